@@ -1,0 +1,29 @@
+"""The one family of errors that users see.
+
+Every message names the place (an option, or file:line), the value found, the rule, and what to do.
+The commands print it without a traceback and exit with code 2 (see ``cli.py``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class UserError(ValueError):
+    """Something the user gave cannot be used; the message says where, what, why and the remedy."""
+
+
+class ConfigError(UserError):
+    """An option has a value that breaks its rule."""
+
+    def __init__(self, option: str, value: object, rule: str, remedy: str = "") -> None:
+        super().__init__(f"{option}={value!r}: {rule}" + (f". {remedy}" if remedy else ""))
+
+
+class DataError(UserError):
+    """A file, or one line of it, cannot be used."""
+
+    def __init__(self, path: str | Path, problem: str, remedy: str = "", line: int | None = None) -> None:
+        place = f"{path}:{line}" if line is not None else f"{path}"
+        super().__init__(f"{place}: {problem}" + (f". {remedy}" if remedy else ""))
+        self.path, self.line, self.problem = Path(path), line, problem
