@@ -1,0 +1,276 @@
+"""The two-stream decoder of Kimi-Audio: one stack of Qwen2 layers for text, a branch of it for audio.
+
+Shape suffixes: B rows, S positions, N selected positions, D hidden size, V vocabulary, T codes of one audio.
+
+    E[audio id] (+ adaptor(Whisper features), scaled, at audio codes) + E[text id]
+        -> layers 0..branch -> ... -> layers n-1 -> norm      -> lm_head     : text logits
+                            -> mimo_layers 0..m-1 -> mimo_norm -> mimo_output : audio logits
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.masking_utils import create_causal_mask
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm, Qwen2RotaryEmbedding
+from transformers.utils import ModelOutput
+
+from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.model.config import KimiAudioConfig
+
+if TYPE_CHECKING:
+    from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
+
+
+@dataclass
+class KimiAudioOutput(ModelOutput):
+    """What ``forward`` returns.
+
+    text_logits: ``[B, S, V]``, or ``[N, V]`` when ``text_positions`` was given; from ``lm_head``.
+    audio_logits: ``[B, S, V]`` from ``mimo_output``; None with ``audio_branch=False``.
+    past_key_values: cache of the main layers, followed by the branch's.
+    """
+
+    text_logits: Tensor | None = None
+    audio_logits: Tensor | None = None
+    past_key_values: Cache | None = None
+
+
+class VQAdaptor(nn.Module):
+    """Projects stacked Whisper features ``[N, kimia_adaptor_input_dim]`` to ``[N, D]``.
+
+    The LayerNorm uses the RMS-norm epsilon of the config, as published, not PyTorch's 1e-5.
+    """
+
+    def __init__(self, config: KimiAudioConfig) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(config.kimia_adaptor_input_dim, config.hidden_size),
+            nn.SiLU(),
+            nn.Dropout(0.0),
+            nn.Linear(config.hidden_size, config.hidden_size),
+            nn.LayerNorm(config.hidden_size, eps=config.rms_norm_eps),
+        )
+
+    def forward(self, features_ND: Tensor) -> Tensor:
+        return self.layers(features_ND)
+
+
+def _layer_config(config: KimiAudioConfig) -> KimiAudioConfig:
+    """A config in which the branch's layers are numbered after the main ones, as in the shared KV cache."""
+    stacked = copy.deepcopy(config)
+    stacked.num_hidden_layers = config.num_hidden_layers + config.kimia_mimo_layers
+    stacked.layer_types = ["full_attention"] * stacked.num_hidden_layers
+    return stacked
+
+
+class KimiAudioModel(nn.Module):
+    """Embedding of both streams and both stacks of layers; the heads are in ``KimiAudioForCausalLM``."""
+
+    def __init__(self, config: KimiAudioConfig) -> None:
+        super().__init__()
+        self.config = config
+        stacked, main = _layer_config(config), config.num_hidden_layers
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Qwen2DecoderLayer(stacked, index) for index in range(main))
+        self.norm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mimo_layers = nn.ModuleList(
+            Qwen2DecoderLayer(stacked, main + index) for index in range(config.kimia_mimo_layers)
+        )
+        self.mimo_norm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        if config.use_whisper_feature:
+            self.vq_adaptor = VQAdaptor(config)
+        self.rotary_emb = Qwen2RotaryEmbedding(config=config)
+        for layer in (*self.layers, *self.mimo_layers):
+            layer.self_attn.config = config  # so that set_attn_implementation() reaches every layer
+
+    def embed(
+        self,
+        audio_ids_BS: Tensor,
+        text_ids_BS: Tensor,
+        is_audio_BS: Tensor | None,
+        features: Sequence[Tensor] | None,
+    ) -> Tensor:
+        """Joint embedding ``[B, S, D]`` of the two streams.
+
+        At audio codes it is ``(E[code] + adaptor(feature)) * sqrt(2) + E[text]``, elsewhere ``E[audio] + E[text]``.
+        ``features=None`` leaves the features out everywhere, as the published decode steps do.
+        """
+        embedded_BSD = self.embed_tokens(audio_ids_BS)
+        if features is not None and is_audio_BS is not None:
+            check_features(is_audio_BS, features)
+            if features:
+                # Cached or encoder features may be of another dtype than a bf16 base; the adaptor's matmul and the
+                # scatter below both need the embedding's.
+                rows_ND = torch.cat([f.to(device=embedded_BSD.device, dtype=embedded_BSD.dtype) for f in features])
+                # sqrt(2) is computed in the model's dtype, as published: 1.4140625 in bf16.
+                scale = torch.tensor(2.0, dtype=embedded_BSD.dtype, device=embedded_BSD.device).sqrt()
+                joined_ND = (embedded_BSD[is_audio_BS] + self.vq_adaptor(rows_ND)) * scale
+                embedded_BSD = embedded_BSD.masked_scatter(is_audio_BS.unsqueeze(-1), joined_ND)
+        return embedded_BSD + self.embed_tokens(text_ids_BS)
+
+    def forward(
+        self,
+        embedded_BSD: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        audio_branch: bool = True,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Normed hidden states of the text stack and (or None) of the audio branch, each ``[B, S, D]``."""
+        positions = _positions(embedded_BSD, attention_mask, past_key_values)
+        shared = {
+            "attention_mask": create_causal_mask(
+                config=self.config,
+                inputs_embeds=embedded_BSD,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+            ),
+            "position_ids": positions,
+            "position_embeddings": self.rotary_emb(embedded_BSD, positions),
+            "past_key_values": past_key_values,
+            "use_cache": past_key_values is not None,
+        }
+        hidden_BSD, branch_BSD = embedded_BSD, None
+        for index, layer in enumerate(self.layers):
+            hidden_BSD = layer(hidden_BSD, **shared)
+            if index == self.config.kimia_mimo_transformer_from_layer_index:
+                branch_BSD = hidden_BSD
+        if not audio_branch:
+            return self.norm(hidden_BSD), None
+        for layer in self.mimo_layers:
+            branch_BSD = layer(branch_BSD, **shared)
+        return self.norm(hidden_BSD), self.mimo_norm(branch_BSD)
+
+
+class KimiAudioForCausalLM(PreTrainedModel):
+    """Kimi-Audio with the published parameter names, driven by the config only.
+
+    ``whisper_model`` is None unless ``attach_whisper`` was called: features are then computed inside ``forward``
+    from waveforms, which online features and adapters on the encoder need.
+    """
+
+    config_class = KimiAudioConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _no_split_modules = ["Qwen2DecoderLayer"]  # noqa: RUF012 - transformers' own convention
+
+    def __init__(self, config: KimiAudioConfig) -> None:
+        super().__init__(config)
+        self.model = KimiAudioModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.mimo_output = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.whisper_model: WhisperFeatureExtractor | None = None
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        folder: str | Path,
+        dtype: torch.dtype = torch.float32,
+        audio_branch: bool = True,
+        device: str | torch.device = "cpu",
+    ) -> KimiAudioForCausalLM:
+        """Read the published layout (``config.json``, index, safetensors) without running remote code.
+
+        ``audio_branch=False`` never reads the branch's tensors; the model then has none and refuses to compute it.
+        """
+        from kimi_audio_ft.model.checkpoint import read_model
+
+        return read_model(Path(folder), dtype=dtype, audio_branch=audio_branch, device=device)
+
+    def attach_whisper(self, extractor: WhisperFeatureExtractor) -> None:
+        """Make the Whisper encoder a part of this model, under ``whisper_model.``."""
+        self.whisper_model = extractor
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        text_input_ids: Tensor,
+        is_continuous_mask: Tensor | None = None,
+        audio_features: Sequence[Tensor] | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        audio_branch: bool = True,
+        text_positions: Tensor | None = None,
+        waveforms: Sequence[Tensor] | None = None,
+    ) -> KimiAudioOutput:
+        """One pass over ``[B, S]`` positions of both streams.
+
+        Args:
+            input_ids: audio-stream ids ``[B, S]``.
+            text_input_ids: text-stream ids ``[B, S]``.
+            is_continuous_mask: true exactly at audio codes ``[B, S]``.
+            audio_features: one ``[T_i, kimia_adaptor_input_dim]`` tensor per audio, in reading order over the batch;
+                ``T_i`` must be the audio's number of codes. None leaves the features out.
+            attention_mask: ``[B, past + S]``, 0 at padding on either side. Positions count the ones.
+            past_key_values: cache to read and extend. ``use_cache=True`` starts a new one.
+            text_positions: bool ``[B, S]``; text logits are computed only there and come back as ``[N, V]``.
+            waveforms: 16 kHz mono waveforms instead of ``audio_features``, when a Whisper encoder is attached.
+
+        Raises:
+            UserError: the features do not fit the audio codes (number of audios, or length of one).
+        """
+        if waveforms is not None and audio_features is None:
+            assert self.whisper_model is not None, "waveforms given to a model without an attached Whisper encoder"
+            audio_features = self.whisper_model(waveforms)
+        if audio_branch and not len(self.model.mimo_layers):
+            raise UserError("this model was read with audio_branch=False; read it with audio_branch=True")
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache()
+        embedded = self.model.embed(input_ids, text_input_ids, is_continuous_mask, audio_features)
+        text_hidden, audio_hidden = self.model(embedded, attention_mask, past_key_values, audio_branch)
+        if text_positions is not None:
+            text_hidden = text_hidden[text_positions]
+        return KimiAudioOutput(
+            text_logits=self.lm_head(text_hidden),
+            audio_logits=None if audio_hidden is None else self.mimo_output(audio_hidden),
+            past_key_values=past_key_values,
+        )
+
+
+def _positions(embedded_BSD: Tensor, attention_mask: Tensor | None, cache: Cache | None) -> Tensor:
+    """Rotary positions ``[B or 1, S]``: 0, 1, 2, ... over the unpadded positions of each row."""
+    length = embedded_BSD.shape[1]
+    if attention_mask is not None:
+        return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
+    start = cache.get_seq_length() if cache is not None else 0
+    return torch.arange(start, start + length, device=embedded_BSD.device).unsqueeze(0)
+
+
+def check_features(is_audio_BS: Tensor, features: Sequence[Tensor]) -> None:
+    """Every run of audio codes must have one feature tensor of exactly its length.
+
+    The published code copies ``min(codes, rows)`` rows instead: a 32.16 s clip (402 codes) silently met the 375
+    feature rows of its first 30 s.
+    """
+    lengths = audio_run_lengths(is_audio_BS)
+    if len(lengths) != len(features):
+        raise UserError(
+            f"audio_features: {len(features)} feature tensors for {len(lengths)} audios in the batch; "
+            "there must be one per audio, in reading order"
+        )
+    for index, (codes, rows) in enumerate(zip(lengths, features, strict=True)):
+        if rows.ndim != 2 or rows.shape[0] != codes:
+            raise UserError(
+                f"audio_features[{index}]: shape {tuple(rows.shape)} for an audio of {codes} codes; features must be "
+                f"[{codes}, dim]. Compute codes and features from the same waveform, in pieces of 30 s"
+            )
+
+
+def audio_run_lengths(is_audio_BS: Tensor) -> list[int]:
+    """Lengths of the runs of true, row by row. Two audios never touch: media ids stand between them."""
+    padded = nn.functional.pad(is_audio_BS.to(torch.int8), (1, 1))
+    edges = padded.diff(dim=-1)
+    starts, ends = (edges == 1).nonzero(), (edges == -1).nonzero()
+    return (ends[:, 1] - starts[:, 1]).tolist()
