@@ -1,0 +1,197 @@
+"""The content-addressed store: ``<root>/<kind>/<signature>/``.
+
+A product is made in a hidden folder beside its place and renamed when complete, under a lock, so it is either whole or
+absent and two processes never make it twice. ``python -m kimi_audio_ft.store ls`` lists what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.paths import store_root
+
+KINDS = ("features", "adapter", "transcript")
+META = "product.json"
+
+
+def product_path(kind: str, signature: str) -> Path:
+    """Where a product lies, or would lie."""
+    assert kind in KINDS, kind
+    return store_root() / kind / signature
+
+
+def find(kind: str, signature: str) -> Path | None:
+    """The finished product's folder, or None."""
+    path = product_path(kind, signature)
+    return path if (path / META).is_file() else None
+
+
+def find_or_make(kind: str, signature: str, make: Callable[[Path], dict[str, Any]]) -> tuple[Path, bool]:
+    """A finished product's folder, made now if it is not there.
+
+    Args:
+        make: fills the empty folder it is given and returns facts to keep beside the product (JSON values). It may use
+            ``work_folder(kind, signature)`` for what should survive a crash, such as training checkpoints.
+
+    Returns:
+        The folder, and whether the product was already there.
+
+    Raises:
+        UserError: the disk is full; nothing half-written stays.
+    """
+    with lock(kind, signature):
+        done = find(kind, signature)
+        if done is not None:
+            return done, True
+        place = product_path(kind, signature)
+        draft = place.with_name(f".{signature}.draft")
+        shutil.rmtree(draft, ignore_errors=True)  # left by a killed process; the lock says nobody is writing it
+        try:
+            draft.mkdir(parents=True)
+            facts = make(draft)
+            _write_meta(draft, kind, signature, facts)
+            os.replace(draft, place)
+        except BaseException as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise_if_full(error, place)
+            raise
+        shutil.rmtree(work_folder(kind, signature), ignore_errors=True)
+        return place, False
+
+
+def work_folder(kind: str, signature: str) -> Path:
+    """Scratch that survives a crash of the product's making and is removed when the product is complete."""
+    return store_root() / kind / f".{signature}.work"
+
+
+@contextmanager
+def lock(kind: str, signature: str) -> Iterator[None]:
+    """Hold a product's lock; other processes wait."""
+    path = store_root() / kind / f".{signature}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise_if_full(error, path)
+        raise UserError(
+            f"KIMI_AUDIO_FT_STORE: {path.parent} cannot be made ({error.strerror}). Name a writable folder"
+        ) from None
+    with FileLock(path):
+        yield
+
+
+def raise_if_full(error: BaseException, place: Path) -> None:
+    """Turn 'no space left' into words; anything else is left to the caller."""
+    seen: BaseException | None = error
+    while seen is not None:
+        full = isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT)
+        # safetensors reports the system's error as text of its own exception type.
+        if full or "No space left on device" in str(seen) or "os error 28" in str(seen):
+            raise UserError(
+                f"{place}: the disk is full; nothing half-written was kept. Free space there, or set "
+                "KIMI_AUDIO_FT_STORE to a larger disk, and run the same command again"
+            ) from error
+        seen = seen.__cause__ or seen.__context__
+
+
+def _write_meta(folder: Path, kind: str, signature: str, facts: dict[str, Any]) -> None:
+    meta = {"kind": kind, "signature": signature, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **facts}
+    write_json(folder / META, meta)
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """Facts kept beside a product."""
+    return json.loads((folder / META).read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON aside and rename, so that a killed process never leaves half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        draft.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise_if_full(error, path)
+        raise
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write one JSON object a line, aside and renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise_if_full(error, path)
+        raise
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Rows of a file that this project wrote."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def products() -> list[dict[str, Any]]:
+    """Every finished product: kind, signature, path, created, bytes."""
+    found = []
+    for kind in KINDS:
+        for folder in sorted((store_root() / kind).glob("[!.]*")):
+            if not (folder / META).is_file():
+                continue
+            meta = read_meta(folder)
+            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            found.append(
+                {
+                    "kind": kind,
+                    "signature": folder.name,
+                    "path": str(folder),
+                    "created": meta["created"],
+                    "bytes": size,
+                }
+            )
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """``python -m kimi_audio_ft.store ls [--json]``."""
+    parser = argparse.ArgumentParser(prog="python -m kimi_audio_ft.store", description="Look into the store.")
+    listing = parser.add_subparsers(dest="action", required=True).add_parser("ls", help="list finished products")
+    listing.add_argument("--json", action="store_true", help="print a JSON list")
+    options = parser.parse_args(arguments)
+    found = products()
+    if options.json:
+        json.dump(found, sys.stdout, ensure_ascii=False, indent=1)
+        print()
+        return
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.table import Table
+
+    table = Table(title=f"Store {store_root()}")
+    for column in ("kind", "signature", "created", "size"):
+        table.add_column(column, justify="right" if column == "size" else "left")
+    for row in found:
+        table.add_row(row["kind"], row["signature"], row["created"], decimal(row["bytes"]))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
