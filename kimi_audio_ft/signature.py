@@ -18,6 +18,9 @@ from typing import Any
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.paths import store_root
 
+# Digests that this process has looked up: (path, size, time of change) to sha256.
+_DIGESTS: dict[tuple[str, int, int], str] = {}
+
 # Raise a stage's number when its code changes what it computes.
 STAGE_VERSION = {"features": 1, "adapter": 1, "transcript": 1}
 
@@ -108,6 +111,12 @@ def file_digest(path: Path) -> str:
     except OSError as error:
         raise DataError(path, f"cannot be read ({error.strerror})", "Check the path") from None
     key = (str(path.resolve()), status.st_size, status.st_mtime_ns)
+    if key not in _DIGESTS:
+        _DIGESTS[key] = _remembered_digest(path, key)
+    return _DIGESTS[key]
+
+
+def _remembered_digest(path: Path, key: tuple[str, int, int]) -> str:
     store_root().mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(store_root() / "digests.sqlite", timeout=60)) as memory, memory:
         memory.execute("CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, size, changed, sha256 TEXT)")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import errno
 import json
-import os
 import shutil
 import sys
 import time
@@ -63,7 +62,7 @@ def find_or_make(kind: str, signature: str, make: Callable[[Path], dict[str, Any
             draft.mkdir(parents=True)
             facts = make(draft)
             _write_meta(draft, kind, signature, facts)
-            os.replace(draft, place)
+            draft.replace(place)
         except BaseException as error:
             shutil.rmtree(draft, ignore_errors=True)
             raise_if_full(error, place)
@@ -122,7 +121,7 @@ def write_json(path: Path, value: Any) -> None:
     draft = path.with_name(f".{path.name}.draft")
     try:
         draft.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        os.replace(draft, path)
+        draft.replace(path)
     except OSError as error:
         draft.unlink(missing_ok=True)
         raise_if_full(error, path)
@@ -136,7 +135,7 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     try:
         with draft.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        os.replace(draft, path)
+        draft.replace(path)
     except OSError as error:
         draft.unlink(missing_ok=True)
         raise_if_full(error, path)

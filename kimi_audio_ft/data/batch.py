@@ -17,6 +17,7 @@ class Sample:
     """One conversation, ready for a batch.
 
     features: ``[T_i, D]`` of each audio in order, or None when features are left out or computed from ``waveforms``.
+    weight: what its loss counts for in the mean of its optimizer step, the same for all samples of the step.
     """
 
     id: str
@@ -24,6 +25,7 @@ class Sample:
     features: list[Tensor] | None = None
     waveforms: list[Tensor] = field(default_factory=list)
     reference: str = ""
+    weight: float = 1.0
 
 
 def make_batch(samples: Sequence[Sample], pad_id: int, left: bool = False, online: bool = False) -> dict[str, Any]:
@@ -56,6 +58,7 @@ def make_batch(samples: Sequence[Sample], pad_id: int, left: bool = False, onlin
         inputs["audio_features"] = [rows for sample in samples for rows in sample.features or []]
     return {
         "ids": [sample.id for sample in samples],
+        "weight": samples[0].weight,
         "inputs": inputs,
         # Position p predicts what stands at p + 1, as published; the last position predicts nothing.
         "text_labels": torch.nn.functional.pad(text_ids[:, 1:], (0, 1), value=pad_id),

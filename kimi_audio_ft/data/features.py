@@ -41,7 +41,7 @@ class FeatureStore:
         self._facts = facts
         self._entries: dict[str, dict[str, Any]] = {}
         self._index_bytes = 0
-        self._rows: np.memmap | None = None
+        self._rows: np.ndarray | None = None
         self.refresh()
 
     @property

@@ -88,9 +88,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, text
 
 
-def parse_line(
-    text: str, path: Path, number: int, audio_root: Path, tokens: TokenRange | None = None
-) -> Conversation:
+def parse_line(text: str, path: Path, number: int, audio_root: Path, tokens: TokenRange | None = None) -> Conversation:
     """One manifest line as a checked conversation."""
 
     def refuse(problem: str, remedy: str = "See the manifest format in README.md") -> DataError:
@@ -201,5 +199,3 @@ def require_references(conversations: list[Conversation], path: str | Path) -> N
         if not any(m["role"] == "assistant" for m in conversation.messages):
             problem = "has no assistant message, so there is nothing to learn or to compare with"
             raise DataError(path, problem, "Add the transcript as an assistant text message", conversation.line)
-
-

@@ -1,25 +1,42 @@
-"""The model: decoder, Whisper features, speech and text tokenizers, checkpoints.
-
-Names are loaded on first use, so that importing the package costs no torch import.
-"""
+"""The model's parts. A part is imported when its name is first used, so that importing this package is cheap."""
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_HOME = {
+if TYPE_CHECKING:
+    from kimi_audio_ft.model.audio_frontend import num_audio_tokens
+    from kimi_audio_ft.model.config import KimiAudioConfig
+    from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
+    from kimi_audio_ft.model.speech_tokenizer import SpeechTokenizer
+    from kimi_audio_ft.model.text_tokenizer import TextTokenizer
+    from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
+
+__all__ = [
+    "KimiAudioConfig",
+    "KimiAudioForCausalLM",
+    "SpeechTokenizer",
+    "TextTokenizer",
+    "WhisperFeatureExtractor",
+    "num_audio_tokens",
+]
+
+_MODULE_OF = {
     "KimiAudioConfig": "config",
     "KimiAudioForCausalLM": "decoder",
-    "WhisperFeatureExtractor": "whisper",
     "SpeechTokenizer": "speech_tokenizer",
     "TextTokenizer": "text_tokenizer",
+    "WhisperFeatureExtractor": "whisper",
     "num_audio_tokens": "audio_frontend",
 }
-__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -59,6 +59,7 @@ def read_model(
     """Build the model on the meta device and fill it tensor by tensor: one copy, straight onto ``device``."""
     config = read_config(folder)
     config.dtype = dtype
+    config.name_or_path = str(folder)  # PEFT writes it into adapter_config.json
     if not audio_branch:
         config.kimia_mimo_layers = 0
     with torch.device("meta"):
@@ -67,7 +68,9 @@ def read_model(
         del model.mimo_output, model.model.mimo_norm
     state = read_tensors(folder, set(model.state_dict()), dtype, device, audio_branch)
     expected = {key: value.shape for key, value in model.state_dict().items()}
-    wrong = [f"{key}: {tuple(state[key].shape)}, not {tuple(s)}" for key, s in expected.items() if state[key].shape != s]
+    wrong = [
+        f"{key}: {tuple(state[key].shape)}, not {tuple(s)}" for key, s in expected.items() if state[key].shape != s
+    ]
     if wrong:
         raise DataError(folder, f"tensors do not fit config.json: {_listed(wrong)}", "config.json must be the shards'")
     model.load_state_dict(state, assign=True)
@@ -125,7 +128,7 @@ def write_model(model: KimiAudioForCausalLM, folder: Path, dtype: torch.dtype, s
     total = sum(tensor.nbytes for tensor in state.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / INDEX_NAME).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-    (folder / "config.json").write_text(json.dumps(published_config(model.config, dtype), indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(published_config(model.model.config, dtype), indent=2) + "\n")
 
 
 def published_config(config: KimiAudioConfig, dtype: torch.dtype) -> dict:

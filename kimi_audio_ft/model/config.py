@@ -87,4 +87,5 @@ class KimiAudioConfig(Qwen2Config):
     @property
     def rope_theta(self) -> float:
         """Rotary base, as the published file names it."""
-        return float(self.rope_parameters["rope_theta"])
+        parameters = dict(self.rope_parameters or {})
+        return float(parameters["rope_theta"])

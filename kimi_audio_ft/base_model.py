@@ -1,0 +1,158 @@
+"""The frozen base: held once per process, with adapters put on and taken off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+
+from kimi_audio_ft.data.encoding import DTYPES, Encoders
+from kimi_audio_ft.data.manifest import TokenRange
+from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.lora.adapter import add_adapter, load_adapter
+from kimi_audio_ft.lora.targets import matched_modules, needs_branch, needs_whisper
+from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer, WhisperFeatureExtractor
+from kimi_audio_ft.model.checkpoint import read_config, read_json
+from kimi_audio_ft.model.files import ModelFiles, locate
+from kimi_audio_ft.schema import LoraConfig, ModelConfig
+
+# One base in memory: (identity, dtype, branch, whisper, device, attention) and the model.
+_HELD: dict[tuple, KimiAudioForCausalLM] = {}
+
+
+@dataclass
+class Base:
+    """A checkpoint as this run uses it.
+
+    features: "cached", "online" or "none" (``DataConfig.features``); online attaches the Whisper encoder.
+    """
+
+    settings: ModelConfig
+    features: str
+    accelerator: str = "auto"
+
+    @cached_property
+    def files(self) -> ModelFiles:
+        """Folders of the checkpoint."""
+        return locate(self.settings)
+
+    @cached_property
+    def identity(self) -> str:
+        """Identity of the base's own files."""
+        return self.files.identity()
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        """The text tokenizer."""
+        return TextTokenizer.from_pretrained(self.files.root)
+
+    @cached_property
+    def tokens(self) -> TokenRange:
+        """The model's audio codes."""
+        config = read_config(self.files.root)
+        return TokenRange(config.kimia_token_offset, config.vocab_size)
+
+    @property
+    def device(self) -> torch.device:
+        """The GPU when there is one and it may be used."""
+        if self.accelerator == "gpu" and not torch.cuda.is_available():
+            rule = "needs a GPU, and PyTorch sees none"
+            raise ConfigError("trainer.accelerator", "gpu", rule, "Set trainer.accelerator=auto")
+        return torch.device("cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+
+    def encoders(self, features: bool | None = None) -> Encoders:
+        """The checkpoint's frozen encoders."""
+        kept = self.features == "cached" if features is None else features
+        return Encoders(self.files, kept, DTYPES[self.settings.dtype], str(self.device))
+
+    def targets(self, lora: LoraConfig) -> list[str]:
+        """Full paths of the linears that an adapter changes, looked up without reading a weight.
+
+        Raises:
+            ConfigError: a target matches nothing, or needs what this run does not compute.
+        """
+        names = matched_modules(self._on_meta(), lora.target_modules)
+        if needs_whisper(names) and self.features != "online":
+            rule = "adapts the Whisper encoder, whose features then change while training"
+            raise ConfigError("lora.target_modules", lora.target_modules, rule, "Set data.features=online")
+        return names
+
+    def _on_meta(self) -> KimiAudioForCausalLM:
+        with torch.device("meta"):
+            model = KimiAudioForCausalLM(read_config(self.files.root))
+            config = self.files.whisper / "config.json"
+            if config.is_file():
+                model.attach_whisper(WhisperFeatureExtractor.from_config(read_json(config, "a Whisper config")))
+        return model
+
+    def load(self, audio_branch: bool = False) -> KimiAudioForCausalLM:
+        """The frozen base on its device; read once per process unless something about it differs."""
+        online = self.features == "online"
+        key = (self.identity, self.settings.dtype, audio_branch, online, str(self.device), self.settings.attention)
+        if key not in _HELD:
+            _HELD.clear()  # never two copies
+            dtype = DTYPES[self.settings.dtype]
+            model = KimiAudioForCausalLM.from_pretrained(self.files.root, dtype, audio_branch, self.device)
+            model.set_attn_implementation(self.settings.attention)
+            if online:
+                whisper = WhisperFeatureExtractor.from_pretrained(self.files.whisper, dtype, self.device)
+                model.attach_whisper(whisper.requires_grad_(False))
+            _HELD[key] = model
+        # Lightning moves a model back to the CPU when a training ends.
+        model = _HELD[key]
+        torch.nn.Module.to(model, self.device)
+        return model
+
+    @contextmanager
+    def new_adapter(self, lora: LoraConfig, seed: int) -> Iterator[PeftModel]:
+        """The base with a fresh adapter, taken off again at the end."""
+        model = self.load(needs_branch(self.targets(lora)))
+        if self.settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        adapted = add_adapter(model, lora, seed, str(self.files.root))
+        try:
+            yield adapted
+        finally:
+            adapted.unload()
+            if self.settings.gradient_checkpointing:
+                model.gradient_checkpointing_disable()
+            model.eval().requires_grad_(False)
+
+    @contextmanager
+    def saved_adapter(self, folder: Path | None) -> Iterator[torch.nn.Module]:
+        """The base with a saved adapter, or alone, for decoding."""
+        if folder is None:
+            yield self.load()
+            return
+        targets = PeftTargets.of(folder)
+        adapted = load_adapter(self.load(targets.branch), folder)
+        try:
+            yield adapted
+        finally:
+            adapted.unload()
+
+
+@dataclass(frozen=True)
+class PeftTargets:
+    """What a saved adapter changes, read from the names of its tensors."""
+
+    branch: bool
+
+    @classmethod
+    def of(cls, folder: Path) -> PeftTargets:
+        """Look into an adapter's file without reading its tensors."""
+        from safetensors import safe_open
+
+        from kimi_audio_ft.lora.adapter import WEIGHTS
+
+        path = folder / WEIGHTS
+        if not path.is_file():
+            return cls(False)  # load_adapter says what is missing
+        with safe_open(path, framework="pt") as tensors:
+            names = [key.removeprefix("base_model.model.") for key in tensors.keys()]  # noqa: SIM118 - a safetensors file is no dict
+        return cls(needs_branch(names))

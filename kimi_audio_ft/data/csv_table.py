@@ -1,0 +1,169 @@
+"""Reading a CSV as people have them: any of the usual encodings, with or without a header, with line numbers."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kimi_audio_ft.errors import DataError, UserError
+
+# A quote that is never closed swallows the rows behind it; beyond this many lines that is no longer one bad row.
+_MAX_LINES_PER_BAD_ROW = 50
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+@dataclass(frozen=True)
+class CsvRow:
+    """One data row; ``problem`` says why it is malformed, else it is None."""
+
+    line: int  # line of the file (from 1) on which the row starts
+    cells: dict[str, str]  # by column name; cells beyond the last column by their position
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class CsvTable:
+    """A CSV file in memory; every non-blank row is there, malformed ones too."""
+
+    path: Path
+    encoding: str
+    columns: tuple[str, ...]  # unnamed and repeated columns are called by their position, counted from 0
+    chosen: dict[str, str]  # option -> name of the column it means
+    rows: tuple[CsvRow, ...]
+
+
+@dataclass(frozen=True)
+class _Record:
+    line: int
+    fields: list[str]
+    problem: str | None = None
+
+
+def read_csv(
+    path: str | Path,
+    wanted: Mapping[str, str],
+    *,
+    encoding: str = "auto",
+    delimiter: str | None = None,
+    header: str = "auto",
+    quotechar: str = '"',
+) -> CsvTable:
+    """Reads a whole CSV file.
+
+    Args:
+        path: the file.
+        wanted: option name -> column, by its name in the header or its position from 0; options are named in errors.
+        encoding: a Python codec, or "auto": a byte order mark if there is one, else UTF-8, else GB18030 (holds GBK).
+        delimiter: one character; None is a tab for ``*.tsv`` and a comma otherwise.
+        header: "true", "false", or "auto": the first row is a header when a wanted column's name is in it, and data
+            when every wanted column is a position.
+        quotechar: the quote around cells with commas or newlines; "" for files that do not quote.
+
+    Raises:
+        UserError: missing file, wrong encoding, missing column, a quote that is never closed, no row.
+    """
+    path = Path(path)
+    text, used_encoding = _decode(path, encoding)
+    separator = delimiter or ("\t" if path.suffix.lower() == ".tsv" else ",")
+    records = list(_records(path, text, separator, quotechar))
+    if not records:
+        raise DataError(path, "the file has no rows", "Give a CSV with one row per recording")
+    first = records[0]
+    has_header = header == "true" or (header == "auto" and _looks_like_header(first.fields, wanted))
+    if has_header and first.problem:
+        raise DataError(path, f"the header cannot be read: {first.problem}", "Correct it", line=first.line)
+    columns = _column_names(first.fields, has_header)
+    chosen = {option: _find(column, columns, option, path, first) for option, column in wanted.items()}
+    rows = tuple(_row(record, columns) for record in records[1 if has_header else 0 :])
+    return CsvTable(path, used_encoding, columns, chosen, rows)
+
+
+def _decode(path: Path, encoding: str) -> tuple[str, str]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(path, f"cannot read the CSV ({error.strerror})", "Check the option csv") from None
+    if encoding != "auto":
+        candidates = [encoding]
+    else:
+        marked = [name for mark, name in _BYTE_ORDER_MARKS.items() if data.startswith(mark)]
+        candidates = marked or ["utf-8", "gb18030"]
+    for candidate in candidates:
+        try:
+            return data.decode(candidate).removeprefix("\ufeff"), candidate
+        except UnicodeDecodeError as error:
+            line, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
+    problem = f"byte 0x{byte:02x} is not {' or '.join(candidates)}"
+    raise DataError(path, problem, "Set encoding= to the file's own, or save it as UTF-8", line=line)
+
+
+def _records(path: Path, text: str, delimiter: str, quotechar: str) -> Iterator[_Record]:
+    """Rows with the line each starts on; blank lines are no rows."""
+    lines = list(io.StringIO(text, newline=""))
+    # Lenient parsing would drop the quotes of `"Yes" he said` without a word; strict parsing reports the row.
+    reader = csv.reader(
+        lines,
+        delimiter=delimiter,
+        quotechar=quotechar or None,
+        quoting=csv.QUOTE_MINIMAL if quotechar else csv.QUOTE_NONE,
+        strict=True,
+    )
+    while True:
+        start = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if reader.line_num - start >= _MAX_LINES_PER_BAD_ROW:
+                remedy = 'Close it, double quotes inside cells (""), or set quotechar="" if the file does not quote'
+                raise DataError(path, "a quoted cell of this row is never closed", remedy, line=start) from error
+            problem = f"lines {start} to {reader.line_num} are no CSV row ({error})"
+            yield _Record(start, ["".join(lines[start - 1 : reader.line_num])], problem)
+            continue
+        if fields:
+            yield _Record(start, fields)
+
+
+def _looks_like_header(fields: list[str], wanted: Mapping[str, str]) -> bool:
+    names = {field.strip() for field in fields}
+    positions_only = all(column.isdecimal() for column in wanted.values())
+    return not positions_only or any(column in names for column in wanted.values())
+
+
+def _column_names(first: list[str], has_header: bool) -> tuple[str, ...]:
+    names = [field.strip() if has_header else "" for field in first]
+    times = Counter(names)
+    return tuple(name if name and times[name] == 1 else str(index) for index, name in enumerate(names))
+
+
+def _find(column: str, columns: tuple[str, ...], option: str, path: Path, first: _Record) -> str:
+    if column in columns:
+        return column
+    if column.isdecimal() and int(column) < len(columns):
+        return columns[int(column)]
+    twice = [field.strip() for field in first.fields].count(column) > 1
+    raise UserError(
+        f"{option}={column!r}: {path}:{first.line} has {'more than one column' if twice else 'no column'} of that "
+        f"name; its columns are {', '.join(repr(name) for name in columns)}. Name one of them or give its position "
+        f"from 0; if the file has no header, set header=false; if this looks like one column, set delimiter="
+    )
+
+
+def _row(record: _Record, columns: tuple[str, ...]) -> CsvRow:
+    if record.problem:
+        return CsvRow(record.line, {"raw": record.fields[0]}, record.problem)
+    names = [*columns, *(str(index) for index in range(len(columns), len(record.fields)))]
+    cells = dict(zip(names, record.fields, strict=False))
+    if len(record.fields) != len(columns):
+        return CsvRow(record.line, cells, f"{len(record.fields)} fields; every row must have {len(columns)}")
+    return CsvRow(record.line, cells)

@@ -1,0 +1,196 @@
+"""Manifests as Lightning dataloaders of micro-batches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from kimi_audio_ft.data.batch import Sample, make_batch
+from kimi_audio_ft.data.batching import BatchPlan, EpochBatches
+from kimi_audio_ft.data.dataset import AudioSource, ConversationDataset
+from kimi_audio_ft.data.encoding import UNCHANGED, Encoders, Perturbation, encode_missing
+from kimi_audio_ft.data.features import FeatureStore
+from kimi_audio_ft.data.layout import Tokenizer
+from kimi_audio_ft.data.manifest import Conversation, TokenRange, read_manifest, require_references
+from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.schema import AugmentConfig, DataConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BatchRules:
+    """What the optimizer's side decides about batches."""
+
+    accumulate: int
+    average: str
+    seed: int
+    progress: bool = False
+
+
+class ResumableLoader(DataLoader):
+    """A dataloader over one epoch's micro-batches that Lightning can put back to where a checkpoint was taken."""
+
+    def __init__(self, dataset: ConversationDataset, batches: EpochBatches, **options: Any) -> None:
+        super().__init__(dataset, batch_sampler=batches, **options)
+        self._batches, self._delivered = batches, 0
+
+    def __iter__(self) -> Any:
+        self._delivered = self._batches.skip
+        for batch in super().__iter__():
+            self._delivered += 1
+            yield batch
+        self._batches.skip = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Number of micro-batches of this epoch that were handed out."""
+        return {"delivered": self._delivered % max(1, len(self._batches))}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Leave out what an earlier process was handed."""
+        self._batches.skip = state["delivered"]
+
+
+class ConversationData(pl.LightningDataModule):
+    """Training and validation batches; ``eval_conversations`` is what is decoded and scored.
+
+    Reading, checking and encoding happen in ``setup``; ``left_out`` then lists the conversations over the length limit.
+    """
+
+    def __init__(
+        self,
+        settings: DataConfig,
+        tokenizer: Tokenizer,
+        encoders: Encoders,
+        tokens: TokenRange,
+        rules: BatchRules,
+    ) -> None:
+        super().__init__()
+        self.settings, self.tokenizer, self.encoders = settings, tokenizer, encoders
+        self.tokens, self.rules = tokens, rules
+        self.left_out: list[dict[str, Any]] = []
+        self._ready = False
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and check both manifests, drop what is too long, encode what is not in the store yet."""
+        if self._ready:
+            return
+        settings = self.settings
+        self.eval_conversations = self._read("data.eval_manifest", settings.eval_manifest)
+        train = self._read("data.train_manifest", settings.train_manifest)
+        self.eval_set = self.dataset(self.eval_conversations, settings.eval_manifest, None)
+        kept, lengths = self._within_limit(train)
+        self.train_set = self.dataset(kept, settings.train_manifest, settings.augment)
+        rules = self.rules
+        slowest = min(settings.augment.speeds)  # slower speech is longer; the token budget holds for the longest
+        self.plan = BatchPlan(
+            lengths=[round(length / min(1.0, slowest)) for length, _ in lengths],
+            supervised=[supervised for _, supervised in lengths],
+            batch_size=settings.batch_size,
+            max_tokens=settings.max_batch_tokens,
+            accumulate=rules.accumulate,
+            bucket=settings.bucket_by_length,
+            average=rules.average,
+            seed=rules.seed,
+        )
+        self._ready = True
+
+    def _read(self, option: str, path: str) -> list[Conversation]:
+        if not path:
+            raise ConfigError(option, path, "must name a pretokenized manifest", f"Write {option}=FILE.jsonl")
+        conversations = read_manifest(path, self.settings.audio_root, self.settings.prompt, self.tokens)
+        require_references(conversations, path)
+        return conversations
+
+    def dataset(
+        self, conversations: Sequence[Conversation], manifest: str, augment: AugmentConfig | None, **options: Any
+    ) -> ConversationDataset:
+        """A dataset over conversations, whose recordings are in the store afterwards."""
+        source = AudioSource(self.settings.features, self._store(conversations, augment), self.tokens.first)
+        return ConversationDataset(conversations, self.tokenizer, source, manifest, augment, self.rules.seed, **options)
+
+    def _store(self, conversations: Sequence[Conversation], augment: AugmentConfig | None) -> FeatureStore | None:
+        perturbations = [UNCHANGED]
+        if augment is not None:
+            perturbations = [Perturbation(*both) for both in product(augment.speeds, augment.gains_db)]
+        if self.settings.features == "cached":
+            return encode_missing(self.encoders, conversations, perturbations, progress=self.rules.progress)
+        changed = [perturbation for perturbation in perturbations if perturbation != UNCHANGED]
+        if not changed:
+            return None
+        if self.settings.features == "none":
+            rule = "recordings cannot be perturbed when their features are left out"
+            raise ConfigError("data.features", "none", rule, "Set data.augment.speeds=[1.0] and gains_db=[0.0]")
+        codes_only = Encoders(self.encoders.files, False, self.encoders.dtype, self.encoders.device)
+        return encode_missing(codes_only, conversations, changed, progress=self.rules.progress)
+
+    def _within_limit(self, conversations: list[Conversation]) -> tuple[list[Conversation], list[tuple[int, int]]]:
+        probe = ConversationDataset(conversations, self.tokenizer, AudioSource("none", None, 0), "")
+        kept, lengths, limit = [], [], self.settings.max_length
+        for conversation, length in zip(conversations, probe.lengths(), strict=True):
+            if length[0] > limit:
+                self.left_out.append({"id": conversation.id, "line": conversation.line, "positions": length[0]})
+            else:
+                kept.append(conversation)
+                lengths.append(length)
+        if self.left_out:
+            log.warning(
+                "%s: left out %d of %d conversations longer than data.max_length=%d positions",
+                self.settings.train_manifest, len(self.left_out), len(conversations), limit,
+            )  # fmt: skip
+        if not kept:
+            longest = min(row["positions"] for row in self.left_out)
+            rule = f"every conversation of {self.settings.train_manifest} is longer; the shortest has {longest}"
+            raise ConfigError("data.max_length", limit, rule, "Raise it")
+        return kept, lengths
+
+    def num_steps(self, max_epochs: int, max_steps: int) -> int:
+        """Optimizer steps of the whole training."""
+        steps = 0
+        for epoch in range(max_epochs):
+            steps += self.plan.num_steps(epoch)
+            if max_steps != -1 and steps >= max_steps:
+                return max_steps
+        return steps
+
+    def train_dataloader(self) -> DataLoader:
+        """Micro-batches of Lightning's current epoch."""
+        epoch = self.trainer.current_epoch if self.trainer is not None else 0
+        return ResumableLoader(
+            self.train_set,
+            EpochBatches(self.plan, epoch),
+            collate_fn=Collate(self.tokenizer.pad_id, self.settings.features == "online"),
+            num_workers=self.settings.num_workers,
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """The evaluation set with its answers, for the validation loss."""
+        size = max(self.settings.batch_size, 8)
+        order = sorted(range(len(self.eval_set)), key=lambda i: sum(
+            len(m.get("audio_tokens", ())) for m in self.eval_set.conversations[i].messages))  # fmt: skip
+        return DataLoader(
+            self.eval_set,
+            batch_sampler=[order[start : start + size] for start in range(0, len(order), size)],
+            collate_fn=Collate(self.tokenizer.pad_id, self.settings.features == "online"),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Facts about the data, to keep beside an adapter."""
+        return {"conversations": len(self.train_set), "left_out": self.left_out, **asdict(self.rules)}
+
+
+@dataclass
+class Collate:
+    """Samples to a padded batch; a class, so that worker processes can receive it."""
+
+    pad_id: int
+    online: bool
+
+    def __call__(self, samples: list[Sample]) -> dict[str, Any]:
+        return make_batch(samples, self.pad_id, online=self.online)

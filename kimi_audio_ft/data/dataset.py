@@ -1,0 +1,155 @@
+"""Conversations as samples: laid out in two streams, with their features, perturbed and masked while training."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from kimi_audio_ft.data.audio import read_audio
+from kimi_audio_ft.data.batch import Sample
+from kimi_audio_ft.data.encoding import UNCHANGED, Perturbation
+from kimi_audio_ft.data.features import FeatureStore
+from kimi_audio_ft.data.layout import Layout, Tokenizer, layout_conversation
+from kimi_audio_ft.data.manifest import TOKENIZE_REMEDY, Conversation
+from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.schema import AugmentConfig
+from kimi_audio_ft.signature import file_digest
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One sample of a training step.
+
+    epoch: seeds its perturbation. weight: what its loss counts for in the step's mean (see ``batching``).
+    """
+
+    index: int
+    epoch: int
+    weight: float = 1.0
+
+
+@dataclass
+class AudioSource:
+    """How the audio of conversations becomes features.
+
+    mode: "cached" reads features from ``store``; "online" returns waveforms for the model's own encoder; "none" leaves
+    features out. ``store`` holds the codes of perturbed recordings in either case.
+    token_offset: added to stored codes.
+    """
+
+    mode: str
+    store: FeatureStore | None
+    token_offset: int
+
+
+class ConversationDataset(Dataset[Sample]):
+    """Samples by index (unperturbed) or by ``Draw`` (training).
+
+    Every random choice depends on the seed, the epoch and the conversation's id alone: not on workers or order.
+    """
+
+    def __init__(
+        self,
+        conversations: Sequence[Conversation],
+        tokenizer: Tokenizer,
+        audio: AudioSource,
+        manifest: str | Path,
+        augment: AugmentConfig | None = None,
+        seed: int = 0,
+        for_generation: bool = False,
+    ) -> None:
+        self.conversations = conversations
+        self.tokenizer = tokenizer
+        self.audio = audio
+        self.manifest = manifest
+        self.augment = augment
+        self.seed = seed
+        self.for_generation = for_generation
+
+    def __len__(self) -> int:
+        return len(self.conversations)
+
+    def __getitem__(self, item: int | Draw) -> Sample:
+        draw = item if isinstance(item, Draw) else Draw(item, 0)
+        conversation = self.conversations[draw.index]
+        rng = random.Random(f"{self.seed} {draw.epoch} {conversation.id}")
+        perturbation = UNCHANGED
+        if self.augment is not None:
+            perturbation = Perturbation(rng.choice(self.augment.speeds), rng.choice(self.augment.gains_db))
+        if perturbation != UNCHANGED:
+            conversation = self._with_codes_of(conversation, perturbation)
+        sample = Sample(
+            conversation.id, self.layout(conversation), reference=conversation.reference, weight=draw.weight
+        )
+        if self.audio.mode == "cached":
+            features = [self._features(conversation, i, perturbation) for i in range(len(conversation.audio_paths))]
+            sample.features = [self._mask(rows, rng) for rows in features]
+            _check_audio_count(conversation, features, self.manifest)
+        elif self.audio.mode == "online":
+            sample.waveforms = [perturbation.apply(read_audio(path)) for path in conversation.audio_paths]
+            _check_audio_count(conversation, sample.waveforms, self.manifest)
+        return sample
+
+    def layout(self, conversation: Conversation) -> Layout:
+        """The conversation's two streams."""
+        return layout_conversation(
+            conversation.messages, self.tokenizer, conversation.task_type, for_generation=self.for_generation
+        )
+
+    def lengths(self) -> list[tuple[int, int]]:
+        """Positions, and supervised text positions, of every conversation (unperturbed)."""
+        layouts = (self.layout(conversation) for conversation in self.conversations)
+        return [(len(layout), sum(layout.text_loss_mask)) for layout in layouts]
+
+    def _features(self, conversation: Conversation, index: int, perturbation: Perturbation) -> Tensor:
+        store = self.audio.store
+        assert store is not None
+        path = conversation.audio_paths[index]
+        features = store.features(perturbation.key(file_digest(path)))
+        codes = [m["audio_tokens"] for m in conversation.messages if m["message_type"] == "audio"][index]
+        if len(codes) != len(features):
+            problem = f"{len(codes)} audio_tokens for {path}, whose audio gives {len(features)}"
+            raise DataError(self.manifest, problem, TOKENIZE_REMEDY + " again", conversation.line)
+        return features
+
+    def _with_codes_of(self, conversation: Conversation, perturbation: Perturbation) -> Conversation:
+        store, paths = self.audio.store, iter(conversation.audio_paths)
+        assert store is not None, "perturbed audio needs its own codes"
+        messages = tuple(
+            {**m, "audio_tokens": [c + self.audio.token_offset
+                                   for c in store.codes(perturbation.key(file_digest(next(paths))))]}
+            if m["message_type"] == "audio" else m
+            for m in conversation.messages
+        )  # fmt: skip
+        return replace(conversation, messages=messages)
+
+    def _mask(self, rows_TD: Tensor, rng: random.Random) -> Tensor:
+        """Zero random spans of frames and bands of channels (SpecAugment, arXiv 1904.08779, on encoder features)."""
+        augment = self.augment
+        if augment is None or not (augment.time_masks or augment.channel_masks):
+            return rows_TD
+        from torchaudio.functional import mask_along_axis
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(rng.getrandbits(63))
+            # torchaudio draws from the global generator; axis 1 is the rows' time here, axis 2 their channels.
+            masked = rows_TD.unsqueeze(0)
+            for _ in range(augment.time_masks):
+                masked = mask_along_axis(masked, augment.time_mask_frames, 0.0, axis=1)
+            for _ in range(augment.channel_masks):
+                masked = mask_along_axis(masked, augment.channel_mask_width, 0.0, axis=2)
+        return masked.squeeze(0)
+
+
+def _check_audio_count(conversation: Conversation, audio: Sequence[Tensor], manifest: str | Path) -> None:
+    messages = sum(m["message_type"] == "audio" for m in conversation.messages)
+    if messages != len(audio):
+        problem = f"{messages} audio messages but {len(audio)} recordings; an audio message lacks its content"
+        remedy = "Give every audio message the path of its recording, or train with data.features=none"
+        raise DataError(manifest, problem, remedy, conversation.line)

@@ -1,0 +1,112 @@
+"""Seeded splits by recording, which do not depend on the order of the rows, and balancing by a column."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+
+from kimi_audio_ft.errors import ConfigError
+
+TRAIN, EVAL, TEST = "train", "eval", "test"
+SPLITS = (TRAIN, EVAL, TEST)
+_SHUFFLES = 20
+
+
+def split_by_group(groups: Sequence[str], eval_ratio: float, test_ratio: float, seed: int) -> list[str]:
+    """The split of every segment; all segments of a group fall in one split.
+
+    The groups are shuffled by seed; each held-out split takes those that fit its number of segments, then the one
+    more that brings it closer. The best of a few shuffles meets the ratio about as well as whole groups allow.
+
+    Args:
+        groups: the group key of each segment.
+        eval_ratio: fraction of segments for ``eval``; 0 asks for no such split.
+        test_ratio: the same for ``test``.
+        seed: another seed, another shuffle.
+
+    Raises:
+        ConfigError: fewer groups than splits, so that one would be empty.
+    """
+    sizes = Counter(groups)
+    wanted = [(name, ratio) for name, ratio in ((EVAL, eval_ratio), (TEST, test_ratio)) if ratio > 0]
+    _check_enough_groups(sizes, wanted)
+    remaining = sorted(sizes)
+    split_of: dict[str, str] = {}
+    for position, (name, ratio) in enumerate(wanted):
+        # One group each stays back for the train split and for every held-out split still to come.
+        may_take = len(remaining) - (len(wanted) - position)
+        for group in _best_take(remaining, sizes, ratio * len(groups), may_take, seed):
+            split_of[group] = name
+        remaining = [group for group in remaining if group not in split_of]
+    return [split_of.get(group, TRAIN) for group in groups]
+
+
+def balance(values: Sequence[str], seed: int, mode: str = "downsample") -> list[int]:
+    """Positions of the items to keep so that every value occurs equally often, in the given order.
+
+    Args:
+        values: the value of each item.
+        seed: which items of a value are dropped or repeated.
+        mode: ``downsample`` to the rarest value, ``upsample`` to the most frequent by repeating items, or ``none``.
+    """
+    if mode == "none" or not values:
+        return list(range(len(values)))
+    positions: dict[str, list[int]] = {}
+    for index in sorted(range(len(values)), key=lambda index: _rank(str(index), seed)):
+        positions.setdefault(values[index], []).append(index)
+    sizes = [len(of_value) for of_value in positions.values()]
+    target = min(sizes) if mode == "downsample" else max(sizes)
+    return sorted(of_value[turn % len(of_value)] for of_value in positions.values() for turn in range(target))
+
+
+def _shuffled(groups: Sequence[str], seed: int, shuffle: int) -> list[str]:
+    return sorted(groups, key=lambda group: _rank(f"{shuffle}\n{group}", seed))
+
+
+def _rank(key: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}\n{key}".encode()).digest()
+
+
+def _best_take(groups: Sequence[str], sizes: Counter[str], target: float, may_take: int, seed: int) -> list[str]:
+    best: list[str] = []
+    error = float("inf")
+    for shuffle in range(_SHUFFLES):
+        taken = _take(_shuffled(groups, seed, shuffle), sizes, target, may_take)
+        distance = abs(sum(sizes[group] for group in taken) - target)
+        if distance < error:
+            best, error = taken, distance
+        if error <= 0.5:  # no whole number of segments is closer
+            break
+    return best
+
+
+def _take(order: Sequence[str], sizes: Counter[str], target: float, may_take: int) -> list[str]:
+    """Groups of ``order`` whose sizes sum to about ``target``: at least one, at most ``may_take``."""
+    taken: list[str] = []
+    rest: list[str] = []
+    total = 0
+    for group in order:
+        if len(taken) < may_take and total + sizes[group] <= target:
+            taken.append(group)
+            total += sizes[group]
+        else:
+            rest.append(group)
+    if len(taken) < may_take:
+        closest = min(rest, key=lambda group: abs(total + sizes[group] - target))
+        if not taken or abs(total + sizes[closest] - target) < abs(total - target):
+            taken.append(closest)
+    return taken
+
+
+def _check_enough_groups(sizes: Counter[str], wanted: list[tuple[str, float]]) -> None:
+    if not wanted or len(sizes) > len(wanted):
+        return
+    name, ratio = wanted[-1]
+    raise ConfigError(
+        f"{name}_ratio",
+        ratio,
+        f"the {name} split or the train split would be empty: the rows left after cleaning come from {len(sizes)} "
+        f"recording(s), and all segments of a recording fall in one split; {len(wanted) + 1} are needed",
+        f"Add recordings, group by something finer (group_column, group_pattern), or set {name}_ratio=0",
+    )

@@ -1,0 +1,86 @@
+"""``python -m kimi_audio_ft.evaluate``: a saved adapter, or the base alone, on ``data.eval_manifest``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kimi_audio_ft.cli import command
+from kimi_audio_ft.schema import EvaluateConfig
+
+
+@command("evaluate", ("kimi_audio_ft.schema", "EvaluateConfig"))
+def main(config: EvaluateConfig) -> float:
+    """Evaluate what Hydra composed; prints the scores and where they lie."""
+    from hydra.core.hydra_config import HydraConfig
+    from rich.console import Console
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    scores = evaluate(config, folder)
+    Console().print(
+        f"CER {scores['cer']:.2%} (normalised {scores['normalised']['cer']:.2%}), MER {scores['mer']:.2%}, "
+        f"exact match {scores['exact_match']:.2%} over {scores['num_references']} references\n"
+        f"scores and transcripts: {folder}"
+    )
+    return float(scores["cer"])
+
+
+def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
+    """Decode and score; writes ``scores.json`` and ``utterances.jsonl`` into ``folder``."""
+    from kimi_audio_ft.base_model import Base
+    from kimi_audio_ft.quiet import quiet_libraries
+    from kimi_audio_ft.scores import git_commit, score_repeats, utterance_rows, write_scores, write_utterances
+    from kimi_audio_ft.signature import flatten
+    from kimi_audio_ft.threads import limit_threads
+    from kimi_audio_ft.tracking import make_tracker
+    from kimi_audio_ft.trial import EvaluationSet, decode
+
+    limit_threads(config.trainer.threads)
+    quiet_libraries()
+    base = Base(config.model, config.data.features, config.trainer.accelerator)
+    evaluation = EvaluationSet(base, config.data)
+    adapter = find_adapter(config.adapter)
+    name = f"evaluate {adapter[0] if adapter else 'base'}"
+    tracker = make_tracker(config.logger, trial_name=name, group="evaluate", config=asdict(config), folder=folder)
+    transcripts = decode(base, evaluation, config.decoding, config.seed, adapter, config.trainer.progress)
+    utterances = utterance_rows(evaluation.references, transcripts.hypotheses, evaluation.audio)
+    flat = flatten(asdict(config))
+    scores = {
+        "trial": name,
+        **score_repeats(evaluation.references, transcripts.hypotheses),
+        "signature": adapter[0] if adapter else "base",
+        "transcript_signatures": transcripts.signatures,
+        "params": {key: value for key, value in flat.items() if key.startswith("decoding.")},
+        "decode_seconds": transcripts.seconds,
+        "eval_manifest": config.data.eval_manifest,
+        "eval_identity": evaluation.identity,
+        "git_commit": git_commit(),
+        "model": config.model.path,
+    }
+    write_utterances(folder, utterances)
+    write_scores(folder, "scores.json", scores)
+    tracker.finish({key: value for key, value in scores.items() if key != "params"}, utterances)
+    return scores
+
+
+def find_adapter(adapter: str | None) -> tuple[str, Path] | None:
+    """Identity and folder of an adapter given as a folder or as a signature in the store."""
+    from kimi_audio_ft import store
+    from kimi_audio_ft.errors import ConfigError
+    from kimi_audio_ft.signature import folder_digest
+
+    if adapter is None:
+        return None
+    stored = store.find("adapter", adapter) if "/" not in adapter else None
+    if stored is not None:
+        return adapter, stored
+    folder = Path(adapter).expanduser()
+    if not folder.is_dir():
+        rule = "must be an adapter folder in PEFT's format, or a signature from `python -m kimi_audio_ft.store ls`"
+        raise ConfigError("adapter", adapter, rule, "Use adapter=null for the base alone")
+    return folder_digest(folder, ("adapter_*",)), folder
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Which linears an adapter changes, by full module path.
+
+PEFT also takes bare names and matches them as suffixes, which is how the published run came to adapt Whisper's q, k
+and v projections although its documentation calls Whisper frozen. Here every target is a regular expression over the
+whole path, and one that matches nothing is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from torch import nn
+
+from kimi_audio_ft.errors import ConfigError
+
+_ATTENTION = r"self_attn\.(q|k|v|o)_proj"
+_MLP = r"mlp\.(gate|up|down)_proj"
+_ALL_SEVEN = rf"({_ATTENTION}|{_MLP})"
+
+PRESETS = {
+    # All seven linears of every main layer: all that text output depends on.
+    "decoder": rf"model\.layers\.\d+\.{_ALL_SEVEN}",
+    "attention": rf"model\.layers\.\d+\.{_ATTENTION}",
+    "mlp": rf"model\.layers\.\d+\.{_MLP}",
+    "decoder_and_adaptor": rf"model\.(layers\.\d+\.{_ALL_SEVEN}|vq_adaptor\.layers\.[03])",
+    # Also the audio branch, which gets no gradient from text answers.
+    "decoder_and_branch": rf"model\.(layers|mimo_layers)\.\d+\.{_ALL_SEVEN}",
+    # What the published run's suffix match caught: decoder, branch, and q, k, v of the Whisper encoder.
+    "report": rf"(model\.(layers|mimo_layers)\.\d+\.{_ALL_SEVEN}"
+    r"|whisper_model\.encoder\.layers\.\d+\.self_attn\.(q|k|v)_proj)",
+}
+
+OPTION = "lora.target_modules"
+
+
+def target_pattern(targets: str | Iterable[str]) -> str:
+    """One regular expression over full module paths, from a preset, an expression, or a list of them."""
+    parts = [targets] if isinstance(targets, str) else list(targets)
+    patterns = [PRESETS.get(part, part) for part in parts]
+    for part, pattern in zip(parts, patterns, strict=True):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            rule = f"is neither a preset ({', '.join(PRESETS)}) nor a regular expression ({error})"
+            raise ConfigError(OPTION, part, rule) from None
+    return patterns[0] if len(patterns) == 1 else "|".join(f"({pattern})" for pattern in patterns)
+
+
+def matched_modules(model: nn.Module, targets: str | Iterable[str]) -> list[str]:
+    """Paths of the linears that the targets name.
+
+    Raises:
+        ConfigError: a target matches no linear of this model.
+    """
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    found: list[str] = []
+    for part in [targets] if isinstance(targets, str) else list(targets):
+        pattern = re.compile(target_pattern(part))
+        matches = [name for name in linears if pattern.fullmatch(name)]
+        if not matches:
+            example = f"e.g. {linears[0]}" if linears else "none"
+            rule = f"matches none of the model's {len(linears)} linears ({example})"
+            remedy = f"Use a preset ({', '.join(PRESETS)}) or a regular expression over whole module paths"
+            raise ConfigError(OPTION, part, rule, remedy)
+        found += matches
+    return sorted(set(found))
+
+
+def needs_branch(modules: Iterable[str]) -> bool:
+    """Whether any target lies in the audio branch."""
+    return any(name.startswith(("model.mimo_layers.", "mimo_output")) for name in modules)
+
+
+def needs_whisper(modules: Iterable[str]) -> bool:
+    """Whether any target lies in the Whisper encoder, so that features change while training."""
+    return any(name.startswith("whisper_model.") for name in modules)

@@ -1,0 +1,189 @@
+"""The GLM-4-Voice speech tokenizer: 12.5 codes per second from half a Whisper encoder and a codebook.
+
+Shape letters: P pieces of one clip, S rows of 20 ms, T codes, D d_model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer, sinusoids
+
+from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.model.audio_frontend import (
+    HOP_SAMPLES,
+    PIECE_SAMPLES,
+    PREPROCESSOR_CONFIG,
+    checked_waveforms,
+    float32_arithmetic,
+    log_mel,
+    num_audio_tokens,
+    pad_pieces,
+    split_pieces,
+)
+from kimi_audio_ft.model.json_files import save_json
+from kimi_audio_ft.model.weight_files import load_tensors, read_encoder_config, save_tensors
+
+SAMPLES_PER_ROW = 2 * HOP_SAMPLES
+SHAPE_FIELDS = (
+    *("d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "num_mel_bins"),
+    *("max_source_positions", "pooling_type", "pooling_kernel_size", "pooling_position", "quantize_position"),
+    *("quantize_vocab_size", "quantize_causal_block_size", "encoder_causal_convolution"),
+)
+# Part of the published module's state, but of its training only; and what follows the codebook in a whole model.
+UNUSED_NAMES = ("embed_positions2.", "ema_count", "ema_weight", "layer_norm.", "decoder.", "proj_out.")
+# Vectors compared with the codebook at once: bounds the distance matrix to about 64 MB at 16384 codes.
+SEARCH_ROWS = 1024
+# Bounds the memory that a long clip takes.
+PIECES_AT_ONCE = 8
+
+
+class SpeechTokenizer(nn.Module):
+    """Waveforms to discrete codes (GLM-4-Voice, Zeng et al. 2024); ``state_dict`` has the published names.
+
+    Always float32 without TF32: the nearest code flips under less precision. One clip is computed at a time, so that
+    its codes cannot depend on the other clips of a call.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        _check_config(config)
+        self.config = dict(config)
+        layer_config = WhisperConfig.from_dict(config)
+        layer_config._attn_implementation = "sdpa"
+        width, positions = config["d_model"], config["max_source_positions"]
+        # Causal convolutions are padded by hand, on the left only.
+        padding = 0 if config["encoder_causal_convolution"] else 1
+        self.conv1 = nn.Conv1d(config["num_mel_bins"], width, kernel_size=3, padding=padding)
+        self.conv2 = nn.Conv1d(width, width, kernel_size=3, stride=2, padding=padding)
+        self.embed_positions = nn.Embedding(positions, width)
+        self.embed_positions.weight.data.copy_(sinusoids(positions, width))
+        self.layers = nn.ModuleList(WhisperEncoderLayer(layer_config) for _ in range(config["quantize_position"]))
+        self.codebook = nn.Embedding(config["quantize_vocab_size"], width)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> SpeechTokenizer:
+        """Random weights for the fields of a published ``config.json`` (also on the meta device)."""
+        return cls(config)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> SpeechTokenizer:
+        """Read ``config.json`` and safetensors, named as published (bare) or ``model.encoder.*``.
+
+        Raises UserError when a needed tensor is missing, an unknown one is there, or the config cannot be followed.
+        """
+        folder = Path(folder)
+        config = read_encoder_config(folder, SHAPE_FIELDS)
+        with torch.device("meta"):
+            tokenizer = cls(config)
+        load_tensors(tokenizer, folder, tokenizer._own_name, torch.float32, device)
+        return tokenizer.eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the published layout, less the tensors that play no role in finding codes."""
+        folder = Path(folder)
+        save_tensors(self.state_dict(), folder)
+        save_json(
+            {"architectures": ["WhisperVQEncoder"], "model_type": "whisper"} | self.config, folder / "config.json"
+        )
+        save_json(
+            PREPROCESSOR_CONFIG | {"feature_size": self.config["num_mel_bins"]}, folder / "preprocessor_config.json"
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of codes."""
+        return self.codebook.num_embeddings
+
+    @torch.no_grad()
+    def encode(self, waveforms: list[Tensor]) -> list[Tensor]:
+        """Codes ``[num_audio_tokens(samples)]`` (int64, on the CPU, without the decoder's offset) of each waveform.
+
+        Takes 1-D float32 16 kHz waveforms; raises UserError for an unusable one.
+        """
+        return [self._nearest_codes(vectors).cpu() for vectors in self.hidden(waveforms)]
+
+    def hidden(self, waveforms: list[Tensor]) -> list[Tensor]:
+        """Pooled vectors ``[num_audio_tokens(samples), d_model]`` of each waveform, before the search for a code."""
+        with float32_arithmetic(self.conv1.weight.device):
+            return [self._clip_hidden(waveform) for waveform in checked_waveforms(waveforms)]
+
+    def _clip_hidden(self, waveform: Tensor) -> Tensor:
+        pieces = split_pieces(waveform)
+        # The published rule: all pieces of a clip get the length of its longest, rounded up to whole tokens.
+        unit = SAMPLES_PER_ROW * self.config["pooling_kernel_size"]
+        padded_length = -(-max(piece.numel() for piece in pieces) // unit) * unit
+        vectors: list[Tensor] = []
+        for start in range(0, len(pieces), PIECES_AT_ONCE):
+            some = pieces[start : start + PIECES_AT_ONCE]
+            for pooled_TD, piece in zip(self._pieces_hidden(some, padded_length), some, strict=True):
+                vectors.append(pooled_TD[: num_audio_tokens(piece.numel(), unit)])
+        return torch.cat(vectors)
+
+    def _pieces_hidden(self, pieces: list[Tensor], padded_length: int) -> Tensor:
+        """``[P, T, D]``, the vectors of the padding included."""
+        device = self.conv1.weight.device
+        lengths = torch.tensor([piece.numel() for piece in pieces], device=device)
+        mel = log_mel(pad_pieces(pieces, padded_length, device), self.config["num_mel_bins"])
+        x_PSD = F.gelu(self._conv(self.conv2, F.gelu(self._conv(self.conv1, mel)))).transpose(1, 2)
+        x_PSD = x_PSD + self.embed_positions.weight[: x_PSD.shape[1]]
+        mask = self._attention_mask(lengths, x_PSD.shape[1])
+        for layer in self.layers:
+            x_PSD = layer(x_PSD, mask)
+        pool = F.avg_pool1d if self.config["pooling_type"] == "avg" else F.max_pool1d
+        return pool(x_PSD.transpose(1, 2), self.config["pooling_kernel_size"]).transpose(1, 2)
+
+    def _conv(self, conv: nn.Conv1d, x: Tensor) -> Tensor:
+        return conv(F.pad(x, (2, 0)) if self.config["encoder_causal_convolution"] else x)
+
+    def _attention_mask(self, lengths: Tensor, rows: int) -> Tensor:
+        """Additive ``[P, 1, S, S]``: a row sees the rows of real audio, up to the end of its own block of rows."""
+        row = torch.arange(rows, device=lengths.device)
+        visible = (row * SAMPLES_PER_ROW < lengths[:, None])[:, None, None, :]
+        if block := self.config["quantize_causal_block_size"]:
+            visible = visible & (row // block <= (row // block)[:, None])
+        visible = visible.expand(-1, -1, rows, -1)
+        return torch.zeros(visible.shape, device=lengths.device).masked_fill(~visible, torch.finfo(torch.float32).min)
+
+    def _nearest_codes(self, vectors_TD: Tensor) -> Tensor:
+        codes = self.codebook.weight
+        with float32_arithmetic(codes.device):
+            # The squared norm of the vector itself is the same for all codes and is left out.
+            norms = codes.square().sum(dim=1)
+            parts = [(norms - 2 * part @ codes.T).argmin(dim=1) for part in vectors_TD.split(SEARCH_ROWS)]
+        return torch.cat(parts)
+
+    def _own_name(self, stored_name: str) -> str | None:
+        name = stored_name.removeprefix("model.").removeprefix("encoder.")
+        if name.startswith(UNUSED_NAMES):
+            return None
+        # Layers behind the codebook are in the file of a whole model only.
+        if name.startswith("layers.") and int(name.split(".")[1]) >= self.config["quantize_position"]:
+            return None
+        return name
+
+
+def _check_config(config: dict[str, Any]) -> None:
+    kernel, rows = config["pooling_kernel_size"], config["max_source_positions"]
+    block, position = config["quantize_causal_block_size"], config["quantize_position"]
+    piece_rows = PIECE_SAMPLES // SAMPLES_PER_ROW
+    rules: list[tuple[str, bool, str]] = [
+        ("encoder_attention_heads", config["d_model"] % config["encoder_attention_heads"] == 0, "must divide d_model"),
+        ("pooling_type", config["pooling_type"] in ("avg", "max"), "must be 'avg' or 'max'"),
+        ("pooling_kernel_size", isinstance(kernel, int) and kernel > 0, "must be a positive integer"),
+        ("pooling_position", config["pooling_position"] == position, f"must be quantize_position={position}"),
+        ("quantize_position", 0 < position <= config["encoder_layers"], "must be 1 to encoder_layers"),
+        ("quantize_causal_block_size", block is None or block > 0, "must be null or positive"),
+        ("encoder_causal_attention", not config.get("encoder_causal_attention"), "only false is known"),
+        ("quantize_causal_encoder", not config.get("quantize_causal_encoder"), "only false is known"),
+    ]
+    for field, holds, rule in rules:
+        if not holds:
+            raise UserError(f"{field}={config.get(field)!r}: {rule}. Check config.json of the speech tokenizer")
+    if rows < -(-piece_rows // kernel) * kernel:
+        raise UserError(f"max_source_positions={rows}: a 30 s piece has {piece_rows} rows. Check config.json")

@@ -1,0 +1,117 @@
+"""Reading and writing of an encoder's folder: ``config.json`` and safetensors; never pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.model.json_files import read_json_object, written_aside
+
+WEIGHTS_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+
+
+def read_encoder_config(folder: Path, required: tuple[str, ...]) -> dict[str, Any]:
+    """``config.json`` of an encoder; a shape that is not written there would silently become a library default."""
+    path = folder / "config.json"
+    config = read_json_object(path, "Point the option at the encoder's folder")
+    missing = [name for name in required if name not in config]
+    if missing:
+        raise DataError(path, f"lacks {', '.join(missing)}", "Point the option at the encoder's folder")
+    return config
+
+
+def load_tensors(
+    module: nn.Module,
+    folder: Path,
+    rename: Callable[[str], str | None],
+    dtype: torch.dtype,
+    device: str | torch.device,
+) -> None:
+    """Fill a module (it may be on the meta device) with the folder's tensors, cast to ``dtype`` on ``device``.
+
+    ``rename`` maps a name in the file to the module's, or to None when the tensor is not read. Raises DataError when
+    the names or shapes that remain are not exactly the module's.
+    """
+    expected = module.state_dict()
+    source: dict[str, tuple[Path, str]] = {}
+    for stored_name, path in _file_of_tensor(folder).items():
+        name = rename(stored_name)
+        if name in source:
+            raise DataError(path, f"holds {name} twice, as {source[name][1]} and {stored_name}", "Remove one of them")
+        if name is not None:
+            source[name] = (path, stored_name)
+    missing = sorted(expected.keys() - source.keys())
+    unexpected = sorted(source[name][1] for name in source.keys() - expected.keys())
+    if missing or unexpected:
+        raise DataError(
+            folder,
+            f"tensors are not those that config.json asks for: missing {_listed(missing)}; "
+            f"unexpected {_listed(unexpected)}",
+            "config.json and weights must be of the same model",
+        )
+    tensors = {name: _read_tensor(path, stored_name) for name, (path, stored_name) in source.items()}
+    misfits = [
+        f"{name} {list(tensor.shape)} instead of {list(expected[name].shape)}"
+        for name, tensor in tensors.items()
+        if tensor.shape != expected[name].shape
+    ]
+    if misfits:
+        raise DataError(
+            folder, f"tensor shapes contradict config.json: {_listed(misfits)}", "Use the config.json of these weights"
+        )
+    state = {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
+    module.load_state_dict(state, assign=True)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write ``model.safetensors`` as transformers writes it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with written_aside(folder / WEIGHTS_NAME) as path:
+        save_file(on_cpu, path, metadata={"format": "pt"})
+
+
+def _file_of_tensor(folder: Path) -> dict[str, Path]:
+    single, index = folder / WEIGHTS_NAME, folder / INDEX_NAME
+    if single.is_file():
+        with _opened(single) as file:
+            return dict.fromkeys(file.keys(), single)
+    if index.is_file():
+        weight_map = read_json_object(index, "Download it again").get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise DataError(index, "has no 'weight_map'", "Download it again")
+        return {name: folder / shard for name, shard in weight_map.items()}
+    raise DataError(
+        folder,
+        f"holds neither {WEIGHTS_NAME} nor {INDEX_NAME}",
+        "Point the option at the folder of the encoder's safetensors (pickled .bin and .pt files are not read)",
+    )
+
+
+def _read_tensor(path: Path, name: str) -> Tensor:
+    with _opened(path) as file:
+        try:
+            return file.get_tensor(name)
+        except SafetensorError as error:
+            raise DataError(path, f"does not hold {name} ({error})", "Download it again") from None
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise DataError(path, f"is not a readable safetensors file ({error})", "Download it again") from None
+
+
+def _listed(names: list[str], most: int = 12) -> str:
+    if not names:
+        return "none"
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

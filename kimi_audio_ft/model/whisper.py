@@ -1,0 +1,132 @@
+"""Whisper's encoder as Kimi-Audio uses it: four neighbouring 20 ms vectors make one feature row per audio token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.model.audio_frontend import (
+    PIECE_SAMPLES,
+    PREPROCESSOR_CONFIG,
+    checked_waveforms,
+    log_mel,
+    num_audio_tokens,
+    pad_pieces,
+    split_pieces,
+)
+from kimi_audio_ft.model.json_files import save_json
+from kimi_audio_ft.model.weight_files import load_tensors, read_encoder_config, save_tensors
+
+ROWS_PER_TOKEN = 4
+SHAPE_FIELDS = ("d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "num_mel_bins")
+# One row of the position table is 20 ms, and a piece is always 30 s.
+PIECE_ROWS = 1500
+
+
+class WhisperFeatureExtractor(nn.Module):
+    """Waveforms to the features that the adaptor of Kimi-Audio takes (published ``whisper.py`` of Kimi-Audio).
+
+    A clip is cut into 30 s pieces, each zero-padded to 30 s; the encoder sees the padding (no mask), then the first
+    ``4 * ceil(samples / 1280)`` rows are kept, the pieces joined, and 4 rows concatenated into one.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        _check_config(config)
+        self.config = dict(config)
+        whisper_config = WhisperConfig.from_dict(config)
+        whisper_config._attn_implementation = "sdpa"
+        self.encoder = WhisperEncoder(whisper_config)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> WhisperFeatureExtractor:
+        """Random weights for the fields of a published ``config.json`` (also on the meta device)."""
+        return cls(config)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    ) -> WhisperFeatureExtractor:
+        """Read ``config.json`` and the encoder's safetensors, named ``model.encoder.*``, ``encoder.*`` or bare.
+
+        Decoder tensors are left unread. Raises UserError when the encoder's tensors are not exactly the config's.
+        """
+        folder = Path(folder)
+        config = read_encoder_config(folder, SHAPE_FIELDS)
+        with torch.device("meta"):
+            extractor = cls(config)
+        load_tensors(extractor.encoder, folder, _encoder_name, dtype, device)
+        return extractor.eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the published layout, without a decoder: ``model.encoder.*`` keys and both JSON files."""
+        folder = Path(folder)
+        dtype = self.encoder.conv1.weight.dtype
+        save_tensors({f"model.encoder.{name}": value for name, value in self.encoder.state_dict().items()}, folder)
+        save_json(
+            {"architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper"}
+            | self.config
+            | {"torch_dtype": str(dtype).removeprefix("torch.")},
+            folder / "config.json",
+        )
+        save_json(PREPROCESSOR_CONFIG | {"feature_size": self.num_mel_bins}, folder / "preprocessor_config.json")
+
+    @property
+    def num_mel_bins(self) -> int:
+        """Bins of the log-mel spectrogram."""
+        return int(self.config["num_mel_bins"])
+
+    @property
+    def output_dim(self) -> int:
+        """Width of a feature row: ``kimia_adaptor_input_dim`` of the matching decoder."""
+        return ROWS_PER_TOKEN * int(self.config["d_model"])
+
+    def forward(self, waveforms: list[Tensor], batch_size: int = 8) -> list[Tensor]:
+        """Features ``[num_audio_tokens(samples), 4 * d_model]`` of each 1-D float32 16 kHz waveform, with gradients.
+
+        ``batch_size`` is the number of 30 s pieces computed at once. Raises UserError for an unusable waveform.
+        """
+        clips = [split_pieces(waveform) for waveform in checked_waveforms(waveforms)]
+        pieces = [piece for clip in clips for piece in clip]
+        rows = iter(
+            [
+                row
+                for start in range(0, len(pieces), batch_size)
+                for row in self._encode_pieces(pieces[start : start + batch_size])
+            ]
+        )
+        return [torch.cat([next(rows) for _ in clip]) for clip in clips]
+
+    @torch.no_grad()
+    def encode(self, waveforms: list[Tensor], batch_size: int = 8) -> list[Tensor]:
+        """``forward`` without gradients."""
+        return self(waveforms, batch_size)
+
+    def _encode_pieces(self, pieces: list[Tensor]) -> list[Tensor]:
+        weight = self.encoder.conv1.weight
+        mel = log_mel(pad_pieces(pieces, PIECE_SAMPLES, weight.device), self.num_mel_bins)
+        hidden = self.encoder(mel.to(weight.dtype)).last_hidden_state
+        features = hidden.reshape(len(pieces), PIECE_ROWS // ROWS_PER_TOKEN, self.output_dim)
+        return [rows[: num_audio_tokens(piece.numel())] for rows, piece in zip(features, pieces, strict=True)]
+
+
+def _check_config(config: dict[str, Any]) -> None:
+    d_model, heads = config["d_model"], config["encoder_attention_heads"]
+    if d_model % heads:
+        raise UserError(f"d_model={d_model}: must be a multiple of encoder_attention_heads={heads}. Check config.json")
+    positions = config.get("max_source_positions", PIECE_ROWS)
+    if positions != PIECE_ROWS:
+        raise UserError(f"max_source_positions={positions}: a 30 s piece has {PIECE_ROWS} rows. Check config.json")
+
+
+def _encoder_name(stored_name: str) -> str | None:
+    name = stored_name.removeprefix("model.")
+    if name.startswith(("decoder.", "proj_out.")):
+        return None
+    return name.removeprefix("encoder.")

@@ -1,0 +1,22 @@
+"""CSV to manifest: ``python -m kimi_audio_ft.prepare csv=my.csv out=prepared``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kimi_audio_ft.cli import command
+
+if TYPE_CHECKING:
+    from kimi_audio_ft.schema_prepare import PrepareConfig
+
+
+@command(config_name="prepare", schema=("kimi_audio_ft.schema_prepare", "PrepareConfig"))
+def main(config: PrepareConfig) -> None:
+    from kimi_audio_ft.data.preparation import prepare
+    from kimi_audio_ft.data.prepare_summary import print_summary
+
+    print_summary(prepare(config))
+
+
+if __name__ == "__main__":
+    main()

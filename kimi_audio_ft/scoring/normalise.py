@@ -1,0 +1,90 @@
+"""Text normalisation before scoring: what two transcripts may differ in without being different.
+
+Two named normalisations exist (``NORMALISATIONS``), each a tuple of rules that are applied in order:
+
+``strict``
+    the text as it is, apart from white space around it and Unicode composition (NFC): the number to publish;
+``normalised``
+    also blind to case, width, punctuation and to white space next to Han characters: what was *said*,
+    as far as that can be told without rewriting numbers or dropping filler words.
+
+A rule is a function from text to text; a further normalisation is one more entry in ``NORMALISATIONS``.
+Scores are only comparable under the same ``NORMALISATION_VERSION``: raise it whenever a rule's output changes.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+
+import regex
+
+from kimi_audio_ft.errors import UserError
+
+NORMALISATION_VERSION = 1
+
+Rule = Callable[[str], str]
+
+# A mark that belongs to a number: 2.5  10:30  3/4  3-5  12,000  50%  36°  $5  -5. A comma belongs to one only as a
+# thousands separator, because NFKC turns the "，" of a counted list (1，2，3) into a comma too.
+_NUMBER_MARK = r"""(?:
+      (?<=\p{Nd}) [.:/-] (?=\p{Nd})
+    | (?<=\p{Nd}) , (?=\p{Nd}{3}(?!\p{Nd}))
+    | (?<=\p{Nd}) [%‰°]
+    | (?<![[\p{L}\p{N}]--\p{Han}]) [+-] (?=\p{Nd})
+    | \p{Sc} (?=\p{Nd})
+)"""
+_OTHER_MARK = regex.compile(rf"(?!{_NUMBER_MARK})[\p{{P}}\p{{S}}]", regex.VERBOSE | regex.V1)
+# don't, don’t: an apostrophe holds a word together, every other mark stands between words.
+_APOSTROPHE = regex.compile(r"(?<=\p{L})['’](?=\p{L})")
+# Zero-width characters and other format or control codes; those that are white space (tab, newline) are kept here.
+_INVISIBLE = regex.compile(r"[^\P{C}\s]")
+_SPACE_AT_HAN = regex.compile(r"(?<=\p{Han})\s+|\s+(?=\p{Han})")
+
+
+def compose(text: str) -> str:
+    """Unicode NFC, so that a letter with an accent is one character however it was typed."""
+    return unicodedata.normalize("NFC", text)
+
+
+def fold_width_and_case(text: str) -> str:
+    """Unicode NFKC (full width to half, ligatures apart) and lower case."""
+    # Lower-casing can undo the composition ("İ" becomes two characters), hence the second pass.
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
+
+
+def drop_marks(text: str) -> str:
+    """Remove punctuation, symbols and invisible characters; marks inside numbers stay.
+
+    A removed mark leaves a space, so that "LPL，OK" stays two words; ``fold_spaces`` takes away what is too much.
+    """
+    return _OTHER_MARK.sub(" ", _APOSTROPHE.sub("", _INVISIBLE.sub("", text)))
+
+
+def fold_spaces(text: str) -> str:
+    """Remove white space next to Han characters, where it says nothing, and make every other run one space."""
+    return " ".join(_SPACE_AT_HAN.sub("", text).split())
+
+
+NORMALISATIONS: dict[str, tuple[Rule, ...]] = {
+    "strict": (str.strip, compose),
+    # Composed at the end too: a mark that is gone may have stood between a letter and its accent.
+    "normalised": (fold_width_and_case, drop_marks, fold_spaces, compose),
+}
+
+
+def rules_of(normalisation: str) -> tuple[Rule, ...]:
+    """The rules of a named normalisation, in order; ``UserError`` for a name that does not exist."""
+    try:
+        return NORMALISATIONS[normalisation]
+    except KeyError:
+        raise UserError(
+            f"normalisation={normalisation!r}: no such normalisation. Use one of {', '.join(NORMALISATIONS)}"
+        ) from None
+
+
+def normalise(text: str, normalisation: str = "strict") -> str:
+    """``text`` as the named normalisation sees it; ``UserError`` for a name that does not exist."""
+    for rule in rules_of(normalisation):
+        text = rule(text)
+    return text

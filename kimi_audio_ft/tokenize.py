@@ -1,0 +1,20 @@
+"""``python -m kimi_audio_ft.tokenize``: semantic codes into manifests, Whisper features into the store."""
+
+from __future__ import annotations
+
+from kimi_audio_ft.cli import command
+from kimi_audio_ft.schema import TokenizeConfig
+
+
+@command("tokenize", ("kimi_audio_ft.schema", "TokenizeConfig"))
+def main(config: TokenizeConfig) -> None:
+    """Tokenize the manifests that Hydra composed."""
+    from kimi_audio_ft.data.tokenization import tokenize
+    from kimi_audio_ft.threads import limit_threads
+
+    limit_threads(config.threads)
+    tokenize(config)
+
+
+if __name__ == "__main__":
+    main()

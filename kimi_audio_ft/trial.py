@@ -1,0 +1,182 @@
+"""One trial: fit (or reuse) an adapter, decode, score. Every step is a product of the store."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from kimi_audio_ft import store
+from kimi_audio_ft.base_model import Base
+from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
+from kimi_audio_ft.data.manifest import Conversation, manifest_identity, read_manifest, require_references
+from kimi_audio_ft.decoding.transcribe import is_greedy, transcribe
+from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.schema import DataConfig, DecodingConfig, TrainConfig
+from kimi_audio_ft.signature import signature
+from kimi_audio_ft.training.fit import fit_adapter
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Adapter:
+    """A stored adapter. reused: it was there before this trial."""
+
+    signature: str
+    folder: Path
+    facts: dict[str, Any]
+    reused: bool
+
+
+@dataclass
+class Transcripts:
+    """Hypotheses by id, one dict per repeat, and what making them took in all (seconds)."""
+
+    signatures: list[str]
+    hypotheses: list[dict[str, str]]
+    seconds: float
+
+
+class EvaluationSet:
+    """The conversations that are decoded and scored."""
+
+    def __init__(self, base: Base, settings: DataConfig) -> None:
+        self.base, self.settings = base, settings
+        path = settings.eval_manifest
+        if not path:
+            rule = "must name a pretokenized manifest"
+            raise ConfigError("data.eval_manifest", path, rule, "Write data.eval_manifest=FILE.jsonl")
+        self.conversations: list[Conversation] = read_manifest(path, settings.audio_root, settings.prompt, base.tokens)
+        require_references(self.conversations, path)
+        self.identity = manifest_identity(self.conversations)
+
+    @property
+    def references(self) -> dict[str, str]:
+        """Reference of every conversation by id."""
+        return {conversation.id: conversation.reference for conversation in self.conversations}
+
+    @property
+    def audio(self) -> dict[str, str | None]:
+        """First recording of every conversation by id."""
+        return {c.id: str(c.audio_paths[0]) if c.audio_paths else None for c in self.conversations}
+
+
+class Trial:
+    """One point of a sweep, from its config."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.base = Base(config.model, config.data.features, config.trainer.accelerator)
+
+    @cached_property
+    def evaluation(self) -> EvaluationSet:
+        """The evaluation set."""
+        return EvaluationSet(self.base, self.config.data)
+
+    @cached_property
+    def data(self) -> ConversationData:
+        """Training and validation batches."""
+        config = self.config
+        rules = BatchRules(config.trainer.accumulate, config.optim.loss_average, config.seed, config.trainer.progress)
+        return ConversationData(config.data, self.base.tokenizer, self.base.encoders(), self.base.tokens, rules)
+
+    @cached_property
+    def training_signature(self) -> str:
+        """Identity of the adapter: everything that its weights depend on."""
+        config = asdict(self.config)
+        groups = {name: config[name] for name in ("data", "model", "lora", "optim", "trainer", "seed")}
+        data = self.config.data
+        if not data.train_manifest:
+            rule = "must name a pretokenized manifest"
+            raise ConfigError("data.train_manifest", "", rule, "Write data.train_manifest=FILE.jsonl")
+        conversations = read_manifest(data.train_manifest, data.audio_root, data.prompt, self.base.tokens)
+        return signature("adapter", groups, {"train": manifest_identity(conversations), **base_inputs(self.base)})
+
+    def adapter(self, on_row: Callable[[dict[str, Any]], None] | None = None) -> Adapter:
+        """The adapter, fitted now unless the store has it; ``on_row`` sees the points of its curves."""
+        config, name = self.config, self.training_signature
+        self.base.targets(config.lora)
+
+        def make(folder: Path) -> dict[str, Any]:
+            work = store.work_folder("adapter", name)
+            with self.base.new_adapter(config.lora, config.seed) as model:
+                facts = fit_adapter(model, self.data, config.optim, config.trainer, config.seed, folder, work, on_row)
+            return {**facts, "config": asdict(config)}
+
+        folder, reused = store.find_or_make("adapter", name, make)
+        if reused and on_row is not None:
+            for row in store.read_jsonl(folder / "curves.jsonl"):
+                on_row(row)
+        return Adapter(name, folder, store.read_meta(folder), reused)
+
+
+def base_inputs(base: Base) -> dict[str, Any]:
+    """Identities of the checkpoint's parts that a run reads."""
+    inputs: dict[str, Any] = {"base": base.identity}
+    if base.features != "none":
+        inputs["encoders"] = base.encoders(features=True).store().signature
+    return inputs
+
+
+def decode(
+    base: Base,
+    evaluation: EvaluationSet,
+    decoding: DecodingConfig,
+    seed: int,
+    adapter: tuple[str, Path] | None,
+    progress: bool = False,
+) -> Transcripts:
+    """Transcripts of the evaluation set, one per repeat, made now unless the store has them.
+
+    Args:
+        adapter: identity and folder of a saved adapter; None decodes the base alone.
+    """
+    canonical = decoding
+    if is_greedy(decoding):  # nothing is drawn, so these settings change nothing
+        canonical, seed = replace(decoding, text_temperature=0.0, text_top_k=0, repeats=1), 0
+    groups = {"data": asdict(evaluation.settings), "model": asdict(base.settings), "decoding": asdict(canonical)}
+    signatures, hypotheses, seconds = [], [], 0.0
+    for repeat in range(canonical.repeats):
+        inputs = {
+            "adapter": adapter[0] if adapter else "base",
+            "eval": evaluation.identity,
+            "seed": seed,
+            "repeat": repeat,
+            **base_inputs(base),
+        }
+        name = signature("transcript", groups, inputs)
+
+        def make(folder: Path, repeat: int = repeat, inputs: dict[str, Any] = inputs) -> dict[str, Any]:
+            started = time.monotonic()
+            answers = _transcribe(base, evaluation, canonical, seed, repeat, adapter, progress)
+            store.write_jsonl(folder / "transcripts.jsonl", [{"id": k, "text": v} for k, v in answers.items()])
+            return {"decode_seconds": round(time.monotonic() - started, 3), "inputs": inputs}
+
+        folder, _ = store.find_or_make("transcript", name, make)
+        signatures.append(name)
+        hypotheses.append({row["id"]: row["text"] for row in store.read_jsonl(folder / "transcripts.jsonl")})
+        seconds += store.read_meta(folder)["decode_seconds"]
+    return Transcripts(signatures, hypotheses, seconds)
+
+
+def _transcribe(
+    base: Base,
+    evaluation: EvaluationSet,
+    decoding: DecodingConfig,
+    seed: int,
+    repeat: int,
+    adapter: tuple[str, Path] | None,
+    progress: bool,
+) -> dict[str, str]:
+    settings = evaluation.settings
+    data = ConversationData(
+        settings, base.tokenizer, base.encoders(), base.tokens, BatchRules(1, "sample", 0, progress)
+    )
+    prompts = data.dataset(evaluation.conversations, settings.eval_manifest, None, for_generation=True)
+    with base.saved_adapter(adapter[1] if adapter else None) as model:
+        return transcribe(model, prompts, base.tokenizer, decoding, base.tokens.first, seed, repeat, progress)

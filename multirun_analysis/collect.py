@@ -1,0 +1,229 @@
+"""Trial folders of a sweep, read into plain dataclasses."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from kimi_audio_ft.errors import DataError
+from multirun_analysis.records import Record, finite, read_json, read_jsonl, read_yaml
+
+GREEDY_TEMPERATURE = 0.0
+
+
+class Status(StrEnum):
+    """How far a trial came; the words are Hydra's where Hydra has one."""
+
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    UNFINISHED = "UNFINISHED"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Error rates (fractions, may exceed 1) and counts over characters, of one normalisation."""
+
+    cer: float
+    wer: float | None
+    mer: float | None
+    exact_match: float | None
+    substitutions: int | None
+    deletions: int | None
+    insertions: int | None
+    empty_outputs: int | None
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], path: Path) -> Scores:
+        """Raises DataError when ``cer`` is missing or not a finite number; other figures may be missing."""
+        cer = record.get("cer")
+        if not isinstance(cer, int | float) or isinstance(cer, bool) or not math.isfinite(cer):
+            raise DataError(path, f"cer={cer!r} must be a finite number", "Run this trial again")
+        optional = {name: finite(record.get(name)) for name in cls.__dataclass_fields__ if name != "cer"}
+        return cls(cer=float(cer), **optional)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One job of a sweep, or the zero-shot base under one of its decoding settings.
+
+    ``params`` are flat config keys; ``overrides`` is what the command line changed, as typed values;
+    ``record`` is the whole of scores.json, baseline.json or failure.json (empty for an unfinished trial), with None in
+    place of NaN and infinity.
+    """
+
+    name: str
+    folder: Path
+    status: Status
+    params: dict[str, Any]
+    overrides: dict[str, Any] = field(default_factory=dict)
+    record: Record = field(default_factory=dict)
+    strict: Scores | None = None
+    normalised: Scores | None = None
+    is_base: bool = False
+
+    @property
+    def label(self) -> str:
+        """The trial's own name for itself, or its overrides."""
+        named = ",".join(f"{key}={value}" for key, value in self.overrides.items())
+        return str(self.record.get("trial") or named or self.name)
+
+    @property
+    def signature(self) -> str | None:
+        return self.record.get("signature")
+
+    @property
+    def cer(self) -> float:
+        """Strict character error rate of a scored trial."""
+        assert self.strict is not None, f"{self.name} has no scores"
+        return self.strict.cer
+
+    @property
+    def decoding_key(self) -> str:
+        """Equal for two trials whose base decodes alike: the model, ``decoding.*`` and, when sampling, the seed."""
+        setting = {key: value for key, value in self.params.items() if key.startswith("decoding.")}
+        if self.params.get("decoding.text_temperature") != GREEDY_TEMPERATURE:
+            setting["seed"] = self.params.get("seed")
+        return json.dumps([self.record.get("model"), setting], sort_keys=True, default=str)
+
+    @cached_property
+    def utterances(self) -> list[Record]:
+        """Lines of utterances.jsonl; empty for a base and when there is no such file."""
+        return self._lines("utterances.jsonl")
+
+    @cached_property
+    def curves(self) -> list[Record]:
+        """Lines of curves.jsonl; empty for a base and when there is no such file."""
+        return self._lines("curves.jsonl")
+
+    def _lines(self, name: str) -> list[Record]:
+        path = self.folder / name
+        return [] if self.is_base or not path.is_file() else list(read_jsonl(path))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Everything found in a sweep's folder; ``baselines`` has one entry per decoding setting."""
+
+    folder: Path
+    trials: list[Trial]
+    baselines: list[Trial]
+    command: str | None
+
+    @property
+    def finished(self) -> list[Trial]:
+        return self._with(Status.COMPLETED)
+
+    @property
+    def failed(self) -> list[Trial]:
+        return self._with(Status.FAILED)
+
+    @property
+    def unfinished(self) -> list[Trial]:
+        return self._with(Status.UNFINISHED)
+
+    def _with(self, status: Status) -> list[Trial]:
+        return [trial for trial in self.trials if trial.status is status]
+
+
+def collect(sweep_dir: Path) -> Sweep:
+    """Read the trial folders in ``sweep_dir``, in the order of their job numbers.
+
+    A folder that is itself the folder of one run is a sweep of one trial.
+
+    Raises:
+        DataError: ``sweep_dir`` is no folder or has no trial in it, or a record cannot be read.
+    """
+    if not sweep_dir.is_dir():
+        raise DataError(
+            sweep_dir, "is not a folder", "Give the folder of a multirun, for example outputs/multirun/demo"
+        )
+    folders = sorted((path for path in sweep_dir.iterdir() if _is_trial(path)), key=_job_order)
+    if not folders and _is_trial(sweep_dir):
+        folders = [sweep_dir]
+    if not folders:
+        raise DataError(
+            sweep_dir, "holds no trial folder", "Give the folder that holds the trials' numbered folders (0, 1, ...)"
+        )
+    baselines: dict[str, Trial] = {}
+    for folder in folders:
+        if (folder / "baseline.json").is_file():
+            base = _scored(folder, folder / "baseline.json", is_base=True)
+            baselines.setdefault(base.decoding_key, base)
+    return Sweep(
+        sweep_dir, [_read_trial(path) for path in folders], list(baselines.values()), _sweep_command(sweep_dir)
+    )
+
+
+def _is_trial(path: Path) -> bool:
+    marks = (".hydra", "scores.json", "failure.json")
+    return path.is_dir() and any((path / mark).exists() for mark in marks)
+
+
+def _job_order(path: Path) -> tuple[int, int, str]:
+    return (0, int(path.name), "") if path.name.isdecimal() else (1, 0, path.name)
+
+
+def _read_trial(folder: Path) -> Trial:
+    if (folder / "scores.json").is_file():
+        return _scored(folder, folder / "scores.json", is_base=False)
+    overrides = _overrides(folder)
+    if not (folder / "failure.json").is_file():
+        return Trial(folder.name, folder, Status.UNFINISHED, params=overrides, overrides=overrides)
+    record = finite(read_json(folder / "failure.json"))
+    params = record.get("params") or overrides
+    return Trial(folder.name, folder, Status.FAILED, params=params, overrides=overrides, record=record)
+
+
+def _scored(folder: Path, path: Path, is_base: bool) -> Trial:
+    record = read_json(path)
+    params = record.get("params")
+    if not isinstance(params, dict):
+        raise DataError(path, f"params={params!r} must be an object of config keys", "Run this trial again")
+    normalised = record.get("normalised")
+    return Trial(
+        name=folder.name,
+        folder=folder,
+        status=Status.COMPLETED,
+        params=finite(params),
+        overrides=_overrides(folder),
+        record=finite(record),
+        strict=Scores.from_record(record, path),
+        normalised=Scores.from_record(normalised, path) if normalised else None,
+        is_base=is_base,
+    )
+
+
+def _overrides(folder: Path) -> dict[str, Any]:
+    """What Hydra wrote to .hydra/overrides.yaml, by key; Hydra's own settings are left out."""
+    path = folder / ".hydra" / "overrides.yaml"
+    written = read_yaml(path) if path.is_file() else None
+    try:
+        parsed = OverridesParser.create().parse_overrides([str(item) for item in written or []])
+    except HydraException as error:
+        raise DataError(path, f"is not a list of Hydra overrides: {error}", "Run this trial again") from error
+    return {
+        item.key_or_group: item.value() for item in parsed if not item.key_or_group.startswith(("hydra.", "hydra/"))
+    }
+
+
+def _sweep_command(sweep_dir: Path) -> str | None:
+    """The multirun's command line, from Hydra's multirun.yaml; None when the file is missing or of another shape."""
+    path = sweep_dir / "multirun.yaml"
+    config: Any = read_yaml(path) if path.is_file() else None
+    try:
+        given = config["hydra"]["overrides"]
+        program = f"kimi_audio_ft.{config['hydra']['job']['name']}"
+        arguments = [*given["task"], *(item for item in given["hydra"] if item != "hydra.mode=MULTIRUN")]
+    except (TypeError, KeyError):
+        return None
+    return shlex.join(["python", "-m", program, "-m", *arguments])

@@ -1,0 +1,223 @@
+"""What varies in a sweep, which trial is best, and by how much it beats the zero-shot base."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import mean
+from typing import Any
+
+from kimi_audio_ft.errors import UserError
+from multirun_analysis.collect import Sweep, Trial
+
+LEADING_PARAMS = ("lora.r", "optim.lr", "decoding.text_temperature")
+NUISANCE_PARAMS = ("seed",)
+REFERENCE_SET = ("num_references", "num_reference_chars", "eval_identity")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the leaderboard.
+
+    ``rank`` counts the trials with a strictly lower CER, plus one; a base has none.
+    ``gain`` is the relative reduction of CER against the base under the same decoding: 0.8 is four fifths fewer errors.
+    """
+
+    trial: Trial
+    rank: int | None
+    base: Trial | None
+    gain: float | None
+
+
+@dataclass(frozen=True)
+class ValueMean:
+    """Mean CER over the ``count`` finished trials that share one value of a parameter."""
+
+    value: Any
+    cer: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One training run, shared by the trials that differ only in decoding; ``source`` is the trial that shows it."""
+
+    signature: str
+    source: Trial
+    trials: list[Trial]
+
+    @property
+    def train_seconds(self) -> float | None:
+        """Time of the training itself; None when every trial found the adapter in the store."""
+        spent = [trial.record.get("train_seconds") for trial in self.trials if not trial.record.get("train_reused")]
+        return max((seconds for seconds in spent if seconds is not None), default=None)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A sweep with its finished trials compared on one reference set."""
+
+    sweep: Sweep
+    swept: list[str]
+    rows: list[Row]
+
+    @property
+    def best(self) -> Row:
+        return next(row for row in self.rows if not row.trial.is_base)
+
+    @property
+    def reference_set(self) -> dict[str, Any]:
+        """What all trials were scored on."""
+        keys = (*REFERENCE_SET, "eval_manifest")
+        return {key: self.best.trial.record.get(key) for key in keys}
+
+    @property
+    def lowest_base(self) -> Trial | None:
+        return min(self.sweep.baselines, key=lambda base: base.cer, default=None)
+
+    def distinct(self, param: str) -> list[Any]:
+        """Values of ``param`` among the finished trials, in order."""
+        return distinct([value_of(trial, param) for trial in self.sweep.finished])
+
+    @cached_property
+    def charted(self) -> list[str]:
+        """Swept parameters with at least two values among the finished trials."""
+        return [param for param in self.swept if len(self.distinct(param)) > 1]
+
+    def means(self, param: str) -> list[ValueMean]:
+        """Mean CER at each value of ``param``, in the order of the values."""
+        by_value = []
+        for value in self.distinct(param):
+            same = [t.cer for t in self.sweep.finished if identity(value_of(t, param)) == identity(value)]
+            by_value.append(ValueMean(value, mean(same), len(same)))
+        return by_value
+
+    @cached_property
+    def adapters(self) -> list[Adapter]:
+        """The distinct training runs of the finished trials, ordered by their training parameters."""
+        groups: dict[str, list[Trial]] = {}
+        for trial in self.sweep.finished:
+            groups.setdefault(trial.signature or trial.name, []).append(trial)
+        adapters = [
+            Adapter(signature, next((t for t in trials if t.curves), trials[0]), trials)
+            for signature, trials in groups.items()
+        ]
+        trained = [param for param in self.swept if not param.startswith("decoding.")]
+        return sorted(adapters, key=lambda adapter: [_order(value_of(adapter.source, p)) for p in trained])
+
+
+def compare(sweep: Sweep) -> Comparison:
+    """Rank the finished trials of ``sweep`` and the zero-shot base by CER.
+
+    Raises:
+        UserError: no trial is finished, or trials were scored on different reference sets.
+    """
+    if not sweep.finished:
+        raise UserError(_nothing_finished(sweep))
+    _check_reference_sets(sweep)
+    return Comparison(sweep, swept_params(sweep), _leaderboard(sweep))
+
+
+def swept_params(sweep: Sweep) -> list[str]:
+    """Flat config keys and overrides whose value differs among the trials, the usual three first, the seed last.
+
+    A parameter that merely follows another one (``lora.lora_alpha`` when it defaults to twice the rank) is left out,
+    unless it was given on the command line.
+    """
+    keys = dict.fromkeys(key for trial in sweep.trials for key in (*trial.params, *trial.overrides))
+    varied = [key for key in keys if len(distinct(_values_where_known(sweep, key))) > 1]
+    given = {key for key in varied if any(key in trial.overrides for trial in sweep.trials)}
+    kept: list[str] = []
+    for key in sorted(varied, key=lambda key: (key not in given, *_preference(key))):
+        if key in given or not any(_follows(sweep, key, leader) for leader in kept):
+            kept.append(key)
+    return sorted(kept, key=_preference)
+
+
+def value_of(trial: Trial, param: str) -> Any:
+    """A parameter as configured or, for what scores.json does not list, as given on the command line."""
+    return trial.params.get(param, trial.overrides.get(param))
+
+
+def identity(value: Any) -> str:
+    """Equal for equal values of any type; 1 and 1.0 are equal, 1 and true are not."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return repr(float(value))
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def distinct(values: list[Any]) -> list[Any]:
+    """The different values, numbers before everything else, each in order."""
+    return sorted({identity(value): value for value in values}.values(), key=_order)
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return (0, float(value), "")
+    return (1, 0.0, identity(value))
+
+
+def _preference(param: str) -> tuple[bool, int]:
+    place = LEADING_PARAMS.index(param) if param in LEADING_PARAMS else len(LEADING_PARAMS)
+    return (param in NUISANCE_PARAMS, place)
+
+
+def _values_where_known(sweep: Sweep, param: str) -> list[Any]:
+    """A key that is in scores.json is judged by the trials that have it; one known from command lines only, by all."""
+    if any(param in trial.params for trial in sweep.finished):
+        return [value_of(t, param) for t in sweep.trials if param in t.params or param in t.overrides]
+    return [value_of(trial, param) for trial in sweep.trials]
+
+
+def _follows(sweep: Sweep, param: str, leader: str) -> bool:
+    """Whether each value of ``leader`` comes with one value of ``param``."""
+    pairs = {(identity(value_of(t, leader)), identity(value_of(t, param))) for t in sweep.finished}
+    return len(pairs) == len({first for first, _ in pairs})
+
+
+def _leaderboard(sweep: Sweep) -> list[Row]:
+    bases = {base.decoding_key: base for base in sweep.baselines}
+    rows = [Row(base, None, None, None) for base in sweep.baselines]
+    for trial in sweep.finished:
+        rank = 1 + sum(other.cer < trial.cer for other in sweep.finished)
+        base = bases.get(trial.decoding_key)
+        gain = 1 - trial.cer / base.cer if base and base.cer else None
+        rows.append(Row(trial, rank, base, gain))
+    return sorted(rows, key=lambda row: _by_merit(row.trial))
+
+
+def _by_merit(trial: Trial) -> tuple[float, float, float, int]:
+    """CER first; ties go to the lower normalised CER, then WER, then to the smaller adapter."""
+    assert trial.strict is not None
+    normalised = trial.normalised.cer if trial.normalised else trial.cer
+    return (trial.cer, normalised, trial.strict.wer or 0.0, trial.record.get("trainable_parameters") or 0)
+
+
+def _check_reference_sets(sweep: Sweep) -> None:
+    for key in REFERENCE_SET:
+        holders: dict[Any, list[str]] = {}
+        for trial in [*sweep.finished, *sweep.baselines]:
+            name = f"{trial.name}/{'baseline' if trial.is_base else 'scores'}.json"
+            holders.setdefault(trial.record.get(key), []).append(name)
+        if len(holders) > 1:
+            found = "; ".join(f"{value!r} in {_some(names)}" for value, names in holders.items())
+            raise UserError(
+                f"{sweep.folder}: trials were scored on different reference sets: {key} is {found}. Error rates over "
+                "different references cannot be compared. Score every trial on one evaluation set (data.eval_manifest) "
+                "or report the sweeps separately"
+            )
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _nothing_finished(sweep: Sweep) -> str:
+    failed, unfinished = len(sweep.failed), len(sweep.unfinished)
+    reason = f"{sweep.folder}: no finished trial (no scores.json): {failed} failed, {unfinished} unfinished"
+    if sweep.failed:
+        first = sweep.failed[0].record
+        reason += f". Trial {sweep.failed[0].name}: {first.get('error_type')}: {first.get('message')}"
+    return f"{reason}. Run the same sweep command again; what is finished is kept"

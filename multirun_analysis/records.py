@@ -1,0 +1,109 @@
+"""Reading the record files of a trial folder, and writing ours: always whole, never half."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kimi_audio_ft.errors import DataError, UserError
+
+Record = dict[str, Any]
+
+
+def read_json(path: Path) -> Record:
+    """The JSON object in ``path``.
+
+    Raises:
+        DataError: the file cannot be read, is no UTF-8 or no JSON object.
+    """
+    try:
+        record = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(path, f"is not JSON: {error.msg}", _RERUN, line=error.lineno) from error
+    if not isinstance(record, dict):
+        raise DataError(path, f"holds a {type(record).__name__}, expected a JSON object", _RERUN)
+    return record
+
+
+def read_jsonl(path: Path) -> Iterator[Record]:
+    """The JSON objects of ``path``, one a line.
+
+    A last line without its newline that is not JSON is left out: it is what a killed process leaves behind.
+
+    Raises:
+        DataError: a complete line is not a JSON object.
+    """
+    lines = _read_text(path).splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines) and not line.endswith("\n"):
+                return
+            raise DataError(path, f"is not JSON: {error.msg}", _RERUN, line=number) from error
+        if not isinstance(record, dict):
+            raise DataError(path, f"holds a {type(record).__name__}, expected a JSON object", _RERUN, line=number)
+        yield record
+
+
+def read_yaml(path: Path) -> Any:
+    """The YAML document in ``path``; interpolations stay as written.
+
+    Raises:
+        DataError: the file cannot be read or is not YAML.
+    """
+    try:
+        return yaml.safe_load(_read_text(path))
+    except yaml.YAMLError as error:
+        raise DataError(path, f"is not YAML: {error}", _RERUN) from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write ``text`` beside ``path`` and rename it, so that a reader finds the old file or the new one.
+
+    Raises:
+        UserError: the file cannot be written (no permission, disk full); nothing half-written stays.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(text, encoding="utf-8", newline="")
+        aside.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}). Choose another folder with --out DIR"
+        ) from error
+
+
+def finite(value: Any) -> Any:
+    """``value`` with every NaN and infinity replaced by None, at any depth: JSON has no words for them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(path, f"cannot be read ({error.strerror})", "Check the path and its permissions") from error
+    except UnicodeDecodeError as error:
+        raise DataError(path, f"is not UTF-8 (byte {error.start})", _RERUN) from error
+
+
+_RERUN = "Remove this trial's folder and run the same sweep command again"

@@ -1,0 +1,72 @@
+"""The leaderboard in the terminal."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from multirun_analysis.compare import Comparison, Row, value_of
+from multirun_analysis.words import BASE_NAME, effort, headline, short_key, show, training_time
+
+MOST_ROWS = 40
+NARROW = 47  # columns of text that the scores need; below this and the parameters' share, only the main ones are shown
+PARAM_WIDTH = 9
+HEADINGS = {"optim.lr": "lr", "decoding.text_temperature": "temp", "decoding.text_top_k": "top-k"}
+
+
+def print_leaderboard(comparison: Comparison, console: Console | None = None, most_rows: int = MOST_ROWS) -> None:
+    """Print the ranked trials and the zero-shot base, the result in one sentence, and what failed.
+
+    Args:
+        comparison: from ``load_sweep``.
+        console: where to print; standard output by default.
+        most_rows: further rows are counted, not printed; they are all in the report.
+    """
+    console = console or Console()
+    title = f"Sweep {comparison.sweep.folder.name}"
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    is_wide = console.width >= NARROW + PARAM_WIDTH * len(comparison.swept)
+    table.add_column("#", justify="right", no_wrap=True)
+    for param in comparison.swept:
+        table.add_column(HEADINGS.get(param, short_key(param)), justify="right", no_wrap=True)
+    if not comparison.swept:
+        table.add_column("trial", overflow="fold")
+    for heading in ("CER %", "norm. %", "vs base", *(("WER %", "exact %", "train") if is_wide else ())):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in comparison.rows[:most_rows]:
+        style = "bold green" if row is comparison.best else "dim" if row.trial.is_base else None
+        table.add_row(*(Text(cell) for cell in _cells(row, comparison, is_wide)), style=style)
+    console.print(table)
+    if len(comparison.rows) > most_rows:
+        console.print(f"... and {len(comparison.rows) - most_rows} more rows, all in the report")
+    console.print(Text(headline(comparison)), style="bold")
+    console.print(Text(effort(comparison)))
+    for trial in comparison.sweep.failed:
+        error = f"{trial.record.get('error_type')}: {trial.record.get('message')}"
+        console.print(Text(f"FAILED {trial.name} ({trial.label}): {error}"), style="red")
+
+
+def _cells(row: Row, comparison: Comparison, is_wide: bool) -> list[str]:
+    trial = row.trial
+    assert trial.strict is not None
+    if not comparison.swept:
+        named = [BASE_NAME if trial.is_base else trial.label]
+    else:
+        own = [not trial.is_base or param.startswith("decoding.") for param in comparison.swept]
+        pairs = zip(comparison.swept, own, strict=True)
+        named = [show(value_of(trial, param)) if is_own else "–" for param, is_own in pairs]
+    more = [_rate(trial.strict.wer, 1), _rate(trial.strict.exact_match, 1), training_time(trial)]
+    return [
+        "base" if trial.is_base else str(row.rank),
+        *named,
+        _rate(trial.cer),
+        _rate(trial.normalised.cer if trial.normalised else None),
+        "–" if row.gain is None else f"{-row.gain:+.0%}",
+        *(more if is_wide else []),
+    ]
+
+
+def _rate(fraction: float | None, digits: int = 2) -> str:
+    return "–" if fraction is None else f"{100 * fraction:.{digits}f}"

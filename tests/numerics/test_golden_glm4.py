@@ -1,0 +1,94 @@
+"""The speech tokenizer's codes of the published implementation, recorded with tiny random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from kimi_audio_ft.model.audio_frontend import log_mel
+from kimi_audio_ft.model.speech_tokenizer import SpeechTokenizer
+
+TOLERANCE = 1e-4
+# Two codes so close that another order of sums may choose the other one.
+LEAST_MARGIN = 1e-3
+CLIPS = ("a1300ms", "a7777ms", "a30000ms", "a32160ms", "a65500ms")
+
+
+@pytest.fixture(scope="module")
+def golden(shared_dir: Path) -> Path:
+    return shared_dir / "golden"
+
+
+@pytest.fixture(scope="module")
+def waveforms(golden: Path) -> dict[str, Tensor]:
+    return {name: samples / 32768 for name, samples in load_file(golden / "audio.safetensors").items()}
+
+
+@pytest.fixture(scope="module")
+def cases(golden: Path) -> dict[str, Tensor]:
+    return load_file(golden / "glm4_cases.safetensors")
+
+
+@pytest.fixture(scope="module", params=["published", "alternative"])
+def variant(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module", params=["", "model.encoder."])
+def tokenizer(
+    request: pytest.FixtureRequest, variant: str, golden: Path, tmp_path_factory: pytest.TempPathFactory
+) -> SpeechTokenizer:
+    folder = tmp_path_factory.mktemp("glm4")
+    facts = json.loads((golden / "glm4.json").read_text())
+    (folder / "config.json").write_text(json.dumps(facts["config"] | facts["variants"][variant]))
+    weights = load_file(golden / "glm4_weights.safetensors")
+    save_file({request.param + name: value for name, value in weights.items()}, folder / "model.safetensors")
+    return SpeechTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_codes(
+    tokenizer: SpeechTokenizer, variant: str, waveforms: dict[str, Tensor], cases: dict[str, Tensor], clip: str
+) -> None:
+    (codes,) = tokenizer.encode([waveforms[clip]])
+    expected, margin = cases[f"{variant}.{clip}.token_ids"], cases[f"{variant}.{clip}.margin"]
+    assert codes.shape == expected.shape and codes.dtype == torch.int64
+    clear = margin >= LEAST_MARGIN
+    assert clear.sum() >= len(margin) - 2
+    assert torch.equal(codes[clear], expected[clear])
+
+
+def test_codes_do_not_depend_on_the_other_clips(tokenizer: SpeechTokenizer, waveforms: dict[str, Tensor]) -> None:
+    together = tokenizer.encode([waveforms[clip] for clip in ("a32160ms", "a1300ms", "a7777ms")])
+    for clip, codes in zip(("a32160ms", "a1300ms", "a7777ms"), together, strict=True):
+        assert torch.equal(codes, tokenizer.encode([waveforms[clip]])[0])
+
+
+# Tokens of each piece; the rows behind them in the golden tensor belong to the padding.
+RECORDED_HIDDEN = {
+    "published": {"a1300ms": [17], "a32160ms": [375, 27]},
+    "alternative": {"a1300ms": [17]},
+}
+
+
+def test_pooled_hidden(
+    tokenizer: SpeechTokenizer, variant: str, waveforms: dict[str, Tensor], cases: dict[str, Tensor]
+) -> None:
+    for clip, counts in RECORDED_HIDDEN[variant].items():
+        pieces = cases[f"{variant}.{clip}.pooled_hidden"]
+        expected = torch.cat([piece[:count] for piece, count in zip(pieces, counts, strict=True)])
+        with torch.no_grad():
+            (hidden,) = tokenizer.hidden([waveforms[clip]])
+        torch.testing.assert_close(hidden, expected, atol=TOLERANCE, rtol=0)
+
+
+def test_log_mel_is_padded_to_whole_tokens_only(waveforms: dict[str, Tensor], cases: dict[str, Tensor]) -> None:
+    waveform = waveforms["a1300ms"]
+    expected = cases["a1300ms.input_features"]
+    padded = torch.nn.functional.pad(waveform, (0, 17 * 1280 - waveform.numel()))
+    torch.testing.assert_close(log_mel(padded[None]), expected, atol=TOLERANCE, rtol=0)

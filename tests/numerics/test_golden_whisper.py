@@ -1,0 +1,93 @@
+"""The Whisper features of the published implementation, recorded with tiny random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from kimi_audio_ft.model.audio_frontend import PIECE_SAMPLES, log_mel
+from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
+
+TOLERANCE = 1e-4
+CLIPS = ("a1300ms", "a7777ms", "a30000ms", "a32160ms", "a65500ms")
+
+
+@pytest.fixture(scope="module")
+def golden(shared_dir: Path) -> Path:
+    return shared_dir / "golden"
+
+
+@pytest.fixture(scope="module")
+def waveforms(golden: Path) -> dict[str, Tensor]:
+    return {name: samples / 32768 for name, samples in load_file(golden / "audio.safetensors").items()}
+
+
+@pytest.fixture(scope="module")
+def cases(golden: Path) -> dict[str, Tensor]:
+    return load_file(golden / "whisper_cases.safetensors")
+
+
+def write_folder(golden: Path, folder: Path, prefix: str) -> Path:
+    """A Whisper folder with the golden weights under ``prefix`` and decoder tensors that must stay unread."""
+    weights = {
+        prefix + name.removeprefix("encoder."): value
+        for name, value in load_file(golden / "whisper_weights.safetensors").items()
+    }
+    weights |= {
+        f"{prefix.removesuffix('encoder.')}decoder.layer_norm.weight": torch.zeros(3),
+        "proj_out.weight": torch.zeros(2),
+    }
+    save_file(weights, folder / "model.safetensors")
+    config = json.loads((golden / "whisper.json").read_text())["config"]
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module", params=["model.encoder.", "encoder.", ""])
+def extractor(
+    request: pytest.FixtureRequest, golden: Path, tmp_path_factory: pytest.TempPathFactory
+) -> WhisperFeatureExtractor:
+    return WhisperFeatureExtractor.from_pretrained(
+        write_folder(golden, tmp_path_factory.mktemp("whisper"), request.param)
+    )
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_features(
+    extractor: WhisperFeatureExtractor, waveforms: dict[str, Tensor], cases: dict[str, Tensor], clip: str
+) -> None:
+    (features,) = extractor.encode([waveforms[clip]])
+    torch.testing.assert_close(features, cases[f"{clip}.features"][0], atol=TOLERANCE, rtol=0)
+
+
+def test_features_of_all_clips_together(
+    extractor: WhisperFeatureExtractor, waveforms: dict[str, Tensor], cases: dict[str, Tensor]
+) -> None:
+    for clip, features in zip(CLIPS, extractor.encode([waveforms[clip] for clip in CLIPS], batch_size=3), strict=True):
+        torch.testing.assert_close(features, cases[f"{clip}.features"][0], atol=TOLERANCE, rtol=0)
+
+
+def test_log_mel(golden: Path, waveforms: dict[str, Tensor], cases: dict[str, Tensor]) -> None:
+    waveform = waveforms["a1300ms"]
+    mel = log_mel(torch.nn.functional.pad(waveform, (0, PIECE_SAMPLES - waveform.numel()))[None])[0]
+    expected = cases["a1300ms.log_mel_first_frames"]
+    facts = json.loads((golden / "whisper.json").read_text())
+    stored = facts["log_mel_frames_stored"]
+    torch.testing.assert_close(mel[:, :stored], expected, atol=TOLERANCE, rtol=0)
+    rest = torch.full_like(mel[:, stored:], facts["log_mel_value_of_all_remaining_frames"])
+    torch.testing.assert_close(mel[:, stored:], rest, atol=TOLERANCE, rtol=0)
+
+
+def test_untrimmed_encoder_output(
+    extractor: WhisperFeatureExtractor, waveforms: dict[str, Tensor], cases: dict[str, Tensor]
+) -> None:
+    waveform = waveforms["a1300ms"]
+    mel = log_mel(torch.nn.functional.pad(waveform, (0, PIECE_SAMPLES - waveform.numel()))[None])
+    with torch.no_grad():
+        hidden = extractor.encoder(mel).last_hidden_state
+    torch.testing.assert_close(hidden, cases["a1300ms.encoder_output_untrimmed"], atol=TOLERANCE, rtol=0)

@@ -1,0 +1,213 @@
+"""A writer of sweep folders in the format of real trials: 3 ranks x 2 learning rates x 4 temperatures by default."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+REFERENCES = {
+    "utt-000": "今天下午五点李晓岚在LPL赛场说七千万的奖金已经到账",
+    "utt-001": "那个嗯我们的5G基站一共有三百二十座",
+    "utt-002": "王梓萱和陈墨涵明天早上去杭州开会",
+    "utt-003": "请把空调调到二十六度",
+}
+CHARACTERS = sum(len(text) for text in REFERENCES.values())
+RANKS, RATES, TEMPERATURES = (2, 8, 32), (1e-3, 3e-3), (0.0, 0.1, 0.2, 0.3)
+
+
+def scores(cer: float, **more: Any) -> dict[str, Any]:
+    """The figures that kimi_audio_ft.scoring.score returns."""
+    errors = round(cer * CHARACTERS)
+    return {
+        "cer": cer,
+        "wer": min(1.0, 1.2 * cer),
+        "mer": min(1.0, cer),
+        "exact_match": max(0.0, 1 - 3 * cer),
+        "substitutions": errors - errors // 4 - errors // 10,
+        "deletions": errors // 4,
+        "insertions": errors // 10,
+        "num_references": len(REFERENCES),
+        "num_reference_chars": CHARACTERS,
+        **more,
+    }
+
+
+class SweepWriter:
+    """Writes trial folders as ``kimi_audio_ft.train`` and Hydra do."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.random = random.Random(7)
+
+    def grid(
+        self,
+        ranks: tuple[int, ...] = RANKS,
+        rates: tuple[float, ...] = RATES,
+        temperatures: tuple[float, ...] = TEMPERATURES,
+        baseline: bool = True,
+    ) -> Path:
+        """A finished sweep over the three parameters; CER falls with rank and rate and rises with temperature."""
+        for number, (rank, rate, temperature) in enumerate(itertools.product(ranks, rates, temperatures)):
+            self.trial(number, rank, rate, temperature, baseline=baseline)
+        self.multirun(
+            [
+                f"lora.r={','.join(map(str, ranks))}",
+                f"optim.lr={','.join(map(str, rates))}",
+                f"decoding.text_temperature={','.join(map(str, temperatures))}",
+            ]
+        )
+        return self.folder
+
+    def trial(
+        self,
+        number: int,
+        rank: int = 8,
+        rate: float = 1e-3,
+        temperature: float = 0.0,
+        baseline: bool = True,
+        cer: float | None = None,
+        extra_overrides: tuple[str, ...] = (),
+        **record: Any,
+    ) -> Path:
+        """One finished trial; ``record`` replaces entries of scores.json."""
+        folder, overrides = self.start(number, rank, rate, temperature, extra_overrides)
+        expected = 0.62 * (2 / rank) ** 0.45 * (1e-3 / rate) ** 0.5 + 0.12 * temperature
+        cer = cer if cer is not None else round(expected + self.random.uniform(-0.01, 0.01), 5)
+        params = self.params(rank, rate, temperature)
+        facts = self.facts(overrides) | {
+            "signature": f"adapter-{rank}-{rate}",
+            "params": params,
+            "trainable_parameters": 10_000 * rank,
+            "train_seconds": 41.5 if temperature == 0 else 0.0,
+            "train_reused": temperature != 0,
+            "final_train_loss": 0.3,
+            "final_val_loss": 0.5,
+        }
+        self.write(folder / "scores.json", {**self.result(cer), **facts, **record})
+        if baseline:
+            base = {"signature": "base", "params": params, "trial": "base", "train_reused": False}
+            self.write(folder / "baseline.json", {**self.result(0.68 + 0.2 * temperature), **facts, **base})
+        self.curves(folder, rank, rate)
+        self.utterances(folder, cer)
+        return folder
+
+    def start(
+        self, number: int, rank: int, rate: float, temperature: float, extra: tuple[str, ...] = ()
+    ) -> tuple[Path, list[str]]:
+        """What Hydra writes when a job begins."""
+        overrides = [f"lora.r={rank}", f"optim.lr={rate}", f"decoding.text_temperature={temperature}", *extra]
+        folder = self.folder / str(number)
+        (folder / ".hydra").mkdir(parents=True)
+        (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(overrides), encoding="utf-8")
+        (folder / ".hydra" / "config.yaml").write_text(f"lora:\n  r: {rank}\n", encoding="utf-8")
+        return folder, overrides
+
+    def fail(self, number: int, rank: int = 8, rate: float = 1e-3, temperature: float = 0.0, **record: Any) -> Path:
+        """One trial that failed."""
+        folder, overrides = self.start(number, rank, rate, temperature)
+        failure = {
+            "trial": ",".join(overrides),
+            "error_type": "FloatingPointError",
+            "message": "loss is nan at step 12",
+            "params": self.params(rank, rate, temperature),
+            "command": "python -m kimi_audio_ft.train " + " ".join(overrides),
+        }
+        self.write(folder / "failure.json", failure | record)
+        return folder
+
+    def multirun(self, task: list[str]) -> None:
+        """The part of Hydra's multirun.yaml that names the command."""
+        given = {"hydra": ["hydra.sweep.dir=x", "hydra.mode=MULTIRUN"], "task": task}
+        document = {"hydra": {"overrides": given, "job": {"name": "train", "id": "???"}}}
+        (self.folder / "multirun.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+
+    @staticmethod
+    def params(rank: int, rate: float, temperature: float) -> dict[str, Any]:
+        return {
+            "lora.r": rank,
+            "lora.lora_alpha": 2 * rank,
+            "lora.lora_dropout": 0.05,
+            "lora.targets": "decoder",
+            "optim.lr": rate,
+            "decoding.text_temperature": temperature,
+            "decoding.text_top_k": 5,
+            "seed": 0,
+        }
+
+    @staticmethod
+    def result(cer: float) -> dict[str, Any]:
+        repeats = {"cer_repeats": [cer], "cer_std": 0.0}
+        return scores(cer, empty_outputs=1) | {"normalised": scores(0.9 * cer)} | repeats
+
+    @staticmethod
+    def facts(overrides: list[str]) -> dict[str, Any]:
+        return {
+            "trial": ",".join(overrides),
+            "transcript_signatures": ["t-0"],
+            "decode_seconds": 3.2,
+            "command": "python -m kimi_audio_ft.train " + " ".join(overrides),
+            "eval_manifest": "data/demo/eval.jsonl",
+            "eval_identity": "5be1a0",
+            "git_commit": "906d5e5",
+            "model": "kimi_audio_ft/assets/tiny",
+        }
+
+    def curves(self, folder: Path, rank: int, rate: float) -> None:
+        lines = []
+        for step in range(1, 151):
+            loss = 3.2 * math.exp(-step * rate * rank**0.5 * 6) + 0.15 + self.random.uniform(0, 0.05)
+            lines.append({"step": step, "epoch": step / 50, "split": "train", "loss": loss, "lr": rate})
+            if step % 30 == 0:
+                lines.append({"step": step, "epoch": step / 50, "split": "val", "loss": 1.15 * loss, "lr": None})
+        self.write_lines(folder / "curves.jsonl", lines)
+
+    def utterances(self, folder: Path, cer: float) -> None:
+        lines = []
+        for place, (identity, text) in enumerate(REFERENCES.items()):
+            wrong = max(0, min(len(text) - 2, round(cer * len(text)) + place - 1))
+            hypothesis = "他" * wrong + text[wrong + 1 :] + "了" if wrong else text
+            rate = (wrong + 2) / len(text) if wrong else 0.0
+            line = {"id": identity, "repeat": 0, "reference": text, "hypothesis": hypothesis, "cer": rate}
+            lines.append(line | {"audio": f"wavs/{identity}.wav"})
+        self.write_lines(folder / "utterances.jsonl", lines)
+
+    @staticmethod
+    def write(path: Path, record: dict[str, Any]) -> None:
+        path.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
+
+    @staticmethod
+    def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        path.write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> SweepWriter:
+    """A writer into an empty folder called ``sweep``."""
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    return SweepWriter(folder)
+
+
+@pytest.fixture
+def sweep_24(sweep: SweepWriter) -> Path:
+    """A finished sweep of 24 trials with 6 adapters and 4 bases."""
+    return sweep.grid()
+
+
+@pytest.fixture
+def change() -> Callable[..., None]:
+    """Replaces entries of a JSON record in place."""
+
+    def replace(path: Path, **entries: Any) -> None:
+        path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **entries}), encoding="utf-8")
+
+    return replace

@@ -1,0 +1,129 @@
+"""Trial folders are read as they are, finished or not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kimi_audio_ft.errors import UserError
+from multirun_analysis.collect import Status, collect
+
+
+def test_a_finished_sweep_is_read_in_the_order_of_its_job_numbers(sweep_24: Path) -> None:
+    found = collect(sweep_24)
+    assert [trial.name for trial in found.trials] == [str(number) for number in range(24)]
+    assert {trial.status for trial in found.trials} == {Status.COMPLETED}
+    first = found.trials[0]
+    assert first.params["lora.r"] == 2
+    assert first.overrides == {"lora.r": 2, "optim.lr": 0.001, "decoding.text_temperature": 0.0}
+    assert first.strict is not None and first.normalised is not None
+    assert first.normalised.cer == pytest.approx(0.9 * first.strict.cer)
+    assert len(first.curves) == 155 and len(first.utterances) == 4
+
+
+def test_bases_are_kept_once_per_decoding_setting(sweep_24: Path) -> None:
+    temperatures = [base.params["decoding.text_temperature"] for base in collect(sweep_24).baselines]
+    assert temperatures == [0.0, 0.1, 0.2, 0.3]
+
+
+def test_a_seed_tells_sampled_bases_apart_but_not_greedy_ones(sweep, change: Callable[..., None]) -> None:
+    for number, (temperature, seed) in enumerate([(0.0, 0), (0.0, 1), (0.3, 0), (0.3, 1)]):
+        folder = sweep.trial(number, temperature=temperature)
+        params = sweep.params(8, 1e-3, temperature) | {"seed": seed}
+        change(folder / "baseline.json", params=params)
+    seeds = [
+        (base.params["decoding.text_temperature"], base.params["seed"]) for base in collect(sweep.folder).baselines
+    ]
+    assert seeds == [(0.0, 0), (0.3, 0), (0.3, 1)]
+
+
+def test_failed_and_unfinished_trials_are_listed_with_what_is_known(sweep) -> None:
+    sweep.trial(0)
+    sweep.fail(1, rate=0.1)
+    sweep.start(2, 32, 0.1, 0.3)
+    found = collect(sweep.folder)
+    assert [trial.status for trial in found.trials] == [Status.COMPLETED, Status.FAILED, Status.UNFINISHED]
+    assert found.failed[0].record["message"] == "loss is nan at step 12"
+    assert found.unfinished[0].params == {"lora.r": 32, "optim.lr": 0.1, "decoding.text_temperature": 0.3}
+
+
+def test_the_multirun_command_is_put_together_from_hydras_record(sweep_24: Path) -> None:
+    assert collect(sweep_24).command == (
+        "python -m kimi_audio_ft.train -m lora.r=2,8,32 optim.lr=0.001,0.003 "
+        "decoding.text_temperature=0.0,0.1,0.2,0.3 hydra.sweep.dir=x"
+    )
+
+
+@pytest.mark.parametrize("written", ["", "hydra: null", "[]", "hydra:\n  overrides: {task: [a=1]}"])
+def test_a_multirun_yaml_of_another_shape_means_no_command(sweep, written: str) -> None:
+    sweep.trial(0)
+    (sweep.folder / "multirun.yaml").write_text(written, encoding="utf-8")
+    assert collect(sweep.folder).command is None
+
+
+def test_folders_that_are_no_trials_are_passed_over(sweep) -> None:
+    sweep.trial(0)
+    (sweep.folder / "wandb").mkdir()
+    (sweep.folder / "notes.txt").write_text("x", encoding="utf-8")
+    assert [trial.name for trial in collect(sweep.folder).trials] == ["0"]
+
+
+def test_the_folder_of_a_single_run_is_a_sweep_of_one(sweep) -> None:
+    folder = sweep.trial(0)
+    assert [trial.folder for trial in collect(folder).trials] == [folder]
+
+
+def test_overrides_are_typed_as_hydra_types_them(sweep) -> None:
+    sweep.trial(0, extra_overrides=("+a.b=1e-3", "c='x, y'", "~d", "hydra.job.name=z", "flag=true"))
+    overrides = collect(sweep.folder).trials[0].overrides
+    assert overrides["a.b"] == 0.001 and overrides["c"] == "x, y" and overrides["flag"] is True
+    assert "hydra.job.name" not in overrides
+
+
+def test_a_torn_last_line_of_a_killed_trial_is_left_out(sweep) -> None:
+    folder = sweep.trial(0)
+    with (folder / "curves.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 151, "spl')
+    assert len(collect(sweep.folder).trials[0].curves) == 155
+
+
+def test_a_broken_line_in_the_middle_is_an_error_with_its_line_number(sweep) -> None:
+    folder = sweep.trial(0)
+    (folder / "curves.jsonl").write_text('{"step": 1}\n{"step"\n{"step": 3}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"curves\.jsonl:2: is not JSON"):
+        _ = collect(sweep.folder).trials[0].curves
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", r"scores\.json:1: is not JSON"),
+        (b"[1]", "holds a list, expected a JSON object"),
+        (b"\xff\xfe", "is not UTF-8"),
+        (b'{"params": {}, "cer": NaN}', "cer=nan must be a finite number"),
+        (b'{"params": {}}', "cer=None must be a finite number"),
+        (b'{"cer": 0.1}', "params=None must be an object"),
+    ],
+)
+def test_an_unusable_scores_file_is_named_with_its_fault(sweep, content: bytes, message: str) -> None:
+    folder = sweep.trial(0)
+    (folder / "scores.json").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        collect(sweep.folder)
+
+
+def test_folders_without_trials_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a folder"):
+        collect(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="holds no trial folder"):
+        collect(tmp_path)
+
+
+def test_records_may_be_larger_than_what_is_read(sweep) -> None:
+    folder = sweep.trial(0)
+    record = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    sweep.write(folder / "scores.json", record | {"new_metric": 1})
+    assert collect(sweep.folder).trials[0].record["new_metric"] == 1

@@ -1,0 +1,184 @@
+"""The leaderboard, the gain over the base and what counts as a swept parameter."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from kimi_audio_ft.errors import UserError
+from multirun_analysis import load_sweep
+from multirun_analysis.compare import distinct, identity
+from multirun_analysis.differences import Piece, mark, worst_utterances
+from multirun_analysis.words import duration, effort, headline, setting, show
+
+
+def test_rows_are_ordered_by_cer_with_the_bases_among_them(sweep_24: Path) -> None:
+    comparison = load_sweep(sweep_24)
+    cers = [row.trial.cer for row in comparison.rows]
+    assert cers == sorted(cers) and len(cers) == 28
+    assert [row.rank for row in comparison.rows if row.rank] == list(range(1, 25))
+    assert comparison.best.trial.params["lora.r"] == 32
+    assert sum(row.trial.is_base for row in comparison.rows) == 4
+
+
+def test_gain_is_relative_to_the_base_under_the_same_decoding(sweep) -> None:
+    sweep.trial(0, temperature=0.0, cer=0.34)
+    sweep.trial(1, temperature=0.3, cer=0.37)
+    gains = {row.trial.name: row.gain for row in load_sweep(sweep.folder).rows if row.rank}
+    assert gains == {"0": pytest.approx(1 - 0.34 / 0.68), "1": pytest.approx(1 - 0.37 / 0.74)}
+
+
+def test_equal_cers_share_a_rank_and_the_smaller_adapter_comes_first(sweep) -> None:
+    for number, rank in enumerate((32, 8, 2)):
+        sweep.trial(number, rank=rank, cer=0.2 if rank > 2 else 0.3)
+    rows = [row for row in load_sweep(sweep.folder).rows if row.rank]
+    assert [(row.rank, row.trial.params["lora.r"]) for row in rows] == [(1, 8), (1, 32), (3, 2)]
+
+
+def test_swept_parameters_leave_out_what_merely_follows(sweep_24: Path) -> None:
+    comparison = load_sweep(sweep_24)
+    assert comparison.swept == ["lora.r", "optim.lr", "decoding.text_temperature"]
+    assert comparison.charted == comparison.swept
+
+
+def test_a_follower_that_was_given_on_the_command_line_counts(sweep) -> None:
+    sweep.trial(0, rank=2, extra_overrides=("lora.lora_alpha=4",))
+    sweep.trial(1, rank=8, extra_overrides=("lora.lora_alpha=16",))
+    assert load_sweep(sweep.folder).swept == ["lora.r", "lora.lora_alpha"]
+
+
+def test_an_override_that_scores_do_not_list_counts_too(sweep) -> None:
+    sweep.trial(0, extra_overrides=("lora=rslora",))
+    sweep.trial(1, cer=0.01)
+    comparison = load_sweep(sweep.folder)
+    assert comparison.swept == ["lora"]
+    assert comparison.distinct("lora") == ["rslora", None]
+
+
+def test_a_value_that_only_failed_trials_have_is_swept_but_not_charted(sweep) -> None:
+    sweep.trial(0)
+    sweep.fail(1, rate=0.1)
+    comparison = load_sweep(sweep.folder)
+    assert comparison.swept == ["optim.lr"] and comparison.charted == []
+
+
+def test_the_seed_comes_last(sweep) -> None:
+    for number, seed in enumerate((0, 1)):
+        params = sweep.params(8, 1e-3, 0.1 * number) | {"seed": seed}
+        sweep.trial(number, temperature=0.1 * number, params=params, extra_overrides=(f"seed={seed}",))
+    assert load_sweep(sweep.folder).swept == ["decoding.text_temperature", "seed"]
+
+
+def test_means_are_over_the_trials_of_each_value(sweep) -> None:
+    for number, (rank, cer) in enumerate([(2, 0.5), (2, 0.3), (8, 0.1)]):
+        sweep.trial(number, rank=rank, rate=10.0**-number, cer=cer)
+    means = load_sweep(sweep.folder).means("lora.r")
+    assert [(m.value, m.cer, m.count) for m in means] == [(2, pytest.approx(0.4), 2), (8, 0.1, 1)]
+
+
+def test_adapters_are_counted_once_and_reuse_costs_nothing(sweep_24: Path) -> None:
+    comparison = load_sweep(sweep_24)
+    assert [len(adapter.trials) for adapter in comparison.adapters] == [4] * 6
+    assert [adapter.train_seconds for adapter in comparison.adapters] == [41.5] * 6
+    assert effort(comparison) == "24 trials finished; 6 adapters, 6 trained in 4 min 09 s."
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"), [("num_references", 5), ("num_reference_chars", 99), ("eval_identity", "other")]
+)
+def test_different_reference_sets_are_refused_by_name(sweep, entry: str, value: object) -> None:
+    sweep.trial(0)
+    sweep.trial(1, **{entry: value})
+    with pytest.raises(
+        UserError, match=rf"different reference sets: {entry} is .* in .*0/scores\.json.*1/scores\.json"
+    ):
+        load_sweep(sweep.folder)
+
+
+def test_a_base_on_other_references_is_refused_too(sweep, change) -> None:
+    folder = sweep.trial(0)
+    change(folder / "baseline.json", num_references=3)
+    with pytest.raises(UserError, match=r"num_references is 4 in 0/scores\.json; 3 in 0/baseline\.json"):
+        load_sweep(sweep.folder)
+
+
+def test_without_a_finished_trial_the_first_failure_is_told(sweep) -> None:
+    sweep.fail(0)
+    sweep.start(1, 8, 1e-3, 0.0)
+    with pytest.raises(
+        UserError, match=r"1 failed, 1 unfinished\. Trial 0: FloatingPointError: loss is nan at step 12"
+    ):
+        load_sweep(sweep.folder)
+
+
+def test_the_headline_says_the_result_in_words(sweep) -> None:
+    sweep.trial(0, rank=8, cer=0.5)
+    sweep.trial(1, rank=32, cer=0.068)
+    assert headline(load_sweep(sweep.folder)) == (
+        "Best: lora.r=32: CER 6.8 %, base 68.0 %, a relative reduction of 90 %."
+    )
+
+
+def test_the_headline_owns_up_to_a_loss_and_to_a_missing_base(sweep) -> None:
+    folder = sweep.trial(0, cer=0.85)
+    assert headline(load_sweep(sweep.folder)).endswith("CER 85.0 %, base 68.0 %, a relative increase of 25 %.")
+    (folder / "baseline.json").unlink()
+    assert headline(load_sweep(sweep.folder)).endswith("so the gain over it is unknown.")
+
+
+def test_a_base_without_errors_gives_no_gain_instead_of_a_division_by_zero(sweep, change) -> None:
+    folder = sweep.trial(0, cer=0.1)
+    change(folder / "baseline.json", cer=0.0)
+    assert load_sweep(sweep.folder).best.gain is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        *((5e-5, "5e-5"), (1e-4, "1e-4"), (2.5e-7, "2.5e-7"), (0.003, "0.003"), (0.0, "0.0"), (1.0, "1.0")),
+        *((8, "8"), (True, "true"), (None, "–"), (["q", 1e-3], "[q, 0.001]"), ("decoder", "decoder")),
+    ],
+)
+def test_values_are_shown_as_one_types_them(value: object, text: str) -> None:
+    assert show(value) == text
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (3.21, 42, 249.4, 3900, None)] == ["3.2 s", "42 s", "4 min 09 s", "1 h 05 min", "–"]
+
+
+def test_values_of_mixed_types_are_told_apart_and_ordered() -> None:
+    assert identity(1) == identity(1.0) and identity(1) != identity(True)
+    assert distinct([0.3, "b", None, 0, 0.0, "a"]) == [0, 0.3, "a", "b", None]
+
+
+def test_a_setting_names_only_what_varies(sweep_24: Path) -> None:
+    comparison = load_sweep(sweep_24)
+    assert setting(comparison.sweep.trials[1], comparison.swept) == "lora.r=2 optim.lr=0.001 temperature=0.1"
+
+
+def test_differences_are_marked_on_both_sides() -> None:
+    left, right = mark("七千万元", "七十万了元")
+    assert left == [Piece("equal", "七"), Piece("replace", "千"), Piece("equal", "万"), Piece("equal", "元")]
+    expected = [("equal", "七"), ("replace", "十"), ("equal", "万"), ("insert", "了"), ("equal", "元")]
+    assert [(piece.kind, piece.text) for piece in right] == expected
+    assert mark("嗯", "") == ([Piece("delete", "嗯")], [])
+
+
+def test_worst_utterances_come_first_once_each_and_without_the_exact_ones(sweep) -> None:
+    folder = sweep.trial(0)
+    line = {"reference": "你好", "audio": None}
+    sweep.write_lines(
+        folder / "utterances.jsonl",
+        [
+            line | {"id": "a", "repeat": 0, "hypothesis": "你", "cer": 0.5},
+            line | {"id": "a", "repeat": 1, "hypothesis": "", "cer": 1.0},
+            line | {"id": "b", "repeat": 0, "hypothesis": "你好", "cer": 0.0},
+            line | {"id": "c", "repeat": 0, "hypothesis": "您好", "cer": 0.5},
+        ],
+    )
+    worst = worst_utterances(load_sweep(sweep.folder).sweep.trials[0])
+    assert [(mistake.identity, mistake.cer) for mistake in worst] == [("a", 1.0), ("c", 0.5)]
+    assert worst[0].hypothesis == [] and not math.isnan(worst[0].cer)
