@@ -172,7 +172,6 @@ class TrainerConfig:
     max_steps: int = -1  # Stop after this many optimizer steps; -1 is no limit.
     accumulate: int = 8  # Micro-batches per optimizer step.
     accelerator: str = "auto"  # Lightning accelerator: auto, cpu or gpu.
-    devices: int = 1  # Processes, one per GPU or, on a CPU, per worker.
     threads: int = 0  # CPU threads of PyTorch; 0 leaves its own choice.
     log_every: int = 50  # Optimizer steps between two points of the training curve.
     val_every: int = 0  # Optimizer steps between two validation losses; 0 is once per epoch.
@@ -184,7 +183,7 @@ class TrainerConfig:
         require(self.max_epochs >= 1, "trainer.max_epochs", self.max_epochs, "must be 1 or more")
         limit = self.max_steps
         require(limit == -1 or limit >= 1, "trainer.max_steps", limit, "must be -1 (no limit) or 1 or more")
-        for name in ("accumulate", "devices", "log_every", "save_every", "save_keep"):
+        for name in ("accumulate", "log_every", "save_every", "save_keep"):
             require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "must be 1 or more")
         for name in ("threads", "val_every"):
             require(getattr(self, name) >= 0, f"trainer.{name}", getattr(self, name), "must be 0 or more")

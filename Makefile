@@ -1,0 +1,33 @@
+# make demo, make test and make lint each do their own set-up; `make venv` does only that.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := outputs/demo
+
+.PHONY: venv demo test lint clean
+
+venv: .venv/installed
+
+.venv/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+demo: venv
+	$(BIN)/python -m kimi_audio_ft.data.demo_corpus --out $(DEMO)/corpus
+	$(BIN)/python -m kimi_audio_ft.prepare csv=$(DEMO)/corpus/corpus.csv out=$(DEMO)/data \
+	    group_column=recording eval_ratio=0.15
+	$(BIN)/python -m kimi_audio_ft.tokenize manifests=[$(DEMO)/data/train.jsonl,$(DEMO)/data/eval.jsonl]
+	$(BIN)/python -m kimi_audio_ft.train +experiments=demo
+
+# Two test processes with one OpenMP thread each fill two cores; two threads each would crawl.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy kimi_audio_ft multirun_analysis experiments
+
+clean:
+	rm -rf outputs .venv
