@@ -17,8 +17,9 @@ from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.lora.adapter import add_adapter, load_adapter
 from kimi_audio_ft.lora.targets import matched_modules, needs_branch, needs_whisper
 from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer, WhisperFeatureExtractor
-from kimi_audio_ft.model.checkpoint import read_config, read_json
+from kimi_audio_ft.model.checkpoint import read_config
 from kimi_audio_ft.model.files import ModelFiles, locate
+from kimi_audio_ft.model.json_files import read_json_object
 from kimi_audio_ft.schema import LoraConfig, ModelConfig
 
 # One base in memory: (identity, dtype, branch, whisper, device, attention) and the model.
@@ -87,7 +88,9 @@ class Base:
             model = KimiAudioForCausalLM(read_config(self.files.root))
             config = self.files.whisper / "config.json"
             if config.is_file():
-                model.attach_whisper(WhisperFeatureExtractor.from_config(read_json(config, "a Whisper config")))
+                model.attach_whisper(
+                    WhisperFeatureExtractor.from_config(read_json_object(config, "Download the checkpoint again"))
+                )
         return model
 
     def load(self, audio_branch: bool = False) -> KimiAudioForCausalLM:

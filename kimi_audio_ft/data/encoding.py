@@ -13,8 +13,8 @@ from torch import Tensor
 from kimi_audio_ft.data.audio import read_audio
 from kimi_audio_ft.data.features import FeatureStore
 from kimi_audio_ft.data.manifest import Conversation
-from kimi_audio_ft.model.checkpoint import read_json
 from kimi_audio_ft.model.files import ModelFiles, require_folder
+from kimi_audio_ft.model.json_files import read_json_object
 from kimi_audio_ft.model.speech_tokenizer import SpeechTokenizer
 from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
 from kimi_audio_ft.signature import file_digest, folder_digest
@@ -69,7 +69,7 @@ class Encoders:
         if not self.features:
             return FeatureStore(identity, dim=0)
         whisper = require_folder("model.path", self.files.whisper, "the checkpoint's whisper-large-v3")
-        width = read_json(whisper / "config.json", "the Whisper encoder's config")["d_model"]
+        width = read_json_object(whisper / "config.json", "Download the checkpoint again")["d_model"]
         return FeatureStore(identity | {"whisper": folder_digest(whisper)}, dim=4 * width, dtype=self.dtype)
 
     def load(self) -> tuple[SpeechTokenizer, WhisperFeatureExtractor | None]:

@@ -1,4 +1,4 @@
-"""Reading and writing of an encoder's folder: ``config.json`` and safetensors; never pickle."""
+"""Reading and writing of a model's folder: ``config.json`` and safetensors; never pickle."""
 
 from __future__ import annotations
 
@@ -57,17 +57,20 @@ def load_tensors(
             f"unexpected {_listed(unexpected)}",
             "config.json and weights must be of the same model",
         )
-    tensors = {name: _read_tensor(path, stored_name) for name, (path, stored_name) in source.items()}
-    misfits = [
-        f"{name} {list(tensor.shape)} instead of {list(expected[name].shape)}"
-        for name, tensor in tensors.items()
-        if tensor.shape != expected[name].shape
-    ]
+    state: dict[str, Tensor] = {}
+    misfits: list[str] = []
+    for path in dict.fromkeys(path for path, _ in source.values()):
+        with _opened(path) as file:
+            for name in (name for name in source if source[name][0] == path):
+                tensor = _read_tensor(file, path, source[name][1])
+                if tensor.shape != expected[name].shape:
+                    misfits.append(f"{name} {list(tensor.shape)} instead of {list(expected[name].shape)}")
+                # Cast one by one, so that a large checkpoint is never in memory twice.
+                state[name] = tensor.to(device=device, dtype=dtype)
     if misfits:
         raise DataError(
             folder, f"tensor shapes contradict config.json: {_listed(misfits)}", "Use the config.json of these weights"
         )
-    state = {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
     module.load_state_dict(state, assign=True)
 
 
@@ -92,16 +95,15 @@ def _file_of_tensor(folder: Path) -> dict[str, Path]:
     raise DataError(
         folder,
         f"holds neither {WEIGHTS_NAME} nor {INDEX_NAME}",
-        "Point the option at the folder of the encoder's safetensors (pickled .bin and .pt files are not read)",
+        "Point the option at the folder of the safetensors (pickled .bin and .pt files are not read)",
     )
 
 
-def _read_tensor(path: Path, name: str) -> Tensor:
-    with _opened(path) as file:
-        try:
-            return file.get_tensor(name)
-        except SafetensorError as error:
-            raise DataError(path, f"does not hold {name} ({error})", "Download it again") from None
+def _read_tensor(file: Any, path: Path, name: str) -> Tensor:
+    try:
+        return file.get_tensor(name)
+    except SafetensorError as error:
+        raise DataError(path, f"does not hold {name} ({error})", "Download it again") from None
 
 
 def _opened(path: Path) -> Any:
