@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 # Several test processes on two cores crawl with two OpenMP threads each; one thread also makes sums repeatable.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 
 import pytest
+
+if TYPE_CHECKING:
+    from kimi_audio_ft.schema import TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -29,3 +36,57 @@ def private_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "store"
     monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(root))
     return root
+
+
+@pytest.fixture(scope="session")
+def coded_manifests(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of ``train.jsonl`` (16) and ``eval.jsonl`` (9): random codes of the tiny model, without recordings.
+
+    With ``data.features=none`` they train and decode at once; lengths and answers are ragged.
+    """
+    from kimi_audio_ft.model.checkpoint import read_config
+    from kimi_audio_ft.paths import TINY_MODEL
+
+    folder, rng, config = tmp_path_factory.mktemp("coded"), random.Random(3), read_config(TINY_MODEL)
+    words = ["你好", "今天", "会议", "开始", "我们", "讨论", "下一个", "问题", "谢谢", "大家", "5G", "七千万"]
+    for name, count in (("train", 16), ("eval", 9)):
+        with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
+            for index in range(count):
+                codes = [rng.randrange(config.kimia_token_offset, config.vocab_size) for _ in range(rng.randint(3, 20))]
+                answer = "".join(rng.choices(words, k=rng.randint(1, 5)))
+                conversation = [
+                    {"role": "user", "message_type": "text", "content": "转录"},
+                    {"role": "user", "message_type": "audio", "audio_tokens": codes},
+                    {"role": "assistant", "message_type": "text", "content": answer},
+                ]
+                line = {"id": f"{name}{index}", "task_type": "understanding", "conversation": conversation}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trial_config(coded_manifests: Path) -> Callable[..., TrainConfig]:
+    """Makes a small trial's config; arguments are fields to change by group: ``trial_config(lora={"r": 4}, seed=2)``."""
+    from kimi_audio_ft import schema
+
+    defaults: dict[str, dict[str, Any]] = {
+        "data": {
+            "train_manifest": str(coded_manifests / "train.jsonl"),
+            "eval_manifest": str(coded_manifests / "eval.jsonl"),
+            "features": "none",
+            "batch_size": 2,
+        },
+        "model": {"path": "tiny", "dtype": "float32"},
+        "lora": {"r": 2, "lora_dropout": 0.1},
+        "optim": {"lr": 3e-3},
+        "decoding": {"max_new_tokens": 8},
+        "trainer": {"accelerator": "cpu", "max_epochs": 2, "accumulate": 2, "log_every": 1, "progress": False},
+        "logger": {"kind": "none"},
+    }
+    classes = {name: getattr(schema, f"{name.capitalize()}Config") for name in defaults}
+
+    def make(**changes: Any) -> TrainConfig:
+        groups = {name: classes[name](**fields | changes.pop(name, {})) for name, fields in defaults.items()}
+        return schema.TrainConfig(**groups, **changes)
+
+    return make

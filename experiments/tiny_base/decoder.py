@@ -67,8 +67,9 @@ def encode(
     whisper: WhisperFeatureExtractor,
     speech_tokenizer: SpeechTokenizer,
     tokenizer: TextTokenizer,
+    for_generation: bool = False,
 ) -> list[Sample]:
-    """Frozen features (kept in float16) and codes of every clip, laid out as a training conversation."""
+    """Frozen features (kept in float16) and codes of every clip, laid out for training or as a prompt."""
     samples, started = [], time.time()
     for start in range(0, len(clips), 16):
         some = clips[start : start + 16]
@@ -84,7 +85,7 @@ def encode(
                 },
                 {"role": "assistant", "message_type": "text", "content": clip.text},
             ]
-            layout = layout_conversation(conversation, tokenizer, "understanding")
+            layout = layout_conversation(conversation, tokenizer, "understanding", for_generation)
             samples.append(Sample(str(start + index), layout, [features[index].half()], reference=clip.text))
         if start % 800 == 0:
             print(f"encoded {start} of {len(clips)} clips, {time.time() - started:.0f} s", flush=True)

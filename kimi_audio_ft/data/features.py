@@ -94,19 +94,23 @@ class FeatureStore:
             UserError: the disk is full; the store is as before.
         """
         with lock("features", self.signature):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / META).is_file():
-                _write_meta(self.folder, "features", self.signature, self._facts)
-            self.refresh()
-            self._cut_leftovers()
-            row = self._end_row()
             try:
-                self._append([item for item in items if item[0] not in self._entries], row)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                if not (self.folder / META).is_file():
+                    _write_meta(self.folder, "features", self.signature, self._facts)
+                self.refresh()
+                self._cut_leftovers()
+                missing = {item[0]: item for item in items if item[0] not in self._entries}
+                self._append(list(missing.values()), self._end_row())
             except OSError as error:
-                self._cut_leftovers(row)
+                self._cut_leftovers()
                 raise_if_full(error, self.folder)
                 raise
             self.refresh()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For worker processes: without the map of the rows, which would be copied whole."""
+        return {**self.__dict__, "_rows": None}
 
     def _append(self, items: Sequence[tuple[str, list[int], Tensor | None]], row: int) -> None:
         lines = []
@@ -126,9 +130,9 @@ class FeatureStore:
         last = next(reversed(self._entries.values()), None)
         return last["row"] + len(last["codes"]) if last else 0
 
-    def _cut_leftovers(self, end_row: int | None = None) -> None:
-        row = self._end_row() if end_row is None else end_row
-        size = row * self.dim * torch.empty(0, dtype=self.dtype).element_size()
+    def _cut_leftovers(self) -> None:
+        """Cut both files behind what the index lines read so far speak of."""
+        size = self._end_row() * self.dim * self.dtype.itemsize
         for path, length in ((self._data, size), (self._index, self._index_bytes)):
             if path.is_file() and path.stat().st_size > length:
                 os.truncate(path, length)

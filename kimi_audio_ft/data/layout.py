@@ -74,7 +74,7 @@ def layout_conversation(
     special = tokenizer.special_tokens
     blank = special[BLANK]
     if for_generation:
-        conversation = _before_last_answer(conversation)
+        conversation = before_last_answer(conversation)
     layout = Layout()
     for index, message in enumerate(conversation):
         role = message["role"]
@@ -96,7 +96,8 @@ def layout_conversation(
     return layout
 
 
-def _before_last_answer(conversation: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+def before_last_answer(conversation: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The conversation without the assistant turn that ends it, if one does."""
     end = len(conversation)
     while end and conversation[end - 1]["role"] == "assistant":
         end -= 1

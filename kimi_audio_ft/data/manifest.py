@@ -6,16 +6,20 @@ Lines are checked one by one, so that every error names its file and line; nothi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kimi_audio_ft.data.layout import before_last_answer
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.signature import digest_of, file_digest
 
 ROLES = ("user", "assistant")
 MESSAGE_TYPES = ("text", "audio")
+# JSON's escapes can spell these; they are characters only in pairs, which the parser joins.
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 TOKENIZE_REMEDY = "Run python -m kimi_audio_ft.tokenize on the manifest"
 
 
@@ -60,7 +64,7 @@ def read_manifest(
     root = Path(audio_root) if audio_root else path.parent
     conversations: list[Conversation] = []
     first_line: dict[str, int] = {}
-    for number, text in _lines(path):
+    for number, text in numbered_lines(path):
         conversation = parse_line(text, path, number, root, tokens)
         if conversation.id in first_line:
             problem = f"id {conversation.id!r} stands already in line {first_line[conversation.id]}"
@@ -72,7 +76,8 @@ def read_manifest(
     return conversations
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 file that hold something, with their numbers; only a line feed ends a line."""
     try:
         file = path.open("rb")
     except OSError as error:
@@ -82,7 +87,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             try:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                problem = f"is not UTF-8 (byte {raw[error.start] if error.start < len(raw) else 0:#04x})"
+                problem = f"is not UTF-8 (byte {error.object[error.start]:#04x})"
                 raise DataError(path, problem, "Convert the file to UTF-8", number) from None
             if text.strip():
                 yield number, text
@@ -98,14 +103,11 @@ def parse_line(text: str, path: Path, number: int, audio_root: Path, tokens: Tok
         value = json.loads(text)
     except json.JSONDecodeError as error:
         raise refuse(f"is not JSON ({error.msg} at column {error.colno})", "One JSON object a line") from None
-    if not isinstance(value, dict):
-        raise refuse("is not a JSON object", "One JSON object a line")
-    for key, kind in (("task_type", str), ("conversation", list)):
-        if not isinstance(value.get(key), kind):
-            found = "is missing" if key not in value else f"is {value[key]!r}"
-            raise refuse(f"key {key!r} {found}; it must be a {'list' if kind is list else 'string'}")
-    if not value["conversation"]:
-        raise refuse("'conversation' is empty; it needs at least one message")
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists of thousands of levels
+        raise refuse(f"is not usable JSON ({error})", "One JSON object a line") from None
+    problem = _problem_of_line(value)
+    if problem:
+        raise refuse(problem)
     audio_paths = []
     for position, message in enumerate(value["conversation"]):
         problem = _problem_of(message, tokens)
@@ -122,6 +124,23 @@ def parse_line(text: str, path: Path, number: int, audio_root: Path, tokens: Tok
         audio_paths=tuple(audio_paths),
         reference=reference_of(value["conversation"]),
     )
+
+
+def _problem_of_line(value: Any) -> str | None:
+    if not isinstance(value, dict):
+        return "is not a JSON object; a line holds one"
+    for key, kind in (("task_type", str), ("conversation", list)):
+        if not isinstance(value.get(key), kind):
+            found = "is missing" if key not in value else f"is {value[key]!r}"
+            return f"key {key!r} {found}; it must be a {'list' if kind is list else 'string'}"
+    if not isinstance(value.get("id", ""), (str, int)):
+        return f"key 'id' is {value['id']!r}; it must be a string"
+    if not value["conversation"]:
+        return "'conversation' is empty; it needs at least one message"
+    lone = _LONE_SURROGATE.search(json.dumps(value, ensure_ascii=False))
+    if lone:
+        return f"holds half of a character, \\u{ord(lone[0]):x}, which no UTF-8 file can hold"
+    return None
 
 
 def _problem_of(message: Any, tokens: TokenRange | None) -> str | None:
@@ -159,15 +178,14 @@ def _problem_of_tokens(codes: Any, tokens: TokenRange | None) -> str | None:
     return None
 
 
-def reference_of(messages: list[dict[str, Any]]) -> str:
+def last_answer(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Messages of the assistant turn that ends a conversation; none when it ends with the user's."""
+    return messages[len(before_last_answer(messages)) :]
+
+
+def reference_of(messages: Sequence[Mapping[str, Any]]) -> str:
     """Text of the last assistant turn."""
-    texts: list[str] = []
-    for message in reversed(messages):
-        if message["role"] != "assistant":
-            break
-        if message["message_type"] == "text":
-            texts.append(message["content"])
-    return "".join(reversed(texts))
+    return "".join(m["content"] for m in last_answer(messages) if m["message_type"] == "text")
 
 
 def with_prompt(conversation: Conversation, prompt: str) -> Conversation:
@@ -194,8 +212,22 @@ def manifest_identity(conversations: list[Conversation]) -> str:
 
 
 def require_references(conversations: list[Conversation], path: str | Path) -> None:
-    """Scoring and training need an answer in every conversation."""
+    """Scoring and training need an answer at the end of every conversation."""
     for conversation in conversations:
-        if not any(m["role"] == "assistant" for m in conversation.messages):
-            problem = "has no assistant message, so there is nothing to learn or to compare with"
+        if not any(m["message_type"] == "text" for m in last_answer(conversation.messages)):
+            problem = "does not end with an assistant text message, so there is nothing to learn or to compare with"
             raise DataError(path, problem, "Add the transcript as an assistant text message", conversation.line)
+
+
+def require_recordings(conversations: Sequence[Conversation], path: str | Path) -> None:
+    """Features need the recording of every audio message."""
+    for conversation in conversations:
+        messages = sum(m["message_type"] == "audio" for m in conversation.messages)
+        if messages != len(conversation.audio_paths):
+            problem = f"{messages} audio messages but {len(conversation.audio_paths)} recordings"
+            remedy = "Give every audio message the path of its recording as content, or set data.features=none"
+            raise DataError(path, problem, remedy, conversation.line)
+        for audio in conversation.audio_paths:
+            if not audio.is_file():
+                remedy = "Check the path and data.audio_root, or set data.features=none"
+                raise DataError(path, f"there is no recording {audio}", remedy, conversation.line)

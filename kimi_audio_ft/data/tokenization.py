@@ -11,7 +11,7 @@ from rich.console import Console
 from kimi_audio_ft.base_model import Base
 from kimi_audio_ft.data.encoding import encode_missing
 from kimi_audio_ft.data.features import FeatureStore
-from kimi_audio_ft.data.manifest import Conversation, read_manifest
+from kimi_audio_ft.data.manifest import Conversation, numbered_lines, read_manifest, require_recordings
 from kimi_audio_ft.schema import TokenizeConfig
 from kimi_audio_ft.signature import file_digest
 from kimi_audio_ft.store import write_jsonl
@@ -24,6 +24,7 @@ def tokenize(config: TokenizeConfig) -> list[Path]:
     written = []
     for manifest in map(Path, config.manifests):
         conversations = read_manifest(manifest, config.audio_root)
+        require_recordings(conversations, manifest)
         store = encode_missing(
             base.encoders(features=config.features),
             conversations,
@@ -50,9 +51,9 @@ def pretokenized(
 ) -> list[dict[str, Any]]:
     """The manifest's own lines with codes; relative audio paths stay right from where the new file lies."""
     rows = []
-    lines = manifest.read_text(encoding="utf-8-sig").splitlines()
+    lines = dict(numbered_lines(manifest))
     for conversation in conversations:
-        row = json.loads(lines[conversation.line - 1])
+        row = json.loads(lines[conversation.line])
         paths = iter(conversation.audio_paths)
         for message in row["conversation"]:
             if message["message_type"] == "audio":

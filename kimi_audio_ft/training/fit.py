@@ -78,6 +78,8 @@ def fit_adapter(
         # Lightning's advice on worker counts and logging does not fit data that is read from memory maps.
         warnings.filterwarnings("ignore", category=UserWarning, module="pytorch_lightning")
         trainer.fit(module, datamodule=data, ckpt_path=latest_checkpoint(work))
+        if not recorder.validated_at(trainer.global_step):  # the last epoch was cut by max_steps
+            trainer.validate(module, datamodule=data, verbose=False)
     seconds = time.monotonic() - started
     save_adapter(model, folder)
     write_jsonl(folder / "curves.jsonl", recorder.rows)
