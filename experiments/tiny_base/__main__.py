@@ -9,15 +9,17 @@ from pathlib import Path
 import torch
 
 from experiments.tiny_base.decoder import decoder_config, encode, train_decoder, write_tokenizer
-from experiments.tiny_base.encoders import train_speech_tokenizer, train_whisper
+from experiments.tiny_base.encoders import SPEECH_TOKENIZER, WHISPER, train_speech_tokenizer, train_whisper
 from experiments.tiny_base.speech import make_clips
+from kimi_audio_ft.data.encoding import Encoders
 from kimi_audio_ft.data.sentences import vocabulary
 from kimi_audio_ft.model.checkpoint import write_model
+from kimi_audio_ft.model.files import ModelFiles
 from kimi_audio_ft.schema import DEFAULT_PROMPT
 
 
 def main() -> None:
-    """Train the encoders, then the decoder, and write the folder in the published layout."""
+    """Train the encoders (unless ``--out`` has them), then the decoder; write the published layout."""
     parser = argparse.ArgumentParser(prog="python -m experiments.tiny_base", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("outputs/tiny_base/model"), help="folder of the new base")
     parser.add_argument("--clips", type=int, default=9000, help="general sentences to train on")
@@ -36,22 +38,22 @@ def main() -> None:
     stage("speech")
     clips = make_clips("general", options.clips, seed=11)
     held_out = make_clips("general", 200, seed=12)
-    mels = [clip.mel() for clip in clips]
-    stage("whisper")
-    whisper = train_whisper(clips, mels, options.whisper_steps, options.full_steps)
-    stage("speech tokenizer")
-    speech_tokenizer = train_speech_tokenizer(clips, mels, options.tokenizer_steps)
-    del mels
-    options.out.mkdir(parents=True, exist_ok=True)
-    whisper.half().save_pretrained(options.out / "whisper-large-v3")
-    whisper.float()  # as rounded on disk: the decoder must learn what users' features will be
-    speech_tokenizer.save_pretrained(options.out / "glm-4-voice-tokenizer")
+    if not (options.out / "glm-4-voice-tokenizer" / "config.json").is_file():
+        mels = [clip.mel() for clip in clips]
+        stage("whisper")
+        whisper = train_whisper(clips, mels, options.whisper_steps, options.full_steps)
+        whisper.half().save_pretrained(options.out / "whisper-large-v3")
+        stage("speech tokenizer")
+        speech_tokenizer = train_speech_tokenizer(clips, mels, options.tokenizer_steps)
+        speech_tokenizer.save_pretrained(options.out / "glm-4-voice-tokenizer")
     tokenizer = write_tokenizer(options.out, [*vocabulary(), *sorted(set(DEFAULT_PROMPT))])
-    stage("features and codes")
-    samples = encode(clips, whisper, speech_tokenizer, tokenizer)
-    unseen = encode(held_out, whisper, speech_tokenizer, tokenizer)
+    stage("features and codes")  # of the encoders as rounded on disk: the decoder must learn what users will have
+    files = ModelFiles(options.out, options.out / "whisper-large-v3", options.out / "glm-4-voice-tokenizer")
+    encoders = Encoders(files, features=True, dtype=torch.float32)
+    samples = encode(clips, encoders, tokenizer)
+    unseen = encode(held_out, encoders, tokenizer)
     stage("decoder")
-    config = decoder_config(tokenizer, speech_tokenizer.vocab_size, whisper.output_dim)
+    config = decoder_config(tokenizer, SPEECH_TOKENIZER["quantize_vocab_size"], 4 * WHISPER["d_model"])
     model = train_decoder(config, samples, unseen, options.decoder_steps, batch=48, lr=2e-3)
     write_model(model, options.out, torch.bfloat16)
     size = sum(file.stat().st_size for file in options.out.rglob("*") if file.is_file())

@@ -6,15 +6,16 @@ import math
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kimi_audio_ft.data.batch import Sample, make_batch
+from kimi_audio_ft.data.encoding import Encoders
 from kimi_audio_ft.data.layout import MEDIA_BEGIN, MEDIA_END, layout_conversation
-from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM, SpeechTokenizer, TextTokenizer
+from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM, TextTokenizer
 from kimi_audio_ft.model.text_tokenizer import save_tokenizer_files
-from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
 from kimi_audio_ft.schema import DEFAULT_PROMPT
 from kimi_audio_ft.training.loss import answer_loss
 
@@ -63,32 +64,32 @@ def decoder_config(tokenizer: TextTokenizer, num_codes: int, feature_dim: int) -
 
 
 def encode(
-    clips: list[Clip],
-    whisper: WhisperFeatureExtractor,
-    speech_tokenizer: SpeechTokenizer,
-    tokenizer: TextTokenizer,
-    for_generation: bool = False,
+    clips: list[Clip], encoders: Encoders, tokenizer: TextTokenizer, for_generation: bool = False
 ) -> list[Sample]:
-    """Frozen features (kept in float16) and codes of every clip, laid out for training or as a prompt."""
-    samples, started = [], time.time()
-    for start in range(0, len(clips), 16):
-        some = clips[start : start + 16]
-        features = whisper.encode([clip.waveform for clip in some])
-        codes = speech_tokenizer.encode([clip.waveform for clip in some])
-        for index, clip in enumerate(some):
-            conversation = [
-                {"role": "user", "message_type": "text", "content": DEFAULT_PROMPT},
-                {
-                    "role": "user",
-                    "message_type": "audio",
-                    "audio_tokens": (codes[index] + tokenizer.pad_id + 1).tolist(),
-                },
-                {"role": "assistant", "message_type": "text", "content": clip.text},
-            ]
-            layout = layout_conversation(conversation, tokenizer, "understanding", for_generation)
-            samples.append(Sample(str(start + index), layout, [features[index].half()], reference=clip.text))
-        if start % 800 == 0:
-            print(f"encoded {start} of {len(clips)} clips, {time.time() - started:.0f} s", flush=True)
+    """Frozen features and codes of every clip, through the store, laid out for training or as a prompt."""
+    store, started = encoders.store(), time.time()
+    missing = [clip for clip in clips if clip.key not in store]
+    if missing:
+        speech_tokenizer, whisper = encoders.load()
+        assert whisper is not None
+        for start in range(0, len(missing), 16):
+            some = missing[start : start + 16]
+            waveforms = [clip.waveform for clip in some]
+            codes = [row.tolist() for row in speech_tokenizer.encode(waveforms)]
+            features = whisper.encode(waveforms)
+            store.add([(clip.key, c, f) for clip, c, f in zip(some, codes, features, strict=True)])
+            if start % 800 == 0:
+                print(f"encoded {start} of {len(missing)} clips, {time.time() - started:.0f} s", flush=True)
+    samples = []
+    for clip in clips:
+        audio_tokens = [code + tokenizer.pad_id + 1 for code in store.codes(clip.key)]
+        conversation: list[dict[str, Any]] = [
+            {"role": "user", "message_type": "text", "content": DEFAULT_PROMPT},
+            {"role": "user", "message_type": "audio", "audio_tokens": audio_tokens},
+            {"role": "assistant", "message_type": "text", "content": clip.text},
+        ]
+        layout = layout_conversation(conversation, tokenizer, "understanding", for_generation)
+        samples.append(Sample(clip.key, layout, [store.features(clip.key)], reference=clip.text))
     return samples
 
 
@@ -106,6 +107,7 @@ def train_decoder(
 ) -> KimiAudioForCausalLM:
     """AdamW with warm-up and cosine decay over batches of clips of similar length."""
     torch.manual_seed(3)
+    pad_id = config.kimia_token_offset - 1
     model = KimiAudioForCausalLM(config).train()
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim == 1]
@@ -116,7 +118,7 @@ def train_decoder(
     for step in range(steps):
         pool = sorted(rng.sample(range(len(samples)), batch * 4), key=lambda i: len(samples[i].layout))
         start = rng.randrange(4) * batch
-        loss = loss_of(model, [samples[i] for i in pool[start : start + batch]], config.pad_token_id)
+        loss = loss_of(model, [samples[i] for i in pool[start : start + batch]], pad_id)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -124,7 +126,7 @@ def train_decoder(
         schedule.step()
         if step % 50 == 0 or step == steps - 1:
             with torch.no_grad():
-                unseen = loss_of(model.eval(), held_out[:96], config.pad_token_id)
+                unseen = loss_of(model.eval(), held_out[:96], pad_id)
             model.train()
             print(
                 f"decoder step {step}: loss {loss.item():.3f}, held out {unseen.item():.3f}, "

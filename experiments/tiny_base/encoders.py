@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from sklearn.cluster import MiniBatchKMeans
@@ -15,7 +16,7 @@ from experiments.tiny_base.speech import Clip, pad_mels
 from kimi_audio_ft.model.speech_tokenizer import SpeechTokenizer
 from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
 
-WHISPER = {
+WHISPER: dict[str, Any] = {
     "d_model": 96,
     "encoder_layers": 2,
     "encoder_attention_heads": 4,
@@ -26,7 +27,7 @@ WHISPER = {
     "dropout": 0.0,
     "scale_embedding": False,
 }
-SPEECH_TOKENIZER = WHISPER | {
+SPEECH_TOKENIZER: dict[str, Any] = WHISPER | {
     "d_model": 64,
     "encoder_layers": 2,
     "encoder_ffn_dim": 256,

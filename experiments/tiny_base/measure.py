@@ -10,11 +10,13 @@ import torch
 from experiments.tiny_base.decoder import encode
 from experiments.tiny_base.speech import make_clips
 from kimi_audio_ft.data.batch import make_batch
+from kimi_audio_ft.data.encoding import Encoders
 from kimi_audio_ft.data.layout import BLANK, TEXT_EOS
 from kimi_audio_ft.decoding.generate import generate_text
-from kimi_audio_ft.model import KimiAudioForCausalLM, SpeechTokenizer, TextTokenizer, WhisperFeatureExtractor
+from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer
+from kimi_audio_ft.model.files import locate
 from kimi_audio_ft.paths import TINY_MODEL
-from kimi_audio_ft.schema import DecodingConfig
+from kimi_audio_ft.schema import DecodingConfig, ModelConfig
 from kimi_audio_ft.scoring import score
 
 HELD_OUT_SEED = 12
@@ -24,12 +26,9 @@ DECODING = DecodingConfig(text_temperature=0.0, max_new_tokens=40)
 def measure(folder: Path, domain: str, count: int) -> dict[str, float | int]:
     """Scores of ``count`` clips of one domain that the base was not trained on."""
     tokenizer = TextTokenizer.from_pretrained(folder)
-    whisper = WhisperFeatureExtractor.from_pretrained(folder / "whisper-large-v3")
-    speech_tokenizer = SpeechTokenizer.from_pretrained(folder / "glm-4-voice-tokenizer")
+    encoders = Encoders(locate(ModelConfig(path=str(folder))), features=True, dtype=torch.float32)
     model = KimiAudioForCausalLM.from_pretrained(folder, audio_branch=False)
-    samples = encode(
-        make_clips(domain, count, HELD_OUT_SEED), whisper, speech_tokenizer, tokenizer, for_generation=True
-    )
+    samples = encode(make_clips(domain, count, HELD_OUT_SEED), encoders, tokenizer, for_generation=True)
     hypotheses = {}
     for start in range(0, count, 25):
         some = samples[start : start + 25]

@@ -15,8 +15,9 @@ from kimi_audio_ft.model.audio_frontend import log_mel
 
 @dataclass
 class Clip:
-    """One synthetic recording: 16-bit samples at 16 kHz, its transcript, and its sounds (initials and finals)."""
+    """One synthetic recording: its name, 16-bit samples at 16 kHz, its transcript and sounds (initials and finals)."""
 
+    key: str
     samples: np.ndarray
     text: str
     sounds: list[str]
@@ -34,8 +35,13 @@ class Clip:
 def make_clips(domain: str, count: int, seed: int) -> list[Clip]:
     """Clips of one domain, one after another."""
     return [
-        Clip((waveform * 32767).astype(np.int16), sentence.text, sounds_of(sentence.spoken))
-        for sentence, waveform in iterate_speech(domain, count, seed)
+        Clip(
+            f"{domain}-{seed}-{index}",
+            (waveform * 32767).astype(np.int16),
+            sentence.text,
+            sounds_of(sentence.spoken),
+        )
+        for index, (sentence, waveform) in enumerate(iterate_speech(domain, count, seed))
     ]
 
 
