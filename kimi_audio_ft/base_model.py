@@ -118,6 +118,7 @@ class Base:
         if self.settings.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         adapted = add_adapter(model, lora, seed, str(self.files.root))
+        adapted.train()  # layers in eval mode would quietly not recompute their activations
         try:
             yield adapted
         finally:
@@ -133,6 +134,9 @@ class Base:
             yield self.load()
             return
         targets = PeftTargets.of(folder)
+        if targets.whisper and self.features != "online":
+            rule = f"the adapter in {folder} changes the Whisper encoder, so stored features do not fit it"
+            raise ConfigError("data.features", self.features, rule, "Set data.features=online")
         adapted = load_adapter(self.load(targets.branch), folder)
         try:
             yield adapted
@@ -145,17 +149,18 @@ class PeftTargets:
     """What a saved adapter changes, read from the names of its tensors."""
 
     branch: bool
+    whisper: bool
 
     @classmethod
     def of(cls, folder: Path) -> PeftTargets:
-        """Look into an adapter's file without reading its tensors."""
-        from safetensors import safe_open
+        """Look into an adapter's file without reading its tensors; ``load_adapter`` says what is wrong with it."""
+        from safetensors import SafetensorError, safe_open
 
         from kimi_audio_ft.lora.adapter import WEIGHTS
 
-        path = folder / WEIGHTS
-        if not path.is_file():
-            return cls(False)  # load_adapter says what is missing
-        with safe_open(path, framework="pt") as tensors:
-            names = [key.removeprefix("base_model.model.") for key in tensors.keys()]  # noqa: SIM118 - a safetensors file is no dict
-        return cls(needs_branch(names))
+        try:
+            with safe_open(folder / WEIGHTS, framework="pt") as tensors:
+                names = [key.removeprefix("base_model.model.") for key in tensors.keys()]  # noqa: SIM118 - a safetensors file is no dict
+        except (OSError, SafetensorError):
+            names = []
+        return cls(needs_branch(names), needs_whisper(names))

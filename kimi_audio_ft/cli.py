@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import os
@@ -12,21 +13,30 @@ from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.override_errors import about_overrides, explain, refuse_unknown
 from kimi_audio_ft.paths import config_dir, project_root
+from kimi_audio_ft.sweep_report import SweepReport
 
 TRACEBACK_VARIABLE = "KIMI_AUDIO_FT_TRACEBACK"
+# The folder where Hydra wants to make outputs/ is full, not writable, or has a file of that name.
+_FOLDER_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+
+OnFailure = Callable[[DictConfig, Exception], None]
 
 
-def command(config_name: str, schema: tuple[str, str]) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
+def command(
+    config_name: str, schema: tuple[str, str], on_failure: OnFailure | None = None
+) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
     """Make a Hydra app of a function that takes its settings dataclass.
 
     The schema ``(module, class)`` is stored as ``<config_name>_schema``, the first entry of the config's defaults list.
     Errors of the user's end in ``error: ...`` and exit code 2; set KIMI_AUDIO_FT_TRACEBACK=1 to see where they arose.
+    ``on_failure`` is given every job's error, that of an invalid config too, before anything else hears of it.
     """
 
     def decorate(task: Callable[[Any], Any]) -> Callable[[], None]:
@@ -39,21 +49,55 @@ def command(config_name: str, schema: tuple[str, str]) -> Callable[[Callable[[An
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
             def run(config: DictConfig) -> Any:
-                return task(to_settings(config))
+                try:
+                    return task(to_settings(config))
+                except Exception as error:
+                    if on_failure is not None:
+                        on_failure(config, error)
+                    if HydraConfig.get().mode == RunMode.RUN and is_users(error):
+                        fail(str(error), error)  # Hydra would first print a line of its own
+                    raise
 
+            # argparse takes overrides on one side of a flag only, and `... -m lora.r=8,16` is natural to write.
+            sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
             app = hydra.main(version_base="1.3", config_path=config_dir(), config_name=config_name)(run)
-            try:
-                app()
-            except (UserError, HydraException, OmegaConfBaseException) as error:
-                fail(error)
+            _report_errors(app, settings_class)
 
         return main
 
     return decorate
 
 
+def _report_errors(app: Callable[[], None], settings_class: type) -> None:
+    try:
+        app()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("interrupted: what is complete was kept, and the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the output went to `head`, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        failed_trials = SweepReport.conclude_failed()
+        if failed_trials is not None:
+            fail(failed_trials, error, exit_code=2 if is_users(error) else 1)
+        if is_users(error):
+            fail(explain(error, settings_class), error)
+        if isinstance(error, OSError) and error.errno in _FOLDER_ERRORS:
+            place = error.filename or "the folder of the outputs"
+            fail(f"{place}: cannot be written ({error.strerror}). Free space there, or run in another folder", error)
+        raise
+
+
+def is_users(error: Exception) -> bool:
+    """Whether a person can mend it; anything else is a bug and shows where it arose."""
+    return isinstance(error, UserError) or about_overrides(error)
+
+
 def to_settings(config: DictConfig) -> Any:
     """The composed config as its dataclass; this is where the checks of ``__post_init__`` run."""
+    refuse_unknown(config)
     # to_object() would quietly put the dataclass's default in the place of a required `???`.
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
@@ -62,14 +106,10 @@ def to_settings(config: DictConfig) -> Any:
     return OmegaConf.to_object(config)
 
 
-def fail(error: Exception) -> None:
-    """Print an error for a person and exit with 2; with KIMI_AUDIO_FT_TRACEBACK set, raise it."""
+def fail(message: str, error: BaseException, exit_code: int = 2) -> None:
+    """Print a message for a person and exit; with KIMI_AUDIO_FT_TRACEBACK set, raise the error."""
     if os.environ.get(TRACEBACK_VARIABLE):
         raise error
     logging.shutdown()
-    message = str(error).strip()
-    cause = error.__cause__
-    if cause is not None and str(cause).strip() and str(cause).strip() not in message:
-        message += f"\n  {str(cause).strip()}"
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+    print(f"error: {message.strip()}", file=sys.stderr)
+    sys.exit(exit_code)

@@ -7,10 +7,21 @@ The commands print it without a traceback and exit with code 2 (see ``cli.py``).
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 class UserError(ValueError):
     """Something the user gave cannot be used; the message says where, what, why and the remedy."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For other processes: subclasses put their message together from arguments that are not kept."""
+        return _restored, (type(self), str(self), self.__dict__)
+
+
+def _restored(kind: type[UserError], message: str, attributes: dict[str, Any]) -> UserError:
+    error = kind.__new__(kind, message)
+    error.__dict__.update(attributes)
+    return error
 
 
 class ConfigError(UserError):

@@ -14,11 +14,10 @@ from kimi_audio_ft.schema import EvaluateConfig
 def main(config: EvaluateConfig) -> float:
     """Evaluate what Hydra composed; prints the scores and where they lie."""
     from hydra.core.hydra_config import HydraConfig
-    from rich.console import Console
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     scores = evaluate(config, folder)
-    Console().print(
+    print(
         f"CER {scores['cer']:.2%} (normalised {scores['normalised']['cer']:.2%}), MER {scores['mer']:.2%}, "
         f"exact match {scores['exact_match']:.2%} over {scores['num_references']} references\n"
         f"scores and transcripts: {folder}"
@@ -42,7 +41,6 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
     evaluation = EvaluationSet(base, config.data)
     adapter = find_adapter(config.adapter)
     name = f"evaluate {adapter[0] if adapter else 'base'}"
-    tracker = make_tracker(config.logger, trial_name=name, group="evaluate", config=asdict(config), folder=folder)
     transcripts = decode(base, evaluation, config.decoding, config.seed, adapter, config.trainer.progress)
     utterances = utterance_rows(evaluation.references, transcripts.hypotheses, evaluation.audio)
     flat = flatten(asdict(config))
@@ -60,6 +58,7 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
     }
     write_utterances(folder, utterances)
     write_scores(folder, "scores.json", scores)
+    tracker = make_tracker(config.logger, trial_name=name, group="evaluate", config=asdict(config), folder=folder)
     tracker.finish({key: value for key, value in scores.items() if key != "params"}, utterances)
     return scores
 
@@ -72,10 +71,10 @@ def find_adapter(adapter: str | None) -> tuple[str, Path] | None:
 
     if adapter is None:
         return None
-    stored = store.find("adapter", adapter) if "/" not in adapter else None
-    if stored is not None:
-        return adapter, stored
     folder = Path(adapter).expanduser()
+    stored = store.find("adapter", folder.name)
+    if stored is not None and (adapter == folder.name or folder.resolve() == stored):
+        return folder.name, stored
     if not folder.is_dir():
         rule = "must be an adapter folder in PEFT's format, or a signature from `python -m kimi_audio_ft.store ls`"
         raise ConfigError("adapter", adapter, rule, "Use adapter=null for the base alone")

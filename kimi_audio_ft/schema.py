@@ -7,7 +7,7 @@ model's own values are in ``conf/``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kimi_audio_ft.errors import ConfigError
@@ -101,7 +101,7 @@ class LoraConfig:
     target_modules: Any = "decoder"  # A preset, a regular expression over full module paths, or a list of paths.
     use_rslora: bool = False  # Scale by alpha / sqrt(r) instead of alpha / r (arXiv 2312.03732).
     use_dora: bool = False  # Learn magnitude and direction apart (arXiv 2402.09353).
-    init_lora_weights: str = "default"  # default, gaussian, olora, orthogonal, pissa or pissa_niter_N, as in PEFT.
+    init_lora_weights: str = "default"  # Start of the update, as in PEFT: default, gaussian or orthogonal.
 
     def __post_init__(self) -> None:
         require(self.r >= 1, "lora.r", self.r, "the rank must be 1 or more", "Use baseline=true for no adapter")
@@ -109,11 +109,14 @@ class LoraConfig:
             self.lora_alpha = 2 * self.r
         require(self.lora_alpha >= 1, "lora.lora_alpha", self.lora_alpha, "must be 1 or more")
         require(0 <= self.lora_dropout < 1, "lora.lora_dropout", self.lora_dropout, "must be in [0, 1)")
-        require(bool(self.target_modules), "lora.target_modules", self.target_modules, "must name something to adapt")
-        known = self.init_lora_weights in ("default", "gaussian", "olora", "orthogonal", "pissa")
-        rule = "must be default, gaussian, olora, orthogonal, pissa or pissa_niter_N"
-        valid = known or self.init_lora_weights.removeprefix("pissa_niter_").isdecimal()
-        require(valid, "lora.init_lora_weights", self.init_lora_weights, rule)
+        targets = [self.target_modules] if isinstance(self.target_modules, str) else self.target_modules
+        named = isinstance(targets, list) and bool(targets) and all(isinstance(t, str) and t for t in targets)
+        rule = "must be a preset, a regular expression over module paths, or a list of them"
+        require(named, "lora.target_modules", self.target_modules, rule)
+        # PEFT's other starts (pissa, olora, ...) change the base's weights, which all adapters here share.
+        one_of("lora.init_lora_weights", self.init_lora_weights, ("default", "gaussian", "orthogonal"))
+        if self.init_lora_weights == "orthogonal":
+            require(self.r % 2 == 0, "lora.r", self.r, "lora.init_lora_weights=orthogonal needs an even rank")
 
 
 @dataclass
@@ -208,19 +211,29 @@ class LoggerConfig:
         require(self.utterance_rows >= 0, "logger.utterance_rows", self.utterance_rows, "must be 0 or more")
 
 
+def _lora_with_open_alpha() -> LoraConfig:
+    """LoRA's defaults as OmegaConf shall read them: it would fix alpha at twice the *default* rank."""
+    lora = LoraConfig()
+    lora.lora_alpha = None
+    return lora
+
+
 @dataclass
 class TrainConfig:
     """``python -m kimi_audio_ft.train``: one trial, or a sweep of them with ``-m``."""
 
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    lora: LoraConfig = field(default_factory=LoraConfig)
+    lora: LoraConfig = field(default_factory=_lora_with_open_alpha)
     optim: OptimConfig = field(default_factory=OptimConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     seed: int = 1  # Seeds the adapter's start, the data order, dropout and sampling.
     baseline: bool = True  # Also decode and score the base without an adapter, once per decoding setting.
+
+    def __post_init__(self) -> None:
+        self.lora = replace(self.lora)  # settles its alpha
 
 
 @dataclass

@@ -92,7 +92,7 @@ def write_utterances(folder: Path, rows: list[dict[str, Any]]) -> None:
     write_jsonl(folder / "utterances.jsonl", rows)
 
 
-def write_failure(folder: Path, facts: TrialFacts, error: BaseException) -> None:
+def write_failure(folder: Path, facts: TrialFacts, error: Exception) -> None:
     """Write ``failure.json``, in the place of scores."""
     (folder / "scores.json").unlink(missing_ok=True)
     failure = {"trial": facts.name, "error_type": type(error).__name__, "message": str(error)}

@@ -117,16 +117,27 @@ def file_digest(path: Path) -> str:
 
 
 def _remembered_digest(path: Path, key: tuple[str, int, int]) -> str:
-    store_root().mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(store_root() / "digests.sqlite", timeout=60)) as memory, memory:
-        memory.execute("CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, size, changed, sha256 TEXT)")
-        row = memory.execute("SELECT sha256, size, changed FROM digests WHERE path = ?", key[:1]).fetchone()
-        if row and row[1:] == key[1:]:
-            return row[0]
+    sha256 = ""
+    try:
+        store_root().mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(store_root() / "digests.sqlite", timeout=60)) as memory, memory:
+            memory.execute("CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, size, changed, sha256 TEXT)")
+            row = memory.execute("SELECT sha256, size, changed FROM digests WHERE path = ?", key[:1]).fetchone()
+            if row and row[1:] == key[1:]:
+                return row[0]
+            sha256 = _sha256(path)
+            memory.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", (*key, sha256))
+    except (sqlite3.Error, OSError):  # a full disk or a file system without locks; remembering only saves time
+        pass
+    return sha256 or _sha256(path)
+
+
+def _sha256(path: Path) -> str:
+    try:
         with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        memory.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", (*key, sha256))
-    return sha256
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(path, f"cannot be read ({error.strerror})", "Check its permissions") from None
 
 
 def folder_digest(folder: Path, patterns: tuple[str, ...] = ("*.json", "*.safetensors", "*.model")) -> str:

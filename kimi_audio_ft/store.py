@@ -54,6 +54,7 @@ def find_or_make(kind: str, signature: str, make: Callable[[Path], dict[str, Any
     with lock(kind, signature):
         done = find(kind, signature)
         if done is not None:
+            shutil.rmtree(work_folder(kind, signature), ignore_errors=True)  # its maker was killed right at the end
             return done, True
         place = product_path(kind, signature)
         draft = place.with_name(f".{signature}.draft")
@@ -80,15 +81,19 @@ def work_folder(kind: str, signature: str) -> Path:
 def lock(kind: str, signature: str) -> Iterator[None]:
     """Hold a product's lock; other processes wait."""
     path = store_root() / kind / f".{signature}.lock"
+    held = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        held.acquire()
     except OSError as error:
         raise_if_full(error, path)
         raise UserError(
-            f"KIMI_AUDIO_FT_STORE: {path.parent} cannot be made ({error.strerror}). Name a writable folder"
+            f"KIMI_AUDIO_FT_STORE: {path.parent} cannot be written ({error.strerror}). Name a writable folder"
         ) from None
-    with FileLock(path):
+    try:
         yield
+    finally:
+        held.release()
 
 
 def raise_if_full(error: BaseException, place: Path) -> None:
@@ -117,26 +122,24 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON aside and rename, so that a killed process never leaves half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
-    try:
+    with _aside(path) as draft:
         draft.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise_if_full(error, path)
-        raise
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write one JSON object a line, aside and renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with _aside(path) as draft, draft.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
     draft = path.with_name(f".{path.name}.draft")
     try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield draft
         draft.replace(path)
-    except OSError as error:
+    except BaseException as error:
         draft.unlink(missing_ok=True)
         raise_if_full(error, path)
         raise

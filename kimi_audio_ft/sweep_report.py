@@ -1,10 +1,12 @@
-"""A Hydra callback that writes the report when a sweep ends."""
+"""A Hydra callback that writes the report when a sweep ends, whether or not some of its trials failed."""
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -13,27 +15,64 @@ from kimi_audio_ft.errors import UserError
 
 log = logging.getLogger(__name__)
 
+# What a trial writes into its folder (see scores.py); .hydra is Hydra's own.
+RECORDS = ("scores.json", "baseline.json", "failure.json", "utterances.jsonl", "curves.jsonl")
+
 
 class SweepReport(Callback):
     """Runs ``multirun_analysis`` on the sweep's folder, so that one command ends in one report."""
 
+    # Folder of the sweep that this process is running; Hydra does not call on_multirun_end when a trial failed.
+    _running: ClassVar[Path | None] = None
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Forget an earlier sweep in the same folder; its products are in the store, so nothing is lost."""
-        for name in ("scores.json", "baseline.json", "failure.json"):
-            for path in Path(config.hydra.sweep.dir).glob(f"*/{name}"):
-                path.unlink()
+        folder = Path(config.hydra.sweep.dir)
+        for hydra in folder.glob("*/.hydra"):
+            for name in RECORDS:
+                (hydra.parent / name).unlink(missing_ok=True)
+            shutil.rmtree(hydra)
+        SweepReport._running = folder
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write the report and print the leaderboard; a report that cannot be made must not hide the sweep's end."""
-        from multirun_analysis.report import load_sweep, write_comparison
-        from multirun_analysis.terminal import print_leaderboard
+        """Write the report and print the leaderboard."""
+        SweepReport._running = None
+        write_sweep_report(Path(config.hydra.sweep.dir))
 
-        folder = Path(config.hydra.sweep.dir)
-        try:
-            comparison = load_sweep(folder)
-            paths = write_comparison(comparison)
-            print_leaderboard(comparison)
-        except UserError as error:
-            log.warning("no report: %s", error)
-            return
-        print(f"report: {paths.html}")
+    @classmethod
+    def conclude_failed(cls) -> str | None:
+        """Write the report of a sweep that an error ended.
+
+        Returns:
+            Which trials failed and why; None when this process runs no sweep, or the error was not a trial's.
+        """
+        folder, cls._running = cls._running, None
+        if folder is None:
+            return None
+        failures = sorted(folder.glob("*/failure.json"), key=lambda path: (len(path.parent.name), path.parent.name))
+        if not failures:
+            return None
+        write_sweep_report(folder)
+        num_trials = len(list(folder.glob("*/.hydra")))
+        lines = [f"{len(failures)} of {num_trials} trials failed; the log of each is train.log in its folder"]
+        for path in failures:
+            failure = json.loads(path.read_text(encoding="utf-8"))
+            reason = (failure["message"].splitlines() or [failure["error_type"]])[0]
+            lines.append(f"  {path.parent} ({failure['trial']}): {reason}")
+        lines.append("Mend the cause and run the same command again; what is done is not done again")
+        return "\n".join(lines)
+
+
+def write_sweep_report(folder: Path) -> None:
+    """Write the report and print the leaderboard; a report that cannot be made must not hide the sweep's end."""
+    from multirun_analysis.report import load_sweep, write_comparison
+    from multirun_analysis.terminal import print_leaderboard
+
+    try:
+        comparison = load_sweep(folder)
+        paths = write_comparison(comparison)
+        print_leaderboard(comparison)
+    except UserError as error:
+        log.warning("no report: %s", error)
+        return
+    print(f"report: {paths.html}")

@@ -8,7 +8,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kimi_audio_ft.cli import command
+from omegaconf import DictConfig, OmegaConf
+
+from kimi_audio_ft.cli import command, is_users
 from kimi_audio_ft.schema import TrainConfig
 
 if TYPE_CHECKING:
@@ -16,27 +18,51 @@ if TYPE_CHECKING:
     from kimi_audio_ft.tracking import Tracker
     from kimi_audio_ft.trial import Trial
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("kimi_audio_ft.train")  # __name__ is __main__ here
 
 
-@command("train", ("kimi_audio_ft.schema", "TrainConfig"))
+def record_failure(config: DictConfig, error: Exception) -> None:
+    """Write ``failure.json`` into the trial's folder; in a sweep, which goes on, log the error at once."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from kimi_audio_ft.scores import write_failure
+
+    facts = trial_facts(OmegaConf.to_container(config, resolve=False))
+    if is_sweep():
+        log.error("%s: FAILED: %s", facts.name, error, exc_info=not is_users(error))
+    write_failure(Path(HydraConfig.get().runtime.output_dir), facts, error)
+
+
+@command("train", ("kimi_audio_ft.schema", "TrainConfig"), on_failure=record_failure)
 def main(config: TrainConfig) -> float:
     """Run the trial that Hydra composed."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
     hydra = HydraConfig.get()
-    overrides = list(hydra.overrides.task)
-    sweep = hydra.mode == RunMode.MULTIRUN
     folder = Path(hydra.runtime.output_dir)
-    repeat_alone = [*overrides, "hydra.mode=RUN"] if sweep else overrides
-    return run(
-        config,
-        folder=folder,
-        name=trial_name(overrides),
-        group=str(Path(hydra.sweep.dir)) if sweep else folder.name,
-        command_line=shlex.join(["python", "-m", "kimi_audio_ft.train", *repeat_alone]),
-    )
+    group = str(Path(hydra.sweep.dir)) if is_sweep() else folder.name
+    return run(config, folder, trial_facts(asdict(config)), group)
+
+
+def is_sweep() -> bool:
+    """Whether Hydra runs this trial as one of several."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def trial_facts(config: Any) -> TrialFacts:
+    """Who the trial is that Hydra runs, given its nested config."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from kimi_audio_ft.scores import TrialFacts
+    from kimi_audio_ft.signature import flatten
+
+    overrides = list(HydraConfig.get().overrides.task)
+    repeat_alone = [*overrides, "hydra.mode=RUN"] if is_sweep() else overrides
+    command_line = shlex.join(["python", "-m", "kimi_audio_ft.train", *repeat_alone])
+    return TrialFacts(trial_name(overrides), command_line, flatten(config))
 
 
 def trial_name(overrides: list[str]) -> str:
@@ -45,28 +71,24 @@ def trial_name(overrides: list[str]) -> str:
     return ",".join(kept) or "defaults"
 
 
-def run(config: TrainConfig, folder: Path, name: str, group: str, command_line: str) -> float:
-    """Fit or reuse, decode, score and record one trial; returns its CER.
-
-    Whatever goes wrong is written to ``failure.json`` in the trial's folder before it is raised.
-    """
+def run(config: TrainConfig, folder: Path, facts: TrialFacts, group: str) -> float:
+    """Fit or reuse, decode, score and record one trial; returns its CER."""
     from kimi_audio_ft.quiet import quiet_libraries
-    from kimi_audio_ft.scores import TrialFacts, write_failure
-    from kimi_audio_ft.signature import flatten
     from kimi_audio_ft.threads import limit_threads
     from kimi_audio_ft.tracking import make_tracker
 
-    facts = TrialFacts(name, command_line, flatten(asdict(config)))
     folder.mkdir(parents=True, exist_ok=True)
     limit_threads(config.trainer.threads)
     quiet_libraries()
-    tracker = make_tracker(config.logger, trial_name=name, group=group, config=asdict(config), folder=folder)
+    tracker = make_tracker(config.logger, trial_name=facts.name, group=group, config=asdict(config), folder=folder)
     try:
         return _fit_decode_score(config, folder, facts, tracker)
-    except BaseException as error:
-        write_failure(folder, facts, error)
+    except Exception as error:
         tracker.fail(f"{type(error).__name__}: {error}")
         raise
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
+        tracker.fail("interrupted")
+        raise KeyboardInterrupt from None
 
 
 def _fit_decode_score(config: TrainConfig, folder: Path, facts: TrialFacts, tracker: Tracker) -> float:
@@ -100,12 +122,15 @@ def _fit_decode_score(config: TrainConfig, folder: Path, facts: TrialFacts, trac
     if config.baseline:
         alone = decode(trial.base, evaluation, config.decoding, config.seed, None, progress)
         label = replace(facts, name="base (no adapter)")
-        write_scores(folder, "baseline.json", _scores(trial, label, "base", alone, dict.fromkeys(_TRAINED)))
+        base = _scores(trial, label, "base", alone, dict.fromkeys(_TRAINED))
+        write_scores(folder, "baseline.json", base)
+        beside = f" (base alone {100 * base['cer']:.2f} %)"
     else:
+        beside = ""
         (folder / "baseline.json").unlink(missing_ok=True)
     write_scores(folder, "scores.json", scores)
     tracker.finish({k: v for k, v in scores.items() if k not in ("params", "command")}, utterances)
-    log.info("%s: CER %.2f %%", facts.name, 100 * scores["cer"])
+    log.info("%s: CER %.2f %%%s; scores and transcripts in %s", facts.name, 100 * scores["cer"], beside, folder)
     return float(scores["cer"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -48,9 +49,7 @@ class EvaluationSet:
     def __init__(self, base: Base, settings: DataConfig) -> None:
         self.base, self.settings = base, settings
         path = settings.eval_manifest
-        if not path:
-            rule = "must name a pretokenized manifest"
-            raise ConfigError("data.eval_manifest", path, rule, "Write data.eval_manifest=FILE.jsonl")
+        require_manifest("data.eval_manifest", path)
         self.conversations: list[Conversation] = read_manifest(path, settings.audio_root, settings.prompt, base.tokens)
         require_references(self.conversations, path)
         self.identity = manifest_identity(self.conversations)
@@ -64,6 +63,14 @@ class EvaluationSet:
     def audio(self) -> dict[str, str | None]:
         """First recording of every conversation by id."""
         return {c.id: str(c.audio_paths[0]) if c.audio_paths else None for c in self.conversations}
+
+
+def require_manifest(option: str, path: str) -> None:
+    """Raise a ConfigError unless the option names a file."""
+    if not Path(path).is_file():
+        rule = "must name a pretokenized manifest" + (", and there is no such file" if path else "")
+        remedy = f"Write {option}=FILE.tokens.jsonl, as tokenize wrote it; `make demo` makes the demo's"
+        raise ConfigError(option, path, rule, remedy)
 
 
 class Trial:
@@ -91,9 +98,7 @@ class Trial:
         config = asdict(self.config)
         groups = {name: config[name] for name in ("data", "model", "lora", "optim", "trainer", "seed")}
         data = self.config.data
-        if not data.train_manifest:
-            rule = "must name a pretokenized manifest"
-            raise ConfigError("data.train_manifest", "", rule, "Write data.train_manifest=FILE.jsonl")
+        require_manifest("data.train_manifest", data.train_manifest)
         conversations = read_manifest(data.train_manifest, data.audio_root, data.prompt, self.base.tokens)
         return signature("adapter", groups, {"train": manifest_identity(conversations), **base_inputs(self.base)})
 
@@ -178,5 +183,6 @@ def _transcribe(
         settings, base.tokenizer, base.encoders(), base.tokens, BatchRules(1, "sample", 0, progress)
     )
     prompts = data.dataset(evaluation.conversations, settings.eval_manifest, None, for_generation=True)
+    visible = progress and sys.stdout.isatty()  # in a file this bar, which vanishes, is an empty line
     with base.saved_adapter(adapter[1] if adapter else None) as model:
-        return transcribe(model, prompts, base.tokenizer, decoding, base.tokens.first, seed, repeat, progress)
+        return transcribe(model, prompts, base.tokenizer, decoding, base.tokens.first, seed, repeat, visible)

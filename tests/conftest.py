@@ -66,7 +66,7 @@ def coded_manifests(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trial_config(coded_manifests: Path) -> Callable[..., TrainConfig]:
-    """Makes a small trial's config; arguments are fields to change by group: ``trial_config(lora={"r": 4}, seed=2)``."""
+    """Makes a small trial's config; arguments are the fields to change: ``trial_config(lora={"r": 4}, seed=2)``."""
     from kimi_audio_ft import schema
 
     defaults: dict[str, dict[str, Any]] = {

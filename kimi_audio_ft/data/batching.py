@@ -44,7 +44,7 @@ class BatchPlan:
             size = self.batch_size * _POOL
             pools = [order[start : start + size] for start in range(0, len(order), size)]
             order = [index for pool in pools for index in sorted(pool, key=lambda i: self.lengths[i])]
-        batches = self._cut(order)
+        batches = cut(order, self.lengths, self.batch_size, self.max_tokens)
         rng.shuffle(batches)
         steps = [batches[start : start + self.accumulate] for start in range(0, len(batches), self.accumulate)]
         return [[Draw(i, epoch, self._weight(step)) for i in batch] for step in steps for batch in step]
@@ -53,23 +53,24 @@ class BatchPlan:
         """Optimizer steps of an epoch."""
         return -(-len(self.epoch(epoch)) // self.accumulate)
 
-    def _cut(self, order: Sequence[int]) -> list[list[int]]:
-        """Micro-batches under both limits; a conversation longer than the token budget is a batch of its own."""
-        batches: list[list[int]] = []
-        longest = 0
-        for index in order:
-            longest = max(longest, self.lengths[index])
-            full = not batches or len(batches[-1]) == self.batch_size
-            if full or longest * (len(batches[-1]) + 1) > self.max_tokens:
-                batches.append([])
-                longest = self.lengths[index]
-            batches[-1].append(index)
-        return batches
-
     def _weight(self, step: Sequence[Sequence[int]]) -> float:
         if self.average == "sample":
             return 1.0 / sum(len(batch) for batch in step)
         return 1.0 / sum(self.supervised[index] for batch in step for index in batch)
+
+
+def cut(order: Sequence[int], lengths: Sequence[int], batch_size: int, max_tokens: int) -> list[list[int]]:
+    """Batches under both limits, in this order; a conversation longer than the token budget is one of its own."""
+    batches: list[list[int]] = []
+    longest = 0
+    for index in order:
+        longest = max(longest, lengths[index])
+        full = not batches or len(batches[-1]) == batch_size
+        if full or longest * (len(batches[-1]) + 1) > max_tokens:
+            batches.append([])
+            longest = lengths[index]
+        batches[-1].append(index)
+    return batches
 
 
 class EpochBatches(Sampler[list[Draw]]):

@@ -12,13 +12,13 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from kimi_audio_ft.data.batch import Sample, make_batch
-from kimi_audio_ft.data.batching import BatchPlan, EpochBatches
+from kimi_audio_ft.data.batching import BatchPlan, EpochBatches, cut
 from kimi_audio_ft.data.dataset import AudioSource, ConversationDataset
 from kimi_audio_ft.data.encoding import UNCHANGED, Encoders, Perturbation, encode_missing
 from kimi_audio_ft.data.features import FeatureStore
 from kimi_audio_ft.data.layout import Tokenizer
-from kimi_audio_ft.data.manifest import Conversation, TokenRange, read_manifest, require_references
-from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.data.manifest import Conversation, TokenRange, read_manifest, require_recordings, require_references
+from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.schema import AugmentConfig, DataConfig
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ class ResumableLoader(DataLoader):
     def __iter__(self) -> Any:
         self._delivered = self._batches.skip
         for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
             self._delivered += 1
             yield batch
         self._batches.skip = 0
@@ -111,9 +113,19 @@ class ConversationData(pl.LightningDataModule):
     def dataset(
         self, conversations: Sequence[Conversation], manifest: str, augment: AugmentConfig | None, **options: Any
     ) -> ConversationDataset:
-        """A dataset over conversations, whose recordings are in the store afterwards."""
-        source = AudioSource(self.settings.features, self._store(conversations, augment), self.tokens.first)
-        return ConversationDataset(conversations, self.tokenizer, source, manifest, augment, self.rules.seed, **options)
+        """A dataset over conversations, checked; their recordings are in the store afterwards."""
+        features = self.settings.features
+        if augment is not None and features != "cached" and (augment.time_masks or augment.channel_masks):
+            rule = "masks are put on stored features (data.augment.time_masks and channel_masks)"
+            raise ConfigError("data.features", features, rule, "Set data.features=cached, or both to 0")
+        if features != "none":
+            require_recordings(conversations, manifest)
+        source = AudioSource(features, self._store(conversations, augment), self.tokens.first)
+        dataset = ConversationDataset(
+            conversations, self.tokenizer, source, manifest, augment, self.rules.seed, **options
+        )
+        dataset.check_codes()
+        return dataset
 
     def _store(self, conversations: Sequence[Conversation], augment: AugmentConfig | None) -> FeatureStore | None:
         perturbations = [UNCHANGED]
@@ -145,8 +157,8 @@ class ConversationData(pl.LightningDataModule):
                 self.settings.train_manifest, len(self.left_out), len(conversations), limit,
             )  # fmt: skip
         if not kept:
-            longest = min(row["positions"] for row in self.left_out)
-            rule = f"every conversation of {self.settings.train_manifest} is longer; the shortest has {longest}"
+            shortest = min(row["positions"] for row in self.left_out)
+            rule = f"every conversation of {self.settings.train_manifest} is longer; the shortest has {shortest}"
             raise ConfigError("data.max_length", limit, rule, "Raise it")
         return kept, lengths
 
@@ -171,12 +183,11 @@ class ConversationData(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """The evaluation set with its answers, for the validation loss."""
-        size = max(self.settings.batch_size, 8)
-        order = sorted(range(len(self.eval_set)), key=lambda i: sum(
-            len(m.get("audio_tokens", ())) for m in self.eval_set.conversations[i].messages))  # fmt: skip
+        lengths = [length for length, _ in self.eval_set.lengths()]
+        order = sorted(range(len(lengths)), key=lambda index: lengths[index])
         return DataLoader(
             self.eval_set,
-            batch_sampler=[order[start : start + size] for start in range(0, len(order), size)],
+            batch_sampler=cut(order, lengths, max(self.settings.batch_size, 8), self.settings.max_batch_tokens),
             collate_fn=Collate(self.tokenizer.pad_id, self.settings.features == "online"),
         )
 
@@ -192,5 +203,7 @@ class Collate:
     pad_id: int
     online: bool
 
-    def __call__(self, samples: list[Sample]) -> dict[str, Any]:
+    def __call__(self, samples: list[Sample] | UserError) -> dict[str, Any] | UserError:
+        if isinstance(samples, UserError):
+            return samples
         return make_batch(samples, self.pad_id, online=self.online)

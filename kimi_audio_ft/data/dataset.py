@@ -9,15 +9,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
-from kimi_audio_ft.data.audio import read_audio
+from kimi_audio_ft.data.audio import audio_info, read_audio
 from kimi_audio_ft.data.batch import Sample
 from kimi_audio_ft.data.encoding import UNCHANGED, Perturbation
 from kimi_audio_ft.data.features import FeatureStore
 from kimi_audio_ft.data.layout import Layout, Tokenizer, layout_conversation
 from kimi_audio_ft.data.manifest import TOKENIZE_REMEDY, Conversation
-from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.errors import DataError, UserError
+from kimi_audio_ft.model.audio_frontend import num_audio_tokens
 from kimi_audio_ft.schema import AugmentConfig
 from kimi_audio_ft.signature import file_digest
 
@@ -49,7 +50,7 @@ class AudioSource:
 
 
 class ConversationDataset(Dataset[Sample]):
-    """Samples by index (unperturbed) or by ``Draw`` (training).
+    """Samples by index (as in epoch 0) or by ``Draw`` (training).
 
     Every random choice depends on the seed, the epoch and the conversation's id alone: not on workers or order.
     """
@@ -88,13 +89,22 @@ class ConversationDataset(Dataset[Sample]):
             conversation.id, self.layout(conversation), reference=conversation.reference, weight=draw.weight
         )
         if self.audio.mode == "cached":
-            features = [self._features(conversation, i, perturbation) for i in range(len(conversation.audio_paths))]
+            store = self.audio.store
+            assert store is not None
+            features = [store.features(perturbation.key(file_digest(path))) for path in conversation.audio_paths]
             sample.features = [self._mask(rows, rng) for rows in features]
-            _check_audio_count(conversation, features, self.manifest)
         elif self.audio.mode == "online":
             sample.waveforms = [perturbation.apply(read_audio(path)) for path in conversation.audio_paths]
-            _check_audio_count(conversation, sample.waveforms, self.manifest)
         return sample
+
+    def __getitems__(self, items: Sequence[int | Draw]) -> list[Sample] | UserError:
+        """The samples of a batch. A worker process returns a user's error: PyTorch would raise another one instead."""
+        try:
+            return [self[item] for item in items]
+        except UserError as error:
+            if get_worker_info() is None:
+                raise
+            return error
 
     def layout(self, conversation: Conversation) -> Layout:
         """The conversation's two streams."""
@@ -107,16 +117,26 @@ class ConversationDataset(Dataset[Sample]):
         layouts = (self.layout(conversation) for conversation in self.conversations)
         return [(len(layout), sum(layout.text_loss_mask)) for layout in layouts]
 
-    def _features(self, conversation: Conversation, index: int, perturbation: Perturbation) -> Tensor:
-        store = self.audio.store
-        assert store is not None
-        path = conversation.audio_paths[index]
-        features = store.features(perturbation.key(file_digest(path)))
-        codes = [m["audio_tokens"] for m in conversation.messages if m["message_type"] == "audio"][index]
-        if len(codes) != len(features):
-            problem = f"{len(codes)} audio_tokens for {path}, whose audio gives {len(features)}"
-            raise DataError(self.manifest, problem, TOKENIZE_REMEDY + " again", conversation.line)
-        return features
+    def check_codes(self) -> None:
+        """Every audio message must have as many codes as its recording gives; not looked at without features.
+
+        Raises:
+            DataError: naming the manifest and its line.
+        """
+        if self.audio.mode == "none":
+            return
+        for conversation in self.conversations:
+            messages = [message for message in conversation.messages if message["message_type"] == "audio"]
+            for message, path in zip(messages, conversation.audio_paths, strict=True):
+                codes, expected = len(message["audio_tokens"]), self._num_codes(path)
+                if codes != expected:
+                    problem = f"{codes} audio_tokens for {path}, whose audio gives {expected}"
+                    raise DataError(self.manifest, problem, TOKENIZE_REMEDY + " again", conversation.line)
+
+    def _num_codes(self, path: Path) -> int:
+        if self.audio.mode == "cached" and self.audio.store is not None:
+            return self.audio.store.num_rows(file_digest(path))
+        return num_audio_tokens(audio_info(path).num_samples_16k)
 
     def _with_codes_of(self, conversation: Conversation, perturbation: Perturbation) -> Conversation:
         store, paths = self.audio.store, iter(conversation.audio_paths)
@@ -138,18 +158,11 @@ class ConversationDataset(Dataset[Sample]):
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.getrandbits(63))
-            # torchaudio draws from the global generator; axis 1 is the rows' time here, axis 2 their channels.
-            masked = rows_TD.unsqueeze(0)
+            # torchaudio draws from the global generator; axis 1 is the rows' time here, axis 2 their channels. It masks
+            # less than the width it is given, and counts positions in the rows' dtype: bf16 cannot beyond 256.
+            masked = rows_TD.unsqueeze(0).float()
             for _ in range(augment.time_masks):
-                masked = mask_along_axis(masked, augment.time_mask_frames, 0.0, axis=1)
+                masked = mask_along_axis(masked, augment.time_mask_frames + 1, 0.0, axis=1)
             for _ in range(augment.channel_masks):
-                masked = mask_along_axis(masked, augment.channel_mask_width, 0.0, axis=2)
-        return masked.squeeze(0)
-
-
-def _check_audio_count(conversation: Conversation, audio: Sequence[Tensor], manifest: str | Path) -> None:
-    messages = sum(m["message_type"] == "audio" for m in conversation.messages)
-    if messages != len(audio):
-        problem = f"{messages} audio messages but {len(audio)} recordings; an audio message lacks its content"
-        remedy = "Give every audio message the path of its recording, or train with data.features=none"
-        raise DataError(manifest, problem, remedy, conversation.line)
+                masked = mask_along_axis(masked, augment.channel_mask_width + 1, 0.0, axis=2)
+        return masked.squeeze(0).to(rows_TD.dtype)

@@ -40,7 +40,7 @@ class Perturbation:
         from torchaudio import functional
 
         if self.speed != 1.0:
-            # As functional.speed, which cuts 1.13 * 16000 to 18079 Hz and then needs a gigabyte of filters.
+            # As functional.speed, which cuts 1.015 * 16000 to 16239 Hz and then needs a gigabyte of filters.
             waveform = functional.resample(waveform, round(self.speed * SAMPLE_RATE), SAMPLE_RATE)
         if self.gain_db:
             waveform = functional.gain(waveform, self.gain_db).clamp(-1.0, 1.0)

@@ -82,8 +82,9 @@ class FeatureStore:
         entry = self._entries[key]
         start, count = entry["row"], len(entry["codes"])
         if self._rows is None or self._rows.shape[0] < start + count:
-            flat = np.memmap(self._data, dtype=_NUMPY[self.dtype], mode="r")
-            self._rows = flat[: len(flat) // self.dim * self.dim].reshape(-1, self.dim)
+            # Only what the index speaks of: another process may be writing behind it.
+            shape = (self._end_row(), self.dim)
+            self._rows = np.memmap(self._data, dtype=_NUMPY[self.dtype], mode="r", shape=shape)
         rows = torch.from_numpy(np.array(self._rows[start : start + count]))
         return rows.view(self.dtype) if self.dtype == torch.bfloat16 else rows
 

@@ -212,11 +212,18 @@ def manifest_identity(conversations: list[Conversation]) -> str:
 
 
 def require_references(conversations: list[Conversation], path: str | Path) -> None:
-    """Scoring and training need an answer at the end of every conversation."""
+    """Scoring and training need a text answer at the end of every conversation, and no answer in audio.
+
+    An answer in audio would need the audio branch and its loss, which a transcriber has no use for; taking only the
+    text of such a conversation would ignore in silence what the manifest asks for.
+    """
     for conversation in conversations:
         if not any(m["message_type"] == "text" for m in last_answer(conversation.messages)):
             problem = "does not end with an assistant text message, so there is nothing to learn or to compare with"
             raise DataError(path, problem, "Add the transcript as an assistant text message", conversation.line)
+        if any(m["role"] == "assistant" and m["message_type"] == "audio" for m in conversation.messages):
+            problem = "has an assistant message of type audio; answers are learned and scored as text only"
+            raise DataError(path, problem, "Leave the conversation out, or give its text instead", conversation.line)
 
 
 def require_recordings(conversations: Sequence[Conversation], path: str | Path) -> None:

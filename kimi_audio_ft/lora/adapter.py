@@ -8,8 +8,10 @@ from typing import Any
 
 import peft
 import torch
-from peft.utils import get_peft_model_state_dict
-from safetensors.torch import save_file
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.lora.targets import matched_modules, target_pattern
@@ -17,14 +19,15 @@ from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
 from kimi_audio_ft.schema import LoraConfig
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+# Starts of PEFT that subtract themselves from the base's weights, which here are shared and stay as they are.
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
-def peft_config(settings: LoraConfig, base: str = "") -> peft.LoraConfig:
+def peft_config(settings: LoraConfig) -> peft.LoraConfig:
     """Our settings in PEFT's words."""
     assert settings.lora_alpha is not None, "LoraConfig.__post_init__ sets it"
     start: Any = True if settings.init_lora_weights == "default" else settings.init_lora_weights
     return peft.LoraConfig(
-        base_model_name_or_path=base,
         r=settings.r,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
@@ -45,7 +48,9 @@ def add_adapter(model: KimiAudioForCausalLM, settings: LoraConfig, seed: int, ba
     model.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stable_seed("adapter", seed))
-        return peft.get_peft_model(model, peft_config(settings, base))
+        adapted = peft.get_peft_model(model, peft_config(settings))
+    adapted.peft_config["default"].base_model_name_or_path = base  # PEFT overwrites it while wrapping
+    return adapted
 
 
 def load_adapter(model: KimiAudioForCausalLM, folder: Path) -> peft.PeftModel:
@@ -58,21 +63,56 @@ def load_adapter(model: KimiAudioForCausalLM, folder: Path) -> peft.PeftModel:
         if not (folder / name).is_file():
             raise DataError(folder / name, "no such file", "Name a folder that holds an adapter in PEFT's format")
     try:
-        return peft.PeftModel.from_pretrained(model, str(folder), is_trainable=False).eval()
-    except (RuntimeError, ValueError) as error:
-        problem = f"does not fit the base ({str(error).strip().splitlines()[0]})"
-        raise DataError(folder, problem, "Set model.path to the base that it was trained on") from error
+        config = peft.LoraConfig.from_pretrained(str(folder))
+        if not isinstance(config, peft.LoraConfig):
+            raise TypeError(f"peft_type is {config.peft_type}")
+        tensors = load_file(folder / WEIGHTS)
+    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+        problem = f"is not a LoRA adapter in PEFT's format ({str(error).strip()})"
+        raise DataError(folder, problem, "Name another folder, or make the adapter again") from None
+    if str(config.init_lora_weights).lower().startswith(_CHANGES_BASE):
+        problem = f"starts from init_lora_weights={config.init_lora_weights!r}, which changes the base's own weights"
+        remedy = "Convert it with PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=...)"
+        raise DataError(folder, problem, remedy)
+    config.inference_mode = True
+    return _with_tensors(model, config, tensors, folder)
+
+
+def _with_tensors(
+    model: KimiAudioForCausalLM, config: peft.LoraConfig, tensors: dict[str, Tensor], folder: Path
+) -> peft.PeftModel:
+    """The base with an adapter whose tensors are exactly these; PEFT itself only warns of missing ones."""
+    remedy = "Set model.path to the base that it was trained on"
+    try:
+        adapted = peft.PeftModel(model, config)
+    except ValueError as error:
+        raise DataError(folder, f"does not fit the base ({str(error).strip()})", remedy) from None
+    expected = {key: tuple(value.shape) for key, value in adapter_state(adapted).items()}
+    given = {key: tuple(value.shape) for key, value in tensors.items()}
+    if expected != given:
+        adapted.unload()
+        odd = sorted(key for key in expected.keys() | given.keys() if expected.get(key) != given.get(key))
+        found, wanted = given.get(odd[0], "no tensor"), expected.get(odd[0], "no place for it")
+        problem = f"does not fit the base ({odd[0]}: the adapter has {found}, the base {wanted}; {len(odd)} such)"
+        raise DataError(folder, problem, remedy)
+    set_peft_model_state_dict(adapted, tensors)
+    return adapted.eval()
 
 
 def save_adapter(model: peft.PeftModel, folder: Path) -> None:
     """Write the adapter in PEFT's format: weights and config, nothing of the base."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {key: value.detach().cpu().contiguous() for key, value in get_peft_model_state_dict(model).items()}
+    state = {key: value.detach().cpu().contiguous() for key, value in adapter_state(model).items()}
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     config = model.peft_config["default"]
     config.inference_mode = True
     config.save_pretrained(str(folder))
     config.inference_mode = False
+
+
+def adapter_state(model: peft.PeftModel) -> dict[str, Tensor]:
+    """The adapter's tensors under PEFT's names, without the base's embedding and heads even when they are targets."""
+    return get_peft_model_state_dict(model, save_embedding_layers=False)
 
 
 def trainable_parameters(model: torch.nn.Module) -> int:

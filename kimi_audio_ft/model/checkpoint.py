@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.model.config import KimiAudioConfig
 from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
 from kimi_audio_ft.model.json_files import read_json_object, save_json
@@ -20,7 +22,13 @@ BRANCH_PREFIXES = ("model.mimo_layers.", "model.mimo_norm.", "mimo_output.")
 
 def read_config(folder: Path) -> KimiAudioConfig:
     """``config.json`` of a checkpoint folder."""
-    return KimiAudioConfig(**read_json_object(folder / "config.json", "Set model.path to a Kimi-Audio checkpoint"))
+    path, remedy = folder / "config.json", "Set model.path to a Kimi-Audio checkpoint"
+    fields = read_json_object(path, remedy)
+    try:
+        return KimiAudioConfig(**fields)
+    except (TypeError, ValueError, ArithmeticError, StrictDataclassError) as error:
+        problem = " ".join(str(error).split())
+        raise DataError(path, f"describes no Kimi-Audio model ({problem})", remedy) from None
 
 
 def read_model(

@@ -7,16 +7,20 @@ decoded by plain PEFT; optimizer, schedule, loops and callbacks are what a resum
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 from safetensors.torch import load_file, save_file
 
 from kimi_audio_ft.lora.adapter import WEIGHTS
 from kimi_audio_ft.store import raise_if_full
+
+log = logging.getLogger(__name__)
 
 _STATE, _TENSORS = "state.json", "state.safetensors"
 # LightningModule attribute and PEFT's adapter name, which PEFT leaves out of its files.
@@ -64,6 +68,46 @@ class AdapterCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path: Any) -> None:
         """Delete a checkpoint folder."""
         shutil.rmtree(path, ignore_errors=True)
+
+
+class KeepCheckpoints(pl.Callback):
+    """Saves every ``every`` optimizer steps and keeps the newest; must be the last callback, which has all of a step.
+
+    Lightning's ModelCheckpoint also saves between the micro-batches of a step, whose gradients are then lost.
+    """
+
+    def __init__(self, folder: Path, every: int, keep: int) -> None:
+        self.folder, self.every, self.keep = folder, every, keep
+        self._last_step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._last_step = trainer.global_step  # a resumed run begins between two steps
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step == self._last_step:
+            return
+        self._last_step = step
+        if step % self.every:
+            return
+        trainer.save_checkpoint(self.folder / f"step={step:08d}")
+        for old in _checkpoints(self.folder)[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def latest_checkpoint(work: Path) -> str | None:
+    """The checkpoint of the most steps, or None."""
+    found = _checkpoints(work)
+    if not found:
+        return None
+    log.info("going on from %s", found[-1])
+    return str(found[-1])
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step=*"))
 
 
 def _peft_name(key: str) -> str:

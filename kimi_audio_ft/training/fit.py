@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import time
 import warnings
@@ -13,18 +12,15 @@ from typing import Any
 
 import pytorch_lightning as pl
 from peft import PeftModel
-from pytorch_lightning.callbacks import ModelCheckpoint
 
 from kimi_audio_ft.data.datamodule import ConversationData
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.lora.adapter import save_adapter, trainable_parameters
 from kimi_audio_ft.schema import OptimConfig, TrainerConfig
 from kimi_audio_ft.store import write_json, write_jsonl
-from kimi_audio_ft.training.checkpoint import AdapterCheckpointIO
+from kimi_audio_ft.training.checkpoint import AdapterCheckpointIO, KeepCheckpoints, latest_checkpoint
 from kimi_audio_ft.training.curves import CurveRecorder, Row
 from kimi_audio_ft.training.module import AdapterTraining
-
-log = logging.getLogger(__name__)
 
 
 class TrainingFailed(UserError):
@@ -37,13 +33,17 @@ class StopAtNonFinite(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        loss = float(trainer.callback_metrics["train_loss_part"])
-        if not math.isfinite(loss):
-            rate = trainer.optimizers[0].defaults["lr"]
-            raise TrainingFailed(
-                f"optim.lr={rate:g}: the training loss is {loss} at step {trainer.global_step}; "
-                "it must be finite. Lower optim.lr, or set optim.max_grad_norm"
-            )
+        rate = trainer.optimizers[0].defaults["lr"]
+        require_finite("training", float(trainer.callback_metrics["train_loss_part"]), rate, trainer.global_step)
+
+
+def require_finite(what: str, loss: float, rate: float, step: int) -> None:
+    """Raise TrainingFailed unless the loss is a finite number."""
+    if not math.isfinite(loss):
+        raise TrainingFailed(
+            f"optim.lr={rate:g}: the {what} loss is {loss} at step {step}; it must be finite. "
+            "Lower optim.lr, or set optim.max_grad_norm"
+        )
 
 
 def fit_adapter(
@@ -71,26 +71,27 @@ def fit_adapter(
     data.setup()
     num_steps = data.num_steps(settings.max_epochs, settings.max_steps)
     module = AdapterTraining(model, optim, settings.accumulate, num_steps, seed)
-    recorder = CurveRecorder(settings.log_every, on_row)
+    recorder = CurveRecorder(
+        settings.log_every, settings.val_every, lambda: module.validation_loss(data.val_dataloader()), on_row
+    )
     trainer = make_trainer(settings, optim, work, json.dumps(_adapter_config(model)), recorder)
     started = time.monotonic()
     with warnings.catch_warnings():
         # Lightning's advice on worker counts and logging does not fit data that is read from memory maps.
         warnings.filterwarnings("ignore", category=UserWarning, module="pytorch_lightning")
         trainer.fit(module, datamodule=data, ckpt_path=latest_checkpoint(work))
-        if not recorder.validated_at(trainer.global_step):  # the last epoch was cut by max_steps
-            trainer.validate(module, datamodule=data, verbose=False)
     seconds = time.monotonic() - started
+    losses = {split: [row["loss"] for row in recorder.rows if row["split"] == split] for split in ("train", "val")}
+    require_finite("validation", losses["val"][-1], optim.lr, trainer.global_step)  # what the last step left behind
     save_adapter(model, folder)
     write_jsonl(folder / "curves.jsonl", recorder.rows)
     write_json(folder / "data.json", data.describe())
-    losses = {split: [row["loss"] for row in recorder.rows if row["split"] == split] for split in ("train", "val")}
     return {
         "steps": trainer.global_step,
         "train_seconds": round(seconds, 3),
         "trainable_parameters": trainable_parameters(model),
-        "final_train_loss": losses["train"][-1] if losses["train"] else None,
-        "final_val_loss": losses["val"][-1] if losses["val"] else None,
+        "final_train_loss": losses["train"][-1],
+        "final_val_loss": losses["val"][-1],
     }
 
 
@@ -98,15 +99,6 @@ def make_trainer(
     settings: TrainerConfig, optim: OptimConfig, work: Path, adapter_config: str, recorder: CurveRecorder
 ) -> pl.Trainer:
     """A Lightning trainer whose checkpoints hold the adapter only."""
-    keep = ModelCheckpoint(
-        dirpath=work,
-        filename="{step:08d}",
-        every_n_train_steps=settings.save_every,
-        save_top_k=settings.save_keep,
-        monitor="step",
-        mode="max",
-        save_on_exception=False,
-    )
     return pl.Trainer(
         accelerator=settings.accelerator,
         devices=1,
@@ -114,28 +106,17 @@ def make_trainer(
         max_steps=settings.max_steps,
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=optim.max_grad_norm or None,
-        # None counts micro-batches over the whole training rather than within an epoch.
-        check_val_every_n_epoch=None if settings.val_every else 1,
-        val_check_interval=settings.val_every * settings.accumulate if settings.val_every else None,
+        limit_val_batches=0,  # the recorder validates
         reload_dataloaders_every_n_epochs=1,  # every epoch has its own plan of batches
-        num_sanity_val_steps=0,
         logger=False,
+        enable_checkpointing=False,  # Lightning's own would also save between the micro-batches of a step
         enable_progress_bar=settings.progress,
         enable_model_summary=False,
-        callbacks=[recorder, StopAtNonFinite(), keep],
+        callbacks=[StopAtNonFinite(), recorder, KeepCheckpoints(work, settings.save_every, settings.save_keep)],
         plugins=[AdapterCheckpointIO(adapter_config)],
         use_distributed_sampler=False,
         default_root_dir=work,
     )
-
-
-def latest_checkpoint(work: Path) -> str | None:
-    """The checkpoint of the most steps, or None."""
-    found = sorted(work.glob("step=*"))
-    if not found:
-        return None
-    log.info("going on from %s", found[-1])
-    return str(found[-1])
 
 
 def _adapter_config(model: PeftModel) -> dict[str, Any]:

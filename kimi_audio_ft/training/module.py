@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -28,7 +29,6 @@ class AdapterTraining(pl.LightningModule):
         self.model = model
         self.optim, self.accumulate, self.num_steps, self.seed = optim, accumulate, num_steps, seed
         self.strict_loading = False  # checkpoints hold the adapter alone
-        self._val_sum, self._val_tokens = 0.0, 0
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Loss of one micro-batch, weighted so that an optimizer step's sum is its mean over the whole step."""
@@ -38,16 +38,16 @@ class AdapterTraining(pl.LightningModule):
         self.log("train_loss_part", loss.detach(), logger=False)
         return loss * self.accumulate  # Lightning divides by it
 
-    def on_validation_epoch_start(self) -> None:
-        self._val_sum, self._val_tokens = 0.0, 0
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Adds up the loss of the evaluation set's answer tokens."""
-        self._val_sum += self._summed_loss(batch, "token").item()
-        self._val_tokens += int(batch["text_loss_mask"].sum())
-
-    def on_validation_epoch_end(self) -> None:
-        self.log("val_loss", self._val_sum / max(1, self._val_tokens), prog_bar=True, logger=False)
+    @torch.no_grad()
+    def validation_loss(self, batches: Iterable[dict[str, Any]]) -> float:
+        """Mean loss over the answer tokens of the evaluation set, however it is cut into batches."""
+        total, tokens = 0.0, 0
+        self.eval()
+        for batch in map(self.trainer.strategy.batch_to_device, batches):
+            total += self._summed_loss(batch, "token").item()
+            tokens += int(batch["text_loss_mask"].sum())
+        self.train()
+        return total / max(1, tokens)
 
     def _summed_loss(self, batch: dict[str, Any], average: str) -> Tensor:
         mask_BS = batch["text_loss_mask"]

@@ -1,0 +1,102 @@
+"""Hydra's complaints about a command line, in words that say what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import is_dataclass
+from typing import Any
+
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.signature import flatten
+
+# A bare ValueError of Hydra's, for `lora=8`.
+_NOT_A_CHOICE = "Config group override must be"
+
+
+def about_overrides(error: Exception) -> bool:
+    """Whether Hydra or OmegaConf could not use what stands on the command line."""
+    known = isinstance(error, HydraException | OmegaConfBaseException)
+    return known or (type(error) is ValueError and str(error).startswith(_NOT_A_CHOICE))
+
+
+def explain(error: Exception, schema: type) -> str:
+    """One message for an error that arose while composing the config of a command with these options."""
+    if str(error).startswith(_NOT_A_CHOICE):
+        return f"a group takes the name of one of its choices, such as lora=decoder; its options are lora.r=8. {error}"
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={name}: there is no such choice. {group} can be {', '.join(error.options)}"
+    cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
+        return unknown_option(_option_of(error, cause), option_names(schema))
+    if isinstance(cause, OmegaConfBaseException):
+        return _wrong_value(error, cause)
+    return str(error).strip()
+
+
+def refuse_unknown(config: DictConfig) -> None:
+    """Raise a UserError for an option that the config's dataclass lacks: Hydra lets ``+lora.rank=4`` through."""
+    schema = OmegaConf.get_type(config)
+    if not is_dataclass(schema):
+        return
+    known = option_names(schema)
+    unknown = sorted(set(_names(config)) - set(known))
+    if unknown:
+        raise UserError(unknown_option(unknown[0], known))
+
+
+def option_names(schema: Any) -> list[str]:
+    """Dotted names of all options of a settings dataclass."""
+    return _names(OmegaConf.structured(schema))
+
+
+def _names(config: DictConfig) -> list[str]:
+    values = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(values, dict)
+    return list(flatten({str(key): value for key, value in values.items()}))
+
+
+def unknown_option(name: str, known: Iterable[str]) -> str:
+    """A message about a name that is none of the options, with the nearest ones."""
+    known = list(known)
+    groups = {option.rpartition(".")[0] for option in known} - {""}
+    near = difflib.get_close_matches(name, [*known, *sorted(groups)], n=2, cutoff=0.6)
+    last = name.rpartition(".")[2]
+    near = near or [option for option in known if option.rpartition(".")[2] == last]
+    hint = f"Did you mean {' or '.join(near)}?" if near else "--help lists all options"
+    return f"{name}: there is no such option. {hint}"
+
+
+def _unreadable(error: OverrideParseException) -> str:
+    key, equals, value = error.override.partition("=")
+    if not equals or not key.strip():
+        return f"{error.override!r} cannot be read. Write OPTION=VALUE"
+    if value.strip().endswith(","):
+        return f"{error.override}: cannot be read, it ends in a comma. Write {key}=A,B for several values"
+    return (
+        f"{error.override}: cannot be read. Plain values hold English letters, digits and -_./:+@%; "
+        f"others, such as Chinese, brackets or =, need double quotes inside the shell's quotes: '{key}=\"{value}\"'"
+    )
+
+
+def _option_of(error: Exception, cause: OmegaConfBaseException) -> str:
+    # Hydra's first line has the whole name ("Could not override 'loar.r'."); the cause only up to the wrong part.
+    quoted = str(error).partition("'")[2].partition("'")[0]
+    return quoted if quoted.startswith(str(cause.full_key)) else str(cause.full_key)
+
+
+def _wrong_value(error: Exception, cause: OmegaConfBaseException) -> str:
+    override = str(error).partition("Error merging override ")[2].strip()
+    reason = (cause.msg or str(cause)).strip().splitlines()[0]
+    if "is not a ListConfig" in reason:
+        key, _, value = override.partition("=")
+        return f"{override}: must be a list. Write '{key}=[{value}]'"
+    place = override or cause.full_key
+    return f"{place}: {reason}" if place else reason

@@ -1,0 +1,154 @@
+"""The commands as a person runs them: in a folder of their own, on a small corpus."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A folder in which commands run, with the store inside it."""
+
+    folder: Path
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store"
+
+    def run(self, module: str, *arguments: str) -> Outcome:
+        """Run ``python -m module arguments`` within this process: importing torch takes seconds."""
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            _as_command(self, [module, *arguments]),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            try:
+                runpy.run_module(module, run_name="__main__", alter_sys=True)
+                code = 0
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        return Outcome(code, out.getvalue(), err.getvalue())
+
+    def start(self, module: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """Start ``python -m module arguments`` as a process of its own."""
+        command = [sys.executable, "-m", module, *arguments]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self._environment() | environment, stdout=pipe, stderr=pipe, text=True
+        )
+
+    def run_apart(self, module: str, *arguments: str, **environment: str) -> Outcome:
+        """Run ``python -m module arguments`` as a process of its own, to its end."""
+        process = self.start(module, *arguments, **environment)
+        out, err = process.communicate(timeout=300)
+        return Outcome(process.returncode, out, err)
+
+    def _environment(self) -> dict[str, str]:
+        path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+        return {**os.environ, "PYTHONPATH": path, "KIMI_AUDIO_FT_STORE": str(self.store)}
+
+
+@contextlib.contextmanager
+def _as_command(place: Workplace, argv: list[str]) -> Iterator[None]:
+    """This process as if it had just been started for a command; Hydra's traces are wiped off afterwards."""
+    root = logging.getLogger()
+    handlers, level, environment, arguments = root.handlers[:], root.level, dict(os.environ), sys.argv
+    GlobalHydra.instance().clear()
+    os.environ["KIMI_AUDIO_FT_STORE"] = str(place.store)
+    sys.argv = argv
+    try:
+        with contextlib.chdir(place.folder), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*found in sys.modules", category=RuntimeWarning)
+            yield
+    finally:
+        for handler in root.handlers:
+            if handler not in handlers:
+                handler.close()
+        root.handlers[:], sys.argv = handlers, arguments
+        root.setLevel(level)
+        os.environ.clear()
+        os.environ.update(environment)
+        GlobalHydra.instance().clear()
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small demo corpus: ``corpus.csv`` and ``audio/``."""
+    from kimi_audio_ft.data.demo_corpus import CorpusParameters, synthesize_corpus
+
+    folder = tmp_path_factory.mktemp("corpus") / "corpus"
+    synthesize_corpus(folder, CorpusParameters(recordings=5, segments=3))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """Where ``data/{train,eval}.jsonl`` and their pretokenized copies lie, with their features in the store."""
+    place = Workplace(tmp_path_factory.mktemp("prepared"))
+    csv = ("kimi_audio_ft.prepare", f"csv={corpus / 'corpus.csv'}", "out=data", "group_column=recording")
+    assert place.run(*csv, "eval_ratio=0.4").code == 0
+    manifests = "manifests=[data/train.jsonl,data/eval.jsonl]"
+    assert place.run("kimi_audio_ft.tokenize", manifests, "progress=false").code == 0
+    return place
+
+
+@pytest.fixture(scope="session")
+def new_workplace(prepared: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Workplace]:
+    """Makes folders that hold ``data/`` and a store with its features and nothing else."""
+
+    def make() -> Workplace:
+        place = Workplace(tmp_path_factory.mktemp("place"))
+        shutil.copytree(prepared.folder / "data", place.folder / "data")
+        shutil.copytree(prepared.store / "features", place.store / "features")
+        return place
+
+    return make
+
+
+@pytest.fixture
+def workplace(new_workplace: Callable[[], Workplace]) -> Workplace:
+    """A folder of the test's own with ``data/`` and its features."""
+    return new_workplace()
+
+
+# A short training and short answers on the small corpus.
+SHORT = (
+    "data.train_manifest=data/train.tokens.jsonl",
+    "data.eval_manifest=data/eval.tokens.jsonl",
+    "trainer.max_steps=4",
+    "decoding.max_new_tokens=8",
+    "trainer.progress=false",
+    "logger=none",
+)
+
+
+@pytest.fixture(scope="session")
+def short() -> tuple[str, ...]:
+    """Overrides for a trial that takes a second."""
+    return SHORT

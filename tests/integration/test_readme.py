@@ -1,0 +1,197 @@
+"""README.md as a newcomer follows it: its commands run or compose, and what it names exists."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import pytest
+
+from kimi_audio_ft.override_errors import option_names
+from kimi_audio_ft.schema import EvaluateConfig, TokenizeConfig, TrainConfig
+from kimi_audio_ft.schema_prepare import PrepareConfig
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+STUDIES = sorted(path.stem for path in (REPOSITORY / "experiments").glob("*.yaml"))
+TRAIN = "kimi_audio_ft.train"
+# So that the page's commands take seconds; nothing else about them is changed.
+SHORTER = {
+    TRAIN: ("trainer.max_steps=2", "decoding.max_new_tokens=8", "trainer.progress=false", "logger=none"),
+    "kimi_audio_ft.evaluate": ("decoding.max_new_tokens=8", "trainer.progress=false"),
+    "kimi_audio_ft.tokenize": ("progress=false",),
+}
+
+
+def commands(section: str | None = None) -> list[list[str]]:
+    """The words of every command in the page's bash blocks, or in one section's, with $NAMES put in."""
+    text = README if section is None else README.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    names: dict[str, str] = {}
+    found = []
+    for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(Template(line).safe_substitute(names), comments=True)
+            assigned = re.fullmatch(r"([A-Z]+)=(.*)", words[0]) if len(words) == 1 else None
+            if assigned:
+                names[assigned[1]] = assigned[2]
+            elif words:
+                found.append(words)
+    return found
+
+
+def spans() -> Iterator[str]:
+    """What stands between single backticks outside of blocks."""
+    return iter(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL)))
+
+
+@pytest.mark.slow
+def test_own_recordings(corpus: Path, workplace: Any) -> None:
+    shutil.rmtree(workplace.store)
+    shutil.copytree(corpus, workplace.folder / "my")
+    section = commands("Your own recordings")
+    assert section[0] == ["source", ".venv/bin/activate"]
+    assert {words[2] for words in section[1:]} == {*SHORTER, "kimi_audio_ft.prepare", "kimi_audio_ft.store"}
+    for words in section[1:]:
+        assert words[:2] == ["python", "-m"], words
+        module, arguments = words[2], words[3:]
+        if any("SIGNATURE" in argument for argument in arguments):
+            listed = json.loads(workplace.run("kimi_audio_ft.store", "ls", "--json").out)
+            signature = next(row["signature"] for row in listed if row["kind"] == "adapter")
+            arguments = [argument.replace("SIGNATURE", signature) for argument in arguments]
+        done = workplace.run(module, *arguments, *SHORTER.get(module, ()))
+        assert done.code == 0, (words, done.err)
+    (report,) = (workplace.folder / "outputs" / "sweep").glob("*/*/report.html")
+    for name in ("trials.csv", "trials.json"):
+        assert (report.parent / name).is_file()
+    assert (workplace.folder / "my" / "data" / "rejected.jsonl").is_file()
+
+
+def test_commands_of_the_7b_model_compose(workplace: Any) -> None:
+    section = commands("The 7B model")
+    assert len(section) >= 2
+    for words in section:
+        assert words[:2] == ["python", "-m"], words
+        done = workplace.run(words[2], *words[3:], "--cfg", "job")
+        assert done.code == 0, done.err
+        assert "path: /models/Kimi-Audio-7B-Instruct" in done.out
+        assert "dtype: bfloat16" in done.out
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_study_composes_and_says_what_it_is(workplace: Any, name: str) -> None:
+    done = workplace.run(TRAIN, f"+experiments={name}", "--cfg", "job")
+    assert done.code == 0, done.err
+    head = (REPOSITORY / "experiments" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[:10]
+    for word in ("Question:", "Command:", "Cost:"):
+        assert any(line.startswith(f"# {word}") for line in head), word
+    assert f"+experiments={name}" in "\n".join(head)
+
+
+def test_every_other_command_exists() -> None:
+    targets = re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    for words in commands():
+        if words[0] == "make":
+            assert set(words[1:]) <= set(targets), words
+        elif words[0] == "wandb":
+            wandb = [sys.executable, "-m", "wandb", words[1], "--help"]
+            helped = subprocess.run(wandb, capture_output=True, text=True)
+            assert helped.returncode == 0 and f" {words[1]} [" in helped.stdout, words
+        elif words[0] == "python":
+            assert words[1] == "-m" and find_spec(words[2]) is not None, words
+        else:
+            assert words[0] == "source", words
+
+
+def test_named_modules_exist() -> None:
+    named = [match for span in spans() for match in re.findall(r"python -m ([\w.]+)", span)]
+    assert named
+    for module in named:
+        assert find_spec(module) is not None, module
+
+
+def test_named_files_exist() -> None:
+    elsewhere = ("outputs/", "my/", "store/", "/", "moonshotai/", "THUDM/", "audio_detokenizer/", "vocoder/")
+    named = [span for span in spans() if re.fullmatch(r"[\w./-]+/[\w./-]*", span) and not span.startswith(elsewhere)]
+    assert "kimi_audio_ft/schema.py" in named
+    for name in named:
+        assert (REPOSITORY / name).exists(), name
+
+
+def test_named_options_exist() -> None:
+    options = {name for schema in (TrainConfig, EvaluateConfig, TokenizeConfig) for name in option_names(schema)}
+    groups = {path.name for path in (REPOSITORY / "conf").iterdir() if path.is_dir()}
+    keys = [match for span in spans() for match in re.findall(r"^\+?([a-z][\w.]*)(?:=|$)", span)]
+    dotted = [key for key in keys if key.split(".")[0] in groups and "." in key]
+    assert "lora.use_rslora" in dotted and "data.max_batch_tokens" in dotted
+    for key in dotted:
+        assert key in options or any(option.startswith(f"{key}.") for option in options), key
+    choices = [
+        (group, choice) for span in spans() for group, choice in re.findall(r"^(\w+)=(\w+)", span) if group in groups
+    ]
+    assert ("logger", "csv") in choices
+    for group, choice in choices:
+        assert (REPOSITORY / "conf" / group / f"{choice}.yaml").is_file(), (group, choice)
+
+
+def test_named_options_of_prepare_exist() -> None:
+    options = option_names(PrepareConfig)
+    for words in commands():
+        if words[:3] == ["python", "-m", "kimi_audio_ft.prepare"]:
+            for argument in words[3:]:
+                assert argument.partition("=")[0] in options
+    assert {"group_column", "group_pattern"} <= set(options)
+
+
+HELPED = ["kimi_audio_ft.prepare", "kimi_audio_ft.tokenize", TRAIN, "kimi_audio_ft.evaluate", "kimi_audio_ft.store"]
+WITHOUT_TORCH = """
+import runpy, sys
+module, sys.argv = sys.argv[1], sys.argv[1:]
+try:
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    assert not end.code, end.code
+assert "torch" not in sys.modules, "torch was imported"
+"""
+
+
+@pytest.mark.parametrize("module", [*HELPED, "multirun_analysis"])
+def test_help_is_quick_and_does_without_torch(module: str, tmp_path: Path) -> None:
+    out = _quick(["-c", WITHOUT_TORCH, module, "--help"], tmp_path)
+    assert f"python -m {module}" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_package_is_imported_quickly_and_without_torch(tmp_path: Path) -> None:
+    _quick(["-c", "import sys, kimi_audio_ft, multirun_analysis; assert 'torch' not in sys.modules"], tmp_path)
+
+
+def _quick(arguments: list[str], folder: Path) -> str:
+    """Standard output of a Python process that may use two seconds of the processor (of time, others take part)."""
+
+    def used() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    before = used()
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert used() - before < 2.0
+    return done.stdout

@@ -1,0 +1,167 @@
+"""Training in pieces equals training in one go: after interruptions, and however a step is cut into micro-batches."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from kimi_audio_ft import store
+from kimi_audio_ft.quiet import quiet_libraries
+from kimi_audio_ft.schema import TrainConfig
+from kimi_audio_ft.training.fit import fit_adapter
+from kimi_audio_ft.trial import Trial
+
+Config = Callable[..., TrainConfig]
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    quiet_libraries()
+
+
+def fit(config: TrainConfig, folder: Path, work: Path) -> dict[str, Any]:
+    trial = Trial(config)
+    with trial.base.new_adapter(config.lora, config.seed) as model:
+        return fit_adapter(model, trial.data, config.optim, config.trainer, config.seed, folder, work)
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def assert_same_bits(folder: Path, other: Path) -> None:
+    assert (folder / "curves.jsonl").read_text() == (other / "curves.jsonl").read_text()
+    ours, theirs = tensors(folder), tensors(other)
+    assert set(ours) == set(theirs)
+    assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
+
+
+# Steps: 4 an epoch (8 micro-batches by twos), or 3 with a last one of two micro-batches only.
+WAYS: dict[str, dict[str, dict[str, Any]]] = {
+    "epochs": {},
+    "validating_within_epochs": {"trainer": {"val_every": 3, "log_every": 2}},
+    "cut_by_max_steps": {"trainer": {"max_steps": 6}},
+    "short_last_step": {"trainer": {"accumulate": 3, "log_every": 4}},
+    "dora_by_tokens_with_a_worker": {
+        "lora": {"use_dora": True},
+        "optim": {"loss_average": "token", "schedule": "cosine"},
+        "data": {"num_workers": 1},
+        "trainer": {"max_steps": 5},
+    },
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_resumed_from_any_checkpoint_equals_uninterrupted(trial_config: Config, tmp_path: Path, way: str) -> None:
+    """Bit for bit, with dropout and accumulation; the checkpoints lie within epochs, between them and at the end."""
+    changes = {group: dict(fields) for group, fields in WAYS[way].items()}
+    changes["trainer"] = {"save_every": 1, "save_keep": 99} | changes.get("trainer", {})
+    config = trial_config(**changes)
+    steps = fit(config, tmp_path / "whole", tmp_path / "work")["steps"]
+    checkpoints = sorted((tmp_path / "work").iterdir())
+    assert len(checkpoints) == steps
+    for checkpoint in checkpoints[1::2] if way != "epochs" else checkpoints:
+        work = tmp_path / f"from_{checkpoint.name}"
+        shutil.copytree(checkpoint, work / checkpoint.name)
+        facts = fit(config, work / "adapter", work)
+        assert facts["steps"] == steps
+        assert_same_bits(work / "adapter", tmp_path / "whole")
+
+
+TRAIN_AND_DIE = """
+import json, os, signal, sys
+from kimi_audio_ft.schema import *
+from kimi_audio_ft.trial import Trial
+
+def groups(fields):
+    kinds = {"data": DataConfig, "model": ModelConfig, "lora": LoraConfig, "optim": OptimConfig,
+             "decoding": DecodingConfig, "trainer": TrainerConfig, "logger": LoggerConfig}
+    fields["data"]["augment"] = AugmentConfig(**fields["data"]["augment"])
+    return {name: kinds[name](**value) if name in kinds else value for name, value in fields.items()}
+
+def die(row):
+    if row["step"] == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Trial(TrainConfig(**groups(json.loads(sys.argv[1])))).adapter(die)
+"""
+
+
+def test_killed_and_started_again(trial_config: Config, tmp_path: Path, private_store: Path) -> None:
+    """SIGKILL within the second epoch, between two checkpoints; then the same command again."""
+    config = trial_config(trainer={"save_every": 3})
+    whole = Trial(config).adapter()
+    shutil.move(private_store, tmp_path / "kept")
+    command = [sys.executable, "-c", TRAIN_AND_DIE, json.dumps(asdict(config)), "5"]
+    killed = subprocess.run(command, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert store.products() == []
+    work = store.work_folder("adapter", whole.signature)
+    assert [path.name for path in work.iterdir()] == ["step=00000003"]
+    seen: list[dict[str, Any]] = []
+    again = Trial(config).adapter(seen.append)
+    assert again.signature == whole.signature and not again.reused
+    assert_same_bits(again.folder, tmp_path / "kept" / "adapter" / whole.signature)
+    assert seen == store.read_jsonl(again.folder / "curves.jsonl"), "trackers see every point, old and new"
+    assert not store.work_folder("adapter", whole.signature).exists()
+    assert [row["signature"] for row in store.products()] == [whole.signature]
+
+
+@pytest.fixture(scope="module")
+def eight(coded_manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Eight conversations of very different lengths: each epoch is one step of all of them, however it is cut."""
+    lines = (coded_manifests / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)[:8]
+    path = tmp_path_factory.mktemp("eight") / "train.jsonl"
+    path.write_text("".join(lines), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("average", ["sample", "token"])
+def test_cutting_a_step_into_micro_batches_changes_nothing(
+    trial_config: Config, eight: str, tmp_path: Path, average: str
+) -> None:
+    """8 x 1, 4 x 2, 3 x 3 (the last of two) and 1 x 8 give one adapter, and one curve, after 5 steps."""
+    folders = []
+    for size, accumulate in ((8, 1), (4, 2), (3, 3), (1, 8)):
+        config = trial_config(
+            data={"train_manifest": eight, "batch_size": size},
+            lora={"lora_dropout": 0.0},
+            optim={"loss_average": average, "lr": 1e-3},
+            trainer={"max_epochs": 5, "accumulate": accumulate},
+        )
+        folders.append(tmp_path / f"{size}x{accumulate}")
+        assert fit(config, folders[-1], tmp_path / f"work{size}")["steps"] == 5
+    first, curves = tensors(folders[0]), store.read_jsonl(folders[0] / "curves.jsonl")
+    assert max(float(value.abs().max()) for key, value in first.items() if "lora_B" in key) > 1e-3, "it learned"
+    for folder in folders[1:]:
+        others = tensors(folder)
+        for key, value in first.items():
+            torch.testing.assert_close(others[key], value, atol=1e-6, rtol=0, msg=lambda m, k=key: f"{k}: {m}")
+        for row, other in zip(curves, store.read_jsonl(folder / "curves.jsonl"), strict=True):
+            assert row | {"loss": 0} == other | {"loss": 0}
+            assert row["loss"] == pytest.approx(other["loss"], abs=2e-6)
+
+
+def test_the_two_averages_differ(trial_config: Config, eight: str, tmp_path: Path) -> None:
+    """Otherwise the test above would compare one rule with itself."""
+    losses = {}
+    for average in ("sample", "token"):
+        config = trial_config(
+            data={"train_manifest": eight, "batch_size": 8},
+            optim={"loss_average": average},
+            trainer={"max_steps": 1, "accumulate": 1},
+        )
+        losses[average] = fit(config, tmp_path / average, tmp_path / f"work_{average}")["final_train_loss"]
+    assert abs(losses["sample"] - losses["token"]) > 1e-3

@@ -1,0 +1,137 @@
+"""Targets by full path, and the parameter counts that the published run reported."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kimi_audio_ft.base_model import Base
+from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.lora.adapter import add_adapter, trainable_parameters
+from kimi_audio_ft.lora.targets import PRESETS, matched_modules, needs_branch, needs_whisper, target_pattern
+from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM, WhisperFeatureExtractor
+from kimi_audio_ft.schema import LoraConfig, ModelConfig
+
+WHISPER_LARGE_V3 = {
+    "d_model": 1280,
+    "encoder_layers": 32,
+    "encoder_attention_heads": 20,
+    "encoder_ffn_dim": 5120,
+    "num_mel_bins": 128,
+    "max_source_positions": 1500,
+}
+LAYERS, BRANCH, WHISPER = "model.layers.", "model.mimo_layers.", "whisper_model.encoder.layers."
+
+
+@pytest.fixture(scope="module")
+def published() -> KimiAudioForCausalLM:
+    """Kimi-Audio-7B with its Whisper encoder, without memory for a single weight."""
+    with torch.device("meta"):
+        model = KimiAudioForCausalLM(KimiAudioConfig())
+        model.attach_whisper(WhisperFeatureExtractor.from_config(WHISPER_LARGE_V3))
+    return model
+
+
+def count(module: torch.nn.Module | None) -> int:
+    assert module is not None
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_published_sizes(published: KimiAudioForCausalLM) -> None:
+    assert count(published.whisper_model) == 636_968_960
+    assert count(published) - count(published.whisper_model) == 9_766_334_464
+
+
+@pytest.mark.parametrize(
+    ("preset", "trained", "parts"),
+    [
+        ("decoder", 20_185_088, {LAYERS}),
+        ("decoder_and_branch", 24_510_464, {LAYERS, BRANCH}),
+        ("report", 26_476_544, {LAYERS, BRANCH, WHISPER}),
+    ],
+)
+def test_published_adapter_sizes(published: KimiAudioForCausalLM, preset: str, trained: int, parts: set[str]) -> None:
+    base = count(published)
+    adapted = add_adapter(published, LoraConfig(r=8, target_modules=preset), seed=1)
+    try:
+        names = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+        assert trainable_parameters(adapted) == trained
+        assert count(adapted) == base + trained
+        assert all(".lora_A." in name or ".lora_B." in name for name in names)
+        inner = [name.removeprefix("base_model.model.") for name in names]
+        assert {part for part in (LAYERS, BRANCH, WHISPER) if any(name.startswith(part) for name in inner)} == parts
+        assert all(name.startswith(tuple(parts)) for name in inner)
+    finally:
+        adapted.unload()
+    assert count(published) == base
+
+
+def test_report_total(published: KimiAudioForCausalLM) -> None:
+    assert count(published) + 26_476_544 == 10_429_779_968
+
+
+@pytest.mark.parametrize(
+    ("preset", "linears_of_layer_3"),
+    [
+        ("attention", ["self_attn.k_proj", "self_attn.o_proj", "self_attn.q_proj", "self_attn.v_proj"]),
+        ("mlp", ["mlp.down_proj", "mlp.gate_proj", "mlp.up_proj"]),
+    ],
+)
+def test_parts_of_a_layer(published: KimiAudioForCausalLM, preset: str, linears_of_layer_3: list[str]) -> None:
+    found = matched_modules(published, preset)
+    assert [name for name in found if name.startswith(f"{LAYERS}3.")] == [f"{LAYERS}3.{n}" for n in linears_of_layer_3]
+    assert len(found) == 28 * len(linears_of_layer_3)
+    assert all(name.startswith(LAYERS) for name in found)
+
+
+def test_adaptor_preset(published: KimiAudioForCausalLM) -> None:
+    added = set(matched_modules(published, "decoder_and_adaptor")) - set(matched_modules(published, "decoder"))
+    assert added == {"model.vq_adaptor.layers.0", "model.vq_adaptor.layers.3"}
+
+
+def test_every_preset_matches_something(published: KimiAudioForCausalLM) -> None:
+    for preset in PRESETS:
+        names = matched_modules(published, preset)
+        assert names and len(names) == len(set(names))
+        assert needs_branch(names) == (preset in ("decoder_and_branch", "report"))
+        assert needs_whisper(names) == (preset == "report")
+
+
+def test_list_of_presets_and_paths(published: KimiAudioForCausalLM) -> None:
+    both = [r"model\.layers\.0\.self_attn\.q_proj", "mlp"]
+    expected = {f"{LAYERS}0.self_attn.q_proj", *matched_modules(published, "mlp")}
+    assert set(matched_modules(published, both)) == expected
+    adapted = add_adapter(published, LoraConfig(target_modules=both), seed=1)
+    wrapped = {name.removeprefix("base_model.model.") for name, m in adapted.named_modules() if hasattr(m, "lora_A")}
+    adapted.unload()
+    assert wrapped == expected
+
+
+def test_a_bare_name_is_not_a_suffix(published: KimiAudioForCausalLM) -> None:
+    """PEFT would match `q_proj` anywhere, Whisper included."""
+    with pytest.raises(ConfigError, match=r"lora\.target_modules='q_proj': matches none of the model's \d+ linears"):
+        matched_modules(published, "q_proj")
+
+
+def test_one_idle_member_of_a_list_is_an_error(published: KimiAudioForCausalLM) -> None:
+    with pytest.raises(ConfigError, match=r"'model.+layer.+0.+q_proj': matches none"):
+        add_adapter(published, LoraConfig(target_modules=["decoder", r"model\.layer\.0\..*q_proj"]), seed=1)
+
+
+def test_modules_that_are_no_linears_do_not_count(published: KimiAudioForCausalLM) -> None:
+    with pytest.raises(ConfigError, match="matches none"):
+        matched_modules(published, r"model\.embed_tokens")
+
+
+def test_bad_regular_expression() -> None:
+    with pytest.raises(ConfigError, match=r"lora\.target_modules='model\.\(': is neither a preset \(decoder, .*nor a"):
+        target_pattern("model.(")
+
+
+def test_whisper_targets_need_online_features() -> None:
+    lora = LoraConfig(target_modules="report")
+    with pytest.raises(ConfigError, match=r"lora\.target_modules='report'.*Set data\.features=online"):
+        Base(ModelConfig(dtype="float32"), "cached", "cpu").targets(lora)
+    names = Base(ModelConfig(dtype="float32"), "online", "cpu").targets(lora)
+    assert any(name.startswith("whisper_model.encoder.layers.0.self_attn.") for name in names)
+    assert not any("out_proj" in name or "fc1" in name for name in names)

@@ -1,0 +1,100 @@
+"""The report at a sweep's end, also when trials failed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from kimi_audio_ft.sweep_report import RECORDS, SweepReport
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> DictConfig:
+    """Hydra's config of a sweep in ``tmp_path / "sweep"``."""
+    return OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path / "sweep")}}})
+
+
+def trial(sweep: DictConfig, number: int, **records: Any) -> Path:
+    folder = Path(sweep.hydra.sweep.dir) / str(number)
+    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+    (folder / ".hydra" / "overrides.yaml").write_text(f"- lora.r={number}\n", encoding="utf-8")
+    for name, record in records.items():
+        (folder / f"{name}.json").write_text(json.dumps(record), encoding="utf-8")
+    return folder
+
+
+def scored(sweep: DictConfig, number: int) -> Path:
+    figures = {"cer": 0.5, "wer": 0.6, "mer": 0.5, "exact_match": 0.0, "num_references": 4, "num_reference_chars": 40}
+    more = {"trial": f"lora.r={number}", "params": {"lora.r": number, "decoding.text_temperature": 0.0}}
+    return trial(sweep, number, scores={**figures, **more, "normalised": figures, "signature": "ab"})
+
+
+def failed(sweep: DictConfig, number: int, message: str) -> Path:
+    failure = {
+        "trial": f"lora.r={number}",
+        "error_type": "ConfigError",
+        "message": message,
+        "params": {},
+        "command": "",
+    }
+    return trial(sweep, number, failure=failure)
+
+
+def test_start_forgets_the_records_of_an_earlier_sweep_and_nothing_else(sweep: DictConfig) -> None:
+    old = trial(sweep, 3)
+    for name in (*RECORDS, "train.log"):
+        (old / name).write_text("{}", encoding="utf-8")
+    (old / "wandb").mkdir()
+    own = Path(sweep.hydra.sweep.dir) / "notes"
+    own.mkdir()
+    (own / "scores.json").write_text("{}", encoding="utf-8")
+    SweepReport().on_multirun_start(sweep)
+    assert sorted(path.name for path in old.iterdir()) == ["train.log", "wandb"]
+    assert (own / "scores.json").exists()
+    assert SweepReport.conclude_failed() is None
+
+
+def test_end_writes_the_report(sweep: DictConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    report = SweepReport()
+    report.on_multirun_start(sweep)
+    scored(sweep, 2)
+    report.on_multirun_end(sweep)
+    page = Path(sweep.hydra.sweep.dir).resolve() / "report.html"
+    assert page.is_file()
+    assert f"report: {page}" in capsys.readouterr().out
+    assert SweepReport.conclude_failed() is None
+
+
+def test_report_that_cannot_be_made_is_a_warning(
+    sweep: DictConfig, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = SweepReport()
+    report.on_multirun_start(sweep)
+    Path(sweep.hydra.sweep.dir).mkdir()
+    report.on_multirun_end(sweep)
+    assert "no report: " in caplog.text
+    assert "report: /" not in capsys.readouterr().out
+
+
+def test_failed_trials_are_named_and_in_the_report(sweep: DictConfig) -> None:
+    SweepReport().on_multirun_start(sweep)
+    for number in (0, 1, 11):
+        scored(sweep, number)
+    last, first = failed(sweep, 10, "second\nwith details"), failed(sweep, 2, "first: wrong")
+    told = SweepReport.conclude_failed()
+    assert told is not None
+    lines = told.splitlines()
+    assert lines[0].startswith("2 of 5 trials failed")
+    assert lines[1:3] == [f"  {first} (lora.r=2): first: wrong", f"  {last} (lora.r=10): second"]
+    assert "first: wrong" in (Path(sweep.hydra.sweep.dir) / "report.html").read_text(encoding="utf-8")
+    assert SweepReport.conclude_failed() is None  # told once
+
+
+def test_error_that_is_no_trials(sweep: DictConfig) -> None:
+    assert SweepReport.conclude_failed() is None  # no sweep at all
+    SweepReport().on_multirun_start(sweep)
+    assert SweepReport.conclude_failed() is None  # a sweep whose values Hydra refused before any trial

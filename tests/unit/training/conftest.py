@@ -1,0 +1,30 @@
+"""One way to fit an adapter outside the store, so that its work folder stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from kimi_audio_ft.schema import TrainConfig
+
+
+@pytest.fixture
+def fit(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Fits a config's adapter into ``tmp_path/<name>/adapter`` with checkpoints in ``tmp_path/<name>/work``."""
+    from kimi_audio_ft.quiet import quiet_libraries
+    from kimi_audio_ft.training.fit import fit_adapter
+    from kimi_audio_ft.trial import Trial
+
+    quiet_libraries()
+
+    def run(config: TrainConfig, name: str = "fit", on_row: Callable[..., None] | None = None) -> dict[str, Any]:
+        trial = Trial(config)
+        folder, work = tmp_path / name / "adapter", tmp_path / name / "work"
+        with trial.base.new_adapter(config.lora, config.seed) as model:
+            return fit_adapter(model, trial.data, config.optim, config.trainer, config.seed, folder, work, on_row)
+
+    return run
