@@ -62,7 +62,7 @@ EXCLUDED = {
 
 
 def signature(stage: str, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
-    """16 hex digits that name a product of a stage.
+    """A letter and 15 hex digits that name a product of a stage.
 
     Args:
         stage: "adapter" or "transcript" (see EXCLUDED).
@@ -75,7 +75,8 @@ def signature(stage: str, config: Mapping[str, Any], inputs: Mapping[str, Any]) 
         "config": without(config, EXCLUDED[stage]),
         "inputs": inputs,
     }
-    return digest_of(facts)
+    # The first letter keeps Hydra from reading a signature such as 1234e56 on its command line as a number.
+    return stage[0] + digest_of(facts)[1:]
 
 
 def digest_of(facts: Any) -> str:

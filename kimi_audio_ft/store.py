@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import json
+import os
 import shutil
 import sys
 import time
@@ -63,6 +64,8 @@ def find_or_make(kind: str, signature: str, make: Callable[[Path], dict[str, Any
             draft.mkdir(parents=True)
             facts = make(draft)
             _write_meta(draft, kind, signature, facts)
+            _let_others_read(draft)
+            shutil.rmtree(place, ignore_errors=True)  # without product.json it is no product
             draft.replace(place)
         except BaseException as error:
             shutil.rmtree(draft, ignore_errors=True)
@@ -108,6 +111,15 @@ def raise_if_full(error: BaseException, place: Path) -> None:
                 "KIMI_AUDIO_FT_STORE to a larger disk, and run the same command again"
             ) from error
         seen = seen.__cause__ or seen.__context__
+
+
+def _let_others_read(folder: Path) -> None:
+    """Give files the usual permissions: safetensors writes them for their owner alone, whatever the umask is."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(0o666 & ~umask)
 
 
 def _write_meta(folder: Path, kind: str, signature: str, facts: dict[str, Any]) -> None:

@@ -111,13 +111,19 @@ class Trial:
             work = store.work_folder("adapter", name)
             with self.base.new_adapter(config.lora, config.seed) as model:
                 facts = fit_adapter(model, self.data, config.optim, config.trainer, config.seed, folder, work, on_row)
-            return {**facts, "config": asdict(config)}
+            return {**facts, "config": asdict(config), "eval_identity": self.evaluation.identity}
 
         folder, reused = store.find_or_make("adapter", name, make)
+        facts = store.read_meta(folder)
+        # An adapter does not depend on the evaluation set; its validation losses do.
+        same_eval = facts["eval_identity"] == self.evaluation.identity
+        if not same_eval:
+            facts["final_val_loss"] = None
         if reused and on_row is not None:
             for row in store.read_jsonl(folder / "curves.jsonl"):
-                on_row(row)
-        return Adapter(name, folder, store.read_meta(folder), reused)
+                if same_eval or row["split"] != "val":
+                    on_row(row)
+        return Adapter(name, folder, facts, reused)
 
 
 def base_inputs(base: Base) -> dict[str, Any]:

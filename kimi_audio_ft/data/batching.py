@@ -12,6 +12,8 @@ from kimi_audio_ft.data.dataset import Draw
 
 # Conversations are sorted by length within pools of this many micro-batches: little padding, much randomness.
 _POOL = 32
+# Part of its length by which a conversation may be sorted out of place.
+_BLUR = 0.1
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,11 @@ class BatchPlan:
         order = list(range(len(self.lengths)))
         rng.shuffle(order)
         if self.bucket:
+            # Without the blur a corpus of one pool would have the same companions in every epoch.
+            blur = [rng.uniform(1 - _BLUR, 1 + _BLUR) for _ in order]
             size = self.batch_size * _POOL
             pools = [order[start : start + size] for start in range(0, len(order), size)]
-            order = [index for pool in pools for index in sorted(pool, key=lambda i: self.lengths[i])]
+            order = [index for pool in pools for index in sorted(pool, key=lambda i: self.lengths[i] * blur[i])]
         batches = cut(order, self.lengths, self.batch_size, self.max_tokens)
         rng.shuffle(batches)
         steps = [batches[start : start + self.accumulate] for start in range(0, len(batches), self.accumulate)]

@@ -36,7 +36,7 @@ class FeatureStore:
     def __init__(self, encoders: dict[str, Any], dim: int, dtype: torch.dtype = torch.float32) -> None:
         self.dim, self.dtype = dim, dtype
         facts = {"encoders": encoders, "dim": dim, "dtype": str(dtype), "version": STAGE_VERSION["features"]}
-        self.signature = digest_of(facts)
+        self.signature = "f" + digest_of(facts)[1:]
         self.folder = product_path("features", self.signature)
         self._facts = facts
         self._entries: dict[str, dict[str, Any]] = {}

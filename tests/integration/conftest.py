@@ -21,6 +21,19 @@ from hydra.core.global_hydra import GlobalHydra
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+# A short training and short answers on the small corpus.
+SHORT = (
+    "data.train_manifest=data/train.tokens.jsonl",
+    "data.eval_manifest=data/eval.tokens.jsonl",
+    "trainer.max_steps=4",
+    "decoding.max_new_tokens=8",
+    "trainer.progress=false",
+    "logger=none",
+)
+# Two ranks at two temperatures: trials 0 to 3.
+POINTS = ("lora.r=2,4", "decoding.text_temperature=0.0,0.7")
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a command ended."""
@@ -68,6 +81,17 @@ class Workplace:
         process = self.start(module, *arguments, **environment)
         out, err = process.communicate(timeout=300)
         return Outcome(process.returncode, out, err)
+
+    def sweep(self, folder: str, *overrides: str) -> Path:
+        """Run a sweep of ``train`` with SHORT options to its good end; returns its folder."""
+        done = self.run("kimi_audio_ft.train", "-m", *SHORT, f"hydra.sweep.dir={folder}", *overrides)
+        assert done.code == 0, done.err
+        return self.folder / folder
+
+    def products(self, kind: str) -> dict[str, int]:
+        """Products of the store with the time each was made."""
+        found = (self.store / kind).glob("[!.]*/product.json")
+        return {path.parent.name: path.stat().st_mtime_ns for path in found}
 
     def _environment(self) -> dict[str, str]:
         path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
@@ -137,18 +161,25 @@ def workplace(new_workplace: Callable[[], Workplace]) -> Workplace:
     return new_workplace()
 
 
-# A short training and short answers on the small corpus.
-SHORT = (
-    "data.train_manifest=data/train.tokens.jsonl",
-    "data.eval_manifest=data/eval.tokens.jsonl",
-    "trainer.max_steps=4",
-    "decoding.max_new_tokens=8",
-    "trainer.progress=false",
-    "logger=none",
-)
-
-
 @pytest.fixture(scope="session")
 def short() -> tuple[str, ...]:
     """Overrides for a trial that takes a second."""
     return SHORT
+
+
+@pytest.fixture(scope="session")
+def points() -> tuple[str, ...]:
+    """Overrides of the sweep ``first``: trials 0 and 1 share an adapter, 2 and 3 another."""
+    return POINTS
+
+
+@pytest.fixture(scope="module")
+def place(new_workplace: Callable[[], Workplace]) -> Workplace:
+    """A workplace that a file's tests share."""
+    return new_workplace()
+
+
+@pytest.fixture(scope="module")
+def first(place: Workplace) -> Path:
+    """A finished sweep over ``points``, the first thing that ``place``'s store has seen."""
+    return place.sweep("first", *POINTS)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM
+from kimi_audio_ft.model import KimiAudioForCausalLM
 
 TOLERANCE = 1e-4
 

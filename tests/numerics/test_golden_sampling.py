@@ -88,7 +88,9 @@ def test_greedy_generation(
     assert answer == expected["returned_text_tokens"]
 
 
-@pytest.mark.parametrize("run", ["greedy12", "greedy_text_eos", "both_no_stop", "both_text_eos", "both_text_eos_audio_stop"])
+@pytest.mark.parametrize(
+    "run", ["greedy12", "greedy_text_eos", "both_no_stop", "both_text_eos", "both_text_eos_audio_stop"]
+)
 def test_step_logits_of_both_heads(
     golden: tuple[dict, dict[str, Tensor]], model: KimiAudioForCausalLM, prompt: dict, run: str
 ) -> None:

@@ -1,0 +1,159 @@
+"""One trial's surroundings: what a sweeper is given, the loggers, repeats, and saved adapters decoded again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TRAIN, EVALUATE = "kimi_audio_ft.train", "kimi_audio_ft.evaluate"
+
+pytestmark = pytest.mark.slow
+
+
+def scores_of(folder: Path, name: str = "scores.json") -> dict[str, Any]:
+    return json.loads((folder / name).read_text(encoding="utf-8"))
+
+
+def trials(sweep_folder: Path) -> list[Path]:
+    return sorted(path for path in sweep_folder.iterdir() if path.name.isdecimal())
+
+
+RECORDER = '''
+"""Writes down what Hydra handed to the sweeper."""
+
+import json
+import signal
+from pathlib import Path
+
+from hydra.experimental.callback import Callback
+
+
+class Recorder(Callback):
+    def on_job_end(self, config, job_return, **kwargs):
+        Path(config.hydra.runtime.output_dir, "returned.json").write_text(json.dumps(job_return.return_value))
+'''
+
+
+def test_sweeper_is_given_the_error_rate(place: Any, first: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place.folder / "recorder.py").write_text(RECORDER, encoding="utf-8")
+    monkeypatch.syspath_prepend(place.folder)
+    recorder = "+hydra.callbacks.recorder._target_=recorder.Recorder"
+    folder = place.sweep("recorded", "lora.r=2,4", "decoding.text_temperature=0.7", recorder)
+    for number, same in (("0", "1"), ("1", "3")):
+        returned = json.loads((folder / number / "returned.json").read_text(encoding="utf-8"))
+        assert returned == scores_of(first / same)["cer"]
+
+
+def test_wandb_run_per_trial_in_one_group(place: Any, first: Path) -> None:
+    points = ("lora.r=2", "decoding.text_temperature=0.0,0.7", "logger=wandb", "logger.mode=offline")
+    folder = place.sweep("in_wandb", *points)
+    for trial in trials(folder):
+        (record,) = trial.glob("wandb/offline-run-*/run-*.wandb")
+        written = record.read_bytes()
+        assert b"in_wandb" in written  # the group
+        assert scores_of(trial)["trial"].encode() in written
+
+
+def test_csv_and_no_logger(place: Any, first: Path) -> None:
+    folder = place.sweep("loggers", "lora.r=2", "logger=csv,none", "decoding.text_temperature=0.0")
+    header, *rows = (folder / "0" / "metrics.csv").read_text(encoding="utf-8").splitlines()
+    assert "step" in header and "train/loss" in header
+    assert rows
+    assert not list((folder / "1").glob("metrics.csv")) and not list(folder.glob("*/wandb"))
+
+
+def test_repeats_are_sampled_apart(place: Any, first: Path) -> None:
+    points = ("decoding.text_temperature=1.0,0.0", "decoding.text_top_k=0", "decoding.repeats=3", "lora.r=2")
+    folder = place.sweep("repeats", *points)
+    sampled, greedy = (scores_of(folder / number) for number in ("0", "1"))
+    assert len(sampled["cer_repeats"]) == 3 and len(set(sampled["transcript_signatures"])) == 3
+    assert sampled["cer"] == pytest.approx(statistics.fmean(sampled["cer_repeats"]))
+    assert sampled["cer_std"] == pytest.approx(statistics.stdev(sampled["cer_repeats"]))
+    rows = [json.loads(line) for line in (folder / "0" / "utterances.jsonl").read_text(encoding="utf-8").splitlines()]
+    heard = [tuple(row["hypothesis"] for row in rows if row["repeat"] == repeat) for repeat in range(3)]
+    assert len(set(heard)) > 1
+    assert len(greedy["cer_repeats"]) == 1 and greedy["cer_std"] == 0.0
+
+
+def test_evaluate_by_signature_by_folder_and_the_base(place: Any, first: Path) -> None:
+    signature = scores_of(first / "1")["signature"]
+    before = place.products("transcript")
+    common = ("data.eval_manifest=data/eval.tokens.jsonl", "decoding.max_new_tokens=8", "trainer.progress=false")
+    for number, adapter in enumerate((signature, f"store/adapter/{signature}", "null")):
+        run = (f"adapter={adapter}", "decoding.text_temperature=0.7", f"hydra.run.dir=evaluated/{number}")
+        done = place.run(EVALUATE, *common, *run)
+        assert done.code == 0, done.err
+        assert f"CER {scores_of(place.folder / 'evaluated' / str(number))['cer']:.2%}" in done.out
+    by_signature, by_folder, base = (scores_of(place.folder / "evaluated" / n) for n in "012")
+    trial = scores_of(first / "1")
+    assert by_signature["cer"] == by_folder["cer"] == trial["cer"]
+    assert by_signature["transcript_signatures"] == by_folder["transcript_signatures"] == trial["transcript_signatures"]
+    assert base["transcript_signatures"] == scores_of(first / "1", "baseline.json")["transcript_signatures"]
+    assert place.products("transcript") == before  # the sweep had decoded all of it
+
+
+def test_adapter_copied_elsewhere_scores_the_same(place: Any, first: Path, tmp_path: Path) -> None:
+    trial = scores_of(first / "1")
+    for file in (place.store / "adapter" / trial["signature"]).glob("adapter_*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    common = ("data.eval_manifest=data/eval.tokens.jsonl", "decoding.max_new_tokens=8", "trainer.progress=false")
+    run = (f"adapter={tmp_path}", "decoding.text_temperature=0.7", "hydra.run.dir=evaluated/copy")
+    assert place.run(EVALUATE, *common, *run).code == 0
+    copy = scores_of(place.folder / "evaluated" / "copy")
+    assert copy["cer"] == trial["cer"] and copy["transcript_signatures"] != trial["transcript_signatures"]
+
+
+@pytest.fixture
+def one_step(place: Any, short: tuple[str, ...]) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Trains one step with some options and returns the scores."""
+
+    def run(*options: str) -> dict[str, Any]:
+        done = place.run(TRAIN, *short, *options, "trainer.max_steps=1", "hydra.run.dir=one")
+        assert done.code == 0, done.err
+        return scores_of(place.folder / "one")
+
+    yield run
+
+
+def test_preset_of_the_report_trains_whisper_too(place: Any, one_step: Callable[..., dict[str, Any]]) -> None:
+    scores = one_step("lora=report", "data.features=online", "lora.r=2")
+    own = one_step("lora=decoder", "lora.r=2", "lora.lora_dropout=0.05")
+    assert scores["trainable_parameters"] > own["trainable_parameters"]
+    evaluate = (f"adapter={scores['signature']}", "data.features=online", "hydra.run.dir=whisper")
+    common = ("data.eval_manifest=data/eval.tokens.jsonl", "decoding.max_new_tokens=8", "trainer.progress=false")
+    assert place.run(EVALUATE, *common, *evaluate).code == 0
+    assert scores_of(place.folder / "whisper")["cer"] == scores["cer"]
+
+
+def test_perturbed_audio_is_trained_on_and_kept(place: Any, one_step: Callable[..., dict[str, Any]]) -> None:
+    index = next((place.store / "features").glob("[!.]*/index.jsonl"))
+    before = len(index.read_text(encoding="utf-8").splitlines())
+    options = ("data.augment.speeds=[0.9,1.0,1.1]", "data.augment.gains_db=[-3,0]", "data.augment.time_masks=2")
+    plain = one_step("lora.r=2")
+    scores = one_step("lora.r=2", *options, "data.augment.channel_masks=1")
+    assert scores["signature"] != plain["signature"]
+    assert scores["final_train_loss"] != plain["final_train_loss"]
+    # 9 recordings to train on, at every other pair of a speed and a gain
+    assert len(index.read_text(encoding="utf-8").splitlines()) == before + 9 * 5
+
+
+def test_interrupted_trial_has_not_failed(place: Any, short: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    from kimi_audio_ft.training.checkpoint import AdapterCheckpointIO
+
+    handler = signal.getsignal(signal.SIGINT)  # Lightning ignores further Ctrl-C
+    monkeypatch.setattr(AdapterCheckpointIO, "save_checkpoint", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    before = place.products("adapter")
+    try:
+        done = place.run(TRAIN, *short, "lora.r=3", "trainer.save_every=1", "hydra.run.dir=interrupted")
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert done.code == 130
+    assert "interrupted" in done.err and "goes on from there" in done.err and "Traceback" not in done.err
+    assert not list((place.folder / "interrupted").glob("*.json"))
+    assert place.products("adapter") == before
