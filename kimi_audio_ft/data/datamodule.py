@@ -181,7 +181,7 @@ class ConversationData(pl.LightningDataModule):
             num_workers=self.settings.num_workers,
         )
 
-    def val_dataloader(self) -> DataLoader:
+    def validation_batches(self) -> DataLoader:
         """The evaluation set with its answers, for the validation loss."""
         lengths = [length for length, _ in self.eval_set.lengths()]
         order = sorted(range(len(lengths)), key=lambda index: lengths[index])

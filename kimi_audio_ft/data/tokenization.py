@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from kimi_audio_ft.base_model import Base
 from kimi_audio_ft.data.encoding import encode_missing
 from kimi_audio_ft.data.features import FeatureStore
@@ -20,7 +18,6 @@ from kimi_audio_ft.store import write_jsonl
 def tokenize(config: TokenizeConfig) -> list[Path]:
     """Write a pretokenized copy of every manifest; what the store already holds is not computed again."""
     base = Base(config.model, "cached" if config.features else "none")
-    console = Console()
     written = []
     for manifest in map(Path, config.manifests):
         conversations = read_manifest(manifest, config.audio_root)
@@ -34,9 +31,7 @@ def tokenize(config: TokenizeConfig) -> list[Path]:
         place = output_path(manifest, config.out)
         write_jsonl(place, pretokenized(manifest, conversations, store, base.tokens.first, place.parent))
         tokens = sum(store.num_rows(file_digest(p)) for c in conversations for p in c.audio_paths)
-        console.print(
-            f"{place}: {len(conversations)} conversations, {tokens} codes ({tokens / 12.5 / 60:.1f} min of audio)"
-        )
+        print(f"{place}: {len(conversations)} conversations, {tokens} codes ({tokens / 12.5 / 60:.1f} min of audio)")
         written.append(place)
     return written
 

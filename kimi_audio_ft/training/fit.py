@@ -72,7 +72,7 @@ def fit_adapter(
     num_steps = data.num_steps(settings.max_epochs, settings.max_steps)
     module = AdapterTraining(model, optim, settings.accumulate, num_steps, seed)
     recorder = CurveRecorder(
-        settings.log_every, settings.val_every, lambda: module.validation_loss(data.val_dataloader()), on_row
+        settings.log_every, settings.val_every, lambda: module.validation_loss(data.validation_batches()), on_row
     )
     trainer = make_trainer(settings, optim, work, json.dumps(_adapter_config(model)), recorder)
     started = time.monotonic()
@@ -106,7 +106,6 @@ def make_trainer(
         max_steps=settings.max_steps,
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=optim.max_grad_norm or None,
-        limit_val_batches=0,  # the recorder validates
         reload_dataloaders_every_n_epochs=1,  # every epoch has its own plan of batches
         logger=False,
         enable_checkpointing=False,  # Lightning's own would also save between the micro-batches of a step

@@ -50,7 +50,7 @@ def test_the_command(csv_folder: Path) -> None:
         (["csv=corpus.csv", "out=out", "text_column=sentence"], "error: text_column='sentence': corpus.csv:1 has no"),
         (["csv=corpus.csv", "out=out", "eval_ratio=2"], "error: eval_ratio=2.0: must be"),
         (["csv=corpus.csv"], "error: out: has no value"),
-        (["csv=corpus.csv", "out=out", "text=b"], "Key 'text' not in 'PrepareConfig'"),
+        (["csv=corpus.csv", "out=out", "text=b"], "error: text: there is no such option"),
         (["csv=corpus.csv", "out=corpus.csv"], "error: corpus.csv: cannot make this folder"),
     ],
 )

@@ -58,7 +58,7 @@ def test_an_epoch_holds_every_conversation_once(make_data: Make) -> None:
 
 def test_the_token_budget_cuts_batches(make_data: Make) -> None:
     data = make_data(max_batch_tokens=60, batch_size=8)
-    for loader in (data.train_dataloader(), data.val_dataloader()):
+    for loader in (data.train_dataloader(), data.validation_batches()):
         shapes = [batch["inputs"]["input_ids"].shape for batch in loader]
         assert sum(rows for rows, _ in shapes) == len(NAMES) and len(shapes) > 1
         assert all(rows * length <= 60 or rows == 1 for rows, length in shapes)
@@ -115,8 +115,8 @@ def test_the_three_kinds_of_features(make_data: Make, tiny: Tiny) -> None:
 def test_validation_sees_the_evaluation_set_unperturbed(make_data: Make, tiny: Tiny) -> None:
     augment = AugmentConfig(speeds=[0.8], time_masks=2, channel_masks=2)
     perturbed, plain = make_data(augment=augment), make_data()
-    batches = list(perturbed.val_dataloader())
-    assert same(batches, list(plain.val_dataloader()))
+    batches = list(perturbed.validation_batches())
+    assert same(batches, list(plain.validation_batches()))
     assert {name for batch in names(batches) for name in batch} == NAMES
     store = tiny.encoders().store()
     by_name = {c.id: c for c in plain.eval_conversations}
@@ -140,7 +140,7 @@ def test_too_long_conversations_are_left_out_and_reported(make_data: Make, caplo
     assert f"left out {len(expected)} of 8 conversations longer than data.max_length={limit}" in caplog.text
     left = {name for batch in names(data.train_dataloader()) for name in batch}
     assert left == NAMES - {row["id"] for row in expected} and "long" in left
-    assert {name for batch in names(data.val_dataloader()) for name in batch} == NAMES  # never left out of a score
+    assert {name for batch in names(data.validation_batches()) for name in batch} == NAMES  # never left out of a score
     shortest = min(length for length, _ in lengths.values())
     with pytest.raises(ConfigError, match=rf"data\.max_length=3: .* is longer; the shortest has {shortest}\. Raise it"):
         make_data(features="none", max_length=3)

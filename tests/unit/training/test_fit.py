@@ -221,7 +221,7 @@ def test_validation_loss_does_not_depend_on_its_batches(trial_config: Config, tm
         with trial.base.new_adapter(config.lora, 1) as model:
             module = AdapterTraining(model, config.optim, 1, 1, 1)
             module.trainer = make_trainer(config.trainer, config.optim, tmp_path, "{}", CurveRecorder(1, 0, float))
-            loader = trial.data.val_dataloader()
+            loader = trial.data.validation_batches()
             losses.append((len(list(loader)), module.validation_loss(loader)))
             assert module.training and model.training
     batches, values = zip(*losses, strict=True)
