@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import filecmp
 import json
 import os
 import shutil
@@ -150,7 +151,10 @@ def _aside(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield draft
-        draft.replace(path)
+        if path.is_file() and filecmp.cmp(draft, path, shallow=False):
+            draft.unlink()  # the same again: the file keeps its time, so nothing that watches it stirs
+        else:
+            draft.replace(path)
     except BaseException as error:
         draft.unlink(missing_ok=True)
         raise_if_full(error, path)

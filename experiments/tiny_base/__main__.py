@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--whisper-steps", type=int, default=2000, help="steps of the encoder on short windows")
     parser.add_argument("--full-steps", type=int, default=250, help="steps of the encoder on 30 s windows")
     parser.add_argument("--tokenizer-steps", type=int, default=1200, help="steps of the speech tokenizer")
-    parser.add_argument("--decoder-steps", type=int, default=3000, help="steps of the decoder")
+    parser.add_argument("--decoder-steps", type=int, default=1500, help="steps of the decoder")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

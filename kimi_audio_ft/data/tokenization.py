@@ -16,7 +16,7 @@ from kimi_audio_ft.store import write_jsonl
 
 
 def tokenize(config: TokenizeConfig) -> list[Path]:
-    """Write a pretokenized copy of every manifest; what the store already holds is not computed again."""
+    """Write a pretokenized copy of every manifest, unless it is there; nothing in the store is computed again."""
     base = Base(config.model, "cached" if config.features else "none")
     written = []
     for manifest in map(Path, config.manifests):
@@ -29,7 +29,8 @@ def tokenize(config: TokenizeConfig) -> list[Path]:
             progress=config.progress,
         )
         place = output_path(manifest, config.out)
-        write_jsonl(place, pretokenized(manifest, conversations, store, base.tokens.first, place.parent))
+        rows = pretokenized(manifest, conversations, store, base.tokens.first, place.parent)
+        write_jsonl(place, rows)
         tokens = sum(store.num_rows(file_digest(p)) for c in conversations for p in c.audio_paths)
         print(f"{place}: {len(conversations)} conversations, {tokens} codes ({tokens / 12.5 / 60:.1f} min of audio)")
         written.append(place)

@@ -108,10 +108,11 @@ def test_an_audio_root(write: Callable[..., Path], folder: Path) -> None:
 def test_a_second_run_writes_the_same_and_stores_nothing(write: Callable[..., Path], private_store: Path) -> None:
     path = write(asr("clips/0.wav"), asr("clips/1.wav"))
     (written,) = tokenize(config(path))
-    before = written.read_bytes()
+    before, written_at = written.read_bytes(), written.stat().st_mtime_ns
     stored = {file: file.stat().st_mtime_ns for file in private_store.rglob("features/*/*") if file.name[0] != "."}
     assert stored
     assert tokenize(config(path)) == [written] and written.read_bytes() == before
+    assert written.stat().st_mtime_ns == written_at
     assert tokenize(config(written))[0] == output_path(written, None)
     assert rows(output_path(written, None)) == rows(written)
     assert {file: file.stat().st_mtime_ns for file in stored} == stored
