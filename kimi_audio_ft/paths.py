@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import site
 import sys
 from pathlib import Path
 
@@ -15,7 +16,8 @@ def project_root() -> Path:
     """The folder that holds ``conf/`` and ``experiments/``: the checkout, or ``share/`` of the environment."""
     if (CHECKOUT / "conf").is_dir() and (CHECKOUT / "setup.cfg").is_file():
         return CHECKOUT
-    return Path(sys.prefix) / "share" / "kimi_audio_ft"
+    shares = [Path(base) / "share" / "kimi_audio_ft" for base in (sys.prefix, site.USER_BASE) if base]
+    return next((share for share in shares if (share / "conf").is_dir()), shares[0])
 
 
 def config_dir() -> str:

@@ -60,7 +60,7 @@ def test_wheel_holds_every_file_that_is_not_python(wheel: Path) -> None:
     data = {name.partition(".data/data/share/kimi_audio_ft/")[2] for name in inside if ".data/data/" in name}
     packaged = {name for name in inside if ".data/data/" not in name}
     sources = [*list(REPOSITORY.glob("conf/**/*.yaml")), *REPOSITORY.glob("experiments/*.yaml")]
-    assert data == {str(path.relative_to(REPOSITORY)) for path in sources} | {"setup.cfg"}
+    assert data == {str(path.relative_to(REPOSITORY)) for path in sources}
     own = {
         str(path.relative_to(REPOSITORY))
         for package in ("kimi_audio_ft", "multirun_analysis")
