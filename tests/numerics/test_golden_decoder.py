@@ -16,11 +16,6 @@ TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
-def golden(shared_dir: Path) -> Path:
-    return shared_dir / "golden"
-
-
-@pytest.fixture(scope="module")
 def config(golden: Path) -> dict:
     return json.loads((golden / "llm.json").read_text())
 

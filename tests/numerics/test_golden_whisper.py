@@ -18,16 +18,6 @@ CLIPS = ("a1300ms", "a7777ms", "a30000ms", "a32160ms", "a65500ms")
 
 
 @pytest.fixture(scope="module")
-def golden(shared_dir: Path) -> Path:
-    return shared_dir / "golden"
-
-
-@pytest.fixture(scope="module")
-def waveforms(golden: Path) -> dict[str, Tensor]:
-    return {name: samples / 32768 for name, samples in load_file(golden / "audio.safetensors").items()}
-
-
-@pytest.fixture(scope="module")
 def cases(golden: Path) -> dict[str, Tensor]:
     return load_file(golden / "whisper_cases.safetensors")
 
