@@ -32,6 +32,8 @@ class SweepReport(Callback):
             for name in RECORDS:
                 (hydra.parent / name).unlink(missing_ok=True)
             shutil.rmtree(hydra)
+            # Each trial records itself anew; two offline runs of one trial would be uploaded as two.
+            shutil.rmtree(hydra.parent / "wandb", ignore_errors=True)
         SweepReport._running = folder
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

@@ -53,7 +53,7 @@ def test_start_forgets_the_records_of_an_earlier_sweep_and_nothing_else(sweep: D
     own.mkdir()
     (own / "scores.json").write_text("{}", encoding="utf-8")
     SweepReport().on_multirun_start(sweep)
-    assert sorted(path.name for path in old.iterdir()) == ["train.log", "wandb"]
+    assert sorted(path.name for path in old.iterdir()) == ["train.log"]
     assert (own / "scores.json").exists()
     assert SweepReport.conclude_failed() is None
 
