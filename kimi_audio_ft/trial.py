@@ -130,7 +130,7 @@ def base_inputs(base: Base) -> dict[str, Any]:
     """Identities of the checkpoint's parts that a run reads."""
     inputs: dict[str, Any] = {"base": base.identity}
     if base.features != "none":
-        inputs["encoders"] = base.encoders(features=True).store().signature
+        inputs["encoders"] = base.encoders(features=True).signature()
     return inputs
 
 

@@ -107,17 +107,6 @@ def read_audio(path: str | Path) -> torch.Tensor:
     return waveform.clamp(-1.0, 1.0)
 
 
-def audio_digest(path: str | Path) -> str:
-    """SHA-256 of the file's bytes: the identity under which features of a recording are stored.
-
-    Raises:
-        AudioError: the file is missing.
-    """
-    _check_file(path)
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def content_digest(samples: np.ndarray, sample_rate: int) -> str:
     """SHA-256 of decoded mono samples: equal for a wav and the flac made from it, or for two differently tagged files.
 

@@ -6,12 +6,13 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kimi_audio_ft.data.audio import SAMPLE_RATE, read_audio
-from kimi_audio_ft.data.features import FeatureStore
+from kimi_audio_ft.data.features import FeatureStore, feature_signature
 from kimi_audio_ft.data.manifest import Conversation
 from kimi_audio_ft.model.files import ModelFiles, require_folder
 from kimi_audio_ft.model.json_files import read_json_object
@@ -63,14 +64,21 @@ class Encoders:
     device: str = "cpu"
 
     def store(self) -> FeatureStore:
-        """The store of what these encoders compute."""
+        """The store of what these encoders compute; opening it reads its index."""
+        return FeatureStore(*self._identity())
+
+    def signature(self) -> str:
+        """Name of that store, without reading it."""
+        return feature_signature(*self._identity())
+
+    def _identity(self) -> tuple[dict[str, Any], int, torch.dtype]:
         tokenizer = require_folder("model.speech_tokenizer", self.files.speech_tokenizer, "the GLM-4 voice tokenizer")
         identity = {"speech_tokenizer": folder_digest(tokenizer)}
         if not self.features:
-            return FeatureStore(identity, dim=0)
+            return identity, 0, torch.float32
         whisper = require_folder("model.path", self.files.whisper, "the checkpoint's whisper-large-v3")
         width = read_json_object(whisper / "config.json", "Download the checkpoint again")["d_model"]
-        return FeatureStore(identity | {"whisper": folder_digest(whisper)}, dim=4 * width, dtype=self.dtype)
+        return identity | {"whisper": folder_digest(whisper)}, 4 * width, self.dtype
 
     def load(self) -> tuple[SpeechTokenizer, WhisperFeatureExtractor | None]:
         """Speech tokenizer and, when features are kept, the Whisper encoder."""

@@ -24,6 +24,16 @@ from kimi_audio_ft.store import META, _write_meta, lock, product_path, raise_if_
 _NUMPY = {torch.float32: np.float32, torch.bfloat16: np.uint16, torch.float16: np.float16}
 
 
+def feature_facts(encoders: dict[str, Any], dim: int, dtype: torch.dtype) -> dict[str, Any]:
+    """All that the values in a feature store depend on."""
+    return {"encoders": encoders, "dim": dim, "dtype": str(dtype), "version": STAGE_VERSION["features"]}
+
+
+def feature_signature(encoders: dict[str, Any], dim: int, dtype: torch.dtype) -> str:
+    """Name of a feature store, without reading it."""
+    return "f" + digest_of(feature_facts(encoders, dim, dtype))[1:]
+
+
 class FeatureStore:
     """Codes (without the model's offset) and features ``[T, dim]`` by key.
 
@@ -35,10 +45,9 @@ class FeatureStore:
 
     def __init__(self, encoders: dict[str, Any], dim: int, dtype: torch.dtype = torch.float32) -> None:
         self.dim, self.dtype = dim, dtype
-        facts = {"encoders": encoders, "dim": dim, "dtype": str(dtype), "version": STAGE_VERSION["features"]}
-        self.signature = "f" + digest_of(facts)[1:]
+        self._facts = feature_facts(encoders, dim, dtype)
+        self.signature = feature_signature(encoders, dim, dtype)
         self.folder = product_path("features", self.signature)
-        self._facts = facts
         self._entries: dict[str, dict[str, Any]] = {}
         self._index_bytes = 0
         self._rows: np.ndarray | None = None

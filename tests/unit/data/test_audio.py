@@ -14,7 +14,6 @@ import torchaudio
 
 from kimi_audio_ft.data.audio import (
     AudioError,
-    audio_digest,
     audio_info,
     content_digest,
     decode_mono,
@@ -117,8 +116,6 @@ def test_missing(tmp_path: Path) -> None:
     refused(tmp_path / "no.wav", "missing_audio", "no such recording")
     refused(tmp_path, "missing_audio", "not a file")
     refused(tmp_path / ("x" * 300 + ".wav"), "missing_audio", "File name too long")
-    with pytest.raises(AudioError, match="no such recording"):
-        audio_digest(tmp_path / "no.wav")
 
 
 def test_not_a_recording(tmp_path: Path) -> None:
@@ -155,7 +152,7 @@ def test_a_rate_that_would_need_gigabytes_is_refused(tmp_path: Path) -> None:
     refused(write(tmp_path / "a.wav", tone(44101), 44101), "unreadable_audio", "44101 Hz .*ffmpeg")
 
 
-def test_digests_tell_files_and_sounds_apart(tmp_path: Path) -> None:
+def test_digests_tell_sounds_apart(tmp_path: Path) -> None:
     integers = (tone(16000) * 32767).astype(np.int16)
     wav, flac = write(tmp_path / "a.wav", integers, 16000), write(tmp_path / "a.flac", integers, 16000)
     copy = tmp_path / "copy.wav"
@@ -163,8 +160,6 @@ def test_digests_tell_files_and_sounds_apart(tmp_path: Path) -> None:
     stereo = write(tmp_path / "stereo.wav", np.stack([integers, integers], axis=1), 16000)
     other = write(tmp_path / "other.wav", np.roll(integers, 1), 16000)
     slower = write(tmp_path / "slower.wav", integers, 8000)
-    assert audio_digest(wav) == audio_digest(copy)
-    assert len({audio_digest(path) for path in (wav, flac, stereo, other, slower)}) == 5
     content = {path.name: content_digest(*decode_mono(path)) for path in (wav, flac, copy, stereo, other, slower)}
     assert content["a.wav"] == content["a.flac"] == content["copy.wav"] == content["stereo.wav"]
     assert len({content["a.wav"], content["other.wav"], content["slower.wav"]}) == 3

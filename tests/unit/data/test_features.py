@@ -8,7 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -177,19 +177,11 @@ def test_two_processes_at_once() -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def small_disk(disk_of: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file system of 256 KiB that holds the store."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount, unmount = shutil.which("mount"), shutil.which("umount")
-    if mount is None or unmount is None:
-        pytest.skip("no mount command to make a small disk with")
-    done = subprocess.run([mount, "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"mounting a small disk is not permitted here: {done.stderr.strip()}")
+    disk = disk_of(256)
     monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(disk / "store"))
-    yield disk
-    subprocess.run([unmount, disk], check=True)
+    return disk
 
 
 def fill(disk: Path, leave: int) -> Path:
