@@ -19,6 +19,8 @@ from typing import Any
 
 from peft import PeftModel
 
+from kimi_audio_ft.model import KimiAudioConfig
+
 
 @dataclass(frozen=True)
 class Matrices:
@@ -31,14 +33,14 @@ class Matrices:
     attention_width: int
 
     @classmethod
-    def of(cls, model: PeftModel) -> Matrices:
+    def of(cls, model: PeftModel, config: KimiAudioConfig) -> Matrices:
         """Count the matrices of an adapted decoder that was made without the audio branch."""
         counts = dict.fromkeys(("layers", "lora", "adaptor", "head"), 0)
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2 and "embed_tokens" not in name:
                 counts[_place(name)] += parameter.numel()
-        config = model.get_base_model().config
-        return cls(**counts, attention_width=config.num_attention_heads * config.head_dim * config.num_hidden_layers)
+        width = config.num_attention_heads * config.head_dim * config.num_hidden_layers
+        return cls(**counts, attention_width=width)
 
 
 def _place(name: str) -> str:

@@ -53,8 +53,8 @@ def shapes(name: str) -> Shapes:
     if name == "7b":  # the config's defaults are the published 7B
         return Shapes("7b", {}, _LARGE_V3, _LARGE_V3 | _GLM_4_VOICE)
     folders = (TINY_MODEL, TINY_MODEL / "whisper-large-v3", TINY_MODEL / "glm-4-voice-tokenizer")
-    read = [read_json_object(folder / "config.json", "Restore the checkout") for folder in folders]
-    return Shapes("tiny", *read, deviation=0.1)
+    decoder, whisper, tokenizer = (read_json_object(folder / "config.json", "Restore it") for folder in folders)
+    return Shapes("tiny", decoder, whisper, tokenizer, deviation=0.1)
 
 
 def random_decoder(

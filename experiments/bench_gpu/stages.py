@@ -95,13 +95,13 @@ def measure_training(plan: Plan, model: KimiAudioForCausalLM, peak_tflops: float
 
 
 def _train(plan: Plan, model: KimiAudioForCausalLM, size: int, checkpointing: bool, peak_tflops: float) -> Row:
-    config, clock = model.config, plan.clock
+    config, clock = model.model.config, plan.clock
     batch = batch_of(config, random_samples(config, [CLIP] * size), clock.device, plan.dtype)
     clock.reset_peak()
     with adapter_on(model, LoraConfig(r=plan.rank), checkpointing) as adapted:
         step = AdapterStep(adapted, OptimConfig())
         timing = clock.time(lambda: step(batch))
-        flops = step_flops(Matrices.of(adapted), batch, checkpointing)
+        flops = step_flops(Matrices.of(adapted, config), batch, checkpointing)
         trained = trainable_parameters(adapted)
     positions, seconds = size * CLIP.positions, timing.seconds
     return {
@@ -129,7 +129,7 @@ def measure_decoding(plan: Plan, model: KimiAudioForCausalLM) -> Iterator[Row]:
 
 
 def _decode(plan: Plan, model: KimiAudioForCausalLM, size: int, temperature: float) -> Row:
-    config, clock = model.config, plan.clock
+    config, clock = model.model.config, plan.clock
     samples = random_samples(config, [CLIP] * size, for_generation=True)
     inputs = batch_of(config, samples, clock.device, plan.dtype, left=True)["inputs"]
     blank = NumberTokenizer(config).blank
@@ -157,7 +157,7 @@ def measure_whisper(plan: Plan) -> Iterator[Row]:
     for size in plan.windows:
         clips = random_waveforms(size, WINDOW_SECONDS)
         encode = partial(extractor.encode, clips, batch_size=size)
-        yield or_out_of_memory({"windows": size}, lambda encode=encode, size=size: _audio_rate(clock, encode, size))
+        yield or_out_of_memory({"windows": size}, partial(_audio_rate, clock, encode, size))
         release_memory()
 
 
@@ -167,7 +167,7 @@ def measure_speech_tokenizer(plan: Plan) -> Iterator[Row]:
     tokenizer = random_speech_tokenizer(plan.kind, clock.device)
     for size in plan.windows:
         encode = partial(tokenizer.encode, random_waveforms(1, size * WINDOW_SECONDS))
-        yield or_out_of_memory({"windows": size}, lambda encode=encode, size=size: _audio_rate(clock, encode, size))
+        yield or_out_of_memory({"windows": size}, partial(_audio_rate, clock, encode, size))
         release_memory()
 
 
