@@ -95,7 +95,7 @@ def random_speech_tokenizer(kind: Shapes, device: torch.device, seed: int = 0) -
 def _materialise(module: nn.Module, dtype: torch.dtype, device: torch.device, seed: int, deviation: float) -> None:
     """Give a module of the meta device its memory: matrices normal, biases 0, scales of norms 1."""
     module.to(dtype).to_empty(device=device)
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
     for name, parameter in module.named_parameters():
         if parameter.ndim > 1:
             parameter.normal_(0.0, deviation, generator=generator)
