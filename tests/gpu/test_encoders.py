@@ -78,7 +78,7 @@ def assert_codes_of_the_cpu(tokenizer: SpeechTokenizer, clips: list[Tensor], dev
 def test_tiny_codes_are_the_cpus(device: torch.device, waveforms: dict[str, Tensor], distance: Distance) -> None:
     """The embedded model's trained weights."""
     tokenizer = SpeechTokenizer.from_pretrained(TINY_MODEL / "glm-4-voice-tokenizer")
-    ours, expected = assert_codes_of_the_cpu(tokenizer, [waveforms[clip] for clip in CLIPS], device)
+    ours, expected = assert_codes_of_the_cpu(tokenizer, [waveforms[clip] for clip in CLIPS[:3]], device)
     assert distance(ours, expected) < 1e-4
 
 
@@ -121,7 +121,7 @@ def test_published_features(
 def test_full_size_features_in_bf16(full_size: Shapes, device: torch.device, distance: Distance) -> None:
     """Whisper large-v3's shape: a batch is its clips one by one, and bf16 stays near float32."""
     quiet, loud = random_waveforms(2, 7.7, seed=1)
-    clips = [*random_waveforms(1, 31.0), 0.1 * quiet.cumsum(0).sin(), loud]
+    clips = [*random_waveforms(1, 30.1), 0.1 * quiet.cumsum(0).sin(), loud]
     exact = random_whisper(full_size, torch.float32, device)
     reference = exact.encode(clips)
     extractor = exact.to(torch.bfloat16)

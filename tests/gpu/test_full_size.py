@@ -51,7 +51,7 @@ def config(model: KimiAudioForCausalLM) -> KimiAudioConfig:
 @pytest.fixture
 def batch(config: KimiAudioConfig, device: torch.device) -> dict[str, Any]:
     """A ragged training batch."""
-    return batch_of(config, random_samples(config, RAGGED), device, BF16)
+    return batch_of(config, random_samples(config, RAGGED[:2]), device, BF16)
 
 
 def test_it_has_the_published_size_and_type(
@@ -150,7 +150,7 @@ def test_gradient_checkpointing_really_checkpoints(
     model: KimiAudioForCausalLM, config: KimiAudioConfig, device: torch.device, distance: Distance
 ) -> None:
     """The same gradients from the same kernels, each layer computed twice, and less memory at its peak."""
-    batch = batch_of(config, random_samples(config, [Clip()] * 4), device, BF16)
+    batch = batch_of(config, random_samples(config, [Clip()] * (4 if device.type == "cuda" else 1)), device, BF16)
     plain, plain_peak, once = gradients(model, batch, device, checkpointing=False)
     checked, checked_peak, twice = gradients(model, batch, device, checkpointing=True)
     assert plain.isfinite().all() and plain.any()
