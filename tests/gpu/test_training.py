@@ -19,6 +19,7 @@ from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.paths import TINY_MODEL
 from kimi_audio_ft.schema import LoraConfig, OptimConfig
 from kimi_audio_ft.training.module import AdapterTraining
+from kimi_audio_ft.training.strategies import OneDevice
 
 Distance = Callable[[Tensor, Tensor], float]
 
@@ -27,30 +28,33 @@ STEPS = 6
 
 
 class Losses(pl.Callback):
-    """The loss of every micro-batch."""
+    """The loss of every step."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self.values.append(float(trainer.callback_metrics["train_loss_part"]))
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        assert isinstance(pl_module, AdapterTraining)
+        self.values.append(pl_module.step_loss)
 
 
-def train(dtype: torch.dtype, accelerator: str, tmp_path: Any) -> tuple[list[float], dict[str, Tensor]]:
+def train(dtype: torch.dtype, device: torch.device, tmp_path: Any) -> tuple[list[float], dict[str, Tensor]]:
     """Losses and adapter of a short training of the embedded model without dropout."""
     model = KimiAudioForCausalLM.from_pretrained(TINY_MODEL, dtype, audio_branch=False)
     config = model.model.config
-    batches = [
-        batch_of(config, random_samples(config, [Clip(3, 20, 6), Clip(5, 11, 9)], seed=seed), CPU, dtype)
-        | {"weight": 0.5}
+    steps = [
+        [
+            batch_of(config, random_samples(config, [Clip(3, 20, 6), Clip(5, 11, 9)], seed=seed), CPU, dtype)
+            | {"weight": 0.5, "number": seed}
+        ]
         for seed in range(STEPS)
     ]
     losses = Losses()
     trainer = pl.Trainer(
-        accelerator=accelerator,
+        accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
+        strategy=OneDevice(device=device),
         max_epochs=1,
-        gradient_clip_val=1.0,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -59,8 +63,8 @@ def train(dtype: torch.dtype, accelerator: str, tmp_path: Any) -> tuple[list[flo
         default_root_dir=tmp_path,
     )
     with adapter_on(model, LoraConfig(r=4, lora_dropout=0.0)) as adapted:
-        module = AdapterTraining(adapted, OptimConfig(lr=1e-3), accumulate=1, num_steps=STEPS, seed=1)
-        trainer.fit(module, DataLoader(batches, batch_size=None))
+        module = AdapterTraining(adapted, OptimConfig(lr=1e-3), num_steps=STEPS, seed=1)
+        trainer.fit(module, DataLoader(steps, batch_size=None))
         state = {key: value.detach().cpu().clone() for key, value in adapter_state(adapted).items()}
     return losses.values, state
 
@@ -80,8 +84,8 @@ def test_a_training_on_the_gpu_is_the_cpus(
     loss_tolerance: float,
     adapter_tolerance: float,
 ) -> None:
-    losses, adapter = train(dtype, device.type, tmp_path)
-    expected_losses, expected = train(dtype, "cpu", tmp_path)
+    losses, adapter = train(dtype, device, tmp_path)
+    expected_losses, expected = train(dtype, CPU, tmp_path)
     assert len(losses) == STEPS
     assert losses == pytest.approx(expected_losses, rel=loss_tolerance)
     assert adapter.keys() == expected.keys()
