@@ -185,6 +185,10 @@ class ZeroThree(AdapterStrategy, DeepSpeedStrategy):
         else:
             super().setup_distributed()
 
+    def model_sharded_context(self) -> Any:
+        """Nothing: inside DeepSpeed's context every new tensor, the shards too, would become float32."""
+        return nullcontext()
+
     def shard(self, model: nn.Module) -> None:
         """Partition parameter by parameter; DeepSpeed would first put the whole model on every device."""
         import deepspeed

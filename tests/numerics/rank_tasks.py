@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kimi_audio_ft.data.batch import Sample
 from kimi_audio_ft.schema import SHARDED, TrainConfig
@@ -17,6 +18,7 @@ def fit_with_features(rank: int, send: Send, config: TrainConfig, folder: Path, 
     from kimi_audio_ft.data.dataset import ConversationDataset
     from kimi_audio_ft.model.checkpoint import read_config
     from kimi_audio_ft.quiet import quiet_libraries
+    from kimi_audio_ft.training.module import AdapterTraining
     from kimi_audio_ft.trial import Trial
 
     torch.set_num_threads(1)
@@ -35,9 +37,19 @@ def fit_with_features(rank: int, send: Send, config: TrainConfig, folder: Path, 
         return sample
 
     ConversationDataset.__getitem__ = with_features  # type: ignore[method-assign]
+    formats: dict[str, set[str]] = {"base": set(), "adapter": set()}
+    start = AdapterTraining.forward
+
+    def watched(self: AdapterTraining, *arguments: Any) -> Tensor:
+        for name, parameter in self.named_parameters():
+            formats["adapter" if "lora_" in name else "base"].add(str(parameter.dtype))
+        return start(self, *arguments)
+
+    AdapterTraining.forward = watched  # type: ignore[method-assign]
     try:
         facts = trial.fit(folder, folder / "work", None)
     finally:
         ConversationDataset.__getitem__ = plain  # type: ignore[method-assign]
+        AdapterTraining.forward = start  # type: ignore[method-assign]
     if rank == 0:
-        send(facts)
+        send(facts | {name: sorted(found) for name, found in formats.items()})

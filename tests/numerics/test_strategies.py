@@ -152,6 +152,7 @@ def test_float32_features_meet_a_bf16_base(
     else:
         run_workers(with_features, arguments, ranks, lambda rank, value: facts.append(value))
     assert facts[0]["steps"] == 2
+    assert facts[0]["base"] == ["torch.bfloat16"] and facts[0]["adapter"] == ["torch.float32"]
     saved = tensors(tmp_path)
     assert {value.dtype for value in saved.values()} == {torch.float32}, "adapters stay float32 over a bf16 base"
     moved = [name for name, value in saved.items() if ".vq_adaptor." in name and "lora_B" in name and value.any()]
