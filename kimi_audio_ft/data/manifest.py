@@ -100,7 +100,7 @@ class Manifest(Sequence[Conversation]):
     @cached_property
     def recordings(self) -> Recordings:
         """The recordings of all audio messages of the file."""
-        return Recordings(_Names(self.columns), self.source.audio_root, len(self.columns.codes))
+        return Recordings(self.columns, self.source.audio_root)
 
     def digests_of(self, index: int, digests: np.ndarray) -> list[str]:
         """sha256 of every recording of a conversation; ``digests`` are those of ``recordings``."""
@@ -177,16 +177,6 @@ class Manifest(Sequence[Conversation]):
             weakref.finalize(self, os.close, self._descriptor)
         self.source.require_unchanged(self._state, state_of(self._descriptor))
         return self._descriptor
-
-
-class _Names:
-    """The names of recordings, anew for every iteration."""
-
-    def __init__(self, columns: Columns) -> None:
-        self.columns = columns
-
-    def __iter__(self) -> Iterator[str]:
-        return self.columns.all_names()
 
 
 class _Facts:

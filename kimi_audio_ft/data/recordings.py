@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from array import array
+from collections.abc import Iterator
+from itertools import compress, islice
 from pathlib import Path
 from stat import S_ISREG
 
 import numpy as np
 
+from kimi_audio_ft.data.manifest_index import Columns
 from kimi_audio_ft.data.remembered import Arrays, remembered
 from kimi_audio_ft.signature import file_digests
 
@@ -19,23 +21,20 @@ _AT_ONCE = 10_000
 
 
 class Recordings:
-    """The recordings that audio messages name, in the order of the messages.
+    """The recordings that the audio messages of a manifest name, in the order of the messages.
 
-    Args:
-        names: what each message names, absolute or relative to ``root``; empty when it names none. Iterated anew by
-            every method, which looks at the disk as it is then.
+    Every method looks at the disk as it is when it is called. ``root`` is where relative names start.
     """
 
-    def __init__(self, names: Iterable[str], root: Path, count: int) -> None:
-        self.names, self.root, self.count = names, str(root), count
+    def __init__(self, columns: Columns, root: Path) -> None:
+        self.columns, self.root, self.count = columns, str(root), len(columns.codes)
 
     def states(self) -> np.ndarray:
         """``[count, 2]``: size and time of change (ns) of every recording; -1 where there is no such file."""
-        states = np.full((self.count, 2), -1, np.int64)
-        for place, path in enumerate(self._paths()):
-            if path:
-                states[place] = _state(path)
-        return states
+        states = array("q")
+        for path in self._paths():
+            states.extend(_state(path))
+        return np.frombuffer(states, np.int64).reshape(-1, 2) if states else np.empty((0, 2), np.int64)
 
     def digests(self) -> np.ndarray:
         """``[count, 32]`` bytes: sha256 of every recording; zeros where there is no such file.
@@ -43,16 +42,17 @@ class Recordings:
         Remembered while names, sizes and times of change stay as they are.
         """
         states = self.states()
-        facts = {"kind": "digests", "paths": _hash(path.encode() for path in self._paths()), "states": hash_of(states)}
+        names = [hash_of(self.columns.names), hash_of(self.columns.name_sizes)]
+        facts = {"kind": "digests", "root": self.root, "names": names, "states": hash_of(states)}
 
         def make() -> Arrays:
             digests = np.zeros((self.count, 32), np.uint8)
-            there = np.flatnonzero(states[:, 0] >= 0)
-            wanted = iter(there.tolist())
-            paths = (path for path, state in zip(self._paths(), states[:, 0].tolist(), strict=True) if state >= 0)
-            while some := list(islice(paths, _AT_ONCE)):
-                rows = list(islice(wanted, len(some)))
-                digests[rows] = np.frombuffer(bytes.fromhex("".join(file_digests(some))), np.uint8).reshape(-1, 32)
+            there = states[:, 0] >= 0
+            paths, places = compress(self._paths(), there), np.flatnonzero(there)
+            for start in range(0, len(places), _AT_ONCE):
+                some = file_digests(list(islice(paths, _AT_ONCE)))
+                rows = np.frombuffer(bytes.fromhex("".join(some)), np.uint8).reshape(-1, 32)
+                digests[places[start : start + _AT_ONCE]] = rows
             return {"digests": digests}
 
         return remembered(facts, make)["digests"]
@@ -69,29 +69,23 @@ class Recordings:
         facts = {"kind": "num_codes", "digests": hash_of(digests), "wanted": hash_of(wanted)}
 
         def make() -> Arrays:
-            numbers, chosen = np.zeros(self.count, np.int32), set(wanted.tolist())
-            for place, path in enumerate(self._paths()):
-                if place in chosen:
-                    numbers[place] = num_audio_tokens(audio_info(Path(path)).num_samples_16k)
+            numbers, chosen = np.zeros(self.count, np.int32), np.zeros(self.count, bool)
+            chosen[wanted] = True
+            paths = compress(self._paths(), chosen)
+            numbers[chosen] = [num_audio_tokens(audio_info(Path(path)).num_samples_16k) for path in paths]
             return {"num_codes": numbers}
 
         return remembered(facts, make)["num_codes"]
 
     def _paths(self) -> Iterator[str]:
+        """Path of every recording; empty where a message names none."""
         # A Path for each of a million recordings would take longer than looking them up.
-        return (os.path.join(self.root, name) if name else "" for name in self.names)  # noqa: PTH118
+        return (os.path.join(self.root, name) if name else "" for name in self.columns.all_names())  # noqa: PTH118
 
 
 def hash_of(values: np.ndarray) -> str:
     """sha256 of an array's values."""
     return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
-
-
-def _hash(parts: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(b"%d " % len(part) + part)
-    return digest.hexdigest()
 
 
 def _state(path: str) -> tuple[int, int]:
