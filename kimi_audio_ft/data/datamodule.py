@@ -103,8 +103,8 @@ class ConversationData(pl.LightningDataModule):
         rules = self.rules
         slowest = min(settings.augment.speeds)  # slower speech is longer; the token budget holds for the longest
         self.plan = BatchPlan(
-            lengths=np.array([round(length / min(1.0, slowest)) for length, _ in lengths]),
-            supervised=np.array([supervised for _, supervised in lengths]),
+            lengths=np.rint(lengths[:, 0] / min(1.0, slowest)).astype(np.int64),
+            supervised=lengths[:, 1],
             batch_size=settings.batch_size,
             max_tokens=settings.max_batch_tokens,
             step_batches=rules.accumulate * rules.ranks,
@@ -195,7 +195,7 @@ class ConversationData(pl.LightningDataModule):
     def validation_batches(self) -> DataLoader:
         """This rank's share of the evaluation set with its answers, for the validation loss: lists of one batch."""
         settings, rules = self.settings, self.rules
-        lengths = np.array([length for length, _ in self.eval_set.lengths()])
+        lengths = self.eval_set.lengths()[:, 0]
         size = max(settings.batch_size, 8)
         return DataLoader(
             self.eval_set,
