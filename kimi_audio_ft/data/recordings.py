@@ -31,9 +31,9 @@ class Recordings:
 
     def states(self) -> np.ndarray:
         """``[count, 2]``: size and time of change (ns) of every recording; -1 where there is no such file."""
-        states = array("q")
+        states, folders = array("q"), _Folders()
         for path in self._paths():
-            states.extend(_state(path))
+            states.extend(_state(path) if folders[path.rpartition("/")[0]] else (-1, -1))
         return np.frombuffer(states, np.int64).reshape(-1, 2) if states else np.empty((0, 2), np.int64)
 
     def digests(self) -> np.ndarray:
@@ -81,6 +81,13 @@ class Recordings:
         """Path of every recording; empty where a message names none."""
         # A Path for each of a million recordings would take longer than looking them up.
         return (os.path.join(self.root, name) if name else "" for name in self.columns.all_names())  # noqa: PTH118
+
+
+class _Folders(dict[str, bool]):
+    """Whether a folder is there, looked up once: a manifest may travel without its recordings."""
+
+    def __missing__(self, folder: str) -> bool:
+        return self.setdefault(folder, not folder or os.path.isdir(folder))  # noqa: PTH112 - false for impossible names
 
 
 def hash_of(values: np.ndarray) -> str:
