@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -113,6 +114,7 @@ def _received(reader: Connection) -> Any:
 def _serve(work: Callable[[Any], Any], items: Sequence[Any], reader: Connection, writer: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears the same Ctrl-C, and ends this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    gc.disable()  # what is parsed holds no cycles, and looking for them would copy the parent's memory
     reader.close()  # or this process would outlive a killed parent, waiting for itself to read
     with suppress(BrokenPipeError):
         for item in items:

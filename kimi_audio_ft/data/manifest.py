@@ -102,10 +102,16 @@ class Manifest(Sequence[Conversation]):
         """The recordings of all audio messages of the file."""
         return Recordings(self.columns, self.source.audio_root)
 
+    def named_audios(self, index: int) -> list[int]:
+        """Which audio messages of the file that name a recording a conversation holds."""
+        row, columns = self.rows[index], self.columns
+        start = int(columns.audio_start[row])
+        sizes = columns.name_sizes[start : start + int(columns.audios[row])].tolist()
+        return [audio for audio, size in enumerate(sizes, start) if size]
+
     def digests_of(self, index: int, digests: np.ndarray) -> list[str]:
         """sha256 of every recording of a conversation; ``digests`` are those of ``recordings``."""
-        start, end = self.columns.audio_start[self.rows[index]], self.columns.audio_start[self.rows[index] + 1]
-        return [digests[audio].tobytes().hex() for audio in range(start, end) if self.columns.name_sizes[audio]]
+        return [digests[audio].tobytes().hex() for audio in self.named_audios(index)]
 
     def audio_messages(self) -> np.ndarray:
         """Which audio messages of the file these conversations hold."""
@@ -183,18 +189,18 @@ class _Facts:
     """What conversations say, as the text of JSON lists that ``manifest_identity`` hashes."""
 
     def __init__(self, manifest: Manifest, digests: np.ndarray) -> None:
-        self.manifest, self.digests = manifest, digests
+        self.manifest, self.digests, self.there = manifest, digests, digests.any(axis=1)
 
     def __call__(self, places: range) -> bytes:
-        return ",".join(canonical(self.facts(place)) for place in places).encode()
+        return ",".join(canonical(self._facts(place)) for place in places).encode()
 
-    def facts(self, place: int) -> list[Any]:
+    def _facts(self, place: int) -> list[Any]:
         text, number = self.manifest._line(place)
         value, prompt = json.loads(text), self.manifest.source.prompt
         messages = with_prompt(value["conversation"], prompt) if prompt else value["conversation"]
-        said = [{k: v for k, v in m.items() if k != "content" or m["message_type"] == "text"} for m in messages]
-        none = bytes(32).hex()
-        audio = ["" if digest == none else digest for digest in self.manifest.digests_of(place, self.digests)]
+        said = [m if m["message_type"] == "text" else {k: v for k, v in m.items() if k != "content"} for m in messages]
+        audios = self.manifest.named_audios(place)
+        audio = [self.digests[audio].tobytes().hex() if self.there[audio] else "" for audio in audios]
         return [id_of(value, number), value["task_type"], said, audio]
 
 
