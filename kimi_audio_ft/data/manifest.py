@@ -189,7 +189,8 @@ class _Facts:
     """What conversations say, as the text of JSON lists that ``manifest_identity`` hashes."""
 
     def __init__(self, manifest: Manifest, digests: np.ndarray) -> None:
-        self.manifest, self.digests, self.there = manifest, digests, digests.any(axis=1)
+        self.manifest, self.digests = manifest, digests
+        self.there: np.ndarray = np.any(digests, axis=1)
 
     def __call__(self, places: range) -> bytes:
         return ",".join(canonical(self._facts(place)) for place in places).encode()

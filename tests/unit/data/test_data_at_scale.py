@@ -133,9 +133,9 @@ def test_stored_features_go_to_their_conversations(
 
 @pytest.mark.slow
 def test_a_hundred_thousand_lines() -> None:
-    """First batch within 10 s on 2 cores, measured as CPU time of all processes; memory of 100 bytes a line, not 6 kB.
+    """Ten seconds of two cores at most to the first batch, as CPU time: the wall's depends on who else computes here.
 
-    (Seconds on the wall depend on who else computes here; experiments/bench_data.md has those of an idle machine.)
+    Memory beyond the start is far from the 630 MB that as many conversations in memory would take.
     """
     command = [sys.executable, "-m", "experiments.bench_data", "--lines", "100000", "--steps", "0", "--json"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
