@@ -1,0 +1,144 @@
+"""Long manifests: memory does not grow with them, one order for everyone, and an epoch may be cut anywhere."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
+from kimi_audio_ft.schema import DataConfig
+from kimi_audio_ft.signature import file_digests
+
+if TYPE_CHECKING:
+    from conftest import Tiny
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+LINES = 1500
+
+
+@pytest.fixture(scope="module")
+def long_manifest(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1500 ragged lines with a recording each (any bytes: nothing opens them when their features are stored)."""
+    folder, rng = tmp_path_factory.mktemp("long"), random.Random(5)
+    (folder / "clips").mkdir()
+    with (folder / "m.jsonl").open("w", encoding="utf-8") as file:
+        for number in range(LINES):
+            (folder / "clips" / f"{number}.wav").write_bytes(b"%d" % number)
+            codes = [rng.randrange(tiny.tokens.first, tiny.tokens.end) for _ in range(rng.randint(2, 9))]
+            messages = [
+                {"role": "user", "message_type": "text", "content": "转录"},
+                {"role": "user", "message_type": "audio", "content": f"clips/{number}.wav", "audio_tokens": codes},
+                {"role": "assistant", "message_type": "text", "content": "你好" * rng.randint(1, 4)},
+            ]
+            file.write(json.dumps({"id": f"u{number}", "task_type": "understanding", "conversation": messages}) + "\n")
+    return folder / "m.jsonl"
+
+
+@pytest.fixture
+def make_long(long_manifest: Path, tiny: Tiny) -> Callable[..., ConversationData]:
+    """Makes a data module over the long manifest, two micro-batches a rank and step."""
+
+    def make(rank: int = 0, ranks: int = 1, **fields: Any) -> ConversationData:
+        defaults = {"features": "none", "batch_size": 3, "max_length": 24}
+        settings = DataConfig(str(long_manifest), str(long_manifest), **defaults | fields)  # type: ignore[arg-type]
+        rules = BatchRules(2, "sample", 7, rank=rank, ranks=ranks)
+        data = ConversationData(settings, tiny.tokenizer, tiny.encoders(), tiny.tokens, rules)
+        data.setup()
+        return data
+
+    return make
+
+
+def ids(steps: Any) -> list[list[list[str]]]:
+    """Conversations of every micro-batch of every step."""
+    return [[batch["ids"] for batch in step] for step in steps]
+
+
+def flat(steps: list[list[list[str]]]) -> list[str]:
+    return [name for step in steps for batch in step for name in batch]
+
+
+def test_the_order_is_the_same_for_any_number_of_workers(make_long: Callable[..., ConversationData]) -> None:
+    orders = [ids(make_long(num_workers=workers).train_dataloader()) for workers in (0, 1, 3)]
+    assert orders[0] == orders[1] == orders[2] and len(set(flat(orders[0]))) == len(flat(orders[0])) > 1000
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_goes_on_exactly_where_it_was_cut(make_long: Callable[..., ConversationData], workers: int) -> None:
+    whole = ids(make_long().train_dataloader())
+    for cut in (1, len(whole) // 2, len(whole) - 1):
+        loader = make_long(num_workers=workers).train_dataloader()
+        steps = iter(loader)
+        begun = ids([next(steps) for _ in range(cut)])
+        state = loader.state_dict()  # type: ignore[attr-defined]
+        del steps
+        resumed = make_long(num_workers=workers).train_dataloader()
+        resumed.load_state_dict(state)  # type: ignore[attr-defined]
+        assert begun + ids(resumed) == whole
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_share_every_conversation_once(make_long: Callable[..., ConversationData], ranks: int) -> None:
+    """A batch that only keeps the ranks in step has weight 0; what counts is there once."""
+    shares = [list(make_long(rank, ranks).train_dataloader()) for rank in range(ranks)]
+    assert len({len(share) for share in shares}) == 1
+    counted = [name for share in shares for step in share for b in step if b["weight"] for name in b["ids"]]
+    data = make_long()
+    assert sorted(counted) == sorted(conversation.id for conversation in data.train_set.conversations)
+    assert len(counted) + data.num_left_out == LINES
+
+
+def test_only_the_first_of_many_left_out_are_listed(make_long: Callable[..., ConversationData]) -> None:
+    data = make_long(max_length=15)
+    lengths = make_long(max_length=10_000).train_set.lengths()[:, 0]
+    assert data.num_left_out == int((lengths > 15).sum()) > 1000 == len(data.left_out)
+    places = np.flatnonzero(lengths > 15)[:1000]
+    assert data.left_out == [
+        {"id": f"u{place}", "line": place + 1, "positions": lengths[place]} for place in places.tolist()
+    ]
+    facts = json.loads(json.dumps(data.describe()))
+    assert facts["num_left_out"] == data.num_left_out and len(facts["left_out"]) == 1000
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_stored_features_go_to_their_conversations(
+    make_long: Callable[..., ConversationData], long_manifest: Path, tiny: Tiny, workers: int
+) -> None:
+    clips = [long_manifest.parent / "clips" / f"{number}.wav" for number in range(LINES)]
+    lines = long_manifest.read_text(encoding="utf-8").splitlines()
+    counts = [len(json.loads(line)["conversation"][1]["audio_tokens"]) for line in lines]
+    store = tiny.encoders().store()
+    keys = file_digests(clips)
+    store.add(
+        [(key, [1] * count, torch.full((count, store.dim), float(number)))
+         for number, (key, count) in enumerate(zip(keys, counts, strict=True))]
+    )  # fmt: skip
+    seen = 0
+    for step in make_long(features="cached", num_workers=workers).train_dataloader():
+        for batch in step:
+            for name, rows in zip(batch["ids"], batch["inputs"]["audio_features"], strict=True):
+                assert rows.shape[0] == counts[int(name[1:])] and bool((rows == float(name[1:])).all())
+                seen += 1
+    assert seen > 1000
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_lines() -> None:
+    """Ten seconds of two cores at most to the first batch, as CPU time: the wall's depends on who else computes here.
+
+    Memory beyond the start is far from the 630 MB that as many conversations in memory would take.
+    """
+    command = [sys.executable, "-m", "experiments.bench_data", "--lines", "100000", "--steps", "0", "--json"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    cold, warm = (json.loads(line) for line in done.stdout.splitlines())
+    assert cold["cpu_seconds"] < 2 * 10 and cold["peak_mib"] < 120
+    assert warm["cpu_seconds"] < 4 and warm["peak_mib"] < 120
