@@ -7,9 +7,11 @@ import hashlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,16 @@ from kimi_audio_ft.data.manifest import manifest_identity, read_manifest
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.paths import TINY_MODEL
 from kimi_audio_ft.schema import TrainConfig
-from kimi_audio_ft.signature import EXCLUDED, digest_of, file_digest, flatten, folder_digest, signature, without
+from kimi_audio_ft.signature import (
+    EXCLUDED,
+    digest_of,
+    file_digest,
+    file_digests,
+    flatten,
+    folder_digest,
+    signature,
+    without,
+)
 from kimi_audio_ft.trial import EvaluationSet, Trial, decode
 
 ADAPTER_GROUPS = ("data", "model", "lora", "optim", "trainer")
@@ -277,6 +288,45 @@ class TestDigests:
     def test_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"nothing\.wav: cannot be read \(No such file"):
             file_digest(tmp_path / "nothing.wav")
+
+    @pytest.fixture
+    def many(self, tmp_path: Path) -> list[Path]:
+        """More files than are looked up at once, in two folders and through links, one of them twice."""
+        paths = [tmp_path / f"{number % 2}" / f"{number}.bin" for number in range(1203)]
+        for number, path in enumerate(paths):
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"%d" % number)
+        (tmp_path / "link.bin").symlink_to(paths[3])
+        (tmp_path / "folder").symlink_to(tmp_path / "1")
+        return [*paths, tmp_path / "link.bin", tmp_path / "folder" / "7.bin", paths[5]]
+
+    def test_many_files_at_once(self, private_store: Path, many: list[Path]) -> None:
+        digests = file_digests(many)
+        assert digests == [hashlib.sha256(path.read_bytes()).hexdigest() for path in many]
+        assert file_digests(list(map(str, many))) == digests == [file_digest(path) for path in many]
+        with closing(sqlite3.connect(private_store / "digests.sqlite")) as memory, memory:
+            assert memory.execute("SELECT count(*) FROM digests").fetchone() == (1203,)  # links are no files
+            memory.execute("UPDATE digests SET sha256 = 'planted' || sha256")
+        many[1].write_bytes(b"longer")
+        expected = [f"planted{digest}" for digest in digests]
+        expected[1] = hashlib.sha256(b"longer").hexdigest()
+        assert file_digests(many) == expected and file_digests([]) == []
+
+    def test_without_a_memory_files_are_hashed(self, private_store: Path, many: list[Path]) -> None:
+        private_store.write_text("no folder")
+        assert file_digests(many[-3:]) == [hashlib.sha256(path.read_bytes()).hexdigest() for path in many[-3:]]
+        private_store.unlink()
+        private_store.mkdir()
+        (private_store / "digests.sqlite").write_text("no database " * 1000)
+        assert file_digests(many[:1]) == [hashlib.sha256(b"0").hexdigest()]
+
+    def test_a_bad_file_among_many(self, many: list[Path]) -> None:
+        many[800].unlink()
+        with pytest.raises(DataError, match=r"800\.bin: cannot be read \(No such file"):
+            file_digests(many)
+        many[800].mkdir()
+        with pytest.raises(DataError, match=r"800\.bin: cannot be read \(Is a directory"):
+            file_digests(many)
 
     def test_folder(self, tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text("{}")
