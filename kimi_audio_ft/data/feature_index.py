@@ -45,7 +45,7 @@ class FeatureIndex:
         whole = self.path.stat().st_size // RECORD.itemsize if self.path.is_file() else 0
         if whole <= known:
             return
-        records = np.memmap(self.path, RECORD, "r", shape=(whole,))
+        records: np.ndarray = np.memmap(self.path, RECORD, "r", shape=(whole,))
         # A power failure can leave the file's new length without its new contents; no recording has 0 rows.
         unwritten = np.flatnonzero(records["count"][known:] == 0)
         if len(unwritten):
@@ -73,7 +73,7 @@ class FeatureIndex:
             places = np.searchsorted(self._sorted_keys, wanted).clip(max=len(self._order) - 1)
             positions = np.where(self._sorted_keys[places] == wanted, self._order[places], positions)
         if self._unsorted:
-            for number in np.flatnonzero(positions < 0):
+            for number in np.flatnonzero(positions < 0).tolist():
                 positions[number] = self._unsorted.get(digests[number], -1)
         return positions
 
