@@ -151,8 +151,12 @@ def test_the_predicted_size_is_the_real_one() -> None:
     assert store.bytes_for(73, 2) == sum((store.folder / name).stat().st_size for name in files)
 
 
-@pytest.mark.parametrize("torn", [b"", b"half a record", bytes(RECORD.itemsize), bytes(RECORD.itemsize + 5)])
-@pytest.mark.parametrize("rows_behind", [b"", b"rows that no record speaks of, of no whole number"])
+@pytest.mark.parametrize(
+    "torn",
+    [b"", b"half a record", bytes(RECORD.itemsize), bytes(RECORD.itemsize + 5)],
+    ids=["no record", "half a record", "zeros", "more zeros"],
+)
+@pytest.mark.parametrize("rows_behind", [b"", b"no whole number of rows"], ids=["no rows", "rows"])
 def test_what_a_killed_writer_left_is_cut(torn: bytes, rows_behind: bytes) -> None:
     """Zeros too, which a power failure leaves of what had not reached the disk."""
     store = open_store()
