@@ -29,7 +29,7 @@ _DIGESTS: dict[_Key, str] = {}
 _AT_ONCE, _HASHING_THREADS = 500, 4
 
 # Raise a stage's number when its code changes what it computes.
-STAGE_VERSION = {"features": 2, "adapter": 1, "transcript": 1}
+STAGE_VERSION = {"features": 2, "adapter": 2, "transcript": 1}
 
 # Fields that change where, how fast or how visibly a stage runs, but not its result. Paths are replaced by identities.
 EXCLUDED = {
@@ -41,6 +41,9 @@ EXCLUDED = {
         "model.path",
         "model.speech_tokenizer",
         "model.gradient_checkpointing",
+        "trainer.strategy",
+        "trainer.devices",  # trainer.accumulate here counts the micro-batches of all processes
+        "trainer.deepspeed",
         "trainer.accelerator",
         "trainer.threads",
         "trainer.log_every",
