@@ -28,6 +28,8 @@ _DIGESTS: dict[_Key, str] = {}
 # Files that are looked up together, and threads that hash those without a digest.
 _AT_ONCE, _HASHING_THREADS = 500, 4
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
 # Raise a stage's number when its code changes what it computes.
 STAGE_VERSION = {"features": 2, "adapter": 2, "transcript": 1}
 
@@ -91,8 +93,12 @@ def signature(stage: str, config: Mapping[str, Any], inputs: Mapping[str, Any]) 
 
 def digest_of(facts: Any) -> str:
     """16 hex digits of a JSON value, independent of key order."""
-    text = json.dumps(facts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(canonical(facts).encode()).hexdigest()[:16]
+
+
+def canonical(facts: Any) -> str:
+    """A JSON value as text that is the same for every order of keys."""
+    return _CANONICAL.encode(facts)
 
 
 def without(config: Mapping[str, Any], excluded: Iterable[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 from kimi_audio_ft import store
 from kimi_audio_ft.base_model import Base
 from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
-from kimi_audio_ft.data.manifest import Conversation, manifest_identity, read_manifest, require_references
+from kimi_audio_ft.data.manifest import manifest_identity, read_manifest, require_references
 from kimi_audio_ft.decoding.transcribe import is_greedy, transcribe
 from kimi_audio_ft.devices import in_workers, num_ranks
 from kimi_audio_ft.errors import ConfigError
@@ -53,16 +53,16 @@ class EvaluationSet:
         self.base, self.settings = base, settings
         path = settings.eval_manifest
         require_manifest("data.eval_manifest", path)
-        self.conversations: list[Conversation] = read_manifest(path, settings.audio_root, settings.prompt, base.tokens)
+        self.conversations = read_manifest(path, settings.audio_root, settings.prompt, base.tokens, base.tokenizer)
         require_references(self.conversations, path)
         self.identity = manifest_identity(self.conversations)
 
-    @property
+    @cached_property
     def references(self) -> dict[str, str]:
         """Reference of every conversation by id."""
         return {conversation.id: conversation.reference for conversation in self.conversations}
 
-    @property
+    @cached_property
     def audio(self) -> dict[str, str | None]:
         """First recording of every conversation by id."""
         return {c.id: str(c.audio_paths[0]) if c.audio_paths else None for c in self.conversations}
@@ -111,8 +111,9 @@ class Trial:
         groups["trainer"] |= {"accumulate": config["trainer"]["accumulate"] * num_ranks(self.config.trainer)}
         data = self.config.data
         require_manifest("data.train_manifest", data.train_manifest)
-        conversations = read_manifest(data.train_manifest, data.audio_root, data.prompt, self.base.tokens)
-        return signature("adapter", groups, {"train": manifest_identity(conversations), **base_inputs(self.base)})
+        base = self.base
+        manifest = read_manifest(data.train_manifest, data.audio_root, data.prompt, base.tokens, base.tokenizer)
+        return signature("adapter", groups, {"train": manifest_identity(manifest), **base_inputs(base)})
 
     def fit(self, folder: Path, work: Path, on_row: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:
         """Train the adapter in this process (one of several, under a strategy of several ranks)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby, product
 from typing import Any
@@ -17,12 +16,15 @@ from kimi_audio_ft.data.batching import BatchPlan, EpochSteps, validation_share
 from kimi_audio_ft.data.dataset import AudioSource, ConversationDataset
 from kimi_audio_ft.data.encoding import UNCHANGED, Encoders, Perturbation, encode_missing
 from kimi_audio_ft.data.features import FeatureStore
-from kimi_audio_ft.data.layout import Tokenizer
-from kimi_audio_ft.data.manifest import Conversation, TokenRange, read_manifest, require_recordings, require_references
+from kimi_audio_ft.data.manifest import Manifest, TokenRange, read_manifest, require_recordings, require_references
 from kimi_audio_ft.errors import ConfigError, UserError
+from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 from kimi_audio_ft.schema import AugmentConfig, DataConfig
 
 log = logging.getLogger(__name__)
+
+# Conversations left out that are listed one by one.
+_MOST_LISTED = 1000
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,14 @@ class ResumableLoader(DataLoader):
 class ConversationData(pl.LightningDataModule):
     """Training and validation batches; ``eval_conversations`` is what is decoded and scored.
 
-    Reading, checking and encoding happen in ``setup``; ``left_out`` then lists the conversations over the length limit.
+    Reading, checking and encoding happen in ``setup``; then ``num_left_out`` counts the conversations over the length
+    limit and ``left_out`` lists the first thousand.
     """
 
     def __init__(
         self,
         settings: DataConfig,
-        tokenizer: Tokenizer,
+        tokenizer: TextTokenizer,
         encoders: Encoders,
         tokens: TokenRange,
         rules: BatchRules,
@@ -84,6 +87,7 @@ class ConversationData(pl.LightningDataModule):
         self.settings, self.tokenizer, self.encoders = settings, tokenizer, encoders
         self.tokens, self.rules = tokens, rules
         self.left_out: list[dict[str, Any]] = []
+        self.num_left_out = 0
         self._ready = False
 
     def setup(self, stage: str | None = None) -> None:
@@ -110,15 +114,16 @@ class ConversationData(pl.LightningDataModule):
         )
         self._ready = True
 
-    def _read(self, option: str, path: str) -> list[Conversation]:
+    def _read(self, option: str, path: str) -> Manifest:
         if not path:
             raise ConfigError(option, path, "must name a pretokenized manifest", f"Write {option}=FILE.jsonl")
-        conversations = read_manifest(path, self.settings.audio_root, self.settings.prompt, self.tokens)
-        require_references(conversations, path)
-        return conversations
+        settings = self.settings
+        manifest = read_manifest(path, settings.audio_root, settings.prompt, self.tokens, self.tokenizer)
+        require_references(manifest, path)
+        return manifest
 
     def dataset(
-        self, conversations: Sequence[Conversation], manifest: str, augment: AugmentConfig | None, **options: Any
+        self, conversations: Manifest, manifest: str, augment: AugmentConfig | None, **options: Any
     ) -> ConversationDataset:
         """A dataset over conversations, checked; their recordings are in the store afterwards."""
         features = self.settings.features
@@ -134,7 +139,7 @@ class ConversationData(pl.LightningDataModule):
         dataset.check_codes()
         return dataset
 
-    def _store(self, conversations: Sequence[Conversation], augment: AugmentConfig | None) -> FeatureStore | None:
+    def _store(self, conversations: Manifest, augment: AugmentConfig | None) -> FeatureStore | None:
         perturbations = [UNCHANGED]
         if augment is not None:
             perturbations = [Perturbation(*both) for both in product(augment.speeds, augment.gains_db)]
@@ -149,25 +154,24 @@ class ConversationData(pl.LightningDataModule):
         codes_only = Encoders(self.encoders.files, False, self.encoders.dtype, self.encoders.device)
         return encode_missing(codes_only, conversations, changed, progress=self.rules.progress)
 
-    def _within_limit(self, conversations: list[Conversation]) -> tuple[list[Conversation], list[tuple[int, int]]]:
-        probe = ConversationDataset(conversations, self.tokenizer, AudioSource("none", None, 0), "")
-        kept, lengths, limit = [], [], self.settings.max_length
-        for conversation, length in zip(conversations, probe.lengths(), strict=True):
-            if length[0] > limit:
-                self.left_out.append({"id": conversation.id, "line": conversation.line, "positions": length[0]})
-            else:
-                kept.append(conversation)
-                lengths.append(length)
-        if self.left_out:
+    def _within_limit(self, conversations: Manifest) -> tuple[Manifest, np.ndarray]:
+        lengths, limit = conversations.lengths(self.tokenizer), self.settings.max_length
+        positions = lengths[:, 0]
+        kept, long = np.flatnonzero(positions <= limit), np.flatnonzero(positions > limit)
+        if not len(kept):
+            rule = f"every conversation of {self.settings.train_manifest} is longer; the shortest has {positions.min()}"
+            raise ConfigError("data.max_length", limit, rule, "Raise it")
+        if len(long):
             log.warning(
                 "%s: left out %d of %d conversations longer than data.max_length=%d positions",
-                self.settings.train_manifest, len(self.left_out), len(conversations), limit,
+                self.settings.train_manifest, len(long), len(conversations), limit,
             )  # fmt: skip
-        if not kept:
-            shortest = min(row["positions"] for row in self.left_out)
-            rule = f"every conversation of {self.settings.train_manifest} is longer; the shortest has {shortest}"
-            raise ConfigError("data.max_length", limit, rule, "Raise it")
-        return kept, lengths
+        self.num_left_out = len(long)
+        self.left_out = [
+            {"id": conversations[place].id, "line": conversations.line_of(place), "positions": int(positions[place])}
+            for place in long[:_MOST_LISTED]
+        ]
+        return conversations.select(kept), lengths[kept]
 
     def num_steps(self, max_epochs: int, max_steps: int) -> int:
         """Optimizer steps of the whole training."""
@@ -201,7 +205,8 @@ class ConversationData(pl.LightningDataModule):
 
     def describe(self) -> dict[str, Any]:
         """Facts about the data, to keep beside an adapter."""
-        return {"conversations": len(self.train_set), "left_out": self.left_out, **asdict(self.rules)}
+        left_out = {"num_left_out": self.num_left_out, "left_out": self.left_out}
+        return {"conversations": len(self.train_set), **left_out, **asdict(self.rules)}
 
 
 @dataclass

@@ -5,22 +5,23 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from kimi_audio_ft.data.audio import audio_info, read_audio
+from kimi_audio_ft.data.audio import read_audio
 from kimi_audio_ft.data.batch import Sample
 from kimi_audio_ft.data.encoding import UNCHANGED, Perturbation
 from kimi_audio_ft.data.features import FeatureStore
-from kimi_audio_ft.data.layout import Layout, Tokenizer, layout_conversation
-from kimi_audio_ft.data.manifest import TOKENIZE_REMEDY, Conversation
+from kimi_audio_ft.data.layout import Layout, layout_conversation
+from kimi_audio_ft.data.manifest import TOKENIZE_REMEDY, Conversation, Manifest
 from kimi_audio_ft.errors import DataError, UserError
-from kimi_audio_ft.model.audio_frontend import num_audio_tokens
+from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 from kimi_audio_ft.schema import AugmentConfig
-from kimi_audio_ft.signature import file_digest
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class ConversationDataset(Dataset[Sample]):
 
     def __init__(
         self,
-        conversations: Sequence[Conversation],
-        tokenizer: Tokenizer,
+        conversations: Manifest,
+        tokenizer: TextTokenizer,
         audio: AudioSource,
         manifest: str | Path,
         augment: AugmentConfig | None = None,
@@ -85,8 +86,11 @@ class ConversationDataset(Dataset[Sample]):
         perturbation = UNCHANGED
         if self.augment is not None:
             perturbation = Perturbation(rng.choice(self.augment.speeds), rng.choice(self.augment.gains_db))
+        keys: list[str] = []
+        if perturbation != UNCHANGED or self.audio.mode == "cached":
+            keys = [perturbation.key(digest) for digest in self.conversations.digests_of(draw.index, self._digests)]
         if perturbation != UNCHANGED:
-            conversation = self._with_codes_of(conversation, perturbation)
+            conversation = self._with_codes_of(conversation, keys)
         sample = Sample(
             conversation.id,
             self.layout(conversation),
@@ -97,8 +101,7 @@ class ConversationDataset(Dataset[Sample]):
         if self.audio.mode == "cached":
             store = self.audio.store
             assert store is not None
-            features = [store.features(perturbation.key(file_digest(path))) for path in conversation.audio_paths]
-            sample.features = [self._mask(rows, rng) for rows in features]
+            sample.features = [self._mask(store.features(key), rng) for key in keys]
         elif self.audio.mode == "online":
             sample.waveforms = [perturbation.apply(read_audio(path)) for path in conversation.audio_paths]
         return sample
@@ -118,10 +121,14 @@ class ConversationDataset(Dataset[Sample]):
             conversation.messages, self.tokenizer, conversation.task_type, for_generation=self.for_generation
         )
 
-    def lengths(self) -> list[tuple[int, int]]:
-        """Positions, and supervised text positions, of every conversation (unperturbed)."""
-        layouts = (self.layout(conversation) for conversation in self.conversations)
-        return [(len(layout), sum(layout.text_loss_mask)) for layout in layouts]
+    @cached_property
+    def _digests(self) -> np.ndarray:
+        """What every recording is stored under; looked up once, before workers start."""
+        return self.conversations.recordings.digests()
+
+    def lengths(self) -> np.ndarray:
+        """``[n, 2]``: positions, and supervised text positions, of every conversation (unperturbed)."""
+        return self.conversations.lengths(self.tokenizer, self.for_generation)
 
     def check_codes(self) -> None:
         """Every audio message must have as many codes as its recording gives; not looked at without features.
@@ -131,25 +138,30 @@ class ConversationDataset(Dataset[Sample]):
         """
         if self.audio.mode == "none":
             return
-        for conversation in self.conversations:
-            messages = [message for message in conversation.messages if message["message_type"] == "audio"]
-            for message, path in zip(messages, conversation.audio_paths, strict=True):
-                codes, expected = len(message["audio_tokens"]), self._num_codes(path)
-                if codes != expected:
-                    problem = f"{codes} audio_tokens for {path}, whose audio gives {expected}"
-                    raise DataError(self.manifest, problem, TOKENIZE_REMEDY + " again", conversation.line)
+        codes = self.conversations.columns.codes
+        expected = self._expected_codes()
+        found = self.conversations.first_with(codes != expected)
+        if found is not None:
+            place, audio = found
+            conversation = self.conversations[place]
+            path = conversation.audio_paths[self.conversations.place_of(audio)]
+            problem = f"{codes[audio]} audio_tokens for {path}, whose audio gives {expected[audio]}"
+            raise DataError(self.manifest, problem, TOKENIZE_REMEDY + " again", conversation.line)
 
-    def _num_codes(self, path: Path) -> int:
-        if self.audio.mode == "cached" and self.audio.store is not None:
-            return self.audio.store.num_rows(file_digest(path))
-        return num_audio_tokens(audio_info(path).num_samples_16k)
+    def _expected_codes(self) -> np.ndarray:
+        """Number of codes that the recording of each audio message gives, for the messages of this dataset."""
+        wanted = self.conversations.audio_messages()
+        if self.audio.mode == "online" or self.audio.store is None:
+            return self.conversations.recordings.num_codes(self._digests, wanted)
+        expected, store = np.zeros(len(self._digests), np.int64), self.audio.store
+        expected[wanted] = [store.num_rows(self._digests[audio].tobytes().hex()) for audio in wanted]
+        return expected
 
-    def _with_codes_of(self, conversation: Conversation, perturbation: Perturbation) -> Conversation:
-        store, paths = self.audio.store, iter(conversation.audio_paths)
+    def _with_codes_of(self, conversation: Conversation, keys: Sequence[str]) -> Conversation:
+        store, left = self.audio.store, iter(keys)
         assert store is not None, "perturbed audio needs its own codes"
         messages = tuple(
-            {**m, "audio_tokens": [c + self.audio.token_offset
-                                   for c in store.codes(perturbation.key(file_digest(next(paths))))]}
+            {**m, "audio_tokens": [code + self.audio.token_offset for code in store.codes(next(left))]}
             if m["message_type"] == "audio" else m
             for m in conversation.messages
         )  # fmt: skip

@@ -9,7 +9,7 @@ An ASR sample with prompt "ab", two codes and answer "x" (B = blank, eos = text_
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -94,6 +94,35 @@ def layout_conversation(
     if for_generation:
         layout.append(special[ROLE_START["assistant"]], blank)
     return layout
+
+
+def layout_lengths(
+    conversation: Sequence[Mapping[str, Any]], num_tokens: Callable[[str], int], for_generation: bool = False
+) -> tuple[int, int]:
+    """Positions, and supervised text positions, that ``layout_conversation`` would give; nothing is laid out.
+
+    Args:
+        num_tokens: number of tokens of a text.
+    """
+    if for_generation:
+        conversation = before_last_answer(conversation)
+    positions, supervised = int(for_generation), 0
+    previous: tuple[str, str] | None = None
+    for message in [*conversation, None]:
+        current = (message["role"], message["message_type"]) if message else None
+        if previous is not None and (current is None or current[0] != previous[0]):
+            positions += 2 + (previous[1] == "audio")  # a turn's start, its end, and what asks for the answer
+        previous = current
+        if message is None:
+            break
+        if message["message_type"] == "audio":
+            positions += len(message["audio_tokens"]) + 2
+            continue
+        answer = message["role"] == "assistant"
+        tokens = num_tokens(message["content"]) + answer  # an answer ends with its end of text
+        positions += tokens
+        supervised += tokens if answer else 0
+    return positions, supervised
 
 
 def before_last_answer(conversation: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:

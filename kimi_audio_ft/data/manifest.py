@@ -1,240 +1,277 @@
 """Manifests: JSONL, one conversation a line, in the published Kimi-Audio format.
 
-Lines are checked one by one, so that every error names its file and line; nothing is skipped in silence.
+Every line is checked once, so that every error names its file and line and nothing is skipped in silence; afterwards a
+conversation is read from the file when it is asked for. A million of them take some 100 bytes each.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import os
+import weakref
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
-from kimi_audio_ft.data.layout import before_last_answer
+import numpy as np
+
+from kimi_audio_ft.data.chunks import over_cores, whole_file
+from kimi_audio_ft.data.conversation import (
+    TOKENIZE_REMEDY,
+    Conversation,
+    TokenRange,
+    id_of,
+    parse_line,
+    with_prompt,
+)
+from kimi_audio_ft.data.manifest_index import Columns, Source, index_of, state_of
+from kimi_audio_ft.data.recordings import Recordings, hash_of
+from kimi_audio_ft.data.remembered import Arrays, remembered
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.signature import digest_of, file_digest
+from kimi_audio_ft.signature import canonical, file_digest
 
-ROLES = ("user", "assistant")
-MESSAGE_TYPES = ("text", "audio")
-# JSON's escapes can spell these; they are characters only in pairs, which the parser joins.
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-TOKENIZE_REMEDY = "Run python -m kimi_audio_ft.tokenize on the manifest"
+if TYPE_CHECKING:
+    from kimi_audio_ft.model.text_tokenizer import TextTokenizer
+
+__all__ = [
+    "TOKENIZE_REMEDY",
+    "Conversation",
+    "Manifest",
+    "TokenRange",
+    "manifest_identity",
+    "numbered_lines",
+    "read_manifest",
+    "require_recordings",
+    "require_references",
+]
+
+# Conversations whose facts are hashed at once.
+_AT_ONCE = 1000
 
 
-@dataclass(frozen=True)
-class TokenRange:
-    """Where the model's audio codes lie: ``first`` up to, but not including, ``end``."""
+class Manifest(Sequence[Conversation]):
+    """The conversations of a checked manifest, or of some of its lines; each is read when it is asked for.
 
-    first: int
-    end: int
+    rows: which conversations of the file these are. It can be given to other processes, forked or spawned.
 
-
-@dataclass(frozen=True)
-class Conversation:
-    """One checked line of a manifest.
-
-    audio_paths: the recording of every audio message, in order, made absolute.
-    reference: the text of the last assistant turn; empty when there is none.
+    Raises:
+        DataError: on reading, when the file was changed since it was checked.
     """
 
-    id: str
-    line: int
-    task_type: str
-    messages: tuple[dict[str, Any], ...]
-    audio_paths: tuple[Path, ...]
-    reference: str
+    def __init__(
+        self, source: Source, columns: Columns, state: tuple[int, int], tokenizer: str | None, rows: np.ndarray
+    ) -> None:
+        self.source, self.columns, self.rows = source, columns, rows
+        self._state, self._tokenizer = state, tokenizer
+        self._descriptor: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Conversation: ...
+    @overload
+    def __getitem__(self, index: slice) -> Manifest: ...
+    def __getitem__(self, index: int | slice) -> Conversation | Manifest:
+        if isinstance(index, slice):
+            return self.select(np.arange(len(self))[index])
+        source = self.source
+        text, number = self._line(index)
+        return parse_line(text, source.path, number, source.audio_root, source.tokens, source.prompt)
+
+    def select(self, indices: np.ndarray) -> Manifest:
+        """The conversations at these places."""
+        return Manifest(self.source, self.columns, self._state, self._tokenizer, self.rows[indices])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes, which open the file themselves."""
+        return {**self.__dict__, "_descriptor": None}
+
+    def lengths(self, tokenizer: TextTokenizer, for_generation: bool = False) -> np.ndarray:
+        """``[n, 2]``: positions, and supervised text positions, of every conversation's layout."""
+        columns = self.columns
+        if self._tokenizer != tokenizer.identity:
+            columns, state = index_of(self.source, tokenizer)
+            self.source.require_unchanged(self._state, state)
+        return columns.lengths[self.rows, int(for_generation)]
+
+    @cached_property
+    def recordings(self) -> Recordings:
+        """The recordings of all audio messages of the file."""
+        return Recordings(self.columns, self.source.audio_root)
+
+    def digests_of(self, index: int, digests: np.ndarray) -> list[str]:
+        """sha256 of every recording of a conversation; ``digests`` are those of ``recordings``."""
+        start, end = self.columns.audio_start[self.rows[index]], self.columns.audio_start[self.rows[index] + 1]
+        return [digests[audio].tobytes().hex() for audio in range(start, end) if self.columns.name_sizes[audio]]
+
+    def audio_messages(self) -> np.ndarray:
+        """Which audio messages of the file these conversations hold."""
+        return np.flatnonzero(np.isin(self._owner, self.rows))
+
+    def first_with(self, bad: np.ndarray) -> tuple[int, int] | None:
+        """The first conversation that holds one of the bad audio messages (a mask over those of the file), and which.
+
+        Returns:
+            Place of the conversation, and number of the audio message in the file.
+        """
+        rows = np.zeros(len(self.columns), bool)
+        rows[self._owner[bad]] = True
+        found = np.flatnonzero(rows[self.rows])
+        if not len(found):
+            return None
+        return int(found[0]), int(np.flatnonzero(bad & (self._owner == self.rows[found[0]]))[0])
+
+    def place_of(self, audio: int) -> int:
+        """Place of an audio message of the file among those of its conversation."""
+        return int(audio - self.columns.audio_start[self._owner[audio]])
+
+    @property
+    def _owner(self) -> np.ndarray:
+        """Row of every audio message of the file."""
+        return np.repeat(np.arange(len(self.columns)), self.columns.audios)
+
+    def line_of(self, index: int) -> int:
+        """Number of a conversation's line."""
+        return int(self.columns.line[self.rows[index]])
+
+    def identity(self) -> str:
+        """See ``manifest_identity``."""
+        self.source.require_unchanged(self._state, self.source.state())
+        digests = self.recordings.digests()
+        facts = {
+            "kind": "identity",
+            "file": file_digest(self.source.place),
+            "prompt": self.source.prompt,
+            "rows": hash_of(self.rows),
+            "recordings": hash_of(digests),
+        }
+
+        def make() -> Arrays:
+            places = [range(start, min(start + _AT_ONCE, len(self))) for start in range(0, len(self), _AT_ONCE)]
+            digest, before = hashlib.sha256(b"["), b""
+            for part in over_cores(_Facts(self, digests), places):
+                digest.update(before + part)
+                before = b","
+            digest.update(b"]")
+            return {"identity": np.array(digest.hexdigest()[:16])}
+
+        return str(remembered(facts, make)["identity"])
+
+    def _line(self, index: int) -> tuple[str, int]:
+        """Text and number of a conversation's line."""
+        row = self.rows[index]
+        number = int(self.columns.line[row])
+        raw = os.pread(self._opened(), int(self.columns.size[row]), int(self.columns.offset[row]))
+        return self.source.decoded(raw, number), number
+
+    def _opened(self) -> int:
+        """The file, as it was checked. Reading at an offset needs no position, which forked processes would share."""
+        if self._descriptor is None:
+            try:
+                self._descriptor = os.open(self.source.place, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise DataError(self.source.path, f"cannot be read any more ({error.strerror})") from None
+            weakref.finalize(self, os.close, self._descriptor)
+        self.source.require_unchanged(self._state, state_of(self._descriptor))
+        return self._descriptor
+
+
+class _Facts:
+    """What conversations say, as the text of JSON lists that ``manifest_identity`` hashes."""
+
+    def __init__(self, manifest: Manifest, digests: np.ndarray) -> None:
+        self.manifest, self.digests = manifest, digests
+
+    def __call__(self, places: range) -> bytes:
+        return ",".join(canonical(self.facts(place)) for place in places).encode()
+
+    def facts(self, place: int) -> list[Any]:
+        text, number = self.manifest._line(place)
+        value, prompt = json.loads(text), self.manifest.source.prompt
+        messages = with_prompt(value["conversation"], prompt) if prompt else value["conversation"]
+        said = [{k: v for k, v in m.items() if k != "content" or m["message_type"] == "text"} for m in messages]
+        none = bytes(32).hex()
+        audio = ["" if digest == none else digest for digest in self.manifest.digests_of(place, self.digests)]
+        return [id_of(value, number), value["task_type"], said, audio]
 
 
 def read_manifest(
-    path: str | Path, audio_root: str | None = None, prompt: str | None = None, tokens: TokenRange | None = None
-) -> list[Conversation]:
+    path: str | Path,
+    audio_root: str | None = None,
+    prompt: str | None = None,
+    tokens: TokenRange | None = None,
+    tokenizer: TextTokenizer | None = None,
+) -> Manifest:
     """Every line of a manifest, checked.
 
     Args:
         audio_root: folder that relative audio paths start from; None is the manifest's own.
         prompt: put in the place of the user's own text messages.
         tokens: also require ``audio_tokens`` in this range on every audio message (a *pretokenized* manifest).
+        tokenizer: measure the lines while they are checked, as ``Manifest.lengths`` else does in a second pass.
 
     Raises:
         DataError: the file is missing, empty or not UTF-8, or a line breaks a rule.
     """
     path = Path(path)
-    root = Path(audio_root) if audio_root else path.parent
-    conversations: list[Conversation] = []
-    first_line: dict[str, int] = {}
-    for number, text in numbered_lines(path):
-        conversation = parse_line(text, path, number, root, tokens)
-        if conversation.id in first_line:
-            problem = f"id {conversation.id!r} stands already in line {first_line[conversation.id]}"
-            raise DataError(path, problem, "Every conversation needs an id of its own", number)
-        first_line[conversation.id] = number
-        conversations.append(with_prompt(conversation, prompt) if prompt else conversation)
-    if not conversations:
-        raise DataError(path, "holds no conversation", "Prepare the data again, or check the path")
-    return conversations
+    source = Source(path, Path(audio_root or path.parent).absolute(), prompt or None, tokens)
+    columns, state = index_of(source, tokenizer)
+    return Manifest(source, columns, state, tokenizer.identity if tokenizer else None, np.arange(len(columns)))
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines of a UTF-8 file that hold something, with their numbers; only a line feed ends a line."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise DataError(path, f"cannot be read ({error.strerror})", "Check the option that names it") from None
-    with file:
-        for number, raw in enumerate(file, start=1):
-            try:
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                problem = f"is not UTF-8 (byte {error.object[error.start]:#04x})"
-                raise DataError(path, problem, "Convert the file to UTF-8", number) from None
-            if text.strip():
-                yield number, text
+    source = Source(path, path.parent)
+    source.state()
+    for number, _, raw in whole_file(path):
+        text = source.decoded(raw, number)
+        if text.strip():
+            yield number, text
 
 
-def parse_line(text: str, path: Path, number: int, audio_root: Path, tokens: TokenRange | None = None) -> Conversation:
-    """One manifest line as a checked conversation."""
-
-    def refuse(problem: str, remedy: str = "See the manifest format in README.md") -> DataError:
-        return DataError(path, problem, remedy, number)
-
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise refuse(f"is not JSON ({error.msg} at column {error.colno})", "One JSON object a line") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists of thousands of levels
-        raise refuse(f"is not usable JSON ({error})", "One JSON object a line") from None
-    problem = _problem_of_line(value)
-    if problem:
-        raise refuse(problem)
-    audio_paths = []
-    for position, message in enumerate(value["conversation"]):
-        problem = _problem_of(message, tokens)
-        if problem:
-            remedy = TOKENIZE_REMEDY if "audio_tokens" in problem else "See the manifest format in README.md"
-            raise refuse(f"message {position}: {problem}", remedy)
-        if message["message_type"] == "audio" and message.get("content"):
-            audio_paths.append((audio_root / message["content"]).absolute())
-    return Conversation(
-        id=str(value.get("id", number)),
-        line=number,
-        task_type=value["task_type"],
-        messages=tuple(value["conversation"]),
-        audio_paths=tuple(audio_paths),
-        reference=reference_of(value["conversation"]),
-    )
-
-
-def _problem_of_line(value: Any) -> str | None:
-    if not isinstance(value, dict):
-        return "is not a JSON object; a line holds one"
-    for key, kind in (("task_type", str), ("conversation", list)):
-        if not isinstance(value.get(key), kind):
-            found = "is missing" if key not in value else f"is {value[key]!r}"
-            return f"key {key!r} {found}; it must be a {'list' if kind is list else 'string'}"
-    if not isinstance(value.get("id", ""), (str, int)):
-        return f"key 'id' is {value['id']!r}; it must be a string"
-    if not value["conversation"]:
-        return "'conversation' is empty; it needs at least one message"
-    lone = _LONE_SURROGATE.search(json.dumps(value, ensure_ascii=False))
-    if lone:
-        return f"holds half of a character, \\u{ord(lone[0]):x}, which no UTF-8 file can hold"
-    return None
-
-
-def _problem_of(message: Any, tokens: TokenRange | None) -> str | None:
-    if not isinstance(message, dict):
-        return f"is {message!r}; it must be an object with role, message_type and content"
-    for key, choices in (("role", ROLES), ("message_type", MESSAGE_TYPES)):
-        if key not in message:
-            return f"key {key!r} is missing"
-        if message[key] not in choices:
-            return f"{key} is {message[key]!r}; it must be one of {', '.join(choices)}"
-    if message["message_type"] == "text":
-        if not isinstance(message.get("content"), str):
-            return f"content is {message.get('content')!r}; a text message needs a string"
-        return None
-    if not isinstance(message.get("content", ""), str):
-        return f"content is {message['content']!r}; an audio message needs the path of its recording"
-    if "audio_tokens" not in message and tokens is None:
-        return None if message.get("content") else "content is missing; an audio message needs its recording's path"
-    return _problem_of_tokens(message.get("audio_tokens"), tokens)
-
-
-def _problem_of_tokens(codes: Any, tokens: TokenRange | None) -> str | None:
-    if codes is None:
-        return "audio_tokens are missing; training and decoding need a pretokenized manifest"
-    if not isinstance(codes, list) or not codes:
-        return f"audio_tokens are {codes!r}; they must be a non-empty list of integers"
-    for code in codes:
-        if type(code) is not int:
-            return f"audio_tokens hold {code!r}; they must be integers"
-        if tokens is not None and not tokens.first <= code < tokens.end:
-            return (
-                f"audio_tokens hold {code}, outside this model's range {tokens.first} to {tokens.end - 1}; "
-                "they were made for another model"
-            )
-    return None
-
-
-def last_answer(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """Messages of the assistant turn that ends a conversation; none when it ends with the user's."""
-    return messages[len(before_last_answer(messages)) :]
-
-
-def reference_of(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Text of the last assistant turn."""
-    return "".join(m["content"] for m in last_answer(messages) if m["message_type"] == "text")
-
-
-def with_prompt(conversation: Conversation, prompt: str) -> Conversation:
-    """The same conversation with another text prompt in every user turn that has one."""
-    messages = tuple(
-        {**m, "content": prompt} if m["role"] == "user" and m["message_type"] == "text" else m
-        for m in conversation.messages
-    )
-    return replace(conversation, messages=messages)
-
-
-def manifest_identity(conversations: list[Conversation]) -> str:
+def manifest_identity(manifest: Manifest) -> str:
     """Identity of what is said in a manifest: ids, messages and the bytes of the recordings, wherever they lie.
 
     Recordings that are not there (a pretokenized manifest may travel without them) count by their codes alone.
+    Remembered in the store while neither the file nor a recording changes.
     """
-    facts = []
-    for conversation in conversations:
-        messages = [{k: v for k, v in m.items() if k != "content" or m["message_type"] == "text"}
-                    for m in conversation.messages]  # fmt: skip
-        audio = [file_digest(path) if path.is_file() else "" for path in conversation.audio_paths]
-        facts.append([conversation.id, conversation.task_type, messages, audio])
-    return digest_of(facts)
+    return manifest.identity()
 
 
-def require_references(conversations: list[Conversation], path: str | Path) -> None:
+def require_references(manifest: Manifest, path: str | Path) -> None:
     """Scoring and training need a text answer at the end of every conversation, and no answer in audio.
 
     An answer in audio would need the audio branch and its loss, which a transcriber has no use for; taking only the
     text of such a conversation would ignore in silence what the manifest asks for.
     """
-    for conversation in conversations:
-        if not any(m["message_type"] == "text" for m in last_answer(conversation.messages)):
-            problem = "does not end with an assistant text message, so there is nothing to learn or to compare with"
-            raise DataError(path, problem, "Add the transcript as an assistant text message", conversation.line)
-        if any(m["role"] == "assistant" and m["message_type"] == "audio" for m in conversation.messages):
-            problem = "has an assistant message of type audio; answers are learned and scored as text only"
-            raise DataError(path, problem, "Leave the conversation out, or give its text instead", conversation.line)
+    columns, rows = manifest.columns, manifest.rows
+    bad = np.flatnonzero(~columns.answered[rows] | columns.spoken[rows])
+    if not len(bad):
+        return
+    line = manifest.line_of(bad[0])
+    if not columns.answered[rows[bad[0]]]:
+        problem = "does not end with an assistant text message, so there is nothing to learn or to compare with"
+        raise DataError(path, problem, "Add the transcript as an assistant text message", line)
+    problem = "has an assistant message of type audio; answers are learned and scored as text only"
+    raise DataError(path, problem, "Leave the conversation out, or give its text instead", line)
 
 
-def require_recordings(conversations: Sequence[Conversation], path: str | Path) -> None:
+def require_recordings(manifest: Manifest, path: str | Path) -> None:
     """Features need the recording of every audio message."""
-    for conversation in conversations:
-        messages = sum(m["message_type"] == "audio" for m in conversation.messages)
-        if messages != len(conversation.audio_paths):
-            problem = f"{messages} audio messages but {len(conversation.audio_paths)} recordings"
-            remedy = "Give every audio message the path of its recording as content, or set data.features=none"
-            raise DataError(path, problem, remedy, conversation.line)
-        for audio in conversation.audio_paths:
-            if not audio.is_file():
-                remedy = "Check the path and data.audio_root, or set data.features=none"
-                raise DataError(path, f"there is no recording {audio}", remedy, conversation.line)
+    absent = manifest.recordings.states()[:, 0] < 0
+    found = manifest.first_with(absent)
+    if found is None:
+        return
+    place, audio = found
+    conversation = manifest[place]
+    messages = sum(m["message_type"] == "audio" for m in conversation.messages)
+    if messages != len(conversation.audio_paths):
+        problem = f"{messages} audio messages but {len(conversation.audio_paths)} recordings"
+        remedy = "Give every audio message the path of its recording as content, or set data.features=none"
+        raise DataError(path, problem, remedy, conversation.line)
+    recording = conversation.audio_paths[manifest.place_of(audio)]
+    remedy = "Check the path and data.audio_root, or set data.features=none"
+    raise DataError(path, f"there is no recording {recording}", remedy, conversation.line)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import unicodedata
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +59,7 @@ class TextTokenizer:
         """Byte-pair ranks 0..n-1, and the ids from n upward of the special tokens by name."""
         self.special_tokens = dict(special_tokens)
         self._names = {number: name for name, number in special_tokens.items()}
-        self._num_ranks = len(ranks)
+        self._ranks, self._num_ranks = ranks, len(ranks)
         self._encoding = tiktoken.Encoding(
             "kimi_audio", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=self.special_tokens
         )
@@ -74,6 +77,14 @@ class TextTokenizer:
         ranks = _read_ranks(folder / RANKS_NAME)
         config_path = folder / CONFIG_NAME
         return cls(ranks, _read_special_tokens(config_path, len(ranks)))
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of all that ``encode`` depends on."""
+        digest = hashlib.sha256(f"NFC {PATTERN} {sorted(self.special_tokens.items())}".encode())
+        for token, rank in sorted(self._ranks.items(), key=itemgetter(1)):
+            digest.update(b"%d %d " % (rank, len(token)) + token)
+        return digest.hexdigest()
 
     def encode(self, text: str, bos: bool = False, eos: bool = False) -> list[int]:
         """Ids of NFC-normalised text. Text that looks like a special token is encoded as ordinary text."""

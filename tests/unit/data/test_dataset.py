@@ -77,8 +77,8 @@ def test_every_answer_is_supervised(make: Make, tiny: Tiny) -> None:
         supervised = [number for number, on in zip(layout.text_ids, layout.text_loss_mask, strict=True) if on]
         expected = [[*tiny.tokenizer.encode(text), special["<|im_kimia_text_eos|>"]] for text in wanted]
         assert supervised == [number for answer in expected for number in answer]
-    lengths = dataset.lengths()
-    assert lengths == [(len(s.layout), sum(s.layout.text_loss_mask)) for s in (dataset[i] for i in range(8))]
+    lengths = dataset.lengths().tolist()
+    assert lengths == [[len(s.layout), sum(s.layout.text_loss_mask)] for s in (dataset[i] for i in range(8))]
 
 
 def test_generation_prompts_hold_no_last_answer(make: Make) -> None:

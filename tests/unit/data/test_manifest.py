@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft.data.manifest import (
-    Conversation,
+    Manifest,
     TokenRange,
     manifest_identity,
     read_manifest,
@@ -253,16 +253,16 @@ def test_recordings_are_required(tmp_path: Path) -> None:
     bare = {"role": "user", "message_type": "audio", "audio_tokens": [100]}
     rows = [asr(), {"task_type": "u", "conversation": [bare]}, {"task_type": "u", "conversation": [audio("b.wav")]}]
     path = write(tmp_path / "m.jsonl", *rows)
-    present, without, absent = read_manifest(path)
-    require_recordings([present], path)
+    manifest = read_manifest(path)
+    require_recordings(manifest[:1], path)
     with pytest.raises(DataError, match=r"m\.jsonl:2: 1 audio messages but 0 recordings.*data\.features=none"):
-        require_recordings([present, without], path)
+        require_recordings(manifest[:2], path)
     expected = rf"m\.jsonl:3: there is no recording {tmp_path / 'b.wav'}\. Check the path and data\.audio_root"
     with pytest.raises(DataError, match=expected):
-        require_recordings([absent], path)
+        require_recordings(manifest[2:], path)
 
 
-def corpus(folder: Path, transcript: str = "你好", sound: bytes = b"sound") -> list[Conversation]:
+def corpus(folder: Path, transcript: str = "你好", sound: bytes = b"sound") -> Manifest:
     folder.mkdir()
     (folder / "a.wav").write_bytes(sound)
     messages = [text("user", "转录"), audio(audio_tokens=[100]), text("assistant", transcript)]

@@ -1,0 +1,174 @@
+"""One line of a manifest: what it must hold, and the conversation it is (the published Kimi-Audio format)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kimi_audio_ft.data.layout import before_last_answer
+from kimi_audio_ft.errors import DataError
+
+ROLES = ("user", "assistant")
+MESSAGE_TYPES = ("text", "audio")
+# JSON's escapes can spell these; they are characters only in pairs, which the parser joins.
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+TOKENIZE_REMEDY = "Run python -m kimi_audio_ft.tokenize on the manifest"
+
+
+@dataclass(frozen=True)
+class TokenRange:
+    """Where the model's audio codes lie: ``first`` up to, but not including, ``end``."""
+
+    first: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One checked line of a manifest.
+
+    audio_paths: the recording of every audio message, in order, made absolute.
+    reference: the text of the last assistant turn; empty when there is none.
+    """
+
+    id: str
+    line: int
+    task_type: str
+    messages: tuple[dict[str, Any], ...]
+    audio_paths: tuple[Path, ...]
+    reference: str
+
+
+def parse_line(
+    text: str,
+    path: Path,
+    number: int,
+    audio_root: Path,
+    tokens: TokenRange | None = None,
+    prompt: str | None = None,
+) -> Conversation:
+    """One manifest line as a checked conversation; ``prompt`` takes the place of the user's own text messages."""
+    value = checked_line(text, path, number, tokens)
+    messages = value["conversation"]
+    return Conversation(
+        id=id_of(value, number),
+        line=number,
+        task_type=value["task_type"],
+        messages=with_prompt(messages, prompt) if prompt else tuple(messages),
+        audio_paths=tuple((audio_root / name).absolute() for name in recordings_of(messages) if name),
+        reference=reference_of(messages),
+    )
+
+
+def checked_line(text: str, path: Path, number: int, tokens: TokenRange | None = None) -> dict[str, Any]:
+    """The JSON object of a manifest line.
+
+    Raises:
+        DataError: it breaks a rule; names the file and the line.
+    """
+
+    def refuse(problem: str, remedy: str = "See the manifest format in README.md") -> DataError:
+        return DataError(path, problem, remedy, number)
+
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise refuse(f"is not JSON ({error.msg} at column {error.colno})", "One JSON object a line") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists of thousands of levels
+        raise refuse(f"is not usable JSON ({error})", "One JSON object a line") from None
+    # Only JSON's escapes can spell half a character: the bytes of the line were checked when they were decoded.
+    escapes = "\\ud" in text or "\\uD" in text
+    problem = _problem_of_line(value, escapes)
+    if problem:
+        raise refuse(problem)
+    for position, message in enumerate(value["conversation"]):
+        problem = _problem_of(message, tokens)
+        if problem:
+            remedy = TOKENIZE_REMEDY if "audio_tokens" in problem else "See the manifest format in README.md"
+            raise refuse(f"message {position}: {problem}", remedy)
+    return value
+
+
+def id_of(value: Mapping[str, Any], number: int) -> str:
+    """A line's id; its number when it has none."""
+    return str(value.get("id", number))
+
+
+def recordings_of(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What every audio message names as its recording, in order; empty where it names none."""
+    return [message.get("content", "") for message in messages if message["message_type"] == "audio"]
+
+
+def _problem_of_line(value: Any, escapes: bool) -> str | None:
+    if not isinstance(value, dict):
+        return "is not a JSON object; a line holds one"
+    for key, kind in (("task_type", str), ("conversation", list)):
+        if not isinstance(value.get(key), kind):
+            found = "is missing" if key not in value else f"is {value[key]!r}"
+            return f"key {key!r} {found}; it must be a {'list' if kind is list else 'string'}"
+    if not isinstance(value.get("id", ""), (str, int)):
+        return f"key 'id' is {value['id']!r}; it must be a string"
+    if not value["conversation"]:
+        return "'conversation' is empty; it needs at least one message"
+    lone = _LONE_SURROGATE.search(json.dumps(value, ensure_ascii=False)) if escapes else None
+    if lone:
+        return f"holds half of a character, \\u{ord(lone[0]):x}, which no UTF-8 file can hold"
+    return None
+
+
+def _problem_of(message: Any, tokens: TokenRange | None) -> str | None:
+    if not isinstance(message, dict):
+        return f"is {message!r}; it must be an object with role, message_type and content"
+    for key, choices in (("role", ROLES), ("message_type", MESSAGE_TYPES)):
+        if key not in message:
+            return f"key {key!r} is missing"
+        if message[key] not in choices:
+            return f"{key} is {message[key]!r}; it must be one of {', '.join(choices)}"
+    if message["message_type"] == "text":
+        if not isinstance(message.get("content"), str):
+            return f"content is {message.get('content')!r}; a text message needs a string"
+        return None
+    if not isinstance(message.get("content", ""), str):
+        return f"content is {message['content']!r}; an audio message needs the path of its recording"
+    if "audio_tokens" not in message and tokens is None:
+        return None if message.get("content") else "content is missing; an audio message needs its recording's path"
+    return _problem_of_tokens(message.get("audio_tokens"), tokens)
+
+
+def _problem_of_tokens(codes: Any, tokens: TokenRange | None) -> str | None:
+    if codes is None:
+        return "audio_tokens are missing; training and decoding need a pretokenized manifest"
+    if not isinstance(codes, list) or not codes:
+        return f"audio_tokens are {codes!r}; they must be a non-empty list of integers"
+    if set(map(type, codes)) == {int} and (tokens is None or tokens.first <= min(codes) <= max(codes) < tokens.end):
+        return None
+    for code in codes:
+        if type(code) is not int:
+            return f"audio_tokens hold {code!r}; they must be integers"
+        if tokens is not None and not tokens.first <= code < tokens.end:
+            return (
+                f"audio_tokens hold {code}, outside this model's range {tokens.first} to {tokens.end - 1}; "
+                "they were made for another model"
+            )
+    return None
+
+
+def last_answer(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Messages of the assistant turn that ends a conversation; none when it ends with the user's."""
+    return messages[len(before_last_answer(messages)) :]
+
+
+def reference_of(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Text of the last assistant turn."""
+    return "".join(m["content"] for m in last_answer(messages) if m["message_type"] == "text")
+
+
+def with_prompt(messages: Sequence[dict[str, Any]], prompt: str) -> tuple[dict[str, Any], ...]:
+    """The same messages with another text prompt in every user turn that has one."""
+    return tuple(
+        {**m, "content": prompt} if m["role"] == "user" and m["message_type"] == "text" else m for m in messages
+    )

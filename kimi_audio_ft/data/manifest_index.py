@@ -1,0 +1,262 @@
+"""Where the lines of a manifest lie and what is in them, as flat columns: a few tens of bytes a line.
+
+One pass over the file checks every line and measures it. The columns are remembered in the store.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kimi_audio_ft.data.chunks import Chunk, chunks_of, lines_of, over_cores
+from kimi_audio_ft.data.conversation import TokenRange, checked_line, id_of, last_answer, recordings_of, with_prompt
+from kimi_audio_ft.data.layout import layout_lengths
+from kimi_audio_ft.data.remembered import Arrays, remembered
+from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.signature import file_digest
+
+if TYPE_CHECKING:
+    from kimi_audio_ft.model.text_tokenizer import TextTokenizer
+
+# Raise it when the checks of a line, the columns or the layout's lengths change.
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """A manifest and the rules that it is read by.
+
+    path: as the user named it. audio_root: where relative audio paths start. prompt: put in the place of the user's own
+    text messages. tokens: every audio message must have codes in this range.
+    """
+
+    path: Path
+    audio_root: Path
+    prompt: str | None = None
+    tokens: TokenRange | None = None
+
+    @cached_property
+    def place(self) -> Path:
+        """The file, wherever the process works later."""
+        return self.path.absolute()
+
+    def state(self) -> tuple[int, int]:
+        """Size and time of change (ns) of the file.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        try:
+            with self.place.open("rb") as file:
+                return state_of(file.fileno())
+        except OSError as error:
+            problem = f"cannot be read ({error.strerror})"
+            raise DataError(self.path, problem, "Check the option that names it") from None
+
+    def require_unchanged(self, before: tuple[int, int], now: tuple[int, int]) -> None:
+        """Raise a DataError when the file is not as it was when its lines were looked up."""
+        if before != now:
+            raise DataError(self.path, "was changed while it was being read", "Leave it alone, and start again")
+
+    def decoded(self, raw: bytes, number: int) -> str:
+        """A line's text."""
+        try:
+            return raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            problem = f"is not UTF-8 (byte {error.object[error.start]:#04x})"
+            raise DataError(self.path, problem, "Convert the file to UTF-8", number) from None
+
+
+def state_of(descriptor: int) -> tuple[int, int]:
+    """Size and time of change (ns) of an open file."""
+    status = os.fstat(descriptor)
+    return status.st_size, status.st_mtime_ns
+
+
+@dataclass
+class Columns:
+    """One entry a conversation: ``offset`` and ``size`` in bytes, number of its ``line``, number of ``audios``,
+    whether it is ``answered`` in text at its end and ``spoken``, with an answer in audio; ``lengths`` [n, 2, 2] is
+    positions and supervised text positions, of the whole and of the prompt (zeros without a tokenizer).
+
+    One entry an audio message: number of ``codes``, and of bytes in ``names``, where recordings are named one behind
+    another (0: none is named).
+    """
+
+    offset: np.ndarray
+    size: np.ndarray
+    line: np.ndarray
+    audios: np.ndarray
+    answered: np.ndarray
+    spoken: np.ndarray
+    lengths: np.ndarray
+    codes: np.ndarray
+    name_sizes: np.ndarray
+    names: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    @cached_property
+    def audio_start(self) -> np.ndarray:
+        """``[n + 1]``: the audio messages of conversation i are ``audio_start[i]`` up to ``audio_start[i + 1]``."""
+        return _starts(self.audios)
+
+    @cached_property
+    def _name_start(self) -> np.ndarray:
+        return _starts(self.name_sizes)
+
+    def name(self, audio: int) -> str:
+        """What an audio message names as its recording; empty when it names none."""
+        return self.names[self._name_start[audio] : self._name_start[audio + 1]].tobytes().decode()
+
+    def all_names(self) -> Iterator[str]:
+        """The same of every audio message, in order."""
+        blob, start = memoryview(self.names), 0  # type: ignore[arg-type]
+        for size in self.name_sizes.tolist():
+            yield str(blob[start : start + size], "utf-8")
+            start += size
+
+
+def _starts(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+
+def index_of(source: Source, tokenizer: TextTokenizer | None) -> tuple[Columns, tuple[int, int]]:
+    """The columns of a manifest whose every line is right, and the file's state when they were; see ``Columns``.
+
+    Raises:
+        DataError: the file cannot be read, is empty or not UTF-8, or a line breaks a rule.
+    """
+    state = source.state()
+    facts = {
+        "kind": "index",
+        "version": _VERSION,
+        "file": file_digest(source.place),
+        "tokens": [source.tokens.first, source.tokens.end] if source.tokens else None,
+        "prompt": source.prompt if tokenizer is not None else None,
+        "tokenizer": tokenizer.identity if tokenizer is not None else None,
+    }
+
+    def make() -> Arrays:
+        columns = _scanned(source, tokenizer)
+        source.require_unchanged(state, source.state())
+        return columns
+
+    return Columns(**remembered(facts, make)), state
+
+
+def _scanned(source: Source, tokenizer: TextTokenizer | None) -> Arrays:
+    parts: list[Arrays] = []
+    for part, error in over_cores(_Scan(source, tokenizer), chunks_of(source.place)):
+        parts.append(part)
+        if error is not None:
+            _require_own_ids(source, _joined(parts))  # one of the lines before may repeat an id
+            raise error
+    if not any(len(part["offset"]) for part in parts):
+        raise DataError(source.path, "holds no conversation", "Prepare the data again, or check the path")
+    joined = _joined(parts)
+    _require_own_ids(source, joined)
+    del joined["id_hash"]
+    return joined
+
+
+def _joined(parts: Sequence[Arrays]) -> Arrays:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@dataclass
+class _Draft:
+    """Columns that grow line by line."""
+
+    offset: array = field(default_factory=lambda: array("q"))
+    size: array = field(default_factory=lambda: array("q"))
+    line: array = field(default_factory=lambda: array("q"))
+    id_hash: array = field(default_factory=lambda: array("q"))
+    audios: array = field(default_factory=lambda: array("i"))
+    answered: bytearray = field(default_factory=bytearray)
+    spoken: bytearray = field(default_factory=bytearray)
+    lengths: array = field(default_factory=lambda: array("i"))
+    codes: array = field(default_factory=lambda: array("i"))
+    name_sizes: array = field(default_factory=lambda: array("i"))
+    names: bytearray = field(default_factory=bytearray)
+
+    def arrays(self) -> Arrays:
+        types = {"q": np.int64, "i": np.int32}
+        arrays: Arrays = {}
+        for name, values in vars(self).items():
+            flag = name in ("answered", "spoken")
+            kind = types[values.typecode] if isinstance(values, array) else np.bool_ if flag else np.uint8
+            arrays[name] = np.frombuffer(values, kind) if len(values) else np.empty(0, kind)
+        arrays["lengths"] = arrays["lengths"].reshape(-1, 2, 2)
+        return arrays
+
+
+class _Scan:
+    """Checks and measures the lines of a chunk; returns what stands before the first bad line, and its error."""
+
+    def __init__(self, source: Source, tokenizer: TextTokenizer | None) -> None:
+        self.source, self.tokenizer = source, tokenizer
+        self.num_tokens = lru_cache(maxsize=1024)(self._num_tokens)  # prompts repeat
+
+    def _num_tokens(self, text: str) -> int:
+        assert self.tokenizer is not None
+        return len(self.tokenizer.encode(text))
+
+    def __call__(self, chunk: Chunk) -> tuple[Arrays, DataError | None]:
+        draft = _Draft()
+        try:
+            for number, offset, raw in lines_of(self.source.place, chunk):
+                text = self.source.decoded(raw, number)
+                if text.strip():
+                    value = checked_line(text, self.source.path, number, self.source.tokens)
+                    self._add(draft, value, number, offset, len(raw))
+        except DataError as error:
+            return draft.arrays(), error
+        return draft.arrays(), None
+
+    def _add(self, draft: _Draft, value: dict[str, Any], number: int, offset: int, size: int) -> None:
+        messages = value["conversation"]
+        draft.offset.append(offset)
+        draft.size.append(size)
+        draft.line.append(number)
+        draft.id_hash.append(hash(id_of(value, number)))
+        draft.answered.append(any(m["message_type"] == "text" for m in last_answer(messages)))
+        draft.spoken.append(any(m["role"] == "assistant" and m["message_type"] == "audio" for m in messages))
+        recordings = recordings_of(messages)
+        draft.audios.append(len(recordings))
+        draft.codes.extend(len(m.get("audio_tokens") or ()) for m in messages if m["message_type"] == "audio")
+        names = [name.encode() for name in recordings]
+        draft.name_sizes.extend(map(len, names))
+        draft.names += b"".join(names)
+        if self.tokenizer is None:
+            draft.lengths.extend((0, 0, 0, 0))
+            return
+        asked = with_prompt(messages, self.source.prompt) if self.source.prompt else messages
+        draft.lengths.extend(layout_lengths(asked, self.num_tokens))
+        draft.lengths.extend(layout_lengths(asked, self.num_tokens, for_generation=True))
+
+
+def _require_own_ids(source: Source, columns: Arrays) -> None:
+    """Raise a DataError for the first line that repeats an id. Only lines whose ids' hashes repeat are read again."""
+    order = np.argsort(columns["id_hash"], kind="stable")
+    ordered = columns["id_hash"][order]
+    repeats = np.flatnonzero(ordered[1:] == ordered[:-1])
+    first_line: dict[str, int] = {}
+    with source.place.open("rb") as file:
+        for row in np.union1d(order[repeats], order[repeats + 1]).tolist():
+            file.seek(columns["offset"][row])
+            number = int(columns["line"][row])
+            text = source.decoded(file.read(columns["size"][row]), number)
+            name = id_of(checked_line(text, source.path, number, source.tokens), number)
+            if name in first_line:
+                problem = f"id {name!r} stands already in line {first_line[name]}"
+                raise DataError(source.path, problem, "Every conversation needs an id of its own", number)
+            first_line[name] = number
