@@ -10,29 +10,27 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from kimi_audio_ft.data.audio import read_audio
 from kimi_audio_ft.data.features import FeatureStore, Item, feature_signature
-from kimi_audio_ft.data.manifest import Conversation
+from kimi_audio_ft.data.manifest import Manifest
 from kimi_audio_ft.data.perturbation import UNCHANGED, Perturbation
-from kimi_audio_ft.data.wanted import DIGEST, Wanted, describe_need, find_wanted
+from kimi_audio_ft.data.wanted import Wanted, describe_need, find_wanted
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.model.audio_frontend import num_audio_tokens
 from kimi_audio_ft.model.files import ModelFiles, require_folder
 from kimi_audio_ft.model.json_files import read_json_object
 from kimi_audio_ft.model.speech_tokenizer import SpeechTokenizer
 from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
-from kimi_audio_ft.signature import file_digests, folder_digest
+from kimi_audio_ft.signature import folder_digest
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Batches of 30 s pieces that are read, sorted by length, encoded and stored together.
 BATCHES_PER_GROUP = 8
-_DIGESTS_AT_ONCE = 20_000
 
 
 @dataclass(frozen=True)
@@ -75,33 +73,23 @@ class Encoders:
 
 def encode_missing(
     encoders: Encoders,
-    conversations: Iterable[Conversation],
+    manifest: Manifest,
     perturbations: Iterable[Perturbation] = (UNCHANGED,),
     batch_size: int = 8,
     progress: bool = True,
 ) -> FeatureStore:
-    """Encode every recording that the store lacks; the encoders are loaded only if there is one.
+    """Encode every recording of the conversations that the store lacks; the encoders are loaded only if there is one.
 
     Raises:
         UserError: the disk has not enough space, or a recording cannot be used.
     """
     store = encoders.store()
-    paths = [str(path) for conversation in conversations for path in conversation.audio_paths]
-    wanted = find_wanted(store, paths, digests_of(paths), tuple(dict.fromkeys(perturbations)))
+    wanted = find_wanted(store, [manifest], tuple(dict.fromkeys(perturbations)))
     if wanted:
         log.info("encoding %s", describe_need(store, wanted))
         took = encode_wanted(encoders, store, wanted, batch_size, progress=progress)
         log.info("encoded %d recordings in %.0f s", len(wanted), took)
     return store
-
-
-def digests_of(paths: list[str]) -> np.ndarray:
-    """sha256 of every file's bytes, ``DIGEST`` ``[len(paths)]``."""
-    digests = np.zeros(len(paths), DIGEST)
-    for start in range(0, len(paths), _DIGESTS_AT_ONCE):
-        some = paths[start : start + _DIGESTS_AT_ONCE]
-        digests[start : start + len(some)] = file_digests(some)
-    return digests
 
 
 def encode_wanted(

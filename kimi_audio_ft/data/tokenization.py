@@ -9,39 +9,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from kimi_audio_ft.base_model import Base
-from kimi_audio_ft.data.encoding import digests_of, encode_wanted
+from kimi_audio_ft.data.conversation import TokenRange, id_of
+from kimi_audio_ft.data.encoding import encode_wanted
 from kimi_audio_ft.data.features import FeatureStore
-from kimi_audio_ft.data.manifest import TokenRange, numbered_lines, read_manifest, require_recordings
+from kimi_audio_ft.data.manifest import Manifest, numbered_lines, read_manifest, require_recordings
 from kimi_audio_ft.data.team import Team, joined_team, started_by_launcher
-from kimi_audio_ft.data.wanted import Wanted, describe_need, find_wanted
+from kimi_audio_ft.data.wanted import Wanted, describe_need, find_wanted, recording_digests, rows_of
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.schema import TokenizeConfig
 from kimi_audio_ft.store import write_jsonl
 from kimi_audio_ft.threads import limit_threads
 from kimi_audio_ft.workers import Send, run_workers
-
-
-@dataclass(frozen=True)
-class Source:
-    """A manifest whose lines were checked, and its recordings: one entry per audio message, in order.
-
-    digests: sha256 of their bytes. version: size and time of change of the manifest.
-    """
-
-    manifest: Path
-    audio_root: Path
-    conversations: int
-    paths: list[str]
-    digests: np.ndarray
-    version: tuple[int, int]
 
 
 def tokenize(config: TokenizeConfig) -> list[Path]:
@@ -73,10 +57,10 @@ def _take_part(config: TokenizeConfig) -> None:
         _claim_hardware(config, team)
         base = Base(config.model, "cached" if config.features else "none")
         encoders = base.encoders(features=config.features)
-        store, sources, shares = encoders.store(), [], None
+        store, manifests, shares = encoders.store(), [], None
         if team.rank == 0:
-            sources = [read_source(Path(manifest), config.audio_root) for manifest in config.manifests]
-            shares = _plan(store, sources, team.size)
+            manifests = [_read(path, config.audio_root) for path in config.manifests]
+            shares = _plan(store, manifests, team.size)
         share = _own_share(team, shares)
         took = 0.0
         if share:
@@ -86,8 +70,8 @@ def _take_part(config: TokenizeConfig) -> None:
         if team.rank == 0:
             _print_speed(reports)
             store.refresh()
-            for source, place in zip(sources, _outputs(config), strict=True):
-                _write(source, place, store, base.tokens)
+            for manifest, place in zip(manifests, _outputs(config), strict=True):
+                _write(manifest, place, store, base.tokens)
 
 
 def _claim_hardware(config: TokenizeConfig, team: Team) -> None:
@@ -108,32 +92,15 @@ def output_path(manifest: Path, out: str | None) -> Path:
     return (Path(out) if out else manifest.parent) / f"{manifest.stem}.tokens.jsonl"
 
 
-def read_source(manifest: Path, audio_root: str | None = None) -> Source:
-    """Check a manifest line by line and look its recordings up.
-
-    Raises:
-        DataError: a line breaks a rule, or a recording is not there.
-    """
-    version, paths, count = _version(manifest), [], 0
-    for conversation in read_manifest(manifest, audio_root):
-        require_recordings([conversation], manifest)
-        paths += [str(path) for path in conversation.audio_paths]
-        count += 1
-    root = Path(audio_root) if audio_root else manifest.parent
-    return Source(manifest, root, count, paths, digests_of(paths), version)
+def _read(path: str, audio_root: str | None) -> Manifest:
+    manifest = read_manifest(path, audio_root)
+    require_recordings(manifest, path)
+    return manifest
 
 
-def _version(manifest: Path) -> tuple[int, int]:
-    if not manifest.is_file():
-        return 0, 0  # whoever reads it says so
-    status = manifest.stat()
-    return status.st_size, status.st_mtime_ns
-
-
-def _plan(store: FeatureStore, sources: Sequence[Source], count: int) -> list[Wanted]:
+def _plan(store: FeatureStore, manifests: Sequence[Manifest], count: int) -> list[Wanted]:
     """The shares of ``count`` processes, after a line about what is to come and a look at the disk."""
-    paths = [path for source in sources for path in source.paths]
-    wanted = find_wanted(store, paths, np.concatenate([source.digests for source in sources]))
+    wanted = find_wanted(store, manifests)
     if wanted:
         print(f"to encode: {describe_need(store, wanted)}", flush=True)
     return wanted.shares(count)
@@ -161,32 +128,35 @@ def _print_speed(reports: Sequence[Sequence[float]]) -> None:
     print(text)
 
 
-def _write(source: Source, place: Path, store: FeatureStore, tokens: TokenRange) -> None:
-    write_jsonl(place, pretokenized(source, store, tokens, place.parent))
-    codes = int(store.rows_of(digest.decode() for digest in source.digests).sum())
-    print(f"{place}: {source.conversations} conversations, {codes} codes ({codes / 12.5 / 60:.1f} min of audio)")
+def _write(manifest: Manifest, place: Path, store: FeatureStore, tokens: TokenRange) -> None:
+    write_jsonl(place, pretokenized(manifest, store, tokens, place.parent))
+    codes = int(rows_of(store, recording_digests(manifest)).sum())
+    print(f"{place}: {len(manifest)} conversations, {codes} codes ({codes / 12.5 / 60:.1f} min of audio)")
 
 
-def pretokenized(source: Source, store: FeatureStore, tokens: TokenRange, place: Path) -> Iterator[dict[str, Any]]:
-    """The manifest's own lines with codes; relative audio paths stay right from where the new file lies.
+def pretokenized(manifest: Manifest, store: FeatureStore, tokens: TokenRange, folder: Path) -> Iterator[dict[str, Any]]:
+    """The manifest's own lines with codes; relative audio paths stay right from the folder of the new file.
 
     Raises:
-        DataError: the manifest has changed since it was read, or a code is none of the model's.
+        DataError: the manifest or a recording has changed since it was read, or a code is none of the model's.
     """
-    if _version(source.manifest) != source.version:
-        raise DataError(source.manifest, "has changed while its recordings were encoded", "Run the same command again")
-    moved = place.resolve() != source.manifest.parent.resolve()
-    digests = iter(source.digests.tolist())
-    for number, text in numbered_lines(source.manifest):
+    source, digests = manifest.source, iter(recording_digests(manifest))
+    moved = folder.resolve() != source.path.parent.resolve()
+    _ = manifest[0]  # refuses a file that was changed since its lines were looked up
+    for number, text in numbered_lines(source.path):
         row = json.loads(text)
         for message in row["conversation"]:
             if message["message_type"] == "audio":
-                codes = [code + tokens.first for code in store.codes(next(digests).decode())]
+                key = next(digests).tobytes().hex()
+                if key not in store:
+                    problem = f"{message['content']} has changed while the recordings were encoded"
+                    raise DataError(source.path, problem, "Run the same command again", number)
+                codes = [code + tokens.first for code in store.codes(key)]
                 if max(codes) >= tokens.end:
                     problem = f"{message['content']} has code {max(codes) - tokens.first}, beyond the model's"
                     remedy = "Check model.path and model.speech_tokenizer: they do not belong together"
-                    raise DataError(source.manifest, problem, remedy, number)
+                    raise DataError(source.path, problem, remedy, number)
                 message["audio_tokens"] = codes
                 if moved:
-                    message["content"] = str((source.audio_root / message["content"]).absolute())
-        yield {"id": str(row.get("id", number)), **row}
+                    message["content"] = str(source.audio_root / message["content"])
+        yield {"id": id_of(row, number), **row}

@@ -13,11 +13,11 @@ from rich.filesize import decimal
 
 from kimi_audio_ft.data.audio import SAMPLE_RATE, lengths_16k
 from kimi_audio_ft.data.features import FeatureStore
+from kimi_audio_ft.data.manifest import Manifest, require_recordings
 from kimi_audio_ft.data.perturbation import UNCHANGED, Perturbation
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.model.audio_frontend import PIECE_SAMPLES, num_audio_tokens
 
-DIGEST = np.dtype("S64")
 _KEYS_AT_ONCE = 50_000
 
 
@@ -25,12 +25,12 @@ _KEYS_AT_ONCE = 50_000
 class Wanted:
     """Recordings to encode, N columns of plain numbers and strings: a million of them take about 250 MB.
 
-    digests: sha256 of each file's bytes. changes: index into ``perturbations``. samples: length at 16 kHz as changed,
-    by the file's header.
+    digests: sha256 of each file's bytes, ``[N, 32]``. changes: index into ``perturbations``. samples: length at 16 kHz
+    as changed, by the file's header.
     """
 
     paths: list[str]
-    digests: np.ndarray  # DIGEST
+    digests: np.ndarray  # uint8
     changes: np.ndarray  # int16
     samples: np.ndarray  # int64
     perturbations: tuple[Perturbation, ...] = (UNCHANGED,)
@@ -45,7 +45,7 @@ class Wanted:
 
     def key(self, number: int) -> str:
         """Key in the feature store."""
-        return self.perturbation(number).key(self.digests[number].decode())
+        return self.perturbation(number).key(self.digests[number].tobytes().hex())
 
     def perturbation(self, number: int) -> Perturbation:
         """How the recording is changed."""
@@ -83,7 +83,7 @@ class Wanted:
     def to_bytes(self) -> bytes:
         """For another process."""
         columns = {name: getattr(self, name).tolist() for name in ("changes", "samples")}
-        digests = b"".join(self.digests.tolist()).decode()
+        digests = self.digests.tobytes().hex()
         perturbations = [asdict(perturbation) for perturbation in self.perturbations]
         facts = {"paths": self.paths, "digests": digests, "perturbations": perturbations, **columns}
         return json.dumps(facts).encode()
@@ -94,7 +94,7 @@ class Wanted:
         facts = json.loads(data)
         return cls(
             facts["paths"],
-            np.frombuffer(facts["digests"].encode(), DIGEST),
+            np.frombuffer(bytes.fromhex(facts["digests"]), np.uint8).reshape(-1, 32),
             np.array(facts["changes"], np.int16),
             np.array(facts["samples"], np.int64),
             tuple(Perturbation(**fields) for fields in facts["perturbations"]),
@@ -102,32 +102,36 @@ class Wanted:
 
 
 def find_wanted(
-    store: FeatureStore,
-    paths: Sequence[str],
-    digests: np.ndarray,
-    perturbations: Sequence[Perturbation] = (UNCHANGED,),
+    store: FeatureStore, manifests: Sequence[Manifest], perturbations: Sequence[Perturbation] = (UNCHANGED,)
 ) -> Wanted:
-    """What of these recordings the store lacks, each once; their headers are read.
-
-    Args:
-        digests: sha256 of each path's file, ``DIGEST`` of the same length.
+    """What of the manifests' recordings the store lacks, each once; their headers are read.
 
     Raises:
-        AudioError: a recording that is to be encoded cannot be read.
+        DataError: a recording is not there, or its header cannot be read.
     """
-    once = np.sort(np.unique(digests, return_index=True)[1])
-    missing = [once[_lacks(store, digests[once], perturbation)] for perturbation in perturbations]
+    audios = [manifest.audio_messages() for manifest in manifests]
+    digests = np.concatenate([recording_digests(manifest) for manifest in manifests])
+    once = np.sort(np.unique(digests.reshape(-1).view("S32"), return_index=True)[1])
+    missing = [once[rows_of(store, digests[once], perturbation) < 0] for perturbation in perturbations]
     # All changes of a recording one after another, so that it stays in the system's cache.
     numbers = np.concatenate(missing)
     changes = np.repeat(np.arange(len(perturbations), dtype=np.int16), [len(part) for part in missing])
     order = np.argsort(numbers, kind="stable")
     numbers, changes = numbers[order], changes[order]
+    starts = np.cumsum([0, *(len(part) for part in audios)])
+
+    def path_of(number: int) -> str:
+        place = int(np.searchsorted(starts, number, side="right")) - 1
+        manifest, audio = manifests[place], audios[place][number - starts[place]]
+        return str(manifest.source.audio_root / manifest.columns.name(audio))
+
     needed, inverse = np.unique(numbers, return_inverse=True)
-    plain = lengths_16k([paths[number] for number in needed])
+    paths = [path_of(number) for number in needed]
+    plain = lengths_16k(paths)
     pairs = zip(changes.tolist(), plain[inverse].tolist(), strict=True)
     samples = [perturbations[change].num_samples(length) for change, length in pairs]
     return Wanted(
-        [paths[number] for number in numbers],
+        [paths[place] for place in inverse],
         digests[numbers],
         changes,
         np.array(samples, np.int64),
@@ -135,12 +139,25 @@ def find_wanted(
     )
 
 
-def _lacks(store: FeatureStore, digests: np.ndarray, perturbation: Perturbation) -> np.ndarray:
-    parts = [
-        store.rows_of(perturbation.key(digest.decode()) for digest in some.tolist()) < 0
-        for some in np.split(digests, range(_KEYS_AT_ONCE, len(digests), _KEYS_AT_ONCE))
-    ]
-    return np.concatenate([np.zeros(0, bool), *parts])
+def recording_digests(manifest: Manifest) -> np.ndarray:
+    """sha256 ``[n, 32]`` (uint8) of the recording of every audio message of these conversations, in order.
+
+    Raises:
+        DataError: one is not there.
+    """
+    digests = manifest.recordings.digests()[manifest.audio_messages()]
+    if not digests.any(axis=1).all():
+        require_recordings(manifest, manifest.source.path)
+    return digests
+
+
+def rows_of(store: FeatureStore, digests: np.ndarray, perturbation: Perturbation = UNCHANGED) -> np.ndarray:
+    """Number of rows in the store of recordings with these digests ``[n, 32]``, -1 where it has none."""
+    rows = np.zeros(len(digests), np.int64)
+    for start in range(0, len(digests), _KEYS_AT_ONCE):
+        some = digests[start : start + _KEYS_AT_ONCE]
+        rows[start : start + len(some)] = store.rows_of(perturbation.key(row.tobytes().hex()) for row in some)
+    return rows
 
 
 def describe_need(store: FeatureStore, wanted: Wanted) -> str:

@@ -17,7 +17,7 @@ import torch
 from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
 from kimi_audio_ft.data.encoding import Encoders, encode_missing
 from kimi_audio_ft.data.manifest import TokenRange, read_manifest
-from kimi_audio_ft.data.tokenization import pretokenized, read_source
+from kimi_audio_ft.data.tokenization import pretokenized
 from kimi_audio_ft.model import TextTokenizer
 from kimi_audio_ft.model.checkpoint import read_config
 from kimi_audio_ft.model.files import locate
@@ -93,7 +93,7 @@ def encoded(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("KIMI_AUDIO_FT_STORE", str(folder / "store"))
         conversations = read_manifest(folder / "raw.jsonl")
         store = encode_missing(tiny.encoders(), conversations, progress=False)
-        rows = list(pretokenized(read_source(folder / "raw.jsonl"), store, tiny.tokens, folder))
+        rows = list(pretokenized(conversations, store, tiny.tokens, folder))
     write_jsonl(folder / "coded.jsonl", rows)
     return folder
 
