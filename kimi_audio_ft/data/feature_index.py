@@ -89,8 +89,8 @@ class FeatureIndex:
     def append(self, entries: Iterable[tuple[bytes, int, int, int]]) -> None:
         """Add records ``(digest, row, count, shard)``; the caller holds the store's lock and has refreshed.
 
-        Whatever a killed writer left of a record is cut off first. When the disk is full, whole records that did reach
-        it stay, for a reader may have seen them.
+        Whatever a killed writer, or a full disk, left of a record is cut off first. Whole records that did reach a full
+        disk stay, for a reader may have seen them.
         """
         self._cut_torn()
         try:
@@ -98,9 +98,6 @@ class FeatureIndex:
                 file.write(np.array(list(entries), RECORD).tobytes())
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError:
-            self._cut_torn()
-            raise
         finally:
             self.refresh()
 
