@@ -21,9 +21,10 @@ from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer, WhisperFeat
 from kimi_audio_ft.model.checkpoint import read_config
 from kimi_audio_ft.model.files import ModelFiles, locate
 from kimi_audio_ft.model.json_files import read_json_object
+from kimi_audio_ft.model.quantization import quantize_layers
 from kimi_audio_ft.schema import LoraConfig, ModelConfig
 
-# One base in memory: (identity, dtype, branch, whisper, device, attention) and the model.
+# One base in memory, under all that decides what it is.
 _HELD: dict[tuple, KimiAudioForCausalLM] = {}
 
 
@@ -37,6 +38,7 @@ class Base:
     settings: ModelConfig
     features: str
     accelerator: str = "auto"
+    sharded: bool = False  # stays in the CPU's memory until a training's strategy spreads it over its ranks
 
     @cached_property
     def files(self) -> ModelFiles:
@@ -93,20 +95,28 @@ class Base:
 
     def load(self, audio_branch: bool = False) -> KimiAudioForCausalLM:
         """The frozen base on its device; read once per process unless something about it differs."""
-        online = self.features == "online"
-        key = (self.identity, self.settings.dtype, audio_branch, online, str(self.device), self.settings.attention)
+        place = torch.device("cpu") if self.sharded else self.device
+        facts = (self.settings.dtype, self.settings.attention, self.settings.quantization)
+        key = (self.identity, *facts, audio_branch, self.features == "online", str(place))
         if key not in _HELD:
             _HELD.clear()  # never two copies
-            dtype = DTYPES[self.settings.dtype]
-            model = KimiAudioForCausalLM.from_pretrained(self.files.root, dtype, audio_branch, self.device)
-            model.set_attn_implementation(self.settings.attention)
-            if online:
-                whisper = WhisperFeatureExtractor.from_pretrained(self.files.whisper, dtype, self.device)
-                model.attach_whisper(whisper.requires_grad_(False))
-            _HELD[key] = model
-        # Lightning moves a model back to the CPU when a training ends.
-        model = _HELD[key]
-        torch.nn.Module.to(model, self.device)
+            _HELD[key] = self._read(audio_branch, place)
+        return _HELD[key]
+
+    def _read(self, audio_branch: bool, place: torch.device) -> KimiAudioForCausalLM:
+        settings, dtype = self.settings, DTYPES[self.settings.dtype]
+        first = torch.device("cpu") if settings.quantization else place
+        model = KimiAudioForCausalLM.from_pretrained(self.files.root, dtype, audio_branch, first)
+        try:
+            model.set_attn_implementation(settings.attention)
+        except (ImportError, ValueError) as error:
+            rule = f"cannot be used here ({' '.join(str(error).split())})"
+            raise ConfigError("model.attention", settings.attention, rule, "Use model.attention=sdpa") from None
+        if settings.quantization:
+            quantize_layers(model, place)
+        if self.features == "online":
+            whisper = WhisperFeatureExtractor.from_pretrained(self.files.whisper, dtype, place)
+            model.attach_whisper(whisper.requires_grad_(False))
         return model
 
     def release(self) -> None:

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.schema import TrainerConfig
+from kimi_audio_ft.schema import SHARDED, TrainerConfig
 
 if TYPE_CHECKING:
     import torch
@@ -51,4 +51,4 @@ def num_ranks(settings: TrainerConfig) -> int:
 
 def in_workers(settings: TrainerConfig) -> bool:
     """Whether a training runs in processes of its own; one process with one whole model needs none."""
-    return num_ranks(settings) > 1 or settings.strategy in ("fsdp", "deepspeed_zero3")
+    return num_ranks(settings) > 1 or settings.strategy in SHARDED

@@ -14,6 +14,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.signature import flatten
 
+# Options that hold another program's own config, with any keys.
+OPEN = ("trainer.deepspeed",)
 # A bare ValueError of Hydra's, for `lora=8`.
 _NOT_A_CHOICE = "Config group override must be"
 
@@ -47,7 +49,8 @@ def refuse_unknown(config: DictConfig) -> None:
     if not is_dataclass(schema):
         return
     known = option_names(schema)
-    unknown = sorted(set(_names(config)) - set(known))
+    given = (name for name in _names(config) if not name.startswith(tuple(f"{option}." for option in OPEN)))
+    unknown = sorted(set(given) - set(known))
     if unknown:
         raise UserError(unknown_option(unknown[0], known))
 
@@ -60,11 +63,14 @@ def option_names(schema: Any) -> list[str]:
 def _names(config: DictConfig) -> list[str]:
     values = OmegaConf.to_container(config, resolve=False)
     assert isinstance(values, dict)
-    return list(flatten({str(key): value for key, value in values.items()}))
+    names = list(flatten({str(key): value for key, value in values.items()}))
+    return names + [option for option in OPEN if OmegaConf.select(config, option) == {}]
 
 
 def unknown_option(name: str, known: Iterable[str]) -> str:
     """A message about a name that is none of the options, with the nearest ones."""
+    if name.startswith(tuple(f"{option}." for option in OPEN)):
+        return f"{name}: is not set yet. Write +{name}=VALUE to add a key"
     known = list(known)
     groups = {option.rpartition(".")[0] for option in known} - {""}
     near = difflib.get_close_matches(name, [*known, *sorted(groups)], n=2, cutoff=0.6)

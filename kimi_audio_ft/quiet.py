@@ -13,7 +13,11 @@ _TREESPEC = ".*LeafSpec.*deprecated"
 def quiet_libraries() -> None:
     """Silence Lightning's hardware lines, advertisements and notes on saving, and warnings about names in libraries."""
     # Not "pytorch_lightning" itself, whose level is set when it is imported.
-    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
-        logging.getLogger(f"pytorch_lightning.{name}").setLevel(logging.WARNING)
+    for name in (
+        "pytorch_lightning.utilities.rank_zero",
+        "pytorch_lightning.trainer.connectors.checkpoint_connector",
+        "lightning_fabric.utilities.distributed",
+    ):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in (_RENAMED, _TREESPEC):
         warnings.filterwarnings("ignore", message=message)

@@ -12,7 +12,8 @@ from typing import Any
 
 from kimi_audio_ft.errors import ConfigError
 
-STRATEGIES = ("single", "ddp", "fsdp", "deepspeed_zero3")
+SHARDED = ("fsdp", "deepspeed_zero3")
+STRATEGIES = ("single", "ddp", *SHARDED)
 # Keys of DeepSpeed's config that would contradict trainer.accumulate, data.batch_size, optim and model.dtype.
 DEEPSPEED_OURS = (
     *("gradient_accumulation_steps", "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_clipping"),
@@ -256,6 +257,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         self.lora = replace(self.lora)  # settles its alpha
+        if self.model.quantization is not None:
+            rule = f"4-bit weights cannot be spread by trainer.strategy={self.trainer.strategy}"
+            whole = self.trainer.strategy not in SHARDED
+            require(whole, "model.quantization", self.model.quantization, rule, "Use trainer=ddp")
 
 
 @dataclass

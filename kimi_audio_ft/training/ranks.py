@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kimi_audio_ft.devices import num_ranks
-from kimi_audio_ft.schema import TrainConfig
+from kimi_audio_ft.schema import SHARDED, TrainConfig
 from kimi_audio_ft.workers import Send, run_workers
 
 if TYPE_CHECKING:
@@ -42,8 +43,12 @@ def _fit_rank(rank: int, send: Send, config: TrainConfig, folder: Path, work: Pa
     limit_threads(config.trainer.threads or max(1, (os.cpu_count() or 1) // num_ranks(config.trainer)))
     quiet_libraries()
     first = rank == 0
+    logging.basicConfig(format="%(message)s", level=logging.WARNING if first else logging.ERROR)
+    logging.getLogger("kimi_audio_ft.training").setLevel(logging.INFO if first else logging.ERROR)
+    logging.getLogger("kimi_audio_ft.data").setLevel(logging.ERROR)  # the parent has said it
     config.trainer.progress = config.trainer.progress and first
     trial = Trial(config)
+    trial.base.sharded = config.trainer.strategy in SHARDED
     facts = trial.fit(folder, work, (lambda row: send({"row": row})) if first else None)
     if first:
         send({"facts": facts})

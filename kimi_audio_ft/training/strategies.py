@@ -105,6 +105,13 @@ class AdapterStrategy(Strategy):
 class OneDevice(AdapterStrategy, SingleDeviceStrategy):
     """One process with one device."""
 
+    def teardown(self) -> None:
+        """Leave the base where it is: Lightning would move it to the CPU, and the next training back."""
+        self.precision_plugin.teardown()
+        assert self.accelerator is not None
+        self.accelerator.teardown()
+        self.checkpoint_io.teardown()
+
 
 class Copies(AdapterStrategy, DDPStrategy):
     """Every rank holds the whole base; gradients of the adapter are averaged (DistributedDataParallel)."""
@@ -184,6 +191,8 @@ class ZeroThree(AdapterStrategy, DeepSpeedStrategy):
 
         self._init_config_if_needed()
         deepspeed.zero.Init(module=model, config_dict_or_path=self.config, remote_device=self.remote_device)
+        for buffer in model.buffers():
+            buffer.data = buffer.data.to(self.root_device)
 
     @contextmanager
     def accumulating(self, last: bool) -> Iterator[None]:

@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers.utils import is_flash_attn_2_available
 
 from kimi_audio_ft.base_model import Base
 from kimi_audio_ft.errors import ConfigError, DataError
@@ -101,3 +102,15 @@ def test_damaged_adapter(base: Base, tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     with pytest.raises(DataError, match="is not a LoRA adapter"), base.saved_adapter(tmp_path):
         pass
+
+
+def test_flash_attention_is_no_hard_dependency(base: Base) -> None:
+    """Nothing needs it, and asking for it without the package names the option and the way out."""
+    base.release()
+    expected = logits(base.load())
+    assert torch.allclose(logits(Base(ModelConfig(dtype="float32", attention="eager"), "none", "cpu").load()), expected,
+                          atol=1e-4)  # fmt: skip
+    if is_flash_attn_2_available():
+        pytest.skip("FlashAttention is installed here")
+    with pytest.raises(ConfigError, match=r"model\.attention='flash_attention_2': cannot be used here.*attention=sdpa"):
+        Base(ModelConfig(dtype="bfloat16", attention="flash_attention_2"), "none", "cpu").load()

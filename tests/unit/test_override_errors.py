@@ -73,6 +73,18 @@ def test_option_that_hydra_would_add(composed: Callable[..., DictConfig]) -> Non
             refuse_unknown(composed(override))
 
 
+def test_deepspeeds_own_config_takes_any_key(composed: Callable[..., DictConfig]) -> None:
+    key = "trainer.deepspeed.zero_optimization.offload_param.device"
+    config = composed("trainer=deepspeed_zero3", f"+{key}=cpu")
+    refuse_unknown(config)
+    assert config.trainer.deepspeed.zero_optimization == {
+        **composed("trainer=deepspeed_zero3").trainer.deepspeed.zero_optimization, "offload_param": {"device": "cpu"},
+    }  # fmt: skip
+    with pytest.raises(Exception) as caught:
+        composed("trainer=deepspeed_zero3", f"{key}=cpu")
+    assert explain(caught.value, TrainConfig) == f"{key}: is not set yet. Write +{key}=VALUE to add a key"
+
+
 def test_other_errors_are_not_about_the_command_line() -> None:
     assert not about_overrides(ValueError("a bug")) and not about_overrides(KeyError("lora"))
 

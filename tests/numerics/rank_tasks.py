@@ -1,0 +1,43 @@
+"""What ranks of the strategy tests run: a module of its own, because spawned processes import their task by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kimi_audio_ft.data.batch import Sample
+from kimi_audio_ft.schema import SHARDED, TrainConfig
+from kimi_audio_ft.workers import Send
+
+
+def fit_with_features(rank: int, send: Send, config: TrainConfig, folder: Path, dtype: str, rows: int) -> None:
+    """Train with random features of some dtype; ``rows`` beyond 0 cuts those of each recording, as at 30 s."""
+    from kimi_audio_ft.data.dataset import ConversationDataset
+    from kimi_audio_ft.model.checkpoint import read_config
+    from kimi_audio_ft.quiet import quiet_libraries
+    from kimi_audio_ft.trial import Trial
+
+    torch.set_num_threads(1)
+    quiet_libraries()
+    trial = Trial(config)
+    trial.base.sharded = config.trainer.strategy in SHARDED
+    width = read_config(trial.base.files.root).kimia_adaptor_input_dim
+    plain = ConversationDataset.__getitem__
+
+    def with_features(self: ConversationDataset, item: Any) -> Sample:
+        sample = plain(self, item)
+        count = sum(sample.layout.is_continuous_mask)
+        generator = torch.Generator().manual_seed(count)
+        features = torch.randn(count, width, generator=generator).to(getattr(torch, dtype))
+        sample.features = [features[:rows] if rows else features]
+        return sample
+
+    ConversationDataset.__getitem__ = with_features  # type: ignore[method-assign]
+    try:
+        facts = trial.fit(folder, folder / "work", None)
+    finally:
+        ConversationDataset.__getitem__ = plain  # type: ignore[method-assign]
+    if rank == 0:
+        send(facts)

@@ -1,0 +1,192 @@
+"""Several processes train what one process trains, under every strategy, on two CPU ranks (gloo).
+
+Each run starts two Python processes; the extension that DeepSpeed needs on a CPU is built by one process first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from kimi_audio_ft import store
+from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.model import KimiAudioForCausalLM
+from kimi_audio_ft.paths import TINY_MODEL
+from kimi_audio_ft.schema import TrainConfig
+from kimi_audio_ft.training.fit import TrainingFailed
+from kimi_audio_ft.training.ranks import fit_in_workers
+from kimi_audio_ft.trial import Trial
+from kimi_audio_ft.workers import run_workers
+
+Config = Callable[..., TrainConfig]
+pytestmark = pytest.mark.slow
+
+# As conf/trainer/deepspeed_zero3.yaml, which tests/integration uses whole.
+ZERO = {"zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False, "zero_optimization": {"stage": 3}}
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "ddp": {"strategy": "ddp"},
+    "fsdp": {"strategy": "fsdp"},
+    "deepspeed_zero3": {"strategy": "deepspeed_zero3", "deepspeed": ZERO},
+}
+# What else is different about a strategy's run, so that three runs cover more: all must equal one plain process.
+BESIDES: dict[str, dict[str, Any]] = {
+    "ddp": {"lora": {"target_modules": "decoder_and_branch"}},  # parameters without a gradient
+    "fsdp": {"model": {"gradient_checkpointing": True}},
+    "deepspeed_zero3": {"model": {"gradient_checkpointing": True}, "optim": {"loss_average": "token"}},
+}
+
+
+@pytest.fixture(scope="session")
+def deepspeed_ready() -> None:
+    """DeepSpeed's CPU extension, built once (g++, about a minute the first time on a machine)."""
+    pytest.importorskip("deepspeed", reason="ZeRO-3 needs deepspeed (the extra `gpu`)")
+    build = "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder; ShareMemCommBuilder().load(verbose=False)"
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run([sys.executable, "-c", build], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(params=STRATEGIES)
+def strategy(request: pytest.FixtureRequest) -> str:
+    if request.param == "deepspeed_zero3":
+        request.getfixturevalue("deepspeed_ready")
+    return request.param
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return store.read_jsonl(folder / "curves.jsonl")
+
+
+def assert_same_training(folder: Path, other: Path) -> None:
+    """Equal up to the order of sums over ranks."""
+    ours, theirs = rows(folder), rows(other)
+    assert [row | {"loss": 0} for row in ours] == [row | {"loss": 0} for row in theirs]
+    assert [row["loss"] for row in ours] == pytest.approx([row["loss"] for row in theirs], abs=2e-5)
+    ours_by_name, theirs_by_name = tensors(folder), tensors(other)
+    assert ours_by_name.keys() == theirs_by_name.keys()
+    for name, value in theirs_by_name.items():
+        assert ours_by_name[name].dtype == torch.float32
+        torch.testing.assert_close(ours_by_name[name], value, atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_two_ranks_equal_one_and_resume(trial_config: Config, strategy: str, tmp_path: Path) -> None:
+    """The curve and the adapter of one process with the same global batch, from the start and from a checkpoint.
+
+    3 conversations a micro-batch, 4 micro-batches a step: each epoch has a short last step, which does not go round.
+    A checkpoint of one process resumes on two ranks and the other way round.
+    """
+
+    def config(**trainer: Any) -> TrainConfig:
+        more = {group: dict(fields) for group, fields in BESIDES[strategy].items()}
+        lora = {"r": 2, "lora_dropout": 0.1} | more.pop("lora", {})
+        return trial_config(
+            data={"batch_size": 3}, lora=lora, trainer={"save_every": 2, "save_keep": 9} | trainer, **more
+        )
+
+    one, two = config(accumulate=4), config(accumulate=2, devices=2, **STRATEGIES[strategy])
+    assert Trial(one).training_signature == Trial(two).training_signature
+    alone = Trial(one).fit(tmp_path / "one", tmp_path / "work_one", None)
+    seen: list[dict[str, Any]] = []
+    together = fit_in_workers(Trial(two), tmp_path / "two", tmp_path / "work_two", seen.append)
+    assert alone["steps"] == together["steps"] == 4
+    assert alone["trainable_parameters"] == together["trainable_parameters"]
+    assert_same_training(tmp_path / "two", tmp_path / "one")
+    assert seen == rows(tmp_path / "two"), "the rows reach the parent"
+
+    (tmp_path / "resumed_work").mkdir()
+    shutil.copytree(tmp_path / "work_one" / "step=00000002", tmp_path / "resumed_work" / "step=00000002")
+    fit_in_workers(Trial(two), tmp_path / "resumed", tmp_path / "resumed_work", None)
+    assert_same_training(tmp_path / "resumed", tmp_path / "one")
+    (tmp_path / "back_work").mkdir()
+    shutil.copytree(tmp_path / "work_two" / "step=00000002", tmp_path / "back_work" / "step=00000002")
+    Trial(one).fit(tmp_path / "back", tmp_path / "back_work", None)
+    assert_same_training(tmp_path / "back", tmp_path / "one")
+    _plain_peft_reads(tmp_path / "two")
+
+
+def _plain_peft_reads(folder: Path) -> None:
+    model = KimiAudioForCausalLM.from_pretrained(TINY_MODEL, audio_branch=True)
+    adapted = peft.PeftModel.from_pretrained(model, str(folder))
+    loaded = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    saved = tensors(folder)
+    assert loaded.keys() == saved.keys() and all(torch.equal(loaded[name], saved[name]) for name in saved)
+
+
+@pytest.fixture
+def with_features(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """The task ``rank_tasks.fit_with_features``, importable in spawned processes."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    import rank_tasks
+
+    return rank_tasks.fit_with_features
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_float32_features_meet_a_bf16_base(
+    trial_config: Config, with_features: Callable[..., Any], deepspeed_ready: None, tmp_path: Path, ranks: int
+) -> None:
+    """The published run's dtype error (bf16 weights, float32 features), in one process and under ZeRO-3."""
+    trainer = {"accumulate": 2 // ranks, "max_steps": 2, "devices": ranks}
+    trainer |= STRATEGIES["deepspeed_zero3"] if ranks == 2 else {}
+    config = trial_config(model={"dtype": "bfloat16"}, lora={"target_modules": "decoder_and_adaptor"}, trainer=trainer)
+    facts: list[dict[str, Any]] = []
+    arguments = (config, tmp_path, "float32", 0)
+    if ranks == 1:
+        with_features(0, facts.append, *arguments)
+    else:
+        run_workers(with_features, arguments, ranks, lambda rank, value: facts.append(value))
+    assert facts[0]["steps"] == 2
+    saved = tensors(tmp_path)
+    assert {value.dtype for value in saved.values()} == {torch.float32}, "adapters stay float32 over a bf16 base"
+    moved = [name for name, value in saved.items() if ".vq_adaptor." in name and "lora_B" in name and value.any()]
+    assert len(moved) == 2, "the features reached the adaptor"
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_features_of_the_first_30_s_only(
+    trial_config: Config, with_features: Callable[..., Any], deepspeed_ready: None, tmp_path: Path, ranks: int
+) -> None:
+    """The published run's length error: a recording of 402 codes met the 375 feature rows of its first 30 s."""
+    manifest = tmp_path / "long.jsonl"
+    codes = [1467 + index % 256 for index in range(402)]
+    lines = []
+    for index in range(4):
+        conversation = [
+            {"role": "user", "message_type": "audio", "audio_tokens": codes},
+            {"role": "assistant", "message_type": "text", "content": "你好"},
+        ]
+        lines.append(json.dumps({"id": str(index), "task_type": "understanding", "conversation": conversation}) + "\n")
+    manifest.write_text("".join(lines), encoding="utf-8")
+    trainer = {"accumulate": 1, "max_steps": 1, "devices": ranks}
+    trainer |= STRATEGIES["deepspeed_zero3"] if ranks == 2 else {}
+    data = {"train_manifest": str(manifest), "eval_manifest": str(manifest), "features": "none"}
+    config = trial_config(data=data, trainer=trainer)
+    arguments = (config, tmp_path / "adapter", "float32", 375)
+    with pytest.raises(UserError, match=r"shape \(375, \d+\) for an audio of 402 codes"):
+        if ranks == 1:
+            with_features(0, lambda value: None, *arguments)
+        else:
+            run_workers(with_features, arguments, ranks)
+    assert not (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_all_ranks(trial_config: Config, tmp_path: Path) -> None:
+    config = trial_config(optim={"lr": 1e30}, trainer={"strategy": "ddp", "devices": 2, "accumulate": 1})
+    with pytest.raises(TrainingFailed, match=r"^optim\.lr=1e\+30: the (training|validation) loss is (nan|inf)"):
+        fit_in_workers(Trial(config), tmp_path / "adapter", tmp_path / "work", None)
