@@ -286,7 +286,7 @@ class TokenizeConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     features: bool = True  # Also store Whisper features; false computes codes only.
     batch_size: int = 8  # Pieces of 30 s, of any files, encoded together; never changes a result beyond rounding.
-    devices: str = "auto"  # Processes that share the work: auto is one per GPU, and one without any; or a number.
+    devices: Any = "auto"  # Processes that share the work: auto is one per GPU, and one without any; or a number.
     readers: int = 2  # Threads of each process that decode recordings ahead of the encoders.
     threads: int = 0  # CPU threads of PyTorch in each process; 0 is its own choice, or a fair part for several.
     progress: bool = True  # Show a progress bar.
@@ -296,6 +296,6 @@ class TokenizeConfig:
         require(bool(self.manifests), "manifests", self.manifests, "needs at least one manifest", remedy)
         for name in ("batch_size", "readers"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be 1 or more")
-        number = self.devices.isascii() and self.devices.isdigit() and int(self.devices) >= 1
-        require(self.devices == "auto" or number, "devices", self.devices, "must be auto, or a number from 1 on")
+        whole = isinstance(self.devices, int) and not isinstance(self.devices, bool) and self.devices >= 1
+        require(self.devices == "auto" or whole, "devices", self.devices, "must be auto, or 1 or more")
         require(self.threads >= 0, "threads", self.threads, "must be 0 or more")

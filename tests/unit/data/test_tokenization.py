@@ -162,13 +162,10 @@ def test_what_changes_meanwhile_is_refused(write: Callable[..., Path], tiny: Tin
 
 def test_devices(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(asr("clips/0.wav"))
-    for wrong in ("0", "-1", "two", ""):
-        with pytest.raises(ConfigError, match=rf"devices='{wrong}': must be auto, or a number from 1 on"):
-            config(path, devices=wrong)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match=r"devices='1': 2 processes were started already.*Leave it out"):
-        tokenize(config(path, devices="1"))
+    with pytest.raises(ConfigError, match=r"devices=1: 2 processes were started already.*Leave it out"):
+        tokenize(config(path, devices=1))
 
 
 def test_codes_without_a_recording_cannot_be_made(write: Callable[..., Path]) -> None:
