@@ -285,12 +285,17 @@ class TokenizeConfig:
     audio_root: str | None = None  # Folder that relative audio paths start from; null is the manifest's own folder.
     model: ModelConfig = field(default_factory=ModelConfig)
     features: bool = True  # Also store Whisper features; false computes codes only.
-    batch_size: int = 8  # Windows of 30 s encoded together; never changes a result beyond rounding.
-    threads: int = 0  # CPU threads of PyTorch; 0 leaves its own choice.
+    batch_size: int = 8  # Pieces of 30 s, of any files, encoded together; never changes a result beyond rounding.
+    devices: Any = "auto"  # Processes that share the work: auto is one per GPU, and one without any; or a number.
+    readers: int = 2  # Threads of each process that decode recordings ahead of the encoders.
+    threads: int = 0  # CPU threads of PyTorch in each process; 0 is its own choice, or a fair part for several.
     progress: bool = True  # Show a progress bar.
 
     def __post_init__(self) -> None:
         remedy = "Write manifests=[train.jsonl,eval.jsonl]"
         require(bool(self.manifests), "manifests", self.manifests, "needs at least one manifest", remedy)
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "must be 1 or more")
+        for name in ("batch_size", "readers"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be 1 or more")
+        whole = isinstance(self.devices, int) and not isinstance(self.devices, bool) and self.devices >= 1
+        require(self.devices == "auto" or whole, "devices", self.devices, "must be auto, or 1 or more")
         require(self.threads >= 0, "threads", self.threads, "must be 0 or more")

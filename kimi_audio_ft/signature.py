@@ -31,7 +31,7 @@ _AT_ONCE, _HASHING_THREADS = 500, 4
 _CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 # Raise a stage's number when its code changes what it computes.
-STAGE_VERSION = {"features": 1, "adapter": 2, "transcript": 1}
+STAGE_VERSION = {"features": 2, "adapter": 2, "transcript": 1}
 
 # Fields that change where, how fast or how visibly a stage runs, but not its result. Paths are replaced by identities.
 EXCLUDED = {

@@ -14,12 +14,12 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import store_root
@@ -82,13 +82,15 @@ def work_folder(kind: str, signature: str) -> Path:
 
 
 @contextmanager
-def lock(kind: str, signature: str) -> Iterator[None]:
-    """Hold a product's lock; other processes wait."""
+def lock(kind: str, signature: str, timeout: float = -1) -> Iterator[None]:
+    """Hold a product's lock; other processes wait, or get filelock's Timeout after so many seconds (-1: never)."""
     path = store_root() / kind / f".{signature}.lock"
     held = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        held.acquire()
+        held.acquire(timeout)
+    except Timeout:  # an OSError too
+        raise
     except OSError as error:
         raise_if_full(error, path)
         raise UserError(
@@ -139,8 +141,8 @@ def write_json(path: Path, value: Any) -> None:
         draft.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write one JSON object a line, aside and renamed."""
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line as they come, aside and renamed."""
     with _aside(path) as draft, draft.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 

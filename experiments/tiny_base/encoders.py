@@ -61,7 +61,7 @@ def tokenizer_rows(tokenizer: SpeechTokenizer, mel_BMF: Tensor, frames: Tensor) 
     x = functional.gelu(tokenizer._conv(tokenizer.conv1, mel_BMF))
     x = functional.gelu(tokenizer._conv(tokenizer.conv2, x)).transpose(1, 2)
     x = x + tokenizer.embed_positions.weight[: x.shape[1]]
-    mask = tokenizer._attention_mask(frames * 160, x.shape[1])
+    mask = tokenizer._attention_mask((frames * 160).tolist(), x.shape[1])
     for layer in tokenizer.layers:
         x = layer(x, mask)
     return x

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ _MAX_PEAK = 4.0
 # torchaudio holds one filter per output phase; beyond this many taps (44,100 Hz needs 70,560) it fills gigabytes.
 _MAX_RESAMPLING_TAPS = 2**26
 _BLOCK = 2**20  # samples decoded at a time
+_HEADERS_AT_ONCE = 1000
 _UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's SF_COUNT_MAX, which it reports for streamed FLAC
 _FORMATS = "Readable formats are wav, flac, mp3 and ogg; convert others with `ffmpeg -i IN -ar 16000 OUT.wav`"
 
@@ -62,6 +64,20 @@ def audio_info(path: str | Path) -> AudioInfo:
     if frames == 0:
         raise _no_samples(path)
     return AudioInfo(num_samples_16k(frames, rate), frames / rate, rate, channels)
+
+
+def lengths_16k(paths: Sequence[str | Path], threads: int = 8) -> np.ndarray:
+    """``num_samples_16k`` of many recordings' headers, int64 ``[len(paths)]``; several are read at a time.
+
+    Raises:
+        AudioError: as ``audio_info`` of one of them.
+    """
+    lengths = np.zeros(len(paths), np.int64)
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(paths), _HEADERS_AT_ONCE):
+            some = paths[start : start + _HEADERS_AT_ONCE]
+            lengths[start : start + len(some)] = [info.num_samples_16k for info in pool.map(audio_info, some)]
+    return lengths
 
 
 def num_samples_16k(num_samples: int, sample_rate: int) -> int:

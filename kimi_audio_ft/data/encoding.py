@@ -3,52 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kimi_audio_ft.data.audio import SAMPLE_RATE, read_audio
-from kimi_audio_ft.data.features import FeatureStore, feature_signature
-from kimi_audio_ft.data.manifest import Conversation
+from kimi_audio_ft.data.audio import read_audio
+from kimi_audio_ft.data.features import FeatureStore, Item, feature_signature
+from kimi_audio_ft.data.manifest import Manifest
+from kimi_audio_ft.data.perturbation import UNCHANGED, Perturbation
+from kimi_audio_ft.data.wanted import Wanted, describe_need, find_wanted
+from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.model.audio_frontend import num_audio_tokens
 from kimi_audio_ft.model.files import ModelFiles, require_folder
 from kimi_audio_ft.model.json_files import read_json_object
 from kimi_audio_ft.model.speech_tokenizer import SpeechTokenizer
 from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
-from kimi_audio_ft.signature import file_digest, folder_digest
+from kimi_audio_ft.signature import folder_digest
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Perturbation:
-    """One way to change a recording: played faster by a factor, and louder by some dB."""
-
-    speed: float = 1.0
-    gain_db: float = 0.0
-
-    def key(self, digest: str) -> str:
-        """Key of the changed recording in the feature store."""
-        return digest if self == UNCHANGED else f"{digest}@{self.speed:g}x{self.gain_db:+g}dB"
-
-    def apply(self, waveform: Tensor) -> Tensor:
-        """The changed waveform, clipped to [-1, 1]."""
-        from torchaudio import functional
-
-        if self.speed != 1.0:
-            # As functional.speed, which cuts 1.015 * 16000 to 16239 Hz and then needs a gigabyte of filters.
-            waveform = functional.resample(waveform, round(self.speed * SAMPLE_RATE), SAMPLE_RATE)
-        if self.gain_db:
-            waveform = functional.gain(waveform, self.gain_db).clamp(-1.0, 1.0)
-        return waveform
-
-
-UNCHANGED = Perturbation()
+# Batches of 30 s pieces that are read, sorted by length, encoded and stored together.
+BATCHES_PER_GROUP = 8
 
 
 @dataclass(frozen=True)
@@ -91,49 +73,89 @@ class Encoders:
 
 def encode_missing(
     encoders: Encoders,
-    conversations: Iterable[Conversation],
+    manifest: Manifest,
     perturbations: Iterable[Perturbation] = (UNCHANGED,),
     batch_size: int = 8,
     progress: bool = True,
 ) -> FeatureStore:
-    """Encode every recording that the store lacks; the encoders are loaded only if there is one.
+    """Encode every recording of the conversations that the store lacks; the encoders are loaded only if there is one.
 
-    Every batch of recordings is stored before the next begins, so that a killed run goes on where it was.
+    Raises:
+        UserError: the disk has not enough space, or a recording cannot be used.
     """
     store = encoders.store()
-    wanted: dict[str, tuple[Path, Perturbation]] = {}
-    for conversation in conversations:
-        for path in conversation.audio_paths:
-            digest = file_digest(path)
-            for perturbation in perturbations:
-                key = perturbation.key(digest)
-                if key not in store:
-                    wanted[key] = (path, perturbation)
+    wanted = find_wanted(store, [manifest], tuple(dict.fromkeys(perturbations)))
     if wanted:
-        _encode(encoders, store, wanted, batch_size, progress)
+        log.info("encoding %s", describe_need(store, wanted))
+        took = encode_wanted(encoders, store, wanted, batch_size, progress=progress)
+        log.info("encoded %d recordings in %.0f s", len(wanted), took)
     return store
 
 
-def _encode(
+def encode_wanted(
     encoders: Encoders,
     store: FeatureStore,
-    wanted: dict[str, tuple[Path, Perturbation]],
-    batch_size: int,
-    progress: bool,
-) -> None:
+    wanted: Wanted,
+    batch_size: int = 8,
+    readers: int = 2,
+    progress: bool = True,
+) -> float:
+    """Encode recordings into the store; returns the seconds that took, without those of loading the encoders.
+
+    Recordings go through in groups of ``BATCHES_PER_GROUP`` batches of 30 s pieces. While one group is encoded the next
+    is read by ``readers`` threads and the last one written, so that a killed run loses two groups of work at most.
+
+    Raises:
+        DataError: naming a recording that cannot be used, or whose codes or features are not as many as they must be.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     tokenizer, whisper = encoders.load()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not progress) as bar:
+    started = time.perf_counter()
+    with Progress(*columns, disable=not progress) as bar, ThreadPoolExecutor(1) as writer:
         task = bar.add_task("encoding recordings", total=len(wanted))
-        pending = list(wanted.items())
-        for start in range(0, len(pending), batch_size):
-            some = pending[start : start + batch_size]
-            waveforms = [perturbation.apply(read_audio(path)) for _, (path, perturbation) in some]
-            codes = [row.tolist() for row in tokenizer.encode(waveforms)]
-            features = whisper.encode(waveforms, batch_size) if whisper is not None else [None] * len(some)
-            keys = [key for key, _ in some]
-            store.add(list(zip(keys, codes, features, strict=True)))
-            bar.advance(task, len(some))
-    log.info("encoded %d recordings into %s", len(pending), store.folder)
+        written: Future[None] | None = None
+        for numbers, waveforms in _read_ahead(wanted, batch_size * BATCHES_PER_GROUP, readers):
+            codes = tokenizer.encode(waveforms, batch_size)
+            features = whisper.encode(waveforms, batch_size) if whisper is not None else [None] * len(waveforms)
+            items: list[Item] = []
+            for number, waveform, row, rows in zip(numbers, waveforms, codes, features, strict=True):
+                _verify(wanted.paths[number], len(waveform), row, rows, tokenizer.vocab_size)
+                items.append((wanted.key(number), row.tolist(), rows))
+            if written is not None:
+                written.result()
+            written = writer.submit(store.add, items)
+            bar.advance(task, len(items))
+        if written is not None:
+            written.result()
+    return time.perf_counter() - started
+
+
+def _read_ahead(wanted: Wanted, pieces: int, readers: int) -> Iterator[tuple[range, list[Tensor]]]:
+    """Groups of recordings with their waveforms; the next group is being read while one is in use."""
+
+    def read(number: int) -> Tensor:
+        return wanted.perturbation(number).apply(read_audio(wanted.paths[number]))
+
+    pool, ahead = ThreadPoolExecutor(readers), deque[tuple[range, list[Future[Tensor]]]]()
+    try:
+        for numbers in wanted.groups(pieces):
+            ahead.append((numbers, [pool.submit(read, number) for number in numbers]))
+            if len(ahead) > 1:
+                numbers, waveforms = ahead.popleft()
+                yield numbers, [waveform.result() for waveform in waveforms]
+        for numbers, waveforms in ahead:
+            yield numbers, [waveform.result() for waveform in waveforms]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _verify(path: str, samples: int, codes: Tensor, features: Tensor | None, num_codes: int) -> None:
+    expected, rows = num_audio_tokens(samples), len(codes) if features is None else len(features)
+    if not len(codes) == rows == expected:
+        problem = f"{len(codes)} codes and {rows} feature rows for {samples} samples, which are {expected} audio tokens"
+        raise DataError(path, problem, "The speech tokenizer or Whisper is not of the kind that Kimi-Audio uses")
+    if not 0 <= int(codes.min()) <= int(codes.max()) < num_codes:
+        problem = f"codes from {int(codes.min())} to {int(codes.max())}, but they must lie in 0 to {num_codes - 1}"
+        raise DataError(path, problem, "The speech tokenizer's weights are damaged; download them again")

@@ -1,27 +1,34 @@
 """The feature store: codes and Whisper features of recordings, computed once.
 
-One product per pair of encoders, ``features/<signature>/``, that only grows: ``features.bin`` holds the rows of every
-recording one after another (memory-mapped on reading), ``index.jsonl`` says where each begins and holds its codes.
-A line is written after its rows have reached the disk, so whatever a killed process left behind the last whole line
-is cut off by the next writer.
+One product per pair of encoders, ``features/<signature>/``, that only grows. Rows lie in shards, ``0/codes.bin`` and
+``0/features.bin`` (memory-mapped on reading), of which every process that adds something takes a free one for as long
+as it writes; ``index.bin`` (``feature_index.py``) says where a recording's rows are. Its records are written after the
+rows have reached the disk, so whatever a killed process left behind them is cut off by the next writer of the shard.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import Timeout
 from torch import Tensor
 
+from kimi_audio_ft.data.feature_index import RECORD, FeatureIndex, key_digest
 from kimi_audio_ft.signature import STAGE_VERSION, digest_of
 from kimi_audio_ft.store import META, _write_meta, lock, product_path, raise_if_full
 
 _NUMPY = {torch.float32: np.float32, torch.bfloat16: np.uint16, torch.float16: np.float16}
+_CODE = np.dtype("<i4")
+
+Item = tuple[str, Sequence[int], Tensor | None]
+"""A key, its codes and its features ``[T, dim]``."""
 
 
 def feature_facts(encoders: dict[str, Any], dim: int, dtype: torch.dtype) -> dict[str, Any]:
@@ -48,104 +55,140 @@ class FeatureStore:
         self._facts = feature_facts(encoders, dim, dtype)
         self.signature = feature_signature(encoders, dim, dtype)
         self.folder = product_path("features", self.signature)
-        self._entries: dict[str, dict[str, Any]] = {}
-        self._index_bytes = 0
-        self._rows: np.ndarray | None = None
-        self.refresh()
+        self._index = FeatureIndex(self.folder / "index.bin")
+        self._maps: dict[tuple[str, int], np.ndarray] = {}
 
-    @property
-    def _index(self) -> Path:
-        return self.folder / "index.jsonl"
-
-    @property
-    def _data(self) -> Path:
-        return self.folder / "features.bin"
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For worker processes: they open the store again, for a map would be copied whole."""
+        return FeatureStore, (self._facts["encoders"], self.dim, self.dtype)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._entries
+        return self._index.find_one(key_digest(key)) >= 0
+
+    def __len__(self) -> int:
+        return len(self._index)
 
     def refresh(self) -> None:
-        """Read the whole index lines that were added since the last look."""
-        if not self._index.is_file():
-            return
-        with self._index.open("rb") as file:
-            file.seek(self._index_bytes)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                entry = json.loads(line)
-                self._entries[entry["key"]] = entry
-                self._index_bytes += len(line)
+        """See what other processes have added since the last look."""
+        self._index.refresh()
 
     def codes(self, key: str) -> list[int]:
         """Codes of a recording."""
-        return list(self._entries[key]["codes"])
+        return self._rows("codes", key).tolist()
 
     def num_rows(self, key: str) -> int:
         """Number of codes, and of feature rows, of a recording."""
-        return len(self._entries[key]["codes"])
+        return int(self._record(key)["count"])
+
+    def rows_of(self, keys: Iterable[str]) -> np.ndarray:
+        """``num_rows`` of many keys at once, int64 ``[number of keys]``; -1 for a key that is not there."""
+        positions = self._index.find([key_digest(key) for key in keys])
+        rows = np.full(len(positions), -1, np.int64)
+        rows[positions >= 0] = self._index.records["count"][positions[positions >= 0]]
+        return rows
 
     def features(self, key: str) -> Tensor:
         """Features ``[T, dim]`` of a recording, a copy in memory."""
         assert self.dim, "this store holds codes only"
-        entry = self._entries[key]
-        start, count = entry["row"], len(entry["codes"])
-        if self._rows is None or self._rows.shape[0] < start + count:
-            # Only what the index speaks of: another process may be writing behind it.
-            shape = (self._end_row(), self.dim)
-            self._rows = np.memmap(self._data, dtype=_NUMPY[self.dtype], mode="r", shape=shape)
-        rows = torch.from_numpy(np.array(self._rows[start : start + count]))
+        rows = torch.from_numpy(np.array(self._rows("features", key)))
         return rows.view(self.dtype) if self.dtype == torch.bfloat16 else rows
 
-    def add(self, items: Sequence[tuple[str, list[int], Tensor | None]]) -> None:
+    def bytes_for(self, rows: int, recordings: int) -> int:
+        """What so many rows take on the disk."""
+        return rows * (self.dim * self.dtype.itemsize + _CODE.itemsize) + recordings * RECORD.itemsize
+
+    def add(self, items: Sequence[Item]) -> None:
         """Append ``(key, codes, features)``; keys that another process added meanwhile are left alone.
 
         Raises:
-            UserError: the disk is full; the store is as before.
+            UserError: the disk is full; nothing half-written stays.
         """
-        with lock("features", self.signature):
+        with self._free_shard() as shard:
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                if not (self.folder / META).is_file():
-                    _write_meta(self.folder, "features", self.signature, self._facts)
-                self.refresh()
-                self._cut_leftovers()
-                missing = {item[0]: item for item in items if item[0] not in self._entries}
-                self._append(list(missing.values()), self._end_row())
+                self._shard(shard).mkdir(parents=True, exist_ok=True)
+                self._ensure_meta()
+                while missing := self._missing(items):
+                    self._cut(shard)
+                    records = self._write_rows(shard, missing)
+                    with lock("features", self.signature):
+                        # Whoever was faster with one of them keeps it; the others are written again, without it.
+                        if len(self._missing(items)) == len(missing):
+                            self._index.append(records)
             except OSError as error:
-                self._cut_leftovers()
+                self._cut(shard)
                 raise_if_full(error, self.folder)
                 raise
-            self.refresh()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For worker processes: without the map of the rows, which would be copied whole."""
-        return {**self.__dict__, "_rows": None}
+    def _missing(self, items: Sequence[Item]) -> dict[str, Item]:
+        self.refresh()
+        return {item[0]: item for item in items if item[0] not in self}
 
-    def _append(self, items: Sequence[tuple[str, list[int], Tensor | None]], row: int) -> None:
-        lines = []
-        with self._data.open("ab") as data:
-            for key, codes, features in items:
+    @contextmanager
+    def _free_shard(self) -> Iterator[int]:
+        """The first shard that no process writes to, held against the others."""
+        with ExitStack() as held:
+            for number in count():
+                try:
+                    held.enter_context(lock("features", f"{self.signature}.{number}", timeout=0))
+                    break
+                except Timeout:
+                    continue
+            yield number
+
+    def _ensure_meta(self) -> None:
+        if not (self.folder / META).is_file():
+            with lock("features", self.signature):
+                if not (self.folder / META).is_file():
+                    _write_meta(self.folder, "features", self.signature, self._facts)
+
+    def _write_rows(self, shard: int, items: Mapping[str, Item]) -> list[tuple[bytes, int, int, int]]:
+        """Append rows to a shard and wait until the disk has them; returns their records."""
+        records, row = [], self._index.end_row(shard)
+        with self._file("codes", shard).open("ab") as codes_file, self._file("features", shard).open("ab") as rows_file:
+            for key, codes, features in items.values():
+                assert len(codes) > 0, key
+                codes_file.write(np.asarray(codes, _CODE).tobytes())
                 if self.dim:
                     assert features is not None and features.shape == (len(codes), self.dim), key
-                    data.write(_bytes_of(features.to(self.dtype)))
-                lines.append(json.dumps({"key": key, "row": row, "codes": codes}))
+                    rows_file.write(_bytes_of(features.to(self.dtype)))
+                records.append((key_digest(key), row, len(codes), shard))
                 row += len(codes)
-            data.flush()
-            os.fsync(data.fileno())
-        with self._index.open("ab") as index:
-            index.write("".join(f"{line}\n" for line in lines).encode())
+            for file in (codes_file, rows_file):
+                file.flush()
+                os.fsync(file.fileno())
+        return records
 
-    def _end_row(self) -> int:
-        last = next(reversed(self._entries.values()), None)
-        return last["row"] + len(last["codes"]) if last else 0
+    def _cut(self, shard: int) -> None:
+        """Cut both files behind what the index speaks of."""
+        self.refresh()
+        for name, row_bytes in (("codes", _CODE.itemsize), ("features", self.dim * self.dtype.itemsize)):
+            path, size = self._file(name, shard), self._index.end_row(shard) * row_bytes
+            if path.is_file() and path.stat().st_size > size:
+                os.truncate(path, size)
 
-    def _cut_leftovers(self) -> None:
-        """Cut both files behind what the index lines read so far speak of."""
-        size = self._end_row() * self.dim * self.dtype.itemsize
-        for path, length in ((self._data, size), (self._index, self._index_bytes)):
-            if path.is_file() and path.stat().st_size > length:
-                os.truncate(path, length)
+    def _shard(self, number: int) -> Path:
+        return self.folder / str(number)
+
+    def _file(self, name: str, shard: int) -> Path:
+        return self._shard(shard) / f"{name}.bin"
+
+    def _record(self, key: str) -> np.void:
+        position = self._index.find_one(key_digest(key))
+        if position < 0:
+            raise KeyError(key)
+        return self._index.records[position]
+
+    def _rows(self, name: str, key: str) -> np.ndarray:
+        """The map's own ``[T]`` codes or ``[T, dim]`` features."""
+        record = self._record(key)
+        shard, start, end = int(record["shard"]), int(record["row"]), int(record["row"]) + int(record["count"])
+        rows = self._maps.get((name, shard))
+        if rows is None or len(rows) < end:
+            # Only what the index speaks of: another process may be writing behind it.
+            shape = (self._index.end_row(shard),) + ((self.dim,) if name == "features" else ())
+            dtype = _NUMPY[self.dtype] if name == "features" else _CODE
+            self._maps[name, shard] = rows = np.memmap(self._file(name, shard), dtype, "r", shape=shape)
+        return rows[start:end]
 
 
 def _bytes_of(features: Tensor) -> bytes:

@@ -1,10 +1,11 @@
 """The GLM-4-Voice speech tokenizer: 12.5 codes per second from half a Whisper encoder and a codebook.
 
-Shape letters: P pieces of one clip, S rows of 20 ms, T codes, D d_model.
+Shape letters: P pieces of any clips, S rows of 20 ms, T codes, D d_model.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,26 @@ SHAPE_FIELDS = (
 UNUSED_NAMES = ("embed_positions2.", "ema_count", "ema_weight", "layer_norm.", "decoder.", "proj_out.")
 # Vectors compared with the codebook at once: bounds the distance matrix to about 64 MB at 16384 codes.
 SEARCH_ROWS = 1024
-# Bounds the memory that a long clip takes.
-PIECES_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Up to 30 s of a clip.
+
+    padded_length: samples that its spectrogram is computed over. The published rule: all pieces of a clip get the
+    length of its longest, rounded up to whole tokens; the STFT's last frames depend on where the padding ends.
+    """
+
+    samples: Tensor
+    padded_length: int
 
 
 class SpeechTokenizer(nn.Module):
     """Waveforms to discrete codes (GLM-4-Voice, Zeng et al. 2024); ``state_dict`` has the published names.
 
-    Always float32 without TF32: the nearest code flips under less precision. One clip is computed at a time, so that
-    its codes cannot depend on the other clips of a call.
+    Always float32 without TF32: the nearest code flips under less precision. Pieces of several clips are computed at
+    once; every one has the spectrogram that it has alone, and no row of audio sees a row of padding, so its codes do
+    not depend on its neighbours.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -101,54 +113,83 @@ class SpeechTokenizer(nn.Module):
         return self.codebook.num_embeddings
 
     @torch.no_grad()
-    def encode(self, waveforms: list[Tensor]) -> list[Tensor]:
+    def encode(self, waveforms: list[Tensor], batch_size: int = 8) -> list[Tensor]:
         """Codes ``[num_audio_tokens(samples)]`` (int64, on the CPU, without the decoder's offset) of each waveform.
 
-        Takes 1-D float32 16 kHz waveforms; raises UserError for an unusable one.
+        Takes 1-D float32 16 kHz waveforms; ``batch_size`` is the number of 30 s pieces computed at once. Raises
+        UserError for an unusable waveform.
         """
-        return [self._nearest_codes(vectors).cpu() for vectors in self.hidden(waveforms)]
+        vectors = self.hidden(waveforms, batch_size)
+        if not vectors:
+            return []
+        return list(self._nearest_codes(torch.cat(vectors)).cpu().split([len(rows) for rows in vectors]))
 
-    def hidden(self, waveforms: list[Tensor]) -> list[Tensor]:
+    def hidden(self, waveforms: list[Tensor], batch_size: int = 8) -> list[Tensor]:
         """Pooled vectors ``[num_audio_tokens(samples), d_model]`` of each waveform, before the search for a code."""
+        clips = [self._pieces(waveform) for waveform in checked_waveforms(waveforms)]
+        pieces = [piece for clip in clips for piece in clip]
+        vectors: dict[int, Tensor] = {}
+        # Pieces of similar length together, the longest first: what does not fit into memory fails at once.
+        order = sorted(range(len(pieces)), key=lambda number: -pieces[number].padded_length)
         with float32_arithmetic(self.conv1.weight.device):
-            return [self._clip_hidden(waveform) for waveform in checked_waveforms(waveforms)]
+            for start in range(0, len(order), batch_size):
+                some = order[start : start + batch_size]
+                vectors |= zip(some, self._pieces_hidden([pieces[number] for number in some]), strict=True)
+        rows = (vectors[number] for number in range(len(pieces)))
+        return [torch.cat([next(rows) for _ in clip]) for clip in clips]
 
-    def _clip_hidden(self, waveform: Tensor) -> Tensor:
+    @property
+    def _unit(self) -> int:
+        """Samples of a token."""
+        return SAMPLES_PER_ROW * int(self.config["pooling_kernel_size"])
+
+    def _pieces(self, waveform: Tensor) -> list[Piece]:
         pieces = split_pieces(waveform)
-        # The published rule: all pieces of a clip get the length of its longest, rounded up to whole tokens.
-        unit = SAMPLES_PER_ROW * self.config["pooling_kernel_size"]
-        padded_length = -(-max(piece.numel() for piece in pieces) // unit) * unit
-        vectors: list[Tensor] = []
-        for start in range(0, len(pieces), PIECES_AT_ONCE):
-            some = pieces[start : start + PIECES_AT_ONCE]
-            for pooled_TD, piece in zip(self._pieces_hidden(some, padded_length), some, strict=True):
-                vectors.append(pooled_TD[: num_audio_tokens(piece.numel(), unit)])
-        return torch.cat(vectors)
+        padded_length = -(-max(piece.numel() for piece in pieces) // self._unit) * self._unit
+        return [Piece(piece, padded_length) for piece in pieces]
 
-    def _pieces_hidden(self, pieces: list[Tensor], padded_length: int) -> Tensor:
-        """``[P, T, D]``, the vectors of the padding included."""
-        device = self.conv1.weight.device
-        lengths = torch.tensor([piece.numel() for piece in pieces], device=device)
-        mel = log_mel(pad_pieces(pieces, padded_length, device), self.config["num_mel_bins"])
-        x_PSD = F.gelu(self._conv(self.conv2, F.gelu(self._conv(self.conv1, mel)))).transpose(1, 2)
+    def _pieces_hidden(self, pieces: list[Piece]) -> list[Tensor]:
+        """``[T, D]`` of each piece, without the vectors of its padding."""
+        x_PSD = F.gelu(self._conv(self.conv2, F.gelu(self._conv(self.conv1, self._log_mels(pieces)))))
+        x_PSD = x_PSD.transpose(1, 2)
         x_PSD = x_PSD + self.embed_positions.weight[: x_PSD.shape[1]]
-        mask = self._attention_mask(lengths, x_PSD.shape[1])
+        mask = self._attention_mask([piece.samples.numel() for piece in pieces], x_PSD.shape[1])
         for layer in self.layers:
             x_PSD = layer(x_PSD, mask)
         pool = F.avg_pool1d if self.config["pooling_type"] == "avg" else F.max_pool1d
-        return pool(x_PSD.transpose(1, 2), self.config["pooling_kernel_size"]).transpose(1, 2)
+        pooled_PTD = pool(x_PSD.transpose(1, 2), self.config["pooling_kernel_size"]).transpose(1, 2)
+        counts = [num_audio_tokens(piece.samples.numel(), self._unit) for piece in pieces]
+        return [rows_TD[:count] for rows_TD, count in zip(pooled_PTD, counts, strict=True)]
+
+    def _log_mels(self, pieces: list[Piece]) -> Tensor:
+        """``[P, num_mel_bins, frames]``: each piece's own spectrogram, then zeros, as a convolution pads its end."""
+        device, bins = self.conv1.weight.device, self.config["num_mel_bins"]
+        frames = max(piece.padded_length for piece in pieces) // HOP_SAMPLES
+        mels = torch.zeros(len(pieces), bins, frames, device=device)
+        for mel, piece in zip(mels, pieces, strict=True):
+            mel[:, : piece.padded_length // HOP_SAMPLES] = log_mel(
+                pad_pieces([piece.samples], piece.padded_length, device), bins
+            )[0]
+        return mels
 
     def _conv(self, conv: nn.Conv1d, x: Tensor) -> Tensor:
         return conv(F.pad(x, (2, 0)) if self.config["encoder_causal_convolution"] else x)
 
-    def _attention_mask(self, lengths: Tensor, rows: int) -> Tensor:
-        """Additive ``[P, 1, S, S]``: a row sees the rows of real audio, up to the end of its own block of rows."""
-        row = torch.arange(rows, device=lengths.device)
-        visible = (row * SAMPLES_PER_ROW < lengths[:, None])[:, None, None, :]
+    def _attention_mask(self, lengths: list[int], rows: int) -> Tensor:
+        """Additive ``[P, 1, S, S]``: a row sees the rows of real audio, up to the end of its own block of rows.
+
+        ``[1, 1, S, S]`` when all pieces have the same number of rows.
+        """
+        device = self.conv1.weight.device
+        real_rows = [-(-length // SAMPLES_PER_ROW) for length in lengths]
+        if len(set(real_rows)) == 1:
+            del real_rows[1:]
+        row = torch.arange(rows, device=device)
+        visible = (row < torch.tensor(real_rows, device=device)[:, None])[:, None, None, :]
         if block := self.config["quantize_causal_block_size"]:
             visible = visible & (row // block <= (row // block)[:, None])
         visible = visible.expand(-1, -1, rows, -1)
-        return torch.zeros(visible.shape, device=lengths.device).masked_fill(~visible, torch.finfo(torch.float32).min)
+        return torch.zeros(visible.shape, device=device).masked_fill(~visible, torch.finfo(torch.float32).min)
 
     def _nearest_codes(self, vectors_TD: Tensor) -> Tensor:
         codes = self.codebook.weight

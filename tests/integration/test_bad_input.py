@@ -234,14 +234,14 @@ def small_disk(workplace: Any) -> Iterator[Callable[[str], None]]:
         subprocess.run(["umount", str(workplace.store)], check=True)
 
 
-def test_full_disk_while_encoding(workplace: Any, small_disk: Callable[[str], None]) -> None:
-    command = (TOKENIZE, "manifests=[data/train.jsonl]", "out=tokens", "batch_size=2", "progress=false")
+def test_disk_too_small_for_the_features(workplace: Any, small_disk: Callable[[str], None]) -> None:
+    command = (TOKENIZE, "manifests=[data/train.jsonl]", "out=tokens", "progress=false")
     small_disk("192k")
-    assert_refused(workplace.run(*command), str(workplace.store), "disk is full", "KIMI_AUDIO_FT_STORE", "again")
-    assert not (workplace.folder / "tokens").exists()
-    (index,) = (workplace.store / "features").glob("[!.]*/index.jsonl")
-    kept = len(index.read_text(encoding="utf-8").splitlines())
-    assert 0 < kept < 9
+    refused = workplace.run(*command)
+    remedies = ("KIMI_AUDIO_FT_STORE", "features=false", "data.features=online")
+    assert_refused(refused, str(workplace.store), "9 recordings", "do not fit", "free", *remedies)
+    assert not (workplace.folder / "tokens").exists() and not any((workplace.store / "features").glob("[!.]*"))
+    assert workplace.run(*command, "features=false").code == 0
     small_disk("8m")
     assert workplace.run(*command).code == 0
     written = (workplace.folder / "tokens" / "train.tokens.jsonl").read_text(encoding="utf-8")

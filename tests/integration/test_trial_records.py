@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from kimi_audio_ft.data.feature_index import RECORD
+
 TRAIN, EVALUATE = "kimi_audio_ft.train", "kimi_audio_ft.evaluate"
 
 pytestmark = pytest.mark.slow
@@ -132,15 +134,15 @@ def test_preset_of_the_report_trains_whisper_too(place: Any, one_step: Callable[
 
 
 def test_perturbed_audio_is_trained_on_and_kept(place: Any, one_step: Callable[..., dict[str, Any]]) -> None:
-    index = next((place.store / "features").glob("[!.]*/index.jsonl"))
-    before = len(index.read_text(encoding="utf-8").splitlines())
+    index = next((place.store / "features").glob("[!.]*/index.bin"))
+    before = index.stat().st_size
     options = ("data.augment.speeds=[0.9,1.0,1.1]", "data.augment.gains_db=[-3,0]", "data.augment.time_masks=2")
     plain = one_step("lora.r=2")
     scores = one_step("lora.r=2", *options, "data.augment.channel_masks=1")
     assert scores["signature"] != plain["signature"]
     assert scores["final_train_loss"] != plain["final_train_loss"]
     # 9 recordings to train on, at every other pair of a speed and a gain
-    assert len(index.read_text(encoding="utf-8").splitlines()) == before + 9 * 5
+    assert index.stat().st_size == before + 9 * 5 * RECORD.itemsize
 
 
 def test_interrupted_trial_has_not_failed(place: Any, short: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:

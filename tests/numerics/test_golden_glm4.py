@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kimi_audio_ft.model.audio_frontend import log_mel
 from kimi_audio_ft.model.speech_tokenizer import SpeechTokenizer
+from kimi_audio_ft.paths import TINY_MODEL
 
 TOLERANCE = 1e-4
 # Two codes so close that another order of sums may choose the other one.
@@ -33,11 +34,14 @@ def variant(request: pytest.FixtureRequest) -> str:
 def tokenizer(
     request: pytest.FixtureRequest, variant: str, golden: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> SpeechTokenizer:
-    folder = tmp_path_factory.mktemp("glm4")
+    return written(golden, variant, request.param, tmp_path_factory.mktemp("glm4"))
+
+
+def written(golden: Path, variant: str, prefix: str, folder: Path) -> SpeechTokenizer:
     facts = json.loads((golden / "glm4.json").read_text())
     (folder / "config.json").write_text(json.dumps(facts["config"] | facts["variants"][variant]))
     weights = load_file(golden / "glm4_weights.safetensors")
-    save_file({request.param + name: value for name, value in weights.items()}, folder / "model.safetensors")
+    save_file({prefix + name: value for name, value in weights.items()}, folder / "model.safetensors")
     return SpeechTokenizer.from_pretrained(folder)
 
 
@@ -57,6 +61,27 @@ def test_codes_do_not_depend_on_the_other_clips(tokenizer: SpeechTokenizer, wave
     together = tokenizer.encode([waveforms[clip] for clip in ("a32160ms", "a1300ms", "a7777ms")])
     for clip, codes in zip(("a32160ms", "a1300ms", "a7777ms"), together, strict=True):
         assert torch.equal(codes, tokenizer.encode([waveforms[clip]])[0])
+
+
+# Last pieces shorter than a window of the STFT, whole numbers of tokens and of pieces, and neighbours of these.
+LENGTHS = (1, 2, 160, 201, 1279, 1280, 1281, 1999, 2000, 30000, 480000, 480001)
+
+
+@pytest.mark.parametrize("kind", ["published", "alternative", "embedded"])
+def test_vectors_do_not_depend_on_the_other_pieces_of_a_batch(golden: Path, tmp_path: Path, kind: str) -> None:
+    if kind == "embedded":
+        tokenizer = SpeechTokenizer.from_pretrained(TINY_MODEL / "glm-4-voice-tokenizer")
+    else:
+        tokenizer = written(golden, kind, "", tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    clips = [0.1 * torch.randn(samples, generator=generator) for samples in LENGTHS]
+    codes = tokenizer.encode(clips, batch_size=5)
+    with torch.no_grad():
+        together = tokenizer.hidden(clips, batch_size=5)
+        for clip, vectors, row in zip(clips, together, codes, strict=True):
+            (alone,) = tokenizer.hidden([clip], batch_size=1)
+            torch.testing.assert_close(vectors, alone, atol=1e-5, rtol=1e-5)
+            assert torch.equal(row, torch.cdist(alone.double(), tokenizer.codebook.weight.double()).argmin(dim=1))
 
 
 # Tokens of each piece; the rows behind them in the golden tensor belong to the padding.

@@ -94,6 +94,8 @@ REFUSED: list[tuple[str, list[Any], str]] = [
     ("logger.utterance_rows", [-1], ZERO),
     ("manifests", [[]], "needs at least one manifest"),
     ("batch_size", [0], ONE),
+    ("readers", [0], ONE),
+    ("devices", [0, -1, "all", True, 1.5, None], "must be auto, or 1 or more"),
     ("threads", [-1], ZERO),
 ]
 

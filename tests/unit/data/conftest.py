@@ -93,7 +93,7 @@ def encoded(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("KIMI_AUDIO_FT_STORE", str(folder / "store"))
         conversations = read_manifest(folder / "raw.jsonl")
         store = encode_missing(tiny.encoders(), conversations, progress=False)
-    rows = pretokenized(folder / "raw.jsonl", conversations, store, tiny.tokens.first, folder)
+        rows = list(pretokenized(conversations, store, tiny.tokens, folder))
     write_jsonl(folder / "coded.jsonl", rows)
     return folder
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 from torch import Tensor
-from torchaudio.functional import resample
 
+from kimi_audio_ft.data import encoding
 from kimi_audio_ft.data.audio import read_audio
-from kimi_audio_ft.data.encoding import UNCHANGED, Encoders, Perturbation, encode_missing
-from kimi_audio_ft.data.manifest import Conversation, read_manifest
-from kimi_audio_ft.errors import ConfigError, UserError
+from kimi_audio_ft.data.encoding import Encoders, encode_missing
+from kimi_audio_ft.data.manifest import Manifest, read_manifest
+from kimi_audio_ft.data.perturbation import UNCHANGED, Perturbation
+from kimi_audio_ft.errors import ConfigError, DataError, UserError
 from kimi_audio_ft.model import SpeechTokenizer, WhisperFeatureExtractor, num_audio_tokens
 from kimi_audio_ft.model.files import ModelFiles
 from kimi_audio_ft.signature import file_digest
@@ -34,11 +37,11 @@ class CountingTokenizer(SpeechTokenizer):
     seen: list[int]
     kill_after: int
 
-    def encode(self, waveforms: list[Tensor]) -> list[Tensor]:
+    def encode(self, waveforms: list[Tensor], batch_size: int = 8) -> list[Tensor]:
         if len(self.seen) > self.kill_after:
             raise KeyboardInterrupt
         self.seen.extend(len(waveform) for waveform in waveforms)
-        return super().encode(waveforms)
+        return super().encode(waveforms, batch_size)
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,23 @@ def counting(tiny: Tiny, features: bool = True, kill_after: int = 10**9) -> Coun
     return CountingEncoders(own.files, own.features, own.dtype, own.device, kill_after=kill_after)
 
 
+@dataclass(frozen=True)
+class FillingEncoders(Encoders):
+    """The real ones, which leave 48 KiB of a disk free while they are loaded."""
+
+    disk: Path = Path()
+
+    def load(self) -> tuple[SpeechTokenizer, WhisperFeatureExtractor | None]:
+        (self.disk / "ballast").write_bytes(bytes(shutil.disk_usage(self.disk).free - 48 * 1024))
+        return super().load()
+
+
 @pytest.fixture
-def conversations(encoded: Path) -> list[Conversation]:
+def conversations(encoded: Path) -> Manifest:
     return read_manifest(encoded / "raw.jsonl")
 
 
-def test_cached_is_online(corpus: Corpus, tiny: Tiny, conversations: list[Conversation]) -> None:
+def test_cached_is_online(corpus: Corpus, tiny: Tiny, conversations: Manifest) -> None:
     encoders = tiny.encoders()
     store = encoders.store()
     tokenizer, whisper = encoders.load()
@@ -85,7 +99,7 @@ def test_cached_is_online(corpus: Corpus, tiny: Tiny, conversations: list[Conver
     assert all(torch.equal(store.features(file_digest(p)), f) for p, f in zip(paths, in_one_batch, strict=True))
 
 
-def test_bf16_features_are_a_store_of_their_own(tiny: Tiny, conversations: list[Conversation]) -> None:
+def test_bf16_features_are_a_store_of_their_own(tiny: Tiny, conversations: Manifest) -> None:
     encoders = tiny.encoders(dtype=torch.bfloat16)
     store = encode_missing(encoders, conversations[:1], progress=False)
     (path,) = conversations[0].audio_paths
@@ -96,9 +110,7 @@ def test_bf16_features_are_a_store_of_their_own(tiny: Tiny, conversations: list[
     assert store.signature != tiny.encoders().store().signature
 
 
-def test_codes_alone_need_no_whisper(
-    tiny: Tiny, conversations: list[Conversation], encoded: Path, tmp_path: Path
-) -> None:
+def test_codes_alone_need_no_whisper(tiny: Tiny, conversations: Manifest, encoded: Path, tmp_path: Path) -> None:
     files = tiny.encoders().files
     without = Encoders(ModelFiles(files.root, tmp_path / "none", files.speech_tokenizer), False, torch.float32)
     store = encode_missing(without, conversations[:2], progress=False)
@@ -110,7 +122,7 @@ def test_codes_alone_need_no_whisper(
         Encoders(missing, False, torch.float32).store()
 
 
-def test_only_what_is_missing_is_encoded(tiny: Tiny, conversations: list[Conversation]) -> None:
+def test_only_what_is_missing_is_encoded(tiny: Tiny, conversations: Manifest) -> None:
     first = counting(tiny, features=False)
     encode_missing(first, conversations[:4], batch_size=2, progress=False)
     assert sorted(first.seen[1:]) == [4800, 8000, 11200, 14400, 20800]
@@ -124,7 +136,10 @@ def test_only_what_is_missing_is_encoded(tiny: Tiny, conversations: list[Convers
     assert {path: path.stat().st_mtime_ns for path in store.folder.iterdir()} == written
 
 
-def test_a_killed_run_goes_on_where_it_was(tiny: Tiny, conversations: list[Conversation]) -> None:
+def test_an_interrupted_run_goes_on_where_it_was(
+    tiny: Tiny, conversations: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "BATCHES_PER_GROUP", 1)
     killed = counting(tiny, features=False, kill_after=4)
     with pytest.raises(KeyboardInterrupt):
         encode_missing(killed, conversations, batch_size=2, progress=False)
@@ -135,7 +150,7 @@ def test_a_killed_run_goes_on_where_it_was(tiny: Tiny, conversations: list[Conve
     assert all(file_digest(path) in store for c in conversations for path in c.audio_paths)
 
 
-def test_a_recording_is_known_by_its_bytes(tiny: Tiny, conversations: list[Conversation], tmp_path: Path) -> None:
+def test_a_recording_is_known_by_its_bytes(tiny: Tiny, conversations: Manifest, tmp_path: Path) -> None:
     """A copy elsewhere is not encoded again, a changed file of the same name is; twice in one run is once."""
     (original,) = conversations[0].audio_paths
     copy = tmp_path / "copy.wav"
@@ -145,14 +160,15 @@ def test_a_recording_is_known_by_its_bytes(tiny: Tiny, conversations: list[Conve
     write_jsonl(tmp_path / "m.jsonl", rows)
     moved = read_manifest(tmp_path / "m.jsonl")
     counted = counting(tiny, features=False)
-    encode_missing(counted, [conversations[0], *moved], progress=False)
+    encode_missing(counted, moved, progress=False)
+    encode_missing(counted, conversations[:1], progress=False)
     assert counted.seen == [-1, 4800]
     soundfile.write(copy, np.zeros(5000), 16000)
     encode_missing(counted, moved, progress=False)
     assert counted.seen == [-1, 4800, -1, 5000]
 
 
-def test_keys_of_perturbations(tiny: Tiny, conversations: list[Conversation]) -> None:
+def test_keys_of_perturbations(tiny: Tiny, conversations: Manifest) -> None:
     perturbations = [UNCHANGED, Perturbation(0.9), Perturbation(1.1, -6.0), Perturbation(1.0, 3.0)]
     assert [p.key("d") for p in perturbations] == ["d", "d@0.9x+0dB", "d@1.1x-6dB", "d@1x+3dB"]
     store = encode_missing(tiny.encoders(False), conversations[1:2], perturbations, progress=False)
@@ -164,24 +180,113 @@ def test_keys_of_perturbations(tiny: Tiny, conversations: list[Conversation]) ->
     assert lengths[1] > lengths[0] > lengths[2]
 
 
-@pytest.mark.parametrize("factor", [0.5, 0.9, 1.1, 1.015, 2.0])
-def test_speed_changes_length_and_pitch(factor: float) -> None:
-    """1.015 * 16000 is a hair under 16240 in binary: cut to 16239 Hz, torchaudio would build a gigabyte of filters."""
-    waveform = torch.sin(2 * torch.pi * 300 * torch.arange(16000) / 16000)
-    faster = Perturbation(factor).apply(waveform)
-    ratio = Fraction(str(factor))
-    assert torch.equal(faster, resample(waveform, ratio.numerator, ratio.denominator))
-    assert len(faster) == math.ceil(round(16000 / factor, 6))
-    expected = torch.sin(2 * torch.pi * 300 * factor * torch.arange(len(faster)) / 16000)
-    torch.testing.assert_close(faster[500:-500], expected[500:-500], atol=5e-3, rtol=0)
+@pytest.fixture(scope="module")
+def ragged(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Clips of 1 sample to more than a minute."""
+    folder, rng = tmp_path_factory.mktemp("ragged"), np.random.default_rng(3)
+    rows = []
+    for samples in (20000, 481000, 1, 480000, 1280, 1281, 9600, 1040001, 33333, 300):
+        name = f"{samples}.wav"
+        soundfile.write(folder / name, rng.normal(0, 0.1, samples), 16000)
+        rows.append(asr(name))
+    write_jsonl(folder / "m.jsonl", rows)
+    return read_manifest(folder / "m.jsonl")
 
 
-def test_gain_scales_and_clips() -> None:
-    waveform = torch.tensor([0.1, -0.4, 0.6, -0.9])
-    torch.testing.assert_close(Perturbation(1.0, -6.0).apply(waveform), waveform * 10 ** (-6 / 20))
-    louder = Perturbation(1.0, 6.0).apply(waveform)
-    torch.testing.assert_close(louder, torch.tensor([0.1 * 10**0.3, -0.4 * 10**0.3, 1.0, -1.0]))
-    assert UNCHANGED.apply(waveform) is waveform
+def asr(path: str) -> dict[str, Any]:
+    row = {"role": "user", "message_type": "audio", "content": path}
+    return {"id": path, "task_type": "understanding", "conversation": [row]}
+
+
+@pytest.mark.slow
+def test_the_neighbours_in_a_batch_change_nothing(
+    tiny: Tiny, ragged: Manifest, private_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = encode_missing(tiny.encoders(), ragged, batch_size=1, progress=False)
+    monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(private_store / "batched"))
+    batched = encode_missing(tiny.encoders(), ragged, batch_size=5, progress=False)
+    assert alone.folder != batched.folder and len(alone) == len(batched) == 10
+    for conversation in ragged:
+        (path,) = conversation.audio_paths
+        key, samples = file_digest(path), int(path.stem)
+        assert alone.codes(key) == batched.codes(key) and alone.num_rows(key) == num_audio_tokens(samples)
+        torch.testing.assert_close(alone.features(key), batched.features(key), atol=1e-5, rtol=0)
+
+
+@dataclass(frozen=True)
+class WrongEncoders(Encoders):
+    """Real ones that lose a feature row, or name codes that do not exist."""
+
+    lost_rows: int = 0
+    added: int = 0
+
+    def load(self) -> tuple[SpeechTokenizer, WhisperFeatureExtractor | None]:
+        tokenizer, whisper = super().load()
+        assert whisper is not None
+        real_codes, real_features = tokenizer.encode, whisper.encode
+        tokenizer.encode = lambda *given: [row + self.added for row in real_codes(*given)]  # type: ignore[method-assign]
+        whisper.encode = lambda *given: [row[self.lost_rows :] for row in real_features(*given)]  # type: ignore[method-assign]
+        return tokenizer, whisper
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"lost_rows": 1}, r"clips/0\.wav: 4 codes and 3 feature rows for 4800 samples, which are 4 audio tokens"),
+        ({"added": 250}, r"clips/0\.wav: codes from \d+ to \d+, but they must lie in 0 to 255\. .*download them"),
+        ({"added": -250}, r"clips/0\.wav: codes from -\d+ to "),
+    ],
+)
+def test_every_recording_s_codes_and_features_are_verified(
+    tiny: Tiny, conversations: Manifest, fault: dict[str, int], message: str
+) -> None:
+    own = tiny.encoders()
+    wrong = WrongEncoders(own.files, own.features, own.dtype, own.device, **fault)
+    with pytest.raises(DataError, match=message):
+        encode_missing(wrong, conversations[:1], progress=False)
+    assert len(wrong.store()) == 0
+
+
+def test_a_tokenizer_of_another_rate_is_refused(tiny: Tiny, conversations: Manifest, tmp_path: Path) -> None:
+    files = tiny.encoders().files
+    shutil.copytree(files.speech_tokenizer, tmp_path / "glm")
+    settings = json.loads((tmp_path / "glm" / "config.json").read_text())
+    (tmp_path / "glm" / "config.json").write_text(json.dumps(settings | {"pooling_kernel_size": 2}))
+    doubled = Encoders(ModelFiles(files.root, files.whisper, tmp_path / "glm"), False, torch.float32)
+    with pytest.raises(DataError, match=r"0\.wav: 8 codes .* for 4800 samples, which are 4 audio tokens"):
+        encode_missing(doubled, conversations[:1], progress=False)
+
+
+def test_a_disk_that_is_too_small_is_seen_before_anything_is_loaded(
+    tiny: Tiny, ragged: Manifest, disk_of: Callable[[int], Path]
+) -> None:
+    disk_of(512)
+    counted = counting(tiny)
+    remedies = r"KIMI_AUDIO_FT_STORE.*features=false.*data\.features=online"
+    with pytest.raises(UserError, match=rf"10 recordings, 0\.0\d+ hours of audio, about 2\.\d MB .* free.*{remedies}"):
+        encode_missing(counted, ragged, progress=False)
+    assert counted.seen == []
+    codes_only = counting(tiny, features=False)
+    assert len(encode_missing(codes_only, ragged, progress=False)) == 10
+    disk_of(4)
+    with pytest.raises(UserError, match=r"10 recordings.*of codes do not fit.* on a larger disk$"):
+        encode_missing(codes_only, ragged, progress=False)
+
+
+def test_a_disk_that_others_fill_meanwhile(
+    tiny: Tiny, conversations: Manifest, disk_of: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = disk_of(512)
+    monkeypatch.setattr(encoding, "BATCHES_PER_GROUP", 1)
+    own = tiny.encoders()
+    filling = FillingEncoders(own.files, own.features, own.dtype, own.device, disk)
+    with pytest.raises(UserError, match=r"the disk is full; nothing half-written was kept"):
+        encode_missing(filling, conversations, batch_size=1, progress=False)
+    kept = len(filling.store())
+    assert 0 < kept < 8
+    (disk / "ballast").unlink()
+    store = encode_missing(tiny.encoders(), conversations, batch_size=1, progress=False)
+    assert len(store) == 8
 
 
 def test_an_unusable_recording_is_named(tiny: Tiny, tmp_path: Path) -> None:
@@ -192,5 +297,5 @@ def test_an_unusable_recording_is_named(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nan\.wav: 1 of 2 samples are NaN or infinite"):
         encode_missing(tiny.encoders(False), conversations, progress=False)
     (tmp_path / "nan.wav").unlink()
-    with pytest.raises(UserError, match=r"nan\.wav: cannot be read \(No such file"):
+    with pytest.raises(UserError, match=r"m\.jsonl:1: there is no recording .*nan\.wav\. Check the path"):
         encode_missing(tiny.encoders(False), conversations, progress=False)

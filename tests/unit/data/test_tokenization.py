@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kimi_audio_ft.data.audio import read_audio
+from kimi_audio_ft.data.features import FeatureStore
 from kimi_audio_ft.data.manifest import read_manifest
-from kimi_audio_ft.data.tokenization import output_path, tokenize
-from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.data.tokenization import output_path, pretokenized, tokenize
+from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.model import SpeechTokenizer
 from kimi_audio_ft.schema import ModelConfig, TokenizeConfig
+from kimi_audio_ft.signature import file_digest
 
 if TYPE_CHECKING:
     from conftest import Corpus, Tiny
@@ -116,6 +119,53 @@ def test_a_second_run_writes_the_same_and_stores_nothing(write: Callable[..., Pa
     assert tokenize(config(written))[0] == output_path(written, None)
     assert rows(output_path(written, None)) == rows(written)
     assert {file: file.stat().st_mtime_ns for file in stored} == stored
+
+
+def test_size_and_speed_are_printed(
+    write: Callable[..., Path], capsys: pytest.CaptureFixture[str], private_store: Path
+) -> None:
+    path = write(asr("clips/0.wav"), asr("clips/1.wav"))
+    tokenize(config(path))
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first.startswith("to encode: 2 recordings, 0.000333 hours of audio, about 128 bytes of codes into ")
+    assert str(private_store) in first and first.endswith(" free)")
+    rate = r"encoded 2 recordings, 0\.000333 hours of audio, in [\d.]+ s: [\de.-]+ hours of audio per second \("
+    assert re.match(rate + r"[\d.]+ times real time", second) and third.endswith(
+        "m.tokens.jsonl: 2 conversations, 16 codes (0.0 min of audio)"
+    )
+    tokenize(config(path))
+    assert capsys.readouterr().out.startswith("to encode: nothing, the store holds every recording\n")
+
+
+def test_codes_beyond_the_model_s_are_refused(write: Callable[..., Path], tiny: Tiny) -> None:
+    manifest = read_manifest(write(asr("clips/0.wav"), asr("clips/1.wav")))
+    store = FeatureStore({"speech_tokenizer": "s"}, dim=0)
+    largest = tiny.tokens.end - tiny.tokens.first - 1
+    for clip, code in ((0, largest), (1, largest + 1)):
+        store.add([(file_digest(manifest[clip].audio_paths[0]), [0, code, 0], None)])
+    lines = pretokenized(manifest, store, tiny.tokens, manifest.source.path.parent)
+    assert next(lines)["conversation"][0]["audio_tokens"][1] == tiny.tokens.end - 1
+    with pytest.raises(DataError, match=rf"m\.jsonl:2: clips/1\.wav has code {largest + 1}, beyond.*speech_tokenizer"):
+        next(lines)
+
+
+def test_what_changes_meanwhile_is_refused(write: Callable[..., Path], tiny: Tiny, tmp_path: Path) -> None:
+    path = write(asr("clips/0.wav"))
+    tokenize(config(path))
+    store, manifest = tiny.encoders(features=False).store(), read_manifest(path)
+    write(asr("clips/0.wav"), asr("clips/1.wav"))
+    with pytest.raises(DataError, match=r"m\.jsonl: was changed while it was being read"):
+        next(pretokenized(manifest, store, tiny.tokens, tmp_path))
+    with pytest.raises(DataError, match=r"m\.jsonl:2: clips/1\.wav has changed while the recordings were encoded"):
+        list(pretokenized(read_manifest(path), store, tiny.tokens, tmp_path))
+
+
+def test_devices(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(asr("clips/0.wav"))
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"devices=1: 2 processes were started already.*Leave it out"):
+        tokenize(config(path, devices=1))
 
 
 def test_codes_without_a_recording_cannot_be_made(write: Callable[..., Path]) -> None:

@@ -1,0 +1,100 @@
+"""``tokenize`` by several processes: the same as by one, killed or not."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from kimi_audio_ft.base_model import Base
+from kimi_audio_ft.data.feature_index import RECORD
+from kimi_audio_ft.data.features import FeatureStore
+from kimi_audio_ft.schema import ModelConfig
+from kimi_audio_ft.signature import file_digest
+from kimi_audio_ft.store import write_jsonl
+
+TOKENIZE = "kimi_audio_ft.tokenize"
+COMMAND = ("manifests=[clips.jsonl]", "progress=false", "batch_size=1")
+CLIPS = 28
+
+
+def asr(path: str) -> dict[str, Any]:
+    audio = {"role": "user", "message_type": "audio", "content": path}
+    said = {"role": "assistant", "message_type": "text", "content": "好"}
+    return {"id": path, "task_type": "understanding", "conversation": [audio, said]}
+
+
+def write_clips(folder: Path) -> None:
+    rng = np.random.default_rng(4)
+    for index in range(CLIPS):
+        soundfile.write(folder / f"{index}.wav", rng.normal(0, 0.1, 1000 + 397 * index), 16000)
+    write_jsonl(folder / "clips.jsonl", [asr(f"{index}.wav") for index in range(CLIPS)])
+
+
+def store_of(place: Any, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
+    monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(place.store))
+    return Base(ModelConfig(dtype="float32"), "cached").encoders().store()
+
+
+@pytest.fixture(scope="module")
+def whole(new_workplace: Callable[[], Any]) -> Any:
+    """Where one process has tokenized the clips."""
+    place = new_workplace()
+    write_clips(place.folder)
+    done = place.run(TOKENIZE, *COMMAND)
+    assert done.code == 0, done.err
+    assert f"to encode: {CLIPS} recordings" in done.out and f"encoded {CLIPS} recordings, 0.0" in done.out
+    assert "hours of audio per second" in done.out and "of 2 processes" not in done.out
+    return place
+
+
+def assert_same(place: Any, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Manifests byte by byte; every recording once in the store, with the same codes and features."""
+    assert (place.folder / "clips.tokens.jsonl").read_bytes() == (whole.folder / "clips.tokens.jsonl").read_bytes()
+    ours, theirs = store_of(place, monkeypatch), store_of(whole, monkeypatch)
+    assert len(ours) == len(theirs)
+    for index in range(CLIPS):
+        key = file_digest(place.folder / f"{index}.wav")
+        assert ours.codes(key) == theirs.codes(key)
+        torch.testing.assert_close(ours.features(key), theirs.features(key), atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_killed_workers_lose_and_double_nothing(workplace: Any, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """kill -9 of the command and its two workers once something has been stored; then one process does the rest."""
+    write_clips(workplace.folder)
+    (index,) = (workplace.store / "features").glob("[!.]*/index.bin")
+    before = index.stat().st_size
+    environment = workplace._environment()
+    command = [sys.executable, "-m", TOKENIZE, *COMMAND, "devices=2"]
+    with subprocess.Popen(command, cwd=workplace.folder, env=environment, start_new_session=True) as running:
+        while index.stat().st_size == before and running.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running.wait(0.02)
+        assert running.poll() is None
+        os.killpg(running.pid, signal.SIGKILL)
+    kept = (index.stat().st_size - before) // RECORD.itemsize
+    assert 0 < kept < CLIPS and not (workplace.folder / "clips.tokens.jsonl").exists()
+    done = workplace.run(TOKENIZE, *COMMAND)
+    assert done.code == 0 and f"to encode: {CLIPS - kept} recordings" in done.out
+    assert_same(workplace, whole, monkeypatch)
+
+
+@pytest.mark.slow
+def test_torchrun(workplace: Any, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_clips(workplace.folder)
+    torchrun = ("torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", TOKENIZE)
+    done = workplace.run_apart(*torchrun, *COMMAND)
+    assert done.code == 0, done.err
+    assert done.out.count("encoded ") == 1 and "of 2 processes: " in done.out
+    assert_same(workplace, whole, monkeypatch)
