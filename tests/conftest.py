@@ -17,6 +17,7 @@ import pytest
 
 if TYPE_CHECKING:
     from kimi_audio_ft.schema import TrainConfig
+    from tests.standin import Standin
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -36,6 +37,14 @@ def private_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "store"
     monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(root))
     return root
+
+
+@pytest.fixture(scope="session")
+def standin(tmp_path_factory: pytest.TempPathFactory) -> Standin:
+    """The embedded model in the published 7B's layout, shared by a session: copy it before changing a file."""
+    from tests.standin import write_standin
+
+    return write_standin(tmp_path_factory.mktemp("standin"))
 
 
 @pytest.fixture(scope="session")
