@@ -1,0 +1,123 @@
+"""A task run by several processes at once, as one call: training over several ranks, tokenizing in shares.
+
+The processes are spawned, never forked (CUDA and OpenMP do not survive a fork), on this machine. They find each other
+as torch.distributed and Lightning expect it: RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from kimi_audio_ft.errors import UserError
+
+Send = Callable[[Any], None]
+# Seconds between two looks at the messages of workers.
+_PATIENCE = 0.2
+# Seconds that a worker has to end by itself once another one has failed.
+_GRACE = 10.0
+
+
+class WorkerDied(RuntimeError):
+    """A worker ended without saying why: a signal (9 is often the kernel's, for memory), or an exit in its code."""
+
+
+def run_workers(
+    task: Callable[..., None],
+    arguments: tuple[Any, ...],
+    count: int,
+    on_message: Callable[[int, Any], None] | None = None,
+) -> None:
+    """Run ``task(rank, send, *arguments)`` in ``count`` processes and wait for all of them.
+
+    Args:
+        task: a function of a module, so that a spawned process can import it.
+        on_message: is given ``(rank, value)`` here for every ``send(value)`` of a worker, in each worker's order.
+
+    When one worker fails the others are ended; when this process dies they are ended too.
+
+    Raises:
+        UserError: as a worker raised it.
+        WorkerDied: a worker ended in any other way; what it printed stands above.
+    """
+    import torch.multiprocessing as mp
+
+    spawning = mp.get_context("spawn")
+    messages = spawning.Queue()
+    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count)}
+    context = mp.start_processes(  # its children end when this process does
+        _run, (task, arguments, environment, messages), nprocs=count, join=False, start_method="spawn"
+    )
+    failures: dict[int, UserError] = {}
+
+    def deliver(wait: float) -> None:
+        while True:
+            try:
+                rank, kind, value = messages.get(timeout=wait)
+            except queue.Empty:
+                return
+            if kind == "failed":
+                failures[rank] = value
+            elif on_message is not None:
+                on_message(rank, value)
+
+    try:
+        while not context.join(timeout=0):
+            deliver(_PATIENCE)
+        deliver(_PATIENCE)
+    except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:
+        deliver(_PATIENCE)
+        if failures:
+            raise failures[min(failures)] from None
+        raise WorkerDied(f"worker {error.error_index} of {count} died: {_first_line(error)}") from None
+    finally:
+        _end(context.processes)
+
+
+def _end(processes: Sequence[Any]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(_GRACE)
+        process.kill()  # one that waits inside a collective call does not hear the first signal
+        process.join()
+
+
+def _run(
+    rank: int, task: Callable[..., None], arguments: tuple[Any, ...], environment: dict[str, str], messages: Any
+) -> None:
+    os.environ |= {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    try:
+        task(rank, lambda value: messages.put((rank, "message", value)), *arguments)
+    except UserError as error:
+        messages.put((rank, "failed", error))
+        _leave(messages, 2)
+    except KeyboardInterrupt:
+        _leave(messages, 130)
+    except BaseException:
+        traceback.print_exc()
+        _leave(messages, 1)
+
+
+def _leave(messages: Any, code: int) -> None:
+    """End this worker although other threads (of a process group) may wait for ranks that are gone."""
+    messages.close()
+    messages.join_thread()
+    sys.stderr.flush()
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,127 @@
+"""Several processes as one call: messages, failures, and nobody left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kimi_audio_ft.errors import ConfigError, UserError
+from kimi_audio_ft.workers import WorkerDied, run_workers
+
+pytestmark = pytest.mark.slow
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+# Tasks stand in a module that a spawned process can import by name; test modules have none under importlib mode.
+TASKS = """
+import os, signal, sys, time
+from kimi_audio_ft.errors import ConfigError
+
+def greet(rank, send, word):
+    for number in range(3):
+        send([word, number, os.environ["RANK"], os.environ["LOCAL_RANK"], os.environ["WORLD_SIZE"]])
+
+def add(rank, send):
+    import torch, torch.distributed as dist
+    dist.init_process_group("gloo")
+    number = torch.tensor([rank + 1.0])
+    dist.all_reduce(number)
+    send(number.item())
+    dist.destroy_process_group()
+
+def fail_in_one(rank, send, how):
+    send(os.getpid())
+    if rank == 1:
+        if how == "user":
+            raise ConfigError("lora.r", 0, "must be 1 or more")
+        if how == "bug":
+            raise KeyError("lost")
+        if how == "exit":
+            sys.exit(7)
+        os.kill(os.getpid(), signal.SIGKILL)
+    signal.pause()
+
+def wait(rank, send):
+    send(os.getpid())
+    signal.pause()
+"""
+
+
+@pytest.fixture
+def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    import importlib
+
+    (tmp_path / "worker_tasks.py").write_text(textwrap.dedent(TASKS), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("worker_tasks", None)
+    return importlib.import_module("worker_tasks")
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "\tZ" not in f"\t{Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].strip()}"
+
+
+def test_messages_arrive_in_each_workers_order(tasks: Any) -> None:
+    seen: dict[int, list[Any]] = {0: [], 1: []}
+    run_workers(tasks.greet, ("hello",), 2, lambda rank, value: seen[rank].append(value))
+    for rank in (0, 1):
+        assert seen[rank] == [["hello", number, str(rank), str(rank), "2"] for number in range(3)]
+
+
+def test_they_find_each_other(tasks: Any) -> None:
+    sums: list[float] = []
+    run_workers(tasks.add, (), 2, lambda rank, value: sums.append(value))
+    assert sums == [3.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "words"),
+    [
+        ("user", ConfigError, "lora.r=0: must be 1 or more"),
+        ("bug", WorkerDied, "worker 1 of 2 died"),
+        ("exit", WorkerDied, "worker 1 of 2 died"),
+        ("kill", WorkerDied, "SIGKILL"),
+    ],
+)
+def test_one_failure_ends_all(tasks: Any, how: str, kind: type[Exception], words: str) -> None:
+    pids: list[int] = []
+    with pytest.raises(kind, match=words) as raised:
+        run_workers(tasks.fail_in_one, (how,), 2, lambda rank, value: pids.append(value))
+    assert isinstance(raised.value, UserError) == (how == "user")
+    assert pids and not any(alive(pid) for pid in pids)
+
+
+def test_workers_end_with_their_parent(tasks: Any, tmp_path: Path) -> None:
+    script = (
+        "from kimi_audio_ft.workers import run_workers; import worker_tasks\n"
+        "if __name__ == '__main__':\n"
+        "    run_workers(worker_tasks.wait, (), 2, lambda rank, pid: print(pid, flush=True))\n"
+    )
+    (tmp_path / "parent.py").write_text(script, encoding="utf-8")
+    paths = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
+    parent = subprocess.Popen(
+        [sys.executable, str(tmp_path / "parent.py")],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths},
+    )  # fmt: skip
+    assert parent.stdout is not None
+    pids = [int(parent.stdout.readline()) for _ in range(2)]
+    handles = [os.pidfd_open(pid) for pid in pids]
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    import select
+
+    for handle in handles:
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)  # readable once the process has ended
+        assert poll.poll(20_000), "a worker outlived its parent"
+        os.close(handle)
