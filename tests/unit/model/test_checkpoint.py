@@ -217,7 +217,9 @@ def test_where_the_parts_of_a_checkpoint_lie(folder: Path, tmp_path: Path) -> No
     assert other.speech_tokenizer == tmp_path
     assert locate(ModelConfig(path="tiny")).root == TINY_MODEL
     for path in (tmp_path / "none", folder / "config.json"):
-        with pytest.raises(ConfigError, match=r"model\.path=.*must be 'tiny' or a checkpoint folder.*Download"):
+        with pytest.raises(
+            ConfigError, match=r"model\.path=.*must be 'tiny', a hub id or a checkpoint folder.*Download"
+        ):
             locate(ModelConfig(path=str(path)))
     assert require_folder("model.path", folder, "the base") == folder
     with pytest.raises(ConfigError, match=r"model\.path=.*none': the base must be a folder, and there is none"):
