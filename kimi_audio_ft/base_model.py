@@ -13,6 +13,7 @@ from peft import PeftModel
 
 from kimi_audio_ft.data.encoding import DTYPES, Encoders
 from kimi_audio_ft.data.manifest import TokenRange
+from kimi_audio_ft.devices import device
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.lora.adapter import add_adapter, load_adapter
 from kimi_audio_ft.lora.targets import matched_modules, needs_branch, needs_whisper
@@ -60,11 +61,8 @@ class Base:
 
     @property
     def device(self) -> torch.device:
-        """The GPU when there is one and it may be used."""
-        if self.accelerator == "gpu" and not torch.cuda.is_available():
-            rule = "needs a GPU, and PyTorch sees none"
-            raise ConfigError("trainer.accelerator", "gpu", rule, "Set trainer.accelerator=auto")
-        return torch.device("cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+        """The GPU of this process when there is one and it may be used."""
+        return device(self.accelerator)
 
     def encoders(self, features: bool | None = None) -> Encoders:
         """The checkpoint's frozen encoders."""
@@ -110,6 +108,12 @@ class Base:
         model = _HELD[key]
         torch.nn.Module.to(model, self.device)
         return model
+
+    def release(self) -> None:
+        """Let go of the weights in memory, so that other processes have the devices to themselves."""
+        _HELD.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     @contextmanager
     def new_adapter(self, lora: LoraConfig, seed: int) -> Iterator[PeftModel]:

@@ -12,6 +12,12 @@ from typing import Any
 
 from kimi_audio_ft.errors import ConfigError
 
+STRATEGIES = ("single", "ddp", "fsdp", "deepspeed_zero3")
+# Keys of DeepSpeed's config that would contradict trainer.accumulate, data.batch_size, optim and model.dtype.
+DEEPSPEED_OURS = (
+    *("gradient_accumulation_steps", "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_clipping"),
+    *("optimizer", "scheduler", "bf16", "fp16", "torch_autocast"),
+)
 DEFAULT_PROMPT = "请将语音内容转录为文字。"
 
 
@@ -85,11 +91,14 @@ class ModelConfig:
     dtype: str = "bfloat16"  # Number format of the frozen base: float32 or bfloat16. Adapters are always float32.
     gradient_checkpointing: bool = False  # Recompute activations in the backward pass to save memory.
     attention: str = "sdpa"  # Attention implementation of transformers: sdpa, eager or flash_attention_2.
+    quantization: str | None = None  # nf4: the layers' linears in 4 bits (QLoRA, needs bitsandbytes); null: none.
 
     def __post_init__(self) -> None:
         require(bool(self.path), "model.path", self.path, "must name a checkpoint folder", "Use tiny or a path")
         one_of("model.dtype", self.dtype, ("float32", "bfloat16"))
         one_of("model.attention", self.attention, ("sdpa", "eager", "flash_attention_2"))
+        if self.quantization is not None:
+            one_of("model.quantization", self.quantization, ("nf4",))
 
 
 @dataclass
@@ -174,7 +183,10 @@ class TrainerConfig:
 
     max_epochs: int = 5  # Passes over the training manifest.
     max_steps: int = -1  # Stop after this many optimizer steps; -1 is no limit.
-    accumulate: int = 8  # Micro-batches per optimizer step.
+    accumulate: int = 8  # Micro-batches of every process in an optimizer step.
+    strategy: str = "single"  # single, ddp (a whole base per process), or its shards: fsdp, deepspeed_zero3.
+    devices: Any = "auto"  # Processes, one for each GPU; auto is every GPU that there is (one process on a CPU).
+    deepspeed: dict[str, Any] = field(default_factory=dict)  # DeepSpeed's own config, for deepspeed_zero3.
     accelerator: str = "auto"  # Lightning accelerator: auto, cpu or gpu.
     threads: int = 0  # CPU threads of PyTorch; 0 leaves its own choice.
     log_every: int = 50  # Optimizer steps between two points of the training curve.
@@ -192,6 +204,16 @@ class TrainerConfig:
         for name in ("threads", "val_every"):
             require(getattr(self, name) >= 0, f"trainer.{name}", getattr(self, name), "must be 0 or more")
         one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
+        one_of("trainer.strategy", self.strategy, STRATEGIES)
+        whole = isinstance(self.devices, int) and not isinstance(self.devices, bool) and self.devices >= 1
+        require(self.devices == "auto" or whole, "trainer.devices", self.devices, "must be auto, or 1 or more")
+        zero = self.deepspeed.get("zero_optimization", {}).get("stage")
+        if self.strategy == "deepspeed_zero3":
+            rule = "deepspeed_zero3 needs stage 3"
+            require(zero == 3, "trainer.deepspeed.zero_optimization.stage", zero, rule, "Use trainer=deepspeed_zero3")
+        for name in DEEPSPEED_OURS:
+            rule = "is set from our own options"
+            require(name not in self.deepspeed, f"trainer.deepspeed.{name}", self.deepspeed.get(name), rule)
 
 
 @dataclass

@@ -22,7 +22,7 @@ from kimi_audio_ft.paths import store_root
 _DIGESTS: dict[tuple[str, int, int], str] = {}
 
 # Raise a stage's number when its code changes what it computes.
-STAGE_VERSION = {"features": 1, "adapter": 1, "transcript": 1}
+STAGE_VERSION = {"features": 1, "adapter": 2, "transcript": 1}
 
 # Fields that change where, how fast or how visibly a stage runs, but not its result. Paths are replaced by identities.
 EXCLUDED = {
@@ -35,6 +35,9 @@ EXCLUDED = {
         "model.revision",
         "model.speech_tokenizer",
         "model.gradient_checkpointing",
+        "trainer.strategy",
+        "trainer.devices",  # trainer.accumulate here counts the micro-batches of all processes
+        "trainer.deepspeed",
         "trainer.accelerator",
         "trainer.threads",
         "trainer.log_every",

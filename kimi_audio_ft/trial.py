@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -16,10 +17,12 @@ from kimi_audio_ft.base_model import Base
 from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
 from kimi_audio_ft.data.manifest import Conversation, manifest_identity, read_manifest, require_references
 from kimi_audio_ft.decoding.transcribe import is_greedy, transcribe
+from kimi_audio_ft.devices import in_workers, num_ranks
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.schema import DataConfig, DecodingConfig, TrainConfig
 from kimi_audio_ft.signature import signature
 from kimi_audio_ft.training.fit import fit_adapter
+from kimi_audio_ft.training.ranks import fit_in_workers
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +92,14 @@ class Trial:
     def data(self) -> ConversationData:
         """Training and validation batches."""
         config = self.config
-        rules = BatchRules(config.trainer.accumulate, config.optim.loss_average, config.seed, config.trainer.progress)
+        rules = BatchRules(
+            config.trainer.accumulate,
+            config.optim.loss_average,
+            config.seed,
+            config.trainer.progress,
+            rank=int(os.environ.get("RANK", "0")),
+            ranks=num_ranks(config.trainer),
+        )
         return ConversationData(config.data, self.base.tokenizer, self.base.encoders(), self.base.tokens, rules)
 
     @cached_property
@@ -97,10 +107,18 @@ class Trial:
         """Identity of the adapter: everything that its weights depend on."""
         config = asdict(self.config)
         groups = {name: config[name] for name in ("data", "model", "lora", "optim", "trainer", "seed")}
+        # What a step holds decides the result; how many processes share it does not.
+        groups["trainer"] |= {"accumulate": config["trainer"]["accumulate"] * num_ranks(self.config.trainer)}
         data = self.config.data
         require_manifest("data.train_manifest", data.train_manifest)
         conversations = read_manifest(data.train_manifest, data.audio_root, data.prompt, self.base.tokens)
         return signature("adapter", groups, {"train": manifest_identity(conversations), **base_inputs(self.base)})
+
+    def fit(self, folder: Path, work: Path, on_row: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:
+        """Train the adapter in this process (one of several, under a strategy of several ranks)."""
+        config = self.config
+        with self.base.new_adapter(config.lora, config.seed) as model:
+            return fit_adapter(model, self.data, config.optim, config.trainer, config.seed, folder, work, on_row)
 
     def adapter(self, on_row: Callable[[dict[str, Any]], None] | None = None) -> Adapter:
         """The adapter, fitted now unless the store has it; ``on_row`` sees the points of its curves."""
@@ -109,8 +127,10 @@ class Trial:
 
         def make(folder: Path) -> dict[str, Any]:
             work = store.work_folder("adapter", name)
-            with self.base.new_adapter(config.lora, config.seed) as model:
-                facts = fit_adapter(model, self.data, config.optim, config.trainer, config.seed, folder, work, on_row)
+            if in_workers(config.trainer):
+                facts = fit_in_workers(self, folder, work, on_row)
+            else:
+                facts = self.fit(folder, work, on_row)
             return {**facts, "config": asdict(config), "eval_identity": self.evaluation.identity}
 
         folder, reused = store.find_or_make("adapter", name, make)

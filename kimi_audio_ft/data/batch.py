@@ -17,7 +17,8 @@ class Sample:
     """One conversation, ready for a batch.
 
     features: ``[T_i, D]`` of each audio in order, or None when features are left out or computed from ``waveforms``.
-    weight: what its loss counts for in the mean of its optimizer step, the same for all samples of the step.
+    weight: what its loss counts for in the mean of its optimizer step, the same for all samples of a micro-batch.
+    number: place of its micro-batch among those of the epoch.
     """
 
     id: str
@@ -26,6 +27,7 @@ class Sample:
     waveforms: list[Tensor] = field(default_factory=list)
     reference: str = ""
     weight: float = 1.0
+    number: int = 0
 
 
 def make_batch(samples: Sequence[Sample], pad_id: int, left: bool = False, online: bool = False) -> dict[str, Any]:
@@ -59,6 +61,7 @@ def make_batch(samples: Sequence[Sample], pad_id: int, left: bool = False, onlin
     return {
         "ids": [sample.id for sample in samples],
         "weight": samples[0].weight,
+        "number": samples[0].number,
         "inputs": inputs,
         # Position p predicts what stands at p + 1, as published; the last position predicts nothing.
         "text_labels": torch.nn.functional.pad(text_ids[:, 1:], (0, 1), value=pad_id),

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
+from itertools import groupby, product
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from kimi_audio_ft.data.batch import Sample, make_batch
-from kimi_audio_ft.data.batching import BatchPlan, EpochBatches, cut
+from kimi_audio_ft.data.batching import BatchPlan, EpochSteps, validation_share
 from kimi_audio_ft.data.dataset import AudioSource, ConversationDataset
 from kimi_audio_ft.data.encoding import UNCHANGED, Encoders, Perturbation, encode_missing
 from kimi_audio_ft.data.features import FeatureStore
@@ -26,37 +27,43 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BatchRules:
-    """What the optimizer's side decides about batches."""
+    """What the optimizer's side decides about batches.
+
+    accumulate: micro-batches of each rank in an optimizer step. rank, ranks: which part of every step this process
+    computes, and of how many.
+    """
 
     accumulate: int
     average: str
     seed: int
     progress: bool = False
+    rank: int = 0
+    ranks: int = 1
 
 
 class ResumableLoader(DataLoader):
-    """A dataloader over one epoch's micro-batches that Lightning can put back to where a checkpoint was taken."""
+    """One rank's optimizer steps of an epoch; Lightning can put it back to where a checkpoint was taken."""
 
-    def __init__(self, dataset: ConversationDataset, batches: EpochBatches, **options: Any) -> None:
-        super().__init__(dataset, batch_sampler=batches, **options)
-        self._batches, self._delivered = batches, 0
+    def __init__(self, dataset: ConversationDataset, steps: EpochSteps, **options: Any) -> None:
+        super().__init__(dataset, batch_sampler=steps, **options)
+        self._steps, self._delivered = steps, 0
 
     def __iter__(self) -> Any:
-        self._delivered = self._batches.skip
-        for batch in super().__iter__():
-            if isinstance(batch, UserError):
-                raise batch
+        self._delivered = self._steps.skip
+        for step in super().__iter__():
+            if isinstance(step, UserError):
+                raise step
             self._delivered += 1
-            yield batch
-        self._batches.skip = 0
+            yield step
+        self._steps.skip = 0
 
     def state_dict(self) -> dict[str, int]:
-        """Number of micro-batches of this epoch that were handed out."""
-        return {"delivered": self._delivered % max(1, len(self._batches))}
+        """Number of steps of this epoch that were handed out; the same for every rank."""
+        return {"delivered": self._delivered % max(1, len(self._steps))}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Leave out what an earlier process was handed."""
-        self._batches.skip = state["delivered"]
+        self._steps.skip = state["delivered"]
 
 
 class ConversationData(pl.LightningDataModule):
@@ -92,11 +99,11 @@ class ConversationData(pl.LightningDataModule):
         rules = self.rules
         slowest = min(settings.augment.speeds)  # slower speech is longer; the token budget holds for the longest
         self.plan = BatchPlan(
-            lengths=[round(length / min(1.0, slowest)) for length, _ in lengths],
-            supervised=[supervised for _, supervised in lengths],
+            lengths=np.array([round(length / min(1.0, slowest)) for length, _ in lengths]),
+            supervised=np.array([supervised for _, supervised in lengths]),
             batch_size=settings.batch_size,
             max_tokens=settings.max_batch_tokens,
-            accumulate=rules.accumulate,
+            step_batches=rules.accumulate * rules.ranks,
             bucket=settings.bucket_by_length,
             average=rules.average,
             seed=rules.seed,
@@ -172,23 +179,24 @@ class ConversationData(pl.LightningDataModule):
         return steps
 
     def train_dataloader(self) -> DataLoader:
-        """Micro-batches of Lightning's current epoch."""
+        """This rank's optimizer steps of Lightning's current epoch, each a list of micro-batches."""
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
         return ResumableLoader(
             self.train_set,
-            EpochBatches(self.plan, epoch),
+            EpochSteps(self.plan, epoch, self.rules.rank, self.rules.ranks),
             collate_fn=Collate(self.tokenizer.pad_id, self.settings.features == "online"),
             num_workers=self.settings.num_workers,
         )
 
     def validation_batches(self) -> DataLoader:
-        """The evaluation set with its answers, for the validation loss."""
-        lengths = [length for length, _ in self.eval_set.lengths()]
-        order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+        """This rank's share of the evaluation set with its answers, for the validation loss: lists of one batch."""
+        settings, rules = self.settings, self.rules
+        lengths = np.array([length for length, _ in self.eval_set.lengths()])
+        size = max(settings.batch_size, 8)
         return DataLoader(
             self.eval_set,
-            batch_sampler=cut(order, lengths, max(self.settings.batch_size, 8), self.settings.max_batch_tokens),
-            collate_fn=Collate(self.tokenizer.pad_id, self.settings.features == "online"),
+            batch_sampler=validation_share(lengths, size, settings.max_batch_tokens, rules.rank, rules.ranks),
+            collate_fn=Collate(self.tokenizer.pad_id, settings.features == "online"),
         )
 
     def describe(self) -> dict[str, Any]:
@@ -198,12 +206,13 @@ class ConversationData(pl.LightningDataModule):
 
 @dataclass
 class Collate:
-    """Samples to a padded batch; a class, so that worker processes can receive it."""
+    """Samples to padded micro-batches; a class, so that worker processes can receive it."""
 
     pad_id: int
     online: bool
 
-    def __call__(self, samples: list[Sample] | UserError) -> dict[str, Any] | UserError:
+    def __call__(self, samples: list[Sample] | UserError) -> list[dict[str, Any]] | UserError:
         if isinstance(samples, UserError):
             return samples
-        return make_batch(samples, self.pad_id, online=self.online)
+        batches = groupby(samples, key=lambda sample: sample.number)
+        return [make_batch(list(batch), self.pad_id, online=self.online) for _, batch in batches]

@@ -28,11 +28,13 @@ class Draw:
     """One sample of a training step.
 
     epoch: seeds its perturbation. weight: what its loss counts for in the step's mean (see ``batching``).
+    number: place of its micro-batch among those of the epoch, however many ranks share them.
     """
 
     index: int
     epoch: int
     weight: float = 1.0
+    number: int = 0
 
 
 @dataclass
@@ -86,7 +88,11 @@ class ConversationDataset(Dataset[Sample]):
         if perturbation != UNCHANGED:
             conversation = self._with_codes_of(conversation, perturbation)
         sample = Sample(
-            conversation.id, self.layout(conversation), reference=conversation.reference, weight=draw.weight
+            conversation.id,
+            self.layout(conversation),
+            reference=conversation.reference,
+            weight=draw.weight,
+            number=draw.number,
         )
         if self.audio.mode == "cached":
             store = self.audio.store

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,14 @@ def _with_tensors(
     return adapted.eval()
 
 
-def save_adapter(model: peft.PeftModel, folder: Path) -> None:
-    """Write the adapter in PEFT's format: weights and config, nothing of the base."""
+def save_adapter(model: peft.PeftModel, folder: Path, parameters: Mapping[str, Tensor] | None = None) -> None:
+    """Write the adapter in PEFT's format: weights and config, nothing of the base.
+
+    Args:
+        parameters: the trained parameters by name, when the model's own are in shards.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {key: value.detach().cpu().contiguous() for key, value in adapter_state(model).items()}
+    state = {key: value.detach().cpu().contiguous() for key, value in adapter_state(model, parameters).items()}
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     config = model.peft_config["default"]
     config.inference_mode = True
@@ -110,9 +115,10 @@ def save_adapter(model: peft.PeftModel, folder: Path) -> None:
     config.inference_mode = False
 
 
-def adapter_state(model: peft.PeftModel) -> dict[str, Tensor]:
+def adapter_state(model: peft.PeftModel, parameters: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The adapter's tensors under PEFT's names, without the base's embedding and heads even when they are targets."""
-    return get_peft_model_state_dict(model, save_embedding_layers=False)
+    state = None if parameters is None else dict(parameters)
+    return get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
 
 
 def trainable_parameters(model: torch.nn.Module) -> int:

@@ -73,28 +73,22 @@ class AdapterCheckpointIO(CheckpointIO):
 class KeepCheckpoints(pl.Callback):
     """Saves every ``every`` optimizer steps and keeps the newest; must be the last callback, which has all of a step.
 
-    Lightning's ModelCheckpoint also saves between the micro-batches of a step, whose gradients are then lost.
+    Lightning's ModelCheckpoint would save before the recorder's validation, which a resumed run then never had.
     """
 
     def __init__(self, folder: Path, every: int, keep: int) -> None:
         self.folder, self.every, self.keep = folder, every, keep
-        self._last_step = 0
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._last_step = trainer.global_step  # a resumed run begins between two steps
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if step == self._last_step:
-            return
-        self._last_step = step
         if step % self.every:
             return
-        trainer.save_checkpoint(self.folder / f"step={step:08d}")
-        for old in _checkpoints(self.folder)[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
+        trainer.save_checkpoint(self.folder / f"step={step:08d}")  # waits until all ranks are there
+        if trainer.is_global_zero:
+            for old in _checkpoints(self.folder)[: -self.keep]:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def latest_checkpoint(work: Path) -> str | None:

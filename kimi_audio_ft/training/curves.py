@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
+
+from kimi_audio_ft.training.module import AdapterTraining
 
 Row = dict[str, Any]
 
@@ -28,35 +29,27 @@ class CurveRecorder(pl.Callback):
         self.log_every, self.val_every, self.validate = log_every, val_every, validate
         self.on_row = on_row or (lambda row: None)
         self.rows: list[Row] = []
-        self._sum, self._steps, self._last_step, self._rate = 0.0, 0, 0, 0.0
+        self._sum, self._steps = 0.0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "sum": self._sum, "steps": self._steps, "last_step": self._last_step}
+        return {"rows": self.rows, "sum": self._sum, "steps": self._steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = state_dict["rows"]
-        self._sum, self._steps, self._last_step = state_dict["sum"], state_dict["steps"], state_dict["last_step"]
+        self._sum, self._steps = state_dict["sum"], state_dict["steps"]
         for row in self.rows:
             self.on_row(row)
-
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
-        self._rate = optimizer.param_groups[0]["lr"]  # the schedule has moved on when the batch ends
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Micro-batch losses are parts of their step's mean, so a step's loss is their sum.
-        self._sum += float(trainer.callback_metrics["train_loss_part"])
+        assert isinstance(pl_module, AdapterTraining)
         step = trainer.global_step
-        if step == self._last_step:
-            return
-        self._last_step = step
+        self._sum += pl_module.step_loss
         self._steps += 1
         epoch = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
         if step % self.log_every == 0 or step == pl_module.num_steps:
-            self._add(step, epoch, "train", self._sum / self._steps, self._rate)
+            self._add(step, epoch, "train", self._sum / self._steps, pl_module.rate)
             self._sum, self._steps = 0.0, 0
         ends_epoch = batch_idx + 1 == trainer.num_training_batches
         due = step % self.val_every == 0 if self.val_every else ends_epoch

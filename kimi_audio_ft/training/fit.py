@@ -14,13 +14,16 @@ import pytorch_lightning as pl
 from peft import PeftModel
 
 from kimi_audio_ft.data.datamodule import ConversationData
+from kimi_audio_ft.devices import device
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.lora.adapter import save_adapter, trainable_parameters
+from kimi_audio_ft.lora.targets import needs_branch
 from kimi_audio_ft.schema import OptimConfig, TrainerConfig
 from kimi_audio_ft.store import write_json, write_jsonl
 from kimi_audio_ft.training.checkpoint import AdapterCheckpointIO, KeepCheckpoints, latest_checkpoint
 from kimi_audio_ft.training.curves import CurveRecorder, Row
 from kimi_audio_ft.training.module import AdapterTraining
+from kimi_audio_ft.training.strategies import make_strategy
 
 
 class TrainingFailed(UserError):
@@ -33,8 +36,8 @@ class StopAtNonFinite(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        rate = trainer.optimizers[0].defaults["lr"]
-        require_finite("training", float(trainer.callback_metrics["train_loss_part"]), rate, trainer.global_step)
+        assert isinstance(pl_module, AdapterTraining)
+        require_finite("training", pl_module.step_loss, pl_module.optim.lr, trainer.global_step)
 
 
 def require_finite(what: str, loss: float, rate: float, step: int) -> None:
@@ -58,6 +61,8 @@ def fit_adapter(
 ) -> dict[str, Any]:
     """Train the model's adapter and write it with its curves into ``folder``.
 
+    Under a strategy of several ranks every one of them calls this; the first one writes and sees the rows.
+
     Args:
         work: folder for checkpoints; when it holds one, training goes on from there as if never interrupted.
         on_row: sees every point of the curves as it arises.
@@ -70,11 +75,12 @@ def fit_adapter(
     """
     data.setup()
     num_steps = data.num_steps(settings.max_epochs, settings.max_steps)
-    module = AdapterTraining(model, optim, settings.accumulate, num_steps, seed)
+    num_trained = trainable_parameters(model)  # of whole parameters: they are not yet sharded
+    module = AdapterTraining(model, optim, num_steps, seed)
     recorder = CurveRecorder(
         settings.log_every, settings.val_every, lambda: module.validation_loss(data.validation_batches()), on_row
     )
-    trainer = make_trainer(settings, optim, work, json.dumps(_adapter_config(model)), recorder)
+    trainer = make_trainer(module, settings, data.rules.ranks, work, recorder)
     started = time.monotonic()
     with warnings.catch_warnings():
         # Lightning's advice on worker counts and logging does not fit data that is read from memory maps.
@@ -83,36 +89,39 @@ def fit_adapter(
     seconds = time.monotonic() - started
     losses = {split: [row["loss"] for row in recorder.rows if row["split"] == split] for split in ("train", "val")}
     require_finite("validation", losses["val"][-1], optim.lr, trainer.global_step)  # what the last step left behind
-    save_adapter(model, folder)
-    write_jsonl(folder / "curves.jsonl", recorder.rows)
-    write_json(folder / "data.json", data.describe())
+    if trainer.is_global_zero:
+        save_adapter(model, folder, module.trained)
+        write_jsonl(folder / "curves.jsonl", recorder.rows)
+        write_json(folder / "data.json", data.describe())
     return {
         "steps": trainer.global_step,
         "train_seconds": round(seconds, 3),
-        "trainable_parameters": trainable_parameters(model),
+        "trainable_parameters": num_trained,
         "final_train_loss": losses["train"][-1],
         "final_val_loss": losses["val"][-1],
     }
 
 
 def make_trainer(
-    settings: TrainerConfig, optim: OptimConfig, work: Path, adapter_config: str, recorder: CurveRecorder
+    module: AdapterTraining, settings: TrainerConfig, ranks: int, work: Path, recorder: CurveRecorder
 ) -> pl.Trainer:
     """A Lightning trainer whose checkpoints hold the adapter only."""
+    place = device(settings.accelerator)
+    trained = (name for name, parameter in module.model.named_parameters() if parameter.requires_grad)
+    unused = needs_branch(name.removeprefix("base_model.model.") for name in trained)
     return pl.Trainer(
-        accelerator=settings.accelerator,
-        devices=1,
+        accelerator="gpu" if place.type == "cuda" else "cpu",
+        devices=ranks,
+        strategy=make_strategy(settings, ranks, place, module.optim.max_grad_norm, unused),
         max_epochs=settings.max_epochs,
         max_steps=settings.max_steps,
-        accumulate_grad_batches=settings.accumulate,
-        gradient_clip_val=optim.max_grad_norm or None,
         reload_dataloaders_every_n_epochs=1,  # every epoch has its own plan of batches
         logger=False,
-        enable_checkpointing=False,  # Lightning's own would also save between the micro-batches of a step
+        enable_checkpointing=False,  # KeepCheckpoints does
         enable_progress_bar=settings.progress,
         enable_model_summary=False,
         callbacks=[StopAtNonFinite(), recorder, KeepCheckpoints(work, settings.save_every, settings.save_keep)],
-        plugins=[AdapterCheckpointIO(adapter_config)],
+        plugins=[AdapterCheckpointIO(json.dumps(_adapter_config(module.model)))],
         use_distributed_sampler=False,
         default_root_dir=work,
     )

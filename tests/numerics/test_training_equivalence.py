@@ -148,7 +148,7 @@ def test_cutting_a_step_into_micro_batches_changes_nothing(
     for folder in folders[1:]:
         others = tensors(folder)
         for key, value in first.items():
-            torch.testing.assert_close(others[key], value, atol=1e-6, rtol=0, msg=lambda m, k=key: f"{k}: {m}")
+            torch.testing.assert_close(others[key], value, atol=3e-6, rtol=0, msg=lambda m, k=key: f"{k}: {m}")
         for row, other in zip(curves, store.read_jsonl(folder / "curves.jsonl"), strict=True):
             assert row | {"loss": 0} == other | {"loss": 0}
             assert row["loss"] == pytest.approx(other["loss"], abs=2e-6)

@@ -86,6 +86,9 @@ REFUSED: list[tuple[str, list[Any], str]] = [
     ("trainer.save_keep", [0], ONE),
     ("trainer.threads", [-1], ZERO),
     ("trainer.accelerator", ["tpu"], "must be one of auto, cpu, gpu"),
+    ("trainer.strategy", ["zero2", ""], "must be one of single, ddp, fsdp, deepspeed_zero3"),
+    ("trainer.devices", [0, -1, "all", True, 1.5, None], "must be auto, or 1 or more"),
+    ("model.quantization", ["int8", ""], "must be one of nf4"),
     ("logger.kind", ["tensorboard"], "must be one of wandb, csv, none"),
     ("logger.mode", ["disabled"], "must be one of auto, online, offline"),
     ("logger.utterance_rows", [-1], ZERO),
@@ -99,7 +102,7 @@ FREE = {
     *("data.train_manifest", "data.eval_manifest", "data.audio_root", "data.bucket_by_length", "data.augment"),
     *("model.revision", "model.speech_tokenizer", "model.gradient_checkpointing"),
     *("lora.use_rslora", "lora.use_dora"),
-    *("trainer.progress", "logger.project", "logger.entity", "logger.tags", "logger.audio"),
+    *("trainer.deepspeed", "trainer.progress", "logger.project", "logger.entity", "logger.tags", "logger.audio"),
     *("out", "audio_root", "model", "features", "progress"),
 }
 

@@ -41,7 +41,11 @@ OTHER: dict[str, Any] = {
     "lora.init_lora_weights": "gaussian",
     "optim.schedule": "constant",
     "optim.loss_average": "token",
+    "model.quantization": "nf4",
     "trainer.accelerator": "auto",
+    "trainer.strategy": "ddp",
+    "trainer.devices": 1,
+    "trainer.deepspeed": {"wall_clock_breakdown": True},
     "trainer.max_steps": 3,
     "decoding.text_repetition_penalty": 1.2,
     "logger.kind": "csv",
@@ -129,6 +133,15 @@ def test_every_group_is_covered() -> None:
     """A new config group has to be put on one side or the other."""
     groups = {field.name for field in dataclasses.fields(TrainConfig)}
     assert groups == {*ADAPTER_GROUPS, "seed", "decoding", "logger", "baseline"}
+
+
+def test_the_same_step_on_more_processes_is_the_same_training(trial_config: Callable[..., TrainConfig]) -> None:
+    def name(**trainer: Any) -> str:
+        return Trial(trial_config(trainer=trainer)).training_signature
+
+    alone = name(accumulate=8)
+    assert name(accumulate=4, strategy="ddp", devices=2) == alone == name(accumulate=2, strategy="fsdp", devices=4)
+    assert name(accumulate=8, strategy="ddp", devices=2) == name(accumulate=16) != alone
 
 
 class TestInputs:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from kimi_audio_ft.data.batch import Sample, make_batch
-from kimi_audio_ft.data.batching import BatchPlan, EpochBatches, cut
+from kimi_audio_ft.data.batching import BatchPlan, EpochPlan, EpochSteps, cut, validation_share
 from kimi_audio_ft.data.dataset import Draw
 from kimi_audio_ft.data.layout import Layout
 
@@ -23,16 +24,28 @@ SUPERVISED = [rng.randint(1, 20) for _ in LENGTHS]
 
 def plan(**changes: Any) -> BatchPlan:
     defaults: dict[str, Any] = {
-        "lengths": LENGTHS,
-        "supervised": SUPERVISED,
+        "lengths": np.array(LENGTHS),
+        "supervised": np.array(SUPERVISED),
         "batch_size": 6,
         "max_tokens": 700,
-        "accumulate": 4,
+        "step_batches": 4,
         "bucket": True,
         "average": "sample",
         "seed": 3,
     }
     return BatchPlan(**defaults | changes)
+
+
+def steps_of(epoch: EpochPlan, rank: int = 0, ranks: int = 1) -> list[list[Draw]]:
+    return [epoch.step(step, rank, ranks) for step in range(len(epoch))]
+
+
+def micro_batches(draws: Sequence[Draw]) -> list[list[Draw]]:
+    return [list(batch) for _, batch in groupby(draws, lambda draw: draw.number)]
+
+
+def batches_of(epoch: EpochPlan) -> list[list[Draw]]:
+    return [batch for step in steps_of(epoch) for batch in micro_batches(step)]
 
 
 def indices(batches: Sequence[Sequence[Draw]]) -> list[list[int]]:
@@ -49,68 +62,120 @@ def padding(batches: Sequence[Sequence[Draw]]) -> int:
 @pytest.mark.parametrize(("batch_size", "max_tokens"), [(1, 10), (6, 700), (64, 1000), (8, 10**6)])
 def test_every_conversation_once_within_both_limits(bucket: bool, batch_size: int, max_tokens: int) -> None:
     for epoch in range(3):
-        batches = plan(bucket=bucket, batch_size=batch_size, max_tokens=max_tokens).epoch(epoch)
+        batches = batches_of(plan(bucket=bucket, batch_size=batch_size, max_tokens=max_tokens).epoch(epoch))
         assert Counter(d.index for batch in batches for d in batch) == Counter(range(len(LENGTHS)))
         assert {d.epoch for batch in batches for d in batch} == {epoch}
+        assert [batch[0].number for batch in batches] == list(range(len(batches)))
         for batch in batches:
             padded = max(LENGTHS[d.index] for d in batch) * len(batch)
             assert 1 <= len(batch) <= batch_size and (padded <= max_tokens or len(batch) == 1)
 
 
-def test_cutting() -> None:
-    assert cut([0, 1, 2, 3], [5, 5, 5, 5], batch_size=3, max_tokens=100) == [[0, 1, 2], [3]]
-    assert cut([0, 1, 2, 3], [2, 2, 5, 2], batch_size=9, max_tokens=10) == [[0, 1], [2, 3]]
-    assert cut([0, 1, 2], [3, 99, 3], batch_size=9, max_tokens=10) == [
-        [0],
-        [1],
-        [2],
-    ]  # over the budget: alone
-    assert cut([0, 1, 2], [10, 2, 2], batch_size=9, max_tokens=12) == [[0], [1, 2]]  # a long one narrows no other batch
-    assert cut([2, 0, 1], [4, 6, 4], batch_size=9, max_tokens=12) == [[2, 0], [1]]
-    assert cut([], [], batch_size=9, max_tokens=10) == []
+@pytest.mark.parametrize(
+    ("lengths", "batch_size", "max_tokens", "bounds"),
+    [
+        ([5, 5, 5, 5], 3, 100, [0, 3, 4]),
+        ([2, 2, 5, 2], 9, 10, [0, 2, 4]),
+        ([3, 99, 3], 9, 10, [0, 1, 2, 3]),  # over the budget: alone
+        ([10, 2, 2], 9, 12, [0, 1, 3]),  # a long one narrows no other batch
+        ([4, 6, 4], 9, 12, [0, 2, 3]),
+        ([], 9, 10, [0]),
+    ],
+)
+def test_cutting(lengths: list[int], batch_size: int, max_tokens: int, bounds: list[int]) -> None:
+    assert cut(np.array(lengths, dtype=int), batch_size, max_tokens).tolist() == bounds
 
 
 def test_buckets_save_padding() -> None:
-    assert padding(plan(bucket=True).epoch(0)) < 0.5 * padding(plan(bucket=False).epoch(0))
+    assert padding(batches_of(plan(bucket=True).epoch(0))) < 0.5 * padding(batches_of(plan(bucket=False).epoch(0)))
 
 
 def test_same_seed_same_plan_and_every_epoch_its_own_order() -> None:
-    first = plan().epoch(2)
-    assert plan().epoch(2) == first
-    others = [plan().epoch(1), plan(seed=4).epoch(2)]
+    first = batches_of(plan().epoch(2))
+    assert batches_of(plan().epoch(2)) == first
+    others = [batches_of(plan().epoch(1)), batches_of(plan(seed=4).epoch(2))]
     assert all(indices(other) != indices(first) for other in others)
     # Not the same batches in another order: each epoch puts other conversations together.
     as_sets = {frozenset(batch) for batch in indices(first)}
     assert len(as_sets & {frozenset(batch) for batch in indices(others[0])}) < len(as_sets) / 2
 
 
-def test_long_and_short_batches_are_mixed() -> None:
-    means = [sum(LENGTHS[d.index] for d in batch) / len(batch) for batch in plan().epoch(0)]
+def test_long_and_short_steps_are_mixed() -> None:
+    steps = [micro_batches(step) for step in steps_of(plan().epoch(0))]
+    means = [sum(LENGTHS[d.index] for b in step for d in b) / sum(map(len, step)) for step in steps]
     rising = sum(a < b for a, b in pairwise(means)) / (len(means) - 1)
-    assert 0.25 < rising < 0.75
+    assert 0.2 < rising < 0.8
 
 
 @pytest.mark.parametrize("average", ["sample", "token"])
-@pytest.mark.parametrize("accumulate", [1, 5, 7])
-def test_weights_of_a_step_make_a_mean(average: str, accumulate: int) -> None:
+@pytest.mark.parametrize("step_batches", [1, 5, 7])
+def test_weights_of_a_step_make_a_mean(average: str, step_batches: int) -> None:
     """The weighted terms sum to one in every step, the short last one included, and are equal within it."""
-    rules = plan(average=average, accumulate=accumulate)
-    batches = rules.epoch(1)
-    steps = [batches[start : start + accumulate] for start in range(0, len(batches), accumulate)]
-    assert len(steps) == rules.num_steps(1)
-    assert len(batches) % accumulate or accumulate == 1, "the last step should be a short one"
-    for step in steps:
-        draws = [draw for batch in step for draw in batch]
+    rules = plan(average=average, step_batches=step_batches)
+    steps = steps_of(rules.epoch(1))
+    sizes = [len(micro_batches(step)) for step in steps]
+    assert len(steps) == rules.num_steps(1) and set(sizes[:-1]) == {step_batches}
+    assert sizes[-1] < step_batches or step_batches == 1, "the last step should be a short one"
+    for draws in steps:
         terms = [draw.weight * (1 if average == "sample" else SUPERVISED[draw.index]) for draw in draws]
         assert sum(terms) == pytest.approx(1.0) and len({draw.weight for draw in draws}) == 1
 
 
-def test_epoch_batches_leave_out_what_was_done() -> None:
-    batches = EpochBatches(plan(), epoch=1)
-    everything = list(batches)
-    assert everything == plan().epoch(1) and len(batches) == len(everything)
-    batches.skip = 5
-    assert list(batches) == everything[5:] and len(batches) == len(everything)
+@pytest.mark.parametrize("ranks", [2, 3, 8])
+@pytest.mark.parametrize("step_batches", [8, 24])
+def test_ranks_share_every_step(ranks: int, step_batches: int) -> None:
+    """Nothing lost, nothing twice, the same number of micro-batches for all, and the same as one rank computes."""
+    epoch = plan(step_batches=step_batches).epoch(1)
+    for step in range(len(epoch)):
+        alone = epoch.step(step)
+        shares = [micro_batches(epoch.step(step, rank, ranks)) for rank in range(ranks)]
+        assert len({len(share) for share in shares}) == 1
+        counted = [draw for share in shares for batch in share for draw in batch if draw.weight]
+        assert sorted(counted, key=lambda draw: draw.index) == sorted(alone, key=lambda draw: draw.index)
+        fillers = [batch for share in shares for batch in share if not batch[0].weight]
+        assert sum(map(len, shares)) == len(micro_batches(alone)) + len(fillers) and len(fillers) < ranks
+        assert step + 1 == len(epoch) or step_batches % ranks or not fillers
+
+
+def test_ranks_wait_little_for_each_other() -> None:
+    """What 8 ranks compute at the same time is of similar size, whatever the step as a whole holds."""
+    lengths = np.random.default_rng(2).integers(10, 400, 6000)
+    epoch = plan(lengths=lengths, supervised=lengths, step_batches=64).epoch(0)
+    waits = {"ours": 0, "as they come": 0}
+    for draws in steps_of(epoch)[:-1]:
+        sizes = [int(lengths[[d.index for d in batch]].max()) * len(batch) for batch in micro_batches(draws)]
+        shuffled = random.Random(1).sample(sizes, len(sizes))
+        for name, order in (("ours", sizes), ("as they come", shuffled)):
+            turns = [order[start : start + 8] for start in range(0, 64, 8)]
+            waits[name] += sum(8 * max(turn) - sum(turn) for turn in turns)
+    assert waits["ours"] < 0.3 * waits["as they come"]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_the_evaluation_set_is_shared(ranks: int) -> None:
+    shares = [validation_share(np.array(LENGTHS), 16, 2000, rank, ranks) for rank in range(ranks)]
+    assert len({len(share) for share in shares}) == 1
+    counted = [draw.index for share in shares for batch in share for draw in batch if draw.weight]
+    assert sorted(counted) == list(range(len(LENGTHS)))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_steps_leave_out_what_was_done(ranks: int) -> None:
+    for rank in range(ranks):
+        steps = EpochSteps(plan(), 1, rank, ranks)
+        everything = list(steps)
+        assert everything == steps_of(plan().epoch(1), rank, ranks) and len(steps) == len(everything)
+        steps.skip = 5
+        assert list(steps) == everything[5:] and len(steps) == len(everything)
+
+
+def test_a_million_conversations_are_planned_quickly() -> None:
+    """Arrays, not objects: five epochs of this take seconds, and an epoch some 40 MB."""
+    numbers = np.random.default_rng(0)
+    lengths = numbers.integers(50, 400, 1_000_000)
+    epoch = plan(lengths=lengths, supervised=lengths // 4, batch_size=8, max_tokens=8192, step_batches=64).epoch(0)
+    held = sum(array.nbytes for array in (epoch.order, epoch.bounds, epoch.sequence))
+    assert held < 20e6 and len(epoch) == -(-(len(epoch.bounds) - 1) // 64)
 
 
 def sample(name: str, ids: list[int], **more: Any) -> Sample:

@@ -38,15 +38,22 @@ def same(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
+def flat(steps: Iterable[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The micro-batches of all steps."""
+    return [batch for step in steps for batch in step]
+
+
 def names(batches: Iterable[dict[str, Any]]) -> list[list[str]]:
     return [batch["ids"] for batch in batches]
 
 
 def test_an_epoch_holds_every_conversation_once(make_data: Make) -> None:
     data = make_data()
-    batches = list(data.train_dataloader())
+    steps = list(data.train_dataloader())
+    batches = flat(steps)
     assert sorted(name for batch in names(batches) for name in batch) == sorted(NAMES)
-    assert len(batches) == len(data.train_dataloader()) and data.num_steps(1, -1) == -(-len(batches) // 2)
+    assert len(steps) == len(data.train_dataloader()) == data.num_steps(1, -1) == -(-len(batches) // 2)
+    assert [batch["number"] for batch in batches] == list(range(len(batches)))
     for batch in batches:
         inputs = batch["inputs"]
         positions = inputs["input_ids"].shape
@@ -59,14 +66,14 @@ def test_an_epoch_holds_every_conversation_once(make_data: Make) -> None:
 def test_the_token_budget_cuts_batches(make_data: Make) -> None:
     data = make_data(max_batch_tokens=60, batch_size=8)
     for loader in (data.train_dataloader(), data.validation_batches()):
-        shapes = [batch["inputs"]["input_ids"].shape for batch in loader]
+        shapes = [batch["inputs"]["input_ids"].shape for batch in flat(loader)]
         assert sum(rows for rows, _ in shapes) == len(NAMES) and len(shapes) > 1
         assert all(rows * length <= 60 or rows == 1 for rows, length in shapes)
 
 
 def test_the_budget_holds_for_slowed_speech(make_data: Make) -> None:
     data = make_data(max_batch_tokens=110, batch_size=8, augment=AugmentConfig(speeds=[0.5]))
-    shapes = [batch["inputs"]["input_ids"].shape for batch in data.train_dataloader()]
+    shapes = [batch["inputs"]["input_ids"].shape for batch in flat(data.train_dataloader())]
     assert max(rows for rows, _ in shapes) > 1
     assert all(rows * length <= 110 or rows == 1 for rows, length in shapes)
 
@@ -76,7 +83,7 @@ def test_every_epoch_has_its_own_order(make_data: Make) -> None:
     orders = []
     for epoch in range(3):
         data.trainer = type("AtEpoch", (), {"current_epoch": epoch})()  # type: ignore[assignment]
-        orders.append(names(data.train_dataloader()))
+        orders.append(names(flat(data.train_dataloader())))
     assert orders[0] != orders[1] != orders[2]
     assert all(sorted(order) == sorted([name] for name in NAMES) for order in orders)
     assert data.num_steps(3, -1) == 12 and data.num_steps(3, 5) == 5 and data.num_steps(1, 5) == 4
@@ -85,7 +92,7 @@ def test_every_epoch_has_its_own_order(make_data: Make) -> None:
 def test_the_seed_decides(make_data: Make) -> None:
     def order(seed: int) -> list[list[str]]:
         rules = BatchRules(2, "sample", seed)
-        return names(make_data(rules, batch_size=1, features="none").train_dataloader())
+        return names(flat(make_data(rules, batch_size=1, features="none").train_dataloader()))
 
     assert order(5) == order(5) != order(6)
 
@@ -101,7 +108,7 @@ def test_workers_change_nothing(make_data: Make, features: str) -> None:
 
 def test_the_three_kinds_of_features(make_data: Make, tiny: Tiny) -> None:
     """The same batches but for the features: read, computed by the model's own encoder, or left out."""
-    cached, online, none = (list(make_data(features=kind).train_dataloader()) for kind in ("cached", "online", "none"))
+    cached, online, none = (flat(make_data(features=kind).train_dataloader()) for kind in ("cached", "online", "none"))
     whisper = WhisperFeatureExtractor.from_pretrained(tiny.encoders().files.whisper)
     for with_rows, with_sound, without in zip(cached, online, none, strict=True):
         features = with_rows["inputs"].pop("audio_features")
@@ -115,8 +122,8 @@ def test_the_three_kinds_of_features(make_data: Make, tiny: Tiny) -> None:
 def test_validation_sees_the_evaluation_set_unperturbed(make_data: Make, tiny: Tiny) -> None:
     augment = AugmentConfig(speeds=[0.8], time_masks=2, channel_masks=2)
     perturbed, plain = make_data(augment=augment), make_data()
-    batches = list(perturbed.validation_batches())
-    assert same(batches, list(plain.validation_batches()))
+    batches = flat(perturbed.validation_batches())
+    assert same(batches, flat(plain.validation_batches()))
     assert {name for batch in names(batches) for name in batch} == NAMES
     store = tiny.encoders().store()
     by_name = {c.id: c for c in plain.eval_conversations}
@@ -138,32 +145,42 @@ def test_too_long_conversations_are_left_out_and_reported(make_data: Make, caplo
     ]
     assert 0 < len(expected) < len(NAMES) and data.left_out == expected == data.describe()["left_out"]
     assert f"left out {len(expected)} of 8 conversations longer than data.max_length={limit}" in caplog.text
-    left = {name for batch in names(data.train_dataloader()) for name in batch}
+    left = {name for batch in names(flat(data.train_dataloader())) for name in batch}
     assert left == NAMES - {row["id"] for row in expected} and "long" in left
-    assert {name for batch in names(data.validation_batches()) for name in batch} == NAMES  # never left out of a score
+    assert {name for batch in names(flat(data.validation_batches())) for name in batch} == NAMES  # all count
     shortest = min(length for length, _ in lengths.values())
     with pytest.raises(ConfigError, match=rf"data\.max_length=3: .* is longer; the shortest has {shortest}\. Raise it"):
         make_data(features="none", max_length=3)
 
 
-def test_a_loader_goes_on_where_its_checkpoint_was_taken(make_data: Make) -> None:
-    data = make_data(batch_size=1)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_loader_goes_on_where_its_checkpoint_was_taken(make_data: Make, rank: int) -> None:
+    data = make_data(BatchRules(1, "sample", 5, rank=rank, ranks=2), batch_size=1)
     loader = data.train_dataloader()
     assert isinstance(loader, ResumableLoader) and loader.state_dict() == {"delivered": 0}
     everything, states = [], []
-    for batch in loader:
-        everything.append(batch)
+    for step in loader:
+        everything.append(step)
         states.append(loader.state_dict())
-    assert states == [{"delivered": count} for count in (1, 2, 3, 4, 5, 6, 7, 0)]
+    assert states == [{"delivered": count} for count in (1, 2, 3, 0)]
     resumed = data.train_dataloader()
     assert isinstance(resumed, ResumableLoader)
-    resumed.load_state_dict(states[2])
+    resumed.load_state_dict(states[1])
     rest, delivered = [], []
-    for batch in resumed:
-        rest.append(batch)
+    for step in resumed:
+        rest.append(step)
         delivered.append(resumed.state_dict()["delivered"])
-    assert same(rest, everything[3:]) and delivered == [4, 5, 6, 7, 0]
-    assert same(list(resumed), everything)  # the next pass is a whole one
+    assert same(rest, everything[2:]) and delivered == [3, 0]
+
+
+def test_ranks_see_every_conversation_once(make_data: Make) -> None:
+    alone = make_data(BatchRules(4, "sample", 5), batch_size=1)
+    shares = [make_data(BatchRules(2, "sample", 5, rank=rank, ranks=2), batch_size=1) for rank in (0, 1)]
+    loaders = [list(data.train_dataloader()) for data in shares]
+    for whole, *parts in zip(alone.train_dataloader(), *loaders, strict=True):
+        assert len({len(part) for part in parts}) == 1
+        together = sorted((batch for part in parts for batch in part), key=lambda batch: batch["number"])
+        assert same(together, whole)
 
 
 def refused(make_data: Make, expected: str, kind: type[Exception] = DataError, **fields: Any) -> None:

@@ -83,9 +83,10 @@ def test_layouts_of_the_real_conversations(
 
 def test_batches_of_the_real_conversations(data_7b: ConversationData) -> None:
     by_name = {data_7b.train_set[index].id: data_7b.train_set[index].layout for index in range(9)}
-    batches = list(data_7b.train_dataloader())
+    steps = list(data_7b.train_dataloader())
+    batches = [batch for step in steps for batch in step]
     assert sorted(name for batch in batches for name in batch["ids"]) == sorted(by_name)
-    steps = [batches[start : start + 2] for start in range(0, len(batches), 2)]
+    assert all(len(step) == 2 for step in steps[:-1])
     for step in steps:
         supervised = sum(int(batch["text_loss_mask"].sum()) for batch in step)
         assert all(batch["weight"] == pytest.approx(1 / supervised) for batch in step)
@@ -145,7 +146,7 @@ def test_real_recordings(shared_dir: Path, tiny: Tiny, tmp_path: Path) -> None:
     settings = DataConfig(str(coded), str(coded), batch_size=4)
     data = ConversationData(settings, tiny.tokenizer, tiny.encoders(), tiny.tokens, BatchRules(1, "sample", 0))
     data.setup()
-    (batch,) = data.train_dataloader()
+    ((batch,),) = data.train_dataloader()
     assert sorted(len(rows) for rows in batch["inputs"]["audio_features"]) == sorted(expected)
     model = KimiAudioForCausalLM.from_pretrained(tiny.encoders().files.root, audio_branch=False)
     with torch.no_grad():

@@ -57,9 +57,9 @@ def test_lightning_gets_back_what_it_gave(trial_config: Config, tmp_path: Path, 
     trial = Trial(config)
     trial.data.setup()
     with trial.base.new_adapter(config.lora, 1) as model:
-        module = AdapterTraining(model, config.optim, 2, 3, 1)
+        module = AdapterTraining(model, config.optim, 3, 1)
         recorder = CurveRecorder(1, 0, lambda: 0.5)
-        trainer = make_trainer(config.trainer, config.optim, tmp_path, "{}", recorder)
+        trainer = make_trainer(module, config.trainer, 1, tmp_path, recorder)
         trainer.strategy.checkpoint_io = remembering = Remembering("{}")
         trainer.fit(module, datamodule=trial.data)
         names = {name for name, parameter in module.named_parameters() if parameter.requires_grad}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class TestLength:
     def test_a_last_step_of_fewer_batches(self, trial_config: Config, fit: Fit, tmp_path: Path) -> None:
         facts = fit(trial_config(trainer={"max_epochs": 1, "accumulate": 3}))
         assert facts["steps"] == 3
-        assert [row["epoch"] for row in curve(tmp_path, "train")] == [0.375, 0.75, 1.0]
+        assert [row["epoch"] for row in curve(tmp_path, "train")] == [0.3333, 0.6667, 1.0]
 
     @pytest.mark.parametrize("steps", [3, 4, 6])
     def test_max_steps_cuts_and_still_validates(
@@ -146,17 +147,18 @@ class TestWhatIsTrained:
             hooks = [m.register_forward_hook(lambda m, *_: calls.append(type(m).__name__)) for m in watched]
             hooks.append(base.lm_head.register_forward_hook(lambda _, args, out: shapes.append(tuple(out.shape))))
             start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-            module = AdapterTraining(model, config.optim, 2, 2, 1)
+            module = AdapterTraining(model, config.optim, 2, 1)
             recorder = CurveRecorder(1, 0, lambda: 0.0)
-            trainer = make_trainer(config.trainer, config.optim, tmp_path, "{}", recorder)
+            trainer = make_trainer(module, config.trainer, 1, tmp_path, recorder)
             trainer.fit(module, datamodule=trial.data)
             end = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
             for hook in hooks:
                 hook.remove()
         assert calls == []
-        supervised = [
-            sum(trial.data.plan.supervised[draw.index] for draw in batch) for batch in trial.data.plan.epoch(0)[:4]
-        ]
+        epoch = trial.data.plan.epoch(0)
+        batches = [list(batch) for step in (0, 1) for _, batch in groupby(epoch.step(step), lambda draw: draw.number)]
+        supervised = [sum(trial.data.plan.supervised[draw.index] for draw in batch) for batch in batches]
+        assert len(batches) == 4
         assert shapes == [(count, base.config.vocab_size) for count in supervised]
         same = {name for name in start if torch.equal(start[name], end[name])}
         assert same == {name for name in start if ".mimo_layers." in name}
@@ -204,8 +206,8 @@ def test_gradients_are_clipped(trial_config: Config, tmp_path: Path, limit: floa
     trial.data.setup()
     watch = ClippedNorms()
     with trial.base.new_adapter(config.lora, 1) as model:
-        module = AdapterTraining(model, config.optim, 2, 2, 1)
-        trainer = make_trainer(config.trainer, config.optim, tmp_path, "{}", CurveRecorder(1, 0, lambda: 0.0))
+        module = AdapterTraining(model, config.optim, 2, 1)
+        trainer = make_trainer(module, config.trainer, 1, tmp_path, CurveRecorder(1, 0, lambda: 0.0))
         trainer.callbacks.append(watch)
         trainer.fit(module, datamodule=trial.data)
     assert len(watch.norms) == 2
@@ -219,8 +221,8 @@ def test_validation_loss_does_not_depend_on_its_batches(trial_config: Config, tm
         trial = Trial(config)
         trial.data.setup()
         with trial.base.new_adapter(config.lora, 1) as model:
-            module = AdapterTraining(model, config.optim, 1, 1, 1)
-            module.trainer = make_trainer(config.trainer, config.optim, tmp_path, "{}", CurveRecorder(1, 0, float))
+            module = AdapterTraining(model, config.optim, 1, 1)
+            module.trainer = make_trainer(module, config.trainer, 1, tmp_path, CurveRecorder(1, 0, float))
             loader = trial.data.validation_batches()
             losses.append((len(list(loader)), module.validation_loss(loader)))
             assert module.training and model.training
@@ -272,7 +274,7 @@ class TestBf16Base:
             samples.append(Sample(conversation.id, layout, [rows.to(features)]))
         batch = make_batch(samples, tokenizer.pad_id)
         adapted = add_adapter(model, LoraConfig(target_modules="decoder_and_adaptor"), 1)
-        loss = AdapterTraining(adapted, TrainConfig().optim, 1, 1, 1)._summed_loss(batch, "sample")
+        loss = AdapterTraining(adapted, TrainConfig().optim, 1, 1)(batch, "sample")
         loss.backward()
         gradients = {n: p.grad for n, p in adapted.named_parameters() if p.requires_grad}
         assert math.isfinite(loss.item())

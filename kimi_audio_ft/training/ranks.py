@@ -1,0 +1,49 @@
+"""A training by several processes on this machine, one for each GPU, as one call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kimi_audio_ft.devices import num_ranks
+from kimi_audio_ft.schema import TrainConfig
+from kimi_audio_ft.workers import Send, run_workers
+
+if TYPE_CHECKING:
+    from kimi_audio_ft.trial import Trial
+
+
+def fit_in_workers(
+    trial: Trial, folder: Path, work: Path, on_row: Callable[[dict[str, Any]], None] | None
+) -> dict[str, Any]:
+    """``Trial.fit`` in as many processes as the trainer's devices; arguments and result are the same."""
+    trial.data.setup()  # read, check and encode once, not in every process
+    trial.base.release()
+    facts: dict[str, Any] = {}
+
+    def on_message(rank: int, message: dict[str, Any]) -> None:
+        if "facts" in message:
+            facts.update(message["facts"])
+        elif on_row is not None:
+            on_row(message["row"])
+
+    run_workers(_fit_rank, (trial.config, folder, work), num_ranks(trial.config.trainer), on_message)
+    return facts
+
+
+def _fit_rank(rank: int, send: Send, config: TrainConfig, folder: Path, work: Path) -> None:
+    from kimi_audio_ft.quiet import quiet_libraries
+    from kimi_audio_ft.threads import limit_threads
+    from kimi_audio_ft.trial import Trial
+
+    # Busy threads of several processes on the same cores crawl.
+    limit_threads(config.trainer.threads or max(1, (os.cpu_count() or 1) // num_ranks(config.trainer)))
+    quiet_libraries()
+    first = rank == 0
+    config.trainer.progress = config.trainer.progress and first
+    trial = Trial(config)
+    facts = trial.fit(folder, work, (lambda row: send({"row": row})) if first else None)
+    if first:
+        send({"facts": facts})

@@ -1,0 +1,221 @@
+"""How the ranks of a training share the work: Lightning's strategies, taught to keep the adapter only.
+
+Whatever holds the parameters (one device, copies, shards of FSDP2 or of ZeRO-3), a checkpoint has the same content:
+the adapter and AdamW's moments, whole, by parameter name (``states``). One that was written on 8 ranks therefore
+resumes on 4, or under another strategy.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.precision import DeepSpeedPrecision
+from pytorch_lightning.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+)
+from torch import Tensor, nn
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
+
+from kimi_audio_ft.schema import TrainerConfig
+from kimi_audio_ft.training import states
+
+
+class AdapterHolder(pl.LightningModule):
+    """A module with an adapter. trained: its parameters at the end, whole on every rank, by the PEFT model's names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trained: dict[str, Tensor] = {}
+
+
+class AdapterStrategy(Strategy):
+    """What ``AdapterTraining`` asks of a strategy beyond Lightning's own interface."""
+
+    @property
+    def ranks(self) -> int:
+        """How many processes train together."""
+        return getattr(self, "world_size", 1)
+
+    def shard(self, model: nn.Module) -> None:
+        """Spread the frozen base over the ranks."""
+
+    def accumulating(self, last: bool) -> Any:
+        """Context of a micro-batch's forward and backward pass; gradients meet after the step's last one."""
+        return nullcontext()
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """A whole optimizer step: the wrapped model is called inside it, once for every micro-batch."""
+        assert self.lightning_module is not None
+        return self.lightning_module.training_step(*args, **kwargs)
+
+    @property
+    def restore_checkpoint_after_setup(self) -> bool:
+        """Parameters take their places first."""
+        return True
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Optimizer states come from our checkpoints."""
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Tensor]:
+        """The adapter, whole, on the CPU; every rank must ask."""
+        assert self.lightning_module is not None
+        return states.adapter_parameters(self.lightning_module)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Put the adapter of a checkpoint into its places."""
+        module = self.lightning_module
+        assert isinstance(module, AdapterHolder)
+        states.set_adapter_parameters(module, checkpoint["state_dict"])
+        # A training that was interrupted right at its end has nothing left to do.
+        module.trained = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        """AdamW's moments, whole, by parameter name; every rank must ask."""
+        assert self.lightning_module is not None
+        return states.moments(self.lightning_module, optimizer)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Put the moments of a checkpoint into their places."""
+        assert self.lightning_module is not None
+        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            states.set_moments(self.lightning_module, optimizer, saved)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Write once."""
+        if self.is_global_zero:
+            self.checkpoint_io.save_checkpoint(checkpoint, filepath)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read on every rank."""
+        return self.checkpoint_io.load_checkpoint(checkpoint_path)
+
+
+class OneDevice(AdapterStrategy, SingleDeviceStrategy):
+    """One process with one device."""
+
+
+class Copies(AdapterStrategy, DDPStrategy):
+    """Every rank holds the whole base; gradients of the adapter are averaged (DistributedDataParallel)."""
+
+    def accumulating(self, last: bool) -> Any:
+        """Without a sum over the ranks, but for the last micro-batch."""
+        wrapped: Any = self.model
+        return nullcontext() if last else wrapped.no_sync()
+
+    def pre_backward(self, closure_loss: Tensor) -> None:
+        """Nothing: DistributedDataParallel has prepared itself when its own forward ran."""
+
+
+class Shards(AdapterStrategy, ModelParallelStrategy):
+    """Every layer is spread over the ranks and gathered while it computes (FSDP2, ``fully_shard``)."""
+
+    def shard(self, model: nn.Module) -> None:
+        """Shard layer by layer, so that no device ever holds more than one whole layer."""
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = self.device_mesh["data_parallel"]
+        for module in list(model.modules()):
+            if isinstance(module, Qwen2DecoderLayer | WhisperEncoderLayer):
+                fully_shard(module, mesh=mesh)
+        self._sharded: Any = fully_shard(model, mesh=mesh)
+
+    def accumulating(self, last: bool) -> Any:
+        """Gradients are summed over the ranks after the last micro-batch only."""
+        self._sharded.set_requires_gradient_sync(last)
+        return nullcontext()
+
+
+class AsItIs(DeepSpeedPrecision):
+    """Number formats stay: the base has its own (bf16), the adapter is float32. Lightning's would cast everything."""
+
+    def __init__(self) -> None:
+        super().__init__("32-true")
+
+    def convert_module(self, module: nn.Module) -> nn.Module:
+        return module
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+    def tensor_init_context(self) -> Any:
+        return nullcontext()
+
+
+class ZeroThree(AdapterStrategy, DeepSpeedStrategy):
+    """Every parameter is spread over the ranks (DeepSpeed ZeRO, stage 3)."""
+
+    @property
+    def root_device(self) -> torch.device:
+        """The rank's device; DeepSpeed asks for its number also on a CPU."""
+        place = super().root_device
+        return place if place.type == "cuda" else torch.device("cpu", 0)
+
+    def setup_environment(self) -> None:
+        """Lightning refuses DeepSpeed on a CPU, where it runs too, slowly: for tests."""
+        if self.root_device.type == "cpu":
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+            DDPStrategy.setup_environment(self)
+        else:
+            super().setup_environment()
+
+    def setup_distributed(self) -> None:
+        """As Lightning, without its look at the indices of GPUs when there are none."""
+        if self.root_device.type == "cpu":
+            self.set_world_ranks()
+            self._init_deepspeed_distributed()
+        else:
+            super().setup_distributed()
+
+    def shard(self, model: nn.Module) -> None:
+        """Partition parameter by parameter; DeepSpeed would first put the whole model on every device."""
+        import deepspeed
+
+        self._init_config_if_needed()
+        deepspeed.zero.Init(module=model, config_dict_or_path=self.config, remote_device=self.remote_device)
+
+    @contextmanager
+    def accumulating(self, last: bool) -> Iterator[None]:
+        """The engine is told where a step ends; by itself it counts micro-batches, also beyond an epoch's last."""
+        engine = self.deepspeed_engine
+        engine.set_gradient_accumulation_boundary(last)
+        yield
+        if not last:
+            engine.step()
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Optimizer states come from our checkpoints, not from DeepSpeed's pickled ones."""
+        return True
+
+
+def make_strategy(
+    settings: TrainerConfig, ranks: int, device: torch.device, max_grad_norm: float, unused: bool
+) -> AdapterStrategy:
+    """The strategy that ``trainer.strategy`` names.
+
+    Args:
+        max_grad_norm: DeepSpeed clips gradients itself.
+        unused: whether some adapter parameters get no gradient (those of the audio branch, from text answers).
+    """
+    name = settings.strategy
+    if name == "single" or (name == "ddp" and ranks == 1):
+        return OneDevice(device=device)
+    if name == "ddp":
+        # Every rank makes the same adapter from the same seed: there is nothing to send around at the start.
+        return Copies(find_unused_parameters=unused, init_sync=False)
+    if name == "fsdp":
+        return Shards(data_parallel_size=ranks, tensor_parallel_size=1)
+    config = {**settings.deepspeed, "gradient_clipping": max_grad_norm, "train_micro_batch_size_per_gpu": 1}
+    return ZeroThree(config=config, precision_plugin=AsItIs())
