@@ -53,7 +53,7 @@ def load_tensors(
             f"unexpected {_listed(unexpected)}",
             "config.json and weights must be of the same model",
         )
-    _check_headers(folder, {path for path, _ in source.values()})
+    check_headers(folder, {path for path, _ in source.values()})
     state: dict[str, Tensor] = {}
     misfits: list[str] = []
     for path in dict.fromkeys(path for path, _ in source.values()):
@@ -118,7 +118,7 @@ def _sources(folder: Path, rename: Callable[[str], str | None]) -> dict[str, tup
     return source
 
 
-def _check_headers(folder: Path, needed: set[Path]) -> None:
+def check_headers(folder: Path, needed: set[Path]) -> None:
     """Compare the index with what the shards declare; shards that are not needed may be absent."""
     if not (folder / INDEX_NAME).is_file():
         return
