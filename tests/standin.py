@@ -191,6 +191,9 @@ def _write_whisper(folder: Path, weights: str, seed: int, dtype: torch.dtype) ->
         "max_target_positions": 448,
         "vocab_size": 60,
         "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 3,
     }
     config |= decoder | {"torch_dtype": str(dtype).removeprefix("torch."), "transformers_version": "4.44.1"}
     with torch.random.fork_rng(devices=[]):

@@ -14,7 +14,7 @@ from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.lora.adapter import read_adapter, with_tensors
 from kimi_audio_ft.model import KimiAudioForCausalLM
 
-_NAME = "default"
+_NAME, _PREFIX = "default", "base_model.model."
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,12 @@ def read_updates(model: KimiAudioForCausalLM, folder: Path) -> dict[str, Update]
     adapted = with_tensors(model, config, tensors, folder)
     updates: dict[str, Update] = {}
     used = 0
-    for name, module in adapted.base_model.model.named_modules():
+    for path, module in adapted.named_modules():
+        name = path.removeprefix(_PREFIX)
         if not isinstance(module, lora.LoraLayer):
             continue
-        own = {key: value.float() for key, value in tensors.items() if key.startswith(f"base_model.model.{name}.")}
-        update = _update_of(module, {key.removeprefix(f"base_model.model.{name}."): own[key] for key in own})
+        own = {key: value.float() for key, value in tensors.items() if key.startswith(f"{path}.")}
+        update = _update_of(module, own)
         if update is None:
             remedy = "Merge it with PEFT's merge_and_unload"
             raise DataError(folder, f"changes {name} in a way that is not merged here (not plain LoRA or DoRA)", remedy)

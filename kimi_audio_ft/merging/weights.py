@@ -1,4 +1,4 @@
-"""Streaming of a checkpoint's tensors from the base's files, merged, into new files: never a whole tensor in float32."""
+"""Streaming of a base's tensors, merged, into new files: never a whole tensor in float32."""
 
 from __future__ import annotations
 
