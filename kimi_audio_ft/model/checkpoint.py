@@ -20,6 +20,11 @@ STRAY_SUFFIX = "rotary_emb.inv_freq"
 BRANCH_PREFIXES = ("model.mimo_layers.", "model.mimo_norm.", "mimo_output.")
 
 
+def is_branch(name: str) -> bool:
+    """Whether a tensor belongs to the audio branch, which text output does not depend on."""
+    return name.startswith(BRANCH_PREFIXES)
+
+
 def read_config(folder: Path) -> KimiAudioConfig:
     """``config.json`` of a checkpoint folder."""
     path, remedy = folder / "config.json", "Set model.path to a Kimi-Audio checkpoint"
@@ -51,7 +56,7 @@ def read_model(
         del model.mimo_output, model.model.mimo_norm
 
     def own_name(stored: str) -> str | None:
-        unread = stored.endswith(STRAY_SUFFIX) or (not audio_branch and stored.startswith(BRANCH_PREFIXES))
+        unread = stored.endswith(STRAY_SUFFIX) or (not audio_branch and is_branch(stored))
         return None if unread else stored
 
     load_tensors(model, folder, own_name, dtype, device)
