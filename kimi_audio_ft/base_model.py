@@ -77,13 +77,14 @@ class Base:
         Raises:
             ConfigError: a target matches nothing, or needs what this run does not compute.
         """
-        names = matched_modules(self._on_meta(), lora.target_modules)
+        names = matched_modules(self.on_meta(), lora.target_modules)
         if needs_whisper(names) and self.features != "online":
             rule = "adapts the Whisper encoder, whose features then change while training"
             raise ConfigError("lora.target_modules", lora.target_modules, rule, "Set data.features=online")
         return names
 
-    def _on_meta(self) -> KimiAudioForCausalLM:
+    def on_meta(self) -> KimiAudioForCausalLM:
+        """The whole model, Whisper included, without its weights."""
         with torch.device("meta"):
             model = KimiAudioForCausalLM(read_config(self.files.root))
             config = self.files.whisper / "config.json"

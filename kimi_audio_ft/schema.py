@@ -86,8 +86,9 @@ class DataConfig:
 class ModelConfig:
     """The frozen base."""
 
-    path: str = "tiny"  # Checkpoint folder in the published layout; "tiny" is the embedded model.
-    speech_tokenizer: str | None = None  # Folder of the GLM-4 voice tokenizer; null is the one inside model.path.
+    path: str = "tiny"  # Checkpoint folder in the published layout, or a hub id; "tiny" is the embedded model.
+    revision: str | None = None  # Commit, tag or branch of a hub id; null is the one in the cache, or the newest.
+    speech_tokenizer: str | None = None  # Folder or hub id of the GLM-4 voice tokenizer; null is inside model.path.
     dtype: str = "bfloat16"  # Number format of the frozen base: float32 or bfloat16. Adapters are always float32.
     gradient_checkpointing: bool = False  # Recompute activations in the backward pass to save memory.
     attention: str = "sdpa"  # Attention implementation of transformers: sdpa, eager or flash_attention_2.

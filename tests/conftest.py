@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,15 @@ from typing import TYPE_CHECKING, Any
 # Several test processes on two cores crawl with two OpenMP threads each; one thread also makes sums repeatable.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
+# Hub ids are never looked up, neither in the network nor in what this machine's user has downloaded.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_CACHE"] = str(Path(tempfile.gettempdir()) / "kimi_audio_ft_tests" / "hub")
 
 import pytest
 
 if TYPE_CHECKING:
     from kimi_audio_ft.schema import TrainConfig
+    from tests.standin import Standin
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -40,6 +45,14 @@ def private_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "store"
     monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(root))
     return root
+
+
+@pytest.fixture(scope="session")
+def standin(tmp_path_factory: pytest.TempPathFactory) -> Standin:
+    """The embedded model in the published 7B's layout, shared by a session: copy it before changing a file."""
+    from tests.standin import write_standin
+
+    return write_standin(tmp_path_factory.mktemp("standin"))
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,12 @@ def load_adapter(model: KimiAudioForCausalLM, folder: Path) -> peft.PeftModel:
     Raises:
         DataError: the folder holds no adapter, or one for another model.
     """
+    config, tensors = read_adapter(folder)
+    return with_tensors(model, config, tensors, folder)
+
+
+def read_adapter(folder: Path) -> tuple[peft.LoraConfig, dict[str, Tensor]]:
+    """A saved adapter's config and its tensors under PEFT's names; DataError when it is none."""
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise DataError(folder / name, "no such file", "Name a folder that holds an adapter in PEFT's format")
@@ -76,16 +82,19 @@ def load_adapter(model: KimiAudioForCausalLM, folder: Path) -> peft.PeftModel:
         remedy = "Convert it with PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=...)"
         raise DataError(folder, problem, remedy)
     config.inference_mode = True
-    return _with_tensors(model, config, tensors, folder)
+    return config, tensors
 
 
-def _with_tensors(
+def with_tensors(
     model: KimiAudioForCausalLM, config: peft.LoraConfig, tensors: dict[str, Tensor], folder: Path
 ) -> peft.PeftModel:
-    """The base with an adapter whose tensors are exactly these; PEFT itself only warns of missing ones."""
+    """The base with an adapter whose tensors are exactly these; PEFT itself only warns of missing ones.
+
+    On a base on the meta device PEFT leaves the adapter's values there too: only its structure is settled.
+    """
     remedy = "Set model.path to the base that it was trained on"
     try:
-        adapted = peft.PeftModel(model, config)
+        adapted = peft.PeftModel(model, config, low_cpu_mem_usage=model.device.type == "meta")
     except ValueError as error:
         raise DataError(folder, f"does not fit the base ({str(error).strip()})", remedy) from None
     expected = {key: tuple(value.shape) for key, value in adapter_state(adapted).items()}
@@ -96,7 +105,7 @@ def _with_tensors(
         found, wanted = given.get(odd[0], "no tensor"), expected.get(odd[0], "no place for it")
         problem = f"does not fit the base ({odd[0]}: the adapter has {found}, the base {wanted}; {len(odd)} such)"
         raise DataError(folder, problem, remedy)
-    set_peft_model_state_dict(adapted, tensors)
+    set_peft_model_state_dict(adapted, tensors, low_cpu_mem_usage=model.device.type == "meta")
     return adapted.eval()
 
 

@@ -13,11 +13,16 @@ from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.model.config import KimiAudioConfig
 from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
 from kimi_audio_ft.model.json_files import read_json_object, save_json
-from kimi_audio_ft.model.weight_files import INDEX_NAME, load_tensors
+from kimi_audio_ft.model.weight_files import INDEX_NAME, check_parameter_count, load_tensors
 
 # The published shards hold one such bf16 table per layer; rounded rotary frequencies must never be used.
 STRAY_SUFFIX = "rotary_emb.inv_freq"
 BRANCH_PREFIXES = ("model.mimo_layers.", "model.mimo_norm.", "mimo_output.")
+
+
+def is_branch(name: str) -> bool:
+    """Whether a tensor belongs to the audio branch, which text output does not depend on."""
+    return name.startswith(BRANCH_PREFIXES)
 
 
 def read_config(folder: Path) -> KimiAudioConfig:
@@ -36,7 +41,9 @@ def read_model(
 ) -> KimiAudioForCausalLM:
     """Build the model on the meta device and fill it tensor by tensor: one copy, straight onto ``device``.
 
-    Every tensor but the known strays must be the config's; with ``audio_branch=False`` the branch's are not read.
+    On the CPU, in the dtype of the files, the tensors are the memory-mapped files: nothing is copied. Every tensor but
+    the known strays must be the config's; with ``audio_branch=False`` the branch's are not read. Raises DataError when
+    names, shapes, the index's total_size or, for the 7B, the published parameter counts disagree.
     """
     config = read_config(folder)
     config.dtype = dtype
@@ -49,10 +56,12 @@ def read_model(
         del model.mimo_output, model.model.mimo_norm
 
     def own_name(stored: str) -> str | None:
-        unread = stored.endswith(STRAY_SUFFIX) or (not audio_branch and stored.startswith(BRANCH_PREFIXES))
+        unread = stored.endswith(STRAY_SUFFIX) or (not audio_branch and is_branch(stored))
         return None if unread else stored
 
     load_tensors(model, folder, own_name, dtype, device)
+    if config.is_7b:
+        check_parameter_count(model, "decoder" if audio_branch else "decoder without audio branch", folder)
     # The rotary table is not part of a checkpoint; on the meta device it is empty.
     model.model.rotary_emb = type(model.model.rotary_emb)(config=config).to(device)
     return model.requires_grad_(False).eval()

@@ -33,6 +33,15 @@ PUBLISHED_7B: dict[str, Any] = {
     "kimia_media_end": 151663,
 }
 
+# What the published shards add up to (2 bytes each make their index's total_size), the same less the branch's 6 layers,
+# norm and head, and the encoder of its whisper-large-v3.
+PARAMETERS_7B = {
+    "decoder": 9_766_334_464,
+    "decoder without audio branch": 7_764_266_496,
+    "Whisper encoder": 636_968_960,
+}
+_SHAPE_7B = tuple(name for name in PUBLISHED_7B if name.endswith(("_size", "_layers", "_heads", "_dim", "_index")))
+
 
 class KimiAudioConfig(Qwen2Config):
     """Qwen2 fields plus the published ``kimia_*`` ones; ``KimiAudioConfig(**json.load(config_json))`` works.
@@ -83,6 +92,12 @@ class KimiAudioConfig(Qwen2Config):
                 f"kimia_token_offset={self.kimia_token_offset}: audio codes start there, so it must lie inside "
                 f"vocab_size={self.vocab_size}"
             )
+
+    @property
+    def is_7b(self) -> bool:
+        """Whether the decoder's tensors have the shapes of the published 7B (with or without the audio branch)."""
+        fields = (name for name in _SHAPE_7B if name != "kimia_mimo_layers")
+        return self.kimia_mimo_layers in (0, 6) and all(getattr(self, name) == PUBLISHED_7B[name] for name in fields)
 
     @property
     def rope_theta(self) -> float:

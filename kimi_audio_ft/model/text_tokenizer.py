@@ -122,14 +122,19 @@ def save_tokenizer_files(folder: str | Path, ranks: dict[bytes, int]) -> None:
     with written_aside(folder / RANKS_NAME) as path, path.open("wb") as file:
         for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
             file.write(base64.b64encode(token) + b" %d\n" % rank)
-    roles = {"bos_token": BOS, "eos_token": EOS, "unk_token": SPECIAL_TOKENS[-2], "pad_token": SPECIAL_TOKENS[-1]}
+    published = {name: number for number, name in enumerate(SPECIAL_TOKENS, start=len(ranks))}
+    for name, content in special_token_files(published).items():
+        save_json(content, folder / name)
+
+
+def special_token_files(special_tokens: dict[str, int]) -> dict[str, dict[str, Any]]:
+    """Contents of ``tokenizer_config.json`` and ``special_tokens_map.json`` for special tokens (name to id)."""
+    names = sorted(special_tokens, key=special_tokens.__getitem__)
+    roles = {"bos_token": BOS, "eos_token": EOS, "unk_token": names[-2], "pad_token": names[-1]}
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
-    decoder: dict[str, Any] = {
-        str(number): {"content": name} | flags for number, name in enumerate(SPECIAL_TOKENS, start=len(ranks))
-    }
+    decoder: dict[str, Any] = {str(special_tokens[name]): {"content": name} | flags for name in names}
     config = {"added_tokens_decoder": decoder, "tokenizer_class": "TikTokenTokenizer"} | roles
-    save_json(config, folder / CONFIG_NAME)
-    save_json(roles, folder / "special_tokens_map.json")
+    return {CONFIG_NAME: config, "special_tokens_map.json": roles}
 
 
 def _read_ranks(path: Path) -> dict[bytes, int]:

@@ -21,10 +21,11 @@ from kimi_audio_ft.model.audio_frontend import (
     split_pieces,
 )
 from kimi_audio_ft.model.json_files import save_json
-from kimi_audio_ft.model.weight_files import load_tensors, read_encoder_config, save_tensors
+from kimi_audio_ft.model.weight_files import check_parameter_count, load_tensors, read_encoder_config, save_tensors
 
 ROWS_PER_TOKEN = 4
 SHAPE_FIELDS = ("d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "num_mel_bins")
+SHAPE_7B = dict(zip(SHAPE_FIELDS, (1280, 32, 20, 5120, 128), strict=True))
 # One row of the position table is 20 ms, and a piece is always 30 s.
 PIECE_ROWS = 1500
 
@@ -62,6 +63,8 @@ class WhisperFeatureExtractor(nn.Module):
         with torch.device("meta"):
             extractor = cls(config)
         load_tensors(extractor.encoder, folder, _encoder_name, dtype, device)
+        if all(config[name] == value for name, value in SHAPE_7B.items()):
+            check_parameter_count(extractor.encoder, "Whisper encoder", folder)
         return extractor.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:

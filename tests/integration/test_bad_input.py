@@ -56,7 +56,11 @@ OPTIONS = [
     (TRAIN, ["optim.lr=inf"], ["optim.lr=inf"]),
     (TRAIN, ["data.features=cache"], ["data.features='cache'", "cached, online, none"]),
     (TRAIN, ["model.path=/nowhere/at/all"], ["model.path='/nowhere/at/all'", "config.json", "Download"]),
-    (TRAIN, ["model=kimi_audio_7b"], ["model.path=''", "must name a checkpoint folder"]),
+    (
+        TRAIN,
+        ["model=kimi_audio_7b"],
+        ["model.path='moonshotai/Kimi-Audio-7B'", "neither a folder", "model.path=FOLDER"],
+    ),
     (TRAIN, ["model.speech_tokenizer=/nowhere"], ["model.speech_tokenizer='/nowhere'", "must be a folder"]),
     (TRAIN, ["data.train_manifest=nope.jsonl"], ["data.train_manifest='nope.jsonl'", "no such file", "tokenize"]),
     (TRAIN, ["data.eval_manifest=data"], ["data.eval_manifest='data'", "no such file"]),

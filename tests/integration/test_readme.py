@@ -153,7 +153,10 @@ def test_named_options_of_prepare_exist() -> None:
     assert {"group_column", "group_pattern"} <= set(options)
 
 
-HELPED = ["kimi_audio_ft.prepare", "kimi_audio_ft.tokenize", TRAIN, "kimi_audio_ft.evaluate", "kimi_audio_ft.store"]
+HELPED = [
+    *("kimi_audio_ft.prepare", "kimi_audio_ft.tokenize", TRAIN, "kimi_audio_ft.evaluate", "kimi_audio_ft.merge"),
+    "kimi_audio_ft.store",
+]
 WITHOUT_TORCH = """
 import runpy, sys
 module, sys.argv = sys.argv[1], sys.argv[1:]

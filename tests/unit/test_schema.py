@@ -102,7 +102,8 @@ REFUSED: list[tuple[str, list[Any], str]] = [
 # Fields of which every value of their type is usable, or is judged where the files are read.
 FREE = {
     *("data.train_manifest", "data.eval_manifest", "data.audio_root", "data.bucket_by_length", "data.augment"),
-    *("model.speech_tokenizer", "model.gradient_checkpointing", "lora.use_rslora", "lora.use_dora"),
+    *("model.revision", "model.speech_tokenizer", "model.gradient_checkpointing"),
+    *("lora.use_rslora", "lora.use_dora"),
     *("trainer.deepspeed", "trainer.progress", "logger.project", "logger.entity", "logger.tags", "logger.audio"),
     *("out", "audio_root", "model", "features", "progress"),
 }

@@ -46,6 +46,7 @@ OTHER: dict[str, Any] = {
     "model.dtype": "bfloat16",
     "model.attention": "eager",
     "model.path": str(TINY_MODEL),
+    "model.revision": "9a82a84c",
     "model.speech_tokenizer": str(TINY_MODEL / "glm-4-voice-tokenizer"),
     "lora.target_modules": "attention",
     "lora.init_lora_weights": "gaussian",

@@ -1,0 +1,24 @@
+"""``python -m kimi_audio_ft.merge``: adapter + base to a checkpoint in the published layout."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kimi_audio_ft.cli import command
+
+if TYPE_CHECKING:
+    from kimi_audio_ft.schema_merge import MergeConfig
+
+
+@command("merge", ("kimi_audio_ft.schema_merge", "MergeConfig"))
+def main(config: MergeConfig) -> None:
+    """Merge what Hydra composed; prints what was written and checked."""
+    from kimi_audio_ft.merging.checkpoint import merge
+    from kimi_audio_ft.quiet import quiet_libraries
+
+    quiet_libraries()
+    merge(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""What a merged folder must pass before it gets its name: its files read back, and its logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kimi_audio_ft.base_model import PeftTargets
+from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.lora.adapter import load_adapter
+from kimi_audio_ft.merging.weights import Source, decoder_sources, whisper_sources
+from kimi_audio_ft.model import KimiAudioForCausalLM, WhisperFeatureExtractor, num_audio_tokens
+from kimi_audio_ft.model.checkpoint import is_branch, read_config
+from kimi_audio_ft.model.files import WHISPER_NAME, ModelFiles
+
+# Largest root-mean-square difference of the logits, as a part of their own spread: rounding the merged weights to
+# bf16 gives about 0.4 % per layer; without rounding only the order of sums differs.
+TOLERANCE = {torch.bfloat16: 0.03, torch.float32: 1e-5}
+# With verify=auto the comparison must not take more memory than the merge itself is allowed to.
+_MOST_BYTES = 5e9
+_SAMPLES = 20_000
+
+
+def check_files(folder: Path, decoder: Mapping[str, Source], encoder: Mapping[str, Source], dtype: torch.dtype) -> None:
+    """Read headers and index back; names and shapes must be the base's, less the stray rotary tables.
+
+    Raises DataError, which would be a bug here or a disk that does not keep what is written.
+    """
+    for place, written, wanted in (
+        (folder, decoder_sources(folder), decoder),
+        (folder / WHISPER_NAME, whisper_sources(folder / WHISPER_NAME), encoder),
+    ):
+        found = {name: source.info.shape for name, source in written.items()}
+        expected = {name: source.info.shape for name, source in wanted.items()}
+        if found != expected:
+            raise DataError(place, "does not hold the tensors that were written", "Check the disk, and merge again")
+    assert {source.info.dtype for source in decoder_sources(folder).values()} == {dtype}
+
+
+def check_logits(base: ModelFiles, folder: Path, adapter: Path, dtype: torch.dtype, verify: str) -> str:
+    """Compare merged with base + adapter on one sample, both computed in float32; returns a line that says so.
+
+    Args:
+        verify: "true", "false", or "auto", which leaves a model out whose float32 weights take more than 5 GB.
+
+    Raises:
+        DataError: the logits differ by more than the rounding of weights explains.
+    """
+    targets = PeftTargets.of(adapter)
+    read = [s.info for name, s in decoder_sources(folder).items() if targets.branch or not is_branch(name)]
+    numbers = sum(info.nbytes // info.dtype.itemsize for info in read)
+    if verify == "false" or (verify == "auto" and 4 * numbers > _MOST_BYTES):
+        need = f"it takes {4 * numbers / 1e9:.0f} GB of memory" if verify == "auto" else "verify=false"
+        return f"names, shapes and index checked; logits not compared ({need}; verify=true compares them)"
+    wanted = _logits(base.root, base.whisper, targets, adapter)
+    found = _logits(folder, folder / WHISPER_NAME, targets, None)
+    plain = _logits(base.root, base.whisper, targets, None)
+    spread = (wanted - wanted.mean()).square().mean().sqrt()
+    error = float((found - wanted).square().mean().sqrt() / spread)
+    effect = float((plain - wanted).square().mean().sqrt() / spread)
+    line = f"logits: merged differs from base + adapter by {error:.2%} of their spread, the base alone by {effect:.2%}"
+    if not error <= TOLERANCE[dtype]:
+        raise DataError(folder, f"{line}; at most {TOLERANCE[dtype]:.3%} is rounding", "Report this as a bug")
+    return line
+
+
+@torch.no_grad()
+def _logits(root: Path, whisper: Path, targets: PeftTargets, adapter: Path | None) -> Tensor:
+    """Text logits, and the audio branch's when the adapter changes it, of a fixed sample."""
+    model = KimiAudioForCausalLM.from_pretrained(root, torch.float32, audio_branch=targets.branch)
+    waveform = 0.1 * torch.randn(_SAMPLES, generator=torch.Generator().manual_seed(1))
+    codes = num_audio_tokens(_SAMPLES)
+    if targets.whisper:
+        model.attach_whisper(WhisperFeatureExtractor.from_pretrained(whisper))
+        features = None
+    else:
+        generator = torch.Generator().manual_seed(2)
+        features = [torch.randn(codes, read_config(root).kimia_adaptor_input_dim, generator=generator)]
+    if adapter is not None:
+        load_adapter(model, adapter)
+    generator = torch.Generator().manual_seed(3)
+    offset, vocab = read_config(root).kimia_token_offset, read_config(root).vocab_size
+    audio = torch.randint(offset, vocab, (1, codes + 8), generator=generator)
+    is_code = torch.zeros_like(audio, dtype=torch.bool)
+    is_code[:, 4 : 4 + codes] = True
+    text = torch.randint(0, offset, audio.shape, generator=generator)
+    heard = {"audio_features": features} if features else {"waveforms": [waveform]}
+    out = model(audio, text, is_code, audio_branch=targets.branch, **heard)
+    parts = [out.text_logits] + ([out.audio_logits] if targets.branch else [])
+    return torch.cat(parts).float()

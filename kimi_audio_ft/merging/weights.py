@@ -1,0 +1,134 @@
+"""Streaming of a base's tensors, merged, into new files: never a whole tensor in float32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from kimi_audio_ft.merging.updates import Update
+from kimi_audio_ft.model.checkpoint import STRAY_SUFFIX
+from kimi_audio_ft.model.json_files import save_json
+from kimi_audio_ft.model.shards import ShardWriter, TensorInfo, read_header
+from kimi_audio_ft.model.weight_files import INDEX_NAME, WEIGHTS_NAME, check_headers, file_of_tensor
+
+# Numbers of a tensor that are in memory at once: 64 MiB in float32.
+_PIECE_NUMBERS = 2**24
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tensor of the base: its file, its name there, and what the header says."""
+
+    path: Path
+    stored_name: str
+    info: TensorInfo
+
+
+def decoder_sources(root: Path) -> dict[str, Source]:
+    """The base's tensors in the order of its shards, without the stray rotary tables."""
+    return {name: source for name, source in _sources(root).items() if not name.endswith(STRAY_SUFFIX)}
+
+
+def whisper_sources(folder: Path) -> dict[str, Source]:
+    """Tensors of the Whisper folder by their published names ``model.encoder.*`` and ``model.decoder.*``."""
+    found = _sources(folder)
+    return {f"model.{name}" if name.startswith(("encoder.", "decoder.")) else name: found[name] for name in found}
+
+
+def _sources(folder: Path) -> dict[str, Source]:
+    places = file_of_tensor(folder)
+    check_headers(folder, set(places.values()))
+    headers = {path: read_header(path) for path in set(places.values())}
+    return {name: Source(path, name, headers[path][name]) for name, path in places.items()}
+
+
+def plan_shards(tensors: Mapping[str, TensorInfo], most_bytes: float) -> list[dict[str, TensorInfo]]:
+    """Cut tensors, in order, into shards of at most so many bytes (one tensor may be larger)."""
+    shards: list[dict[str, TensorInfo]] = [{}]
+    size = 0
+    for name, info in tensors.items():
+        if shards[-1] and size + info.nbytes > most_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = info
+        size += info.nbytes
+    return shards
+
+
+def as_dtype(sources: Mapping[str, Source], dtype: torch.dtype) -> dict[str, TensorInfo]:
+    """What the merged file will say of the tensors."""
+    return {name: TensorInfo(dtype, source.info.shape) for name, source in sources.items()}
+
+
+def write_decoder(
+    folder: Path,
+    sources: Mapping[str, Source],
+    updates: Mapping[str, Update],
+    dtype: torch.dtype,
+    most_bytes: float,
+    advance: Advance,
+) -> None:
+    """Write shards ``model-1-of-N.safetensors`` and, when all are there, their index.
+
+    Args:
+        updates: by tensor name; others are copied, or cast to ``dtype``. advance: told the bytes of every piece.
+    """
+    shards = plan_shards(as_dtype(sources, dtype), most_bytes)
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        name = f"model-{number}-of-{len(shards)}.safetensors"
+        _write_file(folder / name, shard, sources, updates, advance)
+        weight_map |= dict.fromkeys(shard, name)
+    total = sum(info.nbytes for shard in shards for info in shard.values())
+    save_json({"metadata": {"total_size": total}, "weight_map": weight_map}, folder / INDEX_NAME)
+
+
+def write_whisper(folder: Path, sources: Mapping[str, Source], updates: Mapping[str, Update], advance: Advance) -> None:
+    """Write ``model.safetensors`` with the published names, in the number format that the tensors have."""
+    tensors = {name: source.info for name, source in sources.items()}
+    _write_file(folder / WEIGHTS_NAME, tensors, sources, updates, advance)
+
+
+def _write_file(
+    path: Path,
+    tensors: Mapping[str, TensorInfo],
+    sources: Mapping[str, Source],
+    updates: Mapping[str, Update],
+    advance: Advance,
+) -> None:
+    writer = ShardWriter(path, tensors)
+    opened: tuple[Path, Any] | None = None
+    try:
+        for name, info in tensors.items():
+            source = sources[name]
+            if opened is None or opened[0] != source.path:
+                opened = source.path, safe_open(source.path, framework="pt")
+            stored = opened[1].get_slice(source.stored_name)
+            writer.write(name, _told(_pieces(stored, info, updates.get(name)), advance))
+        writer.close()
+    except BaseException:
+        writer.abandon()
+        raise
+
+
+def _pieces(stored: Any, info: TensorInfo, update: Update | None) -> Iterator[Tensor]:
+    """Consecutive rows of a tensor: merged in float32 and rounded once, or as they are."""
+    rows = max(1, _PIECE_NUMBERS // max(1, math.prod(info.shape[1:])))
+    for start in range(0, info.shape[0], rows):
+        piece = stored[start : start + rows]
+        yield (piece if update is None else update.merged(piece, start)).to(info.dtype)
+
+
+def _told(pieces: Iterator[Tensor], advance: Advance) -> Iterator[Tensor]:
+    for piece in pieces:
+        yield piece
+        advance(piece.nbytes)
