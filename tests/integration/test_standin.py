@@ -1,0 +1,86 @@
+"""The published layout from a CSV to a merged checkpoint, by the commands of a user with the real 7B.
+
+The stand-in has the published checkpoint's layout and quirks and the embedded model's weights. Each strategy trains on
+two processes here; a GPU machine runs the same commands with as many as it has GPUs.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.standin import Standin
+
+pytestmark = pytest.mark.slow
+DATA = ("data=manifests", "data.train_manifest=data/train.tokens.jsonl", "data.eval_manifest=data/eval.tokens.jsonl")
+# A batch of 4 on each of 2 processes, for some 20 steps: enough to be sure of what it says.
+TRAINING = ("optim=adamw", "optim.lr=4e-3", "data.batch_size=4", "trainer.accumulate=1", "trainer.max_epochs=12")
+QUIET = ("trainer.progress=false", "decoding=greedy", "decoding.max_new_tokens=24")
+
+
+@pytest.fixture(scope="module")
+def model(standin: Standin) -> tuple[str, ...]:
+    """What a user writes who has downloaded both folders."""
+    return ("model=kimi_audio_7b_instruct", *standin.overrides)
+
+
+@pytest.fixture(scope="module")
+def place(corpus: Path, model: tuple[str, ...], new_workplace: Callable[[], Any]) -> Any:
+    """A folder with the corpus, prepared and tokenized for the stand-in by two processes."""
+    workplace = new_workplace()
+    shutil.rmtree(workplace.folder / "data")
+    run(workplace, "prepare", f"csv={corpus / 'corpus.csv'}", "out=data", "group_column=recording", "eval_ratio=0.4")
+    manifests = "manifests=[data/train.jsonl,data/eval.jsonl]"
+    out = run(workplace, "tokenize", *model, manifests, "devices=2", "progress=false")
+    assert "hours of audio per second" in out or "nothing, the store holds every recording" in out
+    return workplace
+
+
+def run(workplace: Any, module: str, *arguments: str) -> str:
+    done = workplace.run(f"kimi_audio_ft.{module}", *arguments)
+    assert done.code == 0, done.err
+    return done.out
+
+
+def scores(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+
+
+def transcripts(folder: Path) -> dict[str, str]:
+    lines = (folder / "utterances.jsonl").read_text(encoding="utf-8").splitlines()
+    return {row["id"]: row["hypothesis"] for row in map(json.loads, lines)}
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "deepspeed_zero3"])
+def test_train_evaluate_merge_evaluate(
+    place: Any, model: tuple[str, ...], standin: Standin, strategy: str, request: pytest.FixtureRequest
+) -> None:
+    """Equal transcripts before merging and after it, from bf16 weights, and better ones than the base's."""
+    if strategy == "deepspeed_zero3":
+        pytest.importorskip("deepspeed", reason="ZeRO-3 needs deepspeed (the extra `gpu`)")
+    before = set(place.products("adapter"))
+    trial = place.folder / f"trial_{strategy}"
+    # Of one training there is one adapter, however many processes made it: another rank makes it another training.
+    rank = f"lora.r={ {'ddp': 8, 'fsdp': 12, 'deepspeed_zero3': 16}[strategy] }".replace(" ", "")
+    workers = (f"trainer={strategy}", "trainer.devices=2", "trainer.accelerator=cpu")
+    run(place, "train", *model, *DATA, *TRAINING, *workers, rank, *QUIET, "logger=none", f"hydra.run.dir={trial}")
+    (adapter,) = set(place.products("adapter")) - before
+    trained, base = scores(trial), json.loads((trial / "baseline.json").read_text(encoding="utf-8"))
+    assert trained["signature"] == adapter and trained["cer"] < 0.8 * base["cer"]
+
+    evaluation = ("data.eval_manifest=data/eval.tokens.jsonl", *QUIET, "trainer.accelerator=cpu")
+    alone, merged = place.folder / f"alone_{strategy}", place.folder / f"merged_{strategy}"
+    run(place, "evaluate", *model, *evaluation, f"adapter={adapter}", f"hydra.run.dir={alone}")
+    assert transcripts(alone) == transcripts(trial)
+    run(place, "merge", *model, f"adapter={adapter}", f"out={merged}", "progress=false")
+    own = ("model=kimi_audio_7b_instruct", f"model.path={merged}", f"model.speech_tokenizer={standin.speech_tokenizer}")
+    after = place.folder / f"after_{strategy}"
+    run(place, "evaluate", *own, *evaluation, f"hydra.run.dir={after}")
+    assert transcripts(after) == transcripts(alone)
+    assert scores(after)["cer"] == trained["cer"]
