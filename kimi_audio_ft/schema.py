@@ -33,6 +33,12 @@ def one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
     require(value in choices, option, value, f"must be one of {', '.join(choices)}")
 
 
+def require_devices(option: str, value: object) -> None:
+    """Raise a ConfigError unless the value is a number of processes, or auto."""
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    require(value == "auto" or whole, option, value, "must be auto, or 1 or more")
+
+
 @dataclass
 class AugmentConfig:
     """Perturbations of the training audio; every epoch draws anew from the seed."""
@@ -206,8 +212,7 @@ class TrainerConfig:
             require(getattr(self, name) >= 0, f"trainer.{name}", getattr(self, name), "must be 0 or more")
         one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
         one_of("trainer.strategy", self.strategy, STRATEGIES)
-        whole = isinstance(self.devices, int) and not isinstance(self.devices, bool) and self.devices >= 1
-        require(self.devices == "auto" or whole, "trainer.devices", self.devices, "must be auto, or 1 or more")
+        require_devices("trainer.devices", self.devices)
         zero = self.deepspeed.get("zero_optimization", {}).get("stage")
         if self.strategy == "deepspeed_zero3":
             rule = "deepspeed_zero3 needs stage 3"
@@ -275,28 +280,3 @@ class EvaluateConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     seed: int = 1  # Seeds sampling.
-
-
-@dataclass
-class TokenizeConfig:
-    """``python -m kimi_audio_ft.tokenize``: semantic codes into manifests, Whisper features into the store."""
-
-    manifests: list[str] = field(default_factory=list)  # Manifests to tokenize.
-    out: str | None = None  # Folder for the pretokenized manifests; null is beside each, as NAME.tokens.jsonl.
-    audio_root: str | None = None  # Folder that relative audio paths start from; null is the manifest's own folder.
-    model: ModelConfig = field(default_factory=ModelConfig)
-    features: bool = True  # Also store Whisper features; false computes codes only.
-    batch_size: int = 8  # Pieces of 30 s, of any files, encoded together; never changes a result beyond rounding.
-    devices: Any = "auto"  # Processes that share the work: auto is one per GPU, and one without any; or a number.
-    readers: int = 2  # Threads of each process that decode recordings ahead of the encoders.
-    threads: int = 0  # CPU threads of PyTorch in each process; 0 is its own choice, or a fair part for several.
-    progress: bool = True  # Show a progress bar.
-
-    def __post_init__(self) -> None:
-        remedy = "Write manifests=[train.jsonl,eval.jsonl]"
-        require(bool(self.manifests), "manifests", self.manifests, "needs at least one manifest", remedy)
-        for name in ("batch_size", "readers"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be 1 or more")
-        whole = isinstance(self.devices, int) and not isinstance(self.devices, bool) and self.devices >= 1
-        require(self.devices == "auto" or whole, "devices", self.devices, "must be auto, or 1 or more")
-        require(self.threads >= 0, "threads", self.threads, "must be 0 or more")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from kimi_audio_ft.cli import command
-from kimi_audio_ft.schema import TokenizeConfig
+from kimi_audio_ft.schema_tokenize import TokenizeConfig
 
 
-@command("tokenize", ("kimi_audio_ft.schema", "TokenizeConfig"))
+@command("tokenize", ("kimi_audio_ft.schema_tokenize", "TokenizeConfig"))
 def main(config: TokenizeConfig) -> None:
     """Tokenize the manifests that Hydra composed."""
     from kimi_audio_ft.data.tokenization import tokenize

@@ -22,7 +22,7 @@ from kimi_audio_ft.data.manifest import Manifest, numbered_lines, read_manifest,
 from kimi_audio_ft.data.team import Team, joined_team, started_by_launcher
 from kimi_audio_ft.data.wanted import Wanted, describe_need, find_wanted, recording_digests, rows_of
 from kimi_audio_ft.errors import ConfigError, DataError
-from kimi_audio_ft.schema import TokenizeConfig
+from kimi_audio_ft.schema_tokenize import TokenizeConfig
 from kimi_audio_ft.store import write_jsonl
 from kimi_audio_ft.threads import limit_threads
 from kimi_audio_ft.workers import Send, run_workers

@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft.override_errors import option_names
-from kimi_audio_ft.schema import EvaluateConfig, TokenizeConfig, TrainConfig
+from kimi_audio_ft.schema import EvaluateConfig, TrainConfig
 from kimi_audio_ft.schema_prepare import PrepareConfig
+from kimi_audio_ft.schema_tokenize import TokenizeConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")

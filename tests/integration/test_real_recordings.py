@@ -12,6 +12,7 @@ from kimi_audio_ft.data.preparation import prepare
 from kimi_audio_ft.data.tokenization import tokenize
 from kimi_audio_ft.model import num_audio_tokens
 from kimi_audio_ft.schema_prepare import PrepareConfig
+from kimi_audio_ft.schema_tokenize import TokenizeConfig
 from kimi_audio_ft.scores import score_repeats
 from kimi_audio_ft.trial import Trial, decode
 
@@ -32,7 +33,7 @@ def test_from_csv_to_scores(shared_dir: Path, tmp_path: Path) -> None:
     )
     manifests = [str(tmp_path / "data" / f"{split}.jsonl") for split in ("train", "eval")]
     model = schema.ModelConfig(path="tiny", dtype="float32")
-    written = tokenize(schema.TokenizeConfig(manifests=manifests, model=model, progress=False))
+    written = tokenize(TokenizeConfig(manifests=manifests, model=model, progress=False))
 
     trial = Trial(
         schema.TrainConfig(

@@ -17,11 +17,12 @@ from omegaconf import DictConfig
 
 from kimi_audio_ft.cli import command
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.schema import TokenizeConfig, TrainConfig
+from kimi_audio_ft.schema import TrainConfig
+from kimi_audio_ft.schema_tokenize import TokenizeConfig
 from kimi_audio_ft.train import record_failure
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TOKENIZE = ("tokenize", ("kimi_audio_ft.schema", "TokenizeConfig"))
+TOKENIZE = ("tokenize", ("kimi_audio_ft.schema_tokenize", "TokenizeConfig"))
 TRAIN = ("train", ("kimi_audio_ft.schema", "TrainConfig"))
 GIVEN = "manifests=[a.jsonl]"
 

@@ -19,10 +19,10 @@ from kimi_audio_ft.schema import (
     LoraConfig,
     ModelConfig,
     OptimConfig,
-    TokenizeConfig,
     TrainConfig,
     TrainerConfig,
 )
+from kimi_audio_ft.schema_tokenize import TokenizeConfig
 
 CLASSES = {
     "data.augment.": AugmentConfig,
