@@ -65,7 +65,7 @@ def find_or_make(kind: str, signature: str, make: Callable[[Path], dict[str, Any
             draft.mkdir(parents=True)
             facts = make(draft)
             _write_meta(draft, kind, signature, facts)
-            _let_others_read(draft)
+            let_others_read(draft)
             shutil.rmtree(place, ignore_errors=True)  # without product.json it is no product
             draft.replace(place)
         except BaseException as error:
@@ -116,7 +116,7 @@ def raise_if_full(error: BaseException, place: Path) -> None:
         seen = seen.__cause__ or seen.__context__
 
 
-def _let_others_read(folder: Path) -> None:
+def let_others_read(folder: Path) -> None:
     """Give files the usual permissions: safetensors writes them for their owner alone, whatever the umask is."""
     umask = os.umask(0)
     os.umask(umask)

@@ -15,7 +15,7 @@ from torch import Tensor
 from kimi_audio_ft.merging.updates import Update
 from kimi_audio_ft.model.checkpoint import STRAY_SUFFIX
 from kimi_audio_ft.model.json_files import save_json
-from kimi_audio_ft.model.shards import ShardWriter, TensorInfo, read_header
+from kimi_audio_ft.model.shards import ShardWriter, TensorInfo, plan_shards, read_header, shard_index
 from kimi_audio_ft.model.weight_files import INDEX_NAME, WEIGHTS_NAME, check_headers, file_of_tensor
 
 # Numbers of a tensor that are in memory at once: 64 MiB in float32.
@@ -51,19 +51,6 @@ def _sources(folder: Path) -> dict[str, Source]:
     return {name: Source(path, name, headers[path][name]) for name, path in places.items()}
 
 
-def plan_shards(tensors: Mapping[str, TensorInfo], most_bytes: float) -> list[dict[str, TensorInfo]]:
-    """Cut tensors, in order, into shards of at most so many bytes (one tensor may be larger)."""
-    shards: list[dict[str, TensorInfo]] = [{}]
-    size = 0
-    for name, info in tensors.items():
-        if shards[-1] and size + info.nbytes > most_bytes:
-            shards.append({})
-            size = 0
-        shards[-1][name] = info
-        size += info.nbytes
-    return shards
-
-
 def as_dtype(sources: Mapping[str, Source], dtype: torch.dtype) -> dict[str, TensorInfo]:
     """What the merged file will say of the tensors."""
     return {name: TensorInfo(dtype, source.info.shape) for name, source in sources.items()}
@@ -82,14 +69,12 @@ def write_decoder(
     Args:
         updates: by tensor name; others are copied, or cast to ``dtype``. advance: told the bytes of every piece.
     """
-    shards = plan_shards(as_dtype(sources, dtype), most_bytes)
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, start=1):
-        name = f"model-{number}-of-{len(shards)}.safetensors"
-        _write_file(folder / name, shard, sources, updates, advance)
-        weight_map |= dict.fromkeys(shard, name)
-    total = sum(info.nbytes for shard in shards for info in shard.values())
-    save_json({"metadata": {"total_size": total}, "weight_map": weight_map}, folder / INDEX_NAME)
+    tensors = as_dtype(sources, dtype)
+    sizes = {name: info.nbytes for name, info in tensors.items()}
+    shards = plan_shards(sizes, most_bytes)
+    for file, names in shards.items():
+        _write_file(folder / file, {name: tensors[name] for name in names}, sources, updates, advance)
+    save_json(shard_index(sizes, shards), folder / INDEX_NAME)
 
 
 def write_whisper(folder: Path, sources: Mapping[str, Source], updates: Mapping[str, Update], advance: Advance) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
-from torch import Tensor
 
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.model.config import KimiAudioConfig
 from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
 from kimi_audio_ft.model.json_files import read_json_object, save_json
+from kimi_audio_ft.model.shards import plan_shards, shard_index
 from kimi_audio_ft.model.weight_files import INDEX_NAME, check_parameter_count, load_tensors
 
 # The published shards hold one such bf16 table per layer; rounded rotary frequencies must never be used.
@@ -75,22 +75,11 @@ def write_model(model: KimiAudioForCausalLM, folder: Path, dtype: torch.dtype, s
         for key, value in model.state_dict().items()
         if not key.startswith("whisper_model.")
     }
-    shards: list[dict[str, Tensor]] = [{}]
-    size = 0
-    for key, tensor in state.items():
-        if shards[-1] and size + tensor.nbytes > shard_bytes:
-            shards.append({})
-            size = 0
-        shards[-1][key] = tensor
-        size += tensor.nbytes
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, start=1):
-        name = f"model-{number}-of-{len(shards)}.safetensors"
-        save_file(shard, folder / name, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(shard, name)
-    total = sum(tensor.nbytes for tensor in state.values())
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    save_json(index, folder / INDEX_NAME)
+    sizes = {key: tensor.nbytes for key, tensor in state.items()}
+    shards = plan_shards(sizes, shard_bytes)
+    for file, keys in shards.items():
+        save_file({key: state[key] for key in keys}, folder / file, metadata={"format": "pt"})
+    save_json(shard_index(sizes, shards), folder / INDEX_NAME)
     save_json(published_config(model.model.config, dtype), folder / "config.json")
 
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -42,6 +42,29 @@ class TensorInfo:
     def nbytes(self) -> int:
         """Bytes that the tensor takes in its file."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+
+def plan_shards(sizes: Mapping[str, int], most_bytes: float) -> dict[str, list[str]]:
+    """Names of tensors by the file that shall hold them, ``model-1-of-N.safetensors`` and so on, in order.
+
+    Args:
+        sizes: bytes of every tensor. most_bytes: of a file; a tensor may be larger and then has a file of its own.
+    """
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, nbytes in sizes.items():
+        if shards[-1] and size + nbytes > most_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += nbytes
+    return {f"model-{number}-of-{len(shards)}.safetensors": names for number, names in enumerate(shards, start=1)}
+
+
+def shard_index(sizes: Mapping[str, int], shards: Mapping[str, list[str]]) -> dict[str, Any]:
+    """The index beside such files."""
+    weight_map = {name: file for file, names in shards.items() for name in names}
+    return {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
