@@ -8,6 +8,8 @@ import warnings
 # transformers 5.20 renames these and PEFT 0.21 still calls the old names.
 _RENAMED = ".*gradient_checkpointing.*deprecated"
 _TREESPEC = ".*LeafSpec.*deprecated"
+# PyTorch 2.14 renames these and DeepSpeed 0.19 still calls the old names.
+_COLLECTIVES = r".*torch\.distributed\..*is deprecated"
 
 
 def quiet_libraries() -> None:
@@ -19,5 +21,5 @@ def quiet_libraries() -> None:
         "lightning_fabric.utilities.distributed",
     ):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (_RENAMED, _TREESPEC):
+    for message in (_RENAMED, _TREESPEC, _COLLECTIVES):
         warnings.filterwarnings("ignore", message=message)

@@ -285,14 +285,12 @@ def test_a_disk_that_others_fill_meanwhile(
     kept = len(filling.store())
     assert 0 < kept < 8
     (disk / "ballast").unlink()
-    store = encode_missing(tiny.encoders(), conversations, batch_size=1, progress=False)
-    assert len(store) == 8
+    assert len(encode_missing(tiny.encoders(), conversations, batch_size=1, progress=False)) == 8
 
 
 def test_an_unusable_recording_is_named(tiny: Tiny, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "nan.wav", np.array([0.1, np.nan], np.float32), 16000, subtype="FLOAT")
-    row = {"role": "user", "message_type": "audio", "content": "nan.wav"}
-    write_jsonl(tmp_path / "m.jsonl", [{"task_type": "understanding", "conversation": [row]}])
+    write_jsonl(tmp_path / "m.jsonl", [asr("nan.wav")])
     conversations = read_manifest(tmp_path / "m.jsonl")
     with pytest.raises(UserError, match=r"nan\.wav: 1 of 2 samples are NaN or infinite"):
         encode_missing(tiny.encoders(False), conversations, progress=False)

@@ -1,4 +1,4 @@
-"""Adapters for the stand-in checkpoint."""
+"""Adapters for the stand-in checkpoint, and configs of their merges."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 
 from kimi_audio_ft.lora.adapter import add_adapter, save_adapter
 from kimi_audio_ft.model import KimiAudioForCausalLM, WhisperFeatureExtractor
-from kimi_audio_ft.schema import LoraConfig
+from kimi_audio_ft.schema import LoraConfig, ModelConfig
+from kimi_audio_ft.schema_merge import MergeConfig
 
 if TYPE_CHECKING:
     from tests.standin import Standin
@@ -41,3 +42,15 @@ def randomized(adapted: peft.PeftModel, folder: Path) -> Path:
                 parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
     save_adapter(adapted, folder)
     return folder
+
+
+@pytest.fixture
+def config(standin: Standin, tmp_path: Path) -> Callable[..., MergeConfig]:
+    """Makes a merge's config; the model is the stand-in."""
+
+    def make(adapter: Path, **options: Any) -> MergeConfig:
+        model = ModelConfig(path=str(standin.root), speech_tokenizer=str(standin.speech_tokenizer))
+        options = {"out": str(tmp_path / "out"), "progress": False} | options
+        return MergeConfig(adapter=str(adapter), model=model, **options)
+
+    return make

@@ -3,43 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kimi_audio_ft.errors import ConfigError, DataError, UserError
 from kimi_audio_ft.lora.adapter import load_adapter
-from kimi_audio_ft.merging import checkpoint, verify, weights
 from kimi_audio_ft.merging.checkpoint import merge
 from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer, WhisperFeatureExtractor
 from kimi_audio_ft.model.weight_files import file_of_tensor
-from kimi_audio_ft.schema import ModelConfig
 from kimi_audio_ft.schema_merge import MergeConfig
 
 if TYPE_CHECKING:
     from tests.standin import Standin
 
 INDEX = "model.safetensors.index.json"
-
-
-@pytest.fixture
-def config(standin: Standin, tmp_path: Path) -> Callable[..., MergeConfig]:
-    """Makes a merge's config; the model is the stand-in."""
-
-    def make(adapter: Path, **options: Any) -> MergeConfig:
-        model = ModelConfig(path=str(standin.root), speech_tokenizer=str(standin.speech_tokenizer))
-        options = {"out": str(tmp_path / "out"), "progress": False} | options
-        return MergeConfig(adapter=str(adapter), model=model, **options)
-
-    return make
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
@@ -195,119 +178,3 @@ def test_an_adapter_of_whisper_and_branch(
     assert len(changed) == 2 * 3 and all(name.startswith("model.encoder.layers.") for name in changed)
     name = "model.mimo_layers.0.mlp.up_proj.weight"
     assert torch.equal(tensors(out)[name], exact.state_dict()[name].bfloat16())
-
-
-def test_again_does_nothing_and_another_is_refused(
-    make_adapter: Callable[..., Path], config: Callable[..., MergeConfig], capsys: pytest.CaptureFixture[str]
-) -> None:
-    adapter = make_adapter()
-    out = merge(config(adapter))
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    assert merge(config(adapter, verify="false")) == out
-    assert "the same merge is there already" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
-    with pytest.raises(ConfigError, match=r"out=.*holds another merge \(target differ\).*overwrite=true"):
-        merge(config(adapter, target="vllm"))
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
-    merge(config(adapter, target="vllm", overwrite=True))
-    assert not list(out.glob("*.py")) and {path.name for path in out.parent.glob(".out.*")} == set()
-
-
-def test_places_that_are_refused(
-    standin: Standin, make_adapter: Callable[..., Path], config: Callable[..., MergeConfig], tmp_path: Path
-) -> None:
-    adapter = make_adapter()
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("")
-    with pytest.raises(ConfigError, match="holds something else than a merge"):
-        merge(config(adapter, out=str(tmp_path / "mine"), overwrite=True))
-    for place in (standin.root, standin.root / "merged", standin.root.parent, adapter):
-        with pytest.raises(ConfigError, match=r"must not lie in (model\.path|adapter)="):
-            merge(config(adapter, out=str(place)))
-    (tmp_path / "out").mkdir()
-    assert merge(config(adapter)).is_dir()
-
-
-def test_a_base_that_is_not_its_config_s(
-    standin: Standin, make_adapter: Callable[..., Path], config: Callable[..., MergeConfig], tmp_path: Path
-) -> None:
-    shutil.copytree(standin.root, tmp_path / "base")
-    settings = config(make_adapter())
-    settings.model.path = str(tmp_path / "base")
-    fields = json.loads((tmp_path / "base" / "config.json").read_text())
-    (tmp_path / "base" / "config.json").write_text(json.dumps(fields | {"kimia_mimo_layers": 2}))
-    with pytest.raises(DataError, match=r"not those that config\.json asks for: model\.mimo_layers\.1\."):
-        merge(settings)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_wrong_merge_is_noticed(
-    make_adapter: Callable[..., Path], config: Callable[..., MergeConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A merge that forgets the adapter has all names and shapes; only its logits tell."""
-    adapter = make_adapter()
-    monkeypatch.setattr(checkpoint.Merge, "updates", {})
-    with pytest.raises(DataError, match=r"merged differs from base \+ adapter by .* at most 3\.000% is rounding"):
-        merge(config(adapter))
-    assert not Path(config(adapter).out).exists() and not list(Path(config(adapter).out).parent.glob(".out.*"))
-
-
-def test_a_model_that_does_not_fit_is_not_compared(
-    make_adapter: Callable[..., Path],
-    config: Callable[..., MergeConfig],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(verify, "_MOST_BYTES", 1e6)
-    merge(config(make_adapter()))
-    assert "logits not compared (it takes 0 GB of memory; verify=true compares them)" in capsys.readouterr().out
-
-
-def test_a_small_disk_is_refused_before(
-    make_adapter: Callable[..., Path], config: Callable[..., MergeConfig], disk_of: Callable[[int], Path]
-) -> None:
-    adapter, disk = make_adapter(), disk_of(2000)
-    with pytest.raises(ConfigError, match=r"out=.*needs 0\.0\d GB, and 0\.00 GB are free in .*disk_of_2000k"):
-        merge(config(adapter, out=str(disk / "out")))
-    assert not [path for path in disk.rglob("*") if "safetensors" in path.name]
-
-
-def test_a_disk_that_fills_up_keeps_nothing(
-    make_adapter: Callable[..., Path],
-    config: Callable[..., MergeConfig],
-    disk_of: Callable[[int], Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    adapter, disk = make_adapter(), disk_of(3000)
-    monkeypatch.setattr(checkpoint, "_require_space", lambda task: None)
-    with pytest.raises(UserError, match=r"out=.*the disk is full; nothing half-written was kept"):
-        merge(config(adapter, out=str(disk / "out")))
-    assert not [path for path in disk.rglob("*") if path.name.startswith((".out", "out"))]
-
-
-def test_a_killed_merge_leaves_nothing_that_looks_complete(
-    make_adapter: Callable[..., Path],
-    config: Callable[..., MergeConfig],
-    tmp_path: Path,
-) -> None:
-    settings, out = config(make_adapter(), shard_gb=0.001), tmp_path / "out"
-    real = weights._write_file
-
-    def killed_after_two(path: Path, *arguments: Any) -> None:
-        real(path, *arguments)
-        if path.name == "model-2-of-5.safetensors":
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    child = os.fork()
-    if child == 0:
-        weights._write_file = killed_after_two
-        merge(settings)
-        os._exit(0)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    assert not out.exists()
-    (draft,) = tmp_path.glob(".out.*")
-    assert (draft / "model-2-of-5.safetensors").is_file()
-    assert not (draft / INDEX).exists() and not (draft / "config.json").exists()
-    assert merge(settings) == out
-    assert not draft.exists()
-    KimiAudioForCausalLM.from_pretrained(out)
