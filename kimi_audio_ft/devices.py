@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.schema import SHARDED, TrainerConfig
 
 if TYPE_CHECKING:
@@ -47,6 +47,18 @@ def num_ranks(settings: TrainerConfig) -> int:
         rule = f"asks for more GPUs than PyTorch sees ({gpus})"
         raise ConfigError("trainer.devices", count, rule, "Set trainer.devices=auto, or trainer.accelerator=cpu")
     return count
+
+
+def refuse_launchers() -> None:
+    """Raise a UserError when torchrun or the like has started this process as one of several.
+
+    The commands that train and decode start their own processes; several of each would do everything several times.
+    """
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ:
+        raise UserError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}: this command starts its own processes, one for each GPU. "
+            "Run it once, without torchrun, and choose with trainer=ddp and trainer.devices"
+        )
 
 
 def in_workers(settings: TrainerConfig) -> bool:

@@ -28,6 +28,7 @@ def main(config: EvaluateConfig) -> float:
 def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
     """Decode and score; writes ``scores.json`` and ``utterances.jsonl`` into ``folder``."""
     from kimi_audio_ft.base_model import Base
+    from kimi_audio_ft.devices import refuse_launchers
     from kimi_audio_ft.quiet import quiet_libraries
     from kimi_audio_ft.scores import git_commit, score_repeats, utterance_rows, write_scores, write_utterances
     from kimi_audio_ft.signature import flatten
@@ -35,6 +36,7 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
     from kimi_audio_ft.tracking import make_tracker
     from kimi_audio_ft.trial import EvaluationSet, decode
 
+    refuse_launchers()
     limit_threads(config.trainer.threads)
     quiet_libraries()
     base = Base(config.model, config.data.features, config.trainer.accelerator)

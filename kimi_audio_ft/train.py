@@ -73,10 +73,12 @@ def trial_name(overrides: list[str]) -> str:
 
 def run(config: TrainConfig, folder: Path, facts: TrialFacts, group: str) -> float:
     """Fit or reuse, decode, score and record one trial; returns its CER."""
+    from kimi_audio_ft.devices import refuse_launchers
     from kimi_audio_ft.quiet import quiet_libraries
     from kimi_audio_ft.threads import limit_threads
     from kimi_audio_ft.tracking import make_tracker
 
+    refuse_launchers()
     folder.mkdir(parents=True, exist_ok=True)
     limit_threads(config.trainer.threads)
     quiet_libraries()

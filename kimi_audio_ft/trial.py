@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -77,10 +76,10 @@ def require_manifest(option: str, path: str) -> None:
 
 
 class Trial:
-    """One point of a sweep, from its config."""
+    """One point of a sweep, from its config. rank: of this process among those that train its adapter together."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.config = config
+    def __init__(self, config: TrainConfig, rank: int = 0) -> None:
+        self.config, self.rank = config, rank
         self.base = Base(config.model, config.data.features, config.trainer.accelerator)
 
     @cached_property
@@ -97,7 +96,7 @@ class Trial:
             config.optim.loss_average,
             config.seed,
             config.trainer.progress,
-            rank=int(os.environ.get("RANK", "0")),
+            rank=self.rank,
             ranks=num_ranks(config.trainer),
         )
         return ConversationData(config.data, self.base.tokenizer, self.base.encoders(), self.base.tokens, rules)

@@ -47,7 +47,7 @@ def _fit_rank(rank: int, send: Send, config: TrainConfig, folder: Path, work: Pa
     logging.getLogger("kimi_audio_ft.training").setLevel(logging.INFO if first else logging.ERROR)
     logging.getLogger("kimi_audio_ft.data").setLevel(logging.ERROR)  # the parent has said it
     config.trainer.progress = config.trainer.progress and first
-    trial = Trial(config)
+    trial = Trial(config, rank)
     trial.base.sharded = config.trainer.strategy in SHARDED
     facts = trial.fit(folder, work, (lambda row: send({"row": row})) if first else None)
     if first:
