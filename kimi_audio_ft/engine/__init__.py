@@ -1,0 +1,1 @@
+"""The sweep engine: what a sweep's jobs lack is made once, together, and every job then finds it in the store."""

@@ -1,0 +1,115 @@
+"""What is to be made, as data: units (one adapter and all that is decoded with it), in tasks (what one process does).
+
+A task is plain JSON, so it can go to another machine, and a person can read it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kimi_audio_ft.schema import TrainConfig
+from kimi_audio_ft.store import write_json
+
+Event = dict[str, Any]
+"""What happens to a unit, as JSON: ``{"event": NAME, "unit": KEY, ...}``. The names, with what else they carry:
+
+fitting: its training begins or goes on; ``step``, ``steps``, ``pack`` (number of adapters that train together).
+step: ``step``, ``steps``, ``loss``, ``tokens_per_second`` (of the whole pack; padding not counted).
+decoding: ``done``, ``total`` (utterances times samplings).
+waiting: another process is making it.
+ready: all that its jobs ask for is in the store; ``fitted`` (by this task; else it was there before).
+paused: ``until`` was reached; ``step``, ``val_loss``, ``val_cer``.
+failed: ``error_type``, ``message``, ``user`` (whether a person can mend it), ``traceback`` (empty for such errors).
+interrupted: the task was asked to stop; ``step`` of the checkpoint, or None when it was not training.
+split: of a task, with ``unit`` None: ``units``, ``reason``.
+"""
+
+BASE = "base"
+"""Key of the unit that decodes with no adapter."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One adapter: train it unless the store has it, then decode all that its jobs ask for.
+
+    key: its training signature; ``BASE`` for the base alone.
+    jobs: the configs that need it, one for every different way of decoding; the first one trains it.
+    """
+
+    key: str
+    jobs: list[TrainConfig]
+
+    @property
+    def config(self) -> TrainConfig:
+        """What trains it."""
+        return self.jobs[0]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Units that one supervised process makes, training together those that are not in the store.
+
+    dispatch: "slice" or "batched" (``lora.pack``). pack_size: adapters that train together at most; 0 is found out.
+    until: stop training at this optimizer step, keep the checkpoint and validate (a rung of halving); None: to the end.
+    metric: what a rung is judged by, "cer" or "loss".
+    """
+
+    number: int
+    units: list[Unit]
+    dispatch: str = "slice"
+    pack_size: int = 0
+    until: int | None = None
+    metric: str = "cer"
+
+    def with_units(self, units: Sequence[Unit]) -> Task:
+        """The same task about other units."""
+        return replace(self, units=list(units))
+
+
+def write_task(task: Task, path: Path) -> None:
+    """Write a task for another process."""
+    write_json(path, asdict(task))
+
+
+def read_task(path: Path) -> Task:
+    """Read what ``write_task`` wrote."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    units = [Unit(unit["key"], [train_config(job) for job in unit["jobs"]]) for unit in values.pop("units")]
+    return Task(units=units, **values)
+
+
+def train_config(values: dict[str, Any]) -> TrainConfig:
+    """A checked config from its nested dict."""
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), values))
+    assert isinstance(config, TrainConfig)
+    return config
+
+
+@dataclass
+class Failure:
+    """Why a unit could not be made.
+
+    user: a person can mend it; then there is no traceback to show.
+    """
+
+    error_type: str
+    message: str
+    user: bool
+    traceback: str = ""
+
+
+@dataclass
+class Outcome:
+    """What became of the units of a task: failures and rung results by key, and those that were interrupted."""
+
+    failed: dict[str, Failure] = field(default_factory=dict)
+    paused: dict[str, Event] = field(default_factory=dict)
+    interrupted: set[str] = field(default_factory=set)
+    fitted: set[str] = field(default_factory=set)
+    ready: set[str] = field(default_factory=set)
