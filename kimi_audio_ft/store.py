@@ -70,7 +70,7 @@ def find_or_make(kind: str, signature: str, make: Callable[[Path], dict[str, Any
 
 def begin(kind: str, signature: str) -> Path:
     """An empty folder to make a product in, for somebody who holds its lock."""
-    draft = _draft_folder(kind, signature)
+    draft = draft_folder(kind, signature)
     shutil.rmtree(draft, ignore_errors=True)  # left by a killed process; the lock says nobody is writing it
     try:
         draft.mkdir(parents=True)
@@ -82,7 +82,7 @@ def begin(kind: str, signature: str) -> Path:
 
 def complete(kind: str, signature: str, facts: dict[str, Any]) -> Path:
     """Put what was made in the folder of ``begin`` into its place, with facts to keep beside it."""
-    place, draft = product_path(kind, signature), _draft_folder(kind, signature)
+    place, draft = product_path(kind, signature), draft_folder(kind, signature)
     try:
         _write_meta(draft, kind, signature, facts)
         let_others_read(draft)
@@ -95,7 +95,8 @@ def complete(kind: str, signature: str, facts: dict[str, Any]) -> Path:
     return place
 
 
-def _draft_folder(kind: str, signature: str) -> Path:
+def draft_folder(kind: str, signature: str) -> Path:
+    """Where a product is made."""
     return product_path(kind, signature).with_name(f".{signature}.draft")
 
 

@@ -17,6 +17,7 @@ from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
 from kimi_audio_ft.data.manifest import manifest_identity, read_manifest, require_references
 from kimi_audio_ft.decoding.transcribe import is_greedy, transcribe
 from kimi_audio_ft.devices import in_workers, num_ranks
+from kimi_audio_ft.engine import known
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.schema import DataConfig, DecodingConfig, TrainConfig
 from kimi_audio_ft.signature import signature
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Adapter:
-    """A stored adapter. reused: it was there before this trial."""
+    """A stored adapter. reused: it was there before this trial, and its sweep did not make it for this trial."""
 
     signature: str
     folder: Path
@@ -124,6 +125,7 @@ class Trial:
         """The adapter, fitted now unless the store has it; ``on_row`` sees the points of its curves."""
         config, name = self.config, self.training_signature
         self.base.targets(config.lora)
+        known.raise_if_failed(name)
 
         def make(folder: Path) -> dict[str, Any]:
             work = store.work_folder("adapter", name)
@@ -133,13 +135,14 @@ class Trial:
                 facts = self.fit(folder, work, on_row)
             return {**facts, "config": asdict(config), "eval_identity": self.evaluation.identity}
 
-        folder, reused = store.find_or_make("adapter", name, make)
+        folder, stored = store.find_or_make("adapter", name, make)
+        reused = stored and not known.take_fitted(name)
         facts = store.read_meta(folder)
         # An adapter does not depend on the evaluation set; its validation losses do.
         same_eval = facts["eval_identity"] == self.evaluation.identity
         if not same_eval:
             facts["final_val_loss"] = None
-        if reused and on_row is not None:
+        if stored and on_row is not None:
             for row in store.read_jsonl(folder / "curves.jsonl"):
                 if same_eval or row["split"] != "val":
                     on_row(row)
