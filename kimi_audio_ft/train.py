@@ -98,7 +98,8 @@ def _fit_decode_score(config: TrainConfig, folder: Path, facts: TrialFacts, trac
     from kimi_audio_ft.engine.work import BASE
     from kimi_audio_ft.scores import utterance_rows, write_scores, write_utterances
     from kimi_audio_ft.store import write_jsonl
-    from kimi_audio_ft.trial import Trial, decode
+    from kimi_audio_ft.transcripts import decode
+    from kimi_audio_ft.trial import Trial
 
     (folder / "failure.json").unlink(missing_ok=True)
     trial = Trial(config)

@@ -10,7 +10,7 @@ from kimi_audio_ft.engine.jobs import Job
 from kimi_audio_ft.engine.work import BASE, Unit
 from kimi_audio_ft.schema import TrainConfig
 from kimi_audio_ft.signature import canonical
-from kimi_audio_ft.transcripts import Request, lacks_transcripts
+from kimi_audio_ft.transcripts import Request, transcript_signatures
 from kimi_audio_ft.trial import Trial
 
 
@@ -44,4 +44,6 @@ def _want(wanted: dict[str, dict[str, TrainConfig]], key: str, config: TrainConf
 def _lacks(config: TrainConfig, key: str) -> bool:
     trial = Trial(config)
     adapter = None if key == BASE else key
-    return lacks_transcripts(trial.base, trial.evaluation, Request(config.decoding, config.seed), adapter)
+    request = Request(config.decoding, config.seed)
+    wanted = transcript_signatures(trial.base, trial.evaluation, request, adapter)
+    return any(store.find("transcript", name) is None for name in wanted)
