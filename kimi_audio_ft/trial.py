@@ -14,13 +14,8 @@ from kimi_audio_ft.base_model import Base, base_inputs
 from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
 from kimi_audio_ft.data.manifest import manifest_identity, read_manifest
 from kimi_audio_ft.devices import in_workers, num_ranks
-<<<<<<< HEAD
 from kimi_audio_ft.engine import known
-from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.schema import DataConfig, DecodingConfig, TrainConfig
-=======
 from kimi_audio_ft.schema import TrainConfig
->>>>>>> decode
 from kimi_audio_ft.signature import signature
 from kimi_audio_ft.training.fit import fit_adapter
 from kimi_audio_ft.training.ranks import fit_in_workers

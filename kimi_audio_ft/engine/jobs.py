@@ -74,7 +74,7 @@ def prepare(job: Job) -> None:
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(job.config)  # for configs that refer to hydra's own
     try:
-        settings = to_settings(OmegaConf.masked_copy(job.config, [key for key in job.config if key != "hydra"]))
+        settings = to_settings(OmegaConf.masked_copy(job.config, [str(key) for key in job.config if key != "hydra"]))
         trial = Trial(settings)
         trial.base.targets(settings.lora)
         job.key, job.settings = trial.training_signature, settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, replace
@@ -10,8 +11,10 @@ from typing import TypeVar
 
 from kimi_audio_ft.devices import num_ranks
 from kimi_audio_ft.engine.work import Task, Unit
-from kimi_audio_ft.schema import SHARDED, TrainConfig
+from kimi_audio_ft.schema import TrainConfig
 from kimi_audio_ft.signature import canonical
+
+log = logging.getLogger(__name__)
 
 _Item = TypeVar("_Item")
 
@@ -53,20 +56,25 @@ def even_chunks(items: Sequence[_Item], count: int) -> list[list[_Item]]:
 
 def why_solo(config: TrainConfig) -> str | None:
     """Why an adapter cannot share the base with others while it trains; None when it can."""
-    from kimi_audio_ft.lora.pack import why_solo as unknown_to_dispatch
+    from kimi_audio_ft.lora import pack
+    from kimi_audio_ft.trial import Trial
 
-    if config.trainer.strategy in SHARDED:
-        return f"trainer.strategy={config.trainer.strategy} spreads the base, which one adapter at a time can use"
-    return unknown_to_dispatch(config.lora, config.model)
+    # Only an encoder that runs while training can be adapted.
+    targets = Trial(config).base.targets(config.lora) if config.data.features == "online" else []
+    return pack.why_solo(config.lora, config.model, config.trainer, targets)
 
 
 def pack_units(units: Sequence[Unit], same_data: bool) -> list[list[Unit]]:
     """Units that may train together, as large as their number; those that must train alone are alone."""
     packs: list[list[Unit]] = []
     for group in grouped(units, lambda unit: pack_key(unit.config, same_data)):
-        together = [unit for unit in group if why_solo(unit.config) is None]
+        reasons = {unit.key: why_solo(unit.config) for unit in group}
+        together = [unit for unit in group if reasons[unit.key] is None]
         packs += [together] if together else []
-        packs += [[unit] for unit in group if unit not in together]
+        for unit in group:
+            if unit not in together:
+                log.info("%s trains by itself: %s", unit.key, reasons[unit.key])
+                packs.append([unit])
     return packs
 
 

@@ -22,7 +22,7 @@ class Asked:
     """
 
     def __init__(self) -> None:
-        from torch.multiprocessing import _prctl_pr_set_pdeathsig
+        from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]  # made in C
 
         self.stop = False
         for number in (signal.SIGTERM, signal.SIGUSR1):

@@ -65,7 +65,8 @@ class _Supervisor:
 
     def _claim(self, units: Sequence[Unit]) -> tuple[list[Unit], list[Unit]]:
         """Units whose locks are ours or that need none, and those that another process is making."""
-        mine, others = [], []
+        mine: list[Unit] = []
+        others: list[Unit] = []
         for unit in units:
             free = unit.key in self.locks or not self._untrained(unit) or self._lock(unit.key, 0)
             (mine if free else others).append(unit)
