@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from kimi_audio_ft.engine.names import short_names
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.schema import one_of, require
 
@@ -126,8 +127,7 @@ def make_candidates(grid: Sequence[Sequence[str]], most: int | None, seed: int) 
         order = sorted(order[:most])
     parts = list(groups)
     drawn = [parts[place] for place in order]
-    varying = {item for part in drawn for item in part} - set.intersection(*(set(part) for part in drawn))
-    return [Candidate(",".join(item for item in part if item in varying) or "all", groups[part]) for part in drawn]
+    return [Candidate(name, groups[part]) for name, part in zip(short_names(drawn), drawn, strict=True)]
 
 
 def _training_part(job: Sequence[str]) -> tuple[str, ...]:

@@ -96,7 +96,7 @@ def print_rung(candidates: Sequence[Candidate], rung: int, settings: HalvingSett
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("#", "adapter", "score", "decision"):
         table.add_column(heading, justify="right" if heading == "#" else "left", overflow="fold")
-    reached.sort(key=lambda candidate: candidate.decisions[rung].rank or len(reached) + 1)
+    reached.sort(key=lambda candidate: candidate.decisions[rung].rank or math.inf)
     for candidate in reached[:_MOST_ROWS]:
         decision, score = candidate.decisions[rung], candidate.results[rung].score
         said = decision.fate.value
