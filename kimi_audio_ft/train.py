@@ -38,6 +38,9 @@ def main(config: TrainConfig) -> float:
     """Run the trial that Hydra composed."""
     from hydra.core.hydra_config import HydraConfig
 
+    from kimi_audio_ft.engine.view import quiet_job_console
+
+    quiet_job_console()
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     group = str(Path(hydra.sweep.dir)) if is_sweep() else folder.name

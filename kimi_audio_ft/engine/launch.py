@@ -126,6 +126,7 @@ class Batch:
 
     def __init__(self, jobs: Sequence[Job], missing: set[str], launch: Launch, view: SweepView) -> None:
         self.jobs, self.missing, self.launch, self.view = jobs, missing, launch, view
+        self.made = set(missing)
 
     def event(self, event: Event) -> None:
         """What happened to a unit."""
@@ -147,7 +148,8 @@ class Batch:
                 returned = self.launch.run_job(job)
                 value = returned._return_value
                 error = str(value) if isinstance(value, Exception) else None
-                self.view.job_done(job.number, None if error else float(value), error, False)
+                reused = job.key not in self.made
+                self.view.job_done(job.number, None if error else float(value), error, reused)
 
     def _needs(self, job: Job) -> set[str]:
         baseline = job.settings is not None and job.settings.baseline

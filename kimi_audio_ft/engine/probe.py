@@ -35,7 +35,7 @@ def probed_pack_size(trials: Sequence[Trial], dispatch: str, ranks: int) -> int:
         size = int(json.loads(known.read_text(encoding="utf-8"))["pack_size"])
         log.info("pack size %d, as found before (%s)", size, known)
         return size
-    from kimi_audio_ft.training.pack_fit import Member
+    from kimi_audio_ft.training.members import Member
     from kimi_audio_ft.training.probe import find_pack_size
 
     nowhere = Path()  # nothing is written

@@ -16,7 +16,10 @@ from kimi_audio_ft.engine.memory import free_memory, out_of_memory, too_large
 from kimi_audio_ft.engine.plan import even_chunks, grouped, pack_units
 from kimi_audio_ft.engine.work import BASE, Task, Unit
 from kimi_audio_ft.signature import canonical
-from kimi_audio_ft.training.pack_fit import Interrupted, Member, fit_adapters, resume_groups
+from kimi_audio_ft.training.checkpoint import checkpoint_of, group_by_resume
+from kimi_audio_ft.training.fit import fit_adapters
+from kimi_audio_ft.training.members import Member
+from kimi_audio_ft.training.stopping import Interrupted
 from kimi_audio_ft.transcripts import EvaluationSet, Request, decode_all
 from kimi_audio_ft.trial import Trial
 from kimi_audio_ft.workers import Send
@@ -73,8 +76,9 @@ class Worker:
 
     def _resumable(self, units: list[Unit]) -> list[list[Unit]]:
         """Parts of a pack that can go on from the same step."""
-        by_work = {_work_folder(unit.key): unit for unit in units}
-        return [[by_work[work] for work in group] for group in resume_groups(list(by_work))]
+        by_key = {unit.key: unit for unit in units}
+        groups = group_by_resume({key: _work_folder(key) for key in by_key})
+        return [[by_key[key] for key in group] for group in groups]
 
     def _fit(self, pack: list[Unit]) -> list[Unit]:
         """Train one pack.
@@ -135,19 +139,20 @@ class Worker:
         """Judge an adapter where its training rests; one that is finished is left to be decoded."""
         if not result.get("paused"):
             return True
-        step, rate = result["step"], None
+        step, rate = result["paused"]["step"], None
         if self.task.metric == "cer" and self.rank == 0:
             rate = self._rate(unit, trial, step)
-        self.event("paused", unit.key, step=step, val_loss=result["val_loss"], val_cer=rate)
+        self.event("paused", unit.key, step=step, val_loss=result["paused"]["val_loss"], val_cer=rate)
         return False
 
     def _rate(self, unit: Unit, trial: Trial, step: int) -> float:
         from kimi_audio_ft.scoring import score
-        from kimi_audio_ft.training.checkpoint import checkpoint_at
 
         greedy = replace(trial.config.decoding, text_temperature=0.0, text_top_k=0, repeats=1)
         evaluation = self._evaluation(trial.config)
-        adapter = (f"{unit.key}@{step}", checkpoint_at(_work_folder(unit.key), step))
+        checkpoint = checkpoint_of([_work_folder(unit.key)], step)
+        assert checkpoint is not None, "a paused training has left one"
+        adapter = (f"{unit.key}@{step}", Path(checkpoint))
         [transcripts] = decode_all(evaluation.base, evaluation, [Request(greedy, 0)], adapter)
         return float(score(evaluation.references, transcripts.hypotheses[0])["cer"])
 
