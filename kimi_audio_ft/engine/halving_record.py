@@ -93,7 +93,7 @@ def print_rung(candidates: Sequence[Candidate], rung: int, settings: HalvingSett
     steps = sorted({candidate.results[rung].step for candidate in reached})
     at = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
     title = f"Rung {rung + 1} of {len(settings.rungs)}, {at}: {going_on} of {len(reached)} adapters go on"
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("#", "adapter", "score", "decision"):
         table.add_column(heading, justify="right" if heading == "#" else "left", overflow="fold")
     reached.sort(key=lambda candidate: candidate.decisions[rung].rank or math.inf)
@@ -105,6 +105,7 @@ def print_rung(candidates: Sequence[Candidate], rung: int, settings: HalvingSett
         cells = (str(decision.rank or "–"), candidate.name, show(score, settings.metric), said)
         table.add_row(*map(Text, cells), style=_STYLES[decision.fate])
     console = Console()
+    console.print(Text(title), style="bold")  # as the table's title it would be folded to the table's width
     console.print(table)
     if len(reached) > _MOST_ROWS:
         console.print(f"... and {len(reached) - _MOST_ROWS} more, all in {FILE}")
