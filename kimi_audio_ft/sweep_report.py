@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from kimi_audio_ft.errors import UserError
 
 log = logging.getLogger(__name__)
 
+# In the sweep's folder: what successive halving decided.
+HALVING = "halving.json"
 # What a trial writes into its folder (see scores.py); .hydra is Hydra's own.
 RECORDS = ("scores.json", "baseline.json", "failure.json", "utterances.jsonl", "curves.jsonl")
 
@@ -28,6 +30,8 @@ class SweepReport(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Forget an earlier sweep in the same folder; its products are in the store, so nothing is lost."""
         folder = Path(config.hydra.sweep.dir)
+        if OmegaConf.select(config, "hydra.runtime.choices.hydra/sweeper") != "halving":
+            (folder / HALVING).unlink(missing_ok=True)  # halving itself keeps the times of what it decides again
         for hydra in folder.glob("*/.hydra"):
             for name in RECORDS:
                 (hydra.parent / name).unlink(missing_ok=True)
@@ -35,6 +39,8 @@ class SweepReport(Callback):
             # Each trial records itself anew; two offline runs of one trial would be uploaded as two.
             shutil.rmtree(hydra.parent / "wandb", ignore_errors=True)
         SweepReport._running = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(config, folder / "multirun.yaml")  # as Hydra's own sweeper does, but not every other one
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write the report and print the leaderboard."""

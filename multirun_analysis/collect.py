@@ -16,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from kimi_audio_ft.errors import DataError
+from multirun_analysis.halving import Halving, read_halving
 from multirun_analysis.records import Record, finite, read_json, read_jsonl, read_yaml
 
 GREEDY_TEMPERATURE = 0.0
@@ -112,12 +113,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Everything found in a sweep's folder; ``baselines`` has one entry per decoding setting."""
+    """Everything found in a sweep's folder.
+
+    ``baselines`` has one entry per decoding setting; ``halving`` is what was stopped early, in a sweep that does so.
+    """
 
     folder: Path
     trials: list[Trial]
     baselines: list[Trial]
     command: str | None
+    halving: Halving | None = None
 
     @property
     def finished(self) -> list[Trial]:
@@ -159,9 +164,8 @@ def collect(sweep_dir: Path) -> Sweep:
         if (folder / "baseline.json").is_file():
             base = _scored(folder, folder / "baseline.json", is_base=True)
             baselines.setdefault(base.decoding_key, base)
-    return Sweep(
-        sweep_dir, [_read_trial(path) for path in folders], list(baselines.values()), _sweep_command(sweep_dir)
-    )
+    trials = [_read_trial(path) for path in folders]
+    return Sweep(sweep_dir, trials, list(baselines.values()), _sweep_command(sweep_dir), read_halving(sweep_dir))
 
 
 def _is_trial(path: Path) -> bool:

@@ -43,6 +43,12 @@ def print_leaderboard(comparison: Comparison, console: Console | None = None, mo
         console.print(f"... and {len(comparison.rows) - most_rows} more rows, all in the report")
     console.print(Text(headline(comparison)), style="bold")
     console.print(Text(effort(comparison)))
+    halving = comparison.sweep.halving
+    if halving is not None:
+        console.print(Text(halving.in_words()))
+        for one in halving.candidates:
+            if one.decision == "failed":
+                console.print(Text(f"FAILED at step {one.step} ({one.name}): {one.reason}"), style="red")
     for trial in comparison.sweep.failed:
         error = f"{trial.record.get('error_type')}: {trial.record.get('message')}"
         console.print(Text(f"FAILED {trial.name} ({trial.label}): {error}"), style="red")

@@ -15,9 +15,7 @@ from enum import StrEnum
 
 from kimi_audio_ft.engine.names import short_names
 from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.schema import one_of, require
 
-METRICS = ("cer", "loss")
 # Options that an adapter does not depend on: jobs that differ in nothing else are one candidate.
 NOT_TRAINING = ("decoding", "logger", "baseline")
 
@@ -57,31 +55,6 @@ class Decision:
     fate: Fate
     rank: int | None
     reason: str
-
-
-@dataclass(frozen=True)
-class HalvingSettings:
-    """Options of the sweeper, checked. rungs: optimizer steps (whole numbers) or fractions of the training."""
-
-    rungs: Sequence[int | float]
-    reduction_factor: float
-    metric: str
-    max_candidates: int | None
-    seed: int
-
-    def __post_init__(self) -> None:
-        one_of("hydra.sweeper.metric", self.metric, METRICS)
-        rule = "must be greater than 1: of n candidates, the best n / reduction_factor go on"
-        factor = self.reduction_factor
-        require(math.isfinite(factor) and factor > 1, "hydra.sweeper.reduction_factor", factor, rule)
-        require(len(self.rungs) > 0, "hydra.sweeper.rungs", list(self.rungs), "needs at least one rung", "Write [0.5]")
-        for rung in self.rungs:
-            number = isinstance(rung, int | float) and not isinstance(rung, bool)
-            good = number and (rung >= 1 if isinstance(rung, int) else 0 < rung < 1)
-            rule = "a rung is a number of optimizer steps, such as 100, or a fraction of the training, such as 0.25"
-            require(good, "hydra.sweeper.rungs", rung, rule)
-        if self.max_candidates is not None:
-            require(self.max_candidates >= 1, "hydra.sweeper.max_candidates", self.max_candidates, "must be 1 or more")
 
 
 @dataclass

@@ -10,10 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kimi_audio_ft.engine.halving import Candidate, Fate, HalvingSettings, show
+from kimi_audio_ft.engine.halving import Candidate, Fate, show
+from kimi_audio_ft.engine.halving_settings import HalvingConfig
 from kimi_audio_ft.store import write_json
+from kimi_audio_ft.sweep_report import HALVING
 
-FILE = "halving.json"
+_SETTINGS = ("rungs", "reduction_factor", "metric", "max_candidates", "seed")
 _MOST_ROWS = 40
 _STYLES = {Fate.CONTINUED: None, Fate.PASSED: None, Fate.STOPPED: "dim", Fate.FAILED: "red"}
 
@@ -24,15 +26,15 @@ class Record:
     What an interrupted sweep in the same folder had decided keeps its time when it is decided in the same way again.
     """
 
-    def __init__(self, folder: Path, settings: HalvingSettings, num_jobs: int) -> None:
-        self.path = folder / FILE
+    def __init__(self, folder: Path, settings: HalvingConfig, num_jobs: int) -> None:
+        self.path = folder / HALVING
         self.settings, self.num_jobs = settings, num_jobs
         self._times = dict(_times(self.path))
 
     def write(self, candidates: Sequence[Candidate]) -> None:
         """Write all that has been decided up to now."""
         document = {
-            "settings": {**asdict(self.settings), "rungs": list(self.settings.rungs)},
+            **{name: getattr(self.settings, name) for name in _SETTINGS},
             "jobs_in_grid": self.num_jobs,
             "steps_trained": sum(_trained(candidate) for candidate in candidates),
             "steps_of_all": sum(candidate.num_steps for candidate in candidates),
@@ -77,7 +79,7 @@ def _trained(candidate: Candidate) -> int:
     return candidate.num_steps if candidate.is_alive else candidate.results[-1].step
 
 
-def print_rung(candidates: Sequence[Candidate], rung: int, settings: HalvingSettings) -> None:
+def print_rung(candidates: Sequence[Candidate], rung: int, settings: HalvingConfig) -> None:
     """Print what a rung has decided about the candidates that reached it.
 
     Args:
@@ -108,4 +110,4 @@ def print_rung(candidates: Sequence[Candidate], rung: int, settings: HalvingSett
     console.print(Text(title), style="bold")  # as the table's title it would be folded to the table's width
     console.print(table)
     if len(reached) > _MOST_ROWS:
-        console.print(f"... and {len(reached) - _MOST_ROWS} more, all in {FILE}")
+        console.print(f"... and {len(reached) - _MOST_ROWS} more, all in {HALVING}")

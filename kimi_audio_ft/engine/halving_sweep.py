@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from kimi_audio_ft.engine.halving import Candidate, Fate, HalvingSettings, RungResult, decide, merged, rung_steps
+from kimi_audio_ft.engine.halving import Candidate, Fate, RungResult, decide, merged, rung_steps
+from kimi_audio_ft.engine.halving_settings import HalvingConfig
 from kimi_audio_ft.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ class Trainer(Protocol):
 def run_rungs(
     candidates: Sequence[Candidate],
     trainer: Trainer,
-    settings: HalvingSettings,
+    settings: HalvingConfig,
     on_rung: Callable[[Sequence[Candidate], int], None],
 ) -> list[Candidate]:
     """Train and judge candidates at every rung.

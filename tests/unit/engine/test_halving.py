@@ -12,13 +12,13 @@ from kimi_audio_ft.engine.halving import (
     Candidate,
     Decision,
     Fate,
-    HalvingSettings,
     RungResult,
     decide,
     make_candidates,
     merged,
     rung_steps,
 )
+from kimi_audio_ft.engine.halving_settings import HalvingConfig
 from kimi_audio_ft.errors import ConfigError
 
 GOES, STOPS, FAILS, PASSES = Fate.CONTINUED, Fate.STOPPED, Fate.FAILED, Fate.PASSED
@@ -34,11 +34,6 @@ def fates(*results: RungResult, factor: float = 2.0) -> list[Fate]:
 
 def scored(*scores: float, factor: float = 2.0) -> list[Fate]:
     return fates(*map(result, scores), factor=factor)
-
-
-def settings(**changes: Any) -> HalvingSettings:
-    usual = {"rungs": (0.25, 0.5), "reduction_factor": 2.0, "metric": "cer", "max_candidates": None, "seed": 1}
-    return HalvingSettings(**{**usual, **changes})
 
 
 @pytest.mark.parametrize(
@@ -171,11 +166,11 @@ def test_rungs_outside_the_training(rungs: tuple[float, ...], num_steps: int, me
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rungs": ()}, r"hydra.sweeper.rungs=\[\]: needs at least one"),
-        ({"rungs": (1.0,)}, "hydra.sweeper.rungs=1.0: a rung is"),
-        ({"rungs": (0,)}, "hydra.sweeper.rungs=0: a rung is"),
-        ({"rungs": (True,)}, "hydra.sweeper.rungs=True: a rung is"),
-        ({"rungs": ("half",)}, "hydra.sweeper.rungs='half': a rung is"),
+        ({"rungs": []}, r"hydra.sweeper.rungs=\[\]: needs at least one"),
+        ({"rungs": [1.0]}, "hydra.sweeper.rungs=1.0: a rung is"),
+        ({"rungs": [0.5, 0]}, "hydra.sweeper.rungs=0: a rung is"),
+        ({"rungs": [True]}, "hydra.sweeper.rungs=True: a rung is"),
+        ({"rungs": ["half"]}, "hydra.sweeper.rungs='half': a rung is"),
         ({"reduction_factor": 1.0}, "hydra.sweeper.reduction_factor=1.0: must be greater than 1"),
         ({"reduction_factor": math.nan}, "hydra.sweeper.reduction_factor=nan"),
         ({"metric": "wer"}, "hydra.sweeper.metric='wer': must be one of cer, loss"),
@@ -183,6 +178,6 @@ def test_rungs_outside_the_training(rungs: tuple[float, ...], num_steps: int, me
     ],
 )
 def test_options_are_checked(change: dict[str, Any], message: str) -> None:
-    settings()
+    HalvingConfig()
     with pytest.raises(ConfigError, match=message):
-        settings(**change)
+        HalvingConfig(**change)

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from kimi_audio_ft.engine.halving import Candidate, Fate, HalvingSettings, RungResult, make_candidates
+from kimi_audio_ft.engine.halving import Candidate, Fate, RungResult, make_candidates
 from kimi_audio_ft.engine.halving_record import Record, print_rung
+from kimi_audio_ft.engine.halving_settings import HalvingConfig
 from kimi_audio_ft.engine.halving_sweep import run_rungs
 from kimi_audio_ft.errors import ConfigError, UserError
 
-SETTINGS = HalvingSettings((0.25, 0.5), 2.0, "cer", None, 1)
+SETTINGS = HalvingConfig()
 NUM_STEPS = 40
 
 
@@ -158,7 +159,7 @@ class Recorded:
 def test_record_says_what_was_stopped_when_and_why(tmp_path: Path) -> None:
     document = Recorded(tmp_path).run("1", "2", "3", "4", "0")
     by_name = {entry["name"]: entry for entry in document["candidates"]}
-    assert document["settings"]["rungs"] == [0.25, 0.5] and document["jobs_in_grid"] == 10
+    assert document["rungs"] == [0.25, 0.5] and document["jobs_in_grid"] == 10
     stopped = by_name["lr=1"]
     assert stopped["decision"] == "stopped" and stopped["rung"] == 1 and stopped["step"] == 10
     assert stopped["score"] == 0.1 and stopped["rank"] == 4 and stopped["jobs"] == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
-from kimi_audio_ft.engine.halving import Candidate, HalvingSettings, make_candidates
+from kimi_audio_ft.engine.halving import Candidate, make_candidates
+from kimi_audio_ft.engine.halving_settings import HalvingConfig
 from kimi_audio_ft.errors import UserError
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class HalvingConfig:
-    """Options of successive halving; its candidates are the grid that the basic sweeper would run."""
-
-    _target_: str = "hydra_plugins.kimi_audio_ft_halving.sweeper.HalvingSweeper"
-    params: dict[str, str] | None = None  # Values to sweep over, as in the basic sweeper.
-    rungs: list[Any] = field(default_factory=lambda: [0.25, 0.5])  # Optimizer steps, or fractions of the training.
-    reduction_factor: float = 2.0  # Of n adapters that reach a rung, the best n / reduction_factor go on.
-    metric: str = "cer"  # What decides: cer (greedy decoding of data.eval_manifest) or loss (on its answers).
-    max_candidates: int | None = None  # Draw so many adapters from a larger grid; null takes all.
-    seed: int = 1  # Of that draw.
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="halving", node=HalvingConfig, provider="kimi_audio_ft")
@@ -39,17 +26,11 @@ ConfigStore.instance().store(group="hydra/sweeper", name="halving", node=Halving
 class HalvingSweeper(BasicSweeper):
     """Trains all adapters of a grid together, stops the worse ones at every rung, and runs what is left."""
 
-    def __init__(
-        self,
-        params: dict[str, str] | None,
-        rungs: Sequence[int | float],
-        reduction_factor: float,
-        metric: str,
-        max_candidates: int | None,
-        seed: int,
-    ) -> None:
-        super().__init__(max_batch_size=None, params=params)
-        self.settings = HalvingSettings(tuple(rungs), reduction_factor, metric, max_candidates, seed)
+    def __init__(self, **options: Any) -> None:
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(HalvingConfig), options))
+        assert isinstance(settings, HalvingConfig)
+        super().__init__(max_batch_size=None, params=settings.params)
+        self.settings = settings
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         """Run the sweep; as with Hydra's own, the first job that failed raises what ended it."""
@@ -67,10 +48,7 @@ class HalvingSweeper(BasicSweeper):
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
         [grid] = self.split_arguments(parsed, None)
         candidates = make_candidates(grid, self.settings.max_candidates, self.settings.seed)
-        folder = Path(self.config.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
-        record = Record(folder, self.settings, len(grid))
+        record = Record(Path(self.config.hydra.sweep.dir), self.settings, len(grid))
 
         def on_rung(everyone: Sequence[Candidate], rung: int) -> None:
             record.write(everyone)
