@@ -95,6 +95,11 @@ def complete(kind: str, signature: str, facts: dict[str, Any]) -> Path:
     return place
 
 
+def discard(kind: str, signature: str) -> None:
+    """Remove what ``begin`` has begun, unless it was completed."""
+    shutil.rmtree(draft_folder(kind, signature), ignore_errors=True)
+
+
 def draft_folder(kind: str, signature: str) -> Path:
     """Where a product is made."""
     return product_path(kind, signature).with_name(f".{signature}.draft")
