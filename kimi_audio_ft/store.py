@@ -129,7 +129,8 @@ def find_or_make(kind: str, signature: str, make: Callable[[Path], dict[str, Any
 def begin(kind: str, signature: str) -> Path:
     """An empty folder to make a product in, for somebody who holds its lock."""
     draft = draft_folder(kind, signature)
-    set_aside(kind, signature)  # what is there is damaged, or no product
+    if find(kind, signature) is None:
+        set_aside(kind, signature)  # what is there is damaged, or no product
     shutil.rmtree(draft, ignore_errors=True)  # left by a killed process; the lock says nobody is writing it
     try:
         draft.mkdir(parents=True)
@@ -147,6 +148,9 @@ def complete(kind: str, signature: str, facts: dict[str, Any]) -> Path:
         hashes = {file.relative_to(draft).as_posix(): sha256_of(file) for file in files}
         _write_meta(draft, kind, signature, {**facts, HASHES: hashes})
         let_others_read(draft)
+        if find(kind, signature) is not None:  # somebody was faster, before the lock was ours: theirs is in use
+            shutil.rmtree(draft)
+            return place
         draft.replace(place)
         if (seen := _look(place)) is not None:
             _WHOLE.add(seen)

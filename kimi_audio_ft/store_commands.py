@@ -168,7 +168,8 @@ def _show_items(items: Sequence[Item], removed: bool) -> None:
     stay = f", {len(items) - len(gone)} in use stay" if len(gone) < len(items) else ""
     words = "removed" if removed else "would be removed"
     hint = ". Add --yes to remove them" if gone and not removed else ""
-    print(f"{len(gone)} entries of {total} {words}{stay}{hint}")
+    entries = "entry" if len(gone) == 1 else "entries"
+    print(f"{len(gone)} {entries} of {total} {words}{stay}{hint}")
 
 
 def _minute(when: str) -> str:

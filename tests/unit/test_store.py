@@ -188,3 +188,12 @@ def test_a_row_that_is_no_json_leaves_the_file_as_it_was(tmp_path: Path) -> None
 def test_signature_of_an_unknown_kind() -> None:
     with pytest.raises(AssertionError):
         store.product_path("adaptor", NAME)
+
+
+def test_a_product_that_is_there_is_not_replaced(private_store: Path) -> None:
+    """As when it was made between a look and the lock: whoever uses it keeps it, and nothing is called damaged."""
+    store.find_or_make(KIND, NAME, lambda folder: {"by": "one"})
+    store.begin(KIND, NAME)
+    path = store.complete(KIND, NAME, {"by": "another"})
+    assert store.read_meta(path)["by"] == "one"
+    assert entries(private_store) == [KIND, f"{KIND}/{NAME}", f"{KIND}/{NAME}/product.json"]
