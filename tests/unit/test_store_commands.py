@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from kimi_audio_ft import store
 from kimi_audio_ft.data.feature_index import RECORD
 from kimi_audio_ft.schema import LoraConfig, OptimConfig, TrainConfig
+from kimi_audio_ft.signature import file_digest, sha256_of
 from kimi_audio_ft.store_uses import Use
 
 Capture = pytest.CaptureFixture[str]
@@ -139,6 +141,21 @@ def test_verify(private_store: Path, capsys: Capture) -> None:
     assert "set aside as .corrupt-bad." in capsys.readouterr().out
     assert run("verify") == 0
     assert "2 products checked" in capsys.readouterr().out
+
+
+def test_verify_reads_what_a_run_remembers(private_store: Path) -> None:
+    """A disk that loses a bit changes neither the size nor the time of a file."""
+    file = store.find_or_make("adapter", "a1", make_large)[0] / "large"
+    assert file_digest(file) == sha256_of(file)  # known from now on
+    before = file.stat()
+    file.write_bytes(b"x" * before.st_size)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file_digest(file) != sha256_of(file) and run("verify") == 1
+
+
+def make_large(folder: Path) -> dict[str, Any]:
+    (folder / "large").write_bytes(bytes(2 << 20))
+    return {}
 
 
 GOOD = [(b"k1", 0, 3, 0), (b"k2", 0, 5, 1), (b"k3", 3, 2, 0)]

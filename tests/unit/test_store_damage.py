@@ -146,6 +146,8 @@ def test_processes_that_meet_a_damaged_product_make_it_once(product: Path) -> No
             process.kill()
     assert sorted(out.split() for out, _ in outputs) == [["1000"], ["1000"], ["made", "1000"]], outputs
     assert len(list(product.parent.glob(".corrupt-*"))) == 1
+    said = "".join(err for _, err in outputs)
+    assert "the sha256 of weights" in said and "missing" not in said and "cannot be read" not in said
 
 
 @pytest.fixture

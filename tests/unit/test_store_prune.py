@@ -73,6 +73,8 @@ def test_until_the_rest_fits_the_longest_unused_goes_first(three: None, tmp_path
     assert gone(plan(Rules(keep_bytes=total))) == []
     assert gone(plan(Rules(keep_bytes=total - 1))) == [A1]
     assert gone(plan(Rules(keep_bytes=0))) == [A1, A2, T1, ("adapter", "a3")]
+    with store.lock(*A1):
+        assert gone(plan(Rules(keep_bytes=total - 1))) == [A2], "what stays makes no room"
     with Use.begin(tmp_path, [A1]):  # counted, used last, and it stays: others go in its place
         assert gone(plan(Rules(keep_bytes=total - 1))) == [A2]
 
