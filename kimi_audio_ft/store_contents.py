@@ -22,7 +22,11 @@ _CODE_BYTES = 4
 
 @dataclass(frozen=True)
 class Product:
-    """A finished product. last_used: by a sweep; when it was created if none has. studies: folders of such sweeps."""
+    """A finished product.
+
+    last_used: by a sweep; when it was created if none has. studies: folders of such sweeps. adapter: of a transcript,
+    which is used with it ("base" for the base alone); empty for other kinds.
+    """
 
     kind: str
     signature: str
@@ -32,6 +36,7 @@ class Product:
     made_by: str
     last_used: str
     studies: list[str]
+    adapter: str = ""
 
     @property
     def name(self) -> tuple[str, str]:
@@ -40,7 +45,7 @@ class Product:
 
     def as_json(self) -> dict[str, Any]:
         """For ``ls --json``."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "adapter"}
 
 
 def products(kinds: tuple[str, ...] = KINDS) -> list[Product]:
@@ -57,11 +62,13 @@ def products(kinds: tuple[str, ...] = KINDS) -> list[Product]:
             facts = _facts(folder)
             made = datetime.fromtimestamp(status.st_mtime).astimezone().strftime("%Y-%m-%dT%H:%M:%S%z")
             created = str(facts.get("created", made))
-            mine = [use for use in uses if (kind, folder.name) in use.products]
-            last = max([created, *(use.products[kind, folder.name] for use in mine)], key=seconds)
+            adapter = str(facts.get("inputs", {}).get("adapter", "")) if kind == "transcript" else ""
+            name = ("adapter", adapter) if adapter else (kind, folder.name)
+            mine = [use for use in uses if name in use.products]
+            last = max([created, *(use.products[name] for use in mine)], key=seconds)
             studies = [str(use.sweep) for use in mine]
             made_by = _made_by(kind, facts) if facts else f"{META} cannot be read"
-            found.append(Product(kind, folder.name, str(folder), created, size, made_by, last, studies))
+            found.append(Product(kind, folder.name, str(folder), created, size, made_by, last, studies, adapter))
     return found
 
 

@@ -20,6 +20,8 @@ from kimi_audio_ft.store_uses import Name, Record, forget, gate, is_locked, reco
 # A folder that is being removed; a killed removal leaves it, and nothing takes it for a product.
 GONE = ".gone-"
 _BEING_MADE = "being made now"
+# What a transcript of the base alone has in the place of its adapter.
+_BASE = "base"
 # Leftovers that no running process can need.
 _NOBODYS = ("set aside, for it was damaged", "half removed")
 
@@ -113,31 +115,32 @@ def _rename(item: Item) -> Path | None:
     return place
 
 
-def _protection(running: Sequence[Record]) -> Callable[[Name], str]:
+def _protection(running: Sequence[Record]) -> Callable[..., str]:
     """Says why a product stays, or nothing."""
     used: dict[Name, str] = {name: str(record.sweep) for record in running for name in record.products}
 
-    def keep(name: Name) -> str:
-        if name in used:
-            return f"used by the running sweep {used[name]}"
-        if name[0] == "features" and running:  # a sweep opens them again and again
+    def keep(name: Name, adapter: str = "") -> str:
+        for own in (name, ("adapter", adapter)):
+            if own in used:
+                return f"used by the running sweep {used[own]}"
+        if running and (name[0] == "features" or adapter == _BASE):  # whatever runs may use them
             return f"the sweep {running[0].sweep} is running"
         return _BEING_MADE if is_locked(*name) else ""
 
     return keep
 
 
-def _chosen(rules: Rules, uses: Sequence[Record], keep: Callable[[Name], str], now: float) -> list[Item]:
+def _chosen(rules: Rules, uses: Sequence[Record], keep: Callable[..., str], now: float) -> list[Item]:
     everything = products(rules.kinds)
     found = sorted(everything, key=lambda product: seconds(product.last_used))
     if rules.study is not None:
         own = _names_of_study(rules.study, uses)
-        found = [product for product in found if product.name in own]
+        found = [product for product in found if {product.name, ("adapter", product.adapter)} & own]
     if rules.older_than is not None:
         found = [product for product in found if now - seconds(product.last_used) >= rules.older_than]
     if rules.larger_than is not None:
         found = [product for product in found if product.bytes > rules.larger_than]
-    items = [Item(Path(p.path), p.name, p.made_by, p.bytes, keep(p.name)) for p in found]
+    items = [Item(Path(p.path), p.name, p.made_by, p.bytes, keep(p.name, p.adapter)) for p in found]
     if rules.keep_bytes is None:
         return items
     return _until_it_fits(items, sum(product.bytes for product in everything) - rules.keep_bytes)
@@ -175,7 +178,7 @@ def _names_in_scores(study: Path) -> Iterator[Name]:
             yield from (("transcript", str(name)) for name in (names if isinstance(names, list) else []))
 
 
-def _leftovers(keep: Callable[[Name], str]) -> Iterator[Item]:
+def _leftovers(keep: Callable[..., str]) -> Iterator[Item]:
     """What lies in the store beside products: hidden folders of theirs, and remembered manifests."""
     for kind in KINDS:
         for path in sorted((store_root() / kind).glob(".*")):

@@ -1,6 +1,7 @@
 """Which sweeps used which products: so that pruning leaves alone what a running sweep uses.
 
-``<root>/uses/<hash of the sweep's folder>.json`` names the folder and its products, each with the time of its last use.
+``<root>/uses/<hash of the sweep's folder>.json`` names the folder and its products, each with the time of its last use:
+adapters, with which their transcripts are used too. Features are used by whatever runs.
 While a process runs the sweep it holds ``.<hash>.running`` (a shared lock: several may run parts of one sweep), which
 ends with the process, however that ends.
 """
@@ -55,6 +56,7 @@ class Use:
     def begin(cls, sweep_folder: Path, products: Iterable[Name] = ()) -> Use:
         """Say that a sweep runs in this folder; a context manager that ends the use."""
         use = cls(sweep_folder)
+        _ACTIVE.append(use)
         use._write(products, hold=True)
         return use
 
@@ -64,6 +66,8 @@ class Use:
 
     def end(self) -> None:
         """The sweep does not run any longer; what it used stays known."""
+        if self in _ACTIVE:
+            _ACTIVE.remove(self)
         if self._held is not None:
             self._held.close()  # which lets go of the lock
             self._held = None
@@ -107,6 +111,28 @@ class Use:
                 "products": {f"{kind}/{signature}": when for (kind, signature), when in used.items()},
             },
         )
+
+
+# Uses of this process.
+_ACTIVE: list[Use] = []
+
+
+@contextmanager
+def using(sweep_folder: Path) -> Iterator[Use]:
+    """This process's use by a sweep, begun now unless something around this has begun it."""
+    for use in _ACTIVE:
+        if use.sweep == sweep_folder.absolute():
+            yield use
+            return
+    with Use.begin(sweep_folder) as use:
+        yield use
+
+
+def note(products: Iterable[Name]) -> None:
+    """Name products in every use of this process, before they are looked for."""
+    named = list(products)
+    for use in _ACTIVE:
+        use.add(named)
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,18 @@ def test_what_a_running_sweep_uses_stays(three: None, tmp_path: Path) -> None:
         assert gone(remove(rules)) == [A1, A1] and not store.work_folder(*A1).exists()
 
 
+def test_transcripts_are_used_with_their_adapter(private_store: Path, tmp_path: Path) -> None:
+    put(A1, days=9)
+    for name, adapter in (("of a1", "a1"), ("of base", "base"), ("of a2", "a2")):
+        store.find_or_make("transcript", name, lambda folder, adapter=adapter: {"inputs": {"adapter": adapter}})
+    with Use.begin(tmp_path / "sweep", [A1]):
+        assert gone(plan(Rules(older_than=0.0))) == [("transcript", "of a2")]
+    (tmp_path / "sweep").mkdir()
+    rules = Rules(study=tmp_path / "sweep")
+    assert sorted(gone(plan(rules))) == [A1, ("transcript", "of a1")]
+    assert [row["studies"] for row in store.products()][1] == [str(tmp_path / "sweep")]
+
+
 def test_what_is_being_made_stays(three: None) -> None:
     store.begin(*A1)
     with store.lock(*A1):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kimi_audio_ft import store
-from kimi_audio_ft.store_uses import Use, forget, is_locked, records
+from kimi_audio_ft.store_uses import Use, forget, is_locked, note, records, using
 
 ONE, TWO = ("adapter", "a1"), ("transcript", "t2")
 
@@ -65,6 +65,20 @@ def test_two_processes_of_one_sweep(tmp_path: Path) -> None:
         other.send_signal(signal.SIGKILL)
         other.wait()
         assert not record.is_running()
+
+
+def test_what_is_noted_inside_a_use(tmp_path: Path) -> None:
+    """A sweep's launcher and its trials, in one process, speak of one use."""
+    note([ONE])
+    with using(tmp_path / "sweep") as outer:
+        note(name for name in [ONE])
+        with using(tmp_path / "sweep") as inner:
+            assert inner is outer
+        [record] = records()
+        assert set(record.products) == {ONE} and record.is_running()
+    assert not record.is_running()
+    note([TWO])
+    assert set(records()[0].products) == {ONE}
 
 
 def test_a_damaged_record_is_begun_anew(private_store: Path, tmp_path: Path) -> None:
