@@ -121,7 +121,11 @@ def decode_all(
         for folder, answers in zip(folders.values(), found, strict=True):
             store.write_jsonl(folder / _FILE, [{"id": key, "text": text} for key, text in answers.items()])
         seconds = round((time.monotonic() - started) / len(folders), 3)
-        return {name: {"decode_seconds": seconds, "inputs": products[name].inputs} for name in folders}
+        made = {name: products[name] for name in folders}
+        return {
+            name: {"decode_seconds": seconds, "inputs": p.inputs, "decoding": asdict(p.sampling.decoding)}
+            for name, p in made.items()
+        }
 
     folders = find_or_make_all("transcript", list(products), make)
     return [_read([folders[name] for name in one]) for one in named]

@@ -15,6 +15,7 @@ from kimi_audio_ft.engine import known
 from kimi_audio_ft.engine.jobs import Job, Runner, is_training, prepare
 from kimi_audio_ft.engine.settings import LauncherConfig
 from kimi_audio_ft.engine.work import BASE, Event, Failure, Task, Unit
+from kimi_audio_ft.store_uses import note, using
 
 if TYPE_CHECKING:
     from kimi_audio_ft.engine.view import SweepView
@@ -46,6 +47,12 @@ class Launch:
         jobs = self.compose(job_overrides, first)
         if not all(map(is_training, jobs)):
             return self._run_plainly(jobs)
+        with using(self.folder):
+            note(("adapter", job.key) for job in jobs if job.key is not None)
+            return self._run_trials(jobs)
+
+    def _run_trials(self, jobs: Sequence[Job]) -> list[JobReturn]:
+        """Make what they need, then run every one as soon as it can."""
         from kimi_audio_ft.engine.needs import lacking
         from kimi_audio_ft.engine.view import JobLine, SweepView
 
