@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -157,6 +158,14 @@ class Base:
             yield adapted
         finally:
             adapted.unload()
+
+
+def base_inputs(base: Base) -> dict[str, Any]:
+    """Identities of the checkpoint's parts that a run reads."""
+    inputs: dict[str, Any] = {"base": base.identity}
+    if base.features != "none":
+        inputs["encoders"] = base.encoders(features=True).signature()
+    return inputs
 
 
 @dataclass(frozen=True)

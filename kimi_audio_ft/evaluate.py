@@ -34,7 +34,7 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
     from kimi_audio_ft.signature import flatten
     from kimi_audio_ft.threads import limit_threads
     from kimi_audio_ft.tracking import make_tracker
-    from kimi_audio_ft.trial import EvaluationSet, decode
+    from kimi_audio_ft.transcripts import EvaluationSet, decode
 
     refuse_launchers()
     limit_threads(config.trainer.threads)

@@ -58,22 +58,46 @@ def find_or_make(kind: str, signature: str, make: Callable[[Path], dict[str, Any
         if done is not None:
             shutil.rmtree(work_folder(kind, signature), ignore_errors=True)  # its maker was killed right at the end
             return done, True
-        place = product_path(kind, signature)
-        draft = place.with_name(f".{signature}.draft")
-        shutil.rmtree(draft, ignore_errors=True)  # left by a killed process; the lock says nobody is writing it
+        draft = begin(kind, signature)
         try:
-            draft.mkdir(parents=True)
             facts = make(draft)
-            _write_meta(draft, kind, signature, facts)
-            let_others_read(draft)
-            shutil.rmtree(place, ignore_errors=True)  # without product.json it is no product
-            draft.replace(place)
+            return complete(kind, signature, facts), False
         except BaseException as error:
             shutil.rmtree(draft, ignore_errors=True)
-            raise_if_full(error, place)
+            raise_if_full(error, product_path(kind, signature))
             raise
-        shutil.rmtree(work_folder(kind, signature), ignore_errors=True)
-        return place, False
+
+
+def begin(kind: str, signature: str) -> Path:
+    """An empty folder to make a product in, for somebody who holds its lock."""
+    draft = draft_folder(kind, signature)
+    shutil.rmtree(draft, ignore_errors=True)  # left by a killed process; the lock says nobody is writing it
+    try:
+        draft.mkdir(parents=True)
+    except OSError as error:
+        raise_if_full(error, draft)
+        raise
+    return draft
+
+
+def complete(kind: str, signature: str, facts: dict[str, Any]) -> Path:
+    """Put what was made in the folder of ``begin`` into its place, with facts to keep beside it."""
+    place, draft = product_path(kind, signature), draft_folder(kind, signature)
+    try:
+        _write_meta(draft, kind, signature, facts)
+        let_others_read(draft)
+        shutil.rmtree(place, ignore_errors=True)  # without product.json it is no product
+        draft.replace(place)
+    except OSError as error:
+        raise_if_full(error, place)
+        raise
+    shutil.rmtree(work_folder(kind, signature), ignore_errors=True)
+    return place
+
+
+def draft_folder(kind: str, signature: str) -> Path:
+    """Where a product is made."""
+    return product_path(kind, signature).with_name(f".{signature}.draft")
 
 
 def work_folder(kind: str, signature: str) -> Path:

@@ -38,6 +38,9 @@ def main(config: TrainConfig) -> float:
     """Run the trial that Hydra composed."""
     from hydra.core.hydra_config import HydraConfig
 
+    from kimi_audio_ft.engine.view import quiet_job_console
+
+    quiet_job_console()
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     group = str(Path(hydra.sweep.dir)) if is_sweep() else folder.name
@@ -94,9 +97,12 @@ def run(config: TrainConfig, folder: Path, facts: TrialFacts, group: str) -> flo
 
 
 def _fit_decode_score(config: TrainConfig, folder: Path, facts: TrialFacts, tracker: Tracker) -> float:
+    from kimi_audio_ft.engine import known
+    from kimi_audio_ft.engine.work import BASE
     from kimi_audio_ft.scores import utterance_rows, write_scores, write_utterances
     from kimi_audio_ft.store import write_jsonl
-    from kimi_audio_ft.trial import Trial, decode
+    from kimi_audio_ft.transcripts import decode
+    from kimi_audio_ft.trial import Trial
 
     (folder / "failure.json").unlink(missing_ok=True)
     trial = Trial(config)
@@ -122,6 +128,7 @@ def _fit_decode_score(config: TrainConfig, folder: Path, facts: TrialFacts, trac
     utterances = utterance_rows(evaluation.references, transcripts.hypotheses, evaluation.audio)
     write_utterances(folder, utterances)
     if config.baseline:
+        known.raise_if_failed(BASE)
         alone = decode(trial.base, evaluation, config.decoding, config.seed, None, progress)
         label = replace(facts, name="base (no adapter)")
         base = _scores(trial, label, "base", alone, dict.fromkeys(_TRAINED))

@@ -11,7 +11,8 @@ import queue
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from kimi_audio_ft.errors import UserError
@@ -32,12 +33,17 @@ def run_workers(
     arguments: tuple[Any, ...],
     count: int,
     on_message: Callable[[int, Any], None] | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> None:
     """Run ``task(rank, send, *arguments)`` in ``count`` processes and wait for all of them.
 
     Args:
         task: a function of a module, so that a spawned process can import it.
         on_message: is given ``(rank, value)`` here for every ``send(value)`` of a worker, in each worker's order.
+        environment: variables that the workers see besides this process's own.
+        should_stop: asked again and again; once true, every worker gets one SIGTERM, and is waited for.
 
     When one worker fails the others are ended; when this process dies they are ended too.
 
@@ -49,39 +55,55 @@ def run_workers(
 
     spawning = mp.get_context("spawn")
     messages = spawning.Queue()
-    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count)}
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count)}
     context = mp.start_processes(  # its children end when this process does
-        _run, (task, arguments, environment, messages), nprocs=count, join=False, start_method="spawn"
+        _run,
+        (task, arguments, {**(environment or {}), **group}, messages),
+        nprocs=count,
+        join=False,
+        start_method="spawn",
     )
     failures: dict[int, UserError] = {}
 
     def deliver(wait: float) -> None:
-        while True:
-            try:
+        """Pass on what has arrived, after waiting for a first message."""
+        with suppress(queue.Empty):
+            while True:
                 rank, kind, value = messages.get(timeout=wait)
-            except queue.Empty:
-                return
-            if kind == "failed":
-                failures[rank] = value
-            elif on_message is not None:
-                on_message(rank, value)
+                wait = 0.0
+                if kind == "failed":
+                    failures[rank] = value
+                elif on_message is not None:
+                    on_message(rank, value)
 
+    told = False
     try:
         while not context.join(timeout=0):
             deliver(_PATIENCE)
-        deliver(_PATIENCE)
+            if should_stop is not None and not told and should_stop():
+                told = True
+                _terminate(context.processes)
+        deliver(_PATIENCE)  # the last words of processes that have ended
     except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:
         deliver(_PATIENCE)
         if failures:
             raise failures[min(failures)] from None
         raise WorkerDied(f"worker {error.error_index} of {count} died: {_first_line(error)}") from None
+    except KeyboardInterrupt:  # whoever wanted a clean end had should_stop
+        for process in context.processes:
+            process.kill()
+        raise
     finally:
         _end(context.processes)
 
 
-def _end(processes: Sequence[Any]) -> None:
+def _terminate(processes: Sequence[Any]) -> None:
     for process in processes:
         process.terminate()
+
+
+def _end(processes: Sequence[Any]) -> None:
+    _terminate(processes)
     for process in processes:
         process.join(_GRACE)
         process.kill()  # one that waits inside a collective call does not hear the first signal

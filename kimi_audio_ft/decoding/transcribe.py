@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,47 +12,62 @@ from torch import Tensor
 from kimi_audio_ft.data.batch import make_batch
 from kimi_audio_ft.data.dataset import ConversationDataset
 from kimi_audio_ft.data.layout import BLANK, TEXT_EOS
-from kimi_audio_ft.decoding.generate import generate_text, utterance_seed
+from kimi_audio_ft.decoding.generate import Sampling, generate_texts, utterance_seed
 from kimi_audio_ft.decoding.sampling import GREEDY_BELOW
 from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 from kimi_audio_ft.schema import DecodingConfig
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One decoding of a whole evaluation set: a setting, the seed, and the number of this repeat, from 0."""
+
+    decoding: DecodingConfig
+    seed: int
+    repeat: int
 
 
 def transcribe(
     model: torch.nn.Module,
     dataset: ConversationDataset,
     tokenizer: TextTokenizer,
-    decoding: DecodingConfig,
+    passes: Sequence[Pass],
     token_offset: int,
-    seed: int,
-    repeat: int,
     progress: bool = False,
-) -> dict[str, str]:
-    """Hypothesis of every conversation by id, in the manifest's order.
+    on_progress: Callable[[int], None] | None = None,
+) -> list[dict[str, str]]:
+    """Hypotheses of every conversation by id, in the manifest's order, one dict per pass.
 
     Args:
         dataset: generation prompts (``for_generation=True``).
+        passes: decoded together from one prefill of every prompt; the smallest ``batch_size`` of theirs is taken.
         token_offset: ids from here on are audio codes and never part of a text answer.
-        repeat: number of this sampling of the whole set, from 0.
+        on_progress: is told how many more utterances are done, counted once for every pass.
 
-    Batches of similar length are decoded together; a result does not depend on them.
+    Batches of similar length are decoded together; a result depends neither on them nor on the other passes.
     """
     from rich.progress import track
 
     special = tokenizer.special_tokens
     device = next(model.parameters()).device
-    answers: dict[str, str] = {}
-    batches = list(_batches(dataset, decoding.batch_size))
+    answers: list[dict[str, str]] = [{} for _ in passes]
+    batches = list(_batches(dataset, min(one.decoding.batch_size for one in passes)))
     for indices in track(batches, "decoding", disable=not progress, transient=True):
         samples = [dataset[index] for index in indices]
         batch = make_batch(samples, tokenizer.pad_id, left=True, online=dataset.audio.mode == "online")
-        seeds = [utterance_seed(seed, repeat, sample.id) for sample in samples]
         inputs = to_device(batch["inputs"], device)
-        rows = generate_text(model, inputs, decoding, special[TEXT_EOS], special[BLANK], seeds)
-        for sample, tokens in zip(samples, rows, strict=True):
-            text = [token for token in tokens if token < token_offset]
-            answers[sample.id] = tokenizer.decode(text, skip_special=True)
-    return {conversation.id: answers[conversation.id] for conversation in dataset.conversations}
+        samplings = [
+            Sampling(one.decoding, [utterance_seed(one.seed, one.repeat, sample.id) for sample in samples])
+            for one in passes
+        ]
+        texts = generate_texts(model, inputs, samplings, special[TEXT_EOS], special[BLANK])
+        for found, rows in zip(answers, texts, strict=True):
+            for sample, tokens in zip(samples, rows, strict=True):
+                text = [token for token in tokens if token < token_offset]
+                found[sample.id] = tokenizer.decode(text, skip_special=True)
+        if on_progress is not None:
+            on_progress(len(samples) * len(passes))
+    return [{conversation.id: found[conversation.id] for conversation in dataset.conversations} for found in answers]
 
 
 def _batches(dataset: ConversationDataset, size: int) -> Iterator[list[int]]:

@@ -25,7 +25,7 @@ ready: all that its jobs ask for is in the store; ``fitted`` (by this task; else
 paused: ``until`` was reached; ``step``, ``val_loss``, ``val_cer``.
 failed: ``error_type``, ``message``, ``user`` (whether a person can mend it), ``traceback`` (empty for such errors).
 interrupted: the task was asked to stop; ``step`` of the checkpoint, or None when it was not training.
-split: of a task, with ``unit`` None: ``units``, ``reason``.
+split: of a task, with ``unit`` None: ``units`` (keys), ``reason``; they are tried again in smaller packs.
 """
 
 BASE = "base"
@@ -53,15 +53,20 @@ class Unit:
 class Task:
     """Units that one supervised process makes, training together those that are not in the store.
 
-    dispatch: "slice" or "batched" (``lora.pack``). pack_size: adapters that train together at most; 0 is found out.
+    dispatch: "slice", "batched" (``lora.pack``) or "auto". pack_size: adapters that train together at most; 0 is found
+    out. same_data: only adapters with the same seed train together. ranks: processes of a training.
+    log: file that takes what its processes print; None leaves them the supervisor's output.
     until: stop training at this optimizer step, keep the checkpoint and validate (a rung of halving); None: to the end.
     metric: what a rung is judged by, "cer" or "loss".
     """
 
     number: int
     units: list[Unit]
-    dispatch: str = "slice"
+    dispatch: str = "auto"
     pack_size: int = 0
+    same_data: bool = True
+    ranks: int = 1
+    log: str | None = None
     until: int | None = None
     metric: str = "cer"
 

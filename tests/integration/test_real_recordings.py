@@ -14,7 +14,8 @@ from kimi_audio_ft.model import num_audio_tokens
 from kimi_audio_ft.schema_prepare import PrepareConfig
 from kimi_audio_ft.schema_tokenize import TokenizeConfig
 from kimi_audio_ft.scores import score_repeats
-from kimi_audio_ft.trial import Trial, decode
+from kimi_audio_ft.transcripts import decode
+from kimi_audio_ft.trial import Trial
 
 
 def test_from_csv_to_scores(shared_dir: Path, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from kimi_audio_ft.schema import TrainConfig
 from kimi_audio_ft.signature import (
     EXCLUDED,
 )
-from kimi_audio_ft.trial import EvaluationSet, Trial, decode
+from kimi_audio_ft.transcripts import EvaluationSet, decode
+from kimi_audio_ft.trial import Trial
 
 ADAPTER_GROUPS = ("data", "model", "lora", "optim", "trainer")
 

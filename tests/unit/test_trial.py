@@ -23,7 +23,8 @@ from kimi_audio_ft.schema import (
     TrainConfig,
     TrainerConfig,
 )
-from kimi_audio_ft.trial import EvaluationSet, Trial, decode
+from kimi_audio_ft.transcripts import EvaluationSet, decode
+from kimi_audio_ft.trial import Trial
 
 ANSWERS = ("今天", "天气", "好", "我们")
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from kimi_audio_ft.data.layout import BLANK, TEXT_EOS
-from kimi_audio_ft.decoding.transcribe import is_greedy, transcribe
+from kimi_audio_ft.decoding.transcribe import Pass, is_greedy, transcribe
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.schema import DecodingConfig, TrainConfig
 from kimi_audio_ft.trial import Trial
@@ -35,7 +35,8 @@ def answers(trial: Trial) -> Callable[..., dict[str, str]]:
     def run(decoding: DecodingConfig, seed: int = 1, repeat: int = 0, keep: slice = slice(None)) -> dict[str, str]:
         conversations = trial.data.eval_conversations[keep]
         prompts = trial.data.dataset(conversations, "eval.jsonl", None, for_generation=True)
-        return transcribe(base.load(), prompts, base.tokenizer, decoding, base.tokens.first, seed, repeat)
+        passes = [Pass(decoding, seed, repeat)]
+        return transcribe(base.load(), prompts, base.tokenizer, passes, base.tokens.first)[0]
 
     return run
 
@@ -106,7 +107,7 @@ def test_empty_answers(trial: Trial, answers: Callable[..., dict[str, str]]) -> 
 
 
 def test_repeats_are_stored_one_by_one(trial_config: Callable[..., TrainConfig], private_store: Path) -> None:
-    from kimi_audio_ft.trial import EvaluationSet, decode
+    from kimi_audio_ft.transcripts import EvaluationSet, decode
 
     config = trial_config(decoding={"text_temperature": 8.0, "text_top_k": 0, "repeats": 2})
     trial = Trial(config)

@@ -1,0 +1,33 @@
+"""Where tasks run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from kimi_audio_ft.devices import num_ranks
+from kimi_audio_ft.engine.settings import LauncherConfig
+from kimi_audio_ft.engine.work import Event, Task, Unit
+
+
+class Executor(Protocol):
+    """Has tasks made."""
+
+    def run(self, tasks: Sequence[Task], on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> None:
+        """Run every task to its end; ``on_event`` is called in the calling thread."""
+
+
+def make_executor(settings: LauncherConfig, units: Sequence[Unit], folder: Path) -> tuple[Executor, int]:
+    """The executor that ``hydra.launcher.executor`` names, and how many tasks it can use at the same time.
+
+    Args:
+        folder: the sweep's.
+    """
+    from kimi_audio_ft.engine.local import LocalExecutor, gpu_places
+
+    gpus = max(num_ranks(unit.config.trainer) for unit in units)
+    if settings.gpus_per_pack != "auto":
+        gpus = settings.gpus_per_pack
+    places = gpu_places(gpus, None if settings.parallel == "auto" else settings.parallel)
+    return LocalExecutor(places), len(places)

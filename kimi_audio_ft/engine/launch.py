@@ -1,0 +1,178 @@
+"""A sweep from its jobs to their returns: plan, make what the store lacks, then run every job as Hydra would."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.utils import JobReturn, configure_log, filter_overrides, setup_globals
+
+from kimi_audio_ft.engine import known
+from kimi_audio_ft.engine.jobs import Job, Runner, is_training, prepare
+from kimi_audio_ft.engine.settings import LauncherConfig
+from kimi_audio_ft.engine.work import BASE, Event, Failure, Task, Unit
+
+if TYPE_CHECKING:
+    from kimi_audio_ft.engine.view import SweepView
+
+log = logging.getLogger(__name__)
+
+
+class Launch:
+    """One call of the launcher: a batch of jobs."""
+
+    def __init__(self, settings: LauncherConfig, runner: Runner) -> None:
+        self.settings, self.runner = settings, runner
+        self.folder = Path(str(runner.config.hydra.sweep.dir))
+        self.stopping = False
+
+    def compose(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
+        """The batch's jobs, with what each needs."""
+        setup_globals()
+        self._log_as_hydra()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        jobs = self.runner.compose(job_overrides, first)
+        for job in jobs:
+            if is_training(job):
+                prepare(job)
+        return jobs
+
+    def run(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+        """Run all jobs; the returns are in their order."""
+        jobs = self.compose(job_overrides, first)
+        if not all(map(is_training, jobs)):
+            return self._run_plainly(jobs)
+        from kimi_audio_ft.engine.needs import lacking
+        from kimi_audio_ft.engine.view import JobLine, SweepView
+
+        units, untrained = lacking(jobs)
+        lines = [
+            JobLine(job.number, self.name(job), job.key or "", "waiting" if job.key in untrained else "reused")
+            for job in jobs
+        ]
+        with SweepView(lines) as view:
+            batch = Batch(jobs, {unit.key for unit in units}, self, view)
+            batch.run_ready()
+            if units:
+                self.make(units, untrained, batch.event, view.stopping)
+            if self.stopping:
+                raise KeyboardInterrupt
+            batch.run_ready(all_of_them=True)
+        known.FAILED.clear()
+        return [job.returned for job in jobs if job.returned is not None]
+
+    def make(
+        self,
+        units: Sequence[Unit],
+        untrained: set[str],
+        on_event: Callable[[Event], None],
+        on_stop: Callable[[], None],
+        **rung: Any,
+    ) -> None:
+        """Have units made; every event is passed on. rung: ``until`` and ``metric`` of the tasks."""
+        from kimi_audio_ft.engine.executor import make_executor
+        from kimi_audio_ft.engine.plan import make_tasks
+
+        executor, places = make_executor(self.settings, units, self.folder)
+        size = 0 if self.settings.pack_size == "auto" else self.settings.pack_size
+        template = Task(
+            0, [], self.settings.dispatch, size, self.settings.pack_same_data,
+            log=str((self.folder / "packs.log").absolute()), **rung,
+        )  # fmt: skip
+        tasks = make_tasks(units, untrained, template, places)
+
+        def stop() -> None:
+            self.stopping = True
+            on_stop()
+
+        with one_ctrl_c(stop):
+            executor.run(tasks, on_event, lambda: self.stopping)
+
+    def run_job(self, job: Job) -> JobReturn:
+        """Run one job; Hydra has its own logging for each."""
+        try:
+            return self.runner.run(job)
+        finally:
+            self._log_as_hydra()
+
+    def _run_plainly(self, jobs: Sequence[Job]) -> list[JobReturn]:
+        log.info("Launching %d jobs locally", len(jobs))
+        returns = []
+        for job in jobs:
+            log.info("\t#%d : %s", job.number, " ".join(filter_overrides(job.overrides)))
+            returns.append(self.run_job(job))
+        return returns
+
+    def _log_as_hydra(self) -> None:
+        configure_log(self.runner.config.hydra.hydra_logging, self.runner.config.hydra.verbose)
+
+    @staticmethod
+    def name(job: Job) -> str:
+        """What the trial is called in tables."""
+        from kimi_audio_ft.train import trial_name
+
+        return trial_name(list(job.config.hydra.overrides.task))
+
+
+class Batch:
+    """Jobs that wait for units; each runs as soon as all that it needs is there, or has failed.
+
+    missing: keys of the units that are not made yet.
+    """
+
+    def __init__(self, jobs: Sequence[Job], missing: set[str], launch: Launch, view: SweepView) -> None:
+        self.jobs, self.missing, self.launch, self.view = jobs, missing, launch, view
+        self.made = set(missing)
+
+    def event(self, event: Event) -> None:
+        """What happened to a unit."""
+        self.view.event(event)
+        key, name = event["unit"], event["event"]
+        if name == "failed":
+            facts = {field: event[field] for field in ("error_type", "message", "user", "traceback")}
+            known.FAILED[key] = Failure(**facts)
+        elif name == "ready" and event["fitted"]:
+            known.FITTED.add(key)
+        if name in ("ready", "failed"):
+            self.missing.discard(key)
+            self.run_ready()
+
+    def run_ready(self, all_of_them: bool = False) -> None:
+        """Run the jobs whose units are made, in order."""
+        for job in self.jobs:
+            if job.returned is None and (all_of_them or not self._needs(job) & self.missing):
+                returned = self.launch.run_job(job)
+                value = returned._return_value
+                error = str(value) if isinstance(value, Exception) else None
+                reused = job.key not in self.made
+                self.view.job_done(job.number, None if error else float(value), error, reused)
+
+    def _needs(self, job: Job) -> set[str]:
+        baseline = job.settings is not None and job.settings.baseline
+        return {job.key or "", *([BASE] if baseline else [])}
+
+
+@contextmanager
+def one_ctrl_c(stop: Callable[[], None]) -> Iterator[None]:
+    """A first Ctrl-C, SIGTERM or SIGUSR1 calls ``stop`` and waits for what it does; a second Ctrl-C ends at once."""
+    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {}
+
+    def first(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stop()
+
+    try:
+        for number in handled:
+            before[number] = signal.signal(number, first)
+    except ValueError:  # not the main thread: its own owner hears the signals
+        before = {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,182 @@
+"""Making a task's units in child processes that may die: locks, second tries in smaller packs, a clean stop."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from filelock import Timeout
+
+from kimi_audio_ft import store
+from kimi_audio_ft.engine.plan import even_chunks
+from kimi_audio_ft.engine.process import work
+from kimi_audio_ft.engine.work import BASE, Event, Task, Unit
+from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.workers import WorkerDied, run_workers
+
+_ENDS = ("ready", "paused", "failed", "interrupted")
+# Seconds between two looks at a lock that another process holds.
+_PATIENCE = 1.0
+
+
+def supervise(
+    task: Task,
+    on_event: Callable[[Event], None],
+    should_stop: Callable[[], bool] = lambda: False,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Make all units of a task; what becomes of each is an event, never an exception.
+
+    Adapters that another process is making are left to it, and waited for at the end. A child that dies (a signal, out
+    of memory, an exit in somebody's code) costs the units that it was at: they are tried again in halves until the one
+    that kills its process is alone and fails. Once ``should_stop()`` is true, the child saves its checkpoints and what
+    is left is interrupted.
+
+    Args:
+        environment: variables for the children, such as the GPUs that they may use.
+    """
+    supervisor = _Supervisor(task, on_event, should_stop, environment)
+    supervisor.run()
+
+
+@dataclass
+class _Supervisor:
+    task: Task
+    on_event: Callable[[Event], None]
+    should_stop: Callable[[], bool]
+    environment: Mapping[str, str] | None
+    locks: dict[str, ExitStack] = field(default_factory=dict)
+
+    def run(self) -> None:
+        try:
+            mine, others = self._claim(self.task.units)
+            self._make(mine)
+            for unit in others:
+                self.on_event({"event": "waiting", "unit": unit.key})
+            for unit in others:
+                if self._wait(unit):
+                    self._make([unit])
+        finally:
+            for lock in self.locks.values():
+                lock.close()
+
+    def _claim(self, units: Sequence[Unit]) -> tuple[list[Unit], list[Unit]]:
+        """Units whose locks are ours or that need none, and those that another process is making."""
+        mine: list[Unit] = []
+        others: list[Unit] = []
+        for unit in units:
+            free = unit.key in self.locks or not self._untrained(unit) or self._lock(unit.key, 0)
+            (mine if free else others).append(unit)
+        return mine, others
+
+    def _lock(self, key: str, patience: float) -> bool:
+        stack = ExitStack()
+        try:
+            stack.enter_context(store.lock("adapter", key, patience))
+        except Timeout:
+            return False
+        self.locks[key] = stack
+        return True
+
+    def _wait(self, unit: Unit) -> bool:
+        """Wait until another process has made it or given it up."""
+        while self._untrained(unit) and not self._lock(unit.key, _PATIENCE):
+            if self.should_stop():
+                self.on_event({"event": "interrupted", "unit": unit.key, "step": None})
+                return False
+        return True
+
+    def _untrained(self, unit: Unit) -> bool:
+        return unit.key != BASE and store.find("adapter", unit.key) is None
+
+    def _make(self, units: Sequence[Unit]) -> None:
+        queue = deque([list(units)] if units else [])
+        while queue:
+            some = queue.popleft()
+            child = _Child(self.task.with_units(some), self._pass_on, self.environment, self.should_stop)
+            death = child.run([unit.key for unit in some if self._untrained(unit)])
+            left = [unit for unit in some if unit.key not in child.ended]
+            queue.extendleft(reversed(self._after(death, left, child.begun)))
+
+    def _after(self, death: Exception | None, left: list[Unit], begun: set[str]) -> list[list[Unit]]:
+        """What is to be tried again when a child has ended with units left, in groups."""
+        if self.should_stop():
+            for unit in left:
+                self._pass_on({"event": "interrupted", "unit": unit.key, "step": None})
+            return []
+        if isinstance(death, UserError):
+            for unit in left:
+                self._fail(unit, death, str(death))
+            return []
+        suspects = [unit for unit in left if unit.key in begun] or left
+        rest = [unit for unit in left if unit not in suspects]
+        death = death or WorkerDied("its process ended without a word")
+        if len(suspects) > 1:
+            keys = [unit.key for unit in suspects]
+            self._pass_on({"event": "split", "unit": None, "units": keys, "reason": str(death)})
+        elif suspects:
+            where = f". What it printed is in {self.task.log}" if self.task.log else ""
+            self._fail(suspects[0], death, f"training or decoding it killed the process: {death}{where}")
+            suspects = []
+        return [group for group in (*even_chunks(suspects, 2), rest) if group]
+
+    def _fail(self, unit: Unit, error: Exception, message: str) -> None:
+        user = isinstance(error, UserError)
+        facts = {"error_type": type(error).__name__, "message": message, "user": user, "traceback": ""}
+        self._pass_on({"event": "failed", "unit": unit.key, **facts})
+
+    def _pass_on(self, event: Event) -> None:
+        if event["event"] in _ENDS and event["unit"] in self.locks:
+            self.locks.pop(event["unit"]).close()
+        self.on_event(event)
+
+
+class _Child:
+    """One life of a task's process. begun, ended: keys of units that it was at, and has done with."""
+
+    def __init__(
+        self,
+        task: Task,
+        on_event: Callable[[Event], None],
+        environment: Mapping[str, str] | None,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.task, self.on_event, self.environment, self.should_stop = task, on_event, environment, should_stop
+        self.begun: set[str] = set()
+        self.ended: set[str] = set()
+
+    def run(self, untrained: list[str]) -> Exception | None:
+        """Make the task's units. Returns what ended the process, or None."""
+        try:
+            if self.task.ranks > 1 and untrained:
+                self._start(self.task.ranks, untrained, False)
+                # Decoding uses one device; what has just been trained is in the store now.
+                left = [unit for unit in self.task.units if unit.key not in self.ended]
+                trained = [unit for unit in left if unit.key == BASE or store.find("adapter", unit.key)]
+                self.begun.clear()
+                self._start(1, [], True, self.task.with_units(trained))
+            else:
+                self._start(1, untrained, True)
+        except (WorkerDied, UserError) as death:
+            return death
+        return None
+
+    def _start(self, count: int, untrained: list[str], decoding: bool, task: Task | None = None) -> None:
+        task = task or self.task
+        if task.units:
+            run_workers(
+                work, (task, untrained, decoding), count, self._hear, environment=self.environment,
+                should_stop=self.should_stop,
+            )  # fmt: skip
+
+    def _hear(self, rank: int, event: Any) -> None:
+        key = event["unit"]
+        if event["event"] in _ENDS:
+            self.ended.add(key)
+            self.begun.discard(key)
+        elif event["event"] in ("fitting", "decoding"):
+            self.begun.add(key)
+        self.on_event(event)

@@ -1,0 +1,238 @@
+"""What a task's process does: train its adapters in packs over one base, then decode all that their jobs ask for."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from kimi_audio_ft import store
+from kimi_audio_ft.cli import is_users
+from kimi_audio_ft.engine.memory import free_memory, out_of_memory, too_large
+from kimi_audio_ft.engine.plan import even_chunks, grouped, pack_units
+from kimi_audio_ft.engine.work import BASE, Task, Unit
+from kimi_audio_ft.signature import canonical
+from kimi_audio_ft.training.checkpoint import checkpoint_of, group_by_resume
+from kimi_audio_ft.training.fit import fit_adapters
+from kimi_audio_ft.training.members import Member
+from kimi_audio_ft.training.stopping import Interrupted
+from kimi_audio_ft.transcripts import EvaluationSet, Request, decode_all
+from kimi_audio_ft.trial import Trial
+from kimi_audio_ft.workers import Send
+
+log = logging.getLogger(__name__)
+
+# Seconds between two messages about a decoding's progress.
+_EVERY = 0.5
+
+
+class Worker:
+    """One process of a task. Only rank 0 writes products and sends events."""
+
+    def __init__(self, rank: int, send: Send, task: Task, should_stop: Callable[[], bool]) -> None:
+        self.rank, self.task, self.should_stop = rank, task, should_stop
+        self._send = send if rank == 0 else lambda event: None
+        self.pack_size = task.pack_size
+        self._evaluations: dict[str, EvaluationSet] = {}
+
+    def event(self, name: str, unit: str | None, **facts: Any) -> None:
+        """Tell the supervisor what happened to a unit."""
+        self._send({"event": name, "unit": unit, **facts})
+
+    def run(self, untrained: set[str], decoding: bool) -> None:
+        """Decode what needs no training, then train pack by pack, decoding each pack's units at once."""
+        units = self.task.units
+        trained = [unit for unit in units if unit.key not in untrained]
+        if decoding:
+            self.decode(trained, fitted=False)
+        for pack in pack_units([unit for unit in units if unit.key in untrained], self.task.same_data):
+            self._packs(pack, decoding)
+
+    def _packs(self, units: list[Unit], decoding: bool) -> None:
+        """Train units that may share a pack in packs of the size that pays."""
+        left = list(units)
+        while left:
+            if self.should_stop():
+                return self._interrupt(left, None)
+            size = self._size(left)
+            for pack in self._resumable(left[:size]):
+                made = self._fit(pack)
+                if decoding:
+                    self.decode(made, fitted=True)
+            left = left[size:]
+        return None
+
+    def _size(self, units: list[Unit]) -> int:
+        if self.pack_size == 0 and len(units) > 1:
+            from kimi_audio_ft.engine.probe import probed_pack_size
+
+            trials = [self._trial(unit) for unit in units]
+            self.pack_size = probed_pack_size(trials, self._dispatch(trials[0]), self.task.ranks)
+        return max(1, self.pack_size)
+
+    def _resumable(self, units: list[Unit]) -> list[list[Unit]]:
+        """Parts of a pack that can go on from the same step."""
+        by_key = {unit.key: unit for unit in units}
+        groups = group_by_resume({key: _work_folder(key) for key in by_key})
+        return [[by_key[key] for key in group] for group in groups]
+
+    def _fit(self, pack: list[Unit]) -> list[Unit]:
+        """Train one pack.
+
+        Returns:
+            The units whose adapters are in the store now.
+        """
+        try:
+            return self._fit_pack(pack)
+        except Interrupted as stop:
+            self._interrupt(pack, stop.step)
+        except Exception as error:
+            self._broken(pack, error)
+        return []
+
+    def _fit_pack(self, pack: list[Unit]) -> list[Unit]:
+        trials = {unit.key: self._trial(unit) for unit in pack}
+        first = trials[pack[0].key]
+        one_order = len({trial.config.seed for trial in trials.values()}) == 1
+        data = first.data if one_order else {key: trial.data for key, trial in trials.items()}
+        members = [
+            Member(
+                key,
+                trial.config.lora,
+                trial.config.optim,
+                trial.config.seed,
+                self._draft(key),
+                store.work_folder("adapter", key),
+            )
+            for key, trial in trials.items()
+        ]
+        for key in trials:
+            self.event("fitting", key, pack=len(pack))
+
+        def on_step(key: str, step: int, steps: int, loss: float, speed: float) -> None:
+            self.event("step", key, step=step, steps=steps, loss=loss, tokens_per_second=speed)
+
+        results = fit_adapters(
+            first.base, members, data, first.config.trainer, dispatch=self._dispatch(first), until=self.task.until,
+            on_step=on_step, should_stop=self.should_stop,
+        )  # fmt: skip
+        made = [unit for unit in pack if self._keep(unit, trials[unit.key], results[unit.key])]
+        if self.task.until is not None:
+            made = [unit for unit in made if self._pause(unit, trials[unit.key], results[unit.key])]
+        return made
+
+    def _keep(self, unit: Unit, trial: Trial, result: dict[str, Any] | Exception) -> bool:
+        """Put a finished adapter into the store."""
+        if isinstance(result, Exception):
+            self._failed(unit, result)
+            return False
+        if self.rank == 0 and not result.get("paused"):
+            facts = {**result, "config": asdict(trial.config), "eval_identity": trial.evaluation.identity}
+            store.complete("adapter", unit.key, facts)
+        return True
+
+    def _pause(self, unit: Unit, trial: Trial, result: dict[str, Any]) -> bool:
+        """Judge an adapter where its training rests; one that is finished is left to be decoded."""
+        if not result.get("paused"):
+            return True
+        step, rate = result["paused"]["step"], None
+        if self.task.metric == "cer" and self.rank == 0:
+            rate = self._rate(unit, trial, step)
+        self.event("paused", unit.key, step=step, val_loss=result["paused"]["val_loss"], val_cer=rate)
+        return False
+
+    def _rate(self, unit: Unit, trial: Trial, step: int) -> float:
+        from kimi_audio_ft.scoring import score
+
+        greedy = replace(trial.config.decoding, text_temperature=0.0, text_top_k=0, repeats=1)
+        evaluation = self._evaluation(trial.config)
+        checkpoint = checkpoint_of([_work_folder(unit.key)], step)
+        assert checkpoint is not None, "a paused training has left one"
+        adapter = (f"{unit.key}@{step}", Path(checkpoint))
+        [transcripts] = decode_all(evaluation.base, evaluation, [Request(greedy, 0)], adapter)
+        return float(score(evaluation.references, transcripts.hypotheses[0])["cer"])
+
+    def decode(self, units: Sequence[Unit], fitted: bool) -> None:
+        """Decode every way that the jobs of these units ask for."""
+        for place, unit in enumerate(units):
+            if self.should_stop():
+                return self._interrupt(units[place:], None)
+            try:
+                self._decode(unit)
+            except Exception as error:
+                self._failed(unit, error)
+            else:
+                self.event("ready", unit.key, fitted=fitted)
+        return None
+
+    def _decode(self, unit: Unit) -> None:
+        adapter = None if unit.key == BASE else (unit.key, store.product_path("adapter", unit.key))
+        last = 0.0
+
+        def on_progress(done: int, total: int) -> None:
+            nonlocal last
+            if done == total or time.monotonic() - last > _EVERY:
+                last = time.monotonic()
+                self.event("decoding", unit.key, done=done, total=total)
+
+        for jobs in grouped(unit.jobs, lambda job: canonical(asdict(job.data))):
+            evaluation = self._evaluation(jobs[0])
+            requests = [Request(job.decoding, job.seed) for job in jobs]
+            decode_all(evaluation.base, evaluation, requests, adapter, on_progress=on_progress)
+
+    def _evaluation(self, config: Any) -> EvaluationSet:
+        key = canonical(asdict(config.data))
+        if key not in self._evaluations:
+            trial = Trial(config)
+            self._evaluations[key] = EvaluationSet(trial.base, config.data)
+        return self._evaluations[key]
+
+    def _trial(self, unit: Unit) -> Trial:
+        config = replace(unit.config, trainer=replace(unit.config.trainer, progress=False))
+        return Trial(config, self.rank)
+
+    def _dispatch(self, trial: Trial) -> str:
+        if self.task.dispatch != "auto":
+            return self.task.dispatch
+        return "batched" if trial.base.device.type == "cuda" else "slice"
+
+    def _draft(self, key: str) -> Path:
+        return store.begin("adapter", key) if self.rank == 0 else store.draft_folder("adapter", key)
+
+    def _interrupt(self, units: Sequence[Unit], step: int | None) -> None:
+        for unit in units:
+            self.event("interrupted", unit.key, step=step)
+
+    def _failed(self, unit: Unit, error: Exception) -> None:
+        words = "" if is_users(error) else "".join(traceback.format_exception(error))
+        log.error("%s failed: %s", unit.key, words or error)
+        self.event(
+            "failed", unit.key, error_type=type(error).__name__, message=str(error), user=is_users(error),
+            traceback=words,
+        )  # fmt: skip
+
+    def _broken(self, pack: list[Unit], error: Exception) -> None:
+        """A pack that broke: a mistake in what all share fails all; anything else is looked for in smaller packs."""
+        if self.task.ranks > 1 and not is_users(error):
+            raise error  # the other ranks know nothing of it; the supervisor begins again with smaller packs
+        memory = out_of_memory(error)
+        if len(pack) == 1 or is_users(error):
+            for unit in pack:
+                self._failed(unit, too_large(unit.config, error) if memory else error)
+            return
+        log.error("a pack of %d broke: %s", len(pack), "".join(traceback.format_exception(error)))
+        if memory:
+            free_memory()
+            self.pack_size = len(pack) // 2
+        reason = "out of memory" if memory else f"{type(error).__name__}: {error}"
+        self.event("split", None, units=[unit.key for unit in pack], reason=reason)
+        for half in even_chunks(pack, 2):
+            self.decode(self._fit(half), fitted=True)
+
+
+def _work_folder(key: str) -> Path:
+    return store.work_folder("adapter", key)

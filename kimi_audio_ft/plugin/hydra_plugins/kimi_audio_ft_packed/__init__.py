@@ -1,0 +1,1 @@
+"""The packed launcher, as Hydra finds it."""

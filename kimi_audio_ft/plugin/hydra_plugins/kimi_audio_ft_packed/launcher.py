@@ -1,0 +1,57 @@
+"""``hydra/launcher=packed``. Hydra imports this at every start, so nothing heavy is imported before a launch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from kimi_audio_ft.engine.settings import LauncherConfig
+
+if TYPE_CHECKING:
+    from kimi_audio_ft.engine.halving import RungResult
+
+    from kimi_audio_ft.engine.launch import Launch
+
+ConfigStore.instance().store(group="hydra/launcher", name="packed", node=LauncherConfig, provider="kimi_audio_ft")
+
+
+class PackedLauncher(Launcher):
+    """Trains a sweep's adapters together, then runs every job as Hydra's basic launcher does."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(LauncherConfig), options))
+        assert isinstance(settings, LauncherConfig)
+        self.settings = settings
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what launches need."""
+        self.context, self.task, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """One return for each job, in order; a failed job's holds its exception."""
+        return self._launch().run(job_overrides, initial_job_idx)
+
+    def num_steps(self, job_overrides: Sequence[Sequence[str]]) -> list[int]:
+        """Optimizer steps of every job's whole training."""
+        from kimi_audio_ft.engine import rungs
+
+        return rungs.num_steps(self._launch(), job_overrides)
+
+    def train_until(self, job_overrides: Sequence[Sequence[str]], until: int, metric: str) -> list[RungResult]:
+        """Train every job's adapter to an optimizer step and judge it there, by "cer" or "loss"; in order."""
+        from kimi_audio_ft.engine import rungs
+
+        return rungs.train_until(self._launch(), job_overrides, until, metric)
+
+    def _launch(self) -> Launch:
+        from kimi_audio_ft.engine.jobs import Runner
+        from kimi_audio_ft.engine.launch import Launch
+
+        return Launch(self.settings, Runner(self.context, self.task, self.config))

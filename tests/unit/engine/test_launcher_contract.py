@@ -1,0 +1,42 @@
+"""Hydra's own tests of launchers, on the packed one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
+
+import kimi_audio_ft
+
+PLUGINS = Path(kimi_audio_ft.__file__).parent / "plugin"
+
+
+def test_hydra_finds_the_launcher() -> None:
+    assert "PackedLauncher" in [found.__name__ for found in Plugins.instance().discover(Launcher)]
+
+
+@pytest.mark.parametrize(("launcher_name", "overrides"), [("packed", [])])
+class TestPackedLauncher(LauncherTestSuite):
+    """Runs what Hydra asks of every launcher."""
+
+
+@pytest.mark.parametrize(
+    ("launcher_name", "overrides"),
+    [("packed", ["hydra/sweeper=basic", "hydra.sweeper.max_batch_size=2"])],
+)
+class TestPackedLauncherInBatches(BatchedSweeperTestSuite):
+    """The same for sweepers that launch in batches."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task_launcher_cfg", "extra_flags"), [({}, ["-m", "hydra/launcher=packed"])])
+class TestPackedLauncherFromTheCommandLine(IntegrationTestSuite):
+    """Applications started by Hydra's tests as processes of their own, which do not import our package."""
+
+    @pytest.fixture(autouse=True)
+    def _plugins(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PYTHONPATH", f"{PLUGINS}{os.pathsep}{PLUGINS.parents[1]}")
