@@ -34,7 +34,9 @@ class SlurmConfig:
     signal_seconds: int = 120  # Seconds before the time limit at which a job saves; a step must be shorter.
     max_requeues: int = 10  # How often a job that ran out of time, or lost its node, is queued again.
     poll_seconds: float = 10.0  # Seconds between two questions to Slurm about the states of all jobs.
-    extra: dict[str, Any] = field(default_factory=dict)  # Further sbatch options by their long names: {constraint: a100}.
+    extra: dict[str, Any] = field(
+        default_factory=dict
+    )  # Further sbatch options by their long names: {constraint: a100}.
 
     def __post_init__(self) -> None:
         name = "hydra.launcher.slurm"
@@ -60,7 +62,9 @@ class SlurmConfig:
 class RayConfig:
     """What a Ray task, which makes one task of adapters, asks for."""
 
-    address: str | None = None  # Address of a running Ray cluster ("auto": the one that this node belongs to); null: start Ray here.
+    address: str | None = (
+        None  # Address of a running Ray cluster ("auto": the one that this node belongs to); null: start Ray here.
+    )
     num_cpus_per_pack: float = 1  # CPU cores that Ray sets aside for one.
     resources: dict[str, float] = field(default_factory=dict)  # Custom resources of the cluster that it needs.
     max_restarts: int = 3  # How often one whose node is lost is started again.

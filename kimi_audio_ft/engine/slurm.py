@@ -33,19 +33,20 @@ _SECONDS = 60
 
 
 class Slurm:
-    """Slurm's queue."""
+    """Slurm's queue. gpus_per_pack: None: one GPU where the cluster, or the partition, has any."""
 
-    def __init__(self, settings: SlurmConfig, gpus_per_pack: int) -> None:
+    def __init__(self, settings: SlurmConfig, gpus_per_pack: int | None) -> None:
         if find_spec("submitit") is None:
             raise UserError(
-                'hydra.launcher.executor=slurm: the package submitit is missing. Install it: pip install -e ".[cluster]"'
+                'hydra.launcher.executor=slurm: the package submitit is missing. Run pip install -e ".[cluster]"'
             )
         if shutil.which("sbatch") is None:
             raise UserError(
                 "hydra.launcher.executor=slurm: there is no sbatch on PATH. Run this on a node of the cluster that may "
                 "submit jobs, or use hydra.launcher.executor=local"
             )
-        self.settings, self.gpus = settings, gpus_per_pack
+        self.settings = settings
+        self.gpus = int(gpus_anywhere(settings.partition)) if gpus_per_pack is None else gpus_per_pack
         self.max_restarts = settings.max_requeues
         self._asked = time.monotonic()
 
@@ -98,7 +99,7 @@ class Slurm:
         """Cancel what waits, and have what runs save and end."""
         _slurm("scancel", "--state=PENDING", *jobs)
         _slurm("scancel", "--signal=INT", *jobs)
-        self._asked = 0.0
+        self._asked = float("-inf")
 
     def close(self, jobs: Sequence[str]) -> None:
         """Cancel jobs; Slurm lets them save for its KillWait."""

@@ -30,7 +30,11 @@ class SlurmTask:
         import submitit
 
         requeue = signal.getsignal(submitit.JobEnvironment()._usr_sig())
-        for number, handler in ((signal.SIGUSR1, requeue), (signal.SIGTERM, self._preempted), (signal.SIGINT, self._end)):
+        for number, handler in (
+            (signal.SIGUSR1, requeue),
+            (signal.SIGTERM, self._preempted),
+            (signal.SIGINT, self._end),
+        ):
             signal.signal(number, handler)
         self.process = TaskProcess(Path(task_file))
         code = self.process.wait()
