@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,7 @@ from kimi_audio_ft.data.encoding import DTYPES, Encoders
 from kimi_audio_ft.data.manifest import TokenRange
 from kimi_audio_ft.devices import device
 from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.lora.adapter import add_adapter, load_adapter
+from kimi_audio_ft.lora.adapter import ONE, add_adapters, load_adapter
 from kimi_audio_ft.lora.targets import matched_modules, needs_branch, needs_whisper
 from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer, WhisperFeatureExtractor
 from kimi_audio_ft.model.checkpoint import read_config
@@ -130,10 +130,16 @@ class Base:
     @contextmanager
     def new_adapter(self, lora: LoraConfig, seed: int) -> Iterator[PeftModel]:
         """The base with a fresh adapter, taken off again at the end."""
-        model = self.load(needs_branch(self.targets(lora)))
+        with self.new_adapters({ONE: (lora, seed)}) as adapted:
+            yield adapted
+
+    @contextmanager
+    def new_adapters(self, adapters: Mapping[str, tuple[LoraConfig, int]]) -> Iterator[PeftModel]:
+        """The base with fresh adapters by name, from their settings and seeds, all taken off again at the end."""
+        model = self.load(any(needs_branch(self.targets(lora)) for lora, _ in adapters.values()))
         if self.settings.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        adapted = add_adapter(model, lora, seed, str(self.files.root))
+        adapted = add_adapters(model, adapters, str(self.files.root))
         adapted.train()  # layers in eval mode would quietly not recompute their activations
         try:
             yield adapted

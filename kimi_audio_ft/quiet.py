@@ -10,6 +10,8 @@ _RENAMED = ".*gradient_checkpointing.*deprecated"
 _TREESPEC = ".*LeafSpec.*deprecated"
 # PyTorch 2.14 renames these and DeepSpeed 0.19 still calls the old names.
 _COLLECTIVES = r".*torch\.distributed\..*is deprecated"
+# Lightning's advice to whoever has Slurm installed; our processes are our own.
+_SRUN = ".*`srun` command is available"
 
 
 def quiet_libraries() -> None:
@@ -21,5 +23,5 @@ def quiet_libraries() -> None:
         "lightning_fabric.utilities.distributed",
     ):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (_RENAMED, _TREESPEC, _COLLECTIVES):
+    for message in (_RENAMED, _TREESPEC, _COLLECTIVES, _SRUN):
         warnings.filterwarnings("ignore", message=message)

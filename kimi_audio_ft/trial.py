@@ -15,10 +15,13 @@ from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
 from kimi_audio_ft.data.manifest import manifest_identity, read_manifest
 from kimi_audio_ft.devices import in_workers, num_ranks
 from kimi_audio_ft.engine import known
+from kimi_audio_ft.lora.adapter import ONE
 from kimi_audio_ft.schema import TrainConfig
 from kimi_audio_ft.signature import signature
-from kimi_audio_ft.training.fit import fit_adapter
+from kimi_audio_ft.training.fit import fit_adapters
+from kimi_audio_ft.training.members import Member
 from kimi_audio_ft.training.ranks import fit_in_workers
+from kimi_audio_ft.training.stopping import TrainingFailed, stop_on_signals
 from kimi_audio_ft.transcripts import EvaluationSet, require_manifest
 
 log = logging.getLogger(__name__)
@@ -73,11 +76,26 @@ class Trial:
         manifest = read_manifest(data.train_manifest, data.audio_root, data.prompt, base.tokens, base.tokenizer)
         return signature("adapter", groups, {"train": manifest_identity(manifest), **base_inputs(base)})
 
-    def fit(self, folder: Path, work: Path, on_row: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:
-        """Train the adapter in this process (one of several, under a strategy of several ranks)."""
+    def fit(
+        self,
+        folder: Path,
+        work: Path,
+        on_row: Callable[[dict[str, Any]], None] | None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> dict[str, Any]:
+        """Train the adapter in this process (one of several, under a strategy of several ranks).
+
+        Raises:
+            TrainingFailed: the loss was not finite.
+            Interrupted: ``should_stop`` said so; there is a checkpoint of that step.
+        """
         config = self.config
-        with self.base.new_adapter(config.lora, config.seed) as model:
-            return fit_adapter(model, self.data, config.optim, config.trainer, config.seed, folder, work, on_row)
+        member = Member(ONE, config.lora, config.optim, config.seed, folder, work)
+        row = None if on_row is None else lambda name, row: on_row(row)
+        result = fit_adapters(self.base, [member], self.data, config.trainer, on_row=row, should_stop=should_stop)[ONE]
+        if isinstance(result, TrainingFailed):
+            raise result
+        return result
 
     def adapter(self, on_row: Callable[[dict[str, Any]], None] | None = None) -> Adapter:
         """The adapter, fitted now unless the store has it; ``on_row`` sees the points of its curves."""
@@ -90,7 +108,8 @@ class Trial:
             if in_workers(config.trainer):
                 facts = fit_in_workers(self, folder, work, on_row)
             else:
-                facts = self.fit(folder, work, on_row)
+                with stop_on_signals() as should_stop:
+                    facts = self.fit(folder, work, on_row, should_stop)
             return {**facts, "config": asdict(config), "eval_identity": self.evaluation.identity}
 
         folder, stored = store.find_or_make("adapter", name, make)

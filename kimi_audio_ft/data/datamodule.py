@@ -173,6 +173,10 @@ class ConversationData(pl.LightningDataModule):
         ]
         return conversations.select(kept), lengths[kept]
 
+    def steps_by_epoch(self, max_epochs: int) -> tuple[int, ...]:
+        """Optimizer steps of every epoch; adapters whose data differ train together only where these are equal."""
+        return tuple(self.plan.num_steps(epoch) for epoch in range(max_epochs))
+
     def num_steps(self, max_epochs: int, max_steps: int) -> int:
         """Optimizer steps of the whole training."""
         steps = 0
@@ -182,9 +186,12 @@ class ConversationData(pl.LightningDataModule):
                 return max_steps
         return steps
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> ResumableLoader:
         """This rank's optimizer steps of Lightning's current epoch, each a list of micro-batches."""
-        epoch = self.trainer.current_epoch if self.trainer is not None else 0
+        return self.steps_of(self.trainer.current_epoch if self.trainer is not None else 0)
+
+    def steps_of(self, epoch: int) -> ResumableLoader:
+        """This rank's optimizer steps of an epoch."""
         return ResumableLoader(
             self.train_set,
             EpochSteps(self.plan, epoch, self.rules.rank, self.rules.ranks),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, run_job
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from kimi_audio_ft.cli import to_settings
 from kimi_audio_ft.schema import TrainConfig
@@ -74,7 +75,7 @@ def prepare(job: Job) -> None:
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(job.config)  # for configs that refer to hydra's own
     try:
-        settings = to_settings(OmegaConf.masked_copy(job.config, [str(key) for key in job.config if key != "hydra"]))
+        settings = to_settings(_without_hydra(job.config))
         trial = Trial(settings)
         trial.base.targets(settings.lora)
         job.key, job.settings = trial.training_signature, settings
@@ -82,3 +83,11 @@ def prepare(job: Job) -> None:
         job.error = error
     finally:
         HydraConfig.instance().cfg = before
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    """A job's own config, of its own type, as Hydra gives it to the task."""
+    own = copy.deepcopy(config)
+    with read_write(own), open_dict(own):
+        del own["hydra"]
+    return own

@@ -19,6 +19,8 @@ from kimi_audio_ft.lora.targets import matched_modules, target_pattern
 from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
 from kimi_audio_ft.schema import LoraConfig
 
+# PEFT's name for the adapter of a model that has one.
+ONE = "default"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # Starts of PEFT that subtract themselves from the base's weights, which here are shared and stay as they are.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -45,12 +47,34 @@ def add_adapter(model: KimiAudioForCausalLM, settings: LoraConfig, seed: int, ba
 
     The adapter is float32 whatever the base is (PEFT casts around it).
     """
-    matched_modules(model, settings.target_modules)
+    return add_adapters(model, {ONE: (settings, seed)}, base)
+
+
+def add_adapters(
+    model: KimiAudioForCausalLM, adapters: Mapping[str, tuple[LoraConfig, int]], base: str = ""
+) -> peft.PeftModel:
+    """Freeze the base and put fresh adapters on it, each with its seed: it starts as ``add_adapter`` starts it."""
+    for settings, _ in adapters.values():
+        matched_modules(model, settings.target_modules)
     model.requires_grad_(False)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stable_seed("adapter", seed))
-        adapted = peft.get_peft_model(model, peft_config(settings))
-    adapted.peft_config["default"].base_model_name_or_path = base  # PEFT overwrites it while wrapping
+    adapted: peft.PeftModel | None = None
+    try:
+        for name, (settings, seed) in adapters.items():
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(stable_seed("adapter", seed))
+                if adapted is None:
+                    adapted = peft.get_peft_model(model, peft_config(settings), adapter_name=name)
+                else:
+                    adapted.add_adapter(name, peft_config(settings))
+            adapted.peft_config[name].base_model_name_or_path = base  # PEFT overwrites it while wrapping
+    except BaseException:
+        if adapted is not None:
+            adapted.unload()
+        raise
+    assert adapted is not None, "no adapter to add"
+    if len(adapters) > 1:
+        tuner: Any = adapted.base_model
+        tuner.set_adapter(list(adapters))  # all of them learn; PeftModel's own method takes one name
     return adapted
 
 
@@ -109,30 +133,36 @@ def with_tensors(
     return adapted.eval()
 
 
-def save_adapter(model: peft.PeftModel, folder: Path, parameters: Mapping[str, Tensor] | None = None) -> None:
-    """Write the adapter in PEFT's format: weights and config, nothing of the base.
+def save_adapter(
+    model: peft.PeftModel, folder: Path, parameters: Mapping[str, Tensor] | None = None, name: str = ONE
+) -> None:
+    """Write an adapter in PEFT's format: weights and config, nothing of the base.
 
     Args:
         parameters: the trained parameters by name, when the model's own are in shards.
+        name: which one, on a model with several.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {key: value.detach().cpu().contiguous() for key, value in adapter_state(model, parameters).items()}
+    state = {key: value.detach().cpu().contiguous() for key, value in adapter_state(model, parameters, name).items()}
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
-    config = model.peft_config["default"]
+    config = model.peft_config[name]
     config.inference_mode = True
     config.save_pretrained(str(folder))
     config.inference_mode = False
 
 
-def adapter_state(model: peft.PeftModel, parameters: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The adapter's tensors under PEFT's names, without the base's embedding and heads even when they are targets."""
+def adapter_state(
+    model: peft.PeftModel, parameters: Mapping[str, Tensor] | None = None, name: str = ONE
+) -> dict[str, Tensor]:
+    """An adapter's tensors under PEFT's names, without the base's embedding and heads even when they are targets."""
     state = None if parameters is None else dict(parameters)
-    return get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
+    return get_peft_model_state_dict(model, state_dict=state, adapter_name=name, save_embedding_layers=False)
 
 
-def trainable_parameters(model: torch.nn.Module) -> int:
-    """Number of parameters that training changes."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+def trainable_parameters(model: torch.nn.Module, name: str | None = None) -> int:
+    """Number of parameters that training changes: all, or those of one adapter."""
+    trained = ((key, value) for key, value in model.named_parameters() if value.requires_grad)
+    return sum(value.numel() for key, value in trained if name is None or f".{name}." in key)
 
 
 def stable_seed(*facts: object) -> int:

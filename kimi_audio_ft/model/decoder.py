@@ -204,6 +204,7 @@ class KimiAudioForCausalLM(PreTrainedModel):
         audio_branch: bool = True,
         text_positions: Tensor | None = None,
         waveforms: Sequence[Tensor] | None = None,
+        copies: int = 1,
     ) -> KimiAudioOutput:
         """One pass over ``[B, S]`` positions of both streams.
 
@@ -217,6 +218,8 @@ class KimiAudioForCausalLM(PreTrainedModel):
             past_key_values: cache to read and extend. ``use_cache=True`` starts a new one.
             text_positions: bool ``[B, S]``; text logits are computed only there and come back as ``[N, V]``.
             waveforms: 16 kHz mono waveforms instead of ``audio_features``, when a Whisper encoder is attached.
+            copies: all rows this many times, one block after another, for as many adapters: what stands before the
+                layers is computed once. The output has the rows, or positions, of all copies.
 
         Raises:
             UserError: the features do not fit the audio codes (number of audios, or length of one).
@@ -229,6 +232,10 @@ class KimiAudioForCausalLM(PreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache()
         embedded = self.model.embed(input_ids, text_input_ids, is_continuous_mask, audio_features)
+        if copies > 1:
+            embedded = embedded.repeat(copies, 1, 1)
+            attention_mask = None if attention_mask is None else attention_mask.repeat(copies, 1)
+            text_positions = None if text_positions is None else text_positions.repeat(copies, 1)
         text_hidden, audio_hidden = self.model(embedded, attention_mask, past_key_values, audio_branch)
         if text_positions is not None:
             text_hidden = text_hidden[text_positions]

@@ -1,118 +1,161 @@
-"""Fitting one adapter with Lightning, resumable at any moment."""
+"""Fitting adapters with Lightning, alone or as a pack, resumable at any moment."""
 
 from __future__ import annotations
 
 import json
-import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins.environments import LightningEnvironment
 from peft import PeftModel
 
+from kimi_audio_ft.base_model import Base
 from kimi_audio_ft.data.datamodule import ConversationData
+from kimi_audio_ft.data.together import DataTogether
 from kimi_audio_ft.devices import device
-from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.lora.adapter import save_adapter, trainable_parameters
+from kimi_audio_ft.lora.pack import Pack
 from kimi_audio_ft.lora.targets import needs_branch
-from kimi_audio_ft.schema import OptimConfig, TrainerConfig
+from kimi_audio_ft.schema import TrainerConfig
 from kimi_audio_ft.store import write_json, write_jsonl
-from kimi_audio_ft.training.checkpoint import AdapterCheckpointIO, KeepCheckpoints, latest_checkpoint
+from kimi_audio_ft.training.checkpoint import AdapterCheckpointIO, KeepCheckpoints, MembersCheckpointIO, checkpoint_of
 from kimi_audio_ft.training.curves import CurveRecorder, Row
+from kimi_audio_ft.training.endings import LeaveEarly, OnStep, ReportSteps, StopAtNonFinite
+from kimi_audio_ft.training.members import Learner, Member
 from kimi_audio_ft.training.module import AdapterTraining
+from kimi_audio_ft.training.stopping import Interrupted, Leave, TrainingFailed, own_signals, require_finite
 from kimi_audio_ft.training.strategies import make_strategy
 
+__all__ = ["Interrupted", "Member", "OnRow", "OnStep", "Result", "Row", "TrainingFailed", "fit_adapters"]
 
-class TrainingFailed(UserError):
-    """The loss was not finite, so there is no adapter."""
-
-
-class StopAtNonFinite(pl.Callback):
-    """Ends a training whose loss is not finite; what follows would be wasted."""
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        assert isinstance(pl_module, AdapterTraining)
-        require_finite("training", pl_module.step_loss, pl_module.optim.lr, trainer.global_step)
+Result = dict[str, Any] | TrainingFailed
+OnRow = Callable[[str, Row], None]
 
 
-def require_finite(what: str, loss: float, rate: float, step: int) -> None:
-    """Raise TrainingFailed unless the loss is a finite number."""
-    if not math.isfinite(loss):
-        raise TrainingFailed(
-            f"optim.lr={rate:g}: the {what} loss is {loss} at step {step}; it must be finite. "
-            "Lower optim.lr, or set optim.max_grad_norm"
-        )
-
-
-def fit_adapter(
-    model: PeftModel,
-    data: ConversationData,
-    optim: OptimConfig,
+def fit_adapters(
+    base: Base,
+    members: Sequence[Member],
+    data: ConversationData | Mapping[str, ConversationData],
     settings: TrainerConfig,
-    seed: int,
-    folder: Path,
-    work: Path,
-    on_row: Callable[[Row], None] | None = None,
-) -> dict[str, Any]:
-    """Train the model's adapter and write it with its curves into ``folder``.
+    *,
+    dispatch: str = "slice",
+    until: int | None = None,
+    on_row: OnRow | None = None,
+    on_step: OnStep | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> dict[str, Result]:
+    """Train adapters together over one base and write each, with its curves, into its own folder.
 
-    Under a strategy of several ranks every one of them calls this; the first one writes and sees the rows.
+    Each ends as if it had trained alone. One member alone is trained by plain PEFT. When the members' work folders hold
+    checkpoints of one step, training goes on from the latest such step as if never interrupted, whoever has made them.
+    Under a strategy of several ranks every one of them calls this; the first one writes and sees rows and steps.
 
     Args:
-        work: folder for checkpoints; when it holds one, training goes on from there as if never interrupted.
-        on_row: sees every point of the curves as it arises.
+        data: batches that all members share, or each one's own by its name.
+        dispatch: "slice" or "batched" (``lora.pack``), for several members.
+        until: pause at this optimizer step, of the same training; a later call continues it.
+        on_row: sees a member's name and every point of its curves as it arises, earlier ones again after resuming.
+        on_step: sees a member's name, its step, all steps, the step's loss and the pack's positions per second
+            (without padding) a few times per second.
+        should_stop: asked after every step, on every rank; one yes ends the training at this step.
 
     Returns:
-        Facts about the training: steps, seconds, losses, number of trained parameters.
+        By name, facts about the training (steps, seconds, losses, number of trained parameters, pack), or of a paused
+        one ``{"paused": {"step", "val_loss"}, ...}``, or why there is no adapter.
 
     Raises:
-        TrainingFailed: the loss was not finite.
+        Interrupted: ``should_stop`` said so; every member that has not failed has a checkpoint of that step.
     """
-    data.setup()
-    num_steps = data.num_steps(settings.max_epochs, settings.max_steps)
-    num_trained = trainable_parameters(model)  # of whole parameters: they are not yet sharded
-    module = AdapterTraining(model, optim, num_steps, seed)
-    recorder = CurveRecorder(
-        settings.log_every, settings.val_every, lambda: module.validation_loss(data.validation_batches()), on_row
-    )
-    trainer = make_trainer(module, settings, data.rules.ranks, work, recorder)
-    started = time.monotonic()
-    with warnings.catch_warnings():
+    together = data if isinstance(data, ConversationData) else DataTogether(data)
+    together.setup()
+    num_steps = together.num_steps(settings.max_epochs, settings.max_steps)
+    works = {member.name: member.work for member in members}
+    with ExitStack() as stack:
+        model = stack.enter_context(base.new_adapters({m.name: (m.lora, m.seed) for m in members}))
+        pack = stack.enter_context(closing(Pack(model, list(works), dispatch))) if len(members) > 1 else None
+        sizes = {name: trainable_parameters(model, name) for name in works}  # of whole parameters, not yet in shards
+        learners = [Learner(member.optim, member.seed, member.name) for member in members]
+        module = AdapterTraining(model, learners, num_steps, pack)
+        module.should_stop = should_stop or module.should_stop
+        recorder = CurveRecorder(
+            settings.log_every,
+            settings.val_every,
+            lambda: module.validation_loss(together.validation_batches()),
+            on_row,
+        )
+        reports = [ReportSteps(on_step)] if on_step is not None else []
+        keep = KeepCheckpoints(list(works.values()), settings.save_every, settings.save_keep)
+        leaving = LeaveEarly(keep, recorder, until)
+        callbacks = [StopAtNonFinite(), recorder, *reports, keep, leaving]
+        trainer = make_trainer(module, settings, together.rules.ranks, works, callbacks)
+        started = time.monotonic()
+        _run(trainer, module, together, checkpoint_of(list(works.values()), until))
+        seconds = round(time.monotonic() - started, 3)
+        if leaving.stopped is not None:
+            raise Interrupted(leaving.stopped)
+        results: dict[str, Result] = {}
+        for member, learner in zip(members, learners, strict=True):
+            try:
+                results[member.name] = {
+                    **_outcome(trainer, learner, recorder, leaving),
+                    "train_seconds": round(seconds / len(members), 3),
+                    "trainable_parameters": sizes[member.name],
+                    "pack": {"size": len(members), "seconds": seconds},
+                }
+            except TrainingFailed as failure:
+                results[member.name] = failure
+                continue
+            if trainer.is_global_zero and leaving.paused is None:
+                own = data if isinstance(data, ConversationData) else data[member.name]
+                save_adapter(model, member.folder, module.trained, member.name)
+                write_jsonl(member.folder / "curves.jsonl", recorder.curves[member.name].rows)
+                write_json(member.folder / "data.json", own.describe())
+    return results
+
+
+def _outcome(trainer: pl.Trainer, learner: Learner, recorder: CurveRecorder, leaving: LeaveEarly) -> dict[str, Any]:
+    """How a learner's training has ended; TrainingFailed where that leaves no adapter."""
+    if learner.failure is not None:
+        raise learner.failure
+    if leaving.paused is not None:
+        step, losses = leaving.paused
+        require_finite("validation", losses[learner.name], learner.optim.lr, step)
+        return {"paused": {"step": step, "val_loss": losses[learner.name]}}
+    curve, step = recorder.curves[learner.name], trainer.global_step
+    final = {f"final_{split}_loss": curve.losses(split)[-1] for split in ("train", "val")}
+    require_finite("validation", final["final_val_loss"], learner.optim.lr, step)  # what the last step left behind
+    return {"steps": step, **final}
+
+
+def _run(trainer: pl.Trainer, module: AdapterTraining, data: pl.LightningDataModule, checkpoint: str | None) -> None:
+    with warnings.catch_warnings(), own_signals(), suppress(Leave):
         # Lightning's advice on worker counts and logging does not fit data that is read from memory maps.
         warnings.filterwarnings("ignore", category=UserWarning, module="pytorch_lightning")
-        trainer.fit(module, datamodule=data, ckpt_path=latest_checkpoint(work))
-    seconds = time.monotonic() - started
-    losses = {split: [row["loss"] for row in recorder.rows if row["split"] == split] for split in ("train", "val")}
-    require_finite("validation", losses["val"][-1], optim.lr, trainer.global_step)  # what the last step left behind
-    if trainer.is_global_zero:
-        save_adapter(model, folder, module.trained)
-        write_jsonl(folder / "curves.jsonl", recorder.rows)
-        write_json(folder / "data.json", data.describe())
-    return {
-        "steps": trainer.global_step,
-        "train_seconds": round(seconds, 3),
-        "trainable_parameters": num_trained,
-        "final_train_loss": losses["train"][-1],
-        "final_val_loss": losses["val"][-1],
-    }
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
 
 
 def make_trainer(
-    module: AdapterTraining, settings: TrainerConfig, ranks: int, work: Path, recorder: CurveRecorder
+    module: AdapterTraining,
+    settings: TrainerConfig,
+    ranks: int,
+    works: Mapping[str, Path],
+    callbacks: Sequence[pl.Callback],
 ) -> pl.Trainer:
-    """A Lightning trainer whose checkpoints hold the adapter only."""
-    place = device(settings.accelerator)
-    trained = (name for name, parameter in module.model.named_parameters() if parameter.requires_grad)
-    unused = needs_branch(name.removeprefix("base_model.model.") for name in trained)
-    return pl.Trainer(
+    """A Lightning trainer whose checkpoints hold the adapters only, each in its own folder of ``works``."""
+    place, model = device(settings.accelerator), module.model
+    trained = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
+    unused = module.pack is not None or needs_branch(name.removeprefix("base_model.model.") for name in trained)
+    norm = module.learners[0].optim.max_grad_norm
+    files = {name: (work, AdapterCheckpointIO(json.dumps(_config(model, name)))) for name, work in works.items()}
+    trainer = pl.Trainer(
         accelerator="gpu" if place.type == "cuda" else "cpu",
         devices=ranks,
-        strategy=make_strategy(settings, ranks, place, module.optim.max_grad_norm, unused),
+        strategy=make_strategy(settings, ranks, place, norm, unused),
         max_epochs=settings.max_epochs,
         max_steps=settings.max_steps,
         reload_dataloaders_every_n_epochs=1,  # every epoch has its own plan of batches
@@ -120,13 +163,17 @@ def make_trainer(
         enable_checkpointing=False,  # KeepCheckpoints does
         enable_progress_bar=settings.progress,
         enable_model_summary=False,
-        callbacks=[StopAtNonFinite(), recorder, KeepCheckpoints(work, settings.save_every, settings.save_keep)],
-        plugins=[AdapterCheckpointIO(json.dumps(_adapter_config(module.model)))],
+        callbacks=list(callbacks),
+        # Processes are ours, also inside a Slurm job, whose own numbers Lightning would otherwise go by.
+        plugins=[MembersCheckpointIO(files), LightningEnvironment()],
         use_distributed_sampler=False,
-        default_root_dir=work,
+        default_root_dir=next(iter(works.values())),
     )
+    # Signals are for ``should_stop``: Lightning's own handlers would broadcast from within, or requeue a Slurm job.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
-def _adapter_config(model: PeftModel) -> dict[str, Any]:
-    config = model.peft_config["default"].to_dict()
+def _config(model: PeftModel, name: str) -> dict[str, Any]:
+    config = model.peft_config[name].to_dict()
     return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}

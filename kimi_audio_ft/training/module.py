@@ -1,40 +1,54 @@
-"""The Lightning module: one adapter over a frozen base, learning text answers."""
+"""The Lightning module: one adapter, or several, over a frozen base, learning text answers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor
 
-from kimi_audio_ft.lora.adapter import stable_seed
-from kimi_audio_ft.schema import OptimConfig
+from kimi_audio_ft.lora.dropout import seed_dropout
+from kimi_audio_ft.lora.pack import Pack
 from kimi_audio_ft.training.loss import answer_loss
-from kimi_audio_ft.training.schedule import rate_factor
+from kimi_audio_ft.training.members import Learner
+from kimi_audio_ft.training.shared_batch import Step, repeated, turns
 from kimi_audio_ft.training.states import adapter_parameters
 from kimi_audio_ft.training.strategies import AdapterHolder, AdapterStrategy
 
 
 class AdapterTraining(AdapterHolder):
-    """Trains the adapter of a PEFT model; one Lightning batch is one optimizer step, a list of micro-batches.
+    """Trains the adapters of a PEFT model; one Lightning batch is one optimizer step, of some micro-batches.
 
     Text answers never compute the audio branch, and logits are computed at supervised positions only. The published
     code runs both heads, each over all 168,448 ids, at every position.
 
     Optimization is manual: Lightning's own accumulation divides by a fixed number of micro-batches, while the weights
     of ours (``data.batching``) make every step's loss a mean over that very step, on any number of ranks.
+
+    Nothing couples two adapters: losses are summed, so that each one's gradient is its own loss's; rates, AdamW's
+    values and clipping are by group of parameters; and one that has failed leaves the batch.
     """
 
-    def __init__(self, model: PeftModel, optim: OptimConfig, num_steps: int, seed: int) -> None:
+    def __init__(self, model: PeftModel, learners: Sequence[Learner], num_steps: int, pack: Pack | None = None) -> None:
         super().__init__()
-        self.model = model
-        self.optim, self.num_steps, self.seed = optim, num_steps, seed
+        assert len(learners) == 1 or pack is not None, "PEFT alone trains one adapter at a time"
+        self.model, self.learners, self.num_steps, self.pack = model, list(learners), num_steps, pack
+        self.average = learners[0].optim.loss_average
+        assert all(learner.optim.loss_average == self.average for learner in learners), "they weigh batches differently"
         self.automatic_optimization = False
-        self.rate = 0.0  # the learning rate of the last step
-        self.step_loss = 0.0  # its loss, over all ranks
-        self._factor = rate_factor(optim.schedule, num_steps, optim.warmup_ratio)
+        self.should_stop: Callable[[], bool] = lambda: False
+        self.stop_asked = False  # by any rank, at the end of the last step
+        self.step_tokens = 0  # positions of the last step, over all ranks and adapters, without padding
+        self._factors = [learner.factor(num_steps) for learner in learners]
+        for learner in learners:
+            learner.place = seed_dropout(model, learner.name)
+
+    @property
+    def active(self) -> list[Learner]:
+        """Those that have not failed."""
+        return [learner for learner in self.learners if learner.failure is None]
 
     @property
     def strategy(self) -> AdapterStrategy:
@@ -47,59 +61,85 @@ class AdapterTraining(AdapterHolder):
         """Let the strategy spread the frozen base over the ranks, once."""
         self.strategy.shard(self.model)
 
-    def training_step(self, step: list[dict[str, Any]], batch_idx: int) -> None:
+    def training_step(self, step: Step, batch_idx: int) -> None:
         """One optimizer step: the sum of its micro-batches' weighted losses is its mean loss over all ranks."""
         optimizer: Any = self.optimizers()
-        self.rate = self.optim.lr * self._factor(self.trainer.global_step)
-        for group in optimizer.param_groups:
-            group["lr"] = self.rate
+        for learner, factor, group in zip(self.learners, self._factors, optimizer.param_groups, strict=True):
+            learner.rate = group["lr"] = learner.optim.lr * factor(self.trainer.global_step)
         optimizer.zero_grad()
         wrapped: Any = self.strategy.model  # this module, or what holds it
-        total = torch.zeros((), device=self.device)
-        for place, batch in enumerate(step, start=1):
+        active = self.active
+        sums = torch.zeros(len(active) + 2, device=self.device)  # losses, wishes to stop, positions
+        batches = turns(step, active)
+        for place, batch in enumerate(batches, start=1):
             # Dropout depends on the place in training alone, so a resumed run draws what the interrupted one would
             # have, and any number of ranks what one would.
-            torch.manual_seed(stable_seed("dropout", self.seed, self.current_epoch, batch["number"]))
-            with self.strategy.accumulating(last=place == len(step)):
-                loss = wrapped(batch, self.optim.loss_average) * batch["weight"]
-                self.manual_backward(loss * self.strategy.ranks)  # strategies average gradients over the ranks
-            total += loss.detach()
-        if self.optim.max_grad_norm:
-            self.clip_gradients(optimizer, self.optim.max_grad_norm, gradient_clip_algorithm="norm")
+            for learner, number, length in batch["places"]:
+                learner.place.at(learner.seed, self.current_epoch, number, length)
+            with self.strategy.accumulating(last=place == len(batches)):
+                losses = wrapped(batch, self.average) * batch["weight"]
+                self.manual_backward(losses.sum() * self.strategy.ranks)  # strategies average gradients over the ranks
+            sums[batch["owners"]] += losses.detach()
+            sums[-1] += batch["inputs"]["attention_mask"].sum() * batch["copies"]
+        for learner, group in zip(self.learners, optimizer.param_groups, strict=True):
+            if learner.optim.max_grad_norm and learner.failure is None:
+                self.strategy.clip(group["params"], learner.optim.max_grad_norm)
         optimizer.step()
-        self.step_loss = float(self.strategy.reduce(total, reduce_op="sum"))
-        self.log("train_loss", self.step_loss, prog_bar=True, logger=False)
+        sums[-2] = float(self.should_stop())
+        *step_losses, wishes, tokens = self.strategy.reduce(sums, reduce_op="sum").tolist()
+        for learner, loss in zip(active, step_losses, strict=True):
+            learner.step_loss = loss
+        self.stop_asked, self.step_tokens = wishes > 0, int(tokens)
+        self.log("train_loss", sum(step_losses) / len(active), prog_bar=True, logger=False)
 
     @torch.no_grad()
-    def validation_loss(self, batches: Iterable[list[dict[str, Any]]]) -> float:
+    def validation_loss(self, batches: Iterable[list[dict[str, Any]]]) -> dict[str, float]:
         """Mean loss over the answer tokens of the evaluation set, however it is cut into batches and ranks."""
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # loss, answer tokens
+        active = self.active
+        sums = torch.zeros(len(active) + 1, dtype=torch.float64, device=self.device)  # losses, answer tokens
         self.eval()
-        for [batch] in map(self.strategy.batch_to_device, batches):
-            loss = self(batch, "token").double()
-            sums += batch["weight"] * torch.stack([loss, batch["text_loss_mask"].sum().double()])
+        for step in map(self.strategy.batch_to_device, batches):
+            [batch] = turns(step, active)
+            losses = self(batch, "token").double()
+            tokens = step[0]["text_loss_mask"].sum().double()
+            sums += step[0]["weight"] * torch.cat([losses, tokens.reshape(1)])
         self.train()
-        loss, tokens = self.strategy.reduce(sums, reduce_op="sum").tolist()
-        return loss / max(1.0, tokens)
+        *losses_, tokens = self.strategy.reduce(sums, reduce_op="sum").tolist()
+        return {learner.name: loss / max(1.0, tokens) for learner, loss in zip(active, losses_, strict=True)}
 
     def forward(self, batch: dict[str, Any], average: str) -> Tensor:
-        """Summed loss of one micro-batch (``answer_loss``); wrappers of this module are called for it."""
-        mask_BS = batch["text_loss_mask"]
-        out = self.model(**batch["inputs"], audio_branch=False, text_positions=mask_BS)
-        labels_N, rows_N = batch["text_labels"][mask_BS], mask_BS.nonzero()[:, 0]
-        return answer_loss(out.text_logits, labels_N, rows_N, mask_BS.shape[0], average)
+        """Summed loss of one micro-batch for each adapter (``answer_loss``); wrappers of this module are called."""
+        inputs, mask_BS, copies = batch["inputs"], batch["text_loss_mask"], batch["copies"]
+        if self.pack is not None:
+            self.pack.shares = batch["shares"]
+            if self.pack.adapts_embedding and copies > 1:
+                inputs, mask_BS = repeated(self.model, inputs, mask_BS, copies)
+                copies = 1
+        out = self.model(**inputs, audio_branch=False, text_positions=mask_BS, copies=copies)
+        parts = out.text_logits.split([target.labels_N.numel() for target in batch["targets"]])
+        return torch.stack(
+            [
+                answer_loss(logits_NV, target.labels_N, target.rows_N, target.num_rows, average)
+                for logits_NV, target in zip(parts, batch["targets"], strict=True)
+            ]
+        )
 
     def on_train_end(self) -> None:
-        """Gather the adapter while all ranks are still there."""
+        """Gather the adapters while all ranks are still there."""
         self.trained = adapter_parameters(self.model)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over the adapter; ``training_step`` sets its rate, a function of the step alone."""
-        optim = self.optim
-        return torch.optim.AdamW(
-            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
-            lr=optim.lr,
-            betas=(optim.beta1, optim.beta2),
-            eps=optim.eps,
-            weight_decay=optim.weight_decay,
-        )
+        """AdamW with a group for every adapter; ``training_step`` sets its rate, a function of the step alone."""
+        trained = [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {
+                "params": [value for name, value in trained if learner.owns(name)],
+                "lr": learner.optim.lr,
+                "betas": (learner.optim.beta1, learner.optim.beta2),
+                "eps": learner.optim.eps,
+                "weight_decay": learner.optim.weight_decay,
+            }
+            for learner in self.learners
+        ]
+        assert sum(len(group["params"]) for group in groups) == len(trained), "every adapter has its learner"
+        return torch.optim.AdamW(groups)

@@ -8,7 +8,7 @@ resumes on 4, or under another strategy.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -52,6 +52,10 @@ class AdapterStrategy(Strategy):
     def accumulating(self, last: bool) -> Any:
         """Context of a micro-batch's forward and backward pass; gradients meet after the step's last one."""
         return nullcontext()
+
+    def clip(self, parameters: Sequence[nn.Parameter], norm: float) -> None:
+        """Scale the gradients of one adapter down to this norm."""
+        nn.utils.clip_grad_norm_(parameters, norm)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """A whole optimizer step: the wrapped model is called inside it, once for every micro-batch."""
@@ -198,6 +202,9 @@ class ZeroThree(AdapterStrategy, DeepSpeedStrategy):
         for buffer in model.buffers():
             buffer.data = buffer.data.to(self.root_device)
 
+    def clip(self, parameters: Sequence[nn.Parameter], norm: float) -> None:
+        """Nothing: DeepSpeed does it by itself, from its config."""
+
     @contextmanager
     def accumulating(self, last: bool) -> Iterator[None]:
         """The engine is told where a step ends; by itself it counts micro-batches, also beyond an epoch's last."""
@@ -220,7 +227,8 @@ def make_strategy(
 
     Args:
         max_grad_norm: DeepSpeed clips gradients itself.
-        unused: whether some adapter parameters get no gradient (those of the audio branch, from text answers).
+        unused: whether some adapter parameters get no gradient (those of the audio branch, from text answers; those of
+            a failed adapter in a pack).
     """
     name = settings.strategy
     if name == "single" or (name == "ddp" and ranks == 1):
