@@ -15,6 +15,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from kimi_audio_ft.engine.ledger import LEDGER
 from kimi_audio_ft.errors import DataError
 from multirun_analysis.records import Record, finite, read_json, read_jsonl, read_yaml
 
@@ -112,12 +113,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Everything found in a sweep's folder; ``baselines`` has one entry per decoding setting."""
+    """Everything found in a sweep's folder; ``baselines`` has one entry per decoding setting.
+
+    ``fitting_seconds``: how long the sweep trained adapters, several at a time; None where nobody measured it.
+    """
 
     folder: Path
     trials: list[Trial]
     baselines: list[Trial]
     command: str | None
+    fitting_seconds: float | None = None
 
     @property
     def finished(self) -> list[Trial]:
@@ -159,9 +164,10 @@ def collect(sweep_dir: Path) -> Sweep:
         if (folder / "baseline.json").is_file():
             base = _scored(folder, folder / "baseline.json", is_base=True)
             baselines.setdefault(base.decoding_key, base)
-    return Sweep(
-        sweep_dir, [_read_trial(path) for path in folders], list(baselines.values()), _sweep_command(sweep_dir)
-    )
+    trials = [_read_trial(path) for path in folders]
+    ledger = sweep_dir / LEDGER
+    fitting = finite(read_json(ledger).get("fitting_seconds")) if ledger.is_file() else None
+    return Sweep(sweep_dir, trials, list(baselines.values()), _sweep_command(sweep_dir), fitting)
 
 
 def _is_trial(path: Path) -> bool:

@@ -223,7 +223,7 @@ def test_failed_trial_does_not_stop_the_others(place: Any, short: tuple[str, ...
     done = place.run(TRAIN, "-m", *short, *failing)
     folder = place.folder / "failing"
     assert done.code == 2
-    assert "1 of 2 trials failed" in done.err and "failing/0 (" in done.err
+    assert "1 of 2 trials failed" in done.err and "failing/0/train.log (" in done.err
     assert "Traceback" not in done.err + done.out
     assert scores_of(folder / "1")["cer"] == scores_of(first / "0")["cer"]
     failure = json.loads((folder / "0" / "failure.json").read_text(encoding="utf-8"))
