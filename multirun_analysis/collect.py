@@ -15,6 +15,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from kimi_audio_ft.engine.ledger import LEDGER
 from kimi_audio_ft.errors import DataError
 from multirun_analysis.halving import Halving, read_halving
 from multirun_analysis.records import Record, finite, read_json, read_jsonl, read_yaml
@@ -113,15 +114,17 @@ class Trial:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Everything found in a sweep's folder.
+    """Everything found in a sweep's folder; ``baselines`` has one entry per decoding setting.
 
-    ``baselines`` has one entry per decoding setting; ``halving`` is what was stopped early, in a sweep that does so.
+    ``fitting_seconds``: how long the sweep trained adapters, several at a time; None where nobody measured it.
+    ``halving``: which adapters were stopped early; None in a sweep that stops none.
     """
 
     folder: Path
     trials: list[Trial]
     baselines: list[Trial]
     command: str | None
+    fitting_seconds: float | None = None
     halving: Halving | None = None
 
     @property
@@ -165,7 +168,10 @@ def collect(sweep_dir: Path) -> Sweep:
             base = _scored(folder, folder / "baseline.json", is_base=True)
             baselines.setdefault(base.decoding_key, base)
     trials = [_read_trial(path) for path in folders]
-    return Sweep(sweep_dir, trials, list(baselines.values()), _sweep_command(sweep_dir), read_halving(sweep_dir))
+    ledger = sweep_dir / LEDGER
+    fitting = finite(read_json(ledger).get("fitting_seconds")) if ledger.is_file() else None
+    command, halving = _sweep_command(sweep_dir), read_halving(sweep_dir)
+    return Sweep(sweep_dir, trials, list(baselines.values()), command, fitting, halving)
 
 
 def _is_trial(path: Path) -> bool:

@@ -24,6 +24,10 @@ def make_executor(settings: LauncherConfig, units: Sequence[Unit], folder: Path)
     Args:
         folder: the sweep's.
     """
+    if settings.executor != "local":
+        from kimi_audio_ft.engine.clusters import cluster_executor
+
+        return cluster_executor(settings, units, folder)
     from kimi_audio_ft.engine.local import LocalExecutor, gpu_places
 
     gpus = max(num_ranks(unit.config.trainer) for unit in units)

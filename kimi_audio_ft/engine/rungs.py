@@ -10,9 +10,10 @@ from pathlib import Path
 from kimi_audio_ft import store
 from kimi_audio_ft.engine.halving import RungResult
 from kimi_audio_ft.engine.jobs import Job
-from kimi_audio_ft.engine.launch import Launch
+from kimi_audio_ft.engine.launch import Launch, job_lines
+from kimi_audio_ft.engine.ledger import record_fitting
 from kimi_audio_ft.engine.plan import pack_key
-from kimi_audio_ft.engine.view import JobLine, SweepView
+from kimi_audio_ft.engine.view import SweepView
 from kimi_audio_ft.engine.work import Event, Unit
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import store_root
@@ -66,8 +67,7 @@ def _train(
     launch: Launch, jobs: Sequence[Job], units: dict[str, Unit], lengths: _Lengths, until: int, metric: str
 ) -> dict[str, RungResult]:
     results: dict[str, RungResult] = {}
-    lines = [JobLine(job.number, launch.name(job), job.key, "waiting") for job in jobs if job.key in units]
-    with SweepView(lines) as view:
+    with SweepView(job_lines([job for job in jobs if job.key in units], units)) as view:
 
         def on_event(event: Event) -> None:
             view.event(event)
@@ -82,6 +82,7 @@ def _train(
             results[key] = RungResult(key, until, lengths.of(config), score, error, name == "ready")
 
         launch.make(list(units.values()), set(units), on_event, view.stopping, until=until, metric=metric)
+        record_fitting(launch.folder, view.fitting_seconds)
     if launch.stopping:
         raise KeyboardInterrupt
     return results

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from kimi_audio_ft.engine.cluster_settings import RayConfig, SlurmConfig
 from kimi_audio_ft.schema import one_of, require
 
 
@@ -18,7 +19,9 @@ class LauncherConfig:
     dispatch: str = "auto"  # slice (bit-equal to solo on a CPU), batched (faster on a GPU), auto: by the device.
     executor: str = "local"  # local: this machine; slurm and ray: packs are jobs of a cluster.
     gpus_per_pack: Any = "auto"  # GPUs of one pack; auto: as many as trainer.devices asks for.
-    parallel: Any = "auto"  # Packs side by side on this machine; auto: as many as its GPUs hold, one without GPUs.
+    parallel: Any = "auto"  # Packs side by side; auto: what the GPUs (or Ray) hold, one without GPUs, 4 Slurm jobs.
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)  # What a Slurm job asks for.
+    ray: RayConfig = field(default_factory=RayConfig)  # What a Ray task asks for.
 
     def __post_init__(self) -> None:
         for name in ("pack_size", "gpus_per_pack", "parallel"):

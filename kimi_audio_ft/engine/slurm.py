@@ -1,0 +1,173 @@
+"""Tasks as Slurm jobs, through submitit."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from kimi_audio_ft.engine.cluster import JobEnd
+from kimi_audio_ft.engine.cluster_settings import SlurmConfig
+from kimi_audio_ft.engine.place import python_path
+from kimi_audio_ft.engine.slurm_job import SlurmTask
+from kimi_audio_ft.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_DIED = ("COMPLETED", "FAILED", "OUT_OF_MEMORY", "DEADLINE")
+_LOST = ("TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "REVOKED")
+_REMEDIES = {
+    "OUT_OF_MEMORY": "raise hydra.launcher.slurm.mem_gb",
+    "TIMEOUT": "raise hydra.launcher.slurm.signal_seconds if it had no time to save",
+    "FAILED": "if Slurm cannot write logs there, it says nothing more",
+}
+# Slurm's controller may be busy or restarting; it is asked again.
+_SECONDS = 60
+
+
+class Slurm:
+    """Slurm's queue. gpus_per_pack: None: one GPU where the cluster, or the partition, has any."""
+
+    def __init__(self, settings: SlurmConfig, gpus_per_pack: int | None) -> None:
+        if find_spec("submitit") is None:
+            raise UserError(
+                'hydra.launcher.executor=slurm: the package submitit is missing. Run pip install -e ".[cluster]"'
+            )
+        if shutil.which("sbatch") is None:
+            raise UserError(
+                "hydra.launcher.executor=slurm: there is no sbatch on PATH. Run this on a node of the cluster that may "
+                "submit jobs, or use hydra.launcher.executor=local"
+            )
+        self.settings = settings
+        self.gpus = int(gpus_anywhere(settings.partition)) if gpus_per_pack is None else gpus_per_pack
+        self.max_restarts = settings.max_requeues
+        self._asked = time.monotonic()
+
+    def submit(self, task_file: Path, name: str) -> str:
+        """Queue a task; submitit's files lie beside it in ``slurm/``."""
+        import submitit
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        executor = submitit.SlurmExecutor(task_file.parent / "slurm", max_num_timeout=self.settings.max_requeues)
+        executor.update_parameters(**self._parameters(name))
+        try:
+            with _python_path():
+                job = executor.submit(SlurmTask(), str(task_file)).job_id
+        except (FailedJobError, FailedSubmissionError, subprocess.SubprocessError) as error:
+            raise UserError(
+                f"hydra.launcher.slurm: sbatch refused the job: {str(error).strip()}. Look at partition, account, qos, "
+                f"time_minutes, mem_gb, cpus_per_task and extra, and at hydra.launcher.gpus_per_pack ({self.gpus} here)"
+            ) from None
+        log.info("%s is Slurm job %s", name, job)
+        return job
+
+    def _parameters(self, name: str) -> dict[str, Any]:
+        settings = self.settings
+        asked = {
+            "partition": settings.partition,
+            "account": settings.account,
+            "qos": settings.qos,
+            "mem": None if settings.mem_gb is None else f"{int(1024 * settings.mem_gb)}M",
+            "gpus_per_node": self.gpus or None,
+        }
+        return {key: value for key, value in asked.items() if value is not None} | {
+            "job_name": f"kimi_audio_ft {name}",
+            "time": settings.time_minutes,
+            "signal_delay_s": settings.signal_seconds,
+            "cpus_per_task": settings.cpus_per_task,
+            # Since Slurm 22.05 srun does not take this over from the job, and binds the task to one core.
+            "srun_args": [f"--cpus-per-task={settings.cpus_per_task}"],
+            "additional_parameters": {"requeue": True, "chdir": str(Path.cwd()), **settings.extra},
+        }
+
+    def ended(self, jobs: Sequence[str]) -> dict[str, JobEnd]:
+        """Asks Slurm every ``poll_seconds``."""
+        if not jobs or time.monotonic() - self._asked < self.settings.poll_seconds:
+            return {}
+        self._asked = time.monotonic()
+        states = job_states(jobs)
+        return {job: end for job, state in states.items() if (end := _end(job, state)) is not None}
+
+    def stop(self, jobs: Sequence[str]) -> None:
+        """Cancel what waits, and have what runs save and end."""
+        _slurm("scancel", "--state=PENDING", *jobs)
+        _slurm("scancel", "--signal=INT", *jobs)
+        self._asked = float("-inf")
+
+    def close(self, jobs: Sequence[str]) -> None:
+        """Cancel jobs; Slurm lets them save for its KillWait."""
+        if jobs:
+            _slurm("scancel", *jobs)
+
+
+def gpus_anywhere(partition: str | None) -> bool:
+    """Whether any node of the cluster, or of a partition, has GPUs that can be asked for."""
+    where = [] if partition is None else [f"--partition={partition}"]
+    return "gpu" in (_slurm("sinfo", "--noheader", "--format=%G", *where) or "")
+
+
+def job_states(jobs: Sequence[str]) -> dict[str, str]:
+    """Slurm's words for the states of jobs; jobs of which it says nothing now are left out.
+
+    The queue knows running jobs, and for some minutes those that have ended; later only the accounting does, where
+    there is one.
+    """
+    listed = _slurm("squeue", "--noheader", "--states=all", "--format=%i|%T", f"--jobs={','.join(jobs)}")
+    if listed is None:
+        return {}
+    states = dict(line.split("|", 1) for line in listed.split())
+    gone = [job for job in jobs if job not in states]
+    if gone:
+        recorded = _slurm("sacct", "-n", "-X", "-P", "--format=JobID,State", f"--jobs={','.join(gone)}") or ""
+        # "CANCELLED by 1000" is a state with its author.
+        found = dict(line.split("|", 1) for line in recorded.splitlines() if "|" in line)
+        states |= {job: found[job].split()[0] if job in found else "no longer known to Slurm" for job in gone}
+    return states
+
+
+def _end(job: str, state: str) -> JobEnd | None:
+    remedy = _REMEDIES.get(state)
+    words = f"Slurm job {job} ended as {state}" + (f" ({remedy})" if remedy else "")
+    if state in _LOST:
+        return JobEnd("lost", words)
+    if state == "CANCELLED":
+        return JobEnd("cancelled", words)
+    if state in _DIED or state.startswith("no longer"):
+        return JobEnd("died", words)
+    return None
+
+
+def _slurm(*command: str) -> str | None:
+    """What a Slurm command prints; "" when it knows none of the jobs, None when it cannot be asked now."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.debug("%s: %s", command[0], error)
+        return None
+    if done.returncode and "Invalid job id" in done.stderr:
+        return ""
+    if done.returncode:
+        log.debug("%s: %s", command[0], done.stderr.strip())
+        return None
+    return done.stdout
+
+
+@contextmanager
+def _python_path() -> Iterator[None]:
+    """sbatch hands this process's environment to the job, where submitit imports this package."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = python_path()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
