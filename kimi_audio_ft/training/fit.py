@@ -13,6 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments import LightningEnvironment
 from peft import PeftModel
+from torch.utils.data import DataLoader
 
 from kimi_audio_ft.base_model import Base
 from kimi_audio_ft.data.datamodule import ConversationData
@@ -94,7 +95,7 @@ def fit_adapters(
         callbacks = [StopAtNonFinite(), recorder, *reports, keep, leaving]
         trainer = make_trainer(module, settings, together.rules.ranks, works, callbacks)
         started = time.monotonic()
-        _run(trainer, module, together, checkpoint_of(list(works.values()), until))
+        run_trainer(trainer, module, together, checkpoint_of(list(works.values()), until))
         seconds = round(time.monotonic() - started, 3)
         if leaving.stopped is not None:
             raise Interrupted(leaving.stopped)
@@ -132,9 +133,18 @@ def _outcome(trainer: pl.Trainer, learner: Learner, recorder: CurveRecorder, lea
     return {"steps": step, **final}
 
 
-def _run(trainer: pl.Trainer, module: AdapterTraining, data: pl.LightningDataModule, checkpoint: str | None) -> None:
+def run_trainer(
+    trainer: pl.Trainer,
+    module: AdapterTraining,
+    data: pl.LightningDataModule | DataLoader,
+    checkpoint: str | None = None,
+) -> None:
+    """Lightning's ``fit``, without its advice, its handling of signals, and the exception that ends it early."""
     with quiet_lightning(), own_signals(), suppress(Leave):
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+        if isinstance(data, pl.LightningDataModule):
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+        else:
+            trainer.fit(module, data, ckpt_path=checkpoint)
 
 
 @contextmanager
