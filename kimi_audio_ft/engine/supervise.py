@@ -145,11 +145,13 @@ class _Child:
         should_stop: Callable[[], bool],
     ) -> None:
         self.task, self.on_event, self.environment, self.should_stop = task, on_event, environment, should_stop
+        self.untrained: set[str] = set()
         self.begun: set[str] = set()
         self.ended: set[str] = set()
 
     def run(self, untrained: list[str]) -> Exception | None:
         """Make the task's units. Returns what ended the process, or None."""
+        self.untrained = set(untrained)
         try:
             if self.task.ranks > 1 and untrained:
                 self._start(self.task.ranks, untrained, False)
@@ -179,4 +181,4 @@ class _Child:
             self.begun.discard(key)
         elif event["event"] in ("fitting", "decoding"):
             self.begun.add(key)
-        self.on_event(event)
+        self.on_event({**event, "fitted": key in self.untrained} if event["event"] == "ready" else event)

@@ -48,9 +48,8 @@ class Worker:
     def run(self, untrained: set[str], decoding: bool) -> None:
         """Decode what needs no training, then train pack by pack, decoding each pack's units at once."""
         units = self.task.units
-        trained = [unit for unit in units if unit.key not in untrained]
         if decoding:
-            self.decode(trained, fitted=False)
+            self.decode([unit for unit in units if unit.key not in untrained])
         for pack in pack_units([unit for unit in units if unit.key in untrained], self.task.same_data):
             for part in self._in_step(pack):
                 self._packs(part, decoding)
@@ -77,7 +76,7 @@ class Worker:
             for pack in self._resumable(left[:size]):
                 made = self._fit(pack)
                 if decoding:
-                    self.decode(made, fitted=True)
+                    self.decode(made)
             left = left[size:]
         return None
 
@@ -176,7 +175,7 @@ class Worker:
         [transcripts] = decode_all(evaluation.base, evaluation, [Request(greedy, 0)], adapter)
         return float(score(evaluation.references, transcripts.hypotheses[0])["cer"])
 
-    def decode(self, units: Sequence[Unit], fitted: bool) -> None:
+    def decode(self, units: Sequence[Unit]) -> None:
         """Decode every way that the jobs of these units ask for."""
         for place, unit in enumerate(units):
             if self.should_stop():
@@ -186,7 +185,7 @@ class Worker:
             except Exception as error:
                 self._failed(unit, error)
             else:
-                self.event("ready", unit.key, fitted=fitted)
+                self.event("ready", unit.key)
         return None
 
     def _decode(self, unit: Unit) -> None:
@@ -255,7 +254,7 @@ class Worker:
         reason = "out of memory" if memory else f"{type(error).__name__}: {error}"
         self.event("split", None, units=[unit.key for unit in pack], reason=reason)
         for half in even_chunks(pack, 2):
-            self.decode(self._fit(half), fitted=True)
+            self.decode(self._fit(half))
 
 
 def _work_folder(key: str) -> Path:
