@@ -6,6 +6,7 @@ import errno
 import functools
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -73,7 +74,9 @@ def _report_errors(app: Callable[[], None], settings_class: type) -> None:
         app()
         sys.stdout.flush()
     except KeyboardInterrupt:
-        print("interrupted: what is complete was kept, and the same command goes on from there", file=sys.stderr)
+        told = ["interrupted: what is complete was kept", SweepReport.conclude_interrupted()]
+        told += ["the same command goes on from there:", f"  {command_line()}"]
+        print("\n".join(filter(None, told)), file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the output went to `head`, which has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -88,6 +91,13 @@ def _report_errors(app: Callable[[], None], settings_class: type) -> None:
             place = error.filename or "the folder of the outputs"
             fail(f"{place}: cannot be written ({error.strerror}). Free space there, or run in another folder", error)
         raise
+
+
+def command_line() -> str:
+    """The command that this process runs, as one would type it."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = ["-m", spec.name] if spec is not None else [sys.argv[0]]
+    return shlex.join(["python", *program, *sys.argv[1:]])
 
 
 def is_users(error: Exception) -> bool:

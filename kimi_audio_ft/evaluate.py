@@ -68,15 +68,18 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
 def find_adapter(adapter: str | None) -> tuple[str, Path] | None:
     """Identity and folder of an adapter given as a folder or as a signature in the store."""
     from kimi_audio_ft import store
-    from kimi_audio_ft.errors import ConfigError
+    from kimi_audio_ft.errors import ConfigError, DataError
     from kimi_audio_ft.signature import folder_digest
 
     if adapter is None:
         return None
     folder = Path(adapter).expanduser()
-    stored = store.find("adapter", folder.name)
-    if stored is not None and (adapter == folder.name or folder.resolve() == stored):
-        return folder.name, stored
+    place = store.product_path("adapter", folder.name)
+    if (place / store.META).is_file() and (adapter == folder.name or folder.resolve() == place):
+        if store.find("adapter", folder.name) is None:
+            remedy = "Train it again by the command that made it, which sets this one aside"
+            raise DataError(place, f"is corrupted ({store.damage(place)})", remedy)
+        return folder.name, place
     if not folder.is_dir():
         rule = "must be an adapter folder in PEFT's format, or a signature from `python -m kimi_audio_ft.store ls`"
         raise ConfigError("adapter", adapter, rule, "Use adapter=null for the base alone")

@@ -149,7 +149,7 @@ def file_digests(paths: Sequence[str | Path]) -> list[str]:
             keys = [_key(path, folders) for path in some]
             known = _look_up(memory, keys)
             missing = {key: Path(path) for key, path in zip(keys, some, strict=True) if key not in known}
-            hashed = dict(zip(missing, pool.map(_sha256, missing.values()), strict=True))
+            hashed = dict(zip(missing, pool.map(sha256_of, missing.values()), strict=True))
             _remember(memory, hashed)
             known |= hashed
             digests += [known[key] for key in keys]
@@ -215,7 +215,8 @@ def _remember(memory: sqlite3.Connection | None, digests: Mapping[_Key, str]) ->
         )
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes, read now."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,31 +1,46 @@
 """The content-addressed store: ``<root>/<kind>/<signature>/``.
 
 A product is made in a hidden folder beside its place and renamed when complete, under a lock, so it is either whole or
-absent and two processes never make it twice. ``python -m kimi_audio_ft.store ls`` lists what is there.
+absent and two processes never make it twice. Its ``product.json`` holds a sha256 of every file; a product that differs
+from them is treated as absent, and set aside when it is made again. ``python -m kimi_audio_ft.store`` looks into the
+store (``store_commands.py``).
 """
 
 from __future__ import annotations
 
-import argparse
-import errno
-import filecmp
 import json
-import os
+import logging
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.paths import store_root
+from kimi_audio_ft.signature import file_digest, sha256_of
+from kimi_audio_ft.store_files import let_others_read, raise_if_full, write_json
+from kimi_audio_ft.store_files import read_jsonl as read_jsonl
+from kimi_audio_ft.store_files import write_jsonl as write_jsonl
+
+log = logging.getLogger(__name__)
 
 KINDS = ("features", "adapter", "transcript")
+CORRUPT = ".corrupt-"
+"""Start of the names of damaged products that were set aside."""
 META = "product.json"
+HASHES = "sha256"
+"""Key in META of the hashes of a product's other files, by path in its folder; features, which grow, have none."""
+
+# Products that this process has found to be whole, or warned of: path, inode and time of change of their META.
+_Seen = tuple[str, int, int]
+_WHOLE: set[_Seen] = set()
+_DAMAGED: set[_Seen] = set()
+# Bytes from which looking up a file's hash is faster than reading the file.
+_LARGE = 1 << 20
 
 
 def product_path(kind: str, signature: str) -> Path:
@@ -35,9 +50,49 @@ def product_path(kind: str, signature: str) -> Path:
 
 
 def find(kind: str, signature: str) -> Path | None:
-    """The finished product's folder, or None."""
+    """The finished product's folder; None when it is not there, or damaged (its files are compared once a process)."""
     path = product_path(kind, signature)
-    return path if (path / META).is_file() else None
+    while (seen := _look(path)) is not None:
+        if seen in _WHOLE or seen in _DAMAGED:
+            return path if seen in _WHOLE else None
+        problem = damage(path)
+        if _look(path) != seen:  # removed, or made again, in this moment
+            continue
+        (_WHOLE if problem is None else _DAMAGED).add(seen)
+        if problem is not None:
+            log.warning("%s is corrupted: %s. It is not used; what needs it makes it again", path, problem)
+    return None
+
+
+def _look(path: Path) -> _Seen | None:
+    try:
+        status = (path / META).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return str(path), status.st_ino, status.st_mtime_ns
+
+
+def damage(folder: Path, remembered: bool = True) -> str | None:
+    """What is wrong with a product's files by their hashes, in words, or None; products without hashes are fine.
+
+    Args:
+        remembered: large files are not read again while their size and time of change are those of an earlier reading.
+    """
+    try:
+        hashes = read_meta(folder).get(HASHES, {})
+    except (ValueError, AttributeError, OSError):
+        return f"{META} cannot be read"
+    for name, wanted in hashes.items():
+        try:
+            large = (folder / name).stat().st_size >= _LARGE
+            found = (file_digest if remembered and large else sha256_of)(folder / name)
+        except (FileNotFoundError, NotADirectoryError, DataError):
+            if (folder / name).is_file():  # but it cannot be read
+                raise
+            return f"{name} is missing"
+        if found != wanted:
+            return f"the sha256 of {name} is not the one in {META}"
+    return None
 
 
 def find_or_make(kind: str, signature: str, make: Callable[[Path], dict[str, Any]]) -> tuple[Path, bool]:
@@ -53,10 +108,13 @@ def find_or_make(kind: str, signature: str, make: Callable[[Path], dict[str, Any
     Raises:
         UserError: the disk is full; nothing half-written stays.
     """
+    done = find(kind, signature)  # without the lock, for the store may be one that can only be read
+    if done is not None:
+        _forget_work(kind, signature)
+        return done, True
     with lock(kind, signature):
         done = find(kind, signature)
         if done is not None:
-            shutil.rmtree(work_folder(kind, signature), ignore_errors=True)  # its maker was killed right at the end
             return done, True
         draft = begin(kind, signature)
         try:
@@ -71,6 +129,8 @@ def find_or_make(kind: str, signature: str, make: Callable[[Path], dict[str, Any
 def begin(kind: str, signature: str) -> Path:
     """An empty folder to make a product in, for somebody who holds its lock."""
     draft = draft_folder(kind, signature)
+    if find(kind, signature) is None:
+        set_aside(kind, signature)  # what is there is damaged, or no product
     shutil.rmtree(draft, ignore_errors=True)  # left by a killed process; the lock says nobody is writing it
     try:
         draft.mkdir(parents=True)
@@ -84,15 +144,53 @@ def complete(kind: str, signature: str, facts: dict[str, Any]) -> Path:
     """Put what was made in the folder of ``begin`` into its place, with facts to keep beside it."""
     place, draft = product_path(kind, signature), draft_folder(kind, signature)
     try:
-        _write_meta(draft, kind, signature, facts)
+        files = sorted(file for file in draft.rglob("*") if file.is_file())
+        hashes = {file.relative_to(draft).as_posix(): sha256_of(file) for file in files}
+        _write_meta(draft, kind, signature, {**facts, HASHES: hashes})
         let_others_read(draft)
-        shutil.rmtree(place, ignore_errors=True)  # without product.json it is no product
+        if find(kind, signature) is not None:  # somebody was faster, before the lock was ours: theirs is in use
+            shutil.rmtree(draft)
+            return place
         draft.replace(place)
+        if (seen := _look(place)) is not None:
+            _WHOLE.add(seen)
     except OSError as error:
         raise_if_full(error, place)
         raise
     shutil.rmtree(work_folder(kind, signature), ignore_errors=True)
     return place
+
+
+def discard(kind: str, signature: str) -> None:
+    """Remove what ``begin`` has begun, unless it was completed."""
+    shutil.rmtree(draft_folder(kind, signature), ignore_errors=True)
+
+
+def set_aside(kind: str, signature: str) -> Path | None:
+    """Rename what lies in a product's place, for somebody who holds its lock; returns where it is kept, or None."""
+    place = product_path(kind, signature)
+    aside = place.with_name(f"{CORRUPT}{signature}.{time.time_ns()}")
+    try:
+        place.replace(aside)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise_if_full(error, place)
+        raise
+    if not (aside / META).is_file():  # a product that never was complete
+        shutil.rmtree(aside, ignore_errors=True)
+        return None
+    log.warning("%s was corrupted and is kept as %s, to look at and remove", place, aside)
+    return aside
+
+
+def _forget_work(kind: str, signature: str) -> None:
+    """Remove a finished product's scratch: its maker was killed right at the end."""
+    work = work_folder(kind, signature)
+    if work.is_dir():
+        with suppress(Timeout, UserError), lock(kind, signature, timeout=0):
+            if find(kind, signature) is not None:
+                shutil.rmtree(work, ignore_errors=True)
 
 
 def draft_folder(kind: str, signature: str) -> Path:
@@ -118,35 +216,13 @@ def lock(kind: str, signature: str, timeout: float = -1) -> Iterator[None]:
     except OSError as error:
         raise_if_full(error, path)
         raise UserError(
-            f"KIMI_AUDIO_FT_STORE: {path.parent} cannot be written ({error.strerror}). Name a writable folder"
+            f"KIMI_AUDIO_FT_STORE: {path.parent} cannot be written ({error.strerror}), and {kind} {signature} is not "
+            "there. Name a writable folder"
         ) from None
     try:
         yield
     finally:
         held.release()
-
-
-def raise_if_full(error: BaseException, place: Path) -> None:
-    """Turn 'no space left' into words; anything else is left to the caller."""
-    seen: BaseException | None = error
-    while seen is not None:
-        full = isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT)
-        # safetensors reports the system's error as text of its own exception type.
-        if full or "No space left on device" in str(seen) or "os error 28" in str(seen):
-            raise UserError(
-                f"{place}: the disk is full; nothing half-written was kept. Free space there, or set "
-                "KIMI_AUDIO_FT_STORE to a larger disk, and run the same command again"
-            ) from error
-        seen = seen.__cause__ or seen.__context__
-
-
-def let_others_read(folder: Path) -> None:
-    """Give files the usual permissions: safetensors writes them for their owner alone, whatever the umask is."""
-    umask = os.umask(0)
-    os.umask(umask)
-    for file in folder.rglob("*"):
-        if file.is_file():
-            file.chmod(0o666 & ~umask)
 
 
 def _write_meta(folder: Path, kind: str, signature: str, facts: dict[str, Any]) -> None:
@@ -159,82 +235,18 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return json.loads((folder / META).read_text(encoding="utf-8"))
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON aside and rename, so that a killed process never leaves half a file."""
-    with _aside(path) as draft:
-        draft.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line as they come, aside and renamed."""
-    with _aside(path) as draft, draft.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-@contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield draft
-        if path.is_file() and filecmp.cmp(draft, path, shallow=False):
-            draft.unlink()  # the same again: the file keeps its time, so nothing that watches it stirs
-        else:
-            draft.replace(path)
-    except BaseException as error:
-        draft.unlink(missing_ok=True)
-        raise_if_full(error, path)
-        raise
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Rows of a file that this project wrote."""
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
 def products() -> list[dict[str, Any]]:
-    """Every finished product: kind, signature, path, created, bytes."""
-    found = []
-    for kind in KINDS:
-        for folder in sorted((store_root() / kind).glob("[!.]*")):
-            if not (folder / META).is_file():
-                continue
-            meta = read_meta(folder)
-            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-            found.append(
-                {
-                    "kind": kind,
-                    "signature": folder.name,
-                    "path": str(folder),
-                    "created": meta["created"],
-                    "bytes": size,
-                }
-            )
-    return found
+    """Every finished product: kind, signature, path, created, bytes, and what made and used it."""
+    from kimi_audio_ft.store_contents import products as listed
+
+    return [product.as_json() for product in listed()]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """``python -m kimi_audio_ft.store ls [--json]``."""
-    parser = argparse.ArgumentParser(prog="python -m kimi_audio_ft.store", description="Look into the store.")
-    listing = parser.add_subparsers(dest="action", required=True).add_parser("ls", help="list finished products")
-    listing.add_argument("--json", action="store_true", help="print a JSON list")
-    options = parser.parse_args(arguments)
-    found = products()
-    if options.json:
-        json.dump(found, sys.stdout, ensure_ascii=False, indent=1)
-        print()
-        return
-    from rich.console import Console
-    from rich.filesize import decimal
-    from rich.table import Table
+    """``python -m kimi_audio_ft.store ls|verify|prune``."""
+    from kimi_audio_ft.store_commands import main as run
 
-    table = Table(title=f"Store {store_root()}")
-    for column in ("kind", "signature", "created", "size"):
-        table.add_column(column, justify="right" if column == "size" else "left")
-    for row in found:
-        table.add_row(row["kind"], row["signature"], row["created"], decimal(row["bytes"]))
-    Console().print(table)
+    run(arguments)
 
 
 if __name__ == "__main__":

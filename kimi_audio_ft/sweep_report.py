@@ -1,4 +1,4 @@
-"""A Hydra callback that writes the report when a sweep ends, whether or not some of its trials failed."""
+"""A Hydra callback that ends a sweep in its report and last words, whether or not some of its trials failed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from kimi_audio_ft.engine.ledger import LEDGER
 from kimi_audio_ft.errors import UserError
 
 log = logging.getLogger(__name__)
 
+# In the sweep's folder: what successive halving decided.
+HALVING = "halving.json"
 # What a trial writes into its folder (see scores.py); .hydra is Hydra's own.
 RECORDS = ("scores.json", "baseline.json", "failure.json", "utterances.jsonl", "curves.jsonl")
+# Failed trials that are listed one by one.
+_MOST_LISTED = 20
 
 
 class SweepReport(Callback):
@@ -28,18 +33,32 @@ class SweepReport(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Forget an earlier sweep in the same folder; its products are in the store, so nothing is lost."""
         folder = Path(config.hydra.sweep.dir)
+        if OmegaConf.select(config, "hydra.runtime.choices.hydra/sweeper") != "halving":
+            (folder / HALVING).unlink(missing_ok=True)  # halving itself keeps the times of what it decides again
         for hydra in folder.glob("*/.hydra"):
             for name in RECORDS:
                 (hydra.parent / name).unlink(missing_ok=True)
             shutil.rmtree(hydra)
             # Each trial records itself anew; two offline runs of one trial would be uploaded as two.
             shutil.rmtree(hydra.parent / "wandb", ignore_errors=True)
+        (folder / LEDGER).unlink(missing_ok=True)
         SweepReport._running = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(config, folder / "multirun.yaml")  # as Hydra's own sweeper does, but not every other one
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Leave to an open view what it shows of the trial."""
+        from kimi_audio_ft.engine.view import quiet_job_console
+
+        quiet_job_console()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write the report and print the leaderboard."""
+        """Write the report, print the leaderboard and what failed (a sweeper may go on without some trials)."""
         SweepReport._running = None
-        write_sweep_report(Path(config.hydra.sweep.dir))
+        folder = Path(config.hydra.sweep.dir)
+        write_sweep_report(folder)
+        for line in failed_trials(folder):
+            print(line)
 
     @classmethod
     def conclude_failed(cls) -> str | None:
@@ -49,20 +68,38 @@ class SweepReport(Callback):
             Which trials failed and why; None when this process runs no sweep, or the error was not a trial's.
         """
         folder, cls._running = cls._running, None
+        failures = failed_trials(folder) if folder is not None else []
+        if folder is None or not failures:
+            return None
+        if any(folder.glob("*/scores.json")):
+            write_sweep_report(folder)
+        again = "Mend the cause and run the same command again; what is done is not done again"
+        return "\n".join([*failures, again])
+
+    @classmethod
+    def conclude_interrupted(cls) -> str:
+        """How far a sweep was when it was interrupted; empty when this process runs none."""
+        folder, cls._running = cls._running, None
         if folder is None:
-            return None
-        failures = sorted(folder.glob("*/failure.json"), key=lambda path: (len(path.parent.name), path.parent.name))
-        if not failures:
-            return None
-        write_sweep_report(folder)
-        num_trials = len(list(folder.glob("*/.hydra")))
-        lines = [f"{len(failures)} of {num_trials} trials failed; the log of each is train.log in its folder"]
-        for path in failures:
-            failure = json.loads(path.read_text(encoding="utf-8"))
-            reason = (failure["message"].splitlines() or [failure["error_type"]])[0]
-            lines.append(f"  {path.parent} ({failure['trial']}): {reason}")
-        lines.append("Mend the cause and run the same command again; what is done is not done again")
-        return "\n".join(lines)
+            return ""
+        done, failures = len(list(folder.glob("*/scores.json"))), failed_trials(folder)
+        said = f"{done} trial{' is' if done == 1 else 's are'} done in {folder}"
+        return "\n".join([said, *failures])
+
+
+def failed_trials(folder: Path) -> list[str]:
+    """Lines for a person: how many trials failed, and of each its log and why; none when none failed."""
+    failures = sorted(folder.glob("*/failure.json"), key=lambda path: (len(path.parent.name), path.parent.name))
+    if not failures:
+        return []
+    lines = [f"{len(failures)} of {len(list(folder.glob('*/.hydra')))} trials failed:"]
+    for path in failures[:_MOST_LISTED]:
+        failure = json.loads(path.read_text(encoding="utf-8"))
+        reason = (failure["message"].splitlines() or [failure["error_type"]])[0]
+        lines.append(f"  {path.parent / 'train.log'} ({failure['trial']}): {reason}")
+    if len(failures) > _MOST_LISTED:
+        lines.append(f"  and {len(failures) - _MOST_LISTED} more; `ls {folder}/*/failure.json` lists them")
+    return lines
 
 
 def write_sweep_report(folder: Path) -> None:
@@ -73,7 +110,7 @@ def write_sweep_report(folder: Path) -> None:
     try:
         comparison = load_sweep(folder)
         paths = write_comparison(comparison)
-        print_leaderboard(comparison)
+        print_leaderboard(comparison, failures=False)
     except UserError as error:
         log.warning("no report: %s", error)
         return

@@ -39,12 +39,14 @@ def main(config: TrainConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
 
     from kimi_audio_ft.engine.view import quiet_job_console
+    from kimi_audio_ft.store_uses import using
 
     quiet_job_console()
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     group = str(Path(hydra.sweep.dir)) if is_sweep() else folder.name
-    return run(config, folder, trial_facts(asdict(config)), group)
+    with using(Path(hydra.sweep.dir) if is_sweep() else folder):
+        return run(config, folder, trial_facts(asdict(config)), group)
 
 
 def is_sweep() -> bool:

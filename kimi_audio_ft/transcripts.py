@@ -101,12 +101,16 @@ def decode_all(
         on_progress: is told how much is done and how much there is to do, in utterances times samplings that the
             store lacked.
 
+    The smallest ``batch_size`` asked for is the number of prompts that are computed together.
+
     Each repeat of each setting is a product of its own, the same whatever it is made together with. Its
     ``decode_seconds`` are an equal part of the time that it and what was made with it took, as they share the prefill
     and most of the steps; so the sum over all is the time spent.
     """
     identity = adapter[0] if adapter else "base"
-    named = [_products(base, evaluation, request, identity) for request in requests]
+    smallest = min((request.decoding.batch_size for request in requests), default=1)
+    alike = [replace(request, decoding=replace(request.decoding, batch_size=smallest)) for request in requests]
+    named = [_products(base, evaluation, request, identity) for request in alike]
     products = {name: product for one in named for name, product in one.items()}
     tell = _Progress(len(evaluation.conversations), sum(store.find("transcript", n) is None for n in products))
 
@@ -117,7 +121,11 @@ def decode_all(
         for folder, answers in zip(folders.values(), found, strict=True):
             store.write_jsonl(folder / _FILE, [{"id": key, "text": text} for key, text in answers.items()])
         seconds = round((time.monotonic() - started) / len(folders), 3)
-        return {name: {"decode_seconds": seconds, "inputs": products[name].inputs} for name in folders}
+        made = {name: products[name] for name in folders}
+        return {
+            name: {"decode_seconds": seconds, "inputs": p.inputs, "decoding": asdict(p.sampling.decoding)}
+            for name, p in made.items()
+        }
 
     folders = find_or_make_all("transcript", list(products), make)
     return [_read([folders[name] for name in one]) for one in named]

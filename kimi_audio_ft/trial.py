@@ -18,6 +18,7 @@ from kimi_audio_ft.engine import known
 from kimi_audio_ft.lora.adapter import ONE
 from kimi_audio_ft.schema import TrainConfig
 from kimi_audio_ft.signature import signature
+from kimi_audio_ft.store_uses import note
 from kimi_audio_ft.training.fit import fit_adapters
 from kimi_audio_ft.training.members import Member
 from kimi_audio_ft.training.ranks import fit_in_workers
@@ -100,6 +101,7 @@ class Trial:
     def adapter(self, on_row: Callable[[dict[str, Any]], None] | None = None) -> Adapter:
         """The adapter, fitted now unless the store has it; ``on_row`` sees the points of its curves."""
         config, name = self.config, self.training_signature
+        note([("adapter", name)])
         self.base.targets(config.lora)
         known.raise_if_failed(name)
 

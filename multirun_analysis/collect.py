@@ -15,7 +15,9 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from kimi_audio_ft.engine.ledger import LEDGER
 from kimi_audio_ft.errors import DataError
+from multirun_analysis.halving import Halving, read_halving
 from multirun_analysis.records import Record, finite, read_json, read_jsonl, read_yaml
 
 GREEDY_TEMPERATURE = 0.0
@@ -112,12 +114,18 @@ class Trial:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Everything found in a sweep's folder; ``baselines`` has one entry per decoding setting."""
+    """Everything found in a sweep's folder; ``baselines`` has one entry per decoding setting.
+
+    ``fitting_seconds``: how long the sweep trained adapters, several at a time; None where nobody measured it.
+    ``halving``: which adapters were stopped early; None in a sweep that stops none.
+    """
 
     folder: Path
     trials: list[Trial]
     baselines: list[Trial]
     command: str | None
+    fitting_seconds: float | None = None
+    halving: Halving | None = None
 
     @property
     def finished(self) -> list[Trial]:
@@ -159,9 +167,11 @@ def collect(sweep_dir: Path) -> Sweep:
         if (folder / "baseline.json").is_file():
             base = _scored(folder, folder / "baseline.json", is_base=True)
             baselines.setdefault(base.decoding_key, base)
-    return Sweep(
-        sweep_dir, [_read_trial(path) for path in folders], list(baselines.values()), _sweep_command(sweep_dir)
-    )
+    trials = [_read_trial(path) for path in folders]
+    ledger = sweep_dir / LEDGER
+    fitting = finite(read_json(ledger).get("fitting_seconds")) if ledger.is_file() else None
+    command, halving = _sweep_command(sweep_dir), read_halving(sweep_dir)
+    return Sweep(sweep_dir, trials, list(baselines.values()), command, fitting, halving)
 
 
 def _is_trial(path: Path) -> bool:

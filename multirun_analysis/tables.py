@@ -32,6 +32,7 @@ def trials_json(comparison: Comparison, created: datetime) -> str:
         "command": sweep.command,
         "reference_set": comparison.reference_set,
         "swept": comparison.swept,
+        "halving": sweep.halving.document if sweep.halving else None,
         "best": comparison.best.trial.label,
         "trials": [_entry(trial, rows.get(id(trial)), comparison) for trial in sweep.trials],
         "baselines": [_entry(base, rows.get(id(base)), comparison) for base in sweep.baselines],

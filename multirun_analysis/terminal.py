@@ -16,13 +16,16 @@ PARAM_WIDTH = 9
 HEADINGS = {"optim.lr": "lr", "decoding.text_temperature": "temp", "decoding.text_top_k": "top-k"}
 
 
-def print_leaderboard(comparison: Comparison, console: Console | None = None, most_rows: int = MOST_ROWS) -> None:
+def print_leaderboard(
+    comparison: Comparison, console: Console | None = None, most_rows: int = MOST_ROWS, failures: bool = True
+) -> None:
     """Print the ranked trials and the zero-shot base, the result in one sentence, and what failed.
 
     Args:
         comparison: from ``load_sweep``.
         console: where to print; standard output by default.
         most_rows: further rows are counted, not printed; they are all in the report.
+        failures: also print a line for every failed trial.
     """
     console = console or Console()
     title = f"Sweep {comparison.sweep.folder.name}"
@@ -43,7 +46,13 @@ def print_leaderboard(comparison: Comparison, console: Console | None = None, mo
         console.print(f"... and {len(comparison.rows) - most_rows} more rows, all in the report")
     console.print(Text(headline(comparison)), style="bold")
     console.print(Text(effort(comparison)))
-    for trial in comparison.sweep.failed:
+    halving = comparison.sweep.halving
+    if halving is not None:
+        console.print(Text(halving.in_words()))
+        for one in halving.candidates:
+            if one.decision == "failed":
+                console.print(Text(f"FAILED at step {one.step} ({one.name}): {one.reason}"), style="red")
+    for trial in comparison.sweep.failed if failures else []:
         error = f"{trial.record.get('error_type')}: {trial.record.get('message')}"
         console.print(Text(f"FAILED {trial.name} ({trial.label}): {error}"), style="red")
 

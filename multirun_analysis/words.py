@@ -98,19 +98,21 @@ def _gain_in_words(gain: float | None) -> str:
 
 
 def effort(comparison: Comparison) -> str:
-    """How many trials and adapters there are and what the training took."""
+    """How many trials and adapters there are, what the training took, and what sharing adapters saved."""
     sweep = comparison.sweep
     parts = [_count(len(sweep.finished), "trial") + " finished"]
     parts += [f"{len(sweep.failed)} failed"] if sweep.failed else []
     parts += [f"{len(sweep.unfinished)} unfinished"] if sweep.unfinished else []
-    trained = [adapter.train_seconds for adapter in comparison.adapters if adapter.train_seconds is not None]
-    said = f"{', '.join(parts)}; {_count(len(comparison.adapters), 'adapter')}"
-    if not trained:
-        return f"{said}, all from the store."
-    reused = len(comparison.adapters) - len(trained)
-    return f"{said}, {len(trained)} trained in {duration(sum(trained))}" + (
-        f", {reused} from the store." if reused else "."
-    )
+    adapters = comparison.adapters
+    trained = [adapter.train_seconds for adapter in adapters if adapter.train_seconds is not None]
+    said = f"{', '.join(parts)}; {_count(len(adapters), 'adapter')}"
+    spent = sum(trained) if sweep.fitting_seconds is None else sweep.fitting_seconds
+    reused = len(adapters) - len(trained)
+    said += f", {len(trained)} trained in {duration(spent)}" if trained else ", all from the store"
+    said += f", {reused} from the store" if trained and reused else ""
+    if len(trained) < len(sweep.finished):
+        said += f"; without sharing there would have been {len(sweep.finished)} trainings"
+    return f"{said}."
 
 
 def _count(number: int, thing: str) -> str:

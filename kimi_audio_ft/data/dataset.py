@@ -19,6 +19,7 @@ from kimi_audio_ft.data.encoding import UNCHANGED, Perturbation
 from kimi_audio_ft.data.features import FeatureStore
 from kimi_audio_ft.data.layout import Layout, layout_conversation
 from kimi_audio_ft.data.manifest import TOKENIZE_REMEDY, Conversation, Manifest
+from kimi_audio_ft.data.wanted import rows_of
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 from kimi_audio_ft.schema import AugmentConfig
@@ -153,8 +154,11 @@ class ConversationDataset(Dataset[Sample]):
         wanted = self.conversations.audio_messages()
         if self.audio.mode == "online" or self.audio.store is None:
             return self.conversations.recordings.num_codes(self._digests, wanted)
-        expected, store = np.zeros(len(self._digests), np.int64), self.audio.store
-        expected[wanted] = [store.num_rows(self._digests[audio].tobytes().hex()) for audio in wanted]
+        expected = np.zeros(len(self._digests), np.int64)
+        expected[wanted] = rows_of(self.audio.store, self._digests[wanted])
+        missing = np.flatnonzero(expected < 0)  # the store may hold them only as training perturbs them
+        if len(missing):
+            expected[missing] = self.conversations.recordings.num_codes(self._digests, missing)[missing]
         return expected
 
     def _with_codes_of(self, conversation: Conversation, keys: Sequence[str]) -> Conversation:

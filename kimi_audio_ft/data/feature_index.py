@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from kimi_audio_ft.errors import DataError
+
 # key: 16 bytes of a digest; the rows ``row`` to ``row + count`` of the shard are the recording's.
 RECORD = np.dtype([("key", "S16"), ("row", "<u8"), ("count", "<u4"), ("shard", "<u4")])
 # Records since the last sorting are looked up in a dict; sorting again costs a second per million.
@@ -40,10 +42,17 @@ class FeatureIndex:
         return len(self.records)
 
     def refresh(self) -> None:
-        """Read the whole records that were added since the last look."""
+        """Read the whole records that were added since the last look.
+
+        Raises:
+            DataError: records that were there are gone.
+        """
         known = len(self.records)
         whole = self.path.stat().st_size // RECORD.itemsize if self.path.is_file() else 0
-        if whole <= known:
+        if whole < known:
+            problem = "has become shorter: the features were removed from the store while they were in use"
+            raise DataError(self.path, problem, "Run the same command again")
+        if whole == known:
             return
         records: np.ndarray = np.memmap(self.path, RECORD, "r", shape=(whole,))
         # A power failure can leave the file's new length without its new contents; no recording has 0 rows.

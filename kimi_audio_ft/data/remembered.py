@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
+from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.signature import digest_of
 from kimi_audio_ft.store import lock
@@ -26,12 +27,15 @@ def remembered(facts: dict[str, Any], make: Callable[[], Arrays]) -> Arrays:
     name = digest_of(facts)
     place = store_root() / KIND / f"{name}.npz"
     arrays = _read(place)
-    if arrays is None:
-        with lock(KIND, name):
-            arrays = _read(place)
-            if arrays is None:
-                arrays = make()
-                _write(place, arrays)
+    if arrays is not None:
+        return arrays
+    with ExitStack() as held:
+        with suppress(UserError):  # a store that can only be read: remembering only saves time
+            held.enter_context(lock(KIND, name))
+        arrays = _read(place)
+        if arrays is None:
+            arrays = make()
+            _write(place, arrays)
     return arrays
 
 

@@ -7,9 +7,9 @@ that are not finished, R rows of the model's batch, S prompt positions, T genera
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -72,10 +72,10 @@ def generate_texts(
         some = order[start : start + SAMPLINGS_AT_ONCE]
         more = start + SAMPLINGS_AT_ONCE < len(order)
         cache = copy.deepcopy(out.past_key_values) if more else out.past_key_values
-        paths = _Paths.of([samplings[index] for index in some], mask_US.device)
+        paths = _Paths([samplings[index] for index in some], mask_US.device)
         _go_on(model, _Batch(out.text_logits, cache, mask_US), paths, text_eos, blank)
-        for index, texts in zip(some, paths.answers(len(mask_US)), strict=True):
-            answers[index] = texts
+        for number, index in enumerate(some):
+            answers[index] = paths.answers[number * len(mask_US) : (number + 1) * len(mask_US)]
     return answers
 
 
@@ -88,47 +88,23 @@ class _Batch:
     mask_RS: Tensor
 
 
-@dataclass
 class _Paths:
-    """Answers in the making, by sampling and then by utterance. Samplings are in the order of their rules."""
+    """Answers in the making, by sampling and then by utterance. Samplings come in the order of their rules."""
 
-    rules: list[Rule]
-    rule_P: list[int]
-    uniforms_PT: Tensor
-    limits_P: Tensor
-    tokens_PT: Tensor
-    lengths_P: Tensor
+    def __init__(self, samplings: Sequence[Sampling], device: torch.device) -> None:
+        settings = [sampling.decoding for sampling in samplings for _ in sampling.seeds]
+        self.rules = [Rule.of(decoding) for decoding in settings]
+        self.limits = [decoding.max_new_tokens for decoding in settings]
+        self.answers: list[list[int]] = [[] for _ in settings]
+        self.uniforms_PT = torch.cat([_uniforms(sampling, max(self.limits)) for sampling in samplings]).to(device)
 
-    @classmethod
-    def of(cls, samplings: Sequence[Sampling], device: torch.device) -> _Paths:
-        rules = sorted({Rule.of(sampling.decoding) for sampling in samplings})
-        settings_P = [sampling.decoding for sampling in samplings for _ in sampling.seeds]
-        limits = [decoding.max_new_tokens for decoding in settings_P]
-        longest = max(limits)
-        return cls(
-            rules=rules,
-            rule_P=[rules.index(Rule.of(decoding)) for decoding in settings_P],
-            uniforms_PT=torch.cat([_uniforms(sampling, longest) for sampling in samplings]).to(device),
-            limits_P=torch.tensor(limits, device=device),
-            tokens_PT=torch.zeros(len(limits), longest, dtype=torch.long, device=device),
-            lengths_P=torch.zeros(len(limits), dtype=torch.long, device=device),
-        )
-
-    def take(self, logits_AV: Tensor, path_A: Tensor, step: int, text_eos: int) -> tuple[Tensor, Tensor]:
-        """Choose and keep the next token of some paths: the tokens ``[A]``, and which of these paths go on ``[A]``."""
-        counts = Counter(self.rule_P[path] for path in path_A.tolist())
-        rules = [(rule, counts[number]) for number, rule in enumerate(self.rules)]
-        tokens_A = choose_each(logits_AV, self.tokens_PT[path_A, :step], rules, self.uniforms_PT[path_A, step])
-        spoken_A = tokens_A != text_eos
-        self.tokens_PT[path_A, step] = tokens_A
-        self.lengths_P[path_A] += spoken_A
-        return tokens_A, spoken_A & (self.limits_P[path_A] > step + 1)
-
-    def answers(self, num_utterances: int) -> list[list[list[int]]]:
-        """``[sampling][utterance]`` tokens."""
-        lengths = self.lengths_P.tolist()
-        texts = [tokens[:length] for tokens, length in zip(self.tokens_PT.tolist(), lengths, strict=True)]
-        return [texts[start : start + num_utterances] for start in range(0, len(texts), num_utterances)]
+    def choose(self, logits_AV: Tensor, active: Sequence[int]) -> list[int]:
+        """The next token of some paths, which all have as many already."""
+        step = len(self.answers[active[0]])
+        rules = [(rule, len(list(same))) for rule, same in groupby(self.rules[path] for path in active)]
+        said = [self.answers[path] for path in active] if any(rule.penalty > 1 for rule, _ in rules) else []
+        generated_AT = torch.tensor(said, dtype=torch.long, device=logits_AV.device)
+        return choose_each(logits_AV, generated_AT, rules, self.uniforms_PT[active, step]).tolist()
 
 
 def _go_on(model: torch.nn.Module, batch: _Batch, paths: _Paths, text_eos: int, blank: int) -> None:
@@ -138,27 +114,32 @@ def _go_on(model: torch.nn.Module, batch: _Batch, paths: _Paths, text_eos: int, 
     most of the way. Rows fork where their paths part, and leave the batch when all their paths are finished. Every step
     feeds (blank, last token) at the next position, without features.
     """
-    num_utterances, vocabulary = batch.logits_RV.shape
-    path_A = torch.arange(len(paths.limits_P), device=batch.logits_RV.device)
-    row_A = path_A % num_utterances
-    for step in range(paths.tokens_PT.shape[1]):
-        tokens_A, going_A = paths.take(batch.logits_RV[row_A], path_A, step, text_eos)
-        path_A, row_A, tokens_A = path_A[going_A], row_A[going_A], tokens_A[going_A]
-        if not len(path_A):
-            break
-        # Rows of the next step are the distinct (row, token) of this one, in that order.
-        fork_R, row_A = (row_A * vocabulary + tokens_A).unique(return_inverse=True)
-        batch = _step(model, batch, fork_R // vocabulary, fork_R % vocabulary, blank)
+    active = list(range(len(paths.answers)))
+    rows = [path % len(batch.logits_RV) for path in active]
+    while active:
+        tokens = paths.choose(batch.logits_RV[rows], active)
+        forks: dict[tuple[int, int], int] = {}  # (row, token) of this step: row of the next
+        going, next_rows = [], []
+        for path, row, token in zip(active, rows, tokens, strict=True):
+            if token == text_eos:
+                continue
+            paths.answers[path].append(token)
+            if len(paths.answers[path]) < paths.limits[path]:
+                going.append(path)
+                next_rows.append(forks.setdefault((row, token), len(forks)))
+        active, rows = going, next_rows
+        if active:
+            batch = _step(model, batch, [row for row, _ in forks], [token for _, token in forks], blank)
 
 
-def _step(model: torch.nn.Module, batch: _Batch, parent_R: Tensor, tokens_R: Tensor, blank: int) -> _Batch:
-    """Rows that continue their parents' rows by one token."""
+def _step(model: torch.nn.Module, batch: _Batch, parents: list[int], tokens: list[int], blank: int) -> _Batch:
+    """Rows that continue their parents' rows by one token each."""
     cache, mask_RS = batch.cache, batch.mask_RS
-    if parent_R.tolist() != list(range(len(mask_RS))):
-        cache.batch_select_indices(parent_R)
-        mask_RS = mask_RS[parent_R]
+    if parents != list(range(len(mask_RS))):
+        cache.batch_select_indices(torch.tensor(parents, device=mask_RS.device))
+        mask_RS = mask_RS[parents]
     mask_RS = torch.nn.functional.pad(mask_RS, (0, 1), value=1)
-    text_ids_R1 = tokens_R.unsqueeze(1)
+    text_ids_R1 = torch.tensor(tokens, device=mask_RS.device).unsqueeze(1)
     out = model(
         input_ids=torch.full_like(text_ids_R1, blank),
         text_input_ids=text_ids_R1,

@@ -109,7 +109,7 @@ def choose_each(
     """Next tokens ``[B]`` of rows under several rules.
 
     Args:
-        generated_BT: tokens that each row has generated; all rows are at the same step.
+        generated_BT: tokens that each row has generated, as many for all; used by rules with a penalty only.
         rules: rules in ascending order, each with its number of rows; the rows come in the same order.
         uniform_B: one number in [0, 1) per row.
     """

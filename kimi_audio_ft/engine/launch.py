@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,10 @@ from kimi_audio_ft.engine import known
 from kimi_audio_ft.engine.jobs import Job, Runner, is_training, prepare
 from kimi_audio_ft.engine.settings import LauncherConfig
 from kimi_audio_ft.engine.work import BASE, Event, Failure, Task, Unit
+from kimi_audio_ft.store_uses import note, using
 
 if TYPE_CHECKING:
-    from kimi_audio_ft.engine.view import SweepView
+    from kimi_audio_ft.engine.view import JobLine, SweepView
 
 log = logging.getLogger(__name__)
 
@@ -46,19 +47,24 @@ class Launch:
         jobs = self.compose(job_overrides, first)
         if not all(map(is_training, jobs)):
             return self._run_plainly(jobs)
+        with using(self.folder):
+            note(("adapter", job.key) for job in jobs if job.key is not None)
+            return self._run_trials(jobs)
+
+    def _run_trials(self, jobs: Sequence[Job]) -> list[JobReturn]:
+        """Make what they need, then run every one as soon as it can."""
+        from kimi_audio_ft.engine.ledger import record_fitting
         from kimi_audio_ft.engine.needs import lacking
-        from kimi_audio_ft.engine.view import JobLine, SweepView
+        from kimi_audio_ft.engine.view import SweepView
 
         units, untrained = lacking(jobs)
-        lines = [
-            JobLine(job.number, self.name(job), job.key or "", "waiting" if job.key in untrained else "reused")
-            for job in jobs
-        ]
-        with SweepView(lines) as view:
-            batch = Batch(jobs, {unit.key for unit in units}, self, view)
+        missing = {unit.key for unit in units}
+        with SweepView(job_lines(jobs, missing)) as view:
+            batch = Batch(jobs, missing, self, view)
             batch.run_ready()
             if units:
                 self.make(units, untrained, batch.event, view.stopping)
+            record_fitting(self.folder, view.fitting_seconds)
             if self.stopping:
                 raise KeyboardInterrupt
             batch.run_ready(all_of_them=True)
@@ -110,12 +116,17 @@ class Launch:
     def _log_as_hydra(self) -> None:
         configure_log(self.runner.config.hydra.hydra_logging, self.runner.config.hydra.verbose)
 
-    @staticmethod
-    def name(job: Job) -> str:
-        """What the trial is called in tables."""
-        from kimi_audio_ft.train import trial_name
 
-        return trial_name(list(job.config.hydra.overrides.task))
+def job_lines(jobs: Sequence[Job], missing: Container[str]) -> list[JobLine]:
+    """The jobs as a view shows them, given the keys of the units that are not made yet."""
+    from kimi_audio_ft.engine.names import short_names
+    from kimi_audio_ft.engine.view import JobLine
+
+    names = short_names([job.overrides for job in jobs])
+    return [
+        JobLine(job.number, name, job.key or "", "waiting" if job.key in missing else "reused")
+        for job, name in zip(jobs, names, strict=True)
+    ]
 
 
 class Batch:

@@ -18,7 +18,7 @@ class PlainLines:
 
     def __init__(self, state: SweepState, say: Callable[[str], None], only_failures: bool = False) -> None:
         self.state, self._say, self._only_failures = state, say, only_failures
-        self._told: dict[str, tuple[float, float]] = {}
+        self._told: dict[str, tuple[int, float]] = {}
 
     def start(self) -> None:
         """What the sweep consists of."""
@@ -61,7 +61,10 @@ class PlainLines:
 
     def _step(self, unit: UnitState) -> None:
         """One line for a whole pack."""
-        pack = [other for other in self.state.having("fitting") if other.pack == unit.pack]
+        pack = [
+            unit,
+            *(other for other in self.state.having("fitting") if other.pack == unit.pack and other is not unit),
+        ]
         if not unit.steps or not self._due(f"fit {unit.pack}", unit.step / unit.steps):
             return
         losses = sorted(other.loss for other in pack if other.loss is not None)
@@ -71,11 +74,11 @@ class PlainLines:
 
     def _due(self, about: str, part: float) -> bool:
         """Whether enough has happened since the last line about it; the first and the last come by other events."""
-        now = self.state.clock()
-        part_then, time_then = self._told.setdefault(about, (0.0, now))
-        if part - part_then < _PART and now - time_then < _SECONDS:
+        now, tenths = self.state.clock(), int(part / _PART + 1e-6)
+        tenths_then, time_then = self._told.setdefault(about, (0, now))
+        if tenths == tenths_then and now - time_then < _SECONDS:
             return False
-        self._told[about] = (part, now)
+        self._told[about] = (tenths, now)
         return True
 
     def _of(self, unit: UnitState) -> str:

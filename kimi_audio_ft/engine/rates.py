@@ -15,14 +15,14 @@ class Rates:
         self._fit_time = self._decode_time = 0.0
         self._steps = self._utterances = 0
 
-    def tick(self, now: float, fitting: int, decoding: int) -> None:
-        """The time since the last tick went to so many units of each kind."""
+    def tick(self, now: float, fitting: int, stepping: int, decoding: int) -> None:
+        """The time since the last tick went to so many units: in training, of these past their first step, decoding."""
         passed, self._last = now - self._last, now
         if fitting:
             self.fitting_seconds += passed
-        if fitting or decoding:
-            self._fit_time += passed * fitting / (fitting + decoding)
-            self._decode_time += passed * decoding / (fitting + decoding)
+        if stepping or decoding:
+            self._fit_time += passed * stepping / (stepping + decoding)
+            self._decode_time += passed * decoding / (stepping + decoding)
 
     def add_steps(self, count: int) -> None:
         """One adapter made so many optimizer steps; the adapters of a pack count each."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from kimi_audio_ft import store
 from kimi_audio_ft.engine.halving import RungResult
 from kimi_audio_ft.engine.jobs import Job
-from kimi_audio_ft.engine.launch import Launch
-from kimi_audio_ft.engine.view import JobLine, SweepView
+from kimi_audio_ft.engine.launch import Launch, job_lines
+from kimi_audio_ft.engine.ledger import record_fitting
+from kimi_audio_ft.engine.plan import pack_key
+from kimi_audio_ft.engine.view import SweepView
 from kimi_audio_ft.engine.work import Event, Unit
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import store_root
@@ -22,8 +24,11 @@ from kimi_audio_ft.trial import Trial
 
 
 def num_steps(launch: Launch, job_overrides: Sequence[Sequence[str]]) -> list[int]:
-    """Optimizer steps of every job's whole training."""
-    return [_num_steps(_settings(job)) for job in launch.compose(job_overrides, 0)]
+    """Optimizer steps of every job's whole training; 0 when its config is not valid."""
+    jobs = launch.compose(job_overrides, 0)
+    _require_trainings(jobs)
+    lengths = _Lengths()
+    return [lengths.of(job.settings) if job.settings else 0 for job in jobs]
 
 
 def train_until(launch: Launch, job_overrides: Sequence[Sequence[str]], until: int, metric: str) -> list[RungResult]:
@@ -33,32 +38,36 @@ def train_until(launch: Launch, job_overrides: Sequence[Sequence[str]], until: i
         metric: "cer" (greedy decoding of the evaluation set) or "loss" (on its answers).
 
     Returns:
-        One result for each job, in order. What was judged before, by this sweep or another, is looked up.
+        One result for each job, in order; one without a signature for a job whose config is not valid. What was judged
+        before, by this sweep or another, is looked up.
     """
     jobs = launch.compose(job_overrides, 0)
+    _require_trainings(jobs)
     results: dict[str, RungResult] = {}
     units: dict[str, Unit] = {}
+    lengths = _Lengths()
     for job in jobs:
-        key, config = job.key or "", _settings(job)
-        if key in results or key in units:
+        key, config = job.key, job.settings
+        if key is None or config is None or key in results or key in units:
             continue
+        finished = store.find("adapter", key)
         known = _Record(config, key, until, metric).read()
-        if known is not None or store.find("adapter", key) is not None:
-            steps = _num_steps(config)
-            results[key] = RungResult(key, until, steps, known, None, store.find("adapter", key) is not None)
+        if known is None and finished is not None and metric == "loss":
+            known = _loss_on_curve(finished, config, until)
+        if known is not None or finished is not None:
+            results[key] = RungResult(key, until, lengths.of(config), known, None, finished is not None)
         else:
             units[key] = Unit(key, [config])
     if units:
-        results |= _train(launch, jobs, units, until, metric)
-    return [results[job.key or ""] for job in jobs]
+        results |= _train(launch, jobs, units, lengths, until, metric)
+    return [results[job.key] if job.key else RungResult("", until, 0, None, str(job.error), False) for job in jobs]
 
 
 def _train(
-    launch: Launch, jobs: Sequence[Job], units: dict[str, Unit], until: int, metric: str
+    launch: Launch, jobs: Sequence[Job], units: dict[str, Unit], lengths: _Lengths, until: int, metric: str
 ) -> dict[str, RungResult]:
     results: dict[str, RungResult] = {}
-    lines = [JobLine(job.number, launch.name(job), job.key, "waiting") for job in jobs if job.key in units]
-    with SweepView(lines) as view:
+    with SweepView(job_lines([job for job in jobs if job.key in units], units)) as view:
 
         def on_event(event: Event) -> None:
             view.event(event)
@@ -70,31 +79,51 @@ def _train(
             if score is not None:
                 _Record(config, key, until, metric).write(score)
             error = event["message"] if name == "failed" else None
-            results[key] = RungResult(key, until, _num_steps(config), score, error, name == "ready")
+            results[key] = RungResult(key, until, lengths.of(config), score, error, name == "ready")
 
         launch.make(list(units.values()), set(units), on_event, view.stopping, until=until, metric=metric)
+        record_fitting(launch.folder, view.fitting_seconds)
     if launch.stopping:
         raise KeyboardInterrupt
     return results
 
 
-def _settings(job: Job) -> TrainConfig:
-    if job.settings is None:
-        raise job.error or UserError(f"job {job.number} ({' '.join(job.overrides)}): is no training of this package")
-    return job.settings
+def _require_trainings(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        if job.settings is None and job.error is None:
+            raise UserError(f"job {job.number} ({' '.join(job.overrides)}): is no training of this package")
 
 
-def _num_steps(config: TrainConfig) -> int:
-    data = Trial(config).data
-    data.setup()
-    return data.num_steps(config.trainer.max_epochs, config.trainer.max_steps)
+class _Lengths:
+    """Optimizer steps of whole trainings; those with the same batches are counted once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, int] = {}
+
+    def of(self, config: TrainConfig) -> int:
+        key = pack_key(config)
+        if key not in self._known:
+            data = Trial(config).data
+            data.setup()
+            self._known[key] = data.num_steps(config.trainer.max_epochs, config.trainer.max_steps)
+        return self._known[key]
+
+
+def _loss_on_curve(adapter: Path, config: TrainConfig, step: int) -> float | None:
+    """Validation loss of a finished adapter at a step where its curve has one, on the same evaluation set."""
+    if store.read_meta(adapter)["eval_identity"] != Trial(config).evaluation.identity:
+        return None
+    rows = store.read_jsonl(adapter / "curves.jsonl")
+    return next((row["loss"] for row in rows if row["split"] == "val" and row["step"] == step), None)
 
 
 class _Record:
     """What an adapter was judged at a step, kept in the store's ``rungs`` folder."""
 
     def __init__(self, config: TrainConfig, key: str, step: int, metric: str) -> None:
-        facts = [key, step, metric, Trial(config).evaluation.identity, asdict(config.data), asdict(config.decoding)]
+        # Judged greedily, whatever the jobs sample with.
+        decoding = replace(config.decoding, text_temperature=0.0, text_top_k=0, repeats=1)
+        facts = [key, step, metric, Trial(config).evaluation.identity, asdict(config.data), asdict(decoding)]
         self.path: Path = store_root() / "rungs" / f"{digest_of(facts)}.json"
         self.facts = {"adapter": key, "step": step, "metric": metric}
 

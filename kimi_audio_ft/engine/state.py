@@ -11,9 +11,19 @@ from kimi_audio_ft.engine.rates import Rates
 from kimi_audio_ft.engine.work import Event
 
 Phase = Literal[
-    "waiting", "reused", "fitting", "decoding", "elsewhere", "paused", "ready", "interrupted", "done", "failed"
+    "waiting",
+    "reused",
+    "fitting",
+    "fitted",
+    "decoding",
+    "elsewhere",
+    "paused",
+    "ready",
+    "interrupted",
+    "done",
+    "failed",
 ]
-ACTIVE = ("fitting", "decoding", "elsewhere")
+ACTIVE = ("fitting", "fitted", "decoding", "elsewhere")
 _SETTLED = ("ready", "failed", "interrupted", "paused")
 
 
@@ -81,6 +91,9 @@ class SweepState:
             if line.state == "reused":
                 self.units[line.unit].phase = "reused"
         self.jobs = {line.number: JobState(line, self.units[line.unit]) for line in jobs}
+        self._of_unit: dict[str, list[JobState]] = {}
+        for job in self.jobs.values():
+            self._of_unit.setdefault(job.line.unit, []).append(job)
         self.packs: dict[int, _Pack] = {}
         self.clock, self.started = clock, clock()
         self.rates = Rates(self.started)
@@ -88,7 +101,7 @@ class SweepState:
 
     def jobs_of(self, key: str) -> list[JobState]:
         """The trials that a unit serves."""
-        return [job for job in self.jobs.values() if job.line.unit == key]
+        return self._of_unit[key]
 
     def having(self, *phases: str) -> list[UnitState]:
         """The units in one of these phases."""
@@ -104,7 +117,9 @@ class SweepState:
     def apply(self, event: Event) -> None:
         """Take in what happened."""
         now = self.clock()
-        self.rates.tick(now, len(self.having("fitting")), len(self.having("decoding")))
+        fitting = self.having("fitting")
+        stepping = sum(unit.loss is not None for unit in fitting)  # loading the base says nothing about the speed
+        self.rates.tick(now, len(fitting), stepping, len(self.having("decoding")))
         if event["event"] == "split":
             for key in event.get("units", []):
                 if key in self.units and self.units[key].phase not in _SETTLED:
@@ -166,8 +181,8 @@ class SweepState:
         return last.number
 
     def _step(self, unit: UnitState, event: Event) -> None:
-        unit.phase = "fitting"
-        if unit.loss is not None:  # the first one's time went into loading, and into steps of an earlier process
+        unit.phase = "fitting" if event["step"] < event["steps"] else "fitted"
+        if unit.loss is not None:  # the first one comes after loading, and after the steps of an earlier process
             self.rates.add_steps(event["step"] - unit.step)
         unit.step, unit.steps, unit.loss = event["step"], event["steps"], event["loss"]
         unit.tokens_per_second = event.get("tokens_per_second")

@@ -25,6 +25,7 @@ _NAME, _STATE = 1, 3
 _AROUND = 7
 _STYLES = {
     "fitting": "cyan",
+    "fitted": "cyan",
     "decoding": "blue",
     "elsewhere": "magenta",
     "done": "green",
@@ -35,7 +36,10 @@ _STYLES = {
     "interrupted": "yellow",
 }
 # What is shown first when not all trials fit on the screen.
-_URGENCY = ("fitting", "decoding", "elsewhere", "failed", "interrupted", "paused", "ready", "waiting", "done", "reused")
+_URGENCY = (
+    *("fitting", "decoding", "elsewhere", "failed", "fitted", "interrupted", "paused"),
+    *("ready", "waiting", "done", "reused"),
+)
 _WORDS = {"elsewhere": "in another process", "interrupted": "stopped", "paused": "stopped at rung"}
 
 

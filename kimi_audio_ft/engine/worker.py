@@ -92,6 +92,10 @@ class Worker:
             self._interrupt(pack, stop.step)
         except Exception as error:
             self._broken(pack, error)
+        finally:
+            if self.rank == 0:
+                for unit in pack:
+                    store.discard("adapter", unit.key)
         return []
 
     def _fit_pack(self, pack: list[Unit]) -> list[Unit]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments import LightningEnvironment
 from peft import PeftModel
+from torch.utils.data import DataLoader
 
 from kimi_audio_ft.base_model import Base
 from kimi_audio_ft.data.datamodule import ConversationData
@@ -94,7 +95,7 @@ def fit_adapters(
         callbacks = [StopAtNonFinite(), recorder, *reports, keep, leaving]
         trainer = make_trainer(module, settings, together.rules.ranks, works, callbacks)
         started = time.monotonic()
-        _run(trainer, module, together, checkpoint_of(list(works.values()), until))
+        run_trainer(trainer, module, together, checkpoint_of(list(works.values()), until))
         seconds = round(time.monotonic() - started, 3)
         if leaving.stopped is not None:
             raise Interrupted(leaving.stopped)
@@ -132,11 +133,27 @@ def _outcome(trainer: pl.Trainer, learner: Learner, recorder: CurveRecorder, lea
     return {"steps": step, **final}
 
 
-def _run(trainer: pl.Trainer, module: AdapterTraining, data: pl.LightningDataModule, checkpoint: str | None) -> None:
-    with warnings.catch_warnings(), own_signals(), suppress(Leave):
-        # Lightning's advice on worker counts and logging does not fit data that is read from memory maps.
-        warnings.filterwarnings("ignore", category=UserWarning, module="pytorch_lightning")
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+def run_trainer(
+    trainer: pl.Trainer,
+    module: AdapterTraining,
+    data: pl.LightningDataModule | DataLoader,
+    checkpoint: str | None = None,
+) -> None:
+    """Lightning's ``fit``, without its advice, its handling of signals, and the exception that ends it early."""
+    with quiet_lightning(), own_signals(), suppress(Leave):
+        if isinstance(data, pl.LightningDataModule):
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+        else:
+            trainer.fit(module, data, ckpt_path=checkpoint)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Without Lightning's advice: on worker counts and logging, which do not fit data in memory maps, and on srun."""
+    with warnings.catch_warnings():
+        for module in ("pytorch_lightning", "lightning_fabric"):
+            warnings.filterwarnings("ignore", category=UserWarning, module=module)
+        yield
 
 
 def make_trainer(
@@ -152,23 +169,24 @@ def make_trainer(
     unused = module.pack is not None or needs_branch(name.removeprefix("base_model.model.") for name in trained)
     norm = module.learners[0].optim.max_grad_norm
     files = {name: (work, AdapterCheckpointIO(json.dumps(_config(model, name)))) for name, work in works.items()}
-    trainer = pl.Trainer(
-        accelerator="gpu" if place.type == "cuda" else "cpu",
-        devices=ranks,
-        strategy=make_strategy(settings, ranks, place, norm, unused),
-        max_epochs=settings.max_epochs,
-        max_steps=settings.max_steps,
-        reload_dataloaders_every_n_epochs=1,  # every epoch has its own plan of batches
-        logger=False,
-        enable_checkpointing=False,  # KeepCheckpoints does
-        enable_progress_bar=settings.progress,
-        enable_model_summary=False,
-        callbacks=list(callbacks),
-        # Processes are ours, also inside a Slurm job, whose own numbers Lightning would otherwise go by.
-        plugins=[MembersCheckpointIO(files), LightningEnvironment()],
-        use_distributed_sampler=False,
-        default_root_dir=next(iter(works.values())),
-    )
+    with quiet_lightning():
+        trainer = pl.Trainer(
+            accelerator="gpu" if place.type == "cuda" else "cpu",
+            devices=ranks,
+            strategy=make_strategy(settings, ranks, place, norm, unused),
+            max_epochs=settings.max_epochs,
+            max_steps=settings.max_steps,
+            reload_dataloaders_every_n_epochs=1,  # every epoch has its own plan of batches
+            logger=False,
+            enable_checkpointing=False,  # KeepCheckpoints does
+            enable_progress_bar=settings.progress,
+            enable_model_summary=False,
+            callbacks=list(callbacks),
+            # Processes are ours, also inside a Slurm job, whose own numbers Lightning would otherwise go by.
+            plugins=[MembersCheckpointIO(files), LightningEnvironment()],
+            use_distributed_sampler=False,
+            default_root_dir=next(iter(works.values())),
+        )
     # Signals are for ``should_stop``: Lightning's own handlers would broadcast from within, or requeue a Slurm job.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer

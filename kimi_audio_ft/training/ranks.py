@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kimi_audio_ft.devices import num_ranks
 from kimi_audio_ft.schema import SHARDED, TrainConfig
-from kimi_audio_ft.workers import Send, run_workers
+from kimi_audio_ft.training.stopping import Interrupted, stop_on_signals
+from kimi_audio_ft.workers import Send, WorkerDied, run_workers
 
 if TYPE_CHECKING:
     from kimi_audio_ft.trial import Trial
@@ -19,19 +22,36 @@ if TYPE_CHECKING:
 def fit_in_workers(
     trial: Trial, folder: Path, work: Path, on_row: Callable[[dict[str, Any]], None] | None
 ) -> dict[str, Any]:
-    """``Trial.fit`` in as many processes as the trainer's devices; arguments and result are the same."""
+    """``Trial.fit`` in as many processes as the trainer's devices; arguments and result are the same.
+
+    Ctrl-C reaches the processes by itself; other signals that end a training are passed on to them.
+    """
     trial.data.setup()  # read, check and encode once, not in every process
     trial.base.release()
     facts: dict[str, Any] = {}
 
     def on_message(rank: int, message: dict[str, Any]) -> None:
-        if "facts" in message:
-            facts.update(message["facts"])
+        if "row" not in message:
+            facts.update(message)
         elif on_row is not None:
             on_row(message["row"])
 
-    run_workers(_fit_rank, (trial.config, folder, work), num_ranks(trial.config.trainer), on_message)
+    with stop_on_signals(_pass_on) as stopped:
+        try:
+            run_workers(_fit_rank, (trial.config, folder, work), num_ranks(trial.config.trainer), on_message)
+        except WorkerDied:
+            if stopped():  # before it could listen
+                raise KeyboardInterrupt from None
+            raise
+    if "interrupted" in facts:
+        raise Interrupted(facts["interrupted"])
     return facts
+
+
+def _pass_on(number: int) -> None:
+    for child in multiprocessing.active_children():
+        if number != signal.SIGINT and child.pid is not None:
+            os.kill(child.pid, number)
 
 
 def _fit_rank(rank: int, send: Send, config: TrainConfig, folder: Path, work: Path) -> None:
@@ -49,6 +69,10 @@ def _fit_rank(rank: int, send: Send, config: TrainConfig, folder: Path, work: Pa
     config.trainer.progress = config.trainer.progress and first
     trial = Trial(config, rank)
     trial.base.sharded = config.trainer.strategy in SHARDED
-    facts = trial.fit(folder, work, (lambda row: send({"row": row})) if first else None)
+    try:
+        with stop_on_signals() as should_stop:
+            facts = trial.fit(folder, work, (lambda row: send({"row": row})) if first else None, should_stop)
+    except Interrupted as stop:
+        facts = {"interrupted": stop.step}
     if first:
-        send({"facts": facts})
+        send(facts)

@@ -43,10 +43,10 @@ def require_finite(what: str, loss: float, rate: float, step: int) -> None:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
+def stop_on_signals(also: Callable[[int], None] | None = None) -> Iterator[Callable[[], bool]]:
     """A function that tells whether SIGINT, SIGTERM or SIGUSR1 has come in; a second Ctrl-C interrupts at once.
 
-    Outside the main thread, where Python delivers no signals, it never does.
+    ``also`` is given every such signal. Outside the main thread, where Python delivers no signals, it never does.
     """
     heard: list[int] = []
 
@@ -54,6 +54,8 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         if number == signal.SIGINT and number in heard:
             raise KeyboardInterrupt
         heard.append(number)
+        if also is not None:
+            also(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

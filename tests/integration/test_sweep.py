@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,12 @@ def trials(sweep_folder: Path) -> list[Path]:
 def results(sweep_folder: Path) -> dict[str, dict[str, Any]]:
     """Everything about every trial that must not depend on how it came to be, by trial number."""
     return {folder.name: essence(folder) for folder in trials(sweep_folder)}
+
+
+def table_of(sweep_folder: Path) -> list[dict[str, Any]]:
+    """The trials of ``trials.json`` without what two runs may differ in."""
+    rows = json.loads((sweep_folder / "trials.json").read_text(encoding="utf-8"))["trials"]
+    return [{key: value for key, value in row.items() if key not in INCIDENTAL} for row in rows]
 
 
 def essence(folder: Path) -> dict[str, Any]:
@@ -87,6 +94,43 @@ def test_same_folder_again_keeps_no_trial_of_the_larger_sweep(place: Any, first:
     assert [row["status"] for row in table["trials"]] == ["COMPLETED"] * 2
 
 
+def test_launchers_give_the_same_numbers(
+    first: Path, new_workplace: Callable[[], Any], points: tuple[str, ...]
+) -> None:
+    basic = new_workplace().sweep("basic", "hydra/launcher=basic", *points)
+    assert results(basic) == results(first)
+    assert table_of(basic) == table_of(first)
+    fitted = [[scores_of(path)["train_reused"] for path in trials(folder)] for folder in (basic, first)]
+    assert fitted[0] == fitted[1]
+
+
+def test_packs_side_by_side_give_the_same_numbers(
+    first: Path, new_workplace: Callable[[], Any], points: tuple[str, ...]
+) -> None:
+    assert results(new_workplace().sweep("two", "hydra.launcher.parallel=2", *points)) == results(first)
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(
+    first: Path, new_workplace: Callable[[], Any], short: tuple[str, ...], points: tuple[str, ...]
+) -> None:
+    stopped = new_workplace()
+    command = ("-m", *short, *points, "hydra.sweep.dir=sweep")
+    process = stopped.start(TRAIN, *command)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "fitting in pack" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 130, err
+    assert "finishing the step, saving" in out
+    assert "interrupted" in err
+    assert not list((stopped.store / "adapter").glob(".*.draft"))
+    done = stopped.run(TRAIN, *command)
+    assert done.code == 0, done.err
+    assert results(stopped.folder / "sweep") == results(first)
+
+
 def test_another_temperature_trains_nothing(place: Any, first: Path) -> None:
     before = place.products("adapter")
     wider = place.sweep("wider", "lora.r=2,4", "decoding.text_temperature=0.0,0.3,0.7")
@@ -141,7 +185,8 @@ def test_killed_sweep_goes_on(
     killed = new_workplace()
     (killed.folder / "crash.py").write_text(CRASH, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(killed.folder))
-    command = ("-m", *short, *points, "trainer.save_every=2", "hydra.sweep.dir=sweep")
+    # In one process, so that the callback is where the training is; tests/faults kills packs.
+    command = ("-m", "hydra/launcher=basic", *short, *points, "trainer.save_every=2", "hydra.sweep.dir=sweep")
     dead = killed.run_apart(TRAIN, *command, "+hydra.callbacks.crash._target_=crash.Crash")
     assert dead.code == -9, dead.err
     finished = killed.products("adapter")
@@ -178,7 +223,7 @@ def test_failed_trial_does_not_stop_the_others(place: Any, short: tuple[str, ...
     done = place.run(TRAIN, "-m", *short, *failing)
     folder = place.folder / "failing"
     assert done.code == 2
-    assert "1 of 2 trials failed" in done.err and "failing/0 (" in done.err
+    assert "1 of 2 trials failed" in done.err and "failing/0/train.log (" in done.err
     assert "Traceback" not in done.err + done.out
     assert scores_of(folder / "1")["cer"] == scores_of(first / "0")["cer"]
     failure = json.loads((folder / "0" / "failure.json").read_text(encoding="utf-8"))

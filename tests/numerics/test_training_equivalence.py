@@ -20,7 +20,6 @@ from torch import Tensor
 from kimi_audio_ft import store
 from kimi_audio_ft.quiet import quiet_libraries
 from kimi_audio_ft.schema import TrainConfig
-from kimi_audio_ft.training.fit import fit_adapter
 from kimi_audio_ft.trial import Trial
 
 Config = Callable[..., TrainConfig]
@@ -32,9 +31,7 @@ def quiet() -> None:
 
 
 def fit(config: TrainConfig, folder: Path, work: Path) -> dict[str, Any]:
-    trial = Trial(config)
-    with trial.base.new_adapter(config.lora, config.seed) as model:
-        return fit_adapter(model, trial.data, config.optim, config.trainer, config.seed, folder, work)
+    return Trial(config).fit(folder, work, None)
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:

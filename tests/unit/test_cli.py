@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -115,9 +116,11 @@ def test_interruption(start: Callable[..., None], capsys: pytest.CaptureFixture[
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as end:
-        start(command(*TOKENIZE)(interrupted), GIVEN)
+        start(command(*TOKENIZE)(interrupted), GIVEN, "hydra.run.dir='two words'")
     assert end.value.code == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
+    said = capsys.readouterr().err.splitlines()
+    assert said[-2] == "the same command goes on from there:"
+    assert said[-1].startswith("  python ") and shlex.split(said[-1])[-2:] == [GIVEN, "hydra.run.dir='two words'"]
 
 
 def test_bug_in_one_trial_of_a_sweep(
@@ -134,7 +137,7 @@ def test_bug_in_one_trial_of_a_sweep(
         start(main, "-m", "lora.r=2,4", "hydra.sweep.dir=sweep")
     assert end.value.code == 1
     error = capsys.readouterr().err
-    assert "1 of 2 trials failed" in error and "sweep/0 (lora.r=2): a bug" in error
+    assert "1 of 2 trials failed" in error and "sweep/0/train.log (lora.r=2): a bug" in error
     assert (tmp_path / "sweep" / "1" / "seen").exists()
     failure = json.loads((tmp_path / "sweep" / "0" / "failure.json").read_text(encoding="utf-8"))
     assert failure["error_type"] == "ZeroDivisionError" and failure["params"]["lora.r"] == 2

@@ -80,7 +80,7 @@ def test_report_that_cannot_be_made_is_a_warning(
     assert "report: /" not in capsys.readouterr().out
 
 
-def test_failed_trials_are_named_and_in_the_report(sweep: DictConfig) -> None:
+def test_failed_trials_are_named_once_and_in_the_report(sweep: DictConfig, capsys: pytest.CaptureFixture[str]) -> None:
     SweepReport().on_multirun_start(sweep)
     for number in (0, 1, 11):
         scored(sweep, number)
@@ -88,10 +88,39 @@ def test_failed_trials_are_named_and_in_the_report(sweep: DictConfig) -> None:
     told = SweepReport.conclude_failed()
     assert told is not None
     lines = told.splitlines()
-    assert lines[0].startswith("2 of 5 trials failed")
-    assert lines[1:3] == [f"  {first} (lora.r=2): first: wrong", f"  {last} (lora.r=10): second"]
+    assert lines[0] == "2 of 5 trials failed:"
+    assert lines[1:3] == [f"  {first}/train.log (lora.r=2): first: wrong", f"  {last}/train.log (lora.r=10): second"]
     assert "first: wrong" in (Path(sweep.hydra.sweep.dir) / "report.html").read_text(encoding="utf-8")
+    assert "first: wrong" not in capsys.readouterr().out  # the error message says it
     assert SweepReport.conclude_failed() is None  # told once
+
+
+def test_many_failed_trials_are_counted(sweep: DictConfig) -> None:
+    SweepReport().on_multirun_start(sweep)
+    for number in range(30):
+        failed(sweep, number, "wrong")
+    lines = (SweepReport.conclude_failed() or "").splitlines()
+    assert lines[0] == "30 of 30 trials failed:" and len([line for line in lines if "train.log" in line]) == 20
+    assert lines[21].startswith("  and 10 more")
+
+
+def test_failures_that_a_sweeper_tolerates_are_told_at_the_end(
+    sweep: DictConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = SweepReport()
+    report.on_multirun_start(sweep)
+    scored(sweep, 0)
+    failed(sweep, 1, "wrong")
+    report.on_multirun_end(sweep)
+    assert "1/train.log (lora.r=1): wrong" in capsys.readouterr().out
+
+
+def test_an_interrupted_sweep_says_how_far_it_was(sweep: DictConfig) -> None:
+    assert SweepReport.conclude_interrupted() == ""
+    SweepReport().on_multirun_start(sweep)
+    scored(sweep, 0)
+    assert SweepReport.conclude_interrupted() == f"1 trial is done in {sweep.hydra.sweep.dir}"
+    assert SweepReport.conclude_interrupted() == ""
 
 
 def test_error_that_is_no_trials(sweep: DictConfig) -> None:

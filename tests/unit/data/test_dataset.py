@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from kimi_audio_ft.data.manifest import read_manifest
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.schema import AugmentConfig
 from kimi_audio_ft.signature import file_digest
+from kimi_audio_ft.store import read_jsonl, write_jsonl
 
 if TYPE_CHECKING:
     from conftest import Corpus, Tiny
@@ -122,6 +124,25 @@ def test_codes_of_another_length_than_the_audio(
     with pytest.raises(DataError, match=expected):
         dataset.check_codes()
     ConversationDataset(dataset.conversations, tiny.tokenizer, AudioSource("none", None, 0), path).check_codes()
+
+
+def test_recordings_that_are_stored_as_perturbed_only(tiny: Tiny, change_line: Callable[..., Path]) -> None:
+    """Their unchanged lengths are not in the store; the recordings' headers give them."""
+    shutil.rmtree(tiny.encoders().store().folder)
+
+    def check(path: Path) -> None:
+        conversations = read_manifest(path, tokens=tiny.tokens)
+        slow = encode_missing(tiny.encoders(), conversations, [Perturbation(0.8, 0.0)], progress=False)
+        source = AudioSource("cached", slow, tiny.tokens.first)
+        ConversationDataset(conversations, tiny.tokenizer, source, path, AugmentConfig(speeds=[0.8])).check_codes()
+
+    path = change_line(2, lambda row: None)
+    check(path)
+    rows = read_jsonl(path)
+    rows[1]["conversation"][1]["audio_tokens"].pop()  # 0.9 s
+    write_jsonl(path, rows)
+    with pytest.raises(DataError, match=r"changed\.jsonl:2: 11 audio_tokens for .*1\.wav, whose audio gives 12\."):
+        check(path)
 
 
 def test_a_draw_carries_its_weight(make: Make) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Mapping
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from kimi_audio_ft import store as product_store
 from kimi_audio_ft.data.feature_index import RECORD, key_digest
 from kimi_audio_ft.data.features import FeatureStore
+from kimi_audio_ft.errors import DataError
 from tests.unit.data.feature_items import DIM, ENCODERS, Item, holds, is_whole, item, open_store, records
 
 
@@ -161,3 +163,15 @@ def test_a_store_can_be_sent_to_a_worker_without_its_rows() -> None:
     sent = pickle.dumps(store)
     assert len(sent) < 1000
     assert holds(pickle.loads(sent), *items) and holds(store, *items)
+
+
+def test_features_that_are_removed_while_in_use() -> None:
+    """A writer that went on would put rows where its index does not speak of them."""
+    store = open_store()
+    store.add([item("a", 3)])
+    shutil.rmtree(store.folder)
+    with pytest.raises(DataError, match=r"index\.bin: has become shorter: the features were removed .*Run the same"):
+        store.add([item("b", 3)])
+    again = open_store()
+    again.add([item("b", 4)])
+    assert holds(open_store(), item("b", 4)) and is_whole(again)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,53 +10,14 @@ import torch
 from torch import Tensor
 
 from kimi_audio_ft.data.batch import Sample, make_batch
-from kimi_audio_ft.data.layout import Layout
 from kimi_audio_ft.decoding.generate import generate_text, utterance_seed
 from kimi_audio_ft.decoding.sampling import choose, penalize_repetition
-from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM
+from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.schema import DecodingConfig
 
-VOCABULARY, FIRST_CODE, FEATURES = 60, 40, 32
-BLANK, PAD, NO_EOS = 1, 0, -1
+VOCABULARY, BLANK, PAD, NO_EOS = 60, 1, 0, -1
 STEPS = 12
 SEEDS = list(range(100, 106))
-
-
-@pytest.fixture(scope="module")
-def model() -> KimiAudioForCausalLM:
-    """Random, with weights large enough for clear decisions."""
-    torch.manual_seed(0)
-    config = KimiAudioConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        kimia_mimo_layers=1,
-        kimia_mimo_transformer_from_layer_index=1,
-        kimia_token_offset=FIRST_CODE,
-        kimia_adaptor_input_dim=FEATURES,
-        initializer_range=0.3,
-    )
-    return KimiAudioForCausalLM(config).eval()
-
-
-@pytest.fixture(scope="module")
-def samples() -> list[Sample]:
-    """Six prompts of very different length, each with an audio but the last."""
-    rng, generator = random.Random(4), torch.Generator().manual_seed(4)
-    made = []
-    for index, codes in enumerate((1, 17, 5, 9, 30, 0)):
-        layout = Layout()
-        for _ in range(rng.randint(1, 6)):
-            layout.append(BLANK, rng.randrange(2, FIRST_CODE))
-        for _ in range(codes):
-            layout.append(rng.randrange(FIRST_CODE, VOCABULARY), BLANK, code=True)
-        layout.append(2, BLANK)
-        rows = [torch.randn(codes, FEATURES, generator=generator)] if codes else []
-        made.append(Sample(str(index), layout, rows))
-    return made
 
 
 def generated(

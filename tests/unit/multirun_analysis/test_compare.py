@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kimi_audio_ft.engine.ledger import record_fitting
 from kimi_audio_ft.errors import UserError
 from multirun_analysis import load_sweep
 from multirun_analysis.compare import distinct, identity
@@ -82,7 +83,11 @@ def test_adapters_are_counted_once_and_reuse_costs_nothing(sweep_24: Path) -> No
     comparison = load_sweep(sweep_24)
     assert [len(adapter.trials) for adapter in comparison.adapters] == [4] * 6
     assert [adapter.train_seconds for adapter in comparison.adapters] == [41.5] * 6
-    assert effort(comparison) == "24 trials finished; 6 adapters, 6 trained in 4 min 09 s."
+    said = "24 trials finished; 6 adapters, 6 trained in {}; without sharing there would have been 24 trainings."
+    assert effort(comparison) == said.format("4 min 09 s")
+    record_fitting(sweep_24, 60.0)  # packs train several adapters in the same seconds
+    record_fitting(sweep_24, 21.0)  # in a second launch
+    assert effort(load_sweep(sweep_24)) == said.format("1 min 21 s")
 
 
 @pytest.mark.parametrize(

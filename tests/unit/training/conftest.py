@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 def fit(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Fits a config's adapter into ``tmp_path/<name>/adapter`` with checkpoints in ``tmp_path/<name>/work``."""
     from kimi_audio_ft.quiet import quiet_libraries
-    from kimi_audio_ft.training.fit import fit_adapter
     from kimi_audio_ft.trial import Trial
 
     quiet_libraries()
@@ -24,7 +23,6 @@ def fit(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def run(config: TrainConfig, name: str = "fit", on_row: Callable[..., None] | None = None) -> dict[str, Any]:
         trial = Trial(config)
         folder, work = tmp_path / name / "adapter", tmp_path / name / "work"
-        with trial.base.new_adapter(config.lora, config.seed) as model:
-            return fit_adapter(model, trial.data, config.optim, config.trainer, config.seed, folder, work, on_row)
+        return trial.fit(folder, work, on_row)
 
     return run

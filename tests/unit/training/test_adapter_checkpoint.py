@@ -15,10 +15,17 @@ from safetensors.torch import load_file
 
 from kimi_audio_ft import store
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.lora.adapter import ONE
 from kimi_audio_ft.schema import TrainConfig
-from kimi_audio_ft.training.checkpoint import AdapterCheckpointIO, latest_checkpoint
+from kimi_audio_ft.training.checkpoint import (
+    AdapterCheckpointIO,
+    KeepCheckpoints,
+    MembersCheckpointIO,
+    checkpoint_of,
+)
 from kimi_audio_ft.training.curves import CurveRecorder
 from kimi_audio_ft.training.fit import make_trainer
+from kimi_audio_ft.training.members import Learner
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.trial import Trial
 
@@ -26,7 +33,7 @@ Fit = Callable[..., dict[str, Any]]
 Config = Callable[..., TrainConfig]
 
 
-class Remembering(AdapterCheckpointIO):
+class Remembering(MembersCheckpointIO):
     """Also keeps what Lightning handed over."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -57,20 +64,21 @@ def test_lightning_gets_back_what_it_gave(trial_config: Config, tmp_path: Path, 
     trial = Trial(config)
     trial.data.setup()
     with trial.base.new_adapter(config.lora, 1) as model:
-        module = AdapterTraining(model, config.optim, 3, 1)
-        recorder = CurveRecorder(1, 0, lambda: 0.5)
-        trainer = make_trainer(module, config.trainer, 1, tmp_path, recorder)
-        trainer.strategy.checkpoint_io = remembering = Remembering("{}")
+        module = AdapterTraining(model, [Learner(config.optim, 1)], 3)
+        recorder = CurveRecorder(1, 0, lambda: {ONE: 0.5})
+        callbacks = [recorder, KeepCheckpoints([tmp_path], 3, 1)]
+        trainer = make_trainer(module, config.trainer, 1, {ONE: tmp_path}, callbacks)
+        trainer.strategy.checkpoint_io = remembering = Remembering({ONE: (tmp_path, AdapterCheckpointIO("{}"))})
         trainer.fit(module, datamodule=trial.data)
         names = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    loaded = remembering.load_checkpoint(latest_checkpoint(tmp_path))
+    loaded = remembering.load_checkpoint(checkpoint_of([tmp_path]))
     given = remembering.given
     assert set(loaded) == set(given) and {"optimizer_states", "lr_schedulers", "loops", "callbacks"} <= set(given)
     for key in given.keys() - {"state_dict"}:
         assert_same(loaded[key], given[key], key)
     assert set(given["state_dict"]) == set(loaded["state_dict"]) == names, "the adapter and nothing else"
     assert all(torch.equal(loaded["state_dict"][name], given["state_dict"][name]) for name in names)
-    assert given["callbacks"]["CurveRecorder"]["rows"], "the curves travel with it"
+    assert given["callbacks"]["CurveRecorder"][ONE]["rows"], "the curves travel with it"
 
 
 def test_all_types_survive(tmp_path: Path) -> None:
@@ -138,8 +146,8 @@ def test_the_newest_are_kept(trial_config: Config, fit: Fit, tmp_path: Path) -> 
     fit(trial_config(trainer={"max_steps": 7, "save_every": 2, "save_keep": 2}))
     work = tmp_path / "fit" / "work"
     assert sorted(path.name for path in work.iterdir()) == ["step=00000004", "step=00000006"]
-    assert latest_checkpoint(work) == str(work / "step=00000006")
-    assert latest_checkpoint(tmp_path / "nothing") is None
+    assert checkpoint_of([work]) == "step=00000006"
+    assert checkpoint_of([tmp_path / "nothing"]) is None
 
 
 def test_full_disk(trial_config: Config, disk_of: Callable[[int], Path]) -> None:

@@ -19,14 +19,16 @@ from kimi_audio_ft import store
 from kimi_audio_ft.data.batch import Sample, make_batch
 from kimi_audio_ft.data.layout import layout_conversation
 from kimi_audio_ft.data.manifest import read_manifest
-from kimi_audio_ft.lora.adapter import add_adapter
+from kimi_audio_ft.lora.adapter import ONE, add_adapter
 from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer
 from kimi_audio_ft.paths import TINY_MODEL
 from kimi_audio_ft.schema import LoraConfig, TrainConfig
 from kimi_audio_ft.training.curves import CurveRecorder
 from kimi_audio_ft.training.fit import TrainingFailed, make_trainer
+from kimi_audio_ft.training.members import Learner
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.training.schedule import rate_factor
+from kimi_audio_ft.training.shared_batch import turns
 from kimi_audio_ft.trial import Trial
 
 Fit = Callable[..., dict[str, Any]]
@@ -147,9 +149,9 @@ class TestWhatIsTrained:
             hooks = [m.register_forward_hook(lambda m, *_: calls.append(type(m).__name__)) for m in watched]
             hooks.append(base.lm_head.register_forward_hook(lambda _, args, out: shapes.append(tuple(out.shape))))
             start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-            module = AdapterTraining(model, config.optim, 2, 1)
-            recorder = CurveRecorder(1, 0, lambda: 0.0)
-            trainer = make_trainer(module, config.trainer, 1, tmp_path, recorder)
+            module = AdapterTraining(model, [Learner(config.optim, 1)], 2)
+            recorder = CurveRecorder(1, 0, lambda: {ONE: 0.0})
+            trainer = make_trainer(module, config.trainer, 1, {ONE: tmp_path}, [recorder])
             trainer.fit(module, datamodule=trial.data)
             end = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
             for hook in hooks:
@@ -206,9 +208,8 @@ def test_gradients_are_clipped(trial_config: Config, tmp_path: Path, limit: floa
     trial.data.setup()
     watch = ClippedNorms()
     with trial.base.new_adapter(config.lora, 1) as model:
-        module = AdapterTraining(model, config.optim, 2, 1)
-        trainer = make_trainer(module, config.trainer, 1, tmp_path, CurveRecorder(1, 0, lambda: 0.0))
-        trainer.callbacks.append(watch)
+        module = AdapterTraining(model, [Learner(config.optim, 1)], 2)
+        trainer = make_trainer(module, config.trainer, 1, {ONE: tmp_path}, [watch])
         trainer.fit(module, datamodule=trial.data)
     assert len(watch.norms) == 2
     assert all((norm == pytest.approx(0.01, rel=1e-3)) if clips else norm > 0.02 for norm in watch.norms)
@@ -221,10 +222,10 @@ def test_validation_loss_does_not_depend_on_its_batches(trial_config: Config, tm
         trial = Trial(config)
         trial.data.setup()
         with trial.base.new_adapter(config.lora, 1) as model:
-            module = AdapterTraining(model, config.optim, 1, 1)
-            module.trainer = make_trainer(module, config.trainer, 1, tmp_path, CurveRecorder(1, 0, float))
+            module = AdapterTraining(model, [Learner(config.optim, 1)], 1)
+            module.trainer = make_trainer(module, config.trainer, 1, {ONE: tmp_path}, [])
             loader = trial.data.validation_batches()
-            losses.append((len(list(loader)), module.validation_loss(loader)))
+            losses.append((len(list(loader)), module.validation_loss(loader)[ONE]))
             assert module.training and model.training
     batches, values = zip(*losses, strict=True)
     assert len(set(batches)) > 1
@@ -272,9 +273,9 @@ class TestBf16Base:
                 sum(layout.is_continuous_mask), model.config.kimia_adaptor_input_dim, generator=generator
             )
             samples.append(Sample(conversation.id, layout, [rows.to(features)]))
-        batch = make_batch(samples, tokenizer.pad_id)
+        step = turns([make_batch(samples, tokenizer.pad_id)], [Learner(TrainConfig().optim, 1)])
         adapted = add_adapter(model, LoraConfig(target_modules="decoder_and_adaptor"), 1)
-        loss = AdapterTraining(adapted, TrainConfig().optim, 1, 1)(batch, "sample")
+        loss = AdapterTraining(adapted, [Learner(TrainConfig().optim, 1)], 1)(step[0], "sample")
         loss.backward()
         gradients = {n: p.grad for n, p in adapted.named_parameters() if p.requires_grad}
         assert math.isfinite(loss.item())

@@ -15,7 +15,6 @@ from kimi_audio_ft.engine.settings import LauncherConfig
 
 if TYPE_CHECKING:
     from kimi_audio_ft.engine.halving import RungResult
-
     from kimi_audio_ft.engine.launch import Launch
 
 ConfigStore.instance().store(group="hydra/launcher", name="packed", node=LauncherConfig, provider="kimi_audio_ft")

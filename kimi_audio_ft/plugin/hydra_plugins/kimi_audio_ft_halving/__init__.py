@@ -1,0 +1,1 @@
+"""The halving sweeper, as Hydra finds it."""

@@ -1,0 +1,64 @@
+"""``hydra/sweeper=halving``. Hydra imports this at every start, so nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from omegaconf import OmegaConf
+
+from kimi_audio_ft.engine.halving import Candidate, make_candidates
+from kimi_audio_ft.engine.halving_settings import HalvingConfig
+from kimi_audio_ft.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="halving", node=HalvingConfig, provider="kimi_audio_ft")
+
+
+class HalvingSweeper(BasicSweeper):
+    """Trains all adapters of a grid together, stops the worse ones at every rung, and runs what is left."""
+
+    def __init__(self, **options: Any) -> None:
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(HalvingConfig), options))
+        assert isinstance(settings, HalvingConfig)
+        super().__init__(max_batch_size=None, params=settings.params)
+        self.settings = settings
+
+    def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
+        """Run the sweep; as with Hydra's own, the first job that failed raises what ended it."""
+        from kimi_audio_ft.engine.halving_record import Record, print_rung
+        from kimi_audio_ft.engine.halving_sweep import run_rungs
+
+        assert self.config is not None and self.hydra_context is not None
+        launcher: Any = self.launcher
+        if not hasattr(launcher, "train_until"):
+            raise UserError(
+                f"hydra/sweeper=halving: {type(launcher).__name__} cannot stop a training at a rung and go on from "
+                "there. Write hydra/launcher=packed"
+            )
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        parsed = parser.parse_overrides([*self._parse_config(), *arguments])
+        [grid] = self.split_arguments(parsed, None)
+        candidates = make_candidates(grid, self.settings.max_candidates, self.settings.seed)
+        record = Record(Path(self.config.hydra.sweep.dir), self.settings, len(grid))
+
+        def on_rung(everyone: Sequence[Candidate], rung: int) -> None:
+            record.write(everyone)
+            print_rung(everyone, rung, self.settings)
+
+        everyone = run_rungs(candidates, launcher, self.settings, on_rung)
+        record.write(everyone)
+        jobs = {place: job for one in everyone if one.is_alive for place, job in one.jobs.items()}
+        log.info("%d of %d adapters train to their end", sum(one.is_alive for one in everyone), len(everyone))
+        returns: Sequence[JobReturn] = launcher.launch([jobs[place] for place in sorted(jobs)], initial_job_idx=0)
+        for returned in returns:
+            _ = returned.return_value
+        return [returns]
