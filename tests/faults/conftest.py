@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ __all__ = ["corpus", "prepared"]
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What a sweep over TWELVE gives when nobody disturbs it, and the seconds it takes."""
+    """What a sweep over TWELVE gives when nobody disturbs it, and the seconds of the processors that it takes."""
 
     trials: list[dict[str, Any]]
     weights: dict[str, str]
@@ -50,9 +50,15 @@ def place(new_place: Callable[..., Place]) -> Place:
 def undisturbed(new_place: Callable[..., Place]) -> Undisturbed:
     """The sweep over TWELVE, once."""
     place = new_place()
-    started = time.monotonic()
+    before = processor_seconds()
     done = place.sweep(*TWELVE)
     assert done.code == 0, done.said
     trials, weights = place.trials(), place.weights()
     assert len(trials) == 12 and len(weights) == 6
-    return Undisturbed(trials, weights, time.monotonic() - started)
+    return Undisturbed(trials, weights, processor_seconds() - before)
+
+
+def processor_seconds() -> float:
+    """What the children of this process, and theirs, have used until they ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
