@@ -21,20 +21,30 @@ __all__ = ["corpus", "prepared"]
 class Undisturbed:
     """What a sweep over TWELVE gives when nobody disturbs it, and the seconds of the processors that it takes."""
 
+    place: Place
     trials: list[dict[str, Any]]
     weights: dict[str, str]
     seconds: float
 
+    def rates(self, temperature: float = 0.0, lr: float = 1e-3) -> dict[int, float]:
+        """CER by rank, at one temperature and learning rate."""
+        found = {}
+        for trial in self.trials:
+            params = trial["params"]
+            if (params["decoding.text_temperature"], params["optim.lr"]) == (temperature, lr):
+                found[params["lora.r"]] = trial["scores"]["cer"]
+        return found
+
 
 @pytest.fixture(scope="session")
 def new_place(prepared: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Place]:
-    """Makes folders with ``data/`` and a store of features and nothing else, by default inside the folder."""
+    """Makes folders with ``data/`` and a store of features and nothing else, or with all that another place's has."""
 
-    def make(store: Path | None = None) -> Place:
+    def make(like: Place | None = None, store: Path | None = None) -> Place:
         folder = tmp_path_factory.mktemp("faults")
         store = store or folder / "store"
         shutil.copytree(prepared.folder / "data", folder / "data")
-        shutil.copytree(prepared.store, store, dirs_exist_ok=True)
+        shutil.copytree(prepared.store if like is None else like.store, store, dirs_exist_ok=True)
         return Place(folder, store)
 
     return make
@@ -55,7 +65,7 @@ def undisturbed(new_place: Callable[..., Place]) -> Undisturbed:
     assert done.code == 0, done.said
     trials, weights = place.trials(), place.weights()
     assert len(trials) == 12 and len(weights) == 6
-    return Undisturbed(trials, weights, processor_seconds() - before)
+    return Undisturbed(place, trials, weights, processor_seconds() - before)
 
 
 def processor_seconds() -> float:

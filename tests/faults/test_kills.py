@@ -17,10 +17,10 @@ from tests.faults.conftest import Undisturbed
 from tests.faults.sweeps import TWELVE, Place
 
 KILLS = int(os.environ.get("KIMI_AUDIO_FT_KILLS", "3"))
-# Part of an undisturbed sweep's work before which it only imports.
-START = 0.25
+# Part of an undisturbed sweep's work before which it only imports and composes.
+START = 0.4
 # A sweep is killed so often in a row at most, then it may end.
-IN_A_ROW = 5
+IN_A_ROW = 8
 
 
 def log(line: str) -> None:
