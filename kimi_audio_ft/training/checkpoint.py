@@ -141,6 +141,18 @@ class KeepCheckpoints(pl.Callback):
         if trainer.global_step % self.every == 0:
             self.save(trainer)
 
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put Lightning's counts of epochs right: inside epoch n, n were processed and n + 1 begun.
+
+        Resumed from the last step of an epoch, Lightning does not count the next epoch as begun. Resumed from a
+        checkpoint of that epoch, it would then train an epoch too much, or begin this one again.
+        """
+        for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
+            counts["ready"] = counts["started"] = counts["processed"] + 1
+            counts["completed"] = counts["processed"]
+
     def save(self, trainer: pl.Trainer) -> None:
         """Save now, unless this step has been saved; every rank must call."""
         step = trainer.global_step

@@ -71,10 +71,7 @@ def find_pack_size(
         finally:
             if place.type == "cuda":
                 torch.cuda.empty_cache()
-        if (
-            place.type == "cuda"
-            and probes[-1].peak_bytes > _SAFE * torch.cuda.get_device_properties(place).total_memory
-        ):
+        if probes[-1].peak_bytes > _limit(place):
             probes.pop()
             ended = f"{size} adapters need nearly all of the memory"
             break
@@ -137,7 +134,7 @@ def _probe(
     first = own[members[0].name]
     for one in own.values():
         one.setup()
-    steps = list(_steps(own, shared=isinstance(data, ConversationData)))
+    steps: Any = list(_steps(own, shared=isinstance(data, ConversationData)))
     settings = replace(settings, max_epochs=1, max_steps=-1)
     with ExitStack() as stack:
         model = stack.enter_context(base.new_adapters({m.name: (m.lora, m.seed) for m in members}))
@@ -176,6 +173,11 @@ def _peak(place: torch.device) -> int:
     if place.type == "cuda":
         return int(torch.cuda.max_memory_allocated(place))
     return _kilobytes(Path("/proc/self/status"), "VmHWM:") * 1024
+
+
+def _limit(place: torch.device) -> float:
+    """Bytes that a pack may need at its peak; on the CPU ``_fits`` has looked ahead."""
+    return _SAFE * torch.cuda.get_device_properties(place).total_memory if place.type == "cuda" else float("inf")
 
 
 def _available() -> float:

@@ -17,7 +17,7 @@ from tests.numerics.pack_lab import NAMES, Lab, assert_same_bits
 
 Config = Callable[..., TrainConfig]
 DROPOUT = {name: {"lora": {"lora_dropout": 0.2}} for name in NAMES}
-# Two epochs of 4 steps, of two conversations in two micro-batches; the schedule's last step is the second epoch's third.
+# Four steps an epoch, each of four conversations one by one; the last step is the second epoch's third.
 TRAINER = {"max_steps": 7, "log_every": 3, "save_every": 3, "accumulate": 4}
 
 
@@ -133,7 +133,10 @@ def test_older_checkpoints_go_when_all_have_the_new_one(config: TrainConfig, lab
     # Alone and further on, then back in the pack: its later checkpoint does not push out the pack's own.
     with pytest.raises(Interrupted):
         lab.run(config, ["a4"], DROPOUT, should_stop=after(2))
-    assert resume_step([works(lab, ["a4"])[0]]) == 6
+    assert resume_step(works(lab, ["a4"])) == 6
+    with pytest.raises(Interrupted):  # from the start: the last common one is gone
+        lab.run(config, ["a4", "a8"], DROPOUT, should_stop=after(2))
+    assert resume_step(works(lab, ["a4", "a8"])) == 2
 
 
 def test_resumed_after_a_neighbour_has_failed(config: TrainConfig, lab: Lab) -> None:
