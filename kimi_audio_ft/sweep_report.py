@@ -52,12 +52,6 @@ class SweepReport(Callback):
 
         quiet_job_console()
 
-    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Leave to an open view what it shows of the trial."""
-        from kimi_audio_ft.engine.view import quiet_job_console
-
-        quiet_job_console()
-
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write the report, print the leaderboard and what failed (a sweeper may go on without some trials)."""
         SweepReport._running = None

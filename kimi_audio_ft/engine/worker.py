@@ -39,6 +39,7 @@ class Worker:
         self.rank, self.task, self.should_stop = rank, task, should_stop
         self._send = send if rank == 0 else lambda event: None
         self.pack_size = task.pack_size
+        self._fallen: set[str] = set()
         self._evaluations: dict[str, EvaluationSet] = {}
 
     def event(self, name: str, unit: str | None, **facts: Any) -> None:
@@ -103,9 +104,9 @@ class Worker:
         try:
             return self._fit_pack(pack)
         except Interrupted as stop:
-            self._interrupt(pack, stop.step)
+            self._interrupt([unit for unit in pack if unit.key not in self._fallen], stop.step)
         except Exception as error:
-            self._broken(pack, error)
+            self._broken([unit for unit in pack if unit.key not in self._fallen], error)
         finally:
             if self.rank == 0:
                 for unit in pack:
@@ -128,6 +129,7 @@ class Worker:
             )
             for key, trial in trials.items()
         ]
+        units = {unit.key: unit for unit in pack}
         for key in trials:
             self.event("fitting", key, pack=len(pack))
 
@@ -136,7 +138,8 @@ class Worker:
 
         results = fit_adapters(
             first.base, members, data, first.config.trainer, dispatch=self._dispatch(first), until=self.task.until,
-            on_step=on_step, should_stop=self.should_stop,
+            on_step=on_step, on_failure=lambda key, failure: self._failed(units[key], failure),
+            should_stop=self.should_stop,
         )  # fmt: skip
         return [unit for unit in pack if self._finish(unit, trials[unit.key], results[unit.key])]
 
@@ -227,6 +230,9 @@ class Worker:
             self.event("interrupted", unit.key, step=step)
 
     def _failed(self, unit: Unit, error: Exception) -> None:
+        if unit.key in self._fallen:  # while it trained, and now that its pack has ended
+            return
+        self._fallen.add(unit.key)
         words = "" if is_users(error) else "".join(traceback.format_exception(error))
         log.error("%s failed: %s", unit.key, words or error)
         self.event(

@@ -26,7 +26,7 @@ from kimi_audio_ft.schema import TrainerConfig
 from kimi_audio_ft.store import write_json, write_jsonl
 from kimi_audio_ft.training.checkpoint import AdapterCheckpointIO, KeepCheckpoints, MembersCheckpointIO, checkpoint_of
 from kimi_audio_ft.training.curves import CurveRecorder, Row
-from kimi_audio_ft.training.endings import LeaveEarly, OnStep, ReportSteps, StopAtNonFinite
+from kimi_audio_ft.training.endings import LeaveEarly, OnFailure, OnStep, ReportSteps, StopAtNonFinite
 from kimi_audio_ft.training.members import Learner, Member
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.training.stopping import Interrupted, Leave, TrainingFailed, own_signals, require_finite
@@ -48,6 +48,7 @@ def fit_adapters(
     until: int | None = None,
     on_row: OnRow | None = None,
     on_step: OnStep | None = None,
+    on_failure: OnFailure | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> dict[str, Result]:
     """Train adapters together over one base and write each, with its curves, into its own folder.
@@ -63,6 +64,7 @@ def fit_adapters(
         on_row: sees a member's name and every point of its curves as it arises, earlier ones again after resuming.
         on_step: sees a member's name, its step, all steps, the step's loss and the pack's positions per second
             (without padding) a few times per second.
+        on_failure: sees a member's name and why it failed, at the step where it did.
         should_stop: asked after every step, on every rank; one yes ends the training at this step.
 
     Returns:
@@ -92,7 +94,7 @@ def fit_adapters(
         reports = [ReportSteps(on_step)] if on_step is not None else []
         keep = KeepCheckpoints(list(works.values()), settings.save_every, settings.save_keep)
         leaving = LeaveEarly(keep, recorder, until)
-        callbacks = [StopAtNonFinite(), recorder, *reports, keep, leaving]
+        callbacks = [StopAtNonFinite(on_failure), recorder, *reports, keep, leaving]
         trainer = make_trainer(module, settings, together.rules.ranks, works, callbacks)
         started = time.monotonic()
         run_trainer(trainer, module, together, checkpoint_of(list(works.values()), until))

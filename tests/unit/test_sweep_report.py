@@ -74,7 +74,7 @@ def test_report_that_cannot_be_made_is_a_warning(
 ) -> None:
     report = SweepReport()
     report.on_multirun_start(sweep)
-    Path(sweep.hydra.sweep.dir).mkdir()
+    Path(sweep.hydra.sweep.dir).mkdir(exist_ok=True)
     report.on_multirun_end(sweep)
     assert "no report: " in caplog.text
     assert "report: /" not in capsys.readouterr().out
