@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,12 @@ from kimi_audio_ft.engine.settings import LauncherConfig
 from kimi_audio_ft.engine.slurm_job import being_preempted
 from kimi_audio_ft.engine.work import Unit
 from kimi_audio_ft.errors import ConfigError, UserError
-from kimi_audio_ft.schema import TrainConfig
+from kimi_audio_ft.schema import TrainConfig, TrainerConfig
 
 
 @pytest.fixture
-def units(trial_config: Callable[..., TrainConfig]) -> list[Unit]:
-    return [Unit("a1", [trial_config()])]
+def units() -> list[Unit]:
+    return [Unit("a1", [TrainConfig()])]
 
 
 @pytest.mark.parametrize(("executor", "package"), [("slurm", "submitit"), ("ray", "ray")])
@@ -38,8 +37,8 @@ def test_a_machine_without_slurm_says_so(units: list[Unit], tmp_path: Path, monk
         cluster_executor(LauncherConfig(executor="slurm"), units, tmp_path)
 
 
-def test_gpus_of_another_machine_are_not_counted_here(trial_config: Callable[..., TrainConfig], tmp_path: Path) -> None:
-    units = [Unit("a1", [trial_config(trainer={"accelerator": "auto", "strategy": "ddp"})])]
+def test_gpus_of_another_machine_are_not_counted_here(tmp_path: Path) -> None:
+    units = [Unit("a1", [TrainConfig(trainer=TrainerConfig(strategy="ddp"))])]
     with pytest.raises(ConfigError, match=r"gpus_per_pack='auto'.*Give a number"):
         cluster_executor(LauncherConfig(executor="slurm"), units, tmp_path)
 
