@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from kimi_audio_ft.base_parts import known_layout, layout, text_tokenizer, token_range
 from kimi_audio_ft.data.encoding import DTYPES, Encoders
 from kimi_audio_ft.data.manifest import TokenRange
 from kimi_audio_ft.devices import device
@@ -19,10 +20,9 @@ from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.lora.adapter import ONE, add_adapters, load_adapter
 from kimi_audio_ft.lora.targets import matched_modules, needs_branch, needs_whisper
 from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer, WhisperFeatureExtractor
-from kimi_audio_ft.model.checkpoint import read_config
 from kimi_audio_ft.model.files import ModelFiles, locate
-from kimi_audio_ft.model.json_files import read_json_object
 from kimi_audio_ft.model.quantization import quantize_layers
+from kimi_audio_ft.one_moment import seen_once
 from kimi_audio_ft.schema import LoraConfig, ModelConfig
 
 # One base in memory, under all that decides what it is.
@@ -44,23 +44,23 @@ class Base:
     @cached_property
     def files(self) -> ModelFiles:
         """Folders of the checkpoint."""
-        return locate(self.settings)
+        named = (self.settings.path, self.settings.revision, self.settings.speech_tokenizer)
+        return seen_once(("files", *named), lambda: locate(self.settings))
 
     @cached_property
     def identity(self) -> str:
         """Identity of the base's own files."""
-        return self.files.identity()
+        return seen_once(("base", self.files), self.files.identity)
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
         """The text tokenizer."""
-        return TextTokenizer.from_pretrained(self.files.root)
+        return text_tokenizer(self.files.root)
 
     @cached_property
     def tokens(self) -> TokenRange:
         """The model's audio codes."""
-        config = read_config(self.files.root)
-        return TokenRange(config.kimia_token_offset, config.vocab_size)
+        return token_range(self.files.root)
 
     @property
     def device(self) -> torch.device:
@@ -78,7 +78,7 @@ class Base:
         Raises:
             ConfigError: a target matches nothing, or needs what this run does not compute.
         """
-        names = matched_modules(self.on_meta(), lora.target_modules)
+        names = matched_modules(known_layout(self.files), lora.target_modules)
         if needs_whisper(names) and self.features != "online":
             rule = "adapts the Whisper encoder, whose features then change while training"
             raise ConfigError("lora.target_modules", lora.target_modules, rule, "Set data.features=online")
@@ -86,14 +86,7 @@ class Base:
 
     def on_meta(self) -> KimiAudioForCausalLM:
         """The whole model, Whisper included, without its weights."""
-        with torch.device("meta"):
-            model = KimiAudioForCausalLM(read_config(self.files.root))
-            config = self.files.whisper / "config.json"
-            if config.is_file():
-                model.attach_whisper(
-                    WhisperFeatureExtractor.from_config(read_json_object(config, "Download the checkpoint again"))
-                )
-        return model
+        return layout(self.files)
 
     def load(self, audio_branch: bool = False) -> KimiAudioForCausalLM:
         """The frozen base on its device; read once per process unless something about it differs."""
@@ -170,7 +163,8 @@ def base_inputs(base: Base) -> dict[str, Any]:
     """Identities of the checkpoint's parts that a run reads."""
     inputs: dict[str, Any] = {"base": base.identity}
     if base.features != "none":
-        inputs["encoders"] = base.encoders(features=True).signature()
+        encoders = base.encoders(features=True)
+        inputs["encoders"] = seen_once(("encoders", encoders), encoders.signature)
     return inputs
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import is_dataclass
+from functools import cache
 from typing import Any
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -61,9 +62,10 @@ def refuse_unknown(config: DictConfig) -> None:
         raise UserError(unknown_option(unknown[0], known))
 
 
-def option_names(schema: Any) -> list[str]:
+@cache
+def option_names(schema: Any) -> tuple[str, ...]:
     """Dotted names of all options of a settings dataclass."""
-    return _names(OmegaConf.structured(schema))
+    return tuple(_names(OmegaConf.structured(schema)))
 
 
 def _names(config: DictConfig) -> list[str]:

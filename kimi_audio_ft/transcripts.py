@@ -16,8 +16,9 @@ from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
 from kimi_audio_ft.data.manifest import manifest_identity, read_manifest, require_references
 from kimi_audio_ft.decoding.transcribe import Pass, is_greedy, transcribe
 from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.one_moment import seen_once
 from kimi_audio_ft.schema import DataConfig, DecodingConfig
-from kimi_audio_ft.signature import signature
+from kimi_audio_ft.signature import canonical, signature
 from kimi_audio_ft.store_together import find_or_make_all
 
 _FILE = "transcripts.jsonl"
@@ -60,6 +61,12 @@ class EvaluationSet:
     def audio(self) -> dict[str, str | None]:
         """First recording of every conversation by id."""
         return {c.id: str(c.audio_paths[0]) if c.audio_paths else None for c in self.conversations}
+
+
+def evaluation_set(base: Base, settings: DataConfig) -> EvaluationSet:
+    """The evaluation set of a base and a data config, the same one for all trials that are looked at in one moment."""
+    facts = canonical([asdict(settings), asdict(base.settings), base.features, base.accelerator])
+    return seen_once(("evaluation", facts), lambda: EvaluationSet(base, settings))
 
 
 def require_manifest(option: str, path: str) -> None:

@@ -16,6 +16,7 @@ from kimi_audio_ft.data.manifest import manifest_identity, read_manifest
 from kimi_audio_ft.devices import in_workers, num_ranks
 from kimi_audio_ft.engine import known
 from kimi_audio_ft.lora.adapter import ONE
+from kimi_audio_ft.one_moment import seen_once
 from kimi_audio_ft.schema import TrainConfig
 from kimi_audio_ft.signature import signature
 from kimi_audio_ft.store_uses import note
@@ -23,7 +24,7 @@ from kimi_audio_ft.training.fit import fit_adapters
 from kimi_audio_ft.training.members import Member
 from kimi_audio_ft.training.ranks import fit_in_workers
 from kimi_audio_ft.training.stopping import TrainingFailed, stop_on_signals
-from kimi_audio_ft.transcripts import EvaluationSet, require_manifest
+from kimi_audio_ft.transcripts import EvaluationSet, evaluation_set, require_manifest
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Trial:
     @cached_property
     def evaluation(self) -> EvaluationSet:
         """The evaluation set."""
-        return EvaluationSet(self.base, self.config.data)
+        return evaluation_set(self.base, self.config.data)
 
     @cached_property
     def data(self) -> ConversationData:
@@ -74,8 +75,12 @@ class Trial:
         data = self.config.data
         require_manifest("data.train_manifest", data.train_manifest)
         base = self.base
-        manifest = read_manifest(data.train_manifest, data.audio_root, data.prompt, base.tokens, base.tokenizer)
-        return signature("adapter", groups, {"train": manifest_identity(manifest), **base_inputs(base)})
+        named = (data.train_manifest, data.audio_root, data.prompt)
+        train = seen_once(
+            ("train", *named, base.files),
+            lambda: manifest_identity(read_manifest(*named, base.tokens, base.tokenizer)),
+        )
+        return signature("adapter", groups, {"train": train, **base_inputs(base)})
 
     def fit(
         self,

@@ -16,6 +16,9 @@ from kimi_audio_ft.errors import DataError, UserError
 
 Record = dict[str, Any]
 
+# The same in C where PyYAML was built with it, ten times as fast.
+_SAFE: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 
 def read_json(path: Path) -> Record:
     """The JSON object in ``path``.
@@ -62,7 +65,7 @@ def read_yaml(path: Path) -> Any:
         DataError: the file cannot be read or is not YAML.
     """
     try:
-        return yaml.safe_load(_read_text(path))
+        return yaml.load(_read_text(path), _SAFE)
     except yaml.YAMLError as error:
         raise DataError(path, f"is not YAML: {error}", _RERUN) from error
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.paths import store_root
 from multirun_analysis import words
 from multirun_analysis.collect import Trial, collect
 from multirun_analysis.compare import Comparison, compare, distinct, value_of
@@ -109,8 +111,20 @@ def _text(name: str) -> Markup:
 
 @cache
 def _chart_libraries() -> Markup:
-    """Vega, Vega-Lite and Vega-Embed as one script; ``</script`` inside a string would end the element."""
-    return Markup(vl_convert.javascript_bundle(LIBRARIES).replace("</script", "<\\/script"))
+    """Vega, Vega-Lite and Vega-Embed as one script; ``</script`` inside a string would end the element.
+
+    Bundling takes seconds, so the store keeps the script where there is one.
+    """
+    kept = store_root() / "report" / f"charts-{version('vl-convert-python')}.js"
+    if kept.is_file():
+        return Markup(kept.read_text(encoding="utf-8"))
+    import vl_convert
+
+    script = vl_convert.javascript_bundle(LIBRARIES).replace("</script", "<\\/script")
+    if store_root().is_dir():
+        with suppress(UserError):  # it only saves time
+            write_whole(kept, script)
+    return Markup(script)
 
 
 def _facts(comparison: Comparison) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, dataclass
 from itertools import groupby, product
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pytorch_lightning as pl
@@ -192,12 +192,16 @@ class ConversationData(pl.LightningDataModule):
 
     def steps_of(self, epoch: int) -> ResumableLoader:
         """This rank's optimizer steps of an epoch."""
-        return ResumableLoader(
-            self.train_set,
-            EpochSteps(self.plan, epoch, self.rules.rank, self.rules.ranks),
-            collate_fn=Collate(self.tokenizer.pad_id, self.settings.features == "online"),
-            num_workers=self.settings.num_workers,
-        )
+        steps = EpochSteps(self.plan, epoch, self.rules.rank, self.rules.ranks)
+        return ResumableLoader(self.train_set, steps, collate_fn=self._collate(), num_workers=self.settings.num_workers)
+
+    def step(self, epoch: int, step: int) -> list[dict[str, Any]]:
+        """One of them."""
+        draws = self.plan.epoch(epoch).step(step, self.rules.rank, self.rules.ranks)
+        return self._collate()([self.train_set[draw] for draw in draws])
+
+    def _collate(self) -> Collate:
+        return Collate(self.tokenizer.pad_id, self.settings.features == "online")
 
     def validation_batches(self) -> DataLoader:
         """This rank's share of the evaluation set with its answers, for the validation loss: lists of one batch."""
@@ -207,8 +211,13 @@ class ConversationData(pl.LightningDataModule):
         return DataLoader(
             self.eval_set,
             batch_sampler=validation_share(lengths, size, settings.max_batch_tokens, rules.rank, rules.ranks),
-            collate_fn=Collate(self.tokenizer.pad_id, settings.features == "online"),
+            collate_fn=self._collate(),
         )
+
+    def largest_validation_batch(self) -> list[dict[str, Any]]:
+        """The last of them; they are in the order of their lengths."""
+        draws: Any = self.validation_batches().batch_sampler
+        return self._collate()([self.eval_set[draw] for draw in draws[-1]])
 
     def describe(self) -> dict[str, Any]:
         """Facts about the data, to keep beside an adapter."""
@@ -222,6 +231,12 @@ class Collate:
 
     pad_id: int
     online: bool
+
+    @overload
+    def __call__(self, samples: list[Sample]) -> list[dict[str, Any]]: ...
+
+    @overload
+    def __call__(self, samples: UserError) -> UserError: ...
 
     def __call__(self, samples: list[Sample] | UserError) -> list[dict[str, Any]] | UserError:
         if isinstance(samples, UserError):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, run_job
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 
 from kimi_audio_ft.cli import to_settings
+from kimi_audio_ft.engine.compose import compose_jobs
 from kimi_audio_ft.schema import TrainConfig
 
 
@@ -42,14 +43,9 @@ class Runner:
 
     def compose(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
         """Every job's config, fixed now: a file that is edited while the sweep runs changes nothing."""
-        jobs = []
-        for number, overrides in enumerate(job_overrides, start=first):
-            config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
-            with open_dict(config):
-                config.hydra.job.id = number
-                config.hydra.job.num = number
-            jobs.append(Job(number, list(overrides), config))
-        return jobs
+        configs = compose_jobs(self.context.config_loader, self.config, job_overrides, first)
+        both = zip(job_overrides, configs, strict=True)
+        return [Job(number, list(overrides), config) for number, (overrides, config) in enumerate(both, start=first)]
 
     def run(self, job: Job) -> JobReturn:
         """Run a job here and now."""
@@ -73,9 +69,9 @@ def prepare(job: Job) -> None:
     from kimi_audio_ft.trial import Trial
 
     before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(job.config)  # for configs that refer to hydra's own
+    HydraConfig.instance().cfg = job.config  # type: ignore[assignment]  # for configs that refer to hydra's own
     try:
-        settings = to_settings(_without_hydra(job.config))
+        settings = _settings(job.config)
         trial = Trial(settings)
         trial.base.targets(settings.lora)
         job.key, job.settings = trial.training_signature, settings
@@ -85,9 +81,11 @@ def prepare(job: Job) -> None:
         HydraConfig.instance().cfg = before
 
 
-def _without_hydra(config: DictConfig) -> DictConfig:
-    """A job's own config, of its own type, as Hydra gives it to the task."""
-    own = copy.deepcopy(config)
-    with read_write(own), open_dict(own):
-        del own["hydra"]
-    return own
+def _settings(config: DictConfig) -> Any:
+    """A job's own config, as Hydra gives it to the task, as its dataclass."""
+    content = config.__dict__["_content"]
+    hydra = content.pop("hydra")  # for a moment: a copy without it takes most of a sweep's planning
+    try:
+        return to_settings(config)
+    finally:
+        content["hydra"] = hydra

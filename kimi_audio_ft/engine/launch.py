@@ -15,6 +15,7 @@ from kimi_audio_ft.engine import known
 from kimi_audio_ft.engine.jobs import Job, Runner, is_training, prepare
 from kimi_audio_ft.engine.settings import LauncherConfig
 from kimi_audio_ft.engine.work import BASE, Event, Failure, Task, Unit
+from kimi_audio_ft.one_moment import one_moment
 from kimi_audio_ft.store_uses import note, using
 
 if TYPE_CHECKING:
@@ -37,9 +38,10 @@ class Launch:
         self._log_as_hydra()
         self.folder.mkdir(parents=True, exist_ok=True)
         jobs = self.runner.compose(job_overrides, first)
-        for job in jobs:
-            if is_training(job):
-                prepare(job)
+        with one_moment():
+            for job in jobs:
+                if is_training(job):
+                    prepare(job)
         return jobs
 
     def run(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
@@ -57,7 +59,8 @@ class Launch:
         from kimi_audio_ft.engine.needs import lacking
         from kimi_audio_ft.engine.view import SweepView
 
-        units, untrained = lacking(jobs)
+        with one_moment():
+            units, untrained = lacking(jobs)
         missing = {unit.key for unit in units}
         with SweepView(job_lines(jobs, missing)) as view:
             batch = Batch(jobs, missing, self, view)
@@ -124,9 +127,13 @@ def job_lines(jobs: Sequence[Job], missing: Container[str]) -> list[JobLine]:
 
     names = short_names([job.overrides for job in jobs])
     return [
-        JobLine(job.number, name, job.key or "", "waiting" if job.key in missing else "reused")
+        JobLine(job.number, name, job.key or f"#{job.number}", "reused" if _has_all(job, missing) else "waiting")
         for job, name in zip(jobs, names, strict=True)
     ]
+
+
+def _has_all(job: Job, missing: Container[str]) -> bool:
+    return job.key is not None and job.key not in missing
 
 
 class Batch:

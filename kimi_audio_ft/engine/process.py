@@ -61,5 +61,5 @@ def _set_up(rank: int, task: Task) -> None:
     # Busy threads of several processes on the same cores crawl.
     limit_threads(threads or (max(1, (os.cpu_count() or 1) // task.ranks) if task.ranks > 1 else 0))
     quiet_libraries()
-    level = logging.INFO if rank == 0 else logging.ERROR
+    level = logging.INFO if rank == 0 else logging.CRITICAL  # what all ranks meet is said once
     logging.basicConfig(format="[%(asctime)s] %(message)s", level=level, force=True)

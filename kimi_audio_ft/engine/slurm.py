@@ -28,6 +28,8 @@ _REMEDIES = {
     "TIMEOUT": "raise hydra.launcher.slurm.signal_seconds if it had no time to save",
     "FAILED": "if Slurm cannot write logs there, it says nothing more",
 }
+# Why a job usually waits; of other reasons (PartitionTimeLimit, BadConstraints) a person should know.
+_USUAL = ("None", "Priority", "Resources", "BeginTime", "Cleaning", "JobArrayTaskLimit")
 # Slurm's controller may be busy or restarting; it is asked again.
 _SECONDS = 60
 
@@ -49,6 +51,7 @@ class Slurm:
         self.gpus = int(gpus_anywhere(settings.partition)) if gpus_per_pack is None else gpus_per_pack
         self.max_restarts = settings.max_requeues
         self._asked = time.monotonic()
+        self._told: set[tuple[str, str]] = set()
 
     def submit(self, task_file: Path, name: str) -> str:
         """Queue a task; submitit's files lie beside it in ``slurm/``."""
@@ -92,8 +95,26 @@ class Slurm:
         if not jobs or time.monotonic() - self._asked < self.settings.poll_seconds:
             return {}
         self._asked = time.monotonic()
-        states = job_states(jobs)
+        states = self._job_states(jobs)
         return {job: end for job, state in states.items() if (end := _end(job, state)) is not None}
+
+    def _job_states(self, jobs: Sequence[str]) -> dict[str, str]:
+        """Slurm's words for the states of jobs; jobs of which it says nothing now are left out.
+
+        The queue knows running jobs, and for some minutes those that have ended; later only the accounting does, where
+        there is one.
+        """
+        listed = _slurm("squeue", "--noheader", "--states=all", "--format=%i|%T|%r", f"--jobs={','.join(jobs)}")
+        if listed is None:
+            return {}
+        states = {}
+        for line in listed.splitlines():
+            job, states[job], reason = line.split("|", 2)
+            if states[job] == "PENDING" and reason not in _USUAL and (job, reason) not in self._told:
+                self._told.add((job, reason))
+                log.warning("Slurm job %s waits: %s", job, reason)
+        gone = [job for job in jobs if job not in states]
+        return states | (_recorded(gone) if gone else {})
 
     def stop(self, jobs: Sequence[str]) -> None:
         """Cancel what waits, and have what runs save and end."""
@@ -113,23 +134,11 @@ def gpus_anywhere(partition: str | None) -> bool:
     return "gpu" in (_slurm("sinfo", "--noheader", "--format=%G", *where) or "")
 
 
-def job_states(jobs: Sequence[str]) -> dict[str, str]:
-    """Slurm's words for the states of jobs; jobs of which it says nothing now are left out.
-
-    The queue knows running jobs, and for some minutes those that have ended; later only the accounting does, where
-    there is one.
-    """
-    listed = _slurm("squeue", "--noheader", "--states=all", "--format=%i|%T", f"--jobs={','.join(jobs)}")
-    if listed is None:
-        return {}
-    states = dict(line.split("|", 1) for line in listed.split())
-    gone = [job for job in jobs if job not in states]
-    if gone:
-        recorded = _slurm("sacct", "-n", "-X", "-P", "--format=JobID,State", f"--jobs={','.join(gone)}") or ""
-        # "CANCELLED by 1000" is a state with its author.
-        found = dict(line.split("|", 1) for line in recorded.splitlines() if "|" in line)
-        states |= {job: found[job].split()[0] if job in found else "no longer known to Slurm" for job in gone}
-    return states
+def _recorded(jobs: Sequence[str]) -> dict[str, str]:
+    lines = (_slurm("sacct", "-n", "-X", "-P", "--format=JobID,State", f"--jobs={','.join(jobs)}") or "").splitlines()
+    found = dict(line.split("|", 1) for line in lines if "|" in line)
+    # "CANCELLED by 1000" is a state with its author.
+    return {job: found[job].split()[0] if job in found else "no longer known to Slurm" for job in jobs}
 
 
 def _end(job: str, state: str) -> JobEnd | None:

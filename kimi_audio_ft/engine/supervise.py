@@ -49,6 +49,7 @@ class _Supervisor:
     should_stop: Callable[[], bool]
     environment: Mapping[str, str] | None
     locks: dict[str, ExitStack] = field(default_factory=dict)
+    fitting: set[str] = field(default_factory=set)  # units that were not in the store when their turn came
 
     def run(self) -> None:
         try:
@@ -97,7 +98,9 @@ class _Supervisor:
         while queue:
             some = queue.popleft()
             child = _Child(self.task.with_units(some), self._pass_on, self.environment, self.should_stop)
-            death = child.run([unit.key for unit in some if self._untrained(unit)])
+            untrained = [unit.key for unit in some if self._untrained(unit)]
+            self.fitting |= set(untrained)
+            death = child.run(untrained)
             left = [unit for unit in some if unit.key not in child.ended]
             queue.extendleft(reversed(self._after(death, left, child.begun)))
 
@@ -131,6 +134,8 @@ class _Supervisor:
     def _pass_on(self, event: Event) -> None:
         if event["event"] in _ENDS and event["unit"] in self.locks:
             self.locks.pop(event["unit"]).close()
+        if event["event"] == "ready":
+            event = {**event, "fitted": event["unit"] in self.fitting}
         self.on_event(event)
 
 

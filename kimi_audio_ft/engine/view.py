@@ -113,4 +113,4 @@ def quiet_job_console() -> None:
         return
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
-            handler.addFilter(lambda record: record.levelno == logging.WARNING or record.exc_info is not None)
+            handler.addFilter(lambda record: record.levelno == logging.WARNING or bool(record.exc_info))

@@ -15,11 +15,13 @@ from kimi_audio_ft.cli import is_users
 from kimi_audio_ft.engine.memory import free_memory, out_of_memory, too_large
 from kimi_audio_ft.engine.plan import even_chunks, grouped, pack_units
 from kimi_audio_ft.engine.work import BASE, Task, Unit
+from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.signature import canonical
 from kimi_audio_ft.training.checkpoint import checkpoint_of, group_by_resume
 from kimi_audio_ft.training.fit import fit_adapters
 from kimi_audio_ft.training.members import Member
-from kimi_audio_ft.training.stopping import Interrupted
+from kimi_audio_ft.training.stopping import Interrupted, TrainingFailed
 from kimi_audio_ft.transcripts import EvaluationSet, Request, decode_all
 from kimi_audio_ft.trial import Trial
 from kimi_audio_ft.workers import Send
@@ -37,6 +39,7 @@ class Worker:
         self.rank, self.task, self.should_stop = rank, task, should_stop
         self._send = send if rank == 0 else lambda event: None
         self.pack_size = task.pack_size
+        self._fallen: set[str] = set()
         self._evaluations: dict[str, EvaluationSet] = {}
 
     def event(self, name: str, unit: str | None, **facts: Any) -> None:
@@ -46,11 +49,23 @@ class Worker:
     def run(self, untrained: set[str], decoding: bool) -> None:
         """Decode what needs no training, then train pack by pack, decoding each pack's units at once."""
         units = self.task.units
-        trained = [unit for unit in units if unit.key not in untrained]
         if decoding:
-            self.decode(trained, fitted=False)
+            self.decode([unit for unit in units if unit.key not in untrained])
         for pack in pack_units([unit for unit in units if unit.key in untrained], self.task.same_data):
-            self._packs(pack, decoding)
+            for part in self._in_step(pack):
+                self._packs(part, decoding)
+
+    def _in_step(self, units: list[Unit]) -> list[list[Unit]]:
+        """Units whose epochs have equally many optimizer steps: with other seeds, batches are cut in other places."""
+        if len({unit.config.seed for unit in units}) == 1:
+            return [units]
+
+        def steps(unit: Unit) -> tuple[int, ...]:
+            data = self._trial(unit).data
+            data.setup()
+            return data.steps_by_epoch(unit.config.trainer.max_epochs)
+
+        return grouped(units, steps)
 
     def _packs(self, units: list[Unit], decoding: bool) -> None:
         """Train units that may share a pack in packs of the size that pays."""
@@ -62,7 +77,7 @@ class Worker:
             for pack in self._resumable(left[:size]):
                 made = self._fit(pack)
                 if decoding:
-                    self.decode(made, fitted=True)
+                    self.decode(made)
             left = left[size:]
         return None
 
@@ -89,9 +104,9 @@ class Worker:
         try:
             return self._fit_pack(pack)
         except Interrupted as stop:
-            self._interrupt(pack, stop.step)
+            self._interrupt([unit for unit in pack if unit.key not in self._fallen], stop.step)
         except Exception as error:
-            self._broken(pack, error)
+            self._broken([unit for unit in pack if unit.key not in self._fallen], error)
         finally:
             if self.rank == 0:
                 for unit in pack:
@@ -114,6 +129,7 @@ class Worker:
             )
             for key, trial in trials.items()
         ]
+        units = {unit.key: unit for unit in pack}
         for key in trials:
             self.event("fitting", key, pack=len(pack))
 
@@ -122,32 +138,34 @@ class Worker:
 
         results = fit_adapters(
             first.base, members, data, first.config.trainer, dispatch=self._dispatch(first), until=self.task.until,
-            on_step=on_step, should_stop=self.should_stop,
+            on_step=on_step, on_failure=lambda key, failure: self._failed(units[key], failure),
+            should_stop=self.should_stop,
         )  # fmt: skip
-        made = [unit for unit in pack if self._keep(unit, trials[unit.key], results[unit.key])]
-        if self.task.until is not None:
-            made = [unit for unit in made if self._pause(unit, trials[unit.key], results[unit.key])]
-        return made
+        return [unit for unit in pack if self._finish(unit, trials[unit.key], results[unit.key])]
 
-    def _keep(self, unit: Unit, trial: Trial, result: dict[str, Any] | Exception) -> bool:
-        """Put a finished adapter into the store."""
-        if isinstance(result, Exception):
+    def _finish(self, unit: Unit, trial: Trial, result: dict[str, Any] | TrainingFailed) -> bool:
+        """Put a finished adapter into the store, judge a paused one; whether it is finished."""
+        if isinstance(result, TrainingFailed):
             self._failed(unit, result)
-            return False
-        if self.rank == 0 and not result.get("paused"):
+        elif "paused" in result:
+            self._judge(unit, trial, **result["paused"])
+        else:
+            return self.rank != 0 or self._store(unit, trial, result)
+        return False
+
+    def _store(self, unit: Unit, trial: Trial, result: dict[str, Any]) -> bool:
+        try:
             facts = {**result, "config": asdict(trial.config), "eval_identity": trial.evaluation.identity}
             store.complete("adapter", unit.key, facts)
+        except UserError as error:
+            self._failed(unit, error)
+            return False
         return True
 
-    def _pause(self, unit: Unit, trial: Trial, result: dict[str, Any]) -> bool:
-        """Judge an adapter where its training rests; one that is finished is left to be decoded."""
-        if not result.get("paused"):
-            return True
-        step, rate = result["paused"]["step"], None
-        if self.task.metric == "cer" and self.rank == 0:
-            rate = self._rate(unit, trial, step)
-        self.event("paused", unit.key, step=step, val_loss=result["paused"]["val_loss"], val_cer=rate)
-        return False
+    def _judge(self, unit: Unit, trial: Trial, step: int, val_loss: float) -> None:
+        """Say how good an adapter is where its training rests."""
+        rate = self._rate(unit, trial, step) if self.task.metric == "cer" and self.rank == 0 else None
+        self.event("paused", unit.key, step=step, val_loss=val_loss, val_cer=rate)
 
     def _rate(self, unit: Unit, trial: Trial, step: int) -> float:
         from kimi_audio_ft.scoring import score
@@ -156,11 +174,11 @@ class Worker:
         evaluation = self._evaluation(trial.config)
         checkpoint = checkpoint_of([_work_folder(unit.key)], step)
         assert checkpoint is not None, "a paused training has left one"
-        adapter = (f"{unit.key}@{step}", Path(checkpoint))
+        adapter = (f"{unit.key}@{step}", _work_folder(unit.key) / checkpoint)
         [transcripts] = decode_all(evaluation.base, evaluation, [Request(greedy, 0)], adapter)
         return float(score(evaluation.references, transcripts.hypotheses[0])["cer"])
 
-    def decode(self, units: Sequence[Unit], fitted: bool) -> None:
+    def decode(self, units: Sequence[Unit]) -> None:
         """Decode every way that the jobs of these units ask for."""
         for place, unit in enumerate(units):
             if self.should_stop():
@@ -170,7 +188,7 @@ class Worker:
             except Exception as error:
                 self._failed(unit, error)
             else:
-                self.event("ready", unit.key, fitted=fitted)
+                self.event("ready", unit.key)
         return None
 
     def _decode(self, unit: Unit) -> None:
@@ -212,6 +230,9 @@ class Worker:
             self.event("interrupted", unit.key, step=step)
 
     def _failed(self, unit: Unit, error: Exception) -> None:
+        if unit.key in self._fallen:  # while it trained, and now that its pack has ended
+            return
+        self._fallen.add(unit.key)
         words = "" if is_users(error) else "".join(traceback.format_exception(error))
         log.error("%s failed: %s", unit.key, words or error)
         self.event(
@@ -223,6 +244,10 @@ class Worker:
         """A pack that broke: a mistake in what all share fails all; anything else is looked for in smaller packs."""
         if self.task.ranks > 1 and not is_users(error):
             raise error  # the other ranks know nothing of it; the supervisor begins again with smaller packs
+        try:
+            store.raise_if_full(error, store_root())
+        except UserError as full:
+            error = full
         memory = out_of_memory(error)
         if len(pack) == 1 or is_users(error):
             for unit in pack:
@@ -235,7 +260,7 @@ class Worker:
         reason = "out of memory" if memory else f"{type(error).__name__}: {error}"
         self.event("split", None, units=[unit.key for unit in pack], reason=reason)
         for half in even_chunks(pack, 2):
-            self.decode(self._fit(half), fitted=True)
+            self.decode(self._fit(half))
 
 
 def _work_folder(key: str) -> Path:

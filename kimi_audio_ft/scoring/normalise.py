@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable
+from functools import lru_cache
 
 import regex
 
@@ -83,8 +84,12 @@ def rules_of(normalisation: str) -> tuple[Rule, ...]:
         ) from None
 
 
+@lru_cache(maxsize=50_000)
 def normalise(text: str, normalisation: str = "strict") -> str:
-    """``text`` as the named normalisation sees it; ``UserError`` for a name that does not exist."""
+    """``text`` as the named normalisation sees it; ``UserError`` for a name that does not exist.
+
+    Remembered: every trial of a sweep is scored against the same references.
+    """
     for rule in rules_of(normalisation):
         text = rule(text)
     return text

@@ -17,12 +17,16 @@ from kimi_audio_ft.training.stopping import Leave, TrainingFailed, require_finit
 log = logging.getLogger(__name__)
 
 OnStep = Callable[[str, int, int, float, float], None]
+OnFailure = Callable[[str, TrainingFailed], None]
 # Seconds between two reports of steps.
 _REPORT_EVERY = 0.25
 
 
 class StopAtNonFinite(pl.Callback):
     """Takes an adapter whose loss is not finite out of the training; what follows would be wasted on it."""
+
+    def __init__(self, on_failure: OnFailure | None = None) -> None:
+        self.on_failure = on_failure or (lambda name, failure: None)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -35,6 +39,7 @@ class StopAtNonFinite(pl.Callback):
                 learner.failure = failure
                 if pl_module.active:
                     log.warning("%s leaves its pack: %s", learner.name, failure)
+                self.on_failure(learner.name, failure)
         if not pl_module.active:
             raise Leave
 

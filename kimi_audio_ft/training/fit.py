@@ -13,6 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments import LightningEnvironment
 from peft import PeftModel
+from torch.utils.data import DataLoader
 
 from kimi_audio_ft.base_model import Base
 from kimi_audio_ft.data.datamodule import ConversationData
@@ -25,7 +26,7 @@ from kimi_audio_ft.schema import TrainerConfig
 from kimi_audio_ft.store import write_json, write_jsonl
 from kimi_audio_ft.training.checkpoint import AdapterCheckpointIO, KeepCheckpoints, MembersCheckpointIO, checkpoint_of
 from kimi_audio_ft.training.curves import CurveRecorder, Row
-from kimi_audio_ft.training.endings import LeaveEarly, OnStep, ReportSteps, StopAtNonFinite
+from kimi_audio_ft.training.endings import LeaveEarly, OnFailure, OnStep, ReportSteps, StopAtNonFinite
 from kimi_audio_ft.training.members import Learner, Member
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.training.stopping import Interrupted, Leave, TrainingFailed, own_signals, require_finite
@@ -47,6 +48,7 @@ def fit_adapters(
     until: int | None = None,
     on_row: OnRow | None = None,
     on_step: OnStep | None = None,
+    on_failure: OnFailure | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> dict[str, Result]:
     """Train adapters together over one base and write each, with its curves, into its own folder.
@@ -62,6 +64,7 @@ def fit_adapters(
         on_row: sees a member's name and every point of its curves as it arises, earlier ones again after resuming.
         on_step: sees a member's name, its step, all steps, the step's loss and the pack's positions per second
             (without padding) a few times per second.
+        on_failure: sees a member's name and why it failed, at the step where it did.
         should_stop: asked after every step, on every rank; one yes ends the training at this step.
 
     Returns:
@@ -91,10 +94,10 @@ def fit_adapters(
         reports = [ReportSteps(on_step)] if on_step is not None else []
         keep = KeepCheckpoints(list(works.values()), settings.save_every, settings.save_keep)
         leaving = LeaveEarly(keep, recorder, until)
-        callbacks = [StopAtNonFinite(), recorder, *reports, keep, leaving]
+        callbacks = [StopAtNonFinite(on_failure), recorder, *reports, keep, leaving]
         trainer = make_trainer(module, settings, together.rules.ranks, works, callbacks)
         started = time.monotonic()
-        _run(trainer, module, together, checkpoint_of(list(works.values()), until))
+        run_trainer(trainer, module, together, checkpoint_of(list(works.values()), until))
         seconds = round(time.monotonic() - started, 3)
         if leaving.stopped is not None:
             raise Interrupted(leaving.stopped)
@@ -132,9 +135,18 @@ def _outcome(trainer: pl.Trainer, learner: Learner, recorder: CurveRecorder, lea
     return {"steps": step, **final}
 
 
-def _run(trainer: pl.Trainer, module: AdapterTraining, data: pl.LightningDataModule, checkpoint: str | None) -> None:
+def run_trainer(
+    trainer: pl.Trainer,
+    module: AdapterTraining,
+    data: pl.LightningDataModule | DataLoader,
+    checkpoint: str | None = None,
+) -> None:
+    """Lightning's ``fit``, without its advice, its handling of signals, and the exception that ends it early."""
     with quiet_lightning(), own_signals(), suppress(Leave):
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+        if isinstance(data, pl.LightningDataModule):
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+        else:
+            trainer.fit(module, data, ckpt_path=checkpoint)
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from kimi_audio_ft.engine.halving_settings import HalvingConfig
+from kimi_audio_ft.engine.settings import LauncherConfig
 from kimi_audio_ft.override_errors import OPEN, option_names
 from kimi_audio_ft.schema import EvaluateConfig, TrainConfig
 from kimi_audio_ft.schema_prepare import PrepareConfig
@@ -71,6 +73,10 @@ def test_own_recordings(corpus: Path, workplace: Any) -> None:
             signature = next(row["signature"] for row in listed if row["kind"] == "adapter")
             arguments = [argument.replace("SIGNATURE", signature) for argument in arguments]
         done = workplace.run(module, *arguments, *SHORTER.get(module, ()))
+        assert done.code == 0, (words, done.err)
+    for place, words in enumerate(commands("Sweeps")):  # the adapters are those of the page's first sweep
+        folder = (f"hydra.sweep.dir=sweeps/{place}",) if words[2] == TRAIN else ()
+        done = workplace.run(words[2], *words[3:], *SHORTER.get(words[2], ()), *folder)
         assert done.code == 0, (words, done.err)
     (report,) = (workplace.folder / "outputs" / "sweep").glob("*/*/report.html")
     for name in ("trials.csv", "trials.json"):
@@ -127,6 +133,15 @@ def test_named_files_exist() -> None:
     assert "kimi_audio_ft/schema.py" in named
     for name in named:
         assert (REPOSITORY / name).exists(), name
+
+
+def test_named_options_of_hydra_s_plugins_exist() -> None:
+    engine = {"hydra.launcher": LauncherConfig, "hydra.sweeper": HalvingConfig}
+    named = {key for span in spans() for key in re.findall(r"^(hydra\.(?:launcher|sweeper)\.[\w.]+)", span)}
+    assert {"hydra.launcher.pack_size", "hydra.sweeper.rungs"} <= named
+    for key in named:
+        prefix = ".".join(key.split(".")[:2])
+        assert key.removeprefix(f"{prefix}.") in option_names(engine[prefix]), key
 
 
 def test_named_options_exist() -> None:

@@ -8,6 +8,9 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
+from kimi_audio_ft.quiet import quiet_libraries
+from tests.numerics.pack_lab import Lab
+
 
 @pytest.fixture(scope="session")
 def golden(shared_dir: Path) -> Path:
@@ -19,3 +22,17 @@ def golden(shared_dir: Path) -> Path:
 def waveforms(golden: Path) -> dict[str, Tensor]:
     """The recorded clips, float32 in [-1, 1]."""
     return {name: samples / 32768 for name, samples in load_file(golden / "audio.safetensors").items()}
+
+
+@pytest.fixture(scope="session")
+def fitted_alone(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """Remembers what was fitted alone."""
+    return Lab(tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("unused"))
+
+
+@pytest.fixture
+def lab(fitted_alone: Lab, tmp_path: Path) -> Lab:
+    """Fits packs for one test, and their members alone for all tests."""
+    quiet_libraries()
+    fitted_alone.place = tmp_path
+    return fitted_alone

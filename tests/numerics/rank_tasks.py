@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kimi_audio_ft.data.batch import Sample
 from kimi_audio_ft.schema import SHARDED, TrainConfig
+from kimi_audio_ft.training.members import Member
 from kimi_audio_ft.workers import Send
 
 
@@ -53,3 +54,31 @@ def fit_with_features(rank: int, send: Send, config: TrainConfig, folder: Path, 
         AdapterTraining.forward = start  # type: ignore[method-assign]
     if rank == 0:
         send(facts | {name: sorted(found) for name, found in formats.items()})
+
+
+def fit_pack(
+    rank: int, send: Send, config: TrainConfig, members: list[Member], stop: tuple[int, int] | None = None
+) -> None:
+    """One rank's part in training a pack. stop: the rank that asks to stop, and after which step."""
+    from kimi_audio_ft.quiet import quiet_libraries
+    from kimi_audio_ft.training.fit import fit_adapters
+    from kimi_audio_ft.training.stopping import Interrupted
+    from kimi_audio_ft.trial import Trial
+
+    torch.set_num_threads(1)
+    quiet_libraries()
+    trial, steps = Trial(config, rank), iter(range(1, 1000))
+    try:
+        results = fit_adapters(
+            trial.base,
+            members,
+            trial.data,
+            config.trainer,
+            on_row=lambda name, row: send((rank, name, row["step"])),
+            should_stop=lambda: stop is not None and stop == (rank, next(steps)),
+        )
+    except Interrupted as end:
+        send((rank, "interrupted", end.step))
+        return
+    for name, result in results.items():
+        send((rank, name, result if isinstance(result, dict) else str(result)))

@@ -4,101 +4,38 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
-from kimi_audio_ft.quiet import quiet_libraries
-from kimi_audio_ft.schema import LoraConfig, OptimConfig, TrainConfig
-from kimi_audio_ft.training.fit import fit_adapters
-from kimi_audio_ft.training.members import Member
+from kimi_audio_ft.schema import TrainConfig
+from kimi_audio_ft.training.module import AdapterTraining
+from kimi_audio_ft.training.stopping import TrainingFailed
 from kimi_audio_ft.trial import Trial
+from tests.numerics.pack_lab import NAMES, Lab, assert_same_bits, differing, distance
 
 Config = Callable[..., TrainConfig]
-Run = Callable[..., dict[str, Any]]
 
-# Three adapters that differ in all that may differ in a pack.
-RANKS = {"a4": 4, "a8": 8, "a16": 16}
-OPTIMS = {
-    "a4": {"lr": 1e-3},
-    "a8": {"lr": 3e-3, "schedule": "cosine", "weight_decay": 0.1, "max_grad_norm": 0.3},
-    "a16": {"lr": 3e-4, "schedule": "constant", "warmup_ratio": 0.2, "beta2": 0.95, "max_grad_norm": 0.0},
-}
-NAMES = tuple(RANKS)
+# 16 conversations, one a step.
+THIRTY = {"data": {"batch_size": 1}, "trainer": {"max_steps": 30, "accumulate": 1, "log_every": 5}}
+FEW = {"data": {"batch_size": 1}, "trainer": {"max_steps": 6, "log_every": 4}}
+DROPOUT = {name: {"lora": {"lora_dropout": 0.2}} for name in NAMES}
 
-
-@pytest.fixture(autouse=True)
-def quiet() -> None:
-    quiet_libraries()
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """Fits members of a config into ``tmp_path/<place>/<name>``, with checkpoints in ``<name>.work``."""
-
-    def fit(config: TrainConfig, names: Sequence[str] = NAMES, place: str = "pack", **options: Any) -> dict[str, Any]:
-        changes = options.pop("members", {})
-        trial = Trial(config)
-        members = []
-        for name in names:
-            own = changes.get(name, {})
-            lora = LoraConfig(**{"r": RANKS[name], "lora_dropout": 0.0} | own.get("lora", {}))
-            optim = OptimConfig(**OPTIMS[name] | own.get("optim", {}))
-            folder = tmp_path / place
-            members.append(Member(name, lora, optim, own.get("seed", 1), folder / name, folder / f"{name}.work"))
-        data: Any = trial.data
-        if any("seed" in own for own in changes.values()):
-            data = {member.name: Trial(replace(config, seed=member.seed)).data for member in members}
-        if len(names) == 1 and isinstance(data, dict):
-            data = data[names[0]]
-        return fit_adapters(trial.base, members, data, config.trainer, **options)
-
-    return fit
-
-
-def tensors(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "adapter_model.safetensors")
-
-
-def differing(folder: Path, other: Path) -> list[str]:
-    """Names of tensors that are not equal bit for bit."""
-    ours, theirs = tensors(folder), tensors(other)
-    assert ours.keys() == theirs.keys()
-    return [key for key in ours if not torch.equal(ours[key], theirs[key])]
-
-
-def assert_same_bits(folder: Path, other: Path) -> None:
-    assert differing(folder, other) == []
-    assert (folder / "curves.jsonl").read_text() == (other / "curves.jsonl").read_text()
-
-
-def distance(folder: Path, other: Path) -> float:
-    """Norm of the difference, as a part of the norm."""
-    ours, theirs = (torch.cat([v.double().flatten() for _, v in sorted(tensors(f).items())]) for f in (folder, other))
-    return float((ours - theirs).norm() / theirs.norm())
-
-
-THIRTY = {"max_epochs": 8, "max_steps": 30, "log_every": 5}
-# What else is different: of the config, of every member, of single members.
+# What else is different: of the config, of single members.
 WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "plain": ({}, {}),
-    "dropout": ({}, {name: {"lora": {"lora_dropout": 0.2}} for name in NAMES[:2]}),
-    "recomputed_with_dropout": (
-        {"model": {"gradient_checkpointing": True}, "trainer": {"max_steps": 10}},
-        {name: {"lora": {"lora_dropout": 0.2}} for name in NAMES},
+    "thirty_steps": (THIRTY, {"a8": {"lora": {"lora_dropout": 0.2}}}),
+    "dropout_and_recomputation": ({**FEW, "model": {"gradient_checkpointing": True}}, DROPOUT),
+    "bf16": (
+        {"data": {"batch_size": 1}, "trainer": {"max_steps": 4, "accumulate": 1}, "model": {"dtype": "bfloat16"}},
+        {"a8": {"lora": {"lora_dropout": 0.1}}},
     ),
-    "bf16": ({"model": {"dtype": "bfloat16"}}, {"a8": {"lora": {"lora_dropout": 0.1}}}),
     "targets": (
-        {"trainer": {"max_steps": 10}},
+        {"trainer": {"max_steps": 5}},
         {
             "a4": {"lora": {"target_modules": "attention"}},
-            "a8": {"lora": {"target_modules": ["mlp", "lm_head"]}},
+            "a8": {"lora": {"target_modules": ["mlp", "lm_head"], "lora_dropout": 0.3}},
             "a16": {"lora": {"target_modules": "decoder_and_branch", "use_rslora": True}},
         },
     ),
@@ -106,22 +43,132 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_pack_equals_its_adapters_alone(trial_config: Config, run: Run, tmp_path: Path, way: str) -> None:
+def test_a_pack_equals_its_adapters_alone(trial_config: Config, lab: Lab, way: str) -> None:
     """Bit for bit, adapters, curves and facts, on one thread, against plain PEFT."""
     changes, members = copy.deepcopy(WAYS[way])
-    changes["trainer"] = THIRTY | changes.get("trainer", {})
     config = trial_config(**changes)
-    together = run(config, members=members)
+    together = lab.run(config, NAMES, members)
     for name in NAMES:
-        alone = run(config, [name], "alone", members=members)[name]
-        assert_same_bits(tmp_path / "pack" / name, tmp_path / "alone" / name)
-        timing = ("train_seconds", "pack")
-        assert {k: v for k, v in together[name].items() if k not in timing} == {
-            k: v for k, v in alone.items() if k not in timing
-        }
-        assert together[name]["pack"]["size"] == 3 and alone["pack"]["size"] == 1
-        files = ("adapter_config.json", "data.json")
-        for file in files:
-            assert json.loads((tmp_path / "pack" / name / file).read_text()) == json.loads(
-                (tmp_path / "alone" / name / file).read_text()
-            )
+        alone = lab.alone(config, name, members)
+        assert_same_bits(lab.folder(name), alone)
+        for file in ("adapter_config.json", "data.json"):
+            assert json.loads((lab.folder(name) / file).read_text()) == json.loads((alone / file).read_text())
+        facts = lab.facts[alone]
+        assert together[name].keys() == facts.keys()
+        same = ("steps", "trainable_parameters", "final_train_loss", "final_val_loss")
+        assert [together[name][fact] for fact in same] == [facts[fact] for fact in same]
+        assert together[name]["pack"]["size"] == 3 and facts["pack"]["size"] == 1
+
+
+def test_the_batched_form_is_close(trial_config: Config, lab: Lab) -> None:
+    """Thirty steps with dropout: 1e-5 of the adapter's norm; and it is not secretly the other form."""
+    changes, members = copy.deepcopy(WAYS["thirty_steps"])
+    config = trial_config(**changes)
+    lab.run(config, NAMES, members, dispatch="batched")
+    distances = [distance(lab.folder(name), lab.alone(config, name, members)) for name in NAMES]
+    assert max(distances) < 1e-5
+    assert any(distances)
+
+
+@pytest.mark.parametrize("dispatch", ["slice", "batched"])
+def test_neighbours_do_not_matter(trial_config: Config, lab: Lab, dispatch: str) -> None:
+    """Bit for bit, in either form; the largest rank is the same in both packs."""
+    config = trial_config(**FEW)
+    lab.run(config, NAMES, DROPOUT, dispatch=dispatch)
+    lab.run(config, ["a16", "a4"], DROPOUT, "others", dispatch=dispatch)
+    for name in ("a4", "a16"):
+        assert_same_bits(lab.folder(name, "others"), lab.folder(name))
+
+
+@pytest.mark.parametrize("dispatch", ["slice", "batched"])
+def test_a_neighbour_that_fails(
+    trial_config: Config, lab: Lab, dispatch: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It alone is reported, its rows leave the batch, and the others do not notice."""
+    passes: list[int] = []
+    forward = AdapterTraining.forward
+
+    def counted(self: AdapterTraining, batch: dict[str, Any], average: str) -> torch.Tensor:
+        passes.append(batch["copies"])
+        return forward(self, batch, average)
+
+    monkeypatch.setattr(AdapterTraining, "forward", counted)
+    config, bad = trial_config(**FEW), {**DROPOUT, "a8": {"optim": {"lr": 1e30}}}
+    results = lab.run(config, NAMES, bad, dispatch=dispatch)
+    failure = results["a8"]
+    assert isinstance(failure, TrainingFailed)
+    assert str(failure).startswith("optim.lr=1e+30: the training loss is nan at step")
+    assert "a8 leaves its pack" in caplog.text
+    assert not lab.folder("a8").exists()
+    assert set(passes) == {3, 2} and passes == sorted(passes, reverse=True)
+    if dispatch == "batched":
+        lab.run(config, ["a4", "a16"], DROPOUT, "others", dispatch=dispatch)
+    for name in ("a4", "a16"):
+        alone = lab.alone(config, name, DROPOUT) if dispatch == "slice" else lab.folder(name, "others")
+        assert_same_bits(lab.folder(name), alone)
+
+
+def test_all_fail(trial_config: Config, lab: Lab) -> None:
+    bad = {name: {"optim": {"lr": 1e30}} for name in ("a4", "a8")}
+    results = lab.run(trial_config(**FEW), ["a4", "a8"], bad)
+    assert all(isinstance(result, TrainingFailed) for result in results.values())
+
+
+def test_the_base_is_left_as_it_was(trial_config: Config, lab: Lab) -> None:
+    """Weights, forwards, and what is trained."""
+    config = trial_config(data={"batch_size": 1}, trainer={"max_steps": 2})
+    model = Trial(config).base.load()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    lab.run(config, NAMES, DROPOUT)
+    assert Trial(config).base.load() is model
+    after = model.state_dict()
+    assert list(after) == list(before) and all(torch.equal(after[key], value) for key, value in before.items())
+    assert not any("forward" in vars(module) for module in model.modules())
+    assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
+
+
+class TestControls:
+    """What a careless pack would do is seen by the comparison above."""
+
+    @pytest.fixture
+    def differs(self, trial_config: Config, lab: Lab) -> Callable[[], set[str]]:
+        def names() -> set[str]:
+            config = trial_config(**FEW)
+            lab.run(config, NAMES, DROPOUT)
+            return {name for name in NAMES if differing(lab.folder(name), lab.alone(config, name, DROPOUT))}
+
+        return names
+
+    def test_nothing_careless(self, differs: Callable[[], set[str]]) -> None:
+        assert differs() == set()
+
+    def test_one_clipping_norm(self, differs: Callable[[], set[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+        from kimi_audio_ft.training.strategies import OneDevice
+
+        def clip_all(self: OneDevice, parameters: Any, norm: float) -> None:
+            everything = [p for group in self.optimizers[0].param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(everything if len(self.lightning_module.learners) > 1 else parameters, norm)
+
+        monkeypatch.setattr(OneDevice, "clip", clip_all)
+        assert differs() == set(NAMES)
+
+    def test_mean_of_losses(self, differs: Callable[[], set[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+        forward = AdapterTraining.forward
+
+        def averaged(self: AdapterTraining, batch: dict[str, Any], average: str) -> torch.Tensor:
+            losses = forward(self, batch, average)
+            return losses / len(losses) if self.training else losses
+
+        monkeypatch.setattr(AdapterTraining, "forward", averaged)
+        assert differs() == set(NAMES)
+
+    def test_one_dropout_generator(self, differs: Callable[[], set[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+        from kimi_audio_ft.lora.dropout import Place
+
+        shared = torch.Generator()
+
+        def common(self: Place, layer: str, device: torch.device) -> torch.Generator:
+            return shared
+
+        monkeypatch.setattr(Place, "generator", common)
+        assert differs() >= {"a8", "a16"}, "the first to draw may draw what it drew alone"

@@ -63,8 +63,8 @@ PreemptMode=REQUEUE
 KillWait=30
 ReturnToService=2
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$memory
-PartitionName=normal Nodes=$host Default=YES PriorityTier=1 GraceTime=30 MaxTime=60
-PartitionName=urgent Nodes=$host PriorityTier=2 PreemptMode=OFF MaxTime=60
+PartitionName=normal Nodes=$host Default=YES PriorityTier=1 GraceTime=30 MaxTime=1-0
+PartitionName=urgent Nodes=$host PriorityTier=2 PreemptMode=OFF MaxTime=1-0
 CONF
 }
 

@@ -1,0 +1,194 @@
+"""How many adapters to train together: a few steps with 1, 2, 4, ... of them, thrown away again."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from kimi_audio_ft.base_model import Base
+from kimi_audio_ft.data.datamodule import ConversationData
+from kimi_audio_ft.devices import device
+from kimi_audio_ft.lora.pack import Pack
+from kimi_audio_ft.schema import TrainerConfig
+from kimi_audio_ft.training.fit import make_trainer, run_trainer
+from kimi_audio_ft.training.members import Learner, Member
+from kimi_audio_ft.training.module import AdapterTraining
+from kimi_audio_ft.training.shared_batch import Step
+
+# A larger pack must be faster than a smaller one by this factor; less is noise, and costs memory.
+_PAYS = 1.05
+# Steps that are timed, after the largest one of the epoch, which warms up and needs the most memory.
+_TIMED = 3
+# Part of the memory that a pack may need: training goes on for longer than a probe.
+_SAFE = 0.9
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was measured: positions per second of all adapters together (no padding), and bytes at the peak."""
+
+    size: int
+    tokens_per_second: float
+    peak_bytes: int
+
+
+def find_pack_size(
+    base: Base,
+    members: Sequence[Member],
+    data: ConversationData | Mapping[str, ConversationData],
+    settings: TrainerConfig,
+    dispatch: str = "slice",
+) -> tuple[int, dict[str, Any]]:
+    """The number of these members that train fastest together; 1 when a pack does not pay.
+
+    Each size takes the largest step of the first epoch, a few others and the largest batch of the evaluation set, in
+    this process alone, whatever the strategy is. Nothing is written, and base and random numbers stay as they were.
+
+    Returns:
+        The size, and facts for a log: the measured ``sizes`` and why the search ended.
+    """
+    settings = replace(settings, strategy="single", progress=False)
+    place, probes, ended = device(settings.accelerator), list[Probe](), "all sizes were tried"
+    for size in _sizes(len(members)):
+        if place.type == "cpu" and not _fits(probes, size):
+            ended = f"{size} adapters would not fit into memory"
+            break
+        try:
+            with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+                probes.append(_probe(base, members[:size], data, settings, dispatch, place))
+        except (torch.OutOfMemoryError, MemoryError):
+            ended = f"{size} adapters did not fit into memory"
+            break
+        finally:
+            if place.type == "cuda":
+                torch.cuda.empty_cache()
+        if probes[-1].peak_bytes > _limit(place):
+            probes.pop()
+            ended = f"{size} adapters need nearly all of the memory"
+            break
+        if len(probes) > 1 and probes[-1].tokens_per_second < _PAYS * probes[-2].tokens_per_second:
+            ended = f"{size} adapters are not faster than {probes[-2].size}"
+            break
+    chosen = 1
+    if probes:
+        best = max(probes, key=lambda probe: probe.tokens_per_second)
+        chosen = best.size if best.tokens_per_second >= _PAYS * probes[0].tokens_per_second else 1
+    return chosen, {"sizes": [asdict(probe) for probe in probes], "ended": ended}
+
+
+def _sizes(most: int) -> Iterator[int]:
+    size = 1
+    while size < most:
+        yield size
+        size *= 2
+    yield most
+
+
+def _fits(probes: Sequence[Probe], size: int) -> bool:
+    """Whether the CPU's memory will do, from what the last two sizes took."""
+    if len(probes) < 2:
+        return True
+    smaller, larger = probes[-2:]
+    each = max(0, larger.peak_bytes - smaller.peak_bytes) / (larger.size - smaller.size)
+    return each * (size - larger.size) < _SAFE * _available()
+
+
+class _Clock(pl.Callback):
+    """Positions per second of every step but the first."""
+
+    def __init__(self, place: torch.device) -> None:
+        self.place, self.rates = place, list[float]()
+        self._since = 0.0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._since = self._now()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        assert isinstance(pl_module, AdapterTraining)
+        self.rates.append(pl_module.step_tokens / (self._now() - self._since))
+
+    def _now(self) -> float:
+        if self.place.type == "cuda":
+            torch.cuda.synchronize(self.place)
+        return time.perf_counter()
+
+
+def _probe(
+    base: Base,
+    members: Sequence[Member],
+    data: ConversationData | Mapping[str, ConversationData],
+    settings: TrainerConfig,
+    dispatch: str,
+    place: torch.device,
+) -> Probe:
+    own = {m.name: data if isinstance(data, ConversationData) else data[m.name] for m in members}
+    first = own[members[0].name]
+    for one in own.values():
+        one.setup()
+    steps: Any = list(_steps(own, shared=isinstance(data, ConversationData)))
+    settings = replace(settings, max_epochs=1, max_steps=-1)
+    with ExitStack() as stack:
+        model = stack.enter_context(base.new_adapters({m.name: (m.lora, m.seed) for m in members}))
+        pack = stack.enter_context(closing(Pack(model, list(own), dispatch))) if len(members) > 1 else None
+        learners = [Learner(member.optim, member.seed, member.name) for member in members]
+        module, clock = AdapterTraining(model, learners, len(steps), pack), _Clock(place)
+        trainer = make_trainer(module, settings, 1, dict.fromkeys(own, Path()), [clock])
+        _forget_peak(place)
+        run_trainer(trainer, module, DataLoader(steps, batch_size=None, collate_fn=_as_it_is))
+        module.validation_loss([first.largest_validation_batch()])
+        return Probe(len(members), statistics.median(clock.rates[1:] or clock.rates), _peak(place))
+
+
+def _steps(own: Mapping[str, ConversationData], shared: bool) -> Iterator[Step]:
+    """The largest step of the first epoch, then its first ones."""
+    first = next(iter(own.values()))
+    plan = first.plan.epoch(0)
+    sizes = [sum(int(first.plan.lengths[draw.index]) for draw in plan.step(step)) for step in range(len(plan))]
+    for step in [sizes.index(max(sizes)), *range(min(_TIMED, len(plan)))]:
+        yield first.step(0, step) if shared else {name: data.step(0, step) for name, data in own.items()}
+
+
+def _as_it_is(step: Step) -> Step:
+    return step
+
+
+def _forget_peak(place: torch.device) -> None:
+    if place.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(place)
+        return
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark begins anew
+
+
+def _peak(place: torch.device) -> int:
+    if place.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(place))
+    return _kilobytes(Path("/proc/self/status"), "VmHWM:") * 1024
+
+
+def _limit(place: torch.device) -> float:
+    """Bytes that a pack may need at its peak; on the CPU ``_fits`` has looked ahead."""
+    return _SAFE * torch.cuda.get_device_properties(place).total_memory if place.type == "cuda" else float("inf")
+
+
+def _available() -> float:
+    """Bytes of memory that are free to use; unknown ones are without limit."""
+    return _kilobytes(Path("/proc/meminfo"), "MemAvailable:") * 1024 or float("inf")
+
+
+def _kilobytes(table: Path, name: str) -> int:
+    """A value of one of Linux's tables; 0 on another system."""
+    with suppress(OSError):
+        for line in table.read_text().splitlines():
+            if line.startswith(name):
+                return int(line.split()[1])
+    return 0

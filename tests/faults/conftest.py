@@ -1,0 +1,58 @@
+"""A small corpus with its features, and a sweep that nothing disturbed."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.sweeps import TWELVE, Place
+from tests.integration.conftest import Workplace, corpus, prepared
+
+__all__ = ["corpus", "prepared"]
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """What a sweep over TWELVE gives when nobody disturbs it, and the seconds it takes."""
+
+    trials: list[dict[str, Any]]
+    weights: dict[str, str]
+    seconds: float
+
+
+@pytest.fixture(scope="session")
+def new_place(prepared: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Place]:
+    """Makes folders with ``data/`` and a store of features and nothing else, by default inside the folder."""
+
+    def make(store: Path | None = None) -> Place:
+        folder = tmp_path_factory.mktemp("faults")
+        store = store or folder / "store"
+        shutil.copytree(prepared.folder / "data", folder / "data")
+        shutil.copytree(prepared.store, store, dirs_exist_ok=True)
+        return Place(folder, store)
+
+    return make
+
+
+@pytest.fixture
+def place(new_place: Callable[..., Place]) -> Place:
+    """A place of the test's own."""
+    return new_place()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(new_place: Callable[..., Place]) -> Undisturbed:
+    """The sweep over TWELVE, once."""
+    place = new_place()
+    started = time.monotonic()
+    done = place.sweep(*TWELVE)
+    assert done.code == 0, done.said
+    trials, weights = place.trials(), place.weights()
+    assert len(trials) == 12 and len(weights) == 6
+    return Undisturbed(trials, weights, time.monotonic() - started)

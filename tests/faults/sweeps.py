@@ -1,0 +1,172 @@
+"""Sweeps as process groups that can be killed whole, and what is left to look at afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kimi_audio_ft.store_contents import Product, problem
+
+TRAIN = "kimi_audio_ft.train"
+# Short trainings with a checkpoint after every second step, in packs of three.
+SHORT = (
+    "data.train_manifest=data/train.tokens.jsonl",
+    "data.eval_manifest=data/eval.tokens.jsonl",
+    "trainer.max_steps=6",
+    "trainer.save_every=2",
+    "trainer.progress=false",
+    "decoding.max_new_tokens=6",
+    "logger=none",
+    "hydra.launcher.pack_size=3",
+    "hydra.sweep.dir=sweep",
+)
+# Six adapters, two trials of each.
+TWELVE = ("lora.r=2,4,8", "optim.lr=1e-3,3e-3", "decoding.text_temperature=0.0,0.7")
+# What may differ between an undisturbed sweep and one that took several attempts.
+_OF_THE_ATTEMPT = ("train_seconds", "train_reused", "decode_seconds", "git_commit", "command")
+# Seconds after which a command hangs.
+_TOO_LONG = 900
+# Seconds between two looks at processes that are about to end.
+_SOON = 0.02
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended, and all that it printed."""
+
+    code: int
+    said: str
+
+
+@dataclass
+class Running:
+    """A command with all its children, in a process group of their own."""
+
+    process: subprocess.Popen[str]
+
+    def wait(self) -> Outcome:
+        """To its end."""
+        try:
+            said, _ = self.process.communicate(timeout=_TOO_LONG)
+        finally:
+            self.kill()
+        return Outcome(self.process.returncode, said)
+
+    def kill_after(self, seconds: float) -> bool:
+        """Kill -9 the whole group after so many seconds; false when the command had ended before."""
+        try:
+            self.process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return True
+        return False
+
+    def kill(self) -> None:
+        """Kill -9 the whole group and see it gone."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        until(lambda: not self.members())
+        self.process.wait()
+
+    def members(self) -> list[int]:
+        """Ids of the group's processes that live."""
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                # "id (name) state parent group ..."; a name may hold spaces and brackets.
+                state, _, group = stat.read_text().rpartition(")")[2].split()[:3]
+                if int(group) == self.process.pid and state != "Z":
+                    found.append(int(stat.parent.name))
+        return found
+
+    def children(self) -> list[int]:
+        """Ids of the processes that work for the command: spawned by it, with its log of packs open."""
+        return [number for number in self.members() if number != self.process.pid and _writes(number, "packs.log")]
+
+
+def _writes(number: int, name: str) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{number}/fd/1").readlink().name == name
+    return False
+
+
+def until(happened: Any, patience: float = _TOO_LONG) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + patience
+    while not happened():
+        assert time.monotonic() < end, "what was waited for has not happened"
+        time.sleep(_SOON)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with data and a store in which sweeps run."""
+
+    folder: Path
+    store: Path
+
+    def start(self, *overrides: str, before: str = "", **environment: str) -> Running:
+        """Start ``train -m`` with SHORT and these overrides.
+
+        Args:
+            before: Python to run in its process first, as a person's own code that the sweep imports would.
+        """
+        command = [sys.executable, "-m", TRAIN, "-m", *SHORT, *overrides]
+        if before:
+            run = f"import runpy, sys\n{before}\nrunpy.run_module({TRAIN!r}, run_name='__main__', alter_sys=True)"
+            command[1:3] = ["-c", run]
+        repository = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, (repository, os.environ.get("PYTHONPATH"))))
+        own = {"PYTHONPATH": path, "KIMI_AUDIO_FT_STORE": str(self.store), **environment}
+        process = subprocess.Popen(
+            command, cwd=self.folder, env=os.environ | own, text=True, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        return Running(process)
+
+    def sweep(self, *overrides: str, **environment: str) -> Outcome:
+        """Run a sweep to its end."""
+        return self.start(*overrides, **environment).wait()
+
+    def trials(self, folder: str = "sweep") -> list[dict[str, Any]]:
+        """The sweep's ``trials.json`` without what depends on how many attempts it took."""
+        table = json.loads((self.folder / folder / "trials.json").read_text(encoding="utf-8"))
+        return [{key: value for key, value in row.items() if key not in _OF_THE_ATTEMPT} for row in table["trials"]]
+
+    def products(self, kind: str) -> dict[str, tuple[int, int]]:
+        """Inode and time of change of every finished product's record: another one was made again."""
+        found = {}
+        for meta in (self.store / kind).glob("[!.]*/product.json"):
+            status = meta.stat()
+            found[meta.parent.name] = (status.st_ino, status.st_mtime_ns)
+        return found
+
+    def damaged(self) -> list[str]:
+        """What is wrong with whatever in the store looks finished."""
+        found = []
+        for kind in ("features", "adapter", "transcript"):
+            for folder in (self.store / kind).glob("[!.]*"):
+                if (folder / "product.json").exists():
+                    said = problem(Product(kind, folder.name, str(folder), "", 0, "", "", []))
+                    found += [f"{folder}: {said}"] if said else []
+        return found
+
+    def set_aside(self) -> list[str]:
+        """Products that somebody has found to be damaged."""
+        return [path.name for path in self.store.glob("*/.corrupt-*")]
+
+    def weights(self) -> dict[str, str]:
+        """sha256 of every adapter's weights."""
+        metas = (self.store / "adapter").glob("[!.]*/product.json")
+        return {
+            meta.parent.name: json.loads(meta.read_text(encoding="utf-8"))["sha256"]["adapter_model.safetensors"]
+            for meta in metas
+        }

@@ -1,0 +1,204 @@
+"""Faults of single trials and of the store: each stays with what it hit, says what is wrong, and costs nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.sweeps import Outcome, Place, until
+
+pytestmark = pytest.mark.slow
+
+RANKS, RATE, COLD = "lora.r=2,4,8", "optim.lr=1e-3", "decoding.text_temperature=0.0"
+# As large as 2^31 rows of 128 numbers: more than the address space that LITTLE_MEMORY leaves.
+HUGE = 2**31
+LITTLE_MEMORY = "import resource; resource.setrlimit(resource.RLIMIT_AS, (64 << 30, 64 << 30))"
+
+# A person's own code, which Python imports at the start of every process of a sweep: it makes one adapter's training
+# go wrong when that adapter's first file is written. Faults are "lora.r:what" in FAULTS.
+USER_CODE = """
+import json, os, signal, sys
+
+_FAULTS = dict(fault.split(":") for fault in os.environ["FAULTS"].split())
+
+
+def _watch(event, arguments):
+    if event != "open" or not str(arguments[0]).endswith("adapter_config.json") or "/.a" not in str(arguments[0]):
+        return
+    with_rank = sys._getframe(1)
+    while with_rank is not None and with_rank.f_code.co_name != "save_adapter":
+        with_rank = with_rank.f_back
+    if with_rank is None:
+        return
+    fault = _FAULTS.get(str(with_rank.f_locals["model"].peft_config["default"].r))
+    if fault == "raises":
+        raise RuntimeError("the person's code is broken")
+    if fault == "exits":
+        sys.exit("the person's code has had enough")
+    if fault == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+sys.addaudithook(_watch)
+"""
+
+
+def scores(place: Place) -> dict[int, float]:
+    """CER of every scored trial of the sweep, by number."""
+    files = (place.folder / "sweep").glob("*/scores.json")
+    return {int(file.parent.name): json.loads(file.read_text(encoding="utf-8"))["cer"] for file in files}
+
+
+def failures(place: Place) -> dict[int, dict[str, Any]]:
+    """What is written of every failed trial, by number."""
+    files = (place.folder / "sweep").glob("*/failure.json")
+    return {int(file.parent.name): json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+
+
+@pytest.fixture(scope="module")
+def first(new_place: Callable[..., Place]) -> tuple[Place, dict[int, float], dict[str, str]]:
+    """A finished sweep over RANKS: its place, scores and weights."""
+    place = new_place()
+    done = place.sweep(RANKS, RATE, COLD)
+    assert done.code == 0, done.said
+    return place, scores(place), place.weights()
+
+
+def test_faulty_trials_fail_alone(new_place: Callable[..., Place], first: Any) -> None:
+    """Of eight that train together three are sound; the others raise, exit, die, explode or need too much memory."""
+    place = new_place()
+    (place.folder / "sitecustomize.py").write_text(USER_CODE, encoding="utf-8")
+    environment = {
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(place.folder), os.environ.get("PYTHONPATH")))),
+        "FAULTS": "3:raises 5:exits 6:dies",
+    }
+    ranks = [2, 3, 4, 5, 6, 8, HUGE]
+    overrides = (f"lora.r={','.join(map(str, ranks))}", "lora.lora_alpha=4", COLD, "hydra.launcher.pack_size=8")
+    done = place.start(*overrides, before=LITTLE_MEMORY, **environment).wait()
+    assert done.code == 2, done.said
+    found, failed = scores(place), failures(place)
+    assert sorted(found) == [0, 2, 5] and sorted(failed) == [1, 3, 4, 6], done.said
+    assert "the person's code is broken" in failed[1]["message"]
+    for number in (3, 4):
+        assert "killed the process" in failed[number]["message"] and "packs.log" in failed[number]["message"]
+    assert "signal SIGKILL" in failed[4]["message"]
+    assert f"lora.r={HUGE}: out of memory" in failed[6]["message"] and "Lower" in failed[6]["message"]
+    log = (place.folder / "sweep" / "packs.log").read_text(encoding="utf-8")
+    assert "the person's code has had enough" in log
+    for number, failure in failed.items():
+        own = (place.folder / "sweep" / str(number) / "train.log").read_text(encoding="utf-8")
+        assert failure["message"].splitlines()[0] in own
+    assert len(place.products("adapter")) == 3 and place.damaged() == []
+
+    before = place.products("adapter")
+    again = place.sweep(f"lora.r={','.join(map(str, ranks[:-1]))}", "lora.lora_alpha=4", COLD)
+    assert again.code == 0, again.said
+    assert {name: place.products("adapter")[name] for name in before} == before
+    assert {number: scores(place)[number] for number in found} == found and len(scores(place)) == 6
+
+
+def test_an_exploding_loss_and_a_killed_worker(new_place: Callable[..., Place], first: Any) -> None:
+    """The process that trains all of them is killed once; one of them would fail in any case."""
+    place = new_place()
+    expected = first[1]
+    running = place.start(RANKS, COLD, "optim.lr=1e-3,1e30", "hydra.launcher.pack_size=6")
+    until(lambda: list(place.store.glob("adapter/.*.work/*")) or running.process.poll() is not None)
+    [child] = running.children()
+    os.kill(child, signal.SIGKILL)
+    done = running.wait()
+    assert done.code == 2, done.said
+    found, failed = scores(place), failures(place)
+    assert found == {2 * number: rate for number, rate in expected.items()} and sorted(failed) == [1, 3, 5]
+    assert all(f["error_type"] == "TrainingFailed" and "Lower optim.lr" in f["message"] for f in failed.values())
+    assert "died" in done.said and "signal SIGKILL" in done.said, done.said
+    assert place.damaged() == []
+
+
+def test_damaged_products_are_found_and_made_again(first: Any) -> None:
+    place, expected, weights = first
+    adapters, transcripts = place.products("adapter"), place.products("transcript")
+    bad = sorted(adapters)[0]
+    flip_a_bit(place.store / "adapter" / bad / "adapter_model.safetensors")
+    torn = next(
+        name for name in sorted(transcripts)
+        if json.loads((place.store / "transcript" / name / "product.json").read_text())["inputs"]["adapter"] != bad
+    )  # fmt: skip
+    flip_a_bit(place.store / "transcript" / torn / "transcripts.jsonl")
+    done = place.sweep(RANKS, RATE, COLD)
+    assert done.code == 0, done.said
+    for path in (f"adapter/{bad}", f"transcript/{torn}"):
+        assert f"{path} is corrupted: the sha256 of" in done.said, done.said
+    assert sorted(name.split(".")[1].removeprefix("corrupt-") for name in place.set_aside()) == sorted([bad, torn])
+    assert scores(place) == expected and place.weights() == weights, "made again, bit for bit"
+    for kind, before, again in (("adapter", adapters, bad), ("transcript", transcripts, torn)):
+        changed = {name for name, made in place.products(kind).items() if before[name] != made}
+        assert changed == {again}, "and nothing else"
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a file system with these options, or mounts it again with others; skips where that is not allowed."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(options: str) -> Path:
+        again = "remount," if place.is_mount() else ""
+        command = ["mount", "-t", "tmpfs", "-o", again + options, "tmpfs", str(place)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"a disk cannot be mounted here: {done.stderr}")
+        return place
+
+    yield mount
+    if place.is_mount():
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def kib_in(folder: Path) -> int:
+    return int(subprocess.run(["du", "-sk", str(folder)], capture_output=True, text=True, check=True).stdout.split()[0])
+
+
+def test_a_full_disk_then_one_that_can_only_be_read(
+    new_place: Callable[..., Place], first: Any, disk: Callable[[str], Path]
+) -> None:
+    expected = first[1]
+    place = new_place(disk("size=64m"))
+    # Room for the training of one adapter, not of three with their checkpoints.
+    disk(f"size={kib_in(place.store) + 400}k")
+    full = place.sweep(RANKS, RATE, COLD, "hydra.launcher.pack_size=1")
+    assert full.code == 2, full.said
+    failed = failures(place)
+    assert failed and all("disk is full" in failure["message"] for failure in failed.values()), full.said
+    assert "KIMI_AUDIO_FT_STORE" in full.said and "Traceback" not in full.said
+    assert place.damaged() == [] and not list(place.store.glob("*/.*.draft"))
+    before = place.products("adapter")
+
+    disk("size=64m")
+    assert_same(place, place.sweep(RANKS, RATE, COLD), expected)
+    assert {name: place.products("adapter")[name] for name in before} == before
+
+    disk("ro")
+    assert_same(place, place.sweep(RANKS, RATE, COLD), expected)
+    wider = place.sweep("lora.r=2,16", RATE, COLD)
+    assert wider.code == 2, wider.said
+    [failure] = failures(place).values()
+    assert "KIMI_AUDIO_FT_STORE" in failure["message"] and "cannot be written" in failure["message"]
+    assert scores(place) == {0: expected[0]} and "Traceback" not in wider.said
+
+
+def assert_same(place: Place, done: Outcome, expected: dict[int, float]) -> None:
+    assert done.code == 0, done.said
+    assert scores(place) == expected

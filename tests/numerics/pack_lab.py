@@ -1,0 +1,96 @@
+"""Members of packs for the comparisons: fitted together, and alone once for all tests that compare with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from kimi_audio_ft.schema import LoraConfig, OptimConfig, TrainConfig
+from kimi_audio_ft.training.fit import fit_adapters
+from kimi_audio_ft.training.members import Member
+from kimi_audio_ft.trial import Trial
+
+# Three adapters that differ in all that may differ in a pack; their defaults, which a test's ``changes`` change.
+LORAS: dict[str, dict[str, Any]] = {
+    name: {"r": r, "lora_dropout": 0.0} for name, r in (("a4", 4), ("a8", 8), ("a16", 16))
+}
+OPTIMS: dict[str, dict[str, Any]] = {
+    "a4": {"lr": 1e-3, "max_grad_norm": 0.1},
+    "a8": {"lr": 3e-3, "schedule": "cosine", "weight_decay": 0.1, "max_grad_norm": 0.3},
+    "a16": {"lr": 3e-4, "schedule": "constant", "warmup_ratio": 0.2, "beta2": 0.95, "max_grad_norm": 0.01},
+}
+NAMES = tuple(LORAS)
+Changes = Mapping[str, Mapping[str, Any]]
+
+
+def member(name: str, changes: Changes, folder: Path) -> Member:
+    """A member that writes into ``folder/<name>``, with checkpoints in ``folder/<name>.work``."""
+    own = changes.get(name, {})
+    lora = LoraConfig(**LORAS[name] | own.get("lora", {}))
+    optim = OptimConfig(**OPTIMS[name] | own.get("optim", {}))
+    return Member(name, lora, optim, own.get("seed", 1), folder / name, folder / f"{name}.work")
+
+
+class Lab:
+    """Fits members of a config."""
+
+    def __init__(self, root: Path, place: Path) -> None:
+        self.root, self.place = root, place
+        self.facts: dict[Path, dict[str, Any]] = {}
+
+    def folder(self, name: str, place: str = "pack") -> Path:
+        """Where ``run`` puts a member's adapter."""
+        return self.place / place / name
+
+    def run(
+        self, config: TrainConfig, names: Sequence[str], changes: Changes, place: str = "pack", **options: Any
+    ) -> dict[str, Any]:
+        """Fit members together (one alone: by plain PEFT). Other seeds have other data."""
+        trial = Trial(config)
+        members = [member(name, changes, self.place / place) for name in names]
+        data: Any = trial.data
+        if any(one.seed != config.seed for one in members):
+            data = {one.name: Trial(replace(config, seed=one.seed)).data for one in members}
+        return fit_adapters(trial.base, members, data, config.trainer, **options)
+
+    def alone(self, config: TrainConfig, name: str, changes: Changes) -> Path:
+        """The adapter of a member that was trained alone by plain PEFT, at some time."""
+        key = f"{config} {name} {changes.get(name)}"
+        place = self.root / f"{name}_{abs(hash(key))}"
+        if place / name not in self.facts:
+            one = member(name, changes, place)
+            data = Trial(replace(config, seed=one.seed)).data
+            result = fit_adapters(Trial(config).base, [one], data, config.trainer)[name]
+            assert isinstance(result, dict), result
+            self.facts[place / name] = result
+        return place / name
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    """An adapter's tensors."""
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def differing(folder: Path, other: Path) -> list[str]:
+    """Names of tensors that are not equal bit for bit."""
+    ours, theirs = tensors(folder), tensors(other)
+    assert ours.keys() == theirs.keys()
+    return [key for key in ours if not torch.equal(ours[key], theirs[key])]
+
+
+def assert_same_bits(folder: Path, other: Path) -> None:
+    """The same adapter and the same curves."""
+    assert differing(folder, other) == []
+    assert (folder / "curves.jsonl").read_text() == (other / "curves.jsonl").read_text()
+
+
+def distance(folder: Path, other: Path) -> float:
+    """Norm of the difference of two adapters, as a part of the norm."""
+    one, two = (torch.cat([v.double().flatten() for _, v in sorted(tensors(f).items())]) for f in (folder, other))
+    return float((one - two).norm() / two.norm())

@@ -1,0 +1,188 @@
+"""Sweeps whose packs are jobs of a real Slurm."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kimi_audio_ft.engine.cluster_settings import SlurmConfig
+from kimi_audio_ft.engine.event_files import EventReader
+from kimi_audio_ft.engine.place import this_place
+from kimi_audio_ft.engine.slurm import Slurm
+from kimi_audio_ft.errors import UserError
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm")]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# Seconds that anything may take here; a loaded machine is slow.
+PATIENCE = 240
+# 60 optimizer steps, which leave time to interrupt them; checkpoints only when asked to stop.
+SWEEP = (
+    *("data=manifests", "data.features=none", "data.batch_size=2", "model.dtype=float32"),
+    *("trainer.max_epochs=20", "trainer.max_steps=60", "trainer.save_every=1000", "trainer.progress=false"),
+    *("decoding.max_new_tokens=8", "logger=none", "lora.r=2,4", "decoding.text_temperature=0.0,0.7"),
+    *("hydra.sweep.dir=sweep", "hydra.launcher.pack_size=2"),
+)
+ON_SLURM = ("executor=slurm", "parallel=1", "slurm.poll_seconds=1", "slurm.cpus_per_task=1", "slurm.time_minutes=10")
+INCIDENTAL = ("train_seconds", "decode_seconds", "sweep", "created", "command")
+
+
+@dataclass
+class Sweep:
+    """A sweep in a folder of its own."""
+
+    folder: Path
+    manifests: Path
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        """Start it; in a session of its own, as Ctrl-C reaches a whole group."""
+        self.folder.mkdir(exist_ok=True)
+        data = [f"data.{name}_manifest={self.manifests / name}.jsonl" for name in ("train", "eval")]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "KIMI_AUDIO_FT_STORE": str(self.folder / "store")}
+        command = [sys.executable, "-m", "kimi_audio_ft.train", "-m", *SWEEP, *data, "hydra/launcher=packed"]
+        return subprocess.Popen(
+            [*command, *(f"hydra.launcher.{option}" for option in options)],
+            cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def events(self, run: str) -> list[dict[str, Any]]:
+        """All events so far of the first task of a run."""
+        return EventReader(self.folder / "sweep" / "packs" / run / "task-0.json.events.jsonl").read()
+
+    def wait_for(self, run: str, what: Callable[[list[dict[str, Any]]], bool], process: subprocess.Popen[str]) -> None:
+        """Wait until the events are as wanted."""
+        until(lambda: what(self.events(run)) or process.poll() is not None)
+        assert what(self.events(run)), process.communicate()[0]
+
+    def results(self) -> Any:
+        """``trials.json`` without times, places and commands."""
+        return essence(json.loads((self.folder / "sweep" / "trials.json").read_text(encoding="utf-8")))
+
+
+def essence(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: essence(inner) for key, inner in value.items() if key not in INCIDENTAL}
+    return [essence(inner) for inner in value] if isinstance(value, list) else value
+
+
+def until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.1)
+
+
+def asked(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+
+
+def jobs(*options: str) -> list[str]:
+    return asked("squeue", "--noheader", "--format=%i", *options).split()
+
+
+def steps_since_interruption(number: int) -> Callable[[list[dict[str, Any]]], bool]:
+    """Whether both adapters were interrupted so many times, and have trained on since."""
+
+    def holds(events: list[dict[str, Any]]) -> bool:
+        names = [event["event"] for event in events]
+        places = [place for place, name in enumerate(names) if name == "interrupted"]
+        return len(places) == 2 * number and "step" in names[max(places, default=-1) + 1 :]
+
+    return holds
+
+
+def assert_went_on(events: list[dict[str, Any]], interruptions: int) -> None:
+    """Every training after an interruption began at the very next step."""
+    steps: dict[str, int] = {}
+    stops = 0
+    for event in events:
+        unit = event["unit"]
+        if event["event"] == "interrupted":
+            assert event["step"] >= steps[unit] > 0
+            steps[unit], stops = event["step"], stops + 1
+        elif event["event"] == "step":
+            assert event["step"] > steps.get(unit, 0)
+            steps[unit] = event["step"]
+    assert stops == 2 * interruptions
+    assert set(steps.values()) == {60}
+
+
+def test_a_sweep_that_is_interrupted_in_every_way_ends_as_a_local_one(tmp_path: Path, coded_manifests: Path) -> None:
+    local = Sweep(tmp_path / "local", coded_manifests)
+    reference = local.start()
+    there = Sweep(tmp_path / "slurm", coded_manifests)
+
+    stopped = there.start(*ON_SLURM)
+    there.wait_for("001", steps_since_interruption(0), stopped)
+    os.killpg(stopped.pid, signal.SIGINT)
+    out, _ = stopped.communicate(timeout=PATIENCE)
+    assert stopped.returncode == 130, out
+    first = there.events("001")
+    saved = first[-1]["step"]
+    assert [event["event"] for event in first[-2:]] == ["interrupted", "interrupted"]
+    until(lambda: not jobs())
+
+    again = there.start(*ON_SLURM)
+    there.wait_for("002", steps_since_interruption(0), again)
+    assert next(event["step"] for event in there.events("002") if event["event"] == "step") > saved > 0
+    # As Slurm does shortly before the time limit; submitit queues the job again.
+    asked("scancel", "--signal=USR1", *jobs("--states=running"))
+    there.wait_for("002", steps_since_interruption(1), again)
+    # The node is wanted for something better.
+    asked("srun", "--partition=urgent", f"--ntasks={os.cpu_count()}", "--mem-per-cpu=10", "true")
+    there.wait_for("002", steps_since_interruption(2), again)
+    out, _ = again.communicate(timeout=PATIENCE)
+    assert again.returncode == 0, out
+    assert_went_on(there.events("002"), interruptions=2)
+
+    out, _ = reference.communicate(timeout=PATIENCE)
+    assert reference.returncode == 0, out
+    assert there.results() == local.results()
+
+
+@pytest.fixture
+def task_file(tmp_path: Path) -> Path:
+    """Where a task could be, with its place: the job's process finds no task there, and ends with exit code 2."""
+    file = tmp_path / "task-0.json"
+    this_place().write(file)
+    return file
+
+
+def queue(**settings: Any) -> Slurm:
+    return Slurm(SlurmConfig(time_minutes=1, signal_seconds=10, cpus_per_task=1, poll_seconds=0.1, **settings), 0)
+
+
+def end_of(slurm: Slurm, job: str) -> tuple[str, str]:
+    found: dict[str, Any] = {}
+    until(lambda: found.update(slurm.ended([job])) or found)
+    return found[job].fate, found[job].words
+
+
+def test_how_jobs_ended_is_told(task_file: Path) -> None:
+    slurm = queue()
+    failing = slurm.submit(task_file, "failing")
+    waiting = queue(extra={"begin": "now+1hour"}).submit(task_file, "waiting")
+    slurm.stop([waiting])
+    assert end_of(slurm, waiting) == ("cancelled", f"Slurm job {waiting} ended as CANCELLED")
+    fate, words = end_of(slurm, failing)
+    assert fate == "died" and words.startswith(f"Slurm job {failing} ended as FAILED")
+    assert "no such file" in task_file.with_suffix(".log").read_text(encoding="utf-8")
+    assert end_of(slurm, "999999") == ("died", "Slurm job 999999 ended as no longer known to Slurm")
+
+
+def test_a_job_that_is_refused_names_the_options(task_file: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"(?s)sbatch refused the job.*invalid partition.*hydra\.launcher\.gpus_per_pack"
+    ):
+        queue(partition="nowhere").submit(task_file, "refused")
