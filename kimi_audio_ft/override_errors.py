@@ -17,6 +17,8 @@ from kimi_audio_ft.signature import flatten
 
 # Options that hold another program's own config, with any keys.
 OPEN = ("trainer.deepspeed",)
+# Choices that come with packages of their own.
+PLUGINS = {"hydra/sweeper=optuna": 'It comes with pip install -e ".[optuna]"'}
 # A bare ValueError of Hydra's, for `lora=8`.
 _NOT_A_CHOICE = "Config group override must be"
 
@@ -29,13 +31,17 @@ def about_overrides(error: Exception) -> bool:
 
 def explain(error: Exception, schema: type) -> str:
     """One message for an error that arose while composing the config of a command with these options."""
+    if isinstance(error.__cause__, UserError):  # of a launcher or a sweeper that Hydra could not make
+        return str(error.__cause__)
     if str(error).startswith(_NOT_A_CHOICE):
         return f"a group takes the name of one of its choices, such as lora=decoder; its options are lora.r=8. {error}"
     if isinstance(error, OverrideParseException):
         return _unreadable(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={name}: there is no such choice. {group} can be {', '.join(error.options)}"
+        choice = f"{group}={name}"
+        remedy = PLUGINS.get(choice, f"{group} can be {', '.join(error.options)}")
+        return f"{choice}: there is no such choice. {remedy}"
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
         return unknown_option(_option_of(error, cause), option_names(schema))

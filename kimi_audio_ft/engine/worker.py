@@ -174,7 +174,7 @@ class Worker:
         evaluation = self._evaluation(trial.config)
         checkpoint = checkpoint_of([_work_folder(unit.key)], step)
         assert checkpoint is not None, "a paused training has left one"
-        adapter = (f"{unit.key}@{step}", Path(checkpoint))
+        adapter = (f"{unit.key}@{step}", _work_folder(unit.key) / checkpoint)
         [transcripts] = decode_all(evaluation.base, evaluation, [Request(greedy, 0)], adapter)
         return float(score(evaluation.references, transcripts.hypotheses[0])["cer"])
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from kimi_audio_ft.sweep_report import RECORDS, SweepReport
+from kimi_audio_ft.sweep_report import HALVING, RECORDS, SweepReport
 
 
 @pytest.fixture
@@ -74,7 +74,6 @@ def test_report_that_cannot_be_made_is_a_warning(
 ) -> None:
     report = SweepReport()
     report.on_multirun_start(sweep)
-    Path(sweep.hydra.sweep.dir).mkdir(exist_ok=True)
     report.on_multirun_end(sweep)
     assert "no report: " in caplog.text
     assert "report: /" not in capsys.readouterr().out
@@ -127,3 +126,19 @@ def test_error_that_is_no_trials(sweep: DictConfig) -> None:
     assert SweepReport.conclude_failed() is None  # no sweep at all
     SweepReport().on_multirun_start(sweep)
     assert SweepReport.conclude_failed() is None  # a sweep whose values Hydra refused before any trial
+
+
+@pytest.mark.parametrize(("sweeper", "kept"), [("halving", True), ("basic", False), ("optuna", False)])
+def test_record_of_halving_is_kept_by_halving_only(sweep: DictConfig, sweeper: str, kept: bool) -> None:
+    record = Path(sweep.hydra.sweep.dir) / HALVING
+    record.parent.mkdir()
+    record.write_text("{}", encoding="utf-8")
+    sweep.hydra.runtime = {"choices": {"hydra/sweeper": sweeper}}
+    SweepReport().on_multirun_start(sweep)
+    assert record.exists() == kept
+
+
+def test_start_writes_what_was_asked_for(sweep: DictConfig) -> None:
+    """Hydra's own sweeper does too, but Optuna's does not, and the report's command comes from it."""
+    SweepReport().on_multirun_start(sweep)
+    assert OmegaConf.load(Path(sweep.hydra.sweep.dir) / "multirun.yaml") == sweep

@@ -1,0 +1,140 @@
+"""Successive halving through the real command: killed after a rung, started again, and compared with a plain sweep."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+REPOSITORY = str(Path(__file__).resolve().parents[2])
+TRAIN = "kimi_audio_ft.train"
+TEMPERATURES = "decoding.text_temperature=0.0,0.7"
+HALVING = ("hydra/sweeper=halving", "hydra.sweeper.rungs=[2]", "hydra.launcher.pack_size=4", "hydra.sweep.dir=halved")
+GRID = ("lora.r=2,4", "optim.lr=1e-4,1e-2", TEMPERATURES)
+
+pytestmark = pytest.mark.slow
+
+CRASH = '''
+"""Kills the process, without a chance to clean up, when the first rung's decisions are on the disk."""
+
+import os
+import signal
+
+from hydra.experimental.callback import Callback
+
+
+class Crash(Callback):
+    def on_multirun_start(self, config, **kwargs):
+        from kimi_audio_ft.engine.halving_record import Record
+
+        write = Record.write
+
+        def write_and_die(record, candidates):
+            write(record, candidates)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        Record.write = write_and_die
+'''
+
+
+@dataclass
+class Halved:
+    """A halving sweep that was killed after its rung and run again. dead, done: how both ended."""
+
+    place: Any
+    dead: Any
+    at_death: dict[str, Any]
+    files_at_death: dict[Path, int]
+    done: Any
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return read(self.place.folder / "halved" / "halving.json")
+
+    @property
+    def survivors(self) -> list[dict[str, Any]]:
+        return [one for one in self.record["candidates"] if one["decision"] == "continued"]
+
+    @property
+    def stopped(self) -> list[dict[str, Any]]:
+        return [one for one in self.record["candidates"] if one["decision"] == "stopped"]
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def rung_files(place: Any) -> dict[Path, int]:
+    """What the rung has left in the store, with the time each was written."""
+    store = place.store
+    found = [*(store / "rungs").glob("*.json"), *(store / "adapter").glob(".*.work/step=00000002/*")]
+    return {path: path.stat().st_mtime_ns for path in found}
+
+
+@pytest.fixture(scope="module")
+def halved(new_workplace: Callable[[], Any], short: tuple[str, ...]) -> Halved:
+    """4 adapters of 4 steps, 2 of them stopped at the second one."""
+    place = new_workplace()
+    (place.folder / "crash.py").write_text(CRASH, encoding="utf-8")
+    command = ("-m", *short, *HALVING, *GRID)
+    crash = "+hydra.callbacks.crash._target_=crash.Crash"
+    dead = place.run_apart(TRAIN, *command, crash, PYTHONPATH=os.pathsep.join((str(place.folder), REPOSITORY)))
+    at_death, files = read(place.folder / "halved" / "halving.json"), rung_files(place)
+    return Halved(place, dead, at_death, files, place.run(TRAIN, *command))
+
+
+def test_interrupted_sweep_goes_on_from_its_rung(halved: Halved) -> None:
+    assert halved.dead.code == -9, halved.dead.err
+    assert halved.done.code == 0, halved.done.err
+    assert halved.record["candidates"] == halved.at_death["candidates"]  # with the times of the first decision
+    kept = rung_files(halved.place)
+    assert len([path for path in halved.files_at_death if path.suffix == ".json" and path.parent.name == "rungs"]) == 4
+    assert kept.items() <= halved.files_at_death.items() and len(kept) < len(halved.files_at_death)
+    before, _, after = halved.done.out.partition("Rung 1 of 1, step 2: 2 of 4 adapters go on")
+    assert "step 1 of 4" not in before + after and "step 4 of 4" in after
+
+
+def test_stopped_adapters_are_recorded_and_kept_for_later(halved: Halved) -> None:
+    assert len(halved.survivors) == len(halved.stopped) == 2
+    for one in halved.stopped:
+        assert one["step"] == 2 and one["num_steps"] == 4 and one["jobs"] == 2
+        assert one["score"] > max(other["score"] for other in halved.survivors)
+        work = halved.place.store / "adapter" / f".{one['signature']}.work"
+        assert [path.name for path in work.glob("step=*")] == ["step=00000002"]
+    assert set(halved.place.products("adapter")) == {one["signature"] for one in halved.survivors}
+    page = (halved.place.folder / "halved" / "report.html").read_text(encoding="utf-8")
+    section = page.partition("Stopped early")[2].partition("</section>")[0]
+    assert all(one["name"] in section for one in halved.stopped)
+    assert "12 of 16 steps were enough (75 %)" in section
+    assert "hydra/sweeper=halving" in page
+
+
+def test_survivors_equal_those_of_a_plain_sweep(
+    halved: Halved, new_workplace: Callable[[], Any], short: tuple[str, ...]
+) -> None:
+    """The same signatures, tensors and scores, from another store and a sweep that stopped nothing."""
+    plain = new_workplace()
+    done = plain.run(TRAIN, "-m", *short, *GRID, "hydra.launcher.pack_size=4", "hydra.sweep.dir=plain")
+    assert done.code == 0, done.err
+    for one in halved.survivors:
+        files = [
+            load_file(place.store / "adapter" / one["signature"] / "adapter_model.safetensors")
+            for place in (halved.place, plain)
+        ]
+        assert files[0].keys() == files[1].keys()
+        assert [key for key in files[0] if not torch.equal(files[0][key], files[1][key])] == []
+    expected = {row["trial"]: row["scores"] for row in table(plain.folder / "plain")}
+    found = {row["trial"]: row["scores"] for row in table(halved.place.folder / "halved")}
+    assert len(found) == 4
+    assert {trial: expected[trial] for trial in found} == found
+
+
+def table(folder: Path) -> list[dict[str, Any]]:
+    return read(folder / "trials.json")["trials"]
