@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 REPOSITORY = str(Path(__file__).resolve().parents[2])
 TRAIN = "kimi_audio_ft.train"
 TEMPERATURES = "decoding.text_temperature=0.0,0.7"
-HALVING = ("hydra/sweeper=halving", "hydra.sweeper.rungs=[2]", "hydra.launcher.pack_size=4", "hydra.sweep.dir=halved")
+HALVING = ("hydra/sweeper=halving", "hydra.sweeper.rungs=[2]", "hydra.launcher.pack_size=4")
+BY_LOSS = ("hydra.sweeper.metric=loss", "hydra.sweep.dir=halved")
 GRID = ("lora.r=2,4", "optim.lr=1e-4,1e-2", TEMPERATURES)
 
 pytestmark = pytest.mark.slow
@@ -83,7 +84,7 @@ def halved(new_workplace: Callable[[], Any], short: tuple[str, ...]) -> Halved:
     """4 adapters of 4 steps, 2 of them stopped at the second one."""
     place = new_workplace()
     (place.folder / "crash.py").write_text(CRASH, encoding="utf-8")
-    command = ("-m", *short, *HALVING, *GRID)
+    command = ("-m", *short, *HALVING, *BY_LOSS, *GRID)
     crash = "+hydra.callbacks.crash._target_=crash.Crash"
     dead = place.run_apart(TRAIN, *command, crash, PYTHONPATH=os.pathsep.join((str(place.folder), REPOSITORY)))
     at_death, files = read(place.folder / "halved" / "halving.json"), rung_files(place)
@@ -134,6 +135,24 @@ def test_survivors_equal_those_of_a_plain_sweep(
     found = {row["trial"]: row["scores"] for row in table(halved.place.folder / "halved")}
     assert len(found) == 4
     assert {trial: expected[trial] for trial in found} == found
+
+
+def test_by_cer_a_candidate_that_fails_is_out_with_its_reason(workplace: Any, short: tuple[str, ...]) -> None:
+    exploding = ("optim.lr=1e-2,1e30", "optim.max_grad_norm=0", "lora.r=2,4", "baseline=false")
+    done = workplace.run(TRAIN, "-m", *short, *HALVING, *exploding, "hydra.sweep.dir=halved")
+    assert done.code == 0, done.err
+    folder = workplace.folder / "halved"
+    candidates = {one["name"]: one for one in read(folder / "halving.json")["candidates"]}
+    assert [one["decision"] for one in candidates.values()] == ["continued", "failed"] * 2
+    failed = candidates["r=2 lr=1e+30"]
+    assert "loss is" in failed["reason"] and failed["score"] is None
+    for one in candidates.values():
+        if one["decision"] == "continued":
+            [file] = [f for f in (workplace.store / "rungs").glob("*.json") if read(f)["adapter"] == one["signature"]]
+            assert read(file) == {"adapter": one["signature"], "step": 2, "metric": "cer", "score": one["score"]}
+            assert 0 < one["score"] < 2
+    assert len(table(folder)) == 2
+    assert "FAILED at step 2 (r=2 lr=1e+30): " in done.out.replace("\n", " ")
 
 
 def table(folder: Path) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from kimi_audio_ft.errors import UserError
@@ -102,3 +103,10 @@ def test_names_of_all_options() -> None:
 def test_same_last_word_elsewhere_is_offered() -> None:
     assert unknown_option("r", ["lora.r", "seed"]).endswith("Did you mean lora.r?")
     assert os.linesep not in unknown_option("x", ["seed"])
+
+
+def test_choice_of_a_plugin_that_is_not_installed() -> None:
+    error = MissingConfigException("Could not find it", "hydra/sweeper/optuna", ["basic", "halving"])
+    assert explain(error, TrainConfig) == (
+        'hydra/sweeper=optuna: there is no such choice. It comes with pip install -e ".[optuna]"'
+    )
