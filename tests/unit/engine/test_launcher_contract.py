@@ -6,11 +6,19 @@ import os
 from pathlib import Path
 
 import pytest
+from hydra import version
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
 
 import kimi_audio_ft
+
+
+@pytest.fixture(autouse=True)
+def as_hydra_tests_itself(hydra_restore_singletons: None) -> None:
+    """Hydra's suites expect the defaults of an app that names no version, whatever ran before in this process."""
+    version.setbase("1.1")
+
 
 PLUGINS = Path(kimi_audio_ft.__file__).parent / "plugin"
 
