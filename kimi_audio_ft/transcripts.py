@@ -22,6 +22,8 @@ from kimi_audio_ft.signature import canonical, signature
 from kimi_audio_ft.store_together import find_or_make_all
 
 _FILE = "transcripts.jsonl"
+# The evaluation set of the last trial, under all that it depends on but its files.
+_HELD: dict[str, EvaluationSet] = {}
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,15 @@ class EvaluationSet:
         require_manifest("data.eval_manifest", path)
         self.conversations = read_manifest(path, settings.audio_root, settings.prompt, base.tokens, base.tokenizer)
         require_references(self.conversations, path)
+        self._state = self._state_now()
         self.identity = manifest_identity(self.conversations)
+
+    def _state_now(self) -> tuple[Any, ...]:
+        return self.conversations.source.state(), self.conversations.recordings.states().tobytes()
+
+    def is_current(self) -> bool:
+        """Whether manifest and recordings are as they were."""
+        return self._state == self._state_now()
 
     @cached_property
     def references(self) -> dict[str, str]:
@@ -64,9 +74,17 @@ class EvaluationSet:
 
 
 def evaluation_set(base: Base, settings: DataConfig) -> EvaluationSet:
-    """The evaluation set of a base and a data config, the same one for all trials that are looked at in one moment."""
-    facts = canonical([asdict(settings), asdict(base.settings), base.features, base.accelerator])
-    return seen_once(("evaluation", facts), lambda: EvaluationSet(base, settings))
+    """The evaluation set of a base and a data config; that of the last trial while nothing about it has changed."""
+    facts = canonical([asdict(settings), asdict(base.settings), base.features, base.accelerator, base.identity])
+    return seen_once(("evaluation", facts), lambda: _held_evaluation(base, settings, facts))
+
+
+def _held_evaluation(base: Base, settings: DataConfig, facts: str) -> EvaluationSet:
+    held = _HELD.get(facts)
+    if held is None or not held.is_current():
+        _HELD.clear()
+        held = _HELD[facts] = EvaluationSet(base, settings)
+    return held
 
 
 def require_manifest(option: str, path: str) -> None:

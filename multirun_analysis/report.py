@@ -10,6 +10,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from altair.utils.schemapi import debug_mode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -84,8 +85,8 @@ def render(comparison: Comparison, created: datetime) -> str:
     )
     environment.filters |= {"percent": words.percent, "show": words.show, "duration": words.duration}
     environment.globals |= {"value_of": value_of, "words": words}
-    figures = parameter_figures(comparison)
-    losses = loss_figures(comparison)
+    with debug_mode(False):  # checking charts against Vega-Lite's schema takes most of their time; the tests do it
+        figures, losses = parameter_figures(comparison), loss_figures(comparison)
     return environment.get_template("report.html.j2").render(
         comparison=comparison,
         sweep=comparison.sweep,

@@ -8,8 +8,9 @@ own function. Whatever is not plain is left to Hydra.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
@@ -29,32 +30,37 @@ def compose_jobs(
     Raises:
         HydraException: as Hydra, for the first job whose overrides it refuses.
     """
-    templates: dict[tuple[str, ...], _Template | None] = {}
+    templates: dict[tuple[str, ...], DictConfig | None] = {}
     configs = []
-    for number, overrides in enumerate(job_overrides, start=first):
-        config = _from_template(loader, master, overrides, templates)
-        if config is None:
-            config = loader.load_sweep_config(master, list(overrides))
-        with open_dict(config):
-            config.hydra.job.id = number
-            config.hydra.job.num = number
-        configs.append(config)
+    with _no_search_for_garbage():
+        for number, overrides in enumerate(job_overrides, start=first):
+            config = _from_template(loader, master, overrides, templates)
+            if config is None:
+                config = loader.load_sweep_config(master, list(overrides))
+            with open_dict(config):
+                config.hydra.job.id = number
+                config.hydra.job.num = number
+            configs.append(config)
     return configs
 
 
-@dataclass
-class _Template:
-    """A composed config, and the overrides that chose its groups."""
-
-    config: DictConfig
-    groups: list[Override]
+@contextmanager
+def _no_search_for_garbage() -> Iterator[None]:
+    """A thousand configs are millions of objects that stay; looking through them again and again takes a third."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 def _from_template(
     loader: ConfigLoader,
     master: DictConfig,
     overrides: Sequence[str],
-    templates: dict[tuple[str, ...], _Template | None],
+    templates: dict[tuple[str, ...], DictConfig | None],
 ) -> DictConfig | None:
     """A job's config, or None when Hydra shall compose it."""
     try:
@@ -69,7 +75,7 @@ def _from_template(
     template = templates[lines]
     if template is None:
         return None
-    config = copy.deepcopy(template.config)
+    config = copy.deepcopy(template)
     try:
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
     except (HydraException, OmegaConfBaseException):
@@ -83,7 +89,7 @@ def _from_template(
     return config
 
 
-def _template(loader: ConfigLoader, master: DictConfig, others: list[Override]) -> _Template | None:
+def _template(loader: ConfigLoader, master: DictConfig, others: list[Override]) -> DictConfig | None:
     """The config with these choices of groups; None unless each of them is one, which needs Hydra to know."""
     if any(override.is_hydra_override() or override.is_delete() or override.is_sweep_override() for override in others):
         return None
@@ -93,7 +99,7 @@ def _template(loader: ConfigLoader, master: DictConfig, others: list[Override]) 
         return None  # with the job's values too, Hydra's message is about the job
     choices = config.hydra.runtime.choices
     chosen = all(override.get_key_element().lstrip("+") in choices for override in others)
-    return _Template(config, others) if chosen else None
+    return config if chosen else None
 
 
 @lru_cache(maxsize=100_000)

@@ -28,7 +28,9 @@ class TaskProcess:
     def __init__(self, task_file: Path) -> None:
         place = Place.read(task_file)
         assert place is not None, "the executor writes a place beside every task"
-        environment = {**os.environ, **place.environment, "KIMI_AUDIO_FT_STORE": place.store}
+        # The task starts its own ranks; Lightning would take Slurm's single process for the whole of them.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+        environment = {**inherited, **place.environment, "KIMI_AUDIO_FT_STORE": place.store}
         command = [sys.executable, "-m", "kimi_audio_ft.engine", str(task_file), "--with-parent"]
         with log_path(task_file).open("ab") as log:
             self.process = subprocess.Popen(

@@ -167,7 +167,8 @@ class Batch:
                 value = returned._return_value
                 error = str(value) if isinstance(value, Exception) else None
                 reused = job.key not in self.made
-                self.view.job_done(job.number, None if error else float(value), error, reused)
+                cer = float(value) if isinstance(value, int | float) else None
+                self.view.job_done(job.number, cer, error, reused)
 
     def _needs(self, job: Job) -> set[str]:
         baseline = job.settings is not None and job.settings.baseline

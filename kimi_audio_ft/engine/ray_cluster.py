@@ -19,7 +19,7 @@ from kimi_audio_ft.errors import UserError
 log = logging.getLogger(__name__)
 
 # Seconds that tasks have to save when the sweep itself ends early.
-_GRACE = 30.0
+_GRACE = 10.0
 
 
 class RayCluster:

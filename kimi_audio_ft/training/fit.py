@@ -78,9 +78,7 @@ def fit_adapters(
     together.setup()
     num_steps = together.num_steps(settings.max_epochs, settings.max_steps)
     works = {member.name: member.work for member in members}
-    with ExitStack() as stack:
-        model = stack.enter_context(base.new_adapters({m.name: (m.lora, m.seed) for m in members}))
-        pack = stack.enter_context(closing(Pack(model, list(works), dispatch))) if len(members) > 1 else None
+    with on_one_base(base, members, dispatch) as (model, pack):
         sizes = {name: trainable_parameters(model, name) for name in works}  # of whole parameters, not yet in shards
         learners = [Learner(member.optim, member.seed, member.name) for member in members]
         module = AdapterTraining(model, learners, num_steps, pack)
@@ -104,21 +102,37 @@ def fit_adapters(
         results: dict[str, Result] = {}
         for member, learner in zip(members, learners, strict=True):
             try:
-                results[member.name] = {
-                    **_outcome(trainer, learner, recorder, leaving),
-                    "train_seconds": round(seconds / len(members), 3),
-                    "trainable_parameters": sizes[member.name],
-                    "pack": {"size": len(members), "seconds": seconds},
-                }
+                outcome = _outcome(trainer, learner, recorder, leaving)
             except TrainingFailed as failure:
                 results[member.name] = failure
                 continue
+            results[member.name] = outcome | {
+                "train_seconds": round(seconds / len(members), 3),
+                "trainable_parameters": sizes[member.name],
+                "pack": {"size": len(members), "seconds": seconds},
+            }
             if trainer.is_global_zero and leaving.paused is None:
                 own = data if isinstance(data, ConversationData) else data[member.name]
-                save_adapter(model, member.folder, module.trained, member.name)
-                write_jsonl(member.folder / "curves.jsonl", recorder.curves[member.name].rows)
-                write_json(member.folder / "data.json", own.describe())
+                _write(member, module, recorder, own)
     return results
+
+
+@contextmanager
+def on_one_base(base: Base, members: Sequence[Member], dispatch: str) -> Iterator[tuple[PeftModel, Pack | None]]:
+    """The base with the members' fresh adapters, and their pack where they are several."""
+    with ExitStack() as stack:
+        model = stack.enter_context(base.new_adapters({m.name: (m.lora, m.seed) for m in members}))
+        if len(members) == 1:
+            yield model, None
+        else:
+            yield model, stack.enter_context(closing(Pack(model, [m.name for m in members], dispatch)))
+
+
+def _write(member: Member, module: AdapterTraining, recorder: CurveRecorder, data: ConversationData) -> None:
+    """The finished adapter with its curves and what it was trained on."""
+    save_adapter(module.model, member.folder, module.trained, member.name)
+    write_jsonl(member.folder / "curves.jsonl", recorder.curves[member.name].rows)
+    write_json(member.folder / "data.json", data.describe())
 
 
 def _outcome(trainer: pl.Trainer, learner: Learner, recorder: CurveRecorder, leaving: LeaveEarly) -> dict[str, Any]:

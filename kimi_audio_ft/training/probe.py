@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,8 @@ from torch.utils.data import DataLoader
 from kimi_audio_ft.base_model import Base
 from kimi_audio_ft.data.datamodule import ConversationData
 from kimi_audio_ft.devices import device
-from kimi_audio_ft.lora.pack import Pack
 from kimi_audio_ft.schema import TrainerConfig
-from kimi_audio_ft.training.fit import make_trainer, run_trainer
+from kimi_audio_ft.training.fit import make_trainer, on_one_base, run_trainer
 from kimi_audio_ft.training.members import Learner, Member
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.training.shared_batch import Step
@@ -136,9 +135,7 @@ def _probe(
         one.setup()
     steps: Any = list(_steps(own, shared=isinstance(data, ConversationData)))
     settings = replace(settings, max_epochs=1, max_steps=-1)
-    with ExitStack() as stack:
-        model = stack.enter_context(base.new_adapters({m.name: (m.lora, m.seed) for m in members}))
-        pack = stack.enter_context(closing(Pack(model, list(own), dispatch))) if len(members) > 1 else None
+    with on_one_base(base, members, dispatch) as (model, pack):
         learners = [Learner(member.optim, member.seed, member.name) for member in members]
         module, clock = AdapterTraining(model, learners, len(steps), pack), _Clock(place)
         trainer = make_trainer(module, settings, 1, dict.fromkeys(own, Path()), [clock])

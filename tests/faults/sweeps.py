@@ -35,7 +35,7 @@ _OF_THE_ATTEMPT = ("train_seconds", "train_reused", "decode_seconds", "git_commi
 # Seconds after which a command hangs.
 _TOO_LONG = 900
 # Seconds between two looks at processes that are about to end.
-_SOON = 0.02
+_SOON = 0.05
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,21 @@ class Running:
         return Outcome(self.process.returncode, said)
 
     def kill_after(self, seconds: float) -> bool:
-        """Kill -9 the whole group after so many seconds; false when the command had ended before."""
-        try:
-            self.process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return True
-        return False
+        """Kill -9 the whole group when it has used so many seconds of the processors, which other load does not bring
+        nearer; false when the command had ended before."""
+        until(lambda: self.process.poll() is not None or self.processor_seconds() >= seconds)
+        alive = self.process.poll() is None
+        self.kill()
+        return alive
+
+    def processor_seconds(self) -> float:
+        """What the group's processes, and children of theirs that have ended, have used."""
+        ticks = 0
+        for number in self.members():
+            with suppress(OSError):
+                fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+                ticks += sum(map(int, fields[11:15]))
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def kill(self) -> None:
         """Kill -9 the whole group and see it gone."""

@@ -1,0 +1,46 @@
+"""Whether a rung computes what the others compute."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experiments.sweep_ladder.sweep import losses_of, texts_of
+from experiments.sweep_ladder.workload import Workload
+
+
+def against_sweep(work: Workload, child: dict[str, Any], sweep: dict[str, Any]) -> dict[str, Any]:
+    """A child's losses and texts beside those of the same trial in a real sweep.
+
+    Returns:
+        ``loss_difference``: the largest one of a step. ``equal_texts`` and ``texts``: over all temperatures.
+    """
+    trained = [f"lora.r={work.ranks[-1]}", f"optim.lr={work.rates[0]:g}"]
+    names = {f"{value:g}": name_of(sweep, [*trained, f"text_temperature={value:g}"]) for value in work.temperatures}
+    whole = losses_of(sweep, next(iter(names.values())))
+    differences = [abs(mine - theirs) for mine, theirs in zip(child["losses"], whole, strict=False)]
+    pairs = []
+    for value, texts in child.get("texts", {}).items():
+        others = texts_of(sweep, names[value])
+        pairs += [(text, others[key]) for key, text in texts.items()]
+    return {
+        "loss_difference": max(differences),
+        "equal_texts": sum(mine == other for mine, other in pairs),
+        "texts": len(pairs),
+    }
+
+
+def name_of(sweep: dict[str, Any], settings: list[str]) -> str:
+    """The trial of a sweep that has these settings."""
+    wanted = [(setting.split("=")[0].split(".")[-1], setting.split("=")[1]) for setting in settings]
+    for name in sweep["trials"]:
+        own = {part.split("=")[0].split(".")[-1]: part.split("=")[1] for part in name.split(",")}
+        if all(key in own and float(own[key]) == float(value) for key, value in wanted):
+            return str(name)
+    raise AssertionError(f"no trial {settings} in {list(sweep['trials'])}")
+
+
+def equal_sweeps(one: dict[str, Any], other: dict[str, Any]) -> tuple[int, int, float]:
+    """Trials that two sweeps share: how many have the same CER, of how many; the largest difference of final losses."""
+    shared = sorted(one["cer"].keys() & other["cer"].keys())
+    same = sum(one["cer"][name] == other["cer"][name] for name in shared)
+    return same, len(shared), max(abs(one["val_loss"][name] - other["val_loss"][name]) for name in shared)

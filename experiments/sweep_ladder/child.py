@@ -1,0 +1,107 @@
+"""One trial, worked through in one of the ladder's ways, with a clock at every part: a process of its own.
+
+    python -m experiments.sweep_ladder.child SPEC.json    (written by ``components``)
+
+It trains the first steps of an adapter, validates once, and decodes some utterances with an adapter that a sweep of the
+same workload has trained to its end, so that answers are as long as they will be.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.sweep_ladder.seconds import Seconds, now
+from experiments.sweep_ladder.workload import Workload
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a trial works.
+
+    everything: audio branch and both heads, at all positions. online: Whisper in every step. singly: micro-batches of
+    one conversation. decoding: "singly", "batched" (of 8, a prefill for every setting) or "together" (one for all).
+    pack: adapters that train together. dispatch: of a pack.
+    """
+
+    everything: bool = False
+    online: bool = False
+    singly: bool = False
+    decoding: str = "singly"
+    pack: int = 1
+    dispatch: str = "slice"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is measured. adapter: folder of the trained one. started: when the process was begun."""
+
+    workload: Workload
+    way: Way
+    steps: int
+    utterances: int
+    adapter: str
+    started: Seconds
+
+    def as_json(self) -> dict[str, Any]:
+        """For a child process."""
+        return asdict(self) | {"workload": self.workload.as_json()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Spec:
+        """What ``as_json`` gave."""
+        parts: dict[str, Any] = {"workload": Workload.from_json(values["workload"]), "way": Way(**values["way"])}
+        parts["started"] = Seconds(**values["started"])
+        return cls(**values | parts)
+
+
+def measure(spec: Spec) -> dict[str, Any]:
+    """Seconds of each part (``start``, ``step``, ``validation``, ``utterance``: one setting of one), and what came out.
+
+    Returns:
+        The seconds, ``losses`` of the steps, and ``texts`` by temperature and id.
+    """
+    from experiments.sweep_ladder.ways import decoded, encoding, fitted, prepared
+
+    trial, data = prepared(spec)
+    marks: list[tuple[str, Seconds, float]] = []
+
+    def on_row(name: str, row: dict[str, Any]) -> None:
+        if row["split"] == "val" or name.endswith("0"):  # a pack's adapters report together
+            marks.append((row["split"], now(), row["loss"]))
+
+    with tempfile.TemporaryDirectory() as folder:
+        fitted(spec, trial, data, Path(folder), on_row)
+    train = [(when, loss) for split, when, loss in marks if split == "train"]
+    validated = next(when for split, when, _ in marks if split == "val")
+    first, last, share = train[0][0], train[-1][0], 1 / spec.way.pack
+    step = (last - first) * (1 / (len(train) - 1))
+    found: dict[str, Any] = {"start": first - step - spec.started, "step": step * share}
+    found["validation"] = (validated - last) * share
+    found["losses"] = [loss for _, loss in train]
+    if spec.way.online and not spec.way.everything:
+        found["features"] = encoding(trial, data, 4 * spec.utterances)
+    if spec.utterances:
+        before = now()
+        texts, count = decoded(spec, trial)
+        found["utterance"] = (now() - before) * (1 / (count * len(spec.workload.temperatures)))
+        found["texts"], found["utterances"] = texts, count
+    return {key: asdict(value) if isinstance(value, Seconds) else value for key, value in found.items()}
+
+
+OnRow = Callable[[str, dict[str, Any]], None]
+
+
+def main() -> None:
+    """Measure what the file says; one line of JSON."""
+    spec = Spec.from_json(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    print(json.dumps(measure(spec)))
+
+
+if __name__ == "__main__":
+    main()

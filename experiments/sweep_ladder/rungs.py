@@ -1,0 +1,121 @@
+"""The rungs of the ladder, and what a sweep of any number of trials costs on each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.sweep_ladder.child import Way
+from experiments.sweep_ladder.seconds import Seconds
+from experiments.sweep_ladder.workload import Workload
+
+LADDER = (
+    "0: as published",
+    "1: logits and branch only where needed",
+    "2: features cached",
+    "3: real batches",
+    "4: no retraining for decoding values",
+    "5: batched decoding, one prefill",
+    "6: the base loaded once",
+    "7: packs",
+)
+ASIDE = ("3b: as 3, decoding in batches of 8", "8: two packs side by side, a thread each")
+
+WAYS = {
+    "published": Way(everything=True, online=True, singly=True),
+    "lean": Way(online=True, singly=True),
+    "cached": Way(singly=True),
+    "batched": Way(),
+    "decoding8": Way(decoding="batched"),
+    "together": Way(decoding="together"),
+}
+"""What is measured of single trials, by name."""
+
+SINGLE = {"0": "published", "1": "lean", "2": "cached", "3": "batched", "3b": "decoding8"}
+"""Rungs on which every trial works for itself, and the ways they work in."""
+
+PACKS = {
+    "1 alone": Way(),
+    "3, slice": Way(pack=3),
+    "9, slice": Way(pack=9),
+    "9, batched": Way(pack=9, dispatch="batched"),
+}
+"""Packs whose steps are measured, by name."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a trial is made of in one way of working. utterance: one, under one setting."""
+
+    start: Seconds
+    step: Seconds
+    validation: Seconds
+    utterance: Seconds
+
+    @classmethod
+    def of(cls, found: dict[str, Any]) -> Parts:
+        """From what a child has measured."""
+        return cls(*(Seconds(**found[name]) for name in ("start", "step", "validation", "utterance")))
+
+
+class Costs:
+    """Seconds of a sweep on each rung.
+
+    Args:
+        found: by name, what children and sweeps measured.
+        steps: optimizer steps of an adapter. utterances: of the evaluation set.
+    """
+
+    def __init__(self, work: Workload, found: dict[str, Any], steps: int, utterances: int) -> None:
+        self.work, self.found, self.steps, self.utterances = work, found, steps, utterances
+
+    def of(self, rung: str, trials: int | None = None) -> Seconds | None:
+        """A sweep of so many trials (the whole one), up to four temperatures an adapter; None when not measured."""
+        trials = self.work.trials if trials is None else trials
+        adapters = -(-trials // len(self.work.temperatures))
+        number = rung.split(":")[0]
+        if number in ("6", "7", "8"):
+            return self._real(number, adapters)
+        once = self._features() if number not in ("0", "1") else Seconds()
+        if number in SINGLE:
+            parts = self._parts(SINGLE[number])
+            if parts is None or once is None:
+                return None
+            return (parts.start + self._train(parts) + parts.utterance * self.utterances) * trials + once
+        one, together = self._parts("batched"), self._parts("together")
+        decoder = one if number == "4" else together
+        if one is None or decoder is None or once is None:
+            return None
+        return one.start * trials + self._train(one) * adapters + decoder.utterance * (self.utterances * trials) + once
+
+    def _parts(self, name: str) -> Parts | None:
+        return Parts.of(self.found[name]) if name in self.found else None
+
+    def _train(self, parts: Parts) -> Seconds:
+        return parts.step * self.steps + parts.validation * self.work.epochs
+
+    def _features(self) -> Seconds | None:
+        """The encoder's work, once for the corpus."""
+        return Seconds(**self.found["features"]) if "features" in self.found else None
+
+    def _real(self, number: str, adapters: int) -> Seconds | None:
+        """A measured sweep; of another number of adapters, its beginning and end and its part of the rest."""
+        found, once = self.found.get(f"sweep {number}"), self._features()
+        if found is None or once is None:
+            return None
+        cold, warm = Seconds(**found["cold"]), Seconds(**found["warm"])
+        return warm + (cold - warm) * (adapters / found["adapters"]) + once
+
+    def measured_on(self, rung: str) -> str:
+        """What a number stands on, in words."""
+        number = rung.split(":")[0]
+        if number in ("6", "7", "8"):
+            part = self.found.get(f"sweep {number}", {}).get("adapters", 0)
+            return (
+                "the whole sweep" if part == self.work.adapters else f"{part} of {self.work.adapters} adapters, scaled"
+            )
+        if number not in SINGLE:
+            return "parts of 3, put together" if number == "4" else "parts of 3 and of one decoding, put together"
+        found = self.found[SINGLE[number]]
+        steps, utterances = len(found["losses"]), found["utterances"]
+        return f"{steps} of {self.steps} steps, {utterances} of {self.utterances} utterances, scaled"

@@ -1,0 +1,147 @@
+"""The published way of working, and ours, built from the same parts; imported by the measured process only."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+
+from experiments.sweep_ladder.child import OnRow, Spec
+from experiments.sweep_ladder.seconds import Seconds, now
+from kimi_audio_ft.base_model import Base
+from kimi_audio_ft.cli import to_settings
+from kimi_audio_ft.data.audio import read_audio
+from kimi_audio_ft.data.batch import make_batch
+from kimi_audio_ft.data.datamodule import BatchRules, Collate, ConversationData, ResumableLoader
+from kimi_audio_ft.decoding.transcribe import Pass, transcribe
+from kimi_audio_ft.model import KimiAudioForCausalLM
+from kimi_audio_ft.paths import config_dir, project_root
+from kimi_audio_ft.quiet import quiet_libraries
+from kimi_audio_ft.schema import TrainConfig
+from kimi_audio_ft.threads import limit_threads
+from kimi_audio_ft.training.fit import fit_adapters
+from kimi_audio_ft.training.members import Member
+from kimi_audio_ft.training.stopping import Interrupted
+from kimi_audio_ft.trial import Trial
+
+
+class WholeBase(Base):
+    """A base that computes the audio branch and both heads at every position, and then takes what it was asked for."""
+
+    def load(self, audio_branch: bool = False) -> KimiAudioForCausalLM:
+        model = super().load(True)
+        if "forward" not in vars(model):
+            compute = model.forward
+
+            def forward(*args: Any, text_positions: torch.Tensor | None = None, **options: Any) -> Any:
+                out = compute(*args, **options | {"audio_branch": True})
+                if text_positions is not None:
+                    out.text_logits = out.text_logits[text_positions]
+                return out
+
+            model.forward = forward  # type: ignore[method-assign]
+        return model
+
+
+class Singly(Collate):
+    """Every conversation is a micro-batch."""
+
+    def __call__(self, samples: Any) -> Any:
+        return [make_batch([sample], self.pad_id, online=self.online) for sample in samples]
+
+
+class OneByOne(ConversationData):
+    """The same optimizer steps, accumulated over batches of one."""
+
+    def steps_of(self, epoch: int) -> ResumableLoader:
+        loader = super().steps_of(epoch)
+        loader.collate_fn = Singly(self.tokenizer.pad_id, self.settings.features == "online")
+        return loader
+
+
+def config_of(spec: Spec) -> TrainConfig:
+    """The trial's config, composed as the command composes it."""
+    ConfigStore.instance().store(name="train_schema", node=TrainConfig)
+    os.environ["KIMI_AUDIO_FT_ROOT"] = str(project_root())
+    work, way = spec.workload, spec.way
+    own = [f"lora.r={work.ranks[-1]}", f"optim.lr={work.rates[0]}", f"trainer.val_every={spec.steps}"]
+    batch = 1 if way.decoding == "singly" else 8
+    own += [f"data.features={'online' if way.online else 'cached'}", f"decoding.batch_size={batch}"]
+    with initialize_config_dir(config_dir(), version_base="1.3"):
+        config = to_settings(compose("train", [*work.overrides, *own]))
+    assert isinstance(config, TrainConfig)
+    return config
+
+
+def prepared(spec: Spec) -> tuple[Trial, ConversationData]:
+    """The trial and its data, read and checked."""
+    config = config_of(spec)
+    limit_threads(config.trainer.threads)
+    quiet_libraries()
+    trial = Trial(config)
+    if spec.way.everything:
+        trial.base = WholeBase(**{name: getattr(trial.base, name) for name in ("settings", "features", "accelerator")})
+    rules = BatchRules(config.trainer.accumulate, config.optim.loss_average, config.seed)
+    kind = OneByOne if spec.way.singly else ConversationData
+    data = kind(config.data, trial.base.tokenizer, trial.base.encoders(), trial.base.tokens, rules)
+    data.setup()
+    return trial, data
+
+
+def fitted(spec: Spec, trial: Trial, data: ConversationData, folder: Path, on_row: OnRow) -> None:
+    """Train the first steps of the whole training, and leave."""
+    config, done = trial.config, 0
+
+    def enough() -> bool:
+        nonlocal done
+        done += 1
+        return done == spec.steps
+
+    members = [
+        Member(f"m{number}", config.lora, config.optim, config.seed, folder / f"out{number}", folder / f"work{number}")
+        for number in range(spec.way.pack)
+    ]
+    with suppress(Interrupted):  # a training of just so many steps has no need to stop
+        fit_adapters(
+            trial.base, members, data, config.trainer, dispatch=spec.way.dispatch, on_row=on_row, should_stop=enough
+        )
+
+
+def decoded(spec: Spec, trial: Trial) -> tuple[dict[str, dict[str, str]], int]:
+    """Some utterances under every temperature of the sweep, by the trained adapter.
+
+    Returns:
+        Texts by temperature and id, and the number of utterances.
+    """
+    base, config = trial.base, trial.config
+    everyone = trial.evaluation.conversations
+    count = min(spec.utterances, len(everyone))
+    some = everyone.select(np.linspace(0, len(everyone) - 1, count).round().astype(int))
+    rules = BatchRules(1, "sample", 0)
+    data = ConversationData(config.data, base.tokenizer, base.encoders(), base.tokens, rules)
+    prompts = data.dataset(some, config.data.eval_manifest, None, for_generation=True)
+    settings = [replace(config.decoding, text_temperature=value) for value in spec.workload.temperatures]
+    passes = [Pass(decoding, config.seed, 0) for decoding in settings]
+    with base.saved_adapter(Path(spec.adapter)) as model:
+        groups = [passes] if spec.way.decoding == "together" else [[one] for one in passes]
+        found = [
+            texts for group in groups for texts in transcribe(model, prompts, base.tokenizer, group, base.tokens.first)
+        ]
+    return {f"{one.decoding.text_temperature:g}": texts for one, texts in zip(passes, found, strict=True)}, count
+
+
+def encoding(trial: Trial, data: ConversationData, count: int) -> Seconds:
+    """What Whisper takes for all recordings of the corpus, from some of them in batches of 8."""
+    paths = [path for conversation in data.eval_conversations[:count] for path in conversation.audio_paths]
+    whisper = trial.base.load().whisper_model
+    assert whisper is not None
+    before = now()
+    whisper.encode([read_audio(path) for path in paths])
+    return (now() - before) * ((len(data.train_set) + len(data.eval_set)) / len(paths))

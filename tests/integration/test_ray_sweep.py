@@ -1,0 +1,79 @@
+"""Sweeps whose packs are tasks of a real Ray, started on this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kimi_audio_ft.engine.cluster import ClusterExecutor
+from kimi_audio_ft.engine.cluster_settings import RayConfig
+from kimi_audio_ft.engine.work import Event, Task, Unit
+from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.schema import TrainConfig
+
+pytest.importorskip("ray")
+
+pytestmark = pytest.mark.slow
+
+# What two sweeps over the same points may differ in.
+INCIDENTAL = ("train_seconds", "decode_seconds", "sweep", "created", "command")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_ray() -> Iterator[None]:
+    """Ray is started by the first test that wants it; the others find it running."""
+    yield
+    import ray
+
+    ray.shutdown()
+
+
+def essence(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: essence(inner) for key, inner in value.items() if key not in INCIDENTAL}
+    return [essence(inner) for inner in value] if isinstance(value, list) else value
+
+
+def report(sweep: Path) -> Any:
+    return essence(json.loads((sweep / "trials.json").read_text(encoding="utf-8")))
+
+
+def test_a_sweep_on_ray_gives_what_a_local_one_gives(
+    first: Path, new_workplace: Callable[[], Any], points: tuple[str, ...]
+) -> None:
+    place = new_workplace()
+    options = ("hydra/launcher=packed", "hydra.launcher.executor=ray", "hydra.launcher.pack_size=1")
+    sweep = place.sweep("sweep", *points, *options, "hydra.launcher.parallel=2")
+    assert report(sweep) == report(first)
+    assert len(list((sweep / "packs" / "001").glob("task-[0-9].json"))) >= 2
+
+
+def test_a_task_that_is_stopped_on_ray_saves_and_goes_on(
+    tmp_path: Path, trial_config: Callable[..., TrainConfig]
+) -> None:
+    from kimi_audio_ft.engine.ray_cluster import RayCluster
+
+    config = trial_config(trainer={"max_epochs": 50, "max_steps": 60, "save_every": 1000})
+    executor = ClusterExecutor(RayCluster(RayConfig(), 0), tmp_path)
+    task = Task(0, [Unit("a1", [config])], pack_size=1)
+    heard: list[Event] = []
+    executor.run([task], heard.append, lambda: any(event["event"] == "step" for event in heard))
+    assert heard[-1]["event"] == "interrupted"
+    saved = heard[-1]["step"]
+    assert 0 < saved < 60
+
+    later: list[Event] = []
+    executor.run([task], later.append, lambda: False)
+    assert next(event["step"] for event in later if event["event"] == "step") == saved + 1
+    assert later[-1]["event"] == "ready" and later[-1]["fitted"]
+
+
+def test_what_ray_does_not_have_is_refused_at_once() -> None:
+    from kimi_audio_ft.engine.ray_cluster import RayCluster
+
+    with pytest.raises(UserError, match=r"a pack asks for .*'tpu': 1.*cluster has .*'tpu': 0"):
+        RayCluster(RayConfig(resources={"tpu": 1}), 0)

@@ -1,0 +1,137 @@
+"""``python -m kimi_audio_ft.engine``: what becomes of a task in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kimi_audio_ft.engine import command
+from kimi_audio_ft.engine.event_files import EventReader, events_path
+from kimi_audio_ft.engine.place import Place, this_place
+from kimi_audio_ft.engine.work import Event, Task, Unit, write_task
+from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.schema import TrainConfig
+
+OnEvent = Callable[[Event], None]
+ShouldStop = Callable[[], bool]
+
+
+@pytest.fixture
+def task_file(tmp_path: Path) -> Path:
+    """A task of the units a and b."""
+    file = tmp_path / "task-0.json"
+    write_task(Task(0, [Unit("a", [TrainConfig()]), Unit("b", [TrainConfig()])]), file)
+    return file
+
+
+def never() -> bool:
+    return False
+
+
+def events(task_file: Path) -> list[tuple[str, str]]:
+    return [(event["event"], event["unit"]) for event in EventReader(events_path(task_file)).read()]
+
+
+def make_all(task: Task, on_event: OnEvent, should_stop: ShouldStop) -> None:
+    for unit in task.units:
+        on_event({"event": "ready", "unit": unit.key, "fitted": True})
+
+
+def stop_at_b(task: Task, on_event: OnEvent, should_stop: ShouldStop) -> None:
+    on_event({"event": "ready", "unit": "a", "fitted": True})
+    on_event({"event": "interrupted", "unit": "b", "step": 4})
+
+
+def break_at_b(task: Task, on_event: OnEvent, should_stop: ShouldStop) -> None:
+    on_event({"event": "ready", "unit": "a", "fitted": True})
+    raise ZeroDivisionError("a bug of ours")
+
+
+def test_exit_codes(task_file: Path) -> None:
+    assert command.run_task(task_file, never, make_all) == 0
+    assert events(task_file) == [("ready", "a"), ("ready", "b")]
+    assert command.run_task(task_file, never, stop_at_b) == 75
+
+
+def test_a_bug_leaves_every_unit_a_last_word(task_file: Path) -> None:
+    assert command.run_task(task_file, never, break_at_b) == 1
+    assert events(task_file) == [("ready", "a"), ("failed", "b")]
+    failed = EventReader(events_path(task_file)).read()[1]
+    assert (failed["error_type"], failed["user"]) == ("ZeroDivisionError", False)
+    assert "break_at_b" in failed["traceback"]
+
+
+def test_a_config_that_is_refused_is_every_units_failure(task_file: Path) -> None:
+    values = json.loads(task_file.read_text(encoding="utf-8"))
+    values["units"][1]["jobs"][0]["optim"]["lr"] = -1.0
+    task_file.write_text(json.dumps(values), encoding="utf-8")
+    assert command.run_task(task_file, never, make_all) == 1
+    for failed in EventReader(events_path(task_file)).read():
+        assert failed["event"] == "failed" and failed["user"] and "optim.lr" in failed["message"]
+        assert failed["traceback"] == ""
+    assert [key for _, key in events(task_file)] == ["a", "b"]
+
+
+@pytest.mark.parametrize("number", command.SIGNALS)
+def test_signals_ask_to_stop(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with command.heard(with_parent=False) as asked:
+        assert not asked()
+        os.kill(os.getpid(), number)
+        assert asked()
+    assert signal.getsignal(number) == before
+
+
+def test_a_process_whose_parent_is_gone_is_asked_to_stop() -> None:
+    assert not command.Asked(parent=0)()
+    assert not command.Asked(parent=os.getppid())()
+    assert command.Asked(parent=os.getppid() + 1)()
+
+
+def test_a_task_is_made_where_the_sweep_is(
+    task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private_store: Path
+) -> None:
+    (tmp_path / "sweep").mkdir()
+    monkeypatch.chdir(tmp_path / "sweep")
+    monkeypatch.setenv("HF_HOME", "/somewhere")
+    this_place().write(task_file)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HF_HOME")
+    monkeypatch.setenv("KIMI_AUDIO_FT_STORE", "elsewhere")
+    seen = []
+
+    def look(task: Task, on_event: OnEvent, should_stop: ShouldStop) -> None:
+        seen.append((Path.cwd(), os.environ["HF_HOME"], os.environ["KIMI_AUDIO_FT_STORE"]))
+
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    command.run_task(task_file, never, look)
+    assert seen == [(tmp_path / "sweep", "/somewhere", str(private_store))]
+
+
+def test_nothing_secret_travels(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "hush-hush")
+    assert "hush-hush" not in str(this_place())
+
+
+def test_a_node_that_does_not_see_the_store_says_so(task_file: Path, tmp_path: Path) -> None:
+    place = this_place()
+    own = tmp_path / "own"  # a folder of the same name on the node's own disk
+    own.mkdir()
+    replace(place, store=str(own)).write(task_file)
+    assert command.run_task(task_file, never, make_all) == 1
+    for failed in EventReader(events_path(task_file)).read():
+        assert "does not see the sweep's store" in failed["message"] and "all nodes share" in failed["message"]
+    with pytest.raises(UserError, match="working folder is not there"):
+        replace(place, folder=str(tmp_path / "gone")).enter()
+
+
+def test_all_sweeps_know_a_store_by_the_same_file() -> None:
+    assert this_place() == this_place()
+    assert isinstance(this_place(), Place)

@@ -1,0 +1,138 @@
+"""Configs of a sweep's jobs from one template: the same as Hydra's own, whatever the overrides are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import setup_globals
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from kimi_audio_ft.cli import to_settings
+from kimi_audio_ft.engine.compose import compose_jobs
+from kimi_audio_ft.engine.jobs import Job, prepare
+from kimi_audio_ft.paths import config_dir, project_root
+from kimi_audio_ft.schema import TrainConfig
+
+COMMON = ["logger=none", "trainer.max_steps=3", 'data.prompt="转写：a=b"']
+SWEEPS = {
+    "plain": [["lora.r=8", "optim.lr=2e-5"], ["lora.r=16", "optim.lr=1"], ["lora.r=16", "optim.lr=1e-4"]],
+    "seed": [["seed=1"], ["seed=2", "baseline=false"]],
+    "groups": [["lora=attention", "lora.r=4"], ["lora=report", "lora.r=4"], ["lora.r=4", "decoding=greedy"]],
+    "study": [["+experiments=demo", "lora.r=2"], ["+experiments=demo", "lora.r=4"]],
+    "lists": [["lora.target_modules=[a,b]", "data.augment.speeds=[0.9,1.0]"], ["lora.target_modules=decoder"]],
+    "null": [["data.prompt=null", "lora.lora_alpha=null"], ["lora.lora_alpha=3"]],
+    "interpolation": [["lora.lora_alpha=${lora.r}", "logger.project=${hydra:job.num}"], ["lora.lora_alpha=7"]],
+    "quoted": [["logger.project='a b, c'"], ['logger.project="x=y"'], ["logger.project='中文'"]],
+    "twice": [["lora.r=8", "lora.r=4"], ["lora.r=2", "lora.r=16"]],
+    "added": [["+trainer.deepspeed.a=1"], ["++lora.r=5", "lora.r=6"], ["lora.r=6", "++lora.r=5"]],
+    "deleted": [["~optim", "lora.r=1"], ["~optim", "lora.r=2"]],
+    "dicts": [
+        ["++trainer.deepspeed={a: 1}"],
+        ["++trainer.deepspeed={b: 2}"],
+        ["optim={lr: 3}", "optim.lr=2"],
+        ["lora={r: 3}", "lora.lora_alpha=2"],
+    ],
+    "hydra": [["hydra.verbose=true", "lora.r=1"], ["hydra.job.name=other"]],
+    "strategies": [
+        ["trainer=ddp", "trainer.devices=2"],
+        ["trainer=deepspeed_zero3"],
+        ["trainer=ddp", "trainer.devices=1"],
+    ],
+}
+REFUSED = [["lora.rank=3"], ["lora.r=many"], ["lora=nope"], ["lora.r=1,2"], ["lora.r="], ["lora.r=8", "nope.a=1"]]
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Iterator[tuple[ConfigLoaderImpl, DictConfig]]:
+    """Hydra's loader and the config of a multirun of ``train``."""
+    os.environ["KIMI_AUDIO_FT_ROOT"] = str(project_root())
+    ConfigStore.instance().store(name="train_schema", node=TrainConfig)
+    GlobalHydra.instance().clear()
+    setup_globals()
+    with initialize_config_dir(config_dir(), job_name="train", version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        overrides = ["hydra.job.config.override_dirname.exclude_keys=[optim.lr]", *COMMON]
+        yield hydra.config_loader, hydra.compose_config("train", overrides, RunMode.MULTIRUN)
+
+
+def one_by_one(loader: Any, master: DictConfig, jobs: list[list[str]], first: int) -> list[DictConfig]:
+    """What the basic launcher does."""
+    configs = []
+    for number, overrides in enumerate(jobs, start=first):
+        config = loader.load_sweep_config(master, list(overrides))
+        with open_dict(config):
+            config.hydra.job.id = number
+            config.hydra.job.num = number
+        configs.append(config)
+    return configs
+
+
+def everything(node: Any) -> Any:
+    """Values as written, with the types and flags of all nodes."""
+    about = (node._metadata.object_type, node._metadata.ref_type, node._metadata.optional, node._metadata.flags)
+    if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation() and not node._is_missing():
+        return about, {key: everything(node._get_node(key)) for key in sorted(node.keys(), key=str)}
+    if OmegaConf.is_list(node) and not node._is_none() and not node._is_interpolation() and not node._is_missing():
+        return about, [everything(node._get_node(place)) for place in range(len(node))]
+    return about, node._value()
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_as_hydra_composes(loaded: Any, name: str) -> None:
+    loader, master = loaded
+    jobs = [[*COMMON, *overrides] for overrides in SWEEPS[name]]
+    expected, found = one_by_one(loader, master, jobs, 5), compose_jobs(loader, master, jobs, 5)
+    for theirs, ours in zip(expected, found, strict=True):
+        assert OmegaConf.to_yaml(ours) == OmegaConf.to_yaml(theirs)
+        assert everything(ours) == everything(theirs)
+        HydraConfig.instance().set_config(theirs)
+        resolved = OmegaConf.to_container(theirs.hydra.job, resolve=True)
+        HydraConfig.instance().set_config(ours)
+        assert OmegaConf.to_container(ours.hydra.job, resolve=True) == resolved
+        assert str(ours.hydra.sweep.dir) == str(theirs.hydra.sweep.dir)  # the time of the sweep, not of the job
+
+
+def test_jobs_share_no_value(loaded: Any) -> None:
+    first, second = compose_jobs(*loaded, [["lora.r=1"], ["lora.r=2"]], 0)
+    first.optim.lr = 7.0
+    first.hydra.job.name = "changed"
+    assert second.optim.lr != 7.0 and second.hydra.job.name == "train"
+
+
+@pytest.mark.parametrize("overrides", REFUSED)
+def test_refused_as_by_hydra(loaded: Any, overrides: list[str]) -> None:
+    loader, master = loaded
+    jobs = [[*COMMON, "lora.r=1"], [*COMMON, *overrides]]
+    with pytest.raises(Exception) as theirs:
+        one_by_one(loader, master, jobs, 0)
+    with pytest.raises(Exception) as ours:
+        compose_jobs(loader, master, jobs, 0)
+    assert (type(ours.value), str(ours.value)) == (type(theirs.value), str(theirs.value))
+
+
+def test_a_large_sweep_is_composed_and_checked_at_once(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra composes once, and the settings are those of a job by itself."""
+    loader, master = loaded
+    composed = []
+    own = loader.load_sweep_config
+    monkeypatch.setattr(loader, "load_sweep_config", lambda *given: composed.append(given) or own(*given))
+    jobs = [[*COMMON, f"lora.r={1 + number}", f"optim.lr={number + 1}e-5"] for number in range(200)]
+    configs = compose_jobs(loader, master, jobs, 0)
+    assert len(composed) == 1
+    job = Job(150, jobs[150], configs[150])
+    prepare(job)
+    (alone,) = one_by_one(loader, master, [jobs[150]], 150)
+    with open_dict(alone):
+        del alone["hydra"]
+    assert job.settings is None and job.error is not None  # there is no manifest
+    assert to_settings(alone).lora.r == 151
