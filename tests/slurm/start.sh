@@ -62,7 +62,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 KillWait=30
 ReturnToService=2
-NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$memory
+NodeName=$host NodeAddr=127.0.0.1 CPUs=$(getconf _NPROCESSORS_ONLN) RealMemory=$memory
 PartitionName=normal Nodes=$host Default=YES PriorityTier=1 GraceTime=30 MaxTime=1-0
 PartitionName=urgent Nodes=$host PriorityTier=2 PreemptMode=OFF MaxTime=1-0
 CONF

@@ -140,7 +140,7 @@ def test_a_sweep_that_is_interrupted_in_every_way_ends_as_a_local_one(tmp_path: 
     asked("scancel", "--signal=USR1", *jobs("--states=running"))
     there.wait_for("002", steps_since_interruption(1), again)
     # The node is wanted for something better.
-    asked("srun", "--partition=urgent", f"--ntasks={os.cpu_count()}", "--mem-per-cpu=10", "true")
+    asked("srun", "--partition=urgent", "--exclusive", "true")
     there.wait_for("002", steps_since_interruption(2), again)
     out, _ = again.communicate(timeout=PATIENCE)
     assert again.returncode == 0, out
