@@ -68,6 +68,27 @@ def test_evaluation_set(config: TrainConfig) -> None:
     assert evaluation.audio == dict.fromkeys(evaluation.references)
 
 
+def test_an_evaluation_set_is_held_while_nothing_about_it_changes(
+    config: TrainConfig, manifest: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "eval.jsonl"
+    recording = tmp_path / "a.wav"
+    recording.write_bytes(b"1")
+    text = manifest.read_text(encoding="utf-8")
+    own.write_text(text.replace('"message_type": "audio"', '"message_type": "audio", "content": "a.wav"', 1), "utf-8")
+    changed = replace(config, data=replace(config.data, eval_manifest=str(own)))
+    first = Trial(changed).evaluation
+    assert Trial(changed).evaluation is first
+    recording.write_bytes(b"22")
+    second = Trial(changed).evaluation
+    assert second.identity != first.identity
+    own.write_text(own.read_text(encoding="utf-8").replace("今天", "明天啊"), encoding="utf-8")
+    third = Trial(changed).evaluation
+    assert third.references["u0"] == "明天啊" and third.identity != second.identity
+    prompted = replace(changed, data=replace(changed.data, prompt="别的"))
+    assert Trial(prompted).evaluation.identity != third.identity
+
+
 @pytest.mark.parametrize("path", ["", "nope.jsonl", "."])
 def test_manifest_that_is_no_file_is_named_by_its_option(config: TrainConfig, path: str) -> None:
     trial = Trial(config)
