@@ -42,6 +42,7 @@ class WholeBase(Base):
 
             def forward(*args: Any, text_positions: torch.Tensor | None = None, **options: Any) -> Any:
                 out = compute(*args, **options | {"audio_branch": True})
+                assert out.text_logits is not None
                 if text_positions is not None:
                     out.text_logits = out.text_logits[text_positions]
                 return out
