@@ -95,7 +95,8 @@ def picture(work: Workload, costs: Costs, clock: str, path: Path) -> None:
     base = alt.Chart(alt.Data(values=points)).encode(
         x=alt.X("trials:Q", title="trials (four temperatures of each adapter)", scale=alt.Scale(type="log", base=2),
                 axis=alt.Axis(values=list(TRIALS), grid=False, format="d")),
-        y=alt.Y("seconds:Q", title=title, scale=alt.Scale(type="log", nice=False), axis=alt.Axis(format="~s", gridOpacity=0.4)),
+        y=alt.Y("seconds:Q", title=title, scale=alt.Scale(type="log", nice=False),
+                axis=alt.Axis(format="~s", gridOpacity=0.4)),
         color=colour,
     )  # fmt: skip
     words = base.transform_filter("datum.last").mark_text(align="left", dx=8, fontSize=11).encode(text="rung:N")
