@@ -91,6 +91,7 @@ def measure(spec: Spec) -> dict[str, Any]:
         texts, count = decoded(spec, trial)
         found["utterance"] = (now() - before) * (1 / (count * len(spec.workload.temperatures)))
         found["texts"], found["utterances"] = texts, count
+    trial.base.release()
     return {key: asdict(value) if isinstance(value, Seconds) else value for key, value in found.items()}
 
 

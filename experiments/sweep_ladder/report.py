@@ -89,17 +89,18 @@ def picture(work: Workload, costs: Costs, clock: str, path: Path) -> None:
                 points.append({"rung": rung, "trials": trials, "seconds": cost.of(clock), "last": trials == TRIALS[-1]})
     if not points:
         return
-    order = list(dict.fromkeys(point["rung"] for point in points))
+    order = list(dict.fromkeys(str(point["rung"]) for point in points))
     colour = alt.Color("rung:N", sort=order, scale=alt.Scale(domain=order, range=list(_COLOURS)), legend=None)
     title = "seconds on the wall" if clock == "wall" else "seconds of the processor"
     base = alt.Chart(alt.Data(values=points)).encode(
         x=alt.X("trials:Q", title="trials (four temperatures of each adapter)", scale=alt.Scale(type="log", base=2),
                 axis=alt.Axis(values=list(TRIALS), grid=False, format="d")),
-        y=alt.Y("seconds:Q", title=title, scale=alt.Scale(type="log"), axis=alt.Axis(format="~s", gridOpacity=0.4)),
+        y=alt.Y("seconds:Q", title=title, scale=alt.Scale(type="log", nice=False),
+                axis=alt.Axis(format="~s", gridOpacity=0.4)),
         color=colour,
     )  # fmt: skip
     words = base.transform_filter("datum.last").mark_text(align="left", dx=8, fontSize=11).encode(text="rung:N")
     lines = base.mark_line(strokeWidth=2) + base.mark_point(filled=True, size=36, opacity=1) + words
-    chart = lines.properties(width=460, height=340, padding={"left": 8, "top": 8, "right": 230, "bottom": 8})
+    chart = lines.properties(width=460, height=340, padding={"left": 8, "top": 8, "right": 8, "bottom": 8})
     spec = chart.configure_view(stroke=None).to_dict()
     path.write_bytes(vl_convert.vegalite_to_png(spec, scale=2))

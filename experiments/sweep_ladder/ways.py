@@ -33,7 +33,10 @@ from kimi_audio_ft.trial import Trial
 
 
 class WholeBase(Base):
-    """A base that computes the audio branch and both heads at every position, and then takes what it was asked for."""
+    """A base that computes the audio branch and both heads at every position, and then takes what it was asked for.
+
+    The published loss adds the branch's own, which is 0 times something for a text answer, and goes back through it.
+    """
 
     def load(self, audio_branch: bool = False) -> KimiAudioForCausalLM:
         model = super().load(True)
@@ -42,8 +45,11 @@ class WholeBase(Base):
 
             def forward(*args: Any, text_positions: torch.Tensor | None = None, **options: Any) -> Any:
                 out = compute(*args, **options | {"audio_branch": True})
+                assert out.text_logits is not None and out.audio_logits is not None
                 if text_positions is not None:
                     out.text_logits = out.text_logits[text_positions]
+                if torch.is_grad_enabled():
+                    out.text_logits = out.text_logits + 0.0 * out.audio_logits.sum()
                 return out
 
             model.forward = forward  # type: ignore[method-assign]
