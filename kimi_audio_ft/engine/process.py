@@ -14,7 +14,7 @@ from kimi_audio_ft.workers import Send
 
 
 class Asked:
-    """Whether somebody has asked this process to stop: SIGTERM, and SIGUSR1 of a cluster that takes its node back.
+    """Whether somebody has asked this process to stop: SIGTERM, or a signal of a cluster that takes its node back.
 
     Ctrl-C reaches every process of a terminal's group; the supervisor alone answers it, with one SIGTERM. When the
     supervisor dies, its locks are gone, so this process must be too: SIGINT, which PyTorch asks the kernel to send
@@ -25,7 +25,7 @@ class Asked:
         from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]  # made in C
 
         self.stop = False
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, self._hear)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _prctl_pr_set_pdeathsig(signal.SIGKILL)

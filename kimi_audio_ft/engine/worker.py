@@ -131,7 +131,7 @@ class Worker:
         ]
         units = {unit.key: unit for unit in pack}
         for key in trials:
-            self.event("fitting", key, pack=len(pack))
+            self.event("fitting", key, pack=len(pack), task=self.task.number)
 
         def on_step(key: str, step: int, steps: int, loss: float, speed: float) -> None:
             self.event("step", key, step=step, steps=steps, loss=loss, tokens_per_second=speed)
