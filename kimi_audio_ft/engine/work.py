@@ -17,8 +17,8 @@ from kimi_audio_ft.store import write_json
 Event = dict[str, Any]
 """What happens to a unit, as JSON: ``{"event": NAME, "unit": KEY, ...}``. The names, with what else they carry:
 
-fitting: its training begins or goes on; ``step``, ``steps``, ``pack`` (number of adapters that train together),
-``task`` (its number: packs of several tasks train at the same time).
+fitting: its training begins or goes on; ``pack`` (number of adapters that train together), ``task`` (its number: packs
+of several tasks train at the same time).
 step: ``step``, ``steps``, ``loss``, ``tokens_per_second`` (of the whole pack; padding not counted).
 decoding: ``done``, ``total`` (utterances times samplings).
 waiting: another process is making it.
