@@ -28,10 +28,12 @@ def make_executor(settings: LauncherConfig, units: Sequence[Unit], folder: Path)
         from kimi_audio_ft.engine.clusters import cluster_executor
 
         return cluster_executor(settings, units, folder)
-    from kimi_audio_ft.engine.local import LocalExecutor, gpu_places
+    from kimi_audio_ft.engine.local import LocalExecutor, places_here
 
     gpus = max(num_ranks(unit.config.trainer) for unit in units)
     if settings.gpus_per_pack != "auto":
         gpus = settings.gpus_per_pack
-    places = gpu_places(gpus, None if settings.parallel == "auto" else settings.parallel)
+    threads = [unit.config.trainer.threads for unit in units]
+    several = None if settings.parallel == "auto" else settings.parallel
+    places = places_here(gpus, max(threads) if all(threads) else 0, several)
     return LocalExecutor(places), len(places)

@@ -61,18 +61,20 @@ class LocalExecutor:
                 on_event(event)
 
 
-def gpu_places(gpus_per_pack: int, parallel: int | None) -> list[dict[str, str]]:
+def places_here(gpus_per_pack: int, threads: int, parallel: int | None) -> list[dict[str, str]]:
     """An environment for every pack that this machine can train at the same time.
 
     Args:
-        parallel: how many at most; None: as many as its GPUs hold, one without GPUs.
+        threads: CPU threads that a pack has been given (``trainer.threads``); 0: PyTorch takes all cores.
+        parallel: how many packs; None: as many as its GPUs hold, or without GPUs as its cores hold.
     """
     import torch
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
     if not torch.cuda.is_available() or len(gpus) < gpus_per_pack:
-        return [{}] * (parallel or 1)
+        cores = len(os.sched_getaffinity(0))
+        return [{}] * (parallel or (max(1, cores // threads) if threads else 1))
     count = min(parallel or len(gpus), len(gpus) // gpus_per_pack)
     return [
         {"CUDA_VISIBLE_DEVICES": ",".join(gpus[place * gpus_per_pack : (place + 1) * gpus_per_pack])}

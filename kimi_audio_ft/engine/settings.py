@@ -19,7 +19,8 @@ class LauncherConfig:
     dispatch: str = "auto"  # slice (bit-equal to solo on a CPU), batched (faster on a GPU), auto: by the device.
     executor: str = "local"  # local: this machine; slurm and ray: packs are jobs of a cluster.
     gpus_per_pack: Any = "auto"  # GPUs of one pack; auto: as many as trainer.devices asks for.
-    parallel: Any = "auto"  # Packs side by side; auto: what the GPUs (or Ray) hold, one without GPUs, 4 Slurm jobs.
+    # Packs side by side; auto: what the GPUs (or Ray) hold, without GPUs the cores at trainer.threads, 4 Slurm jobs.
+    parallel: Any = "auto"
     slurm: SlurmConfig = field(default_factory=SlurmConfig)  # What a Slurm job asks for.
     ray: RayConfig = field(default_factory=RayConfig)  # What a Ray task asks for.
 

@@ -28,6 +28,7 @@ SHORT = (
     "trainer.max_steps=4",
     "decoding.max_new_tokens=8",
     "trainer.progress=false",
+    "trainer.threads=0",  # one process for a sweep: two would start on cores that other tests use
     "logger=none",
 )
 # Two ranks at two temperatures: trials 0 to 3.
