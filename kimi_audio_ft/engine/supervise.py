@@ -69,8 +69,12 @@ class _Supervisor:
         mine: list[Unit] = []
         others: list[Unit] = []
         for unit in units:
-            free = unit.key in self.locks or not self._untrained(unit) or self._lock(unit.key, 0)
-            (mine if free else others).append(unit)
+            try:
+                free = unit.key in self.locks or not self._untrained(unit) or self._lock(unit.key, 0)
+            except UserError as error:  # a store that cannot be written; what it has can be used
+                self._fail(unit, error, str(error))
+            else:
+                (mine if free else others).append(unit)
         return mine, others
 
     def _lock(self, key: str, patience: float) -> bool:
