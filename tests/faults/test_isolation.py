@@ -99,7 +99,7 @@ def test_faulty_trials_fail_alone(new_place: Callable[..., Place]) -> None:
 def test_an_exploding_loss_and_a_killed_worker(new_place: Callable[..., Place], undisturbed: Undisturbed) -> None:
     """The process that trains all of them is killed once; some of them would fail in any case."""
     place = new_place()
-    running = place.start(RANKS, COLD, "optim.lr=1e-3,1e30", "hydra.launcher.pack_size=6")
+    running = place.start(RANKS, COLD, "optim.lr=1e-3,1e30", "hydra.launcher.pack_size=6", "hydra.launcher.parallel=1")
     until(lambda: list(place.store.glob("adapter/.*.work/*")) or running.process.poll() is not None)
     [child] = running.children()
     os.kill(child, signal.SIGKILL)
