@@ -1,7 +1,8 @@
 """kill -9 at random moments: the same command, again, ends with the same results and trains nothing twice.
 
-``KIMI_AUDIO_FT_KILLS=50`` kills fifty times instead of three and writes ``experiments/faults.md``'s lines to the file
-that ``KIMI_AUDIO_FT_KILLS_LOG`` names.
+``KIMI_AUDIO_FT_KILLS=50`` kills fifty times instead of three, at other moments with another
+``KIMI_AUDIO_FT_KILLS_SEED``, and writes the lines of ``experiments/faults.md`` to the file that
+``KIMI_AUDIO_FT_KILLS_LOG`` names.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from tests.faults.conftest import Undisturbed
 from tests.faults.sweeps import TWELVE, Place
 
 KILLS = int(os.environ.get("KIMI_AUDIO_FT_KILLS", "3"))
+SEED = int(os.environ.get("KIMI_AUDIO_FT_KILLS_SEED", "4"))
 # Part of an undisturbed sweep's work before which it only imports and composes.
 START = 0.4
 # A sweep is killed so often in a row at most, then it may end.
@@ -66,7 +68,7 @@ def attempt(place: Place, undisturbed: Undisturbed, moment: float | None) -> boo
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kills process groups")
 def test_killed_at_random_moments(new_place: Callable[..., Place], undisturbed: Undisturbed) -> None:
-    rng, kills = random.Random(4), 0
+    rng, kills = random.Random(SEED), 0
     log(f"undisturbed: {undisturbed.seconds:.1f} s of the processors")
     while kills < KILLS:
         place, row = new_place(), 0
