@@ -68,7 +68,8 @@ def test_a_task_that_is_stopped_on_ray_saves_and_goes_on(
 
     later: list[Event] = []
     executor.run([task], later.append, lambda: False)
-    assert next(event["step"] for event in later if event["event"] == "step") == saved + 1
+    # Steps are told a few times per second, so that the first one told need not be the first one taken.
+    assert next(event["step"] for event in later if event["event"] == "step") > saved
     assert later[-1]["event"] == "ready" and later[-1]["fitted"]
 
 
