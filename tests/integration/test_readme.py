@@ -199,7 +199,7 @@ def test_package_is_imported_quickly_and_without_torch(tmp_path: Path) -> None:
 
 
 def _quick(arguments: list[str], folder: Path) -> str:
-    """Standard output of a Python process that may use two seconds of the processor (of time, others take part)."""
+    """Standard output of a Python process that may use three seconds of the processor (of time, others take part)."""
 
     def used() -> float:
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -215,5 +215,5 @@ def _quick(arguments: list[str], folder: Path) -> str:
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert used() - before < 2.0
+    assert used() - before < 3.0
     return done.stdout
