@@ -115,7 +115,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
 ) -> None:
     stopped = new_workplace()
     # Long enough that no machine is done before it hears of it.
-    longer = ("trainer.max_epochs=100", "trainer.max_steps=100")
+    longer = ("trainer.max_epochs=40", "trainer.max_steps=40")
     command = ("-m", *short, *points, *longer, "hydra.sweep.dir=sweep")
     process = stopped.start(TRAIN, *command)
     assert process.stdout is not None
@@ -130,7 +130,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     assert not list((stopped.store / "adapter").glob(".*.draft"))
     done = stopped.run(TRAIN, *command)
     assert done.code == 0, done.err
-    assert [scores_of(path)["steps"] for path in trials(stopped.folder / "sweep")] == [100] * 4
+    assert [scores_of(path)["steps"] for path in trials(stopped.folder / "sweep")] == [40] * 4
 
 
 def test_another_temperature_trains_nothing(place: Any, first: Path) -> None:
