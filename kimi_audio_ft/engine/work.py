@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,14 +108,3 @@ class Failure:
     message: str
     user: bool
     traceback: str = ""
-
-
-@dataclass
-class Outcome:
-    """What became of the units of a task: failures and rung results by key, and those that were interrupted."""
-
-    failed: dict[str, Failure] = field(default_factory=dict)
-    paused: dict[str, Event] = field(default_factory=dict)
-    interrupted: set[str] = field(default_factory=set)
-    fitted: set[str] = field(default_factory=set)
-    ready: set[str] = field(default_factory=set)
