@@ -32,14 +32,12 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
     from kimi_audio_ft.quiet import quiet_libraries
     from kimi_audio_ft.scores import git_commit, score_repeats, utterance_rows, write_scores, write_utterances
     from kimi_audio_ft.signature import flatten
-    from kimi_audio_ft.threads import limit_threads
     from kimi_audio_ft.tracking import make_tracker
     from kimi_audio_ft.transcripts import EvaluationSet, decode
 
     refuse_launchers()
-    limit_threads(config.trainer.threads)
     quiet_libraries()
-    base = Base(config.model, config.data.features, config.trainer.accelerator)
+    base = Base(config.model, config.data.features, config.trainer.accelerator, config.trainer.threads)
     evaluation = EvaluationSet(base, config.data)
     adapter = find_adapter(config.adapter)
     name = f"evaluate {adapter[0] if adapter else 'base'}"

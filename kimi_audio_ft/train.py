@@ -80,12 +80,10 @@ def run(config: TrainConfig, folder: Path, facts: TrialFacts, group: str) -> flo
     """Fit or reuse, decode, score and record one trial; returns its CER."""
     from kimi_audio_ft.devices import refuse_launchers
     from kimi_audio_ft.quiet import quiet_libraries
-    from kimi_audio_ft.threads import limit_threads
     from kimi_audio_ft.tracking import make_tracker
 
     refuse_launchers()
     folder.mkdir(parents=True, exist_ok=True)
-    limit_threads(config.trainer.threads)
     quiet_libraries()
     tracker = make_tracker(config.logger, trial_name=facts.name, group=group, config=asdict(config), folder=folder)
     try:

@@ -12,9 +12,8 @@ from typing import Any
 
 from kimi_audio_ft import store
 from kimi_audio_ft.base_model import Base, base_inputs
-from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
 from kimi_audio_ft.data.manifest import manifest_identity, read_manifest, require_references
-from kimi_audio_ft.decoding.transcribe import Pass, is_greedy, transcribe
+from kimi_audio_ft.decoding.passes import Pass, is_greedy
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.one_moment import seen_once
 from kimi_audio_ft.schema import DataConfig, DecodingConfig
@@ -140,6 +139,7 @@ def decode_all(
     tell = _Progress(len(evaluation.conversations), sum(store.find("transcript", n) is None for n in products))
 
     def make(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+        base.about_to_compute()
         started = time.monotonic()
         passes = [products[name].sampling for name in folders]
         found = _transcribe(base, evaluation, passes, adapter, progress, lambda done: tell.more(done, on_progress))
@@ -210,6 +210,9 @@ def _transcribe(
     progress: bool,
     on_progress: Callable[[int], None],
 ) -> list[dict[str, str]]:
+    from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
+    from kimi_audio_ft.decoding.transcribe import transcribe
+
     settings = evaluation.settings
     data = ConversationData(
         settings, base.tokenizer, base.encoders(), base.tokens, BatchRules(1, "sample", 0, progress)
