@@ -142,14 +142,6 @@ class Base:
             torch.cuda.empty_cache()
 
     @contextmanager
-    def new_adapter(self, lora: LoraConfig, seed: int) -> Iterator[PeftModel]:
-        """The base with a fresh adapter, taken off again at the end."""
-        from kimi_audio_ft.lora.adapter import ONE
-
-        with self.new_adapters({ONE: (lora, seed)}) as adapted:
-            yield adapted
-
-    @contextmanager
     def new_adapters(self, adapters: Mapping[str, tuple[LoraConfig, int]]) -> Iterator[PeftModel]:
         """The base with fresh adapters by name, from their settings and seeds, all taken off again at the end."""
         from kimi_audio_ft.lora.adapter import add_adapters
