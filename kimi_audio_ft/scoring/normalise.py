@@ -1,14 +1,17 @@
 """Text normalisation before scoring: what two transcripts may differ in without being different.
 
-Two named normalisations exist (``NORMALISATIONS``), each a tuple of rules that are applied in order:
+Three named normalisations exist (``NORMALISATIONS``), each a tuple of rules that are applied in order:
 
 ``strict``
     the text as it is, apart from white space around it and Unicode composition (NFC): the number to publish;
 ``normalised``
-    also blind to case, width, punctuation and to white space next to Han characters: what was *said*,
-    as far as that can be told without rewriting numbers or dropping filler words.
+    also blind to case, width, punctuation, white space next to Han characters, and to how numbers are written
+    (7000万 is 七千万, see ``spoken_numbers``): what was *said*;
+``normalised_no_fillers``
+    the same without filler sounds (嗯 呃 啊 哦 ...) and without the suffix 儿 (see ``fillers``).
 
-A rule is a function from text to text; a further normalisation is one more entry in ``NORMALISATIONS``.
+A rule is a function from text to text; ``spoken_rules`` makes the normalisations that a user's options ask for, and
+wherever a name is taken, a tuple of rules is taken too.
 Scores are only comparable under the same ``NORMALISATION_VERSION``: raise it whenever a rule's output changes.
 """
 
@@ -21,10 +24,14 @@ from functools import lru_cache
 import regex
 
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.scoring.fillers import FILLER_SOUNDS, drop_erhua, dropping
+from kimi_audio_ft.scoring.spoken_numbers import spell_numbers
 
-NORMALISATION_VERSION = 1
+# 2: numbers are spelt as they are said.
+NORMALISATION_VERSION = 2
 
 Rule = Callable[[str], str]
+Normalisation = str | tuple[Rule, ...]
 
 # A mark that belongs to a number: 2.5  10:30  3/4  3-5  12,000  50%  36°  $5  -5. A comma belongs to one only as a
 # thousands separator, because NFKC turns the "，" of a counted list (1，2，3) into a comma too.
@@ -67,15 +74,32 @@ def fold_spaces(text: str) -> str:
     return " ".join(_SPACE_AT_HAN.sub("", text).split())
 
 
+@lru_cache(maxsize=64)
+def spoken_rules(fillers: tuple[str, ...] = (), erhua: bool = True) -> tuple[Rule, ...]:
+    """Rules of the ``normalised`` column.
+
+    Args:
+        fillers: words that are left out, see ``fillers.dropping``.
+        erhua: whether the suffix 儿 stays.
+    """
+    rules: list[Rule] = [fold_width_and_case]
+    rules += [dropping(fillers)] if fillers else []
+    rules += [] if erhua else [drop_erhua]
+    # Composed at the end too: a mark that is gone may have stood between a letter and its accent.
+    return (*rules, spell_numbers, drop_marks, fold_spaces, compose)
+
+
 NORMALISATIONS: dict[str, tuple[Rule, ...]] = {
     "strict": (str.strip, compose),
-    # Composed at the end too: a mark that is gone may have stood between a letter and its accent.
-    "normalised": (fold_width_and_case, drop_marks, fold_spaces, compose),
+    "normalised": spoken_rules(),
+    "normalised_no_fillers": spoken_rules(FILLER_SOUNDS, erhua=False),
 }
 
 
-def rules_of(normalisation: str) -> tuple[Rule, ...]:
-    """The rules of a named normalisation, in order; ``UserError`` for a name that does not exist."""
+def rules_of(normalisation: Normalisation) -> tuple[Rule, ...]:
+    """The rules of a normalisation, in order; ``UserError`` for a name that does not exist."""
+    if not isinstance(normalisation, str):
+        return normalisation
     try:
         return NORMALISATIONS[normalisation]
     except KeyError:
@@ -85,8 +109,8 @@ def rules_of(normalisation: str) -> tuple[Rule, ...]:
 
 
 @lru_cache(maxsize=50_000)
-def normalise(text: str, normalisation: str = "strict") -> str:
-    """``text`` as the named normalisation sees it; ``UserError`` for a name that does not exist.
+def normalise(text: str, normalisation: Normalisation = "strict") -> str:
+    """``text`` as the normalisation sees it; ``UserError`` for a name that does not exist.
 
     Remembered: every trial of a sweep is scored against the same references.
     """

@@ -1,0 +1,131 @@
+"""Numbers as they are said in Mandarin: 7000万 becomes 七千万, so that a number's writing is no error.
+
+The readings are wetext's (the grammars of WeTextProcessing). It is given the number alone, never the sentence, whose
+units, marks and filler words it would rewrite too. What it has no rule for, or another one than a transcriber means,
+is settled here first: thousands separators (12,000), ranges (3-5个), T+1, digits that are read one by one (years,
+telephone numbers), versions and ratios; it reads 110 as a telephone number and 1-2 as a score.
+
+Inverse text normalisation, words to digits, is never used: it would turn 十分感谢 into 10分感谢.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, lru_cache
+
+import regex
+
+_HAN = regex.compile(r"\p{Han}")
+_LETTER = r"[[\p{L}\p{M}]--\p{Han}]"
+_ANY_LETTER = regex.compile(_LETTER, regex.V1)
+_ONE_BY_ONE = str.maketrans("0123456789", "零一二三四五六七八九")
+
+_NUMBER = r"(?>[0-9]{1,3}(?:,[0-9]{3})++(?![0-9])(?:\.[0-9]++)?|[0-9]++(?:\.[0-9]++)?)"
+_PART = rf"{_NUMBER}[%‰]?"
+# Words in front of digits that are read one by one, and behind those that are not.
+_CALLED = "电话|手机|号码|热线|拨打|拨|尾号|编号|账号|卡号|单号|工号|学号|邮编|代码|验证码|密码|房间"
+_COUNTED = "万亿多余元块个人名位次年天米条"
+
+# Kinds of spans, the first that fits wins. A digit next to a Latin letter belongs to a word (5g, k12) and stays.
+_KINDS = {
+    "date": r"(?>[12][0-9]{3}(?P<sep>[-/.])[01]?[0-9](?P=sep)[0-3]?[0-9])",
+    "time": r"(?>(?:[01]?[0-9]|2[0-4]):[0-5][0-9](?::[0-5][0-9])?)(?![:])",
+    "ratio": r"(?>[0-9]++:[0-9]++)",
+    "phone": r"(?>0[0-9]{2,3}-[0-9]{7,8}|[48]00-[0-9]{3,4}-?[0-9]{3,4}|1[3-9][0-9]{9})",
+    "called": rf"(?<=(?:{_CALLED})(?:是|为|:)?)(?>[0-9]{{3,}})(?!\.[0-9])",
+    "version": r"(?>[0-9]++(?:\.[0-9]++){2,})",
+    "fraction": r"(?>[0-9]++/[0-9]++)",
+    "range": rf"(?>{_PART}(?:[-~]{_PART})++)",
+    "percent": rf"(?<sign>(?<![\p{{L}}\p{{N}}])[-+])?{_NUMBER}[%‰]",
+    "money": rf"\p{{Sc}}{_NUMBER}[万亿]*+",
+    "degrees": rf"(?<sign>(?<![\p{{L}}\p{{N}}])[-+])?{_NUMBER}°c?",
+    "year": r"(?>[0-9]{4}|0[0-9])(?=年)|[05-9]0(?=后)",
+    "digits": rf"(?>0[0-9]++|[0-9]{{17,}}|[0-9]{{7,}}+(?<!000)(?![{_COUNTED}]))(?!\.[0-9])",
+    "number": rf"(?<sign>(?<![[\p{{L}}\p{{N}}]--\p{{Han}}])[-+])?{_NUMBER}",
+}
+_SPAN = regex.compile(
+    rf"(?<!{_LETTER}|[0-9])(?:" + "|".join(f"(?P<{kind}>{span})" for kind, span in _KINDS.items()) + rf")(?!{_LETTER})",
+    regex.V1,
+)
+# T+1, 3+2
+_PLUS = regex.compile(r"(?<=[\p{L}\p{N}])\+(?=[0-9])")
+
+_TELEPHONE_ONE = regex.compile(r"(?<=[零一二三四五六七八九幺])幺|幺(?=[零一二三四五六七八九幺])")
+# Not the weight: 二两, 半斤八两, 银两.
+_TWO = regex.compile(r"两(?=[百千万亿])|(?<![一二三四五六七八九十百千万几半斤银0-9])两")
+# 五G is one word, 5g.
+_GENERATION = regex.compile(rf"(?<![零一二三四五六七八九十百千万亿点])[一二三四五六七八九](?=[gdk](?!{_LETTER}|[0-9]))", regex.V1)
+_FOLDED = regex.compile("[〇幺两]")
+
+
+def spell_numbers(text: str) -> str:
+    """``text`` (lower case, half width) with every number as it is said.
+
+    Text that has Latin letters and no Han character is not Mandarin, and stays as it is. 〇 becomes 零; 两 becomes 二
+    except as a weight, and 幺 in digits 一: a transcript may write either for the same word.
+    """
+    if not _HAN.search(text) and _ANY_LETTER.search(text):
+        return text
+    if any("0" <= character <= "9" for character in text):
+        text = _SPAN.sub(_spoken, _PLUS.sub("加", text))
+    if _FOLDED.search(text):
+        text = _TWO.sub("二", _TELEPHONE_ONE.sub("一", text.replace("〇", "零")))
+    return _GENERATION.sub(lambda digit: str("零一二三四五六七八九".index(digit[0])), text)
+
+
+def _spoken(span: regex.Match[str]) -> str:
+    kind = span.lastgroup
+    assert kind is not None
+    return _READERS[kind](span[0].replace(",", ""))
+
+
+def _one_by_one(digits: str) -> str:
+    return digits.replace("-", "").translate(_ONE_BY_ONE)
+
+
+def _number(number: str) -> str:
+    """A cardinal or decimal number, with its sign."""
+    sign = {"-": "负", "+": "正"}.get(number[0], "")
+    whole, point, decimals = number.lstrip("+-").partition(".")
+    # As an amount, so that no number is taken for a telephone's or a year's.
+    return sign + _read(f"{whole}元").removesuffix("元") + ("点" if point else "") + _one_by_one(decimals)
+
+
+def _part(text: str) -> str:
+    return _read(text) if text[-1] in "%‰" else _number(text)
+
+
+def _joined(separator: str, word: str, read: Callable[[str], str]) -> Callable[[str], str]:
+    return lambda text: word.join(read(part) for part in text.replace("~", "-").split(separator))
+
+
+@lru_cache(maxsize=100_000)
+def _read(text: str) -> str:
+    """wetext's reading; a span it has no rule for is read digit by digit."""
+    return _grammar()(text).translate(_ONE_BY_ONE)
+
+
+@cache
+def _grammar() -> Callable[[str], str]:
+    from wetext import Normalizer  # compiled grammars, which only scoring needs
+
+    normalizer = Normalizer(lang="zh", operator="tn")
+    return normalizer.normalize
+
+
+_READERS: dict[str, Callable[[str], str]] = {
+    "date": _read,
+    "time": _read,
+    "ratio": _joined(":", "比", _number),
+    "phone": _one_by_one,
+    "called": _one_by_one,
+    "version": _joined(".", "点", _number),
+    "fraction": _read,
+    "range": _joined("-", "到", _part),
+    "percent": _read,
+    "money": _read,
+    "degrees": _read,
+    "year": _one_by_one,
+    "digits": _one_by_one,
+    "number": _number,
+}
