@@ -79,12 +79,13 @@ class _Totals:
         self.references += 1
         self.chars.add(reference, hypothesis)
         self.words.add(reference.split(), hypothesis.split())
-        self.mixed.add(mixed_units(reference), mixed_units(hypothesis))
+        units, found = mixed_units(reference), mixed_units(hypothesis)
+        self.mixed.add(units, found)
         self.empty += not hypothesis
         if reference == hypothesis:
             self.exact += 1
             return
-        self.syllable_edits += Levenshtein.distance(in_syllables(reference), in_syllables(hypothesis))
+        self.syllable_edits += Levenshtein.distance(in_syllables(units), in_syllables(found))
         self.over_generated += is_over_generated(reference, hypothesis)
 
     def figures(self) -> dict[str, float | int]:
@@ -93,7 +94,7 @@ class _Totals:
             "cer": chars.rate,
             "wer": self.words.rate,
             "mer": self.mixed.rate,
-            "pinyin_error_rate": self.syllable_edits / max(chars.reference_units, 1),
+            "pinyin_error_rate": self.syllable_edits / max(self.mixed.reference_units, 1),
             "exact_match": self.exact / self.references,
             "empty_rate": self.empty / self.references,
             "over_generation_rate": self.over_generated / self.references,
@@ -115,8 +116,8 @@ def score(
 
     - ``cer``, ``wer``, ``mer``: edits per reference unit (a fraction, may exceed 1) over characters, words between
       white space, and mixed units (see ``mixed_units``);
-    - ``pinyin_error_rate``: the same over toneless syllables: every Han character is its syllable (see ``pinyin``),
-      every other character stays as it is. Far below ``cer``, it says that the errors sound right;
+    - ``pinyin_error_rate``: over mixed units, every Han character being its toneless syllable (see ``pinyin``). Far
+      below ``mer``, it says that the errors are homophones;
     - ``exact_match``: the fraction of references that are reproduced exactly;
     - ``empty_rate``, ``empty_outputs``: how many references have no hypothesis, or one with nothing in it after
       normalisation, as a fraction and as a count;

@@ -7,61 +7,50 @@ never exceeds the one over characters, and what a text costs is one look-up a ch
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import regex
 
 _HAN = regex.compile(r"\p{Han}")
-# Syllables are numbered from here on: the private plane 15, which no transcript uses.
-_FIRST = 0xF0000
 
 
-class _Syllables(dict[int, int]):
-    """For ``str.translate``: a Han character becomes its syllable's own character, everything else stays."""
+class _Syllables(dict[str, str]):
+    """Toneless syllable of every Han character that was asked for; any other text is itself."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._numbers: dict[str, int] = {}
-
-    def __missing__(self, code: int) -> int:
-        syllable = _syllable(chr(code))
-        number = code if syllable is None else _FIRST + self._numbers.setdefault(syllable, len(self._numbers))
-        self[code] = number
-        return number
+    def __missing__(self, unit: str) -> str:
+        syllable = next(iter(_first_reading(unit)), unit) if _HAN.fullmatch(unit) else unit
+        if len(unit) == 1:  # words and numbers are endless
+            self[unit] = syllable
+        return syllable
 
 
 _SYLLABLES = _Syllables()
 
 
-def in_syllables(text: str) -> str:
-    """``text`` with one character for each toneless syllable, so that 在 and 再 become the same character.
+def in_syllables(units: Iterable[str]) -> list[str]:
+    """Units of the mixed error rate with every Han character as its toneless syllable: 在 and 再 are both ``zai``.
 
-    Everything that is no Han character, or has no known reading, stays as it is; so does the length.
+    Words of other letters, numbers, and characters without a known reading stay as they are.
     """
-    return text.translate(_SYLLABLES)
+    return [_SYLLABLES[unit] for unit in units]
 
 
+@lru_cache(maxsize=100_000)
 def readings(character: str) -> frozenset[str]:
     """All readings of a Han character with tone, as ``hang2`` (5 is the neutral tone); empty for any other character.
 
     Example: 行 gives ``{"xing2", "hang2", ...}``.
     """
-    return _readings(character) if _HAN.fullmatch(character) else frozenset()
-
-
-@lru_cache(maxsize=None)
-def _readings(character: str) -> frozenset[str]:
+    if not _HAN.fullmatch(character):
+        return frozenset()
     from pypinyin import Style, pinyin  # a quarter of a second, which only scoring needs
 
-    [found] = pinyin(
-        character, style=Style.TONE3, heteronym=True, neutral_tone_with_five=True, errors=lambda _: [[]]
-    ) or [[]]
-    return frozenset(found)
+    found = pinyin(character, style=Style.TONE3, heteronym=True, neutral_tone_with_five=True, errors="ignore")
+    return frozenset(reading for readings in found for reading in readings if reading)
 
 
-def _syllable(character: str) -> str | None:
-    if not _HAN.fullmatch(character):
-        return None
+def _first_reading(character: str) -> list[str]:
     from pypinyin import Style, lazy_pinyin
 
-    return next(iter(lazy_pinyin(character, style=Style.NORMAL, errors="ignore")), None)
+    return lazy_pinyin(character, style=Style.NORMAL, errors="ignore")

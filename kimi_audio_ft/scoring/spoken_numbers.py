@@ -28,7 +28,7 @@ _COUNTED = "万亿多余元块个人名位次年天米条"
 
 # Kinds of spans, the first that fits wins. A digit next to a Latin letter belongs to a word (5g, k12) and stays.
 _KINDS = {
-    "date": r"(?>[12][0-9]{3}(?P<sep>[-/.])[01]?[0-9](?P=sep)[0-3]?[0-9])",
+    "date": r"(?>[12][0-9]{3}(?P<separator>[-/.])[01]?[0-9](?P=separator)[0-3]?[0-9])",
     "time": r"(?>(?:[01]?[0-9]|2[0-4]):[0-5][0-9](?::[0-5][0-9])?)(?![:])",
     "ratio": r"(?>[0-9]++:[0-9]++)",
     "phone": r"(?>0[0-9]{2,3}-[0-9]{7,8}|[48]00-[0-9]{3,4}-?[0-9]{3,4}|1[3-9][0-9]{9})",
@@ -36,12 +36,12 @@ _KINDS = {
     "version": r"(?>[0-9]++(?:\.[0-9]++){2,})",
     "fraction": r"(?>[0-9]++/[0-9]++)",
     "range": rf"(?>{_PART}(?:[-~]{_PART})++)",
-    "percent": rf"(?<sign>(?<![\p{{L}}\p{{N}}])[-+])?{_NUMBER}[%‰]",
+    "percent": rf"(?:(?<![\p{{L}}\p{{N}}])[-+])?{_NUMBER}[%‰]",
     "money": rf"\p{{Sc}}{_NUMBER}[万亿]*+",
-    "degrees": rf"(?<sign>(?<![\p{{L}}\p{{N}}])[-+])?{_NUMBER}°c?",
+    "degrees": rf"(?:(?<![\p{{L}}\p{{N}}])[-+])?{_NUMBER}°c?",
     "year": r"(?>[0-9]{4}|0[0-9])(?=年)|[05-9]0(?=后)",
     "digits": rf"(?>0[0-9]++|[0-9]{{17,}}|[0-9]{{7,}}+(?<!000)(?![{_COUNTED}]))(?!\.[0-9])",
-    "number": rf"(?<sign>(?<![[\p{{L}}\p{{N}}]--\p{{Han}}])[-+])?{_NUMBER}",
+    "number": rf"(?:(?<![[\p{{L}}\p{{N}}]--\p{{Han}}])[-+])?{_NUMBER}",
 }
 _SPAN = regex.compile(
     rf"(?<!{_LETTER}|[0-9])(?:" + "|".join(f"(?P<{kind}>{span})" for kind, span in _KINDS.items()) + rf")(?!{_LETTER})",
