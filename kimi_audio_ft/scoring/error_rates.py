@@ -38,10 +38,14 @@ class EditCounts:
     reference_units: int = 0
 
     @property
+    def edits(self) -> int:
+        """All edits."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
     def rate(self) -> float:
         """Edits per reference unit; the bare number of insertions where there is no unit to divide by (as jiwer)."""
-        edits = self.substitutions + self.deletions + self.insertions
-        return edits / max(self.reference_units, 1)
+        return self.edits / max(self.reference_units, 1)
 
     def add(self, reference: Sequence[str], hypothesis: Sequence[str]) -> None:
         """Align one utterance, given as two sequences of units, and add its edits."""
@@ -136,6 +140,17 @@ def score(
     return totals.figures()
 
 
+def utterance_counts(
+    references: Mapping[str, str], hypotheses: Mapping[str, str], normalisation: Normalisation = "strict"
+) -> dict[str, EditCounts]:
+    """Edits over characters of every reference by its id, in the order of ``references``; errors as in ``score``."""
+    counts = {}
+    for key, reference, hypothesis in normalised_pairs(references, hypotheses, normalisation):
+        counts[key] = EditCounts()
+        counts[key].add(reference, hypothesis)
+    return counts
+
+
 def utterance_scores(
     references: Mapping[str, str], hypotheses: Mapping[str, str], normalisation: Normalisation = "strict"
 ) -> dict[str, float]:
@@ -143,12 +158,8 @@ def utterance_scores(
 
     An empty reference scores the number of inserted characters.
     """
-    rates = {}
-    for key, reference, hypothesis in normalised_pairs(references, hypotheses, normalisation):
-        counts = EditCounts()
-        counts.add(reference, hypothesis)
-        rates[key] = counts.rate
-    return rates
+    counts = utterance_counts(references, hypotheses, normalisation)
+    return {key: count.rate for key, count in counts.items()}
 
 
 def normalised_pairs(
