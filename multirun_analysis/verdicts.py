@@ -52,8 +52,9 @@ def _needed(needed: Needed, statistics: Statistics) -> str:
     if needed.utterances is None:
         return "The two best trials make equally many errors; no evaluation set would tell them apart."
     return (
-        f"To tell the two best apart at 95 % with power {show(needed.power)}, about {needed.utterances:,} utterances in "
-        f"{needed.recordings:,} recordings are needed; there are {statistics.utterances:,} in {statistics.recordings:,}."
+        f"To tell the two best apart at 95 % with power {show(needed.power)}, about {needed.utterances:,} utterances "
+        f"in {needed.recordings:,} recordings are needed; there are {statistics.utterances:,} in "
+        f"{statistics.recordings:,}."
     )
 
 

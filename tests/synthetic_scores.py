@@ -1,7 +1,7 @@
 """Scores and utterance rows of a synthetic corpus, counted on its texts in the commands' own formats.
 
-The same counts as ``kimi_audio_ft.scoring.score``, at a fraction of its time: the texts are made so that a normalisation
-only takes marks away, and have no white space inside.
+The same counts as ``kimi_audio_ft.scoring.score``, at a fraction of its time: the texts are made so that a
+normalisation only takes marks away, and have no white space inside.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ class Scorer:
         cers = [one["cer"] for one in scores]
         return {
             **_mean(scores),
-            "normalised": {**_mean([one["normalised"] for one in scores]), **self._interval(rows, "normalised_", repeats)},
+            "normalised": {
+                **_mean([one["normalised"] for one in scores]),
+                **self._interval(rows, "normalised_", repeats),
+            },
             "categories": categories,
             "normalisation_version": 1,
             "cer_repeats": cers,

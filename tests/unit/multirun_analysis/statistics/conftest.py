@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from multirun_analysis.collect import Scores, Status, Trial
 from multirun_analysis.statistics.tally import Tally
 
-NONE = {name: None for name in Scores.__dataclass_fields__}
+NONE = dict.fromkeys(Scores.__dataclass_fields__)
 
 
 @pytest.fixture

@@ -62,12 +62,11 @@ def test_the_planted_rank_is_found_and_the_cheapest_of_the_rest_taken(comparison
     assert {trial.params["lora.r"] for trial in found.best_group} == {32}
     assert len(found.best_group) > 1 and found.recommended.params["decoding.text_temperature"] == 0.0
     assert len(found.pairs) == 28 and (found.recordings, found.utterances) == (30, 300)
-    rank, rate, temperature = found.effects
+    rank, rate, _ = found.effects
     assert [effect.method for effect in found.effects] == ["grid"] * 3
     at_8 = rank.values[0]
-    cers = {trial: trial.cer for trial in comparison.best.trial and comparison.sweep.trials if trial.cer}
     means = [np.mean([t.cer for t in comparison.sweep.finished if t.params["lora.r"] == r]) for r in (8, 32)]
-    assert len(cers) == 8 and at_8.effect == pytest.approx((means[0] - means[1]) / 2)
+    assert at_8.count == 4 and at_8.effect == pytest.approx((means[0] - means[1]) / 2)
     assert at_8.interval and at_8.interval.low > 0
     assert all(v.interval and v.interval.low < 0 < v.interval.high for v in rate.values)
 
@@ -91,9 +90,8 @@ def test_trials_json_has_the_statistics(comparison: Comparison) -> None:
     statistics = told["statistics"]
     assert told["recommended"] == found.recommended.label and statistics["reason"] == found.reason.value
     assert statistics["recommended"] == found.recommended.name
-    assert statistics["method"] | {"resamples": 0} == {
-        **{"resamples": 0, "recordings": 30, "utterances": 300, "alpha": 0.05, "family": 28}
-    }
+    counts = {"resamples": 10_000, "recordings": 30, "utterances": 300, "alpha": 0.05, "family": 28}
+    assert statistics["method"] == counts
     by_name = {trial["name"]: trial for trial in told["trials"]}
     assert {name for name, trial in by_name.items() if trial["in_best_group"]} == set(statistics["best_group"])
     assert [name for name, trial in by_name.items() if trial["recommended"]] == [found.recommended.name]
@@ -128,9 +126,7 @@ def test_too_few_recordings_are_said_and_nothing_is_claimed(tmp_path: Path) -> N
 def test_trials_without_utterances_are_not_compared(tmp_path: Path) -> None:
     grid: dict[str, Any] = {"ranks": (8, 16, 32), "rates": (5e-5,), "temperatures": (0.0,)}
     folder = write_sweep(tmp_path / "sweep", **grid, utterances=60, recordings=20)
-    best = load_sweep(folder).best.trial
-    worst = load_sweep(folder).rows[-1].trial if not load_sweep(folder).rows[-1].trial.is_base else None
-    lost = next(t for t in load_sweep(folder).sweep.finished if t.name != best.name) if worst is None else worst
+    best, lost, _ = [row.trial for row in load_sweep(folder).rows if not row.trial.is_base]
     (folder / lost.name / "utterances.jsonl").unlink()
     found = load_sweep(folder).statistics
     assert [trial.name for trial in found.left_out] == [lost.name] and len(found.pairs) == 1
@@ -146,7 +142,7 @@ def test_one_trial_alone_is_taken_without_a_test(tmp_path: Path) -> None:
     grid: dict[str, Any] = {"ranks": (8,), "rates": (5e-5,), "temperatures": (0.0,)}
     found = load_sweep(write_sweep(tmp_path / "sweep", **grid, utterances=40, recordings=20)).statistics
     assert found.reason is Reason.ONLY and found.pairs == [] and found.effects == [] and found.needed is None
-    assert list(found.intervals)[0] == "0"
+    assert "0" in found.intervals
 
 
 @pytest.mark.slow
