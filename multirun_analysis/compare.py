@@ -6,10 +6,13 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kimi_audio_ft.errors import UserError
 from multirun_analysis.collect import Sweep, Trial
+
+if TYPE_CHECKING:
+    from multirun_analysis.statistics import Statistics
 
 LEADING_PARAMS = ("lora.r", "optim.lr", "decoding.text_temperature")
 NUISANCE_PARAMS = ("seed",)
@@ -75,6 +78,13 @@ class Comparison:
     @property
     def lowest_base(self) -> Trial | None:
         return min(self.sweep.baselines, key=lambda base: base.cer, default=None)
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Intervals, comparisons of trials, effects and verdicts; reads every trial's utterances when first asked."""
+        from multirun_analysis.statistics import statistics_of
+
+        return statistics_of(self)
 
     def distinct(self, param: str) -> list[Any]:
         """Values of ``param`` among the finished trials, in order."""
