@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from kimi_audio_ft.errors import ConfigError
 
@@ -20,3 +21,9 @@ class ScoringConfig:
         for word in self.fillers:
             if not word.strip() or word != word.strip():
                 raise ConfigError("scoring.fillers", word, "must be words without white space around them")
+        for name in ("terms", "names"):
+            path = getattr(self, name)
+            # Now, not when hours of training are over.
+            if path is not None and not Path(path).expanduser().is_file():
+                rule = "must name a text file with one word a line, and there is no such file"
+                raise ConfigError(f"scoring.{name}", path, rule, "Check the path, or use null for no list")

@@ -81,7 +81,7 @@ def score_repeats(
     strict = [score(references, repeat) for repeat in hypotheses]
     normalised = [score(references, repeat, options.normalised) for repeat in hypotheses]
     rates = [row["cer"] for row in strict]
-    low, high = _interval(references, hypotheses, recordings or {})
+    low, high = _interval(references, hypotheses, recordings or {}) or (None, None)
     return {
         **_mean(strict),
         "normalised": _mean(normalised),
@@ -109,8 +109,8 @@ def _mean(rows: list[dict[str, float | int]]) -> dict[str, float | int]:
 
 def _interval(
     references: Mapping[str, str], hypotheses: Sequence[Mapping[str, str]], recordings: Mapping[str, str]
-) -> tuple[float, float]:
-    """95 % interval of the strict CER, by bootstrap over the recordings."""
+) -> tuple[float, float] | None:
+    """95 % interval of the strict CER, by bootstrap over the recordings; None when they are too few."""
     repeats = [utterance_counts(references, repeat) for repeat in hypotheses]
     return bootstrap_interval(
         [statistics.fmean(counts[key].edits for counts in repeats) for key in references],

@@ -16,6 +16,7 @@ from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
 from kimi_audio_ft.data.manifest import manifest_identity, read_manifest, require_references
 from kimi_audio_ft.decoding.transcribe import Pass, is_greedy, transcribe
 from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.model.audio_frontend import SAMPLE_RATE, SAMPLES_PER_TOKEN
 from kimi_audio_ft.one_moment import seen_once
 from kimi_audio_ft.schema import DataConfig, DecodingConfig
 from kimi_audio_ft.scores import Surroundings
@@ -23,7 +24,6 @@ from kimi_audio_ft.signature import canonical, signature
 from kimi_audio_ft.store_together import find_or_make_all
 
 _FILE = "transcripts.jsonl"
-SECONDS_PER_CODE = 0.08
 # The evaluation set of the last trial, under all that it depends on but its files.
 _HELD: dict[str, EvaluationSet] = {}
 
@@ -78,7 +78,7 @@ class EvaluationSet:
     def surroundings(self) -> Surroundings:
         """What else a row of ``utterances.jsonl`` says of every conversation; seconds are of whole codes."""
         ids = list(self.references)
-        seconds = (self.conversations.num_codes() * SECONDS_PER_CODE).round(2).tolist()
+        seconds = (self.conversations.num_codes() * SAMPLES_PER_TOKEN / SAMPLE_RATE).round(2).tolist()
         recordings = {conversation.id: conversation.recording for conversation in self.conversations}
         return Surroundings(self.audio, recordings, dict(zip(ids, seconds, strict=True)))
 
