@@ -15,7 +15,8 @@ _NUMERAL = "零〇一二两三四五六七八九十百千万亿"
 _NUMBER = regex.compile(
     rf"(?<![[\p{{L}}\p{{M}}]--\p{{Han}}]|[0-9０-９])"
     r"[0-9０-９]++(?:[.,:/．，：～~-][0-9０-９]++)*+[%％‰]?(?![[\p{L}\p{M}]--\p{Han}])(?:[百千万亿]++)?(?:年(?!后|前))?"
-    rf"|(?:[{_NUMERAL}]*分之)?(?:(?!万一(?![{_NUMERAL}]))[{_NUMERAL}]{{2,}}|[二两三四五六七八九])(?:点[{_NUMERAL}]+)?(?:年(?!后|前))?",
+    rf"|[{_NUMERAL}]+分之[{_NUMERAL}]+(?:点[{_NUMERAL}]+)?|[{_NUMERAL}]+点[{_NUMERAL}]+"
+    rf"|(?:(?!万一(?![{_NUMERAL}]))[{_NUMERAL}]{{2,}}|[二两三四五六七八九])(?:年(?!后|前))?",
     regex.V1,
 )
 # A word of Latin letters with its digits: OK, LPL, 5G, K12, T+1, don't.
