@@ -165,9 +165,7 @@ def _scores(
     evaluation = trial.evaluation
     return {
         "trial": facts.name,
-        **score_repeats(
-            evaluation.references, transcripts.hypotheses, evaluation.surroundings.recordings, options
-        ),
+        **score_repeats(evaluation.references, transcripts.hypotheses, evaluation.surroundings.recordings, options),
         "signature": signature,
         "transcript_signatures": transcripts.signatures,
         "params": facts.params,

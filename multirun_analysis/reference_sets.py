@@ -53,7 +53,7 @@ def _difference(first: list[Trial], second: list[Trial]) -> str:
         ),
     ]
     what = "; ".join(filter(None, told))
-    same = f"Utterances and references are the same in {one.name} and {other.name}, the recordings or the prompts differ"
+    same = f"Utterances and references are the same in {one.name} and {other.name}, recordings or prompts differ"
     return f"{what[0].upper()}{what[1:]}. " if what else f"{same}. "
 
 

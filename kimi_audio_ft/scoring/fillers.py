@@ -21,8 +21,8 @@ _ERHUA = regex.compile(r"(?<=\p{Han})(?<![女婴幼孤少胎男健宠生育患�
 def drop_erhua(text: str) -> str:
     """``text`` without the suffix 儿: 哪儿 becomes 哪 and 一会儿 一会, while 儿子, 女儿 and 儿童 stay.
 
-    It is a rule over neighbouring characters, not a dictionary: behind 女 婴 幼 孤 少 胎 男 健 宠 生 育 患 妻 弃 产 孩 侄
-    混 托 小, before 子 童 女 媳 科 歌 孙 戏 时, and where no Han character stands before it, 儿 is kept.
+    It is a rule over neighbouring characters, not a dictionary: behind 女 婴 幼 孤 少 胎 男 健 宠 生 育 患 妻 弃 产 孩
+    侄 混 托 小, before 子 童 女 媳 科 歌 孙 戏 时, and where no Han character stands before it, 儿 is kept.
     """
     return _ERHUA.sub("", text) if "儿" in text else text
 

@@ -44,8 +44,8 @@ _TITLED = regex.compile(
 def number_spans(text: str) -> list[Span]:
     """Numbers in digits or in numerals, with their marks and units of ten thousand (12,000万, 百分之五十, 二零二四年).
 
-    A single numeral counts when it is one of 二 to 九: 一些, 万一 and 十分 hold no number. Digits next to a Latin letter
-    (5G) are part of a word.
+    A single numeral counts when it is one of 二 to 九: 一些, 万一 and 十分 hold no number. Digits next to a Latin
+    letter (5G) are part of a word.
     """
     return [match.span() for match in _NUMBER.finditer(text)]
 

@@ -54,7 +54,9 @@ _TELEPHONE_ONE = regex.compile(r"(?<=[零一二三四五六七八九幺])幺|幺
 # Not the weight: 二两, 半斤八两, 银两.
 _TWO = regex.compile(r"两(?=[百千万亿])|(?<![一二三四五六七八九十百千万几半斤银0-9])两")
 # 五G is one word, 5g.
-_GENERATION = regex.compile(rf"(?<![零一二三四五六七八九十百千万亿点])[一二三四五六七八九](?=[gdk](?!{_LETTER}|[0-9]))", regex.V1)
+_GENERATION = regex.compile(
+    rf"(?<![零一二三四五六七八九十百千万亿点])[一二三四五六七八九](?=[gdk](?!{_LETTER}|[0-9]))", regex.V1
+)
 _FOLDED = regex.compile("[〇幺两]")
 
 

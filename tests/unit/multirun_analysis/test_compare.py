@@ -117,10 +117,10 @@ def test_the_difference_between_reference_sets_is_named(sweep) -> None:
 
 
 def test_the_same_texts_of_other_recordings_are_told_apart(sweep) -> None:
-    for number, identity in enumerate(("a", "b")):
-        folder = sweep.trial(number, eval_identity=identity)
+    for number, data in enumerate(("a", "b")):
+        folder = sweep.trial(number, eval_identity=data)
         sweep.write_lines(folder / "utterances.jsonl", [{"id": "u", "reference": "好", "hypothesis": "", "cer": 1.0}])
-    with pytest.raises(UserError, match=r"Utterances and references are the same in 0 and 1, the recordings or the"):
+    with pytest.raises(UserError, match=r"Utterances and references are the same in 0 and 1, recordings or prompts"):
         load_sweep(sweep.folder)
 
 

@@ -103,7 +103,24 @@ def test_the_rules_are_tried_in_order() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_every_edit_of_the_strict_score_is_counted_once(seed: int) -> None:
     rng = random.Random(seed)
-    pieces = ["张勇", "吴总", "7000万", "七千万", "5G", "OK", "，", " ", "嗯", "那", "对", "在", "再", "资产", "é", "\u0301"]
+    pieces = [
+        "张勇",
+        "吴总",
+        "7000万",
+        "七千万",
+        "5G",
+        "OK",
+        "，",
+        " ",
+        "嗯",
+        "那",
+        "对",
+        "在",
+        "再",
+        "资产",
+        "é",
+        "\u0301",
+    ]
     for _ in range(200):
         reference, hypothesis = ("".join(rng.choices(pieces, k=rng.randrange(0, 9))) for _ in range(2))
         counted = score({"a": reference}, {"a": hypothesis})

@@ -89,7 +89,19 @@ def test_both_ways_of_writing_are_the_same(one: str, other: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("十分感谢", "一些", "千万不要", "二两酒", "半斤八两", "银两", "5g", "k12教育", "用5g和4k", "iphone15手机", "mp3"),
+        *(
+            "十分感谢",
+            "一些",
+            "千万不要",
+            "二两酒",
+            "半斤八两",
+            "银两",
+            "5g",
+            "k12教育",
+            "用5g和4k",
+            "iphone15手机",
+            "mp3",
+        ),
         *("in 2024 we had 3,000 users", "covid-19", "t+1", "2.5g内存", "我们，你们。"),
     ],
 )
