@@ -54,7 +54,7 @@ def _difference(first: list[Trial], second: list[Trial]) -> str:
     ]
     what = "; ".join(filter(None, told))
     same = f"Utterances and references are the same in {one.name} and {other.name}, recordings or prompts differ"
-    return f"{what[0].upper()}{what[1:]}. " if what else f"{same}. "
+    return f"{what or same}. "
 
 
 def _references(trial: Trial) -> dict[str, str]:

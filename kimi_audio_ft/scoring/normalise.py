@@ -82,11 +82,29 @@ def spoken_rules(fillers: tuple[str, ...] = (), erhua: bool = True) -> tuple[Rul
         fillers: words that are left out, see ``fillers.dropping``.
         erhua: whether the suffix 儿 stays.
     """
-    rules: list[Rule] = [fold_width_and_case]
-    rules += [dropping(fillers)] if fillers else []
-    rules += [] if erhua else [drop_erhua]
+    dropped: list[Rule] = [dropping(fillers)] if fillers else []
+    dropped += [] if erhua else [drop_erhua]
     # Composed at the end too: a mark that is gone may have stood between a letter and its accent.
-    return (*rules, spell_numbers, drop_marks, fold_spaces, compose)
+    rules: tuple[Rule, ...] = (fold_width_and_case, *dropped, spell_numbers, drop_marks, fold_spaces, compose)
+    return (_until_settled(rules),) if dropped else rules
+
+
+def _until_settled(rules: tuple[Rule, ...]) -> Rule:
+    """All rules, again while they change something: marks that are gone may leave a filler alone."""
+
+    def settle(text: str) -> str:
+        while (changed := apply(rules, text)) != text:
+            text = changed
+        return text
+
+    return settle
+
+
+def apply(rules: tuple[Rule, ...], text: str) -> str:
+    """``text`` after every rule, in order."""
+    for rule in rules:
+        text = rule(text)
+    return text
 
 
 NORMALISATIONS: dict[str, tuple[Rule, ...]] = {
@@ -114,6 +132,4 @@ def normalise(text: str, normalisation: Normalisation = "strict") -> str:
 
     Remembered: every trial of a sweep is scored against the same references.
     """
-    for rule in rules_of(normalisation):
-        text = rule(text)
-    return text
+    return apply(rules_of(normalisation), text)

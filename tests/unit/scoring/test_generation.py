@@ -8,9 +8,10 @@ from kimi_audio_ft.scoring.generation import is_over_generated
 @pytest.mark.parametrize(
     ("reference", "hypothesis", "expected"),
     [
-        ("好" * 10, "好" * 25, False),  # 1.5 x 10 + 10
+        # up to 1.5 x 10 + 10 characters
         ("abcdefghij", "abcdefghij" + "零一二三四五六七八九甲乙丙丁戊", False),
         ("abcdefghij", "abcdefghij" + "零一二三四五六七八九甲乙丙丁戊己", True),
+        ("好" * 10, "好" * 25, True),  # 25 are a loop that the reference does not hold
         ("", "0123456789", False),
         ("", "01234567890", True),
         ("我们今天开会", "我们今天开会开会开会开会开会", True),
