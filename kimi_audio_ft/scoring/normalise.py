@@ -25,7 +25,7 @@ import regex
 
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.scoring.fillers import FILLER_SOUNDS, drop_erhua, dropping
-from kimi_audio_ft.scoring.spoken_numbers import spell_numbers
+from kimi_audio_ft.scoring.spoken_numbers import fold_numerals, spell_numbers
 
 # 2: numbers are spelt as they are said.
 NORMALISATION_VERSION = 2
@@ -85,7 +85,15 @@ def spoken_rules(fillers: tuple[str, ...] = (), erhua: bool = True) -> tuple[Rul
     dropped: list[Rule] = [dropping(fillers)] if fillers else []
     dropped += [] if erhua else [drop_erhua]
     # Composed at the end too: a mark that is gone may have stood between a letter and its accent.
-    rules: tuple[Rule, ...] = (fold_width_and_case, *dropped, spell_numbers, drop_marks, fold_spaces, compose)
+    rules: tuple[Rule, ...] = (
+        fold_width_and_case,
+        *dropped,
+        spell_numbers,
+        drop_marks,
+        fold_spaces,
+        fold_numerals,
+        compose,
+    )
     return (_until_settled(rules),) if dropped else rules
 
 

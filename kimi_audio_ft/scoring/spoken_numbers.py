@@ -44,7 +44,9 @@ _KINDS = {
     "number": rf"(?:(?<![[\p{{L}}\p{{N}}]--\p{{Han}}])[-+])?{_NUMBER}",
 }
 _SPAN = regex.compile(
-    rf"(?<!{_LETTER}|[0-9])(?:" + "|".join(f"(?P<{kind}>{span})" for kind, span in _KINDS.items()) + rf")(?!{_LETTER})",
+    rf"(?<!{_LETTER}|[0-9])(?:"
+    + "|".join(f"(?P<{kind}>{span})" for kind, span in _KINDS.items())
+    + rf")(?!{_LETTER}|[0-9])",
     regex.V1,
 )
 # T+1, 3+2
@@ -63,16 +65,26 @@ _FOLDED = regex.compile("[〇幺两]")
 def spell_numbers(text: str) -> str:
     """``text`` (lower case, half width) with every number as it is said.
 
-    Text that has Latin letters and no Han character is not Mandarin, and stays as it is. 〇 becomes 零; 两 becomes 二
-    except as a weight, and 幺 in digits 一: a transcript may write either for the same word.
+    Text that has Latin letters and no Han character is not Mandarin, and stays as it is.
     """
-    if not _HAN.search(text) and _ANY_LETTER.search(text):
+    if not any("0" <= character <= "9" for character in text) or _is_foreign(text):
         return text
-    if any("0" <= character <= "9" for character in text):
-        text = _SPAN.sub(_spoken, _PLUS.sub("加", text))
+    return _SPAN.sub(_spoken, _PLUS.sub("加", text))
+
+
+def fold_numerals(text: str) -> str:
+    """``text`` (without marks) with one writing for numerals that have several.
+
+    〇 becomes 零; 两 becomes 二 except as a weight, and 幺 in digits 一: for the same word a transcript may have either.
+    五g becomes 5g.
+    """
     if _FOLDED.search(text):
         text = _TWO.sub("二", _TELEPHONE_ONE.sub("一", text.replace("〇", "零")))
     return _GENERATION.sub(lambda digit: str("零一二三四五六七八九".index(digit[0])), text)
+
+
+def _is_foreign(text: str) -> bool:
+    return not _HAN.search(text) and _ANY_LETTER.search(text) is not None
 
 
 def _spoken(span: regex.Match[str]) -> str:
