@@ -75,11 +75,11 @@ def spell_numbers(text: str) -> str:
 def fold_numerals(text: str) -> str:
     """``text`` (without marks) with one writing for numerals that have several.
 
-    〇 becomes 零; 两 becomes 二 except as a weight, and 幺 in digits 一: for the same word a transcript may have either.
-    五g becomes 5g.
+    〇 becomes 零; 两 becomes 二 except as a weight, and 幺 in digits 一: for the same word a transcript may have
+    either. 五g becomes 5g.
     """
     if _FOLDED.search(text):
-        text = _TWO.sub("二", _TELEPHONE_ONE.sub("一", text.replace("〇", "零")))
+        text = _TELEPHONE_ONE.sub("一", _TWO.sub("二", text.replace("〇", "零")))
     return _GENERATION.sub(lambda digit: str("零一二三四五六七八九".index(digit[0])), text)
 
 
