@@ -50,7 +50,7 @@ _SPAN = regex.compile(
     regex.V1,
 )
 # T+1, 3+2
-_PLUS = regex.compile(r"(?<=[\p{L}\p{N}])\+(?=[0-9])")
+_PLUS = regex.compile(rf"(?<=[\p{{L}}\p{{N}}])\+(?=[0-9]++(?!{_LETTER}))", regex.V1)
 
 _TELEPHONE_ONE = regex.compile(r"(?<=[零一二三四五六七八九幺])幺|幺(?=[零一二三四五六七八九幺])")
 # Not the weight: 二两, 半斤八两, 银两.
