@@ -15,7 +15,7 @@ from functools import cache, lru_cache
 
 import regex
 
-_HAN = regex.compile(r"\p{Han}")
+_HAN, _DIGIT = regex.compile(r"\p{Han}"), regex.compile("[0-9]")
 _LETTER = r"[[\p{L}\p{M}]--\p{Han}]"
 _ANY_LETTER = regex.compile(_LETTER, regex.V1)
 _ONE_BY_ONE = str.maketrans("0123456789", "零一二三四五六七八九")
@@ -67,7 +67,7 @@ def spell_numbers(text: str) -> str:
 
     Text that has Latin letters and no Han character is not Mandarin, and stays as it is.
     """
-    if not any("0" <= character <= "9" for character in text) or _is_foreign(text):
+    if not _DIGIT.search(text) or _is_foreign(text):
         return text
     return _SPAN.sub(_spoken, _PLUS.sub("加", text))
 
