@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from kimi_audio_ft.scoring.alignment import Alignment
 from kimi_audio_ft.scoring.normalise import normalise
@@ -38,25 +38,26 @@ class Numbers:
         return _value(reference[a:b] for a, b in spans) == _value(hypothesis[a:b] for a, b in others)
 
 
-def number_accuracy(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> float | None:
+def number_accuracy(references: Mapping[str, str], hypotheses: Sequence[Mapping[str, str]]) -> float | None:
     """The fraction of the references' numbers whose value stands in its place in the hypothesis; None without any.
 
-    Numbers are those of ``number_spans``; 7000万 and 七千万 have the same value.
+    Numbers are those of ``number_spans``; 7000万 and 七千万 have the same value. Over all repeats of an evaluation.
     """
     right = total = 0
     for key, reference in references.items():
         text = normalise(reference)
         spans = number_spans(text)
-        if not spans:
-            continue
-        hypothesis = normalise(hypotheses.get(key) or "")
-        total += len(spans)
-        if text == hypothesis:
-            right += len(spans)
-            continue
-        numbers = Numbers(Alignment(text, hypothesis))
-        right += sum(numbers.same_in_hypothesis(span) for span in spans)
+        if spans:
+            total += len(spans) * len(hypotheses)
+            right += sum(_right(text, normalise(repeat.get(key) or ""), spans) for repeat in hypotheses)
     return right / total if total else None
+
+
+def _right(reference: str, hypothesis: str, spans: list[Span]) -> int:
+    if reference == hypothesis:
+        return len(spans)
+    numbers = Numbers(Alignment(reference, hypothesis))
+    return sum(numbers.same_in_hypothesis(span) for span in spans)
 
 
 def _overlap(one: Span, other: Span) -> bool:

@@ -25,11 +25,12 @@ _PART = rf"{_NUMBER}[%‰]?"
 # Words in front of digits that are read one by one, and behind those that are not.
 _CALLED = "电话|手机|号码|热线|拨打|拨|尾号|编号|账号|卡号|单号|工号|学号|邮编|代码|验证码|密码|房间"
 _COUNTED = "万亿多余元块个人名位次年天米条"
+_CURRENCIES = {"$": "美元", "¥": "元", "€": "欧元", "£": "英镑"}
 
 # Kinds of spans, the first that fits wins. A digit next to a Latin letter belongs to a word (5g, k12) and stays.
 _KINDS = {
     "date": r"(?>[12][0-9]{3}(?P<separator>[-/.])[01]?[0-9](?P=separator)[0-3]?[0-9])",
-    "time": r"(?>(?:[01]?[0-9]|2[0-4]):[0-5][0-9](?::[0-5][0-9])?)(?![:])",
+    "time": r"(?>(?:1[0-9]|2[0-4]|0?[1-9]):[0-5][0-9](?::[0-5][0-9])?)(?![:])",
     "ratio": r"(?>[0-9]++:[0-9]++)",
     "phone": r"(?>0[0-9]{2,3}-[0-9]{7,8}|[48]00-[0-9]{3,4}-?[0-9]{3,4}|1[3-9][0-9]{9})",
     "called": rf"(?<=(?:{_CALLED})(?:是|为|:)?)(?>[0-9]{{3,}})(?!\.[0-9])",
@@ -40,7 +41,7 @@ _KINDS = {
     "money": rf"\p{{Sc}}{_NUMBER}[万亿]*+",
     "degrees": rf"(?:(?<![\p{{L}}\p{{N}}])[-+])?{_NUMBER}°c?",
     "year": r"(?>[0-9]{4}|0[0-9])(?=年)|[05-9]0(?=后)",
-    "digits": rf"(?>0[0-9]++|[0-9]{{17,}}|[0-9]{{7,}}+(?<!000)(?![{_COUNTED}]))(?!\.[0-9])",
+    "digits": rf"(?>0[0-9]++|[0-9]{{13,}}|[0-9]{{7,}}+(?<!000)(?![{_COUNTED}]))(?!\.[0-9])",
     "number": rf"(?:(?<![[\p{{L}}\p{{N}}]--\p{{Han}}])[-+])?{_NUMBER}",
 }
 _SPAN = regex.compile(
@@ -105,8 +106,17 @@ def _number(number: str) -> str:
     return sign + _read(f"{whole}元").removesuffix("元") + ("点" if point else "") + _one_by_one(decimals)
 
 
+def _percent(text: str) -> str:
+    return _read(text) if text[-1] == "%" else "千分之" + _number(text[:-1])
+
+
 def _part(text: str) -> str:
-    return _read(text) if text[-1] in "%‰" else _number(text)
+    return _percent(text) if text[-1] in "%‰" else _number(text)
+
+
+def _money(text: str) -> str:
+    number = text[1:].rstrip("万亿")
+    return _number(number) + text[1 + len(number) :] + _CURRENCIES.get(text[0], "")
 
 
 def _joined(separator: str, word: str, read: Callable[[str], str]) -> Callable[[str], str]:
@@ -115,8 +125,8 @@ def _joined(separator: str, word: str, read: Callable[[str], str]) -> Callable[[
 
 @lru_cache(maxsize=100_000)
 def _read(text: str) -> str:
-    """wetext's reading; a span it has no rule for is read digit by digit."""
-    return _grammar()(text).translate(_ONE_BY_ONE)
+    """wetext's reading, with 二 wherever it says 两; a span it has no rule for is read digit by digit."""
+    return _grammar()(text).translate(_ONE_BY_ONE).replace("两", "二")
 
 
 @cache
@@ -136,8 +146,8 @@ _READERS: dict[str, Callable[[str], str]] = {
     "version": _joined(".", "点", _number),
     "fraction": _read,
     "range": _joined("-", "到", _part),
-    "percent": _read,
-    "money": _read,
+    "percent": _percent,
+    "money": _money,
     "degrees": _read,
     "year": _one_by_one,
     "digits": _one_by_one,

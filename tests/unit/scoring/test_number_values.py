@@ -7,7 +7,7 @@ from tests.unit.scoring.conftest import Pairs
 
 
 def accuracy(reference: str, hypothesis: str) -> float | None:
-    return number_accuracy({"a": reference}, {"a": hypothesis})
+    return number_accuracy({"a": reference}, [{"a": hypothesis}])
 
 
 def test_a_number_is_right_when_its_value_stands_in_its_place() -> None:
@@ -19,8 +19,10 @@ def test_a_number_is_right_when_its_value_stands_in_its_place() -> None:
     assert accuracy("没有", "有500") is None
 
 
-def test_a_missing_hypothesis_has_no_number() -> None:
-    assert number_accuracy({"a": "有300", "b": "有500"}, {"a": "有300"}) == 0.5
+def test_a_missing_hypothesis_has_no_number_and_repeats_are_put_together() -> None:
+    references = {"a": "有300", "b": "有500"}
+    assert number_accuracy(references, [{"a": "有300"}]) == 0.5
+    assert number_accuracy(references, [{"a": "有300"}, references]) == 0.75
 
 
 def test_both_sides_agree_on_what_is_the_same() -> None:
@@ -31,4 +33,5 @@ def test_both_sides_agree_on_what_is_the_same() -> None:
 
 def test_the_reports_numbers_were_all_heard(report_pairs: Pairs) -> None:
     """Ten numbers, 7000万 once written as 七千万; but 第二级 in 二级市场 counts as well, and stands everywhere."""
-    assert number_accuracy(*report_pairs) == 1
+    references, hypotheses = report_pairs
+    assert number_accuracy(references, [hypotheses]) == 1
