@@ -42,7 +42,8 @@ _NUMBER_MARK = r"""(?:
     | (?<![[\p{L}\p{N}]--\p{Han}]) [+-] (?=\p{Nd})
     | \p{Sc} (?=\p{Nd})
 )"""
-_OTHER_MARK = regex.compile(rf"(?!{_NUMBER_MARK})[\p{{P}}\p{{S}}]", regex.VERBOSE | regex.V1)
+# What it is comes first: few characters are marks, and then only where it stands has to be looked at.
+_OTHER_MARK = regex.compile(rf"(?=[\p{{P}}\p{{S}}])(?!{_NUMBER_MARK}).", regex.VERBOSE | regex.V1)
 # don't, don’t: an apostrophe holds a word together, every other mark stands between words.
 _APOSTROPHE = regex.compile(r"(?<=\p{L})['’](?=\p{L})")
 # Zero-width characters and other format or control codes; those that are white space (tab, newline) are kept here.
@@ -66,12 +67,17 @@ def drop_marks(text: str) -> str:
 
     A removed mark leaves a space, so that "LPL，OK" stays two words; ``fold_spaces`` takes away what is too much.
     """
-    return _OTHER_MARK.sub(" ", _APOSTROPHE.sub("", _INVISIBLE.sub("", text)))
+    if not text.isprintable():
+        text = _INVISIBLE.sub("", text)
+    if "'" in text or "’" in text:
+        text = _APOSTROPHE.sub("", text)
+    return _OTHER_MARK.sub(" ", text)
 
 
 def fold_spaces(text: str) -> str:
     """Remove white space next to Han characters, where it says nothing, and make every other run one space."""
-    return " ".join(_SPACE_AT_HAN.sub("", text).split())
+    words = text.split()
+    return " ".join(words) if len(words) < 2 else " ".join(_SPACE_AT_HAN.sub("", text).split())
 
 
 @lru_cache(maxsize=64)

@@ -1,9 +1,8 @@
 """Numbers as they are said in Mandarin: 7000万 becomes 七千万, so that a number's writing is no error.
 
-The readings are wetext's (the grammars of WeTextProcessing). It is given the number alone, never the sentence, whose
-units, marks and filler words it would rewrite too. What it has no rule for, or another one than a transcriber means,
-is settled here first: thousands separators (12,000), ranges (3-5个), T+1, digits that are read one by one (years,
-telephone numbers), versions and ratios; it reads 110 as a telephone number and 1-2 as a score.
+Spans are found and their kinds told apart here; the readings of whole numbers are cn2an's. wetext, whose grammars take
+whole sentences, was measured and left: a number takes it a millisecond, against 0.02, and it reads 110 as a telephone
+number, 1-2 as a score, T+1 as T正一 and $2.5亿 not at all, so that each of these had to be kept from it.
 
 Inverse text normalisation, words to digits, is never used: it would turn 十分感谢 into 10分感谢.
 """
@@ -11,7 +10,7 @@ Inverse text normalisation, words to digits, is never used: it would turn 十分
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import regex
 
@@ -25,6 +24,7 @@ _PART = rf"{_NUMBER}[%‰]?"
 # Words in front of digits that are read one by one, and behind those that are not.
 _CALLED = "电话|手机|号码|热线|拨打|拨|尾号|编号|账号|卡号|单号|工号|学号|邮编|代码|验证码|密码|房间"
 _COUNTED = "万亿多余元块个人名位次年天米条"
+_LONGEST = 16  # digits that cn2an reads as one number
 _CURRENCIES = {"$": "美元", "¥": "元", "€": "欧元", "£": "英镑"}
 
 # Kinds of spans, the first that fits wins. A digit next to a Latin letter belongs to a word (5g, k12) and stays.
@@ -41,7 +41,7 @@ _KINDS = {
     "money": rf"\p{{Sc}}{_NUMBER}[万亿]*+",
     "degrees": rf"(?:(?<![\p{{L}}\p{{N}}])[-+])?{_NUMBER}°c?",
     "year": r"(?>[0-9]{4}|0[0-9])(?=年)|[05-9]0(?=后)",
-    "digits": rf"(?>0[0-9]++|[0-9]{{13,}}|[0-9]{{7,}}+(?<!000)(?![{_COUNTED}]))(?!\.[0-9])",
+    "digits": rf"(?>0[0-9]++|[0-9]{{17,}}|[0-9]{{7,}}+(?<!000)(?![{_COUNTED}]))(?!\.[0-9])",
     "number": rf"(?:(?<![[\p{{L}}\p{{N}}]--\p{{Han}}])[-+])?{_NUMBER}",
 }
 _SPAN = regex.compile(
@@ -98,20 +98,47 @@ def _one_by_one(digits: str) -> str:
     return digits.replace("-", "").translate(_ONE_BY_ONE)
 
 
+@lru_cache(maxsize=100_000)
+def _whole(digits: str) -> str:
+    if len(digits) > _LONGEST:
+        return _one_by_one(digits)
+    from cn2an import an2cn  # some tenths of a second, which only scoring needs
+
+    return an2cn(digits, "low")
+
+
 def _number(number: str) -> str:
     """A cardinal or decimal number, with its sign."""
     sign = {"-": "负", "+": "正"}.get(number[0], "")
     whole, point, decimals = number.lstrip("+-").partition(".")
-    # As an amount, so that no number is taken for a telephone's or a year's.
-    return sign + _read(f"{whole}元").removesuffix("元") + ("点" if point else "") + _one_by_one(decimals)
+    return sign + _whole(whole) + ("点" if point else "") + _one_by_one(decimals)
 
 
-def _percent(text: str) -> str:
-    return _read(text) if text[-1] == "%" else "千分之" + _number(text[:-1])
+def _date(text: str) -> str:
+    year, month, day = regex.split("[-/.]", text)
+    return f"{_one_by_one(year)}年{_number(month)}月{_number(day)}日"
+
+
+def _time(text: str) -> str:
+    """10:30 is 十点三十分, 10:05 十点零五分, and 11:00 十一点."""
+    hour, minute, *second = text.split(":")
+    parts = [f"{_number(hour)}点"]
+    if second or minute != "00":
+        parts.append(f"{'零' if minute[0] == '0' and minute != '00' else ''}{_number(minute)}分")
+    return "".join([*parts, *(f"{_number(rest)}秒" for rest in second)])
 
 
 def _part(text: str) -> str:
-    return _percent(text) if text[-1] in "%‰" else _number(text)
+    """A number, or a percentage: 50% is 百分之五十, 100% 百分之百."""
+    if text[-1] not in "%‰":
+        return _number(text)
+    said = _number(text[:-1])
+    return {"%": "百分之", "‰": "千分之"}[text[-1]] + ("百" if said == "一百" else said)
+
+
+def _fraction(text: str) -> str:
+    above, below = text.split("/")
+    return f"{_number(below)}分之{_number(above)}"
 
 
 def _money(text: str) -> str:
@@ -119,36 +146,27 @@ def _money(text: str) -> str:
     return _number(number) + text[1 + len(number) :] + _CURRENCIES.get(text[0], "")
 
 
+def _degrees(text: str) -> str:
+    number, _, celsius = text.partition("°")
+    return _number(number) + ("摄氏度" if celsius else "度")
+
+
 def _joined(separator: str, word: str, read: Callable[[str], str]) -> Callable[[str], str]:
     return lambda text: word.join(read(part) for part in text.replace("~", "-").split(separator))
 
 
-@lru_cache(maxsize=100_000)
-def _read(text: str) -> str:
-    """wetext's reading, with 二 wherever it says 两; a span it has no rule for is read digit by digit."""
-    return _grammar()(text).translate(_ONE_BY_ONE).replace("两", "二")
-
-
-@cache
-def _grammar() -> Callable[[str], str]:
-    from wetext import Normalizer  # compiled grammars, which only scoring needs
-
-    normalizer = Normalizer(lang="zh", operator="tn")
-    return normalizer.normalize
-
-
 _READERS: dict[str, Callable[[str], str]] = {
-    "date": _read,
-    "time": _read,
+    "date": _date,
+    "time": _time,
     "ratio": _joined(":", "比", _number),
     "phone": _one_by_one,
     "called": _one_by_one,
     "version": _joined(".", "点", _number),
-    "fraction": _read,
+    "fraction": _fraction,
     "range": _joined("-", "到", _part),
-    "percent": _percent,
+    "percent": _part,
     "money": _money,
-    "degrees": _read,
+    "degrees": _degrees,
     "year": _one_by_one,
     "digits": _one_by_one,
     "number": _number,
