@@ -31,22 +31,25 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
     from kimi_audio_ft.devices import refuse_launchers
     from kimi_audio_ft.quiet import quiet_libraries
     from kimi_audio_ft.scores import git_commit, score_repeats, utterance_rows, write_scores, write_utterances
+    from kimi_audio_ft.scoring import read_options
     from kimi_audio_ft.signature import flatten
     from kimi_audio_ft.tracking import make_tracker
     from kimi_audio_ft.transcripts import EvaluationSet, decode
 
     refuse_launchers()
     quiet_libraries()
+    options = read_options(config.scoring)
     base = Base(config.model, config.data.features, config.trainer.accelerator, config.trainer.threads)
     evaluation = EvaluationSet(base, config.data)
     adapter = find_adapter(config.adapter)
     name = f"evaluate {adapter[0] if adapter else 'base'}"
     transcripts = decode(base, evaluation, config.decoding, config.seed, adapter, config.trainer.progress)
-    utterances = utterance_rows(evaluation.references, transcripts.hypotheses, evaluation.audio)
+    around, hypotheses = evaluation.surroundings, transcripts.hypotheses
+    utterances = utterance_rows(evaluation.references, hypotheses, around, options)
     flat = flatten(asdict(config))
     scores = {
         "trial": name,
-        **score_repeats(evaluation.references, transcripts.hypotheses),
+        **score_repeats(evaluation.references, hypotheses, around.recordings, options),
         "signature": adapter[0] if adapter else "base",
         "transcript_signatures": transcripts.signatures,
         "params": {key: value for key, value in flat.items() if key.startswith("decoding.")},

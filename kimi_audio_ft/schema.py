@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.schema_scoring import ScoringConfig
 
 SHARDED = ("fsdp", "deepspeed_zero3")
 STRATEGIES = ("single", "ddp", *SHARDED)
@@ -258,6 +259,7 @@ class TrainConfig:
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
     seed: int = 1  # Seeds the adapter's start, the data order, dropout and sampling.
     baseline: bool = True  # Also decode and score the base without an adapter, once per decoding setting.
 
@@ -279,4 +281,5 @@ class EvaluateConfig:
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
     seed: int = 1  # Seeds sampling.

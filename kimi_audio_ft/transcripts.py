@@ -15,8 +15,10 @@ from kimi_audio_ft.base_model import Base, base_inputs
 from kimi_audio_ft.data.manifest import manifest_identity, read_manifest, require_references
 from kimi_audio_ft.decoding.passes import Pass, is_greedy
 from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.model.audio_frontend import SAMPLE_RATE, SAMPLES_PER_TOKEN
 from kimi_audio_ft.one_moment import seen_once
 from kimi_audio_ft.schema import DataConfig, DecodingConfig
+from kimi_audio_ft.scores import Surroundings
 from kimi_audio_ft.signature import canonical, signature
 from kimi_audio_ft.store_together import find_or_make_all
 
@@ -70,6 +72,14 @@ class EvaluationSet:
     def audio(self) -> dict[str, str | None]:
         """First recording of every conversation by id."""
         return {c.id: str(c.audio_paths[0]) if c.audio_paths else None for c in self.conversations}
+
+    @cached_property
+    def surroundings(self) -> Surroundings:
+        """What else a row of ``utterances.jsonl`` says of every conversation; seconds are of whole codes."""
+        ids = list(self.references)
+        seconds = (self.conversations.num_codes() * SAMPLES_PER_TOKEN / SAMPLE_RATE).round(2).tolist()
+        recordings = {conversation.id: conversation.recording for conversation in self.conversations}
+        return Surroundings(self.audio, recordings, dict(zip(ids, seconds, strict=True)))
 
 
 def evaluation_set(base: Base, settings: DataConfig) -> EvaluationSet:

@@ -43,14 +43,15 @@ def read_jsonl(path: Path) -> Iterator[Record]:
     Raises:
         DataError: a complete line is not a JSON object.
     """
-    lines = _read_text(path).splitlines(keepends=True)
+    # Not splitlines(): it also cuts at the line separators that a transcript may hold (U+2028, U+0085, ...).
+    lines = _read_text(path).split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            if number == len(lines) and not line.endswith("\n"):
+            if number == len(lines):  # nothing ends it
                 return
             raise DataError(path, f"is not JSON: {error.msg}", _RERUN, line=number) from error
         if not isinstance(record, dict):

@@ -11,6 +11,7 @@ from typing import Any
 
 from multirun_analysis.collect import Trial
 from multirun_analysis.compare import Comparison, Row
+from multirun_analysis.statistics.document import statistics_document, trial_document
 from multirun_analysis.words import trial_title
 
 # Facts of a trial that are copied from its record, in the order of the CSV's columns.
@@ -34,8 +35,10 @@ def trials_json(comparison: Comparison, created: datetime) -> str:
         "swept": comparison.swept,
         "halving": sweep.halving.document if sweep.halving else None,
         "best": comparison.best.trial.label,
+        "recommended": comparison.statistics.recommended.label,
         "trials": [_entry(trial, rows.get(id(trial)), comparison) for trial in sweep.trials],
         "baselines": [_entry(base, rows.get(id(base)), comparison) for base in sweep.baselines],
+        "statistics": statistics_document(comparison.statistics),
     }
     return json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
@@ -62,6 +65,7 @@ def _entry(trial: Trial, row: Row | None, comparison: Comparison) -> dict[str, A
         "params": trial.params,
         "scores": asdict(trial.strict) if trial.strict else None,
         "normalised": asdict(trial.normalised) if trial.normalised else None,
+        **trial_document(trial, comparison.statistics),
         "base_cer": row.base.cer if row and row.base else None,
         "relative_reduction": row.gain if row else None,
         **{key: trial.record.get(key) for key in RECORDED},

@@ -8,6 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from multirun_analysis.compare import Comparison, Row, value_of
+from multirun_analysis.statistics import Interval
+from multirun_analysis.verdicts import conclusions
 from multirun_analysis.words import BASE_NAME, effort, headline, short_key, show, training_time
 
 MOST_ROWS = 40
@@ -36,15 +38,18 @@ def print_leaderboard(
         table.add_column(HEADINGS.get(param, short_key(param)), justify="right", no_wrap=True)
     if not comparison.swept:
         table.add_column("trial", overflow="fold")
-    for heading in ("CER %", "norm. %", "vs base", *(("WER %", "exact %", "train") if is_wide else ())):
+    has_intervals = bool(comparison.statistics.intervals)
+    scores = ("CER %", *(("±",) if has_intervals else ()), "norm. %", "vs base")
+    for heading in (*scores, *(("WER %", "exact %", "train") if is_wide else ())):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in comparison.rows[:most_rows]:
-        style = "bold green" if row is comparison.best else "dim" if row.trial.is_base else None
-        table.add_row(*(Text(cell) for cell in _cells(row, comparison, is_wide)), style=style)
+        table.add_row(*(Text(cell) for cell in _cells(row, comparison, is_wide)), style=_style(row, comparison))
     console.print(table)
     if len(comparison.rows) > most_rows:
         console.print(f"... and {len(comparison.rows) - most_rows} more rows, all in the report")
     console.print(Text(headline(comparison)), style="bold")
+    for conclusion in conclusions(comparison):
+        console.print(Text(conclusion))
     console.print(Text(effort(comparison)))
     halving = comparison.sweep.halving
     if halving is not None:
@@ -57,8 +62,14 @@ def print_leaderboard(
         console.print(Text(f"FAILED {trial.name} ({trial.label}): {error}"), style="red")
 
 
+def _style(row: Row, comparison: Comparison) -> str | None:
+    if row is comparison.best:
+        return "bold green"
+    return "green" if row.trial is comparison.statistics.recommended else "dim" if row.trial.is_base else None
+
+
 def _cells(row: Row, comparison: Comparison, is_wide: bool) -> list[str]:
-    trial = row.trial
+    trial, statistics = row.trial, comparison.statistics
     assert trial.strict is not None
     if not comparison.swept:
         named = [BASE_NAME if trial.is_base else trial.label]
@@ -68,13 +79,26 @@ def _cells(row: Row, comparison: Comparison, is_wide: bool) -> list[str]:
         named = [show(value_of(trial, param)) if is_own else "–" for param, is_own in pairs]
     more = [_rate(trial.strict.wer, 1), _rate(trial.strict.exact_match, 1), training_time(trial)]
     return [
-        "base" if trial.is_base else str(row.rank),
+        _place(row, comparison),
         *named,
         _rate(trial.cer),
+        *([_half_width(statistics.interval_of(trial))] if statistics.intervals else []),
         _rate(trial.normalised.cer if trial.normalised else None),
         "–" if row.gain is None else f"{-row.gain:+.0%}",
         *(more if is_wide else []),
     ]
+
+
+def _place(row: Row, comparison: Comparison) -> str:
+    """The rank, marked where the trial is as good as the best for all one can tell."""
+    if row.trial.is_base:
+        return "base"
+    is_alike = row is not comparison.best and row.trial in comparison.statistics.best_group
+    return f"≈{row.rank}" if is_alike else str(row.rank)
+
+
+def _half_width(interval: Interval | None) -> str:
+    return "–" if interval is None else f"{50 * (interval.high - interval.low):.2f}"
 
 
 def _rate(fraction: float | None, digits: int = 2) -> str:

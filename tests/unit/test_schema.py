@@ -92,6 +92,9 @@ REFUSED: list[tuple[str, list[Any], str]] = [
     ("logger.kind", ["tensorboard"], "must be one of wandb, csv, none"),
     ("logger.mode", ["disabled"], "must be one of auto, online, offline"),
     ("logger.utterance_rows", [-1], ZERO),
+    ("scoring.fillers", [["嗯", " "], ["嗯 "], [""]], "must be words without white space"),
+    ("scoring.terms", ["no/such.txt", "."], "must name a text file.*there is no such file"),
+    ("scoring.names", ["no/such.txt", "."], "must name a text file.*there is no such file"),
     ("manifests", [[]], "needs at least one manifest"),
     ("batch_size", [0], ONE),
     ("readers", [0], ONE),
@@ -105,6 +108,7 @@ FREE = {
     *("model.revision", "model.speech_tokenizer", "model.gradient_checkpointing"),
     *("lora.use_rslora", "lora.use_dora"),
     *("trainer.deepspeed", "trainer.progress", "logger.project", "logger.entity", "logger.tags", "logger.audio"),
+    "scoring.erhua",
     *("out", "audio_root", "model", "features", "progress"),
 }
 

@@ -224,6 +224,21 @@ def test_reference_is_the_text_of_the_last_answer(tmp_path: Path, messages: list
     assert read_manifest(path)[0].reference == reference
 
 
+def test_recording_is_the_group_or_else_the_conversation_itself(tmp_path: Path) -> None:
+    lines = [asr(id="a", group="meeting"), asr(id="b", group=7), asr(id="c", group=""), asr()]
+    path = write(tmp_path / "m.jsonl", *lines)
+    assert [conversation.recording for conversation in read_manifest(path)] == ["meeting", "7", "c", "4"]
+    refused(write(tmp_path / "n.jsonl", asr(), asr(group=["x"])), 2, "key 'group' is ['x']; it must be a string")
+
+
+def test_codes_are_counted_over_the_audio_messages_of_a_conversation(tmp_path: Path) -> None:
+    two = [audio(audio_tokens=[105]), text("assistant", "好"), audio(audio_tokens=[105] * 3), text("assistant", "再见")]
+    lines = [asr(id="a"), asr(id="b", conversation=two), asr(id="c", conversation=[text("user", "a")]), asr(id="d")]
+    manifest = read_manifest(write(tmp_path / "m.jsonl", *lines), tokens=TOKENS)
+    assert manifest.num_codes().tolist() == [2, 4, 0, 2]
+    assert manifest[1:3].num_codes().tolist() == [4, 0]
+
+
 @pytest.mark.parametrize(
     "messages",
     [

@@ -1,0 +1,107 @@
+"""All of a sweep's statistics, from its trials' utterances and curves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kimi_audio_ft.scoring.intervals import RESAMPLES, bootstrap_rates, percentiles
+from multirun_analysis.collect import Trial
+from multirun_analysis.statistics.effects import main_effects
+from multirun_analysis.statistics.overfitting import overfitting_of
+from multirun_analysis.statistics.pairs import all_pairs
+from multirun_analysis.statistics.recommendation import best_group, recommend
+from multirun_analysis.statistics.results import Effect, Interval, Pair, Reason, Spread, Statistics, key_of
+from multirun_analysis.statistics.sample_size import needed
+from multirun_analysis.statistics.tally import Tallies, Tally, tally_up
+
+if TYPE_CHECKING:
+    from multirun_analysis.compare import Comparison
+
+# Fixed, so that a report made again says the same.
+SEED = 0
+Floats = NDArray[np.float64]
+
+
+def statistics_of(comparison: Comparison) -> Statistics:
+    """Intervals, comparisons, effects and verdicts of a sweep; the same for the same files, on every machine.
+
+    Raises:
+        DataError: an utterances.jsonl or curves.jsonl cannot be read.
+    """
+    ordered = [row.trial for row in comparison.rows if not row.trial.is_base]
+    tallies = tally_up(ordered)
+    strict, resampled = tallies.strict, _resampled(tallies.strict)
+    pairs = all_pairs(strict, resampled) if strict else []
+    group, recommended, reason = _verdict(ordered, tallies, pairs)
+    bases = comparison.sweep.baselines
+    return Statistics(
+        intervals=_intervals(ordered + bases, strict, resampled, None),
+        normalised_intervals=_intervals(
+            ordered + bases, tallies.normalised, _resampled(tallies.normalised), "normalised"
+        ),
+        spreads={key_of(trial): _spread(trial) for trial in [*ordered, *bases]},
+        pairs=pairs,
+        best_group=group,
+        recommended=recommended,
+        reason=reason,
+        effects=_effects(comparison, strict, resampled),
+        overfitting=[overfitting_of(adapter) for adapter in comparison.adapters],
+        needed=needed(strict) if strict else None,
+        resamples=RESAMPLES,
+        recordings=strict.num_recordings if strict else 0,
+        utterances=strict.num_utterances if strict else 0,
+        left_out=tallies.left_out,
+    )
+
+
+def _resampled(tally: Tally | None) -> Floats | None:
+    """Rates of all trials in the same resamples, ``[resamples, trials]``."""
+    if tally is None or not tally.has_enough:
+        return None
+    return bootstrap_rates(tally.edits, tally.chars, tally.recordings, RESAMPLES, SEED) / tally.repeats
+
+
+def _verdict(ordered: list[Trial], tallies: Tallies, pairs: list[Pair]) -> tuple[list[Trial], Trial, Reason]:
+    best, tally = ordered[0], tallies.strict
+    if len(ordered) == 1:
+        return [best], best, Reason.ONLY
+    if tally is None or tally.trials[0] is not best or len(tally.trials) == 1:
+        return [best], best, Reason.NO_UTTERANCES
+    if not tally.has_enough:
+        return [best], best, Reason.TOO_FEW_RECORDINGS
+    group = best_group(tally.trials, pairs)
+    return (group, *recommend(group, len(ordered)))
+
+
+def _intervals(
+    trials: list[Trial], tally: Tally | None, resampled: Floats | None, part: str | None
+) -> dict[str, Interval]:
+    """Of the tally's trials from their resamples, of bases and others as their own records have it."""
+    found = {}
+    for trial in trials:
+        record: Any = (trial.record.get(part) or {}) if part else trial.record
+        low, high = record.get("cer_ci_low"), record.get("cer_ci_high")
+        if isinstance(low, int | float) and isinstance(high, int | float):
+            found[key_of(trial)] = Interval(float(low), float(high))
+    if tally is not None and resampled is not None:
+        lows, highs = percentiles(resampled)
+        for trial, low, high in zip(tally.trials, lows, highs, strict=True):
+            found[key_of(trial)] = Interval(float(low), float(high))
+    return found
+
+
+def _spread(trial: Trial) -> Spread:
+    repeats = [rate for rate in trial.record.get("cer_repeats") or [] if rate is not None] or [trial.cer]
+    std = float(np.std(repeats, ddof=1)) if len(repeats) > 1 else 0.0
+    return Spread(float(np.mean(repeats)), std, min(repeats), max(repeats), len(repeats))
+
+
+def _effects(comparison: Comparison, tally: Tally | None, resampled: Floats | None) -> list[Effect]:
+    """Over the compared trials; over all finished ones where none can be compared."""
+    if tally is None or len(tally.trials) < 2:
+        trials = comparison.sweep.finished
+        return main_effects(trials, comparison.swept, np.array([trial.cer for trial in trials]), None)
+    return main_effects(tally.trials, comparison.swept, tally.rates, resampled)

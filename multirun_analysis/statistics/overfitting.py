@@ -1,0 +1,51 @@
+"""Whether an adapter learned its training set by heart: a verdict over its training and validation curves."""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean
+from typing import Literal
+
+from multirun_analysis.compare import Adapter
+from multirun_analysis.records import Record
+from multirun_analysis.statistics.results import Overfitting
+
+# Two points are a line; with three, a minimum can lie between others.
+MIN_POINTS = 3
+# The validation loss has turned when it ends this much above its minimum: less than that is the noise of a plateau.
+TURNED = 1.02
+# Without a turn, a validation loss of this many times the training loss is said aloud.
+WIDE = 1.5
+
+
+def overfitting_of(adapter: Adapter) -> Overfitting:
+    """The verdict; rows without a finite loss (a diverged adapter's) do not count."""
+    rows = [row for row in adapter.source.curves if _is_point(row)]
+    validation = [row for row in rows if row.get("split") == "val"]
+    training = [row for row in rows if row.get("split") == "train"]
+    if not validation:
+        return Overfitting(adapter, "unknown", None, None, None, None, None)
+    best, last = min(validation, key=lambda row: row["loss"]), validation[-1]
+    trained = _training_loss(training, validation)
+    kind: Literal["none", "turned", "gap", "unknown"] = "none"
+    if len(validation) < MIN_POINTS:
+        kind = "unknown"
+    elif last["loss"] > TURNED * best["loss"]:
+        kind = "turned"
+    elif trained is not None and last["loss"] > WIDE * trained:
+        kind = "gap"
+    gap = None if trained is None else last["loss"] - trained
+    return Overfitting(adapter, kind, best["step"], best.get("epoch"), best["loss"], last["loss"], gap)
+
+
+def _training_loss(training: list[Record], validation: list[Record]) -> float | None:
+    """Mean training loss since the last but one validation; the last training loss when there is none since."""
+    since = validation[-2]["step"] if len(validation) > 1 else 0
+    recent = [row["loss"] for row in training if row["step"] > since] or [row["loss"] for row in training[-1:]]
+    return fmean(recent) if recent else None
+
+
+def _is_point(row: Record) -> bool:
+    loss = row.get("loss")
+    is_number = isinstance(loss, int | float) and not isinstance(loss, bool) and math.isfinite(loss)
+    return is_number and isinstance(row.get("step"), int)

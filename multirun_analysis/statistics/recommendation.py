@@ -1,0 +1,44 @@
+"""Which trial to take: the cheapest of those that cannot be told apart from the best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from multirun_analysis.collect import GREEDY_TEMPERATURE, Trial
+from multirun_analysis.statistics.results import Pair, Reason
+
+
+def best_group(ordered: Sequence[Trial], pairs: Sequence[Pair]) -> list[Trial]:
+    """The best of ``ordered`` (best first) and every one that no pair tells apart from it."""
+    best = ordered[0]
+    alike = {id(pair.second) for pair in pairs if pair.first is best and not pair.is_significant}
+    return [best, *(trial for trial in ordered[1:] if id(trial) in alike)]
+
+
+def recommend(group: Sequence[Trial], num_trials: int) -> tuple[Trial, Reason]:
+    """The cheapest of ``group`` (best first), and why."""
+    if num_trials == 1:
+        return group[0], Reason.ONLY
+    if len(group) == 1:
+        return group[0], Reason.ALONE
+    cheapest = min(group, key=cost)  # the better one of equally cheap ones: it comes first
+    return cheapest, Reason.BEST_IS_CHEAPEST if cheapest is group[0] else Reason.CHEAPEST
+
+
+def cost(trial: Trial) -> tuple[float, float, float, bool]:
+    """What a trial costs, comparable with others: trainable parameters, rank, training steps, sampling or greedy.
+
+    Nothing measured in seconds: the recommendation is the same on every machine and in every run.
+    """
+    return (
+        _number(trial.record.get("trainable_parameters")),
+        _number(trial.params.get("lora.r")),
+        _number(trial.record.get("steps")),
+        trial.params.get("decoding.text_temperature") != GREEDY_TEMPERATURE,
+    )
+
+
+def _number(value: object) -> float:
+    """Unknown costs count as the highest."""
+    return float(value) if isinstance(value, int | float) else math.inf

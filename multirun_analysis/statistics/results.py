@@ -1,0 +1,167 @@
+"""What the statistics of a sweep say: plain dataclasses. Rates and differences are fractions, not percent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal
+
+from multirun_analysis.collect import Trial
+
+if TYPE_CHECKING:
+    from multirun_analysis.compare import Adapter
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % confidence interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two trials compared on the same utterances; ``difference`` is the CER of ``first`` minus that of ``second``.
+
+    interval, p_bootstrap: of the paired bootstrap over recordings.
+    p_mapsswe: the matched-pairs test as published, with utterances for its segments: too sure of itself where the
+        utterances of one recording are alike.
+    p_recordings: the same test with recordings for its segments, against Student's t.
+    p_holm: ``p_recordings`` after Holm's correction over all pairs of the sweep; it decides.
+
+    All of them are None when there are too few recordings for a comparison.
+    """
+
+    first: Trial
+    second: Trial
+    difference: float
+    interval: Interval | None
+    p_bootstrap: float | None
+    p_mapsswe: float | None
+    p_recordings: float | None
+    p_holm: float | None
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the two differ, at a family-wise error rate of 5 % over the sweep."""
+        return self.p_holm is not None and self.p_holm < ALPHA
+
+
+@dataclass(frozen=True)
+class Spread:
+    """CER over the repeats of sampling; greedy decoding is done once and has no spread."""
+
+    mean: float
+    std: float
+    low: float
+    high: float
+    repeats: int
+
+
+@dataclass(frozen=True)
+class EffectValue:
+    """One value of a swept parameter: how far its mean CER over ``count`` trials lies from the mean of all values."""
+
+    value: Any
+    effect: float
+    interval: Interval | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Main effect of a swept parameter.
+
+    method: "grid" where the trials are a complete grid (differences of plain means); "additive" where trials are
+        missing (least squares of CER = constant + one number per value of every parameter, which fills the holes);
+        "confounded" where the missing trials leave the parameter inseparable from another one: plain means, which
+        then hold the other's effect as well.
+    """
+
+    param: str
+    values: list[EffectValue]
+    method: Literal["grid", "additive", "confounded"]
+
+
+@dataclass(frozen=True)
+class Overfitting:
+    """Verdict over one adapter's curves.
+
+    kind: "turned" when the validation loss rose again after its minimum, "gap" when it did not but ended far above
+        the training loss, "none", or "unknown" when there are too few validation points.
+    best_step, best_epoch, best_loss: where the validation loss was lowest.
+    gap: last validation loss minus the training loss around it; None without training losses.
+    """
+
+    adapter: Adapter
+    kind: Literal["none", "turned", "gap", "unknown"]
+    best_step: int | None
+    best_epoch: float | None
+    best_loss: float | None
+    final_loss: float | None
+    gap: float | None
+
+
+@dataclass(frozen=True)
+class Needed:
+    """How large an evaluation set would separate the two best trials at 95 % with the given power.
+
+    Taking the observed difference for the true one; ``utterances`` and ``recordings`` are None when there is none.
+    """
+
+    first: Trial
+    second: Trial
+    utterances: int | None
+    recordings: int | None
+    power: float
+
+
+class Reason(StrEnum):
+    """Why a trial is recommended."""
+
+    ONLY = "only"  # It is the only finished trial.
+    ALONE = "alone"  # It is the best, and every other one is significantly worse.
+    BEST_IS_CHEAPEST = "best_is_cheapest"  # It is the best; others are not told apart from it and are no cheaper.
+    CHEAPEST = "cheapest"  # It is the cheapest of those that cannot be told apart from the best.
+    TOO_FEW_RECORDINGS = "too_few_recordings"  # It is the best; there are too few recordings to tell trials apart.
+    NO_UTTERANCES = "no_utterances"  # It is the best; it or all others have no utterances.jsonl to compare.
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """All of a sweep's statistics.
+
+    intervals, normalised_intervals: of the CER, by ``Trial.name``, or ``base:{decoding_key}`` for a base; what has
+        too few recordings or no utterances.jsonl is not in it.
+    best_group: the best trial and those that cannot be told apart from it, in the order of the leaderboard. Only the
+        best one where trials cannot be compared (``reason`` says why).
+    left_out: finished trials without utterances, or with others than the best trial's: they are in no comparison.
+    recordings, utterances: how many were compared; 0 without utterances.
+    """
+
+    intervals: dict[str, Interval]
+    normalised_intervals: dict[str, Interval]
+    spreads: dict[str, Spread]
+    pairs: list[Pair]
+    best_group: list[Trial]
+    recommended: Trial
+    reason: Reason
+    effects: list[Effect]
+    overfitting: list[Overfitting]
+    needed: Needed | None
+    resamples: int
+    recordings: int
+    utterances: int
+    left_out: list[Trial] = field(default_factory=list)
+
+    def interval_of(self, trial: Trial) -> Interval | None:
+        """The interval of a trial's or a base's CER."""
+        return self.intervals.get(key_of(trial))
+
+
+def key_of(trial: Trial) -> str:
+    """The key of a trial or a base in the dicts of ``Statistics``."""
+    return f"base:{trial.decoding_key}" if trial.is_base else trial.name
