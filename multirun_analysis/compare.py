@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from multirun_analysis.statistics import Statistics
 
 LEADING_PARAMS = ("lora.r", "optim.lr", "decoding.text_temperature")
-NUISANCE_PARAMS = ("seed",)
+NUISANCE_PARAMS = ("seed", "data.train_subset_seed")
 REFERENCE_SET = ("num_references", "num_reference_chars", "eval_identity")
 
 
@@ -148,6 +148,11 @@ def swept_params(sweep: Sweep) -> list[str]:
 def value_of(trial: Trial, param: str) -> Any:
     """A parameter as configured or, for what scores.json does not list, as given on the command line."""
     return trial.params.get(param, trial.overrides.get(param))
+
+
+def is_of_base(param: str) -> bool:
+    """Whether a parameter also says something about the base alone: how it is asked, and how it decodes."""
+    return param.startswith("decoding") or param in ("prompt", "data.prompt")
 
 
 def identity(value: Any) -> str:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from multirun_analysis.compare import Comparison, Row, value_of
+from multirun_analysis.compare import Comparison, Row, is_of_base, value_of
 from multirun_analysis.statistics import Interval
 from multirun_analysis.verdicts import conclusions
 from multirun_analysis.words import BASE_NAME, effort, headline, short_key, show, training_time
@@ -74,7 +74,7 @@ def _cells(row: Row, comparison: Comparison, is_wide: bool) -> list[str]:
     if not comparison.swept:
         named = [BASE_NAME if trial.is_base else trial.label]
     else:
-        own = [not trial.is_base or param.startswith("decoding.") for param in comparison.swept]
+        own = [not trial.is_base or is_of_base(param) for param in comparison.swept]
         pairs = zip(comparison.swept, own, strict=True)
         named = [show(value_of(trial, param)) if is_own else "–" for param, is_own in pairs]
     more = [_rate(trial.strict.wer, 1), _rate(trial.strict.exact_match, 1), training_time(trial)]

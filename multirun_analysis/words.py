@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from multirun_analysis.collect import Trial
-from multirun_analysis.compare import Comparison, value_of
+from multirun_analysis.compare import Comparison, is_of_base, value_of
 
 BASE_NAME = "base (no adapter)"
 PARAM_NAMES = {
@@ -14,6 +14,11 @@ PARAM_NAMES = {
     "optim.lr": "learning rate",
     "decoding.text_temperature": "text temperature",
     "decoding.text_top_k": "top-k",
+    "prompt": "prompt",
+    "data.prompt": "prompt",
+    "augment": "augmentation",
+    "data.train_subset": "training conversations",
+    "data.train_subset_seed": "seed of the training subset",
 }
 
 
@@ -23,8 +28,8 @@ def param_name(param: str) -> str:
 
 
 def short_key(param: str) -> str:
-    """The config key without the ``decoding.text_`` that says nothing here."""
-    return param.removeprefix("decoding.").removeprefix("text_")
+    """The config key without the ``decoding.text_`` or ``data.`` that says nothing here."""
+    return param.removeprefix("decoding.").removeprefix("text_").removeprefix("data.")
 
 
 def show(value: Any) -> str:
@@ -70,7 +75,7 @@ def trial_title(trial: Trial, swept: list[str]) -> str:
     """A trial or a base named by what differs from its siblings."""
     if not trial.is_base:
         return setting(trial, swept) or trial.label
-    decoding = setting(trial, [param for param in swept if param.startswith("decoding.")])
+    decoding = setting(trial, [param for param in swept if is_of_base(param)])
     return f"{BASE_NAME} {decoding}".strip()
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from kimi_audio_ft.data.identity import manifest_identity
 from kimi_audio_ft.data.manifest import (
     Manifest,
     TokenRange,
-    manifest_identity,
     read_manifest,
     require_recordings,
     require_references,
