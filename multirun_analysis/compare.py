@@ -12,6 +12,7 @@ from kimi_audio_ft.errors import UserError
 from multirun_analysis.collect import Sweep, Trial
 
 if TYPE_CHECKING:
+    from multirun_analysis.learning_curve import LearningStudy
     from multirun_analysis.statistics import Statistics
 
 LEADING_PARAMS = ("lora.r", "optim.lr", "decoding.text_temperature")
@@ -85,6 +86,13 @@ class Comparison:
         from multirun_analysis.statistics import statistics_of
 
         return statistics_of(self)
+
+    @cached_property
+    def learning(self) -> LearningStudy | None:
+        """Learning curves, where sizes of the training set are swept; reads utterances when first asked."""
+        from multirun_analysis.learning_curve import learning_study
+
+        return learning_study(self)
 
     def distinct(self, param: str) -> list[Any]:
         """Values of ``param`` among the finished trials, in order."""
