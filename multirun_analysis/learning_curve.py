@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.scoring.intervals import bootstrap_rates, percentiles
 from multirun_analysis.collect import Trial
+from multirun_analysis.compare import NUISANCE_PARAMS, Comparison, identity, value_of
 from multirun_analysis.power_law import PowerLaw, PowerLaws, fit_power_law, fit_power_laws
 from multirun_analysis.statistics.results import Interval
 from multirun_analysis.statistics.tally import tally_up
-
-if TYPE_CHECKING:
-    from multirun_analysis.compare import Comparison
 
 SIZE_PARAM = "data.train_subset"
 # Sizes that are forecast, beside twice the largest one measured.
@@ -140,8 +138,6 @@ def fit_learning_curve(trials: Sequence[Trial], setting: dict[str, Any] | None =
 
 def _by_setting(comparison: Comparison) -> list[tuple[dict[str, Any], list[Trial]]]:
     """Finished trials that agree in every swept parameter but their size and seeds."""
-    from multirun_analysis.compare import NUISANCE_PARAMS, identity, value_of
-
     params = [param for param in comparison.swept if param not in (SIZE_PARAM, *NUISANCE_PARAMS)]
     groups: dict[str, tuple[dict[str, Any], list[Trial]]] = {}
     for trial in comparison.sweep.finished:

@@ -6,7 +6,7 @@ from typing import Any
 
 from multirun_analysis.learning_curve import FAR, Forecast, LearningCurve, LearningStudy
 from multirun_analysis.statistics.results import Interval
-from multirun_analysis.words import percent, short_key, show
+from multirun_analysis.words import percent, short_key, shown
 
 _DIGITS = 9
 
@@ -29,7 +29,7 @@ def learning_document(study: LearningStudy | None) -> dict[str, Any] | None:
 
 def _law(curve: LearningCurve) -> str:
     sizes = [point.size for point in curve.points]
-    named = " ".join(f"{short_key(param)}={show(value)}" for param, value in curve.setting.items())
+    named = " ".join(f"{short_key(param)}={shown(param, value)}" for param, value in curve.setting.items())
     said = f"Learning curve{f' ({named})' if named else ''} over {len(sizes)} training sets of {sizes[0]:,} to "
     said += f"{sizes[-1]:,} conversations{_compute(curve)}: CER {percent(curve.points[0].error)} to "
     said += f"{percent(curve.points[-1].error)}"

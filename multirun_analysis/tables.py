@@ -18,8 +18,8 @@ from multirun_analysis.words import trial_title
 # Facts of a trial that are copied from its record, in the order of the CSV's columns.
 RECORDED = (
     *("cer_std", "cer_repeats", "signature", "transcript_signatures", "trainable_parameters", "train_seconds"),
-    *("train_conversations", "train_reused", "decode_seconds", "final_train_loss", "final_val_loss", "num_references", "num_reference_chars"),
-    *("eval_manifest", "eval_identity", "model", "git_commit", "command"),
+    *("train_reused", "decode_seconds", "final_train_loss", "final_val_loss", "num_references", "num_reference_chars"),
+    *("train_conversations", "eval_manifest", "eval_identity", "model", "git_commit", "command"),
 )
 FILES = ("scores.json", "failure.json", "curves.jsonl", "utterances.jsonl", ".hydra/config.yaml")
 

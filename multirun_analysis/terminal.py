@@ -11,7 +11,7 @@ from multirun_analysis.compare import Comparison, Row, is_of_base, value_of
 from multirun_analysis.learning_words import learning_in_words
 from multirun_analysis.statistics import Interval
 from multirun_analysis.verdicts import conclusions
-from multirun_analysis.words import BASE_NAME, effort, headline, short_key, show, training_time
+from multirun_analysis.words import BASE_NAME, effort, headline, short_key, shown, training_time
 
 MOST_ROWS = 40
 NARROW = 47  # columns of text that the scores need; below this and the parameters' share, only the main ones are shown
@@ -77,7 +77,7 @@ def _cells(row: Row, comparison: Comparison, is_wide: bool) -> list[str]:
     else:
         own = [not trial.is_base or is_of_base(param) for param in comparison.swept]
         pairs = zip(comparison.swept, own, strict=True)
-        named = [show(value_of(trial, param)) if is_own else "–" for param, is_own in pairs]
+        named = [shown(param, value_of(trial, param)) if is_own else "–" for param, is_own in pairs]
     more = [_rate(trial.strict.wer, 1), _rate(trial.strict.exact_match, 1), training_time(trial)]
     return [
         _place(row, comparison),

@@ -21,6 +21,9 @@ PARAM_NAMES = {
     "data.train_subset_seed": "seed of the training subset",
 }
 
+# What null stands for.
+OPEN_VALUES = {"data.train_subset": "all", "data.prompt": "the manifest's"}
+
 
 def param_name(param: str) -> str:
     """A parameter's name in plain words; its config key when there is none."""
@@ -48,6 +51,11 @@ def show(value: Any) -> str:
     return str(value)
 
 
+def shown(param: str, value: Any) -> str:
+    """A parameter's value; where it was left open, what that means."""
+    return OPEN_VALUES[param] if value is None and param in OPEN_VALUES else show(value)
+
+
 def percent(fraction: float | None, digits: int = 1) -> str:
     """A fraction as a percentage; a dash when unknown."""
     return "–" if fraction is None else f"{100 * fraction:.{digits}f} %"
@@ -68,7 +76,7 @@ def duration(seconds: float | None) -> str:
 
 def setting(trial: Trial, params: list[str]) -> str:
     """The values that tell ``trial`` from its siblings, for example ``lora.r=8 optim.lr=0.001 temperature=0.3``."""
-    return " ".join(f"{short_key(param)}={show(value_of(trial, param))}" for param in params)
+    return " ".join(f"{short_key(param)}={shown(param, value_of(trial, param))}" for param in params)
 
 
 def trial_title(trial: Trial, swept: list[str]) -> str:
