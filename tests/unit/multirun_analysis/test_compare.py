@@ -12,7 +12,7 @@ from kimi_audio_ft.errors import UserError
 from multirun_analysis import load_sweep
 from multirun_analysis.compare import distinct, identity
 from multirun_analysis.differences import Piece, mark, worst_utterances
-from multirun_analysis.words import duration, effort, headline, setting, show
+from multirun_analysis.words import duration, effort, headline, setting, show, trial_title
 
 
 def test_rows_are_ordered_by_cer_with_the_bases_among_them(sweep_24: Path) -> None:
