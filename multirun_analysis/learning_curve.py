@@ -152,9 +152,7 @@ def _points(trials: Sequence[Trial]) -> list[Point]:
         size = trial.record.get("train_conversations")
         if isinstance(size, int):
             by_size.setdefault(size, []).append(trial)
-    return [
-        Point(size, sum(trial.cer for trial in some) / len(some), some) for size, some in sorted(by_size.items())
-    ]
+    return [Point(size, sum(trial.cer for trial in some) / len(some), some) for size, some in sorted(by_size.items())]
 
 
 def _resampled(points: Sequence[Point]) -> Floats | None:

@@ -36,7 +36,9 @@ def first_values(overrides: list[str]) -> list[str]:
     """One job's overrides: the first value of every one that has several."""
     parsed = OverridesParser.create().parse_overrides(overrides)
     return [
-        f"{one.get_key_element()}={next(one.sweep_string_iterator())}" if one.is_sweep_override() else str(one.input_line)
+        f"{one.get_key_element()}={next(one.sweep_string_iterator())}"
+        if one.is_sweep_override()
+        else str(one.input_line)
         for one in parsed
     ]
 

@@ -116,7 +116,9 @@ def test_a_sweep_over_sizes_is_told_and_written(sweep: Any) -> None:
     assert comparison.learning is not None
     lines = learning_in_words(comparison.learning)
     assert len(lines) == 4 and "temperature=0.0" in lines[0] and "temperature=0.3" in lines[2]  # the lower curve first
-    assert lines[0].startswith("Learning curve (temperature=0.0) over 4 training sets of 100 to 800 conversations, 200 st")
+    assert lines[0].startswith(
+        "Learning curve (temperature=0.0) over 4 training sets of 100 to 800 conversations, 200 st"
+    )
     assert "CER 40.0 % to 20.0 %, falling as n^-" in lines[0]
     assert lines[1].startswith("  Forecast: 1,600 1") and lines[1].endswith("was measured: 50,000, 100,000.")
     written = json.loads(write_comparison(comparison).json.read_text(encoding="utf-8"))["learning_curve"]
