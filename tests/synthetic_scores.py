@@ -44,10 +44,7 @@ class Scorer:
         cers = [one["cer"] for one in scores]
         return {
             **_mean(scores),
-            "normalised": {
-                **_mean([one["normalised"] for one in scores]),
-                **self._interval(rows, "normalised_", repeats),
-            },
+            "normalised": {**_mean([one["normalised"] for one in scores]), **self._interval(rows, "normalised_", repeats)},
             "categories": categories,
             "normalisation_version": 1,
             "cer_repeats": cers,

@@ -26,9 +26,7 @@ Floats = NDArray[np.float64]
 _ZERO = 1e-8
 
 
-def main_effects(
-    trials: Sequence[Trial], params: Sequence[str], cers: Floats, resampled: Floats | None
-) -> list[Effect]:
+def main_effects(trials: Sequence[Trial], params: Sequence[str], cers: Floats, resampled: Floats | None) -> list[Effect]:
     """The effect of every parameter that has several values among ``trials``.
 
     Args:
