@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from multirun_analysis.collect import Trial
 from multirun_analysis.compare import Comparison
 from multirun_analysis.statistics import Needed, Overfitting, Reason, Statistics
 from multirun_analysis.words import percent, setting, show
@@ -24,13 +23,13 @@ def conclusions(comparison: Comparison) -> list[str]:
 
 def _recommendation(comparison: Comparison, statistics: Statistics) -> str:
     taken, group = statistics.recommended, len(statistics.best_group)
-    others = len(statistics.pairs) and sum(pair.first is statistics.best_group[0] for pair in statistics.pairs)
+    others = sum(pair.first is statistics.best_group[0] for pair in statistics.pairs)
     tests = f"Holm's correction over all {len(statistics.pairs)} pairs, {statistics.recordings} recordings"
     match statistics.reason:
         case Reason.ONLY:
             return ""
         case Reason.NO_UTTERANCES:
-            return "Without the best trial's utterances.jsonl nobody can say whether others are as good."
+            return "The trials' utterances.jsonl cannot be compared; whether others are as good as the best is unknown."
         case Reason.TOO_FEW_RECORDINGS:
             return (
                 f"The evaluation set has {statistics.recordings} recording{'s' if statistics.recordings != 1 else ''}: "
@@ -39,18 +38,23 @@ def _recommendation(comparison: Comparison, statistics: Statistics) -> str:
         case Reason.ALONE:
             rest = "the other trial is" if others == 1 else f"all {others} other trials are"
             return f"Recommended: the best one; {rest} significantly worse ({tests})."
-    alike = f"{group - 1} trial{' is' if group == 2 else 's are'} not significantly worse than the best ({tests})"
-    if statistics.reason is Reason.BEST_IS_CHEAPEST:
-        return f"Recommended: the best one, which costs no more than the rest; {alike}."
-    return f"Recommended: {_named(taken, comparison)} (CER {percent(taken.cer, 2)}), the cheapest of its kind; {alike}."
+        case Reason.BEST_IS_CHEAPEST:
+            alike = "another trial" if group == 2 else f"{group - 1} other trials"
+            return f"Recommended: the best one; {alike} cannot be told apart from it, and none is cheaper ({tests})."
+    name = setting(taken, comparison.swept) or taken.label
+    return (
+        f"Recommended: {name} (CER {percent(taken.cer, 2)}), the cheapest of {group} trials that cannot be told apart "
+        f"({tests})."
+    )
 
 
 def _needed(needed: Needed, statistics: Statistics) -> str:
     if needed.utterances is None:
         return "The two best trials make equally many errors; no evaluation set would tell them apart."
     return (
-        f"To tell the two best apart at 95 % with power {show(needed.power)}, about {needed.utterances:,} utterances in "
-        f"{needed.recordings:,} recordings are needed; there are {statistics.utterances:,} in {statistics.recordings:,}."
+        f"To tell the two best apart at 95 % with power {show(needed.power)}, about {needed.utterances:,} utterances "
+        f"in {needed.recordings:,} recordings are needed; there are {statistics.utterances:,} in "
+        f"{statistics.recordings:,}."
     )
 
 
@@ -62,7 +66,3 @@ def _overfitting(verdict: Overfitting, comparison: Comparison) -> str:
     trained = [param for param in comparison.swept if not param.startswith("decoding.")]
     name = setting(verdict.adapter.source, trained)
     return f"Overfitting{': ' + name if name else ''}: the validation loss was lowest at {at} and rose again."
-
-
-def _named(trial: Trial, comparison: Comparison) -> str:
-    return setting(trial, comparison.swept) or trial.label

@@ -1,7 +1,7 @@
 """Scores and utterance rows of a synthetic corpus, counted on its texts in the commands' own formats.
 
-The same counts as ``kimi_audio_ft.scoring.score``, at a fraction of its time: the texts are made so that a normalisation
-only takes marks away, and have no white space inside.
+The same counts as ``kimi_audio_ft.scoring.score``, at a fraction of its time: the texts are made so that a
+normalisation only takes marks away, and have no white space inside.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from rapidfuzz.distance import Levenshtein
 
 from kimi_audio_ft.scoring.error_rates import EditCounts
 from kimi_audio_ft.scoring.intervals import bootstrap_interval
+from kimi_audio_ft.scoring.normalise import NORMALISATION_VERSION
 from tests.synthetic_errors import MARKS, Corpus
 
 Record = dict[str, Any]
@@ -20,8 +21,8 @@ Record = dict[str, Any]
 _NO_MARKS = str.maketrans("", "", MARKS)
 # The edits of an utterance are dealt to these in turn.
 _CATEGORIES = (
-    *("homophone", "other", "person_name", "homophone", "filler", "other", "number_format", "homophone"),
-    *("abbreviation", "term", "homophone", "number_value", "other"),
+    *("homophone_same_tone", "other", "person_name", "homophone_other_tone", "filler", "other", "number_format"),
+    *("punctuation", "abbreviation", "domain_term", "homophone_same_tone", "number_value", "other"),
 )
 
 
@@ -44,9 +45,12 @@ class Scorer:
         cers = [one["cer"] for one in scores]
         return {
             **_mean(scores),
-            "normalised": {**_mean([one["normalised"] for one in scores]), **self._interval(rows, "normalised_", repeats)},
+            "normalised": {
+                **_mean([one["normalised"] for one in scores]),
+                **self._interval(rows, "normalised_", repeats),
+            },
             "categories": categories,
-            "normalisation_version": 1,
+            "normalisation_version": NORMALISATION_VERSION,
             "cer_repeats": cers,
             "cer_std": statistics.stdev(cers) if repeats > 1 else 0.0,
             **self._interval(rows, "", repeats),

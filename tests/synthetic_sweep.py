@@ -1,7 +1,8 @@
 """Writes the folder of a finished sweep of 36 trials x 1,000 utterances, in the commands' own formats, in seconds.
 
 ``python -m tests.synthetic_sweep FOLDER``; then ``python -m multirun_analysis FOLDER``. The texts are Mandarin, the
-errors are drawn at known rates (``Planted``), and the scores are counted on the texts as ``kimi_audio_ft.scoring`` does.
+errors are drawn at known rates (``Planted``), and the scores are counted on the texts as ``kimi_audio_ft.scoring``
+does.
 """
 
 from __future__ import annotations

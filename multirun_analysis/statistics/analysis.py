@@ -68,7 +68,7 @@ def _verdict(ordered: list[Trial], tallies: Tallies, pairs: list[Pair]) -> tuple
     best, tally = ordered[0], tallies.strict
     if len(ordered) == 1:
         return [best], best, Reason.ONLY
-    if tally is None or tally.trials[0] is not best:
+    if tally is None or tally.trials[0] is not best or len(tally.trials) == 1:
         return [best], best, Reason.NO_UTTERANCES
     if not tally.has_enough:
         return [best], best, Reason.TOO_FEW_RECORDINGS

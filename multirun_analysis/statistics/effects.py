@@ -3,9 +3,9 @@
 In a complete grid the mean over all trials at a value differs from the mean of all trials by that value's main effect.
 Where trials are missing, plain means would compare ranks at different learning rates; there the effects are those of
 ``CER = constant + one number per value of each parameter``, fitted by least squares, which is the same thing in a
-complete grid. Either way an effect is a fixed weighted sum of the trials' CERs, and its interval is that of the same sum
-in the bootstrap's resamples: paired over everything, and about the choice of recordings. The luck of one training seed
-is not in it.
+complete grid. Either way an effect is a fixed weighted sum of the trials' CERs, and its interval is that of the same
+sum in the bootstrap's resamples: paired over everything, and about the choice of recordings. The luck of one training
+seed is not in it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ Floats = NDArray[np.float64]
 _ZERO = 1e-8
 
 
-def main_effects(trials: Sequence[Trial], params: Sequence[str], cers: Floats, resampled: Floats | None) -> list[Effect]:
+def main_effects(
+    trials: Sequence[Trial], params: Sequence[str], cers: Floats, resampled: Floats | None
+) -> list[Effect]:
     """The effect of every parameter that has several values among ``trials``.
 
     Args:

@@ -1,8 +1,8 @@
 """Every pair of trials compared on the same utterances.
 
 Two tests stand side by side. MAPSSWE over utterances is what papers report, and it takes the utterances of a recording
-for independent. The same test over recordings makes no such assumption; its p values are the ones that Holm's correction
-gets. (The bootstrap's cannot enter it: of 10,000 resamples none gives a p below 0.0002, which 630 pairs turn into 0.13.)
+for independent. The same test over recordings makes no such assumption; Holm's correction gets its p values. (It cannot
+get the bootstrap's: 10,000 resamples give no p below 0.0002, which 630 pairs turn into 0.13.)
 
 The family is all pairs of the sweep and not the pairs with the best trial alone: which trial is best is read off the
 same data, and the worst of several equal trials looks significantly worse than the luckiest one far too often.

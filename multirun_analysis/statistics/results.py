@@ -127,7 +127,7 @@ class Reason(StrEnum):
     BEST_IS_CHEAPEST = "best_is_cheapest"  # It is the best; others are not told apart from it and are no cheaper.
     CHEAPEST = "cheapest"  # It is the cheapest of those that cannot be told apart from the best.
     TOO_FEW_RECORDINGS = "too_few_recordings"  # It is the best; there are too few recordings to tell trials apart.
-    NO_UTTERANCES = "no_utterances"  # It is the best, and has no utterances.jsonl to compare with others.
+    NO_UTTERANCES = "no_utterances"  # It is the best; it or all others have no utterances.jsonl to compare.
 
 
 @dataclass(frozen=True)

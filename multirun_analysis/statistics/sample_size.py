@@ -17,8 +17,8 @@ POWER = 0.8
 def needed(tally: Tally) -> Needed | None:
     """For the first two trials of ``tally``; None when there are not two, or too few recordings to know.
 
-    The difference of two rates on ``R`` recordings has the standard error ``s / sqrt(R)``, with ``s`` estimated from how
-    the recordings differ (the variance of a ratio, Cochran 1977, section 6.4). A test at 95 % finds the observed
+    The difference of two rates on ``R`` recordings has the standard error ``s / sqrt(R)``, with ``s`` estimated from
+    how the recordings differ (the variance of a ratio, Cochran 1977, section 6.4). A test at 95 % finds the observed
     difference ``d`` with the given power from ``R = ((z_0.975 + z_power) * s / d)^2`` recordings on; utterances follow
     at the present number per recording.
     """

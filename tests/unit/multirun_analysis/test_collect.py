@@ -90,6 +90,13 @@ def test_a_torn_last_line_of_a_killed_trial_is_left_out(sweep) -> None:
     assert len(collect(sweep.folder).trials[0].curves) == 155
 
 
+def test_line_separators_inside_a_transcript_do_not_cut_its_line(sweep) -> None:
+    folder = sweep.trial(0)
+    texts = ["一\u2028二", "三\x85四", "五\u2029六"]
+    sweep.write_lines(folder / "utterances.jsonl", [{"id": text, "hypothesis": text} for text in texts])
+    assert [row["hypothesis"] for row in collect(sweep.folder).trials[0].utterances] == texts
+
+
 def test_a_broken_line_in_the_middle_is_an_error_with_its_line_number(sweep) -> None:
     folder = sweep.trial(0)
     (folder / "curves.jsonl").write_text('{"step": 1}\n{"step"\n{"step": 3}\n', encoding="utf-8")

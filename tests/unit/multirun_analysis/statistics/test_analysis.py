@@ -1,0 +1,159 @@
+"""The whole of the statistics on synthetic sweeps, and what trials.json says of them."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from multirun_analysis import load_sweep
+from multirun_analysis.compare import Comparison
+from multirun_analysis.statistics import Reason
+from multirun_analysis.tables import trials_csv, trials_json
+from tests.synthetic_errors import Planted
+from tests.synthetic_sweep import write_sweep
+
+NOW = datetime(2026, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight trials of 300 utterances; rank 8 makes 60 % more errors, rates and temperatures do not matter."""
+    truth = Planted(factors={"lora.r": {8: 1.6}})
+    folder = tmp_path_factory.mktemp("small") / "sweep"
+    grid: dict[str, Any] = {"ranks": (8, 32), "rates": (5e-5, 1e-4), "temperatures": (0.0, 0.3)}
+    return write_sweep(folder, **grid, utterances=300, recordings=30, planted=truth)
+
+
+@pytest.fixture(scope="module")
+def comparison(small: Path) -> Comparison:
+    return load_sweep(small)
+
+
+def document(comparison: Comparison) -> dict[str, Any]:
+    return json.loads(trials_json(comparison, NOW))
+
+
+def test_intervals_are_those_that_scoring_wrote(comparison: Comparison) -> None:
+    for trial in comparison.sweep.finished:
+        interval = comparison.statistics.intervals[trial.name]
+        assert interval.low == pytest.approx(trial.record["cer_ci_low"], abs=1e-12)
+        assert interval.high == pytest.approx(trial.record["cer_ci_high"], abs=1e-12)
+        assert interval.low < trial.cer < interval.high
+        normalised = comparison.statistics.normalised_intervals[trial.name]
+        assert normalised.low == pytest.approx(trial.record["normalised"]["cer_ci_low"], abs=1e-12)
+
+
+def test_bases_have_the_intervals_of_their_records(comparison: Comparison) -> None:
+    base = comparison.sweep.baselines[0]
+    interval = comparison.statistics.interval_of(base)
+    assert interval and interval.low == base.record["cer_ci_low"]
+    assert comparison.statistics.intervals[f"base:{base.decoding_key}"] == interval
+
+
+def test_the_planted_rank_is_found_and_the_cheapest_of_the_rest_taken(comparison: Comparison) -> None:
+    found = comparison.statistics
+    assert {trial.params["lora.r"] for trial in found.best_group} == {32}
+    assert len(found.best_group) > 1 and found.recommended.params["decoding.text_temperature"] == 0.0
+    assert len(found.pairs) == 28 and (found.recordings, found.utterances) == (30, 300)
+    rank, rate, _ = found.effects
+    assert [effect.method for effect in found.effects] == ["grid"] * 3
+    at_8 = rank.values[0]
+    means = [np.mean([t.cer for t in comparison.sweep.finished if t.params["lora.r"] == r]) for r in (8, 32)]
+    assert at_8.count == 4 and at_8.effect == pytest.approx((means[0] - means[1]) / 2)
+    assert at_8.interval and at_8.interval.low > 0
+    assert all(v.interval and v.interval.low < 0 < v.interval.high for v in rate.values)
+
+
+def test_spreads_are_over_the_repeats(comparison: Comparison) -> None:
+    for trial in comparison.sweep.finished:
+        spread, rates = comparison.statistics.spreads[trial.name], trial.record["cer_repeats"]
+        assert spread.repeats == (1 if trial.params["decoding.text_temperature"] == 0.0 else 3)
+        assert (spread.mean, spread.low, spread.high) == (pytest.approx(trial.cer), min(rates), max(rates))
+        assert spread.std == pytest.approx(trial.record["cer_std"])
+
+
+def test_overfitting_is_said_of_each_adapter_once(comparison: Comparison) -> None:
+    kinds = {v.adapter.source.params["optim.lr"]: v for v in comparison.statistics.overfitting if v.kind == "turned"}
+    assert len(comparison.statistics.overfitting) == 4
+    assert list(kinds) == [1e-4] and kinds[1e-4].best_epoch == 3.0
+
+
+def test_trials_json_has_the_statistics(comparison: Comparison) -> None:
+    told, found = document(comparison), comparison.statistics
+    statistics = told["statistics"]
+    assert told["recommended"] == found.recommended.label and statistics["reason"] == found.reason.value
+    assert statistics["recommended"] == found.recommended.name
+    counts = {"resamples": 10_000, "recordings": 30, "utterances": 300, "alpha": 0.05, "family": 28}
+    assert statistics["method"] == counts
+    by_name = {trial["name"]: trial for trial in told["trials"]}
+    assert {name for name, trial in by_name.items() if trial["in_best_group"]} == set(statistics["best_group"])
+    assert [name for name, trial in by_name.items() if trial["recommended"]] == [found.recommended.name]
+    assert by_name["0"]["cer_ci_low"] == pytest.approx(found.intervals["0"].low)
+    pair = statistics["pairs"][0]
+    cers = [by_name[pair[side]]["scores"]["cer"] for side in ("first", "second")]
+    assert pair["difference"] == pytest.approx(cers[0] - cers[1], abs=1e-8)
+    assert pair["low"] <= pair["difference"] <= pair["high"]
+    assert told["baselines"][0]["in_best_group"] is None and told["baselines"][0]["recommended"] is False
+
+
+def test_trials_csv_has_intervals_and_the_recommendation(comparison: Comparison) -> None:
+    header = trials_csv(comparison, NOW).splitlines()[0].split(",")
+    assert {"cer_ci_low", "cer_ci_high", "normalised_cer_ci_low", "in_best_group", "recommended"} <= set(header)
+
+
+def test_reading_a_sweep_again_says_the_same(small: Path, comparison: Comparison) -> None:
+    assert trials_json(load_sweep(small), NOW) == trials_json(comparison, NOW)
+
+
+def test_too_few_recordings_are_said_and_nothing_is_claimed(tmp_path: Path) -> None:
+    grid: dict[str, Any] = {"ranks": (8, 32), "rates": (5e-5,), "temperatures": (0.0,)}
+    comparison = load_sweep(write_sweep(tmp_path / "sweep", **grid, utterances=40, recordings=4))
+    found = comparison.statistics
+    assert found.reason is Reason.TOO_FEW_RECORDINGS and found.recommended is comparison.best.trial
+    assert found.intervals == {} and found.needed is None and found.best_group == [comparison.best.trial]
+    assert found.effects[0].values[0].interval is None
+    told = document(comparison)
+    assert [trial["in_best_group"] for trial in told["trials"] if trial["rank"] == 2] == [None]
+
+
+def test_trials_without_utterances_are_not_compared(tmp_path: Path) -> None:
+    grid: dict[str, Any] = {"ranks": (8, 16, 32), "rates": (5e-5,), "temperatures": (0.0,)}
+    folder = write_sweep(tmp_path / "sweep", **grid, utterances=60, recordings=20)
+    best, lost, _ = [row.trial for row in load_sweep(folder).rows if not row.trial.is_base]
+    (folder / lost.name / "utterances.jsonl").unlink()
+    found = load_sweep(folder).statistics
+    assert [trial.name for trial in found.left_out] == [lost.name] and len(found.pairs) == 1
+    assert found.interval_of(lost) is not None  # its own record has one
+    told = {trial["name"]: trial for trial in document(load_sweep(folder))["trials"]}
+    assert told[lost.name]["in_best_group"] is None
+    (folder / best.name / "utterances.jsonl").unlink()
+    found = load_sweep(folder).statistics
+    assert found.reason is Reason.NO_UTTERANCES and found.recommended.name == best.name
+
+
+def test_one_trial_alone_is_taken_without_a_test(tmp_path: Path) -> None:
+    grid: dict[str, Any] = {"ranks": (8,), "rates": (5e-5,), "temperatures": (0.0,)}
+    found = load_sweep(write_sweep(tmp_path / "sweep", **grid, utterances=40, recordings=20)).statistics
+    assert found.reason is Reason.ONLY and found.pairs == [] and found.effects == [] and found.needed is None
+    assert "0" in found.intervals
+
+
+@pytest.mark.slow
+def test_thirty_six_trials_of_a_thousand_utterances_take_seconds(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "sweep", left_out=(5,))
+    start = time.process_time()
+    found = load_sweep(folder).statistics
+    assert time.process_time() - start < 8  # 30 s are allowed for everything, and the page takes most of them
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 1_000_000  # KiB, with all that this process did before
+    assert len(found.pairs) == 35 * 34 // 2 and len(found.intervals) == 35 + 4
+    assert {effect.method for effect in found.effects} == {"additive"}
+    rank = {value.value: value for value in found.effects[0].values}
+    assert rank[8].effect > 0 and rank[8].interval and rank[8].interval.low > 0
+    assert not {trial.params["optim.lr"] for trial in found.best_group} & {2e-5}
