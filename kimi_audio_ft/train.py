@@ -77,7 +77,7 @@ def trial_facts(config: Any) -> TrialFacts:
 
 
 def trial_name(overrides: list[str]) -> str:
-    """What makes the trial itself: its overrides of LoRA, optimizer, decoding, seed, prompt, subset and augmentation."""
+    """What makes the trial itself: its overrides of LoRA, optimizer, decoding, seed, prompt, subset, augmentation."""
     given = [override.lstrip("+") for override in overrides]
     return ",".join(override for override in given if override.startswith(_NAMING)) or "defaults"
 

@@ -1,9 +1,9 @@
 """Error rates as a power law of the size of the training set: error = floor + scale * size ** -exponent.
 
 Learning curves of speech recognition follow this form over orders of magnitude (Hestness et al., arXiv 1712.00409). For
-a given exponent the other two are a linear least-squares problem with an answer in closed form, so the exponent is looked
-for on a grid: there is no starting value to choose and no local minimum to end in, and thousands of resampled curves
-are fitted at once.
+a given exponent the other two are a linear least-squares problem with an answer in closed form, so the exponent is
+looked for on a grid: there is no starting value to choose and no local minimum to end in, and thousands of resampled
+curves are fitted at once.
 """
 
 from __future__ import annotations

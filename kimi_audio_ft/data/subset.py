@@ -61,13 +61,13 @@ class _Keys:
         self.manifest, self.seed = manifest, seed
 
     def __call__(self, places: range) -> bytes:
-        return b"".join(map(self._key, runs_of(len(manifest))))
+        return b"".join(map(self._key, places))
 
     def _key(self, place: int) -> bytes:
         text, number = self.manifest.text_of(place)
         value = json.loads(text)
         name = id_of(value, number)
-        return self._draw(str(value.get("group", name))) + self._draw(name)
+        return self._draw(str(value.get("group") or name)) + self._draw(name)
 
     def _draw(self, name: str) -> bytes:
         return hashlib.sha256(f"{self.seed}\n{name}".encode()).digest()[:16]
