@@ -86,7 +86,7 @@ def test_a_chosen_prompt_is_the_data_s_and_a_typed_one_wins(workplace: Any, modu
 
     assert prompt("prompt=english") == "Generate the transcription:"
     assert prompt("prompt=english", "data.prompt='写：'") == "写："
-    assert prompt("prompt=null") is None
+    assert prompt("prompt=manifest") is None
 
 
 def test_a_chosen_augmentation_is_the_data_s(workplace: Any) -> None:
@@ -114,16 +114,16 @@ def params_of(document: dict[str, Any], param: str, kind: str = "trials") -> lis
 @pytest.mark.slow
 class TestOnTheTinyModel:
     def test_prompts(self, study_of: Any) -> None:
-        out, found = study_of("prompts")
+        out, found = study_of("prompts", "prompt=report,chinese,english")
         assert found["swept"] == ["prompt"] and {trial["status"] for trial in found["trials"]} == {"COMPLETED"}
         assert [trial["trial"].split(",")[0] for trial in found["trials"]] == [
-            f"prompt={name}" for name in ("report", "chinese", "official", "written", "english")
+            f"prompt={name}" for name in ("report", "chinese", "english")
         ]
         prompts = params_of(found, "data.prompt")
-        assert len(set(prompts)) == 5 and "Generate the transcription:" in prompts
+        assert len(set(prompts)) == 3 and "Generate the transcription:" in prompts
         assert sorted(params_of(found, "data.prompt", "baselines")) == sorted(prompts)
-        assert len({trial["signature"] for trial in found["trials"]}) == 5
-        assert len({tuple(trial["transcript_signatures"]) for trial in found["baselines"]}) == 5
+        assert len({trial["signature"] for trial in found["trials"]}) == 3
+        assert len({tuple(trial["transcript_signatures"]) for trial in found["baselines"]}) == 3
         assert len({trial["eval_identity"] for trial in [*found["trials"], *found["baselines"]]}) == 1
         assert "english" in out and "prompt=" in out
 
@@ -137,17 +137,17 @@ class TestOnTheTinyModel:
         assert "Learning curve over 3 training sets of 2 to" in out and "Forecast: " in out
 
     def test_augmentation(self, study_of: Any) -> None:
-        out, found = study_of("augmentation")
-        assert found["swept"] == ["augment"] and len({trial["signature"] for trial in found["trials"]}) == 5
-        assert [trial["params"]["data.augment.time_masks"] for trial in found["trials"]] == [0, 0, 0, 2, 2]
+        out, found = study_of("augmentation", "augment=none,specaugment,all")
+        assert found["swept"] == ["augment"] and len({trial["signature"] for trial in found["trials"]}) == 3
+        assert [trial["params"]["data.augment.time_masks"] for trial in found["trials"]] == [0, 2, 2]
         assert len(found["baselines"]) == 1 and "specaugment" in out
 
     def test_next_steps(self, study_of: Any) -> None:
-        _, found = study_of("next_steps", "decoding.repeats=2", "decoding.max_new_tokens=4")
+        _, found = study_of("next_steps", "lora.r=8,16", "decoding.text_temperature=0.0,0.3", "decoding.repeats=2")
         assert found["swept"] == ["lora.r", "optim.lr", "decoding.text_temperature"]
-        assert len(found["trials"]) == 24 and len({trial["signature"] for trial in found["trials"]}) == 6
+        assert len(found["trials"]) == 8 and len({trial["signature"] for trial in found["trials"]}) == 4
         assert {trial["params"]["lora.r"]: trial["params"]["lora.lora_alpha"] for trial in found["trials"]} == {
-            **{8: 16, 16: 32, 32: 64}
+            **{8: 16, 16: 32}
         }
         repeats = {trial["params"]["decoding.text_temperature"]: len(trial["cer_repeats"]) for trial in found["trials"]}
-        assert repeats == {0.0: 1, 0.1: 2, 0.2: 2, 0.3: 2}
+        assert repeats == {0.0: 1, 0.3: 2}
