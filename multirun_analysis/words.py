@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from multirun_analysis.collect import Trial
-from multirun_analysis.compare import Comparison, value_of
+from multirun_analysis.compare import Comparison, is_of_base, value_of
 
 BASE_NAME = "base (no adapter)"
 PARAM_NAMES = {
@@ -14,7 +14,15 @@ PARAM_NAMES = {
     "optim.lr": "learning rate",
     "decoding.text_temperature": "text temperature",
     "decoding.text_top_k": "top-k",
+    "prompt": "prompt",
+    "data.prompt": "prompt",
+    "augment": "augmentation",
+    "data.train_subset": "training conversations",
+    "data.train_subset_seed": "seed of the training subset",
 }
+
+# What null stands for.
+OPEN_VALUES = {"data.train_subset": "all", "data.prompt": "the manifest's"}
 
 
 def param_name(param: str) -> str:
@@ -23,8 +31,8 @@ def param_name(param: str) -> str:
 
 
 def short_key(param: str) -> str:
-    """The config key without the ``decoding.text_`` that says nothing here."""
-    return param.removeprefix("decoding.").removeprefix("text_")
+    """The config key without the ``decoding.text_`` or ``data.`` that says nothing here."""
+    return param.removeprefix("decoding.").removeprefix("text_").removeprefix("data.")
 
 
 def show(value: Any) -> str:
@@ -41,6 +49,11 @@ def show(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(show(item) for item in value) + "]"
     return str(value)
+
+
+def shown(param: str, value: Any) -> str:
+    """A parameter's value; where it was left open, what that means."""
+    return OPEN_VALUES[param] if value is None and param in OPEN_VALUES else show(value)
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:
@@ -63,14 +76,14 @@ def duration(seconds: float | None) -> str:
 
 def setting(trial: Trial, params: list[str]) -> str:
     """The values that tell ``trial`` from its siblings, for example ``lora.r=8 optim.lr=0.001 temperature=0.3``."""
-    return " ".join(f"{short_key(param)}={show(value_of(trial, param))}" for param in params)
+    return " ".join(f"{short_key(param)}={shown(param, value_of(trial, param))}" for param in params)
 
 
 def trial_title(trial: Trial, swept: list[str]) -> str:
     """A trial or a base named by what differs from its siblings."""
     if not trial.is_base:
         return setting(trial, swept) or trial.label
-    decoding = setting(trial, [param for param in swept if param.startswith("decoding.")])
+    decoding = setting(trial, [param for param in swept if is_of_base(param)])
     return f"{BASE_NAME} {decoding}".strip()
 
 

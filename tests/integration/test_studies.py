@@ -1,0 +1,153 @@
+"""Every study: what its first lines promise, that its commands compose as written, and the four of data as sweeps."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from kimi_audio_ft.schema import AugmentConfig
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+STUDIES = sorted((REPOSITORY / "experiments").glob("*.yaml"))
+TRAIN = "kimi_audio_ft.train"
+OF_DATA = ("prompts", "train_sizes", "augmentation", "next_steps")
+
+
+def head_of(study: Path) -> str:
+    """A study's first comment lines as one text, with continued lines joined."""
+    lines = study.read_text(encoding="utf-8").splitlines()
+    comments = [line.removeprefix("#").rstrip() for line in lines if line.startswith("#")]
+    return re.sub(r" \\\n\s*", " ", "\n".join(comments))
+
+
+def commands_of(study: Path) -> list[list[str]]:
+    """The arguments of every training command in a study's first lines."""
+    found = re.findall(r"python -m kimi_audio_ft\.train (.*?)(?:\)?$|\)?    )", head_of(study), flags=re.MULTILINE)
+    return [shlex.split(arguments) for arguments in found]
+
+
+def first_values(overrides: list[str]) -> list[str]:
+    """One job's overrides: the first value of every one that has several."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return [
+        f"{one.get_key_element()}={next(one.sweep_string_iterator())}"
+        if one.is_sweep_override()
+        else str(one.input_line)
+        for one in parsed
+    ]
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.stem)
+def test_a_study_says_question_command_and_cost_and_its_commands_compose(workplace: Any, study: Path) -> None:
+    head = head_of(study)
+    for word in ("Question: ", "Command:  ", "Cost:     "):
+        assert len(re.findall(rf"^ {word}\S", head, flags=re.MULTILINE)) == 1, word
+    composed = []
+    for command in commands_of(study):
+        assert re.fullmatch(rf"\+experiments=(\[report_10k,)?{study.stem}]?", command[0])
+        done = workplace.run(TRAIN, *first_values(command), "--cfg", "job")
+        assert done.code == 0, (command, done.err)
+        composed.append(done.out)
+    assert composed
+    if study.stem in OF_DATA:  # one file for both models
+        tiny, large = composed
+        assert "path: tiny" in tiny and "train_manifest: outputs/demo/" in tiny
+        assert "path: moonshotai/Kimi-Audio-7B-Instruct" in large and "train_manifest: data/report_10k/" in large
+        assert "accumulate: 8" in large and "strategy: ddp" in large and "schedule: linear" in large
+
+
+def test_prompts_are_texts_of_their_own_for_the_data() -> None:
+    files = sorted((REPOSITORY / "conf" / "prompt").glob("*.yaml"))
+    texts = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))["prompt"] for path in files}
+    assert texts.pop("manifest") is None
+    assert len(set(texts.values())) == len(texts) >= 5 and all(text.strip() == text != "" for text in texts.values())
+    assert all(path.read_text(encoding="utf-8").startswith("# @package data\n# ") for path in files)
+
+
+def test_augmentations_are_valid_and_only_none_is_nothing() -> None:
+    for path in (REPOSITORY / "conf" / "augment").glob("*.yaml"):
+        found = AugmentConfig(**yaml.safe_load(path.read_text(encoding="utf-8")))
+        assert (found == AugmentConfig()) == (path.stem == "none"), path
+
+
+@pytest.mark.parametrize("module", [TRAIN, "kimi_audio_ft.evaluate"])
+def test_a_chosen_prompt_is_the_data_s_and_a_typed_one_wins(workplace: Any, module: str) -> None:
+    def prompt(*overrides: str) -> str | None:
+        done = workplace.run(module, *overrides, "--cfg", "job")
+        assert done.code == 0, done.err
+        return yaml.safe_load(done.out)["data"]["prompt"]
+
+    assert prompt("prompt=english") == "Generate the transcription:"
+    assert prompt("prompt=english", "data.prompt='写：'") == "写："
+    assert prompt("prompt=manifest") is None
+
+
+def test_a_chosen_augmentation_is_the_data_s(workplace: Any) -> None:
+    done = workplace.run(TRAIN, "augment=speed", "data.augment.time_masks=1", "--cfg", "job")
+    found = yaml.safe_load(done.out)["data"]["augment"]
+    assert found["speeds"] == [0.9, 1.0, 1.1] and found["time_masks"] == 1 and found["gains_db"] == [0.0]
+
+
+@pytest.fixture(scope="module")
+def study_of(place: Any, short: tuple[str, ...]) -> Any:
+    """Runs a study, shortened; returns what it printed and its trials.json."""
+
+    def run(name: str, *overrides: str) -> tuple[str, dict[str, Any]]:
+        done = place.run(TRAIN, f"+experiments={name}", *short, f"hydra.sweep.dir={name}", *overrides)
+        assert done.code == 0, done.err
+        return done.out, json.loads((place.folder / name / "trials.json").read_text(encoding="utf-8"))
+
+    return run
+
+
+def params_of(document: dict[str, Any], param: str, kind: str = "trials") -> list[Any]:
+    return [trial["params"][param] for trial in document[kind]]
+
+
+@pytest.mark.slow
+class TestOnTheTinyModel:
+    def test_prompts(self, study_of: Any) -> None:
+        out, found = study_of("prompts", "prompt=report,chinese,english")
+        assert found["swept"] == ["prompt"] and {trial["status"] for trial in found["trials"]} == {"COMPLETED"}
+        assert [trial["trial"].split(",")[0] for trial in found["trials"]] == [
+            f"prompt={name}" for name in ("report", "chinese", "english")
+        ]
+        prompts = params_of(found, "data.prompt")
+        assert len(set(prompts)) == 3 and "Generate the transcription:" in prompts
+        assert sorted(params_of(found, "data.prompt", "baselines")) == sorted(prompts)
+        assert len({trial["signature"] for trial in found["trials"]}) == 3
+        assert len({tuple(trial["transcript_signatures"]) for trial in found["baselines"]}) == 3
+        assert len({trial["eval_identity"] for trial in [*found["trials"], *found["baselines"]]}) == 1
+        assert "english" in out and "prompt=" in out
+
+    def test_train_sizes(self, study_of: Any) -> None:
+        out, found = study_of("train_sizes", "data.train_subset=2,4,null")
+        sizes = [trial["train_conversations"] for trial in found["trials"]]
+        assert sizes[:2] == [2, 4] and sizes[2] > 4 and len({trial["signature"] for trial in found["trials"]}) == 3
+        assert len(found["baselines"]) == 1
+        [curve] = found["learning_curve"]["curves"]
+        assert [point["size"] for point in curve["points"]] == sizes and curve["steps"] == [4, 4]
+        assert "Learning curve over 3 training sets of 2 to" in out and "Forecast: " in out
+
+    def test_augmentation(self, study_of: Any) -> None:
+        out, found = study_of("augmentation", "augment=none,specaugment,all")
+        assert found["swept"] == ["augment"] and len({trial["signature"] for trial in found["trials"]}) == 3
+        assert [trial["params"]["data.augment.time_masks"] for trial in found["trials"]] == [0, 2, 2]
+        assert len(found["baselines"]) == 1 and "specaugment" in out
+
+    def test_next_steps(self, study_of: Any) -> None:
+        _, found = study_of("next_steps", "lora.r=8,16", "decoding.text_temperature=0.0,0.3", "decoding.repeats=2")
+        assert found["swept"] == ["lora.r", "optim.lr", "decoding.text_temperature"]
+        assert len(found["trials"]) == 8 and len({trial["signature"] for trial in found["trials"]}) == 4
+        assert {trial["params"]["lora.r"]: trial["params"]["lora.lora_alpha"] for trial in found["trials"]} == {
+            **{8: 16, 16: 32}
+        }
+        repeats = {trial["params"]["decoding.text_temperature"]: len(trial["cer_repeats"]) for trial in found["trials"]}
+        assert repeats == {0.0: 1, 0.3: 2}
