@@ -58,6 +58,17 @@ def read_jsonl(path: Path) -> Iterator[Record]:
         yield record
 
 
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number and text of every line of ``path`` that is not blank.
+
+    Raises:
+        DataError: the file cannot be read or is no UTF-8.
+    """
+    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+        if line.strip():
+            yield number, line
+
+
 def read_yaml(path: Path) -> Any:
     """The YAML document in ``path``; interpolations stay as written.
 
