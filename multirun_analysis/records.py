@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -43,7 +44,7 @@ def read_jsonl(path: Path) -> Iterator[Record]:
     Raises:
         DataError: a complete line is not a JSON object.
     """
-    lines = _read_text(path).splitlines(keepends=True)
+    lines = _lines(path)
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -64,9 +65,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises:
         DataError: the file cannot be read or is no UTF-8.
     """
-    for number, line in enumerate(_read_text(path).splitlines(), start=1):
-        if line.strip():
-            yield number, line
+    yield from ((number, line) for number, line in enumerate(_lines(path), start=1) if line.strip())
 
 
 def read_yaml(path: Path) -> Any:
@@ -109,6 +108,11 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return value
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines with their newline; unlike ``splitlines``, not cut at U+2028 or U+0085, which JSON leaves in its strings."""
+    return io.StringIO(_read_text(path)).readlines()
 
 
 def _read_text(path: Path) -> str:
