@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kimi_audio_ft.errors import ConfigError, UserError
+from kimi_audio_ft.tracking.wandb_values import short_name
 
 PARAMS = ("lora.r", "optim.lr", "decoding.text_temperature")
 LOGARITHMIC = ("optim.lr",)
@@ -75,8 +76,8 @@ def build_report(entity: str, project: str, title: str, group: str | None, param
         UserError: wandb-workspaces is not installed.
     """
     wr = _library()
-    trials = _runset(wr, entity, project, "trials", "trial", group)
-    reports = _runset(wr, entity, project, "reports of sweeps", "report", group)
+    trials = _runset(wr, "trials", "trial", group)
+    reports = _runset(wr, "reports of sweeps", "report", group)
     return wr.Report(
         entity=entity,
         project=project,
@@ -134,12 +135,12 @@ def _library() -> Any:
     return library
 
 
-def _runset(wr: Any, entity: str, project: str, name: str, job_type: str, group: str | None) -> Any:
-    """Runs of one kind; the best first, with the columns one wants."""
-    wanted = [wr.Metric("JobType") == job_type, *([wr.Metric("Group") == group] if group else [])]
+def _runset(wr: Any, name: str, job_type: str, group: str | None) -> Any:
+    """Runs of one kind in the report's own project; the best first, with the columns one wants."""
+    from wandb_workspaces import expr
+
+    wanted = [expr.Metric("JobType") == job_type, *([expr.Metric("Group") == short_name(group)] if group else [])]
     return wr.Runset(
-        entity=entity,
-        project=project,
         name=name,
         filters=wanted,
         order=[wr.OrderBy(wr.SummaryMetric("cer"), ascending=True)],
