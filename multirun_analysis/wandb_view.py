@@ -20,6 +20,10 @@ PARAMS = ("lora.r", "optim.lr", "decoding.text_temperature")
 LOGARITHMIC = ("optim.lr",)
 RATES = ("cer", "cer_normalised", "mer", "wer")
 EDITS = ("substitutions", "deletions", "insertions")
+CATEGORIES = (
+    *("punctuation", "person_name", "domain_term", "abbreviation", "number_format", "number_value", "filler"),
+    *("homophone_same_tone", "homophone_other_tone", "other"),
+)
 COLUMNS = ("cer", "cer_ci_low", "cer_ci_high", "cer_normalised", "mer", "wer", "exact_match", *EDITS, "empty_rate")
 TITLE = "Fine-tuning sweep"
 
@@ -180,15 +184,13 @@ def _curve_panels(wr: Any) -> list[Any]:
 
 
 def _error_panels(wr: Any) -> list[Any]:
-    """Rates, and counts of edits, side by side for every trial."""
-    named = (("Error rates", RATES), ("Edits", EDITS))
+    """Rates, and counts of edits by kind and by category, side by side for every trial."""
+    by_category = [f"errors/{name}" for name in CATEGORIES]
+    named = (("Error rates", RATES), ("Edits", EDITS), ("Edits by category", by_category))
+    places = (wr.Layout(0, 0, _HALF, _TALL), wr.Layout(_HALF, 0, _HALF, _TALL), wr.Layout(0, _TALL, _WIDE, _TALL))
     return [
-        wr.BarPlot(
-            title=title,
-            metrics=[wr.SummaryMetric(key) for key in keys],
-            layout=wr.Layout(_HALF * place, 0, _HALF, _TALL),
-        )
-        for place, (title, keys) in enumerate(named)
+        wr.BarPlot(title=title, metrics=[wr.SummaryMetric(key) for key in keys], layout=place)
+        for place, (title, keys) in zip(places, named, strict=True)
     ]
 
 

@@ -47,6 +47,8 @@ def test_curves_and_tables() -> None:
     assert curves == {"train/loss", "val/loss", "train/lr"}
     assert {panel.table_name for panel in of_kind(report, "WeavePanelSummaryTable")} == {"leaderboard", "utterances"}
     assert len(of_kind(report, "ScatterPlot")) == 1
+    shown = {metric.name for panel in of_kind(report, "BarPlot") for metric in panel.metrics}
+    assert {"cer", "deletions", "errors/number_value"} <= shown
 
 
 def test_one_sweep_or_all() -> None:
