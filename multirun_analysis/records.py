@@ -111,7 +111,7 @@ def finite(value: Any) -> Any:
 
 
 def _lines(path: Path) -> list[str]:
-    """Lines with their newline; unlike ``splitlines``, not cut at U+2028 or U+0085, which JSON leaves in its strings."""
+    """Lines with their newline; unlike ``splitlines``, not cut at U+2028 or U+0085, which JSON strings may hold."""
     return io.StringIO(_read_text(path)).readlines()
 
 

@@ -29,9 +29,9 @@ TITLE = "Fine-tuning sweep"
 
 _PROJECT = re.compile(r"([\w.-]+)/([\w.-]+)")
 _ABOUT = (
-    "One line, point or row is one trial: an adapter (or the same adapter under another decoding setting) scored on the "
-    "evaluation set. Rates are fractions over characters; lower is better. The report of each sweep, with intervals "
-    "and tests, is an artifact of its run of job type report."
+    "One line, point or row is one trial: an adapter, under one decoding setting, scored on the evaluation set. Rates "
+    "are fractions; lower is better. The report of each sweep, with its intervals and tests, is an artifact of its run "
+    "of job type report."
 )
 # A page is 24 units wide.
 _WIDE, _HALF, _THIRD, _TALL = 24, 12, 8, 8

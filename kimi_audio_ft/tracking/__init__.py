@@ -31,9 +31,7 @@ def make_tracker(
     Raises ``ConfigError`` for an unknown ``logger.kind``.
     """
     if settings.kind == "wandb":
-        return WandbRun(
-            settings, trial_name=trial_name, group=group, config=config, folder=folder, job_type=job_type
-        )
+        return WandbRun(settings, trial_name=trial_name, group=group, config=config, folder=folder, job_type=job_type)
     if settings.kind == "csv":
         return CsvRun(folder)
     if settings.kind == "none":

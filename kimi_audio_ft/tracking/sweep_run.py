@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 JOB_TYPE = "report"
 FOLDER = "report"
-"""In the sweep's folder: where this run's files lie, so that ``wandb sync SWEEP/*/wandb`` finds it beside the trials."""
+"""In the sweep's folder, where this run's files lie: ``wandb sync SWEEP/*/wandb`` finds them beside the trials'."""
 LEADERBOARD = "leaderboard"
 
 # Columns of the leaderboard beside the swept parameters, where trials.json has them.

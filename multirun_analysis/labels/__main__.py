@@ -19,10 +19,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m multirun_analysis.labels",
         description="List the references of a data set that are most likely wrong, from what several adapters made of "
-        f"its audio. {FIRST_COMMAND}.".replace("%", "%%"),
+        f"its audio. {FIRST_COMMAND}.",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="evaluations, or multiruns of them")
-    parser.add_argument("--manifest", type=Path, metavar="FILE", help="leave out what was changed in it since; gives lines")
+    parser.add_argument("--manifest", type=Path, metavar="FILE", help="leave out what has changed in it")
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"the CSV ({FILE} in the first FOLDER)")
     parser.add_argument("--most", type=int, default=MOST, metavar="N", help="rows of the CSV, 0 for all (%(default)s)")
     options = parser.parse_args(arguments)

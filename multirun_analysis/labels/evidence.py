@@ -92,7 +92,7 @@ def _add(found: dict[str, Utterance], adapter: str, row: Mapping[str, Any], tria
         seen = Utterance(name, row["reference"], row.get("audio"), recording, row.get("seconds"))
         found[name] = seen
     elif seen.reference != row["reference"]:
-        problem = f"has another reference for {name!r} ({row['reference']!r}) than the folders before ({seen.reference!r})"
+        problem = f"has another reference for {name!r} ({row['reference']!r}) than before ({seen.reference!r})"
         raise DataError(trial.folder / "utterances.jsonl", problem, "Evaluate all adapters on one manifest")
     seen.votes.setdefault(adapter, row["hypothesis"])
     if row.get("loss") is not None:

@@ -11,10 +11,10 @@ Three signs are a matter of degree:
 ``speed``
     by how much the characters per second are out of the data set's range of 3 robust standard deviations.
 
-Rule: every sign becomes a percentile (the share of references with a lower value, ties count half), and the *score* of a
-reference is the mean of its percentiles over the signs that are known of it. Two signs are no matter of degree and come
-first, ordered among themselves by the same score: the same audio with another text, one of which must be wrong, and a
-reference with nothing in it.
+Rule: every sign becomes a percentile (the share of references with a lower value, ties count half), and the *score* of
+a reference is the mean of its percentiles over the signs that are known of it. Two signs are no matter of degree and
+come first, ordered among themselves by the same score: the same audio with another text, one of which must be wrong,
+and a reference with nothing in it.
 """
 
 from __future__ import annotations

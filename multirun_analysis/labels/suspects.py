@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from multirun_analysis.labels.evidence import Utterance
-from multirun_analysis.labels.signals import SPEED_RANGE, Ranking, consensus, plain
+from multirun_analysis.labels.signals import Ranking, consensus, plain
 from multirun_analysis.records import write_whole
 
 COLUMNS = (

@@ -60,9 +60,7 @@ def test_without_losses_disagreement_alone_still_finds_most(
     assert precision(suspects(made.folder / "suspects.csv"), made.wrong, 20) >= 0.8
 
 
-def test_columns_for_a_person(
-    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_columns_for_a_person(write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
         {"id": f"u{n}", "repeat": 0, "reference": "今天下午开会", "hypothesis": "今天下午开会", "audio": None}
         | {"cer": 0.0, "recording": "monday", "seconds": 2.0 + n / 50, "loss": 0.1 + n / 1000}
@@ -122,7 +120,7 @@ def test_references_that_were_corrected_since_are_left_out(
     [
         (lambda tmp: None, "is not a folder"),
         (lambda tmp: (tmp / "x").mkdir(), "holds no trial folder"),
-        (lambda tmp: ((tmp / "x" / ".hydra").mkdir(parents=True)), "holds no finished evaluation"),
+        (lambda tmp: (tmp / "x" / ".hydra").mkdir(parents=True), "holds no finished evaluation"),
     ],
 )
 def test_without_input_the_error_names_the_command_that_makes_it(
@@ -134,9 +132,7 @@ def test_without_input_the_error_names_the_command_that_makes_it(
     assert said in error and "python -m kimi_audio_ft.evaluate -m adapter=" in error and "losses=true" in error
 
 
-def test_one_adapter_needs_losses(
-    planted: Callable[..., Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_adapter_needs_losses(planted: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
     bare = planted(6, "bare", adapters=1, losses=False)
     assert main([str(bare.folder)]) == 2
     assert "one adapter without losses says too little" in capsys.readouterr().err
