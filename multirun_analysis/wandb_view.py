@@ -141,15 +141,18 @@ def _library() -> Any:
 
 def _runset(wr: Any, name: str, job_type: str, group: str | None) -> Any:
     """Runs of one kind in the report's own project; the best first, with the columns one wants."""
-    from wandb_workspaces import expr
-
-    wanted = [expr.Metric("JobType") == job_type, *([expr.Metric("Group") == short_name(group)] if group else [])]
+    wanted = {"JobType": job_type, **({"Group": short_name(group)} if group else {})}
     return wr.Runset(
         name=name,
-        filters=wanted,
+        filters=" and ".join(f'Metric("{key}") == "{_escaped(value)}"' for key, value in wanted.items()),
         order=[wr.OrderBy(wr.SummaryMetric("cer"), ascending=True)],
         pinned_columns=["run:displayName", *(f"summary:{name}" for name in COLUMNS)],
     )
+
+
+def _escaped(text: str) -> str:
+    """A text inside a filter. The library rewrites ``=`` and ``<`` even in there, before it reads Python's escapes."""
+    return "".join(char if char.isalnum() or char in "_./-" else f"\\U{ord(char):08x}" for char in text)
 
 
 def _parameter_panels(wr: Any, params: Sequence[str]) -> list[Any]:

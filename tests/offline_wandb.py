@@ -72,6 +72,8 @@ def read_run(folder: Path) -> StoredRun:
         if kind == "run":
             stored.run = record.run
             stored.config |= _items(record.run.config.update)
+        elif kind == "config":
+            stored.config |= _items(record.config.update)
         elif kind == "history":
             stored.history.append(_items(record.history.item))
         elif kind == "summary":

@@ -82,7 +82,7 @@ class ReportRun(WandbRun):
                 artifact.add_file(str(path), name=path.name)
             self._run.log_artifact(artifact)
             columns, rows = leaderboard(document)
-            self._run.log({LEADERBOARD: wandb.Table(columns=columns, data=rows, allow_mixed_types=True)})
+            self._run.log({LEADERBOARD: wandb.Table(columns=[*columns], data=rows, allow_mixed_types=True)})
             self._run.summary.update(_summary(document))
             self._close(exit_code=0)
 

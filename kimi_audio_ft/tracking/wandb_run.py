@@ -163,7 +163,7 @@ def _table(rows: Sequence[Utterance], *, audio: bool) -> Any:
 
     columns = table_columns(rows)
     # Figures that are whole in one row and null, or a fraction, in another are still one column.
-    table = wandb.Table(columns=[*columns, "audio"] if audio else columns, allow_mixed_types=True)
+    table = wandb.Table(columns=[*columns, *(["audio"] if audio else [])], allow_mixed_types=True)
     for row in rows:
         cells = [table_cell(row, column) for column in columns]
         if audio:

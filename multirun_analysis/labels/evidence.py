@@ -66,9 +66,7 @@ def gather(folders: Sequence[Path], manifest: Path | None = None) -> Evidence:
         adapters.setdefault(adapter, trial.cer)
         for row in trial.utterances:
             _add(found, adapter, row, trial)
-    utterances, notes = list(found.values()), []
-    if manifest is not None:
-        utterances, notes = _as_in(manifest, found)
+    utterances, notes = (list(found.values()), []) if manifest is None else _as_in(manifest, found)
     best_first = dict(sorted(adapters.items(), key=lambda one: one[1]))
     return Evidence(utterances, best_first, notes)
 

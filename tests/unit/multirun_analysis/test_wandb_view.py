@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +61,19 @@ def test_one_sweep_or_all() -> None:
         assert '"trial"' in document and '"report"' in document  # the job types of the two kinds of runs
 
 
+def test_a_sweeps_name_may_hold_anything() -> None:
+    group = """outputs/lr=0.1, r<8 'and' "or" \\ (会议)"""
+    (runset, *_) = (block.runsets[0] for block in build_report("team", "p", "t", group, PARAMS).blocks[2:3])
+    filters = runset._to_model().filters.model_dump(by_alias=True)
+
+    def leaves(node: dict[str, Any]) -> list[tuple[str, Any]]:
+        if node.get("key"):
+            return [(node["key"]["name"], node["value"])]
+        return [leaf for child in node.get("filters") or [] for leaf in leaves(child)]
+
+    assert leaves(filters) == [("jobType", "trial"), ("group", group)]
+
+
 @pytest.mark.parametrize("name", ["project", "a/b/c", "/b", "a/", "a b/c"])
 def test_a_project_is_named_with_its_entity(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name]) == 2
@@ -71,14 +87,35 @@ def test_offline_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatc
         save(build_report("team", "project", "t", None, PARAMS))
 
 
-def test_a_server_that_does_not_answer_is_an_error_without_the_key(tmp_path: Path) -> None:
+class Refusing(BaseHTTPRequestHandler):
+    """A W&B server where this key may do nothing."""
+
+    def do_POST(self) -> None:  # noqa: N802 - http.server's name
+        self.send_error(403)
+
+    do_GET = do_POST  # noqa: N815
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Stay silent."""
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """Address of a server that refuses everything."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def test_a_server_that_refuses_is_an_error_without_the_key(server: str, tmp_path: Path) -> None:
     """In a process of its own, since wandb keeps what it found out about the login."""
     key = "0123456789abcdef" * 3
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    dead = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": key, "HOME": str(tmp_path)}
+    account = {"WANDB_BASE_URL": server, "WANDB_API_KEY": key, "HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-m", "multirun_analysis.wandb_view", "team/project"],
-        env={**clean, **dead, "PYTHONPATH": str(Path(__file__).parents[3])},
+        env={**clean, **account, "PYTHONPATH": str(Path(__file__).parents[3])},
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -161,6 +161,6 @@ def test_the_command_never_imports_torch(planted: Callable[..., Any]) -> None:
         "import sys; from multirun_analysis.labels.__main__ import main; main(sys.argv[1:]); "
         "sys.exit(str({'torch', 'transformers', 'wandb'} & set(sys.modules) or '') or 0)"
     )
-    command = [sys.executable, "-c", program, str(planted(10, references=20).folder)]
+    command = [sys.executable, "-c", program, str(planted(10, references=60).folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
