@@ -47,7 +47,7 @@ def answer_loss(logits_NV: Tensor, labels_N: Tensor, rows_N: Tensor, num_rows: i
         does not depend on how the step was cut into micro-batches or ranks.
     """
     if average == "token":
-        return functional.cross_entropy(logits_NV.float(), labels_N, reduction="sum")
+        return functional.cross_entropy(logits_NV.float(), labels_N, reduction="none").sum()
     return row_losses(logits_NV, labels_N, rows_N, num_rows).sum()
 
 

@@ -21,8 +21,8 @@ COLUMNS = (
     *("rank", "id", "audio", "recording", "seconds", "reference", "best_hypothesis", "score", "reasons"),
     *("loss", "disagreement", "chars_per_second", "same_audio_as", "line"),
 )
-HIGH = 0.95
-"""Percentile from which a sign is named among the reasons."""
+HIGH = 0.9
+"""Percentile from which a sign is named among the reasons, also beside a stronger one."""
 SHOWN = 10
 
 
@@ -65,17 +65,19 @@ def print_summary(ranking: Ranking, path: Path, written: int, console: Console |
 
 
 def reasons(ranking: Ranking, utterance: Utterance) -> list[str]:
-    """Why a reference is suspected, in words; empty when no sign stands out."""
+    """Why a reference is suspected, in words; of what does not stand out, the strongest sign."""
     values = ranking.table.loc[utterance.id]
+    strongest = max(values[f"{sign}_percentile"] for sign in ranking.signs) if ranking.signs else HIGH
+    high = min(HIGH, strongest)
     said = []
     if not plain(utterance.reference):
         said.append("the reference holds no text")
     other = ranking.other_text.get(utterance.id)
     if other is not None:
         said.append(f"{other.id} has the same audio and the text {other.reference!r}")
-    if values["disagreement_percentile"] >= HIGH and values["disagreement"] > 0:
+    if values["disagreement_percentile"] >= high and values["disagreement"] > 0:
         said.append(_disagreement(utterance, list(ranking.evidence.adapters)))
-    if values["loss_percentile"] >= HIGH:
+    if values["loss_percentile"] >= high:
         share = f"{values['loss_percentile']:.1%}"
         said.append(f"a loss of {values['loss']:.2f} nats per token is above that of {share} of the references")
     if values["speed"] > 0 and ranking.usual_speed is not None:
