@@ -14,19 +14,27 @@ from kimi_audio_ft.schema import EvaluateConfig
 def main(config: EvaluateConfig) -> float:
     """Evaluate what Hydra composed; prints the scores and where they lie."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    scores = evaluate(config, folder)
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    several = Path(hydra.sweep.dir) if hydra.mode == RunMode.MULTIRUN else None
+    scores = evaluate(config, folder, group=str(several or "evaluate"))
     print(
         f"CER {scores['cer']:.2%} (normalised {scores['normalised']['cer']:.2%}), MER {scores['mer']:.2%}, "
         f"exact match {scores['exact_match']:.2%} over {scores['num_references']} references\n"
         f"scores and transcripts: {folder}"
     )
+    if config.losses:
+        print(f"references that look wrong: python -m multirun_analysis.labels {several or folder}")
     return float(scores["cer"])
 
 
-def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
-    """Decode and score; writes ``scores.json`` and ``utterances.jsonl`` into ``folder``."""
+def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> dict[str, Any]:
+    """Decode and score; writes ``scores.json`` and ``utterances.jsonl`` into ``folder``.
+
+    ``group`` names what the evaluation belongs to, for W&B.
+    """
     from kimi_audio_ft.base_model import Base
     from kimi_audio_ft.devices import refuse_launchers
     from kimi_audio_ft.quiet import quiet_libraries
@@ -46,6 +54,11 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
     transcripts = decode(base, evaluation, config.decoding, config.seed, adapter, config.trainer.progress)
     around, hypotheses = evaluation.surroundings, transcripts.hypotheses
     utterances = utterance_rows(evaluation.references, hypotheses, around, options)
+    if config.losses:
+        from kimi_audio_ft.training.utterance_losses import evaluation_losses
+
+        losses = evaluation_losses(base, evaluation, adapter, config.trainer.progress)
+        utterances = [{**row, "loss": losses[row["id"]]} for row in utterances]
     flat = flatten(asdict(config))
     scores = {
         "trial": name,
@@ -61,7 +74,9 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
     }
     write_utterances(folder, utterances)
     write_scores(folder, "scores.json", scores)
-    tracker = make_tracker(config.logger, trial_name=name, group="evaluate", config=asdict(config), folder=folder)
+    tracker = make_tracker(
+        config.logger, trial_name=name, group=group, config=asdict(config), folder=folder, job_type="evaluate"
+    )
     tracker.finish({key: value for key, value in scores.items() if key != "params"}, utterances)
     return scores
 

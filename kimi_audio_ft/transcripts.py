@@ -16,7 +16,6 @@ from kimi_audio_ft.data.identity import manifest_identity, reference_identity
 from kimi_audio_ft.data.manifest import read_manifest, require_references
 from kimi_audio_ft.decoding.passes import Pass, is_greedy
 from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.model.audio_frontend import SAMPLE_RATE, SAMPLES_PER_TOKEN
 from kimi_audio_ft.one_moment import seen_once
 from kimi_audio_ft.schema import DataConfig, DecodingConfig
 from kimi_audio_ft.scores import Surroundings
@@ -24,6 +23,8 @@ from kimi_audio_ft.signature import canonical, signature
 from kimi_audio_ft.store_together import find_or_make_all
 
 _FILE = "transcripts.jsonl"
+# Semantic codes come at 12.5 Hz.
+_SECONDS_PER_CODE = 0.08
 # The evaluation set of the last trial, under all that it depends on but its files.
 _HELD: dict[str, EvaluationSet] = {}
 
@@ -87,7 +88,7 @@ class EvaluationSet:
     def surroundings(self) -> Surroundings:
         """What else a row of ``utterances.jsonl`` says of every conversation; seconds are of whole codes."""
         ids = list(self.references)
-        seconds = (self.conversations.num_codes() * SAMPLES_PER_TOKEN / SAMPLE_RATE).round(2).tolist()
+        seconds = (self.conversations.num_codes() * _SECONDS_PER_CODE).round(2).tolist()
         recordings = {conversation.id: conversation.recording for conversation in self.conversations}
         return Surroundings(self.audio, recordings, dict(zip(ids, seconds, strict=True)))
 

@@ -174,7 +174,7 @@ def test_named_options_of_prepare_exist() -> None:
 
 HELPED = [
     *("kimi_audio_ft.prepare", "kimi_audio_ft.tokenize", TRAIN, "kimi_audio_ft.evaluate", "kimi_audio_ft.merge"),
-    "kimi_audio_ft.store",
+    *("kimi_audio_ft.store", "multirun_analysis", "multirun_analysis.labels", "multirun_analysis.wandb_view"),
 ]
 WITHOUT_TORCH = """
 import runpy, sys
@@ -187,7 +187,7 @@ assert "torch" not in sys.modules, "torch was imported"
 """
 
 
-@pytest.mark.parametrize("module", [*HELPED, "multirun_analysis"])
+@pytest.mark.parametrize("module", HELPED)
 def test_help_is_quick_and_does_without_torch(module: str, tmp_path: Path) -> None:
     out = _quick(["-c", WITHOUT_TORCH, module, "--help"], tmp_path)
     assert f"python -m {module}" in out
