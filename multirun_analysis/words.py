@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from multirun_analysis.collect import Trial
-from multirun_analysis.compare import Comparison, value_of
+from multirun_analysis.compare import Adapter, Comparison, value_of
 from multirun_analysis.messages import ENGLISH, Messages
 
 BASE_NAME = ENGLISH("base.name")
@@ -69,6 +69,12 @@ def trial_title(trial: Trial, swept: list[str], say: Messages = ENGLISH) -> str:
         return setting(trial, swept) or trial.label
     decoding = setting(trial, [param for param in swept if param.startswith("decoding.")])
     return f"{say('base.name')} {decoding}".strip()
+
+
+def adapter_name(adapter: Adapter, comparison: Comparison, say: Messages = ENGLISH) -> str:
+    """An adapter named by what its training differs in from its siblings'."""
+    trained = [param for param in comparison.swept if not param.startswith("decoding.")]
+    return setting(adapter.source, trained) or say("loss.adapter")
 
 
 def training_time(trial: Trial, say: Messages = ENGLISH) -> str:
