@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from multirun_analysis.collect import Trial
 from multirun_analysis.compare import Comparison, Row, value_of
@@ -70,9 +70,14 @@ class Board:
         params = [(param, self.comparison.distinct(param)) for param in self.comparison.charted]
         return [(param, [show(value) for value in values]) for param, values in params if len(values) <= MOST_CHOICES]
 
-    def value(self, trial: Trial, param: str) -> Any:
+    def value(self, trial: Trial, param: str) -> str | None:
         """A cell; a base has none for what it was not trained with."""
         return None if trial.is_base and not param.startswith("decoding.") else show(value_of(trial, param))
+
+    def values(self, trial: Trial) -> str:
+        """The filtered parameters' values as JSON; of a base only those that it has."""
+        found = {param: self.value(trial, param) for param, _ in self.filters}
+        return json.dumps({param: value for param, value in found.items() if value is not None})
 
     @cached_property
     def _top(self) -> float:

@@ -45,6 +45,13 @@ def percent(fraction: float | None, digits: int = 1) -> str:
     return "–" if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
+def count(number: float | None) -> str:
+    """A count, or a mean of counts over repeats, to the precision that tells something; a dash when unknown."""
+    if number is None:
+        return "–"
+    return f"{number:.1f}".removesuffix(".0")
+
+
 def duration(seconds: float | None) -> str:
     """A length of time, to the precision one cares for; a dash when unknown."""
     if seconds is None:

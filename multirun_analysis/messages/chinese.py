@@ -170,6 +170,7 @@ TEXTS = {
     "effects.value": "取值",
     "effects.effect": "效应",
     "effects.count": "试验数",
+    "effects.table": "主效应的数字",
     "category.title": "错误类型",
     "category.axis": "每 100 个参考字符的错误数",
     "category.caption": "每个编辑只属于一类;长条的长度即 CER。列出最好的几个试验、推荐的试验和基座。",

@@ -210,6 +210,7 @@ TEXTS = {
     "effects.value": "value",
     "effects.effect": "effect",
     "effects.count": "trials",
+    "effects.table": "Main effects, as numbers",
     # categories of errors
     "category.title": "Kinds of errors",
     "category.axis": "errors per 100 reference characters",
