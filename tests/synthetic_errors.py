@@ -45,8 +45,8 @@ class Planted:
     )
     recording_spread: float = 0.4
     trial_spread: float = 0.0
-    shared: float = 0.6
-    own: float = 0.3
+    shared: float = 0.75
+    own: float = 0.15
     turned: Mapping[tuple[int, float], float] = field(default_factory=lambda: {(32, 1e-4): 3.0})
 
     def rate(self, params: Mapping[str, Any]) -> float:
