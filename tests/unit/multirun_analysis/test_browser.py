@@ -13,6 +13,13 @@ from tests.report_page import body
 
 pytestmark = pytest.mark.slow
 
+FRAME = """<iframe src="PAGE" style="width:380px;height:900px;border:0"></iframe><script>
+setTimeout(() => {
+  const inner = document.querySelector("iframe").contentDocument;
+  const charts = inner.querySelectorAll(".canvas.vega-embed svg").length;
+  document.body.dataset.told = inner.documentElement.scrollWidth + " " + charts;
+}, 5000);</script>"""
+
 
 def drawn(chromium: Any, page: Path) -> str:
     return body(chromium(page, "--dump-dom"))
@@ -132,14 +139,7 @@ def test_a_click_on_a_line_shows_its_row(page: Path, chromium: Any) -> None:
 def test_nothing_is_wider_than_a_phone(page: Path, chromium: Any) -> None:
     """In a frame of 380 pixels: headless Chromium's own window cannot be that narrow."""
     frame = page.with_name("frame.html")
-    frame.write_text(
-        f'''<iframe src="{page.name}" style="width:380px;height:900px;border:0"></iframe><script>
-        setTimeout(() => { const inner = document.querySelector("iframe").contentDocument;
-          document.body.dataset.told = inner.documentElement.scrollWidth + " " +
-            inner.querySelectorAll(".canvas.vega-embed svg").length;
-        }, 5000);</script>''',
-        encoding="utf-8",
-    )
+    frame.write_text(FRAME.replace("PAGE", page.name), encoding="utf-8")
     dom = chromium(frame, "--allow-file-access-from-files", "--dump-dom")
     found = re.search(r'data-told="(\d+) (\d+)"', dom)
     assert found, "the page did not answer"
