@@ -6,15 +6,6 @@ TEXTS = {
     # joining
     "list.comma": ", ",
     "list.and": " and ",
-    # parameters in plain words
-    "param.lora.r": "LoRA rank",
-    "param.lora.lora_alpha": "LoRA alpha",
-    "param.optim.lr": "learning rate",
-    "param.decoding.text_temperature": "text temperature",
-    "param.decoding.text_top_k": "top-k",
-    "param.data.train_manifest": "training data",
-    "param.data.prompt": "prompt",
-    "param.seed": "seed",
     # the result in one sentence, and the effort
     "base.name": "base (no adapter)",
     "base.short": "base",
@@ -161,102 +152,6 @@ TEXTS = {
         "were behind at that moment and are not in the leaderboard; with more steps some might have caught up. Their "
         "checkpoints are kept in the store, so a sweep that wants them goes on from there."
     ),
-    # charts
-    "charts.title": "What matters",
-    "charts.points": "Points are trials, the best one ringed.",
-    "charts.lines": (
-        "Thin lines join trials that differ in nothing else, thick lines the means of each colour; a click in a "
-        "legend shows one colour alone."
-    ),
-    "charts.base": "Dashed is the zero-shot base, at its lowest CER where decoding is not the axis.",
-    "charts.no_base": "The zero-shot base was not scored in this sweep.",
-    "charts.undrawn": "This chart could not be drawn:",
-    "charts.actions": "Save this chart",
-    "charts.png": "Save as PNG",
-    "charts.svg": "Save as SVG",
-    "charts.trial": "trial",
-    "charts.best_trial": "best trial",
-    "charts.normalised": "normalised CER",
-    "charts.base_word": "base {cer}",
-    "parameter.title": "CER against {param}",
-    "parameter.axis": "{name} ({key})",
-    "parameter.means": "Mean CER over the trials: {said}.",
-    "parameter.mean": "{cer} at {value}",
-    "parameter.values": "{n} values of {param}.",
-    "heat.title": "LoRA rank and learning rate together",
-    "heat.caption": "The lowest CER (%) of each pair; the stronger the colour, the better.",
-    "heat.caption_over": "The lowest CER (%) of each pair, over every {others}; the stronger the colour, the better.",
-    "parallel.title": "All trials at once",
-    "parallel.caption": (
-        "One line per trial, from its settings to its CER; the stronger the line, the better. The filters of the "
-        "leaderboard also apply here, and a click on a line shows its row there."
-    ),
-    "repeats.title": "Repeated sampling at each temperature",
-    "repeats.caption": (
-        "Each dot is one repeat, each line the mean of an adapter's repeats; the band is one standard deviation "
-        "either side, of the adapter of the best trial. Greedy decoding (0.0) has one outcome."
-    ),
-    "repeats.best": "adapter of the best trial",
-    "repeats.others": "other adapters",
-    "repeats.repeat": "repeat",
-    "repeats.mean": "mean",
-    "repeats.std": "standard deviation",
-    "repeats.adapter": "adapter",
-    "effects.title": "Main effects",
-    "effects.axis": "change of CER against the mean of all trials (points of a percent)",
-    "effects.caption": "Left of the line is better. Whiskers are 95 % intervals over recordings, not over seeds.",
-    "effects.additive": "Trials are missing from the grid: the effects are those of an additive fit.",
-    "effects.confounded": "The missing trials leave {params} inseparable from another parameter: read with care.",
-    "effects.value": "value",
-    "effects.effect": "effect",
-    "effects.count": "trials",
-    "effects.table": "Main effects, as numbers",
-    # categories of errors
-    "category.title": "Kinds of errors",
-    "category.axis": "errors per 100 reference characters",
-    "category.caption": (
-        "Each edit has one category; the bar's length is the CER. The best trials, the recommended one and the base."
-    ),
-    "category.share": "share of the errors",
-    "category.edits": "errors",
-    "category.name": "category",
-    "category.table": "Errors by category, as numbers",
-    "category.punctuation": "punctuation",
-    "category.person_name": "person names",
-    "category.domain_term": "domain terms",
-    "category.abbreviation": "abbreviations, code-switching",
-    "category.number_format": "number format (same value)",
-    "category.number_value": "number value",
-    "category.filler": "filler words",
-    "category.homophone_same_tone": "homophones, same tone",
-    "category.homophone_other_tone": "homophones, other tone",
-    "category.other": "other",
-    # loss curves
-    "loss.title": "Loss curves",
-    "loss.train": "Training loss",
-    "loss.val": "Validation loss",
-    "loss.step": "step",
-    "loss.loss": "loss",
-    "loss.adapter": "adapter",
-    "loss.caption": "One line per adapter ({n}); a click on a name in the legend shows it alone.",
-    "loss.one": "One adapter.||{n} adapters.",
-    "loss.marked": "A ringed point is where a validation loss was lowest before it rose again: overfitting from there.",
-    "loss.lowest": "lowest",
-    "overfit.title": "Overfitting",
-    "overfit.verdict": "verdict",
-    "overfit.none": "not overfitted",
-    "overfit.turned": "overfitted: validation turned at {at}",
-    "overfit.gap": "validation loss far above the training loss",
-    "overfit.unknown": "too few validation points to tell",
-    "overfit.epoch": "epoch {n}",
-    "overfit.step": "step {n}",
-    "overfit.lowest": "lowest validation loss",
-    "overfit.at": "at",
-    "overfit.final": "last validation loss",
-    "overfit.distance": "above training",
-    "overfit.distance_hint": "last validation loss minus the training loss around it",
-    # a learning curve over training-set sizes
-    "learning.title": "Learning curve",
     # worst utterances
     "worst.title": "Worst utterances of the best trial",
     "worst.marked": "Wrong characters are marked in both lines:",
