@@ -77,7 +77,7 @@ def test_the_verdict_names_group_and_method(synthetic: Comparison) -> None:
     assert "over all 28 pairs" in method and "20 recordings" in method
     turned = verdicts(synthetic, ENGLISH)[-1]
     assert turned == "One adapter overfitted: lora.r=32 optim.lr=1e-4 (epoch 3)."
-    assert verdicts(synthetic, CHINESE)[-1] == "1 个适配器过拟合,验证损失先降后升:lora.r=32 optim.lr=1e-4(第 3 轮)。"
+    assert verdicts(synthetic, CHINESE)[-1] == "1 个适配器过拟合，验证损失先降后升：lora.r=32 optim.lr=1e-4（第 3 轮）。"
 
 
 def test_needed_utterances_are_told_when_the_best_are_alike(synthetic: Comparison) -> None:
