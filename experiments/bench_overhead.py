@@ -106,6 +106,7 @@ def fill(jobs: Sequence[Job]) -> None:
         def adapter(folder: Path, facts: dict[str, Any] = facts) -> dict[str, Any]:
             points = [{"split": "train", "step": step, "loss": rng.random(), "lr": 1e-4} for step in range(9, 217, 9)]
             store.write_jsonl(folder / "curves.jsonl", points)
+            store.write_json(folder / "data.json", {"conversations": 864})
             return facts
 
         def transcript(folder: Path, references: dict[str, str] = references) -> dict[str, Any]:

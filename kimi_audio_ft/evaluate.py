@@ -54,7 +54,7 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
         "params": {key: value for key, value in flat.items() if key.startswith("decoding.")},
         "decode_seconds": transcripts.seconds,
         "eval_manifest": config.data.eval_manifest,
-        "eval_identity": evaluation.identity,
+        "eval_identity": evaluation.reference_identity,
         "git_commit": git_commit(),
         "model": config.model.path,
     }

@@ -70,6 +70,8 @@ class DataConfig:
     train_manifest: str = ""  # Pretokenized JSONL that adapters are trained on.
     eval_manifest: str = ""  # Pretokenized JSONL that is decoded and scored, and gives the validation loss.
     prompt: str | None = None  # Used instead of every conversation's own text prompt; null keeps the manifest's.
+    train_subset: int | None = None  # Train on so many conversations only (see ``data.subset``); null is all of them.
+    train_subset_seed: int = 1  # Which ones: of one seed, smaller subsets lie inside larger ones.
     audio_root: str | None = None  # Folder that relative audio paths start from; null is the manifest's own folder.
     features: str = "cached"  # cached: encode once into the store; online: encode in every step; none: codes only.
     max_length: int = 8192  # Longer conversations (positions, both streams) are left out and reported.
@@ -83,6 +85,9 @@ class DataConfig:
         one_of("data.features", self.features, ("cached", "online", "none"))
         for name in ("max_length", "batch_size", "max_batch_tokens"):
             require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be 1 or more")
+        if self.train_subset is not None:
+            rule = "must be 1 or more conversations"
+            require(self.train_subset >= 1, "data.train_subset", self.train_subset, rule, "Use null for all of them")
         require(self.num_workers >= 0, "data.num_workers", self.num_workers, "must be 0 or more")
         if self.prompt is not None:
             require(bool(self.prompt.strip()), "data.prompt", self.prompt, "must not be empty", "Use null to keep it")

@@ -24,6 +24,13 @@ SHOWN = (
     "decoding.text_temperature",
     "decoding.text_top_k",
     "seed",
+    "data.prompt",
+    "data.train_subset",
+    "data.train_subset_seed",
+    "data.augment.speeds",
+    "data.augment.gains_db",
+    "data.augment.time_masks",
+    "data.augment.channel_masks",
 )
 
 

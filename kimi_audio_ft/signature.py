@@ -38,6 +38,8 @@ STAGE_VERSION = {"features": 2, "adapter": 3, "transcript": 1}
 EXCLUDED = {
     "adapter": (
         "data.train_manifest",
+        "data.train_subset",  # what it selects is among the inputs
+        "data.train_subset_seed",
         "data.eval_manifest",
         "data.audio_root",
         "data.num_workers",
@@ -58,6 +60,8 @@ EXCLUDED = {
     ),
     "transcript": (
         "data.train_manifest",
+        "data.train_subset",
+        "data.train_subset_seed",
         "data.eval_manifest",
         "data.audio_root",
         "data.max_length",

@@ -57,6 +57,12 @@ def is_sweep() -> bool:
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
+_NAMING = (
+    *("lora", "optim", "decoding", "seed", "prompt=", "augment="),
+    *("data.prompt=", "data.train_subset", "data.augment"),
+)
+
+
 def trial_facts(config: Any) -> TrialFacts:
     """Who the trial is that Hydra runs, given its nested config."""
     from hydra.core.hydra_config import HydraConfig
@@ -71,9 +77,9 @@ def trial_facts(config: Any) -> TrialFacts:
 
 
 def trial_name(overrides: list[str]) -> str:
-    """What makes the trial itself: its LoRA, optimizer, decoding and seed overrides."""
-    kept = [o.lstrip("+") for o in overrides if o.lstrip("+").startswith(("lora", "optim", "decoding", "seed"))]
-    return ",".join(kept) or "defaults"
+    """What makes the trial itself: its overrides of LoRA, optimizer, decoding, seed, prompt, subset, augmentation."""
+    given = [override.lstrip("+") for override in overrides]
+    return ",".join(override for override in given if override.startswith(_NAMING)) or "defaults"
 
 
 def run(config: TrainConfig, folder: Path, facts: TrialFacts, group: str) -> float:
@@ -145,7 +151,9 @@ def _fit_decode_score(config: TrainConfig, folder: Path, facts: TrialFacts, trac
     return float(scores["cer"])
 
 
-_TRAINED = ("trainable_parameters", "train_seconds", "final_train_loss", "final_val_loss", "steps")
+_TRAINED = (
+    *("trainable_parameters", "train_seconds", "final_train_loss", "final_val_loss", "steps", "train_conversations"),
+)
 
 
 def _scores(
@@ -164,7 +172,7 @@ def _scores(
         "decode_seconds": transcripts.seconds,
         "command": facts.command,
         "eval_manifest": evaluation.settings.eval_manifest,
-        "eval_identity": evaluation.identity,
+        "eval_identity": evaluation.reference_identity,
         "git_commit": git_commit(),
         "model": trial.config.model.path,
     }

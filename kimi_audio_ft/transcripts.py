@@ -13,7 +13,8 @@ from typing import Any
 from kimi_audio_ft import store
 from kimi_audio_ft.base_model import Base, base_inputs
 from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
-from kimi_audio_ft.data.manifest import manifest_identity, read_manifest, require_references
+from kimi_audio_ft.data.identity import manifest_identity, reference_identity
+from kimi_audio_ft.data.manifest import read_manifest, require_references
 from kimi_audio_ft.decoding.transcribe import Pass, is_greedy, transcribe
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.one_moment import seen_once
@@ -44,7 +45,11 @@ class Transcripts:
 
 
 class EvaluationSet:
-    """The conversations that are decoded and scored."""
+    """The conversations that are decoded and scored.
+
+    identity: of all that decoding sees, with the prompt. reference_identity: of what is scored, whatever the prompt;
+    trials whose are equal may be compared.
+    """
 
     def __init__(self, base: Base, settings: DataConfig) -> None:
         self.base, self.settings = base, settings
@@ -61,6 +66,11 @@ class EvaluationSet:
     def is_current(self) -> bool:
         """Whether manifest and recordings are as they were."""
         return self._state == self._state_now()
+
+    @cached_property
+    def reference_identity(self) -> str:
+        """Identity of references and recordings."""
+        return reference_identity(self.conversations)
 
     @cached_property
     def references(self) -> dict[str, str]:

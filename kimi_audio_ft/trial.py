@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -12,7 +13,9 @@ from typing import Any
 from kimi_audio_ft import store
 from kimi_audio_ft.base_model import Base, base_inputs
 from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
-from kimi_audio_ft.data.manifest import manifest_identity, read_manifest
+from kimi_audio_ft.data.identity import manifest_identity
+from kimi_audio_ft.data.manifest import read_manifest
+from kimi_audio_ft.data.subset import training_subset
 from kimi_audio_ft.devices import in_workers, num_ranks
 from kimi_audio_ft.engine import known
 from kimi_audio_ft.lora.adapter import ONE
@@ -76,9 +79,10 @@ class Trial:
         require_manifest("data.train_manifest", data.train_manifest)
         base = self.base
         named = (data.train_manifest, data.audio_root, data.prompt)
+        part = (data.train_subset, data.train_subset_seed)
         train = seen_once(
-            ("train", *named, base.files),
-            lambda: manifest_identity(read_manifest(*named, base.tokens, base.tokenizer)),
+            ("train", *named, *part, base.files),
+            lambda: manifest_identity(training_subset(read_manifest(*named, base.tokens, base.tokenizer), *part)),
         )
         return signature("adapter", groups, {"train": train, **base_inputs(base)})
 
@@ -121,7 +125,8 @@ class Trial:
 
         folder, stored = store.find_or_make("adapter", name, make)
         reused = stored and not known.take_fitted(name)
-        facts = store.read_meta(folder)
+        trained_on = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+        facts = {**store.read_meta(folder), "train_conversations": trained_on["conversations"]}
         # An adapter does not depend on the evaluation set; its validation losses do.
         same_eval = facts["eval_identity"] == self.evaluation.identity
         if not same_eval:

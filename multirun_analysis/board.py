@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from multirun_analysis.collect import Trial
-from multirun_analysis.compare import Comparison, Row, value_of
+from multirun_analysis.compare import Comparison, Row, is_of_base, value_of
+from multirun_analysis.messages import ENGLISH, Messages
 from multirun_analysis.statistics import Interval, Spread, key_of
-from multirun_analysis.words import show
+from multirun_analysis.words import shown
 
 MOST_CHOICES = 12  # values of a parameter that can be chosen from; of more, the text filter finds one
 BASE_ROOM = 1.6  # a base that is worse than this times the worst trial does not stretch the bars' scale
@@ -45,8 +46,8 @@ class BoardRow:
 class Board:
     """All rows, best first."""
 
-    def __init__(self, comparison: Comparison) -> None:
-        self.comparison = comparison
+    def __init__(self, comparison: Comparison, say: Messages = ENGLISH) -> None:
+        self.comparison, self.say = comparison, say
 
     @cached_property
     def rows(self) -> list[BoardRow]:
@@ -68,11 +69,13 @@ class Board:
     def filters(self) -> list[tuple[str, list[str]]]:
         """Swept parameters with few enough values, and these values as written."""
         params = [(param, self.comparison.distinct(param)) for param in self.comparison.charted]
-        return [(param, [show(value) for value in values]) for param, values in params if len(values) <= MOST_CHOICES]
+        return [(param, [shown(param, value, self.say) for value in values]) for param, values in params if len(values) <= MOST_CHOICES]
 
     def value(self, trial: Trial, param: str) -> str | None:
         """A cell; a base has none for what it was not trained with."""
-        return None if trial.is_base and not param.startswith("decoding.") else show(value_of(trial, param))
+        if trial.is_base and not is_of_base(param):
+            return None
+        return shown(param, value_of(trial, param), self.say)
 
     def values(self, trial: Trial) -> str:
         """The filtered parameters' values as JSON; of a base only those that it has."""

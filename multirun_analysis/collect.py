@@ -92,8 +92,11 @@ class Trial:
 
     @property
     def decoding_key(self) -> str:
-        """Equal for two trials whose base decodes alike: the model, ``decoding.*`` and, when sampling, the seed."""
+        """Equal for two trials whose base decodes alike: the model, the prompt, ``decoding.*`` and, when sampling, the
+        seed."""
         setting = {key: value for key, value in self.params.items() if key.startswith("decoding.")}
+        if self.params.get("data.prompt") is not None:
+            setting["data.prompt"] = self.params["data.prompt"]
         if self.params.get("decoding.text_temperature") != GREEDY_TEMPERATURE:
             setting["seed"] = self.params.get("seed")
         return json.dumps([self.record.get("model"), setting], sort_keys=True, default=str)

@@ -12,10 +12,11 @@ from kimi_audio_ft.errors import UserError
 from multirun_analysis.collect import Sweep, Trial
 
 if TYPE_CHECKING:
+    from multirun_analysis.learning_curve import LearningStudy
     from multirun_analysis.statistics import Statistics
 
 LEADING_PARAMS = ("lora.r", "optim.lr", "decoding.text_temperature")
-NUISANCE_PARAMS = ("seed",)
+NUISANCE_PARAMS = ("seed", "data.train_subset_seed")
 REFERENCE_SET = ("num_references", "num_reference_chars", "eval_identity")
 
 
@@ -86,6 +87,13 @@ class Comparison:
 
         return statistics_of(self)
 
+    @cached_property
+    def learning(self) -> LearningStudy | None:
+        """Learning curves, where sizes of the training set are swept; reads utterances when first asked."""
+        from multirun_analysis.learning_curve import learning_study
+
+        return learning_study(self)
+
     def distinct(self, param: str) -> list[Any]:
         """Values of ``param`` among the finished trials, in order."""
         return distinct([value_of(trial, param) for trial in self.sweep.finished])
@@ -148,6 +156,11 @@ def swept_params(sweep: Sweep) -> list[str]:
 def value_of(trial: Trial, param: str) -> Any:
     """A parameter as configured or, for what scores.json does not list, as given on the command line."""
     return trial.params.get(param, trial.overrides.get(param))
+
+
+def is_of_base(param: str) -> bool:
+    """Whether a parameter also says something about the base alone: how it is asked, and how it decodes."""
+    return param.startswith("decoding") or param in ("prompt", "data.prompt")
 
 
 def identity(value: Any) -> str:

@@ -59,7 +59,7 @@ def render(comparison: Comparison, created: datetime, say: Messages = ENGLISH, r
         statistics=comparison.statistics,
         sweep=comparison.sweep,
         best=comparison.best,
-        board=Board(comparison),
+        board=Board(comparison, say),
         created=f"{created:%Y-%m-%d %H:%M}",
         reload=reload,
         sections=sections,
@@ -92,7 +92,11 @@ def _sections(comparison: Comparison, say: Messages) -> list[Section]:
         Section("categories", say("category.title"), "", charts.category_figure(comparison, say)),
         Section("losses", say("loss.title"), "", charts.loss_figures(comparison, say)),
     ]
-    return [section for section in found if section.figures]
+    study = comparison.learning
+    if study is not None:
+        said = " ".join(charts.learning_sentences(study, say))
+        found.insert(0, Section("learning", say("learning.title"), said, charts.learning_figure(comparison, say)))
+    return [section for section in found if section.figures or section.key == "learning"]
 
 
 def _compared_to(trial: Trial, comparison: Comparison) -> Trial | None:
@@ -115,7 +119,7 @@ def _environment(say: Messages) -> Environment:
         "say": say,
         "words": words,
         "sentences": sentences,
-        "category_name": charts.category_name,
+        "charts": charts,
         "config_differences": config_differences,
         "style": _text("report.css"),
         "script": _text("report.js"),

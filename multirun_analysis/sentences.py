@@ -20,7 +20,7 @@ def recommendation(comparison: Comparison, say: Messages) -> str:
     return say(
         f"verdict.{statistics.reason}",
         n=group - 1 if statistics.reason is Reason.BEST_IS_CHEAPEST else compared,
-        name=name_of(taken, comparison),
+        name=name_of(taken, comparison, say),
         cer=percent(taken.cer, 2),
         group=group,
         recordings=statistics.recordings,
@@ -57,9 +57,9 @@ def where(verdict: Overfitting, say: Messages) -> str:
     return "–" if verdict.best_step is None else say("overfit.step", n=verdict.best_step)
 
 
-def name_of(trial: Trial, comparison: Comparison) -> str:
+def name_of(trial: Trial, comparison: Comparison, say: Messages) -> str:
     """A trial by what differs from its siblings."""
-    return setting(trial, comparison.swept) or trial.label
+    return setting(trial, comparison.swept, say) or trial.label
 
 
 def _method(statistics: Statistics, say: Messages) -> str:
@@ -72,7 +72,7 @@ def _method(statistics: Statistics, say: Messages) -> str:
 
 
 def _needed(needed: Needed, comparison: Comparison, say: Messages) -> str:
-    names = {"first": name_of(needed.first, comparison), "second": name_of(needed.second, comparison)}
+    names = {side: name_of(getattr(needed, side), comparison, say) for side in ("first", "second")}
     if needed.utterances is None or needed.recordings is None:
         return say("verdict.needed_never", **names)
     return say(

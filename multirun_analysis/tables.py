@@ -11,6 +11,7 @@ from typing import Any
 
 from multirun_analysis.collect import Trial
 from multirun_analysis.compare import Comparison, Row
+from multirun_analysis.learning_words import learning_document
 from multirun_analysis.statistics.document import statistics_document, trial_document
 from multirun_analysis.words import trial_title
 
@@ -18,7 +19,7 @@ from multirun_analysis.words import trial_title
 RECORDED = (
     *("cer_std", "cer_repeats", "signature", "transcript_signatures", "trainable_parameters", "train_seconds"),
     *("train_reused", "decode_seconds", "final_train_loss", "final_val_loss", "num_references", "num_reference_chars"),
-    *("eval_manifest", "eval_identity", "model", "git_commit", "command"),
+    *("train_conversations", "eval_manifest", "eval_identity", "model", "git_commit", "command"),
 )
 FILES = ("scores.json", "failure.json", "curves.jsonl", "utterances.jsonl", ".hydra/config.yaml")
 
@@ -39,6 +40,7 @@ def trials_json(comparison: Comparison, created: datetime) -> str:
         "trials": [_entry(trial, rows.get(id(trial)), comparison) for trial in sweep.trials],
         "baselines": [_entry(base, rows.get(id(base)), comparison) for base in sweep.baselines],
         "statistics": statistics_document(comparison.statistics),
+        "learning_curve": learning_document(comparison.learning),
     }
     return json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 

@@ -7,10 +7,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from multirun_analysis.compare import Comparison, Row, value_of
+from multirun_analysis.compare import Comparison, Row, is_of_base, value_of
+from multirun_analysis.learning_words import learning_in_words
 from multirun_analysis.statistics import Interval
 from multirun_analysis.verdicts import conclusions
-from multirun_analysis.words import BASE_NAME, effort, headline, short_key, show, training_time
+from multirun_analysis.words import BASE_NAME, effort, headline, short_key, shown, training_time
 
 MOST_ROWS = 40
 NARROW = 47  # columns of text that the scores need; below this and the parameters' share, only the main ones are shown
@@ -48,7 +49,7 @@ def print_leaderboard(
     if len(comparison.rows) > most_rows:
         console.print(f"... and {len(comparison.rows) - most_rows} more rows, all in the report")
     console.print(Text(headline(comparison)), style="bold")
-    for conclusion in conclusions(comparison):
+    for conclusion in [*conclusions(comparison), *learning_in_words(comparison.learning)]:
         console.print(Text(conclusion))
     console.print(Text(effort(comparison)))
     halving = comparison.sweep.halving
@@ -74,9 +75,9 @@ def _cells(row: Row, comparison: Comparison, is_wide: bool) -> list[str]:
     if not comparison.swept:
         named = [BASE_NAME if trial.is_base else trial.label]
     else:
-        own = [not trial.is_base or param.startswith("decoding.") for param in comparison.swept]
+        own = [not trial.is_base or is_of_base(param) for param in comparison.swept]
         pairs = zip(comparison.swept, own, strict=True)
-        named = [show(value_of(trial, param)) if is_own else "–" for param, is_own in pairs]
+        named = [shown(param, value_of(trial, param)) if is_own else "–" for param, is_own in pairs]
     more = [_rate(trial.strict.wer, 1), _rate(trial.strict.exact_match, 1), training_time(trial)]
     return [
         _place(row, comparison),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from multirun_analysis.collect import Trial
-from multirun_analysis.compare import Adapter, Comparison, value_of
+from multirun_analysis.compare import Adapter, Comparison, is_of_base, value_of
 from multirun_analysis.messages import ENGLISH, Messages
 
 BASE_NAME = ENGLISH("base.name")
@@ -20,8 +20,8 @@ def param_name(param: str, say: Messages = ENGLISH) -> str:
 
 
 def short_key(param: str) -> str:
-    """The config key without the ``decoding.text_`` that says nothing here."""
-    return param.removeprefix("decoding.").removeprefix("text_")
+    """The config key without the ``decoding.text_`` or ``data.`` that says nothing here."""
+    return param.removeprefix("decoding.").removeprefix("text_").removeprefix("data.")
 
 
 def show(value: Any) -> str:
@@ -38,6 +38,11 @@ def show(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(show(item) for item in value) + "]"
     return str(value)
+
+
+def shown(param: str, value: Any, say: Messages = ENGLISH) -> str:
+    """A parameter's value; where it was left open, what that means."""
+    return say.get(f"open.{param}", show(value)) if value is None else show(value)
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:
@@ -65,23 +70,23 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def setting(trial: Trial, params: list[str]) -> str:
+def setting(trial: Trial, params: list[str], say: Messages = ENGLISH) -> str:
     """The values that tell ``trial`` from its siblings, for example ``lora.r=8 optim.lr=0.001 temperature=0.3``."""
-    return " ".join(f"{short_key(param)}={show(value_of(trial, param))}" for param in params)
+    return " ".join(f"{short_key(param)}={shown(param, value_of(trial, param), say)}" for param in params)
 
 
 def trial_title(trial: Trial, swept: list[str], say: Messages = ENGLISH) -> str:
     """A trial or a base named by what differs from its siblings."""
     if not trial.is_base:
-        return setting(trial, swept) or trial.label
-    decoding = setting(trial, [param for param in swept if param.startswith("decoding.")])
-    return f"{say('base.name')} {decoding}".strip()
+        return setting(trial, swept, say) or trial.label
+    asked = setting(trial, [param for param in swept if is_of_base(param)], say)
+    return f"{say('base.name')} {asked}".strip()
 
 
 def adapter_name(adapter: Adapter, comparison: Comparison, say: Messages = ENGLISH) -> str:
     """An adapter named by what its training differs in from its siblings'."""
-    trained = [param for param in comparison.swept if not param.startswith("decoding.")]
-    return setting(adapter.source, trained) or say("loss.adapter")
+    trained = [param for param in comparison.swept if not param.startswith("decoding")]
+    return setting(adapter.source, trained, say) or say("loss.adapter")
 
 
 def training_time(trial: Trial, say: Messages = ENGLISH) -> str:
@@ -94,7 +99,7 @@ def training_time(trial: Trial, say: Messages = ENGLISH) -> str:
 def headline(comparison: Comparison, say: Messages = ENGLISH) -> str:
     """The sweep's result in one sentence."""
     best = comparison.best
-    name, key = setting(best.trial, comparison.swept), "headline.best"
+    name, key = setting(best.trial, comparison.swept, say), "headline.best"
     if not name:
         name, key = best.trial.label, "headline.one"
     said = say(key, name=name, cer=percent(best.trial.cer))

@@ -62,6 +62,11 @@ def lines_of(path: Path, chunk: Chunk) -> Iterator[tuple[int, int, bytes]]:
             place += len(raw)
 
 
+def runs_of(count: int, size: int = 1000) -> list[range]:
+    """0 up to ``count`` in runs of at most ``size``, as items for ``over_cores``."""
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
 def over_cores(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
     """``map(work, items)``, in this order, computed by one process a core where there are many items.
 

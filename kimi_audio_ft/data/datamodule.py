@@ -17,6 +17,7 @@ from kimi_audio_ft.data.dataset import AudioSource, ConversationDataset
 from kimi_audio_ft.data.encoding import UNCHANGED, Encoders, Perturbation, encode_missing
 from kimi_audio_ft.data.features import FeatureStore
 from kimi_audio_ft.data.manifest import Manifest, TokenRange, read_manifest, require_recordings, require_references
+from kimi_audio_ft.data.subset import training_subset
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 from kimi_audio_ft.schema import AugmentConfig, DataConfig
@@ -97,6 +98,7 @@ class ConversationData(pl.LightningDataModule):
         settings = self.settings
         self.eval_conversations = self._read("data.eval_manifest", settings.eval_manifest)
         train = self._read("data.train_manifest", settings.train_manifest)
+        train = training_subset(train, settings.train_subset, settings.train_subset_seed)
         self.eval_set = self.dataset(self.eval_conversations, settings.eval_manifest, None)
         kept, lengths = self._within_limit(train)
         self.train_set = self.dataset(kept, settings.train_manifest, settings.augment)

@@ -6,8 +6,6 @@ conversation is read from the file when it is asked for. A million of them take 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import weakref
 from collections.abc import Iterator, Sequence
@@ -17,20 +15,16 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from kimi_audio_ft.data.chunks import over_cores, whole_file
+from kimi_audio_ft.data.chunks import whole_file
 from kimi_audio_ft.data.conversation import (
     TOKENIZE_REMEDY,
     Conversation,
     TokenRange,
-    id_of,
     parse_line,
-    with_prompt,
 )
 from kimi_audio_ft.data.manifest_index import Columns, Source, index_of, state_of
-from kimi_audio_ft.data.recordings import Recordings, hash_of
-from kimi_audio_ft.data.remembered import Arrays, remembered
+from kimi_audio_ft.data.recordings import Recordings
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.signature import canonical, file_digest
 
 if TYPE_CHECKING:
     from kimi_audio_ft.model.text_tokenizer import TextTokenizer
@@ -40,15 +34,11 @@ __all__ = [
     "Conversation",
     "Manifest",
     "TokenRange",
-    "manifest_identity",
     "numbered_lines",
     "read_manifest",
     "require_recordings",
     "require_references",
 ]
-
-# Conversations whose facts are hashed at once.
-_AT_ONCE = 1000
 
 
 class Manifest(Sequence[Conversation]):
@@ -78,7 +68,7 @@ class Manifest(Sequence[Conversation]):
         if isinstance(index, slice):
             return self.select(np.arange(len(self))[index])
         source = self.source
-        text, number = self._line(index)
+        text, number = self.text_of(index)
         return parse_line(text, source.path, number, source.audio_root, source.tokens, source.prompt)
 
     def select(self, indices: np.ndarray) -> Manifest:
@@ -143,30 +133,11 @@ class Manifest(Sequence[Conversation]):
         """Number of a conversation's line."""
         return int(self.columns.line[self.rows[index]])
 
-    def identity(self) -> str:
-        """See ``manifest_identity``."""
+    def require_unchanged(self) -> None:
+        """Raise a DataError when the file was changed since it was checked."""
         self.source.require_unchanged(self._state, self.source.state())
-        digests = self.recordings.digests()
-        facts = {
-            "kind": "identity",
-            "file": file_digest(self.source.place),
-            "prompt": self.source.prompt,
-            "rows": hash_of(self.rows),
-            "recordings": hash_of(digests),
-        }
 
-        def make() -> Arrays:
-            places = [range(start, min(start + _AT_ONCE, len(self))) for start in range(0, len(self), _AT_ONCE)]
-            digest, before = hashlib.sha256(b"["), b""
-            for part in over_cores(_Facts(self, digests), places):
-                digest.update(before + part)
-                before = b","
-            digest.update(b"]")
-            return {"identity": np.array(digest.hexdigest()[:16])}
-
-        return str(remembered(facts, make)["identity"])
-
-    def _line(self, index: int) -> tuple[str, int]:
+    def text_of(self, index: int) -> tuple[str, int]:
         """Text and number of a conversation's line."""
         row = self.rows[index]
         number = int(self.columns.line[row])
@@ -183,26 +154,6 @@ class Manifest(Sequence[Conversation]):
             weakref.finalize(self, os.close, self._descriptor)
         self.source.require_unchanged(self._state, state_of(self._descriptor))
         return self._descriptor
-
-
-class _Facts:
-    """What conversations say, as the text of JSON lists that ``manifest_identity`` hashes."""
-
-    def __init__(self, manifest: Manifest, digests: np.ndarray) -> None:
-        self.manifest, self.digests = manifest, digests
-        self.there: np.ndarray = np.any(digests, axis=1)
-
-    def __call__(self, places: range) -> bytes:
-        return ",".join(canonical(self._facts(place)) for place in places).encode()
-
-    def _facts(self, place: int) -> list[Any]:
-        text, number = self.manifest._line(place)
-        value, prompt = json.loads(text), self.manifest.source.prompt
-        messages = with_prompt(value["conversation"], prompt) if prompt else value["conversation"]
-        said = [m if m["message_type"] == "text" else {k: v for k, v in m.items() if k != "content"} for m in messages]
-        audios = self.manifest.named_audios(place)
-        audio = [self.digests[audio].tobytes().hex() if self.there[audio] else "" for audio in audios]
-        return [id_of(value, number), value["task_type"], said, audio]
 
 
 def read_manifest(
@@ -237,15 +188,6 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         text = source.decoded(raw, number)
         if text.strip():
             yield number, text
-
-
-def manifest_identity(manifest: Manifest) -> str:
-    """Identity of what is said in a manifest: ids, messages and the bytes of the recordings, wherever they lie.
-
-    Recordings that are not there (a pretokenized manifest may travel without them) count by their codes alone.
-    Remembered in the store while neither the file nor a recording changes.
-    """
-    return manifest.identity()
 
 
 def require_references(manifest: Manifest, path: str | Path) -> None:

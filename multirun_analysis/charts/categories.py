@@ -8,9 +8,9 @@ import altair as alt
 
 from multirun_analysis.charts.figure import Figure, Point, chart_of, drawn, tips
 from multirun_analysis.collect import Trial
-from multirun_analysis.compare import Comparison, value_of
+from multirun_analysis.compare import Comparison, is_of_base, value_of
 from multirun_analysis.messages import Messages
-from multirun_analysis.words import param_name, percent, show
+from multirun_analysis.words import param_name, percent, shown
 
 MOST_TRIALS = 4
 ROW = 42
@@ -97,7 +97,8 @@ def _points(row: CategoryRow, table: CategoryTable, say: Messages) -> list[Point
 
 def _label(trial: Trial, comparison: Comparison, say: Messages) -> str:
     """Short enough for a phone: the values alone, in the order of the leaderboard's columns."""
+    params = [param for param in comparison.swept if not trial.is_base or is_of_base(param)]
+    values = [shown(param, value_of(trial, param), say) for param in params]
     if trial.is_base:
-        shown = [show(value_of(trial, param)) for param in comparison.swept if param.startswith("decoding.")]
-        return " · ".join([say("base.short"), *shown])
-    return " · ".join(show(value_of(trial, param)) for param in comparison.swept) or trial.label
+        values = [say("base.short"), *values]
+    return " · ".join(values) or trial.label

@@ -9,7 +9,7 @@ from multirun_analysis.charts.scales import MOST_LEVELS
 from multirun_analysis.compare import Comparison
 from multirun_analysis.messages import Messages
 from multirun_analysis.statistics import Effect
-from multirun_analysis.words import param_name, show
+from multirun_analysis.words import param_name, shown
 
 
 def effects_figure(comparison: Comparison, say: Messages) -> list[Figure]:
@@ -32,7 +32,7 @@ def _points(effect: Effect, say: Messages) -> list[Point]:
         told += f" ({100 * interval.low:+.2f}, {100 * interval.high:+.2f})" if interval else ""
         points.append(
             {
-                "row": f"{name} {show(one.value)}",
+                "row": f"{name} {shown(effect.param, one.value, say)}",
                 "param": name,
                 "effect": 100 * one.effect,
                 "low": 100 * (interval.low if interval else one.effect),

@@ -13,7 +13,7 @@ from multirun_analysis.charts.scales import LOG_BASES, Scale
 from multirun_analysis.collect import Trial
 from multirun_analysis.compare import Comparison, identity, value_of
 from multirun_analysis.messages import Messages
-from multirun_analysis.words import percent, show, trial_title
+from multirun_analysis.words import percent, trial_title
 
 HEIGHT = 340
 MOST_AXES = 7  # of parameters; with more, names would overlap
@@ -90,7 +90,7 @@ def _share(value: float, low: float, high: float) -> float:
 
 def _ticks(scale: Scale) -> list[Point]:
     named = scale.values if not scale.many else [scale.values[0], scale.values[-1]]
-    return [{"axis": scale.name, "place": _position(scale, value), "word": show(value)} for value in named]
+    return [{"axis": scale.name, "place": _position(scale, value), "word": scale.word(value)} for value in named]
 
 
 def _cer_tick(low: float, high: float, place: float) -> Point:

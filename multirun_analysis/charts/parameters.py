@@ -8,9 +8,9 @@ import altair as alt
 from multirun_analysis.charts.figure import Figure, Point, cer_axis, chart_of, drawn, tips
 from multirun_analysis.charts.scales import MOST_LEVELS, Scale
 from multirun_analysis.collect import Trial
-from multirun_analysis.compare import Comparison, distinct, value_of
+from multirun_analysis.compare import Comparison, distinct, is_of_base, value_of
 from multirun_analysis.messages import Messages
-from multirun_analysis.words import param_name, percent, setting, show, trial_title
+from multirun_analysis.words import param_name, percent, setting, trial_title
 
 
 def parameter_figures(comparison: Comparison, say: Messages) -> list[Figure]:
@@ -43,7 +43,7 @@ class _Parameter:
             "x": self.scale.position(value_of(trial, self.param)),
             "cer": 100 * trial.cer,
             "colour": self.colours.colour_of(value_of(trial, self.colours.param)) if self.colours else None,
-            "siblings": setting(trial, others),
+            "siblings": setting(trial, others, self.say),
             "best": trial is self.comparison.best.trial,
             "trial": trial_title(trial, self.comparison.swept, self.say),
             "strict": percent(trial.cer, 2),
@@ -85,7 +85,7 @@ class _Parameter:
             return []
         told = tips(trial=self.say("charts.trial"), strict="CER")
         along = [b for b in self.comparison.sweep.baselines if value_of(b, self.param) in self.scale.values]
-        if self.param.startswith("decoding.") and len(distinct([value_of(b, self.param) for b in along])) > 1:
+        if is_of_base(self.param) and len(distinct([value_of(b, self.param) for b in along])) > 1:
             points = [{"x": self.scale.position(value_of(b, self.param)), **self._base_point(b)} for b in along]
             line = chart_of(points).mark_line(style="base").encode(x=self.scale.x(), y=cer_axis("mean(cer):Q"))
             dots = chart_of(points).mark_point(style="base-dot", filled=True, size=30)
@@ -106,7 +106,7 @@ class _Parameter:
         means = self.comparison.means(self.param)
         if len(means) > MOST_LEVELS:
             return self.say("parameter.values", n=len(means), param=self.param)
-        said = [self.say("parameter.mean", cer=percent(entry.cer), value=show(entry.value)) for entry in means]
+        said = [self.say("parameter.mean", cer=percent(entry.cer), value=self.scale.word(entry.value)) for entry in means]
         return self.say("parameter.means", said=self.say("list.comma").join(said))
 
 

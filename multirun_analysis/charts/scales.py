@@ -8,7 +8,7 @@ from typing import Any, Literal
 import altair as alt
 
 from multirun_analysis.messages import Messages
-from multirun_analysis.words import param_name, show
+from multirun_analysis.words import param_name, shown
 
 LOG_BASES = {"lora.r": 2, "lora.lora_alpha": 2, "optim.lr": 10}
 MOST_LEVELS = 8  # more values than this get a colour gradient and an automatic axis, and no line through their means
@@ -43,11 +43,15 @@ class Scale:
 
     @property
     def words(self) -> list[str]:
-        return [show(value) for value in self.values]
+        return [self.word(value) for value in self.values]
+
+    def word(self, value: Any) -> str:
+        """A value as it is written; what it means where it was left open."""
+        return shown(self.param, value, self.say)
 
     def position(self, value: Any) -> Any:
         """Where ``value`` lies on the axis."""
-        return value if self.numeric else show(value)
+        return value if self.numeric else self.word(value)
 
     def x(self) -> alt.X:
         if not self.numeric:
@@ -64,7 +68,7 @@ class Scale:
         return self.many and self.numeric
 
     def colour_of(self, value: Any) -> Any:
-        return value if self.gradient else show(value)
+        return value if self.gradient else self.word(value)
 
     def colour(self) -> alt.Color:
         if not self.gradient:

@@ -12,6 +12,12 @@ TEXTS = {
     "param.data.train_manifest": "training data",
     "param.data.prompt": "prompt",
     "param.seed": "seed",
+    "open.data.train_subset": "all",
+    "open.data.prompt": "the manifest's",
+    "param.prompt": "prompt",
+    "param.augment": "augmentation",
+    "param.data.train_subset": "training conversations",
+    "param.data.train_subset_seed": "seed of the training subset",
     # charts
     "charts.title": "What matters",
     "charts.points": "Points are trials, the best one ringed.",
@@ -103,4 +109,24 @@ TEXTS = {
     "overfit.final": "last validation loss",
     "overfit.distance": "above training",
     "overfit.distance_hint": "last validation loss minus the training loss around it",
+    # the learning curve over training-set sizes
+    "learning.title": "Learning curve",
+    "learning.chart": "CER against the size of the training set",
+    "learning.caption": (
+        "Filled points are trials, hollow ones forecasts; the band is the 95 % interval of the fitted power law over "
+        "recordings (and seeds, where a size was trained with several)."
+    ),
+    "learning.refused": "There are too few sizes for a learning curve: train with at least three values of {param}.",
+    "learning.one": "all trials",
+    "learning.law": (
+        "{name}: CER {first} at {smallest} conversations, {last} at {largest}, falling as n^-{exponent} towards {floor}."
+    ),
+    "learning.flat": (
+        "{name}: CER {first} at {smallest} conversations, {last} at {largest}; more data has no effect that this "
+        "evaluation set could show."
+    ),
+    "learning.size": "training conversations",
+    "learning.between": "{low} to {high}",
+    "learning.forecast": "forecast",
+    "learning.far": "a guess: far beyond what was measured",
 }

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft.base_model import Base
-from kimi_audio_ft.data.manifest import manifest_identity, read_manifest
+from kimi_audio_ft.data.identity import manifest_identity
+from kimi_audio_ft.data.manifest import read_manifest
 from kimi_audio_ft.paths import TINY_MODEL
 from kimi_audio_ft.schema import TrainConfig
 from kimi_audio_ft.signature import (
     EXCLUDED,
 )
-from kimi_audio_ft.transcripts import EvaluationSet, decode
+from kimi_audio_ft.transcripts import EvaluationSet, Request, decode, transcript_signatures
 from kimi_audio_ft.trial import Trial
 
 ADAPTER_GROUPS = ("data", "model", "lora", "optim", "trainer")
@@ -28,6 +29,7 @@ OTHER: dict[str, Any] = {
     "data.features": "cached",
     "data.prompt": "请听写。",
     "data.audio_root": "/",
+    "data.train_subset": 16,  # all that there are
     "data.augment.speeds": [1.0, 1.1],
     "data.augment.gains_db": [0.0, 3.0],
     "model.dtype": "bfloat16",
@@ -150,6 +152,21 @@ class TestInputs:
         lines = (coded_manifests / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
         shorter.write_text("".join(lines[:-1]), encoding="utf-8")
         assert Trial(changed(config, "data.train_manifest", str(shorter))).training_signature != before
+
+    def test_a_part_of_the_manifest(self, trial_config: Callable[..., TrainConfig]) -> None:
+        def name(**data: Any) -> str:
+            return Trial(trial_config(data=data)).training_signature
+
+        half = name(train_subset=8)
+        assert name() == name(train_subset=16) == name(train_subset=16, train_subset_seed=2) != half
+        assert name(train_subset=8, train_subset_seed=2) != half != name(train_subset=7)
+
+    def test_the_training_set_does_not_matter_to_decoding(self, trial_config: Callable[..., TrainConfig]) -> None:
+        def name(**data: Any) -> list[str]:
+            trial = Trial(trial_config(data=data))
+            return transcript_signatures(trial.base, trial.evaluation, Request(trial.config.decoding, 1), None)
+
+        assert name(train_subset=8, train_subset_seed=2) == name() != name(prompt="请听写。")
 
     def test_a_changed_answer_or_code(self, coded_manifests: Path, tmp_path: Path) -> None:
         rows = [json.loads(line) for line in (coded_manifests / "train.jsonl").read_text(encoding="utf-8").splitlines()]

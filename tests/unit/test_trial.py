@@ -87,6 +87,7 @@ def test_an_evaluation_set_is_held_while_nothing_about_it_changes(
     assert third.references["u0"] == "明天啊" and third.identity != second.identity
     prompted = replace(changed, data=replace(changed.data, prompt="别的"))
     assert Trial(prompted).evaluation.identity != third.identity
+    assert Trial(prompted).evaluation.reference_identity == third.reference_identity != second.reference_identity
 
 
 @pytest.mark.parametrize("path", ["", "nope.jsonl", "."])

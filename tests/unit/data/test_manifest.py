@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from kimi_audio_ft.data.identity import manifest_identity, reference_identity
 from kimi_audio_ft.data.manifest import (
     Manifest,
     TokenRange,
-    manifest_identity,
     read_manifest,
     require_recordings,
     require_references,
@@ -279,3 +279,17 @@ def test_identity_is_that_of_the_content(tmp_path: Path) -> None:
     assert manifest_identity(read_manifest(tmp_path / "moved" / "m.jsonl", prompt="写")) != identity
     (tmp_path / "moved" / "a.wav").unlink()
     assert manifest_identity(moved) != identity
+
+
+def test_identity_of_what_is_scored_knows_neither_prompt_nor_codes(tmp_path: Path) -> None:
+    own = reference_identity(corpus(tmp_path / "one"))
+    place = tmp_path / "one" / "m.jsonl"
+    assert reference_identity(read_manifest(place, prompt="写")) == own
+    lines = place.read_text(encoding="utf-8")
+    (tmp_path / "one" / "other.jsonl").write_text(lines.replace("[100]", "[101]").replace("转录", "写"), "utf-8")
+    other = read_manifest(tmp_path / "one" / "other.jsonl")
+    assert reference_identity(other) == own != manifest_identity(other)  # tokenized for another model
+    assert reference_identity(corpus(tmp_path / "other transcript", transcript="您好")) != own
+    assert reference_identity(corpus(tmp_path / "other audio", sound=b"sounds")) != own
+    (tmp_path / "one" / "a.wav").unlink()
+    assert reference_identity(read_manifest(place)) != reference_identity(other) != own  # codes are all there is

@@ -16,10 +16,10 @@ import pytest
 
 from kimi_audio_ft.data import chunks
 from kimi_audio_ft.data.conversation import TokenRange, parse_line
+from kimi_audio_ft.data.identity import manifest_identity
 from kimi_audio_ft.data.manifest import (
     Conversation,
     Manifest,
-    manifest_identity,
     numbered_lines,
     read_manifest,
     require_recordings,

@@ -12,7 +12,7 @@ from kimi_audio_ft.errors import UserError
 from multirun_analysis import load_sweep
 from multirun_analysis.compare import distinct, identity
 from multirun_analysis.differences import Piece, mark, worst_utterances
-from multirun_analysis.words import duration, effort, headline, setting, show
+from multirun_analysis.words import duration, effort, headline, setting, show, trial_title
 
 
 def test_rows_are_ordered_by_cer_with_the_bases_among_them(sweep_24: Path) -> None:
@@ -187,3 +187,24 @@ def test_worst_utterances_come_first_once_each_and_without_the_exact_ones(sweep)
     worst = worst_utterances(load_sweep(sweep.folder).sweep.trials[0])
     assert [(mistake.identity, mistake.cer) for mistake in worst] == [("a", 1.0), ("c", 0.5)]
     assert worst[0].hypothesis == [] and not math.isnan(worst[0].cer)
+
+
+def test_every_prompt_has_a_base_of_its_own(sweep, change) -> None:
+    for number, (name, text, cer) in enumerate([("chinese", "转录。", 0.5), ("english", "Transcribe:", 0.7)]):
+        params = sweep.params(8, 1e-3, 0.0) | {"data.prompt": text}
+        folder = sweep.trial(number, cer=0.3, params=params, extra_overrides=(f"prompt={name}",))
+        change(folder / "baseline.json", cer=cer, params=params)
+    comparison = load_sweep(sweep.folder)
+    assert comparison.swept == ["prompt"]
+    assert [row.gain for row in comparison.rows[:2]] == pytest.approx([1 - 0.3 / 0.5, 1 - 0.3 / 0.7])
+    assert [(row.trial.cer, trial_title(row.trial, comparison.swept)) for row in comparison.rows[2:]] == [
+        (0.5, "base (no adapter) prompt=chinese"),
+        (0.7, "base (no adapter) prompt=english"),
+    ]
+
+
+def test_what_an_augmentation_sets_is_not_told_beside_its_name(sweep) -> None:
+    for number, (name, speeds) in enumerate([("none", [1.0]), ("speed", [0.9, 1.1])]):
+        params = sweep.params(8, 1e-3, 0.0) | {"data.augment.speeds": speeds}
+        sweep.trial(number, params=params, extra_overrides=(f"augment={name}",), signature=name)
+    assert load_sweep(sweep.folder).swept == ["augment"]
