@@ -69,7 +69,11 @@ class Board:
     def filters(self) -> list[tuple[str, list[str]]]:
         """Swept parameters with few enough values, and these values as written."""
         params = [(param, self.comparison.distinct(param)) for param in self.comparison.charted]
-        return [(param, [shown(param, value, self.say) for value in values]) for param, values in params if len(values) <= MOST_CHOICES]
+        return [
+            (param, [shown(param, value, self.say) for value in values])
+            for param, values in params
+            if len(values) <= MOST_CHOICES
+        ]
 
     def value(self, trial: Trial, param: str) -> str | None:
         """A cell; a base has none for what it was not trained with."""

@@ -25,7 +25,9 @@ def config_differences(trial: Trial, other: Trial) -> list[Difference]:
     here, there = flat_config(trial), flat_config(other)
     keys = dict.fromkeys([*here, *there])
     return [
-        Difference(key, here.get(key), there.get(key)) for key in keys if identity(here.get(key)) != identity(there.get(key))
+        Difference(key, here.get(key), there.get(key))
+        for key in keys
+        if identity(here.get(key)) != identity(there.get(key))
     ]
 
 

@@ -63,7 +63,11 @@ def _full_time(adapter: Adapter) -> float:
 def _references(comparison: Comparison, say: Messages) -> str:
     on, recordings = comparison.reference_set, comparison.statistics.recordings
     counts = {"references": show(on["num_references"]), "chars": show(on["num_reference_chars"])}
-    return say("facts.recorded", recordings=recordings, **counts) if recordings else say("facts.references_value", **counts)
+    return (
+        say("facts.recorded", recordings=recordings, **counts)
+        if recordings
+        else say("facts.references_value", **counts)
+    )
 
 
 def _all(trials: list[Trial], key: str) -> str:

@@ -54,22 +54,26 @@ def render(comparison: Comparison, created: datetime, say: Messages = ENGLISH, r
         sections = {section.key: section for section in _sections(comparison, say)}
     figures = [figure for section in sections.values() for figure in section.figures]
     mistakes = worst_utterances(comparison.best.trial)
-    return _environment(say).get_template("report.html.j2").render(
-        comparison=comparison,
-        statistics=comparison.statistics,
-        sweep=comparison.sweep,
-        best=comparison.best,
-        board=Board(comparison, say),
-        created=f"{created:%Y-%m-%d %H:%M}",
-        reload=reload,
-        sections=sections,
-        categories=charts.category_table(comparison, say),
-        specs={figure.key: figure.spec for figure in figures},
-        mistakes=list(zip(mistakes, clips([mistake.path for mistake in mistakes]), strict=True)),
-        compared_to=lambda trial: _compared_to(trial, comparison),
-        facts=sweep_facts(comparison, say),
-        costs=cost_facts(comparison, say),
-        libraries=_chart_libraries() if figures else "",
+    return (
+        _environment(say)
+        .get_template("report.html.j2")
+        .render(
+            comparison=comparison,
+            statistics=comparison.statistics,
+            sweep=comparison.sweep,
+            best=comparison.best,
+            board=Board(comparison, say),
+            created=f"{created:%Y-%m-%d %H:%M}",
+            reload=reload,
+            sections=sections,
+            categories=charts.category_table(comparison, say),
+            specs={figure.key: figure.spec for figure in figures},
+            mistakes=list(zip(mistakes, clips([mistake.path for mistake in mistakes]), strict=True)),
+            compared_to=lambda trial: _compared_to(trial, comparison),
+            facts=sweep_facts(comparison, say),
+            costs=cost_facts(comparison, say),
+            libraries=_chart_libraries() if figures else "",
+        )
     )
 
 

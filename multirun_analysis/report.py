@@ -53,9 +53,7 @@ def write_report(sweep_dir: Path, out: Path | None = None, language: str = ENGLI
     return write_comparison(load_sweep(sweep_dir), out, language)
 
 
-def write_comparison(
-    comparison: Comparison, out: Path | None = None, language: str = ENGLISH.language
-) -> ReportPaths:
+def write_comparison(comparison: Comparison, out: Path | None = None, language: str = ENGLISH.language) -> ReportPaths:
     """As ``write_report``, for a sweep that is already loaded."""
     say = messages_in(language)
     paths = ReportPaths.in_folder(Path(out or comparison.sweep.folder))

@@ -66,7 +66,10 @@ def category_figure(comparison: Comparison, say: Messages) -> list[Figure]:
         color=alt.Color("category:N", sort=names, title=None),
         order="order:Q",
         tooltip=tips(
-            row=say("charts.trial"), category=say("category.name"), count=say("category.edits"), share=say("category.share")
+            row=say("charts.trial"),
+            category=say("category.name"),
+            count=say("category.edits"),
+            share=say("category.share"),
         ),
     )
     shown = [param_name(param, say) for param in comparison.swept]

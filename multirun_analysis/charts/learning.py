@@ -77,7 +77,9 @@ def _layers(study: LearningStudy, comparison: Comparison, names: list[str], say:
     told = tips(size_text=say("learning.size"), told="CER", interval=say("board.interval"))
     band = chart_of(lines).mark_area(opacity=0.15).encode(x=x, y=cer_axis("low:Q"), y2="high:Q", color=colour)
     line = chart_of(lines).mark_line(strokeWidth=2).encode(x=x, y=cer_axis(), color=colour)
-    hollow = chart_of(forecasts).mark_point(size=70, strokeWidth=2).encode(x=x, y=cer_axis(), color=colour, tooltip=told)
+    hollow = (
+        chart_of(forecasts).mark_point(size=70, strokeWidth=2).encode(x=x, y=cer_axis(), color=colour, tooltip=told)
+    )
     dots = chart_of(measured).mark_point(filled=True, size=70, opacity=1).encode(x=x, y=cer_axis(), color=colour)
     told = tips(trial=say("charts.trial"), size_text=say("learning.size"), told="CER")
     return [band, line, hollow, dots.encode(tooltip=told)]

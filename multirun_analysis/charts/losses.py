@@ -69,8 +69,12 @@ def _figure(split: str, points: list[Point], names: list[str], comparison: Compa
     ]
     shown = 0.9 if split == "val" else 0.0  # every point of a training curve carries a tooltip, but would hide the line
     places = {
-        "x": alt.X("step:Q", title=say("loss.step"), scale=alt.Scale(zero=True), axis=alt.Axis(grid=False, tickCount=6)),
-        "y": alt.Y("loss:Q", title=say("loss.loss"), axis=alt.Axis(tickCount=5), scale=alt.Scale(type=kind, zero=False)),
+        "x": alt.X(
+            "step:Q", title=say("loss.step"), scale=alt.Scale(zero=True), axis=alt.Axis(grid=False, tickCount=6)
+        ),
+        "y": alt.Y(
+            "loss:Q", title=say("loss.loss"), axis=alt.Axis(tickCount=5), scale=alt.Scale(type=kind, zero=False)
+        ),
     }
     colour = alt.Color("adapter:N", title=None, sort=names, **scheme, **legend)
     chart = chart_of(points).encode(color=colour, detail="signature:N", **places)

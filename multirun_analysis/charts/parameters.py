@@ -106,7 +106,9 @@ class _Parameter:
         means = self.comparison.means(self.param)
         if len(means) > MOST_LEVELS:
             return self.say("parameter.values", n=len(means), param=self.param)
-        said = [self.say("parameter.mean", cer=percent(entry.cer), value=self.scale.word(entry.value)) for entry in means]
+        said = [
+            self.say("parameter.mean", cer=percent(entry.cer), value=self.scale.word(entry.value)) for entry in means
+        ]
         return self.say("parameter.means", said=self.say("list.comma").join(said))
 
 

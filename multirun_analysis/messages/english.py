@@ -75,9 +75,7 @@ TEXTS = {
         "To tell {first} and {second} apart at 95 % with power {power}, about {utterances} utterances in "
         "{recordings} recordings are needed; there are {have_utterances} in {have_recordings}."
     ),
-    "verdict.needed_never": (
-        "{first} and {second} make equally many errors: no evaluation set would tell them apart."
-    ),
+    "verdict.needed_never": ("{first} and {second} make equally many errors: no evaluation set would tell them apart."),
     "verdict.left_out": (
         "Trial {names} was not compared: its utterances.jsonl is missing or differs.||"
         "Trials {names} were not compared: their utterances.jsonl is missing or differs."

@@ -251,4 +251,3 @@ def chromium(tmp_path: Path) -> Callable[..., str]:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
     return run
-

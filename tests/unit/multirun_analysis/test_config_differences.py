@@ -23,7 +23,9 @@ def test_only_what_differs_is_told(sweep: Any) -> None:
     two = {"lora": {"r": 16, "lora_alpha": 32}, "data": {"prompt": "x", "terms": [1, 2]}, "trainer": {"max_steps": 3}}
     here, there = trials(sweep, one, two)
     assert config_differences(here, there) == [
-        Difference("lora.r", 8, 16), Difference("lora.lora_alpha", 16, 32), Difference("data.prompt", None, "x")
+        Difference("lora.r", 8, 16),
+        Difference("lora.lora_alpha", 16, 32),
+        Difference("data.prompt", None, "x"),
     ]
     assert config_differences(here, here) == []
 

@@ -14,7 +14,19 @@ from multirun_analysis.messages import CHINESE, ENGLISH, messages_in
 
 PACKAGE = Path(multirun_analysis.__file__).parent
 # Keys that are put together from data: f"param.{param}" and the like.
-MADE = ("list.", "open.", "param.", "category.", "status.", "verdict.", "overfit.", "trials.", "effort.", "loss.", "audio.")
+MADE = (
+    "list.",
+    "open.",
+    "param.",
+    "category.",
+    "status.",
+    "verdict.",
+    "overfit.",
+    "trials.",
+    "effort.",
+    "loss.",
+    "audio.",
+)
 
 
 def fields(text: str) -> set[str]:

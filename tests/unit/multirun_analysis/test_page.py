@@ -77,7 +77,9 @@ def test_the_verdict_names_group_and_method(synthetic: Comparison) -> None:
     assert "over all 28 pairs" in method and "20 recordings" in method
     turned = verdicts(synthetic, ENGLISH)[-1]
     assert turned == "One adapter overfitted: lora.r=32 optim.lr=1e-4 (epoch 3)."
-    assert verdicts(synthetic, CHINESE)[-1] == "1 个适配器过拟合，验证损失先降后升：lora.r=32 optim.lr=1e-4（第 3 轮）。"
+    assert (
+        verdicts(synthetic, CHINESE)[-1] == "1 个适配器过拟合，验证损失先降后升：lora.r=32 optim.lr=1e-4（第 3 轮）。"
+    )
 
 
 def test_needed_utterances_are_told_when_the_best_are_alike(synthetic: Comparison) -> None:
@@ -100,9 +102,19 @@ def test_few_recordings_and_one_trial_are_said(sweep: Any) -> None:
 
 
 def test_a_chinese_page_has_no_english_interface_text(chinese: str, synthetic: Comparison) -> None:
-    specs = re.sub(r"\"[a-zA-Z.]+\":", "", " ".join(re.findall(r'"(?:title|word|row|axis)":\s*"[^"]*"', render(synthetic, NOW, CHINESE))))
-    seen = visible(chinese) + specs + " ".join(re.findall(r'(?:title|aria-label|placeholder|data-\w+)="([^"]*)"', chinese))
-    left = [fragment for fragment in _english_fragments() if re.search(rf"(?<![\w.=/-]){re.escape(fragment)}(?![\w.=/-])", seen)]
+    specs = re.sub(
+        r"\"[a-zA-Z.]+\":",
+        "",
+        " ".join(re.findall(r'"(?:title|word|row|axis)":\s*"[^"]*"', render(synthetic, NOW, CHINESE))),
+    )
+    seen = (
+        visible(chinese) + specs + " ".join(re.findall(r'(?:title|aria-label|placeholder|data-\w+)="([^"]*)"', chinese))
+    )
+    left = [
+        fragment
+        for fragment in _english_fragments()
+        if re.search(rf"(?<![\w.=/-]){re.escape(fragment)}(?![\w.=/-])", seen)
+    ]
     assert left == []
     assert '<html lang="zh-CN">' in chinese
 

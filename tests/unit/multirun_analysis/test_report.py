@@ -20,6 +20,7 @@ from multirun_analysis import load_sweep, print_leaderboard, write_report
 from multirun_analysis.__main__ import main
 from tests.report_page import body, specs, values
 
+
 def page_of(folder: Path) -> str:
     return write_report(folder).html.read_text(encoding="utf-8")
 
@@ -137,7 +138,10 @@ def test_reasons_of_missing_trials_are_told(sweep) -> None:
     [
         ({"ranks": (8,), "rates": (1e-3,), "temperatures": (0.0,)}, ["train-loss", "val-loss"]),
         ({"ranks": (8,), "rates": (1e-3,)}, ["by-decoding.text_temperature", "effects", "train-loss", "val-loss"]),
-        ({"ranks": (8,), "temperatures": (0.0,), "baseline": False}, ["by-optim.lr", "effects", "train-loss", "val-loss"]),
+        (
+            {"ranks": (8,), "temperatures": (0.0,), "baseline": False},
+            ["by-optim.lr", "effects", "train-loss", "val-loss"],
+        ),
     ],
 )
 def test_smaller_sweeps_leave_out_what_they_cannot_show(sweep, grid: dict[str, Any], charts: list[str]) -> None:
