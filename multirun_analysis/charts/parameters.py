@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import altair as alt
 
 from multirun_analysis.charts.figure import Figure, Point, cer_axis, chart_of, drawn, tips

@@ -22,7 +22,7 @@ class Messages:
     tag: str
     texts: Mapping[str, str]
 
-    def __call__(self, key: str, **values: object) -> str:
+    def __call__(self, key: str, /, **values: object) -> str:
         one, found, many = self.texts[key].partition(PLURAL)
         text = many if found and values.get("n") != 1 else one
         return text.format(**values)

@@ -49,7 +49,7 @@ def test_bars_are_to_scale(synthetic: Comparison) -> None:
         assert interval and bar.low is not None and bar.width is not None
         assert bar.low / bar.fill == pytest.approx(interval.low / trial.cer)
         assert (bar.low + bar.width) / bar.fill == pytest.approx(interval.high / trial.cer)
-        assert 0 < bar.low and bar.low + bar.width <= 100.001
+        assert bar.low > 0 and bar.low + bar.width <= 100.001
 
 
 def test_a_far_worse_base_does_not_squeeze_the_trials(sweep: Any) -> None:

@@ -59,7 +59,7 @@ def test_from_nothing_to_the_end(running: Any) -> None:
     paths = watch(folder, None, ENGLISH, seconds=7, wait=script)
     assert ["Waiting for the first" in page for page in script.pages] == [True, True, False, False, False]
     assert "1 under way, 0 failed" in script.pages[1]
-    assert all(f"reloads itself every 7 s" in page for page in script.pages)
+    assert all("reloads itself every 7 s" in page for page in script.pages)
     assert RELOADS in script.pages[2] and "1 trial finished, 1 unfinished" in script.pages[2]
     assert script.times[2] == script.times[3], "nothing changed, but the report was written again"
     assert "2 trials finished" in script.pages[4]
