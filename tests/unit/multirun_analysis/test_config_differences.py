@@ -14,7 +14,7 @@ from multirun_analysis.config_differences import Difference, config_differences,
 def trials(sweep: Any, *configs: Any) -> list[Trial]:
     for number, config in enumerate(configs):
         folder: Path = sweep.trial(number, rank=8 * (number + 1))
-        (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+        (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return collect(sweep.folder).trials
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from multirun_analysis.compare import Comparison
 from multirun_analysis.messages import CHINESE, ENGLISH
 from multirun_analysis.page import render
 from multirun_analysis.sentences import recommendation, verdicts
+from multirun_analysis.statistics import Reason
 from tests.report_page import body, visible
 from tests.synthetic_sweep import write_sweep
 
@@ -71,15 +73,25 @@ def test_the_group_and_the_recommended_trial_are_marked(synthetic: Comparison, e
 
 
 def test_the_verdict_names_group_and_method(synthetic: Comparison) -> None:
+    assert synthetic.statistics.reason is Reason.BEST_IS_CHEAPEST
+    others = len(synthetic.statistics.best_group) - 1
     said = recommendation(synthetic, ENGLISH)
-    assert said.startswith("Recommended: lora.r=32") and f" {len(synthetic.statistics.best_group)} trials" in said
+    assert said.startswith("Recommended: lora.r=32") and f"{others} other trials cannot be told apart from it" in said
+    assert f"另有 {others} 个试验与它无法区分" in recommendation(synthetic, CHINESE)
     method = verdicts(synthetic, ENGLISH)[0]
     assert "over all 28 pairs" in method and "20 recordings" in method
-    turned = verdicts(synthetic, ENGLISH)[-1]
-    assert turned == "One adapter overfitted: lora.r=32 optim.lr=1e-4 (epoch 3)."
-    assert (
-        verdicts(synthetic, CHINESE)[-1] == "1 个适配器过拟合，验证损失先降后升：lora.r=32 optim.lr=1e-4（第 3 轮）。"
-    )
+    assert verdicts(synthetic, ENGLISH)[-1] == "One adapter overfitted: lora.r=32 optim.lr=1e-4 (epoch 3)."
+    turned = "1 个适配器过拟合，验证损失先降后升：lora.r=32 optim.lr=1e-4（第 3 轮）。"
+    assert verdicts(synthetic, CHINESE)[-1] == turned
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_reason_has_its_sentence(synthetic: Comparison, reason: Reason) -> None:
+    comparison = replace(synthetic)
+    vars(comparison)["statistics"] = replace(synthetic.statistics, reason=reason)
+    english, chinese = (recommendation(comparison, say) for say in (ENGLISH, CHINESE))
+    assert english.startswith("There is one" if reason is Reason.ONLY else "Recommended: lora.r=32")
+    assert chinese.startswith("只有一个" if reason is Reason.ONLY else "推荐：lora.r=32")
 
 
 def test_needed_utterances_are_told_when_the_best_are_alike(synthetic: Comparison) -> None:
@@ -101,21 +113,13 @@ def test_few_recordings_and_one_trial_are_said(sweep: Any) -> None:
     assert "评测集只有 4 段录音" in said
 
 
-def test_a_chinese_page_has_no_english_interface_text(chinese: str, synthetic: Comparison) -> None:
-    specs = re.sub(
-        r"\"[a-zA-Z.]+\":",
-        "",
-        " ".join(re.findall(r'"(?:title|word|row|axis)":\s*"[^"]*"', render(synthetic, NOW, CHINESE))),
-    )
-    seen = (
-        visible(chinese) + specs + " ".join(re.findall(r'(?:title|aria-label|placeholder|data-\w+)="([^"]*)"', chinese))
-    )
-    left = [
-        fragment
-        for fragment in _english_fragments()
-        if re.search(rf"(?<![\w.=/-]){re.escape(fragment)}(?![\w.=/-])", seen)
-    ]
-    assert left == []
+def test_a_chinese_page_has_no_english_interface_text(chinese: str) -> None:
+    told = r'(?:title|aria-label|placeholder|data-(?:undrawn|actions|png|svg|text|done))="([^"]*)"'
+    drawn = re.findall(r'"(?:title|word|row|axis|category)":\s*"([^"]*)"', chinese)
+    keys_left_out = re.sub(r"<dt>[a-z_.]+</dt>", "", chinese)
+    seen = " ".join([visible(keys_left_out), *re.findall(told, chinese), *drawn])
+    words = (re.compile(rf"(?<![\w.=/-]){re.escape(fragment)}(?![\w.=/-])") for fragment in _english_fragments())
+    assert [word.pattern for word in words if word.search(seen)] == []
     assert '<html lang="zh-CN">' in chinese
 
 
