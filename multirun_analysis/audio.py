@@ -1,4 +1,4 @@
-"""Recordings of the worst utterances, small enough to lie inside the page: 16 kHz mono MP3, which every browser plays."""
+"""Recordings of the worst utterances, small enough for the page: 16 kHz mono MP3, which every browser plays."""
 
 from __future__ import annotations
 

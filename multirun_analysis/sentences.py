@@ -40,7 +40,7 @@ def verdicts(comparison: Comparison, say: Messages) -> list[str]:
         lines.append(say("verdict.left_out", n=len(statistics.left_out), names=names))
     turned = [verdict for verdict in statistics.overfitting if verdict.kind == "turned"]
     if turned:
-        names = _some([f"{adapter_name(one.adapter, comparison, say)} ({where(one, say)})" for one in turned], say)
+        names = _some([_place(one, comparison, say) for one in turned], say)
         lines.append(say("verdict.turned", n=len(turned), names=names))
     return lines
 
@@ -60,6 +60,10 @@ def where(verdict: Overfitting, say: Messages) -> str:
 def name_of(trial: Trial, comparison: Comparison, say: Messages) -> str:
     """A trial by what differs from its siblings."""
     return setting(trial, comparison.swept, say) or trial.label
+
+
+def _place(verdict: Overfitting, comparison: Comparison, say: Messages) -> str:
+    return say("verdict.place", name=adapter_name(verdict.adapter, comparison, say), at=where(verdict, say))
 
 
 def _method(statistics: Statistics, say: Messages) -> str:

@@ -61,7 +61,7 @@ def watch(
 
 
 def _write(sweep_dir: Path, html: Path, say: Messages, seconds: float, is_written: bool) -> bool:
-    """Write what can be told now; a half-written trial leaves the last page as it is. Returns whether one has results."""
+    """Write what can be told now; a half-written trial leaves the last page. Returns whether that has results."""
     try:
         page = render(load_sweep(sweep_dir), datetime.now().astimezone(), say, seconds)
     except (UserError, OSError) as error:

@@ -12,6 +12,7 @@ from multirun_analysis.compare import Adapter, Comparison, is_of_base, value_of
 from multirun_analysis.messages import ENGLISH, Messages
 
 BASE_NAME = ENGLISH("base.name")
+FEW = 100  # below this a mean count is told with its tenths
 
 
 def param_name(param: str, say: Messages = ENGLISH) -> str:
@@ -54,7 +55,7 @@ def count(number: float | None) -> str:
     """A count, or a mean of counts over repeats, to the precision that tells something; a dash when unknown."""
     if number is None:
         return "–"
-    return f"{number:.1f}".removesuffix(".0")
+    return f"{number:.0f}" if number >= FEW else f"{number:.1f}".removesuffix(".0")
 
 
 def duration(seconds: float | None) -> str:

@@ -61,7 +61,7 @@ def _corners(trial: Trial, comparison: Comparison, say: Messages) -> list[Point]
 
 
 def _places(scale: Scale, trials: list[Trial]) -> dict[str, float]:
-    """Where each trial's line crosses the axis: at its value, beside the others that share it, the better ones lower."""
+    """Where each trial's line crosses the axis: at its value, beside those that share it, the better ones lower."""
     at: dict[str, list[Trial]] = defaultdict(list)
     for trial in trials:
         at[identity(value_of(trial, scale.param))].append(trial)

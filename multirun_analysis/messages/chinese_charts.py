@@ -39,9 +39,14 @@ TEXTS = {
     "heat.caption": "每一对取值的最低 CER（%）；颜色越深越好。",
     "heat.caption_over": "每一对取值在所有 {others} 上的最低 CER（%）；颜色越深越好。",
     "parallel.title": "所有试验一览",
-    "parallel.caption": "每条线是一个试验，从其设置连到 CER；线越醒目越好。排行榜的筛选同样作用于此图，点击一条线可定位到排行榜中的行。",
+    "parallel.caption": (
+        "每条线是一个试验，从其设置连到 CER；线越醒目越好。排行榜的筛选同样作用于此图，点击一条线可定位到排行榜中的行。"
+    ),
     "repeats.title": "各温度下的重复采样",
-    "repeats.caption": "每个点是一次重复，每条线是一个适配器各次重复的均值；色带为最佳试验的适配器均值上下一个标准差。贪心解码（0.0）只有一个结果。",
+    "repeats.caption": (
+        "每个点是一次重复，每条线是一个适配器各次重复的均值；色带为最佳试验的适配器均值上下一个标准差。"
+        "贪心解码（0.0）只有一个结果。"
+    ),
     "repeats.repeat": "重复",
     "repeats.mean": "均值",
     "repeats.std": "标准差",
@@ -96,11 +101,15 @@ TEXTS = {
     "overfit.distance_hint": "最后的验证损失减去其附近的训练损失",
     "learning.title": "学习曲线",
     "learning.chart": "CER 与训练集大小",
-    "learning.caption": "实心点为试验，空心点为预测；色带为幂律拟合的 95 % 区间，以录音为单位（同一大小训练了多个种子时也含种子）。",
+    "learning.caption": (
+        "实心点为试验，空心点为预测；色带为幂律拟合的 95 % 区间，以录音为单位（同一大小训练了多个种子时也含种子）。"
+    ),
     "learning.refused": "训练集大小的取值太少，画不出学习曲线：{param} 至少要有三个取值。",
     "learning.one": "全部试验",
     "learning.law": "{name}：{smallest} 条对话时 CER {first}，{largest} 条时 {last}，按 n^-{exponent} 降向 {floor}。",
-    "learning.flat": "{name}：{smallest} 条对话时 CER {first}，{largest} 条时 {last}；更多数据没有此评测集能显示的效果。",
+    "learning.flat": (
+        "{name}：{smallest} 条对话时 CER {first}，{largest} 条时 {last}；更多数据没有此评测集能显示的效果。"
+    ),
     "learning.size": "训练对话数",
     "learning.between": "{low} 至 {high}",
     "learning.forecast": "预测",

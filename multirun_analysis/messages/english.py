@@ -80,6 +80,7 @@ TEXTS = {
         "Trial {names} was not compared: its utterances.jsonl is missing or differs.||"
         "Trials {names} were not compared: their utterances.jsonl is missing or differs."
     ),
+    "verdict.place": "{name} ({at})",
     "verdict.turned": (
         "One adapter overfitted: {names}.||{n} adapters overfitted, their validation loss turned: {names}."
     ),
@@ -104,6 +105,7 @@ TEXTS = {
     "board.empty_hint": "utterances for which nothing was written",
     "board.repeats": "repeats",
     "board.repeats_hint": "standard deviation of the CER over repeated sampling, and its lowest and highest value",
+    "board.repeats_told": "{n} repeats, from {low} to {high} %",
     "board.training": "training",
     "board.training_hint": "time to train the adapter, or reused from the store",
     "board.reused": "reused",

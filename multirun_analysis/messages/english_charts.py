@@ -119,7 +119,8 @@ TEXTS = {
     "learning.refused": "There are too few sizes for a learning curve: train with at least three values of {param}.",
     "learning.one": "all trials",
     "learning.law": (
-        "{name}: CER {first} at {smallest} conversations, {last} at {largest}, falling as n^-{exponent} towards {floor}."
+        "{name}: CER {first} at {smallest} conversations, {last} at {largest}, falling as n^-{exponent} "
+        "towards {floor}."
     ),
     "learning.flat": (
         "{name}: CER {first} at {smallest} conversations, {last} at {largest}; more data has no effect that this "
