@@ -58,7 +58,7 @@ TEXTS = {
     "repeats.std": "standard deviation",
     "repeats.adapter": "adapter",
     "effects.title": "Main effects",
-    "effects.axis": "change of CER against the mean of all trials (points of a percent)",
+    "effects.axis": "change of CER against the mean of all trials (percentage points)",
     "effects.caption": "Left of the line is better. Whiskers are 95 % intervals over recordings, not over seeds.",
     "effects.additive": "Trials are missing from the grid: the effects are those of an additive fit.",
     "effects.confounded": "The missing trials leave {params} inseparable from another parameter: read with care.",
