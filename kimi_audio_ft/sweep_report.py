@@ -27,10 +27,21 @@ _MOST_LISTED = 20
 
 
 class SweepReport(Callback):
-    """Runs ``multirun_analysis`` on the sweep's folder, so that one command ends in one report."""
+    """Runs ``multirun_analysis`` on the sweep's folder, so that one command ends in one report.
+
+    ``language`` is the report's, "en" or "zh": ``hydra.callbacks.report.language``.
+    """
 
     # Folder of the sweep that this process is running; Hydra does not call on_multirun_end when a trial failed.
     _running: ClassVar[Path | None] = None
+    _language: ClassVar[str] = "en"
+
+    def __init__(self, language: str = "en") -> None:
+        """Raises ConfigError for another language now, and not at the end of the sweep."""
+        if language != SweepReport._language:
+            from multirun_analysis.messages import messages_in
+
+            SweepReport._language = messages_in(language).language
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Forget an earlier sweep in the same folder; its products are in the store, so nothing is lost."""
@@ -59,7 +70,7 @@ class SweepReport(Callback):
         """Write the report, print the leaderboard and what failed (a sweeper may go on without some trials)."""
         SweepReport._running = None
         folder = Path(config.hydra.sweep.dir)
-        write_sweep_report(folder)
+        write_sweep_report(folder, SweepReport._language)
         for line in failed_trials(folder):
             print(line)
 
@@ -75,7 +86,7 @@ class SweepReport(Callback):
         if folder is None or not failures:
             return None
         if any(folder.glob("*/scores.json")):
-            write_sweep_report(folder)
+            write_sweep_report(folder, cls._language)
         again = "Mend the cause and run the same command again; what is done is not done again"
         return "\n".join([*failures, again])
 
@@ -105,7 +116,7 @@ def failed_trials(folder: Path) -> list[str]:
     return lines
 
 
-def write_sweep_report(folder: Path) -> None:
+def write_sweep_report(folder: Path, language: str = "en") -> None:
     """Write the report and print the leaderboard; a report that cannot be made must not hide the sweep's end.
 
     Where W&B records the trials, it gets the report too.
@@ -115,7 +126,7 @@ def write_sweep_report(folder: Path) -> None:
 
     try:
         comparison = load_sweep(folder)
-        paths = write_comparison(comparison)
+        paths = write_comparison(comparison, language=language)
         print_leaderboard(comparison, failures=False)
     except UserError as error:
         log.warning("no report: %s", error)

@@ -10,12 +10,29 @@ from pathlib import Path
 from rich.console import Console
 
 from kimi_audio_ft.errors import UserError
-from multirun_analysis.report import load_sweep, write_comparison
+from multirun_analysis.messages import ENGLISH, LANGUAGES, messages_in
+from multirun_analysis.report import ReportPaths, load_sweep, write_comparison
 from multirun_analysis.terminal import print_leaderboard
+from multirun_analysis.watch import SECONDS, watch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, or 2 for an error that the user can mend."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.watch is not None:
+            return _watch(options)
+        comparison = load_sweep(options.sweep_dir)
+        paths = write_comparison(comparison, options.out, options.language)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print_leaderboard(comparison)
+    _tell(f"Report: {paths.html}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m multirun_analysis",
         description="Compare the trials of a Hydra multirun: a leaderboard here, and report.html, trials.csv and "
@@ -23,16 +40,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("sweep_dir", type=Path, metavar="SWEEP_DIR", help="folder of the multirun (holds 0/, 1/, ...)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the three files there instead of SWEEP_DIR")
-    options = parser.parse_args(arguments)
+    parser.add_argument(
+        "--language",
+        choices=list(LANGUAGES),
+        default=ENGLISH.language,
+        help="language of the report's own text: English (default) or Chinese",
+    )
+    parser.add_argument(
+        "--watch",
+        type=_seconds,
+        nargs="?",
+        const=SECONDS,
+        metavar="SECONDS",
+        help="write the report again while the sweep runs, looking for changes every SECONDS (default "
+        f"{SECONDS:g}); ends with the sweep, or by Ctrl-C",
+    )
+    return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)  # argparse tells of a ValueError
+    if not 1 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text} must be between 1 and 86400 seconds")
+    return seconds
+
+
+def _watch(options: argparse.Namespace) -> int:
+    html = ReportPaths.in_folder(options.out or options.sweep_dir).html
+    _tell(f"Watching {options.sweep_dir} every {options.watch:g} s; Ctrl-C ends it. Report: {html}")
     try:
-        comparison = load_sweep(options.sweep_dir)
-        paths = write_comparison(comparison, options.out)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print_leaderboard(comparison)
-    Console().print(f"Report: {paths.html}", soft_wrap=True, markup=False, highlight=False)
+        watch(options.sweep_dir, options.out, messages_in(options.language), options.watch)
+    except KeyboardInterrupt:
+        _tell("Watching ended; the report shows the sweep as it was.")
+        return 0
+    print_leaderboard(load_sweep(options.sweep_dir))
+    _tell(f"The sweep is done. Report: {html}")
     return 0
+
+
+def _tell(text: str) -> None:
+    Console().print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Mistake:
-    """An utterance that was not transcribed exactly, with its differences marked on both sides."""
+    """An utterance that was not transcribed exactly, with its differences marked on both sides.
+
+    audio: the recording's file name; ``path`` is all of it, as the manifest has it.
+    """
 
     identity: str
     audio: str | None
+    path: str | None
     cer: float
     reference: list[Piece]
     hypothesis: list[Piece]
@@ -61,5 +65,5 @@ def _severity(line: dict[str, Any]) -> tuple[float, int]:
 
 def _mistake(line: dict[str, Any]) -> Mistake:
     reference, hypothesis = mark(line["reference"], line["hypothesis"])
-    audio = Path(line["audio"]).name if line.get("audio") else None
-    return Mistake(str(line["id"]), audio, line["cer"], reference, hypothesis)
+    path = str(line["audio"]) if line.get("audio") else None
+    return Mistake(str(line["id"]), Path(path).name if path else None, path, line["cer"], reference, hypothesis)

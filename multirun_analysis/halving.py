@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft.errors import DataError
+from multirun_analysis.messages import ENGLISH, Messages
 from multirun_analysis.records import Record, finite, read_json
 
 FILE = "halving.json"
@@ -61,20 +62,18 @@ class Halving:
             return "–"
         return f"{100 * candidate.score:.2f}" if self.metric == "cer" else f"{candidate.score:.4f}"
 
-    def in_words(self) -> str:
+    def in_words(self, say: Messages = ENGLISH) -> str:
         """Who was stopped where, and what it saved, in one sentence."""
         stopped = Counter(one.step for one in self.candidates if one.decision == "stopped")
         failed = sum(one.decision == "failed" for one in self.candidates)
-        parts = [f"{count} stopped at step {step}" for step, count in sorted(stopped.items())]
-        parts += [f"{failed} failed"] if failed else []
-        losses = ", ".join(parts) or "none stopped"
-        said = f"Successive halving by {self.metric}: of {len(self.candidates)} adapters, {losses}"
+        parts = [say("halving.stopped_at", n=count, step=step) for step, count in sorted(stopped.items())]
+        parts += [say("halving.failed", n=failed)] if failed else []
+        losses = say("list.comma").join(parts) or say("halving.none")
+        said = say("halving.summary", metric=self.metric, n=len(self.candidates), losses=losses)
         if not self.steps_of_all:
-            return f"{said}."
-        return f"{said}; {self.steps_trained} of {self.steps_of_all} steps were enough ({self._share()} %)."
-
-    def _share(self) -> int:
-        return round(100 * self.steps_trained / self.steps_of_all)
+            return said + say("effort.end")
+        share = round(100 * self.steps_trained / self.steps_of_all)
+        return say("halving.saved", said=said, trained=self.steps_trained, all=self.steps_of_all, share=share)
 
 
 def read_halving(sweep_dir: Path) -> Halving | None:

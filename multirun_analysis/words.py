@@ -1,33 +1,23 @@
-"""How values, settings and results are put into words; the same in the terminal, the tables and the report."""
+"""How values, settings and results are put into words; the same in the terminal, the tables and the report.
+
+Sentences are English unless another language's messages are given.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from multirun_analysis.collect import Trial
-from multirun_analysis.compare import Comparison, is_of_base, value_of
+from multirun_analysis.compare import Adapter, Comparison, is_of_base, value_of
+from multirun_analysis.messages import ENGLISH, Messages
 
-BASE_NAME = "base (no adapter)"
-PARAM_NAMES = {
-    "lora.r": "LoRA rank",
-    "lora.lora_alpha": "LoRA alpha",
-    "optim.lr": "learning rate",
-    "decoding.text_temperature": "text temperature",
-    "decoding.text_top_k": "top-k",
-    "prompt": "prompt",
-    "data.prompt": "prompt",
-    "augment": "augmentation",
-    "data.train_subset": "training conversations",
-    "data.train_subset_seed": "seed of the training subset",
-}
-
-# What null stands for.
-OPEN_VALUES = {"data.train_subset": "all", "data.prompt": "the manifest's"}
+BASE_NAME = ENGLISH("base.name")
+FEW = 100  # below this a mean count is told with its tenths
 
 
-def param_name(param: str) -> str:
+def param_name(param: str, say: Messages = ENGLISH) -> str:
     """A parameter's name in plain words; its config key when there is none."""
-    return PARAM_NAMES.get(param, param)
+    return say.get(f"param.{param}", param)
 
 
 def short_key(param: str) -> str:
@@ -51,14 +41,21 @@ def show(value: Any) -> str:
     return str(value)
 
 
-def shown(param: str, value: Any) -> str:
+def shown(param: str, value: Any, say: Messages = ENGLISH) -> str:
     """A parameter's value; where it was left open, what that means."""
-    return OPEN_VALUES[param] if value is None and param in OPEN_VALUES else show(value)
+    return say.get(f"open.{param}", show(value)) if value is None else show(value)
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:
     """A fraction as a percentage; a dash when unknown."""
     return "–" if fraction is None else f"{100 * fraction:.{digits}f} %"
+
+
+def count(number: float | None) -> str:
+    """A count, or a mean of counts over repeats, to the precision that tells something; a dash when unknown."""
+    if number is None:
+        return "–"
+    return f"{number:.0f}" if number >= FEW else f"{number:.1f}".removesuffix(".0")
 
 
 def duration(seconds: float | None) -> str:
@@ -74,59 +71,63 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def setting(trial: Trial, params: list[str]) -> str:
+def setting(trial: Trial, params: list[str], say: Messages = ENGLISH) -> str:
     """The values that tell ``trial`` from its siblings, for example ``lora.r=8 optim.lr=0.001 temperature=0.3``."""
-    return " ".join(f"{short_key(param)}={shown(param, value_of(trial, param))}" for param in params)
+    return " ".join(f"{short_key(param)}={shown(param, value_of(trial, param), say)}" for param in params)
 
 
-def trial_title(trial: Trial, swept: list[str]) -> str:
+def trial_title(trial: Trial, swept: list[str], say: Messages = ENGLISH) -> str:
     """A trial or a base named by what differs from its siblings."""
     if not trial.is_base:
-        return setting(trial, swept) or trial.label
-    decoding = setting(trial, [param for param in swept if is_of_base(param)])
-    return f"{BASE_NAME} {decoding}".strip()
+        return setting(trial, swept, say) or trial.label
+    asked = setting(trial, [param for param in swept if is_of_base(param)], say)
+    return f"{say('base.name')} {asked}".strip()
 
 
-def training_time(trial: Trial) -> str:
+def adapter_name(adapter: Adapter, comparison: Comparison, say: Messages = ENGLISH) -> str:
+    """An adapter named by what its training differs in from its siblings'."""
+    trained = [param for param in comparison.swept if not param.startswith("decoding")]
+    return setting(adapter.source, trained, say) or say("loss.adapter")
+
+
+def training_time(trial: Trial, say: Messages = ENGLISH) -> str:
     """What the adapter cost this trial: a duration, or that it came from the store."""
     if trial.is_base:
         return "–"
-    return "reused" if trial.record.get("train_reused") else duration(trial.record.get("train_seconds"))
+    return say("board.reused") if trial.record.get("train_reused") else duration(trial.record.get("train_seconds"))
 
 
-def headline(comparison: Comparison) -> str:
+def headline(comparison: Comparison, say: Messages = ENGLISH) -> str:
     """The sweep's result in one sentence."""
     best = comparison.best
-    name = setting(best.trial, comparison.swept)
-    said = f"{'Best: ' + name if name else 'One setting: ' + best.trial.label}: CER {percent(best.trial.cer)}"
+    name, key = setting(best.trial, comparison.swept, say), "headline.best"
+    if not name:
+        name, key = best.trial.label, "headline.one"
+    said = say(key, name=name, cer=percent(best.trial.cer))
     if best.base is None:
-        return f"{said}. The zero-shot base was not scored under this decoding, so the gain over it is unknown."
-    return f"{said}, base {percent(best.base.cer)}, {_gain_in_words(best.gain)}."
+        return say("headline.no_base", said=said)
+    return say("headline.base", said=said, base=percent(best.base.cer), gain=_gain_in_words(best.gain, say))
 
 
-def _gain_in_words(gain: float | None) -> str:
+def _gain_in_words(gain: float | None, say: Messages) -> str:
     if not gain:
-        return "no change"
-    return f"a relative {'reduction' if gain > 0 else 'increase'} of {abs(gain):.0%}".replace("%", " %")
+        return say("gain.none")
+    return say("gain.reduction" if gain > 0 else "gain.increase", share=percent(abs(gain), 0))
 
 
-def effort(comparison: Comparison) -> str:
+def effort(comparison: Comparison, say: Messages = ENGLISH) -> str:
     """How many trials and adapters there are, what the training took, and what sharing adapters saved."""
-    sweep = comparison.sweep
-    parts = [_count(len(sweep.finished), "trial") + " finished"]
-    parts += [f"{len(sweep.failed)} failed"] if sweep.failed else []
-    parts += [f"{len(sweep.unfinished)} unfinished"] if sweep.unfinished else []
+    sweep, comma = comparison.sweep, say("list.comma")
+    counts = {"finished": sweep.finished, "failed": sweep.failed, "unfinished": sweep.unfinished}
+    trials = [say(f"effort.{how}", n=len(some)) for how, some in counts.items() if some]
     adapters = comparison.adapters
     trained = [adapter.train_seconds for adapter in adapters if adapter.train_seconds is not None]
-    said = f"{', '.join(parts)}; {_count(len(adapters), 'adapter')}"
     spent = sum(trained) if sweep.fitting_seconds is None else sweep.fitting_seconds
     reused = len(adapters) - len(trained)
-    said += f", {len(trained)} trained in {duration(spent)}" if trained else ", all from the store"
-    said += f", {reused} from the store" if trained and reused else ""
+    fitted = [say("effort.adapters", n=len(adapters))]
+    fitted += [say("effort.trained", n=len(trained), time=duration(spent)) if trained else say("effort.all_reused")]
+    fitted += [say("effort.reused", n=reused)] if trained and reused else []
+    parts = [comma.join(trials), comma.join(fitted)]
     if len(trained) < len(sweep.finished):
-        said += f"; without sharing there would have been {len(sweep.finished)} trainings"
-    return f"{said}."
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+        parts.append(say("effort.shared", n=len(sweep.finished)))
+    return say("effort.join").join(parts) + say("effort.end")

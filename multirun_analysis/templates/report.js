@@ -2,31 +2,38 @@
 
 // Charts follow the reader's light or dark setting, so their colours are chosen here and not in the specifications.
 const DARK = window.matchMedia("(prefers-color-scheme: dark)");
+const TEXTS = document.body.dataset;
+const views = {};
 
 function theme(dark, legendColumns) {
   const ink = dark ? "#e6e9ee" : "#1c2430";
   const muted = dark ? "#9aa4b2" : "#5d6878";
   const line = dark ? "#333c49" : "#e2e6ec";
+  const card = dark ? "#1a2029" : "#ffffff";
   const accent = dark ? "#6ea8fe" : "#2563c9";
   const text = { labelColor: muted, titleColor: ink, labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500 };
   return {
     background: "transparent",
-    font: "system-ui, -apple-system, 'Segoe UI', Roboto, 'PingFang SC', 'Noto Sans SC', sans-serif",
+    font: "system-ui, -apple-system, 'Segoe UI', Roboto, 'PingFang SC', 'Noto Sans SC', 'Noto Sans CJK SC', sans-serif",
     view: { stroke: null },
     axis: { ...text, gridColor: line, domainColor: line, tickColor: line, titlePadding: 8 },
     legend: { ...text, orient: "top", symbolOpacity: 1, labelLimit: 320, columns: legendColumns },
     range: {
       heatmap: dark ? ["#222b38", "#35588f", "#8dbbff"] : ["#eef3fb", "#9dbdf0", "#1f56b3"],
+      ramp: dark ? ["#3a4658", "#4673ba", "#9cc4ff"] : ["#cfd8e6", "#7da3e2", "#174a9f"],
       category: dark
         ? ["#6ea8fe", "#f5b041", "#5ad1a3", "#f1798b", "#b79cf7", "#63d2e6", "#d9c56a", "#e29bd3", "#9fb4c7", "#c8a07a"]
         : ["#2563c9", "#d9820f", "#14866d", "#c8364f", "#7a4fd0", "#0f8aa6", "#8d7a12", "#b0479a", "#5b7186", "#8a5a2b"],
     },
     style: {
       plain: { color: accent },
+      faint: { color: muted },
       base: { color: muted, strokeDash: [6, 4], strokeWidth: 1.5 },
       "base-dot": { color: muted },
       "base-word": { color: muted, fontSize: 12 },
       ring: { color: ink },
+      tick: { color: ink },
+      halo: { color: card, stroke: card, strokeWidth: 4, strokeJoin: "round" },
       "on-strong": { color: dark ? "#0d1420" : "#ffffff" },
       "on-weak": { color: ink },
     },
@@ -43,21 +50,28 @@ function draw() {
       renderer: "svg",
       ast: true, // expressions are interpreted, so that the page's policy can forbid eval
       actions: { export: true, source: false, compiled: false, editor: false },
+      i18n: { CLICK_TO_VIEW_ACTIONS: TEXTS.actions, PNG_ACTION: TEXTS.png, SVG_ACTION: TEXTS.svg },
       tooltip: { theme: DARK.matches ? "dark" : "light" },
     };
-    vegaEmbed(place, spec, options).catch((error) => {
-      place.classList.add("wrong");
-      place.textContent = `This chart could not be drawn: ${error}`;
-    });
+    vegaEmbed(place, spec, options)
+      .then((made) => {
+        if (!spec.usermeta.rows) return;
+        views[place.dataset.chart] = made.view;
+        made.view.addEventListener("click", (_, item) => item?.datum?.name && pickRow(item.datum.name));
+        applyFilter();
+      })
+      .catch((error) => {
+        place.classList.add("wrong");
+        place.textContent = `${TEXTS.undrawn} ${error}`;
+      });
   }
 }
 
 function sortable(table) {
   const headings = [...table.tHead.rows[0].cells];
-  const number = (row, column) => parseFloat(row.cells[column].dataset.value ?? row.cells[column].textContent);
+  const number = (row, column) => parseFloat((row.cells[column].dataset.value ?? row.cells[column].textContent).replace("≈", ""));
   headings.forEach((heading, column) => {
-    heading.tabIndex = 0;
-    const sort = () => {
+    heading.querySelector("button").addEventListener("click", () => {
       const up = heading.getAttribute("aria-sort") !== "ascending";
       headings.forEach((other) => other.removeAttribute("aria-sort"));
       heading.setAttribute("aria-sort", up ? "ascending" : "descending");
@@ -71,9 +85,64 @@ function sortable(table) {
       };
       const body = table.tBodies[0];
       body.append(...[...body.rows].sort(compare));
-    };
-    heading.addEventListener("click", sort);
-    heading.addEventListener("keydown", (event) => event.key === "Enter" && sort());
+    });
+  });
+}
+
+const filters = document.querySelector(".filters");
+
+function boardRows() {
+  return [...document.querySelector("table.board").tBodies[0].rows];
+}
+
+// Hides the rows that do not match, and fades their lines in the charts of all trials. A base has no rank or learning
+// rate, so it stays whatever is chosen of them: it is what the others are compared with.
+function applyFilter() {
+  const wanted = filters.querySelector("input[type=search]").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const chosen = [...filters.querySelectorAll("select")].filter((one) => one.value);
+  const onlyAlike = filters.querySelector("input[type=checkbox]")?.checked;
+  const rows = boardRows();
+  for (const row of rows) {
+    const values = JSON.parse(row.dataset.values);
+    const text = row.textContent.toLowerCase();
+    const fits =
+      wanted.every((word) => text.includes(word)) &&
+      chosen.every((one) => (values[one.dataset.param] ?? one.value) === one.value) &&
+      (!onlyAlike || row.matches(".best, .alike"));
+    row.hidden = !fits;
+  }
+  const left = rows.filter((row) => !row.hidden);
+  const output = filters.querySelector("output");
+  output.textContent = output.dataset.text.replace("SHOWN", left.length).replace("ALL", rows.length);
+  const names = left.length === rows.length ? [] : ["", ...left.map((row) => row.dataset.name)];
+  for (const view of Object.values(views)) view.signal("shown", names).runAsync();
+}
+
+function isFiltered() {
+  return boardRows().some((row) => row.hidden);
+}
+
+function pickRow(name) {
+  for (const row of boardRows()) row.classList.toggle("picked", row.dataset.name === name);
+  const picked = document.querySelector("tr.picked");
+  if (!picked) return;
+  if (picked.hidden) filters.reset();
+  picked.scrollIntoView({ block: "center", behavior: "smooth" });
+}
+
+function copyable(button) {
+  const command = button.parentElement.querySelector("pre");
+  const label = button.textContent;
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(command.textContent);
+    } catch {
+      window.getSelection().selectAllChildren(command); // no permission: it is marked, for Ctrl-C
+      if (!document.execCommand("copy")) return;
+    }
+    button.textContent = button.dataset.done;
+    setTimeout(() => (button.textContent = label), 1500);
   });
 }
 
@@ -83,6 +152,17 @@ function openTarget() {
   if (target instanceof HTMLDetailsElement) target.open = true;
 }
 
+// While a sweep is watched the page loads itself again, but not under the hands of someone who filters or listens.
+function reloadWhenIdle() {
+  const playing = [...document.querySelectorAll("audio")].some((audio) => !audio.paused);
+  if (!playing && !isFiltered() && !filters.contains(document.activeElement)) location.reload();
+}
+
+filters.hidden = false;
+filters.addEventListener("input", applyFilter);
+filters.addEventListener("reset", () => setTimeout(applyFilter));
+filters.addEventListener("submit", (event) => event.preventDefault());
+applyFilter();
 if (document.querySelector("[data-chart]")) {
   draw();
   DARK.addEventListener("change", draw);
@@ -96,5 +176,7 @@ if (document.querySelector("[data-chart]")) {
   });
 }
 document.querySelectorAll("table.sortable").forEach(sortable);
+document.querySelectorAll("button.copy").forEach(copyable);
 window.addEventListener("hashchange", openTarget);
 openTarget();
+if (TEXTS.reload) setInterval(reloadWhenIdle, 1000 * Number(TEXTS.reload));

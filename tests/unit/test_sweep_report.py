@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.sweep_report import HALVING, RECORDS, SweepReport
 from tests.offline_wandb import offline_runs
 
@@ -65,9 +66,21 @@ def test_end_writes_the_report(sweep: DictConfig, capsys: pytest.CaptureFixture[
     scored(sweep, 2)
     report.on_multirun_end(sweep)
     page = Path(sweep.hydra.sweep.dir).resolve() / "report.html"
-    assert page.is_file()
+    assert '<html lang="en">' in page.read_text(encoding="utf-8")
     assert f"report: {page}" in capsys.readouterr().out
     assert SweepReport.conclude_failed() is None
+
+
+def test_the_report_is_written_in_the_language_asked_for(sweep: DictConfig) -> None:
+    report = SweepReport(language="zh")
+    report.on_multirun_start(sweep)
+    scored(sweep, 2)
+    report.on_multirun_end(sweep)
+    page = Path(sweep.hydra.sweep.dir) / "report.html"
+    assert '<html lang="zh-CN">' in page.read_text(encoding="utf-8")
+    SweepReport()
+    with pytest.raises(ConfigError, match="language='fr'"):
+        SweepReport(language="fr")
 
 
 def test_report_that_cannot_be_made_is_a_warning(

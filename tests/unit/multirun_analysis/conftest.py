@@ -6,6 +6,8 @@ import itertools
 import json
 import math
 import random
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,15 @@ from typing import Any
 import pytest
 import yaml
 
+from multirun_analysis import load_sweep
+from multirun_analysis.compare import Comparison
+from tests.synthetic_errors import Planted
+from tests.synthetic_sweep import write_sweep
+
+HEADLESS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--virtual-time-budget=10000"),
+)
 REFERENCES = {
     "utt-000": "今天下午五点李晓岚在LPL赛场说七千万的奖金已经到账",
     "utt-001": "那个嗯我们的5G基站一共有三百二十座",
@@ -211,3 +222,32 @@ def change() -> Callable[..., None]:
         path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **entries}), encoding="utf-8")
 
     return replace
+
+
+@pytest.fixture(scope="session")
+def synthetic_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight trials of 120 utterances; rank 8 makes twice the errors, and one adapter's validation loss turns."""
+    truth = Planted(factors={"lora.r": {8: 2.0}}, turned={(32, 1e-4): 3.0})
+    folder = tmp_path_factory.mktemp("synthetic") / "sweep"
+    grid: dict[str, Any] = {"ranks": (8, 32), "rates": (5e-5, 1e-4), "temperatures": (0.0, 0.3)}
+    return write_sweep(folder, **grid, utterances=120, recordings=20, planted=truth)
+
+
+@pytest.fixture(scope="session")
+def synthetic(synthetic_folder: Path) -> Comparison:
+    """The same, loaded. Only to be read."""
+    return load_sweep(synthetic_folder)
+
+
+@pytest.fixture
+def chromium(tmp_path: Path) -> Callable[..., str]:
+    """A function that opens a page in Chromium and returns what ``--dump-dom`` or other options print."""
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("no chromium on PATH: the report is not drawn in this run")
+
+    def run(page: Path, *options: str) -> str:
+        command = [browser, *HEADLESS, f"--user-data-dir={tmp_path / 'profile'}", *options, page.as_uri()]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+    return run

@@ -1,4 +1,4 @@
-"""The three files and the command; the last tests draw the report in a real browser."""
+"""The three files and the command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import html
 import io
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,29 +18,7 @@ from rich.console import Console
 from kimi_audio_ft.errors import UserError
 from multirun_analysis import load_sweep, print_leaderboard, write_report
 from multirun_analysis.__main__ import main
-
-HEADLESS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update", "--virtual-time-budget=10000"),
-)
-
-
-def specs(page: str) -> dict[str, Any]:
-    """The Vega-Lite specifications in the report."""
-    found = re.search(r'<script type="application/json" id="specs">(.*?)</script>', page, re.DOTALL)
-    assert found
-    return json.loads(found.group(1))
-
-
-def values(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """All inline data rows of a chart."""
-    named = [row for rows in spec.get("datasets", {}).values() for row in rows]
-    return named + [row for part in [spec, *spec["layer"]] for row in part.get("data", {}).get("values", [])]
-
-
-def body(page: str) -> str:
-    """The report without its embedded libraries."""
-    return re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+from tests.report_page import body, specs, values
 
 
 def page_of(folder: Path) -> str:
@@ -102,7 +79,8 @@ def test_figures_that_are_no_numbers_become_null(sweep) -> None:
 
 def test_the_report_shows_all_its_parts(sweep_24: Path) -> None:
     page = page_of(sweep_24)
-    charts = {"by-lora.r", "by-optim.lr", "by-decoding.text_temperature", "heat-map", "train-loss", "val-loss"}
+    charts = {"parallel", "by-lora.r", "by-optim.lr", "by-decoding.text_temperature", "heat-map", "effects"}
+    charts |= {"train-loss", "val-loss"}
     assert set(specs(page)) == charts
     text = body(page)
     for part in ("Leaderboard", "base 68.0 %", "reused", "Worst utterances", "906d5e5", "5be1a0", "assets/tiny"):
@@ -159,8 +137,11 @@ def test_reasons_of_missing_trials_are_told(sweep) -> None:
     ("grid", "charts"),
     [
         ({"ranks": (8,), "rates": (1e-3,), "temperatures": (0.0,)}, ["train-loss", "val-loss"]),
-        ({"ranks": (8,), "rates": (1e-3,)}, ["by-decoding.text_temperature", "train-loss", "val-loss"]),
-        ({"ranks": (8,), "temperatures": (0.0,), "baseline": False}, ["by-optim.lr", "train-loss", "val-loss"]),
+        ({"ranks": (8,), "rates": (1e-3,)}, ["by-decoding.text_temperature", "effects", "train-loss", "val-loss"]),
+        (
+            {"ranks": (8,), "temperatures": (0.0,), "baseline": False},
+            ["by-optim.lr", "effects", "train-loss", "val-loss"],
+        ),
     ],
 )
 def test_smaller_sweeps_leave_out_what_they_cannot_show(sweep, grid: dict[str, Any], charts: list[str]) -> None:
@@ -239,37 +220,3 @@ def test_the_command_never_imports_torch(sweep_24: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program, str(sweep_24)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture
-def drawn(tmp_path: Path) -> Any:
-    """A function that opens a page in Chromium and returns its elements after the scripts ran."""
-    browser = shutil.which("chromium")
-    if browser is None:
-        pytest.skip("no chromium on PATH: the report's charts are not drawn in this run")
-
-    def draw(page: Path) -> str:
-        profile = f"--user-data-dir={tmp_path / 'profile'}"
-        command = [browser, *HEADLESS, profile, "--dump-dom", page.as_uri()]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-
-    return draw
-
-
-@pytest.mark.slow
-def test_a_browser_draws_every_chart(sweep, drawn: Any) -> None:
-    sweep.grid()
-    sweep.fail(24, rate=0.1)
-    dom = body(drawn(write_report(sweep.folder).html))
-    assert "could not be drawn" not in dom
-    assert dom.count('<svg xmlns="http://www.w3.org/2000/svg"') >= 6
-    assert len(re.findall(r'class="canvas vega-embed', dom)) == 6
-    assert dom.count('aria-roledescription="point"') >= 3 * 24
-    assert "base 68.0 %" in dom
-
-
-@pytest.mark.slow
-def test_a_browser_draws_a_sweep_of_one_trial_without_base(sweep, drawn: Any) -> None:
-    dom = body(drawn(write_report(sweep.grid((8,), (1e-3,), (0.0,), baseline=False)).html))
-    assert "could not be drawn" not in dom
-    assert len(re.findall(r'class="canvas vega-embed', dom)) == 2

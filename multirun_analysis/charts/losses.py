@@ -1,0 +1,109 @@
+"""Charts of training and validation loss, one line per adapter (not per trial: decoding does not change a loss)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import altair as alt
+
+from multirun_analysis.charts.figure import Figure, Point, chart_of, drawn
+from multirun_analysis.compare import Adapter, Comparison
+from multirun_analysis.messages import Messages
+from multirun_analysis.words import adapter_name
+
+MOST_POINTS = 150  # of one line; longer curves are averaged over runs of neighbouring steps
+LOG_FROM_RATIO = 20  # losses that span more than this are drawn on a log axis
+SPLITS = ("train", "val")
+NAMED = 10  # from so many adapters on, ten colours would repeat
+
+
+def loss_figures(comparison: Comparison, say: Messages) -> list[Figure]:
+    """A figure for the training and one for the validation loss; none for a split that was not logged."""
+    figures = []
+    for split in SPLITS:
+        names = [adapter_name(adapter, comparison, say) for adapter in comparison.adapters]
+        lines = [_line(adapter, name, split) for adapter, name in zip(comparison.adapters, names, strict=True)]
+        points = [point for line in lines for point in line]
+        if points:
+            figures.append(_figure(split, points, list(dict.fromkeys(names)), comparison, say))
+    return figures
+
+
+def _line(adapter: Adapter, name: str, split: str) -> list[Point]:
+    logged = [
+        (entry["step"], float(entry["loss"]))
+        for entry in adapter.source.curves
+        if entry.get("split") == split and entry.get("step") is not None and _is_number(entry.get("loss"))
+    ]
+    every = math.ceil(len(logged) / MOST_POINTS) or 1
+    runs = [logged[start : start + every] for start in range(0, len(logged), every)]
+    return [
+        {
+            "step": run[-1][0],
+            "loss": round(sum(loss for _, loss in run) / len(run), 5),
+            "adapter": name,
+            "signature": adapter.signature,
+        }
+        for run in runs
+    ]
+
+
+def _is_number(loss: Any) -> bool:
+    """A diverged adapter logs NaN; its line ends there."""
+    return isinstance(loss, int | float) and math.isfinite(loss)
+
+
+def _figure(split: str, points: list[Point], names: list[str], comparison: Comparison, say: Messages) -> Figure:
+    losses = [point["loss"] for point in points]
+    kind: Literal["log", "linear"] = (
+        "log" if min(losses) > 0 and max(losses) / min(losses) > LOG_FROM_RATIO else "linear"
+    )
+    picked = alt.selection_point(fields=["adapter"], bind="legend")
+    scheme: dict[str, Any] = {"scale": alt.Scale(scheme="category20")} if len(names) > NAMED else {}
+    legend: dict[str, Any] = {"legend": None} if len(names) == 1 else {}
+    tips = [
+        alt.Tooltip("adapter:N", title=say("loss.adapter")),
+        alt.Tooltip("step:Q", title=say("loss.step")),
+        alt.Tooltip("loss:Q", title=say("loss.loss"), format=".4f"),
+    ]
+    shown = 0.9 if split == "val" else 0.0  # every point of a training curve carries a tooltip, but would hide the line
+    places = {
+        "x": alt.X(
+            "step:Q", title=say("loss.step"), scale=alt.Scale(zero=True), axis=alt.Axis(grid=False, tickCount=6)
+        ),
+        "y": alt.Y(
+            "loss:Q", title=say("loss.loss"), axis=alt.Axis(tickCount=5), scale=alt.Scale(type=kind, zero=False)
+        ),
+    }
+    colour = alt.Color("adapter:N", title=None, sort=names, **scheme, **legend)
+    chart = chart_of(points).encode(color=colour, detail="signature:N", **places)
+    fading = alt.condition(picked, alt.value(0.9), alt.value(0.1))
+    lines = chart.mark_line(strokeWidth=1.8)
+    dots = chart.mark_point(filled=True, size=26).encode(
+        opacity=alt.condition(picked, alt.value(shown), alt.value(0.0)), tooltip=tips
+    )
+    lines = lines.encode(opacity=fading) if len(names) > 1 else lines
+    turned = _turned(comparison, say) if split == "val" else []
+    marks = [_marks(turned, places, tips)] if turned else []
+    caption = say("loss.caption" if len(names) > 1 else "loss.one", n=len(comparison.adapters))
+    caption += " " + say("loss.marked") if turned else ""
+    spec = drawn([lines.add_params(picked), dots, *marks], names)
+    return Figure(f"{split}-loss", say(f"loss.{split}"), caption, spec)
+
+
+def _turned(comparison: Comparison, say: Messages) -> list[Point]:
+    """Where the validation loss of each overfitted adapter was lowest."""
+    return [
+        {
+            "step": verdict.best_step,
+            "loss": verdict.best_loss,
+            "adapter": adapter_name(verdict.adapter, comparison, say),
+        }
+        for verdict in comparison.statistics.overfitting
+        if verdict.kind == "turned"
+    ]
+
+
+def _marks(turned: list[Point], places: dict[str, Any], tips: list[alt.Tooltip]) -> alt.Chart:
+    return chart_of(turned).mark_point(size=190, strokeWidth=2, style="ring").encode(tooltip=tips, **places)

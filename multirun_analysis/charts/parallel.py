@@ -1,0 +1,123 @@
+"""All trials at once: one line per trial across the swept parameters to its CER (parallel coordinates)."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import Any
+
+import altair as alt
+
+from multirun_analysis.charts.figure import Figure, Point, chart_of, drawn, tips
+from multirun_analysis.charts.scales import LOG_BASES, Scale
+from multirun_analysis.collect import Trial
+from multirun_analysis.compare import Comparison, identity, value_of
+from multirun_analysis.messages import Messages
+from multirun_analysis.words import percent, trial_title
+
+HEIGHT = 340
+MOST_AXES = 7  # of parameters; with more, names would overlap
+BUNDLE = 0.014  # between two lines that meet in one value, of the axis' length
+WIDEST_BUNDLE = 0.45  # of the way to the next value
+CER_TICKS = 5
+CER = "CER %"
+
+
+def parallel_figure(comparison: Comparison, say: Messages) -> list[Figure]:
+    """The figure; none where fewer than two parameters vary, for that is a plain chart."""
+    params = comparison.charted[:MOST_AXES]
+    if len(params) < 2:
+        return []
+    scales = [Scale(param, comparison.distinct(param), say) for param in params]
+    trials = sorted(comparison.sweep.finished, key=lambda trial: -trial.cer)  # the best lines are drawn last, on top
+    lines = [point for trial in trials for point in _corners(trial, comparison, say)]
+    ticks = []
+    for scale in scales:
+        places = _places(scale, trials)
+        for line in lines:
+            if line["axis"] == scale.name:
+                line["place"] = places[line["name"]]
+        ticks += _ticks(scale)
+    cers = [trial.cer for trial in trials]
+    for line in lines:
+        if line["axis"] == CER:
+            line["place"] = _share(line["rate"] / 100, min(cers), max(cers))
+    ticks += [_cer_tick(min(cers), max(cers), step / (CER_TICKS - 1)) for step in range(CER_TICKS)]
+    names = [*(scale.name for scale in scales), CER]
+    spec = drawn(_layers(lines, ticks, names, say), [], HEIGHT, rows=True)
+    return [Figure("parallel", say("parallel.title"), say("parallel.caption"), spec, wide=True)]
+
+
+def _corners(trial: Trial, comparison: Comparison, say: Messages) -> list[Point]:
+    """One point on each axis; ``place`` follows."""
+    told = {
+        "name": trial.name,
+        "trial": trial_title(trial, comparison.swept, say),
+        "strict": percent(trial.cer, 2),
+        "rate": 100 * trial.cer,
+    }
+    axes = [Scale(param, [], say).name for param in comparison.charted[:MOST_AXES]]
+    return [{"axis": axis, "order": order, **told} for order, axis in enumerate([*axes, CER])]
+
+
+def _places(scale: Scale, trials: list[Trial]) -> dict[str, float]:
+    """Where each trial's line crosses the axis: at its value, beside those that share it, the better ones lower."""
+    at: dict[str, list[Trial]] = defaultdict(list)
+    for trial in trials:
+        at[identity(value_of(trial, scale.param))].append(trial)
+    gap = 1 / max(1, len(scale.values) - 1)
+    places = {}
+    for value in scale.values:
+        bundle = sorted(at[identity(value)], key=lambda trial: trial.cer)
+        step = min(BUNDLE, WIDEST_BUNDLE * gap / len(bundle))
+        for number, trial in enumerate(bundle):
+            places[trial.name] = _position(scale, value) + step * (number - (len(bundle) - 1) / 2)
+    return places
+
+
+def _position(scale: Scale, value: Any) -> float:
+    """0 to 1: few values lie at equal distances, many numbers where they belong."""
+    if not scale.gradient:
+        known = [identity(one) for one in scale.values]
+        return known.index(identity(value)) / max(1, len(known) - 1)
+    bend = math.log if scale.param in LOG_BASES else float
+    return _share(bend(value), bend(scale.values[0]), bend(scale.values[-1]))
+
+
+def _share(value: float, low: float, high: float) -> float:
+    return (value - low) / (high - low) if high > low else 0.5
+
+
+def _ticks(scale: Scale) -> list[Point]:
+    named = scale.values if not scale.many else [scale.values[0], scale.values[-1]]
+    return [{"axis": scale.name, "place": _position(scale, value), "word": scale.word(value)} for value in named]
+
+
+def _cer_tick(low: float, high: float, place: float) -> Point:
+    return {"axis": CER, "place": place, "word": f"{100 * (low + place * (high - low)):.1f}"}
+
+
+def _layers(lines: list[Point], ticks: list[Point], names: list[str], say: Messages) -> list[alt.Chart]:
+    """Lines, then the axes' values on a halo; ``shown`` is set by the page's filter to the names of the rows left."""
+    axis = alt.Axis(
+        orient="top", labelAngle=0, labelExpr="split(datum.label, ' ')", grid=True, domain=False, ticks=False
+    )
+    x = alt.X("axis:N", sort=names, title=None, axis=axis, scale=alt.Scale(padding=0.25))
+    y = alt.Y("place:Q", axis=None, scale=alt.Scale(domain=[-0.12, 1.12], nice=False))
+    shown = alt.param(name="shown", value=[])
+    hovered = alt.selection_point(name="hovered", fields=["name"], on="pointerover", clear="pointerout", empty=False)
+    kept = alt.condition("!length(shown) || indexof(shown, datum.name) >= 0", alt.value(0.85), alt.value(0.06))
+    trials = chart_of(lines).mark_line(cursor="pointer", interpolate="monotone")
+    trials = trials.encode(
+        x=x,
+        y=y,
+        detail="name:N",
+        order="order:Q",
+        color=alt.Color("rate:Q", scale=alt.Scale(range="ramp", reverse=True), legend=None),
+        opacity=kept,
+        strokeWidth=alt.condition(hovered, alt.value(4), alt.value(1.7)),
+        tooltip=tips(trial=say("charts.trial"), strict="CER"),
+    ).add_params(shown, hovered)
+    words = chart_of(ticks).encode(x=x, y=y, text="word:N")
+    halo = words.mark_text(align="left", dx=7, fontSize=12, style="halo")
+    return [trials, halo, words.mark_text(align="left", dx=7, fontSize=12, style="tick")]

@@ -1,0 +1,117 @@
+"""CER against each swept parameter."""
+
+from __future__ import annotations
+
+import altair as alt
+
+from multirun_analysis.charts.figure import Figure, Point, cer_axis, chart_of, drawn, tips
+from multirun_analysis.charts.scales import MOST_LEVELS, Scale
+from multirun_analysis.collect import Trial
+from multirun_analysis.compare import Comparison, distinct, is_of_base, value_of
+from multirun_analysis.messages import Messages
+from multirun_analysis.words import param_name, percent, setting, trial_title
+
+
+def parameter_figures(comparison: Comparison, say: Messages) -> list[Figure]:
+    """A figure for each swept parameter with several values."""
+    return [_Parameter(comparison, param, say).figure() for param in comparison.charted]
+
+
+class _Parameter:
+    """One parameter's figure; colours are the first other parameter that varies."""
+
+    def __init__(self, comparison: Comparison, param: str, say: Messages) -> None:
+        self.comparison, self.param, self.say = comparison, param, say
+        self.scale = Scale(param, comparison.distinct(param), say)
+        other = next((name for name in comparison.charted if name != param), None)
+        self.colours = Scale(other, comparison.distinct(other), say) if other else None
+        self.points = [self._point(trial) for trial in comparison.sweep.finished]
+
+    def figure(self) -> Figure:
+        layers = [self._sibling_lines()] if self.colours else []
+        if not self.scale.many and (self.colours is None or len(self.points) > len(self.scale.values)):
+            layers.append(self._mean_lines())
+        layers += [self._dots(), self._best_ring(), *self._base_layers()]
+        spec = drawn(layers, self.colours.words if self.colours else [])
+        title = self.say("parameter.title", param=param_name(self.param, self.say))
+        return Figure(f"by-{self.param}", title, self._caption(), spec)
+
+    def _point(self, trial: Trial) -> Point:
+        others = [param for param in self.comparison.swept if param != self.param]
+        return {
+            "x": self.scale.position(value_of(trial, self.param)),
+            "cer": 100 * trial.cer,
+            "colour": self.colours.colour_of(value_of(trial, self.colours.param)) if self.colours else None,
+            "siblings": setting(trial, others, self.say),
+            "best": trial is self.comparison.best.trial,
+            "trial": trial_title(trial, self.comparison.swept, self.say),
+            "strict": percent(trial.cer, 2),
+            "normalised": percent(trial.normalised.cer if trial.normalised else None, 2),
+        }
+
+    def _dots(self) -> alt.Chart:
+        """Trials as points; a click on the legend fades the others."""
+        told = tips(trial=self.say("charts.trial"), strict="CER", normalised=self.say("charts.normalised"))
+        marks = chart_of(self.points).mark_point(filled=True, size=64, style="plain")
+        chart = marks.encode(x=self.scale.x(), y=cer_axis(), tooltip=told)
+        if self.colours is None:
+            return chart
+        picked = alt.selection_point(fields=["colour"], bind="legend")
+        opacity = alt.condition(picked, alt.value(0.9), alt.value(0.12))
+        return chart.encode(color=self.colours.colour(), opacity=opacity).add_params(picked)
+
+    def _sibling_lines(self) -> alt.Chart:
+        """Thin lines through the trials that differ in nothing but the parameter on the axis."""
+        chart = chart_of(self.points).mark_line(strokeWidth=0.8, opacity=0.35, style="plain")
+        encoded = chart.encode(x=self.scale.x(), y=cer_axis("mean(cer):Q"), detail="siblings:N")
+        return encoded.encode(color=self.colours.colour()) if self.colours else encoded
+
+    def _mean_lines(self) -> alt.Chart:
+        """The mean of the trials at each value, one line per colour where the colours are few."""
+        chart = chart_of(self.points).mark_line(strokeWidth=2.5, opacity=0.7, style="plain")
+        encoded = chart.encode(x=self.scale.x(), y=cer_axis("mean(cer):Q"))
+        return encoded.encode(color=self.colours.colour()) if self.colours and not self.colours.gradient else encoded
+
+    def _best_ring(self) -> alt.Chart:
+        best = [point for point in self.points if point["best"]]
+        marks = chart_of(best).mark_point(size=220, strokeWidth=1.5, style="ring")
+        return marks.encode(x=self.scale.x(), y=cer_axis())
+
+    def _base_layers(self) -> list[alt.Chart]:
+        """The zero-shot base: a curve where the axis is a decoding setting, else one level, its lowest CER."""
+        base = self.comparison.lowest_base
+        if base is None:
+            return []
+        told = tips(trial=self.say("charts.trial"), strict="CER")
+        along = [b for b in self.comparison.sweep.baselines if value_of(b, self.param) in self.scale.values]
+        if is_of_base(self.param) and len(distinct([value_of(b, self.param) for b in along])) > 1:
+            points = [{"x": self.scale.position(value_of(b, self.param)), **self._base_point(b)} for b in along]
+            line = chart_of(points).mark_line(style="base").encode(x=self.scale.x(), y=cer_axis("mean(cer):Q"))
+            dots = chart_of(points).mark_point(style="base-dot", filled=True, size=30)
+            return [line, dots.encode(x=self.scale.x(), y=cer_axis(), tooltip=told)]
+        chart = chart_of([self._base_point(base)]).encode(y=cer_axis(), tooltip=told)
+        word = chart.mark_text(style="base-word", align="right", dx=-4, dy=-7)
+        return [chart.mark_rule(style="base"), word.encode(x=alt.value("width"), text="word:N")]
+
+    def _base_point(self, base: Trial) -> Point:
+        return {
+            "cer": 100 * base.cer,
+            "trial": trial_title(base, self.comparison.swept, self.say),
+            "strict": percent(base.cer, 2),
+            "word": self.say("charts.base_word", cer=percent(base.cer)),
+        }
+
+    def _caption(self) -> str:
+        means = self.comparison.means(self.param)
+        if len(means) > MOST_LEVELS:
+            return self.say("parameter.values", n=len(means), param=self.param)
+        said = [
+            self.say("parameter.mean", cer=percent(entry.cer), value=self.scale.word(entry.value)) for entry in means
+        ]
+        return self.say("parameter.means", said=self.say("list.comma").join(said))
+
+
+def parameter_note(comparison: Comparison, say: Messages) -> list[str]:
+    """How to read the figures, in sentences."""
+    lines = [say("charts.lines")] if len(comparison.charted) > 1 else []
+    return [say("charts.points"), *lines, say("charts.base" if comparison.sweep.baselines else "charts.no_base")]

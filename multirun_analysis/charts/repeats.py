@@ -1,0 +1,89 @@
+"""CER against the text temperature with every repeat of sampling, its mean and its spread."""
+
+from __future__ import annotations
+
+from statistics import fmean, stdev
+
+import altair as alt
+
+from multirun_analysis.charts.figure import Figure, Point, cer_axis, chart_of, drawn, tips
+from multirun_analysis.charts.scales import Scale
+from multirun_analysis.collect import Trial
+from multirun_analysis.compare import Adapter, Comparison, identity, value_of
+from multirun_analysis.messages import Messages
+from multirun_analysis.words import adapter_name, percent
+
+PARAM = "decoding.text_temperature"
+
+
+def repeats_figure(comparison: Comparison, say: Messages) -> list[Figure]:
+    """The figure; none unless the temperature varies and some trial was sampled several times."""
+    trials = comparison.sweep.finished
+    if PARAM not in comparison.charted or not any(len(repeats_of(trial)) > 1 for trial in trials):
+        return []
+    scale = Scale(PARAM, comparison.distinct(PARAM), say)
+    best = next(adapter for adapter in comparison.adapters if comparison.best.trial in adapter.trials)
+    others = [adapter for adapter in comparison.adapters if adapter is not best]
+    layers = []
+    for adapters, style, size in ((others, "faint", 14), ([best], "plain", 42)):
+        dots = [point for adapter in adapters for point in _dots(adapter, scale, comparison, say)]
+        means = [point for adapter in adapters for point in _means(adapter, scale, comparison, say)]
+        if not dots:
+            continue
+        if style == "plain":
+            layers.append(_band(means, scale))
+        layers += _line_and_dots(means, dots, scale, style, size, say)
+    return [Figure("repeats", say("repeats.title"), say("repeats.caption"), drawn(layers, []))]
+
+
+def repeats_of(trial: Trial) -> list[float]:
+    """The CER of each repeat; a trial that recorded none has one, its own."""
+    return [rate for rate in trial.record.get("cer_repeats") or [] if rate is not None] or [trial.cer]
+
+
+def _at_values(adapter: Adapter, scale: Scale) -> list[tuple[float, list[float]]]:
+    """The repeats of all of the adapter's trials at each temperature it was decoded with."""
+    found = []
+    for value in scale.values:
+        same = [trial for trial in adapter.trials if identity(value_of(trial, PARAM)) == identity(value)]
+        rates = [rate for trial in same for rate in repeats_of(trial)]
+        if rates:
+            found.append((scale.position(value), rates))
+    return found
+
+
+def _dots(adapter: Adapter, scale: Scale, comparison: Comparison, say: Messages) -> list[Point]:
+    name = adapter_name(adapter, comparison, say)
+    return [
+        {"x": x, "cer": 100 * rate, "adapter": name, "repeat": number, "strict": percent(rate, 2)}
+        for x, rates in _at_values(adapter, scale)
+        for number, rate in enumerate(rates, start=1)
+    ]
+
+
+def _means(adapter: Adapter, scale: Scale, comparison: Comparison, say: Messages) -> list[Point]:
+    points = []
+    for x, rates in _at_values(adapter, scale):
+        mean, std = 100 * fmean(rates), 100 * stdev(rates) if len(rates) > 1 else 0.0
+        name = adapter_name(adapter, comparison, say)
+        spread = {"low": mean - std, "high": mean + std, "std": f"{std:.2f} %"}
+        points.append({"x": x, "cer": mean, "adapter": name, "mean": f"{mean:.2f} %", **spread})
+    return points
+
+
+def _band(means: list[Point], scale: Scale) -> alt.Chart:
+    return chart_of(means).mark_area(opacity=0.18, style="plain").encode(x=scale.x(), y=cer_axis("low:Q"), y2="high:Q")
+
+
+def _line_and_dots(
+    means: list[Point], dots: list[Point], scale: Scale, style: str, size: int, say: Messages
+) -> list[alt.Chart]:
+    width, opacity = (2.5, 0.9) if style == "plain" else (1.0, 0.45)
+    mean_tips = tips(adapter=say("repeats.adapter"), mean=say("repeats.mean"), std=say("repeats.std"))
+    dot_tips = tips(adapter=say("repeats.adapter"), repeat=say("repeats.repeat"), strict="CER")
+    line = chart_of(means).mark_line(strokeWidth=width, opacity=opacity, style=style, point=False)
+    points = chart_of(dots).mark_point(filled=True, size=size, opacity=opacity, style=style)
+    return [
+        line.encode(x=scale.x(), y=cer_axis(), detail="adapter:N", tooltip=mean_tips),
+        points.encode(x=scale.x(), y=cer_axis(), tooltip=dot_tips),
+    ]

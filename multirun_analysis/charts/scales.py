@@ -1,0 +1,79 @@
+"""Swept parameters as axes and colours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import altair as alt
+
+from multirun_analysis.messages import Messages
+from multirun_analysis.words import param_name, shown
+
+LOG_BASES = {"lora.r": 2, "lora.lora_alpha": 2, "optim.lr": 10}
+MOST_LEVELS = 8  # more values than this get a colour gradient and an automatic axis, and no line through their means
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One parameter as an axis or a colour: numbers on a (logarithmic) scale, everything else as words in order."""
+
+    param: str
+    values: list[Any]
+    say: Messages
+
+    @property
+    def numeric(self) -> bool:
+        numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in self.values)
+        return numbers and self.param != "seed" and (self.param not in LOG_BASES or min(self.values) > 0)
+
+    @property
+    def many(self) -> bool:
+        return len(self.values) > MOST_LEVELS
+
+    @property
+    def name(self) -> str:
+        return param_name(self.param, self.say)
+
+    @property
+    def title(self) -> str:
+        if self.name == self.param:
+            return self.name
+        return self.say("parameter.axis", name=self.name, key=self.param)
+
+    @property
+    def words(self) -> list[str]:
+        return [self.word(value) for value in self.values]
+
+    def word(self, value: Any) -> str:
+        """A value as it is written; what it means where it was left open."""
+        return shown(self.param, value, self.say)
+
+    def position(self, value: Any) -> Any:
+        """Where ``value`` lies on the axis."""
+        return value if self.numeric else self.word(value)
+
+    def x(self) -> alt.X:
+        if not self.numeric:
+            return alt.X("x:O", title=self.title, sort=self.words, axis=alt.Axis(labelAngle=0))
+        kind: dict[str, Any] = {"zero": False}
+        if self.param in LOG_BASES:
+            kind = {"type": "log", "base": LOG_BASES[self.param]}
+        ticks: dict[str, Any] = {} if self.many else {"values": self.values}
+        label = "format(datum.value, datum.value && abs(datum.value) < 0.001 ? '~e' : '~g')"
+        axis = alt.Axis(labelExpr=label, grid=False, labelFlush=False, **ticks)
+        return alt.X("x:Q", title=self.title, axis=axis, scale=alt.Scale(nice=False, padding=28, **kind))
+
+    @property
+    def gradient(self) -> bool:
+        """Whether colours run along the numbers instead of being one per value."""
+        return self.many and self.numeric
+
+    def colour_of(self, value: Any) -> Any:
+        return value if self.gradient else self.word(value)
+
+    def colour(self) -> alt.Color:
+        if not self.gradient:
+            return alt.Color("colour:N", title=self.name, sort=self.words)
+        kind: Literal["log", "linear"] = "log" if self.param in LOG_BASES else "linear"
+        return alt.Color("colour:Q", title=self.name, scale=alt.Scale(type=kind, scheme="viridis"))

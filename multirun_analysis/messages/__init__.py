@@ -1,0 +1,54 @@
+"""The interface text of the report and the terminal, in English and Chinese; what comes from data is not translated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kimi_audio_ft.errors import ConfigError
+from multirun_analysis.messages import chinese, chinese_charts, english, english_charts
+
+PLURAL = "||"
+
+
+@dataclass(frozen=True)
+class Messages:
+    """The catalogue of one language: ``say(key, **values)`` is a text with its values filled in.
+
+    A text of the form ``one||many`` has a singular, taken when the value ``n`` is 1.
+    """
+
+    language: str
+    tag: str
+    texts: Mapping[str, str]
+
+    def __call__(self, key: str, /, **values: object) -> str:
+        one, found, many = self.texts[key].partition(PLURAL)
+        text = many if found and values.get("n") != 1 else one
+        return text.format(**values)
+
+    def get(self, key: str, otherwise: str) -> str:
+        """A text without values; ``otherwise`` where the catalogue has none (a parameter that nobody named)."""
+        return self.texts.get(key, otherwise)
+
+    def listed(self, items: list[str]) -> str:
+        """Things one after the other, as the language joins them."""
+        if len(items) < 2:
+            return "".join(items)
+        return self("list.comma").join(items[:-1]) + self("list.and") + items[-1]
+
+
+ENGLISH = Messages("en", "en", english.TEXTS | english_charts.TEXTS)
+CHINESE = Messages("zh", "zh-CN", chinese.TEXTS | chinese_charts.TEXTS)
+LANGUAGES = {messages.language: messages for messages in (ENGLISH, CHINESE)}
+
+
+def messages_in(language: str) -> Messages:
+    """The catalogue of ``language``.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if language not in LANGUAGES:
+        raise ConfigError("language", language, f"the report is written in {' or '.join(LANGUAGES)}")
+    return LANGUAGES[language]

@@ -1,0 +1,221 @@
+"""English interface text; a text with ``||`` has a singular and a plural, chosen by its value ``n``."""
+
+from __future__ import annotations
+
+TEXTS = {
+    # joining
+    "list.comma": ", ",
+    "list.and": " and ",
+    # the result in one sentence, and the effort
+    "base.name": "base (no adapter)",
+    "base.short": "base",
+    "headline.best": "Best: {name}: CER {cer}",
+    "headline.one": "One setting: {name}: CER {cer}",
+    "headline.no_base": (
+        "{said}. The zero-shot base was not scored under this decoding, so the gain over it is unknown."
+    ),
+    "headline.base": "{said}, base {base}, {gain}.",
+    "gain.none": "no change",
+    "gain.reduction": "a relative reduction of {share}",
+    "gain.increase": "a relative increase of {share}",
+    "effort.finished": "{n} trial finished||{n} trials finished",
+    "effort.failed": "{n} failed",
+    "effort.unfinished": "{n} unfinished",
+    "effort.adapters": "{n} adapter||{n} adapters",
+    "effort.trained": "{n} trained in {time}",
+    "effort.all_reused": "all from the store",
+    "effort.reused": "{n} from the store",
+    "effort.shared": "without sharing there would have been {n} trainings",
+    "effort.join": "; ",
+    "effort.end": ".",
+    # the head of the page
+    "page.title": "Sweep {name}",
+    "page.kicker": "Sweep {name} · {created}",
+    "page.missing": "What is missing",
+    "page.contents": "Sections",
+    "page.noscript": "The charts need JavaScript; their figures are in the tables.",
+    "tile.best": "best CER",
+    "tile.interval": "95 %: {low} to {high}",
+    "tile.base": "base CER",
+    "tile.normalised": "best, normalised",
+    "tile.exact": "exact sentences",
+    "tile.references": "references",
+    "tile.recordings": "in {n} recording||in {n} recordings",
+    "watch.live": "The sweep is running: this page reloads itself every {seconds} s.",
+    "watch.waiting": "Waiting for the first finished trial",
+    "watch.counts": "{running} under way, {failed} failed.",
+    # what the statistics say
+    "verdict.title": "Which trial to take",
+    "verdict.only": "There is one finished trial, so nothing to compare it with.",
+    "verdict.alone": (
+        "Recommended: {name}, the best one. The other trial is significantly worse.||"
+        "Recommended: {name}, the best one. All {n} other trials are significantly worse."
+    ),
+    "verdict.best_is_cheapest": (
+        "Recommended: {name}, the best one. One other trial cannot be told apart from it, and it is no cheaper.||"
+        "Recommended: {name}, the best one. {n} other trials cannot be told apart from it, and none is cheaper."
+    ),
+    "verdict.cheapest": (
+        "Recommended: {name} (CER {cer}). It is the cheapest of {group} trials that cannot be told apart from the best."
+    ),
+    "verdict.too_few_recordings": (
+        "Recommended: {name}, the best one. The evaluation set has {recordings} recordings: too few for intervals, or "
+        "to say whether another trial is as good."
+    ),
+    "verdict.no_utterances": (
+        "Recommended: {name}, the best one. Whether another trial is as good is unknown: the trials' utterances.jsonl "
+        "cannot be compared."
+    ),
+    "verdict.method": (
+        "Two trials differ when a matched-pairs test over recordings finds less than 5 % chance after Holm's "
+        "correction over all {pairs} pairs. Intervals are of a bootstrap over {recordings} recordings "
+        "({resamples} resamples), for the segments of one recording are not independent."
+    ),
+    "verdict.needed": (
+        "To tell {first} and {second} apart at 95 % with power {power}, about {utterances} utterances in "
+        "{recordings} recordings are needed; there are {have_utterances} in {have_recordings}."
+    ),
+    "verdict.needed_never": ("{first} and {second} make equally many errors: no evaluation set would tell them apart."),
+    "verdict.left_out": (
+        "Trial {names} was not compared: its utterances.jsonl is missing or differs.||"
+        "Trials {names} were not compared: their utterances.jsonl is missing or differs."
+    ),
+    "verdict.place": "{name} ({at})",
+    "verdict.turned": (
+        "One adapter overfitted: {names}.||{n} adapters overfitted, their validation loss turned: {names}."
+    ),
+    # the leaderboard
+    "board.title": "Leaderboard",
+    "board.trial": "trial",
+    "board.cer": "CER %",
+    "board.cer_hint": "character error rate; strict: every character counts",
+    "board.interval": "95 % interval",
+    "board.gain": "vs base",
+    "board.gain_hint": "relative change of CER against the zero-shot base under the same decoding",
+    "board.normalised": "normalised CER %",
+    "board.normalised_hint": "CER after normalising numbers, case and punctuation",
+    "board.wer": "WER %",
+    "board.wer_hint": "word error rate",
+    "board.mer": "MER %",
+    "board.mer_hint": "mixed error rate: Han characters, and words of letters and digits",
+    "board.exact": "exact %",
+    "board.exact_hint": "sentences without any error",
+    "board.edits_hint": "substituted, deleted and inserted characters",
+    "board.empty": "empty",
+    "board.empty_hint": "utterances for which nothing was written",
+    "board.repeats": "repeats",
+    "board.repeats_hint": "standard deviation of the CER over repeated sampling, and its lowest and highest value",
+    "board.repeats_told": "{n} repeats, from {low} to {high} %",
+    "board.training": "training",
+    "board.training_hint": "time to train the adapter, or reused from the store",
+    "board.reused": "reused",
+    "board.recommended": "recommended",
+    "board.alike": "cannot be told apart from the best",
+    "board.note": (
+        "Lower is better; equal CERs share a rank. Bars are CERs, the whisker on each is its 95 % interval. The base "
+        "is the model without an adapter, decoded in the same way. A heading sorts."
+    ),
+    "board.note_alike": "≈ marks the trials that cannot be told apart from the best.",
+    "filter.legend": "Filter",
+    "filter.text": "text",
+    "filter.placeholder": "words that a row must contain",
+    "filter.all": "all",
+    "filter.group": "only those like the best",
+    "filter.clear": "Clear",
+    "filter.count": "{shown} of {all} rows",
+    # missing and stopped trials
+    "missing.title": "Not finished",
+    "missing.failed": "failed",
+    "missing.unfinished": "not finished",
+    "missing.no_reason": "no reason recorded",
+    "missing.again": "The same sweep command goes on where it stopped.",
+    "halving.title": "Stopped early",
+    "halving.step": "step",
+    "halving.step_hint": "step at which it was stopped or failed, of all its steps",
+    "halving.cer_hint": "greedy character error rate at that step",
+    "halving.loss": "loss",
+    "halving.loss_hint": "validation loss at that step",
+    "halving.rank": "rank",
+    "halving.rank_hint": "among the adapters compared at that step",
+    "halving.why": "why",
+    "halving.when": "when",
+    "halving.trials": "trials",
+    "halving.trials_hint": "trials that were not run",
+    "halving.of": "{step} of {all}",
+    "halving.stopped_at": "{n} stopped at step {step}",
+    "halving.failed": "{n} failed",
+    "halving.none": "none stopped",
+    "halving.summary": "Successive halving by {metric}: of {n} adapters, {losses}",
+    "halving.saved": "{said}; {trained} of {all} steps were enough ({share} %).",
+    "halving.note": (
+        "Adapters were compared at the same step, having seen the same batches, by the same utterances. Those listed "
+        "were behind at that moment and are not in the leaderboard; with more steps some might have caught up. Their "
+        "checkpoints are kept in the store, so a sweep that wants them goes on from there."
+    ),
+    # worst utterances
+    "worst.title": "Worst utterances of the best trial",
+    "worst.marked": "Wrong characters are marked in both lines:",
+    "worst.missing": "missing",
+    "worst.missing_where": "in the reference,",
+    "worst.added": "added",
+    "worst.added_where": "in the output,",
+    "worst.replaced": "replaced",
+    "worst.replaced_where": "in either.",
+    "worst.reference": "reference",
+    "worst.output": "output",
+    "worst.empty": "empty",
+    "worst.none": "Every utterance was transcribed exactly.",
+    "worst.no_file": "This trial has no utterances.jsonl.",
+    "worst.play": "recording of {name}",
+    "audio.missing": "the recording was not found",
+    "audio.unreadable": "the recording cannot be read",
+    "audio.too_long": "too long to be put into this page",
+    "audio.budget": "left out to keep this page small",
+    # every trial
+    "trials.title": "Every trial",
+    "trials.copy": "Copy the command",
+    "trials.copied": "Copied",
+    "trials.differs": "What differs from {name}",
+    "trials.key": "option",
+    "trials.here": "here",
+    "trials.there": "there",
+    "trials.same": "Its whole config is that of {name}.",
+    "trials.signature": "adapter",
+    "trials.trainable_parameters": "trainable parameters",
+    "trials.final_train_loss": "last training loss",
+    "trials.final_val_loss": "last validation loss",
+    "trials.steps": "steps",
+    "trials.training": "training took",
+    "trials.decoding": "decoding took",
+    "trials.git_commit": "git commit",
+    "trials.eval_identity": "identity of the references",
+    "trials.folder": "folder",
+    "status.FAILED": "failed",
+    "status.UNFINISHED": "unfinished",
+    # facts
+    "facts.title": "Data, model and software",
+    "facts.sweep": "Sweep",
+    "facts.command": "Command",
+    "facts.no_command": "not recorded (no multirun.yaml); see each trial's own command",
+    "facts.eval_manifest": "Evaluation set",
+    "facts.references": "References",
+    "facts.references_value": "{references} with {chars} characters",
+    "facts.recorded": "{references} with {chars} characters, in {recordings} recordings",
+    "facts.eval_identity": "Identity of the references",
+    "facts.normalisation": "Normalisation, version",
+    "facts.model": "Model",
+    "facts.git_commit": "Git commit",
+    "facts.versions": "Versions, where this report was written",
+    "cost.title": "Time and cost",
+    "cost.training": "Training",
+    "cost.training_value": "{time} for {n} adapter||{time} for {n} adapters",
+    "cost.none": "nothing was trained: every adapter was in the store",
+    "cost.alone": "Sum of the adapters' own times",
+    "cost.decoding": "Decoding and scoring",
+    "cost.decoding_value": "{time} for {n} trial||{time} for {n} trials",
+    "cost.saved": "Saved by sharing adapters",
+    "cost.saved_value": "{time}: {n} further training||{time}: {n} further trainings",
+    "cost.device_hours": "Device hours",
+    "cost.device_hours_value": "{hours} h of training and decoding",
+    "cost.note": "As recorded: a trial that reused a transcript or an adapter counts what making it once took.",
+}

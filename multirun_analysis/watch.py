@@ -1,0 +1,105 @@
+"""``--watch``: the report of a sweep that is running, written again when something in its folder changed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from kimi_audio_ft.errors import DataError, UserError
+from multirun_analysis.messages import Messages
+from multirun_analysis.page import render, render_waiting
+from multirun_analysis.records import write_whole
+from multirun_analysis.report import ReportPaths, load_sweep, write_comparison
+
+SECONDS = 30.0
+# The next look is at least this many times as far away as the last report took: the machine is for the trainings.
+REST = 5
+ENDED = ("scores.json", "failure.json")
+WATCHED = (*ENDED, "baseline.json", "utterances.jsonl", "curves.jsonl", ".hydra/overrides.yaml")
+
+State = dict[str, tuple[int, int]]
+
+
+def watch(
+    sweep_dir: Path,
+    out: Path | None,
+    say: Messages,
+    seconds: float = SECONDS,
+    wait: Callable[[float], None] = time.sleep,
+) -> ReportPaths:
+    """Write report.html whenever a trial's files changed, until the sweep is done; then all three files.
+
+    Until then the page loads itself again every ``seconds``. trials.json and trials.csv are left to the sweep's end:
+    a trials.json younger than multirun.yaml is how one knows that the sweep is done.
+
+    Args:
+        sweep_dir: the sweep's folder; it may still be empty.
+        out: as in ``write_report``.
+        say: the language of the page.
+        seconds: between two looks.
+        wait: what waits.
+
+    Raises:
+        UserError: there is no such folder, the report cannot be written, or the sweep is done and has no result.
+    """
+    if not sweep_dir.is_dir():
+        raise DataError(sweep_dir, "is not a folder", "Give the folder of a sweep that has begun")
+    paths = ReportPaths.in_folder(Path(out or sweep_dir))
+    seen: State | None = None
+    is_written = False
+    while True:
+        is_done, state = _is_done(sweep_dir), _state(sweep_dir)
+        if is_done:
+            return write_comparison(load_sweep(sweep_dir), out, say.language)
+        began = time.monotonic()
+        if state != seen:
+            is_written = _write(sweep_dir, paths.html, say, seconds, is_written)
+            seen = state
+        wait(max(seconds, REST * (time.monotonic() - began)))
+
+
+def _write(sweep_dir: Path, html: Path, say: Messages, seconds: float, is_written: bool) -> bool:
+    """Write what can be told now; a half-written trial leaves the last page. Returns whether that has results."""
+    try:
+        page = render(load_sweep(sweep_dir), datetime.now().astimezone(), say, seconds)
+    except (UserError, OSError) as error:
+        if is_written:
+            return True
+        why = str(error) if any(sweep_dir.glob("*/scores.json")) else _counts(sweep_dir, say)
+        write_whole(html, render_waiting(sweep_dir.resolve().name, why, say, seconds))
+        return False
+    write_whole(html, page)
+    return True
+
+
+def _counts(sweep_dir: Path, say: Messages) -> str:
+    failed = len(list(sweep_dir.glob("*/failure.json")))
+    begun = len(list(sweep_dir.glob("*/.hydra")))
+    return say("watch.counts", running=max(0, begun - failed), failed=failed)
+
+
+def _is_done(sweep_dir: Path) -> bool:
+    """Whether the sweep wrote its own tables after it began; of a single run, whether it ended."""
+    try:
+        begun = (sweep_dir / "multirun.yaml").stat().st_mtime_ns
+    except FileNotFoundError:
+        return any((sweep_dir / name).is_file() for name in ENDED)
+    try:
+        return (sweep_dir / "trials.json").stat().st_mtime_ns >= begun
+    except FileNotFoundError:
+        return False
+
+
+def _state(sweep_dir: Path) -> State:
+    """Size and time of each file that the report is made of."""
+    names = [name for folder in ("", "*/") for name in (f"{folder}{file}" for file in WATCHED)]
+    found: State = {}
+    for path in (path for name in names for path in sweep_dir.glob(name)):
+        try:
+            facts = path.stat()
+        except FileNotFoundError:  # a sweep that begins anew clears its folder
+            continue
+        found[str(path)] = (facts.st_size, facts.st_mtime_ns)
+    return found

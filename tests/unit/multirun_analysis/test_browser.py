@@ -1,0 +1,149 @@
+"""The report in a real browser."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from multirun_analysis import write_report
+from tests.report_page import body
+
+pytestmark = pytest.mark.slow
+
+FRAME = """<iframe src="PAGE" style="width:380px;height:900px;border:0"></iframe><script>
+setTimeout(() => {
+  const inner = document.querySelector("iframe").contentDocument;
+  const charts = inner.querySelectorAll(".canvas.vega-embed svg").length;
+  document.body.dataset.told = inner.documentElement.scrollWidth + " " + charts;
+}, 5000);</script>"""
+
+
+def drawn(chromium: Any, page: Path) -> str:
+    """The page's elements after its scripts ran, without the messages that it holds ready."""
+    return re.sub(r"<body[^>]*>", "", body(chromium(page, "--dump-dom")))
+
+
+def driven(chromium: Any, page: Path, program: str) -> str:
+    """The page after ``program`` ran in it (once the charts are drawn); its text is what ``told`` got."""
+    script = "setTimeout(async () => {" + program + "; document.body.dataset.told = String(told);}, 3000)"
+    copy = page.with_name("driven.html")
+    start, _, end = page.read_text(encoding="utf-8").rpartition("</body>")
+    copy.write_text(f"{start}<script>{script}</script></body>{end}", encoding="utf-8")
+    found = re.search(r'data-told="([^"]*)"', chromium(copy, "--dump-dom"))
+    assert found, "the program in the page did not end"
+    return found.group(1)
+
+
+@pytest.fixture(scope="session")
+def page(synthetic_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(synthetic_folder, tmp_path_factory.mktemp("page")).html
+
+
+def test_every_chart_is_drawn(page: Path, chromium: Any) -> None:
+    dom = drawn(chromium, page)
+    assert "could not be drawn" not in dom
+    places = len(re.findall(r"data-chart=", dom))
+    assert places == 10
+    assert len(re.findall(r'class="canvas vega-embed', dom)) == places
+    assert dom.count('<svg xmlns="http://www.w3.org/2000/svg"') >= places
+    assert dom.count('aria-roledescription="point"') >= 3 * 8
+
+
+def test_a_sweep_of_one_trial_without_base(sweep: Any, chromium: Any) -> None:
+    dom = drawn(chromium, write_report(sweep.grid((8,), (1e-3,), (0.0,), baseline=False)).html)
+    assert "could not be drawn" not in dom
+    assert len(re.findall(r'class="canvas vega-embed', dom)) == 2
+
+
+def test_chinese_charts_are_drawn(sweep: Any, chromium: Any) -> None:
+    dom = drawn(chromium, write_report(sweep.grid(), language="zh").html)
+    assert "无法绘制此图" not in dom
+    assert "学习率" in dom and len(re.findall(r'class="canvas vega-embed', dom)) == 8
+
+
+def test_the_filter_hides_rows_and_fades_their_lines(page: Path, chromium: Any) -> None:
+    told = driven(
+        chromium,
+        page,
+        """
+        const rank = document.querySelector("select[data-param='lora.r']");
+        rank.value = "32";
+        rank.dispatchEvent(new Event("input", { bubbles: true }));
+        await new Promise((done) => setTimeout(done, 500));
+        const rows = [...document.querySelectorAll("table.board tbody tr")];
+        const lines = [...document.querySelectorAll("[data-chart=parallel] .mark-line path")];
+        const told = [
+          rows.filter((row) => !row.hidden).length,
+          document.querySelector(".filters output").textContent,
+          lines.filter((line) => Number(getComputedStyle(line).opacity) > 0.5).length,
+          lines.length,
+        ].join("; ")
+        """,
+    )
+    assert told == "6; 6 of 10 rows; 4; 8"  # 4 trials of rank 32 and the 2 bases
+
+
+def test_the_text_filter_and_the_group(page: Path, chromium: Any) -> None:
+    told = driven(
+        chromium,
+        page,
+        """
+        const shown = () => [...document.querySelectorAll("table.board tbody tr")].filter((row) => !row.hidden);
+        const form = document.querySelector(".filters");
+        form.querySelector("input[type=checkbox]").click();
+        const alike = shown().every((row) => row.matches(".best, .alike")) && shown().length;
+        form.reset();
+        await new Promise((done) => setTimeout(done, 100));
+        const all = shown().length;
+        form.querySelector("input[type=search]").value = "5e-5 reused";
+        form.dispatchEvent(new Event("input"));
+        const told = [alike > 1, all, shown().length].join("; ")
+        """,
+    )
+    assert told == "true; 10; 2"
+
+
+def test_a_heading_sorts_by_keyboard_and_says_so(page: Path, chromium: Any) -> None:
+    told = driven(
+        chromium,
+        page,
+        """
+        const heading = document.querySelectorAll("table.board th")[4];
+        const button = heading.querySelector("button");
+        button.focus();
+        const focused = document.activeElement === button;
+        button.click();
+        const first = heading.getAttribute("aria-sort");
+        button.click();
+        const cers = [...document.querySelectorAll("table.board tbody tr")].map((row) => row.cells[4].dataset.value);
+        const falling = cers.every((cer, place) => !place || Number(cers[place - 1]) >= Number(cer));
+        const told = [focused, first, heading.getAttribute("aria-sort"), falling].join("; ")
+        """,
+    )
+    assert told == "true; ascending; descending; true"
+
+
+def test_a_click_on_a_line_shows_its_row(page: Path, chromium: Any) -> None:
+    told = driven(
+        chromium,
+        page,
+        """
+        pickRow("3");
+        const picked = document.querySelectorAll("tr.picked");
+        const told = picked.length + " " + picked[0].dataset.name
+        """,
+    )
+    assert told == "1 3"
+
+
+def test_nothing_is_wider_than_a_phone(page: Path, chromium: Any) -> None:
+    """In a frame of 380 pixels: headless Chromium's own window cannot be that narrow."""
+    frame = page.with_name("frame.html")
+    frame.write_text(FRAME.replace("PAGE", page.name), encoding="utf-8")
+    dom = chromium(frame, "--allow-file-access-from-files", "--dump-dom")
+    found = re.search(r'data-told="(\d+) (\d+)"', dom)
+    assert found, "the page did not answer"
+    assert int(found.group(1)) <= 380 and int(found.group(2)) >= 10

@@ -1,0 +1,74 @@
+"""The two catalogues say the same things, and the page says nothing else."""
+
+from __future__ import annotations
+
+import re
+import string
+from pathlib import Path
+
+import pytest
+
+import multirun_analysis
+from kimi_audio_ft.errors import ConfigError
+from multirun_analysis.messages import CHINESE, ENGLISH, messages_in
+
+PACKAGE = Path(multirun_analysis.__file__).parent
+# Keys that are put together from data: f"param.{param}" and the like.
+MADE = (
+    "list.",
+    "open.",
+    "param.",
+    "category.",
+    "status.",
+    "verdict.",
+    "overfit.",
+    "trials.",
+    "effort.",
+    "loss.",
+    "audio.",
+)
+
+
+def fields(text: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+
+def test_both_languages_have_the_same_keys_in_the_same_order() -> None:
+    assert list(ENGLISH.texts) == list(CHINESE.texts)
+
+
+def test_a_translation_says_no_value_that_the_original_does_not_have() -> None:
+    for key, text in CHINESE.texts.items():
+        assert fields(text) - fields(ENGLISH.texts[key]) <= {"n"}, key
+        assert fields(ENGLISH.texts[key]) - fields(text) <= {"n"}, key
+
+
+def test_every_text_is_used() -> None:
+    sources = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".j2") and "messages" not in path.parts]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    unused = [key for key in ENGLISH.texts if f'"{key}"' not in code and f"'{key}'" not in code]
+    assert [key for key in unused if not key.startswith(MADE)] == []
+
+
+def test_every_named_text_exists() -> None:
+    used = set()
+    for path in [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.j2")]:
+        used |= set(re.findall(r"""say\(["']([a-z_.A-Z]+)["'][,)]""", path.read_text(encoding="utf-8")))
+    assert used and used <= set(ENGLISH.texts)
+
+
+def test_singular_and_plural() -> None:
+    assert ENGLISH("effort.finished", n=1) == "1 trial finished"
+    assert ENGLISH("effort.finished", n=2) == "2 trials finished"
+    assert CHINESE("effort.finished", n=1) == "1 个试验已完成"
+
+
+def test_things_are_joined_as_the_language_does() -> None:
+    assert ENGLISH.listed(["a", "b", "c"]) == "a, b and c"
+    assert CHINESE.listed(["a", "b", "c"]) == "a、b和c"
+    assert ENGLISH.listed([]) == "" and ENGLISH.listed(["a"]) == "a"
+
+
+def test_another_language_is_refused() -> None:
+    with pytest.raises(ConfigError, match="language='fr': the report is written in en or zh"):
+        messages_in("fr")
