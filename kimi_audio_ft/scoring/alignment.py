@@ -29,11 +29,10 @@ class Alignment:
 
     def __init__(self, reference: str, hypothesis: str) -> None:
         self.reference, self.hypothesis = reference, hypothesis
-        operations = Levenshtein.editops(reference, hypothesis)
-        self.edits = [Edit(*operation) for operation in operations.as_list()]
+        self.edits = [Edit(*edit) for edit in Levenshtein.editops(reference, hypothesis).as_list()]
         # Places between characters that stand for each other, in both texts: pairs that grow in both.
         pairs = {(0, 0), (len(reference), len(hypothesis))}
-        for code in operations.as_opcodes():
+        for code in Levenshtein.opcodes(reference, hypothesis):
             if code.tag in ("equal", "replace"):
                 pairs |= {(code.src_start + k, code.dest_start + k) for k in range(code.src_end - code.src_start + 1)}
             else:

@@ -17,6 +17,7 @@ Scores are only comparable under the same ``NORMALISATION_VERSION``: raise it wh
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
@@ -48,7 +49,21 @@ _OTHER_MARK = regex.compile(rf"(?=[\p{{P}}\p{{S}}])(?!{_NUMBER_MARK}).", regex.V
 _APOSTROPHE = regex.compile(r"(?<=\p{L})['’](?=\p{L})")
 # Zero-width characters and other format or control codes; those that are white space (tab, newline) are kept here.
 _INVISIBLE = regex.compile(r"[^\P{C}\s]")
-_SPACE_AT_HAN = regex.compile(r"(?<=\p{Han})\s+|\s+(?=\p{Han})")
+_SPACE_AT_HAN = regex.compile(r"(?=\s)(?:(?<=\p{Han})\s+|\s+(?=\p{Han}))")
+
+
+_ANY_DIGIT = re.compile(r"\d")
+
+
+class _Marks(dict[int, str]):
+    """For ``str.translate``: every mark becomes a space. Several times as fast as a pattern."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = " " if unicodedata.category(chr(code))[0] in "PS" else chr(code)
+        return self[code]
+
+
+_MARKS = _Marks()
 
 
 def compose(text: str) -> str:
@@ -71,7 +86,7 @@ def drop_marks(text: str) -> str:
         text = _INVISIBLE.sub("", text)
     if "'" in text or "’" in text:
         text = _APOSTROPHE.sub("", text)
-    return _OTHER_MARK.sub(" ", text)
+    return _OTHER_MARK.sub(" ", text) if _ANY_DIGIT.search(text) else text.translate(_MARKS)
 
 
 def fold_spaces(text: str) -> str:

@@ -9,12 +9,13 @@ Inverse text normalisation, words to digits, is never used: it would turn 十分
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import lru_cache
 
 import regex
 
-_HAN, _DIGIT = regex.compile(r"\p{Han}"), regex.compile("[0-9]")
+_HAN, _DIGIT = regex.compile(r"\p{Han}"), re.compile("[0-9]")
 _LETTER = r"[[\p{L}\p{M}]--\p{Han}]"
 _ANY_LETTER = regex.compile(_LETTER, regex.V1)
 _ONE_BY_ONE = str.maketrans("0123456789", "零一二三四五六七八九")
@@ -45,7 +46,7 @@ _KINDS = {
     "number": rf"(?:(?<![[\p{{L}}\p{{N}}]--\p{{Han}}])[-+])?{_NUMBER}",
 }
 _SPAN = regex.compile(
-    rf"(?<!{_LETTER}|[0-9])(?:"
+    rf"(?=[0-9+\-]|\p{{Sc}})(?<!{_LETTER}|[0-9])(?:"
     + "|".join(f"(?P<{kind}>{span})" for kind, span in _KINDS.items())
     + rf")(?!{_LETTER}|[0-9])",
     regex.V1,
@@ -60,7 +61,7 @@ _TWO = regex.compile(r"两(?=[百千万亿])|(?<![一二三四五六七八九十
 _GENERATION = regex.compile(
     rf"(?<![零一二三四五六七八九十百千万亿点])[一二三四五六七八九](?=[gdk](?!{_LETTER}|[0-9]))", regex.V1
 )
-_FOLDED = regex.compile("[〇幺两]")
+_FOLDED, _BEFORE_LETTER = re.compile("[〇幺两]"), re.compile("[一二三四五六七八九][gdk]")
 
 
 def spell_numbers(text: str) -> str:
@@ -81,7 +82,9 @@ def fold_numerals(text: str) -> str:
     """
     if _FOLDED.search(text):
         text = _TELEPHONE_ONE.sub("一", _TWO.sub("二", text.replace("〇", "零")))
-    return _GENERATION.sub(lambda digit: str("零一二三四五六七八九".index(digit[0])), text)
+    if _BEFORE_LETTER.search(text):
+        text = _GENERATION.sub(lambda digit: str("零一二三四五六七八九".index(digit[0])), text)
+    return text
 
 
 def _is_foreign(text: str) -> bool:

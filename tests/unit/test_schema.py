@@ -22,6 +22,7 @@ from kimi_audio_ft.schema import (
     TrainConfig,
     TrainerConfig,
 )
+from kimi_audio_ft.schema_scoring import ScoringConfig
 from kimi_audio_ft.schema_tokenize import TokenizeConfig
 
 CLASSES = {
@@ -33,6 +34,7 @@ CLASSES = {
     "decoding.": DecodingConfig,
     "trainer.": TrainerConfig,
     "logger.": LoggerConfig,
+    "scoring.": ScoringConfig,
     "": TokenizeConfig,
 }
 ONE = "must be 1 or more"
