@@ -67,7 +67,7 @@ def print_summary(ranking: Ranking, path: Path, written: int, console: Console |
 def reasons(ranking: Ranking, utterance: Utterance) -> list[str]:
     """Why a reference is suspected, in words; of what does not stand out, the strongest sign."""
     values = ranking.table.loc[utterance.id]
-    strongest = max(values[f"{sign}_percentile"] for sign in ranking.signs) if ranking.signs else HIGH
+    strongest = values[[f"{sign}_percentile" for sign in ranking.signs]].astype(float).max()
     high = min(HIGH, strongest)
     said = []
     if not plain(utterance.reference):
