@@ -61,6 +61,7 @@ class EvaluationSet:
         require_references(self.conversations, path)
         self._state = self._state_now()
         self.identity = manifest_identity(self.conversations)
+        self.reference_identity = reference_identity(self.conversations)
 
     def _state_now(self) -> tuple[Any, ...]:
         return self.conversations.source.state(), self.conversations.recordings.states().tobytes()
@@ -68,11 +69,6 @@ class EvaluationSet:
     def is_current(self) -> bool:
         """Whether manifest and recordings are as they were."""
         return self._state == self._state_now()
-
-    @cached_property
-    def reference_identity(self) -> str:
-        """Identity of references and recordings."""
-        return reference_identity(self.conversations)
 
     @cached_property
     def references(self) -> dict[str, str]:

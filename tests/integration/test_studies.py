@@ -114,16 +114,16 @@ def params_of(document: dict[str, Any], param: str, kind: str = "trials") -> lis
 @pytest.mark.slow
 class TestOnTheTinyModel:
     def test_prompts(self, study_of: Any) -> None:
-        out, found = study_of("prompts", "prompt=report,chinese,english")
+        out, found = study_of("prompts", "prompt=report,english")
         assert found["swept"] == ["prompt"] and {trial["status"] for trial in found["trials"]} == {"COMPLETED"}
         assert [trial["trial"].split(",")[0] for trial in found["trials"]] == [
-            f"prompt={name}" for name in ("report", "chinese", "english")
+            f"prompt={name}" for name in ("report", "english")
         ]
         prompts = params_of(found, "data.prompt")
-        assert len(set(prompts)) == 3 and "Generate the transcription:" in prompts
+        assert len(set(prompts)) == 2 and "Generate the transcription:" in prompts
         assert sorted(params_of(found, "data.prompt", "baselines")) == sorted(prompts)
-        assert len({trial["signature"] for trial in found["trials"]}) == 3
-        assert len({tuple(trial["transcript_signatures"]) for trial in found["baselines"]}) == 3
+        assert len({trial["signature"] for trial in found["trials"]}) == 2
+        assert len({tuple(trial["transcript_signatures"]) for trial in found["baselines"]}) == 2
         assert len({trial["eval_identity"] for trial in [*found["trials"], *found["baselines"]]}) == 1
         assert "english" in out and "prompt=" in out
 
@@ -137,15 +137,17 @@ class TestOnTheTinyModel:
         assert "Learning curve over 3 training sets of 2 to" in out and "Forecast: " in out
 
     def test_augmentation(self, study_of: Any) -> None:
-        out, found = study_of("augmentation", "augment=none,specaugment,all")
+        out, found = study_of("augmentation", "augment=none,speed,specaugment")
         assert found["swept"] == ["augment"] and len({trial["signature"] for trial in found["trials"]}) == 3
-        assert [trial["params"]["data.augment.time_masks"] for trial in found["trials"]] == [0, 2, 2]
+        assert [trial["params"]["data.augment.time_masks"] for trial in found["trials"]] == [0, 0, 2]
         assert len(found["baselines"]) == 1 and "specaugment" in out
 
     def test_next_steps(self, study_of: Any) -> None:
-        _, found = study_of("next_steps", "lora.r=8,16", "decoding.text_temperature=0.0,0.3", "decoding.repeats=2")
-        assert found["swept"] == ["lora.r", "optim.lr", "decoding.text_temperature"]
-        assert len(found["trials"]) == 8 and len({trial["signature"] for trial in found["trials"]}) == 4
+        _, found = study_of(
+            "next_steps", "lora.r=8,16", "optim.lr=2e-5", "decoding.text_temperature=0.0,0.3", "decoding.repeats=2"
+        )
+        assert found["swept"] == ["lora.r", "decoding.text_temperature"]
+        assert len(found["trials"]) == 4 and len({trial["signature"] for trial in found["trials"]}) == 2
         assert {trial["params"]["lora.r"]: trial["params"]["lora.lora_alpha"] for trial in found["trials"]} == {
             **{8: 16, 16: 32}
         }
