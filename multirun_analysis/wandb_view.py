@@ -14,16 +14,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from kimi_audio_ft.errors import ConfigError, UserError
+from kimi_audio_ft.scoring import CATEGORIES
 from kimi_audio_ft.tracking.wandb_values import short_name
 
 PARAMS = ("lora.r", "optim.lr", "decoding.text_temperature")
 LOGARITHMIC = ("optim.lr",)
 RATES = ("cer", "cer_normalised", "mer", "wer")
 EDITS = ("substitutions", "deletions", "insertions")
-CATEGORIES = (
-    *("punctuation", "person_name", "domain_term", "abbreviation", "number_format", "number_value", "filler"),
-    *("homophone_same_tone", "homophone_other_tone", "other"),
-)
 COLUMNS = ("cer", "cer_ci_low", "cer_ci_high", "cer_normalised", "mer", "wer", "exact_match", *EDITS, "empty_rate")
 TITLE = "Fine-tuning sweep"
 
