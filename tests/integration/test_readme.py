@@ -79,6 +79,11 @@ def test_own_recordings(corpus: Path, workplace: Any) -> None:
         own += ["hydra.sweeper.rungs=[1]"] if "hydra/sweeper=halving" in words else []  # of two steps
         done = workplace.run(words[2], *words[3:], *SHORTER.get(words[2], ()), *own)
         assert done.code == 0, (words, done.err)
+    for words in commands("Trusting the answer"):
+        arguments = [word.replace("SIGNATURE", signature) for word in words[3:]]
+        done = workplace.run(words[2], *arguments, *SHORTER.get(words[2], ()))
+        assert done.code == 0, (words, done.err)
+    assert (workplace.folder / "my" / "labels" / "suspects.csv").is_file()
     (report,) = (workplace.folder / "outputs" / "sweep").glob("*/*/report.html")
     for name in ("trials.csv", "trials.json"):
         assert (report.parent / name).is_file()
