@@ -17,6 +17,8 @@ def conclusions(comparison: Comparison) -> list[str]:
         more = len(statistics.left_out) - 5
         named += f" and {more} more" if more > 0 else ""
         lines.append(f"Not compared, for their utterances.jsonl is missing or differs: trial {named}.")
+    if statistics.beyond:
+        lines.append(f"Only the {statistics.num_compared} trials with the lowest CER were compared with each other.")
     lines += [said for said in (_overfitting(verdict, comparison) for verdict in statistics.overfitting) if said]
     return [line for line in lines if line]
 

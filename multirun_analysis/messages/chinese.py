@@ -58,6 +58,7 @@ TEXTS = {
     ),
     "verdict.needed_never": "{first} 与 {second} 的错误一样多：任何评测集都无法区分它们。",
     "verdict.left_out": "试验 {names} 未参与比较：其 utterances.jsonl 缺失或与其他试验不同。",
+    "verdict.beyond": "只有 CER 最低的 {n} 个试验参与了相互比较。",
     "verdict.place": "{name}（{at}）",
     "verdict.turned": "{n} 个适配器过拟合，验证损失先降后升：{names}。",
     "board.title": "排行榜",

@@ -80,6 +80,7 @@ TEXTS = {
         "Trial {names} was not compared: its utterances.jsonl is missing or differs.||"
         "Trials {names} were not compared: their utterances.jsonl is missing or differs."
     ),
+    "verdict.beyond": "Only the {n} trials with the lowest CER were compared with each other.",
     "verdict.place": "{name} ({at})",
     "verdict.turned": (
         "One adapter overfitted: {names}.||{n} adapters overfitted, their validation loss turned: {names}."

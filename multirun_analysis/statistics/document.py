@@ -43,7 +43,7 @@ def statistics_document(statistics: Statistics) -> dict[str, Any]:
         "best_group": [trial.name for trial in statistics.best_group],
         "recommended": statistics.recommended.name,
         "reason": statistics.reason.value,
-        "not_compared": [trial.name for trial in statistics.left_out],
+        "not_compared": [trial.name for trial in (*statistics.left_out, *statistics.beyond)],
         "needed": needed
         and {
             "first": needed.first.name,
@@ -61,7 +61,8 @@ def statistics_document(statistics: Statistics) -> dict[str, Any]:
 def _is_told(trial: Trial, statistics: Statistics) -> bool:
     """Whether the trial was compared with the best one, or is the best one of those that were."""
     can_tell = statistics.reason not in (Reason.TOO_FEW_RECORDINGS, Reason.NO_UTTERANCES)
-    return can_tell and trial.strict is not None and not trial.is_base and trial not in statistics.left_out
+    judged = trial.strict is not None and not trial.is_base
+    return can_tell and judged and not any(trial is other for other in (*statistics.left_out, *statistics.beyond))
 
 
 def _pair(pair: Pair) -> dict[str, Any]:
