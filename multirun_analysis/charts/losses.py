@@ -68,7 +68,7 @@ def _figure(split: str, points: list[Point], names: list[str], comparison: Compa
         alt.Tooltip("loss:Q", title=say("loss.loss"), format=".4f"),
     ]
     shown = 0.9 if split == "val" else 0.0  # every point of a training curve carries a tooltip, but would hide the line
-    places = {
+    places: dict[str, Any] = {
         "x": alt.X(
             "step:Q", title=say("loss.step"), scale=alt.Scale(zero=True), axis=alt.Axis(grid=False, tickCount=6)
         ),
