@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice, product
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,14 +41,16 @@ STAGES = {
 
 
 def sweep(trials: int) -> list[list[str]]:
-    """Overrides of so many trials: four temperatures for every adapter."""
-    adapters = -(-trials // len(TEMPERATURES))
-    ranks = (8, 16, 32) if adapters <= 9 else tuple(range(2, 42, 2))
-    rates = [f"{1e-4 * (1 + number):g}" for number in range(-(-adapters // len(ranks)))]
-    grid = product(ranks, rates, TEMPERATURES)
+    """Overrides of so many trials, a whole grid of ranks, rates and four temperatures, as a person would type it."""
+    adapters, rest = divmod(trials, len(TEMPERATURES))
+    if rest or not adapters:
+        raise SystemExit(f"--trials {trials}: must be a multiple of {len(TEMPERATURES)}, an adapter's temperatures")
+    count = max(number for number in range(1, adapters + 1) if adapters % number == 0 and number**2 <= adapters)
+    ranks = [2 * (1 + number) for number in range(adapters // count)]
+    rates = [f"{1e-4 * (1 + number):g}" for number in range(count)]
     return [
         [f"lora.r={rank}", f"optim.lr={rate}", f"decoding.text_temperature={temperature}"]
-        for rank, rate, temperature in islice(grid, trials)
+        for rank, rate, temperature in product(ranks, rates, TEMPERATURES)
     ]
 
 

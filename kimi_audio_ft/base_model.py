@@ -7,23 +7,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from peft import PeftModel
-
-from kimi_audio_ft.base_parts import known_layout, layout, text_tokenizer, token_range
-from kimi_audio_ft.data.encoding import DTYPES, Encoders
+from kimi_audio_ft.base_parts import layout, linear_names, text_tokenizer, token_range
+from kimi_audio_ft.data.encoder_identity import features_of
 from kimi_audio_ft.data.manifest import TokenRange
-from kimi_audio_ft.devices import device
 from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.lora.adapter import ONE, add_adapters, load_adapter
-from kimi_audio_ft.lora.targets import matched_modules, needs_branch, needs_whisper
-from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer, WhisperFeatureExtractor
+from kimi_audio_ft.lora.targets import matched, needs_branch, needs_whisper
 from kimi_audio_ft.model.files import ModelFiles, locate
-from kimi_audio_ft.model.quantization import quantize_layers
 from kimi_audio_ft.one_moment import seen_once
 from kimi_audio_ft.schema import LoraConfig, ModelConfig
+from kimi_audio_ft.threads import limit_threads
+
+if TYPE_CHECKING:  # a sweep that finds everything in the store does without these, and they take seconds to import
+    import torch
+    from peft import PeftModel
+
+    from kimi_audio_ft.data.encoding import Encoders
+    from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer
 
 # One base in memory, under all that decides what it is.
 _HELD: dict[tuple, KimiAudioForCausalLM] = {}
@@ -34,11 +35,13 @@ class Base:
     """A checkpoint as this run uses it.
 
     features: "cached", "online" or "none" (``DataConfig.features``); online attaches the Whisper encoder.
+    threads: CPU threads of PyTorch; 0 leaves its own choice.
     """
 
     settings: ModelConfig
     features: str
     accelerator: str = "auto"
+    threads: int = 0
     sharded: bool = False  # stays in the CPU's memory until a training's strategy spreads it over its ranks
 
     @cached_property
@@ -65,10 +68,14 @@ class Base:
     @property
     def device(self) -> torch.device:
         """The GPU of this process when there is one and it may be used."""
+        from kimi_audio_ft.devices import device
+
         return device(self.accelerator)
 
     def encoders(self, features: bool | None = None) -> Encoders:
         """The checkpoint's frozen encoders."""
+        from kimi_audio_ft.data.encoding import DTYPES, Encoders
+
         kept = self.features == "cached" if features is None else features
         return Encoders(self.files, kept, DTYPES[self.settings.dtype], str(self.device))
 
@@ -78,11 +85,15 @@ class Base:
         Raises:
             ConfigError: a target matches nothing, or needs what this run does not compute.
         """
-        names = matched_modules(known_layout(self.files), lora.target_modules)
+        names = matched(linear_names(self.files), lora.target_modules)
         if needs_whisper(names) and self.features != "online":
             rule = "adapts the Whisper encoder, whose features then change while training"
             raise ConfigError("lora.target_modules", lora.target_modules, rule, "Set data.features=online")
         return names
+
+    def about_to_compute(self) -> None:
+        """Give PyTorch its threads; to be called before anything is computed in a process of several trials."""
+        limit_threads(self.threads)
 
     def on_meta(self) -> KimiAudioForCausalLM:
         """The whole model, Whisper included, without its weights."""
@@ -90,6 +101,8 @@ class Base:
 
     def load(self, audio_branch: bool = False) -> KimiAudioForCausalLM:
         """The frozen base on its device; read once per process unless something about it differs."""
+        import torch
+
         place = torch.device("cpu") if self.sharded else self.device
         facts = (self.settings.dtype, self.settings.attention, self.settings.quantization)
         key = (self.identity, *facts, audio_branch, self.features == "online", str(place))
@@ -99,6 +112,12 @@ class Base:
         return _HELD[key]
 
     def _read(self, audio_branch: bool, place: torch.device) -> KimiAudioForCausalLM:
+        import torch
+
+        from kimi_audio_ft.data.encoding import DTYPES
+        from kimi_audio_ft.model import KimiAudioForCausalLM, WhisperFeatureExtractor
+        from kimi_audio_ft.model.quantization import quantize_layers
+
         settings, dtype = self.settings, DTYPES[self.settings.dtype]
         first = torch.device("cpu") if settings.quantization else place
         model = KimiAudioForCausalLM.from_pretrained(self.files.root, dtype, audio_branch, first)
@@ -116,19 +135,17 @@ class Base:
 
     def release(self) -> None:
         """Let go of the weights in memory, so that other processes have the devices to themselves."""
+        import torch
+
         _HELD.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     @contextmanager
-    def new_adapter(self, lora: LoraConfig, seed: int) -> Iterator[PeftModel]:
-        """The base with a fresh adapter, taken off again at the end."""
-        with self.new_adapters({ONE: (lora, seed)}) as adapted:
-            yield adapted
-
-    @contextmanager
     def new_adapters(self, adapters: Mapping[str, tuple[LoraConfig, int]]) -> Iterator[PeftModel]:
         """The base with fresh adapters by name, from their settings and seeds, all taken off again at the end."""
+        from kimi_audio_ft.lora.adapter import add_adapters
+
         model = self.load(any(needs_branch(self.targets(lora)) for lora, _ in adapters.values()))
         if self.settings.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -145,6 +162,8 @@ class Base:
     @contextmanager
     def saved_adapter(self, folder: Path | None) -> Iterator[torch.nn.Module]:
         """The base with a saved adapter, or alone, for decoding."""
+        from kimi_audio_ft.lora.adapter import load_adapter
+
         if folder is None:
             yield self.load()
             return
@@ -163,8 +182,8 @@ def base_inputs(base: Base) -> dict[str, Any]:
     """Identities of the checkpoint's parts that a run reads."""
     inputs: dict[str, Any] = {"base": base.identity}
     if base.features != "none":
-        encoders = base.encoders(features=True)
-        inputs["encoders"] = seen_once(("encoders", encoders), encoders.signature)
+        key = ("encoders", base.files, base.settings.dtype)
+        inputs["encoders"] = seen_once(key, lambda: features_of(base.files, base.settings.dtype))
     return inputs
 
 

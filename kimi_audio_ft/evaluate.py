@@ -14,41 +14,55 @@ from kimi_audio_ft.schema import EvaluateConfig
 def main(config: EvaluateConfig) -> float:
     """Evaluate what Hydra composed; prints the scores and where they lie."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    scores = evaluate(config, folder)
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    several = Path(hydra.sweep.dir) if hydra.mode == RunMode.MULTIRUN else None
+    scores = evaluate(config, folder, group=str(several or "evaluate"))
     print(
         f"CER {scores['cer']:.2%} (normalised {scores['normalised']['cer']:.2%}), MER {scores['mer']:.2%}, "
         f"exact match {scores['exact_match']:.2%} over {scores['num_references']} references\n"
         f"scores and transcripts: {folder}"
     )
+    if config.losses:
+        print(f"references that look wrong: python -m multirun_analysis.labels {several or folder}")
     return float(scores["cer"])
 
 
-def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
-    """Decode and score; writes ``scores.json`` and ``utterances.jsonl`` into ``folder``."""
+def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> dict[str, Any]:
+    """Decode and score; writes ``scores.json`` and ``utterances.jsonl`` into ``folder``.
+
+    ``group`` names what the evaluation belongs to, for W&B.
+    """
     from kimi_audio_ft.base_model import Base
     from kimi_audio_ft.devices import refuse_launchers
     from kimi_audio_ft.quiet import quiet_libraries
     from kimi_audio_ft.scores import git_commit, score_repeats, utterance_rows, write_scores, write_utterances
+    from kimi_audio_ft.scoring import read_options
     from kimi_audio_ft.signature import flatten
-    from kimi_audio_ft.threads import limit_threads
     from kimi_audio_ft.tracking import make_tracker
     from kimi_audio_ft.transcripts import EvaluationSet, decode
 
     refuse_launchers()
-    limit_threads(config.trainer.threads)
     quiet_libraries()
-    base = Base(config.model, config.data.features, config.trainer.accelerator)
+    options = read_options(config.scoring)
+    base = Base(config.model, config.data.features, config.trainer.accelerator, config.trainer.threads)
     evaluation = EvaluationSet(base, config.data)
     adapter = find_adapter(config.adapter)
     name = f"evaluate {adapter[0] if adapter else 'base'}"
     transcripts = decode(base, evaluation, config.decoding, config.seed, adapter, config.trainer.progress)
-    utterances = utterance_rows(evaluation.references, transcripts.hypotheses, evaluation.audio)
+    around, hypotheses = evaluation.surroundings, transcripts.hypotheses
+    utterances = utterance_rows(evaluation.references, hypotheses, around, options)
+    if config.losses:
+        from kimi_audio_ft.training.utterance_losses import evaluation_losses
+
+        losses = evaluation_losses(base, evaluation, adapter, config.trainer.progress)
+        utterances = [{**row, "loss": losses[row["id"]]} for row in utterances]
     flat = flatten(asdict(config))
     scores = {
         "trial": name,
-        **score_repeats(evaluation.references, transcripts.hypotheses),
+        **score_repeats(evaluation.references, hypotheses, around.recordings, options),
         "signature": adapter[0] if adapter else "base",
         "transcript_signatures": transcripts.signatures,
         "params": {key: value for key, value in flat.items() if key.startswith("decoding.")},
@@ -60,7 +74,9 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
     }
     write_utterances(folder, utterances)
     write_scores(folder, "scores.json", scores)
-    tracker = make_tracker(config.logger, trial_name=name, group="evaluate", config=asdict(config), folder=folder)
+    tracker = make_tracker(
+        config.logger, trial_name=name, group=group, config=asdict(config), folder=folder, job_type="evaluate"
+    )
     tracker.finish({key: value for key, value in scores.items() if key != "params"}, utterances)
     return scores
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.schema_scoring import ScoringConfig
 
 SHARDED = ("fsdp", "deepspeed_zero3")
 STRATEGIES = ("single", "ddp", *SHARDED)
@@ -237,7 +238,7 @@ class LoggerConfig:
     mode: str = "auto"  # W&B mode: online, offline, or auto (online when logged in, offline otherwise).
     tags: list[str] = field(default_factory=list)  # W&B tags of every trial.
     utterance_rows: int = 200  # Most rows of the utterance table; 0 logs none.
-    audio: bool = False  # Put the audio itself into the utterance table.
+    audio: bool = False  # Put the audio into the utterance table; off, since 200 clips of 10 s are 64 MB a trial.
 
     def __post_init__(self) -> None:
         one_of("logger.kind", self.kind, ("wandb", "csv", "none"))
@@ -263,6 +264,7 @@ class TrainConfig:
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
     seed: int = 1  # Seeds the adapter's start, the data order, dropout and sampling.
     baseline: bool = True  # Also decode and score the base without an adapter, once per decoding setting.
 
@@ -278,10 +280,12 @@ class TrainConfig:
 class EvaluateConfig:
     """``python -m kimi_audio_ft.evaluate``: a saved adapter, or the base alone, on a manifest."""
 
+    losses: bool = False  # Also write every conversation's loss into utterances.jsonl (nats per answer token).
     adapter: str | None = None  # Adapter folder in PEFT's format, or a signature in the store; null is the base alone.
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
     seed: int = 1  # Seeds sampling.

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import statistics
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft.paths import PACKAGE
-from kimi_audio_ft.scoring import score, utterance_scores
+from kimi_audio_ft.scoring import (
+    CATEGORIES,
+    NORMALISATION_VERSION,
+    ScoringOptions,
+    category_counts,
+    number_accuracy,
+    score,
+    term_scores,
+    utterance_counts,
+)
+from kimi_audio_ft.scoring.intervals import bootstrap_interval
 from kimi_audio_ft.store import write_json, write_jsonl
 
 # Parameters that identify a trial in tables, beside whatever else its overrides name.
@@ -48,16 +59,51 @@ class TrialFacts:
         return {key: self.flat[key] for key in SHOWN if key in self.flat}
 
 
-def score_repeats(references: Mapping[str, str], hypotheses: list[dict[str, str]]) -> dict[str, Any]:
-    """Scores of one or several samplings of an evaluation set: rates and counts are means over the repeats."""
+@dataclass(frozen=True)
+class Surroundings:
+    """What is known of every utterance by id besides its text.
+
+    audio: its recording's path, None without one. recordings: what it was cut from; utterances of one recording are not
+    independent. seconds: length of its audio, None where it is unknown.
+    """
+
+    audio: Mapping[str, str | None]
+    recordings: Mapping[str, str]
+    seconds: Mapping[str, float | None]
+
+
+def score_repeats(
+    references: Mapping[str, str],
+    hypotheses: Sequence[Mapping[str, str]],
+    recordings: Mapping[str, str] | None = None,
+    options: ScoringOptions | None = None,
+) -> dict[str, Any]:
+    """Scores of one or several samplings of an evaluation set: rates and counts are means over the repeats.
+
+    Args:
+        recordings: what every utterance was cut from, by id; the interval of the CER is over them. None: each was
+            recorded by itself.
+    """
+    options = options or ScoringOptions()
     strict = [score(references, repeat) for repeat in hypotheses]
-    normalised = [score(references, repeat, "normalised") for repeat in hypotheses]
+    normalised = [score(references, repeat, options.normalised) for repeat in hypotheses]
     rates = [row["cer"] for row in strict]
+    low, high = _interval(references, hypotheses, recordings or {}) or (None, None)
     return {
         **_mean(strict),
         "normalised": _mean(normalised),
+        "normalisation_version": NORMALISATION_VERSION,
+        "normalisation": {"fillers": list(options.fillers), "erhua": options.erhua},
         "cer_repeats": rates,
         "cer_std": statistics.stdev(rates) if len(rates) > 1 else 0.0,
+        "cer_ci_low": low,
+        "cer_ci_high": high,
+        "categories": _categories(references, hypotheses, options),
+        "number_accuracy": number_accuracy(references, hypotheses),
+        "terms": {
+            term: {**asdict(found), "recall": found.recall, "precision": found.precision}
+            for term, found in term_scores(references, hypotheses, options.terms).items()
+        },
     }
 
 
@@ -68,22 +114,62 @@ def _mean(rows: list[dict[str, float | int]]) -> dict[str, float | int]:
     return {key: rows[0][key] if key in same else statistics.fmean(row[key] for row in rows) for key in rows[0]}
 
 
+def _interval(
+    references: Mapping[str, str], hypotheses: Sequence[Mapping[str, str]], recordings: Mapping[str, str]
+) -> tuple[float, float] | None:
+    """95 % interval of the strict CER, by bootstrap over the recordings; None when they are too few."""
+    repeats = [utterance_counts(references, repeat) for repeat in hypotheses]
+    return bootstrap_interval(
+        [statistics.fmean(counts[key].edits for counts in repeats) for key in references],
+        [repeats[0][key].reference_units for key in references],
+        [recordings.get(key, key) for key in references],
+    )
+
+
+def _categories(
+    references: Mapping[str, str], hypotheses: Sequence[Mapping[str, str]], options: ScoringOptions
+) -> dict[str, float | int]:
+    """Edits of every category: a mean over the repeats."""
+    counts: Counter[str] = Counter()
+    for repeat in hypotheses:
+        for key, reference in references.items():
+            counts.update(category_counts(reference, repeat.get(key) or "", options))
+    repeats = len(hypotheses)
+    return {name: counts[name] if repeats == 1 else counts[name] / repeats for name in CATEGORIES}
+
+
 def utterance_rows(
-    references: Mapping[str, str], hypotheses: list[dict[str, str]], audio: Mapping[str, str | None]
+    references: Mapping[str, str],
+    hypotheses: Sequence[Mapping[str, str]],
+    surroundings: Surroundings,
+    options: ScoringOptions | None = None,
 ) -> list[dict[str, Any]]:
-    """One row per reference and repeat."""
+    """One row per reference and repeat.
+
+    ``cer``, ``edits`` and ``chars`` (of the reference) are strict; ``categories`` names those that have an edit.
+    """
+    options = options or ScoringOptions()
     rows = []
     for repeat, answers in enumerate(hypotheses):
-        rates = utterance_scores(references, answers)
+        strict = utterance_counts(references, answers)
+        normalised = utterance_counts(references, answers, options.normalised)
         for key, reference in references.items():
+            hypothesis = answers.get(key) or ""
             rows.append(
                 {
                     "id": key,
                     "repeat": repeat,
                     "reference": reference,
-                    "hypothesis": answers.get(key, ""),
-                    "cer": rates[key],
-                    "audio": audio.get(key),
+                    "hypothesis": hypothesis,
+                    "cer": strict[key].rate,
+                    "audio": surroundings.audio.get(key),
+                    "recording": surroundings.recordings.get(key, key),
+                    "seconds": surroundings.seconds.get(key),
+                    "edits": strict[key].edits,
+                    "chars": strict[key].reference_units,
+                    "normalised_edits": normalised[key].edits,
+                    "normalised_chars": normalised[key].reference_units,
+                    "categories": dict(category_counts(reference, hypothesis, options)),
                 }
             )
     return rows

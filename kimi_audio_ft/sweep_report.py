@@ -13,6 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from kimi_audio_ft.engine.ledger import LEDGER
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.tracking.sweep_run import FOLDER as REPORT_RUN
+from kimi_audio_ft.tracking.sweep_run import record_sweep
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class SweepReport(Callback):
             shutil.rmtree(hydra)
             # Each trial records itself anew; two offline runs of one trial would be uploaded as two.
             shutil.rmtree(hydra.parent / "wandb", ignore_errors=True)
+        shutil.rmtree(folder / REPORT_RUN / "wandb", ignore_errors=True)
         (folder / LEDGER).unlink(missing_ok=True)
         SweepReport._running = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +117,10 @@ def failed_trials(folder: Path) -> list[str]:
 
 
 def write_sweep_report(folder: Path, language: str = "en") -> None:
-    """Write the report and print the leaderboard; a report that cannot be made must not hide the sweep's end."""
+    """Write the report and print the leaderboard; a report that cannot be made must not hide the sweep's end.
+
+    Where W&B records the trials, it gets the report too.
+    """
     from multirun_analysis.report import load_sweep, write_comparison
     from multirun_analysis.terminal import print_leaderboard
 
@@ -126,3 +132,4 @@ def write_sweep_report(folder: Path, language: str = "en") -> None:
         log.warning("no report: %s", error)
         return
     print(f"report: {paths.html}")
+    record_sweep(folder, [paths.html, paths.csv, paths.json])

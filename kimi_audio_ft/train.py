@@ -15,7 +15,9 @@ from kimi_audio_ft.schema import TrainConfig
 
 if TYPE_CHECKING:
     from kimi_audio_ft.scores import TrialFacts
+    from kimi_audio_ft.scoring import ScoringOptions
     from kimi_audio_ft.tracking import Tracker
+    from kimi_audio_ft.transcripts import Transcripts
     from kimi_audio_ft.trial import Trial
 
 log = logging.getLogger("kimi_audio_ft.train")  # __name__ is __main__ here
@@ -86,12 +88,10 @@ def run(config: TrainConfig, folder: Path, facts: TrialFacts, group: str) -> flo
     """Fit or reuse, decode, score and record one trial; returns its CER."""
     from kimi_audio_ft.devices import refuse_launchers
     from kimi_audio_ft.quiet import quiet_libraries
-    from kimi_audio_ft.threads import limit_threads
     from kimi_audio_ft.tracking import make_tracker
 
     refuse_launchers()
     folder.mkdir(parents=True, exist_ok=True)
-    limit_threads(config.trainer.threads)
     quiet_libraries()
     tracker = make_tracker(config.logger, trial_name=facts.name, group=group, config=asdict(config), folder=folder)
     try:
@@ -108,11 +108,13 @@ def _fit_decode_score(config: TrainConfig, folder: Path, facts: TrialFacts, trac
     from kimi_audio_ft.engine import known
     from kimi_audio_ft.engine.work import BASE
     from kimi_audio_ft.scores import utterance_rows, write_scores, write_utterances
+    from kimi_audio_ft.scoring import read_options
     from kimi_audio_ft.store import write_jsonl
     from kimi_audio_ft.transcripts import decode
     from kimi_audio_ft.trial import Trial
 
     (folder / "failure.json").unlink(missing_ok=True)
+    options = read_options(config.scoring)
     trial = Trial(config)
     evaluation = trial.evaluation
     rows: list[dict[str, Any]] = []
@@ -132,14 +134,14 @@ def _fit_decode_score(config: TrainConfig, folder: Path, facts: TrialFacts, trac
         trial.base, evaluation, config.decoding, config.seed, (adapter.signature, adapter.folder), progress
     )
     trained = {key: adapter.facts[key] for key in _TRAINED} | {"train_reused": adapter.reused}
-    scores = _scores(trial, facts, adapter.signature, transcripts, trained)
-    utterances = utterance_rows(evaluation.references, transcripts.hypotheses, evaluation.audio)
+    scores = _scores(trial, facts, adapter.signature, transcripts, trained, options)
+    utterances = utterance_rows(evaluation.references, transcripts.hypotheses, evaluation.surroundings, options)
     write_utterances(folder, utterances)
     if config.baseline:
         known.raise_if_failed(BASE)
         alone = decode(trial.base, evaluation, config.decoding, config.seed, None, progress)
         label = replace(facts, name="base (no adapter)")
-        base = _scores(trial, label, "base", alone, dict.fromkeys(_TRAINED))
+        base = _scores(trial, label, "base", alone, dict.fromkeys(_TRAINED), options)
         write_scores(folder, "baseline.json", base)
         beside = f" (base alone {100 * base['cer']:.2f} %)"
     else:
@@ -157,14 +159,19 @@ _TRAINED = (
 
 
 def _scores(
-    trial: Trial, facts: TrialFacts, signature: str, transcripts: Any, trained: dict[str, Any]
+    trial: Trial,
+    facts: TrialFacts,
+    signature: str,
+    transcripts: Transcripts,
+    trained: dict[str, Any],
+    options: ScoringOptions,
 ) -> dict[str, Any]:
     from kimi_audio_ft.scores import git_commit, score_repeats
 
     evaluation = trial.evaluation
     return {
         "trial": facts.name,
-        **score_repeats(evaluation.references, transcripts.hypotheses),
+        **score_repeats(evaluation.references, transcripts.hypotheses, evaluation.surroundings.recordings, options),
         "signature": signature,
         "transcript_signatures": transcripts.signatures,
         "params": facts.params,

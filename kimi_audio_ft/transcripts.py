@@ -12,17 +12,19 @@ from typing import Any
 
 from kimi_audio_ft import store
 from kimi_audio_ft.base_model import Base, base_inputs
-from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
 from kimi_audio_ft.data.identity import manifest_identity, reference_identity
 from kimi_audio_ft.data.manifest import read_manifest, require_references
-from kimi_audio_ft.decoding.transcribe import Pass, is_greedy, transcribe
+from kimi_audio_ft.decoding.passes import Pass, is_greedy
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.one_moment import seen_once
 from kimi_audio_ft.schema import DataConfig, DecodingConfig
+from kimi_audio_ft.scores import Surroundings
 from kimi_audio_ft.signature import canonical, signature
 from kimi_audio_ft.store_together import find_or_make_all
 
 _FILE = "transcripts.jsonl"
+# Semantic codes come at 12.5 Hz.
+_SECONDS_PER_CODE = 0.08
 # The evaluation set of the last trial, under all that it depends on but its files.
 _HELD: dict[str, EvaluationSet] = {}
 
@@ -59,6 +61,7 @@ class EvaluationSet:
         require_references(self.conversations, path)
         self._state = self._state_now()
         self.identity = manifest_identity(self.conversations)
+        self.reference_identity = reference_identity(self.conversations)
 
     def _state_now(self) -> tuple[Any, ...]:
         return self.conversations.source.state(), self.conversations.recordings.states().tobytes()
@@ -66,11 +69,6 @@ class EvaluationSet:
     def is_current(self) -> bool:
         """Whether manifest and recordings are as they were."""
         return self._state == self._state_now()
-
-    @cached_property
-    def reference_identity(self) -> str:
-        """Identity of references and recordings."""
-        return reference_identity(self.conversations)
 
     @cached_property
     def references(self) -> dict[str, str]:
@@ -81,6 +79,14 @@ class EvaluationSet:
     def audio(self) -> dict[str, str | None]:
         """First recording of every conversation by id."""
         return {c.id: str(c.audio_paths[0]) if c.audio_paths else None for c in self.conversations}
+
+    @cached_property
+    def surroundings(self) -> Surroundings:
+        """What else a row of ``utterances.jsonl`` says of every conversation; seconds are of whole codes."""
+        ids = list(self.references)
+        seconds = (self.conversations.num_codes() * _SECONDS_PER_CODE).round(2).tolist()
+        recordings = {conversation.id: conversation.recording for conversation in self.conversations}
+        return Surroundings(self.audio, recordings, dict(zip(ids, seconds, strict=True)))
 
 
 def evaluation_set(base: Base, settings: DataConfig) -> EvaluationSet:
@@ -150,6 +156,7 @@ def decode_all(
     tell = _Progress(len(evaluation.conversations), sum(store.find("transcript", n) is None for n in products))
 
     def make(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+        base.about_to_compute()
         started = time.monotonic()
         passes = [products[name].sampling for name in folders]
         found = _transcribe(base, evaluation, passes, adapter, progress, lambda done: tell.more(done, on_progress))
@@ -220,6 +227,9 @@ def _transcribe(
     progress: bool,
     on_progress: Callable[[int], None],
 ) -> list[dict[str, str]]:
+    from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
+    from kimi_audio_ft.decoding.transcribe import transcribe
+
     settings = evaluation.settings
     data = ConversationData(
         settings, base.tokenizer, base.encoders(), base.tokens, BatchRules(1, "sample", 0, progress)

@@ -8,26 +8,25 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kimi_audio_ft import store
 from kimi_audio_ft.base_model import Base, base_inputs
-from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
 from kimi_audio_ft.data.identity import manifest_identity
 from kimi_audio_ft.data.manifest import read_manifest
 from kimi_audio_ft.data.subset import training_subset
 from kimi_audio_ft.devices import in_workers, num_ranks
 from kimi_audio_ft.engine import known
-from kimi_audio_ft.lora.adapter import ONE
 from kimi_audio_ft.one_moment import seen_once
 from kimi_audio_ft.schema import TrainConfig
 from kimi_audio_ft.signature import signature
 from kimi_audio_ft.store_uses import note
-from kimi_audio_ft.training.fit import fit_adapters
-from kimi_audio_ft.training.members import Member
 from kimi_audio_ft.training.ranks import fit_in_workers
 from kimi_audio_ft.training.stopping import TrainingFailed, stop_on_signals
 from kimi_audio_ft.transcripts import EvaluationSet, evaluation_set, require_manifest
+
+if TYPE_CHECKING:
+    from kimi_audio_ft.data.datamodule import ConversationData
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ class Trial:
 
     def __init__(self, config: TrainConfig, rank: int = 0) -> None:
         self.config, self.rank = config, rank
-        self.base = Base(config.model, config.data.features, config.trainer.accelerator)
+        self.base = Base(config.model, config.data.features, config.trainer.accelerator, config.trainer.threads)
 
     @cached_property
     def evaluation(self) -> EvaluationSet:
@@ -57,6 +56,8 @@ class Trial:
     @cached_property
     def data(self) -> ConversationData:
         """Training and validation batches."""
+        from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
+
         config = self.config
         rules = BatchRules(
             config.trainer.accumulate,
@@ -99,6 +100,10 @@ class Trial:
             TrainingFailed: the loss was not finite.
             Interrupted: ``should_stop`` said so; there is a checkpoint of that step.
         """
+        from kimi_audio_ft.lora.adapter import ONE
+        from kimi_audio_ft.training.fit import fit_adapters
+        from kimi_audio_ft.training.members import Member
+
         config = self.config
         member = Member(ONE, config.lora, config.optim, config.seed, folder, work)
         row = None if on_row is None else lambda name, row: on_row(row)
@@ -115,6 +120,7 @@ class Trial:
         known.raise_if_failed(name)
 
         def make(folder: Path) -> dict[str, Any]:
+            self.base.about_to_compute()
             work = store.work_folder("adapter", name)
             if in_workers(config.trainer):
                 facts = fit_in_workers(self, folder, work, on_row)

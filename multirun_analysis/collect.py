@@ -44,6 +44,9 @@ class Scores:
     deletions: int | None
     insertions: int | None
     empty_outputs: int | None
+    empty_rate: float | None = None
+    over_generation_rate: float | None = None
+    pinyin_error_rate: float | None = None
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], path: Path) -> Scores:

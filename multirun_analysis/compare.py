@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kimi_audio_ft.errors import UserError
 from multirun_analysis.collect import Sweep, Trial
+from multirun_analysis.reference_sets import REFERENCE_SET, check_reference_sets
 
 if TYPE_CHECKING:
     from multirun_analysis.learning_curve import LearningStudy
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 LEADING_PARAMS = ("lora.r", "optim.lr", "decoding.text_temperature")
 NUISANCE_PARAMS = ("seed", "data.train_subset_seed")
-REFERENCE_SET = ("num_references", "num_reference_chars", "eval_identity")
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def compare(sweep: Sweep) -> Comparison:
     """
     if not sweep.finished:
         raise UserError(_nothing_finished(sweep))
-    _check_reference_sets(sweep)
+    check_reference_sets(sweep)
     return Comparison(sweep, swept_params(sweep), _leaderboard(sweep))
 
 
@@ -215,26 +215,6 @@ def _by_merit(trial: Trial) -> tuple[float, float, float, int]:
     assert trial.strict is not None
     normalised = trial.normalised.cer if trial.normalised else trial.cer
     return (trial.cer, normalised, trial.strict.wer or 0.0, trial.record.get("trainable_parameters") or 0)
-
-
-def _check_reference_sets(sweep: Sweep) -> None:
-    for key in REFERENCE_SET:
-        holders: dict[Any, list[str]] = {}
-        for trial in [*sweep.finished, *sweep.baselines]:
-            name = f"{trial.name}/{'baseline' if trial.is_base else 'scores'}.json"
-            holders.setdefault(trial.record.get(key), []).append(name)
-        if len(holders) > 1:
-            found = "; ".join(f"{value!r} in {_some(names)}" for value, names in holders.items())
-            raise UserError(
-                f"{sweep.folder}: trials were scored on different reference sets: {key} is {found}. Error rates over "
-                "different references cannot be compared. Score every trial on one evaluation set (data.eval_manifest) "
-                "or report the sweeps separately"
-            )
-
-
-def _some(names: list[str], most: int = 4) -> str:
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _nothing_finished(sweep: Sweep) -> str:

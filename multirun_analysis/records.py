@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -43,8 +44,7 @@ def read_jsonl(path: Path) -> Iterator[Record]:
     Raises:
         DataError: a complete line is not a JSON object.
     """
-    # Not splitlines(): it also cuts at the line separators that a transcript may hold (U+2028, U+0085, ...).
-    lines = _read_text(path).split("\n")
+    lines = _lines(path)
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -57,6 +57,15 @@ def read_jsonl(path: Path) -> Iterator[Record]:
         if not isinstance(record, dict):
             raise DataError(path, f"holds a {type(record).__name__}, expected a JSON object", _RERUN, line=number)
         yield record
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number and text of every line of ``path`` that is not blank.
+
+    Raises:
+        DataError: the file cannot be read or is no UTF-8.
+    """
+    yield from ((number, line) for number, line in enumerate(_lines(path), start=1) if line.strip())
 
 
 def read_yaml(path: Path) -> Any:
@@ -99,6 +108,11 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return value
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines with their newline; unlike ``splitlines``, not cut at U+2028 or U+0085, which JSON strings may hold."""
+    return io.StringIO(_read_text(path)).readlines()
 
 
 def _read_text(path: Path) -> str:

@@ -38,6 +38,8 @@ def verdicts(comparison: Comparison, say: Messages) -> list[str]:
     if statistics.left_out:
         names = _some([trial.name for trial in statistics.left_out], say)
         lines.append(say("verdict.left_out", n=len(statistics.left_out), names=names))
+    if statistics.beyond:
+        lines.append(say("verdict.beyond", n=statistics.num_compared))
     turned = [verdict for verdict in statistics.overfitting if verdict.kind == "turned"]
     if turned:
         names = _some([_place(one, comparison, say) for one in turned], say)

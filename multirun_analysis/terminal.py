@@ -16,6 +16,7 @@ from multirun_analysis.words import BASE_NAME, effort, headline, short_key, show
 MOST_ROWS = 40
 NARROW = 47  # columns of text that the scores need; below this and the parameters' share, only the main ones are shown
 PARAM_WIDTH = 9
+INTERVAL_WIDTH = 7
 HEADINGS = {"optim.lr": "lr", "decoding.text_temperature": "temp", "decoding.text_top_k": "top-k"}
 
 
@@ -33,13 +34,13 @@ def print_leaderboard(
     console = console or Console()
     title = f"Sweep {comparison.sweep.folder.name}"
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    is_wide = console.width >= NARROW + PARAM_WIDTH * len(comparison.swept)
+    has_intervals = bool(comparison.statistics.intervals)
+    is_wide = console.width >= NARROW + PARAM_WIDTH * len(comparison.swept) + INTERVAL_WIDTH * has_intervals
     table.add_column("#", justify="right", no_wrap=True)
     for param in comparison.swept:
         table.add_column(HEADINGS.get(param, short_key(param)), justify="right", no_wrap=True)
     if not comparison.swept:
         table.add_column("trial", overflow="fold")
-    has_intervals = bool(comparison.statistics.intervals)
     scores = ("CER %", *(("±",) if has_intervals else ()), "norm. %", "vs base")
     for heading in (*scores, *(("WER %", "exact %", "train") if is_wide else ())):
         table.add_column(heading, justify="right", no_wrap=True)

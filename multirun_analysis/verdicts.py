@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from multirun_analysis.compare import Comparison
-from multirun_analysis.statistics import Needed, Overfitting, Reason, Statistics
+from multirun_analysis.statistics import ALPHA, Needed, Overfitting, Reason, Statistics
 from multirun_analysis.words import percent, setting, show
 
 
@@ -17,6 +17,8 @@ def conclusions(comparison: Comparison) -> list[str]:
         more = len(statistics.left_out) - 5
         named += f" and {more} more" if more > 0 else ""
         lines.append(f"Not compared, for their utterances.jsonl is missing or differs: trial {named}.")
+    if statistics.beyond:
+        lines.append(f"Only the {statistics.num_compared} trials with the lowest CER were compared with each other.")
     lines += [said for said in (_overfitting(verdict, comparison) for verdict in statistics.overfitting) if said]
     return [line for line in lines if line]
 
@@ -24,7 +26,8 @@ def conclusions(comparison: Comparison) -> list[str]:
 def _recommendation(comparison: Comparison, statistics: Statistics) -> str:
     taken, group = statistics.recommended, len(statistics.best_group)
     others = sum(pair.first is statistics.best_group[0] for pair in statistics.pairs)
-    tests = f"Holm's correction over all {len(statistics.pairs)} pairs, {statistics.recordings} recordings"
+    family = f"Holm's correction over all {len(statistics.pairs)} pairs, " if len(statistics.pairs) > 1 else ""
+    tests = f"p < {ALPHA}, {family}{statistics.recordings} recordings"
     match statistics.reason:
         case Reason.ONLY:
             return ""
@@ -37,10 +40,10 @@ def _recommendation(comparison: Comparison, statistics: Statistics) -> str:
             )
         case Reason.ALONE:
             rest = "the other trial is" if others == 1 else f"all {others} other trials are"
-            return f"Recommended: the best one; {rest} significantly worse ({tests})."
+            return f"Recommended: the best one; {rest} worse ({tests})."
         case Reason.BEST_IS_CHEAPEST:
-            alike = "another trial" if group == 2 else f"{group - 1} other trials"
-            return f"Recommended: the best one; {alike} cannot be told apart from it, and none is cheaper ({tests})."
+            alike, costs = ("another trial", "costs") if group == 2 else (f"{group - 1} other trials", "cost")
+            return f"Recommended: the best one; {alike} cannot be told apart from it and {costs} no less ({tests})."
     name = setting(taken, comparison.swept) or taken.label
     return (
         f"Recommended: {name} (CER {percent(taken.cer, 2)}), the cheapest of {group} trials that cannot be told apart "

@@ -20,7 +20,8 @@ from kimi_audio_ft.cli import to_settings
 from kimi_audio_ft.data.audio import read_audio
 from kimi_audio_ft.data.batch import make_batch
 from kimi_audio_ft.data.datamodule import BatchRules, Collate, ConversationData, ResumableLoader
-from kimi_audio_ft.decoding.transcribe import Pass, transcribe
+from kimi_audio_ft.decoding.passes import Pass
+from kimi_audio_ft.decoding.transcribe import transcribe
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.paths import config_dir, project_root
 from kimi_audio_ft.quiet import quiet_libraries

@@ -33,6 +33,7 @@ class Conversation:
 
     audio_paths: the recording of every audio message, in order, made absolute.
     reference: the text of the last assistant turn; empty when there is none.
+    recording: what the audio was cut from, the line's ``group``; its id when it names none.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Conversation:
     messages: tuple[dict[str, Any], ...]
     audio_paths: tuple[Path, ...]
     reference: str
+    recording: str
 
 
 def parse_line(
@@ -61,6 +63,7 @@ def parse_line(
         messages=with_prompt(messages, prompt) if prompt else tuple(messages),
         audio_paths=tuple((audio_root / name).absolute() for name in recordings_of(messages) if name),
         reference=reference_of(messages),
+        recording=str(value.get("group") or id_of(value, number)),
     )
 
 
@@ -110,8 +113,9 @@ def _problem_of_line(value: Any, escapes: bool) -> str | None:
         if not isinstance(value.get(key), kind):
             found = "is missing" if key not in value else f"is {value[key]!r}"
             return f"key {key!r} {found}; it must be a {'list' if kind is list else 'string'}"
-    if not isinstance(value.get("id", ""), (str, int)):
-        return f"key 'id' is {value['id']!r}; it must be a string"
+    for key in ("id", "group"):
+        if not isinstance(value.get(key, ""), (str, int)):
+            return f"key {key!r} is {value[key]!r}; it must be a string"
     if not value["conversation"]:
         return "'conversation' is empty; it needs at least one message"
     lone = _LONE_SURROGATE.search(json.dumps(value, ensure_ascii=False)) if escapes else None

@@ -8,23 +8,21 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from kimi_audio_ft.data.audio import read_audio
-from kimi_audio_ft.data.features import FeatureStore, Item, feature_signature
+from kimi_audio_ft.data.encoder_identity import encoder_identity
+from kimi_audio_ft.data.features import FeatureStore, Item
 from kimi_audio_ft.data.manifest import Manifest
 from kimi_audio_ft.data.perturbation import UNCHANGED, Perturbation
 from kimi_audio_ft.data.wanted import Wanted, describe_need, find_wanted
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.model.audio_frontend import num_audio_tokens
-from kimi_audio_ft.model.files import ModelFiles, require_folder
-from kimi_audio_ft.model.json_files import read_json_object
+from kimi_audio_ft.model.files import ModelFiles
 from kimi_audio_ft.model.speech_tokenizer import SpeechTokenizer
 from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
-from kimi_audio_ft.signature import folder_digest
 
 log = logging.getLogger(__name__)
 
@@ -47,20 +45,8 @@ class Encoders:
 
     def store(self) -> FeatureStore:
         """The store of what these encoders compute; opening it reads its index."""
-        return FeatureStore(*self._identity())
-
-    def signature(self) -> str:
-        """Name of that store, without reading it."""
-        return feature_signature(*self._identity())
-
-    def _identity(self) -> tuple[dict[str, Any], int, torch.dtype]:
-        tokenizer = require_folder("model.speech_tokenizer", self.files.speech_tokenizer, "the GLM-4 voice tokenizer")
-        identity = {"speech_tokenizer": folder_digest(tokenizer)}
-        if not self.features:
-            return identity, 0, torch.float32
-        whisper = require_folder("model.path", self.files.whisper, "the checkpoint's whisper-large-v3")
-        width = read_json_object(whisper / "config.json", "Download the checkpoint again")["d_model"]
-        return identity | {"whisper": folder_digest(whisper)}, 4 * width, self.dtype
+        identity, width = encoder_identity(self.files, self.features)
+        return FeatureStore(identity, width, self.dtype if self.features else torch.float32)
 
     def load(self) -> tuple[SpeechTokenizer, WhisperFeatureExtractor | None]:
         """Speech tokenizer and, when features are kept, the Whisper encoder."""

@@ -20,8 +20,8 @@ import torch
 from filelock import Timeout
 from torch import Tensor
 
+from kimi_audio_ft.data.encoder_identity import feature_facts, feature_signature
 from kimi_audio_ft.data.feature_index import RECORD, FeatureIndex, key_digest
-from kimi_audio_ft.signature import STAGE_VERSION, digest_of
 from kimi_audio_ft.store import META, _write_meta, lock, product_path, raise_if_full
 
 _NUMPY = {torch.float32: np.float32, torch.bfloat16: np.uint16, torch.float16: np.float16}
@@ -29,16 +29,6 @@ _CODE = np.dtype("<i4")
 
 Item = tuple[str, Sequence[int], Tensor | None]
 """A key, its codes and its features ``[T, dim]``."""
-
-
-def feature_facts(encoders: dict[str, Any], dim: int, dtype: torch.dtype) -> dict[str, Any]:
-    """All that the values in a feature store depend on."""
-    return {"encoders": encoders, "dim": dim, "dtype": str(dtype), "version": STAGE_VERSION["features"]}
-
-
-def feature_signature(encoders: dict[str, Any], dim: int, dtype: torch.dtype) -> str:
-    """Name of a feature store, without reading it."""
-    return "f" + digest_of(feature_facts(encoders, dim, dtype))[1:]
 
 
 class FeatureStore:
@@ -52,8 +42,8 @@ class FeatureStore:
 
     def __init__(self, encoders: dict[str, Any], dim: int, dtype: torch.dtype = torch.float32) -> None:
         self.dim, self.dtype = dim, dtype
-        self._facts = feature_facts(encoders, dim, dtype)
-        self.signature = feature_signature(encoders, dim, dtype)
+        self._facts = feature_facts(encoders, dim, str(dtype))
+        self.signature = feature_signature(encoders, dim, str(dtype))
         self.folder = product_path("features", self.signature)
         self._index = FeatureIndex(self.folder / "index.bin")
         self._maps: dict[tuple[str, int], np.ndarray] = {}

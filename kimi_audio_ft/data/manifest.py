@@ -103,6 +103,11 @@ class Manifest(Sequence[Conversation]):
         """sha256 of every recording of a conversation; ``digests`` are those of ``recordings``."""
         return [digests[audio].tobytes().hex() for audio in self.named_audios(index)]
 
+    def num_codes(self) -> np.ndarray:
+        """``[n]``: number of audio codes of every conversation, over all its audio messages."""
+        codes = np.concatenate([[0], np.cumsum(self.columns.codes, dtype=np.int64)])
+        return np.diff(codes[self.columns.audio_start])[self.rows]
+
     def audio_messages(self) -> np.ndarray:
         """Which audio messages of the file these conversations hold."""
         return np.flatnonzero(np.isin(self._owner, self.rows))

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 
 # Raise it when the checks of a line, the columns or the layout's lengths change.
-_VERSION = 1
+# 2: `group` must be a string.
+_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from kimi_audio_ft.base_model import Base
+from kimi_audio_ft.base_parts import linear_names
 from kimi_audio_ft.data.conversation import TokenRange, id_of
 from kimi_audio_ft.data.encoding import encode_wanted
 from kimi_audio_ft.data.features import FeatureStore
@@ -72,6 +73,7 @@ def _take_part(config: TokenizeConfig) -> None:
             store.refresh()
             for manifest, place in zip(manifests, _outputs(config), strict=True):
                 _write(manifest, place, store, base.tokens)
+            linear_names(base.files)  # a sweep's planning asks for them, and would import PyTorch for nothing else
 
 
 def _claim_hardware(config: TokenizeConfig, team: Team) -> None:

@@ -13,10 +13,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from kimi_audio_ft.decoding.passes import GREEDY_BELOW
 from kimi_audio_ft.schema import DecodingConfig
-
-# The published decoder takes the likeliest token at and below this temperature.
-GREEDY_BELOW = 1e-6
 
 
 @dataclass(frozen=True, order=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,18 +12,8 @@ from kimi_audio_ft.data.batch import make_batch
 from kimi_audio_ft.data.dataset import ConversationDataset
 from kimi_audio_ft.data.layout import BLANK, TEXT_EOS
 from kimi_audio_ft.decoding.generate import Sampling, generate_texts, utterance_seed
-from kimi_audio_ft.decoding.sampling import GREEDY_BELOW
+from kimi_audio_ft.decoding.passes import Pass
 from kimi_audio_ft.model.text_tokenizer import TextTokenizer
-from kimi_audio_ft.schema import DecodingConfig
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One decoding of a whole evaluation set: a setting, the seed, and the number of this repeat, from 0."""
-
-    decoding: DecodingConfig
-    seed: int
-    repeat: int
 
 
 def transcribe(
@@ -86,8 +75,3 @@ def to_device(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
         return [item.to(device) for item in value] if isinstance(value, list) else value
 
     return {name: moved(value) for name, value in inputs.items()}
-
-
-def is_greedy(decoding: DecodingConfig) -> bool:
-    """Whether decoding draws no random number."""
-    return decoding.text_temperature <= GREEDY_BELOW

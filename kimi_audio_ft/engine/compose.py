@@ -7,11 +7,11 @@ own function. Whatever is not plain is left to Hydra.
 
 from __future__ import annotations
 
-import copy
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
@@ -20,6 +20,40 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+
+from kimi_audio_ft.engine.config_copy import copied
+
+
+class TemplateLoader:
+    """Hydra's config loader with a quick ``load_sweep_config``; everything else is Hydra's own.
+
+    A launcher puts it into the context that it shares with the sweeper: Hydra's sweepers compose every job of a batch
+    too, only to see whether that can be done.
+    """
+
+    def __init__(self, loader: ConfigLoader) -> None:
+        self._loader = loader
+        self._master: DictConfig | None = None
+        self._templates: dict[tuple[str, ...], DictConfig | None] = {}
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
+        """A job's config, equal to Hydra's.
+
+        Raises:
+            HydraException: as Hydra, for overrides that it refuses.
+        """
+        if master_config is not self._master:
+            self._master, self._templates = master_config, {}
+        config = _from_template(self._loader, master_config, sweep_overrides, self._templates)
+        return self._loader.load_sweep_config(master_config, list(sweep_overrides)) if config is None else config
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+
+def quick(loader: ConfigLoader) -> ConfigLoader:
+    """The loader, made quick unless it is."""
+    return loader if isinstance(loader, TemplateLoader) else cast(ConfigLoader, TemplateLoader(loader))
 
 
 def compose_jobs(
@@ -30,13 +64,10 @@ def compose_jobs(
     Raises:
         HydraException: as Hydra, for the first job whose overrides it refuses.
     """
-    templates: dict[tuple[str, ...], DictConfig | None] = {}
-    configs = []
+    loader, configs = quick(loader), []
     with _no_search_for_garbage():
         for number, overrides in enumerate(job_overrides, start=first):
-            config = _from_template(loader, master, overrides, templates)
-            if config is None:
-                config = loader.load_sweep_config(master, list(overrides))
+            config = loader.load_sweep_config(master, list(overrides))
             with open_dict(config):
                 config.hydra.job.id = number
                 config.hydra.job.num = number
@@ -75,7 +106,7 @@ def _from_template(
     template = templates[lines]
     if template is None:
         return None
-    config = copy.deepcopy(template)
+    config = copied(template)
     try:
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
     except (HydraException, OmegaConfBaseException):

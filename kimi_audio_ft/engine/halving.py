@@ -17,7 +17,7 @@ from kimi_audio_ft.engine.names import short_names
 from kimi_audio_ft.errors import ConfigError
 
 # Options that an adapter does not depend on: jobs that differ in nothing else are one candidate.
-NOT_TRAINING = ("decoding", "logger", "baseline")
+NOT_TRAINING = ("decoding", "logger", "scoring", "baseline")
 
 
 @dataclass(frozen=True)

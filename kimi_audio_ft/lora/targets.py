@@ -8,11 +8,13 @@ whole path, and one that matches nothing is an error.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-
-from torch import nn
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from kimi_audio_ft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _ATTENTION = r"self_attn\.(q|k|v|o)_proj"
 _MLP = r"mlp\.(gate|up|down)_proj"
@@ -47,13 +49,24 @@ def target_pattern(targets: str | Iterable[str]) -> str:
     return patterns[0] if len(patterns) == 1 else "|".join(f"({pattern})" for pattern in patterns)
 
 
+def linears_of(model: nn.Module) -> list[str]:
+    """Paths of all linears of a model."""
+    from torch import nn
+
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+
+
 def matched_modules(model: nn.Module, targets: str | Iterable[str]) -> list[str]:
-    """Paths of the linears that the targets name.
+    """Paths of the model's linears that the targets name; errors as in ``matched``."""
+    return matched(linears_of(model), targets)
+
+
+def matched(linears: Sequence[str], targets: str | Iterable[str]) -> list[str]:
+    """Which of a model's linears the targets name.
 
     Raises:
         ConfigError: a target matches no linear of this model.
     """
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     found: list[str] = []
     for part in [targets] if isinstance(targets, str) else list(targets):
         pattern = re.compile(target_pattern(part))

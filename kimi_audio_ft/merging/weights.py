@@ -14,9 +14,9 @@ from torch import Tensor
 
 from kimi_audio_ft.merging.updates import Update
 from kimi_audio_ft.model.checkpoint import STRAY_SUFFIX
-from kimi_audio_ft.model.json_files import save_json
+from kimi_audio_ft.model.json_files import INDEX_NAME, save_json
 from kimi_audio_ft.model.shards import ShardWriter, TensorInfo, plan_shards, read_header, shard_index
-from kimi_audio_ft.model.weight_files import INDEX_NAME, WEIGHTS_NAME, check_headers, file_of_tensor
+from kimi_audio_ft.model.weight_files import WEIGHTS_NAME, check_headers, file_of_tensor
 
 # Numbers of a tensor that are in memory at once: 64 MiB in float32.
 _PIECE_NUMBERS = 2**24

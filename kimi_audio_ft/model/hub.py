@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft.errors import ConfigError, DataError
-from kimi_audio_ft.model.weight_files import INDEX_NAME, file_of_tensor
+from kimi_audio_ft.model.json_files import INDEX_NAME
 
 
 def is_hub_id(path: str) -> bool:
@@ -74,6 +74,8 @@ class HubFiles:
 
     def _complete(self, folder: Path) -> bool:
         """Whether an interrupted download left nothing out that will be read."""
+        from kimi_audio_ft.model.weight_files import file_of_tensor
+
         try:
             weights = set(file_of_tensor(folder).values())
         except DataError:

@@ -10,6 +10,9 @@ from typing import Any
 
 from kimi_audio_ft.errors import DataError
 
+# Says in which file each of a checkpoint's tensors lies.
+INDEX_NAME = "model.safetensors.index.json"
+
 
 def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
     """The JSON object in a file, or a DataError."""

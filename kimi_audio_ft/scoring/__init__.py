@@ -1,6 +1,25 @@
-"""How good transcripts are: normalisation and error rates. Imports no torch."""
+"""How good transcripts are: normalisation, error rates and error categories. Imports no torch."""
 
-from kimi_audio_ft.scoring.error_rates import score, utterance_scores
+from kimi_audio_ft.scoring.categories import CATEGORIES, categorised_edits, category_counts
+from kimi_audio_ft.scoring.error_rates import score, utterance_counts, utterance_scores
 from kimi_audio_ft.scoring.normalise import NORMALISATION_VERSION, NORMALISATIONS, normalise
+from kimi_audio_ft.scoring.number_values import number_accuracy
+from kimi_audio_ft.scoring.options import ScoringOptions, read_options
+from kimi_audio_ft.scoring.terms import TermScore, term_scores
 
-__all__ = ["NORMALISATIONS", "NORMALISATION_VERSION", "normalise", "score", "utterance_scores"]
+__all__ = [
+    "CATEGORIES",
+    "NORMALISATIONS",
+    "NORMALISATION_VERSION",
+    "ScoringOptions",
+    "TermScore",
+    "categorised_edits",
+    "category_counts",
+    "normalise",
+    "number_accuracy",
+    "read_options",
+    "score",
+    "term_scores",
+    "utterance_counts",
+    "utterance_scores",
+]

@@ -17,12 +17,21 @@ import regex
 
 from kimi_audio_ft.tracking.base import TrackerSettings, Utterance
 from kimi_audio_ft.tracking.wandb_login import Mode, mark_unreachable, resolve_mode
+from kimi_audio_ft.tracking.wandb_values import (
+    FACTS,
+    facts_of,
+    flat_keys,
+    short_name,
+    summary_of,
+    table_cell,
+    table_columns,
+    worst_first,
+)
 
 log = logging.getLogger(__name__)
 
 STEP = "step"
 TABLE = "utterances"
-COLUMNS = ("id", "repeat", "reference", "hypothesis", "cer")
 
 _INIT_SECONDS = 30.0
 _FINISH_SECONDS = 300.0
@@ -30,39 +39,32 @@ _FINISH_SECONDS = 300.0
 _SECRET = regex.compile(r"[\w-]{40,}")
 
 
-def flat_keys(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested config as dotted keys: ``{"lora": {"r": 8}}`` gives ``{"lora.r": 8}``; lists stay values."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flat_keys(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def worst_first(utterances: Sequence[Utterance], limit: int) -> list[Utterance]:
-    """At most ``limit`` utterances, those with the highest CER first and otherwise in the given order."""
-    return sorted(utterances, key=lambda utterance: -utterance["cer"])[:limit]
-
-
 class WandbRun:
     """One trial's W&B run, open from construction until ``finish`` or ``fail``.
 
-    The config is stored nested and with dotted keys (``lora.r``); curves have a step of their own (``step``), so
-    that those of a reused adapter can be replayed into a run; local files go to ``folder/wandb``.
+    The config is stored nested and with dotted keys (``lora.r``): W&B's filters and grouping read the first, scripts
+    the second. Curves have a step of their own (``step``), so that those of a reused adapter can be replayed into a
+    run; the summary is flat (``wandb_values``); local files go to ``folder/wandb``.
     """
 
     def __init__(
-        self, settings: TrackerSettings, *, trial_name: str, group: str, config: Mapping[str, Any], folder: Path
+        self,
+        settings: TrackerSettings,
+        *,
+        trial_name: str,
+        group: str,
+        config: Mapping[str, Any],
+        folder: Path,
+        job_type: str = "trial",
     ) -> None:
         self._settings, self._folder = settings, folder
         self._run: Any = None
         identity = {
             "project": settings.project,
             "entity": settings.entity,
-            "name": trial_name,
-            "group": group,
+            "name": short_name(trial_name),
+            "group": short_name(group),
+            "job_type": job_type,
             "tags": list(settings.tags),
             "config": {**config, **flat_keys(config)},
             "dir": str(folder.resolve()),
@@ -80,7 +82,9 @@ class WandbRun:
         """Write the final scores and the table of the worst utterances, and close the run."""
         if self._run is not None:
             with self._guarded("finishing the run"):
-                self._run.summary.update(dict(summary))
+                facts = facts_of(summary)
+                self._run.config.update({FACTS: facts, **flat_keys({FACTS: facts})})
+                self._run.summary.update(summary_of(summary))
                 self._log_table(utterances)
                 self._close(exit_code=0)
 
@@ -97,7 +101,7 @@ class WandbRun:
         try:
             yield
         except Exception as error:  # no narrower class holds everything that wandb and its service raise
-            log.warning("W&B failed while %s; the trial goes on without it: %s", doing, _described(error))
+            log.warning("W&B failed while %s; everything else goes on without it: %s", doing, described(error))
             with contextlib.suppress(Exception):
                 self._close(exit_code=1)
 
@@ -117,7 +121,7 @@ class WandbRun:
         except Exception as error:
             if mode == "offline":
                 raise
-            log.warning("W&B cannot be reached; this process writes offline runs from here: %s", _described(error))
+            log.warning("W&B cannot be reached; this process writes offline runs from here: %s", described(error))
             mark_unreachable()
             self._run = _init("offline", identity)
         if not self._run.offline:
@@ -129,7 +133,7 @@ class WandbRun:
     def _log_table(self, utterances: Sequence[Utterance]) -> None:
         rows = worst_first(utterances, self._settings.utterance_rows)
         if rows:
-            with _staging_in(self._folder):
+            with staging_in(self._folder):
                 self._run.log({TABLE: _table(rows, audio=self._settings.audio)})
 
 
@@ -157,9 +161,11 @@ def _init(mode: Mode, identity: dict[str, Any]) -> Any:
 def _table(rows: Sequence[Utterance], *, audio: bool) -> Any:
     import wandb
 
-    table = wandb.Table(columns=[*COLUMNS, "audio"] if audio else [*COLUMNS])
+    columns = table_columns(rows)
+    # Figures that are whole in one row and null, or a fraction, in another are still one column.
+    table = wandb.Table(columns=[*columns, *(["audio"] if audio else [])], allow_mixed_types=True)
     for row in rows:
-        cells = [row.get(column) for column in COLUMNS]
+        cells = [table_cell(row, column) for column in columns]
         if audio:
             path = row.get("audio")
             cells.append(wandb.Audio(str(path)) if path and Path(path).is_file() else None)
@@ -168,7 +174,7 @@ def _table(rows: Sequence[Utterance], *, audio: bool) -> Any:
 
 
 @contextlib.contextmanager
-def _staging_in(folder: Path) -> Iterator[None]:
+def staging_in(folder: Path) -> Iterator[None]:
     """Let wandb stage the table's files in the trial's folder instead of ``~/.local/share``.
 
     An offline run points to its staged files until it is synced, and they should go where the run goes.
@@ -183,6 +189,7 @@ def _staging_in(folder: Path) -> Iterator[None]:
         del os.environ["WANDB_DATA_DIR"]
 
 
-def _described(error: Exception) -> str:
+def described(error: Exception) -> str:
+    """What an error of wandb's says, on one line and without anything that could be an API key."""
     first_line = (str(error).splitlines() or [""])[0]
     return f"{type(error).__name__}: {_SECRET.sub('***', first_line)}"

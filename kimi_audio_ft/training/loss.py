@@ -46,9 +46,17 @@ def answer_loss(logits_NV: Tensor, labels_N: Tensor, rows_N: Tensor, num_rows: i
         A scalar; dividing it by the number of samples or of positions of the *whole* optimizer step gives a loss that
         does not depend on how the step was cut into micro-batches or ranks.
     """
-    losses_N = functional.cross_entropy(logits_NV.float(), labels_N, reduction="none")
     if average == "token":
-        return losses_N.sum()
+        return functional.cross_entropy(logits_NV.float(), labels_N, reduction="none").sum()
+    return row_losses(logits_NV, labels_N, rows_N, num_rows).sum()
+
+
+def row_losses(logits_NV: Tensor, labels_N: Tensor, rows_N: Tensor, num_rows: int) -> Tensor:
+    """Published mean loss of every sample of a micro-batch, ``[num_rows]``, in nats per supervised position.
+
+    Arguments as for ``answer_loss``; a sample without a supervised position has 0.
+    """
+    losses_N = functional.cross_entropy(logits_NV.float(), labels_N, reduction="none")
     sums = torch.zeros(num_rows, device=losses_N.device).index_add_(0, rows_N, losses_N)
     counts = torch.bincount(rows_N, minlength=num_rows)
-    return (sums / (counts + _EPSILON)).sum()
+    return sums / (counts + _EPSILON)

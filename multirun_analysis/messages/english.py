@@ -80,6 +80,7 @@ TEXTS = {
         "Trial {names} was not compared: its utterances.jsonl is missing or differs.||"
         "Trials {names} were not compared: their utterances.jsonl is missing or differs."
     ),
+    "verdict.beyond": "Only the {n} trials with the lowest CER were compared with each other.",
     "verdict.place": "{name} ({at})",
     "verdict.turned": (
         "One adapter overfitted: {names}.||{n} adapters overfitted, their validation loss turned: {names}."
@@ -185,6 +186,9 @@ TEXTS = {
     "trials.final_train_loss": "last training loss",
     "trials.final_val_loss": "last validation loss",
     "trials.steps": "steps",
+    "trials.pinyin_error_rate": "error rate of syllables (pinyin without tones)",
+    "trials.empty_rate": "nothing was written",
+    "trials.over_generation_rate": "far too much was written",
     "trials.training": "training took",
     "trials.decoding": "decoding took",
     "trials.git_commit": "git commit",

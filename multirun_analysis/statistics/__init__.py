@@ -2,6 +2,7 @@
 
 from multirun_analysis.statistics.analysis import statistics_of
 from multirun_analysis.statistics.results import (
+    ALPHA,
     Effect,
     EffectValue,
     Interval,
@@ -15,6 +16,7 @@ from multirun_analysis.statistics.results import (
 )
 
 __all__ = [
+    "ALPHA",
     "Effect",
     "EffectValue",
     "Interval",

@@ -20,6 +20,9 @@ from multirun_analysis.statistics.tally import Tallies, Tally, tally_up
 if TYPE_CHECKING:
     from multirun_analysis.compare import Comparison
 
+# Of a larger sweep only those with the lowest CER are compared pair by pair: the pairs of a thousand trials are half a
+# million, and nobody asks which of the worst two is better.
+MOST_COMPARED = 64
 # Fixed, so that a report made again says the same.
 SEED = 0
 Floats = NDArray[np.float64]
@@ -32,7 +35,7 @@ def statistics_of(comparison: Comparison) -> Statistics:
         DataError: an utterances.jsonl or curves.jsonl cannot be read.
     """
     ordered = [row.trial for row in comparison.rows if not row.trial.is_base]
-    tallies = tally_up(ordered)
+    tallies = tally_up(ordered[:MOST_COMPARED])
     strict, resampled = tallies.strict, _resampled(tallies.strict)
     pairs = all_pairs(strict, resampled) if strict else []
     group, recommended, reason = _verdict(ordered, tallies, pairs)
@@ -54,6 +57,7 @@ def statistics_of(comparison: Comparison) -> Statistics:
         recordings=strict.num_recordings if strict else 0,
         utterances=strict.num_utterances if strict else 0,
         left_out=tallies.left_out,
+        beyond=ordered[MOST_COMPARED:],
     )
 
 
@@ -100,8 +104,8 @@ def _spread(trial: Trial) -> Spread:
 
 
 def _effects(comparison: Comparison, tally: Tally | None, resampled: Floats | None) -> list[Effect]:
-    """Over the compared trials; over all finished ones where none can be compared."""
-    if tally is None or len(tally.trials) < 2:
-        trials = comparison.sweep.finished
+    """Over the compared trials; over all finished ones, without intervals, where not all of them were."""
+    trials = comparison.sweep.finished
+    if tally is None or len(tally.trials) < 2 or len(trials) > MOST_COMPARED:
         return main_effects(trials, comparison.swept, np.array([trial.cer for trial in trials]), None)
     return main_effects(tally.trials, comparison.swept, tally.rates, resampled)

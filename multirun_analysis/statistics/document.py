@@ -10,7 +10,7 @@ from typing import Any
 
 from multirun_analysis.collect import Trial
 from multirun_analysis.records import finite
-from multirun_analysis.statistics.results import ALPHA, Effect, Interval, Overfitting, Pair, Statistics, key_of
+from multirun_analysis.statistics.results import ALPHA, Effect, Interval, Overfitting, Pair, Reason, Statistics, key_of
 
 _DIGITS = 9
 
@@ -19,13 +19,12 @@ def trial_document(trial: Trial, statistics: Statistics) -> dict[str, Any]:
     """What the statistics say about one trial or base; ``in_best_group`` is null where it cannot be told."""
     low, high = _bounds(statistics.intervals.get(key_of(trial)))
     normalised_low, normalised_high = _bounds(statistics.normalised_intervals.get(key_of(trial)))
-    is_told = not trial.is_base and (trial in statistics.best_group or _is_compared(trial, statistics))
     return {
         "cer_ci_low": low,
         "cer_ci_high": high,
         "normalised_cer_ci_low": normalised_low,
         "normalised_cer_ci_high": normalised_high,
-        "in_best_group": trial in statistics.best_group if is_told else None,
+        "in_best_group": trial in statistics.best_group if _is_told(trial, statistics) else None,
         "recommended": trial is statistics.recommended,
     }
 
@@ -44,7 +43,7 @@ def statistics_document(statistics: Statistics) -> dict[str, Any]:
         "best_group": [trial.name for trial in statistics.best_group],
         "recommended": statistics.recommended.name,
         "reason": statistics.reason.value,
-        "not_compared": [trial.name for trial in statistics.left_out],
+        "not_compared": [trial.name for trial in (*statistics.left_out, *statistics.beyond)],
         "needed": needed
         and {
             "first": needed.first.name,
@@ -59,8 +58,11 @@ def statistics_document(statistics: Statistics) -> dict[str, Any]:
     }
 
 
-def _is_compared(trial: Trial, statistics: Statistics) -> bool:
-    return any(trial is pair.second and pair.p_holm is not None for pair in statistics.pairs)
+def _is_told(trial: Trial, statistics: Statistics) -> bool:
+    """Whether the trial was compared with the best one, or is the best one of those that were."""
+    can_tell = statistics.reason not in (Reason.TOO_FEW_RECORDINGS, Reason.NO_UTTERANCES)
+    judged = trial.strict is not None and not trial.is_base
+    return can_tell and judged and not any(trial is other for other in (*statistics.left_out, *statistics.beyond))
 
 
 def _pair(pair: Pair) -> dict[str, Any]:

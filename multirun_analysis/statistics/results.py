@@ -139,6 +139,7 @@ class Statistics:
     best_group: the best trial and those that cannot be told apart from it, in the order of the leaderboard. Only the
         best one where trials cannot be compared (``reason`` says why).
     left_out: finished trials without utterances, or with others than the best trial's: they are in no comparison.
+    beyond: those that are not among the best of a large sweep (``analysis.MOST_COMPARED``): not compared either.
     recordings, utterances: how many were compared; 0 without utterances.
     """
 
@@ -156,6 +157,12 @@ class Statistics:
     recordings: int
     utterances: int
     left_out: list[Trial] = field(default_factory=list)
+    beyond: list[Trial] = field(default_factory=list)
+
+    @property
+    def num_compared(self) -> int:
+        """Trials that were compared with each other: so many have so many pairs."""
+        return round((1 + (1 + 8 * len(self.pairs)) ** 0.5) / 2)
 
     def interval_of(self, trial: Trial) -> Interval | None:
         """The interval of a trial's or a base's CER."""

@@ -79,6 +79,11 @@ def test_own_recordings(corpus: Path, workplace: Any) -> None:
         own += ["hydra.sweeper.rungs=[1]"] if "hydra/sweeper=halving" in words else []  # of two steps
         done = workplace.run(words[2], *words[3:], *SHORTER.get(words[2], ()), *own)
         assert done.code == 0, (words, done.err)
+    for words in commands("Trusting the answer"):
+        arguments = [word.replace("SIGNATURE", signature) for word in words[3:]]
+        done = workplace.run(words[2], *arguments, *SHORTER.get(words[2], ()))
+        assert done.code == 0, (words, done.err)
+    assert (workplace.folder / "my" / "labels" / "suspects.csv").is_file()
     (report,) = (workplace.folder / "outputs" / "sweep").glob("*/*/report.html")
     for name in ("trials.csv", "trials.json"):
         assert (report.parent / name).is_file()
@@ -174,7 +179,7 @@ def test_named_options_of_prepare_exist() -> None:
 
 HELPED = [
     *("kimi_audio_ft.prepare", "kimi_audio_ft.tokenize", TRAIN, "kimi_audio_ft.evaluate", "kimi_audio_ft.merge"),
-    "kimi_audio_ft.store",
+    *("kimi_audio_ft.store", "multirun_analysis", "multirun_analysis.labels", "multirun_analysis.wandb_view"),
 ]
 WITHOUT_TORCH = """
 import runpy, sys
@@ -187,7 +192,7 @@ assert "torch" not in sys.modules, "torch was imported"
 """
 
 
-@pytest.mark.parametrize("module", [*HELPED, "multirun_analysis"])
+@pytest.mark.parametrize("module", HELPED)
 def test_help_is_quick_and_does_without_torch(module: str, tmp_path: Path) -> None:
     out = _quick(["-c", WITHOUT_TORCH, module, "--help"], tmp_path)
     assert f"python -m {module}" in out

@@ -52,16 +52,6 @@ def test_sweeper_is_given_the_error_rate(place: Any, first: Path, monkeypatch: p
         assert returned == scores_of(first / same)["cer"]
 
 
-def test_wandb_run_per_trial_in_one_group(place: Any, first: Path) -> None:
-    points = ("lora.r=2", "decoding.text_temperature=0.0,0.7", "logger=wandb", "logger.mode=offline")
-    folder = place.sweep("in_wandb", *points)
-    for trial in trials(folder):
-        (record,) = trial.glob("wandb/offline-run-*/run-*.wandb")
-        written = record.read_bytes()
-        assert b"in_wandb" in written  # the group
-        assert scores_of(trial)["trial"].encode() in written
-
-
 def test_csv_and_no_logger(place: Any, first: Path) -> None:
     folder = place.sweep("loggers", "lora.r=2", "logger=csv,none", "decoding.text_temperature=0.0")
     header, *rows = (folder / "0" / "metrics.csv").read_text(encoding="utf-8").splitlines()

@@ -14,7 +14,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from kimi_audio_ft.base_model import Base
 from kimi_audio_ft.errors import ConfigError, DataError
-from kimi_audio_ft.lora.adapter import save_adapter
+from kimi_audio_ft.lora.adapter import ONE, save_adapter
 from kimi_audio_ft.schema import LoraConfig, ModelConfig
 
 
@@ -44,9 +44,9 @@ def test_read_once(base: Base) -> None:
 
 
 def test_text_targets_do_not_read_the_branch(base: Base) -> None:
-    with base.new_adapter(LoraConfig(), 1) as adapted:
+    with base.new_adapters({ONE: (LoraConfig(), 1)}) as adapted:
         assert not len(adapted.base_model.model.model.mimo_layers)
-    with base.new_adapter(LoraConfig(target_modules="decoder_and_branch"), 1) as adapted:
+    with base.new_adapters({ONE: (LoraConfig(target_modules="decoder_and_branch"), 1)}) as adapted:
         assert len(adapted.base_model.model.model.mimo_layers) == 1
 
 
@@ -55,7 +55,7 @@ def test_new_adapter_is_taken_off(base: Base) -> None:
     expected = logits(model)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     for settings in ({}, {"use_dora": True}, {"init_lora_weights": "orthogonal"}, {"target_modules": "lm_head"}):
-        with base.new_adapter(LoraConfig(**settings), 1) as adapted:
+        with base.new_adapters({ONE: (LoraConfig(**settings), 1)}) as adapted:
             assert not torch.equal(logits(trained(adapted)), expected)
         after = model.state_dict()
         assert list(after) == list(before)
@@ -65,7 +65,7 @@ def test_new_adapter_is_taken_off(base: Base) -> None:
 
 
 def test_saved_adapter_of_the_branch_is_put_back(base: Base, tmp_path: Path) -> None:
-    with base.new_adapter(LoraConfig(target_modules="decoder_and_branch"), 1) as adapted:
+    with base.new_adapters({ONE: (LoraConfig(target_modules="decoder_and_branch"), 1)}) as adapted:
         save_adapter(adapted, tmp_path / "a")
     with safe_open(tmp_path / "a" / "adapter_model.safetensors", "pt") as file:
         assert any(".mimo_layers." in key for key in file.keys())  # noqa: SIM118 - a safetensors file is no dict
@@ -74,7 +74,7 @@ def test_saved_adapter_of_the_branch_is_put_back(base: Base, tmp_path: Path) -> 
 
 
 def test_refused_adapter_leaves_the_held_base_clean(base: Base, tmp_path: Path) -> None:
-    with base.new_adapter(LoraConfig(), 1) as adapted:
+    with base.new_adapters({ONE: (LoraConfig(), 1)}) as adapted:
         save_adapter(adapted, tmp_path / "a")
     path = tmp_path / "a" / "adapter_model.safetensors"
     tensors = load_file(path)
@@ -89,7 +89,7 @@ def test_refused_adapter_leaves_the_held_base_clean(base: Base, tmp_path: Path) 
 
 def test_whisper_adapter_needs_online_features(base: Base, tmp_path: Path) -> None:
     online = Base(ModelConfig(dtype="float32"), "online", "cpu")
-    with online.new_adapter(LoraConfig(r=2, target_modules="report"), 1) as adapted:
+    with online.new_adapters({ONE: (LoraConfig(r=2, target_modules="report"), 1)}) as adapted:
         save_adapter(adapted, tmp_path / "a")
     with pytest.raises(ConfigError, match=r"data\.features='none'.*Whisper"), base.saved_adapter(tmp_path / "a"):
         pass

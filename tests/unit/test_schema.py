@@ -22,6 +22,7 @@ from kimi_audio_ft.schema import (
     TrainConfig,
     TrainerConfig,
 )
+from kimi_audio_ft.schema_scoring import ScoringConfig
 from kimi_audio_ft.schema_tokenize import TokenizeConfig
 
 CLASSES = {
@@ -33,6 +34,7 @@ CLASSES = {
     "decoding.": DecodingConfig,
     "trainer.": TrainerConfig,
     "logger.": LoggerConfig,
+    "scoring.": ScoringConfig,
     "": TokenizeConfig,
 }
 ONE = "must be 1 or more"
@@ -90,8 +92,12 @@ REFUSED: list[tuple[str, list[Any], str]] = [
     ("trainer.devices", [0, -1, "all", True, 1.5, None], "must be auto, or 1 or more"),
     ("model.quantization", ["int8", ""], "must be one of nf4"),
     ("logger.kind", ["tensorboard"], "must be one of wandb, csv, none"),
+    ("data.train_subset", [0, -5], "must be 1 or more conversations"),
     ("logger.mode", ["disabled"], "must be one of auto, online, offline"),
     ("logger.utterance_rows", [-1], ZERO),
+    ("scoring.fillers", [["嗯", " "], ["嗯 "], [""]], "must be words without white space"),
+    ("scoring.terms", ["no/such.txt", "."], "must name a text file.*there is no such file"),
+    ("scoring.names", ["no/such.txt", "."], "must name a text file.*there is no such file"),
     ("manifests", [[]], "needs at least one manifest"),
     ("batch_size", [0], ONE),
     ("readers", [0], ONE),
@@ -102,9 +108,10 @@ REFUSED: list[tuple[str, list[Any], str]] = [
 # Fields of which every value of their type is usable, or is judged where the files are read.
 FREE = {
     *("data.train_manifest", "data.eval_manifest", "data.audio_root", "data.bucket_by_length", "data.augment"),
-    *("model.revision", "model.speech_tokenizer", "model.gradient_checkpointing"),
+    *("data.train_subset_seed", "model.revision", "model.speech_tokenizer", "model.gradient_checkpointing"),
     *("lora.use_rslora", "lora.use_dora"),
     *("trainer.deepspeed", "trainer.progress", "logger.project", "logger.entity", "logger.tags", "logger.audio"),
+    "scoring.erhua",
     *("out", "audio_root", "model", "features", "progress"),
 }
 

@@ -10,6 +10,7 @@ import pytest
 
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.scores import (
+    Surroundings,
     TrialFacts,
     git_commit,
     score_repeats,
@@ -18,6 +19,7 @@ from kimi_audio_ft.scores import (
     write_scores,
     write_utterances,
 )
+from kimi_audio_ft.scoring import CATEGORIES, NORMALISATION_VERSION, ScoringOptions
 
 REFERENCES = {"a": "今天天气", "b": "七千万元整好"}
 EXACT = dict(REFERENCES)
@@ -50,10 +52,66 @@ def test_normalised_scores_forgive_punctuation() -> None:
 
 
 def test_every_reference_has_a_row_in_every_repeat() -> None:
-    rows = utterance_rows(REFERENCES, [TWO_WRONG, {"a": "今天天气"}], {"a": "/a.wav", "b": None})
+    around = Surroundings({"a": "/a.wav", "b": None}, {"a": "meeting"}, {"a": 1.5, "b": None})
+    rows = utterance_rows(REFERENCES, [TWO_WRONG, {"a": "今天天气"}], around)
     assert [(row["id"], row["repeat"]) for row in rows] == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
     assert [row["cer"] for row in rows] == pytest.approx([1 / 4, 1 / 6, 0.0, 1.0])
-    assert rows[3] == {"id": "b", "repeat": 1, "reference": "七千万元整好", "hypothesis": "", "cer": 1.0, "audio": None}
+    assert rows[0] == {
+        "id": "a",
+        "repeat": 0,
+        "reference": "今天天气",
+        "hypothesis": "今天大气",
+        "cer": 0.25,
+        "audio": "/a.wav",
+        "recording": "meeting",
+        "seconds": 1.5,
+        "edits": 1,
+        "chars": 4,
+        "normalised_edits": 1,
+        "normalised_chars": 4,
+        "categories": {"other": 1},
+    }
+    assert rows[3]["hypothesis"] == "" and rows[3]["recording"] == "b" and rows[3]["seconds"] is None
+    assert rows[3]["edits"] == rows[3]["chars"] == 6
+    assert rows[3]["categories"] == {"number_value": 3, "other": 3}
+    assert json.loads(json.dumps(rows)) == rows
+
+
+def test_categories_add_up_and_are_means_over_repeats() -> None:
+    scores = score_repeats(REFERENCES, [EXACT, TWO_WRONG])
+    assert set(scores["categories"]) == set(CATEGORIES)
+    assert sum(scores["categories"].values()) == pytest.approx(1.0)
+    assert scores["categories"]["other"] == 1.0
+    assert score_repeats(REFERENCES, [TWO_WRONG])["categories"]["other"] == 2
+
+
+def test_options_act_on_the_normalised_column_and_the_categories() -> None:
+    references, hypotheses = {"a": "嗯我在哪儿看5G"}, [{"a": "我在哪看5G"}]
+    plain = score_repeats(references, hypotheses)
+    assert plain["normalised"]["cer"] > 0 and plain["normalisation"] == {"fillers": [], "erhua": True}
+    options = ScoringOptions(fillers=("嗯",), erhua=False, terms=("5G",))
+    scores = score_repeats(references, hypotheses, options=options)
+    assert scores["cer"] == plain["cer"] and scores["normalised"]["cer"] == 0
+    assert scores["normalisation"] == {"fillers": ["嗯"], "erhua": False}
+    assert scores["normalisation_version"] == NORMALISATION_VERSION
+    assert scores["terms"] == {
+        "5G": {"in_references": 1, "in_hypotheses": 1, "found": 1, "recall": 1.0, "precision": 1.0}
+    }
+    assert plain["terms"] == {} and plain["number_accuracy"] is None
+    rows = utterance_rows(references, hypotheses, Surroundings({}, {}, {}), options)
+    assert (rows[0]["edits"], rows[0]["normalised_edits"], rows[0]["normalised_chars"]) == (2, 0, 6)
+
+
+def test_the_interval_is_over_recordings() -> None:
+    references = {str(number): "今天天气" for number in range(40)}
+    hypotheses = [{key: "今天天气" if int(key) % 2 else "今天大气" for key in references}]
+    alone = score_repeats(references, hypotheses)
+    assert alone["cer_ci_low"] < alone["cer"] == 0.125 < alone["cer_ci_high"]
+    pairs = {key: str(int(key) // 2) for key in references}  # one good and one bad segment each: no spread
+    together = score_repeats(references, hypotheses, pairs)
+    assert together["cer_ci_low"] == together["cer"] == together["cer_ci_high"]
+    few = score_repeats(references, hypotheses, dict.fromkeys(references, "one"))
+    assert few["cer_ci_low"] is None and few["cer_ci_high"] is None
 
 
 def test_failure_takes_the_place_of_scores(tmp_path: Path) -> None:

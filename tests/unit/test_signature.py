@@ -53,6 +53,9 @@ OTHER: dict[str, Any] = {
     "logger.entity": "team",
     "logger.mode": "offline",
     "logger.tags": ["a"],
+    "scoring.fillers": ["嗯"],
+    "scoring.terms": __file__,
+    "scoring.names": __file__,
 }
 
 
@@ -117,8 +120,8 @@ def test_every_field_of_the_training_counts_unless_it_is_excluded(
     assert (before == after) == excluded
 
 
-@pytest.mark.parametrize("name", [*names_of("decoding", "logger"), "baseline"])
-def test_decoding_and_tracking_never_retrain(signatures: Callable[[str], tuple[str, str]], name: str) -> None:
+@pytest.mark.parametrize("name", [*names_of("decoding", "logger", "scoring"), "baseline"])
+def test_decoding_scoring_and_tracking_never_retrain(signatures: Callable[[str], tuple[str, str]], name: str) -> None:
     before, after = signatures(name)
     assert before == after
 
@@ -132,7 +135,7 @@ def test_excluded_names_exist() -> None:
 def test_every_group_is_covered() -> None:
     """A new config group has to be put on one side or the other."""
     groups = {field.name for field in dataclasses.fields(TrainConfig)}
-    assert groups == {*ADAPTER_GROUPS, "seed", "decoding", "logger", "baseline"}
+    assert groups == {*ADAPTER_GROUPS, "seed", "decoding", "logger", "scoring", "baseline"}
 
 
 def test_the_same_step_on_more_processes_is_the_same_training(trial_config: Callable[..., TrainConfig]) -> None:

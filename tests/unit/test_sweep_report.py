@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.sweep_report import HALVING, RECORDS, SweepReport
+from tests.offline_wandb import offline_runs
 
 
 @pytest.fixture
@@ -155,3 +156,54 @@ def test_start_writes_what_was_asked_for(sweep: DictConfig) -> None:
     """Hydra's own sweeper does too, but Optuna's does not, and the report's command comes from it."""
     SweepReport().on_multirun_start(sweep)
     assert OmegaConf.load(Path(sweep.hydra.sweep.dir) / "multirun.yaml") == sweep
+
+
+def logged(folder: Path, **logger: Any) -> None:
+    """The config that Hydra writes beside a trial, as far as the report reads it."""
+    OmegaConf.save({"logger": logger}, folder / ".hydra" / "config.yaml")
+
+
+def test_wandb_gets_the_report_of_the_trials_that_it_recorded(sweep: DictConfig) -> None:
+    report = SweepReport()
+    report.on_multirun_start(sweep)
+    logged(scored(sweep, 2), kind="none")
+    logged(scored(sweep, 3), kind="wandb", project="p", mode="offline", tags=["night"])
+    report.on_multirun_end(sweep)
+    folder = Path(sweep.hydra.sweep.dir)
+    (stored,) = offline_runs(folder / "report")
+    assert (stored.run.project, stored.run.run_group, stored.run.job_type) == ("p", str(folder), "report")
+    assert list(stored.run.tags) == ["night"] and stored.exit_code == 0
+    for name in ("report.html", "trials.csv", "trials.json"):
+        assert stored.artifact[name].read_bytes() == (folder / name).read_bytes()
+        assert stored.artifact[name].is_relative_to(folder)
+    table = stored.table("leaderboard")
+    assert table["columns"][:4] == ["rank", "kind", "trial", "lora.r"]
+    assert [row[:4] for row in table["data"]] == [[1, "trial", "lora.r=2", 2], [1, "trial", "lora.r=3", 3]]
+    cer = table["columns"].index("cer")
+    assert [row[cer] for row in table["data"]] == [0.5, 0.5]
+    assert {key: stored.summary[key] for key in ("num_trials", "num_scored", "best_cer")} == {
+        "num_trials": 2,
+        "num_scored": 2,
+        "best_cer": 0.5,
+    }
+    assert "cer" not in stored.summary  # else it would be a point among the trials
+    report.on_multirun_start(sweep)
+    assert not list(folder.glob("report/wandb/*"))  # the same sweep again is not uploaded twice
+
+
+@pytest.mark.parametrize("kind", ["none", "csv"])
+def test_wandb_gets_nothing_that_was_not_meant_for_it(sweep: DictConfig, kind: str) -> None:
+    report = SweepReport()
+    report.on_multirun_start(sweep)
+    logged(scored(sweep, 2), kind=kind)
+    report.on_multirun_end(sweep)
+    assert not (Path(sweep.hydra.sweep.dir) / "report").exists()
+
+
+def test_a_broken_record_for_wandb_is_a_warning(sweep: DictConfig, caplog: pytest.LogCaptureFixture) -> None:
+    report = SweepReport()
+    report.on_multirun_start(sweep)
+    logged(scored(sweep, 2), kind="wandb", no_such_option=1)
+    report.on_multirun_end(sweep)
+    assert "W&B: the report is not uploaded" in caplog.text
+    assert (Path(sweep.hydra.sweep.dir) / "report.html").is_file()

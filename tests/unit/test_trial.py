@@ -66,6 +66,9 @@ def test_evaluation_set(config: TrainConfig) -> None:
     evaluation = Trial(config).evaluation
     assert evaluation.references == {f"u{number}": answer for number, answer in enumerate(ANSWERS)}
     assert evaluation.audio == dict.fromkeys(evaluation.references)
+    around = evaluation.surroundings
+    assert around.audio == evaluation.audio and around.recordings == {key: key for key in evaluation.references}
+    assert around.seconds == {"u0": 0.48, "u1": 0.56, "u2": 0.64, "u3": 0.72}  # 6 to 9 codes of 80 ms
 
 
 def test_an_evaluation_set_is_held_while_nothing_about_it_changes(

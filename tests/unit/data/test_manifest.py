@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kimi_audio_ft.data.identity import manifest_identity, reference_identity
 from kimi_audio_ft.data.manifest import (
-    Manifest,
     TokenRange,
     read_manifest,
     require_recordings,
@@ -224,6 +221,21 @@ def test_reference_is_the_text_of_the_last_answer(tmp_path: Path, messages: list
     assert read_manifest(path)[0].reference == reference
 
 
+def test_recording_is_the_group_or_else_the_conversation_itself(tmp_path: Path) -> None:
+    lines = [asr(id="a", group="meeting"), asr(id="b", group=7), asr(id="c", group=""), asr()]
+    path = write(tmp_path / "m.jsonl", *lines)
+    assert [conversation.recording for conversation in read_manifest(path)] == ["meeting", "7", "c", "4"]
+    refused(write(tmp_path / "n.jsonl", asr(), asr(group=["x"])), 2, "key 'group' is ['x']; it must be a string")
+
+
+def test_codes_are_counted_over_the_audio_messages_of_a_conversation(tmp_path: Path) -> None:
+    two = [audio(audio_tokens=[105]), text("assistant", "好"), audio(audio_tokens=[105] * 3), text("assistant", "再见")]
+    lines = [asr(id="a"), asr(id="b", conversation=two), asr(id="c", conversation=[text("user", "a")]), asr(id="d")]
+    manifest = read_manifest(write(tmp_path / "m.jsonl", *lines), tokens=TOKENS)
+    assert manifest.num_codes().tolist() == [2, 4, 0, 2]
+    assert manifest[1:3].num_codes().tolist() == [4, 0]
+
+
 @pytest.mark.parametrize(
     "messages",
     [
@@ -260,36 +272,3 @@ def test_recordings_are_required(tmp_path: Path) -> None:
     expected = rf"m\.jsonl:3: there is no recording {tmp_path / 'b.wav'}\. Check the path and data\.audio_root"
     with pytest.raises(DataError, match=expected):
         require_recordings(manifest[2:], path)
-
-
-def corpus(folder: Path, transcript: str = "你好", sound: bytes = b"sound") -> Manifest:
-    folder.mkdir()
-    (folder / "a.wav").write_bytes(sound)
-    messages = [text("user", "转录"), audio(audio_tokens=[100]), text("assistant", transcript)]
-    return read_manifest(write(folder / "m.jsonl", asr() | {"conversation": messages}))
-
-
-def test_identity_is_that_of_the_content(tmp_path: Path) -> None:
-    identity = manifest_identity(corpus(tmp_path / "one"))
-    assert manifest_identity(corpus(tmp_path / "other transcript", transcript="您好")) != identity
-    assert manifest_identity(corpus(tmp_path / "other audio", sound=b"sounds")) != identity
-    shutil.move(tmp_path / "one", tmp_path / "moved")
-    moved = read_manifest(tmp_path / "moved" / "m.jsonl")
-    assert manifest_identity(moved) == identity
-    assert manifest_identity(read_manifest(tmp_path / "moved" / "m.jsonl", prompt="写")) != identity
-    (tmp_path / "moved" / "a.wav").unlink()
-    assert manifest_identity(moved) != identity
-
-
-def test_identity_of_what_is_scored_knows_neither_prompt_nor_codes(tmp_path: Path) -> None:
-    own = reference_identity(corpus(tmp_path / "one"))
-    place = tmp_path / "one" / "m.jsonl"
-    assert reference_identity(read_manifest(place, prompt="写")) == own
-    lines = place.read_text(encoding="utf-8")
-    (tmp_path / "one" / "other.jsonl").write_text(lines.replace("[100]", "[101]").replace("转录", "写"), "utf-8")
-    other = read_manifest(tmp_path / "one" / "other.jsonl")
-    assert reference_identity(other) == own != manifest_identity(other)  # tokenized for another model
-    assert reference_identity(corpus(tmp_path / "other transcript", transcript="您好")) != own
-    assert reference_identity(corpus(tmp_path / "other audio", sound=b"sounds")) != own
-    (tmp_path / "one" / "a.wav").unlink()
-    assert reference_identity(read_manifest(place)) != reference_identity(other) != own  # codes are all there is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kimi_audio_ft.cli import to_settings
-from kimi_audio_ft.engine.compose import compose_jobs
+from kimi_audio_ft.engine.compose import compose_jobs, quick
 from kimi_audio_ft.engine.jobs import Job, prepare
 from kimi_audio_ft.paths import config_dir, project_root
 from kimi_audio_ft.schema import TrainConfig
@@ -102,6 +103,24 @@ def test_as_hydra_composes(loaded: Any, name: str) -> None:
         assert str(ours.hydra.sweep.dir) == str(theirs.hydra.sweep.dir)  # the time of the sweep, not of the job
 
 
+def test_a_sweepers_look_at_every_job_composes_once_too(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader, master = loaded
+    composed = []
+    own = loader.load_sweep_config
+    monkeypatch.setattr(loader, "load_sweep_config", lambda *given: composed.append(given) or own(*given))
+    ours = quick(loader)
+    assert quick(ours) is ours
+    for rank in (2, 4, 8):
+        assert ours.load_sweep_config(master, [*COMMON, f"lora.r={rank}"]).lora.r == rank
+    assert len(composed) == 1
+    other = copy.deepcopy(master)
+    with open_dict(other):
+        other.hydra.sweep.dir = "elsewhere"
+    assert ours.load_sweep_config(other, [*COMMON, "lora.r=2"]) is not None
+    assert len(composed) == 2  # another sweep is another template
+    assert ours.list_groups("") == loader.list_groups("")
+
+
 def test_jobs_share_no_value(loaded: Any) -> None:
     first, second = compose_jobs(*loaded, [["lora.r=1"], ["lora.r=2"]], 0)
     first.optim.lr = 7.0
@@ -126,7 +145,8 @@ def test_a_large_sweep_is_composed_and_checked_at_once(loaded: Any, monkeypatch:
     composed = []
     own = loader.load_sweep_config
     monkeypatch.setattr(loader, "load_sweep_config", lambda *given: composed.append(given) or own(*given))
-    jobs = [[*COMMON, f"lora.r={1 + number}", f"optim.lr={number + 1}e-5"] for number in range(200)]
+    common = [*COMMON, "data.train_manifest=nowhere.jsonl"]
+    jobs = [[*common, f"lora.r={1 + number}", f"optim.lr={number + 1}e-5"] for number in range(200)]
     configs = compose_jobs(loader, master, jobs, 0)
     assert len(composed) == 1
     job = Job(150, jobs[150], configs[150])

@@ -10,6 +10,7 @@ import pytest
 
 from kimi_audio_ft.errors import UserError
 from multirun_analysis.collect import Status, collect
+from multirun_analysis.records import read_jsonl, read_lines
 
 
 def test_a_finished_sweep_is_read_in_the_order_of_its_job_numbers(sweep_24: Path) -> None:
@@ -134,3 +135,11 @@ def test_records_may_be_larger_than_what_is_read(sweep) -> None:
     record = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     sweep.write(folder / "scores.json", record | {"new_metric": 1})
     assert collect(sweep.folder).trials[0].record["new_metric"] == 1
+
+
+def test_a_line_ends_at_its_newline_only(tmp_path: Path) -> None:
+    """JSON may leave U+2028 and U+0085 in its strings, and models write them."""
+    path = tmp_path / "utterances.jsonl"
+    path.write_text('{"a": "你\u2028好"}\n\n{"a": "再\u0085见"}\n', encoding="utf-8")
+    assert [row["a"] for row in read_jsonl(path)] == ["你\u2028好", "再\u0085见"]
+    assert [number for number, _ in read_lines(path)] == [1, 3]

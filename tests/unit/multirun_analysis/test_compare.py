@@ -102,6 +102,28 @@ def test_different_reference_sets_are_refused_by_name(sweep, entry: str, value: 
         load_sweep(sweep.folder)
 
 
+def test_the_difference_between_reference_sets_is_named(sweep) -> None:
+    line = {"repeat": 0, "hypothesis": "你", "cer": 0.5, "audio": None}
+    rows = [line | {"id": f"u{number}", "reference": "你好"} for number in range(6)]
+    sweep.write_lines(sweep.trial(0) / "utterances.jsonl", rows)
+    other = [rows[0], line | {"id": "u1", "reference": "您好"}, line | {"id": "x", "reference": "好"}]
+    sweep.write_lines(sweep.trial(1, num_references=3) / "utterances.jsonl", other)
+    with pytest.raises(UserError) as error:
+        load_sweep(sweep.folder)
+    assert (
+        "1/scores.json. 4 utterances only in 0: 'u2', 'u3', 'u4' and 1 more; 1 utterance only in 1: 'x'; "
+        "1 utterance with another reference in 1 than in 0: 'u1' ('您好' for '你好'). Error rates over different "
+    ) in str(error.value)
+
+
+def test_the_same_texts_of_other_recordings_are_told_apart(sweep) -> None:
+    for number, data in enumerate(("a", "b")):
+        folder = sweep.trial(number, eval_identity=data)
+        sweep.write_lines(folder / "utterances.jsonl", [{"id": "u", "reference": "好", "hypothesis": "", "cer": 1.0}])
+    with pytest.raises(UserError, match=r"Utterances and references are the same in 0 and 1, recordings or prompts"):
+        load_sweep(sweep.folder)
+
+
 def test_a_base_on_other_references_is_refused_too(sweep, change) -> None:
     folder = sweep.trial(0)
     change(folder / "baseline.json", num_references=3)

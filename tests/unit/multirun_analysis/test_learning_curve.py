@@ -35,7 +35,8 @@ def trials_of(law: PowerLaw, sizes: tuple[int, ...], seed: int, repeats: int = 1
 def trial_of(name: str, size: int, edits: np.ndarray) -> Trial:
     cer = float(edits.sum() / (CHARS * len(edits)))
     record: dict[str, Any] = {"train_conversations": size, "steps": 745}
-    trial = Trial(name, Path(name), Status.COMPLETED, {}, record=record, strict=Scores(cer, *[None] * 7))
+    strict = Scores.from_record({"cer": cer}, Path(name))
+    trial = Trial(name, Path(name), Status.COMPLETED, {}, record=record, strict=strict)
     counts = {"chars": CHARS, "normalised_edits": 0, "normalised_chars": CHARS}
     vars(trial)["utterances"] = [
         {"id": str(place), "repeat": 0, "recording": str(place // SEGMENTS), "edits": int(count), **counts}

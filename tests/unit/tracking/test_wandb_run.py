@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft.tracking import make_tracker
-from kimi_audio_ft.tracking.wandb_run import flat_keys, worst_first
 
 CONFIG = {
     "lora": {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]},
@@ -36,7 +35,7 @@ def run_trial(settings: Any, folder: Path, name: str = "lora.r=8") -> None:
     for step in (50, 100, 150):
         tracker.log({"train/loss": 100 / step, "train/lr": 1e-3}, step)
     tracker.log({"val/loss": 0.5}, 100)  # an earlier step again, as when a reused adapter's curves are replayed
-    tracker.finish({"cer": 0.4, "exact_match": 1 / 3, "normalised": {"cer": 0.3}}, UTTERANCES)
+    tracker.finish({"cer": 0.4, "exact_match": 1 / 3, "normalised": {"cer": 0.3}, "signature": "ab"}, UTTERANCES)
 
 
 def test_an_offline_run_holds_config_curves_scores_and_transcripts(
@@ -45,7 +44,7 @@ def test_an_offline_run_holds_config_curves_scores_and_transcripts(
     run_trial(logger_settings(utterance_rows=2), tmp_path)
     (stored,) = offline_runs(tmp_path)
     assert (stored.run.project, stored.run.display_name, stored.run.run_group) == ("unit-tests", "lora.r=8", "sweep-1")
-    assert list(stored.run.tags) == ["demo"]
+    assert list(stored.run.tags) == ["demo"] and stored.run.job_type == "trial"
     assert stored.config["lora"] == CONFIG["lora"]
     flat = {"lora.r": 8, "optim.lr": 1e-3, "decoding.text_temperature": 0.3, "seed": 7}
     assert {key: stored.config[key] for key in flat} == flat
@@ -53,7 +52,8 @@ def test_an_offline_run_holds_config_curves_scores_and_transcripts(
     assert stored.curve("val/loss") == [(100, 0.5)]
     assert stored.step_metrics == {"train/*": "step", "val/*": "step"}
     assert stored.summary["cer"] == 0.4 and stored.summary["exact_match"] == 1 / 3
-    assert stored.summary["normalised"] == {"cer": 0.3}
+    assert stored.summary["cer_normalised"] == 0.3 and "signature" not in stored.summary
+    assert stored.config["record"] == {"signature": "ab"} and stored.config["record.signature"] == "ab"
     table = stored.table("utterances")
     assert table["columns"] == ["id", "repeat", "reference", "hypothesis", "cer"]
     assert table["data"] == [["b", 0, "七千万", "", 1.0], ["c", 0, "所有LPL", "所有LP", 0.2]]
@@ -124,16 +124,6 @@ def test_a_failure_inside_wandb_is_one_warning(
     assert warning.levelname == "WARNING" and "W&B failed while logging" in warning.message
     (stored,) = offline_runs(tmp_path)
     assert stored.exit_code == 1
-
-
-def test_flat_keys_and_worst_rows() -> None:
-    assert flat_keys({"a": {"b": {"c": 1}, "d": [1, {"e": 2}]}, "f": None, "g": {}}) == {
-        "a.b.c": 1,
-        "a.d": [1, {"e": 2}],
-        "f": None,
-        "g": {},
-    }
-    assert [row["id"] for row in worst_first([*UTTERANCES, {**UTTERANCES[1], "id": "z"}], 3)] == ["b", "z", "c"]
 
 
 SCRIPT = textwrap.dedent(

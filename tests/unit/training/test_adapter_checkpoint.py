@@ -63,7 +63,7 @@ def test_lightning_gets_back_what_it_gave(trial_config: Config, tmp_path: Path, 
     config = trial_config(lora=lora, trainer={"max_steps": 3, "save_every": 3})
     trial = Trial(config)
     trial.data.setup()
-    with trial.base.new_adapter(config.lora, 1) as model:
+    with trial.base.new_adapters({ONE: (config.lora, 1)}) as model:
         module = AdapterTraining(model, [Learner(config.optim, 1)], 3)
         recorder = CurveRecorder(1, 0, lambda: {ONE: 0.5})
         callbacks = [recorder, KeepCheckpoints([tmp_path], 3, 1)]

@@ -129,7 +129,7 @@ class TestWhatIsTrained:
 
     def test_every_adapter_tensor_moves(self, trial_config: Config, fit: Fit, tmp_path: Path) -> None:
         config = trial_config(trainer={"max_steps": 3})
-        with Trial(config).base.new_adapter(config.lora, config.seed) as model:
+        with Trial(config).base.new_adapters({ONE: (config.lora, config.seed)}) as model:
             start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
         fit(config)
         end = adapter(tmp_path)
@@ -143,7 +143,7 @@ class TestWhatIsTrained:
         trial.data.setup()
         calls: list[str] = []
         shapes: list[tuple[int, ...]] = []
-        with trial.base.new_adapter(config.lora, 1) as model:
+        with trial.base.new_adapters({ONE: (config.lora, 1)}) as model:
             base = model.base_model.model
             watched = [*base.model.mimo_layers, base.model.mimo_norm, base.mimo_output]
             hooks = [m.register_forward_hook(lambda m, *_: calls.append(type(m).__name__)) for m in watched]
@@ -207,7 +207,7 @@ def test_gradients_are_clipped(trial_config: Config, tmp_path: Path, limit: floa
     trial = Trial(config)
     trial.data.setup()
     watch = ClippedNorms()
-    with trial.base.new_adapter(config.lora, 1) as model:
+    with trial.base.new_adapters({ONE: (config.lora, 1)}) as model:
         module = AdapterTraining(model, [Learner(config.optim, 1)], 2)
         trainer = make_trainer(module, config.trainer, 1, {ONE: tmp_path}, [watch])
         trainer.fit(module, datamodule=trial.data)
@@ -221,7 +221,7 @@ def test_validation_loss_does_not_depend_on_its_batches(trial_config: Config, tm
         config = trial_config(data=data)
         trial = Trial(config)
         trial.data.setup()
-        with trial.base.new_adapter(config.lora, 1) as model:
+        with trial.base.new_adapters({ONE: (config.lora, 1)}) as model:
             module = AdapterTraining(model, [Learner(config.optim, 1)], 1)
             module.trainer = make_trainer(module, config.trainer, 1, {ONE: tmp_path}, [])
             loader = trial.data.validation_batches()

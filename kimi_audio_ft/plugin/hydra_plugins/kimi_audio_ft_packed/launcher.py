@@ -30,7 +30,10 @@ class PackedLauncher(Launcher):
         self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what launches need."""
+        """Keep what launches need, and let the sweeper compose jobs as quickly as a launch does."""
+        from kimi_audio_ft.engine.compose import quick
+
+        hydra_context.config_loader = quick(hydra_context.config_loader)
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:

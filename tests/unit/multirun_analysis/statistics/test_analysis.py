@@ -16,6 +16,7 @@ from multirun_analysis import load_sweep
 from multirun_analysis.compare import Comparison
 from multirun_analysis.statistics import Reason
 from multirun_analysis.tables import trials_csv, trials_json
+from multirun_analysis.verdicts import conclusions
 from tests.synthetic_errors import Planted
 from tests.synthetic_sweep import write_sweep
 
@@ -157,3 +158,16 @@ def test_thirty_six_trials_of_a_thousand_utterances_take_seconds(tmp_path: Path)
     rank = {value.value: value for value in found.effects[0].values}
     assert rank[8].effect > 0 and rank[8].interval and rank[8].interval.low > 0
     assert not {trial.params["optim.lr"] for trial in found.best_group} & {2e-5}
+
+
+def test_of_a_large_sweep_the_best_are_compared(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("multirun_analysis.statistics.analysis.MOST_COMPARED", 5)
+    comparison = load_sweep(small)
+    statistics, ordered = comparison.statistics, [row.trial for row in comparison.rows if row.rank]
+    assert statistics.beyond == ordered[5:] and statistics.num_compared == 5 and len(statistics.pairs) == 10
+    assert all(statistics.interval_of(trial) for trial in ordered), "from their own records"
+    assert {value.interval for effect in statistics.effects for value in effect.values} == {None}
+    assert any("Only the 5 trials" in line for line in conclusions(comparison))
+    told = {row["name"]: row["in_best_group"] for row in document(comparison)["trials"]}
+    assert [told[trial.name] for trial in ordered[5:]] == [None] * 3
+    assert document(comparison)["statistics"]["not_compared"] == [trial.name for trial in ordered[5:]]

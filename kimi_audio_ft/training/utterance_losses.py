@@ -1,0 +1,69 @@
+"""The loss of each conversation by itself, under a model that is given its answer (teacher forcing)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from kimi_audio_ft.base_model import Base
+from kimi_audio_ft.data.batching import validation_share
+from kimi_audio_ft.data.datamodule import BatchRules, Collate, ConversationData
+from kimi_audio_ft.data.dataset import ConversationDataset
+from kimi_audio_ft.decoding.transcribe import to_device
+from kimi_audio_ft.training.loss import row_losses
+from kimi_audio_ft.training.shared_batch import Targets
+from kimi_audio_ft.transcripts import EvaluationSet
+
+# Conversations in a batch, when data.max_batch_tokens allows: without gradients they take little memory.
+_BATCH_SIZE = 8
+
+
+def evaluation_losses(
+    base: Base, evaluation: EvaluationSet, adapter: tuple[str, Path] | None, progress: bool = False
+) -> dict[str, float]:
+    """Loss of every conversation of an evaluation set by id; see ``utterance_losses``.
+
+    Args:
+        adapter: identity and folder of a saved adapter; None is the base alone.
+    """
+    settings = evaluation.settings
+    rules = BatchRules(1, "sample", 0, progress)
+    data = ConversationData(settings, base.tokenizer, base.encoders(), base.tokens, rules)
+    answered = data.dataset(evaluation.conversations, settings.eval_manifest, None)
+    visible = progress and sys.stdout.isatty()
+    with base.saved_adapter(adapter[1] if adapter else None) as model:
+        return utterance_losses(model, answered, base.tokenizer.pad_id, settings.max_batch_tokens, visible)
+
+
+@torch.no_grad()
+def utterance_losses(
+    model: torch.nn.Module, dataset: ConversationDataset, pad_id: int, max_tokens: int, progress: bool = False
+) -> dict[str, float]:
+    """Mean cross-entropy of each conversation's answer tokens, its end included, in nats; by id, in their order.
+
+    Args:
+        dataset: conversations with their answers.
+        max_tokens: largest padded number of positions in a batch; a longer conversation is a batch of its own.
+
+    The figures are those that training averages (``loss.row_losses``) and do not depend on how batches are cut.
+    """
+    from rich.progress import track
+
+    device = next(model.parameters()).device
+    collate = Collate(pad_id, dataset.audio.mode == "online")
+    losses: dict[str, float] = {}
+    for draws in track(
+        validation_share(dataset.lengths()[:, 0], _BATCH_SIZE, max_tokens),
+        "losses",
+        disable=not progress,
+        transient=True,
+    ):
+        (batch,) = collate([dataset[draw] for draw in draws])
+        inputs, mask_BS = to_device(batch["inputs"], device), batch["text_loss_mask"].to(device)
+        logits_NV = model(**inputs, audio_branch=False, text_positions=mask_BS).text_logits
+        targets = Targets.of(batch)
+        found = row_losses(logits_NV, targets.labels_N.to(device), targets.rows_N.to(device), targets.num_rows)
+        losses.update(zip(batch["ids"], found.tolist(), strict=True))
+    return {conversation.id: losses[conversation.id] for conversation in dataset.conversations}

@@ -1,0 +1,124 @@
+"""What several adapters made of the same audio, gathered from the folders of ``python -m kimi_audio_ft.evaluate``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kimi_audio_ft.data.conversation import checked_line, id_of, reference_of
+from kimi_audio_ft.errors import DataError, UserError
+from multirun_analysis.collect import Trial, collect
+from multirun_analysis.records import read_lines
+
+FIRST_COMMAND = (
+    "What this command reads is written by: python -m kimi_audio_ft.evaluate -m adapter=SIGNATURE,SIGNATURE,null "
+    "losses=true decoding=greedy data.eval_manifest=TRAIN.tokens.jsonl, with the model= options of the training "
+    "(`python -m kimi_audio_ft.store ls` lists the signatures; null is the base alone)"
+)
+CODE_SECONDS = 0.08
+"""Length of what one semantic code stands for."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A reference, its audio, and by adapter what was heard and how unlikely the reference was.
+
+    seconds: length of the audio, None when unknown. line: in the manifest, where one was given.
+    losses: mean nats per answer token.
+    """
+
+    id: str
+    reference: str
+    audio: str | None
+    recording: str
+    seconds: float | None
+    line: int | None = None
+    votes: dict[str, str] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All utterances, the adapters that were asked with their CER (the best first), and notes for the reader."""
+
+    utterances: list[Utterance]
+    adapters: dict[str, float]
+    notes: list[str]
+
+
+def gather(folders: Sequence[Path], manifest: Path | None = None) -> Evidence:
+    """Read evaluations: folders of one, or of a multirun over adapters.
+
+    Every adapter has one vote, its first transcript: other decodings of the same adapter make the same mistakes.
+
+    Args:
+        manifest: the data set as it is now. References that were changed or removed since are left out.
+
+    Raises:
+        UserError: a folder holds no evaluation, the folders disagree about a reference, or a file cannot be read.
+    """
+    found: dict[str, Utterance] = {}
+    adapters: dict[str, float] = {}
+    for trial in _trials(folders):
+        adapter = trial.signature or str(trial.folder)
+        adapters.setdefault(adapter, trial.cer)
+        for row in trial.utterances:
+            _add(found, adapter, row, trial)
+    utterances, notes = (list(found.values()), []) if manifest is None else _as_in(manifest, found)
+    best_first = dict(sorted(adapters.items(), key=lambda one: one[1]))
+    return Evidence(utterances, best_first, notes)
+
+
+def _trials(folders: Sequence[Path]) -> Iterator[Trial]:
+    for folder in folders:
+        try:
+            trials = [trial for trial in collect(folder).finished if trial.utterances]
+        except DataError as error:
+            raise UserError(f"{error}. {FIRST_COMMAND}") from None
+        if not trials:
+            raise DataError(folder, "holds no finished evaluation with utterances.jsonl", FIRST_COMMAND)
+        yield from trials
+
+
+def _add(found: dict[str, Utterance], adapter: str, row: Mapping[str, Any], trial: Trial) -> None:
+    name = str(row["id"])
+    seen = found.get(name)
+    if seen is None:
+        recording = str(row.get("recording") or name)
+        seen = Utterance(name, row["reference"], row.get("audio"), recording, row.get("seconds"))
+        found[name] = seen
+    elif seen.reference != row["reference"]:
+        problem = f"has another reference for {name!r} ({row['reference']!r}) than before ({seen.reference!r})"
+        raise DataError(trial.folder / "utterances.jsonl", problem, "Evaluate all adapters on one manifest")
+    seen.votes.setdefault(adapter, row["hypothesis"])
+    if row.get("loss") is not None:
+        seen.losses.setdefault(adapter, row["loss"])
+
+
+def _as_in(manifest: Path, found: Mapping[str, Utterance]) -> tuple[list[Utterance], list[str]]:
+    """The utterances whose references stand in the manifest still, with what it says about them."""
+    kept, changed, unheard = [], 0, 0
+    for number, text in read_lines(manifest):
+        value = checked_line(text, manifest, number)
+        name = id_of(value, number)
+        utterance = found.get(name)
+        if utterance is None:
+            unheard += 1
+        elif utterance.reference != reference_of(value["conversation"]):
+            changed += 1
+        else:
+            codes = sum(len(message.get("audio_tokens") or ()) for message in value["conversation"])
+            seconds = utterance.seconds or codes * CODE_SECONDS or None
+            recording = str(value.get("group") or utterance.recording)
+            kept.append(replace(utterance, line=number, seconds=seconds, recording=recording))
+    if not kept:
+        raise DataError(manifest, "holds none of the references that were evaluated", FIRST_COMMAND)
+    removed = len(found) - len(kept) - changed
+    counts = (
+        (changed, "have another text in the manifest by now and are left out"),
+        (removed, "are no longer in the manifest and are left out"),
+        (unheard, "of the manifest were not evaluated"),
+    )
+    return kept, [f"{count} references {what}" for count, what in counts if count]

@@ -1,0 +1,78 @@
+"""Recordings that are in a data set more than once, with different texts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kimi_audio_ft.data.audio import AudioError, AudioInfo, audio_info, content_digest, decode_mono
+from multirun_analysis.labels.evidence import Utterance
+
+
+@dataclass(frozen=True)
+class Listening:
+    """What the recordings themselves say, by id of the utterance.
+
+    seconds: lengths, from their headers. same: utterances with exactly the same sound. missing: how many recordings
+    cannot be read here.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    same: dict[str, list[Utterance]] = field(default_factory=dict)
+    missing: int = 0
+
+
+def listen(utterances: Sequence[Utterance]) -> Listening:
+    """Look at every recording's header, and decode those of equal length to compare what is in them.
+
+    Contents are compared, not files: a wav and the flac made from it are the same sound.
+    """
+    infos: dict[str, AudioInfo] = {}
+    for utterance in utterances:
+        try:
+            if utterance.audio is not None:
+                infos[utterance.id] = audio_info(utterance.audio)
+        except AudioError:
+            continue
+    heard = [utterance for utterance in utterances if utterance.id in infos]
+    alike = _groups((_format(infos[utterance.id]), utterance) for utterance in heard)
+    equal = _groups((_digest(utterance), utterance) for group in alike for utterance in group)
+    return Listening(
+        seconds={name: info.seconds for name, info in infos.items()},
+        same={one.id: [other for other in group if other is not one] for group in equal for one in group},
+        missing=len(utterances) - len(heard),
+    )
+
+
+def other_texts(same: Mapping[str, Sequence[Utterance]], texts: Mapping[str, str]) -> dict[str, Utterance]:
+    """Of every utterance whose sound has another text elsewhere, the first such other one.
+
+    ``texts`` are what is compared, by id.
+    """
+    found = {}
+    for name, others in same.items():
+        different = [other for other in others if texts[other.id] != texts[name]]
+        if different:
+            found[name] = different[0]
+    return found
+
+
+def _format(info: AudioInfo) -> tuple[int, int]:
+    return info.num_samples_16k, info.sample_rate
+
+
+def _digest(utterance: Utterance) -> str:
+    assert utterance.audio is not None
+    try:
+        return content_digest(*decode_mono(utterance.audio))
+    except AudioError:
+        return utterance.id  # damaged behind its header: like no other
+
+
+def _groups(keyed: Iterable[tuple[Hashable, Utterance]]) -> Iterator[list[Utterance]]:
+    """Utterances with equal keys, where there are several."""
+    groups: dict[Hashable, list[Utterance]] = defaultdict(list)
+    for key, utterance in keyed:
+        groups[key].append(utterance)
+    yield from (group for group in groups.values() if len(group) > 1)

@@ -1,0 +1,170 @@
+"""Signs that a reference is wrong, and how they are put together.
+
+Three signs are a matter of degree:
+
+``loss``
+    how unlikely the reference is under the adapters, which were given the audio: mean nats per answer token, averaged
+    over the adapters (confident learning's "self-confidence", arXiv 1911.00068, for sequences);
+``disagreement``
+    how far the adapters' transcripts are from the reference, less how far they are from each other: near 1 when all
+    write the same and the reference says something else, about 0 where they are merely at a loss;
+``speed``
+    by how much the characters per second are out of the data set's range of 3 robust standard deviations.
+
+Rule: every sign becomes a percentile (the share of references with a lower value, ties count half), and the *score* of
+a reference is the mean of its percentiles over the signs that are known of it. Two signs are no matter of degree and
+come first, ordered among themselves by the same score: the same audio with another text, one of which must be wrong,
+and a reference with nothing in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from statistics import fmean
+
+import numpy as np
+import pandas as pd
+from rapidfuzz.distance import Levenshtein
+
+from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.scoring import normalise
+from multirun_analysis.labels.evidence import FIRST_COMMAND, Evidence, Utterance
+from multirun_analysis.labels.same_audio import listen, other_texts
+
+DEGREES = ("loss", "disagreement", "speed")
+SPEED_RANGE = 3.0
+"""Robust standard deviations of the logarithm of the speed that are still in range."""
+
+_MAD_TO_STD = 1.4826  # of a normal distribution
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Utterances by suspicion, the most suspicious first, and what is known of each by id.
+
+    table: one row an utterance, in that order: ``score``, the values of ``DEGREES`` (NaN where unknown), their
+    percentiles ``<sign>_percentile``, ``chars_per_second`` and ``seconds``.
+    other_text: an utterance with the same audio and another text.
+    usual_speed: bounds of what is in range, characters per second; None when speeds are unknown or all alike.
+    """
+
+    evidence: Evidence
+    order: list[Utterance]
+    table: pd.DataFrame
+    other_text: dict[str, Utterance]
+    usual_speed: tuple[float, float] | None
+    notes: list[str]
+
+    @cached_property
+    def signs(self) -> list[str]:
+        """Signs of degree that at least one reference has."""
+        return [sign for sign in DEGREES if self.table[sign].notna().any()]
+
+
+def rank_suspects(evidence: Evidence) -> Ranking:
+    """Order the references by how likely they are wrong.
+
+    Raises:
+        UserError: there are neither losses nor two adapters to compare.
+    """
+    utterances = evidence.utterances
+    _require_enough(evidence)
+    texts = {utterance.id: plain(utterance.reference) for utterance in utterances}
+    heard = listen(utterances)
+    table = pd.DataFrame(index=[utterance.id for utterance in utterances])
+    table["seconds"] = [utterance.seconds or heard.seconds.get(utterance.id, math.nan) for utterance in utterances]
+    table["loss"] = [fmean(u.losses.values()) if u.losses else math.nan for u in utterances]
+    table["disagreement"] = [disagreement(utterance) for utterance in utterances]
+    counts = np.array([len(text.replace(" ", "")) for text in texts.values()])
+    table["chars_per_second"] = counts / table["seconds"].where(table["seconds"] > 0)
+    table["speed"], usual = out_of_range(table["chars_per_second"])
+    for sign in DEGREES:
+        table[f"{sign}_percentile"] = percentiles(table[sign])
+    table["score"] = table[[f"{sign}_percentile" for sign in DEGREES]].mean(axis=1).fillna(0.0)
+    other_text = other_texts(heard.same, texts)
+    table["certain"] = [name in other_text or not text for name, text in texts.items()]
+    table = table.sort_values(["certain", "score"], ascending=False, kind="stable")
+    by_id = {utterance.id: utterance for utterance in utterances}
+    notes = [*evidence.notes, *_notes(evidence, table, heard.missing, heard.same, other_text)]
+    return Ranking(evidence, [by_id[name] for name in table.index], table, other_text, usual, notes)
+
+
+def plain(text: str) -> str:
+    """A text as it is compared: without differences of case, width, punctuation and white space."""
+    return normalise(text, "normalised")
+
+
+def distance(first: str, second: str) -> float:
+    """Edits between two plain texts over the length of the longer one, 0 to 1."""
+    return Levenshtein.normalized_distance(plain(first), plain(second))
+
+
+def disagreement(utterance: Utterance) -> float:
+    """Mean distance of the transcripts to the reference, less that between the transcripts; NaN with fewer than two."""
+    votes = list(utterance.votes.values())
+    if len(votes) < 2:
+        return math.nan
+    to_reference = fmean(distance(vote, utterance.reference) for vote in votes)
+    return to_reference - fmean(distance(one, other) for one, other in combinations(votes, 2))
+
+
+def consensus(utterance: Utterance, adapters: Sequence[str]) -> str:
+    """The transcript that is nearest to all the others; of equally near ones the one of the first adapter."""
+    votes = [utterance.votes[adapter] for adapter in adapters if adapter in utterance.votes]
+    return min(votes, key=lambda vote: sum(distance(vote, other) for other in votes))
+
+
+def out_of_range(speeds: pd.Series) -> tuple[pd.Series, tuple[float, float] | None]:
+    """By how many robust standard deviations each speed is out of range (0 within), and the range itself.
+
+    The logarithm is what is nearly normal; median and median absolute deviation are not moved by the wrong ones.
+    """
+    logs = np.log(speeds.clip(lower=1e-3))
+    middle = logs.median()
+    spread = _MAD_TO_STD * (logs - middle).abs().median()
+    if not spread > 0:  # unknown, or all alike
+        return speeds * math.nan, None
+    excess = ((logs - middle).abs() / spread - SPEED_RANGE).clip(lower=0.0)
+    return excess, (math.exp(middle - SPEED_RANGE * spread), math.exp(middle + SPEED_RANGE * spread))
+
+
+def percentiles(values: pd.Series) -> pd.Series:
+    """Share of the known values that are lower, ties counted half; NaN stays."""
+    return (values.rank(method="average") - 0.5) / values.count()
+
+
+def _require_enough(evidence: Evidence) -> None:
+    if len(evidence.adapters) < 2 and not any(utterance.losses for utterance in evidence.utterances):
+        raise UserError(
+            "labels: one adapter without losses says too little. Give the folders of two adapters or more, or of an "
+            f"evaluation with losses=true. {FIRST_COMMAND}"
+        )
+
+
+def _notes(
+    evidence: Evidence,
+    table: pd.DataFrame,
+    missing: int,
+    same: dict[str, list[Utterance]],
+    other_text: dict[str, Utterance],
+) -> list[str]:
+    """What could not be looked at, in words."""
+    notes, total = [], len(table)
+    known = {sign: int(table[sign].notna().sum()) for sign in DEGREES}
+    if known["loss"] < total:
+        lacking = "no losses were written" if not known["loss"] else f"{total - known['loss']} references have no loss"
+        notes.append(f"{lacking}; evaluate with losses=true writes them")
+    if len(evidence.adapters) < 2:
+        notes.append("one adapter cannot agree with another: disagreement is left out")
+    if known["speed"] < total:
+        notes.append(f"speed is unknown for {total - known['speed']} references, whose audio's length is not known")
+    if missing:
+        notes.append(f"{missing} recordings cannot be read here and were not compared with each other")
+    repeated = len(same) - len(other_text)
+    if repeated:
+        notes.append(f"{repeated} references stand more than once, with the same audio and the same text")
+    return notes

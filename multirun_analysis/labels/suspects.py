@@ -1,0 +1,122 @@
+"""The suspects as a CSV that a person works through, and a short summary in the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from rapidfuzz.distance import Levenshtein
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from multirun_analysis.labels.evidence import Utterance
+from multirun_analysis.labels.signals import Ranking, consensus, plain
+from multirun_analysis.records import write_whole
+
+COLUMNS = (
+    *("rank", "id", "audio", "recording", "seconds", "reference", "best_hypothesis", "score", "reasons"),
+    *("loss", "disagreement", "chars_per_second", "same_audio_as", "line"),
+)
+HIGH = 0.9
+"""Percentile from which a sign is named among the reasons, also beside a stronger one."""
+SHOWN = 10
+
+
+def write_suspects(ranking: Ranking, path: Path, most: int = 0) -> int:
+    """Write the ``most`` suspicious references (0: all) as a CSV, the worst first; returns how many.
+
+    It starts with a byte order mark, without which Excel misreads Chinese.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    chosen = ranking.order[:most] if most else ranking.order
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for rank, utterance in enumerate(chosen, start=1):
+        writer.writerow({name: _cell(value) for name, value in _row(ranking, utterance, rank).items()})
+    write_whole(path, "\ufeff" + text.getvalue())
+    return len(chosen)
+
+
+def print_summary(ranking: Ranking, path: Path, written: int, console: Console | None = None) -> None:
+    """Say what was looked at, show the first suspects, and where all are."""
+    console = console or Console()
+    adapters = len(ranking.evidence.adapters)
+    console.print(
+        f"{len(ranking.order)} references, {adapters} adapter{'' if adapters == 1 else 's'}; "
+        f"signs: {', '.join([*ranking.signs, 'same audio'])}"
+    )
+    for note in ranking.notes:
+        console.print(Text(f"note: {note}", style="dim"))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("#", "reference", "best hypothesis", "why"):
+        table.add_column(heading, overflow="fold")
+    for rank, utterance in enumerate(ranking.order[:SHOWN], start=1):
+        heard = consensus(utterance, list(ranking.evidence.adapters))
+        table.add_row(*map(Text, (str(rank), utterance.reference, heard, "; ".join(reasons(ranking, utterance)))))
+    console.print(table)
+    console.print(Text(f"the {written} most suspicious references: {path}"), soft_wrap=True)
+
+
+def reasons(ranking: Ranking, utterance: Utterance) -> list[str]:
+    """Why a reference is suspected, in words; of what does not stand out, the strongest sign."""
+    values = ranking.table.loc[utterance.id]
+    strongest = values[[f"{sign}_percentile" for sign in ranking.signs]].astype(float).max()
+    high = min(HIGH, strongest)
+    said = []
+    if not plain(utterance.reference):
+        said.append("the reference holds no text")
+    other = ranking.other_text.get(utterance.id)
+    if other is not None:
+        said.append(f"{other.id} has the same audio and the text {other.reference!r}")
+    if values["disagreement_percentile"] >= high and values["disagreement"] > 0:
+        said.append(_disagreement(utterance, list(ranking.evidence.adapters)))
+    if values["loss_percentile"] >= high:
+        share = f"{values['loss_percentile']:.1%}"
+        said.append(f"a loss of {values['loss']:.2f} nats per token is above that of {share} of the references")
+    if values["speed"] > 0 and ranking.usual_speed is not None:
+        low, high = ranking.usual_speed
+        said.append(f"{values['chars_per_second']:.1f} characters per second; {low:.1f} to {high:.1f} are usual here")
+    return said
+
+
+def _disagreement(utterance: Utterance, adapters: list[str]) -> str:
+    heard = plain(consensus(utterance, adapters))
+    same = sum(plain(vote) == heard for vote in utterance.votes.values())
+    edits = Levenshtein.distance(heard, plain(utterance.reference))
+    length = max(len(heard), len(plain(utterance.reference)))
+    return f"{same} of {len(utterance.votes)} adapters write the best hypothesis, {edits} of {length} characters apart"
+
+
+def _row(ranking: Ranking, utterance: Utterance, rank: int) -> dict[str, Any]:
+    values = ranking.table.loc[utterance.id]
+    other = ranking.other_text.get(utterance.id)
+    return {
+        "rank": rank,
+        "id": utterance.id,
+        "audio": utterance.audio,
+        "recording": utterance.recording,
+        "seconds": values["seconds"],
+        "reference": utterance.reference,
+        "best_hypothesis": consensus(utterance, list(ranking.evidence.adapters)),
+        "score": values["score"],
+        "reasons": "; ".join(reasons(ranking, utterance)),
+        "loss": values["loss"],
+        "disagreement": values["disagreement"],
+        "chars_per_second": values["chars_per_second"],
+        "same_audio_as": other.id if other is not None else None,
+        "line": utterance.line,
+    }
+
+
+def _cell(value: Any) -> Any:
+    """Numbers to four places; nothing for what is unknown."""
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.4f}"
+    return "" if value is None else value

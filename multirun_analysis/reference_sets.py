@@ -1,0 +1,69 @@
+"""Trials are compared on one set of references; where there are two, what differs between them is said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kimi_audio_ft.errors import UserError
+from multirun_analysis.collect import Sweep, Trial
+
+REFERENCE_SET = ("num_references", "num_reference_chars", "eval_identity")
+_SHOWN = 3
+
+
+def check_reference_sets(sweep: Sweep) -> None:
+    """Every finished trial and every base was scored on the same references.
+
+    Raises:
+        UserError: they were not; names the trials, and the utterances that differ, from their utterances.jsonl.
+    """
+    for key in REFERENCE_SET:
+        holders: dict[Any, list[Trial]] = {}
+        for trial in [*sweep.finished, *sweep.baselines]:
+            holders.setdefault(trial.record.get(key), []).append(trial)
+        if len(holders) > 1:
+            found = "; ".join(f"{value!r} in {_named(trials)}" for value, trials in holders.items())
+            first, second, *_ = holders.values()
+            raise UserError(
+                f"{sweep.folder}: trials were scored on different reference sets: {key} is {found}. "
+                f"{_difference(first, second)}Error rates over different references cannot be compared. Score every "
+                "trial on one evaluation set (data.eval_manifest) or report the sweeps separately"
+            )
+
+
+def _named(trials: list[Trial], most: int = 4) -> str:
+    names = [f"{trial.name}/{'baseline' if trial.is_base else 'scores'}.json" for trial in trials]
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _difference(first: list[Trial], second: list[Trial]) -> str:
+    """What the transcripts of two groups of trials say about it; nothing when one of them has none."""
+    one, other = (next((trial for trial in trials if trial.utterances), None) for trials in (first, second))
+    if one is None or other is None:
+        return ""
+    references, others = _references(one), _references(other)
+    changed = [key for key, text in references.items() if key in others and others[key] != text]
+    told = [
+        _listed(f"only in {one.name}", [repr(key) for key in references if key not in others]),
+        _listed(f"only in {other.name}", [repr(key) for key in others if key not in references]),
+        _listed(
+            f"with another reference in {other.name} than in {one.name}",
+            [f"{key!r} ({others[key]!r} for {references[key]!r})" for key in changed],
+        ),
+    ]
+    what = "; ".join(filter(None, told))
+    same = f"Utterances and references are the same in {one.name} and {other.name}, recordings or prompts differ"
+    return f"{what or same}. "
+
+
+def _references(trial: Trial) -> dict[str, str]:
+    return {str(row.get("id")): str(row.get("reference")) for row in trial.utterances}
+
+
+def _listed(what: str, items: list[str]) -> str:
+    if not items:
+        return ""
+    rest = len(items) - _SHOWN
+    more = f" and {rest} more" if rest > 0 else ""
+    return f"{len(items)} utterance{'s' * (len(items) > 1)} {what}: {', '.join(items[:_SHOWN])}{more}"

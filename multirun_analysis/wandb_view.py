@@ -1,0 +1,202 @@
+"""``python -m multirun_analysis.wandb_view ENTITY/PROJECT``: a dashboard of a project's trials, as a W&B report.
+
+It reads what ``logger=wandb`` wrote: flat config keys, flat summaries, curves over ``step``, and two tables. Everything
+in it can be moved about, filtered and grouped on the page. W&B's own library for such pages, wandb-workspaces, writes
+it; nothing else of this project needs that library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from kimi_audio_ft.errors import ConfigError, UserError
+from kimi_audio_ft.scoring import CATEGORIES
+from kimi_audio_ft.tracking.wandb_values import short_name
+
+PARAMS = ("lora.r", "optim.lr", "decoding.text_temperature")
+LOGARITHMIC = ("optim.lr",)
+RATES = ("cer", "cer_normalised", "mer", "wer")
+EDITS = ("substitutions", "deletions", "insertions")
+COLUMNS = ("cer", "cer_ci_low", "cer_ci_high", "cer_normalised", "mer", "wer", "exact_match", *EDITS, "empty_rate")
+TITLE = "Fine-tuning sweep"
+
+_PROJECT = re.compile(r"([\w.-]+)/([\w.-]+)")
+_ABOUT = (
+    "One line, point or row is one trial: an adapter, under one decoding setting, scored on the evaluation set. Rates "
+    "are fractions; lower is better. The report of each sweep, with its intervals and tests, is an artifact of its run "
+    "of job type report."
+)
+# A page is 24 units wide.
+_WIDE, _HALF, _THIRD, _TALL = 24, 12, 8, 8
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, or 2 for an error that the user can mend."""
+    parser = argparse.ArgumentParser(
+        prog="python -m multirun_analysis.wandb_view",
+        description="Create a W&B report over the trials of a project: parallel coordinates, CER by parameter, "
+        "curves, error counts and tables.",
+    )
+    parser.add_argument("project", metavar="ENTITY/PROJECT", help="W&B user or team, and its project")
+    parser.add_argument("--group", metavar="SWEEP", help="only this sweep: the folder that it was run in")
+    parser.add_argument(
+        "--params", metavar="KEYS", default=",".join(PARAMS), help="config keys that were swept (%(default)s)"
+    )
+    parser.add_argument("--title", default=TITLE, help="title of the report (%(default)s)")
+    options = parser.parse_args(arguments)
+    try:
+        entity, project = split_project(options.project)
+        params = [key for key in options.params.split(",") if key]
+        print(f"dashboard: {save(build_report(entity, project, options.title, options.group, params))}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def split_project(name: str) -> tuple[str, str]:
+    """Entity and project out of ``ENTITY/PROJECT``."""
+    found = _PROJECT.fullmatch(name)
+    if found is None:
+        raise ConfigError("ENTITY/PROJECT", name, "must be two names with a slash between", "Write my-team/my-project")
+    return found[1], found[2]
+
+
+def build_report(entity: str, project: str, title: str, group: str | None, params: Sequence[str]) -> Any:
+    """The dashboard as a ``wandb_workspaces.reports.v2.Report``, made without the network.
+
+    Args:
+        group: show the trials of this sweep only; None shows those of all.
+        params: flat config keys of what was swept.
+
+    Raises:
+        UserError: wandb-workspaces is not installed.
+    """
+    wr = _library()
+    trials = _runset(wr, "trials", "trial", group)
+    reports = _runset(wr, "reports of sweeps", "report", group)
+    return wr.Report(
+        entity=entity,
+        project=project,
+        title=title,
+        description=f"Trials of {group}" if group else "Trials of all sweeps",
+        width="fluid",
+        blocks=[
+            wr.P(_ABOUT),
+            wr.H2("Parameters and error rates"),
+            wr.PanelGrid(runsets=[trials], panels=_parameter_panels(wr, params)),
+            wr.H2("Curves"),
+            wr.PanelGrid(runsets=[trials], panels=_curve_panels(wr)),
+            wr.H2("Errors"),
+            wr.PanelGrid(runsets=[trials], panels=_error_panels(wr)),
+            wr.H2("Leaderboard and utterances"),
+            wr.PanelGrid(runsets=[reports], panels=[_table(wr, "leaderboard")]),
+            wr.PanelGrid(runsets=[trials], panels=[_table(wr, "utterances")]),
+        ],
+    )
+
+
+def save(report: Any) -> str:
+    """Create the report on W&B's server; returns its address.
+
+    Raises:
+        UserError: nobody is logged in, W&B is offline by ``WANDB_MODE``, or the server refuses or does not answer.
+    """
+    from kimi_audio_ft.tracking.wandb_login import resolve_mode
+    from kimi_audio_ft.tracking.wandb_run import described
+
+    if resolve_mode("auto") != "online":
+        raise UserError(
+            "W&B: the dashboard is made on its server, and W&B is offline here (no login, or WANDB_MODE says so). Run "
+            "`wandb login`, upload offline trials with `wandb sync SWEEP/*/wandb`, and run this command again"
+        )
+    try:
+        report.save()
+    except Exception as error:  # no narrower class holds everything that wandb and its transport raise
+        place = f"{report.entity}/{report.project}"
+        raise UserError(
+            f"W&B: {place}: the dashboard cannot be created ({described(error)}). Check the name, your rights there "
+            "and the network"
+        ) from error
+    return str(report.url)
+
+
+def _library() -> Any:
+    try:
+        import wandb_workspaces.reports.v2 as library
+    except ImportError as error:
+        raise UserError(
+            f"wandb_view: the package wandb-workspaces cannot be imported ({error}). Run `pip install "
+            "wandb-workspaces`, or `pip install -e '.[dashboard]'` in a checkout"
+        ) from None
+    return library
+
+
+def _runset(wr: Any, name: str, job_type: str, group: str | None) -> Any:
+    """Runs of one kind in the report's own project; the best first, with the columns one wants."""
+    wanted = {"JobType": job_type, **({"Group": short_name(group)} if group else {})}
+    return wr.Runset(
+        name=name,
+        filters=" and ".join(f'Metric("{key}") == "{_escaped(value)}"' for key, value in wanted.items()),
+        order=[wr.OrderBy(wr.SummaryMetric("cer"), ascending=True)],
+        pinned_columns=["run:displayName", *(f"summary:{name}" for name in COLUMNS)],
+    )
+
+
+def _escaped(text: str) -> str:
+    """A text inside a filter. The library rewrites ``=`` and ``<`` even in there, before it reads Python's escapes."""
+    return "".join(char if char.isalnum() or char in "_./-" else f"\\U{ord(char):08x}" for char in text)
+
+
+def _parameter_panels(wr: Any, params: Sequence[str]) -> list[Any]:
+    """Parallel coordinates over all parameters, and CER by each."""
+    column = wr.ParallelCoordinatesPlotColumn
+    columns = [column(wr.Config(key), display_name=key, log=key in LOGARITHMIC) for key in params]
+    lines = wr.ParallelCoordinatesPlot(
+        title="Parameters to CER",
+        columns=[*columns, column(wr.SummaryMetric("cer"), display_name="CER")],
+        layout=wr.Layout(0, 0, _WIDE, _TALL),
+    )
+    points = [
+        wr.ScatterPlot(
+            title=f"CER by {key}",
+            x=wr.Config(key),
+            y=wr.SummaryMetric("cer"),
+            log_x=key in LOGARITHMIC,
+            layout=wr.Layout(_THIRD * (place % 3), _TALL * (1 + place // 3), _THIRD, _TALL),
+        )
+        for place, key in enumerate(params)
+    ]
+    return [lines, *points]
+
+
+def _curve_panels(wr: Any) -> list[Any]:
+    """Losses and learning rate over optimizer steps."""
+    named = (("Training loss", "train/loss"), ("Validation loss", "val/loss"), ("Learning rate", "train/lr"))
+    return [
+        wr.LinePlot(title=title, x="step", y=[key], layout=wr.Layout(_THIRD * place, 0, _THIRD, _TALL))
+        for place, (title, key) in enumerate(named)
+    ]
+
+
+def _error_panels(wr: Any) -> list[Any]:
+    """Rates, and counts of edits by kind and by category, side by side for every trial."""
+    by_category = [f"errors/{name}" for name in CATEGORIES]
+    named = (("Error rates", RATES), ("Edits", EDITS), ("Edits by category", by_category))
+    places = (wr.Layout(0, 0, _HALF, _TALL), wr.Layout(_HALF, 0, _HALF, _TALL), wr.Layout(0, _TALL, _WIDE, _TALL))
+    return [
+        wr.BarPlot(title=title, metrics=[wr.SummaryMetric(key) for key in keys], layout=place)
+        for place, (title, keys) in zip(places, named, strict=True)
+    ]
+
+
+def _table(wr: Any, name: str) -> Any:
+    return wr.WeavePanelSummaryTable(table_name=name, layout=wr.Layout(0, 0, _WIDE, 2 * _TALL))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

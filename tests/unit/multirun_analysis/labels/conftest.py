@@ -1,0 +1,88 @@
+"""Evaluations with planted label errors, in the files that ``kimi_audio_ft.evaluate`` writes."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WORDS = (
+    *("今天", "下午", "会议", "投资", "公司", "利润", "增长", "市场", "我们", "认为", "可能", "问题", "需要", "讨论"),
+    *("三百万", "二十五", "第一季度", "北京", "上海", "王总", "李经理", "项目", "风险", "数据", "比较", "稳定", "LPL"),
+)
+
+
+def write_evaluation(folder: Path, signature: str, rows: Sequence[Mapping[str, Any]], cer: float = 0.2) -> Path:
+    """One evaluation's folder, as a single run or as a job of a multirun."""
+    folder.mkdir(parents=True)
+    record = {"cer": cer, "signature": signature, "params": {"decoding.text_temperature": 0.0}}
+    (folder / "scores.json").write_text(json.dumps(record), encoding="utf-8")
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / "utterances.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A multirun over adapters on a data set some of whose references are wrong, and which."""
+
+    folder: Path
+    wrong: frozenset[str]
+    rows: list[list[dict[str, Any]]]
+
+
+def plant(
+    folder: Path, seed: int, references: int = 400, share: float = 0.05, adapters: int = 3, losses: bool = True
+) -> Planted:
+    """Utterances at 3 to 5 characters a second; a share of references is swapped or has half of its words replaced.
+
+    Every adapter hears the true text and gets a character in ten wrong, by itself; its loss is about that of a good
+    transcript for right references, and higher, but with overlap, for wrong ones.
+    """
+    rng = random.Random(seed)
+    truth = {f"u{number:04d}": _sentence(rng) for number in range(references)}
+    seconds = {name: len(text) / rng.uniform(3.0, 5.0) for name, text in truth.items()}
+    wrong = rng.sample(list(truth), round(share * references))
+    written = dict(truth)
+    half = len(wrong) // 2
+    for name, other in zip(wrong[:half], wrong[1:half] + wrong[:1], strict=True):
+        written[name] = truth[other]
+    for name in wrong[half:]:
+        written[name] = _corrupted(truth[name], rng)
+    jobs = []
+    for adapter in range(adapters):
+        rows = []
+        for name, text in truth.items():
+            heard = "".join(rng.choice(WORDS)[0] if rng.random() < 0.1 else char for char in text)
+            loss = rng.lognormvariate(1.0 if name in wrong else -0.7, 0.5)
+            row = {"id": name, "repeat": 0, "reference": written[name], "hypothesis": heard, "cer": 0.1, "audio": None}
+            rows.append({**row, "seconds": round(seconds[name], 2), **({"loss": loss} if losses else {})})
+        jobs.append(rows)
+        write_evaluation(folder / str(adapter), f"adapter{adapter}", rows, cer=0.1 + adapter / 100)
+    return Planted(folder, frozenset(wrong), jobs)
+
+
+def _sentence(rng: random.Random) -> str:
+    return "".join(rng.choices(WORDS, k=rng.randint(4, 12)))
+
+
+def _corrupted(text: str, rng: random.Random) -> str:
+    middle = len(text) // 2
+    return text[:middle] + _sentence(rng)[: len(text) - middle]
+
+
+@pytest.fixture
+def write() -> Callable[..., Path]:
+    """``write_evaluation``."""
+    return write_evaluation
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Callable[..., Planted]:
+    """Plants errors into a multirun in ``tmp_path / NAME``; see ``plant``."""
+    return lambda seed=0, name="multirun", **options: plant(tmp_path / name, seed, **options)

@@ -1,0 +1,166 @@
+"""The command from evaluations to the CSV: planted label errors are on top, and every column says what it should."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from multirun_analysis.labels.__main__ import main
+
+
+def suspects(path: Path) -> list[dict[str, str]]:
+    assert path.read_bytes().startswith(b"\xef\xbb\xbf"), "Excel reads UTF-8 by its byte order mark"
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file))
+
+
+def precision(rows: list[dict[str, str]], wrong: frozenset[str], top: int) -> float:
+    return sum(row["id"] in wrong for row in rows[:top]) / top
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_planted_errors_are_at_the_top(planted: Callable[..., Any], seed: int) -> None:
+    made = planted(seed)
+    assert main([str(made.folder), "--most", "0"]) == 0
+    rows = suspects(made.folder / "suspects.csv")
+    assert len(rows) == 400 and [int(row["rank"]) for row in rows] == list(range(1, 401))
+    assert len(made.wrong) == 20
+    assert precision(rows, made.wrong, 10) == 1.0
+    assert precision(rows, made.wrong, 20) >= 0.9
+    assert made.wrong <= {row["id"] for row in rows[:40]}
+
+
+def test_two_signs_find_more_than_one(planted: Callable[..., Any]) -> None:
+    """Losses that overlap, and adapters that mishear, are each less sure alone."""
+    both, alone = 0.0, 0.0
+    for seed in range(3):
+        made = planted(seed, f"both{seed}")
+        assert main([str(made.folder), "--most", "0"]) == 0
+        both += precision(suspects(made.folder / "suspects.csv"), made.wrong, 20)
+        by_loss = sorted(made.rows[0], key=lambda row: -row["loss"])
+        alone += precision([{"id": row["id"]} for row in by_loss], made.wrong, 20)
+    assert both > alone
+
+
+def test_without_losses_disagreement_alone_still_finds_most(
+    planted: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = planted(4, losses=False)
+    assert main([str(made.folder)]) == 0
+    out = capsys.readouterr().out
+    assert "signs: disagreement, speed, same audio" in out
+    assert "note: no losses were written; evaluate with losses=true writes them" in out
+    assert precision(suspects(made.folder / "suspects.csv"), made.wrong, 20) >= 0.8
+
+
+def test_columns_for_a_person(write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"id": f"u{n}", "repeat": 0, "reference": "今天下午开会", "hypothesis": "今天下午开会", "audio": None}
+        | {"cer": 0.0, "recording": "monday", "seconds": 2.0 + n / 50, "loss": 0.1 + n / 1000}
+        for n in range(40)
+    ]
+    rows[7] |= {"reference": "明天上午放假，不上班，好", "loss": 4.0}
+    rows[9] |= {"seconds": 60.0, "loss": 0.2}
+    write(tmp_path / "0", "best", rows, cer=0.1)
+    write(tmp_path / "1", "worse", [{**row, "hypothesis": row["hypothesis"] + "吗"} for row in rows], cer=0.2)
+    out = tmp_path / "lists" / "monday.csv"
+    assert main([str(tmp_path), "--out", str(out), "--most", "2"]) == 0
+    first, second = suspects(out)
+    assert list(first)[:9] == [
+        *("rank", "id", "audio", "recording", "seconds", "reference", "best_hypothesis", "score", "reasons")
+    ]
+    assert (first["rank"], first["id"], first["recording"], first["seconds"]) == ("1", "u7", "monday", "2.1400")
+    assert first["reference"] == "明天上午放假，不上班，好" and first["best_hypothesis"] == "今天下午开会"
+    assert first["loss"] == "4.0000" and float(first["chars_per_second"]) == pytest.approx(10 / 2.14, abs=1e-4)
+    # Of the reference's 10 characters either transcript has but two, 天 and 午; between the two is 1 edit in 7.
+    assert float(first["disagreement"]) == pytest.approx(8 / 10 - 1 / 7, abs=1e-4)
+    assert "1 of 2 adapters write the best hypothesis, 8 of 10 characters apart" in first["reasons"]
+    assert "a loss of 4.00 nats per token is above that of 98.8% of the references" in first["reasons"]
+    assert second["id"] == "u9" and "0.1 characters per second; " in second["reasons"]
+    assert "monday.csv" in capsys.readouterr().out
+
+
+def test_references_that_were_corrected_since_are_left_out(
+    planted: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = planted(5, references=60)
+    corrected = min(made.wrong)
+    lines = []
+    for row in made.rows[0][:50]:
+        text = "改好了" if row["id"] == corrected else row["reference"]
+        conversation = [
+            {"role": "user", "message_type": "audio", "content": "a.wav", "audio_tokens": [1] * 25},
+            {"role": "assistant", "message_type": "text", "content": text},
+        ]
+        line = {"id": row["id"], "group": "tuesday", "task_type": "understanding", "conversation": conversation}
+        lines.append(json.dumps(line, ensure_ascii=False))
+    manifest = tmp_path / "train.tokens.jsonl"
+    manifest.write_text("\n".join(["", *lines]) + "\n", encoding="utf-8")
+    assert main([str(made.folder), "--manifest", str(manifest)]) == 0
+    rows = suspects(made.folder / "suspects.csv")
+    expected = [row["id"] for row in made.rows[0][:50] if row["id"] != corrected]
+    assert sorted(row["id"] for row in rows) == sorted(expected)
+    assert {row["recording"] for row in rows} == {"tuesday"}
+    first = next(row for row in rows if row["id"] == "u0000")
+    assert first["line"] == "2"
+    out = capsys.readouterr().out
+    assert "1 references have another text in the manifest by now" in out
+    assert "10 references are no longer in the manifest" in out
+
+
+@pytest.mark.parametrize(
+    ("prepare", "said"),
+    [
+        (lambda tmp: None, "is not a folder"),
+        (lambda tmp: (tmp / "x").mkdir(), "holds no trial folder"),
+        (lambda tmp: (tmp / "x" / ".hydra").mkdir(parents=True), "holds no finished evaluation"),
+    ],
+)
+def test_without_input_the_error_names_the_command_that_makes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], prepare: Callable[[Path], Any], said: str
+) -> None:
+    prepare(tmp_path)
+    assert main([str(tmp_path / "x")]) == 2
+    error = capsys.readouterr().err
+    assert said in error and "python -m kimi_audio_ft.evaluate -m adapter=" in error and "losses=true" in error
+
+
+def test_one_adapter_needs_losses(planted: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    bare = planted(6, "bare", adapters=1, losses=False)
+    assert main([str(bare.folder)]) == 2
+    assert "one adapter without losses says too little" in capsys.readouterr().err
+    made = planted(6, "made", adapters=1)
+    assert main([str(made.folder)]) == 0
+    assert "one adapter cannot agree with another" in capsys.readouterr().out
+    assert precision(suspects(made.folder / "suspects.csv"), made.wrong, 20) >= 0.6
+
+
+def test_folders_that_disagree_about_a_reference(
+    planted: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = planted(7, "one"), planted(8, "other")
+    assert main([str(one.folder), str(other.folder)]) == 2
+    error = capsys.readouterr().err
+    assert "other/0/utterances.jsonl" in error and "has another reference for 'u0000'" in error
+
+
+def test_a_wrong_number_of_rows(planted: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(planted(9).folder), "--most", "-1"]) == 2
+    assert "--most=-1" in capsys.readouterr().err
+
+
+def test_the_command_never_imports_torch(planted: Callable[..., Any]) -> None:
+    program = (
+        "import sys; from multirun_analysis.labels.__main__ import main; main(sys.argv[1:]); "
+        "sys.exit(str({'torch', 'transformers', 'wandb'} & set(sys.modules) or '') or 0)"
+    )
+    command = [sys.executable, "-c", program, str(planted(10, references=60).folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,164 @@
+"""How numbers are said; the left column is what a transcript may hold, in lower case and half width."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from kimi_audio_ft.scoring import normalise
+from kimi_audio_ft.scoring.spoken_numbers import fold_numerals, spell_numbers
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("7000万", "七千万"),
+        ("12,000元", "一万二千元"),
+        ("12000元", "一万二千元"),
+        ("2000", "二千"),
+        ("2000个", "二千个"),
+        ("1‰", "千分之一"),
+        ("100%", "百分之百"),
+        ("10:05", "十点零五分"),
+        ("11:00", "十一点"),
+        ("13:10:36", "十三点十分三十六秒"),
+        ("到36.5°c", "到三十六点五摄氏度"),
+        ("$2.5亿", "二点五亿美元"),
+        ("123456789012元", "一千二百三十四亿五千六百七十八万九千零一十二元"),
+        ("110个", "一百一十个"),
+        ("10086", "一万零八十六"),
+        ("2.5亿", "二点五亿"),
+        ("1.3亿美元", "一点三亿美元"),
+        ("0.05", "零点零五"),
+        ("50%", "百分之五十"),
+        ("6.3%", "百分之六点三"),
+        ("2024年", "二零二四年"),
+        ("08年", "零八年"),
+        ("20年后", "二十年后"),
+        ("90后", "九零后"),
+        ("8月15号", "八月十五号"),
+        ("2024-08-15", "二零二四年八月十五日"),
+        ("10:30", "十点三十分"),
+        ("3:2领先", "三比二领先"),
+        ("3-5个", "三到五个"),
+        ("3~5个", "三到五个"),
+        ("10%-20%", "百分之十到百分之二十"),
+        ("3/4", "四分之三"),
+        ("第3条", "第三条"),
+        ("-5度", "负五度"),
+        ("t+1交易", "t加一交易"),
+        ("3+2模式", "三加二模式"),
+        ("2.0.1版", "二点零点一版"),
+        ("1,2,3", "一,二,三"),
+    ],
+)
+def test_readings(written: str, said: str) -> None:
+    assert spell_numbers(written) == said
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("13800138000", "一三八零零一三八零零零"),
+        ("010-64035547", "零一零六四零三五五四七"),
+        ("电话是110", "电话是一一零"),
+        ("拨打12306", "拨打一二三零六"),
+        ("007", "零零七"),
+    ],
+)
+def test_digits_that_are_read_one_by_one(written: str, said: str) -> None:
+    assert spell_numbers(written) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "folded"),
+    [
+        ("幺三八零零", "一三八零零"),
+        ("幺幺零", "一一零"),
+        ("老幺", "老幺"),
+        ("二〇二四年", "二零二四年"),
+        ("两个", "二个"),
+        ("一千两百", "一千二百"),
+        ("二两酒半斤八两银两", "二两酒半斤八两银两"),
+        ("五g和四k", "5g和4k"),
+        ("十五g", "十五g"),
+        ("五gb", "五gb"),
+    ],
+)
+def test_numerals_with_several_writings(text: str, folded: str) -> None:
+    assert fold_numerals(text) == folded
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("2个", "两个"),
+        ("2000块", "两千块"),
+        ("200万", "两百万"),
+        ("2点", "两点"),
+        ("二〇二四年", "2024年"),
+        ("5g网络", "五g网络"),
+        ("百分之五十", "50%"),
+        ("两万两千", "22,000"),
+        ("一千零一夜", "1001夜"),
+        ("10000000", "一千万"),
+    ],
+)
+def test_both_ways_of_writing_are_the_same(one: str, other: str) -> None:
+    assert normalise(one, "normalised") == normalise(other, "normalised")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "十分感谢",
+            "一些",
+            "千万不要",
+            "二两酒",
+            "半斤八两",
+            "银两",
+            "5g",
+            "k12教育",
+            "用5g和4k",
+            "iphone15手机",
+            "mp3",
+        ),
+        *("in 2024 we had 3,000 users", "covid-19", "t+1", "2.5g内存", "我们，你们。"),
+    ],
+)
+def test_what_holds_no_number_or_is_not_mandarin_stays(text: str) -> None:
+    assert spell_numbers(text) == text
+
+
+def test_marks_that_stand_beside_numbers() -> None:
+    assert normalise("1，2，3。", "normalised") == "一二三"
+    assert normalise("共计６．４２万人（约１／５）", "normalised") == "共计六点四二万人约五分之一"
+    assert normalise("他说：10：30到。", "normalised") == "他说十点三十分到"
+
+
+def test_a_second_pass_changes_nothing() -> None:
+    rng = random.Random(1)
+    pieces = [*"0123456789" * 2, *"万亿年月号个零一二两幺〇点后电话是abgk", *".,:-/%+~$ °", "分之", "1,234", "T+", "℃"]
+    for _ in range(6000):
+        text = "".join(rng.choices(pieces, k=rng.randrange(1, 12)))
+        once = normalise(text, "normalised")
+        assert normalise(once, "normalised") == once, text
+
+
+def test_no_digit_is_left_in_mandarin_but_in_words() -> None:
+    rng = random.Random(2)
+    for _ in range(2000):
+        text = "我" + "".join(rng.choices([*"0123456789.,:-/%+年个"], k=9))
+        assert not any(character in "0123456789" for character in normalise(text, "normalised")), text
+
+
+def test_texts_with_numbers_take_milliseconds() -> None:
+    rng = random.Random(0)
+    texts = [f"我们有{rng.randrange(10_000)}个人，{rng.randrange(100)}%在{rng.randrange(24)}:30到" for _ in range(2000)]
+    begin = time.process_time()
+    for text in texts:
+        spell_numbers(text)
+    assert time.process_time() - begin < 4

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from kimi_audio_ft.scoring import TermScore, term_scores
+
+
+def test_recall_and_precision_of_every_term() -> None:
+    references = {"a": "资产负债表和LPL", "b": "二级市场二级市场", "c": "没有"}
+    hypotheses = {"a": "资产 负债表和lp", "b": "二级市场", "c": "二级市场的LPL"}
+    scores = term_scores(references, [hypotheses], ["资产负债表", "LPL", "二级市场", "基金"])
+    assert scores["资产负债表"] == TermScore(1, 1, 1)
+    assert scores["LPL"] == TermScore(1, 1, 0)
+    assert scores["二级市场"] == TermScore(2, 2, 1)
+    assert (scores["二级市场"].recall, scores["二级市场"].precision) == (0.5, 0.5)
+    assert (scores["基金"].recall, scores["基金"].precision) == (None, None)
+
+
+def test_repeats_are_summed_and_missing_hypotheses_find_nothing() -> None:
+    references = {"a": "用7000万", "b": "看MAIN里"}
+    scores = term_scores(references, [{"a": "用七千万"}, {}], ["7000万", "AI"])
+    assert scores == {"7000万": TermScore(2, 1, 1), "AI": TermScore(0, 0, 0)}
+    assert scores["7000万"].recall == 0.5 and scores["7000万"].precision == 1
+
+
+def test_of_overlapping_terms_the_longer_one_counts() -> None:
+    scores = term_scores({"a": "资产负债表"}, [{"a": "负债表"}], ["负债表", "资产负债表"])
+    assert scores == {"负债表": TermScore(0, 1, 0), "资产负债表": TermScore(1, 0, 0)}
+
+
+def test_no_terms() -> None:
+    assert term_scores({"a": "好"}, [{"a": "好"}], []) == {}
