@@ -174,7 +174,7 @@ def test_recordings_of_the_worst_utterances_are_in_the_page(sweep: Any, tmp_path
     ]
     sweep.write_lines(folder / "utterances.jsonl", lines)
     page = body(write_report(sweep.folder).html.read_text(encoding="utf-8"))
-    assert len(re.findall(r'<audio controls preload="none" [^>]*src="data:audio/mpeg;base64,', page)) == 1
+    assert len(re.findall(r'<audio controls preload="metadata" [^>]*src="data:audio/mpeg;base64,', page)) == 1
     assert "gone.wav (the recording was not found)" in page
 
 
