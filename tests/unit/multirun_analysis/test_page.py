@@ -45,7 +45,11 @@ def test_every_row_has_its_interval_and_a_whisker(synthetic: Comparison, english
     assert english.count('class="whisker"') == len(synthetic.rows) == 10
 
 
-def test_bars_are_to_scale(synthetic: Comparison) -> None:
+@pytest.mark.parametrize("with_base", [True, False])
+def test_bars_are_to_scale(synthetic: Comparison, with_base: bool) -> None:
+    if not with_base:
+        rows = [row for row in synthetic.rows if not row.trial.is_base]
+        synthetic = replace(synthetic, sweep=replace(synthetic.sweep, baselines=[]), rows=rows)
     bars = {line.trial.name: line.bar for line in Board(synthetic).rows if not line.trial.is_base}
     for trial in synthetic.sweep.finished:
         bar, interval = bars[trial.name], synthetic.statistics.interval_of(trial)
