@@ -94,7 +94,7 @@ class Board:
         highs = [interval.high for trial in trials if (interval := statistics.interval_of(trial))]
         worst = max([*highs, *(trial.cer for trial in trials)])
         base = max((base.cer for base in self.comparison.sweep.baselines), default=0.0)
-        return (base if base <= BASE_ROOM * worst else worst) or 1.0
+        return max(worst, base if base <= BASE_ROOM * worst else 0.0) or 1.0
 
     def _row(self, row: Row) -> BoardRow:
         statistics, trial = self.comparison.statistics, row.trial

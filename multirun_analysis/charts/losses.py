@@ -68,16 +68,9 @@ def _figure(split: str, points: list[Point], names: list[str], comparison: Compa
         alt.Tooltip("loss:Q", title=say("loss.loss"), format=".4f"),
     ]
     shown = 0.9 if split == "val" else 0.0  # every point of a training curve carries a tooltip, but would hide the line
-    places: dict[str, Any] = {
-        "x": alt.X(
-            "step:Q", title=say("loss.step"), scale=alt.Scale(zero=True), axis=alt.Axis(grid=False, tickCount=6)
-        ),
-        "y": alt.Y(
-            "loss:Q", title=say("loss.loss"), axis=alt.Axis(tickCount=5), scale=alt.Scale(type=kind, zero=False)
-        ),
-    }
+    x, y = _axes(kind, say)
     colour = alt.Color("adapter:N", title=None, sort=names, **scheme, **legend)
-    chart = chart_of(points).encode(color=colour, detail="signature:N", **places)
+    chart = chart_of(points).encode(color=colour, detail="signature:N", x=x, y=y)
     fading = alt.condition(picked, alt.value(0.9), alt.value(0.1))
     lines = chart.mark_line(strokeWidth=1.8)
     dots = chart.mark_point(filled=True, size=26).encode(
@@ -85,7 +78,7 @@ def _figure(split: str, points: list[Point], names: list[str], comparison: Compa
     )
     lines = lines.encode(opacity=fading) if len(names) > 1 else lines
     turned = _turned(comparison, say) if split == "val" else []
-    marks = [_marks(turned, places, tips)] if turned else []
+    marks = [_ring(turned).encode(x=x, y=y, tooltip=tips)] if turned else []
     caption = say("loss.caption" if len(names) > 1 else "loss.one", n=len(comparison.adapters))
     caption += " " + say("loss.marked") if turned else ""
     spec = drawn([lines.add_params(picked), dots, *marks], names)
@@ -105,5 +98,13 @@ def _turned(comparison: Comparison, say: Messages) -> list[Point]:
     ]
 
 
-def _marks(turned: list[Point], places: dict[str, Any], tips: list[alt.Tooltip]) -> alt.Chart:
-    return chart_of(turned).mark_point(size=190, strokeWidth=2, style="ring").encode(tooltip=tips, **places)
+def _ring(turned: list[Point]) -> alt.Chart:
+    return chart_of(turned).mark_point(size=190, strokeWidth=2, style="ring")
+
+
+def _axes(kind: Literal["log", "linear"], say: Messages) -> tuple[alt.X, alt.Y]:
+    steps, losses = alt.Axis(grid=False, tickCount=6), alt.Axis(tickCount=5)
+    return (
+        alt.X("step:Q", title=say("loss.step"), axis=steps, scale=alt.Scale(zero=True)),
+        alt.Y("loss:Q", title=say("loss.loss"), axis=losses, scale=alt.Scale(type=kind, zero=False)),
+    )

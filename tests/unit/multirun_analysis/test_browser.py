@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
-from multirun_analysis import write_report
+from multirun_analysis import load_sweep, write_report
 from tests.report_page import body
 
 pytestmark = pytest.mark.slow
@@ -126,17 +128,31 @@ def test_a_heading_sorts_by_keyboard_and_says_so(page: Path, chromium: Any) -> N
     assert told == "true; ascending; descending; true"
 
 
-def test_a_click_on_a_line_shows_its_row(page: Path, chromium: Any) -> None:
+def test_a_click_on_a_line_shows_its_row(page: Path, synthetic_folder: Path, chromium: Any) -> None:
     told = driven(
         chromium,
         page,
         """
-        pickRow("3");
+        const line = document.querySelector("[data-chart=parallel] .mark-line path");
+        line.dispatchEvent(new MouseEvent("click", { bubbles: true }));
         const picked = document.querySelectorAll("tr.picked");
-        const told = picked.length + " " + picked[0].dataset.name
+        const told = picked.length + " " + picked[0]?.dataset.name
         """,
     )
-    assert told == "1 3"
+    worst = max(load_sweep(synthetic_folder).sweep.finished, key=lambda trial: trial.cer)
+    assert told == f"1 {worst.name}"  # the first line is the worst trial's, under all others
+
+
+def test_a_recording_can_be_played(sweep: Any, tmp_path: Path, chromium: Any) -> None:
+    """The page's own policy lets it, and the browser knows the format."""
+    wav = tmp_path / "a.wav"
+    soundfile.write(wav, np.random.default_rng(0).normal(0, 0.1, 24_000), 16_000)
+    line = {"id": "a", "repeat": 0, "reference": "今天", "hypothesis": "明天", "cer": 0.5, "audio": str(wav)}
+    sweep.write_lines(sweep.trial(0) / "utterances.jsonl", [line])
+    told = driven(
+        chromium, write_report(sweep.folder).html, "const told = document.querySelector('audio').duration.toFixed(1)"
+    )
+    assert 1.4 <= float(told) <= 1.7
 
 
 def test_nothing_is_wider_than_a_phone(page: Path, chromium: Any) -> None:

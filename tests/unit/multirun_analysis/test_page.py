@@ -45,7 +45,11 @@ def test_every_row_has_its_interval_and_a_whisker(synthetic: Comparison, english
     assert english.count('class="whisker"') == len(synthetic.rows) == 10
 
 
-def test_bars_are_to_scale(synthetic: Comparison) -> None:
+@pytest.mark.parametrize("with_base", [True, False])
+def test_bars_are_to_scale(synthetic: Comparison, with_base: bool) -> None:
+    if not with_base:
+        rows = [row for row in synthetic.rows if not row.trial.is_base]
+        synthetic = replace(synthetic, sweep=replace(synthetic.sweep, baselines=[]), rows=rows)
     bars = {line.trial.name: line.bar for line in Board(synthetic).rows if not line.trial.is_base}
     for trial in synthetic.sweep.finished:
         bar, interval = bars[trial.name], synthetic.statistics.interval_of(trial)
@@ -53,6 +57,8 @@ def test_bars_are_to_scale(synthetic: Comparison) -> None:
         assert bar.low / bar.fill == pytest.approx(interval.low / trial.cer)
         assert (bar.low + bar.width) / bar.fill == pytest.approx(interval.high / trial.cer)
         assert bar.low > 0 and bar.low + bar.width <= 100.001
+    longest = max(bar.low + bar.width for bar in bars.values() if bar.low is not None and bar.width is not None)
+    assert with_base or longest == pytest.approx(100)
 
 
 def test_a_far_worse_base_does_not_squeeze_the_trials(sweep: Any) -> None:
@@ -61,6 +67,13 @@ def test_a_far_worse_base_does_not_squeeze_the_trials(sweep: Any) -> None:
     bars = {line.trial.is_base: line.bar for line in Board(load_sweep(sweep.folder)).rows[1:]}
     assert bars[True].fill == 100 and bars[True].beyond and not bars[False].beyond
     assert bars[False].fill == 100
+
+
+def test_a_base_that_is_better_than_a_trial_does_not_cut_its_bar(sweep: Any) -> None:
+    sweep.trial(0, cer=0.5)
+    sweep.trial(1, rank=16, cer=0.9)  # the base has 0.68
+    fills = [line.bar.fill for line in Board(load_sweep(sweep.folder)).rows]
+    assert fills == pytest.approx([100 * rate / 0.9 for rate in (0.5, 0.68, 0.9)])
 
 
 def test_the_group_and_the_recommended_trial_are_marked(synthetic: Comparison, english: str) -> None:
@@ -174,7 +187,7 @@ def test_recordings_of_the_worst_utterances_are_in_the_page(sweep: Any, tmp_path
     ]
     sweep.write_lines(folder / "utterances.jsonl", lines)
     page = body(write_report(sweep.folder).html.read_text(encoding="utf-8"))
-    assert len(re.findall(r'<audio controls preload="none" [^>]*src="data:audio/mpeg;base64,', page)) == 1
+    assert len(re.findall(r'<audio controls preload="metadata" [^>]*src="data:audio/mpeg;base64,', page)) == 1
     assert "gone.wav (the recording was not found)" in page
 
 
