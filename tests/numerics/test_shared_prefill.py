@@ -10,7 +10,7 @@ import torch
 
 from kimi_audio_ft.data.layout import TEXT_EOS
 from kimi_audio_ft.decoding import transcribe
-from kimi_audio_ft.lora.adapter import save_adapter
+from kimi_audio_ft.lora.adapter import ONE, save_adapter
 from kimi_audio_ft.schema import DecodingConfig, LoraConfig, TrainConfig
 from kimi_audio_ft.transcripts import EvaluationSet, Request, Transcripts, decode, decode_all
 from kimi_audio_ft.trial import Trial
@@ -45,7 +45,7 @@ def trial(trial_config: Callable[..., TrainConfig]) -> Iterator[Trial]:
 def adapter(trial: Trial, tmp_path: Path) -> tuple[str, Path]:
     """A random adapter that changes the answers."""
     torch.manual_seed(3)
-    with trial.base.new_adapter(LoraConfig(r=4), 1) as model:
+    with trial.base.new_adapters({ONE: (LoraConfig(r=4), 1)}) as model:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.03)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import time
 from datetime import datetime
 from pathlib import Path
@@ -152,7 +151,6 @@ def test_thirty_six_trials_of_a_thousand_utterances_take_seconds(tmp_path: Path)
     start = time.process_time()
     found = load_sweep(folder).statistics
     assert time.process_time() - start < 8  # 30 s are allowed for everything, and the page takes most of them
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 1_000_000  # KiB, with all that this process did before
     assert len(found.pairs) == 35 * 34 // 2 and len(found.intervals) == 35 + 4
     assert {effect.method for effect in found.effects} == {"additive"}
     rank = {value.value: value for value in found.effects[0].values}
