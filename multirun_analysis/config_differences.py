@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.signature import flatten
 from multirun_analysis.collect import Trial
 from multirun_analysis.compare import identity
 from multirun_analysis.records import read_yaml
@@ -38,14 +39,4 @@ def flat_config(trial: Trial) -> dict[str, Any]:
         config = read_yaml(path) if path.is_file() else None
     except DataError:
         config = None
-    return _flat(config) | trial.params if isinstance(config, dict) else dict(trial.params)
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+    return flatten(config) | trial.params if isinstance(config, dict) else dict(trial.params)
