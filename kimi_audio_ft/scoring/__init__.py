@@ -1,7 +1,7 @@
 """How good transcripts are: normalisation, error rates and error categories. Imports no torch."""
 
 from kimi_audio_ft.scoring.categories import CATEGORIES, categorised_edits, category_counts
-from kimi_audio_ft.scoring.error_rates import score, utterance_counts, utterance_scores
+from kimi_audio_ft.scoring.error_rates import score, utterance_counts
 from kimi_audio_ft.scoring.normalise import NORMALISATION_VERSION, NORMALISATIONS, normalise
 from kimi_audio_ft.scoring.number_values import number_accuracy
 from kimi_audio_ft.scoring.options import ScoringOptions, read_options
@@ -21,5 +21,4 @@ __all__ = [
     "score",
     "term_scores",
     "utterance_counts",
-    "utterance_scores",
 ]

@@ -151,17 +151,6 @@ def utterance_counts(
     return counts
 
 
-def utterance_scores(
-    references: Mapping[str, str], hypotheses: Mapping[str, str], normalisation: Normalisation = "strict"
-) -> dict[str, float]:
-    """Character error rate of every reference by its id, in the order of ``references``; errors as in ``score``.
-
-    An empty reference scores the number of inserted characters.
-    """
-    counts = utterance_counts(references, hypotheses, normalisation)
-    return {key: count.rate for key, count in counts.items()}
-
-
 def normalised_pairs(
     references: Mapping[str, str], hypotheses: Mapping[str, str], normalisation: Normalisation
 ) -> Iterator[tuple[str, str, str]]:

@@ -31,16 +31,6 @@ def recording_index(recordings: Sequence[str]) -> NDArray[np.intp]:
     return np.fromiter((number[name] for name in recordings), dtype=np.intp, count=len(recordings))
 
 
-def resample_weights(recordings: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> NDArray[np.int64]:
-    """How often each recording is drawn in each resample, ``[resamples, num_recordings]``.
-
-    Args:
-        recordings: the recording of every utterance; the columns are its different values as they first appear.
-    """
-    blocks = _weight_blocks(len(set(recordings)), resamples, seed)
-    return np.concatenate(list(blocks))
-
-
 def bootstrap_rates(
     edits: ArrayLike, chars: ArrayLike, recordings: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
 ) -> NDArray[np.float64]:
@@ -92,7 +82,7 @@ def sum_by_recording(values: NDArray[np.float64], index: NDArray[np.intp]) -> ND
 
 
 def _weight_blocks(count: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """The rows of ``resample_weights`` for ``count`` recordings, some at a time."""
+    """How often each of ``count`` recordings is drawn in each resample, ``[some resamples, count]`` at a time."""
     rng = np.random.default_rng(seed)
     most = max(1, _CELLS // count)
     for start in range(0, resamples, most):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,14 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from kimi_audio_ft.scoring import intervals
-from kimi_audio_ft.scoring.intervals import bootstrap_interval, bootstrap_rates, resample_weights
+from kimi_audio_ft.scoring.intervals import _weight_blocks, bootstrap_interval, bootstrap_rates
 
 Floats = NDArray[np.float64]
+
+
+def resample_weights(recordings: Sequence[str], resamples: int, seed: int) -> Any:
+    """Of all resamples, in one table."""
+    return np.concatenate(list(_weight_blocks(len(set(recordings)), resamples, seed)))
 
 
 def clustered(seed: int, recordings: int = 50, each: int = 10, spread: float = 0.6) -> tuple[Floats, Floats, list[str]]:
