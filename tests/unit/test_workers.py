@@ -35,8 +35,13 @@ def add(rank, send):
     send(number.item())
     dist.destroy_process_group()
 
-def fail_in_one(rank, send, how):
-    send(os.getpid())
+def fail_in_one(rank, send, how, folder):
+    # Written and not sent: a process that is killed at once may take its message with it.
+    with open(f"{folder}/{rank}", "w") as file:
+        file.write(str(os.getpid()))
+    # Each waits here for the other one, so that neither fails before both are there.
+    with open(f"{folder}/both", "w" if rank else "r"):
+        pass
     if rank == 1:
         if how == "user":
             raise ConfigError("lora.r", 0, "must be 1 or more")
@@ -93,12 +98,13 @@ def test_they_find_each_other(tasks: Any) -> None:
         ("kill", WorkerDied, "SIGKILL"),
     ],
 )
-def test_one_failure_ends_all(tasks: Any, how: str, kind: type[Exception], words: str) -> None:
-    pids: list[int] = []
+def test_one_failure_ends_all(tasks: Any, how: str, kind: type[Exception], words: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "both")
     with pytest.raises(kind, match=words) as raised:
-        run_workers(tasks.fail_in_one, (how,), 2, lambda rank, value: pids.append(value))
+        run_workers(tasks.fail_in_one, (how, str(tmp_path)), 2)
     assert isinstance(raised.value, UserError) == (how == "user")
-    assert pids and not any(alive(pid) for pid in pids)
+    pids = [int((tmp_path / str(rank)).read_text(encoding="utf-8")) for rank in (0, 1)]
+    assert not any(alive(pid) for pid in pids)
 
 
 def test_workers_end_with_their_parent(tasks: Any, tmp_path: Path) -> None:
