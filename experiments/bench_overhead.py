@@ -38,6 +38,8 @@ STAGES = {
     "run": "run the jobs: look up, score, write",
     "report": "report and leaderboard",
 }
+# A store keeps the charts' script after its first report.
+CHARTS_SCRIPT = "from multirun_analysis.page import chart_libraries; chart_libraries()"
 
 
 def sweep(trials: int) -> list[list[str]]:
@@ -229,6 +231,7 @@ def measure(folder: Path, trials: int) -> dict[str, tuple[float, float]]:
     write_manifest(folder / "train.jsonl", TRAIN_CLIPS, 1)
     write_manifest(folder / "eval.jsonl", EVAL_CLIPS, 2)
     os.environ["KIMI_AUDIO_FT_STORE"] = str(folder / "store")
+    subprocess.run([sys.executable, "-c", CHARTS_SCRIPT], check=True)
     command = [sys.executable, "-m", "experiments.bench_overhead", "--inside", str(folder), "--trials", str(trials)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from kimi_audio_ft.errors import DataError
+from yaml import YAMLError
+
 from kimi_audio_ft.signature import flatten
 from multirun_analysis.collect import Trial
 from multirun_analysis.compare import identity
-from multirun_analysis.records import read_yaml
+from multirun_analysis.records import parse_yaml
+
+# Hydra writes block style: a line that begins with a letter begins a section.
+NEXT_SECTION = re.compile(r"\n(?=\w)")
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,21 @@ def flat_config(trial: Trial) -> dict[str, Any]:
     """The whole config by dotted keys, as Hydra wrote it; the recorded parameters where it wrote none (or half)."""
     path = trial.folder / ".hydra" / "config.yaml"
     try:
-        config = read_yaml(path) if path.is_file() else None
-    except DataError:
-        config = None
-    return flatten(config) | trial.params if isinstance(config, dict) else dict(trial.params)
+        return _written(path.read_text(encoding="utf-8")) | trial.params
+    except (OSError, UnicodeDecodeError, YAMLError):
+        return dict(trial.params)
+
+
+def _written(config: str) -> dict[str, Any]:
+    """A config file's options, read in parts: the trials of a sweep share most top-level sections, word for word."""
+    options: dict[str, Any] = {}
+    for section in NEXT_SECTION.split(config):
+        options |= _section(section)
+    return options
+
+
+@lru_cache(maxsize=10_000)
+def _section(section: str) -> dict[str, Any]:
+    """Not to be changed: others get the same one."""
+    parsed = parse_yaml(section)
+    return flatten(parsed) if isinstance(parsed, dict) else {}

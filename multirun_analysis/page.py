@@ -72,7 +72,7 @@ def render(comparison: Comparison, created: datetime, say: Messages = ENGLISH, r
             compared_to=lambda trial: _compared_to(trial, comparison),
             facts=sweep_facts(comparison, say),
             costs=cost_facts(comparison, say),
-            libraries=_chart_libraries() if figures else "",
+            libraries=chart_libraries() if figures else "",
         )
     )
 
@@ -137,7 +137,7 @@ def _text(name: str) -> Markup:
 
 
 @cache
-def _chart_libraries() -> Markup:
+def chart_libraries() -> Markup:
     """Vega, Vega-Lite and Vega-Embed as one script; ``</script`` inside a string would end the element.
 
     Bundling takes seconds, so the store keeps the script where there is one.

@@ -75,9 +75,14 @@ def read_yaml(path: Path) -> Any:
         DataError: the file cannot be read or is not YAML.
     """
     try:
-        return yaml.load(_read_text(path), _SAFE)
+        return parse_yaml(_read_text(path))
     except yaml.YAMLError as error:
         raise DataError(path, f"is not YAML: {error}", _RERUN) from error
+
+
+def parse_yaml(text: str) -> Any:
+    """A YAML document of plain values. Raises yaml.YAMLError."""
+    return yaml.load(text, _SAFE)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -58,7 +58,7 @@ def write_comparison(comparison: Comparison, out: Path | None = None, language: 
     say = messages_in(language)
     paths = ReportPaths.in_folder(Path(out or comparison.sweep.folder))
     created = datetime.now().astimezone()
-    write_whole(paths.csv, trials_csv(comparison, created))
+    write_whole(paths.csv, trials_csv(comparison))
     write_whole(paths.json, trials_json(comparison, created))
     write_whole(paths.html, render(comparison, created, say))
     return paths

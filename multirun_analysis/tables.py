@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -27,7 +28,6 @@ FILES = ("scores.json", "failure.json", "curves.jsonl", "utterances.jsonl", ".hy
 def trials_json(comparison: Comparison, created: datetime) -> str:
     """The whole comparison as JSON; figures that were not finite are null."""
     sweep = comparison.sweep
-    rows = {id(row.trial): row for row in comparison.rows}
     document = {
         "sweep": str(sweep.folder.resolve()),
         "created": created.isoformat(timespec="seconds"),
@@ -37,24 +37,29 @@ def trials_json(comparison: Comparison, created: datetime) -> str:
         "halving": sweep.halving.document if sweep.halving else None,
         "best": comparison.best.trial.label,
         "recommended": comparison.statistics.recommended.label,
-        "trials": [_entry(trial, rows.get(id(trial)), comparison) for trial in sweep.trials],
-        "baselines": [_entry(base, rows.get(id(base)), comparison) for base in sweep.baselines],
+        "trials": _entries(sweep.trials, comparison),
+        "baselines": _entries(sweep.baselines, comparison),
         "statistics": statistics_document(comparison.statistics),
         "learning_curve": learning_document(comparison.learning),
     }
     return json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
-def trials_csv(comparison: Comparison, created: datetime) -> str:
+def trials_csv(comparison: Comparison) -> str:
     """One row per trial and base; params, scores and records as flat columns (lists as JSON)."""
-    document = json.loads(trials_json(comparison, created))
-    rows = [_flat(entry) for entry in [*document["trials"], *document["baselines"]]]
+    sweep = comparison.sweep
+    rows = [_flat(entry) for entry in _entries([*sweep.trials, *sweep.baselines], comparison)]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def _entries(trials: Sequence[Trial], comparison: Comparison) -> list[dict[str, Any]]:
+    rows = {id(row.trial): row for row in comparison.rows}
+    return [_entry(trial, rows.get(id(trial)), comparison) for trial in trials]
 
 
 def _entry(trial: Trial, row: Row | None, comparison: Comparison) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from kimi_audio_ft.signature import flatten
 from multirun_analysis.collect import Trial, collect
 from multirun_analysis.config_differences import Difference, config_differences, flat_config
 
@@ -36,3 +37,16 @@ def test_a_config_that_is_missing_or_half_written_leaves_the_recorded_parameters
     (there.folder / ".hydra" / "config.yaml").write_text("lora: {r: [8", encoding="utf-8")
     assert flat_config(here) == here.params and flat_config(there) == there.params
     assert [one.key for one in config_differences(here, there)] == ["lora.r", "lora.lora_alpha"]
+
+
+def test_reading_in_parts_is_reading_the_whole(sweep: Any) -> None:
+    words = "请转写：\n\nlora: 8\nwrite it down " + "a long line " * 20
+    config = {
+        "data": {"prompt": words},
+        "scoring": {"terms": [words, "b"]},
+        "名": [1, {"a": words}],
+        "seed": 1,
+        "x": {},
+    }
+    [trial] = trials(sweep, config)
+    assert flat_config(trial) == flatten(config) | trial.params
