@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.override_errors import about_overrides, explain, refuse_unknown
+from kimi_audio_ft.override_errors import about_overrides, explain, refuse_unusable
 from kimi_audio_ft.paths import config_dir, project_root
 from kimi_audio_ft.sweep_report import SweepReport
 
@@ -107,12 +107,7 @@ def is_users(error: Exception) -> bool:
 
 def to_settings(config: DictConfig) -> Any:
     """The composed config as its dataclass; this is where the checks of ``__post_init__`` run."""
-    refuse_unknown(config)
-    # to_object() would quietly put the dataclass's default in the place of a required `???`.
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        name = missing[0]
-        raise UserError(f"{name}: has no value; it must be given. Write {name}=... on the command line")
+    refuse_unusable(config)
     return OmegaConf.to_object(config)
 
 

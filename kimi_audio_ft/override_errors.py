@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from kimi_audio_ft.errors import UserError
@@ -50,13 +50,23 @@ def explain(error: Exception, schema: type) -> str:
     return str(error).strip()
 
 
-def refuse_unknown(config: DictConfig) -> None:
-    """Raise a UserError for an option that the config's dataclass lacks: Hydra lets ``+lora.rank=4`` through."""
+def refuse_unusable(config: DictConfig) -> None:
+    """Raise a UserError for an option that the config's dataclass lacks (Hydra lets ``+lora.rank=4`` through), and for
+    a required one without a value (``to_object`` would quietly put the dataclass's default there)."""
+    options = _options(config)
+    _refuse_unknown(config, options)
+    if MISSING in str(options):  # asking for their names resolves every option, which takes long in a sweep
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise UserError(f"{missing[0]}: has no value; it must be given. Write {missing[0]}=... on the command line")
+
+
+def _refuse_unknown(config: DictConfig, options: Iterable[str]) -> None:
     schema = OmegaConf.get_type(config)
     if not is_dataclass(schema):
         return
     known = option_names(schema)
-    given = (name for name in _names(config) if not name.startswith(tuple(f"{option}." for option in OPEN)))
+    given = (name for name in options if not name.startswith(tuple(f"{option}." for option in OPEN)))
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise UserError(unknown_option(unknown[0], known))
@@ -65,14 +75,15 @@ def refuse_unknown(config: DictConfig) -> None:
 @cache
 def option_names(schema: Any) -> tuple[str, ...]:
     """Dotted names of all options of a settings dataclass."""
-    return tuple(_names(OmegaConf.structured(schema)))
+    return tuple(_options(OmegaConf.structured(schema)))
 
 
-def _names(config: DictConfig) -> list[str]:
+def _options(config: DictConfig) -> dict[str, Any]:
+    """Options by dotted name, their values as written."""
     values = OmegaConf.to_container(config, resolve=False)
     assert isinstance(values, dict)
-    names = list(flatten({str(key): value for key, value in values.items()}))
-    return names + [option for option in OPEN if OmegaConf.select(config, option) == {}]
+    options = flatten({str(key): value for key, value in values.items()})
+    return options | {option: {} for option in OPEN if OmegaConf.select(config, option) == {}}
 
 
 def unknown_option(name: str, known: Iterable[str]) -> str:

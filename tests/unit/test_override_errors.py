@@ -13,7 +13,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.override_errors import about_overrides, explain, option_names, refuse_unknown, unknown_option
+from kimi_audio_ft.override_errors import about_overrides, explain, option_names, refuse_unusable, unknown_option
 from kimi_audio_ft.paths import config_dir, project_root
 from kimi_audio_ft.schema import TrainConfig
 
@@ -68,16 +68,16 @@ def test_suggested_quotes_are_right(composed: Callable[..., DictConfig]) -> None
 
 
 def test_option_that_hydra_would_add(composed: Callable[..., DictConfig]) -> None:
-    refuse_unknown(composed("lora.r=4"))
+    refuse_unusable(composed("lora.r=4"))
     for override in ("+lora.rank=4", "+data.augment.pitch=1", "+new.group=1"):
         with pytest.raises(UserError, match=f"^{override[1:-2]}: there is no such option"):
-            refuse_unknown(composed(override))
+            refuse_unusable(composed(override))
 
 
 def test_deepspeeds_own_config_takes_any_key(composed: Callable[..., DictConfig]) -> None:
     key = "trainer.deepspeed.zero_optimization.offload_param.device"
     config = composed("trainer=deepspeed_zero3", f"+{key}=cpu")
-    refuse_unknown(config)
+    refuse_unusable(config)
     assert config.trainer.deepspeed.zero_optimization == {
         **composed("trainer=deepspeed_zero3").trainer.deepspeed.zero_optimization, "offload_param": {"device": "cpu"},
     }  # fmt: skip
@@ -91,7 +91,7 @@ def test_other_errors_are_not_about_the_command_line() -> None:
 
 
 def test_config_without_a_schema_is_left_alone() -> None:
-    refuse_unknown(OmegaConf.create({"anything": 1}))
+    refuse_unusable(OmegaConf.create({"anything": 1}))
 
 
 def test_names_of_all_options() -> None:
