@@ -65,7 +65,7 @@ class Board:
     def has_alike(self) -> bool:
         return any(row.is_alike for row in self.rows)
 
-    @property
+    @cached_property
     def filters(self) -> list[tuple[str, list[str]]]:
         """Swept parameters with few enough values, and these values as written."""
         params = [(param, self.comparison.distinct(param)) for param in self.comparison.charted]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean
@@ -202,8 +203,9 @@ def _follows(sweep: Sweep, param: str, leader: str) -> bool:
 def _leaderboard(sweep: Sweep) -> list[Row]:
     bases = {base.decoding_key: base for base in sweep.baselines}
     rows = [Row(base, None, None, None) for base in sweep.baselines]
+    rates = sorted(trial.cer for trial in sweep.finished)
     for trial in sweep.finished:
-        rank = 1 + sum(other.cer < trial.cer for other in sweep.finished)
+        rank = 1 + bisect_left(rates, trial.cer)
         base = bases.get(trial.decoding_key)
         gain = 1 - trial.cer / base.cer if base and base.cer else None
         rows.append(Row(trial, rank, base, gain))
