@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import store_root
-from multirun_analysis import charts, sentences, words
+from multirun_analysis import charts, learning_words, sentences, words
 from multirun_analysis.audio import clips
 from multirun_analysis.board import Board
 from multirun_analysis.charts import Figure
@@ -26,6 +26,7 @@ from multirun_analysis.differences import worst_utterances
 from multirun_analysis.facts import cost_facts, sweep_facts
 from multirun_analysis.messages import ENGLISH, Messages
 from multirun_analysis.records import write_whole
+from multirun_analysis.terms import term_table
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 LIBRARIES = "window.vegaEmbed = vegaEmbed;"
@@ -67,6 +68,7 @@ def render(comparison: Comparison, created: datetime, say: Messages = ENGLISH, r
             reload=reload,
             sections=sections,
             categories=charts.category_table(comparison, say),
+            terms=term_table(comparison, say),
             specs={figure.key: figure.spec for figure in figures},
             mistakes=list(zip(mistakes, clips([mistake.path for mistake in mistakes]), strict=True)),
             compared_to=lambda trial: _compared_to(trial, comparison),
@@ -98,7 +100,7 @@ def _sections(comparison: Comparison, say: Messages) -> list[Section]:
     ]
     study = comparison.learning
     if study is not None:
-        said = " ".join(charts.learning_sentences(study, say))
+        said = " ".join(learning_words.learning_sentences(study, say))
         found.insert(0, Section("learning", say("learning.title"), said, charts.learning_figure(comparison, say)))
     return [section for section in found if section.figures or section.key == "learning"]
 
@@ -124,6 +126,7 @@ def _environment(say: Messages) -> Environment:
         "words": words,
         "sentences": sentences,
         "charts": charts,
+        "learning": learning_words,
         "config_differences": config_differences,
         "style": _text("report.css"),
         "script": _text("report.js"),

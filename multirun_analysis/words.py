@@ -51,6 +51,12 @@ def percent(fraction: float | None, digits: int = 1) -> str:
     return "–" if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
+def points(difference: float, say: Messages = ENGLISH) -> str:
+    """A difference of two error rates in percentage points, whichever is larger."""
+    found = abs(100 * difference)
+    return say("points.under", least="0.01") if found < 0.005 else say("points.of", n=f"{found:.2f}")
+
+
 def count(number: float | None) -> str:
     """A count, or a mean of counts over repeats, to the precision that tells something; a dash when unknown."""
     if number is None:
