@@ -49,7 +49,7 @@ def render(comparison: Comparison, created: datetime, say: Messages = ENGLISH, r
         comparison: a compared sweep.
         created: when, in the reader's time zone.
         say: the language.
-        reload: seconds after which the page loads itself again; None for a sweep that is done.
+        reload: seconds after which the page loads itself again; None for a sweep that has ended.
     """
     with debug_mode(False):  # checking charts against Vega-Lite's schema takes most of their time; the tests do it
         sections = {section.key: section for section in _sections(comparison, say)}
@@ -79,8 +79,8 @@ def render(comparison: Comparison, created: datetime, say: Messages = ENGLISH, r
     )
 
 
-def render_waiting(name: str, why: str, say: Messages, reload: float) -> str:
-    """The page of a sweep without a finished trial."""
+def render_waiting(name: str, why: str, say: Messages, reload: float | None) -> str:
+    """The page of a sweep without a finished trial; ``reload`` as in ``render``."""
     return _environment(say).get_template("waiting.html.j2").render(name=name, why=why, reload=reload)
 
 

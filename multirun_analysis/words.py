@@ -126,6 +126,7 @@ def effort(comparison: Comparison, say: Messages = ENGLISH) -> str:
     sweep, comma = comparison.sweep, say("list.comma")
     counts = {"finished": sweep.finished, "failed": sweep.failed, "unfinished": sweep.unfinished}
     trials = [say(f"effort.{how}", n=len(some)) for how, some in counts.items() if some]
+    trials += [say("effort.not_begun", n=sweep.not_begun)] if sweep.not_begun else []
     adapters = comparison.adapters
     trained = [adapter.train_seconds for adapter in adapters if adapter.train_seconds is not None]
     spent = sum(trained) if sweep.fitting_seconds is None else sweep.fitting_seconds
