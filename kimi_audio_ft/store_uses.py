@@ -137,7 +137,7 @@ def note(products: Iterable[Name]) -> None:
 
 @dataclass(frozen=True)
 class Record:
-    """What a sweep used. products: the time of each one's last use. file: where this is recorded. host: who wrote it."""
+    """What a sweep used. products: the time of each one's last use. file: where this is recorded. host: whose it is."""
 
     sweep: Path
     started: str

@@ -39,8 +39,8 @@ def check_scored_alike(sweep: Sweep) -> None:
             found = "; ".join(f"{_said(option_of(trials[0], name))} in {records_of(trials)}" for trials in groups)
             raise UserError(
                 f"{sweep.folder}: trials were scored under different options: scoring.{name} is {found}. "
-                f"{_words_between(groups[0][0], groups[1][0], name)}Their scores cannot be compared. Run the same sweep "
-                f"command again with one value of scoring.{name}: {_AGAIN}"
+                f"{_words_between(groups[0][0], groups[1][0], name)}Their scores cannot be compared. Run the same "
+                f"sweep command again with one value of scoring.{name}: {_AGAIN}"
             )
 
 

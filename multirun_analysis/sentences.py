@@ -94,7 +94,9 @@ def _needed(needed: Needed, comparison: Comparison, say: Messages) -> str:
     if needed.utterances is None or needed.recordings is None:
         return say("verdict.needed_never", **names)
     if needed.utterances > MOST_RECORDED:
-        return say("verdict.needed_beyond", **names, difference=points(needed.difference, say), most=f"{MOST_RECORDED:,}")
+        return say(
+            "verdict.needed_beyond", **names, difference=points(needed.difference, say), most=f"{MOST_RECORDED:,}"
+        )
     return say(
         "verdict.needed",
         **names,

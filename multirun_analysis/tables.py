@@ -101,7 +101,9 @@ def _flat(entry: dict[str, Any]) -> dict[str, Any]:
         elif key == "paths":
             flat["folder"] = value["folder"]
         elif key == "terms":
-            flat.update({f"terms.{term}.{of}": one[of] for term, one in value.items() for of in ("recall", "precision")})
+            flat.update(
+                {f"terms.{term}.{of}": one[of] for term, one in value.items() for of in ("recall", "precision")}
+            )
         else:
             flat[key] = value
     return {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in flat.items()}

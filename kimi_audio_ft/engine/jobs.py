@@ -77,8 +77,8 @@ def refuse_to_sweep_scoring(jobs: Sequence[Job]) -> None:
             first = options[0][name]
             if value != first:
                 rule = (
-                    f"differs between the trials of this sweep ({first!r} in trial {jobs[0].number}, {value!r} in trial "
-                    f"{job.number}), and only trials that were scored alike can be compared"
+                    f"differs between the trials of this sweep ({first!r} in trial {jobs[0].number}, {value!r} in "
+                    f"trial {job.number}), and only trials that were scored alike can be compared"
                 )
                 remedy = "Give it one value. The same command with another value scores again, and trains nothing"
                 raise ConfigError(f"scoring.{name}", value, rule, remedy)

@@ -47,7 +47,9 @@ TEXTS = {
     "watch.live": "The sweep is running: this page reloads itself every {seconds} s.",
     "watch.waiting": "Waiting for the first finished trial",
     "watch.counts": "{running} under way, {failed} failed.",
-    "watch.to_come": "{running} under way, {failed} failed, {waiting} to come. A trial begins when its adapter is there.",
+    "watch.to_come": (
+        "{running} under way, {failed} failed, {waiting} to come. A trial begins when its adapter is there."
+    ),
     "watch.dead": "The sweep ended before a trial was finished",
     # what the statistics say
     "verdict.title": "Which trial to take",
@@ -87,8 +89,8 @@ TEXTS = {
     ),
     "verdict.needed_never": ("{first} and {second} make equally many errors: no evaluation set would tell them apart."),
     "verdict.needed_beyond": (
-        "{first} and {second} are equal for all practical purposes: their CERs differ by {difference} here, and no test "
-        "set that one can record would tell them apart (it would need more than {most} utterances)."
+        "{first} and {second} are equal for all practical purposes: their CERs differ by {difference} here, and no "
+        "test set that one can record would tell them apart (it would need more than {most} utterances)."
     ),
     "verdict.unstated": (
         "These trials do not record by which version of the normalisation they were scored: an older version of this "

@@ -137,8 +137,8 @@ TEXTS = {
         "towards {floor}."
     ),
     "learning.flat": (
-        "{name}: CER {first} at {smallest} conversations, {last} at {largest}{trained}; more data has no effect that this "
-        "evaluation set could show."
+        "{name}: CER {first} at {smallest} conversations, {last} at {largest}{trained}; more data has no effect "
+        "that this evaluation set could show."
     ),
     "learning.told": "Learning curve, {said}",
     "learning.steps": " ({n} steps each)",

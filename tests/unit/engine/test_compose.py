@@ -162,7 +162,8 @@ def test_a_large_sweep_is_composed_and_checked_at_once(loaded: Any, monkeypatch:
 def test_trials_that_would_be_scored_differently_are_refused_before_anything_is_made(loaded: Any) -> None:
     def jobs(*scoring: str) -> list[Job]:
         overrides = [[*COMMON, f"lora.r={2 + place}", given] for place, given in enumerate(scoring)]
-        return [Job(4 + place, *both) for place, both in enumerate(zip(overrides, compose_jobs(*loaded, overrides, 4)))]
+        configs = compose_jobs(*loaded, overrides, 4)
+        return [Job(4 + place, *both) for place, both in enumerate(zip(overrides, configs, strict=True))]
 
     refuse_to_sweep_scoring([])
     refuse_to_sweep_scoring(jobs("scoring.fillers=[嗯]", "scoring.fillers=[嗯]"))

@@ -119,7 +119,7 @@ def test_a_sweep_over_sizes_is_told_and_written(sweep: Any) -> None:
     lines = learning_in_words(comparison.learning, ENGLISH)
     assert len(lines) == 4 and "temperature=0.0" in lines[0] and "temperature=0.3" in lines[2]  # the lower curve first
     assert lines[0].startswith(
-        "Learning curve, temperature=0.0: CER 40.0 % at 100 conversations, 20.0 % at 800 (200 steps each), falling as n^-"
+        "Learning curve, temperature=0.0: CER 40.0 % at 100 conversations, 20.0 % at 800 (200 steps each), falling as "
     )
     assert lines[1].startswith("Forecast for more conversations: 1") and " % at 1,600; 1" in lines[1]
     assert lines[1].endswith(" % at 100,000 (a guess: far beyond what was measured).")

@@ -145,7 +145,7 @@ def test_trials_that_wait_are_counted_and_not_called_unfinished(sweep, launched:
     sweep.start(2, 8, 0.2, 0.0)
     record_trials(sweep.folder, launched)
     comparison = load_sweep(sweep.folder)
-    assert effort(comparison).startswith(f"1 trial finished, 1 failed, 1 unfinished, {launched - 3} not begun; 1 adapter")
+    assert effort(comparison).startswith(f"1 trial finished, 1 failed, 1 unfinished, {launched - 3} not begun; 1 ")
     said = f"1 个试验已完成、1 个失败、1 个未完成、{launched - 3} 个未开始；"
     assert effort(comparison, CHINESE).startswith(said)
     assert begun in page_of(sweep.folder)

@@ -72,8 +72,8 @@ def test_a_version_that_only_some_records_state_is_refused(sweep: Any) -> None:
 )
 def test_another_option_is_refused(sweep: Any, name: str, one: Any, other: Any, said: str) -> None:
     assert refusal(sweep, scored(**{name: one}), scored(**{name: other})) == (
-        f"SWEEP: trials were scored under different options: scoring.{name} is {said}. Their scores cannot be compared. "
-        f"Run the same sweep command again with one value of scoring.{name}: {AGAIN}"
+        f"SWEEP: trials were scored under different options: scoring.{name} is {said}. Their scores cannot be "
+        f"compared. Run the same sweep command again with one value of scoring.{name}: {AGAIN}"
     )
 
 
@@ -81,8 +81,8 @@ def test_of_long_lists_the_words_that_differ_are_named(sweep: Any) -> None:
     common = [f"词{number}" for number in range(10)]
     told = refusal(sweep, scored(terms=[*common, "甲", "乙", "丙", "丁"]), scored(terms=[*common, "戊"]))
     assert (
-        "scoring.terms is a list of 14 words in 0/scores.json; a list of 11 words in 1/scores.json. Only in the list of "
-        "0: '甲', '乙', '丙' and 1 more; only in the list of 1: '戊'. Their scores"
+        "scoring.terms is a list of 14 words in 0/scores.json; a list of 11 words in 1/scores.json. Only in the list "
+        "of 0: '甲', '乙', '丙' and 1 more; only in the list of 1: '戊'. Their scores"
     ) in told
 
 
@@ -104,4 +104,5 @@ def test_older_records_that_say_nothing_are_compared_and_it_is_said(sweep: Any) 
     assert any("do not record by which version" in line for line in verdicts(comparison, ENGLISH))
     assert any("没有记录评分时所用的规范化版本" in line for line in verdicts(comparison, CHINESE))
     facts = dict(sweep_facts(comparison, ENGLISH))
-    assert facts["Normalisation, version"] == "not recorded" and "scoring.names: not recorded" in facts["Scoring options"]
+    assert facts["Normalisation, version"] == "not recorded"
+    assert "scoring.names: not recorded" in facts["Scoring options"]

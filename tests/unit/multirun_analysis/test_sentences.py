@@ -49,8 +49,8 @@ def test_the_cheapest_of_those_that_cannot_be_told_apart_is_recommended(tmp_path
     )
     assert "after Holm's correction over all 6 pairs" in method and "over 30 recordings" in method
     assert re.fullmatch(
-        r"To tell lora\.r=\d+ and lora\.r=\d+ apart at 95 % with power 0\.8, about [\d,]+ utterances in [\d,]+ recordings "
-        r"are needed; there are 300 in 30\.",
+        r"To tell lora\.r=\d+ and lora\.r=\d+ apart at 95 % with power 0\.8, about [\d,]+ utterances in [\d,]+ "
+        r"recordings are needed; there are 300 in 30\.",
         needed,
     )
 
@@ -73,8 +73,8 @@ def test_few_recordings_are_owned_up_to(tmp_path: Path) -> None:
     comparison = load_sweep(sweep_of(tmp_path, {4: 1.0, 8: 1.0}, utterances=20, recordings=2))
     (said,) = conclusions(comparison, ENGLISH)
     assert said.endswith(
-        ", the best one. The evaluation set has 2 recordings: too few for intervals, or to say whether another trial is "
-        "as good."
+        ", the best one. The evaluation set has 2 recordings: too few for intervals, or to say whether another trial "
+        "is as good."
     )
     vars(comparison)["statistics"] = replace(comparison.statistics, recordings=1)
     assert "has 1 recording: too few" in conclusions(comparison, ENGLISH)[0]
