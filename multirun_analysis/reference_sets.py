@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Hashable, Iterable
 
 from kimi_audio_ft.errors import UserError
 from multirun_analysis.collect import Sweep, Trial
@@ -21,11 +21,9 @@ def check_reference_sets(sweep: Sweep) -> None:
         UserError: they were not; names the trials, and the utterances that differ, from their utterances.jsonl.
     """
     for key in REFERENCE_SET:
-        holders: dict[Any, list[Trial]] = {}
-        for trial in [*sweep.finished, *sweep.baselines]:
-            holders.setdefault(trial.record.get(key), []).append(trial)
+        holders = holders_of((trial.record.get(key), trial) for trial in compared(sweep))
         if len(holders) > 1:
-            found = "; ".join(f"{value!r} in {_named(trials)}" for value, trials in holders.items())
+            found = "; ".join(f"{value!r} in {records_of(trials)}" for value, trials in holders.items())
             first, second, *_ = holders.values()
             raise _refusal(sweep, f"{key} is {found}. {_difference(first, second)}")
     if sweep.finished and sweep.finished[0].record.get(IDENTITY) is None:
@@ -53,7 +51,21 @@ def _refusal(sweep: Sweep, difference: str) -> UserError:
     )
 
 
-def _named(trials: list[Trial], most: int = 4) -> str:
+def compared(sweep: Sweep) -> list[Trial]:
+    """What is ranked together."""
+    return [*sweep.finished, *sweep.baselines]
+
+
+def holders_of(facts: Iterable[tuple[Hashable, Trial]]) -> dict[Hashable, list[Trial]]:
+    """Trials by something that is recorded of each."""
+    holders: dict[Hashable, list[Trial]] = {}
+    for fact, trial in facts:
+        holders.setdefault(fact, []).append(trial)
+    return holders
+
+
+def records_of(trials: list[Trial], most: int = 4) -> str:
+    """The files that say it, the first ones by name."""
     names = [f"{trial.name}/{'baseline' if trial.is_base else 'scores'}.json" for trial in trials]
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -9,8 +9,9 @@ from rich.text import Text
 
 from multirun_analysis.compare import Comparison, Row, is_of_base, value_of
 from multirun_analysis.learning_words import learning_in_words
+from multirun_analysis.messages import ENGLISH
+from multirun_analysis.sentences import conclusions
 from multirun_analysis.statistics import Interval
-from multirun_analysis.verdicts import conclusions
 from multirun_analysis.words import BASE_NAME, change, effort, headline, short_key, shown, training_time
 
 MOST_ROWS = 40
@@ -50,7 +51,7 @@ def print_leaderboard(
     if len(comparison.rows) > most_rows:
         console.print(f"... and {len(comparison.rows) - most_rows} more rows, all in the report")
     console.print(Text(headline(comparison)), style="bold")
-    for conclusion in [*conclusions(comparison), *learning_in_words(comparison.learning)]:
+    for conclusion in [*conclusions(comparison, ENGLISH), *learning_in_words(comparison.learning, ENGLISH)]:
         console.print(Text(conclusion))
     console.print(Text(effort(comparison)))
     halving = comparison.sweep.halving

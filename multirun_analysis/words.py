@@ -59,6 +59,12 @@ def change(gain: float | None) -> str:
     return f"{whole:+d} %" if whole else "0 %"
 
 
+def points(difference: float, say: Messages = ENGLISH) -> str:
+    """A difference of two error rates in percentage points, whichever is larger."""
+    found = abs(100 * difference)
+    return say("points.under", least="0.01") if found < 0.005 else say("points.of", n=f"{found:.2f}")
+
+
 def count(number: float | None) -> str:
     """A count, or a mean of counts over repeats, to the precision that tells something; a dash when unknown."""
     if number is None:
@@ -131,6 +137,7 @@ def effort(comparison: Comparison, say: Messages = ENGLISH) -> str:
     sweep, comma = comparison.sweep, say("list.comma")
     counts = {"finished": sweep.finished, "failed": sweep.failed, "unfinished": sweep.unfinished}
     trials = [say(f"effort.{how}", n=len(some)) for how, some in counts.items() if some]
+    trials += [say("effort.not_begun", n=sweep.not_begun)] if sweep.not_begun else []
     adapters = comparison.adapters
     trained = [adapter.train_seconds for adapter in adapters if adapter.train_seconds is not None]
     spent = sum(trained) if sweep.fitting_seconds is None else sweep.fitting_seconds
