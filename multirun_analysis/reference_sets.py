@@ -73,7 +73,9 @@ def records_of(trials: list[Trial], most: int = 4) -> str:
 
 def _difference(first: list[Trial], second: list[Trial]) -> str:
     """What the transcripts of two groups of trials say about it; nothing when one of them has none."""
-    found, against = (next(((t, texts) for t in trials if (texts := _references(t))), None) for trials in (first, second))
+    found, against = (
+        next(((t, texts) for t in trials if (texts := _references(t))), None) for trials in (first, second)
+    )
     if found is None or against is None:
         return ""
     (one, references), (other, others) = found, against
