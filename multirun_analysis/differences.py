@@ -12,7 +12,7 @@ from kimi_audio_ft.scoring.normalise import normalise
 from multirun_analysis.collect import Trial
 
 MOST_SHOWN = 12
-MOST_CHARS = 800  # of one text: a model that runs in a circle writes thousands
+MOST_CHARS = 400  # of one text: a model that runs in a circle writes thousands
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def drawn(layers: list[alt.Chart], names: list[str], height: int = HEIGHT, **met
     ``usermeta`` tells report.js how wide a legend entry is, so that the legend wraps on a phone; ``meta`` is added.
     """
     widest = max((_width(name) for name in names), default=0)
-    usermeta = {"legendEntry": 26 + 7 * widest, **meta}
+    usermeta = {"legendEntry": 30 + 6.3 * widest, **meta}
     return alt.layer(*layers, usermeta=usermeta).properties(width="container", height=height).to_dict()
 
 

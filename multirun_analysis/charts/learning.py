@@ -28,7 +28,7 @@ def _layers(study: LearningStudy, comparison: Comparison, names: list[str], say:
         "size:Q",
         title=say("learning.size"),
         scale=alt.Scale(type="log", nice=False, padding=12),
-        axis=alt.Axis(format="~s", grid=False, tickCount=6),
+        axis=alt.Axis(format="~s", grid=False, tickCount=6, labelOverlap="greedy", labelSeparation=10),
     )
     colour = alt.Color("curve:N", sort=names, title=None, legend=alt.Legend() if len(names) > 1 else None)
     curves = list(zip(study.curves, names, strict=True))

@@ -29,7 +29,8 @@ TEXTS = {
     "effort.trained": "{n} trained in {time}",
     "effort.all_reused": "all from the store",
     "effort.reused": "{n} from the store",
-    "effort.shared": "without sharing there would have been {n} trainings",
+    "effort.shared": "without sharing there would have been {n} training||"
+    "without sharing there would have been {n} trainings",
     "effort.join": "; ",
     "effort.end": ".",
     # the head of the page

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import html
+import json
 import math
+import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -134,7 +138,7 @@ def test_the_same_texts_of_other_recordings_are_told_apart(sweep) -> None:
 def test_without_a_recorded_identity_the_texts_are_compared(sweep, entry: dict[str, str], told: str) -> None:
     rows = [{"id": f"u{n}", "repeat": 0, "reference": "你好", "hypothesis": "你", "cer": 0.5} for n in range(4)]
     for number, first in enumerate((rows[0], rows[0] | entry)):
-        folder = sweep.trial(number, baseline=False, eval_identity=None)
+        folder = sweep.trial(number, cer=0.5 + number / 10, baseline=False, eval_identity=None)
         sweep.write_lines(folder / "utterances.jsonl", [first, *rows[1:]])
     with pytest.raises(UserError, match="different reference sets") as error:
         load_sweep(sweep.folder)
@@ -265,10 +269,30 @@ def test_a_text_without_end_is_cut_and_says_so(sweep) -> None:
     sweep.write_lines(sweep.trial(0) / "utterances.jsonl", [row])
     (mistake,) = worst_utterances(load_sweep(sweep.folder).best.trial)
     *shown, cut = mistake.hypothesis
-    assert sum(len(piece.text) for piece in shown) == 800 and cut == Piece("cut", "9,202")
+    assert sum(len(piece.text) for piece in shown) == 400 and cut == Piece("cut", "9,602")
     assert shortened([Piece("equal", "你好")], most=2) == [Piece("equal", "你好")]
     page = write_report(sweep.folder).html.read_text(encoding="utf-8")
-    assert "… 9,202 more characters" in page and "天气" * 1000 not in page
+    assert "… 9,602 more characters" in page and "天气" * 1000 not in page
+
+
+def test_a_time_without_a_word_about_its_origin_is_still_a_page(sweep, change) -> None:
+    folder = sweep.trial(0)
+    record = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    del record["train_reused"]
+    sweep.write(folder / "scores.json", record)
+    assert effort(load_sweep(sweep.folder)) == "1 trial finished; 1 adapter, 1 trained in 42 s."
+    assert "<dd>42 s</dd>" in write_report(sweep.folder).html.read_text(encoding="utf-8")
+    change(folder / "scores.json", train_reused=True)
+    assert effort(load_sweep(sweep.folder)).endswith("; without sharing there would have been 1 training.")
+
+
+def test_a_trial_is_found_whatever_its_folder_is_called(sweep) -> None:
+    name = 'lora.r=8,data.prompt=50% <b>"x" 中文'
+    sweep.trial(0).rename(sweep.folder / name)
+    page = write_report(sweep.folder).html.read_text(encoding="utf-8")
+    (link,) = re.findall(r'href="#(trial-[^"]*)"', page)
+    (mark,) = re.findall(r'<details id="([^"]*)"', page)
+    assert unquote(link) == html.unescape(mark) == f"trial-{name}"
 
 
 def test_every_prompt_has_a_base_of_its_own(sweep, change) -> None:
