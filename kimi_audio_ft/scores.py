@@ -94,6 +94,7 @@ def score_repeats(
         "normalised": _mean(normalised),
         "normalisation_version": NORMALISATION_VERSION,
         "normalisation": {"fillers": list(options.fillers), "erhua": options.erhua},
+        "word_lists": {"terms": list(options.terms), "names": list(options.names)},
         "cer_repeats": rates,
         "cer_std": statistics.stdev(rates) if len(rates) > 1 else 0.0,
         "cer_ci_low": low,

@@ -137,12 +137,13 @@ def note(products: Iterable[Name]) -> None:
 
 @dataclass(frozen=True)
 class Record:
-    """What a sweep used. products: the time of each one's last use. file: where this is recorded."""
+    """What a sweep used. products: the time of each one's last use. file: where this is recorded. host: whose it is."""
 
     sweep: Path
     started: str
     products: Mapping[Name, str]
     file: Path
+    host: str | None = None
 
     def is_running(self) -> bool:
         """Whether a process runs it now; for somebody behind the gate."""
@@ -160,6 +161,23 @@ def records() -> list[Record]:
     """What every sweep used, in the order of the first starts."""
     found = [_read(path) for path in sorted((store_root() / FOLDER).glob("[!.]*.json"))]
     return sorted((record for record in found if record is not None), key=lambda record: record.started)
+
+
+def is_alive(sweep_folder: Path) -> bool | None:
+    """Whether a process of this machine runs the sweep in a folder.
+
+    None where this store cannot tell: it has no record of the sweep, the last process that wrote it ran on another
+    machine (whose locks may not show here), or the store cannot be locked now.
+    """
+    sweep = sweep_folder.absolute()
+    record = _read(_record_file(sweep))
+    if record is None or record.host != socket.gethostname() or not os.access(_running_file(sweep), os.R_OK | os.W_OK):
+        return None
+    try:
+        with gate(timeout=0):
+            return record.is_running()
+    except (UserError, OSError):  # held by somebody, or a store that can only be read
+        return None
 
 
 def forget(record: Record) -> None:
@@ -193,7 +211,7 @@ def _read(path: Path) -> Record | None:
     with suppress(OSError, ValueError, KeyError, AttributeError):
         facts: dict[str, Any] = loads(path.read_text(encoding="utf-8"))
         products = {_name(text): when for text, when in facts["products"].items()}
-        return Record(Path(facts["sweep"]), facts["started"], products, path)
+        return Record(Path(facts["sweep"]), facts["started"], products, path, facts.get("host"))
     return None
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from kimi_audio_ft.engine.ledger import LEDGER
+from kimi_audio_ft.engine.ledger import LEDGER, planned_trials
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.tracking.sweep_run import FOLDER as REPORT_RUN
 from kimi_audio_ft.tracking.sweep_run import record_sweep
@@ -97,7 +97,9 @@ class SweepReport(Callback):
         if folder is None:
             return ""
         done, failures = len(list(folder.glob("*/scores.json"))), failed_trials(folder)
-        said = f"{done} trial{' is' if done == 1 else 's are'} done in {folder}"
+        planned = planned_trials(folder)
+        of = f" of {planned}" if planned else ""
+        said = f"{done}{of} trial{' is' if (planned or done) == 1 else 's are'} done in {folder}"
         return "\n".join([said, *failures])
 
 
@@ -106,7 +108,8 @@ def failed_trials(folder: Path) -> list[str]:
     failures = sorted(folder.glob("*/failure.json"), key=lambda path: (len(path.parent.name), path.parent.name))
     if not failures:
         return []
-    lines = [f"{len(failures)} of {len(list(folder.glob('*/.hydra')))} trials failed:"]
+    number = max(planned_trials(folder) or 0, len(list(folder.glob("*/.hydra"))))
+    lines = [f"{len(failures)} of {number} trials failed:"]
     for path in failures[:_MOST_LISTED]:
         failure = json.loads(path.read_text(encoding="utf-8"))
         reason = (failure["message"].splitlines() or [failure["error_type"]])[0]

@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         const=SECONDS,
         metavar="SECONDS",
         help="write the report again while the sweep runs, looking for changes every SECONDS (default "
-        f"{SECONDS:g}); ends with the sweep, or by Ctrl-C",
+        f"{SECONDS:g}); ends with the sweep, also with one that was killed, or by Ctrl-C",
     )
     return parser
 

@@ -124,6 +124,7 @@ class Sweep:
     """Everything found in a sweep's folder; ``baselines`` has one entry per decoding setting.
 
     ``fitting_seconds``: how long the sweep trained adapters, several at a time; None where nobody measured it.
+    ``planned``: number of trials that were launched, begun or not; None where that is not known.
     ``halving``: which adapters were stopped early; None in a sweep that stops none.
     """
 
@@ -133,6 +134,12 @@ class Sweep:
     command: str | None
     fitting_seconds: float | None = None
     halving: Halving | None = None
+    planned: int | None = None
+
+    @property
+    def not_begun(self) -> int:
+        """Trials that wait for their adapters, or that an interrupted sweep did not come to."""
+        return max(0, (self.planned or 0) - len(self.trials))
 
     @property
     def finished(self) -> list[Trial]:
@@ -175,10 +182,16 @@ def collect(sweep_dir: Path) -> Sweep:
             base = _scored(folder, folder / "baseline.json", is_base=True)
             baselines.setdefault(base.decoding_key, base)
     trials = [_read_trial(path) for path in folders]
-    ledger = sweep_dir / LEDGER
-    fitting = finite(read_json(ledger).get("fitting_seconds")) if ledger.is_file() else None
-    command, halving = _sweep_command(sweep_dir), read_halving(sweep_dir)
-    return Sweep(sweep_dir, trials, list(baselines.values()), command, fitting, halving)
+    ledger = finite(read_json(sweep_dir / LEDGER)) if (sweep_dir / LEDGER).is_file() else {}
+    return Sweep(
+        folder=sweep_dir,
+        trials=trials,
+        baselines=list(baselines.values()),
+        command=_sweep_command(sweep_dir),
+        fitting_seconds=ledger.get("fitting_seconds"),
+        halving=read_halving(sweep_dir),
+        planned=ledger.get("trials"),
+    )
 
 
 def _is_trial(path: Path) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kimi_audio_ft.errors import UserError
 from multirun_analysis.collect import Sweep, Trial
 from multirun_analysis.reference_sets import REFERENCE_SET, check_reference_sets
+from multirun_analysis.scored_alike import check_scored_alike
 
 if TYPE_CHECKING:
     from multirun_analysis.learning_curve import LearningStudy
@@ -130,11 +131,13 @@ def compare(sweep: Sweep) -> Comparison:
     """Rank the finished trials of ``sweep`` and the zero-shot base by CER.
 
     Raises:
-        UserError: no trial is finished, or trials were scored on different reference sets.
+        UserError: no trial is finished, or trials were scored on different reference sets, by different versions of
+            the normalisation or under different options.
     """
     if not sweep.finished:
         raise UserError(_nothing_finished(sweep))
     check_reference_sets(sweep)
+    check_scored_alike(sweep)
     return Comparison(sweep, swept_params(sweep), _leaderboard(sweep))
 
 

@@ -8,14 +8,19 @@ from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
+from kimi_audio_ft.scoring.normalise import normalise
 from multirun_analysis.collect import Trial
 
 MOST_SHOWN = 12
+MOST_CHARS = 400  # of one text: a model that runs in a circle writes thousands
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of text; ``kind`` is equal, replace, delete (reference only) or insert (hypothesis only)."""
+    """A stretch of text; ``kind`` is equal, replace, delete (reference only) or insert (hypothesis only).
+
+    Of kind "cut" its text is the number of characters that are not shown.
+    """
 
     kind: str
     text: str
@@ -39,7 +44,7 @@ class Mistake:
 def worst_utterances(trial: Trial, most: int = MOST_SHOWN) -> list[Mistake]:
     """The ``most`` utterances with the highest CER, each in its worst repeat; exact ones are left out."""
     worst: dict[str, dict[str, Any]] = {}
-    for line in trial.utterances:
+    for line in map(_complete, trial.utterances):
         identity = str(line["id"])
         if identity not in worst or _severity(line) > _severity(worst[identity]):
             worst[identity] = line
@@ -58,12 +63,32 @@ def mark(reference: str, hypothesis: str) -> tuple[list[Piece], list[Piece]]:
     return left, right
 
 
+def shortened(pieces: list[Piece], most: int = MOST_CHARS) -> list[Piece]:
+    """The first ``most`` characters, and how many more there are."""
+    shown, left = [], most
+    for piece in pieces:
+        if left > 0:
+            shown.append(Piece(piece.kind, piece.text[:left]))
+        left -= len(piece.text)
+    return shown if left >= 0 else [*shown, Piece("cut", f"{-left:,}")]
+
+
+def _complete(line: dict[str, Any]) -> dict[str, Any]:
+    """A row with what older files lack: a text where nothing was heard, and its error rate."""
+    hypothesis, cer = line["hypothesis"] or "", line.get("cer")
+    if cer is None:
+        reference, heard = normalise(line["reference"]), normalise(hypothesis)
+        cer = Levenshtein.distance(reference, heard) / max(len(reference), 1)
+    return {**line, "hypothesis": hypothesis, "cer": cer}
+
+
 def _severity(line: dict[str, Any]) -> tuple[float, int]:
     """Of two equally wrong utterances the longer one tells more."""
     return (line["cer"], len(line["reference"]))
 
 
 def _mistake(line: dict[str, Any]) -> Mistake:
-    reference, hypothesis = mark(line["reference"], line["hypothesis"])
+    reference, hypothesis = mark(normalise(line["reference"]), normalise(line["hypothesis"]))
     path = str(line["audio"]) if line.get("audio") else None
-    return Mistake(str(line["id"]), Path(path).name if path else None, path, line["cer"], reference, hypothesis)
+    name = Path(path).name if path else None
+    return Mistake(str(line["id"]), name, path, line["cer"], shortened(reference), shortened(hypothesis))

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from multirun_analysis.collect import Trial
 from multirun_analysis.compare import Adapter, Comparison, distinct
 from multirun_analysis.messages import Messages
+from multirun_analysis.scored_alike import OPTIONS, option_of, version_of
 from multirun_analysis.words import duration, show
 
 PACKAGES = ("kimi-audio-ft", "torch", "transformers", "peft", "lightning", "hydra-core", "altair", "vl-convert-python")
@@ -18,14 +19,14 @@ Facts = list[tuple[str, str]]
 def sweep_facts(comparison: Comparison, say: Messages) -> Facts:
     """The command, the data, the model and the software."""
     sweep, on = comparison.sweep, comparison.reference_set
-    normalisation = _all(sweep.finished, "normalisation_version")
     return [
         (say("facts.sweep"), str(sweep.folder.resolve())),
         (say("facts.command"), sweep.command or say("facts.no_command")),
         (say("facts.eval_manifest"), show(on["eval_manifest"])),
         (say("facts.references"), _references(comparison, say)),
         (say("facts.eval_identity"), show(on["eval_identity"])),
-        *([(say("facts.normalisation"), normalisation)] if normalisation != "–" else []),
+        (say("facts.normalisation"), show(version_of(comparison.best.trial) or say("facts.unstated"))),
+        (say("facts.scoring"), _scoring(comparison.best.trial, say)),
         (say("facts.model"), _all(sweep.finished, "model")),
         (say("facts.git_commit"), _all(sweep.finished, "git_commit")),
         (say("facts.versions"), _versions()),
@@ -68,6 +69,21 @@ def _references(comparison: Comparison, say: Messages) -> str:
         if recordings
         else say("facts.references_value", **counts)
     )
+
+
+def _scoring(trial: Trial, say: Messages) -> str:
+    """The options of all trials, which are scored alike; a file's words are counted."""
+    told = []
+    for name in OPTIONS:
+        value = option_of(trial, name)
+        if value is None:
+            said = say("facts.unstated")
+        elif name in ("terms", "names"):
+            said = say("facts.words", n=len(value))
+        else:
+            said = show(value)
+        told.append(f"scoring.{name}: {said}")
+    return say("list.comma").join(told)
 
 
 def _all(trials: list[Trial], key: str) -> str:

@@ -1,23 +1,45 @@
-"""A learning curve in sentences for the terminal, and as JSON values for trials.json."""
+"""A learning curve in sentences of either language, and as JSON values for trials.json."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from multirun_analysis.learning_curve import FAR, Forecast, LearningCurve, LearningStudy
+from multirun_analysis.learning_curve import SIZE_PARAM, Forecast, LearningCurve, LearningStudy
+from multirun_analysis.messages import Messages
 from multirun_analysis.statistics.results import Interval
 from multirun_analysis.words import percent, short_key, shown
 
 _DIGITS = 9
 
 
-def learning_in_words(study: LearningStudy | None) -> list[str]:
-    """Every curve in a line or two; why there is none where that is so."""
+def learning_sentences(study: LearningStudy, say: Messages) -> list[str]:
+    """Each curve's law in words; why there is no curve where that is so."""
+    if study.refused is not None:
+        return [say("learning.refused", param=SIZE_PARAM)]
+    return [_law(curve, say) for curve in study.curves]
+
+
+def learning_in_words(study: LearningStudy | None, say: Messages) -> list[str]:
+    """The same with every curve's forecasts, for where there is no table of them; nothing for any other sweep."""
     if study is None:
         return []
     if study.refused is not None:
-        return [f"No learning curve: {study.refused}."]
-    return [line for curve in study.curves for line in (_law(curve), _forecasts(curve))]
+        return learning_sentences(study, say)
+    told = [(say("learning.told", said=_law(curve, say)), _forecasts(curve, say)) for curve in study.curves]
+    return [line for lines in told for line in lines]
+
+
+def curve_name(curve: LearningCurve, say: Messages) -> str:
+    """The values of the other swept parameters."""
+    named = [f"{short_key(param)}={shown(param, value, say)}" for param, value in curve.setting.items()]
+    return " ".join(named) or say("learning.one")
+
+
+def in_percent(interval: Interval | None, say: Messages) -> str:
+    """An interval; a dash where there are too few recordings for one."""
+    if interval is None:
+        return "–"
+    return say("learning.between", low=percent(interval.low), high=percent(interval.high))
 
 
 def learning_document(study: LearningStudy | None) -> dict[str, Any] | None:
@@ -27,34 +49,37 @@ def learning_document(study: LearningStudy | None) -> dict[str, Any] | None:
     return {"refused": study.refused, "curves": [_curve(curve) for curve in study.curves]}
 
 
-def _law(curve: LearningCurve) -> str:
-    sizes = [point.size for point in curve.points]
-    named = " ".join(f"{short_key(param)}={shown(param, value)}" for param, value in curve.setting.items())
-    said = f"Learning curve{f' ({named})' if named else ''} over {len(sizes)} training sets of {sizes[0]:,} to "
-    said += f"{sizes[-1]:,} conversations{_compute(curve)}: CER {percent(curve.points[0].error)} to "
-    said += f"{percent(curve.points[-1].error)}"
+def _law(curve: LearningCurve, say: Messages) -> str:
+    first, last = curve.points[0], curve.points[-1]
+    facts = {
+        "name": curve_name(curve, say),
+        "smallest": f"{first.size:,}",
+        "largest": f"{last.size:,}",
+        "first": percent(first.error),
+        "last": percent(last.error),
+        "trained": _training(curve, say),
+    }
     if curve.is_falling is False or curve.law.scale == 0:
-        return f"{said}; more data has no effect that this evaluation set could show."
-    floor = f"{percent(curve.law.floor)}{_between(curve.floor)}"
-    return f"{said}, falling as n^-{curve.law.exponent:.2f} towards {floor}."
+        return say("learning.flat", **facts)
+    return say("learning.law", **facts, exponent=f"{curve.law.exponent:.2f}", floor=percent(curve.law.floor))
 
 
-def _compute(curve: LearningCurve) -> str:
+def _training(curve: LearningCurve, say: Messages) -> str:
+    """Steps of the trainings: with the same number everywhere, more data is not more training."""
     if curve.steps is None:
         return ""
-    fewest, most = curve.steps
-    return f", {most:,} steps each" if fewest == most else f", {fewest:,} to {most:,} steps"
+    fewest, most = (f"{steps:,}" for steps in curve.steps)
+    return say("learning.steps", n=most) if fewest == most else say("learning.steps_between", low=fewest, high=most)
 
 
-def _forecasts(curve: LearningCurve) -> str:
-    said = "; ".join(f"{one.size:,} {percent(one.error)}{_between(one.interval)}" for one in curve.forecasts)
-    far = [f"{one.size:,}" for one in curve.forecasts if one.is_far]
-    beyond = f". A guess, for it is more than {FAR} times what was measured: {', '.join(far)}" if far else ""
-    return f"  Forecast: {said}{beyond}."
-
-
-def _between(interval: Interval | None) -> str:
-    return "" if interval is None else f" ({percent(interval.low)} to {percent(interval.high)})"
+def _forecasts(curve: LearningCurve, say: Messages) -> str:
+    told = []
+    for one in curve.forecasts:
+        about = [in_percent(one.interval, say)] if one.interval else []
+        about += [say("learning.far")] if one.is_far else []
+        beside = say("learning.about", said=say("list.comma").join(about)) if about else ""
+        told.append(say("learning.at", size=f"{one.size:,}", cer=percent(one.error), beside=beside))
+    return say("learning.forecasts", said=say("learning.join").join(told))
 
 
 def _curve(curve: LearningCurve) -> dict[str, Any]:

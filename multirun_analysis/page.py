@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import store_root
-from multirun_analysis import charts, sentences, words
+from multirun_analysis import charts, learning_words, sentences, words
 from multirun_analysis.audio import clips
 from multirun_analysis.board import Board
 from multirun_analysis.charts import Figure
@@ -26,6 +26,7 @@ from multirun_analysis.differences import worst_utterances
 from multirun_analysis.facts import cost_facts, sweep_facts
 from multirun_analysis.messages import ENGLISH, Messages
 from multirun_analysis.records import write_whole
+from multirun_analysis.terms import term_table
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 LIBRARIES = "window.vegaEmbed = vegaEmbed;"
@@ -48,7 +49,7 @@ def render(comparison: Comparison, created: datetime, say: Messages = ENGLISH, r
         comparison: a compared sweep.
         created: when, in the reader's time zone.
         say: the language.
-        reload: seconds after which the page loads itself again; None for a sweep that is done.
+        reload: seconds after which the page loads itself again; None for a sweep that has ended.
     """
     with debug_mode(False):  # checking charts against Vega-Lite's schema takes most of their time; the tests do it
         sections = {section.key: section for section in _sections(comparison, say)}
@@ -67,6 +68,7 @@ def render(comparison: Comparison, created: datetime, say: Messages = ENGLISH, r
             reload=reload,
             sections=sections,
             categories=charts.category_table(comparison, say),
+            terms=term_table(comparison, say),
             specs={figure.key: figure.spec for figure in figures},
             mistakes=list(zip(mistakes, clips([mistake.path for mistake in mistakes]), strict=True)),
             compared_to=lambda trial: _compared_to(trial, comparison),
@@ -77,8 +79,8 @@ def render(comparison: Comparison, created: datetime, say: Messages = ENGLISH, r
     )
 
 
-def render_waiting(name: str, why: str, say: Messages, reload: float) -> str:
-    """The page of a sweep without a finished trial."""
+def render_waiting(name: str, why: str, say: Messages, reload: float | None) -> str:
+    """The page of a sweep without a finished trial; ``reload`` as in ``render``."""
     return _environment(say).get_template("waiting.html.j2").render(name=name, why=why, reload=reload)
 
 
@@ -98,7 +100,7 @@ def _sections(comparison: Comparison, say: Messages) -> list[Section]:
     ]
     study = comparison.learning
     if study is not None:
-        said = " ".join(charts.learning_sentences(study, say))
+        said = " ".join(learning_words.learning_sentences(study, say))
         found.insert(0, Section("learning", say("learning.title"), said, charts.learning_figure(comparison, say)))
     return [section for section in found if section.figures or section.key == "learning"]
 
@@ -124,6 +126,7 @@ def _environment(say: Messages) -> Environment:
         "words": words,
         "sentences": sentences,
         "charts": charts,
+        "learning": learning_words,
         "config_differences": config_differences,
         "style": _text("report.css"),
         "script": _text("report.js"),

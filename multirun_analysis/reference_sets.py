@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Hashable, Iterable
 
 from kimi_audio_ft.errors import UserError
 from multirun_analysis.collect import Sweep, Trial
+from multirun_analysis.records import read_jsonl
 
-REFERENCE_SET = ("num_references", "num_reference_chars", "eval_identity")
+IDENTITY = "eval_identity"
+REFERENCE_SET = ("num_references", "num_reference_chars", IDENTITY)
+FILE = "utterances.jsonl"
 _SHOWN = 3
 
 
@@ -18,20 +21,51 @@ def check_reference_sets(sweep: Sweep) -> None:
         UserError: they were not; names the trials, and the utterances that differ, from their utterances.jsonl.
     """
     for key in REFERENCE_SET:
-        holders: dict[Any, list[Trial]] = {}
-        for trial in [*sweep.finished, *sweep.baselines]:
-            holders.setdefault(trial.record.get(key), []).append(trial)
+        holders = holders_of((trial.record.get(key), trial) for trial in compared(sweep))
         if len(holders) > 1:
-            found = "; ".join(f"{value!r} in {_named(trials)}" for value, trials in holders.items())
+            found = "; ".join(f"{value!r} in {records_of(trials)}" for value, trials in holders.items())
             first, second, *_ = holders.values()
-            raise UserError(
-                f"{sweep.folder}: trials were scored on different reference sets: {key} is {found}. "
-                f"{_difference(first, second)}Error rates over different references cannot be compared. Score every "
-                "trial on one evaluation set (data.eval_manifest) or report the sweeps separately"
-            )
+            raise _refusal(sweep, f"{key} is {found}. {_difference(first, second)}")
+    if sweep.finished and sweep.finished[0].record.get(IDENTITY) is None:
+        _check_texts(sweep)
 
 
-def _named(trials: list[Trial], most: int = 4) -> str:
+def _check_texts(sweep: Sweep) -> None:
+    """The same by the texts of utterances.jsonl, where nobody recorded what identifies the references."""
+    first: tuple[Trial, dict[str, str]] | None = None
+    for trial in sweep.finished:
+        texts = _references(trial)
+        # Some are missing where a disk was full: such a trial is compared with no other.
+        if not texts or trial.record.get("num_references") not in (None, len(texts)):
+            continue
+        first = first or (trial, texts)
+        if texts != first[1]:
+            raise _refusal(sweep, _difference([first[0]], [trial]))
+
+
+def _refusal(sweep: Sweep, difference: str) -> UserError:
+    return UserError(
+        f"{sweep.folder}: trials were scored on different reference sets: {difference}Error rates over different "
+        "references cannot be compared. Score every trial on one evaluation set (data.eval_manifest) or report the "
+        "sweeps separately"
+    )
+
+
+def compared(sweep: Sweep) -> list[Trial]:
+    """What is ranked together."""
+    return [*sweep.finished, *sweep.baselines]
+
+
+def holders_of(facts: Iterable[tuple[Hashable, Trial]]) -> dict[Hashable, list[Trial]]:
+    """Trials by something that is recorded of each."""
+    holders: dict[Hashable, list[Trial]] = {}
+    for fact, trial in facts:
+        holders.setdefault(fact, []).append(trial)
+    return holders
+
+
+def records_of(trials: list[Trial], most: int = 4) -> str:
+    """The files that say it, the first ones by name."""
     names = [f"{trial.name}/{'baseline' if trial.is_base else 'scores'}.json" for trial in trials]
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
@@ -39,10 +73,12 @@ def _named(trials: list[Trial], most: int = 4) -> str:
 
 def _difference(first: list[Trial], second: list[Trial]) -> str:
     """What the transcripts of two groups of trials say about it; nothing when one of them has none."""
-    one, other = (next((trial for trial in trials if trial.utterances), None) for trials in (first, second))
-    if one is None or other is None:
+    found, against = (
+        next(((t, texts) for t in trials if (texts := _references(t))), None) for trials in (first, second)
+    )
+    if found is None or against is None:
         return ""
-    references, others = _references(one), _references(other)
+    (one, references), (other, others) = found, against
     changed = [key for key, text in references.items() if key in others and others[key] != text]
     told = [
         _listed(f"only in {one.name}", [repr(key) for key in references if key not in others]),
@@ -58,7 +94,10 @@ def _difference(first: list[Trial], second: list[Trial]) -> str:
 
 
 def _references(trial: Trial) -> dict[str, str]:
-    return {str(row.get("id")): str(row.get("reference")) for row in trial.utterances}
+    """By id; empty for a base, and without a file. Its rows are not kept: all trials' would fill the memory."""
+    path = trial.folder / FILE
+    rows = () if trial.is_base or not path.is_file() else read_jsonl(path)
+    return {str(row.get("id")): str(row.get("reference")) for row in rows}
 
 
 def _listed(what: str, items: list[str]) -> str:

@@ -34,7 +34,7 @@ def load_sweep(sweep_dir: Path) -> Comparison:
 
     Raises:
         UserError: no such folder, no trial or no finished trial in it, a record that cannot be read, or trials that
-            were scored on different reference sets.
+            were not scored alike: on different references, by different versions or under different options.
     """
     return compare(collect(Path(sweep_dir)))
 

@@ -1,14 +1,19 @@
-"""What the statistics say, in sentences of either language: the group of the best, the recommendation, overfitting."""
+"""What the statistics say, in sentences of either language: the group of the best, the recommendation, overfitting.
+
+The page and the terminal say the same.
+"""
 
 from __future__ import annotations
 
 from multirun_analysis.collect import Trial
 from multirun_analysis.compare import Comparison
 from multirun_analysis.messages import Messages
+from multirun_analysis.scored_alike import version_of
 from multirun_analysis.statistics import Needed, Overfitting, Reason, Statistics
-from multirun_analysis.words import adapter_name, percent, setting, show
+from multirun_analysis.words import adapter_name, percent, points, setting, show
 
 MOST_NAMED = 6
+MOST_RECORDED = 100_000  # utterances: no test set has more, so a larger number tells nobody anything
 _WITHOUT_TESTS = (Reason.ONLY, Reason.TOO_FEW_RECORDINGS, Reason.NO_UTTERANCES)
 
 
@@ -16,15 +21,20 @@ def recommendation(comparison: Comparison, say: Messages) -> str:
     """Which trial to take, and why it and no other."""
     statistics = comparison.statistics
     taken, group = statistics.recommended, len(statistics.best_group)
+    counted = {Reason.BEST_IS_CHEAPEST: group - 1, Reason.TOO_FEW_RECORDINGS: statistics.recordings}
     compared = sum(pair.first is statistics.best_group[0] for pair in statistics.pairs)
     return say(
         f"verdict.{statistics.reason}",
-        n=group - 1 if statistics.reason is Reason.BEST_IS_CHEAPEST else compared,
+        n=counted.get(statistics.reason, compared),
         name=name_of(taken, comparison, say),
         cer=percent(taken.cer, 2),
         group=group,
-        recordings=statistics.recordings,
     )
+
+
+def conclusions(comparison: Comparison, say: Messages) -> list[str]:
+    """The recommendation, and all that goes with it."""
+    return [recommendation(comparison, say), *verdicts(comparison, say)]
 
 
 def verdicts(comparison: Comparison, say: Messages) -> list[str]:
@@ -35,6 +45,8 @@ def verdicts(comparison: Comparison, say: Messages) -> list[str]:
         lines.append(_method(statistics, say))
     if statistics.needed is not None and len(statistics.best_group) > 1:
         lines.append(_needed(statistics.needed, comparison, say))
+    if len(comparison.sweep.finished) > 1 and version_of(comparison.best.trial) is None:
+        lines.append(say("verdict.unstated"))
     if statistics.left_out:
         names = _some([trial.name for trial in statistics.left_out], say)
         lines.append(say("verdict.left_out", n=len(statistics.left_out), names=names))
@@ -71,7 +83,7 @@ def _place(verdict: Overfitting, comparison: Comparison, say: Messages) -> str:
 def _method(statistics: Statistics, say: Messages) -> str:
     return say(
         "verdict.method",
-        pairs=len(statistics.pairs),
+        n=len(statistics.pairs),
         recordings=f"{statistics.recordings:,}",
         resamples=f"{statistics.resamples:,}",
     )
@@ -81,6 +93,10 @@ def _needed(needed: Needed, comparison: Comparison, say: Messages) -> str:
     names = {side: name_of(getattr(needed, side), comparison, say) for side in ("first", "second")}
     if needed.utterances is None or needed.recordings is None:
         return say("verdict.needed_never", **names)
+    if needed.utterances > MOST_RECORDED:
+        return say(
+            "verdict.needed_beyond", **names, difference=points(needed.difference, say), most=f"{MOST_RECORDED:,}"
+        )
     return say(
         "verdict.needed",
         **names,

@@ -14,6 +14,7 @@ from multirun_analysis.collect import Trial
 from multirun_analysis.compare import Comparison, Row
 from multirun_analysis.learning_words import learning_document
 from multirun_analysis.statistics.document import statistics_document, trial_document
+from multirun_analysis.terms import terms_of
 from multirun_analysis.words import trial_title
 
 # Facts of a trial that are copied from its record, in the order of the CSV's columns.
@@ -79,6 +80,7 @@ def _entry(trial: Trial, row: Row | None, comparison: Comparison) -> dict[str, A
         "error_type": trial.record.get("error_type"),
         "message": trial.record.get("message"),
         "paths": _paths(trial, comparison),
+        "terms": terms_of(trial),
     }
 
 
@@ -91,7 +93,10 @@ def _paths(trial: Trial, comparison: Comparison) -> dict[str, str]:
 
 
 def _flat(entry: dict[str, Any]) -> dict[str, Any]:
-    """Params and strict scores get their bare names as columns, normalised scores the prefix ``normalised.``."""
+    """Params and strict scores get their bare names as columns, normalised scores the prefix ``normalised.``.
+
+    Recall and precision of a user's terms are the last columns: ``terms.TERM.recall``, ``terms.TERM.precision``.
+    """
     flat: dict[str, Any] = {}
     for key, value in entry.items():
         if key in ("params", "scores"):
@@ -100,6 +105,10 @@ def _flat(entry: dict[str, Any]) -> dict[str, Any]:
             flat.update({f"normalised.{name}": score for name, score in (value or {}).items()})
         elif key == "paths":
             flat["folder"] = value["folder"]
+        elif key == "terms":
+            flat.update(
+                {f"terms.{term}.{of}": one[of] for term, one in value.items() for of in ("recall", "precision")}
+            )
         else:
             flat[key] = value
     return {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in flat.items()}

@@ -9,9 +9,10 @@ from rich.text import Text
 
 from multirun_analysis.compare import Comparison, Row, is_of_base, value_of
 from multirun_analysis.learning_words import learning_in_words
+from multirun_analysis.messages import ENGLISH
+from multirun_analysis.sentences import conclusions
 from multirun_analysis.statistics import Interval
-from multirun_analysis.verdicts import conclusions
-from multirun_analysis.words import BASE_NAME, effort, headline, short_key, shown, training_time
+from multirun_analysis.words import BASE_NAME, change, effort, headline, short_key, shown, training_time
 
 MOST_ROWS = 40
 NARROW = 47  # columns of text that the scores need; below this and the parameters' share, only the main ones are shown
@@ -32,7 +33,7 @@ def print_leaderboard(
         failures: also print a line for every failed trial.
     """
     console = console or Console()
-    title = f"Sweep {comparison.sweep.folder.name}"
+    title = f"Sweep {comparison.sweep.folder.resolve().name}"
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     has_intervals = bool(comparison.statistics.intervals)
     is_wide = console.width >= NARROW + PARAM_WIDTH * len(comparison.swept) + INTERVAL_WIDTH * has_intervals
@@ -50,7 +51,7 @@ def print_leaderboard(
     if len(comparison.rows) > most_rows:
         console.print(f"... and {len(comparison.rows) - most_rows} more rows, all in the report")
     console.print(Text(headline(comparison)), style="bold")
-    for conclusion in [*conclusions(comparison), *learning_in_words(comparison.learning)]:
+    for conclusion in [*conclusions(comparison, ENGLISH), *learning_in_words(comparison.learning, ENGLISH)]:
         console.print(Text(conclusion))
     console.print(Text(effort(comparison)))
     halving = comparison.sweep.halving
@@ -86,7 +87,7 @@ def _cells(row: Row, comparison: Comparison, is_wide: bool) -> list[str]:
         _rate(trial.cer),
         *([_half_width(statistics.interval_of(trial))] if statistics.intervals else []),
         _rate(trial.normalised.cer if trial.normalised else None),
-        "–" if row.gain is None else f"{-row.gain:+.0%}",
+        change(row.gain).replace(" ", ""),
         *(more if is_wide else []),
     ]
 

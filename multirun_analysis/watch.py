@@ -1,4 +1,9 @@
-"""``--watch``: the report of a sweep that is running, written again when something in its folder changed."""
+"""``--watch``: the report of a sweep that is running, written again when something in its folder changed.
+
+It ends with the sweep: done, or without a living process. A killed sweep leaves no word, but the store knows which
+sweeps a process of this machine runs (a lock that ends with the process, however that ends). Sweeps on other machines,
+or over another store, are watched until they are done.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,9 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+from kimi_audio_ft.engine.ledger import planned_trials
 from kimi_audio_ft.errors import DataError, UserError
+from kimi_audio_ft.store_uses import is_alive
 from multirun_analysis.messages import Messages
 from multirun_analysis.page import render, render_waiting
 from multirun_analysis.records import write_whole
@@ -16,6 +23,9 @@ from multirun_analysis.report import ReportPaths, load_sweep, write_comparison
 SECONDS = 30.0
 # The next look is at least this many times as far away as the last report took: the machine is for the trainings.
 REST = 5
+# A sweep that had no process for so many seconds, in which nothing changed either, has ended. It has none for some
+# seconds while it composes its trials, between two launches of a sweeper, and while its last report is written.
+PATIENCE = 120.0
 ENDED = ("scores.json", "failure.json")
 WATCHED = (*ENDED, "baseline.json", "utterances.jsonl", "curves.jsonl", ".hydra/overrides.yaml")
 
@@ -32,7 +42,8 @@ def watch(
     """Write report.html whenever a trial's files changed, until the sweep is done; then all three files.
 
     Until then the page loads itself again every ``seconds``. trials.json and trials.csv are left to the sweep's end:
-    a trials.json younger than multirun.yaml is how one knows that the sweep is done.
+    a trials.json younger than multirun.yaml is how one knows that the sweep is done. One that ended otherwise gets a
+    last page of what there is.
 
     Args:
         sweep_dir: the sweep's folder; it may still be empty.
@@ -42,26 +53,52 @@ def watch(
         wait: what waits.
 
     Raises:
-        UserError: there is no such folder, the report cannot be written, or the sweep is done and has no result.
+        UserError: there is no such folder, the report cannot be written, the sweep is done and has no result, or no
+            process of it has been alive for ``PATIENCE`` seconds.
     """
     if not sweep_dir.is_dir():
         raise DataError(sweep_dir, "is not a folder", "Give the folder of a sweep that has begun")
     paths = ReportPaths.in_folder(Path(out or sweep_dir))
     seen: State | None = None
     is_written = False
+    dead_for: float | None = None
     while True:
         is_done, state = _is_done(sweep_dir), _state(sweep_dir)
         if is_done:
             return write_comparison(load_sweep(sweep_dir), out, say.language)
         began = time.monotonic()
+        if state != seen or not _is_dead(sweep_dir):
+            dead_for = None
+        elif dead_for is None:
+            dead_for = 0.0
+        elif dead_for >= PATIENCE:
+            _write(sweep_dir, paths.html, say, None, is_written)
+            raise UserError(_dead(sweep_dir, paths.html))
         if state != seen:
             is_written = _write(sweep_dir, paths.html, say, seconds, is_written)
             seen = state
-        wait(max(seconds, REST * (time.monotonic() - began)))
+        pause = max(seconds, REST * (time.monotonic() - began))
+        wait(pause)
+        dead_for = None if dead_for is None else dead_for + pause
 
 
-def _write(sweep_dir: Path, html: Path, say: Messages, seconds: float, is_written: bool) -> bool:
-    """Write what can be told now; a half-written trial leaves the last page. Returns whether that has results."""
+def _is_dead(sweep_dir: Path) -> bool:
+    """Whether the store knows the sweep, and that nobody runs it."""
+    return any(is_alive(path) is False for path in {sweep_dir.absolute(), sweep_dir.resolve()})
+
+
+def _dead(sweep_dir: Path, html: Path) -> str:
+    return (
+        f"{sweep_dir}: the sweep is not done, and no process of it has been alive for {PATIENCE / 60:g} minutes. The "
+        f"report shows it as it was: {html}. Run the same sweep command again; what is finished is kept"
+    )
+
+
+def _write(sweep_dir: Path, html: Path, say: Messages, seconds: float | None, is_written: bool) -> bool:
+    """Write what can be told now; a half-written trial leaves the last page. Returns whether that has results.
+
+    seconds: after which the page loads itself again; None for the last page of a sweep that has no process any more.
+    """
     try:
         page = render(load_sweep(sweep_dir), datetime.now().astimezone(), say, seconds)
     except (UserError, OSError) as error:
@@ -77,7 +114,10 @@ def _write(sweep_dir: Path, html: Path, say: Messages, seconds: float, is_writte
 def _counts(sweep_dir: Path, say: Messages) -> str:
     failed = len(list(sweep_dir.glob("*/failure.json")))
     begun = len(list(sweep_dir.glob("*/.hydra")))
-    return say("watch.counts", running=max(0, begun - failed), failed=failed)
+    running, waiting = max(0, begun - failed), (planned_trials(sweep_dir) or 0) - begun
+    if waiting > 0:
+        return say("watch.to_come", running=running, failed=failed, waiting=waiting)
+    return say("watch.counts", running=running, failed=failed)
 
 
 def _is_done(sweep_dir: Path) -> bool:

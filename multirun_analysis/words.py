@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from multirun_analysis.collect import Trial
-from multirun_analysis.compare import Adapter, Comparison, is_of_base, value_of
+from multirun_analysis.compare import Adapter, Comparison, Row, is_of_base, value_of
 from multirun_analysis.messages import ENGLISH, Messages
 
 BASE_NAME = ENGLISH("base.name")
@@ -49,6 +49,20 @@ def shown(param: str, value: Any, say: Messages = ENGLISH) -> str:
 def percent(fraction: float | None, digits: int = 1) -> str:
     """A fraction as a percentage; a dash when unknown."""
     return "–" if fraction is None else f"{100 * fraction:.{digits}f} %"
+
+
+def change(gain: float | None) -> str:
+    """A gain over the base as the change of the error rate that it is: 0.8 is -80 %; a dash when unknown."""
+    if gain is None:
+        return "–"
+    whole = round(-100 * gain)
+    return f"{whole:+d} %" if whole else "0 %"
+
+
+def points(difference: float, say: Messages = ENGLISH) -> str:
+    """A difference of two error rates in percentage points, whichever is larger."""
+    found = abs(100 * difference)
+    return say("points.under", least="0.01") if found < 0.005 else say("points.of", n=f"{found:.2f}")
 
 
 def count(number: float | None) -> str:
@@ -106,13 +120,16 @@ def headline(comparison: Comparison, say: Messages = ENGLISH) -> str:
     said = say(key, name=name, cer=percent(best.trial.cer))
     if best.base is None:
         return say("headline.no_base", said=said)
-    return say("headline.base", said=said, base=percent(best.base.cer), gain=_gain_in_words(best.gain, say))
+    return say("headline.base", said=said, base=percent(best.base.cer), gain=_gain_in_words(best, say))
 
 
-def _gain_in_words(gain: float | None, say: Messages) -> str:
-    if not gain:
+def _gain_in_words(best: Row, say: Messages) -> str:
+    if best.gain is None:  # nothing to divide by
+        return say("gain.worse" if best.trial.cer else "gain.none")
+    if not best.gain:
         return say("gain.none")
-    return say("gain.reduction" if gain > 0 else "gain.increase", share=percent(abs(gain), 0))
+    share = percent(abs(best.gain), 0 if abs(best.gain) >= 0.01 else 2)
+    return say("gain.reduction" if best.gain > 0 else "gain.increase", share=share)
 
 
 def effort(comparison: Comparison, say: Messages = ENGLISH) -> str:
@@ -120,6 +137,7 @@ def effort(comparison: Comparison, say: Messages = ENGLISH) -> str:
     sweep, comma = comparison.sweep, say("list.comma")
     counts = {"finished": sweep.finished, "failed": sweep.failed, "unfinished": sweep.unfinished}
     trials = [say(f"effort.{how}", n=len(some)) for how, some in counts.items() if some]
+    trials += [say("effort.not_begun", n=sweep.not_begun)] if sweep.not_begun else []
     adapters = comparison.adapters
     trained = [adapter.train_seconds for adapter in adapters if adapter.train_seconds is not None]
     spent = sum(trained) if sweep.fitting_seconds is None else sweep.fitting_seconds

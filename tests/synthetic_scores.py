@@ -51,6 +51,8 @@ class Scorer:
             },
             "categories": categories,
             "normalisation_version": NORMALISATION_VERSION,
+            "normalisation": {"fillers": [], "erhua": True},
+            "word_lists": {"terms": [], "names": []},
             "cer_repeats": cers,
             "cer_std": statistics.stdev(cers) if repeats > 1 else 0.0,
             **self._interval(rows, "", repeats),

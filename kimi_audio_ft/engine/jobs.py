@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, run_job
@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kimi_audio_ft.cli import to_settings
 from kimi_audio_ft.engine.compose import compose_jobs
+from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.schema import TrainConfig
 
 
@@ -62,6 +63,25 @@ class Runner:
 def is_training(job: Job) -> bool:
     """Whether a job is one of our trials; the launcher runs any other Hydra app's jobs as they come."""
     return OmegaConf.get_type(job.config) is TrainConfig
+
+
+def refuse_to_sweep_scoring(jobs: Sequence[Job]) -> None:
+    """All trials of a sweep are scored alike, for they are compared.
+
+    Raises:
+        ConfigError: an option of scoring differs between them; nothing was trained.
+    """
+    options = [cast(dict[str, Any], OmegaConf.to_container(job.config.scoring)) for job in jobs]
+    for job, given in zip(jobs, options, strict=True):
+        for name, value in given.items():
+            first = options[0][name]
+            if value != first:
+                rule = (
+                    f"differs between the trials of this sweep ({first!r} in trial {jobs[0].number}, {value!r} in "
+                    f"trial {job.number}), and only trials that were scored alike can be compared"
+                )
+                remedy = "Give it one value. The same command with another value scores again, and trains nothing"
+                raise ConfigError(f"scoring.{name}", value, rule, remedy)
 
 
 def prepare(job: Job) -> None:

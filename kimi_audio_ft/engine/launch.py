@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, setup_globals
 
 from kimi_audio_ft.engine import known
-from kimi_audio_ft.engine.jobs import Job, Runner, is_training, prepare
+from kimi_audio_ft.engine.jobs import Job, Runner, is_training, prepare, refuse_to_sweep_scoring
+from kimi_audio_ft.engine.ledger import record_fitting, record_trials
 from kimi_audio_ft.engine.settings import LauncherConfig
 from kimi_audio_ft.engine.work import BASE, Event, Failure, Task, Unit
 from kimi_audio_ft.one_moment import one_moment
@@ -33,11 +34,17 @@ class Launch:
         self.stopping = False
 
     def compose(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
-        """The batch's jobs, with what each needs."""
+        """The batch's jobs, with what each needs.
+
+        Raises:
+            ConfigError: they would be scored under different options.
+        """
         setup_globals()
         self._log_as_hydra()
         self.folder.mkdir(parents=True, exist_ok=True)
         jobs = self.runner.compose(job_overrides, first)
+        if all(map(is_training, jobs)):
+            refuse_to_sweep_scoring(jobs)
         with one_moment():
             for job in jobs:
                 if is_training(job):
@@ -49,13 +56,13 @@ class Launch:
         jobs = self.compose(job_overrides, first)
         if not all(map(is_training, jobs)):
             return self._run_plainly(jobs)
+        record_trials(self.folder, len(jobs))
         with using(self.folder):
             note(("adapter", job.key) for job in jobs if job.key is not None)
             return self._run_trials(jobs)
 
     def _run_trials(self, jobs: Sequence[Job]) -> list[JobReturn]:
         """Make what they need, then run every one as soon as it can."""
-        from kimi_audio_ft.engine.ledger import record_fitting
         from kimi_audio_ft.engine.needs import lacking
         from kimi_audio_ft.engine.view import SweepView
 

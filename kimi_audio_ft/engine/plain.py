@@ -51,9 +51,11 @@ class PlainLines:
         """Trials come fast at the end: failures are told, the others counted."""
         if job.reason:
             self._say(f"trial {job.line.number} ({job.line.name}): FAILED: {job.reason}")
-        ended, total = sum(j.phase is not None for j in self.state.jobs.values()), len(self.state.jobs)
-        if ended == total or self._due("trials", ended / total):
-            self._tell(f"{ended} of {total} trials are scored")
+        jobs = self.state.jobs.values()
+        done, failed = (sum(one.phase == phase for one in jobs) for phase in ("done", "failed"))
+        if done + failed == len(jobs) or self._due("trials", (done + failed) / len(jobs)):
+            total = f"{len(jobs)} trial{' is' if len(jobs) == 1 else 's are'}"
+            self._tell(f"{done} of {total} scored{f', {failed} failed' if failed else ''}")
 
     def _tell(self, line: str) -> None:
         if not self._only_failures:

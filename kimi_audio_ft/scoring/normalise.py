@@ -28,8 +28,8 @@ from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.scoring.fillers import FILLER_SOUNDS, drop_erhua, dropping
 from kimi_audio_ft.scoring.spoken_numbers import fold_numerals, spell_numbers
 
-# 2: numbers are spelt as they are said.
-NORMALISATION_VERSION = 2
+# 2: numbers are spelt as they are said. 3: those in Latin words too (K12 is k十二), and those beside a space (2024 年).
+NORMALISATION_VERSION = 3
 
 Rule = Callable[[str], str]
 Normalisation = str | tuple[Rule, ...]

@@ -80,12 +80,13 @@ def words_of(text: str, spans: Iterable[Span]) -> Iterator[str]:
 @lru_cache(maxsize=16)
 def _pattern_of(words: tuple[str, ...]) -> regex.Pattern[str]:
     longest_first = sorted(set(words), key=lambda word: (-len(word), word))
-    # A Latin term is found as a word only: AI is not in MAIN.
+    # A Latin term is found as a word only: AI is not in MAIN, and G2, which is said g二, not in g二十.
     edge = r"[[\p{L}\p{N}]--\p{Han}]"
     alternatives = (
         (rf"(?<!{edge})" if _is_latin(word[0]) else "")
         + regex.escape(word, literal_spaces=True)
         + (rf"(?!{edge})" if _is_latin(word[-1]) else "")
+        + (f"(?![{_NUMERAL}])" if word[-1] in _NUMERAL and any(map(_is_latin, word)) else "")
         for word in longest_first
     )
     return regex.compile("|".join(alternatives), regex.V1 | regex.IGNORECASE)

@@ -18,77 +18,98 @@ import regex
 _HAN, _DIGIT = regex.compile(r"\p{Han}"), re.compile("[0-9]")
 _LETTER = r"[[\p{L}\p{M}]--\p{Han}]"
 _ANY_LETTER = regex.compile(_LETTER, regex.V1)
+_CHUNK = regex.compile(r"\S*[\p{L}\p{M}\p{N}]\S*")
 _ONE_BY_ONE = str.maketrans("0123456789", "零一二三四五六七八九")
 
 _NUMBER = r"(?>[0-9]{1,3}(?:,[0-9]{3})++(?![0-9])(?:\.[0-9]++)?|[0-9]++(?:\.[0-9]++)?)"
 _PART = rf"{_NUMBER}[%‰]?"
+_SIGNED = r"(?:(?<![[\p{L}\p{N}]--\p{Han}])[-+])?"
 # Words in front of digits that are read one by one, and behind those that are not.
 _CALLED = "电话|手机|号码|热线|拨打|拨|尾号|编号|账号|卡号|单号|工号|学号|邮编|代码|验证码|密码|房间"
 _COUNTED = "万亿多余元块个人名位次年天米条"
 _LONGEST = 16  # digits that cn2an reads as one number
 _CURRENCIES = {"$": "美元", "¥": "元", "€": "欧元", "£": "英镑"}
 
-# Kinds of spans, the first that fits wins. A digit next to a Latin letter belongs to a word (5g, k12) and stays.
+# Other signs for the same mark, which NFKC leaves alone: minus, the fraction stroke of ½, wave dash.
+_SIGNS = str.maketrans({"\u2212": "-", "\u2044": "/", "\u301c": "~"})
+# 二○二四, with a circle for the zero
+_CIRCLE = re.compile("(?<=[零〇一二三四五六七八九])[○◯]+|[○◯]+(?=[零〇一二三四五六七八九])")
+# 3–5, 3—5; and 8月1日-5日, where a minus would make no sense
+_DASH = re.compile("(?<=[0-9%‰])[\u2010-\u2014](?=[0-9])")
+_UNTIL = re.compile("(?<=[0-9][年月日号点时分秒个元块万亿度人天周岁米件名位次])[-~\u2010-\u2014](?=[0-9])")
+# 50 %, $ 5, and 2024 年, for its reading depends on what follows.
+_SPACE = regex.compile(r"(?<=[0-9])\s+(?=[%‰°\p{Han}])|(?<=\p{Sc})\s+(?=[0-9])|(?<=\p{Han})\s+(?=[0-9])")
+
+# Kinds of spans, the first that fits wins. Those in words of Latin letters are read too: 5G is 五g, and K12 k十二.
 _KINDS = {
     "date": r"(?>[12][0-9]{3}(?P<separator>[-/.])[01]?[0-9](?P=separator)[0-3]?[0-9])",
-    "time": r"(?>(?:1[0-9]|2[0-4]|0?[1-9]):[0-5][0-9](?::[0-5][0-9])?)(?![:])",
+    "time": r"(?>(?:1[0-9]|2[0-4]|0?[0-9]):[0-5][0-9](?::[0-5][0-9])?)(?![:])",
     "ratio": r"(?>[0-9]++:[0-9]++)",
-    "phone": r"(?>0[0-9]{2,3}-[0-9]{7,8}|[48]00-[0-9]{3,4}-?[0-9]{3,4}|1[3-9][0-9]{9})",
+    "phone": r"(?>0[0-9]{2,3}-[0-9]{7,8}|[48]00-[0-9]{3,4}-?[0-9]{3,4}|1[3-9][0-9](?:[ -]?[0-9]{4}){2})",
     "called": rf"(?<=(?:{_CALLED})(?:是|为|:)?)(?>[0-9]{{3,}})(?!\.[0-9])",
     "version": r"(?>[0-9]++(?:\.[0-9]++){2,})",
     "fraction": r"(?>[0-9]++/[0-9]++)",
+    "years": r"(?>[12][0-9]{3}(?:[-~][12][0-9]{3})++)(?=年)",
     "range": rf"(?>{_PART}(?:[-~]{_PART})++)",
-    "percent": rf"(?:(?<![\p{{L}}\p{{N}}])[-+])?{_NUMBER}[%‰]",
+    "percent": rf"{_SIGNED}{_NUMBER}[%‰]",
     "money": rf"\p{{Sc}}{_NUMBER}[万亿]*+",
-    "degrees": rf"(?:(?<![\p{{L}}\p{{N}}])[-+])?{_NUMBER}°c?",
-    "year": r"(?>[0-9]{4}|0[0-9])(?=年)|[05-9]0(?=后)",
+    "degrees": rf"{_SIGNED}{_NUMBER}°c?",
+    "year": r"(?>[0-9]{4}|0[0-9])(?=年)|[05-9]0(?=后)|(?>[12][0-9]{3})(?=q[1-4]|h[12])",
+    "padded": r"(?>0[1-9])(?=[月日号时点])",
+    "word": rf"(?<={_LETTER})(?>[0-9]{{3,}})(?!\.[0-9])|(?>[0-9]{{3,4}})(?=p(?!{_LETTER}))",
     "digits": rf"(?>0[0-9]++|[0-9]{{17,}}|[0-9]{{7,}}+(?<!000)(?![{_COUNTED}]))(?!\.[0-9])",
-    "number": rf"(?:(?<![[\p{{L}}\p{{N}}]--\p{{Han}}])[-+])?{_NUMBER}",
+    "number": rf"{_SIGNED}{_NUMBER}",
 }
 _SPAN = regex.compile(
-    rf"(?=[0-9+\-]|\p{{Sc}})(?<!{_LETTER}|[0-9])(?:"
+    r"(?=[0-9+\-]|\p{Sc})(?<![0-9])(?:"
     + "|".join(f"(?P<{kind}>{span})" for kind, span in _KINDS.items())
-    + rf")(?!{_LETTER}|[0-9])",
+    + ")(?![0-9])",
     regex.V1,
 )
+# 7×24
+_TIMES = re.compile("(?<=[0-9])×(?=[0-9])")
 # T+1, 3+2
-_PLUS = regex.compile(rf"(?<=[\p{{L}}\p{{N}}])\+(?=[0-9]++(?!{_LETTER}))", regex.V1)
+_PLUS = regex.compile(r"(?<=[\p{L}\p{N}])\+(?=[0-9])")
 
 _TELEPHONE_ONE = regex.compile(r"(?<=[零一二三四五六七八九幺])幺|幺(?=[零一二三四五六七八九幺])")
 # Not the weight: 二两, 半斤八两, 银两.
 _TWO = regex.compile(r"两(?=[百千万亿])|(?<![一二三四五六七八九十百千万几半斤银0-9])两")
-# 五G is one word, 5g.
-_GENERATION = regex.compile(
-    rf"(?<![零一二三四五六七八九十百千万亿点])[一二三四五六七八九](?=[gdk](?!{_LETTER}|[0-9]))", regex.V1
+_FOLDED = re.compile("[〇幺两]")
+# 百分之十到二十 leaves the second 百分之 out, 百分之负三 has the sign behind it, 百分之一百 is 100 % as well.
+_SHORT_RANGE = re.compile(
+    "(百分之[零一二三四五六七八九十百千点]+到)(?=[零一二三四五六七八九十])(?!一(?![零一二三四五六七八九十百点]))"
 )
-_FOLDED, _BEFORE_LETTER = re.compile("[〇幺两]"), re.compile("[一二三四五六七八九][gdk]")
+_HUNDRED = re.compile("百分之一百(?![零一二三四五六七八九点万亿])")
+_SIGN_BEHIND = re.compile("(百分之|千分之)([正负])(?=[零一二三四五六七八九十百])")
 
 
 def spell_numbers(text: str) -> str:
     """``text`` (lower case, half width) with every number as it is said.
 
-    Text that has Latin letters and no Han character is not Mandarin, and stays as it is.
+    Text of several words without a Han character is not Mandarin, and stays as it is; 5G alone may be.
     """
+    text = _CIRCLE.sub(lambda found: "〇" * len(found[0]), text.translate(_SIGNS))
     if not _DIGIT.search(text) or _is_foreign(text):
         return text
-    return _SPAN.sub(_spoken, _PLUS.sub("加", text))
+    text = _UNTIL.sub("到", _DASH.sub("-", _SPACE.sub("", text)))
+    return _SPAN.sub(_spoken, _PLUS.sub("加", _TIMES.sub("乘", text)))
 
 
 def fold_numerals(text: str) -> str:
     """``text`` (without marks) with one writing for numerals that have several.
 
     〇 becomes 零; 两 becomes 二 except as a weight, and 幺 in digits 一: for the same word a transcript may have
-    either. 五g becomes 5g.
+    either. 百分之十到二十 becomes 百分之十到百分之二十, and 百分之负三 becomes 负百分之三.
     """
     if _FOLDED.search(text):
         text = _TELEPHONE_ONE.sub("一", _TWO.sub("二", text.replace("〇", "零")))
-    if _BEFORE_LETTER.search(text):
-        text = _GENERATION.sub(lambda digit: str("零一二三四五六七八九".index(digit[0])), text)
+    if "分之" in text:
+        text = _SIGN_BEHIND.sub(r"\2\1", _HUNDRED.sub("百分之百", _SHORT_RANGE.sub(r"\1百分之", text)))
     return text
 
 
 def _is_foreign(text: str) -> bool:
-    return not _HAN.search(text) and _ANY_LETTER.search(text) is not None
+    return not _HAN.search(text) and _ANY_LETTER.search(text) is not None and len(_CHUNK.findall(text)) > 1
 
 
 def _spoken(span: regex.Match[str]) -> str:
@@ -98,7 +119,7 @@ def _spoken(span: regex.Match[str]) -> str:
 
 
 def _one_by_one(digits: str) -> str:
-    return digits.replace("-", "").translate(_ONE_BY_ONE)
+    return digits.replace("-", "").replace(" ", "").translate(_ONE_BY_ONE)
 
 
 @lru_cache(maxsize=100_000)
@@ -136,7 +157,16 @@ def _part(text: str) -> str:
     if text[-1] not in "%‰":
         return _number(text)
     said = _number(text[:-1])
-    return {"%": "百分之", "‰": "千分之"}[text[-1]] + ("百" if said == "一百" else said)
+    sign = said[0] if said[0] in "正负" else ""
+    said = said.removeprefix(sign)
+    return sign + {"%": "百分之", "‰": "千分之"}[text[-1]] + ("百" if said == "一百" else said)
+
+
+def _range(text: str) -> str:
+    """3-5, 10%-20%, and 10-20%, whose first number is a percentage as well."""
+    parts = text.replace("~", "-").split("-")
+    mark = parts[-1][-1] if parts[-1][-1] in "%‰" else ""
+    return "到".join(_part(part if part[-1] in "%‰" else part + mark) for part in parts)
 
 
 def _fraction(text: str) -> str:
@@ -166,11 +196,14 @@ _READERS: dict[str, Callable[[str], str]] = {
     "called": _one_by_one,
     "version": _joined(".", "点", _number),
     "fraction": _fraction,
-    "range": _joined("-", "到", _part),
+    "years": _joined("-", "到", _one_by_one),
+    "range": _range,
     "percent": _part,
     "money": _money,
     "degrees": _degrees,
     "year": _one_by_one,
+    "padded": lambda text: _number(text[1:]),
+    "word": _one_by_one,
     "digits": _one_by_one,
     "number": _number,
 }

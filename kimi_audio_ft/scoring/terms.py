@@ -37,7 +37,7 @@ def term_scores(
     two overlap, the longer one counts. An utterance's occurrences count as found up to the smaller of its two numbers.
     """
     rules = NORMALISATIONS["normalised"]
-    spelt = {normalise(term, rules): term for term in terms}
+    spelt = {form: term for term in terms for form in _forms(term, rules)}
     counts = {term: [0, 0, 0] for term in terms}
     for repeat in hypotheses:
         for key, reference in references.items():
@@ -50,10 +50,17 @@ def term_scores(
     return {term: TermScore(*count) for term, count in counts.items()}
 
 
+def _forms(term: str, rules: Normalisation) -> set[str]:
+    """A term as it is in a text of other languages and in Mandarin, where its numbers are spelt: iPhone 15."""
+    spoken = normalise(f"词，{term}，词", rules).removeprefix("词").removesuffix("词")
+    return {normalise(term, rules).casefold(), spoken.casefold()}
+
+
 def _occurrences(text: str, spelt: Mapping[str, str], rules: Normalisation) -> dict[str, int]:
     text = normalise(text, rules)
     found: dict[str, int] = {}
     for start, end in word_spans(text, [word for word in spelt if word]):
-        term = spelt[text[start:end]]
-        found[term] = found.get(term, 0) + 1
+        term = spelt.get(text[start:end].casefold())  # strasse is found in straße
+        if term is not None:
+            found[term] = found.get(term, 0) + 1
     return found

@@ -4,7 +4,7 @@ from multirun_analysis.charts.categories import category_figure, category_name, 
 from multirun_analysis.charts.effects import effects_figure
 from multirun_analysis.charts.figure import Figure
 from multirun_analysis.charts.heat_map import heat_map
-from multirun_analysis.charts.learning import curve_name, in_percent, learning_figure, learning_sentences
+from multirun_analysis.charts.learning import learning_figure
 from multirun_analysis.charts.losses import loss_figures
 from multirun_analysis.charts.parallel import parallel_figure
 from multirun_analysis.charts.parameters import parameter_figures, parameter_note
@@ -15,12 +15,9 @@ __all__ = [
     "category_figure",
     "category_name",
     "category_table",
-    "curve_name",
     "effects_figure",
     "heat_map",
-    "in_percent",
     "learning_figure",
-    "learning_sentences",
     "loss_figures",
     "parallel_figure",
     "parameter_figures",

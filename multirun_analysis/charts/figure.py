@@ -38,7 +38,7 @@ def drawn(layers: list[alt.Chart], names: list[str], height: int = HEIGHT, **met
     The tests check specifications against Vega-Lite's schema; here that would take a fifth of a report's time.
     """
     widest = max((_width(name) for name in names), default=0)
-    usermeta = {"legendEntry": 26 + 7 * widest, **meta}
+    usermeta = {"legendEntry": 30 + 6.3 * widest, **meta}
     return alt.layer(*layers, usermeta=usermeta).properties(width="container", height=height).to_dict(validate=False)
 
 

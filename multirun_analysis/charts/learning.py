@@ -7,10 +7,10 @@ import altair as alt
 from multirun_analysis.charts.figure import Figure, Point, cer_axis, chart_of, drawn, tips
 from multirun_analysis.collect import Trial
 from multirun_analysis.compare import Comparison
-from multirun_analysis.learning_curve import SIZE_PARAM, Forecast, LearningCurve, LearningStudy
+from multirun_analysis.learning_curve import Forecast, LearningStudy
+from multirun_analysis.learning_words import curve_name, in_percent
 from multirun_analysis.messages import Messages
-from multirun_analysis.statistics import Interval
-from multirun_analysis.words import percent, short_key, shown, trial_title
+from multirun_analysis.words import percent, trial_title
 
 
 def learning_figure(comparison: Comparison, say: Messages) -> list[Figure]:
@@ -23,46 +23,12 @@ def learning_figure(comparison: Comparison, say: Messages) -> list[Figure]:
     return [Figure("learning-curve", say("learning.chart"), say("learning.caption"), spec, wide=True)]
 
 
-def learning_sentences(study: LearningStudy, say: Messages) -> list[str]:
-    """Each curve's law in words; why there is no curve where that is so."""
-    if study.refused is not None:
-        return [say("learning.refused", param=SIZE_PARAM)]
-    return [_law(curve, say) for curve in study.curves]
-
-
-def curve_name(curve: LearningCurve, say: Messages) -> str:
-    """The values of the other swept parameters."""
-    named = [f"{short_key(param)}={shown(param, value, say)}" for param, value in curve.setting.items()]
-    return " ".join(named) or say("learning.one")
-
-
-def in_percent(interval: Interval | None, say: Messages) -> str:
-    """An interval; a dash where there are too few recordings for one."""
-    if interval is None:
-        return "–"
-    return say("learning.between", low=percent(interval.low), high=percent(interval.high))
-
-
-def _law(curve: LearningCurve, say: Messages) -> str:
-    first, last = curve.points[0], curve.points[-1]
-    facts = {
-        "name": curve_name(curve, say),
-        "smallest": f"{first.size:,}",
-        "largest": f"{last.size:,}",
-        "first": percent(first.error),
-        "last": percent(last.error),
-    }
-    if curve.is_falling is False or curve.law.scale == 0:
-        return say("learning.flat", **facts)
-    return say("learning.law", **facts, exponent=f"{curve.law.exponent:.2f}", floor=percent(curve.law.floor))
-
-
 def _layers(study: LearningStudy, comparison: Comparison, names: list[str], say: Messages) -> list[alt.Chart]:
     x = alt.X(
         "size:Q",
         title=say("learning.size"),
         scale=alt.Scale(type="log", nice=False, padding=12),
-        axis=alt.Axis(format="~s", grid=False, tickCount=6),
+        axis=alt.Axis(format="~s", grid=False, tickCount=6, labelOverlap="greedy", labelSeparation=10),
     )
     colour = alt.Color("curve:N", sort=names, title=None, legend=alt.Legend() if len(names) > 1 else None)
     curves = list(zip(study.curves, names, strict=True))

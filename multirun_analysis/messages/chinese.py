@@ -12,11 +12,15 @@ TEXTS = {
     "headline.no_base": "{said}。零样本基座未在此解码设置下评分，因此相对它的改进未知。",
     "headline.base": "{said}，基座 {base}，{gain}。",
     "gain.none": "没有变化",
+    "gain.worse": "变差，因为基座没有错误",
     "gain.reduction": "相对降低 {share}",
     "gain.increase": "相对升高 {share}",
+    "points.of": "{n} 个百分点",
+    "points.under": "不到 {least} 个百分点",
     "effort.finished": "{n} 个试验已完成",
     "effort.failed": "{n} 个失败",
     "effort.unfinished": "{n} 个未完成",
+    "effort.not_begun": "{n} 个未开始",
     "effort.adapters": "{n} 个适配器",
     "effort.trained": "{n} 个训练用时 {time}",
     "effort.all_reused": "全部取自存储",
@@ -39,17 +43,19 @@ TEXTS = {
     "watch.live": "扫描正在运行：本页每 {seconds} 秒自动刷新。",
     "watch.waiting": "正在等待第一个完成的试验",
     "watch.counts": "{running} 个进行中，{failed} 个失败。",
+    "watch.to_come": "{running} 个进行中，{failed} 个失败，{waiting} 个尚未开始。试验在其适配器就绪后开始。",
+    "watch.dead": "扫描在有试验完成之前就结束了",
     "verdict.title": "该选哪个试验",
     "verdict.only": "只有一个完成的试验，无从比较。",
     "verdict.alone": "推荐：{name}，即最佳者。其余 {n} 个试验显著更差。",
     "verdict.best_is_cheapest": "推荐：{name}，即最佳者。另有 {n} 个试验与它无法区分，且都不比它便宜。",
     "verdict.cheapest": "推荐：{name}（CER {cer}）。在与最佳者无法区分的 {group} 个试验中，它最便宜。",
     "verdict.too_few_recordings": (
-        "推荐：{name}，即最佳者。评测集只有 {recordings} 段录音：太少，无法给出区间，也无法判断其他试验是否同样好。"
+        "推荐：{name}，即最佳者。评测集只有 {n} 段录音：太少，无法给出区间，也无法判断其他试验是否同样好。"
     ),
     "verdict.no_utterances": "推荐：{name}，即最佳者。其他试验是否同样好未知：各试验的 utterances.jsonl 无法比较。",
     "verdict.method": (
-        "以录音为单位做配对检验，对全部 {pairs} 对做 Holm 校正后 p 值低于 5 %，才认为两个试验有差别。"
+        "以录音为单位做配对检验，对全部 {n} 对做 Holm 校正后 p 值低于 5 %，才认为两个试验有差别。"
         "区间由对 {recordings} 段录音的自助法（{resamples} 次重抽样）得出，因为同一录音的片段并不独立。"
     ),
     "verdict.needed": (
@@ -57,6 +63,13 @@ TEXTS = {
         "语句；现有 {have_recordings} 段录音中的 {have_utterances} 条。"
     ),
     "verdict.needed_never": "{first} 与 {second} 的错误一样多：任何评测集都无法区分它们。",
+    "verdict.needed_beyond": (
+        "{first} 与 {second} 实际上没有差别：二者的 CER 在此只差 {difference}，没有录得出来的测试集能区分它们"
+        "（需要超过 {most} 条语句）。"
+    ),
+    "verdict.unstated": (
+        "这些试验没有记录评分时所用的规范化版本：它们由本程序的旧版本产生。再次运行同一条命令即可重新评分，不会重新训练或解码。"
+    ),
     "verdict.left_out": "试验 {names} 未参与比较：其 utterances.jsonl 缺失或与其他试验不同。",
     "verdict.beyond": "只有 CER 最低的 {n} 个试验参与了相互比较。",
     "verdict.place": "{name}（{at}）",
@@ -103,6 +116,7 @@ TEXTS = {
     "missing.failed": "失败",
     "missing.unfinished": "未完成",
     "missing.no_reason": "没有记录原因",
+    "missing.not_begun": "{n} 个试验没有开始。",
     "missing.again": "再次运行同一条扫描命令即可从中断处继续。",
     "halving.title": "提前停止",
     "halving.step": "步",
@@ -136,6 +150,7 @@ TEXTS = {
     "worst.replaced_where": "两行都标。",
     "worst.reference": "参考",
     "worst.output": "输出",
+    "worst.cut": "……还有 {n} 个字符",
     "worst.empty": "空",
     "worst.none": "所有语句都转写正确。",
     "worst.no_file": "此试验没有 utterances.jsonl。",
@@ -177,6 +192,9 @@ TEXTS = {
     "facts.recorded": "{references} 条，共 {chars} 个字符，来自 {recordings} 段录音",
     "facts.eval_identity": "参考文本标识",
     "facts.normalisation": "规范化版本",
+    "facts.scoring": "评分选项",
+    "facts.words": "{n} 个词",
+    "facts.unstated": "没有记录",
     "facts.model": "模型",
     "facts.git_commit": "Git 提交",
     "facts.versions": "写出本报告的软件版本",

@@ -67,7 +67,14 @@ TEXTS = {
     "category.edits": "错误数",
     "category.name": "类型",
     "category.table": "各类错误的数字",
-    "terms.title": "最佳试验听写您的术语的情况",
+    "terms.title": "您的术语",
+    "terms.note": "每个术语听写得如何：任选两个试验并列。",
+    "terms.choose": "试验",
+    "terms.first": "试验",
+    "terms.second": "与之并列",
+    "terms.table": "各术语的召回率和精确率",
+    "terms.more_terms": "另有 {n} 个术语，见 trials.json。",
+    "terms.more_trials": "另有 {n} 个试验，见 trials.json。",
     "terms.term": "术语",
     "terms.spoken": "在参考中出现的次数",
     "terms.recall": "召回率 %",
@@ -113,10 +120,19 @@ TEXTS = {
     ),
     "learning.refused": "训练集大小的取值太少，画不出学习曲线：{param} 至少要有三个取值。",
     "learning.one": "全部试验",
-    "learning.law": "{name}：{smallest} 条对话时 CER {first}，{largest} 条时 {last}，按 n^-{exponent} 降向 {floor}。",
-    "learning.flat": (
-        "{name}：{smallest} 条对话时 CER {first}，{largest} 条时 {last}；更多数据没有此评测集能显示的效果。"
+    "learning.law": (
+        "{name}：{smallest} 条对话时 CER {first}，{largest} 条时 {last}{trained}，按 n^-{exponent} 降向 {floor}。"
     ),
+    "learning.flat": (
+        "{name}：{smallest} 条对话时 CER {first}，{largest} 条时 {last}{trained}；更多数据没有此评测集能显示的效果。"
+    ),
+    "learning.told": "学习曲线：{said}",
+    "learning.steps": "（各 {n} 步）",
+    "learning.steps_between": "（{low} 至 {high} 步）",
+    "learning.forecasts": "对更多对话的预测：{said}。",
+    "learning.at": "{size} 条时 {cer}{beside}",
+    "learning.about": "（{said}）",
+    "learning.join": "；",
     "learning.size": "训练对话数",
     "learning.between": "{low} 至 {high}",
     "learning.forecast": "预测",

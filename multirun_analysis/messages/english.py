@@ -16,16 +16,21 @@ TEXTS = {
     ),
     "headline.base": "{said}, base {base}, {gain}.",
     "gain.none": "no change",
+    "gain.worse": "worse, for the base makes no error",
     "gain.reduction": "a relative reduction of {share}",
     "gain.increase": "a relative increase of {share}",
+    "points.of": "{n} percentage points",
+    "points.under": "less than {least} percentage points",
     "effort.finished": "{n} trial finished||{n} trials finished",
     "effort.failed": "{n} failed",
     "effort.unfinished": "{n} unfinished",
+    "effort.not_begun": "{n} not begun",
     "effort.adapters": "{n} adapter||{n} adapters",
     "effort.trained": "{n} trained in {time}",
     "effort.all_reused": "all from the store",
     "effort.reused": "{n} from the store",
-    "effort.shared": "without sharing there would have been {n} trainings",
+    "effort.shared": "without sharing there would have been {n} training||"
+    "without sharing there would have been {n} trainings",
     "effort.join": "; ",
     "effort.end": ".",
     # the head of the page
@@ -44,6 +49,10 @@ TEXTS = {
     "watch.live": "The sweep is running: this page reloads itself every {seconds} s.",
     "watch.waiting": "Waiting for the first finished trial",
     "watch.counts": "{running} under way, {failed} failed.",
+    "watch.to_come": (
+        "{running} under way, {failed} failed, {waiting} to come. A trial begins when its adapter is there."
+    ),
+    "watch.dead": "The sweep ended before a trial was finished",
     # what the statistics say
     "verdict.title": "Which trial to take",
     "verdict.only": "There is one finished trial, so nothing to compare it with.",
@@ -59,16 +68,21 @@ TEXTS = {
         "Recommended: {name} (CER {cer}). It is the cheapest of {group} trials that cannot be told apart from the best."
     ),
     "verdict.too_few_recordings": (
-        "Recommended: {name}, the best one. The evaluation set has {recordings} recordings: too few for intervals, or "
-        "to say whether another trial is as good."
+        "Recommended: {name}, the best one. The evaluation set has {n} recording: too few for intervals, or to say "
+        "whether another trial is as good.||"
+        "Recommended: {name}, the best one. The evaluation set has {n} recordings: too few for intervals, or to say "
+        "whether another trial is as good."
     ),
     "verdict.no_utterances": (
         "Recommended: {name}, the best one. Whether another trial is as good is unknown: the trials' utterances.jsonl "
         "cannot be compared."
     ),
     "verdict.method": (
+        "Two trials differ when a matched-pairs test over recordings finds less than 5 % chance. Intervals are of a "
+        "bootstrap over {recordings} recordings ({resamples} resamples), for the segments of one recording are not "
+        "independent.||"
         "Two trials differ when a matched-pairs test over recordings finds less than 5 % chance after Holm's "
-        "correction over all {pairs} pairs. Intervals are of a bootstrap over {recordings} recordings "
+        "correction over all {n} pairs. Intervals are of a bootstrap over {recordings} recordings "
         "({resamples} resamples), for the segments of one recording are not independent."
     ),
     "verdict.needed": (
@@ -76,6 +90,14 @@ TEXTS = {
         "{recordings} recordings are needed; there are {have_utterances} in {have_recordings}."
     ),
     "verdict.needed_never": ("{first} and {second} make equally many errors: no evaluation set would tell them apart."),
+    "verdict.needed_beyond": (
+        "{first} and {second} are equal for all practical purposes: their CERs differ by {difference} here, and no "
+        "test set that one can record would tell them apart (it would need more than {most} utterances)."
+    ),
+    "verdict.unstated": (
+        "These trials do not record by which version of the normalisation they were scored: an older version of this "
+        "program made them. The same command again scores them anew, and neither trains nor decodes."
+    ),
     "verdict.left_out": (
         "Trial {names} was not compared: its utterances.jsonl is missing or differs.||"
         "Trials {names} were not compared: their utterances.jsonl is missing or differs."
@@ -129,6 +151,7 @@ TEXTS = {
     "missing.failed": "failed",
     "missing.unfinished": "not finished",
     "missing.no_reason": "no reason recorded",
+    "missing.not_begun": "{n} trial was not begun.||{n} trials were not begun.",
     "missing.again": "The same sweep command goes on where it stopped.",
     "halving.title": "Stopped early",
     "halving.step": "step",
@@ -165,6 +188,7 @@ TEXTS = {
     "worst.reference": "reference",
     "worst.output": "output",
     "worst.empty": "empty",
+    "worst.cut": "… {n} more characters",
     "worst.none": "Every utterance was transcribed exactly.",
     "worst.no_file": "This trial has no utterances.jsonl.",
     "worst.play": "recording of {name}",
@@ -207,6 +231,9 @@ TEXTS = {
     "facts.recorded": "{references} with {chars} characters, in {recordings} recordings",
     "facts.eval_identity": "Identity of the references",
     "facts.normalisation": "Normalisation, version",
+    "facts.scoring": "Scoring options",
+    "facts.words": "{n} word||{n} words",
+    "facts.unstated": "not recorded",
     "facts.model": "Model",
     "facts.git_commit": "Git commit",
     "facts.versions": "Versions, where this report was written",

@@ -76,7 +76,14 @@ TEXTS = {
     "category.edits": "errors",
     "category.name": "category",
     "category.table": "Errors by category, as numbers",
-    "terms.title": "Your terms, as the best trial heard them",
+    "terms.title": "Your terms",
+    "terms.note": "How often each term was heard: two trials side by side, which you choose.",
+    "terms.choose": "Trials",
+    "terms.first": "trial",
+    "terms.second": "beside it",
+    "terms.table": "Recall and precision of every term",
+    "terms.more_terms": "{n} further term is in trials.json.||{n} further terms are in trials.json.",
+    "terms.more_trials": "{n} further trial is in trials.json.||{n} further trials are in trials.json.",
     "terms.term": "term",
     "terms.spoken": "times in the references",
     "terms.recall": "recall %",
@@ -126,13 +133,20 @@ TEXTS = {
     "learning.refused": "There are too few sizes for a learning curve: train with at least three values of {param}.",
     "learning.one": "all trials",
     "learning.law": (
-        "{name}: CER {first} at {smallest} conversations, {last} at {largest}, falling as n^-{exponent} "
+        "{name}: CER {first} at {smallest} conversations, {last} at {largest}{trained}, falling as n^-{exponent} "
         "towards {floor}."
     ),
     "learning.flat": (
-        "{name}: CER {first} at {smallest} conversations, {last} at {largest}; more data has no effect that this "
-        "evaluation set could show."
+        "{name}: CER {first} at {smallest} conversations, {last} at {largest}{trained}; more data has no effect "
+        "that this evaluation set could show."
     ),
+    "learning.told": "Learning curve, {said}",
+    "learning.steps": " ({n} steps each)",
+    "learning.steps_between": " ({low} to {high} steps)",
+    "learning.forecasts": "Forecast for more conversations: {said}.",
+    "learning.at": "{cer} at {size}{beside}",
+    "learning.about": " ({said})",
+    "learning.join": "; ",
     "learning.size": "training conversations",
     "learning.between": "{low} to {high}",
     "learning.forecast": "forecast",

@@ -48,6 +48,7 @@ def statistics_document(statistics: Statistics) -> dict[str, Any]:
         and {
             "first": needed.first.name,
             "second": needed.second.name,
+            "difference": _round(needed.difference),
             "utterances": needed.utterances,
             "recordings": needed.recordings,
             "power": needed.power,

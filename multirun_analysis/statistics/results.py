@@ -109,11 +109,13 @@ class Overfitting:
 class Needed:
     """How large an evaluation set would separate the two best trials at 95 % with the given power.
 
-    Taking the observed difference for the true one; ``utterances`` and ``recordings`` are None when there is none.
+    Taking the observed ``difference`` (the CER of ``first`` minus that of ``second``) for the true one; ``utterances``
+    and ``recordings`` are None when there is none.
     """
 
     first: Trial
     second: Trial
+    difference: float
     utterances: int | None
     recordings: int | None
     power: float

@@ -27,11 +27,12 @@ def needed(tally: Tally) -> Needed | None:
     first, second = tally.trials[:2]
     difference = float(tally.rates[0] - tally.rates[1])
     if difference == 0:
-        return Needed(first, second, None, None, POWER)
+        return Needed(first, second, difference, None, None, POWER)
     edits, chars = tally.edits_by_recording[0] - tally.edits_by_recording[1], tally.chars_by_recording
     spread = np.std(edits - difference * chars, ddof=1) / chars.mean()
     normal = NormalDist()
     z = normal.inv_cdf((1 + LEVEL) / 2) + normal.inv_cdf(POWER)
     recordings = max((z * float(spread) / difference) ** 2, MIN_RECORDINGS)
     per_recording = tally.num_utterances / tally.num_recordings
-    return Needed(first, second, math.ceil(recordings * per_recording), math.ceil(recordings), POWER)
+    utterances = math.ceil(recordings * per_recording)
+    return Needed(first, second, difference, utterances, math.ceil(recordings), POWER)

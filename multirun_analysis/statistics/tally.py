@@ -90,6 +90,7 @@ class _Counts:
     trial: Trial
     place: dict[str, int] = field(default_factory=dict)
     recordings: list[str] = field(default_factory=list)
+    references: list[int] = field(default_factory=list)  # hashes: the texts of a large sweep would fill the memory
     rows: list[int] = field(default_factory=list)
     chars: list[tuple[int, int]] = field(default_factory=list)  # strict, normalised
     edits: list[list[int]] = field(default_factory=list)
@@ -102,6 +103,7 @@ class _Counts:
             self.rows.append(0)
             self.edits.append([0, 0])
             self.recordings.append(str(row.get("recording") or name))
+            self.references.append(hash(row["reference"]))
             self.chars.append((_chars(row, "strict", "chars"), _chars(row, "normalised", "normalised_chars")))
         self.rows[index] += 1
         self.edits[index][0] += _edits(row, "strict", "edits")
@@ -112,8 +114,13 @@ class _Counts:
         """Whether every utterance is there in every repeat."""
         return len(set(self.rows)) == 1
 
+    @cached_property
+    def of_each(self) -> dict[str, tuple[int, tuple[int, int]]]:
+        """What the trials that are compared must agree in, by utterance; not the order of their files."""
+        return {name: (self.references[place], self.chars[place]) for name, place in self.place.items()}
+
     def compares_with(self, other: _Counts) -> bool:
-        return self.is_whole and self.place == other.place and self.chars == other.chars
+        return self.is_whole and self.of_each == other.of_each
 
 
 def tally_up(trials: Iterable[Trial]) -> Tallies:
@@ -152,7 +159,10 @@ def _read(trial: Trial) -> _Counts:
 
 def _tally(kept: Sequence[_Counts], which: int) -> Tally:
     first = kept[0]
-    edits = np.array([[pair[which] for pair in counts.edits] for counts in kept], dtype=np.int64)
+    places = [[counts.place[name] for name in first.place] for counts in kept]
+    edits = np.array(
+        [[counts.edits[place][which] for place in some] for counts, some in zip(kept, places, strict=True)], np.int64
+    )
     repeats = np.array([counts.rows[0] for counts in kept], dtype=np.int64)
     chars = np.array([pair[which] for pair in first.chars], dtype=np.int64)
     return Tally([counts.trial for counts in kept], edits, repeats, chars, first.recordings)

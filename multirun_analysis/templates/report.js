@@ -130,6 +130,33 @@ function pickRow(name) {
   picked.scrollIntoView({ block: "center", behavior: "smooth" });
 }
 
+// Two trials side by side in the table of terms, whatever order its rows are in.
+function chooseTerms(form) {
+  const table = document.querySelector("table.terms");
+  const figures = JSON.parse(table.dataset.figures);
+  const shown = [];
+  const show = () => {
+    [...form.querySelectorAll("select")].forEach((select, side) => {
+      if (shown[side] === select.value) return;
+      shown[side] = select.value;
+      figures[select.value].forEach((found, kind) => {
+        const column = 2 + 2 * side + kind;
+        const heading = table.tHead.rows[0].cells[column];
+        heading.querySelector("small").textContent = select.selectedOptions[0].textContent;
+        heading.removeAttribute("aria-sort"); // its figures are others now
+        for (const row of table.tBodies[0].rows) {
+          const figure = found[row.dataset.place];
+          row.cells[column].textContent = figure === null ? "–" : figure.toFixed(1);
+        }
+      });
+    });
+  };
+  form.hidden = false;
+  form.addEventListener("input", show);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  show(); // a browser keeps what was chosen before it loaded the page again
+}
+
 function copyable(button) {
   const command = button.parentElement.querySelector("pre");
   const label = button.textContent;
@@ -155,7 +182,7 @@ function openTarget() {
 // While a sweep is watched the page loads itself again, but not under the hands of someone who filters or listens.
 function reloadWhenIdle() {
   const playing = [...document.querySelectorAll("audio")].some((audio) => !audio.paused);
-  if (!playing && !isFiltered() && !filters.contains(document.activeElement)) location.reload();
+  if (!playing && !isFiltered() && !document.activeElement?.closest("form")) location.reload();
 }
 
 filters.hidden = false;
@@ -177,6 +204,7 @@ if (document.querySelector("[data-chart]")) {
 }
 document.querySelectorAll("table.sortable").forEach(sortable);
 document.querySelectorAll("button.copy").forEach(copyable);
+document.querySelectorAll("#choose-terms").forEach(chooseTerms);
 window.addEventListener("hashchange", openTarget);
 openTarget();
 if (TEXTS.reload) setInterval(reloadWhenIdle, 1000 * Number(TEXTS.reload));

@@ -50,6 +50,7 @@ OPTIONS = [
     (TRAIN, ["data.train_manifest=my(1).jsonl"], ["'data.train_manifest=\"my(1).jsonl\"'"]),
     (TRAIN, ["lora.r"], ["'lora.r'", "OPTION=VALUE"]),
     (TRAIN, ["lora.r=0"], ["lora.r=0", "1 or more"]),
+    (TRAIN, ["-m", "scoring.erhua=true,false"], ["scoring.erhua=False", "True in trial 0", "Give it one value"]),
     (TRAIN, ["decoding.text_temperature=-1"], ["decoding.text_temperature=-1.0", "0 (greedy) or more"]),
     (TRAIN, ["decoding.text_temperature=nan"], ["decoding.text_temperature=nan"]),
     (TRAIN, ["optim.lr=0"], ["optim.lr=0.0", "greater than 0"]),

@@ -89,10 +89,12 @@ def test_options_act_on_the_normalised_column_and_the_categories() -> None:
     references, hypotheses = {"a": "嗯我在哪儿看5G"}, [{"a": "我在哪看5G"}]
     plain = score_repeats(references, hypotheses)
     assert plain["normalised"]["cer"] > 0 and plain["normalisation"] == {"fillers": [], "erhua": True}
-    options = ScoringOptions(fillers=("嗯",), erhua=False, terms=("5G",))
+    assert plain["word_lists"] == {"terms": [], "names": []}
+    options = ScoringOptions(fillers=("嗯",), erhua=False, terms=("5G",), names=("吴总",))
     scores = score_repeats(references, hypotheses, options=options)
     assert scores["cer"] == plain["cer"] and scores["normalised"]["cer"] == 0
     assert scores["normalisation"] == {"fillers": ["嗯"], "erhua": False}
+    assert scores["word_lists"] == {"terms": ["5G"], "names": ["吴总"]}
     assert scores["normalisation_version"] == NORMALISATION_VERSION
     assert scores["terms"] == {
         "5G": {"in_references": 1, "in_hypotheses": 1, "found": 1, "recall": 1.0, "precision": 1.0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kimi_audio_ft import store
-from kimi_audio_ft.store_uses import Use, forget, is_locked, note, records, using
+from kimi_audio_ft.store_uses import Use, forget, gate, is_alive, is_locked, note, records, using
 
 ONE, TWO = ("adapter", "a1"), ("transcript", "t2")
 
@@ -106,3 +107,30 @@ def test_locked_products() -> None:
     with store.lock("features", "f1.3"):
         assert is_locked("features", "f1")
     assert not is_locked(*ONE) and not is_locked("features", "f1")
+
+
+def test_whether_a_sweep_is_alive(private_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = tmp_path / "sweep"
+    assert is_alive(sweep) is None and not private_store.exists(), "asking leaves no trace"
+    with running_sweep(sweep) as other:
+        assert is_alive(sweep) is True
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+        assert is_alive(sweep) is False
+    with gate():
+        assert is_alive(sweep) is None, "nobody waits for the answer"
+    monkeypatch.setattr(socket, "gethostname", lambda: "another-machine")
+    assert is_alive(sweep) is None, "its locks may not show here"
+    monkeypatch.undo()
+    monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(private_store))
+    [record] = records()
+    forget(record)
+    assert is_alive(sweep) is None
+
+
+def test_a_lock_that_may_not_be_opened_says_nothing(private_store: Path, tmp_path: Path) -> None:
+    Use.begin(tmp_path, [ONE]).end()
+    assert is_alive(tmp_path) is False
+    (held,) = (private_store / "uses").glob(".*.running")
+    held.unlink()
+    assert is_alive(tmp_path) is None

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from kimi_audio_ft.engine.ledger import planned_trials, record_fitting, record_trials
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.sweep_report import HALVING, RECORDS, SweepReport
 from tests.offline_wandb import offline_runs
@@ -134,6 +135,22 @@ def test_an_interrupted_sweep_says_how_far_it_was(sweep: DictConfig) -> None:
     scored(sweep, 0)
     assert SweepReport.conclude_interrupted() == f"1 trial is done in {sweep.hydra.sweep.dir}"
     assert SweepReport.conclude_interrupted() == ""
+
+
+def test_how_many_trials_there_would_have_been_is_told_where_it_is_known(sweep: DictConfig) -> None:
+    folder = Path(sweep.hydra.sweep.dir)
+    SweepReport().on_multirun_start(sweep)
+    assert planned_trials(folder) is None
+    record_trials(folder, 6)
+    record_trials(folder, 2)  # a sweeper launches again
+    record_fitting(folder, 12.0)
+    assert planned_trials(folder) == 8
+    scored(sweep, 0)
+    failed(sweep, 1, "wrong")
+    told = SweepReport.conclude_interrupted().splitlines()
+    assert told[:2] == [f"1 of 8 trials are done in {folder}", "1 of 8 trials failed:"]
+    SweepReport().on_multirun_start(sweep)
+    assert planned_trials(folder) is None, "another sweep in this folder counts its own"
 
 
 def test_error_that_is_no_trials(sweep: DictConfig) -> None:

@@ -19,7 +19,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kimi_audio_ft.cli import to_settings
 from kimi_audio_ft.engine.compose import compose_jobs, quick
-from kimi_audio_ft.engine.jobs import Job, prepare
+from kimi_audio_ft.engine.jobs import Job, prepare, refuse_to_sweep_scoring
+from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.paths import config_dir, project_root
 from kimi_audio_ft.schema import TrainConfig
 
@@ -156,3 +157,18 @@ def test_a_large_sweep_is_composed_and_checked_at_once(loaded: Any, monkeypatch:
         del alone["hydra"]
     assert job.settings is None and job.error is not None  # there is no manifest
     assert to_settings(alone).lora.r == 151
+
+
+def test_trials_that_would_be_scored_differently_are_refused_before_anything_is_made(loaded: Any) -> None:
+    def jobs(*scoring: str) -> list[Job]:
+        overrides = [[*COMMON, f"lora.r={2 + place}", given] for place, given in enumerate(scoring)]
+        configs = compose_jobs(*loaded, overrides, 4)
+        return [Job(4 + place, *both) for place, both in enumerate(zip(overrides, configs, strict=True))]
+
+    refuse_to_sweep_scoring([])
+    refuse_to_sweep_scoring(jobs("scoring.fillers=[嗯]", "scoring.fillers=[嗯]"))
+    with pytest.raises(ConfigError) as error:
+        refuse_to_sweep_scoring(jobs("scoring.fillers=[嗯]", "scoring.fillers=[嗯]", "scoring.erhua=false"))
+    assert str(error.value).startswith(
+        "scoring.fillers=[]: differs between the trials of this sweep (['嗯'] in trial 4, [] in trial 6), and only"
+    )

@@ -79,9 +79,22 @@ def test_a_failed_trial_is_told_once(jobs: list[JobLine]) -> None:
         for number in range(4, 8):
             view.job_done(number, None, FAILURE["message"], reused=False)
         view.job_done(8, None, "lora.r=0: the rank must be 1 or more", reused=False)
-    told = [line for line in file.getvalue().splitlines() if "FAILED" in line]
+        for number in [*range(4), *range(9, 35)]:
+            view.job_done(number, 0.3, None, reused=False)
+        assert not any(line.startswith("36 of") for line in file.getvalue().splitlines())
+        view.job_done(35, 0.3, None, reused=False)
+    lines = file.getvalue().splitlines()
+    assert lines[-1] == "31 of 36 trials are scored, 5 failed"
+    told = [line for line in lines if "FAILED" in line]
     assert len(told) == 2
     assert told[1] == "trial 8 (r=8 lr=1e-4 temperature=0.0): FAILED: lora.r=0: the rank must be 1 or more"
+
+
+def test_trials_that_failed_are_not_called_scored(jobs: list[JobLine]) -> None:
+    view, file = plain(jobs[:1])
+    with view:
+        view.job_done(0, None, "no", reused=False)
+    assert file.getvalue().splitlines()[-1] == "0 of 1 trial is scored, 1 failed"
 
 
 def test_a_given_terminal_shows_the_table(jobs: list[JobLine]) -> None:

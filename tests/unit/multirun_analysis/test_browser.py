@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +155,18 @@ def test_a_recording_can_be_played(sweep: Any, tmp_path: Path, chromium: Any) ->
         chromium, write_report(sweep.folder).html, "const told = document.querySelector('audio').duration.toFixed(1)"
     )
     assert 1.4 <= float(told) <= 1.7
+
+
+def test_headings_are_repeated_on_the_next_page_of_paper(sweep: Any, tmp_path: Path, chromium: Any) -> None:
+    reader = shutil.which("pdftotext")
+    if reader is None:
+        pytest.skip("no pdftotext on PATH")
+    chromium(write_report(sweep.grid()).html, f"--print-to-pdf={tmp_path / 'report.pdf'}")
+    text = subprocess.run([reader, tmp_path / "report.pdf", "-"], capture_output=True, text=True, check=True).stdout
+    pages = [re.sub(r"\s+", " ", page) for page in text.split("\f")]
+    rows = [page for page in pages if "base" in page and "temperature" in page and re.search(r"\d+\.\d\d\b", page)]
+    assert "learning rate" in pages[1] and "WER %" in pages[1], pages[1]  # the board goes on there
+    assert len(rows) > 1
 
 
 def test_nothing_is_wider_than_a_phone(page: Path, chromium: Any) -> None:

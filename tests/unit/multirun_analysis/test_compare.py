@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import html
+import json
 import math
+import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
 from kimi_audio_ft.engine.ledger import record_fitting
 from kimi_audio_ft.errors import UserError
-from multirun_analysis import load_sweep
+from multirun_analysis import load_sweep, words, write_report
 from multirun_analysis.compare import distinct, identity
-from multirun_analysis.differences import Piece, mark, worst_utterances
+from multirun_analysis.differences import Piece, mark, shortened, worst_utterances
 from multirun_analysis.words import duration, effort, headline, setting, show, trial_title
 
 
@@ -124,6 +128,27 @@ def test_the_same_texts_of_other_recordings_are_told_apart(sweep) -> None:
         load_sweep(sweep.folder)
 
 
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({"reference": "今天"}, "1 utterance with another reference in 1 than in 0: 'u0' ('今天' for '你好')"),
+        ({"id": "x"}, "1 utterance only in 0: 'u0'; 1 utterance only in 1: 'x'"),
+    ],
+)
+def test_without_a_recorded_identity_the_texts_are_compared(sweep, entry: dict[str, str], told: str) -> None:
+    rows = [{"id": f"u{n}", "repeat": 0, "reference": "你好", "hypothesis": "你", "cer": 0.5} for n in range(4)]
+    for number, first in enumerate((rows[0], rows[0] | entry)):
+        folder = sweep.trial(number, cer=0.5 + number / 10, baseline=False, eval_identity=None)
+        sweep.write_lines(folder / "utterances.jsonl", [first, *rows[1:]])
+    with pytest.raises(UserError, match="different reference sets") as error:
+        load_sweep(sweep.folder)
+    assert told in str(error.value)
+    sweep.write_lines(folder / "utterances.jsonl", rows[::-1])
+    assert len(load_sweep(sweep.folder).statistics.pairs) == 1  # in another order they are the same
+    sweep.write_lines(folder / "utterances.jsonl", rows[1:])  # one is lost
+    assert [trial.name for trial in load_sweep(sweep.folder).statistics.left_out] == [folder.name]
+
+
 def test_a_base_on_other_references_is_refused_too(sweep, change) -> None:
     folder = sweep.trial(0)
     change(folder / "baseline.json", num_references=3)
@@ -158,7 +183,21 @@ def test_the_headline_owns_up_to_a_loss_and_to_a_missing_base(sweep) -> None:
 def test_a_base_without_errors_gives_no_gain_instead_of_a_division_by_zero(sweep, change) -> None:
     folder = sweep.trial(0, cer=0.1)
     change(folder / "baseline.json", cer=0.0)
-    assert load_sweep(sweep.folder).best.gain is None
+    comparison = load_sweep(sweep.folder)
+    assert comparison.best.gain is None
+    assert headline(comparison).endswith("CER 10.0 %, base 0.0 %, worse, for the base makes no error.")
+    change(folder / "scores.json", cer=0.0)
+    assert headline(load_sweep(sweep.folder)).endswith("CER 0.0 %, base 0.0 %, no change.")
+
+
+@pytest.mark.parametrize(("cer", "told"), [(0.68, "no change"), (0.679, "a relative reduction of 0.15 %")])
+def test_a_change_of_less_than_a_percent_is_not_called_zero(sweep, cer: float, told: str) -> None:
+    sweep.trial(0, cer=cer)
+    assert headline(load_sweep(sweep.folder)).endswith(f"{told}.")
+
+
+def test_changes_are_signed_and_nothing_is_no_minus_zero() -> None:
+    assert [words.change(gain) for gain in (0.8, -0.25, 0.0, 0.004, None)] == ["-80 %", "+25 %", "0 %", "0 %", "–"]
 
 
 @pytest.mark.parametrize(
@@ -209,6 +248,51 @@ def test_worst_utterances_come_first_once_each_and_without_the_exact_ones(sweep)
     worst = worst_utterances(load_sweep(sweep.folder).sweep.trials[0])
     assert [(mistake.identity, mistake.cer) for mistake in worst] == [("a", 1.0), ("c", 0.5)]
     assert worst[0].hypothesis == [] and not math.isnan(worst[0].cer)
+
+
+def test_older_rows_without_a_rate_or_a_text_are_told_too(sweep) -> None:
+    rows = [
+        {"id": "a", "reference": " 你好\n", "hypothesis": None},
+        {"id": "b", "reference": "你好", "hypothesis": "你"},
+        {"id": "c", "reference": "e\u0301", "hypothesis": "é"},
+    ]
+    sweep.write_lines(sweep.trial(0) / "utterances.jsonl", rows)
+    comparison = load_sweep(sweep.folder)
+    assert comparison.statistics.utterances == 3
+    worst = worst_utterances(comparison.best.trial)
+    assert [(mistake.identity, mistake.cer) for mistake in worst] == [("a", 1.0), ("b", 0.5)]
+    assert worst[0].reference == [Piece("delete", "你好")] and worst[0].hypothesis == []
+
+
+def test_a_text_without_end_is_cut_and_says_so(sweep) -> None:
+    row = {"id": "a", "repeat": 0, "reference": "今天", "hypothesis": "今天" + "天气" * 5000, "cer": 5000.0}
+    sweep.write_lines(sweep.trial(0) / "utterances.jsonl", [row])
+    (mistake,) = worst_utterances(load_sweep(sweep.folder).best.trial)
+    *shown, cut = mistake.hypothesis
+    assert sum(len(piece.text) for piece in shown) == 400 and cut == Piece("cut", "9,602")
+    assert shortened([Piece("equal", "你好")], most=2) == [Piece("equal", "你好")]
+    page = write_report(sweep.folder).html.read_text(encoding="utf-8")
+    assert "… 9,602 more characters" in page and "天气" * 1000 not in page
+
+
+def test_a_time_without_a_word_about_its_origin_is_still_a_page(sweep, change) -> None:
+    folder = sweep.trial(0)
+    record = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    del record["train_reused"]
+    sweep.write(folder / "scores.json", record)
+    assert effort(load_sweep(sweep.folder)) == "1 trial finished; 1 adapter, 1 trained in 42 s."
+    assert "<dd>42 s</dd>" in write_report(sweep.folder).html.read_text(encoding="utf-8")
+    change(folder / "scores.json", train_reused=True)
+    assert effort(load_sweep(sweep.folder)).endswith("; without sharing there would have been 1 training.")
+
+
+def test_a_trial_is_found_whatever_its_folder_is_called(sweep) -> None:
+    name = 'lora.r=8,data.prompt=50% <b>"x" 中文'
+    sweep.trial(0).rename(sweep.folder / name)
+    page = write_report(sweep.folder).html.read_text(encoding="utf-8")
+    (link,) = re.findall(r'href="#(trial-[^"]*)"', page)
+    (mark,) = re.findall(r'<details id="([^"]*)"', page)
+    assert unquote(link) == html.unescape(mark) == f"trial-{name}"
 
 
 def test_every_prompt_has_a_base_of_its_own(sweep, change) -> None:

@@ -13,6 +13,7 @@ from kimi_audio_ft.errors import UserError
 from multirun_analysis.collect import Scores, Status, Trial
 from multirun_analysis.learning_curve import LearningCurve, fit_learning_curve
 from multirun_analysis.learning_words import learning_in_words
+from multirun_analysis.messages import CHINESE, ENGLISH
 from multirun_analysis.power_law import PowerLaw
 from multirun_analysis.report import load_sweep, write_comparison
 
@@ -115,13 +116,18 @@ def test_a_sweep_over_sizes_is_told_and_written(sweep: Any) -> None:
     comparison = load_sweep(sweep.folder)
     assert comparison.swept == ["decoding.text_temperature", "data.train_subset"]
     assert comparison.learning is not None
-    lines = learning_in_words(comparison.learning)
+    lines = learning_in_words(comparison.learning, ENGLISH)
     assert len(lines) == 4 and "temperature=0.0" in lines[0] and "temperature=0.3" in lines[2]  # the lower curve first
     assert lines[0].startswith(
-        "Learning curve (temperature=0.0) over 4 training sets of 100 to 800 conversations, 200 st"
+        "Learning curve, temperature=0.0: CER 40.0 % at 100 conversations, 20.0 % at 800 (200 steps each), falling as "
     )
-    assert "CER 40.0 % to 20.0 %, falling as n^-" in lines[0]
-    assert lines[1].startswith("  Forecast: 1,600 1") and lines[1].endswith("was measured: 50,000, 100,000.")
+    assert lines[1].startswith("Forecast for more conversations: 1") and " % at 1,600; 1" in lines[1]
+    assert lines[1].endswith(" % at 100,000 (a guess: far beyond what was measured).")
+    chinese = learning_in_words(comparison.learning, CHINESE)
+    assert chinese[0].startswith("学习曲线：temperature=0.0：100 条对话时 CER 40.0 %，800 条时 20.0 %（各 200 步），按")
+    assert "100,000 条时 1" in chinese[1] and chinese[1].endswith("（猜测：远超出测量范围）。")
+    page = write_comparison(comparison).html.read_text(encoding="utf-8")
+    assert lines[0].removeprefix("Learning curve, ") in page
     written = json.loads(write_comparison(comparison).json.read_text(encoding="utf-8"))["learning_curve"]
     assert written["refused"] is None and [curve["setting"] for curve in written["curves"]] == [
         {"decoding.text_temperature": 0.0},
@@ -137,12 +143,12 @@ def test_a_sweep_over_two_sizes_says_why_there_is_no_curve(sweep: Any) -> None:
     add(sweep, 0, 100, 0.4)
     add(sweep, 1, 200, 0.3)
     comparison = load_sweep(sweep.folder)
-    [line] = learning_in_words(comparison.learning)
-    assert line.startswith("No learning curve: ") and "at least 3 sizes" in line
+    [line] = learning_in_words(comparison.learning, ENGLISH)
+    assert line.startswith("There are too few sizes for a learning curve") and "data.train_subset" in line
     assert json.loads(write_comparison(comparison).json.read_text("utf-8"))["learning_curve"]["curves"] == []
 
 
 def test_other_sweeps_have_none(sweep_24: Path) -> None:
     comparison = load_sweep(sweep_24)
-    assert comparison.learning is None and learning_in_words(None) == []
+    assert comparison.learning is None and learning_in_words(None, ENGLISH) == []
     assert json.loads(write_comparison(comparison).json.read_text("utf-8"))["learning_curve"] is None

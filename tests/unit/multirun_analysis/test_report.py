@@ -9,15 +9,20 @@ import json
 import re
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from kimi_audio_ft.engine.ledger import record_trials
 from kimi_audio_ft.errors import UserError
 from multirun_analysis import load_sweep, print_leaderboard, write_report
 from multirun_analysis.__main__ import main
+from multirun_analysis.messages import CHINESE
+from multirun_analysis.page import render
+from multirun_analysis.words import effort
 from tests.report_page import body, specs, values
 
 
@@ -130,7 +135,30 @@ def test_reasons_of_missing_trials_are_told(sweep) -> None:
     sweep.start(2, 8, 0.2, 0.0)
     text = body(page_of(sweep.folder))
     assert "FloatingPointError: loss is nan at step 12" in text
-    assert "optim.lr=0.2: not finished" in text
+    assert "optim.lr=0.2: not finished" in text and "not begun" not in text
+
+
+@pytest.mark.parametrize(("launched", "begun"), [(36, "33 trials were not begun."), (4, "1 trial was not begun.")])
+def test_trials_that_wait_are_counted_and_not_called_unfinished(sweep, launched: int, begun: str) -> None:
+    sweep.trial(0)
+    sweep.fail(1, rate=0.1)
+    sweep.start(2, 8, 0.2, 0.0)
+    record_trials(sweep.folder, launched)
+    comparison = load_sweep(sweep.folder)
+    assert effort(comparison).startswith(f"1 trial finished, 1 failed, 1 unfinished, {launched - 3} not begun; 1 ")
+    said = f"1 个试验已完成、1 个失败、1 个未完成、{launched - 3} 个未开始；"
+    assert effort(comparison, CHINESE).startswith(said)
+    assert begun in page_of(sweep.folder)
+    live = render(comparison, datetime(2026, 1, 1), reload=30)
+    assert begun in live and "goes on where it stopped" not in live, "it has not stopped"
+
+
+def test_when_only_waiting_trials_are_missing_it_is_said(sweep) -> None:
+    sweep.trial(0)
+    record_trials(sweep.folder, 1)
+    assert 'id="not-finished"' not in page_of(sweep.folder)
+    record_trials(sweep.folder, 2)
+    assert 'id="not-finished"' in page_of(sweep.folder) and 'href="#not-finished"' in page_of(sweep.folder)
 
 
 @pytest.mark.parametrize(

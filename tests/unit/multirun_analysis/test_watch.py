@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from kimi_audio_ft.engine.ledger import record_trials
 from kimi_audio_ft.errors import DataError, UserError
+from kimi_audio_ft.store_uses import Use
 from multirun_analysis.__main__ import main
 from multirun_analysis.messages import CHINESE, ENGLISH
 from multirun_analysis.watch import watch
@@ -92,6 +94,72 @@ def test_a_half_written_trial_leaves_the_last_page(running: Any) -> None:
     watch(running.folder, None, ENGLISH, wait=script)
     assert script.pages[1] == script.pages[0]
     assert "1 unfinished" in script.pages[2]
+
+
+def ended(sweep: Any) -> None:
+    """What a sweep that was killed leaves in the store; how a killed process does is tested beside the store."""
+    Use.begin(sweep.folder).end()
+
+
+def test_a_sweep_without_a_process_is_watched_for_two_minutes_more(running: Any) -> None:
+    running.trial(0)
+    ended(running)
+    html = running.folder / "report.html"
+    script = Script(html, *[lambda: None] * 5)
+    with pytest.raises(UserError, match=r"no process of it has been alive for 2 minutes.*report\.html.*again"):
+        watch(running.folder, None, ENGLISH, seconds=45, wait=script)
+    assert len(script.pages) == 4  # the first look writes, the second finds it dead, and then 2 minutes of it
+    assert all(RELOADS in page for page in script.pages)
+    last = html.read_text(encoding="utf-8")
+    assert RELOADS not in last and "1 trial finished" in last and "reloads itself" not in last
+    assert not (running.folder / "trials.json").exists(), "it is not done"
+
+
+def test_one_look_without_a_process_is_not_the_end(running: Any) -> None:
+    """Between two launches, and while the last report is written, nobody holds the sweep."""
+    running.trial(0)
+    ended(running)
+    script = Script(running.folder / "report.html", lambda: None, lambda: None, lambda: finish(running.folder))
+    watch(running.folder, None, ENGLISH, seconds=100, wait=script)
+    assert len(script.pages) == 3
+
+
+def test_signs_of_life_begin_the_two_minutes_anew(running: Any) -> None:
+    running.trial(0)
+    ended(running)
+    uses: list[Use] = []
+
+    def begin() -> None:
+        uses.append(Use.begin(running.folder))
+
+    steps = [lambda: None, begin, lambda: None, lambda: uses[0].end(), lambda: None, lambda: running.trial(1, 32)]
+    script = Script(running.folder / "report.html", *steps, *[lambda: None] * 3)
+    with pytest.raises(UserError, match="no process of it"):
+        watch(running.folder, None, ENGLISH, seconds=70, wait=script)
+    assert not script.steps and len(script.pages) == 9
+
+
+def test_a_sweep_that_another_store_knows_is_watched_on(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended(running)
+    monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(running.folder / "elsewhere"))
+    script = Script(running.folder / "report.html", *[lambda: None] * 9)
+    with pytest.raises(KeyboardInterrupt):
+        watch(running.folder, None, ENGLISH, seconds=600, wait=script)
+    assert not (running.folder / "elsewhere").exists()
+
+
+def test_a_killed_sweep_without_a_result_gets_a_page_that_says_so(running: Any) -> None:
+    running.start(0, 8, 1e-3, 0.0)
+    record_trials(running.folder, 36)
+    ended(running)
+    script = Script(running.folder / "report.html", *[lambda: None] * 9)
+    with pytest.raises(UserError, match="no process of it"):
+        watch(running.folder, None, CHINESE, seconds=120, wait=script)
+    assert "正在等待第一个完成的试验" in script.pages[0]
+    assert "1 个进行中，0 个失败，35 个尚未开始" in script.pages[0]
+    last = (running.folder / "report.html").read_text(encoding="utf-8")
+    assert "扫描在有试验完成之前就结束了" in last and "再次运行同一条扫描命令" in last
+    assert 'http-equiv="refresh"' in script.pages[0] and 'http-equiv="refresh"' not in last
 
 
 def test_why_there_is_no_report_is_told(running: Any) -> None:

@@ -26,5 +26,18 @@ def test_of_overlapping_terms_the_longer_one_counts() -> None:
     assert scores == {"负债表": TermScore(0, 1, 0), "资产负债表": TermScore(1, 0, 0)}
 
 
+def test_numbers_in_terms_are_found_however_they_are_written() -> None:
+    references = {"a": "我们的5G和T+1交易", "b": "用 iPhone 15 看G20", "c": "GPT-4"}
+    hypotheses = {"a": "我们的五G和T加一交易", "b": "用iPhone15看G二十", "c": "gpt四"}
+    terms = ["5G", "T+1", "iPhone 15", "GPT-4", "G2"]
+    scores = term_scores(references, [hypotheses], terms)
+    assert scores == {term: TermScore(1, 1, 1) for term in terms[:4]} | {"G2": TermScore(0, 0, 0)}
+
+
+def test_letters_that_fold_to_two_are_found() -> None:
+    scores = term_scores({"a": "die Straße"}, [{"a": "die STRASSE"}], ["Strasse"])
+    assert scores == {"Strasse": TermScore(1, 1, 1)}
+
+
 def test_no_terms() -> None:
     assert term_scores({"a": "好"}, [{"a": "好"}], []) == {}

@@ -87,6 +87,18 @@ def test_columns_for_a_person(write: Callable[..., Path], tmp_path: Path, capsys
     assert "monday.csv" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("text", ["=1+2", "+86电话", "-5度", "@某人", "＝1+2", "\t=1+2"])
+def test_no_text_is_a_formula_in_a_spreadsheet(write: Callable[..., Path], tmp_path: Path, text: str) -> None:
+    row = {"id": text, "repeat": 0, "reference": text, "hypothesis": text, "audio": None, "cer": 0.0, "loss": 0.1}
+    rows = [{**row, "seconds": 2.0}, {**row, "id": "u", "reference": f"好{text}", "seconds": 3.0, "loss": 4.0}]
+    write(tmp_path / "0", "one", rows)
+    write(tmp_path / "1", "other", [{**row, "hypothesis": "好"} for row in rows])
+    assert main([str(tmp_path)]) == 0
+    found = {row["reference"]: row for row in suspects(tmp_path / "suspects.csv")}
+    assert found[f"'{text}"]["id"] == f"'{text}" and found[f"好{text}"]["best_hypothesis"] == f"'{text}"
+    assert float(found[f"'{text}"]["disagreement"]) <= 0.5  # our own numbers may be negative, and are no text
+
+
 def test_references_that_were_corrected_since_are_left_out(
     planted: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,9 +13,10 @@ import pytest
 
 from multirun_analysis import load_sweep
 from multirun_analysis.compare import Comparison
+from multirun_analysis.messages import ENGLISH
+from multirun_analysis.sentences import conclusions
 from multirun_analysis.statistics import Reason
 from multirun_analysis.tables import trials_csv, trials_json
-from multirun_analysis.verdicts import conclusions
 from tests.synthetic_errors import Planted
 from tests.synthetic_sweep import write_sweep
 
@@ -165,7 +166,7 @@ def test_of_a_large_sweep_the_best_are_compared(small: Path, monkeypatch: pytest
     assert statistics.beyond == ordered[5:] and statistics.num_compared == 5 and len(statistics.pairs) == 10
     assert all(statistics.interval_of(trial) for trial in ordered), "from their own records"
     assert {value.interval for effect in statistics.effects for value in effect.values} == {None}
-    assert any("Only the 5 trials" in line for line in conclusions(comparison))
+    assert any("Only the 5 trials" in line for line in conclusions(comparison, ENGLISH))
     told = {row["name"]: row["in_best_group"] for row in document(comparison)["trials"]}
     assert [told[trial.name] for trial in ordered[5:]] == [None] * 3
     assert document(comparison)["statistics"]["not_compared"] == [trial.name for trial in ordered[5:]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 from scipy import stats
 
 from multirun_analysis.statistics.sample_size import needed
@@ -33,11 +34,13 @@ def test_a_set_of_that_size_finds_the_difference_four_times_in_five(tally: Make)
 def test_equal_trials_are_never_separated(tally: Make) -> None:
     found = needed(tally([[1, 0, 1, 0, 1], [0, 1, 1, 1, 0]], [9] * 5, range(5)))
     assert found and (found.utterances, found.recordings, found.power) == (None, None, 0.8)
+    assert found.difference == 0
 
 
 def test_a_clear_difference_needs_no_fewer_than_an_interval_does(tally: Make) -> None:
     found = needed(tally([[1] * 6, [5, 5, 5, 5, 5, 6]], [9] * 6, range(6)))
     assert found and (found.utterances, found.recordings) == (5, 5)
+    assert found.difference == pytest.approx((6 - 31) / 54)
 
 
 def test_it_is_unknown_for_one_trial_and_for_few_recordings(tally: Make) -> None:

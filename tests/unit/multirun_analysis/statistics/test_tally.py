@@ -70,6 +70,7 @@ def test_edits_are_summed_over_the_utterances_of_a_recording(sweep) -> None:
         OLD[:1],
         [OLD[0], OLD[1] | {"id": "other"}],
         [OLD[0], OLD[1] | {"reference": "早上好吗"}],
+        [OLD[0], OLD[1] | {"reference": OLD[1]["reference"][::-1]}],
         [*OLD, OLD[0] | {"repeat": 1}],
     ],
 )
