@@ -166,12 +166,12 @@ def _scores(
     trained: dict[str, Any],
     options: ScoringOptions,
 ) -> dict[str, Any]:
-    from kimi_audio_ft.scores import git_commit, score_repeats
+    from kimi_audio_ft.scores import git_commit
 
     evaluation = trial.evaluation
     return {
         "trial": facts.name,
-        **score_repeats(evaluation.references, transcripts.hypotheses, evaluation.surroundings.recordings, options),
+        **evaluation.scores(transcripts, options),
         "signature": signature,
         "transcript_signatures": transcripts.signatures,
         "params": facts.params,

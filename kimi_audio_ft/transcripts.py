@@ -18,7 +18,8 @@ from kimi_audio_ft.decoding.passes import Pass, is_greedy
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.one_moment import seen_once
 from kimi_audio_ft.schema import DataConfig, DecodingConfig
-from kimi_audio_ft.scores import Surroundings
+from kimi_audio_ft.scores import Surroundings, score_repeats
+from kimi_audio_ft.scoring import ScoringOptions
 from kimi_audio_ft.signature import canonical, signature
 from kimi_audio_ft.store_together import find_or_make_all
 
@@ -62,6 +63,16 @@ class EvaluationSet:
         self._state = self._state_now()
         self.identity = manifest_identity(self.conversations)
         self.reference_identity = reference_identity(self.conversations)
+        self._scores: dict[Any, dict[str, Any]] = {}
+
+    def scores(self, transcripts: Transcripts, options: ScoringOptions) -> dict[str, Any]:
+        """Scores of the repeats, as ``score_repeats`` has them; every trial shows the base's, which are made once."""
+        key = (*transcripts.signatures, options)
+        if key not in self._scores:
+            self._scores[key] = score_repeats(
+                self.references, transcripts.hypotheses, self.surroundings.recordings, options
+            )
+        return dict(self._scores[key])
 
     def _state_now(self) -> tuple[Any, ...]:
         return self.conversations.source.state(), self.conversations.recordings.states().tobytes()

@@ -12,6 +12,8 @@ import torch
 
 from kimi_audio_ft import store
 from kimi_audio_ft.schema import DecodingConfig, TrainConfig
+from kimi_audio_ft.scores import score_repeats
+from kimi_audio_ft.scoring import ScoringOptions
 from kimi_audio_ft.transcripts import Request, decode, decode_all, transcript_signatures
 from kimi_audio_ft.trial import Trial
 
@@ -96,3 +98,16 @@ def test_the_prompts_are_computed_once(trial: Trial) -> None:
     hook.remove()
     assert sum(length > 1 for length in lengths) == 2, "a batch of eight and one of one"
     assert isinstance(model, torch.nn.Module)
+
+
+def test_scores_are_made_once_for_all_that_they_depend_on(trial: Trial) -> None:
+    evaluation = trial.evaluation
+    cold, warm = decode_all(trial.base, evaluation, [Request(COLD, 1), Request(WARM, 1)], None)
+    first = evaluation.scores(cold, ScoringOptions())
+    first["cer"] = "somebody else's"
+    for transcripts in (cold, warm):
+        for options in (ScoringOptions(), ScoringOptions(erhua=False, terms=("一",))):
+            made = score_repeats(
+                evaluation.references, transcripts.hypotheses, evaluation.surroundings.recordings, options
+            )
+            assert evaluation.scores(transcripts, options) == made == evaluation.scores(transcripts, options)
