@@ -20,9 +20,10 @@ demo: venv
 	$(BIN)/python -m kimi_audio_ft.tokenize manifests=[$(DEMO)/data/train.jsonl,$(DEMO)/data/eval.jsonl]
 	$(BIN)/python -m kimi_audio_ft.train +experiments=demo
 
-# Two test processes with one OpenMP thread each fill two cores; two threads each would crawl.
+# Two test processes with one OpenMP thread each fill two cores; two threads each would crawl. A file's tests share what
+# they need, so they stay together; tests/conftest.py says which files begin.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: venv
 	$(BIN)/ruff check .

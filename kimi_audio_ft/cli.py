@@ -18,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from kimi_audio_ft.bitsandbytes_import import leave_out_bitsandbytes
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.override_errors import about_overrides, explain, refuse_unusable
 from kimi_audio_ft.paths import config_dir, project_root
@@ -43,6 +44,7 @@ def command(
     def decorate(task: Callable[[Any], Any]) -> Callable[[], None]:
         @functools.wraps(task)
         def main() -> None:
+            leave_out_bitsandbytes()
             settings_class = getattr(import_module(schema[0]), schema[1])
             ConfigStore.instance().store(name=f"{config_name}_schema", node=settings_class)
             os.environ["KIMI_AUDIO_FT_ROOT"] = str(project_root())  # conf/*.yaml search `experiments/` below it

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from kimi_audio_ft.bitsandbytes_import import leave_out_bitsandbytes
 from kimi_audio_ft.errors import UserError
 
 Send = Callable[[Any], None]
@@ -113,6 +114,7 @@ def _end(processes: Sequence[Any]) -> None:
 def _run(
     rank: int, task: Callable[..., None], arguments: tuple[Any, ...], environment: dict[str, str], messages: Any
 ) -> None:
+    leave_out_bitsandbytes()
     os.environ |= {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
     try:
         task(rank, lambda value: messages.put((rank, "message", value)), *arguments)

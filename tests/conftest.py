@@ -18,12 +18,45 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_CACHE"] = str(Path(tempfile.gettempdir()) / "kimi_audio_ft_tests" / "hub")
 
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from kimi_audio_ft.schema import TrainConfig
     from tests.standin import Standin
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# Folders of tests in the order in which they begin: what takes longest first, so that no process idles at the end.
+ORDER = ("faults", "slurm", "integration", "numerics")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files whose tests start processes, then those with slow tests; within a file nothing moves."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        room = item.path.relative_to(REPOSITORY / "tests").parts[0]
+        return ORDER.index(room) if room in ORDER else len(ORDER), item.path not in slow
+
+    items.sort(key=place)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Makes a folder once for all test processes: the first that asks makes it, others wait. Only to be read."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # every process has a folder of its own below it
+
+    def make(name: str, fill: Callable[[Path], None]) -> Path:
+        folder, complete = root / name, root / f"{name}.complete"
+        with FileLock(root / f"{name}.lock"):
+            if not complete.exists():
+                folder.mkdir()
+                fill(folder)
+                complete.touch()
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,7 @@
-"""What a task's process does: train its adapters in packs over one base, then decode all that their jobs ask for."""
+"""What a task's process does: train its adapters in packs over one base, then decode all that their jobs ask for.
+
+A process that only decodes does without Lightning, which takes a second or two to import.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,6 @@ from kimi_audio_ft.engine.work import BASE, Task, Unit
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.signature import canonical
-from kimi_audio_ft.training.checkpoint import checkpoint_of, group_by_resume
-from kimi_audio_ft.training.fit import fit_adapters
-from kimi_audio_ft.training.members import Member
 from kimi_audio_ft.training.stopping import Interrupted, TrainingFailed
 from kimi_audio_ft.transcripts import EvaluationSet, Request, decode_all
 from kimi_audio_ft.trial import Trial
@@ -91,6 +91,8 @@ class Worker:
 
     def _resumable(self, units: list[Unit]) -> list[list[Unit]]:
         """Parts of a pack that can go on from the same step."""
+        from kimi_audio_ft.training.checkpoint import group_by_resume
+
         by_key = {unit.key: unit for unit in units}
         groups = group_by_resume({key: _work_folder(key) for key in by_key})
         return [[by_key[key] for key in group] for group in groups]
@@ -114,6 +116,9 @@ class Worker:
         return []
 
     def _fit_pack(self, pack: list[Unit]) -> list[Unit]:
+        from kimi_audio_ft.training.fit import fit_adapters
+        from kimi_audio_ft.training.members import Member
+
         trials = {unit.key: self._trial(unit) for unit in pack}
         first = trials[pack[0].key]
         one_order = len({trial.config.seed for trial in trials.values()}) == 1
@@ -169,6 +174,7 @@ class Worker:
 
     def _rate(self, unit: Unit, trial: Trial, step: int) -> float:
         from kimi_audio_ft.scoring import score
+        from kimi_audio_ft.training.checkpoint import checkpoint_of
 
         greedy = replace(trial.config.decoding, text_temperature=0.0, text_top_k=0, repeats=1)
         evaluation = self._evaluation(trial.config)

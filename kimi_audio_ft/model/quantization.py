@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kimi_audio_ft.bitsandbytes_import import bring_back_bitsandbytes
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
 
@@ -22,6 +23,7 @@ def quantize_layers(model: KimiAudioForCausalLM, device: torch.device) -> None:
     Raises:
         ConfigError: bitsandbytes is not installed.
     """
+    bring_back_bitsandbytes()
     if find_spec("bitsandbytes") is None:
         rule = "needs bitsandbytes, which is not installed"
         raise ConfigError("model.quantization", "nf4", rule, "Run `pip install bitsandbytes`, or set it to null")

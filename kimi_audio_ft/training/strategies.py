@@ -184,6 +184,10 @@ class ZeroThree(AdapterStrategy, DeepSpeedStrategy):
     def setup_distributed(self) -> None:
         """As Lightning, without its look at the indices of GPUs when there are none."""
         if self.root_device.type == "cpu":
+            import deepspeed
+
+            # An extension for inference, which DeepSpeed would compile here for a minute, with a compiler to be found.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
             self.set_world_ranks()
             self._init_deepspeed_distributed()
         else:

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import Undisturbed
-from tests.faults.sweeps import TWELVE, Place, until
+from tests.faults.sweeps import SWEPT, Place, until
 
 pytestmark = pytest.mark.slow
 
 RANKS, RATE, COLD = "lora.r=2,4,8", "optim.lr=1e-3", "decoding.text_temperature=0.0"
+# Where the base alone would only be one more process.
+NO_BASE = "baseline=false"
 # As large as 2^31 rows of 128 numbers: more than the address space that LITTLE_MEMORY leaves.
 HUGE = 2**31
 LITTLE_MEMORY = "import resource; resource.setrlimit(resource.RLIMIT_AS, (64 << 30, 64 << 30))"
@@ -71,25 +73,25 @@ def flip_a_bit(file: Path) -> None:
 
 
 def test_faulty_trials_fail_alone(new_place: Callable[..., Place]) -> None:
-    """Of seven that train together three are sound; the others raise, exit, die or need too much memory."""
+    """Of six that train together two are sound; the others raise, exit, die or need too much memory."""
     place = new_place()
     (place.folder / "sitecustomize.py").write_text(USER_CODE, encoding="utf-8")
     environment = {
         "PYTHONPATH": os.pathsep.join(filter(None, (str(place.folder), os.environ.get("PYTHONPATH")))),
         "FAULTS": "3:raises 5:exits 6:dies",
     }
-    overrides = (f"lora.r=2,3,4,5,6,8,{HUGE}", "lora.lora_alpha=4", COLD, "hydra.launcher.pack_size=8")
+    overrides = (f"lora.r=2,3,5,6,8,{HUGE}", "lora.lora_alpha=4", COLD, NO_BASE, "hydra.launcher.pack_size=8")
     done = place.start(*overrides, before=LITTLE_MEMORY, **environment).wait()
     assert done.code != 0, done.said
     failed = failures(place)
-    assert sorted(scores(place)) == [0, 2, 5] and sorted(failed) == [1, 3, 4, 6], done.said
-    assert len(place.products("adapter")) == 3 and place.damaged() == []
+    assert sorted(scores(place)) == [0, 4] and sorted(failed) == [1, 2, 3, 5], done.said
+    assert len(place.products("adapter")) == 2 and place.damaged() == []
     assert "the person's code is broken" in failed[1]["message"]
-    for number in (3, 4):
+    for number in (2, 3):
         assert "killed the process" in failed[number]["message"] and "packs.log" in failed[number]["message"]
-    assert "signal SIGKILL" in failed[4]["message"]
+    assert "signal SIGKILL" in failed[3]["message"]
     assert "the person's code has had enough" in (place.folder / "sweep" / "packs.log").read_text(encoding="utf-8")
-    assert f"lora.r={HUGE}: out of memory" in failed[6]["message"] and "Lower" in failed[6]["message"]
+    assert f"lora.r={HUGE}: out of memory" in failed[5]["message"] and "Lower" in failed[5]["message"]
     for number, failure in failed.items():
         first_line = failure["message"].splitlines()[0]
         assert first_line in (place.folder / "sweep" / str(number) / "train.log").read_text(encoding="utf-8")
@@ -99,15 +101,17 @@ def test_faulty_trials_fail_alone(new_place: Callable[..., Place]) -> None:
 def test_an_exploding_loss_and_a_killed_worker(new_place: Callable[..., Place], undisturbed: Undisturbed) -> None:
     """The process that trains all of them is killed once; some of them would fail in any case."""
     place = new_place()
-    running = place.start(RANKS, COLD, "optim.lr=1e-3,1e30", "hydra.launcher.pack_size=6", "hydra.launcher.parallel=1")
+    grid = ("lora.r=2,4", "optim.lr=1e-3,1e30", COLD)
+    running = place.start(*grid, "hydra.launcher.pack_size=4", "hydra.launcher.parallel=1")
     until(lambda: list(place.store.glob("adapter/.*.work/*")) or running.process.poll() is not None)
     [child] = running.children()
     os.kill(child, signal.SIGKILL)
     done = running.wait()
     assert done.code == 2, done.said
     found, failed = scores(place), failures(place)
-    assert found == {2 * number: rate for number, rate in enumerate(undisturbed.rates().values())}, done.said
-    assert sorted(failed) == [1, 3, 5]
+    rates = undisturbed.rates()
+    assert found == {0: rates[2], 2: rates[4]}, done.said
+    assert sorted(failed) == [1, 3]
     assert all(f["error_type"] == "TrainingFailed" and "Lower optim.lr" in f["message"] for f in failed.values())
     assert "died" in done.said and "signal SIGKILL" in done.said, done.said
     assert place.damaged() == []
@@ -116,11 +120,11 @@ def test_an_exploding_loss_and_a_killed_worker(new_place: Callable[..., Place], 
 def test_damaged_products_are_found_and_made_again(new_place: Callable[..., Place], undisturbed: Undisturbed) -> None:
     place = new_place(undisturbed.place)
     before = {kind: place.products(kind) for kind in ("adapter", "transcript")}
-    names = {(trial["params"]["lora.r"], trial["params"]["optim.lr"]): trial for trial in undisturbed.trials}
-    bad, [torn] = names[2, 1e-3]["signature"], names[4, 3e-3]["transcript_signatures"]
+    names = {trial["params"]["lora.r"]: trial for trial in undisturbed.trials}
+    bad, [torn] = names[2]["signature"], names[4]["transcript_signatures"]
     flip_a_bit(place.store / "adapter" / bad / "adapter_model.safetensors")
     flip_a_bit(place.store / "transcript" / torn / "transcripts.jsonl")
-    done = place.sweep(*TWELVE)
+    done = place.sweep(*SWEPT)
     assert done.code == 0, done.said
     for path in (f"adapter/{bad}", f"transcript/{torn}"):
         assert f"{path} is corrupted: the sha256 of" in done.said, done.said
@@ -160,7 +164,7 @@ def test_a_full_disk_then_one_that_can_only_be_read(
     place, rates = new_place(store=disk("size=64m")), undisturbed.rates()
     # Room for one or two adapters and their trainings.
     disk(f"size={kib_in(place.store) + 700}k")
-    full = place.sweep(RANKS, RATE, COLD, "hydra.launcher.pack_size=1")
+    full = place.sweep(RANKS, RATE, COLD, NO_BASE, "hydra.launcher.pack_size=1")
     assert full.code == 2, full.said
     failed = failures(place)
     assert failed and all("disk is full" in failure["message"] for failure in failed.values()), full.said
@@ -169,12 +173,12 @@ def test_a_full_disk_then_one_that_can_only_be_read(
     before = place.products("adapter")
 
     disk("size=64m")
-    done = place.sweep(RANKS, RATE, COLD)
+    done = place.sweep(RANKS, RATE, COLD, NO_BASE)
     assert done.code == 0 and scores(place) == dict(enumerate(rates.values())), done.said
     assert {name: place.products("adapter")[name] for name in before} == before
 
     disk("ro")
-    wider = place.sweep(f"{RANKS},16", RATE, COLD)
+    wider = place.sweep(f"{RANKS},16", RATE, COLD, NO_BASE)
     assert wider.code == 2, wider.said
     assert scores(place) == dict(enumerate(rates.values())), "what the store has is scored"
     assert list(failures(place)) == [3] and "Traceback" not in wider.said

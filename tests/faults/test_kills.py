@@ -1,6 +1,6 @@
 """kill -9 at random moments: the same command, again, ends with the same results and trains nothing twice.
 
-``KIMI_AUDIO_FT_KILLS=50`` kills fifty times instead of three, at other moments with another
+``KIMI_AUDIO_FT_KILLS=50`` kills a sweep of twice the size fifty times instead of three, at other moments with another
 ``KIMI_AUDIO_FT_KILLS_SEED``, and writes the lines of ``experiments/faults.md`` to the file that
 ``KIMI_AUDIO_FT_KILLS_LOG`` names.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Undisturbed
-from tests.faults.sweeps import TWELVE, Place
+from tests.faults.sweeps import SWEPT, Place
 
 KILLS = int(os.environ.get("KIMI_AUDIO_FT_KILLS", "3"))
 SEED = int(os.environ.get("KIMI_AUDIO_FT_KILLS_SEED", "4"))
@@ -49,7 +49,7 @@ def attempt(place: Place, undisturbed: Undisturbed, moment: float | None) -> boo
         Whether it was killed; a sweep that ended by itself is compared with an undisturbed one.
     """
     before = {kind: place.products(kind) for kind in ("adapter", "transcript")}
-    running = place.start(*TWELVE)
+    running = place.start(*SWEPT)
     killed = moment is not None and running.kill_after(moment)
     if not killed:
         done = running.wait()

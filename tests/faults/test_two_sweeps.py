@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.faults.conftest import Undisturbed
-from tests.faults.sweeps import TWELVE, Place, until
+from tests.faults.sweeps import SWEPT, Place, until
 
 
 @pytest.mark.slow
@@ -16,7 +16,7 @@ def test_each_adapter_is_trained_once_though_one_is_killed(
 ) -> None:
     """They start together; when the first adapters are there one is killed, and the other does its work too."""
     place = new_place()
-    left, right = (place.start(*TWELVE, f"hydra.sweep.dir={name}") for name in ("left", "right"))
+    left, right = (place.start(*SWEPT, f"hydra.sweep.dir={name}") for name in ("left", "right"))
     until(lambda: place.products("adapter") or left.process.poll() is not None)
     complete = place.products("adapter")
     left.kill()

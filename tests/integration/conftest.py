@@ -19,6 +19,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+MadeOnce = Callable[[str, Callable[[Path], None]], Path]
 
 
 # A short training and short answers on the small corpus.
@@ -123,24 +124,29 @@ def _as_command(place: Workplace, argv: list[str]) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def corpus(made_once: MadeOnce) -> Path:
     """A small demo corpus: ``corpus.csv`` and ``audio/``."""
-    from kimi_audio_ft.data.demo_corpus import CorpusParameters, synthesize_corpus
 
-    folder = tmp_path_factory.mktemp("corpus") / "corpus"
-    synthesize_corpus(folder, CorpusParameters(recordings=5, segments=3))
-    return folder
+    def synthesize(folder: Path) -> None:
+        from kimi_audio_ft.data.demo_corpus import CorpusParameters, synthesize_corpus
+
+        synthesize_corpus(folder / "corpus", CorpusParameters(recordings=5, segments=3))
+
+    return made_once("synthesized", synthesize) / "corpus"
 
 
 @pytest.fixture(scope="session")
-def prepared(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+def prepared(corpus: Path, made_once: MadeOnce) -> Workplace:
     """Where ``data/{train,eval}.jsonl`` and their pretokenized copies lie, with their features in the store."""
-    place = Workplace(tmp_path_factory.mktemp("prepared"))
-    csv = ("kimi_audio_ft.prepare", f"csv={corpus / 'corpus.csv'}", "out=data", "group_column=recording")
-    assert place.run(*csv, "eval_ratio=0.4").code == 0
-    manifests = "manifests=[data/train.jsonl,data/eval.jsonl]"
-    assert place.run("kimi_audio_ft.tokenize", manifests, "progress=false").code == 0
-    return place
+
+    def prepare(folder: Path) -> None:
+        place = Workplace(folder)
+        csv = ("kimi_audio_ft.prepare", f"csv={corpus / 'corpus.csv'}", "out=data", "group_column=recording")
+        assert place.run(*csv, "eval_ratio=0.4").code == 0
+        manifests = "manifests=[data/train.jsonl,data/eval.jsonl]"
+        assert place.run("kimi_audio_ft.tokenize", manifests, "progress=false").code == 0
+
+    return Workplace(made_once("prepared", prepare))
 
 
 @pytest.fixture(scope="session")
@@ -149,11 +155,16 @@ def new_workplace(prepared: Workplace, tmp_path_factory: pytest.TempPathFactory)
 
     def make() -> Workplace:
         place = Workplace(tmp_path_factory.mktemp("place"))
-        shutil.copytree(prepared.folder / "data", place.folder / "data")
-        shutil.copytree(prepared.store / "features", place.store / "features")
+        lay_out(prepared, place)
         return place
 
     return make
+
+
+def lay_out(prepared: Workplace, place: Workplace) -> None:
+    """Give a new workplace its ``data/`` and the features of its recordings."""
+    shutil.copytree(prepared.folder / "data", place.folder / "data")
+    shutil.copytree(prepared.store / "features", place.store / "features")
 
 
 @pytest.fixture
@@ -180,7 +191,20 @@ def place(new_workplace: Callable[[], Workplace]) -> Workplace:
     return new_workplace()
 
 
+@pytest.fixture(scope="session")
+def swept(prepared: Workplace, made_once: MadeOnce) -> Workplace:
+    """Where the sweep ``first`` over POINTS has run, the first thing that its store has seen."""
+
+    def run(folder: Path) -> None:
+        place = Workplace(folder)
+        lay_out(prepared, place)
+        place.sweep("first", *POINTS)
+
+    return Workplace(made_once("swept", run))
+
+
 @pytest.fixture(scope="module")
-def first(place: Workplace) -> Path:
-    """A finished sweep over ``points``, the first thing that ``place``'s store has seen."""
-    return place.sweep("first", *POINTS)
+def first(place: Workplace, swept: Workplace) -> Path:
+    """A finished sweep over ``points``, in ``place`` with all that its store got from it."""
+    shutil.copytree(swept.store, place.store, dirs_exist_ok=True)
+    return shutil.copytree(swept.folder / "first", place.folder / "first")

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,13 +25,13 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, so that the suite runs itself")
-def test_without_a_gpu_the_suite_skips_with_the_reason() -> None:
+def test_without_a_gpu_the_suite_skips_with_the_reason(workplace: Any) -> None:
     done = run("pytest", "tests/gpu", "-m", "gpu", "-rs", "-p", "no:cacheprovider", KIMI_AUDIO_FT_GPU_REHEARSAL="0")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no CUDA GPU on this machine" in done.stdout and "skipped" in done.stdout
     assert "passed" not in done.stdout and "failed" not in done.stdout
-    refused = run("experiments.bench_gpu")
-    assert refused.returncode == 2 and "no CUDA GPU on this machine" in refused.stderr
+    refused = workplace.run("experiments.bench_gpu")
+    assert refused.code == 2 and "no CUDA GPU on this machine" in refused.err
 
 
 @pytest.mark.slow
@@ -75,7 +76,6 @@ def test_the_benchmark_end_to_end(tmp_path: Path) -> None:
         assert f"| {row['micro_batch']} | {'yes' if row['checkpointing'] else 'no'} |" in text
 
 
-@pytest.mark.slow
-def test_a_wrong_option_of_the_benchmark_is_named() -> None:
-    done = run("experiments.bench_gpu", "--device", "cpu", "--micro-batches", "1,0")
-    assert done.returncode == 2 and "'1,0': every number must be 1 or more" in done.stderr
+def test_a_wrong_option_of_the_benchmark_is_named(workplace: Any) -> None:
+    done = workplace.run("experiments.bench_gpu", "--device", "cpu", "--micro-batches", "1,0")
+    assert done.code == 2 and "'1,0': every number must be 1 or more" in done.err

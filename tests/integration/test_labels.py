@@ -32,9 +32,10 @@ def swapped(place: Any) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def evaluated(place: Any, swapped: set[str], first: Path) -> Any:
+def evaluated(place: Any, swapped: set[str], points: tuple[str, ...]) -> Any:
     """The first command: two adapters and the base, on what the adapters were trained on."""
-    signatures = sorted(path.name for path in (place.store / "adapter").iterdir() if not path.name.startswith("."))
+    place.sweep("first", *points)
+    signatures = sorted(place.products("adapter"))
     return place.run(
         EVALUATE,
         "-m",
@@ -73,7 +74,7 @@ def test_a_swapped_label_is_the_first_suspect(place: Any, evaluated: Any, swappe
         assert float(row["seconds"]) == pytest.approx(seconds, abs=0.08)
 
 
-def test_an_evaluation_without_losses_is_as_it_was(place: Any, swapped: set[str], first: Path) -> None:
+def test_an_evaluation_without_losses_is_as_it_was(place: Any, swapped: set[str]) -> None:
     options = ("decoding=greedy", "decoding.max_new_tokens=8", "trainer.progress=false", "hydra.run.dir=plain")
     done = place.run(EVALUATE, f"data.eval_manifest={MANIFEST}", *options)
     assert done.code == 0 and LABELS not in done.out

@@ -31,7 +31,10 @@ STUDIES = sorted(path.stem for path in (REPOSITORY / "experiments").glob("*.yaml
 TRAIN = "kimi_audio_ft.train"
 # So that the page's commands take seconds; nothing else about them is changed.
 SHORTER = {
-    TRAIN: ("trainer.max_steps=2", "decoding.max_new_tokens=8", "trainer.progress=false", "logger=none"),
+    TRAIN: (
+        *("trainer.max_steps=2", "decoding.max_new_tokens=8", "trainer.progress=false", "logger=none"),
+        "trainer.threads=0",  # one process for a sweep: two would start on cores that other tests use
+    ),
     "kimi_audio_ft.evaluate": ("decoding.max_new_tokens=8", "trainer.progress=false"),
     "kimi_audio_ft.tokenize": ("progress=false",),
 }

@@ -56,6 +56,18 @@ def fit_with_features(rank: int, send: Send, config: TrainConfig, folder: Path, 
         send(facts | {name: sorted(found) for name, found in formats.items()})
 
 
+def fit_all_with_features(rank: int, send: Send, trainings: list[tuple[TrainConfig, Path, str, int]]) -> None:
+    """Several trainings, one after another: starting the processes takes longer."""
+    for training in trainings:
+        fit_with_features(rank, send, *training)
+
+
+def fit_packs(rank: int, send: Send, config: TrainConfig, packs: dict[str, tuple[list[Member], Any]]) -> None:
+    """Several packs by name (members, and who asks to stop), one after another, likewise."""
+    for name, pack in packs.items():
+        fit_pack(rank, lambda value, name=name: send((name, value)), config, *pack)
+
+
 def fit_pack(
     rank: int, send: Send, config: TrainConfig, members: list[Member], stop: tuple[int, int] | None = None
 ) -> None:

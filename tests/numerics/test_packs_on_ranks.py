@@ -22,18 +22,21 @@ DROPOUT = {name: {"lora": {"lora_dropout": 0.2}} for name in NAMES}
 BAD = {**DROPOUT, "a8": {"optim": {"lr": 1e30}}, "a16": {"lora": {"target_modules": "decoder_and_branch"}}}
 
 
-@pytest.fixture
-def together(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
-    """Runs ``rank_tasks.fit_pack`` on two ranks and gives what they sent."""
-    monkeypatch.syspath_prepend(Path(__file__).parent)
-    from rank_tasks import fit_pack
+@pytest.fixture(scope="module")
+def sent(trial_config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list[Any]]]:
+    """What two ranks said of two packs, and where each lies: one has a bad member, one is asked to stop."""
+    two = trial_config(data={"batch_size": 3}, trainer={"accumulate": 2, "devices": 2, "strategy": "ddp"})
+    found: dict[str, tuple[Path, list[Any]]] = {name: (tmp_path_factory.mktemp(name), []) for name in ("bad", "stops")}
+    packs = {
+        "bad": ([member(name, BAD, found["bad"][0] / "pack") for name in NAMES], None),
+        "stops": ([member(name, DROPOUT, found["stops"][0] / "pack") for name in ("a4", "a8")], (1, 3)),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent)
+        from rank_tasks import fit_packs
 
-    def run(*arguments: Any) -> list[Any]:
-        sent: list[Any] = []
-        run_workers(fit_pack, arguments, 2, lambda rank, value: sent.append(value))
-        return sent
-
-    return run
+        run_workers(fit_packs, (two, packs), 2, lambda rank, message: found[message[0]][1].append(message[1]))
+    return found
 
 
 def assert_close(folder: Path, other: Path) -> None:
@@ -47,32 +50,27 @@ def assert_close(folder: Path, other: Path) -> None:
         torch.testing.assert_close(one[name], value, atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_two_ranks_equal_one(trial_config: Config, lab: Lab, together: Callable[..., list[Any]]) -> None:
+def test_two_ranks_equal_one(trial_config: Config, lab: Lab, sent: dict[str, tuple[Path, list[Any]]]) -> None:
     """With one member that fails on both at once, and one with parameters that never get a gradient."""
-    data = {"batch_size": 3}
-    one = trial_config(data=data, trainer={"accumulate": 4})
-    two = trial_config(data=data, trainer={"accumulate": 2, "devices": 2, "strategy": "ddp"})
-    sent = together(two, [member(name, BAD, lab.place / "two") for name in NAMES])
-    results = {(rank, name): value for rank, name, value in sent if not isinstance(value, int)}
+    one = trial_config(data={"batch_size": 3}, trainer={"accumulate": 4})
+    lab.place, heard = sent["bad"]
+    results = {(rank, name): value for rank, name, value in heard if not isinstance(value, int)}
     assert len(results) == 6
     assert all("training loss is nan" in results[rank, "a8"] for rank in (0, 1))
     for name in ("a4", "a16"):
         assert results[0, name]["steps"] == results[1, name]["steps"] == 4
-        assert_close(lab.folder(name, "two"), lab.alone(one, name, BAD))
+        assert_close(lab.folder(name), lab.alone(one, name, BAD))
 
 
-def test_one_rank_asks_and_all_stop(trial_config: Config, lab: Lab, together: Callable[..., list[Any]]) -> None:
+def test_one_rank_asks_and_all_stop(trial_config: Config, lab: Lab, sent: dict[str, tuple[Path, list[Any]]]) -> None:
     """At the same step; then one process goes on."""
-    data = {"batch_size": 3}
-    one = trial_config(data=data, trainer={"accumulate": 4})
-    two = trial_config(data=data, trainer={"accumulate": 2, "devices": 2, "strategy": "ddp"})
-    members = [member(name, DROPOUT, lab.place / "pack") for name in ("a4", "a8")]
-    sent = together(two, members, (1, 3))
-    assert sorted(value for value in sent if value[1] == "interrupted") == [
+    one = trial_config(data={"batch_size": 3}, trainer={"accumulate": 4})
+    lab.place, heard = sent["stops"]
+    assert sorted(value for value in heard if value[1] == "interrupted") == [
         (0, "interrupted", 3),
         (1, "interrupted", 3),
     ]
-    assert resume_step([one.work for one in members]) == 3
+    assert resume_step([member(name, DROPOUT, lab.place / "pack").work for name in ("a4", "a8")]) == 3
     lab.run(one, ["a4", "a8"], DROPOUT)
     for name in ("a4", "a8"):
         assert_close(lab.folder(name), lab.alone(one, name, DROPOUT))
