@@ -94,9 +94,12 @@ def _unreadable(error: OverrideParseException) -> str:
         return f"{error.override!r} cannot be read. Write OPTION=VALUE"
     if value.strip().endswith(","):
         return f"{error.override}: cannot be read, it ends in a comma. Write {key}=A,B for several values"
+    quoted = f'"{value}"'
+    if value.startswith("[") and value.endswith("]"):
+        quoted = "[" + ",".join(f'"{item.strip()}"' for item in value[1:-1].split(",")) + "]"
     return (
         f"{error.override}: cannot be read. Plain values hold English letters, digits and -_./:+@%; "
-        f"others, such as Chinese, brackets or =, need double quotes inside the shell's quotes: '{key}=\"{value}\"'"
+        f"others, such as Chinese, brackets or =, need double quotes inside the shell's quotes: '{key}={quoted}'"
     )
 
 

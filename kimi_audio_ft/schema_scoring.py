@@ -12,7 +12,7 @@ from kimi_audio_ft.errors import ConfigError
 class ScoringConfig:
     """Options of scores; the strict error rates are the same under all of them."""
 
-    fillers: list[str] = field(default_factory=list)  # Words left out of the normalised column, such as [嗯,呃,啊,哦].
+    fillers: list[str] = field(default_factory=list)  # Words left out of the normalised column, such as ["嗯","呃"].
     erhua: bool = True  # Count the suffix 儿 in the normalised column; false takes 哪儿 for 哪 (儿子 and 女儿 stay).
     terms: str | None = None  # File of domain terms, one a line, whose errors are counted apart; null is none.
     names: str | None = None  # File of persons' names, one a line, beside those with a title (吴总); null is none.

@@ -45,6 +45,7 @@ def composed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., DictConfig]:
         ("data.augment.speeds=1.1", "data.augment.speeds=1.1: must be a list. Write 'data.augment.speeds=[1.1]'"),
         ("data.augment.speeds=[x]", "data.augment.speeds=[x]: Value 'x' of type 'str'"),
         ("data.prompt=转写", "'data.prompt=\"转写\"'"),
+        ("scoring.fillers=[嗯, 呃]", '\'scoring.fillers=["嗯","呃"]\''),
         ("data.eval_manifest=a=b", "'data.eval_manifest=\"a=b\"'"),
         ("lora.r=2,", "lora.r=2,: cannot be read, it ends in a comma. Write lora.r=A,B"),
         ("lora.r", "'lora.r' cannot be read. Write OPTION=VALUE"),
@@ -65,6 +66,7 @@ def test_message(composed: Callable[..., DictConfig], override: str, message: st
 
 def test_suggested_quotes_are_right(composed: Callable[..., DictConfig]) -> None:
     assert composed('data.prompt="请转写（全部）。"').data.prompt == "请转写（全部）。"
+    assert composed('scoring.fillers=["嗯","呃"]').scoring.fillers == ["嗯", "呃"]
 
 
 def test_option_that_hydra_would_add(composed: Callable[..., DictConfig]) -> None:

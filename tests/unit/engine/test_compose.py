@@ -166,9 +166,9 @@ def test_trials_that_would_be_scored_differently_are_refused_before_anything_is_
         return [Job(4 + place, *both) for place, both in enumerate(zip(overrides, configs, strict=True))]
 
     refuse_to_sweep_scoring([])
-    refuse_to_sweep_scoring(jobs("scoring.fillers=[嗯]", "scoring.fillers=[嗯]"))
+    refuse_to_sweep_scoring(jobs('scoring.fillers=["嗯"]', 'scoring.fillers=["嗯"]'))
     with pytest.raises(ConfigError) as error:
-        refuse_to_sweep_scoring(jobs("scoring.fillers=[嗯]", "scoring.fillers=[嗯]", "scoring.erhua=false"))
+        refuse_to_sweep_scoring(jobs('scoring.fillers=["嗯"]', 'scoring.fillers=["嗯"]', "scoring.erhua=false"))
     assert str(error.value).startswith(
         "scoring.fillers=[]: differs between the trials of this sweep (['嗯'] in trial 4, [] in trial 6), and only"
     )

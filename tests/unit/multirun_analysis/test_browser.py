@@ -130,6 +130,41 @@ def test_a_heading_sorts_by_keyboard_and_says_so(page: Path, chromium: Any) -> N
     assert told == "true; ascending; descending; true"
 
 
+def test_any_two_trials_can_be_chosen_for_the_terms(sweep: Any, chromium: Any) -> None:
+    """By the keyboard's own controls, and after the table was sorted."""
+    for number, found in enumerate((4, 3, 2)):
+        rates = {"recall": found / 4, "precision": None if number == 2 else 1.0}
+        terms = {"5G": {"in_references": 4, "in_hypotheses": found, "found": found, **rates}}
+        terms["LPL"] = {"in_references": 2, "in_hypotheses": 2, "found": 2, "recall": 1.0, "precision": 1.0}
+        sweep.trial(number, rank=8 * 2**number, cer=0.1 + number / 10, baseline=False, terms=terms)
+    told = driven(
+        chromium,
+        write_report(sweep.folder).html,
+        """
+        const form = document.querySelector("#choose-terms");
+        const table = document.querySelector("table.terms");
+        const row = () => [...table.tBodies[0].rows].map((one) => one.innerText.replace(/\\s+/g, " ")).join(", ");
+        const heading = table.tHead.rows[0].cells[4];
+        const before = [form.hidden, row()];
+        heading.querySelector("button").click();
+        const sorted = row();
+        const select = form.querySelectorAll("select")[1];
+        select.value = "2";
+        select.dispatchEvent(new Event("input", { bubbles: true }));
+        const named = heading.querySelector("small").textContent;
+        const told = [...before, sorted, row(), named, heading.hasAttribute("aria-sort")].join("; ")
+        """,
+    )
+    assert told.split("; ") == [
+        "false",
+        "5G 4 100.0 100.0 75.0 100.0, LPL 2 100.0 100.0 100.0 100.0",
+        "5G 4 100.0 100.0 75.0 100.0, LPL 2 100.0 100.0 100.0 100.0",
+        "5G 4 100.0 100.0 50.0 –, LPL 2 100.0 100.0 100.0 100.0",
+        "lora.r=32",
+        "false",
+    ]
+
+
 def test_a_click_on_a_line_shows_its_row(page: Path, synthetic_folder: Path, chromium: Any) -> None:
     told = driven(
         chromium,

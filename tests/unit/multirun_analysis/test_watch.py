@@ -96,6 +96,10 @@ def test_a_half_written_trial_leaves_the_last_page(running: Any) -> None:
     assert "1 unfinished" in script.pages[2]
 
 
+def watched_on() -> None:
+    pytest.fail("the sweep is watched on")
+
+
 def ended(sweep: Any) -> None:
     """What a sweep that was killed leaves in the store; how a killed process does is tested beside the store."""
     Use.begin(sweep.folder).end()
@@ -105,7 +109,7 @@ def test_a_sweep_without_a_process_is_watched_for_two_minutes_more(running: Any)
     running.trial(0)
     ended(running)
     html = running.folder / "report.html"
-    script = Script(html, *[lambda: None] * 5)
+    script = Script(html, *[lambda: None] * 4, watched_on)
     with pytest.raises(UserError, match=r"no process of it has been alive for 2 minutes.*report\.html.*again"):
         watch(running.folder, None, ENGLISH, seconds=45, wait=script)
     assert len(script.pages) == 4  # the first look writes, the second finds it dead, and then 2 minutes of it
@@ -133,10 +137,10 @@ def test_signs_of_life_begin_the_two_minutes_anew(running: Any) -> None:
         uses.append(Use.begin(running.folder))
 
     steps = [lambda: None, begin, lambda: None, lambda: uses[0].end(), lambda: None, lambda: running.trial(1, 32)]
-    script = Script(running.folder / "report.html", *steps, *[lambda: None] * 3)
+    script = Script(running.folder / "report.html", *steps, *[lambda: None] * 3, watched_on)
     with pytest.raises(UserError, match="no process of it"):
         watch(running.folder, None, ENGLISH, seconds=70, wait=script)
-    assert not script.steps and len(script.pages) == 9
+    assert script.steps == [watched_on] and len(script.pages) == 9
 
 
 def test_a_sweep_that_another_store_knows_is_watched_on(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +156,7 @@ def test_a_killed_sweep_without_a_result_gets_a_page_that_says_so(running: Any) 
     running.start(0, 8, 1e-3, 0.0)
     record_trials(running.folder, 36)
     ended(running)
-    script = Script(running.folder / "report.html", *[lambda: None] * 9)
+    script = Script(running.folder / "report.html", *[lambda: None] * 2, watched_on)
     with pytest.raises(UserError, match="no process of it"):
         watch(running.folder, None, CHINESE, seconds=120, wait=script)
     assert "正在等待第一个完成的试验" in script.pages[0]
