@@ -39,6 +39,7 @@ DEGREES = ("loss", "disagreement", "speed")
 SPEED_RANGE = 3.0
 """Robust standard deviations of the logarithm of the speed that are still in range."""
 
+_DIGITS = 9  # fewer than a float has, or equal disagreements would be no ties
 _MAD_TO_STD = 1.4826  # of a normal distribution
 
 
@@ -109,7 +110,8 @@ def disagreement(utterance: Utterance) -> float:
     if len(votes) < 2:
         return math.nan
     to_reference = fmean(distance(vote, utterance.reference) for vote in votes)
-    return to_reference - fmean(distance(one, other) for one, other in combinations(votes, 2))
+    between = fmean(distance(one, other) for one, other in combinations(votes, 2))
+    return round(to_reference - between, _DIGITS)
 
 
 def consensus(utterance: Utterance, adapters: Sequence[str]) -> str:

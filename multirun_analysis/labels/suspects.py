@@ -69,8 +69,8 @@ def print_summary(ranking: Ranking, path: Path, written: int, console: Console |
 def reasons(ranking: Ranking, utterance: Utterance) -> list[str]:
     """Why a reference is suspected, in words; of what does not stand out, the strongest sign."""
     values = ranking.table.loc[utterance.id]
-    strongest = values[[f"{sign}_percentile" for sign in ranking.signs]].astype(float).max()
-    high = min(HIGH, strongest)
+    told = [sign for sign in ranking.signs if sign == "loss" or values[sign] > 0]  # 0 and less is no sign of anything
+    high = min(HIGH, values[[f"{sign}_percentile" for sign in told]].astype(float).max())
     said = []
     if not plain(utterance.reference):
         said.append("the reference holds no text")

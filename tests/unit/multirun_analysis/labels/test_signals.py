@@ -37,6 +37,13 @@ def test_disagreement_is_consensus_against_the_reference(utterance: Utterance, e
     assert disagreement(utterance) == pytest.approx(expected)
 
 
+def test_equal_disagreements_are_ties() -> None:
+    """Both are -1/6, and as sums of floats they differ in their last digit."""
+    assert disagreement(heard("今天开会", "今天开花", "今天开会", "今天来会")) == disagreement(
+        heard("今天开会", "今天来花", "今天开会", "今日来会")
+    )
+
+
 def test_one_transcript_is_no_consensus() -> None:
     assert math.isnan(disagreement(heard("今天", "明天")))
 

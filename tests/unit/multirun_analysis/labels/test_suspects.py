@@ -87,6 +87,13 @@ def test_columns_for_a_person(write: Callable[..., Path], tmp_path: Path, capsys
     assert "monday.csv" in capsys.readouterr().out
 
 
+def test_every_suspect_with_a_loss_has_a_reason(planted: Callable[..., Any]) -> None:
+    made = planted(5)
+    assert main([str(made.folder), "--most", "0"]) == 0
+    rows = suspects(made.folder / "suspects.csv")
+    assert len(rows) == 400 and all(row["reasons"] for row in rows)
+
+
 @pytest.mark.parametrize("text", ["=1+2", "+86电话", "-5度", "@某人", "＝1+2", "\t=1+2"])
 def test_no_text_is_a_formula_in_a_spreadsheet(write: Callable[..., Path], tmp_path: Path, text: str) -> None:
     row = {"id": text, "repeat": 0, "reference": text, "hypothesis": text, "audio": None, "cer": 0.0, "loss": 0.1}
