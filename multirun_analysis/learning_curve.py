@@ -60,6 +60,7 @@ class LearningCurve:
     setting: the values of the other swept parameters.
     floor, exponent: intervals of the law's own numbers; None with too few recordings, like all intervals.
     is_falling: whether the error at the largest size is below that at the smallest, at 95 %.
+    off: sizes whose error differs from the law, at 95 %: no interval of a forecast allows for a law that does not hold.
     forecasts: twice the largest size, then ``FORECASTS``. line: the law from the smallest size to the last forecast,
         evenly spaced on a logarithmic axis, to be drawn.
     steps: fewest and most optimizer steps that a trial was trained; equal where compute was the same for all.
@@ -71,6 +72,7 @@ class LearningCurve:
     floor: Interval | None
     exponent: Interval | None
     is_falling: bool | None
+    off: list[int]
     forecasts: list[Forecast]
     line: list[Forecast]
     steps: tuple[int, int] | None
@@ -130,6 +132,7 @@ def fit_learning_curve(trials: Sequence[Trial], setting: dict[str, Any] | None =
         floor=None if laws is None else _interval(laws.floor),
         exponent=None if laws is None else _interval(laws.exponent),
         is_falling=None if resampled is None else _interval(resampled[:, 0] - resampled[:, -1]).low > 0,
+        off=[] if laws is None or resampled is None else _off(points, resampled, laws),
         forecasts=[_forecast(size, law, laws) for size in ahead],
         line=[_forecast(int(size), law, laws) for size in drawn],
         steps=(min(steps), max(steps)) if steps else None,
@@ -169,6 +172,16 @@ def _resampled(points: Sequence[Point]) -> Floats | None:
         columns.append(np.take_along_axis(rates, seeds, axis=1).mean(axis=1))
         start += count
     return np.stack(columns, axis=1)
+
+
+def _off(points: Sequence[Point], resampled: Floats, laws: PowerLaws) -> list[int]:
+    """Sizes at which the law of the same resample is above the error in nearly all resamples, or below it."""
+    found = []
+    for place, point in enumerate(points):
+        beside = _interval(resampled[:, place] - laws.at(point.size))
+        if beside.low > 0 or beside.high < 0:
+            found.append(point.size)
+    return found
 
 
 def _forecast(size: int, law: PowerLaw, laws: PowerLaws | None) -> Forecast:

@@ -59,9 +59,11 @@ def _law(curve: LearningCurve, say: Messages) -> str:
         "last": percent(last.error),
         "trained": _training(curve, say),
     }
+    off = say("learning.off", sizes=say.listed([f"{size:,}" for size in curve.off])) if curve.off else ""
     if curve.is_falling is False or curve.law.scale == 0:
-        return say("learning.flat", **facts)
-    return say("learning.law", **facts, exponent=f"{curve.law.exponent:.2f}", floor=percent(curve.law.floor))
+        return say("learning.flat", **facts) + off
+    law = say("learning.law", **facts, exponent=f"{curve.law.exponent:.2f}", floor=percent(curve.law.floor))
+    return law + off
 
 
 def _training(curve: LearningCurve, say: Messages) -> str:
@@ -99,6 +101,7 @@ def _curve(curve: LearningCurve) -> dict[str, Any]:
             "exponent_interval": _bounds(curve.exponent),
         },
         "is_falling": curve.is_falling,
+        "off": curve.off,
         "steps": curve.steps,
         "forecasts": [_forecast(one) for one in curve.forecasts],
         "line": [_forecast(one) for one in curve.line],

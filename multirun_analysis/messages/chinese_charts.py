@@ -126,6 +126,7 @@ TEXTS = {
     "learning.flat": (
         "{name}：{smallest} 条对话时 CER {first}，{largest} 条时 {last}{trained}；更多数据没有此评测集能显示的效果。"
     ),
+    "learning.off": "{sizes} 条对话时的 CER 偏离此曲线，超出偶然范围：预测只能当作猜测，请换种子再训练这些大小。",
     "learning.told": "学习曲线：{said}",
     "learning.steps": "（各 {n} 步）",
     "learning.steps_between": "（{low} 至 {high} 步）",

@@ -140,6 +140,10 @@ TEXTS = {
         "{name}: CER {first} at {smallest} conversations, {last} at {largest}{trained}; more data has no effect "
         "that this evaluation set could show."
     ),
+    "learning.off": (
+        " The CER at {sizes} is off this curve by more than chance: take the forecasts for guesses, and train those "
+        "sizes with other seeds."
+    ),
     "learning.told": "Learning curve, {said}",
     "learning.steps": " ({n} steps each)",
     "learning.steps_between": " ({low} to {high} steps)",

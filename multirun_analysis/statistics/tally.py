@@ -103,7 +103,7 @@ class _Counts:
             self.rows.append(0)
             self.edits.append([0, 0])
             self.recordings.append(str(row.get("recording") or name))
-            self.references.append(hash(row["reference"]))
+            self.references.append(hash(row.get("reference")))
             self.chars.append((_chars(row, "strict", "chars"), _chars(row, "normalised", "normalised_chars")))
         self.rows[index] += 1
         self.edits[index][0] += _edits(row, "strict", "edits")

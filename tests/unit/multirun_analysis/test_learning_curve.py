@@ -11,7 +11,7 @@ import pytest
 
 from kimi_audio_ft.errors import UserError
 from multirun_analysis.collect import Scores, Status, Trial
-from multirun_analysis.learning_curve import LearningCurve, fit_learning_curve
+from multirun_analysis.learning_curve import LearningCurve, LearningStudy, fit_learning_curve
 from multirun_analysis.learning_words import learning_in_words
 from multirun_analysis.messages import CHINESE, ENGLISH
 from multirun_analysis.power_law import PowerLaw
@@ -72,6 +72,18 @@ def test_forecasts_far_beyond_the_data_are_marked() -> None:
     small = curve_of(sizes=(100, 200, 800)).forecasts
     assert [(one.size, one.is_far) for one in small] == [(1600, False), (50_000, True), (100_000, True)]
     assert [one.size for one in curve_of(sizes=(1000, 9000, 60_000)).forecasts] == [120_000]
+
+
+def test_points_that_do_not_follow_a_law_are_told() -> None:
+    """A law that holds is doubted in few of many studies; one size that came out far worse is doubted in all."""
+    assert sum(bool(curve_of(seed=seed).off) for seed in range(20)) <= 4
+    for seed in range(5):
+        trials = trials_of(PLANTED, SIZES, seed)
+        worse = trials_of(PowerLaw(0.12, 0.04, 0.5, 9500), SIZES, seed)
+        curve = fit_learning_curve([*trials[:2], worse[2], trials[3]])
+        assert 5000 in curve.off
+        [law, _] = learning_in_words(LearningStudy([curve], None), ENGLISH)
+        assert f"The CER at {ENGLISH.listed([f'{size:,}' for size in curve.off])} is off this curve" in law
 
 
 def test_the_line_is_ready_to_be_drawn() -> None:
