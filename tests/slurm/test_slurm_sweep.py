@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from kimi_audio_ft.engine.event_files import EventReader
 from kimi_audio_ft.engine.place import this_place
 from kimi_audio_ft.engine.slurm import Slurm
 from kimi_audio_ft.errors import UserError
+from tests.trials_json import values
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm")]
 
@@ -34,7 +34,6 @@ SWEEP = (
     *("hydra.sweep.dir=sweep", "hydra.launcher.pack_size=2"),
 )
 ON_SLURM = ("executor=slurm", "parallel=1", "slurm.poll_seconds=1", "slurm.cpus_per_task=1", "slurm.time_minutes=10")
-INCIDENTAL = ("train_seconds", "decode_seconds", "sweep", "created", "command")
 
 
 @dataclass
@@ -65,15 +64,9 @@ class Sweep:
         until(lambda: what(self.events(run)) or process.poll() is not None)
         assert what(self.events(run)), process.communicate()[0]
 
-    def results(self) -> Any:
+    def results(self) -> dict[str, Any]:
         """``trials.json`` without times, places and commands."""
-        return essence(json.loads((self.folder / "sweep" / "trials.json").read_text(encoding="utf-8")))
-
-
-def essence(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: essence(inner) for key, inner in value.items() if key not in INCIDENTAL}
-    return [essence(inner) for inner in value] if isinstance(value, list) else value
+        return values(self.folder / "sweep")
 
 
 def until(condition: Callable[[], Any]) -> None:
