@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from kimi_audio_ft.engine.cluster import JobEnd
+from kimi_audio_ft.engine.cluster import JobEnd, NotNow
 from kimi_audio_ft.engine.cluster_settings import SlurmConfig
 from kimi_audio_ft.engine.place import python_path
 from kimi_audio_ft.engine.slurm_job import SlurmTask
@@ -32,6 +33,7 @@ _REMEDIES = {
 _USUAL = ("None", "Priority", "Resources", "BeginTime", "Cleaning", "JobArrayTaskLimit")
 # Slurm's controller may be busy or restarting; it is asked again.
 _SECONDS = 60
+_UNREACHABLE = "Unable to contact slurm controller"
 
 
 class Slurm:
@@ -52,6 +54,8 @@ class Slurm:
         self.max_restarts = settings.max_requeues
         self._asked = time.monotonic()
         self._told: set[tuple[str, str]] = set()
+        self._silent = False
+        self._used = False
 
     def submit(self, task_file: Path, name: str) -> str:
         """Queue a task; submitit's files lie beside it in ``slurm/``."""
@@ -61,15 +65,31 @@ class Slurm:
         executor = submitit.SlurmExecutor(task_file.parent / "slurm", max_num_timeout=self.settings.max_requeues)
         executor.update_parameters(**self._parameters(name))
         try:
-            with _python_path():
+            with _python_path(), redirect_stderr(io.StringIO()):  # submitit prints what it then raises
                 job = executor.submit(SlurmTask(), str(task_file)).job_id
         except (FailedJobError, FailedSubmissionError, subprocess.SubprocessError) as error:
-            raise UserError(
-                f"hydra.launcher.slurm: sbatch refused the job: {str(error).strip()}. Look at partition, account, qos, "
-                f"time_minutes, mem_gb, cpus_per_task and extra, and at hydra.launcher.gpus_per_pack ({self.gpus} here)"
-            ) from None
+            raise self._refusal(" ".join(str(error).split())) from None
+        self._used = True
         log.info("%s is Slurm job %s", name, job)
         return job
+
+    def _refusal(self, said: str) -> UserError | NotNow:
+        settings, names = self.settings, ("partition", "account", "qos", "time_minutes", "mem_gb", "cpus_per_task")
+        if _UNREACHABLE not in said:
+            values = {name: value for name in names if (value := getattr(settings, name)) is not None}
+            asked = ", ".join(f"{name}={value}" for name, value in (values | settings.extra).items())
+            return UserError(
+                f"hydra.launcher.slurm: sbatch refused the job: {said}. Asked for were {asked} and {self.gpus} GPUs "
+                '(hydra.launcher.gpus_per_pack). `sinfo --format="%P %l %c %m %G"` lists partitions with their time '
+                "limits, cores, memory in MB and GPUs; other options of sbatch go into hydra.launcher.slurm.extra"
+            )
+        if self._used:
+            self._say_silent(_NoAnswer(said))
+            return NotNow(said)
+        return UserError(
+            f"hydra.launcher.executor=slurm: Slurm's controller does not answer: {said}. Is `sinfo` answered here? "
+            "Start this command again when it is, or use hydra.launcher.executor=local"
+        )
 
     def _parameters(self, name: str) -> dict[str, Any]:
         settings = self.settings
@@ -104,9 +124,12 @@ class Slurm:
         The queue knows running jobs, and for some minutes those that have ended; later only the accounting does, where
         there is one.
         """
-        listed = _slurm("squeue", "--noheader", "--states=all", "--format=%i|%T|%r", f"--jobs={','.join(jobs)}")
-        if listed is None:
+        try:
+            listed = _slurm("squeue", "--noheader", "--states=all", "--format=%i|%T|%r", f"--jobs={','.join(jobs)}")
+        except _NoAnswer as error:
+            self._say_silent(error)
             return {}
+        self._say_silent(None)
         states = {}
         for line in listed.splitlines():
             job, states[job], reason = line.split("|", 2)
@@ -116,27 +139,48 @@ class Slurm:
         gone = [job for job in jobs if job not in states]
         return states | (_recorded(gone) if gone else {})
 
+    def _say_silent(self, error: _NoAnswer | None) -> None:
+        """Tell once that Slurm does not answer, and once that it does again."""
+        if error is not None and not self._silent:
+            log.warning("Slurm does not answer: %s. Its jobs may well run on; it is asked again and again", error)
+        elif error is None and self._silent:
+            log.warning("Slurm answers again")
+        self._silent = error is not None
+
     def stop(self, jobs: Sequence[str]) -> None:
-        """Cancel what waits, and have what runs save and end."""
-        _slurm("scancel", "--state=PENDING", *jobs)
-        _slurm("scancel", "--signal=INT", *jobs)
+        """Cancel what waits, and have what runs save and end; asked again while they have not ended."""
+        try:
+            _slurm("scancel", "--state=PENDING", *jobs)
+            _slurm("scancel", "--signal=INT", *jobs)
+        except _NoAnswer as error:
+            self._say_silent(error)
         self._asked = float("-inf")
 
     def close(self, jobs: Sequence[str]) -> None:
         """Cancel jobs; Slurm lets them save for its KillWait."""
-        if jobs:
+        if not jobs:
+            return
+        try:
             _slurm("scancel", *jobs)
+        except _NoAnswer as error:
+            log.warning(
+                "Slurm does not answer: %s. When it does, cancel what is left: scancel %s", error, " ".join(jobs)
+            )
 
 
 def gpus_anywhere(partition: str | None) -> bool:
     """Whether any node of the cluster, or of a partition, has GPUs that can be asked for."""
     where = [] if partition is None else [f"--partition={partition}"]
-    return "gpu" in (_slurm("sinfo", "--noheader", "--format=%G", *where) or "")
+    with suppress(_NoAnswer):  # sbatch will say it
+        return "gpu" in _slurm("sinfo", "--noheader", "--format=%G", *where)
+    return False
 
 
 def _recorded(jobs: Sequence[str]) -> dict[str, str]:
-    lines = (_slurm("sacct", "-n", "-X", "-P", "--format=JobID,State", f"--jobs={','.join(jobs)}") or "").splitlines()
-    found = dict(line.split("|", 1) for line in lines if "|" in line)
+    found: dict[str, str] = {}
+    with suppress(_NoAnswer):  # many clusters have no accounting
+        lines = _slurm("sacct", "-n", "-X", "-P", "--format=JobID,State", f"--jobs={','.join(jobs)}").splitlines()
+        found = dict(line.split("|", 1) for line in lines if "|" in line)
     # "CANCELLED by 1000" is a state with its author.
     return {job: found[job].split()[0] if job in found else "no longer known to Slurm" for job in jobs}
 
@@ -153,18 +197,24 @@ def _end(job: str, state: str) -> JobEnd | None:
     return None
 
 
-def _slurm(*command: str) -> str | None:
-    """What a Slurm command prints; "" when it knows none of the jobs, None when it cannot be asked now."""
+class _NoAnswer(Exception):
+    """Slurm cannot be asked now; the message says why."""
+
+
+def _slurm(*command: str) -> str:
+    """What a Slurm command prints; "" when it knows none of the jobs.
+
+    Raises:
+        _NoAnswer: it failed, or took too long.
+    """
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        log.debug("%s: %s", command[0], error)
-        return None
+        raise _NoAnswer(str(error)) from None
     if done.returncode and "Invalid job id" in done.stderr:
         return ""
     if done.returncode:
-        log.debug("%s: %s", command[0], done.stderr.strip())
-        return None
+        raise _NoAnswer(done.stderr.strip() or f"{command[0]} ended with exit code {done.returncode}")
     return done.stdout
 
 
