@@ -18,22 +18,13 @@ from kimi_audio_ft.engine.cluster import JobEnd, NotNow
 from kimi_audio_ft.engine.cluster_settings import SlurmConfig
 from kimi_audio_ft.engine.place import python_path
 from kimi_audio_ft.engine.slurm_job import SlurmTask
+from kimi_audio_ft.engine.slurm_words import Asked, end_of, is_unreachable
 from kimi_audio_ft.errors import UserError
 
 log = logging.getLogger(__name__)
 
-_DIED = ("COMPLETED", "FAILED", "OUT_OF_MEMORY", "DEADLINE")
-_LOST = ("TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "REVOKED")
-_REMEDIES = {
-    "OUT_OF_MEMORY": "raise hydra.launcher.slurm.mem_gb",
-    "TIMEOUT": "raise hydra.launcher.slurm.signal_seconds if it had no time to save",
-    "FAILED": "if Slurm cannot write logs there, it says nothing more",
-}
-# Why a job usually waits; of other reasons (PartitionTimeLimit, BadConstraints) a person should know.
-_USUAL = ("None", "Priority", "Resources", "BeginTime", "Cleaning", "JobArrayTaskLimit")
 # Slurm's controller may be busy or restarting; it is asked again.
 _SECONDS = 60
-_UNREACHABLE = "Unable to contact slurm controller"
 
 
 class Slurm:
@@ -51,9 +42,10 @@ class Slurm:
             )
         self.settings = settings
         self.gpus = int(gpus_anywhere(settings.partition)) if gpus_per_pack is None else gpus_per_pack
+        self.asked_for = Asked(settings, self.gpus)
         self.max_restarts = settings.max_requeues
         self._asked = time.monotonic()
-        self._told: set[tuple[str, str]] = set()
+        self._told: set[str] = set()
         self._silent = False
         self._used = False
 
@@ -74,22 +66,10 @@ class Slurm:
         return job
 
     def _refusal(self, said: str) -> UserError | NotNow:
-        settings, names = self.settings, ("partition", "account", "qos", "time_minutes", "mem_gb", "cpus_per_task")
-        if _UNREACHABLE not in said:
-            values = {name: value for name in names if (value := getattr(settings, name)) is not None}
-            asked = ", ".join(f"{name}={value}" for name, value in (values | settings.extra).items())
-            return UserError(
-                f"hydra.launcher.slurm: sbatch refused the job: {said}. Asked for were {asked} and {self.gpus} GPUs "
-                '(hydra.launcher.gpus_per_pack). `sinfo --format="%P %l %c %m %G"` lists partitions with their time '
-                "limits, cores, memory in MB and GPUs; other options of sbatch go into hydra.launcher.slurm.extra"
-            )
-        if self._used:
+        if self._used and is_unreachable(said):
             self._say_silent(_NoAnswer(said))
             return NotNow(said)
-        return UserError(
-            f"hydra.launcher.executor=slurm: Slurm's controller does not answer: {said}. Is `sinfo` answered here? "
-            "Start this command again when it is, or use hydra.launcher.executor=local"
-        )
+        return UserError(self.asked_for.refused(said))
 
     def _parameters(self, name: str) -> dict[str, Any]:
         settings = self.settings
@@ -116,7 +96,7 @@ class Slurm:
             return {}
         self._asked = time.monotonic()
         states = self._job_states(jobs)
-        return {job: end for job, state in states.items() if (end := _end(job, state)) is not None}
+        return {job: end for job, state in states.items() if (end := end_of(job, state)) is not None}
 
     def _job_states(self, jobs: Sequence[str]) -> dict[str, str]:
         """Slurm's words for the states of jobs; jobs of which it says nothing now are left out.
@@ -133,9 +113,11 @@ class Slurm:
         states = {}
         for line in listed.splitlines():
             job, states[job], reason = line.split("|", 2)
-            if states[job] == "PENDING" and reason not in _USUAL and (job, reason) not in self._told:
-                self._told.add((job, reason))
-                log.warning("Slurm job %s waits: %s", job, reason)
+            if states[job] == "PENDING" and reason not in self._told:
+                self._told.add(reason)  # of many jobs the first says it for all
+                unusual = self.asked_for.waits(job, reason)
+                if unusual:
+                    log.warning("%s", unusual)
         gone = [job for job in jobs if job not in states]
         return states | (_recorded(gone) if gone else {})
 
@@ -183,18 +165,6 @@ def _recorded(jobs: Sequence[str]) -> dict[str, str]:
         found = dict(line.split("|", 1) for line in lines if "|" in line)
     # "CANCELLED by 1000" is a state with its author.
     return {job: found[job].split()[0] if job in found else "no longer known to Slurm" for job in jobs}
-
-
-def _end(job: str, state: str) -> JobEnd | None:
-    remedy = _REMEDIES.get(state)
-    words = f"Slurm job {job} ended as {state}" + (f" ({remedy})" if remedy else "")
-    if state in _LOST:
-        return JobEnd("lost", words)
-    if state == "CANCELLED":
-        return JobEnd("cancelled", words)
-    if state in _DIED or state.startswith("no longer"):
-        return JobEnd("died", words)
-    return None
 
 
 class _NoAnswer(Exception):

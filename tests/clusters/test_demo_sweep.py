@@ -1,6 +1,6 @@
 """The demo's sweep on a real Slurm and on a real Ray, undisturbed and disturbed, equals the one on this machine.
 
-``KIMI_AUDIO_FT_DEMO_SWEEPS=1`` runs it: six sweeps of 24 trials, half an hour on two free cores. The lines of
+``KIMI_AUDIO_FT_DEMO_SWEEPS=1`` runs it: five sweeps of 24 trials, each as long as `make demo`. The lines of
 ``experiments/clusters.md`` go to the file that ``KIMI_AUDIO_FT_DEMO_SWEEPS_LOG`` names. What `make test` runs each time
 are the small sweeps of tests/slurm and of tests/integration/test_ray_sweep.py.
 """
@@ -23,7 +23,7 @@ from tests.faults.sweeps import until
 ASKED = os.environ.get("KIMI_AUDIO_FT_DEMO_SWEEPS") == "1"
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not ASKED, reason="half an hour; KIMI_AUDIO_FT_DEMO_SWEEPS=1 runs it"),
+    pytest.mark.skipif(not ASKED, reason="five times `make demo`; KIMI_AUDIO_FT_DEMO_SWEEPS=1 runs it"),
 ]
 
 # Two packs side by side, as on this machine's two cores; a thread each is the demo's own trainer.threads.
