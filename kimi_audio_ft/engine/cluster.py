@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 _PATIENCE = 0.5
 # Seconds after which jobs that have not ended are asked again to stop: one that is just starting does not hear it.
 _ASK_AGAIN = 15.0
+# Seconds after which a cluster that did not answer is given its job again.
+_TRY_AGAIN = 15.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,10 @@ class JobEnd:
     words: str
 
 
+class NotNow(Exception):
+    """A cluster that has worked cannot take a job now; it has told why, and is to be asked again."""
+
+
 class Cluster(Protocol):
     """A queue of jobs."""
 
@@ -44,7 +50,7 @@ class Cluster(Protocol):
     """How often a job that was lost is submitted again."""
 
     def submit(self, task_file: Path, name: str) -> str:
-        """Queue ``python -m kimi_audio_ft.engine task_file``; returns the job's id. Raises UserError."""
+        """Queue ``python -m kimi_audio_ft.engine task_file``; returns the job's id. Raises UserError, NotNow."""
 
     def ended(self, jobs: Sequence[str]) -> Mapping[str, JobEnd]:
         """Those of the jobs that have ended and will not come back; what is not known yet may be left out."""
@@ -110,14 +116,14 @@ class _Run:
     waiting: deque[tuple[Task, str, int]] = field(default_factory=deque)
     running: list[_Followed] = field(default_factory=list)
     asked: float | None = None
+    not_before: float = 0.0  # when a job may be submitted, after a cluster has said NotNow
 
     def turn(self, parallel: int | None) -> bool:
         """Submit what may be submitted, pass on what happened; returns whether anything is left."""
         stopping = self.should_stop()
         if stopping:
             self._stop()
-        while self.waiting and (parallel is None or len(self.running) < parallel):
-            self.running.append(self._submit(*self.waiting.popleft()))
+        self._submit_waiting(parallel)
         # Asked before the files are read: what a job wrote before its end is then in its file.
         ends = self.cluster.ended([followed.job for followed in self.running])
         for followed in list(self.running):
@@ -126,6 +132,17 @@ class _Run:
                 self.running.remove(followed)
                 self._after(followed, ends.get(followed.job), stopping)
         return bool(self.waiting or self.running)
+
+    def _submit_waiting(self, parallel: int | None) -> None:
+        while self.waiting and (parallel is None or len(self.running) < parallel):
+            if time.monotonic() < self.not_before:
+                return
+            try:
+                self.running.append(self._submit(*self.waiting[0]))
+            except NotNow:
+                self.not_before = time.monotonic() + _TRY_AGAIN
+            else:
+                self.waiting.popleft()
 
     def _submit(self, task: Task, name: str, restarts: int) -> _Followed:
         file = self.folder / f"{name}.json"
@@ -155,7 +172,7 @@ class _Run:
                 self.on_event(paused.get(unit.key) or {"event": "interrupted", "unit": unit.key, "step": None})
         elif end.fate != "cancelled" and (end.fate == "lost" or len(paused) == len(units)):
             if followed.restarts == self.cluster.max_restarts:
-                self._fail(followed, f"{end.words}, and it has been started {followed.restarts + 1} times")
+                self._fail(followed, end, f", and it has been started {followed.restarts + 1} times")
                 return
             log.info("%s: %s; it is submitted again", name, end.words)
             self.waiting.append((followed.task.with_units(units), name, followed.restarts + 1))
@@ -165,18 +182,24 @@ class _Run:
             for number, half in enumerate(even_chunks(units, 2), 1):
                 self.waiting.append((followed.task.with_units(half), f"{name}.{number}", followed.restarts))
         else:
-            self._fail(followed, end.words)
+            self._fail(followed, end)
 
-    def _fail(self, followed: _Followed, words: str) -> None:
-        path = log_path(followed.file)
-        where = f"What it printed is in {path}" if path.is_file() else f"It printed nothing into {path}"
-        message = (
-            f"{words}. {where}. If there is nothing, does its node see {self.folder}? That folder and the store "
-            f"({store_root()}) must lie on a file system that all nodes share. The same command goes on from here"
-        )
+    def _fail(self, followed: _Followed, end: JobEnd, words: str = "") -> None:
+        message = f"{end.words}{words}. "
+        if end.fate != "cancelled":
+            message += f"{self._where_to_look(log_path(followed.file))}. "
+        message += "The same command goes on from here"
         for unit in followed.open:
             facts = {"error_type": "JobEnded", "message": message, "user": True, "traceback": ""}
             self.on_event({"event": "failed", "unit": unit.key, **facts})
+
+    def _where_to_look(self, printed: Path) -> str:
+        if printed.is_file() and printed.stat().st_size:
+            return f"What it printed is in {printed}"
+        return (
+            f"It printed nothing into {printed}: does its node see {self.folder}? That folder and the store "
+            f"({store_root()}) must lie on a file system that all nodes share"
+        )
 
     def _stop(self) -> None:
         for task, _, _ in self.waiting:

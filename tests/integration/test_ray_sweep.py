@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,11 @@ from kimi_audio_ft.engine.cluster_settings import RayConfig
 from kimi_audio_ft.engine.work import Event, Task, Unit
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.schema import TrainConfig
+from tests.trials_json import values
 
 pytest.importorskip("ray")
 
 pytestmark = pytest.mark.slow
-
-# What two sweeps over the same points may differ in.
-INCIDENTAL = ("train_seconds", "decode_seconds", "sweep", "created", "command")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,23 +29,13 @@ def one_ray() -> Iterator[None]:
     ray.shutdown()
 
 
-def essence(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: essence(inner) for key, inner in value.items() if key not in INCIDENTAL}
-    return [essence(inner) for inner in value] if isinstance(value, list) else value
-
-
-def report(sweep: Path) -> Any:
-    return essence(json.loads((sweep / "trials.json").read_text(encoding="utf-8")))
-
-
 def test_a_sweep_on_ray_gives_what_a_local_one_gives(
     first: Path, new_workplace: Callable[[], Any], points: tuple[str, ...]
 ) -> None:
     place = new_workplace()
     options = ("hydra/launcher=packed", "hydra.launcher.executor=ray", "hydra.launcher.pack_size=1")
     sweep = place.sweep("sweep", *points, *options, "hydra.launcher.parallel=2")
-    assert report(sweep) == report(first)
+    assert values(sweep) == values(first)
     assert len(list((sweep / "packs" / "001").glob("task-[0-9].json"))) >= 2
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -15,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from kimi_audio_ft.engine.cluster import NotNow
 from kimi_audio_ft.engine.cluster_settings import SlurmConfig
 from kimi_audio_ft.engine.event_files import EventReader
 from kimi_audio_ft.engine.place import this_place
 from kimi_audio_ft.engine.slurm import Slurm
 from kimi_audio_ft.errors import UserError
+from tests.trials_json import values
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm")]
 
@@ -34,7 +35,6 @@ SWEEP = (
     *("hydra.sweep.dir=sweep", "hydra.launcher.pack_size=2"),
 )
 ON_SLURM = ("executor=slurm", "parallel=1", "slurm.poll_seconds=1", "slurm.cpus_per_task=1", "slurm.time_minutes=10")
-INCIDENTAL = ("train_seconds", "decode_seconds", "sweep", "created", "command")
 
 
 @dataclass
@@ -65,15 +65,9 @@ class Sweep:
         until(lambda: what(self.events(run)) or process.poll() is not None)
         assert what(self.events(run)), process.communicate()[0]
 
-    def results(self) -> Any:
+    def results(self) -> dict[str, Any]:
         """``trials.json`` without times, places and commands."""
-        return essence(json.loads((self.folder / "sweep" / "trials.json").read_text(encoding="utf-8")))
-
-
-def essence(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: essence(inner) for key, inner in value.items() if key not in INCIDENTAL}
-    return [essence(inner) for inner in value] if isinstance(value, list) else value
+        return values(self.folder / "sweep")
 
 
 def until(condition: Callable[[], Any]) -> None:
@@ -186,3 +180,39 @@ def test_a_job_that_is_refused_names_the_options(task_file: Path) -> None:
         UserError, match=r"(?s)sbatch refused the job.*invalid partition.*hydra\.launcher\.gpus_per_pack"
     ):
         queue(partition="nowhere").submit(task_file, "refused")
+
+
+def test_a_job_that_can_never_start_says_so(task_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    slurm = queue()
+    slurm.settings.cpus_per_task = 1000
+    job = slurm.submit(task_file, "large")
+    until(lambda: slurm.ended([job]) or caplog.messages)
+    slurm.stop([job])
+    [said] = [message for message in caplog.messages if "waits" in message]
+    assert f"job {job} waits (PartitionConfig) and will never start" in said and "cpus_per_task=1000" in said
+    assert end_of(slurm, job)[0] == "cancelled"
+
+
+def test_a_controller_that_is_away(
+    task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    slurm = queue(extra={"begin": "now+1hour"})
+    job = slurm.submit(task_file, "waiting")
+    there = Path(os.environ["SLURM_CONF"])
+    nobody = tmp_path / "slurm.conf"
+    ports = there.read_text(encoding="utf-8").replace("SlurmctldPort=16817", "SlurmctldPort=16999")
+    nobody.write_text(f"{ports}MessageTimeout=2\n", encoding="utf-8")
+    with monkeypatch.context() as away:
+        away.setenv("SLURM_CONF", str(nobody))
+        with pytest.raises(UserError, match=rf"does not reach Slurm's controller.*SLURM_CONF is {nobody}; see that"):
+            queue().submit(task_file, "first")
+        with pytest.raises(NotNow):
+            slurm.submit(task_file, "later")
+        until(lambda: slurm.ended([job]) or "does not answer" in caplog.text)
+        assert slurm.ended([job]) == {}
+        assert [message.split(":")[0] for message in caplog.messages if "answer" in message] == [
+            "Slurm does not answer"
+        ]
+    slurm.stop([job])
+    assert end_of(slurm, job)[0] == "cancelled"
+    assert caplog.messages[-1] == "Slurm answers again"

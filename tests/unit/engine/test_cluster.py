@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kimi_audio_ft.engine import cluster
-from kimi_audio_ft.engine.cluster import ClusterExecutor, JobEnd
+from kimi_audio_ft.engine.cluster import ClusterExecutor, JobEnd, NotNow
 from kimi_audio_ft.engine.command import run_task
 from kimi_audio_ft.engine.work import Event, Task, Unit, read_task
 from kimi_audio_ft.schema import TrainConfig
@@ -45,9 +45,13 @@ class Queue:
     ends: dict[str, JobEnd] = field(default_factory=dict)
     stops: int = 0
     most: int = 0
+    silences: int = 0
     closed: list[str] | None = None
 
     def submit(self, task_file: Path, name: str) -> str:
+        if self.tasks and self.silences:
+            self.silences -= 1
+            raise NotNow
         task = read_task(task_file)
         self.tasks.append((name, [unit.key for unit in task.units]))
         life, job = self.lives.pop(0), str(len(self.tasks))
@@ -71,6 +75,7 @@ class Queue:
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_PATIENCE", 0.0)
+    monkeypatch.setattr(cluster, "_TRY_AGAIN", 0.0)
 
 
 def task(keys: str, number: int = 0) -> Task:
@@ -153,7 +158,25 @@ def test_a_job_is_lost_so_often_and_no_more(tmp_path: Path) -> None:
 def test_a_cancelled_job_is_not_submitted_again(tmp_path: Path) -> None:
     heard = run(Queue([Life("a", "b", CANCELLED)]), tmp_path, task("ab"))
     assert names(heard) == ["ready a", "failed b"]
-    assert "job ended as CANCELLED" in heard[1]["message"]
+    assert heard[1]["message"] == "job ended as CANCELLED. The same command goes on from here"
+
+
+def test_a_cluster_that_does_not_answer_for_a_while_is_asked_again(tmp_path: Path) -> None:
+    queue = Queue([Life("a"), Life("b"), Life("c")], silences=3)
+    heard = run(queue, tmp_path, task("a"), task("b", 1), task("c", 2))
+    assert names(heard) == ["ready a", "ready b", "ready c"]
+    assert queue.silences == 0 and [name for name, _ in queue.tasks] == ["task-0", "task-1", "task-2"]
+
+
+def test_where_to_look_depends_on_what_a_job_has_printed(tmp_path: Path) -> None:
+    class Printing(Queue):
+        def submit(self, task_file: Path, name: str) -> str:
+            task_file.with_suffix(".log").write_text("words", encoding="utf-8")
+            return super().submit(task_file, name)
+
+    [silent], [printing] = (run(kind([Life(end=DIED)]), tmp_path, task("a")) for kind in (Queue, Printing))
+    assert "does its node see" in silent["message"] and "does its node see" not in printing["message"]
+    assert f"What it printed is in {tmp_path}" in printing["message"]
 
 
 def test_a_stopping_sweep_stops_its_jobs_and_hears_where_they_were(tmp_path: Path) -> None:
