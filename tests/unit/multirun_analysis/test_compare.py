@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import math
 import re
 from pathlib import Path
 from urllib.parse import unquote
@@ -15,7 +14,6 @@ from kimi_audio_ft.engine.ledger import record_fitting
 from kimi_audio_ft.errors import UserError
 from multirun_analysis import load_sweep, words, write_report
 from multirun_analysis.compare import distinct, identity
-from multirun_analysis.differences import Piece, mark, shortened, worst_utterances
 from multirun_analysis.words import duration, effort, headline, setting, show, trial_title
 
 
@@ -94,68 +92,6 @@ def test_adapters_are_counted_once_and_reuse_costs_nothing(sweep_24: Path) -> No
     assert effort(load_sweep(sweep_24)) == said.format("1 min 21 s")
 
 
-@pytest.mark.parametrize(
-    ("entry", "value"), [("num_references", 5), ("num_reference_chars", 99), ("eval_identity", "other")]
-)
-def test_different_reference_sets_are_refused_by_name(sweep, entry: str, value: object) -> None:
-    sweep.trial(0)
-    sweep.trial(1, **{entry: value})
-    with pytest.raises(
-        UserError, match=rf"different reference sets: {entry} is .* in .*0/scores\.json.*1/scores\.json"
-    ):
-        load_sweep(sweep.folder)
-
-
-def test_the_difference_between_reference_sets_is_named(sweep) -> None:
-    line = {"repeat": 0, "hypothesis": "你", "cer": 0.5, "audio": None}
-    rows = [line | {"id": f"u{number}", "reference": "你好"} for number in range(6)]
-    sweep.write_lines(sweep.trial(0) / "utterances.jsonl", rows)
-    other = [rows[0], line | {"id": "u1", "reference": "您好"}, line | {"id": "x", "reference": "好"}]
-    sweep.write_lines(sweep.trial(1, num_references=3) / "utterances.jsonl", other)
-    with pytest.raises(UserError) as error:
-        load_sweep(sweep.folder)
-    assert (
-        "1/scores.json. 4 utterances only in 0: 'u2', 'u3', 'u4' and 1 more; 1 utterance only in 1: 'x'; "
-        "1 utterance with another reference in 1 than in 0: 'u1' ('您好' for '你好'). Error rates over different "
-    ) in str(error.value)
-
-
-def test_the_same_texts_of_other_recordings_are_told_apart(sweep) -> None:
-    for number, data in enumerate(("a", "b")):
-        folder = sweep.trial(number, eval_identity=data)
-        sweep.write_lines(folder / "utterances.jsonl", [{"id": "u", "reference": "好", "hypothesis": "", "cer": 1.0}])
-    with pytest.raises(UserError, match=r"Utterances and references are the same in 0 and 1, recordings or prompts"):
-        load_sweep(sweep.folder)
-
-
-@pytest.mark.parametrize(
-    ("entry", "told"),
-    [
-        ({"reference": "今天"}, "1 utterance with another reference in 1 than in 0: 'u0' ('今天' for '你好')"),
-        ({"id": "x"}, "1 utterance only in 0: 'u0'; 1 utterance only in 1: 'x'"),
-    ],
-)
-def test_without_a_recorded_identity_the_texts_are_compared(sweep, entry: dict[str, str], told: str) -> None:
-    rows = [{"id": f"u{n}", "repeat": 0, "reference": "你好", "hypothesis": "你", "cer": 0.5} for n in range(4)]
-    for number, first in enumerate((rows[0], rows[0] | entry)):
-        folder = sweep.trial(number, cer=0.5 + number / 10, baseline=False, eval_identity=None)
-        sweep.write_lines(folder / "utterances.jsonl", [first, *rows[1:]])
-    with pytest.raises(UserError, match="different reference sets") as error:
-        load_sweep(sweep.folder)
-    assert told in str(error.value)
-    sweep.write_lines(folder / "utterances.jsonl", rows[::-1])
-    assert len(load_sweep(sweep.folder).statistics.pairs) == 1  # in another order they are the same
-    sweep.write_lines(folder / "utterances.jsonl", rows[1:])  # one is lost
-    assert [trial.name for trial in load_sweep(sweep.folder).statistics.left_out] == [folder.name]
-
-
-def test_a_base_on_other_references_is_refused_too(sweep, change) -> None:
-    folder = sweep.trial(0)
-    change(folder / "baseline.json", num_references=3)
-    with pytest.raises(UserError, match=r"num_references is 4 in 0/scores\.json; 3 in 0/baseline\.json"):
-        load_sweep(sweep.folder)
-
-
 def test_without_a_finished_trial_the_first_failure_is_told(sweep) -> None:
     sweep.fail(0)
     sweep.start(1, 8, 1e-3, 0.0)
@@ -223,56 +159,6 @@ def test_values_of_mixed_types_are_told_apart_and_ordered() -> None:
 def test_a_setting_names_only_what_varies(sweep_24: Path) -> None:
     comparison = load_sweep(sweep_24)
     assert setting(comparison.sweep.trials[1], comparison.swept) == "lora.r=2 optim.lr=0.001 temperature=0.1"
-
-
-def test_differences_are_marked_on_both_sides() -> None:
-    left, right = mark("七千万元", "七十万了元")
-    assert left == [Piece("equal", "七"), Piece("replace", "千"), Piece("equal", "万"), Piece("equal", "元")]
-    expected = [("equal", "七"), ("replace", "十"), ("equal", "万"), ("insert", "了"), ("equal", "元")]
-    assert [(piece.kind, piece.text) for piece in right] == expected
-    assert mark("嗯", "") == ([Piece("delete", "嗯")], [])
-
-
-def test_worst_utterances_come_first_once_each_and_without_the_exact_ones(sweep) -> None:
-    folder = sweep.trial(0)
-    line = {"reference": "你好", "audio": None}
-    sweep.write_lines(
-        folder / "utterances.jsonl",
-        [
-            line | {"id": "a", "repeat": 0, "hypothesis": "你", "cer": 0.5},
-            line | {"id": "a", "repeat": 1, "hypothesis": "", "cer": 1.0},
-            line | {"id": "b", "repeat": 0, "hypothesis": "你好", "cer": 0.0},
-            line | {"id": "c", "repeat": 0, "hypothesis": "您好", "cer": 0.5},
-        ],
-    )
-    worst = worst_utterances(load_sweep(sweep.folder).sweep.trials[0])
-    assert [(mistake.identity, mistake.cer) for mistake in worst] == [("a", 1.0), ("c", 0.5)]
-    assert worst[0].hypothesis == [] and not math.isnan(worst[0].cer)
-
-
-def test_older_rows_without_a_rate_or_a_text_are_told_too(sweep) -> None:
-    rows = [
-        {"id": "a", "reference": " 你好\n", "hypothesis": None},
-        {"id": "b", "reference": "你好", "hypothesis": "你"},
-        {"id": "c", "reference": "e\u0301", "hypothesis": "é"},
-    ]
-    sweep.write_lines(sweep.trial(0) / "utterances.jsonl", rows)
-    comparison = load_sweep(sweep.folder)
-    assert comparison.statistics.utterances == 3
-    worst = worst_utterances(comparison.best.trial)
-    assert [(mistake.identity, mistake.cer) for mistake in worst] == [("a", 1.0), ("b", 0.5)]
-    assert worst[0].reference == [Piece("delete", "你好")] and worst[0].hypothesis == []
-
-
-def test_a_text_without_end_is_cut_and_says_so(sweep) -> None:
-    row = {"id": "a", "repeat": 0, "reference": "今天", "hypothesis": "今天" + "天气" * 5000, "cer": 5000.0}
-    sweep.write_lines(sweep.trial(0) / "utterances.jsonl", [row])
-    (mistake,) = worst_utterances(load_sweep(sweep.folder).best.trial)
-    *shown, cut = mistake.hypothesis
-    assert sum(len(piece.text) for piece in shown) == 400 and cut == Piece("cut", "9,602")
-    assert shortened([Piece("equal", "你好")], most=2) == [Piece("equal", "你好")]
-    page = write_report(sweep.folder).html.read_text(encoding="utf-8")
-    assert "… 9,602 more characters" in page and "天气" * 1000 not in page
 
 
 def test_a_time_without_a_word_about_its_origin_is_still_a_page(sweep, change) -> None:
