@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from multirun_analysis import load_sweep, write_report
 from multirun_analysis.differences import Piece, mark, shortened, worst_utterances
 
