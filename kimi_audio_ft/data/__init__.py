@@ -1,0 +1,18 @@
+"""Training and evaluation data; ``layout_conversation`` is imported when its name is first used, as it needs no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kimi_audio_ft.data.layout import layout_conversation
+
+__all__ = ["layout_conversation"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "layout_conversation":
+        from kimi_audio_ft.data import layout
+
+        return layout.layout_conversation
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
