@@ -1,4 +1,4 @@
-"""Training and evaluation data; ``layout_conversation`` is imported when its name is first used, as it needs no torch."""
+"""Training and evaluation data. ``layout_conversation`` is imported at its first use: loading it takes time."""
 
 from __future__ import annotations
 
