@@ -149,13 +149,13 @@ def stages(folder: Path, trials: int) -> dict[str, tuple[float, float]]:
     from hydra.types import HydraContext, RunMode
 
     from kimi_audio_ft.cli import to_settings
+    from kimi_audio_ft.config.launcher import LauncherConfig
+    from kimi_audio_ft.config.train import TrainConfig
     from kimi_audio_ft.engine.jobs import Runner, prepare
     from kimi_audio_ft.engine.launch import Launch
     from kimi_audio_ft.engine.needs import lacking
-    from kimi_audio_ft.engine.settings import LauncherConfig
     from kimi_audio_ft.one_moment import one_moment
     from kimi_audio_ft.paths import config_dir, project_root
-    from kimi_audio_ft.schema import TrainConfig
     from kimi_audio_ft.sweep_report import write_sweep_report
     from kimi_audio_ft.train import main as train
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kimi_audio_ft.base_parts import layout, linear_names, text_tokenizer, token_range
+from kimi_audio_ft.config.train import LoraConfig, ModelConfig
 from kimi_audio_ft.data.encoder_identity import features_of
 from kimi_audio_ft.data.manifest import TokenRange
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.lora.targets import matched, needs_branch, needs_whisper
 from kimi_audio_ft.model.files import ModelFiles, locate
 from kimi_audio_ft.one_moment import seen_once
-from kimi_audio_ft.schema import LoraConfig, ModelConfig
-from kimi_audio_ft.threads import limit_threads
+from kimi_audio_ft.runtime.devices import limit_threads
 
 if TYPE_CHECKING:  # a sweep that finds everything in the store does without these, and they take seconds to import
     import torch
@@ -68,7 +68,7 @@ class Base:
     @property
     def device(self) -> torch.device:
         """The GPU of this process when there is one and it may be used."""
-        from kimi_audio_ft.devices import device
+        from kimi_audio_ft.runtime.devices import device
 
         return device(self.accelerator)
 

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 
 from kimi_audio_ft.data.manifest import TokenRange
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.files import read_json_object, write_json
 from kimi_audio_ft.model.files import ModelFiles
-from kimi_audio_ft.model.json_files import read_json_object
 from kimi_audio_ft.model.text_tokenizer import CONFIG_NAME, RANKS_NAME, TextTokenizer
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.signature import digest_of, file_digest
-from kimi_audio_ft.store_files import write_json
 
 if TYPE_CHECKING:
     from kimi_audio_ft.model import KimiAudioForCausalLM

@@ -18,10 +18,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from kimi_audio_ft.bitsandbytes_import import leave_out_bitsandbytes
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.override_errors import about_overrides, explain, refuse_unusable
 from kimi_audio_ft.paths import config_dir, project_root
+from kimi_audio_ft.runtime.libraries import leave_out_bitsandbytes
 from kimi_audio_ft.sweep_report import SweepReport
 
 TRACEBACK_VARIABLE = "KIMI_AUDIO_FT_TRACEBACK"

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft.cli import command
-from kimi_audio_ft.schema import EvaluateConfig
+from kimi_audio_ft.config.train import EvaluateConfig
 
 
-@command("evaluate", ("kimi_audio_ft.schema", "EvaluateConfig"))
+@command("evaluate", ("kimi_audio_ft.config.train", "EvaluateConfig"))
 def main(config: EvaluateConfig) -> float:
     """Evaluate what Hydra composed; prints the scores and where they lie."""
     from hydra.core.hydra_config import HydraConfig
@@ -36,8 +36,8 @@ def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> d
     ``group`` names what the evaluation belongs to, for W&B.
     """
     from kimi_audio_ft.base_model import Base
-    from kimi_audio_ft.devices import refuse_launchers
-    from kimi_audio_ft.quiet import quiet_libraries
+    from kimi_audio_ft.runtime.devices import refuse_launchers
+    from kimi_audio_ft.runtime.libraries import quiet_libraries
     from kimi_audio_ft.scores import git_commit, score_repeats, utterance_rows, write_scores, write_utterances
     from kimi_audio_ft.scoring import read_options
     from kimi_audio_ft.signature import flatten

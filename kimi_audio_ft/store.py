@@ -20,11 +20,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from kimi_audio_ft.errors import DataError, UserError
+from kimi_audio_ft.files import let_others_read, raise_if_full, write_json
+from kimi_audio_ft.files import read_jsonl as read_jsonl
+from kimi_audio_ft.files import write_jsonl as write_jsonl
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.signature import file_digest, sha256_of
-from kimi_audio_ft.store_files import let_others_read, raise_if_full, write_json
-from kimi_audio_ft.store_files import read_jsonl as read_jsonl
-from kimi_audio_ft.store_files import write_jsonl as write_jsonl
 
 log = logging.getLogger(__name__)
 

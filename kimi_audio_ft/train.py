@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from kimi_audio_ft.cli import command, is_users
-from kimi_audio_ft.schema import TrainConfig
+from kimi_audio_ft.config.train import TrainConfig
 
 if TYPE_CHECKING:
     from kimi_audio_ft.scores import TrialFacts
@@ -35,7 +35,7 @@ def record_failure(config: DictConfig, error: Exception) -> None:
     write_failure(Path(HydraConfig.get().runtime.output_dir), facts, error)
 
 
-@command("train", ("kimi_audio_ft.schema", "TrainConfig"), on_failure=record_failure)
+@command("train", ("kimi_audio_ft.config.train", "TrainConfig"), on_failure=record_failure)
 def main(config: TrainConfig) -> float:
     """Run the trial that Hydra composed."""
     from hydra.core.hydra_config import HydraConfig
@@ -86,8 +86,8 @@ def trial_name(overrides: list[str]) -> str:
 
 def run(config: TrainConfig, folder: Path, facts: TrialFacts, group: str) -> float:
     """Fit or reuse, decode, score and record one trial; returns its CER."""
-    from kimi_audio_ft.devices import refuse_launchers
-    from kimi_audio_ft.quiet import quiet_libraries
+    from kimi_audio_ft.runtime.devices import refuse_launchers
+    from kimi_audio_ft.runtime.libraries import quiet_libraries
     from kimi_audio_ft.tracking import make_tracker
 
     refuse_launchers()

@@ -12,12 +12,12 @@ from typing import Any
 
 from kimi_audio_ft import store
 from kimi_audio_ft.base_model import Base, base_inputs
+from kimi_audio_ft.config.train import DataConfig, DecodingConfig
 from kimi_audio_ft.data.identity import manifest_identity, reference_identity
 from kimi_audio_ft.data.manifest import read_manifest, require_references
 from kimi_audio_ft.decoding.passes import Pass, is_greedy
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.one_moment import seen_once
-from kimi_audio_ft.schema import DataConfig, DecodingConfig
 from kimi_audio_ft.scores import Surroundings, score_repeats
 from kimi_audio_ft.scoring import ScoringOptions
 from kimi_audio_ft.signature import canonical, signature

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from kimi_audio_ft import store
 from kimi_audio_ft.base_model import Base, base_inputs
+from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.data.identity import manifest_identity
 from kimi_audio_ft.data.manifest import read_manifest
 from kimi_audio_ft.data.subset import training_subset
-from kimi_audio_ft.devices import in_workers, num_ranks
 from kimi_audio_ft.engine import known
 from kimi_audio_ft.one_moment import seen_once
-from kimi_audio_ft.schema import TrainConfig
+from kimi_audio_ft.runtime.devices import in_workers, num_ranks
+from kimi_audio_ft.runtime.signals import TrainingFailed, stop_on_signals
 from kimi_audio_ft.signature import signature
 from kimi_audio_ft.store_uses import note
 from kimi_audio_ft.training.ranks import fit_in_workers
-from kimi_audio_ft.training.stopping import TrainingFailed, stop_on_signals
 from kimi_audio_ft.transcripts import EvaluationSet, evaluation_set, require_manifest
 
 if TYPE_CHECKING:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+from kimi_audio_ft.text import duration
 from multirun_analysis.collect import Trial
 from multirun_analysis.compare import Adapter, Comparison, distinct
 from multirun_analysis.messages import Messages
 from multirun_analysis.scored_alike import OPTIONS, option_of, version_of
-from multirun_analysis.words import duration, show
+from multirun_analysis.words import show
 
 PACKAGES = ("kimi-audio-ft", "torch", "transformers", "peft", "lightning", "hydra-core", "altair", "vl-convert-python")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kimi_audio_ft.text import duration
 from multirun_analysis.collect import Trial
 from multirun_analysis.compare import Adapter, Comparison, Row, is_of_base, value_of
 from multirun_analysis.messages import ENGLISH, Messages
@@ -70,19 +71,6 @@ def count(number: float | None) -> str:
     if number is None:
         return "–"
     return f"{number:.0f}" if number >= FEW else f"{number:.1f}".removesuffix(".0")
-
-
-def duration(seconds: float | None) -> str:
-    """A length of time, to the precision one cares for; a dash when unknown."""
-    if seconds is None:
-        return "–"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def setting(trial: Trial, params: list[str], say: Messages = ENGLISH) -> str:

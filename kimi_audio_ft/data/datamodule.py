@@ -11,6 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
+from kimi_audio_ft.config.train import AugmentConfig, DataConfig
 from kimi_audio_ft.data.batch import Sample, make_batch
 from kimi_audio_ft.data.batching import BatchPlan, EpochSteps, validation_share
 from kimi_audio_ft.data.dataset import AudioSource, ConversationDataset
@@ -20,7 +21,6 @@ from kimi_audio_ft.data.manifest import Manifest, TokenRange, read_manifest, req
 from kimi_audio_ft.data.subset import training_subset
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.model.text_tokenizer import TextTokenizer
-from kimi_audio_ft.schema import AugmentConfig, DataConfig
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from kimi_audio_ft.config.train import AugmentConfig
 from kimi_audio_ft.data.audio import read_audio
 from kimi_audio_ft.data.batch import Sample
 from kimi_audio_ft.data.encoding import UNCHANGED, Perturbation
@@ -22,7 +23,6 @@ from kimi_audio_ft.data.manifest import TOKENIZE_REMEDY, Conversation, Manifest
 from kimi_audio_ft.data.wanted import rows_of
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.model.text_tokenizer import TextTokenizer
-from kimi_audio_ft.schema import AugmentConfig
 
 
 @dataclass(frozen=True)

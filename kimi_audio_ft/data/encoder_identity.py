@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from kimi_audio_ft.files import read_json_object
 from kimi_audio_ft.model.files import ModelFiles, require_folder
-from kimi_audio_ft.model.json_files import read_json_object
 from kimi_audio_ft.signature import STAGE_VERSION, digest_of, folder_digest
 
 

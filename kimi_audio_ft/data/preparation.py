@@ -10,13 +10,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from kimi_audio_ft.config.commands import PrepareConfig
 from kimi_audio_ft.data.cleaning import Problem, Rejection
 from kimi_audio_ft.data.csv_table import CsvTable, read_csv
 from kimi_audio_ft.data.prepare_summary import PrepareSummary, SplitSummary, count_reasons
 from kimi_audio_ft.data.segments import Segment, number_repeats, reject, select_segments
 from kimi_audio_ft.data.splits import EVAL, SPLITS, TEST, TRAIN, balance, split_by_group
 from kimi_audio_ft.errors import DataError, UserError
-from kimi_audio_ft.schema_prepare import PrepareConfig
 
 _COLUMN_OPTIONS = ("audio_column", "text_column", "group_column", "id_column", "balance_column")
 

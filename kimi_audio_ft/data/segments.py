@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kimi_audio_ft.config.commands import PrepareConfig
 from kimi_audio_ft.data.cleaning import (
     Heard,
     Problem,
@@ -19,7 +20,6 @@ from kimi_audio_ft.data.cleaning import (
 )
 from kimi_audio_ft.data.csv_table import CsvRow, CsvTable
 from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.schema_prepare import PrepareConfig
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 

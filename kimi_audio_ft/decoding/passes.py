@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kimi_audio_ft.schema import DecodingConfig
+from kimi_audio_ft.config.train import DecodingConfig
 
 # At or below this temperature the likeliest token is taken, as published.
 GREEDY_BELOW = 1e-6

@@ -13,8 +13,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from kimi_audio_ft.config.train import DecodingConfig
 from kimi_audio_ft.decoding.passes import GREEDY_BELOW
-from kimi_audio_ft.schema import DecodingConfig
 
 
 @dataclass(frozen=True, order=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kimi_audio_ft.devices import num_ranks
+from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.engine.cluster import ClusterExecutor
-from kimi_audio_ft.engine.settings import LauncherConfig
 from kimi_audio_ft.engine.work import Unit
 from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.runtime.devices import num_ranks
 
 # Slurm jobs that share a sweep when hydra.launcher.parallel=auto: nobody can say how many a queue will run at a time.
 _SLURM_JOBS = 4

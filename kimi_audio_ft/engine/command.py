@@ -102,8 +102,8 @@ def run_task(task_file: Path, should_stop: Callable[[], bool], supervise: Superv
 
 
 def _supervise(task: Task, on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> None:
-    from kimi_audio_ft.devices import num_ranks
     from kimi_audio_ft.engine.supervise import supervise
+    from kimi_audio_ft.runtime.devices import num_ranks
 
     # How many processes train together is for the machine to say that has the GPUs.
     task = replace(task, ranks=num_ranks(task.units[0].config.trainer))

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from kimi_audio_ft.devices import num_ranks
-from kimi_audio_ft.engine.settings import LauncherConfig
+from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.engine.work import Event, Task, Unit
+from kimi_audio_ft.runtime.devices import num_ranks
 
 
 class Executor(Protocol):

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from kimi_audio_ft.engine.names import short_names
 from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.text import short_names
 
 # Options that an adapter does not depend on: jobs that differ in nothing else are one candidate.
 NOT_TRAINING = ("decoding", "logger", "scoring", "baseline")

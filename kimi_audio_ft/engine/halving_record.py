@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from kimi_audio_ft.config.launcher import HalvingConfig
 from kimi_audio_ft.engine.halving import Candidate, Fate, show
-from kimi_audio_ft.engine.halving_settings import HalvingConfig
 from kimi_audio_ft.store import write_json
 from kimi_audio_ft.sweep_report import HALVING
 

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from kimi_audio_ft.config.launcher import HalvingConfig
 from kimi_audio_ft.engine.halving import Candidate, Fate, RungResult, decide, merged, rung_steps
-from kimi_audio_ft.engine.halving_settings import HalvingConfig
 from kimi_audio_ft.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from kimi_audio_ft.cli import to_settings
+from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.engine.compose import compose_jobs
 from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.schema import TrainConfig
 
 
 @dataclass

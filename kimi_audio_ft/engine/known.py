@@ -26,7 +26,7 @@ def raise_if_failed(key: str) -> None:
 
 def _raise(failure: Failure) -> NoReturn:
     if failure.error_type == "TrainingFailed":
-        from kimi_audio_ft.training.stopping import TrainingFailed
+        from kimi_audio_ft.runtime.signals import TrainingFailed
 
         raise TrainingFailed(failure.message)
     if failure.user:

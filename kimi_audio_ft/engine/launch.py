@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, setup_globals
 
+from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.engine import known
 from kimi_audio_ft.engine.jobs import Job, Runner, is_training, prepare, refuse_to_sweep_scoring
 from kimi_audio_ft.engine.ledger import record_fitting, record_trials
-from kimi_audio_ft.engine.settings import LauncherConfig
 from kimi_audio_ft.engine.work import BASE, Event, Failure, Task, Unit
 from kimi_audio_ft.one_moment import one_moment
 from kimi_audio_ft.store_uses import note, using
@@ -129,8 +129,8 @@ class Launch:
 
 def job_lines(jobs: Sequence[Job], missing: Container[str]) -> list[JobLine]:
     """The jobs as a view shows them, given the keys of the units that are not made yet."""
-    from kimi_audio_ft.engine.names import short_names
     from kimi_audio_ft.engine.view import JobLine
+    from kimi_audio_ft.text import short_names
 
     names = short_names([job.overrides for job in jobs])
     return [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 
+from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.schema import TrainConfig
 
 # How PyTorch's allocator words it on a CPU, where it raises a plain RuntimeError.
 _WORDS = ("not enough memory", "can't allocate memory")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kimi_audio_ft.engine.names import common_name, number_ranges
 from kimi_audio_ft.engine.state import JobState, SweepState, UnitState
 from kimi_audio_ft.engine.table import progress, speed, title
 from kimi_audio_ft.engine.work import Event
+from kimi_audio_ft.text import common_name, number_ranges
 
 # A new line of progress after so much of the work, or so many seconds.
 _PART, _SECONDS = 0.1, 30.0

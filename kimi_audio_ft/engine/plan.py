@@ -9,9 +9,9 @@ from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import TypeVar
 
-from kimi_audio_ft.devices import num_ranks
+from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.engine.work import Task, Unit
-from kimi_audio_ft.schema import TrainConfig
+from kimi_audio_ft.runtime.devices import num_ranks
 from kimi_audio_ft.signature import canonical
 
 log = logging.getLogger(__name__)

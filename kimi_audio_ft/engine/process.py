@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kimi_audio_ft.engine.work import Task
-from kimi_audio_ft.workers import Send
+from kimi_audio_ft.runtime.workers import Send
 
 
 class Asked:
@@ -49,8 +49,8 @@ def work(rank: int, send: Send, task: Task, untrained: Sequence[str], decoding: 
 
 
 def _set_up(rank: int, task: Task) -> None:
-    from kimi_audio_ft.quiet import quiet_libraries
-    from kimi_audio_ft.threads import limit_threads
+    from kimi_audio_ft.runtime.devices import limit_threads
+    from kimi_audio_ft.runtime.libraries import quiet_libraries
 
     if task.log is not None:
         target = os.open(task.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

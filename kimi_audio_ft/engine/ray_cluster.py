@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from kimi_audio_ft.config.launcher import RayConfig
 from kimi_audio_ft.engine.cluster import JobEnd
-from kimi_audio_ft.engine.cluster_settings import RayConfig
 from kimi_audio_ft.engine.command import INTERRUPTED
 from kimi_audio_ft.engine.place import python_path
 from kimi_audio_ft.errors import UserError

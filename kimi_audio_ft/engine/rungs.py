@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from kimi_audio_ft import store
+from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.engine.halving import RungResult
 from kimi_audio_ft.engine.jobs import Job
 from kimi_audio_ft.engine.launch import Launch, job_lines
@@ -17,7 +18,6 @@ from kimi_audio_ft.engine.view import SweepView
 from kimi_audio_ft.engine.work import Event, Unit
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.schema import TrainConfig
 from kimi_audio_ft.signature import digest_of
 from kimi_audio_ft.store import write_json
 from kimi_audio_ft.trial import Trial

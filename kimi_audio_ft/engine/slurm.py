@@ -14,8 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from kimi_audio_ft.config.launcher import SlurmConfig
 from kimi_audio_ft.engine.cluster import JobEnd, NotNow
-from kimi_audio_ft.engine.cluster_settings import SlurmConfig
 from kimi_audio_ft.engine.place import python_path
 from kimi_audio_ft.engine.slurm_job import SlurmTask
 from kimi_audio_ft.engine.slurm_words import Asked, end_of, is_unreachable

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from kimi_audio_ft.config.launcher import SlurmConfig
 from kimi_audio_ft.engine.cluster import JobEnd
-from kimi_audio_ft.engine.cluster_settings import SlurmConfig
 
 _DIED = ("COMPLETED", "FAILED", "OUT_OF_MEMORY", "DEADLINE")
 _LOST = ("TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "REVOKED")

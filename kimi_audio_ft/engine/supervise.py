@@ -15,7 +15,7 @@ from kimi_audio_ft.engine.plan import even_chunks
 from kimi_audio_ft.engine.process import work
 from kimi_audio_ft.engine.work import BASE, Event, Task, Unit
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.workers import WorkerDied, run_workers
+from kimi_audio_ft.runtime.workers import WorkerDied, run_workers
 
 _ENDS = ("ready", "paused", "failed", "interrupted")
 # Seconds between two looks at a lock that another process holds.

@@ -12,9 +12,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from kimi_audio_ft.engine.names import common_name, number_ranges
 from kimi_audio_ft.engine.state import ACTIVE, JobState, SweepState, UnitState
-from multirun_analysis.words import duration
+from kimi_audio_ft.text import common_name, duration, number_ranges
 
 STOPPING = "finishing the step, saving; press Ctrl-C again to end at once"
 _COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (

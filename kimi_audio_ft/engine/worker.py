@@ -20,11 +20,11 @@ from kimi_audio_ft.engine.plan import even_chunks, grouped, pack_units
 from kimi_audio_ft.engine.work import BASE, Task, Unit
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import store_root
+from kimi_audio_ft.runtime.signals import Interrupted, TrainingFailed
+from kimi_audio_ft.runtime.workers import Send
 from kimi_audio_ft.signature import canonical
-from kimi_audio_ft.training.stopping import Interrupted, TrainingFailed
 from kimi_audio_ft.transcripts import EvaluationSet, Request, decode_all
 from kimi_audio_ft.trial import Trial
-from kimi_audio_ft.workers import Send
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 
+from kimi_audio_ft.config.train import SHARDED, LoraConfig, ModelConfig, TrainerConfig
 from kimi_audio_ft.lora.targets import needs_whisper
-from kimi_audio_ft.schema import SHARDED, LoraConfig, ModelConfig, TrainerConfig
 
 DISPATCHES = ("slice", "batched")
 

@@ -17,16 +17,16 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from kimi_audio_ft import store
 from kimi_audio_ft.base_model import Base
+from kimi_audio_ft.config.commands import MergeConfig
 from kimi_audio_ft.data.encoding import DTYPES
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.evaluate import find_adapter
+from kimi_audio_ft.files import read_json_object, save_json
 from kimi_audio_ft.merging.side_files import write_model_config, write_text_files, write_whisper_configs
 from kimi_audio_ft.merging.updates import Update, read_updates
 from kimi_audio_ft.merging.verify import check_files, check_logits
 from kimi_audio_ft.merging.weights import Source, decoder_sources, whisper_sources, write_decoder, write_whisper
 from kimi_audio_ft.model.files import WHISPER_NAME, require_folder
-from kimi_audio_ft.model.json_files import read_json_object, save_json
-from kimi_audio_ft.schema_merge import MergeConfig
 from kimi_audio_ft.signature import digest_of, folder_digest
 
 RECORD = "merge.json"

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 
 from kimi_audio_ft.data.layout import MESSAGE_END, TEXT_EOS
+from kimi_audio_ft.files import read_json_object, save_json
 from kimi_audio_ft.model import TextTokenizer
 from kimi_audio_ft.model.audio_frontend import PREPROCESSOR_CONFIG
 from kimi_audio_ft.model.checkpoint import read_config
-from kimi_audio_ft.model.json_files import read_json_object, save_json
 from kimi_audio_ft.model.text_tokenizer import BOS, EOS, RANKS_NAME, special_token_files
 
 _REMEDY = "Download the base again"

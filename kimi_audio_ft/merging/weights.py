@@ -12,9 +12,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from kimi_audio_ft.files import INDEX_NAME, save_json
 from kimi_audio_ft.merging.updates import Update
 from kimi_audio_ft.model.checkpoint import STRAY_SUFFIX
-from kimi_audio_ft.model.json_files import INDEX_NAME, save_json
 from kimi_audio_ft.model.shards import ShardWriter, TensorInfo, plan_shards, read_header, shard_index
 from kimi_audio_ft.model.weight_files import WEIGHTS_NAME, check_headers, file_of_tensor
 

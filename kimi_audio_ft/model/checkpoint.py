@@ -9,9 +9,9 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
 
 from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.files import INDEX_NAME, read_json_object, save_json
 from kimi_audio_ft.model.config import KimiAudioConfig
 from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
-from kimi_audio_ft.model.json_files import INDEX_NAME, read_json_object, save_json
 from kimi_audio_ft.model.shards import plan_shards, shard_index
 from kimi_audio_ft.model.weight_files import check_parameter_count, load_tensors
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from kimi_audio_ft.config.train import ModelConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.model.hub import base_files, is_hub_id, speech_tokenizer_files
 from kimi_audio_ft.paths import TINY_MODEL
-from kimi_audio_ft.schema import ModelConfig
 from kimi_audio_ft.signature import file_digest, folder_digest
 
 WHISPER_NAME = "whisper-large-v3"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft.errors import ConfigError, DataError
-from kimi_audio_ft.model.json_files import INDEX_NAME
+from kimi_audio_ft.files import INDEX_NAME
 
 
 def is_hub_id(path: str) -> bool:

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.files import INDEX_NAME, read_json_object, written_aside
 from kimi_audio_ft.model.config import PARAMETERS_7B
-from kimi_audio_ft.model.json_files import INDEX_NAME, read_json_object, written_aside
 from kimi_audio_ft.model.shards import read_header
 
 WEIGHTS_NAME = "model.safetensors"

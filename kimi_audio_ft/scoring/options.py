@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from kimi_audio_ft.config.train import ScoringConfig
 from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.schema_scoring import ScoringConfig
 from kimi_audio_ft.scoring.normalise import Rule, spoken_rules
 
 

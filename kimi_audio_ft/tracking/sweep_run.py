@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kimi_audio_ft.schema import LoggerConfig
+from kimi_audio_ft.config.train import LoggerConfig
 from kimi_audio_ft.tracking.wandb_run import WandbRun, staging_in
 from kimi_audio_ft.tracking.wandb_values import summary_of
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from kimi_audio_ft.runtime.signals import Leave, TrainingFailed, require_finite
 from kimi_audio_ft.training.checkpoint import KeepCheckpoints
 from kimi_audio_ft.training.curves import CurveRecorder
 from kimi_audio_ft.training.module import AdapterTraining
-from kimi_audio_ft.training.stopping import Leave, TrainingFailed, require_finite
 
 log = logging.getLogger(__name__)
 

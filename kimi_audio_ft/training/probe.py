@@ -15,9 +15,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from kimi_audio_ft.base_model import Base
+from kimi_audio_ft.config.train import TrainerConfig
 from kimi_audio_ft.data.datamodule import ConversationData
-from kimi_audio_ft.devices import device
-from kimi_audio_ft.schema import TrainerConfig
+from kimi_audio_ft.runtime.devices import device
 from kimi_audio_ft.training.fit import make_trainer, on_one_base, run_trainer
 from kimi_audio_ft.training.members import Learner, Member
 from kimi_audio_ft.training.module import AdapterTraining

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kimi_audio_ft.devices import num_ranks
-from kimi_audio_ft.schema import SHARDED, TrainConfig
-from kimi_audio_ft.training.stopping import Interrupted, stop_on_signals
-from kimi_audio_ft.workers import Send, WorkerDied, run_workers
+from kimi_audio_ft.config.train import SHARDED, TrainConfig
+from kimi_audio_ft.runtime.devices import num_ranks
+from kimi_audio_ft.runtime.signals import Interrupted, stop_on_signals
+from kimi_audio_ft.runtime.workers import Send, WorkerDied, run_workers
 
 if TYPE_CHECKING:
     from kimi_audio_ft.trial import Trial
@@ -55,8 +55,8 @@ def _pass_on(number: int) -> None:
 
 
 def _fit_rank(rank: int, send: Send, config: TrainConfig, folder: Path, work: Path) -> None:
-    from kimi_audio_ft.quiet import quiet_libraries
-    from kimi_audio_ft.threads import limit_threads
+    from kimi_audio_ft.runtime.devices import limit_threads
+    from kimi_audio_ft.runtime.libraries import quiet_libraries
     from kimi_audio_ft.trial import Trial
 
     # Busy threads of several processes on the same cores crawl.

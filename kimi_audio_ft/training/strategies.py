@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
-from kimi_audio_ft.schema import TrainerConfig
+from kimi_audio_ft.config.train import TrainerConfig
 from kimi_audio_ft.training import states
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from kimi_audio_ft.config.launcher import RayConfig
+from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.engine.cluster import ClusterExecutor
-from kimi_audio_ft.engine.cluster_settings import RayConfig
 from kimi_audio_ft.engine.work import Event, Task, Unit
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.schema import TrainConfig
 from tests.trials_json import values
 
 pytest.importorskip("ray")

@@ -6,13 +6,12 @@ import csv
 import json
 from pathlib import Path
 
-from kimi_audio_ft import schema
+from kimi_audio_ft.config import train as schema
+from kimi_audio_ft.config.commands import PrepareConfig, TokenizeConfig
 from kimi_audio_ft.data.audio import audio_info
 from kimi_audio_ft.data.preparation import prepare
 from kimi_audio_ft.data.tokenization import tokenize
 from kimi_audio_ft.model import num_audio_tokens
-from kimi_audio_ft.schema_prepare import PrepareConfig
-from kimi_audio_ft.schema_tokenize import TokenizeConfig
 from kimi_audio_ft.scores import score_repeats
 from kimi_audio_ft.transcripts import decode
 from kimi_audio_ft.trial import Trial

@@ -17,9 +17,9 @@ import soundfile
 import torch
 
 from kimi_audio_ft.base_model import Base
+from kimi_audio_ft.config.train import ModelConfig
 from kimi_audio_ft.data.feature_index import RECORD
 from kimi_audio_ft.data.features import FeatureStore
-from kimi_audio_ft.schema import ModelConfig
 from kimi_audio_ft.signature import file_digest
 from kimi_audio_ft.store import write_jsonl
 

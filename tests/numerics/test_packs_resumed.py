@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft import store
-from kimi_audio_ft.schema import TrainConfig
+from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.runtime.signals import Interrupted, TrainingFailed
 from kimi_audio_ft.training.checkpoint import group_by_resume, resume_step
-from kimi_audio_ft.training.stopping import Interrupted, TrainingFailed
 from tests.numerics.pack_lab import NAMES, Lab, assert_same_bits
 
 Config = Callable[..., TrainConfig]

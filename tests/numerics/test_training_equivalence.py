@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kimi_audio_ft import store
-from kimi_audio_ft.quiet import quiet_libraries
-from kimi_audio_ft.schema import TrainConfig
+from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.trial import Trial
 
 Config = Callable[..., TrainConfig]
@@ -79,7 +79,7 @@ def test_resumed_from_any_checkpoint_equals_uninterrupted(trial_config: Config, 
 
 TRAIN_AND_DIE = """
 import json, os, signal, sys
-from kimi_audio_ft.schema import *
+from kimi_audio_ft.config.train import *
 from kimi_audio_ft.trial import Trial
 
 def groups(fields):

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from kimi_audio_ft.config.launcher import SlurmConfig
 from kimi_audio_ft.engine.cluster import NotNow
-from kimi_audio_ft.engine.cluster_settings import SlurmConfig
 from kimi_audio_ft.engine.event_files import EventReader
 from kimi_audio_ft.engine.place import this_place
 from kimi_audio_ft.engine.slurm import Slurm

@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 # A process in which a plain base is trained before a 4-bit one, as a sweep over both may do.
 PROGRAM = """
 import sys
-from kimi_audio_ft.bitsandbytes_import import leave_out_bitsandbytes
+from kimi_audio_ft.runtime.libraries import leave_out_bitsandbytes
 leave_out_bitsandbytes()
 
 import torch
@@ -20,7 +20,7 @@ from kimi_audio_ft.lora.adapter import ONE, add_adapter
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.model.quantization import quantize_layers
 from kimi_audio_ft.paths import TINY_MODEL
-from kimi_audio_ft.schema import LoraConfig
+from kimi_audio_ft.config.train import LoraConfig
 
 def kinds(quantized):
     model = KimiAudioForCausalLM.from_pretrained(TINY_MODEL, torch.bfloat16, False)

@@ -17,14 +17,14 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from kimi_audio_ft.cli import command
+from kimi_audio_ft.config.commands import TokenizeConfig
+from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.schema import TrainConfig
-from kimi_audio_ft.schema_tokenize import TokenizeConfig
 from kimi_audio_ft.train import record_failure
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TOKENIZE = ("tokenize", ("kimi_audio_ft.schema_tokenize", "TokenizeConfig"))
-TRAIN = ("train", ("kimi_audio_ft.schema", "TrainConfig"))
+TOKENIZE = ("tokenize", ("kimi_audio_ft.config.commands", "TokenizeConfig"))
+TRAIN = ("train", ("kimi_audio_ft.config.train", "TrainConfig"))
 GIVEN = "manifests=[a.jsonl]"
 
 Main = Callable[[], None]

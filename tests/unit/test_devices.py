@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kimi_audio_ft import devices
+from kimi_audio_ft.config.train import TrainerConfig
 from kimi_audio_ft.errors import ConfigError, UserError
-from kimi_audio_ft.schema import TrainerConfig
+from kimi_audio_ft.runtime import devices
 
 ZERO = {"zero_optimization": {"stage": 3}}
 

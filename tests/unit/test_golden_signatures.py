@@ -17,8 +17,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from kimi_audio_ft.base_model import base_inputs
+from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.paths import config_dir, project_root
-from kimi_audio_ft.schema import TrainConfig
 from kimi_audio_ft.transcripts import Request, transcript_signatures
 from kimi_audio_ft.trial import Trial
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from kimi_audio_ft.errors import ConfigError, UserError
-from kimi_audio_ft.schema import (
+from kimi_audio_ft.config.commands import TokenizeConfig
+from kimi_audio_ft.config.train import (
     AugmentConfig,
     DataConfig,
     DecodingConfig,
@@ -19,11 +19,11 @@ from kimi_audio_ft.schema import (
     LoraConfig,
     ModelConfig,
     OptimConfig,
+    ScoringConfig,
     TrainConfig,
     TrainerConfig,
 )
-from kimi_audio_ft.schema_scoring import ScoringConfig
-from kimi_audio_ft.schema_tokenize import TokenizeConfig
+from kimi_audio_ft.errors import ConfigError, UserError
 
 CLASSES = {
     "data.augment.": AugmentConfig,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from kimi_audio_ft.config.commands import PrepareConfig
 from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.schema_prepare import PrepareConfig
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft.base_model import Base
+from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.data.identity import manifest_identity
 from kimi_audio_ft.data.manifest import read_manifest
 from kimi_audio_ft.paths import TINY_MODEL
-from kimi_audio_ft.schema import TrainConfig
 from kimi_audio_ft.signature import (
     EXCLUDED,
 )

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from kimi_audio_ft import store
+from kimi_audio_ft.config.train import LoraConfig, OptimConfig, TrainConfig
 from kimi_audio_ft.data.feature_index import RECORD
-from kimi_audio_ft.schema import LoraConfig, OptimConfig, TrainConfig
 from kimi_audio_ft.signature import file_digest, sha256_of
 from kimi_audio_ft.store_uses import Use
 

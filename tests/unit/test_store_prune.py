@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kimi_audio_ft import store
-from kimi_audio_ft.store_files import write_json
+from kimi_audio_ft.files import write_json
 from kimi_audio_ft.store_prune import Item, Rules, plan, remove
 from kimi_audio_ft.store_uses import Name, Use, records
 from tests.unit.test_store_uses import running_sweep

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kimi_audio_ft import store
-from kimi_audio_ft.schema import DecodingConfig, TrainConfig
+from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
 from kimi_audio_ft.scores import score_repeats
 from kimi_audio_ft.scoring import ScoringOptions
 from kimi_audio_ft.transcripts import Request, decode, decode_all, transcript_signatures

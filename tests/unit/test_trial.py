@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft import store
-from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.schema import (
+from kimi_audio_ft.config.train import (
     DataConfig,
     DecodingConfig,
     LoraConfig,
@@ -23,6 +22,7 @@ from kimi_audio_ft.schema import (
     TrainConfig,
     TrainerConfig,
 )
+from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.transcripts import EvaluationSet, decode
 from kimi_audio_ft.trial import Trial
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft.errors import ConfigError, UserError
-from kimi_audio_ft.workers import WorkerDied, run_workers
+from kimi_audio_ft.runtime.workers import WorkerDied, run_workers
 
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -109,7 +109,7 @@ def test_one_failure_ends_all(tasks: Any, how: str, kind: type[Exception], words
 
 def test_workers_end_with_their_parent(tasks: Any, tmp_path: Path) -> None:
     script = (
-        "from kimi_audio_ft.workers import run_workers; import worker_tasks\n"
+        "from kimi_audio_ft.runtime.workers import run_workers; import worker_tasks\n"
         "if __name__ == '__main__':\n"
         "    run_workers(worker_tasks.wait, (), 2, lambda rank, pid: print(pid, flush=True))\n"
     )

@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import torch
 
+from kimi_audio_ft.config.train import DataConfig, ModelConfig
 from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
 from kimi_audio_ft.data.encoding import Encoders, encode_missing
 from kimi_audio_ft.data.manifest import TokenRange, read_manifest
@@ -21,7 +22,6 @@ from kimi_audio_ft.data.tokenization import pretokenized
 from kimi_audio_ft.model import TextTokenizer
 from kimi_audio_ft.model.checkpoint import read_config
 from kimi_audio_ft.model.files import locate
-from kimi_audio_ft.schema import DataConfig, ModelConfig
 from kimi_audio_ft.store import write_jsonl
 
 SECONDS = (0.3, 0.9, 0.5, 1.3, 0.7, 1.1, 0.4, 0.6)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from kimi_audio_ft.config.train import DataConfig
 from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
-from kimi_audio_ft.schema import DataConfig
 from kimi_audio_ft.signature import file_digests
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ import pytest
 import soundfile
 import torch
 
+from kimi_audio_ft.config.train import AugmentConfig
 from kimi_audio_ft.data.audio import AudioError
 from kimi_audio_ft.data.datamodule import BatchRules, ConversationData, ResumableLoader
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.model import WhisperFeatureExtractor
-from kimi_audio_ft.schema import AugmentConfig
 from kimi_audio_ft.signature import file_digest
 
 if TYPE_CHECKING:

@@ -10,6 +10,8 @@ import pytest
 import soundfile
 import torch
 
+from kimi_audio_ft.config.commands import TokenizeConfig
+from kimi_audio_ft.config.train import DataConfig, ModelConfig
 from kimi_audio_ft.data.audio import read_audio
 from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
 from kimi_audio_ft.data.manifest import TokenRange, read_manifest
@@ -18,8 +20,6 @@ from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer, num_audio_tokens
 from kimi_audio_ft.model.config import PUBLISHED_7B
 from kimi_audio_ft.model.text_tokenizer import save_tokenizer_files
-from kimi_audio_ft.schema import DataConfig, ModelConfig
-from kimi_audio_ft.schema_tokenize import TokenizeConfig
 from kimi_audio_ft.signature import file_digest
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from multiprocessing.process import BaseProcess
 
 import pytest
 
-from kimi_audio_ft.data.team import Team, joined_team, started_by_launcher
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.runtime.workers import Team, joined_team, started_by_launcher
 
 SIZE = 3
 

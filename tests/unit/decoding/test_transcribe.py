@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
 from kimi_audio_ft.data.layout import BLANK, TEXT_EOS
 from kimi_audio_ft.decoding.passes import Pass, is_greedy
 from kimi_audio_ft.decoding.transcribe import transcribe
 from kimi_audio_ft.model import KimiAudioForCausalLM
-from kimi_audio_ft.schema import DecodingConfig, TrainConfig
 from kimi_audio_ft.trial import Trial
 
 # So hot that any model draws differently every time, however well it is trained.

@@ -8,8 +8,8 @@ from itertools import product
 
 import pytest
 
-from kimi_audio_ft.engine.names import short_names
 from kimi_audio_ft.engine.state import JobLine, SweepState
+from kimi_audio_ft.text import short_names
 
 
 @dataclass

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.engine import cluster
 from kimi_audio_ft.engine.cluster import ClusterExecutor, JobEnd, NotNow
 from kimi_audio_ft.engine.command import run_task
 from kimi_audio_ft.engine.work import Event, Task, Unit, read_task
-from kimi_audio_ft.schema import TrainConfig
 
 DIED, LOST = JobEnd("died", "job ended as OUT_OF_MEMORY"), JobEnd("lost", "job ended as NODE_FAIL")
 CANCELLED = JobEnd("cancelled", "job ended as CANCELLED")

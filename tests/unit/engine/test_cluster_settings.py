@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kimi_audio_ft.engine.cluster_settings import RayConfig, SlurmConfig
+from kimi_audio_ft.config.launcher import RayConfig, SlurmConfig
 from kimi_audio_ft.errors import ConfigError
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from kimi_audio_ft.config.launcher import LauncherConfig
+from kimi_audio_ft.config.train import TrainConfig, TrainerConfig
 from kimi_audio_ft.engine.clusters import cluster_executor
-from kimi_audio_ft.engine.settings import LauncherConfig
 from kimi_audio_ft.engine.slurm_job import being_preempted
 from kimi_audio_ft.engine.work import Unit
 from kimi_audio_ft.errors import ConfigError, UserError
-from kimi_audio_ft.schema import TrainConfig, TrainerConfig
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.engine import command
 from kimi_audio_ft.engine.event_files import EventReader, events_path
 from kimi_audio_ft.engine.place import Place, this_place
 from kimi_audio_ft.engine.work import Event, Task, Unit, write_task
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.schema import TrainConfig
 
 OnEvent = Callable[[Event], None]
 ShouldStop = Callable[[], bool]

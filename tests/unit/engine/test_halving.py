@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kimi_audio_ft.config.launcher import HalvingConfig
 from kimi_audio_ft.engine.halving import (
     Candidate,
     Decision,
@@ -18,7 +19,6 @@ from kimi_audio_ft.engine.halving import (
     merged,
     rung_steps,
 )
-from kimi_audio_ft.engine.halving_settings import HalvingConfig
 from kimi_audio_ft.errors import ConfigError
 
 GOES, STOPS, FAILS, PASSES = Fate.CONTINUED, Fate.STOPPED, Fate.FAILED, Fate.PASSED

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from kimi_audio_ft.config.launcher import HalvingConfig
 from kimi_audio_ft.engine.halving import Candidate, Fate, RungResult, make_candidates
 from kimi_audio_ft.engine.halving_record import Record, print_rung
-from kimi_audio_ft.engine.halving_settings import HalvingConfig
 from kimi_audio_ft.engine.halving_sweep import run_rungs
 from kimi_audio_ft.errors import ConfigError, UserError
 

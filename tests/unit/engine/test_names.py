@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kimi_audio_ft.engine.names import common_name, number_ranges, short_names
+from kimi_audio_ft.text import common_name, number_ranges, short_names
 
 
 def test_short_names() -> None:

@@ -16,14 +16,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext, RunMode
 
 from experiments.bench_overhead import arguments, sweep, write_manifest
+from kimi_audio_ft.config.launcher import LauncherConfig
+from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.engine.jobs import Runner
 from kimi_audio_ft.engine.launch import Launch
 from kimi_audio_ft.engine.needs import lacking
-from kimi_audio_ft.engine.settings import LauncherConfig
 from kimi_audio_ft.engine.work import BASE
 from kimi_audio_ft.one_moment import one_moment
 from kimi_audio_ft.paths import config_dir, project_root
-from kimi_audio_ft.schema import TrainConfig
 from kimi_audio_ft.transcripts import EvaluationSet
 
 TRIALS = 200

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from kimi_audio_ft.config.train import DataConfig, LoraConfig, ModelConfig, OptimConfig, TrainConfig, TrainerConfig
 from kimi_audio_ft.engine.plan import even_chunks, make_tasks, pack_key, pack_units
 from kimi_audio_ft.engine.work import BASE, Task, Unit
-from kimi_audio_ft.schema import DataConfig, LoraConfig, ModelConfig, OptimConfig, TrainConfig, TrainerConfig
 
 SOLO = TrainConfig()
 TEMPLATE = Task(0, [])

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from kimi_audio_ft.config.train import ModelConfig
 from kimi_audio_ft.errors import ConfigError, DataError, UserError
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM
 from kimi_audio_ft.model.checkpoint import read_config, write_model
 from kimi_audio_ft.model.files import locate, require_folder
 from kimi_audio_ft.paths import TINY_MODEL
-from kimi_audio_ft.schema import ModelConfig
 
 INDEX = "model.safetensors.index.json"
 CONFIG: dict[str, Any] = {

@@ -14,11 +14,11 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+from kimi_audio_ft.config.train import ModelConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.model import files as files_module
 from kimi_audio_ft.model.files import ModelFiles, locate, require_folder
 from kimi_audio_ft.model.hub import is_hub_id
-from kimi_audio_ft.schema import ModelConfig
 from kimi_audio_ft.signature import file_digest
 
 if TYPE_CHECKING:

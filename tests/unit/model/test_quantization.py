@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from kimi_audio_ft.base_model import Base
+from kimi_audio_ft.config.train import ModelConfig, TrainConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.model.quantization import quantize_layers
-from kimi_audio_ft.schema import ModelConfig, TrainConfig
 from kimi_audio_ft.trial import Trial
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="QLoRA needs bitsandbytes (the extra `gpu`)")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from kimi_audio_ft.config.train import ScoringConfig
 from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.schema_scoring import ScoringConfig
 from kimi_audio_ft.scoring import NORMALISATIONS, ScoringOptions, read_options
 
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from kimi_audio_ft.schema import TrainConfig
+    from kimi_audio_ft.config.train import TrainConfig
 
 
 @pytest.fixture
 def fit(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Fits a config's adapter into ``tmp_path/<name>/adapter`` with checkpoints in ``tmp_path/<name>/work``."""
-    from kimi_audio_ft.quiet import quiet_libraries
+    from kimi_audio_ft.runtime.libraries import quiet_libraries
     from kimi_audio_ft.trial import Trial
 
     quiet_libraries()

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 from kimi_audio_ft import store
+from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.lora.adapter import ONE
-from kimi_audio_ft.schema import TrainConfig
 from kimi_audio_ft.training.checkpoint import (
     AdapterCheckpointIO,
     KeepCheckpoints,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kimi_audio_ft.schema import LoraConfig, OptimConfig, TrainConfig
+from kimi_audio_ft.config.train import LoraConfig, OptimConfig, TrainConfig
 from kimi_audio_ft.training import endings
 from kimi_audio_ft.training.fit import fit_adapters
 from kimi_audio_ft.training.members import Member

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from kimi_audio_ft.schema import LoraConfig, OptimConfig, TrainConfig
+from kimi_audio_ft.config.train import LoraConfig, OptimConfig, TrainConfig
 from kimi_audio_ft.training import probe
 from kimi_audio_ft.training.members import Member
 from kimi_audio_ft.training.probe import Probe, find_pack_size

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft import store
-from kimi_audio_ft.schema import TrainConfig
-from kimi_audio_ft.training.stopping import Interrupted, own_signals, stop_on_signals
+from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.runtime.signals import Interrupted, own_signals, stop_on_signals
 from kimi_audio_ft.trial import Trial
 
 Config = Callable[..., TrainConfig]

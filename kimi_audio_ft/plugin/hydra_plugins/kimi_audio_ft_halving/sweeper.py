@@ -13,8 +13,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
+from kimi_audio_ft.config.launcher import HalvingConfig
 from kimi_audio_ft.engine.halving import Candidate, make_candidates
-from kimi_audio_ft.engine.halving_settings import HalvingConfig
 from kimi_audio_ft.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from kimi_audio_ft.engine.settings import LauncherConfig
+from kimi_audio_ft.config.launcher import LauncherConfig
 
 if TYPE_CHECKING:
     from kimi_audio_ft.engine.halving import RungResult

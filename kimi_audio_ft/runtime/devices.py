@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from kimi_audio_ft.config.train import SHARDED, TrainerConfig
 from kimi_audio_ft.errors import ConfigError, UserError
-from kimi_audio_ft.schema import SHARDED, TrainerConfig
 
 if TYPE_CHECKING:
     import torch
@@ -64,3 +64,14 @@ def refuse_launchers() -> None:
 def in_workers(settings: TrainerConfig) -> bool:
     """Whether a training runs in processes of its own; one process with one whole model needs none."""
     return num_ranks(settings) > 1 or settings.strategy in SHARDED
+
+
+# --- CPU threads, set on purpose: two busy processes with two threads each on two cores crawl.
+
+
+def limit_threads(count: int) -> None:
+    """Give PyTorch ``count`` CPU threads; 0 leaves its own choice (or OMP_NUM_THREADS')."""
+    if count:
+        import torch
+
+        torch.set_num_threads(count)

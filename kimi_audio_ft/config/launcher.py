@@ -1,12 +1,15 @@
-"""Options of ``hydra.launcher.slurm`` and ``hydra.launcher.ray``."""
+"""Options of ``hydra/launcher=packed``; Hydra composes them as ``hydra.launcher``."""
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from kimi_audio_ft.schema import require
+from kimi_audio_ft.config.checks import one_of, require
+
+# --- Options of ``hydra.launcher.slurm`` and ``hydra.launcher.ray``.
 
 # sbatch options that the executor sets: a job that is told otherwise could not be followed, or would not come back.
 _OURS = ("array", "chdir", "error", "job-name", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output", "requeue")
@@ -77,3 +80,59 @@ class RayConfig:
             require(key not in ("CPU", "GPU", "memory"), f"{name}.resources", key, "must be a custom resource",
                     "CPUs are num_cpus_per_pack, GPUs are hydra.launcher.gpus_per_pack")  # fmt: skip
             require(amount > 0, f"{name}.resources.{key}", amount, "must be more than 0")
+
+
+@dataclass
+class LauncherConfig:
+    """How a sweep's adapters are trained together, and where."""
+
+    _target_: str = "hydra_plugins.kimi_audio_ft_packed.launcher.PackedLauncher"
+    pack_size: Any = "auto"  # Adapters that train together at most; auto tries a few sizes, 1 trains each by itself.
+    pack_same_data: bool = True  # Only adapters with the same seed share a pack; false also packs over seeds.
+    dispatch: str = "auto"  # slice (bit-equal to solo on a CPU), batched (faster on a GPU), auto: by the device.
+    executor: str = "local"  # local: this machine; slurm and ray: packs are jobs of a cluster.
+    gpus_per_pack: Any = "auto"  # GPUs of one pack; auto: as many as trainer.devices asks for.
+    # Packs side by side; auto: what the GPUs (or Ray) hold, without GPUs the cores at trainer.threads, 4 Slurm jobs.
+    parallel: Any = "auto"
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)  # What a Slurm job asks for.
+    ray: RayConfig = field(default_factory=RayConfig)  # What a Ray task asks for.
+
+    def __post_init__(self) -> None:
+        for name in ("pack_size", "gpus_per_pack", "parallel"):
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            require(value == "auto" or whole, f"hydra.launcher.{name}", value, "must be auto, or 1 or more")
+        one_of("hydra.launcher.dispatch", self.dispatch, ("auto", "slice", "batched"))
+        one_of("hydra.launcher.executor", self.executor, ("local", "slurm", "ray"))
+
+
+# --- Options of ``hydra/sweeper=halving``; Hydra composes them as ``hydra.sweeper``.
+
+METRICS = ("cer", "loss")
+
+
+@dataclass
+class HalvingConfig:
+    """Where trainings are compared, and how many go on."""
+
+    _target_: str = "hydra_plugins.kimi_audio_ft_halving.sweeper.HalvingSweeper"
+    params: dict[str, str] | None = None  # Values to sweep over, as in the basic sweeper; the grid's adapters compete.
+    rungs: list[Any] = field(default_factory=lambda: [0.25, 0.5])  # Optimizer steps, or fractions of the training.
+    reduction_factor: float = 2.0  # Of n adapters that reach a rung, the best n / reduction_factor go on.
+    metric: str = "cer"  # What is compared: cer (greedy decoding of data.eval_manifest) or loss (on its answers).
+    max_candidates: int | None = None  # Draw so many adapters from a larger grid; null takes all.
+    seed: int = 1  # Of that draw.
+
+    def __post_init__(self) -> None:
+        one_of("hydra.sweeper.metric", self.metric, METRICS)
+        rule = "must be greater than 1: of n adapters, the best n / reduction_factor go on"
+        factor = self.reduction_factor
+        require(math.isfinite(factor) and factor > 1, "hydra.sweeper.reduction_factor", factor, rule)
+        require(bool(self.rungs), "hydra.sweeper.rungs", self.rungs, "needs at least one rung", "Write [0.5]")
+        rule = "a rung is a number of optimizer steps, such as 100, or a fraction of the training, such as 0.25"
+        for rung in self.rungs:
+            number = isinstance(rung, int | float) and not isinstance(rung, bool)
+            inside = number and (rung >= 1 if isinstance(rung, int) else 0 < rung < 1)
+            require(inside, "hydra.sweeper.rungs", rung, rule)
+        if self.max_candidates is not None:
+            require(self.max_candidates >= 1, "hydra.sweeper.max_candidates", self.max_candidates, "must be 1 or more")

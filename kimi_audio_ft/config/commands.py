@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
 
+from kimi_audio_ft.config.checks import one_of, require, require_devices
+from kimi_audio_ft.config.train import ModelConfig
 from kimi_audio_ft.errors import ConfigError
 
 # Hydra's command line takes none of these characters without two layers of quotes.
@@ -141,3 +143,59 @@ class PrepareConfig:
 def _one_of(option: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ConfigError(option, value, f"must be one of {', '.join(allowed)}")
+
+
+# --- Options of ``python -m kimi_audio_ft.tokenize``: one sentence per field, and their checks.
+
+
+@dataclass
+class TokenizeConfig:
+    """``python -m kimi_audio_ft.tokenize``: semantic codes into manifests, Whisper features into the store."""
+
+    manifests: list[str] = field(default_factory=list)  # Manifests to tokenize.
+    out: str | None = None  # Folder for the pretokenized manifests; null is beside each, as NAME.tokens.jsonl.
+    audio_root: str | None = None  # Folder that relative audio paths start from; null is the manifest's own folder.
+    model: ModelConfig = field(default_factory=ModelConfig)
+    features: bool = True  # Also store Whisper features; false computes codes only.
+    batch_size: int = 8  # Pieces of 30 s, of any files, encoded together; never changes a result beyond rounding.
+    devices: Any = "auto"  # Processes that share the work: auto is one per GPU, and one without any; or a number.
+    readers: int = 2  # Threads of each process that decode recordings ahead of the encoders.
+    threads: int = 0  # CPU threads of PyTorch in each process; 0 is its own choice, or a fair part for several.
+    progress: bool = True  # Show a progress bar.
+
+    def __post_init__(self) -> None:
+        remedy = "Write manifests=[train.jsonl,eval.jsonl]"
+        require(bool(self.manifests), "manifests", self.manifests, "needs at least one manifest", remedy)
+        for name in ("batch_size", "readers"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be 1 or more")
+        require_devices("devices", self.devices)
+        require(self.threads >= 0, "threads", self.threads, "must be 0 or more")
+
+
+# --- Options of ``python -m kimi_audio_ft.merge``: one sentence per field, and their checks.
+
+
+@dataclass
+class MergeConfig:
+    """An adapter and its base become one checkpoint in the published layout."""
+
+    adapter: str = MISSING  # Adapter folder in PEFT's format, or a signature in the store.
+    out: str = MISSING  # Folder of the merged checkpoint; it must not exist, or hold the same merge.
+    model: ModelConfig = field(default_factory=ModelConfig)  # The base that the adapter was trained on.
+    target: str = "official"  # Who shall load it: official (the published code; ours too) or vllm.
+    shard_gb: float = 2.8  # Largest shard in 10^9 bytes; the 7B makes 8 shards of 2.8.
+    dtype: str = "bfloat16"  # Number format of the merged decoder: bfloat16 as published, or float32.
+    overwrite: bool = False  # Replace what an earlier merge wrote to out.
+    verify: str = "auto"  # Compare logits with base + adapter: true, false, or auto (when that takes under 5 GB).
+    progress: bool = True  # Show a progress bar.
+
+    def __post_init__(self) -> None:
+        self.verify = self.verify.lower()
+        require(
+            bool(self.adapter), "adapter", self.adapter, "must name an adapter", "See python -m kimi_audio_ft.store ls"
+        )
+        require(bool(self.out), "out", self.out, "must name a folder", "Write out=FOLDER")
+        one_of("target", self.target, ("official", "vllm"))
+        one_of("dtype", self.dtype, ("bfloat16", "float32"))
+        one_of("verify", self.verify, ("auto", "true", "false"))
+        require(self.shard_gb > 0, "shard_gb", self.shard_gb, "must be greater than 0", "2.8 gives the 7B 8 shards")

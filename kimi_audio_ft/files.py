@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.errors import DataError, UserError
 
 
 def raise_if_full(error: BaseException, place: Path) -> None:
@@ -69,3 +69,39 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Rows of a file that this project wrote."""
     with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]
+
+
+# --- JSON objects in a model's folder, and files that appear whole or not at all.
+
+# Says in which file each of a checkpoint's tensors lies.
+INDEX_NAME = "model.safetensors.index.json"
+
+
+def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
+    """The JSON object in a file, or a DataError."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(path, f"cannot be read ({error.strerror})", remedy) from None
+    except ValueError as error:
+        raise DataError(path, f"is not JSON ({error})", remedy) from None
+    if not isinstance(value, dict):
+        raise DataError(path, "is not a JSON object", remedy)
+    return value
+
+
+def save_json(value: Mapping[str, Any], path: Path) -> None:
+    """Write an object as indented UTF-8 JSON."""
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A neighbouring path to write to, renamed to ``path`` at the end: a killed run leaves no half file."""
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

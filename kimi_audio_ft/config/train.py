@@ -8,10 +8,35 @@ model's own values are in ``conf/``.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from kimi_audio_ft.config.checks import one_of, require, require_devices
 from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.schema_scoring import ScoringConfig
+
+# --- Structured config of the group ``scoring``: what scores forgive and what they watch. Nothing here decodes again.
+
+
+@dataclass
+class ScoringConfig:
+    """Options of scores; the strict error rates are the same under all of them."""
+
+    fillers: list[str] = field(default_factory=list)  # Words left out of the normalised column, such as ["嗯","呃"].
+    erhua: bool = True  # Count the suffix 儿 in the normalised column; false takes 哪儿 for 哪 (儿子 and 女儿 stay).
+    terms: str | None = None  # File of domain terms, one a line, whose errors are counted apart; null is none.
+    names: str | None = None  # File of persons' names, one a line, beside those with a title (吴总); null is none.
+
+    def __post_init__(self) -> None:
+        for word in self.fillers:
+            if not word.strip() or word != word.strip():
+                raise ConfigError("scoring.fillers", word, "must be words without white space around them")
+        for name in ("terms", "names"):
+            path = getattr(self, name)
+            # Now, not when hours of training are over.
+            if path is not None and not Path(path).expanduser().is_file():
+                rule = "must name a text file with one word a line, and there is no such file"
+                raise ConfigError(f"scoring.{name}", path, rule, "Check the path, or use null for no list")
+
 
 SHARDED = ("fsdp", "deepspeed_zero3")
 STRATEGIES = ("single", "ddp", *SHARDED)
@@ -21,23 +46,6 @@ DEEPSPEED_OURS = (
     *("optimizer", "scheduler", "bf16", "fp16", "torch_autocast"),
 )
 DEFAULT_PROMPT = "请将语音内容转录为文字。"
-
-
-def require(condition: bool, option: str, value: object, rule: str, remedy: str = "") -> None:
-    """Raise a ConfigError naming the option unless the condition holds."""
-    if not condition:
-        raise ConfigError(option, value, rule, remedy)
-
-
-def one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise a ConfigError unless the value is one of the choices."""
-    require(value in choices, option, value, f"must be one of {', '.join(choices)}")
-
-
-def require_devices(option: str, value: object) -> None:
-    """Raise a ConfigError unless the value is a number of processes, or auto."""
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    require(value == "auto" or whole, option, value, "must be auto, or 1 or more")
 
 
 @dataclass
