@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.bench_data import CHARACTERS
+from kimi_audio_ft.files import write_json, write_jsonl
 
 if TYPE_CHECKING:
     from kimi_audio_ft.engine.jobs import Job
@@ -109,13 +110,13 @@ def fill(jobs: Sequence[Job]) -> None:
 
         def adapter(folder: Path, facts: dict[str, Any] = facts) -> dict[str, Any]:
             points = [{"split": "train", "step": step, "loss": rng.random(), "lr": 1e-4} for step in range(9, 217, 9)]
-            store.write_jsonl(folder / "curves.jsonl", points)
-            store.write_json(folder / "data.json", {"conversations": 864})
+            write_jsonl(folder / "curves.jsonl", points)
+            write_json(folder / "data.json", {"conversations": 864})
             return facts
 
         def transcript(folder: Path, references: dict[str, str] = references) -> dict[str, Any]:
             rows = [{"id": key, "text": "".join(rng.choices(text, k=14))} for key, text in references.items()]
-            store.write_jsonl(folder / "transcripts.jsonl", rows)
+            write_jsonl(folder / "transcripts.jsonl", rows)
             return {"decode_seconds": 3.0}
 
         if unit.key != "base":
@@ -154,8 +155,8 @@ def stages(folder: Path, trials: int) -> dict[str, tuple[float, float]]:
     from kimi_audio_ft.engine.jobs import Runner, prepare
     from kimi_audio_ft.engine.launch import Launch
     from kimi_audio_ft.engine.needs import lacking
-    from kimi_audio_ft.one_moment import one_moment
     from kimi_audio_ft.paths import config_dir, project_root
+    from kimi_audio_ft.store.cache import one_moment
     from kimi_audio_ft.sweep_report import write_sweep_report
     from kimi_audio_ft.train import main as train
 

@@ -16,8 +16,8 @@ from kimi_audio_ft.data.manifest import TokenRange
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.lora.targets import matched, needs_branch, needs_whisper
 from kimi_audio_ft.model.files import ModelFiles, locate
-from kimi_audio_ft.one_moment import seen_once
 from kimi_audio_ft.runtime.devices import limit_threads
+from kimi_audio_ft.store.cache import seen_once
 
 if TYPE_CHECKING:  # a sweep that finds everything in the store does without these, and they take seconds to import
     import torch

@@ -19,7 +19,8 @@ from kimi_audio_ft.files import read_json_object, write_json
 from kimi_audio_ft.model.files import ModelFiles
 from kimi_audio_ft.model.text_tokenizer import CONFIG_NAME, RANKS_NAME, TextTokenizer
 from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.signature import digest_of, file_digest
+from kimi_audio_ft.store.digests import file_digest
+from kimi_audio_ft.store.signature import digest_of
 
 if TYPE_CHECKING:
     from kimi_audio_ft.model import KimiAudioForCausalLM

@@ -40,7 +40,7 @@ def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> d
     from kimi_audio_ft.runtime.libraries import quiet_libraries
     from kimi_audio_ft.scores import git_commit, score_repeats, utterance_rows, write_scores, write_utterances
     from kimi_audio_ft.scoring import read_options
-    from kimi_audio_ft.signature import flatten
+    from kimi_audio_ft.store.signature import flatten
     from kimi_audio_ft.tracking import make_tracker
     from kimi_audio_ft.transcripts import EvaluationSet, decode
 
@@ -85,7 +85,7 @@ def find_adapter(adapter: str | None) -> tuple[str, Path] | None:
     """Identity and folder of an adapter given as a folder or as a signature in the store."""
     from kimi_audio_ft import store
     from kimi_audio_ft.errors import ConfigError, DataError
-    from kimi_audio_ft.signature import folder_digest
+    from kimi_audio_ft.store.digests import folder_digest
 
     if adapter is None:
         return None

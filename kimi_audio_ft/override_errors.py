@@ -13,7 +13,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.signature import flatten
+from kimi_audio_ft.store.signature import flatten
 
 # Options that hold another program's own config, with any keys.
 OPEN = ("trainer.deepspeed",)

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from kimi_audio_ft.files import write_json, write_jsonl
 from kimi_audio_ft.paths import PACKAGE
 from kimi_audio_ft.scoring import (
     CATEGORIES,
@@ -23,7 +24,6 @@ from kimi_audio_ft.scoring import (
     utterance_counts,
 )
 from kimi_audio_ft.scoring.intervals import bootstrap_interval
-from kimi_audio_ft.store import write_json, write_jsonl
 
 # Parameters that identify a trial in tables, beside whatever else its overrides name.
 SHOWN = (

@@ -41,7 +41,7 @@ def main(config: TrainConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
 
     from kimi_audio_ft.engine.view import quiet_job_console
-    from kimi_audio_ft.store_uses import using
+    from kimi_audio_ft.store.usage import using
 
     quiet_job_console()
     hydra = HydraConfig.get()
@@ -70,7 +70,7 @@ def trial_facts(config: Any) -> TrialFacts:
     from hydra.core.hydra_config import HydraConfig
 
     from kimi_audio_ft.scores import TrialFacts
-    from kimi_audio_ft.signature import flatten
+    from kimi_audio_ft.store.signature import flatten
 
     overrides = list(HydraConfig.get().overrides.task)
     repeat_alone = [*overrides, "hydra.mode=RUN"] if is_sweep() else overrides
@@ -107,9 +107,9 @@ def run(config: TrainConfig, folder: Path, facts: TrialFacts, group: str) -> flo
 def _fit_decode_score(config: TrainConfig, folder: Path, facts: TrialFacts, tracker: Tracker) -> float:
     from kimi_audio_ft.engine import known
     from kimi_audio_ft.engine.work import BASE
+    from kimi_audio_ft.files import write_jsonl
     from kimi_audio_ft.scores import utterance_rows, write_scores, write_utterances
     from kimi_audio_ft.scoring import read_options
-    from kimi_audio_ft.store import write_jsonl
     from kimi_audio_ft.transcripts import decode
     from kimi_audio_ft.trial import Trial
 

@@ -17,11 +17,12 @@ from kimi_audio_ft.data.identity import manifest_identity, reference_identity
 from kimi_audio_ft.data.manifest import read_manifest, require_references
 from kimi_audio_ft.decoding.passes import Pass, is_greedy
 from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.one_moment import seen_once
+from kimi_audio_ft.files import read_jsonl, write_jsonl
 from kimi_audio_ft.scores import Surroundings, score_repeats
 from kimi_audio_ft.scoring import ScoringOptions
-from kimi_audio_ft.signature import canonical, signature
-from kimi_audio_ft.store_together import find_or_make_all
+from kimi_audio_ft.store.cache import seen_once
+from kimi_audio_ft.store.make import find_or_make_all
+from kimi_audio_ft.store.signature import canonical, signature
 
 _FILE = "transcripts.jsonl"
 # Semantic codes come at 12.5 Hz.
@@ -172,7 +173,7 @@ def decode_all(
         passes = [products[name].sampling for name in folders]
         found = _transcribe(base, evaluation, passes, adapter, progress, lambda done: tell.more(done, on_progress))
         for folder, answers in zip(folders.values(), found, strict=True):
-            store.write_jsonl(folder / _FILE, [{"id": key, "text": text} for key, text in answers.items()])
+            write_jsonl(folder / _FILE, [{"id": key, "text": text} for key, text in answers.items()])
         seconds = round((time.monotonic() - started) / len(folders), 3)
         made = {name: products[name] for name in folders}
         return {
@@ -212,7 +213,7 @@ def _products(base: Base, evaluation: EvaluationSet, request: Request, adapter: 
 
 def _read(folders: Sequence[Path]) -> Transcripts:
     """Stored transcripts, one folder per repeat."""
-    hypotheses = [{row["id"]: row["text"] for row in store.read_jsonl(folder / _FILE)} for folder in folders]
+    hypotheses = [{row["id"]: row["text"] for row in read_jsonl(folder / _FILE)} for folder in folders]
     seconds = sum(store.read_meta(folder)["decode_seconds"] for folder in folders)
     return Transcripts([folder.name for folder in folders], hypotheses, seconds)
 

@@ -17,11 +17,12 @@ from kimi_audio_ft.data.identity import manifest_identity
 from kimi_audio_ft.data.manifest import read_manifest
 from kimi_audio_ft.data.subset import training_subset
 from kimi_audio_ft.engine import known
-from kimi_audio_ft.one_moment import seen_once
+from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.runtime.devices import in_workers, num_ranks
 from kimi_audio_ft.runtime.signals import TrainingFailed, stop_on_signals
-from kimi_audio_ft.signature import signature
-from kimi_audio_ft.store_uses import note
+from kimi_audio_ft.store.cache import seen_once
+from kimi_audio_ft.store.signature import signature
+from kimi_audio_ft.store.usage import note
 from kimi_audio_ft.training.ranks import fit_in_workers
 from kimi_audio_ft.transcripts import EvaluationSet, evaluation_set, require_manifest
 
@@ -138,7 +139,7 @@ class Trial:
         if not same_eval:
             facts["final_val_loss"] = None
         if stored and on_row is not None:
-            for row in store.read_jsonl(folder / "curves.jsonl"):
+            for row in read_jsonl(folder / "curves.jsonl"):
                 if same_eval or row["split"] != "val":
                     on_row(row)
         return Adapter(name, folder, facts, reused)

@@ -9,7 +9,7 @@ from typing import Any
 
 from yaml import YAMLError
 
-from kimi_audio_ft.signature import flatten
+from kimi_audio_ft.store.signature import flatten
 from multirun_analysis.collect import Trial
 from multirun_analysis.compare import identity
 from multirun_analysis.records import parse_yaml

@@ -16,11 +16,11 @@ from kimi_audio_ft.data.batch import Sample, make_batch
 from kimi_audio_ft.data.batching import BatchPlan, EpochSteps, validation_share
 from kimi_audio_ft.data.dataset import AudioSource, ConversationDataset
 from kimi_audio_ft.data.encoding import UNCHANGED, Encoders, Perturbation, encode_missing
-from kimi_audio_ft.data.features import FeatureStore
 from kimi_audio_ft.data.manifest import Manifest, TokenRange, read_manifest, require_recordings, require_references
 from kimi_audio_ft.data.subset import training_subset
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.model.text_tokenizer import TextTokenizer
+from kimi_audio_ft.store.features import FeatureStore
 
 log = logging.getLogger(__name__)
 

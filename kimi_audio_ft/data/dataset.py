@@ -17,12 +17,12 @@ from kimi_audio_ft.config.train import AugmentConfig
 from kimi_audio_ft.data.audio import read_audio
 from kimi_audio_ft.data.batch import Sample
 from kimi_audio_ft.data.encoding import UNCHANGED, Perturbation
-from kimi_audio_ft.data.features import FeatureStore
 from kimi_audio_ft.data.layout import Layout, layout_conversation
 from kimi_audio_ft.data.manifest import TOKENIZE_REMEDY, Conversation, Manifest
 from kimi_audio_ft.data.wanted import rows_of
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.model.text_tokenizer import TextTokenizer
+from kimi_audio_ft.store.features import FeatureStore
 
 
 @dataclass(frozen=True)

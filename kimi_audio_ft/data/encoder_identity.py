@@ -6,7 +6,8 @@ from typing import Any
 
 from kimi_audio_ft.files import read_json_object
 from kimi_audio_ft.model.files import ModelFiles, require_folder
-from kimi_audio_ft.signature import STAGE_VERSION, digest_of, folder_digest
+from kimi_audio_ft.store.digests import folder_digest
+from kimi_audio_ft.store.features import feature_signature
 
 
 def encoder_identity(files: ModelFiles, features: bool) -> tuple[dict[str, Any], int]:
@@ -18,16 +19,6 @@ def encoder_identity(files: ModelFiles, features: bool) -> tuple[dict[str, Any],
     whisper = require_folder("model.path", files.whisper, "the checkpoint's whisper-large-v3")
     width = read_json_object(whisper / "config.json", "Download the checkpoint again")["d_model"]
     return identity | {"whisper": folder_digest(whisper)}, 4 * width
-
-
-def feature_facts(encoders: dict[str, Any], dim: int, dtype: str) -> dict[str, Any]:
-    """All that the values in a feature store depend on. dtype: as PyTorch prints it, such as torch.bfloat16."""
-    return {"encoders": encoders, "dim": dim, "dtype": dtype, "version": STAGE_VERSION["features"]}
-
-
-def feature_signature(encoders: dict[str, Any], dim: int, dtype: str) -> str:
-    """Name of a feature store."""
-    return "f" + digest_of(feature_facts(encoders, dim, dtype))[1:]
 
 
 def features_of(files: ModelFiles, dtype: str) -> str:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from kimi_audio_ft.data.audio import read_audio
 from kimi_audio_ft.data.encoder_identity import encoder_identity
-from kimi_audio_ft.data.features import FeatureStore, Item
 from kimi_audio_ft.data.manifest import Manifest
 from kimi_audio_ft.data.perturbation import UNCHANGED, Perturbation
 from kimi_audio_ft.data.wanted import Wanted, describe_need, find_wanted
@@ -23,6 +22,7 @@ from kimi_audio_ft.model.audio_frontend import num_audio_tokens
 from kimi_audio_ft.model.files import ModelFiles
 from kimi_audio_ft.model.speech_tokenizer import SpeechTokenizer
 from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
+from kimi_audio_ft.store.features import FeatureStore, Item
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ import numpy as np
 from kimi_audio_ft.data.chunks import Chunk, chunks_of, lines_of, over_cores
 from kimi_audio_ft.data.conversation import TokenRange, checked_line, id_of, last_answer, recordings_of, with_prompt
 from kimi_audio_ft.data.layout import layout_lengths
-from kimi_audio_ft.data.remembered import Arrays, remembered
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.signature import file_digest
+from kimi_audio_ft.store.cache import Arrays, remembered
+from kimi_audio_ft.store.digests import file_digest
 
 if TYPE_CHECKING:
     from kimi_audio_ft.model.text_tokenizer import TextTokenizer

@@ -13,8 +13,8 @@ from stat import S_ISREG
 import numpy as np
 
 from kimi_audio_ft.data.manifest_index import Columns
-from kimi_audio_ft.data.remembered import Arrays, remembered
-from kimi_audio_ft.signature import file_digests
+from kimi_audio_ft.store.cache import Arrays, remembered
+from kimi_audio_ft.store.digests import file_digests
 
 # Recordings whose paths are in memory at the same time.
 _AT_ONCE = 10_000

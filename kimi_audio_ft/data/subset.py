@@ -18,9 +18,9 @@ import numpy as np
 from kimi_audio_ft.data.chunks import over_cores, runs_of
 from kimi_audio_ft.data.conversation import id_of
 from kimi_audio_ft.data.recordings import hash_of
-from kimi_audio_ft.data.remembered import Arrays, remembered
 from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.signature import file_digest
+from kimi_audio_ft.store.cache import Arrays, remembered
+from kimi_audio_ft.store.digests import file_digest
 
 if TYPE_CHECKING:
     from kimi_audio_ft.data.manifest import Manifest

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kimi_audio_ft.engine.work import Event
-from kimi_audio_ft.store import raise_if_full
+from kimi_audio_ft.files import raise_if_full
 
 ENDS = ("ready", "paused", "failed")
 """Events after which a unit needs nothing more of its task; ``interrupted`` is one only for those that give up."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from kimi_audio_ft.config.launcher import HalvingConfig
 from kimi_audio_ft.engine.halving import Candidate, Fate, show
-from kimi_audio_ft.store import write_json
+from kimi_audio_ft.files import write_json
 from kimi_audio_ft.sweep_report import HALVING
 
 _SETTINGS = ("rungs", "reduction_factor", "metric", "max_candidates", "seed")

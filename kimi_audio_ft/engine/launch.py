@@ -16,8 +16,8 @@ from kimi_audio_ft.engine import known
 from kimi_audio_ft.engine.jobs import Job, Runner, is_training, prepare, refuse_to_sweep_scoring
 from kimi_audio_ft.engine.ledger import record_fitting, record_trials
 from kimi_audio_ft.engine.work import BASE, Event, Failure, Task, Unit
-from kimi_audio_ft.one_moment import one_moment
-from kimi_audio_ft.store_uses import note, using
+from kimi_audio_ft.store.cache import one_moment
+from kimi_audio_ft.store.usage import note, using
 
 if TYPE_CHECKING:
     from kimi_audio_ft.engine.view import JobLine, SweepView

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from kimi_audio_ft.store import write_json
+from kimi_audio_ft.files import write_json
 
 LEDGER = "engine.json"
 _FITTING, _TRIALS = "fitting_seconds", "trials"

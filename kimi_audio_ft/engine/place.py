@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.files import raise_if_full, write_json
 from kimi_audio_ft.paths import CHECKOUT, project_root, store_root
-from kimi_audio_ft.store import raise_if_full, write_json
 
 # Variables that decide what a task reads and computes. Nothing secret is among them: they are written to a file.
 _TRAVELLING = (

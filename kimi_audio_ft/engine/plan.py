@@ -12,7 +12,7 @@ from typing import TypeVar
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.engine.work import Task, Unit
 from kimi_audio_ft.runtime.devices import num_ranks
-from kimi_audio_ft.signature import canonical
+from kimi_audio_ft.store.signature import canonical
 
 log = logging.getLogger(__name__)
 

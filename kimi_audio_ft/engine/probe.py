@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kimi_audio_ft.engine.plan import pack_key
+from kimi_audio_ft.files import write_json
 from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.signature import digest_of
-from kimi_audio_ft.store import write_json
+from kimi_audio_ft.store.signature import digest_of
 from kimi_audio_ft.trial import Trial
 
 log = logging.getLogger(__name__)

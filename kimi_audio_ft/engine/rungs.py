@@ -17,9 +17,9 @@ from kimi_audio_ft.engine.plan import pack_key
 from kimi_audio_ft.engine.view import SweepView
 from kimi_audio_ft.engine.work import Event, Unit
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.files import read_jsonl, write_json
 from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.signature import digest_of
-from kimi_audio_ft.store import write_json
+from kimi_audio_ft.store.signature import digest_of
 from kimi_audio_ft.trial import Trial
 
 
@@ -113,7 +113,7 @@ def _loss_on_curve(adapter: Path, config: TrainConfig, step: int) -> float | Non
     """Validation loss of a finished adapter at a step where its curve has one, on the same evaluation set."""
     if store.read_meta(adapter)["eval_identity"] != Trial(config).evaluation.identity:
         return None
-    rows = store.read_jsonl(adapter / "curves.jsonl")
+    rows = read_jsonl(adapter / "curves.jsonl")
     return next((row["loss"] for row in rows if row["split"] == "val" and row["step"] == step), None)
 
 

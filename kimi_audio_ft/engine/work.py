@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.store import write_json
+from kimi_audio_ft.files import write_json
 
 Event = dict[str, Any]
 """What happens to a unit, as JSON: ``{"event": NAME, "unit": KEY, ...}``. The names, with what else they carry:

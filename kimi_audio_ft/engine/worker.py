@@ -22,7 +22,7 @@ from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.runtime.signals import Interrupted, TrainingFailed
 from kimi_audio_ft.runtime.workers import Send
-from kimi_audio_ft.signature import canonical
+from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.transcripts import EvaluationSet, Request, decode_all
 from kimi_audio_ft.trial import Trial
 

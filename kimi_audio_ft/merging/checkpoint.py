@@ -27,7 +27,8 @@ from kimi_audio_ft.merging.updates import Update, read_updates
 from kimi_audio_ft.merging.verify import check_files, check_logits
 from kimi_audio_ft.merging.weights import Source, decoder_sources, whisper_sources, write_decoder, write_whisper
 from kimi_audio_ft.model.files import WHISPER_NAME, require_folder
-from kimi_audio_ft.signature import digest_of, folder_digest
+from kimi_audio_ft.store.digests import folder_digest
+from kimi_audio_ft.store.signature import digest_of
 
 RECORD = "merge.json"
 # Raise it when the code changes what a merge writes.

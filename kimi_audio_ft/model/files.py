@@ -9,7 +9,7 @@ from kimi_audio_ft.config.train import ModelConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.model.hub import base_files, is_hub_id, speech_tokenizer_files
 from kimi_audio_ft.paths import TINY_MODEL
-from kimi_audio_ft.signature import file_digest, folder_digest
+from kimi_audio_ft.store.digests import file_digest, folder_digest
 
 WHISPER_NAME = "whisper-large-v3"
 # Size and sha256 of the model.safetensors that OpenAI published under the same name.

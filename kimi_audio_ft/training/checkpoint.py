@@ -19,8 +19,8 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from kimi_audio_ft.files import raise_if_full
 from kimi_audio_ft.lora.adapter import ONE, WEIGHTS
-from kimi_audio_ft.store import raise_if_full
 from kimi_audio_ft.training.members import rename
 
 log = logging.getLogger(__name__)

@@ -19,12 +19,12 @@ from kimi_audio_ft.base_model import Base
 from kimi_audio_ft.config.train import TrainerConfig
 from kimi_audio_ft.data.datamodule import ConversationData
 from kimi_audio_ft.data.together import DataTogether
+from kimi_audio_ft.files import write_json, write_jsonl
 from kimi_audio_ft.lora.adapter import save_adapter, trainable_parameters
 from kimi_audio_ft.lora.pack import Pack
 from kimi_audio_ft.lora.targets import needs_branch
 from kimi_audio_ft.runtime.devices import device
 from kimi_audio_ft.runtime.signals import Interrupted, Leave, TrainingFailed, own_signals, require_finite
-from kimi_audio_ft.store import write_json, write_jsonl
 from kimi_audio_ft.training.checkpoint import AdapterCheckpointIO, KeepCheckpoints, MembersCheckpointIO, checkpoint_of
 from kimi_audio_ft.training.curves import CurveRecorder, Row
 from kimi_audio_ft.training.endings import LeaveEarly, OnFailure, OnStep, ReportSteps, StopAtNonFinite

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kimi_audio_ft.store_contents import Product, problem
+from kimi_audio_ft.store.inventory import Product, problem
 
 TRAIN = "kimi_audio_ft.train"
 # Three adapters, two trials of each; twice as many where a long run was asked for (see test_kills.py).

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.runtime.workers import run_workers
-from kimi_audio_ft.store import read_jsonl
 from kimi_audio_ft.training.checkpoint import resume_step
 from tests.numerics.pack_lab import NAMES, Lab, member, tensors
 

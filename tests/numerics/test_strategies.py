@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kimi_audio_ft import store
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.paths import TINY_MODEL
 from kimi_audio_ft.runtime.workers import run_workers
@@ -65,7 +65,7 @@ def tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    return store.read_jsonl(folder / "curves.jsonl")
+    return read_jsonl(folder / "curves.jsonl")
 
 
 def assert_same_training(folder: Path, other: Path) -> None:

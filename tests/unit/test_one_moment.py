@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kimi_audio_ft.one_moment import one_moment, seen_once
+from kimi_audio_ft.store.cache import one_moment, seen_once
 
 
 def test_seen_once() -> None:

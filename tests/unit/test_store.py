@@ -13,6 +13,8 @@ import pytest
 
 from kimi_audio_ft import store
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.files import read_jsonl, write_json, write_jsonl
+from kimi_audio_ft.store.inventory import listing
 
 KIND, NAME = "adapter", "0123456789abcdef"
 
@@ -116,7 +118,7 @@ store.find_or_make(sys.argv[1], sys.argv[2], make)
 
 def test_a_killed_maker_leaves_its_work_and_no_product(private_store: Path) -> None:
     assert run_python(KILLED_WHILE_MAKING, KIND, NAME).returncode == -signal.SIGKILL
-    assert store.find(KIND, NAME) is None and store.products() == []
+    assert store.find(KIND, NAME) is None and listing() == []
     assert f".{NAME}.draft/half" in entries(private_store / KIND), "it really was killed half-way"
 
     def make(folder: Path) -> dict[str, Any]:
@@ -168,20 +170,20 @@ def test_store_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_written_files(tmp_path: Path) -> None:
-    store.write_json(tmp_path / "new" / "a.json", {"text": "会议", "none": None})
+    write_json(tmp_path / "new" / "a.json", {"text": "会议", "none": None})
     assert "会议" in (tmp_path / "new" / "a.json").read_text(encoding="utf-8")
     rows = [{"text": "一\n二"}, {"text": "三\u2028"}]
-    store.write_jsonl(tmp_path / "new" / "b.jsonl", rows)
-    assert store.read_jsonl(tmp_path / "new" / "b.jsonl") == rows
+    write_jsonl(tmp_path / "new" / "b.jsonl", rows)
+    assert read_jsonl(tmp_path / "new" / "b.jsonl") == rows
     assert entries(tmp_path / "new") == ["a.json", "b.jsonl"]
 
 
 def test_a_row_that_is_no_json_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    store.write_jsonl(path, [{"n": 1}])
+    write_jsonl(path, [{"n": 1}])
     with pytest.raises(TypeError):
-        store.write_jsonl(path, [{"n": 2}, {"n": {3}}])
-    assert store.read_jsonl(path) == [{"n": 1}]
+        write_jsonl(path, [{"n": 2}, {"n": {3}}])
+    assert read_jsonl(path) == [{"n": 1}]
     assert entries(tmp_path) == ["rows.jsonl"]
 
 

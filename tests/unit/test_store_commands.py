@@ -16,9 +16,12 @@ import pytest
 
 from kimi_audio_ft import store
 from kimi_audio_ft.config.train import LoraConfig, OptimConfig, TrainConfig
-from kimi_audio_ft.data.feature_index import RECORD
-from kimi_audio_ft.signature import file_digest, sha256_of
-from kimi_audio_ft.store_uses import Use
+from kimi_audio_ft.files import write_json
+from kimi_audio_ft.store.__main__ import main
+from kimi_audio_ft.store.digests import file_digest, sha256_of
+from kimi_audio_ft.store.features import RECORD
+from kimi_audio_ft.store.inventory import listing
+from kimi_audio_ft.store.usage import Use
 
 Capture = pytest.CaptureFixture[str]
 
@@ -38,29 +41,27 @@ def features(name: str, shards: dict[str, int], records: list[tuple[bytes, int, 
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_bytes(bytes(size))
     (folder / "index.bin").write_bytes(np.array(records, RECORD).tobytes())
-    store.write_json(
-        folder / "product.json", {"created": "2026-11-24T10:00:00+0000", "dim": 2, "dtype": "torch.bfloat16"}
-    )
+    write_json(folder / "product.json", {"created": "2026-11-24T10:00:00+0000", "dim": 2, "dtype": "torch.bfloat16"})
     return folder
 
 
 def run(*arguments: str) -> int:
     try:
-        store.main(list(arguments))
+        main(list(arguments))
     except SystemExit as end:
         return int(end.code or 0)
     return 0
 
 
 def test_products(private_store: Path, tmp_path: Path) -> None:
-    assert store.products() == []
+    assert listing() == []
     for kind, name in (("transcript", "bb"), ("adapter", "cc"), ("adapter", "aa")):
         store.find_or_make(kind, name, make_two_files)
     store.work_folder("adapter", "dd").mkdir()
     (private_store / "adapter" / "ee").mkdir()  # no product.json: not finished
     (private_store / "digests.sqlite").write_bytes(b"")
     Use.begin(tmp_path / "sweep", [("adapter", "aa")]).end()
-    found = store.products()
+    found = listing()
     names = [(row["kind"], row["signature"]) for row in found]
     assert names == [("adapter", "aa"), ("adapter", "cc"), ("transcript", "bb")]
     fields = {"kind", "signature", "path", "created", "bytes", "made_by", "last_used", "studies"}
@@ -80,7 +81,7 @@ def test_what_made_a_product() -> None:
     facts = {"inputs": inputs, "decoding": asdict(config.decoding)}
     store.find_or_make("transcript", "t1", lambda folder: facts)
     features("f1", {}, [])
-    made_by = {row["signature"]: row["made_by"] for row in store.products()}
+    made_by = {row["signature"]: row["made_by"] for row in listing()}
     assert made_by["a1"] == (
         "lora.r=4 lora.lora_alpha=8 lora.lora_dropout=0.05 optim.lr=0.003 seed=7 steps=3 data=train.jsonl"
     )
@@ -91,7 +92,7 @@ def test_what_made_a_product() -> None:
 LISTS_WITHOUT_TORCH = """
 import runpy, sys
 sys.argv = ["store", *sys.argv[1:]]
-runpy.run_module("kimi_audio_ft.store", run_name="__main__")
+runpy.run_module("kimi_audio_ft.store.make", run_name="__main__")
 heavy = {"torch", "transformers", "peft", "numpy", "hydra"} & set(sys.modules)
 sys.exit(f"imported {heavy}" if heavy else 0)
 """
@@ -107,9 +108,9 @@ def test_commands_are_light(private_store: Path, command: list[str]) -> None:
 def test_ls_command(private_store: Path) -> None:
     store.find_or_make("adapter", "aa", lambda folder: {"note": "字"})
     listed = subprocess.run(
-        [sys.executable, "-m", "kimi_audio_ft.store", "ls", "--json"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "kimi_audio_ft.store.make", "ls", "--json"], capture_output=True, text=True, check=True
     )
-    assert json.loads(listed.stdout) == store.products()
+    assert json.loads(listed.stdout) == listing()
     assert listed.stderr == ""
 
 
@@ -125,7 +126,7 @@ def test_verify(private_store: Path, capsys: Capture) -> None:
     for name in ("whole", "bad", "old"):
         store.find_or_make("adapter", name, make_two_files)
     old = store.product_path("adapter", "old")
-    store.write_json(old / "product.json", {"created": "2026-11-24T10:00:00+0000"})
+    write_json(old / "product.json", {"created": "2026-11-24T10:00:00+0000"})
     assert run("verify") == 0
     out = capsys.readouterr().out
     assert "no hashes" in out and "3 products checked, 0 corrupted\n" in out
@@ -185,12 +186,12 @@ def test_prune(private_store: Path, capsys: Capture) -> None:
         assert run("prune", *ask) == 0
         out = capsys.readouterr().out
         assert "2 entries of 2.6 kB would be removed. Add --yes to remove them" in out and "a1" in out
-    assert len(store.products()) == 2
+    assert len(listing()) == 2
     with store.lock("adapter", "a2"):
         assert run("prune", "--keep-bytes", "0", "--yes") == 0
     out = capsys.readouterr().out
     assert "1 entry of 1.3 kB removed, 1 in use stay\n" in out and "no: being made now" in out
-    assert [row["signature"] for row in store.products()] == ["a2"]
+    assert [row["signature"] for row in listing()] == ["a2"]
     assert run("prune", "--older-than", "30d", "--yes") == 0
     assert capsys.readouterr().out == "0 entries of 0 bytes removed\n"
 
@@ -215,13 +216,13 @@ def test_prune_cannot_be_run(arguments: list[str], words: str, capsys: Capture) 
     ("text", "seconds"), [("30d", 2592000.0), ("1.5h", 5400.0), ("2w", 1209600.0), ("10m", 600.0), ("5s", 5.0)]
 )
 def test_ages(text: str, seconds: float) -> None:
-    from kimi_audio_ft.store_commands import _seconds
+    from kimi_audio_ft.store.make.__main__ import _seconds
 
     assert _seconds(text) == seconds
 
 
 @pytest.mark.parametrize(("text", "size"), [("10GB", 10**10), ("1.5 MB", 1500000), ("7kB", 7000), ("12", 12)])
 def test_sizes(text: str, size: int) -> None:
-    from kimi_audio_ft.store_commands import _bytes
+    from kimi_audio_ft.store.make.__main__ import _bytes
 
     assert _bytes(text) == size

@@ -16,6 +16,7 @@ import pytest
 from kimi_audio_ft import store
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.evaluate import find_adapter
+from kimi_audio_ft.store.inventory import listing
 
 KIND, NAME = "adapter", "a123456789abcdef"
 LARGE = 1 << 20
@@ -84,7 +85,7 @@ def test_damage_is_found_set_aside_and_made_again(product: Path, name: str, capl
         assert store.damage(aside) is None, store.damage(aside)
     assert f"kept as {aside}" in caplog.text
     assert store.find_or_make(KIND, NAME, make) == (product, True)
-    assert [row["signature"] for row in store.products()] == [NAME]
+    assert [row["signature"] for row in listing()] == [NAME]
 
 
 def test_a_product_of_a_version_without_hashes_is_used(product: Path) -> None:

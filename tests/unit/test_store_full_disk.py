@@ -10,6 +10,7 @@ import pytest
 
 from kimi_audio_ft import store
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.files import read_jsonl, write_json, write_jsonl
 
 KIND, NAME = "adapter", "0123456789abcdef"
 
@@ -87,10 +88,10 @@ def test_safetensors_on_a_full_disk(small_disk: Path) -> None:
 
 def test_files_on_a_full_disk_stay_as_they_were(small_disk: Path) -> None:
     path = small_disk / "rows.jsonl"
-    store.write_jsonl(path, [{"n": 1}])
+    write_jsonl(path, [{"n": 1}])
     with pytest.raises(UserError, match=r"rows\.jsonl: the disk is full"):
-        store.write_jsonl(path, [{"n": "x" * 1000}] * 200)
+        write_jsonl(path, [{"n": "x" * 1000}] * 200)
     with pytest.raises(UserError, match=r"big\.json: the disk is full"):
-        store.write_json(small_disk / "big.json", "x" * 100_000)
-    assert store.read_jsonl(path) == [{"n": 1}]
+        write_json(small_disk / "big.json", "x" * 100_000)
+    assert read_jsonl(path) == [{"n": 1}]
     assert [entry.name for entry in small_disk.iterdir()] == ["rows.jsonl"]

@@ -11,8 +11,9 @@ import pytest
 
 from kimi_audio_ft import store
 from kimi_audio_ft.files import write_json
-from kimi_audio_ft.store_prune import Item, Rules, plan, remove
-from kimi_audio_ft.store_uses import Name, Use, records
+from kimi_audio_ft.store.inventory import listing
+from kimi_audio_ft.store.prune import Item, Rules, plan, remove
+from kimi_audio_ft.store.usage import Name, Use, records
 from tests.unit.test_store_uses import running_sweep
 
 DAY = 86400.0
@@ -30,7 +31,7 @@ def put(name: Name, size: int = 100, days: float = 0.0) -> Path:
 
 
 def there() -> list[Name]:
-    return [(row["kind"], row["signature"]) for row in store.products()]
+    return [(row["kind"], row["signature"]) for row in listing()]
 
 
 def gone(items: list[Item]) -> list[Name]:
@@ -69,7 +70,7 @@ def test_by_size(three: None) -> None:
 
 
 def test_until_the_rest_fits_the_longest_unused_goes_first(three: None, tmp_path: Path) -> None:
-    total = sum(row["bytes"] for row in store.products() if row["kind"] != "features")
+    total = sum(row["bytes"] for row in listing() if row["kind"] != "features")
     assert gone(plan(Rules(keep_bytes=total))) == []
     assert gone(plan(Rules(keep_bytes=total - 1))) == [A1]
     assert gone(plan(Rules(keep_bytes=0))) == [A1, A2, T1, ("adapter", "a3")]
@@ -125,7 +126,7 @@ def test_transcripts_are_used_with_their_adapter(private_store: Path, tmp_path: 
     (tmp_path / "sweep").mkdir()
     rules = Rules(study=tmp_path / "sweep")
     assert sorted(gone(plan(rules))) == [A1, ("transcript", "of a1")]
-    assert [row["studies"] for row in store.products()][1] == [str(tmp_path / "sweep")]
+    assert [row["studies"] for row in listing()][1] == [str(tmp_path / "sweep")]
 
 
 def test_what_is_being_made_stays(three: None) -> None:

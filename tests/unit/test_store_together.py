@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from kimi_audio_ft import store, store_together
-from kimi_audio_ft.store_together import find_or_make_all
+from kimi_audio_ft import store
+from kimi_audio_ft.store.inventory import listing
+from kimi_audio_ft.store.make import find_or_make_all
+from kimi_audio_ft.store.make import make as store_together
 
 KIND = "transcript"
 NAMES = ["tc", "ta", "tb"]
@@ -74,7 +76,7 @@ def test_locks_are_held_while_making_and_many_are_made_in_parts(monkeypatch: pyt
 
 ASK = """
 import os, signal, sys
-from kimi_audio_ft.store_together import find_or_make_all
+from kimi_audio_ft.store.make import find_or_make_all
 
 def make(folders):
     print("making", *folders, flush=True)
@@ -91,7 +93,7 @@ print("found", *find_or_make_all("transcript", sys.argv[2:], make), flush=True)
 
 def test_a_killed_maker_leaves_no_product_and_no_lock(private_store: Path) -> None:
     killed = subprocess.run([sys.executable, "-c", ASK, "die", *NAMES], capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL and store.products() == []
+    assert killed.returncode == -signal.SIGKILL and listing() == []
     assert (private_store / KIND / ".ta.draft" / "half").is_file(), "it really was killed half-way"
     found = find_or_make_all(KIND, NAMES, make)
     assert {path.name for path in found["ta"].iterdir()} == {"text", store.META}

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from kimi_audio_ft import store
-from kimi_audio_ft.store_uses import Use, forget, gate, is_alive, is_locked, note, records, using
+from kimi_audio_ft.store.usage import Use, forget, gate, is_alive, is_locked, note, records, using
 
 ONE, TWO = ("adapter", "a1"), ("transcript", "t2")
 
 USES_UNTIL_KILLED = """
 import sys
 from pathlib import Path
-from kimi_audio_ft.store_uses import Use
+from kimi_audio_ft.store.usage import Use
 
 use = Use.begin(Path(sys.argv[1]), [("adapter", "a1")])
 print("using", flush=True)

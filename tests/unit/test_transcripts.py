@@ -14,6 +14,7 @@ from kimi_audio_ft import store
 from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
 from kimi_audio_ft.scores import score_repeats
 from kimi_audio_ft.scoring import ScoringOptions
+from kimi_audio_ft.store.inventory import listing
 from kimi_audio_ft.transcripts import Request, decode, decode_all, transcript_signatures
 from kimi_audio_ft.trial import Trial
 
@@ -82,7 +83,7 @@ def test_a_decoding_that_fails_half_way_leaves_nothing(trial: Trial, private_sto
         decode_all(trial.base, trial.evaluation, requests, None)
     hook.remove()
     names = [n for request in requests for n in transcript_signatures(trial.base, trial.evaluation, request, None)]
-    assert store.products() == [] and len(names) == 3
+    assert listing() == [] and len(names) == 3
     with ExitStack() as locks:
         for name in names:
             locks.enter_context(store.lock("transcript", name, timeout=0))

@@ -19,10 +19,10 @@ from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
 from kimi_audio_ft.data.encoding import Encoders, encode_missing
 from kimi_audio_ft.data.manifest import TokenRange, read_manifest
 from kimi_audio_ft.data.tokenization import pretokenized
+from kimi_audio_ft.files import write_jsonl
 from kimi_audio_ft.model import TextTokenizer
 from kimi_audio_ft.model.checkpoint import read_config
 from kimi_audio_ft.model.files import locate
-from kimi_audio_ft.store import write_jsonl
 
 SECONDS = (0.3, 0.9, 0.5, 1.3, 0.7, 1.1, 0.4, 0.6)
 

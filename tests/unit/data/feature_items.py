@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kimi_audio_ft.data.feature_index import RECORD
-from kimi_audio_ft.data.features import FeatureStore
+from kimi_audio_ft.store.features import RECORD, FeatureStore
 
 DIM = 6
 ENCODERS = {"speech_tokenizer": "s", "whisper": "w"}

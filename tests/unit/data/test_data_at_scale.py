@@ -16,7 +16,7 @@ import torch
 
 from kimi_audio_ft.config.train import DataConfig
 from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
-from kimi_audio_ft.signature import file_digests
+from kimi_audio_ft.store.digests import file_digests
 
 if TYPE_CHECKING:
     from conftest import Tiny

@@ -18,7 +18,7 @@ from kimi_audio_ft.data.audio import AudioError
 from kimi_audio_ft.data.datamodule import BatchRules, ConversationData, ResumableLoader
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.model import WhisperFeatureExtractor
-from kimi_audio_ft.signature import file_digest
+from kimi_audio_ft.store.digests import file_digest
 
 if TYPE_CHECKING:
     from conftest import Tiny

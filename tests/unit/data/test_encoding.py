@@ -22,10 +22,10 @@ from kimi_audio_ft.data.encoding import Encoders, encode_missing
 from kimi_audio_ft.data.manifest import Manifest, read_manifest
 from kimi_audio_ft.data.perturbation import UNCHANGED, Perturbation
 from kimi_audio_ft.errors import ConfigError, DataError, UserError
+from kimi_audio_ft.files import write_jsonl
 from kimi_audio_ft.model import SpeechTokenizer, WhisperFeatureExtractor, num_audio_tokens
 from kimi_audio_ft.model.files import ModelFiles
-from kimi_audio_ft.signature import file_digest
-from kimi_audio_ft.store import write_jsonl
+from kimi_audio_ft.store.digests import file_digest
 
 if TYPE_CHECKING:
     from conftest import Corpus, Tiny

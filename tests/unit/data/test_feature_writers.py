@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from kimi_audio_ft.data.features import FeatureStore
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.store.features import FeatureStore
 from tests.unit.data.feature_items import DIM, Item, contents, holds, is_whole, item, open_store
 
 

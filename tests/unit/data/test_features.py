@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from kimi_audio_ft import store as product_store
-from kimi_audio_ft.data.feature_index import RECORD, key_digest
-from kimi_audio_ft.data.features import FeatureStore
 from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.store.features import RECORD, FeatureStore, key_digest
+from kimi_audio_ft.store.inventory import listing
 from tests.unit.data.feature_items import DIM, ENCODERS, Item, holds, is_whole, item, open_store, records
 
 
@@ -47,7 +47,7 @@ def test_other_encoders_widths_and_formats_are_other_products() -> None:
     assert len({store.signature for store in stores}) == 4
     stores[0].add([item("a", 3)])
     assert "a" in open_store() and not any("a" in store for store in stores[1:])
-    (listed,) = product_store.products()
+    (listed,) = listing()
     assert (listed["kind"], listed["signature"]) == ("features", stores[0].signature)
 
 

@@ -26,7 +26,8 @@ from kimi_audio_ft.data.manifest import (
     require_references,
 )
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.signature import digest_of, file_digest
+from kimi_audio_ft.store.digests import file_digest
+from kimi_audio_ft.store.signature import digest_of
 
 if TYPE_CHECKING:
     from conftest import Tiny

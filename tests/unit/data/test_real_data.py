@@ -20,7 +20,7 @@ from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer, num_audio_tokens
 from kimi_audio_ft.model.config import PUBLISHED_7B
 from kimi_audio_ft.model.text_tokenizer import save_tokenizer_files
-from kimi_audio_ft.signature import file_digest
+from kimi_audio_ft.store.digests import file_digest
 
 if TYPE_CHECKING:
     from conftest import Tiny

@@ -22,8 +22,8 @@ from kimi_audio_ft.engine.jobs import Runner
 from kimi_audio_ft.engine.launch import Launch
 from kimi_audio_ft.engine.needs import lacking
 from kimi_audio_ft.engine.work import BASE
-from kimi_audio_ft.one_moment import one_moment
 from kimi_audio_ft.paths import config_dir, project_root
+from kimi_audio_ft.store.cache import one_moment
 from kimi_audio_ft.transcripts import EvaluationSet
 
 TRIALS = 200

@@ -16,6 +16,7 @@ from kimi_audio_ft.engine.halving import RungResult
 from kimi_audio_ft.engine.jobs import Job
 from kimi_audio_ft.engine.rungs import _Record, num_steps, train_until
 from kimi_audio_ft.errors import ConfigError, UserError
+from kimi_audio_ft.files import write_jsonl
 from kimi_audio_ft.trial import Trial
 
 Config = Callable[..., TrainConfig]
@@ -55,7 +56,7 @@ def finished(trial_config: Config) -> Job:
 
     def make(folder: Path) -> dict[str, Any]:
         rows = [{"step": 4, "split": split, "loss": loss} for split, loss in (("train", 9.0), ("val", 2.5))]
-        store.write_jsonl(folder / "curves.jsonl", rows)
+        write_jsonl(folder / "curves.jsonl", rows)
         return {"eval_identity": identity}
 
     store.find_or_make("adapter", made.key, make)

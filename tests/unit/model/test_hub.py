@@ -19,7 +19,7 @@ from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.model import files as files_module
 from kimi_audio_ft.model.files import ModelFiles, locate, require_folder
 from kimi_audio_ft.model.hub import is_hub_id
-from kimi_audio_ft.signature import file_digest
+from kimi_audio_ft.store.digests import file_digest
 
 if TYPE_CHECKING:
     from tests.standin import Standin

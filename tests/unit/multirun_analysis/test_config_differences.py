@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from kimi_audio_ft.signature import flatten
+from kimi_audio_ft.store.signature import flatten
 from multirun_analysis.collect import Trial, collect
 from multirun_analysis.config_differences import Difference, config_differences, flat_config
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kimi_audio_ft import store
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.lora.adapter import ONE
+from kimi_audio_ft.store.inventory import listing
 from kimi_audio_ft.training.checkpoint import (
     AdapterCheckpointIO,
     KeepCheckpoints,
@@ -158,4 +158,4 @@ def test_full_disk(trial_config: Config, disk_of: Callable[[int], Path]) -> None
         Trial(config).adapter()
     left = {path.name for path in place.rglob("*") if path.is_file() and path.suffix not in (".lock", ".npz")}
     assert left <= {"digests.sqlite"}
-    assert store.products() == []
+    assert listing() == []

@@ -13,6 +13,7 @@ import pytest
 from kimi_audio_ft import store
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.runtime.signals import Interrupted, own_signals, stop_on_signals
+from kimi_audio_ft.store.inventory import listing
 from kimi_audio_ft.trial import Trial
 
 Config = Callable[..., TrainConfig]
@@ -78,5 +79,5 @@ def test_a_trial_ends_at_its_step_and_goes_on(trial_config: Config, number: sign
     assert stop.value.step == 3
     work = store.work_folder("adapter", trial.training_signature)
     assert [place.name for place in work.iterdir()] == ["step=00000003"]
-    assert store.products() == []
+    assert listing() == []
     assert Trial(config).adapter().facts["steps"] == 4

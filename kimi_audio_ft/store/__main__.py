@@ -14,9 +14,9 @@ from filelock import Timeout
 
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.store import KINDS, lock, set_aside
-from kimi_audio_ft.store_contents import Product, has_hashes, problem, products
-from kimi_audio_ft.store_prune import Item, Rules, plan, remove
+from kimi_audio_ft.store.inventory import Product, has_hashes, problem, products
+from kimi_audio_ft.store.make import KINDS, lock, set_aside
+from kimi_audio_ft.store.prune import Item, Rules, plan, remove
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -146,7 +146,7 @@ def _prune(options: argparse.Namespace) -> int:
 
 
 def _require_study(study: Path | None) -> None:
-    from kimi_audio_ft.store_uses import records
+    from kimi_audio_ft.store.usage import records
 
     if study is not None and not study.is_dir():
         place = study.expanduser().absolute()
@@ -190,3 +190,7 @@ def _show(table: Table) -> None:
     from rich.console import Console
 
     Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.signature import flatten
-from kimi_audio_ft.store import HASHES, KINDS, META, damage, read_meta
-from kimi_audio_ft.store_uses import records
+from kimi_audio_ft.store.make import HASHES, KINDS, META, damage, read_meta
+from kimi_audio_ft.store.signature import flatten
+from kimi_audio_ft.store.usage import records
 
 # What tells adapters of a study from each other, in the order it is shown.
 _ADAPTER_FIELDS = ("lora.r", "lora.lora_alpha", "lora.lora_dropout", "optim.lr", "seed")
@@ -72,6 +72,11 @@ def products(kinds: tuple[str, ...] = KINDS) -> list[Product]:
     return found
 
 
+def listing() -> list[dict[str, Any]]:
+    """Every finished product as ``ls --json`` prints it."""
+    return [product.as_json() for product in products()]
+
+
 def bytes_in(path: Path) -> int:
     """Bytes of a file, or of all files in a folder."""
     files = [path] if path.is_file() else path.rglob("*")
@@ -126,7 +131,7 @@ def _made_by(kind: str, facts: Mapping[str, Any]) -> str:
 def _features_problem(folder: Path, facts: Mapping[str, Any]) -> str | None:
     import numpy as np
 
-    from kimi_audio_ft.data.feature_index import FeatureIndex
+    from kimi_audio_ft.store.features import FeatureIndex
 
     index = FeatureIndex(folder / "index.bin")
     shards = index.records["shard"]

@@ -13,9 +13,9 @@ from pathlib import Path
 from filelock import Timeout
 
 from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.store import CORRUPT, KINDS, lock
-from kimi_audio_ft.store_contents import bytes_in, products, seconds
-from kimi_audio_ft.store_uses import Name, Record, forget, gate, is_locked, records
+from kimi_audio_ft.store.inventory import bytes_in, products, seconds
+from kimi_audio_ft.store.make import CORRUPT, KINDS, lock
+from kimi_audio_ft.store.usage import Name, Record, forget, gate, is_locked, records
 
 # A folder that is being removed; a killed removal leaves it, and nothing takes it for a product.
 GONE = ".gone-"

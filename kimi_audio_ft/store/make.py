@@ -12,7 +12,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,8 @@ from filelock import FileLock, Timeout
 
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.files import let_others_read, raise_if_full, write_json
-from kimi_audio_ft.files import read_jsonl as read_jsonl
-from kimi_audio_ft.files import write_jsonl as write_jsonl
 from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.signature import file_digest, sha256_of
+from kimi_audio_ft.store.digests import file_digest, sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -235,19 +233,54 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return json.loads((folder / META).read_text(encoding="utf-8"))
 
 
-def products() -> list[dict[str, Any]]:
-    """Every finished product: kind, signature, path, created, bytes, and what made and used it."""
-    from kimi_audio_ft.store_contents import products as listed
+# --- Several products of the store that are made in one go.
 
-    return [product.as_json() for product in listed()]
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """``python -m kimi_audio_ft.store ls|verify|prune``."""
-    from kimi_audio_ft.store_commands import main as run
-
-    run(arguments)
+AT_ONCE = 64
+"""Products made in one go, at most: each is a held lock, and a few frames of this process's stack."""
 
 
-if __name__ == "__main__":
-    main()
+def find_or_make_all(
+    kind: str,
+    signatures: Sequence[str],
+    make: Callable[[Mapping[str, Path]], Mapping[str, dict[str, Any]]],
+) -> dict[str, Path]:
+    """Folders of finished products by signature; those that are not there are made together.
+
+    Args:
+        make: is given the empty folders of what is missing, by signature, fills them all and returns each one's facts.
+            It is not called when nothing is missing, and more than once when more than ``AT_ONCE`` are.
+
+    All locks are taken in the order of the signatures, so that processes which ask for some of the same products never
+    wait for each other in a circle. Under the locks every product is looked for again. When ``make`` fails, or its
+    process dies, none of them is there.
+    """
+    missing = sorted({name for name in signatures if find(kind, name) is None})
+    for start in range(0, len(missing), AT_ONCE):
+        _make_all(kind, missing[start : start + AT_ONCE], make)
+    return {name: product_path(kind, name) for name in signatures}
+
+
+def _make_all(
+    kind: str, signatures: Sequence[str], make: Callable[[Mapping[str, Path]], Mapping[str, dict[str, Any]]]
+) -> None:
+    """Each product is made inside the making of the one before it; the innermost makes the contents of all."""
+    drafts: dict[str, Path] = {}
+    facts: dict[str, dict[str, Any]] = {}
+
+    def go_on(rest: Sequence[str]) -> None:
+        if not rest:
+            if drafts:
+                facts.update(make(drafts))
+            return
+        first, others = rest[0], rest[1:]
+
+        def inside(folder: Path) -> dict[str, Any]:
+            drafts[first] = folder
+            go_on(others)
+            return facts[first]
+
+        _, reused = find_or_make(kind, first, inside)
+        if reused:
+            go_on(others)
+
+    go_on(signatures)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
 
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.signature import digest_of
-from kimi_audio_ft.store import lock
+from kimi_audio_ft.store.make import lock
+from kimi_audio_ft.store.signature import digest_of
 
 KIND = "manifests"
 Arrays = dict[str, np.ndarray]
@@ -56,3 +57,32 @@ def _write(place: Path, arrays: Arrays) -> None:
     except OSError:  # a full disk: remembering only saves time
         with suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+# --- Looking at files once for many trials: within ``one_moment`` what lies on the disk is taken to stay as it is.
+
+_Value = TypeVar("_Value")
+_SEEN: ContextVar[dict[Hashable, Any] | None] = ContextVar("_SEEN", default=None)
+
+
+@contextmanager
+def one_moment() -> Iterator[None]:
+    """Until it is left, ``seen_once`` calls each maker once."""
+    before = _SEEN.set({})
+    try:
+        yield
+    finally:
+        _SEEN.reset(before)
+
+
+def seen_once(key: Hashable, make: Callable[[], _Value]) -> _Value:
+    """What ``make`` returns, or what it has returned for this key in this moment; outside of one it is always called.
+
+    key: all that the value depends on, apart from the contents of files.
+    """
+    seen = _SEEN.get()
+    if seen is None:
+        return make()
+    if key not in seen:
+        seen[key] = make()
+    return seen[key]

@@ -23,9 +23,10 @@ from typing import IO, Any
 from filelock import Timeout
 
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.files import write_json
 from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.signature import digest_of
-from kimi_audio_ft.store import lock, write_json
+from kimi_audio_ft.store.make import lock
+from kimi_audio_ft.store.signature import digest_of
 
 log = logging.getLogger(__name__)
 
