@@ -11,17 +11,13 @@ from typing import Any, ClassVar
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from kimi_audio_ft.engine.ledger import LEDGER, planned_trials
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.sweep_folder import HALVING, LEDGER, RECORDS, planned_trials
 from kimi_audio_ft.tracking.sweep_run import FOLDER as REPORT_RUN
 from kimi_audio_ft.tracking.sweep_run import record_sweep
 
 log = logging.getLogger(__name__)
 
-# In the sweep's folder: what successive halving decided.
-HALVING = "halving.json"
-# What a trial writes into its folder (see scores.py); .hydra is Hydra's own.
-RECORDS = ("scores.json", "baseline.json", "failure.json", "utterances.jsonl", "curves.jsonl")
 # Failed trials that are listed one by one.
 _MOST_LISTED = 20
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft import store
-from kimi_audio_ft.base_model import Base, base_inputs
+from kimi_audio_ft.base import Base, base_inputs
 from kimi_audio_ft.config.train import DataConfig, DecodingConfig
 from kimi_audio_ft.data.identity import manifest_identity, reference_identity
 from kimi_audio_ft.data.manifest import read_manifest, require_references

@@ -16,8 +16,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from kimi_audio_ft.engine.ledger import LEDGER
 from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.sweep_folder import LEDGER
 from multirun_analysis.halving import Halving, read_halving
 from multirun_analysis.records import Record, finite, read_json, read_jsonl, read_yaml
 

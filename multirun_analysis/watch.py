@@ -12,9 +12,9 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from kimi_audio_ft.engine.ledger import planned_trials
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.store.usage import is_alive
+from kimi_audio_ft.sweep_folder import planned_trials
 from multirun_analysis.messages import Messages
 from multirun_analysis.page import render, render_waiting
 from multirun_analysis.records import write_whole

@@ -15,7 +15,7 @@ from hydra.core.config_store import ConfigStore
 
 from experiments.sweep_ladder.child import OnRow, Spec
 from experiments.sweep_ladder.seconds import Seconds, now
-from kimi_audio_ft.base_model import Base
+from kimi_audio_ft.base import Base
 from kimi_audio_ft.cli import to_settings
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.data.audio import read_audio

@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 
-from kimi_audio_ft.base_model import Base
-from kimi_audio_ft.base_parts import linear_names
+from kimi_audio_ft.base import Base, linear_names
 from kimi_audio_ft.config.commands import TokenizeConfig
 from kimi_audio_ft.data.conversation import TokenRange, id_of
 from kimi_audio_ft.data.encoding import encode_wanted

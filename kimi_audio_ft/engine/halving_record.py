@@ -13,7 +13,7 @@ from typing import Any
 from kimi_audio_ft.config.launcher import HalvingConfig
 from kimi_audio_ft.engine.halving import Candidate, Fate, show
 from kimi_audio_ft.files import write_json
-from kimi_audio_ft.sweep_report import HALVING
+from kimi_audio_ft.sweep_folder import HALVING
 
 _SETTINGS = ("rungs", "reduction_factor", "metric", "max_candidates", "seed")
 _MOST_ROWS = 40

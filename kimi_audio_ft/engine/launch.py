@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, setup_globals
 
+from kimi_audio_ft import outcomes as known
 from kimi_audio_ft.config.launcher import LauncherConfig
-from kimi_audio_ft.engine import known
 from kimi_audio_ft.engine.jobs import Job, Runner, is_training, prepare, refuse_to_sweep_scoring
-from kimi_audio_ft.engine.ledger import record_fitting, record_trials
-from kimi_audio_ft.engine.work import BASE, Event, Failure, Task, Unit
+from kimi_audio_ft.engine.work import Event, Task, Unit
+from kimi_audio_ft.outcomes import BASE, Failure
 from kimi_audio_ft.store.cache import one_moment
 from kimi_audio_ft.store.usage import note, using
+from kimi_audio_ft.sweep_folder import record_fitting, record_trials
 
 if TYPE_CHECKING:
     from kimi_audio_ft.engine.view import JobLine, SweepView

@@ -8,7 +8,8 @@ from dataclasses import asdict
 from kimi_audio_ft import store
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.engine.jobs import Job
-from kimi_audio_ft.engine.work import BASE, Unit
+from kimi_audio_ft.engine.work import Unit
+from kimi_audio_ft.outcomes import BASE
 from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.transcripts import Request, transcript_signatures
 from kimi_audio_ft.trial import Trial

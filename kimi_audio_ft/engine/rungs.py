@@ -12,7 +12,6 @@ from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.engine.halving import RungResult
 from kimi_audio_ft.engine.jobs import Job
 from kimi_audio_ft.engine.launch import Launch, job_lines
-from kimi_audio_ft.engine.ledger import record_fitting
 from kimi_audio_ft.engine.plan import pack_key
 from kimi_audio_ft.engine.view import SweepView
 from kimi_audio_ft.engine.work import Event, Unit
@@ -20,6 +19,7 @@ from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.files import read_jsonl, write_json
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.store.signature import digest_of
+from kimi_audio_ft.sweep_folder import record_fitting
 from kimi_audio_ft.trial import Trial
 
 

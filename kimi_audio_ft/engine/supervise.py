@@ -13,8 +13,9 @@ from filelock import Timeout
 from kimi_audio_ft import store
 from kimi_audio_ft.engine.plan import even_chunks
 from kimi_audio_ft.engine.process import work
-from kimi_audio_ft.engine.work import BASE, Event, Task, Unit
+from kimi_audio_ft.engine.work import Event, Task, Unit
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.outcomes import BASE
 from kimi_audio_ft.runtime.workers import WorkerDied, run_workers
 
 _ENDS = ("ready", "paused", "failed", "interrupted")

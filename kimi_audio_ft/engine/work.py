@@ -29,7 +29,6 @@ interrupted: the task was asked to stop; ``step`` of the checkpoint, or None whe
 split: of a task, with ``unit`` None: ``units`` (keys), ``reason``; they are tried again in smaller packs.
 """
 
-BASE = "base"
 """Key of the unit that decodes with no adapter."""
 
 
@@ -95,16 +94,3 @@ def train_config(values: dict[str, Any]) -> TrainConfig:
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), values))
     assert isinstance(config, TrainConfig)
     return config
-
-
-@dataclass
-class Failure:
-    """Why a unit could not be made.
-
-    user: a person can mend it; then there is no traceback to show.
-    """
-
-    error_type: str
-    message: str
-    user: bool
-    traceback: str = ""

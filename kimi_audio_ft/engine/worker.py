@@ -17,8 +17,9 @@ from kimi_audio_ft import store
 from kimi_audio_ft.cli import is_users
 from kimi_audio_ft.engine.memory import free_memory, out_of_memory, too_large
 from kimi_audio_ft.engine.plan import even_chunks, grouped, pack_units
-from kimi_audio_ft.engine.work import BASE, Task, Unit
+from kimi_audio_ft.engine.work import Task, Unit
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.outcomes import BASE
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.runtime.signals import Interrupted, TrainingFailed
 from kimi_audio_ft.runtime.workers import Send

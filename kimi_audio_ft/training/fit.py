@@ -15,7 +15,7 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 from peft import PeftModel
 from torch.utils.data import DataLoader
 
-from kimi_audio_ft.base_model import Base
+from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import TrainerConfig
 from kimi_audio_ft.data.datamodule import ConversationData
 from kimi_audio_ft.data.together import DataTogether

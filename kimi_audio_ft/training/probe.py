@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from kimi_audio_ft.base_model import Base
+from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import TrainerConfig
 from kimi_audio_ft.data.datamodule import ConversationData
 from kimi_audio_ft.runtime.devices import device

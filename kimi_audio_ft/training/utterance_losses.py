@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from kimi_audio_ft.base_model import Base
+from kimi_audio_ft.base import Base
 from kimi_audio_ft.data.batching import validation_share
 from kimi_audio_ft.data.datamodule import BatchRules, Collate, ConversationData
 from kimi_audio_ft.data.dataset import ConversationDataset

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
+from kimi_audio_ft.cli import OPEN, option_names
 from kimi_audio_ft.config.commands import PrepareConfig, TokenizeConfig
 from kimi_audio_ft.config.launcher import HalvingConfig, LauncherConfig
 from kimi_audio_ft.config.train import EvaluateConfig, TrainConfig
-from kimi_audio_ft.override_errors import OPEN, option_names
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 import torch
 
-from kimi_audio_ft.base_model import Base
+from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import ModelConfig
 from kimi_audio_ft.files import write_jsonl
 from kimi_audio_ft.store.digests import file_digest

@@ -25,8 +25,7 @@ from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.paths import TINY_MODEL
 from kimi_audio_ft.runtime.workers import run_workers
 from kimi_audio_ft.training.fit import TrainingFailed
-from kimi_audio_ft.training.ranks import fit_in_workers
-from kimi_audio_ft.trial import Trial
+from kimi_audio_ft.trial import Trial, fit_in_workers
 
 Config = Callable[..., TrainConfig]
 pytestmark = pytest.mark.slow

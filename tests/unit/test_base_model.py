@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.utils import is_flash_attn_2_available
 
-from kimi_audio_ft.base_model import Base
+from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import LoraConfig, ModelConfig
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.lora.adapter import ONE, save_adapter

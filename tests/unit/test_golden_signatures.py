@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from kimi_audio_ft.base_model import base_inputs
+from kimi_audio_ft.base import base_inputs
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.paths import config_dir, project_root
 from kimi_audio_ft.transcripts import Request, transcript_signatures

@@ -12,9 +12,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
+from kimi_audio_ft.cli import about_overrides, explain, option_names, refuse_unusable, unknown_option
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.override_errors import about_overrides, explain, option_names, refuse_unusable, unknown_option
 from kimi_audio_ft.paths import config_dir, project_root
 
 

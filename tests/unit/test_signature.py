@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kimi_audio_ft.base_model import Base
+from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.data.identity import manifest_identity
 from kimi_audio_ft.data.manifest import read_manifest

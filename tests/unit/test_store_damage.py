@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft import store
+from kimi_audio_ft.base import find_adapter
 from kimi_audio_ft.errors import DataError, UserError
-from kimi_audio_ft.evaluate import find_adapter
 from kimi_audio_ft.store.inventory import listing
 
 KIND, NAME = "adapter", "a123456789abcdef"

@@ -32,7 +32,7 @@ ANSWERS = ("今天", "天气", "好", "我们")
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Codes without recordings: what matters here needs no encoder."""
-    from kimi_audio_ft.base_model import Base
+    from kimi_audio_ft.base import Base
 
     first, rng = Base(ModelConfig(dtype="float32"), "none").tokens.first, random.Random(3)
     path = tmp_path_factory.mktemp("data") / "some.tokens.jsonl"

@@ -18,10 +18,10 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from kimi_audio_ft.cli import explain
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.engine.halving import RungResult
 from kimi_audio_ft.errors import ConfigError, UserError
-from kimi_audio_ft.override_errors import explain
 from kimi_audio_ft.paths import config_dir, project_root
 
 

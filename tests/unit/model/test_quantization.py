@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kimi_audio_ft.base_model import Base
+from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import ModelConfig, TrainConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.files import read_jsonl

@@ -10,8 +10,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from kimi_audio_ft.engine.ledger import record_fitting
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.sweep_folder import record_fitting
 from kimi_audio_ft.text import duration
 from multirun_analysis import load_sweep, words, write_report
 from multirun_analysis.compare import distinct, identity

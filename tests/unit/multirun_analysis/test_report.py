@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from kimi_audio_ft.engine.ledger import record_trials
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.sweep_folder import record_trials
 from multirun_analysis import load_sweep, print_leaderboard, write_report
 from multirun_analysis.__main__ import main
 from multirun_analysis.messages import CHINESE

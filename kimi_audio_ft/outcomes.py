@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NoReturn
 
-from kimi_audio_ft.engine.work import Failure
 from kimi_audio_ft.errors import UserError
 
 FAILED: dict[str, Failure] = {}
@@ -39,3 +39,19 @@ def take_fitted(key: str) -> bool:
     fitted = key in FITTED
     FITTED.discard(key)
     return fitted
+
+
+BASE = "base"
+
+
+@dataclass
+class Failure:
+    """Why a unit could not be made.
+
+    user: a person can mend it; then there is no traceback to show.
+    """
+
+    error_type: str
+    message: str
+    user: bool
+    traceback: str = ""

@@ -39,3 +39,11 @@ def _read(sweep_dir: Path) -> dict[str, float]:
 
 def _write(sweep_dir: Path, facts: dict[str, float]) -> None:
     write_json(sweep_dir / LEDGER, facts)
+
+
+# In the sweep's folder: what successive halving decided.
+HALVING = "halving.json"
+
+
+# What a trial writes into its folder (see scores.py); .hydra is Hydra's own.
+RECORDS = ("scores.json", "baseline.json", "failure.json", "utterances.jsonl", "curves.jsonl")
