@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kimi_audio_ft.config.train import LoraConfig, ModelConfig
-from kimi_audio_ft.data.encoder_identity import features_of
-from kimi_audio_ft.data.manifest import TokenRange
 from kimi_audio_ft.errors import ConfigError, UserError
+from kimi_audio_ft.features.encode import features_of
 from kimi_audio_ft.files import read_json_object, write_json
 from kimi_audio_ft.lora.targets import matched, needs_branch, needs_whisper
+from kimi_audio_ft.manifest.manifest import TokenRange
 from kimi_audio_ft.model.files import ModelFiles, locate
 from kimi_audio_ft.model.text_tokenizer import CONFIG_NAME, RANKS_NAME, TextTokenizer
 from kimi_audio_ft.paths import store_root
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # a sweep that finds everything in the store does without the
     import torch
     from peft import PeftModel
 
-    from kimi_audio_ft.data.encoding import Encoders
+    from kimi_audio_ft.features.encode import Encoders
     from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer
 # --- Small parts of a checkpoint, read once per process while their files stay as they are: every trial asks for them.
 
@@ -164,7 +164,7 @@ class Base:
 
     def encoders(self, features: bool | None = None) -> Encoders:
         """The checkpoint's frozen encoders."""
-        from kimi_audio_ft.data.encoding import DTYPES, Encoders
+        from kimi_audio_ft.features.encode import DTYPES, Encoders
 
         kept = self.features == "cached" if features is None else features
         return Encoders(self.files, kept, DTYPES[self.settings.dtype], str(self.device))
@@ -204,7 +204,7 @@ class Base:
     def _read(self, audio_branch: bool, place: torch.device) -> KimiAudioForCausalLM:
         import torch
 
-        from kimi_audio_ft.data.encoding import DTYPES
+        from kimi_audio_ft.features.encode import DTYPES
         from kimi_audio_ft.model import KimiAudioForCausalLM, WhisperFeatureExtractor
         from kimi_audio_ft.model.quantization import quantize_layers
 

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 
 @command(config_name="prepare", schema=("kimi_audio_ft.config.commands", "PrepareConfig"))
 def main(config: PrepareConfig) -> None:
-    from kimi_audio_ft.data.preparation import prepare
-    from kimi_audio_ft.data.prepare_summary import print_summary
+    from kimi_audio_ft.corpus.prepare import prepare, print_summary
 
     print_summary(prepare(config))
 

@@ -9,7 +9,7 @@ from kimi_audio_ft.config.commands import TokenizeConfig
 @command("tokenize", ("kimi_audio_ft.config.commands", "TokenizeConfig"))
 def main(config: TokenizeConfig) -> None:
     """Tokenize the manifests that Hydra composed."""
-    from kimi_audio_ft.data.tokenization import tokenize
+    from kimi_audio_ft.features.tokenize import tokenize
     from kimi_audio_ft.runtime.devices import limit_threads
 
     limit_threads(config.threads)

@@ -13,11 +13,10 @@ from typing import Any
 from kimi_audio_ft import store
 from kimi_audio_ft.base import Base, base_inputs
 from kimi_audio_ft.config.train import DataConfig, DecodingConfig
-from kimi_audio_ft.data.identity import manifest_identity, reference_identity
-from kimi_audio_ft.data.manifest import read_manifest, require_references
 from kimi_audio_ft.decoding.passes import Pass, is_greedy
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.files import read_jsonl, write_jsonl
+from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, reference_identity, require_references
 from kimi_audio_ft.scores import Surroundings, score_repeats
 from kimi_audio_ft.scoring import ScoringOptions
 from kimi_audio_ft.store.cache import seen_once

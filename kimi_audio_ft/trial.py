@@ -17,10 +17,8 @@ from kimi_audio_ft import outcomes as known
 from kimi_audio_ft import store
 from kimi_audio_ft.base import Base, base_inputs, find_adapter
 from kimi_audio_ft.config.train import SHARDED, EvaluateConfig, TrainConfig
-from kimi_audio_ft.data.identity import manifest_identity
-from kimi_audio_ft.data.manifest import read_manifest
-from kimi_audio_ft.data.subset import training_subset
 from kimi_audio_ft.files import read_jsonl
+from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, training_subset
 from kimi_audio_ft.runtime.devices import in_workers, num_ranks
 from kimi_audio_ft.runtime.signals import Interrupted, TrainingFailed, stop_on_signals
 from kimi_audio_ft.runtime.workers import Send, WorkerDied, run_workers

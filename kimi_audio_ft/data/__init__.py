@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kimi_audio_ft.data.layout import layout_conversation
+    from kimi_audio_ft.manifest.conversation import layout_conversation
 
 __all__ = ["layout_conversation"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "layout_conversation":
-        from kimi_audio_ft.data import layout
+        from kimi_audio_ft.manifest import conversation as layout
 
         return layout.layout_conversation
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

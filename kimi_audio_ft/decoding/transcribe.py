@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kimi_audio_ft.data.batch import make_batch
-from kimi_audio_ft.data.dataset import ConversationDataset
-from kimi_audio_ft.data.layout import BLANK, TEXT_EOS
+from kimi_audio_ft.data.dataset import ConversationDataset, make_batch
 from kimi_audio_ft.decoding.generate import Sampling, generate_texts, utterance_seed
 from kimi_audio_ft.decoding.passes import Pass
+from kimi_audio_ft.manifest.conversation import BLANK, TEXT_EOS
 from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 
 

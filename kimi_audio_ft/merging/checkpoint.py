@@ -18,8 +18,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from kimi_audio_ft import store
 from kimi_audio_ft.base import Base, find_adapter
 from kimi_audio_ft.config.commands import MergeConfig
-from kimi_audio_ft.data.encoding import DTYPES
 from kimi_audio_ft.errors import ConfigError, DataError
+from kimi_audio_ft.features.encode import DTYPES
 from kimi_audio_ft.files import read_json_object, save_json
 from kimi_audio_ft.merging.side_files import write_model_config, write_text_files, write_whisper_configs
 from kimi_audio_ft.merging.updates import Update, read_updates

@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from kimi_audio_ft.data.layout import MESSAGE_END, TEXT_EOS
 from kimi_audio_ft.files import read_json_object, save_json
+from kimi_audio_ft.manifest.conversation import MESSAGE_END, TEXT_EOS
 from kimi_audio_ft.model import TextTokenizer
 from kimi_audio_ft.model.audio_frontend import PREPROCESSOR_CONFIG
 from kimi_audio_ft.model.checkpoint import read_config

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kimi_audio_ft.config.train import LoraConfig, OptimConfig
 from kimi_audio_ft.lora.adapter import ONE
-from kimi_audio_ft.lora.dropout import Place
+from kimi_audio_ft.lora.pack import Place
 from kimi_audio_ft.runtime.signals import TrainingFailed
 from kimi_audio_ft.training.schedule import rate_factor
 

@@ -9,8 +9,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from kimi_audio_ft.lora.dropout import seed_dropout
-from kimi_audio_ft.lora.pack import Pack
+from kimi_audio_ft.lora.pack import Pack, seed_dropout
 from kimi_audio_ft.training.loss import answer_loss
 from kimi_audio_ft.training.members import Learner
 from kimi_audio_ft.training.shared_batch import Step, repeated, turns

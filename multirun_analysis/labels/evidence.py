@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kimi_audio_ft.data.conversation import checked_line, id_of, reference_of
 from kimi_audio_ft.errors import DataError, UserError
+from kimi_audio_ft.manifest.conversation import checked_line, id_of, reference_of
 from multirun_analysis.collect import Trial, collect
 from multirun_analysis.records import read_lines
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from kimi_audio_ft.config import train as schema
 from kimi_audio_ft.config.commands import PrepareConfig, TokenizeConfig
-from kimi_audio_ft.data.audio import audio_info
-from kimi_audio_ft.data.preparation import prepare
-from kimi_audio_ft.data.tokenization import tokenize
+from kimi_audio_ft.corpus.prepare import prepare
+from kimi_audio_ft.features.tokenize import tokenize
+from kimi_audio_ft.manifest.audio import audio_info
 from kimi_audio_ft.model import num_audio_tokens
 from kimi_audio_ft.scores import score_repeats
 from kimi_audio_ft.transcripts import decode

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kimi_audio_ft.config.train import SHARDED, TrainConfig
-from kimi_audio_ft.data.batch import Sample
+from kimi_audio_ft.data.dataset import Sample
 from kimi_audio_ft.runtime.workers import Send
 from kimi_audio_ft.training.members import Member
 

@@ -163,7 +163,7 @@ class TestControls:
         assert differs() == set(NAMES)
 
     def test_one_dropout_generator(self, differs: Callable[[], set[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-        from kimi_audio_ft.lora.dropout import Place
+        from kimi_audio_ft.lora.pack import Place
 
         shared = torch.Generator()
 

@@ -13,11 +13,10 @@ import pytest
 import soundfile
 
 from kimi_audio_ft.config.commands import PrepareConfig
-from kimi_audio_ft.data.cleaning import REASONS
-from kimi_audio_ft.data.manifest import read_manifest
-from kimi_audio_ft.data.preparation import manifest_path, prepare, write_lines_together
-from kimi_audio_ft.data.segments import number_repeats
+from kimi_audio_ft.corpus.prepare import manifest_path, prepare, write_lines_together
+from kimi_audio_ft.corpus.rows import REASONS, number_repeats
 from kimi_audio_ft.errors import ConfigError, DataError, UserError
+from kimi_audio_ft.manifest.manifest import read_manifest
 
 RATE = 8000
 

@@ -51,7 +51,7 @@ def test_methods_of_the_models() -> None:
 def test_the_layout_of_a_conversation_has_the_lists_of_the_published_code() -> None:
     layout = import_module("kimi_audio_ft.data").layout_conversation
     assert [*inspect.signature(layout).parameters] == ["conversation", "tokenizer", "task_type", "for_generation"]
-    fields = inspect.get_annotations(import_module("kimi_audio_ft.data.layout").Layout)
+    fields = inspect.get_annotations(import_module("kimi_audio_ft.manifest.conversation").Layout)
     assert {"audio_ids", "text_ids", "is_continuous_mask", "audio_loss_mask", "text_loss_mask"} <= set(fields)
 
 

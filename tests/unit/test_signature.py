@@ -13,8 +13,7 @@ import pytest
 
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.data.identity import manifest_identity
-from kimi_audio_ft.data.manifest import read_manifest
+from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest
 from kimi_audio_ft.paths import TINY_MODEL
 from kimi_audio_ft.store.signature import EXCLUDED
 from kimi_audio_ft.transcripts import EvaluationSet, Request, decode, transcript_signatures

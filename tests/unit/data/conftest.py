@@ -16,10 +16,10 @@ import torch
 
 from kimi_audio_ft.config.train import DataConfig, ModelConfig
 from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
-from kimi_audio_ft.data.encoding import Encoders, encode_missing
-from kimi_audio_ft.data.manifest import TokenRange, read_manifest
-from kimi_audio_ft.data.tokenization import pretokenized
+from kimi_audio_ft.features.encode import Encoders, encode_missing
+from kimi_audio_ft.features.tokenize import pretokenized
 from kimi_audio_ft.files import write_jsonl
+from kimi_audio_ft.manifest.manifest import TokenRange, read_manifest
 from kimi_audio_ft.model import TextTokenizer
 from kimi_audio_ft.model.checkpoint import read_config
 from kimi_audio_ft.model.files import locate

@@ -12,14 +12,8 @@ import soundfile
 import torch
 import torchaudio
 
-from kimi_audio_ft.data.audio import (
-    AudioError,
-    audio_info,
-    content_digest,
-    decode_mono,
-    read_audio,
-)
 from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.manifest.audio import AudioError, audio_info, content_digest, decode_mono, read_audio
 
 
 def tone(rate: int, seconds: float = 0.5, frequency: float = 440.0) -> np.ndarray:

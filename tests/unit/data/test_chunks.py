@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from kimi_audio_ft.data import chunks
-from kimi_audio_ft.data.chunks import chunks_of, lines_of, over_cores
 from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.manifest import index as chunks
+from kimi_audio_ft.manifest.index import chunks_of, lines_of, over_cores
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 1 << 20])
@@ -71,7 +71,7 @@ def test_a_killed_process_is_reported() -> None:
 def test_no_process_outlives_a_killed_caller() -> None:
     """Every process holds the pipe of the caller's output: it ends when the last of them has."""
     code = (
-        "from kimi_audio_ft.data.chunks import over_cores\n"
+        "from kimi_audio_ft.manifest.index import over_cores\n"
         "for number, _ in enumerate(over_cores(lambda item: bytes(1 << 16), range(10**6))):\n"
         "    if number == 20: print('running', flush=True)\n"
     )

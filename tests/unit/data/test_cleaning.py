@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from kimi_audio_ft.data.cleaning import (
+from kimi_audio_ft.corpus.rows import (
     Heard,
     Problem,
     check_duration,

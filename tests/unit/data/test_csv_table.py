@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kimi_audio_ft.data.csv_table import CsvTable, read_csv
+from kimi_audio_ft.corpus.csv_table import CsvTable, read_csv
 from kimi_audio_ft.errors import DataError, UserError
 
 WANTED = {"audio_column": "audio", "text_column": "text"}

@@ -14,9 +14,9 @@ import soundfile
 import torch
 
 from kimi_audio_ft.config.train import AugmentConfig
-from kimi_audio_ft.data.audio import AudioError
 from kimi_audio_ft.data.datamodule import BatchRules, ConversationData, ResumableLoader
 from kimi_audio_ft.errors import ConfigError, DataError
+from kimi_audio_ft.manifest.audio import AudioError
 from kimi_audio_ft.model import WhisperFeatureExtractor
 from kimi_audio_ft.store.digests import file_digest
 

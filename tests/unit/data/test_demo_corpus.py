@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from kimi_audio_ft.data import voices
-from kimi_audio_ft.data.demo_corpus import CorpusParameters, iterate_speech, main, synthesize_corpus
-from kimi_audio_ft.data.sentences import generate
-from kimi_audio_ft.data.voices import GENERAL_VOICES, TARGET_VOICES, add_noise
+from kimi_audio_ft.demo import speech as voices
+from kimi_audio_ft.demo.corpus import CorpusParameters, iterate_speech, main, synthesize_corpus
+from kimi_audio_ft.demo.sentences import generate
+from kimi_audio_ft.demo.speech import GENERAL_VOICES, TARGET_VOICES, add_noise
 from kimi_audio_ft.errors import UserError
 
 SMALL = CorpusParameters(recordings=5, segments=3, seed=7)

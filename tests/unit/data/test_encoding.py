@@ -16,13 +16,12 @@ import soundfile
 import torch
 from torch import Tensor
 
-from kimi_audio_ft.data import encoding
-from kimi_audio_ft.data.audio import read_audio
-from kimi_audio_ft.data.encoding import Encoders, encode_missing
-from kimi_audio_ft.data.manifest import Manifest, read_manifest
-from kimi_audio_ft.data.perturbation import UNCHANGED, Perturbation
 from kimi_audio_ft.errors import ConfigError, DataError, UserError
+from kimi_audio_ft.features import encode as encoding
+from kimi_audio_ft.features.encode import Encoders, encode_missing
 from kimi_audio_ft.files import write_jsonl
+from kimi_audio_ft.manifest.audio import UNCHANGED, Perturbation, read_audio
+from kimi_audio_ft.manifest.manifest import Manifest, read_manifest
 from kimi_audio_ft.model import SpeechTokenizer, WhisperFeatureExtractor, num_audio_tokens
 from kimi_audio_ft.model.files import ModelFiles
 from kimi_audio_ft.store.digests import file_digest

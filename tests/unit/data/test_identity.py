@@ -6,8 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from kimi_audio_ft.data.identity import manifest_identity, reference_identity
-from kimi_audio_ft.data.manifest import Manifest, read_manifest
+from kimi_audio_ft.manifest.manifest import Manifest, manifest_identity, read_manifest, reference_identity
 
 
 def corpus(folder: Path, transcript: str = "你好", sound: bytes = b"sound") -> Manifest:

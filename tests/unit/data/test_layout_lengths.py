@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kimi_audio_ft.data.layout import layout_conversation, layout_lengths
+from kimi_audio_ft.manifest.conversation import layout_conversation, layout_lengths
 
 if TYPE_CHECKING:
     from conftest import Tiny

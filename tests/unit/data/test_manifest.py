@@ -9,13 +9,8 @@ from typing import Any
 
 import pytest
 
-from kimi_audio_ft.data.manifest import (
-    TokenRange,
-    read_manifest,
-    require_recordings,
-    require_references,
-)
 from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.manifest.manifest import TokenRange, read_manifest, require_recordings, require_references
 
 TOKENS = TokenRange(100, 120)
 REMEDY = "See the manifest format in README.md"

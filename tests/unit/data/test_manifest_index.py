@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from kimi_audio_ft.data import chunks
-from kimi_audio_ft.data.conversation import TokenRange, parse_line
-from kimi_audio_ft.data.identity import manifest_identity
-from kimi_audio_ft.data.manifest import (
+from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.manifest import index as chunks
+from kimi_audio_ft.manifest.conversation import TokenRange, parse_line
+from kimi_audio_ft.manifest.manifest import (
     Conversation,
     Manifest,
+    manifest_identity,
     numbered_lines,
     read_manifest,
     require_recordings,
     require_references,
 )
-from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.store.digests import file_digest
 from kimi_audio_ft.store.signature import digest_of
 
@@ -146,7 +146,7 @@ def test_the_first_problem_of_a_file_is_told(
 
 
 def test_lengths_are_those_of_the_layout_with_the_prompt(path: Path, tiny: Tiny) -> None:
-    from kimi_audio_ft.data.layout import layout_conversation
+    from kimi_audio_ft.manifest.conversation import layout_conversation
 
     for prompt in (None, "请把这段语音写成文字"):
         measured = read_manifest(path, prompt=prompt, tokens=TOKENS, tokenizer=tiny.tokenizer)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchaudio.functional import resample
 
-from kimi_audio_ft.data.perturbation import UNCHANGED, Perturbation
+from kimi_audio_ft.manifest.audio import UNCHANGED, Perturbation
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.9, 1.1, 1.015, 2.0])

@@ -7,10 +7,11 @@ from collections import Counter
 
 import pytest
 
-from kimi_audio_ft.data.mandarin import general, target
-from kimi_audio_ft.data.mandarin.numbers import spoken_count, spoken_digits, spoken_number
-from kimi_audio_ft.data.mandarin.target_words import HOMOPHONES, NAMES, TERMS
-from kimi_audio_ft.data.sentences import Sentence, generate, has_target_term, vocabulary
+from kimi_audio_ft.demo import general
+from kimi_audio_ft.demo import meetings as target
+from kimi_audio_ft.demo.mandarin import spoken_count, spoken_digits, spoken_number
+from kimi_audio_ft.demo.meetings import HOMOPHONES, NAMES, TERMS
+from kimi_audio_ft.demo.sentences import Sentence, generate, has_target_term, vocabulary
 from kimi_audio_ft.errors import UserError
 
 

@@ -9,9 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from kimi_audio_ft.data.mandarin.target_words import HOMOPHONES
-from kimi_audio_ft.data.speech_synthesis import SAMPLE_RATE, Synthesizer
-from kimi_audio_ft.data.voices import GENERAL_VOICES, TARGET_VOICES
+from kimi_audio_ft.demo.meetings import HOMOPHONES
+from kimi_audio_ft.demo.speech import GENERAL_VOICES, SAMPLE_RATE, TARGET_VOICES, Synthesizer
 from kimi_audio_ft.errors import UserError
 
 
@@ -30,7 +29,7 @@ def test_a_clip_depends_on_its_arguments_alone(synthesizer: Synthesizer) -> None
 def test_another_process_makes_the_same_samples(synthesizer: Synthesizer) -> None:
     """eSpeak seeds its noise with the time of day unless it is told a seed, so a second process would differ."""
     program = (
-        "import hashlib; from kimi_audio_ft.data.speech_synthesis import Synthesizer as S;"
+        "import hashlib; from kimi_audio_ft.demo.speech import Synthesizer as S;"
         "print(hashlib.sha256(S().speak('实验成功').tobytes()).hexdigest())"
     )
     other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kimi_audio_ft.data.splits import EVAL, TEST, TRAIN, balance, split_by_group
+from kimi_audio_ft.corpus.splits import EVAL, TEST, TRAIN, balance, split_by_group
 from kimi_audio_ft.errors import ConfigError
 
 

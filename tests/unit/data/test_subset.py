@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kimi_audio_ft.data import chunks
-from kimi_audio_ft.data.manifest import Manifest, read_manifest
-from kimi_audio_ft.data.subset import training_subset
 from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.manifest import index as chunks
+from kimi_audio_ft.manifest.manifest import Manifest, read_manifest, training_subset
 
 RECORDINGS, SEGMENTS = 12, 5
 

@@ -12,10 +12,10 @@ import pytest
 
 from kimi_audio_ft.config.commands import TokenizeConfig
 from kimi_audio_ft.config.train import ModelConfig
-from kimi_audio_ft.data.audio import read_audio
-from kimi_audio_ft.data.manifest import read_manifest
-from kimi_audio_ft.data.tokenization import output_path, pretokenized, tokenize
 from kimi_audio_ft.errors import ConfigError, DataError
+from kimi_audio_ft.features.tokenize import output_path, pretokenized, tokenize
+from kimi_audio_ft.manifest.audio import read_audio
+from kimi_audio_ft.manifest.manifest import read_manifest
 from kimi_audio_ft.model import SpeechTokenizer
 from kimi_audio_ft.store.digests import file_digest
 from kimi_audio_ft.store.features import FeatureStore

@@ -10,12 +10,11 @@ import pytest
 import soundfile
 import torch
 
-from kimi_audio_ft.data.audio import AudioError
-from kimi_audio_ft.data.manifest import Manifest, read_manifest
-from kimi_audio_ft.data.perturbation import UNCHANGED, Perturbation
-from kimi_audio_ft.data.wanted import Wanted, describe_need, find_wanted
 from kimi_audio_ft.errors import DataError, UserError
+from kimi_audio_ft.features.workload import Wanted, describe_need, find_wanted
 from kimi_audio_ft.files import write_jsonl
+from kimi_audio_ft.manifest.audio import UNCHANGED, AudioError, Perturbation
+from kimi_audio_ft.manifest.manifest import Manifest, read_manifest
 from kimi_audio_ft.model.audio_frontend import num_audio_tokens
 from kimi_audio_ft.store.digests import file_digest
 from kimi_audio_ft.store.features import FeatureStore

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kimi_audio_ft.config.train import LoraConfig, TrainConfig
-from kimi_audio_ft.data.batch import Sample, make_batch
-from kimi_audio_ft.data.layout import layout_conversation
-from kimi_audio_ft.data.manifest import read_manifest
+from kimi_audio_ft.data.dataset import Sample, make_batch
 from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.lora.adapter import ONE, add_adapter
+from kimi_audio_ft.manifest.conversation import layout_conversation
+from kimi_audio_ft.manifest.manifest import read_manifest
 from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer
 from kimi_audio_ft.paths import TINY_MODEL
 from kimi_audio_ft.store.inventory import listing

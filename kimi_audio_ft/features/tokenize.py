@@ -16,12 +16,12 @@ import torch
 
 from kimi_audio_ft.base import Base, linear_names
 from kimi_audio_ft.config.commands import TokenizeConfig
-from kimi_audio_ft.data.conversation import TokenRange, id_of
-from kimi_audio_ft.data.encoding import encode_wanted
-from kimi_audio_ft.data.manifest import Manifest, numbered_lines, read_manifest, require_recordings
-from kimi_audio_ft.data.wanted import Wanted, describe_need, find_wanted, recording_digests, rows_of
 from kimi_audio_ft.errors import ConfigError, DataError
+from kimi_audio_ft.features.encode import encode_wanted
+from kimi_audio_ft.features.workload import Wanted, describe_need, find_wanted, recording_digests, rows_of
 from kimi_audio_ft.files import write_jsonl
+from kimi_audio_ft.manifest.conversation import TokenRange, id_of
+from kimi_audio_ft.manifest.manifest import Manifest, numbered_lines, read_manifest, require_recordings
 from kimi_audio_ft.runtime.devices import limit_threads
 from kimi_audio_ft.runtime.workers import Send, Team, joined_team, run_workers, started_by_launcher
 from kimi_audio_ft.store.features import FeatureStore

@@ -1,6 +1,6 @@
 """The demo's corpus, as a real user has one: recordings cut into wav files, and a CSV with their transcripts.
 
-``python -m kimi_audio_ft.data.demo_corpus --out DIR`` writes ``DIR/corpus.csv`` (columns audio, text, recording,
+``python -m kimi_audio_ft.demo.corpus --out DIR`` writes ``DIR/corpus.csv`` (columns audio, text, recording,
 speaker; audio relative to the CSV) and ``DIR/audio/<recording>_<segment>.wav`` (16-bit PCM, 16 kHz, mono). All
 segments of one recording have one speaker and one noise level, so a split by recording means something. The base
 model's training takes the same speech, without files, from ``iterate_speech``.
@@ -24,9 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kimi_audio_ft.data.sentences import DOMAINS, Sentence, check_domain, generate
-from kimi_audio_ft.data.speech_synthesis import SAMPLE_RATE, Synthesizer, Waveform
-from kimi_audio_ft.data.voices import Speaker, add_noise, draw_snr_db, draw_speaker
+from kimi_audio_ft.demo.sentences import DOMAINS, Sentence, check_domain, generate
+from kimi_audio_ft.demo.speech import SAMPLE_RATE, Speaker, Synthesizer, Waveform, add_noise, draw_snr_db, draw_speaker
 from kimi_audio_ft.errors import ConfigError, DataError, UserError
 
 CSV_NAME = "corpus.csv"
@@ -215,9 +214,7 @@ def _present_minutes(folder: Path, marker: dict[str, object], clips: list[Clip])
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns 0, or 2 after printing a user error."""
     defaults = CorpusParameters()
-    parser = argparse.ArgumentParser(
-        prog="python -m kimi_audio_ft.data.demo_corpus", description="Make the demo corpus."
-    )
+    parser = argparse.ArgumentParser(prog="python -m kimi_audio_ft.demo.corpus", description="Make the demo corpus.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must not hold anything else")
     parser.add_argument("--domain", choices=sorted(DOMAINS), default=defaults.domain)
     parser.add_argument("--recordings", type=int, default=defaults.recordings, help="default %(default)s")

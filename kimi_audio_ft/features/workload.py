@@ -11,10 +11,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from rich.filesize import decimal
 
-from kimi_audio_ft.data.audio import SAMPLE_RATE, lengths_16k
-from kimi_audio_ft.data.manifest import Manifest, require_recordings
-from kimi_audio_ft.data.perturbation import UNCHANGED, Perturbation
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.manifest.audio import SAMPLE_RATE, UNCHANGED, Perturbation, lengths_16k
+from kimi_audio_ft.manifest.manifest import Manifest, require_recordings
 from kimi_audio_ft.model.audio_frontend import PIECE_SAMPLES, num_audio_tokens
 from kimi_audio_ft.store.features import FeatureStore
 

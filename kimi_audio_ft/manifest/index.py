@@ -5,22 +5,37 @@ One pass over the file checks every line and measures it. The columns are rememb
 
 from __future__ import annotations
 
+import gc
+import hashlib
+import multiprocessing
 import os
+import signal
+import sys
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import compress, islice
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from stat import S_ISREG
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from kimi_audio_ft.data.chunks import Chunk, chunks_of, lines_of, over_cores
-from kimi_audio_ft.data.conversation import TokenRange, checked_line, id_of, last_answer, recordings_of, with_prompt
-from kimi_audio_ft.data.layout import layout_lengths
-from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.errors import DataError, UserError
+from kimi_audio_ft.manifest.conversation import (
+    TokenRange,
+    checked_line,
+    id_of,
+    last_answer,
+    layout_lengths,
+    recordings_of,
+    with_prompt,
+)
 from kimi_audio_ft.store.cache import Arrays, remembered
-from kimi_audio_ft.store.digests import file_digest
+from kimi_audio_ft.store.digests import file_digest, file_digests
 
 if TYPE_CHECKING:
     from kimi_audio_ft.model.text_tokenizer import TextTokenizer
@@ -261,3 +276,208 @@ def _require_own_ids(source: Source, columns: Arrays) -> None:
                 problem = f"id {name!r} stands already in line {first_line[name]}"
                 raise DataError(source.path, problem, "Every conversation needs an id of its own", number)
             first_line[name] = number
+
+
+# --- What the recordings of a manifest are: there or not, and their contents' digests, for all of them at once.
+
+# Recordings whose paths are in memory at the same time.
+_AT_ONCE = 10_000
+
+
+class Recordings:
+    """The recordings that the audio messages of a manifest name, in the order of the messages.
+
+    Every method looks at the disk as it is when it is called. ``root`` is where relative names start.
+    """
+
+    def __init__(self, columns: Columns, root: Path) -> None:
+        self.columns, self.root, self.count = columns, str(root), len(columns.codes)
+
+    def states(self) -> np.ndarray:
+        """``[count, 2]``: size and time of change (ns) of every recording; -1 where there is no such file."""
+        states, folders = array("q"), _Folders()
+        for path in self._paths():
+            states.extend(_state(path) if folders[path.rpartition("/")[0]] else (-1, -1))
+        return np.frombuffer(states, np.int64).reshape(-1, 2) if states else np.empty((0, 2), np.int64)
+
+    def digests(self) -> np.ndarray:
+        """``[count, 32]`` bytes: sha256 of every recording; zeros where there is no such file.
+
+        Remembered while names, sizes and times of change stay as they are.
+        """
+        states = self.states()
+        names = [hash_of(self.columns.names), hash_of(self.columns.name_sizes)]
+        facts = {"kind": "digests", "root": self.root, "names": names, "states": hash_of(states)}
+
+        def make() -> Arrays:
+            digests = np.zeros((self.count, 32), np.uint8)
+            there = states[:, 0] >= 0
+            paths, places = compress(self._paths(), there), np.flatnonzero(there)
+            for start in range(0, len(places), _AT_ONCE):
+                some = file_digests(list(islice(paths, _AT_ONCE)))
+                rows = np.frombuffer(bytes.fromhex("".join(some)), np.uint8).reshape(-1, 32)
+                digests[places[start : start + _AT_ONCE]] = rows
+            return {"digests": digests}
+
+        return remembered(facts, make)["digests"]
+
+    def num_codes(self, digests: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """``[count]``: number of codes that each of the wanted recordings gives, read from its header; else 0.
+
+        Raises:
+            AudioError: a recording cannot be read.
+        """
+        from kimi_audio_ft.manifest.audio import audio_info
+        from kimi_audio_ft.model.audio_frontend import num_audio_tokens
+
+        facts = {"kind": "num_codes", "digests": hash_of(digests), "wanted": hash_of(wanted)}
+
+        def make() -> Arrays:
+            numbers, chosen = np.zeros(self.count, np.int32), np.zeros(self.count, bool)
+            chosen[wanted] = True
+            paths = compress(self._paths(), chosen)
+            numbers[chosen] = [num_audio_tokens(audio_info(Path(path)).num_samples_16k) for path in paths]
+            return {"num_codes": numbers}
+
+        return remembered(facts, make)["num_codes"]
+
+    def _paths(self) -> Iterator[str]:
+        """Path of every recording; empty where a message names none."""
+        # A Path for each of a million recordings would take longer than looking them up.
+        return (os.path.join(self.root, name) if name else "" for name in self.columns.all_names())  # noqa: PTH118
+
+
+class _Folders(dict[str, bool]):
+    """Whether a folder is there, looked up once: a manifest may travel without its recordings."""
+
+    def __missing__(self, folder: str) -> bool:
+        return self.setdefault(folder, not folder or os.path.isdir(folder))  # noqa: PTH112 - false for impossible names
+
+
+def hash_of(values: np.ndarray) -> str:
+    """sha256 of an array's values."""
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+
+
+def _state(path: str) -> tuple[int, int]:
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except (OSError, ValueError):  # not there, or a name that no file can have
+        return -1, -1
+    return (status.st_size, status.st_mtime_ns) if S_ISREG(status.st_mode) else (-1, -1)
+
+
+# --- A long file in pieces, and work on pieces shared over the cores.
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_CHUNK_BYTES = 1 << 20
+# With fewer pieces starting processes does not pay; with more processes one disk and one reader set the pace.
+_FEWEST, _MOST_PROCESSES = 16, 8
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Bytes ``start`` to ``end`` of a file: whole lines, the first of which has number ``line`` (from 1)."""
+
+    start: int
+    end: int
+    line: int
+
+
+def chunks_of(path: Path) -> list[Chunk]:
+    """A file cut behind line feeds into pieces of about a megabyte."""
+    chunks: list[Chunk] = []
+    start, line = 0, 1
+    with path.open("rb") as file:
+        while block := file.read(_CHUNK_BYTES):
+            block += file.readline() if not block.endswith(b"\n") else b""
+            chunks.append(Chunk(start, start + len(block), line))
+            start, line = start + len(block), line + block.count(b"\n")
+    return chunks
+
+
+def whole_file(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """The same as ``lines_of`` for a whole file, however long."""
+    return lines_of(path, Chunk(0, path.stat().st_size, 1))
+
+
+def lines_of(path: Path, chunk: Chunk) -> Iterator[tuple[int, int, bytes]]:
+    """Number, place in the file and bytes (with the line feed) of every line of a chunk."""
+    with path.open("rb") as file:
+        file.seek(chunk.start)
+        place = chunk.start
+        for number, raw in enumerate(file, start=chunk.line):
+            if place >= chunk.end:
+                return
+            yield number, place, raw
+            place += len(raw)
+
+
+def runs_of(count: int, size: int = 1000) -> list[range]:
+    """0 up to ``count`` in runs of at most ``size``, as items for ``over_cores``."""
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def over_cores(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """``map(work, items)``, in this order, computed by one process a core where there are many items.
+
+    The processes are forked: ``work`` and all it holds is there at once, and neither torch nor the caller's main module
+    is imported again. They touch no GPU and no thread pool.
+
+    Raises:
+        UserError: as ``work`` raised it, for the first item that did.
+    """
+    processes = _processes() if len(items) >= _FEWEST else 1
+    if processes == 1:
+        yield from map(work, items)
+        return
+    context = multiprocessing.get_context("fork")
+    children, readers = [], []
+    try:
+        for share in range(processes):
+            reader, writer = context.Pipe(duplex=False)
+            child = context.Process(target=_serve, args=(work, items[share::processes], reader, writer), daemon=True)
+            child.start()
+            writer.close()
+            children.append(child)
+            readers.append(reader)
+        for number in range(len(items)):
+            yield _received(readers[number % processes])
+    finally:
+        for child in children:
+            child.terminate()
+        for child in children:
+            child.join()
+
+
+def _processes() -> int:
+    """Processes to share work over; 1 where a fork is not safe (macOS) or not allowed (in a dataloader's worker)."""
+    if sys.platform != "linux" or multiprocessing.current_process().daemon:
+        return 1
+    return min(len(os.sched_getaffinity(0)), _MOST_PROCESSES)
+
+
+def _received(reader: Connection) -> Any:
+    try:
+        result = reader.recv()
+    except EOFError:
+        raise RuntimeError("a process that helps to read a manifest was killed; is there memory left?") from None
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def _serve(work: Callable[[Any], Any], items: Sequence[Any], reader: Connection, writer: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears the same Ctrl-C, and ends this process
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    gc.disable()  # what is parsed holds no cycles, and looking for them would copy the parent's memory
+    reader.close()  # or this process would outlive a killed parent, waiting for itself to read
+    with suppress(BrokenPipeError):
+        for item in items:
+            try:
+                result: Any = work(item)
+            except UserError as error:
+                result = error
+            writer.send(result)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import random
 import types
 
-from kimi_audio_ft.data.mandarin import general, target
-from kimi_audio_ft.data.mandarin.general_words import FILLERS
-from kimi_audio_ft.data.mandarin.templates import Sentence, join, plain
+from kimi_audio_ft.demo import general, meetings
+from kimi_audio_ft.demo.general import FILLERS
+from kimi_audio_ft.demo.mandarin import Sentence, join, plain
 from kimi_audio_ft.errors import ConfigError
 
 __all__ = ["DOMAINS", "Sentence", "check_domain", "generate", "has_target_term", "vocabulary"]
 
-DOMAINS = types.MappingProxyType({"general": general, "target": target})
+DOMAINS = types.MappingProxyType({"general": general, "target": meetings})
 _LENGTHS = (4, 16)  # characters of a transcript
 
 
@@ -39,12 +39,12 @@ def generate(domain: str, count: int, seed: int) -> list[Sentence]:
 
 def vocabulary() -> list[str]:
     """All characters that a transcript of either domain can have, sorted: Han, digits, capital letters and the dot."""
-    return sorted(general.characters() | target.characters())
+    return sorted(general.characters() | meetings.characters())
 
 
 def has_target_term(text: str) -> bool:
     """Whether ``text`` has a name, term or abbreviation that only the target domain uses."""
-    return target.has_own_term(text)
+    return meetings.has_own_term(text)
 
 
 def check_domain(domain: str) -> None:

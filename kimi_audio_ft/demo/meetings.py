@@ -6,10 +6,72 @@ from __future__ import annotations
 import random
 import re
 
-from kimi_audio_ft.data.mandarin import general_words
-from kimi_audio_ft.data.mandarin import target_words as words
-from kimi_audio_ft.data.mandarin.numbers import spoken_count, spoken_digits, spoken_integer
-from kimi_audio_ft.data.mandarin.templates import Sentence, Slot, any_abbreviation, any_of, fill, literals, plain
+from kimi_audio_ft.demo import general
+from kimi_audio_ft.demo.mandarin import (
+    Sentence,
+    Slot,
+    any_abbreviation,
+    any_of,
+    fill,
+    literals,
+    plain,
+    spoken_count,
+    spoken_digits,
+    spoken_integer,
+)
+
+# --- Words of the demo's target domain: meetings about investment and e-sports, as in the experiment report.
+
+# Target word -> general word with the same sound (equal eSpeak phonemes, tones included).
+HOMOPHONES = {
+    "程功": "成功",
+    "石坚": "时间",
+    "童世": "同事",
+    "江来": "将来",
+    "文桦": "文化",
+    "魏莱": "未来",
+    "程旭": "程序",
+    "方岸": "方案",
+    "公示": "公式",
+    "形势": "形式",
+    "战队": "站队",
+    "期终": "期中",
+}
+
+NAMES = "张勇 吴耀飞 程功 石坚 童世 江来 文桦 魏莱 程旭 方岸 沈嘉睿 韩雨泽 李浩宇 林志明".split()
+ROLES = "总 董 老师 经理".split()
+
+TERMS = """二级市场 一级市场 基金 估值 资产负债表 投资成本 现金流 净利润 尽调报告 基金份额 回购条款 股权
+对赌协议 投委会 市盈率 退出渠道 股价 实控人 期终分红 公示期 形势""".split()
+
+ESPORTS = "战队 赛事版权 春季赛 直播平台 俱乐部 席位费 主场 转会费 奖金池 赞助商 选手合同 流量".split()
+
+# Abbreviations and their spoken form.
+LATIN = {
+    "LP": "L P",
+    "GP": "G P",
+    "LPL": "L P L",
+    "KPL": "K P L",
+    "IPO": "I P O",
+    "PE": "P E",
+    "VC": "V C",
+    "CEO": "C E O",
+    "MVP": "M V P",
+    "EDG": "E D G",
+    "RNG": "R N G",
+    "AI": "A I",
+    "5G": "五 G",
+    "A轮": "A 轮",
+    "B轮": "B 轮",
+    "APP": "APP",
+    "OK": "OK",
+}
+
+VERBS = "看一下 算一下 复盘 对一下 讲一下 跟进 确认 调整 评估".split()
+CHANGES = "涨了 增加了 减少了 调到 做到 超过 不到 大概是".split()
+AMOUNT_UNITS = "万 亿 亿美元 万美元 万元 个亿".split()
+MULTIPLES = "倍 个点 家".split()
+
 
 FILLER_SHARE = 0.3
 
@@ -29,9 +91,9 @@ def draw(rng: random.Random) -> list[Sentence]:
 
 def characters() -> set[str]:
     """Every character that a sentence of this domain can have."""
-    lists = (words.NAMES, words.ROLES, words.TERMS, words.ESPORTS, words.VERBS, words.CHANGES, general_words.FILLERS)
+    lists = (NAMES, ROLES, TERMS, ESPORTS, VERBS, CHANGES, general.FILLERS)
     listed = [word for group in lists for word in group]
-    counted = [*words.AMOUNT_UNITS, *words.MULTIPLES, *words.LATIN]
+    counted = [*AMOUNT_UNITS, *MULTIPLES, *LATIN]
     return set("".join([*listed, *counted, literals(_TEMPLATES), "0123456789.月号年"]))
 
 
@@ -41,12 +103,12 @@ def has_own_term(text: str) -> bool:
 
 
 def _name(rng: random.Random) -> Sentence:
-    name = rng.choice(words.NAMES)
-    return plain(name if rng.random() < 0.75 else name[0] + rng.choice(words.ROLES))
+    name = rng.choice(NAMES)
+    return plain(name if rng.random() < 0.75 else name[0] + rng.choice(ROLES))
 
 
 def _amount(rng: random.Random) -> Sentence:
-    unit = rng.choice(words.AMOUNT_UNITS)
+    unit = rng.choice(AMOUNT_UNITS)
     if unit.startswith("万"):
         number = str(rng.randint(1, 99) * 10 ** rng.randint(1, 2))
     else:
@@ -55,7 +117,7 @@ def _amount(rng: random.Random) -> Sentence:
 
 
 def _multiple(rng: random.Random) -> Sentence:
-    number, unit = str(rng.randint(2, 60)), rng.choice(words.MULTIPLES)
+    number, unit = str(rng.randint(2, 60)), rng.choice(MULTIPLES)
     return Sentence(number + unit, spoken_count(number) + unit)
 
 
@@ -71,18 +133,18 @@ def _year(rng: random.Random) -> Sentence:
 
 def _own_term_pattern() -> re.Pattern[str]:
     """Alternatives of all own terms; an abbreviation counts only as a whole, because GP is no part of GPS."""
-    terms = [re.escape(term) for term in (*words.NAMES, *words.TERMS, *words.ESPORTS, *words.HOMOPHONES)]
-    latin = [re.escape(term) for term in words.LATIN if term not in general_words.LATIN]
+    terms = [re.escape(term) for term in (*NAMES, *TERMS, *ESPORTS, *HOMOPHONES)]
+    latin = [re.escape(term) for term in LATIN if term not in general.LATIN]
     return re.compile("|".join(terms) + rf"|(?<![A-Z0-9])(?:{'|'.join(latin)})(?![A-Z0-9])")
 
 
 _SLOTS: dict[str, Slot] = {
     "name": _name,
-    "term": any_of(words.TERMS),
-    "esports": any_of(words.ESPORTS),
-    "verb": any_of(words.VERBS),
-    "change": any_of(words.CHANGES),
-    "latin": any_abbreviation(words.LATIN),
+    "term": any_of(TERMS),
+    "esports": any_of(ESPORTS),
+    "verb": any_of(VERBS),
+    "change": any_of(CHANGES),
+    "latin": any_abbreviation(LATIN),
     "amount": _amount,
     "multiple": _multiple,
     "date": _date,

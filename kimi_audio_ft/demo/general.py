@@ -1,7 +1,26 @@
 # ruff: noqa: SIM905 - a quoted list of words stays readable where a thousand quoted strings do not
-"""Words of the general domain: everyday and office Mandarin. ``general.py`` builds sentences from them."""
+"""The general domain: templates over ``general`` and, for a quarter of the sentences, words in random order."""
 
 from __future__ import annotations
+
+import random
+import types
+
+from kimi_audio_ft.demo.mandarin import (
+    Sentence,
+    Slot,
+    any_abbreviation,
+    any_of,
+    fill,
+    literals,
+    plain,
+    spoken_count,
+    spoken_digits,
+    spoken_integer,
+    spoken_number,
+)
+
+# --- Words of the general domain: everyday and office Mandarin. ``general.py`` builds sentences from them.
 
 TIMES = """今天 明天 昨天 后天 上午 下午 晚上 早上 中午 现在 刚才 最近 以前 周一 周二 周三 周四 周五 周末 这个月
 下个月 上个月 去年 今年 明年 春天 夏天 秋天 冬天 平时 春节 一会儿 这几天""".split()
@@ -76,3 +95,104 @@ BRIDGES = """勇气 照耀 坚定 儿童 世界 白桦 蓬莱 旭日 河岸 嘉�
 战争 控制 终于 姿势 表示 基本 黄金 价值 欠债 负担 投入 流水 利润 等级 尽力 调查 额头 收回 购物 权力 赌气 款式
 委员 版本 座席 转身 池水 赞美 选票 盈利 比率 退休 渠道 直达 俱全 部门 播放 费用 进步 确实 整数 评价 盘子 协助
 季节 涨价 减少 倍数 美丽 轮流 股票 董事 红茶 增长 讲课 志愿 送给 责任 付款 总之 点名""".split()
+
+
+FILLER_SHARE = 0.1
+_RANDOM_SHARE = 0.25  # a model must listen to these, there is nothing to recite
+
+_TEMPLATES = """{time}{person}{modal}{action} {person}{time}在{place}{action} {person}{question}{action}
+{person}{question}去{place} {time}{place}的{thing}很{adjective} {time}{thing}{adjective}{tail}
+{person}{opinion}{thing}很{adjective} {person}的{thing}不{adjective} {connective}{person}{modal}{action}
+{connective}{thing}太{adjective}了 {time}{person}从{place}到{place} {person}把{thing}放在{place}
+{person}有{counted} {time}{place}有{counted} {place}有{large}名{crowd} {person}一共花了{large}元
+{time}用了{large}块钱 {person}的生日是{date} {date}{person}去{place} {year}{person}在{place}上班
+{year}{date}{person}结婚 {digits}离{place}很近 {person}住在{digits} {person}{modal}用{latin}{tail}
+{person}的{latin}很{adjective} {time}去{latin}见{person} {person}比{person}{adjective}
+{person}和{person}{time}{action} {connective}请{person}{action} {thing}和{thing}都很{adjective}
+{person}别再{action}了 {time}{person}{action}{tail} {opinion}{person}{modal}{action}
+{time}{place}的{thing}多少钱 {time}这是{person}的{thing} {person}{time}没有{action}
+{person}问{person}{question}{action} {time}{thing}比较{adjective} 那家{place}的{thing}{adjective}{tail}
+{person}让{person}{action}""".split()
+
+
+def draw(rng: random.Random) -> list[Sentence]:
+    """The words of one sentence."""
+    if rng.random() < _RANDOM_SHARE:
+        return [_random_word(rng) for _ in range(rng.randint(3, 5))]
+    return fill(rng.choice(_TEMPLATES), _SLOTS, rng)
+
+
+def characters() -> set[str]:
+    """Every character that a sentence of this domain can have."""
+    numbers = "零一二三四五六七八九十百千万亿两点月号年0123456789."
+    forms = literals([*_TEMPLATES, *DIGIT_FORMS])
+    people = [*SURNAMES, *GIVEN_NAMES, *TITLES]
+    return set("".join([*_POOL, *BRIDGES, *MEASURED, *FILLERS, *people, *LATIN, forms, numbers]))
+
+
+def _person(rng: random.Random) -> Sentence:
+    if rng.random() < 0.7:
+        return plain(rng.choice(PEOPLE))
+    return plain(rng.choice(SURNAMES) + rng.choice([*GIVEN_NAMES, *TITLES]))
+
+
+def _counted(rng: random.Random) -> Sentence:
+    value = rng.choice([rng.randint(1, 10), rng.randint(11, 99), rng.randint(100, 999)])
+    return plain(spoken_count(str(value)) + rng.choice(MEASURED))
+
+
+def _large(rng: random.Random) -> Sentence:
+    return plain(spoken_integer(rng.randint(1, 99) * 10 ** rng.randint(2, 7)))
+
+
+def _date(rng: random.Random) -> Sentence:
+    return plain(f"{spoken_integer(rng.randint(1, 12))}月{spoken_integer(rng.randint(1, 31))}号")
+
+
+def _year(rng: random.Random) -> Sentence:
+    return plain(spoken_digits(str(rng.randint(1980, 2030))) + "年")
+
+
+def _digits(rng: random.Random) -> Sentence:
+    """The few things that this domain writes with digits, so that the base knows them at all."""
+    digits, decimal = str(rng.randint(101, 999)), f"{rng.randint(0, 19)}.{rng.randint(1, 9)}"
+    form = rng.choice(DIGIT_FORMS)
+    spoken = form.format(digits=spoken_digits(digits), decimal=spoken_number(decimal))
+    return Sentence(form.format(digits=digits, decimal=decimal), spoken)
+
+
+def _random_word(rng: random.Random) -> Sentence:
+    kind = rng.random()
+    if kind < 0.4:
+        return plain(rng.choice(BRIDGES))
+    if kind < 0.8:
+        return plain(rng.choice(_POOL))
+    return rng.choice([_person, _large, _digits, _SLOTS["latin"], _SLOTS["latin"]])(rng)
+
+
+_PLAIN_SLOTS = types.MappingProxyType(
+    {
+        "time": TIMES,
+        "place": PLACES,
+        "action": ACTIONS,
+        "thing": THINGS,
+        "adjective": ADJECTIVES,
+        "modal": MODALS,
+        "opinion": OPINIONS,
+        "tail": TAILS,
+        "question": QUESTIONS,
+        "connective": CONNECTIVES,
+        "crowd": CROWDS,
+    }
+)
+_POOL = [*(word for group in _PLAIN_SLOTS.values() for word in group), *PEOPLE]
+_SLOTS: dict[str, Slot] = {
+    **{name: any_of(group) for name, group in _PLAIN_SLOTS.items()},
+    "person": _person,
+    "counted": _counted,
+    "large": _large,
+    "date": _date,
+    "year": _year,
+    "digits": _digits,
+    "latin": any_abbreviation(LATIN),
+}

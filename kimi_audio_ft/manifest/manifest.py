@@ -6,25 +6,42 @@ conversation is read from the file when it is asked for. A million of them take 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from kimi_audio_ft.data.chunks import whole_file
-from kimi_audio_ft.data.conversation import (
+from kimi_audio_ft.errors import ConfigError, DataError
+from kimi_audio_ft.manifest.conversation import (
     TOKENIZE_REMEDY,
     Conversation,
     TokenRange,
+    id_of,
     parse_line,
+    reference_of,
+    with_prompt,
 )
-from kimi_audio_ft.data.manifest_index import Columns, Source, index_of, state_of
-from kimi_audio_ft.data.recordings import Recordings
-from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.manifest.index import (
+    Columns,
+    Recordings,
+    Source,
+    hash_of,
+    index_of,
+    over_cores,
+    runs_of,
+    state_of,
+    whole_file,
+)
+from kimi_audio_ft.store.cache import Arrays, remembered
+from kimi_audio_ft.store.digests import file_digest
+from kimi_audio_ft.store.signature import canonical
 
 if TYPE_CHECKING:
     from kimi_audio_ft.model.text_tokenizer import TextTokenizer
@@ -229,3 +246,144 @@ def require_recordings(manifest: Manifest, path: str | Path) -> None:
     recording = conversation.audio_paths[manifest.place_of(audio)]
     remedy = "Check the path and data.audio_root, or set data.features=none"
     raise DataError(path, f"there is no recording {recording}", remedy, conversation.line)
+
+
+# --- What a manifest is, wherever its files lie: as training and decoding see it, and as scoring does.
+
+
+def manifest_identity(manifest: Manifest) -> str:
+    """Identity of what is said in a manifest: ids, messages (with the prompt that it was read with) and the bytes of
+    the recordings, wherever they lie.
+
+    Recordings that are not there (a pretokenized manifest may travel without them) count by their codes alone.
+    Remembered in the store while neither the file nor a recording changes.
+    """
+    return _identity(manifest, {"kind": "identity", "prompt": manifest.source.prompt}, _Said)
+
+
+def reference_identity(manifest: Manifest) -> str:
+    """Identity of what error rates are counted on: ids, references and the bytes of the recordings.
+
+    The same for every prompt, and for every model that a recording was tokenized for: what is scored on equal
+    references of equal recordings may be compared. A recording that is not there counts by its codes.
+    """
+    return _identity(manifest, {"kind": "references"}, _Scored)
+
+
+def _identity(manifest: Manifest, kind: Mapping[str, Any], what: type[_Facts]) -> str:
+    manifest.require_unchanged()
+    digests = manifest.recordings.digests()
+    facts = {
+        **kind,
+        "file": file_digest(manifest.source.place),
+        "rows": hash_of(manifest.rows),
+        "recordings": hash_of(digests),
+    }
+
+    def make() -> Arrays:
+        digest, before = hashlib.sha256(b"["), b""
+        for part in over_cores(what(manifest, digests), runs_of(len(manifest))):
+            digest.update(before + part)
+            before = b","
+        digest.update(b"]")
+        return {"identity": np.array(digest.hexdigest()[:16])}
+
+    return str(remembered(facts, make)["identity"])
+
+
+class _Facts(ABC):
+    """What conversations hold, as the text of JSON lists to be hashed."""
+
+    def __init__(self, manifest: Manifest, digests: np.ndarray) -> None:
+        self.manifest, self.digests = manifest, digests
+        self.there: np.ndarray = np.any(digests, axis=1)
+
+    def __call__(self, places: range) -> bytes:
+        return ",".join(canonical(self._facts(place)) for place in places).encode()
+
+    @abstractmethod
+    def _facts(self, place: int) -> list[Any]:
+        """Those of one conversation."""
+
+    def _line(self, place: int) -> tuple[dict[str, Any], str]:
+        """A conversation's line as JSON, and its id."""
+        text, number = self.manifest.text_of(place)
+        value = json.loads(text)
+        return value, id_of(value, number)
+
+    def _recordings(self, place: int) -> list[str]:
+        """sha256 of each recording that a conversation names; empty for one that is not there."""
+        audios = self.manifest.named_audios(place)
+        return [self.digests[audio].tobytes().hex() if self.there[audio] else "" for audio in audios]
+
+
+class _Said(_Facts):
+    """Every message."""
+
+    def _facts(self, place: int) -> list[Any]:
+        value, name = self._line(place)
+        prompt, messages = self.manifest.source.prompt, value["conversation"]
+        asked = with_prompt(messages, prompt) if prompt else messages
+        said = [m if m["message_type"] == "text" else {k: v for k, v in m.items() if k != "content"} for m in asked]
+        return [name, value["task_type"], said, self._recordings(place)]
+
+
+class _Scored(_Facts):
+    """References and recordings."""
+
+    def _facts(self, place: int) -> list[Any]:
+        value, name = self._line(place)
+        audio = self._recordings(place)
+        if not audio or not all(audio):
+            audio += [m.get("audio_tokens") for m in value["conversation"] if m["message_type"] == "audio"]
+        return [name, reference_of(value["conversation"]), audio]
+
+
+# --- Part of a training set, for studies of how much data is needed: smaller parts lie inside larger ones.
+
+
+def training_subset(manifest: Manifest, size: int | None, seed: int) -> Manifest:
+    """The first ``size`` conversations in the seed's order, as they stand in the file; all of them for None.
+
+    A conversation's recording is its ``group`` in the manifest, or itself where there is none.
+
+    Raises:
+        ConfigError: the manifest holds fewer.
+    """
+    if size is None:
+        return manifest
+    if size > len(manifest):
+        rule = f"{manifest.source.path} holds {len(manifest)} conversations"
+        raise ConfigError("data.train_subset", size, rule, "Use fewer, or null for all of them")
+    manifest.require_unchanged()
+    facts = {
+        "kind": "subset",
+        "file": file_digest(manifest.source.place),
+        "rows": hash_of(manifest.rows),
+        "seed": seed,
+    }
+
+    def make() -> Arrays:
+        keys = b"".join(over_cores(_Keys(manifest, seed), runs_of(len(manifest))))
+        return {"order": np.argsort(np.frombuffer(keys, "S32"), kind="stable")}
+
+    return manifest.select(np.sort(remembered(facts, make)["order"][:size]))
+
+
+class _Keys:
+    """What conversations are put in order by: 16 bytes of their recording, then 16 of their own."""
+
+    def __init__(self, manifest: Manifest, seed: int) -> None:
+        self.manifest, self.seed = manifest, seed
+
+    def __call__(self, places: range) -> bytes:
+        return b"".join(map(self._key, places))
+
+    def _key(self, place: int) -> bytes:
+        text, number = self.manifest.text_of(place)
+        value = json.loads(text)
+        name = id_of(value, number)
+        return self._draw(str(value.get("group") or name)) + self._draw(name)
+
+    def _draw(self, name: str) -> bytes:
+        return hashlib.sha256(f"{self.seed}\n{name}".encode()).digest()[:16]
