@@ -27,7 +27,7 @@ from experiments.bench_data import CHARACTERS
 from kimi_audio_ft.files import write_json, write_jsonl
 
 if TYPE_CHECKING:
-    from kimi_audio_ft.engine.jobs import Job
+    from kimi_audio_ft.sweep.launch import Job
 
 FIRST_CODE, NUM_CODES = 1467, 256  # the tiny model's
 TRAIN_CLIPS, EVAL_CLIPS = 864, 96  # as many as in `make demo`
@@ -89,7 +89,7 @@ def arguments(folder: Path) -> list[str]:
 def fill(jobs: Sequence[Job]) -> None:
     """Put into the store what the jobs would make, with made-up numbers and transcripts."""
     from kimi_audio_ft import store
-    from kimi_audio_ft.engine.needs import lacking
+    from kimi_audio_ft.sweep.launch import lacking
     from kimi_audio_ft.transcripts import Request, transcript_signatures
     from kimi_audio_ft.trial import Trial
 
@@ -152,12 +152,10 @@ def stages(folder: Path, trials: int) -> dict[str, tuple[float, float]]:
     from kimi_audio_ft.cli import to_settings
     from kimi_audio_ft.config.launcher import LauncherConfig
     from kimi_audio_ft.config.train import TrainConfig
-    from kimi_audio_ft.engine.jobs import Runner, prepare
-    from kimi_audio_ft.engine.launch import Launch
-    from kimi_audio_ft.engine.needs import lacking
     from kimi_audio_ft.paths import config_dir, project_root
     from kimi_audio_ft.store.cache import one_moment
-    from kimi_audio_ft.sweep_report import write_sweep_report
+    from kimi_audio_ft.sweep.launch import Launch, Runner, lacking, prepare
+    from kimi_audio_ft.sweep.report import write_sweep_report
     from kimi_audio_ft.train import main as train
 
     os.environ["KIMI_AUDIO_FT_ROOT"] = str(project_root())

@@ -27,7 +27,7 @@ from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import config_dir, project_root
 from kimi_audio_ft.runtime.libraries import leave_out_bitsandbytes
 from kimi_audio_ft.store.signature import flatten
-from kimi_audio_ft.sweep_report import SweepReport
+from kimi_audio_ft.sweep.report import SweepReport
 
 TRACEBACK_VARIABLE = "KIMI_AUDIO_FT_TRACEBACK"
 # The folder where Hydra wants to make outputs/ is full, not writable, or has a file of that name.

@@ -42,6 +42,7 @@ def take_fitted(key: str) -> bool:
 
 
 BASE = "base"
+"""Key of the unit that decodes with no adapter."""
 
 
 @dataclass

@@ -37,8 +37,8 @@ def main(config: TrainConfig) -> float:
     """Run the trial that Hydra composed."""
     from hydra.core.hydra_config import HydraConfig
 
-    from kimi_audio_ft.engine.view import quiet_job_console
     from kimi_audio_ft.store.usage import using
+    from kimi_audio_ft.sweep.view.screen import quiet_job_console
 
     quiet_job_console()
     hydra = HydraConfig.get()

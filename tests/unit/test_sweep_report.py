@@ -10,8 +10,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.sweep.report import SweepReport
 from kimi_audio_ft.sweep_folder import HALVING, RECORDS, planned_trials, record_fitting, record_trials
-from kimi_audio_ft.sweep_report import SweepReport
 from tests.offline_wandb import offline_runs
 
 

@@ -10,7 +10,7 @@ import sys
 from hydra.core.utils import configure_log
 from omegaconf import OmegaConf
 
-from kimi_audio_ft.engine.view import JobLine, SweepView
+from kimi_audio_ft.sweep.view.screen import JobLine, SweepView
 
 JOB_LOGGING = {
     "version": 1,

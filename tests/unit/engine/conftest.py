@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 
-from kimi_audio_ft.engine.state import JobLine, SweepState
+from kimi_audio_ft.sweep.view.state import JobLine, SweepState
 from kimi_audio_ft.text import short_names
 
 

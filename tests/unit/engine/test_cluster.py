@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.engine import cluster
-from kimi_audio_ft.engine.cluster import ClusterExecutor, JobEnd, NotNow
-from kimi_audio_ft.engine.command import run_task
-from kimi_audio_ft.engine.work import Event, Task, Unit, read_task
+from kimi_audio_ft.sweep.cluster import executor as cluster
+from kimi_audio_ft.sweep.cluster.executor import ClusterExecutor, JobEnd, NotNow
+from kimi_audio_ft.sweep.cluster.task import run_task
+from kimi_audio_ft.sweep.plan import Event, Task, Unit, read_task
 
 DIED, LOST = JobEnd("died", "job ended as OUT_OF_MEMORY"), JobEnd("lost", "job ended as NODE_FAIL")
 CANCELLED = JobEnd("cancelled", "job ended as CANCELLED")

@@ -9,10 +9,10 @@ import pytest
 
 from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.config.train import TrainConfig, TrainerConfig
-from kimi_audio_ft.engine.clusters import cluster_executor
-from kimi_audio_ft.engine.slurm_job import being_preempted
-from kimi_audio_ft.engine.work import Unit
 from kimi_audio_ft.errors import ConfigError, UserError
+from kimi_audio_ft.sweep.cluster.slurm import being_preempted
+from kimi_audio_ft.sweep.executor import cluster_executor
+from kimi_audio_ft.sweep.plan import Unit
 
 
 @pytest.fixture

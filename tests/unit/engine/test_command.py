@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.engine import command
-from kimi_audio_ft.engine.event_files import EventReader, events_path
-from kimi_audio_ft.engine.place import Place, this_place
-from kimi_audio_ft.engine.work import Event, Task, Unit, write_task
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.sweep.cluster import task as command
+from kimi_audio_ft.sweep.cluster.task import EventReader, Place, events_path, this_place
+from kimi_audio_ft.sweep.plan import Event, Task, Unit, write_task
 
 OnEvent = Callable[[Event], None]
 ShouldStop = Callable[[], bool]

@@ -19,10 +19,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kimi_audio_ft.cli import to_settings
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.engine.compose import compose_jobs, quick
-from kimi_audio_ft.engine.jobs import Job, prepare, refuse_to_sweep_scoring
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.paths import config_dir, project_root
+from kimi_audio_ft.sweep.compose import compose_jobs, quick
+from kimi_audio_ft.sweep.launch import Job, prepare, refuse_to_sweep_scoring
 
 COMMON = ["logger=none", "trainer.max_steps=3", 'data.prompt="转写：a=b"']
 SWEEPS = {

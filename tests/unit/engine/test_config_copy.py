@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.base import Node
 
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.engine.config_copy import copied
+from kimi_audio_ft.sweep.compose import copied
 
 
 @dataclass

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kimi_audio_ft.engine.event_files import EventReader, EventWriter, Progress, events_path
+from kimi_audio_ft.sweep.cluster.task import EventReader, EventWriter, Progress, events_path
 
 
 def test_each_event_is_read_once(tmp_path: Path) -> None:

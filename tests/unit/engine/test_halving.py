@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft.config.launcher import HalvingConfig
-from kimi_audio_ft.engine.halving import (
+from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.sweep.halving import (
     Candidate,
     Decision,
     Fate,
@@ -19,7 +20,6 @@ from kimi_audio_ft.engine.halving import (
     merged,
     rung_steps,
 )
-from kimi_audio_ft.errors import ConfigError
 
 GOES, STOPS, FAILS, PASSES = Fate.CONTINUED, Fate.STOPPED, Fate.FAILED, Fate.PASSED
 

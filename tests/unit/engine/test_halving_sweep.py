@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft.config.launcher import HalvingConfig
-from kimi_audio_ft.engine.halving import Candidate, Fate, RungResult, make_candidates
-from kimi_audio_ft.engine.halving_record import Record, print_rung
-from kimi_audio_ft.engine.halving_sweep import run_rungs
 from kimi_audio_ft.errors import ConfigError, UserError
+from kimi_audio_ft.sweep.halving import Candidate, Fate, RungResult, make_candidates, run_rungs
+from kimi_audio_ft.sweep.halving_run import Record, print_rung
 
 SETTINGS = HalvingConfig()
 NUM_STEPS = 40

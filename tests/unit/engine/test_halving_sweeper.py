@@ -20,9 +20,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kimi_audio_ft.cli import explain
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.engine.halving import RungResult
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.paths import config_dir, project_root
+from kimi_audio_ft.sweep.halving import RungResult
 
 
 class Ranks:

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from kimi_audio_ft.engine.local import places_here
+from kimi_audio_ft.sweep.supervisor import places_here
 
 
 @pytest.fixture

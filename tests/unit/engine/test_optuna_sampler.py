@@ -23,7 +23,7 @@ def spread(sampler: object) -> float:
 
 
 def test_trials_of_a_pack_are_spread_and_repeatable() -> None:
-    from kimi_audio_ft.engine.optuna_sampler import tpe_for_packs
+    from kimi_audio_ft.sweep.optuna import tpe_for_packs
 
     options = {"n_startup_trials": 8, "n_ei_candidates": 24}
     with warnings.catch_warnings():

@@ -3,9 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kimi_audio_ft.config.train import DataConfig, LoraConfig, ModelConfig, OptimConfig, TrainConfig, TrainerConfig
-from kimi_audio_ft.engine.plan import even_chunks, make_tasks, pack_key, pack_units
-from kimi_audio_ft.engine.work import Task, Unit
 from kimi_audio_ft.outcomes import BASE
+from kimi_audio_ft.sweep.plan import Task, Unit, even_chunks, make_tasks, pack_key, pack_units
 
 SOLO = TrainConfig()
 TEMPLATE = Task(0, [])

@@ -12,11 +12,11 @@ from omegaconf import OmegaConf
 
 from kimi_audio_ft import store
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.engine.halving import RungResult
-from kimi_audio_ft.engine.jobs import Job
-from kimi_audio_ft.engine.rungs import _Record, num_steps, train_until
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.files import write_jsonl
+from kimi_audio_ft.sweep.halving import RungResult
+from kimi_audio_ft.sweep.halving_run import _Record, num_steps, train_until
+from kimi_audio_ft.sweep.launch import Job
 from kimi_audio_ft.trial import Trial
 
 Config = Callable[..., TrainConfig]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kimi_audio_ft.config.launcher import SlurmConfig
-from kimi_audio_ft.engine.slurm_words import Asked, end_of
+from kimi_audio_ft.sweep.cluster.slurm import Asked, end_of
 
 ASKED = Asked(SlurmConfig(partition="gpu", cpus_per_task=64, extra={"constraint": "a100"}), 2)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kimi_audio_ft.engine.state import SweepState
+from kimi_audio_ft.sweep.view.state import SweepState
 
 Tell = Callable[..., None]
 FAILURE = {"error_type": "TrainingFailed", "message": "optim.lr=1: loss is nan\nmore", "user": True, "traceback": ""}

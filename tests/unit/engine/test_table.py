@@ -10,8 +10,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from kimi_audio_ft.engine.state import JobLine, SweepState
-from kimi_audio_ft.engine.table import STOPPING, render
+from kimi_audio_ft.sweep.view.state import JobLine, SweepState
+from kimi_audio_ft.sweep.view.table import STOPPING, render
 
 Tell = Callable[..., None]
 

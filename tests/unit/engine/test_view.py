@@ -21,8 +21,8 @@ from hydra.core.utils import configure_log
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from kimi_audio_ft.engine.state import JobLine
-from kimi_audio_ft.engine.view import SweepView, quiet_job_console
+from kimi_audio_ft.sweep.view.screen import SweepView, quiet_job_console
+from kimi_audio_ft.sweep.view.state import JobLine
 
 FAILURE = {"error_type": "TrainingFailed", "message": "loss is nan: 学习率过高", "user": True, "traceback": ""}
 JOB_LOGGING = {

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from kimi_audio_ft.config.train import DecodingConfig, LoraConfig, TrainConfig, TrainerConfig
-from kimi_audio_ft.engine.work import Task, Unit, read_task, write_task
 from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.sweep.plan import Task, Unit, read_task, write_task
 
 
 def test_a_task_is_the_same_after_a_trip_through_its_file(tmp_path: Path) -> None:

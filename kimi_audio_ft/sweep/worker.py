@@ -5,7 +5,11 @@ A process that only decodes does without Lightning, which takes a second or two 
 
 from __future__ import annotations
 
+import gc
 import logging
+import os
+import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,15 +19,14 @@ from typing import Any
 
 from kimi_audio_ft import store
 from kimi_audio_ft.cli import is_users
-from kimi_audio_ft.engine.memory import free_memory, out_of_memory, too_large
-from kimi_audio_ft.engine.plan import even_chunks, grouped, pack_units
-from kimi_audio_ft.engine.work import Task, Unit
+from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.outcomes import BASE
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.runtime.signals import Interrupted, TrainingFailed
 from kimi_audio_ft.runtime.workers import Send
 from kimi_audio_ft.store.signature import canonical
+from kimi_audio_ft.sweep.plan import Task, Unit, even_chunks, grouped, pack_units
 from kimi_audio_ft.transcripts import EvaluationSet, Request, decode_all
 from kimi_audio_ft.trial import Trial
 
@@ -84,7 +87,7 @@ class Worker:
 
     def _size(self, units: list[Unit]) -> int:
         if self.pack_size == 0 and len(units) > 1:
-            from kimi_audio_ft.engine.probe import probed_pack_size
+            from kimi_audio_ft.sweep.pack_size import probed_pack_size
 
             trials = [self._trial(unit) for unit in units]
             self.pack_size = probed_pack_size(trials, self._dispatch(trials[0]), self.task.ranks)
@@ -272,3 +275,91 @@ class Worker:
 
 def _work_folder(key: str) -> Path:
     return store.work_folder("adapter", key)
+
+
+# --- How a task's process begins: its signals, threads and log.
+
+
+class Asked:
+    """Whether somebody has asked this process to stop: SIGTERM, or a signal of a cluster that takes its node back.
+
+    Ctrl-C reaches every process of a terminal's group; the supervisor alone answers it, with one SIGTERM. When the
+    supervisor dies, its locks are gone, so this process must be too: SIGINT, which PyTorch asks the kernel to send
+    then, would not be heard.
+    """
+
+    def __init__(self) -> None:
+        from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]  # made in C
+
+        self.stop = False
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, self._hear)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _prctl_pr_set_pdeathsig(signal.SIGKILL)
+
+    def _hear(self, number: int, frame: Any) -> None:
+        self.stop = True
+
+
+def work(rank: int, send: Send, task: Task, untrained: Sequence[str], decoding: bool) -> None:
+    """Make a task's units, as one of ``task.ranks`` processes that train together; every event is sent on.
+
+    Args:
+        untrained: keys of the units that are to be trained; the sender holds their locks.
+        decoding: whether this process also decodes.
+    """
+    asked = Asked()
+    _set_up(rank, task)
+
+    Worker(rank, send, task, lambda: asked.stop).run(set(untrained), decoding)
+
+
+def _set_up(rank: int, task: Task) -> None:
+    from kimi_audio_ft.runtime.devices import limit_threads
+    from kimi_audio_ft.runtime.libraries import quiet_libraries
+
+    if task.log is not None:
+        target = os.open(task.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(target, stream.fileno())
+    threads = task.units[0].config.trainer.threads
+    # Busy threads of several processes on the same cores crawl.
+    limit_threads(threads or (max(1, (os.cpu_count() or 1) // task.ranks) if task.ranks > 1 else 0))
+    quiet_libraries()
+    level = logging.INFO if rank == 0 else logging.CRITICAL  # what all ranks meet is said once
+    logging.basicConfig(format="[%(asctime)s] %(message)s", level=level, force=True)
+
+
+# --- Memory that runs out while training.
+
+# How PyTorch's allocator words it on a CPU, where it raises a plain RuntimeError.
+_WORDS = ("not enough memory", "can't allocate memory")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
+
+
+def free_memory() -> None:
+    """Let go of what a broken training held."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def too_large(config: TrainConfig, error: BaseException) -> UserError:
+    """What to say of an adapter that does not fit, trained by itself."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return UserError(
+        f"lora.r={config.lora.r}: out of memory, training this adapter by itself ({first}). Lower "
+        f"data.max_batch_tokens={config.data.max_batch_tokens} or data.batch_size={config.data.batch_size} (and raise "
+        "trainer.accumulate), or set model.gradient_checkpointing=true"
+    )

@@ -10,12 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
-from kimi_audio_ft.engine.event_files import EventReader, Progress, events_path
-from kimi_audio_ft.engine.job_process import log_path
-from kimi_audio_ft.engine.place import Place, this_place
-from kimi_audio_ft.engine.plan import even_chunks
-from kimi_audio_ft.engine.work import Event, Task, Unit, write_task
 from kimi_audio_ft.paths import store_root
+from kimi_audio_ft.sweep.cluster.task import EventReader, Place, Progress, events_path, log_path, this_place
+from kimi_audio_ft.sweep.plan import Event, Task, Unit, even_chunks, write_task
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +47,7 @@ class Cluster(Protocol):
     """How often a job that was lost is submitted again."""
 
     def submit(self, task_file: Path, name: str) -> str:
-        """Queue ``python -m kimi_audio_ft.engine task_file``; returns the job's id. Raises UserError, NotNow."""
+        """Queue ``python -m kimi_audio_ft.sweep task_file``; returns the job's id. Raises UserError, NotNow."""
 
     def ended(self, jobs: Sequence[str]) -> Mapping[str, JobEnd]:
         """Those of the jobs that have ended and will not come back; what is not known yet may be left out."""

@@ -6,20 +6,21 @@ import io
 import logging
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft.config.launcher import SlurmConfig
-from kimi_audio_ft.engine.cluster import JobEnd, NotNow
-from kimi_audio_ft.engine.place import python_path
-from kimi_audio_ft.engine.slurm_job import SlurmTask
-from kimi_audio_ft.engine.slurm_words import Asked, end_of, is_unreachable
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.sweep.cluster.executor import JobEnd, NotNow
+from kimi_audio_ft.sweep.cluster.task import INTERRUPTED, TaskProcess, python_path
 
 log = logging.getLogger(__name__)
 
@@ -200,3 +201,147 @@ def _python_path() -> Iterator[None]:
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = before
+
+
+# --- What a Slurm job runs, under submitit: one task's process, and what becomes of it when Slurm takes the node back.
+
+
+class SlurmTask:
+    """Submitit pickles an object of this class, which holds nothing, and the path of a task file.
+
+    Three kinds of signals arrive. Submitit's own (SIGUSR2, which Slurm sends before the time limit; SIGUSR1 is taken
+    as the same): ``checkpoint`` saves, and submitit queues the job again. SIGTERM: Slurm preempts, requeues or cancels
+    the job; save, and queue it again only when it is being preempted, since Slurm forgets a preempted job that ends by
+    itself. SIGINT: the sweep is stopping; save and end.
+    """
+
+    def __init__(self) -> None:
+        self.process: TaskProcess | None = None
+
+    def __call__(self, task_file: str) -> None:
+        """Run the task; the exit code says whether it is to go on."""
+        import submitit
+
+        requeue = signal.getsignal(submitit.JobEnvironment()._usr_sig())
+        for number, handler in (
+            (signal.SIGUSR1, requeue),
+            (signal.SIGTERM, self._preempted),
+            (signal.SIGINT, self._end),
+        ):
+            signal.signal(number, handler)
+        self.process = TaskProcess(Path(task_file))
+        code = self.process.wait()
+        if code:
+            sys.exit(code if code > 0 else 128 - code)
+
+    def checkpoint(self, task_file: str) -> Any:
+        """Save; returns what submitit runs when the job is back."""
+        import submitit
+
+        self._save()
+        return submitit.helpers.DelayedSubmission(SlurmTask(), task_file)
+
+    def _save(self) -> None:
+        if self.process is not None:
+            self.process.stop()
+            self.process.wait()
+
+    def _end(self, number: int, frame: Any) -> None:
+        self._save()
+        sys.exit(INTERRUPTED)
+
+    def _preempted(self, number: int, frame: Any) -> None:
+        self._save()
+        job = os.environ["SLURM_JOB_ID"]
+        if being_preempted(_asked("scontrol", "show", "job", job)):
+            _asked("scontrol", "requeue", job)
+        sys.exit(INTERRUPTED)
+
+
+def being_preempted(job: str) -> bool:
+    """Whether ``scontrol show job`` says so; a job that is cancelled or requeued by a person is COMPLETING already."""
+    words = dict(word.split("=", 1) for word in job.split() if "=" in word)
+    return words.get("JobState") == "RUNNING" and words.get("PreemptTime", "None") != "None"
+
+
+def _asked(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode:
+        print(f"{' '.join(command)}: {done.stderr.strip()}", file=sys.stderr)
+    return done.stdout
+
+
+# --- What a person is told of Slurm: why it refused a job, why a job waits, how one ended, and what to do.
+
+_DIED = ("COMPLETED", "FAILED", "OUT_OF_MEMORY", "DEADLINE")
+_LOST = ("TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "REVOKED")
+_REMEDIES = {
+    "OUT_OF_MEMORY": "raise hydra.launcher.slurm.mem_gb",
+    "TIMEOUT": "raise hydra.launcher.slurm.signal_seconds if it had no time to save",
+    "FAILED": "if Slurm cannot write logs there, it says nothing more",
+}
+# Why a job usually waits; other reasons a person should know.
+_USUAL = ("None", "Priority", "Resources", "BeginTime", "Cleaning", "JobArrayTaskLimit")
+# Reasons that do not pass by themselves: the job asks for what the partition or its nodes do not have.
+_FOR_EVER = ("PartitionConfig", "PartitionTimeLimit", "PartitionNodeLimit", "BadConstraints")
+# What Slurm's commands print when they do not reach the controller, or do not know where it is.
+_UNREACHABLE = ("Unable to contact slurm controller", "configuration source", "configuration file")
+_LIST = 'sinfo --format="%P %l %c %m %G"'
+
+
+def is_unreachable(said: str) -> bool:
+    """Whether a command of Slurm's failed because it did not reach the controller."""
+    return any(words in said for words in _UNREACHABLE)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What every job of a sweep asks for. gpus: of one job."""
+
+    settings: SlurmConfig
+    gpus: int
+
+    def refused(self, said: str) -> str:
+        """Why the first job could not be submitted, given what sbatch said."""
+        if is_unreachable(said):
+            conf = os.environ.get("SLURM_CONF")
+            return (
+                f"hydra.launcher.executor=slurm: sbatch does not reach Slurm's controller: {said}. The environment's "
+                f"SLURM_CONF is {conf or 'not set'}; see that `sinfo` is answered in this shell and start the same "
+                "command again, or use hydra.launcher.executor=local"
+            )
+        return f"hydra.launcher.slurm: sbatch refused the job: {said}. {self._all()}"
+
+    def waits(self, job: str, reason: str) -> str | None:
+        """What is unusual about a job that waits for this reason; None: nothing is."""
+        if reason in _USUAL:
+            return None
+        if reason not in _FOR_EVER:
+            return f"Slurm job {job} waits: {reason}"
+        return (
+            f"hydra.launcher.slurm: job {job} waits ({reason}) and will never start: its partition or its nodes do not "
+            f"have what it asks for. {self._all()}. Press Ctrl-C and start again with other values"
+        )
+
+    def _all(self) -> str:
+        names = ("partition", "account", "qos", "time_minutes", "mem_gb", "cpus_per_task")
+        values = {name: value for name in names if (value := getattr(self.settings, name)) is not None}
+        values |= {f"extra.{name}": value for name, value in self.settings.extra.items()}
+        asked = ", ".join(f"{name}={value}" for name, value in values.items())
+        return (
+            f"Asked for were {asked} and {self.gpus} GPUs (hydra.launcher.gpus_per_pack); `{_LIST}` lists the "
+            "partitions with their time limits, cores, memory in MB and GPUs"
+        )
+
+
+def end_of(job: str, state: str) -> JobEnd | None:
+    """How a job ended that is in this state; None: it has not ended."""
+    remedy = _REMEDIES.get(state)
+    words = f"Slurm job {job} ended as {state}" + (f" ({remedy})" if remedy else "")
+    if state in _LOST:
+        return JobEnd("lost", words)
+    if state == "CANCELLED":
+        return JobEnd("cancelled", words)
+    if state in _DIED or state.startswith("no longer"):
+        return JobEnd("died", words)
+    return None

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
@@ -14,11 +14,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from kimi_audio_ft.engine.captured import CapturedTerminal
-from kimi_audio_ft.engine.plain import PlainLines
-from kimi_audio_ft.engine.state import JobLine, SweepState
-from kimi_audio_ft.engine.table import STOPPING, render
-from kimi_audio_ft.engine.work import Event
+from kimi_audio_ft.sweep.plan import Event
+from kimi_audio_ft.sweep.view.state import JobLine, SweepState
+from kimi_audio_ft.sweep.view.table import STOPPING, PlainLines, render
 
 __all__ = ["JobLine", "SweepView", "quiet_job_console"]
 
@@ -114,3 +112,54 @@ def quiet_job_console() -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             handler.addFilter(lambda record: record.levelno == logging.WARNING or bool(record.exc_info))
+
+
+# --- Keeping a terminal's lines apart from a table that is drawn there again and again.
+
+_STANDARD = (1, 2)
+# Seconds to wait at the end for what has been written; a child that lives on keeps the pipe open.
+_PATIENCE = 0.5
+
+
+class CapturedTerminal:
+    """While it is open, every line that this process and its children write to the terminal goes to ``on_line``.
+
+    ``terminal`` is a descriptor of the terminal itself. A standard output or error that goes elsewhere is left alone.
+    A child that outlives this goes on being read.
+    """
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self._on_line = on_line
+        self.terminal = os.dup(sys.stdout.fileno())
+        self._kept: dict[int, int] = {}
+        self._reader: threading.Thread | None = None
+
+    def __enter__(self) -> CapturedTerminal:
+        _flush()
+        reading, writing = os.pipe()
+        self._kept = {number: os.dup(number) for number in _STANDARD if os.isatty(number)}
+        for number in self._kept:
+            os.dup2(writing, number)
+        os.close(writing)
+        self._reader = threading.Thread(target=self._read, args=(reading,), daemon=True)
+        self._reader.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        _flush()
+        for number, kept in self._kept.items():
+            os.dup2(kept, number)
+            os.close(kept)
+        assert self._reader is not None
+        self._reader.join(_PATIENCE)
+
+    def _read(self, descriptor: int) -> None:
+        with os.fdopen(descriptor, encoding="utf-8", errors="replace", newline="\n") as lines:
+            for line in lines:
+                # A progress bar draws over itself; its last state is what counts.
+                self._on_line(line.rstrip("\r\n").rsplit("\r", 1)[-1])
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()

@@ -1,15 +1,45 @@
-"""The executor of a cluster, from the launcher's options."""
+"""Where tasks run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from kimi_audio_ft.config.launcher import LauncherConfig
-from kimi_audio_ft.engine.cluster import ClusterExecutor
-from kimi_audio_ft.engine.work import Unit
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.runtime.devices import num_ranks
+from kimi_audio_ft.sweep.cluster.executor import ClusterExecutor
+from kimi_audio_ft.sweep.plan import Event, Task, Unit
+
+
+class Executor(Protocol):
+    """Has tasks made."""
+
+    def run(self, tasks: Sequence[Task], on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> None:
+        """Run every task to its end; ``on_event`` is called in the calling thread."""
+
+
+def make_executor(settings: LauncherConfig, units: Sequence[Unit], folder: Path) -> tuple[Executor, int]:
+    """The executor that ``hydra.launcher.executor`` names, and how many tasks it can use at the same time.
+
+    Args:
+        folder: the sweep's.
+    """
+    if settings.executor != "local":
+        return cluster_executor(settings, units, folder)
+    from kimi_audio_ft.sweep.supervisor import LocalExecutor, places_here
+
+    gpus = max(num_ranks(unit.config.trainer) for unit in units)
+    if settings.gpus_per_pack != "auto":
+        gpus = settings.gpus_per_pack
+    threads = [unit.config.trainer.threads for unit in units]
+    several = None if settings.parallel == "auto" else settings.parallel
+    places = places_here(gpus, max(threads) if all(threads) else 0, several)
+    return LocalExecutor(places), len(places)
+
+
+# --- The executor of a cluster, from the launcher's options.
 
 # Slurm jobs that share a sweep when hydra.launcher.parallel=auto: nobody can say how many a queue will run at a time.
 _SLURM_JOBS = 4
@@ -24,11 +54,11 @@ def cluster_executor(settings: LauncherConfig, units: Sequence[Unit], folder: Pa
     parallel = None if settings.parallel == "auto" else settings.parallel
     gpus = _gpus_per_pack(settings, units)
     if settings.executor == "ray":
-        from kimi_audio_ft.engine.ray_cluster import RayCluster
+        from kimi_audio_ft.sweep.cluster.ray import RayCluster
 
         ray = RayCluster(settings.ray, gpus)
         return ClusterExecutor(ray, folder, parallel), parallel or max(1, ray.places)
-    from kimi_audio_ft.engine.slurm import Slurm
+    from kimi_audio_ft.sweep.cluster.slurm import Slurm
 
     slurm = Slurm(settings.slurm, gpus)
     return ClusterExecutor(slurm, folder, parallel), parallel or _SLURM_JOBS

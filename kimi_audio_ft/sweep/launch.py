@@ -6,22 +6,129 @@ import logging
 import signal
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from hydra.core.utils import JobReturn, configure_log, filter_overrides, setup_globals
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job, setup_globals
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
 
 from kimi_audio_ft import outcomes as known
+from kimi_audio_ft import store
+from kimi_audio_ft.cli import to_settings
 from kimi_audio_ft.config.launcher import LauncherConfig
-from kimi_audio_ft.engine.jobs import Job, Runner, is_training, prepare, refuse_to_sweep_scoring
-from kimi_audio_ft.engine.work import Event, Task, Unit
+from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.outcomes import BASE, Failure
 from kimi_audio_ft.store.cache import one_moment
+from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.store.usage import note, using
+from kimi_audio_ft.sweep.compose import compose_jobs
+from kimi_audio_ft.sweep.plan import Event, Task, Unit
 from kimi_audio_ft.sweep_folder import record_fitting, record_trials
+from kimi_audio_ft.transcripts import Request, transcript_signatures
+from kimi_audio_ft.trial import Trial
 
 if TYPE_CHECKING:
-    from kimi_audio_ft.engine.view import JobLine, SweepView
+    from kimi_audio_ft.sweep.view.screen import JobLine, SweepView
+# --- A sweep's jobs as Hydra composes and runs them, and what each needs from the store.
+
+
+@dataclass
+class Job:
+    """One job.
+
+    key: its adapter's training signature; None when its config is not valid, which the job itself says when it runs.
+    error: what is wrong with it then.
+    """
+
+    number: int
+    overrides: list[str]
+    config: DictConfig
+    settings: TrainConfig | None = None
+    key: str | None = None
+    error: Exception | None = None
+    returned: JobReturn | None = None
+
+
+@dataclass
+class Runner:
+    """Composes and runs jobs exactly as Hydra's basic launcher does."""
+
+    context: HydraContext
+    task: TaskFunction
+    config: DictConfig
+
+    def compose(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
+        """Every job's config, fixed now: a file that is edited while the sweep runs changes nothing."""
+        configs = compose_jobs(self.context.config_loader, self.config, job_overrides, first)
+        both = zip(job_overrides, configs, strict=True)
+        return [Job(number, list(overrides), config) for number, (overrides, config) in enumerate(both, start=first)]
+
+    def run(self, job: Job) -> JobReturn:
+        """Run a job here and now."""
+        job.returned = run_job(
+            hydra_context=self.context,
+            task_function=self.task,
+            config=job.config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+        return job.returned
+
+
+def is_training(job: Job) -> bool:
+    """Whether a job is one of our trials; the launcher runs any other Hydra app's jobs as they come."""
+    return OmegaConf.get_type(job.config) is TrainConfig
+
+
+def refuse_to_sweep_scoring(jobs: Sequence[Job]) -> None:
+    """All trials of a sweep are scored alike, for they are compared.
+
+    Raises:
+        ConfigError: an option of scoring differs between them; nothing was trained.
+    """
+    options = [cast(dict[str, Any], OmegaConf.to_container(job.config.scoring)) for job in jobs]
+    for job, given in zip(jobs, options, strict=True):
+        for name, value in given.items():
+            first = options[0][name]
+            if value != first:
+                rule = (
+                    f"differs between the trials of this sweep ({first!r} in trial {jobs[0].number}, {value!r} in "
+                    f"trial {job.number}), and only trials that were scored alike can be compared"
+                )
+                remedy = "Give it one value. The same command with another value scores again, and trains nothing"
+                raise ConfigError(f"scoring.{name}", value, rule, remedy)
+
+
+def prepare(job: Job) -> None:
+    """Settle what the job needs, without reading a weight."""
+    from kimi_audio_ft.trial import Trial
+
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().cfg = job.config  # type: ignore[assignment]  # for configs that refer to hydra's own
+    try:
+        settings = _settings(job.config)
+        trial = Trial(settings)
+        trial.base.targets(settings.lora)
+        job.key, job.settings = trial.training_signature, settings
+    except Exception as error:  # the job fails with it when it runs, in its own log
+        job.error = error
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+def _settings(config: DictConfig) -> Any:
+    """A job's own config, as Hydra gives it to the task, as its dataclass."""
+    content = config.__dict__["_content"]
+    hydra = content.pop("hydra")  # for a moment: a copy without it takes most of a sweep's planning
+    try:
+        return to_settings(config)
+    finally:
+        content["hydra"] = hydra
+
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +171,7 @@ class Launch:
 
     def _run_trials(self, jobs: Sequence[Job]) -> list[JobReturn]:
         """Make what they need, then run every one as soon as it can."""
-        from kimi_audio_ft.engine.needs import lacking
-        from kimi_audio_ft.engine.view import SweepView
+        from kimi_audio_ft.sweep.view.screen import SweepView
 
         with one_moment():
             units, untrained = lacking(jobs)
@@ -91,8 +197,8 @@ class Launch:
         **rung: Any,
     ) -> None:
         """Have units made; every event is passed on. rung: ``until`` and ``metric`` of the tasks."""
-        from kimi_audio_ft.engine.executor import make_executor
-        from kimi_audio_ft.engine.plan import make_tasks
+        from kimi_audio_ft.sweep.executor import make_executor
+        from kimi_audio_ft.sweep.plan import make_tasks
 
         executor, places = make_executor(self.settings, units, self.folder)
         size = 0 if self.settings.pack_size == "auto" else self.settings.pack_size
@@ -130,7 +236,7 @@ class Launch:
 
 def job_lines(jobs: Sequence[Job], missing: Container[str]) -> list[JobLine]:
     """The jobs as a view shows them, given the keys of the units that are not made yet."""
-    from kimi_audio_ft.engine.view import JobLine
+    from kimi_audio_ft.sweep.view.screen import JobLine
     from kimi_audio_ft.text import short_names
 
     names = short_names([job.overrides for job in jobs])
@@ -203,3 +309,41 @@ def one_ctrl_c(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+# --- What a batch of jobs needs and the store lacks.
+
+
+def lacking(jobs: Sequence[Job]) -> tuple[list[Unit], set[str]]:
+    """Units to be made: adapters to be trained, and what they and the base alone have to decode.
+
+    Returns:
+        The units in the order of the first job of each, the base first; and the keys of those that must be trained.
+    """
+    wanted: dict[str, dict[str, TrainConfig]] = {}
+    untrained: set[str] = set()
+    for job in jobs:
+        if job.settings is None or job.key is None:
+            continue
+        if store.find("adapter", job.key) is None:
+            untrained.add(job.key)
+            _want(wanted, job.key, job.settings)
+        elif _lacks(job.settings, job.key):
+            _want(wanted, job.key, job.settings)
+        if job.settings.baseline and _lacks(job.settings, BASE):
+            _want(wanted, BASE, job.settings)
+    units = [Unit(key, list(configs.values())) for key, configs in wanted.items()]
+    return sorted(units, key=lambda unit: unit.key != BASE), untrained
+
+
+def _want(wanted: dict[str, dict[str, TrainConfig]], key: str, config: TrainConfig) -> None:
+    decoded = canonical([asdict(config.data), asdict(config.decoding), config.seed])
+    wanted.setdefault(key, {}).setdefault(decoded, config)
+
+
+def _lacks(config: TrainConfig, key: str) -> bool:
+    trial = Trial(config)
+    adapter = None if key == BASE else key
+    request = Request(config.decoding, config.seed)
+    wanted = transcript_signatures(trial.base, trial.evaluation, request, adapter)
+    return any(store.find("transcript", name) is None for name in wanted)

@@ -58,7 +58,7 @@ class SweepReport(Callback):
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Leave to an open view what it shows of the trial."""
-        from kimi_audio_ft.engine.view import quiet_job_console
+        from kimi_audio_ft.sweep.view.screen import quiet_job_console
 
         quiet_job_console()
 
