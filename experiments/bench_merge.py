@@ -28,9 +28,7 @@ from kimi_audio_ft.lora.adapter import WEIGHTS, peft_config
 from kimi_audio_ft.lora.targets import matched_modules
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM, WhisperFeatureExtractor
 from kimi_audio_ft.model.audio_frontend import PREPROCESSOR_CONFIG
-from kimi_audio_ft.model.checkpoint import published_config
-from kimi_audio_ft.model.shards import ShardWriter, TensorInfo
-from kimi_audio_ft.model.weight_files import WEIGHTS_NAME
+from kimi_audio_ft.model.checkpoint import WEIGHTS_NAME, ShardWriter, TensorInfo, published_config
 from kimi_audio_ft.model.whisper import SHAPE_7B
 from kimi_audio_ft.paths import TINY_MODEL
 

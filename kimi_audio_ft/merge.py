@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 @command("merge", ("kimi_audio_ft.config.commands", "MergeConfig"))
 def main(config: MergeConfig) -> None:
     """Merge what Hydra composed; prints what was written and checked."""
-    from kimi_audio_ft.merging.checkpoint import merge
+    from kimi_audio_ft.merging.merge import merge
     from kimi_audio_ft.runtime.libraries import quiet_libraries
 
     quiet_libraries()

@@ -15,7 +15,7 @@ from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.trial import run
 
 if TYPE_CHECKING:
-    from kimi_audio_ft.scores import TrialFacts
+    from kimi_audio_ft.scoring.trial_scores import TrialFacts
 
 log = logging.getLogger("kimi_audio_ft.train")  # __name__ is __main__ here
 
@@ -24,7 +24,7 @@ def record_failure(config: DictConfig, error: Exception) -> None:
     """Write ``failure.json`` into the trial's folder; in a sweep, which goes on, log the error at once."""
     from hydra.core.hydra_config import HydraConfig
 
-    from kimi_audio_ft.scores import write_failure
+    from kimi_audio_ft.scoring.trial_scores import write_failure
 
     facts = trial_facts(OmegaConf.to_container(config, resolve=False))
     if is_sweep():
@@ -66,7 +66,7 @@ def trial_facts(config: Any) -> TrialFacts:
     """Who the trial is that Hydra runs, given its nested config."""
     from hydra.core.hydra_config import HydraConfig
 
-    from kimi_audio_ft.scores import TrialFacts
+    from kimi_audio_ft.scoring.trial_scores import TrialFacts
     from kimi_audio_ft.store.signature import flatten
 
     overrides = list(HydraConfig.get().overrides.task)

@@ -17,6 +17,7 @@ from kimi_audio_ft import outcomes as known
 from kimi_audio_ft import store
 from kimi_audio_ft.base import Base, base_inputs, find_adapter
 from kimi_audio_ft.config.train import SHARDED, EvaluateConfig, TrainConfig
+from kimi_audio_ft.decoding.transcripts import EvaluationSet, evaluation_set, require_manifest
 from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, training_subset
 from kimi_audio_ft.runtime.devices import in_workers, num_ranks
@@ -25,14 +26,13 @@ from kimi_audio_ft.runtime.workers import Send, WorkerDied, run_workers
 from kimi_audio_ft.store.cache import seen_once
 from kimi_audio_ft.store.signature import signature
 from kimi_audio_ft.store.usage import note
-from kimi_audio_ft.transcripts import EvaluationSet, evaluation_set, require_manifest
 
 if TYPE_CHECKING:
     from kimi_audio_ft.data.datamodule import ConversationData
-    from kimi_audio_ft.scores import TrialFacts
+    from kimi_audio_ft.decoding.transcripts import Transcripts
     from kimi_audio_ft.scoring import ScoringOptions
+    from kimi_audio_ft.scoring.trial_scores import TrialFacts
     from kimi_audio_ft.tracking import Tracker
-    from kimi_audio_ft.transcripts import Transcripts
 
 log = logging.getLogger(__name__)
 
@@ -107,8 +107,8 @@ class Trial:
             Interrupted: ``should_stop`` said so; there is a checkpoint of that step.
         """
         from kimi_audio_ft.lora.adapter import ONE
+        from kimi_audio_ft.training.adapters import Member
         from kimi_audio_ft.training.fit import fit_adapters
-        from kimi_audio_ft.training.members import Member
 
         config = self.config
         member = Member(ONE, config.lora, config.optim, config.seed, folder, work)
@@ -233,11 +233,11 @@ def run(config: TrainConfig, folder: Path, facts: TrialFacts, group: str) -> flo
 
 def _fit_decode_score(config: TrainConfig, folder: Path, facts: TrialFacts, tracker: Tracker) -> float:
     from kimi_audio_ft import outcomes as known
+    from kimi_audio_ft.decoding.transcripts import decode
     from kimi_audio_ft.files import write_jsonl
     from kimi_audio_ft.outcomes import BASE
-    from kimi_audio_ft.scores import utterance_rows, write_scores, write_utterances
     from kimi_audio_ft.scoring import read_options
-    from kimi_audio_ft.transcripts import decode
+    from kimi_audio_ft.scoring.trial_scores import utterance_rows, write_scores, write_utterances
 
     (folder / "failure.json").unlink(missing_ok=True)
     options = read_options(config.scoring)
@@ -292,7 +292,7 @@ def _scores(
     trained: dict[str, Any],
     options: ScoringOptions,
 ) -> dict[str, Any]:
-    from kimi_audio_ft.scores import git_commit
+    from kimi_audio_ft.scoring.trial_scores import git_commit
 
     evaluation = trial.evaluation
     return {
@@ -317,13 +317,19 @@ def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> d
     ``group`` names what the evaluation belongs to, for W&B.
     """
     from kimi_audio_ft.base import Base
+    from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode
     from kimi_audio_ft.runtime.devices import refuse_launchers
     from kimi_audio_ft.runtime.libraries import quiet_libraries
-    from kimi_audio_ft.scores import git_commit, score_repeats, utterance_rows, write_scores, write_utterances
     from kimi_audio_ft.scoring import read_options
+    from kimi_audio_ft.scoring.trial_scores import (
+        git_commit,
+        score_repeats,
+        utterance_rows,
+        write_scores,
+        write_utterances,
+    )
     from kimi_audio_ft.store.signature import flatten
     from kimi_audio_ft.tracking import make_tracker
-    from kimi_audio_ft.transcripts import EvaluationSet, decode
 
     refuse_launchers()
     quiet_libraries()

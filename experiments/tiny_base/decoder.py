@@ -17,7 +17,7 @@ from kimi_audio_ft.features.encode import Encoders
 from kimi_audio_ft.manifest.conversation import MEDIA_BEGIN, MEDIA_END, layout_conversation
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM, TextTokenizer
 from kimi_audio_ft.model.text_tokenizer import save_tokenizer_files
-from kimi_audio_ft.training.loss import answer_loss
+from kimi_audio_ft.training.module import answer_loss
 
 from experiments.tiny_base.speech import Clip  # isort: skip
 

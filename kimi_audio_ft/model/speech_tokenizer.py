@@ -28,7 +28,7 @@ from kimi_audio_ft.model.audio_frontend import (
     pad_pieces,
     split_pieces,
 )
-from kimi_audio_ft.model.weight_files import load_tensors, read_encoder_config, save_tensors
+from kimi_audio_ft.model.checkpoint import load_tensors, read_encoder_config, save_tensors
 
 SAMPLES_PER_ROW = 2 * HOP_SAMPLES
 SHAPE_FIELDS = (

@@ -20,6 +20,7 @@ from kimi_audio_ft import store
 from kimi_audio_ft.cli import to_settings
 from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.decoding.transcripts import Request, transcript_signatures
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.outcomes import BASE, Failure
 from kimi_audio_ft.store.cache import one_moment
@@ -28,7 +29,6 @@ from kimi_audio_ft.store.usage import note, using
 from kimi_audio_ft.sweep.compose import compose_jobs
 from kimi_audio_ft.sweep.plan import Event, Task, Unit
 from kimi_audio_ft.sweep_folder import record_fitting, record_trials
-from kimi_audio_ft.transcripts import Request, transcript_signatures
 from kimi_audio_ft.trial import Trial
 
 if TYPE_CHECKING:

@@ -25,10 +25,10 @@ from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.runtime.devices import device
 from kimi_audio_ft.store.signature import digest_of
 from kimi_audio_ft.sweep.plan import pack_key
+from kimi_audio_ft.training.adapters import Learner, Member
 from kimi_audio_ft.training.fit import make_trainer, on_one_base, run_trainer
-from kimi_audio_ft.training.members import Learner, Member
 from kimi_audio_ft.training.module import AdapterTraining
-from kimi_audio_ft.training.shared_batch import Step
+from kimi_audio_ft.training.passes import Step
 from kimi_audio_ft.trial import Trial
 
 # A larger pack must be faster than a smaller one by this factor; less is noise, and costs memory.
@@ -222,7 +222,7 @@ def probed_pack_size(trials: Sequence[Trial], dispatch: str, ranks: int) -> int:
         size = int(json.loads(known.read_text(encoding="utf-8"))["pack_size"])
         log.info("pack size %d, as found before (%s)", size, known)
         return size
-    from kimi_audio_ft.training.members import Member
+    from kimi_audio_ft.training.adapters import Member
 
     nowhere = Path()  # nothing is written
     members = [

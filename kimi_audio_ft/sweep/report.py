@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.sweep_folder import HALVING, LEDGER, RECORDS, planned_trials
-from kimi_audio_ft.tracking.sweep_run import FOLDER as REPORT_RUN
-from kimi_audio_ft.tracking.sweep_run import record_sweep
+from kimi_audio_ft.tracking.wandb import FOLDER as REPORT_RUN
+from kimi_audio_ft.tracking.wandb import record_sweep
 
 log = logging.getLogger(__name__)
 

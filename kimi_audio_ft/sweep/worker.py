@@ -20,6 +20,7 @@ from typing import Any
 from kimi_audio_ft import store
 from kimi_audio_ft.cli import is_users
 from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.decoding.transcripts import EvaluationSet, Request, decode_all
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.outcomes import BASE
 from kimi_audio_ft.paths import store_root
@@ -27,7 +28,6 @@ from kimi_audio_ft.runtime.signals import Interrupted, TrainingFailed
 from kimi_audio_ft.runtime.workers import Send
 from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.sweep.plan import Task, Unit, even_chunks, grouped, pack_units
-from kimi_audio_ft.transcripts import EvaluationSet, Request, decode_all
 from kimi_audio_ft.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -120,8 +120,8 @@ class Worker:
         return []
 
     def _fit_pack(self, pack: list[Unit]) -> list[Unit]:
+        from kimi_audio_ft.training.adapters import Member
         from kimi_audio_ft.training.fit import fit_adapters
-        from kimi_audio_ft.training.members import Member
 
         trials = {unit.key: self._trial(unit) for unit in pack}
         first = trials[pack[0].key]

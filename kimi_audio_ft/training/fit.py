@@ -24,10 +24,17 @@ from kimi_audio_ft.lora.pack import Pack
 from kimi_audio_ft.lora.targets import needs_branch
 from kimi_audio_ft.runtime.devices import device
 from kimi_audio_ft.runtime.signals import Interrupted, Leave, TrainingFailed, own_signals, require_finite
+from kimi_audio_ft.training.adapters import Learner, Member
+from kimi_audio_ft.training.callbacks import (
+    CurveRecorder,
+    LeaveEarly,
+    OnFailure,
+    OnStep,
+    ReportSteps,
+    Row,
+    StopAtNonFinite,
+)
 from kimi_audio_ft.training.checkpoint import AdapterCheckpointIO, KeepCheckpoints, MembersCheckpointIO, checkpoint_of
-from kimi_audio_ft.training.curves import CurveRecorder, Row
-from kimi_audio_ft.training.endings import LeaveEarly, OnFailure, OnStep, ReportSteps, StopAtNonFinite
-from kimi_audio_ft.training.members import Learner, Member
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.training.strategies import make_strategy
 

@@ -27,7 +27,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
 from kimi_audio_ft.config.train import TrainerConfig
-from kimi_audio_ft.training import states
+from kimi_audio_ft.training import adapters as states
 
 
 class AdapterHolder(pl.LightningModule):

@@ -9,11 +9,11 @@ from pathlib import Path
 from kimi_audio_ft.config import train as schema
 from kimi_audio_ft.config.commands import PrepareConfig, TokenizeConfig
 from kimi_audio_ft.corpus.prepare import prepare
+from kimi_audio_ft.decoding.transcripts import decode
 from kimi_audio_ft.features.tokenize import tokenize
 from kimi_audio_ft.manifest.audio import audio_info
 from kimi_audio_ft.model import num_audio_tokens
-from kimi_audio_ft.scores import score_repeats
-from kimi_audio_ft.transcripts import decode
+from kimi_audio_ft.scoring.trial_scores import score_repeats
 from kimi_audio_ft.trial import Trial
 
 

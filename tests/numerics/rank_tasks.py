@@ -11,7 +11,7 @@ from torch import Tensor
 from kimi_audio_ft.config.train import SHARDED, TrainConfig
 from kimi_audio_ft.data.dataset import Sample
 from kimi_audio_ft.runtime.workers import Send
-from kimi_audio_ft.training.members import Member
+from kimi_audio_ft.training.adapters import Member
 
 
 def fit_with_features(rank: int, send: Send, config: TrainConfig, folder: Path, dtype: str, rows: int) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.scores import (
+from kimi_audio_ft.scoring import CATEGORIES, NORMALISATION_VERSION, ScoringOptions
+from kimi_audio_ft.scoring.trial_scores import (
     Surroundings,
     TrialFacts,
     git_commit,
@@ -19,7 +20,6 @@ from kimi_audio_ft.scores import (
     write_scores,
     write_utterances,
 )
-from kimi_audio_ft.scoring import CATEGORIES, NORMALISATION_VERSION, ScoringOptions
 
 REFERENCES = {"a": "今天天气", "b": "七千万元整好"}
 EXACT = dict(REFERENCES)

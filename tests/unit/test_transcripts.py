@@ -12,10 +12,10 @@ import torch
 
 from kimi_audio_ft import store
 from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
-from kimi_audio_ft.scores import score_repeats
+from kimi_audio_ft.decoding.transcripts import Request, decode, decode_all, transcript_signatures
 from kimi_audio_ft.scoring import ScoringOptions
+from kimi_audio_ft.scoring.trial_scores import score_repeats
 from kimi_audio_ft.store.inventory import listing
-from kimi_audio_ft.transcripts import Request, decode, decode_all, transcript_signatures
 from kimi_audio_ft.trial import Trial
 
 COLD = DecodingConfig(text_temperature=0.0, max_new_tokens=3)

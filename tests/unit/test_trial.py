@@ -22,8 +22,8 @@ from kimi_audio_ft.config.train import (
     TrainConfig,
     TrainerConfig,
 )
+from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode
 from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.transcripts import EvaluationSet, decode
 from kimi_audio_ft.trial import Trial
 
 ANSWERS = ("今天", "天气", "好", "我们")

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
-from kimi_audio_ft.decoding.passes import Pass, is_greedy
-from kimi_audio_ft.decoding.transcribe import transcribe
+from kimi_audio_ft.decoding.sampling import Pass, is_greedy
+from kimi_audio_ft.decoding.transcripts import transcribe
 from kimi_audio_ft.manifest.conversation import BLANK, TEXT_EOS
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.trial import Trial
@@ -108,7 +108,7 @@ def test_empty_answers(trial: Trial, answers: Callable[..., dict[str, str]]) -> 
 
 
 def test_repeats_are_stored_one_by_one(trial_config: Callable[..., TrainConfig], private_store: Path) -> None:
-    from kimi_audio_ft.transcripts import EvaluationSet, decode
+    from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode
 
     config = trial_config(decoding={"text_temperature": 8.0, "text_top_k": 0, "repeats": 2})
     trial = Trial(config)

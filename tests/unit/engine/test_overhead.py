@@ -18,11 +18,11 @@ from hydra.types import HydraContext, RunMode
 from experiments.bench_overhead import arguments, sweep, write_manifest
 from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.decoding.transcripts import EvaluationSet
 from kimi_audio_ft.outcomes import BASE
 from kimi_audio_ft.paths import config_dir, project_root
 from kimi_audio_ft.store.cache import one_moment
 from kimi_audio_ft.sweep.launch import Launch, Runner, lacking
-from kimi_audio_ft.transcripts import EvaluationSet
 
 TRIALS = 200
 # Seconds of the CPU; 4 to 6 were measured on a busy machine, and Hydra alone needs 40 to compose them one by one.

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from kimi_audio_ft.config.commands import MergeConfig
 from kimi_audio_ft.lora.adapter import load_adapter
-from kimi_audio_ft.merging.checkpoint import merge
+from kimi_audio_ft.merging.merge import merge
 from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer, WhisperFeatureExtractor
-from kimi_audio_ft.model.weight_files import file_of_tensor
+from kimi_audio_ft.model.checkpoint import file_of_tensor
 
 if TYPE_CHECKING:
     from tests.standin import Standin

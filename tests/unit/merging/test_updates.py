@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.lora.adapter import load_adapter
-from kimi_audio_ft.merging.updates import Update, read_updates
+from kimi_audio_ft.merging.weights import Update, read_updates
 from kimi_audio_ft.model import KimiAudioForCausalLM, WhisperFeatureExtractor
 from kimi_audio_ft.model.checkpoint import read_config
 from tests.unit.merging.conftest import randomized

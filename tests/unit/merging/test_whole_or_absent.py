@@ -14,8 +14,9 @@ import pytest
 
 from kimi_audio_ft.config.commands import MergeConfig
 from kimi_audio_ft.errors import ConfigError, DataError, UserError
-from kimi_audio_ft.merging import checkpoint, verify, weights
-from kimi_audio_ft.merging.checkpoint import merge
+from kimi_audio_ft.merging import merge as checkpoint
+from kimi_audio_ft.merging import verify, weights
+from kimi_audio_ft.merging.merge import merge
 from kimi_audio_ft.model import KimiAudioForCausalLM
 
 if TYPE_CHECKING:

@@ -17,8 +17,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from kimi_audio_ft.config.train import ModelConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.model import files as files_module
-from kimi_audio_ft.model.files import ModelFiles, locate, require_folder
-from kimi_audio_ft.model.hub import is_hub_id
+from kimi_audio_ft.model.files import ModelFiles, is_hub_id, locate, require_folder
 from kimi_audio_ft.store.digests import file_digest
 
 if TYPE_CHECKING:

@@ -16,10 +16,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM, WhisperFeatureExtractor, weight_files
+from kimi_audio_ft.model import (
+    KimiAudioConfig,
+    KimiAudioForCausalLM,
+    WhisperFeatureExtractor,
+)
+from kimi_audio_ft.model import (
+    checkpoint as weight_files,
+)
+from kimi_audio_ft.model.checkpoint import check_parameter_count, file_of_tensor, read_header
 from kimi_audio_ft.model.config import PARAMETERS_7B
-from kimi_audio_ft.model.shards import read_header
-from kimi_audio_ft.model.weight_files import check_parameter_count, file_of_tensor
 from kimi_audio_ft.model.whisper import SHAPE_7B
 from kimi_audio_ft.paths import TINY_MODEL
 from tests.standin import INDEX, NEVER_OPENED, write_standin
@@ -149,7 +155,7 @@ MEASURE = """
 import sys, torch
 from torch import nn
 from pathlib import Path
-from kimi_audio_ft.model.weight_files import load_tensors
+from kimi_audio_ft.model.checkpoint import load_tensors
 
 def kb(field):
     return int(next(l for l in open("/proc/self/status") if l.startswith(field)).split()[1])

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.model.shards import ShardWriter, TensorInfo, read_header
+from kimi_audio_ft.model.checkpoint import ShardWriter, TensorInfo, read_header
 
 TENSORS = {
     "odd": torch.arange(3, dtype=torch.float32),

@@ -6,7 +6,7 @@ import jiwer
 import pytest
 
 from kimi_audio_ft.scoring import score
-from kimi_audio_ft.scoring.alignment import Alignment
+from kimi_audio_ft.scoring.error_rates import Alignment
 
 
 def test_places_map_onto_the_other_text() -> None:

@@ -5,8 +5,7 @@ import random
 import pytest
 
 from kimi_audio_ft.scoring import normalise, score
-from kimi_audio_ft.scoring.fillers import drop_erhua, dropping
-from kimi_audio_ft.scoring.normalise import spoken_rules
+from kimi_audio_ft.scoring.normalise import drop_erhua, dropping, spoken_rules
 
 
 @pytest.mark.parametrize(

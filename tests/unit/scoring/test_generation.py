@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from kimi_audio_ft.scoring.generation import is_over_generated
+from kimi_audio_ft.scoring.error_rates import is_over_generated
 
 
 @pytest.mark.parametrize(

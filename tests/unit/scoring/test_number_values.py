@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from kimi_audio_ft.scoring import number_accuracy
-from kimi_audio_ft.scoring.alignment import Alignment
-from kimi_audio_ft.scoring.number_values import Numbers
+from kimi_audio_ft.scoring.categories import Numbers
+from kimi_audio_ft.scoring.error_rates import Alignment
 from tests.unit.scoring.conftest import Pairs
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from kimi_audio_ft.scoring.pinyin import in_syllables, readings
+from kimi_audio_ft.scoring.error_rates import in_syllables, readings
 
 
 def test_han_characters_become_toneless_syllables_and_the_rest_stays() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from kimi_audio_ft.tracking.wandb_values import (
+from kimi_audio_ft.tracking.wandb import (
     facts_of,
     flat_keys,
     short_name,

@@ -17,15 +17,10 @@ from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.lora.adapter import ONE
 from kimi_audio_ft.store.inventory import listing
-from kimi_audio_ft.training.checkpoint import (
-    AdapterCheckpointIO,
-    KeepCheckpoints,
-    MembersCheckpointIO,
-    checkpoint_of,
-)
-from kimi_audio_ft.training.curves import CurveRecorder
+from kimi_audio_ft.training.adapters import Learner
+from kimi_audio_ft.training.callbacks import CurveRecorder
+from kimi_audio_ft.training.checkpoint import AdapterCheckpointIO, KeepCheckpoints, MembersCheckpointIO, checkpoint_of
 from kimi_audio_ft.training.fit import make_trainer
-from kimi_audio_ft.training.members import Learner
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.trial import Trial
 

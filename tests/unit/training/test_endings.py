@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from kimi_audio_ft.config.train import LoraConfig, OptimConfig, TrainConfig
-from kimi_audio_ft.training import endings
+from kimi_audio_ft.training import callbacks as endings
+from kimi_audio_ft.training.adapters import Member
 from kimi_audio_ft.training.fit import fit_adapters
-from kimi_audio_ft.training.members import Member
 from kimi_audio_ft.trial import Trial
 
 Config = Callable[..., TrainConfig]

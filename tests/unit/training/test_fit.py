@@ -24,12 +24,11 @@ from kimi_audio_ft.manifest.manifest import read_manifest
 from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer
 from kimi_audio_ft.paths import TINY_MODEL
 from kimi_audio_ft.store.inventory import listing
-from kimi_audio_ft.training.curves import CurveRecorder
+from kimi_audio_ft.training.adapters import Learner, rate_factor
+from kimi_audio_ft.training.callbacks import CurveRecorder
 from kimi_audio_ft.training.fit import TrainingFailed, make_trainer
-from kimi_audio_ft.training.members import Learner
 from kimi_audio_ft.training.module import AdapterTraining
-from kimi_audio_ft.training.schedule import rate_factor
-from kimi_audio_ft.training.shared_batch import turns
+from kimi_audio_ft.training.passes import turns
 from kimi_audio_ft.trial import Trial
 
 Fit = Callable[..., dict[str, Any]]

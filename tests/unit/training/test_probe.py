@@ -12,7 +12,7 @@ import torch
 from kimi_audio_ft.config.train import LoraConfig, OptimConfig, TrainConfig
 from kimi_audio_ft.sweep import pack_size as probe
 from kimi_audio_ft.sweep.pack_size import Probe, find_pack_size
-from kimi_audio_ft.training.members import Member
+from kimi_audio_ft.training.adapters import Member
 from kimi_audio_ft.trial import Trial
 
 Config = Callable[..., TrainConfig]

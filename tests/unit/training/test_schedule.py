@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from kimi_audio_ft.training.schedule import rate_factor
+from kimi_audio_ft.training.adapters import rate_factor
 
 
 def factors(schedule: str, steps: int, warmup: float) -> list[float]:

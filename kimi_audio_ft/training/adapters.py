@@ -1,17 +1,70 @@
-"""An adapter's parameters and AdamW's moments as whole tensors by name, whatever holds them.
-
-Parameters are plain tensors, DTensors (FSDP2) or partitions of DeepSpeed's ZeRO-3. Reading sharded ones is collective:
-every rank must call. An adapter is small (40 MB at rank 8), so whole tensors are cheap.
-"""
+"""The adapters of a training: what is asked of each, and what is its own while they train together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from kimi_audio_ft.config.train import LoraConfig, OptimConfig
+from kimi_audio_ft.lora.adapter import ONE
+from kimi_audio_ft.lora.pack import Place
+from kimi_audio_ft.runtime.signals import TrainingFailed
+
+
+@dataclass(frozen=True)
+class Member:
+    """One adapter that is to be trained.
+
+    name: without dots; its training signature, or anything else that no other member has.
+    folder: where the finished adapter is written. work: where its checkpoints are kept, and may be from earlier.
+    """
+
+    name: str
+    lora: LoraConfig
+    optim: OptimConfig
+    seed: int
+    folder: Path
+    work: Path
+
+
+@dataclass(eq=False)
+class Learner:
+    """An adapter while it trains: its optimizer's values, its place in dropout's masks, its last step.
+
+    rate: the learning rate of the last step. step_loss: that step's loss, over all ranks.
+    failure: why it takes part no longer.
+    """
+
+    optim: OptimConfig
+    seed: int
+    name: str = ONE
+    rate: float = 0.0
+    step_loss: float = 0.0
+    failure: TrainingFailed | None = None
+    place: Place = field(default_factory=Place)
+
+    def factor(self, num_steps: int) -> Callable[[int], float]:
+        """Its schedule over so many steps."""
+        return rate_factor(self.optim.schedule, num_steps, self.optim.warmup_ratio)
+
+    def owns(self, parameter: str) -> bool:
+        """Whether a parameter of that name is its own."""
+        return f".{self.name}." in parameter
+
+
+def rename(values: dict[str, Tensor], old: str, new: str) -> dict[str, Tensor]:
+    """One adapter's values by parameter name, out of several adapters', under another adapter's name."""
+    return {key.replace(f".{old}.", f".{new}."): value for key, value in values.items() if f".{old}." in key}
+
+
+# --- An adapter's parameters and AdamW's moments as whole tensors by name, whatever holds them.
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -124,3 +177,21 @@ def _set_zero_moments(parameters: Mapping[str, nn.Parameter], optimizer: Any, va
     for name, parameter in parameters.items():
         for key in MOMENTS:
             safe_set_full_optimizer_state(parameter, values[name][key].to(parameter.device), key)
+
+
+# --- Learning-rate schedules.
+
+
+def rate_factor(schedule: str, num_steps: int, warmup_ratio: float) -> Callable[[int], float]:
+    """Factor of the peak rate at each optimizer step: linear warm-up, then linear or cosine decay to 0, or constant."""
+    warmup = math.ceil(num_steps * warmup_ratio)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        if schedule == "constant":
+            return 1.0
+        progress = min(1.0, (step - warmup) / max(1, num_steps - warmup))
+        return 1.0 - progress if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+
+    return factor

@@ -11,7 +11,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from kimi_audio_ft.lora.pack import Share
-from kimi_audio_ft.training.members import Learner
+from kimi_audio_ft.training.adapters import Learner
 
 Batch = dict[str, Any]
 Step = list[Batch] | Mapping[str, list[Batch]]
