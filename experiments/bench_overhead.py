@@ -40,7 +40,7 @@ STAGES = {
     "report": "report and leaderboard",
 }
 # A store keeps the charts' script after its first report.
-CHARTS_SCRIPT = "from multirun_analysis.page import chart_libraries; chart_libraries()"
+CHARTS_SCRIPT = "from multirun_analysis.report.page import chart_libraries; chart_libraries()"
 
 
 def sweep(trials: int) -> list[list[str]]:

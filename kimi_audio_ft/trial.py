@@ -13,8 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kimi_audio_ft import outcomes as known
-from kimi_audio_ft import store
+from kimi_audio_ft import outcomes, store
 from kimi_audio_ft.base import Base, base_inputs, find_adapter
 from kimi_audio_ft.config.train import SHARDED, EvaluateConfig, TrainConfig
 from kimi_audio_ft.decoding.transcripts import EvaluationSet, evaluation_set, require_manifest
@@ -123,7 +122,7 @@ class Trial:
         config, name = self.config, self.training_signature
         note([("adapter", name)])
         self.base.targets(config.lora)
-        known.raise_if_failed(name)
+        outcomes.raise_if_failed(name)
 
         def make(folder: Path) -> dict[str, Any]:
             self.base.about_to_compute()
@@ -136,7 +135,7 @@ class Trial:
             return {**facts, "config": asdict(config), "eval_identity": self.evaluation.identity}
 
         folder, stored = store.find_or_make("adapter", name, make)
-        reused = stored and not known.take_fitted(name)
+        reused = stored and not outcomes.take_fitted(name)
         trained_on = json.loads((folder / "data.json").read_text(encoding="utf-8"))
         facts = {**store.read_meta(folder), "train_conversations": trained_on["conversations"]}
         # An adapter does not depend on the evaluation set; its validation losses do.
@@ -232,7 +231,7 @@ def run(config: TrainConfig, folder: Path, facts: TrialFacts, group: str) -> flo
 
 
 def _fit_decode_score(config: TrainConfig, folder: Path, facts: TrialFacts, tracker: Tracker) -> float:
-    from kimi_audio_ft import outcomes as known
+    from kimi_audio_ft import outcomes
     from kimi_audio_ft.decoding.transcripts import decode
     from kimi_audio_ft.files import write_jsonl
     from kimi_audio_ft.outcomes import BASE
@@ -264,7 +263,7 @@ def _fit_decode_score(config: TrainConfig, folder: Path, facts: TrialFacts, trac
     utterances = utterance_rows(evaluation.references, transcripts.hypotheses, evaluation.surroundings, options)
     write_utterances(folder, utterances)
     if config.baseline:
-        known.raise_if_failed(BASE)
+        outcomes.raise_if_failed(BASE)
         alone = decode(trial.base, evaluation, config.decoding, config.seed, None, progress)
         label = replace(facts, name="base (no adapter)")
         base = _scores(trial, label, "base", alone, dict.fromkeys(_TRAINED), options)

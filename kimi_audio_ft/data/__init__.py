@@ -12,7 +12,7 @@ __all__ = ["layout_conversation"]
 
 def __getattr__(name: str) -> Any:
     if name == "layout_conversation":
-        from kimi_audio_ft.manifest import conversation as layout
+        from kimi_audio_ft.manifest import conversation
 
-        return layout.layout_conversation
+        return conversation.layout_conversation
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

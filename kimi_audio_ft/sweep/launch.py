@@ -15,8 +15,7 @@ from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from kimi_audio_ft import outcomes as known
-from kimi_audio_ft import store
+from kimi_audio_ft import outcomes, store
 from kimi_audio_ft.cli import to_settings
 from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.config.train import TrainConfig
@@ -185,7 +184,7 @@ class Launch:
             if self.stopping:
                 raise KeyboardInterrupt
             batch.run_ready(all_of_them=True)
-        known.FAILED.clear()
+        outcomes.FAILED.clear()
         return [job.returned for job in jobs if job.returned is not None]
 
     def make(
@@ -266,9 +265,9 @@ class Batch:
         key, name = event["unit"], event["event"]
         if name == "failed":
             facts = {field: event[field] for field in ("error_type", "message", "user", "traceback")}
-            known.FAILED[key] = Failure(**facts)
+            outcomes.FAILED[key] = Failure(**facts)
         elif name == "ready" and event["fitted"]:
-            known.FITTED.add(key)
+            outcomes.FITTED.add(key)
         if name in ("ready", "failed"):
             self.missing.discard(key)
             self.run_ready()

@@ -120,7 +120,7 @@ def write_sweep_report(folder: Path, language: str = "en") -> None:
 
     Where W&B records the trials, it gets the report too.
     """
-    from multirun_analysis.report import load_sweep, write_comparison
+    from multirun_analysis.report.page import load_sweep, write_comparison
     from multirun_analysis.terminal import print_leaderboard
 
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.manifest import index as chunks
+from kimi_audio_ft.manifest import index
 from kimi_audio_ft.manifest.index import chunks_of, lines_of, over_cores
 
 
@@ -20,7 +20,7 @@ from kimi_audio_ft.manifest.index import chunks_of, lines_of, over_cores
 def test_chunks_hold_every_line_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, content: bytes
 ) -> None:
-    monkeypatch.setattr(chunks, "_CHUNK_BYTES", size)
+    monkeypatch.setattr(index, "_CHUNK_BYTES", size)
     path = tmp_path / "lines"
     path.write_bytes(content)
     pieces = chunks_of(path)

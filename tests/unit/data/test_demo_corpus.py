@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from kimi_audio_ft.demo import speech as voices
+from kimi_audio_ft.demo import speech
 from kimi_audio_ft.demo.corpus import CorpusParameters, iterate_speech, main, synthesize_corpus
 from kimi_audio_ft.demo.sentences import generate
 from kimi_audio_ft.demo.speech import GENERAL_VOICES, TARGET_VOICES, add_noise
@@ -137,7 +137,7 @@ def test_voices_of_the_domains_are_disjoint() -> None:
 @pytest.mark.parametrize("kind", range(3))
 def test_noise_has_the_asked_level(kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
     tone = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000).astype(np.float32)
-    monkeypatch.setattr(voices, "_KINDS", (voices._KINDS[kind],))
+    monkeypatch.setattr(speech, "_KINDS", (speech._KINDS[kind],))
     rng = np.random.default_rng(1)
     noisy = add_noise(tone, 10.0, rng)
     assert 16_000 <= noisy.size <= 16_000 + 4_800

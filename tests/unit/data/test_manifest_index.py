@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.manifest import index as chunks
+from kimi_audio_ft.manifest import index
 from kimi_audio_ft.manifest.conversation import TokenRange, parse_line
 from kimi_audio_ft.manifest.manifest import (
     Conversation,
@@ -75,7 +75,7 @@ def path(tmp_path: Path, rows: list[Row]) -> Path:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces of a line or two, and so several processes."""
-    monkeypatch.setattr(chunks, "_CHUNK_BYTES", 300)
+    monkeypatch.setattr(index, "_CHUNK_BYTES", 300)
 
 
 def parsed(path: Path, prompt: str | None = None) -> list[Conversation]:
@@ -109,7 +109,7 @@ def test_every_conversation_is_that_of_its_line(path: Path, rows: list[Row], pro
 @pytest.mark.usefixtures("small_chunks")
 def test_many_processes_find_the_same(path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shared = read_manifest(path, tokens=TOKENS, tokenizer=tiny.tokenizer)
-    monkeypatch.setattr(chunks, "_CHUNK_BYTES", 1 << 20)
+    monkeypatch.setattr(index, "_CHUNK_BYTES", 1 << 20)
     monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(tmp_path / "other store"))
     alone = read_manifest(path, tokens=TOKENS, tokenizer=tiny.tokenizer)
     for name, values in vars(alone.columns).items():

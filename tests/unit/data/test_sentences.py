@@ -7,8 +7,7 @@ from collections import Counter
 
 import pytest
 
-from kimi_audio_ft.demo import general
-from kimi_audio_ft.demo import meetings as target
+from kimi_audio_ft.demo import general, meetings
 from kimi_audio_ft.demo.mandarin import spoken_count, spoken_digits, spoken_number
 from kimi_audio_ft.demo.meetings import HOMOPHONES, NAMES, TERMS
 from kimi_audio_ft.demo.sentences import Sentence, generate, has_target_term, vocabulary
@@ -56,8 +55,8 @@ def test_vocabulary_is_exactly_what_is_used(
 
 def test_every_target_character_is_learned_from_general_sentences(general_sentences: list[Sentence]) -> None:
     counts = Counter("".join(sentence.text for sentence in general_sentences))
-    assert {character for character in target.characters() if counts[character] < 5} == set()
-    assert target.characters() <= general.characters()
+    assert {character for character in meetings.characters() if counts[character] < 5} == set()
+    assert meetings.characters() <= general.characters()
 
 
 def test_no_general_sentence_has_a_target_term(general_sentences: list[Sentence]) -> None:

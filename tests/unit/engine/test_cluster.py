@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.sweep.cluster import executor as cluster
+from kimi_audio_ft.sweep.cluster import executor
 from kimi_audio_ft.sweep.cluster.executor import ClusterExecutor, JobEnd, NotNow
 from kimi_audio_ft.sweep.cluster.task import run_task
 from kimi_audio_ft.sweep.plan import Event, Task, Unit, read_task
@@ -74,8 +74,8 @@ class Queue:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "_PATIENCE", 0.0)
-    monkeypatch.setattr(cluster, "_TRY_AGAIN", 0.0)
+    monkeypatch.setattr(executor, "_PATIENCE", 0.0)
+    monkeypatch.setattr(executor, "_TRY_AGAIN", 0.0)
 
 
 def task(keys: str, number: int = 0) -> Task:

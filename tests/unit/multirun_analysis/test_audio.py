@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from multirun_analysis.audio import LONGEST_SECONDS, Clip, clips
+from multirun_analysis.report.utterances import LONGEST_SECONDS, Clip, clips
 
 
 def recording(path: Path, seconds: float = 2.0, rate: int = 16_000, channels: int = 1) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from kimi_audio_ft.errors import UserError
-from multirun_analysis.collect import Status, collect
 from multirun_analysis.records import read_jsonl, read_lines
+from multirun_analysis.sweep import Status, collect
 
 
 def test_a_finished_sweep_is_read_in_the_order_of_its_job_numbers(sweep_24: Path) -> None:

@@ -14,7 +14,7 @@ from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.sweep_folder import record_fitting
 from kimi_audio_ft.text import duration
 from multirun_analysis import load_sweep, words, write_report
-from multirun_analysis.compare import distinct, identity
+from multirun_analysis.params import distinct, identity
 from multirun_analysis.words import effort, headline, setting, show, trial_title
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from kimi_audio_ft.store.signature import flatten
-from multirun_analysis.collect import Trial, collect
-from multirun_analysis.config_differences import Difference, config_differences, flat_config
+from multirun_analysis.report.facts import Difference, config_differences, flat_config
+from multirun_analysis.sweep import Trial, collect
 
 
 def trials(sweep: Any, *configs: Any) -> list[Trial]:

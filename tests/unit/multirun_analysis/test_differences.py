@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from multirun_analysis import load_sweep, write_report
-from multirun_analysis.differences import Piece, mark, shortened, worst_utterances
+from multirun_analysis.report.utterances import Piece, mark, shortened, worst_utterances
 
 
 def test_differences_are_marked_on_both_sides() -> None:

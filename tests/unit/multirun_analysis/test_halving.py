@@ -12,7 +12,7 @@ from rich.console import Console
 
 from kimi_audio_ft.errors import DataError
 from multirun_analysis import load_sweep, print_leaderboard, write_report
-from multirun_analysis.halving import read_halving
+from multirun_analysis.sweep import read_halving
 
 
 def entry(name: str, decision: str, step: int, score: float | None, rank: int | None, reason: str) -> dict[str, Any]:

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from kimi_audio_ft.errors import UserError
-from multirun_analysis.collect import Scores, Status, Trial
-from multirun_analysis.learning_curve import LearningCurve, LearningStudy, fit_learning_curve
-from multirun_analysis.learning_words import learning_in_words
+from multirun_analysis.learning import LearningCurve, LearningStudy, PowerLaw, fit_learning_curve
 from multirun_analysis.messages import CHINESE, ENGLISH
-from multirun_analysis.power_law import PowerLaw
-from multirun_analysis.report import load_sweep, write_comparison
+from multirun_analysis.report.page import load_sweep, write_comparison
+from multirun_analysis.sweep import Scores, Status, Trial
+from multirun_analysis.words import learning_in_words
 
 SIZES = (1000, 2000, 5000, 9500)
 PLANTED = PowerLaw(0.03, 0.04, 0.5, 9500)

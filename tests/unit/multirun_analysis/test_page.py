@@ -16,12 +16,12 @@ import pytest
 import soundfile
 
 from multirun_analysis import load_sweep, write_report
-from multirun_analysis.board import Board
 from multirun_analysis.compare import Comparison
 from multirun_analysis.messages import CHINESE, ENGLISH
-from multirun_analysis.page import render
-from multirun_analysis.sentences import recommendation, verdicts
+from multirun_analysis.report.board import Board
+from multirun_analysis.report.page import render
 from multirun_analysis.statistics import Reason
+from multirun_analysis.words import recommendation, verdicts
 from tests.report_page import body, visible
 from tests.synthetic_sweep import write_sweep
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from multirun_analysis.power_law import EXPONENTS, PowerLaw, fit_power_law, fit_power_laws
+from multirun_analysis.learning import EXPONENTS, PowerLaw, fit_power_law, fit_power_laws
 
 SIZES = np.array([1000.0, 2000.0, 5000.0, 10000.0])
 

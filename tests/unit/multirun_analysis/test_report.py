@@ -21,7 +21,7 @@ from kimi_audio_ft.sweep_folder import record_trials
 from multirun_analysis import load_sweep, print_leaderboard, write_report
 from multirun_analysis.__main__ import main
 from multirun_analysis.messages import CHINESE
-from multirun_analysis.page import render
+from multirun_analysis.report.page import render
 from multirun_analysis.words import effort
 from tests.report_page import body, specs, values
 

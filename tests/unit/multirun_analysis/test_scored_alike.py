@@ -9,9 +9,9 @@ import pytest
 
 from kimi_audio_ft.errors import UserError
 from multirun_analysis import load_sweep
-from multirun_analysis.facts import sweep_facts
 from multirun_analysis.messages import CHINESE, ENGLISH
-from multirun_analysis.sentences import verdicts
+from multirun_analysis.report.facts import sweep_facts
+from multirun_analysis.words import verdicts
 
 OPTIONS: dict[str, Any] = {"fillers": ["嗯", "呃"], "erhua": True, "terms": ["5G"], "names": []}
 AGAIN = "it scores every trial anew, and neither trains nor decodes again"

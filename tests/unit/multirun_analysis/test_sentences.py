@@ -15,9 +15,8 @@ from rich.console import Console
 from multirun_analysis import load_sweep, print_leaderboard
 from multirun_analysis.compare import Comparison
 from multirun_analysis.messages import CHINESE, ENGLISH
-from multirun_analysis.page import render
-from multirun_analysis.sentences import conclusions, verdicts
-from multirun_analysis.words import points
+from multirun_analysis.report.page import render
+from multirun_analysis.words import conclusions, points, verdicts
 from tests.report_page import visible
 from tests.synthetic_errors import Planted
 from tests.synthetic_sweep import write_sweep

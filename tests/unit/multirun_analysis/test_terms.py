@@ -12,7 +12,7 @@ import pytest
 
 from multirun_analysis import load_sweep, write_report
 from multirun_analysis.messages import CHINESE, ENGLISH
-from multirun_analysis.terms import term_table
+from multirun_analysis.report.board import term_table
 from tests.report_page import body
 
 
@@ -93,8 +93,8 @@ def test_every_trials_terms_are_in_the_tables(told: Any) -> None:
 
 
 def test_what_would_make_the_page_large_is_left_to_the_tables(told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("multirun_analysis.terms.MOST_TERMS", 2)
-    monkeypatch.setattr("multirun_analysis.terms.MOST_FIGURES", 8)
+    monkeypatch.setattr("multirun_analysis.report.board.MOST_TERMS", 2)
+    monkeypatch.setattr("multirun_analysis.report.board.MOST_FIGURES", 8)
     table = term_table(load_sweep(told.folder), ENGLISH)
     assert table is not None and table.terms == ["二级市场", "5G"] and (table.more_terms, table.more_trials) == (1, 2)
     assert [column.trial.name for column in table.columns] == ["1", "0", "1"]  # the best two and the best one's base

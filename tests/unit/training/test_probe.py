@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kimi_audio_ft.config.train import LoraConfig, OptimConfig, TrainConfig
-from kimi_audio_ft.sweep import pack_size as probe
+from kimi_audio_ft.sweep import pack_size
 from kimi_audio_ft.sweep.pack_size import Probe, find_pack_size
 from kimi_audio_ft.training.adapters import Member
 from kimi_audio_ft.trial import Trial
@@ -51,7 +51,7 @@ def choose(trial_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                 raise value
             return Probe(len(some), *value)
 
-        monkeypatch.setattr(probe, "_probe", stand_in)
+        monkeypatch.setattr(pack_size, "_probe", stand_in)
         config = trial_config()
         size, facts = find_pack_size(Trial(config).base, members(count, tmp_path), None, config.trainer)  # type: ignore[arg-type]
         return size, [one["size"] for one in facts["sizes"]], facts["ended"]
@@ -79,8 +79,8 @@ def test_out_of_memory_ends_the_search(choose: Callable[..., Any], error: Except
 
 def test_the_cpus_memory_is_not_filled(choose: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each adapter took 10 bytes; four more would take 40, and there are 40 of which a tenth is kept free."""
-    monkeypatch.setattr(probe, "_available", lambda: 40.0)
+    monkeypatch.setattr(pack_size, "_available", lambda: 40.0)
     rates = {1: (100, 10), 2: (180, 20), 4: (300, 40), 8: (500, 80)}
     assert choose(8, rates) == (4, [1, 2, 4], "8 adapters would not fit into memory")
-    monkeypatch.setattr(probe, "_available", lambda: 45.0)
+    monkeypatch.setattr(pack_size, "_available", lambda: 45.0)
     assert choose(8, rates)[0] == 8

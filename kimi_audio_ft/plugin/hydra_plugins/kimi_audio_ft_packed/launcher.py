@@ -42,15 +42,15 @@ class PackedLauncher(Launcher):
 
     def num_steps(self, job_overrides: Sequence[Sequence[str]]) -> list[int]:
         """Optimizer steps of every job's whole training."""
-        from kimi_audio_ft.sweep import halving_run as rungs
+        from kimi_audio_ft.sweep import halving_run
 
-        return rungs.num_steps(self._launch(), job_overrides)
+        return halving_run.num_steps(self._launch(), job_overrides)
 
     def train_until(self, job_overrides: Sequence[Sequence[str]], until: int, metric: str) -> list[RungResult]:
         """Train every job's adapter to an optimizer step and judge it there, by "cer" or "loss"; in order."""
-        from kimi_audio_ft.sweep import halving_run as rungs
+        from kimi_audio_ft.sweep import halving_run
 
-        return rungs.train_until(self._launch(), job_overrides, until, metric)
+        return halving_run.train_until(self._launch(), job_overrides, until, metric)
 
     def _launch(self) -> Launch:
         from kimi_audio_ft.sweep.launch import Launch, Runner

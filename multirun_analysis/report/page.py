@@ -15,18 +15,16 @@ from markupsafe import Markup
 
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import store_root
-from multirun_analysis import charts, learning_words, sentences, words
-from multirun_analysis.audio import clips
-from multirun_analysis.board import Board
+from multirun_analysis import charts, words
 from multirun_analysis.charts import Figure
-from multirun_analysis.collect import Trial
-from multirun_analysis.compare import Comparison
-from multirun_analysis.config_differences import config_differences
-from multirun_analysis.differences import worst_utterances
-from multirun_analysis.facts import cost_facts, sweep_facts
-from multirun_analysis.messages import ENGLISH, Messages
+from multirun_analysis.compare import Comparison, compare
+from multirun_analysis.messages import ENGLISH, Messages, messages_in
 from multirun_analysis.records import write_whole
-from multirun_analysis.terms import term_table
+from multirun_analysis.report.board import Board, term_table
+from multirun_analysis.report.facts import config_differences, cost_facts, sweep_facts
+from multirun_analysis.report.utterances import clips, worst_utterances
+from multirun_analysis.sweep import Trial, collect
+from multirun_analysis.tables import trials_csv, trials_json
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 LIBRARIES = "window.vegaEmbed = vegaEmbed;"
@@ -100,7 +98,7 @@ def _sections(comparison: Comparison, say: Messages) -> list[Section]:
     ]
     study = comparison.learning
     if study is not None:
-        said = " ".join(learning_words.learning_sentences(study, say))
+        said = " ".join(words.learning_sentences(study, say))
         found.insert(0, Section("learning", say("learning.title"), said, charts.learning_figure(comparison, say)))
     return [section for section in found if section.figures or section.key == "learning"]
 
@@ -124,9 +122,7 @@ def _environment(say: Messages) -> Environment:
     environment.globals |= {
         "say": say,
         "words": words,
-        "sentences": sentences,
         "charts": charts,
-        "learning": learning_words,
         "config_differences": config_differences,
         "style": _text("report.css"),
         "script": _text("report.js"),
@@ -155,3 +151,56 @@ def chart_libraries() -> Markup:
         with suppress(UserError):  # it only saves time
             write_whole(kept, script)
     return Markup(script)
+
+
+# --- The three files of a sweep: report.html, which needs neither network nor server, trials.csv and trials.json.
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """The three files of a report."""
+
+    html: Path
+    csv: Path
+    json: Path
+
+    @classmethod
+    def in_folder(cls, folder: Path) -> ReportPaths:
+        """Where they lie."""
+        folder = folder.resolve()
+        return cls(folder / "report.html", folder / "trials.csv", folder / "trials.json")
+
+
+def load_sweep(sweep_dir: Path) -> Comparison:
+    """Read and compare the trials in ``sweep_dir``.
+
+    Raises:
+        UserError: no such folder, no trial or no finished trial in it, a record that cannot be read, or trials that
+            were not scored alike: on different references, by different versions or under different options.
+    """
+    return compare(collect(Path(sweep_dir)))
+
+
+def write_report(sweep_dir: Path, out: Path | None = None, language: str = ENGLISH.language) -> ReportPaths:
+    """Compare the trials in ``sweep_dir`` and write report.html, trials.csv and trials.json.
+
+    Args:
+        sweep_dir: folder of a Hydra multirun (or of a single run).
+        out: folder for the three files, made when missing; ``sweep_dir`` by default.
+        language: of the page's own text: "en" or "zh". The tables' keys are the same in both.
+
+    Raises:
+        UserError: as ``load_sweep``, the files cannot be written, or the language is another one.
+    """
+    return write_comparison(load_sweep(sweep_dir), out, language)
+
+
+def write_comparison(comparison: Comparison, out: Path | None = None, language: str = ENGLISH.language) -> ReportPaths:
+    """As ``write_report``, for a sweep that is already loaded."""
+    say = messages_in(language)
+    paths = ReportPaths.in_folder(Path(out or comparison.sweep.folder))
+    created = datetime.now().astimezone()
+    write_whole(paths.csv, trials_csv(comparison))
+    write_whole(paths.json, trials_json(comparison, created))
+    write_whole(paths.html, render(comparison, created, say))
+    return paths
