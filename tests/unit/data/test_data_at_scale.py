@@ -19,7 +19,7 @@ from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
 from kimi_audio_ft.store.digests import file_digests
 
 if TYPE_CHECKING:
-    from conftest import Tiny
+    from tests.unit.conftest import Tiny
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 LINES = 1500

@@ -21,7 +21,7 @@ from kimi_audio_ft.model import WhisperFeatureExtractor
 from kimi_audio_ft.store.digests import file_digest
 
 if TYPE_CHECKING:
-    from conftest import Tiny
+    from tests.unit.conftest import Tiny
 
 Make = Callable[..., ConversationData]
 NAMES = {"short", "long", "two audios", "turns", "no audio", "five", "six", "seven"}

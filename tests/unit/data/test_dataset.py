@@ -21,7 +21,7 @@ from kimi_audio_ft.store.digests import file_digest
 from kimi_audio_ft.store.features import FeatureStore
 
 if TYPE_CHECKING:
-    from conftest import Corpus, Tiny
+    from tests.unit.conftest import Corpus, Tiny
 
 Make = Callable[..., ConversationDataset]
 
