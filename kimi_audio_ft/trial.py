@@ -13,14 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kimi_audio_ft import outcomes, store
+from kimi_audio_ft import store
 from kimi_audio_ft.base import Base, base_inputs, find_adapter
 from kimi_audio_ft.config.train import SHARDED, EvaluateConfig, TrainConfig
 from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode, evaluation_set, require_manifest
 from kimi_audio_ft.files import read_jsonl, write_jsonl
 from kimi_audio_ft.lora.adapter import ONE
 from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, training_subset
-from kimi_audio_ft.outcomes import BASE
+from kimi_audio_ft.outcomes import BASE, current_outcomes
 from kimi_audio_ft.runtime.devices import in_workers, limit_threads, num_ranks, refuse_launchers
 from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.runtime.signals import Interrupted, TrainingFailed, stop_on_signals
@@ -133,7 +133,7 @@ class Trial:
         config, name = self.config, self.training_signature
         note([("adapter", name)])
         self.base.targets(config.lora)
-        outcomes.raise_if_failed(name)
+        current_outcomes().raise_if_failed(name)
 
         def make(folder: Path) -> dict[str, Any]:
             self.base.about_to_compute()
@@ -146,7 +146,7 @@ class Trial:
             return {**facts, "config": asdict(config), "eval_identity": self.evaluation.identity}
 
         folder, stored = store.find_or_make("adapter", name, make)
-        reused = stored and not outcomes.take_fitted(name)
+        reused = stored and not current_outcomes().take_fitted(name)
         trained_on = json.loads((folder / "data.json").read_text(encoding="utf-8"))
         facts = {**store.read_meta(folder), "train_conversations": trained_on["conversations"]}
         # An adapter does not depend on the evaluation set; its validation losses do.
@@ -263,7 +263,7 @@ def _fit_decode_score(config: TrainConfig, folder: Path, facts: TrialFacts, trac
     utterances = utterance_rows(evaluation.references, transcripts.hypotheses, evaluation.surroundings, options)
     write_utterances(folder, utterances)
     if config.baseline:
-        outcomes.raise_if_failed(BASE)
+        current_outcomes().raise_if_failed(BASE)
         alone = decode(trial.base, evaluation, config.decoding, config.seed, None, progress)
         label = replace(facts, name="base (no adapter)")
         base = _scores(trial, label, "base", alone, dict.fromkeys(_TRAINED), options)

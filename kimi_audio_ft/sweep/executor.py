@@ -12,7 +12,8 @@ from kimi_audio_ft.runtime.devices import num_ranks
 from kimi_audio_ft.sweep.cluster.executor import ClusterExecutor
 from kimi_audio_ft.sweep.cluster.ray import RayCluster
 from kimi_audio_ft.sweep.cluster.slurm import Slurm
-from kimi_audio_ft.sweep.plan import Event, Task, Unit
+from kimi_audio_ft.sweep.events import Event
+from kimi_audio_ft.sweep.plan import Task, Unit
 
 
 class Executor(Protocol):

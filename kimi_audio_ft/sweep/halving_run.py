@@ -17,9 +17,10 @@ from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.files import read_jsonl, write_json
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.store.signature import digest_of
+from kimi_audio_ft.sweep.events import Event, Failed, Paused, Ready
 from kimi_audio_ft.sweep.halving import Candidate, Fate, RungResult, show
 from kimi_audio_ft.sweep.launch import Job, Launch, job_lines
-from kimi_audio_ft.sweep.plan import Event, Unit, pack_key
+from kimi_audio_ft.sweep.plan import Unit, pack_key
 from kimi_audio_ft.sweep.view.screen import SweepView
 from kimi_audio_ft.sweep_folder import HALVING, record_fitting
 from kimi_audio_ft.trial import Trial
@@ -73,15 +74,15 @@ def _train(
 
         def on_event(event: Event) -> None:
             view.event(event)
-            key, name = event["unit"], event["event"]
-            if name not in ("paused", "failed", "ready"):
+            if not isinstance(event, Paused | Failed | Ready):
                 return
-            config = units[key].config
-            score = event["val_cer" if metric == "cer" else "val_loss"] if name == "paused" else None
+            key, config, score = event.unit, units[event.unit].config, None
+            if isinstance(event, Paused):
+                score = event.val_cer if metric == "cer" else event.val_loss
             if score is not None:
                 _Record(config, key, until, metric).write(score)
-            error = event["message"] if name == "failed" else None
-            results[key] = RungResult(key, until, lengths.of(config), score, error, name == "ready")
+            error = event.failure.message if isinstance(event, Failed) else None
+            results[key] = RungResult(key, until, lengths.of(config), score, error, isinstance(event, Ready))
 
         launch.make(list(units.values()), set(units), on_event, view.stopping, until=until, metric=metric)
         record_fitting(launch.folder, view.fitting_seconds)

@@ -8,34 +8,34 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from kimi_audio_ft import outcomes, store
+from kimi_audio_ft import store
 from kimi_audio_ft.cli import to_settings
 from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.decoding.request import Request
 from kimi_audio_ft.decoding.transcripts import transcript_signatures
 from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.outcomes import BASE, Failure
+from kimi_audio_ft.outcomes import BASE, Outcomes
 from kimi_audio_ft.store.cache import one_moment
 from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.store.usage import note, using
 from kimi_audio_ft.sweep.compose import compose_jobs
+from kimi_audio_ft.sweep.events import Event, Failed, Ready
 from kimi_audio_ft.sweep.executor import make_executor
-from kimi_audio_ft.sweep.plan import Event, Task, Unit, make_tasks
-from kimi_audio_ft.sweep.view.screen import JobLine, SweepView
+from kimi_audio_ft.sweep.plan import Task, Unit, make_tasks
+from kimi_audio_ft.sweep.view.screen import SweepView
+from kimi_audio_ft.sweep.view.state import JobLine
 from kimi_audio_ft.sweep_folder import record_fitting, record_trials
 from kimi_audio_ft.text import short_names
 from kimi_audio_ft.trial import Trial
 
-if TYPE_CHECKING:
-    from kimi_audio_ft.sweep.view.screen import JobLine, SweepView
 # --- A sweep's jobs as Hydra composes and runs them, and what each needs from the store.
 
 
@@ -186,7 +186,6 @@ class Launch:
             if self.stopping:
                 raise KeyboardInterrupt
             batch.run_ready(all_of_them=True)
-        outcomes.FAILED.clear()
         return [job.returned for job in jobs if job.returned is not None]
 
     def make(
@@ -256,25 +255,26 @@ class Batch:
     def __init__(self, jobs: Sequence[Job], missing: set[str], launch: Launch, view: SweepView) -> None:
         self.jobs, self.missing, self.launch, self.view = jobs, missing, launch, view
         self.made = set(missing)
+        self.outcomes = Outcomes()
 
     def event(self, event: Event) -> None:
         """What happened to a unit."""
         self.view.event(event)
-        key, name = event["unit"], event["event"]
-        if name == "failed":
-            facts = {field: event[field] for field in ("error_type", "message", "user", "traceback")}
-            outcomes.FAILED[key] = Failure(**facts)
-        elif name == "ready" and event["fitted"]:
-            outcomes.FITTED.add(key)
-        if name in ("ready", "failed"):
-            self.missing.discard(key)
-            self.run_ready()
+        if not isinstance(event, Ready | Failed):
+            return
+        if isinstance(event, Failed):
+            self.outcomes.failed[event.unit] = event.failure
+        elif event.fitted:
+            self.outcomes.fitted.add(event.unit)
+        self.missing.discard(event.unit)
+        self.run_ready()
 
     def run_ready(self, all_of_them: bool = False) -> None:
         """Run the jobs whose units are made, in order."""
         for job in self.jobs:
             if job.returned is None and (all_of_them or not self._needs(job) & self.missing):
-                returned = self.launch.run_job(job)
+                with self.outcomes.given_to_jobs():
+                    returned = self.launch.run_job(job)
                 value = returned._return_value
                 error = str(value) if isinstance(value, Exception) else None
                 reused = job.key not in self.made

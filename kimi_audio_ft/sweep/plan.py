@@ -16,21 +16,6 @@ from kimi_audio_ft.files import write_json
 from kimi_audio_ft.runtime.devices import num_ranks
 from kimi_audio_ft.store.signature import canonical
 
-Event = dict[str, Any]
-"""What happens to a unit, as JSON: ``{"event": NAME, "unit": KEY, ...}``. The names, with what else they carry:
-
-fitting: its training begins or goes on; ``pack`` (number of adapters that train together), ``task`` (its number: packs
-of several tasks train at the same time).
-step: ``step``, ``steps``, ``loss``, ``tokens_per_second`` (of the whole pack; padding not counted).
-decoding: ``done``, ``total`` (utterances times samplings).
-waiting: another process is making it.
-ready: all that its jobs ask for is in the store; ``fitted`` (by this task; else it was there before).
-paused: ``until`` was reached; ``step``, ``val_loss``, ``val_cer``.
-failed: ``error_type``, ``message``, ``user`` (whether a person can mend it), ``traceback`` (empty for such errors).
-interrupted: the task was asked to stop; ``step`` of the checkpoint, or None when it was not training.
-split: of a task, with ``unit`` None: ``units`` (keys), ``reason``; they are tried again in smaller packs.
-"""
-
 
 @dataclass(frozen=True)
 class Unit:

@@ -8,19 +8,18 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from filelock import Timeout
 
 from kimi_audio_ft import store
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.outcomes import BASE
+from kimi_audio_ft.outcomes import BASE, Failure
 from kimi_audio_ft.runtime.workers import WorkerDied, run_workers
-from kimi_audio_ft.sweep.plan import Event, Task, Unit, even_chunks
+from kimi_audio_ft.sweep.events import Decoding, Event, Failed, Fitting, Interrupted, Ready, Split, UnitEvent, Waiting
+from kimi_audio_ft.sweep.plan import Task, Unit, even_chunks
 from kimi_audio_ft.sweep.worker import work
 
-_ENDS = ("ready", "paused", "failed", "interrupted")
 # Seconds between two looks at a lock that another process holds.
 _PATIENCE = 1.0
 
@@ -59,7 +58,7 @@ class _Supervisor:
             mine, others = self._claim(self.task.units)
             self._make(mine)
             for unit in others:
-                self.on_event({"event": "waiting", "unit": unit.key})
+                self.on_event(Waiting(unit.key))
             for unit in others:
                 if self._wait(unit):
                     self._make([unit])
@@ -75,7 +74,7 @@ class _Supervisor:
             try:
                 free = unit.key in self.locks or not self._untrained(unit) or self._lock(unit.key, 0)
             except UserError as error:  # a store that cannot be written; what it has can be used
-                self._fail(unit, error, str(error))
+                self._pass_on(Failed(unit.key, Failure.of(error)))
             else:
                 (mine if free else others).append(unit)
         return mine, others
@@ -93,7 +92,7 @@ class _Supervisor:
         """Wait until another process has made it or given it up."""
         while self._untrained(unit) and not self._lock(unit.key, _PATIENCE):
             if self.should_stop():
-                self.on_event({"event": "interrupted", "unit": unit.key, "step": None})
+                self.on_event(Interrupted(unit.key))
                 return False
         return True
 
@@ -115,34 +114,29 @@ class _Supervisor:
         """What is to be tried again when a child has ended with units left, in groups."""
         if self.should_stop():
             for unit in left:
-                self._pass_on({"event": "interrupted", "unit": unit.key, "step": None})
+                self._pass_on(Interrupted(unit.key))
             return []
         if isinstance(death, UserError):
             for unit in left:
-                self._fail(unit, death, str(death))
+                self._pass_on(Failed(unit.key, Failure.of(death)))
             return []
         suspects = [unit for unit in left if unit.key in begun] or left
         rest = [unit for unit in left if unit not in suspects]
         death = death or WorkerDied("its process ended without a word")
         if len(suspects) > 1:
-            keys = [unit.key for unit in suspects]
-            self._pass_on({"event": "split", "unit": None, "units": keys, "reason": str(death)})
+            self._pass_on(Split([unit.key for unit in suspects], str(death)))
         elif suspects:
             where = f". What it printed is in {self.task.log}" if self.task.log else ""
-            self._fail(suspects[0], death, f"training or decoding it killed the process: {death}{where}")
+            said = f"training or decoding it killed the process: {death}{where}"
+            self._pass_on(Failed(suspects[0].key, Failure(type(death).__name__, said, user=False)))
             suspects = []
         return [group for group in (*even_chunks(suspects, 2), rest) if group]
 
-    def _fail(self, unit: Unit, error: Exception, message: str) -> None:
-        user = isinstance(error, UserError)
-        facts = {"error_type": type(error).__name__, "message": message, "user": user, "traceback": ""}
-        self._pass_on({"event": "failed", "unit": unit.key, **facts})
-
     def _pass_on(self, event: Event) -> None:
-        if event["event"] in _ENDS and event["unit"] in self.locks:
-            self.locks.pop(event["unit"]).close()
-        if event["event"] == "ready":
-            event = {**event, "fitted": event["unit"] in self.fitting}
+        if isinstance(event, UnitEvent) and event.ends and event.unit in self.locks:
+            self.locks.pop(event.unit).close()
+        if isinstance(event, Ready):
+            event = replace(event, fitted=event.unit in self.fitting)
         self.on_event(event)
 
 
@@ -180,17 +174,16 @@ class _Child:
         task = task or self.task
         if task.units:
             run_workers(
-                work, (task, untrained, decoding), count, self._hear, environment=self.environment,
+                work, (task, untrained, decoding), count, self._receive, environment=self.environment,
                 should_stop=self.should_stop,
             )  # fmt: skip
 
-    def _hear(self, rank: int, event: Any) -> None:
-        key = event["unit"]
-        if event["event"] in _ENDS:
-            self.ended.add(key)
-            self.begun.discard(key)
-        elif event["event"] in ("fitting", "decoding"):
-            self.begun.add(key)
+    def _receive(self, rank: int, event: Event) -> None:
+        if isinstance(event, Fitting | Decoding):
+            self.begun.add(event.unit)
+        elif isinstance(event, UnitEvent) and event.ends:
+            self.ended.add(event.unit)
+            self.begun.discard(event.unit)
         self.on_event(event)
 
 

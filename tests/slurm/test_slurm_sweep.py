@@ -18,7 +18,8 @@ from kimi_audio_ft.config.launcher import SlurmConfig
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.sweep.cluster.executor import NotNow
 from kimi_audio_ft.sweep.cluster.slurm import Slurm
-from kimi_audio_ft.sweep.cluster.task import EventReader, this_place
+from kimi_audio_ft.sweep.cluster.task import this_place
+from kimi_audio_ft.sweep.events import EventReader
 from tests.trials_json import values
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm")]
@@ -57,7 +58,8 @@ class Sweep:
 
     def events(self, run: str) -> list[dict[str, Any]]:
         """All events so far of the first task of a run."""
-        return EventReader(self.folder / "sweep" / "packs" / run / "task-0.json.events.jsonl").read()
+        path = self.folder / "sweep" / "packs" / run / "task-0.json.events.jsonl"
+        return [event.to_json() for event in EventReader(path).read()]
 
     def wait_for(self, run: str, what: Callable[[list[dict[str, Any]]], bool], process: subprocess.Popen[str]) -> None:
         """Wait until the events are as wanted."""

@@ -10,9 +10,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
+from kimi_audio_ft.outcomes import Failure
 from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.sweep.cluster.task import EventReader, Place, Progress, events_path, log_path, this_place
-from kimi_audio_ft.sweep.plan import Event, Task, Unit, even_chunks, write_task
+from kimi_audio_ft.sweep.cluster.task import Place, log_path, this_place
+from kimi_audio_ft.sweep.events import (
+    Event,
+    EventReader,
+    Failed,
+    Fitting,
+    Interrupted,
+    Paused,
+    Progress,
+    Ready,
+    Split,
+    events_path,
+)
+from kimi_audio_ft.sweep.plan import Task, Unit, even_chunks, write_task
 
 log = logging.getLogger(__name__)
 
@@ -153,9 +166,10 @@ class _Run:
     def _pass_on(self, followed: _Followed) -> None:
         for event in followed.reader.read():
             if followed.progress.take(event):
-                if event["event"] in ("ready", "paused"):
+                if isinstance(event, Ready | Paused):
                     _refresh_store()
-                self.on_event({**event, "task": followed.name})
+                # A task that is tried again in halves has one number, but as many names as jobs.
+                self.on_event(replace(event, task=followed.name) if isinstance(event, Fitting) else event)
 
     def _after(self, followed: _Followed, end: JobEnd | None, stopping: bool) -> None:
         """What is to be done about the units that a job has left."""
@@ -166,7 +180,7 @@ class _Run:
         paused = followed.progress.interrupted
         if stopping:
             for unit in units:
-                self.on_event(paused.get(unit.key) or {"event": "interrupted", "unit": unit.key, "step": None})
+                self.on_event(paused.get(unit.key) or Interrupted(unit.key))
         elif end.fate != "cancelled" and (end.fate == "lost" or len(paused) == len(units)):
             if followed.restarts == self.cluster.max_restarts:
                 self._fail(followed, end, f", and it has been started {followed.restarts + 1} times")
@@ -174,8 +188,7 @@ class _Run:
             log.info("%s: %s; it is submitted again", name, end.words)
             self.waiting.append((followed.task.with_units(units), name, followed.restarts + 1))
         elif end.fate == "died" and len(units) > 1:
-            keys = [unit.key for unit in units]
-            self.on_event({"event": "split", "unit": None, "units": keys, "reason": end.words})
+            self.on_event(Split([unit.key for unit in units], end.words))
             for number, half in enumerate(even_chunks(units, 2), 1):
                 self.waiting.append((followed.task.with_units(half), f"{name}.{number}", followed.restarts))
         else:
@@ -187,8 +200,7 @@ class _Run:
             message += f"{self._where_to_look(log_path(followed.file))}. "
         message += "The same command goes on from here"
         for unit in followed.open:
-            facts = {"error_type": "JobEnded", "message": message, "user": True, "traceback": ""}
-            self.on_event({"event": "failed", "unit": unit.key, **facts})
+            self.on_event(Failed(unit.key, Failure("JobEnded", message, user=True)))
 
     def _where_to_look(self, printed: Path) -> str:
         if printed.is_file() and printed.stat().st_size:
@@ -201,7 +213,7 @@ class _Run:
     def _stop(self) -> None:
         for task, _, _ in self.waiting:
             for unit in task.units:
-                self.on_event({"event": "interrupted", "unit": unit.key, "step": None})
+                self.on_event(Interrupted(unit.key))
         self.waiting.clear()
         if self.running and (self.asked is None or time.monotonic() - self.asked > _ASK_AGAIN):
             self.asked = time.monotonic()

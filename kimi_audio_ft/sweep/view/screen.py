@@ -14,11 +14,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from kimi_audio_ft.sweep.plan import Event
+from kimi_audio_ft.sweep.events import Event
 from kimi_audio_ft.sweep.view.state import JobLine, SweepState
 from kimi_audio_ft.sweep.view.table import STOPPING, PlainLines, render
-
-__all__ = ["JobLine", "SweepView", "quiet_job_console"]
 
 
 class SweepView:

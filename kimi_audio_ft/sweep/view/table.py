@@ -12,7 +12,19 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from kimi_audio_ft.sweep.plan import Event
+from kimi_audio_ft.sweep.events import (
+    Decoding,
+    Event,
+    Failed,
+    Fitting,
+    Interrupted,
+    Paused,
+    Ready,
+    Split,
+    Step,
+    UnitEvent,
+    Waiting,
+)
 from kimi_audio_ft.sweep.view.state import ACTIVE, JobState, SweepState, UnitState
 from kimi_audio_ft.text import common_name, duration, number_ranges
 
@@ -179,25 +191,28 @@ class PlainLines:
 
     def event(self, event: Event) -> None:
         """Tell it, unless it is one of many such."""
-        name, unit = event["event"], self.state.units.get(event["unit"] or "")
-        if name == "split":
-            self._say(f"{len(event.get('units', []))} adapters are tried again in smaller packs: {event.get('reason')}")
-        elif unit is None:
-            return
-        elif name == "failed":
-            self._say(f"{self._of(unit)}: FAILED: {event['message'].strip() or unit.reason}")
-        elif name == "fitting":
-            self._tell(f"{self._of(unit)}: fitting{f' in pack {unit.pack}' if event.get('pack', 1) > 1 else ''}")
-        elif name == "step":
-            self._step(unit)
-        elif name == "decoding" and unit.to_decode and self._due(f"decode {unit.key}", unit.decoded / unit.to_decode):
-            self._tell(f"{self._of(unit)}: decoded {unit.decoded} of {unit.to_decode}")
-        elif name == "waiting":
-            self._tell(f"{self._of(unit)}: another process is making this adapter; waiting for it")
-        elif name == "ready":
-            self._tell(f"{self._of(unit)}: {'fitted and decoded' if unit.fitted else 'decoded'}")
-        elif name in ("paused", "interrupted"):
-            self._tell(f"{self._of(unit)}: {progress(unit)}")
+        if isinstance(event, Split):
+            self._say(f"{len(event.units)} adapters are tried again in smaller packs: {event.reason}")
+        elif isinstance(event, UnitEvent) and event.unit in self.state.units:
+            self._tell_of(self.state.units[event.unit], event)
+
+    def _tell_of(self, unit: UnitState, event: UnitEvent) -> None:
+        match event:
+            case Failed(failure=failure):
+                self._say(f"{self._of(unit)}: FAILED: {failure.message.strip() or unit.reason}")
+            case Fitting(pack=size):
+                self._tell(f"{self._of(unit)}: fitting{f' in pack {unit.pack}' if size > 1 else ''}")
+            case Step():
+                self._step(unit)
+            case Decoding(done=done, total=total):
+                if total and self._due(f"decode {unit.key}", done / total):
+                    self._tell(f"{self._of(unit)}: decoded {done} of {total}")
+            case Waiting():
+                self._tell(f"{self._of(unit)}: another process is making this adapter; waiting for it")
+            case Ready(fitted=fitted):
+                self._tell(f"{self._of(unit)}: {'fitted and decoded' if fitted else 'decoded'}")
+            case Paused() | Interrupted():
+                self._tell(f"{self._of(unit)}: {progress(unit)}")
 
     def job_done(self, job: JobState) -> None:
         """Trials come fast at the end: failures are told, the others counted."""
