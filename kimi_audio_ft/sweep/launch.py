@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import signal
-from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +21,7 @@ from kimi_audio_ft.decoding.request import Request
 from kimi_audio_ft.decoding.transcripts import transcript_signatures
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.outcomes import BASE, Outcomes
+from kimi_audio_ft.runtime.signals import StopRequest
 from kimi_audio_ft.store.cache import one_moment
 from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.store.usage import note, using
@@ -206,12 +205,9 @@ class Launch:
         )  # fmt: skip
         tasks = make_tasks(units, untrained, template, places)
 
-        def stop() -> None:
-            self.stopping = True
-            on_stop()
-
-        with one_ctrl_c(stop):
-            executor.run(tasks, on_event, lambda: self.stopping)
+        with StopRequest(on_stop) as stop:
+            executor.run(tasks, on_event, stop)
+        self.stopping = stop()
 
     def run_job(self, job: Job) -> JobReturn:
         """Run one job; Hydra has its own logging for each."""
@@ -284,28 +280,6 @@ class Batch:
     def _needs(self, job: Job) -> set[str]:
         baseline = job.settings is not None and job.settings.baseline
         return {job.key or "", *([BASE] if baseline else [])}
-
-
-@contextmanager
-def one_ctrl_c(stop: Callable[[], None]) -> Iterator[None]:
-    """A first Ctrl-C, SIGTERM or SIGUSR1 calls ``stop`` and waits for what it does; a second Ctrl-C ends at once."""
-    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {}
-
-    def first(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        stop()
-
-    try:
-        for number in handled:
-            before[number] = signal.signal(number, first)
-    except ValueError:  # not the main thread: its own owner hears the signals
-        before = {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 # --- What a batch of jobs needs and the store lacks.

@@ -27,7 +27,7 @@ from kimi_audio_ft.outcomes import BASE, Failure
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.runtime.devices import limit_threads
 from kimi_audio_ft.runtime.libraries import quiet_libraries
-from kimi_audio_ft.runtime.signals import Interrupted, TrainingFailed
+from kimi_audio_ft.runtime.signals import Interrupted, StopRequest, TrainingFailed
 from kimi_audio_ft.runtime.workers import Send
 from kimi_audio_ft.scoring import score
 from kimi_audio_ft.store.signature import canonical
@@ -278,27 +278,6 @@ def _work_folder(key: str) -> Path:
 # --- How a task's process begins: its signals, threads and log.
 
 
-class Asked:
-    """Whether somebody has asked this process to stop: SIGTERM, or a signal of a cluster that takes its node back.
-
-    Ctrl-C reaches every process of a terminal's group; the supervisor alone answers it, with one SIGTERM. When the
-    supervisor dies, its locks are gone, so this process must be too: SIGINT, which PyTorch asks the kernel to send
-    then, would not be heard.
-    """
-
-    def __init__(self) -> None:
-        from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]  # made in C
-
-        self.stop = False
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(number, self._hear)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _prctl_pr_set_pdeathsig(signal.SIGKILL)
-
-    def _hear(self, number: int, frame: Any) -> None:
-        self.stop = True
-
-
 def work(rank: int, send: Send, task: Task, untrained: Sequence[str], decoding: bool) -> None:
     """Make a task's units, as one of ``task.ranks`` processes that train together; every event is sent on.
 
@@ -306,14 +285,25 @@ def work(rank: int, send: Send, task: Task, untrained: Sequence[str], decoding: 
         untrained: keys of the units that are to be trained; the sender holds their locks.
         decoding: whether this process also decodes.
     """
-    asked = Asked()
+    # The supervisor alone answers Ctrl-C, with one SIGTERM; a cluster that takes its node back sends SIGUSR1/2.
+    # Never undone: a signal must not end this process while its last events are being sent.
+    stop = StopRequest(also=[signal.SIGUSR2], ignore_ctrl_c=True).listen()
+    _die_with_supervisor()
     _set_up(rank, task)
+    Worker(rank, send, task, stop).run(set(untrained), decoding)
 
-    Worker(rank, send, task, lambda: asked.stop).run(set(untrained), decoding)
+
+def _die_with_supervisor() -> None:
+    """Have the kernel kill this process when the supervisor dies, whose locks are gone then.
+
+    PyTorch asks the kernel for SIGINT, which is ignored here.
+    """
+    from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]  # made in C
+
+    _prctl_pr_set_pdeathsig(signal.SIGKILL)
 
 
 def _set_up(rank: int, task: Task) -> None:
-
     if task.log is not None:
         target = os.open(task.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         for stream in (sys.stdout, sys.stderr):

@@ -11,17 +11,16 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.files import raise_if_full, write_json
 from kimi_audio_ft.outcomes import Failure
 from kimi_audio_ft.paths import CHECKOUT, project_root, store_root
 from kimi_audio_ft.runtime.devices import num_ranks
+from kimi_audio_ft.runtime.signals import StopRequest
 from kimi_audio_ft.sweep.events import Event, EventWriter, Failed, Progress, events_path
 from kimi_audio_ft.sweep.plan import Task, read_task
 
@@ -111,7 +110,6 @@ log = logging.getLogger("kimi_audio_ft.sweep")
 
 INTERRUPTED = os.EX_TEMPFAIL
 """Exit code of a task that was asked to stop: it has saved, and goes on when it is started again."""
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 Supervise = Callable[[Task, Callable[[Event], None], Callable[[], bool]], None]
 
 
@@ -120,8 +118,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m kimi_audio_ft.sweep",
         description="Make one task of a sweep: train its adapters together and decode them, into the store. Events are "
-        "appended to TASK.json.events.jsonl. SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C finish the step and save; exit code "
-        f"0: all is made or has failed for good; {INTERRUPTED}: stopped, start it again to go on.",
+        "appended to TASK.json.events.jsonl. SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C finish the step and save; a second "
+        "Ctrl-C ends at once. Exit code 0: all is made or has failed for good; "
+        f"{INTERRUPTED}: stopped, start it again to go on.",
     )
     parser.add_argument("task", type=Path, metavar="TASK.json", help="a task that an executor has written")
     parser.add_argument("--with-parent", action="store_true", help="stop and save when the starting process is gone")
@@ -129,35 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.task.is_file():
         parser.error(f"{options.task}: no such file")
     logging.basicConfig(format="[%(asctime)s] %(message)s", level=logging.INFO)
-    with heard(options.with_parent) as asked:
-        return run_task(options.task.absolute(), asked)
-
-
-@dataclass
-class Asked:
-    """Whether this process was asked to stop. parent: the process without which it is to stop; 0: none."""
-
-    parent: int
-    stop: bool = False
-
-    def __call__(self) -> bool:
-        return self.stop or (self.parent != 0 and os.getppid() != self.parent)
-
-
-@contextmanager
-def heard(with_parent: bool) -> Iterator[Asked]:
-    """Signals that ask this process to stop."""
-    asked = Asked(os.getppid() if with_parent else 0)
-
-    def hear(number: int, frame: Any) -> None:
-        asked.stop = True
-
-    before = {number: signal.signal(number, hear) for number in SIGNALS}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with StopRequest(also=[signal.SIGUSR2], parent=os.getppid() if options.with_parent else 0) as stop:
+        return run_task(options.task.absolute(), stop)
 
 
 def run_task(task_file: Path, should_stop: Callable[[], bool], supervise: Supervise | None = None) -> int:

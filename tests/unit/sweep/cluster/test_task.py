@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -81,22 +80,6 @@ def test_a_config_that_is_refused_is_every_units_failure(task_file: Path) -> Non
     for failure in failures(task_file):
         assert failure.user and "optim.lr" in failure.message and failure.traceback == ""
     assert [key for _, key in events(task_file)] == ["a", "b"]
-
-
-@pytest.mark.parametrize("number", command.SIGNALS)
-def test_signals_ask_to_stop(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    with command.heard(with_parent=False) as asked:
-        assert not asked()
-        os.kill(os.getpid(), number)
-        assert asked()
-    assert signal.getsignal(number) == before
-
-
-def test_a_process_whose_parent_is_gone_is_asked_to_stop() -> None:
-    assert not command.Asked(parent=0)()
-    assert not command.Asked(parent=os.getppid())()
-    assert command.Asked(parent=os.getppid() + 1)()
 
 
 def test_a_task_is_made_where_the_sweep_is(
