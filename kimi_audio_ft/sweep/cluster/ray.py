@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 from kimi_audio_ft.config.launcher import RayConfig
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.sweep.cluster.executor import JobEnd
-from kimi_audio_ft.sweep.cluster.task import INTERRUPTED, TaskProcess, python_path
+from kimi_audio_ft.sweep.cluster.task import INTERRUPTED, python_path
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +42,8 @@ class RayCluster:
         gpus = (1 if there.get("GPU") else 0) if gpus_per_pack is None else gpus_per_pack
         self.asked: dict[str, float] = {"CPU": settings.num_cpus_per_pack, "GPU": gpus, **settings.resources}
         self.asked = {name: amount for name, amount in self.asked.items() if amount}
-        self.places = int(min(there.get(name, 0) // amount for name, amount in self.asked.items()))
-        if self.places == 0:
+        self.slots = int(min(there.get(name, 0) // amount for name, amount in self.asked.items()))
+        if self.slots == 0:
             self._explain(there)
 
     def _connect(self) -> None:
@@ -119,21 +121,20 @@ class RayCluster:
 
 
 def _worker_function(path: str) -> Callable[[str], int]:
-    """What runs in Ray's worker. Ray sends an inner function by its code, so the worker needs no import to read it."""
+    """The function that Ray's worker runs: an inner one, which Ray sends by its code.
+
+    The worker may read it before it can import this package, so it refers to nothing of the package by name.
+    """
 
     def run(task_file: str) -> int:
-        import sys
-        from pathlib import Path
-
         sys.path[:0] = [entry for entry in path.split(":") if entry not in sys.path]
-
         # A process of its own: it can be sent signals, and its death or its memory is not the worker's.
-        process = TaskProcess(Path(task_file))
+        process = import_module("kimi_audio_ft.sweep.cluster.task").TaskProcess(Path(task_file))
         try:
-            return process.wait()
+            return int(process.wait())
         except KeyboardInterrupt:
             process.stop()
-            return process.wait()
+            return int(process.wait())
 
     return run
 
