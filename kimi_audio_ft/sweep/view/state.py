@@ -1,4 +1,4 @@
-"""How far a sweep is, from the events of its units: what the live table and the plain lines show."""
+"""State of a running sweep, from the events of its units; the live table and the plain lines show it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,12 @@ from kimi_audio_ft.sweep.events import (
     Waiting,
 )
 
-# --- How fast a sweep goes: adapter steps and decoded utterances per second of the time given to each.
-
 # Fewer than this say nothing about the speed.
 _ENOUGH_STEPS, _ENOUGH_UTTERANCES = 3, 3
 
 
 class Rates:
-    """Counts work against time; time in which adapters are trained and others decoded is shared between the two."""
+    """Adapter steps and decoded utterances per second; time in which both are made is shared between the two."""
 
     def __init__(self, now: float) -> None:
         self._last = now
@@ -94,7 +92,7 @@ class JobLine:
 
 @dataclass
 class UnitState:
-    """One adapter on its way. pack: number of the pack it trains in, from 1; decoded, to_decode: utterances."""
+    """One unit. pack: number of the pack it trains in, from 1; decoded, to_decode: utterances."""
 
     key: str
     phase: Phase = "waiting"
@@ -134,7 +132,7 @@ class _Pack:
 
 
 class SweepState:
-    """Everything that is known about a running sweep; ``clock`` gives seconds."""
+    """Units and trials of a running sweep; ``clock`` gives seconds."""
 
     def __init__(self, jobs: Sequence[JobLine], clock: Callable[[], float] = monotonic) -> None:
         self.units = {line.unit: UnitState(line.unit) for line in jobs}
@@ -166,7 +164,7 @@ class SweepState:
         return found
 
     def apply(self, event: Event) -> None:
-        """Take in what happened."""
+        """Take in an event."""
         now = self.clock()
         fitting = self.having("fitting")
         stepping = sum(unit.loss is not None for unit in fitting)  # loading the base says nothing about the speed
@@ -184,7 +182,7 @@ class SweepState:
         job.reason = "" if job.unit.phase == "failed" else _first_line(error or "")
 
     def seconds_left(self) -> float | None:
-        """Estimate for all that is to be made; None while the speed of a kind of work that remains is unknown."""
+        """Estimate for all remaining work; None while the speed of one kind of it is unknown."""
         steps, utterances = self._steps_left(), self._utterances_left()
         return None if steps is None or utterances is None else self.rates.left(steps, utterances)
 
@@ -197,19 +195,19 @@ class SweepState:
         return [unit for unit in self.units.values() if unit.phase not in (*_SETTLED, "reused")]
 
     def _steps_left(self) -> float | None:
-        """Adapter steps; a training whose length is not known yet counts as the usual one."""
-        known = [unit.steps for unit in self.units.values() if unit.steps is not None]
+        """Adapter steps; a training whose length is not known yet counts as an average one."""
+        lengths = [unit.steps for unit in self.units.values() if unit.steps is not None]
         fitting = [unit for unit in self._open() if unit.phase in ("waiting", "fitting")]
-        if fitting and not known:
+        if fitting and not lengths:
             return None
-        return sum((unit.steps or sum(known) / len(known)) - unit.step for unit in fitting)
+        return sum((unit.steps or sum(lengths) / len(lengths)) - unit.step for unit in fitting)
 
     def _utterances_left(self) -> float | None:
-        """Transcripts; a unit whose number is not known yet counts as many for each trial as the usual one."""
-        known = {key: unit.to_decode for key, unit in self.units.items() if unit.to_decode is not None}
-        if self._open() and not known:
+        """Transcripts; a unit whose number is not known yet counts the average number for each of its trials."""
+        totals = {key: unit.to_decode for key, unit in self.units.items() if unit.to_decode is not None}
+        if self._open() and not totals:
             return None
-        each = sum(known.values()) / max(1, sum(len(self.jobs_of(key)) for key in known))
+        each = sum(totals.values()) / max(1, sum(len(self.jobs_of(key)) for key in totals))
         return sum((unit.to_decode or each * len(self.jobs_of(unit.key))) - unit.decoded for unit in self._open())
 
     def _split(self, keys: Iterable[str]) -> None:

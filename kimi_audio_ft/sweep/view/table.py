@@ -1,4 +1,4 @@
-"""The live table: as many lines as the screen has, whatever the number of trials."""
+"""A sweep's state as text: a live table that fits the screen, or a few plain lines for logs and pipes."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def speed(state: SweepState) -> str:
 
 
 def progress(unit: UnitState) -> str:
-    """What a unit is at, with numbers."""
+    """A unit's phase, with numbers."""
     if unit.phase == "fitting":
         return f"fitting {unit.step}/{unit.steps}" if unit.steps else "fitting"
     if unit.phase == "decoding":
@@ -140,7 +140,7 @@ def chosen_rows(state: SweepState, room: int) -> tuple[list[_Row], list[JobState
     for job in jobs:
         own = str(job.line.number) if job.shown == "done" or job.reason else ""
         shared.setdefault((job.line.unit, job.shown, own), []).append(job)
-    rows = [_Row(together) for together in shared.values()]
+    rows = [_Row(equally_far) for equally_far in shared.values()]
     by_urgency = sorted(rows, key=lambda row: (_URGENCY.index(row.phase), _latest_first(row)))
     kept = {id(row) for row in by_urgency[:room]}
     return [row for row in rows if id(row) in kept], [j for row in rows if id(row) not in kept for j in row.jobs]
@@ -171,26 +171,24 @@ def _cells(row: _Row) -> Sequence[str]:
     ]
 
 
-# --- A sweep told in few plain lines, for logs and pipes.
-
 # A new line of progress after so much of the work, or so many seconds.
 _PART, _SECONDS = 0.1, 30.0
 
 
 class PlainLines:
-    """Says what is new; ``say`` prints one line. only_failures: the rest is seen elsewhere."""
+    """Prints news by ``say``, one line each. only_failures: the rest is seen elsewhere."""
 
     def __init__(self, state: SweepState, say: Callable[[str], None], only_failures: bool = False) -> None:
         self.state, self._say, self._only_failures = state, say, only_failures
         self._told: dict[str, tuple[int, float]] = {}
 
     def start(self) -> None:
-        """What the sweep consists of."""
+        """Say how many trials and adapters there are."""
         reused = self.state.counts().get("reused", 0)
         self._tell(f"{title(self.state)}{f', {reused} of the trials are in the store' if reused else ''}")
 
     def event(self, event: Event) -> None:
-        """Tell it, unless it is one of many such."""
+        """Say it, unless it is one of many such."""
         if isinstance(event, Split):
             self._say(f"{len(event.units)} adapters are tried again in smaller packs: {event.reason}")
         elif isinstance(event, UnitEvent) and event.unit in self.state.units:

@@ -1,11 +1,11 @@
-"""What a person is told of Slurm's refusals, waiting jobs and ends."""
+"""Messages about Slurm's refusals, waiting jobs and ends; preempted jobs."""
 
 from __future__ import annotations
 
 import pytest
 
 from kimi_audio_ft.config.launcher import SlurmConfig
-from kimi_audio_ft.sweep.cluster.slurm import Asked, end_of
+from kimi_audio_ft.sweep.cluster.slurm import Asked, being_preempted, end_of
 
 ASKED = Asked(SlurmConfig(partition="gpu", cpus_per_task=64, extra={"constraint": "a100"}), 2)
 
@@ -44,3 +44,26 @@ def test_ends_are_told_apart() -> None:
     assert fates == {"FAILED": "died", "TIMEOUT": "lost", "CANCELLED": "cancelled"}
     memory = end_of("7", "OUT_OF_MEMORY")
     assert memory is not None and "raise hydra.launcher.slurm.mem_gb" in memory.words
+
+
+# As Slurm 22.05 writes it.
+JOB = """JobId=1 JobName=kimi_audio_ft task-0
+   JobState={state} Reason=None Dependency=(null)
+   Requeue=1 Restarts=0 BatchFlag=1 Reboot=0 ExitCode=0:0
+   PreemptEligibleTime=2026-11-24T18:39:29 PreemptTime={preempted}
+   Comment=a=b
+"""
+
+
+@pytest.mark.parametrize(
+    ("state", "preempted", "expected"),
+    [
+        ("RUNNING", "2026-11-24T18:39:30", True),
+        ("RUNNING", "None", False),
+        ("COMPLETING", "None", False),  # cancelled, or requeued by a person
+        ("COMPLETING", "2026-11-24T18:39:30", False),  # Slurm has it back already
+    ],
+)
+def test_only_a_preempted_job_is_queued_again_by_itself(state: str, preempted: str, expected: bool) -> None:
+    assert being_preempted(JOB.format(state=state, preempted=preempted)) is expected
+    assert not being_preempted("")
