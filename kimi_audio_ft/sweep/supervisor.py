@@ -191,7 +191,7 @@ class _Supervisor:
         if len(suspects) > 1:
             self._pass_on(Split([unit.key for unit in suspects], str(death)))
         elif suspects:
-            where = f". What it printed is in {self.task.log}" if self.task.log else ""
+            where = f". Its output is in {self.task.log}" if self.task.log else ""
             said = f"training or decoding it killed the process: {death}{where}"
             self._pass_on(Failed(suspects[0].key, Failure(type(death).__name__, said, user=False)))
             suspects = []

@@ -44,7 +44,7 @@ class RayCluster:
         self.asked = {name: amount for name, amount in self.asked.items() if amount}
         self.slots = int(min(there.get(name, 0) // amount for name, amount in self.asked.items()))
         if self.slots == 0:
-            self._explain(there)
+            self._refuse_or_wait(there)
 
     def _connect(self) -> None:
         import ray
@@ -68,15 +68,15 @@ class RayCluster:
                 "`ray start --head`, name its address, or set null to start one on this machine"
             ) from None
 
-    def _explain(self, there: dict[str, float]) -> None:
+    def _refuse_or_wait(self, there: dict[str, float]) -> None:
         has = {name: there.get(name, 0) for name in self.asked}
-        words = (
+        message = (
             f"hydra.launcher.ray: a pack asks for {self.asked}, and the cluster has {has} in all. Look at "
             "num_cpus_per_pack, resources and hydra.launcher.gpus_per_pack"
         )
         if self.settings.address is None:
-            raise UserError(words)
-        log.warning("%s. Waiting for a node that has them", words)  # one may be on its way
+            raise UserError(message)
+        log.warning("%s. Waiting for a node that has them", message)  # one may be on its way
 
     def submit(self, task_file: Path, name: str) -> str:
         """Queue a task."""
@@ -89,7 +89,7 @@ class RayCluster:
             "max_retries": 0,
             "name": f"kimi_audio_ft {name}",
         }
-        handle = ray.remote(**options)(_worker_function(python_path())).remote(str(task_file))
+        handle = ray.remote(**options)(worker_function(python_path())).remote(str(task_file))
         job = handle.hex()
         self._tasks[job] = handle
         return job
@@ -120,7 +120,7 @@ class RayCluster:
             ray.wait([self._tasks[job] for job in jobs], num_returns=len(jobs), timeout=_GRACE)
 
 
-def _worker_function(path: str) -> Callable[[str], int]:
+def worker_function(path: str) -> Callable[[str], int]:
     """The function that Ray's worker runs: an inner one, which Ray sends by its code.
 
     The worker may read it before it can import this package, so it refers to nothing of the package by name.

@@ -167,7 +167,7 @@ def test_a_job_is_lost_so_often_and_no_more(tmp_path: Path) -> None:
 def test_a_cancelled_job_is_not_submitted_again(tmp_path: Path) -> None:
     heard = run(Queue([Life("a", "b", CANCELLED)]), tmp_path, task("ab"))
     assert names(heard) == ["ready a", "failed b"]
-    assert messages(heard) == ["job ended as CANCELLED. The same command goes on from here"]
+    assert messages(heard) == ["job ended as CANCELLED. Re-run the command to resume"]
 
 
 def test_a_cluster_that_does_not_answer_for_a_while_is_asked_again(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_where_to_look_depends_on_what_a_job_has_printed(tmp_path: Path) -> None
     runs = (run(kind([Life(end=DIED)]), tmp_path, task("a")) for kind in (Queue, Printing))
     [silent], [printing] = map(messages, runs)
     assert "does its node see" in silent and "does its node see" not in printing
-    assert f"What it printed is in {tmp_path}" in printing
+    assert f"Its output is in {tmp_path}" in printing
 
 
 def test_a_stopping_sweep_stops_its_jobs_and_hears_where_they_were(tmp_path: Path) -> None:

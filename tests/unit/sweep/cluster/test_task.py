@@ -14,7 +14,7 @@ from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.outcomes import Failure
 from kimi_audio_ft.sweep.cluster import task as command
-from kimi_audio_ft.sweep.cluster.task import Place, this_place
+from kimi_audio_ft.sweep.cluster.task import sweep_environment
 from kimi_audio_ft.sweep.events import Event, EventReader, Failed, Interrupted, Ready, events_path
 from kimi_audio_ft.sweep.plan import Task, Unit, write_task
 
@@ -88,7 +88,7 @@ def test_a_task_is_made_where_the_sweep_is(
     (tmp_path / "sweep").mkdir()
     monkeypatch.chdir(tmp_path / "sweep")
     monkeypatch.setenv("HF_HOME", "/somewhere")
-    this_place().write(task_file)
+    sweep_environment().write(task_file)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HF_HOME")
     monkeypatch.setenv("KIMI_AUDIO_FT_STORE", "elsewhere")
@@ -105,22 +105,21 @@ def test_a_task_is_made_where_the_sweep_is(
 def test_nothing_secret_travels(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "hush-hush")
-    assert "hush-hush" not in str(this_place())
+    assert "hush-hush" not in str(sweep_environment())
 
 
 def test_a_node_that_does_not_see_the_store_says_so(task_file: Path, tmp_path: Path) -> None:
-    place = this_place()
+    environment = sweep_environment()
     own = tmp_path / "own"  # a folder of the same name on the node's own disk
     own.mkdir()
-    replace(place, store=str(own)).write(task_file)
+    replace(environment, store=str(own)).write(task_file)
     assert command.run_task(task_file, never, make_all) == 1
     told = [failure.message for failure in failures(task_file)]
     assert len(told) == 2 and all("does not see the sweep's store" in words for words in told)
     assert "all nodes share" in told[0]
     with pytest.raises(UserError, match="working folder is not there"):
-        replace(place, folder=str(tmp_path / "gone")).enter()
+        replace(environment, folder=str(tmp_path / "gone")).enter()
 
 
 def test_all_sweeps_know_a_store_by_the_same_file() -> None:
-    assert this_place() == this_place()
-    assert isinstance(this_place(), Place)
+    assert sweep_environment().witness == sweep_environment().witness != ""
