@@ -148,7 +148,7 @@ def test_a_sweep_that_is_interrupted_in_every_way_ends_as_a_local_one(tmp_path: 
 
 @pytest.fixture
 def task_file(tmp_path: Path) -> Path:
-    """A path for a task, with its environment beside it: the job's process finds no task there, and ends with exit code 2."""
+    """A path with a task's environment and no task: the job's process finds none there, and ends with exit code 2."""
     file = tmp_path / "task-0.json"
     sweep_environment().write(file)
     return file
