@@ -10,24 +10,25 @@ from pathlib import Path
 from rich.console import Console
 
 from kimi_audio_ft.errors import UserError
+from multirun_analysis.analysis import load_sweep
 from multirun_analysis.messages import ENGLISH, LANGUAGES, messages_in
-from multirun_analysis.report.page import ReportPaths, load_sweep, write_comparison
+from multirun_analysis.report.page import ReportPaths, write_comparison
 from multirun_analysis.terminal import print_leaderboard
 from multirun_analysis.watch import SECONDS, watch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, or 2 for an error that the user can mend."""
+    """Run the command; returns its exit code: 0, or 2 for a user's error."""
     options = _parser().parse_args(arguments)
     try:
         if options.watch is not None:
             return _watch(options)
-        comparison = load_sweep(options.sweep_dir)
-        paths = write_comparison(comparison, options.out, options.language)
+        analysis = load_sweep(options.sweep_dir)
+        paths = write_comparison(analysis, options.out, options.language)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print_leaderboard(comparison)
+    print_leaderboard(analysis)
     _tell(f"Report: {paths.html}")
     return 0
 

@@ -1,4 +1,4 @@
-"""Trials are compared on one set of references; where there are two, what differs between them is said."""
+"""Trials are ranked together only if they were scored on the same references, in the same way."""
 
 from __future__ import annotations
 
@@ -8,143 +8,27 @@ from typing import Any
 
 from kimi_audio_ft.errors import UserError
 from multirun_analysis.records import read_jsonl
-from multirun_analysis.sweep import Sweep, Trial
+from multirun_analysis.sweep import UTTERANCES, Sweep, Trial
 
-IDENTITY = "eval_identity"
-REFERENCE_SET = ("num_references", "num_reference_chars", IDENTITY)
-FILE = "utterances.jsonl"
-_SHOWN = 3
-
-
-def check_reference_sets(sweep: Sweep) -> None:
-    """Every finished trial and every base was scored on the same references.
-
-    Raises:
-        UserError: they were not; names the trials, and the utterances that differ, from their utterances.jsonl.
-    """
-    for key in REFERENCE_SET:
-        holders = holders_of((trial.record.get(key), trial) for trial in compared(sweep))
-        if len(holders) > 1:
-            found = "; ".join(f"{value!r} in {records_of(trials)}" for value, trials in holders.items())
-            first, second, *_ = holders.values()
-            raise _refusal(sweep, f"{key} is {found}. {_difference(first, second)}")
-    if sweep.finished and sweep.finished[0].record.get(IDENTITY) is None:
-        _check_texts(sweep)
-
-
-def _check_texts(sweep: Sweep) -> None:
-    """The same by the texts of utterances.jsonl, where nobody recorded what identifies the references."""
-    first: tuple[Trial, dict[str, str]] | None = None
-    for trial in sweep.finished:
-        texts = _references(trial)
-        # Some are missing where a disk was full: such a trial is compared with no other.
-        if not texts or trial.record.get("num_references") not in (None, len(texts)):
-            continue
-        first = first or (trial, texts)
-        if texts != first[1]:
-            raise _refusal(sweep, _difference([first[0]], [trial]))
-
-
-def _refusal(sweep: Sweep, difference: str) -> UserError:
-    return UserError(
-        f"{sweep.folder}: trials were scored on different reference sets: {difference}Error rates over different "
-        "references cannot be compared. Score every trial on one evaluation set (data.eval_manifest) or report the "
-        "sweeps separately"
-    )
-
-
-def compared(sweep: Sweep) -> list[Trial]:
-    """What is ranked together."""
-    return [*sweep.finished, *sweep.baselines]
-
-
-def holders_of(facts: Iterable[tuple[Hashable, Trial]]) -> dict[Hashable, list[Trial]]:
-    """Trials by something that is recorded of each."""
-    holders: dict[Hashable, list[Trial]] = {}
-    for fact, trial in facts:
-        holders.setdefault(fact, []).append(trial)
-    return holders
-
-
-def records_of(trials: list[Trial], most: int = 4) -> str:
-    """The files that say it, the first ones by name."""
-    names = [f"{trial.name}/{'baseline' if trial.is_base else 'scores'}.json" for trial in trials]
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _difference(first: list[Trial], second: list[Trial]) -> str:
-    """What the transcripts of two groups of trials say about it; nothing when one of them has none."""
-    found, against = (
-        next(((t, texts) for t in trials if (texts := _references(t))), None) for trials in (first, second)
-    )
-    if found is None or against is None:
-        return ""
-    (one, references), (other, others) = found, against
-    changed = [key for key, text in references.items() if key in others and others[key] != text]
-    told = [
-        _listed(f"only in {one.name}", [repr(key) for key in references if key not in others]),
-        _listed(f"only in {other.name}", [repr(key) for key in others if key not in references]),
-        _listed(
-            f"with another reference in {other.name} than in {one.name}",
-            [f"{key!r} ({others[key]!r} for {references[key]!r})" for key in changed],
-        ),
-    ]
-    what = "; ".join(filter(None, told))
-    same = f"Utterances and references are the same in {one.name} and {other.name}, recordings or prompts differ"
-    return f"{what or same}. "
-
-
-def _references(trial: Trial) -> dict[str, str]:
-    """By id; empty for a base, and without a file. Its rows are not kept: all trials' would fill the memory."""
-    path = trial.folder / FILE
-    rows = () if trial.is_base or not path.is_file() else read_jsonl(path)
-    return {str(row.get("id")): str(row.get("reference")) for row in rows}
-
-
-def _listed(what: str, items: list[str]) -> str:
-    if not items:
-        return ""
-    rest = len(items) - _SHOWN
-    more = f" and {rest} more" if rest > 0 else ""
-    return f"{len(items)} utterance{'s' * (len(items) > 1)} {what}: {', '.join(items[:_SHOWN])}{more}"
-
-
-# --- Trials are compared when they were scored alike: by one version of the normalisation, under the same options.
-
+REFERENCE_SET = ("num_references", "num_reference_chars", "eval_identity")
 VERSION = "normalisation_version"
 # Every option of scoring, and the part of scores.json that has it.
 OPTIONS = {"fillers": "normalisation", "erhua": "normalisation", "terms": "word_lists", "names": "word_lists"}
-_SHOWN = 3
+_SHOWN, _RECORDS_SHOWN = 3, 4
 _SHORT_LIST = 6
-_AGAIN = "it scores every trial anew, and neither trains nor decodes again"
+_AGAIN = "that only rescores, nothing is trained or decoded again"
 
 
-def check_scored_alike(sweep: Sweep) -> None:
-    """Every finished trial and every base was scored by one version of the normalisation, under the same options.
+def check_comparable(sweep: Sweep) -> None:
+    """Check that all finished trials and bases have the same references, normalisation version and scoring options.
 
     Older records state no version or lack options: they are compared with each other, and with no others.
 
     Raises:
-        UserError: they were not; names the records, the option or version, and its values.
+        UserError: they differ; names the records, the values, and the utterances or words that differ.
     """
-    versions = holders_of((version_of(trial), trial) for trial in compared(sweep))
-    if len(versions) > 1:
-        found = "; ".join(f"{_said(value)} in {records_of(trials)}" for value, trials in versions.items())
-        raise UserError(
-            f"{sweep.folder}: trials were scored by different versions of the normalisation: {VERSION} is {found}. "
-            f"Their scores cannot be compared. Run the same sweep command again: {_AGAIN}"
-        )
-    for name in OPTIONS:
-        by_value = holders_of((_comparable(option_of(trial, name)), trial) for trial in compared(sweep))
-        if len(by_value) > 1:
-            groups = list(by_value.values())
-            found = "; ".join(f"{_said(option_of(trials[0], name))} in {records_of(trials)}" for trials in groups)
-            raise UserError(
-                f"{sweep.folder}: trials were scored under different options: scoring.{name} is {found}. "
-                f"{_words_between(groups[0][0], groups[1][0], name)}Their scores cannot be compared. Run the same "
-                f"sweep command again with one value of scoring.{name}: {_AGAIN}"
-            )
+    _check_references(sweep)
+    _check_scoring(sweep)
 
 
 def version_of(trial: Trial) -> int | None:
@@ -155,6 +39,104 @@ def version_of(trial: Trial) -> int | None:
 def option_of(trial: Trial, name: str) -> Any:
     """The value of ``scoring.{name}`` that scored a trial, a file as its words; None where its record lacks it."""
     return (trial.record.get(OPTIONS[name]) or {}).get(name)
+
+
+def _check_references(sweep: Sweep) -> None:
+    for key in REFERENCE_SET:
+        holders = _holders((trial.record.get(key), trial) for trial in _compared(sweep))
+        if len(holders) > 1:
+            found = "; ".join(f"{value!r} in {_records(trials)}" for value, trials in holders.items())
+            first, second, *_ = holders.values()
+            raise _other_references(sweep, f"{key} is {found}. {_difference(first, second)}")
+    if sweep.finished and sweep.finished[0].record.get("eval_identity") is None:
+        _check_texts(sweep)
+
+
+def _check_texts(sweep: Sweep) -> None:
+    """Compare the texts of utterances.jsonl: older records have no digest of the references."""
+    first: tuple[Trial, dict[str, str]] | None = None
+    for trial in sweep.finished:
+        texts = _references(trial)
+        # Some are missing where a disk was full: such a trial is compared with no other.
+        if not texts or trial.record.get("num_references") not in (None, len(texts)):
+            continue
+        first = first or (trial, texts)
+        if texts != first[1]:
+            raise _other_references(sweep, _difference([first[0]], [trial]))
+
+
+def _check_scoring(sweep: Sweep) -> None:
+    versions = _holders((version_of(trial), trial) for trial in _compared(sweep))
+    if len(versions) > 1:
+        found = "; ".join(f"{_said(value)} in {_records(trials)}" for value, trials in versions.items())
+        raise UserError(
+            f"{sweep.folder}: trials were scored by different versions of the normalisation: {VERSION} is {found}. "
+            f"Their scores cannot be compared. Re-run the same sweep command: {_AGAIN}"
+        )
+    for name in OPTIONS:
+        groups = list(_holders((_comparable(option_of(trial, name)), trial) for trial in _compared(sweep)).values())
+        if len(groups) > 1:
+            found = "; ".join(f"{_said(option_of(trials[0], name))} in {_records(trials)}" for trials in groups)
+            raise UserError(
+                f"{sweep.folder}: trials were scored under different options: scoring.{name} is {found}. "
+                f"{_words_between(groups[0][0], groups[1][0], name)}Their scores cannot be compared. Re-run the same "
+                f"sweep command with one value of scoring.{name}: {_AGAIN}"
+            )
+
+
+def _compared(sweep: Sweep) -> list[Trial]:
+    return [*sweep.finished, *sweep.baselines]
+
+
+def _holders(facts: Iterable[tuple[Hashable, Trial]]) -> dict[Hashable, list[Trial]]:
+    """Trials by something that is recorded of each."""
+    holders: dict[Hashable, list[Trial]] = {}
+    for fact, trial in facts:
+        holders.setdefault(fact, []).append(trial)
+    return holders
+
+
+def _records(trials: list[Trial]) -> str:
+    names = [f"{trial.name}/{'baseline' if trial.is_base else 'scores'}.json" for trial in trials]
+    return _first_of(names, _RECORDS_SHOWN)
+
+
+def _other_references(sweep: Sweep, difference: str) -> UserError:
+    return UserError(
+        f"{sweep.folder}: trials were scored on different reference sets: {difference}Error rates over different "
+        "references cannot be compared. Score every trial on one evaluation set (data.eval_manifest) or report the "
+        "sweeps separately"
+    )
+
+
+def _difference(first: list[Trial], second: list[Trial]) -> str:
+    """Which utterances of two groups of trials differ; nothing when one of them has no file of them."""
+    found, against = (
+        next(((t, texts) for t in trials if (texts := _references(t))), None) for trials in (first, second)
+    )
+    if found is None or against is None:
+        return ""
+    (one, references), (other, others) = found, against
+    changed = [key for key, text in references.items() if key in others and others[key] != text]
+    groups = {
+        f"only in {one.name}": [repr(key) for key in references if key not in others],
+        f"only in {other.name}": [repr(key) for key in others if key not in references],
+        f"with another reference in {other.name} than in {one.name}": [
+            f"{key!r} ({others[key]!r} for {references[key]!r})" for key in changed
+        ],
+    }
+    told = [
+        f"{len(keys)} utterance{'s' * (len(keys) > 1)} {how}: {_first_of(keys)}" for how, keys in groups.items() if keys
+    ]
+    same = f"Utterances and references are the same in {one.name} and {other.name}, recordings or prompts differ"
+    return f"{'; '.join(told) or same}. "
+
+
+def _references(trial: Trial) -> dict[str, str]:
+    """By id; empty for a base, and without a file. Its rows are not kept: all trials' would fill the memory."""
+    path = trial.folder / UTTERANCES
+    rows = () if trial.is_base or not path.is_file() else read_jsonl(path)
+    return {str(row.get("id")): str(row.get("reference")) for row in rows}
 
 
 def _comparable(value: Any) -> str:
@@ -171,14 +153,19 @@ def _said(value: Any) -> str:
 
 
 def _words_between(one: Trial, other: Trial, name: str) -> str:
-    """Which words only one of two long lists has; nothing where that is seen anyway."""
+    """Words that only one of two long lists has; nothing where both are shown whole anyway."""
     lists = [option_of(trial, name) for trial in (one, other)]
     if not all(isinstance(words, list) for words in lists) or max(map(len, lists)) <= _SHORT_LIST:
         return ""
     told = []
     for trial, mine, theirs in ((one, *lists), (other, *reversed(lists))):
         only = [repr(word) for word in mine if word not in theirs]
-        rest = f" and {len(only) - _SHOWN} more" if len(only) > _SHOWN else ""
-        told += [f"only in the list of {trial.name}: {', '.join(only[:_SHOWN])}{rest}"] if only else []
+        told += [f"only in the list of {trial.name}: {_first_of(only)}"] if only else []
     said = "; ".join(told)
     return f"{said[0].upper()}{said[1:]}. "
+
+
+def _first_of(items: list[str], most: int = _SHOWN) -> str:
+    """The first ones, and how many more there are."""
+    rest = len(items) - most
+    return ", ".join(items[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,4 +1,4 @@
-"""What varies in a sweep, which trial is best, and by how much it beats the zero-shot base."""
+"""The leaderboard: parameters that vary in a sweep, trials ranked by CER, their gain over the zero-shot base."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kimi_audio_ft.errors import UserError
-from multirun_analysis.checks import REFERENCE_SET, check_reference_sets, check_scored_alike
-from multirun_analysis.params import _order, distinct, identity, value_of
+from multirun_analysis.checks import REFERENCE_SET, check_comparable
+from multirun_analysis.params import distinct, identity, order, value_of
 from multirun_analysis.sweep import Sweep, Trial
-
-if TYPE_CHECKING:
-    from multirun_analysis.learning import LearningStudy
-    from multirun_analysis.statistics import Statistics
 
 LEADING_PARAMS = ("lora.r", "optim.lr", "decoding.text_temperature")
 NUISANCE_PARAMS = ("seed", "data.train_subset_seed")
@@ -73,27 +69,13 @@ class Comparison:
 
     @property
     def reference_set(self) -> dict[str, Any]:
-        """What all trials were scored on."""
+        """The references that all trials were scored on."""
         keys = (*REFERENCE_SET, "eval_manifest")
         return {key: self.best.trial.record.get(key) for key in keys}
 
     @property
     def lowest_base(self) -> Trial | None:
         return min(self.sweep.baselines, key=lambda base: base.cer, default=None)
-
-    @cached_property
-    def statistics(self) -> Statistics:
-        """Intervals, comparisons of trials, effects and verdicts; reads every trial's utterances when first asked."""
-        from multirun_analysis.statistics import statistics_of
-
-        return statistics_of(self)
-
-    @cached_property
-    def learning(self) -> LearningStudy | None:
-        """Learning curves, where sizes of the training set are swept; reads utterances when first asked."""
-        from multirun_analysis.learning import learning_study
-
-        return learning_study(self)
 
     def distinct(self, param: str) -> list[Any]:
         """Values of ``param`` among the finished trials, in order."""
@@ -112,6 +94,17 @@ class Comparison:
             by_value.append(ValueMean(value, mean(same), len(same)))
         return by_value
 
+    @property
+    def train_seconds(self) -> list[float]:
+        """Training times of the adapters that were trained, not taken from the store."""
+        return [adapter.train_seconds for adapter in self.adapters if adapter.train_seconds is not None]
+
+    @property
+    def fitting_seconds(self) -> float:
+        """Time in which the sweep trained anything: as measured, otherwise the sum over the adapters."""
+        measured = self.sweep.fitting_seconds
+        return sum(self.train_seconds) if measured is None else measured
+
     @cached_property
     def adapters(self) -> list[Adapter]:
         """The distinct training runs of the finished trials, ordered by their training parameters."""
@@ -123,7 +116,7 @@ class Comparison:
             for signature, trials in groups.items()
         ]
         trained = [param for param in self.swept if not param.startswith("decoding.")]
-        return sorted(adapters, key=lambda adapter: [_order(value_of(adapter.source, p)) for p in trained])
+        return sorted(adapters, key=lambda adapter: [order(value_of(adapter.source, p)) for p in trained])
 
 
 def compare(sweep: Sweep) -> Comparison:
@@ -135,8 +128,7 @@ def compare(sweep: Sweep) -> Comparison:
     """
     if not sweep.finished:
         raise UserError(_nothing_finished(sweep))
-    check_reference_sets(sweep)
-    check_scored_alike(sweep)
+    check_comparable(sweep)
     return Comparison(sweep, swept_params(sweep), _leaderboard(sweep))
 
 
@@ -199,4 +191,4 @@ def _nothing_finished(sweep: Sweep) -> str:
     if sweep.failed:
         first = sweep.failed[0].record
         reason += f". Trial {sweep.failed[0].name}: {first.get('error_type')}: {first.get('message')}"
-    return f"{reason}. Run the same sweep command again; what is finished is kept"
+    return f"{reason}. Fix the cause and re-run the sweep: finished trials are skipped"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,17 @@ from multirun_analysis.statistics.results import Interval
 from multirun_analysis.statistics.tally import tally_up
 from multirun_analysis.sweep import Trial
 
-# --- Error rates as a power law of the size of the training set: error = floor + scale * size ** -exponent.
-
 Floats = NDArray[np.float64]
+Number = TypeVar("Number", float, Floats)
 
+SIZE_PARAM = "data.train_subset"
+# Sizes that are forecast, beside twice the largest one measured.
+FORECASTS = (50_000, 100_000)
+MIN_SIZES = 3
+# A forecast for so many times the largest size measured is a guess.
+FAR = 10
+RESAMPLES, SEED = 2000, 0
+_LINE_POINTS = 60
 # Hestness et al. find 0.3 for speech; beyond these bounds three or four points say nothing.
 EXPONENTS = (0.05, 2.0)
 _GRID = 120
@@ -35,38 +42,24 @@ _LEAST_ERROR = 1e-3
 
 
 @dataclass(frozen=True)
-class PowerLaw:
-    """``floor + scale * (size / unit) ** -exponent``, with ``floor`` and ``scale`` 0 or more.
+class PowerLaw(Generic[Number]):
+    """``floor + scale * (size / unit) ** -exponent``, with ``floor`` and ``scale`` 0 or more; arrays are many laws.
 
     floor: the error that no amount of data takes away. unit: the size at which ``scale`` is what data could still take
         away; the largest one measured.
     """
 
-    floor: float
-    scale: float
-    exponent: float
+    floor: Number
+    scale: Number
+    exponent: Number
     unit: float
 
-    def at(self, size: float) -> float:
+    def at(self, size: float) -> Number:
         """The error rate at a size."""
         return self.floor + self.scale * (size / self.unit) ** -self.exponent
 
 
-@dataclass(frozen=True)
-class PowerLaws:
-    """Many of them, as columns ``[laws]``."""
-
-    floor: Floats
-    scale: Floats
-    exponent: Floats
-    unit: float
-
-    def at(self, size: float) -> Floats:
-        """The error rate of each at a size, ``[laws]``."""
-        return self.floor + self.scale * (size / self.unit) ** -self.exponent
-
-
-def fit_power_law(sizes: Floats, errors: Floats) -> PowerLaw:
+def fit_power_law(sizes: Floats, errors: Floats) -> PowerLaw[float]:
     """The law of one row of error rates ``[sizes]``; least squares, weighted as counts of errors vary."""
     weights, rows = _weights(errors), errors[None]
     grid = np.geomspace(*EXPONENTS, _GRID)
@@ -77,7 +70,7 @@ def fit_power_law(sizes: Floats, errors: Floats) -> PowerLaw:
     return PowerLaw(float(best.floor[0]), float(best.scale[0]), float(best.exponent[0]), best.unit)
 
 
-def fit_power_laws(sizes: Floats, errors: Floats, resampled: Floats) -> PowerLaws:
+def fit_power_laws(sizes: Floats, errors: Floats, resampled: Floats) -> PowerLaw[Floats]:
     """The laws of resampled error rates ``[resamples, sizes]``, weighted as the measured ``errors`` ``[sizes]`` are."""
     return _fit(sizes, resampled, _weights(errors), np.geomspace(*EXPONENTS, _GRID))
 
@@ -87,7 +80,7 @@ def _weights(errors: Floats) -> Floats:
     return 1 / np.maximum(errors, _LEAST_ERROR)
 
 
-def _fit(sizes: Floats, rows: Floats, weights: Floats, exponents: Floats) -> PowerLaws:
+def _fit(sizes: Floats, rows: Floats, weights: Floats, exponents: Floats) -> PowerLaw[Floats]:
     """The best of the exponents for every row ``[rows, sizes]``, with its floor and scale."""
     unit = float(sizes.max())
     best_loss = np.full(len(rows), np.inf)
@@ -99,7 +92,7 @@ def _fit(sizes: Floats, rows: Floats, weights: Floats, exponents: Floats) -> Pow
         better = loss < best_loss
         best_loss[better], floor[better], scale[better] = loss[better], a[better], b[better]
         chosen[better] = exponent
-    return PowerLaws(floor, scale, chosen, unit)
+    return PowerLaw(floor, scale, chosen, unit)
 
 
 def _floor_and_scale(shape: Floats, rows: Floats, weights: Floats) -> tuple[Floats, Floats]:
@@ -112,16 +105,6 @@ def _floor_and_scale(shape: Floats, rows: Floats, weights: Floats) -> tuple[Floa
     floor = np.where(rising, level / total, np.where(no_floor, 0.0, floor))
     scale = np.where(rising, 0.0, np.where(no_floor, product / by_square, scale))
     return floor, scale
-
-
-SIZE_PARAM = "data.train_subset"
-# Sizes that are forecast, beside twice the largest one measured.
-FORECASTS = (50_000, 100_000)
-MIN_SIZES = 3
-# A forecast for so many times the largest size measured is a guess.
-FAR = 10
-RESAMPLES, SEED = 2000, 0
-_LINE_POINTS = 60
 
 
 @dataclass(frozen=True)
@@ -158,7 +141,7 @@ class LearningCurve:
 
     setting: dict[str, Any]
     points: list[Point]
-    law: PowerLaw
+    law: PowerLaw[float]
     floor: Interval | None
     exponent: Interval | None
     is_falling: bool | None
@@ -264,7 +247,7 @@ def _resampled(points: Sequence[Point]) -> Floats | None:
     return np.stack(columns, axis=1)
 
 
-def _off(points: Sequence[Point], resampled: Floats, laws: PowerLaws) -> list[int]:
+def _off(points: Sequence[Point], resampled: Floats, laws: PowerLaw[Floats]) -> list[int]:
     """Sizes at which the law of the same resample is above the error in nearly all resamples, or below it."""
     found = []
     for place, point in enumerate(points):
@@ -274,7 +257,7 @@ def _off(points: Sequence[Point], resampled: Floats, laws: PowerLaws) -> list[in
     return found
 
 
-def _forecast(size: int, law: PowerLaw, laws: PowerLaws | None) -> Forecast:
+def _forecast(size: int, law: PowerLaw[float], laws: PowerLaw[Floats] | None) -> Forecast:
     interval = None if laws is None else _interval(laws.at(size))
     return Forecast(size, law.at(size), interval, size > FAR * law.unit)
 

@@ -1,23 +1,20 @@
-"""TODO."""
+"""Values of swept parameters: where a trial has them, when two are equal, and in which order they stand."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from multirun_analysis.sweep import Trial
 
-if TYPE_CHECKING:
-    pass
-
 
 def value_of(trial: Trial, param: str) -> Any:
-    """A parameter as configured or, for what scores.json does not list, as given on the command line."""
+    """A parameter as configured or, if scores.json does not list it, as given on the command line."""
     return trial.params.get(param, trial.overrides.get(param))
 
 
 def is_of_base(param: str) -> bool:
-    """Whether a parameter also says something about the base alone: how it is asked, and how it decodes."""
+    """Whether a parameter also applies to the base without an adapter: its prompt, and how it decodes."""
     return param.startswith("decoding") or param in ("prompt", "data.prompt")
 
 
@@ -29,11 +26,12 @@ def identity(value: Any) -> str:
 
 
 def distinct(values: list[Any]) -> list[Any]:
-    """The different values, numbers before everything else, each in order."""
-    return sorted({identity(value): value for value in values}.values(), key=_order)
+    """The different values, in order."""
+    return sorted({identity(value): value for value in values}.values(), key=order)
 
 
-def _order(value: Any) -> tuple[int, float, str]:
+def order(value: Any) -> tuple[int, float, str]:
+    """Sort key of a value: numbers come before everything else."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return (0, float(value), "")
     return (1, 0.0, identity(value))

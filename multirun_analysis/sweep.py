@@ -1,11 +1,10 @@
-"""Trial folders of a sweep, read into plain dataclasses."""
+"""The folder of a sweep, read into plain dataclasses: its trials, and what successive halving stopped early."""
 
 from __future__ import annotations
 
 import json
 import math
 import shlex
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -19,15 +18,16 @@ from hydra.errors import HydraException
 
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.files import read_yaml
-from kimi_audio_ft.sweep_folder import LEDGER
-from multirun_analysis.messages import ENGLISH, Messages
+from kimi_audio_ft.sweep_folder import HALVING, LEDGER
 from multirun_analysis.records import RERUN, Record, finite, read_json, read_jsonl
 
 GREEDY_TEMPERATURE = 0.0
+UTTERANCES = "utterances.jsonl"
+_RERUN = "Run this trial again"
 
 
 class Status(StrEnum):
-    """How far a trial came; the words are Hydra's where Hydra has one."""
+    """How far a trial came; in Hydra's terms where Hydra has one."""
 
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
@@ -55,7 +55,7 @@ class Scores:
         """Raises DataError when ``cer`` is missing or not a finite number; other figures may be missing."""
         cer = record.get("cer")
         if not isinstance(cer, int | float) or isinstance(cer, bool) or not math.isfinite(cer):
-            raise DataError(path, f"cer={cer!r} must be a finite number", "Run this trial again")
+            raise DataError(path, f"cer={cer!r} must be a finite number", _RERUN)
         optional = {name: finite(record.get(name)) for name in cls.__dataclass_fields__ if name != "cer"}
         return cls(cer=float(cer), **optional)
 
@@ -109,16 +109,72 @@ class Trial:
     @cached_property
     def utterances(self) -> list[Record]:
         """Lines of utterances.jsonl; empty for a base and when there is no such file."""
-        return self._lines("utterances.jsonl")
+        return self._lines(UTTERANCES)
 
     @cached_property
     def curves(self) -> list[Record]:
         """Lines of curves.jsonl; empty for a base and when there is no such file."""
         return self._lines("curves.jsonl")
 
+    @property
+    def repeats(self) -> list[float]:
+        """The CER of each repeat of sampling; of a trial that recorded none, its own."""
+        return [rate for rate in self.record.get("cer_repeats") or [] if rate is not None] or [self.cer]
+
+    @property
+    def terms(self) -> dict[str, dict[str, Any]]:
+        """Counts, recall and precision by term; empty without a list of terms (``scoring.terms``)."""
+        return self.record.get("terms") or {}
+
+    def losses(self, split: str) -> list[Record]:
+        """Rows of the curves of "train" or "val" with a step and a finite loss: a diverged adapter logs NaN."""
+        return [row for row in self.curves if row.get("split") == split and _is_point(row)]
+
     def _lines(self, name: str) -> list[Record]:
         path = self.folder / name
         return [] if self.is_base or not path.is_file() else list(read_jsonl(path))
+
+
+@dataclass(frozen=True)
+class HalvedAdapter:
+    """An adapter in a sweep with successive halving.
+
+    decision: "continued", "passed", "stopped" or "failed", at ``step`` of its ``num_steps``. score: of the sweep's
+    metric there. jobs: its number of trials.
+    """
+
+    name: str
+    decision: str
+    step: int
+    num_steps: int
+    score: float | None
+    rank: int | None
+    reason: str
+    time: str | None
+    jobs: int
+    signature: str
+
+    @property
+    def is_out(self) -> bool:
+        """Whether it was not trained to its end."""
+        return self.decision in ("stopped", "failed")
+
+
+@dataclass(frozen=True)
+class Halving:
+    """The record of successive halving; ``document`` is the whole file."""
+
+    metric: str
+    candidates: list[HalvedAdapter]
+    steps_trained: int
+    steps_of_all: int
+    document: Record
+
+    @property
+    def out(self) -> list[HalvedAdapter]:
+        """Adapters that were not trained to their end, the best ones first."""
+        lost = [candidate for candidate in self.candidates if candidate.is_out]
+        return sorted(lost, key=lambda one: (one.decision == "failed", -one.step, one.rank or 0))
 
 
 @dataclass(frozen=True)
@@ -157,6 +213,12 @@ class Sweep:
 
     def _with(self, status: Status) -> list[Trial]:
         return [trial for trial in self.trials if trial.status is status]
+
+
+def _is_point(row: Record) -> bool:
+    loss = row.get("loss")
+    is_number = isinstance(loss, int | float) and not isinstance(loss, bool) and math.isfinite(loss)
+    return is_number and isinstance(row.get("step"), int)
 
 
 def collect(sweep_dir: Path) -> Sweep:
@@ -220,7 +282,7 @@ def _scored(folder: Path, path: Path, is_base: bool) -> Trial:
     record = read_json(path)
     params = record.get("params")
     if not isinstance(params, dict):
-        raise DataError(path, f"params={params!r} must be an object of config keys", "Run this trial again")
+        raise DataError(path, f"params={params!r} must be an object of config keys", _RERUN)
     normalised = record.get("normalised")
     return Trial(
         name=folder.name,
@@ -242,7 +304,7 @@ def _overrides(folder: Path) -> dict[str, Any]:
     try:
         parsed = [_parsed(str(item)) for item in written or []]
     except HydraException as error:
-        raise DataError(path, f"is not a list of Hydra overrides: {error}", "Run this trial again") from error
+        raise DataError(path, f"is not a list of Hydra overrides: {error}", _RERUN) from error
     return {
         item.key_or_group: item.value() for item in parsed if not item.key_or_group.startswith(("hydra.", "hydra/"))
     }
@@ -267,89 +329,22 @@ def _sweep_command(sweep_dir: Path) -> str | None:
     return shlex.join(["python", "-m", program, "-m", *arguments])
 
 
-# --- What successive halving stopped early: ``halving.json`` of a sweep's folder, when there is one.
-
-FILE = "halving.json"
-_OUT = ("stopped", "failed")
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One adapter that took part.
-
-    decision: "continued", "passed", "stopped" or "failed", at ``step`` of its ``num_steps``. score: of the sweep's
-    metric there. jobs: number of trials that it stands for.
-    """
-
-    name: str
-    decision: str
-    step: int
-    num_steps: int
-    score: float | None
-    rank: int | None
-    reason: str
-    time: str | None
-    jobs: int
-    signature: str
-
-    @property
-    def is_out(self) -> bool:
-        """Whether it was not trained to its end."""
-        return self.decision in _OUT
-
-
-@dataclass(frozen=True)
-class Halving:
-    """The record of successive halving; ``document`` is the whole file."""
-
-    metric: str
-    candidates: list[Candidate]
-    steps_trained: int
-    steps_of_all: int
-    document: Record
-
-    @property
-    def out(self) -> list[Candidate]:
-        """What was not trained to its end, the best ones first."""
-        lost = [candidate for candidate in self.candidates if candidate.is_out]
-        return sorted(lost, key=lambda one: (one.decision == "failed", -one.step, one.rank or 0))
-
-    def score(self, candidate: Candidate) -> str:
-        """A candidate's score as the metric is written."""
-        if candidate.score is None:
-            return "–"
-        return f"{100 * candidate.score:.2f}" if self.metric == "cer" else f"{candidate.score:.4f}"
-
-    def in_words(self, say: Messages = ENGLISH) -> str:
-        """Who was stopped where, and what it saved, in one sentence."""
-        stopped = Counter(one.step for one in self.candidates if one.decision == "stopped")
-        failed = sum(one.decision == "failed" for one in self.candidates)
-        parts = [say("halving.stopped_at", n=count, step=step) for step, count in sorted(stopped.items())]
-        parts += [say("halving.failed", n=failed)] if failed else []
-        losses = say("list.comma").join(parts) or say("halving.none")
-        said = say("halving.summary", metric=self.metric, n=len(self.candidates), losses=losses)
-        if not self.steps_of_all:
-            return said + say("effort.end")
-        share = round(100 * self.steps_trained / self.steps_of_all)
-        return say("halving.saved", said=said, trained=self.steps_trained, all=self.steps_of_all, share=share)
-
-
 def read_halving(sweep_dir: Path) -> Halving | None:
-    """The record in a sweep's folder; None when the sweep did not stop trainings.
+    """The record in a sweep's folder; None in a sweep without halving.
 
     Raises:
         DataError: the file cannot be read, or lacks what it must have.
     """
-    path = sweep_dir / FILE
+    path = sweep_dir / HALVING
     if not path.is_file():
         return None
     document = finite(read_json(path))
     try:
-        candidates = [_candidate(entry) for entry in document["candidates"]]
+        candidates = [_halved(entry) for entry in document["candidates"]]
         return Halving(document["metric"], candidates, document["steps_trained"], document["steps_of_all"], document)
     except (KeyError, TypeError) as error:
         raise DataError(path, f"is no record of successive halving ({error})", "Run the same sweep again") from error
 
 
-def _candidate(entry: dict[str, Any]) -> Candidate:
-    return Candidate(**{name: entry[name] for name in Candidate.__dataclass_fields__})
+def _halved(entry: dict[str, Any]) -> HalvedAdapter:
+    return HalvedAdapter(**{name: entry[name] for name in HalvedAdapter.__dataclass_fields__})

@@ -15,9 +15,11 @@ from pathlib import Path
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.store.usage import is_alive
 from kimi_audio_ft.sweep_folder import planned_trials
+from multirun_analysis.analysis import load_sweep
 from multirun_analysis.messages import Messages
 from multirun_analysis.records import write_whole
-from multirun_analysis.report.page import ReportPaths, load_sweep, render, render_waiting, write_comparison
+from multirun_analysis.report.page import ReportPaths, render, render_waiting, write_comparison
+from multirun_analysis.sweep import UTTERANCES
 
 SECONDS = 30.0
 # The next look is at least this many times as far away as the last report took: the machine is for the trainings.
@@ -26,7 +28,7 @@ REST = 5
 # seconds while it composes its trials, between two launches of a sweeper, and while its last report is written.
 PATIENCE = 120.0
 ENDED = ("scores.json", "failure.json")
-WATCHED = (*ENDED, "baseline.json", "utterances.jsonl", "curves.jsonl", ".hydra/overrides.yaml")
+WATCHED = (*ENDED, "baseline.json", UTTERANCES, "curves.jsonl", ".hydra/overrides.yaml")
 
 State = dict[str, tuple[int, int]]
 

@@ -1,33 +1,38 @@
-"""How values, settings and results are put into words; the same in the terminal, the tables and the report.
+"""Values, names of trials and results in words: one wording for the terminal, the tables and the report.
 
 Sentences are English unless another language's messages are given.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from kimi_audio_ft.text import duration
+from multirun_analysis.analysis import Analysis
 from multirun_analysis.checks import version_of
 from multirun_analysis.compare import Adapter, Comparison, Row
-from multirun_analysis.learning import SIZE_PARAM, Forecast, LearningCurve, LearningStudy
+from multirun_analysis.learning import SIZE_PARAM, LearningCurve, LearningStudy
 from multirun_analysis.messages import ENGLISH, Messages
 from multirun_analysis.params import is_of_base, value_of
-from multirun_analysis.statistics import Needed, Overfitting, Reason, Statistics
-from multirun_analysis.statistics.results import Interval
-from multirun_analysis.sweep import Trial
+from multirun_analysis.statistics.results import Interval, Needed, Overfitting, Reason, Statistics
+from multirun_analysis.sweep import HalvedAdapter, Halving, Trial
 
-BASE_NAME = ENGLISH("base.name")
-FEW = 100  # below this a mean count is told with its tenths
+FEW = 100  # a mean count below this is written with its tenths
+MOST_NAMED = 6
+MOST_RECORDED = 100_000  # utterances: no test set has more, so a larger number is of no use
+_WITHOUT_TESTS = (Reason.ONLY, Reason.TOO_FEW_RECORDINGS, Reason.NO_UTTERANCES)
+
+# Values.
 
 
 def param_name(param: str, say: Messages = ENGLISH) -> str:
-    """A parameter's name in plain words; its config key when there is none."""
+    """A parameter's name; its config key when it has none."""
     return say.get(f"param.{param}", param)
 
 
 def short_key(param: str) -> str:
-    """The config key without the ``decoding.text_`` or ``data.`` that says nothing here."""
+    """The config key without ``decoding.text_`` or ``data.``."""
     return param.removeprefix("decoding.").removeprefix("text_").removeprefix("data.")
 
 
@@ -48,7 +53,7 @@ def show(value: Any) -> str:
 
 
 def shown(param: str, value: Any, say: Messages = ENGLISH) -> str:
-    """A parameter's value; where it was left open, what that means."""
+    """A parameter's value; the meaning of None where it has one."""
     return say.get(f"open.{param}", show(value)) if value is None else show(value)
 
 
@@ -72,10 +77,13 @@ def points(difference: float, say: Messages = ENGLISH) -> str:
 
 
 def count(number: float | None) -> str:
-    """A count, or a mean of counts over repeats, to the precision that tells something; a dash when unknown."""
+    """A count, or a mean of counts over repeats; a dash when unknown."""
     if number is None:
         return "–"
     return f"{number:.0f}" if number >= FEW else f"{number:.1f}".removesuffix(".0")
+
+
+# Names of trials and adapters.
 
 
 def setting(trial: Trial, params: list[str], say: Messages = ENGLISH) -> str:
@@ -98,10 +106,13 @@ def adapter_name(adapter: Adapter, comparison: Comparison, say: Messages = ENGLI
 
 
 def training_time(trial: Trial, say: Messages = ENGLISH) -> str:
-    """What the adapter cost this trial: a duration, or that it came from the store."""
+    """Time that a trial spent on training its adapter, or that it reused one from the store."""
     if trial.is_base:
         return "–"
     return say("board.reused") if trial.record.get("train_reused") else duration(trial.record.get("train_seconds"))
+
+
+# The result, and what it took.
 
 
 def headline(comparison: Comparison, say: Messages = ENGLISH) -> str:
@@ -126,17 +137,19 @@ def _gain_in_words(best: Row, say: Messages) -> str:
 
 
 def effort(comparison: Comparison, say: Messages = ENGLISH) -> str:
-    """How many trials and adapters there are, what the training took, and what sharing adapters saved."""
+    """Numbers of trials and adapters, training time, and trainings saved by sharing adapters."""
     sweep, comma = comparison.sweep, say("list.comma")
     counts = {"finished": sweep.finished, "failed": sweep.failed, "unfinished": sweep.unfinished}
     trials = [say(f"effort.{how}", n=len(some)) for how, some in counts.items() if some]
     trials += [say("effort.not_begun", n=sweep.not_begun)] if sweep.not_begun else []
-    adapters = comparison.adapters
-    trained = [adapter.train_seconds for adapter in adapters if adapter.train_seconds is not None]
-    spent = sum(trained) if sweep.fitting_seconds is None else sweep.fitting_seconds
+    adapters, trained = comparison.adapters, comparison.train_seconds
     reused = len(adapters) - len(trained)
     fitted = [say("effort.adapters", n=len(adapters))]
-    fitted += [say("effort.trained", n=len(trained), time=duration(spent)) if trained else say("effort.all_reused")]
+    fitted += [
+        say("effort.trained", n=len(trained), time=duration(comparison.fitting_seconds))
+        if trained
+        else say("effort.all_reused")
+    ]
     fitted += [say("effort.reused", n=reused)] if trained and reused else []
     parts = [comma.join(trials), comma.join(fitted)]
     if len(trained) < len(sweep.finished):
@@ -144,42 +157,59 @@ def effort(comparison: Comparison, say: Messages = ENGLISH) -> str:
     return say("effort.join").join(parts) + say("effort.end")
 
 
-# --- What the statistics say, in sentences of either language: the group of the best, the recommendation, overfitting.
+def halving_in_words(halving: Halving, say: Messages = ENGLISH) -> str:
+    """How many adapters were stopped at which step, and the steps that saved, in one sentence."""
+    stopped = Counter(one.step for one in halving.candidates if one.decision == "stopped")
+    failed = sum(one.decision == "failed" for one in halving.candidates)
+    parts = [say("halving.stopped_at", n=count, step=step) for step, count in sorted(stopped.items())]
+    parts += [say("effort.failed", n=failed)] if failed else []
+    losses = say("list.comma").join(parts) or say("halving.none")
+    said = say("halving.summary", metric=halving.metric, n=len(halving.candidates), losses=losses)
+    if not halving.steps_of_all:
+        return said + say("effort.end")
+    share = round(100 * halving.steps_trained / halving.steps_of_all)
+    return say("halving.saved", said=said, trained=halving.steps_trained, all=halving.steps_of_all, share=share)
 
-MOST_NAMED = 6
-MOST_RECORDED = 100_000  # utterances: no test set has more, so a larger number tells nobody anything
-_WITHOUT_TESTS = (Reason.ONLY, Reason.TOO_FEW_RECORDINGS, Reason.NO_UTTERANCES)
+
+def halving_score(halving: Halving, adapter: HalvedAdapter) -> str:
+    """An adapter's score as the metric is written; a dash when unknown."""
+    if adapter.score is None:
+        return "–"
+    return f"{100 * adapter.score:.2f}" if halving.metric == "cer" else f"{adapter.score:.4f}"
 
 
-def recommendation(comparison: Comparison, say: Messages) -> str:
-    """Which trial to take, and why it and no other."""
-    statistics = comparison.statistics
+# The statistics: the group of the best, the recommendation, overfitting.
+
+
+def recommendation(analysis: Analysis, say: Messages) -> str:
+    """The recommended trial, and the reason."""
+    statistics = analysis.statistics
     taken, group = statistics.recommended, len(statistics.best_group)
     counted = {Reason.BEST_IS_CHEAPEST: group - 1, Reason.TOO_FEW_RECORDINGS: statistics.recordings}
     compared = sum(pair.first is statistics.best_group[0] for pair in statistics.pairs)
     return say(
         f"verdict.{statistics.reason}",
         n=counted.get(statistics.reason, compared),
-        name=name_of(taken, comparison, say),
+        name=trial_title(taken, analysis.swept, say),
         cer=percent(taken.cer, 2),
         group=group,
     )
 
 
-def conclusions(comparison: Comparison, say: Messages) -> list[str]:
-    """The recommendation, and all that goes with it."""
-    return [recommendation(comparison, say), *verdicts(comparison, say)]
+def conclusions(analysis: Analysis, say: Messages) -> list[str]:
+    """The recommendation and the sentences that go with it."""
+    return [recommendation(analysis, say), *verdicts(analysis, say)]
 
 
-def verdicts(comparison: Comparison, say: Messages) -> list[str]:
-    """What goes with the recommendation: how it was tested, what more data would tell, which adapters overfitted."""
-    statistics = comparison.statistics
+def verdicts(analysis: Analysis, say: Messages) -> list[str]:
+    """How trials were tested, how much data would separate the best two, which adapters overfitted."""
+    statistics = analysis.statistics
     lines = []
     if statistics.reason not in _WITHOUT_TESTS:
         lines.append(_method(statistics, say))
     if statistics.needed is not None and len(statistics.best_group) > 1:
-        lines.append(_needed(statistics.needed, comparison, say))
-    if len(comparison.sweep.finished) > 1 and version_of(comparison.best.trial) is None:
+        lines.append(_needed(statistics.needed, analysis, say))
+    if len(analysis.sweep.finished) > 1 and version_of(analysis.best.trial) is None:
         lines.append(say("verdict.unstated"))
     if statistics.left_out:
         names = _some([trial.name for trial in statistics.left_out], say)
@@ -188,7 +218,7 @@ def verdicts(comparison: Comparison, say: Messages) -> list[str]:
         lines.append(say("verdict.beyond", n=statistics.num_compared))
     turned = [verdict for verdict in statistics.overfitting if verdict.kind == "turned"]
     if turned:
-        names = _some([_place(one, comparison, say) for one in turned], say)
+        names = _some([_turned(one, analysis, say) for one in turned], say)
         lines.append(say("verdict.turned", n=len(turned), names=names))
     return lines
 
@@ -199,18 +229,13 @@ def overfitting_in_words(verdict: Overfitting, say: Messages) -> str:
 
 
 def where(verdict: Overfitting, say: Messages) -> str:
-    """Where the validation loss was lowest: an epoch, or a step where epochs were not logged."""
+    """Epoch of the lowest validation loss; its step where epochs were not logged."""
     if verdict.best_epoch is not None:
         return say("overfit.epoch", n=f"{verdict.best_epoch:g}")
     return "–" if verdict.best_step is None else say("overfit.step", n=verdict.best_step)
 
 
-def name_of(trial: Trial, comparison: Comparison, say: Messages) -> str:
-    """A trial by what differs from its siblings."""
-    return setting(trial, comparison.swept, say) or trial.label
-
-
-def _place(verdict: Overfitting, comparison: Comparison, say: Messages) -> str:
+def _turned(verdict: Overfitting, comparison: Comparison, say: Messages) -> str:
     return say("verdict.place", name=adapter_name(verdict.adapter, comparison, say), at=where(verdict, say))
 
 
@@ -223,8 +248,8 @@ def _method(statistics: Statistics, say: Messages) -> str:
     )
 
 
-def _needed(needed: Needed, comparison: Comparison, say: Messages) -> str:
-    names = {side: name_of(getattr(needed, side), comparison, say) for side in ("first", "second")}
+def _needed(needed: Needed, analysis: Analysis, say: Messages) -> str:
+    names = {side: trial_title(getattr(needed, side), analysis.swept, say) for side in ("first", "second")}
     if needed.utterances is None or needed.recordings is None:
         return say("verdict.needed_never", **names)
     if needed.utterances > MOST_RECORDED:
@@ -237,8 +262,8 @@ def _needed(needed: Needed, comparison: Comparison, say: Messages) -> str:
         power=show(needed.power),
         utterances=f"{needed.utterances:,}",
         recordings=f"{needed.recordings:,}",
-        have_utterances=f"{comparison.statistics.utterances:,}",
-        have_recordings=f"{comparison.statistics.recordings:,}",
+        have_utterances=f"{analysis.statistics.utterances:,}",
+        have_recordings=f"{analysis.statistics.recordings:,}",
     )
 
 
@@ -247,20 +272,18 @@ def _some(names: list[str], say: Messages) -> str:
     return say.listed(names) if len(names) <= MOST_NAMED else say("list.comma").join([*names[:MOST_NAMED], "…"])
 
 
-# --- A learning curve in sentences of either language, and as JSON values for trials.json.
-
-_DIGITS = 9
+# Learning curves.
 
 
 def learning_sentences(study: LearningStudy, say: Messages) -> list[str]:
-    """Each curve's law in words; why there is no curve where that is so."""
+    """Each curve's law in words, or the reason for having no curve."""
     if study.refused is not None:
         return [say("learning.refused", param=SIZE_PARAM)]
     return [_law(curve, say) for curve in study.curves]
 
 
 def learning_in_words(study: LearningStudy | None, say: Messages) -> list[str]:
-    """The same with every curve's forecasts, for where there is no table of them; nothing for any other sweep."""
+    """The same with every curve's forecasts, which the page has as a table; nothing for any other sweep."""
     if study is None:
         return []
     if study.refused is not None:
@@ -282,13 +305,6 @@ def in_percent(interval: Interval | None, say: Messages) -> str:
     return say("learning.between", low=percent(interval.low), high=percent(interval.high))
 
 
-def learning_document(study: LearningStudy | None) -> dict[str, Any] | None:
-    """The curves as JSON values; trials are named by their folders."""
-    if study is None:
-        return None
-    return {"refused": study.refused, "curves": [_curve(curve) for curve in study.curves]}
-
-
 def _law(curve: LearningCurve, say: Messages) -> str:
     first, last = curve.points[0], curve.points[-1]
     facts = {
@@ -307,7 +323,7 @@ def _law(curve: LearningCurve, say: Messages) -> str:
 
 
 def _training(curve: LearningCurve, say: Messages) -> str:
-    """Steps of the trainings: with the same number everywhere, more data is not more training."""
+    """Optimizer steps: where all trainings have the same number, more data is not more training."""
     if curve.steps is None:
         return ""
     fewest, most = (f"{steps:,}" for steps in curve.steps)
@@ -322,39 +338,3 @@ def _forecasts(curve: LearningCurve, say: Messages) -> str:
         beside = say("learning.about", said=say("list.comma").join(about)) if about else ""
         told.append(say("learning.at", size=f"{one.size:,}", cer=percent(one.error), beside=beside))
     return say("learning.forecasts", said=say("learning.join").join(told))
-
-
-def _curve(curve: LearningCurve) -> dict[str, Any]:
-    law = curve.law
-    return {
-        "setting": curve.setting,
-        "points": [
-            {"size": point.size, "cer": _round(point.error), "trials": [trial.name for trial in point.trials]}
-            for point in curve.points
-        ],
-        "law": {
-            "floor": _round(law.floor),
-            "scale": _round(law.scale),
-            "exponent": _round(law.exponent),
-            "unit": law.unit,
-            "floor_interval": _bounds(curve.floor),
-            "exponent_interval": _bounds(curve.exponent),
-        },
-        "is_falling": curve.is_falling,
-        "off": curve.off,
-        "steps": curve.steps,
-        "forecasts": [_forecast(one) for one in curve.forecasts],
-        "line": [_forecast(one) for one in curve.line],
-    }
-
-
-def _forecast(one: Forecast) -> dict[str, Any]:
-    return {"size": one.size, "cer": _round(one.error), "interval": _bounds(one.interval), "is_far": one.is_far}
-
-
-def _bounds(interval: Interval | None) -> list[float] | None:
-    return None if interval is None else [_round(interval.low), _round(interval.high)]
-
-
-def _round(value: float) -> float:
-    return round(value, _DIGITS)

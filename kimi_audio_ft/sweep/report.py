@@ -119,7 +119,8 @@ def write_sweep_report(folder: Path, language: str = "en") -> None:
 
     Where W&B records the trials, it gets the report too.
     """
-    from multirun_analysis.report.page import load_sweep, write_comparison
+    from multirun_analysis.analysis import load_sweep
+    from multirun_analysis.report.page import write_comparison
     from multirun_analysis.terminal import print_leaderboard
 
     try:

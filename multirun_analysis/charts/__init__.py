@@ -1,4 +1,4 @@
-"""The report's charts: Vega-Lite specifications made by altair from a comparison, in the reader's language."""
+"""The report's charts: Vega-Lite specifications made by altair from an analysis, in the reader's language."""
 
 from multirun_analysis.charts.categories import category_figure, category_name, category_table
 from multirun_analysis.charts.effects import effects_figure

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import altair as alt
 
+from multirun_analysis.analysis import Analysis
 from multirun_analysis.charts.figure import Figure, Point, chart_of, drawn, tips
-from multirun_analysis.compare import Comparison
 from multirun_analysis.messages import Messages
 from multirun_analysis.params import is_of_base, value_of
 from multirun_analysis.sweep import Trial
@@ -34,14 +34,14 @@ class CategoryTable:
     categories: list[str]
 
 
-def category_table(comparison: Comparison, say: Messages) -> CategoryTable | None:
+def category_table(analysis: Analysis, say: Messages) -> CategoryTable | None:
     """Counts of the trials worth comparing; None where no scores.json has categories (older sweeps)."""
-    trials = [row.trial for row in comparison.rows if not row.trial.is_base][:MOST_TRIALS]
-    recommended = comparison.statistics.recommended
+    trials = [row.trial for row in analysis.rows if not row.trial.is_base][:MOST_TRIALS]
+    recommended = analysis.statistics.recommended
     trials += [recommended] if all(trial is not recommended for trial in trials) else []
-    base = comparison.best.base or comparison.lowest_base
+    base = analysis.best.base or analysis.lowest_base
     rows = [
-        CategoryRow(_label(trial, comparison, say), trial, trial.record["categories"])
+        CategoryRow(_label(trial, analysis, say), trial, trial.record["categories"])
         for trial in [*trials, *([base] if base else [])]
         if isinstance(trial.record.get("categories"), dict)
     ]
@@ -52,9 +52,9 @@ def category_table(comparison: Comparison, say: Messages) -> CategoryTable | Non
     return CategoryTable(rows, sorted(used, key=lambda key: (key == "other", -total[key])))
 
 
-def category_figure(comparison: Comparison, say: Messages) -> list[Figure]:
+def category_figure(analysis: Analysis, say: Messages) -> list[Figure]:
     """The figure; none where no scores.json has categories."""
-    table = category_table(comparison, say)
+    table = category_table(analysis, say)
     if table is None:
         return []
     points = [point for row in table.rows for point in _points(row, table, say)]
@@ -73,7 +73,7 @@ def category_figure(comparison: Comparison, say: Messages) -> list[Figure]:
             share=say("category.share"),
         ),
     )
-    shown = [param_name(param, say) for param in comparison.swept]
+    shown = [param_name(param, say) for param in analysis.swept]
     caption = say("category.caption") + (f" ({' · '.join(shown)})" if shown else "")
     return [Figure("categories", say("category.title"), caption, drawn([chart], names, ROW * len(labels)), wide=True)]
 
@@ -99,9 +99,9 @@ def _points(row: CategoryRow, table: CategoryTable, say: Messages) -> list[Point
     ]
 
 
-def _label(trial: Trial, comparison: Comparison, say: Messages) -> str:
+def _label(trial: Trial, analysis: Analysis, say: Messages) -> str:
     """Short enough for a phone: the values alone, in the order of the leaderboard's columns."""
-    params = [param for param in comparison.swept if not trial.is_base or is_of_base(param)]
+    params = [param for param in analysis.swept if not trial.is_base or is_of_base(param)]
     values = [shown(param, value_of(trial, param), say) for param in params]
     if trial.is_base:
         values = [say("base.short"), *values]

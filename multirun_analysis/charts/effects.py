@@ -6,15 +6,14 @@ import altair as alt
 
 from multirun_analysis.charts.figure import ROW, Figure, Point, chart_of, drawn, tips
 from multirun_analysis.charts.scales import MOST_LEVELS
-from multirun_analysis.compare import Comparison
 from multirun_analysis.messages import Messages
-from multirun_analysis.statistics import Effect
+from multirun_analysis.statistics.results import Effect, Statistics
 from multirun_analysis.words import param_name, shown
 
 
-def effects_figure(comparison: Comparison, say: Messages) -> list[Figure]:
+def effects_figure(statistics: Statistics, say: Messages) -> list[Figure]:
     """The figure; none without a parameter that has a few values."""
-    effects = [effect for effect in comparison.statistics.effects if 1 < len(effect.values) <= MOST_LEVELS]
+    effects = [effect for effect in statistics.effects if 1 < len(effect.values) <= MOST_LEVELS]
     points = [point for effect in effects for point in _points(effect, say)]
     if not points:
         return []

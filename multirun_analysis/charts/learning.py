@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import altair as alt
 
+from multirun_analysis.analysis import Analysis
 from multirun_analysis.charts.figure import Figure, Point, cer_axis, chart_of, drawn, tips
-from multirun_analysis.compare import Comparison
 from multirun_analysis.learning import Forecast, LearningStudy
 from multirun_analysis.messages import Messages
 from multirun_analysis.sweep import Trial
 from multirun_analysis.words import curve_name, in_percent, percent, trial_title
 
 
-def learning_figure(comparison: Comparison, say: Messages) -> list[Figure]:
+def learning_figure(analysis: Analysis, say: Messages) -> list[Figure]:
     """The figure; none where sizes are not swept or no curve could be fitted."""
-    study = comparison.learning
+    study = analysis.learning
     if study is None or not study.curves:
         return []
     names = [curve_name(curve, say) for curve in study.curves]
-    spec = drawn(_layers(study, comparison, names, say), names)
+    spec = drawn(_layers(study, analysis, names, say), names)
     return [Figure("learning-curve", say("learning.chart"), say("learning.caption"), spec, wide=True)]
 
 
-def _layers(study: LearningStudy, comparison: Comparison, names: list[str], say: Messages) -> list[alt.Chart]:
+def _layers(study: LearningStudy, analysis: Analysis, names: list[str], say: Messages) -> list[alt.Chart]:
     x = alt.X(
         "size:Q",
         title=say("learning.size"),
@@ -34,7 +34,7 @@ def _layers(study: LearningStudy, comparison: Comparison, names: list[str], say:
     lines = [point for curve, name in curves for point in _forecasts(name, curve.line, say)]
     forecasts = [point for curve, name in curves for point in _forecasts(name, curve.forecasts, say)]
     measured = [
-        _measured(trial, point.size, name, comparison, say)
+        _measured(trial, point.size, name, analysis, say)
         for curve, name in curves
         for point in curve.points
         for trial in point.trials
@@ -50,8 +50,8 @@ def _layers(study: LearningStudy, comparison: Comparison, names: list[str], say:
     return [band, line, hollow, dots.encode(tooltip=told)]
 
 
-def _measured(trial: Trial, size: int, name: str, comparison: Comparison, say: Messages) -> Point:
-    title = trial_title(trial, comparison.swept, say)
+def _measured(trial: Trial, size: int, name: str, analysis: Analysis, say: Messages) -> Point:
+    title = trial_title(trial, analysis.swept, say)
     return _at(size, trial.cer, name) | {"trial": title}
 
 

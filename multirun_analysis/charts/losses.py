@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import altair as alt
 
+from multirun_analysis.analysis import Analysis
 from multirun_analysis.charts.figure import Figure, Point, chart_of, drawn
-from multirun_analysis.compare import Adapter, Comparison
+from multirun_analysis.compare import Adapter
 from multirun_analysis.messages import Messages
 from multirun_analysis.words import adapter_name
 
@@ -18,24 +19,20 @@ SPLITS = ("train", "val")
 NAMED = 10  # from so many adapters on, ten colours would repeat
 
 
-def loss_figures(comparison: Comparison, say: Messages) -> list[Figure]:
+def loss_figures(analysis: Analysis, say: Messages) -> list[Figure]:
     """A figure for the training and one for the validation loss; none for a split that was not logged."""
     figures = []
     for split in SPLITS:
-        names = [adapter_name(adapter, comparison, say) for adapter in comparison.adapters]
-        lines = [_line(adapter, name, split) for adapter, name in zip(comparison.adapters, names, strict=True)]
+        names = [adapter_name(adapter, analysis, say) for adapter in analysis.adapters]
+        lines = [_line(adapter, name, split) for adapter, name in zip(analysis.adapters, names, strict=True)]
         points = [point for line in lines for point in line]
         if points:
-            figures.append(_figure(split, points, list(dict.fromkeys(names)), comparison, say))
+            figures.append(_figure(split, points, list(dict.fromkeys(names)), analysis, say))
     return figures
 
 
 def _line(adapter: Adapter, name: str, split: str) -> list[Point]:
-    logged = [
-        (entry["step"], float(entry["loss"]))
-        for entry in adapter.source.curves
-        if entry.get("split") == split and entry.get("step") is not None and _is_number(entry.get("loss"))
-    ]
+    logged = [(row["step"], float(row["loss"])) for row in adapter.source.losses(split)]
     every = math.ceil(len(logged) / MOST_POINTS) or 1
     runs = [logged[start : start + every] for start in range(0, len(logged), every)]
     return [
@@ -49,12 +46,7 @@ def _line(adapter: Adapter, name: str, split: str) -> list[Point]:
     ]
 
 
-def _is_number(loss: Any) -> bool:
-    """A diverged adapter logs NaN; its line ends there."""
-    return isinstance(loss, int | float) and math.isfinite(loss)
-
-
-def _figure(split: str, points: list[Point], names: list[str], comparison: Comparison, say: Messages) -> Figure:
+def _figure(split: str, points: list[Point], names: list[str], analysis: Analysis, say: Messages) -> Figure:
     losses = [point["loss"] for point in points]
     kind: Literal["log", "linear"] = (
         "log" if min(losses) > 0 and max(losses) / min(losses) > LOG_FROM_RATIO else "linear"
@@ -77,23 +69,23 @@ def _figure(split: str, points: list[Point], names: list[str], comparison: Compa
         opacity=alt.condition(picked, alt.value(shown), alt.value(0.0)), tooltip=tips
     )
     lines = lines.encode(opacity=fading) if len(names) > 1 else lines
-    turned = _turned(comparison, say) if split == "val" else []
+    turned = _turned(analysis, say) if split == "val" else []
     marks = [_ring(turned).encode(x=x, y=y, tooltip=tips)] if turned else []
-    caption = say("loss.caption" if len(names) > 1 else "loss.one", n=len(comparison.adapters))
+    caption = say("loss.caption" if len(names) > 1 else "loss.one", n=len(analysis.adapters))
     caption += " " + say("loss.marked") if turned else ""
     spec = drawn([lines.add_params(picked), dots, *marks], names)
     return Figure(f"{split}-loss", say(f"loss.{split}"), caption, spec)
 
 
-def _turned(comparison: Comparison, say: Messages) -> list[Point]:
+def _turned(analysis: Analysis, say: Messages) -> list[Point]:
     """Where the validation loss of each overfitted adapter was lowest."""
     return [
         {
             "step": verdict.best_step,
             "loss": verdict.best_loss,
-            "adapter": adapter_name(verdict.adapter, comparison, say),
+            "adapter": adapter_name(verdict.adapter, analysis, say),
         }
-        for verdict in comparison.statistics.overfitting
+        for verdict in analysis.statistics.overfitting
         if verdict.kind == "turned"
     ]
 

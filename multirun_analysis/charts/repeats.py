@@ -11,7 +11,6 @@ from multirun_analysis.charts.scales import Scale
 from multirun_analysis.compare import Adapter, Comparison
 from multirun_analysis.messages import Messages
 from multirun_analysis.params import identity, value_of
-from multirun_analysis.sweep import Trial
 from multirun_analysis.words import adapter_name, percent
 
 PARAM = "decoding.text_temperature"
@@ -20,7 +19,7 @@ PARAM = "decoding.text_temperature"
 def repeats_figure(comparison: Comparison, say: Messages) -> list[Figure]:
     """The figure; none unless the temperature varies and some trial was sampled several times."""
     trials = comparison.sweep.finished
-    if PARAM not in comparison.charted or not any(len(repeats_of(trial)) > 1 for trial in trials):
+    if PARAM not in comparison.charted or not any(len(trial.repeats) > 1 for trial in trials):
         return []
     scale = Scale(PARAM, comparison.distinct(PARAM), say)
     best = next(adapter for adapter in comparison.adapters if comparison.best.trial in adapter.trials)
@@ -37,17 +36,12 @@ def repeats_figure(comparison: Comparison, say: Messages) -> list[Figure]:
     return [Figure("repeats", say("repeats.title"), say("repeats.caption"), drawn(layers, []))]
 
 
-def repeats_of(trial: Trial) -> list[float]:
-    """The CER of each repeat; a trial that recorded none has one, its own."""
-    return [rate for rate in trial.record.get("cer_repeats") or [] if rate is not None] or [trial.cer]
-
-
 def _at_values(adapter: Adapter, scale: Scale) -> list[tuple[float, list[float]]]:
     """The repeats of all of the adapter's trials at each temperature it was decoded with."""
     found = []
     for value in scale.values:
         same = [trial for trial in adapter.trials if identity(value_of(trial, PARAM)) == identity(value)]
-        rates = [rate for trial in same for rate in repeats_of(trial)]
+        rates = [rate for trial in same for rate in trial.repeats]
         if rates:
             found.append((scale.position(value), rates))
     return found

@@ -1,21 +1,24 @@
-"""The leaderboard as the page shows it: places and bars of every row, and what it can be filtered by."""
+"""The tables of the page: the leaderboard with its bars and filters, and the user's terms (``scoring.terms``)."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-from multirun_analysis.compare import Comparison, Row
+from multirun_analysis.analysis import Analysis
+from multirun_analysis.compare import Row
 from multirun_analysis.messages import ENGLISH, Messages
 from multirun_analysis.params import is_of_base, value_of
-from multirun_analysis.statistics import Interval, Spread, key_of
+from multirun_analysis.statistics.results import Interval, Spread, key_of
 from multirun_analysis.sweep import Trial
 from multirun_analysis.words import shown, trial_title
 
 MOST_CHOICES = 12  # values of a parameter that can be chosen from; of more, the text filter finds one
 BASE_ROOM = 1.6  # a base that is worse than this times the worst trial does not stretch the bars' scale
+MOST_TERMS, MOST_FIGURES = 500, 60_000  # of the table of terms on the page; trials.json has all
+
+Figures = list[float | None]
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class BoardRow:
-    """One line: the compared row, its interval and spread, and where it stands in the verdict."""
+    """A row of the leaderboard with its interval, spread and bar, and its part in the recommendation."""
 
     row: Row
     interval: Interval | None
@@ -48,12 +51,12 @@ class BoardRow:
 class Board:
     """All rows, best first."""
 
-    def __init__(self, comparison: Comparison, say: Messages = ENGLISH) -> None:
-        self.comparison, self.say = comparison, say
+    def __init__(self, analysis: Analysis, say: Messages = ENGLISH) -> None:
+        self.analysis, self.say = analysis, say
 
     @cached_property
     def rows(self) -> list[BoardRow]:
-        return [self._row(row) for row in self.comparison.rows]
+        return [self._row(row) for row in self.analysis.rows]
 
     @property
     def has_repeats(self) -> bool:
@@ -70,7 +73,7 @@ class Board:
     @cached_property
     def filters(self) -> list[tuple[str, list[str]]]:
         """Swept parameters with few enough values, and these values as written."""
-        params = [(param, self.comparison.distinct(param)) for param in self.comparison.charted]
+        params = [(param, self.analysis.distinct(param)) for param in self.analysis.charted]
         return [
             (param, [shown(param, value, self.say) for value in values])
             for param, values in params
@@ -91,17 +94,17 @@ class Board:
     @cached_property
     def _top(self) -> float:
         """CER at the end of the track."""
-        statistics = self.comparison.statistics
-        trials = self.comparison.sweep.finished
+        statistics = self.analysis.statistics
+        trials = self.analysis.sweep.finished
         highs = [interval.high for trial in trials if (interval := statistics.interval_of(trial))]
         worst = max([*highs, *(trial.cer for trial in trials)])
-        base = max((base.cer for base in self.comparison.sweep.baselines), default=0.0)
+        base = max((base.cer for base in self.analysis.sweep.baselines), default=0.0)
         return max(worst, base if base <= BASE_ROOM * worst else 0.0) or 1.0
 
     def _row(self, row: Row) -> BoardRow:
-        statistics, trial = self.comparison.statistics, row.trial
+        statistics, trial = self.analysis.statistics, row.trial
         interval = statistics.interval_of(trial)
-        is_best = row is self.comparison.best
+        is_best = row is self.analysis.best
         return BoardRow(
             row=row,
             interval=interval,
@@ -109,32 +112,24 @@ class Board:
             bar=self._bar(trial.cer, interval),
             is_best=is_best,
             is_alike=not is_best and any(trial is one for one in statistics.best_group),
-            is_recommended=trial is statistics.recommended and len(self.comparison.sweep.finished) > 1,
+            is_recommended=trial is statistics.recommended and len(self.analysis.sweep.finished) > 1,
         )
 
     def _bar(self, cer: float, interval: Interval | None) -> Bar:
-        place = {edge: 100 * min(1.0, rate / self._top) for edge, rate in self._edges(cer, interval).items()}
-        is_drawn = interval is not None and place["low"] < 100
-        width = place["high"] - place["low"] if is_drawn else None
-        return Bar(place["cer"], place["low"] if is_drawn else None, width, cer > self._top)
+        fill = self._share(cer)
+        if interval is None or self._share(interval.low) >= 100:
+            return Bar(fill, None, None, cer > self._top)
+        low = self._share(interval.low)
+        return Bar(fill, low, self._share(interval.high) - low, cer > self._top)
 
-    @staticmethod
-    def _edges(cer: float, interval: Interval | None) -> dict[str, float]:
-        return {"cer": cer} | ({"low": interval.low, "high": interval.high} if interval else {})
-
-
-# --- The user's terms (``scoring.terms``): how well every trial heard each of them.
-
-# What the page holds at most; trials.json has all.
-MOST_TERMS = 500
-MOST_FIGURES = 60_000
-
-Figures = list[float | None]
+    def _share(self, rate: float) -> float:
+        """Of the track, 0 to 100."""
+        return 100 * min(1.0, rate / self._top)
 
 
 @dataclass(frozen=True)
 class TermColumn:
-    """What one trial or base made of the terms: recall and precision in percent, None without any occurrence."""
+    """Recall and precision of the terms under one trial or base, in percent; None without any occurrence."""
 
     title: str
     trial: Trial
@@ -146,7 +141,7 @@ class TermColumn:
 class TermTable:
     """Terms, the most frequent ones first, and the trials of the leaderboard in its order.
 
-    spoken: times in the references, of one decoding. first, second: places in ``columns`` of what is shown at first:
+    spoken: times in the references, of one decoding. first, second: indexes into ``columns`` of the two shown at first:
     the best trial and the base (without one, the next trial; alone, itself). more_terms, more_trials: what is left out.
     """
 
@@ -164,15 +159,15 @@ class TermTable:
         return [(column.recall, column.precision) for column in self.columns]
 
 
-def term_table(comparison: Comparison, say: Messages) -> TermTable | None:
+def term_table(analysis: Analysis, say: Messages) -> TermTable | None:
     """The table of a sweep with a list of terms; None for any other."""
-    found = [row.trial for row in comparison.rows if terms_of(row.trial)]
-    best = comparison.best.trial
-    if not found or not terms_of(best):
+    found = [row.trial for row in analysis.rows if row.trial.terms]
+    best = analysis.best.trial
+    if not found or not best.terms:
         return None
-    counts = terms_of(best)
+    counts = best.terms
     terms = sorted(counts, key=lambda term: -counts[term]["in_references"])[:MOST_TERMS]
-    base = comparison.best.base or comparison.lowest_base
+    base = analysis.best.base or analysis.lowest_base
     most = max(2, MOST_FIGURES // (2 * len(terms)))
     shown = [trial for place, trial in enumerate(found) if place < most or trial is best or trial is base]
     first = next(place for place, trial in enumerate(shown) if trial is best)
@@ -182,7 +177,7 @@ def term_table(comparison: Comparison, say: Messages) -> TermTable | None:
     return TermTable(
         terms=terms,
         spoken=[counts[term]["in_references"] / repeats for term in terms],
-        columns=[_column(trial, terms, comparison, say) for trial in shown],
+        columns=[_column(trial, terms, analysis, say) for trial in shown],
         first=first,
         second=second,
         more_terms=len(counts) - len(terms),
@@ -190,15 +185,11 @@ def term_table(comparison: Comparison, say: Messages) -> TermTable | None:
     )
 
 
-def terms_of(trial: Trial) -> dict[str, dict[str, Any]]:
-    """A trial's terms as scores.json has them; empty without a list of terms."""
-    return trial.record.get("terms") or {}
-
-
-def _column(trial: Trial, terms: list[str], comparison: Comparison, say: Messages) -> TermColumn:
-    found = terms_of(trial)
-    recall, precision = ([_percent(found.get(term, {}).get(key)) for term in terms] for key in ("recall", "precision"))
-    return TermColumn(trial_title(trial, comparison.swept, say), trial, recall, precision)
+def _column(trial: Trial, terms: list[str], analysis: Analysis, say: Messages) -> TermColumn:
+    recall, precision = (
+        [_percent(trial.terms.get(term, {}).get(key)) for term in terms] for key in ("recall", "precision")
+    )
+    return TermColumn(trial_title(trial, analysis.swept, say), trial, recall, precision)
 
 
 def _percent(fraction: float | None) -> float | None:

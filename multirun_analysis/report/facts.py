@@ -1,4 +1,4 @@
-"""What one needs to know to trust or to repeat a sweep, and what it cost; pairs of a heading and a text."""
+"""Facts below the leaderboard: how to repeat a sweep, what it cost, and how the configs of two trials differ."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from yaml import YAMLError
 from kimi_audio_ft.files import parse_yaml
 from kimi_audio_ft.store.signature import flatten
 from kimi_audio_ft.text import duration
+from multirun_analysis.analysis import Analysis
 from multirun_analysis.checks import OPTIONS, option_of, version_of
 from multirun_analysis.compare import Adapter, Comparison
 from multirun_analysis.messages import Messages
@@ -23,20 +24,23 @@ from multirun_analysis.words import show
 
 PACKAGES = ("kimi-audio-ft", "torch", "transformers", "peft", "lightning", "hydra-core", "altair", "vl-convert-python")
 
-Facts = list[tuple[str, str]]
+# Hydra writes block style: a line that begins with a letter begins a section.
+NEXT_SECTION = re.compile(r"\n(?=\w)")
+
+Facts = list[tuple[str, str]]  # a heading and its text
 
 
-def sweep_facts(comparison: Comparison, say: Messages) -> Facts:
+def sweep_facts(analysis: Analysis, say: Messages) -> Facts:
     """The command, the data, the model and the software."""
-    sweep, on = comparison.sweep, comparison.reference_set
+    sweep, on = analysis.sweep, analysis.reference_set
     return [
         (say("facts.sweep"), str(sweep.folder.resolve())),
         (say("facts.command"), sweep.command or say("facts.no_command")),
         (say("facts.eval_manifest"), show(on["eval_manifest"])),
-        (say("facts.references"), _references(comparison, say)),
+        (say("facts.references"), _references(analysis, say)),
         (say("facts.eval_identity"), show(on["eval_identity"])),
-        (say("facts.normalisation"), show(version_of(comparison.best.trial) or say("facts.unstated"))),
-        (say("facts.scoring"), _scoring(comparison.best.trial, say)),
+        (say("facts.normalisation"), show(version_of(analysis.best.trial) or say("facts.unstated"))),
+        (say("facts.scoring"), _scoring(analysis.best.trial, say)),
         (say("facts.model"), _all(sweep.finished, "model")),
         (say("facts.git_commit"), _all(sweep.finished, "git_commit")),
         (say("facts.versions"), _versions()),
@@ -45,20 +49,19 @@ def sweep_facts(comparison: Comparison, say: Messages) -> Facts:
 
 def cost_facts(comparison: Comparison, say: Messages) -> Facts:
     """Times as recorded; what nobody recorded is left out."""
-    sweep, adapters = comparison.sweep, comparison.adapters
-    trained = [adapter.train_seconds for adapter in adapters if adapter.train_seconds is not None]
-    spent = sum(trained) if sweep.fitting_seconds is None else sweep.fitting_seconds
-    facts = [(say("cost.training"), say("cost.training_value", n=len(trained), time=duration(spent)))]
-    if not trained:
-        facts = [(say("cost.training"), say("cost.none"))]
-    elif sweep.fitting_seconds is not None:
+    sweep, trained = comparison.sweep, comparison.train_seconds
+    time = duration(comparison.fitting_seconds)
+    facts = [
+        (say("cost.training"), say("cost.training_value", n=len(trained), time=time) if trained else say("cost.none"))
+    ]
+    if trained and sweep.fitting_seconds is not None:
         facts.append((say("cost.alone"), duration(sum(trained))))
     decoded = [seconds for trial in sweep.finished if (seconds := trial.record.get("decode_seconds")) is not None]
     if decoded:
         facts.append((say("cost.decoding"), say("cost.decoding_value", n=len(decoded), time=duration(sum(decoded)))))
         hours = f"{(sum(trained) + sum(decoded)) / 3600:.2f}"
         facts.append((say("cost.device_hours"), say("cost.device_hours_value", hours=hours)))
-    further = [(len(adapter.trials) - 1, _full_time(adapter)) for adapter in adapters if _full_time(adapter)]
+    further = [(len(adapter.trials) - 1, _full_time(adapter)) for adapter in comparison.adapters if _full_time(adapter)]
     saved = sum(number * seconds for number, seconds in further)
     if saved:
         number = sum(number for number, _ in further)
@@ -67,12 +70,12 @@ def cost_facts(comparison: Comparison, say: Messages) -> Facts:
 
 
 def _full_time(adapter: Adapter) -> float:
-    """What training it took, whenever that was."""
+    """Time that its training took, in this sweep or an earlier one."""
     return max((trial.record.get("train_seconds") or 0.0 for trial in adapter.trials), default=0.0)
 
 
-def _references(comparison: Comparison, say: Messages) -> str:
-    on, recordings = comparison.reference_set, comparison.statistics.recordings
+def _references(analysis: Analysis, say: Messages) -> str:
+    on, recordings = analysis.reference_set, analysis.statistics.recordings
     counts = {"references": show(on["num_references"]), "chars": show(on["num_reference_chars"])}
     return (
         say("facts.recorded", recordings=recordings, **counts)
@@ -109,12 +112,6 @@ def _versions() -> str:
         except PackageNotFoundError:
             continue
     return ", ".join(found)
-
-
-# --- Which options of a trial have another value than the same options of another trial.
-
-# Hydra writes block style: a line that begins with a letter begins a section.
-NEXT_SECTION = re.compile(r"\n(?=\w)")
 
 
 @dataclass(frozen=True)
@@ -156,6 +153,6 @@ def _written(config: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=10_000)
 def _section(section: str) -> dict[str, Any]:
-    """Not to be changed: others get the same one."""
+    """A cached dict that callers must not change."""
     parsed = parse_yaml(section)
     return flatten(parsed) if isinstance(parsed, dict) else {}

@@ -1,4 +1,4 @@
-"""The HTML of report.html: a template filled with what the other modules of this package computed."""
+"""The three files of a report: report.html (rendered from templates/, needs no network), trials.csv and trials.json."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from markupsafe import Markup
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import store_root
 from multirun_analysis import charts, words
+from multirun_analysis.analysis import Analysis, load_sweep
 from multirun_analysis.charts import Figure
-from multirun_analysis.compare import Comparison, compare
 from multirun_analysis.messages import ENGLISH, Messages, messages_in
 from multirun_analysis.records import write_whole
 from multirun_analysis.report.board import Board, term_table
 from multirun_analysis.report.facts import config_differences, cost_facts, sweep_facts
-from multirun_analysis.report.utterances import clips, worst_utterances
-from multirun_analysis.sweep import Trial, collect
+from multirun_analysis.report.utterances import embedded, worst_utterances
+from multirun_analysis.sweep import Trial
 from multirun_analysis.tables import trials_csv, trials_json
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -40,38 +40,38 @@ class Section:
     figures: list[Figure]
 
 
-def render(comparison: Comparison, created: datetime, say: Messages = ENGLISH, reload: float | None = None) -> str:
+def render(analysis: Analysis, created: datetime, say: Messages = ENGLISH, reload: float | None = None) -> str:
     """The report as HTML; every text that comes from data is escaped by the template engine.
 
     Args:
-        comparison: a compared sweep.
-        created: when, in the reader's time zone.
+        analysis: of the sweep.
+        created: date and time of the report, in the reader's time zone.
         say: the language.
         reload: seconds after which the page loads itself again; None for a sweep that has ended.
     """
     with debug_mode(False):  # checking charts against Vega-Lite's schema takes most of their time; the tests do it
-        sections = {section.key: section for section in _sections(comparison, say)}
+        sections = {section.key: section for section in _sections(analysis, say)}
     figures = [figure for section in sections.values() for figure in section.figures]
-    mistakes = worst_utterances(comparison.best.trial)
+    mistakes = worst_utterances(analysis.best.trial)
     return (
         _environment(say)
         .get_template("report.html.j2")
         .render(
-            comparison=comparison,
-            statistics=comparison.statistics,
-            sweep=comparison.sweep,
-            best=comparison.best,
-            board=Board(comparison, say),
+            analysis=analysis,
+            statistics=analysis.statistics,
+            sweep=analysis.sweep,
+            best=analysis.best,
+            board=Board(analysis, say),
             created=f"{created:%Y-%m-%d %H:%M}",
             reload=reload,
             sections=sections,
-            categories=charts.category_table(comparison, say),
-            terms=term_table(comparison, say),
+            categories=charts.category_table(analysis, say),
+            terms=term_table(analysis, say),
             specs={figure.key: figure.spec for figure in figures},
-            mistakes=list(zip(mistakes, clips([mistake.path for mistake in mistakes]), strict=True)),
-            compared_to=lambda trial: _compared_to(trial, comparison),
-            facts=sweep_facts(comparison, say),
-            costs=cost_facts(comparison, say),
+            mistakes=list(zip(mistakes, embedded([mistake.path for mistake in mistakes]), strict=True)),
+            compared_to=lambda trial: _compared_to(trial, analysis),
+            facts=sweep_facts(analysis, say),
+            costs=cost_facts(analysis, say),
             libraries=chart_libraries() if figures else "",
         )
     )
@@ -82,30 +82,30 @@ def render_waiting(name: str, why: str, say: Messages, reload: float | None) -> 
     return _environment(say).get_template("waiting.html.j2").render(name=name, why=why, reload=reload)
 
 
-def _sections(comparison: Comparison, say: Messages) -> list[Section]:
+def _sections(analysis: Analysis, say: Messages) -> list[Section]:
     """The charts; what a sweep cannot show is left out."""
     settings = [
-        *charts.parallel_figure(comparison, say),
-        *charts.parameter_figures(comparison, say),
-        *charts.heat_map(comparison, say),
-        *charts.repeats_figure(comparison, say),
-        *charts.effects_figure(comparison, say),
+        *charts.parallel_figure(analysis, say),
+        *charts.parameter_figures(analysis, say),
+        *charts.heat_map(analysis, say),
+        *charts.repeats_figure(analysis, say),
+        *charts.effects_figure(analysis.statistics, say),
     ]
     found = [
-        Section("matters", say("charts.title"), " ".join(charts.parameter_note(comparison, say)), settings),
-        Section("categories", say("category.title"), "", charts.category_figure(comparison, say)),
-        Section("losses", say("loss.title"), "", charts.loss_figures(comparison, say)),
+        Section("matters", say("charts.title"), " ".join(charts.parameter_note(analysis, say)), settings),
+        Section("categories", say("category.title"), "", charts.category_figure(analysis, say)),
+        Section("losses", say("loss.title"), "", charts.loss_figures(analysis, say)),
     ]
-    study = comparison.learning
+    study = analysis.learning
     if study is not None:
         said = " ".join(words.learning_sentences(study, say))
-        found.insert(0, Section("learning", say("learning.title"), said, charts.learning_figure(comparison, say)))
+        found.insert(0, Section("learning", say("learning.title"), said, charts.learning_figure(analysis, say)))
     return [section for section in found if section.figures or section.key == "learning"]
 
 
-def _compared_to(trial: Trial, comparison: Comparison) -> Trial | None:
+def _compared_to(trial: Trial, analysis: Analysis) -> Trial | None:
     """What a trial's config is held against: the recommended trial's; of that one, the best trial's."""
-    recommended, best = comparison.statistics.recommended, comparison.best.trial
+    recommended, best = analysis.statistics.recommended, analysis.best.trial
     other = best if trial is recommended else recommended
     return None if other is trial else other
 
@@ -153,9 +153,6 @@ def chart_libraries() -> Markup:
     return Markup(script)
 
 
-# --- The three files of a sweep: report.html, which needs neither network nor server, trials.csv and trials.json.
-
-
 @dataclass(frozen=True)
 class ReportPaths:
     """The three files of a report."""
@@ -169,16 +166,6 @@ class ReportPaths:
         """Where they lie."""
         folder = folder.resolve()
         return cls(folder / "report.html", folder / "trials.csv", folder / "trials.json")
-
-
-def load_sweep(sweep_dir: Path) -> Comparison:
-    """Read and compare the trials in ``sweep_dir``.
-
-    Raises:
-        UserError: no such folder, no trial or no finished trial in it, a record that cannot be read, or trials that
-            were not scored alike: on different references, by different versions or under different options.
-    """
-    return compare(collect(Path(sweep_dir)))
 
 
 def write_report(sweep_dir: Path, out: Path | None = None, language: str = ENGLISH.language) -> ReportPaths:
@@ -195,12 +182,12 @@ def write_report(sweep_dir: Path, out: Path | None = None, language: str = ENGLI
     return write_comparison(load_sweep(sweep_dir), out, language)
 
 
-def write_comparison(comparison: Comparison, out: Path | None = None, language: str = ENGLISH.language) -> ReportPaths:
+def write_comparison(analysis: Analysis, out: Path | None = None, language: str = ENGLISH.language) -> ReportPaths:
     """As ``write_report``, for a sweep that is already loaded."""
     say = messages_in(language)
-    paths = ReportPaths.in_folder(Path(out or comparison.sweep.folder))
+    paths = ReportPaths.in_folder(Path(out or analysis.sweep.folder))
     created = datetime.now().astimezone()
-    write_whole(paths.csv, trials_csv(comparison))
-    write_whole(paths.json, trials_json(comparison, created))
-    write_whole(paths.html, render(comparison, created, say))
+    write_whole(paths.csv, trials_csv(analysis))
+    write_whole(paths.json, trials_json(analysis, created))
+    write_whole(paths.html, render(analysis, created, say))
     return paths

@@ -1,4 +1,4 @@
-"""Where a hypothesis differs from its reference, character by character."""
+"""The worst utterances: where each hypothesis differs from its reference, and its recording as embedded audio."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ from kimi_audio_ft.scoring.normalise import normalise
 from multirun_analysis.sweep import Trial
 
 MOST_SHOWN = 12
-MOST_CHARS = 400  # of one text: a model that runs in a circle writes thousands
+MOST_CHARS = 400  # of one text: runaway output has thousands
+# Recordings are embedded as 16 kHz mono MP3, which is small and which every browser plays.
+LONGEST_SECONDS = 40.0
+BUDGET = 2_000_000  # characters of all data URIs together
+SAMPLE_RATE = 16_000
+COMPRESSION = 0.85  # of libsndfile's range; at 16 kHz some 30 kbit/s, in which speech is still clear
 
 
 @dataclass(frozen=True)
-class Piece:
+class MarkedText:
     """A stretch of text; ``kind`` is equal, replace, delete (reference only) or insert (hypothesis only).
 
     Of kind "cut" its text is the number of characters that are not shown.
@@ -40,8 +45,8 @@ class Mistake:
     audio: str | None
     path: str | None
     cer: float
-    reference: list[Piece]
-    hypothesis: list[Piece]
+    reference: list[MarkedText]
+    hypothesis: list[MarkedText]
 
 
 def worst_utterances(trial: Trial, most: int = MOST_SHOWN) -> list[Mistake]:
@@ -55,29 +60,29 @@ def worst_utterances(trial: Trial, most: int = MOST_SHOWN) -> list[Mistake]:
     return [_mistake(line) for line in ordered[:most] if line["cer"]]
 
 
-def mark(reference: str, hypothesis: str) -> tuple[list[Piece], list[Piece]]:
+def mark(reference: str, hypothesis: str) -> tuple[list[MarkedText], list[MarkedText]]:
     """Both texts cut at the edits of a shortest edit path (the one an error rate counts)."""
     left, right = [], []
     for step in Levenshtein.opcodes(reference, hypothesis):
         if step.src_end > step.src_start:
-            left.append(Piece(step.tag, reference[step.src_start : step.src_end]))
+            left.append(MarkedText(step.tag, reference[step.src_start : step.src_end]))
         if step.dest_end > step.dest_start:
-            right.append(Piece(step.tag, hypothesis[step.dest_start : step.dest_end]))
+            right.append(MarkedText(step.tag, hypothesis[step.dest_start : step.dest_end]))
     return left, right
 
 
-def shortened(pieces: list[Piece], most: int = MOST_CHARS) -> list[Piece]:
+def shortened(pieces: list[MarkedText], most: int = MOST_CHARS) -> list[MarkedText]:
     """The first ``most`` characters, and how many more there are."""
     shown, left = [], most
     for piece in pieces:
         if left > 0:
-            shown.append(Piece(piece.kind, piece.text[:left]))
+            shown.append(MarkedText(piece.kind, piece.text[:left]))
         left -= len(piece.text)
-    return shown if left >= 0 else [*shown, Piece("cut", f"{-left:,}")]
+    return shown if left >= 0 else [*shown, MarkedText("cut", f"{-left:,}")]
 
 
 def _complete(line: dict[str, Any]) -> dict[str, Any]:
-    """A row with what older files lack: a text where nothing was heard, and its error rate."""
+    """A row with the fields that older files lack: a text for empty output, and the error rate."""
     hypothesis, cer = line["hypothesis"] or "", line.get("cer")
     if cer is None:
         reference, heard = normalise(line["reference"]), normalise(hypothesis)
@@ -86,7 +91,7 @@ def _complete(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _severity(line: dict[str, Any]) -> tuple[float, int]:
-    """Of two equally wrong utterances the longer one tells more."""
+    """Of two utterances with one CER the longer is worse."""
     return (line["cer"], len(line["reference"]))
 
 
@@ -97,55 +102,46 @@ def _mistake(line: dict[str, Any]) -> Mistake:
     return Mistake(str(line["id"]), name, path, line["cer"], shortened(reference), shortened(hypothesis))
 
 
-# --- Recordings of the worst utterances, small enough for the page: 16 kHz mono MP3, which every browser plays.
-
-LONGEST_SECONDS = 40.0
-BUDGET = 2_000_000  # characters of all data URIs together
-SAMPLE_RATE = 16_000
-COMPRESSION = 0.85  # of libsndfile's range; at 16 kHz some 30 kbit/s, in which speech is still clear
-
-
 @dataclass(frozen=True)
-class Clip:
+class EmbeddedAudio:
     """A recording as a data URI, or the key of the message that says why there is none."""
 
     uri: str | None = None
     why_not: str | None = None
 
 
-def clips(paths: Sequence[str | None], budget: int = BUDGET) -> list[Clip]:
-    """One clip per path, in order, as long as the budget lasts.
+def embedded(paths: Sequence[str | None], budget: int = BUDGET) -> list[EmbeddedAudio]:
+    """Audio for each path, in order, as long as the budget lasts.
 
-    Nothing is raised: what cannot be read is said in the page. The same path is encoded once and counts once for each
-    of its places.
+    Raises nothing: the page says what cannot be read. A path that comes twice is encoded once and counted twice.
     """
-    made: dict[str, Clip] = {}
+    made: dict[str, EmbeddedAudio] = {}
     found, left = [], budget
     for path in paths:
         if path is None:
-            found.append(Clip())
+            found.append(EmbeddedAudio())
             continue
         if path not in made:
-            made[path] = _clip(Path(path))
-        clip = made[path]
-        if clip.uri is not None and len(clip.uri) > left:
-            clip = Clip(why_not="audio.budget")
-        left -= len(clip.uri or "")
-        found.append(clip)
+            made[path] = _embed(Path(path))
+        audio = made[path]
+        if audio.uri is not None and len(audio.uri) > left:
+            audio = EmbeddedAudio(why_not="audio.budget")
+        left -= len(audio.uri or "")
+        found.append(audio)
     return found
 
 
-def _clip(path: Path) -> Clip:
+def _embed(path: Path) -> EmbeddedAudio:
     import soundfile  # not needed by sweeps without mistakes
 
     if not path.is_file():
-        return Clip(why_not="audio.missing")
+        return EmbeddedAudio(why_not="audio.missing")
     try:
         if soundfile.info(path).duration > LONGEST_SECONDS:
-            return Clip(why_not="audio.too_long")
-        return Clip(uri="data:audio/mpeg;base64," + base64.b64encode(_mp3(path)).decode("ascii"))
+            return EmbeddedAudio(why_not="audio.too_long")
+        return EmbeddedAudio(uri="data:audio/mpeg;base64," + base64.b64encode(_mp3(path)).decode("ascii"))
     except (OSError, RuntimeError):  # libsndfile's errors are RuntimeErrors
-        return Clip(why_not="audio.unreadable")
+        return EmbeddedAudio(why_not="audio.unreadable")
 
 
 def _mp3(path: Path) -> bytes:

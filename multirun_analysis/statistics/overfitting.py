@@ -1,8 +1,7 @@
-"""Whether an adapter learned its training set by heart: a verdict over its training and validation curves."""
+"""Whether an adapter overfitted: a verdict over its training and validation losses."""
 
 from __future__ import annotations
 
-import math
 from statistics import fmean
 from typing import Literal
 
@@ -14,15 +13,13 @@ from multirun_analysis.statistics.results import Overfitting
 MIN_POINTS = 3
 # The validation loss has turned when it ends this much above its minimum: less than that is the noise of a plateau.
 TURNED = 1.02
-# Without a turn, a validation loss of this many times the training loss is said aloud.
+# Without a turn, a validation loss of this many times the training loss is reported as a gap.
 WIDE = 1.5
 
 
 def overfitting_of(adapter: Adapter) -> Overfitting:
-    """The verdict; rows without a finite loss (a diverged adapter's) do not count."""
-    rows = [row for row in adapter.source.curves if _is_point(row)]
-    validation = [row for row in rows if row.get("split") == "val"]
-    training = [row for row in rows if row.get("split") == "train"]
+    """The verdict over one adapter."""
+    validation, training = adapter.source.losses("val"), adapter.source.losses("train")
     if not validation:
         return Overfitting(adapter, "unknown", None, None, None, None, None)
     best, last = min(validation, key=lambda row: row["loss"]), validation[-1]
@@ -43,9 +40,3 @@ def _training_loss(training: list[Record], validation: list[Record]) -> float | 
     since = validation[-2]["step"] if len(validation) > 1 else 0
     recent = [row["loss"] for row in training if row["step"] > since] or [row["loss"] for row in training[-1:]]
     return fmean(recent) if recent else None
-
-
-def _is_point(row: Record) -> bool:
-    loss = row.get("loss")
-    is_number = isinstance(loss, int | float) and not isinstance(loss, bool) and math.isfinite(loss)
-    return is_number and isinstance(row.get("step"), int)

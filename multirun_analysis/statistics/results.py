@@ -1,15 +1,13 @@
-"""What the statistics of a sweep say: plain dataclasses. Rates and differences are fractions, not percent."""
+"""Results of the statistics as plain dataclasses. Rates and differences are fractions, not percent."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from multirun_analysis.compare import Adapter
 from multirun_analysis.sweep import Trial
-
-if TYPE_CHECKING:
-    from multirun_analysis.compare import Adapter
 
 ALPHA = 0.05
 
@@ -76,7 +74,7 @@ class Effect:
     """Main effect of a swept parameter.
 
     method: "grid" where the trials are a complete grid (differences of plain means); "additive" where trials are
-        missing (least squares of CER = constant + one number per value of every parameter, which fills the holes);
+        missing (least squares of CER = constant + one number per value of every parameter);
         "confounded" where the missing trials leave the parameter inseparable from another one: plain means, which
         then hold the other's effect as well.
     """
@@ -141,7 +139,7 @@ class Statistics:
     best_group: the best trial and those that cannot be told apart from it, in the order of the leaderboard. Only the
         best one where trials cannot be compared (``reason`` says why).
     left_out: finished trials without utterances, or with others than the best trial's: they are in no comparison.
-    beyond: those that are not among the best of a large sweep (``analysis.MOST_COMPARED``): not compared either.
+    beyond: those that are not among the best of a large sweep (``summary.MOST_COMPARED``): not compared either.
     recordings, utterances: how many were compared; 0 without utterances.
     """
 

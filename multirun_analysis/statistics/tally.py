@@ -15,9 +15,7 @@ from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.scoring.intervals import MIN_RECORDINGS, recording_index, sum_by_recording
 from kimi_audio_ft.scoring.normalise import normalise
 from multirun_analysis.records import Record, read_jsonl
-from multirun_analysis.sweep import Trial
-
-FILE = "utterances.jsonl"
+from multirun_analysis.sweep import UTTERANCES, Trial
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ def tally_up(trials: Iterable[Trial]) -> Tallies:
 
 def _read(trial: Trial) -> _Counts:
     """One trial's counts; its rows are not kept, thirty-six trials of them would fill a gigabyte."""
-    counts, path = _Counts(trial), trial.folder / FILE
+    counts, path = _Counts(trial), trial.folder / UTTERANCES
     if "utterances" in vars(trial):
         rows: Iterable[Record] = trial.utterances
     else:

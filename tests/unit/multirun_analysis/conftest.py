@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from multirun_analysis import load_sweep
-from multirun_analysis.compare import Comparison
+from multirun_analysis.analysis import Analysis
 from tests.synthetic_errors import Planted
 from tests.synthetic_sweep import write_sweep
 
@@ -234,7 +234,7 @@ def synthetic_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def synthetic(synthetic_folder: Path) -> Comparison:
+def synthetic(synthetic_folder: Path) -> Analysis:
     """The same, loaded. Only to be read."""
     return load_sweep(synthetic_folder)
 

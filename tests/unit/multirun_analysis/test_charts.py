@@ -10,8 +10,8 @@ import altair as alt
 import pytest
 
 from multirun_analysis import charts, load_sweep
+from multirun_analysis.analysis import Analysis
 from multirun_analysis.charts import Figure
-from multirun_analysis.compare import Comparison
 from multirun_analysis.messages import CHINESE, ENGLISH
 from tests.report_page import values
 
@@ -23,7 +23,7 @@ def only(figures: list[Figure]) -> tuple[Figure, list[dict[str, Any]]]:
     return figure, values(figure.spec)
 
 
-def test_one_line_per_trial_across_all_axes(synthetic: Comparison) -> None:
+def test_one_line_per_trial_across_all_axes(synthetic: Analysis) -> None:
     _, rows = only(charts.parallel_figure(synthetic, ENGLISH))
     corners = [row for row in rows if "name" in row]
     axes = ["LoRA rank", "learning rate", "text temperature", "CER %"]
@@ -53,7 +53,7 @@ def test_many_values_lie_where_they_belong(sweep: Any) -> None:
     assert {row["word"] for row in rows if row["axis"] == "learning rate" and "word" in row} == {"1e-5", "0.02048"}
 
 
-def test_every_repeat_is_a_dot_and_the_band_is_the_spread(synthetic: Comparison) -> None:
+def test_every_repeat_is_a_dot_and_the_band_is_the_spread(synthetic: Analysis) -> None:
     _, rows = only(charts.repeats_figure(synthetic, ENGLISH))
     repeats = sorted(100 * rate for trial in synthetic.sweep.finished for rate in trial.record["cer_repeats"])
     assert sorted(row["cer"] for row in rows if "repeat" in row) == pytest.approx(repeats)
@@ -69,8 +69,8 @@ def test_without_repeats_there_is_no_figure_of_them(sweep_24: Any) -> None:
     assert charts.repeats_figure(load_sweep(sweep_24), ENGLISH) == []
 
 
-def test_effects_are_the_statistics(synthetic: Comparison) -> None:
-    figure, rows = only(charts.effects_figure(synthetic, CHINESE))
+def test_effects_are_the_statistics(synthetic: Analysis) -> None:
+    figure, rows = only(charts.effects_figure(synthetic.statistics, CHINESE))
     drawn = {row["row"]: row for row in rows if "row" in row}
     assert list(drawn) == ["LoRA 秩 8", "LoRA 秩 32", "学习率 5e-5", "学习率 1e-4", "文本温度 0.0", "文本温度 0.3"]
     for effect in synthetic.statistics.effects:
@@ -84,11 +84,11 @@ def test_effects_are_the_statistics(synthetic: Comparison) -> None:
 def test_missing_trials_are_said_at_the_effects(sweep: Any) -> None:
     for number, (rank, rate) in enumerate([(2, 1e-3), (2, 3e-3), (8, 1e-3)]):
         sweep.trial(number, rank, rate)
-    figure, _ = only(charts.effects_figure(load_sweep(sweep.folder), ENGLISH))
+    figure, _ = only(charts.effects_figure(load_sweep(sweep.folder).statistics, ENGLISH))
     assert "additive fit" in figure.caption
 
 
-def test_kinds_of_errors_add_up_to_the_cer(synthetic: Comparison) -> None:
+def test_kinds_of_errors_add_up_to_the_cer(synthetic: Analysis) -> None:
     _, rows = only(charts.category_figure(synthetic, ENGLISH))
     shown = [row.trial for row in synthetic.rows if not row.trial.is_base][:4]
     lengths: dict[str, float] = {}
@@ -111,7 +111,7 @@ def test_a_category_that_nobody_translated_is_shown_as_written(sweep: Any) -> No
     assert {row["category"] for row in rows} == {"sarcasm", "语气词"}
 
 
-def test_the_turn_of_a_validation_loss_is_ringed(synthetic: Comparison) -> None:
+def test_the_turn_of_a_validation_loss_is_ringed(synthetic: Analysis) -> None:
     figures = {figure.key: figure for figure in charts.loss_figures(synthetic, ENGLISH)}
     (ring,) = [layer for layer in figures["val-loss"].spec["layer"] if layer["mark"].get("style") == "ring"]
     (mark,) = ring["data"]["values"] if "values" in ring.get("data", {}) else values(figures["val-loss"].spec)[-1:]

@@ -79,7 +79,7 @@ def test_a_base_on_other_references_is_refused_too(sweep, change) -> None:
 # --- Trials that were not scored alike are never ranked together; older records that say nothing are owned up to.
 
 OPTIONS: dict[str, Any] = {"fillers": ["嗯", "呃"], "erhua": True, "terms": ["5G"], "names": []}
-AGAIN = "it scores every trial anew, and neither trains nor decodes again"
+AGAIN = "that only rescores, nothing is trained or decoded again"
 
 
 def scored(version: int | None = 2, **options: Any) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def test_trials_that_were_scored_alike_are_compared(sweep: Any) -> None:
 def test_another_version_is_refused(sweep: Any) -> None:
     assert refusal(sweep, scored(1), scored(2)) == (
         "SWEEP: trials were scored by different versions of the normalisation: normalisation_version is 1 in "
-        f"0/scores.json; 2 in 1/scores.json. Their scores cannot be compared. Run the same sweep command again: {AGAIN}"
+        f"0/scores.json; 2 in 1/scores.json. Their scores cannot be compared. Re-run the same sweep command: {AGAIN}"
     )
 
 
@@ -138,7 +138,7 @@ def test_a_version_that_only_some_records_state_is_refused(sweep: Any) -> None:
 def test_another_option_is_refused(sweep: Any, name: str, one: Any, other: Any, said: str) -> None:
     assert refusal(sweep, scored(**{name: one}), scored(**{name: other})) == (
         f"SWEEP: trials were scored under different options: scoring.{name} is {said}. Their scores cannot be "
-        f"compared. Run the same sweep command again with one value of scoring.{name}: {AGAIN}"
+        f"compared. Re-run the same sweep command with one value of scoring.{name}: {AGAIN}"
     )
 
 

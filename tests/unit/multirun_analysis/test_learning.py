@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from kimi_audio_ft.errors import UserError
+from multirun_analysis.analysis import load_sweep
 from multirun_analysis.learning import LearningCurve, LearningStudy, PowerLaw, fit_learning_curve
 from multirun_analysis.messages import CHINESE, ENGLISH
-from multirun_analysis.report.page import load_sweep, write_comparison
+from multirun_analysis.report.page import write_comparison
 from multirun_analysis.sweep import Scores, Status, Trial
 from multirun_analysis.words import learning_in_words
 

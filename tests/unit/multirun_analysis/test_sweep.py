@@ -15,6 +15,7 @@ from kimi_audio_ft.errors import DataError, UserError
 from multirun_analysis import load_sweep, print_leaderboard, write_report
 from multirun_analysis.records import read_jsonl, read_lines
 from multirun_analysis.sweep import Status, collect, read_halving
+from multirun_analysis.words import halving_in_words
 
 
 def test_a_finished_sweep_is_read_in_the_order_of_its_job_numbers(sweep_24: Path) -> None:
@@ -232,7 +233,7 @@ def test_nothing_stopped(sweep: Any) -> None:
     write(sweep.folder, candidates=[], steps_of_all=0)
     halving = read_halving(sweep.folder)
     assert halving is not None
-    assert halving.in_words() == "Successive halving by cer: of 0 adapters, none stopped."
+    assert halving_in_words(halving) == "Successive halving by cer: of 0 adapters, none stopped."
 
 
 @pytest.mark.parametrize("broken", [{"candidates": [{}]}, {"candidates": 3}, {"metric": None, "candidates": [[]]}])

@@ -16,11 +16,11 @@ import pytest
 import soundfile
 
 from multirun_analysis import load_sweep, write_report
-from multirun_analysis.compare import Comparison
+from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import CHINESE, ENGLISH
 from multirun_analysis.report.board import Board
 from multirun_analysis.report.page import render
-from multirun_analysis.statistics import Reason
+from multirun_analysis.statistics.results import Reason
 from multirun_analysis.words import recommendation, verdicts
 from tests.report_page import body, visible
 from tests.synthetic_sweep import write_sweep
@@ -29,16 +29,16 @@ NOW = datetime(2026, 1, 1)
 
 
 @pytest.fixture(scope="module")
-def english(synthetic: Comparison) -> str:
+def english(synthetic: Analysis) -> str:
     return body(render(synthetic, NOW, ENGLISH))
 
 
 @pytest.fixture(scope="module")
-def chinese(synthetic: Comparison) -> str:
+def chinese(synthetic: Analysis) -> str:
     return body(render(synthetic, NOW, CHINESE))
 
 
-def test_every_row_has_its_interval_and_a_whisker(synthetic: Comparison, english: str) -> None:
+def test_every_row_has_its_interval_and_a_whisker(synthetic: Analysis, english: str) -> None:
     for row in synthetic.rows:
         low, high = row.trial.record["cer_ci_low"], row.trial.record["cer_ci_high"]
         assert f">{100 * low:.2f} – {100 * high:.2f}<" in english
@@ -46,7 +46,7 @@ def test_every_row_has_its_interval_and_a_whisker(synthetic: Comparison, english
 
 
 @pytest.mark.parametrize("with_base", [True, False])
-def test_bars_are_to_scale(synthetic: Comparison, with_base: bool) -> None:
+def test_bars_are_to_scale(synthetic: Analysis, with_base: bool) -> None:
     if not with_base:
         rows = [row for row in synthetic.rows if not row.trial.is_base]
         synthetic = replace(synthetic, sweep=replace(synthetic.sweep, baselines=[]), rows=rows)
@@ -76,7 +76,7 @@ def test_a_base_that_is_better_than_a_trial_does_not_cut_its_bar(sweep: Any) -> 
     assert fills == pytest.approx([100 * rate / 0.9 for rate in (0.5, 0.68, 0.9)])
 
 
-def test_the_group_and_the_recommended_trial_are_marked(synthetic: Comparison, english: str) -> None:
+def test_the_group_and_the_recommended_trial_are_marked(synthetic: Analysis, english: str) -> None:
     statistics = synthetic.statistics
     group = [trial.name for trial in statistics.best_group]
     assert len(group) > 1
@@ -86,7 +86,7 @@ def test_the_group_and_the_recommended_trial_are_marked(synthetic: Comparison, e
     assert len(re.findall(r'<b class="badge">recommended</b> \s*\d', english)) == 1
 
 
-def test_the_verdict_names_group_and_method(synthetic: Comparison) -> None:
+def test_the_verdict_names_group_and_method(synthetic: Analysis) -> None:
     assert synthetic.statistics.reason is Reason.BEST_IS_CHEAPEST
     others = len(synthetic.statistics.best_group) - 1
     said = recommendation(synthetic, ENGLISH)
@@ -100,15 +100,14 @@ def test_the_verdict_names_group_and_method(synthetic: Comparison) -> None:
 
 
 @pytest.mark.parametrize("reason", list(Reason))
-def test_every_reason_has_its_sentence(synthetic: Comparison, reason: Reason) -> None:
-    comparison = replace(synthetic)
-    vars(comparison)["statistics"] = replace(synthetic.statistics, reason=reason)
+def test_every_reason_has_its_sentence(synthetic: Analysis, reason: Reason) -> None:
+    comparison = replace(synthetic, statistics=replace(synthetic.statistics, reason=reason))
     english, chinese = (recommendation(comparison, say) for say in (ENGLISH, CHINESE))
     assert english.startswith("There is one" if reason is Reason.ONLY else "Recommended: lora.r=32")
     assert chinese.startswith("只有一个" if reason is Reason.ONLY else "推荐：lora.r=32")
 
 
-def test_needed_utterances_are_told_when_the_best_are_alike(synthetic: Comparison) -> None:
+def test_needed_utterances_are_told_when_the_best_are_alike(synthetic: Analysis) -> None:
     needed = synthetic.statistics.needed
     assert needed is not None
     (said,) = [line for line in verdicts(synthetic, ENGLISH) if "apart" in line and "Holm" not in line]
@@ -150,7 +149,7 @@ def _english_fragments() -> list[str]:
     return sorted(piece for piece in worded if piece not in all_chinese)
 
 
-def test_every_command_can_be_copied_and_tells_what_differs(synthetic: Comparison, english: str) -> None:
+def test_every_command_can_be_copied_and_tells_what_differs(synthetic: Analysis, english: str) -> None:
     assert english.count('class="copy"') == 8
     section = english.partition('<details id="trial-0">')[2].partition("</details>")[0]
     recommended = synthetic.statistics.recommended
@@ -160,7 +159,7 @@ def test_every_command_can_be_copied_and_tells_what_differs(synthetic: Compariso
     assert 'class="badge"' in mine.partition("</summary>")[0]
 
 
-def test_costs_are_sums_of_the_records(synthetic: Comparison, english: str) -> None:
+def test_costs_are_sums_of_the_records(synthetic: Analysis, english: str) -> None:
     cost = visible(english.partition('<section id="cost">')[2].partition("</section>")[0])
     trained = sum(2 * (1800 + 20 * rank) for rank in (8, 32))
     assert f"{trained // 3600} h {trained % 3600 // 60:02d} min for 4 adapters" in cost

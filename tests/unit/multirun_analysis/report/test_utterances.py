@@ -12,7 +12,14 @@ import pytest
 import soundfile
 
 from multirun_analysis import load_sweep, write_report
-from multirun_analysis.report.utterances import LONGEST_SECONDS, Clip, Piece, clips, mark, shortened, worst_utterances
+from multirun_analysis.report.utterances import (
+    LONGEST_SECONDS,
+    MarkedText,
+    embedded,
+    mark,
+    shortened,
+    worst_utterances,
+)
 
 
 def recording(path: Path, seconds: float = 2.0, rate: int = 16_000, channels: int = 1) -> str:
@@ -24,7 +31,7 @@ def recording(path: Path, seconds: float = 2.0, rate: int = 16_000, channels: in
     return str(path)
 
 
-def decoded(clip: Clip) -> tuple[np.ndarray, int]:
+def decoded(clip: EmbeddedAudio) -> tuple[np.ndarray, int]:
     assert clip.uri is not None
     kind, _, data = clip.uri.partition(";base64,")
     assert kind == "data:audio/mpeg"
@@ -34,7 +41,7 @@ def decoded(clip: Clip) -> tuple[np.ndarray, int]:
 @pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (44_100, 2), (8_000, 1)])
 def test_a_recording_is_kept_audible_and_small(tmp_path: Path, rate: int, channels: int) -> None:
     path = recording(tmp_path / "a.wav", 2.0, rate, channels)
-    (clip,) = clips([path])
+    (clip,) = embedded([path])
     samples, heard = decoded(clip)
     assert heard == 16_000 and samples.ndim == 1
     assert abs(len(samples) / heard - 2.0) < 0.2
@@ -46,15 +53,15 @@ def test_a_recording_is_kept_audible_and_small(tmp_path: Path, rate: int, channe
 def test_what_cannot_be_played_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.wav").write_bytes(b"RIFF nothing")
     long = recording(tmp_path / "long.wav", LONGEST_SECONDS + 1, 8_000)
-    found = clips([None, str(tmp_path / "gone.wav"), str(tmp_path / "broken.wav"), long])
+    found = embedded([None, str(tmp_path / "gone.wav"), str(tmp_path / "broken.wav"), long])
     assert [clip.why_not for clip in found] == [None, "audio.missing", "audio.unreadable", "audio.too_long"]
     assert all(clip.uri is None for clip in found)
 
 
 def test_the_budget_ends_with_the_clip_that_no_longer_fits(tmp_path: Path) -> None:
     paths = [recording(tmp_path / f"{number}.wav", seconds) for number, seconds in enumerate((1.0, 3.0, 1.0))]
-    lengths = [len(clip.uri or "") for clip in clips(paths)]
-    found = clips(paths, budget=lengths[0] + lengths[1] - 1)
+    lengths = [len(clip.uri or "") for clip in embedded(paths)]
+    found = embedded(paths, budget=lengths[0] + lengths[1] - 1)
     assert [clip.why_not for clip in found] == [None, "audio.budget", None]
 
 
@@ -63,10 +70,12 @@ def test_the_budget_ends_with_the_clip_that_no_longer_fits(tmp_path: Path) -> No
 
 def test_differences_are_marked_on_both_sides() -> None:
     left, right = mark("七千万元", "七十万了元")
-    assert left == [Piece("equal", "七"), Piece("replace", "千"), Piece("equal", "万"), Piece("equal", "元")]
+    assert [(text.kind, text.text) for text in left] == [
+        *(("equal", "七"), ("replace", "千"), ("equal", "万"), ("equal", "元")),
+    ]
     expected = [("equal", "七"), ("replace", "十"), ("equal", "万"), ("insert", "了"), ("equal", "元")]
-    assert [(piece.kind, piece.text) for piece in right] == expected
-    assert mark("嗯", "") == ([Piece("delete", "嗯")], [])
+    assert [(text.kind, text.text) for text in right] == expected
+    assert mark("嗯", "") == ([MarkedText("delete", "嗯")], [])
 
 
 def test_worst_utterances_come_first_once_each_and_without_the_exact_ones(sweep) -> None:
@@ -97,7 +106,7 @@ def test_older_rows_without_a_rate_or_a_text_are_told_too(sweep) -> None:
     assert comparison.statistics.utterances == 3
     worst = worst_utterances(comparison.best.trial)
     assert [(mistake.identity, mistake.cer) for mistake in worst] == [("a", 1.0), ("b", 0.5)]
-    assert worst[0].reference == [Piece("delete", "你好")] and worst[0].hypothesis == []
+    assert worst[0].reference == [MarkedText("delete", "你好")] and worst[0].hypothesis == []
 
 
 def test_a_text_without_end_is_cut_and_says_so(sweep) -> None:
@@ -105,7 +114,7 @@ def test_a_text_without_end_is_cut_and_says_so(sweep) -> None:
     sweep.write_lines(sweep.trial(0) / "utterances.jsonl", [row])
     (mistake,) = worst_utterances(load_sweep(sweep.folder).best.trial)
     *shown, cut = mistake.hypothesis
-    assert sum(len(piece.text) for piece in shown) == 400 and cut == Piece("cut", "9,602")
-    assert shortened([Piece("equal", "你好")], most=2) == [Piece("equal", "你好")]
+    assert sum(len(piece.text) for piece in shown) == 400 and cut == MarkedText("cut", "9,602")
+    assert shortened([MarkedText("equal", "你好")], most=2) == [MarkedText("equal", "你好")]
     page = write_report(sweep.folder).html.read_text(encoding="utf-8")
     assert "… 9,602 more characters" in page and "天气" * 1000 not in page

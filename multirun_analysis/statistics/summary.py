@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kimi_audio_ft.scoring.intervals import RESAMPLES, bootstrap_rates, percentiles
+from multirun_analysis.compare import Comparison
 from multirun_analysis.statistics.effects import main_effects
 from multirun_analysis.statistics.overfitting import overfitting_of
 from multirun_analysis.statistics.pairs import all_pairs
@@ -16,9 +17,6 @@ from multirun_analysis.statistics.results import Effect, Interval, Pair, Reason,
 from multirun_analysis.statistics.sample_size import needed
 from multirun_analysis.statistics.tally import Tallies, Tally, tally_up
 from multirun_analysis.sweep import Trial
-
-if TYPE_CHECKING:
-    from multirun_analysis.compare import Comparison
 
 # Of a larger sweep only those with the lowest CER are compared pair by pair: the pairs of a thousand trials are half a
 # million, and nobody asks which of the worst two is better.
@@ -98,7 +96,7 @@ def _intervals(
 
 
 def _spread(trial: Trial) -> Spread:
-    repeats = [rate for rate in trial.record.get("cer_repeats") or [] if rate is not None] or [trial.cer]
+    repeats = trial.repeats
     std = float(np.std(repeats, ddof=1)) if len(repeats) > 1 else 0.0
     return Spread(float(np.mean(repeats)), std, min(repeats), max(repeats), len(repeats))
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from multirun_analysis import load_sweep
-from multirun_analysis.compare import Comparison
+from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import ENGLISH
-from multirun_analysis.statistics import Reason
+from multirun_analysis.statistics.results import Reason
 from multirun_analysis.tables import trials_csv, trials_json
 from multirun_analysis.words import conclusions
 from tests.synthetic_errors import Planted
@@ -33,15 +33,15 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def comparison(small: Path) -> Comparison:
+def comparison(small: Path) -> Analysis:
     return load_sweep(small)
 
 
-def document(comparison: Comparison) -> dict[str, Any]:
+def document(comparison: Analysis) -> dict[str, Any]:
     return json.loads(trials_json(comparison, NOW))
 
 
-def test_intervals_are_those_that_scoring_wrote(comparison: Comparison) -> None:
+def test_intervals_are_those_that_scoring_wrote(comparison: Analysis) -> None:
     for trial in comparison.sweep.finished:
         interval = comparison.statistics.intervals[trial.name]
         assert interval.low == pytest.approx(trial.record["cer_ci_low"], abs=1e-12)
@@ -51,14 +51,14 @@ def test_intervals_are_those_that_scoring_wrote(comparison: Comparison) -> None:
         assert normalised.low == pytest.approx(trial.record["normalised"]["cer_ci_low"], abs=1e-12)
 
 
-def test_bases_have_the_intervals_of_their_records(comparison: Comparison) -> None:
+def test_bases_have_the_intervals_of_their_records(comparison: Analysis) -> None:
     base = comparison.sweep.baselines[0]
     interval = comparison.statistics.interval_of(base)
     assert interval and interval.low == base.record["cer_ci_low"]
     assert comparison.statistics.intervals[f"base:{base.decoding_key}"] == interval
 
 
-def test_the_planted_rank_is_found_and_the_cheapest_of_the_rest_taken(comparison: Comparison) -> None:
+def test_the_planted_rank_is_found_and_the_cheapest_of_the_rest_taken(comparison: Analysis) -> None:
     found = comparison.statistics
     assert {trial.params["lora.r"] for trial in found.best_group} == {32}
     assert len(found.best_group) > 1 and found.recommended.params["decoding.text_temperature"] == 0.0
@@ -72,7 +72,7 @@ def test_the_planted_rank_is_found_and_the_cheapest_of_the_rest_taken(comparison
     assert all(v.interval and v.interval.low < 0 < v.interval.high for v in rate.values)
 
 
-def test_spreads_are_over_the_repeats(comparison: Comparison) -> None:
+def test_spreads_are_over_the_repeats(comparison: Analysis) -> None:
     for trial in comparison.sweep.finished:
         spread, rates = comparison.statistics.spreads[trial.name], trial.record["cer_repeats"]
         assert spread.repeats == (1 if trial.params["decoding.text_temperature"] == 0.0 else 3)
@@ -80,13 +80,13 @@ def test_spreads_are_over_the_repeats(comparison: Comparison) -> None:
         assert spread.std == pytest.approx(trial.record["cer_std"])
 
 
-def test_overfitting_is_said_of_each_adapter_once(comparison: Comparison) -> None:
+def test_overfitting_is_said_of_each_adapter_once(comparison: Analysis) -> None:
     kinds = {v.adapter.source.params["optim.lr"]: v for v in comparison.statistics.overfitting if v.kind == "turned"}
     assert len(comparison.statistics.overfitting) == 4
     assert list(kinds) == [1e-4] and kinds[1e-4].best_epoch == 3.0
 
 
-def test_trials_json_has_the_statistics(comparison: Comparison) -> None:
+def test_trials_json_has_the_statistics(comparison: Analysis) -> None:
     told, found = document(comparison), comparison.statistics
     statistics = told["statistics"]
     assert told["recommended"] == found.recommended.label and statistics["reason"] == found.reason.value
@@ -104,12 +104,12 @@ def test_trials_json_has_the_statistics(comparison: Comparison) -> None:
     assert told["baselines"][0]["in_best_group"] is None and told["baselines"][0]["recommended"] is False
 
 
-def test_trials_csv_has_intervals_and_the_recommendation(comparison: Comparison) -> None:
+def test_trials_csv_has_intervals_and_the_recommendation(comparison: Analysis) -> None:
     header = trials_csv(comparison).splitlines()[0].split(",")
     assert {"cer_ci_low", "cer_ci_high", "normalised_cer_ci_low", "in_best_group", "recommended"} <= set(header)
 
 
-def test_reading_a_sweep_again_says_the_same(small: Path, comparison: Comparison) -> None:
+def test_reading_a_sweep_again_says_the_same(small: Path, comparison: Analysis) -> None:
     assert trials_json(load_sweep(small), NOW) == trials_json(comparison, NOW)
 
 
@@ -160,7 +160,7 @@ def test_thirty_six_trials_of_a_thousand_utterances_take_seconds(tmp_path: Path)
 
 
 def test_of_a_large_sweep_the_best_are_compared(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("multirun_analysis.statistics.analysis.MOST_COMPARED", 5)
+    monkeypatch.setattr("multirun_analysis.statistics.summary.MOST_COMPARED", 5)
     comparison = load_sweep(small)
     statistics, ordered = comparison.statistics, [row.trial for row in comparison.rows if row.rank]
     assert statistics.beyond == ordered[5:] and statistics.num_compared == 5 and len(statistics.pairs) == 10

@@ -1,0 +1,41 @@
+"""A sweep that was read and all that the report says about it: one value, computed once and handed on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from multirun_analysis.compare import Comparison, compare
+from multirun_analysis.learning import LearningStudy, learning_study
+from multirun_analysis.statistics.results import Statistics
+from multirun_analysis.statistics.summary import statistics_of
+from multirun_analysis.sweep import Sweep, collect
+
+
+@dataclass(frozen=True)
+class Analysis(Comparison):
+    """The comparison of a sweep's trials, its statistics, and its learning curves where set sizes are swept."""
+
+    statistics: Statistics
+    learning: LearningStudy | None
+
+
+def analyse(sweep: Sweep) -> Analysis:
+    """Compare the trials of ``sweep`` and compute everything else from their utterances and curves.
+
+    Raises:
+        UserError: as ``compare``.
+        DataError: an utterances.jsonl or curves.jsonl cannot be read.
+    """
+    compared = compare(sweep)
+    return Analysis(sweep, compared.swept, compared.rows, statistics_of(compared), learning_study(compared))
+
+
+def load_sweep(sweep_dir: Path) -> Analysis:
+    """Read and analyse the trials in ``sweep_dir``.
+
+    Raises:
+        UserError: no such folder, no trial or no finished trial in it, a record that cannot be read, or trials that
+            were not scored alike: on different references, by different versions or under different options.
+    """
+    return analyse(collect(Path(sweep_dir)))
