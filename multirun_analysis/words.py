@@ -337,4 +337,4 @@ def _forecasts(curve: LearningCurve, say: Messages) -> str:
         about += [say("learning.far")] if one.is_far else []
         beside = say("learning.about", said=say("list.comma").join(about)) if about else ""
         told.append(say("learning.at", size=f"{one.size:,}", cer=percent(one.error), beside=beside))
-    return say("learning.forecasts", said=say("learning.join").join(told))
+    return say("learning.forecasts", said=say("effort.join").join(told))

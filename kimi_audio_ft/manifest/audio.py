@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
-from torch import Tensor
 
 from kimi_audio_ft.errors import DataError
 
@@ -219,7 +218,7 @@ class Perturbation:
         """Length of the changed waveform."""
         return num_samples_16k(num_samples, self._rate)
 
-    def apply(self, waveform: Tensor) -> Tensor:
+    def apply(self, waveform: torch.Tensor) -> torch.Tensor:
         """The changed waveform, clipped to [-1, 1]."""
         from torchaudio import functional
 

@@ -67,7 +67,7 @@ def category_figure(analysis: Analysis, say: Messages) -> list[Figure]:
         color=alt.Color("category:N", sort=names, title=None),
         order="order:Q",
         tooltip=tips(
-            row=say("charts.trial"),
+            row=say("board.trial"),
             category=say("category.name"),
             count=say("category.edits"),
             share=say("category.share"),

@@ -25,7 +25,7 @@ def learning_figure(analysis: Analysis, say: Messages) -> list[Figure]:
 def _layers(study: LearningStudy, analysis: Analysis, names: list[str], say: Messages) -> list[alt.Chart]:
     x = alt.X(
         "size:Q",
-        title=say("learning.size"),
+        title=say("param.data.train_subset"),
         scale=alt.Scale(type="log", nice=False, padding=12),
         axis=alt.Axis(format="~s", grid=False, tickCount=6, labelOverlap="greedy", labelSeparation=10),
     )
@@ -39,14 +39,14 @@ def _layers(study: LearningStudy, analysis: Analysis, names: list[str], say: Mes
         for point in curve.points
         for trial in point.trials
     ]
-    told = tips(size_text=say("learning.size"), told="CER", interval=say("board.interval"))
+    told = tips(size_text=say("param.data.train_subset"), told="CER", interval=say("board.interval"))
     band = chart_of(lines).mark_area(opacity=0.15).encode(x=x, y=cer_axis("low:Q"), y2="high:Q", color=colour)
     line = chart_of(lines).mark_line(strokeWidth=2).encode(x=x, y=cer_axis(), color=colour)
     hollow = (
         chart_of(forecasts).mark_point(size=70, strokeWidth=2).encode(x=x, y=cer_axis(), color=colour, tooltip=told)
     )
     dots = chart_of(measured).mark_point(filled=True, size=70, opacity=1).encode(x=x, y=cer_axis(), color=colour)
-    told = tips(trial=say("charts.trial"), size_text=say("learning.size"), told="CER")
+    told = tips(trial=say("board.trial"), size_text=say("param.data.train_subset"), told="CER")
     return [band, line, hollow, dots.encode(tooltip=told)]
 
 

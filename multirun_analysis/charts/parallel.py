@@ -117,7 +117,7 @@ def _layers(lines: list[Point], ticks: list[Point], names: list[str], say: Messa
         color=alt.Color("rate:Q", scale=alt.Scale(range="ramp", reverse=True), legend=None),
         opacity=kept,
         strokeWidth=alt.condition(hovered, alt.value(4), alt.value(1.7)),
-        tooltip=tips(trial=say("charts.trial"), strict="CER"),
+        tooltip=tips(trial=say("board.trial"), strict="CER"),
     ).add_params(shown, hovered)
     words = chart_of(ticks).encode(x=x, y=y, text="word:N")
     halo = words.mark_text(align="left", dx=7, fontSize=12, style="halo")

@@ -52,7 +52,7 @@ class _Parameter:
 
     def _dots(self) -> alt.Chart:
         """Trials as points; a click on the legend fades the others."""
-        told = tips(trial=self.say("charts.trial"), strict="CER", normalised=self.say("charts.normalised"))
+        told = tips(trial=self.say("board.trial"), strict="CER", normalised=self.say("charts.normalised"))
         marks = chart_of(self.points).mark_point(filled=True, size=64, style="plain")
         chart = marks.encode(x=self.scale.x(), y=cer_axis(), tooltip=told)
         if self.colours is None:
@@ -83,7 +83,7 @@ class _Parameter:
         base = self.comparison.lowest_base
         if base is None:
             return []
-        told = tips(trial=self.say("charts.trial"), strict="CER")
+        told = tips(trial=self.say("board.trial"), strict="CER")
         along = [b for b in self.comparison.sweep.baselines if value_of(b, self.param) in self.scale.values]
         if is_of_base(self.param) and len(distinct([value_of(b, self.param) for b in along])) > 1:
             points = [{"x": self.scale.position(value_of(b, self.param)), **self._base_point(b)} for b in along]

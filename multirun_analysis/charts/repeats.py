@@ -74,8 +74,8 @@ def _line_and_dots(
     means: list[Point], dots: list[Point], scale: Scale, style: str, size: int, say: Messages
 ) -> list[alt.Chart]:
     width, opacity = (2.5, 0.9) if style == "plain" else (1.0, 0.45)
-    mean_tips = tips(adapter=say("repeats.adapter"), mean=say("repeats.mean"), std=say("repeats.std"))
-    dot_tips = tips(adapter=say("repeats.adapter"), repeat=say("repeats.repeat"), strict="CER")
+    mean_tips = tips(adapter=say("loss.adapter"), mean=say("repeats.mean"), std=say("repeats.std"))
+    dot_tips = tips(adapter=say("loss.adapter"), repeat=say("repeats.repeat"), strict="CER")
     line = chart_of(means).mark_line(strokeWidth=width, opacity=opacity, style=style, point=False)
     points = chart_of(dots).mark_point(filled=True, size=size, opacity=opacity, style=style)
     return [

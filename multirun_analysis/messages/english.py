@@ -16,7 +16,7 @@ TEXTS = {
     ),
     "headline.base": "{said}, base {base}, {gain}.",
     "gain.none": "no change",
-    "gain.worse": "worse, for the base makes no error",
+    "gain.worse": "worse: the base makes no error",
     "gain.reduction": "a relative reduction of {share}",
     "gain.increase": "a relative increase of {share}",
     "points.of": "{n} percentage points",
@@ -24,7 +24,7 @@ TEXTS = {
     "effort.finished": "{n} trial finished||{n} trials finished",
     "effort.failed": "{n} failed",
     "effort.unfinished": "{n} unfinished",
-    "effort.not_begun": "{n} not begun",
+    "effort.not_begun": "{n} not started",
     "effort.adapters": "{n} adapter||{n} adapters",
     "effort.trained": "{n} trained in {time}",
     "effort.all_reused": "all from the store",
@@ -36,7 +36,6 @@ TEXTS = {
     # the head of the page
     "page.title": "Sweep {name}",
     "page.kicker": "Sweep {name} · {created}",
-    "page.missing": "What is missing",
     "page.contents": "Sections",
     "page.noscript": "The charts need JavaScript; their figures are in the tables.",
     "tile.best": "best CER",
@@ -48,55 +47,48 @@ TEXTS = {
     "tile.recordings": "in {n} recording||in {n} recordings",
     "watch.live": "The sweep is running: this page reloads itself every {seconds} s.",
     "watch.waiting": "Waiting for the first finished trial",
-    "watch.counts": "{running} under way, {failed} failed.",
-    "watch.to_come": (
-        "{running} under way, {failed} failed, {waiting} to come. A trial begins when its adapter is there."
-    ),
-    "watch.dead": "The sweep ended before a trial was finished",
+    "watch.counts": "{running} running, {failed} failed.",
+    "watch.to_come": "{running} running, {failed} failed, {waiting} waiting for their adapters.",
+    "watch.dead": "The sweep ended before any trial finished",
     # what the statistics say
     "verdict.title": "Which trial to take",
-    "verdict.only": "There is one finished trial, so nothing to compare it with.",
+    "verdict.only": "There is one finished trial and nothing to compare it with.",
     "verdict.alone": (
-        "Recommended: {name}, the best one. The other trial is significantly worse.||"
-        "Recommended: {name}, the best one. All {n} other trials are significantly worse."
+        "Recommended: {name}, the best. The other trial is significantly worse.||"
+        "Recommended: {name}, the best. All {n} other trials are significantly worse."
     ),
     "verdict.best_is_cheapest": (
-        "Recommended: {name}, the best one. One other trial cannot be told apart from it, and it is no cheaper.||"
-        "Recommended: {name}, the best one. {n} other trials cannot be told apart from it, and none is cheaper."
+        "Recommended: {name}, the best. One other trial ties with it and is no cheaper.||"
+        "Recommended: {name}, the best. {n} other trials tie with it, and none is cheaper."
     ),
-    "verdict.cheapest": (
-        "Recommended: {name} (CER {cer}). It is the cheapest of {group} trials that cannot be told apart from the best."
-    ),
+    "verdict.cheapest": "Recommended: {name} (CER {cer}), the cheapest of the {group} trials that tie for the best.",
     "verdict.too_few_recordings": (
-        "Recommended: {name}, the best one. The evaluation set has {n} recording: too few for intervals, or to say "
-        "whether another trial is as good.||"
-        "Recommended: {name}, the best one. The evaluation set has {n} recordings: too few for intervals, or to say "
-        "whether another trial is as good."
+        "Recommended: {name}, the best. The evaluation set has {n} recording, too few for intervals and tests.||"
+        "Recommended: {name}, the best. The evaluation set has {n} recordings, too few for intervals and tests."
     ),
     "verdict.no_utterances": (
-        "Recommended: {name}, the best one. Whether another trial is as good is unknown: the trials' utterances.jsonl "
-        "cannot be compared."
+        "Recommended: {name}, the best. The trials' utterances.jsonl cannot be compared, so it is unknown whether "
+        "others tie with it."
     ),
     "verdict.method": (
-        "Two trials differ when a matched-pairs test over recordings finds less than 5 % chance. Intervals are of a "
-        "bootstrap over {recordings} recordings ({resamples} resamples), for the segments of one recording are not "
-        "independent.||"
-        "Two trials differ when a matched-pairs test over recordings finds less than 5 % chance after Holm's "
-        "correction over all {n} pairs. Intervals are of a bootstrap over {recordings} recordings "
-        "({resamples} resamples), for the segments of one recording are not independent."
+        "Two trials count as different at p < 0.05 (matched pairs over recordings). Intervals: bootstrap over "
+        "{recordings} recordings ({resamples} resamples), because the segments of one recording are not independent.||"
+        "Two trials count as different at p < 0.05 (matched pairs over recordings, Holm's correction over {n} pairs). "
+        "Intervals: bootstrap over {recordings} recordings ({resamples} resamples), because the segments of one "
+        "recording are not independent."
     ),
     "verdict.needed": (
-        "To tell {first} and {second} apart at 95 % with power {power}, about {utterances} utterances in "
-        "{recordings} recordings are needed; there are {have_utterances} in {have_recordings}."
+        "To separate {first} from {second} at 95 % with power {power}, about {utterances} utterances in {recordings} "
+        "recordings are needed; there are {have_utterances} in {have_recordings}."
     ),
-    "verdict.needed_never": ("{first} and {second} make equally many errors: no evaluation set would tell them apart."),
+    "verdict.needed_never": "{first} and {second} make equally many errors: no evaluation set would separate them.",
     "verdict.needed_beyond": (
-        "{first} and {second} are equal for all practical purposes: their CERs differ by {difference} here, and no "
-        "test set that one can record would tell them apart (it would need more than {most} utterances)."
+        "{first} and {second} are equal for all practical purposes: their CERs differ by {difference}, and separating "
+        "them would take more than {most} utterances."
     ),
     "verdict.unstated": (
-        "These trials do not record by which version of the normalisation they were scored: an older version of this "
-        "program made them. The same command again scores them anew, and neither trains nor decodes."
+        "An older version of this program scored these trials; they do not record its version of the normalisation. "
+        "Re-running the same command only rescores."
     ),
     "verdict.left_out": (
         "Trial {names} was not compared: its utterances.jsonl is missing or differs.||"
@@ -105,7 +97,7 @@ TEXTS = {
     "verdict.beyond": "Only the {n} trials with the lowest CER were compared with each other.",
     "verdict.place": "{name} ({at})",
     "verdict.turned": (
-        "One adapter overfitted: {names}.||{n} adapters overfitted, their validation loss turned: {names}."
+        "One adapter overfitted: {names}.||{n} adapters overfitted (validation loss rose again): {names}."
     ),
     # the leaderboard
     "board.title": "Leaderboard",
@@ -125,7 +117,7 @@ TEXTS = {
     "board.exact_hint": "sentences without any error",
     "board.edits_hint": "substituted, deleted and inserted characters",
     "board.empty": "empty",
-    "board.empty_hint": "utterances for which nothing was written",
+    "board.empty_hint": "utterances with empty output",
     "board.repeats": "repeats",
     "board.repeats_hint": "standard deviation of the CER over repeated sampling, and its lowest and highest value",
     "board.repeats_told": "{n} repeats, from {low} to {high} %",
@@ -133,48 +125,42 @@ TEXTS = {
     "board.training_hint": "time to train the adapter, or reused from the store",
     "board.reused": "reused",
     "board.recommended": "recommended",
-    "board.alike": "cannot be told apart from the best",
+    "board.alike": "ties with the best",
     "board.note": (
-        "Lower is better; equal CERs share a rank. Bars are CERs, the whisker on each is its 95 % interval. The base "
-        "is the model without an adapter, decoded in the same way. A heading sorts."
+        "Lower is better; equal CERs share a rank. Bars are CERs, whiskers their 95 % intervals. The base is the model "
+        "without an adapter, decoded in the same way. Click a heading to sort."
     ),
-    "board.note_alike": "≈ marks the trials that cannot be told apart from the best.",
+    "board.note_alike": "≈ marks trials that tie with the best: no test separates them from it.",
     "filter.legend": "Filter",
     "filter.text": "text",
     "filter.placeholder": "words that a row must contain",
     "filter.all": "all",
-    "filter.group": "only those like the best",
+    "filter.group": "Only ties with the best",
     "filter.clear": "Clear",
     "filter.count": "{shown} of {all} rows",
     # missing and stopped trials
     "missing.title": "Not finished",
-    "missing.failed": "failed",
-    "missing.unfinished": "not finished",
-    "missing.no_reason": "no reason recorded",
-    "missing.not_begun": "{n} trial was not begun.||{n} trials were not begun.",
-    "missing.again": "The same sweep command goes on where it stopped.",
+    "missing.no_reason": "no cause recorded",
+    "missing.not_begun": "{n} trial has not started.||{n} trials have not started.",
+    "missing.again": "Re-run the same sweep command to resume it.",
     "halving.title": "Stopped early",
-    "halving.step": "step",
     "halving.step_hint": "step at which it was stopped or failed, of all its steps",
     "halving.cer_hint": "greedy character error rate at that step",
-    "halving.loss": "loss",
     "halving.loss_hint": "validation loss at that step",
     "halving.rank": "rank",
     "halving.rank_hint": "among the adapters compared at that step",
-    "halving.why": "why",
-    "halving.when": "when",
-    "halving.trials": "trials",
-    "halving.trials_hint": "trials that were not run",
+    "halving.why": "reason",
+    "halving.when": "time",
+    "halving.trials_hint": "trials that were therefore not run",
     "halving.of": "{step} of {all}",
     "halving.stopped_at": "{n} stopped at step {step}",
-    "halving.failed": "{n} failed",
     "halving.none": "none stopped",
     "halving.summary": "Successive halving by {metric}: of {n} adapters, {losses}",
     "halving.saved": "{said}; {trained} of {all} steps were enough ({share} %).",
     "halving.note": (
-        "Adapters were compared at the same step, having seen the same batches, by the same utterances. Those listed "
-        "were behind at that moment and are not in the leaderboard; with more steps some might have caught up. Their "
-        "checkpoints are kept in the store, so a sweep that wants them goes on from there."
+        "Adapters were compared at the same step, after the same batches, on the same utterances. Those listed were "
+        "behind at that step and are not in the leaderboard; some might have caught up later. Their checkpoints stay "
+        "in the store, and a sweep that includes them resumes there."
     ),
     # worst utterances
     "worst.title": "Worst utterances of the best trial",
@@ -194,32 +180,32 @@ TEXTS = {
     "worst.play": "recording of {name}",
     "audio.missing": "the recording was not found",
     "audio.unreadable": "the recording cannot be read",
-    "audio.too_long": "too long to be put into this page",
-    "audio.budget": "left out to keep this page small",
+    "audio.too_long": "too long to embed",
+    "audio.budget": "left out to limit the page's size",
     # every trial
     "trials.title": "Every trial",
     "trials.copy": "Copy the command",
     "trials.copied": "Copied",
-    "trials.differs": "What differs from {name}",
+    "trials.differs": "Options that differ from {name}",
     "trials.key": "option",
     "trials.here": "here",
     "trials.there": "there",
-    "trials.same": "Its whole config is that of {name}.",
+    "trials.same": "Same config as {name}.",
     "trials.signature": "adapter",
     "trials.trainable_parameters": "trainable parameters",
     "trials.final_train_loss": "last training loss",
     "trials.final_val_loss": "last validation loss",
     "trials.steps": "steps",
-    "trials.pinyin_error_rate": "error rate of syllables (pinyin without tones)",
-    "trials.empty_rate": "nothing was written",
-    "trials.over_generation_rate": "far too much was written",
-    "trials.training": "training took",
-    "trials.decoding": "decoding took",
+    "trials.pinyin_error_rate": "syllable error rate (pinyin without tones)",
+    "trials.empty_rate": "Empty output",
+    "trials.over_generation_rate": "Runaway output",
+    "trials.training": "training time",
+    "trials.decoding": "decoding time",
     "trials.git_commit": "git commit",
-    "trials.eval_identity": "identity of the references",
+    "trials.eval_identity": "digest of the references",
     "trials.folder": "folder",
     "status.FAILED": "failed",
-    "status.UNFINISHED": "unfinished",
+    "status.UNFINISHED": "not finished",
     # facts
     "facts.title": "Data, model and software",
     "facts.sweep": "Sweep",
@@ -229,26 +215,26 @@ TEXTS = {
     "facts.references": "References",
     "facts.references_value": "{references} with {chars} characters",
     "facts.recorded": "{references} with {chars} characters, in {recordings} recordings",
-    "facts.eval_identity": "Identity of the references",
+    "facts.eval_identity": "Digest of the references",
     "facts.normalisation": "Normalisation, version",
     "facts.scoring": "Scoring options",
     "facts.words": "{n} word||{n} words",
     "facts.unstated": "not recorded",
     "facts.model": "Model",
     "facts.git_commit": "Git commit",
-    "facts.versions": "Versions, where this report was written",
+    "facts.versions": "Software that wrote this report",
     "cost.title": "Time and cost",
     "cost.training": "Training",
     "cost.training_value": "{time} for {n} adapter||{time} for {n} adapters",
-    "cost.none": "nothing was trained: every adapter was in the store",
-    "cost.alone": "Sum of the adapters' own times",
+    "cost.none": "none: every adapter was in the store",
+    "cost.alone": "Sum over the adapters",
     "cost.decoding": "Decoding and scoring",
     "cost.decoding_value": "{time} for {n} trial||{time} for {n} trials",
     "cost.saved": "Saved by sharing adapters",
     "cost.saved_value": "{time}: {n} further training||{time}: {n} further trainings",
     "cost.device_hours": "Device hours",
     "cost.device_hours_value": "{hours} h of training and decoding",
-    "cost.note": "As recorded: a trial that reused a transcript or an adapter counts what making it once took.",
+    "cost.note": "As recorded: a reused transcript or adapter counts the time that making it took.",
     # the charts
     # parameters in plain words
     "param.lora.r": "LoRA rank",
@@ -266,19 +252,18 @@ TEXTS = {
     "param.data.train_subset": "training conversations",
     "param.data.train_subset_seed": "seed of the training subset",
     # charts
-    "charts.title": "What matters",
-    "charts.points": "Points are trials, the best one ringed.",
+    "charts.title": "Effect of each parameter",
+    "charts.points": "Points are trials; the best is ringed.",
     "charts.lines": (
-        "Thin lines join trials that differ in nothing else, thick lines the means of each colour; a click in a "
-        "legend shows one colour alone."
+        "Thin lines join trials that differ only in this parameter, thick lines the means of each colour; click a "
+        "legend entry to show one colour alone."
     ),
-    "charts.base": "Dashed is the zero-shot base, at its lowest CER where decoding is not the axis.",
+    "charts.base": "The dashed line is the zero-shot base, at its lowest CER where the axis is no decoding setting.",
     "charts.no_base": "The zero-shot base was not scored in this sweep.",
     "charts.undrawn": "This chart could not be drawn:",
     "charts.actions": "Save this chart",
     "charts.png": "Save as PNG",
     "charts.svg": "Save as SVG",
-    "charts.trial": "trial",
     "charts.best_trial": "best trial",
     "charts.normalised": "normalised CER",
     "charts.base_word": "base {cer}",
@@ -287,28 +272,29 @@ TEXTS = {
     "parameter.means": "Mean CER over the trials: {said}.",
     "parameter.mean": "{cer} at {value}",
     "parameter.values": "{n} values of {param}.",
-    "heat.title": "LoRA rank and learning rate together",
-    "heat.caption": "The lowest CER (%) of each pair; the stronger the colour, the better.",
-    "heat.caption_over": "The lowest CER (%) of each pair, over every {others}; the stronger the colour, the better.",
-    "parallel.title": "All trials at once",
+    "heat.title": "LoRA rank by learning rate",
+    "heat.caption": "Lowest CER (%) of each pair; stronger colours are better.",
+    "heat.caption_over": "Lowest CER (%) of each pair over {others}; stronger colours are better.",
+    "parallel.title": "All trials",
     "parallel.caption": (
-        "One line per trial, from its settings to its CER; the stronger the line, the better. The filters of the "
-        "leaderboard also apply here, and a click on a line shows its row there."
+        "One line per trial from its settings to its CER; stronger lines are better. The leaderboard's filters apply "
+        "here too; click a line to find its row there."
     ),
     "repeats.title": "Repeated sampling at each temperature",
     "repeats.caption": (
-        "Each dot is one repeat, each line the mean of an adapter's repeats; the band is one standard deviation "
-        "either side, of the adapter of the best trial. Greedy decoding (0.0) has one outcome."
+        "Dots are repeats, lines the means of each adapter; the band is one standard deviation around the best trial's "
+        "adapter. Greedy decoding (0.0) has one outcome."
     ),
     "repeats.repeat": "repeat",
     "repeats.mean": "mean",
     "repeats.std": "standard deviation",
-    "repeats.adapter": "adapter",
     "effects.title": "Main effects",
     "effects.axis": "change of CER against the mean of all trials (percentage points)",
-    "effects.caption": "Left of the line is better. Whiskers are 95 % intervals over recordings, not over seeds.",
-    "effects.additive": "Trials are missing from the grid: the effects are those of an additive fit.",
-    "effects.confounded": "The missing trials leave {params} inseparable from another parameter: read with care.",
+    "effects.caption": (
+        "Left of the line is better. Whiskers: 95 % intervals over recordings; they leave out the variance of seeds."
+    ),
+    "effects.additive": "Trials are missing from the grid: effects are those of an additive fit.",
+    "effects.confounded": "The missing trials confound {params} with another parameter: read with care.",
     "effects.value": "value",
     "effects.effect": "effect",
     "effects.count": "trials",
@@ -324,19 +310,18 @@ TEXTS = {
     "category.name": "category",
     "category.table": "Errors by category, as numbers",
     "terms.title": "Your terms",
-    "terms.note": "How often each term was heard: two trials side by side, which you choose.",
+    "terms.note": "Recall and precision of each term under two trials of your choice.",
     "terms.choose": "Trials",
-    "terms.first": "trial",
-    "terms.second": "beside it",
+    "terms.second": "compared with",
     "terms.table": "Recall and precision of every term",
     "terms.more_terms": "{n} further term is in trials.json.||{n} further terms are in trials.json.",
     "terms.more_trials": "{n} further trial is in trials.json.||{n} further trials are in trials.json.",
     "terms.term": "term",
     "terms.spoken": "times in the references",
     "terms.recall": "recall %",
-    "terms.recall_hint": "of the times it was said, how often it was written",
+    "terms.recall_hint": "share of its occurrences in the references that the output has",
     "terms.precision": "precision %",
-    "terms.precision_hint": "of the times it was written, how often it was said",
+    "terms.precision_hint": "share of its occurrences in the output that the references have",
     "category.punctuation": "punctuation",
     "category.person_name": "person names",
     "category.domain_term": "domain terms",
@@ -354,28 +339,27 @@ TEXTS = {
     "loss.step": "step",
     "loss.loss": "loss",
     "loss.adapter": "adapter",
-    "loss.caption": "One line per adapter ({n}); a click on a name in the legend shows it alone.",
+    "loss.caption": "One line per adapter ({n}); click a legend entry to show it alone.",
     "loss.one": "One adapter.||{n} adapters.",
-    "loss.marked": "A ringed point is where a validation loss was lowest before it rose again: overfitting from there.",
+    "loss.marked": "Rings: the lowest validation loss before it rose again; later steps overfit.",
     "overfit.title": "Overfitting",
     "overfit.verdict": "verdict",
-    "overfit.none": "not overfitted",
-    "overfit.turned": "overfitted: validation turned at {at}",
+    "overfit.none": "no overfitting",
+    "overfit.turned": "overfitting: validation loss rises after {at}",
     "overfit.gap": "validation loss far above the training loss",
-    "overfit.unknown": "too few validation points to tell",
+    "overfit.unknown": "too few validation points",
     "overfit.epoch": "epoch {n}",
     "overfit.step": "step {n}",
     "overfit.lowest": "lowest validation loss",
     "overfit.at": "at",
-    "overfit.final": "last validation loss",
     "overfit.distance": "above training",
     "overfit.distance_hint": "last validation loss minus the training loss around it",
     # the learning curve over training-set sizes
     "learning.title": "Learning curve",
     "learning.chart": "CER against the size of the training set",
     "learning.caption": (
-        "Filled points are trials, hollow ones forecasts; the band is the 95 % interval of the fitted power law over "
-        "recordings (and seeds, where a size was trained with several)."
+        "Filled points are trials, hollow points forecasts; the band is the 95 % interval of the fitted power law over "
+        "recordings (and seeds, where a size has several)."
     ),
     "learning.refused": "There are too few sizes for a learning curve: train with at least three values of {param}.",
     "learning.one": "all trials",
@@ -384,11 +368,11 @@ TEXTS = {
         "towards {floor}."
     ),
     "learning.flat": (
-        "{name}: CER {first} at {smallest} conversations, {last} at {largest}{trained}; more data has no effect "
-        "that this evaluation set could show."
+        "{name}: CER {first} at {smallest} conversations, {last} at {largest}{trained}; this evaluation set shows no "
+        "effect of more data."
     ),
     "learning.off": (
-        " The CER at {sizes} is off this curve by more than chance: take the forecasts for guesses, and train those "
+        " The CER at {sizes} is off this curve by more than chance: treat the forecasts as guesses, and train those "
         "sizes with other seeds."
     ),
     "learning.told": "Learning curve, {said}",
@@ -397,9 +381,7 @@ TEXTS = {
     "learning.forecasts": "Forecast for more conversations: {said}.",
     "learning.at": "{cer} at {size}{beside}",
     "learning.about": " ({said})",
-    "learning.join": "; ",
-    "learning.size": "training conversations",
     "learning.between": "{low} to {high}",
     "learning.forecast": "forecast",
-    "learning.far": "a guess: far beyond what was measured",
+    "learning.far": "a guess: far outside the measured sizes",
 }

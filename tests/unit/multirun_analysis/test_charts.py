@@ -116,5 +116,5 @@ def test_the_turn_of_a_validation_loss_is_ringed(synthetic: Analysis) -> None:
     (ring,) = [layer for layer in figures["val-loss"].spec["layer"] if layer["mark"].get("style") == "ring"]
     (mark,) = ring["data"]["values"] if "values" in ring.get("data", {}) else values(figures["val-loss"].spec)[-1:]
     assert mark["adapter"] == "lora.r=32 optim.lr=1e-4" and mark["step"] == 300
-    assert "overfitting from there" in figures["val-loss"].caption
-    assert "overfitting" not in json.dumps(figures["train-loss"].spec) + figures["train-loss"].caption
+    assert "later steps overfit" in figures["val-loss"].caption
+    assert "overfit" not in json.dumps(figures["train-loss"].spec) + figures["train-loss"].caption

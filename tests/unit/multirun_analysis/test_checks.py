@@ -166,8 +166,8 @@ def test_older_records_that_say_nothing_are_compared_and_it_is_said(sweep: Any) 
     for number in (0, 1):
         sweep.trial(number, baseline=False)
     comparison = load_sweep(sweep.folder)
-    assert any("do not record by which version" in line for line in verdicts(comparison, ENGLISH))
-    assert any("没有记录评分时所用的规范化版本" in line for line in verdicts(comparison, CHINESE))
+    assert any("do not record its version of the normalisation" in line for line in verdicts(comparison, ENGLISH))
+    assert any("没有记录规范化版本" in line for line in verdicts(comparison, CHINESE))
     facts = dict(sweep_facts(comparison, ENGLISH))
     assert facts["Normalisation, version"] == "not recorded"
     assert "scoring.names: not recorded" in facts["Scoring options"]

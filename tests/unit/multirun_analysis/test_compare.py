@@ -122,7 +122,7 @@ def test_a_base_without_errors_gives_no_gain_instead_of_a_division_by_zero(sweep
     change(folder / "baseline.json", cer=0.0)
     comparison = load_sweep(sweep.folder)
     assert comparison.best.gain is None
-    assert headline(comparison).endswith("CER 10.0 %, base 0.0 %, worse, for the base makes no error.")
+    assert headline(comparison).endswith("CER 10.0 %, base 0.0 %, worse: the base makes no error.")
     change(folder / "scores.json", cer=0.0)
     assert headline(load_sweep(sweep.folder)).endswith("CER 0.0 %, base 0.0 %, no change.")
 

@@ -134,7 +134,7 @@ def test_a_sweep_over_sizes_is_told_and_written(sweep: Any) -> None:
         "Learning curve, temperature=0.0: CER 40.0 % at 100 conversations, 20.0 % at 800 (200 steps each), falling as "
     )
     assert lines[1].startswith("Forecast for more conversations: 1") and " % at 1,600; 1" in lines[1]
-    assert lines[1].endswith(" % at 100,000 (a guess: far beyond what was measured).")
+    assert lines[1].endswith(" % at 100,000 (a guess: far outside the measured sizes).")
     chinese = learning_in_words(comparison.learning, CHINESE)
     assert chinese[0].startswith("学习曲线：temperature=0.0：100 条对话时 CER 40.0 %，800 条时 20.0 %（各 200 步），按")
     assert "100,000 条时 1" in chinese[1] and chinese[1].endswith("（猜测：远超出测量范围）。")

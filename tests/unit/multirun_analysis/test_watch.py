@@ -60,7 +60,7 @@ def test_from_nothing_to_the_end(running: Any) -> None:
     )
     paths = watch(folder, None, ENGLISH, seconds=7, wait=script)
     assert ["Waiting for the first" in page for page in script.pages] == [True, True, False, False, False]
-    assert "1 under way, 0 failed" in script.pages[1]
+    assert "1 running, 0 failed" in script.pages[1]
     assert all("reloads itself every 7 s" in page for page in script.pages)
     assert RELOADS in script.pages[2] and "1 trial finished, 1 unfinished" in script.pages[2]
     assert script.times[2] == script.times[3], "nothing changed, but the report was written again"
@@ -160,7 +160,7 @@ def test_a_killed_sweep_without_a_result_gets_a_page_that_says_so(running: Any) 
     with pytest.raises(UserError, match="no process of it"):
         watch(running.folder, None, CHINESE, seconds=120, wait=script)
     assert "正在等待第一个完成的试验" in script.pages[0]
-    assert "1 个进行中，0 个失败，35 个尚未开始" in script.pages[0]
+    assert "1 个运行中，0 个失败，35 个在等待适配器" in script.pages[0]
     last = (running.folder / "report.html").read_text(encoding="utf-8")
     assert "扫描在有试验完成之前就结束了" in last and "再次运行同一条扫描命令" in last
     assert 'http-equiv="refresh"' in script.pages[0] and 'http-equiv="refresh"' not in last

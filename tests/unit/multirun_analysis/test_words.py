@@ -43,12 +43,11 @@ def test_the_cheapest_of_those_that_cannot_be_told_apart_is_recommended(tmp_path
     recommended, method, needed = conclusions(comparison, ENGLISH)
     cer = 100 * next(t.cer for t in comparison.sweep.finished if t.params["lora.r"] == 8)
     assert recommended == (
-        f"Recommended: lora.r=8 (CER {cer:.2f} %). It is the cheapest of 3 trials that cannot be told apart from the "
-        "best."
+        f"Recommended: lora.r=8 (CER {cer:.2f} %), the cheapest of the 3 trials that tie for the best."
     )
-    assert "after Holm's correction over all 6 pairs" in method and "over 30 recordings" in method
+    assert "Holm's correction over 6 pairs" in method and "over 30 recordings" in method
     assert re.fullmatch(
-        r"To tell lora\.r=\d+ and lora\.r=\d+ apart at 95 % with power 0\.8, about [\d,]+ utterances in [\d,]+ "
+        r"To separate lora\.r=\d+ from lora\.r=\d+ at 95 % with power 0\.8, about [\d,]+ utterances in [\d,]+ "
         r"recordings are needed; there are 300 in 30\.",
         needed,
     )
@@ -56,27 +55,22 @@ def test_the_cheapest_of_those_that_cannot_be_told_apart_is_recommended(tmp_path
 
 def test_a_best_trial_that_stands_alone_is_recommended(tmp_path: Path) -> None:
     said = conclusions(load_sweep(sweep_of(tmp_path, {4: 1.8, 8: 1.7, 16: 1.0})), ENGLISH)
-    assert said[0] == "Recommended: lora.r=16, the best one. All 2 other trials are significantly worse."
+    assert said[0] == "Recommended: lora.r=16, the best. All 2 other trials are significantly worse."
     assert len(said) == 2
 
 
 def test_a_best_trial_that_is_the_cheapest_too_is_recommended(tmp_path: Path) -> None:
     said = conclusions(load_sweep(sweep_of(tmp_path, {4: 0.97, 8: 1.0})), ENGLISH)
-    assert said[0] == (
-        "Recommended: lora.r=4, the best one. One other trial cannot be told apart from it, and it is no cheaper."
-    )
-    assert "less than 5 % chance. Intervals" in said[1], "one pair needs no correction"
+    assert said[0] == ("Recommended: lora.r=4, the best. One other trial ties with it and is no cheaper.")
+    assert "p < 0.05 (matched pairs over recordings). Intervals" in said[1], "one pair needs no correction"
 
 
 def test_few_recordings_are_owned_up_to(tmp_path: Path) -> None:
     comparison = load_sweep(sweep_of(tmp_path, {4: 1.0, 8: 1.0}, utterances=20, recordings=2))
     (said,) = conclusions(comparison, ENGLISH)
-    assert said.endswith(
-        ", the best one. The evaluation set has 2 recordings: too few for intervals, or to say whether another trial "
-        "is as good."
-    )
+    assert said.endswith(", the best. The evaluation set has 2 recordings, too few for intervals and tests.")
     one = replace(comparison, statistics=replace(comparison.statistics, recordings=1))
-    assert "has 1 recording: too few" in conclusions(one, ENGLISH)[0]
+    assert "has 1 recording, too few" in conclusions(one, ENGLISH)[0]
 
 
 def test_missing_utterances_are_named(tmp_path: Path) -> None:
@@ -110,10 +104,10 @@ def test_a_number_of_utterances_that_one_could_record_is_told(synthetic: Analysi
 def test_a_number_that_nobody_could_record_is_not_told(synthetic: Analysis) -> None:
     english, chinese = needing(synthetic, 3_000_000, -0.000_23)
     assert english.endswith(
-        " are equal for all practical purposes: their CERs differ by 0.02 percentage points here, and no test set that "
-        "one can record would tell them apart (it would need more than 100,000 utterances)."
+        " are equal for all practical purposes: their CERs differ by 0.02 percentage points, and separating them would "
+        "take more than 100,000 utterances."
     )
-    assert "只差 0.02 个百分点" in chinese and "没有录得出来的测试集能区分它们" in chinese
+    assert "只差 0.02 个百分点" in chinese and "超过 100,000 条语句" in chinese
     assert "3,000,000" not in english + chinese
 
 

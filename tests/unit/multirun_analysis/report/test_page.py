@@ -90,10 +90,10 @@ def test_the_verdict_names_group_and_method(synthetic: Analysis) -> None:
     assert synthetic.statistics.reason is Reason.BEST_IS_CHEAPEST
     others = len(synthetic.statistics.best_group) - 1
     said = recommendation(synthetic, ENGLISH)
-    assert said.startswith("Recommended: lora.r=32") and f"{others} other trials cannot be told apart from it" in said
-    assert f"另有 {others} 个试验与它无法区分" in recommendation(synthetic, CHINESE)
+    assert said.startswith("Recommended: lora.r=32") and f"{others} other trials tie with it" in said
+    assert f"另有 {others} 个试验与它并列" in recommendation(synthetic, CHINESE)
     method = verdicts(synthetic, ENGLISH)[0]
-    assert "over all 28 pairs" in method and "20 recordings" in method
+    assert "over 28 pairs" in method and "20 recordings" in method
     assert verdicts(synthetic, ENGLISH)[-1] == "One adapter overfitted: lora.r=32 optim.lr=1e-4 (epoch 3)."
     turned = "1 个适配器过拟合，验证损失先降后升：lora.r=32 optim.lr=1e-4（第 3 轮）。"
     assert verdicts(synthetic, CHINESE)[-1] == turned
@@ -110,7 +110,7 @@ def test_every_reason_has_its_sentence(synthetic: Analysis, reason: Reason) -> N
 def test_needed_utterances_are_told_when_the_best_are_alike(synthetic: Analysis) -> None:
     needed = synthetic.statistics.needed
     assert needed is not None
-    (said,) = [line for line in verdicts(synthetic, ENGLISH) if "apart" in line and "Holm" not in line]
+    (said,) = [line for line in verdicts(synthetic, ENGLISH) if "separate" in line and "Holm" not in line]
     if needed.utterances is None:
         assert "no evaluation set" in said
     else:
@@ -153,7 +153,7 @@ def test_every_command_can_be_copied_and_tells_what_differs(synthetic: Analysis,
     assert english.count('class="copy"') == 8
     section = english.partition('<details id="trial-0">')[2].partition("</details>")[0]
     recommended = synthetic.statistics.recommended
-    assert f"What differs from {recommended.name} (lora.r=32" in section
+    assert f"Options that differ from {recommended.name} (lora.r=32" in section
     assert re.search(r'<th scope="row">lora.r</th><td>8</td><td>32</td>', section)
     mine = english.partition(f'<details id="trial-{recommended.name}">')[2].partition("</details>")[0]
     assert 'class="badge"' in mine.partition("</summary>")[0]

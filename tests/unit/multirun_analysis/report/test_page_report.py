@@ -135,22 +135,22 @@ def test_reasons_of_missing_trials_are_told(sweep) -> None:
     sweep.start(2, 8, 0.2, 0.0)
     text = body(page_of(sweep.folder))
     assert "FloatingPointError: loss is nan at step 12" in text
-    assert "optim.lr=0.2: not finished" in text and "not begun" not in text
+    assert "optim.lr=0.2: not finished" in text and "not started" not in text
 
 
-@pytest.mark.parametrize(("launched", "begun"), [(36, "33 trials were not begun."), (4, "1 trial was not begun.")])
+@pytest.mark.parametrize(("launched", "begun"), [(36, "33 trials have not started."), (4, "1 trial has not started.")])
 def test_trials_that_wait_are_counted_and_not_called_unfinished(sweep, launched: int, begun: str) -> None:
     sweep.trial(0)
     sweep.fail(1, rate=0.1)
     sweep.start(2, 8, 0.2, 0.0)
     record_trials(sweep.folder, launched)
     comparison = load_sweep(sweep.folder)
-    assert effort(comparison).startswith(f"1 trial finished, 1 failed, 1 unfinished, {launched - 3} not begun; 1 ")
+    assert effort(comparison).startswith(f"1 trial finished, 1 failed, 1 unfinished, {launched - 3} not started; 1 ")
     said = f"1 个试验已完成、1 个失败、1 个未完成、{launched - 3} 个未开始；"
     assert effort(comparison, CHINESE).startswith(said)
     assert begun in page_of(sweep.folder)
     live = render(comparison, datetime(2026, 1, 1), reload=30)
-    assert begun in live and "goes on where it stopped" not in live, "it has not stopped"
+    assert begun in live and "to resume it" not in live, "it has not stopped"
 
 
 def test_when_only_waiting_trials_are_missing_it_is_said(sweep) -> None:

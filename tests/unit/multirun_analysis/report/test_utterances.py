@@ -14,6 +14,7 @@ import soundfile
 from multirun_analysis import load_sweep, write_report
 from multirun_analysis.report.utterances import (
     LONGEST_SECONDS,
+    EmbeddedAudio,
     MarkedText,
     embedded,
     mark,
