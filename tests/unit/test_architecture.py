@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -150,6 +151,28 @@ def test_the_analysis_reads_files_and_never_imports_the_engine() -> None:
         if other.startswith("kimi_audio_ft.") and other.split(".")[1] not in allowed
     }
     assert rooms == set()
+
+
+@cache
+def line_of_room(package: str) -> dict[str, int]:
+    """Number of the line, in ARCHITECTURE.md's table of a package, on which a folder or module stands."""
+    text = (REPOSITORY / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    rows = text.partition(f"| `{package}/` | holds |")[2].partition("\n\n")[0].splitlines()
+    names = [re.findall(r"`([\w.]+?)(?:/|\.py)`", row.split("|")[1]) for row in rows if row.startswith("| `")]
+    return {name: number for number, named in enumerate(names) for name in named}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_module_imports_only_from_its_line_of_architecture_md_and_those_above(package: str) -> None:
+    lines = line_of_room(package)
+    upwards = []
+    for module in modules():
+        for other in own_imports(module):
+            one, two = module.split(".")[:2], other.split(".")[:2]
+            inside = one[0] == two[0] == package and len(one) == len(two) == 2 and "__main__" not in one
+            if inside and lines[two[1]] > lines[one[1]]:
+                upwards.append(f"{module} imports {other}")
+    assert upwards == []
 
 
 @pytest.mark.parametrize("package", PACKAGES)
