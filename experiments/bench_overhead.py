@@ -89,7 +89,7 @@ def arguments(folder: Path) -> list[str]:
 def fill(jobs: Sequence[Job]) -> None:
     """Put into the store what the jobs would make, with made-up numbers and transcripts."""
     from kimi_audio_ft import store
-    from kimi_audio_ft.decoding.request import Request
+    from kimi_audio_ft.decoding.request import DecodingRequest
     from kimi_audio_ft.decoding.transcripts import transcript_signatures
     from kimi_audio_ft.sweep.launch import lacking
     from kimi_audio_ft.trial import Trial
@@ -123,7 +123,7 @@ def fill(jobs: Sequence[Job]) -> None:
         if unit.key != "base":
             store.find_or_make("adapter", unit.key, adapter)
         for config in unit.jobs:
-            request = Request(config.decoding, config.seed)
+            request = DecodingRequest(config.decoding, config.seed)
             key = None if unit.key == "base" else unit.key
             for name in transcript_signatures(trial.base, trial.evaluation, request, key):
                 store.find_or_make("transcript", name, transcript)

@@ -17,7 +17,6 @@ from kimi_audio_ft.features.identity import features_of
 from kimi_audio_ft.files import read_json_object, write_json
 from kimi_audio_ft.lora.targets import linears_of, matched, needs_branch, needs_whisper
 from kimi_audio_ft.manifest.manifest import TokenRange
-from kimi_audio_ft.model import KimiAudioForCausalLM, WhisperFeatureExtractor
 from kimi_audio_ft.model.files import ModelFiles, locate
 from kimi_audio_ft.model.text_tokenizer import CONFIG_NAME, RANKS_NAME, TextTokenizer
 from kimi_audio_ft.paths import store_root
@@ -32,8 +31,7 @@ if TYPE_CHECKING:  # a sweep that finds everything in the store does without the
     from peft import PeftModel
 
     from kimi_audio_ft.features.encode import Encoders
-    from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer
-# --- Small parts of a checkpoint, read once per process while their files stay as they are: every trial asks for them.
+    from kimi_audio_ft.model import KimiAudioForCausalLM
 
 _REMEDY = "Set model.path to a Kimi-Audio checkpoint"
 # Raise it when the model's modules are named in another way.
@@ -43,26 +41,18 @@ _LAYOUT_VERSION = 1
 _States = tuple[tuple[int, int] | None, ...]
 
 
-def text_tokenizer(root: Path) -> TextTokenizer:
-    """The text tokenizer of a checkpoint folder."""
-    return _text_tokenizer(root, _states([root / RANKS_NAME, root / CONFIG_NAME]))
-
-
-def token_range(root: Path) -> TokenRange:
-    """The audio codes of a checkpoint folder's model."""
-    return _token_range(root, _states([root / "config.json"]))
-
-
 def linear_names(files: ModelFiles) -> tuple[str, ...]:
     """Full paths of the linears of the whole model, Whisper included."""
     return _linear_names(files, _states([files.root / "config.json", files.whisper / "config.json"]))
 
 
-def layout(files: ModelFiles) -> KimiAudioForCausalLM:
+def _on_meta(files: ModelFiles) -> KimiAudioForCausalLM:
     """The whole model, Whisper included, without its weights."""
     import torch
 
     from kimi_audio_ft.model.checkpoint import read_config
+    from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
+    from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
 
     with torch.device("meta"):
         model = KimiAudioForCausalLM(read_config(files.root))
@@ -111,14 +101,14 @@ def _linear_names(files: ModelFiles, states: _States) -> tuple[str, ...]:
     if known.is_file():
         return tuple(read_json_object(known, "Remove it; it is made again")["linears"])
 
-    names = linears_of(layout(files))
+    names = linears_of(_on_meta(files))
     with suppress(UserError, OSError):  # it only saves time
         write_json(known, {"linears": names})
     return tuple(names)
 
 
-# One base in memory, under all that decides what it is.
-_HELD: dict[tuple, KimiAudioForCausalLM] = {}
+# The base in this process's memory, by all that decides its content: at most one, until ``Base.release``.
+_LOADED: dict[tuple, KimiAudioForCausalLM] = {}
 
 
 @dataclass
@@ -149,17 +139,18 @@ class Base:
     @cached_property
     def tokenizer(self) -> TextTokenizer:
         """The text tokenizer."""
-        return text_tokenizer(self.files.root)
+        root = self.files.root
+        return _text_tokenizer(root, _states([root / RANKS_NAME, root / CONFIG_NAME]))
 
     @cached_property
     def tokens(self) -> TokenRange:
         """The model's audio codes."""
-        return token_range(self.files.root)
+        root = self.files.root
+        return _token_range(root, _states([root / "config.json"]))
 
     @property
     def device(self) -> torch.device:
         """The GPU of this process when there is one and it may be used."""
-
         return device(self.accelerator)
 
     def encoders(self, features: bool | None = None) -> Encoders:
@@ -182,33 +173,35 @@ class Base:
         return names
 
     def about_to_compute(self) -> None:
-        """Give PyTorch its threads; to be called before anything is computed in a process of several trials."""
+        """Set PyTorch's threads; called before anything is computed in a process of several trials."""
         limit_threads(self.threads)
 
     def on_meta(self) -> KimiAudioForCausalLM:
         """The whole model, Whisper included, without its weights."""
-        return layout(self.files)
+        return _on_meta(self.files)
 
     def load(self, audio_branch: bool = False) -> KimiAudioForCausalLM:
         """The frozen base on its device; read once per process unless something about it differs."""
         import torch
 
-        place = torch.device("cpu") if self.sharded else self.device
+        target = torch.device("cpu") if self.sharded else self.device
         facts = (self.settings.dtype, self.settings.attention, self.settings.quantization)
-        key = (self.identity, *facts, audio_branch, self.features == "online", str(place))
-        if key not in _HELD:
-            _HELD.clear()  # never two copies
-            _HELD[key] = self._read(audio_branch, place)
-        return _HELD[key]
+        key = (self.identity, *facts, audio_branch, self.features == "online", str(target))
+        if key not in _LOADED:
+            _LOADED.clear()  # never two copies
+            _LOADED[key] = self._read(audio_branch, target)
+        return _LOADED[key]
 
-    def _read(self, audio_branch: bool, place: torch.device) -> KimiAudioForCausalLM:
+    def _read(self, audio_branch: bool, target: torch.device) -> KimiAudioForCausalLM:
         import torch
 
         from kimi_audio_ft.features.encode import DTYPES
+        from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
         from kimi_audio_ft.model.quantization import quantize_layers
+        from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
 
         settings, dtype = self.settings, DTYPES[self.settings.dtype]
-        first = torch.device("cpu") if settings.quantization else place
+        first = torch.device("cpu") if settings.quantization else target
         model = KimiAudioForCausalLM.from_pretrained(self.files.root, dtype, audio_branch, first)
         try:
             model.set_attn_implementation(settings.attention)
@@ -216,23 +209,23 @@ class Base:
             rule = f"cannot be used here ({' '.join(str(error).split())})"
             raise ConfigError("model.attention", settings.attention, rule, "Use model.attention=sdpa") from None
         if settings.quantization:
-            quantize_layers(model, place)
+            quantize_layers(model, target)
         if self.features == "online":
-            whisper = WhisperFeatureExtractor.from_pretrained(self.files.whisper, dtype, place)
+            whisper = WhisperFeatureExtractor.from_pretrained(self.files.whisper, dtype, target)
             model.attach_whisper(whisper.requires_grad_(False))
         return model
 
     def release(self) -> None:
-        """Let go of the weights in memory, so that other processes have the devices to themselves."""
+        """Free the weights in memory, so that other processes have the devices to themselves."""
         import torch
 
-        _HELD.clear()
+        _LOADED.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     @contextmanager
     def new_adapters(self, adapters: Mapping[str, tuple[LoraConfig, int]]) -> Iterator[PeftModel]:
-        """The base with fresh adapters by name, from their settings and seeds, all taken off again at the end."""
+        """The base with fresh adapters by name, from their settings and seeds; all are taken off at the end."""
         from kimi_audio_ft.lora.adapter import add_adapters
 
         model = self.load(any(needs_branch(self.targets(lora)) for lora, _ in adapters.values()))
@@ -278,14 +271,14 @@ def base_inputs(base: Base) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class PeftTargets:
-    """What a saved adapter changes, read from the names of its tensors."""
+    """Parts of the model outside the decoder that a saved adapter changes, by the names of its tensors."""
 
     branch: bool
     whisper: bool
 
     @classmethod
     def of(cls, folder: Path) -> PeftTargets:
-        """Look into an adapter's file without reading its tensors; ``load_adapter`` says what is wrong with it."""
+        """Read the names in an adapter's file; a damaged one has none, and ``load_adapter`` says what is wrong."""
         from safetensors import SafetensorError, safe_open
 
         from kimi_audio_ft.lora.adapter import WEIGHTS
@@ -299,17 +292,16 @@ class PeftTargets:
 
 
 def find_adapter(adapter: str | None) -> tuple[str, Path] | None:
-    """Identity and folder of an adapter given as a folder or as a signature in the store."""
-
+    """Signature (or digest) and folder of an adapter given as a signature in the store or as a folder."""
     if adapter is None:
         return None
     folder = Path(adapter).expanduser()
-    place = store.product_path("adapter", folder.name)
-    if (place / META).is_file() and (adapter == folder.name or folder.resolve() == place):
+    stored = store.product_path("adapter", folder.name)
+    if (stored / META).is_file() and (adapter == folder.name or folder.resolve() == stored):
         if store.find("adapter", folder.name) is None:
             remedy = "Train it again by the command that made it, which sets this one aside"
-            raise DataError(place, f"is corrupted ({store.damage(place)})", remedy)
-        return folder.name, place
+            raise DataError(stored, f"is corrupted ({store.damage(stored)})", remedy)
+        return folder.name, stored
     if not folder.is_dir():
         rule = "must be an adapter folder in PEFT's format, or a signature from `python -m kimi_audio_ft.store ls`"
         raise ConfigError("adapter", adapter, rule, "Use adapter=null for the base alone")

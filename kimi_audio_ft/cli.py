@@ -74,7 +74,7 @@ def command(
                 except Exception as error:
                     if on_failure is not None:
                         on_failure(config, error)
-                    if HydraConfig.get().mode == RunMode.RUN and is_users(error):
+                    if not is_sweep() and is_users(error):
                         fail(str(error), error)  # Hydra would first print a line of its own
                     raise
 
@@ -110,6 +110,11 @@ def _report_errors(app: Callable[[], None], settings_class: type, endings: Sweep
             path = error.filename or "the folder of the outputs"
             fail(f"{path}: cannot be written ({error.strerror}). Free space there, or run in another folder", error)
         raise
+
+
+def is_sweep() -> bool:
+    """Whether Hydra runs this job as one of several."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def command_line() -> str:

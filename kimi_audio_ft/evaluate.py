@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kimi_audio_ft.cli import command
+from hydra.core.hydra_config import HydraConfig
+
+from kimi_audio_ft.cli import command, is_sweep
 from kimi_audio_ft.config.train import EvaluateConfig
 from kimi_audio_ft.trial import evaluate
 
 
 @command("evaluate", ("kimi_audio_ft.config.train", "EvaluateConfig"))
 def main(config: EvaluateConfig) -> float:
-    """Evaluate what Hydra composed; prints the scores and where they lie."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
+    """Evaluate what Hydra composed; prints the scores and their folder."""
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
-    several = Path(hydra.sweep.dir) if hydra.mode == RunMode.MULTIRUN else None
+    several = Path(hydra.sweep.dir) if is_sweep() else None
     scores = evaluate(config, folder, group=str(several or "evaluate"))
     print(
         f"CER {scores['cer']:.2%} (normalised {scores['normalised']['cer']:.2%}), MER {scores['mer']:.2%}, "

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from kimi_audio_ft.cli import command, is_users
+from kimi_audio_ft.cli import command, is_sweep, is_users
 from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.decoding.transcripts import EvaluationCache
 from kimi_audio_ft.scoring.trial_scores import TrialFacts, write_failure
 from kimi_audio_ft.store.signature import flatten
 from kimi_audio_ft.store.usage import using
@@ -23,9 +23,17 @@ from kimi_audio_ft.trial import run
 
 log = logging.getLogger("kimi_audio_ft.train")  # __name__ is __main__ here
 
+# A trial's overrides that belong to its name.
+_NAMING = (
+    *("lora", "optim", "decoding", "seed", "prompt=", "augment="),
+    *("data.prompt=", "data.train_subset", "data.augment"),
+)
+# Trials of a sweep run in one process and usually share their evaluation set.
+_evaluations = EvaluationCache()
+
 
 def record_failure(config: DictConfig, error: Exception) -> None:
-    """Write ``failure.json`` into the trial's folder; in a sweep, which continues, log the error at once."""
+    """Write ``failure.json`` into the trial's folder; a sweep continues, so there the error is logged at once."""
     facts = trial_facts(OmegaConf.to_container(config, resolve=False))
     if is_sweep():
         log.error("%s: FAILED: %s", facts.name, error, exc_info=not is_users(error))
@@ -40,24 +48,11 @@ def main(config: TrainConfig) -> float:
     folder = Path(hydra.runtime.output_dir)
     group = str(Path(hydra.sweep.dir)) if is_sweep() else folder.name
     with using(Path(hydra.sweep.dir) if is_sweep() else folder):
-        return run(config, folder, trial_facts(asdict(config)), group)
-
-
-def is_sweep() -> bool:
-    """Whether Hydra runs this trial as one of several."""
-    from hydra.core.hydra_config import HydraConfig
-
-    return HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-_NAMING = (
-    *("lora", "optim", "decoding", "seed", "prompt=", "augment="),
-    *("data.prompt=", "data.train_subset", "data.augment"),
-)
+        return run(config, folder, trial_facts(asdict(config)), group, _evaluations)
 
 
 def trial_facts(config: Any) -> TrialFacts:
-    """Who the trial is that Hydra runs, given its nested config."""
+    """Label, command and flat config of the trial that Hydra runs, given its nested config."""
     overrides = list(HydraConfig.get().overrides.task)
     repeat_alone = [*overrides, "hydra.mode=RUN"] if is_sweep() else overrides
     command_line = shlex.join(["python", "-m", "kimi_audio_ft.train", *repeat_alone])
@@ -65,7 +60,7 @@ def trial_facts(config: Any) -> TrialFacts:
 
 
 def trial_name(overrides: list[str]) -> str:
-    """What makes the trial itself: its overrides of LoRA, optimizer, decoding, seed, prompt, subset, augmentation."""
+    """A trial's name: its overrides of LoRA, optimizer, decoding, seed, prompt, subset and augmentation."""
     given = [override.lstrip("+") for override in overrides]
     return ",".join(override for override in given if override.startswith(_NAMING)) or "defaults"
 

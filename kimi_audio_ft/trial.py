@@ -1,4 +1,4 @@
-"""One trial: fit (or reuse) an adapter, decode, score. Every step is a product of the store."""
+"""One trial: fit an adapter (or reuse it), decode, score. Every step is a product of the store."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 from kimi_audio_ft import store
 from kimi_audio_ft.base import Base, base_inputs, find_adapter
 from kimi_audio_ft.config.train import SHARDED, EvaluateConfig, TrainConfig
-from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode, evaluation_set, require_manifest
+from kimi_audio_ft.decoding.transcripts import EvaluationCache, EvaluationSet, decode, require_manifest
 from kimi_audio_ft.files import read_jsonl, write_jsonl
-from kimi_audio_ft.lora.adapter import ONE
 from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, training_subset
 from kimi_audio_ft.outcomes import BASE, current_outcomes
 from kimi_audio_ft.runtime.devices import in_workers, limit_threads, num_ranks, refuse_launchers
@@ -24,18 +23,11 @@ from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.runtime.signals import Interrupted, StopRequest, TrainingFailed
 from kimi_audio_ft.runtime.workers import Send, WorkerDied, run_workers
 from kimi_audio_ft.scoring import read_options
-from kimi_audio_ft.scoring.trial_scores import (
-    git_commit,
-    score_repeats,
-    utterance_rows,
-    write_scores,
-    write_utterances,
-)
+from kimi_audio_ft.scoring.trial_scores import git_commit, utterance_rows, write_scores, write_utterances
 from kimi_audio_ft.store.cache import seen_once
 from kimi_audio_ft.store.signature import flatten, signature
 from kimi_audio_ft.store.usage import note
 from kimi_audio_ft.tracking import make_tracker
-from kimi_audio_ft.training.adapters import Member
 
 if TYPE_CHECKING:
     from kimi_audio_ft.data.datamodule import ConversationData
@@ -46,10 +38,153 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Facts about an adapter that scores.json repeats.
+_TRAINED = (
+    *("trainable_parameters", "train_seconds", "final_train_loss", "final_val_loss", "steps", "train_conversations"),
+)
+
+
+def run(
+    config: TrainConfig, folder: Path, facts: TrialFacts, group: str, evaluations: EvaluationCache | None = None
+) -> float:
+    """Fit or reuse, decode, score and record one trial; returns its CER. ``evaluations``: see ``Trial``."""
+    refuse_launchers()
+    folder.mkdir(parents=True, exist_ok=True)
+    quiet_libraries()
+    tracker = make_tracker(config.logger, trial_name=facts.name, group=group, config=asdict(config), folder=folder)
+    try:
+        return _fit_decode_score(config, folder, facts, tracker, evaluations)
+    except Exception as error:
+        tracker.fail(f"{type(error).__name__}: {error}")
+        raise
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
+        tracker.fail("interrupted")
+        raise KeyboardInterrupt from None
+
+
+def _fit_decode_score(
+    config: TrainConfig, folder: Path, facts: TrialFacts, tracker: Tracker, evaluations: EvaluationCache | None
+) -> float:
+    (folder / "failure.json").unlink(missing_ok=True)
+    options = read_options(config.scoring)
+    trial = Trial(config, evaluations=evaluations)
+    base, evaluation, progress = trial.base, trial.evaluation, config.trainer.progress
+
+    adapter = _fit(trial, folder, tracker)
+    log.info("%s: adapter %s %s", facts.name, adapter.signature, "reused" if adapter.reused else "fitted")
+    about = {"params": facts.params, "command": facts.command}
+
+    used = (adapter.signature, adapter.folder)
+    transcripts = decode(base, evaluation, config.decoding, config.seed, used, progress)
+    trained = {key: adapter.facts[key] for key in _TRAINED} | {"train_reused": adapter.reused}
+    scores = _scores(base, evaluation, transcripts, options, facts.name, adapter.signature, about | trained)
+    utterances = _write_utterances(folder, evaluation, transcripts, options)
+
+    beside = ""
+    if config.baseline:
+        current_outcomes().raise_if_failed(BASE)
+        transcripts = decode(base, evaluation, config.decoding, config.seed, None, progress)
+        untrained = about | dict.fromkeys(_TRAINED)
+        alone = _scores(base, evaluation, transcripts, options, "base (no adapter)", "base", untrained)
+        write_scores(folder, "baseline.json", alone)
+        beside = f" (base alone {100 * alone['cer']:.2f} %)"
+    else:
+        (folder / "baseline.json").unlink(missing_ok=True)
+
+    write_scores(folder, "scores.json", scores)
+    tracker.finish({key: value for key, value in scores.items() if key not in about}, utterances)
+    log.info("%s: CER %.2f %%%s; scores and transcripts in %s", facts.name, 100 * scores["cer"], beside, folder)
+    return float(scores["cer"])
+
+
+def _fit(trial: Trial, folder: Path, tracker: Tracker) -> Adapter:
+    """The trial's adapter; its curves go to the tracker and into the folder."""
+    rows: list[dict[str, Any]] = []
+
+    def on_row(row: dict[str, Any]) -> None:
+        rows.append(row)
+        metrics = {f"{row['split']}/loss": row["loss"]}
+        if row["lr"] is not None:
+            metrics["train/lr"] = row["lr"]
+        tracker.log(metrics, row["step"])
+
+    adapter = trial.adapter(on_row)
+    write_jsonl(folder / "curves.jsonl", rows)
+    return adapter
+
+
+def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> dict[str, Any]:
+    """Decode and score a saved adapter or the base; writes ``scores.json`` and ``utterances.jsonl`` into ``folder``.
+
+    ``group`` names what the evaluation belongs to, for W&B.
+    """
+    refuse_launchers()
+    quiet_libraries()
+    options = read_options(config.scoring)
+    base = Base(config.model, config.data.features, config.trainer.accelerator, config.trainer.threads)
+    evaluation = EvaluationSet(base, config.data)
+    adapter = find_adapter(config.adapter)
+    made_by = adapter[0] if adapter else "base"
+    name = f"evaluate {made_by}"
+    transcripts = decode(base, evaluation, config.decoding, config.seed, adapter, config.trainer.progress)
+    losses = None
+    if config.losses:
+        from kimi_audio_ft.training.utterance_losses import evaluation_losses
+
+        losses = evaluation_losses(base, evaluation, adapter, config.trainer.progress)
+    about = {"params": {key: value for key, value in flatten(asdict(config)).items() if key.startswith("decoding.")}}
+    scores = _scores(base, evaluation, transcripts, options, name, made_by, about)
+    utterances = _write_utterances(folder, evaluation, transcripts, options, losses)
+    write_scores(folder, "scores.json", scores)
+    tracker = make_tracker(
+        config.logger, trial_name=name, group=group, config=asdict(config), folder=folder, job_type="evaluate"
+    )
+    tracker.finish({key: value for key, value in scores.items() if key not in about}, utterances)
+    return scores
+
+
+def _scores(
+    base: Base,
+    evaluation: EvaluationSet,
+    transcripts: Transcripts,
+    options: ScoringOptions,
+    name: str,
+    adapter: str,
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """Content of ``scores.json``: of an adapter's transcripts by its signature, or of the base's."""
+    return {
+        "trial": name,
+        **evaluation.scores(transcripts, options),
+        "signature": adapter,
+        "transcript_signatures": transcripts.signatures,
+        **about,
+        "decode_seconds": transcripts.seconds,
+        "eval_manifest": evaluation.settings.eval_manifest,
+        "eval_identity": evaluation.reference_identity,
+        "git_commit": git_commit(),
+        "model": base.settings.path,
+    }
+
+
+def _write_utterances(
+    folder: Path,
+    evaluation: EvaluationSet,
+    transcripts: Transcripts,
+    options: ScoringOptions,
+    losses: dict[str, float] | None = None,
+) -> list[dict[str, Any]]:
+    """Rows of ``utterances.jsonl``, with the loss of every reference if given."""
+    rows = utterance_rows(evaluation.references, transcripts.hypotheses, evaluation.surroundings, options)
+    if losses is not None:
+        rows = [{**row, "loss": losses[row["id"]]} for row in rows]
+    write_utterances(folder, rows)
+    return rows
+
 
 @dataclass
 class Adapter:
-    """A stored adapter. reused: it was there before this trial, and its sweep did not make it for this trial."""
+    """A stored adapter. reused: it was in the store before this trial, and its sweep did not make it for this trial."""
 
     signature: str
     folder: Path
@@ -58,16 +193,20 @@ class Adapter:
 
 
 class Trial:
-    """One point of a sweep, from its config. rank: of this process among those that train its adapter together."""
+    """One point of a sweep, from its config.
 
-    def __init__(self, config: TrainConfig, rank: int = 0) -> None:
+    rank: of this process among those that train the adapter. evaluations: shared by the trials of a process.
+    """
+
+    def __init__(self, config: TrainConfig, rank: int = 0, evaluations: EvaluationCache | None = None) -> None:
         self.config, self.rank = config, rank
+        self._evaluations = evaluations or EvaluationCache()
         self.base = Base(config.model, config.data.features, config.trainer.accelerator, config.trainer.threads)
 
     @cached_property
     def evaluation(self) -> EvaluationSet:
         """The evaluation set."""
-        return evaluation_set(self.base, self.config.data)
+        return self._evaluations.get(self.base, self.config.data)
 
     @cached_property
     def data(self) -> ConversationData:
@@ -87,10 +226,10 @@ class Trial:
 
     @cached_property
     def training_signature(self) -> str:
-        """Identity of the adapter: everything that its weights depend on."""
+        """Signature of the adapter: a digest of everything that its weights depend on."""
         config = asdict(self.config)
         groups = {name: config[name] for name in ("data", "model", "lora", "optim", "trainer", "seed")}
-        # What a step holds decides the result; how many processes share it does not.
+        # The size of a step decides the result, not the number of processes that share it.
         groups["trainer"] |= {"accumulate": config["trainer"]["accumulate"] * num_ranks(self.config.trainer)}
         data = self.config.data
         require_manifest("data.train_manifest", data.train_manifest)
@@ -116,18 +255,20 @@ class Trial:
             TrainingFailed: the loss was not finite.
             Interrupted: ``should_stop`` said so; there is a checkpoint of that step.
         """
+        from kimi_audio_ft.lora.adapter import ONE
+        from kimi_audio_ft.training.adapters import AdapterSpec
         from kimi_audio_ft.training.fit import fit_adapters
 
         config = self.config
-        member = Member(ONE, config.lora, config.optim, config.seed, folder, work)
+        spec = AdapterSpec(ONE, config.lora, config.optim, config.seed, folder, work)
         row = None if on_row is None else lambda name, row: on_row(row)
-        result = fit_adapters(self.base, [member], self.data, config.trainer, on_row=row, should_stop=should_stop)[ONE]
+        result = fit_adapters(self.base, [spec], self.data, config.trainer, on_row=row, should_stop=should_stop)[ONE]
         if isinstance(result, TrainingFailed):
             raise result
         return result
 
     def adapter(self, on_row: Callable[[dict[str, Any]], None] | None = None) -> Adapter:
-        """The adapter, fitted now unless the store has it; ``on_row`` sees the points of its curves."""
+        """The adapter, fitted now unless the store has it; ``on_row`` gets the points of its curves."""
         config, name = self.config, self.training_signature
         note([("adapter", name)])
         self.base.targets(config.lora)
@@ -158,13 +299,10 @@ class Trial:
         return Adapter(name, folder, facts, reused)
 
 
-# --- A training by several processes on this machine, one for each GPU, as one call.
-
-
 def fit_in_workers(
     trial: Trial, folder: Path, work: Path, on_row: Callable[[dict[str, Any]], None] | None
 ) -> dict[str, Any]:
-    """``Trial.fit`` in as many processes as the trainer's devices; arguments and result are the same."""
+    """``Trial.fit`` in one process per device of the trainer; arguments and result are the same."""
     trial.data.setup()  # read, check and encode once, not in every process
     trial.base.release()
     facts: dict[str, Any] = {}
@@ -189,7 +327,6 @@ def fit_in_workers(
 
 
 def _fit_rank(rank: int, send: Send, config: TrainConfig, folder: Path, work: Path) -> None:
-
     # Busy threads of several processes on the same cores crawl.
     limit_threads(config.trainer.threads or max(1, (os.cpu_count() or 1) // num_ranks(config.trainer)))
     quiet_libraries()
@@ -207,136 +344,3 @@ def _fit_rank(rank: int, send: Send, config: TrainConfig, folder: Path, work: Pa
         facts = {"interrupted": interrupted.step}
     if first:
         send(facts)
-
-
-def run(config: TrainConfig, folder: Path, facts: TrialFacts, group: str) -> float:
-    """Fit or reuse, decode, score and record one trial; returns its CER."""
-
-    refuse_launchers()
-    folder.mkdir(parents=True, exist_ok=True)
-    quiet_libraries()
-    tracker = make_tracker(config.logger, trial_name=facts.name, group=group, config=asdict(config), folder=folder)
-    try:
-        return _fit_decode_score(config, folder, facts, tracker)
-    except Exception as error:
-        tracker.fail(f"{type(error).__name__}: {error}")
-        raise
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
-        tracker.fail("interrupted")
-        raise KeyboardInterrupt from None
-
-
-def _fit_decode_score(config: TrainConfig, folder: Path, facts: TrialFacts, tracker: Tracker) -> float:
-
-    (folder / "failure.json").unlink(missing_ok=True)
-    options = read_options(config.scoring)
-    trial = Trial(config)
-    evaluation = trial.evaluation
-    rows: list[dict[str, Any]] = []
-
-    def on_row(row: dict[str, Any]) -> None:
-        rows.append(row)
-        metrics = {f"{row['split']}/loss": row["loss"]}
-        if row["lr"] is not None:
-            metrics["train/lr"] = row["lr"]
-        tracker.log(metrics, row["step"])
-
-    adapter = trial.adapter(on_row)
-    log.info("%s: adapter %s %s", facts.name, adapter.signature, "reused" if adapter.reused else "fitted")
-    write_jsonl(folder / "curves.jsonl", rows)
-    progress = config.trainer.progress
-    transcripts = decode(
-        trial.base, evaluation, config.decoding, config.seed, (adapter.signature, adapter.folder), progress
-    )
-    trained = {key: adapter.facts[key] for key in _TRAINED} | {"train_reused": adapter.reused}
-    scores = _scores(trial, facts, adapter.signature, transcripts, trained, options)
-    utterances = utterance_rows(evaluation.references, transcripts.hypotheses, evaluation.surroundings, options)
-    write_utterances(folder, utterances)
-    if config.baseline:
-        current_outcomes().raise_if_failed(BASE)
-        alone = decode(trial.base, evaluation, config.decoding, config.seed, None, progress)
-        label = replace(facts, name="base (no adapter)")
-        base = _scores(trial, label, "base", alone, dict.fromkeys(_TRAINED), options)
-        write_scores(folder, "baseline.json", base)
-        beside = f" (base alone {100 * base['cer']:.2f} %)"
-    else:
-        beside = ""
-        (folder / "baseline.json").unlink(missing_ok=True)
-    write_scores(folder, "scores.json", scores)
-    tracker.finish({k: v for k, v in scores.items() if k not in ("params", "command")}, utterances)
-    log.info("%s: CER %.2f %%%s; scores and transcripts in %s", facts.name, 100 * scores["cer"], beside, folder)
-    return float(scores["cer"])
-
-
-_TRAINED = (
-    *("trainable_parameters", "train_seconds", "final_train_loss", "final_val_loss", "steps", "train_conversations"),
-)
-
-
-def _scores(
-    trial: Trial,
-    facts: TrialFacts,
-    signature: str,
-    transcripts: Transcripts,
-    trained: dict[str, Any],
-    options: ScoringOptions,
-) -> dict[str, Any]:
-
-    evaluation = trial.evaluation
-    return {
-        "trial": facts.name,
-        **evaluation.scores(transcripts, options),
-        "signature": signature,
-        "transcript_signatures": transcripts.signatures,
-        "params": facts.params,
-        **trained,
-        "decode_seconds": transcripts.seconds,
-        "command": facts.command,
-        "eval_manifest": evaluation.settings.eval_manifest,
-        "eval_identity": evaluation.reference_identity,
-        "git_commit": git_commit(),
-        "model": trial.config.model.path,
-    }
-
-
-def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> dict[str, Any]:
-    """Decode and score; writes ``scores.json`` and ``utterances.jsonl`` into ``folder``.
-
-    ``group`` names what the evaluation belongs to, for W&B.
-    """
-
-    refuse_launchers()
-    quiet_libraries()
-    options = read_options(config.scoring)
-    base = Base(config.model, config.data.features, config.trainer.accelerator, config.trainer.threads)
-    evaluation = EvaluationSet(base, config.data)
-    adapter = find_adapter(config.adapter)
-    name = f"evaluate {adapter[0] if adapter else 'base'}"
-    transcripts = decode(base, evaluation, config.decoding, config.seed, adapter, config.trainer.progress)
-    around, hypotheses = evaluation.surroundings, transcripts.hypotheses
-    utterances = utterance_rows(evaluation.references, hypotheses, around, options)
-    if config.losses:
-        from kimi_audio_ft.training.utterance_losses import evaluation_losses
-
-        losses = evaluation_losses(base, evaluation, adapter, config.trainer.progress)
-        utterances = [{**row, "loss": losses[row["id"]]} for row in utterances]
-    flat = flatten(asdict(config))
-    scores = {
-        "trial": name,
-        **score_repeats(evaluation.references, hypotheses, around.recordings, options),
-        "signature": adapter[0] if adapter else "base",
-        "transcript_signatures": transcripts.signatures,
-        "params": {key: value for key, value in flat.items() if key.startswith("decoding.")},
-        "decode_seconds": transcripts.seconds,
-        "eval_manifest": config.data.eval_manifest,
-        "eval_identity": evaluation.reference_identity,
-        "git_commit": git_commit(),
-        "model": config.model.path,
-    }
-    write_utterances(folder, utterances)
-    write_scores(folder, "scores.json", scores)
-    tracker = make_tracker(
-        config.logger, trial_name=name, group=group, config=asdict(config), folder=folder, job_type="evaluate"
-    )
-    tracker.finish({key: value for key, value in scores.items() if key != "params"}, utterances)
-    return scores

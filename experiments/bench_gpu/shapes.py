@@ -60,7 +60,7 @@ def shapes(name: str) -> Shapes:
 def random_decoder(
     kind: Shapes, dtype: torch.dtype, device: torch.device, seed: int = 0, **changes: Any
 ) -> KimiAudioForCausalLM:
-    """A frozen decoder without the audio branch, made on the device in one copy, as ``read_model`` makes it.
+    """A frozen decoder without the audio branch, made on the device in one copy, as ``from_pretrained`` makes it.
 
     ``changes`` replace fields of the config.
     """

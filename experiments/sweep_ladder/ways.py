@@ -20,7 +20,7 @@ from kimi_audio_ft.cli import to_settings
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.data.datamodule import BatchRules, Collate, ConversationData, ResumableLoader
 from kimi_audio_ft.data.dataset import make_batch
-from kimi_audio_ft.decoding.request import Pass
+from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcribe import transcribe
 from kimi_audio_ft.manifest.audio import read_audio
 from kimi_audio_ft.model import KimiAudioForCausalLM
@@ -28,7 +28,7 @@ from kimi_audio_ft.paths import config_dir, project_root
 from kimi_audio_ft.runtime.devices import limit_threads
 from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.runtime.signals import Interrupted
-from kimi_audio_ft.training.adapters import Member
+from kimi_audio_ft.training.adapters import AdapterSpec
 from kimi_audio_ft.training.fit import fit_adapters
 from kimi_audio_ft.trial import Trial
 
@@ -112,7 +112,9 @@ def fitted(spec: Spec, trial: Trial, data: ConversationData, folder: Path, on_ro
         return done == spec.steps
 
     members = [
-        Member(f"m{number}", config.lora, config.optim, config.seed, folder / f"out{number}", folder / f"work{number}")
+        AdapterSpec(
+            f"m{number}", config.lora, config.optim, config.seed, folder / f"out{number}", folder / f"work{number}"
+        )
         for number in range(spec.way.pack)
     ]
     with suppress(Interrupted):  # a training of just so many steps has no need to stop
@@ -135,13 +137,13 @@ def decoded(spec: Spec, trial: Trial) -> tuple[dict[str, dict[str, str]], int]:
     data = ConversationData(config.data, base.tokenizer, base.encoders(), base.tokens, rules)
     prompts = data.dataset(some, config.data.eval_manifest, None, for_generation=True)
     settings = [replace(config.decoding, text_temperature=value) for value in spec.workload.temperatures]
-    passes = [Pass(decoding, config.seed, 0) for decoding in settings]
+    requests = [DecodingRequest(decoding, config.seed) for decoding in settings]
     with base.saved_adapter(Path(spec.adapter)) as model:
-        groups = [passes] if spec.way.decoding == "together" else [[one] for one in passes]
+        groups = [requests] if spec.way.decoding == "together" else [[one] for one in requests]
         found = [
             texts for group in groups for texts in transcribe(model, prompts, base.tokenizer, group, base.tokens.first)
         ]
-    return {f"{one.decoding.text_temperature:g}": texts for one, texts in zip(passes, found, strict=True)}, count
+    return {f"{one.setting.text_temperature:g}": texts for one, texts in zip(requests, found, strict=True)}, count
 
 
 def encoding(trial: Trial, data: ConversationData, count: int) -> Seconds:

@@ -1,7 +1,7 @@
 """Batched generation of text answers (published decoding of output type "text"), under one or several settings.
 
-A *path* is one answer in the making: an utterance under one sampling. Shape suffixes: U utterances, P paths, A paths
-that are not finished, R rows of the model's batch, S prompt positions, T generated tokens, V vocabulary.
+A *path* is an unfinished or finished answer: one utterance under one setting. Shape suffixes: U utterances, P paths, A
+unfinished paths, R rows of the model's batch, S prompt positions, T generated tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,19 +17,12 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from kimi_audio_ft.config.train import DecodingConfig
-from kimi_audio_ft.decoding.sampling import GREEDY_BELOW, Rule, choose_each
+from kimi_audio_ft.decoding.request import is_greedy
+from kimi_audio_ft.decoding.sampling import SamplingRule, choose_each
 from kimi_audio_ft.lora.adapter import stable_seed
 
-SAMPLINGS_AT_ONCE = 8
-"""Samplings that go on together from one prefill: the batch has at most so many rows for every utterance in it."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """One way of drawing answers: a setting, and the seed of every utterance's own random numbers."""
-
-    decoding: DecodingConfig
-    seeds: Sequence[int]
+SETTINGS_AT_ONCE = 8
+"""Settings that are decoded at once: at most so many rows of a batch per utterance."""
 
 
 def generate_text(
@@ -41,39 +34,41 @@ def generate_text(
     seeds: Sequence[int],
 ) -> list[list[int]]:
     """Text tokens of each row's answer under one setting; see ``generate_texts``."""
-    return generate_texts(model, inputs, [Sampling(decoding, seeds)], text_eos, blank)[0]
+    return generate_texts(model, inputs, [decoding], [seeds], text_eos, blank)[0]
 
 
 @torch.inference_mode()
 def generate_texts(
     model: torch.nn.Module,
     inputs: dict[str, Any],
-    samplings: Sequence[Sampling],
+    settings: Sequence[DecodingConfig],
+    seeds: Sequence[Sequence[int]],
     text_eos: int,
     blank: int,
 ) -> list[list[list[int]]]:
-    """Text tokens of every utterance's answer under every sampling, ``[sampling][utterance]``, without the end token.
+    """Text tokens of every utterance's answer under every setting, ``[setting][utterance]``, without the end token.
 
     Args:
-        inputs: arguments of ``forward`` for left-padded generation prompts (``data.batch.make_batch``).
+        inputs: arguments of ``forward`` for left-padded generation prompts (``data.dataset.make_batch``).
+        seeds: of every utterance's random numbers under every setting, ``[setting][utterance]``.
         text_eos: the token that ends an answer; no other id ends one.
         blank: the audio stream's token at every decoded position.
 
-    The prompts are computed once. Then ``SAMPLINGS_AT_ONCE`` samplings go on together, and after them the next, from a
-    copy of the same cache. A sampling's answers depend on its own setting and seeds only.
+    The prompts are computed once; then ``SETTINGS_AT_ONCE`` settings at a time are decoded from a copy of their cache.
+    An answer depends on its own setting and seed only.
     """
     mask_US = inputs["attention_mask"]
     last = torch.zeros_like(mask_US, dtype=torch.bool)
     last[:, -1] = True
     out = model(**inputs, audio_branch=False, use_cache=True, text_positions=last)
-    order = sorted(range(len(samplings)), key=lambda index: Rule.of(samplings[index].decoding))
-    answers: list[list[list[int]]] = [[] for _ in samplings]
-    for start in range(0, len(order), SAMPLINGS_AT_ONCE):
-        some = order[start : start + SAMPLINGS_AT_ONCE]
-        more = start + SAMPLINGS_AT_ONCE < len(order)
+    order = sorted(range(len(settings)), key=lambda index: SamplingRule.of(settings[index]))
+    answers: list[list[list[int]]] = [[] for _ in settings]
+    for start in range(0, len(order), SETTINGS_AT_ONCE):
+        some = order[start : start + SETTINGS_AT_ONCE]
+        more = start + SETTINGS_AT_ONCE < len(order)
         cache = copy.deepcopy(out.past_key_values) if more else out.past_key_values
-        paths = _Paths([samplings[index] for index in some], mask_US.device)
-        _go_on(model, _Batch(out.text_logits, cache, mask_US), paths, text_eos, blank)
+        paths = _Paths([settings[index] for index in some], [seeds[index] for index in some], mask_US.device)
+        _complete(model, _Batch(out.text_logits, cache, mask_US), paths, text_eos, blank)
         for number, index in enumerate(some):
             answers[index] = paths.answers[number * len(mask_US) : (number + 1) * len(mask_US)]
     return answers
@@ -81,7 +76,7 @@ def generate_texts(
 
 @dataclass
 class _Batch:
-    """What the model was last asked: text logits ``[R, V]``, the cache behind them, the mask of its positions."""
+    """The model's last output and state: text logits ``[R, V]``, KV cache, and the mask of its positions."""
 
     logits_RV: Tensor
     cache: Cache
@@ -89,51 +84,54 @@ class _Batch:
 
 
 class _Paths:
-    """Answers in the making, by sampling and then by utterance. Samplings come in the order of their rules."""
+    """Answers by setting and then by utterance; the settings come in the order of their rules."""
 
-    def __init__(self, samplings: Sequence[Sampling], device: torch.device) -> None:
-        settings = [sampling.decoding for sampling in samplings for _ in sampling.seeds]
-        self.rules = [Rule.of(decoding) for decoding in settings]
-        self.limits = [decoding.max_new_tokens for decoding in settings]
-        self.answers: list[list[int]] = [[] for _ in settings]
-        self.uniforms_PT = torch.cat([_uniforms(sampling, max(self.limits)) for sampling in samplings]).to(device)
+    def __init__(
+        self, settings: Sequence[DecodingConfig], seeds: Sequence[Sequence[int]], device: torch.device
+    ) -> None:
+        own = [(setting, seed) for setting, of_setting in zip(settings, seeds, strict=True) for seed in of_setting]
+        self.rules = [SamplingRule.of(setting) for setting, _ in own]
+        self.limits = [setting.max_new_tokens for setting, _ in own]
+        self.answers: list[list[int]] = [[] for _ in own]
+        longest = max(self.limits)
+        self.uniforms_PT = torch.stack([_uniforms(setting, seed, longest) for setting, seed in own]).to(device)
 
     def choose(self, logits_AV: Tensor, active: Sequence[int]) -> list[int]:
-        """The next token of some paths, which all have as many already."""
+        """Next tokens ``[A]`` of unfinished paths, which all have the same number of tokens."""
         step = len(self.answers[active[0]])
         rules = [(rule, len(list(same))) for rule, same in groupby(self.rules[path] for path in active)]
-        said = [self.answers[path] for path in active] if any(rule.penalty > 1 for rule, _ in rules) else []
-        generated_AT = torch.tensor(said, dtype=torch.long, device=logits_AV.device)
+        answers = [self.answers[path] for path in active] if any(rule.penalty > 1 for rule, _ in rules) else []
+        generated_AT = torch.tensor(answers, dtype=torch.long, device=logits_AV.device)
         return choose_each(logits_AV, generated_AT, rules, self.uniforms_PT[active, step]).tolist()
 
 
-def _go_on(model: torch.nn.Module, batch: _Batch, paths: _Paths, text_eos: int, blank: int) -> None:
-    """Take every path to its end. The cache is used up.
+def _complete(model: torch.nn.Module, batch: _Batch, paths: _Paths, text_eos: int, blank: int) -> None:
+    """Decode every path to its end; consumes the cache.
 
-    Paths of one utterance that have said the same so far share a row of the batch: at low temperatures most do, for
-    most of the way. Rows fork where their paths part, and leave the batch when all their paths are finished. Every step
-    feeds (blank, last token) at the next position, without features.
+    Paths of one utterance with equal tokens so far share a row of the batch, as most do at low temperatures. A row
+    forks where its paths part, and is dropped when all of them are finished. Every step feeds (blank, last token) at
+    the next position, without features.
     """
     active = list(range(len(paths.answers)))
     rows = [path % len(batch.logits_RV) for path in active]
     while active:
         tokens = paths.choose(batch.logits_RV[rows], active)
         forks: dict[tuple[int, int], int] = {}  # (row, token) of this step: row of the next
-        going, next_rows = [], []
+        unfinished, next_rows = [], []
         for path, row, token in zip(active, rows, tokens, strict=True):
             if token == text_eos:
                 continue
             paths.answers[path].append(token)
             if len(paths.answers[path]) < paths.limits[path]:
-                going.append(path)
+                unfinished.append(path)
                 next_rows.append(forks.setdefault((row, token), len(forks)))
-        active, rows = going, next_rows
+        active, rows = unfinished, next_rows
         if active:
             batch = _step(model, batch, [row for row, _ in forks], [token for _, token in forks], blank)
 
 
 def _step(model: torch.nn.Module, batch: _Batch, parents: list[int], tokens: list[int], blank: int) -> _Batch:
-    """Rows that continue their parents' rows by one token each."""
+    """Extend the given rows of the last batch by one token each."""
     cache, mask_RS = batch.cache, batch.mask_RS
     if parents != list(range(len(mask_RS))):
         cache.batch_select_indices(torch.tensor(parents, device=mask_RS.device))
@@ -151,19 +149,15 @@ def _step(model: torch.nn.Module, batch: _Batch, parents: list[int], tokens: lis
     return _Batch(out.text_logits, cache, mask_RS)
 
 
-def _uniforms(sampling: Sampling, longest: int) -> Tensor:
-    """``[U, longest]`` numbers in [0, 1), each row from its own generator; 0 beyond the setting's own length."""
-    decoding, seeds = sampling.decoding, sampling.seeds
-    numbers = torch.zeros(len(seeds), longest, dtype=torch.float64)
-    if decoding.text_temperature > GREEDY_BELOW:
-        for row, seed in zip(numbers, seeds, strict=True):
-            generator = torch.Generator().manual_seed(seed)
-            row[: decoding.max_new_tokens] = torch.rand(
-                decoding.max_new_tokens, generator=generator, dtype=torch.float64
-            )
+def _uniforms(setting: DecodingConfig, seed: int, longest: int) -> Tensor:
+    """``[longest]`` numbers in [0, 1) of one utterance; 0 beyond the setting's own length, and all 0 when greedy."""
+    numbers = torch.zeros(longest, dtype=torch.float64)
+    if not is_greedy(setting):
+        generator, count = torch.Generator().manual_seed(seed), setting.max_new_tokens
+        numbers[:count] = torch.rand(count, generator=generator, dtype=torch.float64)
     return numbers
 
 
 def utterance_seed(seed: int, repeat: int, utterance: str) -> int:
-    """Seed of one utterance's sampling; the same at every temperature, so that settings are compared pairwise."""
+    """Seed of one utterance's sampling; equal at every temperature, so that settings are compared pairwise."""
     return stable_seed("sampling", seed, repeat, utterance)

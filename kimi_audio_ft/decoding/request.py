@@ -1,8 +1,8 @@
-"""Decoding settings that are asked for."""
+"""What is to be decoded under which setting."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kimi_audio_ft.config.train import DecodingConfig
 
@@ -10,23 +10,21 @@ from kimi_audio_ft.config.train import DecodingConfig
 GREEDY_BELOW = 1e-6
 
 
-@dataclass(frozen=True)
-class Pass:
-    """One decoding of a whole evaluation set: a setting, the seed, and the number of this repeat, from 0."""
-
-    decoding: DecodingConfig
-    seed: int
-    repeat: int
-
-
-def is_greedy(decoding: DecodingConfig) -> bool:
+def is_greedy(setting: DecodingConfig) -> bool:
     """Whether decoding draws no random number."""
-    return decoding.text_temperature <= GREEDY_BELOW
+    return setting.text_temperature <= GREEDY_BELOW
 
 
 @dataclass(frozen=True)
-class Request:
-    """A decoding setting that is asked for, with all its repeats, and the seed of their samplings."""
+class DecodingRequest:
+    """Decoding of an evaluation set under a setting; ``repeat`` counts the samplings with one seed, from 0."""
 
-    decoding: DecodingConfig
+    setting: DecodingConfig
     seed: int
+    repeat: int = 0
+
+    def repeats(self) -> list[DecodingRequest]:
+        """A request for each of the setting's repeats; a single one, the same for any seed, for a greedy setting."""
+        if is_greedy(self.setting):
+            return [DecodingRequest(replace(self.setting, text_temperature=0.0, text_top_k=0, repeats=1), 0)]
+        return [replace(self, repeat=repeat) for repeat in range(self.setting.repeats)]

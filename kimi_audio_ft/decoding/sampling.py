@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 
 import torch
 from torch import Tensor
 
 from kimi_audio_ft.config.train import DecodingConfig
-from kimi_audio_ft.decoding.request import GREEDY_BELOW
+from kimi_audio_ft.decoding.request import GREEDY_BELOW, is_greedy
 
 
 @dataclass(frozen=True, order=True)
-class Rule:
-    """What a token's choice depends on beside logits and a random number.
+class SamplingRule:
+    """The part of a decoding setting that a token's choice depends on.
 
-    The order of the fields puts rules together that share work: the penalty's, then the search for the likeliest.
+    Sorted by its fields, rules that share work are neighbours: first the penalty, then the search for the likeliest.
     """
 
     penalty: float
@@ -30,13 +31,13 @@ class Rule:
     temperature: float
 
     @classmethod
-    def of(cls, decoding: DecodingConfig) -> Rule:
-        """The rule of a decoding setting, the same for settings that choose the same tokens."""
-        penalty, window = decoding.text_repetition_penalty, decoding.text_repetition_window_size
-        temperature, top_k = decoding.text_temperature, decoding.text_top_k
+    def of(cls, setting: DecodingConfig) -> SamplingRule:
+        """The rule of a decoding setting, equal for settings that choose the same tokens."""
+        penalty, window = setting.text_repetition_penalty, setting.text_repetition_window_size
+        temperature, top_k = setting.text_temperature, setting.text_top_k
         if penalty <= 1.0:
             penalty, window = 1.0, 0
-        if temperature <= GREEDY_BELOW:
+        if is_greedy(setting):
             temperature, top_k = 0.0, 0
         return cls(penalty, window, top_k, temperature)
 
@@ -76,7 +77,7 @@ def choose(logits_BV: Tensor, temperature: float, top_k: int, uniform_B: Tensor)
     """Next tokens ``[B]``; greedy at temperature 0.
 
     A token is drawn by inverting the distribution at one uniform number per row, so a row's choice depends on its own
-    number and logits only, whoever else is in the batch.
+    number and logits only, not on the rest of the batch.
     """
     if temperature <= GREEDY_BELOW:
         return logits_BV.argmax(-1)
@@ -91,18 +92,18 @@ def _draw(scaled_BV: Tensor, top_k: int, uniform_B: Tensor) -> Tensor:
         # All others have no probability, so sorting these alone gives the same order: by probability, then by token.
         probabilities_BV, tokens_BK = _of_likeliest(scaled_BV, top_k)
         tokens_BK = tokens_BK.sort(-1).values
-        ordered, places = probabilities_BV.gather(-1, tokens_BK).sort(dim=-1, descending=True, stable=True)
-        order = tokens_BK.gather(-1, places)
+        ordered, indices = probabilities_BV.gather(-1, tokens_BK).sort(dim=-1, descending=True, stable=True)
+        order = tokens_BK.gather(-1, indices)
     cumulative = ordered.cumsum(-1)
-    # Scaled by the total, which is 1 but for rounding, and kept inside the tokens of probability above 0.
-    place_B1 = uniform_B.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
+    # Scaled by the total (1 up to rounding), and limited to tokens of probability above 0.
+    target_B1 = uniform_B.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
     last_B1 = (ordered > 0).sum(-1, keepdim=True) - 1
-    chosen_B1 = torch.searchsorted(cumulative, place_B1, right=True).minimum(last_B1)
+    chosen_B1 = torch.searchsorted(cumulative, target_B1, right=True).minimum(last_B1)
     return order.gather(-1, chosen_B1).squeeze(-1)
 
 
 def choose_each(
-    logits_BV: Tensor, generated_BT: Tensor, rules: Sequence[tuple[Rule, int]], uniform_B: Tensor
+    logits_BV: Tensor, generated_BT: Tensor, rules: Sequence[tuple[SamplingRule, int]], uniform_B: Tensor
 ) -> Tensor:
     """Next tokens ``[B]`` of rows under several rules.
 
@@ -112,7 +113,8 @@ def choose_each(
         uniform_B: one number in [0, 1) per row.
     """
     chosen, start = [], 0
-    for (penalty, window, top_k), group in groupby(rules, key=lambda rule: _shared_work(rule[0])):
+    shared = attrgetter("penalty", "window", "top_k")
+    for (penalty, window, top_k), group in groupby(rules, key=lambda rule: shared(rule[0])):
         temperatures = [(rule.temperature, count) for rule, count in group if count]
         count = sum(rows for _, rows in temperatures)
         if count == 0:
@@ -125,12 +127,8 @@ def choose_each(
     return torch.cat(chosen)
 
 
-def _shared_work(rule: Rule) -> tuple[float, int, int]:
-    return rule.penalty, rule.window, rule.top_k
-
-
 def _choose_at(logits_BV: Tensor, temperatures: Sequence[tuple[float, int]], top_k: int, uniform_B: Tensor) -> Tensor:
-    """Tokens of rows that differ in temperature only; greedy rows stand in front."""
+    """Tokens of rows that differ in temperature only; greedy rows come first."""
     greedy = sum(count for temperature, count in temperatures if temperature <= GREEDY_BELOW)
     chosen = logits_BV[:greedy].argmax(-1)
     if greedy == len(logits_BV):

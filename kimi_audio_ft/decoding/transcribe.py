@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from rich.progress import track
 from torch import Tensor
 
 from kimi_audio_ft.data.dataset import ConversationDataset, make_batch
-from kimi_audio_ft.decoding.generate import Sampling, generate_texts, utterance_seed
-from kimi_audio_ft.decoding.request import Pass
+from kimi_audio_ft.decoding.generate import generate_texts, utterance_seed
+from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.manifest.conversation import BLANK, TEXT_EOS
 from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 
@@ -19,46 +20,43 @@ def transcribe(
     model: torch.nn.Module,
     dataset: ConversationDataset,
     tokenizer: TextTokenizer,
-    passes: Sequence[Pass],
+    requests: Sequence[DecodingRequest],
     token_offset: int,
     progress: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[dict[str, str]]:
-    """Hypotheses of every conversation by id, in the manifest's order, one dict per pass.
+    """Hypotheses of every conversation by id, in the manifest's order, one dict per request.
 
     Args:
         dataset: generation prompts (``for_generation=True``).
-        passes: decoded together from one prefill of every prompt; the smallest ``batch_size`` of theirs is taken.
+        requests: decoded from one prefill of every prompt, in batches of the smallest ``batch_size`` among them.
         token_offset: ids from here on are audio codes and never part of a text answer.
-        on_progress: is told how many more utterances are done, counted once for every pass.
+        on_progress: called with the number of newly decoded utterances, counted once per request.
 
-    Batches of similar length are decoded together; a result depends neither on them nor on the other passes.
+    A hypothesis depends neither on the batch nor on the other requests.
     """
-    from rich.progress import track
-
     special = tokenizer.special_tokens
     device = next(model.parameters()).device
-    answers: list[dict[str, str]] = [{} for _ in passes]
-    batches = list(_batches(dataset, min(one.decoding.batch_size for one in passes)))
+    answers: list[dict[str, str]] = [{} for _ in requests]
+    settings = [request.setting for request in requests]
+    batches = list(_batches(dataset, min(setting.batch_size for setting in settings)))
     for indices in track(batches, "decoding", disable=not progress, transient=True):
         samples = [dataset[index] for index in indices]
         batch = make_batch(samples, tokenizer.pad_id, left=True, online=dataset.audio.mode == "online")
         inputs = to_device(batch["inputs"], device)
-        samplings = [
-            Sampling(one.decoding, [utterance_seed(one.seed, one.repeat, sample.id) for sample in samples])
-            for one in passes
-        ]
-        texts = generate_texts(model, inputs, samplings, special[TEXT_EOS], special[BLANK])
+        seeds = [[utterance_seed(one.seed, one.repeat, sample.id) for sample in samples] for one in requests]
+        texts = generate_texts(model, inputs, settings, seeds, special[TEXT_EOS], special[BLANK])
         for found, rows in zip(answers, texts, strict=True):
             for sample, tokens in zip(samples, rows, strict=True):
                 text = [token for token in tokens if token < token_offset]
                 found[sample.id] = tokenizer.decode(text, skip_special=True)
         if on_progress is not None:
-            on_progress(len(samples) * len(passes))
+            on_progress(len(samples) * len(requests))
     return [{conversation.id: found[conversation.id] for conversation in dataset.conversations} for found in answers]
 
 
 def _batches(dataset: ConversationDataset, size: int) -> Iterator[list[int]]:
+    """Indices of conversations of similar length."""
     lengths = [length for length, _ in dataset.lengths()]
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
     for start in range(0, len(order), size):

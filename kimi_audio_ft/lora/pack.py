@@ -32,10 +32,8 @@ DISPATCHES = ("slice", "batched")
 
 @dataclass(frozen=True)
 class Share:
-    """What is one member's in a batch: its rows, and of what is not arranged in rows, the part that comes from them.
-
-    audio: audio codes, which are rows of the adaptor. answers: supervised positions, which are rows of the heads.
-    """
+    """One member's part of a batch: its rows, their audio codes (rows of the adaptor) and their supervised positions
+    (rows of the heads, ``answers``)."""
 
     name: str
     rows: int
@@ -46,10 +44,10 @@ class Share:
 def why_solo(
     lora: LoraConfig, model: ModelConfig, trainer: TrainerConfig | None = None, targets: Sequence[str] = ()
 ) -> str | None:
-    """Why an adapter cannot train in a pack, in words for a log; None when it can. Reads no weights.
+    """Reason for a log why an adapter cannot train in a pack, or None. Reads no weights.
 
     Args:
-        targets: full paths of the linears that it changes (``Base.targets``), where they are known.
+        targets: full paths of the linears that it changes (``Base.targets``), if known.
     """
     if lora.use_dora:
         return "lora.use_dora=true: DoRA's update is not a sum that rows can share"
@@ -65,8 +63,8 @@ def why_solo(
 class Pack:
     """Sends every member's rows through its own adapter, until closed.
 
-    rank: what ranks are padded to in the batched form; None is the largest one of the members. With a fixed rank no
-    member can notice, not even in the last bit, who its neighbours are.
+    rank: width to which the batched form pads LoRA ranks; None is the members' largest. With a fixed width a member's
+    result does not depend on its neighbours, not even in the last bit.
     """
 
     def __init__(self, model: PeftModel, names: Sequence[str], dispatch: str, rank: int | None = None) -> None:
@@ -162,13 +160,10 @@ def _stacked(layer: Any, names: Sequence[str], rank: int) -> tuple[Tensor, Tenso
     return torch.stack(downs), torch.stack(ups)
 
 
-# --- Dropout whose masks are a function of where in the training it acts, and of nothing else.
+class DropoutSeed:
+    """Seed of an adapter's dropout masks in one micro-batch.
 
-
-class Place:
-    """Where an adapter's training stands: what the masks of all its layers are drawn from.
-
-    length: padded positions of its own micro-batch; beyond it stands what a longer neighbour made necessary.
+    length: padded positions of the adapter's own micro-batch, which a longer one in its pack may have padded further.
     """
 
     def __init__(self) -> None:
@@ -176,27 +171,26 @@ class Place:
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def at(self, seed: int, epoch: int, number: int, length: int) -> None:
-        """Move to a micro-batch of an epoch."""
+        """Set it for a micro-batch of an epoch."""
         self.seed, self.length = stable_seed("dropout", seed, epoch, number), length
 
     def generator(self, layer: str, device: torch.device) -> torch.Generator:
-        """A generator that always starts the same in this micro-batch and layer."""
+        """A generator that starts the same in every call for this micro-batch and layer."""
         if device not in self._generators:
             self._generators[device] = torch.Generator(device)
         return self._generators[device].manual_seed(stable_seed(self.seed, layer))
 
 
 class SeededDropout(nn.Module):
-    """Stands in for ``nn.Dropout`` in front of an update.
+    """Replaces ``nn.Dropout`` in front of an update; its mask depends on seed, epoch, micro-batch and layer only.
 
-    PyTorch's own draws from one stream for the whole process, so a mask would depend on every draw before it: on the
-    neighbours in a pack, on ranks and, when activations are recomputed, on whether somebody winds the stream back. Here
-    the generator is seeded anew for every call, from the seed, the epoch, the number of the micro-batch and the layer.
+    PyTorch's own draws from one stream per process: a mask would depend on every draw before it, thus on the
+    neighbours in a pack, on ranks and on how activations are recomputed.
     """
 
-    def __init__(self, p: float, layer: str, place: Place) -> None:
+    def __init__(self, p: float, layer: str, seed: DropoutSeed) -> None:
         super().__init__()
-        self.p, self.layer, self.place = p, layer, place
+        self.p, self.layer, self.seed = p, layer, seed
         self.positions = layer.startswith("model.")  # the Whisper encoder's rows are pieces of 30 s
 
     def forward(self, x: Tensor) -> Tensor:
@@ -205,21 +199,21 @@ class SeededDropout(nn.Module):
             return x
         shape = list(x.shape)
         if self.positions and x.ndim == 3:
-            shape[1] = min(shape[1], self.place.length)
+            shape[1] = min(shape[1], self.seed.length)
         kept = torch.empty(shape, dtype=torch.bool, device=x.device)
-        kept.bernoulli_(1 - self.p, generator=self.place.generator(self.layer, x.device))
+        kept.bernoulli_(1 - self.p, generator=self.seed.generator(self.layer, x.device))
         if shape != list(x.shape):
             kept = nn.functional.pad(kept, (0, 0, 0, x.shape[1] - shape[1]))  # padding reaches no loss
         return x * kept / (1 - self.p)
 
 
-def seed_dropout(model: PeftModel, adapter: str) -> Place:
-    """Replace an adapter's dropout in every layer; the returned place decides their masks."""
-    place = Place()
+def seed_dropout(model: PeftModel, adapter: str) -> DropoutSeed:
+    """Replace an adapter's dropout in every layer; the returned seed decides their masks."""
+    seed = DropoutSeed()
     tuned: Any = model.base_model.model
     for name, layer in tuned.named_modules():
         if isinstance(layer, LoraLayer) and adapter in layer.lora_dropout:
             plain = layer.lora_dropout[adapter]
             if isinstance(plain, nn.Dropout):
-                layer.lora_dropout[adapter] = SeededDropout(plain.p, name, place)
-    return place
+                layer.lora_dropout[adapter] = SeededDropout(plain.p, name, seed)
+    return seed

@@ -14,11 +14,11 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.files import INDEX_NAME, read_json_object, save_json, written_aside
 from kimi_audio_ft.model.config import PARAMETERS_7B, KimiAudioConfig
-from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
 
 # --- Safetensors files piece by piece: headers without tensors, and writing without holding a file in memory.
 
@@ -154,38 +154,24 @@ def read_config(folder: Path) -> KimiAudioConfig:
         raise DataError(path, f"describes no Kimi-Audio model ({problem})", remedy) from None
 
 
-def read_model(
-    folder: Path, dtype: torch.dtype, audio_branch: bool = True, device: str | torch.device = "cpu"
-) -> KimiAudioForCausalLM:
-    """Build the model on the meta device and fill it tensor by tensor: one copy, straight onto ``device``.
+def load_model(
+    model: PreTrainedModel, folder: Path, dtype: torch.dtype, audio_branch: bool, device: str | torch.device
+) -> None:
+    """Fill the decoder from a checkpoint folder; every tensor but the known strays must be the model's.
 
-    On the CPU, in the dtype of the files, the tensors are the memory-mapped files: nothing is copied. Every tensor but
-    the known strays must be the config's; with ``audio_branch=False`` the branch's are not read. Raises DataError when
-    names, shapes, the index's total_size or, for the 7B, the published parameter counts disagree.
+    With ``audio_branch=False`` the branch's tensors are not read. Raises DataError as ``from_pretrained`` says.
     """
-    config = read_config(folder)
-    config.dtype = dtype
-    config.name_or_path = str(folder)  # PEFT writes it into adapter_config.json
-    if not audio_branch:
-        config.kimia_mimo_layers = 0
-    with torch.device("meta"):
-        model = KimiAudioForCausalLM(config)
-    if not audio_branch:
-        del model.mimo_output, model.model.mimo_norm
 
     def own_name(stored: str) -> str | None:
         unread = stored.endswith(STRAY_SUFFIX) or (not audio_branch and is_branch(stored))
         return None if unread else stored
 
     load_tensors(model, folder, own_name, dtype, device)
-    if config.is_7b:
+    if model.config.is_7b:
         check_parameter_count(model, "decoder" if audio_branch else "decoder without audio branch", folder)
-    # The rotary table is not part of a checkpoint; on the meta device it is empty.
-    model.model.rotary_emb = type(model.model.rotary_emb)(config=config).to(device)
-    return model.requires_grad_(False).eval()
 
 
-def write_model(model: KimiAudioForCausalLM, folder: Path, dtype: torch.dtype, shard_bytes: int = 5 * 2**30) -> None:
+def write_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype, shard_bytes: int = 5 * 2**30) -> None:
     """Write ``config.json``, shards and index in the published layout."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {
@@ -198,7 +184,7 @@ def write_model(model: KimiAudioForCausalLM, folder: Path, dtype: torch.dtype, s
     for file, keys in shards.items():
         save_file({key: state[key] for key in keys}, folder / file, metadata={"format": "pt"})
     save_json(shard_index(sizes, shards), folder / INDEX_NAME)
-    save_json(published_config(model.model.config, dtype), folder / "config.json")
+    save_json(published_config(model.config, dtype), folder / "config.json")
 
 
 def published_config(config: KimiAudioConfig, dtype: torch.dtype) -> dict:

@@ -24,6 +24,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMS
 from transformers.utils import ModelOutput
 
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.model.checkpoint import load_model, read_config
 from kimi_audio_ft.model.config import KimiAudioConfig
 
 if TYPE_CHECKING:
@@ -182,11 +183,27 @@ class KimiAudioForCausalLM(PreTrainedModel):
     ) -> KimiAudioForCausalLM:
         """Read the published layout (``config.json``, index, safetensors) without running remote code.
 
-        ``audio_branch=False`` never reads the branch's tensors; the model then has none and refuses to compute it.
-        """
-        from kimi_audio_ft.model.checkpoint import read_model
+        ``audio_branch=False`` never reads the branch's tensors; the model then has none and refuses to compute it. The
+        model is built on the meta device and filled tensor by tensor: one copy, straight onto ``device``. On the CPU,
+        in the dtype of the files, the tensors are the memory-mapped files: nothing is copied.
 
-        return read_model(Path(folder), dtype=dtype, audio_branch=audio_branch, device=device)
+        Raises:
+            DataError: names, shapes, the index's total_size or, for the 7B, the published parameter counts disagree.
+        """
+        folder = Path(folder)
+        config = read_config(folder)
+        config.dtype = dtype
+        config.name_or_path = str(folder)  # PEFT writes it into adapter_config.json
+        if not audio_branch:
+            config.kimia_mimo_layers = 0
+        with torch.device("meta"):
+            model = cls(config)
+        if not audio_branch:
+            del model.mimo_output, model.model.mimo_norm
+        load_model(model, folder, dtype, audio_branch, device)
+        # The rotary table is not part of a checkpoint; on the meta device it is empty.
+        model.model.rotary_emb = type(model.model.rotary_emb)(config=config).to(device)
+        return model.requires_grad_(False).eval()
 
     def attach_whisper(self, extractor: WhisperFeatureExtractor) -> None:
         """Make the Whisper encoder a part of this model, under ``whisper_model.``."""

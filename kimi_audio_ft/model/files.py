@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from kimi_audio_ft.config.train import ModelConfig
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.files import INDEX_NAME
@@ -109,7 +111,6 @@ class HubFiles:
         Raises:
             ConfigError: it cannot be downloaded, or the disk is too small; names the option and the remedy.
         """
-        from filelock import FileLock
         from huggingface_hub.constants import HF_HUB_CACHE
 
         have = self._in_cache()

@@ -17,7 +17,7 @@ from kimi_audio_ft import store
 from kimi_audio_ft.cli import to_settings
 from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.decoding.request import Request
+from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import transcript_signatures
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.outcomes import BASE, Outcomes
@@ -315,6 +315,6 @@ def _want(wanted: dict[str, dict[str, TrainConfig]], key: str, config: TrainConf
 def _lacks(config: TrainConfig, key: str) -> bool:
     trial = Trial(config)
     adapter = None if key == BASE else key
-    request = Request(config.decoding, config.seed)
+    request = DecodingRequest(config.decoding, config.seed)
     wanted = transcript_signatures(trial.base, trial.evaluation, request, adapter)
     return any(store.find("transcript", name) is None for name in wanted)

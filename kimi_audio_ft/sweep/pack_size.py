@@ -25,7 +25,7 @@ from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.runtime.devices import device
 from kimi_audio_ft.store.signature import digest_of
 from kimi_audio_ft.sweep.plan import pack_key
-from kimi_audio_ft.training.adapters import Learner, Member
+from kimi_audio_ft.training.adapters import AdapterSpec, AdapterState
 from kimi_audio_ft.training.fit import make_trainer, on_one_base, run_trainer
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.training.passes import Step
@@ -50,7 +50,7 @@ class Probe:
 
 def find_pack_size(
     base: Base,
-    members: Sequence[Member],
+    members: Sequence[AdapterSpec],
     data: ConversationData | Mapping[str, ConversationData],
     settings: TrainerConfig,
     dispatch: str = "slice",
@@ -131,7 +131,7 @@ class _Clock(pl.Callback):
 
 def _probe(
     base: Base,
-    members: Sequence[Member],
+    members: Sequence[AdapterSpec],
     data: ConversationData | Mapping[str, ConversationData],
     settings: TrainerConfig,
     dispatch: str,
@@ -144,8 +144,8 @@ def _probe(
     steps: Any = list(_steps(own, shared=isinstance(data, ConversationData)))
     settings = replace(settings, max_epochs=1, max_steps=-1)
     with on_one_base(base, members, dispatch) as (model, pack):
-        learners = [Learner(member.optim, member.seed, member.name) for member in members]
-        module, clock = AdapterTraining(model, learners, len(steps), pack), _Clock(place)
+        states = [AdapterState(member.optim, member.seed, member.name) for member in members]
+        module, clock = AdapterTraining(model, states, len(steps), pack), _Clock(place)
         trainer = make_trainer(module, settings, 1, dict.fromkeys(own, Path()), [clock])
         _forget_peak(place)
         run_trainer(trainer, module, DataLoader(steps, batch_size=None, collate_fn=_as_it_is))
@@ -225,7 +225,9 @@ def probed_pack_size(trials: Sequence[Trial], dispatch: str, ranks: int) -> int:
 
     nowhere = Path()  # nothing is written
     members = [
-        Member(trial.training_signature, trial.config.lora, trial.config.optim, trial.config.seed, nowhere, nowhere)
+        AdapterSpec(
+            trial.training_signature, trial.config.lora, trial.config.optim, trial.config.seed, nowhere, nowhere
+        )
         for trial in trials
     ]
     size, measured = find_pack_size(first.base, members, first.data, first.config.trainer, dispatch)

@@ -19,7 +19,7 @@ from typing import Any
 
 from kimi_audio_ft import store
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.decoding.request import Request
+from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode_all
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.files import raise_if_full
@@ -34,7 +34,7 @@ from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.sweep import events
 from kimi_audio_ft.sweep.events import Decoding, Event, Failed, Fitting, Paused, Ready, Split, Step
 from kimi_audio_ft.sweep.plan import Task, Unit, even_chunks, grouped, pack_units
-from kimi_audio_ft.training.adapters import Member
+from kimi_audio_ft.training.adapters import AdapterSpec
 from kimi_audio_ft.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ class Worker:
         one_order = len({trial.config.seed for trial in trials.values()}) == 1
         data = first.data if one_order else {key: trial.data for key, trial in trials.items()}
         members = [
-            Member(
+            AdapterSpec(
                 key,
                 trial.config.lora,
                 trial.config.optim,
@@ -186,7 +186,7 @@ class Worker:
         checkpoint = checkpoint_of([_work_folder(unit.key)], step)
         assert checkpoint is not None, "a paused training has left one"
         adapter = (f"{unit.key}@{step}", _work_folder(unit.key) / checkpoint)
-        [transcripts] = decode_all(evaluation.base, evaluation, [Request(greedy, 0)], adapter)
+        [transcripts] = decode_all(evaluation.base, evaluation, [DecodingRequest(greedy, 0)], adapter)
         return float(score(evaluation.references, transcripts.hypotheses[0])["cer"])
 
     def decode(self, units: Sequence[Unit]) -> None:
@@ -214,7 +214,7 @@ class Worker:
 
         for jobs in grouped(unit.jobs, lambda job: canonical(asdict(job.data))):
             evaluation = self._evaluation(jobs[0])
-            requests = [Request(job.decoding, job.seed) for job in jobs]
+            requests = [DecodingRequest(job.decoding, job.seed) for job in jobs]
             decode_all(evaluation.base, evaluation, requests, adapter, on_progress=on_progress)
 
     def _evaluation(self, config: Any) -> EvaluationSet:

@@ -1,4 +1,4 @@
-"""The adapters of a training: what is asked of each, and what is its own while they train together."""
+"""The adapters of a training: what is asked (``AdapterSpec``), its state (``AdapterState``), its tensors by name."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import distribute_tensor
 
 from kimi_audio_ft.config.train import LoraConfig, OptimConfig
 from kimi_audio_ft.lora.adapter import ONE
-from kimi_audio_ft.lora.pack import Place
+from kimi_audio_ft.lora.pack import DropoutSeed
 from kimi_audio_ft.runtime.signals import TrainingFailed
 
 
 @dataclass(frozen=True)
-class Member:
-    """One adapter that is to be trained.
+class AdapterSpec:
+    """An adapter to be trained.
 
-    name: without dots; its training signature, or anything else that no other member has.
-    folder: where the finished adapter is written. work: where its checkpoints are kept, and may be from earlier.
+    name: unique and without dots, such as its training signature.
+    folder: receives the finished adapter. work: holds its checkpoints, also those of an interrupted training.
     """
 
     name: str
@@ -35,11 +36,10 @@ class Member:
 
 
 @dataclass(eq=False)
-class Learner:
-    """An adapter while it trains: its optimizer's values, its place in dropout's masks, its last step.
+class AdapterState:
+    """An adapter while it trains.
 
-    rate: the learning rate of the last step. step_loss: that step's loss, over all ranks.
-    failure: why it takes part no longer.
+    rate, step_loss: learning rate and loss (over all ranks) of the last step. failure: why it left the training.
     """
 
     optim: OptimConfig
@@ -48,24 +48,39 @@ class Learner:
     rate: float = 0.0
     step_loss: float = 0.0
     failure: TrainingFailed | None = None
-    place: Place = field(default_factory=Place)
+    dropout: DropoutSeed = field(default_factory=DropoutSeed)
 
-    def factor(self, num_steps: int) -> Callable[[int], float]:
-        """Its schedule over so many steps."""
+    def schedule(self, num_steps: int) -> Callable[[int], float]:
+        """Factor of its peak rate at each optimizer step."""
         return rate_factor(self.optim.schedule, num_steps, self.optim.warmup_ratio)
 
     def owns(self, parameter: str) -> bool:
-        """Whether a parameter of that name is its own."""
+        """Whether a parameter of that name belongs to it."""
         return f".{self.name}." in parameter
 
 
+def rate_factor(schedule: str, num_steps: int, warmup_ratio: float) -> Callable[[int], float]:
+    """Factor of the peak rate at each optimizer step: linear warm-up, then linear or cosine decay to 0, or constant."""
+    warmup = math.ceil(num_steps * warmup_ratio)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        if schedule == "constant":
+            return 1.0
+        progress = min(1.0, (step - warmup) / max(1, num_steps - warmup))
+        return 1.0 - progress if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+
+    return factor
+
+
 def rename(values: dict[str, Tensor], old: str, new: str) -> dict[str, Tensor]:
-    """One adapter's values by parameter name, out of several adapters', under another adapter's name."""
+    """Select one adapter's values by parameter name and put them under another adapter's name."""
     return {key.replace(f".{old}.", f".{new}."): value for key, value in values.items() if f".{old}." in key}
 
 
-# --- An adapter's parameters and AdamW's moments as whole tensors by name, whatever holds them.
-
+# Parameters and AdamW's moments below are whole tensors by name, however a strategy holds them: on one device, as
+# DTensor shards (FSDP2), or as partitions (DeepSpeed ZeRO-3).
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -84,7 +99,7 @@ def adapter_parameters(module: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def set_adapter_parameters(module: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Put whole tensors into the trained parameters' places."""
+    """Set the trained parameters from whole tensors."""
     parameters = dict(_trained(module))
     assert parameters.keys() == values.keys(), "a checkpoint of another adapter"
     for name, parameter in parameters.items():
@@ -117,7 +132,7 @@ def moments(module: nn.Module, optimizer: Any) -> dict[str, Any]:
 
 @torch.no_grad()
 def set_moments(module: nn.Module, optimizer: Any, values: Mapping[str, Any]) -> None:
-    """Put whole moments into their places in the optimizer."""
+    """Set the optimizer's state from whole moments."""
     parameters = dict(_trained(module))
     if any(map(_is_partition, parameters.values())):
         _set_zero_moments(parameters, optimizer, values)
@@ -134,14 +149,12 @@ def _whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def _like(place: Tensor, value: Tensor) -> Tensor:
-    """The value on the place's device, in shards when the place is."""
-    value = value.to(place.device)
-    if not hasattr(place, "device_mesh"):
+def _like(parameter: Tensor, value: Tensor) -> Tensor:
+    """The value on the parameter's device, sharded as it is."""
+    value = value.to(parameter.device)
+    if not hasattr(parameter, "device_mesh"):
         return value
-    from torch.distributed.tensor import distribute_tensor
-
-    sharded: Any = place
+    sharded: Any = parameter
     return distribute_tensor(value, sharded.device_mesh, sharded.placements)
 
 
@@ -177,21 +190,3 @@ def _set_zero_moments(parameters: Mapping[str, nn.Parameter], optimizer: Any, va
     for name, parameter in parameters.items():
         for key in MOMENTS:
             safe_set_full_optimizer_state(parameter, values[name][key].to(parameter.device), key)
-
-
-# --- Learning-rate schedules.
-
-
-def rate_factor(schedule: str, num_steps: int, warmup_ratio: float) -> Callable[[int], float]:
-    """Factor of the peak rate at each optimizer step: linear warm-up, then linear or cosine decay to 0, or constant."""
-    warmup = math.ceil(num_steps * warmup_ratio)
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        if schedule == "constant":
-            return 1.0
-        progress = min(1.0, (step - warmup) / max(1, num_steps - warmup))
-        return 1.0 - progress if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
-
-    return factor

@@ -1,4 +1,4 @@
-"""Training and validation curves, as rows that outlive an interruption."""
+"""Callbacks at the end of every step: learning curves, failed adapters, progress, and an early end."""
 
 from __future__ import annotations
 
@@ -11,16 +11,22 @@ from typing import Any
 import pytorch_lightning as pl
 
 from kimi_audio_ft.runtime.signals import Leave, TrainingFailed, require_finite
-from kimi_audio_ft.training.adapters import Learner
+from kimi_audio_ft.training.adapters import AdapterState
 from kimi_audio_ft.training.checkpoint import KeepCheckpoints
 from kimi_audio_ft.training.module import AdapterTraining
 
+log = logging.getLogger(__name__)
+
 Row = dict[str, Any]
+OnStep = Callable[[str, int, int, float, float], None]
+OnFailure = Callable[[str, TrainingFailed], None]
+# Seconds between two reports of steps.
+_REPORT_EVERY = 0.25
 
 
 @dataclass
 class Curve:
-    """One adapter's rows, and what its next training row is the mean of."""
+    """One adapter's rows, and the sum of the losses that its next training row averages."""
 
     rows: list[Row] = field(default_factory=list)
     sum: float = 0.0
@@ -56,7 +62,7 @@ class CurveRecorder(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, AdapterTraining)
-        self.curves = {learner.name: Curve() for learner in pl_module.learners}
+        self.curves = {state.name: Curve() for state in pl_module.states}
 
     def state_dict(self) -> dict[str, Any]:
         return {name: asdict(curve) for name, curve in self.curves.items()}
@@ -73,9 +79,9 @@ class CurveRecorder(pl.Callback):
         assert isinstance(pl_module, AdapterTraining)
         step = trainer.global_step
         epoch = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
-        self.curves = {learner.name: self.curves[learner.name] for learner in pl_module.active}
-        for learner in pl_module.active:
-            self._add_loss(step, epoch, learner, last=step == pl_module.num_steps)
+        self.curves = {state.name: self.curves[state.name] for state in pl_module.active}
+        for state in pl_module.active:
+            self._add_loss(step, epoch, state, last=step == pl_module.num_steps)
         ends_epoch = batch_idx + 1 == trainer.num_training_batches
         due = step % self.val_every == 0 if self.val_every else ends_epoch
         if due or step == pl_module.num_steps:
@@ -90,12 +96,12 @@ class CurveRecorder(pl.Callback):
             self._validated = (step, self.validate())
         return self._validated[1]
 
-    def _add_loss(self, step: int, epoch: float, learner: Learner, last: bool) -> None:
-        curve = self.curves[learner.name]
-        curve.sum += learner.step_loss
+    def _add_loss(self, step: int, epoch: float, state: AdapterState, last: bool) -> None:
+        curve = self.curves[state.name]
+        curve.sum += state.step_loss
         curve.steps += 1
         if step % self.log_every == 0 or last:
-            self._add(learner.name, step, epoch, "train", curve.sum / curve.steps, learner.rate)
+            self._add(state.name, step, epoch, "train", curve.sum / curve.steps, state.rate)
             curve.sum, curve.steps = 0.0, 0
 
     def _add(self, name: str, step: int, epoch: float, split: str, loss: float, rate: float | None) -> None:
@@ -104,18 +110,8 @@ class CurveRecorder(pl.Callback):
         self.on_row(name, row)
 
 
-# --- Callbacks at the end of every step: who has failed, how fast it goes, and whether the training ends here.
-
-log = logging.getLogger(__name__)
-
-OnStep = Callable[[str, int, int, float, float], None]
-OnFailure = Callable[[str, TrainingFailed], None]
-# Seconds between two reports of steps.
-_REPORT_EVERY = 0.25
-
-
 class StopAtNonFinite(pl.Callback):
-    """Takes an adapter whose loss is not finite out of the training; what follows would be wasted on it."""
+    """Takes an adapter out of the training when its loss is not finite."""
 
     def __init__(self, on_failure: OnFailure | None = None) -> None:
         self.on_failure = on_failure or (lambda name, failure: None)
@@ -124,20 +120,20 @@ class StopAtNonFinite(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, AdapterTraining)
-        for learner in pl_module.active:
+        for state in pl_module.active:
             try:
-                require_finite("training", learner.step_loss, learner.optim.lr, trainer.global_step)
+                require_finite("training", state.step_loss, state.optim.lr, trainer.global_step)
             except TrainingFailed as failure:
-                learner.failure = failure
+                state.failure = failure
                 if pl_module.active:
-                    log.warning("%s leaves its pack: %s", learner.name, failure)
-                self.on_failure(learner.name, failure)
+                    log.warning("%s leaves its pack: %s", state.name, failure)
+                self.on_failure(state.name, failure)
         if not pl_module.active:
             raise Leave
 
 
 class ReportSteps(pl.Callback):
-    """Tells ``on_step`` every adapter's step, all steps, loss, and the positions per second of all of them."""
+    """Calls ``on_step`` with every adapter's name, step, number of steps and loss, and positions per second of all."""
 
     def __init__(self, on_step: OnStep) -> None:
         self.on_step = on_step
@@ -155,15 +151,15 @@ class ReportSteps(pl.Callback):
         seconds = time.monotonic() - self._since
         if seconds < _REPORT_EVERY and step != steps:
             return
-        for learner in pl_module.active:
-            self.on_step(learner.name, step, steps, learner.step_loss, self._tokens / max(seconds, 1e-9))
+        for state in pl_module.active:
+            self.on_step(state.name, step, steps, state.step_loss, self._tokens / max(seconds, 1e-9))
         self._since, self._tokens = time.monotonic(), 0
 
 
 class LeaveEarly(pl.Callback):
-    """Ends a training at a step with a checkpoint of it: when asked to, or at step ``until``. The last callback.
+    """Ends a training early, with a checkpoint: on request, or at step ``until``. Must be the last callback.
 
-    stopped: the step at which it was asked to. paused: the step ``until`` and the adapters' validation losses there.
+    stopped: the step of the request. paused: the step ``until`` and the adapters' validation losses there.
     """
 
     def __init__(self, keep: KeepCheckpoints, recorder: CurveRecorder, until: int | None) -> None:
@@ -172,7 +168,7 @@ class LeaveEarly(pl.Callback):
         self.paused: tuple[int, dict[str, float]] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step == self.until:  # an earlier call has come this far
+        if trainer.global_step == self.until:  # an earlier call trained up to here
             self._pause(trainer.global_step)
 
     def on_train_batch_end(

@@ -28,14 +28,14 @@ log = logging.getLogger(__name__)
 _STATE, _TENSORS = "state.json", "state.safetensors"
 # LightningModule attribute and PEFT's adapter name, which PEFT leaves out of its files.
 _PREFIX, _ADAPTER = "model.", f".{ONE}."
-# What Lightning keeps the state of ``curves.CurveRecorder`` under.
+# Lightning's key of the state of ``callbacks.CurveRecorder``.
 _CURVES = "CurveRecorder"
 # DoRA's vector is a module in memory and a bare tensor in PEFT's files.
 _DORA = ".lora_magnitude_vector"
 
 
 class AdapterCheckpointIO(CheckpointIO):
-    """Writes and reads checkpoint folders, aside and renamed."""
+    """Writes and reads checkpoint folders; a folder appears whole or not at all."""
 
     def __init__(self, config_json: str) -> None:
         self.config_json = config_json  # PEFT's adapter_config.json, the same for every checkpoint
@@ -75,23 +75,23 @@ class AdapterCheckpointIO(CheckpointIO):
         shutil.rmtree(path, ignore_errors=True)
 
 
-class MembersCheckpointIO(CheckpointIO):
-    """Writes each member's part of a checkpoint into its own work folder, just as if it had trained alone.
+class PackCheckpointIO(CheckpointIO):
+    """Writes each adapter's part of a checkpoint into its own work folder, as if it had trained alone.
 
-    So whoever trains it further, alone or with others, finds the same thing there. A path here is a checkpoint's name.
+    A later training, alone or in another pack, can resume from it. Only the name of a path given here matters.
     """
 
     def __init__(self, members: Mapping[str, tuple[Path, AdapterCheckpointIO]]) -> None:
         self.members = members
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write the checkpoint of every member that has a curve: of all that have not failed."""
+        """Write the checkpoints of all members that have a curve, that is, have not failed."""
         for name in checkpoint["callbacks"][_CURVES]:
             work, files = self.members[name]
             files.save_checkpoint(_part(checkpoint, name), work / Path(path).name)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read all members' checkpoints of this name; what is not their own is the same in each."""
+        """Read all members' checkpoints of this name; apart from the adapters they are equal."""
         parts = {n: files.load_checkpoint(work / Path(path).name) for n, (work, files) in self.members.items()}
         return _joined(parts)
 
@@ -102,7 +102,7 @@ class MembersCheckpointIO(CheckpointIO):
 
 
 def _part(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What a member that trains alone would have saved."""
+    """The checkpoint that one member alone would have saved."""
     callbacks = checkpoint["callbacks"]
     return {
         **checkpoint,
@@ -125,8 +125,51 @@ def _joined(parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     return joined
 
 
+class KeepCheckpoints(pl.Callback):
+    """Saves every ``every`` optimizer steps and keeps the newest; must follow all callbacks with a state.
+
+    Lightning's ModelCheckpoint would save before the recorder's validation, which a resumed run would then miss.
+    """
+
+    def __init__(self, works: Sequence[Path], every: int, keep: int) -> None:
+        self.works, self.every, self.keep = works, every, keep
+        self._saved = -1
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % self.every == 0:
+            self.save(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put Lightning's counts of epochs right: inside epoch n, n were processed and n + 1 begun.
+
+        Resumed from the last step of an epoch, Lightning does not count the next epoch as begun. Resumed from a
+        checkpoint of that epoch, it would then train an epoch too much, or begin this one again.
+        """
+        for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
+            counts["ready"] = counts["started"] = counts["processed"] + 1
+            counts["completed"] = counts["processed"]
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Save now, unless this step has been saved; every rank must call."""
+        step = trainer.global_step
+        if step == self._saved:
+            return
+        trainer.save_checkpoint(_name(step))  # waits until all ranks are there
+        self._saved = step
+        if trainer.is_global_zero:
+            for work in self.works:
+                # Only now that all members have the new one; later ones may be left by another, longer pack.
+                older = [place for place in _checkpoints(work) if _step(place) <= step]
+                for old in older[: -self.keep]:
+                    shutil.rmtree(old, ignore_errors=True)
+
+
 def resume_step(works: Sequence[Path], until: int | None = None) -> int:
-    """The most optimizer steps, at most ``until``, of which every work folder has a checkpoint; 0 for none."""
+    """The latest step, at most ``until``, of which every work folder has a checkpoint; 0 for none."""
     common = set.intersection(*({_step(place) for place in _checkpoints(work)} for work in works))
     for step in sorted(common, reverse=True):
         if (until is None or step <= until) and all(_readable(work / _name(step)) for work in works):
@@ -135,13 +178,13 @@ def resume_step(works: Sequence[Path], until: int | None = None) -> int:
 
 
 def group_by_resume(works: Mapping[str, Path]) -> list[list[str]]:
-    """Members by what they can go on from together: none of them goes back behind its last checkpoint but one."""
+    """Groups that can resume at a common step, none of them earlier than at its second newest checkpoint."""
     groups: list[list[str]] = []
     for name in sorted(works, key=lambda name: resume_step([works[name]])):
         for group in groups:
-            together = [*group, name]
-            step = resume_step([works[member] for member in together])
-            if all(step >= _least(works[member]) for member in together):
+            joined = [*group, name]
+            step = resume_step([works[member] for member in joined])
+            if all(step >= _least(works[member]) for member in joined):
                 group.append(name)
                 break
         else:
@@ -150,18 +193,18 @@ def group_by_resume(works: Mapping[str, Path]) -> list[list[str]]:
 
 
 def _least(work: Path) -> int:
-    """The second newest checkpoint's step; the newest one's where it is the only one."""
+    """Step of the second newest checkpoint, or of the only one."""
     newest = resume_step([work])
     return resume_step([work], newest - 1) or newest
 
 
 def checkpoint_of(works: Sequence[Path], until: int | None = None) -> str | None:
-    """Name of the checkpoint that all members go on from, or None."""
+    """Name of the checkpoint that all members resume from, or None."""
     step = resume_step(works, until)
     if not step:
         return None
     for work in works:
-        log.info("going on from %s", work / _name(step))
+        log.info("resuming from %s", work / _name(step))
     return _name(step)
 
 
@@ -178,14 +221,14 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _readable(place: Path) -> bool:
-    """Whether a checkpoint is whole. Ours are renamed into place, so one that is not was damaged by something else."""
+    """Whether a checkpoint is whole; ours appear whole, so another one was damaged later."""
     try:
         json.loads((place / _STATE).read_text(encoding="utf-8"))
         for name in (_TENSORS, WEIGHTS):
             with safe_open(place / name, framework="pt") as file:
                 file.keys()
     except (OSError, ValueError, SafetensorError) as error:
-        log.warning("%s: left aside, for it cannot be read (%s)", place, " ".join(str(error).split()))
+        log.warning("%s: ignored, cannot be read (%s)", place, " ".join(str(error).split()))
         return False
     return True
 
@@ -234,46 +277,3 @@ def _from_json(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if "__items__" in value:
         return {_from_json(k, tensors): _from_json(v, tensors) for k, v in value["__items__"]}
     return {key: _from_json(item, tensors) for key, item in value.items()}
-
-
-class KeepCheckpoints(pl.Callback):
-    """Saves every ``every`` optimizer steps and keeps the newest; must come after all that has something to save.
-
-    Lightning's ModelCheckpoint would save before the recorder's validation, which a resumed run then never had.
-    """
-
-    def __init__(self, works: Sequence[Path], every: int, keep: int) -> None:
-        self.works, self.every, self.keep = works, every, keep
-        self._saved = -1
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step % self.every == 0:
-            self.save(trainer)
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Put Lightning's counts of epochs right: inside epoch n, n were processed and n + 1 begun.
-
-        Resumed from the last step of an epoch, Lightning does not count the next epoch as begun. Resumed from a
-        checkpoint of that epoch, it would then train an epoch too much, or begin this one again.
-        """
-        for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
-            counts["ready"] = counts["started"] = counts["processed"] + 1
-            counts["completed"] = counts["processed"]
-
-    def save(self, trainer: pl.Trainer) -> None:
-        """Save now, unless this step has been saved; every rank must call."""
-        step = trainer.global_step
-        if step == self._saved:
-            return
-        trainer.save_checkpoint(_name(step))  # waits until all ranks are there
-        self._saved = step
-        if trainer.is_global_zero:
-            for work in self.works:
-                # Only now that all members have the new one; later ones may be left by another, longer pack.
-                older = [place for place in _checkpoints(work) if _step(place) <= step]
-                for old in older[: -self.keep]:
-                    shutil.rmtree(old, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Fitting adapters with Lightning, alone or as a pack, resumable at any moment."""
+"""Fitting adapters with Lightning, alone or as a pack, resumable at any step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from kimi_audio_ft.lora.pack import Pack
 from kimi_audio_ft.lora.targets import needs_branch
 from kimi_audio_ft.runtime.devices import device
 from kimi_audio_ft.runtime.signals import Interrupted, Leave, TrainingFailed, own_signals, require_finite
-from kimi_audio_ft.training.adapters import Learner, Member
+from kimi_audio_ft.training.adapters import AdapterSpec, AdapterState
 from kimi_audio_ft.training.callbacks import (
     CurveRecorder,
     LeaveEarly,
@@ -34,11 +34,9 @@ from kimi_audio_ft.training.callbacks import (
     Row,
     StopAtNonFinite,
 )
-from kimi_audio_ft.training.checkpoint import AdapterCheckpointIO, KeepCheckpoints, MembersCheckpointIO, checkpoint_of
+from kimi_audio_ft.training.checkpoint import AdapterCheckpointIO, KeepCheckpoints, PackCheckpointIO, checkpoint_of
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.training.strategies import make_strategy
-
-__all__ = ["Interrupted", "Member", "OnRow", "OnStep", "Result", "Row", "TrainingFailed", "fit_adapters"]
 
 Result = dict[str, Any] | TrainingFailed
 OnRow = Callable[[str, Row], None]
@@ -46,7 +44,7 @@ OnRow = Callable[[str, Row], None]
 
 def fit_adapters(
     base: Base,
-    members: Sequence[Member],
+    specs: Sequence[AdapterSpec],
     data: ConversationData | Mapping[str, ConversationData],
     settings: TrainerConfig,
     *,
@@ -57,101 +55,100 @@ def fit_adapters(
     on_failure: OnFailure | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> dict[str, Result]:
-    """Train adapters together over one base and write each, with its curves, into its own folder.
+    """Train adapters over one base at once and write each, with its curves, into its own folder.
 
-    Each ends as if it had trained alone. One member alone is trained by plain PEFT. When the members' work folders hold
-    checkpoints of one step, training goes on from the latest such step as if never interrupted, whoever has made them.
-    Under a strategy of several ranks every one of them calls this; the first one writes and sees rows and steps.
+    Each ends as if it had trained alone. A single one is trained by plain PEFT. Training resumes at the latest step of
+    which all work folders hold a checkpoint, in whatever company it was made. Under a strategy of several ranks every
+    rank calls this; rank 0 writes and gets the callbacks.
 
     Args:
-        data: batches that all members share, or each one's own by its name.
-        dispatch: "slice" or "batched" (``lora.pack``), for several members.
-        until: pause at this optimizer step, of the same training; a later call continues it.
-        on_row: sees a member's name and every point of its curves as it arises, earlier ones again after resuming.
-        on_step: sees a member's name, its step, all steps, the step's loss and the pack's positions per second
-            (without padding) a few times per second.
-        on_failure: sees a member's name and why it failed, at the step where it did.
+        data: batches that all adapters share, or each one's own by its name.
+        dispatch: "slice" or "batched" (``lora.pack``), for several adapters.
+        until: pause at this optimizer step of the training; a later call continues it.
+        on_row: called with an adapter's name and each new point of its curves; after resuming with earlier ones first.
+        on_step: called a few times per second with an adapter's name, its step, the number of steps, the step's loss
+            and the pack's positions per second (without padding).
+        on_failure: called with an adapter's name and its failure, at the step where it occurs.
         should_stop: asked after every step, on every rank; one yes ends the training at this step.
 
     Returns:
-        By name, facts about the training (steps, seconds, losses, number of trained parameters, pack), or of a paused
-        one ``{"paused": {"step", "val_loss"}, ...}``, or why there is no adapter.
+        By name, facts about the training (steps, seconds, losses, number of trained parameters, pack); for a paused
+        one ``{"paused": {"step", "val_loss"}, ...}``; for a failed one its TrainingFailed.
 
     Raises:
-        Interrupted: ``should_stop`` said so; every member that has not failed has a checkpoint of that step.
+        Interrupted: ``should_stop`` said so; every adapter that has not failed has a checkpoint of that step.
     """
-    together = data if isinstance(data, ConversationData) else DataTogether(data)
-    together.setup()
-    num_steps = together.num_steps(settings.max_epochs, settings.max_steps)
-    works = {member.name: member.work for member in members}
-    with on_one_base(base, members, dispatch) as (model, pack):
+    joint = data if isinstance(data, ConversationData) else DataTogether(data)
+    joint.setup()
+    num_steps = joint.num_steps(settings.max_epochs, settings.max_steps)
+    works = {spec.name: spec.work for spec in specs}
+    with on_one_base(base, specs, dispatch) as (model, pack):
         sizes = {name: trainable_parameters(model, name) for name in works}  # of whole parameters, not yet in shards
-        learners = [Learner(member.optim, member.seed, member.name) for member in members]
-        module = AdapterTraining(model, learners, num_steps, pack)
+        states = [AdapterState(spec.optim, spec.seed, spec.name) for spec in specs]
+        module = AdapterTraining(model, states, num_steps, pack)
         module.should_stop = should_stop or module.should_stop
-        recorder = CurveRecorder(
-            settings.log_every,
-            settings.val_every,
-            lambda: module.validation_loss(together.validation_batches()),
-            on_row,
-        )
+
+        def validate() -> dict[str, float]:
+            return module.validation_loss(joint.validation_batches())
+
+        recorder = CurveRecorder(settings.log_every, settings.val_every, validate, on_row)
         reports = [ReportSteps(on_step)] if on_step is not None else []
         keep = KeepCheckpoints(list(works.values()), settings.save_every, settings.save_keep)
         leaving = LeaveEarly(keep, recorder, until)
         callbacks = [StopAtNonFinite(on_failure), recorder, *reports, keep, leaving]
-        trainer = make_trainer(module, settings, together.rules.ranks, works, callbacks)
+        trainer = make_trainer(module, settings, joint.rules.ranks, works, callbacks)
         started = time.monotonic()
-        run_trainer(trainer, module, together, checkpoint_of(list(works.values()), until))
+        run_trainer(trainer, module, joint, checkpoint_of(list(works.values()), until))
         seconds = round(time.monotonic() - started, 3)
         if leaving.stopped is not None:
             raise Interrupted(leaving.stopped)
         results: dict[str, Result] = {}
-        for member, learner in zip(members, learners, strict=True):
+        for spec, state in zip(specs, states, strict=True):
             try:
-                outcome = _outcome(trainer, learner, recorder, leaving)
+                outcome = _outcome(trainer, state, recorder, leaving)
             except TrainingFailed as failure:
-                results[member.name] = failure
+                results[spec.name] = failure
                 continue
-            results[member.name] = outcome | {
-                "train_seconds": round(seconds / len(members), 3),
-                "trainable_parameters": sizes[member.name],
-                "pack": {"size": len(members), "seconds": seconds},
+            results[spec.name] = outcome | {
+                "train_seconds": round(seconds / len(specs), 3),
+                "trainable_parameters": sizes[spec.name],
+                "pack": {"size": len(specs), "seconds": seconds},
             }
             if trainer.is_global_zero and leaving.paused is None:
-                own = data if isinstance(data, ConversationData) else data[member.name]
-                _write(member, module, recorder, own)
+                own = data if isinstance(data, ConversationData) else data[spec.name]
+                _write(spec, module, recorder, own)
     return results
 
 
 @contextmanager
-def on_one_base(base: Base, members: Sequence[Member], dispatch: str) -> Iterator[tuple[PeftModel, Pack | None]]:
-    """The base with the members' fresh adapters, and their pack where they are several."""
-    with ExitStack() as stack:
-        model = stack.enter_context(base.new_adapters({m.name: (m.lora, m.seed) for m in members}))
-        if len(members) == 1:
+def on_one_base(base: Base, specs: Sequence[AdapterSpec], dispatch: str) -> Iterator[tuple[PeftModel, Pack | None]]:
+    """The base with fresh adapters, and their pack if there are several."""
+    with base.new_adapters({spec.name: (spec.lora, spec.seed) for spec in specs}) as model:
+        if len(specs) == 1:
             yield model, None
         else:
-            yield model, stack.enter_context(closing(Pack(model, [m.name for m in members], dispatch)))
+            with closing(Pack(model, [spec.name for spec in specs], dispatch)) as pack:
+                yield model, pack
 
 
-def _write(member: Member, module: AdapterTraining, recorder: CurveRecorder, data: ConversationData) -> None:
+def _write(spec: AdapterSpec, module: AdapterTraining, recorder: CurveRecorder, data: ConversationData) -> None:
     """The finished adapter with its curves and what it was trained on."""
-    save_adapter(module.model, member.folder, module.trained, member.name)
-    write_jsonl(member.folder / "curves.jsonl", recorder.curves[member.name].rows)
-    write_json(member.folder / "data.json", data.describe())
+    save_adapter(module.model, spec.folder, module.trained, spec.name)
+    write_jsonl(spec.folder / "curves.jsonl", recorder.curves[spec.name].rows)
+    write_json(spec.folder / "data.json", data.describe())
 
 
-def _outcome(trainer: pl.Trainer, learner: Learner, recorder: CurveRecorder, leaving: LeaveEarly) -> dict[str, Any]:
-    """How a learner's training has ended; TrainingFailed where that leaves no adapter."""
-    if learner.failure is not None:
-        raise learner.failure
+def _outcome(trainer: pl.Trainer, state: AdapterState, recorder: CurveRecorder, leaving: LeaveEarly) -> dict[str, Any]:
+    """Facts about an adapter's training, finished or paused; raises its TrainingFailed."""
+    if state.failure is not None:
+        raise state.failure
     if leaving.paused is not None:
         step, losses = leaving.paused
-        require_finite("validation", losses[learner.name], learner.optim.lr, step)
-        return {"paused": {"step": step, "val_loss": losses[learner.name]}}
-    curve, step = recorder.curves[learner.name], trainer.global_step
+        require_finite("validation", losses[state.name], state.optim.lr, step)
+        return {"paused": {"step": step, "val_loss": losses[state.name]}}
+    curve, step = recorder.curves[state.name], trainer.global_step
     final = {f"final_{split}_loss": curve.losses(split)[-1] for split in ("train", "val")}
-    require_finite("validation", final["final_val_loss"], learner.optim.lr, step)  # what the last step left behind
+    require_finite("validation", final["final_val_loss"], state.optim.lr, step)  # what the last step left behind
     return {"steps": step, **final}
 
 
@@ -161,7 +158,7 @@ def run_trainer(
     data: pl.LightningDataModule | DataLoader,
     checkpoint: str | None = None,
 ) -> None:
-    """Lightning's ``fit``, without its advice, its handling of signals, and the exception that ends it early."""
+    """Lightning's ``fit`` without its advice and signal handlers; ``Leave`` ends it early."""
     with quiet_lightning(), own_signals(), suppress(Leave):
         if isinstance(data, pl.LightningDataModule):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
@@ -171,7 +168,7 @@ def run_trainer(
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Without Lightning's advice: on worker counts and logging, which do not fit data in memory maps, and on srun."""
+    """Suppress Lightning's advice on worker counts, logging and srun, which does not apply here."""
     with warnings.catch_warnings():
         for module in ("pytorch_lightning", "lightning_fabric"):
             warnings.filterwarnings("ignore", category=UserWarning, module=module)
@@ -186,16 +183,16 @@ def make_trainer(
     callbacks: Sequence[pl.Callback],
 ) -> pl.Trainer:
     """A Lightning trainer whose checkpoints hold the adapters only, each in its own folder of ``works``."""
-    place, model = device(settings.accelerator), module.model
+    target, model = device(settings.accelerator), module.model
     trained = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
     unused = module.pack is not None or needs_branch(name.removeprefix("base_model.model.") for name in trained)
-    norm = module.learners[0].optim.max_grad_norm
+    norm = module.states[0].optim.max_grad_norm
     files = {name: (work, AdapterCheckpointIO(json.dumps(_config(model, name)))) for name, work in works.items()}
     with quiet_lightning():
         trainer = pl.Trainer(
-            accelerator="gpu" if place.type == "cuda" else "cpu",
+            accelerator="gpu" if target.type == "cuda" else "cpu",
             devices=ranks,
-            strategy=make_strategy(settings, ranks, place, norm, unused),
+            strategy=make_strategy(settings, ranks, target, norm, unused),
             max_epochs=settings.max_epochs,
             max_steps=settings.max_steps,
             reload_dataloaders_every_n_epochs=1,  # every epoch has its own plan of batches
@@ -204,8 +201,8 @@ def make_trainer(
             enable_progress_bar=settings.progress,
             enable_model_summary=False,
             callbacks=list(callbacks),
-            # Processes are ours, also inside a Slurm job, whose own numbers Lightning would otherwise go by.
-            plugins=[MembersCheckpointIO(files), LightningEnvironment()],
+            # We start the processes, also inside a Slurm job, whose own ranks Lightning would otherwise take.
+            plugins=[PackCheckpointIO(files), LightningEnvironment()],
             use_distributed_sampler=False,
             default_root_dir=next(iter(works.values())),
         )

@@ -1,4 +1,4 @@
-"""Micro-batches as a pack passes them through the model: the same rows for all members, or rows of each its own."""
+"""Micro-batches of a pack as passes through the model: shared rows, or each adapter's own rows in one batch."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from kimi_audio_ft.lora.pack import Share
-from kimi_audio_ft.training.adapters import Learner
+from kimi_audio_ft.training.adapters import AdapterState
 
 Batch = dict[str, Any]
 Step = list[Batch] | Mapping[str, list[Batch]]
-"""Micro-batches of an optimizer step: the same for all members, or each one's own by its name."""
+"""Micro-batches of an optimizer step: shared by all adapters, or each one's own by its name."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What one member's logits are compared with: labels ``[N]`` and the row, of its own ``num_rows``, of each."""
+    """Labels ``[N]`` of one adapter's supervised positions, and the row (0 to ``num_rows - 1``) of each."""
 
     labels_N: Tensor
     rows_N: Tensor
@@ -33,42 +33,42 @@ class Targets:
         return cls(batch["text_labels"][mask_BS], mask_BS.nonzero()[:, 0], mask_BS.shape[0])
 
 
-def turns(step: Step, learners: Sequence[Learner]) -> list[Batch]:
-    """The passes of an optimizer step for these members.
+def turns(step: Step, states: Sequence[AdapterState]) -> list[Batch]:
+    """The forward passes of an optimizer step for these adapters.
 
-    Each has the model's ``inputs`` and the ``text_loss_mask`` of its rows, which stand for ``copies`` of themselves;
-    and by member ``weight`` (also one number), ``targets``, ``shares``, ``places`` (learner, number of its micro-batch,
-    its own padded length) and ``owners`` (its index among the learners).
+    Each has the model's ``inputs`` and ``text_loss_mask``, whose rows are computed for ``copies`` adapters; and by
+    adapter ``weight`` (or one number for all), ``targets``, ``shares``, ``micro_batches`` (state, number, padded
+    length) and ``owners`` (its index among the states).
     """
     if not isinstance(step, Mapping):
-        return [_same(batch, learners) for batch in step]
-    longest = max(len(step[learner.name]) for learner in learners)
+        return [_same(batch, states) for batch in step]
+    longest = max(len(step[state.name]) for state in states)
     passes = []
     for turn in range(longest):
-        # A member's data may cut an epoch's last step into fewer micro-batches than another's.
-        present = [index for index, learner in enumerate(learners) if turn < len(step[learner.name])]
-        own = [step[learners[index].name][turn] for index in present]
-        passes.append(_joined(own, [learners[index] for index in present]) | {"owners": present})
+        # One adapter's data may cut an epoch's last step into fewer micro-batches than another's.
+        present = [index for index, state in enumerate(states) if turn < len(step[state.name])]
+        own = [step[states[index].name][turn] for index in present]
+        passes.append(_joined(own, [states[index] for index in present]) | {"owners": present})
     return passes
 
 
-def _same(batch: Batch, learners: Sequence[Learner]) -> Batch:
+def _same(batch: Batch, states: Sequence[AdapterState]) -> Batch:
     targets, length = Targets.of(batch), batch["text_loss_mask"].shape[1]
-    share = _share(learners[0], batch, targets)
+    share = _share(states[0], batch, targets)
     return {
         "inputs": batch["inputs"],
         "text_loss_mask": batch["text_loss_mask"],
-        "copies": len(learners),
+        "copies": len(states),
         "weight": batch["weight"],
-        "targets": [targets] * len(learners),
-        "shares": [replace(share, name=learner.name) for learner in learners],
-        "places": [(learner, batch["number"], length) for learner in learners],
-        "owners": list(range(len(learners))),
+        "targets": [targets] * len(states),
+        "shares": [replace(share, name=state.name) for state in states],
+        "micro_batches": [(state, batch["number"], length) for state in states],
+        "owners": list(range(len(states))),
     }
 
 
-def _joined(batches: Sequence[Batch], learners: Sequence[Learner]) -> Batch:
-    """Rows of all, one member's after another's, padded behind to the longest."""
+def _joined(batches: Sequence[Batch], states: Sequence[AdapterState]) -> Batch:
+    """All rows in one batch, adapter after adapter, right-padded to the longest."""
     targets = [Targets.of(batch) for batch in batches]
     lengths = [batch["text_loss_mask"].shape[1] for batch in batches]
     first: Tensor = batches[0]["text_loss_mask"]
@@ -89,14 +89,14 @@ def _joined(batches: Sequence[Batch], learners: Sequence[Learner]) -> Batch:
         "copies": 1,
         "weight": torch.tensor([batch["weight"] for batch in batches], device=first.device),
         "targets": targets,
-        "shares": list(map(_share, learners, batches, targets)),
-        "places": list(zip(learners, [batch["number"] for batch in batches], lengths, strict=True)),
+        "shares": list(map(_share, states, batches, targets)),
+        "micro_batches": list(zip(states, [batch["number"] for batch in batches], lengths, strict=True)),
     }
 
 
-def _share(learner: Learner, batch: Batch, targets: Targets) -> Share:
+def _share(state: AdapterState, batch: Batch, targets: Targets) -> Share:
     codes = int(batch["inputs"]["is_continuous_mask"].sum())
-    return Share(learner.name, targets.num_rows, codes, targets.labels_N.numel())
+    return Share(state.name, targets.num_rows, codes, targets.labels_N.numel())
 
 
 def repeated(model: PeftModel, inputs: Batch, mask_BS: Tensor, copies: int) -> tuple[Batch, Tensor]:

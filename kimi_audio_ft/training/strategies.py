@@ -1,8 +1,7 @@
-"""How the ranks of a training share the work: Lightning's strategies, taught to keep the adapter only.
+"""Lightning's strategies (one device, DDP, FSDP2, DeepSpeed ZeRO-3), with checkpoints of the adapter only.
 
-Whatever holds the parameters (one device, copies, shards of FSDP2 or of ZeRO-3), a checkpoint has the same content:
-the adapter and AdamW's moments, whole, by parameter name (``states``). One that was written on 8 ranks therefore
-resumes on 4, or under another strategy.
+A checkpoint has the same content under all of them: the adapter and AdamW's moments, whole, by parameter name. One
+written on 8 ranks therefore resumes on 4, or under another strategy.
 """
 
 from __future__ import annotations
@@ -23,15 +22,16 @@ from pytorch_lightning.strategies import (
     Strategy,
 )
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
 from kimi_audio_ft.config.train import TrainerConfig
-from kimi_audio_ft.training import adapters
+from kimi_audio_ft.training.adapters import adapter_parameters, moments, set_adapter_parameters, set_moments
 
 
 class AdapterHolder(pl.LightningModule):
-    """A module with an adapter. trained: its parameters at the end, whole on every rank, by the PEFT model's names."""
+    """A module with adapters. trained: their final parameters, whole on every rank, by the PEFT model's names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,11 +39,11 @@ class AdapterHolder(pl.LightningModule):
 
 
 class AdapterStrategy(Strategy):
-    """What ``AdapterTraining`` asks of a strategy beyond Lightning's own interface."""
+    """The interface of ``AdapterTraining`` to a strategy, beyond Lightning's own."""
 
     @property
     def ranks(self) -> int:
-        """How many processes train together."""
+        """Number of training processes."""
         return getattr(self, "world_size", 1)
 
     def shard(self, model: nn.Module) -> None:
@@ -64,7 +64,7 @@ class AdapterStrategy(Strategy):
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
-        """Parameters take their places first."""
+        """Parameters must be on their devices first."""
         return True
 
     @property
@@ -75,26 +75,26 @@ class AdapterStrategy(Strategy):
     def lightning_module_state_dict(self) -> dict[str, Tensor]:
         """The adapter, whole, on the CPU; every rank must ask."""
         assert self.lightning_module is not None
-        return adapters.adapter_parameters(self.lightning_module)
+        return adapter_parameters(self.lightning_module)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Put the adapter of a checkpoint into its places."""
+        """Set the adapter from a checkpoint."""
         module = self.lightning_module
         assert isinstance(module, AdapterHolder)
-        adapters.set_adapter_parameters(module, checkpoint["state_dict"])
+        set_adapter_parameters(module, checkpoint["state_dict"])
         # A training that was interrupted right at its end has nothing left to do.
         module.trained = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
         """AdamW's moments, whole, by parameter name; every rank must ask."""
         assert self.lightning_module is not None
-        return adapters.moments(self.lightning_module, optimizer)
+        return moments(self.lightning_module, optimizer)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Put the moments of a checkpoint into their places."""
+        """Set AdamW's moments from a checkpoint."""
         assert self.lightning_module is not None
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            adapters.set_moments(self.lightning_module, optimizer, saved)
+            set_moments(self.lightning_module, optimizer, saved)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """Write once."""
@@ -126,7 +126,7 @@ class Copies(AdapterStrategy, DDPStrategy):
         return nullcontext() if last else wrapped.no_sync()
 
     def pre_backward(self, closure_loss: Tensor) -> None:
-        """Nothing: DistributedDataParallel has prepared itself when its own forward ran."""
+        """Nothing to do: DistributedDataParallel prepared itself in its own forward."""
 
 
 class Shards(AdapterStrategy, ModelParallelStrategy):
@@ -134,8 +134,6 @@ class Shards(AdapterStrategy, ModelParallelStrategy):
 
     def shard(self, model: nn.Module) -> None:
         """Shard layer by layer, so that no device ever holds more than one whole layer."""
-        from torch.distributed.fsdp import fully_shard
-
         mesh = self.device_mesh["data_parallel"]
         for module in list(model.modules()):
             if isinstance(module, Qwen2DecoderLayer | WhisperEncoderLayer):
@@ -148,8 +146,8 @@ class Shards(AdapterStrategy, ModelParallelStrategy):
         return nullcontext()
 
 
-class AsItIs(DeepSpeedPrecision):
-    """Number formats stay: the base has its own (bf16), the adapter is float32. Lightning's would cast everything."""
+class KeepPrecision(DeepSpeedPrecision):
+    """Casts nothing: the base keeps its own number format (bf16), the adapter is float32."""
 
     def __init__(self) -> None:
         super().__init__("32-true")
@@ -170,8 +168,8 @@ class ZeroThree(AdapterStrategy, DeepSpeedStrategy):
     @property
     def root_device(self) -> torch.device:
         """The rank's device; DeepSpeed asks for its number also on a CPU."""
-        place = super().root_device
-        return place if place.type == "cuda" else torch.device("cpu", 0)
+        own = super().root_device
+        return own if own.type == "cuda" else torch.device("cpu", 0)
 
     def setup_environment(self) -> None:
         """Lightning refuses DeepSpeed on a CPU, where it runs too, slowly: for tests."""
@@ -182,7 +180,7 @@ class ZeroThree(AdapterStrategy, DeepSpeedStrategy):
             super().setup_environment()
 
     def setup_distributed(self) -> None:
-        """As Lightning, without its look at the indices of GPUs when there are none."""
+        """As Lightning, without asking for GPU indices on a CPU."""
         if self.root_device.type == "cpu":
             import deepspeed
 
@@ -194,7 +192,7 @@ class ZeroThree(AdapterStrategy, DeepSpeedStrategy):
             super().setup_distributed()
 
     def model_sharded_context(self) -> Any:
-        """Nothing: inside DeepSpeed's context every new tensor, the shards too, would become float32."""
+        """None: inside DeepSpeed's context every new tensor, shards included, would become float32."""
         return nullcontext()
 
     def shard(self, model: nn.Module) -> None:
@@ -207,7 +205,7 @@ class ZeroThree(AdapterStrategy, DeepSpeedStrategy):
             buffer.data = buffer.data.to(self.root_device)
 
     def clip(self, parameters: Sequence[nn.Parameter], norm: float) -> None:
-        """Nothing: DeepSpeed does it by itself, from its config."""
+        """Nothing to do: DeepSpeed clips by its own config."""
 
     @contextmanager
     def accumulating(self, last: bool) -> Iterator[None]:
@@ -243,4 +241,4 @@ def make_strategy(
     if name == "fsdp":
         return Shards(data_parallel_size=ranks, tensor_parallel_size=1)
     config = {**settings.deepspeed, "gradient_clipping": max_grad_norm, "train_micro_batch_size_per_gpu": 1}
-    return ZeroThree(config=config, precision_plugin=AsItIs())
+    return ZeroThree(config=config, precision_plugin=KeepPrecision())

@@ -1,4 +1,4 @@
-"""The loss of each conversation by itself, under a model that is given its answer (teacher forcing)."""
+"""The loss of each conversation's answer under teacher forcing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
+from rich.progress import track
 
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.data.batching import validation_share
@@ -26,7 +27,7 @@ def evaluation_losses(
     """Loss of every conversation of an evaluation set by id; see ``utterance_losses``.
 
     Args:
-        adapter: identity and folder of a saved adapter; None is the base alone.
+        adapter: signature and folder of a saved adapter; None is the base alone.
     """
     settings = evaluation.settings
     rules = BatchRules(1, "sample", 0, progress)
@@ -41,16 +42,14 @@ def evaluation_losses(
 def utterance_losses(
     model: torch.nn.Module, dataset: ConversationDataset, pad_id: int, max_tokens: int, progress: bool = False
 ) -> dict[str, float]:
-    """Mean cross-entropy of each conversation's answer tokens, its end included, in nats; by id, in their order.
+    """Mean cross-entropy of each conversation's answer tokens, its end included, in nats by id, in the dataset's order.
 
     Args:
         dataset: conversations with their answers.
         max_tokens: largest padded number of positions in a batch; a longer conversation is a batch of its own.
 
-    The figures are those that training averages (``loss.row_losses``) and do not depend on how batches are cut.
+    These are the losses that training averages (``row_losses``); they do not depend on the batches.
     """
-    from rich.progress import track
-
     device = next(model.parameters()).device
     collate = Collate(pad_id, dataset.audio.mode == "online")
     losses: dict[str, float] = {}

@@ -18,7 +18,7 @@ from kimi_audio_ft.config.train import LoraConfig, OptimConfig
 from kimi_audio_ft.lora.adapter import adapter_state
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.paths import TINY_MODEL
-from kimi_audio_ft.training.adapters import Learner
+from kimi_audio_ft.training.adapters import AdapterState
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.training.strategies import OneDevice
 
@@ -36,7 +36,7 @@ class Losses(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, AdapterTraining)
-        self.values.append(pl_module.learners[0].step_loss)
+        self.values.append(pl_module.states[0].step_loss)
 
 
 def train(dtype: torch.dtype, device: torch.device, tmp_path: Any) -> tuple[list[float], dict[str, Tensor]]:
@@ -64,7 +64,7 @@ def train(dtype: torch.dtype, device: torch.device, tmp_path: Any) -> tuple[list
         default_root_dir=tmp_path,
     )
     with adapter_on(model, LoraConfig(r=4, lora_dropout=0.0)) as adapted:
-        module = AdapterTraining(adapted, [Learner(OptimConfig(lr=1e-3), seed=1)], STEPS)
+        module = AdapterTraining(adapted, [AdapterState(OptimConfig(lr=1e-3), seed=1)], STEPS)
         trainer.fit(module, DataLoader(steps, batch_size=None))
         state = {key: value.detach().cpu().clone() for key, value in adapter_state(adapted).items()}
     return losses.values, state

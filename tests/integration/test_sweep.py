@@ -197,7 +197,7 @@ def test_killed_sweep_goes_on(
 
     done = killed.run(TRAIN, *command)
     assert done.code == 0, done.err
-    assert "going on from" in done.out
+    assert "resuming from" in done.out
     assert results(killed.folder / "sweep") == results(first)
     assert killed.products("adapter").items() >= finished.items()
     assert not list((killed.store / "adapter").glob(".*.work"))

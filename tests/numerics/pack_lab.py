@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kimi_audio_ft.config.train import LoraConfig, OptimConfig, TrainConfig
-from kimi_audio_ft.training.adapters import Member
+from kimi_audio_ft.training.adapters import AdapterSpec
 from kimi_audio_ft.training.fit import fit_adapters
 from kimi_audio_ft.trial import Trial
 
@@ -29,12 +29,12 @@ NAMES = tuple(LORAS)
 Changes = Mapping[str, Mapping[str, Any]]
 
 
-def member(name: str, changes: Changes, folder: Path) -> Member:
+def member(name: str, changes: Changes, folder: Path) -> AdapterSpec:
     """A member that writes into ``folder/<name>``, with checkpoints in ``folder/<name>.work``."""
     own = changes.get(name, {})
     lora = LoraConfig(**LORAS[name] | own.get("lora", {}))
     optim = OptimConfig(**OPTIMS[name] | own.get("optim", {}))
-    return Member(name, lora, optim, own.get("seed", 1), folder / name, folder / f"{name}.work")
+    return AdapterSpec(name, lora, optim, own.get("seed", 1), folder / name, folder / f"{name}.work")
 
 
 class Lab:

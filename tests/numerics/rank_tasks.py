@@ -11,7 +11,7 @@ from torch import Tensor
 from kimi_audio_ft.config.train import SHARDED, TrainConfig
 from kimi_audio_ft.data.dataset import Sample
 from kimi_audio_ft.runtime.workers import Send
-from kimi_audio_ft.training.adapters import Member
+from kimi_audio_ft.training.adapters import AdapterSpec
 
 
 def fit_with_features(rank: int, send: Send, config: TrainConfig, folder: Path, dtype: str, rows: int) -> None:
@@ -62,14 +62,14 @@ def fit_all_with_features(rank: int, send: Send, trainings: list[tuple[TrainConf
         fit_with_features(rank, send, *training)
 
 
-def fit_packs(rank: int, send: Send, config: TrainConfig, packs: dict[str, tuple[list[Member], Any]]) -> None:
+def fit_packs(rank: int, send: Send, config: TrainConfig, packs: dict[str, tuple[list[AdapterSpec], Any]]) -> None:
     """Several packs by name (members, and who asks to stop), one after another, likewise."""
     for name, pack in packs.items():
         fit_pack(rank, lambda value, name=name: send((name, value)), config, *pack)
 
 
 def fit_pack(
-    rank: int, send: Send, config: TrainConfig, members: list[Member], stop: tuple[int, int] | None = None
+    rank: int, send: Send, config: TrainConfig, members: list[AdapterSpec], stop: tuple[int, int] | None = None
 ) -> None:
     """One rank's part in training a pack. stop: the rank that asks to stop, and after which step."""
     from kimi_audio_ft.runtime.libraries import quiet_libraries

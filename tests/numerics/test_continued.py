@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from kimi_audio_ft.config.train import LoraConfig, OptimConfig, TrainConfig
 from kimi_audio_ft.runtime.libraries import quiet_libraries
-from kimi_audio_ft.training.adapters import Member
+from kimi_audio_ft.training.adapters import AdapterSpec
 from kimi_audio_ft.training.fit import fit_adapters
 from kimi_audio_ft.trial import Trial
 
@@ -36,7 +36,7 @@ def fit(trial_config: Callable[..., TrainConfig], tmp_path: Path) -> Fit:
     def run(place: str, names: Sequence[str], until: int | None = None, accumulate: int = 2) -> dict[str, Any]:
         config = trial_config(trainer={"max_epochs": 3, "accumulate": accumulate})
         trial, folder = Trial(config), tmp_path / place
-        members = [Member(name, *ADAPTERS[name], 1, folder / name, folder / f"{name}.work") for name in names]
+        members = [AdapterSpec(name, *ADAPTERS[name], 1, folder / name, folder / f"{name}.work") for name in names]
         return fit_adapters(trial.base, members, trial.data, config.trainer, until=until)
 
     return run

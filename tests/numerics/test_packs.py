@@ -147,7 +147,7 @@ class TestControls:
 
         def clip_all(self: OneDevice, parameters: Any, norm: float) -> None:
             everything = [p for group in self.optimizers[0].param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(everything if len(self.lightning_module.learners) > 1 else parameters, norm)
+            torch.nn.utils.clip_grad_norm_(everything if len(self.lightning_module.states) > 1 else parameters, norm)
 
         monkeypatch.setattr(OneDevice, "clip", clip_all)
         assert differs() == set(NAMES)
@@ -163,12 +163,12 @@ class TestControls:
         assert differs() == set(NAMES)
 
     def test_one_dropout_generator(self, differs: Callable[[], set[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-        from kimi_audio_ft.lora.pack import Place
+        from kimi_audio_ft.lora.pack import DropoutSeed
 
         shared = torch.Generator()
 
-        def common(self: Place, layer: str, device: torch.device) -> torch.Generator:
+        def common(self: DropoutSeed, layer: str, device: torch.device) -> torch.Generator:
             return shared
 
-        monkeypatch.setattr(Place, "generator", common)
+        monkeypatch.setattr(DropoutSeed, "generator", common)
         assert differs() >= {"a8", "a16"}, "the first to draw may draw what it drew alone"

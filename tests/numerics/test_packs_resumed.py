@@ -101,7 +101,7 @@ def test_killed_between_two_members_checkpoints(config: TrainConfig, lab: Lab, c
     shutil.rmtree(a4 / "step=00000004")
     (a8 / "step=00000004" / "state.safetensors").write_bytes(b"torn")
     assert resume_step(works(lab, ["a8", "a16"])) == 3
-    assert "left aside, for it cannot be read" in caplog.text
+    assert "ignored, cannot be read" in caplog.text
     assert group_by_resume(dict(zip(NAMES, works(lab, NAMES), strict=True))) == [list(NAMES)]
     lab.run(config, NAMES, DROPOUT)
     for name in NAMES:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from kimi_audio_ft.config.train import DecodingConfig, LoraConfig, TrainConfig
-from kimi_audio_ft.decoding import transcripts as transcribe
-from kimi_audio_ft.decoding.request import Request
+from kimi_audio_ft.decoding import transcribe
+from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import EvaluationSet, Transcripts, decode, decode_all
 from kimi_audio_ft.lora.adapter import ONE, save_adapter
 from kimi_audio_ft.manifest.conversation import TEXT_EOS
@@ -18,13 +18,13 @@ from kimi_audio_ft.trial import Trial
 
 REQUESTS = [
     *(
-        Request(DecodingConfig(temperature, top_k, max_new_tokens=8, repeats=3, batch_size=4), seed)
+        DecodingRequest(DecodingConfig(temperature, top_k, max_new_tokens=8, repeats=3, batch_size=4), seed)
         for temperature, top_k, seed in ((0.3, 0, 1), (0.3, 5, 1), (1.0, 0, 1), (1.0, 5, 1), (1.0, 5, 2))
     ),
-    Request(DecodingConfig(0.0, max_new_tokens=8, repeats=3, batch_size=4), 1),
-    Request(DecodingConfig(0.0, max_new_tokens=3, batch_size=4), 1),
-    Request(DecodingConfig(0.0, 0, 1.2, 2, max_new_tokens=8, batch_size=4), 1),
-    Request(DecodingConfig(1.0, 5, 1.2, 2, max_new_tokens=12, batch_size=4), 1),
+    DecodingRequest(DecodingConfig(0.0, max_new_tokens=8, repeats=3, batch_size=4), 1),
+    DecodingRequest(DecodingConfig(0.0, max_new_tokens=3, batch_size=4), 1),
+    DecodingRequest(DecodingConfig(0.0, 0, 1.2, 2, max_new_tokens=8, batch_size=4), 1),
+    DecodingRequest(DecodingConfig(1.0, 5, 1.2, 2, max_new_tokens=12, batch_size=4), 1),
 ]
 
 
@@ -67,7 +67,7 @@ def test_together_as_separately(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     base, evaluation, used = trial.base, trial.evaluation, adapter if adapted else None
-    separate = [decode(base, evaluation, request.decoding, request.seed, used) for request in REQUESTS]
+    separate = [decode(base, evaluation, request.setting, request.seed, used) for request in REQUESTS]
     texts = {str(answers) for transcripts in separate for answers in transcripts.hypotheses}
     assert len(texts) > 15, "settings, seeds and repeats must give different texts"
     monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(tmp_path / "another"))
@@ -79,7 +79,7 @@ def test_seeds_that_do_not_tell_repeats_apart_are_seen(
     trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control: one generator's seed for all repeats of an utterance."""
-    separate = [decode(trial.base, trial.evaluation, request.decoding, request.seed, None) for request in REQUESTS[:4]]
+    separate = [decode(trial.base, trial.evaluation, request.setting, request.seed, None) for request in REQUESTS[:4]]
     monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(tmp_path / "another"))
     seed = transcribe.utterance_seed
     monkeypatch.setattr(transcribe, "utterance_seed", lambda number, repeat, utterance: seed(number, 0, utterance))

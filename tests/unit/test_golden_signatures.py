@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from kimi_audio_ft.base import base_inputs
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.decoding.request import Request
+from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import transcript_signatures
 from kimi_audio_ft.paths import config_dir, project_root
 from kimi_audio_ft.trial import Trial
@@ -43,7 +43,7 @@ def signatures(coded_manifests: Path) -> dict[str, Any]:
         found |= {"features": base_inputs(trial.base)["encoders"], f"r={rank},lr={rate}": adapter}
         for temperature in (0.0, 0.3):
             decoding = demo_trial([*data, f"decoding.text_temperature={temperature}"]).config.decoding
-            names = transcript_signatures(trial.base, trial.evaluation, Request(decoding, seed), adapter)
+            names = transcript_signatures(trial.base, trial.evaluation, DecodingRequest(decoding, seed), adapter)
             found[f"r={rank},lr={rate},t={temperature}"] = names
     return found
 

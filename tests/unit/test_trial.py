@@ -22,8 +22,9 @@ from kimi_audio_ft.config.train import (
     TrainConfig,
     TrainerConfig,
 )
-from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode
+from kimi_audio_ft.decoding.transcripts import EvaluationCache, EvaluationSet, decode
 from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.trial import Trial
 
 ANSWERS = ("今天", "天气", "好", "我们")
@@ -80,13 +81,14 @@ def test_an_evaluation_set_is_held_while_nothing_about_it_changes(
     text = manifest.read_text(encoding="utf-8")
     own.write_text(text.replace('"message_type": "audio"', '"message_type": "audio", "content": "a.wav"', 1), "utf-8")
     changed = replace(config, data=replace(config.data, eval_manifest=str(own)))
-    first = Trial(changed).evaluation
-    assert Trial(changed).evaluation is first
+    cache = EvaluationCache()
+    first = Trial(changed, evaluations=cache).evaluation
+    assert Trial(changed, evaluations=cache).evaluation is first
     recording.write_bytes(b"22")
-    second = Trial(changed).evaluation
+    second = Trial(changed, evaluations=cache).evaluation
     assert second.identity != first.identity
     own.write_text(own.read_text(encoding="utf-8").replace("今天", "明天啊"), encoding="utf-8")
-    third = Trial(changed).evaluation
+    third = Trial(changed, evaluations=cache).evaluation
     assert third.references["u0"] == "明天啊" and third.identity != second.identity
     prompted = replace(changed, data=replace(changed.data, prompt="别的"))
     assert Trial(prompted).evaluation.identity != third.identity
@@ -152,7 +154,7 @@ def test_samplings_differ_by_seed_and_repeat_and_are_kept_one_by_one(signatures:
     three = signatures(repeats=3, **sampling)
     assert three[:2] == two and len(set(three)) == 3
     assert not set(signatures(seed=2, repeats=2, **sampling)) & set(two)
-    assert len(list((store.store_root() / "transcript").glob("[!.]*"))) == 5
+    assert len(list((store_root() / "transcript").glob("[!.]*"))) == 5
 
 
 def test_transcripts_of_an_adapter_and_of_the_base_are_told_apart(config: TrainConfig) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from typing import Any
@@ -13,15 +13,18 @@ import torch
 from kimi_audio_ft.config.train import DecodingConfig
 from kimi_audio_ft.data.dataset import Sample, make_batch
 from kimi_audio_ft.decoding import generate
-from kimi_audio_ft.decoding.generate import SAMPLINGS_AT_ONCE, Sampling, generate_text, generate_texts
+from kimi_audio_ft.decoding.generate import SETTINGS_AT_ONCE, generate_text, generate_texts
 from kimi_audio_ft.model import KimiAudioForCausalLM
 
 PAD, BLANK, EOS, NO_EOS = 0, 1, 13, -1
 
+# A setting, and the seed of every utterance.
+Sampling = tuple[DecodingConfig, Sequence[int]]
+
 
 def sampling(temperature: float, top_k: int = 0, first_seed: int = 0, **settings: Any) -> Sampling:
     decoding = DecodingConfig(temperature, top_k, **{"max_new_tokens": 10} | settings)
-    return Sampling(decoding, range(first_seed, first_seed + 6))
+    return decoding, range(first_seed, first_seed + 6)
 
 
 MANY = [
@@ -35,12 +38,13 @@ MANY = [
 def together(
     model: torch.nn.Module, samples: list[Sample], samplings: list[Sampling], eos: int = EOS
 ) -> list[list[list[int]]]:
-    return generate_texts(model, make_batch(samples, PAD, left=True)["inputs"], samplings, eos, BLANK)
+    settings, seeds = zip(*samplings, strict=True)
+    return generate_texts(model, make_batch(samples, PAD, left=True)["inputs"], settings, seeds, eos, BLANK)
 
 
 def alone(model: torch.nn.Module, samples: list[Sample], one: Sampling, eos: int = EOS) -> list[list[int]]:
     inputs = make_batch(samples, PAD, left=True)["inputs"]
-    return generate_text(model, inputs, one.decoding, eos, BLANK, one.seeds)
+    return generate_text(model, inputs, one[0], eos, BLANK, one[1])
 
 
 @contextmanager
@@ -52,12 +56,12 @@ def rows_per_pass(model: KimiAudioForCausalLM) -> Iterator[list[int]]:
 
 
 def test_each_sampling_is_as_alone(model: KimiAudioForCausalLM, samples: list[Sample]) -> None:
-    assert len(MANY) > 3 * SAMPLINGS_AT_ONCE
+    assert len(MANY) > 3 * SETTINGS_AT_ONCE
     separate = [alone(model, samples, one) for one in MANY]
     assert together(model, samples, MANY) == separate
     assert together(model, samples, MANY[::-1]) == separate[::-1], "whatever their order"
     for index, sample in enumerate(samples[:3]):
-        of_one = together(model, [sample], [Sampling(one.decoding, [one.seeds[index]]) for one in MANY])
+        of_one = together(model, [sample], [(setting, [seeds[index]]) for setting, seeds in MANY])
         assert of_one == [[texts[index]] for texts in separate]
     lengths = {len(text) for texts in separate for text in texts}
     assert len(lengths) > 4 and len({str(texts) for texts in separate}) > len(MANY) / 2, "answers must be ragged"
@@ -108,8 +112,8 @@ def test_rows_fork_and_leave(model: KimiAudioForCausalLM, samples: list[Sample])
 
 
 def test_no_more_rows_at_once_than_said(model: KimiAudioForCausalLM, samples: list[Sample]) -> None:
-    hot = [sampling(8.0, 0, 100 * number) for number in range(SAMPLINGS_AT_ONCE + 3)]
+    hot = [sampling(8.0, 0, 100 * number) for number in range(SETTINGS_AT_ONCE + 3)]
     with rows_per_pass(model) as rows:
         together(model, samples, hot, NO_EOS)
-    assert 6 * (SAMPLINGS_AT_ONCE - 1) < max(rows) <= 6 * SAMPLINGS_AT_ONCE
+    assert 6 * (SETTINGS_AT_ONCE - 1) < max(rows) <= 6 * SETTINGS_AT_ONCE
     assert len(rows) == 1 + 2 * 9, "one prefill, then two groups of nine more tokens"

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from kimi_audio_ft.config.train import DecodingConfig
-from kimi_audio_ft.decoding.sampling import Rule, choose, choose_each, penalize_repetition
+from kimi_audio_ft.decoding.sampling import SamplingRule, choose, choose_each, penalize_repetition
 
 GENERATED = 6
+rule_of = SamplingRule.of
 
 
-def chosen_slowly(logits_V: Tensor, generated: Tensor, rule: Rule, number: Tensor) -> int:
+def chosen_slowly(logits_V: Tensor, generated: Tensor, rule: SamplingRule, number: Tensor) -> int:
     """One row's token as the first version found it: a penalty token by token, and all of the vocabulary sorted."""
     if rule.penalty > 1 and len(generated) > rule.window:
         changed = logits_V.clone()
@@ -37,7 +38,7 @@ def chosen_slowly(logits_V: Tensor, generated: Tensor, rule: Rule, number: Tenso
 
 RULES = sorted(
     {
-        Rule.of(DecodingConfig(temperature, top_k, penalty, window))
+        rule_of(DecodingConfig(temperature, top_k, penalty, window))
         for temperature, top_k, (penalty, window) in product(
             (0.0, 0.01, 0.3, 1.0, 8.0), (0, 1, 5, 5000), ((1.0, 16), (1.2, 3), (1.2, GENERATED), (3.0, 3))
         )
@@ -93,8 +94,8 @@ def test_a_penalty_counts_a_token_once() -> None:
 
 def test_settings_that_choose_the_same_have_one_rule() -> None:
     sampled = DecodingConfig(text_temperature=0.3, text_top_k=5)
-    assert Rule.of(sampled) == Rule.of(replace(sampled, text_repetition_window_size=3, max_new_tokens=1, repeats=9))
+    assert rule_of(sampled) == rule_of(replace(sampled, text_repetition_window_size=3, max_new_tokens=1, repeats=9))
     greedy = replace(sampled, text_temperature=0.0)
-    assert Rule.of(greedy) == Rule.of(replace(greedy, text_temperature=1e-7, text_top_k=50))
+    assert rule_of(greedy) == rule_of(replace(greedy, text_temperature=1e-7, text_top_k=50))
     different = [sampled, greedy, replace(sampled, text_top_k=0), replace(greedy, text_repetition_penalty=1.2)]
-    assert len({Rule.of(setting) for setting in different}) == 4
+    assert len({rule_of(setting) for setting in different}) == 4

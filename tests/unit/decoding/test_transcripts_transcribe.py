@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
-from kimi_audio_ft.decoding.request import Pass, is_greedy
+from kimi_audio_ft.decoding.request import DecodingRequest, is_greedy
 from kimi_audio_ft.decoding.transcribe import transcribe
 from kimi_audio_ft.manifest.conversation import BLANK, TEXT_EOS
 from kimi_audio_ft.model import KimiAudioForCausalLM
@@ -36,8 +36,8 @@ def answers(trial: Trial) -> Callable[..., dict[str, str]]:
     def run(decoding: DecodingConfig, seed: int = 1, repeat: int = 0, keep: slice = slice(None)) -> dict[str, str]:
         conversations = trial.data.eval_conversations[keep]
         prompts = trial.data.dataset(conversations, "eval.jsonl", None, for_generation=True)
-        passes = [Pass(decoding, seed, repeat)]
-        return transcribe(base.load(), prompts, base.tokenizer, passes, base.tokens.first)[0]
+        request = DecodingRequest(decoding, seed, repeat)
+        return transcribe(base.load(), prompts, base.tokenizer, [request], base.tokens.first)[0]
 
     return run
 

@@ -10,7 +10,7 @@ from peft import PeftModel
 
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import LoraConfig, ModelConfig, TrainerConfig
-from kimi_audio_ft.lora.pack import Pack, Place, SeededDropout, Share, why_solo
+from kimi_audio_ft.lora.pack import DropoutSeed, Pack, SeededDropout, Share, why_solo
 
 ZERO = {"zero_optimization": {"stage": 3}}
 
@@ -90,40 +90,40 @@ def test_adapters_start_as_alone(base: Base) -> None:
 
 class TestSeededDropout:
     @pytest.fixture
-    def place(self) -> Place:
-        place = Place()
-        place.at(seed=1, epoch=0, number=3, length=5)
-        return place
+    def seed(self) -> DropoutSeed:
+        seed = DropoutSeed()
+        seed.at(1, 0, 3, length=5)
+        return seed
 
     @pytest.fixture
-    def mask(self, place: Place) -> Callable[..., torch.Tensor]:
+    def mask(self, seed: DropoutSeed) -> Callable[..., torch.Tensor]:
         def draw(length: int = 5, layer: str = "model.layers.0.mlp.up_proj") -> torch.Tensor:
-            return SeededDropout(0.5, layer, place)(torch.ones(2, length, 64))
+            return SeededDropout(0.5, layer, seed)(torch.ones(2, length, 64))
 
         return draw
 
-    def test_it_is_a_dropout(self, mask: Callable[..., torch.Tensor], place: Place) -> None:
+    def test_it_is_a_dropout(self, mask: Callable[..., torch.Tensor], seed: DropoutSeed) -> None:
         drawn = mask()
         assert set(drawn.unique().tolist()) == {0.0, 2.0}
         assert 0.4 < float((drawn == 0).float().mean()) < 0.6
         plain = torch.ones(2, 5, 64)
-        assert SeededDropout(0.5, "x", place).eval()(plain) is plain
+        assert SeededDropout(0.5, "x", seed).eval()(plain) is plain
 
-    def test_the_same_place_draws_the_same(self, mask: Callable[..., torch.Tensor], place: Place) -> None:
+    def test_the_same_place_draws_the_same(self, mask: Callable[..., torch.Tensor], seed: DropoutSeed) -> None:
         """As when activations are recomputed, whatever was drawn in between."""
         first = mask()
         torch.rand(3)
         mask(layer="model.layers.1.mlp.up_proj")
         assert torch.equal(mask(), first)
-        other = Place()
+        other = DropoutSeed()
         other.at(1, 0, 3, 5)
         assert torch.equal(SeededDropout(0.5, "model.layers.0.mlp.up_proj", other)(torch.ones(2, 5, 64)), first)
 
-    def test_another_place_draws_another(self, mask: Callable[..., torch.Tensor], place: Place) -> None:
+    def test_another_place_draws_another(self, mask: Callable[..., torch.Tensor], seed: DropoutSeed) -> None:
         first, layer = mask(), mask(layer="model.layers.1.mlp.up_proj")
         assert not torch.equal(first, layer)
         for where in ((2, 0, 3), (1, 1, 3), (1, 0, 4)):
-            place.at(*where, length=5)
+            seed.at(*where, length=5)
             assert not torch.equal(mask(), first)
 
     def test_a_longer_neighbour_changes_nothing(self, mask: Callable[..., torch.Tensor]) -> None:
@@ -131,8 +131,8 @@ class TestSeededDropout:
         longer = mask(length=9)
         assert torch.equal(longer[:, :5], mask()) and not longer[:, 5:].any()
 
-    def test_gradients_pass_where_values_do(self, place: Place) -> None:
+    def test_gradients_pass_where_values_do(self, seed: DropoutSeed) -> None:
         x = torch.ones(2, 5, 64, requires_grad=True)
-        out = SeededDropout(0.5, "model.x", place)(x)
+        out = SeededDropout(0.5, "model.x", seed)(x)
         out.sum().backward()
         assert torch.equal(x.grad, out.detach())

@@ -13,7 +13,7 @@ import pytest
 
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.decoding.request import Request
+from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode, transcript_signatures
 from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest
 from kimi_audio_ft.paths import TINY_MODEL
@@ -165,7 +165,7 @@ class TestInputs:
     def test_the_training_set_does_not_matter_to_decoding(self, trial_config: Callable[..., TrainConfig]) -> None:
         def name(**data: Any) -> list[str]:
             trial = Trial(trial_config(data=data))
-            return transcript_signatures(trial.base, trial.evaluation, Request(trial.config.decoding, 1), None)
+            return transcript_signatures(trial.base, trial.evaluation, DecodingRequest(trial.config.decoding, 1), None)
 
         assert name(train_subset=8, train_subset_seed=2) == name() != name(prompt="请听写。")
 

@@ -12,15 +12,15 @@ import torch
 from kimi_audio_ft.config.train import LoraConfig, OptimConfig, TrainConfig
 from kimi_audio_ft.sweep import pack_size
 from kimi_audio_ft.sweep.pack_size import Probe, find_pack_size
-from kimi_audio_ft.training.adapters import Member
+from kimi_audio_ft.training.adapters import AdapterSpec
 from kimi_audio_ft.trial import Trial
 
 Config = Callable[..., TrainConfig]
 
 
-def members(count: int, folder: Path) -> list[Member]:
+def members(count: int, folder: Path) -> list[AdapterSpec]:
     lora, optim = LoraConfig(r=2), OptimConfig()
-    return [Member(f"m{i}", lora, optim, 1, folder / f"m{i}", folder / f"m{i}.work") for i in range(count)]
+    return [AdapterSpec(f"m{i}", lora, optim, 1, folder / f"m{i}", folder / f"m{i}.work") for i in range(count)]
 
 
 def test_real_steps_leave_no_trace(trial_config: Config, tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def choose(trial_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """Decides from given measurements by size: positions per second and bytes, or an exception."""
 
     def run(count: int, measured: dict[int, Any]) -> tuple[int, list[int], str]:
-        def stand_in(base: Any, some: Sequence[Member], *rest: Any) -> Probe:
+        def stand_in(base: Any, some: Sequence[AdapterSpec], *rest: Any) -> Probe:
             value = measured[len(some)]
             if isinstance(value, Exception):
                 raise value

@@ -11,7 +11,7 @@ import pytest
 
 from kimi_audio_ft.config.train import LoraConfig, OptimConfig, TrainConfig
 from kimi_audio_ft.training import callbacks
-from kimi_audio_ft.training.adapters import Member
+from kimi_audio_ft.training.adapters import AdapterSpec
 from kimi_audio_ft.training.fit import fit_adapters
 from kimi_audio_ft.trial import Trial
 
@@ -22,7 +22,7 @@ def test_steps_are_reported(trial_config: Config, tmp_path: Path, monkeypatch: p
     """With the positions per second of all adapters together, without padding; rarely, but always the last step."""
     config = trial_config(trainer={"max_steps": 3})
     trial, optim = Trial(config), OptimConfig()
-    members = [Member(n, LoraConfig(r=2), optim, 1, tmp_path / n, tmp_path / f"{n}.work") for n in ("x", "y")]
+    members = [AdapterSpec(n, LoraConfig(r=2), optim, 1, tmp_path / n, tmp_path / f"{n}.work") for n in ("x", "y")]
     seen: list[tuple[str, int, int, float, float]] = []
     monkeypatch.setattr(callbacks, "_REPORT_EVERY", 0.0)
     fit_adapters(trial.base, members, trial.data, config.trainer, on_step=lambda *values: seen.append(values))

@@ -17,9 +17,9 @@ from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.lora.adapter import ONE
 from kimi_audio_ft.store.inventory import listing
-from kimi_audio_ft.training.adapters import Learner
+from kimi_audio_ft.training.adapters import AdapterState
 from kimi_audio_ft.training.callbacks import CurveRecorder
-from kimi_audio_ft.training.checkpoint import AdapterCheckpointIO, KeepCheckpoints, MembersCheckpointIO, checkpoint_of
+from kimi_audio_ft.training.checkpoint import AdapterCheckpointIO, KeepCheckpoints, PackCheckpointIO, checkpoint_of
 from kimi_audio_ft.training.fit import make_trainer
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.trial import Trial
@@ -28,7 +28,7 @@ Fit = Callable[..., dict[str, Any]]
 Config = Callable[..., TrainConfig]
 
 
-class Remembering(MembersCheckpointIO):
+class Remembering(PackCheckpointIO):
     """Also keeps what Lightning handed over."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -59,7 +59,7 @@ def test_lightning_gets_back_what_it_gave(trial_config: Config, tmp_path: Path, 
     trial = Trial(config)
     trial.data.setup()
     with trial.base.new_adapters({ONE: (config.lora, 1)}) as model:
-        module = AdapterTraining(model, [Learner(config.optim, 1)], 3)
+        module = AdapterTraining(model, [AdapterState(config.optim, 1)], 3)
         recorder = CurveRecorder(1, 0, lambda: {ONE: 0.5})
         callbacks = [recorder, KeepCheckpoints([tmp_path], 3, 1)]
         trainer = make_trainer(module, config.trainer, 1, {ONE: tmp_path}, callbacks)

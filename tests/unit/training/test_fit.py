@@ -23,10 +23,11 @@ from kimi_audio_ft.manifest.conversation import layout_conversation
 from kimi_audio_ft.manifest.manifest import read_manifest
 from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer
 from kimi_audio_ft.paths import TINY_MODEL
+from kimi_audio_ft.runtime.signals import TrainingFailed
 from kimi_audio_ft.store.inventory import listing
-from kimi_audio_ft.training.adapters import Learner, rate_factor
+from kimi_audio_ft.training.adapters import AdapterState, rate_factor
 from kimi_audio_ft.training.callbacks import CurveRecorder
-from kimi_audio_ft.training.fit import TrainingFailed, make_trainer
+from kimi_audio_ft.training.fit import make_trainer
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.training.passes import turns
 from kimi_audio_ft.trial import Trial
@@ -149,7 +150,7 @@ class TestWhatIsTrained:
             hooks = [m.register_forward_hook(lambda m, *_: calls.append(type(m).__name__)) for m in watched]
             hooks.append(base.lm_head.register_forward_hook(lambda _, args, out: shapes.append(tuple(out.shape))))
             start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-            module = AdapterTraining(model, [Learner(config.optim, 1)], 2)
+            module = AdapterTraining(model, [AdapterState(config.optim, 1)], 2)
             recorder = CurveRecorder(1, 0, lambda: {ONE: 0.0})
             trainer = make_trainer(module, config.trainer, 1, {ONE: tmp_path}, [recorder])
             trainer.fit(module, datamodule=trial.data)
@@ -208,7 +209,7 @@ def test_gradients_are_clipped(trial_config: Config, tmp_path: Path, limit: floa
     trial.data.setup()
     watch = ClippedNorms()
     with trial.base.new_adapters({ONE: (config.lora, 1)}) as model:
-        module = AdapterTraining(model, [Learner(config.optim, 1)], 2)
+        module = AdapterTraining(model, [AdapterState(config.optim, 1)], 2)
         trainer = make_trainer(module, config.trainer, 1, {ONE: tmp_path}, [watch])
         trainer.fit(module, datamodule=trial.data)
     assert len(watch.norms) == 2
@@ -222,7 +223,7 @@ def test_validation_loss_does_not_depend_on_its_batches(trial_config: Config, tm
         trial = Trial(config)
         trial.data.setup()
         with trial.base.new_adapters({ONE: (config.lora, 1)}) as model:
-            module = AdapterTraining(model, [Learner(config.optim, 1)], 1)
+            module = AdapterTraining(model, [AdapterState(config.optim, 1)], 1)
             module.trainer = make_trainer(module, config.trainer, 1, {ONE: tmp_path}, [])
             loader = trial.data.validation_batches()
             losses.append((len(list(loader)), module.validation_loss(loader)[ONE]))
@@ -273,9 +274,9 @@ class TestBf16Base:
                 sum(layout.is_continuous_mask), model.config.kimia_adaptor_input_dim, generator=generator
             )
             samples.append(Sample(conversation.id, layout, [rows.to(features)]))
-        step = turns([make_batch(samples, tokenizer.pad_id)], [Learner(TrainConfig().optim, 1)])
+        step = turns([make_batch(samples, tokenizer.pad_id)], [AdapterState(TrainConfig().optim, 1)])
         adapted = add_adapter(model, LoraConfig(target_modules="decoder_and_adaptor"), 1)
-        loss = AdapterTraining(adapted, [Learner(TrainConfig().optim, 1)], 1)(step[0], "sample")
+        loss = AdapterTraining(adapted, [AdapterState(TrainConfig().optim, 1)], 1)(step[0], "sample")
         loss.backward()
         gradients = {n: p.grad for n, p in adapted.named_parameters() if p.requires_grad}
         assert math.isfinite(loss.item())
