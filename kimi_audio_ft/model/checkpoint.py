@@ -184,7 +184,8 @@ def write_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype, shard_
     for file, keys in shards.items():
         save_file({key: state[key] for key in keys}, folder / file, metadata={"format": "pt"})
     save_json(shard_index(sizes, shards), folder / INDEX_NAME)
-    save_json(published_config(model.config, dtype), folder / "config.json")
+    config: Any = model.config
+    save_json(published_config(config, dtype), folder / "config.json")
 
 
 def published_config(config: KimiAudioConfig, dtype: torch.dtype) -> dict:
