@@ -1,4 +1,4 @@
-"""What kind of error every edit is: each edit of the strict alignment has exactly one category.
+"""Error categories: each edit of the strict alignment has exactly one.
 
 The rules, tried in this order; "in" a word means that the edit's character of the reference or of the hypothesis
 belongs to it, or that a character was dropped or added between two of its characters:
@@ -66,13 +66,13 @@ def categorised_edits(
 
 @lru_cache(maxsize=100_000)
 def category_counts(reference: str, hypothesis: str, options: ScoringOptions) -> Counter[str]:
-    """How many edits of each category there are; categories without an edit are not listed. Do not change it."""
+    """Number of edits by category, without empty categories. Memoised: do not change the result."""
     edits, _ = categorised_edits(reference, hypothesis, options)
     return Counter(edit.category for edit in edits)
 
 
 class _Side:
-    """Places of one text's names, terms and Latin words."""
+    """Indices of the characters of one text's names, terms and Latin words."""
 
     def __init__(self, text: str, options: ScoringOptions) -> None:
         self.text = text
@@ -100,7 +100,7 @@ class _Judge:
         return self._homophone(edit) or "other"
 
     def _named(self, edit: Edit) -> str | None:
-        """Category by the rules in front of the one for fillers."""
+        """Category by the rules before the one for fillers."""
         number = self._number(edit)
         if number is None and not any(_LETTERS.match(character) for character in self._characters(edit)):
             return "punctuation"
@@ -110,7 +110,7 @@ class _Judge:
         return number
 
     def _characters(self, edit: Edit) -> str:
-        """The characters that the edit takes away and puts there."""
+        """The characters that the edit removes and adds."""
         gone = "" if edit.kind == "insert" else self.reference.text[edit.reference]
         return gone + ("" if edit.kind == "delete" else self.hypothesis.text[edit.hypothesis])
 
@@ -146,10 +146,10 @@ def _is_in(edit: Edit, reference: set[int], hypothesis: set[int]) -> bool:
     return in_reference or (there in hypothesis and (edit.kind != "delete" or there - 1 in hypothesis))
 
 
-def _spans_of(edit: Edit, spans: list[Span], place: int, between: str) -> list[Span]:
-    """The spans that hold a place; for an edit of the kind ``between``, those that go on to both sides of it."""
+def _spans_of(edit: Edit, spans: list[Span], index: int, between: str) -> list[Span]:
+    """The spans that hold an index; for an edit of the kind ``between``, those that extend to both sides of it."""
     first = 1 if edit.kind == between else 0
-    return [span for span in spans if span[0] + first <= place < span[1]]
+    return [span for span in spans if span[0] + first <= index < span[1]]
 
 
 def _runs(edits: list[Edit]) -> Iterator[list[Edit]]:
@@ -175,11 +175,8 @@ def _filler_pattern(more: tuple[str, ...]) -> regex.Pattern[str]:
     return regex.compile(f"(?:{'|'.join(map(regex.escape, words))})+", regex.IGNORECASE)
 
 
-# --- Whether numbers were heard right, however they are written.
-
-
 class Numbers:
-    """The numbers of two aligned texts."""
+    """The numbers of two aligned texts, compared by value, however they are written."""
 
     def __init__(self, alignment: Alignment) -> None:
         self.alignment = alignment
@@ -187,13 +184,13 @@ class Numbers:
         self.hypothesis = number_spans(alignment.hypothesis)
 
     def same_in_hypothesis(self, span: Span) -> bool:
-        """Whether the hypothesis says the value of a number of the reference in its place."""
+        """Whether the hypothesis has the value of a number of the reference at the corresponding span."""
         there = self.alignment.in_hypothesis(span)
         found = [other for other in self.hypothesis if _overlap(other, there)]
         return self._same([span], found or [there])
 
     def same_in_reference(self, span: Span) -> bool:
-        """Whether a number of the hypothesis has the value that the reference has in its place."""
+        """Whether the reference has the value of a number of the hypothesis at the corresponding span."""
         there = self.alignment.in_reference(span)
         found = [other for other in self.reference if _overlap(other, there)]
         return self._same(found or [there], [span])
@@ -208,7 +205,7 @@ class Numbers:
 
 
 def number_accuracy(references: Mapping[str, str], hypotheses: Sequence[Mapping[str, str]]) -> float | None:
-    """The fraction of the references' numbers whose value stands in its place in the hypothesis; None without any.
+    """The fraction of the references' numbers whose value the hypothesis has at the same position; None without any.
 
     Numbers are those of ``number_spans``; 7000万 and 七千万 have the same value. Over all repeats of an evaluation.
     """
@@ -234,5 +231,5 @@ def _overlap(one: Span, other: Span) -> bool:
 
 
 def _value(texts: Iterable[str]) -> str:
-    """The numbers as they are said; 10:30 may be said with or without 分."""
+    """The numbers as they are spoken; 10:30 may be spoken with or without 分."""
     return normalise("".join(texts), "normalised").removesuffix("分")

@@ -1,9 +1,9 @@
-"""Edit counts and error rates of transcripts, over characters, words and mixed units.
+"""Edit counts and error rates of transcripts, over characters, words and mixed units; and alignments.
 
-The loop runs over the *references*: an utterance that came back empty or not at all is all deletions, so that
-silence cannot leave the denominator (as it does in scorers that loop over hypotheses). Rates are corpus level:
-all edits divided by all reference units. Alignments are rapidfuzz's, and counts over characters equal those of
-``jiwer.process_characters`` (white space between words counts as a character).
+The loop runs over the *references*: an empty or missing hypothesis is all deletions, so that silence cannot leave the
+denominator (as it does in scorers that loop over hypotheses). Rates are corpus level: all edits divided by all
+reference units. Alignments are rapidfuzz's, and counts over characters equal those of ``jiwer.process_characters``
+(white space between words counts as a character).
 """
 
 from __future__ import annotations
@@ -21,141 +21,18 @@ from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.scoring.normalise import Normalisation, normalise, rules_of
 from kimi_audio_ft.scoring.spans import Span
 
-# --- Which characters of a hypothesis stand for which of its reference: the alignment that strict scores count.
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One edit of an alignment: ``kind`` is replace, delete or insert.
-
-    reference: place of the character that was replaced or deleted, or in front of which one was inserted.
-    hypothesis: place of the character that replaced it or was inserted, or in front of which one was deleted.
-    """
-
-    kind: str
-    reference: int
-    hypothesis: int
-
-
-class Alignment:
-    """Two texts, the fewest edits between them, and how places in one map onto the other."""
-
-    def __init__(self, reference: str, hypothesis: str) -> None:
-        self.reference, self.hypothesis = reference, hypothesis
-        self.edits = [Edit(*edit) for edit in Levenshtein.editops(reference, hypothesis).as_list()]
-        # Places between characters that stand for each other, in both texts: pairs that grow in both.
-        pairs = {(0, 0), (len(reference), len(hypothesis))}
-        for code in Levenshtein.opcodes(reference, hypothesis):
-            if code.tag in ("equal", "replace"):
-                pairs |= {(code.src_start + k, code.dest_start + k) for k in range(code.src_end - code.src_start + 1)}
-            else:
-                pairs |= {(place, code.dest_start) for place in range(code.src_start, code.src_end + 1)}
-                pairs |= {(code.src_end, place) for place in range(code.dest_start, code.dest_end + 1)}
-        ordered = sorted(pairs)
-        self._reference, self._hypothesis = [r for r, _ in ordered], [h for _, h in ordered]
-
-    def in_hypothesis(self, span: Span) -> Span:
-        """The widest span of the hypothesis that stands for a span of the reference."""
-        return _mapped(span, self._reference, self._hypothesis)
-
-    def in_reference(self, span: Span) -> Span:
-        """The widest span of the reference that a span of the hypothesis stands for."""
-        return _mapped(span, self._hypothesis, self._reference)
-
-
-def _mapped(span: Span, places: Sequence[int], others: Sequence[int]) -> Span:
-    return others[bisect_left(places, span[0])], others[bisect_right(places, span[1]) - 1]
-
-
 # One Han character, or a run of other letters and digits: "7000万" is two units, "2.5", "don't" and "5G" are one each.
 _MIXED_UNIT = regex.compile(
     r"\p{Han}|[[\p{L}\p{M}\p{N}]--\p{Han}]+"
     r"(?:(?:(?<=\p{Nd})[.,:/](?=\p{Nd})|(?<=\p{L})['’](?=\p{L}))[[\p{L}\p{M}\p{N}]--\p{Han}]+)*",
     regex.V1,
 )
-
-
-@dataclass
-class EditCounts:
-    """Edits that turn references into hypotheses, and the number of reference units they are counted against."""
-
-    substitutions: int = 0
-    deletions: int = 0
-    insertions: int = 0
-    reference_units: int = 0
-
-    @property
-    def edits(self) -> int:
-        """All edits."""
-        return self.substitutions + self.deletions + self.insertions
-
-    @property
-    def rate(self) -> float:
-        """Edits per reference unit; the bare number of insertions where there is no unit to divide by (as jiwer)."""
-        return self.edits / max(self.reference_units, 1)
-
-    def add(self, reference: Sequence[str], hypothesis: Sequence[str]) -> None:
-        """Align one utterance, given as two sequences of units, and add its edits."""
-        self.reference_units += len(reference)
-        if reference == hypothesis:
-            return
-        tags = [tag for tag, _, _ in Levenshtein.editops(reference, hypothesis).as_list()]
-        self.substitutions += tags.count("replace")
-        self.deletions += tags.count("delete")
-        self.insertions += tags.count("insert")
-
-
-def mixed_units(text: str) -> list[str]:
-    """Units of the mixed error rate: Han characters, and words of Latin letters and digits; marks are no units.
-
-    Example: ``所有LPL的2.5亿`` gives ``["所", "有", "LPL", "的", "2.5", "亿"]`` (the cut of WeNet's compute-wer).
-    """
-    return _MIXED_UNIT.findall(text)
-
-
-@dataclass
-class _Totals:
-    """What ``score`` counts over the utterances of a corpus."""
-
-    chars: EditCounts = field(default_factory=EditCounts)
-    words: EditCounts = field(default_factory=EditCounts)
-    mixed: EditCounts = field(default_factory=EditCounts)
-    syllable_edits: int = 0
-    references: int = 0
-    exact: int = 0
-    empty: int = 0
-    over_generated: int = 0
-
-    def add(self, reference: str, hypothesis: str) -> None:
-        self.references += 1
-        self.chars.add(reference, hypothesis)
-        self.words.add(reference.split(), hypothesis.split())
-        units, found = mixed_units(reference), mixed_units(hypothesis)
-        self.mixed.add(units, found)
-        self.empty += not hypothesis
-        if reference == hypothesis:
-            self.exact += 1
-            return
-        self.syllable_edits += Levenshtein.distance(in_syllables(units), in_syllables(found))
-        self.over_generated += is_over_generated(reference, hypothesis)
-
-    def figures(self) -> dict[str, float | int]:
-        chars = self.chars
-        return {
-            "cer": chars.rate,
-            "wer": self.words.rate,
-            "mer": self.mixed.rate,
-            "pinyin_error_rate": self.syllable_edits / max(self.mixed.reference_units, 1),
-            "exact_match": self.exact / self.references,
-            "empty_rate": self.empty / self.references,
-            "over_generation_rate": self.over_generated / self.references,
-            "substitutions": chars.substitutions,
-            "deletions": chars.deletions,
-            "insertions": chars.insertions,
-            "num_references": self.references,
-            "num_reference_chars": chars.reference_units,
-            "empty_outputs": self.empty,
-        }
+LENGTH_FACTOR, LENGTH_MARGIN = 1.5, 10
+# The same 1 to 20 characters at least five times in a row ...
+_LOOP = regex.compile(r"(.{1,20}?)\1{4,}", regex.DOTALL)
+# ... which together are at least so many: 哈哈哈哈哈 is speech.
+_LOOP_CHARS = 10
+_HAN = regex.compile(r"\p{Han}")
 
 
 def score(
@@ -173,7 +50,7 @@ def score(
     - ``empty_rate``, ``empty_outputs``: how many references have no hypothesis, or one with nothing in it after
       normalisation, as a fraction and as a count;
     - ``over_generation_rate``: the fraction of references whose hypothesis is longer than 1.5 times the reference plus
-      10 characters, or longer and running in a circle (see ``is_over_generated``);
+      10 characters, or longer and in a loop (see ``is_over_generated``);
     - ``substitutions``, ``deletions``, ``insertions``: counts over characters;
     - ``num_references``, ``num_reference_chars``: what the counts are measured against.
 
@@ -231,17 +108,108 @@ def _checked_text(side: str, key: str, text: Any) -> str:
     return text
 
 
-# --- How Han characters are read: syllables without tone for the error rate, all readings for homophones.
+@dataclass
+class EditCounts:
+    """Edits that turn references into hypotheses, and the number of reference units they are counted against."""
 
-_HAN = regex.compile(r"\p{Han}")
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+    reference_units: int = 0
+
+    @property
+    def edits(self) -> int:
+        """All edits."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def rate(self) -> float:
+        """Edits per reference unit; the bare number of insertions where there is no unit to divide by (as jiwer)."""
+        return self.edits / max(self.reference_units, 1)
+
+    def add(self, reference: Sequence[str], hypothesis: Sequence[str]) -> None:
+        """Align one utterance, given as two sequences of units, and add its edits."""
+        self.reference_units += len(reference)
+        if reference == hypothesis:
+            return
+        tags = [tag for tag, _, _ in Levenshtein.editops(reference, hypothesis).as_list()]
+        self.substitutions += tags.count("replace")
+        self.deletions += tags.count("delete")
+        self.insertions += tags.count("insert")
+
+
+@dataclass
+class _Totals:
+    """Counts of ``score`` over the utterances of a corpus."""
+
+    chars: EditCounts = field(default_factory=EditCounts)
+    words: EditCounts = field(default_factory=EditCounts)
+    mixed: EditCounts = field(default_factory=EditCounts)
+    syllable_edits: int = 0
+    references: int = 0
+    exact: int = 0
+    empty: int = 0
+    over_generated: int = 0
+
+    def add(self, reference: str, hypothesis: str) -> None:
+        self.references += 1
+        self.chars.add(reference, hypothesis)
+        self.words.add(reference.split(), hypothesis.split())
+        units, found = mixed_units(reference), mixed_units(hypothesis)
+        self.mixed.add(units, found)
+        self.empty += not hypothesis
+        if reference == hypothesis:
+            self.exact += 1
+            return
+        self.syllable_edits += Levenshtein.distance(in_syllables(units), in_syllables(found))
+        self.over_generated += is_over_generated(reference, hypothesis)
+
+    def figures(self) -> dict[str, float | int]:
+        chars = self.chars
+        return {
+            "cer": chars.rate,
+            "wer": self.words.rate,
+            "mer": self.mixed.rate,
+            "pinyin_error_rate": self.syllable_edits / max(self.mixed.reference_units, 1),
+            "exact_match": self.exact / self.references,
+            "empty_rate": self.empty / self.references,
+            "over_generation_rate": self.over_generated / self.references,
+            "substitutions": chars.substitutions,
+            "deletions": chars.deletions,
+            "insertions": chars.insertions,
+            "num_references": self.references,
+            "num_reference_chars": chars.reference_units,
+            "empty_outputs": self.empty,
+        }
+
+
+def mixed_units(text: str) -> list[str]:
+    """Units of the mixed error rate: Han characters, and words of Latin letters and digits; marks are no units.
+
+    Example: ``所有LPL的2.5亿`` gives ``["所", "有", "LPL", "的", "2.5", "亿"]`` (the cut of WeNet's compute-wer).
+    """
+    return _MIXED_UNIT.findall(text)
+
+
+def is_over_generated(reference: str, hypothesis: str) -> bool:
+    """Whether a hypothesis is runaway output: much longer than the reference, or a loop.
+
+    It has more than 1.5 times the reference's characters plus 10; or it is longer than the reference and repeats 1 to
+    20 characters at least five times in a row, over at least 10 characters that do not occur so in the reference.
+    """
+    if len(hypothesis) <= len(reference):
+        return False
+    if len(hypothesis) > LENGTH_FACTOR * len(reference) + LENGTH_MARGIN:
+        return True
+    return any(len(loop[0]) >= _LOOP_CHARS and loop[0] not in reference for loop in _LOOP.finditer(hypothesis))
 
 
 class _Syllables(dict[str, str]):
-    """Toneless syllable of every Han character that was asked for; any other text is itself."""
+    """Toneless syllable of each Han character; other text is unchanged."""
 
     def __missing__(self, unit: str) -> str:
         syllable = next(iter(_first_reading(unit)), unit) if _HAN.fullmatch(unit) else unit
-        if len(unit) == 1:  # words and numbers are endless
+        if len(unit) == 1:  # there is no end of words and numbers
             self[unit] = syllable
         return syllable
 
@@ -252,7 +220,7 @@ _SYLLABLES = _Syllables()
 def in_syllables(units: Iterable[str]) -> list[str]:
     """Units of the mixed error rate with every Han character as its toneless syllable: 在 and 再 are both ``zai``.
 
-    Words of other letters, numbers, and characters without a known reading stay as they are.
+    Other words, numbers, and characters without a known reading stay as they are.
     """
     return [_SYLLABLES[unit] for unit in units]
 
@@ -277,24 +245,44 @@ def _first_reading(character: str) -> list[str]:
     return lazy_pinyin(character, style=Style.NORMAL, errors="ignore")
 
 
-# --- Hypotheses that go on when the speech is over: a known failure of autoregressive transcribers.
+@dataclass(frozen=True)
+class Edit:
+    """One edit of an alignment: ``kind`` is replace, delete or insert.
 
-LENGTH_FACTOR, LENGTH_MARGIN = 1.5, 10
-# The same 1 to 20 characters at least five times in a row ...
-_LOOP = regex.compile(r"(.{1,20}?)\1{4,}", regex.DOTALL)
-# ... which together are at least so many: 哈哈哈哈哈 is speech.
-_LOOP_CHARS = 10
-
-
-def is_over_generated(reference: str, hypothesis: str) -> bool:
-    """Whether a hypothesis is much longer than what was said, or runs in a circle.
-
-    It is when it has more than 1.5 times the reference's characters plus 10; or when it is longer than the reference
-    and repeats 1 to 20 characters five times in a row or more, over at least 10 characters that the reference does
-    not hold in the same way.
+    reference: index of the character that was replaced or deleted, or before which one was inserted.
+    hypothesis: index of the character that replaced it or was inserted, or before which one was deleted.
     """
-    if len(hypothesis) <= len(reference):
-        return False
-    if len(hypothesis) > LENGTH_FACTOR * len(reference) + LENGTH_MARGIN:
-        return True
-    return any(len(loop[0]) >= _LOOP_CHARS and loop[0] not in reference for loop in _LOOP.finditer(hypothesis))
+
+    kind: str
+    reference: int
+    hypothesis: int
+
+
+class Alignment:
+    """Two texts, the fewest edits between them, and the mapping of spans between them."""
+
+    def __init__(self, reference: str, hypothesis: str) -> None:
+        self.reference, self.hypothesis = reference, hypothesis
+        self.edits = [Edit(*edit) for edit in Levenshtein.editops(reference, hypothesis).as_list()]
+        # Corresponding positions between characters in both texts: pairs that grow in both.
+        pairs = {(0, 0), (len(reference), len(hypothesis))}
+        for code in Levenshtein.opcodes(reference, hypothesis):
+            if code.tag in ("equal", "replace"):
+                pairs |= {(code.src_start + k, code.dest_start + k) for k in range(code.src_end - code.src_start + 1)}
+            else:
+                pairs |= {(index, code.dest_start) for index in range(code.src_start, code.src_end + 1)}
+                pairs |= {(code.src_end, index) for index in range(code.dest_start, code.dest_end + 1)}
+        ordered = sorted(pairs)
+        self._reference, self._hypothesis = [r for r, _ in ordered], [h for _, h in ordered]
+
+    def in_hypothesis(self, span: Span) -> Span:
+        """The widest span of the hypothesis that corresponds to a span of the reference."""
+        return _mapped(span, self._reference, self._hypothesis)
+
+    def in_reference(self, span: Span) -> Span:
+        """The widest span of the reference that corresponds to a span of the hypothesis."""
+        return _mapped(span, self._hypothesis, self._reference)
+
+
+def _mapped(span: Span, positions: Sequence[int], others: Sequence[int]) -> Span:
+    return others[bisect_left(positions, span[0])], others[bisect_right(positions, span[1]) - 1]

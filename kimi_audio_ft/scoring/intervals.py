@@ -1,12 +1,12 @@
 """Confidence intervals of corpus error rates, by a bootstrap over recordings.
 
-The segments of one recording share a speaker, a room and a topic, so that their errors come together. Drawing segments
-would take them for independent and give intervals that are too narrow; here whole recordings are drawn with
-replacement (the cluster bootstrap; Davison and Hinkley 1997, section 3.8; for error rates Bisani and Ney, ICASSP 2004),
-and a rate is all edits of the drawn recordings by all their reference characters. Intervals are percentiles.
+The segments of one recording share a speaker, a room and a topic, so their errors are correlated: drawing segments as
+if they were independent gives intervals that are too narrow. Here whole recordings are drawn with replacement (cluster
+bootstrap; Davison and Hinkley 1997, section 3.8; for error rates Bisani and Ney, ICASSP 2004), and a rate is all edits
+of the drawn recordings by all their reference characters. Intervals are percentiles.
 
-The draws depend on the number of recordings and the seed alone: trials that were scored on the same references get the
-same draws, which is what makes their differences paired. Imports numpy only.
+The draws depend on the number of recordings and the seed alone: trials scored on the same references get the same
+draws, which makes their differences paired. Imports numpy only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CELLS = 2_000_000
 
 def recording_index(recordings: Sequence[str]) -> NDArray[np.intp]:
     """Which recording each utterance belongs to, ``[utterances]``, counted from 0 in the order they first appear."""
-    number = {name: place for place, name in enumerate(dict.fromkeys(recordings))}
+    number = {name: index for index, name in enumerate(dict.fromkeys(recordings))}
     return np.fromiter((number[name] for name in recordings), dtype=np.intp, count=len(recordings))
 
 

@@ -1,14 +1,14 @@
-"""What stands where in a transcript: names, terms, numbers and Latin words, as spans of characters."""
+"""Names, terms, numbers and Latin words of a transcript, as spans of characters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import regex
 
 Span = tuple[int, int]
-"""First character, and the one behind the last."""
+"""Index of the first character, and of the one after the last."""
 
 _NUMERAL = "零〇一二两三四五六七八九十百千万亿"
 # Digits not next to a Latin letter; several numerals, or one that hardly means anything else (not 一 十 千 万).
@@ -61,20 +61,15 @@ def titled_names(text: str) -> list[Span]:
 
 
 def word_spans(text: str, words: Sequence[str]) -> list[Span]:
-    """Where words of a list stand, whatever their case; the longest that fits wins, and none overlap."""
+    """Occurrences of words of a list, ignoring case; the longest match wins, and none overlap."""
     if not words:
         return []
     return [match.span() for match in _pattern_of(tuple(words)).finditer(text)]
 
 
 def covered(spans: Iterable[Span]) -> set[int]:
-    """Places of all characters inside some spans."""
-    return {place for start, end in spans for place in range(start, end)}
-
-
-def words_of(text: str, spans: Iterable[Span]) -> Iterator[str]:
-    """The text of every span."""
-    return (text[start:end] for start, end in spans)
+    """Indices of all characters inside some spans."""
+    return {index for start, end in spans for index in range(start, end)}
 
 
 @lru_cache(maxsize=16)

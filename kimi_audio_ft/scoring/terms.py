@@ -1,4 +1,4 @@
-"""How well the words of a user's list were heard."""
+"""A user's options of scoring, and recall and precision of the terms of their list."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from kimi_audio_ft.config.train import ScoringConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.scoring.normalise import NORMALISATIONS, Normalisation, Rule, normalise, spoken_rules
 from kimi_audio_ft.scoring.spans import word_spans
-
-# --- What a user may choose about scores: words that do not count, and words that matter.
 
 
 @dataclass(frozen=True)
@@ -101,13 +99,13 @@ def term_scores(
             there = _occurrences(repeat.get(key) or "", spelt, rules)
             for term in here.keys() | there.keys():
                 one, other = here.get(term, 0), there.get(term, 0)
-                for place, count in enumerate((one, other, min(one, other))):
-                    counts[term][place] += count
+                for index, count in enumerate((one, other, min(one, other))):
+                    counts[term][index] += count
     return {term: TermScore(*count) for term, count in counts.items()}
 
 
 def _forms(term: str, rules: Normalisation) -> set[str]:
-    """A term as it is in a text of other languages and in Mandarin, where its numbers are spelt: iPhone 15."""
+    """A term as it is in other languages and in Mandarin, where its numbers are spelt: iPhone 15."""
     spoken = normalise(f"词，{term}，词", rules).removeprefix("词").removesuffix("词")
     return {normalise(term, rules).casefold(), spoken.casefold()}
 

@@ -1,4 +1,4 @@
-"""What a trial's folder says about it: ``scores.json``, ``utterances.jsonl``, ``curves.jsonl``, ``failure.json``."""
+"""Scores and utterance rows of a trial, and their files: ``scores.json``, ``utterances.jsonl``, ``failure.json``."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SHOWN = (
 
 @dataclass(frozen=True)
 class TrialFacts:
-    """Who a trial is: its label, the command that repeats it alone, and its flat config."""
+    """A trial's label, the command that repeats it alone, and its flat config."""
 
     name: str
     command: str
@@ -61,10 +61,10 @@ class TrialFacts:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What is known of every utterance by id besides its text.
+    """Metadata of every utterance by id.
 
     audio: its recording's path, None without one. recordings: what it was cut from; utterances of one recording are not
-    independent. seconds: length of its audio, None where it is unknown.
+    independent. seconds: length of its audio, None if unknown.
     """
 
     audio: Mapping[str, str | None]
@@ -81,8 +81,7 @@ def score_repeats(
     """Scores of one or several samplings of an evaluation set: rates and counts are means over the repeats.
 
     Args:
-        recordings: what every utterance was cut from, by id; the interval of the CER is over them. None: each was
-            recorded by itself.
+        recordings: by id, what every utterance was cut from, for the interval of the CER; None: each is its own.
     """
     options = options or ScoringOptions()
     strict = [score(references, repeat) for repeat in hypotheses]
@@ -187,7 +186,7 @@ def write_utterances(folder: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def write_failure(folder: Path, facts: TrialFacts, error: Exception) -> None:
-    """Write ``failure.json``, in the place of scores."""
+    """Write ``failure.json``, instead of scores."""
     (folder / "scores.json").unlink(missing_ok=True)
     failure = {"trial": facts.name, "error_type": type(error).__name__, "message": str(error)}
     write_json(folder / "failure.json", {**failure, "params": facts.params, "command": facts.command})

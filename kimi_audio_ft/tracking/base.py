@@ -1,4 +1,4 @@
-"""What every record of a trial can do, and the one that records nothing."""
+"""The interface of a trial's record; the one that records nothing, and the one that writes a CSV table."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 Utterance = Mapping[str, Any]
 """One line of ``utterances.jsonl``: id, repeat, reference, hypothesis, cer and audio (a path, or None)."""
+
+FILE_NAME = "metrics.csv"
 
 
 class Tracker(Protocol):
@@ -25,38 +27,6 @@ class Tracker(Protocol):
         """Close the record of a trial that broke, with the reason."""
 
 
-class TrackerSettings(Protocol):
-    """The fields of the config group ``logger`` that this package reads."""
-
-    @property
-    def kind(self) -> str:
-        """wandb, csv or none."""
-
-    @property
-    def project(self) -> str:
-        """W&B project."""
-
-    @property
-    def entity(self) -> str | None:
-        """W&B user or team; None for the account's default."""
-
-    @property
-    def mode(self) -> str:
-        """auto, online or offline."""
-
-    @property
-    def tags(self) -> Sequence[str]:
-        """Tags of the W&B run."""
-
-    @property
-    def utterance_rows(self) -> int:
-        """Largest number of rows in the table of utterances; 0 for no table."""
-
-    @property
-    def audio(self) -> bool:
-        """Whether the table carries the recordings."""
-
-
 class NullTracker:
     """Records nothing; the trial's own files hold the scores anyway."""
 
@@ -70,16 +40,10 @@ class NullTracker:
         """Drop the message."""
 
 
-# --- Curves of a trial as one table, ``metrics.csv``, for people without W&B.
-
-FILE_NAME = "metrics.csv"
-
-
 class CsvRun:
     """Writes ``metrics.csv`` in ``folder``: a row per ``log`` call, a column ``step`` and one per metric.
 
-    The file is complete after every call, so that a running or killed trial can be looked at. A table left by an
-    earlier attempt at the same trial is replaced. Scores and transcripts are in the trial's own files.
+    The file is complete after every call. A table of an earlier attempt at the trial is replaced.
     """
 
     def __init__(self, folder: Path) -> None:

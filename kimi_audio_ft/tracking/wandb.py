@@ -1,7 +1,6 @@
-"""A trial as a Weights & Biases run (written against wandb 0.31).
+"""A trial, or a sweep's report, as a Weights & Biases run (written against wandb 0.31).
 
-W&B is a window on a trial, never a part of it: whatever goes wrong in there, from a missing package to a dead
-network, is one logged warning, and the trial goes on without it.
+No error of W&B's, from a missing package to a dead network, ends a trial: it is one logged warning.
 """
 
 from __future__ import annotations
@@ -18,101 +17,48 @@ from typing import Any
 from kimi_audio_ft.config.train import LoggerConfig
 from kimi_audio_ft.files import read_yaml
 from kimi_audio_ft.runtime.wandb_server import Mode, described, mark_unreachable, resolve_mode, short_name
-from kimi_audio_ft.tracking.base import TrackerSettings, Utterance
-
-# --- What W&B is given of a trial: flat keys, so that its parallel coordinates, scatter plots and grouping just work.
-
-COLUMNS = ("id", "repeat", "reference", "hypothesis", "cer")
-# Shown where the rows have them: older ones do not.
-MORE_COLUMNS = ("edits", "chars", "loss", "recording", "seconds")
-FACTS = "record"
-"""Group of the config that holds a finished trial's facts in words, such as ``record.signature``."""
-
-_ERRORS, _NORMALISED = "errors", "normalised"
-
-
-def flat_keys(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested config as dotted keys: ``{"lora": {"r": 8}}`` gives ``{"lora.r": 8}``; lists stay values."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flat_keys(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def summary_of(scores: Mapping[str, Any]) -> dict[str, float]:
-    """Every finite number of ``scores.json``, under a flat name.
-
-    The strict figures keep their names (``cer``, ``cer_ci_low``, ``substitutions``); the normalised ones get a suffix
-    (``cer_normalised``); counts of error categories are ``errors/<category>``, which W&B puts into a section of their
-    own, and other groups likewise ``<group>/<name>``. Texts and lists are left to the config and the trial's files.
-    """
-    flat: dict[str, float] = {}
-    for key, value in scores.items():
-        if key == _NORMALISED and isinstance(value, Mapping):
-            flat |= {f"{name}_{_NORMALISED}": number for name, number in summary_of(value).items()}
-        elif isinstance(value, Mapping):
-            group = _ERRORS if key == "categories" else key
-            flat |= {f"{group}/{name}": number for name, number in summary_of(value).items()}
-        elif _is_number(value):
-            flat[key] = value
-    return flat
-
-
-def facts_of(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``scores.json`` says in words: the adapter's signature, identity of the data, commit, whether reused.
-
-    W&B groups by config only, and grouping by ``record.signature`` shows the trials that share an adapter.
-    """
-    return {key: value for key, value in scores.items() if isinstance(value, str | bool)}
-
-
-def worst_first(utterances: Sequence[Utterance], limit: int) -> list[Utterance]:
-    """At most ``limit`` utterances, those with the highest CER first and otherwise in the given order."""
-    return sorted(utterances, key=lambda utterance: -utterance["cer"])[:limit]
-
-
-def table_columns(utterances: Sequence[Utterance]) -> list[str]:
-    """Columns of the table of utterances, without audio."""
-    more = [name for name in MORE_COLUMNS if any(row.get(name) is not None for row in utterances)]
-    return [*COLUMNS, *more, *([_ERRORS] if any(row.get("categories") for row in utterances) else [])]
-
-
-def table_cell(utterance: Utterance, column: str) -> Any:
-    """One cell of that table; categories in words: ``homophone 2, filler 1``."""
-    if column != _ERRORS:
-        return utterance.get(column)
-    counts = utterance.get("categories") or {}
-    return ", ".join(f"{name} {count:g}" for name, count in sorted(counts.items(), key=lambda one: -one[1]) if count)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
+from kimi_audio_ft.store.signature import flatten
+from kimi_audio_ft.tracking.base import Utterance
 
 log = logging.getLogger(__name__)
 
 STEP = "step"
 TABLE = "utterances"
+COLUMNS = ("id", "repeat", "reference", "hypothesis", "cer")
+# Shown where the rows have them: older ones do not.
+MORE_COLUMNS = ("edits", "chars", "loss", "recording", "seconds")
+FACTS = "record"
+"""Group of the config that holds texts of a finished trial's scores, such as ``record.signature``."""
+
+_ERRORS, _NORMALISED = "errors", "normalised"
 
 _INIT_SECONDS = 30.0
 _FINISH_SECONDS = 300.0
-# API keys have 40 characters or more; nothing else in a wandb message that matters is that long without a break.
+JOB_TYPE = "report"
+FOLDER = "report"
+"""In the sweep's folder, where this run's files lie: ``wandb sync SWEEP/*/wandb`` finds them beside the trials'."""
+LEADERBOARD = "leaderboard"
+
+# Columns of the leaderboard beside the swept parameters, where trials.json has them.
+_FIRST = ("rank", "kind", "trial")
+_FIGURES = (
+    *("cer", "cer_ci_low", "cer_ci_high", "cer_std", "cer_normalised", "mer", "wer", "exact_match"),
+    *("substitutions", "deletions", "insertions", "empty_rate", "over_generation_rate", "pinyin_error_rate"),
+    *("base_cer", "relative_reduction", "in_best_group", "recommended", "train_seconds", "decode_seconds", "signature"),
+)
 
 
 class WandbRun:
     """One trial's W&B run, open from construction until ``finish`` or ``fail``.
 
-    The config is stored nested and with dotted keys (``lora.r``): W&B's filters and grouping read the first, scripts
-    the second. Curves have a step of their own (``step``), so that those of a reused adapter can be replayed into a
-    run; the summary is flat (``wandb_values``); local files go to ``folder/wandb``.
+    The config is stored nested, for W&B's filters and grouping, and with dotted keys (``lora.r``), for scripts. Curves
+    have a step of their own (``step``), so that those of a reused adapter can be replayed into a run; the summary is
+    flat (``summary_of``); local files go to ``folder/wandb``.
     """
 
     def __init__(
         self,
-        settings: TrackerSettings,
+        settings: LoggerConfig,
         *,
         trial_name: str,
         group: str,
@@ -129,7 +75,7 @@ class WandbRun:
             "group": short_name(group),
             "job_type": job_type,
             "tags": list(settings.tags),
-            "config": {**config, **flat_keys(config)},
+            "config": {**config, **flatten(config)},
             "dir": str(folder.resolve()),
         }
         with self._guarded("starting the run"):
@@ -146,7 +92,7 @@ class WandbRun:
         if self._run is not None:
             with self._guarded("finishing the run"):
                 facts = facts_of(summary)
-                self._run.config.update({FACTS: facts, **flat_keys({FACTS: facts})})
+                self._run.config.update({FACTS: facts, **flatten({FACTS: facts})})
                 self._run.summary.update(summary_of(summary))
                 self._log_table(utterances)
                 self._close(exit_code=0)
@@ -160,7 +106,7 @@ class WandbRun:
 
     @contextlib.contextmanager
     def _guarded(self, doing: str) -> Iterator[None]:
-        """Turn whatever wandb raises into one warning and the end of this record."""
+        """Turn an error of wandb's into one warning and the end of this run."""
         try:
             yield
         except Exception as error:  # no narrower class holds everything that wandb and its service raise
@@ -174,7 +120,7 @@ class WandbRun:
             run.finish(exit_code=exit_code)
 
     def _start(self, identity: dict[str, Any]) -> None:
-        # Read by wandb-core when it starts: no crash reports of our users' runs to W&B's own error tracker.
+        # Read by wandb-core when it starts: no crash reports to W&B's own error tracker.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         mode = resolve_mode(self._settings.mode)
         if mode == "disabled":
@@ -238,9 +184,9 @@ def _table(rows: Sequence[Utterance], *, audio: bool) -> Any:
 
 @contextlib.contextmanager
 def staging_in(folder: Path) -> Iterator[None]:
-    """Let wandb stage the table's files in the trial's folder instead of ``~/.local/share``.
+    """Let wandb stage files in the trial's folder instead of ``~/.local/share``.
 
-    An offline run points to its staged files until it is synced, and they should go where the run goes.
+    An offline run refers to its staged files until it is synced.
     """
     if "WANDB_DATA_DIR" in os.environ:
         yield
@@ -250,22 +196,6 @@ def staging_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         del os.environ["WANDB_DATA_DIR"]
-
-
-# --- A finished sweep as one more W&B run of its group: the report as an artifact, the leaderboard as a table.
-
-JOB_TYPE = "report"
-FOLDER = "report"
-"""In the sweep's folder, where this run's files lie: ``wandb sync SWEEP/*/wandb`` finds them beside the trials'."""
-LEADERBOARD = "leaderboard"
-
-# Columns of the leaderboard beside the swept parameters, where trials.json has them.
-_FIRST = ("rank", "kind", "trial")
-_FIGURES = (
-    *("cer", "cer_ci_low", "cer_ci_high", "cer_std", "cer_normalised", "mer", "wer", "exact_match"),
-    *("substitutions", "deletions", "insertions", "empty_rate", "over_generation_rate", "pinyin_error_rate"),
-    *("base_cer", "relative_reduction", "in_best_group", "recommended", "train_seconds", "decode_seconds", "signature"),
-)
 
 
 def record_sweep(folder: Path, files: Sequence[Path]) -> None:
@@ -281,14 +211,14 @@ def record_sweep(folder: Path, files: Sequence[Path]) -> None:
             return
         (document,) = (json.loads(path.read_text(encoding="utf-8")) for path in files if path.suffix == ".json")
         (folder / FOLDER).mkdir(exist_ok=True)
-    except Exception as error:  # as with the trials: nothing that W&B needs may end a sweep
+    except Exception as error:  # as with the trials: no error here may end a sweep
         log.warning("W&B: the report is not uploaded: %s: %s", type(error).__name__, error)
         return
     ReportRun(settings, folder).record(document, files)
 
 
 def _logger_of(folder: Path) -> LoggerConfig | None:
-    """Settings of the first trial that W&B recorded, from the config that Hydra wrote beside it."""
+    """Settings of the first trial that W&B recorded, from Hydra's copy of its config."""
     for path in sorted(folder.glob("*/.hydra/config.yaml")):
         config = read_yaml(path, "Run this trial again")
         if config["logger"]["kind"] == "wandb":
@@ -307,8 +237,8 @@ class ReportRun(WandbRun):
         """Log the leaderboard and the artifact, and close the run.
 
         Args:
-            document: trials.json. Its figures get names that no trial has (``best_cer``), so that this run is no
-                point of the trials' scatter plots.
+            document: trials.json. Its figures get names that no trial has (``best_cer``), to keep this run out of the
+                trials' scatter plots.
         """
         if self._run is None:
             return
@@ -350,3 +280,53 @@ def _cell(value: Any) -> Any:
 def _summary(document: Mapping[str, Any]) -> dict[str, float]:
     scored = [entry["scores"]["cer"] for entry in document["trials"] if entry.get("scores")]
     return {"num_trials": len(document["trials"]), "num_scored": len(scored), "best_cer": min(scored)}
+
+
+def summary_of(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Every finite number of ``scores.json``, under a flat name.
+
+    The strict figures keep their names (``cer``, ``cer_ci_low``, ``substitutions``); the normalised ones get a suffix
+    (``cer_normalised``); counts of error categories are ``errors/<category>``, which W&B puts into a section of their
+    own, and other groups likewise ``<group>/<name>``. Texts and lists are left to the config and the trial's files.
+    """
+    flat: dict[str, float] = {}
+    for key, value in scores.items():
+        if key == _NORMALISED and isinstance(value, Mapping):
+            flat |= {f"{name}_{_NORMALISED}": number for name, number in summary_of(value).items()}
+        elif isinstance(value, Mapping):
+            group = _ERRORS if key == "categories" else key
+            flat |= {f"{group}/{name}": number for name, number in summary_of(value).items()}
+        elif _is_number(value):
+            flat[key] = value
+    return flat
+
+
+def facts_of(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Texts and flags of ``scores.json``: the adapter's signature, identity of the data, commit, whether reused.
+
+    They go to the config, by which alone W&B groups: ``record.signature`` shows the trials that share an adapter.
+    """
+    return {key: value for key, value in scores.items() if isinstance(value, str | bool)}
+
+
+def worst_first(utterances: Sequence[Utterance], limit: int) -> list[Utterance]:
+    """At most ``limit`` utterances, those with the highest CER first and otherwise in the given order."""
+    return sorted(utterances, key=lambda utterance: -utterance["cer"])[:limit]
+
+
+def table_columns(utterances: Sequence[Utterance]) -> list[str]:
+    """Columns of the table of utterances, without audio."""
+    more = [name for name in MORE_COLUMNS if any(row.get(name) is not None for row in utterances)]
+    return [*COLUMNS, *more, *([_ERRORS] if any(row.get("categories") for row in utterances) else [])]
+
+
+def table_cell(utterance: Utterance, column: str) -> Any:
+    """One cell of that table; categories as text: ``homophone 2, filler 1``."""
+    if column != _ERRORS:
+        return utterance.get(column)
+    counts = utterance.get("categories") or {}
+    return ", ".join(f"{name} {count:g}" for name, count in sorted(counts.items(), key=lambda one: -one[1]) if count)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from kimi_audio_ft.config.train import LoggerConfig
 from tests.offline_wandb import StoredRun
 from tests.offline_wandb import offline_runs as read_offline_runs
 
@@ -18,20 +19,7 @@ def offline_runs() -> Callable[[Path], list[StoredRun]]:
     return read_offline_runs
 
 
-@dataclass
-class LoggerSettings:
-    """The fields of the config group `logger` that a tracker reads."""
-
-    kind: str = "wandb"
-    project: str = "unit-tests"
-    entity: str | None = None
-    mode: str = "auto"
-    tags: list[str] = field(default_factory=lambda: ["demo"])
-    utterance_rows: int = 100
-    audio: bool = False
-
-
 @pytest.fixture
-def logger_settings() -> type[LoggerSettings]:
-    """Class of the settings, to be made with the fields a test cares about."""
-    return LoggerSettings
+def logger_settings() -> Callable[..., LoggerConfig]:
+    """Makes settings with the fields that a test cares about."""
+    return partial(LoggerConfig, project="unit-tests", tags=["demo"], utterance_rows=100)

@@ -19,7 +19,6 @@ import pytest
 from kimi_audio_ft.tracking import make_tracker
 from kimi_audio_ft.tracking.wandb import (
     facts_of,
-    flat_keys,
     summary_of,
     table_cell,
     table_columns,
@@ -255,15 +254,6 @@ def test_every_number_is_one_flat_key_and_nothing_else_is() -> None:
 
 def test_what_is_said_in_words_can_be_grouped_by() -> None:
     assert facts_of(SCORES) == {"trial": "lora.r=8", "train_reused": True}
-
-
-def test_nested_config_becomes_dotted_keys() -> None:
-    assert flat_keys({"a": {"b": {"c": 1}, "d": [1, {"e": 2}]}, "f": None, "g": {}}) == {
-        "a.b.c": 1,
-        "a.d": [1, {"e": 2}],
-        "f": None,
-        "g": {},
-    }
 
 
 def test_the_worst_utterances_come_first_and_equals_keep_their_order() -> None:
