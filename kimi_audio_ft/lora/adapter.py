@@ -22,12 +22,12 @@ from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
 # PEFT's name for the adapter of a model that has one.
 ONE = "default"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-# Starts of PEFT that subtract themselves from the base's weights, which here are shared and stay as they are.
+# PEFT's initialisations that change the base's weights, which adapters share here.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def peft_config(settings: LoraConfig) -> peft.LoraConfig:
-    """Our settings in PEFT's words."""
+    """PEFT's config for our settings."""
     assert settings.lora_alpha is not None, "LoraConfig.__post_init__ sets it"
     start: Any = True if settings.init_lora_weights == "default" else settings.init_lora_weights
     return peft.LoraConfig(
@@ -43,17 +43,14 @@ def peft_config(settings: LoraConfig) -> peft.LoraConfig:
 
 
 def add_adapter(model: KimiAudioForCausalLM, settings: LoraConfig, seed: int, base: str = "") -> peft.PeftModel:
-    """Freeze the base and put a fresh adapter on it; its start depends on the seed alone.
-
-    The adapter is float32 whatever the base is (PEFT casts around it).
-    """
+    """Freeze the base and put a fresh float32 adapter on it; its initial values depend on the seed alone."""
     return add_adapters(model, {ONE: (settings, seed)}, base)
 
 
 def add_adapters(
     model: KimiAudioForCausalLM, adapters: Mapping[str, tuple[LoraConfig, int]], base: str = ""
 ) -> peft.PeftModel:
-    """Freeze the base and put fresh adapters on it, each with its seed: it starts as ``add_adapter`` starts it."""
+    """Freeze the base and put fresh adapters on it, each with the initial values of ``add_adapter``."""
     for settings, _ in adapters.values():
         matched_modules(model, settings.target_modules)
     model.requires_grad_(False)
@@ -74,7 +71,7 @@ def add_adapters(
     assert adapted is not None, "no adapter to add"
     if len(adapters) > 1:
         tuner: Any = adapted.base_model
-        tuner.set_adapter(list(adapters))  # all of them learn; PeftModel's own method takes one name
+        tuner.set_adapter(list(adapters))  # all are trained; PeftModel's own method takes one name
     return adapted
 
 
@@ -112,9 +109,9 @@ def read_adapter(folder: Path) -> tuple[peft.LoraConfig, dict[str, Tensor]]:
 def with_tensors(
     model: KimiAudioForCausalLM, config: peft.LoraConfig, tensors: dict[str, Tensor], folder: Path
 ) -> peft.PeftModel:
-    """The base with an adapter whose tensors are exactly these; PEFT itself only warns of missing ones.
+    """The base with an adapter of exactly these tensors; PEFT itself only warns of missing ones.
 
-    On a base on the meta device PEFT leaves the adapter's values there too: only its structure is settled.
+    On a base on the meta device the adapter's values are there too: it has structure only.
     """
     remedy = "Set model.path to the base that it was trained on"
     try:
@@ -126,8 +123,8 @@ def with_tensors(
     if expected != given:
         adapted.unload()
         odd = sorted(key for key in expected.keys() | given.keys() if expected.get(key) != given.get(key))
-        found, wanted = given.get(odd[0], "no tensor"), expected.get(odd[0], "no place for it")
-        problem = f"does not fit the base ({odd[0]}: the adapter has {found}, the base {wanted}; {len(odd)} such)"
+        found, fitting = given.get(odd[0], "no tensor"), expected.get(odd[0], "no such target")
+        problem = f"does not fit the base ({odd[0]}: the adapter has {found}, the base {fitting}; {len(odd)} such)"
         raise DataError(folder, problem, remedy)
     set_peft_model_state_dict(adapted, tensors, low_cpu_mem_usage=model.device.type == "meta")
     return adapted.eval()

@@ -1,4 +1,4 @@
-"""An adapter and its base become one folder in the published layout: whole, or not there."""
+"""Merge an adapter into its base: a folder in the published layout, which appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kimi_audio_ft.files import let_others_read, read_json_object, save_json
 from kimi_audio_ft.manifest.conversation import MESSAGE_END, TEXT_EOS
 from kimi_audio_ft.merging.verify import check_files, check_logits
 from kimi_audio_ft.merging.weights import (
-    Source,
+    StoredTensor,
     Update,
     decoder_sources,
     read_updates,
@@ -46,11 +46,12 @@ _VERSION = 1
 _WHISPER_MODULE, _WHISPER_STORED = "whisper_model.", "model."
 # JSON and tokenizer files, generously.
 _SIDE_BYTES = 50 * 10**6
+_REMEDY = "Download the base again"
 
 
 @dataclass
 class Merge:
-    """One merge, from its config: what is read, and where it goes."""
+    """One merge, from its config: inputs and output folder."""
 
     config: MergeConfig
 
@@ -66,7 +67,7 @@ class Merge:
 
     @cached_property
     def adapter(self) -> tuple[str, Path]:
-        """Identity and folder of the adapter."""
+        """Signature (or digest) and folder of the adapter."""
         found = find_adapter(self.config.adapter)
         assert found is not None, "MergeConfig requires a name"
         return found
@@ -82,7 +83,7 @@ class Merge:
         return DTYPES[self.config.dtype]
 
     @cached_property
-    def decoder(self) -> dict[str, Source]:
+    def decoder(self) -> dict[str, StoredTensor]:
         """Tensors of the base's decoder, which must be exactly the config's."""
         sources = decoder_sources(self.base.files.root)
         expected = {key: tuple(value.shape) for key, value in self.base.on_meta().state_dict().items()}
@@ -95,7 +96,7 @@ class Merge:
         return sources
 
     @cached_property
-    def encoder(self) -> dict[str, Source]:
+    def encoder(self) -> dict[str, StoredTensor]:
         """Tensors of the base's Whisper."""
         return whisper_sources(self.whisper)
 
@@ -116,7 +117,7 @@ class Merge:
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """Everything that the merged folder depends on."""
+        """Everything that the content of the merged folder depends on."""
         config = self.config
         return {
             "version": _VERSION,
@@ -146,7 +147,7 @@ def merge(config: MergeConfig) -> Path:
     _refuse_inside_base(task)
     with store.lock("merge", digest_of(str(out))):
         if _is_done(task):
-            print(f"{out}: the same merge is there already; nothing to do")
+            print(f"{out}: holds this merge already; nothing to do")
             return out
         _require_space(task)
         with _draft(out) as draft:
@@ -177,43 +178,40 @@ def _write(task: Merge, draft: Path) -> None:
 
 
 def _is_done(task: Merge) -> bool:
-    """Whether ``out`` holds this very merge; refuses a folder that may not be replaced."""
+    """Whether ``out`` holds this merge; raises for a folder that must not be replaced."""
     out = task.out
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     if not (out / RECORD).is_file():
-        raise ConfigError("out", task.config.out, "is there and holds something else than a merge", "Name a new folder")
-    there = read_json_object(out / RECORD, "Remove the folder")
-    if there == task.facts:
+        raise ConfigError("out", task.config.out, "exists and does not hold a merge", "Name a new folder")
+    found = read_json_object(out / RECORD, "Remove the folder")
+    if found == task.facts:
         return True
     if not task.config.overwrite:
-        other = sorted(key for key in there.keys() | task.facts.keys() if there.get(key) != task.facts.get(key))
+        other = sorted(key for key in found.keys() | task.facts.keys() if found.get(key) != task.facts.get(key))
         rule = f"holds another merge ({', '.join(other)} differ)"
         raise ConfigError("out", task.config.out, rule, "Name a new folder, or set overwrite=true")
     return False
 
 
 def _refuse_inside_base(task: Merge) -> None:
-    for option, place in (("model.path", task.base.files.root), ("adapter", task.adapter[1].resolve())):
-        if task.out == place or place in task.out.parents or task.out in place.parents:
-            raise ConfigError("out", task.config.out, f"must not lie in {option}={place}, nor hold it", "Name another")
+    for option, folder in (("model.path", task.base.files.root), ("adapter", task.adapter[1].resolve())):
+        if task.out == folder or folder in task.out.parents or task.out in folder.parents:
+            raise ConfigError("out", task.config.out, f"must not lie in {option}={folder}, nor hold it", "Name another")
 
 
 def _require_space(task: Merge) -> None:
-    place = task.out
-    while not place.is_dir():
-        place = place.parent
-    free, needed = shutil.disk_usage(place).free, task.size + _SIDE_BYTES
+    parent = next(folder for folder in (task.out, *task.out.parents) if folder.is_dir())
+    free, needed = shutil.disk_usage(parent).free, task.size + _SIDE_BYTES
     if task.size > free:
-        rule = f"needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free in {place}"
+        rule = f"needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free in {parent}"
         raise ConfigError("out", task.config.out, rule, "Free space there, or name a folder on a larger disk")
 
 
 @contextmanager
 def _draft(out: Path) -> Iterator[Path]:
-    """A hidden neighbour of ``out`` that takes its place at the end; on any error it is removed.
-
-    A killed merge leaves it without index and ``config.json``, which are written last; the next merge removes it.
+    """A hidden sibling of ``out`` that replaces it at the end; it is removed on any error, or by the next merge after a
+    kill.
     """
     draft = out.with_name(f".{out.name}.draft")
     try:
@@ -237,11 +235,6 @@ def _draft(out: Path) -> Iterator[Path]:
         raise
 
 
-# An exported checkpoint without its weights: configs, tokenizer files, and the published code for its loader.
-
-_REMEDY = "Download the base again"
-
-
 def write_text_files(root: Path, folder: Path, target: str) -> None:
     """Tokenizer files, ``generation_config.json`` and, for the official loader, the base's Python files."""
     tokenizer = TextTokenizer.from_pretrained(root)
@@ -258,7 +251,7 @@ def write_text_files(root: Path, folder: Path, target: str) -> None:
 
 
 def generation_config(root: Path, tokenizer: TextTokenizer) -> dict[str, Any]:
-    """The base's own, if it has one, with the three ids at which an answer ends."""
+    """The base's own, if any, with the three ids that end an answer."""
     path = root / "generation_config.json"
     own = read_json_object(path, _REMEDY) if path.is_file() else {}
     special = tokenizer.special_tokens
@@ -267,7 +260,7 @@ def generation_config(root: Path, tokenizer: TextTokenizer) -> dict[str, Any]:
 
 
 def write_model_config(root: Path, folder: Path, target: str, dtype: torch.dtype) -> None:
-    """``config.json`` in the base's own words; see the module's text for what a target changes."""
+    """The base's ``config.json``; for vLLM with the model type qwen2 and without ``auto_map``."""
     fields = read_json_object(root / "config.json", _REMEDY)
     for name in ("_name_or_path", "dtype"):
         fields.pop(name, None)
@@ -281,7 +274,7 @@ def write_model_config(root: Path, folder: Path, target: str, dtype: torch.dtype
 
 
 def write_whisper_configs(whisper: Path, folder: Path) -> None:
-    """The encoder's ``config.json`` and ``preprocessor_config.json``, which the official export forgets."""
+    """The encoder's ``config.json`` and ``preprocessor_config.json``, which the official export lacks."""
     config = read_json_object(whisper / "config.json", _REMEDY)
     shutil.copyfile(whisper / "config.json", folder / "config.json")
     preprocessor = whisper / "preprocessor_config.json"

@@ -1,4 +1,4 @@
-"""What a merged folder must pass before it gets its name: its files read back, and its logits."""
+"""Checks of a merged folder before it gets its name: its files read back, and its logits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from kimi_audio_ft.base import PeftTargets
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.lora.adapter import load_adapter
-from kimi_audio_ft.merging.weights import Source, decoder_sources, whisper_sources
+from kimi_audio_ft.merging.weights import StoredTensor, decoder_sources, whisper_sources
 from kimi_audio_ft.model import KimiAudioForCausalLM, WhisperFeatureExtractor, num_audio_tokens
 from kimi_audio_ft.model.checkpoint import is_branch, read_config
 from kimi_audio_ft.model.files import WHISPER_NAME, ModelFiles
@@ -24,19 +24,21 @@ _MOST_BYTES = 5e9
 _SAMPLES = 20_000
 
 
-def check_files(folder: Path, decoder: Mapping[str, Source], encoder: Mapping[str, Source], dtype: torch.dtype) -> None:
+def check_files(
+    folder: Path, decoder: Mapping[str, StoredTensor], encoder: Mapping[str, StoredTensor], dtype: torch.dtype
+) -> None:
     """Read headers and index back; names and shapes must be the base's, less the stray rotary tables.
 
-    Raises DataError, which would be a bug here or a disk that does not keep what is written.
+    Raises DataError: a bug here, or a disk that does not keep what is written.
     """
-    for place, written, wanted in (
+    for where, written, required in (
         (folder, decoder_sources(folder), decoder),
         (folder / WHISPER_NAME, whisper_sources(folder / WHISPER_NAME), encoder),
     ):
         found = {name: source.info.shape for name, source in written.items()}
-        expected = {name: source.info.shape for name, source in wanted.items()}
+        expected = {name: source.info.shape for name, source in required.items()}
         if found != expected:
-            raise DataError(place, "does not hold the tensors that were written", "Check the disk, and merge again")
+            raise DataError(where, "does not hold the tensors that were written", "Check the disk, and merge again")
     assert {source.info.dtype for source in decoder_sources(folder).values()} == {dtype}
 
 
@@ -55,12 +57,12 @@ def check_logits(base: ModelFiles, folder: Path, adapter: Path, dtype: torch.dty
     if verify == "false" or (verify == "auto" and 4 * numbers > _MOST_BYTES):
         need = f"it takes {4 * numbers / 1e9:.0f} GB of memory" if verify == "auto" else "verify=false"
         return f"names, shapes and index checked; logits not compared ({need}; verify=true compares them)"
-    wanted = _logits(base.root, base.whisper, targets, adapter)
-    found = _logits(folder, folder / WHISPER_NAME, targets, None)
+    expected = _logits(base.root, base.whisper, targets, adapter)
+    merged = _logits(folder, folder / WHISPER_NAME, targets, None)
     plain = _logits(base.root, base.whisper, targets, None)
-    spread = (wanted - wanted.mean()).square().mean().sqrt()
-    error = float((found - wanted).square().mean().sqrt() / spread)
-    effect = float((plain - wanted).square().mean().sqrt() / spread)
+    spread = (expected - expected.mean()).square().mean().sqrt()
+    error = float((merged - expected).square().mean().sqrt() / spread)
+    effect = float((plain - expected).square().mean().sqrt() / spread)
     line = f"logits: merged differs from base + adapter by {error:.2%} of their spread, the base alone by {effect:.2%}"
     if not error <= TOLERANCE[dtype]:
         raise DataError(folder, f"{line}; at most {TOLERANCE[dtype]:.3%} is rounding", "Report this as a bug")
@@ -87,7 +89,7 @@ def _logits(root: Path, whisper: Path, targets: PeftTargets, adapter: Path | Non
     is_code = torch.zeros_like(audio, dtype=torch.bool)
     is_code[:, 4 : 4 + codes] = True
     text = torch.randint(0, offset, audio.shape, generator=generator)
-    heard = {"audio_features": features} if features else {"waveforms": [waveform]}
-    out = model(audio, text, is_code, audio_branch=targets.branch, **heard)
+    inputs = {"audio_features": features} if features else {"waveforms": [waveform]}
+    out = model(audio, text, is_code, audio_branch=targets.branch, **inputs)
     parts = [out.text_logits] + ([out.audio_logits] if targets.branch else [])
     return torch.cat(parts).float()

@@ -1,4 +1,4 @@
-"""Streaming of a base's tensors, merged, into new files: never a whole tensor in float32."""
+"""Streaming of a base's tensors, merged with an adapter's updates, into new files: never a whole tensor in float32."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.files import INDEX_NAME, save_json
-from kimi_audio_ft.lora.adapter import read_adapter, with_tensors
+from kimi_audio_ft.lora.adapter import ONE, read_adapter, with_tensors
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.model.checkpoint import (
     STRAY_SUFFIX,
@@ -32,45 +32,47 @@ from kimi_audio_ft.model.checkpoint import (
 
 # Numbers of a tensor that are in memory at once: 64 MiB in float32.
 _PIECE_NUMBERS = 2**24
+# PEFT's prefix of the base's module paths.
+_PREFIX = "base_model.model."
 
 Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Source:
-    """A tensor of the base: its file, its name there, and what the header says."""
+class StoredTensor:
+    """A tensor of the base: its file, its name in it, dtype and shape."""
 
     path: Path
     stored_name: str
     info: TensorInfo
 
 
-def decoder_sources(root: Path) -> dict[str, Source]:
+def decoder_sources(root: Path) -> dict[str, StoredTensor]:
     """The base's tensors in the order of its shards, without the stray rotary tables."""
     return {name: source for name, source in _sources(root).items() if not name.endswith(STRAY_SUFFIX)}
 
 
-def whisper_sources(folder: Path) -> dict[str, Source]:
+def whisper_sources(folder: Path) -> dict[str, StoredTensor]:
     """Tensors of the Whisper folder by their published names ``model.encoder.*`` and ``model.decoder.*``."""
     found = _sources(folder)
     return {f"model.{name}" if name.startswith(("encoder.", "decoder.")) else name: found[name] for name in found}
 
 
-def _sources(folder: Path) -> dict[str, Source]:
-    places = file_of_tensor(folder)
-    check_headers(folder, set(places.values()))
-    headers = {path: read_header(path) for path in set(places.values())}
-    return {name: Source(path, name, headers[path][name]) for name, path in places.items()}
+def _sources(folder: Path) -> dict[str, StoredTensor]:
+    files = file_of_tensor(folder)
+    check_headers(folder, set(files.values()))
+    headers = {path: read_header(path) for path in set(files.values())}
+    return {name: StoredTensor(path, name, headers[path][name]) for name, path in files.items()}
 
 
-def as_dtype(sources: Mapping[str, Source], dtype: torch.dtype) -> dict[str, TensorInfo]:
-    """What the merged file will say of the tensors."""
+def as_dtype(sources: Mapping[str, StoredTensor], dtype: torch.dtype) -> dict[str, TensorInfo]:
+    """Dtype and shape of the tensors in the merged file."""
     return {name: TensorInfo(dtype, source.info.shape) for name, source in sources.items()}
 
 
 def write_decoder(
     folder: Path,
-    sources: Mapping[str, Source],
+    sources: Mapping[str, StoredTensor],
     updates: Mapping[str, Update],
     dtype: torch.dtype,
     most_bytes: float,
@@ -79,7 +81,7 @@ def write_decoder(
     """Write shards ``model-1-of-N.safetensors`` and, when all are there, their index.
 
     Args:
-        updates: by tensor name; others are copied, or cast to ``dtype``. advance: told the bytes of every piece.
+        updates: by tensor name; others are copied, or cast to ``dtype``. advance: called with each piece's bytes.
     """
     tensors = as_dtype(sources, dtype)
     sizes = {name: info.nbytes for name, info in tensors.items()}
@@ -89,7 +91,9 @@ def write_decoder(
     save_json(shard_index(sizes, shards), folder / INDEX_NAME)
 
 
-def write_whisper(folder: Path, sources: Mapping[str, Source], updates: Mapping[str, Update], advance: Advance) -> None:
+def write_whisper(
+    folder: Path, sources: Mapping[str, StoredTensor], updates: Mapping[str, Update], advance: Advance
+) -> None:
     """Write ``model.safetensors`` with the published names, in the number format that the tensors have."""
     tensors = {name: source.info for name, source in sources.items()}
     _write_file(folder / WEIGHTS_NAME, tensors, sources, updates, advance)
@@ -98,7 +102,7 @@ def write_whisper(folder: Path, sources: Mapping[str, Source], updates: Mapping[
 def _write_file(
     path: Path,
     tensors: Mapping[str, TensorInfo],
-    sources: Mapping[str, Source],
+    sources: Mapping[str, StoredTensor],
     updates: Mapping[str, Update],
     advance: Advance,
 ) -> None:
@@ -110,7 +114,7 @@ def _write_file(
             if opened is None or opened[0] != source.path:
                 opened = source.path, safe_open(source.path, framework="pt")
             stored = opened[1].get_slice(source.stored_name)
-            writer.write(name, _told(_pieces(stored, info, updates.get(name)), advance))
+            writer.write(name, _reported(_pieces(stored, info, updates.get(name)), advance))
         writer.close()
     except BaseException:
         writer.abandon()
@@ -125,15 +129,10 @@ def _pieces(stored: Any, info: TensorInfo, update: Update | None) -> Iterator[Te
         yield (piece if update is None else update.merged(piece, start)).to(info.dtype)
 
 
-def _told(pieces: Iterator[Tensor], advance: Advance) -> Iterator[Tensor]:
+def _reported(pieces: Iterator[Tensor], advance: Advance) -> Iterator[Tensor]:
     for piece in pieces:
         yield piece
         advance(piece.nbytes)
-
-
-# --- What an adapter adds to each weight, computed in float32, some rows at a time.
-
-_NAME, _PREFIX = "default", "base_model.model."
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ def read_updates(model: KimiAudioForCausalLM, folder: Path) -> dict[str, Update]
     """Updates of a saved adapter by the name of the weight they change.
 
     Args:
-        model: the base, best on the meta device; PEFT puts the adapter on it, which settles targets, ranks and scales.
+        model: the base, best on the meta device; PEFT puts the adapter on it to find targets, ranks and scales.
 
     Raises:
         DataError: the folder holds no adapter for this base, or one that changes more than weights of linears.
@@ -192,11 +191,11 @@ def read_updates(model: KimiAudioForCausalLM, folder: Path) -> dict[str, Update]
 
 
 def _update_of(module: lora.LoraLayer, tensors: dict[str, Tensor]) -> Update | None:
-    """The update that a PEFT layer (for its scale and kind) makes of tensors; None for kinds not merged here."""
-    if not isinstance(module, lora.Linear) or module.fan_in_fan_out or module.lora_bias[_NAME]:
+    """The update of a PEFT layer from its tensors; None for kinds that are not merged here."""
+    if not isinstance(module, lora.Linear) or module.fan_in_fan_out or module.lora_bias[ONE]:
         return None
-    is_dora = isinstance(module.lora_variant.get(_NAME), DoraLinearVariant)
-    if len(tensors) != (3 if is_dora else 2) or (_NAME in module.lora_variant) != is_dora:
+    is_dora = isinstance(module.lora_variant.get(ONE), DoraLinearVariant)
+    if len(tensors) != (3 if is_dora else 2) or (ONE in module.lora_variant) != is_dora:
         return None
     a, b, *magnitude = (tensors[name] for name in sorted(tensors))
-    return Update(a, b, float(module.scaling[_NAME]), magnitude[0] if is_dora else None)
+    return Update(a, b, float(module.scaling[ONE]), magnitude[0] if is_dora else None)

@@ -1,4 +1,4 @@
-"""What both audio encoders share: 30 s pieces, the count of audio tokens and Whisper's log-mel spectrogram."""
+"""Shared by both audio encoders: 30 s pieces, the number of audio tokens, and Whisper's log-mel spectrogram."""
 
 from __future__ import annotations
 

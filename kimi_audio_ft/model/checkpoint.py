@@ -20,8 +20,6 @@ from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.files import INDEX_NAME, read_json_object, save_json, written_aside
 from kimi_audio_ft.model.config import PARAMETERS_7B, KimiAudioConfig
 
-# --- Safetensors files piece by piece: headers without tensors, and writing without holding a file in memory.
-
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -33,11 +31,15 @@ DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _MOST_HEADER_BYTES = 100 * 2**20
+WEIGHTS_NAME = "model.safetensors"
+# The published shards hold one such bf16 table per layer; rounded rotary frequencies must never be used.
+STRAY_SUFFIX = "rotary_emb.inv_freq"
+BRANCH_PREFIXES = ("model.mimo_layers.", "model.mimo_norm.", "mimo_output.")
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a header says of a tensor."""
+    """Dtype and shape of a tensor in a file."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -49,7 +51,7 @@ class TensorInfo:
 
 
 def plan_shards(sizes: Mapping[str, int], most_bytes: float) -> dict[str, list[str]]:
-    """Names of tensors by the file that shall hold them, ``model-1-of-N.safetensors`` and so on, in order.
+    """Names of tensors by file, ``model-1-of-N.safetensors`` and so on, in order.
 
     Args:
         sizes: bytes of every tensor. most_bytes: of a file; a tensor may be larger and then has a file of its own.
@@ -83,13 +85,13 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             entries = json.loads(file.read(length))
         entries.pop("__metadata__", None)
         found = {name: TensorInfo(DTYPES[row["dtype"]], tuple(row["shape"])) for name, row in entries.items()}
-        wanted = 8 + length + max((row["data_offsets"][1] for row in entries.values()), default=0)
+        declared = 8 + length + max((row["data_offsets"][1] for row in entries.values()), default=0)
     except OSError as error:
         raise DataError(path, f"cannot be read ({error.strerror})", remedy) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(path, f"is not a readable safetensors file ({error})", remedy) from None
-    if wanted != size:
-        problem = f"is not a readable safetensors file (its header declares {wanted:,} bytes, it has {size:,})"
+    if declared != size:
+        problem = f"is not a readable safetensors file (its header declares {declared:,} bytes, it has {size:,})"
         raise DataError(path, problem, remedy)
     return found
 
@@ -131,11 +133,6 @@ class ShardWriter:
     def abandon(self) -> None:
         """Close the file as it is, after an error."""
         self._file.close()
-
-
-# The published shards hold one such bf16 table per layer; rounded rotary frequencies must never be used.
-STRAY_SUFFIX = "rotary_emb.inv_freq"
-BRANCH_PREFIXES = ("model.mimo_layers.", "model.mimo_norm.", "mimo_output.")
 
 
 def is_branch(name: str) -> bool:
@@ -189,16 +186,11 @@ def write_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype, shard_
 
 
 def published_config(config: KimiAudioConfig, dtype: torch.dtype) -> dict:
-    """The config in the published file's own words (``rope_theta``, ``torch_dtype``)."""
+    """The config with the published file's field names (``rope_theta``, ``torch_dtype``)."""
     fields = {k: v for k, v in config.to_diff_dict().items() if k not in ("rope_parameters", "layer_types", "dtype")}
     fields |= {"rope_theta": config.rope_theta, "torch_dtype": str(dtype).removeprefix("torch.")}
     fields |= {"architectures": ["MoonshotKimiaForCausalLM"], "model_type": config.model_type}
     return fields
-
-
-# --- Reading and writing of a model's folder: ``config.json`` and safetensors; never pickle.
-
-WEIGHTS_NAME = "model.safetensors"
 
 
 def read_encoder_config(folder: Path, required: tuple[str, ...]) -> dict[str, Any]:
@@ -253,12 +245,12 @@ def load_tensors(
     module.load_state_dict(state, assign=True)
 
 
-def check_parameter_count(module: nn.Module, what: str, place: Path) -> None:
-    """Compare a module of the 7B with the published number of its parameters (a key of PARAMETERS_7B)."""
+def check_parameter_count(module: nn.Module, what: str, folder: Path) -> None:
+    """Compare the parameters of a module of the 7B with their published number (a key of PARAMETERS_7B)."""
     found, expected = sum(tensor.numel() for tensor in module.state_dict().values()), PARAMETERS_7B[what]
     if found != expected:
         problem = f"the {what} has {found:,} parameters, the published one {expected:,}"
-        raise DataError(place, problem, "Download the checkpoint again, config.json and weights")
+        raise DataError(folder, problem, "Download the checkpoint again, config.json and weights")
 
 
 def save_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
@@ -270,7 +262,7 @@ def save_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
 
 
 def file_of_tensor(folder: Path) -> dict[str, Path]:
-    """Where each tensor lies: as the index says, whatever the shards' names, or in the one file."""
+    """File of each tensor: by the index, whatever the shards' names, or the one file."""
     single, index = folder / WEIGHTS_NAME, folder / INDEX_NAME
     if index.is_file():
         weight_map = read_json_object(index, "Download it again").get("weight_map")

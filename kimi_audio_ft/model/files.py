@@ -1,4 +1,4 @@
-"""Where the parts of a checkpoint lie, and what identifies them."""
+"""Folders of a checkpoint and its parts, their identity, and their download by hub id."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def locate(settings: ModelConfig) -> ModelFiles:
 
 
 def _refuse_openai_whisper(option_value: str, folder: Path) -> None:
-    """Know OpenAI's file by its size and, when that agrees, its digest; converted copies of it are not recognised."""
+    """Recognise OpenAI's file by size and digest; converted copies are not recognised."""
     weights = folder / "model.safetensors"
     size, digest = _OPENAI_WHISPER
     if weights.is_file() and weights.stat().st_size == size and file_digest(weights) == digest:
@@ -73,14 +73,11 @@ def _refuse_openai_whisper(option_value: str, folder: Path) -> None:
 
 
 def require_folder(option: str, folder: Path, what: str) -> Path:
-    """The folder, or a ConfigError naming the option that places it."""
+    """The folder, or a ConfigError that names its option."""
     if not folder.is_dir():
         remedy = _OWN_WHISPER if folder.name == WHISPER_NAME else "Download it there"
         raise ConfigError(option, str(folder), f"{what} must be a folder, and there is none", remedy)
     return folder
-
-
-# --- Checkpoints by hub id: downloaded once, only the files that this project reads.
 
 
 def is_hub_id(path: str) -> bool:
@@ -137,13 +134,13 @@ class HubFiles:
         from huggingface_hub.errors import LocalEntryNotFoundError
 
         try:
-            place = Path(self._snapshot(local_files_only=True))
+            folder = Path(self._snapshot(local_files_only=True))
         except (LocalEntryNotFoundError, ValueError):
             return None
-        return place if self._complete(place) else None
+        return folder if self._complete(folder) else None
 
     def _complete(self, folder: Path) -> bool:
-        """Whether an interrupted download left nothing out that will be read."""
+        """Whether all files that are read have been downloaded."""
         from kimi_audio_ft.model.checkpoint import file_of_tensor
 
         try:
@@ -163,7 +160,7 @@ class HubFiles:
                 rule = f"needs {size / 1e9:.1f} GB in {cache}, where {free / 1e9:.1f} GB are free"
                 raise ConfigError(self.option, self.repo, rule, "Free space there, or set HF_HOME to a larger disk")
             print(f"downloading {self.repo}: {len(listed)} files, {size / 1e9:.1f} GB, to {cache}", flush=True)
-            place = Path(self._snapshot())
+            folder = Path(self._snapshot())
         except ConfigError:
             raise
         except (HfHubHTTPError, OSError, ValueError) as error:
@@ -172,14 +169,14 @@ class HubFiles:
             files = f"{', '.join(self.allow)}" + (f" without {', '.join(self.skip)}" if self.skip else "")
             remedy = f"Download {self.repo} where there is a network ({files}), and set {self.option}=FOLDER"
             raise ConfigError(self.option, self.repo, rule, remedy) from None
-        if not self._complete(place):
-            rule = f"lacks files that it must have, in {place}"
+        if not self._complete(folder):
+            rule = f"lacks files that it must have, in {folder}"
             raise ConfigError(self.option, self.repo, rule, "Check the repository's name and the revision")
-        return place
+        return folder
 
 
 def base_files(repo: str, revision: str | None) -> HubFiles:
-    """What is read of Kimi-Audio: of the published 42.6 GB these are 22.6, no vocoder and no code among them."""
+    """Files of Kimi-Audio that are read: 22.6 of the published 42.6 GB, without vocoder and code."""
     return HubFiles(
         "model.path",
         repo,
@@ -191,5 +188,5 @@ def base_files(repo: str, revision: str | None) -> HubFiles:
 
 
 def speech_tokenizer_files(repo: str) -> HubFiles:
-    """What is read of the GLM-4 voice tokenizer."""
+    """Files of the GLM-4 voice tokenizer that are read."""
     return HubFiles("model.speech_tokenizer", repo, None, allow=("*.json", "*.safetensors"))

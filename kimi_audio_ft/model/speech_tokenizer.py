@@ -43,7 +43,7 @@ SEARCH_ROWS = 1024
 
 
 @dataclass(frozen=True)
-class Piece:
+class AudioPiece:
     """Up to 30 s of a clip.
 
     padded_length: samples that its spectrogram is computed over. The published rule: all pieces of a clip get the
@@ -143,12 +143,12 @@ class SpeechTokenizer(nn.Module):
         """Samples of a token."""
         return SAMPLES_PER_ROW * int(self.config["pooling_kernel_size"])
 
-    def _pieces(self, waveform: Tensor) -> list[Piece]:
+    def _pieces(self, waveform: Tensor) -> list[AudioPiece]:
         pieces = split_pieces(waveform)
         padded_length = -(-max(piece.numel() for piece in pieces) // self._unit) * self._unit
-        return [Piece(piece, padded_length) for piece in pieces]
+        return [AudioPiece(piece, padded_length) for piece in pieces]
 
-    def _pieces_hidden(self, pieces: list[Piece]) -> list[Tensor]:
+    def _pieces_hidden(self, pieces: list[AudioPiece]) -> list[Tensor]:
         """``[T, D]`` of each piece, without the vectors of its padding."""
         x_PSD = F.gelu(self._conv(self.conv2, F.gelu(self._conv(self.conv1, self._log_mels(pieces)))))
         x_PSD = x_PSD.transpose(1, 2)
@@ -161,7 +161,7 @@ class SpeechTokenizer(nn.Module):
         counts = [num_audio_tokens(piece.samples.numel(), self._unit) for piece in pieces]
         return [rows_TD[:count] for rows_TD, count in zip(pooled_PTD, counts, strict=True)]
 
-    def _log_mels(self, pieces: list[Piece]) -> Tensor:
+    def _log_mels(self, pieces: list[AudioPiece]) -> Tensor:
         """``[P, num_mel_bins, frames]``: each piece's own spectrogram, then zeros, as a convolution pads its end."""
         device, bins = self.conv1.weight.device, self.config["num_mel_bins"]
         frames = max(piece.padded_length for piece in pieces) // HOP_SAMPLES

@@ -190,7 +190,7 @@ def other_base(folder: Path, field: str, change: int) -> KimiAudioForCausalLM:
     [
         ("intermediate_size", -8, r"mlp\.down_proj\.lora_A\.weight: the adapter has \(4, \d+\), the base \(4, \d+\)"),
         ("num_hidden_layers", 1, r"lora_A\.weight: the adapter has no tensor"),
-        ("num_hidden_layers", -1, r"lora_A\.weight: .*the base no place for it"),
+        ("num_hidden_layers", -1, r"lora_A\.weight: .*the base no such target"),
     ],
 )
 def test_wrong_base(

@@ -32,7 +32,7 @@ def test_again_does_nothing_and_another_is_refused(
     out = merge(config(adapter))
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     assert merge(config(adapter, verify="false")) == out
-    assert "the same merge is there already" in capsys.readouterr().out
+    assert "holds this merge already" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
     with pytest.raises(ConfigError, match=r"out=.*holds another merge \(target differ\).*overwrite=true"):
         merge(config(adapter, target="vllm"))
@@ -47,7 +47,7 @@ def test_places_that_are_refused(
     adapter = make_adapter()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("")
-    with pytest.raises(ConfigError, match="holds something else than a merge"):
+    with pytest.raises(ConfigError, match="exists and does not hold a merge"):
         merge(config(adapter, out=str(tmp_path / "mine"), overwrite=True))
     for place in (standin.root, standin.root / "merged", standin.root.parent, adapter):
         with pytest.raises(ConfigError, match=r"must not lie in (model\.path|adapter)="):
