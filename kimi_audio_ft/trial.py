@@ -15,7 +15,7 @@ from kimi_audio_ft import store
 from kimi_audio_ft.base import Base, base_inputs, find_adapter
 from kimi_audio_ft.config.train import SHARDED, EvaluateConfig, TrainConfig
 from kimi_audio_ft.decoding.transcripts import EvaluationCache, EvaluationSet, decode, require_manifest
-from kimi_audio_ft.files import read_jsonl, write_jsonl
+from kimi_audio_ft.files import read_jsonl, write_json, write_jsonl
 from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, training_subset
 from kimi_audio_ft.outcomes import BASE, current_outcomes
 from kimi_audio_ft.runtime.devices import in_workers, limit_threads, num_ranks, refuse_launchers
@@ -23,7 +23,7 @@ from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.runtime.signals import Interrupted, StopRequest, TrainingFailed
 from kimi_audio_ft.runtime.workers import Send, WorkerDied, run_workers
 from kimi_audio_ft.scoring import read_options
-from kimi_audio_ft.scoring.trial_scores import git_commit, utterance_rows, write_scores, write_utterances
+from kimi_audio_ft.scoring.trial_scores import git_commit, utterance_rows
 from kimi_audio_ft.store.cache import seen_once
 from kimi_audio_ft.store.signature import flatten, signature
 from kimi_audio_ft.store.usage import note
@@ -86,12 +86,12 @@ def _fit_decode_score(
         transcripts = decode(base, evaluation, config.decoding, config.seed, None, progress)
         untrained = about | dict.fromkeys(_TRAINED)
         alone = _scores(base, evaluation, transcripts, options, "base (no adapter)", "base", untrained)
-        write_scores(folder, "baseline.json", alone)
+        write_json(folder / "baseline.json", alone)
         beside = f" (base alone {100 * alone['cer']:.2f} %)"
     else:
         (folder / "baseline.json").unlink(missing_ok=True)
 
-    write_scores(folder, "scores.json", scores)
+    write_json(folder / "scores.json", scores)
     tracker.finish({key: value for key, value in scores.items() if key not in about}, utterances)
     log.info("%s: CER %.2f %%%s; scores and transcripts in %s", facts.name, 100 * scores["cer"], beside, folder)
     return float(scores["cer"])
@@ -135,7 +135,7 @@ def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> d
     about = {"params": {key: value for key, value in flatten(asdict(config)).items() if key.startswith("decoding.")}}
     scores = _scores(base, evaluation, transcripts, options, name, made_by, about)
     utterances = _write_utterances(folder, evaluation, transcripts, options, losses)
-    write_scores(folder, "scores.json", scores)
+    write_json(folder / "scores.json", scores)
     tracker = make_tracker(
         config.logger, trial_name=name, group=group, config=asdict(config), folder=folder, job_type="evaluate"
     )
@@ -178,7 +178,7 @@ def _write_utterances(
     rows = utterance_rows(evaluation.references, transcripts.hypotheses, evaluation.surroundings, options)
     if losses is not None:
         rows = [{**row, "loss": losses[row["id"]]} for row in rows]
-    write_utterances(folder, rows)
+    write_jsonl(folder / "utterances.jsonl", rows)
     return rows
 
 

@@ -1,7 +1,8 @@
-"""Choosing a token from logits, as published, in a form that is stable at any temperature.
+"""Choosing the next tokens of rows under several settings, as published but stable at any temperature.
 
-``choose`` is the rule for rows of one setting. ``choose_each`` takes rows of several and chooses the same tokens, bit
-for bit. Shape suffixes: B rows, V vocabulary, T generated tokens, K the likeliest tokens.
+A token is drawn by inverting the distribution at one uniform number per row, so a row's choice depends on its own
+number and logits only, not on the rest of the batch. Shape suffixes: B rows, V vocabulary, T generated tokens, K the
+likeliest tokens.
 """
 
 from __future__ import annotations
@@ -73,19 +74,8 @@ def _of_likeliest(scaled_BV: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     return masked_BV.softmax(-1), kept.indices
 
 
-def choose(logits_BV: Tensor, temperature: float, top_k: int, uniform_B: Tensor) -> Tensor:
-    """Next tokens ``[B]``; greedy at temperature 0.
-
-    A token is drawn by inverting the distribution at one uniform number per row, so a row's choice depends on its own
-    number and logits only, not on the rest of the batch.
-    """
-    if temperature <= GREEDY_BELOW:
-        return logits_BV.argmax(-1)
-    return _draw(logits_BV.float() / temperature, top_k, uniform_B)
-
-
 def _draw(scaled_BV: Tensor, top_k: int, uniform_B: Tensor) -> Tensor:
-    """Tokens ``[B]`` from logits that are divided by their temperatures."""
+    """Draw tokens ``[B]`` from logits that are divided by their temperatures."""
     if top_k == 0:
         ordered, order = scaled_BV.softmax(-1).sort(dim=-1, descending=True, stable=True)
     else:

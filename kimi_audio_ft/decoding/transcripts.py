@@ -149,8 +149,8 @@ def decode_all(
     smallest = min((request.setting.batch_size for request in requests), default=1)
     alike = [replace(request, setting=replace(request.setting, batch_size=smallest)) for request in requests]
     named = [_by_signature(base, evaluation, request, adapter[0] if adapter else None) for request in alike]
-    wanted = {name: repeat for one in named for name, repeat in one.items()}
-    total = len(evaluation.conversations) * sum(store.find("transcript", name) is None for name in wanted)
+    requested = {name: repeat for one in named for name, repeat in one.items()}
+    total = len(evaluation.conversations) * sum(store.find("transcript", name) is None for name in requested)
     done = 0
 
     def count(more: int) -> None:
@@ -162,7 +162,7 @@ def decode_all(
     def make(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
         base.about_to_compute()
         started = time.monotonic()
-        missing = {name: wanted[name] for name in folders}
+        missing = {name: requested[name] for name in folders}
         found = _transcribe(base, evaluation, list(missing.values()), adapter, progress, count)
         for folder, answers in zip(folders.values(), found, strict=True):
             write_jsonl(folder / _FILE, [{"id": key, "text": text} for key, text in answers.items()])
@@ -176,7 +176,7 @@ def decode_all(
             for name, request in missing.items()
         }
 
-    folders = find_or_make_all("transcript", list(wanted), make)
+    folders = find_or_make_all("transcript", list(requested), make)
     return [_read([folders[name] for name in one]) for one in named]
 
 

@@ -1,8 +1,7 @@
-"""Packs: several PEFT adapters trained together over one frozen base.
+"""Packs: several PEFT adapters trained over one frozen base in the same batch.
 
-PEFT creates, seeds, saves and merges the adapters, as always. A pack replaces only what happens inside each of PEFT's
-LoRA layers, which in training mode know one adapter for the whole batch: here every member has rows of its own, one
-block after another.
+PEFT creates, seeds, saves and merges the adapters. A pack replaces only the forward of PEFT's LoRA layers, which in
+training mode apply one adapter to the whole batch: here every member has rows of its own, one block after another.
 
     rows of the batch     | a a | b b b | c |     A member's rows meet the base and its own update, nothing else.
 

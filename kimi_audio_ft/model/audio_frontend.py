@@ -59,19 +59,19 @@ def checked_waveforms(waveforms: Any) -> list[Tensor]:
 
 
 def _checked_waveform(waveform: Any, position: int) -> Tensor:
-    place = f"waveforms[{position}]"
+    name = f"waveforms[{position}]"
     waveform = torch.as_tensor(waveform)
     if waveform.ndim != 1:
         raise UserError(
-            f"{place}: shape {tuple(waveform.shape)}, but a waveform is 1-D [samples]. "
+            f"{name}: shape {tuple(waveform.shape)}, but a waveform is 1-D [samples]. "
             "Pass a list of waveforms, each mixed down to one channel"
         )
     if not waveform.is_floating_point():
-        raise UserError(f"{place}: {waveform.dtype}, but samples are floats in -1..1. Divide 16-bit integers by 32768")
+        raise UserError(f"{name}: {waveform.dtype}, but samples are floats in -1..1. Divide 16-bit integers by 32768")
     if waveform.numel() == 0:
-        raise UserError(f"{place}: has no samples. Remove the recording from the data")
+        raise UserError(f"{name}: has no samples. Remove the recording from the data")
     if not torch.isfinite(waveform).all():
-        raise UserError(f"{place}: holds NaN or infinite samples. Read the recording again or remove it")
+        raise UserError(f"{name}: holds NaN or infinite samples. Read the recording again or remove it")
     return waveform.to(torch.float32)
 
 

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kimi_audio_ft.files import write_json, write_jsonl
+from kimi_audio_ft.files import write_json
 from kimi_audio_ft.paths import PACKAGE
 from kimi_audio_ft.scoring import (
     CATEGORIES,
@@ -173,16 +173,6 @@ def utterance_rows(
                 }
             )
     return rows
-
-
-def write_scores(folder: Path, name: str, scores: Mapping[str, Any]) -> None:
-    """Write ``scores.json`` or ``baseline.json``."""
-    write_json(folder / name, scores)
-
-
-def write_utterances(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Write ``utterances.jsonl``."""
-    write_jsonl(folder / "utterances.jsonl", rows)
 
 
 def write_failure(folder: Path, facts: TrialFacts, error: Exception) -> None:

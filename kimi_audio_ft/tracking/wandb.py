@@ -263,8 +263,8 @@ def leaderboard(document: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]
     entries = [entry for entry in (*document["trials"], *document["baselines"]) if entry.get("scores")]
     entries.sort(key=lambda entry: entry["scores"]["cer"])
     rows = [_flat(entry) for entry in entries]
-    wanted = [*_FIRST, *document["swept"], *_FIGURES]
-    columns = [column for column in wanted if any(row.get(column) is not None for row in rows)]
+    names = [*_FIRST, *document["swept"], *_FIGURES]
+    columns = [column for column in names if any(row.get(column) is not None for row in rows)]
     return columns, [[_cell(row.get(column)) for column in columns] for row in rows]
 
 

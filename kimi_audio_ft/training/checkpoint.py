@@ -42,8 +42,8 @@ class AdapterCheckpointIO(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a checkpoint folder; a full disk leaves none."""
-        place = Path(path)
-        draft = place.with_name(f".{place.name}.draft")
+        folder = Path(path)
+        draft = folder.with_name(f".{folder.name}.draft")
         shutil.rmtree(draft, ignore_errors=True)
         tensors: dict[str, torch.Tensor] = {}
         rest = {key: value for key, value in checkpoint.items() if key != "state_dict"}
@@ -54,11 +54,11 @@ class AdapterCheckpointIO(CheckpointIO):
             (draft / "adapter_config.json").write_text(self.config_json, encoding="utf-8")
             (draft / _STATE).write_text(json.dumps(_to_json(rest, tensors)), encoding="utf-8")
             save_file(tensors, draft / _TENSORS)
-            shutil.rmtree(place, ignore_errors=True)
-            draft.replace(place)
+            shutil.rmtree(folder, ignore_errors=True)
+            draft.replace(folder)
         except Exception as error:
             shutil.rmtree(draft, ignore_errors=True)
-            raise_if_full(error, place)
+            raise_if_full(error, folder)
             raise
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
@@ -163,14 +163,14 @@ class KeepCheckpoints(pl.Callback):
         if trainer.is_global_zero:
             for work in self.works:
                 # Only now that all members have the new one; later ones may be left by another, longer pack.
-                older = [place for place in _checkpoints(work) if _step(place) <= step]
+                older = [folder for folder in _checkpoints(work) if _step(folder) <= step]
                 for old in older[: -self.keep]:
                     shutil.rmtree(old, ignore_errors=True)
 
 
 def resume_step(works: Sequence[Path], until: int | None = None) -> int:
     """The latest step, at most ``until``, of which every work folder has a checkpoint; 0 for none."""
-    common = set.intersection(*({_step(place) for place in _checkpoints(work)} for work in works))
+    common = set.intersection(*({_step(folder) for folder in _checkpoints(work)} for work in works))
     for step in sorted(common, reverse=True):
         if (until is None or step <= until) and all(_readable(work / _name(step)) for work in works):
             return step
@@ -212,23 +212,23 @@ def _name(step: int) -> str:
     return f"step={step:08d}"
 
 
-def _step(place: Path) -> int:
-    return int(place.name.removeprefix("step="))
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step="))
 
 
 def _checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step=" + "[0-9]" * 8))
 
 
-def _readable(place: Path) -> bool:
+def _readable(folder: Path) -> bool:
     """Whether a checkpoint is whole; ours appear whole, so another one was damaged later."""
     try:
-        json.loads((place / _STATE).read_text(encoding="utf-8"))
+        json.loads((folder / _STATE).read_text(encoding="utf-8"))
         for name in (_TENSORS, WEIGHTS):
-            with safe_open(place / name, framework="pt") as file:
+            with safe_open(folder / name, framework="pt") as file:
                 file.keys()
     except (OSError, ValueError, SafetensorError) as error:
-        log.warning("%s: ignored, cannot be read (%s)", place, " ".join(str(error).split()))
+        log.warning("%s: ignored, cannot be read (%s)", folder, " ".join(str(error).split()))
         return False
     return True
 

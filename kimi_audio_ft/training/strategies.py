@@ -209,7 +209,7 @@ class ZeroThree(AdapterStrategy, DeepSpeedStrategy):
 
     @contextmanager
     def accumulating(self, last: bool) -> Iterator[None]:
-        """The engine is told where a step ends; by itself it counts micro-batches, also beyond an epoch's last."""
+        """Mark the end of a step; DeepSpeed itself would count micro-batches, across the end of an epoch too."""
         engine = self.deepspeed_engine
         engine.set_gradient_accumulation_boundary(last)
         yield

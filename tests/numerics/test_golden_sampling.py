@@ -12,8 +12,9 @@ from torch import Tensor
 
 from kimi_audio_ft.config.train import DecodingConfig
 from kimi_audio_ft.decoding.generate import generate_text
-from kimi_audio_ft.decoding.sampling import choose, penalize_repetition, probabilities
+from kimi_audio_ft.decoding.sampling import penalize_repetition, probabilities
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM
+from tests.sampling import choose
 
 BLANK = 266
 

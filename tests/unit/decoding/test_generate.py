@@ -12,8 +12,9 @@ from torch import Tensor
 from kimi_audio_ft.config.train import DecodingConfig
 from kimi_audio_ft.data.dataset import Sample, make_batch
 from kimi_audio_ft.decoding.generate import generate_text, utterance_seed
-from kimi_audio_ft.decoding.sampling import choose, penalize_repetition
+from kimi_audio_ft.decoding.sampling import penalize_repetition
 from kimi_audio_ft.model import KimiAudioForCausalLM
+from tests.sampling import choose
 
 VOCABULARY, BLANK, PAD, NO_EOS = 60, 1, 0, -1
 STEPS = 12

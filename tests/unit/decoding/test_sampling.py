@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from kimi_audio_ft.config.train import DecodingConfig
-from kimi_audio_ft.decoding.sampling import SamplingRule, choose, choose_each, penalize_repetition
+from kimi_audio_ft.decoding.sampling import SamplingRule, choose_each, penalize_repetition
+from tests.sampling import choose
 
 GENERATED = 6
 rule_of = SamplingRule.of

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.files import write_json
 from kimi_audio_ft.scoring import CATEGORIES, NORMALISATION_VERSION, ScoringOptions
 from kimi_audio_ft.scoring.trial_scores import (
     Surroundings,
@@ -17,8 +18,6 @@ from kimi_audio_ft.scoring.trial_scores import (
     score_repeats,
     utterance_rows,
     write_failure,
-    write_scores,
-    write_utterances,
 )
 
 REFERENCES = {"a": "今天天气", "b": "七千万元整好"}
@@ -118,7 +117,7 @@ def test_the_interval_is_over_recordings() -> None:
 
 def test_failure_takes_the_place_of_scores(tmp_path: Path) -> None:
     facts = TrialFacts("lora.r=2", "python -m x", {"lora.r": 2, "optim.lr": 0.1, "trainer.max_epochs": 3})
-    write_scores(tmp_path, "scores.json", {"cer": 0.5})
+    write_json(tmp_path / "scores.json", {"cer": 0.5})
     write_failure(tmp_path, facts, ConfigError("lora.r", 2, "不行"))
     assert [path.name for path in tmp_path.iterdir()] == ["failure.json"]
     text = (tmp_path / "failure.json").read_text(encoding="utf-8")
@@ -130,12 +129,6 @@ def test_failure_takes_the_place_of_scores(tmp_path: Path) -> None:
         "params": {"lora.r": 2, "optim.lr": 0.1},
         "command": "python -m x",
     }
-
-
-def test_utterances_are_one_a_line(tmp_path: Path) -> None:
-    write_utterances(tmp_path, [{"id": "a", "hypothesis": "一行\n两行"}, {"id": "b", "hypothesis": ""}])
-    lines = (tmp_path / "utterances.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["id"] for line in lines] == ["a", "b"]
 
 
 def test_commit_is_one_or_none() -> None:
