@@ -62,9 +62,20 @@ def _imports(node: ast.AST, late: bool) -> Iterator[Import]:
         elif isinstance(child, ast.ImportFrom):
             for alias in child.names:
                 full = f"{child.module}.{alias.name}"
-                inner = (full, None) if full in modules() else (child.module or "", alias.name)
+                lazy = imported_at_first_use(child.module or "").get(alias.name)
+                inner = (full, None) if full in modules() else (lazy or child.module or "", alias.name)
                 yield Import(*inner, late, child.lineno)
         yield from _imports(child, late or isinstance(child, ast.FunctionDef | ast.Lambda))
+
+
+@cache
+def imported_at_first_use(package: str) -> dict[str, str]:
+    """Names that a package imports when they are first used, by ``__getattr__``, and their modules."""
+    text = modules()[package].read_text(encoding="utf-8") if package in modules() else ""
+    if "def __getattr__" not in text:
+        return {}
+    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+    return {alias.name: node.module or "" for node in nodes for alias in node.names if node.module in modules()}
 
 
 def own_imports(module: str, late: bool | None = None) -> set[str]:
