@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
+from tests.forkserver import fork_command, forked_workers
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 MadeOnce = Callable[[str, Callable[[Path], None]], Path]
 
@@ -59,6 +61,7 @@ class Workplace:
         """Run ``python -m module arguments`` within this process: importing torch takes seconds."""
         out, err = io.StringIO(), io.StringIO()
         with (
+            forked_workers(),
             _as_command(self, [module, *arguments]),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
@@ -77,6 +80,23 @@ class Workplace:
         return subprocess.Popen(
             command, cwd=self.folder, env=self._environment() | environment, stdout=pipe, stderr=pipe, text=True
         )
+
+    def fork(self, module: str, *arguments: str) -> Callable[[], Outcome]:
+        """Run ``python -m module arguments`` as a process of its own, which has imported the libraries before.
+
+        Returns:
+            Waits for its end.
+        """
+        out, err = (self.folder / f"forked.{name}" for name in ("out", "err"))
+        process = fork_command(module, arguments, self.folder, self._environment(), out, err)
+
+        def wait() -> Outcome:
+            process.join(300)
+            process.kill()
+            assert process.exitcode is not None
+            return Outcome(process.exitcode, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))
+
+        return wait
 
     def run_apart(self, module: str, *arguments: str, **environment: str) -> Outcome:
         """Run ``python -m module arguments`` as a process of its own, to its end."""

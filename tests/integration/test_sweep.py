@@ -182,14 +182,12 @@ def test_killed_sweep_goes_on(
     new_workplace: Callable[[], Any],
     short: tuple[str, ...],
     points: tuple[str, ...],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     killed = new_workplace()
     (killed.folder / "crash.py").write_text(CRASH, encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", str(killed.folder))
     # In one process, so that the callback is where the training is; tests/faults kills packs.
     command = ("-m", "hydra/launcher=basic", *short, *points, "trainer.save_every=2", "hydra.sweep.dir=sweep")
-    dead = killed.run_apart(TRAIN, *command, "+hydra.callbacks.crash._target_=crash.Crash")
+    dead = killed.fork(TRAIN, *command, "+hydra.callbacks.crash._target_=crash.Crash")()
     assert dead.code == -9, dead.err
     finished = killed.products("adapter")
     assert len(finished) == 1
@@ -207,10 +205,10 @@ def test_two_sweeps_at_once_make_everything_once(
     first: Path, new_workplace: Callable[[], Any], short: tuple[str, ...], points: tuple[str, ...]
 ) -> None:
     shared = new_workplace()
-    other = shared.start(TRAIN, "-m", *short, *points, "hydra.sweep.dir=left")  # still imports while this one begins
+    wait = shared.fork(TRAIN, "-m", *short, *points, "hydra.sweep.dir=left")
     shared.sweep("right", *points)
-    _, err = other.communicate(timeout=300)
-    assert other.returncode == 0, err
+    other = wait()
+    assert other.code == 0, other.err
     sweeps = [shared.folder / name for name in ("left", "right")]
     for folder in sweeps:
         assert results(folder) == results(first)
