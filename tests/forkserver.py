@@ -1,4 +1,4 @@
-"""Processes that begin with the libraries imported, forked from one that has them: importing takes longer than the work.
+"""Processes that begin with the libraries imported, forked from one that has them: importing takes most of their time.
 
 They are processes like others: killed, they clean nothing up, and what their parents imported or patched is not theirs.
 """
