@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,23 @@ class Outcome:
     code: int
     out: str
     err: str
+
+
+@dataclass(frozen=True)
+class Forked:
+    """A command that runs. out, err: files with what it has printed."""
+
+    process: BaseProcess
+    out: Path
+    err: Path
+
+    def wait(self) -> Outcome:
+        """To its end."""
+        self.process.join(300)
+        self.process.kill()
+        self.process.join()
+        assert self.process.exitcode is not None
+        return Outcome(self.process.exitcode, *(file.read_text(encoding="utf-8") for file in (self.out, self.err)))
 
 
 @dataclass(frozen=True)
@@ -81,22 +99,12 @@ class Workplace:
             command, cwd=self.folder, env=self._environment() | environment, stdout=pipe, stderr=pipe, text=True
         )
 
-    def fork(self, module: str, *arguments: str) -> Callable[[], Outcome]:
-        """Run ``python -m module arguments`` as a process of its own, which has imported the libraries before.
-
-        Returns:
-            Waits for its end.
-        """
+    def fork(self, module: str, *arguments: str) -> Forked:
+        """Start ``python -m module arguments`` as a process of its own, which has imported the libraries before."""
         out, err = (self.folder / f"forked.{name}" for name in ("out", "err"))
-        process = fork_command(module, arguments, self.folder, self._environment(), out, err)
-
-        def wait() -> Outcome:
-            process.join(300)
-            process.kill()
-            assert process.exitcode is not None
-            return Outcome(process.exitcode, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))
-
-        return wait
+        for file in (out, err):
+            file.touch()
+        return Forked(fork_command(module, arguments, self.folder, self._environment(), out, err), out, err)
 
     def run_apart(self, module: str, *arguments: str, **environment: str) -> Outcome:
         """Run ``python -m module arguments`` as a process of its own, to its end."""

@@ -84,7 +84,7 @@ def halved(new_workplace: Callable[[], Any], short: tuple[str, ...]) -> Halved:
     (place.folder / "crash.py").write_text(CRASH, encoding="utf-8")
     command = ("-m", *short, *HALVING, *BY_LOSS, *GRID)
     crash = "+hydra.callbacks.crash._target_=crash.Crash"
-    dead = place.fork(TRAIN, *command, crash)()
+    dead = place.fork(TRAIN, *command, crash).wait()
     at_death, files = read(place.folder / "halved" / "halving.json"), rung_files(place)
     return Halved(place, dead, at_death, files, place.run(TRAIN, *command))
 

@@ -23,7 +23,9 @@ BAD = {**DROPOUT, "a8": {"optim": {"lr": 1e30}}, "a16": {"lora": {"target_module
 
 
 @pytest.fixture(scope="module")
-def sent(forked_ranks: None, trial_config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list[Any]]]:
+def sent(
+    forked_ranks: None, trial_config: Config, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Path, list[Any]]]:
     """What two ranks said of two packs, and where each lies: one has a bad member, one is asked to stop."""
     two = trial_config(data={"batch_size": 3}, trainer={"accumulate": 2, "devices": 2, "strategy": "ddp"})
     found: dict[str, tuple[Path, list[Any]]] = {name: (tmp_path_factory.mktemp(name), []) for name in ("bad", "stops")}
