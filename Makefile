@@ -14,7 +14,7 @@ venv: .venv/installed
 	touch $@
 
 demo: venv
-	$(BIN)/python -m kimi_audio_ft.data.demo_corpus --out $(DEMO)/corpus --recordings 120
+	$(BIN)/python -m kimi_audio_ft.demo.corpus --out $(DEMO)/corpus --recordings 120
 	$(BIN)/python -m kimi_audio_ft.prepare csv=$(DEMO)/corpus/corpus.csv out=$(DEMO)/data \
 	    group_column=recording eval_ratio=0.1
 	$(BIN)/python -m kimi_audio_ft.tokenize manifests=[$(DEMO)/data/train.jsonl,$(DEMO)/data/eval.jsonl]

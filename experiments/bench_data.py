@@ -69,13 +69,12 @@ def measure(manifest: Path, evaluation: Path, steps: int) -> dict[str, float]:
     """Open a manifest as a trial does, in this process; the imports and the tokenizer come before the clock."""
     import torch
 
+    from kimi_audio_ft.config.train import DataConfig, ModelConfig
     from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
-    from kimi_audio_ft.data.encoding import Encoders
-    from kimi_audio_ft.data.identity import manifest_identity
-    from kimi_audio_ft.data.manifest import TokenRange, read_manifest
+    from kimi_audio_ft.features.encode import Encoders
+    from kimi_audio_ft.manifest.manifest import TokenRange, manifest_identity, read_manifest
     from kimi_audio_ft.model import TextTokenizer
     from kimi_audio_ft.model.files import locate
-    from kimi_audio_ft.schema import DataConfig, ModelConfig
 
     torch.set_num_threads(1)
     files = locate(ModelConfig())

@@ -22,17 +22,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kimi_audio_ft.config.train import LoraConfig
+from kimi_audio_ft.files import INDEX_NAME, save_json
 from kimi_audio_ft.lora.adapter import WEIGHTS, peft_config
 from kimi_audio_ft.lora.targets import matched_modules
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM, WhisperFeatureExtractor
 from kimi_audio_ft.model.audio_frontend import PREPROCESSOR_CONFIG
-from kimi_audio_ft.model.checkpoint import published_config
-from kimi_audio_ft.model.json_files import INDEX_NAME, save_json
-from kimi_audio_ft.model.shards import ShardWriter, TensorInfo
-from kimi_audio_ft.model.weight_files import WEIGHTS_NAME
+from kimi_audio_ft.model.checkpoint import WEIGHTS_NAME, ShardWriter, TensorInfo, published_config
 from kimi_audio_ft.model.whisper import SHAPE_7B
 from kimi_audio_ft.paths import TINY_MODEL
-from kimi_audio_ft.schema import LoraConfig
 
 _BLOCK_NUMBERS = 2**24
 

@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.bench_data import CHARACTERS
+from kimi_audio_ft.files import write_json, write_jsonl
 
 if TYPE_CHECKING:
-    from kimi_audio_ft.engine.jobs import Job
+    from kimi_audio_ft.sweep.launch import Job
 
 FIRST_CODE, NUM_CODES = 1467, 256  # the tiny model's
 TRAIN_CLIPS, EVAL_CLIPS = 864, 96  # as many as in `make demo`
@@ -39,7 +40,7 @@ STAGES = {
     "report": "report and leaderboard",
 }
 # A store keeps the charts' script after its first report.
-CHARTS_SCRIPT = "from multirun_analysis.page import chart_libraries; chart_libraries()"
+CHARTS_SCRIPT = "from multirun_analysis.report.page import chart_libraries; chart_libraries()"
 
 
 def sweep(trials: int) -> list[list[str]]:
@@ -88,8 +89,8 @@ def arguments(folder: Path) -> list[str]:
 def fill(jobs: Sequence[Job]) -> None:
     """Put into the store what the jobs would make, with made-up numbers and transcripts."""
     from kimi_audio_ft import store
-    from kimi_audio_ft.engine.needs import lacking
-    from kimi_audio_ft.transcripts import Request, transcript_signatures
+    from kimi_audio_ft.decoding.transcripts import Request, transcript_signatures
+    from kimi_audio_ft.sweep.launch import lacking
     from kimi_audio_ft.trial import Trial
 
     rng = random.Random(1)
@@ -109,13 +110,13 @@ def fill(jobs: Sequence[Job]) -> None:
 
         def adapter(folder: Path, facts: dict[str, Any] = facts) -> dict[str, Any]:
             points = [{"split": "train", "step": step, "loss": rng.random(), "lr": 1e-4} for step in range(9, 217, 9)]
-            store.write_jsonl(folder / "curves.jsonl", points)
-            store.write_json(folder / "data.json", {"conversations": 864})
+            write_jsonl(folder / "curves.jsonl", points)
+            write_json(folder / "data.json", {"conversations": 864})
             return facts
 
         def transcript(folder: Path, references: dict[str, str] = references) -> dict[str, Any]:
             rows = [{"id": key, "text": "".join(rng.choices(text, k=14))} for key, text in references.items()]
-            store.write_jsonl(folder / "transcripts.jsonl", rows)
+            write_jsonl(folder / "transcripts.jsonl", rows)
             return {"decode_seconds": 3.0}
 
         if unit.key != "base":
@@ -149,14 +150,12 @@ def stages(folder: Path, trials: int) -> dict[str, tuple[float, float]]:
     from hydra.types import HydraContext, RunMode
 
     from kimi_audio_ft.cli import to_settings
-    from kimi_audio_ft.engine.jobs import Runner, prepare
-    from kimi_audio_ft.engine.launch import Launch
-    from kimi_audio_ft.engine.needs import lacking
-    from kimi_audio_ft.engine.settings import LauncherConfig
-    from kimi_audio_ft.one_moment import one_moment
+    from kimi_audio_ft.config.launcher import LauncherConfig
+    from kimi_audio_ft.config.train import TrainConfig
     from kimi_audio_ft.paths import config_dir, project_root
-    from kimi_audio_ft.schema import TrainConfig
-    from kimi_audio_ft.sweep_report import write_sweep_report
+    from kimi_audio_ft.store.cache import one_moment
+    from kimi_audio_ft.sweep.launch import Launch, Runner, lacking, prepare
+    from kimi_audio_ft.sweep.report import write_sweep_report
     from kimi_audio_ft.train import main as train
 
     os.environ["KIMI_AUDIO_FT_ROOT"] = str(project_root())

@@ -29,7 +29,7 @@ def write_clips(folder: Path, count: int) -> Path:
     """Noise of 1 to 15 s, every eighth clip of 31 to 65 s; returns their manifest."""
     import soundfile
 
-    from kimi_audio_ft.store import write_jsonl
+    from kimi_audio_ft.files import write_jsonl
 
     rng, lines = np.random.default_rng(1), []
     for index in range(count):
@@ -73,7 +73,7 @@ def fill(entries: int) -> None:
     """Add entries in groups of 5,000."""
     import torch
 
-    from kimi_audio_ft.data.features import FeatureStore
+    from kimi_audio_ft.store.features import FeatureStore
 
     store, rows, started = FeatureStore({"bench": "store"}, NARROW), torch.zeros(ROWS, NARROW), time.perf_counter()
     codes = list(range(ROWS))
@@ -84,7 +84,7 @@ def fill(entries: int) -> None:
 
 def look_up(entries: int) -> None:
     """Open the store, ask for all keys at once, read some."""
-    from kimi_audio_ft.data.features import FeatureStore
+    from kimi_audio_ft.store.features import FeatureStore
 
     before = resident_mb()
     started = time.perf_counter()

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from kimi_audio_ft.cli import command
 
 if TYPE_CHECKING:
-    from kimi_audio_ft.schema_merge import MergeConfig
+    from kimi_audio_ft.config.commands import MergeConfig
 
 
-@command("merge", ("kimi_audio_ft.schema_merge", "MergeConfig"))
+@command("merge", ("kimi_audio_ft.config.commands", "MergeConfig"))
 def main(config: MergeConfig) -> None:
     """Merge what Hydra composed; prints what was written and checked."""
-    from kimi_audio_ft.merging.checkpoint import merge
-    from kimi_audio_ft.quiet import quiet_libraries
+    from kimi_audio_ft.merging.merge import merge
+    from kimi_audio_ft.runtime.libraries import quiet_libraries
 
     quiet_libraries()
     merge(config)

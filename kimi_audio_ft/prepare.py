@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 from kimi_audio_ft.cli import command
 
 if TYPE_CHECKING:
-    from kimi_audio_ft.schema_prepare import PrepareConfig
+    from kimi_audio_ft.config.commands import PrepareConfig
 
 
-@command(config_name="prepare", schema=("kimi_audio_ft.schema_prepare", "PrepareConfig"))
+@command(config_name="prepare", schema=("kimi_audio_ft.config.commands", "PrepareConfig"))
 def main(config: PrepareConfig) -> None:
-    from kimi_audio_ft.data.preparation import prepare
-    from kimi_audio_ft.data.prepare_summary import print_summary
+    from kimi_audio_ft.corpus.prepare import prepare, print_summary
 
     print_summary(prepare(config))
 

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kimi_audio_ft import store
-from kimi_audio_ft.base_model import Base, base_inputs
-from kimi_audio_ft.data.identity import manifest_identity
-from kimi_audio_ft.data.manifest import read_manifest
-from kimi_audio_ft.data.subset import training_subset
-from kimi_audio_ft.devices import in_workers, num_ranks
-from kimi_audio_ft.engine import known
-from kimi_audio_ft.one_moment import seen_once
-from kimi_audio_ft.schema import TrainConfig
-from kimi_audio_ft.signature import signature
-from kimi_audio_ft.store_uses import note
-from kimi_audio_ft.training.ranks import fit_in_workers
-from kimi_audio_ft.training.stopping import TrainingFailed, stop_on_signals
-from kimi_audio_ft.transcripts import EvaluationSet, evaluation_set, require_manifest
+from kimi_audio_ft import outcomes, store
+from kimi_audio_ft.base import Base, base_inputs, find_adapter
+from kimi_audio_ft.config.train import SHARDED, EvaluateConfig, TrainConfig
+from kimi_audio_ft.decoding.transcripts import EvaluationSet, evaluation_set, require_manifest
+from kimi_audio_ft.files import read_jsonl
+from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, training_subset
+from kimi_audio_ft.runtime.devices import in_workers, num_ranks
+from kimi_audio_ft.runtime.signals import Interrupted, TrainingFailed, stop_on_signals
+from kimi_audio_ft.runtime.workers import Send, WorkerDied, run_workers
+from kimi_audio_ft.store.cache import seen_once
+from kimi_audio_ft.store.signature import signature
+from kimi_audio_ft.store.usage import note
 
 if TYPE_CHECKING:
     from kimi_audio_ft.data.datamodule import ConversationData
+    from kimi_audio_ft.decoding.transcripts import Transcripts
+    from kimi_audio_ft.scoring import ScoringOptions
+    from kimi_audio_ft.scoring.trial_scores import TrialFacts
+    from kimi_audio_ft.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -101,8 +106,8 @@ class Trial:
             Interrupted: ``should_stop`` said so; there is a checkpoint of that step.
         """
         from kimi_audio_ft.lora.adapter import ONE
+        from kimi_audio_ft.training.adapters import Member
         from kimi_audio_ft.training.fit import fit_adapters
-        from kimi_audio_ft.training.members import Member
 
         config = self.config
         member = Member(ONE, config.lora, config.optim, config.seed, folder, work)
@@ -117,7 +122,7 @@ class Trial:
         config, name = self.config, self.training_signature
         note([("adapter", name)])
         self.base.targets(config.lora)
-        known.raise_if_failed(name)
+        outcomes.raise_if_failed(name)
 
         def make(folder: Path) -> dict[str, Any]:
             self.base.about_to_compute()
@@ -130,7 +135,7 @@ class Trial:
             return {**facts, "config": asdict(config), "eval_identity": self.evaluation.identity}
 
         folder, stored = store.find_or_make("adapter", name, make)
-        reused = stored and not known.take_fitted(name)
+        reused = stored and not outcomes.take_fitted(name)
         trained_on = json.loads((folder / "data.json").read_text(encoding="utf-8"))
         facts = {**store.read_meta(folder), "train_conversations": trained_on["conversations"]}
         # An adapter does not depend on the evaluation set; its validation losses do.
@@ -138,7 +143,225 @@ class Trial:
         if not same_eval:
             facts["final_val_loss"] = None
         if stored and on_row is not None:
-            for row in store.read_jsonl(folder / "curves.jsonl"):
+            for row in read_jsonl(folder / "curves.jsonl"):
                 if same_eval or row["split"] != "val":
                     on_row(row)
         return Adapter(name, folder, facts, reused)
+
+
+# --- A training by several processes on this machine, one for each GPU, as one call.
+
+
+def fit_in_workers(
+    trial: Trial, folder: Path, work: Path, on_row: Callable[[dict[str, Any]], None] | None
+) -> dict[str, Any]:
+    """``Trial.fit`` in as many processes as the trainer's devices; arguments and result are the same.
+
+    Ctrl-C reaches the processes by itself; other signals that end a training are passed on to them.
+    """
+    trial.data.setup()  # read, check and encode once, not in every process
+    trial.base.release()
+    facts: dict[str, Any] = {}
+
+    def on_message(rank: int, message: dict[str, Any]) -> None:
+        if "row" not in message:
+            facts.update(message)
+        elif on_row is not None:
+            on_row(message["row"])
+
+    with stop_on_signals(_pass_on) as stopped:
+        try:
+            run_workers(_fit_rank, (trial.config, folder, work), num_ranks(trial.config.trainer), on_message)
+        except WorkerDied:
+            if stopped():  # before it could listen
+                raise KeyboardInterrupt from None
+            raise
+    if "interrupted" in facts:
+        raise Interrupted(facts["interrupted"])
+    return facts
+
+
+def _pass_on(number: int) -> None:
+    for child in multiprocessing.active_children():
+        if number != signal.SIGINT and child.pid is not None:
+            os.kill(child.pid, number)
+
+
+def _fit_rank(rank: int, send: Send, config: TrainConfig, folder: Path, work: Path) -> None:
+    from kimi_audio_ft.runtime.devices import limit_threads
+    from kimi_audio_ft.runtime.libraries import quiet_libraries
+
+    # Busy threads of several processes on the same cores crawl.
+    limit_threads(config.trainer.threads or max(1, (os.cpu_count() or 1) // num_ranks(config.trainer)))
+    quiet_libraries()
+    first = rank == 0
+    logging.basicConfig(format="%(message)s", level=logging.WARNING if first else logging.ERROR)
+    logging.getLogger("kimi_audio_ft.training").setLevel(logging.INFO if first else logging.ERROR)
+    logging.getLogger("kimi_audio_ft.data").setLevel(logging.ERROR)  # the parent has said it
+    config.trainer.progress = config.trainer.progress and first
+    trial = Trial(config, rank)
+    trial.base.sharded = config.trainer.strategy in SHARDED
+    try:
+        with stop_on_signals() as should_stop:
+            facts = trial.fit(folder, work, (lambda row: send({"row": row})) if first else None, should_stop)
+    except Interrupted as stop:
+        facts = {"interrupted": stop.step}
+    if first:
+        send(facts)
+
+
+def run(config: TrainConfig, folder: Path, facts: TrialFacts, group: str) -> float:
+    """Fit or reuse, decode, score and record one trial; returns its CER."""
+    from kimi_audio_ft.runtime.devices import refuse_launchers
+    from kimi_audio_ft.runtime.libraries import quiet_libraries
+    from kimi_audio_ft.tracking import make_tracker
+
+    refuse_launchers()
+    folder.mkdir(parents=True, exist_ok=True)
+    quiet_libraries()
+    tracker = make_tracker(config.logger, trial_name=facts.name, group=group, config=asdict(config), folder=folder)
+    try:
+        return _fit_decode_score(config, folder, facts, tracker)
+    except Exception as error:
+        tracker.fail(f"{type(error).__name__}: {error}")
+        raise
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
+        tracker.fail("interrupted")
+        raise KeyboardInterrupt from None
+
+
+def _fit_decode_score(config: TrainConfig, folder: Path, facts: TrialFacts, tracker: Tracker) -> float:
+    from kimi_audio_ft import outcomes
+    from kimi_audio_ft.decoding.transcripts import decode
+    from kimi_audio_ft.files import write_jsonl
+    from kimi_audio_ft.outcomes import BASE
+    from kimi_audio_ft.scoring import read_options
+    from kimi_audio_ft.scoring.trial_scores import utterance_rows, write_scores, write_utterances
+
+    (folder / "failure.json").unlink(missing_ok=True)
+    options = read_options(config.scoring)
+    trial = Trial(config)
+    evaluation = trial.evaluation
+    rows: list[dict[str, Any]] = []
+
+    def on_row(row: dict[str, Any]) -> None:
+        rows.append(row)
+        metrics = {f"{row['split']}/loss": row["loss"]}
+        if row["lr"] is not None:
+            metrics["train/lr"] = row["lr"]
+        tracker.log(metrics, row["step"])
+
+    adapter = trial.adapter(on_row)
+    log.info("%s: adapter %s %s", facts.name, adapter.signature, "reused" if adapter.reused else "fitted")
+    write_jsonl(folder / "curves.jsonl", rows)
+    progress = config.trainer.progress
+    transcripts = decode(
+        trial.base, evaluation, config.decoding, config.seed, (adapter.signature, adapter.folder), progress
+    )
+    trained = {key: adapter.facts[key] for key in _TRAINED} | {"train_reused": adapter.reused}
+    scores = _scores(trial, facts, adapter.signature, transcripts, trained, options)
+    utterances = utterance_rows(evaluation.references, transcripts.hypotheses, evaluation.surroundings, options)
+    write_utterances(folder, utterances)
+    if config.baseline:
+        outcomes.raise_if_failed(BASE)
+        alone = decode(trial.base, evaluation, config.decoding, config.seed, None, progress)
+        label = replace(facts, name="base (no adapter)")
+        base = _scores(trial, label, "base", alone, dict.fromkeys(_TRAINED), options)
+        write_scores(folder, "baseline.json", base)
+        beside = f" (base alone {100 * base['cer']:.2f} %)"
+    else:
+        beside = ""
+        (folder / "baseline.json").unlink(missing_ok=True)
+    write_scores(folder, "scores.json", scores)
+    tracker.finish({k: v for k, v in scores.items() if k not in ("params", "command")}, utterances)
+    log.info("%s: CER %.2f %%%s; scores and transcripts in %s", facts.name, 100 * scores["cer"], beside, folder)
+    return float(scores["cer"])
+
+
+_TRAINED = (
+    *("trainable_parameters", "train_seconds", "final_train_loss", "final_val_loss", "steps", "train_conversations"),
+)
+
+
+def _scores(
+    trial: Trial,
+    facts: TrialFacts,
+    signature: str,
+    transcripts: Transcripts,
+    trained: dict[str, Any],
+    options: ScoringOptions,
+) -> dict[str, Any]:
+    from kimi_audio_ft.scoring.trial_scores import git_commit
+
+    evaluation = trial.evaluation
+    return {
+        "trial": facts.name,
+        **evaluation.scores(transcripts, options),
+        "signature": signature,
+        "transcript_signatures": transcripts.signatures,
+        "params": facts.params,
+        **trained,
+        "decode_seconds": transcripts.seconds,
+        "command": facts.command,
+        "eval_manifest": evaluation.settings.eval_manifest,
+        "eval_identity": evaluation.reference_identity,
+        "git_commit": git_commit(),
+        "model": trial.config.model.path,
+    }
+
+
+def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> dict[str, Any]:
+    """Decode and score; writes ``scores.json`` and ``utterances.jsonl`` into ``folder``.
+
+    ``group`` names what the evaluation belongs to, for W&B.
+    """
+    from kimi_audio_ft.base import Base
+    from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode
+    from kimi_audio_ft.runtime.devices import refuse_launchers
+    from kimi_audio_ft.runtime.libraries import quiet_libraries
+    from kimi_audio_ft.scoring import read_options
+    from kimi_audio_ft.scoring.trial_scores import (
+        git_commit,
+        score_repeats,
+        utterance_rows,
+        write_scores,
+        write_utterances,
+    )
+    from kimi_audio_ft.store.signature import flatten
+    from kimi_audio_ft.tracking import make_tracker
+
+    refuse_launchers()
+    quiet_libraries()
+    options = read_options(config.scoring)
+    base = Base(config.model, config.data.features, config.trainer.accelerator, config.trainer.threads)
+    evaluation = EvaluationSet(base, config.data)
+    adapter = find_adapter(config.adapter)
+    name = f"evaluate {adapter[0] if adapter else 'base'}"
+    transcripts = decode(base, evaluation, config.decoding, config.seed, adapter, config.trainer.progress)
+    around, hypotheses = evaluation.surroundings, transcripts.hypotheses
+    utterances = utterance_rows(evaluation.references, hypotheses, around, options)
+    if config.losses:
+        from kimi_audio_ft.training.utterance_losses import evaluation_losses
+
+        losses = evaluation_losses(base, evaluation, adapter, config.trainer.progress)
+        utterances = [{**row, "loss": losses[row["id"]]} for row in utterances]
+    flat = flatten(asdict(config))
+    scores = {
+        "trial": name,
+        **score_repeats(evaluation.references, hypotheses, around.recordings, options),
+        "signature": adapter[0] if adapter else "base",
+        "transcript_signatures": transcripts.signatures,
+        "params": {key: value for key, value in flat.items() if key.startswith("decoding.")},
+        "decode_seconds": transcripts.seconds,
+        "eval_manifest": config.data.eval_manifest,
+        "eval_identity": evaluation.reference_identity,
+        "git_commit": git_commit(),
+        "model": config.model.path,
+    }
+    write_utterances(folder, utterances)
+    write_scores(folder, "scores.json", scores)
+    tracker = make_tracker(
+        config.logger, trial_name=name, group=group, config=asdict(config), folder=folder, job_type="evaluate"
+    )
+    tracker.finish({key: value for key, value in scores.items() if key != "params"}, utterances)
+    return scores

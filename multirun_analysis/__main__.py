@@ -11,7 +11,7 @@ from rich.console import Console
 
 from kimi_audio_ft.errors import UserError
 from multirun_analysis.messages import ENGLISH, LANGUAGES, messages_in
-from multirun_analysis.report import ReportPaths, load_sweep, write_comparison
+from multirun_analysis.report.page import ReportPaths, load_sweep, write_comparison
 from multirun_analysis.terminal import print_leaderboard
 from multirun_analysis.watch import SECONDS, watch
 

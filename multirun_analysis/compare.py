@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,12 +9,12 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from kimi_audio_ft.errors import UserError
-from multirun_analysis.collect import Sweep, Trial
-from multirun_analysis.reference_sets import REFERENCE_SET, check_reference_sets
-from multirun_analysis.scored_alike import check_scored_alike
+from multirun_analysis.checks import REFERENCE_SET, check_reference_sets, check_scored_alike
+from multirun_analysis.params import _order, distinct, identity, value_of
+from multirun_analysis.sweep import Sweep, Trial
 
 if TYPE_CHECKING:
-    from multirun_analysis.learning_curve import LearningStudy
+    from multirun_analysis.learning import LearningStudy
     from multirun_analysis.statistics import Statistics
 
 LEADING_PARAMS = ("lora.r", "optim.lr", "decoding.text_temperature")
@@ -92,7 +91,7 @@ class Comparison:
     @cached_property
     def learning(self) -> LearningStudy | None:
         """Learning curves, where sizes of the training set are swept; reads utterances when first asked."""
-        from multirun_analysis.learning_curve import learning_study
+        from multirun_analysis.learning import learning_study
 
         return learning_study(self)
 
@@ -155,34 +154,6 @@ def swept_params(sweep: Sweep) -> list[str]:
         if key in given or not any(_follows(sweep, key, leader) for leader in kept):
             kept.append(key)
     return sorted(kept, key=_preference)
-
-
-def value_of(trial: Trial, param: str) -> Any:
-    """A parameter as configured or, for what scores.json does not list, as given on the command line."""
-    return trial.params.get(param, trial.overrides.get(param))
-
-
-def is_of_base(param: str) -> bool:
-    """Whether a parameter also says something about the base alone: how it is asked, and how it decodes."""
-    return param.startswith("decoding") or param in ("prompt", "data.prompt")
-
-
-def identity(value: Any) -> str:
-    """Equal for equal values of any type; 1 and 1.0 are equal, 1 and true are not."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return repr(float(value))
-    return json.dumps(value, sort_keys=True, default=str)
-
-
-def distinct(values: list[Any]) -> list[Any]:
-    """The different values, numbers before everything else, each in order."""
-    return sorted({identity(value): value for value in values}.values(), key=_order)
-
-
-def _order(value: Any) -> tuple[int, float, str]:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return (0, float(value), "")
-    return (1, 0.0, identity(value))
 
 
 def _preference(param: str) -> tuple[bool, int]:

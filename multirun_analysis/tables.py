@@ -10,12 +10,11 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from multirun_analysis.collect import Trial
 from multirun_analysis.compare import Comparison, Row
-from multirun_analysis.learning_words import learning_document
+from multirun_analysis.report.board import terms_of
 from multirun_analysis.statistics.document import statistics_document, trial_document
-from multirun_analysis.terms import terms_of
-from multirun_analysis.words import trial_title
+from multirun_analysis.sweep import Trial
+from multirun_analysis.words import learning_document, trial_title
 
 # Facts of a trial that are copied from its record, in the order of the CSV's columns.
 RECORDED = (

@@ -7,12 +7,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from multirun_analysis.compare import Comparison, Row, is_of_base, value_of
-from multirun_analysis.learning_words import learning_in_words
+from multirun_analysis.compare import Comparison, Row
 from multirun_analysis.messages import ENGLISH
-from multirun_analysis.sentences import conclusions
+from multirun_analysis.params import is_of_base, value_of
 from multirun_analysis.statistics import Interval
-from multirun_analysis.words import BASE_NAME, change, effort, headline, short_key, shown, training_time
+from multirun_analysis.words import (
+    BASE_NAME,
+    change,
+    conclusions,
+    effort,
+    headline,
+    learning_in_words,
+    short_key,
+    shown,
+    training_time,
+)
 
 MOST_ROWS = 40
 NARROW = 47  # columns of text that the scores need; below this and the parameters' share, only the main ones are shown

@@ -12,13 +12,12 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from kimi_audio_ft.engine.ledger import planned_trials
 from kimi_audio_ft.errors import DataError, UserError
-from kimi_audio_ft.store_uses import is_alive
+from kimi_audio_ft.store.usage import is_alive
+from kimi_audio_ft.sweep_folder import planned_trials
 from multirun_analysis.messages import Messages
-from multirun_analysis.page import render, render_waiting
 from multirun_analysis.records import write_whole
-from multirun_analysis.report import ReportPaths, load_sweep, write_comparison
+from multirun_analysis.report.page import ReportPaths, load_sweep, render, render_waiting, write_comparison
 
 SECONDS = 30.0
 # The next look is at least this many times as far away as the last report took: the machine is for the trainings.

@@ -7,9 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from multirun_analysis.collect import Trial
-from multirun_analysis.compare import Adapter, Comparison, Row, is_of_base, value_of
+from kimi_audio_ft.text import duration
+from multirun_analysis.checks import version_of
+from multirun_analysis.compare import Adapter, Comparison, Row
+from multirun_analysis.learning import SIZE_PARAM, Forecast, LearningCurve, LearningStudy
 from multirun_analysis.messages import ENGLISH, Messages
+from multirun_analysis.params import is_of_base, value_of
+from multirun_analysis.statistics import Needed, Overfitting, Reason, Statistics
+from multirun_analysis.statistics.results import Interval
+from multirun_analysis.sweep import Trial
 
 BASE_NAME = ENGLISH("base.name")
 FEW = 100  # below this a mean count is told with its tenths
@@ -70,19 +76,6 @@ def count(number: float | None) -> str:
     if number is None:
         return "–"
     return f"{number:.0f}" if number >= FEW else f"{number:.1f}".removesuffix(".0")
-
-
-def duration(seconds: float | None) -> str:
-    """A length of time, to the precision one cares for; a dash when unknown."""
-    if seconds is None:
-        return "–"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def setting(trial: Trial, params: list[str], say: Messages = ENGLISH) -> str:
@@ -149,3 +142,219 @@ def effort(comparison: Comparison, say: Messages = ENGLISH) -> str:
     if len(trained) < len(sweep.finished):
         parts.append(say("effort.shared", n=len(sweep.finished)))
     return say("effort.join").join(parts) + say("effort.end")
+
+
+# --- What the statistics say, in sentences of either language: the group of the best, the recommendation, overfitting.
+
+MOST_NAMED = 6
+MOST_RECORDED = 100_000  # utterances: no test set has more, so a larger number tells nobody anything
+_WITHOUT_TESTS = (Reason.ONLY, Reason.TOO_FEW_RECORDINGS, Reason.NO_UTTERANCES)
+
+
+def recommendation(comparison: Comparison, say: Messages) -> str:
+    """Which trial to take, and why it and no other."""
+    statistics = comparison.statistics
+    taken, group = statistics.recommended, len(statistics.best_group)
+    counted = {Reason.BEST_IS_CHEAPEST: group - 1, Reason.TOO_FEW_RECORDINGS: statistics.recordings}
+    compared = sum(pair.first is statistics.best_group[0] for pair in statistics.pairs)
+    return say(
+        f"verdict.{statistics.reason}",
+        n=counted.get(statistics.reason, compared),
+        name=name_of(taken, comparison, say),
+        cer=percent(taken.cer, 2),
+        group=group,
+    )
+
+
+def conclusions(comparison: Comparison, say: Messages) -> list[str]:
+    """The recommendation, and all that goes with it."""
+    return [recommendation(comparison, say), *verdicts(comparison, say)]
+
+
+def verdicts(comparison: Comparison, say: Messages) -> list[str]:
+    """What goes with the recommendation: how it was tested, what more data would tell, which adapters overfitted."""
+    statistics = comparison.statistics
+    lines = []
+    if statistics.reason not in _WITHOUT_TESTS:
+        lines.append(_method(statistics, say))
+    if statistics.needed is not None and len(statistics.best_group) > 1:
+        lines.append(_needed(statistics.needed, comparison, say))
+    if len(comparison.sweep.finished) > 1 and version_of(comparison.best.trial) is None:
+        lines.append(say("verdict.unstated"))
+    if statistics.left_out:
+        names = _some([trial.name for trial in statistics.left_out], say)
+        lines.append(say("verdict.left_out", n=len(statistics.left_out), names=names))
+    if statistics.beyond:
+        lines.append(say("verdict.beyond", n=statistics.num_compared))
+    turned = [verdict for verdict in statistics.overfitting if verdict.kind == "turned"]
+    if turned:
+        names = _some([_place(one, comparison, say) for one in turned], say)
+        lines.append(say("verdict.turned", n=len(turned), names=names))
+    return lines
+
+
+def overfitting_in_words(verdict: Overfitting, say: Messages) -> str:
+    """The verdict over one adapter."""
+    return say(f"overfit.{verdict.kind}", at=where(verdict, say))
+
+
+def where(verdict: Overfitting, say: Messages) -> str:
+    """Where the validation loss was lowest: an epoch, or a step where epochs were not logged."""
+    if verdict.best_epoch is not None:
+        return say("overfit.epoch", n=f"{verdict.best_epoch:g}")
+    return "–" if verdict.best_step is None else say("overfit.step", n=verdict.best_step)
+
+
+def name_of(trial: Trial, comparison: Comparison, say: Messages) -> str:
+    """A trial by what differs from its siblings."""
+    return setting(trial, comparison.swept, say) or trial.label
+
+
+def _place(verdict: Overfitting, comparison: Comparison, say: Messages) -> str:
+    return say("verdict.place", name=adapter_name(verdict.adapter, comparison, say), at=where(verdict, say))
+
+
+def _method(statistics: Statistics, say: Messages) -> str:
+    return say(
+        "verdict.method",
+        n=len(statistics.pairs),
+        recordings=f"{statistics.recordings:,}",
+        resamples=f"{statistics.resamples:,}",
+    )
+
+
+def _needed(needed: Needed, comparison: Comparison, say: Messages) -> str:
+    names = {side: name_of(getattr(needed, side), comparison, say) for side in ("first", "second")}
+    if needed.utterances is None or needed.recordings is None:
+        return say("verdict.needed_never", **names)
+    if needed.utterances > MOST_RECORDED:
+        return say(
+            "verdict.needed_beyond", **names, difference=points(needed.difference, say), most=f"{MOST_RECORDED:,}"
+        )
+    return say(
+        "verdict.needed",
+        **names,
+        power=show(needed.power),
+        utterances=f"{needed.utterances:,}",
+        recordings=f"{needed.recordings:,}",
+        have_utterances=f"{comparison.statistics.utterances:,}",
+        have_recordings=f"{comparison.statistics.recordings:,}",
+    )
+
+
+def _some(names: list[str], say: Messages) -> str:
+    """The first names, and an ellipsis for the rest."""
+    return say.listed(names) if len(names) <= MOST_NAMED else say("list.comma").join([*names[:MOST_NAMED], "…"])
+
+
+# --- A learning curve in sentences of either language, and as JSON values for trials.json.
+
+_DIGITS = 9
+
+
+def learning_sentences(study: LearningStudy, say: Messages) -> list[str]:
+    """Each curve's law in words; why there is no curve where that is so."""
+    if study.refused is not None:
+        return [say("learning.refused", param=SIZE_PARAM)]
+    return [_law(curve, say) for curve in study.curves]
+
+
+def learning_in_words(study: LearningStudy | None, say: Messages) -> list[str]:
+    """The same with every curve's forecasts, for where there is no table of them; nothing for any other sweep."""
+    if study is None:
+        return []
+    if study.refused is not None:
+        return learning_sentences(study, say)
+    told = [(say("learning.told", said=_law(curve, say)), _forecasts(curve, say)) for curve in study.curves]
+    return [line for lines in told for line in lines]
+
+
+def curve_name(curve: LearningCurve, say: Messages) -> str:
+    """The values of the other swept parameters."""
+    named = [f"{short_key(param)}={shown(param, value, say)}" for param, value in curve.setting.items()]
+    return " ".join(named) or say("learning.one")
+
+
+def in_percent(interval: Interval | None, say: Messages) -> str:
+    """An interval; a dash where there are too few recordings for one."""
+    if interval is None:
+        return "–"
+    return say("learning.between", low=percent(interval.low), high=percent(interval.high))
+
+
+def learning_document(study: LearningStudy | None) -> dict[str, Any] | None:
+    """The curves as JSON values; trials are named by their folders."""
+    if study is None:
+        return None
+    return {"refused": study.refused, "curves": [_curve(curve) for curve in study.curves]}
+
+
+def _law(curve: LearningCurve, say: Messages) -> str:
+    first, last = curve.points[0], curve.points[-1]
+    facts = {
+        "name": curve_name(curve, say),
+        "smallest": f"{first.size:,}",
+        "largest": f"{last.size:,}",
+        "first": percent(first.error),
+        "last": percent(last.error),
+        "trained": _training(curve, say),
+    }
+    off = say("learning.off", sizes=say.listed([f"{size:,}" for size in curve.off])) if curve.off else ""
+    if curve.is_falling is False or curve.law.scale == 0:
+        return say("learning.flat", **facts) + off
+    law = say("learning.law", **facts, exponent=f"{curve.law.exponent:.2f}", floor=percent(curve.law.floor))
+    return law + off
+
+
+def _training(curve: LearningCurve, say: Messages) -> str:
+    """Steps of the trainings: with the same number everywhere, more data is not more training."""
+    if curve.steps is None:
+        return ""
+    fewest, most = (f"{steps:,}" for steps in curve.steps)
+    return say("learning.steps", n=most) if fewest == most else say("learning.steps_between", low=fewest, high=most)
+
+
+def _forecasts(curve: LearningCurve, say: Messages) -> str:
+    told = []
+    for one in curve.forecasts:
+        about = [in_percent(one.interval, say)] if one.interval else []
+        about += [say("learning.far")] if one.is_far else []
+        beside = say("learning.about", said=say("list.comma").join(about)) if about else ""
+        told.append(say("learning.at", size=f"{one.size:,}", cer=percent(one.error), beside=beside))
+    return say("learning.forecasts", said=say("learning.join").join(told))
+
+
+def _curve(curve: LearningCurve) -> dict[str, Any]:
+    law = curve.law
+    return {
+        "setting": curve.setting,
+        "points": [
+            {"size": point.size, "cer": _round(point.error), "trials": [trial.name for trial in point.trials]}
+            for point in curve.points
+        ],
+        "law": {
+            "floor": _round(law.floor),
+            "scale": _round(law.scale),
+            "exponent": _round(law.exponent),
+            "unit": law.unit,
+            "floor_interval": _bounds(curve.floor),
+            "exponent_interval": _bounds(curve.exponent),
+        },
+        "is_falling": curve.is_falling,
+        "off": curve.off,
+        "steps": curve.steps,
+        "forecasts": [_forecast(one) for one in curve.forecasts],
+        "line": [_forecast(one) for one in curve.line],
+    }
+
+
+def _forecast(one: Forecast) -> dict[str, Any]:
+    return {"size": one.size, "cer": _round(one.error), "interval": _bounds(one.interval), "is_far": one.is_far}
+
+
+def _bounds(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else [_round(interval.low), _round(interval.high)]
+
+
+def _round(value: float) -> float:
+    return round(value, _DIGITS)

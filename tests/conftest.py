@@ -21,7 +21,7 @@ import pytest
 from filelock import FileLock
 
 if TYPE_CHECKING:
-    from kimi_audio_ft.schema import TrainConfig
+    from kimi_audio_ft.config.train import TrainConfig
     from tests.standin import Standin
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -117,7 +117,7 @@ def coded_manifests(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trial_config(coded_manifests: Path) -> Callable[..., TrainConfig]:
     """Makes a small trial's config; arguments are the fields to change: ``trial_config(lora={"r": 4}, seed=2)``."""
-    from kimi_audio_ft import schema
+    from kimi_audio_ft.config import train as schema
 
     defaults: dict[str, dict[str, Any]] = {
         "data": {

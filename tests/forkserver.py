@@ -15,7 +15,7 @@ from multiprocessing import forkserver, get_context, util
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from kimi_audio_ft import workers
+from kimi_audio_ft.runtime import workers
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kimi_audio_ft.data.sentences import generate
+from kimi_audio_ft.demo.sentences import generate
 
 # Numbers, fillers and erhua could be rewritten by a normalisation; without them it removes marks and nothing else.
 _REWRITTEN = set("零一二三四五六七八九十百千万亿两几半双点第号年月日儿嗯呃啊哦额那个就是吧呢")

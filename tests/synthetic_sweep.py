@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from kimi_audio_ft.schema import DataConfig, DecodingConfig, LoraConfig, OptimConfig, TrainConfig
+from kimi_audio_ft.config.train import DataConfig, DecodingConfig, LoraConfig, OptimConfig, TrainConfig
 from tests.synthetic_errors import Corpus, ErrorModel, Planted
 from tests.synthetic_scores import Record, Scorer
 

@@ -14,7 +14,7 @@ from experiments.bench_gpu.report import TABLES, Report, describe_machine
 from experiments.bench_gpu.shapes import NAMES, shapes
 from experiments.bench_gpu.stages import Plan, Row
 from experiments.bench_gpu.timing import Clock, release_memory
-from kimi_audio_ft.model.json_files import save_json, written_aside
+from kimi_audio_ft.files import save_json, written_aside
 
 # Side of the square product that measures the peak.
 MATMUL = {"cuda": 8192, "cpu": 512}

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from pytorch_lightning.utilities import move_data_to_device
 
-from kimi_audio_ft.data.batch import Sample, make_batch
-from kimi_audio_ft.data.layout import BLANK, layout_conversation
+from kimi_audio_ft.data.dataset import Sample, make_batch
+from kimi_audio_ft.manifest.conversation import BLANK, layout_conversation
 from kimi_audio_ft.model import KimiAudioConfig
 from kimi_audio_ft.model.audio_frontend import SAMPLE_RATE, SAMPLES_PER_TOKEN
 from kimi_audio_ft.model.text_tokenizer import SPECIAL_TOKENS

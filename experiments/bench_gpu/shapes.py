@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from kimi_audio_ft.files import read_json_object
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM, SpeechTokenizer, WhisperFeatureExtractor
-from kimi_audio_ft.model.json_files import read_json_object
 from kimi_audio_ft.paths import TINY_MODEL
 
 

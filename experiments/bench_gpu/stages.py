@@ -15,10 +15,10 @@ from experiments.bench_gpu.inputs import Clip, NumberTokenizer, batch_of, random
 from experiments.bench_gpu.shapes import Shapes, random_decoder, random_speech_tokenizer, random_whisper
 from experiments.bench_gpu.step import AdapterStep, adapter_on
 from experiments.bench_gpu.timing import Clock, or_out_of_memory, release_memory
+from kimi_audio_ft.config.train import DecodingConfig, LoraConfig, OptimConfig
 from kimi_audio_ft.decoding.generate import generate_text
 from kimi_audio_ft.lora.adapter import trainable_parameters
 from kimi_audio_ft.model import KimiAudioForCausalLM
-from kimi_audio_ft.schema import DecodingConfig, LoraConfig, OptimConfig
 
 Row = dict[str, Any]
 NEVER = -1  # an end token that no model chooses, so that every row decodes to the end

@@ -10,10 +10,10 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from kimi_audio_ft.config.train import LoraConfig, OptimConfig
 from kimi_audio_ft.lora.adapter import add_adapter
 from kimi_audio_ft.model import KimiAudioForCausalLM
-from kimi_audio_ft.schema import LoraConfig, OptimConfig
-from kimi_audio_ft.training.loss import answer_loss
+from kimi_audio_ft.training.module import answer_loss
 
 
 @contextmanager

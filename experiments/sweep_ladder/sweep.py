@@ -13,7 +13,7 @@ from typing import Any
 
 from experiments.sweep_ladder.seconds import Seconds, now
 from experiments.sweep_ladder.workload import Workload
-from kimi_audio_ft.store_files import read_jsonl
+from kimi_audio_ft.files import read_jsonl
 
 
 @dataclass(frozen=True)

@@ -15,21 +15,21 @@ from hydra.core.config_store import ConfigStore
 
 from experiments.sweep_ladder.child import OnRow, Spec
 from experiments.sweep_ladder.seconds import Seconds, now
-from kimi_audio_ft.base_model import Base
+from kimi_audio_ft.base import Base
 from kimi_audio_ft.cli import to_settings
-from kimi_audio_ft.data.audio import read_audio
-from kimi_audio_ft.data.batch import make_batch
+from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.data.datamodule import BatchRules, Collate, ConversationData, ResumableLoader
-from kimi_audio_ft.decoding.passes import Pass
-from kimi_audio_ft.decoding.transcribe import transcribe
+from kimi_audio_ft.data.dataset import make_batch
+from kimi_audio_ft.decoding.sampling import Pass
+from kimi_audio_ft.decoding.transcripts import transcribe
+from kimi_audio_ft.manifest.audio import read_audio
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.paths import config_dir, project_root
-from kimi_audio_ft.quiet import quiet_libraries
-from kimi_audio_ft.schema import TrainConfig
-from kimi_audio_ft.threads import limit_threads
+from kimi_audio_ft.runtime.devices import limit_threads
+from kimi_audio_ft.runtime.libraries import quiet_libraries
+from kimi_audio_ft.runtime.signals import Interrupted
+from kimi_audio_ft.training.adapters import Member
 from kimi_audio_ft.training.fit import fit_adapters
-from kimi_audio_ft.training.members import Member
-from kimi_audio_ft.training.stopping import Interrupted
 from kimi_audio_ft.trial import Trial
 
 

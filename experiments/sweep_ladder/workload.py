@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
+from kimi_audio_ft.files import read_json_object, read_jsonl
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM, WhisperFeatureExtractor
 from kimi_audio_ft.model.checkpoint import read_config, write_model
-from kimi_audio_ft.model.json_files import read_json_object
 from kimi_audio_ft.paths import CHECKOUT, TINY_MODEL
-from kimi_audio_ft.store_files import read_jsonl
 
 # About the published proportions: 6 of 34 layers belong to the audio branch, 1/15 of all numbers to the encoder.
 _MID_DECODER = {

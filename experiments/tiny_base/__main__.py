@@ -11,11 +11,11 @@ import torch
 from experiments.tiny_base.decoder import decoder_config, encode, train_decoder, write_tokenizer
 from experiments.tiny_base.encoders import SPEECH_TOKENIZER, WHISPER, train_speech_tokenizer, train_whisper
 from experiments.tiny_base.speech import make_clips
-from kimi_audio_ft.data.encoding import Encoders
-from kimi_audio_ft.data.sentences import vocabulary
+from kimi_audio_ft.config.train import DEFAULT_PROMPT
+from kimi_audio_ft.demo.sentences import vocabulary
+from kimi_audio_ft.features.encode import Encoders
 from kimi_audio_ft.model.checkpoint import write_model
 from kimi_audio_ft.model.files import ModelFiles
-from kimi_audio_ft.schema import DEFAULT_PROMPT
 
 
 def main() -> None:

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kimi_audio_ft.data.batch import Sample, make_batch
-from kimi_audio_ft.data.encoding import Encoders
-from kimi_audio_ft.data.layout import MEDIA_BEGIN, MEDIA_END, layout_conversation
+from kimi_audio_ft.config.train import DEFAULT_PROMPT
+from kimi_audio_ft.data.dataset import Sample, make_batch
+from kimi_audio_ft.features.encode import Encoders
+from kimi_audio_ft.manifest.conversation import MEDIA_BEGIN, MEDIA_END, layout_conversation
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM, TextTokenizer
 from kimi_audio_ft.model.text_tokenizer import save_tokenizer_files
-from kimi_audio_ft.schema import DEFAULT_PROMPT
-from kimi_audio_ft.training.loss import answer_loss
+from kimi_audio_ft.training.module import answer_loss
 
 from experiments.tiny_base.speech import Clip  # isort: skip
 

@@ -9,14 +9,14 @@ import torch
 
 from experiments.tiny_base.decoder import encode
 from experiments.tiny_base.speech import make_clips
-from kimi_audio_ft.data.batch import make_batch
-from kimi_audio_ft.data.encoding import Encoders
-from kimi_audio_ft.data.layout import BLANK, TEXT_EOS
+from kimi_audio_ft.config.train import DecodingConfig, ModelConfig
+from kimi_audio_ft.data.dataset import make_batch
 from kimi_audio_ft.decoding.generate import generate_text
+from kimi_audio_ft.features.encode import Encoders
+from kimi_audio_ft.manifest.conversation import BLANK, TEXT_EOS
 from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer
 from kimi_audio_ft.model.files import locate
 from kimi_audio_ft.paths import TINY_MODEL
-from kimi_audio_ft.schema import DecodingConfig, ModelConfig
 from kimi_audio_ft.scoring import score
 
 HELD_OUT_SEED = 12

@@ -9,7 +9,7 @@ import torch
 from pypinyin import Style, lazy_pinyin
 from torch import Tensor
 
-from kimi_audio_ft.data.demo_corpus import iterate_speech
+from kimi_audio_ft.demo.corpus import iterate_speech
 from kimi_audio_ft.model.audio_frontend import log_mel
 
 

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from kimi_audio_ft.decoding.passes import GREEDY_BELOW
-from kimi_audio_ft.decoding.sampling import Rule, choose_each
+from kimi_audio_ft.config.train import DecodingConfig
+from kimi_audio_ft.decoding.sampling import GREEDY_BELOW, Rule, choose_each
 from kimi_audio_ft.lora.adapter import stable_seed
-from kimi_audio_ft.schema import DecodingConfig
 
 SAMPLINGS_AT_ONCE = 8
 """Samplings that go on together from one prefill: the batch has at most so many rows for every utterance in it."""

@@ -1,1 +1,1 @@
-"""The sweep engine: what a sweep's jobs lack is made once, together, and every job then finds it in the store."""
+"""The former name of ``kimi_audio_ft.sweep``: ``python -m kimi_audio_ft.engine TASK.json`` works for one version."""

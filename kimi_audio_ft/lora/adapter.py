@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from kimi_audio_ft.config.train import LoraConfig
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.lora.targets import matched_modules, target_pattern
 from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
-from kimi_audio_ft.schema import LoraConfig
 
 # PEFT's name for the adapter of a model that has one.
 ONE = "default"

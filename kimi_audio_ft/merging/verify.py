@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kimi_audio_ft.base_model import PeftTargets
+from kimi_audio_ft.base import PeftTargets
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.lora.adapter import load_adapter
 from kimi_audio_ft.merging.weights import Source, decoder_sources, whisper_sources

@@ -2,18 +2,136 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.model.config import KimiAudioConfig
+from kimi_audio_ft.files import INDEX_NAME, read_json_object, save_json, written_aside
+from kimi_audio_ft.model.config import PARAMETERS_7B, KimiAudioConfig
 from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
-from kimi_audio_ft.model.json_files import INDEX_NAME, read_json_object, save_json
-from kimi_audio_ft.model.shards import plan_shards, shard_index
-from kimi_audio_ft.model.weight_files import check_parameter_count, load_tensors
+
+# --- Safetensors files piece by piece: headers without tensors, and writing without holding a file in memory.
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_MOST_HEADER_BYTES = 100 * 2**20
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a header says of a tensor."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tensor takes in its file."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def plan_shards(sizes: Mapping[str, int], most_bytes: float) -> dict[str, list[str]]:
+    """Names of tensors by the file that shall hold them, ``model-1-of-N.safetensors`` and so on, in order.
+
+    Args:
+        sizes: bytes of every tensor. most_bytes: of a file; a tensor may be larger and then has a file of its own.
+    """
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, nbytes in sizes.items():
+        if shards[-1] and size + nbytes > most_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += nbytes
+    return {f"model-{number}-of-{len(shards)}.safetensors": names for number, names in enumerate(shards, start=1)}
+
+
+def shard_index(sizes: Mapping[str, int], shards: Mapping[str, list[str]]) -> dict[str, Any]:
+    """The index beside such files."""
+    weight_map = {name: file for file, names in shards.items() for name in names}
+    return {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """Tensors that a file declares. Raises DataError when it is cut off, damaged or no safetensors file."""
+    remedy = "Download it again"
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(_MOST_HEADER_BYTES, size - 8):
+                raise ValueError("it has no header")
+            entries = json.loads(file.read(length))
+        entries.pop("__metadata__", None)
+        found = {name: TensorInfo(DTYPES[row["dtype"]], tuple(row["shape"])) for name, row in entries.items()}
+        wanted = 8 + length + max((row["data_offsets"][1] for row in entries.values()), default=0)
+    except OSError as error:
+        raise DataError(path, f"cannot be read ({error.strerror})", remedy) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(path, f"is not a readable safetensors file ({error})", remedy) from None
+    if wanted != size:
+        problem = f"is not a readable safetensors file (its header declares {wanted:,} bytes, it has {size:,})"
+        raise DataError(path, problem, remedy)
+    return found
+
+
+class ShardWriter:
+    """Writes one safetensors file whose tensors are known in advance and arrive in pieces, in order."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, TensorInfo]) -> None:
+        self._expected = iter(tensors.items())
+        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        end = 0
+        for name, info in tensors.items():
+            start, end = end, end + info.nbytes
+            header[name] = {"dtype": _NAMES[info.dtype], "shape": list(info.shape), "data_offsets": [start, end]}
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes, so that they can be memory-mapped
+        self._file: BinaryIO = path.open("wb")
+        self._file.write(len(text).to_bytes(8, "little") + text)
+
+    def write(self, name: str, pieces: Iterator[Tensor]) -> None:
+        """Write the next tensor, given as consecutive pieces of its first dimension."""
+        expected, info = next(self._expected)
+        assert name == expected, (name, expected)
+        written = 0
+        for piece in pieces:
+            assert piece.dtype == info.dtype, (name, piece.dtype)
+            data = piece.contiguous().reshape(-1).view(torch.uint8)
+            self._file.write(data.numpy().data)
+            written += data.numel()
+        assert written == info.nbytes, (name, written, info.nbytes)
+
+    def close(self) -> None:
+        """Finish the file; all tensors must have been written."""
+        try:
+            assert next(self._expected, None) is None
+        finally:
+            self._file.close()
+
+    def abandon(self) -> None:
+        """Close the file as it is, after an error."""
+        self._file.close()
+
 
 # The published shards hold one such bf16 table per layer; rounded rotary frequencies must never be used.
 STRAY_SUFFIX = "rotary_emb.inv_freq"
@@ -89,3 +207,164 @@ def published_config(config: KimiAudioConfig, dtype: torch.dtype) -> dict:
     fields |= {"rope_theta": config.rope_theta, "torch_dtype": str(dtype).removeprefix("torch.")}
     fields |= {"architectures": ["MoonshotKimiaForCausalLM"], "model_type": config.model_type}
     return fields
+
+
+# --- Reading and writing of a model's folder: ``config.json`` and safetensors; never pickle.
+
+WEIGHTS_NAME = "model.safetensors"
+
+
+def read_encoder_config(folder: Path, required: tuple[str, ...]) -> dict[str, Any]:
+    """``config.json`` of an encoder; a shape that is not written there would silently become a library default."""
+    path = folder / "config.json"
+    config = read_json_object(path, "Point the option at the encoder's folder")
+    missing = [name for name in required if name not in config]
+    if missing:
+        raise DataError(path, f"lacks {', '.join(missing)}", "Point the option at the encoder's folder")
+    return config
+
+
+def load_tensors(
+    module: nn.Module,
+    folder: Path,
+    rename: Callable[[str], str | None],
+    dtype: torch.dtype,
+    device: str | torch.device,
+) -> None:
+    """Fill a module (it may be on the meta device) with the folder's tensors, cast to ``dtype`` on ``device``.
+
+    ``rename`` maps a name in the file to the module's, or to None when the tensor is not read. Raises DataError when
+    the names or shapes that remain are not exactly the module's.
+    """
+    expected = module.state_dict()
+    source = _sources(folder, rename)
+    missing = sorted(expected.keys() - source.keys())
+    unexpected = sorted(source[name][1] for name in source.keys() - expected.keys())
+    if missing or unexpected:
+        raise DataError(
+            folder,
+            f"tensors are not those that config.json asks for: missing {_listed(missing)}; "
+            f"unexpected {_listed(unexpected)}",
+            "config.json and weights must be of the same model",
+        )
+    check_headers(folder, {path for path, _ in source.values()})
+    state: dict[str, Tensor] = {}
+    misfits: list[str] = []
+    for path in dict.fromkeys(path for path, _ in source.values()):
+        with _opened(path) as file:
+            for name in (name for name in source if source[name][0] == path):
+                tensor = _read_tensor(file, path, source[name][1])
+                if tensor.shape != expected[name].shape:
+                    misfits.append(f"{name} {list(tensor.shape)} instead of {list(expected[name].shape)}")
+                # Cast one by one, so that a large checkpoint is never in memory twice; on the CPU and in the dtype of
+                # the file it stays the mapped file itself.
+                state[name] = tensor.to(device=device, dtype=dtype)
+    if misfits:
+        raise DataError(
+            folder, f"tensor shapes contradict config.json: {_listed(misfits)}", "Use the config.json of these weights"
+        )
+    module.load_state_dict(state, assign=True)
+
+
+def check_parameter_count(module: nn.Module, what: str, place: Path) -> None:
+    """Compare a module of the 7B with the published number of its parameters (a key of PARAMETERS_7B)."""
+    found, expected = sum(tensor.numel() for tensor in module.state_dict().values()), PARAMETERS_7B[what]
+    if found != expected:
+        problem = f"the {what} has {found:,} parameters, the published one {expected:,}"
+        raise DataError(place, problem, "Download the checkpoint again, config.json and weights")
+
+
+def save_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write ``model.safetensors`` as transformers writes it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with written_aside(folder / WEIGHTS_NAME) as path:
+        save_file(on_cpu, path, metadata={"format": "pt"})
+
+
+def file_of_tensor(folder: Path) -> dict[str, Path]:
+    """Where each tensor lies: as the index says, whatever the shards' names, or in the one file."""
+    single, index = folder / WEIGHTS_NAME, folder / INDEX_NAME
+    if index.is_file():
+        weight_map = read_json_object(index, "Download it again").get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise DataError(index, "has no 'weight_map'", "Download it again")
+        return {name: folder / shard for name, shard in weight_map.items()}
+    if single.is_file():
+        with _opened(single) as file:
+            return dict.fromkeys(file.keys(), single)
+    raise DataError(
+        folder,
+        f"holds neither {WEIGHTS_NAME} nor {INDEX_NAME}",
+        "Point the option at the folder of the safetensors (pickled .bin and .pt files are not read)",
+    )
+
+
+def _sources(folder: Path, rename: Callable[[str], str | None]) -> dict[str, tuple[Path, str]]:
+    """File and stored name of every tensor that is read, by the module's name."""
+    source: dict[str, tuple[Path, str]] = {}
+    for stored_name, path in file_of_tensor(folder).items():
+        name = rename(stored_name)
+        if name in source:
+            raise DataError(path, f"holds {name} twice, as {source[name][1]} and {stored_name}", "Remove one of them")
+        if name is not None:
+            source[name] = (path, stored_name)
+    return source
+
+
+def check_headers(folder: Path, needed: set[Path]) -> None:
+    """Compare the index with what the shards declare; shards that are not needed may be absent."""
+    if not (folder / INDEX_NAME).is_file():
+        return
+    index = read_json_object(folder / INDEX_NAME, "Download it again")
+    named: dict[Path, set[str]] = {}
+    for name, path in file_of_tensor(folder).items():
+        named.setdefault(path, set()).add(name)
+    total, complete = 0, True
+    for path, names in named.items():
+        if path not in needed and not path.is_file():
+            complete = False
+            continue
+        try:
+            total += _declared_bytes(path, names)
+        except DataError:
+            if path in needed:
+                raise
+            complete = False
+    metadata = index.get("metadata")
+    expected = metadata.get("total_size") if isinstance(metadata, dict) else None
+    if complete and expected is not None and expected != total:
+        problem = f"says total_size {expected:,} bytes, but its shards declare {total:,}"
+        raise DataError(folder / INDEX_NAME, problem, "Index and shards must be of one download: download both again")
+
+
+def _declared_bytes(path: Path, names: set[str]) -> int:
+    """Bytes of a shard's tensors, which must be those that the index names."""
+    if not path.is_file():
+        raise DataError(path, f"is not there, but {INDEX_NAME} names it", "Download it again")
+    header = read_header(path)
+    if absent := sorted(names - header.keys()):
+        raise DataError(path, f"does not hold {_listed(absent)}, as {INDEX_NAME} says", "Download it again")
+    if unnamed := sorted(header.keys() - names):
+        raise DataError(path, f"holds {_listed(unnamed)}, unknown to {INDEX_NAME}", "Download both again")
+    return sum(info.nbytes for info in header.values())
+
+
+def _read_tensor(file: Any, path: Path, name: str) -> Tensor:
+    try:
+        return file.get_tensor(name)
+    except SafetensorError as error:
+        raise DataError(path, f"does not hold {name} ({error})", "Download it again") from None
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise DataError(path, f"is not a readable safetensors file ({error})", "Download it again") from None
+
+
+def _listed(names: list[str], most: int = 12) -> str:
+    if not names:
+        return "none"
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

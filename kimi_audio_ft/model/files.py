@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.model.hub import base_files, is_hub_id, speech_tokenizer_files
+from kimi_audio_ft.config.train import ModelConfig
+from kimi_audio_ft.errors import ConfigError, DataError
+from kimi_audio_ft.files import INDEX_NAME
 from kimi_audio_ft.paths import TINY_MODEL
-from kimi_audio_ft.schema import ModelConfig
-from kimi_audio_ft.signature import file_digest, folder_digest
+from kimi_audio_ft.store.digests import file_digest, folder_digest
 
 WHISPER_NAME = "whisper-large-v3"
 # Size and sha256 of the model.safetensors that OpenAI published under the same name.
@@ -73,3 +76,119 @@ def require_folder(option: str, folder: Path, what: str) -> Path:
         remedy = _OWN_WHISPER if folder.name == WHISPER_NAME else "Download it there"
         raise ConfigError(option, str(folder), f"{what} must be a folder, and there is none", remedy)
     return folder
+
+
+# --- Checkpoints by hub id: downloaded once, only the files that this project reads.
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a value that names no folder here reads as ``organisation/name``."""
+    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path)) and not Path(path).is_dir()
+
+
+@dataclass(frozen=True)
+class HubFiles:
+    """Files of a hub repository that an option names.
+
+    allow, skip: patterns in which ``*`` also matches ``/``. required: files that a complete download has, besides
+    ``config.json`` and the shards of the index.
+    """
+
+    option: str
+    repo: str
+    revision: str | None
+    allow: tuple[str, ...]
+    skip: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+
+    def fetch(self) -> Path:
+        """The folder of the files, from the local cache or downloaded now, by one process at a time.
+
+        What is complete in the cache is used without asking the network; give a revision to have a newer one.
+
+        Raises:
+            ConfigError: it cannot be downloaded, or the disk is too small; names the option and the remedy.
+        """
+        from filelock import FileLock
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        have = self._in_cache()
+        if have is not None:
+            return have
+        lock = Path(HF_HUB_CACHE) / f".kimi_audio_ft.{self.repo.replace('/', '--')}.lock"
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(lock):
+                return self._in_cache() or self._download(Path(HF_HUB_CACHE))
+        except OSError as error:
+            remedy = "Name a writable folder in HF_HOME, or download by hand and give the folder"
+            raise ConfigError(self.option, self.repo, f"cannot be downloaded ({error})", remedy) from None
+
+    def _snapshot(self, **options: Any) -> Any:
+        import huggingface_hub
+
+        allow, skip = list(self.allow), list(self.skip)
+        return huggingface_hub.snapshot_download(
+            self.repo, revision=self.revision, allow_patterns=allow, ignore_patterns=skip, **options
+        )
+
+    def _in_cache(self) -> Path | None:
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            place = Path(self._snapshot(local_files_only=True))
+        except (LocalEntryNotFoundError, ValueError):
+            return None
+        return place if self._complete(place) else None
+
+    def _complete(self, folder: Path) -> bool:
+        """Whether an interrupted download left nothing out that will be read."""
+        from kimi_audio_ft.model.checkpoint import file_of_tensor
+
+        try:
+            weights = set(file_of_tensor(folder).values())
+        except DataError:
+            return False
+        return all(path.is_file() for path in (*weights, *(folder / name for name in ("config.json", *self.required))))
+
+    def _download(self, cache: Path) -> Path:
+        from huggingface_hub.errors import HfHubHTTPError
+
+        try:
+            listed = self._snapshot(dry_run=True)
+            size = sum(file.file_size for file in listed if file.will_download)
+            free = shutil.disk_usage(cache).free
+            if size > free:
+                rule = f"needs {size / 1e9:.1f} GB in {cache}, where {free / 1e9:.1f} GB are free"
+                raise ConfigError(self.option, self.repo, rule, "Free space there, or set HF_HOME to a larger disk")
+            print(f"downloading {self.repo}: {len(listed)} files, {size / 1e9:.1f} GB, to {cache}", flush=True)
+            place = Path(self._snapshot())
+        except ConfigError:
+            raise
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            rule = f"is neither a folder here nor a hub repository that can be downloaded now ({reason})"
+            files = f"{', '.join(self.allow)}" + (f" without {', '.join(self.skip)}" if self.skip else "")
+            remedy = f"Download {self.repo} where there is a network ({files}), and set {self.option}=FOLDER"
+            raise ConfigError(self.option, self.repo, rule, remedy) from None
+        if not self._complete(place):
+            rule = f"lacks files that it must have, in {place}"
+            raise ConfigError(self.option, self.repo, rule, "Check the repository's name and the revision")
+        return place
+
+
+def base_files(repo: str, revision: str | None) -> HubFiles:
+    """What is read of Kimi-Audio: of the published 42.6 GB these are 22.6, no vocoder and no code among them."""
+    return HubFiles(
+        "model.path",
+        repo,
+        revision,
+        allow=("*.safetensors", INDEX_NAME, "*.json", "tiktoken.model", "whisper-large-v3/*"),
+        skip=("audio_detokenizer/*", "vocoder/*", "*.py", "*.pt", "*.bin"),
+        required=("tiktoken.model", "whisper-large-v3/config.json", "whisper-large-v3/model.safetensors"),
+    )
+
+
+def speech_tokenizer_files(repo: str) -> HubFiles:
+    """What is read of the GLM-4 voice tokenizer."""
+    return HubFiles("model.speech_tokenizer", repo, None, allow=("*.json", "*.safetensors"))

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from kimi_audio_ft.bitsandbytes_import import bring_back_bitsandbytes
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
+from kimi_audio_ft.runtime.libraries import bring_back_bitsandbytes
 
 
 def quantize_layers(model: KimiAudioForCausalLM, device: torch.device) -> None:

@@ -16,6 +16,7 @@ from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer, sinusoids
 
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.files import save_json
 from kimi_audio_ft.model.audio_frontend import (
     HOP_SAMPLES,
     PIECE_SAMPLES,
@@ -27,8 +28,7 @@ from kimi_audio_ft.model.audio_frontend import (
     pad_pieces,
     split_pieces,
 )
-from kimi_audio_ft.model.json_files import save_json
-from kimi_audio_ft.model.weight_files import load_tensors, read_encoder_config, save_tensors
+from kimi_audio_ft.model.checkpoint import load_tensors, read_encoder_config, save_tensors
 
 SAMPLES_PER_ROW = 2 * HOP_SAMPLES
 SHAPE_FIELDS = (

@@ -16,7 +16,7 @@ from typing import Any
 import tiktoken
 
 from kimi_audio_ft.errors import DataError, UserError
-from kimi_audio_ft.model.json_files import read_json_object, save_json, written_aside
+from kimi_audio_ft.files import read_json_object, save_json, written_aside
 
 RANKS_NAME = "tiktoken.model"
 CONFIG_NAME = "tokenizer_config.json"

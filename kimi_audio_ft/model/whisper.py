@@ -11,6 +11,7 @@ from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.files import save_json
 from kimi_audio_ft.model.audio_frontend import (
     PIECE_SAMPLES,
     PREPROCESSOR_CONFIG,
@@ -20,8 +21,7 @@ from kimi_audio_ft.model.audio_frontend import (
     pad_pieces,
     split_pieces,
 )
-from kimi_audio_ft.model.json_files import save_json
-from kimi_audio_ft.model.weight_files import check_parameter_count, load_tensors, read_encoder_config, save_tensors
+from kimi_audio_ft.model.checkpoint import check_parameter_count, load_tensors, read_encoder_config, save_tensors
 
 ROWS_PER_TOKEN = 4
 SHAPE_FIELDS = ("d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "num_mel_bins")

@@ -1,11 +1,9 @@
 """How good transcripts are: normalisation, error rates and error categories. Imports no torch."""
 
-from kimi_audio_ft.scoring.categories import CATEGORIES, categorised_edits, category_counts
+from kimi_audio_ft.scoring.categories import CATEGORIES, categorised_edits, category_counts, number_accuracy
 from kimi_audio_ft.scoring.error_rates import score, utterance_counts
 from kimi_audio_ft.scoring.normalise import NORMALISATION_VERSION, NORMALISATIONS, normalise
-from kimi_audio_ft.scoring.number_values import number_accuracy
-from kimi_audio_ft.scoring.options import ScoringOptions, read_options
-from kimi_audio_ft.scoring.terms import TermScore, term_scores
+from kimi_audio_ft.scoring.terms import ScoringOptions, TermScore, read_options, term_scores
 
 __all__ = [
     "CATEGORIES",

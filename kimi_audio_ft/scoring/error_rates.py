@@ -8,17 +8,64 @@ all edits divided by all reference units. Alignments are rapidfuzz's, and counts
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import regex
 from rapidfuzz.distance import Levenshtein
 
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.scoring.generation import is_over_generated
 from kimi_audio_ft.scoring.normalise import Normalisation, normalise, rules_of
-from kimi_audio_ft.scoring.pinyin import in_syllables
+from kimi_audio_ft.scoring.spans import Span
+
+# --- Which characters of a hypothesis stand for which of its reference: the alignment that strict scores count.
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit of an alignment: ``kind`` is replace, delete or insert.
+
+    reference: place of the character that was replaced or deleted, or in front of which one was inserted.
+    hypothesis: place of the character that replaced it or was inserted, or in front of which one was deleted.
+    """
+
+    kind: str
+    reference: int
+    hypothesis: int
+
+
+class Alignment:
+    """Two texts, the fewest edits between them, and how places in one map onto the other."""
+
+    def __init__(self, reference: str, hypothesis: str) -> None:
+        self.reference, self.hypothesis = reference, hypothesis
+        self.edits = [Edit(*edit) for edit in Levenshtein.editops(reference, hypothesis).as_list()]
+        # Places between characters that stand for each other, in both texts: pairs that grow in both.
+        pairs = {(0, 0), (len(reference), len(hypothesis))}
+        for code in Levenshtein.opcodes(reference, hypothesis):
+            if code.tag in ("equal", "replace"):
+                pairs |= {(code.src_start + k, code.dest_start + k) for k in range(code.src_end - code.src_start + 1)}
+            else:
+                pairs |= {(place, code.dest_start) for place in range(code.src_start, code.src_end + 1)}
+                pairs |= {(code.src_end, place) for place in range(code.dest_start, code.dest_end + 1)}
+        ordered = sorted(pairs)
+        self._reference, self._hypothesis = [r for r, _ in ordered], [h for _, h in ordered]
+
+    def in_hypothesis(self, span: Span) -> Span:
+        """The widest span of the hypothesis that stands for a span of the reference."""
+        return _mapped(span, self._reference, self._hypothesis)
+
+    def in_reference(self, span: Span) -> Span:
+        """The widest span of the reference that a span of the hypothesis stands for."""
+        return _mapped(span, self._hypothesis, self._reference)
+
+
+def _mapped(span: Span, places: Sequence[int], others: Sequence[int]) -> Span:
+    return others[bisect_left(places, span[0])], others[bisect_right(places, span[1]) - 1]
+
 
 # One Han character, or a run of other letters and digits: "7000万" is two units, "2.5", "don't" and "5G" are one each.
 _MIXED_UNIT = regex.compile(
@@ -182,3 +229,72 @@ def _checked_text(side: str, key: str, text: Any) -> str:
     if not isinstance(text, str):
         raise UserError(f"{side}[{key!r}]={text!r}: a transcript must be text, not {type(text).__name__}")
     return text
+
+
+# --- How Han characters are read: syllables without tone for the error rate, all readings for homophones.
+
+_HAN = regex.compile(r"\p{Han}")
+
+
+class _Syllables(dict[str, str]):
+    """Toneless syllable of every Han character that was asked for; any other text is itself."""
+
+    def __missing__(self, unit: str) -> str:
+        syllable = next(iter(_first_reading(unit)), unit) if _HAN.fullmatch(unit) else unit
+        if len(unit) == 1:  # words and numbers are endless
+            self[unit] = syllable
+        return syllable
+
+
+_SYLLABLES = _Syllables()
+
+
+def in_syllables(units: Iterable[str]) -> list[str]:
+    """Units of the mixed error rate with every Han character as its toneless syllable: 在 and 再 are both ``zai``.
+
+    Words of other letters, numbers, and characters without a known reading stay as they are.
+    """
+    return [_SYLLABLES[unit] for unit in units]
+
+
+@lru_cache(maxsize=100_000)
+def readings(character: str) -> frozenset[str]:
+    """All readings of a Han character with tone, as ``hang2`` (5 is the neutral tone); empty for any other character.
+
+    Example: 行 gives ``{"xing2", "hang2", ...}``.
+    """
+    if not _HAN.fullmatch(character):
+        return frozenset()
+    from pypinyin import Style, pinyin  # a quarter of a second, which only scoring needs
+
+    found = pinyin(character, style=Style.TONE3, heteronym=True, neutral_tone_with_five=True, errors="ignore")
+    return frozenset(reading for readings in found for reading in readings if reading)
+
+
+def _first_reading(character: str) -> list[str]:
+    from pypinyin import Style, lazy_pinyin
+
+    return lazy_pinyin(character, style=Style.NORMAL, errors="ignore")
+
+
+# --- Hypotheses that go on when the speech is over: a known failure of autoregressive transcribers.
+
+LENGTH_FACTOR, LENGTH_MARGIN = 1.5, 10
+# The same 1 to 20 characters at least five times in a row ...
+_LOOP = regex.compile(r"(.{1,20}?)\1{4,}", regex.DOTALL)
+# ... which together are at least so many: 哈哈哈哈哈 is speech.
+_LOOP_CHARS = 10
+
+
+def is_over_generated(reference: str, hypothesis: str) -> bool:
+    """Whether a hypothesis is much longer than what was said, or runs in a circle.
+
+    It is when it has more than 1.5 times the reference's characters plus 10; or when it is longer than the reference
+    and repeats 1 to 20 characters five times in a row or more, over at least 10 characters that the reference does
+    not hold in the same way.
+    """
+    if len(hypothesis) <= len(reference):
+        return False
+    if len(hypothesis) > LENGTH_FACTOR * len(reference) + LENGTH_MARGIN:
+        return True
+    return any(len(loop[0]) >= _LOOP_CHARS and loop[0] not in reference for loop in _LOOP.finditer(hypothesis))

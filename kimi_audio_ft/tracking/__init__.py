@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.tracking.base import NullTracker, Tracker, TrackerSettings, Utterance
-from kimi_audio_ft.tracking.csv_run import CsvRun
-from kimi_audio_ft.tracking.wandb_run import WandbRun
+from kimi_audio_ft.tracking.base import CsvRun, NullTracker, Tracker, TrackerSettings, Utterance
+from kimi_audio_ft.tracking.wandb import WandbRun
 
 __all__ = ["Tracker", "TrackerSettings", "Utterance", "make_tracker"]
 

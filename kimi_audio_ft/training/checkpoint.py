@@ -19,9 +19,9 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from kimi_audio_ft.files import raise_if_full
 from kimi_audio_ft.lora.adapter import ONE, WEIGHTS
-from kimi_audio_ft.store import raise_if_full
-from kimi_audio_ft.training.members import rename
+from kimi_audio_ft.training.adapters import rename
 
 log = logging.getLogger(__name__)
 
@@ -123,49 +123,6 @@ def _joined(parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         for state, own in zip(states, part["optimizer_states"], strict=True):
             state |= rename(own, ONE, name)
     return joined
-
-
-class KeepCheckpoints(pl.Callback):
-    """Saves every ``every`` optimizer steps and keeps the newest; must come after all that has something to save.
-
-    Lightning's ModelCheckpoint would save before the recorder's validation, which a resumed run then never had.
-    """
-
-    def __init__(self, works: Sequence[Path], every: int, keep: int) -> None:
-        self.works, self.every, self.keep = works, every, keep
-        self._saved = -1
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step % self.every == 0:
-            self.save(trainer)
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Put Lightning's counts of epochs right: inside epoch n, n were processed and n + 1 begun.
-
-        Resumed from the last step of an epoch, Lightning does not count the next epoch as begun. Resumed from a
-        checkpoint of that epoch, it would then train an epoch too much, or begin this one again.
-        """
-        for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
-            counts["ready"] = counts["started"] = counts["processed"] + 1
-            counts["completed"] = counts["processed"]
-
-    def save(self, trainer: pl.Trainer) -> None:
-        """Save now, unless this step has been saved; every rank must call."""
-        step = trainer.global_step
-        if step == self._saved:
-            return
-        trainer.save_checkpoint(_name(step))  # waits until all ranks are there
-        self._saved = step
-        if trainer.is_global_zero:
-            for work in self.works:
-                # Only now that all members have the new one; later ones may be left by another, longer pack.
-                older = [place for place in _checkpoints(work) if _step(place) <= step]
-                for old in older[: -self.keep]:
-                    shutil.rmtree(old, ignore_errors=True)
 
 
 def resume_step(works: Sequence[Path], until: int | None = None) -> int:
@@ -277,3 +234,46 @@ def _from_json(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if "__items__" in value:
         return {_from_json(k, tensors): _from_json(v, tensors) for k, v in value["__items__"]}
     return {key: _from_json(item, tensors) for key, item in value.items()}
+
+
+class KeepCheckpoints(pl.Callback):
+    """Saves every ``every`` optimizer steps and keeps the newest; must come after all that has something to save.
+
+    Lightning's ModelCheckpoint would save before the recorder's validation, which a resumed run then never had.
+    """
+
+    def __init__(self, works: Sequence[Path], every: int, keep: int) -> None:
+        self.works, self.every, self.keep = works, every, keep
+        self._saved = -1
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % self.every == 0:
+            self.save(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put Lightning's counts of epochs right: inside epoch n, n were processed and n + 1 begun.
+
+        Resumed from the last step of an epoch, Lightning does not count the next epoch as begun. Resumed from a
+        checkpoint of that epoch, it would then train an epoch too much, or begin this one again.
+        """
+        for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
+            counts["ready"] = counts["started"] = counts["processed"] + 1
+            counts["completed"] = counts["processed"]
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Save now, unless this step has been saved; every rank must call."""
+        step = trainer.global_step
+        if step == self._saved:
+            return
+        trainer.save_checkpoint(_name(step))  # waits until all ranks are there
+        self._saved = step
+        if trainer.is_global_zero:
+            for work in self.works:
+                # Only now that all members have the new one; later ones may be left by another, longer pack.
+                older = [place for place in _checkpoints(work) if _step(place) <= step]
+                for old in older[: -self.keep]:
+                    shutil.rmtree(old, ignore_errors=True)

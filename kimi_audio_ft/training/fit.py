@@ -15,21 +15,27 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 from peft import PeftModel
 from torch.utils.data import DataLoader
 
-from kimi_audio_ft.base_model import Base
-from kimi_audio_ft.data.datamodule import ConversationData
-from kimi_audio_ft.data.together import DataTogether
-from kimi_audio_ft.devices import device
+from kimi_audio_ft.base import Base
+from kimi_audio_ft.config.train import TrainerConfig
+from kimi_audio_ft.data.datamodule import ConversationData, DataTogether
+from kimi_audio_ft.files import write_json, write_jsonl
 from kimi_audio_ft.lora.adapter import save_adapter, trainable_parameters
 from kimi_audio_ft.lora.pack import Pack
 from kimi_audio_ft.lora.targets import needs_branch
-from kimi_audio_ft.schema import TrainerConfig
-from kimi_audio_ft.store import write_json, write_jsonl
+from kimi_audio_ft.runtime.devices import device
+from kimi_audio_ft.runtime.signals import Interrupted, Leave, TrainingFailed, own_signals, require_finite
+from kimi_audio_ft.training.adapters import Learner, Member
+from kimi_audio_ft.training.callbacks import (
+    CurveRecorder,
+    LeaveEarly,
+    OnFailure,
+    OnStep,
+    ReportSteps,
+    Row,
+    StopAtNonFinite,
+)
 from kimi_audio_ft.training.checkpoint import AdapterCheckpointIO, KeepCheckpoints, MembersCheckpointIO, checkpoint_of
-from kimi_audio_ft.training.curves import CurveRecorder, Row
-from kimi_audio_ft.training.endings import LeaveEarly, OnFailure, OnStep, ReportSteps, StopAtNonFinite
-from kimi_audio_ft.training.members import Learner, Member
 from kimi_audio_ft.training.module import AdapterTraining
-from kimi_audio_ft.training.stopping import Interrupted, Leave, TrainingFailed, own_signals, require_finite
 from kimi_audio_ft.training.strategies import make_strategy
 
 __all__ = ["Interrupted", "Member", "OnRow", "OnStep", "Result", "Row", "TrainingFailed", "fit_adapters"]

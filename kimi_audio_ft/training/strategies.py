@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
-from kimi_audio_ft.schema import TrainerConfig
-from kimi_audio_ft.training import states
+from kimi_audio_ft.config.train import TrainerConfig
+from kimi_audio_ft.training import adapters
 
 
 class AdapterHolder(pl.LightningModule):
@@ -75,26 +75,26 @@ class AdapterStrategy(Strategy):
     def lightning_module_state_dict(self) -> dict[str, Tensor]:
         """The adapter, whole, on the CPU; every rank must ask."""
         assert self.lightning_module is not None
-        return states.adapter_parameters(self.lightning_module)
+        return adapters.adapter_parameters(self.lightning_module)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Put the adapter of a checkpoint into its places."""
         module = self.lightning_module
         assert isinstance(module, AdapterHolder)
-        states.set_adapter_parameters(module, checkpoint["state_dict"])
+        adapters.set_adapter_parameters(module, checkpoint["state_dict"])
         # A training that was interrupted right at its end has nothing left to do.
         module.trained = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
         """AdamW's moments, whole, by parameter name; every rank must ask."""
         assert self.lightning_module is not None
-        return states.moments(self.lightning_module, optimizer)
+        return adapters.moments(self.lightning_module, optimizer)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Put the moments of a checkpoint into their places."""
         assert self.lightning_module is not None
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            states.set_moments(self.lightning_module, optimizer, saved)
+            adapters.set_moments(self.lightning_module, optimizer, saved)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """Write once."""

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import torch
 
-from kimi_audio_ft.base_model import Base
+from kimi_audio_ft.base import Base
 from kimi_audio_ft.data.batching import validation_share
 from kimi_audio_ft.data.datamodule import BatchRules, Collate, ConversationData
 from kimi_audio_ft.data.dataset import ConversationDataset
-from kimi_audio_ft.decoding.transcribe import to_device
-from kimi_audio_ft.training.loss import row_losses
-from kimi_audio_ft.training.shared_batch import Targets
-from kimi_audio_ft.transcripts import EvaluationSet
+from kimi_audio_ft.decoding.transcripts import EvaluationSet, to_device
+from kimi_audio_ft.training.module import row_losses
+from kimi_audio_ft.training.passes import Targets
 
 # Conversations in a batch, when data.max_batch_tokens allows: without gradients they take little memory.
 _BATCH_SIZE = 8

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import altair as alt
 
 from multirun_analysis.charts.figure import Figure, Point, chart_of, drawn, tips
-from multirun_analysis.collect import Trial
-from multirun_analysis.compare import Comparison, is_of_base, value_of
+from multirun_analysis.compare import Comparison
 from multirun_analysis.messages import Messages
+from multirun_analysis.params import is_of_base, value_of
+from multirun_analysis.sweep import Trial
 from multirun_analysis.words import param_name, percent, shown
 
 MOST_TRIALS = 4

@@ -6,9 +6,10 @@ import altair as alt
 
 from multirun_analysis.charts.figure import Figure, Point, chart_of, drawn, tips
 from multirun_analysis.charts.scales import Scale
-from multirun_analysis.collect import Trial
-from multirun_analysis.compare import Comparison, value_of
+from multirun_analysis.compare import Comparison
 from multirun_analysis.messages import Messages
+from multirun_analysis.params import value_of
+from multirun_analysis.sweep import Trial
 from multirun_analysis.words import percent, short_key, show, trial_title
 
 LIGHT_INK_FROM = 0.66  # of the way from the worst to the best cell, where the ramp becomes too strong for plain ink

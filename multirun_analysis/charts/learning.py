@@ -5,12 +5,11 @@ from __future__ import annotations
 import altair as alt
 
 from multirun_analysis.charts.figure import Figure, Point, cer_axis, chart_of, drawn, tips
-from multirun_analysis.collect import Trial
 from multirun_analysis.compare import Comparison
-from multirun_analysis.learning_curve import Forecast, LearningStudy
-from multirun_analysis.learning_words import curve_name, in_percent
+from multirun_analysis.learning import Forecast, LearningStudy
 from multirun_analysis.messages import Messages
-from multirun_analysis.words import percent, trial_title
+from multirun_analysis.sweep import Trial
+from multirun_analysis.words import curve_name, in_percent, percent, trial_title
 
 
 def learning_figure(comparison: Comparison, say: Messages) -> list[Figure]:

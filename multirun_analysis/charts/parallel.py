@@ -10,9 +10,10 @@ import altair as alt
 
 from multirun_analysis.charts.figure import Figure, Point, chart_of, drawn, tips
 from multirun_analysis.charts.scales import LOG_BASES, Scale
-from multirun_analysis.collect import Trial
-from multirun_analysis.compare import Comparison, identity, value_of
+from multirun_analysis.compare import Comparison
 from multirun_analysis.messages import Messages
+from multirun_analysis.params import identity, value_of
+from multirun_analysis.sweep import Trial
 from multirun_analysis.words import percent, trial_title
 
 HEIGHT = 340

@@ -6,9 +6,10 @@ import altair as alt
 
 from multirun_analysis.charts.figure import Figure, Point, cer_axis, chart_of, drawn, tips
 from multirun_analysis.charts.scales import MOST_LEVELS, Scale
-from multirun_analysis.collect import Trial
-from multirun_analysis.compare import Comparison, distinct, is_of_base, value_of
+from multirun_analysis.compare import Comparison
 from multirun_analysis.messages import Messages
+from multirun_analysis.params import distinct, is_of_base, value_of
+from multirun_analysis.sweep import Trial
 from multirun_analysis.words import param_name, percent, setting, trial_title
 
 

@@ -8,9 +8,10 @@ import altair as alt
 
 from multirun_analysis.charts.figure import Figure, Point, cer_axis, chart_of, drawn, tips
 from multirun_analysis.charts.scales import Scale
-from multirun_analysis.collect import Trial
-from multirun_analysis.compare import Adapter, Comparison, identity, value_of
+from multirun_analysis.compare import Adapter, Comparison
 from multirun_analysis.messages import Messages
+from multirun_analysis.params import identity, value_of
+from multirun_analysis.sweep import Trial
 from multirun_analysis.words import adapter_name, percent
 
 PARAM = "decoding.text_temperature"

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kimi_audio_ft.data.conversation import checked_line, id_of, reference_of
 from kimi_audio_ft.errors import DataError, UserError
-from multirun_analysis.collect import Trial, collect
+from kimi_audio_ft.manifest.conversation import checked_line, id_of, reference_of
 from multirun_analysis.records import read_lines
+from multirun_analysis.sweep import Trial, collect
 
 FIRST_COMMAND = (
     "What this command reads is written by: python -m kimi_audio_ft.evaluate -m adapter=SIGNATURE,SIGNATURE,null "

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kimi_audio_ft.data.audio import AudioError, AudioInfo, audio_info, content_digest, decode_mono
+from kimi_audio_ft.manifest.audio import AudioError, AudioInfo, audio_info, content_digest, decode_mono
 from multirun_analysis.labels.evidence import Utterance
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kimi_audio_ft.errors import ConfigError
-from multirun_analysis.messages import chinese, chinese_charts, english, english_charts
+from multirun_analysis.messages import chinese, english
 
 PLURAL = "||"
 
@@ -38,8 +38,8 @@ class Messages:
         return self("list.comma").join(items[:-1]) + self("list.and") + items[-1]
 
 
-ENGLISH = Messages("en", "en", english.TEXTS | english_charts.TEXTS)
-CHINESE = Messages("zh", "zh-CN", chinese.TEXTS | chinese_charts.TEXTS)
+ENGLISH = Messages("en", "en", english.TEXTS)
+CHINESE = Messages("zh", "zh-CN", chinese.TEXTS)
 LANGUAGES = {messages.language: messages for messages in (ENGLISH, CHINESE)}
 
 

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kimi_audio_ft.scoring.intervals import RESAMPLES, bootstrap_rates, percentiles
-from multirun_analysis.collect import Trial
 from multirun_analysis.statistics.effects import main_effects
 from multirun_analysis.statistics.overfitting import overfitting_of
 from multirun_analysis.statistics.pairs import all_pairs
@@ -16,6 +15,7 @@ from multirun_analysis.statistics.recommendation import best_group, recommend
 from multirun_analysis.statistics.results import Effect, Interval, Pair, Reason, Spread, Statistics, key_of
 from multirun_analysis.statistics.sample_size import needed
 from multirun_analysis.statistics.tally import Tallies, Tally, tally_up
+from multirun_analysis.sweep import Trial
 
 if TYPE_CHECKING:
     from multirun_analysis.compare import Comparison

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from multirun_analysis.collect import Trial
 from multirun_analysis.records import finite
 from multirun_analysis.statistics.results import ALPHA, Effect, Interval, Overfitting, Pair, Reason, Statistics, key_of
+from multirun_analysis.sweep import Trial
 
 _DIGITS = 9
 

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kimi_audio_ft.scoring.intervals import percentiles
-from multirun_analysis.collect import Trial
-from multirun_analysis.compare import distinct, identity, value_of
+from multirun_analysis.params import distinct, identity, value_of
 from multirun_analysis.statistics.results import Effect, EffectValue, Interval
+from multirun_analysis.sweep import Trial
 
 Floats = NDArray[np.float64]
 _ZERO = 1e-8

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from multirun_analysis.collect import GREEDY_TEMPERATURE, Trial
 from multirun_analysis.statistics.results import Pair, Reason
+from multirun_analysis.sweep import GREEDY_TEMPERATURE, Trial
 
 
 def best_group(ordered: Sequence[Trial], pairs: Sequence[Pair]) -> list[Trial]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
-from multirun_analysis.collect import Trial
+from multirun_analysis.sweep import Trial
 
 if TYPE_CHECKING:
     from multirun_analysis.compare import Adapter

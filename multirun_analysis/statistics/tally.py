@@ -14,8 +14,8 @@ from rapidfuzz.distance import Levenshtein
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.scoring.intervals import MIN_RECORDINGS, recording_index, sum_by_recording
 from kimi_audio_ft.scoring.normalise import normalise
-from multirun_analysis.collect import Trial
 from multirun_analysis.records import Record, read_jsonl
+from multirun_analysis.sweep import Trial
 
 FILE = "utterances.jsonl"
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kimi_audio_ft.engine.event_files import EventReader
+from kimi_audio_ft.sweep.cluster.task import EventReader
 from tests.faults.sweeps import Place
 from tests.trials_json import values
 
@@ -130,7 +130,7 @@ def process_of(task_file: Path) -> tuple[int, int]:
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             words = (folder / "cmdline").read_bytes().split(b"\0")
-            if b"kimi_audio_ft.engine" in words and str(task_file).encode() in words:
+            if b"kimi_audio_ft.sweep" in words and str(task_file).encode() in words:
                 # "id (name) state parent group ..."; a name may hold spaces and brackets.
                 parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
                 return int(folder.name), int(parent)

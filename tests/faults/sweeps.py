@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from kimi_audio_ft.store_contents import Product, problem
+from kimi_audio_ft.store.inventory import Product, problem
 from tests.forkserver import fork_command
 
 REPOSITORY = Path(__file__).resolve().parents[2]

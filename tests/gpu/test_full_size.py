@@ -18,11 +18,11 @@ from torch import Tensor
 from experiments.bench_gpu.inputs import Clip, NumberTokenizer, batch_of, random_samples
 from experiments.bench_gpu.shapes import Shapes, random_decoder
 from experiments.bench_gpu.step import AdapterStep, adapter_on, batch_loss
-from kimi_audio_ft.data.batch import Sample
+from kimi_audio_ft.config.train import DecodingConfig, LoraConfig, OptimConfig
+from kimi_audio_ft.data.dataset import Sample
 from kimi_audio_ft.decoding.generate import generate_text
 from kimi_audio_ft.lora.adapter import adapter_state, trainable_parameters
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM
-from kimi_audio_ft.schema import DecodingConfig, LoraConfig, OptimConfig
 
 Distance = Callable[[Tensor, Tensor], float]
 

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from kimi_audio_ft.config.train import DecodingConfig
 from kimi_audio_ft.decoding.generate import generate_text
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM
-from kimi_audio_ft.schema import DecodingConfig
-from kimi_audio_ft.training.loss import two_stream_loss
+from kimi_audio_ft.training.module import two_stream_loss
 
 TOLERANCE = 1e-4
 BF16_FACTOR = 3.0

@@ -11,8 +11,8 @@ from torch import Tensor
 from experiments.bench_gpu.inputs import Clip, batch_of, random_samples
 from experiments.bench_gpu.shapes import Shapes, random_decoder
 from experiments.bench_gpu.step import AdapterStep, adapter_on
+from kimi_audio_ft.config.train import LoraConfig, OptimConfig
 from kimi_audio_ft.model.quantization import quantize_layers
-from kimi_audio_ft.schema import LoraConfig, OptimConfig
 
 pytest.importorskip("bitsandbytes", reason="the 4-bit base needs bitsandbytes")
 Distance = Callable[[Tensor, Tensor], float]

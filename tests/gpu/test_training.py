@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 
 from experiments.bench_gpu.inputs import Clip, batch_of, random_samples
 from experiments.bench_gpu.step import adapter_on
+from kimi_audio_ft.config.train import LoraConfig, OptimConfig
 from kimi_audio_ft.lora.adapter import adapter_state
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.paths import TINY_MODEL
-from kimi_audio_ft.schema import LoraConfig, OptimConfig
-from kimi_audio_ft.training.members import Learner
+from kimi_audio_ft.training.adapters import Learner
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.training.strategies import OneDevice
 

@@ -156,7 +156,7 @@ def corpus(made_once: MadeOnce) -> Path:
     """A small demo corpus: ``corpus.csv`` and ``audio/``."""
 
     def synthesize(folder: Path) -> None:
-        from kimi_audio_ft.data.demo_corpus import CorpusParameters, synthesize_corpus
+        from kimi_audio_ft.demo.corpus import CorpusParameters, synthesize_corpus
 
         synthesize_corpus(folder / "corpus", CorpusParameters(recordings=5, segments=3))
 

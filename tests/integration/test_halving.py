@@ -31,7 +31,7 @@ from hydra.experimental.callback import Callback
 
 class Crash(Callback):
     def on_multirun_start(self, config, **kwargs):
-        from kimi_audio_ft.engine.halving_record import Record
+        from kimi_audio_ft.sweep.halving_run import Record
 
         write = Record.write
 

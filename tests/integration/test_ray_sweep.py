@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from kimi_audio_ft.engine.cluster import ClusterExecutor
-from kimi_audio_ft.engine.cluster_settings import RayConfig
-from kimi_audio_ft.engine.work import Event, Task, Unit
+from kimi_audio_ft.config.launcher import RayConfig
+from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.schema import TrainConfig
+from kimi_audio_ft.sweep.cluster.executor import ClusterExecutor
+from kimi_audio_ft.sweep.plan import Event, Task, Unit
 from tests.trials_json import values
 
 pytest.importorskip("ray")
@@ -42,7 +42,7 @@ def test_a_sweep_on_ray_gives_what_a_local_one_gives(
 def test_a_task_that_is_stopped_on_ray_saves_and_goes_on(
     tmp_path: Path, trial_config: Callable[..., TrainConfig]
 ) -> None:
-    from kimi_audio_ft.engine.ray_cluster import RayCluster
+    from kimi_audio_ft.sweep.cluster.ray import RayCluster
 
     config = trial_config(trainer={"max_epochs": 50, "max_steps": 60, "save_every": 1000})
     executor = ClusterExecutor(RayCluster(RayConfig(), 0), tmp_path)
@@ -61,7 +61,7 @@ def test_a_task_that_is_stopped_on_ray_saves_and_goes_on(
 
 
 def test_what_ray_does_not_have_is_refused_at_once() -> None:
-    from kimi_audio_ft.engine.ray_cluster import RayCluster
+    from kimi_audio_ft.sweep.cluster.ray import RayCluster
 
     with pytest.raises(UserError, match=r"a pack asks for .*'tpu': 1.*cluster has .*'tpu': 0"):
         RayCluster(RayConfig(resources={"tpu": 1}), 0)

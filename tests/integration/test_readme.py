@@ -18,12 +18,10 @@ from typing import Any
 
 import pytest
 
-from kimi_audio_ft.engine.halving_settings import HalvingConfig
-from kimi_audio_ft.engine.settings import LauncherConfig
-from kimi_audio_ft.override_errors import OPEN, option_names
-from kimi_audio_ft.schema import EvaluateConfig, TrainConfig
-from kimi_audio_ft.schema_prepare import PrepareConfig
-from kimi_audio_ft.schema_tokenize import TokenizeConfig
+from kimi_audio_ft.cli import OPEN, option_names
+from kimi_audio_ft.config.commands import PrepareConfig, TokenizeConfig
+from kimi_audio_ft.config.launcher import HalvingConfig, LauncherConfig
+from kimi_audio_ft.config.train import EvaluateConfig, TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -67,12 +65,12 @@ def test_own_recordings(corpus: Path, workplace: Any) -> None:
     shutil.copytree(corpus, workplace.folder / "my")
     section = commands("Your own recordings")
     assert section[0] == ["source", ".venv/bin/activate"]
-    assert {words[2] for words in section[1:]} == {*SHORTER, "kimi_audio_ft.prepare", "kimi_audio_ft.store"}
+    assert {words[2] for words in section[1:]} == {*SHORTER, "kimi_audio_ft.prepare", "kimi_audio_ft.store.make"}
     for words in section[1:]:
         assert words[:2] == ["python", "-m"], words
         module, arguments = words[2], words[3:]
         if any("SIGNATURE" in argument for argument in arguments):
-            listed = json.loads(workplace.run("kimi_audio_ft.store", "ls", "--json").out)
+            listed = json.loads(workplace.run("kimi_audio_ft.store.make", "ls", "--json").out)
             signature = next(row["signature"] for row in listed if row["kind"] == "adapter")
             arguments = [argument.replace("SIGNATURE", signature) for argument in arguments]
         done = workplace.run(module, *arguments, *SHORTER.get(module, ()))
@@ -182,7 +180,7 @@ def test_named_options_of_prepare_exist() -> None:
 
 HELPED = [
     *("kimi_audio_ft.prepare", "kimi_audio_ft.tokenize", TRAIN, "kimi_audio_ft.evaluate", "kimi_audio_ft.merge"),
-    *("kimi_audio_ft.store", "multirun_analysis", "multirun_analysis.labels", "multirun_analysis.wandb_view"),
+    *("kimi_audio_ft.store.make", "multirun_analysis", "multirun_analysis.labels", "multirun_analysis.wandb_view"),
 ]
 WITHOUT_TORCH = """
 import runpy, sys

@@ -6,15 +6,14 @@ import csv
 import json
 from pathlib import Path
 
-from kimi_audio_ft import schema
-from kimi_audio_ft.data.audio import audio_info
-from kimi_audio_ft.data.preparation import prepare
-from kimi_audio_ft.data.tokenization import tokenize
+from kimi_audio_ft.config import train
+from kimi_audio_ft.config.commands import PrepareConfig, TokenizeConfig
+from kimi_audio_ft.corpus.prepare import prepare
+from kimi_audio_ft.decoding.transcripts import decode
+from kimi_audio_ft.features.tokenize import tokenize
+from kimi_audio_ft.manifest.audio import audio_info
 from kimi_audio_ft.model import num_audio_tokens
-from kimi_audio_ft.schema_prepare import PrepareConfig
-from kimi_audio_ft.schema_tokenize import TokenizeConfig
-from kimi_audio_ft.scores import score_repeats
-from kimi_audio_ft.transcripts import decode
+from kimi_audio_ft.scoring.trial_scores import score_repeats
 from kimi_audio_ft.trial import Trial
 
 
@@ -33,18 +32,18 @@ def test_from_csv_to_scores(shared_dir: Path, tmp_path: Path) -> None:
         )
     )
     manifests = [str(tmp_path / "data" / f"{split}.jsonl") for split in ("train", "eval")]
-    model = schema.ModelConfig(path="tiny", dtype="float32")
+    model = train.ModelConfig(path="tiny", dtype="float32")
     written = tokenize(TokenizeConfig(manifests=manifests, model=model, progress=False))
 
     trial = Trial(
-        schema.TrainConfig(
-            data=schema.DataConfig(train_manifest=str(written[0]), eval_manifest=str(written[1]), batch_size=2),
+        train.TrainConfig(
+            data=train.DataConfig(train_manifest=str(written[0]), eval_manifest=str(written[1]), batch_size=2),
             model=model,
-            lora=schema.LoraConfig(r=4),
-            optim=schema.OptimConfig(lr=1e-3),
-            decoding=schema.DecodingConfig(text_temperature=0.0, max_new_tokens=24),
-            trainer=schema.TrainerConfig(max_steps=3, accumulate=1, log_every=1, progress=False),
-            logger=schema.LoggerConfig(kind="none"),
+            lora=train.LoraConfig(r=4),
+            optim=train.OptimConfig(lr=1e-3),
+            decoding=train.DecodingConfig(text_temperature=0.0, max_new_tokens=24),
+            trainer=train.TrainerConfig(max_steps=3, accumulate=1, log_every=1, progress=False),
+            logger=train.LoggerConfig(kind="none"),
         )
     )
     adapter = trial.adapter()

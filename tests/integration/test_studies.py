@@ -12,7 +12,7 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from kimi_audio_ft.schema import AugmentConfig
+from kimi_audio_ft.config.train import AugmentConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STUDIES = sorted((REPOSITORY / "experiments").glob("*.yaml"))

@@ -13,12 +13,11 @@ import pytest
 import soundfile
 import torch
 
-from kimi_audio_ft.base_model import Base
-from kimi_audio_ft.data.feature_index import RECORD
-from kimi_audio_ft.data.features import FeatureStore
-from kimi_audio_ft.schema import ModelConfig
-from kimi_audio_ft.signature import file_digest
-from kimi_audio_ft.store import write_jsonl
+from kimi_audio_ft.base import Base
+from kimi_audio_ft.config.train import ModelConfig
+from kimi_audio_ft.files import write_jsonl
+from kimi_audio_ft.store.digests import file_digest
+from kimi_audio_ft.store.features import RECORD, FeatureStore
 
 TOKENIZE = "kimi_audio_ft.tokenize"
 COMMAND = ("manifests=[clips.jsonl]", "progress=false", "batch_size=1")

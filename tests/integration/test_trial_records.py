@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kimi_audio_ft.data.feature_index import RECORD
+from kimi_audio_ft.store.features import RECORD
 
 TRAIN, EVALUATE = "kimi_audio_ft.train", "kimi_audio_ft.evaluate"
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kimi_audio_ft.quiet import quiet_libraries
+from kimi_audio_ft.runtime.libraries import quiet_libraries
 from tests.forkserver import forked_workers
 from tests.numerics.pack_lab import Lab
 

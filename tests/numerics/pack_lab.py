@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kimi_audio_ft.schema import LoraConfig, OptimConfig, TrainConfig
+from kimi_audio_ft.config.train import LoraConfig, OptimConfig, TrainConfig
+from kimi_audio_ft.training.adapters import Member
 from kimi_audio_ft.training.fit import fit_adapters
-from kimi_audio_ft.training.members import Member
 from kimi_audio_ft.trial import Trial
 
 # Three adapters that differ in all that may differ in a pack; their defaults, which a test's ``changes`` change.

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kimi_audio_ft.data.batch import Sample
-from kimi_audio_ft.schema import SHARDED, TrainConfig
-from kimi_audio_ft.training.members import Member
-from kimi_audio_ft.workers import Send
+from kimi_audio_ft.config.train import SHARDED, TrainConfig
+from kimi_audio_ft.data.dataset import Sample
+from kimi_audio_ft.runtime.workers import Send
+from kimi_audio_ft.training.adapters import Member
 
 
 def fit_with_features(rank: int, send: Send, config: TrainConfig, folder: Path, dtype: str, rows: int) -> None:
     """Train with random features of some dtype; ``rows`` beyond 0 cuts those of each recording, as at 30 s."""
     from kimi_audio_ft.data.dataset import ConversationDataset
     from kimi_audio_ft.model.checkpoint import read_config
-    from kimi_audio_ft.quiet import quiet_libraries
+    from kimi_audio_ft.runtime.libraries import quiet_libraries
     from kimi_audio_ft.training.module import AdapterTraining
     from kimi_audio_ft.trial import Trial
 
@@ -72,9 +72,9 @@ def fit_pack(
     rank: int, send: Send, config: TrainConfig, members: list[Member], stop: tuple[int, int] | None = None
 ) -> None:
     """One rank's part in training a pack. stop: the rank that asks to stop, and after which step."""
-    from kimi_audio_ft.quiet import quiet_libraries
+    from kimi_audio_ft.runtime.libraries import quiet_libraries
+    from kimi_audio_ft.runtime.signals import Interrupted
     from kimi_audio_ft.training.fit import fit_adapters
-    from kimi_audio_ft.training.stopping import Interrupted
     from kimi_audio_ft.trial import Trial
 
     torch.set_num_threads(1)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kimi_audio_ft.data.batch import Sample, make_batch
-from kimi_audio_ft.data.layout import layout_conversation
+from kimi_audio_ft.data.dataset import Sample, make_batch
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.manifest.conversation import layout_conversation
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM, TextTokenizer, WhisperFeatureExtractor
 from kimi_audio_ft.model.audio_frontend import num_audio_tokens
 from kimi_audio_ft.model.text_tokenizer import SPECIAL_TOKENS

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kimi_audio_ft.quiet import quiet_libraries
-from kimi_audio_ft.schema import LoraConfig, OptimConfig, TrainConfig
+from kimi_audio_ft.config.train import LoraConfig, OptimConfig, TrainConfig
+from kimi_audio_ft.runtime.libraries import quiet_libraries
+from kimi_audio_ft.training.adapters import Member
 from kimi_audio_ft.training.fit import fit_adapters
-from kimi_audio_ft.training.members import Member
 from kimi_audio_ft.trial import Trial
 
 Fit = Callable[..., dict[str, Any]]

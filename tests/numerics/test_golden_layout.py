@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kimi_audio_ft.data.layout import layout_conversation
+from kimi_audio_ft.manifest.conversation import layout_conversation
 
 NAMES = ["asr_text_audio", "audio_only", "two_audios", "multi_turn", "assistant_audio", "text_only", "audio_then_text"]
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM
-from kimi_audio_ft.training.loss import answer_loss, two_stream_loss
+from kimi_audio_ft.training.module import answer_loss, two_stream_loss
 
 TOLERANCE = 1e-4
 CASES = ["text_only", "audio_assistant", "both_streams", "two_segments_intended"]

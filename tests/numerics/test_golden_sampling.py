@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from kimi_audio_ft.config.train import DecodingConfig
 from kimi_audio_ft.decoding.generate import generate_text
 from kimi_audio_ft.decoding.sampling import choose, penalize_repetition, probabilities
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM
-from kimi_audio_ft.schema import DecodingConfig
 
 BLANK = 266
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from kimi_audio_ft.schema import TrainConfig
+from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.runtime.signals import TrainingFailed
 from kimi_audio_ft.training.module import AdapterTraining
-from kimi_audio_ft.training.stopping import TrainingFailed
 from kimi_audio_ft.trial import Trial
 from tests.numerics.pack_lab import NAMES, Lab, assert_same_bits, differing, distance
 
@@ -163,7 +163,7 @@ class TestControls:
         assert differs() == set(NAMES)
 
     def test_one_dropout_generator(self, differs: Callable[[], set[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-        from kimi_audio_ft.lora.dropout import Place
+        from kimi_audio_ft.lora.pack import Place
 
         shared = torch.Generator()
 

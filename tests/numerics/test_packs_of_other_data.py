@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import soundfile
 
+from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.files import write_jsonl
 from kimi_audio_ft.model import num_audio_tokens
 from kimi_audio_ft.model.checkpoint import read_config
 from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
 from kimi_audio_ft.paths import TINY_MODEL
-from kimi_audio_ft.schema import TrainConfig
-from kimi_audio_ft.store import write_jsonl
+from kimi_audio_ft.runtime.signals import Interrupted
 from kimi_audio_ft.training.checkpoint import resume_step
-from kimi_audio_ft.training.stopping import Interrupted
 from kimi_audio_ft.trial import Trial
 from tests.numerics.pack_lab import NAMES, Lab, assert_same_bits, distance
 

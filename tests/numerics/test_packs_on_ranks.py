@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from kimi_audio_ft.schema import TrainConfig
-from kimi_audio_ft.store import read_jsonl
+from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.files import read_jsonl
+from kimi_audio_ft.runtime.workers import run_workers
 from kimi_audio_ft.training.checkpoint import resume_step
-from kimi_audio_ft.workers import run_workers
 from tests.numerics.pack_lab import NAMES, Lab, member, tensors
 
 Config = Callable[..., TrainConfig]

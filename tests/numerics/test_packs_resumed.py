@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from kimi_audio_ft import store
-from kimi_audio_ft.schema import TrainConfig
+from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.files import read_jsonl
+from kimi_audio_ft.runtime.signals import Interrupted, TrainingFailed
 from kimi_audio_ft.training.checkpoint import group_by_resume, resume_step
-from kimi_audio_ft.training.stopping import Interrupted, TrainingFailed
 from tests.numerics.pack_lab import NAMES, Lab, assert_same_bits
 
 Config = Callable[..., TrainConfig]
@@ -80,7 +80,7 @@ def test_paused_and_continued(config: TrainConfig, lab: Lab) -> None:
     for name in NAMES:
         alone = lab.alone(config, name, DROPOUT)
         assert_same_bits(lab.folder(name), alone)
-        curve = store.read_jsonl(alone / "curves.jsonl")
+        curve = read_jsonl(alone / "curves.jsonl")
         assert [row["step"] for row in curve if row["split"] == "val"] == [4, 7]
         assert losses[name] == next(row["loss"] for row in curve if row["split"] == "val")
         if name != "a16":

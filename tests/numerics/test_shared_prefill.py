@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from kimi_audio_ft.data.layout import TEXT_EOS
-from kimi_audio_ft.decoding import transcribe
+from kimi_audio_ft.config.train import DecodingConfig, LoraConfig, TrainConfig
+from kimi_audio_ft.decoding import transcripts as transcribe
+from kimi_audio_ft.decoding.transcripts import EvaluationSet, Request, Transcripts, decode, decode_all
 from kimi_audio_ft.lora.adapter import ONE, save_adapter
-from kimi_audio_ft.schema import DecodingConfig, LoraConfig, TrainConfig
-from kimi_audio_ft.transcripts import EvaluationSet, Request, Transcripts, decode, decode_all
+from kimi_audio_ft.manifest.conversation import TEXT_EOS
 from kimi_audio_ft.trial import Trial
 
 REQUESTS = [

@@ -18,15 +18,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kimi_audio_ft import store
+from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.paths import TINY_MODEL
-from kimi_audio_ft.schema import TrainConfig
+from kimi_audio_ft.runtime.workers import run_workers
 from kimi_audio_ft.training.fit import TrainingFailed
-from kimi_audio_ft.training.ranks import fit_in_workers
-from kimi_audio_ft.trial import Trial
-from kimi_audio_ft.workers import run_workers
+from kimi_audio_ft.trial import Trial, fit_in_workers
 
 Config = Callable[..., TrainConfig]
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_ranks")]
@@ -65,7 +64,7 @@ def tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    return store.read_jsonl(folder / "curves.jsonl")
+    return read_jsonl(folder / "curves.jsonl")
 
 
 def assert_same_training(folder: Path, other: Path) -> None:

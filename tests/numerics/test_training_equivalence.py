@@ -18,8 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kimi_audio_ft import store
-from kimi_audio_ft.quiet import quiet_libraries
-from kimi_audio_ft.schema import TrainConfig
+from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.files import read_jsonl
+from kimi_audio_ft.runtime.libraries import quiet_libraries
+from kimi_audio_ft.store.inventory import listing
 from kimi_audio_ft.trial import Trial
 
 Config = Callable[..., TrainConfig]
@@ -79,7 +81,7 @@ def test_resumed_from_any_checkpoint_equals_uninterrupted(trial_config: Config, 
 
 TRAIN_AND_DIE = """
 import json, os, signal, sys
-from kimi_audio_ft.schema import *
+from kimi_audio_ft.config.train import *
 from kimi_audio_ft.trial import Trial
 
 def groups(fields):
@@ -104,16 +106,16 @@ def test_killed_and_started_again(trial_config: Config, tmp_path: Path, private_
     command = [sys.executable, "-c", TRAIN_AND_DIE, json.dumps(asdict(config)), "5"]
     killed = subprocess.run(command, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert store.products() == []
+    assert listing() == []
     work = store.work_folder("adapter", whole.signature)
     assert [path.name for path in work.iterdir()] == ["step=00000003"]
     seen: list[dict[str, Any]] = []
     again = Trial(config).adapter(seen.append)
     assert again.signature == whole.signature and not again.reused
     assert_same_bits(again.folder, tmp_path / "kept" / "adapter" / whole.signature)
-    assert seen == store.read_jsonl(again.folder / "curves.jsonl"), "trackers see every point, old and new"
+    assert seen == read_jsonl(again.folder / "curves.jsonl"), "trackers see every point, old and new"
     assert not store.work_folder("adapter", whole.signature).exists()
-    assert [row["signature"] for row in store.products()] == [whole.signature]
+    assert [row["signature"] for row in listing()] == [whole.signature]
 
 
 @pytest.fixture(scope="module")
@@ -140,13 +142,13 @@ def test_cutting_a_step_into_micro_batches_changes_nothing(
         )
         folders.append(tmp_path / f"{size}x{accumulate}")
         assert fit(config, folders[-1], tmp_path / f"work{size}")["steps"] == 5
-    first, curves = tensors(folders[0]), store.read_jsonl(folders[0] / "curves.jsonl")
+    first, curves = tensors(folders[0]), read_jsonl(folders[0] / "curves.jsonl")
     assert max(float(value.abs().max()) for key, value in first.items() if "lora_B" in key) > 1e-3, "it learned"
     for folder in folders[1:]:
         others = tensors(folder)
         for key, value in first.items():
             torch.testing.assert_close(others[key], value, atol=3e-6, rtol=0, msg=lambda m, k=key: f"{k}: {m}")
-        for row, other in zip(curves, store.read_jsonl(folder / "curves.jsonl"), strict=True):
+        for row, other in zip(curves, read_jsonl(folder / "curves.jsonl"), strict=True):
             assert row | {"loss": 0} == other | {"loss": 0}
             assert row["loss"] == pytest.approx(other["loss"], abs=2e-6)
 

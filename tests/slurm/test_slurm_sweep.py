@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 
-from kimi_audio_ft.engine.cluster import NotNow
-from kimi_audio_ft.engine.cluster_settings import SlurmConfig
-from kimi_audio_ft.engine.event_files import EventReader
-from kimi_audio_ft.engine.place import this_place
-from kimi_audio_ft.engine.slurm import Slurm
+from kimi_audio_ft.config.launcher import SlurmConfig
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.sweep.cluster.executor import NotNow
+from kimi_audio_ft.sweep.cluster.slurm import Slurm
+from kimi_audio_ft.sweep.cluster.task import EventReader, this_place
 from tests.trials_json import values
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm")]

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft import store
-from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.schema import (
+from kimi_audio_ft.config.train import (
     DataConfig,
     DecodingConfig,
     LoraConfig,
@@ -23,7 +22,8 @@ from kimi_audio_ft.schema import (
     TrainConfig,
     TrainerConfig,
 )
-from kimi_audio_ft.transcripts import EvaluationSet, decode
+from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode
+from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.trial import Trial
 
 ANSWERS = ("今天", "天气", "好", "我们")
@@ -32,7 +32,7 @@ ANSWERS = ("今天", "天气", "好", "我们")
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Codes without recordings: what matters here needs no encoder."""
-    from kimi_audio_ft.base_model import Base
+    from kimi_audio_ft.base import Base
 
     first, rng = Base(ModelConfig(dtype="float32"), "none").tokens.first, random.Random(3)
     path = tmp_path_factory.mktemp("data") / "some.tokens.jsonl"

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from kimi_audio_ft.data.batch import Sample, make_batch
 from kimi_audio_ft.data.batching import BatchPlan, EpochPlan, EpochSteps, cut, validation_share
-from kimi_audio_ft.data.dataset import Draw
-from kimi_audio_ft.data.layout import Layout
+from kimi_audio_ft.data.dataset import Draw, Sample, make_batch
+from kimi_audio_ft.manifest.conversation import Layout
 
 rng = random.Random(11)
 LENGTHS = [rng.randint(10, 200) for _ in range(203)]

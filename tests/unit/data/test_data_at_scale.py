@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
+from kimi_audio_ft.config.train import DataConfig
 from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
-from kimi_audio_ft.schema import DataConfig
-from kimi_audio_ft.signature import file_digests
+from kimi_audio_ft.store.digests import file_digests
 
 if TYPE_CHECKING:
-    from conftest import Tiny
+    from tests.unit.conftest import Tiny
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 LINES = 1500

@@ -13,15 +13,15 @@ import pytest
 import soundfile
 import torch
 
-from kimi_audio_ft.data.audio import AudioError
+from kimi_audio_ft.config.train import AugmentConfig
 from kimi_audio_ft.data.datamodule import BatchRules, ConversationData, ResumableLoader
 from kimi_audio_ft.errors import ConfigError, DataError
+from kimi_audio_ft.manifest.audio import AudioError
 from kimi_audio_ft.model import WhisperFeatureExtractor
-from kimi_audio_ft.schema import AugmentConfig
-from kimi_audio_ft.signature import file_digest
+from kimi_audio_ft.store.digests import file_digest
 
 if TYPE_CHECKING:
-    from conftest import Tiny
+    from tests.unit.conftest import Tiny
 
 Make = Callable[..., ConversationData]
 NAMES = {"short", "long", "two audios", "turns", "no audio", "five", "six", "seven"}

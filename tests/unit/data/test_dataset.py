@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from kimi_audio_ft.config.train import AugmentConfig
 from kimi_audio_ft.data.dataset import AudioSource, ConversationDataset, Draw
-from kimi_audio_ft.data.encoding import Perturbation, encode_missing
-from kimi_audio_ft.data.features import FeatureStore
-from kimi_audio_ft.data.manifest import read_manifest
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.schema import AugmentConfig
-from kimi_audio_ft.signature import file_digest
-from kimi_audio_ft.store import read_jsonl, write_jsonl
+from kimi_audio_ft.features.encode import Perturbation, encode_missing
+from kimi_audio_ft.files import read_jsonl, write_jsonl
+from kimi_audio_ft.manifest.manifest import read_manifest
+from kimi_audio_ft.store.digests import file_digest
+from kimi_audio_ft.store.features import FeatureStore
 
 if TYPE_CHECKING:
-    from conftest import Corpus, Tiny
+    from tests.unit.conftest import Corpus, Tiny
 
 Make = Callable[..., ConversationDataset]
 

@@ -7,8 +7,8 @@ import random
 import pytest
 import torch
 
-from kimi_audio_ft.data.batch import Sample
-from kimi_audio_ft.data.layout import Layout
+from kimi_audio_ft.data.dataset import Sample
+from kimi_audio_ft.manifest.conversation import Layout
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM
 
 VOCABULARY, FIRST_CODE, FEATURES, BLANK = 60, 40, 32, 1

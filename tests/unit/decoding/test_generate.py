@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from kimi_audio_ft.data.batch import Sample, make_batch
+from kimi_audio_ft.config.train import DecodingConfig
+from kimi_audio_ft.data.dataset import Sample, make_batch
 from kimi_audio_ft.decoding.generate import generate_text, utterance_seed
 from kimi_audio_ft.decoding.sampling import choose, penalize_repetition
 from kimi_audio_ft.model import KimiAudioForCausalLM
-from kimi_audio_ft.schema import DecodingConfig
 
 VOCABULARY, BLANK, PAD, NO_EOS = 60, 1, 0, -1
 STEPS = 12

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from kimi_audio_ft.data.batch import Sample, make_batch
+from kimi_audio_ft.config.train import DecodingConfig
+from kimi_audio_ft.data.dataset import Sample, make_batch
 from kimi_audio_ft.decoding import generate
 from kimi_audio_ft.decoding.generate import SAMPLINGS_AT_ONCE, Sampling, generate_text, generate_texts
 from kimi_audio_ft.model import KimiAudioForCausalLM
-from kimi_audio_ft.schema import DecodingConfig
 
 PAD, BLANK, EOS, NO_EOS = 0, 1, 13, -1
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from kimi_audio_ft.config.train import DecodingConfig
 from kimi_audio_ft.decoding.sampling import Rule, choose, choose_each, penalize_repetition
-from kimi_audio_ft.schema import DecodingConfig
 
 GENERATED = 6
 

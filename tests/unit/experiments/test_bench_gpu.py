@@ -16,7 +16,7 @@ from experiments.bench_gpu.report import Report
 from experiments.bench_gpu.shapes import random_decoder, shapes
 from experiments.bench_gpu.step import adapter_on, batch_loss
 from experiments.bench_gpu.timing import Clock, or_out_of_memory
-from kimi_audio_ft.schema import LoraConfig
+from kimi_audio_ft.config.train import LoraConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated and will be removed in v6:FutureWarning")
 CPU = torch.device("cpu")

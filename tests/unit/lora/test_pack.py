@@ -8,10 +8,9 @@ import pytest
 import torch
 from peft import PeftModel
 
-from kimi_audio_ft.base_model import Base
-from kimi_audio_ft.lora.dropout import Place, SeededDropout
-from kimi_audio_ft.lora.pack import Pack, Share, why_solo
-from kimi_audio_ft.schema import LoraConfig, ModelConfig, TrainerConfig
+from kimi_audio_ft.base import Base
+from kimi_audio_ft.config.train import LoraConfig, ModelConfig, TrainerConfig
+from kimi_audio_ft.lora.pack import Pack, Place, SeededDropout, Share, why_solo
 
 ZERO = {"zero_optimization": {"stage": 3}}
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kimi_audio_ft.base_model import Base
+from kimi_audio_ft.base import Base
+from kimi_audio_ft.config.train import LoraConfig, ModelConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.lora.adapter import add_adapter, trainable_parameters
 from kimi_audio_ft.lora.targets import PRESETS, matched_modules, needs_branch, needs_whisper, target_pattern
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM, WhisperFeatureExtractor
-from kimi_audio_ft.schema import LoraConfig, ModelConfig
 
 WHISPER_LARGE_V3 = {
     "d_model": 1280,

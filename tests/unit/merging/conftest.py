@@ -10,10 +10,10 @@ import peft
 import pytest
 import torch
 
+from kimi_audio_ft.config.commands import MergeConfig
+from kimi_audio_ft.config.train import LoraConfig, ModelConfig
 from kimi_audio_ft.lora.adapter import add_adapter, save_adapter
 from kimi_audio_ft.model import KimiAudioForCausalLM, WhisperFeatureExtractor
-from kimi_audio_ft.schema import LoraConfig, ModelConfig
-from kimi_audio_ft.schema_merge import MergeConfig
 
 if TYPE_CHECKING:
     from tests.standin import Standin

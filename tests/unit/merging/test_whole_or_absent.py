@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kimi_audio_ft.config.commands import MergeConfig
 from kimi_audio_ft.errors import ConfigError, DataError, UserError
-from kimi_audio_ft.merging import checkpoint, verify, weights
-from kimi_audio_ft.merging.checkpoint import merge
+from kimi_audio_ft.merging import merge as checkpoint
+from kimi_audio_ft.merging import verify, weights
+from kimi_audio_ft.merging.merge import merge
 from kimi_audio_ft.model import KimiAudioForCausalLM
-from kimi_audio_ft.schema_merge import MergeConfig
 
 if TYPE_CHECKING:
     from tests.standin import Standin

@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kimi_audio_ft.base_model import Base
+from kimi_audio_ft.base import Base
+from kimi_audio_ft.config.train import ModelConfig, TrainConfig
 from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.model.quantization import quantize_layers
-from kimi_audio_ft.schema import ModelConfig, TrainConfig
 from kimi_audio_ft.trial import Trial
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="QLoRA needs bitsandbytes (the extra `gpu`)")
@@ -77,9 +78,8 @@ def test_an_adapter_trains_on_it_and_comes_off(trial_config: Callable[..., Train
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
-    from kimi_audio_ft import store
 
-    return [row for row in store.read_jsonl(folder / "curves.jsonl") if row["split"] == "train"]
+    return [row for row in read_jsonl(folder / "curves.jsonl") if row["split"] == "train"]
 
 
 def test_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from kimi_audio_ft.data.layout import Layout, layout_conversation
 from kimi_audio_ft.errors import DataError, UserError
+from kimi_audio_ft.manifest.conversation import Layout, layout_conversation
 from kimi_audio_ft.model.text_tokenizer import SPECIAL_TOKENS, TextTokenizer, save_tokenizer_files
 
 # All single bytes, then merges that give one token for "你", "好" and "he".

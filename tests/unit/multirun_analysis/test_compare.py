@@ -10,11 +10,12 @@ from urllib.parse import unquote
 
 import pytest
 
-from kimi_audio_ft.engine.ledger import record_fitting
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.sweep_folder import record_fitting
+from kimi_audio_ft.text import duration
 from multirun_analysis import load_sweep, words, write_report
-from multirun_analysis.compare import distinct, identity
-from multirun_analysis.words import duration, effort, headline, setting, show, trial_title
+from multirun_analysis.params import distinct, identity
+from multirun_analysis.words import effort, headline, setting, show, trial_title
 
 
 def test_rows_are_ordered_by_cer_with_the_bases_among_them(sweep_24: Path) -> None:

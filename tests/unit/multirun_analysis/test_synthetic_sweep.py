@@ -11,7 +11,7 @@ import pytest
 
 from kimi_audio_ft.scoring import score
 from multirun_analysis import load_sweep
-from multirun_analysis.collect import Sweep
+from multirun_analysis.sweep import Sweep
 from tests.synthetic_errors import Corpus, ErrorModel, Planted
 from tests.synthetic_sweep import write_sweep
 

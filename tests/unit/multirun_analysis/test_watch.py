@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from kimi_audio_ft.engine.ledger import record_trials
 from kimi_audio_ft.errors import DataError, UserError
-from kimi_audio_ft.store_uses import Use
+from kimi_audio_ft.store.usage import Use
+from kimi_audio_ft.sweep_folder import record_trials
 from multirun_analysis.__main__ import main
 from multirun_analysis.messages import CHINESE, ENGLISH
 from multirun_analysis.watch import watch

@@ -15,20 +15,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kimi_audio_ft import store
-from kimi_audio_ft.data.batch import Sample, make_batch
-from kimi_audio_ft.data.layout import layout_conversation
-from kimi_audio_ft.data.manifest import read_manifest
+from kimi_audio_ft.config.train import LoraConfig, TrainConfig
+from kimi_audio_ft.data.dataset import Sample, make_batch
+from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.lora.adapter import ONE, add_adapter
+from kimi_audio_ft.manifest.conversation import layout_conversation
+from kimi_audio_ft.manifest.manifest import read_manifest
 from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer
 from kimi_audio_ft.paths import TINY_MODEL
-from kimi_audio_ft.schema import LoraConfig, TrainConfig
-from kimi_audio_ft.training.curves import CurveRecorder
+from kimi_audio_ft.store.inventory import listing
+from kimi_audio_ft.training.adapters import Learner, rate_factor
+from kimi_audio_ft.training.callbacks import CurveRecorder
 from kimi_audio_ft.training.fit import TrainingFailed, make_trainer
-from kimi_audio_ft.training.members import Learner
 from kimi_audio_ft.training.module import AdapterTraining
-from kimi_audio_ft.training.schedule import rate_factor
-from kimi_audio_ft.training.shared_batch import turns
+from kimi_audio_ft.training.passes import turns
 from kimi_audio_ft.trial import Trial
 
 Fit = Callable[..., dict[str, Any]]
@@ -36,7 +36,7 @@ Config = Callable[..., TrainConfig]
 
 
 def curve(tmp_path: Path, split: str, name: str = "fit") -> list[dict[str, Any]]:
-    rows = store.read_jsonl(tmp_path / name / "adapter" / "curves.jsonl")
+    rows = read_jsonl(tmp_path / name / "adapter" / "curves.jsonl")
     return [row for row in rows if row["split"] == split]
 
 
@@ -105,7 +105,7 @@ class TestCurves:
     def test_rows_are_seen_as_they_arise(self, trial_config: Config, fit: Fit, tmp_path: Path) -> None:
         seen: list[dict[str, Any]] = []
         fit(trial_config(trainer={"max_steps": 3}), on_row=seen.append)
-        assert seen == store.read_jsonl(tmp_path / "fit" / "adapter" / "curves.jsonl")
+        assert seen == read_jsonl(tmp_path / "fit" / "adapter" / "curves.jsonl")
 
     def test_a_reused_adapter_shows_its_rows_again(self, trial_config: Config) -> None:
         config = trial_config(trainer={"max_steps": 2})
@@ -239,7 +239,7 @@ class TestNotFinite:
         for _ in range(2):  # asked again, it fails again
             with pytest.raises(TrainingFailed, match=message):
                 Trial(bad).adapter()
-        assert store.products() == []
+        assert listing() == []
         assert not [path for path in (private_store / "adapter").iterdir() if path.name.endswith(".draft")]
         good = Trial(trial_config(trainer={"max_steps": 4})).adapter()
         assert not good.reused and math.isfinite(good.facts["final_val_loss"])
@@ -249,7 +249,7 @@ class TestNotFinite:
         config = trial_config(optim={"lr": 1e30, "warmup_ratio": 0.0}, trainer={"max_steps": 1})
         with pytest.raises(TrainingFailed, match=r"^optim\.lr=1e\+30: the validation loss is (nan|inf) at step 1"):
             Trial(config).adapter()
-        assert store.products() == []
+        assert listing() == []
 
 
 class TestBf16Base:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from kimi_audio_ft.data.batch import make_batch
-from kimi_audio_ft.schema import TrainConfig
+from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.data.dataset import make_batch
 from kimi_audio_ft.training.utterance_losses import evaluation_losses, utterance_losses
 from kimi_audio_ft.trial import Trial
 

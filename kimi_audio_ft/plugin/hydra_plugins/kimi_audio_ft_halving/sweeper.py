@@ -13,9 +13,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
-from kimi_audio_ft.engine.halving import Candidate, make_candidates
-from kimi_audio_ft.engine.halving_settings import HalvingConfig
+from kimi_audio_ft.config.launcher import HalvingConfig
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.sweep.halving import Candidate, make_candidates
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,8 @@ class HalvingSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         """Run the sweep; as with Hydra's own, the first job that failed raises what ended it."""
-        from kimi_audio_ft.engine.halving_record import Record, print_rung
-        from kimi_audio_ft.engine.halving_sweep import run_rungs
+        from kimi_audio_ft.sweep.halving import run_rungs
+        from kimi_audio_ft.sweep.halving_run import Record, print_rung
 
         assert self.config is not None and self.hydra_context is not None
         launcher: Any = self.launcher

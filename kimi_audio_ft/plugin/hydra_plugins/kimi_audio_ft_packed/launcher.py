@@ -11,11 +11,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from kimi_audio_ft.engine.settings import LauncherConfig
+from kimi_audio_ft.config.launcher import LauncherConfig
 
 if TYPE_CHECKING:
-    from kimi_audio_ft.engine.halving import RungResult
-    from kimi_audio_ft.engine.launch import Launch
+    from kimi_audio_ft.sweep.halving import RungResult
+    from kimi_audio_ft.sweep.launch import Launch
 
 ConfigStore.instance().store(group="hydra/launcher", name="packed", node=LauncherConfig, provider="kimi_audio_ft")
 
@@ -31,7 +31,7 @@ class PackedLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what launches need, and let the sweeper compose jobs as quickly as a launch does."""
-        from kimi_audio_ft.engine.compose import quick
+        from kimi_audio_ft.sweep.compose import quick
 
         hydra_context.config_loader = quick(hydra_context.config_loader)
         self.context, self.task, self.config = hydra_context, task_function, config
@@ -42,18 +42,17 @@ class PackedLauncher(Launcher):
 
     def num_steps(self, job_overrides: Sequence[Sequence[str]]) -> list[int]:
         """Optimizer steps of every job's whole training."""
-        from kimi_audio_ft.engine import rungs
+        from kimi_audio_ft.sweep import halving_run
 
-        return rungs.num_steps(self._launch(), job_overrides)
+        return halving_run.num_steps(self._launch(), job_overrides)
 
     def train_until(self, job_overrides: Sequence[Sequence[str]], until: int, metric: str) -> list[RungResult]:
         """Train every job's adapter to an optimizer step and judge it there, by "cer" or "loss"; in order."""
-        from kimi_audio_ft.engine import rungs
+        from kimi_audio_ft.sweep import halving_run
 
-        return rungs.train_until(self._launch(), job_overrides, until, metric)
+        return halving_run.train_until(self._launch(), job_overrides, until, metric)
 
     def _launch(self) -> Launch:
-        from kimi_audio_ft.engine.jobs import Runner
-        from kimi_audio_ft.engine.launch import Launch
+        from kimi_audio_ft.sweep.launch import Launch, Runner
 
         return Launch(self.settings, Runner(self.context, self.task, self.config))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from multirun_analysis.collect import Scores, Status, Trial
 from multirun_analysis.statistics.tally import Tally
+from multirun_analysis.sweep import Scores, Status, Trial
 
 NONE = dict.fromkeys(Scores.__dataclass_fields__)
 

@@ -14,9 +14,9 @@ import pytest
 from multirun_analysis import load_sweep
 from multirun_analysis.compare import Comparison
 from multirun_analysis.messages import ENGLISH
-from multirun_analysis.sentences import conclusions
 from multirun_analysis.statistics import Reason
 from multirun_analysis.tables import trials_csv, trials_json
+from multirun_analysis.words import conclusions
 from tests.synthetic_errors import Planted
 from tests.synthetic_sweep import write_sweep
 

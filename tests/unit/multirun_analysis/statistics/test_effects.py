@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from multirun_analysis.collect import Trial
 from multirun_analysis.statistics.effects import main_effects
+from multirun_analysis.sweep import Trial
 
 Floats = NDArray[np.float64]
 RANK = {8: 0.02, 16: -0.01, 32: -0.01}

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from multirun_analysis.collect import Trial
 from multirun_analysis.compare import Adapter
 from multirun_analysis.statistics.overfitting import overfitting_of
 from multirun_analysis.statistics.results import Overfitting
+from multirun_analysis.sweep import Trial
 
 Judge = Callable[..., Overfitting]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from multirun_analysis.collect import Trial
 from multirun_analysis.statistics.recommendation import best_group, recommend
 from multirun_analysis.statistics.results import Pair, Reason
+from multirun_analysis.sweep import Trial
 
 Make = Callable[..., Trial]
 

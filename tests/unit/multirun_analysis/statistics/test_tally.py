@@ -8,8 +8,8 @@ import pytest
 
 from kimi_audio_ft.errors import DataError
 from multirun_analysis import load_sweep
-from multirun_analysis.collect import Trial
 from multirun_analysis.statistics.tally import tally_up
+from multirun_analysis.sweep import Trial
 
 # Two utterances, the first with a comma that only the strict count sees.
 OLD = [

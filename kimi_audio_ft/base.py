@@ -1,0 +1,320 @@
+"""The frozen base: held once per process, with adapters put on and taken off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kimi_audio_ft.config.train import LoraConfig, ModelConfig
+from kimi_audio_ft.errors import ConfigError, UserError
+from kimi_audio_ft.features.encode import features_of
+from kimi_audio_ft.files import read_json_object, write_json
+from kimi_audio_ft.lora.targets import matched, needs_branch, needs_whisper
+from kimi_audio_ft.manifest.manifest import TokenRange
+from kimi_audio_ft.model.files import ModelFiles, locate
+from kimi_audio_ft.model.text_tokenizer import CONFIG_NAME, RANKS_NAME, TextTokenizer
+from kimi_audio_ft.paths import store_root
+from kimi_audio_ft.runtime.devices import limit_threads
+from kimi_audio_ft.store.cache import seen_once
+from kimi_audio_ft.store.digests import file_digest
+from kimi_audio_ft.store.signature import digest_of
+
+if TYPE_CHECKING:  # a sweep that finds everything in the store does without these, and they take seconds to import
+    import torch
+    from peft import PeftModel
+
+    from kimi_audio_ft.features.encode import Encoders
+    from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer
+# --- Small parts of a checkpoint, read once per process while their files stay as they are: every trial asks for them.
+
+_REMEDY = "Set model.path to a Kimi-Audio checkpoint"
+# Raise it when the model's modules are named in another way.
+_LAYOUT_VERSION = 1
+
+# Size and time of change (ns) of files; None where there is none.
+_States = tuple[tuple[int, int] | None, ...]
+
+
+def text_tokenizer(root: Path) -> TextTokenizer:
+    """The text tokenizer of a checkpoint folder."""
+    return _text_tokenizer(root, _states([root / RANKS_NAME, root / CONFIG_NAME]))
+
+
+def token_range(root: Path) -> TokenRange:
+    """The audio codes of a checkpoint folder's model."""
+    return _token_range(root, _states([root / "config.json"]))
+
+
+def linear_names(files: ModelFiles) -> tuple[str, ...]:
+    """Full paths of the linears of the whole model, Whisper included."""
+    return _linear_names(files, _states([files.root / "config.json", files.whisper / "config.json"]))
+
+
+def layout(files: ModelFiles) -> KimiAudioForCausalLM:
+    """The whole model, Whisper included, without its weights."""
+    import torch
+
+    from kimi_audio_ft.model import KimiAudioForCausalLM, WhisperFeatureExtractor
+    from kimi_audio_ft.model.checkpoint import read_config
+
+    with torch.device("meta"):
+        model = KimiAudioForCausalLM(read_config(files.root))
+        config = files.whisper / "config.json"
+        if config.is_file():
+            model.attach_whisper(
+                WhisperFeatureExtractor.from_config(read_json_object(config, "Download the checkpoint again"))
+            )
+    return model
+
+
+def _states(paths: Iterable[Path]) -> _States:
+    return tuple(_state(path) for path in paths)
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:  # whoever reads it says so
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=2)
+def _text_tokenizer(root: Path, states: _States) -> TextTokenizer:
+    return TextTokenizer.from_pretrained(root)
+
+
+@lru_cache(maxsize=2)
+def _token_range(root: Path, states: _States) -> TokenRange:
+    config = read_json_object(root / "config.json", _REMEDY)
+    first, size = config.get("kimia_token_offset"), config.get("vocab_size")
+    if not isinstance(first, int) or not isinstance(size, int):
+        from kimi_audio_ft.model.checkpoint import read_config
+
+        read = read_config(root)  # says what is wrong, or knows the published default
+        first, size = read.kimia_token_offset, read.vocab_size
+    return TokenRange(first, size)
+
+
+@lru_cache(maxsize=2)
+def _linear_names(files: ModelFiles, states: _States) -> tuple[str, ...]:
+    configs = [path for path in (files.root / "config.json", files.whisper / "config.json") if path.is_file()]
+    facts = [_LAYOUT_VERSION, version("transformers"), *map(file_digest, configs)]
+    known = store_root() / "layouts" / f"{digest_of(facts)}.json"
+    if known.is_file():
+        return tuple(read_json_object(known, "Remove it; it is made again")["linears"])
+    from kimi_audio_ft.lora.targets import linears_of
+
+    names = linears_of(layout(files))
+    with suppress(UserError, OSError):  # it only saves time
+        write_json(known, {"linears": names})
+    return tuple(names)
+
+
+# One base in memory, under all that decides what it is.
+_HELD: dict[tuple, KimiAudioForCausalLM] = {}
+
+
+@dataclass
+class Base:
+    """A checkpoint as this run uses it.
+
+    features: "cached", "online" or "none" (``DataConfig.features``); online attaches the Whisper encoder.
+    threads: CPU threads of PyTorch; 0 leaves its own choice.
+    """
+
+    settings: ModelConfig
+    features: str
+    accelerator: str = "auto"
+    threads: int = 0
+    sharded: bool = False  # stays in the CPU's memory until a training's strategy spreads it over its ranks
+
+    @cached_property
+    def files(self) -> ModelFiles:
+        """Folders of the checkpoint."""
+        named = (self.settings.path, self.settings.revision, self.settings.speech_tokenizer)
+        return seen_once(("files", *named), lambda: locate(self.settings))
+
+    @cached_property
+    def identity(self) -> str:
+        """Identity of the base's own files."""
+        return seen_once(("base", self.files), self.files.identity)
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        """The text tokenizer."""
+        return text_tokenizer(self.files.root)
+
+    @cached_property
+    def tokens(self) -> TokenRange:
+        """The model's audio codes."""
+        return token_range(self.files.root)
+
+    @property
+    def device(self) -> torch.device:
+        """The GPU of this process when there is one and it may be used."""
+        from kimi_audio_ft.runtime.devices import device
+
+        return device(self.accelerator)
+
+    def encoders(self, features: bool | None = None) -> Encoders:
+        """The checkpoint's frozen encoders."""
+        from kimi_audio_ft.features.encode import DTYPES, Encoders
+
+        kept = self.features == "cached" if features is None else features
+        return Encoders(self.files, kept, DTYPES[self.settings.dtype], str(self.device))
+
+    def targets(self, lora: LoraConfig) -> list[str]:
+        """Full paths of the linears that an adapter changes, looked up without reading a weight.
+
+        Raises:
+            ConfigError: a target matches nothing, or needs what this run does not compute.
+        """
+        names = matched(linear_names(self.files), lora.target_modules)
+        if needs_whisper(names) and self.features != "online":
+            rule = "adapts the Whisper encoder, whose features then change while training"
+            raise ConfigError("lora.target_modules", lora.target_modules, rule, "Set data.features=online")
+        return names
+
+    def about_to_compute(self) -> None:
+        """Give PyTorch its threads; to be called before anything is computed in a process of several trials."""
+        limit_threads(self.threads)
+
+    def on_meta(self) -> KimiAudioForCausalLM:
+        """The whole model, Whisper included, without its weights."""
+        return layout(self.files)
+
+    def load(self, audio_branch: bool = False) -> KimiAudioForCausalLM:
+        """The frozen base on its device; read once per process unless something about it differs."""
+        import torch
+
+        place = torch.device("cpu") if self.sharded else self.device
+        facts = (self.settings.dtype, self.settings.attention, self.settings.quantization)
+        key = (self.identity, *facts, audio_branch, self.features == "online", str(place))
+        if key not in _HELD:
+            _HELD.clear()  # never two copies
+            _HELD[key] = self._read(audio_branch, place)
+        return _HELD[key]
+
+    def _read(self, audio_branch: bool, place: torch.device) -> KimiAudioForCausalLM:
+        import torch
+
+        from kimi_audio_ft.features.encode import DTYPES
+        from kimi_audio_ft.model import KimiAudioForCausalLM, WhisperFeatureExtractor
+        from kimi_audio_ft.model.quantization import quantize_layers
+
+        settings, dtype = self.settings, DTYPES[self.settings.dtype]
+        first = torch.device("cpu") if settings.quantization else place
+        model = KimiAudioForCausalLM.from_pretrained(self.files.root, dtype, audio_branch, first)
+        try:
+            model.set_attn_implementation(settings.attention)
+        except (ImportError, ValueError) as error:
+            rule = f"cannot be used here ({' '.join(str(error).split())})"
+            raise ConfigError("model.attention", settings.attention, rule, "Use model.attention=sdpa") from None
+        if settings.quantization:
+            quantize_layers(model, place)
+        if self.features == "online":
+            whisper = WhisperFeatureExtractor.from_pretrained(self.files.whisper, dtype, place)
+            model.attach_whisper(whisper.requires_grad_(False))
+        return model
+
+    def release(self) -> None:
+        """Let go of the weights in memory, so that other processes have the devices to themselves."""
+        import torch
+
+        _HELD.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    @contextmanager
+    def new_adapters(self, adapters: Mapping[str, tuple[LoraConfig, int]]) -> Iterator[PeftModel]:
+        """The base with fresh adapters by name, from their settings and seeds, all taken off again at the end."""
+        from kimi_audio_ft.lora.adapter import add_adapters
+
+        model = self.load(any(needs_branch(self.targets(lora)) for lora, _ in adapters.values()))
+        if self.settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        adapted = add_adapters(model, adapters, str(self.files.root))
+        adapted.train()  # layers in eval mode would quietly not recompute their activations
+        try:
+            yield adapted
+        finally:
+            adapted.unload()
+            if self.settings.gradient_checkpointing:
+                model.gradient_checkpointing_disable()
+            model.eval().requires_grad_(False)
+
+    @contextmanager
+    def saved_adapter(self, folder: Path | None) -> Iterator[torch.nn.Module]:
+        """The base with a saved adapter, or alone, for decoding."""
+        from kimi_audio_ft.lora.adapter import load_adapter
+
+        if folder is None:
+            yield self.load()
+            return
+        targets = PeftTargets.of(folder)
+        if targets.whisper and self.features != "online":
+            rule = f"the adapter in {folder} changes the Whisper encoder, so stored features do not fit it"
+            raise ConfigError("data.features", self.features, rule, "Set data.features=online")
+        adapted = load_adapter(self.load(targets.branch), folder)
+        try:
+            yield adapted
+        finally:
+            adapted.unload()
+
+
+def base_inputs(base: Base) -> dict[str, Any]:
+    """Identities of the checkpoint's parts that a run reads."""
+    inputs: dict[str, Any] = {"base": base.identity}
+    if base.features != "none":
+        key = ("encoders", base.files, base.settings.dtype)
+        inputs["encoders"] = seen_once(key, lambda: features_of(base.files, base.settings.dtype))
+    return inputs
+
+
+@dataclass(frozen=True)
+class PeftTargets:
+    """What a saved adapter changes, read from the names of its tensors."""
+
+    branch: bool
+    whisper: bool
+
+    @classmethod
+    def of(cls, folder: Path) -> PeftTargets:
+        """Look into an adapter's file without reading its tensors; ``load_adapter`` says what is wrong with it."""
+        from safetensors import SafetensorError, safe_open
+
+        from kimi_audio_ft.lora.adapter import WEIGHTS
+
+        try:
+            with safe_open(folder / WEIGHTS, framework="pt") as tensors:
+                names = [key.removeprefix("base_model.model.") for key in tensors.keys()]  # noqa: SIM118 - a safetensors file is no dict
+        except (OSError, SafetensorError):
+            names = []
+        return cls(needs_branch(names), needs_whisper(names))
+
+
+def find_adapter(adapter: str | None) -> tuple[str, Path] | None:
+    """Identity and folder of an adapter given as a folder or as a signature in the store."""
+    from kimi_audio_ft import store
+    from kimi_audio_ft.errors import ConfigError, DataError
+    from kimi_audio_ft.store.digests import folder_digest
+
+    if adapter is None:
+        return None
+    folder = Path(adapter).expanduser()
+    place = store.product_path("adapter", folder.name)
+    if (place / store.META).is_file() and (adapter == folder.name or folder.resolve() == place):
+        if store.find("adapter", folder.name) is None:
+            remedy = "Train it again by the command that made it, which sets this one aside"
+            raise DataError(place, f"is corrupted ({store.damage(place)})", remedy)
+        return folder.name, place
+    if not folder.is_dir():
+        rule = "must be an adapter folder in PEFT's format, or a signature from `python -m kimi_audio_ft.store ls`"
+        raise ConfigError("adapter", adapter, rule, "Use adapter=null for the base alone")
+    return folder_digest(folder, ("adapter_*",)), folder

@@ -1,0 +1,201 @@
+"""Options of ``python -m kimi_audio_ft.prepare``: one sentence per field, and their checks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from kimi_audio_ft.config.checks import one_of, require, require_devices
+from kimi_audio_ft.config.train import ModelConfig
+from kimi_audio_ft.errors import ConfigError
+
+# Hydra's command line takes none of these characters without two layers of quotes.
+_DELIMITERS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
+
+
+@dataclass
+class PrepareConfig:
+    """A CSV with one recording and its transcript per row becomes manifests."""
+
+    # The CSV to read.
+    csv: str = MISSING
+    # Folder for train.jsonl, eval.jsonl, test.jsonl, rejected.jsonl and summary.json, made if absent.
+    out: str = MISSING
+    # Column with the recording's file name: its name in the header, or its position from 0.
+    audio_column: str = "audio"
+    # Column with the transcript, by name or position.
+    text_column: str = "text"
+    # Column that says which recording a segment was cut from (or its speaker); a group never crosses splits.
+    group_column: str | None = None
+    # Without group_column: a regular expression searched in the file name; the part in (...) is the group; null makes
+    # every file its own group.
+    group_pattern: str | None = None
+    # Column with the utterance's id; null takes the file name without suffix, numbered where it occurs again.
+    id_column: str | None = None
+    # Where the recordings lie: {csv_dir} is the CSV's folder, {audio} the audio column's value, {NAME} any other
+    # column's; a value that is an absolute path is taken as it is.
+    audio_pattern: str = "{csv_dir}/{audio}"
+    # Encoding of the CSV; auto tries a byte order mark, UTF-8, then GB18030 (which holds GBK).
+    encoding: str = "auto"
+    # Character between cells, or tab, comma, semicolon, pipe; null is a tab for *.tsv and a comma otherwise.
+    delimiter: str | None = None
+    # Quote around cells that hold commas or newlines; "" for files that do not quote.
+    quotechar: str = '"'
+    # Whether the first row names the columns: true, false, or auto (it does if a wanted column's name is in it).
+    header: str = "auto"
+    # Instruction that precedes every recording; train and decode with the same one.
+    prompt: str = "请将语音内容转录为文字。"
+    # The conversation's task_type; recognition is "understanding".
+    task_type: str = "understanding"
+    # Read only the first n rows; null reads all.
+    row_limit: int | None = None
+    # Shorter recordings, in seconds, are rejected.
+    min_seconds: float = 0.2
+    # Longer recordings, in seconds, are rejected.
+    max_seconds: float = 60.0
+    # Fewer letters and digits per second are rejected: the transcript lacks most of what is said.
+    min_chars_per_second: float = 0.2
+    # More letters and digits per second are rejected; Mandarin runs at 4 to 8, English at 10 to 20.
+    max_chars_per_second: float = 25.0
+    # Fraction of the segments held out for evaluation; 0 writes no eval.jsonl.
+    eval_ratio: float = 0.05
+    # Fraction of the segments held out for a final test; 0 writes no test.jsonl.
+    test_ratio: float = 0.0
+    # Column whose values shall occur equally often in train.jsonl.
+    balance_column: str | None = None
+    # How: downsample to the rarest value, upsample to the most frequent by repeating rows, or none.
+    balance_mode: str = "none"
+    # Seed of the splits and of balancing.
+    seed: int = 0
+    # Threads that open and check recordings.
+    workers: int = 4
+
+    def __post_init__(self) -> None:
+        self.header = self.header.lower()
+        self.delimiter = _DELIMITERS.get(self.delimiter or "", self.delimiter)
+        _one_of("header", self.header, ("auto", "true", "false"))
+        _one_of("balance_mode", self.balance_mode, ("none", "downsample", "upsample"))
+        self._check_csv_format()
+        self._check_limits()
+        self._check_ratios()
+        self._check_grouping()
+        if not self.prompt.strip():
+            raise ConfigError("prompt", self.prompt, "must not be empty")
+        if (self.balance_mode == "none") != (self.balance_column is None):
+            rule = "balance_column and balance_mode=downsample or upsample go together"
+            raise ConfigError("balance_column", self.balance_column, rule, "Set both or neither")
+
+    def _check_csv_format(self) -> None:
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in "\r\n" + self.quotechar):
+            raise ConfigError(
+                "delimiter",
+                self.delimiter,
+                f"must be one character other than quotechar, or one of {', '.join(_DELIMITERS)}",
+            )
+        if len(self.quotechar) > 1:
+            raise ConfigError("quotechar", self.quotechar, 'must be one character, or "" for no quoting')
+        if self.encoding != "auto":
+            try:
+                "a".encode(self.encoding)
+            except LookupError as error:
+                remedy = "Use auto, utf-8, gb18030 or another Python codec"
+                raise ConfigError("encoding", self.encoding, "no such encoding", remedy) from error
+
+    def _check_limits(self) -> None:
+        for low, high in (("min_seconds", "max_seconds"), ("min_chars_per_second", "max_chars_per_second")):
+            bottom, top = getattr(self, low), getattr(self, high)
+            if not 0 <= bottom < top:
+                raise ConfigError(low, bottom, f"must be at least 0 and less than {high}={top!r}")
+        if self.row_limit is not None and self.row_limit < 1:
+            raise ConfigError("row_limit", self.row_limit, "must be at least 1", "null reads every row")
+        if self.workers < 1:
+            raise ConfigError("workers", self.workers, "must be at least 1")
+
+    def _check_ratios(self) -> None:
+        for option in ("eval_ratio", "test_ratio"):
+            if not 0 <= getattr(self, option) < 1:
+                raise ConfigError(option, getattr(self, option), "must be at least 0 and less than 1")
+        if self.eval_ratio + self.test_ratio >= 1:
+            rule = (
+                f"together with test_ratio={self.test_ratio!r} it must be less than 1, or nothing is left to train on"
+            )
+            raise ConfigError("eval_ratio", self.eval_ratio, rule)
+
+    def _check_grouping(self) -> None:
+        if self.group_pattern is None:
+            return
+        if self.group_column is not None:
+            rule = f"group_column={self.group_column!r} is set as well"
+            raise ConfigError("group_pattern", self.group_pattern, rule, "Set one of them")
+        try:
+            groups = re.compile(self.group_pattern).groups
+        except re.error as error:
+            rule = f"not a regular expression ({error})"
+            raise ConfigError("group_pattern", self.group_pattern, rule) from error
+        if groups > 1:
+            rule = f"has {groups} groups (...); the key is one of them"
+            raise ConfigError("group_pattern", self.group_pattern, rule, "Write (?:...) for the others")
+
+
+def _one_of(option: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(option, value, f"must be one of {', '.join(allowed)}")
+
+
+# --- Options of ``python -m kimi_audio_ft.tokenize``: one sentence per field, and their checks.
+
+
+@dataclass
+class TokenizeConfig:
+    """``python -m kimi_audio_ft.tokenize``: semantic codes into manifests, Whisper features into the store."""
+
+    manifests: list[str] = field(default_factory=list)  # Manifests to tokenize.
+    out: str | None = None  # Folder for the pretokenized manifests; null is beside each, as NAME.tokens.jsonl.
+    audio_root: str | None = None  # Folder that relative audio paths start from; null is the manifest's own folder.
+    model: ModelConfig = field(default_factory=ModelConfig)
+    features: bool = True  # Also store Whisper features; false computes codes only.
+    batch_size: int = 8  # Pieces of 30 s, of any files, encoded together; never changes a result beyond rounding.
+    devices: Any = "auto"  # Processes that share the work: auto is one per GPU, and one without any; or a number.
+    readers: int = 2  # Threads of each process that decode recordings ahead of the encoders.
+    threads: int = 0  # CPU threads of PyTorch in each process; 0 is its own choice, or a fair part for several.
+    progress: bool = True  # Show a progress bar.
+
+    def __post_init__(self) -> None:
+        remedy = "Write manifests=[train.jsonl,eval.jsonl]"
+        require(bool(self.manifests), "manifests", self.manifests, "needs at least one manifest", remedy)
+        for name in ("batch_size", "readers"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be 1 or more")
+        require_devices("devices", self.devices)
+        require(self.threads >= 0, "threads", self.threads, "must be 0 or more")
+
+
+# --- Options of ``python -m kimi_audio_ft.merge``: one sentence per field, and their checks.
+
+
+@dataclass
+class MergeConfig:
+    """An adapter and its base become one checkpoint in the published layout."""
+
+    adapter: str = MISSING  # Adapter folder in PEFT's format, or a signature in the store.
+    out: str = MISSING  # Folder of the merged checkpoint; it must not exist, or hold the same merge.
+    model: ModelConfig = field(default_factory=ModelConfig)  # The base that the adapter was trained on.
+    target: str = "official"  # Who shall load it: official (the published code; ours too) or vllm.
+    shard_gb: float = 2.8  # Largest shard in 10^9 bytes; the 7B makes 8 shards of 2.8.
+    dtype: str = "bfloat16"  # Number format of the merged decoder: bfloat16 as published, or float32.
+    overwrite: bool = False  # Replace what an earlier merge wrote to out.
+    verify: str = "auto"  # Compare logits with base + adapter: true, false, or auto (when that takes under 5 GB).
+    progress: bool = True  # Show a progress bar.
+
+    def __post_init__(self) -> None:
+        self.verify = self.verify.lower()
+        require(
+            bool(self.adapter), "adapter", self.adapter, "must name an adapter", "See python -m kimi_audio_ft.store ls"
+        )
+        require(bool(self.out), "out", self.out, "must name a folder", "Write out=FOLDER")
+        one_of("target", self.target, ("official", "vllm"))
+        one_of("dtype", self.dtype, ("bfloat16", "float32"))
+        one_of("verify", self.verify, ("auto", "true", "false"))
+        require(self.shard_gb > 0, "shard_gb", self.shard_gb, "must be greater than 0", "2.8 gives the 7B 8 shards")

@@ -1,0 +1,138 @@
+"""Options of ``hydra/launcher=packed``; Hydra composes them as ``hydra.launcher``."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from kimi_audio_ft.config.checks import one_of, require
+
+# --- Options of ``hydra.launcher.slurm`` and ``hydra.launcher.ray``.
+
+# sbatch options that the executor sets: a job that is told otherwise could not be followed, or would not come back.
+_OURS = ("array", "chdir", "error", "job-name", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output", "requeue")
+_OURS_ELSEWHERE = {
+    "partition": "partition",
+    "account": "account",
+    "qos": "qos",
+    "time": "time_minutes",
+    "mem": "mem_gb",
+    "cpus-per-task": "cpus_per_task",
+    "signal": "signal_seconds",
+}
+
+
+@dataclass
+class SlurmConfig:
+    """What a Slurm job, which makes one task of adapters, asks for; null leaves it to the cluster."""
+
+    partition: str | None = None  # Partition that jobs are sent to.
+    account: str | None = None  # Account that they are charged to.
+    qos: str | None = None  # Their quality of service.
+    time_minutes: int = 240  # Time limit of one run; a job that needs longer saves, is queued again and goes on.
+    mem_gb: float | None = None  # Memory of a job in GB.
+    cpus_per_task: int = 4  # CPU cores of a job.
+    signal_seconds: int = 120  # Seconds before the time limit at which a job saves; a step must be shorter.
+    max_requeues: int = 10  # How often a job that ran out of time, or lost its node, is queued again.
+    poll_seconds: float = 10.0  # Seconds between two questions to Slurm about the states of all jobs.
+    extra: dict[str, Any] = field(
+        default_factory=dict
+    )  # Further sbatch options by their long names: {constraint: a100}.
+
+    def __post_init__(self) -> None:
+        name = "hydra.launcher.slurm"
+        for option in ("time_minutes", "cpus_per_task", "signal_seconds"):
+            require(getattr(self, option) >= 1, f"{name}.{option}", getattr(self, option), "must be 1 or more")
+        require(self.max_requeues >= 0, f"{name}.max_requeues", self.max_requeues, "must be 0 or more")
+        require(self.poll_seconds > 0, f"{name}.poll_seconds", self.poll_seconds, "must be more than 0")
+        require(self.mem_gb is None or self.mem_gb > 0, f"{name}.mem_gb", self.mem_gb, "must be more than 0")
+        require(
+            self.signal_seconds < 60 * self.time_minutes, f"{name}.signal_seconds", self.signal_seconds,
+            f"must be less than the time limit ({60 * self.time_minutes} seconds)",
+        )  # fmt: skip
+        for key in self.extra:
+            option = key.replace("_", "-")
+            plain = re.fullmatch(r"[a-z][a-z0-9-]*", option) is not None
+            require(plain, f"{name}.extra", key, "must be sbatch's long name of an option, such as constraint")
+            require(option not in _OURS, f"{name}.extra", key, "is set by the executor, which relies on it")
+            own = _OURS_ELSEWHERE.get(option, "")
+            require(not own, f"{name}.extra", key, "has an option of its own", f"Set {name}.{own}")
+
+
+@dataclass
+class RayConfig:
+    """What a Ray task, which makes one task of adapters, asks for."""
+
+    address: str | None = (
+        None  # Address of a running Ray cluster ("auto": the one that this node belongs to); null: start Ray here.
+    )
+    num_cpus_per_pack: float = 1  # CPU cores that Ray sets aside for one.
+    resources: dict[str, float] = field(default_factory=dict)  # Custom resources of the cluster that it needs.
+    max_restarts: int = 3  # How often one whose node is lost is started again.
+
+    def __post_init__(self) -> None:
+        name = "hydra.launcher.ray"
+        require(self.num_cpus_per_pack > 0, f"{name}.num_cpus_per_pack", self.num_cpus_per_pack, "must be more than 0")
+        require(self.max_restarts >= 0, f"{name}.max_restarts", self.max_restarts, "must be 0 or more")
+        for key, amount in self.resources.items():
+            require(key not in ("CPU", "GPU", "memory"), f"{name}.resources", key, "must be a custom resource",
+                    "CPUs are num_cpus_per_pack, GPUs are hydra.launcher.gpus_per_pack")  # fmt: skip
+            require(amount > 0, f"{name}.resources.{key}", amount, "must be more than 0")
+
+
+@dataclass
+class LauncherConfig:
+    """How a sweep's adapters are trained together, and where."""
+
+    _target_: str = "hydra_plugins.kimi_audio_ft_packed.launcher.PackedLauncher"
+    pack_size: Any = "auto"  # Adapters that train together at most; auto tries a few sizes, 1 trains each by itself.
+    pack_same_data: bool = True  # Only adapters with the same seed share a pack; false also packs over seeds.
+    dispatch: str = "auto"  # slice (bit-equal to solo on a CPU), batched (faster on a GPU), auto: by the device.
+    executor: str = "local"  # local: this machine; slurm and ray: packs are jobs of a cluster.
+    gpus_per_pack: Any = "auto"  # GPUs of one pack; auto: as many as trainer.devices asks for.
+    # Packs side by side; auto: what the GPUs (or Ray) hold, without GPUs the cores at trainer.threads, 4 Slurm jobs.
+    parallel: Any = "auto"
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)  # What a Slurm job asks for.
+    ray: RayConfig = field(default_factory=RayConfig)  # What a Ray task asks for.
+
+    def __post_init__(self) -> None:
+        for name in ("pack_size", "gpus_per_pack", "parallel"):
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            require(value == "auto" or whole, f"hydra.launcher.{name}", value, "must be auto, or 1 or more")
+        one_of("hydra.launcher.dispatch", self.dispatch, ("auto", "slice", "batched"))
+        one_of("hydra.launcher.executor", self.executor, ("local", "slurm", "ray"))
+
+
+# --- Options of ``hydra/sweeper=halving``; Hydra composes them as ``hydra.sweeper``.
+
+METRICS = ("cer", "loss")
+
+
+@dataclass
+class HalvingConfig:
+    """Where trainings are compared, and how many go on."""
+
+    _target_: str = "hydra_plugins.kimi_audio_ft_halving.sweeper.HalvingSweeper"
+    params: dict[str, str] | None = None  # Values to sweep over, as in the basic sweeper; the grid's adapters compete.
+    rungs: list[Any] = field(default_factory=lambda: [0.25, 0.5])  # Optimizer steps, or fractions of the training.
+    reduction_factor: float = 2.0  # Of n adapters that reach a rung, the best n / reduction_factor go on.
+    metric: str = "cer"  # What is compared: cer (greedy decoding of data.eval_manifest) or loss (on its answers).
+    max_candidates: int | None = None  # Draw so many adapters from a larger grid; null takes all.
+    seed: int = 1  # Of that draw.
+
+    def __post_init__(self) -> None:
+        one_of("hydra.sweeper.metric", self.metric, METRICS)
+        rule = "must be greater than 1: of n adapters, the best n / reduction_factor go on"
+        factor = self.reduction_factor
+        require(math.isfinite(factor) and factor > 1, "hydra.sweeper.reduction_factor", factor, rule)
+        require(bool(self.rungs), "hydra.sweeper.rungs", self.rungs, "needs at least one rung", "Write [0.5]")
+        rule = "a rung is a number of optimizer steps, such as 100, or a fraction of the training, such as 0.25"
+        for rung in self.rungs:
+            number = isinstance(rung, int | float) and not isinstance(rung, bool)
+            inside = number and (rung >= 1 if isinstance(rung, int) else 0 < rung < 1)
+            require(inside, "hydra.sweeper.rungs", rung, rule)
+        if self.max_candidates is not None:
+            require(self.max_candidates >= 1, "hydra.sweeper.max_candidates", self.max_candidates, "must be 1 or more")

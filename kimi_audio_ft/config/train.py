@@ -1,0 +1,299 @@
+"""Structured configs: one dataclass per config group, one sentence per field, and the checks of their values.
+
+Hydra refuses misspelt keys and wrong types while composing; ``__post_init__`` runs when a command turns the composed
+config into these objects (``cli.py``), before anything else. The defaults are the published LoRA experiment's; the tiny
+model's own values are in ``conf/``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kimi_audio_ft.config.checks import one_of, require, require_devices
+from kimi_audio_ft.errors import ConfigError
+
+# --- Structured config of the group ``scoring``: what scores forgive and what they watch. Nothing here decodes again.
+
+
+@dataclass
+class ScoringConfig:
+    """Options of scores; the strict error rates are the same under all of them."""
+
+    fillers: list[str] = field(default_factory=list)  # Words left out of the normalised column, such as ["嗯","呃"].
+    erhua: bool = True  # Count the suffix 儿 in the normalised column; false takes 哪儿 for 哪 (儿子 and 女儿 stay).
+    terms: str | None = None  # File of domain terms, one a line, whose errors are counted apart; null is none.
+    names: str | None = None  # File of persons' names, one a line, beside those with a title (吴总); null is none.
+
+    def __post_init__(self) -> None:
+        for word in self.fillers:
+            if not word.strip() or word != word.strip():
+                raise ConfigError("scoring.fillers", word, "must be words without white space around them")
+        for name in ("terms", "names"):
+            path = getattr(self, name)
+            # Now, not when hours of training are over.
+            if path is not None and not Path(path).expanduser().is_file():
+                rule = "must name a text file with one word a line, and there is no such file"
+                raise ConfigError(f"scoring.{name}", path, rule, "Check the path, or use null for no list")
+
+
+SHARDED = ("fsdp", "deepspeed_zero3")
+STRATEGIES = ("single", "ddp", *SHARDED)
+# Keys of DeepSpeed's config that would contradict trainer.accumulate, data.batch_size, optim and model.dtype.
+DEEPSPEED_OURS = (
+    *("gradient_accumulation_steps", "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_clipping"),
+    *("optimizer", "scheduler", "bf16", "fp16", "torch_autocast"),
+)
+DEFAULT_PROMPT = "请将语音内容转录为文字。"
+
+
+@dataclass
+class AugmentConfig:
+    """Perturbations of the training audio; every epoch draws anew from the seed."""
+
+    speeds: list[float] = field(default_factory=lambda: [1.0])  # Factors of which each utterance draws one.
+    gains_db: list[float] = field(default_factory=lambda: [0.0])  # Volume changes in dB of which each draws one.
+    time_masks: int = 0  # Number of spans of consecutive feature frames set to zero (SpecAugment).
+    time_mask_frames: int = 4  # Largest width of such a span, in frames of 80 ms.
+    channel_masks: int = 0  # Number of bands of feature channels set to zero (SpecAugment).
+    channel_mask_width: int = 16  # Largest width of such a band, in channels.
+
+    def __post_init__(self) -> None:
+        for speed in self.speeds:
+            require(0.5 <= speed <= 2.0, "data.augment.speeds", speed, "a speed factor lies between 0.5 and 2.0")
+        for gain in self.gains_db:
+            require(-40 <= gain <= 20, "data.augment.gains_db", gain, "a volume change lies between -40 and 20 dB")
+        require(bool(self.speeds), "data.augment.speeds", self.speeds, "needs at least one factor", "Write [1.0]")
+        require(bool(self.gains_db), "data.augment.gains_db", self.gains_db, "needs at least one value", "Write [0.0]")
+        for name in ("time_masks", "channel_masks"):
+            require(getattr(self, name) >= 0, f"data.augment.{name}", getattr(self, name), "must be 0 or more")
+        for name in ("time_mask_frames", "channel_mask_width"):
+            require(getattr(self, name) >= 1, f"data.augment.{name}", getattr(self, name), "must be 1 or more")
+
+
+@dataclass
+class DataConfig:
+    """The manifests, how their audio is read, and how batches are made."""
+
+    train_manifest: str = ""  # Pretokenized JSONL that adapters are trained on.
+    eval_manifest: str = ""  # Pretokenized JSONL that is decoded and scored, and gives the validation loss.
+    prompt: str | None = None  # Used instead of every conversation's own text prompt; null keeps the manifest's.
+    train_subset: int | None = None  # Train on so many conversations only (see ``data.subset``); null is all of them.
+    train_subset_seed: int = 1  # Which ones: of one seed, smaller subsets lie inside larger ones.
+    audio_root: str | None = None  # Folder that relative audio paths start from; null is the manifest's own folder.
+    features: str = "cached"  # cached: encode once into the store; online: encode in every step; none: codes only.
+    max_length: int = 8192  # Longer conversations (positions, both streams) are left out and reported.
+    batch_size: int = 1  # Largest number of conversations in a micro-batch.
+    max_batch_tokens: int = 8192  # Largest padded number of positions in a micro-batch.
+    bucket_by_length: bool = True  # Put conversations of similar length together, in a random order of batches.
+    num_workers: int = 0  # Worker processes that read and lay out conversations.
+    augment: AugmentConfig = field(default_factory=AugmentConfig)  # Perturbations of the training audio.
+
+    def __post_init__(self) -> None:
+        one_of("data.features", self.features, ("cached", "online", "none"))
+        for name in ("max_length", "batch_size", "max_batch_tokens"):
+            require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be 1 or more")
+        if self.train_subset is not None:
+            rule = "must be 1 or more conversations"
+            require(self.train_subset >= 1, "data.train_subset", self.train_subset, rule, "Use null for all of them")
+        require(self.num_workers >= 0, "data.num_workers", self.num_workers, "must be 0 or more")
+        if self.prompt is not None:
+            require(bool(self.prompt.strip()), "data.prompt", self.prompt, "must not be empty", "Use null to keep it")
+
+
+@dataclass
+class ModelConfig:
+    """The frozen base."""
+
+    path: str = "tiny"  # Checkpoint folder in the published layout, or a hub id; "tiny" is the embedded model.
+    revision: str | None = None  # Commit, tag or branch of a hub id; null is the one in the cache, or the newest.
+    speech_tokenizer: str | None = None  # Folder or hub id of the GLM-4 voice tokenizer; null is inside model.path.
+    dtype: str = "bfloat16"  # Number format of the frozen base: float32 or bfloat16. Adapters are always float32.
+    gradient_checkpointing: bool = False  # Recompute activations in the backward pass to save memory.
+    attention: str = "sdpa"  # Attention implementation of transformers: sdpa, eager or flash_attention_2.
+    quantization: str | None = None  # nf4: the layers' linears in 4 bits (QLoRA, needs bitsandbytes); null: none.
+
+    def __post_init__(self) -> None:
+        require(bool(self.path), "model.path", self.path, "must name a checkpoint folder", "Use tiny or a path")
+        one_of("model.dtype", self.dtype, ("float32", "bfloat16"))
+        one_of("model.attention", self.attention, ("sdpa", "eager", "flash_attention_2"))
+        if self.quantization is not None:
+            one_of("model.quantization", self.quantization, ("nf4",))
+
+
+@dataclass
+class LoraConfig:
+    """The adapter; fields map onto peft.LoraConfig."""
+
+    r: int = 8  # Rank of the update of every target.
+    lora_alpha: int | None = None  # Scale of the update; null is twice the rank.
+    lora_dropout: float = 0.05  # Dropout in front of the update, while training.
+    target_modules: Any = "decoder"  # A preset, a regular expression over full module paths, or a list of paths.
+    use_rslora: bool = False  # Scale by alpha / sqrt(r) instead of alpha / r (arXiv 2312.03732).
+    use_dora: bool = False  # Learn magnitude and direction apart (arXiv 2402.09353).
+    init_lora_weights: str = "default"  # Start of the update, as in PEFT: default, gaussian or orthogonal.
+
+    def __post_init__(self) -> None:
+        require(self.r >= 1, "lora.r", self.r, "the rank must be 1 or more", "Use baseline=true for no adapter")
+        if self.lora_alpha is None:
+            self.lora_alpha = 2 * self.r
+        require(self.lora_alpha >= 1, "lora.lora_alpha", self.lora_alpha, "must be 1 or more")
+        require(0 <= self.lora_dropout < 1, "lora.lora_dropout", self.lora_dropout, "must be in [0, 1)")
+        targets = [self.target_modules] if isinstance(self.target_modules, str) else self.target_modules
+        named = isinstance(targets, list) and bool(targets) and all(isinstance(t, str) and t for t in targets)
+        rule = "must be a preset, a regular expression over module paths, or a list of them"
+        require(named, "lora.target_modules", self.target_modules, rule)
+        # PEFT's other starts (pissa, olora, ...) change the base's weights, which all adapters here share.
+        one_of("lora.init_lora_weights", self.init_lora_weights, ("default", "gaussian", "orthogonal"))
+        if self.init_lora_weights == "orthogonal":
+            require(self.r % 2 == 0, "lora.r", self.r, "lora.init_lora_weights=orthogonal needs an even rank")
+
+
+@dataclass
+class OptimConfig:
+    """AdamW, its schedule, and how the loss is averaged."""
+
+    lr: float = 5e-5  # Peak learning rate.
+    weight_decay: float = 0.0  # Decoupled weight decay of the adapter.
+    beta1: float = 0.9  # AdamW's decay of the first moment.
+    beta2: float = 0.999  # AdamW's decay of the second moment.
+    eps: float = 1e-8  # AdamW's epsilon.
+    schedule: str = "linear"  # Decay after warm-up: linear or cosine to zero, or constant.
+    warmup_ratio: float = 0.03  # Part of all steps in which the rate rises from zero to lr.
+    max_grad_norm: float = 1.0  # Gradients are clipped to this norm; 0 does not clip.
+    loss_average: str = "sample"  # sample: mean over conversations, as published; token: mean over answer tokens.
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "optim.lr", self.lr, "the learning rate must be greater than 0")
+        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "must be 0 or more")
+        for name in ("beta1", "beta2"):
+            require(0 <= getattr(self, name) < 1, f"optim.{name}", getattr(self, name), "must be in [0, 1)")
+        require(self.eps > 0, "optim.eps", self.eps, "must be greater than 0")
+        one_of("optim.schedule", self.schedule, ("linear", "cosine", "constant"))
+        require(0 <= self.warmup_ratio < 1, "optim.warmup_ratio", self.warmup_ratio, "must be in [0, 1)")
+        require(self.max_grad_norm >= 0, "optim.max_grad_norm", self.max_grad_norm, "must be 0 or more")
+        one_of("optim.loss_average", self.loss_average, ("sample", "token"))
+
+
+@dataclass
+class DecodingConfig:
+    """How hypotheses are generated. Nothing here ever retrains an adapter."""
+
+    text_temperature: float = 0.3  # Sampling temperature of the text; 0 is greedy.
+    text_top_k: int = 5  # Sample among the k likeliest tokens; 0 is all of them.
+    text_repetition_penalty: float = 1.0  # Divides the logits of recent tokens; 1 does nothing.
+    text_repetition_window_size: int = 16  # How many recent tokens that penalty looks back.
+    max_new_tokens: int = 256  # Longest hypothesis, in text tokens.
+    repeats: int = 1  # Independent samplings of the whole evaluation set; greedy decoding is done once.
+    batch_size: int = 8  # Utterances decoded together; never changes a result.
+
+    def __post_init__(self) -> None:
+        temperature = self.text_temperature
+        require(temperature >= 0, "decoding.text_temperature", temperature, "must be 0 (greedy) or more")
+        require(self.text_top_k >= 0, "decoding.text_top_k", self.text_top_k, "must be 0 (all) or more")
+        penalty = self.text_repetition_penalty
+        require(penalty >= 1, "decoding.text_repetition_penalty", penalty, "must be 1 (off) or more")
+        for name in ("text_repetition_window_size", "max_new_tokens", "repeats", "batch_size"):
+            require(getattr(self, name) >= 1, f"decoding.{name}", getattr(self, name), "must be 1 or more")
+
+
+@dataclass
+class TrainerConfig:
+    """How long and on what an adapter is trained."""
+
+    max_epochs: int = 5  # Passes over the training manifest.
+    max_steps: int = -1  # Stop after this many optimizer steps; -1 is no limit.
+    accumulate: int = 8  # Micro-batches of every process in an optimizer step.
+    strategy: str = "single"  # single, ddp (a whole base per process), or its shards: fsdp, deepspeed_zero3.
+    devices: Any = "auto"  # Processes, one for each GPU; auto is every GPU that there is (one process on a CPU).
+    deepspeed: dict[str, Any] = field(default_factory=dict)  # DeepSpeed's own config, for deepspeed_zero3.
+    accelerator: str = "auto"  # Lightning accelerator: auto, cpu or gpu.
+    threads: int = 0  # CPU threads of PyTorch; 0 leaves its own choice.
+    log_every: int = 50  # Optimizer steps between two points of the training curve.
+    val_every: int = 0  # Optimizer steps between two validation losses; 0 is once per epoch.
+    save_every: int = 1000  # Optimizer steps between two checkpoints to resume from.
+    save_keep: int = 5  # How many of these are kept while training.
+    progress: bool = True  # Show progress bars.
+
+    def __post_init__(self) -> None:
+        require(self.max_epochs >= 1, "trainer.max_epochs", self.max_epochs, "must be 1 or more")
+        limit = self.max_steps
+        require(limit == -1 or limit >= 1, "trainer.max_steps", limit, "must be -1 (no limit) or 1 or more")
+        for name in ("accumulate", "log_every", "save_every", "save_keep"):
+            require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "must be 1 or more")
+        for name in ("threads", "val_every"):
+            require(getattr(self, name) >= 0, f"trainer.{name}", getattr(self, name), "must be 0 or more")
+        one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
+        one_of("trainer.strategy", self.strategy, STRATEGIES)
+        require_devices("trainer.devices", self.devices)
+        zero = self.deepspeed.get("zero_optimization", {}).get("stage")
+        if self.strategy == "deepspeed_zero3":
+            rule = "deepspeed_zero3 needs stage 3"
+            require(zero == 3, "trainer.deepspeed.zero_optimization.stage", zero, rule, "Use trainer=deepspeed_zero3")
+        for name in DEEPSPEED_OURS:
+            rule = "is set from our own options"
+            require(name not in self.deepspeed, f"trainer.deepspeed.{name}", self.deepspeed.get(name), rule)
+
+
+@dataclass
+class LoggerConfig:
+    """Where a trial's curves and scores go besides its own folder."""
+
+    kind: str = "wandb"  # wandb, csv or none.
+    project: str = "kimi_audio_ft"  # W&B project.
+    entity: str | None = None  # W&B team or user; null is the account's default.
+    mode: str = "auto"  # W&B mode: online, offline, or auto (online when logged in, offline otherwise).
+    tags: list[str] = field(default_factory=list)  # W&B tags of every trial.
+    utterance_rows: int = 200  # Most rows of the utterance table; 0 logs none.
+    audio: bool = False  # Put the audio into the utterance table; off, since 200 clips of 10 s are 64 MB a trial.
+
+    def __post_init__(self) -> None:
+        one_of("logger.kind", self.kind, ("wandb", "csv", "none"))
+        one_of("logger.mode", self.mode, ("auto", "online", "offline"))
+        require(self.utterance_rows >= 0, "logger.utterance_rows", self.utterance_rows, "must be 0 or more")
+
+
+def _lora_with_open_alpha() -> LoraConfig:
+    """LoRA's defaults as OmegaConf shall read them: it would fix alpha at twice the *default* rank."""
+    lora = LoraConfig()
+    lora.lora_alpha = None
+    return lora
+
+
+@dataclass
+class TrainConfig:
+    """``python -m kimi_audio_ft.train``: one trial, or a sweep of them with ``-m``."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    lora: LoraConfig = field(default_factory=_lora_with_open_alpha)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    seed: int = 1  # Seeds the adapter's start, the data order, dropout and sampling.
+    baseline: bool = True  # Also decode and score the base without an adapter, once per decoding setting.
+
+    def __post_init__(self) -> None:
+        self.lora = replace(self.lora)  # settles its alpha
+        if self.model.quantization is not None:
+            rule = f"4-bit weights cannot be spread by trainer.strategy={self.trainer.strategy}"
+            whole = self.trainer.strategy not in SHARDED
+            require(whole, "model.quantization", self.model.quantization, rule, "Use trainer=ddp")
+
+
+@dataclass
+class EvaluateConfig:
+    """``python -m kimi_audio_ft.evaluate``: a saved adapter, or the base alone, on a manifest."""
+
+    losses: bool = False  # Also write every conversation's loss into utterances.jsonl (nats per answer token).
+    adapter: str | None = None  # Adapter folder in PEFT's format, or a signature in the store; null is the base alone.
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    seed: int = 1  # Seeds sampling.

@@ -1,0 +1,239 @@
+"""From a CSV to manifests: read, clean, split, balance, write. ``prepare`` is the whole command without Hydra."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kimi_audio_ft.config.commands import PrepareConfig
+from kimi_audio_ft.corpus.csv_table import CsvTable, read_csv
+from kimi_audio_ft.corpus.rows import REASONS, Problem, Rejection, Segment, number_repeats, reject, select_segments
+from kimi_audio_ft.corpus.splits import EVAL, SPLITS, TEST, TRAIN, balance, split_by_group
+from kimi_audio_ft.errors import DataError, UserError
+
+_COLUMN_OPTIONS = ("audio_column", "text_column", "group_column", "id_column", "balance_column")
+
+
+def prepare(config: PrepareConfig) -> PrepareSummary:
+    """Writes ``train.jsonl``, ``eval.jsonl``, ``test.jsonl`` (those asked for), ``rejected.jsonl`` and
+    ``summary.json`` into ``config.out``; the same command writes the same bytes.
+
+    Raises:
+        UserError: the CSV cannot be read, no row survives, or a split would be empty. In the last two cases only
+            ``rejected.jsonl`` is written.
+    """
+    out = _make_folder(config.out)
+    table = _read_table(config)
+    rows = table.rows[: config.row_limit]
+    segments, rejections = select_segments(table, rows, config)
+    write_lines_together(out, {"rejected.jsonl": _rejected_lines(rejections)})
+    if not segments:
+        raise UserError(_nothing_left(config, rejections, out))
+    splits = _split(segments, rejections, table, config)
+    manifests = {
+        f"{split}.jsonl": [_json_line(manifest_record(segment, out, config)) for segment in members]
+        for split, members in splits.items()
+    }
+    summary = PrepareSummary(
+        config=asdict(config),
+        csv_sha256=hashlib.sha256(table.path.read_bytes()).hexdigest(),
+        encoding=table.encoding,
+        rows=len(rows),
+        rows_beyond_limit=len(table.rows) - len(rows),
+        rejected=count_reasons(rejections),
+        splits={split: _size(members) for split, members in splits.items()},
+    )
+    summary_text = json.dumps(summary.to_json(), ensure_ascii=False, indent=2) + "\n"
+    records = {"rejected.jsonl": _rejected_lines(rejections), "summary.json": [summary_text]}
+    write_lines_together(out, manifests | records)
+    for split in SPLITS:
+        if split not in splits:
+            # A manifest of an earlier run would share recordings with the ones written now.
+            (out / f"{split}.jsonl").unlink(missing_ok=True)
+    return summary
+
+
+def manifest_record(segment: Segment, out: Path, config: PrepareConfig) -> dict[str, Any]:
+    """One manifest line in the published conversation format, with our ``id`` and ``group``."""
+    return {
+        "id": segment.id,
+        "group": segment.group,
+        "task_type": config.task_type,
+        "conversation": [
+            {"role": "user", "message_type": "text", "content": config.prompt},
+            {"role": "user", "message_type": "audio", "content": manifest_path(segment.audio, out)},
+            {"role": "assistant", "message_type": "text", "content": segment.text},
+        ],
+    }
+
+
+def manifest_path(audio: Path, out: Path) -> str:
+    """How a manifest in ``out`` names a recording.
+
+    Relative to ``out`` when the recording lies anywhere under the parent folder of ``out``, so that this folder can be
+    moved or copied as a whole; absolute otherwise. Symbolic links are followed, since ``..`` means nothing behind one.
+    """
+    folder, recording = out.resolve(), audio.resolve()
+    if recording.is_relative_to(folder.parent):
+        return Path(os.path.relpath(recording, folder)).as_posix()
+    return str(recording)
+
+
+def write_lines_together(out: Path, files: Mapping[str, Sequence[str]]) -> None:
+    """Writes all files beside their places and only then renames them, so that a full disk changes none of them.
+
+    Raises:
+        DataError: the folder or its disk does not take them.
+    """
+    partial = {name: out / f"{name}.partial" for name in files}
+    try:
+        for name, lines in files.items():
+            with partial[name].open("w", encoding="utf-8", newline="\n") as file:
+                file.writelines(lines)
+        for name, path in partial.items():
+            path.replace(out / name)
+    except OSError as error:
+        raise DataError(out, f"cannot write here ({error.strerror})", "Free some space or set another out=") from None
+    finally:
+        for path in partial.values():
+            path.unlink(missing_ok=True)
+
+
+def _make_folder(out: str) -> Path:
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(folder, f"cannot make this folder ({error.strerror})", "Set another out=") from None
+    return folder
+
+
+def _read_table(config: PrepareConfig) -> CsvTable:
+    columns = {option: getattr(config, option) for option in _COLUMN_OPTIONS}
+    return read_csv(
+        config.csv,
+        {option: column for option, column in columns.items() if column is not None},
+        encoding=config.encoding,
+        delimiter=config.delimiter,
+        header=config.header,
+        quotechar=config.quotechar,
+    )
+
+
+def _split(
+    segments: list[Segment], rejections: list[Rejection], table: CsvTable, config: PrepareConfig
+) -> dict[str, list[Segment]]:
+    """The segments of every split that was asked for, in file order; what balancing drops joins the rejections."""
+    groups = [segment.group for segment in segments]
+    members: dict[str, list[Segment]] = {split: [] for split in SPLITS}
+    for segment, split in zip(
+        segments, split_by_group(groups, config.eval_ratio, config.test_ratio, config.seed), strict=True
+    ):
+        members[split].append(segment)
+    held_out = {segment.id for split in (EVAL, TEST) for segment in members[split]}
+    members[TRAIN] = _balance(members[TRAIN], rejections, table, config, reserved=held_out)
+    asked_for = {TRAIN: True, EVAL: config.eval_ratio > 0, TEST: config.test_ratio > 0}
+    return {split: members[split] for split in SPLITS if asked_for[split]}
+
+
+def _balance(
+    segments: list[Segment],
+    rejections: list[Rejection],
+    table: CsvTable,
+    config: PrepareConfig,
+    reserved: set[str],
+) -> list[Segment]:
+    """Training segments with the values of the balance column equally often; dropped ones join the rejections."""
+    if config.balance_mode == "none":
+        return segments
+    column = table.chosen["balance_column"]
+    values = [segment.row.cells[column].strip() for segment in segments]
+    kept = balance(values, config.seed, config.balance_mode)
+    for index in sorted(set(range(len(segments))) - set(kept)):
+        detail = f"balance_mode={config.balance_mode}: {column}={values[index]!r} occurs more often than another value"
+        rejections.append(reject(segments[index].row, Problem("balanced_out", detail)))
+    ids = number_repeats([segments[index].id for index in kept], reserved)
+    return [replace(segments[index], id=id_) for index, id_ in zip(kept, ids, strict=True)]
+
+
+def _size(segments: Sequence[Segment]) -> SplitSummary:
+    hours = sum(segment.seconds for segment in segments) / 3600
+    return SplitSummary(len(segments), len({segment.group for segment in segments}), round(hours, 6))
+
+
+def _rejected_lines(rejections: Sequence[Rejection]) -> list[str]:
+    return [_json_line(rejection.to_json()) for rejection in sorted(rejections, key=lambda each: each.line)]
+
+
+def _json_line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _nothing_left(config: PrepareConfig, rejections: Sequence[Rejection], out: Path) -> str:
+    counts = ", ".join(f"{reason} {count}" for reason, count in count_reasons(rejections).items()) or "no rows"
+    first = min(rejections, key=lambda each: each.line, default=None)
+    example = f" The first: line {first.line}, {first.detail}." if first else ""
+    return (
+        f"{config.csv}: no row is left after cleaning ({counts}), and a manifest needs at least one.{example} "
+        f"See {out / 'rejected.jsonl'}"
+    )
+
+
+# --- What a run of ``prepare`` kept, rejected and wrote: as JSON and as tables in the terminal.
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """Size of one manifest."""
+
+    segments: int
+    groups: int
+    hours: float
+
+
+@dataclass(frozen=True)
+class PrepareSummary:
+    """The content of ``summary.json``: no times and no host, so that equal runs write equal files."""
+
+    config: dict[str, Any]  # the options of the run
+    csv_sha256: str
+    encoding: str  # the one the CSV was read with
+    rows: int  # rows that were read
+    rows_beyond_limit: int  # rows that row_limit left unread
+    rejected: dict[str, int]  # reason -> rows
+    splits: dict[str, SplitSummary]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def count_reasons(rejections: Sequence[Rejection]) -> dict[str, int]:
+    """Rows per reason, in the order of ``REASONS``, without the reasons that did not occur."""
+    counts = Counter(rejection.reason for rejection in rejections)
+    return {reason: counts[reason] for reason in REASONS if counts[reason]}
+
+
+def print_summary(summary: PrepareSummary) -> None:
+    """Two tables on stdout: rejected rows per reason, and the splits."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    rejected = sum(summary.rejected.values())
+    left = f" ({summary.rows_beyond_limit} more beyond row_limit)" if summary.rows_beyond_limit else ""
+    console.print(f"{summary.config['csv']}: {summary.rows} rows{left}, read as {summary.encoding}", highlight=False)
+    if rejected:
+        reasons = Table("reason", "rows", "rule", title=f"{rejected} rows left out, each one in rejected.jsonl")
+        for reason, count in summary.rejected.items():
+            reasons.add_row(reason, str(count), REASONS[reason])
+        console.print(reasons)
+    splits = Table("split", "segments", "recordings", "hours", title=f"Manifests in {summary.config['out']}")
+    for name, split in summary.splits.items():
+        splits.add_row(f"{name}.jsonl", str(split.segments), str(split.groups), f"{split.hours:.3f}")
+    console.print(splits)

@@ -1,0 +1,288 @@
+"""The rows of a CSV that can be used, each with its recording, transcript, id and group."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kimi_audio_ft.config.commands import PrepareConfig
+from kimi_audio_ft.corpus.csv_table import CsvRow, CsvTable
+from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.manifest.audio import AudioError, audio_info, content_digest, decode_mono
+
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One usable row."""
+
+    row: CsvRow
+    audio: Path
+    text: str  # transcript without blanks around it
+    id: str = ""
+    group: str = ""
+    seconds: float = 0.0
+    digest: str = ""  # identity of the samples
+
+
+def select_segments(
+    table: CsvTable, rows: Sequence[CsvRow], config: PrepareConfig
+) -> tuple[list[Segment], list[Rejection]]:
+    """Every row of ``rows`` either as a segment, in file order and with a unique id, or as a rejection.
+
+    The rules run from the cheapest to the one that needs all others: a row is named with the first it breaks, and the
+    first of several equal recordings is the first that is usable.
+
+    Raises:
+        ConfigError: ``audio_pattern`` names a column that does not exist.
+    """
+    _check_audio_pattern(table, config)
+    sieve = _Sieve()
+    for row in rows:
+        if row.problem:
+            sieve.rejections.append(reject(row, Problem("malformed_row", row.problem)))
+        else:
+            sieve.segments.append(_segment(row, table, config))
+    sieve.apply(lambda segment: check_transcript(segment.text))
+    sieve.apply(lambda segment: _check_named(segment, table))
+    sieve.apply(lambda segment: _check_group(segment, config))
+    _listen(sieve, config)
+    lowest, highest = config.min_chars_per_second, config.max_chars_per_second
+    sieve.apply(lambda segment: check_speech_rate(segment.text, segment.seconds, lowest, highest))
+    duplicates = find_duplicates(
+        [segment.digest for segment in sieve.segments], [segment.row.line for segment in sieve.segments]
+    )
+    problem_of = {sieve.segments[index].row.line: problem for index, problem in duplicates.items()}
+    sieve.apply(lambda segment: problem_of.get(segment.row.line))
+    ids = number_repeats([segment.id for segment in sieve.segments])
+    numbered = [
+        replace(segment, id=id_, group=segment.group or id_) for segment, id_ in zip(sieve.segments, ids, strict=True)
+    ]
+    return numbered, sieve.rejections
+
+
+def reject(row: CsvRow, problem: Problem) -> Rejection:
+    """The rejection of a row."""
+    return Rejection(row.line, problem.reason, problem.detail, row.cells)
+
+
+def number_repeats(names: Sequence[str], reserved: Iterable[str] = ()) -> list[str]:
+    """Unique names: the first of equal ones stays, the others become ``name-2``, ``name-3``, ..., avoiding
+    ``reserved`` ones."""
+    taken = {*names, *reserved}
+    seen: dict[str, int] = {}
+    unique = []
+    for name in names:
+        candidate, number = name, seen.get(name, 0) + 1
+        while number > 1 and (candidate := f"{name}-{number}") in taken:
+            number += 1
+        seen[name] = number
+        taken.add(candidate)
+        unique.append(candidate)
+    return unique
+
+
+class _Sieve:
+    """Segments that passed so far, and the rejections of the others."""
+
+    def __init__(self) -> None:
+        self.segments: list[Segment] = []
+        self.rejections: list[Rejection] = []
+
+    def apply(self, rule: Callable[[Segment], Problem | None]) -> None:
+        passed = []
+        for segment in self.segments:
+            problem = rule(segment)
+            if problem:
+                self.rejections.append(reject(segment.row, problem))
+            else:
+                passed.append(segment)
+        self.segments = passed
+
+
+def _segment(row: CsvRow, table: CsvTable, config: PrepareConfig) -> Segment:
+    cells = {name: cell.strip() for name, cell in row.cells.items()}
+    name = cells[table.chosen["audio_column"]]
+    fields = cells | {"csv_dir": str(table.path.parent), "audio": name}
+    pattern = "{audio}" if Path(name).is_absolute() else config.audio_pattern
+    audio = Path(_PLACEHOLDER.sub(lambda match: fields[match[1]], pattern))
+    id_column, group_column = table.chosen.get("id_column"), table.chosen.get("group_column")
+    return Segment(
+        row,
+        audio,
+        text=cells[table.chosen["text_column"]],
+        id=(cells[id_column] if id_column else "") or audio.stem,
+        group=cells[group_column] if group_column else _group_of(audio, config.group_pattern),
+    )
+
+
+def _check_audio_pattern(table: CsvTable, config: PrepareConfig) -> None:
+    known = ["csv_dir", "audio", *table.columns]
+    for name in _PLACEHOLDER.findall(config.audio_pattern):
+        if name not in known:
+            listed = ", ".join(f"{{{each}}}" for each in dict.fromkeys(known))
+            raise ConfigError("audio_pattern", config.audio_pattern, f"{{{name}}} is none of {listed}")
+
+
+def _group_of(audio: Path, pattern: str | None) -> str:
+    """The part of the file name that ``pattern`` finds, or ""."""
+    match = re.search(pattern, audio.name) if pattern else None
+    return (match[match.re.groups] or "").strip() if match else ""
+
+
+def _check_named(segment: Segment, table: CsvTable) -> Problem | None:
+    column = table.chosen["audio_column"]
+    if segment.row.cells[column].strip():
+        return None
+    return Problem("missing_audio", f"column {column!r} is empty; it must name a recording")
+
+
+def _check_group(segment: Segment, config: PrepareConfig) -> Problem | None:
+    if segment.group or (config.group_column is None and config.group_pattern is None):
+        return None
+    if config.group_column is not None:
+        return Problem("no_group", f"group_column={config.group_column!r} is empty; it must name the recording")
+    detail = f"group_pattern={config.group_pattern!r} finds nothing in {segment.audio.name!r}; it must find the group"
+    return Problem("no_group", detail)
+
+
+def _listen(sieve: _Sieve, config: PrepareConfig) -> None:
+    """Opens every recording once, in threads (libsndfile and SHA-256 run outside the interpreter's lock)."""
+    outcomes = _hear_all({segment.audio for segment in sieve.segments}, config)
+
+    def problem_of(segment: Segment) -> Problem | None:
+        outcome = outcomes[segment.audio]
+        return outcome if isinstance(outcome, Problem) else None
+
+    sieve.apply(problem_of)
+    heard = {audio: outcome for audio, outcome in outcomes.items() if isinstance(outcome, Heard)}
+    sieve.segments = [
+        replace(segment, seconds=heard[segment.audio].seconds, digest=heard[segment.audio].digest)
+        for segment in sieve.segments
+    ]
+
+
+def _hear_all(recordings: Iterable[Path], config: PrepareConfig) -> Mapping[Path, Heard | Problem]:
+    from rich.console import Console
+    from rich.progress import track
+
+    paths = sorted(recordings)
+    executor = ThreadPoolExecutor(config.workers)
+    try:
+        outcomes = executor.map(lambda path: hear(path, config.min_seconds, config.max_seconds), paths)
+        console = Console(stderr=True)
+        shown = track(outcomes, "Checking recordings", total=len(paths), console=console)
+        return dict(zip(paths, shown, strict=True))
+    finally:
+        # Without this, Ctrl-C would wait for every recording still in the queue.
+        executor.shutdown(cancel_futures=True)
+
+
+# --- Why a row of a CSV is left out: one function per rule, each returning a ``Problem`` or None.
+
+REASONS = {
+    "malformed_row": "the row does not have the columns' number of fields",
+    "missing_audio": "there is no such recording",
+    "unreadable_audio": "the recording cannot be decoded",
+    "empty_audio": "the recording has no samples",
+    "too_short": "shorter than min_seconds",
+    "too_long": "longer than max_seconds",
+    "nan_samples": "samples are NaN or infinite",
+    "samples_out_of_range": "samples lie far outside [-1, 1]",
+    "empty_transcript": "the transcript has no letter or digit",
+    "chars_per_second": "too few or too many characters for the length",
+    "no_group": "the row does not say which recording it belongs to",
+    "duplicate_audio": "same samples as an earlier row",
+    "balanced_out": "dropped by balance_mode=downsample",
+}
+"""Every reason code of ``rejected.jsonl``, in the order of the summary."""
+
+
+class Problem(NamedTuple):
+    """A reason code and a sentence with the value and the rule."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """One line of ``rejected.jsonl``."""
+
+    line: int
+    reason: str
+    detail: str
+    row: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A recording that decodes: its length, and the identity of its samples."""
+
+    seconds: float
+    digest: str
+
+
+def check_transcript(text: str) -> Problem | None:
+    """A transcript must say something: punctuation alone is no speech."""
+    if num_characters(text):
+        return None
+    return Problem("empty_transcript", f"transcript {text!r} has no letter or digit; it must have at least 1")
+
+
+def check_duration(seconds: float, shortest: float, longest: float) -> Problem | None:
+    """Length in seconds within the two limits, which are allowed themselves."""
+    if seconds < shortest:
+        return Problem("too_short", f"{seconds:.3f} s is shorter than min_seconds={shortest:g}")
+    if seconds > longest:
+        return Problem("too_long", f"{seconds:.3f} s is longer than max_seconds={longest:g}")
+    return None
+
+
+def check_speech_rate(text: str, seconds: float, lowest: float, highest: float) -> Problem | None:
+    """Characters per second within the limits: outside them the transcript belongs to another recording."""
+    count = num_characters(text)
+    rate = count / seconds
+    if lowest <= rate <= highest:
+        return None
+    limit = f"below min_chars_per_second={lowest:g}" if rate < lowest else f"above max_chars_per_second={highest:g}"
+    return Problem("chars_per_second", f"{count} characters in {seconds:.3f} s are {rate:.2f} a second, {limit}")
+
+
+def num_characters(text: str) -> int:
+    """Letters and digits of any script; blanks, punctuation and symbols are not spoken."""
+    return sum(unicodedata.category(character)[0] in "LN" for character in text)
+
+
+def find_duplicates(digests: Sequence[str], lines: Sequence[int]) -> dict[int, Problem]:
+    """Position -> problem of every item whose digest came before; the first stays and is named by its line."""
+    first: dict[str, int] = {}
+    problems = {}
+    for index, (digest, line) in enumerate(zip(digests, lines, strict=True)):
+        if digest in first:
+            problems[index] = Problem("duplicate_audio", f"same samples as the recording of line {first[digest]}")
+        else:
+            first[digest] = line
+    return problems
+
+
+def hear(path: str | Path, shortest: float, longest: float) -> Heard | Problem:
+    """Opens a recording and decodes it, unless its header already puts its length outside the limits."""
+    try:
+        info = audio_info(path)
+        problem = check_duration(info.seconds, shortest, longest)
+        if problem:
+            return problem
+        samples, rate = decode_mono(path)
+    except AudioError as error:
+        return Problem(error.reason, str(error))
+    return Heard(info.seconds, content_digest(samples, rate))

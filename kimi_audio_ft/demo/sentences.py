@@ -1,0 +1,61 @@
+"""Seeded Mandarin sentences of two domains: ``general`` for the tiny base, ``target`` for the demo's corpus.
+
+Both come from word lists and templates. Each sentence keeps its written form and, apart from it, what the synthesizer
+is given to speak: 7000万 is written so in the target domain and 七千万 in the general one, and both are spoken alike.
+"""
+
+from __future__ import annotations
+
+import random
+import types
+
+from kimi_audio_ft.demo import general, meetings
+from kimi_audio_ft.demo.general import FILLERS
+from kimi_audio_ft.demo.mandarin import Sentence, join, plain
+from kimi_audio_ft.errors import ConfigError
+
+__all__ = ["DOMAINS", "Sentence", "check_domain", "generate", "has_target_term", "vocabulary"]
+
+DOMAINS = types.MappingProxyType({"general": general, "target": meetings})
+_LENGTHS = (4, 16)  # characters of a transcript
+
+
+def generate(domain: str, count: int, seed: int) -> list[Sentence]:
+    """``count`` sentences of ``domain`` ("general" or "target"), 4 to 16 characters each, no punctuation.
+
+    The same seed gives the same sentences, and a smaller count the head of a larger one. No general sentence has a
+    name, term or abbreviation of the target domain. Raises ``ConfigError`` for an unknown domain.
+    """
+    check_domain(domain)
+    rng = random.Random(f"{domain} {seed}")
+    sentences: list[Sentence] = []
+    while len(sentences) < count:
+        sentence = _draw(domain, rng)
+        fits = _LENGTHS[0] <= len(sentence.text) <= _LENGTHS[1]
+        if fits and (domain == "target" or not has_target_term(sentence.text)):
+            sentences.append(sentence)
+    return sentences
+
+
+def vocabulary() -> list[str]:
+    """All characters that a transcript of either domain can have, sorted: Han, digits, capital letters and the dot."""
+    return sorted(general.characters() | meetings.characters())
+
+
+def has_target_term(text: str) -> bool:
+    """Whether ``text`` has a name, term or abbreviation that only the target domain uses."""
+    return meetings.has_own_term(text)
+
+
+def check_domain(domain: str) -> None:
+    """Raises ``ConfigError`` when there is no such domain."""
+    if domain not in DOMAINS:
+        raise ConfigError("domain", domain, f"must be one of {', '.join(DOMAINS)}")
+
+
+def _draw(domain: str, rng: random.Random) -> Sentence:
+    """One sentence, at times with a filler word between two of its words."""
+    words = DOMAINS[domain].draw(rng)
+    if rng.random() < DOMAINS[domain].FILLER_SHARE:
+        words.insert(rng.randrange(len(words)), plain(rng.choice(FILLERS)))
+    return join(words)

@@ -1,0 +1,275 @@
+"""Speech from text with eSpeak NG, for the demo corpus and for training the tiny base.
+
+A small ctypes binding of ``libespeak-ng``, which the PyPI package ``espeakng-loader`` brings together with its voice
+data; nothing is started in a shell and nothing is read from the system. eSpeak is a formant synthesizer: robotic, but
+hundreds of times faster than real time and with many speaker variants. The calls follow eSpeak NG's ``speak_lib.h``
+(1.52).
+"""
+
+from __future__ import annotations
+
+import _ctypes
+import ctypes
+import functools
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kimi_audio_ft.errors import ConfigError, UserError
+
+SAMPLE_RATE = 16_000
+
+# Constants of speak_lib.h.
+_AUDIO_OUTPUT_SYNCHRONOUS = 2  # retrieval mode, and espeak_Synth returns when all samples were delivered
+_DONT_EXIT = 0x8000
+_CHARS_UTF8 = 1
+_POSITION_CHARACTER = 1
+_RATE, _VOLUME, _PITCH, _WORD_GAP = 1, 2, 3, 7
+_RATE_LIMITS = (80, 450)  # words a minute; eSpeak clips silently outside, a user would not notice
+_PITCH_LIMITS = (0, 100)
+_WORD_GAP_LIMITS = (0, 1000)
+_NOISE_SEED = 1  # espeak_Initialize seeds the noise of breath and fricatives with the time of day
+_QUIET_ENOUGH = 60  # at the default volume of 100 the louder variants clip
+
+_SampleCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "espeak_Initialize": (ctypes.c_int, [ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_int]),
+    "espeak_ng_SetRandSeed": (ctypes.c_int, [ctypes.c_long]),
+    "espeak_SetSynthCallback": (None, [_SampleCallback]),
+    "espeak_SetVoiceByName": (ctypes.c_int, [ctypes.c_char_p]),
+    "espeak_SetParameter": (ctypes.c_int, [ctypes.c_int, ctypes.c_int, ctypes.c_int]),
+    # text, size, position, position type, end position, flags, unique identifier, user data
+    "espeak_Synth": (
+        ctypes.c_int,
+        [
+            *(ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int),
+            *(ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p),
+        ],
+    ),
+    "espeak_Terminate": (ctypes.c_int, []),
+}
+
+# The library holds one global state per process, so only one clip is made at a time.
+_LIBRARY_LOCK = threading.Lock()
+
+Waveform = NDArray[np.float32]
+
+
+class Synthesizer:
+    """Turns text into a 16 kHz waveform; the same arguments always give the same samples.
+
+    Raises ``UserError`` when ``espeakng-loader`` is not installed.
+    """
+
+    def __init__(self) -> None:
+        self._library_path, self._data_path = _installed_paths()
+        self.variants: list[str] = sorted(file.name for file in (self._data_path / "voices" / "!v").iterdir())
+
+    def speak(
+        self,
+        text: str,
+        voice: str = "cmn",
+        variant: str = "f2",
+        rate: int = 175,
+        pitch: int = 50,
+        word_gap: int = 0,
+    ) -> Waveform:
+        """Returns the waveform of ``text``: float32 in [-1, 1], shape (samples,), at 16 kHz.
+
+        ``voice`` is an eSpeak language ("cmn", "en"), ``variant`` a speaker of ``variants`` or "" for the plain
+        voice, ``rate`` words a minute (80 to 450), ``pitch`` 0 to 100, ``word_gap`` extra pauses between words in
+        units of 10 ms. Raises ``ConfigError`` for a value outside its range and for an unknown voice or variant.
+        """
+        _check_range("rate", rate, _RATE_LIMITS)
+        _check_range("pitch", pitch, _PITCH_LIMITS)
+        _check_range("word_gap", word_gap, _WORD_GAP_LIMITS)
+        if variant and variant not in self.variants:
+            raise ConfigError("variant", variant, "no such eSpeak variant", f"Known: {', '.join(self.variants)}")
+        parameters = {_RATE: rate, _VOLUME: _QUIET_ENOUGH, _PITCH: pitch, _WORD_GAP: word_gap}
+        return _to_16khz(*self._synthesize(text, f"{voice}+{variant}" if variant else voice, parameters))
+
+    def _synthesize(self, text: str, voice: str, parameters: dict[int, int]) -> tuple[NDArray[np.int16], int]:
+        """Returns the 16-bit samples at eSpeak's own rate, and that rate in Hz."""
+        if not text.strip():  # eSpeak would deliver a few milliseconds of silence
+            return np.zeros(0, np.int16), SAMPLE_RATE
+        encoded = text.encode("utf-8") + b"\0"
+        pieces: list[NDArray[np.int16]] = []
+
+        def collect(samples: Any, count: int, _events: Any) -> int:
+            if samples and count > 0:
+                pieces.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
+            return 0
+
+        callback = _SampleCallback(collect)  # a name of its own: the library keeps only the pointer
+        with _LIBRARY_LOCK, _fresh_library(self._library_path) as library:
+            native_rate = library.espeak_Initialize(
+                _AUDIO_OUTPUT_SYNCHRONOUS, 0, str(self._data_path).encode(), _DONT_EXIT
+            )
+            if native_rate <= 0:
+                raise UserError(f"eSpeak NG cannot read its voice data in {self._data_path}. {_INSTALL_AGAIN}")
+            library.espeak_ng_SetRandSeed(_NOISE_SEED)
+            library.espeak_SetSynthCallback(callback)
+            if library.espeak_SetVoiceByName(voice.encode()) != 0:
+                raise ConfigError("voice", voice, "eSpeak NG has no such voice", "Try cmn (Mandarin) or en (English)")
+            for parameter, value in parameters.items():  # after the voice, which sets them to its own values
+                library.espeak_SetParameter(parameter, value, 0)
+            status = library.espeak_Synth(encoded, len(encoded), 0, _POSITION_CHARACTER, 0, _CHARS_UTF8, None, None)
+        if status != 0:
+            raise UserError(f"eSpeak NG could not speak {text!r} (status {status})")
+        return (np.concatenate(pieces) if pieces else np.zeros(0, np.int16)), native_rate
+
+
+_INSTALL_AGAIN = "Install it again with: pip install --force-reinstall espeakng-loader"
+
+
+def _installed_paths() -> tuple[Path, Path]:
+    """Library file and voice data folder of the installed ``espeakng-loader``."""
+    try:
+        import espeakng_loader
+    except ImportError as error:
+        raise UserError(
+            "speech synthesis needs the package espeakng-loader, which is not installed. "
+            "Install it with: pip install espeakng-loader"
+        ) from error
+    return Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
+
+
+@contextmanager
+def _fresh_library(path: Path) -> Iterator[ctypes.CDLL]:
+    """The library with its static variables as they were at the first load; unloaded at the end.
+
+    The phase of the wave generator and the place in its flutter table survive ``espeak_Terminate``, so a clip would
+    depend on every clip made before it in the process. Loading takes about a millisecond.
+    """
+    library = ctypes.CDLL(str(path))
+    try:
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+        yield library
+        library.espeak_Terminate()
+    finally:
+        _ctypes.dlclose(library._handle)
+
+
+@functools.cache
+def _resampler(native_rate: int) -> Any:
+    # torch is imported here because it is slow to import and nothing else in this file needs it.
+    import torchaudio
+
+    return torchaudio.transforms.Resample(native_rate, SAMPLE_RATE)
+
+
+def _to_16khz(samples: NDArray[np.int16], native_rate: int) -> Waveform:
+    waveform = samples.astype(np.float32) / 32768.0
+    if waveform.size == 0 or native_rate == SAMPLE_RATE:
+        return waveform
+    import torch
+
+    resampled: Waveform = _resampler(native_rate)(torch.from_numpy(waveform)).clamp(-1.0, 1.0).numpy()
+    return resampled
+
+
+def _check_range(option: str, value: int, limits: tuple[int, int]) -> None:
+    if not limits[0] <= value <= limits[1]:
+        raise ConfigError(option, value, f"must lie between {limits[0]} and {limits[1]}")
+
+
+# --- Who speaks and how well it was recorded: eSpeak speakers of the two domains, noise and level.
+
+
+@dataclass(frozen=True)
+class VoiceRange:
+    """One eSpeak variant with the rates (words a minute) and pitches (0 to 100) that its speakers may have."""
+
+    variant: str
+    rates: tuple[int, int]
+    pitches: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """One speaker: arguments of ``Synthesizer.speak``."""
+
+    variant: str
+    rate: int
+    pitch: int
+
+    @property
+    def name(self) -> str:
+        """Readable identity, for the corpus's speaker column."""
+        return f"{self.variant}-r{self.rate}-p{self.pitch}"
+
+
+GENERAL_VOICES = tuple(VoiceRange(variant, (200, 260), (35, 65)) for variant in ("f1", "f2", "f3", "m1", "m3", "m7"))
+TARGET_VOICES = (
+    VoiceRange("f5", (230, 290), (25, 75)),
+    VoiceRange("linda", (190, 270), (30, 70)),
+    VoiceRange("m2", (250, 300), (40, 80)),
+    VoiceRange("m5", (180, 240), (20, 50)),
+    VoiceRange("max", (230, 290), (30, 70)),
+    VoiceRange("michel", (190, 250), (20, 60)),
+)
+_VOICES = {"general": GENERAL_VOICES, "target": TARGET_VOICES}
+_SNR_DB = {"general": (15.0, 45.0), "target": (10.0, 30.0)}
+
+
+def draw_speaker(domain: str, rng: random.Random) -> Speaker:
+    """A speaker of ``domain`` ("general" or "target")."""
+    voice = rng.choice(_VOICES[domain])
+    return Speaker(voice.variant, rng.randint(*voice.rates), rng.randint(*voice.pitches))
+
+
+def draw_snr_db(domain: str, rng: random.Random) -> float:
+    """A signal-to-noise ratio in dB as rooms of ``domain`` have it."""
+    return rng.uniform(*_SNR_DB[domain])
+
+
+def add_noise(waveform: Waveform, snr_db: float, rng: np.random.Generator) -> Waveform:
+    """Returns ``waveform`` (samples,) with room around it, noise of one random kind and a random level.
+
+    Silence of up to 0.15 s goes before and after it. The noise is white, pink or babble (pink noise whose level goes
+    up and down like distant talk), ``snr_db`` below the mean power of the speech; the peak is between 0.3 and 0.95.
+    An empty waveform stays empty.
+    """
+    if waveform.size == 0:
+        return waveform
+    before, after = rng.integers(0, 2400, size=2)
+    padded = np.pad(waveform.astype(np.float64), (int(before), int(after)))
+    noise = _KINDS[int(rng.integers(len(_KINDS)))](padded.size, rng)
+    speech_power = float(np.mean(np.square(waveform)))
+    scale = np.sqrt(speech_power / np.mean(np.square(noise))) * 10.0 ** (-snr_db / 20.0)
+    mixed = padded + scale * noise
+    peak = max(float(np.abs(mixed).max()), 1e-9)
+    return (mixed * (rng.uniform(0.3, 0.95) / peak)).astype(np.float32)
+
+
+def _white(size: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    return rng.standard_normal(size)
+
+
+def _pink(size: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Noise whose power falls with 1 / frequency."""
+    whole = 1 << (size - 1).bit_length()  # a transform of any other length may be ten times slower
+    spectrum = np.fft.rfft(rng.standard_normal(whole))
+    return np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(spectrum.size), 1.0)), n=whole)[:size]
+
+
+def _babble(size: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Four sources of pink noise, each swelling at a syllable-like 2 to 5 Hz (16 kHz sampling)."""
+    seconds = np.arange(size) / 16_000
+    total = np.zeros(size)
+    for _ in range(4):
+        swell = 1.0 + np.sin(2 * np.pi * (rng.uniform(2, 5) * seconds + rng.uniform()))
+        total += swell * _pink(size, rng)
+    return total
+
+
+_KINDS = (_white, _pink, _babble)

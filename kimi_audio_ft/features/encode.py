@@ -1,0 +1,167 @@
+"""From recordings to codes and features, through the store."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.features.workload import Wanted, describe_need, find_wanted
+from kimi_audio_ft.files import read_json_object
+from kimi_audio_ft.manifest.audio import UNCHANGED, Perturbation, read_audio
+from kimi_audio_ft.manifest.manifest import Manifest
+from kimi_audio_ft.model.audio_frontend import num_audio_tokens
+from kimi_audio_ft.model.files import ModelFiles, require_folder
+from kimi_audio_ft.model.speech_tokenizer import SpeechTokenizer
+from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
+from kimi_audio_ft.store.digests import folder_digest
+from kimi_audio_ft.store.features import FeatureStore, Item, feature_signature
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Batches of 30 s pieces that are read, sorted by length, encoded and stored together.
+BATCHES_PER_GROUP = 8
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """The two frozen encoders of a checkpoint.
+
+    features: whether Whisper features are kept too, or codes only. dtype: number format of Whisper and its features.
+    """
+
+    files: ModelFiles
+    features: bool
+    dtype: torch.dtype
+    device: str = "cpu"
+
+    def store(self) -> FeatureStore:
+        """The store of what these encoders compute; opening it reads its index."""
+        identity, width = encoder_identity(self.files, self.features)
+        return FeatureStore(identity, width, self.dtype if self.features else torch.float32)
+
+    def load(self) -> tuple[SpeechTokenizer, WhisperFeatureExtractor | None]:
+        """Speech tokenizer and, when features are kept, the Whisper encoder."""
+        tokenizer = SpeechTokenizer.from_pretrained(self.files.speech_tokenizer, device=self.device)
+        if not self.features:
+            return tokenizer, None
+        whisper = WhisperFeatureExtractor.from_pretrained(self.files.whisper, dtype=self.dtype, device=self.device)
+        return tokenizer, whisper
+
+
+def encode_missing(
+    encoders: Encoders,
+    manifest: Manifest,
+    perturbations: Iterable[Perturbation] = (UNCHANGED,),
+    batch_size: int = 8,
+    progress: bool = True,
+) -> FeatureStore:
+    """Encode every recording of the conversations that the store lacks; the encoders are loaded only if there is one.
+
+    Raises:
+        UserError: the disk has not enough space, or a recording cannot be used.
+    """
+    store = encoders.store()
+    wanted = find_wanted(store, [manifest], tuple(dict.fromkeys(perturbations)))
+    if wanted:
+        log.info("encoding %s", describe_need(store, wanted))
+        took = encode_wanted(encoders, store, wanted, batch_size, progress=progress)
+        log.info("encoded %d recordings in %.0f s", len(wanted), took)
+    return store
+
+
+def encode_wanted(
+    encoders: Encoders,
+    store: FeatureStore,
+    wanted: Wanted,
+    batch_size: int = 8,
+    readers: int = 2,
+    progress: bool = True,
+) -> float:
+    """Encode recordings into the store; returns the seconds that took, without those of loading the encoders.
+
+    Recordings go through in groups of ``BATCHES_PER_GROUP`` batches of 30 s pieces. While one group is encoded the next
+    is read by ``readers`` threads and the last one written, so that a killed run loses two groups of work at most.
+
+    Raises:
+        DataError: naming a recording that cannot be used, or whose codes or features are not as many as they must be.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    tokenizer, whisper = encoders.load()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    started = time.perf_counter()
+    with Progress(*columns, disable=not progress) as bar, ThreadPoolExecutor(1) as writer:
+        task = bar.add_task("encoding recordings", total=len(wanted))
+        written: Future[None] | None = None
+        for numbers, waveforms in _read_ahead(wanted, batch_size * BATCHES_PER_GROUP, readers):
+            codes = tokenizer.encode(waveforms, batch_size)
+            features = whisper.encode(waveforms, batch_size) if whisper is not None else [None] * len(waveforms)
+            items: list[Item] = []
+            for number, waveform, row, rows in zip(numbers, waveforms, codes, features, strict=True):
+                _verify(wanted.paths[number], len(waveform), row, rows, tokenizer.vocab_size)
+                items.append((wanted.key(number), row.tolist(), rows))
+            if written is not None:
+                written.result()
+            written = writer.submit(store.add, items)
+            bar.advance(task, len(items))
+        if written is not None:
+            written.result()
+    return time.perf_counter() - started
+
+
+def _read_ahead(wanted: Wanted, pieces: int, readers: int) -> Iterator[tuple[range, list[Tensor]]]:
+    """Groups of recordings with their waveforms; the next group is being read while one is in use."""
+
+    def read(number: int) -> Tensor:
+        return wanted.perturbation(number).apply(read_audio(wanted.paths[number]))
+
+    pool, ahead = ThreadPoolExecutor(readers), deque[tuple[range, list[Future[Tensor]]]]()
+    try:
+        for numbers in wanted.groups(pieces):
+            ahead.append((numbers, [pool.submit(read, number) for number in numbers]))
+            if len(ahead) > 1:
+                numbers, waveforms = ahead.popleft()
+                yield numbers, [waveform.result() for waveform in waveforms]
+        for numbers, waveforms in ahead:
+            yield numbers, [waveform.result() for waveform in waveforms]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _verify(path: str, samples: int, codes: Tensor, features: Tensor | None, num_codes: int) -> None:
+    expected, rows = num_audio_tokens(samples), len(codes) if features is None else len(features)
+    if not len(codes) == rows == expected:
+        problem = f"{len(codes)} codes and {rows} feature rows for {samples} samples, which are {expected} audio tokens"
+        raise DataError(path, problem, "The speech tokenizer or Whisper is not of the kind that Kimi-Audio uses")
+    if not 0 <= int(codes.min()) <= int(codes.max()) < num_codes:
+        problem = f"codes from {int(codes.min())} to {int(codes.max())}, but they must lie in 0 to {num_codes - 1}"
+        raise DataError(path, problem, "The speech tokenizer's weights are damaged; download them again")
+
+
+# --- What the codes and features of a recording depend on, read from the encoders' files without PyTorch.
+
+
+def encoder_identity(files: ModelFiles, features: bool) -> tuple[dict[str, Any], int]:
+    """Identities of the encoders' files, and the width of a feature row; without ``features`` codes only (width 0)."""
+    tokenizer = require_folder("model.speech_tokenizer", files.speech_tokenizer, "the GLM-4 voice tokenizer")
+    identity = {"speech_tokenizer": folder_digest(tokenizer)}
+    if not features:
+        return identity, 0
+    whisper = require_folder("model.path", files.whisper, "the checkpoint's whisper-large-v3")
+    width = read_json_object(whisper / "config.json", "Download the checkpoint again")["d_model"]
+    return identity | {"whisper": folder_digest(whisper)}, 4 * width
+
+
+def features_of(files: ModelFiles, dtype: str) -> str:
+    """Name of the store of codes and features by a checkpoint's encoders. dtype: float32 or bfloat16."""
+    return feature_signature(*encoder_identity(files, features=True), f"torch.{dtype}")

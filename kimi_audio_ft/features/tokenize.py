@@ -1,0 +1,162 @@
+"""Pretokenized manifests: every audio message gets its codes; features go into the store.
+
+One process, or several that share the recordings (``torchrun``, or ``devices`` here): the first looks what is missing,
+hands every process its share, waits for all, and writes the manifests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kimi_audio_ft.base import Base, linear_names
+from kimi_audio_ft.config.commands import TokenizeConfig
+from kimi_audio_ft.errors import ConfigError, DataError
+from kimi_audio_ft.features.encode import encode_wanted
+from kimi_audio_ft.features.workload import Wanted, describe_need, find_wanted, recording_digests, rows_of
+from kimi_audio_ft.files import write_jsonl
+from kimi_audio_ft.manifest.conversation import TokenRange, id_of
+from kimi_audio_ft.manifest.manifest import Manifest, numbered_lines, read_manifest, require_recordings
+from kimi_audio_ft.runtime.devices import limit_threads
+from kimi_audio_ft.runtime.workers import Send, Team, joined_team, run_workers, started_by_launcher
+from kimi_audio_ft.store.features import FeatureStore
+
+
+def tokenize(config: TokenizeConfig) -> list[Path]:
+    """Write a pretokenized copy of every manifest; nothing that the store holds is computed again."""
+    gpus = torch.cuda.device_count()
+    if started_by_launcher():
+        if config.devices != "auto":
+            rule = f"{os.environ['WORLD_SIZE']} processes were started already (WORLD_SIZE)"
+            raise ConfigError("devices", config.devices, rule, "Leave it out, or start without torchrun")
+        _take_part(config)
+        return _outputs(config)
+    count = max(1, gpus) if config.devices == "auto" else int(config.devices)
+    if gpus and count > gpus:
+        raise ConfigError("devices", config.devices, f"there are {gpus} GPUs, and each process needs one")
+    if count > 1:
+        run_workers(_work, (config,), count)
+    else:
+        _take_part(config)
+    return _outputs(config)
+
+
+def _work(rank: int, send: Send, config: TokenizeConfig) -> None:
+    _take_part(config)
+
+
+def _take_part(config: TokenizeConfig) -> None:
+    """All of the work, or this process's part of it."""
+    with joined_team() as team:
+        _claim_hardware(config, team)
+        base = Base(config.model, "cached" if config.features else "none")
+        encoders = base.encoders(features=config.features)
+        store, manifests, shares = encoders.store(), [], None
+        if team.rank == 0:
+            manifests = [_read(path, config.audio_root) for path in config.manifests]
+            shares = _plan(store, manifests, team.size)
+        share = _own_share(team, shares)
+        took = 0.0
+        if share:
+            bar = config.progress and team.rank == 0
+            took = encode_wanted(encoders, store, share, config.batch_size, config.readers, progress=bar)
+        reports = team.gather([len(share), share.seconds, took])
+        if team.rank == 0:
+            _print_speed(reports)
+            store.refresh()
+            for manifest, place in zip(manifests, _outputs(config), strict=True):
+                _write(manifest, place, store, base.tokens)
+            linear_names(base.files)  # a sweep's planning asks for them, and would import PyTorch for nothing else
+
+
+def _claim_hardware(config: TokenizeConfig, team: Team) -> None:
+    if team.size == 1:
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", team.rank)) % torch.cuda.device_count())
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", team.size))
+    limit_threads(config.threads or max(1, torch.get_num_threads() // beside))
+
+
+def _outputs(config: TokenizeConfig) -> list[Path]:
+    return [output_path(Path(manifest), config.out) for manifest in config.manifests]
+
+
+def output_path(manifest: Path, out: str | None) -> Path:
+    """``NAME.tokens.jsonl`` in ``out``, or beside the manifest."""
+    return (Path(out) if out else manifest.parent) / f"{manifest.stem}.tokens.jsonl"
+
+
+def _read(path: str, audio_root: str | None) -> Manifest:
+    manifest = read_manifest(path, audio_root)
+    require_recordings(manifest, path)
+    return manifest
+
+
+def _plan(store: FeatureStore, manifests: Sequence[Manifest], count: int) -> list[Wanted]:
+    """The shares of ``count`` processes, after a line about what is to come and a look at the disk."""
+    wanted = find_wanted(store, manifests)
+    if wanted:
+        print(f"to encode: {describe_need(store, wanted)}", flush=True)
+    return wanted.shares(count)
+
+
+def _own_share(team: Team, shares: list[Wanted] | None) -> Wanted:
+    if team.size == 1:
+        assert shares is not None
+        return shares[0]
+    return Wanted.from_bytes(team.scatter([share.to_bytes() for share in shares] if shares else None))
+
+
+def _print_speed(reports: Sequence[Sequence[float]]) -> None:
+    """Audio over the time of the slowest process; loading the encoders is left out, reading and storing are not."""
+    counts, seconds, took = (list(column) for column in zip(*reports, strict=True))
+    if not sum(counts):
+        print("to encode: nothing, the store holds every recording")
+        return
+    rate = sum(seconds) / max(took)
+    text = f"encoded {sum(counts):.0f} recordings, {sum(seconds) / 3600:.3g} hours of audio, in {max(took):.3g} s"
+    text += f": {rate / 3600:.3g} hours of audio per second ({rate:.3g} times real time; loading the encoders apart)"
+    if len(reports) > 1:
+        each = (f"{audio / spent / 3600:.3g}" if spent else "idle" for audio, spent in zip(seconds, took, strict=True))
+        text += f"; of {len(reports)} processes: {', '.join(each)}"
+    print(text)
+
+
+def _write(manifest: Manifest, place: Path, store: FeatureStore, tokens: TokenRange) -> None:
+    write_jsonl(place, pretokenized(manifest, store, tokens, place.parent))
+    codes = int(rows_of(store, recording_digests(manifest)).sum())
+    print(f"{place}: {len(manifest)} conversations, {codes} codes ({codes / 12.5 / 60:.1f} min of audio)")
+
+
+def pretokenized(manifest: Manifest, store: FeatureStore, tokens: TokenRange, folder: Path) -> Iterator[dict[str, Any]]:
+    """The manifest's own lines with codes; relative audio paths stay right from the folder of the new file.
+
+    Raises:
+        DataError: the manifest or a recording has changed since it was read, or a code is none of the model's.
+    """
+    source, digests = manifest.source, iter(recording_digests(manifest))
+    moved = folder.resolve() != source.path.parent.resolve()
+    _ = manifest[0]  # refuses a file that was changed since its lines were looked up
+    for number, text in numbered_lines(source.path):
+        row = json.loads(text)
+        for message in row["conversation"]:
+            if message["message_type"] == "audio":
+                key = next(digests).tobytes().hex()
+                if key not in store:
+                    problem = f"{message['content']} has changed while the recordings were encoded"
+                    raise DataError(source.path, problem, "Run the same command again", number)
+                codes = [code + tokens.first for code in store.codes(key)]
+                if max(codes) >= tokens.end:
+                    problem = f"{message['content']} has code {max(codes) - tokens.first}, beyond the model's"
+                    remedy = "Check model.path and model.speech_tokenizer: they do not belong together"
+                    raise DataError(source.path, problem, remedy, number)
+                message["audio_tokens"] = codes
+                if moved:
+                    message["content"] = str(source.audio_root / message["content"])
+        yield {"id": id_of(row, number), **row}

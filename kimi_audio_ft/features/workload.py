@@ -1,0 +1,187 @@
+"""What is to be encoded: which recordings the store lacks, how much audio that is, and who encodes which of them."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from rich.filesize import decimal
+
+from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.manifest.audio import SAMPLE_RATE, UNCHANGED, Perturbation, lengths_16k
+from kimi_audio_ft.manifest.manifest import Manifest, require_recordings
+from kimi_audio_ft.model.audio_frontend import PIECE_SAMPLES, num_audio_tokens
+from kimi_audio_ft.store.features import FeatureStore
+
+_KEYS_AT_ONCE = 50_000
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Recordings to encode, N columns of plain numbers and strings: a million of them take about 250 MB.
+
+    digests: sha256 of each file's bytes, ``[N, 32]``. changes: index into ``perturbations``. samples: length at 16 kHz
+    as changed, by the file's header.
+    """
+
+    paths: list[str]
+    digests: np.ndarray  # uint8
+    changes: np.ndarray  # int16
+    samples: np.ndarray  # int64
+    perturbations: tuple[Perturbation, ...] = (UNCHANGED,)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of audio."""
+        return float(self.samples.sum()) / SAMPLE_RATE
+
+    def key(self, number: int) -> str:
+        """Key in the feature store."""
+        return self.perturbation(number).key(self.digests[number].tobytes().hex())
+
+    def perturbation(self, number: int) -> Perturbation:
+        """How the recording is changed."""
+        return self.perturbations[int(self.changes[number])]
+
+    def select(self, numbers: np.ndarray) -> Wanted:
+        """Some of them."""
+        paths = [self.paths[number] for number in numbers]
+        return Wanted(paths, self.digests[numbers], self.changes[numbers], self.samples[numbers], self.perturbations)
+
+    def shares(self, count: int) -> list[Wanted]:
+        """``count`` parts of about equal length of audio, each in the order of the whole."""
+        if count == 1:
+            return [self]
+        loads = [(0, worker) for worker in range(count)]
+        owner = np.zeros(len(self), np.int64)
+        for number in np.argsort(-self.samples, kind="stable"):  # the longest first, each to whoever has least
+            load, worker = heapq.heappop(loads)
+            owner[number] = worker
+            heapq.heappush(loads, (load + int(self.samples[number]), worker))
+        return [self.select(np.flatnonzero(owner == worker)) for worker in range(count)]
+
+    def groups(self, pieces: int) -> Iterator[range]:
+        """Runs of neighbours with about so many 30 s pieces; a longer recording is a run of its own."""
+        first, total = 0, 0
+        for number, samples in enumerate(self.samples):
+            here = -(-int(samples) // PIECE_SAMPLES)
+            if total and total + here > pieces:
+                yield range(first, number)
+                first, total = number, 0
+            total += here
+        if total:
+            yield range(first, len(self))
+
+    def to_bytes(self) -> bytes:
+        """For another process."""
+        columns = {name: getattr(self, name).tolist() for name in ("changes", "samples")}
+        digests = self.digests.tobytes().hex()
+        perturbations = [asdict(perturbation) for perturbation in self.perturbations]
+        facts = {"paths": self.paths, "digests": digests, "perturbations": perturbations, **columns}
+        return json.dumps(facts).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Wanted:
+        """What ``to_bytes`` made."""
+        facts = json.loads(data)
+        return cls(
+            facts["paths"],
+            np.frombuffer(bytes.fromhex(facts["digests"]), np.uint8).reshape(-1, 32),
+            np.array(facts["changes"], np.int16),
+            np.array(facts["samples"], np.int64),
+            tuple(Perturbation(**fields) for fields in facts["perturbations"]),
+        )
+
+
+def find_wanted(
+    store: FeatureStore, manifests: Sequence[Manifest], perturbations: Sequence[Perturbation] = (UNCHANGED,)
+) -> Wanted:
+    """What of the manifests' recordings the store lacks, each once; their headers are read.
+
+    Raises:
+        DataError: a recording is not there, or its header cannot be read.
+    """
+    audios = [manifest.audio_messages() for manifest in manifests]
+    digests = np.concatenate([recording_digests(manifest) for manifest in manifests])
+    once = np.sort(np.unique(digests.reshape(-1).view("S32"), return_index=True)[1])
+    missing = [once[rows_of(store, digests[once], perturbation) < 0] for perturbation in perturbations]
+    # All changes of a recording one after another, so that it stays in the system's cache.
+    numbers = np.concatenate(missing)
+    changes = np.repeat(np.arange(len(perturbations), dtype=np.int16), [len(part) for part in missing])
+    order = np.argsort(numbers, kind="stable")
+    numbers, changes = numbers[order], changes[order]
+    starts = np.cumsum([0, *(len(part) for part in audios)])
+
+    def path_of(number: int) -> str:
+        place = int(np.searchsorted(starts, number, side="right")) - 1
+        manifest, audio = manifests[place], audios[place][number - starts[place]]
+        return str(manifest.source.audio_root / manifest.columns.name(audio))
+
+    needed, inverse = np.unique(numbers, return_inverse=True)
+    paths = [path_of(number) for number in needed]
+    plain = lengths_16k(paths)
+    pairs = zip(changes.tolist(), plain[inverse].tolist(), strict=True)
+    samples = [perturbations[change].num_samples(length) for change, length in pairs]
+    return Wanted(
+        [paths[place] for place in inverse],
+        digests[numbers],
+        changes,
+        np.array(samples, np.int64),
+        tuple(perturbations),
+    )
+
+
+def recording_digests(manifest: Manifest) -> np.ndarray:
+    """sha256 ``[n, 32]`` (uint8) of the recording of every audio message of these conversations, in order.
+
+    Raises:
+        DataError: one is not there.
+    """
+    digests = manifest.recordings.digests()[manifest.audio_messages()]
+    if not digests.any(axis=1).all():
+        require_recordings(manifest, manifest.source.path)
+    return digests
+
+
+def rows_of(store: FeatureStore, digests: np.ndarray, perturbation: Perturbation = UNCHANGED) -> np.ndarray:
+    """Number of rows in the store of recordings with these digests ``[n, 32]``, -1 where it has none."""
+    rows = np.zeros(len(digests), np.int64)
+    for start in range(0, len(digests), _KEYS_AT_ONCE):
+        some = digests[start : start + _KEYS_AT_ONCE]
+        rows[start : start + len(some)] = store.rows_of(perturbation.key(row.tobytes().hex()) for row in some)
+    return rows
+
+
+def describe_need(store: FeatureStore, wanted: Wanted) -> str:
+    """How much there is to encode and what it will take on the disk, in words.
+
+    Raises:
+        UserError: the disk has not enough space for it.
+    """
+    rows = sum(num_audio_tokens(samples) for samples in wanted.samples.tolist())
+    need, free = store.bytes_for(rows, len(wanted)), _free_space(store)
+    kind = "features and codes" if store.dim else "codes"
+    text = f"{len(wanted)} recordings, {wanted.seconds / 3600:.3g} hours of audio, about {decimal(need)} of {kind}"
+    if need > free:
+        smaller = "Set KIMI_AUDIO_FT_STORE to a folder on a larger disk"
+        if store.dim:
+            smaller += (
+                ", or keep no features: tokenize with features=false and train with data.features=online "
+                "(the Whisper encoder then runs in every step)"
+            )
+        raise UserError(f"{store.folder}: {text} do not fit, {decimal(free)} are free there. {smaller}")
+    return f"{text} into {store.folder} ({decimal(free)} free)"
+
+
+def _free_space(store: FeatureStore) -> int:
+    place = store.folder
+    while not place.is_dir():
+        place = place.parent
+    return shutil.disk_usage(place).free

@@ -1,0 +1,314 @@
+"""One line of a manifest: what it must hold, and the conversation it is (the published Kimi-Audio format)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from kimi_audio_ft.errors import DataError
+
+ROLES = ("user", "assistant")
+MESSAGE_TYPES = ("text", "audio")
+# JSON's escapes can spell these; they are characters only in pairs, which the parser joins.
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+TOKENIZE_REMEDY = "Run python -m kimi_audio_ft.tokenize on the manifest"
+
+
+@dataclass(frozen=True)
+class TokenRange:
+    """Where the model's audio codes lie: ``first`` up to, but not including, ``end``."""
+
+    first: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One checked line of a manifest.
+
+    audio_paths: the recording of every audio message, in order, made absolute.
+    reference: the text of the last assistant turn; empty when there is none.
+    recording: what the audio was cut from, the line's ``group``; its id when it names none.
+    """
+
+    id: str
+    line: int
+    task_type: str
+    messages: tuple[dict[str, Any], ...]
+    audio_paths: tuple[Path, ...]
+    reference: str
+    recording: str
+
+
+def parse_line(
+    text: str,
+    path: Path,
+    number: int,
+    audio_root: Path,
+    tokens: TokenRange | None = None,
+    prompt: str | None = None,
+) -> Conversation:
+    """One manifest line as a checked conversation; ``prompt`` takes the place of the user's own text messages."""
+    value = checked_line(text, path, number, tokens)
+    messages = value["conversation"]
+    return Conversation(
+        id=id_of(value, number),
+        line=number,
+        task_type=value["task_type"],
+        messages=with_prompt(messages, prompt) if prompt else tuple(messages),
+        audio_paths=tuple((audio_root / name).absolute() for name in recordings_of(messages) if name),
+        reference=reference_of(messages),
+        recording=str(value.get("group") or id_of(value, number)),
+    )
+
+
+def checked_line(text: str, path: Path, number: int, tokens: TokenRange | None = None) -> dict[str, Any]:
+    """The JSON object of a manifest line.
+
+    Raises:
+        DataError: it breaks a rule; names the file and the line.
+    """
+
+    def refuse(problem: str, remedy: str = "See the manifest format in README.md") -> DataError:
+        return DataError(path, problem, remedy, number)
+
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise refuse(f"is not JSON ({error.msg} at column {error.colno})", "One JSON object a line") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists of thousands of levels
+        raise refuse(f"is not usable JSON ({error})", "One JSON object a line") from None
+    # Only JSON's escapes can spell half a character: the bytes of the line were checked when they were decoded.
+    escapes = "\\ud" in text or "\\uD" in text
+    problem = _problem_of_line(value, escapes)
+    if problem:
+        raise refuse(problem)
+    for position, message in enumerate(value["conversation"]):
+        problem = _problem_of(message, tokens)
+        if problem:
+            remedy = TOKENIZE_REMEDY if "audio_tokens" in problem else "See the manifest format in README.md"
+            raise refuse(f"message {position}: {problem}", remedy)
+    return value
+
+
+def id_of(value: Mapping[str, Any], number: int) -> str:
+    """A line's id; its number when it has none."""
+    return str(value.get("id", number))
+
+
+def recordings_of(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What every audio message names as its recording, in order; empty where it names none."""
+    return [message.get("content", "") for message in messages if message["message_type"] == "audio"]
+
+
+def _problem_of_line(value: Any, escapes: bool) -> str | None:
+    if not isinstance(value, dict):
+        return "is not a JSON object; a line holds one"
+    for key, kind in (("task_type", str), ("conversation", list)):
+        if not isinstance(value.get(key), kind):
+            found = "is missing" if key not in value else f"is {value[key]!r}"
+            return f"key {key!r} {found}; it must be a {'list' if kind is list else 'string'}"
+    for key in ("id", "group"):
+        if not isinstance(value.get(key, ""), (str, int)):
+            return f"key {key!r} is {value[key]!r}; it must be a string"
+    if not value["conversation"]:
+        return "'conversation' is empty; it needs at least one message"
+    lone = _LONE_SURROGATE.search(json.dumps(value, ensure_ascii=False)) if escapes else None
+    if lone:
+        return f"holds half of a character, \\u{ord(lone[0]):x}, which no UTF-8 file can hold"
+    return None
+
+
+def _problem_of(message: Any, tokens: TokenRange | None) -> str | None:
+    if not isinstance(message, dict):
+        return f"is {message!r}; it must be an object with role, message_type and content"
+    for key, choices in (("role", ROLES), ("message_type", MESSAGE_TYPES)):
+        if key not in message:
+            return f"key {key!r} is missing"
+        if message[key] not in choices:
+            return f"{key} is {message[key]!r}; it must be one of {', '.join(choices)}"
+    if message["message_type"] == "text":
+        if not isinstance(message.get("content"), str):
+            return f"content is {message.get('content')!r}; a text message needs a string"
+        return None
+    if not isinstance(message.get("content", ""), str):
+        return f"content is {message['content']!r}; an audio message needs the path of its recording"
+    if "audio_tokens" not in message and tokens is None:
+        return None if message.get("content") else "content is missing; an audio message needs its recording's path"
+    return _problem_of_tokens(message.get("audio_tokens"), tokens)
+
+
+def _problem_of_tokens(codes: Any, tokens: TokenRange | None) -> str | None:
+    if codes is None:
+        return "audio_tokens are missing; training and decoding need a pretokenized manifest"
+    if not isinstance(codes, list) or not codes:
+        return f"audio_tokens are {codes!r}; they must be a non-empty list of integers"
+    if set(map(type, codes)) == {int} and (tokens is None or tokens.first <= min(codes) <= max(codes) < tokens.end):
+        return None
+    for code in codes:
+        if type(code) is not int:
+            return f"audio_tokens hold {code!r}; they must be integers"
+        if tokens is not None and not tokens.first <= code < tokens.end:
+            return (
+                f"audio_tokens hold {code}, outside this model's range {tokens.first} to {tokens.end - 1}; "
+                "they were made for another model"
+            )
+    return None
+
+
+def last_answer(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Messages of the assistant turn that ends a conversation; none when it ends with the user's."""
+    return messages[len(before_last_answer(messages)) :]
+
+
+def reference_of(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Text of the last assistant turn."""
+    return "".join(m["content"] for m in last_answer(messages) if m["message_type"] == "text")
+
+
+def with_prompt(messages: Sequence[dict[str, Any]], prompt: str) -> tuple[dict[str, Any], ...]:
+    """The same messages with another text prompt in every user turn that has one."""
+    return tuple(
+        {**m, "content": prompt} if m["role"] == "user" and m["message_type"] == "text" else m for m in messages
+    )
+
+
+# --- A conversation as two aligned id streams, as published.
+
+BLANK = "<|im_kimia_text_blank|>"
+TEXT_EOS = "<|im_kimia_text_eos|>"
+MESSAGE_END = "<|im_msg_end|>"
+MEDIA_BEGIN, MEDIA_END = "<|im_media_begin|>", "<|im_media_end|>"
+# The turn's last message was audio: answer in text, or in text and audio.
+ANSWER_TEXT, ANSWER_BOTH = "<|im_kimia_speech_ct_id|>", "<|im_kimia_speech_ctd_id|>"
+ROLE_START = {"user": "<|im_kimia_user_msg_start|>", "assistant": "<|im_kimia_assistant_msg_start|>"}
+
+
+class Tokenizer(Protocol):
+    """What the layout needs of a text tokenizer."""
+
+    special_tokens: dict[str, int]
+    pad_id: int
+
+    def encode(self, text: str, bos: bool = False, eos: bool = False) -> list[int]: ...
+
+
+@dataclass
+class Layout:
+    """Two streams of equal length with their masks; labels are unshifted (position p predicts itself).
+
+    audio_loss_mask: assistant audio codes and their media-end. text_loss_mask: assistant text and its text-eos.
+    """
+
+    audio_ids: list[int] = field(default_factory=list)
+    text_ids: list[int] = field(default_factory=list)
+    is_continuous_mask: list[bool] = field(default_factory=list)
+    audio_loss_mask: list[bool] = field(default_factory=list)
+    text_loss_mask: list[bool] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.audio_ids)
+
+    def append(
+        self, audio_id: int, text_id: int, *, code: bool = False, audio_loss: bool = False, text_loss: bool = False
+    ) -> None:
+        self.audio_ids.append(audio_id)
+        self.text_ids.append(text_id)
+        self.is_continuous_mask.append(code)
+        self.audio_loss_mask.append(audio_loss)
+        self.text_loss_mask.append(text_loss)
+
+
+def layout_conversation(
+    conversation: Sequence[Mapping[str, Any]],
+    tokenizer: Tokenizer,
+    task_type: str,
+    for_generation: bool = False,
+) -> Layout:
+    """Lay a conversation out in two streams (published prompt manager and dataset).
+
+    Args:
+        conversation: messages with ``role``, ``message_type`` ("text" or "audio") and ``content`` or ``audio_tokens``
+            (codes with the model's offset already added). Checked by ``data.manifest`` before.
+        task_type: "understanding" asks for a text answer, anything else for text and audio.
+        for_generation: lay out what precedes the last assistant turn, and open that turn.
+    """
+    special = tokenizer.special_tokens
+    blank = special[BLANK]
+    if for_generation:
+        conversation = before_last_answer(conversation)
+    layout = Layout()
+    for index, message in enumerate(conversation):
+        role = message["role"]
+        previous = conversation[index - 1]["role"] if index else None
+        following = conversation[index + 1]["role"] if index + 1 < len(conversation) else None
+        ends_turn = following != role
+        if role != previous:
+            layout.append(special[ROLE_START[role]], blank)
+        if message["message_type"] == "text":
+            _append_text(layout, message["content"], tokenizer, blank, answer=role == "assistant")
+        else:
+            _append_audio(layout, message["audio_tokens"], special, blank, answer=role == "assistant")
+            if ends_turn:
+                layout.append(special[ANSWER_TEXT if task_type == "understanding" else ANSWER_BOTH], blank)
+        if ends_turn:
+            layout.append(special[MESSAGE_END], blank)
+    if for_generation:
+        layout.append(special[ROLE_START["assistant"]], blank)
+    return layout
+
+
+def layout_lengths(
+    conversation: Sequence[Mapping[str, Any]], num_tokens: Callable[[str], int], for_generation: bool = False
+) -> tuple[int, int]:
+    """Positions, and supervised text positions, that ``layout_conversation`` would give; nothing is laid out.
+
+    Args:
+        num_tokens: number of tokens of a text.
+    """
+    if for_generation:
+        conversation = before_last_answer(conversation)
+    positions, supervised = int(for_generation), 0
+    previous: tuple[str, str] | None = None
+    for message in [*conversation, None]:
+        current = (message["role"], message["message_type"]) if message else None
+        if previous is not None and (current is None or current[0] != previous[0]):
+            positions += 2 + (previous[1] == "audio")  # a turn's start, its end, and what asks for the answer
+        previous = current
+        if message is None:
+            break
+        if message["message_type"] == "audio":
+            positions += len(message["audio_tokens"]) + 2
+            continue
+        answer = message["role"] == "assistant"
+        tokens = num_tokens(message["content"]) + answer  # an answer ends with its end of text
+        positions += tokens
+        supervised += tokens if answer else 0
+    return positions, supervised
+
+
+def before_last_answer(conversation: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The conversation without the assistant turn that ends it, if one does."""
+    end = len(conversation)
+    while end and conversation[end - 1]["role"] == "assistant":
+        end -= 1
+    return conversation[:end]
+
+
+def _append_text(layout: Layout, text: str, tokenizer: Tokenizer, blank: int, answer: bool) -> None:
+    ids = list(tokenizer.encode(text, bos=False, eos=False))
+    if answer:
+        ids.append(tokenizer.special_tokens[TEXT_EOS])
+    for token in ids:
+        layout.append(blank, token, text_loss=answer)
+
+
+def _append_audio(layout: Layout, codes: Sequence[int], special: Mapping[str, int], blank: int, answer: bool) -> None:
+    layout.append(special[MEDIA_BEGIN], blank)
+    for code in codes:
+        layout.append(code, blank, code=True, audio_loss=answer)
+    layout.append(special[MEDIA_END], blank, audio_loss=answer)

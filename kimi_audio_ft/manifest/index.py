@@ -1,0 +1,483 @@
+"""Where the lines of a manifest lie and what is in them, as flat columns: a few tens of bytes a line.
+
+One pass over the file checks every line and measures it. The columns are remembered in the store.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import multiprocessing
+import os
+import signal
+import sys
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from itertools import compress, islice
+from multiprocessing.connection import Connection
+from pathlib import Path
+from stat import S_ISREG
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from kimi_audio_ft.errors import DataError, UserError
+from kimi_audio_ft.manifest.conversation import (
+    TokenRange,
+    checked_line,
+    id_of,
+    last_answer,
+    layout_lengths,
+    recordings_of,
+    with_prompt,
+)
+from kimi_audio_ft.store.cache import Arrays, remembered
+from kimi_audio_ft.store.digests import file_digest, file_digests
+
+if TYPE_CHECKING:
+    from kimi_audio_ft.model.text_tokenizer import TextTokenizer
+
+# Raise it when the checks of a line, the columns or the layout's lengths change.
+# 2: `group` must be a string.
+_VERSION = 2
+
+
+@dataclass(frozen=True)
+class Source:
+    """A manifest and the rules that it is read by.
+
+    path: as the user named it. audio_root: where relative audio paths start. prompt: put in the place of the user's own
+    text messages. tokens: every audio message must have codes in this range.
+    """
+
+    path: Path
+    audio_root: Path
+    prompt: str | None = None
+    tokens: TokenRange | None = None
+
+    @cached_property
+    def place(self) -> Path:
+        """The file, wherever the process works later."""
+        return self.path.absolute()
+
+    def state(self) -> tuple[int, int]:
+        """Size and time of change (ns) of the file.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        try:
+            with self.place.open("rb") as file:
+                return state_of(file.fileno())
+        except OSError as error:
+            problem = f"cannot be read ({error.strerror})"
+            raise DataError(self.path, problem, "Check the option that names it") from None
+
+    def require_unchanged(self, before: tuple[int, int], now: tuple[int, int]) -> None:
+        """Raise a DataError when the file is not as it was when its lines were looked up."""
+        if before != now:
+            raise DataError(self.path, "was changed while it was being read", "Leave it alone, and start again")
+
+    def decoded(self, raw: bytes, number: int) -> str:
+        """A line's text."""
+        try:
+            return raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            problem = f"is not UTF-8 (byte {error.object[error.start]:#04x})"
+            raise DataError(self.path, problem, "Convert the file to UTF-8", number) from None
+
+
+def state_of(descriptor: int) -> tuple[int, int]:
+    """Size and time of change (ns) of an open file."""
+    status = os.fstat(descriptor)
+    return status.st_size, status.st_mtime_ns
+
+
+@dataclass
+class Columns:
+    """One entry a conversation: ``offset`` and ``size`` in bytes, number of its ``line``, number of ``audios``,
+    whether it is ``answered`` in text at its end and ``spoken``, with an answer in audio; ``lengths`` [n, 2, 2] is
+    positions and supervised text positions, of the whole and of the prompt (zeros without a tokenizer).
+
+    One entry an audio message: number of ``codes``, and of bytes in ``names``, where recordings are named one behind
+    another (0: none is named).
+    """
+
+    offset: np.ndarray
+    size: np.ndarray
+    line: np.ndarray
+    audios: np.ndarray
+    answered: np.ndarray
+    spoken: np.ndarray
+    lengths: np.ndarray
+    codes: np.ndarray
+    name_sizes: np.ndarray
+    names: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    @cached_property
+    def audio_start(self) -> np.ndarray:
+        """``[n + 1]``: the audio messages of conversation i are ``audio_start[i]`` up to ``audio_start[i + 1]``."""
+        return _starts(self.audios)
+
+    @cached_property
+    def _name_start(self) -> np.ndarray:
+        return _starts(self.name_sizes)
+
+    def name(self, audio: int) -> str:
+        """What an audio message names as its recording; empty when it names none."""
+        return self.names[self._name_start[audio] : self._name_start[audio + 1]].tobytes().decode()
+
+    def all_names(self) -> Iterator[str]:
+        """The same of every audio message, in order."""
+        blob, start = memoryview(self.names), 0  # type: ignore[arg-type]
+        for size in self.name_sizes.tolist():
+            yield str(blob[start : start + size], "utf-8")
+            start += size
+
+
+def _starts(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+
+def index_of(source: Source, tokenizer: TextTokenizer | None) -> tuple[Columns, tuple[int, int]]:
+    """The columns of a manifest whose every line is right, and the file's state when they were; see ``Columns``.
+
+    Raises:
+        DataError: the file cannot be read, is empty or not UTF-8, or a line breaks a rule.
+    """
+    state = source.state()
+    facts = {
+        "kind": "index",
+        "version": _VERSION,
+        "file": file_digest(source.place),
+        "tokens": [source.tokens.first, source.tokens.end] if source.tokens else None,
+        "prompt": source.prompt if tokenizer is not None else None,
+        "tokenizer": tokenizer.identity if tokenizer is not None else None,
+    }
+
+    def make() -> Arrays:
+        columns = _scanned(source, tokenizer)
+        source.require_unchanged(state, source.state())
+        return columns
+
+    return Columns(**remembered(facts, make)), state
+
+
+def _scanned(source: Source, tokenizer: TextTokenizer | None) -> Arrays:
+    parts: list[Arrays] = []
+    for part, error in over_cores(_Scan(source, tokenizer), chunks_of(source.place)):
+        parts.append(part)
+        if error is not None:
+            _require_own_ids(source, _joined(parts))  # one of the lines before may repeat an id
+            raise error
+    if not any(len(part["offset"]) for part in parts):
+        raise DataError(source.path, "holds no conversation", "Prepare the data again, or check the path")
+    joined = _joined(parts)
+    _require_own_ids(source, joined)
+    del joined["id_hash"]
+    return joined
+
+
+def _joined(parts: Sequence[Arrays]) -> Arrays:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@dataclass
+class _Draft:
+    """Columns that grow line by line."""
+
+    offset: array = field(default_factory=lambda: array("q"))
+    size: array = field(default_factory=lambda: array("q"))
+    line: array = field(default_factory=lambda: array("q"))
+    id_hash: array = field(default_factory=lambda: array("q"))
+    audios: array = field(default_factory=lambda: array("i"))
+    answered: bytearray = field(default_factory=bytearray)
+    spoken: bytearray = field(default_factory=bytearray)
+    lengths: array = field(default_factory=lambda: array("i"))
+    codes: array = field(default_factory=lambda: array("i"))
+    name_sizes: array = field(default_factory=lambda: array("i"))
+    names: bytearray = field(default_factory=bytearray)
+
+    def arrays(self) -> Arrays:
+        types = {"q": np.int64, "i": np.int32}
+        arrays: Arrays = {}
+        for name, values in vars(self).items():
+            flag = name in ("answered", "spoken")
+            kind = types[values.typecode] if isinstance(values, array) else np.bool_ if flag else np.uint8
+            arrays[name] = np.frombuffer(values, kind) if len(values) else np.empty(0, kind)
+        arrays["lengths"] = arrays["lengths"].reshape(-1, 2, 2)
+        return arrays
+
+
+class _Scan:
+    """Checks and measures the lines of a chunk; returns what stands before the first bad line, and its error."""
+
+    def __init__(self, source: Source, tokenizer: TextTokenizer | None) -> None:
+        self.source, self.tokenizer = source, tokenizer
+        self.num_tokens = lru_cache(maxsize=1024)(self._num_tokens)  # prompts repeat
+
+    def _num_tokens(self, text: str) -> int:
+        assert self.tokenizer is not None
+        return len(self.tokenizer.encode(text))
+
+    def __call__(self, chunk: Chunk) -> tuple[Arrays, DataError | None]:
+        draft = _Draft()
+        try:
+            for number, offset, raw in lines_of(self.source.place, chunk):
+                text = self.source.decoded(raw, number)
+                if text.strip():
+                    value = checked_line(text, self.source.path, number, self.source.tokens)
+                    self._add(draft, value, number, offset, len(raw))
+        except DataError as error:
+            return draft.arrays(), error
+        return draft.arrays(), None
+
+    def _add(self, draft: _Draft, value: dict[str, Any], number: int, offset: int, size: int) -> None:
+        messages = value["conversation"]
+        draft.offset.append(offset)
+        draft.size.append(size)
+        draft.line.append(number)
+        draft.id_hash.append(hash(id_of(value, number)))
+        draft.answered.append(any(m["message_type"] == "text" for m in last_answer(messages)))
+        draft.spoken.append(any(m["role"] == "assistant" and m["message_type"] == "audio" for m in messages))
+        recordings = recordings_of(messages)
+        draft.audios.append(len(recordings))
+        draft.codes.extend(len(m.get("audio_tokens") or ()) for m in messages if m["message_type"] == "audio")
+        names = [name.encode() for name in recordings]
+        draft.name_sizes.extend(map(len, names))
+        draft.names += b"".join(names)
+        if self.tokenizer is None:
+            draft.lengths.extend((0, 0, 0, 0))
+            return
+        asked = with_prompt(messages, self.source.prompt) if self.source.prompt else messages
+        draft.lengths.extend(layout_lengths(asked, self.num_tokens))
+        draft.lengths.extend(layout_lengths(asked, self.num_tokens, for_generation=True))
+
+
+def _require_own_ids(source: Source, columns: Arrays) -> None:
+    """Raise a DataError for the first line that repeats an id. Only lines whose ids' hashes repeat are read again."""
+    order = np.argsort(columns["id_hash"], kind="stable")
+    ordered = columns["id_hash"][order]
+    repeats = np.flatnonzero(ordered[1:] == ordered[:-1])
+    first_line: dict[str, int] = {}
+    with source.place.open("rb") as file:
+        for row in np.union1d(order[repeats], order[repeats + 1]).tolist():
+            file.seek(columns["offset"][row])
+            number = int(columns["line"][row])
+            text = source.decoded(file.read(columns["size"][row]), number)
+            name = id_of(checked_line(text, source.path, number, source.tokens), number)
+            if name in first_line:
+                problem = f"id {name!r} stands already in line {first_line[name]}"
+                raise DataError(source.path, problem, "Every conversation needs an id of its own", number)
+            first_line[name] = number
+
+
+# --- What the recordings of a manifest are: there or not, and their contents' digests, for all of them at once.
+
+# Recordings whose paths are in memory at the same time.
+_AT_ONCE = 10_000
+
+
+class Recordings:
+    """The recordings that the audio messages of a manifest name, in the order of the messages.
+
+    Every method looks at the disk as it is when it is called. ``root`` is where relative names start.
+    """
+
+    def __init__(self, columns: Columns, root: Path) -> None:
+        self.columns, self.root, self.count = columns, str(root), len(columns.codes)
+
+    def states(self) -> np.ndarray:
+        """``[count, 2]``: size and time of change (ns) of every recording; -1 where there is no such file."""
+        states, folders = array("q"), _Folders()
+        for path in self._paths():
+            states.extend(_state(path) if folders[path.rpartition("/")[0]] else (-1, -1))
+        return np.frombuffer(states, np.int64).reshape(-1, 2) if states else np.empty((0, 2), np.int64)
+
+    def digests(self) -> np.ndarray:
+        """``[count, 32]`` bytes: sha256 of every recording; zeros where there is no such file.
+
+        Remembered while names, sizes and times of change stay as they are.
+        """
+        states = self.states()
+        names = [hash_of(self.columns.names), hash_of(self.columns.name_sizes)]
+        facts = {"kind": "digests", "root": self.root, "names": names, "states": hash_of(states)}
+
+        def make() -> Arrays:
+            digests = np.zeros((self.count, 32), np.uint8)
+            there = states[:, 0] >= 0
+            paths, places = compress(self._paths(), there), np.flatnonzero(there)
+            for start in range(0, len(places), _AT_ONCE):
+                some = file_digests(list(islice(paths, _AT_ONCE)))
+                rows = np.frombuffer(bytes.fromhex("".join(some)), np.uint8).reshape(-1, 32)
+                digests[places[start : start + _AT_ONCE]] = rows
+            return {"digests": digests}
+
+        return remembered(facts, make)["digests"]
+
+    def num_codes(self, digests: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """``[count]``: number of codes that each of the wanted recordings gives, read from its header; else 0.
+
+        Raises:
+            AudioError: a recording cannot be read.
+        """
+        from kimi_audio_ft.manifest.audio import audio_info
+        from kimi_audio_ft.model.audio_frontend import num_audio_tokens
+
+        facts = {"kind": "num_codes", "digests": hash_of(digests), "wanted": hash_of(wanted)}
+
+        def make() -> Arrays:
+            numbers, chosen = np.zeros(self.count, np.int32), np.zeros(self.count, bool)
+            chosen[wanted] = True
+            paths = compress(self._paths(), chosen)
+            numbers[chosen] = [num_audio_tokens(audio_info(Path(path)).num_samples_16k) for path in paths]
+            return {"num_codes": numbers}
+
+        return remembered(facts, make)["num_codes"]
+
+    def _paths(self) -> Iterator[str]:
+        """Path of every recording; empty where a message names none."""
+        # A Path for each of a million recordings would take longer than looking them up.
+        return (os.path.join(self.root, name) if name else "" for name in self.columns.all_names())  # noqa: PTH118
+
+
+class _Folders(dict[str, bool]):
+    """Whether a folder is there, looked up once: a manifest may travel without its recordings."""
+
+    def __missing__(self, folder: str) -> bool:
+        return self.setdefault(folder, not folder or os.path.isdir(folder))  # noqa: PTH112 - false for impossible names
+
+
+def hash_of(values: np.ndarray) -> str:
+    """sha256 of an array's values."""
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+
+
+def _state(path: str) -> tuple[int, int]:
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except (OSError, ValueError):  # not there, or a name that no file can have
+        return -1, -1
+    return (status.st_size, status.st_mtime_ns) if S_ISREG(status.st_mode) else (-1, -1)
+
+
+# --- A long file in pieces, and work on pieces shared over the cores.
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_CHUNK_BYTES = 1 << 20
+# With fewer pieces starting processes does not pay; with more processes one disk and one reader set the pace.
+_FEWEST, _MOST_PROCESSES = 16, 8
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Bytes ``start`` to ``end`` of a file: whole lines, the first of which has number ``line`` (from 1)."""
+
+    start: int
+    end: int
+    line: int
+
+
+def chunks_of(path: Path) -> list[Chunk]:
+    """A file cut behind line feeds into pieces of about a megabyte."""
+    chunks: list[Chunk] = []
+    start, line = 0, 1
+    with path.open("rb") as file:
+        while block := file.read(_CHUNK_BYTES):
+            block += file.readline() if not block.endswith(b"\n") else b""
+            chunks.append(Chunk(start, start + len(block), line))
+            start, line = start + len(block), line + block.count(b"\n")
+    return chunks
+
+
+def whole_file(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """The same as ``lines_of`` for a whole file, however long."""
+    return lines_of(path, Chunk(0, path.stat().st_size, 1))
+
+
+def lines_of(path: Path, chunk: Chunk) -> Iterator[tuple[int, int, bytes]]:
+    """Number, place in the file and bytes (with the line feed) of every line of a chunk."""
+    with path.open("rb") as file:
+        file.seek(chunk.start)
+        place = chunk.start
+        for number, raw in enumerate(file, start=chunk.line):
+            if place >= chunk.end:
+                return
+            yield number, place, raw
+            place += len(raw)
+
+
+def runs_of(count: int, size: int = 1000) -> list[range]:
+    """0 up to ``count`` in runs of at most ``size``, as items for ``over_cores``."""
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def over_cores(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """``map(work, items)``, in this order, computed by one process a core where there are many items.
+
+    The processes are forked: ``work`` and all it holds is there at once, and neither torch nor the caller's main module
+    is imported again. They touch no GPU and no thread pool.
+
+    Raises:
+        UserError: as ``work`` raised it, for the first item that did.
+    """
+    processes = _processes() if len(items) >= _FEWEST else 1
+    if processes == 1:
+        yield from map(work, items)
+        return
+    context = multiprocessing.get_context("fork")
+    children, readers = [], []
+    try:
+        for share in range(processes):
+            reader, writer = context.Pipe(duplex=False)
+            child = context.Process(target=_serve, args=(work, items[share::processes], reader, writer), daemon=True)
+            child.start()
+            writer.close()
+            children.append(child)
+            readers.append(reader)
+        for number in range(len(items)):
+            yield _received(readers[number % processes])
+    finally:
+        for child in children:
+            child.terminate()
+        for child in children:
+            child.join()
+
+
+def _processes() -> int:
+    """Processes to share work over; 1 where a fork is not safe (macOS) or not allowed (in a dataloader's worker)."""
+    if sys.platform != "linux" or multiprocessing.current_process().daemon:
+        return 1
+    return min(len(os.sched_getaffinity(0)), _MOST_PROCESSES)
+
+
+def _received(reader: Connection) -> Any:
+    try:
+        result = reader.recv()
+    except EOFError:
+        raise RuntimeError("a process that helps to read a manifest was killed; is there memory left?") from None
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def _serve(work: Callable[[Any], Any], items: Sequence[Any], reader: Connection, writer: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears the same Ctrl-C, and ends this process
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    gc.disable()  # what is parsed holds no cycles, and looking for them would copy the parent's memory
+    reader.close()  # or this process would outlive a killed parent, waiting for itself to read
+    with suppress(BrokenPipeError):
+        for item in items:
+            try:
+                result: Any = work(item)
+            except UserError as error:
+                result = error
+            writer.send(result)

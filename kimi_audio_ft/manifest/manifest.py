@@ -1,0 +1,389 @@
+"""Manifests: JSONL, one conversation a line, in the published Kimi-Audio format.
+
+Every line is checked once, so that every error names its file and line and nothing is skipped in silence; afterwards a
+conversation is read from the file when it is asked for. A million of them take some 100 bytes each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from kimi_audio_ft.errors import ConfigError, DataError
+from kimi_audio_ft.manifest.conversation import (
+    TOKENIZE_REMEDY,
+    Conversation,
+    TokenRange,
+    id_of,
+    parse_line,
+    reference_of,
+    with_prompt,
+)
+from kimi_audio_ft.manifest.index import (
+    Columns,
+    Recordings,
+    Source,
+    hash_of,
+    index_of,
+    over_cores,
+    runs_of,
+    state_of,
+    whole_file,
+)
+from kimi_audio_ft.store.cache import Arrays, remembered
+from kimi_audio_ft.store.digests import file_digest
+from kimi_audio_ft.store.signature import canonical
+
+if TYPE_CHECKING:
+    from kimi_audio_ft.model.text_tokenizer import TextTokenizer
+
+__all__ = [
+    "TOKENIZE_REMEDY",
+    "Conversation",
+    "Manifest",
+    "TokenRange",
+    "numbered_lines",
+    "read_manifest",
+    "require_recordings",
+    "require_references",
+]
+
+
+class Manifest(Sequence[Conversation]):
+    """The conversations of a checked manifest, or of some of its lines; each is read when it is asked for.
+
+    rows: which conversations of the file these are. It can be given to other processes, forked or spawned.
+
+    Raises:
+        DataError: on reading, when the file was changed since it was checked.
+    """
+
+    def __init__(
+        self, source: Source, columns: Columns, state: tuple[int, int], tokenizer: str | None, rows: np.ndarray
+    ) -> None:
+        self.source, self.columns, self.rows = source, columns, rows
+        self._state, self._tokenizer = state, tokenizer
+        self._descriptor: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Conversation: ...
+    @overload
+    def __getitem__(self, index: slice) -> Manifest: ...
+    def __getitem__(self, index: int | slice) -> Conversation | Manifest:
+        if isinstance(index, slice):
+            return self.select(np.arange(len(self))[index])
+        source = self.source
+        text, number = self.text_of(index)
+        return parse_line(text, source.path, number, source.audio_root, source.tokens, source.prompt)
+
+    def select(self, indices: np.ndarray) -> Manifest:
+        """The conversations at these places."""
+        return Manifest(self.source, self.columns, self._state, self._tokenizer, self.rows[indices])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes, which open the file themselves."""
+        return {**self.__dict__, "_descriptor": None}
+
+    def lengths(self, tokenizer: TextTokenizer, for_generation: bool = False) -> np.ndarray:
+        """``[n, 2]``: positions, and supervised text positions, of every conversation's layout."""
+        columns = self.columns
+        if self._tokenizer != tokenizer.identity:
+            columns, state = index_of(self.source, tokenizer)
+            self.source.require_unchanged(self._state, state)
+        return columns.lengths[self.rows, int(for_generation)]
+
+    @cached_property
+    def recordings(self) -> Recordings:
+        """The recordings of all audio messages of the file."""
+        return Recordings(self.columns, self.source.audio_root)
+
+    def named_audios(self, index: int) -> list[int]:
+        """Which audio messages of the file that name a recording a conversation holds."""
+        row, columns = self.rows[index], self.columns
+        start = int(columns.audio_start[row])
+        sizes = columns.name_sizes[start : start + int(columns.audios[row])].tolist()
+        return [audio for audio, size in enumerate(sizes, start) if size]
+
+    def digests_of(self, index: int, digests: np.ndarray) -> list[str]:
+        """sha256 of every recording of a conversation; ``digests`` are those of ``recordings``."""
+        return [digests[audio].tobytes().hex() for audio in self.named_audios(index)]
+
+    def num_codes(self) -> np.ndarray:
+        """``[n]``: number of audio codes of every conversation, over all its audio messages."""
+        codes = np.concatenate([[0], np.cumsum(self.columns.codes, dtype=np.int64)])
+        return np.diff(codes[self.columns.audio_start])[self.rows]
+
+    def audio_messages(self) -> np.ndarray:
+        """Which audio messages of the file these conversations hold."""
+        return np.flatnonzero(np.isin(self._owner, self.rows))
+
+    def first_with(self, bad: np.ndarray) -> tuple[int, int] | None:
+        """The first conversation that holds one of the bad audio messages (a mask over those of the file), and which.
+
+        Returns:
+            Place of the conversation, and number of the audio message in the file.
+        """
+        rows = np.zeros(len(self.columns), bool)
+        rows[self._owner[bad]] = True
+        found = np.flatnonzero(rows[self.rows])
+        if not len(found):
+            return None
+        return int(found[0]), int(np.flatnonzero(bad & (self._owner == self.rows[found[0]]))[0])
+
+    def place_of(self, audio: int) -> int:
+        """Place of an audio message of the file among those of its conversation."""
+        return int(audio - self.columns.audio_start[self._owner[audio]])
+
+    @property
+    def _owner(self) -> np.ndarray:
+        """Row of every audio message of the file."""
+        return np.repeat(np.arange(len(self.columns)), self.columns.audios)
+
+    def line_of(self, index: int) -> int:
+        """Number of a conversation's line."""
+        return int(self.columns.line[self.rows[index]])
+
+    def require_unchanged(self) -> None:
+        """Raise a DataError when the file was changed since it was checked."""
+        self.source.require_unchanged(self._state, self.source.state())
+
+    def text_of(self, index: int) -> tuple[str, int]:
+        """Text and number of a conversation's line."""
+        row = self.rows[index]
+        number = int(self.columns.line[row])
+        raw = os.pread(self._opened(), int(self.columns.size[row]), int(self.columns.offset[row]))
+        return self.source.decoded(raw, number), number
+
+    def _opened(self) -> int:
+        """The file, as it was checked. Reading at an offset needs no position, which forked processes would share."""
+        if self._descriptor is None:
+            try:
+                self._descriptor = os.open(self.source.place, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise DataError(self.source.path, f"cannot be read any more ({error.strerror})") from None
+            weakref.finalize(self, os.close, self._descriptor)
+        self.source.require_unchanged(self._state, state_of(self._descriptor))
+        return self._descriptor
+
+
+def read_manifest(
+    path: str | Path,
+    audio_root: str | None = None,
+    prompt: str | None = None,
+    tokens: TokenRange | None = None,
+    tokenizer: TextTokenizer | None = None,
+) -> Manifest:
+    """Every line of a manifest, checked.
+
+    Args:
+        audio_root: folder that relative audio paths start from; None is the manifest's own.
+        prompt: put in the place of the user's own text messages.
+        tokens: also require ``audio_tokens`` in this range on every audio message (a *pretokenized* manifest).
+        tokenizer: measure the lines while they are checked, as ``Manifest.lengths`` else does in a second pass.
+
+    Raises:
+        DataError: the file is missing, empty or not UTF-8, or a line breaks a rule.
+    """
+    path = Path(path)
+    source = Source(path, Path(audio_root or path.parent).absolute(), prompt or None, tokens)
+    columns, state = index_of(source, tokenizer)
+    return Manifest(source, columns, state, tokenizer.identity if tokenizer else None, np.arange(len(columns)))
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 file that hold something, with their numbers; only a line feed ends a line."""
+    source = Source(path, path.parent)
+    source.state()
+    for number, _, raw in whole_file(path):
+        text = source.decoded(raw, number)
+        if text.strip():
+            yield number, text
+
+
+def require_references(manifest: Manifest, path: str | Path) -> None:
+    """Scoring and training need a text answer at the end of every conversation, and no answer in audio.
+
+    An answer in audio would need the audio branch and its loss, which a transcriber has no use for; taking only the
+    text of such a conversation would ignore in silence what the manifest asks for.
+    """
+    columns, rows = manifest.columns, manifest.rows
+    bad = np.flatnonzero(~columns.answered[rows] | columns.spoken[rows])
+    if not len(bad):
+        return
+    line = manifest.line_of(bad[0])
+    if not columns.answered[rows[bad[0]]]:
+        problem = "does not end with an assistant text message, so there is nothing to learn or to compare with"
+        raise DataError(path, problem, "Add the transcript as an assistant text message", line)
+    problem = "has an assistant message of type audio; answers are learned and scored as text only"
+    raise DataError(path, problem, "Leave the conversation out, or give its text instead", line)
+
+
+def require_recordings(manifest: Manifest, path: str | Path) -> None:
+    """Features need the recording of every audio message."""
+    absent = manifest.recordings.states()[:, 0] < 0
+    found = manifest.first_with(absent)
+    if found is None:
+        return
+    place, audio = found
+    conversation = manifest[place]
+    messages = sum(m["message_type"] == "audio" for m in conversation.messages)
+    if messages != len(conversation.audio_paths):
+        problem = f"{messages} audio messages but {len(conversation.audio_paths)} recordings"
+        remedy = "Give every audio message the path of its recording as content, or set data.features=none"
+        raise DataError(path, problem, remedy, conversation.line)
+    recording = conversation.audio_paths[manifest.place_of(audio)]
+    remedy = "Check the path and data.audio_root, or set data.features=none"
+    raise DataError(path, f"there is no recording {recording}", remedy, conversation.line)
+
+
+# --- What a manifest is, wherever its files lie: as training and decoding see it, and as scoring does.
+
+
+def manifest_identity(manifest: Manifest) -> str:
+    """Identity of what is said in a manifest: ids, messages (with the prompt that it was read with) and the bytes of
+    the recordings, wherever they lie.
+
+    Recordings that are not there (a pretokenized manifest may travel without them) count by their codes alone.
+    Remembered in the store while neither the file nor a recording changes.
+    """
+    return _identity(manifest, {"kind": "identity", "prompt": manifest.source.prompt}, _Said)
+
+
+def reference_identity(manifest: Manifest) -> str:
+    """Identity of what error rates are counted on: ids, references and the bytes of the recordings.
+
+    The same for every prompt, and for every model that a recording was tokenized for: what is scored on equal
+    references of equal recordings may be compared. A recording that is not there counts by its codes.
+    """
+    return _identity(manifest, {"kind": "references"}, _Scored)
+
+
+def _identity(manifest: Manifest, kind: Mapping[str, Any], what: type[_Facts]) -> str:
+    manifest.require_unchanged()
+    digests = manifest.recordings.digests()
+    facts = {
+        **kind,
+        "file": file_digest(manifest.source.place),
+        "rows": hash_of(manifest.rows),
+        "recordings": hash_of(digests),
+    }
+
+    def make() -> Arrays:
+        digest, before = hashlib.sha256(b"["), b""
+        for part in over_cores(what(manifest, digests), runs_of(len(manifest))):
+            digest.update(before + part)
+            before = b","
+        digest.update(b"]")
+        return {"identity": np.array(digest.hexdigest()[:16])}
+
+    return str(remembered(facts, make)["identity"])
+
+
+class _Facts(ABC):
+    """What conversations hold, as the text of JSON lists to be hashed."""
+
+    def __init__(self, manifest: Manifest, digests: np.ndarray) -> None:
+        self.manifest, self.digests = manifest, digests
+        self.there: np.ndarray = np.any(digests, axis=1)
+
+    def __call__(self, places: range) -> bytes:
+        return ",".join(canonical(self._facts(place)) for place in places).encode()
+
+    @abstractmethod
+    def _facts(self, place: int) -> list[Any]:
+        """Those of one conversation."""
+
+    def _line(self, place: int) -> tuple[dict[str, Any], str]:
+        """A conversation's line as JSON, and its id."""
+        text, number = self.manifest.text_of(place)
+        value = json.loads(text)
+        return value, id_of(value, number)
+
+    def _recordings(self, place: int) -> list[str]:
+        """sha256 of each recording that a conversation names; empty for one that is not there."""
+        audios = self.manifest.named_audios(place)
+        return [self.digests[audio].tobytes().hex() if self.there[audio] else "" for audio in audios]
+
+
+class _Said(_Facts):
+    """Every message."""
+
+    def _facts(self, place: int) -> list[Any]:
+        value, name = self._line(place)
+        prompt, messages = self.manifest.source.prompt, value["conversation"]
+        asked = with_prompt(messages, prompt) if prompt else messages
+        said = [m if m["message_type"] == "text" else {k: v for k, v in m.items() if k != "content"} for m in asked]
+        return [name, value["task_type"], said, self._recordings(place)]
+
+
+class _Scored(_Facts):
+    """References and recordings."""
+
+    def _facts(self, place: int) -> list[Any]:
+        value, name = self._line(place)
+        audio = self._recordings(place)
+        if not audio or not all(audio):
+            audio += [m.get("audio_tokens") for m in value["conversation"] if m["message_type"] == "audio"]
+        return [name, reference_of(value["conversation"]), audio]
+
+
+# --- Part of a training set, for studies of how much data is needed: smaller parts lie inside larger ones.
+
+
+def training_subset(manifest: Manifest, size: int | None, seed: int) -> Manifest:
+    """The first ``size`` conversations in the seed's order, as they stand in the file; all of them for None.
+
+    A conversation's recording is its ``group`` in the manifest, or itself where there is none.
+
+    Raises:
+        ConfigError: the manifest holds fewer.
+    """
+    if size is None:
+        return manifest
+    if size > len(manifest):
+        rule = f"{manifest.source.path} holds {len(manifest)} conversations"
+        raise ConfigError("data.train_subset", size, rule, "Use fewer, or null for all of them")
+    manifest.require_unchanged()
+    facts = {
+        "kind": "subset",
+        "file": file_digest(manifest.source.place),
+        "rows": hash_of(manifest.rows),
+        "seed": seed,
+    }
+
+    def make() -> Arrays:
+        keys = b"".join(over_cores(_Keys(manifest, seed), runs_of(len(manifest))))
+        return {"order": np.argsort(np.frombuffer(keys, "S32"), kind="stable")}
+
+    return manifest.select(np.sort(remembered(facts, make)["order"][:size]))
+
+
+class _Keys:
+    """What conversations are put in order by: 16 bytes of their recording, then 16 of their own."""
+
+    def __init__(self, manifest: Manifest, seed: int) -> None:
+        self.manifest, self.seed = manifest, seed
+
+    def __call__(self, places: range) -> bytes:
+        return b"".join(map(self._key, places))
+
+    def _key(self, place: int) -> bytes:
+        text, number = self.manifest.text_of(place)
+        value = json.loads(text)
+        name = id_of(value, number)
+        return self._draw(str(value.get("group") or name)) + self._draw(name)
+
+    def _draw(self, name: str) -> bytes:
+        return hashlib.sha256(f"{self.seed}\n{name}".encode()).digest()[:16]

@@ -1,0 +1,296 @@
+"""An adapter and its base become one folder in the published layout: whole, or not there."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from kimi_audio_ft import store
+from kimi_audio_ft.base import Base, find_adapter
+from kimi_audio_ft.config.commands import MergeConfig
+from kimi_audio_ft.errors import ConfigError, DataError
+from kimi_audio_ft.features.encode import DTYPES
+from kimi_audio_ft.files import read_json_object, save_json
+from kimi_audio_ft.manifest.conversation import MESSAGE_END, TEXT_EOS
+from kimi_audio_ft.merging.verify import check_files, check_logits
+from kimi_audio_ft.merging.weights import (
+    Source,
+    Update,
+    decoder_sources,
+    read_updates,
+    whisper_sources,
+    write_decoder,
+    write_whisper,
+)
+from kimi_audio_ft.model import TextTokenizer
+from kimi_audio_ft.model.audio_frontend import PREPROCESSOR_CONFIG
+from kimi_audio_ft.model.checkpoint import read_config
+from kimi_audio_ft.model.files import WHISPER_NAME, require_folder
+from kimi_audio_ft.model.text_tokenizer import BOS, EOS, RANKS_NAME, special_token_files
+from kimi_audio_ft.store.digests import folder_digest
+from kimi_audio_ft.store.signature import digest_of
+
+RECORD = "merge.json"
+# Raise it when the code changes what a merge writes.
+_VERSION = 1
+_WHISPER_MODULE, _WHISPER_STORED = "whisper_model.", "model."
+# JSON and tokenizer files, generously.
+_SIDE_BYTES = 50 * 10**6
+
+
+@dataclass
+class Merge:
+    """One merge, from its config: what is read, and where it goes."""
+
+    config: MergeConfig
+
+    @cached_property
+    def base(self) -> Base:
+        """The base; its weights are never loaded as a model here."""
+        return Base(self.config.model, "none", "cpu")
+
+    @cached_property
+    def whisper(self) -> Path:
+        """The base's Whisper folder."""
+        return require_folder("model.path", self.base.files.whisper, "the checkpoint's whisper-large-v3")
+
+    @cached_property
+    def adapter(self) -> tuple[str, Path]:
+        """Identity and folder of the adapter."""
+        found = find_adapter(self.config.adapter)
+        assert found is not None, "MergeConfig requires a name"
+        return found
+
+    @property
+    def out(self) -> Path:
+        """The folder to write."""
+        return Path(self.config.out).expanduser().resolve()
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Number format of the merged decoder."""
+        return DTYPES[self.config.dtype]
+
+    @cached_property
+    def decoder(self) -> dict[str, Source]:
+        """Tensors of the base's decoder, which must be exactly the config's."""
+        sources = decoder_sources(self.base.files.root)
+        expected = {key: tuple(value.shape) for key, value in self.base.on_meta().state_dict().items()}
+        expected = {key: shape for key, shape in expected.items() if not key.startswith(_WHISPER_MODULE)}
+        given = {key: source.info.shape for key, source in sources.items()}
+        odd = sorted(key for key in expected.keys() | given.keys() if expected.get(key) != given.get(key))
+        if odd:
+            problem = f"tensors are not those that config.json asks for: {', '.join(odd[:12])} ({len(odd)} such)"
+            raise DataError(self.base.files.root, problem, "config.json and weights must be of the same model")
+        return sources
+
+    @cached_property
+    def encoder(self) -> dict[str, Source]:
+        """Tensors of the base's Whisper."""
+        return whisper_sources(self.whisper)
+
+    @cached_property
+    def updates(self) -> dict[str, Update]:
+        """The adapter's updates of the decoder, by the names of the published layout."""
+        return {name: value for name, value in self._all_updates.items() if not name.startswith(_WHISPER_MODULE)}
+
+    @cached_property
+    def encoder_updates(self) -> dict[str, Update]:
+        """The adapter's updates of Whisper, by the names of the published layout."""
+        found = (name for name in self._all_updates if name.startswith(_WHISPER_MODULE))
+        return {_WHISPER_STORED + name.removeprefix(_WHISPER_MODULE): self._all_updates[name] for name in found}
+
+    @cached_property
+    def _all_updates(self) -> dict[str, Update]:
+        return read_updates(self.base.on_meta(), self.adapter[1])
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """Everything that the merged folder depends on."""
+        config = self.config
+        return {
+            "version": _VERSION,
+            "adapter": self.adapter[0],
+            "base": self.base.identity,
+            "whisper": folder_digest(self.whisper),
+            "target": config.target,
+            "dtype": config.dtype,
+            "shard_gb": config.shard_gb,
+        }
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors that are written."""
+        numbers = sum(source.info.nbytes // source.info.dtype.itemsize for source in self.decoder.values())
+        return numbers * self.dtype.itemsize + sum(source.info.nbytes for source in self.encoder.values())
+
+
+def merge(config: MergeConfig) -> Path:
+    """Write the merged checkpoint, unless the same merge is there already; returns its folder.
+
+    Raises:
+        UserError: the adapter does not fit the base, ``out`` holds something else, or the disk is full or too small.
+    """
+    task = Merge(config)
+    out = task.out
+    _refuse_inside_base(task)
+    with store.lock("merge", digest_of(str(out))):
+        if _is_done(task):
+            print(f"{out}: the same merge is there already; nothing to do")
+            return out
+        _require_space(task)
+        with _draft(out) as draft:
+            _write(task, draft)
+        print(f"{out}: {task.size / 1e9:.2f} GB for {config.target}")
+    return out
+
+
+def _write(task: Merge, draft: Path) -> None:
+    config, root = task.config, task.base.files.root
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    whisper = draft / WHISPER_NAME
+    whisper.mkdir()
+    with Progress(*columns, disable=not (config.progress and sys.stdout.isatty())) as bar:
+        shown = bar.add_task("merging", total=task.size)
+
+        def advance(written: int) -> None:
+            bar.advance(shown, written)
+
+        write_whisper(whisper, task.encoder, task.encoder_updates, advance)
+        write_whisper_configs(task.whisper, whisper)
+        write_decoder(draft, task.decoder, task.updates, task.dtype, config.shard_gb * 1e9, advance)
+    write_text_files(root, draft, config.target)
+    write_model_config(root, draft, config.target, task.dtype)
+    check_files(draft, task.decoder, task.encoder, task.dtype)
+    print(check_logits(task.base.files, draft, task.adapter[1], task.dtype, config.verify))
+    save_json(task.facts, draft / RECORD)
+
+
+def _is_done(task: Merge) -> bool:
+    """Whether ``out`` holds this very merge; refuses a folder that may not be replaced."""
+    out = task.out
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    if not (out / RECORD).is_file():
+        raise ConfigError("out", task.config.out, "is there and holds something else than a merge", "Name a new folder")
+    there = read_json_object(out / RECORD, "Remove the folder")
+    if there == task.facts:
+        return True
+    if not task.config.overwrite:
+        other = sorted(key for key in there.keys() | task.facts.keys() if there.get(key) != task.facts.get(key))
+        rule = f"holds another merge ({', '.join(other)} differ)"
+        raise ConfigError("out", task.config.out, rule, "Name a new folder, or set overwrite=true")
+    return False
+
+
+def _refuse_inside_base(task: Merge) -> None:
+    for option, place in (("model.path", task.base.files.root), ("adapter", task.adapter[1].resolve())):
+        if task.out == place or place in task.out.parents or task.out in place.parents:
+            raise ConfigError("out", task.config.out, f"must not lie in {option}={place}, nor hold it", "Name another")
+
+
+def _require_space(task: Merge) -> None:
+    place = task.out
+    while not place.is_dir():
+        place = place.parent
+    free, needed = shutil.disk_usage(place).free, task.size + _SIDE_BYTES
+    if task.size > free:
+        rule = f"needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free in {place}"
+        raise ConfigError("out", task.config.out, rule, "Free space there, or name a folder on a larger disk")
+
+
+@contextmanager
+def _draft(out: Path) -> Iterator[Path]:
+    """A hidden neighbour of ``out`` that takes its place at the end; on any error it is removed.
+
+    A killed merge leaves it without index and ``config.json``, which are written last; the next merge removes it.
+    """
+    draft = out.with_name(f".{out.name}.draft")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        yield draft
+        store.let_others_read(draft)
+        old = out.with_name(f".{out.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if out.is_dir():
+            out.replace(old)
+        draft.replace(out)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        rule = "the disk is full; nothing half-written was kept" if full else f"cannot be written ({error.strerror})"
+        raise ConfigError("out", str(out), rule, "Free space there, or name another folder") from error
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+# An exported checkpoint without its weights: configs, tokenizer files, and the published code for its loader.
+
+_REMEDY = "Download the base again"
+
+
+def write_text_files(root: Path, folder: Path, target: str) -> None:
+    """Tokenizer files, ``generation_config.json`` and, for the official loader, the base's Python files."""
+    tokenizer = TextTokenizer.from_pretrained(root)
+    shutil.copyfile(root / RANKS_NAME, folder / RANKS_NAME)
+    for name, content in special_token_files(tokenizer.special_tokens).items():
+        own = read_json_object(root / name, _REMEDY) if (root / name).is_file() else {}
+        if target == "vllm" or not _code(root):
+            own.pop("auto_map", None)
+        save_json(own | {key: value for key, value in content.items() if not own.get(key)}, folder / name)
+    if target == "official":
+        for path in _code(root):
+            shutil.copyfile(path, folder / path.name)
+    save_json(generation_config(root, tokenizer), folder / "generation_config.json")
+
+
+def generation_config(root: Path, tokenizer: TextTokenizer) -> dict[str, Any]:
+    """The base's own, if it has one, with the three ids at which an answer ends."""
+    path = root / "generation_config.json"
+    own = read_json_object(path, _REMEDY) if path.is_file() else {}
+    special = tokenizer.special_tokens
+    stops = [special[name] for name in (TEXT_EOS, MESSAGE_END, EOS)]
+    return own | {"bos_token_id": special[BOS], "eos_token_id": stops, "pad_token_id": tokenizer.pad_id}
+
+
+def write_model_config(root: Path, folder: Path, target: str, dtype: torch.dtype) -> None:
+    """``config.json`` in the base's own words; see the module's text for what a target changes."""
+    fields = read_json_object(root / "config.json", _REMEDY)
+    for name in ("_name_or_path", "dtype"):
+        fields.pop(name, None)
+    fields |= {"architectures": ["MoonshotKimiaForCausalLM"], "torch_dtype": str(dtype).removeprefix("torch.")}
+    fields.setdefault("rope_theta", read_config(root).rope_theta)
+    if target == "vllm":
+        fields["model_type"] = "qwen2"
+    if target == "vllm" or not _code(root):
+        fields.pop("auto_map", None)
+    save_json(fields, folder / "config.json")
+
+
+def write_whisper_configs(whisper: Path, folder: Path) -> None:
+    """The encoder's ``config.json`` and ``preprocessor_config.json``, which the official export forgets."""
+    config = read_json_object(whisper / "config.json", _REMEDY)
+    shutil.copyfile(whisper / "config.json", folder / "config.json")
+    preprocessor = whisper / "preprocessor_config.json"
+    if preprocessor.is_file():
+        shutil.copyfile(preprocessor, folder / preprocessor.name)
+    else:
+        save_json(PREPROCESSOR_CONFIG | {"feature_size": config["num_mel_bins"]}, folder / preprocessor.name)
+
+
+def _code(root: Path) -> list[Path]:
+    """The published Python files beside the base's weights; they are copied, never run."""
+    return sorted(root.glob("*.py"))

@@ -1,0 +1,77 @@
+"""Which device this process computes on, and how many processes a training gets."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from kimi_audio_ft.config.train import SHARDED, TrainerConfig
+from kimi_audio_ft.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def device(accelerator: str = "auto") -> torch.device:
+    """The GPU of this process (its LOCAL_RANK's) when there is one and it may be used, else the CPU.
+
+    Raises:
+        ConfigError: a GPU is asked for, and PyTorch sees none.
+    """
+    import torch
+
+    gpus = torch.cuda.is_available()
+    if accelerator == "gpu" and not gpus:
+        rule = "needs a GPU, and PyTorch sees none"
+        raise ConfigError("trainer.accelerator", "gpu", rule, "Set trainer.accelerator=auto")
+    if accelerator == "cpu" or not gpus:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def num_ranks(settings: TrainerConfig) -> int:
+    """Processes of a training: ``trainer.devices``, or with "auto" one for every GPU that PyTorch sees.
+
+    Raises:
+        ConfigError: more GPUs are asked for than there are.
+    """
+    if settings.strategy == "single":
+        return 1
+    import torch
+
+    gpus = 0 if settings.accelerator == "cpu" else torch.cuda.device_count()
+    if settings.devices == "auto":
+        return max(1, gpus)
+    count = int(settings.devices)
+    if gpus and count > gpus:
+        rule = f"asks for more GPUs than PyTorch sees ({gpus})"
+        raise ConfigError("trainer.devices", count, rule, "Set trainer.devices=auto, or trainer.accelerator=cpu")
+    return count
+
+
+def refuse_launchers() -> None:
+    """Raise a UserError when torchrun or the like has started this process as one of several.
+
+    The commands that train and decode start their own processes; several of each would do everything several times.
+    """
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ:
+        raise UserError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}: this command starts its own processes, one for each GPU. "
+            "Run it once, without torchrun, and choose with trainer=ddp and trainer.devices"
+        )
+
+
+def in_workers(settings: TrainerConfig) -> bool:
+    """Whether a training runs in processes of its own; one process with one whole model needs none."""
+    return num_ranks(settings) > 1 or settings.strategy in SHARDED
+
+
+# --- CPU threads, set on purpose: two busy processes with two threads each on two cores crawl.
+
+
+def limit_threads(count: int) -> None:
+    """Give PyTorch ``count`` CPU threads; 0 leaves its own choice (or OMP_NUM_THREADS')."""
+    if count:
+        import torch
+
+        torch.set_num_threads(count)

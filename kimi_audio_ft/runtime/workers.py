@@ -1,0 +1,232 @@
+"""A task run by several processes at once, as one call: training over several ranks, tokenizing in shares.
+
+The processes are spawned, never forked (CUDA and OpenMP do not survive a fork), on this machine. They find each other
+as torch.distributed and Lightning expect it: RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.runtime.libraries import leave_out_bitsandbytes
+
+Send = Callable[[Any], None]
+# How Python starts a worker. Tests set "forkserver" where they start dozens: libraries are then imported once for all.
+# It is not the product's choice: a library that asks for the GPUs while it is imported would spoil them for workers.
+START_METHOD = "spawn"
+# Seconds between two looks at the messages of workers.
+_PATIENCE = 0.2
+# Seconds that a worker has to end by itself once another one has failed.
+_GRACE = 10.0
+
+
+class WorkerDied(RuntimeError):
+    """A worker ended without saying why: a signal (9 is often the kernel's, for memory), or an exit in its code."""
+
+
+def run_workers(
+    task: Callable[..., None],
+    arguments: tuple[Any, ...],
+    count: int,
+    on_message: Callable[[int, Any], None] | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> None:
+    """Run ``task(rank, send, *arguments)`` in ``count`` processes and wait for all of them.
+
+    Args:
+        task: a function of a module, so that a spawned process can import it.
+        on_message: is given ``(rank, value)`` here for every ``send(value)`` of a worker, in each worker's order.
+        environment: variables that the workers see besides this process's own.
+        should_stop: asked again and again; once true, every worker gets one SIGTERM, and is waited for.
+
+    When one worker fails the others are ended; when this process dies they are ended too.
+
+    Raises:
+        UserError: as a worker raised it.
+        WorkerDied: a worker ended in any other way; what it printed stands above.
+    """
+    import torch.multiprocessing as mp
+
+    messages = mp.get_context(START_METHOD).Queue()
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count)}
+    context = mp.start_processes(  # its children end when this process does
+        _run,
+        (task, arguments, {**os.environ, **(environment or {}), **group}, messages),
+        nprocs=count,
+        join=False,
+        start_method=START_METHOD,
+    )
+    failures: dict[int, UserError] = {}
+
+    def deliver(wait: float) -> None:
+        """Pass on what has arrived, after waiting for a first message."""
+        with suppress(queue.Empty):
+            while True:
+                rank, kind, value = messages.get(timeout=wait)
+                wait = 0.0
+                if kind == "failed":
+                    failures[rank] = value
+                elif on_message is not None:
+                    on_message(rank, value)
+
+    told = False
+    try:
+        while not context.join(timeout=0):
+            deliver(_PATIENCE)
+            if should_stop is not None and not told and should_stop():
+                told = True
+                _terminate(context.processes)
+        deliver(_PATIENCE)  # the last words of processes that have ended
+    except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:
+        deliver(_PATIENCE)
+        if failures:
+            raise failures[min(failures)] from None
+        raise WorkerDied(f"worker {error.error_index} of {count} died: {_first_line(error)}") from None
+    except KeyboardInterrupt:  # whoever wanted a clean end had should_stop
+        for process in context.processes:
+            process.kill()
+        raise
+    finally:
+        _end(context.processes)
+
+
+def _terminate(processes: Sequence[Any]) -> None:
+    for process in processes:
+        process.terminate()
+
+
+def _end(processes: Sequence[Any]) -> None:
+    _terminate(processes)
+    for process in processes:
+        process.join(_GRACE)
+        process.kill()  # one that waits inside a collective call does not hear the first signal
+        process.join()
+
+
+def _run(
+    rank: int, task: Callable[..., None], arguments: tuple[Any, ...], environment: dict[str, str], messages: Any
+) -> None:
+    leave_out_bitsandbytes()
+    os.environ |= {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    try:
+        task(rank, lambda value: messages.put((rank, "message", value)), *arguments)
+    except UserError as error:
+        messages.put((rank, "failed", error))
+        _leave(messages, 2)
+    except KeyboardInterrupt:
+        _leave(messages, 130)
+    except BaseException:
+        traceback.print_exc()
+        _leave(messages, 1)
+
+
+def _leave(messages: Any, code: int) -> None:
+    """End this worker although other threads (of a process group) may wait for ranks that are gone."""
+    messages.close()
+    messages.join_thread()
+    sys.stderr.flush()
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+# --- Processes that share a piece of work: what the first hands out, and what it hears back.
+
+# One process may plan, or encode its share, for days while the others wait.
+_QUEUE_PATIENCE = timedelta(days=30)
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process among ``size``; alone when that is 1. Every method is called by all of them alike."""
+
+    rank: int = 0
+    size: int = 1
+    group: Any = None
+
+    def scatter(self, parts: Sequence[bytes] | None) -> bytes:
+        """Each of several processes gets its part; the first gives all ``parts``, the others None."""
+        if parts is None:
+            length = torch.zeros(1, dtype=torch.int64)
+            dist.recv(length, 0, self.group)
+            received = torch.zeros(int(length), dtype=torch.uint8)
+            dist.recv(received, 0, self.group)
+            return received.numpy().tobytes()
+        for rank in range(1, self.size):
+            dist.send(torch.tensor([len(parts[rank])]), rank, self.group)
+            dist.send(torch.frombuffer(bytearray(parts[rank]), dtype=torch.uint8), rank, self.group)
+        return parts[0]
+
+    def gather(self, numbers: Sequence[float]) -> list[list[float]]:
+        """Every process's numbers, by rank, once all have come here."""
+        own = torch.tensor(numbers, dtype=torch.float64)
+        everyone = [own]
+        if self.size > 1:
+            everyone = [torch.zeros_like(own) for _ in range(self.size)]
+            dist.all_gather(everyone, own, self.group)
+        return [row.tolist() for row in everyone]
+
+
+def started_by_launcher() -> bool:
+    """Whether torchrun (or the like) has started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
+
+
+@contextmanager
+def joined_team() -> Iterator[Team]:
+    """This process's team, left at the end.
+
+    When another process has gone, this one ends too, with a line instead of a traceback: the other says why.
+    """
+    if not started_by_launcher():
+        yield Team()
+        return
+    lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if lacking:
+        rule = "RANK and WORLD_SIZE are set, but not how the processes find each other"
+        raise UserError(f"{' and '.join(lacking)}: {rule}. Start them with torchrun, or set it for all of them")
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    try:
+        yield Team(rank, dist.get_world_size(), dist.new_group(backend="gloo", timeout=_QUEUE_PATIENCE))
+    except dist.DistBackendError:
+        _follow(rank)
+    except RuntimeError as error:
+        if not _peer_is_gone(error):
+            raise
+        _follow(rank)
+    finally:
+        dist.destroy_process_group()
+
+
+def _peer_is_gone(error: RuntimeError) -> bool:
+    return "gloo" in str(error) and any(sign in str(error) for sign in ("closed by peer", "reset by peer"))
+
+
+def _follow(rank: int) -> None:
+    print(f"process {rank} ends because another one of this run has ended", file=sys.stderr, flush=True)
+    os._exit(1)  # the process group's threads still wait for the one that is gone

@@ -1,0 +1,205 @@
+"""What a trial's folder says about it: ``scores.json``, ``utterances.jsonl``, ``curves.jsonl``, ``failure.json``."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from kimi_audio_ft.files import write_json, write_jsonl
+from kimi_audio_ft.paths import PACKAGE
+from kimi_audio_ft.scoring import (
+    CATEGORIES,
+    NORMALISATION_VERSION,
+    ScoringOptions,
+    category_counts,
+    number_accuracy,
+    score,
+    term_scores,
+    utterance_counts,
+)
+from kimi_audio_ft.scoring.intervals import bootstrap_interval
+
+# Parameters that identify a trial in tables, beside whatever else its overrides name.
+SHOWN = (
+    "lora.r",
+    "lora.lora_alpha",
+    "lora.lora_dropout",
+    "lora.target_modules",
+    "optim.lr",
+    "decoding.text_temperature",
+    "decoding.text_top_k",
+    "seed",
+    "data.prompt",
+    "data.train_subset",
+    "data.train_subset_seed",
+    "data.augment.speeds",
+    "data.augment.gains_db",
+    "data.augment.time_masks",
+    "data.augment.channel_masks",
+)
+
+
+@dataclass(frozen=True)
+class TrialFacts:
+    """Who a trial is: its label, the command that repeats it alone, and its flat config."""
+
+    name: str
+    command: str
+    flat: Mapping[str, Any]
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters shown in tables."""
+        return {key: self.flat[key] for key in SHOWN if key in self.flat}
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What is known of every utterance by id besides its text.
+
+    audio: its recording's path, None without one. recordings: what it was cut from; utterances of one recording are not
+    independent. seconds: length of its audio, None where it is unknown.
+    """
+
+    audio: Mapping[str, str | None]
+    recordings: Mapping[str, str]
+    seconds: Mapping[str, float | None]
+
+
+def score_repeats(
+    references: Mapping[str, str],
+    hypotheses: Sequence[Mapping[str, str]],
+    recordings: Mapping[str, str] | None = None,
+    options: ScoringOptions | None = None,
+) -> dict[str, Any]:
+    """Scores of one or several samplings of an evaluation set: rates and counts are means over the repeats.
+
+    Args:
+        recordings: what every utterance was cut from, by id; the interval of the CER is over them. None: each was
+            recorded by itself.
+    """
+    options = options or ScoringOptions()
+    strict = [score(references, repeat) for repeat in hypotheses]
+    normalised = [score(references, repeat, options.normalised) for repeat in hypotheses]
+    rates = [row["cer"] for row in strict]
+    low, high = _interval(references, hypotheses, recordings or {}) or (None, None)
+    return {
+        **_mean(strict),
+        "normalised": _mean(normalised),
+        "normalisation_version": NORMALISATION_VERSION,
+        "normalisation": {"fillers": list(options.fillers), "erhua": options.erhua},
+        "word_lists": {"terms": list(options.terms), "names": list(options.names)},
+        "cer_repeats": rates,
+        "cer_std": statistics.stdev(rates) if len(rates) > 1 else 0.0,
+        "cer_ci_low": low,
+        "cer_ci_high": high,
+        "categories": _categories(references, hypotheses, options),
+        "number_accuracy": number_accuracy(references, hypotheses),
+        "terms": {
+            term: {**asdict(found), "recall": found.recall, "precision": found.precision}
+            for term, found in term_scores(references, hypotheses, options.terms).items()
+        },
+    }
+
+
+def _mean(rows: list[dict[str, float | int]]) -> dict[str, float | int]:
+    if len(rows) == 1:
+        return rows[0]
+    same = ("num_references", "num_reference_chars")
+    return {key: rows[0][key] if key in same else statistics.fmean(row[key] for row in rows) for key in rows[0]}
+
+
+def _interval(
+    references: Mapping[str, str], hypotheses: Sequence[Mapping[str, str]], recordings: Mapping[str, str]
+) -> tuple[float, float] | None:
+    """95 % interval of the strict CER, by bootstrap over the recordings; None when they are too few."""
+    repeats = [utterance_counts(references, repeat) for repeat in hypotheses]
+    return bootstrap_interval(
+        [statistics.fmean(counts[key].edits for counts in repeats) for key in references],
+        [repeats[0][key].reference_units for key in references],
+        [recordings.get(key, key) for key in references],
+    )
+
+
+def _categories(
+    references: Mapping[str, str], hypotheses: Sequence[Mapping[str, str]], options: ScoringOptions
+) -> dict[str, float | int]:
+    """Edits of every category: a mean over the repeats."""
+    counts: Counter[str] = Counter()
+    for repeat in hypotheses:
+        for key, reference in references.items():
+            counts.update(category_counts(reference, repeat.get(key) or "", options))
+    repeats = len(hypotheses)
+    return {name: counts[name] if repeats == 1 else counts[name] / repeats for name in CATEGORIES}
+
+
+def utterance_rows(
+    references: Mapping[str, str],
+    hypotheses: Sequence[Mapping[str, str]],
+    surroundings: Surroundings,
+    options: ScoringOptions | None = None,
+) -> list[dict[str, Any]]:
+    """One row per reference and repeat.
+
+    ``cer``, ``edits`` and ``chars`` (of the reference) are strict; ``categories`` names those that have an edit.
+    """
+    options = options or ScoringOptions()
+    rows = []
+    for repeat, answers in enumerate(hypotheses):
+        strict = utterance_counts(references, answers)
+        normalised = utterance_counts(references, answers, options.normalised)
+        for key, reference in references.items():
+            hypothesis = answers.get(key) or ""
+            rows.append(
+                {
+                    "id": key,
+                    "repeat": repeat,
+                    "reference": reference,
+                    "hypothesis": hypothesis,
+                    "cer": strict[key].rate,
+                    "audio": surroundings.audio.get(key),
+                    "recording": surroundings.recordings.get(key, key),
+                    "seconds": surroundings.seconds.get(key),
+                    "edits": strict[key].edits,
+                    "chars": strict[key].reference_units,
+                    "normalised_edits": normalised[key].edits,
+                    "normalised_chars": normalised[key].reference_units,
+                    "categories": dict(category_counts(reference, hypothesis, options)),
+                }
+            )
+    return rows
+
+
+def write_scores(folder: Path, name: str, scores: Mapping[str, Any]) -> None:
+    """Write ``scores.json`` or ``baseline.json``."""
+    write_json(folder / name, scores)
+
+
+def write_utterances(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Write ``utterances.jsonl``."""
+    write_jsonl(folder / "utterances.jsonl", rows)
+
+
+def write_failure(folder: Path, facts: TrialFacts, error: Exception) -> None:
+    """Write ``failure.json``, in the place of scores."""
+    (folder / "scores.json").unlink(missing_ok=True)
+    failure = {"trial": facts.name, "error_type": type(error).__name__, "message": str(error)}
+    write_json(folder / "failure.json", {**failure, "params": facts.params, "command": facts.command})
+
+
+@cache
+def git_commit() -> str | None:
+    """Commit of this checkout, or None outside one."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(PACKAGE), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

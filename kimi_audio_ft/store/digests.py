@@ -1,0 +1,131 @@
+"""sha256 of files, remembered in the store by path, size and time of change."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from stat import S_ISLNK
+
+from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.paths import store_root
+from kimi_audio_ft.store.signature import digest_of
+
+# A file as its digest is remembered: real path, size, time of change in ns.
+_Key = tuple[str, int, int]
+# Digests that this process has looked up one by one.
+_DIGESTS: dict[_Key, str] = {}
+# Files that are looked up together, and threads that hash those without a digest.
+_AT_ONCE, _HASHING_THREADS = 500, 4
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes, remembered by path, size and time of change: here, and in the store."""
+    key = _key(path, {})
+    if key not in _DIGESTS:
+        _DIGESTS[key] = file_digests([path])[0]
+    return _DIGESTS[key]
+
+
+def file_digests(paths: Sequence[str | Path]) -> list[str]:
+    """sha256 of every file's bytes, in order, through the store's memory.
+
+    For thousands of files: they are looked up together, those without a digest are hashed by a few threads, and
+    nothing stays in this process. What a killed process has hashed is known to the next.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    digests: list[str] = []
+    folders: dict[str, str] = {}
+    with _memory() as memory, ThreadPoolExecutor(_HASHING_THREADS) as pool:
+        for start in range(0, len(paths), _AT_ONCE):
+            some = paths[start : start + _AT_ONCE]
+            keys = [_key(path, folders) for path in some]
+            known = _look_up(memory, keys)
+            missing = {key: Path(path) for key, path in zip(keys, some, strict=True) if key not in known}
+            hashed = dict(zip(missing, pool.map(sha256_of, missing.values()), strict=True))
+            _remember(memory, hashed)
+            known |= hashed
+            digests += [known[key] for key in keys]
+    return digests
+
+
+def _key(path: str | Path, folders: dict[str, str]) -> _Key:
+    """What a file's digest is remembered by. ``folders``: real paths of the folders that were looked up before."""
+    try:
+        status, real = os.lstat(path), None
+        if S_ISLNK(status.st_mode):
+            status, real = Path(path).stat(), os.path.realpath(path)
+    except OSError as error:
+        raise DataError(path, f"cannot be read ({error.strerror})", "Check the path") from None
+    if real is None:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        real = os.path.join(folders[folder], name)  # noqa: PTH118 - a Path for each of a million files takes longer
+    return real, status.st_size, status.st_mtime_ns
+
+
+@contextmanager
+def _memory() -> Iterator[sqlite3.Connection | None]:
+    """The store's table of digests; None where there can be none, as on a full disk: it only saves time."""
+    memory = None
+    try:
+        store_root().mkdir(parents=True, exist_ok=True)
+        memory = sqlite3.connect(store_root() / "digests.sqlite", timeout=60)
+        with memory:
+            memory.execute("CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, size, changed, sha256 TEXT)")
+    except (sqlite3.Error, OSError):
+        if memory is not None:
+            memory.close()
+        memory = None
+    try:
+        yield memory
+    finally:
+        if memory is not None:
+            memory.close()
+
+
+def _look_up(memory: sqlite3.Connection | None, keys: Sequence[_Key]) -> dict[_Key, str]:
+    if memory is None:
+        return {}
+    marks = ",".join("?" * len(keys))
+    try:
+        rows = memory.execute(
+            f"SELECT path, size, changed, sha256 FROM digests WHERE path IN ({marks})", [key[0] for key in keys]
+        ).fetchall()
+    except sqlite3.Error:  # a file system without locks
+        return {}
+    wanted = set(keys)
+    return {row[:3]: row[3] for row in rows if row[:3] in wanted}
+
+
+def _remember(memory: sqlite3.Connection | None, digests: Mapping[_Key, str]) -> None:
+    if memory is None or not digests:
+        return
+    with suppress(sqlite3.Error), memory:
+        memory.executemany(
+            "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", [(*key, sha256) for key, sha256 in digests.items()]
+        )
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes, read now."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(path, f"cannot be read ({error.strerror})", "Check its permissions") from None
+
+
+def folder_digest(folder: Path, patterns: tuple[str, ...] = ("*.json", "*.safetensors", "*.model")) -> str:
+    """Identity of a model folder: names and contents of its own files (not of sub-folders)."""
+    if not folder.is_dir():
+        raise DataError(folder, "no such folder", "Check model.path and model.speech_tokenizer")
+    files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    return digest_of([[path.name, file_digest(path)] for path in files])

@@ -1,0 +1,150 @@
+"""What is in the store: every product with what made it, and who used it last; checked file by file on request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from kimi_audio_ft.paths import store_root
+from kimi_audio_ft.store.make import HASHES, KINDS, META, damage, read_meta
+from kimi_audio_ft.store.signature import flatten
+from kimi_audio_ft.store.usage import records
+
+# What tells adapters of a study from each other, in the order it is shown.
+_ADAPTER_FIELDS = ("lora.r", "lora.lora_alpha", "lora.lora_dropout", "optim.lr", "seed")
+_DECODING_FIELDS = ("text_temperature", "text_top_k", "text_repetition_penalty", "max_new_tokens")
+_ITEM_BYTES = {"torch.float32": 4, "torch.bfloat16": 2, "torch.float16": 2}
+_CODE_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Product:
+    """A finished product.
+
+    last_used: by a sweep; when it was created if none has. studies: folders of such sweeps. adapter: of a transcript,
+    which is used with it ("base" for the base alone); empty for other kinds.
+    """
+
+    kind: str
+    signature: str
+    path: str
+    created: str
+    bytes: int
+    made_by: str
+    last_used: str
+    studies: list[str]
+    adapter: str = ""
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """Kind and signature."""
+        return self.kind, self.signature
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``ls --json``."""
+        return {name: value for name, value in asdict(self).items() if name != "adapter"}
+
+
+def products(kinds: tuple[str, ...] = KINDS) -> list[Product]:
+    """Every finished product, by kind and signature. One whose ``product.json`` is damaged has no facts."""
+    uses = records()
+    found = []
+    for kind in kinds:
+        for folder in sorted((store_root() / kind).glob("[!.]*")):
+            try:
+                status = (folder / META).stat()
+                size = bytes_in(folder)
+            except OSError:  # no product; or it is removed in this moment
+                continue
+            facts = _facts(folder)
+            made = datetime.fromtimestamp(status.st_mtime).astimezone().strftime("%Y-%m-%dT%H:%M:%S%z")
+            created = str(facts.get("created", made))
+            adapter = str(facts.get("inputs", {}).get("adapter", "")) if kind == "transcript" else ""
+            name = ("adapter", adapter) if adapter else (kind, folder.name)
+            mine = [use for use in uses if name in use.products]
+            last = max([created, *(use.products[name] for use in mine)], key=seconds)
+            studies = [str(use.sweep) for use in mine]
+            made_by = _made_by(kind, facts) if facts else f"{META} cannot be read"
+            found.append(Product(kind, folder.name, str(folder), created, size, made_by, last, studies, adapter))
+    return found
+
+
+def listing() -> list[dict[str, Any]]:
+    """Every finished product as ``ls --json`` prints it."""
+    return [product.as_json() for product in products()]
+
+
+def bytes_in(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def seconds(when: str) -> float:
+    """A product's or a record's time as seconds since 1970."""
+    return datetime.fromisoformat(when).timestamp()
+
+
+def problem(product: Product) -> str | None:
+    """What is wrong with a product, all of it read; None when it is whole, or when its version kept no hashes.
+
+    Features have no hashes, for they grow: their index must agree with itself and with the sizes of the shards.
+    """
+    folder = Path(product.path)
+    found = damage(folder, remembered=False)
+    if found is None and product.kind == "features":
+        found = _features_problem(folder, _facts(folder))
+    return found
+
+
+def has_hashes(product: Product) -> bool:
+    """Whether the product's version kept hashes."""
+    return HASHES in _facts(Path(product.path))
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    try:
+        facts = read_meta(folder)
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _made_by(kind: str, facts: Mapping[str, Any]) -> str:
+    if kind == "adapter":
+        flat = flatten(facts.get("config", {}))
+        shown = {key: flat[key] for key in _ADAPTER_FIELDS if key in flat}
+        shown |= {"steps": facts["steps"]} if "steps" in facts else {}
+        shown |= {"data": Path(flat["data.train_manifest"]).name} if "data.train_manifest" in flat else {}
+    elif kind == "transcript":
+        inputs, decoding = facts.get("inputs", {}), facts.get("decoding", {})
+        shown = {key: inputs[key] for key in ("adapter", "seed", "repeat") if key in inputs}
+        shown |= {key: decoding[key] for key in _DECODING_FIELDS if key in decoding}
+    else:
+        shown = {key: str(facts[key]).removeprefix("torch.") for key in ("dim", "dtype") if key in facts}
+    return " ".join(f"{key}={value}" for key, value in shown.items())
+
+
+def _features_problem(folder: Path, facts: Mapping[str, Any]) -> str | None:
+    import numpy as np
+
+    from kimi_audio_ft.store.features import FeatureIndex
+
+    index = FeatureIndex(folder / "index.bin")
+    shards = index.records["shard"]
+    for shard in np.unique(shards).tolist():
+        own = index.records[shards == shard]
+        ends = (own["row"] + own["count"]).astype(np.int64)
+        gaps = np.flatnonzero(own["row"].astype(np.int64) != np.concatenate([[0], ends[:-1]]))
+        if len(gaps):
+            return f"index.bin: record {gaps[0]} of shard {shard} does not begin where the one before it ends"
+        widths = {"codes": _CODE_BYTES, "features": facts["dim"] * _ITEM_BYTES[facts["dtype"]]}
+        for name, width in widths.items():
+            file, wanted = folder / str(shard) / f"{name}.bin", int(ends[-1]) * width
+            size = file.stat().st_size if file.is_file() else 0
+            if size < wanted:
+                return f"{shard}/{name}.bin has {size} bytes where index.bin speaks of {wanted}"
+    return None

@@ -1,0 +1,286 @@
+"""The content-addressed store: ``<root>/<kind>/<signature>/``.
+
+A product is made in a hidden folder beside its place and renamed when complete, under a lock, so it is either whole or
+absent and two processes never make it twice. Its ``product.json`` holds a sha256 of every file; a product that differs
+from them is treated as absent, and set aside when it is made again. ``python -m kimi_audio_ft.store`` looks into the
+store (``store_commands.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from kimi_audio_ft.errors import DataError, UserError
+from kimi_audio_ft.files import let_others_read, raise_if_full, write_json
+from kimi_audio_ft.paths import store_root
+from kimi_audio_ft.store.digests import file_digest, sha256_of
+
+log = logging.getLogger(__name__)
+
+KINDS = ("features", "adapter", "transcript")
+CORRUPT = ".corrupt-"
+"""Start of the names of damaged products that were set aside."""
+META = "product.json"
+HASHES = "sha256"
+"""Key in META of the hashes of a product's other files, by path in its folder; features, which grow, have none."""
+
+# Products that this process has found to be whole, or warned of: path, inode and time of change of their META.
+_Seen = tuple[str, int, int]
+_WHOLE: set[_Seen] = set()
+_DAMAGED: set[_Seen] = set()
+# Bytes from which looking up a file's hash is faster than reading the file.
+_LARGE = 1 << 20
+
+
+def product_path(kind: str, signature: str) -> Path:
+    """Where a product lies, or would lie."""
+    assert kind in KINDS, kind
+    return store_root() / kind / signature
+
+
+def find(kind: str, signature: str) -> Path | None:
+    """The finished product's folder; None when it is not there, or damaged (its files are compared once a process)."""
+    path = product_path(kind, signature)
+    while (seen := _look(path)) is not None:
+        if seen in _WHOLE or seen in _DAMAGED:
+            return path if seen in _WHOLE else None
+        problem = damage(path)
+        if _look(path) != seen:  # removed, or made again, in this moment
+            continue
+        (_WHOLE if problem is None else _DAMAGED).add(seen)
+        if problem is not None:
+            log.warning("%s is corrupted: %s. It is not used; what needs it makes it again", path, problem)
+    return None
+
+
+def _look(path: Path) -> _Seen | None:
+    try:
+        status = (path / META).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return str(path), status.st_ino, status.st_mtime_ns
+
+
+def damage(folder: Path, remembered: bool = True) -> str | None:
+    """What is wrong with a product's files by their hashes, in words, or None; products without hashes are fine.
+
+    Args:
+        remembered: large files are not read again while their size and time of change are those of an earlier reading.
+    """
+    try:
+        hashes = read_meta(folder).get(HASHES, {})
+    except (ValueError, AttributeError, OSError):
+        return f"{META} cannot be read"
+    for name, wanted in hashes.items():
+        try:
+            large = (folder / name).stat().st_size >= _LARGE
+            found = (file_digest if remembered and large else sha256_of)(folder / name)
+        except (FileNotFoundError, NotADirectoryError, DataError):
+            if (folder / name).is_file():  # but it cannot be read
+                raise
+            return f"{name} is missing"
+        if found != wanted:
+            return f"the sha256 of {name} is not the one in {META}"
+    return None
+
+
+def find_or_make(kind: str, signature: str, make: Callable[[Path], dict[str, Any]]) -> tuple[Path, bool]:
+    """A finished product's folder, made now if it is not there.
+
+    Args:
+        make: fills the empty folder it is given and returns facts to keep beside the product (JSON values). It may use
+            ``work_folder(kind, signature)`` for what should survive a crash, such as training checkpoints.
+
+    Returns:
+        The folder, and whether the product was already there.
+
+    Raises:
+        UserError: the disk is full; nothing half-written stays.
+    """
+    done = find(kind, signature)  # without the lock, for the store may be one that can only be read
+    if done is not None:
+        _forget_work(kind, signature)
+        return done, True
+    with lock(kind, signature):
+        done = find(kind, signature)
+        if done is not None:
+            return done, True
+        draft = begin(kind, signature)
+        try:
+            facts = make(draft)
+            return complete(kind, signature, facts), False
+        except BaseException as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise_if_full(error, product_path(kind, signature))
+            raise
+
+
+def begin(kind: str, signature: str) -> Path:
+    """An empty folder to make a product in, for somebody who holds its lock."""
+    draft = draft_folder(kind, signature)
+    if find(kind, signature) is None:
+        set_aside(kind, signature)  # what is there is damaged, or no product
+    shutil.rmtree(draft, ignore_errors=True)  # left by a killed process; the lock says nobody is writing it
+    try:
+        draft.mkdir(parents=True)
+    except OSError as error:
+        raise_if_full(error, draft)
+        raise
+    return draft
+
+
+def complete(kind: str, signature: str, facts: dict[str, Any]) -> Path:
+    """Put what was made in the folder of ``begin`` into its place, with facts to keep beside it."""
+    place, draft = product_path(kind, signature), draft_folder(kind, signature)
+    try:
+        files = sorted(file for file in draft.rglob("*") if file.is_file())
+        hashes = {file.relative_to(draft).as_posix(): sha256_of(file) for file in files}
+        _write_meta(draft, kind, signature, {**facts, HASHES: hashes})
+        let_others_read(draft)
+        if find(kind, signature) is not None:  # somebody was faster, before the lock was ours: theirs is in use
+            shutil.rmtree(draft)
+            return place
+        draft.replace(place)
+        if (seen := _look(place)) is not None:
+            _WHOLE.add(seen)
+    except OSError as error:
+        raise_if_full(error, place)
+        raise
+    shutil.rmtree(work_folder(kind, signature), ignore_errors=True)
+    return place
+
+
+def discard(kind: str, signature: str) -> None:
+    """Remove what ``begin`` has begun, unless it was completed."""
+    shutil.rmtree(draft_folder(kind, signature), ignore_errors=True)
+
+
+def set_aside(kind: str, signature: str) -> Path | None:
+    """Rename what lies in a product's place, for somebody who holds its lock; returns where it is kept, or None."""
+    place = product_path(kind, signature)
+    aside = place.with_name(f"{CORRUPT}{signature}.{time.time_ns()}")
+    try:
+        place.replace(aside)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise_if_full(error, place)
+        raise
+    if not (aside / META).is_file():  # a product that never was complete
+        shutil.rmtree(aside, ignore_errors=True)
+        return None
+    log.warning("%s was corrupted and is kept as %s, to look at and remove", place, aside)
+    return aside
+
+
+def _forget_work(kind: str, signature: str) -> None:
+    """Remove a finished product's scratch: its maker was killed right at the end."""
+    work = work_folder(kind, signature)
+    if work.is_dir():
+        with suppress(Timeout, UserError), lock(kind, signature, timeout=0):
+            if find(kind, signature) is not None:
+                shutil.rmtree(work, ignore_errors=True)
+
+
+def draft_folder(kind: str, signature: str) -> Path:
+    """Where a product is made."""
+    return product_path(kind, signature).with_name(f".{signature}.draft")
+
+
+def work_folder(kind: str, signature: str) -> Path:
+    """Scratch that survives a crash of the product's making and is removed when the product is complete."""
+    return store_root() / kind / f".{signature}.work"
+
+
+@contextmanager
+def lock(kind: str, signature: str, timeout: float = -1) -> Iterator[None]:
+    """Hold a product's lock; other processes wait, or get filelock's Timeout after so many seconds (-1: never)."""
+    path = store_root() / kind / f".{signature}.lock"
+    held = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held.acquire(timeout)
+    except Timeout:  # an OSError too
+        raise
+    except OSError as error:
+        raise_if_full(error, path)
+        raise UserError(
+            f"KIMI_AUDIO_FT_STORE: {path.parent} cannot be written ({error.strerror}), and {kind} {signature} is not "
+            "there. Name a writable folder"
+        ) from None
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _write_meta(folder: Path, kind: str, signature: str, facts: dict[str, Any]) -> None:
+    meta = {"kind": kind, "signature": signature, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **facts}
+    write_json(folder / META, meta)
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """Facts kept beside a product."""
+    return json.loads((folder / META).read_text(encoding="utf-8"))
+
+
+# --- Several products of the store that are made in one go.
+
+AT_ONCE = 64
+"""Products made in one go, at most: each is a held lock, and a few frames of this process's stack."""
+
+
+def find_or_make_all(
+    kind: str,
+    signatures: Sequence[str],
+    make: Callable[[Mapping[str, Path]], Mapping[str, dict[str, Any]]],
+) -> dict[str, Path]:
+    """Folders of finished products by signature; those that are not there are made together.
+
+    Args:
+        make: is given the empty folders of what is missing, by signature, fills them all and returns each one's facts.
+            It is not called when nothing is missing, and more than once when more than ``AT_ONCE`` are.
+
+    All locks are taken in the order of the signatures, so that processes which ask for some of the same products never
+    wait for each other in a circle. Under the locks every product is looked for again. When ``make`` fails, or its
+    process dies, none of them is there.
+    """
+    missing = sorted({name for name in signatures if find(kind, name) is None})
+    for start in range(0, len(missing), AT_ONCE):
+        _make_all(kind, missing[start : start + AT_ONCE], make)
+    return {name: product_path(kind, name) for name in signatures}
+
+
+def _make_all(
+    kind: str, signatures: Sequence[str], make: Callable[[Mapping[str, Path]], Mapping[str, dict[str, Any]]]
+) -> None:
+    """Each product is made inside the making of the one before it; the innermost makes the contents of all."""
+    drafts: dict[str, Path] = {}
+    facts: dict[str, dict[str, Any]] = {}
+
+    def go_on(rest: Sequence[str]) -> None:
+        if not rest:
+            if drafts:
+                facts.update(make(drafts))
+            return
+        first, others = rest[0], rest[1:]
+
+        def inside(folder: Path) -> dict[str, Any]:
+            drafts[first] = folder
+            go_on(others)
+            return facts[first]
+
+        _, reused = find_or_make(kind, first, inside)
+        if reused:
+            go_on(others)
+
+    go_on(signatures)

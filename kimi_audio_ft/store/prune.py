@@ -1,0 +1,216 @@
+"""Which products and leftovers of the store may go, and their removal: never what a running sweep uses or makes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from filelock import Timeout
+
+from kimi_audio_ft.paths import store_root
+from kimi_audio_ft.store.inventory import bytes_in, products, seconds
+from kimi_audio_ft.store.make import CORRUPT, KINDS, lock
+from kimi_audio_ft.store.usage import Name, Record, forget, gate, is_locked, records
+
+# A folder that is being removed; a killed removal leaves it, and nothing takes it for a product.
+GONE = ".gone-"
+_BEING_MADE = "being made now"
+# What a transcript of the base alone has in the place of its adapter.
+_BASE = "base"
+# Leftovers that no running process can need.
+_NOBODYS = ("set aside, for it was damaged", "half removed")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is to go: whatever all that is given applies to.
+
+    older_than: seconds since the last use. larger_than: bytes of one product. keep_bytes: bytes that may stay in all;
+    what was used longest ago goes first. study: folder of a sweep; what other sweeps with a folder use too stays.
+    leftovers: also what no product is part of (drafts, checkpoints, what was set aside), without products if it is
+    the only rule.
+    """
+
+    older_than: float | None = None
+    larger_than: int | None = None
+    keep_bytes: int | None = None
+    study: Path | None = None
+    kinds: tuple[str, ...] = ("adapter", "transcript")
+    leftovers: bool = False
+
+    @property
+    def about_products(self) -> bool:
+        """Whether a rule says which products go."""
+        return any(rule is not None for rule in (self.older_than, self.larger_than, self.keep_bytes, self.study))
+
+    @property
+    def about_leftovers(self) -> bool:
+        """Whether leftovers go: when asked for, or with everything else of their age."""
+        only_by_age = self.larger_than is None and self.keep_bytes is None and self.study is None
+        return self.leftovers or (self.older_than is not None and only_by_age)
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something that may go. name: of the product that it is, or is part of. keep: why it stays, or empty."""
+
+    path: Path
+    name: Name
+    what: str
+    bytes: int
+    keep: str = ""
+
+
+def plan(rules: Rules) -> list[Item]:
+    """What the rules apply to now, with what of it stays and why."""
+    with gate():
+        return _plan(rules)
+
+
+def remove(rules: Rules) -> list[Item]:
+    """Remove what the rules apply to; returns it, with what stayed and why."""
+    with gate():
+        items, gone = [], []
+        for item in _plan(rules):
+            place = None if item.keep else _rename(item)
+            items.append(item if item.keep or place else replace(item, keep=_BEING_MADE))
+            gone += [place] if place else []
+        for record in records():
+            if not record.is_running() and not any((store_root() / k / s).exists() for k, s in record.products):
+                forget(record)
+    for path in gone:  # no longer anybody's, so it may take its time
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return items
+
+
+def _plan(rules: Rules) -> list[Item]:
+    now, uses = time.time(), records()
+    running = [record for record in uses if record.is_running()]
+    keep = _protection(running)
+    items = _chosen(rules, uses, keep, now) if rules.about_products else []
+    if rules.about_leftovers:
+        age = rules.older_than or 0.0
+        items += [item for item in _leftovers(keep) if now - _changed(item.path) >= age]
+    return items
+
+
+def _rename(item: Item) -> Path | None:
+    """Give an item a name that nobody looks for, unless somebody has begun to make it."""
+    if item.what in _NOBODYS:
+        return item.path
+    place = item.path.with_name(f"{GONE}{item.path.name.removeprefix('.')}.{time.time_ns()}")
+    try:
+        with lock(*item.name, timeout=0):
+            item.path.replace(place)
+    except (Timeout, FileNotFoundError):
+        return None
+    return place
+
+
+def _protection(running: Sequence[Record]) -> Callable[..., str]:
+    """Says why a product stays, or nothing."""
+    used: dict[Name, str] = {name: str(record.sweep) for record in running for name in record.products}
+
+    def keep(name: Name, adapter: str = "") -> str:
+        for own in (name, ("adapter", adapter)):
+            if own in used:
+                return f"used by the running sweep {used[own]}"
+        if running and (name[0] == "features" or adapter == _BASE):  # whatever runs may use them
+            return f"the sweep {running[0].sweep} is running"
+        return _BEING_MADE if is_locked(*name) else ""
+
+    return keep
+
+
+def _chosen(rules: Rules, uses: Sequence[Record], keep: Callable[..., str], now: float) -> list[Item]:
+    everything = products(rules.kinds)
+    found = sorted(everything, key=lambda product: seconds(product.last_used))
+    if rules.study is not None:
+        own = _names_of_study(rules.study, uses)
+        found = [product for product in found if {product.name, ("adapter", product.adapter)} & own]
+    if rules.older_than is not None:
+        found = [product for product in found if now - seconds(product.last_used) >= rules.older_than]
+    if rules.larger_than is not None:
+        found = [product for product in found if product.bytes > rules.larger_than]
+    items = [Item(Path(p.path), p.name, p.made_by, p.bytes, keep(p.name, p.adapter)) for p in found]
+    if rules.keep_bytes is None:
+        return items
+    return _until_it_fits(items, sum(product.bytes for product in everything) - rules.keep_bytes)
+
+
+def _until_it_fits(items: Sequence[Item], excess: int) -> list[Item]:
+    taken = []
+    for item in items:
+        if excess <= 0:
+            break
+        taken.append(item)
+        excess -= 0 if item.keep else item.bytes
+    return taken
+
+
+def _names_of_study(study: Path, uses: Sequence[Record]) -> set[Name]:
+    """What only this sweep used: by its record, and by the scores in its folder."""
+    study = study.expanduser().absolute()
+    own: set[Name] = set(_names_in_scores(study))
+    others: set[Name] = set()
+    for record in uses:
+        if record.sweep == study or record.sweep.resolve() == study.resolve():
+            own |= set(record.products)
+        elif record.sweep.is_dir():
+            others |= set(record.products)
+    return own - others
+
+
+def _names_in_scores(study: Path) -> Iterator[Name]:
+    for file in study.glob("*/scores.json"):
+        with suppress(OSError, ValueError, AttributeError):
+            scores: Mapping[str, object] = json.loads(file.read_text(encoding="utf-8"))
+            yield "adapter", str(scores.get("signature"))
+            names = scores.get("transcript_signatures")
+            yield from (("transcript", str(name)) for name in (names if isinstance(names, list) else []))
+
+
+def _leftovers(keep: Callable[..., str]) -> Iterator[Item]:
+    """What lies in the store beside products: hidden folders of theirs, and remembered manifests."""
+    for kind in KINDS:
+        for path in sorted((store_root() / kind).glob(".*")):
+            found = _leftover(kind, path)
+            if found is not None and path.exists():
+                what, signature = found
+                name = (kind, signature)
+                yield Item(path, name, what, bytes_in(path), "" if what in _NOBODYS else keep(name))
+    for path in sorted((store_root() / "manifests").glob("*")):
+        if path.is_file() and path.suffix != ".lock":
+            own = path.name.removeprefix(GONE).removeprefix(".").split(".")[0]
+            yield Item(path, ("manifests", own), "what was found out about a manifest", bytes_in(path))
+
+
+def _leftover(kind: str, path: Path) -> tuple[str, str] | None:
+    """What a hidden entry is, and the signature that it belongs to."""
+    name = path.name
+    if name.startswith(CORRUPT):
+        return _NOBODYS[0], name.removeprefix(CORRUPT).rpartition(".")[0]
+    if name.startswith(GONE):
+        return _NOBODYS[1], name.removeprefix(GONE).rpartition(".")[0]
+    for ending, what in ((".draft", "half made"), (".work", "checkpoints of a training that was not finished")):
+        if name.endswith(ending):
+            return what, name.removeprefix(".").removesuffix(ending)
+    return None
+
+
+def _changed(path: Path) -> float:
+    """When a leftover was last changed, or last used (a remembered manifest is only read)."""
+    times = [0.0]
+    for file in (path, *(path.rglob("*") if path.is_dir() else ())):
+        with suppress(OSError):
+            status = file.stat()
+            times.append(max(status.st_mtime, status.st_atime) if path.is_file() else status.st_mtime)
+    return max(times)

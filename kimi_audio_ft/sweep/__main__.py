@@ -1,0 +1,8 @@
+"""``python -m kimi_audio_ft.sweep TASK.json``: make one task of adapters, as a job of a cluster or by hand."""
+
+import sys
+
+from kimi_audio_ft.sweep.cluster.task import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,234 @@
+"""Tasks as jobs of a cluster: submitted, followed through their events files, and tried again when a job is lost."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+from kimi_audio_ft.paths import store_root
+from kimi_audio_ft.sweep.cluster.task import EventReader, Place, Progress, events_path, log_path, this_place
+from kimi_audio_ft.sweep.plan import Event, Task, Unit, even_chunks, write_task
+
+log = logging.getLogger(__name__)
+
+# Seconds between two looks at the events of all tasks.
+_PATIENCE = 0.5
+# Seconds after which jobs that have not ended are asked again to stop: one that is just starting does not hear it.
+_ASK_AGAIN = 15.0
+# Seconds after which a cluster that did not answer is given its job again.
+_TRY_AGAIN = 15.0
+
+
+@dataclass(frozen=True)
+class JobEnd:
+    """How a job ended.
+
+    fate: "died": what it ran, or its memory, is to blame; "lost": it was stopped, or its node failed, and it may go
+    on elsewhere; "cancelled": by a person. words: for the person who reads why.
+    """
+
+    fate: Literal["died", "lost", "cancelled"]
+    words: str
+
+
+class NotNow(Exception):
+    """A cluster that has worked cannot take a job now; it has told why, and is to be asked again."""
+
+
+class Cluster(Protocol):
+    """A queue of jobs."""
+
+    max_restarts: int
+    """How often a job that was lost is submitted again."""
+
+    def submit(self, task_file: Path, name: str) -> str:
+        """Queue ``python -m kimi_audio_ft.sweep task_file``; returns the job's id. Raises UserError, NotNow."""
+
+    def ended(self, jobs: Sequence[str]) -> Mapping[str, JobEnd]:
+        """Those of the jobs that have ended and will not come back; what is not known yet may be left out."""
+
+    def stop(self, jobs: Sequence[str]) -> None:
+        """Have jobs save and end; those that have not begun need not begin."""
+
+    def close(self, jobs: Sequence[str]) -> None:
+        """Let go of the cluster; jobs that still run are ended."""
+
+
+@dataclass
+class _Followed:
+    """A task whose job is queued or runs. open: its units without a last word."""
+
+    task: Task
+    name: str
+    file: Path
+    restarts: int
+    job: str
+    reader: EventReader
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def open(self) -> list[Unit]:
+        return [unit for unit in self.task.units if unit.key not in self.progress.ended]
+
+
+@dataclass
+class ClusterExecutor:
+    """Runs tasks as jobs.
+
+    folder: of the sweep; every run has a folder of its own in ``packs/``. parallel: jobs at a time; None: all.
+    """
+
+    cluster: Cluster
+    folder: Path
+    parallel: int | None = None
+
+    def run(self, tasks: Sequence[Task], on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> None:
+        """Run all tasks to their ends; ``on_event`` is called in this thread.
+
+        Raises:
+            UserError: the cluster cannot be used, or refuses a job.
+        """
+        run = _Run(self.cluster, _new_folder(self.folder / "packs"), this_place(), on_event, should_stop)
+        for task in tasks:
+            run.waiting.append((task, f"task-{task.number}", 0))
+        try:
+            while run.turn(self.parallel):
+                time.sleep(_PATIENCE)
+        finally:
+            self.cluster.close([followed.job for followed in run.running])
+
+
+@dataclass
+class _Run:
+    cluster: Cluster
+    folder: Path
+    place: Place
+    on_event: Callable[[Event], None]
+    should_stop: Callable[[], bool]
+    waiting: deque[tuple[Task, str, int]] = field(default_factory=deque)
+    running: list[_Followed] = field(default_factory=list)
+    asked: float | None = None
+    not_before: float = 0.0  # when a job may be submitted, after a cluster has said NotNow
+
+    def turn(self, parallel: int | None) -> bool:
+        """Submit what may be submitted, pass on what happened; returns whether anything is left."""
+        stopping = self.should_stop()
+        if stopping:
+            self._stop()
+        self._submit_waiting(parallel)
+        # Asked before the files are read: what a job wrote before its end is then in its file.
+        ends = self.cluster.ended([followed.job for followed in self.running])
+        for followed in list(self.running):
+            self._pass_on(followed)
+            if not followed.open or followed.job in ends:
+                self.running.remove(followed)
+                self._after(followed, ends.get(followed.job), stopping)
+        return bool(self.waiting or self.running)
+
+    def _submit_waiting(self, parallel: int | None) -> None:
+        while self.waiting and (parallel is None or len(self.running) < parallel):
+            if time.monotonic() < self.not_before:
+                return
+            try:
+                self.running.append(self._submit(*self.waiting[0]))
+            except NotNow:
+                self.not_before = time.monotonic() + _TRY_AGAIN
+            else:
+                self.waiting.popleft()
+
+    def _submit(self, task: Task, name: str, restarts: int) -> _Followed:
+        file = self.folder / f"{name}.json"
+        write_task(replace(task, log=str(log_path(file))), file)
+        self.place.write(file)
+        # A restarted task's file has the events of its earlier job.
+        reader = EventReader(events_path(file))
+        reader.read()
+        return _Followed(task, name, file, restarts, self.cluster.submit(file, name), reader)
+
+    def _pass_on(self, followed: _Followed) -> None:
+        for event in followed.reader.read():
+            if followed.progress.take(event):
+                if event["event"] in ("ready", "paused"):
+                    _refresh_store()
+                self.on_event({**event, "task": followed.name})
+
+    def _after(self, followed: _Followed, end: JobEnd | None, stopping: bool) -> None:
+        """What is to be done about the units that a job has left."""
+        units, name = followed.open, followed.name
+        if not units:
+            return
+        assert end is not None
+        paused = followed.progress.interrupted
+        if stopping:
+            for unit in units:
+                self.on_event(paused.get(unit.key) or {"event": "interrupted", "unit": unit.key, "step": None})
+        elif end.fate != "cancelled" and (end.fate == "lost" or len(paused) == len(units)):
+            if followed.restarts == self.cluster.max_restarts:
+                self._fail(followed, end, f", and it has been started {followed.restarts + 1} times")
+                return
+            log.info("%s: %s; it is submitted again", name, end.words)
+            self.waiting.append((followed.task.with_units(units), name, followed.restarts + 1))
+        elif end.fate == "died" and len(units) > 1:
+            keys = [unit.key for unit in units]
+            self.on_event({"event": "split", "unit": None, "units": keys, "reason": end.words})
+            for number, half in enumerate(even_chunks(units, 2), 1):
+                self.waiting.append((followed.task.with_units(half), f"{name}.{number}", followed.restarts))
+        else:
+            self._fail(followed, end)
+
+    def _fail(self, followed: _Followed, end: JobEnd, words: str = "") -> None:
+        message = f"{end.words}{words}. "
+        if end.fate != "cancelled":
+            message += f"{self._where_to_look(log_path(followed.file))}. "
+        message += "The same command goes on from here"
+        for unit in followed.open:
+            facts = {"error_type": "JobEnded", "message": message, "user": True, "traceback": ""}
+            self.on_event({"event": "failed", "unit": unit.key, **facts})
+
+    def _where_to_look(self, printed: Path) -> str:
+        if printed.is_file() and printed.stat().st_size:
+            return f"What it printed is in {printed}"
+        return (
+            f"It printed nothing into {printed}: does its node see {self.folder}? That folder and the store "
+            f"({store_root()}) must lie on a file system that all nodes share"
+        )
+
+    def _stop(self) -> None:
+        for task, _, _ in self.waiting:
+            for unit in task.units:
+                self.on_event({"event": "interrupted", "unit": unit.key, "step": None})
+        self.waiting.clear()
+        if self.running and (self.asked is None or time.monotonic() - self.asked > _ASK_AGAIN):
+            self.asked = time.monotonic()
+            self.cluster.stop([followed.job for followed in self.running])
+
+
+def _new_folder(parent: Path) -> Path:
+    """A folder that no run before has used: a sweep may come back, and halving makes tasks several times."""
+    number = 1
+    while True:
+        folder = parent.absolute() / f"{number:03d}"
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+
+
+def _refresh_store() -> None:
+    """Have a network file system show what another machine has just put into the store.
+
+    NFS remembers for a while that a name was absent; changing a folder, if only to the mode it has, makes it ask again
+    (submitit does the same before it looks for a result).
+    """
+    for kind in ("adapter", "transcript"):
+        folder = store_root() / kind
+        try:
+            folder.chmod(folder.stat().st_mode)
+        except OSError:  # somebody else's folder, or none yet
+            continue

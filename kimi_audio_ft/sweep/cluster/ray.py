@@ -1,0 +1,163 @@
+"""Tasks as Ray tasks, on a Ray cluster or on one that is started here."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from kimi_audio_ft.config.launcher import RayConfig
+from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.sweep.cluster.executor import JobEnd
+from kimi_audio_ft.sweep.cluster.task import INTERRUPTED, python_path
+
+log = logging.getLogger(__name__)
+
+# Seconds that tasks have to save when the sweep itself ends early.
+_GRACE = 10.0
+
+
+class RayCluster:
+    """Ray's queue. Ray stays connected until this process ends: it takes seconds to start.
+
+    gpus_per_pack: None: one GPU where the cluster has any.
+    """
+
+    def __init__(self, settings: RayConfig, gpus_per_pack: int | None) -> None:
+        if find_spec("ray") is None:
+            raise UserError('hydra.launcher.executor=ray: the package ray is missing. Run pip install -e ".[cluster]"')
+        self.settings = settings
+        self.max_restarts = settings.max_restarts
+        self._tasks: dict[str, Any] = {}
+        self._connect()
+        import ray
+
+        there = ray.cluster_resources()
+        gpus = (1 if there.get("GPU") else 0) if gpus_per_pack is None else gpus_per_pack
+        self.asked: dict[str, float] = {"CPU": settings.num_cpus_per_pack, "GPU": gpus, **settings.resources}
+        self.asked = {name: amount for name, amount in self.asked.items() if amount}
+        self.places = int(min(there.get(name, 0) // amount for name, amount in self.asked.items()))
+        if self.places == 0:
+            self._explain(there)
+
+    def _connect(self) -> None:
+        import ray
+
+        if ray.is_initialized():
+            return
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody asked us to report this sweep to Ray's makers
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of a change to come
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if self.settings.address is None:
+            options["include_dashboard"] = False
+        else:
+            options["address"] = self.settings.address
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                ray.init(**options)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"hydra.launcher.ray.address={self.settings.address!r}: Ray cannot be reached: {error}. Start it with "
+                "`ray start --head`, name its address, or set null to start one on this machine"
+            ) from None
+
+    def _explain(self, there: dict[str, float]) -> None:
+        has = {name: there.get(name, 0) for name in self.asked}
+        words = (
+            f"hydra.launcher.ray: a pack asks for {self.asked}, and the cluster has {has} in all. Look at "
+            "num_cpus_per_pack, resources and hydra.launcher.gpus_per_pack"
+        )
+        if self.settings.address is None:
+            raise UserError(words)
+        log.warning("%s. Waiting for a node that has them", words)  # one may be on its way
+
+    def submit(self, task_file: Path, name: str) -> str:
+        """Queue a task."""
+        import ray
+
+        options: dict[str, Any] = {
+            "num_cpus": self.asked["CPU"],
+            "num_gpus": self.asked.get("GPU", 0),
+            "resources": self.settings.resources,
+            "max_retries": 0,
+            "name": f"kimi_audio_ft {name}",
+        }
+        handle = ray.remote(**options)(_worker_function(python_path())).remote(str(task_file))
+        job = handle.hex()
+        self._tasks[job] = handle
+        return job
+
+    def ended(self, jobs: Sequence[str]) -> dict[str, JobEnd]:
+        """Asks Ray every time."""
+        import ray
+
+        handles = {self._tasks[job]: job for job in jobs}
+        if not handles:
+            return {}
+        done, _ = ray.wait(list(handles), num_returns=len(handles), timeout=0)
+        return {handles[handle]: _end(handle) for handle in done}
+
+    def stop(self, jobs: Sequence[str]) -> None:
+        """Cancel what waits; what runs gets a KeyboardInterrupt, and saves."""
+        import ray
+
+        for job in jobs:
+            ray.cancel(self._tasks[job], force=False)
+
+    def close(self, jobs: Sequence[str]) -> None:
+        """End tasks, with some seconds to save."""
+        import ray
+
+        if jobs:
+            self.stop(jobs)
+            ray.wait([self._tasks[job] for job in jobs], num_returns=len(jobs), timeout=_GRACE)
+
+
+def _worker_function(path: str) -> Callable[[str], int]:
+    """What runs in Ray's worker. Ray sends an inner function by its code, so the worker needs no import to read it."""
+
+    def run(task_file: str) -> int:
+        import sys
+        from pathlib import Path
+
+        sys.path[:0] = [entry for entry in path.split(":") if entry not in sys.path]
+        from kimi_audio_ft.sweep.cluster.task import TaskProcess
+
+        # A process of its own: it can be sent signals, and its death or its memory is not the worker's.
+        process = TaskProcess(Path(task_file))
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.stop()
+            return process.wait()
+
+    return run
+
+
+def _end(handle: Any) -> JobEnd:
+    import ray
+    from ray import exceptions
+
+    try:
+        code = ray.get(handle)
+    except exceptions.TaskCancelledError:
+        return JobEnd("cancelled", "the Ray task was cancelled")
+    except (exceptions.NodeDiedError, exceptions.LocalRayletDiedError) as error:
+        return JobEnd("lost", f"the node of the Ray task died: {_first_line(error)}")
+    except exceptions.OutOfMemoryError:
+        return JobEnd("died", "Ray ended the task because its node ran out of memory (OutOfMemoryError)")
+    except exceptions.RayError as error:
+        return JobEnd("died", f"the Ray task died ({type(error).__name__}): {_first_line(error)}")
+    if code == INTERRUPTED:
+        return JobEnd("lost", "the Ray task was stopped")
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    return JobEnd("died", f"the process of the Ray task {how}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,236 @@
+"""Training a batch of jobs' adapters to the same step, to compare them there (successive halving)."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from kimi_audio_ft import store
+from kimi_audio_ft.config.launcher import HalvingConfig
+from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.files import read_jsonl, write_json
+from kimi_audio_ft.paths import store_root
+from kimi_audio_ft.store.signature import digest_of
+from kimi_audio_ft.sweep.halving import Candidate, Fate, RungResult, show
+from kimi_audio_ft.sweep.launch import Job, Launch, job_lines
+from kimi_audio_ft.sweep.plan import Event, Unit, pack_key
+from kimi_audio_ft.sweep.view.screen import SweepView
+from kimi_audio_ft.sweep_folder import HALVING, record_fitting
+from kimi_audio_ft.trial import Trial
+
+
+def num_steps(launch: Launch, job_overrides: Sequence[Sequence[str]]) -> list[int]:
+    """Optimizer steps of every job's whole training; 0 when its config is not valid."""
+    jobs = launch.compose(job_overrides, 0)
+    _require_trainings(jobs)
+    lengths = _Lengths()
+    return [lengths.of(job.settings) if job.settings else 0 for job in jobs]
+
+
+def train_until(launch: Launch, job_overrides: Sequence[Sequence[str]], until: int, metric: str) -> list[RungResult]:
+    """Train the jobs' adapters to an optimizer step, each from where it is, and judge them there.
+
+    Args:
+        metric: "cer" (greedy decoding of the evaluation set) or "loss" (on its answers).
+
+    Returns:
+        One result for each job, in order; one without a signature for a job whose config is not valid. What was judged
+        before, by this sweep or another, is looked up.
+    """
+    jobs = launch.compose(job_overrides, 0)
+    _require_trainings(jobs)
+    results: dict[str, RungResult] = {}
+    units: dict[str, Unit] = {}
+    lengths = _Lengths()
+    for job in jobs:
+        key, config = job.key, job.settings
+        if key is None or config is None or key in results or key in units:
+            continue
+        finished = store.find("adapter", key)
+        known = _Record(config, key, until, metric).read()
+        if known is None and finished is not None and metric == "loss":
+            known = _loss_on_curve(finished, config, until)
+        if known is not None or finished is not None:
+            results[key] = RungResult(key, until, lengths.of(config), known, None, finished is not None)
+        else:
+            units[key] = Unit(key, [config])
+    if units:
+        results |= _train(launch, jobs, units, lengths, until, metric)
+    return [results[job.key] if job.key else RungResult("", until, 0, None, str(job.error), False) for job in jobs]
+
+
+def _train(
+    launch: Launch, jobs: Sequence[Job], units: dict[str, Unit], lengths: _Lengths, until: int, metric: str
+) -> dict[str, RungResult]:
+    results: dict[str, RungResult] = {}
+    with SweepView(job_lines([job for job in jobs if job.key in units], units)) as view:
+
+        def on_event(event: Event) -> None:
+            view.event(event)
+            key, name = event["unit"], event["event"]
+            if name not in ("paused", "failed", "ready"):
+                return
+            config = units[key].config
+            score = event["val_cer" if metric == "cer" else "val_loss"] if name == "paused" else None
+            if score is not None:
+                _Record(config, key, until, metric).write(score)
+            error = event["message"] if name == "failed" else None
+            results[key] = RungResult(key, until, lengths.of(config), score, error, name == "ready")
+
+        launch.make(list(units.values()), set(units), on_event, view.stopping, until=until, metric=metric)
+        record_fitting(launch.folder, view.fitting_seconds)
+    if launch.stopping:
+        raise KeyboardInterrupt
+    return results
+
+
+def _require_trainings(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        if job.settings is None and job.error is None:
+            raise UserError(f"job {job.number} ({' '.join(job.overrides)}): is no training of this package")
+
+
+class _Lengths:
+    """Optimizer steps of whole trainings; those with the same batches are counted once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, int] = {}
+
+    def of(self, config: TrainConfig) -> int:
+        key = pack_key(config)
+        if key not in self._known:
+            data = Trial(config).data
+            data.setup()
+            self._known[key] = data.num_steps(config.trainer.max_epochs, config.trainer.max_steps)
+        return self._known[key]
+
+
+def _loss_on_curve(adapter: Path, config: TrainConfig, step: int) -> float | None:
+    """Validation loss of a finished adapter at a step where its curve has one, on the same evaluation set."""
+    if store.read_meta(adapter)["eval_identity"] != Trial(config).evaluation.identity:
+        return None
+    rows = read_jsonl(adapter / "curves.jsonl")
+    return next((row["loss"] for row in rows if row["split"] == "val" and row["step"] == step), None)
+
+
+class _Record:
+    """What an adapter was judged at a step, kept in the store's ``rungs`` folder."""
+
+    def __init__(self, config: TrainConfig, key: str, step: int, metric: str) -> None:
+        # Judged greedily, whatever the jobs sample with.
+        decoding = replace(config.decoding, text_temperature=0.0, text_top_k=0, repeats=1)
+        facts = [key, step, metric, Trial(config).evaluation.identity, asdict(config.data), asdict(decoding)]
+        self.path: Path = store_root() / "rungs" / f"{digest_of(facts)}.json"
+        self.facts = {"adapter": key, "step": step, "metric": metric}
+
+    def read(self) -> float | None:
+        return float(json.loads(self.path.read_text(encoding="utf-8"))["score"]) if self.path.is_file() else None
+
+    def write(self, score: float) -> None:
+        write_json(self.path, {**self.facts, "score": score})
+
+
+# --- What successive halving decided: ``halving.json`` in the sweep's folder, and a table in the terminal.
+
+_SETTINGS = ("rungs", "reduction_factor", "metric", "max_candidates", "seed")
+_MOST_ROWS = 40
+_STYLES = {Fate.CONTINUED: None, Fate.PASSED: None, Fate.STOPPED: "dim", Fate.FAILED: "red"}
+
+
+class Record:
+    """Writes ``halving.json`` anew after every rung.
+
+    What an interrupted sweep in the same folder had decided keeps its time when it is decided in the same way again.
+    """
+
+    def __init__(self, folder: Path, settings: HalvingConfig, num_jobs: int) -> None:
+        self.path = folder / HALVING
+        self.settings, self.num_jobs = settings, num_jobs
+        self._times = dict(_times(self.path))
+
+    def write(self, candidates: Sequence[Candidate]) -> None:
+        """Write all that has been decided up to now."""
+        document = {
+            **{name: getattr(self.settings, name) for name in _SETTINGS},
+            "jobs_in_grid": self.num_jobs,
+            "steps_trained": sum(_trained(candidate) for candidate in candidates),
+            "steps_of_all": sum(candidate.num_steps for candidate in candidates),
+            "candidates": [self._entry(candidate) for candidate in candidates],
+        }
+        write_json(self.path, document)
+
+    def _entry(self, candidate: Candidate) -> dict[str, Any]:
+        history = [self._rung(candidate, place) for place in range(len(candidate.decisions))]
+        untouched = {"rung": 0, "step": 0, "score": None, "rank": None, "decision": Fate.CONTINUED, "reason": ""}
+        return {
+            "name": candidate.name,
+            "overrides": candidate.overrides,
+            "jobs": len(candidate.jobs),
+            "signature": candidate.signature,
+            "num_steps": candidate.num_steps,
+            **(history[-1] if history else {**untouched, "time": None}),
+            "history": history,
+        }
+
+    def _rung(self, candidate: Candidate, place: int) -> dict[str, Any]:
+        result, decision = candidate.results[place], candidate.decisions[place]
+        score = result.score if result.score is not None and math.isfinite(result.score) else None
+        facts = {"rung": place + 1, "step": result.step, "score": score, **asdict(decision)}
+        facts["decision"] = facts.pop("fate")
+        moment = self._times.setdefault(_identity(candidate.signature, facts), time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+        return {**facts, "time": moment}
+
+
+def _times(path: Path) -> Iterator[tuple[str, str]]:
+    if path.is_file():
+        for entry in json.loads(path.read_text(encoding="utf-8"))["candidates"]:
+            for rung in entry["history"]:
+                yield _identity(entry["signature"], rung), rung["time"]
+
+
+def _identity(signature: str, rung: dict[str, Any]) -> str:
+    return json.dumps([signature, *(rung[key] for key in ("rung", "step", "score", "rank", "decision"))])
+
+
+def _trained(candidate: Candidate) -> int:
+    return candidate.num_steps if candidate.is_alive else candidate.results[-1].step
+
+
+def print_rung(candidates: Sequence[Candidate], rung: int, settings: HalvingConfig) -> None:
+    """Print what a rung has decided about the candidates that reached it.
+
+    Args:
+        rung: counted from 0.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    reached = [candidate for candidate in candidates if len(candidate.decisions) > rung]
+    going_on = sum(candidate.is_alive for candidate in reached)
+    steps = sorted({candidate.results[rung].step for candidate in reached})
+    at = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
+    title = f"Rung {rung + 1} of {len(settings.rungs)}, {at}: {going_on} of {len(reached)} adapters go on"
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("#", "adapter", "score", "decision"):
+        table.add_column(heading, justify="right" if heading == "#" else "left", overflow="fold")
+    reached.sort(key=lambda candidate: candidate.decisions[rung].rank or math.inf)
+    for candidate in reached[:_MOST_ROWS]:
+        decision, score = candidate.decisions[rung], candidate.results[rung].score
+        said = decision.fate.value
+        if decision.fate in (Fate.FAILED, Fate.PASSED):
+            said += f": {decision.reason.splitlines()[0]}"
+        cells = (str(decision.rank or "–"), candidate.name, show(score, settings.metric), said)
+        table.add_row(*map(Text, cells), style=_STYLES[decision.fate])
+    console = Console()
+    console.print(Text(title), style="bold")  # as the table's title it would be folded to the table's width
+    console.print(table)
+    if len(reached) > _MOST_ROWS:
+        console.print(f"... and {len(reached) - _MOST_ROWS} more, all in {HALVING}")

@@ -1,0 +1,348 @@
+"""A sweep from its jobs to their returns: plan, make what the store lacks, then run every job as Hydra would."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job, setup_globals
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from kimi_audio_ft import outcomes, store
+from kimi_audio_ft.cli import to_settings
+from kimi_audio_ft.config.launcher import LauncherConfig
+from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.decoding.transcripts import Request, transcript_signatures
+from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.outcomes import BASE, Failure
+from kimi_audio_ft.store.cache import one_moment
+from kimi_audio_ft.store.signature import canonical
+from kimi_audio_ft.store.usage import note, using
+from kimi_audio_ft.sweep.compose import compose_jobs
+from kimi_audio_ft.sweep.plan import Event, Task, Unit
+from kimi_audio_ft.sweep_folder import record_fitting, record_trials
+from kimi_audio_ft.trial import Trial
+
+if TYPE_CHECKING:
+    from kimi_audio_ft.sweep.view.screen import JobLine, SweepView
+# --- A sweep's jobs as Hydra composes and runs them, and what each needs from the store.
+
+
+@dataclass
+class Job:
+    """One job.
+
+    key: its adapter's training signature; None when its config is not valid, which the job itself says when it runs.
+    error: what is wrong with it then.
+    """
+
+    number: int
+    overrides: list[str]
+    config: DictConfig
+    settings: TrainConfig | None = None
+    key: str | None = None
+    error: Exception | None = None
+    returned: JobReturn | None = None
+
+
+@dataclass
+class Runner:
+    """Composes and runs jobs exactly as Hydra's basic launcher does."""
+
+    context: HydraContext
+    task: TaskFunction
+    config: DictConfig
+
+    def compose(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
+        """Every job's config, fixed now: a file that is edited while the sweep runs changes nothing."""
+        configs = compose_jobs(self.context.config_loader, self.config, job_overrides, first)
+        both = zip(job_overrides, configs, strict=True)
+        return [Job(number, list(overrides), config) for number, (overrides, config) in enumerate(both, start=first)]
+
+    def run(self, job: Job) -> JobReturn:
+        """Run a job here and now."""
+        job.returned = run_job(
+            hydra_context=self.context,
+            task_function=self.task,
+            config=job.config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+        return job.returned
+
+
+def is_training(job: Job) -> bool:
+    """Whether a job is one of our trials; the launcher runs any other Hydra app's jobs as they come."""
+    return OmegaConf.get_type(job.config) is TrainConfig
+
+
+def refuse_to_sweep_scoring(jobs: Sequence[Job]) -> None:
+    """All trials of a sweep are scored alike, for they are compared.
+
+    Raises:
+        ConfigError: an option of scoring differs between them; nothing was trained.
+    """
+    options = [cast(dict[str, Any], OmegaConf.to_container(job.config.scoring)) for job in jobs]
+    for job, given in zip(jobs, options, strict=True):
+        for name, value in given.items():
+            first = options[0][name]
+            if value != first:
+                rule = (
+                    f"differs between the trials of this sweep ({first!r} in trial {jobs[0].number}, {value!r} in "
+                    f"trial {job.number}), and only trials that were scored alike can be compared"
+                )
+                remedy = "Give it one value. The same command with another value scores again, and trains nothing"
+                raise ConfigError(f"scoring.{name}", value, rule, remedy)
+
+
+def prepare(job: Job) -> None:
+    """Settle what the job needs, without reading a weight."""
+    from kimi_audio_ft.trial import Trial
+
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().cfg = job.config  # type: ignore[assignment]  # for configs that refer to hydra's own
+    try:
+        settings = _settings(job.config)
+        trial = Trial(settings)
+        trial.base.targets(settings.lora)
+        job.key, job.settings = trial.training_signature, settings
+    except Exception as error:  # the job fails with it when it runs, in its own log
+        job.error = error
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+def _settings(config: DictConfig) -> Any:
+    """A job's own config, as Hydra gives it to the task, as its dataclass."""
+    content = config.__dict__["_content"]
+    hydra = content.pop("hydra")  # for a moment: a copy without it takes most of a sweep's planning
+    try:
+        return to_settings(config)
+    finally:
+        content["hydra"] = hydra
+
+
+log = logging.getLogger(__name__)
+
+
+class Launch:
+    """One call of the launcher: a batch of jobs."""
+
+    def __init__(self, settings: LauncherConfig, runner: Runner) -> None:
+        self.settings, self.runner = settings, runner
+        self.folder = Path(str(runner.config.hydra.sweep.dir))
+        self.stopping = False
+
+    def compose(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
+        """The batch's jobs, with what each needs.
+
+        Raises:
+            ConfigError: they would be scored under different options.
+        """
+        setup_globals()
+        self._log_as_hydra()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        jobs = self.runner.compose(job_overrides, first)
+        if all(map(is_training, jobs)):
+            refuse_to_sweep_scoring(jobs)
+        with one_moment():
+            for job in jobs:
+                if is_training(job):
+                    prepare(job)
+        return jobs
+
+    def run(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+        """Run all jobs; the returns are in their order."""
+        jobs = self.compose(job_overrides, first)
+        if not all(map(is_training, jobs)):
+            return self._run_plainly(jobs)
+        record_trials(self.folder, len(jobs))
+        with using(self.folder):
+            note(("adapter", job.key) for job in jobs if job.key is not None)
+            return self._run_trials(jobs)
+
+    def _run_trials(self, jobs: Sequence[Job]) -> list[JobReturn]:
+        """Make what they need, then run every one as soon as it can."""
+        from kimi_audio_ft.sweep.view.screen import SweepView
+
+        with one_moment():
+            units, untrained = lacking(jobs)
+        missing = {unit.key for unit in units}
+        with SweepView(job_lines(jobs, missing)) as view:
+            batch = Batch(jobs, missing, self, view)
+            batch.run_ready()
+            if units:
+                self.make(units, untrained, batch.event, view.stopping)
+            record_fitting(self.folder, view.fitting_seconds)
+            if self.stopping:
+                raise KeyboardInterrupt
+            batch.run_ready(all_of_them=True)
+        outcomes.FAILED.clear()
+        return [job.returned for job in jobs if job.returned is not None]
+
+    def make(
+        self,
+        units: Sequence[Unit],
+        untrained: set[str],
+        on_event: Callable[[Event], None],
+        on_stop: Callable[[], None],
+        **rung: Any,
+    ) -> None:
+        """Have units made; every event is passed on. rung: ``until`` and ``metric`` of the tasks."""
+        from kimi_audio_ft.sweep.executor import make_executor
+        from kimi_audio_ft.sweep.plan import make_tasks
+
+        executor, places = make_executor(self.settings, units, self.folder)
+        size = 0 if self.settings.pack_size == "auto" else self.settings.pack_size
+        template = Task(
+            0, [], self.settings.dispatch, size, self.settings.pack_same_data,
+            log=str((self.folder / "packs.log").absolute()), **rung,
+        )  # fmt: skip
+        tasks = make_tasks(units, untrained, template, places)
+
+        def stop() -> None:
+            self.stopping = True
+            on_stop()
+
+        with one_ctrl_c(stop):
+            executor.run(tasks, on_event, lambda: self.stopping)
+
+    def run_job(self, job: Job) -> JobReturn:
+        """Run one job; Hydra has its own logging for each."""
+        try:
+            return self.runner.run(job)
+        finally:
+            self._log_as_hydra()
+
+    def _run_plainly(self, jobs: Sequence[Job]) -> list[JobReturn]:
+        log.info("Launching %d jobs locally", len(jobs))
+        returns = []
+        for job in jobs:
+            log.info("\t#%d : %s", job.number, " ".join(filter_overrides(job.overrides)))
+            returns.append(self.run_job(job))
+        return returns
+
+    def _log_as_hydra(self) -> None:
+        configure_log(self.runner.config.hydra.hydra_logging, self.runner.config.hydra.verbose)
+
+
+def job_lines(jobs: Sequence[Job], missing: Container[str]) -> list[JobLine]:
+    """The jobs as a view shows them, given the keys of the units that are not made yet."""
+    from kimi_audio_ft.sweep.view.screen import JobLine
+    from kimi_audio_ft.text import short_names
+
+    names = short_names([job.overrides for job in jobs])
+    return [
+        JobLine(job.number, name, job.key or f"#{job.number}", "reused" if _has_all(job, missing) else "waiting")
+        for job, name in zip(jobs, names, strict=True)
+    ]
+
+
+def _has_all(job: Job, missing: Container[str]) -> bool:
+    return job.key is not None and job.key not in missing
+
+
+class Batch:
+    """Jobs that wait for units; each runs as soon as all that it needs is there, or has failed.
+
+    missing: keys of the units that are not made yet.
+    """
+
+    def __init__(self, jobs: Sequence[Job], missing: set[str], launch: Launch, view: SweepView) -> None:
+        self.jobs, self.missing, self.launch, self.view = jobs, missing, launch, view
+        self.made = set(missing)
+
+    def event(self, event: Event) -> None:
+        """What happened to a unit."""
+        self.view.event(event)
+        key, name = event["unit"], event["event"]
+        if name == "failed":
+            facts = {field: event[field] for field in ("error_type", "message", "user", "traceback")}
+            outcomes.FAILED[key] = Failure(**facts)
+        elif name == "ready" and event["fitted"]:
+            outcomes.FITTED.add(key)
+        if name in ("ready", "failed"):
+            self.missing.discard(key)
+            self.run_ready()
+
+    def run_ready(self, all_of_them: bool = False) -> None:
+        """Run the jobs whose units are made, in order."""
+        for job in self.jobs:
+            if job.returned is None and (all_of_them or not self._needs(job) & self.missing):
+                returned = self.launch.run_job(job)
+                value = returned._return_value
+                error = str(value) if isinstance(value, Exception) else None
+                reused = job.key not in self.made
+                cer = float(value) if isinstance(value, int | float) else None
+                self.view.job_done(job.number, cer, error, reused)
+
+    def _needs(self, job: Job) -> set[str]:
+        baseline = job.settings is not None and job.settings.baseline
+        return {job.key or "", *([BASE] if baseline else [])}
+
+
+@contextmanager
+def one_ctrl_c(stop: Callable[[], None]) -> Iterator[None]:
+    """A first Ctrl-C, SIGTERM or SIGUSR1 calls ``stop`` and waits for what it does; a second Ctrl-C ends at once."""
+    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {}
+
+    def first(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stop()
+
+    try:
+        for number in handled:
+            before[number] = signal.signal(number, first)
+    except ValueError:  # not the main thread: its own owner hears the signals
+        before = {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# --- What a batch of jobs needs and the store lacks.
+
+
+def lacking(jobs: Sequence[Job]) -> tuple[list[Unit], set[str]]:
+    """Units to be made: adapters to be trained, and what they and the base alone have to decode.
+
+    Returns:
+        The units in the order of the first job of each, the base first; and the keys of those that must be trained.
+    """
+    wanted: dict[str, dict[str, TrainConfig]] = {}
+    untrained: set[str] = set()
+    for job in jobs:
+        if job.settings is None or job.key is None:
+            continue
+        if store.find("adapter", job.key) is None:
+            untrained.add(job.key)
+            _want(wanted, job.key, job.settings)
+        elif _lacks(job.settings, job.key):
+            _want(wanted, job.key, job.settings)
+        if job.settings.baseline and _lacks(job.settings, BASE):
+            _want(wanted, BASE, job.settings)
+    units = [Unit(key, list(configs.values())) for key, configs in wanted.items()]
+    return sorted(units, key=lambda unit: unit.key != BASE), untrained
+
+
+def _want(wanted: dict[str, dict[str, TrainConfig]], key: str, config: TrainConfig) -> None:
+    decoded = canonical([asdict(config.data), asdict(config.decoding), config.seed])
+    wanted.setdefault(key, {}).setdefault(decoded, config)
+
+
+def _lacks(config: TrainConfig, key: str) -> bool:
+    trial = Trial(config)
+    adapter = None if key == BASE else key
+    request = Request(config.decoding, config.seed)
+    wanted = transcript_signatures(trial.base, trial.evaluation, request, adapter)
+    return any(store.find("transcript", name) is None for name in wanted)

@@ -1,0 +1,182 @@
+"""Which units share a process, and which adapters train together in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.files import write_json
+from kimi_audio_ft.runtime.devices import num_ranks
+from kimi_audio_ft.store.signature import canonical
+
+Event = dict[str, Any]
+"""What happens to a unit, as JSON: ``{"event": NAME, "unit": KEY, ...}``. The names, with what else they carry:
+
+fitting: its training begins or goes on; ``pack`` (number of adapters that train together), ``task`` (its number: packs
+of several tasks train at the same time).
+step: ``step``, ``steps``, ``loss``, ``tokens_per_second`` (of the whole pack; padding not counted).
+decoding: ``done``, ``total`` (utterances times samplings).
+waiting: another process is making it.
+ready: all that its jobs ask for is in the store; ``fitted`` (by this task; else it was there before).
+paused: ``until`` was reached; ``step``, ``val_loss``, ``val_cer``.
+failed: ``error_type``, ``message``, ``user`` (whether a person can mend it), ``traceback`` (empty for such errors).
+interrupted: the task was asked to stop; ``step`` of the checkpoint, or None when it was not training.
+split: of a task, with ``unit`` None: ``units`` (keys), ``reason``; they are tried again in smaller packs.
+"""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One adapter: train it unless the store has it, then decode all that its jobs ask for.
+
+    key: its training signature; ``BASE`` for the base alone.
+    jobs: the configs that need it, one for every different way of decoding; the first one trains it.
+    """
+
+    key: str
+    jobs: list[TrainConfig]
+
+    @property
+    def config(self) -> TrainConfig:
+        """What trains it."""
+        return self.jobs[0]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Units that one supervised process makes, training together those that are not in the store.
+
+    dispatch: "slice", "batched" (``lora.pack``) or "auto". pack_size: adapters that train together at most; 0 is found
+    out. same_data: only adapters with the same seed train together. ranks: processes of a training.
+    log: file that takes what its processes print; None leaves them the supervisor's output.
+    until: stop training at this optimizer step, keep the checkpoint and validate (a rung of halving); None: to the end.
+    metric: what a rung is judged by, "cer" or "loss".
+    """
+
+    number: int
+    units: list[Unit]
+    dispatch: str = "auto"
+    pack_size: int = 0
+    same_data: bool = True
+    ranks: int = 1
+    log: str | None = None
+    until: int | None = None
+    metric: str = "cer"
+
+    def with_units(self, units: Sequence[Unit]) -> Task:
+        """The same task about other units."""
+        return replace(self, units=list(units))
+
+
+def write_task(task: Task, path: Path) -> None:
+    """Write a task for another process."""
+    write_json(path, asdict(task))
+
+
+def read_task(path: Path) -> Task:
+    """Read what ``write_task`` wrote."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    units = [Unit(unit["key"], [train_config(job) for job in unit["jobs"]]) for unit in values.pop("units")]
+    return Task(units=units, **values)
+
+
+def train_config(values: dict[str, Any]) -> TrainConfig:
+    """A checked config from its nested dict."""
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), values))
+    assert isinstance(config, TrainConfig)
+    return config
+
+
+log = logging.getLogger(__name__)
+
+_Item = TypeVar("_Item")
+
+
+def process_key(config: TrainConfig) -> str:
+    """What units must share to be made in one process: the frozen base, and the devices that it lies on."""
+    return canonical([asdict(config.model), config.data.features, asdict(config.trainer)])
+
+
+def pack_key(config: TrainConfig, same_data: bool = True) -> str:
+    """What adapters must share to train together: the base, the batches and their order, and the number of steps.
+
+    They may differ in everything of ``lora``, in AdamW's values, schedule, warm-up and clipping, and, when they need
+    not see the same batches, in the seed.
+    """
+    shared = [asdict(config.model), asdict(config.data), asdict(config.trainer), config.optim.loss_average]
+    return canonical([*shared, config.seed if same_data else None])
+
+
+def grouped(items: Iterable[_Item], key: Callable[[_Item], Hashable]) -> list[list[_Item]]:
+    """Items with equal keys together, in the order of the first of each."""
+    groups: dict[Hashable, list[_Item]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return list(groups.values())
+
+
+def in_chunks(items: Sequence[_Item], size: int) -> list[list[_Item]]:
+    """Consecutive groups of at most so many."""
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]
+
+
+def even_chunks(items: Sequence[_Item], count: int) -> list[list[_Item]]:
+    """At most ``count`` consecutive groups of nearly equal size."""
+    count = min(count, len(items))
+    bounds = [round(place * len(items) / count) for place in range(count + 1)] if count else []
+    return [list(items[start:end]) for start, end in pairwise(bounds)]
+
+
+def why_solo(config: TrainConfig) -> str | None:
+    """Why an adapter cannot share the base with others while it trains; None when it can."""
+    from kimi_audio_ft.lora import pack
+    from kimi_audio_ft.trial import Trial
+
+    # Only an encoder that runs while training can be adapted.
+    targets = Trial(config).base.targets(config.lora) if config.data.features == "online" else []
+    return pack.why_solo(config.lora, config.model, config.trainer, targets)
+
+
+def pack_units(units: Sequence[Unit], same_data: bool) -> list[list[Unit]]:
+    """Units that may train together, as large as their number; those that must train alone are alone."""
+    packs: list[list[Unit]] = []
+    for group in grouped(units, lambda unit: pack_key(unit.config, same_data)):
+        reasons = {unit.key: why_solo(unit.config) for unit in group}
+        together = [unit for unit in group if reasons[unit.key] is None]
+        packs += [together] if together else []
+        for unit in group:
+            if unit not in together:
+                log.info("%s trains by itself: %s", unit.key, reasons[unit.key])
+                packs.append([unit])
+    return packs
+
+
+def make_tasks(units: Sequence[Unit], untrained: set[str], template: Task, places: int) -> list[Task]:
+    """Tasks for so many places that work at the same time.
+
+    One place gets one task for each base, so that it is read once; its adapters are packed inside. Several places
+    share the packs, and each decodes what it has trained.
+    """
+    tasks: list[list[Unit]] = []
+    for group in grouped(units, lambda unit: process_key(unit.config)):
+        if places == 1:
+            tasks.append(group)
+            continue
+        training = [unit for unit in group if unit.key in untrained]
+        packs = pack_units(training, template.same_data)
+        size = template.pack_size or -(-len(training) // places) or 1
+        tasks += [chunk for pack in packs for chunk in in_chunks(pack, size)]
+        tasks += even_chunks([unit for unit in group if unit.key not in untrained], places)
+    return [
+        replace(template, number=number, units=some, ranks=num_ranks(some[0].config.trainer))
+        for number, some in enumerate(tasks)
+    ]

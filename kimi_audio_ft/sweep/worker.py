@@ -1,0 +1,365 @@
+"""What a task's process does: train its adapters in packs over one base, then decode all that their jobs ask for.
+
+A process that only decodes does without Lightning, which takes a second or two to import.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from kimi_audio_ft import store
+from kimi_audio_ft.cli import is_users
+from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.decoding.transcripts import EvaluationSet, Request, decode_all
+from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.outcomes import BASE
+from kimi_audio_ft.paths import store_root
+from kimi_audio_ft.runtime.signals import Interrupted, TrainingFailed
+from kimi_audio_ft.runtime.workers import Send
+from kimi_audio_ft.store.signature import canonical
+from kimi_audio_ft.sweep.plan import Task, Unit, even_chunks, grouped, pack_units
+from kimi_audio_ft.trial import Trial
+
+log = logging.getLogger(__name__)
+
+# Seconds between two messages about a decoding's progress.
+_EVERY = 0.5
+
+
+class Worker:
+    """One process of a task. Only rank 0 writes products and sends events."""
+
+    def __init__(self, rank: int, send: Send, task: Task, should_stop: Callable[[], bool]) -> None:
+        self.rank, self.task, self.should_stop = rank, task, should_stop
+        self._send = send if rank == 0 else lambda event: None
+        self.pack_size = task.pack_size
+        self._fallen: set[str] = set()
+        self._evaluations: dict[str, EvaluationSet] = {}
+
+    def event(self, name: str, unit: str | None, **facts: Any) -> None:
+        """Tell the supervisor what happened to a unit."""
+        self._send({"event": name, "unit": unit, **facts})
+
+    def run(self, untrained: set[str], decoding: bool) -> None:
+        """Decode what needs no training, then train pack by pack, decoding each pack's units at once."""
+        units = self.task.units
+        if decoding:
+            self.decode([unit for unit in units if unit.key not in untrained])
+        for pack in pack_units([unit for unit in units if unit.key in untrained], self.task.same_data):
+            for part in self._in_step(pack):
+                self._packs(part, decoding)
+
+    def _in_step(self, units: list[Unit]) -> list[list[Unit]]:
+        """Units whose epochs have equally many optimizer steps: with other seeds, batches are cut in other places."""
+        if len({unit.config.seed for unit in units}) == 1:
+            return [units]
+
+        def steps(unit: Unit) -> tuple[int, ...]:
+            data = self._trial(unit).data
+            data.setup()
+            return data.steps_by_epoch(unit.config.trainer.max_epochs)
+
+        return grouped(units, steps)
+
+    def _packs(self, units: list[Unit], decoding: bool) -> None:
+        """Train units that may share a pack in packs of the size that pays."""
+        left = list(units)
+        while left:
+            if self.should_stop():
+                return self._interrupt(left, None)
+            size = self._size(left)
+            for pack in self._resumable(left[:size]):
+                made = self._fit(pack)
+                if decoding:
+                    self.decode(made)
+            left = left[size:]
+        return None
+
+    def _size(self, units: list[Unit]) -> int:
+        if self.pack_size == 0 and len(units) > 1:
+            from kimi_audio_ft.sweep.pack_size import probed_pack_size
+
+            trials = [self._trial(unit) for unit in units]
+            self.pack_size = probed_pack_size(trials, self._dispatch(trials[0]), self.task.ranks)
+        return max(1, self.pack_size)
+
+    def _resumable(self, units: list[Unit]) -> list[list[Unit]]:
+        """Parts of a pack that can go on from the same step."""
+        from kimi_audio_ft.training.checkpoint import group_by_resume
+
+        by_key = {unit.key: unit for unit in units}
+        groups = group_by_resume({key: _work_folder(key) for key in by_key})
+        return [[by_key[key] for key in group] for group in groups]
+
+    def _fit(self, pack: list[Unit]) -> list[Unit]:
+        """Train one pack.
+
+        Returns:
+            The units whose adapters are in the store now.
+        """
+        try:
+            return self._fit_pack(pack)
+        except Interrupted as stop:
+            self._interrupt([unit for unit in pack if unit.key not in self._fallen], stop.step)
+        except Exception as error:
+            self._broken([unit for unit in pack if unit.key not in self._fallen], error)
+        finally:
+            if self.rank == 0:
+                for unit in pack:
+                    store.discard("adapter", unit.key)
+        return []
+
+    def _fit_pack(self, pack: list[Unit]) -> list[Unit]:
+        from kimi_audio_ft.training.adapters import Member
+        from kimi_audio_ft.training.fit import fit_adapters
+
+        trials = {unit.key: self._trial(unit) for unit in pack}
+        first = trials[pack[0].key]
+        one_order = len({trial.config.seed for trial in trials.values()}) == 1
+        data = first.data if one_order else {key: trial.data for key, trial in trials.items()}
+        members = [
+            Member(
+                key,
+                trial.config.lora,
+                trial.config.optim,
+                trial.config.seed,
+                self._draft(key),
+                store.work_folder("adapter", key),
+            )
+            for key, trial in trials.items()
+        ]
+        units = {unit.key: unit for unit in pack}
+        for key in trials:
+            self.event("fitting", key, pack=len(pack), task=self.task.number)
+
+        def on_step(key: str, step: int, steps: int, loss: float, speed: float) -> None:
+            self.event("step", key, step=step, steps=steps, loss=loss, tokens_per_second=speed)
+
+        results = fit_adapters(
+            first.base, members, data, first.config.trainer, dispatch=self._dispatch(first), until=self.task.until,
+            on_step=on_step, on_failure=lambda key, failure: self._failed(units[key], failure),
+            should_stop=self.should_stop,
+        )  # fmt: skip
+        return [unit for unit in pack if self._finish(unit, trials[unit.key], results[unit.key])]
+
+    def _finish(self, unit: Unit, trial: Trial, result: dict[str, Any] | TrainingFailed) -> bool:
+        """Put a finished adapter into the store, judge a paused one; whether it is finished."""
+        if isinstance(result, TrainingFailed):
+            self._failed(unit, result)
+        elif "paused" in result:
+            self._judge(unit, trial, **result["paused"])
+        else:
+            return self.rank != 0 or self._store(unit, trial, result)
+        return False
+
+    def _store(self, unit: Unit, trial: Trial, result: dict[str, Any]) -> bool:
+        try:
+            facts = {**result, "config": asdict(trial.config), "eval_identity": trial.evaluation.identity}
+            store.complete("adapter", unit.key, facts)
+        except UserError as error:
+            self._failed(unit, error)
+            return False
+        return True
+
+    def _judge(self, unit: Unit, trial: Trial, step: int, val_loss: float) -> None:
+        """Say how good an adapter is where its training rests."""
+        rate = self._rate(unit, trial, step) if self.task.metric == "cer" and self.rank == 0 else None
+        self.event("paused", unit.key, step=step, val_loss=val_loss, val_cer=rate)
+
+    def _rate(self, unit: Unit, trial: Trial, step: int) -> float:
+        from kimi_audio_ft.scoring import score
+        from kimi_audio_ft.training.checkpoint import checkpoint_of
+
+        greedy = replace(trial.config.decoding, text_temperature=0.0, text_top_k=0, repeats=1)
+        evaluation = self._evaluation(trial.config)
+        checkpoint = checkpoint_of([_work_folder(unit.key)], step)
+        assert checkpoint is not None, "a paused training has left one"
+        adapter = (f"{unit.key}@{step}", _work_folder(unit.key) / checkpoint)
+        [transcripts] = decode_all(evaluation.base, evaluation, [Request(greedy, 0)], adapter)
+        return float(score(evaluation.references, transcripts.hypotheses[0])["cer"])
+
+    def decode(self, units: Sequence[Unit]) -> None:
+        """Decode every way that the jobs of these units ask for."""
+        for place, unit in enumerate(units):
+            if self.should_stop():
+                return self._interrupt(units[place:], None)
+            try:
+                self._decode(unit)
+            except Exception as error:
+                self._failed(unit, error)
+            else:
+                self.event("ready", unit.key)
+        return None
+
+    def _decode(self, unit: Unit) -> None:
+        adapter = None if unit.key == BASE else (unit.key, store.product_path("adapter", unit.key))
+        last = 0.0
+
+        def on_progress(done: int, total: int) -> None:
+            nonlocal last
+            if done == total or time.monotonic() - last > _EVERY:
+                last = time.monotonic()
+                self.event("decoding", unit.key, done=done, total=total)
+
+        for jobs in grouped(unit.jobs, lambda job: canonical(asdict(job.data))):
+            evaluation = self._evaluation(jobs[0])
+            requests = [Request(job.decoding, job.seed) for job in jobs]
+            decode_all(evaluation.base, evaluation, requests, adapter, on_progress=on_progress)
+
+    def _evaluation(self, config: Any) -> EvaluationSet:
+        key = canonical(asdict(config.data))
+        if key not in self._evaluations:
+            trial = Trial(config)
+            self._evaluations[key] = EvaluationSet(trial.base, config.data)
+        return self._evaluations[key]
+
+    def _trial(self, unit: Unit) -> Trial:
+        config = replace(unit.config, trainer=replace(unit.config.trainer, progress=False))
+        return Trial(config, self.rank)
+
+    def _dispatch(self, trial: Trial) -> str:
+        if self.task.dispatch != "auto":
+            return self.task.dispatch
+        return "batched" if trial.base.device.type == "cuda" else "slice"
+
+    def _draft(self, key: str) -> Path:
+        return store.begin("adapter", key) if self.rank == 0 else store.draft_folder("adapter", key)
+
+    def _interrupt(self, units: Sequence[Unit], step: int | None) -> None:
+        for unit in units:
+            self.event("interrupted", unit.key, step=step)
+
+    def _failed(self, unit: Unit, error: Exception) -> None:
+        if unit.key in self._fallen:  # while it trained, and now that its pack has ended
+            return
+        self._fallen.add(unit.key)
+        words = "" if is_users(error) else "".join(traceback.format_exception(error))
+        log.error("%s failed: %s", unit.key, words or error)
+        self.event(
+            "failed", unit.key, error_type=type(error).__name__, message=str(error), user=is_users(error),
+            traceback=words,
+        )  # fmt: skip
+
+    def _broken(self, pack: list[Unit], error: Exception) -> None:
+        """A pack that broke: a mistake in what all share fails all; anything else is looked for in smaller packs."""
+        if self.task.ranks > 1 and not is_users(error):
+            raise error  # the other ranks know nothing of it; the supervisor begins again with smaller packs
+        try:
+            store.raise_if_full(error, store_root())
+        except UserError as full:
+            error = full
+        memory = out_of_memory(error)
+        if len(pack) == 1 or is_users(error):
+            for unit in pack:
+                self._failed(unit, too_large(unit.config, error) if memory else error)
+            return
+        log.error("a pack of %d broke: %s", len(pack), "".join(traceback.format_exception(error)))
+        if memory:
+            free_memory()
+            self.pack_size = len(pack) // 2
+        reason = "out of memory" if memory else f"{type(error).__name__}: {error}"
+        self.event("split", None, units=[unit.key for unit in pack], reason=reason)
+        for half in even_chunks(pack, 2):
+            self.decode(self._fit(half))
+
+
+def _work_folder(key: str) -> Path:
+    return store.work_folder("adapter", key)
+
+
+# --- How a task's process begins: its signals, threads and log.
+
+
+class Asked:
+    """Whether somebody has asked this process to stop: SIGTERM, or a signal of a cluster that takes its node back.
+
+    Ctrl-C reaches every process of a terminal's group; the supervisor alone answers it, with one SIGTERM. When the
+    supervisor dies, its locks are gone, so this process must be too: SIGINT, which PyTorch asks the kernel to send
+    then, would not be heard.
+    """
+
+    def __init__(self) -> None:
+        from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]  # made in C
+
+        self.stop = False
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, self._hear)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _prctl_pr_set_pdeathsig(signal.SIGKILL)
+
+    def _hear(self, number: int, frame: Any) -> None:
+        self.stop = True
+
+
+def work(rank: int, send: Send, task: Task, untrained: Sequence[str], decoding: bool) -> None:
+    """Make a task's units, as one of ``task.ranks`` processes that train together; every event is sent on.
+
+    Args:
+        untrained: keys of the units that are to be trained; the sender holds their locks.
+        decoding: whether this process also decodes.
+    """
+    asked = Asked()
+    _set_up(rank, task)
+
+    Worker(rank, send, task, lambda: asked.stop).run(set(untrained), decoding)
+
+
+def _set_up(rank: int, task: Task) -> None:
+    from kimi_audio_ft.runtime.devices import limit_threads
+    from kimi_audio_ft.runtime.libraries import quiet_libraries
+
+    if task.log is not None:
+        target = os.open(task.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(target, stream.fileno())
+    threads = task.units[0].config.trainer.threads
+    # Busy threads of several processes on the same cores crawl.
+    limit_threads(threads or (max(1, (os.cpu_count() or 1) // task.ranks) if task.ranks > 1 else 0))
+    quiet_libraries()
+    level = logging.INFO if rank == 0 else logging.CRITICAL  # what all ranks meet is said once
+    logging.basicConfig(format="[%(asctime)s] %(message)s", level=level, force=True)
+
+
+# --- Memory that runs out while training.
+
+# How PyTorch's allocator words it on a CPU, where it raises a plain RuntimeError.
+_WORDS = ("not enough memory", "can't allocate memory")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
+
+
+def free_memory() -> None:
+    """Let go of what a broken training held."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def too_large(config: TrainConfig, error: BaseException) -> UserError:
+    """What to say of an adapter that does not fit, trained by itself."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return UserError(
+        f"lora.r={config.lora.r}: out of memory, training this adapter by itself ({first}). Lower "
+        f"data.max_batch_tokens={config.data.max_batch_tokens} or data.batch_size={config.data.batch_size} (and raise "
+        "trainer.accumulate), or set model.gradient_checkpointing=true"
+    )

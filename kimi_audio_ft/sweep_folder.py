@@ -1,0 +1,49 @@
+"""What the folders of a sweep's trials do not say: how many trials are to come, and what the trainings took.
+
+The adapters of a pack share their time, so their own figures do not add up; and a trial has no folder until it begins.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from kimi_audio_ft.files import write_json
+
+LEDGER = "engine.json"
+_FITTING, _TRIALS = "fitting_seconds", "trials"
+
+
+def record_trials(sweep_dir: Path, number: int) -> None:
+    """Add the trials of a launch before they begin; a sweeper may launch several times."""
+    facts = _read(sweep_dir)
+    _write(sweep_dir, {**facts, _TRIALS: int(facts.get(_TRIALS, 0)) + number})
+
+
+def record_fitting(sweep_dir: Path, seconds: float) -> None:
+    """Add the time in which a launch trained anything."""
+    facts = _read(sweep_dir)
+    _write(sweep_dir, {**facts, _FITTING: round(facts.get(_FITTING, 0.0) + seconds, 1)})
+
+
+def planned_trials(sweep_dir: Path) -> int | None:
+    """Number of trials that were launched so far, begun or not; None where that was not recorded."""
+    number = _read(sweep_dir).get(_TRIALS)
+    return None if number is None else int(number)
+
+
+def _read(sweep_dir: Path) -> dict[str, float]:
+    path = sweep_dir / LEDGER
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _write(sweep_dir: Path, facts: dict[str, float]) -> None:
+    write_json(sweep_dir / LEDGER, facts)
+
+
+# In the sweep's folder: what successive halving decided.
+HALVING = "halving.json"
+
+
+# What a trial writes into its folder (see scores.py); .hydra is Hydra's own.
+RECORDS = ("scores.json", "baseline.json", "failure.json", "utterances.jsonl", "curves.jsonl")

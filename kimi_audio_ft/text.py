@@ -1,0 +1,56 @@
+"""Trials named by what differs from their siblings, and several of them at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import groupby
+
+
+def short_names(overrides: Sequence[Sequence[str]]) -> list[str]:
+    """One name per trial, such as ``r=8 lr=1e-3 temperature=0.0``.
+
+    Overrides that all trials share are left out. A key is its last word, unless two keys end in the same one.
+    """
+    shared = set.intersection(*map(set, overrides)) if len(overrides) > 1 else set()
+    own = [[o.lstrip("+") for o in trial if o not in shared and not o.startswith("hydra")] for trial in overrides]
+    keys = {override.split("=", 1)[0] for trial in own for override in trial}
+    last = Counter(map(_last_word, keys))
+
+    def short(override: str) -> str:
+        key, equals, value = override.partition("=")
+        word = _last_word(key)
+        return f"{word if last[word] == 1 else key}{equals}{value}"
+
+    return [" ".join(map(short, trial)) or "defaults" for trial in own]
+
+
+def _last_word(key: str) -> str:
+    """``temperature`` of ``decoding.text_temperature``."""
+    return key.rsplit(".", 1)[-1].removeprefix("text_")
+
+
+def common_name(names: Sequence[str]) -> str:
+    """The words that all names share: what the trials of one adapter have in common."""
+    first, *rest = [name.split(" ") for name in names]
+    return " ".join(word for word in first if all(word in other for other in rest)) or names[0]
+
+
+def number_ranges(numbers: Sequence[int]) -> str:
+    """``[0, 1, 2, 3, 8]`` as ``0-3, 8``."""
+    runs = groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0])
+    spans = [[number for _, number in run] for _, run in runs]
+    return ", ".join(str(span[0]) if len(span) == 1 else f"{span[0]}-{span[-1]}" for span in spans)
+
+
+def duration(seconds: float | None) -> str:
+    """A length of time, to the precision one cares for; a dash when unknown."""
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,418 @@
+"""A trial as a Weights & Biases run (written against wandb 0.31).
+
+W&B is a window on a trial, never a part of it: whatever goes wrong in there, from a missing package to a dead
+network, is one logged warning, and the trial goes on without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import regex
+
+from kimi_audio_ft.config.train import LoggerConfig
+from kimi_audio_ft.tracking.base import TrackerSettings, Utterance
+
+# --- What W&B is given of a trial: flat keys, so that its parallel coordinates, scatter plots and grouping just work.
+
+COLUMNS = ("id", "repeat", "reference", "hypothesis", "cer")
+# Shown where the rows have them: older ones do not.
+MORE_COLUMNS = ("edits", "chars", "loss", "recording", "seconds")
+FACTS = "record"
+"""Group of the config that holds a finished trial's facts in words, such as ``record.signature``."""
+
+_ERRORS, _NORMALISED = "errors", "normalised"
+# W&B refuses longer names of runs and groups when they arrive, which for an offline run is weeks later.
+_LONGEST_NAME = 128
+
+
+def flat_keys(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested config as dotted keys: ``{"lora": {"r": 8}}`` gives ``{"lora.r": 8}``; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flat_keys(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def summary_of(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Every finite number of ``scores.json``, under a flat name.
+
+    The strict figures keep their names (``cer``, ``cer_ci_low``, ``substitutions``); the normalised ones get a suffix
+    (``cer_normalised``); counts of error categories are ``errors/<category>``, which W&B puts into a section of their
+    own, and other groups likewise ``<group>/<name>``. Texts and lists are left to the config and the trial's files.
+    """
+    flat: dict[str, float] = {}
+    for key, value in scores.items():
+        if key == _NORMALISED and isinstance(value, Mapping):
+            flat |= {f"{name}_{_NORMALISED}": number for name, number in summary_of(value).items()}
+        elif isinstance(value, Mapping):
+            group = _ERRORS if key == "categories" else key
+            flat |= {f"{group}/{name}": number for name, number in summary_of(value).items()}
+        elif _is_number(value):
+            flat[key] = value
+    return flat
+
+
+def facts_of(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``scores.json`` says in words: the adapter's signature, identity of the data, commit, whether reused.
+
+    W&B groups by config only, and grouping by ``record.signature`` shows the trials that share an adapter.
+    """
+    return {key: value for key, value in scores.items() if isinstance(value, str | bool)}
+
+
+def short_name(name: str) -> str:
+    """A run's name, or a group's, no longer than W&B takes: the end is what tells siblings apart."""
+    return name if len(name) <= _LONGEST_NAME else f"…{name[-(_LONGEST_NAME - 1) :]}"
+
+
+def worst_first(utterances: Sequence[Utterance], limit: int) -> list[Utterance]:
+    """At most ``limit`` utterances, those with the highest CER first and otherwise in the given order."""
+    return sorted(utterances, key=lambda utterance: -utterance["cer"])[:limit]
+
+
+def table_columns(utterances: Sequence[Utterance]) -> list[str]:
+    """Columns of the table of utterances, without audio."""
+    more = [name for name in MORE_COLUMNS if any(row.get(name) is not None for row in utterances)]
+    return [*COLUMNS, *more, *([_ERRORS] if any(row.get("categories") for row in utterances) else [])]
+
+
+def table_cell(utterance: Utterance, column: str) -> Any:
+    """One cell of that table; categories in words: ``homophone 2, filler 1``."""
+    if column != _ERRORS:
+        return utterance.get(column)
+    counts = utterance.get("categories") or {}
+    return ", ".join(f"{name} {count:g}" for name, count in sorted(counts.items(), key=lambda one: -one[1]) if count)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+log = logging.getLogger(__name__)
+
+STEP = "step"
+TABLE = "utterances"
+
+_INIT_SECONDS = 30.0
+_FINISH_SECONDS = 300.0
+# API keys have 40 characters or more; nothing else in a wandb message that matters is that long without a break.
+_SECRET = regex.compile(r"[\w-]{40,}")
+
+
+class WandbRun:
+    """One trial's W&B run, open from construction until ``finish`` or ``fail``.
+
+    The config is stored nested and with dotted keys (``lora.r``): W&B's filters and grouping read the first, scripts
+    the second. Curves have a step of their own (``step``), so that those of a reused adapter can be replayed into a
+    run; the summary is flat (``wandb_values``); local files go to ``folder/wandb``.
+    """
+
+    def __init__(
+        self,
+        settings: TrackerSettings,
+        *,
+        trial_name: str,
+        group: str,
+        config: Mapping[str, Any],
+        folder: Path,
+        job_type: str = "trial",
+    ) -> None:
+        self._settings, self._folder = settings, folder
+        self._run: Any = None
+        identity = {
+            "project": settings.project,
+            "entity": settings.entity,
+            "name": short_name(trial_name),
+            "group": short_name(group),
+            "job_type": job_type,
+            "tags": list(settings.tags),
+            "config": {**config, **flat_keys(config)},
+            "dir": str(folder.resolve()),
+        }
+        with self._guarded("starting the run"):
+            self._start(identity)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Add a point to the curves."""
+        if self._run is not None:
+            with self._guarded("logging"):
+                self._run.log({**metrics, STEP: step})
+
+    def finish(self, summary: Mapping[str, Any], utterances: Sequence[Utterance]) -> None:
+        """Write the final scores and the table of the worst utterances, and close the run."""
+        if self._run is not None:
+            with self._guarded("finishing the run"):
+                facts = facts_of(summary)
+                self._run.config.update({FACTS: facts, **flat_keys({FACTS: facts})})
+                self._run.summary.update(summary_of(summary))
+                self._log_table(utterances)
+                self._close(exit_code=0)
+
+    def fail(self, message: str) -> None:
+        """Close the run as failed, with the reason in its summary."""
+        if self._run is not None:
+            with self._guarded("closing the run"):
+                self._run.summary["failure"] = message
+                self._close(exit_code=1)
+
+    @contextlib.contextmanager
+    def _guarded(self, doing: str) -> Iterator[None]:
+        """Turn whatever wandb raises into one warning and the end of this record."""
+        try:
+            yield
+        except Exception as error:  # no narrower class holds everything that wandb and its service raise
+            log.warning("W&B failed while %s; everything else goes on without it: %s", doing, described(error))
+            with contextlib.suppress(Exception):
+                self._close(exit_code=1)
+
+    def _close(self, exit_code: int) -> None:
+        run, self._run = self._run, None
+        if run is not None:
+            run.finish(exit_code=exit_code)
+
+    def _start(self, identity: dict[str, Any]) -> None:
+        # Read by wandb-core when it starts: no crash reports of our users' runs to W&B's own error tracker.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        mode = resolve_mode(self._settings.mode)
+        if mode == "disabled":
+            return
+        try:
+            self._run = _init(mode, identity)
+        except Exception as error:
+            if mode == "offline":
+                raise
+            log.warning("W&B cannot be reached; this process writes offline runs from here: %s", described(error))
+            mark_unreachable()
+            self._run = _init("offline", identity)
+        if not self._run.offline:
+            log.info("W&B run: %s", self._run.url)
+        self._run.define_metric(STEP, hidden=True)
+        for curves in ("train/*", "val/*"):
+            self._run.define_metric(curves, step_metric=STEP)
+
+    def _log_table(self, utterances: Sequence[Utterance]) -> None:
+        rows = worst_first(utterances, self._settings.utterance_rows)
+        if rows:
+            with staging_in(self._folder):
+                self._run.log({TABLE: _table(rows, audio=self._settings.audio)})
+
+
+def _init(mode: Mode, identity: dict[str, Any]) -> Any:
+    import wandb
+
+    quiet = wandb.Settings(
+        silent=True,
+        console="off",
+        save_code=False,
+        disable_code=True,
+        disable_git=True,
+        disable_job_creation=True,
+        x_disable_stats=True,
+        x_save_requirements=False,
+        reinit="create_new",
+        init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", _INIT_SECONDS)),
+        # wandb waits for ever by default; what was not uploaded by then stays in the folder for `wandb sync`.
+        finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT", _FINISH_SECONDS)),
+        finish_timeout_raises=True,
+    )
+    return wandb.init(mode=mode, settings=quiet, **identity)
+
+
+def _table(rows: Sequence[Utterance], *, audio: bool) -> Any:
+    import wandb
+
+    columns = table_columns(rows)
+    # Figures that are whole in one row and null, or a fraction, in another are still one column.
+    table = wandb.Table(columns=[*columns, *(["audio"] if audio else [])], allow_mixed_types=True)
+    for row in rows:
+        cells = [table_cell(row, column) for column in columns]
+        if audio:
+            path = row.get("audio")
+            cells.append(wandb.Audio(str(path)) if path and Path(path).is_file() else None)
+        table.add_data(*cells)
+    return table
+
+
+@contextlib.contextmanager
+def staging_in(folder: Path) -> Iterator[None]:
+    """Let wandb stage the table's files in the trial's folder instead of ``~/.local/share``.
+
+    An offline run points to its staged files until it is synced, and they should go where the run goes.
+    """
+    if "WANDB_DATA_DIR" in os.environ:
+        yield
+        return
+    os.environ["WANDB_DATA_DIR"] = str(folder.resolve() / "wandb")
+    try:
+        yield
+    finally:
+        del os.environ["WANDB_DATA_DIR"]
+
+
+def described(error: Exception) -> str:
+    """What an error of wandb's says, on one line and without anything that could be an API key."""
+    first_line = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {_SECRET.sub('***', first_line)}"
+
+
+# --- Whether a W&B run goes online: decided without a prompt, and without the network when nobody is logged in.
+
+Mode = Literal["online", "offline", "disabled"]
+
+_ALIASES = {"dryrun": "offline", "run": "online"}  # wandb's old names of its modes
+
+# Set when the server did not answer: the other trials of this process do not wait for it again.
+_unreachable = False
+
+
+def resolve_mode(asked: str) -> Mode:
+    """``online``, ``offline`` or ``disabled``, given the option ``logger.mode`` (auto, online or offline).
+
+    ``WANDB_MODE`` wins over the option, because a cluster's nodes or a test set it to keep processes off the
+    network. Online needs a login; without one the run is offline, and ``wandb sync`` uploads it later.
+    """
+    mode = os.environ.get("WANDB_MODE") or asked
+    mode = _ALIASES.get(mode, mode)
+    if mode == "disabled":
+        return "disabled"
+    if mode == "offline" or _unreachable:
+        return "offline"
+    if not logged_in():
+        if mode != "auto":
+            log.warning("W&B: mode %s was asked for, but there is no login (`wandb login`); the run is offline", mode)
+        return "offline"
+    return "online"
+
+
+def logged_in() -> bool:
+    """Whether wandb finds credentials for its server in the environment, ``.netrc`` or its settings; no network."""
+    import wandb
+    from wandb.sdk.lib import wbauth
+
+    # `wandb.login(prompt=False)` would do as well, but prints, contacts the server and rewrites wandb's settings file.
+    host = wandb.setup(settings=wandb.Settings(silent=True)).settings.base_url
+    try:
+        found = wbauth.authenticate_session(host=host, source="kimi_audio_ft", prompt=False, update_session=False)
+    except wandb.errors.AuthenticationError as error:
+        log.warning("W&B: the credentials cannot be used (%s); the run is offline", error)
+        return False
+    return found is not None
+
+
+def mark_unreachable() -> None:
+    """Remember for this process that the server did not answer."""
+    global _unreachable
+    _unreachable = True
+
+
+# --- A finished sweep as one more W&B run of its group: the report as an artifact, the leaderboard as a table.
+
+JOB_TYPE = "report"
+FOLDER = "report"
+"""In the sweep's folder, where this run's files lie: ``wandb sync SWEEP/*/wandb`` finds them beside the trials'."""
+LEADERBOARD = "leaderboard"
+
+# Columns of the leaderboard beside the swept parameters, where trials.json has them.
+_FIRST = ("rank", "kind", "trial")
+_FIGURES = (
+    *("cer", "cer_ci_low", "cer_ci_high", "cer_std", "cer_normalised", "mer", "wer", "exact_match"),
+    *("substitutions", "deletions", "insertions", "empty_rate", "over_generation_rate", "pinyin_error_rate"),
+    *("base_cer", "relative_reduction", "in_best_group", "recommended", "train_seconds", "decode_seconds", "signature"),
+)
+
+
+def record_sweep(folder: Path, files: Sequence[Path]) -> None:
+    """Upload the report of the sweep in ``folder``, when its trials were recorded by W&B; never raises.
+
+    Args:
+        folder: as Hydra names it, since the group of the trials' runs is this very name.
+        files: report.html, trials.csv and trials.json (found by its name), which become the artifact.
+    """
+    try:
+        settings = _logger_of(folder)
+        if settings is None:
+            return
+        (document,) = (json.loads(path.read_text(encoding="utf-8")) for path in files if path.suffix == ".json")
+        (folder / FOLDER).mkdir(exist_ok=True)
+    except Exception as error:  # as with the trials: nothing that W&B needs may end a sweep
+        log.warning("W&B: the report is not uploaded: %s: %s", type(error).__name__, error)
+        return
+    ReportRun(settings, folder).record(document, files)
+
+
+def _logger_of(folder: Path) -> LoggerConfig | None:
+    """Settings of the first trial that W&B recorded, from the config that Hydra wrote beside it."""
+    from multirun_analysis.records import read_yaml
+
+    for path in sorted(folder.glob("*/.hydra/config.yaml")):
+        config = read_yaml(path)
+        if config["logger"]["kind"] == "wandb":
+            return LoggerConfig(**config["logger"])
+    return None
+
+
+class ReportRun(WandbRun):
+    """The run of a sweep's report, in the group of its trials."""
+
+    def __init__(self, settings: LoggerConfig, sweep: Path) -> None:
+        name, folder = f"report of {sweep.name}", sweep / FOLDER
+        super().__init__(settings, trial_name=name, group=str(sweep), config={}, folder=folder, job_type=JOB_TYPE)
+
+    def record(self, document: Mapping[str, Any], files: Sequence[Path]) -> None:
+        """Log the leaderboard and the artifact, and close the run.
+
+        Args:
+            document: trials.json. Its figures get names that no trial has (``best_cer``), so that this run is no
+                point of the trials' scatter plots.
+        """
+        if self._run is None:
+            return
+        with self._guarded("uploading the report"), staging_in(self._folder):
+            import wandb
+
+            artifact = wandb.Artifact(f"report-{self._run.id}", type=JOB_TYPE)
+            for path in files:
+                artifact.add_file(str(path), name=path.name)
+            self._run.log_artifact(artifact)
+            columns, rows = leaderboard(document)
+            self._run.log({LEADERBOARD: wandb.Table(columns=[*columns], data=rows, allow_mixed_types=True)})
+            self._run.summary.update(_summary(document))
+            self._close(exit_code=0)
+
+
+def leaderboard(document: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of the leaderboard in trials.json: ranked trials and bases, the best first.
+
+    Columns that no row has are left out; lists (``lora.target_modules``) are written as JSON.
+    """
+    entries = [entry for entry in (*document["trials"], *document["baselines"]) if entry.get("scores")]
+    entries.sort(key=lambda entry: entry["scores"]["cer"])
+    rows = [_flat(entry) for entry in entries]
+    wanted = [*_FIRST, *document["swept"], *_FIGURES]
+    columns = [column for column in wanted if any(row.get(column) is not None for row in rows)]
+    return columns, [[_cell(row.get(column)) for column in columns] for row in rows]
+
+
+def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    scores = summary_of({**entry["scores"], "normalised": entry.get("normalised") or {}})
+    return {**entry["params"], **scores, **{key: value for key, value in entry.items() if key != "scores"}}
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+
+
+def _summary(document: Mapping[str, Any]) -> dict[str, float]:
+    scored = [entry["scores"]["cer"] for entry in document["trials"] if entry.get("scores")]
+    return {"num_trials": len(document["trials"]), "num_scored": len(scored), "best_cer": min(scored)}

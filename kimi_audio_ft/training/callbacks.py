@@ -1,0 +1,195 @@
+"""Training and validation curves, as rows that outlive an interruption."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pytorch_lightning as pl
+
+from kimi_audio_ft.runtime.signals import Leave, TrainingFailed, require_finite
+from kimi_audio_ft.training.adapters import Learner
+from kimi_audio_ft.training.checkpoint import KeepCheckpoints
+from kimi_audio_ft.training.module import AdapterTraining
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Curve:
+    """One adapter's rows, and what its next training row is the mean of."""
+
+    rows: list[Row] = field(default_factory=list)
+    sum: float = 0.0
+    steps: int = 0
+
+    def losses(self, split: str) -> list[float]:
+        """Losses of a split's rows."""
+        return [row["loss"] for row in self.rows if row["split"] == split]
+
+
+class CurveRecorder(pl.Callback):
+    """Collects ``{"step", "epoch", "split", "loss", "lr"}`` rows of every adapter; its state travels in checkpoints.
+
+    A training row is the mean loss of the optimizer steps since the last one; its rate is the one that made its step.
+    A validation row, ``validate()``, stands after every ``val_every`` steps (0: every epoch) and after the last step.
+    ``on_row`` sees every row, with its adapter's name, as it arises.
+
+    Validation runs here and not in Lightning's own loop because that one begins after callbacks have saved: a run
+    resumed from such a checkpoint never had that validation.
+    """
+
+    def __init__(
+        self,
+        log_every: int,
+        val_every: int,
+        validate: Callable[[], dict[str, float]],
+        on_row: Callable[[str, Row], None] | None = None,
+    ) -> None:
+        self.log_every, self.val_every, self.validate = log_every, val_every, validate
+        self.on_row = on_row or (lambda name, row: None)
+        self.curves: dict[str, Curve] = {}
+        self._validated: tuple[int, dict[str, float]] = (-1, {})
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, AdapterTraining)
+        self.curves = {learner.name: Curve() for learner in pl_module.learners}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: asdict(curve) for name, curve in self.curves.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.curves = {name: Curve(**state) for name, state in state_dict.items()}
+        for name, curve in self.curves.items():
+            for row in curve.rows:
+                self.on_row(name, row)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, AdapterTraining)
+        step = trainer.global_step
+        epoch = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
+        self.curves = {learner.name: self.curves[learner.name] for learner in pl_module.active}
+        for learner in pl_module.active:
+            self._add_loss(step, epoch, learner, last=step == pl_module.num_steps)
+        ends_epoch = batch_idx + 1 == trainer.num_training_batches
+        due = step % self.val_every == 0 if self.val_every else ends_epoch
+        if due or step == pl_module.num_steps:
+            losses = self.validated(step)
+            pl_module.log("val_loss", sum(losses.values()) / len(losses), prog_bar=True, logger=False)
+            for name, loss in losses.items():
+                self._add(name, step, epoch, "val", loss, None)
+
+    def validated(self, step: int) -> dict[str, float]:
+        """Validation losses by adapter after this step, computed at most once."""
+        if self._validated[0] != step:
+            self._validated = (step, self.validate())
+        return self._validated[1]
+
+    def _add_loss(self, step: int, epoch: float, learner: Learner, last: bool) -> None:
+        curve = self.curves[learner.name]
+        curve.sum += learner.step_loss
+        curve.steps += 1
+        if step % self.log_every == 0 or last:
+            self._add(learner.name, step, epoch, "train", curve.sum / curve.steps, learner.rate)
+            curve.sum, curve.steps = 0.0, 0
+
+    def _add(self, name: str, step: int, epoch: float, split: str, loss: float, rate: float | None) -> None:
+        row = {"step": step, "epoch": round(epoch, 4), "split": split, "loss": loss, "lr": rate}
+        self.curves[name].rows.append(row)
+        self.on_row(name, row)
+
+
+# --- Callbacks at the end of every step: who has failed, how fast it goes, and whether the training ends here.
+
+log = logging.getLogger(__name__)
+
+OnStep = Callable[[str, int, int, float, float], None]
+OnFailure = Callable[[str, TrainingFailed], None]
+# Seconds between two reports of steps.
+_REPORT_EVERY = 0.25
+
+
+class StopAtNonFinite(pl.Callback):
+    """Takes an adapter whose loss is not finite out of the training; what follows would be wasted on it."""
+
+    def __init__(self, on_failure: OnFailure | None = None) -> None:
+        self.on_failure = on_failure or (lambda name, failure: None)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, AdapterTraining)
+        for learner in pl_module.active:
+            try:
+                require_finite("training", learner.step_loss, learner.optim.lr, trainer.global_step)
+            except TrainingFailed as failure:
+                learner.failure = failure
+                if pl_module.active:
+                    log.warning("%s leaves its pack: %s", learner.name, failure)
+                self.on_failure(learner.name, failure)
+        if not pl_module.active:
+            raise Leave
+
+
+class ReportSteps(pl.Callback):
+    """Tells ``on_step`` every adapter's step, all steps, loss, and the positions per second of all of them."""
+
+    def __init__(self, on_step: OnStep) -> None:
+        self.on_step = on_step
+        self._since, self._tokens = 0.0, 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._since, self._tokens = time.monotonic(), 0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, AdapterTraining)
+        step, steps = trainer.global_step, pl_module.num_steps
+        self._tokens += pl_module.step_tokens
+        seconds = time.monotonic() - self._since
+        if seconds < _REPORT_EVERY and step != steps:
+            return
+        for learner in pl_module.active:
+            self.on_step(learner.name, step, steps, learner.step_loss, self._tokens / max(seconds, 1e-9))
+        self._since, self._tokens = time.monotonic(), 0
+
+
+class LeaveEarly(pl.Callback):
+    """Ends a training at a step with a checkpoint of it: when asked to, or at step ``until``. The last callback.
+
+    stopped: the step at which it was asked to. paused: the step ``until`` and the adapters' validation losses there.
+    """
+
+    def __init__(self, keep: KeepCheckpoints, recorder: CurveRecorder, until: int | None) -> None:
+        self.keep, self.recorder, self.until = keep, recorder, until
+        self.stopped: int | None = None
+        self.paused: tuple[int, dict[str, float]] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step == self.until:  # an earlier call has come this far
+            self._pause(trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, AdapterTraining)
+        step = trainer.global_step
+        if step == pl_module.num_steps:
+            return
+        if step == self.until:
+            self.keep.save(trainer)
+            self._pause(step)
+        if pl_module.stop_asked:
+            self.keep.save(trainer)
+            self.stopped = step
+            raise Leave
+
+    def _pause(self, step: int) -> None:
+        self.paused = (step, self.recorder.validated(step))
+        raise Leave

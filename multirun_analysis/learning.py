@@ -1,0 +1,285 @@
+"""Learning curves of a study over training-set sizes (``data.train_subset``): what more data would bring.
+
+One curve for every setting of the other swept parameters: a power law through the error rates at each size, and its
+forecasts. Intervals come from fitting it again to error rates of resampled recordings, the same recordings at every
+size, and to the seeds of a size drawn again where it was trained with several; with one training per size the luck of
+training is not in them, nor is the question whether the law holds further out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.scoring.intervals import bootstrap_rates, percentiles
+from multirun_analysis.compare import NUISANCE_PARAMS, Comparison
+from multirun_analysis.params import identity, value_of
+from multirun_analysis.statistics.results import Interval
+from multirun_analysis.statistics.tally import tally_up
+from multirun_analysis.sweep import Trial
+
+# --- Error rates as a power law of the size of the training set: error = floor + scale * size ** -exponent.
+
+Floats = NDArray[np.float64]
+
+# Hestness et al. find 0.3 for speech; beyond these bounds three or four points say nothing.
+EXPONENTS = (0.05, 2.0)
+_GRID = 120
+# An error rate of nothing is still known only to about this.
+_LEAST_ERROR = 1e-3
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """``floor + scale * (size / unit) ** -exponent``, with ``floor`` and ``scale`` 0 or more.
+
+    floor: the error that no amount of data takes away. unit: the size at which ``scale`` is what data could still take
+        away; the largest one measured.
+    """
+
+    floor: float
+    scale: float
+    exponent: float
+    unit: float
+
+    def at(self, size: float) -> float:
+        """The error rate at a size."""
+        return self.floor + self.scale * (size / self.unit) ** -self.exponent
+
+
+@dataclass(frozen=True)
+class PowerLaws:
+    """Many of them, as columns ``[laws]``."""
+
+    floor: Floats
+    scale: Floats
+    exponent: Floats
+    unit: float
+
+    def at(self, size: float) -> Floats:
+        """The error rate of each at a size, ``[laws]``."""
+        return self.floor + self.scale * (size / self.unit) ** -self.exponent
+
+
+def fit_power_law(sizes: Floats, errors: Floats) -> PowerLaw:
+    """The law of one row of error rates ``[sizes]``; least squares, weighted as counts of errors vary."""
+    weights, rows = _weights(errors), errors[None]
+    grid = np.geomspace(*EXPONENTS, _GRID)
+    best = _fit(sizes, rows, weights, grid)
+    place = int(np.abs(grid - best.exponent[0]).argmin())
+    around = np.linspace(grid[max(0, place - 1)], grid[min(_GRID - 1, place + 1)], 2 * _GRID)
+    best = _fit(sizes, rows, weights, around)
+    return PowerLaw(float(best.floor[0]), float(best.scale[0]), float(best.exponent[0]), best.unit)
+
+
+def fit_power_laws(sizes: Floats, errors: Floats, resampled: Floats) -> PowerLaws:
+    """The laws of resampled error rates ``[resamples, sizes]``, weighted as the measured ``errors`` ``[sizes]`` are."""
+    return _fit(sizes, resampled, _weights(errors), np.geomspace(*EXPONENTS, _GRID))
+
+
+def _weights(errors: Floats) -> Floats:
+    """The variance of a count of errors grows with the count."""
+    return 1 / np.maximum(errors, _LEAST_ERROR)
+
+
+def _fit(sizes: Floats, rows: Floats, weights: Floats, exponents: Floats) -> PowerLaws:
+    """The best of the exponents for every row ``[rows, sizes]``, with its floor and scale."""
+    unit = float(sizes.max())
+    best_loss = np.full(len(rows), np.inf)
+    floor, scale, chosen = (np.zeros(len(rows)) for _ in range(3))
+    for exponent in exponents:
+        shape = (sizes / unit) ** -exponent
+        a, b = _floor_and_scale(shape, rows, weights)
+        loss = ((rows - a[:, None] - b[:, None] * shape) ** 2) @ weights
+        better = loss < best_loss
+        best_loss[better], floor[better], scale[better] = loss[better], a[better], b[better]
+        chosen[better] = exponent
+    return PowerLaws(floor, scale, chosen, unit)
+
+
+def _floor_and_scale(shape: Floats, rows: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Least squares of ``row = floor + scale * shape`` for every row, with both 0 or more."""
+    total, by_shape, by_square = weights.sum(), weights @ shape, weights @ shape**2
+    level, product = rows @ weights, rows @ (weights * shape)
+    scale = (total * product - by_shape * level) / (total * by_square - by_shape**2)
+    floor = (level - scale * by_shape) / total
+    rising, no_floor = scale < 0, floor < 0
+    floor = np.where(rising, level / total, np.where(no_floor, 0.0, floor))
+    scale = np.where(rising, 0.0, np.where(no_floor, product / by_square, scale))
+    return floor, scale
+
+
+SIZE_PARAM = "data.train_subset"
+# Sizes that are forecast, beside twice the largest one measured.
+FORECASTS = (50_000, 100_000)
+MIN_SIZES = 3
+# A forecast for so many times the largest size measured is a guess.
+FAR = 10
+RESAMPLES, SEED = 2000, 0
+_LINE_POINTS = 60
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Point:
+    """The error rate at a size: the mean over its trials, which differ in their seeds."""
+
+    size: int
+    error: float
+    trials: list[Trial]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The law at a size; ``is_far`` where that is more than ``FAR`` times the largest one measured."""
+
+    size: int
+    error: float
+    interval: Interval | None
+    is_far: bool
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """A fitted curve; sizes are conversations that were trained on, errors are fractions.
+
+    setting: the values of the other swept parameters.
+    floor, exponent: intervals of the law's own numbers; None with too few recordings, like all intervals.
+    is_falling: whether the error at the largest size is below that at the smallest, at 95 %.
+    off: sizes whose error differs from the law, at 95 %: no interval of a forecast allows for a law that does not hold.
+    forecasts: twice the largest size, then ``FORECASTS``. line: the law from the smallest size to the last forecast,
+        evenly spaced on a logarithmic axis, to be drawn.
+    steps: fewest and most optimizer steps that a trial was trained; equal where compute was the same for all.
+    """
+
+    setting: dict[str, Any]
+    points: list[Point]
+    law: PowerLaw
+    floor: Interval | None
+    exponent: Interval | None
+    is_falling: bool | None
+    off: list[int]
+    forecasts: list[Forecast]
+    line: list[Forecast]
+    steps: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class LearningStudy:
+    """The curves of a sweep over sizes, the lowest at its largest size first; ``refused`` says why there is none."""
+
+    curves: list[LearningCurve]
+    refused: str | None
+
+
+def learning_study(comparison: Comparison) -> LearningStudy | None:
+    """The learning curves of a sweep; None for a sweep over something else.
+
+    Raises:
+        DataError: an utterances.jsonl cannot be read.
+    """
+    if SIZE_PARAM not in comparison.swept:
+        return None
+    curves, refused = [], None
+    for setting, trials in _by_setting(comparison):
+        try:
+            curves.append(fit_learning_curve(trials, setting))
+        except UserError as error:
+            refused = refused or f"{comparison.sweep.folder}: {error}"
+    curves.sort(key=lambda curve: curve.points[-1].error)
+    return LearningStudy(curves, None if curves else refused)
+
+
+def fit_learning_curve(trials: Sequence[Trial], setting: dict[str, Any] | None = None) -> LearningCurve:
+    """The curve of trials that differ in their training set's size, and perhaps in their seeds.
+
+    Raises:
+        UserError: they have fewer than ``MIN_SIZES`` different sizes.
+    """
+    points = _points(trials)
+    if len(points) < MIN_SIZES:
+        found = ", ".join(f"{point.size:,}" for point in points) or "none"
+        raise UserError(
+            f"a learning curve needs at least {MIN_SIZES} sizes of the training set, and there are {len(points)} "
+            f"({found}). Train with more values of {SIZE_PARAM}"
+        )
+    sizes = np.array([point.size for point in points], float)
+    errors = np.array([point.error for point in points])
+    law, resampled = fit_power_law(sizes, errors), _resampled(points)
+    laws = None if resampled is None else fit_power_laws(sizes, errors, resampled)
+    largest = points[-1].size
+    ahead = [2 * largest, *(size for size in FORECASTS if size > 2 * largest)]
+    drawn = np.unique(np.geomspace(points[0].size, ahead[-1], _LINE_POINTS).round().astype(int))
+    steps = [trial.record["steps"] for point in points for trial in point.trials if trial.record.get("steps")]
+    return LearningCurve(
+        setting=setting or {},
+        points=points,
+        law=law,
+        floor=None if laws is None else _interval(laws.floor),
+        exponent=None if laws is None else _interval(laws.exponent),
+        is_falling=None if resampled is None else _interval(resampled[:, 0] - resampled[:, -1]).low > 0,
+        off=[] if laws is None or resampled is None else _off(points, resampled, laws),
+        forecasts=[_forecast(size, law, laws) for size in ahead],
+        line=[_forecast(int(size), law, laws) for size in drawn],
+        steps=(min(steps), max(steps)) if steps else None,
+    )
+
+
+def _by_setting(comparison: Comparison) -> list[tuple[dict[str, Any], list[Trial]]]:
+    """Finished trials that agree in every swept parameter but their size and seeds."""
+    params = [param for param in comparison.swept if param not in (SIZE_PARAM, *NUISANCE_PARAMS)]
+    groups: dict[str, tuple[dict[str, Any], list[Trial]]] = {}
+    for trial in comparison.sweep.finished:
+        setting = {param: value_of(trial, param) for param in params}
+        groups.setdefault(identity(setting), (setting, []))[1].append(trial)
+    return list(groups.values())
+
+
+def _points(trials: Sequence[Trial]) -> list[Point]:
+    by_size: dict[int, list[Trial]] = {}
+    for trial in trials:
+        size = trial.record.get("train_conversations")
+        if isinstance(size, int):
+            by_size.setdefault(size, []).append(trial)
+    return [Point(size, sum(trial.cer for trial in some) / len(some), some) for size, some in sorted(by_size.items())]
+
+
+def _resampled(points: Sequence[Point]) -> Floats | None:
+    """Error rates of resampled recordings and seeds, ``[RESAMPLES, points]``; None where that cannot be done."""
+    trials = [trial for point in points for trial in point.trials]
+    tally = tally_up(trials).strict
+    if tally is None or not tally.has_enough or len(tally.trials) < len(trials):
+        return None
+    rates = bootstrap_rates(tally.edits, tally.chars, tally.recordings, RESAMPLES, SEED) / tally.repeats
+    rng, columns, start = np.random.default_rng(SEED), [], 0
+    for point in points:
+        count = len(point.trials)
+        seeds = start + rng.integers(count, size=(RESAMPLES, count))
+        columns.append(np.take_along_axis(rates, seeds, axis=1).mean(axis=1))
+        start += count
+    return np.stack(columns, axis=1)
+
+
+def _off(points: Sequence[Point], resampled: Floats, laws: PowerLaws) -> list[int]:
+    """Sizes at which the law of the same resample is above the error in nearly all resamples, or below it."""
+    found = []
+    for place, point in enumerate(points):
+        beside = _interval(resampled[:, place] - laws.at(point.size))
+        if beside.low > 0 or beside.high < 0:
+            found.append(point.size)
+    return found
+
+
+def _forecast(size: int, law: PowerLaw, laws: PowerLaws | None) -> Forecast:
+    interval = None if laws is None else _interval(laws.at(size))
+    return Forecast(size, law.at(size), interval, size > FAR * law.unit)
+
+
+def _interval(samples: Floats) -> Interval:
+    low, high = percentiles(samples)
+    return Interval(float(low), float(high))

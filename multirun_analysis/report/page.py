@@ -1,0 +1,206 @@
+"""The HTML of report.html: a template filled with what the other modules of this package computed."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from altair.utils.schemapi import debug_mode
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.paths import store_root
+from multirun_analysis import charts, words
+from multirun_analysis.charts import Figure
+from multirun_analysis.compare import Comparison, compare
+from multirun_analysis.messages import ENGLISH, Messages, messages_in
+from multirun_analysis.records import write_whole
+from multirun_analysis.report.board import Board, term_table
+from multirun_analysis.report.facts import config_differences, cost_facts, sweep_facts
+from multirun_analysis.report.utterances import clips, worst_utterances
+from multirun_analysis.sweep import Trial, collect
+from multirun_analysis.tables import trials_csv, trials_json
+
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+LIBRARIES = "window.vegaEmbed = vegaEmbed;"
+
+
+@dataclass(frozen=True)
+class Section:
+    """Charts under one heading, with a sentence that says how to read them."""
+
+    key: str
+    title: str
+    note: str
+    figures: list[Figure]
+
+
+def render(comparison: Comparison, created: datetime, say: Messages = ENGLISH, reload: float | None = None) -> str:
+    """The report as HTML; every text that comes from data is escaped by the template engine.
+
+    Args:
+        comparison: a compared sweep.
+        created: when, in the reader's time zone.
+        say: the language.
+        reload: seconds after which the page loads itself again; None for a sweep that has ended.
+    """
+    with debug_mode(False):  # checking charts against Vega-Lite's schema takes most of their time; the tests do it
+        sections = {section.key: section for section in _sections(comparison, say)}
+    figures = [figure for section in sections.values() for figure in section.figures]
+    mistakes = worst_utterances(comparison.best.trial)
+    return (
+        _environment(say)
+        .get_template("report.html.j2")
+        .render(
+            comparison=comparison,
+            statistics=comparison.statistics,
+            sweep=comparison.sweep,
+            best=comparison.best,
+            board=Board(comparison, say),
+            created=f"{created:%Y-%m-%d %H:%M}",
+            reload=reload,
+            sections=sections,
+            categories=charts.category_table(comparison, say),
+            terms=term_table(comparison, say),
+            specs={figure.key: figure.spec for figure in figures},
+            mistakes=list(zip(mistakes, clips([mistake.path for mistake in mistakes]), strict=True)),
+            compared_to=lambda trial: _compared_to(trial, comparison),
+            facts=sweep_facts(comparison, say),
+            costs=cost_facts(comparison, say),
+            libraries=chart_libraries() if figures else "",
+        )
+    )
+
+
+def render_waiting(name: str, why: str, say: Messages, reload: float | None) -> str:
+    """The page of a sweep without a finished trial; ``reload`` as in ``render``."""
+    return _environment(say).get_template("waiting.html.j2").render(name=name, why=why, reload=reload)
+
+
+def _sections(comparison: Comparison, say: Messages) -> list[Section]:
+    """The charts; what a sweep cannot show is left out."""
+    settings = [
+        *charts.parallel_figure(comparison, say),
+        *charts.parameter_figures(comparison, say),
+        *charts.heat_map(comparison, say),
+        *charts.repeats_figure(comparison, say),
+        *charts.effects_figure(comparison, say),
+    ]
+    found = [
+        Section("matters", say("charts.title"), " ".join(charts.parameter_note(comparison, say)), settings),
+        Section("categories", say("category.title"), "", charts.category_figure(comparison, say)),
+        Section("losses", say("loss.title"), "", charts.loss_figures(comparison, say)),
+    ]
+    study = comparison.learning
+    if study is not None:
+        said = " ".join(words.learning_sentences(study, say))
+        found.insert(0, Section("learning", say("learning.title"), said, charts.learning_figure(comparison, say)))
+    return [section for section in found if section.figures or section.key == "learning"]
+
+
+def _compared_to(trial: Trial, comparison: Comparison) -> Trial | None:
+    """What a trial's config is held against: the recommended trial's; of that one, the best trial's."""
+    recommended, best = comparison.statistics.recommended, comparison.best.trial
+    other = best if trial is recommended else recommended
+    return None if other is trial else other
+
+
+def _environment(say: Messages) -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": words.percent, "show": words.show, "duration": words.duration}
+    environment.globals |= {
+        "say": say,
+        "words": words,
+        "charts": charts,
+        "config_differences": config_differences,
+        "style": _text("report.css"),
+        "script": _text("report.js"),
+    }
+    return environment
+
+
+def _text(name: str) -> Markup:
+    """One of our own files, trusted as it is."""
+    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
+
+
+@cache
+def chart_libraries() -> Markup:
+    """Vega, Vega-Lite and Vega-Embed as one script; ``</script`` inside a string would end the element.
+
+    Bundling takes seconds, so the store keeps the script where there is one.
+    """
+    kept = store_root() / "report" / f"charts-{version('vl-convert-python')}.js"
+    if kept.is_file():
+        return Markup(kept.read_text(encoding="utf-8"))
+    import vl_convert
+
+    script = vl_convert.javascript_bundle(LIBRARIES).replace("</script", "<\\/script")
+    if store_root().is_dir():
+        with suppress(UserError):  # it only saves time
+            write_whole(kept, script)
+    return Markup(script)
+
+
+# --- The three files of a sweep: report.html, which needs neither network nor server, trials.csv and trials.json.
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """The three files of a report."""
+
+    html: Path
+    csv: Path
+    json: Path
+
+    @classmethod
+    def in_folder(cls, folder: Path) -> ReportPaths:
+        """Where they lie."""
+        folder = folder.resolve()
+        return cls(folder / "report.html", folder / "trials.csv", folder / "trials.json")
+
+
+def load_sweep(sweep_dir: Path) -> Comparison:
+    """Read and compare the trials in ``sweep_dir``.
+
+    Raises:
+        UserError: no such folder, no trial or no finished trial in it, a record that cannot be read, or trials that
+            were not scored alike: on different references, by different versions or under different options.
+    """
+    return compare(collect(Path(sweep_dir)))
+
+
+def write_report(sweep_dir: Path, out: Path | None = None, language: str = ENGLISH.language) -> ReportPaths:
+    """Compare the trials in ``sweep_dir`` and write report.html, trials.csv and trials.json.
+
+    Args:
+        sweep_dir: folder of a Hydra multirun (or of a single run).
+        out: folder for the three files, made when missing; ``sweep_dir`` by default.
+        language: of the page's own text: "en" or "zh". The tables' keys are the same in both.
+
+    Raises:
+        UserError: as ``load_sweep``, the files cannot be written, or the language is another one.
+    """
+    return write_comparison(load_sweep(sweep_dir), out, language)
+
+
+def write_comparison(comparison: Comparison, out: Path | None = None, language: str = ENGLISH.language) -> ReportPaths:
+    """As ``write_report``, for a sweep that is already loaded."""
+    say = messages_in(language)
+    paths = ReportPaths.in_folder(Path(out or comparison.sweep.folder))
+    created = datetime.now().astimezone()
+    write_whole(paths.csv, trials_csv(comparison))
+    write_whole(paths.json, trials_json(comparison, created))
+    write_whole(paths.html, render(comparison, created, say))
+    return paths

@@ -1,0 +1,354 @@
+"""Trial folders of a sweep, read into plain dataclasses."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.sweep_folder import LEDGER
+from multirun_analysis.messages import ENGLISH, Messages
+from multirun_analysis.records import Record, finite, read_json, read_jsonl, read_yaml
+
+GREEDY_TEMPERATURE = 0.0
+
+
+class Status(StrEnum):
+    """How far a trial came; the words are Hydra's where Hydra has one."""
+
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    UNFINISHED = "UNFINISHED"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Error rates (fractions, may exceed 1) and counts over characters, of one normalisation."""
+
+    cer: float
+    wer: float | None
+    mer: float | None
+    exact_match: float | None
+    substitutions: int | None
+    deletions: int | None
+    insertions: int | None
+    empty_outputs: int | None
+    empty_rate: float | None = None
+    over_generation_rate: float | None = None
+    pinyin_error_rate: float | None = None
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], path: Path) -> Scores:
+        """Raises DataError when ``cer`` is missing or not a finite number; other figures may be missing."""
+        cer = record.get("cer")
+        if not isinstance(cer, int | float) or isinstance(cer, bool) or not math.isfinite(cer):
+            raise DataError(path, f"cer={cer!r} must be a finite number", "Run this trial again")
+        optional = {name: finite(record.get(name)) for name in cls.__dataclass_fields__ if name != "cer"}
+        return cls(cer=float(cer), **optional)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One job of a sweep, or the zero-shot base under one of its decoding settings.
+
+    ``params`` are flat config keys; ``overrides`` is what the command line changed, as typed values;
+    ``record`` is the whole of scores.json, baseline.json or failure.json (empty for an unfinished trial), with None in
+    place of NaN and infinity.
+    """
+
+    name: str
+    folder: Path
+    status: Status
+    params: dict[str, Any]
+    overrides: dict[str, Any] = field(default_factory=dict)
+    record: Record = field(default_factory=dict)
+    strict: Scores | None = None
+    normalised: Scores | None = None
+    is_base: bool = False
+
+    @property
+    def label(self) -> str:
+        """The trial's own name for itself, or its overrides."""
+        named = ",".join(f"{key}={value}" for key, value in self.overrides.items())
+        return str(self.record.get("trial") or named or self.name)
+
+    @property
+    def signature(self) -> str | None:
+        return self.record.get("signature")
+
+    @property
+    def cer(self) -> float:
+        """Strict character error rate of a scored trial."""
+        assert self.strict is not None, f"{self.name} has no scores"
+        return self.strict.cer
+
+    @property
+    def decoding_key(self) -> str:
+        """Equal for two trials whose base decodes alike: the model, the prompt, ``decoding.*`` and, when sampling, the
+        seed."""
+        setting = {key: value for key, value in self.params.items() if key.startswith("decoding.")}
+        if self.params.get("data.prompt") is not None:
+            setting["data.prompt"] = self.params["data.prompt"]
+        if self.params.get("decoding.text_temperature") != GREEDY_TEMPERATURE:
+            setting["seed"] = self.params.get("seed")
+        return json.dumps([self.record.get("model"), setting], sort_keys=True, default=str)
+
+    @cached_property
+    def utterances(self) -> list[Record]:
+        """Lines of utterances.jsonl; empty for a base and when there is no such file."""
+        return self._lines("utterances.jsonl")
+
+    @cached_property
+    def curves(self) -> list[Record]:
+        """Lines of curves.jsonl; empty for a base and when there is no such file."""
+        return self._lines("curves.jsonl")
+
+    def _lines(self, name: str) -> list[Record]:
+        path = self.folder / name
+        return [] if self.is_base or not path.is_file() else list(read_jsonl(path))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Everything found in a sweep's folder; ``baselines`` has one entry per decoding setting.
+
+    ``fitting_seconds``: how long the sweep trained adapters, several at a time; None where nobody measured it.
+    ``planned``: number of trials that were launched, begun or not; None where that is not known.
+    ``halving``: which adapters were stopped early; None in a sweep that stops none.
+    """
+
+    folder: Path
+    trials: list[Trial]
+    baselines: list[Trial]
+    command: str | None
+    fitting_seconds: float | None = None
+    halving: Halving | None = None
+    planned: int | None = None
+
+    @property
+    def not_begun(self) -> int:
+        """Trials that wait for their adapters, or that an interrupted sweep did not come to."""
+        return max(0, (self.planned or 0) - len(self.trials))
+
+    @property
+    def finished(self) -> list[Trial]:
+        return self._with(Status.COMPLETED)
+
+    @property
+    def failed(self) -> list[Trial]:
+        return self._with(Status.FAILED)
+
+    @property
+    def unfinished(self) -> list[Trial]:
+        return self._with(Status.UNFINISHED)
+
+    def _with(self, status: Status) -> list[Trial]:
+        return [trial for trial in self.trials if trial.status is status]
+
+
+def collect(sweep_dir: Path) -> Sweep:
+    """Read the trial folders in ``sweep_dir``, in the order of their job numbers.
+
+    A folder that is itself the folder of one run is a sweep of one trial.
+
+    Raises:
+        DataError: ``sweep_dir`` is no folder or has no trial in it, or a record cannot be read.
+    """
+    if not sweep_dir.is_dir():
+        raise DataError(
+            sweep_dir, "is not a folder", "Give the folder of a multirun, for example outputs/multirun/demo"
+        )
+    folders = sorted((path for path in sweep_dir.iterdir() if _is_trial(path)), key=_job_order)
+    if not folders and _is_trial(sweep_dir):
+        folders = [sweep_dir]
+    if not folders:
+        raise DataError(
+            sweep_dir, "holds no trial folder", "Give the folder that holds the trials' numbered folders (0, 1, ...)"
+        )
+    baselines: dict[str, Trial] = {}
+    for folder in folders:
+        if (folder / "baseline.json").is_file():
+            base = _scored(folder, folder / "baseline.json", is_base=True)
+            baselines.setdefault(base.decoding_key, base)
+    trials = [_read_trial(path) for path in folders]
+    ledger = finite(read_json(sweep_dir / LEDGER)) if (sweep_dir / LEDGER).is_file() else {}
+    return Sweep(
+        folder=sweep_dir,
+        trials=trials,
+        baselines=list(baselines.values()),
+        command=_sweep_command(sweep_dir),
+        fitting_seconds=ledger.get("fitting_seconds"),
+        halving=read_halving(sweep_dir),
+        planned=ledger.get("trials"),
+    )
+
+
+def _is_trial(path: Path) -> bool:
+    marks = (".hydra", "scores.json", "failure.json")
+    return path.is_dir() and any((path / mark).exists() for mark in marks)
+
+
+def _job_order(path: Path) -> tuple[int, int, str]:
+    return (0, int(path.name), "") if path.name.isdecimal() else (1, 0, path.name)
+
+
+def _read_trial(folder: Path) -> Trial:
+    if (folder / "scores.json").is_file():
+        return _scored(folder, folder / "scores.json", is_base=False)
+    overrides = _overrides(folder)
+    if not (folder / "failure.json").is_file():
+        return Trial(folder.name, folder, Status.UNFINISHED, params=overrides, overrides=overrides)
+    record = finite(read_json(folder / "failure.json"))
+    params = record.get("params") or overrides
+    return Trial(folder.name, folder, Status.FAILED, params=params, overrides=overrides, record=record)
+
+
+def _scored(folder: Path, path: Path, is_base: bool) -> Trial:
+    record = read_json(path)
+    params = record.get("params")
+    if not isinstance(params, dict):
+        raise DataError(path, f"params={params!r} must be an object of config keys", "Run this trial again")
+    normalised = record.get("normalised")
+    return Trial(
+        name=folder.name,
+        folder=folder,
+        status=Status.COMPLETED,
+        params=finite(params),
+        overrides=_overrides(folder),
+        record=finite(record),
+        strict=Scores.from_record(record, path),
+        normalised=Scores.from_record(normalised, path) if normalised else None,
+        is_base=is_base,
+    )
+
+
+def _overrides(folder: Path) -> dict[str, Any]:
+    """What Hydra wrote to .hydra/overrides.yaml, by key; Hydra's own settings are left out."""
+    path = folder / ".hydra" / "overrides.yaml"
+    written = read_yaml(path) if path.is_file() else None
+    try:
+        parsed = [_parsed(str(item)) for item in written or []]
+    except HydraException as error:
+        raise DataError(path, f"is not a list of Hydra overrides: {error}", "Run this trial again") from error
+    return {
+        item.key_or_group: item.value() for item in parsed if not item.key_or_group.startswith(("hydra.", "hydra/"))
+    }
+
+
+@lru_cache(maxsize=100_000)
+def _parsed(override: str) -> Override:
+    """Hydra takes half a millisecond for it, and a sweep's trials repeat each other's."""
+    return OverridesParser.create().parse_overrides([override])[0]
+
+
+def _sweep_command(sweep_dir: Path) -> str | None:
+    """The multirun's command line, from Hydra's multirun.yaml; None when the file is missing or of another shape."""
+    path = sweep_dir / "multirun.yaml"
+    config: Any = read_yaml(path) if path.is_file() else None
+    try:
+        given = config["hydra"]["overrides"]
+        program = f"kimi_audio_ft.{config['hydra']['job']['name']}"
+        arguments = [*given["task"], *(item for item in given["hydra"] if item != "hydra.mode=MULTIRUN")]
+    except (TypeError, KeyError):
+        return None
+    return shlex.join(["python", "-m", program, "-m", *arguments])
+
+
+# --- What successive halving stopped early: ``halving.json`` of a sweep's folder, when there is one.
+
+FILE = "halving.json"
+_OUT = ("stopped", "failed")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One adapter that took part.
+
+    decision: "continued", "passed", "stopped" or "failed", at ``step`` of its ``num_steps``. score: of the sweep's
+    metric there. jobs: number of trials that it stands for.
+    """
+
+    name: str
+    decision: str
+    step: int
+    num_steps: int
+    score: float | None
+    rank: int | None
+    reason: str
+    time: str | None
+    jobs: int
+    signature: str
+
+    @property
+    def is_out(self) -> bool:
+        """Whether it was not trained to its end."""
+        return self.decision in _OUT
+
+
+@dataclass(frozen=True)
+class Halving:
+    """The record of successive halving; ``document`` is the whole file."""
+
+    metric: str
+    candidates: list[Candidate]
+    steps_trained: int
+    steps_of_all: int
+    document: Record
+
+    @property
+    def out(self) -> list[Candidate]:
+        """What was not trained to its end, the best ones first."""
+        lost = [candidate for candidate in self.candidates if candidate.is_out]
+        return sorted(lost, key=lambda one: (one.decision == "failed", -one.step, one.rank or 0))
+
+    def score(self, candidate: Candidate) -> str:
+        """A candidate's score as the metric is written."""
+        if candidate.score is None:
+            return "–"
+        return f"{100 * candidate.score:.2f}" if self.metric == "cer" else f"{candidate.score:.4f}"
+
+    def in_words(self, say: Messages = ENGLISH) -> str:
+        """Who was stopped where, and what it saved, in one sentence."""
+        stopped = Counter(one.step for one in self.candidates if one.decision == "stopped")
+        failed = sum(one.decision == "failed" for one in self.candidates)
+        parts = [say("halving.stopped_at", n=count, step=step) for step, count in sorted(stopped.items())]
+        parts += [say("halving.failed", n=failed)] if failed else []
+        losses = say("list.comma").join(parts) or say("halving.none")
+        said = say("halving.summary", metric=self.metric, n=len(self.candidates), losses=losses)
+        if not self.steps_of_all:
+            return said + say("effort.end")
+        share = round(100 * self.steps_trained / self.steps_of_all)
+        return say("halving.saved", said=said, trained=self.steps_trained, all=self.steps_of_all, share=share)
+
+
+def read_halving(sweep_dir: Path) -> Halving | None:
+    """The record in a sweep's folder; None when the sweep did not stop trainings.
+
+    Raises:
+        DataError: the file cannot be read, or lacks what it must have.
+    """
+    path = sweep_dir / FILE
+    if not path.is_file():
+        return None
+    document = finite(read_json(path))
+    try:
+        candidates = [_candidate(entry) for entry in document["candidates"]]
+        return Halving(document["metric"], candidates, document["steps_trained"], document["steps_of_all"], document)
+    except (KeyError, TypeError) as error:
+        raise DataError(path, f"is no record of successive halving ({error})", "Run the same sweep again") from error
+
+
+def _candidate(entry: dict[str, Any]) -> Candidate:
+    return Candidate(**{name: entry[name] for name in Candidate.__dataclass_fields__})

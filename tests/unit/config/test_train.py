@@ -1,0 +1,184 @@
+"""Every rule of the configs: the message names the option, the value and the rule."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import pytest
+
+from kimi_audio_ft.config.commands import TokenizeConfig
+from kimi_audio_ft.config.train import (
+    AugmentConfig,
+    DataConfig,
+    DecodingConfig,
+    EvaluateConfig,
+    LoggerConfig,
+    LoraConfig,
+    ModelConfig,
+    OptimConfig,
+    ScoringConfig,
+    TrainConfig,
+    TrainerConfig,
+)
+from kimi_audio_ft.errors import ConfigError, UserError
+
+CLASSES = {
+    "data.augment.": AugmentConfig,
+    "data.": DataConfig,
+    "model.": ModelConfig,
+    "lora.": LoraConfig,
+    "optim.": OptimConfig,
+    "decoding.": DecodingConfig,
+    "trainer.": TrainerConfig,
+    "logger.": LoggerConfig,
+    "scoring.": ScoringConfig,
+    "": TokenizeConfig,
+}
+ONE = "must be 1 or more"
+ZERO = "must be 0 or more"
+NAN = math.nan
+
+# Option, values that are refused, and words of the rule.
+REFUSED: list[tuple[str, list[Any], str]] = [
+    ("data.augment.speeds", [[0.4], [2.1], [1.0, NAN], []], "speed factor lies between 0.5 and 2.0|at least one"),
+    ("data.augment.gains_db", [[-41.0], [21.0], []], "between -40 and 20 dB|at least one"),
+    ("data.augment.time_masks", [-1], ZERO),
+    ("data.augment.channel_masks", [-1], ZERO),
+    ("data.augment.time_mask_frames", [0], ONE),
+    ("data.augment.channel_mask_width", [0], ONE),
+    ("data.features", ["yes", ""], "must be one of cached, online, none"),
+    ("data.max_length", [0, -1], ONE),
+    ("data.batch_size", [0], ONE),
+    ("data.max_batch_tokens", [0], ONE),
+    ("data.num_workers", [-1], ZERO),
+    ("data.prompt", ["", "  \n"], "must not be empty"),
+    ("model.path", [""], "must name a checkpoint folder"),
+    ("model.dtype", ["float16", "bf16"], "must be one of float32, bfloat16"),
+    ("model.attention", ["flash"], "must be one of sdpa, eager, flash_attention_2"),
+    ("lora.r", [0, -8], "rank must be 1 or more"),
+    ("lora.lora_alpha", [0, -1], ONE),
+    ("lora.lora_dropout", [-0.1, 1.0, NAN], r"must be in \[0, 1\)"),
+    ("lora.target_modules", ["", [], ["decoder", ""], 5, None, [3]], "a preset, a regular expression.*or a list"),
+    ("lora.init_lora_weights", ["pissa", "pissa_niter_4", "olora", "5", ""], "one of default, gaussian, orthogonal"),
+    ("optim.lr", [0.0, -1e-5, NAN], "must be greater than 0"),
+    ("optim.weight_decay", [-0.1, NAN], ZERO),
+    ("optim.beta1", [-0.1, 1.0, NAN], r"must be in \[0, 1\)"),
+    ("optim.beta2", [-0.1, 1.0, NAN], r"must be in \[0, 1\)"),
+    ("optim.eps", [0.0, NAN], "must be greater than 0"),
+    ("optim.schedule", ["exponential"], "must be one of linear, cosine, constant"),
+    ("optim.warmup_ratio", [-0.1, 1.0, NAN], r"must be in \[0, 1\)"),
+    ("optim.max_grad_norm", [-1.0, NAN], ZERO),
+    ("optim.loss_average", ["batch"], "must be one of sample, token"),
+    ("decoding.text_temperature", [-0.1, NAN], r"must be 0 \(greedy\) or more"),
+    ("decoding.text_top_k", [-1], r"must be 0 \(all\) or more"),
+    ("decoding.text_repetition_penalty", [0.9, 0.0, NAN], r"must be 1 \(off\) or more"),
+    ("decoding.text_repetition_window_size", [0], ONE),
+    ("decoding.max_new_tokens", [0], ONE),
+    ("decoding.repeats", [0], ONE),
+    ("decoding.batch_size", [0], ONE),
+    ("trainer.max_epochs", [0], ONE),
+    ("trainer.max_steps", [0, -2], r"must be -1 \(no limit\) or 1 or more"),
+    ("trainer.accumulate", [0], ONE),
+    ("trainer.log_every", [0], ONE),
+    ("trainer.val_every", [-1], ZERO),
+    ("trainer.save_every", [0], ONE),
+    ("trainer.save_keep", [0], ONE),
+    ("trainer.threads", [-1], ZERO),
+    ("trainer.accelerator", ["tpu"], "must be one of auto, cpu, gpu"),
+    ("trainer.strategy", ["zero2", ""], "must be one of single, ddp, fsdp, deepspeed_zero3"),
+    ("trainer.devices", [0, -1, "all", True, 1.5, None], "must be auto, or 1 or more"),
+    ("model.quantization", ["int8", ""], "must be one of nf4"),
+    ("logger.kind", ["tensorboard"], "must be one of wandb, csv, none"),
+    ("data.train_subset", [0, -5], "must be 1 or more conversations"),
+    ("logger.mode", ["disabled"], "must be one of auto, online, offline"),
+    ("logger.utterance_rows", [-1], ZERO),
+    ("scoring.fillers", [["嗯", " "], ["嗯 "], [""]], "must be words without white space"),
+    ("scoring.terms", ["no/such.txt", "."], "must name a text file.*there is no such file"),
+    ("scoring.names", ["no/such.txt", "."], "must name a text file.*there is no such file"),
+    ("manifests", [[]], "needs at least one manifest"),
+    ("batch_size", [0], ONE),
+    ("readers", [0], ONE),
+    ("devices", [0, -1, "all", True, 1.5, None], "must be auto, or 1 or more"),
+    ("threads", [-1], ZERO),
+]
+
+# Fields of which every value of their type is usable, or is judged where the files are read.
+FREE = {
+    *("data.train_manifest", "data.eval_manifest", "data.audio_root", "data.bucket_by_length", "data.augment"),
+    *("data.train_subset_seed", "model.revision", "model.speech_tokenizer", "model.gradient_checkpointing"),
+    *("lora.use_rslora", "lora.use_dora"),
+    *("trainer.deepspeed", "trainer.progress", "logger.project", "logger.entity", "logger.tags", "logger.audio"),
+    "scoring.erhua",
+    *("out", "audio_root", "model", "features", "progress"),
+}
+
+
+def owner(option: str) -> tuple[type, str]:
+    prefix = next(prefix for prefix in CLASSES if option.startswith(prefix))
+    return CLASSES[prefix], option.removeprefix(prefix)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "rule"), [(option, value, rule) for option, values, rule in REFUSED for value in values]
+)
+def test_refused(option: str, value: Any, rule: str) -> None:
+    kind, field = owner(option)
+    others = {} if kind is not TokenizeConfig or field == "manifests" else {"manifests": ["a.jsonl"]}
+    # A list is judged member by member; the message then names the member.
+    shown = "|".join(re.escape(repr(part)) for part in [value, *(value if isinstance(value, list) else [])])
+    with pytest.raises(ConfigError, match=rf"^{re.escape(option)}=({shown}): .*({rule})"):
+        kind(**others | {field: value})
+
+
+def test_every_field_is_checked_or_free() -> None:
+    fields = {prefix + field.name for prefix, kind in CLASSES.items() for field in dataclasses.fields(kind)}
+    checked = {option for option, _, _ in REFUSED}
+    assert checked | FREE == fields
+    assert not checked & FREE
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (AugmentConfig, {"speeds": [0.5, 2.0], "gains_db": [-40.0, 20.0], "time_mask_frames": 1}),
+        (DataConfig, {"prompt": None, "max_length": 1, "batch_size": 1, "max_batch_tokens": 1}),
+        (LoraConfig, {"r": 1, "lora_alpha": 1, "lora_dropout": 0.0, "target_modules": ["decoder", r"lm_head"]}),
+        (OptimConfig, {"beta1": 0.0, "warmup_ratio": 0.0, "max_grad_norm": 0.0, "weight_decay": 0.0}),
+        (DecodingConfig, {"text_temperature": 0.0, "text_top_k": 0, "text_repetition_penalty": 1.0}),
+        (TrainerConfig, {"max_steps": -1, "max_epochs": 1, "accumulate": 1, "val_every": 0, "threads": 0}),
+        (TokenizeConfig, {"manifests": ["a"], "threads": 0, "batch_size": 1}),
+    ],
+)
+def test_the_edges_are_inside(kind: type, fields: dict[str, Any]) -> None:
+    made = kind(**fields)
+    assert {name: getattr(made, name) for name in fields} == fields
+
+
+def test_orthogonal_start_needs_an_even_rank() -> None:
+    assert LoraConfig(r=4, init_lora_weights="orthogonal").r == 4
+    with pytest.raises(ConfigError, match=r"^lora\.r=5: lora\.init_lora_weights=orthogonal needs an even rank"):
+        LoraConfig(r=5, init_lora_weights="orthogonal")
+
+
+def test_alpha_is_twice_the_rank_unless_given() -> None:
+    assert [LoraConfig(r=r).lora_alpha for r in (1, 8, 32)] == [2, 16, 64]
+    assert LoraConfig(r=8, lora_alpha=8).lora_alpha == 8
+
+
+def test_defaults_are_the_published_study() -> None:
+    config = TrainConfig()
+    assert (config.lora.r, config.lora.lora_alpha, config.lora.lora_dropout) == (8, 16, 0.05)
+    assert (config.optim.lr, config.trainer.max_epochs, config.trainer.accumulate) == (5e-5, 5, 8)
+    assert (config.data.batch_size, config.data.max_length, config.model.dtype) == (1, 8192, "bfloat16")
+    assert (config.trainer.log_every, config.trainer.save_every, config.trainer.save_keep) == (50, 1000, 5)
+    assert (config.decoding.text_temperature, config.decoding.text_top_k) == (0.3, 5)
+    assert EvaluateConfig().adapter is None
+
+
+def test_a_config_error_is_a_user_error_and_a_value_error() -> None:
+    assert issubclass(ConfigError, UserError) and issubclass(UserError, ValueError)
+    assert str(ConfigError("a.b", "x", "must be y")) == "a.b='x': must be y"
+    assert str(ConfigError("a.b", 3, "must be y", "Write 4")) == "a.b=3: must be y. Write 4"

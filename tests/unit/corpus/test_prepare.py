@@ -1,0 +1,290 @@
+"""CSV to manifests: all that `prepare` does, without Hydra."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from kimi_audio_ft.config.commands import PrepareConfig
+from kimi_audio_ft.corpus.prepare import manifest_path, prepare, write_lines_together
+from kimi_audio_ft.corpus.rows import REASONS, number_repeats
+from kimi_audio_ft.errors import ConfigError, DataError, UserError
+from kimi_audio_ft.manifest.manifest import read_manifest
+
+RATE = 8000
+
+
+def record(path: Path, seconds: float = 1.0, seed: int = 0) -> Path:
+    """A second of noise, another one for every seed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).uniform(-0.5, 0.5, round(seconds * RATE)).astype(np.float32)
+    soundfile.write(path, noise, RATE, subtype="FLOAT" if path.suffix == ".wav" else None)
+    return path
+
+
+def write_csv(path: Path, rows: list[list[str]], encoding: str = "utf-8") -> Path:
+    with path.open("w", encoding=encoding, newline="") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """20 recordings: 5 meetings of 4 segments."""
+    rows = [["audio", "text", "kind"]]
+    for index in range(20):
+        name = f"meeting{index // 4}_{index % 4}.wav"
+        record(tmp_path / "data" / "wav" / name, seed=index)
+        rows.append([f"wav/{name}", f"第{index}句", "rare" if index % 4 == 0 else "often"])
+    return write_csv(tmp_path / "data" / "corpus.csv", rows)
+
+
+def config_for(table: Path, **options: Any) -> PrepareConfig:
+    return PrepareConfig(**{"csv": str(table), "out": str(table.parent / "out"), **options})
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def texts(manifest: list[dict[str, Any]]) -> Iterator[str]:
+    return (entry["conversation"][2]["content"] for entry in manifest)
+
+
+def test_a_manifest_line_is_the_published_format(corpus: Path) -> None:
+    prepare(config_for(corpus, prompt="转写。", eval_ratio=0.0))
+    out = corpus.parent / "out"
+    first = lines(out / "train.jsonl")[0]
+    assert first == {
+        "id": "meeting0_0",
+        "group": "meeting0_0",
+        "task_type": "understanding",
+        "conversation": [
+            {"role": "user", "message_type": "text", "content": "转写。"},
+            {"role": "user", "message_type": "audio", "content": "../wav/meeting0_0.wav"},
+            {"role": "assistant", "message_type": "text", "content": "第0句"},
+        ],
+    }
+    assert (out / first["conversation"][1]["content"]).is_file()
+    assert sorted(content(out)) == ["rejected.jsonl", "summary.json", "train.jsonl"]
+
+
+def test_the_same_command_writes_the_same_bytes(corpus: Path) -> None:
+    config = config_for(corpus, eval_ratio=0.2, test_ratio=0.1, balance_column="kind", balance_mode="downsample")
+    prepare(config)
+    first = content(corpus.parent / "out")
+    assert sorted(first) == ["eval.jsonl", "rejected.jsonl", "summary.json", "test.jsonl", "train.jsonl"]
+    prepare(config)
+    assert content(corpus.parent / "out") == first
+    prepare(config_for(corpus, eval_ratio=0.2, test_ratio=0.1, seed=1))
+    assert content(corpus.parent / "out")["eval.jsonl"] != first["eval.jsonl"]
+
+
+@pytest.mark.parametrize("options", [{"group_pattern": r"(meeting\d+)_"}, {"group_pattern": r"meeting\d+"}])
+def test_segments_of_a_recording_stay_together(corpus: Path, options: dict[str, str]) -> None:
+    summary = prepare(config_for(corpus, eval_ratio=0.2, test_ratio=0.2, **options))
+    manifests = {name: lines(corpus.parent / "out" / f"{name}.jsonl") for name in ("train", "eval", "test")}
+    groups = {name: {entry["group"] for entry in manifest} for name, manifest in manifests.items()}
+    assert sorted(len(of_split) for of_split in groups.values()) == [1, 1, 3]
+    assert set.union(*groups.values()) == {f"meeting{index}" for index in range(5)}
+    assert {name: len(manifest) for name, manifest in manifests.items()} == {"train": 12, "eval": 4, "test": 4}
+    assert (summary.splits["eval"].segments, summary.splits["eval"].groups) == (4, 1)
+    assert summary.splits["eval"].hours == pytest.approx(4 / 3600, abs=1e-6)
+
+
+def test_groups_and_ids_from_columns(tmp_path: Path) -> None:
+    rows = [["audio", "text", "speaker", "key"]]
+    rows += [[record(tmp_path / f"{index}.wav", seed=index).name, "好", "甲乙"[index // 3], "k"] for index in range(6)]
+    rows[3][3] = ""
+    table = write_csv(tmp_path / "a.csv", rows)
+    prepare(config_for(table, group_column="speaker", id_column="key", eval_ratio=0.5))
+    found = lines(tmp_path / "out" / "train.jsonl"), lines(tmp_path / "out" / "eval.jsonl")
+    assert [len({entry["group"] for entry in manifest}) for manifest in found] == [1, 1]
+    assert sorted(entry["id"] for manifest in found for entry in manifest) == ["2", "k", "k-2", "k-3", "k-4", "k-5"]
+
+
+def test_every_reason_is_told_with_its_line_and_nothing_disappears(tmp_path: Path) -> None:
+    folder = tmp_path
+    for index, name in enumerate(["a.wav", "b.wav", "c.wav", "d.wav", "slow.wav", "x.wav", "2_y.wav"]):
+        record(folder / name, seed=index)
+    record(folder / "short.wav", 0.1)
+    record(folder / "long.wav", 5.0)
+    (folder / "twin.wav").write_bytes((folder / "a.wav").read_bytes())
+    (folder / "text.wav").write_text("no recording")
+    soundfile.write(folder / "zero.wav", np.zeros(0, np.float32), RATE)
+    soundfile.write(folder / "nan.wav", np.full(RATE, np.nan, np.float32), RATE, subtype="FLOAT")
+    soundfile.write(folder / "loud.wav", np.full(RATE, 9000, np.float32), RATE, subtype="FLOAT")
+    good = [["a.wav", "一，\n二", "甲"], ["b.wav", "三", "乙"], ["2_y.wav", "四", "乙"]]
+    bad = {
+        "empty_transcript": ["c.wav", " 。", "甲"],
+        "malformed_row": ["c.wav", "好"],
+        "missing_audio": ["no.wav", "好", "甲"],
+        "unreadable_audio": ["text.wav", "好", "甲"],
+        "empty_audio": ["zero.wav", "好", "甲"],
+        "too_short": ["short.wav", "好", "甲"],
+        "too_long": ["long.wav", "好", "甲"],
+        "nan_samples": ["nan.wav", "好", "甲"],
+        "samples_out_of_range": ["loud.wav", "好", "甲"],
+        "chars_per_second": ["slow.wav", "一二三四五", "甲"],
+        "no_group": ["d.wav", "好", " "],
+        "duplicate_audio": ["twin.wav", "好", "甲"],
+    }
+    table = write_csv(folder / "a.csv", [["audio", "text", "speaker"], *good, *bad.values()])
+    options = {"max_seconds": 3.0, "max_chars_per_second": 4.0, "group_column": "speaker", "eval_ratio": 0.0}
+    balancing = {"balance_column": "speaker", "balance_mode": "downsample"}
+    summary = prepare(config_for(table, **options, **balancing))
+    rejected = lines(folder / "out" / "rejected.jsonl")
+    by_reason = {entry["reason"]: entry for entry in rejected}
+    assert set(by_reason) == set(REASONS) == {*bad, "balanced_out"}
+    # The header is line 1 and the first row takes lines 2 and 3.
+    assert [entry["line"] for entry in rejected if entry["reason"] in bad] == list(range(6, 6 + len(bad)))
+    assert [by_reason[reason]["row"]["audio"] for reason in bad] == [row[0] for row in bad.values()]
+    assert by_reason["balanced_out"]["line"] in (4, 5)
+    assert by_reason["duplicate_audio"]["detail"] == "same samples as the recording of line 2"
+    assert by_reason["too_long"]["detail"] == "5.000 s is longer than max_seconds=3"
+    assert by_reason["malformed_row"]["detail"] == "2 fields; every row must have 3"
+    assert by_reason["malformed_row"]["row"] == {"audio": "c.wav", "text": "好"}
+    train = lines(folder / "out" / "train.jsonl")
+    assert "一，\n二" in texts(train)
+    assert summary.rows == len(good) + len(bad) == len(train) + len(rejected)
+    assert summary.rejected == dict.fromkeys(REASONS, 1)
+    assert list(summary.rejected) == list(REASONS)
+    assert json.loads((folder / "out" / "summary.json").read_text("utf-8")) == summary.to_json()
+
+
+def test_an_unusable_row_is_not_the_first_of_duplicates(tmp_path: Path) -> None:
+    record(tmp_path / "a.wav")
+    table = write_csv(tmp_path / "a.csv", [["audio", "text"], ["a.wav", ""], ["a.wav", "好"], ["a.wav", "坏"]])
+    prepare(config_for(table, eval_ratio=0.0))
+    assert list(texts(lines(tmp_path / "out" / "train.jsonl"))) == ["好"]
+    assert [entry["line"] for entry in lines(tmp_path / "out" / "rejected.jsonl")] == [2, 4]
+
+
+def test_gbk_without_header_by_position_and_pattern(tmp_path: Path) -> None:
+    for name in ("甲", "乙"):
+        record(tmp_path / "录音" / "2024" / f"{name}.wav", seed=ord(name))
+    table = write_csv(tmp_path / "表.csv", [["你好", "甲", "2024"], ["再见", "乙", "2024"]], encoding="gbk")
+    columns = {"audio_column": "1", "text_column": "0", "audio_pattern": "{csv_dir}/录音/{2}/{audio}.wav"}
+    summary = prepare(config_for(table, eval_ratio=0.0, **columns))
+    assert summary.encoding == "gb18030"
+    train = lines(tmp_path / "out" / "train.jsonl")
+    assert [(entry["id"], text) for entry, text in zip(train, texts(train), strict=True)] == [
+        ("甲", "你好"),
+        ("乙", "再见"),
+    ]
+
+
+def test_row_limit_reads_the_first_rows_only(corpus: Path) -> None:
+    summary = prepare(config_for(corpus, row_limit=8, eval_ratio=0.25))
+    assert (summary.rows, summary.rows_beyond_limit) == (8, 12)
+    assert summary.splits["train"].segments + summary.splits["eval"].segments == 8
+
+
+def test_the_evaluation_split_is_not_the_head_of_the_file(corpus: Path) -> None:
+    prepare(config_for(corpus, eval_ratio=0.25))
+    numbers = [int(text[1:-1]) for text in texts(lines(corpus.parent / "out" / "eval.jsonl"))]
+    assert len(numbers) == 5 and numbers != list(range(numbers[0], numbers[0] + 5)) and max(numbers) >= 10
+
+
+def test_upsampling_repeats_training_rows_under_ids_of_their_own(corpus: Path) -> None:
+    options = {"balance_column": "kind", "balance_mode": "upsample", "group_pattern": r"meeting\d+"}
+    summary = prepare(config_for(corpus, eval_ratio=0.2, **options))
+    train, held_out = (lines(corpus.parent / "out" / f"{name}.jsonl") for name in ("train", "eval"))
+    kinds = [entry["conversation"][1]["content"].endswith("_0.wav") for entry in train]
+    assert (kinds.count(True), kinds.count(False), len(held_out)) == (12, 12, 4)
+    assert len({entry["id"] for entry in train + held_out}) == 28
+    assert {entry["group"] for entry in train}.isdisjoint(entry["group"] for entry in held_out)
+    assert summary.rejected == {}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_repeated_rows_do_not_take_the_ids_of_held_out_ones(tmp_path: Path, seed: int) -> None:
+    rows = [["audio", "text", "kind", "key"]]
+    for index in range(12):
+        record(tmp_path / f"{index}.wav", seed=index)
+        rows.append([f"{index}.wav", "好", "often" if index else "rare", "k"])  # ids k, k-2, ..., k-12
+    options = {"balance_column": "kind", "balance_mode": "upsample", "id_column": "key", "eval_ratio": 0.4}
+    prepare(config_for(write_csv(tmp_path / "a.csv", rows), seed=seed, **options))
+    ids = [entry["id"] for name in ("train", "eval") for entry in lines(tmp_path / "out" / f"{name}.jsonl")]
+    assert len(set(ids)) == len(ids)
+
+
+def test_an_evaluation_split_that_would_be_empty(corpus: Path) -> None:
+    with pytest.raises(ConfigError, match=r"eval_ratio=0\.05: the eval split .* from 1 recording.*set eval_ratio=0"):
+        prepare(config_for(corpus, group_pattern="meeting"))
+    assert sorted(content(corpus.parent / "out")) == ["rejected.jsonl"]
+
+
+def test_no_row_left(corpus: Path) -> None:
+    with pytest.raises(UserError, match=r"no row is left .*\(too_short 20\).* line 2, 1\.000 s is shorter .*rejected"):
+        prepare(config_for(corpus, min_seconds=2))
+    assert len(lines(corpus.parent / "out" / "rejected.jsonl")) == 20
+
+
+def test_a_manifest_of_an_earlier_run_does_not_survive(corpus: Path) -> None:
+    prepare(config_for(corpus, test_ratio=0.2))
+    prepare(config_for(corpus, test_ratio=0.0, seed=1))
+    assert sorted(content(corpus.parent / "out")) == ["eval.jsonl", "rejected.jsonl", "summary.json", "train.jsonl"]
+
+
+def test_recordings_on_another_tree_have_absolute_paths(tmp_path: Path) -> None:
+    out = tmp_path / "work" / "out"
+    out.mkdir(parents=True)
+    near, far = record(tmp_path / "work" / "wav" / "a.wav"), record(tmp_path / "disk" / "a.wav")
+    (tmp_path / "work" / "link").symlink_to(tmp_path / "disk")
+    assert manifest_path(near, out) == "../wav/a.wav"
+    assert manifest_path(far, out) == str(far)
+    assert manifest_path(tmp_path / "work" / "link" / "a.wav", out) == str(far)
+
+
+def test_absolute_cells_are_taken_as_they_are(tmp_path: Path) -> None:
+    paths = [record(tmp_path / "disk" / f"{index}.wav", seed=index) for index in range(2)]
+    (tmp_path / "work").mkdir()
+    rows = [["audio", "text"], *([str(path), "好"] for path in paths)]
+    prepare(config_for(write_csv(tmp_path / "work" / "a.csv", rows), eval_ratio=0.0))
+    train = lines(tmp_path / "work" / "out" / "train.jsonl")
+    assert [entry["conversation"][1]["content"] for entry in train] == [str(path) for path in paths]
+
+
+def test_an_unknown_field_in_the_audio_pattern(corpus: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\{day\} is none of \{csv_dir\}, \{audio\}, \{text\}, \{kind\}"):
+        prepare(config_for(corpus, audio_pattern="{csv_dir}/{day}/{audio}"))
+
+
+def test_numbers_avoid_names_that_exist() -> None:
+    assert number_repeats(["a", "a", "a-2", "a", "b"], reserved=["a-3"]) == ["a", "a-4", "a-2", "a-5", "b"]
+
+
+def test_a_failed_write_changes_no_file(tmp_path: Path) -> None:
+    """/dev/full takes the place of the second file's temporary: writing there fails as on a full disk."""
+    (tmp_path / "train.jsonl").write_text("old\n")
+    (tmp_path / "eval.jsonl.partial").symlink_to("/dev/full")
+    with pytest.raises(DataError, match="cannot write here \\(No space left on device\\)"):
+        write_lines_together(tmp_path, {"train.jsonl": ["new\n"], "eval.jsonl": ["new\n"]})
+    assert content(tmp_path) == {"train.jsonl": b"old\n"}
+
+
+def test_the_four_real_recordings(shared_dir: Path, tmp_path: Path) -> None:
+    rows = [["audio", "text"]]
+    for entry in lines(shared_dir / "audio" / "librispeech_asr.jsonl"):
+        _, audio, answer = entry["conversation"]
+        rows.append([audio["content"], answer["content"]])
+    table = write_csv(tmp_path / "a.csv", rows)
+    pattern = {"audio_pattern": f"{shared_dir}/audio/{{audio}}", "id_column": "audio"}
+    summary = prepare(config_for(table, eval_ratio=0.25, **pattern))
+    assert summary.rejected == {}
+    assert {name: split.segments for name, split in summary.splits.items()} == {"train": 3, "eval": 1}
+    train = read_manifest(tmp_path / "out" / "train.jsonl")
+    assert all(path.is_file() for conversation in train for path in conversation.audio_paths)
+    assert {row[1] for row in rows[1:]} > {conversation.reference for conversation in train}

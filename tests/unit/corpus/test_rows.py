@@ -1,0 +1,72 @@
+"""The rules that leave a row out, each at its limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from kimi_audio_ft.corpus.rows import (
+    Heard,
+    Problem,
+    check_duration,
+    check_speech_rate,
+    check_transcript,
+    find_duplicates,
+    hear,
+    num_characters,
+)
+
+
+@pytest.mark.parametrize(("text", "count"), [("你好，LPL 5G。", 7), ("the end", 6), ("…… ，", 0), ("", 0), ("é㊀", 2)])
+def test_letters_and_digits_are_counted(text: str, count: int) -> None:
+    assert num_characters(text) == count
+
+
+def test_a_transcript_needs_a_letter_or_digit() -> None:
+    assert check_transcript("嗯") is None
+    for text in ("", "。。。"):
+        problem = check_transcript(text)
+        assert problem is not None and problem.reason == "empty_transcript" and repr(text) in problem.detail
+
+
+def test_duration_limits_are_allowed_themselves() -> None:
+    assert check_duration(0.5, 0.5, 2) is None and check_duration(2.0, 0.5, 2) is None
+    assert check_duration(0.499, 0.5, 2) == Problem("too_short", "0.499 s is shorter than min_seconds=0.5")
+    assert check_duration(2.001, 0.5, 2) == Problem("too_long", "2.001 s is longer than max_seconds=2")
+
+
+def test_speech_rate() -> None:
+    assert check_speech_rate("一二三四", 1.0, 1, 4) is None
+    expected = "5 characters in 1.000 s are 5.00 a second, above max_chars_per_second=4"
+    assert check_speech_rate("一二三四五", 1.0, 1, 4) == Problem("chars_per_second", expected)
+    problem = check_speech_rate("一", 4.0, 1, 4)
+    assert problem is not None and "0.25 a second, below min_chars_per_second=1" in problem.detail
+
+
+def test_the_first_of_equal_recordings_stays() -> None:
+    problems = find_duplicates(["a", "b", "a", "a", "b"], [2, 3, 4, 9, 10])
+    assert sorted(problems) == [2, 3, 4]
+    assert problems[3] == Problem("duplicate_audio", "same samples as the recording of line 2")
+    assert problems[4].detail.endswith("line 3")
+
+
+def test_hear(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.full(8000, 0.1, np.float32), 8000, subtype="FLOAT")
+    heard = hear(path, 0.1, 2)
+    assert isinstance(heard, Heard) and heard.seconds == 1.0
+    assert hear(path, 2, 3) == Problem("too_short", "1.000 s is shorter than min_seconds=2")
+    missing = hear(tmp_path / "no.wav", 0.1, 2)
+    assert isinstance(missing, Problem) and missing.reason == "missing_audio" and "no.wav" in missing.detail
+
+
+def test_too_long_is_told_by_the_header_alone(tmp_path: Path) -> None:
+    """A recording of the wrong length is not decoded: its NaN is never met."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.full(8000, np.nan, np.float32), 8000, subtype="FLOAT")
+    assert hear(path, 0.1, 0.5) == Problem("too_long", "1.000 s is longer than max_seconds=0.5")
+    heard = hear(path, 0.1, 2)
+    assert isinstance(heard, Problem) and heard.reason == "nan_samples"

@@ -1,0 +1,114 @@
+"""Requests for transcripts: what is decoded, what is found, and what is told meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from kimi_audio_ft import store
+from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
+from kimi_audio_ft.decoding.transcripts import Request, decode, decode_all, transcript_signatures
+from kimi_audio_ft.scoring import ScoringOptions
+from kimi_audio_ft.scoring.trial_scores import score_repeats
+from kimi_audio_ft.store.inventory import listing
+from kimi_audio_ft.trial import Trial
+
+COLD = DecodingConfig(text_temperature=0.0, max_new_tokens=3)
+WARM = DecodingConfig(text_temperature=8.0, text_top_k=0, max_new_tokens=3, repeats=2)
+UTTERANCES = 9
+
+
+@pytest.fixture
+def trial(trial_config: Callable[..., TrainConfig]) -> Trial:
+    return Trial(trial_config())
+
+
+@pytest.fixture
+def told(trial: Trial) -> Callable[..., list[tuple[int, int]]]:
+    """Decodes some requests and returns the progress that was told."""
+
+    def run(*requests: Request) -> list[tuple[int, int]]:
+        points: list[tuple[int, int]] = []
+        decode_all(trial.base, trial.evaluation, requests, None, on_progress=lambda *point: points.append(point))
+        return points
+
+    return run
+
+
+def test_only_what_is_missing_is_decoded(told: Callable[..., list[tuple[int, int]]]) -> None:
+    assert told(Request(COLD, 1), Request(WARM, 1)) == [(24, 27), (27, 27)]  # batches of 8 and 1, three samplings
+    assert told(Request(WARM, 1), Request(COLD, 1)) == []
+    assert told(Request(COLD, 1), Request(replace(WARM, repeats=3), 1)) == [(8, 9), (9, 9)]
+    assert told(Request(replace(COLD, batch_size=3), 1)) == []
+    assert told(Request(replace(WARM, batch_size=3), 2), Request(WARM, 2)) == [(6, 18), (12, 18), (18, 18)]
+
+
+def test_requests_that_ask_for_the_same_share_it(trial: Trial, told: Callable[..., list[tuple[int, int]]]) -> None:
+    greedy = [Request(COLD, 1), Request(replace(COLD, text_top_k=9, repeats=3), 2)]
+    assert told(*greedy, Request(WARM, 1), Request(WARM, 1))[-1] == (27, 27)
+    one, same, warm = decode_all(trial.base, trial.evaluation, [*greedy, Request(WARM, 1)], None)
+    assert one == same and len(warm.signatures) == 2
+    assert warm.signatures == transcript_signatures(trial.base, trial.evaluation, Request(WARM, 1), None)
+    assert transcript_signatures(trial.base, trial.evaluation, Request(WARM, 1), "a1") != warm.signatures
+
+
+def test_the_time_is_shared_in_equal_parts(trial: Trial) -> None:
+    one, two = decode_all(trial.base, trial.evaluation, [Request(COLD, 1), Request(WARM, 1)], None)
+    facts = [store.read_meta(store.product_path("transcript", name)) for name in (*one.signatures, *two.signatures)]
+    assert len({fact["decode_seconds"] for fact in facts}) == 1 and facts[0]["decode_seconds"] > 0
+    assert two.seconds == pytest.approx(2 * one.seconds)
+    assert [fact["inputs"]["repeat"] for fact in facts] == [0, 0, 1]
+
+
+def test_no_request(trial: Trial) -> None:
+    assert decode_all(trial.base, trial.evaluation, [], None) == []
+
+
+def test_a_decoding_that_fails_half_way_leaves_nothing(trial: Trial, private_store: Path) -> None:
+    passes: list[int] = []
+
+    def fail_late(*_: object) -> None:
+        passes.append(1)
+        if len(passes) == 5:
+            raise RuntimeError("no memory")
+
+    requests = [Request(COLD, 1), Request(WARM, 1)]
+    hook = trial.base.load().lm_head.register_forward_hook(fail_late)
+    with pytest.raises(RuntimeError, match="no memory"):
+        decode_all(trial.base, trial.evaluation, requests, None)
+    hook.remove()
+    names = [n for request in requests for n in transcript_signatures(trial.base, trial.evaluation, request, None)]
+    assert listing() == [] and len(names) == 3
+    with ExitStack() as locks:
+        for name in names:
+            locks.enter_context(store.lock("transcript", name, timeout=0))
+    together = decode_all(trial.base, trial.evaluation, requests, None)
+    assert together[0].hypotheses == decode(trial.base, trial.evaluation, COLD, 1, None).hypotheses
+
+
+def test_the_prompts_are_computed_once(trial: Trial) -> None:
+    lengths: list[int] = []
+    model = trial.base.load()
+    hook = model.model.register_forward_hook(lambda _, args, out: lengths.append(args[0].shape[1]))
+    decode_all(trial.base, trial.evaluation, [Request(COLD, 1), Request(replace(WARM, repeats=12), 1)], None)
+    hook.remove()
+    assert sum(length > 1 for length in lengths) == 2, "a batch of eight and one of one"
+    assert isinstance(model, torch.nn.Module)
+
+
+def test_scores_are_made_once_for_all_that_they_depend_on(trial: Trial) -> None:
+    evaluation = trial.evaluation
+    cold, warm = decode_all(trial.base, evaluation, [Request(COLD, 1), Request(WARM, 1)], None)
+    first = evaluation.scores(cold, ScoringOptions())
+    first["cer"] = "somebody else's"
+    for transcripts in (cold, warm):
+        for options in (ScoringOptions(), ScoringOptions(erhua=False, terms=("一",))):
+            made = score_repeats(
+                evaluation.references, transcripts.hypotheses, evaluation.surroundings.recordings, options
+            )
+            assert evaluation.scores(transcripts, options) == made == evaluation.scores(transcripts, options)

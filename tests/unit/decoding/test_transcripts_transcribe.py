@@ -1,0 +1,120 @@
+"""Hypotheses of a whole evaluation set, on the tiny model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
+from kimi_audio_ft.decoding.sampling import Pass, is_greedy
+from kimi_audio_ft.decoding.transcripts import transcribe
+from kimi_audio_ft.manifest.conversation import BLANK, TEXT_EOS
+from kimi_audio_ft.model import KimiAudioForCausalLM
+from kimi_audio_ft.trial import Trial
+
+# So hot that any model draws differently every time, however well it is trained.
+SAMPLED = DecodingConfig(text_temperature=8.0, text_top_k=0, max_new_tokens=6)
+
+
+@pytest.fixture
+def trial(trial_config: Callable[..., TrainConfig]) -> Trial:
+    return Trial(trial_config())
+
+
+@pytest.fixture
+def answers(trial: Trial) -> Callable[..., dict[str, str]]:
+    """Transcribes the nine conversations of the evaluation manifest, or some of them."""
+    trial.data.setup()
+    base = trial.base
+
+    def run(decoding: DecodingConfig, seed: int = 1, repeat: int = 0, keep: slice = slice(None)) -> dict[str, str]:
+        conversations = trial.data.eval_conversations[keep]
+        prompts = trial.data.dataset(conversations, "eval.jsonl", None, for_generation=True)
+        passes = [Pass(decoding, seed, repeat)]
+        return transcribe(base.load(), prompts, base.tokenizer, passes, base.tokens.first)[0]
+
+    return run
+
+
+@contextmanager
+def preferring(model: KimiAudioForCausalLM, token: int) -> Iterator[None]:
+    """The same model with one token's logit far above all others."""
+    bias = torch.zeros(model.lm_head.out_features)
+    bias[token] = 1e4
+    hook = model.lm_head.register_forward_hook(lambda _, args, out: out + bias)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def test_every_conversation_in_the_manifests_order(answers: Callable[..., dict[str, str]]) -> None:
+    """Batches are made by length; the result is in the manifest's order all the same."""
+    assert list(answers(replace(SAMPLED, batch_size=2))) == [f"eval{index}" for index in range(9)]
+
+
+@pytest.mark.parametrize("decoding", [SAMPLED, replace(SAMPLED, text_temperature=0.0)])
+def test_batches_and_company_change_nothing(answers: Callable[..., dict[str, str]], decoding: DecodingConfig) -> None:
+    expected = answers(replace(decoding, batch_size=9))
+    for size in (1, 2, 4):
+        assert answers(replace(decoding, batch_size=size)) == expected
+    some = answers(decoding, keep=slice(7, 2, -2))
+    assert some == {key: expected[key] for key in ("eval7", "eval5", "eval3")}
+
+
+def test_seed_and_repeat_draw_anew(answers: Callable[..., dict[str, str]]) -> None:
+    first, again = answers(SAMPLED), answers(SAMPLED)
+    other_seed, other_repeat = answers(SAMPLED, seed=2), answers(SAMPLED, repeat=1)
+    assert first == again
+    for other in (other_seed, other_repeat):
+        assert sum(first[key] != other[key] for key in first) > len(first) / 2
+    assert other_seed != other_repeat
+
+
+def test_greedy_draws_nothing(answers: Callable[..., dict[str, str]]) -> None:
+    greedy = replace(SAMPLED, text_temperature=0.0)
+    assert answers(greedy) == answers(greedy, seed=2, repeat=3) == answers(replace(greedy, text_top_k=3))
+    assert is_greedy(greedy) and is_greedy(replace(greedy, text_temperature=1e-7))
+    assert not is_greedy(SAMPLED) and not is_greedy(replace(SAMPLED, text_temperature=0.01))
+
+
+@pytest.mark.parametrize("unwritten", ["first code", "last code", BLANK])
+def test_codes_and_special_tokens_never_reach_the_text(
+    trial: Trial, answers: Callable[..., dict[str, str]], unwritten: str
+) -> None:
+    base = trial.base
+    ids = {"first code": base.tokens.first, "last code": base.tokens.end - 1, **base.tokenizer.special_tokens}
+    with preferring(base.load(), ids[unwritten]):
+        assert set(answers(SAMPLED).values()) == {""}
+
+
+def test_words_around_a_code_are_kept(trial: Trial, answers: Callable[..., dict[str, str]]) -> None:
+    [*_, word] = trial.base.tokenizer.encode("会")
+    with preferring(trial.base.load(), word):
+        text = set(answers(replace(SAMPLED, max_new_tokens=3)).values())
+    assert text == {trial.base.tokenizer.decode([word] * 3)}
+
+
+def test_empty_answers(trial: Trial, answers: Callable[..., dict[str, str]]) -> None:
+    with preferring(trial.base.load(), trial.base.tokenizer.special_tokens[TEXT_EOS]):
+        result: dict[str, Any] = answers(SAMPLED)
+    assert result == {f"eval{index}": "" for index in range(9)}
+
+
+def test_repeats_are_stored_one_by_one(trial_config: Callable[..., TrainConfig], private_store: Path) -> None:
+    from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode
+
+    config = trial_config(decoding={"text_temperature": 8.0, "text_top_k": 0, "repeats": 2})
+    trial = Trial(config)
+    evaluation = EvaluationSet(trial.base, config.data)
+    two = decode(trial.base, evaluation, config.decoding, 1, None)
+    three = decode(trial.base, evaluation, replace(config.decoding, repeats=3), 1, None)
+    assert two.hypotheses == three.hypotheses[:2] and two.signatures == three.signatures[:2]
+    assert len({tuple(answers.values()) for answers in three.hypotheses}) == 3
+    assert len([path for path in (private_store / "transcript").iterdir() if path.is_dir()]) == 3

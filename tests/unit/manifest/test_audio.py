@@ -1,0 +1,208 @@
+"""Reading recordings: formats, rates, channels, lengths, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import torchaudio
+from torchaudio.functional import resample
+
+from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.manifest.audio import (
+    UNCHANGED,
+    AudioError,
+    Perturbation,
+    audio_info,
+    content_digest,
+    decode_mono,
+    read_audio,
+)
+
+
+def tone(rate: int, seconds: float = 0.5, frequency: float = 440.0) -> np.ndarray:
+    """A sine at half of full scale."""
+    return (0.5 * np.sin(2 * np.pi * frequency * np.arange(round(rate * seconds)) / rate)).astype(np.float32)
+
+
+def write(path: Path, samples: np.ndarray, rate: int, **options: str) -> Path:
+    soundfile.write(path, samples, rate, **options)
+    return path
+
+
+def test_16_khz_mono_is_read_as_it_is(tmp_path: Path) -> None:
+    samples = tone(16000)
+    waveform = read_audio(write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT"))
+    assert waveform.dtype == torch.float32 and waveform.shape == (8000,)
+    assert torch.equal(waveform, torch.from_numpy(samples))
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000])
+def test_other_rates_are_resampled_to_the_same_sound(tmp_path: Path, rate: int) -> None:
+    path = write(tmp_path / "a.wav", tone(rate), rate, subtype="FLOAT")
+    waveform = read_audio(path)
+    inner = slice(400, 7600)  # the filter rings at both ends
+    np.testing.assert_allclose(waveform.numpy()[inner], tone(16000)[inner], atol=2e-3)
+
+
+@pytest.mark.parametrize("extension", ["wav", "flac", "mp3", "ogg"])
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+def test_the_header_gives_the_exact_length(tmp_path: Path, extension: str, rate: int) -> None:
+    for length in (rate // 4, rate // 4 + 1, rate // 4 + 7):
+        path = write(tmp_path / f"{length}.{extension}", tone(rate)[:length], rate)
+        info = audio_info(path)
+        assert info.num_samples_16k == len(read_audio(path)) == math.ceil(Fraction(16000 * length, rate))
+        assert (info.seconds, info.sample_rate, info.channels) == (length / rate, rate, 1)
+
+
+def test_the_length_is_exact_where_torchaudio_loses_a_sample(tmp_path: Path) -> None:
+    """It computes 320119 + 1/441 in float32, where the fraction is lost before it can be rounded up."""
+    length = 441 * 2000 + 328  # 160 * 328 = 119 * 441 + 1
+    exact = math.ceil(Fraction(16000 * length, 44100))
+    assert len(torchaudio.functional.resample(torch.zeros(length), 44100, 16000)) == exact - 1
+    path = write(tmp_path / "a.wav", np.zeros(length, np.float32), 44100)
+    assert len(read_audio(path)) == audio_info(path).num_samples_16k == exact
+
+
+def test_resampling_is_torchaudio_s(tmp_path: Path) -> None:
+    samples = tone(44100)
+    path = write(tmp_path / "a.wav", samples, 44100, subtype="FLOAT")
+    expected = torchaudio.functional.resample(torch.from_numpy(samples), 44100, 16000)
+    torch.testing.assert_close(read_audio(path), expected, atol=1e-6, rtol=0)
+
+
+def test_channels_are_averaged(tmp_path: Path) -> None:
+    left, right = tone(16000), tone(16000, frequency=300.0)
+    path = write(tmp_path / "a.wav", np.stack([left, right], axis=1), 16000, subtype="FLOAT")
+    np.testing.assert_allclose(read_audio(path).numpy(), (left + right) / 2, atol=1e-7)
+    assert audio_info(path).channels == 2
+
+
+def test_peaks_above_full_scale_are_clipped(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", 3 * tone(16000), 16000, subtype="FLOAT")
+    waveform = read_audio(path)
+    assert waveform.abs().max() == 1.0
+    assert torch.equal(waveform, torch.from_numpy(3 * tone(16000)).clamp(-1, 1))
+
+
+def test_integer_samples_stored_as_floats_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", 32768 * tone(16000), 16000, subtype="FLOAT")
+    with pytest.raises(DataError, match=r"a\.wav: samples reach 16384; .* \[-1, 1\]\. Divide") as caught:
+        read_audio(path)
+    assert caught.value.reason == "samples_out_of_range"  # type: ignore[attr-defined]
+
+
+def test_streamed_flac_without_a_length_in_its_header_is_refused(tmp_path: Path) -> None:
+    data = bytearray(write(tmp_path / "a.flac", tone(16000), 16000).read_bytes())
+    data[21] &= 0xF0  # STREAMINFO's 36-bit sample count, as an encoder that writes into a pipe leaves it
+    data[22:26] = bytes(4)
+    streamed = tmp_path / "streamed.flac"
+    streamed.write_bytes(data)
+    refused(streamed, "unreadable_audio", "leaves its length open.*ffmpeg")
+
+
+def refused(path: Path, reason: str, message: str) -> None:
+    """Both readers refuse the file, by the same reason."""
+    for read in (audio_info, read_audio):
+        with pytest.raises(AudioError, match=message) as caught:
+            read(path)
+        assert caught.value.reason == reason
+        assert str(path) in str(caught.value)
+
+
+def test_missing(tmp_path: Path) -> None:
+    refused(tmp_path / "no.wav", "missing_audio", "no such recording")
+    refused(tmp_path, "missing_audio", "not a file")
+    refused(tmp_path / ("x" * 300 + ".wav"), "missing_audio", "File name too long")
+
+
+def test_not_a_recording(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_text("这不是录音")
+    refused(path, "unreadable_audio", "not a readable recording.*ffmpeg")
+
+
+def test_no_samples(tmp_path: Path) -> None:
+    refused(write(tmp_path / "a.wav", np.zeros(0, np.float32), 16000), "empty_audio", "0 samples; it needs at least 1")
+    (tmp_path / "b.wav").touch()
+    refused(tmp_path / "b.wav", "empty_audio", "0 bytes")
+
+
+def test_nan_and_infinite_samples(tmp_path: Path) -> None:
+    samples = tone(16000)
+    samples[[5, 9]] = np.nan, np.inf
+    path = write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT")
+    with pytest.raises(AudioError, match="2 of 8000 samples are NaN or infinite, the first at sample 5") as caught:
+        read_audio(path)
+    assert caught.value.reason == "nan_samples"
+
+
+@pytest.mark.parametrize("extension", ["flac", "mp3"])
+def test_a_file_cut_in_the_middle_is_refused(tmp_path: Path, extension: str) -> None:
+    path = write(tmp_path / f"a.{extension}", tone(16000, 3.0), 16000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(AudioError, match=r"the file is cut|decoding failed") as caught:
+        read_audio(path)
+    assert caught.value.reason == "unreadable_audio"
+
+
+def test_a_rate_that_would_need_gigabytes_is_refused(tmp_path: Path) -> None:
+    refused(write(tmp_path / "a.wav", tone(44101), 44101), "unreadable_audio", "44101 Hz .*ffmpeg")
+
+
+def test_digests_tell_sounds_apart(tmp_path: Path) -> None:
+    integers = (tone(16000) * 32767).astype(np.int16)
+    wav, flac = write(tmp_path / "a.wav", integers, 16000), write(tmp_path / "a.flac", integers, 16000)
+    copy = tmp_path / "copy.wav"
+    copy.write_bytes(wav.read_bytes())
+    stereo = write(tmp_path / "stereo.wav", np.stack([integers, integers], axis=1), 16000)
+    other = write(tmp_path / "other.wav", np.roll(integers, 1), 16000)
+    slower = write(tmp_path / "slower.wav", integers, 8000)
+    content = {path.name: content_digest(*decode_mono(path)) for path in (wav, flac, copy, stereo, other, slower)}
+    assert content["a.wav"] == content["a.flac"] == content["copy.wav"] == content["stereo.wav"]
+    assert len({content["a.wav"], content["other.wav"], content["slower.wav"]}) == 3
+
+
+def test_real_recordings(shared_dir: Path) -> None:
+    paths = sorted((shared_dir / "audio").glob("*.flac"))
+    assert len(paths) == 4
+    for path in paths:
+        info, waveform = audio_info(path), read_audio(path)
+        assert info.sample_rate == 16000 and len(waveform) == info.num_samples_16k
+        assert 10 < info.seconds < 20 and 0.05 < waveform.abs().max() <= 1
+
+
+# --- Changed recordings: speed, volume, length and keys.
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.9, 1.1, 1.015, 2.0])
+def test_speed_changes_length_and_pitch(factor: float) -> None:
+    """1.015 * 16000 is a hair under 16240 in binary: cut to 16239 Hz, torchaudio would build a gigabyte of filters."""
+    waveform = torch.sin(2 * torch.pi * 300 * torch.arange(16000) / 16000)
+    faster = Perturbation(factor).apply(waveform)
+    ratio = Fraction(str(factor))
+    assert torch.equal(faster, resample(waveform, ratio.numerator, ratio.denominator))
+    assert len(faster) == math.ceil(round(16000 / factor, 6))
+    expected = torch.sin(2 * torch.pi * 300 * factor * torch.arange(len(faster)) / 16000)
+    torch.testing.assert_close(faster[500:-500], expected[500:-500], atol=5e-3, rtol=0)
+
+
+def test_gain_scales_and_clips() -> None:
+    waveform = torch.tensor([0.1, -0.4, 0.6, -0.9])
+    torch.testing.assert_close(Perturbation(1.0, -6.0).apply(waveform), waveform * 10 ** (-6 / 20))
+    louder = Perturbation(1.0, 6.0).apply(waveform)
+    torch.testing.assert_close(louder, torch.tensor([0.1 * 10**0.3, -0.4 * 10**0.3, 1.0, -1.0]))
+    assert UNCHANGED.apply(waveform) is waveform
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.9, 1.015, 1.1, 2.0])
+def test_the_length_is_known_beforehand(factor: float) -> None:
+    for samples in (1, 2, 159, 16000, 16001, 99999):
+        changed = Perturbation(factor)
+        assert changed.num_samples(samples) == len(changed.apply(torch.zeros(samples)))
+    assert UNCHANGED.num_samples(12345) == 12345

@@ -1,0 +1,180 @@
+"""The merged folder: what is in it, what it computes, and that it is whole or not there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from kimi_audio_ft.config.commands import MergeConfig
+from kimi_audio_ft.lora.adapter import load_adapter
+from kimi_audio_ft.merging.merge import merge
+from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer, WhisperFeatureExtractor
+from kimi_audio_ft.model.checkpoint import file_of_tensor
+
+if TYPE_CHECKING:
+    from tests.standin import Standin
+
+INDEX = "model.safetensors.index.json"
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint's decoder, by the index."""
+    shards = {path: load_file(path) for path in set(file_of_tensor(folder).values())}
+    return {name: shards[path][name] for name, path in file_of_tensor(folder).items()}
+
+
+@torch.no_grad()
+def logits(model: torch.nn.Module) -> Tensor:
+    ids = torch.arange(40).reshape(1, 40)
+    return model(ids + 1470, ids + 20, audio_branch=False).text_logits
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_every_number_is_rounded_once(
+    standin: Standin, make_adapter: Callable[..., Path], config: Callable[..., MergeConfig], dora: bool
+) -> None:
+    """Each is bf16 of the float32 merge; rounding the update first, as the fork's merge does, gives others."""
+    adapter = make_adapter(r=4, use_dora=dora)
+    merged = tensors(merge(config(adapter)))
+    exact = load_adapter(KimiAudioForCausalLM.from_pretrained(standin.root), adapter).merge_and_unload().state_dict()
+    base = tensors(standin.root)
+    assert merged.keys() == {name for name in base if not name.endswith("inv_freq")} == exact.keys()
+    assert all(torch.equal(merged[name], exact[name].bfloat16()) for name in merged)
+    untouched = [name for name in merged if torch.equal(merged[name], base[name])]
+    assert "model.embed_tokens.weight" in untouched and "mimo_output.weight" in untouched
+    assert len(untouched) == len(merged) - 35
+    name = "model.layers.0.mlp.up_proj.weight"
+    twice = base[name] + (exact[name] - base[name].float()).bfloat16()  # the update rounded too, as by others
+    assert not torch.equal(twice, merged[name])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.01), ("float32", 1e-5)])
+def test_logits_equal_base_and_adapter(
+    standin: Standin,
+    make_adapter: Callable[..., Path],
+    config: Callable[..., MergeConfig],
+    dtype: str,
+    tolerance: float,
+) -> None:
+    """Relative difference: 1 % with bf16 weights, 1e-5 with float32 ones; the adapter itself is more than 5 %."""
+    adapter = make_adapter()
+    out = merge(config(adapter, dtype=dtype))
+    merged = logits(KimiAudioForCausalLM.from_pretrained(out))
+    base = KimiAudioForCausalLM.from_pretrained(standin.root)
+    plain, wanted = logits(base), logits(load_adapter(base, adapter))
+
+    def distance(other: Tensor) -> float:
+        return float((other - wanted).norm() / wanted.norm())
+
+    assert distance(merged) < tolerance < 0.05 < distance(plain)
+
+
+def test_layout(standin: Standin, make_adapter: Callable[..., Path], config: Callable[..., MergeConfig]) -> None:
+    out = merge(config(make_adapter(), shard_gb=0.001))
+    index = json.loads((out / INDEX).read_text())
+    shards = sorted(set(index["weight_map"].values()))
+    assert shards == [f"model-{number}-of-{len(shards)}.safetensors" for number in range(1, len(shards) + 1)]
+    assert len(shards) > 3
+    assert all((out / shard).stat().st_size < 1_010_000 for shard in shards)
+    assert index["metadata"]["total_size"] == sum(value.nbytes for value in tensors(out).values())
+    assert {value.dtype for value in tensors(out).values()} == {torch.bfloat16}
+    config_json = json.loads((out / "config.json").read_text())
+    base_json = json.loads((standin.root / "config.json").read_text())
+    assert config_json == base_json
+    special = TextTokenizer.from_pretrained(standin.root).special_tokens
+    stops = [special[name] for name in ("<|im_kimia_text_eos|>", "<|im_msg_end|>", "[EOS]")]
+    generation = json.loads((out / "generation_config.json").read_text())
+    assert generation == {
+        "bos_token_id": special["[BOS]"],
+        "eos_token_id": stops,
+        "pad_token_id": max(special.values()),
+    }
+    for name in ("tiktoken.model", "special_tokens_map.json", "modeling_moonshot_kimia.py"):
+        assert (out / name).read_bytes() == (standin.root / name).read_bytes()
+    assert json.loads((out / "tokenizer_config.json").read_text()) == json.loads(
+        (standin.root / "tokenizer_config.json").read_text()
+    )
+    assert TextTokenizer.from_pretrained(out).special_tokens == special
+    whisper = load_file(out / "whisper-large-v3" / "model.safetensors")
+    own = load_file(standin.root / "whisper-large-v3" / "model.safetensors")
+    assert whisper.keys() == own.keys() and all(torch.equal(whisper[name], own[name]) for name in own)
+    assert {path.name for path in out.iterdir()} == {
+        *shards,
+        *(INDEX, "config.json", "generation_config.json", "merge.json", "tiktoken.model", "tokenizer_config.json"),
+        *("special_tokens_map.json", "whisper-large-v3", "configuration_moonshot_kimia.py"),
+        *("modeling_moonshot_kimia.py", "tokenization_kimia.py"),
+    }
+    assert all(path.stat().st_mode & 0o777 == 0o644 for path in out.glob("*.safetensors"))
+
+
+def test_stop_ids_of_the_published_vocabulary() -> None:
+    """151667 ends the text, 151645 the message, 151644 is [EOS]: offsets 24, 2 and 1 from the first special id."""
+    from kimi_audio_ft.model.text_tokenizer import SPECIAL_TOKENS
+
+    names = ("<|im_kimia_text_eos|>", "<|im_msg_end|>", "[EOS]")
+    assert [151643 + SPECIAL_TOKENS.index(name) for name in names] == [151667, 151645, 151644]
+
+
+def test_vllm(make_adapter: Callable[..., Path], config: Callable[..., MergeConfig]) -> None:
+    out = merge(config(make_adapter(), target="vllm"))
+    fields = json.loads((out / "config.json").read_text())
+    assert fields["model_type"] == "qwen2" and fields["architectures"] == ["MoonshotKimiaForCausalLM"]
+    tokenizer = json.loads((out / "tokenizer_config.json").read_text())
+    assert "auto_map" not in fields and "auto_map" not in tokenizer and len(tokenizer["added_tokens_decoder"]) == 421
+    assert not list(out.glob("*.py"))
+    assert (out / "whisper-large-v3" / "preprocessor_config.json").is_file()
+    from transformers import Qwen2Config
+
+    assert Qwen2Config.from_pretrained(out).kimia_token_offset == fields["kimia_token_offset"]
+
+
+def test_what_the_base_lacks_is_made(
+    standin: Standin, make_adapter: Callable[..., Path], config: Callable[..., MergeConfig], tmp_path: Path
+) -> None:
+    """A base as the official export leaves it: no specials, no preprocessor, Whisper keys without their prefix."""
+    from safetensors.torch import save_file
+
+    root = tmp_path / "bare"
+    shutil.copytree(standin.root, root)
+    for path in (*root.glob("*.py"), root / "tokenizer_config.json", root / "special_tokens_map.json"):
+        path.unlink()
+    whisper = root / "whisper-large-v3"
+    (whisper / "preprocessor_config.json").unlink()
+    renamed = {name.removeprefix("model."): value for name, value in load_file(whisper / "model.safetensors").items()}
+    save_file(renamed, whisper / "model.safetensors")
+    settings = config(make_adapter())
+    settings.model.path = str(root)
+    out = merge(settings)
+    assert "auto_map" not in json.loads((out / "config.json").read_text())
+    assert len(json.loads((out / "tokenizer_config.json").read_text())["added_tokens_decoder"]) == 421
+    assert json.loads((out / "special_tokens_map.json").read_text())["eos_token"] == "[EOS]"
+    assert all(name.startswith("model.") for name in load_file(out / "whisper-large-v3" / "model.safetensors"))
+    preprocessor = json.loads((out / "whisper-large-v3" / "preprocessor_config.json").read_text())
+    assert preprocessor["feature_size"] == 128
+
+
+def test_an_adapter_of_whisper_and_branch(
+    standin: Standin, make_adapter: Callable[..., Path], config: Callable[..., MergeConfig]
+) -> None:
+    adapter = make_adapter(target_modules="report")
+    out = merge(config(adapter, verify="true"))
+    model = KimiAudioForCausalLM.from_pretrained(standin.root)
+    model.attach_whisper(WhisperFeatureExtractor.from_pretrained(standin.root / "whisper-large-v3"))
+    exact = load_adapter(model, adapter).merge_and_unload()
+    own = load_file(out / "whisper-large-v3" / "model.safetensors")
+    base = load_file(standin.root / "whisper-large-v3" / "model.safetensors")
+    assert own.keys() == base.keys()
+    for name, value in exact.whisper_model.encoder.state_dict().items():
+        assert torch.equal(own[f"model.encoder.{name}"], value.half()), name
+    changed = [name for name in own if not torch.equal(own[name], base[name])]
+    assert len(changed) == 2 * 3 and all(name.startswith("model.encoder.layers.") for name in changed)
+    name = "model.mimo_layers.0.mlp.up_proj.weight"
+    assert torch.equal(tensors(out)[name], exact.state_dict()[name].bfloat16())

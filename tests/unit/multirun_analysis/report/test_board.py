@@ -1,0 +1,102 @@
+"""The user's terms: every trial's recall and precision, on the page and in the tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from typing import Any
+
+import pytest
+
+from multirun_analysis import load_sweep, write_report
+from multirun_analysis.messages import CHINESE, ENGLISH
+from multirun_analysis.report.board import term_table
+from tests.report_page import body
+
+
+def heard(spoken: int, written: int, found: int) -> dict[str, Any]:
+    """A term as scores.json has it."""
+    return {
+        "in_references": spoken,
+        "in_hypotheses": written,
+        "found": found,
+        "recall": found / spoken if spoken else None,
+        "precision": found / written if written else None,
+    }
+
+
+@pytest.fixture
+def told(sweep: Any, change: Any) -> Any:
+    """Three trials and two bases; the second trial samples twice, so its counts are of two decodings."""
+    greedy = {"5G": heard(2, 1, 1), "二级市场": heard(8, 5, 4), "<b>": heard(0, 0, 0)}
+    sampled = {"5G": heard(4, 4, 4), "二级市场": heard(16, 4, 3), "<b>": heard(0, 3, 0)}
+    sweep.trial(0, rank=8, cer=0.2, terms=greedy)
+    sweep.trial(1, rank=8, temperature=0.3, cer=0.1, cer_repeats=[0.1, 0.1], terms=sampled)
+    sweep.trial(2, rank=32, cer=0.3, terms=greedy | {"5G": heard(2, 2, 2)})
+    for number, found in ((0, 0), (1, 2)):
+        change(sweep.folder / str(number) / "baseline.json", terms=greedy | {"二级市场": heard(8, 8, found)})
+    return sweep
+
+
+def test_every_trial_and_base_has_its_column_in_the_order_of_the_leaderboard(told: Any) -> None:
+    table = term_table(load_sweep(told.folder), ENGLISH)
+    assert table is not None and table.terms == ["二级市场", "5G", "<b>"] and table.spoken == [8, 2, 0]
+    assert [(column.trial.name, column.trial.is_base) for column in table.columns] == [
+        *(("1", False), ("0", False), ("2", False), ("0", True), ("1", True)),
+    ]
+    best, greedy = table.columns[:2]
+    assert (best.recall, best.precision) == ([18.8, 100.0, None], [75.0, 100.0, 0.0])
+    assert (greedy.recall, greedy.precision) == ([50.0, 50.0, None], [80.0, 100.0, None])
+    assert (table.first, table.columns[table.second].trial.is_base, table.second) == (0, True, 4)  # of its temperature
+    assert (table.more_terms, table.more_trials) == (0, 0)
+
+
+def test_the_page_shows_two_trials_and_holds_all(told: Any) -> None:
+    page = body(write_report(told.folder).html.read_text(encoding="utf-8"))
+    section = page.partition('<section id="terms">')[2].partition("</section>")[0]
+    cells = "".join(f'<td class="number">{figure}</td>' for figure in (8, "18.8", "75.0", "25.0", "25.0"))
+    assert f'<th scope="row">二级市场</th>{cells}' in section
+    assert '<th scope="row">&lt;b&gt;</th><td class="number">0</td><td class="number">–</td>' in section
+    figures = json.loads(re.findall(r'data-figures="([^"]*)"', section)[0])
+    assert figures[2] == [[50.0, 100.0, None], [80.0, 100.0, None]] and len(figures) == 5
+    assert re.findall(r'<option value="(\d)" selected>', section) == ["0", "4"] and section.count("<select>") == 2
+    assert "<small>lora.r=8 temperature=0.3</small>" in section
+    assert '<a href="#terms">Your terms</a>' in page
+
+
+def test_a_trial_without_mistakes_still_shows_its_terms(sweep: Any) -> None:
+    sweep.trial(0, cer=0.0, baseline=False, terms={"5G": heard(2, 2, 2)}, categories={})
+    table = term_table(load_sweep(sweep.folder), CHINESE)
+    assert table is not None and (table.first, table.second) == (0, 0)
+    page = body(write_report(sweep.folder, language="zh").html.read_text(encoding="utf-8"))
+    assert '<section id="terms">' in page and "各术语的召回率和精确率" in page
+
+
+def test_a_sweep_without_terms_says_nothing_of_them(sweep: Any) -> None:
+    sweep.trial(0, terms={})
+    paths = write_report(sweep.folder)
+    assert "Your terms" not in body(paths.html.read_text(encoding="utf-8"))
+    assert "terms." not in paths.csv.read_text(encoding="utf-8")
+
+
+def test_every_trials_terms_are_in_the_tables(told: Any) -> None:
+    paths = write_report(told.folder)
+    document = json.loads(paths.json.read_text(encoding="utf-8"))
+    assert [trial["terms"]["5G"]["recall"] for trial in document["trials"]] == [0.5, 1.0, 1.0]
+    assert document["baselines"][1]["terms"]["二级市场"]["found"] == 2
+    rows = list(csv.DictReader(io.StringIO(paths.csv.read_text(encoding="utf-8"))))
+    assert [row["terms.5G.recall"] for row in rows[:3]] == ["0.5", "1.0", "1.0"]
+    assert rows[0]["terms.<b>.recall"] == "" and rows[1]["terms.<b>.precision"] == "0.0"
+    assert list(rows[0])[-6].startswith("terms.")
+
+
+def test_what_would_make_the_page_large_is_left_to_the_tables(told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("multirun_analysis.report.board.MOST_TERMS", 2)
+    monkeypatch.setattr("multirun_analysis.report.board.MOST_FIGURES", 8)
+    table = term_table(load_sweep(told.folder), ENGLISH)
+    assert table is not None and table.terms == ["二级市场", "5G"] and (table.more_terms, table.more_trials) == (1, 2)
+    assert [column.trial.name for column in table.columns] == ["1", "0", "1"]  # the best two and the best one's base
+    page = body(write_report(told.folder).html.read_text(encoding="utf-8"))
+    assert "1 further term is in trials.json. 2 further trials are in trials.json." in page

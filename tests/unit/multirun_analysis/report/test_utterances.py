@@ -1,0 +1,111 @@
+"""Recordings as data URIs, within a budget."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from multirun_analysis import load_sweep, write_report
+from multirun_analysis.report.utterances import LONGEST_SECONDS, Clip, Piece, clips, mark, shortened, worst_utterances
+
+
+def recording(path: Path, seconds: float = 2.0, rate: int = 16_000, channels: int = 1) -> str:
+    """A hum under noise, of which a codec cannot make nothing."""
+    time = np.arange(int(seconds * rate)) / rate
+    noise = np.random.default_rng(0).normal(0, 0.05, time.size)
+    samples = 0.3 * np.sin(2 * np.pi * 220 * time) + noise
+    soundfile.write(path, np.repeat(samples[:, None], channels, axis=1), rate)
+    return str(path)
+
+
+def decoded(clip: Clip) -> tuple[np.ndarray, int]:
+    assert clip.uri is not None
+    kind, _, data = clip.uri.partition(";base64,")
+    assert kind == "data:audio/mpeg"
+    return soundfile.read(io.BytesIO(base64.b64decode(data)))
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (44_100, 2), (8_000, 1)])
+def test_a_recording_is_kept_audible_and_small(tmp_path: Path, rate: int, channels: int) -> None:
+    path = recording(tmp_path / "a.wav", 2.0, rate, channels)
+    (clip,) = clips([path])
+    samples, heard = decoded(clip)
+    assert heard == 16_000 and samples.ndim == 1
+    assert abs(len(samples) / heard - 2.0) < 0.2
+    spectrum = np.abs(np.fft.rfft(samples))
+    assert abs(np.argmax(spectrum) * heard / len(samples) - 220) < 3
+    assert len(clip.uri or "") < 2.0 * 7_000  # 5 kB a second and its base64
+
+
+def test_what_cannot_be_played_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.wav").write_bytes(b"RIFF nothing")
+    long = recording(tmp_path / "long.wav", LONGEST_SECONDS + 1, 8_000)
+    found = clips([None, str(tmp_path / "gone.wav"), str(tmp_path / "broken.wav"), long])
+    assert [clip.why_not for clip in found] == [None, "audio.missing", "audio.unreadable", "audio.too_long"]
+    assert all(clip.uri is None for clip in found)
+
+
+def test_the_budget_ends_with_the_clip_that_no_longer_fits(tmp_path: Path) -> None:
+    paths = [recording(tmp_path / f"{number}.wav", seconds) for number, seconds in enumerate((1.0, 3.0, 1.0))]
+    lengths = [len(clip.uri or "") for clip in clips(paths)]
+    found = clips(paths, budget=lengths[0] + lengths[1] - 1)
+    assert [clip.why_not for clip in found] == [None, "audio.budget", None]
+
+
+# --- The worst utterances, with what differs marked.
+
+
+def test_differences_are_marked_on_both_sides() -> None:
+    left, right = mark("七千万元", "七十万了元")
+    assert left == [Piece("equal", "七"), Piece("replace", "千"), Piece("equal", "万"), Piece("equal", "元")]
+    expected = [("equal", "七"), ("replace", "十"), ("equal", "万"), ("insert", "了"), ("equal", "元")]
+    assert [(piece.kind, piece.text) for piece in right] == expected
+    assert mark("嗯", "") == ([Piece("delete", "嗯")], [])
+
+
+def test_worst_utterances_come_first_once_each_and_without_the_exact_ones(sweep) -> None:
+    folder = sweep.trial(0)
+    line = {"reference": "你好", "audio": None}
+    sweep.write_lines(
+        folder / "utterances.jsonl",
+        [
+            line | {"id": "a", "repeat": 0, "hypothesis": "你", "cer": 0.5},
+            line | {"id": "a", "repeat": 1, "hypothesis": "", "cer": 1.0},
+            line | {"id": "b", "repeat": 0, "hypothesis": "你好", "cer": 0.0},
+            line | {"id": "c", "repeat": 0, "hypothesis": "您好", "cer": 0.5},
+        ],
+    )
+    worst = worst_utterances(load_sweep(sweep.folder).sweep.trials[0])
+    assert [(mistake.identity, mistake.cer) for mistake in worst] == [("a", 1.0), ("c", 0.5)]
+    assert worst[0].hypothesis == [] and not math.isnan(worst[0].cer)
+
+
+def test_older_rows_without_a_rate_or_a_text_are_told_too(sweep) -> None:
+    rows = [
+        {"id": "a", "reference": " 你好\n", "hypothesis": None},
+        {"id": "b", "reference": "你好", "hypothesis": "你"},
+        {"id": "c", "reference": "e\u0301", "hypothesis": "é"},
+    ]
+    sweep.write_lines(sweep.trial(0) / "utterances.jsonl", rows)
+    comparison = load_sweep(sweep.folder)
+    assert comparison.statistics.utterances == 3
+    worst = worst_utterances(comparison.best.trial)
+    assert [(mistake.identity, mistake.cer) for mistake in worst] == [("a", 1.0), ("b", 0.5)]
+    assert worst[0].reference == [Piece("delete", "你好")] and worst[0].hypothesis == []
+
+
+def test_a_text_without_end_is_cut_and_says_so(sweep) -> None:
+    row = {"id": "a", "repeat": 0, "reference": "今天", "hypothesis": "今天" + "天气" * 5000, "cer": 5000.0}
+    sweep.write_lines(sweep.trial(0) / "utterances.jsonl", [row])
+    (mistake,) = worst_utterances(load_sweep(sweep.folder).best.trial)
+    *shown, cut = mistake.hypothesis
+    assert sum(len(piece.text) for piece in shown) == 400 and cut == Piece("cut", "9,602")
+    assert shortened([Piece("equal", "你好")], most=2) == [Piece("equal", "你好")]
+    page = write_report(sweep.folder).html.read_text(encoding="utf-8")
+    assert "… 9,602 more characters" in page and "天气" * 1000 not in page

@@ -1,0 +1,43 @@
+"""bitsandbytes is left out until a 4-bit base wants it, and is there then, also for PEFT."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+# A process in which a plain base is trained before a 4-bit one, as a sweep over both may do.
+PROGRAM = """
+import sys
+from kimi_audio_ft.runtime.libraries import leave_out_bitsandbytes
+leave_out_bitsandbytes()
+
+import torch
+from kimi_audio_ft.lora.adapter import ONE, add_adapter
+from kimi_audio_ft.model import KimiAudioForCausalLM
+from kimi_audio_ft.model.quantization import quantize_layers
+from kimi_audio_ft.paths import TINY_MODEL
+from kimi_audio_ft.config.train import LoraConfig
+
+def kinds(quantized):
+    model = KimiAudioForCausalLM.from_pretrained(TINY_MODEL, torch.bfloat16, False)
+    if quantized:
+        quantize_layers(model, torch.device("cpu"))
+    adapted = add_adapter(model, LoraConfig(r=2), 1)
+    return {type(module).__module__ for module in adapted.modules() if hasattr(module, "lora_A")}
+
+print(*kinds(False), sys.modules["bitsandbytes"], "torch._inductor.compile_fx" in sys.modules)
+print(*kinds(True), sys.modules["bitsandbytes"].__name__)
+"""
+
+
+def test_it_is_imported_when_a_base_is_put_into_4_bits() -> None:
+    pytest.importorskip("bitsandbytes", reason="QLoRA needs bitsandbytes (the extra `gpu`)")
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    plain, small = done.stdout.splitlines()
+    assert plain == "peft.tuners.lora.layer None False"
+    assert small == "peft.tuners.lora.bnb bitsandbytes"

@@ -1,0 +1,216 @@
+"""Several processes as one call: messages, failures, and nobody left behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kimi_audio_ft.errors import ConfigError, UserError
+from kimi_audio_ft.runtime.workers import Team, WorkerDied, joined_team, run_workers, started_by_launcher
+from tests.forkserver import forked_workers
+
+pytestmark = pytest.mark.slow
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+# Tasks stand in a module that a spawned process can import by name; test modules have none under importlib mode.
+TASKS = """
+import os, signal, sys, time
+from kimi_audio_ft.errors import ConfigError
+
+def greet(rank, send, word):
+    for number in range(3):
+        send([word, number, os.environ["RANK"], os.environ["LOCAL_RANK"], os.environ["WORLD_SIZE"]])
+
+def add(rank, send):
+    import torch, torch.distributed as dist
+    dist.init_process_group("gloo")
+    number = torch.tensor([rank + 1.0])
+    dist.all_reduce(number)
+    send(number.item())
+    dist.destroy_process_group()
+
+def fail_in_one(rank, send, how, folder):
+    # Written and not sent: a process that is killed at once may take its message with it.
+    with open(f"{folder}/{rank}", "w") as file:
+        file.write(str(os.getpid()))
+    # Each waits here for the other one, so that neither fails before both are there.
+    with open(f"{folder}/both", "w" if rank else "r"):
+        pass
+    if rank == 1:
+        if how == "user":
+            raise ConfigError("lora.r", 0, "must be 1 or more")
+        if how == "bug":
+            raise KeyError("lost")
+        if how == "exit":
+            sys.exit(7)
+        os.kill(os.getpid(), signal.SIGKILL)
+    signal.pause()
+
+def wait(rank, send):
+    send(os.getpid())
+    signal.pause()
+"""
+
+
+@pytest.fixture
+def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    import importlib
+
+    (tmp_path / "worker_tasks.py").write_text(textwrap.dedent(TASKS), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("worker_tasks", None)
+    return importlib.import_module("worker_tasks")
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "\tZ" not in f"\t{Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].strip()}"
+
+
+def test_messages_arrive_in_each_workers_order(tasks: Any) -> None:
+    seen: dict[int, list[Any]] = {0: [], 1: []}
+    run_workers(tasks.greet, ("hello",), 2, lambda rank, value: seen[rank].append(value))
+    for rank in (0, 1):
+        assert seen[rank] == [["hello", number, str(rank), str(rank), "2"] for number in range(3)]
+
+
+def test_they_find_each_other(tasks: Any) -> None:
+    sums: list[float] = []
+    run_workers(tasks.add, (), 2, lambda rank, value: sums.append(value))
+    assert sums == [3.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "words"),
+    [
+        ("user", ConfigError, "lora.r=0: must be 1 or more"),
+        ("bug", WorkerDied, "worker 1 of 2 died"),
+        ("exit", WorkerDied, "worker 1 of 2 died"),
+        ("kill", WorkerDied, "SIGKILL"),
+    ],
+)
+def test_one_failure_ends_all(tasks: Any, how: str, kind: type[Exception], words: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "both")
+    with forked_workers(), pytest.raises(kind, match=words) as raised:
+        run_workers(tasks.fail_in_one, (how, str(tmp_path)), 2)
+    assert isinstance(raised.value, UserError) == (how == "user")
+    pids = [int((tmp_path / str(rank)).read_text(encoding="utf-8")) for rank in (0, 1)]
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_workers_end_with_their_parent(tasks: Any, tmp_path: Path) -> None:
+    script = (
+        "from kimi_audio_ft.runtime.workers import run_workers; import worker_tasks\n"
+        "if __name__ == '__main__':\n"
+        "    run_workers(worker_tasks.wait, (), 2, lambda rank, pid: print(pid, flush=True))\n"
+    )
+    (tmp_path / "parent.py").write_text(script, encoding="utf-8")
+    paths = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
+    parent = subprocess.Popen(
+        [sys.executable, str(tmp_path / "parent.py")],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths},
+    )  # fmt: skip
+    assert parent.stdout is not None
+    pids = [int(parent.stdout.readline()) for _ in range(2)]
+    handles = [os.pidfd_open(pid) for pid in pids]
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    import select
+
+    for handle in handles:
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)  # readable once the process has ended
+        assert poll.poll(20_000), "a worker outlived its parent"
+        os.close(handle)
+
+
+# --- Processes that share work: everyone gets its part, everyone is heard, and nobody waits for the dead.
+
+SIZE = 3
+
+
+def start_team(task: Callable[[Team], None], size: int = SIZE) -> list[int | None]:
+    """Run a task in forked processes that find each other as torchrun's do; returns their exit codes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+
+    def run(rank: int) -> None:
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        assert started_by_launcher()
+        with joined_team() as team:
+            assert (team.rank, team.size) == (rank, size)
+            task(team)
+
+    forked = multiprocessing.get_context("fork")
+    processes: list[BaseProcess] = [forked.Process(target=run, args=(rank,)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    return [process.exitcode for process in processes]
+
+
+def exchange(team: Team) -> None:
+    parts = [b"", "二".encode(), bytes(range(256)) * 4000]
+    assert team.scatter(parts if team.rank == 0 else None) == parts[team.rank]
+    assert team.gather([team.rank, 0.1]) == [[0.0, 0.1], [1.0, 0.1], [2.0, 0.1]]
+
+
+def test_everyone_gets_its_part_and_hears_all() -> None:
+    assert start_team(exchange) == [0, 0, 0]
+
+
+def one_leaves(team: Team) -> None:
+    if team.rank == 1:
+        os._exit(7)
+    team.gather([1.0])
+
+
+def test_nobody_waits_for_one_that_is_gone(capfd: pytest.CaptureFixture[str]) -> None:
+    assert start_team(one_leaves) == [1, 7, 1]
+    error = capfd.readouterr().err
+    assert "process 0 ends because another one of this run has ended" in error and "Traceback" not in error
+
+
+def one_is_wrong(team: Team) -> None:
+    if team.rank == 0:
+        raise RuntimeError("a bug of its own")
+    team.scatter(None)
+
+
+def test_an_error_of_its_own_is_not_hidden(capfd: pytest.CaptureFixture[str]) -> None:
+    assert start_team(one_is_wrong, size=2) == [1, 1]
+    assert "RuntimeError: a bug of its own" in capfd.readouterr().err
+
+
+def test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for environment in ({}, {"WORLD_SIZE": "1", "RANK": "0"}):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        with joined_team() as team:
+            assert (team.rank, team.size) == (0, 1) and team.gather([3, 0.5]) == [[3.0, 0.5]]
+
+
+def test_processes_that_cannot_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with (
+        pytest.raises(UserError, match=r"MASTER_ADDR and MASTER_PORT: RANK and WORLD_SIZE are set.*torchrun"),
+        joined_team(),
+    ):
+        pass

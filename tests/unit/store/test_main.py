@@ -1,0 +1,228 @@
+"""``python -m kimi_audio_ft.store``: what a person types and sees."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kimi_audio_ft import store
+from kimi_audio_ft.config.train import LoraConfig, OptimConfig, TrainConfig
+from kimi_audio_ft.files import write_json
+from kimi_audio_ft.store.__main__ import main
+from kimi_audio_ft.store.digests import file_digest, sha256_of
+from kimi_audio_ft.store.features import RECORD
+from kimi_audio_ft.store.inventory import listing
+from kimi_audio_ft.store.usage import Use
+
+Capture = pytest.CaptureFixture[str]
+
+
+def make_two_files(folder: Path) -> dict[str, Any]:
+    (folder / "a.bin").write_bytes(b"x" * 1000)
+    (folder / "deep").mkdir()
+    (folder / "deep" / "b.txt").write_text("字", encoding="utf-8")
+    return {"steps": 3}
+
+
+def features(name: str, shards: dict[str, int], records: list[tuple[bytes, int, int, int]]) -> Path:
+    """A feature store of width 2 with files of these sizes and this index."""
+    folder = store.product_path("features", name)
+    folder.mkdir(parents=True)
+    for file, size in shards.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(bytes(size))
+    (folder / "index.bin").write_bytes(np.array(records, RECORD).tobytes())
+    write_json(folder / "product.json", {"created": "2026-11-24T10:00:00+0000", "dim": 2, "dtype": "torch.bfloat16"})
+    return folder
+
+
+def run(*arguments: str) -> int:
+    try:
+        main(list(arguments))
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_products(private_store: Path, tmp_path: Path) -> None:
+    assert listing() == []
+    for kind, name in (("transcript", "bb"), ("adapter", "cc"), ("adapter", "aa")):
+        store.find_or_make(kind, name, make_two_files)
+    store.work_folder("adapter", "dd").mkdir()
+    (private_store / "adapter" / "ee").mkdir()  # no product.json: not finished
+    (private_store / "digests.sqlite").write_bytes(b"")
+    Use.begin(tmp_path / "sweep", [("adapter", "aa")]).end()
+    found = listing()
+    names = [(row["kind"], row["signature"]) for row in found]
+    assert names == [("adapter", "aa"), ("adapter", "cc"), ("transcript", "bb")]
+    fields = {"kind", "signature", "path", "created", "bytes", "made_by", "last_used", "studies"}
+    assert all(set(row) == fields for row in found)
+    first, place = found[0], private_store / "adapter" / "aa"
+    assert first["path"] == str(place)
+    assert first["bytes"] == 1000 + 3 + (place / "product.json").stat().st_size
+    assert first["created"] == store.read_meta(place)["created"] <= first["last_used"]
+    assert [row["studies"] for row in found] == [[str(tmp_path / "sweep")], [], []]
+
+
+def test_what_made_a_product() -> None:
+    config = TrainConfig(lora=LoraConfig(r=4), optim=OptimConfig(lr=0.003), seed=7)
+    config.data.train_manifest = "data/train.jsonl"
+    store.find_or_make("adapter", "a1", lambda folder: {"config": asdict(config), "steps": 3})
+    inputs = {"adapter": "a1", "eval": "x", "seed": 7, "repeat": 1}
+    facts = {"inputs": inputs, "decoding": asdict(config.decoding)}
+    store.find_or_make("transcript", "t1", lambda folder: facts)
+    features("f1", {}, [])
+    made_by = {row["signature"]: row["made_by"] for row in listing()}
+    assert made_by["a1"] == (
+        "lora.r=4 lora.lora_alpha=8 lora.lora_dropout=0.05 optim.lr=0.003 seed=7 steps=3 data=train.jsonl"
+    )
+    assert made_by["t1"].startswith("adapter=a1 seed=7 repeat=1 text_temperature=0.3 text_top_k=5 ")
+    assert made_by["f1"] == "dim=2 dtype=bfloat16"
+
+
+LISTS_WITHOUT_TORCH = """
+import runpy, sys
+sys.argv = ["store", *sys.argv[1:]]
+runpy.run_module("kimi_audio_ft.store.make", run_name="__main__")
+heavy = {"torch", "transformers", "peft", "numpy", "hydra"} & set(sys.modules)
+sys.exit(f"imported {heavy}" if heavy else 0)
+"""
+
+
+@pytest.mark.parametrize("command", [["ls", "--json"], ["verify"], ["prune", "--older-than", "1d"]])
+def test_commands_are_light(private_store: Path, command: list[str]) -> None:
+    store.find_or_make("adapter", "aa", lambda folder: {"note": "字"})
+    done = subprocess.run([sys.executable, "-c", LISTS_WITHOUT_TORCH, *command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ls_command(private_store: Path) -> None:
+    store.find_or_make("adapter", "aa", lambda folder: {"note": "字"})
+    listed = subprocess.run(
+        [sys.executable, "-m", "kimi_audio_ft.store.make", "ls", "--json"], capture_output=True, text=True, check=True
+    )
+    assert json.loads(listed.stdout) == listing()
+    assert listed.stderr == ""
+
+
+def test_ls_as_a_table(private_store: Path, capsys: Capture) -> None:
+    store.find_or_make("adapter", "aa11", make_two_files)
+    (store.find_or_make("adapter", "aa12", make_two_files)[0] / "product.json").write_text("")
+    assert run("ls") == 0
+    table = capsys.readouterr().out
+    assert "aa11" in table and "kB" in table and "product.json cannot be read" in table and "steps=3" in table
+
+
+def test_verify(private_store: Path, capsys: Capture) -> None:
+    for name in ("whole", "bad", "old"):
+        store.find_or_make("adapter", name, make_two_files)
+    old = store.product_path("adapter", "old")
+    write_json(old / "product.json", {"created": "2026-11-24T10:00:00+0000"})
+    assert run("verify") == 0
+    out = capsys.readouterr().out
+    assert "no hashes" in out and "3 products checked, 0 corrupted\n" in out
+    store.product_path("adapter", "bad").joinpath("a.bin").write_bytes(b"y" * 1000)
+    assert run("verify", "--kind", "transcript") == 0
+    assert run("verify") == 1
+    out = capsys.readouterr().out
+    assert "CORRUPTED: the sha256 of a.bin" in out and "1 corrupted. Set them aside with `verify --repair`" in out
+    with store.lock("adapter", "bad"):
+        assert run("verify", "--repair") == 1
+    assert "left alone, for a process is making it now" in capsys.readouterr().out
+    assert run("verify", "--repair") == 1
+    assert "set aside as .corrupt-bad." in capsys.readouterr().out
+    assert run("verify") == 0
+    assert "2 products checked" in capsys.readouterr().out
+
+
+def test_verify_reads_what_a_run_remembers(private_store: Path) -> None:
+    """A disk that loses a bit changes neither the size nor the time of a file."""
+    file = store.find_or_make("adapter", "a1", make_large)[0] / "large"
+    assert file_digest(file) == sha256_of(file)  # known from now on
+    before = file.stat()
+    file.write_bytes(b"x" * before.st_size)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file_digest(file) != sha256_of(file) and run("verify") == 1
+
+
+def make_large(folder: Path) -> dict[str, Any]:
+    (folder / "large").write_bytes(bytes(2 << 20))
+    return {}
+
+
+GOOD = [(b"k1", 0, 3, 0), (b"k2", 0, 5, 1), (b"k3", 3, 2, 0)]
+SIZES = {"0/codes.bin": 20, "0/features.bin": 20, "1/codes.bin": 20, "1/features.bin": 20}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "records", "problem"),
+    [
+        (SIZES, GOOD, None),
+        (SIZES | {"0/codes.bin": 999}, GOOD, None),  # another process is writing behind what the index speaks of
+        (SIZES | {"0/features.bin": 19}, GOOD, "0/features.bin has 19 bytes where index.bin speaks of 20"),
+        ({k: v for k, v in SIZES.items() if k != "1/codes.bin"}, GOOD, "1/codes.bin has 0 bytes where"),
+        (SIZES, [*GOOD[:2], (b"k3", 2, 2, 0)], "index.bin: record 1 of shard 0 does not begin where"),
+    ],
+)  # fmt: skip
+def test_verify_features(sizes: dict[str, int], records: list[Any], problem: str | None, capsys: Capture) -> None:
+    features("f1", sizes, records)
+    assert run("verify") == (problem is not None)
+    assert (problem or "ok (index and sizes agree)") in capsys.readouterr().out
+
+
+def test_prune(private_store: Path, capsys: Capture) -> None:
+    for name in ("a1", "a2"):
+        store.find_or_make("adapter", name, make_two_files)
+    for ask in (["--keep-bytes", "0"], ["--keep-bytes", "0B", "--dry-run"]):
+        assert run("prune", *ask) == 0
+        out = capsys.readouterr().out
+        assert "2 entries of 2.6 kB would be removed. Add --yes to remove them" in out and "a1" in out
+    assert len(listing()) == 2
+    with store.lock("adapter", "a2"):
+        assert run("prune", "--keep-bytes", "0", "--yes") == 0
+    out = capsys.readouterr().out
+    assert "1 entry of 1.3 kB removed, 1 in use stay\n" in out and "no: being made now" in out
+    assert [row["signature"] for row in listing()] == ["a2"]
+    assert run("prune", "--older-than", "30d", "--yes") == 0
+    assert capsys.readouterr().out == "0 entries of 0 bytes removed\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], r"error: prune: say what may go: --older-than, .*--dry-run is the default"),
+        (["--older-than", "30"], "--older-than: '30' must be a number and one of s, m, h, d, w, as in 30d"),
+        (["--keep-bytes", "10 GiB"], "--keep-bytes: '10 GiB' must be a number and one of B, kB, MB, GB, TB"),
+        (["--study", "nowhere"], "error: --study nowhere: no such folder, and no sweep in it is known"),
+        (["--leftovers", "--yes", "--dry-run"], "not allowed with argument"),
+    ],
+)
+def test_prune_cannot_be_run(arguments: list[str], words: str, capsys: Capture) -> None:
+    assert run("prune", *arguments) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert re.search(words, error), error
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30d", 2592000.0), ("1.5h", 5400.0), ("2w", 1209600.0), ("10m", 600.0), ("5s", 5.0)]
+)
+def test_ages(text: str, seconds: float) -> None:
+    from kimi_audio_ft.store.make.__main__ import _seconds
+
+    assert _seconds(text) == seconds
+
+
+@pytest.mark.parametrize(("text", "size"), [("10GB", 10**10), ("1.5 MB", 1500000), ("7kB", 7000), ("12", 12)])
+def test_sizes(text: str, size: int) -> None:
+    from kimi_audio_ft.store.make.__main__ import _bytes
+
+    assert _bytes(text) == size

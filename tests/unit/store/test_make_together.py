@@ -1,0 +1,119 @@
+"""Products that are made together: each is whole or absent, made once, and no lock outlives a failure."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kimi_audio_ft import store
+from kimi_audio_ft.store.inventory import listing
+from kimi_audio_ft.store.make import find_or_make_all
+
+KIND = "transcript"
+NAMES = ["tc", "ta", "tb"]
+
+
+def make(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    for name, folder in folders.items():
+        (folder / "text").write_text(name, encoding="utf-8")
+    return {name: {"made_with": sorted(folders)} for name in folders}
+
+
+def test_what_is_missing_is_made_in_one_go() -> None:
+    store.find_or_make(KIND, "tb", lambda folder: {"made_with": []})
+    found = find_or_make_all(KIND, NAMES, make)
+    assert list(found) == NAMES and all(path == store.find(KIND, name) for name, path in found.items())
+    assert [store.read_meta(found[name])["made_with"] for name in NAMES] == [["ta", "tc"], ["ta", "tc"], []]
+    assert (found["ta"] / "text").read_text(encoding="utf-8") == "ta"
+    assert find_or_make_all(KIND, NAMES, lambda folders: pytest.fail("nothing is missing")) == found
+
+
+def test_the_same_name_twice_and_none_at_all() -> None:
+    assert list(find_or_make_all(KIND, ["ta", "ta"], make)) == ["ta"]
+    assert find_or_make_all(KIND, [], make) == {}
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()])
+def test_a_failed_making_leaves_nothing_and_no_lock(private_store: Path, error: BaseException) -> None:
+    def fail(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+        make(folders)
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        find_or_make_all(KIND, NAMES, fail)
+    assert raised.value is error
+    assert [path for path in (private_store / KIND).rglob("*") if path.suffix != ".lock"] == []
+    for name in NAMES:
+        with store.lock(KIND, name, timeout=0):
+            pass
+    assert len(find_or_make_all(KIND, NAMES, make)) == 3
+
+
+def test_locks_are_held_while_making_and_many_are_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kimi_audio_ft.store.make.AT_ONCE", 2)
+    parts: list[list[str]] = []
+
+    def locked(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+        parts.append(list(folders))
+        for name in NAMES:
+            held = store.FileLock(store.store_root() / KIND / f".{name}.lock", timeout=0)
+            if name in folders:
+                with pytest.raises(store.Timeout):
+                    held.acquire()
+        return make(folders)
+
+    find_or_make_all(KIND, NAMES, locked)
+    assert parts == [["ta", "tb"], ["tc"]]
+
+
+ASK = """
+import os, signal, sys
+from kimi_audio_ft.store.make import find_or_make_all
+
+def make(folders):
+    print("making", *folders, flush=True)
+    if sys.argv[1] == "die":
+        next(iter(folders.values())).joinpath("half").write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.stdin.readline()
+    return {name: {} for name in folders}
+
+print("asking", flush=True)
+print("found", *find_or_make_all("transcript", sys.argv[2:], make), flush=True)
+"""
+
+
+def test_a_killed_maker_leaves_no_product_and_no_lock(private_store: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", ASK, "die", *NAMES], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL and listing() == []
+    assert (private_store / KIND / ".ta.draft" / "half").is_file(), "it really was killed half-way"
+    found = find_or_make_all(KIND, NAMES, make)
+    assert {path.name for path in found["ta"].iterdir()} == {"text", store.META}
+
+
+def test_processes_that_ask_for_some_of_the_same_make_each_once() -> None:
+    asked = [["ta", "tb", "tc"], ["tc", "tb"], ["tb", "td", "ta"]]
+    with ExitStack() as running:
+        processes = []
+        for names in asked:
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            process = running.enter_context(
+                subprocess.Popen([sys.executable, "-c", ASK, "live", *names], text=True, **pipes)
+            )
+            running.callback(process.kill)
+            processes.append(process)
+        assert [process.stdout.readline() for process in processes] == ["asking\n"] * 3
+        for process in processes:
+            process.stdin.write("go on\n")
+            process.stdin.close()
+        outputs = [process.stdout.read().splitlines() for process in processes]
+    assert [lines[-1].split()[1:] for lines in outputs] == asked
+    made = [name for lines in outputs for line in lines[:-1] for name in line.split()[1:]]
+    assert sorted(made) == ["ta", "tb", "tc", "td"]

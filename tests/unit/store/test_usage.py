@@ -1,0 +1,136 @@
+"""Who uses what: a sweep's word holds for as long as a process of it lives, and stays known afterwards."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kimi_audio_ft import store
+from kimi_audio_ft.store.usage import Use, forget, gate, is_alive, is_locked, note, records, using
+
+ONE, TWO = ("adapter", "a1"), ("transcript", "t2")
+
+USES_UNTIL_KILLED = """
+import sys
+from pathlib import Path
+from kimi_audio_ft.store.usage import Use
+
+use = Use.begin(Path(sys.argv[1]), [("adapter", "a1")])
+print("using", flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextmanager
+def running_sweep(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that runs a sweep in this folder and uses the adapter a1."""
+    command = [sys.executable, "-c", USES_UNTIL_KILLED, str(folder)]
+    with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == "using\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_use_is_known_while_it_lasts_and_afterwards(private_store: Path, tmp_path: Path) -> None:
+    assert records() == []
+    with Use.begin(tmp_path / "sweep", [ONE]) as use:
+        [record] = records()
+        assert record.sweep == tmp_path / "sweep" and set(record.products) == {ONE} and record.is_running()
+        use.add([TWO, ONE])
+        assert set(records()[0].products) == {ONE, TWO}
+    [record] = records()
+    assert set(record.products) == {ONE, TWO} and not record.is_running()
+    Use.begin(tmp_path / "sweep", [("adapter", "a3")]).end()
+    assert set(records()[0].products) == {ONE, TWO, ("adapter", "a3")}, "nothing is forgotten by a second run"
+    forget(record)
+    assert records() == []
+
+
+def test_two_processes_of_one_sweep(tmp_path: Path) -> None:
+    """It runs until the last of them has ended, one by kill -9."""
+    with running_sweep(tmp_path / "sweep") as other:
+        mine = Use.begin(tmp_path / "sweep", [TWO])
+        [record] = records()
+        assert set(record.products) == {ONE, TWO}
+        mine.end()
+        assert record.is_running()
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+        assert not record.is_running()
+
+
+def test_what_is_noted_inside_a_use(tmp_path: Path) -> None:
+    """A sweep's launcher and its trials, in one process, speak of one use."""
+    note([ONE])
+    with using(tmp_path / "sweep") as outer:
+        note(name for name in [ONE])
+        with using(tmp_path / "sweep") as inner:
+            assert inner is outer
+        [record] = records()
+        assert set(record.products) == {ONE} and record.is_running()
+    assert not record.is_running()
+    note([TWO])
+    assert set(records()[0].products) == {ONE}
+
+
+def test_a_damaged_record_is_begun_anew(private_store: Path, tmp_path: Path) -> None:
+    Use.begin(tmp_path, [ONE]).end()
+    [record] = records()
+    record.file.write_text("{")
+    assert records() == []
+    Use.begin(tmp_path, [TWO]).end()
+    assert set(records()[0].products) == {TWO}
+
+
+def test_a_store_that_cannot_be_written_keeps_no_sweep_from_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(tmp_path / "file"))
+    with Use.begin(tmp_path, [ONE]) as use:
+        use.add([TWO])
+
+
+def test_locked_products() -> None:
+    assert not is_locked(*ONE)
+    with store.lock(*ONE):
+        assert is_locked(*ONE)
+    with store.lock("features", "f1.3"):
+        assert is_locked("features", "f1")
+    assert not is_locked(*ONE) and not is_locked("features", "f1")
+
+
+def test_whether_a_sweep_is_alive(private_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = tmp_path / "sweep"
+    assert is_alive(sweep) is None and not private_store.exists(), "asking leaves no trace"
+    with running_sweep(sweep) as other:
+        assert is_alive(sweep) is True
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+        assert is_alive(sweep) is False
+    with gate():
+        assert is_alive(sweep) is None, "nobody waits for the answer"
+    monkeypatch.setattr(socket, "gethostname", lambda: "another-machine")
+    assert is_alive(sweep) is None, "its locks may not show here"
+    monkeypatch.undo()
+    monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(private_store))
+    [record] = records()
+    forget(record)
+    assert is_alive(sweep) is None
+
+
+def test_a_lock_that_may_not_be_opened_says_nothing(private_store: Path, tmp_path: Path) -> None:
+    Use.begin(tmp_path, [ONE]).end()
+    assert is_alive(tmp_path) is False
+    (held,) = (private_store / "uses").glob(".*.running")
+    held.unlink()
+    assert is_alive(tmp_path) is None

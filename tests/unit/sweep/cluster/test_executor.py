@@ -1,0 +1,200 @@
+"""What becomes of tasks whose jobs die, are lost, or are stopped: on a queue whose jobs run here, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.sweep.cluster import executor
+from kimi_audio_ft.sweep.cluster.executor import ClusterExecutor, JobEnd, NotNow
+from kimi_audio_ft.sweep.cluster.task import run_task
+from kimi_audio_ft.sweep.plan import Event, Task, Unit, read_task
+
+DIED, LOST = JobEnd("died", "job ended as OUT_OF_MEMORY"), JobEnd("lost", "job ended as NODE_FAIL")
+CANCELLED = JobEnd("cancelled", "job ended as CANCELLED")
+OnEvent = Callable[[Event], None]
+
+
+@dataclass
+class Life:
+    """What a job does. made, stopped: keys of the units that it makes, and at which it is stopped; end: of the job."""
+
+    made: str = ""
+    stopped: str = ""
+    end: JobEnd | None = None
+
+    def supervise(self, task: Task, on_event: OnEvent, should_stop: Callable[[], bool]) -> None:
+        for unit in task.units:
+            if unit.key in self.made:
+                on_event({"event": "ready", "unit": unit.key, "fitted": True})
+            elif unit.key in self.stopped:
+                on_event({"event": "interrupted", "unit": unit.key, "step": 7})
+
+
+@dataclass
+class Queue:
+    """A cluster whose jobs run while they are submitted; one that ends well, ends when its events are read."""
+
+    lives: list[Life]
+    max_restarts: int = 2
+    tasks: list[tuple[str, list[str]]] = field(default_factory=list)
+    ends: dict[str, JobEnd] = field(default_factory=dict)
+    stops: int = 0
+    most: int = 0
+    silences: int = 0
+    closed: list[str] | None = None
+
+    def submit(self, task_file: Path, name: str) -> str:
+        if self.tasks and self.silences:
+            self.silences -= 1
+            raise NotNow
+        task = read_task(task_file)
+        self.tasks.append((name, [unit.key for unit in task.units]))
+        life, job = self.lives.pop(0), str(len(self.tasks))
+        run_task(task_file, lambda: False, life.supervise)
+        if life.end is not None:
+            self.ends[job] = life.end
+        return job
+
+    def ended(self, jobs: Sequence[str]) -> Mapping[str, JobEnd]:
+        self.most = max(self.most, len(jobs))
+        return {job: self.ends[job] for job in jobs if job in self.ends}
+
+    def stop(self, jobs: Sequence[str]) -> None:
+        self.stops += 1
+        self.ends |= dict.fromkeys(jobs, LOST)
+
+    def close(self, jobs: Sequence[str]) -> None:
+        self.closed = list(jobs)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "_PATIENCE", 0.0)
+    monkeypatch.setattr(executor, "_TRY_AGAIN", 0.0)
+
+
+def task(keys: str, number: int = 0) -> Task:
+    return Task(number, [Unit(key, [TrainConfig()]) for key in keys])
+
+
+def run(
+    queue: Queue,
+    folder: Path,
+    *tasks: Task,
+    parallel: int | None = None,
+    stop: Callable[[list[Event]], bool] = lambda heard: False,
+) -> list[Event]:
+    heard: list[Event] = []
+    ClusterExecutor(queue, folder, parallel).run(tasks, heard.append, lambda: stop(heard))
+    assert queue.closed == []
+    return heard
+
+
+def names(events: Sequence[Event]) -> list[str]:
+    return [f"{event['event']} {event['unit']}" for event in events]
+
+
+def test_tasks_are_made_and_heard_of(tmp_path: Path) -> None:
+    queue = Queue([Life("ab"), Life("c")])
+    heard = run(queue, tmp_path, task("ab"), task("c", 1))
+    assert names(heard) == ["ready a", "ready b", "ready c"]
+    assert [event["task"] for event in heard] == ["task-0", "task-0", "task-1"]
+    assert queue.tasks == [("task-0", ["a", "b"]), ("task-1", ["c"])]
+
+
+def test_every_run_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert names(run(Queue([Life("a")]), tmp_path, task("a"))) == ["ready a"]
+    assert sorted(path.name for path in (tmp_path / "packs").iterdir()) == ["001", "002"]
+
+
+def test_no_more_jobs_than_allowed_are_queued(tmp_path: Path) -> None:
+    for parallel, most in ((1, 1), (2, 2), (None, 3)):
+        queue = Queue([Life("a"), Life("b"), Life("c")])
+        heard = run(queue, tmp_path, task("a"), task("b", 1), task("c", 2), parallel=parallel)
+        assert names(heard) == ["ready a", "ready b", "ready c"]
+        assert queue.most == most
+
+
+def test_a_task_whose_job_died_is_tried_again_in_halves(tmp_path: Path) -> None:
+    queue = Queue([Life("a", end=DIED), Life("bc"), Life("d")])
+    heard = run(queue, tmp_path, task("abcd"))
+    assert queue.tasks == [("task-0", ["a", "b", "c", "d"]), ("task-0.1", ["b", "c"]), ("task-0.2", ["d"])]
+    assert names(heard) == ["ready a", "split None", "ready b", "ready c", "ready d"]
+    assert heard[1]["units"] == ["b", "c", "d"] and heard[1]["reason"] == "job ended as OUT_OF_MEMORY"
+
+
+def test_a_unit_that_kills_its_job_fails_alone_and_says_where_to_look(tmp_path: Path) -> None:
+    heard = run(Queue([Life(end=DIED), Life("a"), Life(end=DIED)]), tmp_path, task("ab"))
+    assert names(heard) == ["split None", "ready a", "failed b"]
+    message = heard[-1]["message"]
+    assert "job ended as OUT_OF_MEMORY" in message and "task-0.2.log" in message and "all nodes share" in message
+    assert heard[-1]["user"] and heard[-1]["traceback"] == ""
+
+
+def test_a_lost_job_is_submitted_again_whole(tmp_path: Path) -> None:
+    queue = Queue([Life("a", end=LOST), Life("bc")])
+    assert names(run(queue, tmp_path, task("abc"))) == ["ready a", "ready b", "ready c"]
+    assert queue.tasks == [("task-0", ["a", "b", "c"]), ("task-0", ["b", "c"])]
+
+
+def test_a_job_that_was_stopped_by_somebody_else_goes_on(tmp_path: Path) -> None:
+    queue = Queue([Life("", "ab", DIED), Life("ab")])
+    assert names(run(queue, tmp_path, task("ab"))) == ["ready a", "ready b"]
+
+
+def test_a_job_is_lost_so_often_and_no_more(tmp_path: Path) -> None:
+    queue = Queue([Life(end=LOST)] * 3)
+    heard = run(queue, tmp_path, task("ab"))
+    assert names(heard) == ["failed a", "failed b"]
+    assert "it has been started 3 times" in heard[0]["message"]
+
+
+def test_a_cancelled_job_is_not_submitted_again(tmp_path: Path) -> None:
+    heard = run(Queue([Life("a", "b", CANCELLED)]), tmp_path, task("ab"))
+    assert names(heard) == ["ready a", "failed b"]
+    assert heard[1]["message"] == "job ended as CANCELLED. The same command goes on from here"
+
+
+def test_a_cluster_that_does_not_answer_for_a_while_is_asked_again(tmp_path: Path) -> None:
+    queue = Queue([Life("a"), Life("b"), Life("c")], silences=3)
+    heard = run(queue, tmp_path, task("a"), task("b", 1), task("c", 2))
+    assert names(heard) == ["ready a", "ready b", "ready c"]
+    assert queue.silences == 0 and [name for name, _ in queue.tasks] == ["task-0", "task-1", "task-2"]
+
+
+def test_where_to_look_depends_on_what_a_job_has_printed(tmp_path: Path) -> None:
+    class Printing(Queue):
+        def submit(self, task_file: Path, name: str) -> str:
+            task_file.with_suffix(".log").write_text("words", encoding="utf-8")
+            return super().submit(task_file, name)
+
+    [silent], [printing] = (run(kind([Life(end=DIED)]), tmp_path, task("a")) for kind in (Queue, Printing))
+    assert "does its node see" in silent["message"] and "does its node see" not in printing["message"]
+    assert f"What it printed is in {tmp_path}" in printing["message"]
+
+
+def test_a_stopping_sweep_stops_its_jobs_and_hears_where_they_were(tmp_path: Path) -> None:
+    queue = Queue([Life("a", "b")])
+    heard = run(queue, tmp_path, task("abc"), task("d", 1), parallel=1, stop=bool)
+    assert queue.stops == 1
+    assert len(queue.tasks) == 1
+    assert sorted(names(heard)) == ["interrupted b", "interrupted c", "interrupted d", "ready a"]
+    steps = {event["unit"]: event["step"] for event in heard if event["event"] == "interrupted"}
+    assert steps == {"b": 7, "c": None, "d": None}
+
+
+def test_an_error_on_the_way_ends_the_jobs(tmp_path: Path) -> None:
+    queue = Queue([Life("a"), Life()])
+
+    def fail(event: Event) -> None:
+        raise RuntimeError("in a trial")
+
+    with pytest.raises(RuntimeError, match="in a trial"):
+        ClusterExecutor(queue, tmp_path).run([task("a"), task("b", 1)], fail, lambda: False)
+    assert queue.closed == ["1", "2"]

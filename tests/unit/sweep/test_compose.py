@@ -1,0 +1,261 @@
+"""Configs of a sweep's jobs from one template: the same as Hydra's own, whatever the overrides are."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import setup_globals
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.base import Node
+
+from kimi_audio_ft.cli import to_settings
+from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.paths import config_dir, project_root
+from kimi_audio_ft.sweep.compose import compose_jobs, copied, quick
+from kimi_audio_ft.sweep.launch import Job, prepare, refuse_to_sweep_scoring
+
+COMMON = ["logger=none", "trainer.max_steps=3", 'data.prompt="转写：a=b"']
+SWEEPS = {
+    "plain": [["lora.r=8", "optim.lr=2e-5"], ["lora.r=16", "optim.lr=1"], ["lora.r=16", "optim.lr=1e-4"]],
+    "seed": [["seed=1"], ["seed=2", "baseline=false"]],
+    "groups": [["lora=attention", "lora.r=4"], ["lora=report", "lora.r=4"], ["lora.r=4", "decoding=greedy"]],
+    "study": [["+experiments=demo", "lora.r=2"], ["+experiments=demo", "lora.r=4"]],
+    "lists": [["lora.target_modules=[a,b]", "data.augment.speeds=[0.9,1.0]"], ["lora.target_modules=decoder"]],
+    "null": [["data.prompt=null", "lora.lora_alpha=null"], ["lora.lora_alpha=3"]],
+    "interpolation": [["lora.lora_alpha=${lora.r}", "logger.project=${hydra:job.num}"], ["lora.lora_alpha=7"]],
+    "quoted": [["logger.project='a b, c'"], ['logger.project="x=y"'], ["logger.project='中文'"]],
+    "twice": [["lora.r=8", "lora.r=4"], ["lora.r=2", "lora.r=16"]],
+    "added": [["+trainer.deepspeed.a=1"], ["++lora.r=5", "lora.r=6"], ["lora.r=6", "++lora.r=5"]],
+    "deleted": [["~optim", "lora.r=1"], ["~optim", "lora.r=2"]],
+    "dicts": [
+        ["++trainer.deepspeed={a: 1}"],
+        ["++trainer.deepspeed={b: 2}"],
+        ["optim={lr: 3}", "optim.lr=2"],
+        ["lora={r: 3}", "lora.lora_alpha=2"],
+    ],
+    "hydra": [["hydra.verbose=true", "lora.r=1"], ["hydra.job.name=other"]],
+    "strategies": [
+        ["trainer=ddp", "trainer.devices=2"],
+        ["trainer=deepspeed_zero3"],
+        ["trainer=ddp", "trainer.devices=1"],
+    ],
+}
+REFUSED = [["lora.rank=3"], ["lora.r=many"], ["lora=nope"], ["lora.r=1,2"], ["lora.r="], ["lora.r=8", "nope.a=1"]]
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Iterator[tuple[ConfigLoaderImpl, DictConfig]]:
+    """Hydra's loader and the config of a multirun of ``train``."""
+    os.environ["KIMI_AUDIO_FT_ROOT"] = str(project_root())
+    ConfigStore.instance().store(name="train_schema", node=TrainConfig)
+    GlobalHydra.instance().clear()
+    setup_globals()
+    with initialize_config_dir(config_dir(), job_name="train", version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        overrides = ["hydra.job.config.override_dirname.exclude_keys=[optim.lr]", *COMMON]
+        yield hydra.config_loader, hydra.compose_config("train", overrides, RunMode.MULTIRUN)
+
+
+def one_by_one(loader: Any, master: DictConfig, jobs: list[list[str]], first: int) -> list[DictConfig]:
+    """What the basic launcher does."""
+    configs = []
+    for number, overrides in enumerate(jobs, start=first):
+        config = loader.load_sweep_config(master, list(overrides))
+        with open_dict(config):
+            config.hydra.job.id = number
+            config.hydra.job.num = number
+        configs.append(config)
+    return configs
+
+
+def everything(node: Any) -> Any:
+    """Values as written, with the types and flags of all nodes."""
+    about = (node._metadata.object_type, node._metadata.ref_type, node._metadata.optional, node._metadata.flags)
+    if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation() and not node._is_missing():
+        return about, {key: everything(node._get_node(key)) for key in sorted(node.keys(), key=str)}
+    if OmegaConf.is_list(node) and not node._is_none() and not node._is_interpolation() and not node._is_missing():
+        return about, [everything(node._get_node(place)) for place in range(len(node))]
+    return about, node._value()
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_as_hydra_composes(loaded: Any, name: str) -> None:
+    loader, master = loaded
+    jobs = [[*COMMON, *overrides] for overrides in SWEEPS[name]]
+    expected, found = one_by_one(loader, master, jobs, 5), compose_jobs(loader, master, jobs, 5)
+    for theirs, ours in zip(expected, found, strict=True):
+        assert OmegaConf.to_yaml(ours) == OmegaConf.to_yaml(theirs)
+        assert everything(ours) == everything(theirs)
+        HydraConfig.instance().set_config(theirs)
+        resolved = OmegaConf.to_container(theirs.hydra.job, resolve=True)
+        HydraConfig.instance().set_config(ours)
+        assert OmegaConf.to_container(ours.hydra.job, resolve=True) == resolved
+        assert str(ours.hydra.sweep.dir) == str(theirs.hydra.sweep.dir)  # the time of the sweep, not of the job
+
+
+def test_a_sweepers_look_at_every_job_composes_once_too(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader, master = loaded
+    composed = []
+    own = loader.load_sweep_config
+    monkeypatch.setattr(loader, "load_sweep_config", lambda *given: composed.append(given) or own(*given))
+    ours = quick(loader)
+    assert quick(ours) is ours
+    for rank in (2, 4, 8):
+        assert ours.load_sweep_config(master, [*COMMON, f"lora.r={rank}"]).lora.r == rank
+    assert len(composed) == 1
+    other = copy.deepcopy(master)
+    with open_dict(other):
+        other.hydra.sweep.dir = "elsewhere"
+    assert ours.load_sweep_config(other, [*COMMON, "lora.r=2"]) is not None
+    assert len(composed) == 2  # another sweep is another template
+    assert ours.list_groups("") == loader.list_groups("")
+
+
+def test_jobs_share_no_value(loaded: Any) -> None:
+    first, second = compose_jobs(*loaded, [["lora.r=1"], ["lora.r=2"]], 0)
+    first.optim.lr = 7.0
+    first.hydra.job.name = "changed"
+    assert second.optim.lr != 7.0 and second.hydra.job.name == "train"
+
+
+@pytest.mark.parametrize("overrides", REFUSED)
+def test_refused_as_by_hydra(loaded: Any, overrides: list[str]) -> None:
+    loader, master = loaded
+    jobs = [[*COMMON, "lora.r=1"], [*COMMON, *overrides]]
+    with pytest.raises(Exception) as theirs:
+        one_by_one(loader, master, jobs, 0)
+    with pytest.raises(Exception) as ours:
+        compose_jobs(loader, master, jobs, 0)
+    assert (type(ours.value), str(ours.value)) == (type(theirs.value), str(theirs.value))
+
+
+def test_a_large_sweep_is_composed_and_checked_at_once(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra composes once, and the settings are those of a job by itself."""
+    loader, master = loaded
+    composed = []
+    own = loader.load_sweep_config
+    monkeypatch.setattr(loader, "load_sweep_config", lambda *given: composed.append(given) or own(*given))
+    common = [*COMMON, "data.train_manifest=nowhere.jsonl"]
+    jobs = [[*common, f"lora.r={1 + number}", f"optim.lr={number + 1}e-5"] for number in range(200)]
+    configs = compose_jobs(loader, master, jobs, 0)
+    assert len(composed) == 1
+    job = Job(150, jobs[150], configs[150])
+    prepare(job)
+    (alone,) = one_by_one(loader, master, [jobs[150]], 150)
+    with open_dict(alone):
+        del alone["hydra"]
+    assert job.settings is None and job.error is not None  # there is no manifest
+    assert to_settings(alone).lora.r == 151
+
+
+def test_trials_that_would_be_scored_differently_are_refused_before_anything_is_made(loaded: Any) -> None:
+    def jobs(*scoring: str) -> list[Job]:
+        overrides = [[*COMMON, f"lora.r={2 + place}", given] for place, given in enumerate(scoring)]
+        configs = compose_jobs(*loaded, overrides, 4)
+        return [Job(4 + place, *both) for place, both in enumerate(zip(overrides, configs, strict=True))]
+
+    refuse_to_sweep_scoring([])
+    refuse_to_sweep_scoring(jobs('scoring.fillers=["嗯"]', 'scoring.fillers=["嗯"]'))
+    with pytest.raises(ConfigError) as error:
+        refuse_to_sweep_scoring(jobs('scoring.fillers=["嗯"]', 'scoring.fillers=["嗯"]', "scoring.erhua=false"))
+    assert str(error.value).startswith(
+        "scoring.fillers=[]: differs between the trials of this sweep (['嗯'] in trial 4, [] in trial 6), and only"
+    )
+
+
+# --- Quick copies of configs: node for node what ``copy.deepcopy`` makes, and nothing shared.
+
+
+@dataclass
+class _Part:
+    number: int | str = 3  # a union's node holds another node
+    place: Path = Path("a/b")
+    names: list[str] = field(default_factory=lambda: ["x", "${above}"])
+    anything: Any = None
+    needed: str = "???"
+
+
+@dataclass
+class _Whole:
+    above: str = "over"
+    part: _Part = field(default_factory=_Part)
+    table: dict[str, int] = field(default_factory=lambda: {"a": 1})
+    none: _Part | None = None
+    link: _Part = field(default_factory=_Part)
+
+
+def _wholes() -> list[DictConfig]:
+    whole = OmegaConf.structured(_Whole)
+    OmegaConf.set_readonly(whole.part, True)
+    whole.link = "${part}"
+    loose = OmegaConf.create({"a": {"b": [1, {"c": 2.5}, [None, b"raw"]]}, "d": "${a.b}", "e": "???"})
+    OmegaConf.set_struct(loose, True)
+    return [whole, loose, OmegaConf.structured(TrainConfig)]
+
+
+def _nodes(node: Node, where: str = "") -> Iterator[tuple[str, Node]]:
+    yield where, node
+    content = node.__dict__.get("_content")
+    if isinstance(content, dict | list):
+        pairs = content.items() if isinstance(content, dict) else enumerate(content)
+        for key, inner in pairs:
+            yield from _nodes(inner, f"{where}.{key}")
+    elif isinstance(content, Node):
+        yield from _nodes(content, f"{where}()")
+
+
+def _facts(config: DictConfig) -> list[Any]:
+    """All that a node is, but its neighbours and what it has looked up."""
+    kept = []
+    for where, node in _nodes(config):
+        fields = {k: v for k, v in vars(node).items() if k not in ("_parent", "_content", "_metadata", "_flags_cache")}
+        content = vars(node).get("_content")
+        plain = None if isinstance(content, dict | list | Node) else content
+        kept.append((where, type(node), fields, plain, vars(node._metadata)))
+    return kept
+
+
+@pytest.mark.parametrize("config", _wholes(), ids=["typed", "loose", "train"])
+def test_a_copy_is_node_for_node_what_deepcopy_makes(config: DictConfig) -> None:
+    before = _facts(config)
+    assert _facts(copied(config)) == _facts(copy.deepcopy(config)) == before
+
+
+@pytest.mark.parametrize("config", _wholes(), ids=["typed", "loose", "train"])
+def test_a_copy_shares_no_node_and_each_has_its_own_parent(config: DictConfig) -> None:
+    twin = copied(config)
+    ours, theirs = dict(_nodes(config)), dict(_nodes(twin))
+    assert not {id(node) for node in ours.values()} & {id(node) for node in theirs.values()}
+    metadata = [{id(node._metadata) for node in nodes.values()} for nodes in (ours, theirs)]
+    assert not metadata[0] & metadata[1]
+    for where, node in theirs.items():
+        parent = node._get_parent()
+        assert parent is None if not where else any(parent is other for other in theirs.values())
+
+
+def test_a_change_of_the_copy_leaves_the_original() -> None:
+    original = _wholes()[1]
+    text = OmegaConf.to_yaml(original)
+    twin = copied(original)
+    with open_dict(twin):
+        twin.a.b[1].c = 7
+        twin.a.b.append("more")
+        twin.new = 1
+    OmegaConf.set_readonly(twin.a, True)
+    assert OmegaConf.to_yaml(original) == text
+    assert not OmegaConf.is_readonly(original.a)
+    assert twin.d[1].c == 7  # its interpolations are within itself

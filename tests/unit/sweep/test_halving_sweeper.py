@@ -1,0 +1,163 @@
+"""``hydra/sweeper=halving`` as Hydra composes and runs it, over a launcher that trains nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException, InstantiationException
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from kimi_audio_ft.cli import explain
+from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.errors import ConfigError, UserError
+from kimi_audio_ft.paths import config_dir, project_root
+from kimi_audio_ft.sweep.halving import RungResult
+
+
+class Ranks:
+    """A launcher whose adapters are as good as their rank is high; a launched job of rank ``fails`` fails."""
+
+    def __init__(self, fails: int = 0) -> None:
+        self.fails = fails
+        self.launched: list[str] = []
+
+    def num_steps(self, job_overrides: Sequence[Sequence[str]]) -> list[int]:
+        return [8 for _ in job_overrides]
+
+    def train_until(self, job_overrides: Sequence[Sequence[str]], until: int, metric: str) -> list[RungResult]:
+        signatures = ["".join(item for item in job if not item.startswith("decoding")) for job in job_overrides]
+        ranks = map(self._rank, job_overrides)
+        return [RungResult(name, until, 8, 1 / r, None, False) for name, r in zip(signatures, ranks, strict=True)]
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        assert initial_job_idx == 0
+        self.launched += [" ".join(job) for job in job_overrides]
+        returns = []
+        for job in job_overrides:
+            failed = self._rank(job) == self.fails
+            returned = JobReturn(overrides=job, status=JobStatus.FAILED if failed else JobStatus.COMPLETED)
+            returned.return_value = ValueError("broke") if failed else 0.5
+            returns.append(returned)
+        return returns
+
+    @staticmethod
+    def _rank(job: Sequence[str]) -> int:
+        return int(next(item for item in job if item.startswith("lora.r=")).partition("=")[2])
+
+
+@pytest.fixture
+def sweeper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
+    """The sweeper that Hydra makes of overrides."""
+    monkeypatch.setenv("KIMI_AUDIO_FT_ROOT", str(project_root()))
+    ConfigStore.instance().store(name="train_schema", node=TrainConfig)
+
+    def make(*overrides: str) -> Any:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(config_dir(), version_base="1.3"):
+            given = ["hydra/sweeper=halving", f"hydra.sweep.dir={tmp_path}", *overrides]
+            config: DictConfig = compose("train", overrides=given, return_hydra_config=True)
+            with open_dict(config):
+                config.hydra.runtime.output_dir = "."
+            loader = GlobalHydra.instance().config_loader()
+            context = HydraContext(loader, callbacks=None)  # type: ignore[arg-type]
+            return Plugins.instance().instantiate_sweeper(
+                config=config, hydra_context=context, task_function=lambda config: None
+            )
+
+    return make
+
+
+@pytest.fixture
+def run(sweeper: Callable[..., Any], tmp_path: Path) -> Callable[..., tuple[Ranks, dict[str, Any]]]:
+    """Runs a sweep over a launcher; returns it and halving.json."""
+
+    def make(options: Sequence[str], *arguments: str, fails: int = 0) -> tuple[Ranks, dict[str, Any]]:
+        made, launcher = sweeper(*options), Ranks(fails)
+        made.launcher = launcher
+        made.sweep(list(arguments))
+        return launcher, json.loads((tmp_path / "halving.json").read_text(encoding="utf-8"))
+
+    return make
+
+
+def test_hydra_finds_the_sweeper() -> None:
+    assert "HalvingSweeper" in [found.__name__ for found in Plugins.instance().discover(Sweeper)]
+
+
+def test_defaults_are_as_documented(sweeper: Callable[..., Any]) -> None:
+    settings = sweeper().settings
+    assert settings.rungs == [0.25, 0.5] and settings.reduction_factor == 2.0 and settings.metric == "cer"
+
+
+def test_all_decodings_of_the_survivors_run_in_the_grids_order(run: Callable[..., Any]) -> None:
+    launcher, record = run([], "lora.r=8,2,16,4", "decoding.text_temperature=0.0,0.7", "optim.lr=0.001")
+    at = "optim.lr=0.001"
+    assert launcher.launched == [f"lora.r=16 decoding.text_temperature={t} {at}" for t in ("0.0", "0.7")]
+    assert record["jobs_in_grid"] == 8
+    assert {one["name"]: (one["decision"], one["step"]) for one in record["candidates"]} == {
+        "r=8": ("stopped", 4),
+        "r=2": ("stopped", 2),
+        "r=16": ("continued", 4),
+        "r=4": ("stopped", 2),
+    }
+
+
+def test_study_with_params_and_options(run: Callable[..., Any]) -> None:
+    """24 adapters at 4 temperatures: 12 and 6 of them go on, and ties with the last one."""
+    launcher, record = run(["+experiments=halving"])
+    assert record["jobs_in_grid"] == 96 and len(record["candidates"]) == 24
+    assert record["rungs"] == [0.25, 0.5] and record["reduction_factor"] == 2.0
+    assert [len(one["history"]) for one in record["candidates"]].count(2) == 16  # 8 adapters have rank 8
+    assert len(launcher.launched) == 4 * 8 and all("lora.r=32" in job for job in launcher.launched)
+
+
+def test_command_line_goes_before_the_study(run: Callable[..., Any]) -> None:
+    options = ["+experiments=halving", "hydra.sweeper.rungs=[3]", "hydra.sweeper.seed=3"]
+    launcher, record = run([*options, "hydra.sweeper.max_candidates=3"], "lora.r=7")
+    assert record["rungs"] == [3] and record["max_candidates"] == 3
+    assert len(record["candidates"]) == 3
+    assert all("lora.r=7" in job for job in launcher.launched)
+
+
+def test_failed_job_raises_as_with_hydras_own_sweeper(run: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match="broke"):
+        run([], "lora.r=2,4", fails=4)
+
+
+def test_other_launchers_are_refused_with_the_remedy(sweeper: Callable[..., Any]) -> None:
+    made = sweeper("hydra/launcher=basic")
+    with pytest.raises(UserError, match=r"BasicLauncher cannot stop a training.*Write hydra/launcher=packed"):
+        made.sweep(["lora.r=2,4"])
+
+
+def test_packed_launcher_is_what_it_needs(sweeper: Callable[..., Any]) -> None:
+    assert {"num_steps", "train_until"} <= set(dir(sweeper("hydra/launcher=packed").launcher))
+
+
+@pytest.mark.parametrize("option", ["hydra.sweeper.rungs=[0.5,1.0]", "hydra.sweeper.reduction_factor=1"])
+def test_options_are_checked_when_the_sweep_begins(sweeper: Callable[..., Any], option: str) -> None:
+    with pytest.raises(InstantiationException) as error:
+        sweeper(option)
+    assert isinstance(error.value.__cause__, ConfigError)
+    assert explain(error.value, TrainConfig).startswith(f"{option.partition('=')[0]}=1.0: ")
+
+
+def test_intervals_are_refused_as_by_the_basic_sweeper(run: Callable[..., Any]) -> None:
+    with pytest.raises(HydraException, match="does not support sweep type"):
+        run([], "optim.lr=interval(1e-4,1e-2)")
+
+
+def test_schema_is_plain(sweeper: Callable[..., Any]) -> None:
+    node = ConfigStore.instance().load("hydra/sweeper/halving.yaml").node
+    assert OmegaConf.to_container(node)["_target_"] == "hydra_plugins.kimi_audio_ft_halving.sweeper.HalvingSweeper"

@@ -1,0 +1,226 @@
+"""The report at a sweep's end, also when trials failed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.sweep.report import SweepReport
+from kimi_audio_ft.sweep_folder import HALVING, RECORDS, planned_trials, record_fitting, record_trials
+from tests.offline_wandb import offline_runs
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> DictConfig:
+    """Hydra's config of a sweep in ``tmp_path / "sweep"``."""
+    return OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path / "sweep")}}})
+
+
+def trial(sweep: DictConfig, number: int, **records: Any) -> Path:
+    folder = Path(sweep.hydra.sweep.dir) / str(number)
+    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+    (folder / ".hydra" / "overrides.yaml").write_text(f"- lora.r={number}\n", encoding="utf-8")
+    for name, record in records.items():
+        (folder / f"{name}.json").write_text(json.dumps(record), encoding="utf-8")
+    return folder
+
+
+def scored(sweep: DictConfig, number: int) -> Path:
+    figures = {"cer": 0.5, "wer": 0.6, "mer": 0.5, "exact_match": 0.0, "num_references": 4, "num_reference_chars": 40}
+    more = {"trial": f"lora.r={number}", "params": {"lora.r": number, "decoding.text_temperature": 0.0}}
+    return trial(sweep, number, scores={**figures, **more, "normalised": figures, "signature": "ab"})
+
+
+def failed(sweep: DictConfig, number: int, message: str) -> Path:
+    failure = {
+        "trial": f"lora.r={number}",
+        "error_type": "ConfigError",
+        "message": message,
+        "params": {},
+        "command": "",
+    }
+    return trial(sweep, number, failure=failure)
+
+
+def test_start_forgets_the_records_of_an_earlier_sweep_and_nothing_else(sweep: DictConfig) -> None:
+    old = trial(sweep, 3)
+    for name in (*RECORDS, "train.log"):
+        (old / name).write_text("{}", encoding="utf-8")
+    (old / "wandb").mkdir()
+    own = Path(sweep.hydra.sweep.dir) / "notes"
+    own.mkdir()
+    (own / "scores.json").write_text("{}", encoding="utf-8")
+    SweepReport().on_multirun_start(sweep)
+    assert sorted(path.name for path in old.iterdir()) == ["train.log"]
+    assert (own / "scores.json").exists()
+    assert SweepReport.conclude_failed() is None
+
+
+def test_end_writes_the_report(sweep: DictConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    report = SweepReport()
+    report.on_multirun_start(sweep)
+    scored(sweep, 2)
+    report.on_multirun_end(sweep)
+    page = Path(sweep.hydra.sweep.dir).resolve() / "report.html"
+    assert '<html lang="en">' in page.read_text(encoding="utf-8")
+    assert f"report: {page}" in capsys.readouterr().out
+    assert SweepReport.conclude_failed() is None
+
+
+def test_the_report_is_written_in_the_language_asked_for(sweep: DictConfig) -> None:
+    report = SweepReport(language="zh")
+    report.on_multirun_start(sweep)
+    scored(sweep, 2)
+    report.on_multirun_end(sweep)
+    page = Path(sweep.hydra.sweep.dir) / "report.html"
+    assert '<html lang="zh-CN">' in page.read_text(encoding="utf-8")
+    SweepReport()
+    with pytest.raises(ConfigError, match="language='fr'"):
+        SweepReport(language="fr")
+
+
+def test_report_that_cannot_be_made_is_a_warning(
+    sweep: DictConfig, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = SweepReport()
+    report.on_multirun_start(sweep)
+    report.on_multirun_end(sweep)
+    assert "no report: " in caplog.text
+    assert "report: /" not in capsys.readouterr().out
+
+
+def test_failed_trials_are_named_once_and_in_the_report(sweep: DictConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    SweepReport().on_multirun_start(sweep)
+    for number in (0, 1, 11):
+        scored(sweep, number)
+    last, first = failed(sweep, 10, "second\nwith details"), failed(sweep, 2, "first: wrong")
+    told = SweepReport.conclude_failed()
+    assert told is not None
+    lines = told.splitlines()
+    assert lines[0] == "2 of 5 trials failed:"
+    assert lines[1:3] == [f"  {first}/train.log (lora.r=2): first: wrong", f"  {last}/train.log (lora.r=10): second"]
+    assert "first: wrong" in (Path(sweep.hydra.sweep.dir) / "report.html").read_text(encoding="utf-8")
+    assert "first: wrong" not in capsys.readouterr().out  # the error message says it
+    assert SweepReport.conclude_failed() is None  # told once
+
+
+def test_many_failed_trials_are_counted(sweep: DictConfig) -> None:
+    SweepReport().on_multirun_start(sweep)
+    for number in range(30):
+        failed(sweep, number, "wrong")
+    lines = (SweepReport.conclude_failed() or "").splitlines()
+    assert lines[0] == "30 of 30 trials failed:" and len([line for line in lines if "train.log" in line]) == 20
+    assert lines[21].startswith("  and 10 more")
+
+
+def test_failures_that_a_sweeper_tolerates_are_told_at_the_end(
+    sweep: DictConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = SweepReport()
+    report.on_multirun_start(sweep)
+    scored(sweep, 0)
+    failed(sweep, 1, "wrong")
+    report.on_multirun_end(sweep)
+    assert "1/train.log (lora.r=1): wrong" in capsys.readouterr().out
+
+
+def test_an_interrupted_sweep_says_how_far_it_was(sweep: DictConfig) -> None:
+    assert SweepReport.conclude_interrupted() == ""
+    SweepReport().on_multirun_start(sweep)
+    scored(sweep, 0)
+    assert SweepReport.conclude_interrupted() == f"1 trial is done in {sweep.hydra.sweep.dir}"
+    assert SweepReport.conclude_interrupted() == ""
+
+
+def test_how_many_trials_there_would_have_been_is_told_where_it_is_known(sweep: DictConfig) -> None:
+    folder = Path(sweep.hydra.sweep.dir)
+    SweepReport().on_multirun_start(sweep)
+    assert planned_trials(folder) is None
+    record_trials(folder, 6)
+    record_trials(folder, 2)  # a sweeper launches again
+    record_fitting(folder, 12.0)
+    assert planned_trials(folder) == 8
+    scored(sweep, 0)
+    failed(sweep, 1, "wrong")
+    told = SweepReport.conclude_interrupted().splitlines()
+    assert told[:2] == [f"1 of 8 trials are done in {folder}", "1 of 8 trials failed:"]
+    SweepReport().on_multirun_start(sweep)
+    assert planned_trials(folder) is None, "another sweep in this folder counts its own"
+
+
+def test_error_that_is_no_trials(sweep: DictConfig) -> None:
+    assert SweepReport.conclude_failed() is None  # no sweep at all
+    SweepReport().on_multirun_start(sweep)
+    assert SweepReport.conclude_failed() is None  # a sweep whose values Hydra refused before any trial
+
+
+@pytest.mark.parametrize(("sweeper", "kept"), [("halving", True), ("basic", False), ("optuna", False)])
+def test_record_of_halving_is_kept_by_halving_only(sweep: DictConfig, sweeper: str, kept: bool) -> None:
+    record = Path(sweep.hydra.sweep.dir) / HALVING
+    record.parent.mkdir()
+    record.write_text("{}", encoding="utf-8")
+    sweep.hydra.runtime = {"choices": {"hydra/sweeper": sweeper}}
+    SweepReport().on_multirun_start(sweep)
+    assert record.exists() == kept
+
+
+def test_start_writes_what_was_asked_for(sweep: DictConfig) -> None:
+    """Hydra's own sweeper does too, but Optuna's does not, and the report's command comes from it."""
+    SweepReport().on_multirun_start(sweep)
+    assert OmegaConf.load(Path(sweep.hydra.sweep.dir) / "multirun.yaml") == sweep
+
+
+def logged(folder: Path, **logger: Any) -> None:
+    """The config that Hydra writes beside a trial, as far as the report reads it."""
+    OmegaConf.save({"logger": logger}, folder / ".hydra" / "config.yaml")
+
+
+def test_wandb_gets_the_report_of_the_trials_that_it_recorded(sweep: DictConfig) -> None:
+    report = SweepReport()
+    report.on_multirun_start(sweep)
+    logged(scored(sweep, 2), kind="none")
+    logged(scored(sweep, 3), kind="wandb", project="p", mode="offline", tags=["night"])
+    report.on_multirun_end(sweep)
+    folder = Path(sweep.hydra.sweep.dir)
+    (stored,) = offline_runs(folder / "report")
+    assert (stored.run.project, stored.run.run_group, stored.run.job_type) == ("p", str(folder), "report")
+    assert list(stored.run.tags) == ["night"] and stored.exit_code == 0
+    for name in ("report.html", "trials.csv", "trials.json"):
+        assert stored.artifact[name].read_bytes() == (folder / name).read_bytes()
+        assert stored.artifact[name].is_relative_to(folder)
+    table = stored.table("leaderboard")
+    assert table["columns"][:4] == ["rank", "kind", "trial", "lora.r"]
+    assert [row[:4] for row in table["data"]] == [[1, "trial", "lora.r=2", 2], [1, "trial", "lora.r=3", 3]]
+    cer = table["columns"].index("cer")
+    assert [row[cer] for row in table["data"]] == [0.5, 0.5]
+    assert {key: stored.summary[key] for key in ("num_trials", "num_scored", "best_cer")} == {
+        "num_trials": 2,
+        "num_scored": 2,
+        "best_cer": 0.5,
+    }
+    assert "cer" not in stored.summary  # else it would be a point among the trials
+    report.on_multirun_start(sweep)
+    assert not list(folder.glob("report/wandb/*"))  # the same sweep again is not uploaded twice
+
+
+@pytest.mark.parametrize("kind", ["none", "csv"])
+def test_wandb_gets_nothing_that_was_not_meant_for_it(sweep: DictConfig, kind: str) -> None:
+    report = SweepReport()
+    report.on_multirun_start(sweep)
+    logged(scored(sweep, 2), kind=kind)
+    report.on_multirun_end(sweep)
+    assert not (Path(sweep.hydra.sweep.dir) / "report").exists()
+
+
+def test_a_broken_record_for_wandb_is_a_warning(sweep: DictConfig, caplog: pytest.LogCaptureFixture) -> None:
+    report = SweepReport()
+    report.on_multirun_start(sweep)
+    logged(scored(sweep, 2), kind="wandb", no_such_option=1)
+    report.on_multirun_end(sweep)
+    assert "W&B: the report is not uploaded" in caplog.text
+    assert (Path(sweep.hydra.sweep.dir) / "report.html").is_file()

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from kimi_audio_ft.sweep.supervisor import places_here
+
+
+@pytest.fixture
+def cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of eight cores without a GPU."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of eight GPUs, of which this process may use six."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,4,5,6,7")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+@pytest.mark.usefixtures("cores")
+def test_packs_that_were_given_threads_share_the_cores() -> None:
+    assert len(places_here(1, threads=0, parallel=None)) == 1
+    assert len(places_here(1, threads=1, parallel=None)) == 8
+    assert len(places_here(1, threads=3, parallel=None)) == 2
+    assert len(places_here(1, threads=16, parallel=None)) == 1
+    assert len(places_here(1, threads=1, parallel=3)) == 3
+
+
+@pytest.mark.usefixtures("gpus")
+def test_packs_share_the_gpus_that_this_process_may_use() -> None:
+    seen = [place["CUDA_VISIBLE_DEVICES"] for place in places_here(2, threads=0, parallel=None)]
+    assert seen == ["2,3", "4,5", "6,7"]
+    assert len(places_here(1, threads=0, parallel=4)) == 4
+    assert places_here(8, threads=0, parallel=None) == [{}]  # more than there are: the training says so

@@ -1,0 +1,179 @@
+"""Plain lines, the live table, and what else writes to the terminal meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import logging
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from typing import Any
+
+import pyte
+import pytest
+from hydra.core.utils import configure_log
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from kimi_audio_ft.sweep.view.screen import SweepView, quiet_job_console
+from kimi_audio_ft.sweep.view.state import JobLine
+
+FAILURE = {"error_type": "TrainingFailed", "message": "loss is nan: 学习率过高", "user": True, "traceback": ""}
+JOB_LOGGING = {
+    "version": 1,
+    "formatters": {"simple": {"format": "[%(name)s] %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "simple", "stream": "ext://sys.stdout"}},
+    "root": {"level": "INFO", "handlers": ["console"]},
+    "disable_existing_loggers": False,
+}
+SCRIPT = Path(__file__).with_name("a_sweep_on_a_terminal.py")
+
+
+def plain(jobs: list[JobLine]) -> tuple[SweepView, io.StringIO]:
+    file = io.StringIO()
+    return SweepView(jobs, Console(file=file, width=80, force_terminal=False)), file
+
+
+def test_plain_lines_are_few_and_whole(jobs: list[JobLine]) -> None:
+    view, file = plain(jobs)
+    with view:
+        for unit in ("a1", "a2"):
+            view.event({"event": "fitting", "unit": unit, "step": 0, "steps": 200, "pack": 2})
+        for step in range(1, 201):
+            for unit in ("a1", "a2"):
+                facts = {"step": step, "steps": 200, "loss": 2.0 / step, "tokens_per_second": 1500.0}
+                view.event({"event": "step", "unit": unit, **facts})
+        for done in range(0, 385, 8):
+            view.event({"event": "decoding", "unit": "a1", "done": done, "total": 384})
+        view.event({"event": "ready", "unit": "a1", "fitted": True})
+        view.event({"event": "failed", "unit": "a2", **FAILURE})
+        view.event({"event": "waiting", "unit": "a3"})
+        view.event({"event": "split", "unit": None, "units": ["a4", "a5"], "reason": "killed by signal 9"})
+        view.stopping()
+        for number in range(36):
+            view.job_done(number, 0.3, None, reused=False)
+    lines = file.getvalue().splitlines()
+    assert lines[0] == "Sweep: 36 trials, 9 adapters, 4 of the trials are in the store"
+    assert lines[1] == "trials 4-7 (r=8 lr=5e-5): fitting in pack 1"
+    assert "trials 4-7 (r=8 lr=5e-5): fitted and decoded" in lines
+    assert "trials 8-11 (r=8 lr=1e-4): FAILED: loss is nan: 学习率过高" in lines
+    assert "trials 12-15 (r=16 lr=2e-5): another process is making this adapter; waiting for it" in lines
+    assert "2 adapters are tried again in smaller packs: killed by signal 9" in lines
+    assert "finishing the step, saving; press Ctrl-C again to end at once" in lines
+    assert lines[-1] == "36 of 36 trials are scored"
+    assert len([line for line in lines if line.startswith("pack 1: step")]) == 10
+    assert len([line for line in lines if "decoded " in line and " of 384" in line]) <= 10
+    assert len(lines) < 45 and "\x1b" not in file.getvalue()
+
+
+def test_a_failed_trial_is_told_once(jobs: list[JobLine]) -> None:
+    view, file = plain(jobs)
+    with view:
+        view.event({"event": "failed", "unit": "a1", **FAILURE})
+        for number in range(4, 8):
+            view.job_done(number, None, FAILURE["message"], reused=False)
+        view.job_done(8, None, "lora.r=0: the rank must be 1 or more", reused=False)
+        for number in [*range(4), *range(9, 35)]:
+            view.job_done(number, 0.3, None, reused=False)
+        assert not any(line.startswith("36 of") for line in file.getvalue().splitlines())
+        view.job_done(35, 0.3, None, reused=False)
+    lines = file.getvalue().splitlines()
+    assert lines[-1] == "31 of 36 trials are scored, 5 failed"
+    told = [line for line in lines if "FAILED" in line]
+    assert len(told) == 2
+    assert told[1] == "trial 8 (r=8 lr=1e-4 temperature=0.0): FAILED: lora.r=0: the rank must be 1 or more"
+
+
+def test_trials_that_failed_are_not_called_scored(jobs: list[JobLine]) -> None:
+    view, file = plain(jobs[:1])
+    with view:
+        view.job_done(0, None, "no", reused=False)
+    assert file.getvalue().splitlines()[-1] == "0 of 1 trial is scored, 1 failed"
+
+
+def test_a_given_terminal_shows_the_table(jobs: list[JobLine]) -> None:
+    file = io.StringIO()
+    with SweepView(
+        jobs, Console(file=file, width=80, height=24, force_terminal=True, _environ={"TERM": "xterm"})
+    ) as view:
+        view.event({"event": "failed", "unit": "a1", **FAILURE})
+        view.say("a message")
+    screen = pyte.Screen(80, 24)
+    pyte.Stream(screen).feed(file.getvalue().replace("\n", "\r\n"))
+    lines = [line.rstrip() for line in screen.display if line.strip()]
+    assert lines[1:] == ["a message"] and lines[0].startswith("trials 4-7 (r=8 lr=5e-5): FAILED: loss is nan")
+
+
+@pytest.fixture
+def root_logger() -> Any:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield root
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_a_jobs_console_passes_what_the_view_does_not_show(
+    root_logger: logging.Logger, jobs: list[JobLine], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def speak() -> list[str]:
+        configure_log(OmegaConf.create(JOB_LOGGING))
+        quiet_job_console()
+        log = logging.getLogger("trial")
+        log.info("adapter fitted")
+        log.warning("no network")
+        log.error("FAILED: a rule")
+        try:
+            raise ZeroDivisionError("a bug")
+        except ZeroDivisionError:
+            log.exception("FAILED")
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("[trial]")]
+
+    with plain(jobs)[0]:
+        assert speak() == ["[trial] no network", "[trial] FAILED"]
+    assert speak() == ["[trial] adapter fitted", "[trial] no network", "[trial] FAILED: a rule", "[trial] FAILED"]
+
+
+def on_a_terminal(script: Path) -> bytes:
+    """All that a script writes to an 80 x 24 terminal."""
+    reading, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environment = {**os.environ, "TERM": "xterm-256color", "PYTHONPATH": os.pathsep.join(sys.path)}
+    ends = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
+    with subprocess.Popen([sys.executable, str(script)], env=environment, **ends) as process:
+        os.close(terminal)
+        written = b""
+        with contextlib.suppress(OSError):  # the process has closed the other side
+            while some := os.read(reading, 65536):
+                written += some
+        os.close(reading)
+    assert process.returncode == 0, written.decode(errors="replace")
+    return written
+
+
+def test_nothing_tears_the_table_and_nothing_is_lost() -> None:
+    """Handlers old and new, prints, child processes and bare writes all come out whole, in order, above the table."""
+    written = on_a_terminal(SCRIPT)
+    screen = pyte.Screen(80, 24)
+    pyte.ByteStream(screen).feed(written)
+    lines = [line.rstrip() for line in screen.display if line.strip()]
+    assert lines == [
+        "OLD old handler",
+        "printed",
+        "to descriptor 2",
+        "from a child",
+        "error of a child",
+        "NEW new handler",
+        "OLD old handler again",
+        "bar 3/3",
+        "no newline",
+        "AFTER",
+        "NEW after the view",
+    ]
+    assert "fitting 1/8" in written.decode() and "学" in written.decode()

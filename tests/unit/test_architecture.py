@@ -1,0 +1,179 @@
+"""The rules of ARCHITECTURE.md that imports and files can break: circles, private names, late imports, full folders."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGES = ("kimi_audio_ft", "multirun_analysis")
+# Libraries that take long to import. An import inside a function must save one of them.
+HEAVY = {
+    *("torch", "torchaudio", "transformers", "peft", "pytorch_lightning", "deepspeed", "bitsandbytes", "safetensors"),
+    *("wandb", "altair", "vl_convert", "wandb_workspaces", "ray", "submitit", "optuna"),
+    *("pandas", "scipy", "numpy", "soundfile", "jinja2", "rich", "huggingface_hub", "hydra", "espeakng_loader"),
+}
+MOST_ROOT_MODULES, MOST_FILES = 16, 15
+
+
+class Import(NamedTuple):
+    """A module that another one imports. late: inside a function; name: what is taken from it, or None."""
+
+    module: str
+    name: str | None
+    late: bool
+    line: int
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the packages by its dotted name."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((REPOSITORY / package).rglob("*.py")):
+            if "plugin" not in path.parts:
+                parts = path.relative_to(REPOSITORY).with_suffix("").parts
+                found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def imports_of(module: str) -> tuple[Import, ...]:
+    """All imports of a module but those for type checkers."""
+    tree = ast.parse(modules()[module].read_text(encoding="utf-8"))
+    return tuple(_imports(tree, late=False))
+
+
+def _imports(node: ast.AST, late: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
+            continue
+        if isinstance(child, ast.Import):
+            yield from (Import(alias.name, None, late, child.lineno) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            for alias in child.names:
+                full = f"{child.module}.{alias.name}"
+                inner = (full, None) if full in modules() else (child.module or "", alias.name)
+                yield Import(*inner, late, child.lineno)
+        yield from _imports(child, late or isinstance(child, ast.FunctionDef | ast.Lambda))
+
+
+def own_imports(module: str, late: bool | None = None) -> set[str]:
+    """Modules of ours that a module imports."""
+    return {i.module for i in imports_of(module) if i.module in modules() and late in (None, i.late)} - {module}
+
+
+@cache
+def heavy_libraries(module: str) -> frozenset[str]:
+    """Heavy libraries that importing a module brings in, through whatever modules of ours."""
+    seen, todo, found = set(), [module], set()
+    while todo:
+        here = todo.pop()
+        if here in seen:
+            continue
+        seen.add(here)
+        found |= {i.module.partition(".")[0] for i in imports_of(here) if not i.late} & HEAVY
+        todo += own_imports(here, late=False)
+        parent = here.rpartition(".")[0]
+        todo += [parent] if parent in modules() else []
+    return frozenset(found)
+
+
+def circles() -> list[list[str]]:
+    """Groups of modules that import each other, directly or not (Tarjan's strongly connected components)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        index[module] = low[module] = len(index)
+        stack.append(module)
+        for other in sorted(own_imports(module)):
+            if other not in index:
+                visit(other)
+                low[module] = min(low[module], low[other])
+            elif other in stack:
+                low[module] = min(low[module], index[other])
+        if low[module] == index[module]:
+            group = [stack.pop()]
+            while group[-1] != module:
+                group.append(stack.pop())
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for module in modules():
+        if module not in index:
+            visit(module)
+    return found
+
+
+def test_no_module_imports_itself_through_others_even_inside_functions() -> None:
+    assert circles() == []
+
+
+def test_private_names_stay_in_their_module() -> None:
+    borrowed = [
+        f"{module}:{i.line} imports {i.module}.{i.name}"
+        for module in modules()
+        for i in imports_of(module)
+        if i.module in modules() and i.name is not None and i.name.startswith("_") and not i.name.startswith("__")
+    ]
+    assert borrowed == []
+
+
+def test_an_import_inside_a_function_saves_a_heavy_library() -> None:
+    needless = []
+    for module in modules():
+        for i in imports_of(module):
+            library = i.module.partition(".")[0]
+            brought = heavy_libraries(i.module) if i.module in modules() else {library} & HEAVY
+            if i.late and not brought - heavy_libraries(module):
+                needless.append(f"{module}:{i.line} imports {i.module} inside a function")
+    assert needless == []
+
+
+def test_the_analysis_reads_files_and_never_imports_the_engine() -> None:
+    allowed = {"config", "errors", "files", "paths", "scoring", "store", "sweep_folder", "text", "runtime"}
+    rooms = {
+        f"{module}: {other}"
+        for module in modules()
+        if module.startswith("multirun_analysis")
+        for other in own_imports(module)
+        if other.startswith("kimi_audio_ft.") and other.split(".")[1] not in allowed
+    }
+    assert rooms == set()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_folders_read_as_a_table_of_contents(package: str) -> None:
+    for folder in [REPOSITORY / package, *(REPOSITORY / package).rglob("*")]:
+        files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        most = MOST_ROOT_MODULES if folder.name == "kimi_audio_ft" else MOST_FILES
+        assert len(files) <= most, f"{folder}: {len(files)} modules"
+
+
+# Commands that must answer at once, and what they do without.
+STARTS = {
+    "kimi_audio_ft.train": {"torch", "transformers", "peft", "pytorch_lightning", "wandb", "altair", "scipy", "ray"},
+    "kimi_audio_ft.evaluate": {"torch", "transformers", "peft", "pytorch_lightning", "wandb", "altair", "scipy", "ray"},
+    "kimi_audio_ft.prepare": {"torch", "transformers", "peft", "pytorch_lightning", "wandb", "altair", "scipy", "ray"},
+    "kimi_audio_ft.tokenize": {"torch", "transformers", "peft", "pytorch_lightning", "wandb", "altair", "scipy", "ray"},
+    "kimi_audio_ft.merge": {"torch", "transformers", "peft", "pytorch_lightning", "wandb", "altair", "scipy", "ray"},
+    "kimi_audio_ft.store.__main__": {"torch", "transformers", "peft", "pytorch_lightning", "wandb", "altair", "scipy"},
+    "multirun_analysis.__main__": {"torch", "transformers", "peft", "pytorch_lightning", "wandb", "ray"},
+}
+
+
+@pytest.mark.parametrize("module", STARTS)
+def test_a_command_starts_without_heavy_libraries(module: str) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert STARTS[module] & set(loaded) == set()

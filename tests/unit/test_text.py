@@ -1,0 +1,28 @@
+"""Trials named by what differs."""
+
+from __future__ import annotations
+
+from kimi_audio_ft.text import common_name, number_ranges, short_names
+
+
+def test_short_names() -> None:
+    trials = [
+        ["lora.r=8", "decoding.text_temperature=0.0", "logger=none", "+data.prompt=转写"],
+        ["lora.r=16", "decoding.text_temperature=0.0", "logger=none", "hydra.verbose=true"],
+    ]
+    assert short_names(trials) == ["r=8 prompt=转写", "r=16"]
+    assert short_names([["lora.r=8"]]) == ["r=8"]
+    assert short_names([["a=1"], ["a=1"]]) == ["defaults", "defaults"]
+    two_keys = [["data.x=1", "optim.x=1"], ["data.x=2", "optim.x=2"]]
+    assert short_names(two_keys) == ["data.x=1 optim.x=1", "data.x=2 optim.x=2"]
+
+
+def test_common_name() -> None:
+    assert common_name(["r=8 t=0.0", "r=8 t=0.3"]) == "r=8"
+    assert common_name(["r=8 t=0.0"]) == "r=8 t=0.0"
+    assert common_name(["r=8", "r=16"]) == "r=8"  # nothing in common: the first one's
+
+
+def test_number_ranges() -> None:
+    assert number_ranges([3, 0, 1, 2, 8]) == "0-3, 8"
+    assert number_ranges([7]) == "7"

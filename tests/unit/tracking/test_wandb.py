@@ -1,0 +1,289 @@
+"""Real offline W&B runs, read back from their files; what depends on a login runs in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import textwrap
+import time
+import wave
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kimi_audio_ft.tracking import make_tracker
+from kimi_audio_ft.tracking.wandb import (
+    facts_of,
+    flat_keys,
+    short_name,
+    summary_of,
+    table_cell,
+    table_columns,
+    worst_first,
+)
+
+CONFIG = {
+    "lora": {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]},
+    "optim": {"lr": 1e-3},
+    "decoding": {"text_temperature": 0.3},
+    "seed": 7,
+}
+UTTERANCES = [
+    {"id": "a", "repeat": 0, "reference": "你好", "hypothesis": "你好", "cer": 0.0, "audio": None},
+    {"id": "b", "repeat": 0, "reference": "七千万", "hypothesis": "", "cer": 1.0, "audio": None},
+    {"id": "c", "repeat": 0, "reference": "所有LPL", "hypothesis": "所有LP", "cer": 0.2, "audio": None},
+]
+
+
+def run_trial(settings: Any, folder: Path, name: str = "lora.r=8") -> None:
+    tracker = make_tracker(settings, trial_name=name, group="sweep-1", config=CONFIG, folder=folder)
+    for step in (50, 100, 150):
+        tracker.log({"train/loss": 100 / step, "train/lr": 1e-3}, step)
+    tracker.log({"val/loss": 0.5}, 100)  # an earlier step again, as when a reused adapter's curves are replayed
+    tracker.finish({"cer": 0.4, "exact_match": 1 / 3, "normalised": {"cer": 0.3}, "signature": "ab"}, UTTERANCES)
+
+
+def test_an_offline_run_holds_config_curves_scores_and_transcripts(
+    logger_settings: Any, offline_runs: Any, tmp_path: Path
+) -> None:
+    run_trial(logger_settings(utterance_rows=2), tmp_path)
+    (stored,) = offline_runs(tmp_path)
+    assert (stored.run.project, stored.run.display_name, stored.run.run_group) == ("unit-tests", "lora.r=8", "sweep-1")
+    assert list(stored.run.tags) == ["demo"] and stored.run.job_type == "trial"
+    assert stored.config["lora"] == CONFIG["lora"]
+    flat = {"lora.r": 8, "optim.lr": 1e-3, "decoding.text_temperature": 0.3, "seed": 7}
+    assert {key: stored.config[key] for key in flat} == flat
+    assert stored.curve("train/loss") == [(50, 2.0), (100, 1.0), (150, 100 / 150)]
+    assert stored.curve("val/loss") == [(100, 0.5)]
+    assert stored.step_metrics == {"train/*": "step", "val/*": "step"}
+    assert stored.summary["cer"] == 0.4 and stored.summary["exact_match"] == 1 / 3
+    assert stored.summary["cer_normalised"] == 0.3 and "signature" not in stored.summary
+    assert stored.config["record"] == {"signature": "ab"} and stored.config["record.signature"] == "ab"
+    table = stored.table("utterances")
+    assert table["columns"] == ["id", "repeat", "reference", "hypothesis", "cer"]
+    assert table["data"] == [["b", 0, "七千万", "", 1.0], ["c", 0, "所有LPL", "所有LP", 0.2]]
+    assert stored.exit_code == 0
+
+
+def test_a_long_run_is_read_back_across_blocks(logger_settings: Any, offline_runs: Any, tmp_path: Path) -> None:
+    settings = logger_settings(utterance_rows=0)
+    tracker = make_tracker(settings, trial_name="long", group="g", config={"note": "x" * 100_000}, folder=tmp_path)
+    for step in range(1000):
+        tracker.log({"train/loss": step / 2}, step)
+    tracker.finish({"cer": 0.0}, UTTERANCES)
+    (stored,) = offline_runs(tmp_path)
+    assert stored.config["note"] == "x" * 100_000
+    assert stored.curve("train/loss") == [(step, step / 2) for step in range(1000)]
+    assert not any(key.startswith("utterances") for key in stored.summary)
+
+
+def test_trials_of_one_process_are_runs_of_their_own_and_start_fast(
+    logger_settings: Any, offline_runs: Any, tmp_path: Path
+) -> None:
+    run_trial(logger_settings(), tmp_path / "0", "first")
+    begin = time.perf_counter()
+    run_trial(logger_settings(), tmp_path / "1", "second")
+    assert time.perf_counter() - begin < 5
+    names = [[stored.run.display_name for stored in offline_runs(tmp_path / folder)] for folder in ("0", "1")]
+    assert names == [["first"], ["second"]]
+
+
+def test_everything_an_offline_run_needs_lies_in_the_trials_folder(
+    logger_settings: Any, offline_runs: Any, tmp_path: Path
+) -> None:
+    with wave.open(str(tmp_path / "b.wav"), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(b"\0\0" * 1600)
+    utterances = [{**UTTERANCES[1], "audio": str(tmp_path / "b.wav")}, {**UTTERANCES[2], "audio": "/no/such.wav"}]
+    trial = tmp_path / "trial"
+    tracker = make_tracker(logger_settings(audio=True), trial_name="t", group="g", config=CONFIG, folder=trial)
+    tracker.finish({}, utterances)
+    (stored,) = offline_runs(trial)
+    table = json.loads(stored.artifact["utterances.table.json"].read_text(encoding="utf-8"))
+    heard, missing = (row[-1] for row in table["data"])
+    assert missing is None
+    assert stored.artifact[heard["path"]].read_bytes() == (tmp_path / "b.wav").read_bytes()
+    assert all(path.is_relative_to(trial) for path in stored.artifact.values())
+    assert "WANDB_DATA_DIR" not in os.environ
+
+
+def test_a_failed_trial_is_marked_with_its_reason(logger_settings: Any, offline_runs: Any, tmp_path: Path) -> None:
+    tracker = make_tracker(logger_settings(), trial_name="t", group="g", config=CONFIG, folder=tmp_path)
+    tracker.log({"train/loss": float("nan")}, 1)
+    tracker.fail("loss is not finite at step 1")
+    tracker.finish({"cer": 0.0}, UTTERANCES)  # closed: neither an error nor a record
+    (stored,) = offline_runs(tmp_path)
+    assert stored.exit_code == 1
+    assert stored.summary["failure"] == "loss is not finite at step 1"
+    assert "cer" not in stored.summary
+
+
+def test_a_failure_inside_wandb_is_one_warning(
+    logger_settings: Any, offline_runs: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = make_tracker(logger_settings(), trial_name="t", group="g", config=CONFIG, folder=tmp_path)
+    tracker.log({3: 1.0}, 1)  # type: ignore[dict-item]  # wandb refuses keys that are not text
+    tracker.log({"train/loss": 1.0}, 2)
+    tracker.finish({"cer": 0.0}, UTTERANCES)
+    (warning,) = [record for record in caplog.records if record.name != "wandb"]
+    assert warning.levelname == "WARNING" and "W&B failed while logging" in warning.message
+    (stored,) = offline_runs(tmp_path)
+    assert stored.exit_code == 1
+
+
+SCRIPT = textwrap.dedent(
+    """
+    import logging, sys
+    from pathlib import Path
+    from types import SimpleNamespace
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(name)s %(message)s")
+    from kimi_audio_ft.tracking import make_tracker
+    settings = SimpleNamespace(
+        kind="wandb", project="p", entity=None, mode=sys.argv[1], tags=[], utterance_rows=5, audio=False
+    )
+    for trial in ("0", "1"):
+        tracker = make_tracker(settings, trial_name=trial, group="g", config={"a": {"b": 1}}, folder=Path(trial))
+        tracker.log({"train/loss": 1.0}, 1)
+        tracker.finish({"cer": 0.5}, [])
+    print("torch" in sys.modules, "wandb" in sys.modules)
+    """
+)
+# A server that refuses every connection at once, so that a login that is tried shows, and nothing leaves the machine.
+DEAD_SERVER = "http://127.0.0.1:9"
+KEY = "0123456789abcdef" * 3
+
+
+@pytest.fixture
+def fresh_process(tmp_path: Path) -> Callable[..., list[str]]:
+    """Function that runs two trials in a new process with nobody logged in, and returns its lines of output."""
+
+    def run(mode: str = "auto", **environment: str) -> list[str]:
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+        home = {"HOME": str(tmp_path / "home"), "WANDB_BASE_URL": DEAD_SERVER, "WANDB_INIT_TIMEOUT": "4"}
+        (tmp_path / "home").mkdir()
+        result = subprocess.run(
+            [sys.executable, "-c", SCRIPT, mode],
+            cwd=tmp_path,
+            env={**clean, **home, "PYTHONPATH": str(Path(__file__).parents[3]), **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=100,
+        )
+        assert result.returncode == 0, result.stdout
+        assert KEY not in result.stdout
+        return result.stdout.splitlines()
+
+    return run
+
+
+def test_nobody_logged_in_is_offline_and_silent(fresh_process: Any, offline_runs: Any, tmp_path: Path) -> None:
+    assert fresh_process() == ["False True"]
+    assert [len(offline_runs(tmp_path / trial)) for trial in "01"] == [1, 1]
+
+
+def test_online_without_a_login_says_so_and_is_offline(fresh_process: Any, offline_runs: Any, tmp_path: Path) -> None:
+    lines = fresh_process("online")
+    assert len(lines) == 3 and "wandb login" in lines[0]
+    assert [len(offline_runs(tmp_path / trial)) for trial in "01"] == [1, 1]
+
+
+def test_logged_in_with_a_dead_network_goes_on_offline(fresh_process: Any, offline_runs: Any, tmp_path: Path) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine 127.0.0.1:9\n  login user\n  password {KEY}\n")
+    lines = fresh_process(NETRC=str(netrc))
+    assert len(lines) == 2 and lines[0].startswith("WARNING") and "cannot be reached" in lines[0]
+    runs = [stored for trial in "01" for stored in offline_runs(tmp_path / trial)]
+    assert [stored.summary["cer"] for stored in runs] == [0.5, 0.5]
+
+
+def test_a_malformed_key_is_a_warning(fresh_process: Any, offline_runs: Any, tmp_path: Path) -> None:
+    lines = fresh_process(WANDB_API_KEY="short")
+    assert lines[0].startswith("WARNING") and "WANDB_API_KEY" in lines[0]
+    assert len(offline_runs(tmp_path / "1")) == 1
+
+
+@pytest.mark.parametrize("value", ["disabled", "offline"])
+def test_wandb_mode_wins(fresh_process: Any, offline_runs: Any, tmp_path: Path, value: str) -> None:
+    lines = fresh_process("online", WANDB_MODE=value, WANDB_API_KEY=KEY)
+    assert lines == [f"False {value == 'offline'}"]
+    assert len(offline_runs(tmp_path / "0")) == (value == "offline")
+
+
+def test_without_wandb_installed_the_trial_goes_on(fresh_process: Any, tmp_path: Path) -> None:
+    (tmp_path / "blocked" / "wandb").mkdir(parents=True)
+    (tmp_path / "blocked" / "wandb" / "__init__.py").write_text("raise ImportError('no module named wandb')\n")
+    search = f"{tmp_path / 'blocked'}{os.pathsep}{Path(__file__).parents[3]}"
+    lines = fresh_process(PYTHONPATH=search)
+    assert [line.split()[0] for line in lines] == ["WARNING", "WARNING", "False"]
+
+
+# --- Scores and utterances as W&B is given them.
+
+SCORES: dict[str, Any] = {
+    "trial": "lora.r=8",
+    "cer": 0.25,
+    "cer_ci_low": 0.2,
+    "substitutions": 3,
+    "train_reused": True,
+    "final_val_loss": None,
+    "diverged": math.nan,
+    "cer_repeats": [0.25],
+    "normalised": {"cer": 0.125, "empty_rate": 0.0, "normalisation": "normalised"},
+    "categories": {"number value": 2, "other": 0.5},
+    "terms": {"LPL": {"recall": 0.75, "found": "3 of 4"}},
+}
+
+
+def test_every_number_is_one_flat_key_and_nothing_else_is() -> None:
+    assert summary_of(SCORES) == {
+        "cer": 0.25,
+        "cer_ci_low": 0.2,
+        "substitutions": 3,
+        "cer_normalised": 0.125,
+        "empty_rate_normalised": 0.0,
+        "errors/number value": 2,
+        "errors/other": 0.5,
+        "terms/LPL/recall": 0.75,
+    }
+
+
+def test_what_is_said_in_words_can_be_grouped_by() -> None:
+    assert facts_of(SCORES) == {"trial": "lora.r=8", "train_reused": True}
+
+
+def test_nested_config_becomes_dotted_keys() -> None:
+    assert flat_keys({"a": {"b": {"c": 1}, "d": [1, {"e": 2}]}, "f": None, "g": {}}) == {
+        "a.b.c": 1,
+        "a.d": [1, {"e": 2}],
+        "f": None,
+        "g": {},
+    }
+
+
+def test_long_names_keep_their_end() -> None:
+    """W&B's server takes 128 characters, and siblings differ at the end."""
+    assert short_name("outputs/sweep") == "outputs/sweep"
+    assert short_name("x" * 128) == "x" * 128
+    long = short_name("/scratch/" + "x" * 200 + "/lr=0.1")
+    assert len(long) == 128 and long.startswith("…x") and long.endswith("/lr=0.1")
+
+
+def test_the_worst_utterances_come_first_and_equals_keep_their_order() -> None:
+    rows = [{"id": name, "cer": cer} for name, cer in (("a", 0.0), ("b", 1.0), ("c", 0.2), ("d", 1.0))]
+    assert [row["id"] for row in worst_first(rows, 3)] == ["b", "d", "c"]
+
+
+def test_columns_are_those_that_some_row_has() -> None:
+    old = {"id": "a", "repeat": 0, "reference": "你", "hypothesis": "", "cer": 1.0, "audio": None}
+    new = {**old, "seconds": 1.5, "recording": None, "categories": {"other": 1, "filler": 2, "name": 0}}
+    assert table_columns([old]) == ["id", "repeat", "reference", "hypothesis", "cer"]
+    assert table_columns([old, new]) == ["id", "repeat", "reference", "hypothesis", "cer", "seconds", "errors"]
+    assert [table_cell(new, column) for column in ("seconds", "errors")] == [1.5, "filler 2, other 1"]
+    assert [table_cell(old, column) for column in ("seconds", "errors")] == [None, ""]

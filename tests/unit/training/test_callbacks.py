@@ -1,0 +1,35 @@
+"""What a training tells about its steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kimi_audio_ft.config.train import LoraConfig, OptimConfig, TrainConfig
+from kimi_audio_ft.training import callbacks
+from kimi_audio_ft.training.adapters import Member
+from kimi_audio_ft.training.fit import fit_adapters
+from kimi_audio_ft.trial import Trial
+
+Config = Callable[..., TrainConfig]
+
+
+def test_steps_are_reported(trial_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the positions per second of all adapters together, without padding; rarely, but always the last step."""
+    config = trial_config(trainer={"max_steps": 3})
+    trial, optim = Trial(config), OptimConfig()
+    members = [Member(n, LoraConfig(r=2), optim, 1, tmp_path / n, tmp_path / f"{n}.work") for n in ("x", "y")]
+    seen: list[tuple[str, int, int, float, float]] = []
+    monkeypatch.setattr(callbacks, "_REPORT_EVERY", 0.0)
+    fit_adapters(trial.base, members, trial.data, config.trainer, on_step=lambda *values: seen.append(values))
+    assert [values[:3] for values in seen] == [(name, step, 3) for step in (1, 2, 3) for name in ("x", "y")]
+    assert all(math.isfinite(loss) and rate > 0 for *_, loss, rate in seen)
+    monkeypatch.setattr(callbacks, "_REPORT_EVERY", 1e9)
+    seen.clear()
+    again = [replace(member, work=tmp_path / f"{member.name}.again") for member in members]
+    fit_adapters(trial.base, again, trial.data, config.trainer, on_step=lambda *values: seen.append(values))
+    assert [values[:2] for values in seen] == [("x", 3), ("y", 3)]
