@@ -89,7 +89,8 @@ def arguments(folder: Path) -> list[str]:
 def fill(jobs: Sequence[Job]) -> None:
     """Put into the store what the jobs would make, with made-up numbers and transcripts."""
     from kimi_audio_ft import store
-    from kimi_audio_ft.decoding.transcripts import Request, transcript_signatures
+    from kimi_audio_ft.decoding.request import Request
+    from kimi_audio_ft.decoding.transcripts import transcript_signatures
     from kimi_audio_ft.sweep.launch import lacking
     from kimi_audio_ft.trial import Trial
 

@@ -10,18 +10,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kimi_audio_ft import store
 from kimi_audio_ft.config.train import LoraConfig, ModelConfig
-from kimi_audio_ft.errors import ConfigError, UserError
-from kimi_audio_ft.features.encode import features_of
+from kimi_audio_ft.errors import ConfigError, DataError, UserError
+from kimi_audio_ft.features.identity import features_of
 from kimi_audio_ft.files import read_json_object, write_json
-from kimi_audio_ft.lora.targets import matched, needs_branch, needs_whisper
+from kimi_audio_ft.lora.targets import linears_of, matched, needs_branch, needs_whisper
 from kimi_audio_ft.manifest.manifest import TokenRange
+from kimi_audio_ft.model import KimiAudioForCausalLM, WhisperFeatureExtractor
 from kimi_audio_ft.model.files import ModelFiles, locate
 from kimi_audio_ft.model.text_tokenizer import CONFIG_NAME, RANKS_NAME, TextTokenizer
 from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.runtime.devices import limit_threads
+from kimi_audio_ft.runtime.devices import device, limit_threads
 from kimi_audio_ft.store.cache import seen_once
-from kimi_audio_ft.store.digests import file_digest
+from kimi_audio_ft.store.digests import file_digest, folder_digest
 from kimi_audio_ft.store.signature import digest_of
 
 if TYPE_CHECKING:  # a sweep that finds everything in the store does without these, and they take seconds to import
@@ -59,7 +61,6 @@ def layout(files: ModelFiles) -> KimiAudioForCausalLM:
     """The whole model, Whisper included, without its weights."""
     import torch
 
-    from kimi_audio_ft.model import KimiAudioForCausalLM, WhisperFeatureExtractor
     from kimi_audio_ft.model.checkpoint import read_config
 
     with torch.device("meta"):
@@ -108,7 +109,6 @@ def _linear_names(files: ModelFiles, states: _States) -> tuple[str, ...]:
     known = store_root() / "layouts" / f"{digest_of(facts)}.json"
     if known.is_file():
         return tuple(read_json_object(known, "Remove it; it is made again")["linears"])
-    from kimi_audio_ft.lora.targets import linears_of
 
     names = linears_of(layout(files))
     with suppress(UserError, OSError):  # it only saves time
@@ -158,7 +158,6 @@ class Base:
     @property
     def device(self) -> torch.device:
         """The GPU of this process when there is one and it may be used."""
-        from kimi_audio_ft.runtime.devices import device
 
         return device(self.accelerator)
 
@@ -205,7 +204,6 @@ class Base:
         import torch
 
         from kimi_audio_ft.features.encode import DTYPES
-        from kimi_audio_ft.model import KimiAudioForCausalLM, WhisperFeatureExtractor
         from kimi_audio_ft.model.quantization import quantize_layers
 
         settings, dtype = self.settings, DTYPES[self.settings.dtype]
@@ -301,9 +299,6 @@ class PeftTargets:
 
 def find_adapter(adapter: str | None) -> tuple[str, Path] | None:
     """Identity and folder of an adapter given as a folder or as a signature in the store."""
-    from kimi_audio_ft import store
-    from kimi_audio_ft.errors import ConfigError, DataError
-    from kimi_audio_ft.store.digests import folder_digest
 
     if adapter is None:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kimi_audio_ft.cli import command
+from kimi_audio_ft.runtime.libraries import quiet_libraries
 
 if TYPE_CHECKING:
     from kimi_audio_ft.config.commands import MergeConfig
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 def main(config: MergeConfig) -> None:
     """Merge what Hydra composed; prints what was written and checked."""
     from kimi_audio_ft.merging.merge import merge
-    from kimi_audio_ft.runtime.libraries import quiet_libraries
 
     quiet_libraries()
     merge(config)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.runtime.signals import TrainingFailed
 
 FAILED: dict[str, Failure] = {}
 """Adapters that could not be made, by training signature."""
@@ -26,8 +27,6 @@ def raise_if_failed(key: str) -> None:
 
 def _raise(failure: Failure) -> NoReturn:
     if failure.error_type == "TrainingFailed":
-        from kimi_audio_ft.runtime.signals import TrainingFailed
-
         raise TrainingFailed(failure.message)
     if failure.user:
         raise UserError(failure.message)

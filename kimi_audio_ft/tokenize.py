@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from kimi_audio_ft.cli import command
 from kimi_audio_ft.config.commands import TokenizeConfig
+from kimi_audio_ft.runtime.devices import limit_threads
 
 
 @command("tokenize", ("kimi_audio_ft.config.commands", "TokenizeConfig"))
 def main(config: TokenizeConfig) -> None:
     """Tokenize the manifests that Hydra composed."""
     from kimi_audio_ft.features.tokenize import tokenize
-    from kimi_audio_ft.runtime.devices import limit_threads
 
     limit_threads(config.threads)
     tokenize(config)

@@ -12,6 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from kimi_audio_ft.cli import command, is_users
 from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.scoring.trial_scores import TrialFacts, write_failure
+from kimi_audio_ft.store.signature import flatten
+from kimi_audio_ft.store.usage import using
+from kimi_audio_ft.sweep.view.screen import quiet_job_console
 from kimi_audio_ft.trial import run
 
 if TYPE_CHECKING:
@@ -24,8 +28,6 @@ def record_failure(config: DictConfig, error: Exception) -> None:
     """Write ``failure.json`` into the trial's folder; in a sweep, which goes on, log the error at once."""
     from hydra.core.hydra_config import HydraConfig
 
-    from kimi_audio_ft.scoring.trial_scores import write_failure
-
     facts = trial_facts(OmegaConf.to_container(config, resolve=False))
     if is_sweep():
         log.error("%s: FAILED: %s", facts.name, error, exc_info=not is_users(error))
@@ -36,9 +38,6 @@ def record_failure(config: DictConfig, error: Exception) -> None:
 def main(config: TrainConfig) -> float:
     """Run the trial that Hydra composed."""
     from hydra.core.hydra_config import HydraConfig
-
-    from kimi_audio_ft.store.usage import using
-    from kimi_audio_ft.sweep.view.screen import quiet_job_console
 
     quiet_job_console()
     hydra = HydraConfig.get()
@@ -65,9 +64,6 @@ _NAMING = (
 def trial_facts(config: Any) -> TrialFacts:
     """Who the trial is that Hydra runs, given its nested config."""
     from hydra.core.hydra_config import HydraConfig
-
-    from kimi_audio_ft.scoring.trial_scores import TrialFacts
-    from kimi_audio_ft.store.signature import flatten
 
     overrides = list(HydraConfig.get().overrides.task)
     repeat_alone = [*overrides, "hydra.mode=RUN"] if is_sweep() else overrides

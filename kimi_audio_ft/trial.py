@@ -16,15 +16,28 @@ from typing import TYPE_CHECKING, Any
 from kimi_audio_ft import outcomes, store
 from kimi_audio_ft.base import Base, base_inputs, find_adapter
 from kimi_audio_ft.config.train import SHARDED, EvaluateConfig, TrainConfig
-from kimi_audio_ft.decoding.transcripts import EvaluationSet, evaluation_set, require_manifest
-from kimi_audio_ft.files import read_jsonl
+from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode, evaluation_set, require_manifest
+from kimi_audio_ft.files import read_jsonl, write_jsonl
+from kimi_audio_ft.lora.adapter import ONE
 from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, training_subset
-from kimi_audio_ft.runtime.devices import in_workers, num_ranks
+from kimi_audio_ft.outcomes import BASE
+from kimi_audio_ft.runtime.devices import in_workers, limit_threads, num_ranks, refuse_launchers
+from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.runtime.signals import Interrupted, TrainingFailed, stop_on_signals
 from kimi_audio_ft.runtime.workers import Send, WorkerDied, run_workers
+from kimi_audio_ft.scoring import read_options
+from kimi_audio_ft.scoring.trial_scores import (
+    git_commit,
+    score_repeats,
+    utterance_rows,
+    write_scores,
+    write_utterances,
+)
 from kimi_audio_ft.store.cache import seen_once
-from kimi_audio_ft.store.signature import signature
+from kimi_audio_ft.store.signature import flatten, signature
 from kimi_audio_ft.store.usage import note
+from kimi_audio_ft.tracking import make_tracker
+from kimi_audio_ft.training.adapters import Member
 
 if TYPE_CHECKING:
     from kimi_audio_ft.data.datamodule import ConversationData
@@ -105,8 +118,6 @@ class Trial:
             TrainingFailed: the loss was not finite.
             Interrupted: ``should_stop`` said so; there is a checkpoint of that step.
         """
-        from kimi_audio_ft.lora.adapter import ONE
-        from kimi_audio_ft.training.adapters import Member
         from kimi_audio_ft.training.fit import fit_adapters
 
         config = self.config
@@ -188,8 +199,6 @@ def _pass_on(number: int) -> None:
 
 
 def _fit_rank(rank: int, send: Send, config: TrainConfig, folder: Path, work: Path) -> None:
-    from kimi_audio_ft.runtime.devices import limit_threads
-    from kimi_audio_ft.runtime.libraries import quiet_libraries
 
     # Busy threads of several processes on the same cores crawl.
     limit_threads(config.trainer.threads or max(1, (os.cpu_count() or 1) // num_ranks(config.trainer)))
@@ -212,9 +221,6 @@ def _fit_rank(rank: int, send: Send, config: TrainConfig, folder: Path, work: Pa
 
 def run(config: TrainConfig, folder: Path, facts: TrialFacts, group: str) -> float:
     """Fit or reuse, decode, score and record one trial; returns its CER."""
-    from kimi_audio_ft.runtime.devices import refuse_launchers
-    from kimi_audio_ft.runtime.libraries import quiet_libraries
-    from kimi_audio_ft.tracking import make_tracker
 
     refuse_launchers()
     folder.mkdir(parents=True, exist_ok=True)
@@ -231,12 +237,6 @@ def run(config: TrainConfig, folder: Path, facts: TrialFacts, group: str) -> flo
 
 
 def _fit_decode_score(config: TrainConfig, folder: Path, facts: TrialFacts, tracker: Tracker) -> float:
-    from kimi_audio_ft import outcomes
-    from kimi_audio_ft.decoding.transcripts import decode
-    from kimi_audio_ft.files import write_jsonl
-    from kimi_audio_ft.outcomes import BASE
-    from kimi_audio_ft.scoring import read_options
-    from kimi_audio_ft.scoring.trial_scores import utterance_rows, write_scores, write_utterances
 
     (folder / "failure.json").unlink(missing_ok=True)
     options = read_options(config.scoring)
@@ -291,7 +291,6 @@ def _scores(
     trained: dict[str, Any],
     options: ScoringOptions,
 ) -> dict[str, Any]:
-    from kimi_audio_ft.scoring.trial_scores import git_commit
 
     evaluation = trial.evaluation
     return {
@@ -315,20 +314,6 @@ def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> d
 
     ``group`` names what the evaluation belongs to, for W&B.
     """
-    from kimi_audio_ft.base import Base
-    from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode
-    from kimi_audio_ft.runtime.devices import refuse_launchers
-    from kimi_audio_ft.runtime.libraries import quiet_libraries
-    from kimi_audio_ft.scoring import read_options
-    from kimi_audio_ft.scoring.trial_scores import (
-        git_commit,
-        score_repeats,
-        utterance_rows,
-        write_scores,
-        write_utterances,
-    )
-    from kimi_audio_ft.store.signature import flatten
-    from kimi_audio_ft.tracking import make_tracker
 
     refuse_launchers()
     quiet_libraries()

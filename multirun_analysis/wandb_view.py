@@ -15,7 +15,7 @@ from typing import Any
 
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.scoring import CATEGORIES
-from kimi_audio_ft.tracking.wandb import short_name
+from kimi_audio_ft.tracking.wandb import described, resolve_mode, short_name
 
 PARAMS = ("lora.r", "optim.lr", "decoding.text_temperature")
 LOGARITHMIC = ("optim.lr",)
@@ -106,7 +106,6 @@ def save(report: Any) -> str:
     Raises:
         UserError: nobody is logged in, W&B is offline by ``WANDB_MODE``, or the server refuses or does not answer.
     """
-    from kimi_audio_ft.tracking.wandb import described, resolve_mode
 
     if resolve_mode("auto") != "online":
         raise UserError(

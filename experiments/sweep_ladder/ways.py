@@ -20,8 +20,8 @@ from kimi_audio_ft.cli import to_settings
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.data.datamodule import BatchRules, Collate, ConversationData, ResumableLoader
 from kimi_audio_ft.data.dataset import make_batch
-from kimi_audio_ft.decoding.sampling import Pass
-from kimi_audio_ft.decoding.transcripts import transcribe
+from kimi_audio_ft.decoding.request import Pass
+from kimi_audio_ft.decoding.transcribe import transcribe
 from kimi_audio_ft.manifest.audio import read_audio
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.paths import config_dir, project_root

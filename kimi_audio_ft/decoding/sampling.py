@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kimi_audio_ft.config.train import DecodingConfig
+from kimi_audio_ft.decoding.request import GREEDY_BELOW
 
 
 @dataclass(frozen=True, order=True)
@@ -139,23 +140,3 @@ def _choose_at(logits_BV: Tensor, temperatures: Sequence[tuple[float, int]], top
     parts = logits_BV[greedy:].float().split([count for _, count in warm])
     scaled = torch.cat([part / temperature for part, (temperature, _) in zip(parts, warm, strict=True)])
     return torch.cat([chosen, _draw(scaled, top_k, uniform_B[greedy:])])
-
-
-# --- What is decoded, said without computing anything: names of transcripts are made from this before PyTorch is read.
-
-# At or below this temperature the likeliest token is taken, as published.
-GREEDY_BELOW = 1e-6
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One decoding of a whole evaluation set: a setting, the seed, and the number of this repeat, from 0."""
-
-    decoding: DecodingConfig
-    seed: int
-    repeat: int
-
-
-def is_greedy(decoding: DecodingConfig) -> bool:
-    """Whether decoding draws no random number."""
-    return decoding.text_temperature <= GREEDY_BELOW

@@ -8,22 +8,20 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.features.identity import encoder_identity
 from kimi_audio_ft.features.workload import Wanted, describe_need, find_wanted
-from kimi_audio_ft.files import read_json_object
 from kimi_audio_ft.manifest.audio import UNCHANGED, Perturbation, read_audio
 from kimi_audio_ft.manifest.manifest import Manifest
 from kimi_audio_ft.model.audio_frontend import num_audio_tokens
-from kimi_audio_ft.model.files import ModelFiles, require_folder
+from kimi_audio_ft.model.files import ModelFiles
 from kimi_audio_ft.model.speech_tokenizer import SpeechTokenizer
 from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
-from kimi_audio_ft.store.digests import folder_digest
-from kimi_audio_ft.store.features import FeatureStore, Item, feature_signature
+from kimi_audio_ft.store.features import FeatureStore, Item
 
 log = logging.getLogger(__name__)
 
@@ -146,22 +144,3 @@ def _verify(path: str, samples: int, codes: Tensor, features: Tensor | None, num
     if not 0 <= int(codes.min()) <= int(codes.max()) < num_codes:
         problem = f"codes from {int(codes.min())} to {int(codes.max())}, but they must lie in 0 to {num_codes - 1}"
         raise DataError(path, problem, "The speech tokenizer's weights are damaged; download them again")
-
-
-# --- What the codes and features of a recording depend on, read from the encoders' files without PyTorch.
-
-
-def encoder_identity(files: ModelFiles, features: bool) -> tuple[dict[str, Any], int]:
-    """Identities of the encoders' files, and the width of a feature row; without ``features`` codes only (width 0)."""
-    tokenizer = require_folder("model.speech_tokenizer", files.speech_tokenizer, "the GLM-4 voice tokenizer")
-    identity = {"speech_tokenizer": folder_digest(tokenizer)}
-    if not features:
-        return identity, 0
-    whisper = require_folder("model.path", files.whisper, "the checkpoint's whisper-large-v3")
-    width = read_json_object(whisper / "config.json", "Download the checkpoint again")["d_model"]
-    return identity | {"whisper": folder_digest(whisper)}, 4 * width
-
-
-def features_of(files: ModelFiles, dtype: str) -> str:
-    """Name of the store of codes and features by a checkpoint's encoders. dtype: float32 or bfloat16."""
-    return feature_signature(*encoder_identity(files, features=True), f"torch.{dtype}")

@@ -23,7 +23,8 @@ from kimi_audio_ft.files import write_jsonl
 from kimi_audio_ft.manifest.conversation import TokenRange, id_of
 from kimi_audio_ft.manifest.manifest import Manifest, numbered_lines, read_manifest, require_recordings
 from kimi_audio_ft.runtime.devices import limit_threads
-from kimi_audio_ft.runtime.workers import Send, Team, joined_team, run_workers, started_by_launcher
+from kimi_audio_ft.runtime.team import Team, joined_team, started_by_launcher
+from kimi_audio_ft.runtime.workers import Send, run_workers
 from kimi_audio_ft.store.features import FeatureStore
 
 

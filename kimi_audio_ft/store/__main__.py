@@ -17,6 +17,7 @@ from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.store.inventory import Product, has_hashes, problem, products
 from kimi_audio_ft.store.make import KINDS, lock, set_aside
 from kimi_audio_ft.store.prune import Item, Rules, plan, remove
+from kimi_audio_ft.store.usage import records
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -146,7 +147,6 @@ def _prune(options: argparse.Namespace) -> int:
 
 
 def _require_study(study: Path | None) -> None:
-    from kimi_audio_ft.store.usage import records
 
     if study is not None and not study.is_dir():
         place = study.expanduser().absolute()

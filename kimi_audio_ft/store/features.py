@@ -24,7 +24,7 @@ from torch import Tensor
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.files import raise_if_full
 from kimi_audio_ft.store.make import META, _write_meta, lock, product_path
-from kimi_audio_ft.store.signature import STAGE_VERSION, digest_of
+from kimi_audio_ft.store.signature import feature_facts, feature_signature
 
 _NUMPY = {torch.float32: np.float32, torch.bfloat16: np.uint16, torch.float16: np.float16}
 _CODE = np.dtype("<i4")
@@ -294,13 +294,3 @@ class FeatureIndex:
 def _bytes16(key: bytes) -> bytes:
     """numpy drops the zeros at the end of a byte string."""
     return bytes(key).ljust(16, b"\0")
-
-
-def feature_facts(encoders: dict[str, Any], dim: int, dtype: str) -> dict[str, Any]:
-    """All that the values in a feature store depend on. dtype: as PyTorch prints it, such as torch.bfloat16."""
-    return {"encoders": encoders, "dim": dim, "dtype": dtype, "version": STAGE_VERSION["features"]}
-
-
-def feature_signature(encoders: dict[str, Any], dim: int, dtype: str) -> str:
-    """Name of a feature store."""
-    return "f" + digest_of(feature_facts(encoders, dim, dtype))[1:]

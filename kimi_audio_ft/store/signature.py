@@ -110,3 +110,13 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
     return flat
+
+
+def feature_facts(encoders: dict[str, Any], dim: int, dtype: str) -> dict[str, Any]:
+    """All that the values in a feature store depend on. dtype: as PyTorch prints it, such as torch.bfloat16."""
+    return {"encoders": encoders, "dim": dim, "dtype": dtype, "version": STAGE_VERSION["features"]}
+
+
+def feature_signature(encoders: dict[str, Any], dim: int, dtype: str) -> str:
+    """Name of a feature store."""
+    return "f" + digest_of(feature_facts(encoders, dim, dtype))[1:]

@@ -10,6 +10,8 @@ from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.runtime.devices import num_ranks
 from kimi_audio_ft.sweep.cluster.executor import ClusterExecutor
+from kimi_audio_ft.sweep.cluster.ray import RayCluster
+from kimi_audio_ft.sweep.cluster.slurm import Slurm
 from kimi_audio_ft.sweep.plan import Event, Task, Unit
 
 
@@ -54,11 +56,8 @@ def cluster_executor(settings: LauncherConfig, units: Sequence[Unit], folder: Pa
     parallel = None if settings.parallel == "auto" else settings.parallel
     gpus = _gpus_per_pack(settings, units)
     if settings.executor == "ray":
-        from kimi_audio_ft.sweep.cluster.ray import RayCluster
-
         ray = RayCluster(settings.ray, gpus)
         return ClusterExecutor(ray, folder, parallel), parallel or max(1, ray.places)
-    from kimi_audio_ft.sweep.cluster.slurm import Slurm
 
     slurm = Slurm(settings.slurm, gpus)
     return ClusterExecutor(slurm, folder, parallel), parallel or _SLURM_JOBS

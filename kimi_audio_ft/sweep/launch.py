@@ -19,15 +19,19 @@ from kimi_audio_ft import outcomes, store
 from kimi_audio_ft.cli import to_settings
 from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.decoding.transcripts import Request, transcript_signatures
+from kimi_audio_ft.decoding.request import Request
+from kimi_audio_ft.decoding.transcripts import transcript_signatures
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.outcomes import BASE, Failure
 from kimi_audio_ft.store.cache import one_moment
 from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.store.usage import note, using
 from kimi_audio_ft.sweep.compose import compose_jobs
-from kimi_audio_ft.sweep.plan import Event, Task, Unit
+from kimi_audio_ft.sweep.executor import make_executor
+from kimi_audio_ft.sweep.plan import Event, Task, Unit, make_tasks
+from kimi_audio_ft.sweep.view.screen import JobLine, SweepView
 from kimi_audio_ft.sweep_folder import record_fitting, record_trials
+from kimi_audio_ft.text import short_names
 from kimi_audio_ft.trial import Trial
 
 if TYPE_CHECKING:
@@ -104,7 +108,6 @@ def refuse_to_sweep_scoring(jobs: Sequence[Job]) -> None:
 
 def prepare(job: Job) -> None:
     """Settle what the job needs, without reading a weight."""
-    from kimi_audio_ft.trial import Trial
 
     before = HydraConfig.instance().cfg
     HydraConfig.instance().cfg = job.config  # type: ignore[assignment]  # for configs that refer to hydra's own
@@ -170,7 +173,6 @@ class Launch:
 
     def _run_trials(self, jobs: Sequence[Job]) -> list[JobReturn]:
         """Make what they need, then run every one as soon as it can."""
-        from kimi_audio_ft.sweep.view.screen import SweepView
 
         with one_moment():
             units, untrained = lacking(jobs)
@@ -196,8 +198,6 @@ class Launch:
         **rung: Any,
     ) -> None:
         """Have units made; every event is passed on. rung: ``until`` and ``metric`` of the tasks."""
-        from kimi_audio_ft.sweep.executor import make_executor
-        from kimi_audio_ft.sweep.plan import make_tasks
 
         executor, places = make_executor(self.settings, units, self.folder)
         size = 0 if self.settings.pack_size == "auto" else self.settings.pack_size
@@ -235,8 +235,6 @@ class Launch:
 
 def job_lines(jobs: Sequence[Job], missing: Container[str]) -> list[JobLine]:
     """The jobs as a view shows them, given the keys of the units that are not made yet."""
-    from kimi_audio_ft.sweep.view.screen import JobLine
-    from kimi_audio_ft.text import short_names
 
     names = short_names([job.overrides for job in jobs])
     return [

@@ -222,7 +222,6 @@ def probed_pack_size(trials: Sequence[Trial], dispatch: str, ranks: int) -> int:
         size = int(json.loads(known.read_text(encoding="utf-8"))["pack_size"])
         log.info("pack size %d, as found before (%s)", size, known)
         return size
-    from kimi_audio_ft.training.adapters import Member
 
     nowhere = Path()  # nothing is written
     members = [

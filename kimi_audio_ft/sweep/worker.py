@@ -20,14 +20,19 @@ from typing import Any
 from kimi_audio_ft import store
 from kimi_audio_ft.cli import is_users
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.decoding.transcripts import EvaluationSet, Request, decode_all
+from kimi_audio_ft.decoding.request import Request
+from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode_all
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.outcomes import BASE
 from kimi_audio_ft.paths import store_root
+from kimi_audio_ft.runtime.devices import limit_threads
+from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.runtime.signals import Interrupted, TrainingFailed
 from kimi_audio_ft.runtime.workers import Send
+from kimi_audio_ft.scoring import score
 from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.sweep.plan import Task, Unit, even_chunks, grouped, pack_units
+from kimi_audio_ft.training.adapters import Member
 from kimi_audio_ft.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -120,7 +125,6 @@ class Worker:
         return []
 
     def _fit_pack(self, pack: list[Unit]) -> list[Unit]:
-        from kimi_audio_ft.training.adapters import Member
         from kimi_audio_ft.training.fit import fit_adapters
 
         trials = {unit.key: self._trial(unit) for unit in pack}
@@ -177,7 +181,6 @@ class Worker:
         self.event("paused", unit.key, step=step, val_loss=val_loss, val_cer=rate)
 
     def _rate(self, unit: Unit, trial: Trial, step: int) -> float:
-        from kimi_audio_ft.scoring import score
         from kimi_audio_ft.training.checkpoint import checkpoint_of
 
         greedy = replace(trial.config.decoding, text_temperature=0.0, text_top_k=0, repeats=1)
@@ -315,8 +318,6 @@ def work(rank: int, send: Send, task: Task, untrained: Sequence[str], decoding: 
 
 
 def _set_up(rank: int, task: Task) -> None:
-    from kimi_audio_ft.runtime.devices import limit_threads
-    from kimi_audio_ft.runtime.libraries import quiet_libraries
 
     if task.log is not None:
         target = os.open(task.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -11,7 +11,8 @@ from kimi_audio_ft.base import Base
 from kimi_audio_ft.data.batching import validation_share
 from kimi_audio_ft.data.datamodule import BatchRules, Collate, ConversationData
 from kimi_audio_ft.data.dataset import ConversationDataset
-from kimi_audio_ft.decoding.transcripts import EvaluationSet, to_device
+from kimi_audio_ft.decoding.transcribe import to_device
+from kimi_audio_ft.decoding.transcripts import EvaluationSet
 from kimi_audio_ft.training.module import row_losses
 from kimi_audio_ft.training.passes import Targets
 

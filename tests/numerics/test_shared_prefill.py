@@ -10,7 +10,8 @@ import torch
 
 from kimi_audio_ft.config.train import DecodingConfig, LoraConfig, TrainConfig
 from kimi_audio_ft.decoding import transcripts as transcribe
-from kimi_audio_ft.decoding.transcripts import EvaluationSet, Request, Transcripts, decode, decode_all
+from kimi_audio_ft.decoding.request import Request
+from kimi_audio_ft.decoding.transcripts import EvaluationSet, Transcripts, decode, decode_all
 from kimi_audio_ft.lora.adapter import ONE, save_adapter
 from kimi_audio_ft.manifest.conversation import TEXT_EOS
 from kimi_audio_ft.trial import Trial

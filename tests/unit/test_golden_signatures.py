@@ -18,7 +18,8 @@ from omegaconf import OmegaConf
 
 from kimi_audio_ft.base import base_inputs
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.decoding.transcripts import Request, transcript_signatures
+from kimi_audio_ft.decoding.request import Request
+from kimi_audio_ft.decoding.transcripts import transcript_signatures
 from kimi_audio_ft.paths import config_dir, project_root
 from kimi_audio_ft.trial import Trial
 

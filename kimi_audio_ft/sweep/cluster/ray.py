@@ -13,7 +13,7 @@ from typing import Any
 from kimi_audio_ft.config.launcher import RayConfig
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.sweep.cluster.executor import JobEnd
-from kimi_audio_ft.sweep.cluster.task import INTERRUPTED, python_path
+from kimi_audio_ft.sweep.cluster.task import INTERRUPTED, TaskProcess, python_path
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,6 @@ def _worker_function(path: str) -> Callable[[str], int]:
         from pathlib import Path
 
         sys.path[:0] = [entry for entry in path.split(":") if entry not in sys.path]
-        from kimi_audio_ft.sweep.cluster.task import TaskProcess
 
         # A process of its own: it can be sent signals, and its death or its memory is not the worker's.
         process = TaskProcess(Path(task_file))

@@ -21,6 +21,7 @@ from typing import Any
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.files import raise_if_full, write_json
 from kimi_audio_ft.paths import CHECKOUT, project_root, store_root
+from kimi_audio_ft.runtime.devices import num_ranks
 from kimi_audio_ft.sweep.plan import Event, Task, read_task
 
 # --- Where a task is to be made: what a process on another machine must see as the sweep does.
@@ -188,7 +189,6 @@ def run_task(task_file: Path, should_stop: Callable[[], bool], supervise: Superv
 
 
 def _supervise(task: Task, on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> None:
-    from kimi_audio_ft.runtime.devices import num_ranks
     from kimi_audio_ft.sweep.supervisor import supervise
 
     # How many processes train together is for the machine to say that has the GPUs.

@@ -12,7 +12,8 @@ import torch
 
 from kimi_audio_ft import store
 from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
-from kimi_audio_ft.decoding.transcripts import Request, decode, decode_all, transcript_signatures
+from kimi_audio_ft.decoding.request import Request
+from kimi_audio_ft.decoding.transcripts import decode, decode_all, transcript_signatures
 from kimi_audio_ft.scoring import ScoringOptions
 from kimi_audio_ft.scoring.trial_scores import score_repeats
 from kimi_audio_ft.store.inventory import listing

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
-from kimi_audio_ft.decoding.sampling import Pass, is_greedy
-from kimi_audio_ft.decoding.transcripts import transcribe
+from kimi_audio_ft.decoding.request import Pass, is_greedy
+from kimi_audio_ft.decoding.transcribe import transcribe
 from kimi_audio_ft.manifest.conversation import BLANK, TEXT_EOS
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.trial import Trial

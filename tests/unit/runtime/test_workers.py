@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft.errors import ConfigError, UserError
-from kimi_audio_ft.runtime.workers import Team, WorkerDied, joined_team, run_workers, started_by_launcher
+from kimi_audio_ft.runtime.team import Team, joined_team, started_by_launcher
+from kimi_audio_ft.runtime.workers import WorkerDied, run_workers
 from tests.forkserver import forked_workers
 
 pytestmark = pytest.mark.slow

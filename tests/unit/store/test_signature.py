@@ -13,7 +13,8 @@ import pytest
 
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.decoding.transcripts import EvaluationSet, Request, decode, transcript_signatures
+from kimi_audio_ft.decoding.request import Request
+from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode, transcript_signatures
 from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest
 from kimi_audio_ft.paths import TINY_MODEL
 from kimi_audio_ft.store.signature import EXCLUDED

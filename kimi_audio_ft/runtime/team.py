@@ -1,0 +1,91 @@
+"""Processes that share a piece of work: rank 0 hands it out and hears back."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from kimi_audio_ft.errors import UserError
+
+# One process may plan, or encode its share, for days while the others wait.
+_QUEUE_PATIENCE = timedelta(days=30)
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process among ``size``; alone when that is 1. Every method is called by all of them alike."""
+
+    rank: int = 0
+    size: int = 1
+    group: Any = None
+
+    def scatter(self, parts: Sequence[bytes] | None) -> bytes:
+        """Each of several processes gets its part; the first gives all ``parts``, the others None."""
+        if parts is None:
+            length = torch.zeros(1, dtype=torch.int64)
+            dist.recv(length, 0, self.group)
+            received = torch.zeros(int(length), dtype=torch.uint8)
+            dist.recv(received, 0, self.group)
+            return received.numpy().tobytes()
+        for rank in range(1, self.size):
+            dist.send(torch.tensor([len(parts[rank])]), rank, self.group)
+            dist.send(torch.frombuffer(bytearray(parts[rank]), dtype=torch.uint8), rank, self.group)
+        return parts[0]
+
+    def gather(self, numbers: Sequence[float]) -> list[list[float]]:
+        """Every process's numbers, by rank, once all have come here."""
+        own = torch.tensor(numbers, dtype=torch.float64)
+        everyone = [own]
+        if self.size > 1:
+            everyone = [torch.zeros_like(own) for _ in range(self.size)]
+            dist.all_gather(everyone, own, self.group)
+        return [row.tolist() for row in everyone]
+
+
+def started_by_launcher() -> bool:
+    """Whether torchrun (or the like) has started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
+
+
+@contextmanager
+def joined_team() -> Iterator[Team]:
+    """This process's team, left at the end.
+
+    When another process has gone, this one ends too, with a line instead of a traceback: the other says why.
+    """
+    if not started_by_launcher():
+        yield Team()
+        return
+    lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if lacking:
+        rule = "RANK and WORLD_SIZE are set, but not how the processes find each other"
+        raise UserError(f"{' and '.join(lacking)}: {rule}. Start them with torchrun, or set it for all of them")
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    try:
+        yield Team(rank, dist.get_world_size(), dist.new_group(backend="gloo", timeout=_QUEUE_PATIENCE))
+    except dist.DistBackendError:
+        _follow(rank)
+    except RuntimeError as error:
+        if not _peer_is_gone(error):
+            raise
+        _follow(rank)
+    finally:
+        dist.destroy_process_group()
+
+
+def _peer_is_gone(error: RuntimeError) -> bool:
+    return "gloo" in str(error) and any(sign in str(error) for sign in ("closed by peer", "reset by peer"))
+
+
+def _follow(rank: int) -> None:
+    print(f"process {rank} ends because another one of this run has ended", file=sys.stderr, flush=True)
+    os._exit(1)  # the process group's threads still wait for the one that is gone
