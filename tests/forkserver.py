@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from kimi_audio_ft.runtime import workers
+from kimi_audio_ft.runtime.libraries import bring_back_bitsandbytes
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -73,6 +74,7 @@ def _command(
     os.environ.update(environment)
     os.chdir(folder)
     sys.path.insert(0, str(folder))
+    bring_back_bitsandbytes()  # a command leaves it out by itself
     fork_own_workers()
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
