@@ -24,6 +24,7 @@ from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.runtime.devices import device, limit_threads
 from kimi_audio_ft.store.cache import seen_once
 from kimi_audio_ft.store.digests import file_digest, folder_digest
+from kimi_audio_ft.store.make import META
 from kimi_audio_ft.store.signature import digest_of
 
 if TYPE_CHECKING:  # a sweep that finds everything in the store does without these, and they take seconds to import
@@ -304,7 +305,7 @@ def find_adapter(adapter: str | None) -> tuple[str, Path] | None:
         return None
     folder = Path(adapter).expanduser()
     place = store.product_path("adapter", folder.name)
-    if (place / store.META).is_file() and (adapter == folder.name or folder.resolve() == place):
+    if (place / META).is_file() and (adapter == folder.name or folder.resolve() == place):
         if store.find("adapter", folder.name) is None:
             remedy = "Train it again by the command that made it, which sets this one aside"
             raise DataError(place, f"is corrupted ({store.damage(place)})", remedy)

@@ -122,7 +122,6 @@ MIN_SIZES = 3
 FAR = 10
 RESAMPLES, SEED = 2000, 0
 _LINE_POINTS = 60
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

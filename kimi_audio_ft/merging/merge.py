@@ -20,7 +20,7 @@ from kimi_audio_ft.base import Base, find_adapter
 from kimi_audio_ft.config.commands import MergeConfig
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.features.encode import DTYPES
-from kimi_audio_ft.files import read_json_object, save_json
+from kimi_audio_ft.files import let_others_read, read_json_object, save_json
 from kimi_audio_ft.manifest.conversation import MESSAGE_END, TEXT_EOS
 from kimi_audio_ft.merging.verify import check_files, check_logits
 from kimi_audio_ft.merging.weights import (
@@ -220,7 +220,7 @@ def _draft(out: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         yield draft
-        store.let_others_read(draft)
+        let_others_read(draft)
         old = out.with_name(f".{out.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if out.is_dir():

@@ -23,6 +23,7 @@ from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.decoding.request import Request
 from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode_all
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.files import raise_if_full
 from kimi_audio_ft.outcomes import BASE
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.runtime.devices import limit_threads
@@ -258,7 +259,7 @@ class Worker:
         if self.task.ranks > 1 and not is_users(error):
             raise error  # the other ranks know nothing of it; the supervisor begins again with smaller packs
         try:
-            store.raise_if_full(error, store_root())
+            raise_if_full(error, store_root())
         except UserError as full:
             error = full
         memory = out_of_memory(error)
