@@ -86,13 +86,24 @@ def fork_own_workers() -> None:
     def copy(path: str, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
         number = os.fork()
         if number == 0:
-            forkserver.main(*descriptors, None)
-            os._exit(0)
+            _close_all_but(descriptors)  # it ends when nobody else has the other end of a pipe that it reads
+            try:
+                forkserver.main(*descriptors, None)
+            finally:
+                os._exit(0)
         return number
 
     with _instead_of_new_python(copy):
         forkserver.ensure_running()
     workers.START_METHOD = "forkserver"
+
+
+def _close_all_but(descriptors: Sequence[int]) -> None:
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        number = int(entry.name)
+        if number > 2 and number not in descriptors:
+            with contextlib.suppress(OSError):  # the listing's own
+                os.close(number)
 
 
 @contextlib.contextmanager
