@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.sweep_ladder import report
-from experiments.sweep_ladder.child import Spec, Way, measure
 from experiments.sweep_ladder.rungs import PACKS, WAYS, Costs
 from experiments.sweep_ladder.seconds import Seconds, now
+from experiments.sweep_ladder.child import measure
+from experiments.sweep_ladder.spec import Spec, Way
 from experiments.sweep_ladder.sweep import Sweep, adapter_of, run
 from experiments.sweep_ladder.workload import Workload
 from kimi_audio_ft.paths import CHECKOUT

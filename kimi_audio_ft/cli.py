@@ -1,4 +1,4 @@
-"""What every command shares: composing its config, and errors as a person wants to read them."""
+"""The frame of every command: its config is composed by Hydra, and errors become messages for people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import is_dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -27,7 +27,6 @@ from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import config_dir, project_root
 from kimi_audio_ft.runtime.libraries import leave_out_bitsandbytes
 from kimi_audio_ft.store.signature import flatten
-from kimi_audio_ft.sweep.report import SweepReport
 
 TRACEBACK_VARIABLE = "KIMI_AUDIO_FT_TRACEBACK"
 # The folder where Hydra wants to make outputs/ is full, not writable, or has a file of that name.
@@ -36,8 +35,21 @@ _FOLDER_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.E
 OnFailure = Callable[[DictConfig, Exception], None]
 
 
+class SweepEndings(Protocol):
+    """Last messages of a command that may have run a sweep."""
+
+    def conclude_failed(self) -> str | None:
+        """Which trials failed and why; None when this process runs no sweep, or the error was not a trial's."""
+
+    def conclude_interrupted(self) -> str:
+        """How far the sweep was; empty when this process runs none."""
+
+
 def command(
-    config_name: str, schema: tuple[str, str], on_failure: OnFailure | None = None
+    config_name: str,
+    schema: tuple[str, str],
+    on_failure: OnFailure | None = None,
+    endings: SweepEndings | None = None,
 ) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
     """Make a Hydra app of a function that takes its settings dataclass.
 
@@ -69,34 +81,34 @@ def command(
             # argparse takes overrides on one side of a flag only, and `... -m lora.r=8,16` is natural to write.
             sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
             app = hydra.main(version_base="1.3", config_path=config_dir(), config_name=config_name)(run)
-            _report_errors(app, settings_class)
+            _report_errors(app, settings_class, endings)
 
         return main
 
     return decorate
 
 
-def _report_errors(app: Callable[[], None], settings_class: type) -> None:
+def _report_errors(app: Callable[[], None], settings_class: type, endings: SweepEndings | None) -> None:
     try:
         app()
         sys.stdout.flush()
     except KeyboardInterrupt:
-        told = ["interrupted: what is complete was kept", SweepReport.conclude_interrupted()]
-        told += ["the same command goes on from there:", f"  {command_line()}"]
+        told = ["interrupted; completed work is saved", endings.conclude_interrupted() if endings else ""]
+        told += ["Resume with:", f"  {command_line()}"]
         print("\n".join(filter(None, told)), file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the output went to `head`, which has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        failed_trials = SweepReport.conclude_failed()
+        failed_trials = endings.conclude_failed() if endings else None
         if failed_trials is not None:
             fail(failed_trials, error, exit_code=2 if is_users(error) else 1)
         if is_users(error):
             fail(explain(error, settings_class), error)
         if isinstance(error, OSError) and error.errno in _FOLDER_ERRORS:
-            place = error.filename or "the folder of the outputs"
-            fail(f"{place}: cannot be written ({error.strerror}). Free space there, or run in another folder", error)
+            path = error.filename or "the folder of the outputs"
+            fail(f"{path}: cannot be written ({error.strerror}). Free space there, or run in another folder", error)
         raise
 
 
@@ -108,7 +120,7 @@ def command_line() -> str:
 
 
 def is_users(error: Exception) -> bool:
-    """Whether a person can mend it; anything else is a bug and shows where it arose."""
+    """Whether the user can fix it; anything else is a bug and shows where it arose."""
     return isinstance(error, UserError) or about_overrides(error)
 
 
@@ -127,7 +139,7 @@ def fail(message: str, error: BaseException, exit_code: int = 2) -> None:
     sys.exit(exit_code)
 
 
-# --- Hydra's complaints about a command line, in words that say what to write instead.
+# Hydra's errors about a command line, as messages that say what to write instead.
 
 # Options that hold another program's own config, with any keys.
 OPEN = ("trainer.deepspeed",)
@@ -138,9 +150,9 @@ _NOT_A_CHOICE = "Config group override must be"
 
 
 def about_overrides(error: Exception) -> bool:
-    """Whether Hydra or OmegaConf could not use what stands on the command line."""
-    known = isinstance(error, HydraException | OmegaConfBaseException)
-    return known or (type(error) is ValueError and str(error).startswith(_NOT_A_CHOICE))
+    """Whether Hydra or OmegaConf refused the command line."""
+    of_hydra = isinstance(error, HydraException | OmegaConfBaseException)
+    return of_hydra or (type(error) is ValueError and str(error).startswith(_NOT_A_CHOICE))
 
 
 def explain(error: Exception, schema: type) -> str:
@@ -240,5 +252,5 @@ def _wrong_value(error: Exception, cause: OmegaConfBaseException) -> str:
     if "is not a ListConfig" in reason:
         key, _, value = override.partition("=")
         return f"{override}: must be a list. Write '{key}=[{value}]'"
-    place = override or cause.full_key
-    return f"{place}: {reason}" if place else reason
+    option = override or cause.full_key
+    return f"{option}: {reason}" if option else reason

@@ -11,7 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from kimi_audio_ft.errors import DataError, UserError
+
+# The same in C where PyYAML was built with it, ten times as fast.
+_YAML: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def raise_if_full(error: BaseException, place: Path) -> None:
@@ -69,6 +74,21 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Rows of a file that this project wrote."""
     with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]
+
+
+def read_yaml(path: Path, remedy: str) -> Any:
+    """The YAML document in a file, interpolations as written, or a DataError."""
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(path, f"cannot be read ({error.strerror})", remedy) from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(path, f"is not YAML ({error})", remedy) from None
+
+
+def parse_yaml(text: str) -> Any:
+    """A YAML document of plain values. Raises yaml.YAMLError."""
+    return yaml.load(text, _YAML)
 
 
 # --- JSON objects in a model's folder, and files that appear whole or not at all.

@@ -1,57 +1,80 @@
-"""What this process's sweep has made, for the trials that it then runs: they neither train again nor claim a reuse."""
+"""Outcomes of a sweep's trainings, handed to the trials that then run: they neither train again nor claim a reuse."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NoReturn
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.runtime.signals import TrainingFailed
-
-FAILED: dict[str, Failure] = {}
-"""Adapters that could not be made, by training signature."""
-FITTED: set[str] = set()
-"""Adapters made by this sweep that no trial has taken yet."""
-
-
-class UnitFailed(RuntimeError):
-    """An adapter could not be trained or decoded, for no reason that a person can mend."""
-
-
-def raise_if_failed(key: str) -> None:
-    """Raise what ended the making of a unit, as the trial by itself would have raised it."""
-    failure = FAILED.get(key)
-    if failure is not None:
-        _raise(failure)
-
-
-def _raise(failure: Failure) -> NoReturn:
-    if failure.error_type == "TrainingFailed":
-        raise TrainingFailed(failure.message)
-    if failure.user:
-        raise UserError(failure.message)
-    raise UnitFailed("\n".join(filter(None, [failure.message, failure.traceback.strip()])))
-
-
-def take_fitted(key: str) -> bool:
-    """Whether this sweep made the adapter and the asking trial is the first that uses it."""
-    fitted = key in FITTED
-    FITTED.discard(key)
-    return fitted
-
 
 BASE = "base"
 """Key of the unit that decodes with no adapter."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Failure:
-    """Why a unit could not be made.
-
-    user: a person can mend it; then there is no traceback to show.
-    """
+    """Why a unit could not be made. user: a person can fix it; then there is no traceback to show."""
 
     error_type: str
     message: str
     user: bool
     traceback: str = ""
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """The failure that an error means."""
+        user = isinstance(error, UserError)
+        trace = "" if user else "".join(traceback.format_exception(error))
+        return cls(type(error).__name__, str(error), user, trace)
+
+    def error(self) -> Exception:
+        """The error as a trial by itself would have raised it."""
+        if self.error_type == TrainingFailed.__name__:
+            return TrainingFailed(self.message)
+        if self.user:
+            return UserError(self.message)
+        return UnitFailed("\n".join(filter(None, [self.message, self.traceback.strip()])))
+
+
+class UnitFailed(RuntimeError):
+    """An adapter could not be trained or decoded, for no reason that a person can fix."""
+
+
+@dataclass
+class Outcomes:
+    """By unit key. failed: why it could not be made. fitted: made by this sweep, and not yet taken by a trial."""
+
+    failed: dict[str, Failure] = field(default_factory=dict)
+    fitted: set[str] = field(default_factory=set)
+
+    def raise_if_failed(self, key: str) -> None:
+        """Raise what ended the making of a unit."""
+        if key in self.failed:
+            raise self.failed[key].error()
+
+    def take_fitted(self, key: str) -> bool:
+        """Whether this sweep made the adapter and the asking trial is the first that uses it."""
+        fitted = key in self.fitted
+        self.fitted.discard(key)
+        return fitted
+
+    @contextmanager
+    def given_to_jobs(self) -> Iterator[None]:
+        """Let jobs that run inside see these outcomes: Hydra's run_job hands a job nothing but its config."""
+        token = _OF_LAUNCH.set(self)
+        try:
+            yield
+        finally:
+            _OF_LAUNCH.reset(token)
+
+
+_OF_LAUNCH: ContextVar[Outcomes | None] = ContextVar("outcomes of the launch that runs this job", default=None)
+
+
+def current_outcomes() -> Outcomes:
+    """Outcomes of the launch that runs this job; empty ones for a trial by itself."""
+    return _OF_LAUNCH.get() or Outcomes()

@@ -6,8 +6,10 @@ import logging
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from kimi_audio_ft.cli import command, is_users
@@ -15,30 +17,24 @@ from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.scoring.trial_scores import TrialFacts, write_failure
 from kimi_audio_ft.store.signature import flatten
 from kimi_audio_ft.store.usage import using
+from kimi_audio_ft.sweep.report import SweepReport
 from kimi_audio_ft.sweep.view.screen import quiet_job_console
 from kimi_audio_ft.trial import run
-
-if TYPE_CHECKING:
-    from kimi_audio_ft.scoring.trial_scores import TrialFacts
 
 log = logging.getLogger("kimi_audio_ft.train")  # __name__ is __main__ here
 
 
 def record_failure(config: DictConfig, error: Exception) -> None:
-    """Write ``failure.json`` into the trial's folder; in a sweep, which goes on, log the error at once."""
-    from hydra.core.hydra_config import HydraConfig
-
+    """Write ``failure.json`` into the trial's folder; in a sweep, which continues, log the error at once."""
     facts = trial_facts(OmegaConf.to_container(config, resolve=False))
     if is_sweep():
         log.error("%s: FAILED: %s", facts.name, error, exc_info=not is_users(error))
     write_failure(Path(HydraConfig.get().runtime.output_dir), facts, error)
 
 
-@command("train", ("kimi_audio_ft.config.train", "TrainConfig"), on_failure=record_failure)
+@command("train", ("kimi_audio_ft.config.train", "TrainConfig"), on_failure=record_failure, endings=SweepReport)
 def main(config: TrainConfig) -> float:
     """Run the trial that Hydra composed."""
-    from hydra.core.hydra_config import HydraConfig
-
     quiet_job_console()
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
@@ -50,7 +46,6 @@ def main(config: TrainConfig) -> float:
 def is_sweep() -> bool:
     """Whether Hydra runs this trial as one of several."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
@@ -63,8 +58,6 @@ _NAMING = (
 
 def trial_facts(config: Any) -> TrialFacts:
     """Who the trial is that Hydra runs, given its nested config."""
-    from hydra.core.hydra_config import HydraConfig
-
     overrides = list(HydraConfig.get().overrides.task)
     repeat_alone = [*overrides, "hydra.mode=RUN"] if is_sweep() else overrides
     command_line = shlex.join(["python", "-m", "kimi_audio_ft.train", *repeat_alone])

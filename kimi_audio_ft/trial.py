@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
-import signal
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kimi_audio_ft import outcomes, store
+from kimi_audio_ft import store
 from kimi_audio_ft.base import Base, base_inputs, find_adapter
 from kimi_audio_ft.config.train import SHARDED, EvaluateConfig, TrainConfig
 from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode, evaluation_set, require_manifest
 from kimi_audio_ft.files import read_jsonl, write_jsonl
 from kimi_audio_ft.lora.adapter import ONE
 from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, training_subset
-from kimi_audio_ft.outcomes import BASE
+from kimi_audio_ft.outcomes import BASE, current_outcomes
 from kimi_audio_ft.runtime.devices import in_workers, limit_threads, num_ranks, refuse_launchers
 from kimi_audio_ft.runtime.libraries import quiet_libraries
-from kimi_audio_ft.runtime.signals import Interrupted, TrainingFailed, stop_on_signals
+from kimi_audio_ft.runtime.signals import Interrupted, StopRequest, TrainingFailed
 from kimi_audio_ft.runtime.workers import Send, WorkerDied, run_workers
 from kimi_audio_ft.scoring import read_options
 from kimi_audio_ft.scoring.trial_scores import (
@@ -133,7 +131,7 @@ class Trial:
         config, name = self.config, self.training_signature
         note([("adapter", name)])
         self.base.targets(config.lora)
-        outcomes.raise_if_failed(name)
+        current_outcomes().raise_if_failed(name)
 
         def make(folder: Path) -> dict[str, Any]:
             self.base.about_to_compute()
@@ -141,12 +139,12 @@ class Trial:
             if in_workers(config.trainer):
                 facts = fit_in_workers(self, folder, work, on_row)
             else:
-                with stop_on_signals() as should_stop:
-                    facts = self.fit(folder, work, on_row, should_stop)
+                with StopRequest() as stop:
+                    facts = self.fit(folder, work, on_row, stop)
             return {**facts, "config": asdict(config), "eval_identity": self.evaluation.identity}
 
         folder, stored = store.find_or_make("adapter", name, make)
-        reused = stored and not outcomes.take_fitted(name)
+        reused = stored and not current_outcomes().take_fitted(name)
         trained_on = json.loads((folder / "data.json").read_text(encoding="utf-8"))
         facts = {**store.read_meta(folder), "train_conversations": trained_on["conversations"]}
         # An adapter does not depend on the evaluation set; its validation losses do.
@@ -166,10 +164,7 @@ class Trial:
 def fit_in_workers(
     trial: Trial, folder: Path, work: Path, on_row: Callable[[dict[str, Any]], None] | None
 ) -> dict[str, Any]:
-    """``Trial.fit`` in as many processes as the trainer's devices; arguments and result are the same.
-
-    Ctrl-C reaches the processes by itself; other signals that end a training are passed on to them.
-    """
+    """``Trial.fit`` in as many processes as the trainer's devices; arguments and result are the same."""
     trial.data.setup()  # read, check and encode once, not in every process
     trial.base.release()
     facts: dict[str, Any] = {}
@@ -180,22 +175,17 @@ def fit_in_workers(
         elif on_row is not None:
             on_row(message["row"])
 
-    with stop_on_signals(_pass_on) as stopped:
+    count = num_ranks(trial.config.trainer)
+    with StopRequest() as stop:
         try:
-            run_workers(_fit_rank, (trial.config, folder, work), num_ranks(trial.config.trainer), on_message)
+            run_workers(_fit_rank, (trial.config, folder, work), count, on_message, should_stop=stop)
         except WorkerDied:
-            if stopped():  # before it could listen
+            if stop():  # before the worker could listen
                 raise KeyboardInterrupt from None
             raise
     if "interrupted" in facts:
         raise Interrupted(facts["interrupted"])
     return facts
-
-
-def _pass_on(number: int) -> None:
-    for child in multiprocessing.active_children():
-        if number != signal.SIGINT and child.pid is not None:
-            os.kill(child.pid, number)
 
 
 def _fit_rank(rank: int, send: Send, config: TrainConfig, folder: Path, work: Path) -> None:
@@ -211,10 +201,10 @@ def _fit_rank(rank: int, send: Send, config: TrainConfig, folder: Path, work: Pa
     trial = Trial(config, rank)
     trial.base.sharded = config.trainer.strategy in SHARDED
     try:
-        with stop_on_signals() as should_stop:
-            facts = trial.fit(folder, work, (lambda row: send({"row": row})) if first else None, should_stop)
-    except Interrupted as stop:
-        facts = {"interrupted": stop.step}
+        with StopRequest() as stop:
+            facts = trial.fit(folder, work, (lambda row: send({"row": row})) if first else None, stop)
+    except Interrupted as interrupted:
+        facts = {"interrupted": interrupted.step}
     if first:
         send(facts)
 
@@ -263,7 +253,7 @@ def _fit_decode_score(config: TrainConfig, folder: Path, facts: TrialFacts, trac
     utterances = utterance_rows(evaluation.references, transcripts.hypotheses, evaluation.surroundings, options)
     write_utterances(folder, utterances)
     if config.baseline:
-        outcomes.raise_if_failed(BASE)
+        current_outcomes().raise_if_failed(BASE)
         alone = decode(trial.base, evaluation, config.decoding, config.seed, None, progress)
         label = replace(facts, name="base (no adapter)")
         base = _scores(trial, label, "base", alone, dict.fromkeys(_TRAINED), options)

@@ -11,14 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kimi_audio_ft.errors import DataError, UserError
 
 Record = dict[str, Any]
-
-# The same in C where PyYAML was built with it, ten times as fast.
-_SAFE: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_json(path: Path) -> Record:
@@ -30,9 +25,9 @@ def read_json(path: Path) -> Record:
     try:
         record = json.loads(_read_text(path))
     except json.JSONDecodeError as error:
-        raise DataError(path, f"is not JSON: {error.msg}", _RERUN, line=error.lineno) from error
+        raise DataError(path, f"is not JSON: {error.msg}", RERUN, line=error.lineno) from error
     if not isinstance(record, dict):
-        raise DataError(path, f"holds a {type(record).__name__}, expected a JSON object", _RERUN)
+        raise DataError(path, f"holds a {type(record).__name__}, expected a JSON object", RERUN)
     return record
 
 
@@ -53,9 +48,9 @@ def read_jsonl(path: Path) -> Iterator[Record]:
         except json.JSONDecodeError as error:
             if number == len(lines):  # nothing ends it
                 return
-            raise DataError(path, f"is not JSON: {error.msg}", _RERUN, line=number) from error
+            raise DataError(path, f"is not JSON: {error.msg}", RERUN, line=number) from error
         if not isinstance(record, dict):
-            raise DataError(path, f"holds a {type(record).__name__}, expected a JSON object", _RERUN, line=number)
+            raise DataError(path, f"holds a {type(record).__name__}, expected a JSON object", RERUN, line=number)
         yield record
 
 
@@ -66,23 +61,6 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         DataError: the file cannot be read or is no UTF-8.
     """
     yield from ((number, line) for number, line in enumerate(_lines(path), start=1) if line.strip())
-
-
-def read_yaml(path: Path) -> Any:
-    """The YAML document in ``path``; interpolations stay as written.
-
-    Raises:
-        DataError: the file cannot be read or is not YAML.
-    """
-    try:
-        return parse_yaml(_read_text(path))
-    except yaml.YAMLError as error:
-        raise DataError(path, f"is not YAML: {error}", _RERUN) from error
-
-
-def parse_yaml(text: str) -> Any:
-    """A YAML document of plain values. Raises yaml.YAMLError."""
-    return yaml.load(text, _SAFE)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -126,7 +104,7 @@ def _read_text(path: Path) -> str:
     except OSError as error:
         raise DataError(path, f"cannot be read ({error.strerror})", "Check the path and its permissions") from error
     except UnicodeDecodeError as error:
-        raise DataError(path, f"is not UTF-8 (byte {error.start})", _RERUN) from error
+        raise DataError(path, f"is not UTF-8 (byte {error.start})", RERUN) from error
 
 
-_RERUN = "Remove this trial's folder and run the same sweep command again"
+RERUN = "Remove this trial's folder and run the same sweep command again"

@@ -18,9 +18,10 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.files import read_yaml
 from kimi_audio_ft.sweep_folder import LEDGER
 from multirun_analysis.messages import ENGLISH, Messages
-from multirun_analysis.records import Record, finite, read_json, read_jsonl, read_yaml
+from multirun_analysis.records import RERUN, Record, finite, read_json, read_jsonl
 
 GREEDY_TEMPERATURE = 0.0
 
@@ -237,7 +238,7 @@ def _scored(folder: Path, path: Path, is_base: bool) -> Trial:
 def _overrides(folder: Path) -> dict[str, Any]:
     """What Hydra wrote to .hydra/overrides.yaml, by key; Hydra's own settings are left out."""
     path = folder / ".hydra" / "overrides.yaml"
-    written = read_yaml(path) if path.is_file() else None
+    written = read_yaml(path, RERUN) if path.is_file() else None
     try:
         parsed = [_parsed(str(item)) for item in written or []]
     except HydraException as error:
@@ -256,7 +257,7 @@ def _parsed(override: str) -> Override:
 def _sweep_command(sweep_dir: Path) -> str | None:
     """The multirun's command line, from Hydra's multirun.yaml; None when the file is missing or of another shape."""
     path = sweep_dir / "multirun.yaml"
-    config: Any = read_yaml(path) if path.is_file() else None
+    config: Any = read_yaml(path, RERUN) if path.is_file() else None
     try:
         given = config["hydra"]["overrides"]
         program = f"kimi_audio_ft.{config['hydra']['job']['name']}"

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from kimi_audio_ft.errors import ConfigError, UserError
+from kimi_audio_ft.runtime.wandb_server import described, resolve_mode, short_name
 from kimi_audio_ft.scoring import CATEGORIES
-from kimi_audio_ft.tracking.wandb import described, resolve_mode, short_name
 
 PARAMS = ("lora.r", "optim.lr", "decoding.text_temperature")
 LOGARITHMIC = ("optim.lr",)

@@ -11,53 +11,12 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from experiments.sweep_ladder.seconds import Seconds, now
-from experiments.sweep_ladder.workload import Workload
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a trial works.
-
-    everything: audio branch and both heads, at all positions. online: Whisper in every step. singly: micro-batches of
-    one conversation. decoding: "singly", "batched" (of 8, a prefill for every setting) or "together" (one for all).
-    pack: adapters that train together. dispatch: of a pack.
-    """
-
-    everything: bool = False
-    online: bool = False
-    singly: bool = False
-    decoding: str = "singly"
-    pack: int = 1
-    dispatch: str = "slice"
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What is measured. adapter: folder of the trained one. started: when the process was begun."""
-
-    workload: Workload
-    way: Way
-    steps: int
-    utterances: int
-    adapter: str
-    started: Seconds
-
-    def as_json(self) -> dict[str, Any]:
-        """For a child process."""
-        return asdict(self) | {"workload": self.workload.as_json()}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Spec:
-        """What ``as_json`` gave."""
-        parts: dict[str, Any] = {"workload": Workload.from_json(values["workload"]), "way": Way(**values["way"])}
-        parts["started"] = Seconds(**values["started"])
-        return cls(**values | parts)
+from experiments.sweep_ladder.spec import Spec
 
 
 def measure(spec: Spec) -> dict[str, Any]:
@@ -93,9 +52,6 @@ def measure(spec: Spec) -> dict[str, Any]:
         found["texts"], found["utterances"] = texts, count
     trial.base.release()
     return {key: asdict(value) if isinstance(value, Seconds) else value for key, value in found.items()}
-
-
-OnRow = Callable[[str, dict[str, Any]], None]
 
 
 def main() -> None:

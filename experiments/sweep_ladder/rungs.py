@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.sweep_ladder.child import Way
 from experiments.sweep_ladder.seconds import Seconds
+from experiments.sweep_ladder.spec import Way
 from experiments.sweep_ladder.workload import Workload
 
 LADDER = (

@@ -13,8 +13,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
-from experiments.sweep_ladder.child import OnRow, Spec
 from experiments.sweep_ladder.seconds import Seconds, now
+from experiments.sweep_ladder.spec import OnRow, Spec
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.cli import to_settings
 from kimi_audio_ft.config.train import TrainConfig

@@ -49,6 +49,10 @@ def _in_nf4(linear: nn.Linear, device: torch.device) -> nn.Module:
             quant_type="nf4",
         )
     quantized.bias = linear.bias
+    # On CPUs with AVX512-BF16 the first forward in eval mode would repack the weight for a kernel without gradients,
+    # and the same base trains afterwards.
+    flagged: Any = quantized
+    flagged.support_avx512bf16_for_cpu = False
     # Moving such a parameter to a device is what quantizes it.
     weight: Any = bnb.nn.Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4", module=quantized)
     quantized.weight = weight.to(device)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 from kimi_audio_ft.errors import UserError
 
@@ -42,30 +43,56 @@ def require_finite(what: str, loss: float, rate: float, step: int) -> None:
         )
 
 
-@contextmanager
-def stop_on_signals(also: Callable[[int], None] | None = None) -> Iterator[Callable[[], bool]]:
-    """A function that tells whether SIGINT, SIGTERM or SIGUSR1 has come in; a second Ctrl-C interrupts at once.
+class StopRequest:
+    """Whether this process was asked to stop: as a context manager it answers signals, and calling it tells.
 
-    ``also`` is given every such signal. Outside the main thread, where Python delivers no signals, it never does.
+    SIGINT (Ctrl-C), SIGTERM and SIGUSR1 ask to stop; a second Ctrl-C raises KeyboardInterrupt at once. Python delivers
+    signals to the main thread only, so in any other nothing is heard.
+
+    Args:
+        on_stop: called at every such signal.
+        also: more signals that ask to stop.
+        ignore_ctrl_c: when a parent process answers Ctrl-C, which reaches every process of a terminal's group.
+        parent: id of a process without which this one is to stop too; 0: none.
     """
-    heard: list[int] = []
 
-    def hear(number: int, frame: Any) -> None:
-        if number == signal.SIGINT and number in heard:
-            raise KeyboardInterrupt
-        heard.append(number)
-        if also is not None:
-            also(number)
+    def __init__(
+        self,
+        on_stop: Callable[[], None] | None = None,
+        *,
+        also: Sequence[signal.Signals] = (),
+        ignore_ctrl_c: bool = False,
+        parent: int = 0,
+    ) -> None:
+        self.on_stop, self.parent = on_stop, parent
+        self._handlers: dict[signal.Signals, Any] = dict.fromkeys((*_SIGNALS, *also), self._receive)
+        if ignore_ctrl_c:
+            self._handlers[signal.SIGINT] = signal.SIG_IGN
+        self._before: dict[signal.Signals, Any] = {}
+        self._received: set[int] = set()
 
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = {number: signal.signal(number, hear) for number in _SIGNALS}
-    try:
-        yield lambda: bool(heard)
-    finally:
-        for number, handler in before.items():
+    def __call__(self) -> bool:
+        return bool(self._received) or (self.parent != 0 and os.getppid() != self.parent)
+
+    def listen(self) -> Self:
+        """Answer signals from now on."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, handler) for number, handler in self._handlers.items()}
+        return self
+
+    def __enter__(self) -> Self:
+        return self.listen()
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: Any) -> None:
+        if number == signal.SIGINT and number in self._received:
+            raise KeyboardInterrupt
+        self._received.add(number)
+        if self.on_stop is not None:
+            self.on_stop()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Where tasks run."""
+"""Executors: tasks run on this machine, or as jobs of a Slurm or Ray cluster."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from kimi_audio_ft.runtime.devices import num_ranks
 from kimi_audio_ft.sweep.cluster.executor import ClusterExecutor
 from kimi_audio_ft.sweep.cluster.ray import RayCluster
 from kimi_audio_ft.sweep.cluster.slurm import Slurm
-from kimi_audio_ft.sweep.plan import Event, Task, Unit
+from kimi_audio_ft.sweep.events import Event
+from kimi_audio_ft.sweep.plan import Task, Unit
+
+# Slurm jobs that share a sweep when hydra.launcher.parallel=auto: nobody can say how many a queue will run at a time.
+_SLURM_JOBS = 4
 
 
 class Executor(Protocol):
-    """Has tasks made."""
+    """Runs tasks."""
 
     def run(self, tasks: Sequence[Task], on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> None:
         """Run every task to its end; ``on_event`` is called in the calling thread."""
@@ -30,21 +34,15 @@ def make_executor(settings: LauncherConfig, units: Sequence[Unit], folder: Path)
     """
     if settings.executor != "local":
         return cluster_executor(settings, units, folder)
-    from kimi_audio_ft.sweep.supervisor import LocalExecutor, places_here
+    from kimi_audio_ft.sweep.supervisor import LocalExecutor, device_slots
 
     gpus = max(num_ranks(unit.config.trainer) for unit in units)
     if settings.gpus_per_pack != "auto":
         gpus = settings.gpus_per_pack
     threads = [unit.config.trainer.threads for unit in units]
     several = None if settings.parallel == "auto" else settings.parallel
-    places = places_here(gpus, max(threads) if all(threads) else 0, several)
-    return LocalExecutor(places), len(places)
-
-
-# --- The executor of a cluster, from the launcher's options.
-
-# Slurm jobs that share a sweep when hydra.launcher.parallel=auto: nobody can say how many a queue will run at a time.
-_SLURM_JOBS = 4
+    slots = device_slots(gpus, max(threads) if all(threads) else 0, several)
+    return LocalExecutor(slots), len(slots)
 
 
 def cluster_executor(settings: LauncherConfig, units: Sequence[Unit], folder: Path) -> tuple[ClusterExecutor, int]:
@@ -57,8 +55,7 @@ def cluster_executor(settings: LauncherConfig, units: Sequence[Unit], folder: Pa
     gpus = _gpus_per_pack(settings, units)
     if settings.executor == "ray":
         ray = RayCluster(settings.ray, gpus)
-        return ClusterExecutor(ray, folder, parallel), parallel or max(1, ray.places)
-
+        return ClusterExecutor(ray, folder, parallel), parallel or max(1, ray.slots)
     slurm = Slurm(settings.slurm, gpus)
     return ClusterExecutor(slurm, folder, parallel), parallel or _SLURM_JOBS
 

@@ -1,8 +1,8 @@
-"""Successive halving over adapters: candidates, rungs, and who goes on from a rung. Pure: no files, no torch.
+"""Successive halving over adapters: candidates, rungs, and which of them continue. Pure: no files, no torch.
 
-Jamieson & Talwalkar, arXiv 1502.07943: all candidates train to the first rung, the better part goes on from there to
-the next one, and so on; what is left trains to its end. Trainings are stopped and continued, never shortened: at a
-rung, a learning rate is where its schedule for the whole training has it.
+Jamieson & Talwalkar, arXiv 1502.07943: all candidates train to the first rung, the better part continues from there to
+the next one, and so on; the remaining ones train to their end. Trainings are stopped and continued, never shortened: at
+a rung, a learning rate is where its schedule for the whole training has it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ from kimi_audio_ft.config.launcher import HalvingConfig
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.text import short_names
 
+log = logging.getLogger(__name__)
+
 # Options that an adapter does not depend on: jobs that differ in nothing else are one candidate.
 NOT_TRAINING = ("decoding", "logger", "scoring", "baseline")
 
 
 @dataclass(frozen=True)
 class RungResult:
-    """What became of one job's adapter at a rung.
+    """One job's adapter at a rung.
 
     signature: of its training; empty when its config is not valid.
     num_steps: of the whole training.
-    score: CER (a fraction) or validation loss at ``step``; None after an error, and when it is not known any more.
-    error: why it got no further.
+    score: CER (a fraction) or validation loss at ``step``; None after an error, and when it is no longer known.
+    error: why it failed.
     complete: its training is finished and in the store.
     """
 
@@ -43,7 +45,7 @@ class RungResult:
 
 
 class Fate(StrEnum):
-    """What a rung decides about a candidate."""
+    """A rung's decision about a candidate."""
 
     CONTINUED = "continued"
     STOPPED = "stopped"
@@ -64,7 +66,7 @@ class Decision:
 class Candidate:
     """One adapter and all jobs of the grid that decode with it.
 
-    jobs: overrides by place in the grid. steps: of its rungs. results, decisions: of the rungs that it has reached.
+    jobs: overrides by index in the grid. steps: of its rungs. results, decisions: of the rungs that it has reached.
     """
 
     name: str
@@ -82,7 +84,7 @@ class Candidate:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it goes on from its last rung."""
+        """Whether it continues after its last rung."""
         return not self.decisions or self.decisions[-1].fate in (Fate.CONTINUED, Fate.PASSED)
 
 
@@ -95,14 +97,14 @@ def make_candidates(grid: Sequence[Sequence[str]], most: int | None, seed: int) 
             sweep can be widened.
     """
     groups: dict[tuple[str, ...], dict[int, list[str]]] = {}
-    for place, job in enumerate(grid):
-        groups.setdefault(_training_part(job), {})[place] = list(job)
+    for index, job in enumerate(grid):
+        groups.setdefault(_training_part(job), {})[index] = list(job)
     order = list(range(len(groups)))
     if most is not None and most < len(order):
         random.Random(seed).shuffle(order)
         order = sorted(order[:most])
     parts = list(groups)
-    drawn = [parts[place] for place in order]
+    drawn = [parts[index] for index in order]
     return [Candidate(name, groups[part]) for name, part in zip(short_names(drawn), drawn, strict=True)]
 
 
@@ -111,10 +113,10 @@ def _training_part(job: Sequence[str]) -> tuple[str, ...]:
 
 
 def merged(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Candidates that turned out to be the same adapter, such as ``lora.lora_alpha=16`` and ``null``, are one."""
+    """Candidates, with those made one that have proved to be the same adapter (``lora.lora_alpha=16`` and ``null``)."""
     kept: dict[str, Candidate] = {}
-    for place, candidate in enumerate(candidates):
-        first = kept.setdefault(candidate.signature or f"#{place}", candidate)
+    for index, candidate in enumerate(candidates):
+        first = kept.setdefault(candidate.signature or f"#{index}", candidate)
         if first is not candidate:
             first.jobs = dict(sorted({**first.jobs, **candidate.jobs}.items()))
     return list(kept.values())
@@ -137,16 +139,16 @@ def rung_steps(rungs: Sequence[int | float], num_steps: int, name: str) -> list[
 
 
 def decide(results: Sequence[RungResult], reduction_factor: float, metric: str) -> list[Decision]:
-    """Who goes on from a rung: of n that have reached it, the best n / reduction_factor, rounded up.
+    """The candidates that continue after a rung: of n that have reached it, the best n / reduction_factor, rounded up.
 
-    - A tie at the border keeps both: nothing is stopped that is as good as something that goes on.
-    - One that failed is out; it counts as one of the worst, so it takes nobody with it.
+    - Ties at the border all continue: nothing is stopped that is as good as something that continues.
+    - A failed one is out and counts among the worst, so no other is stopped on its account.
     - A finished one that can be compared is compared, so that the outcome does not depend on what the store has. One
-      that cannot passes without taking a place: another rung's score would compare unequal budgets.
+      that cannot passes without counting: another rung's score would compare unequal budgets.
     """
-    places = math.ceil(len(results) / reduction_factor)
+    most = math.ceil(len(results) / reduction_factor)
     scores = sorted(result.score for result in results if _compared(result) and result.score is not None)
-    border = scores[min(places, len(scores)) - 1] if scores else math.inf
+    border = scores[min(most, len(scores)) - 1] if scores else math.inf
     decisions = []
     for result in results:
         if not _compared(result):
@@ -158,8 +160,8 @@ def decide(results: Sequence[RungResult], reduction_factor: float, metric: str) 
             reason = f"rank {rank} of {len(scores)} at step {result.step}: {show(result.score, metric)}"
             decisions.append(Decision(Fate.CONTINUED, rank, reason))
         else:
-            going_on = sum(score <= border for score in scores)
-            worst = f"the best {going_on} go on, down to {show(border, metric)}"
+            continued = sum(score <= border for score in scores)
+            worst = f"the best {continued} continue, down to {show(border, metric)}"
             reason = f"rank {rank} of {len(scores)} at step {result.step}: {show(result.score, metric)}; {worst}"
             decisions.append(Decision(Fate.STOPPED, rank, reason))
     return decisions
@@ -175,30 +177,28 @@ def _without_score(result: RungResult, metric: str) -> Decision:
     if result.score is not None:
         return Decision(Fate.FAILED, None, f"its {metric} at step {result.step} is {result.score}")
     assert result.complete, f"{result.signature} has neither a score nor an error at step {result.step}"
-    reason = f"was in the store, finished, without a {metric} at step {result.step}; costs nothing and takes no place"
+    reason = f"was in the store, finished, without a {metric} at step {result.step}; costs nothing and is not counted"
     return Decision(Fate.PASSED, None, reason)
 
 
 def show(score: float | None, metric: str) -> str:
-    """A score as tables have it."""
+    """A score as tables show it."""
     if score is None:
         return "–"
     return f"CER {100 * score:.2f} %" if metric == "cer" else f"loss {score:.4f}"
 
 
-# --- Successive halving from its candidates to its survivors, rung by rung.
-
-log = logging.getLogger(__name__)
+# The rungs, one after another.
 
 
 class Trainer(Protocol):
-    """The part of a launcher that can stop a training at a step and go on from there."""
+    """The part of a launcher that can stop a training at a step and continue it later."""
 
     def num_steps(self, job_overrides: Sequence[Sequence[str]]) -> list[int]:
         """Optimizer steps of every job's whole training; 0 when its config is not valid."""
 
     def train_until(self, job_overrides: Sequence[Sequence[str]], until: int, metric: str) -> list[RungResult]:
-        """Train every job's adapter to a step and judge it there; in order. What is known is not made again."""
+        """Train every job's adapter to a step and evaluate it there; in order. Known results are looked up."""
 
 
 def run_rungs(
@@ -207,10 +207,10 @@ def run_rungs(
     settings: HalvingConfig,
     on_rung: Callable[[Sequence[Candidate], int], None],
 ) -> list[Candidate]:
-    """Train and judge candidates at every rung.
+    """Train and compare candidates at every rung.
 
     Args:
-        on_rung: is given all candidates and the rung's place after its decisions, which stand in the candidates.
+        on_rung: is given all candidates, with the rung's decisions, and the rung's index.
 
     Returns:
         All candidates, each with its results and decisions; those that ``is_alive`` are to be trained to their end.
@@ -229,7 +229,7 @@ def run_rungs(
         alive = [candidate for candidate in everyone if candidate.is_alive]
         unfinished = [one for one in alive if not one.decisions or one.decisions[-1].fate is not Fate.PASSED]
         if len(unfinished) < 2:
-            break  # nobody to be compared with
+            break  # nothing to compare it with
         _train(alive, rung, trainer, settings.metric)
         if rung == 0:
             alive = everyone = merged(everyone)
@@ -244,7 +244,7 @@ def run_rungs(
 
 
 def _train(alive: Sequence[Candidate], rung: int, trainer: Trainer, metric: str) -> None:
-    """Bring candidates to their step of a rung; those with trainings of equal length share packs."""
+    """Train candidates to their step of a rung; those with trainings of equal length share packs."""
     for until in sorted({candidate.steps[rung] for candidate in alive}):
         some = [candidate for candidate in alive if candidate.steps[rung] == until]
         log.info("Rung %d: %d adapters to step %d", rung + 1, len(some), until)

@@ -1,4 +1,4 @@
-"""Training a batch of jobs' adapters to the same step, to compare them there (successive halving)."""
+"""Successive halving on a launch: train adapters to a rung, look up or keep their scores, record the decisions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from kimi_audio_ft import store
 from kimi_audio_ft.config.launcher import HalvingConfig
 from kimi_audio_ft.config.train import TrainConfig
@@ -17,9 +22,10 @@ from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.files import read_jsonl, write_json
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.store.signature import digest_of
+from kimi_audio_ft.sweep.events import Event, Failed, Paused, Ready
 from kimi_audio_ft.sweep.halving import Candidate, Fate, RungResult, show
 from kimi_audio_ft.sweep.launch import Job, Launch, job_lines
-from kimi_audio_ft.sweep.plan import Event, Unit, pack_key
+from kimi_audio_ft.sweep.plan import Unit, pack_key
 from kimi_audio_ft.sweep.view.screen import SweepView
 from kimi_audio_ft.sweep_folder import HALVING, record_fitting
 from kimi_audio_ft.trial import Trial
@@ -34,14 +40,14 @@ def num_steps(launch: Launch, job_overrides: Sequence[Sequence[str]]) -> list[in
 
 
 def train_until(launch: Launch, job_overrides: Sequence[Sequence[str]], until: int, metric: str) -> list[RungResult]:
-    """Train the jobs' adapters to an optimizer step, each from where it is, and judge them there.
+    """Train the jobs' adapters to an optimizer step, each from its last checkpoint, and evaluate them there.
 
     Args:
         metric: "cer" (greedy decoding of the evaluation set) or "loss" (on its answers).
 
     Returns:
-        One result for each job, in order; one without a signature for a job whose config is not valid. What was judged
-        before, by this sweep or another, is looked up.
+        One result for each job, in order; one without a signature for a job whose config is not valid. Scores that this
+        sweep or another has kept are looked up.
     """
     jobs = launch.compose(job_overrides, 0)
     _require_trainings(jobs)
@@ -53,11 +59,11 @@ def train_until(launch: Launch, job_overrides: Sequence[Sequence[str]], until: i
         if key is None or config is None or key in results or key in units:
             continue
         finished = store.find("adapter", key)
-        known = _Record(config, key, until, metric).read()
-        if known is None and finished is not None and metric == "loss":
-            known = _loss_on_curve(finished, config, until)
-        if known is not None or finished is not None:
-            results[key] = RungResult(key, until, lengths.of(config), known, None, finished is not None)
+        score = RungScore(config, key, until, metric).read()
+        if score is None and finished is not None and metric == "loss":
+            score = _loss_on_curve(finished, config, until)
+        if score is not None or finished is not None:
+            results[key] = RungResult(key, until, lengths.of(config), score, None, finished is not None)
         else:
             units[key] = Unit(key, [config])
     if units:
@@ -73,15 +79,15 @@ def _train(
 
         def on_event(event: Event) -> None:
             view.event(event)
-            key, name = event["unit"], event["event"]
-            if name not in ("paused", "failed", "ready"):
+            if not isinstance(event, Paused | Failed | Ready):
                 return
-            config = units[key].config
-            score = event["val_cer" if metric == "cer" else "val_loss"] if name == "paused" else None
+            key, config, score = event.unit, units[event.unit].config, None
+            if isinstance(event, Paused):
+                score = event.val_cer if metric == "cer" else event.val_loss
             if score is not None:
-                _Record(config, key, until, metric).write(score)
-            error = event["message"] if name == "failed" else None
-            results[key] = RungResult(key, until, lengths.of(config), score, error, name == "ready")
+                RungScore(config, key, until, metric).write(score)
+            error = event.failure.message if isinstance(event, Failed) else None
+            results[key] = RungResult(key, until, lengths.of(config), score, error, isinstance(event, Ready))
 
         launch.make(list(units.values()), set(units), on_event, view.stopping, until=until, metric=metric)
         record_fitting(launch.folder, view.fitting_seconds)
@@ -100,15 +106,15 @@ class _Lengths:
     """Optimizer steps of whole trainings; those with the same batches are counted once."""
 
     def __init__(self) -> None:
-        self._known: dict[str, int] = {}
+        self._of_pack: dict[str, int] = {}
 
     def of(self, config: TrainConfig) -> int:
         key = pack_key(config)
-        if key not in self._known:
+        if key not in self._of_pack:
             data = Trial(config).data
             data.setup()
-            self._known[key] = data.num_steps(config.trainer.max_epochs, config.trainer.max_steps)
-        return self._known[key]
+            self._of_pack[key] = data.num_steps(config.trainer.max_epochs, config.trainer.max_steps)
+        return self._of_pack[key]
 
 
 def _loss_on_curve(adapter: Path, config: TrainConfig, step: int) -> float | None:
@@ -119,11 +125,11 @@ def _loss_on_curve(adapter: Path, config: TrainConfig, step: int) -> float | Non
     return next((row["loss"] for row in rows if row["split"] == "val" and row["step"] == step), None)
 
 
-class _Record:
-    """What an adapter was judged at a step, kept in the store's ``rungs`` folder."""
+class RungScore:
+    """An adapter's score at a step, kept in the store's ``rungs`` folder."""
 
     def __init__(self, config: TrainConfig, key: str, step: int, metric: str) -> None:
-        # Judged greedily, whatever the jobs sample with.
+        # Decoded greedily, whatever the jobs sample with.
         decoding = replace(config.decoding, text_temperature=0.0, text_top_k=0, repeats=1)
         facts = [key, step, metric, Trial(config).evaluation.identity, asdict(config.data), asdict(decoding)]
         self.path: Path = store_root() / "rungs" / f"{digest_of(facts)}.json"
@@ -136,17 +142,17 @@ class _Record:
         write_json(self.path, {**self.facts, "score": score})
 
 
-# --- What successive halving decided: ``halving.json`` in the sweep's folder, and a table in the terminal.
+# The decisions: ``halving.json`` in the sweep's folder, and a table in the terminal.
 
 _SETTINGS = ("rungs", "reduction_factor", "metric", "max_candidates", "seed")
 _MOST_ROWS = 40
 _STYLES = {Fate.CONTINUED: None, Fate.PASSED: None, Fate.STOPPED: "dim", Fate.FAILED: "red"}
 
 
-class Record:
+class HalvingRecord:
     """Writes ``halving.json`` anew after every rung.
 
-    What an interrupted sweep in the same folder had decided keeps its time when it is decided in the same way again.
+    A decision of an interrupted sweep in the same folder keeps its time when it is made in the same way again.
     """
 
     def __init__(self, folder: Path, settings: HalvingConfig, num_jobs: int) -> None:
@@ -155,7 +161,7 @@ class Record:
         self._times = dict(_times(self.path))
 
     def write(self, candidates: Sequence[Candidate]) -> None:
-        """Write all that has been decided up to now."""
+        """Write all decisions so far."""
         document = {
             **{name: getattr(self.settings, name) for name in _SETTINGS},
             "jobs_in_grid": self.num_jobs,
@@ -166,7 +172,7 @@ class Record:
         write_json(self.path, document)
 
     def _entry(self, candidate: Candidate) -> dict[str, Any]:
-        history = [self._rung(candidate, place) for place in range(len(candidate.decisions))]
+        history = [self._rung(candidate, rung) for rung in range(len(candidate.decisions))]
         untouched = {"rung": 0, "step": 0, "score": None, "rank": None, "decision": Fate.CONTINUED, "reason": ""}
         return {
             "name": candidate.name,
@@ -178,23 +184,23 @@ class Record:
             "history": history,
         }
 
-    def _rung(self, candidate: Candidate, place: int) -> dict[str, Any]:
-        result, decision = candidate.results[place], candidate.decisions[place]
+    def _rung(self, candidate: Candidate, rung: int) -> dict[str, Any]:
+        result, decision = candidate.results[rung], candidate.decisions[rung]
         score = result.score if result.score is not None and math.isfinite(result.score) else None
-        facts = {"rung": place + 1, "step": result.step, "score": score, **asdict(decision)}
+        facts = {"rung": rung + 1, "step": result.step, "score": score, **asdict(decision)}
         facts["decision"] = facts.pop("fate")
-        moment = self._times.setdefault(_identity(candidate.signature, facts), time.strftime("%Y-%m-%dT%H:%M:%S%z"))
-        return {**facts, "time": moment}
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        return {**facts, "time": self._times.setdefault(_decided(candidate.signature, facts), now)}
 
 
 def _times(path: Path) -> Iterator[tuple[str, str]]:
     if path.is_file():
         for entry in json.loads(path.read_text(encoding="utf-8"))["candidates"]:
             for rung in entry["history"]:
-                yield _identity(entry["signature"], rung), rung["time"]
+                yield _decided(entry["signature"], rung), rung["time"]
 
 
-def _identity(signature: str, rung: dict[str, Any]) -> str:
+def _decided(signature: str, rung: dict[str, Any]) -> str:
     return json.dumps([signature, *(rung[key] for key in ("rung", "step", "score", "rank", "decision"))])
 
 
@@ -203,21 +209,16 @@ def _trained(candidate: Candidate) -> int:
 
 
 def print_rung(candidates: Sequence[Candidate], rung: int, settings: HalvingConfig) -> None:
-    """Print what a rung has decided about the candidates that reached it.
+    """Print a rung's decisions about the candidates that reached it.
 
     Args:
         rung: counted from 0.
     """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     reached = [candidate for candidate in candidates if len(candidate.decisions) > rung]
-    going_on = sum(candidate.is_alive for candidate in reached)
+    alive = sum(candidate.is_alive for candidate in reached)
     steps = sorted({candidate.results[rung].step for candidate in reached})
     at = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
-    title = f"Rung {rung + 1} of {len(settings.rungs)}, {at}: {going_on} of {len(reached)} adapters go on"
+    title = f"Rung {rung + 1} of {len(settings.rungs)}, {at}: {alive} of {len(reached)} adapters continue"
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("#", "adapter", "score", "decision"):
         table.add_column(heading, justify="right" if heading == "#" else "left", overflow="fold")

@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import logging
-import signal
-from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from kimi_audio_ft import outcomes, store
+from kimi_audio_ft import store
 from kimi_audio_ft.cli import to_settings
 from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.decoding.request import Request
 from kimi_audio_ft.decoding.transcripts import transcript_signatures
 from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.outcomes import BASE, Failure
+from kimi_audio_ft.outcomes import BASE, Outcomes
+from kimi_audio_ft.runtime.signals import StopRequest
 from kimi_audio_ft.store.cache import one_moment
 from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.store.usage import note, using
 from kimi_audio_ft.sweep.compose import compose_jobs
+from kimi_audio_ft.sweep.events import Event, Failed, Ready
 from kimi_audio_ft.sweep.executor import make_executor
-from kimi_audio_ft.sweep.plan import Event, Task, Unit, make_tasks
-from kimi_audio_ft.sweep.view.screen import JobLine, SweepView
+from kimi_audio_ft.sweep.plan import Task, Unit, make_tasks
+from kimi_audio_ft.sweep.view.screen import SweepView
+from kimi_audio_ft.sweep.view.state import JobLine
 from kimi_audio_ft.sweep_folder import record_fitting, record_trials
 from kimi_audio_ft.text import short_names
 from kimi_audio_ft.trial import Trial
 
-if TYPE_CHECKING:
-    from kimi_audio_ft.sweep.view.screen import JobLine, SweepView
 # --- A sweep's jobs as Hydra composes and runs them, and what each needs from the store.
 
 
@@ -186,7 +185,6 @@ class Launch:
             if self.stopping:
                 raise KeyboardInterrupt
             batch.run_ready(all_of_them=True)
-        outcomes.FAILED.clear()
         return [job.returned for job in jobs if job.returned is not None]
 
     def make(
@@ -207,12 +205,9 @@ class Launch:
         )  # fmt: skip
         tasks = make_tasks(units, untrained, template, places)
 
-        def stop() -> None:
-            self.stopping = True
-            on_stop()
-
-        with one_ctrl_c(stop):
-            executor.run(tasks, on_event, lambda: self.stopping)
+        with StopRequest(on_stop) as stop:
+            executor.run(tasks, on_event, stop)
+        self.stopping = stop()
 
     def run_job(self, job: Job) -> JobReturn:
         """Run one job; Hydra has its own logging for each."""
@@ -256,25 +251,26 @@ class Batch:
     def __init__(self, jobs: Sequence[Job], missing: set[str], launch: Launch, view: SweepView) -> None:
         self.jobs, self.missing, self.launch, self.view = jobs, missing, launch, view
         self.made = set(missing)
+        self.outcomes = Outcomes()
 
     def event(self, event: Event) -> None:
         """What happened to a unit."""
         self.view.event(event)
-        key, name = event["unit"], event["event"]
-        if name == "failed":
-            facts = {field: event[field] for field in ("error_type", "message", "user", "traceback")}
-            outcomes.FAILED[key] = Failure(**facts)
-        elif name == "ready" and event["fitted"]:
-            outcomes.FITTED.add(key)
-        if name in ("ready", "failed"):
-            self.missing.discard(key)
-            self.run_ready()
+        if not isinstance(event, Ready | Failed):
+            return
+        if isinstance(event, Failed):
+            self.outcomes.failed[event.unit] = event.failure
+        elif event.fitted:
+            self.outcomes.fitted.add(event.unit)
+        self.missing.discard(event.unit)
+        self.run_ready()
 
     def run_ready(self, all_of_them: bool = False) -> None:
         """Run the jobs whose units are made, in order."""
         for job in self.jobs:
             if job.returned is None and (all_of_them or not self._needs(job) & self.missing):
-                returned = self.launch.run_job(job)
+                with self.outcomes.given_to_jobs():
+                    returned = self.launch.run_job(job)
                 value = returned._return_value
                 error = str(value) if isinstance(value, Exception) else None
                 reused = job.key not in self.made
@@ -284,28 +280,6 @@ class Batch:
     def _needs(self, job: Job) -> set[str]:
         baseline = job.settings is not None and job.settings.baseline
         return {job.key or "", *([BASE] if baseline else [])}
-
-
-@contextmanager
-def one_ctrl_c(stop: Callable[[], None]) -> Iterator[None]:
-    """A first Ctrl-C, SIGTERM or SIGUSR1 calls ``stop`` and waits for what it does; a second Ctrl-C ends at once."""
-    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {}
-
-    def first(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        stop()
-
-    try:
-        for number in handled:
-            before[number] = signal.signal(number, first)
-    except ValueError:  # not the main thread: its own owner hears the signals
-        before = {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 # --- What a batch of jobs needs and the store lacks.

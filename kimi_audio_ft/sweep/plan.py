@@ -1,4 +1,4 @@
-"""Which units share a process, and which adapters train together in it."""
+"""A sweep's plan: units (one adapter each), the packs that train together, and the tasks that run side by side."""
 
 from __future__ import annotations
 
@@ -16,20 +16,9 @@ from kimi_audio_ft.files import write_json
 from kimi_audio_ft.runtime.devices import num_ranks
 from kimi_audio_ft.store.signature import canonical
 
-Event = dict[str, Any]
-"""What happens to a unit, as JSON: ``{"event": NAME, "unit": KEY, ...}``. The names, with what else they carry:
+log = logging.getLogger(__name__)
 
-fitting: its training begins or goes on; ``pack`` (number of adapters that train together), ``task`` (its number: packs
-of several tasks train at the same time).
-step: ``step``, ``steps``, ``loss``, ``tokens_per_second`` (of the whole pack; padding not counted).
-decoding: ``done``, ``total`` (utterances times samplings).
-waiting: another process is making it.
-ready: all that its jobs ask for is in the store; ``fitted`` (by this task; else it was there before).
-paused: ``until`` was reached; ``step``, ``val_loss``, ``val_cer``.
-failed: ``error_type``, ``message``, ``user`` (whether a person can mend it), ``traceback`` (empty for such errors).
-interrupted: the task was asked to stop; ``step`` of the checkpoint, or None when it was not training.
-split: of a task, with ``unit`` None: ``units`` (keys), ``reason``; they are tried again in smaller packs.
-"""
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -45,7 +34,7 @@ class Unit:
 
     @property
     def config(self) -> TrainConfig:
-        """What trains it."""
+        """Config of its training."""
         return self.jobs[0]
 
 
@@ -96,21 +85,19 @@ def train_config(values: dict[str, Any]) -> TrainConfig:
     return config
 
 
-log = logging.getLogger(__name__)
-
-_Item = TypeVar("_Item")
+# Which units share a process, and which adapters train together in it.
 
 
 def process_key(config: TrainConfig) -> str:
-    """What units must share to be made in one process: the frozen base, and the devices that it lies on."""
+    """Equal for units that one process can make: they share the frozen base, and the devices that it lies on."""
     return canonical([asdict(config.model), config.data.features, asdict(config.trainer)])
 
 
 def pack_key(config: TrainConfig, same_data: bool = True) -> str:
-    """What adapters must share to train together: the base, the batches and their order, and the number of steps.
+    """Equal for adapters that can train together: they share the base, the batches and their order, and the steps.
 
-    They may differ in everything of ``lora``, in AdamW's values, schedule, warm-up and clipping, and, when they need
-    not see the same batches, in the seed.
+    They may differ in everything of ``lora``, in AdamW's values, schedule, warm-up and clipping, and, unless they must
+    see the same batches, in the seed.
     """
     shared = [asdict(config.model), asdict(config.data), asdict(config.trainer), config.optim.loss_average]
     return canonical([*shared, config.seed if same_data else None])
@@ -132,7 +119,7 @@ def in_chunks(items: Sequence[_Item], size: int) -> list[list[_Item]]:
 def even_chunks(items: Sequence[_Item], count: int) -> list[list[_Item]]:
     """At most ``count`` consecutive groups of nearly equal size."""
     count = min(count, len(items))
-    bounds = [round(place * len(items) / count) for place in range(count + 1)] if count else []
+    bounds = [round(index * len(items) / count) for index in range(count + 1)] if count else []
     return [list(items[start:end]) for start, end in pairwise(bounds)]
 
 
@@ -147,35 +134,35 @@ def why_solo(config: TrainConfig) -> str | None:
 
 
 def pack_units(units: Sequence[Unit], same_data: bool) -> list[list[Unit]]:
-    """Units that may train together, as large as their number; those that must train alone are alone."""
+    """Units that can train together, as one pack whatever its size; those that must train alone are alone."""
     packs: list[list[Unit]] = []
     for group in grouped(units, lambda unit: pack_key(unit.config, same_data)):
         reasons = {unit.key: why_solo(unit.config) for unit in group}
-        together = [unit for unit in group if reasons[unit.key] is None]
-        packs += [together] if together else []
+        pack = [unit for unit in group if reasons[unit.key] is None]
+        packs += [pack] if pack else []
         for unit in group:
-            if unit not in together:
+            if reasons[unit.key] is not None:
                 log.info("%s trains by itself: %s", unit.key, reasons[unit.key])
                 packs.append([unit])
     return packs
 
 
-def make_tasks(units: Sequence[Unit], untrained: set[str], template: Task, places: int) -> list[Task]:
-    """Tasks for so many places that work at the same time.
+def make_tasks(units: Sequence[Unit], untrained: set[str], template: Task, slots: int) -> list[Task]:
+    """Tasks for slots that work at the same time.
 
-    One place gets one task for each base, so that it is read once; its adapters are packed inside. Several places
-    share the packs, and each decodes what it has trained.
+    One slot gets one task for each base, so that it is read once; its adapters are packed inside. Several slots share
+    the packs, and each decodes what it has trained.
     """
     tasks: list[list[Unit]] = []
     for group in grouped(units, lambda unit: process_key(unit.config)):
-        if places == 1:
+        if slots == 1:
             tasks.append(group)
             continue
         training = [unit for unit in group if unit.key in untrained]
         packs = pack_units(training, template.same_data)
-        size = template.pack_size or -(-len(training) // places) or 1
+        size = template.pack_size or -(-len(training) // slots) or 1
         tasks += [chunk for pack in packs for chunk in in_chunks(pack, size)]
-        tasks += even_chunks([unit for unit in group if unit.key not in untrained], places)
+        tasks += even_chunks([unit for unit in group if unit.key not in untrained], slots)
     return [
         replace(template, number=number, units=some, ranks=num_ranks(some[0].config.trainer))
         for number, some in enumerate(tasks)

@@ -1,4 +1,4 @@
-"""A Hydra callback that ends a sweep in its report and last words, whether or not some of its trials failed."""
+"""A Hydra callback that ends a sweep with its report and last messages, whether or not some trials failed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.sweep.view.screen import quiet_job_console
 from kimi_audio_ft.sweep_folder import HALVING, LEDGER, RECORDS, planned_trials
 from kimi_audio_ft.tracking.wandb import FOLDER as REPORT_RUN
 from kimi_audio_ft.tracking.wandb import record_sweep
@@ -33,7 +34,7 @@ class SweepReport(Callback):
     _language: ClassVar[str] = "en"
 
     def __init__(self, language: str = "en") -> None:
-        """Raises ConfigError for another language now, and not at the end of the sweep."""
+        """Refuse another language (ConfigError) now, and not at the end of the sweep."""
         if language != SweepReport._language:
             from multirun_analysis.messages import messages_in
 
@@ -57,9 +58,7 @@ class SweepReport(Callback):
         OmegaConf.save(config, folder / "multirun.yaml")  # as Hydra's own sweeper does, but not every other one
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Leave to an open view what it shows of the trial."""
-        from kimi_audio_ft.sweep.view.screen import quiet_job_console
-
+        """Keep off the console what an open view shows of the trial."""
         quiet_job_console()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -83,7 +82,7 @@ class SweepReport(Callback):
             return None
         if any(folder.glob("*/scores.json")):
             write_sweep_report(folder, cls._language)
-        again = "Mend the cause and run the same command again; what is done is not done again"
+        again = "Fix the cause and re-run: finished trials are skipped"
         return "\n".join([*failures, again])
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Making a task's units in child processes that may die: locks, second tries in smaller packs, a clean stop."""
+"""Tasks on this machine: run in child processes that may die, with locks, retries in smaller packs, a clean stop."""
 
 from __future__ import annotations
 
@@ -8,21 +8,86 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from filelock import Timeout
 
 from kimi_audio_ft import store
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.outcomes import BASE
+from kimi_audio_ft.outcomes import BASE, Failure
 from kimi_audio_ft.runtime.workers import WorkerDied, run_workers
-from kimi_audio_ft.sweep.plan import Event, Task, Unit, even_chunks
+from kimi_audio_ft.sweep.events import Decoding, Event, Failed, Fitting, Interrupted, Ready, Split, UnitEvent, Waiting
+from kimi_audio_ft.sweep.plan import Task, Unit, even_chunks
 from kimi_audio_ft.sweep.worker import work
 
-_ENDS = ("ready", "paused", "failed", "interrupted")
-# Seconds between two looks at a lock that another process holds.
-_PATIENCE = 1.0
+# Seconds between two looks at the events of all tasks, and at a lock that another process holds.
+_EVENT_PATIENCE, _LOCK_PATIENCE = 0.2, 1.0
+
+
+@dataclass
+class LocalExecutor:
+    """Runs as many tasks at once as there are slots.
+
+    slots: environment variables of each, such as the GPUs that its processes see.
+    """
+
+    slots: list[dict[str, str]]
+
+    def run(self, tasks: Sequence[Task], on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> None:
+        """Run all tasks to their ends; ``on_event`` is called in this thread.
+
+        The tasks are supervised by threads, so that this one, which gets the signals, always answers.
+        """
+        waiting: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        for task in tasks:
+            waiting.put(task)
+        events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+
+        def serve(slot: dict[str, str]) -> None:
+            try:
+                with suppress(queue.Empty):
+                    while True:
+                        supervise(waiting.get_nowait(), events.put, should_stop, slot)
+            except BaseException as error:  # raised in the waiting thread
+                events.put(error)
+            events.put(None)
+
+        threads = [threading.Thread(target=serve, args=(slot,), daemon=True) for slot in self.slots[: len(tasks)]]
+        for thread in threads:
+            thread.start()
+        left = len(threads)
+        while left:
+            try:
+                event = events.get(timeout=_EVENT_PATIENCE)
+            except queue.Empty:
+                continue
+            if isinstance(event, BaseException):
+                raise event
+            if event is None:
+                left -= 1
+            else:
+                on_event(event)
+
+
+def device_slots(gpus_per_pack: int, threads: int, parallel: int | None) -> list[dict[str, str]]:
+    """Environment variables for every pack that this machine can train at the same time.
+
+    Args:
+        threads: CPU threads that a pack has been given (``trainer.threads``); 0: PyTorch takes all cores.
+        parallel: how many packs; None: as many as its GPUs hold, or without GPUs as its cores hold.
+    """
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
+    if not torch.cuda.is_available() or len(gpus) < gpus_per_pack:
+        cores = len(os.sched_getaffinity(0))
+        return [{}] * (parallel or (max(1, cores // threads) if threads else 1))
+    count = min(parallel or len(gpus), len(gpus) // gpus_per_pack)
+    return [
+        {"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot * gpus_per_pack : (slot + 1) * gpus_per_pack])}
+        for slot in range(count)
+    ]
 
 
 def supervise(
@@ -31,18 +96,17 @@ def supervise(
     should_stop: Callable[[], bool] = lambda: False,
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Make all units of a task; what becomes of each is an event, never an exception.
+    """Make all units of a task; the fate of each is an event, never an exception.
 
-    Adapters that another process is making are left to it, and waited for at the end. A child that dies (a signal, out
-    of memory, an exit in somebody's code) costs the units that it was at: they are tried again in halves until the one
-    that kills its process is alone and fails. Once ``should_stop()`` is true, the child saves its checkpoints and what
-    is left is interrupted.
+    Adapters that another process is making are left to it, and waited for at the end. When a child dies (a signal, out
+    of memory, an exit in somebody's code), the units that it was working on are tried again in halves, until the one
+    that kills its process is alone and fails. Once ``should_stop()`` is true, the child saves its checkpoints and the
+    remaining units are interrupted.
 
     Args:
         environment: variables for the children, such as the GPUs that they may use.
     """
-    supervisor = _Supervisor(task, on_event, should_stop, environment)
-    supervisor.run()
+    _Supervisor(task, on_event, should_stop, environment).run()
 
 
 @dataclass
@@ -59,7 +123,7 @@ class _Supervisor:
             mine, others = self._claim(self.task.units)
             self._make(mine)
             for unit in others:
-                self.on_event({"event": "waiting", "unit": unit.key})
+                self.on_event(Waiting(unit.key))
             for unit in others:
                 if self._wait(unit):
                     self._make([unit])
@@ -75,7 +139,7 @@ class _Supervisor:
             try:
                 free = unit.key in self.locks or not self._untrained(unit) or self._lock(unit.key, 0)
             except UserError as error:  # a store that cannot be written; what it has can be used
-                self._fail(unit, error, str(error))
+                self._pass_on(Failed(unit.key, Failure.of(error)))
             else:
                 (mine if free else others).append(unit)
         return mine, others
@@ -91,9 +155,9 @@ class _Supervisor:
 
     def _wait(self, unit: Unit) -> bool:
         """Wait until another process has made it or given it up."""
-        while self._untrained(unit) and not self._lock(unit.key, _PATIENCE):
+        while self._untrained(unit) and not self._lock(unit.key, _LOCK_PATIENCE):
             if self.should_stop():
-                self.on_event({"event": "interrupted", "unit": unit.key, "step": None})
+                self.on_event(Interrupted(unit.key))
                 return False
         return True
 
@@ -101,53 +165,48 @@ class _Supervisor:
         return unit.key != BASE and store.find("adapter", unit.key) is None
 
     def _make(self, units: Sequence[Unit]) -> None:
-        queue = deque([list(units)] if units else [])
-        while queue:
-            some = queue.popleft()
+        waiting = deque([list(units)] if units else [])
+        while waiting:
+            some = waiting.popleft()
             child = _Child(self.task.with_units(some), self._pass_on, self.environment, self.should_stop)
             untrained = [unit.key for unit in some if self._untrained(unit)]
             self.fitting |= set(untrained)
             death = child.run(untrained)
             left = [unit for unit in some if unit.key not in child.ended]
-            queue.extendleft(reversed(self._after(death, left, child.begun)))
+            waiting.extendleft(reversed(self._after(death, left, child.begun)))
 
     def _after(self, death: Exception | None, left: list[Unit], begun: set[str]) -> list[list[Unit]]:
-        """What is to be tried again when a child has ended with units left, in groups."""
+        """Groups of units to try again when a child has ended with units left."""
         if self.should_stop():
             for unit in left:
-                self._pass_on({"event": "interrupted", "unit": unit.key, "step": None})
+                self._pass_on(Interrupted(unit.key))
             return []
         if isinstance(death, UserError):
             for unit in left:
-                self._fail(unit, death, str(death))
+                self._pass_on(Failed(unit.key, Failure.of(death)))
             return []
         suspects = [unit for unit in left if unit.key in begun] or left
         rest = [unit for unit in left if unit not in suspects]
-        death = death or WorkerDied("its process ended without a word")
+        death = death or WorkerDied("its process ended without an error message")
         if len(suspects) > 1:
-            keys = [unit.key for unit in suspects]
-            self._pass_on({"event": "split", "unit": None, "units": keys, "reason": str(death)})
+            self._pass_on(Split([unit.key for unit in suspects], str(death)))
         elif suspects:
-            where = f". What it printed is in {self.task.log}" if self.task.log else ""
-            self._fail(suspects[0], death, f"training or decoding it killed the process: {death}{where}")
+            where = f". Its output is in {self.task.log}" if self.task.log else ""
+            said = f"training or decoding it killed the process: {death}{where}"
+            self._pass_on(Failed(suspects[0].key, Failure(type(death).__name__, said, user=False)))
             suspects = []
         return [group for group in (*even_chunks(suspects, 2), rest) if group]
 
-    def _fail(self, unit: Unit, error: Exception, message: str) -> None:
-        user = isinstance(error, UserError)
-        facts = {"error_type": type(error).__name__, "message": message, "user": user, "traceback": ""}
-        self._pass_on({"event": "failed", "unit": unit.key, **facts})
-
     def _pass_on(self, event: Event) -> None:
-        if event["event"] in _ENDS and event["unit"] in self.locks:
-            self.locks.pop(event["unit"]).close()
-        if event["event"] == "ready":
-            event = {**event, "fitted": event["unit"] in self.fitting}
+        if isinstance(event, UnitEvent) and event.ends and event.unit in self.locks:
+            self.locks.pop(event.unit).close()
+        if isinstance(event, Ready):
+            event = replace(event, fitted=event.unit in self.fitting)
         self.on_event(event)
 
 
 class _Child:
-    """One life of a task's process. begun, ended: keys of units that it was at, and has done with."""
+    """One process of a task. begun, ended: keys of the units that it works on, and of those that it has ended."""
 
     def __init__(
         self,
@@ -161,7 +220,7 @@ class _Child:
         self.ended: set[str] = set()
 
     def run(self, untrained: list[str]) -> Exception | None:
-        """Make the task's units. Returns what ended the process, or None."""
+        """Make the task's units; returns the error that ended the process, or None."""
         try:
             if self.task.ranks > 1 and untrained:
                 self._start(self.task.ranks, untrained, False)
@@ -180,87 +239,14 @@ class _Child:
         task = task or self.task
         if task.units:
             run_workers(
-                work, (task, untrained, decoding), count, self._hear, environment=self.environment,
+                work, (task, untrained, decoding), count, self._receive, environment=self.environment,
                 should_stop=self.should_stop,
             )  # fmt: skip
 
-    def _hear(self, rank: int, event: Any) -> None:
-        key = event["unit"]
-        if event["event"] in _ENDS:
-            self.ended.add(key)
-            self.begun.discard(key)
-        elif event["event"] in ("fitting", "decoding"):
-            self.begun.add(key)
+    def _receive(self, rank: int, event: Event) -> None:
+        if isinstance(event, Fitting | Decoding):
+            self.begun.add(event.unit)
+        elif isinstance(event, UnitEvent) and event.ends:
+            self.ended.add(event.unit)
+            self.begun.discard(event.unit)
         self.on_event(event)
-
-
-# --- Tasks on this machine: one after another, or side by side on its GPUs.
-
-# Seconds between two looks at the events of all tasks.
-_EVENT_PATIENCE = 0.2
-
-
-@dataclass
-class LocalExecutor:
-    """Runs as many tasks at once as there are places.
-
-    places: the environment of each, such as the GPUs that its processes see.
-    """
-
-    places: list[dict[str, str]]
-
-    def run(self, tasks: Sequence[Task], on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> None:
-        """Run all tasks to their ends; ``on_event`` is called in this thread.
-
-        The tasks are supervised by threads, so that this one, which gets the signals, always answers.
-        """
-        waiting: queue.SimpleQueue[Task] = queue.SimpleQueue()
-        for task in tasks:
-            waiting.put(task)
-        events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
-
-        def serve(place: dict[str, str]) -> None:
-            try:
-                with suppress(queue.Empty):
-                    while True:
-                        supervise(waiting.get_nowait(), events.put, should_stop, place)
-            except BaseException as error:  # to the thread that waits for it
-                events.put(error)
-            events.put(None)
-
-        threads = [threading.Thread(target=serve, args=(place,), daemon=True) for place in self.places[: len(tasks)]]
-        for thread in threads:
-            thread.start()
-        left = len(threads)
-        while left:
-            try:
-                event = events.get(timeout=_EVENT_PATIENCE)
-            except queue.Empty:
-                continue
-            if isinstance(event, BaseException):
-                raise event
-            if event is None:
-                left -= 1
-            else:
-                on_event(event)
-
-
-def places_here(gpus_per_pack: int, threads: int, parallel: int | None) -> list[dict[str, str]]:
-    """An environment for every pack that this machine can train at the same time.
-
-    Args:
-        threads: CPU threads that a pack has been given (``trainer.threads``); 0: PyTorch takes all cores.
-        parallel: how many packs; None: as many as its GPUs hold, or without GPUs as its cores hold.
-    """
-    import torch
-
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
-    if not torch.cuda.is_available() or len(gpus) < gpus_per_pack:
-        cores = len(os.sched_getaffinity(0))
-        return [{}] * (parallel or (max(1, cores // threads) if threads else 1))
-    count = min(parallel or len(gpus), len(gpus) // gpus_per_pack)
-    return [
-        {"CUDA_VISIBLE_DEVICES": ",".join(gpus[place * gpus_per_pack : (place + 1) * gpus_per_pack])}
-        for place in range(count)
-    ]

@@ -18,20 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft import store
-from kimi_audio_ft.cli import is_users
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.decoding.request import Request
 from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode_all
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.files import raise_if_full
-from kimi_audio_ft.outcomes import BASE
+from kimi_audio_ft.outcomes import BASE, Failure
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.runtime.devices import limit_threads
 from kimi_audio_ft.runtime.libraries import quiet_libraries
-from kimi_audio_ft.runtime.signals import Interrupted, TrainingFailed
+from kimi_audio_ft.runtime.signals import Interrupted, StopRequest, TrainingFailed
 from kimi_audio_ft.runtime.workers import Send
 from kimi_audio_ft.scoring import score
 from kimi_audio_ft.store.signature import canonical
+from kimi_audio_ft.sweep import events
+from kimi_audio_ft.sweep.events import Decoding, Event, Failed, Fitting, Paused, Ready, Split, Step
 from kimi_audio_ft.sweep.plan import Task, Unit, even_chunks, grouped, pack_units
 from kimi_audio_ft.training.adapters import Member
 from kimi_audio_ft.trial import Trial
@@ -47,14 +48,10 @@ class Worker:
 
     def __init__(self, rank: int, send: Send, task: Task, should_stop: Callable[[], bool]) -> None:
         self.rank, self.task, self.should_stop = rank, task, should_stop
-        self._send = send if rank == 0 else lambda event: None
+        self.send: Callable[[Event], None] = send if rank == 0 else lambda event: None
         self.pack_size = task.pack_size
         self._fallen: set[str] = set()
         self._evaluations: dict[str, EvaluationSet] = {}
-
-    def event(self, name: str, unit: str | None, **facts: Any) -> None:
-        """Tell the supervisor what happened to a unit."""
-        self._send({"event": name, "unit": unit, **facts})
 
     def run(self, untrained: set[str], decoding: bool) -> None:
         """Decode what needs no training, then train pack by pack, decoding each pack's units at once."""
@@ -145,10 +142,10 @@ class Worker:
         ]
         units = {unit.key: unit for unit in pack}
         for key in trials:
-            self.event("fitting", key, pack=len(pack), task=self.task.number)
+            self.send(Fitting(key, len(pack), self.task.number))
 
         def on_step(key: str, step: int, steps: int, loss: float, speed: float) -> None:
-            self.event("step", key, step=step, steps=steps, loss=loss, tokens_per_second=speed)
+            self.send(Step(key, step, steps, loss, speed))
 
         results = fit_adapters(
             first.base, members, data, first.config.trainer, dispatch=self._dispatch(first), until=self.task.until,
@@ -179,7 +176,7 @@ class Worker:
     def _judge(self, unit: Unit, trial: Trial, step: int, val_loss: float) -> None:
         """Say how good an adapter is where its training rests."""
         rate = self._rate(unit, trial, step) if self.task.metric == "cer" and self.rank == 0 else None
-        self.event("paused", unit.key, step=step, val_loss=val_loss, val_cer=rate)
+        self.send(Paused(unit.key, step, val_loss, rate))
 
     def _rate(self, unit: Unit, trial: Trial, step: int) -> float:
         from kimi_audio_ft.training.checkpoint import checkpoint_of
@@ -202,7 +199,7 @@ class Worker:
             except Exception as error:
                 self._failed(unit, error)
             else:
-                self.event("ready", unit.key)
+                self.send(Ready(unit.key))
         return None
 
     def _decode(self, unit: Unit) -> None:
@@ -213,7 +210,7 @@ class Worker:
             nonlocal last
             if done == total or time.monotonic() - last > _EVERY:
                 last = time.monotonic()
-                self.event("decoding", unit.key, done=done, total=total)
+                self.send(Decoding(unit.key, done, total))
 
         for jobs in grouped(unit.jobs, lambda job: canonical(asdict(job.data))):
             evaluation = self._evaluation(jobs[0])
@@ -241,29 +238,26 @@ class Worker:
 
     def _interrupt(self, units: Sequence[Unit], step: int | None) -> None:
         for unit in units:
-            self.event("interrupted", unit.key, step=step)
+            self.send(events.Interrupted(unit.key, step))
 
     def _failed(self, unit: Unit, error: Exception) -> None:
         if unit.key in self._fallen:  # while it trained, and now that its pack has ended
             return
         self._fallen.add(unit.key)
-        words = "" if is_users(error) else "".join(traceback.format_exception(error))
-        log.error("%s failed: %s", unit.key, words or error)
-        self.event(
-            "failed", unit.key, error_type=type(error).__name__, message=str(error), user=is_users(error),
-            traceback=words,
-        )  # fmt: skip
+        failure = Failure.of(error)
+        log.error("%s failed: %s", unit.key, failure.traceback or failure.message)
+        self.send(Failed(unit.key, failure))
 
     def _broken(self, pack: list[Unit], error: Exception) -> None:
         """A pack that broke: a mistake in what all share fails all; anything else is looked for in smaller packs."""
-        if self.task.ranks > 1 and not is_users(error):
+        if self.task.ranks > 1 and not isinstance(error, UserError):
             raise error  # the other ranks know nothing of it; the supervisor begins again with smaller packs
         try:
             raise_if_full(error, store_root())
         except UserError as full:
             error = full
         memory = out_of_memory(error)
-        if len(pack) == 1 or is_users(error):
+        if len(pack) == 1 or isinstance(error, UserError):
             for unit in pack:
                 self._failed(unit, too_large(unit.config, error) if memory else error)
             return
@@ -272,7 +266,7 @@ class Worker:
             free_memory()
             self.pack_size = len(pack) // 2
         reason = "out of memory" if memory else f"{type(error).__name__}: {error}"
-        self.event("split", None, units=[unit.key for unit in pack], reason=reason)
+        self.send(Split([unit.key for unit in pack], reason))
         for half in even_chunks(pack, 2):
             self.decode(self._fit(half))
 
@@ -284,27 +278,6 @@ def _work_folder(key: str) -> Path:
 # --- How a task's process begins: its signals, threads and log.
 
 
-class Asked:
-    """Whether somebody has asked this process to stop: SIGTERM, or a signal of a cluster that takes its node back.
-
-    Ctrl-C reaches every process of a terminal's group; the supervisor alone answers it, with one SIGTERM. When the
-    supervisor dies, its locks are gone, so this process must be too: SIGINT, which PyTorch asks the kernel to send
-    then, would not be heard.
-    """
-
-    def __init__(self) -> None:
-        from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]  # made in C
-
-        self.stop = False
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(number, self._hear)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _prctl_pr_set_pdeathsig(signal.SIGKILL)
-
-    def _hear(self, number: int, frame: Any) -> None:
-        self.stop = True
-
-
 def work(rank: int, send: Send, task: Task, untrained: Sequence[str], decoding: bool) -> None:
     """Make a task's units, as one of ``task.ranks`` processes that train together; every event is sent on.
 
@@ -312,14 +285,25 @@ def work(rank: int, send: Send, task: Task, untrained: Sequence[str], decoding: 
         untrained: keys of the units that are to be trained; the sender holds their locks.
         decoding: whether this process also decodes.
     """
-    asked = Asked()
+    # The supervisor alone answers Ctrl-C, with one SIGTERM; a cluster that takes its node back sends SIGUSR1/2.
+    # Never undone: a signal must not end this process while its last events are being sent.
+    stop = StopRequest(also=[signal.SIGUSR2], ignore_ctrl_c=True).listen()
+    _die_with_supervisor()
     _set_up(rank, task)
+    Worker(rank, send, task, stop).run(set(untrained), decoding)
 
-    Worker(rank, send, task, lambda: asked.stop).run(set(untrained), decoding)
+
+def _die_with_supervisor() -> None:
+    """Have the kernel kill this process when the supervisor dies, whose locks are gone then.
+
+    PyTorch asks the kernel for SIGINT, which is ignored here.
+    """
+    from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]  # made in C
+
+    _prctl_pr_set_pdeathsig(signal.SIGKILL)
 
 
 def _set_up(rank: int, task: Task) -> None:
-
     if task.log is not None:
         target = os.open(task.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         for stream in (sys.stdout, sys.stderr):

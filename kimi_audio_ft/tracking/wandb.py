@@ -13,11 +13,11 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-import regex
+from typing import Any
 
 from kimi_audio_ft.config.train import LoggerConfig
+from kimi_audio_ft.files import read_yaml
+from kimi_audio_ft.runtime.wandb_server import Mode, described, mark_unreachable, resolve_mode, short_name
 from kimi_audio_ft.tracking.base import TrackerSettings, Utterance
 
 # --- What W&B is given of a trial: flat keys, so that its parallel coordinates, scatter plots and grouping just work.
@@ -29,8 +29,6 @@ FACTS = "record"
 """Group of the config that holds a finished trial's facts in words, such as ``record.signature``."""
 
 _ERRORS, _NORMALISED = "errors", "normalised"
-# W&B refuses longer names of runs and groups when they arrive, which for an offline run is weeks later.
-_LONGEST_NAME = 128
 
 
 def flat_keys(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -71,11 +69,6 @@ def facts_of(scores: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in scores.items() if isinstance(value, str | bool)}
 
 
-def short_name(name: str) -> str:
-    """A run's name, or a group's, no longer than W&B takes: the end is what tells siblings apart."""
-    return name if len(name) <= _LONGEST_NAME else f"…{name[-(_LONGEST_NAME - 1) :]}"
-
-
 def worst_first(utterances: Sequence[Utterance], limit: int) -> list[Utterance]:
     """At most ``limit`` utterances, those with the highest CER first and otherwise in the given order."""
     return sorted(utterances, key=lambda utterance: -utterance["cer"])[:limit]
@@ -107,7 +100,6 @@ TABLE = "utterances"
 _INIT_SECONDS = 30.0
 _FINISH_SECONDS = 300.0
 # API keys have 40 characters or more; nothing else in a wandb message that matters is that long without a break.
-_SECRET = regex.compile(r"[\w-]{40,}")
 
 
 class WandbRun:
@@ -260,62 +252,6 @@ def staging_in(folder: Path) -> Iterator[None]:
         del os.environ["WANDB_DATA_DIR"]
 
 
-def described(error: Exception) -> str:
-    """What an error of wandb's says, on one line and without anything that could be an API key."""
-    first_line = (str(error).splitlines() or [""])[0]
-    return f"{type(error).__name__}: {_SECRET.sub('***', first_line)}"
-
-
-# --- Whether a W&B run goes online: decided without a prompt, and without the network when nobody is logged in.
-
-Mode = Literal["online", "offline", "disabled"]
-
-_ALIASES = {"dryrun": "offline", "run": "online"}  # wandb's old names of its modes
-
-# Set when the server did not answer: the other trials of this process do not wait for it again.
-_unreachable = False
-
-
-def resolve_mode(asked: str) -> Mode:
-    """``online``, ``offline`` or ``disabled``, given the option ``logger.mode`` (auto, online or offline).
-
-    ``WANDB_MODE`` wins over the option, because a cluster's nodes or a test set it to keep processes off the
-    network. Online needs a login; without one the run is offline, and ``wandb sync`` uploads it later.
-    """
-    mode = os.environ.get("WANDB_MODE") or asked
-    mode = _ALIASES.get(mode, mode)
-    if mode == "disabled":
-        return "disabled"
-    if mode == "offline" or _unreachable:
-        return "offline"
-    if not logged_in():
-        if mode != "auto":
-            log.warning("W&B: mode %s was asked for, but there is no login (`wandb login`); the run is offline", mode)
-        return "offline"
-    return "online"
-
-
-def logged_in() -> bool:
-    """Whether wandb finds credentials for its server in the environment, ``.netrc`` or its settings; no network."""
-    import wandb
-    from wandb.sdk.lib import wbauth
-
-    # `wandb.login(prompt=False)` would do as well, but prints, contacts the server and rewrites wandb's settings file.
-    host = wandb.setup(settings=wandb.Settings(silent=True)).settings.base_url
-    try:
-        found = wbauth.authenticate_session(host=host, source="kimi_audio_ft", prompt=False, update_session=False)
-    except wandb.errors.AuthenticationError as error:
-        log.warning("W&B: the credentials cannot be used (%s); the run is offline", error)
-        return False
-    return found is not None
-
-
-def mark_unreachable() -> None:
-    """Remember for this process that the server did not answer."""
-    global _unreachable
-    _unreachable = True
-
-
 # --- A finished sweep as one more W&B run of its group: the report as an artifact, the leaderboard as a table.
 
 JOB_TYPE = "report"
@@ -353,10 +289,8 @@ def record_sweep(folder: Path, files: Sequence[Path]) -> None:
 
 def _logger_of(folder: Path) -> LoggerConfig | None:
     """Settings of the first trial that W&B recorded, from the config that Hydra wrote beside it."""
-    from multirun_analysis.records import read_yaml
-
     for path in sorted(folder.glob("*/.hydra/config.yaml")):
-        config = read_yaml(path)
+        config = read_yaml(path, "Run this trial again")
         if config["logger"]["kind"] == "wandb":
             return LoggerConfig(**config["logger"])
     return None

@@ -11,13 +11,13 @@ from typing import Any
 
 from yaml import YAMLError
 
+from kimi_audio_ft.files import parse_yaml
 from kimi_audio_ft.store.signature import flatten
 from kimi_audio_ft.text import duration
 from multirun_analysis.checks import OPTIONS, option_of, version_of
 from multirun_analysis.compare import Adapter, Comparison
 from multirun_analysis.messages import Messages
 from multirun_analysis.params import distinct, identity
-from multirun_analysis.records import parse_yaml
 from multirun_analysis.sweep import Trial
 from multirun_analysis.words import show
 

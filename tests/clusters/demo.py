@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kimi_audio_ft.sweep.cluster.task import EventReader
+from kimi_audio_ft.sweep.events import EventReader, events_path
 from tests.faults.sweeps import Place
 from tests.trials_json import values
 
@@ -117,7 +117,7 @@ class Demo:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """What a task has told so far."""
-        return EventReader(self.task_file(name).with_name(f"{name}.json.events.jsonl")).read()
+        return [event.to_json() for event in EventReader(events_path(self.task_file(name))).read()]
 
     def step(self, name: str) -> int:
         """The optimizer step at which a task is now; 0: it does not train."""

@@ -31,15 +31,15 @@ from hydra.experimental.callback import Callback
 
 class Crash(Callback):
     def on_multirun_start(self, config, **kwargs):
-        from kimi_audio_ft.sweep.halving_run import Record
+        from kimi_audio_ft.sweep.halving_run import HalvingRecord
 
-        write = Record.write
+        write = HalvingRecord.write
 
         def write_and_die(record, candidates):
             write(record, candidates)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        Record.write = write_and_die
+        HalvingRecord.write = write_and_die
 '''
 
 
@@ -96,7 +96,7 @@ def test_interrupted_sweep_goes_on_from_its_rung(halved: Halved) -> None:
     kept = rung_files(halved.place)
     assert len([path for path in halved.files_at_death if path.suffix == ".json" and path.parent.name == "rungs"]) == 4
     assert kept.items() <= halved.files_at_death.items() and len(kept) < len(halved.files_at_death)
-    before, _, after = halved.done.out.partition("Rung 1 of 1, step 2: 2 of 4 adapters go on")
+    before, _, after = halved.done.out.partition("Rung 1 of 1, step 2: 2 of 4 adapters continue")
     assert "step 1 of 4" not in before + after and "step 4 of 4" in after
 
 

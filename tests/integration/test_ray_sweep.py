@@ -12,7 +12,8 @@ from kimi_audio_ft.config.launcher import RayConfig
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.sweep.cluster.executor import ClusterExecutor
-from kimi_audio_ft.sweep.plan import Event, Task, Unit
+from kimi_audio_ft.sweep.events import Event, Interrupted, Ready, Step
+from kimi_audio_ft.sweep.plan import Task, Unit
 from tests.trials_json import values
 
 pytest.importorskip("ray")
@@ -48,16 +49,16 @@ def test_a_task_that_is_stopped_on_ray_saves_and_goes_on(
     executor = ClusterExecutor(RayCluster(RayConfig(), 0), tmp_path)
     task = Task(0, [Unit("a1", [config])], pack_size=1)
     heard: list[Event] = []
-    executor.run([task], heard.append, lambda: any(event["event"] == "step" for event in heard))
-    assert heard[-1]["event"] == "interrupted"
-    saved = heard[-1]["step"]
-    assert 0 < saved < 60
+    executor.run([task], heard.append, lambda: any(isinstance(event, Step) for event in heard))
+    last = heard[-1]
+    assert isinstance(last, Interrupted) and last.step is not None
+    assert 0 < last.step < 60
 
     later: list[Event] = []
     executor.run([task], later.append, lambda: False)
     # Steps are told a few times per second, so that the first one told need not be the first one taken.
-    assert next(event["step"] for event in later if event["event"] == "step") > saved
-    assert later[-1]["event"] == "ready" and later[-1]["fitted"]
+    assert next(event.step for event in later if isinstance(event, Step)) > last.step
+    assert later[-1] == Ready("a1", fitted=True)
 
 
 def test_what_ray_does_not_have_is_refused_at_once() -> None:

@@ -65,12 +65,12 @@ def test_own_recordings(corpus: Path, workplace: Any) -> None:
     shutil.copytree(corpus, workplace.folder / "my")
     section = commands("Your own recordings")
     assert section[0] == ["source", ".venv/bin/activate"]
-    assert {words[2] for words in section[1:]} == {*SHORTER, "kimi_audio_ft.prepare", "kimi_audio_ft.store.make"}
+    assert {words[2] for words in section[1:]} == {*SHORTER, "kimi_audio_ft.prepare", "kimi_audio_ft.store"}
     for words in section[1:]:
         assert words[:2] == ["python", "-m"], words
         module, arguments = words[2], words[3:]
         if any("SIGNATURE" in argument for argument in arguments):
-            listed = json.loads(workplace.run("kimi_audio_ft.store.make", "ls", "--json").out)
+            listed = json.loads(workplace.run("kimi_audio_ft.store", "ls", "--json").out)
             signature = next(row["signature"] for row in listed if row["kind"] == "adapter")
             arguments = [argument.replace("SIGNATURE", signature) for argument in arguments]
         done = workplace.run(module, *arguments, *SHORTER.get(module, ()))
@@ -137,7 +137,7 @@ def test_named_modules_exist() -> None:
 def test_named_files_exist() -> None:
     elsewhere = ("outputs/", "my/", "store/", "/", "moonshotai/", "THUDM/", "whisper-large-v3/")
     named = [span for span in spans() if re.fullmatch(r"[\w./-]+/[\w./-]*", span) and not span.startswith(elsewhere)]
-    assert "kimi_audio_ft/schema.py" in named
+    assert "kimi_audio_ft/config/train.py" in named
     for name in named:
         assert (REPOSITORY / name).exists(), name
 
@@ -180,7 +180,7 @@ def test_named_options_of_prepare_exist() -> None:
 
 HELPED = [
     *("kimi_audio_ft.prepare", "kimi_audio_ft.tokenize", TRAIN, "kimi_audio_ft.evaluate", "kimi_audio_ft.merge"),
-    *("kimi_audio_ft.store.make", "multirun_analysis", "multirun_analysis.labels", "multirun_analysis.wandb_view"),
+    *("kimi_audio_ft.store", "multirun_analysis", "multirun_analysis.labels", "multirun_analysis.wandb_view"),
 ]
 WITHOUT_TORCH = """
 import runpy, sys

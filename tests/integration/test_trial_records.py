@@ -146,6 +146,6 @@ def test_interrupted_trial_has_not_failed(place: Any, short: tuple[str, ...], mo
     finally:
         signal.signal(signal.SIGINT, handler)
     assert done.code == 130
-    assert "interrupted" in done.err and "goes on from there" in done.err and "Traceback" not in done.err
+    assert "interrupted" in done.err and "Resume with:" in done.err and "Traceback" not in done.err
     assert not list((place.folder / "interrupted").glob("*.json"))
     assert place.products("adapter") == before

@@ -18,7 +18,8 @@ from kimi_audio_ft.config.launcher import SlurmConfig
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.sweep.cluster.executor import NotNow
 from kimi_audio_ft.sweep.cluster.slurm import Slurm
-from kimi_audio_ft.sweep.cluster.task import EventReader, this_place
+from kimi_audio_ft.sweep.cluster.task import sweep_environment
+from kimi_audio_ft.sweep.events import EventReader
 from tests.trials_json import values
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm")]
@@ -57,7 +58,8 @@ class Sweep:
 
     def events(self, run: str) -> list[dict[str, Any]]:
         """All events so far of the first task of a run."""
-        return EventReader(self.folder / "sweep" / "packs" / run / "task-0.json.events.jsonl").read()
+        path = self.folder / "sweep" / "packs" / run / "task-0.json.events.jsonl"
+        return [event.to_json() for event in EventReader(path).read()]
 
     def wait_for(self, run: str, what: Callable[[list[dict[str, Any]]], bool], process: subprocess.Popen[str]) -> None:
         """Wait until the events are as wanted."""
@@ -146,9 +148,9 @@ def test_a_sweep_that_is_interrupted_in_every_way_ends_as_a_local_one(tmp_path: 
 
 @pytest.fixture
 def task_file(tmp_path: Path) -> Path:
-    """Where a task could be, with its place: the job's process finds no task there, and ends with exit code 2."""
+    """A path with a task's environment and no task: the job's process finds none there, and ends with exit code 2."""
     file = tmp_path / "task-0.json"
-    this_place().write(file)
+    sweep_environment().write(file)
     return file
 
 
@@ -159,7 +161,7 @@ def queue(**settings: Any) -> Slurm:
 def end_of(slurm: Slurm, job: str) -> tuple[str, str]:
     found: dict[str, Any] = {}
     until(lambda: found.update(slurm.ended([job])) or found)
-    return found[job].fate, found[job].words
+    return found[job].fate, found[job].reason
 
 
 def test_how_jobs_ended_is_told(task_file: Path) -> None:

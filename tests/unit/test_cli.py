@@ -24,6 +24,7 @@ from kimi_audio_ft.config.commands import TokenizeConfig
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import config_dir, project_root
+from kimi_audio_ft.sweep.report import SweepReport
 from kimi_audio_ft.train import record_failure
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -123,7 +124,7 @@ def test_interruption(start: Callable[..., None], capsys: pytest.CaptureFixture[
         start(command(*TOKENIZE)(interrupted), GIVEN, "hydra.run.dir='two words'")
     assert end.value.code == 130
     said = capsys.readouterr().err.splitlines()
-    assert said[-2] == "the same command goes on from there:"
+    assert said[-2] == "Resume with:"
     assert said[-1].startswith("  python ") and shlex.split(said[-1])[-2:] == [GIVEN, "hydra.run.dir='two words'"]
 
 
@@ -136,7 +137,7 @@ def test_bug_in_one_trial_of_a_sweep(
         (tmp_path / "sweep" / "1" / "seen").touch()
         return 0.5
 
-    main = command(*TRAIN, on_failure=record_failure)(broken_at_rank_2)
+    main = command(*TRAIN, on_failure=record_failure, endings=SweepReport)(broken_at_rank_2)
     with pytest.raises(SystemExit) as end:
         start(main, "-m", "lora.r=2,4", "hydra.sweep.dir=sweep")
     assert end.value.code == 1

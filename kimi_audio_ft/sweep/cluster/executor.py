@@ -1,4 +1,4 @@
-"""Tasks as jobs of a cluster: submitted, followed through their events files, and tried again when a job is lost."""
+"""Tasks as jobs of a cluster: submitted, followed through their events files, and resubmitted when a job is lost."""
 
 from __future__ import annotations
 
@@ -10,15 +10,28 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
+from kimi_audio_ft.outcomes import Failure
 from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.sweep.cluster.task import EventReader, Place, Progress, events_path, log_path, this_place
-from kimi_audio_ft.sweep.plan import Event, Task, Unit, even_chunks, write_task
+from kimi_audio_ft.sweep.cluster.task import TaskEnvironment, log_path, sweep_environment
+from kimi_audio_ft.sweep.events import (
+    Event,
+    EventReader,
+    Failed,
+    Fitting,
+    Interrupted,
+    Paused,
+    Progress,
+    Ready,
+    Split,
+    events_path,
+)
+from kimi_audio_ft.sweep.plan import Task, Unit, even_chunks, write_task
 
 log = logging.getLogger(__name__)
 
 # Seconds between two looks at the events of all tasks.
 _PATIENCE = 0.5
-# Seconds after which jobs that have not ended are asked again to stop: one that is just starting does not hear it.
+# Seconds after which jobs that have not ended are asked again to stop: one that is just starting misses the signal.
 _ASK_AGAIN = 15.0
 # Seconds after which a cluster that did not answer is given its job again.
 _TRY_AGAIN = 15.0
@@ -28,16 +41,16 @@ _TRY_AGAIN = 15.0
 class JobEnd:
     """How a job ended.
 
-    fate: "died": what it ran, or its memory, is to blame; "lost": it was stopped, or its node failed, and it may go
-    on elsewhere; "cancelled": by a person. words: for the person who reads why.
+    fate: "died": because of its program or its memory; "lost": it was stopped, or its node failed, and it can be
+    resumed elsewhere; "cancelled": by a person. reason: a message for people.
     """
 
     fate: Literal["died", "lost", "cancelled"]
-    words: str
+    reason: str
 
 
 class NotNow(Exception):
-    """A cluster that has worked cannot take a job now; it has told why, and is to be asked again."""
+    """A cluster that has worked cannot take a job now; it has logged why. Try again later."""
 
 
 class Cluster(Protocol):
@@ -50,18 +63,18 @@ class Cluster(Protocol):
         """Queue ``python -m kimi_audio_ft.sweep task_file``; returns the job's id. Raises UserError, NotNow."""
 
     def ended(self, jobs: Sequence[str]) -> Mapping[str, JobEnd]:
-        """Those of the jobs that have ended and will not come back; what is not known yet may be left out."""
+        """Those of the jobs that have ended and will not be requeued; those not known yet may be left out."""
 
     def stop(self, jobs: Sequence[str]) -> None:
         """Have jobs save and end; those that have not begun need not begin."""
 
     def close(self, jobs: Sequence[str]) -> None:
-        """Let go of the cluster; jobs that still run are ended."""
+        """Disconnect; jobs that still run are ended."""
 
 
 @dataclass
 class _Followed:
-    """A task whose job is queued or runs. open: its units without a last word."""
+    """A task whose job is queued or runs. open: its units that have not ended."""
 
     task: Task
     name: str
@@ -93,7 +106,7 @@ class ClusterExecutor:
         Raises:
             UserError: the cluster cannot be used, or refuses a job.
         """
-        run = _Run(self.cluster, _new_folder(self.folder / "packs"), this_place(), on_event, should_stop)
+        run = _Run(self.cluster, _new_folder(self.folder / "packs"), sweep_environment(), on_event, should_stop)
         for task in tasks:
             run.waiting.append((task, f"task-{task.number}", 0))
         try:
@@ -107,7 +120,7 @@ class ClusterExecutor:
 class _Run:
     cluster: Cluster
     folder: Path
-    place: Place
+    environment: TaskEnvironment
     on_event: Callable[[Event], None]
     should_stop: Callable[[], bool]
     waiting: deque[tuple[Task, str, int]] = field(default_factory=deque)
@@ -116,7 +129,7 @@ class _Run:
     not_before: float = 0.0  # when a job may be submitted, after a cluster has said NotNow
 
     def turn(self, parallel: int | None) -> bool:
-        """Submit what may be submitted, pass on what happened; returns whether anything is left."""
+        """Submit tasks, pass on events; returns whether any task is left."""
         stopping = self.should_stop()
         if stopping:
             self._stop()
@@ -144,7 +157,7 @@ class _Run:
     def _submit(self, task: Task, name: str, restarts: int) -> _Followed:
         file = self.folder / f"{name}.json"
         write_task(replace(task, log=str(log_path(file))), file)
-        self.place.write(file)
+        self.environment.write(file)
         # A restarted task's file has the events of its earlier job.
         reader = EventReader(events_path(file))
         reader.read()
@@ -153,12 +166,13 @@ class _Run:
     def _pass_on(self, followed: _Followed) -> None:
         for event in followed.reader.read():
             if followed.progress.take(event):
-                if event["event"] in ("ready", "paused"):
+                if isinstance(event, Ready | Paused):
                     _refresh_store()
-                self.on_event({**event, "task": followed.name})
+                # A task that is tried again in halves has one number, but as many names as jobs.
+                self.on_event(replace(event, task=followed.name) if isinstance(event, Fitting) else event)
 
     def _after(self, followed: _Followed, end: JobEnd | None, stopping: bool) -> None:
-        """What is to be done about the units that a job has left."""
+        """Interrupt, resubmit, split or fail the units that a job has left."""
         units, name = followed.open, followed.name
         if not units:
             return
@@ -166,33 +180,31 @@ class _Run:
         paused = followed.progress.interrupted
         if stopping:
             for unit in units:
-                self.on_event(paused.get(unit.key) or {"event": "interrupted", "unit": unit.key, "step": None})
+                self.on_event(paused.get(unit.key) or Interrupted(unit.key))
         elif end.fate != "cancelled" and (end.fate == "lost" or len(paused) == len(units)):
             if followed.restarts == self.cluster.max_restarts:
                 self._fail(followed, end, f", and it has been started {followed.restarts + 1} times")
                 return
-            log.info("%s: %s; it is submitted again", name, end.words)
+            log.info("%s: %s; resubmitted", name, end.reason)
             self.waiting.append((followed.task.with_units(units), name, followed.restarts + 1))
         elif end.fate == "died" and len(units) > 1:
-            keys = [unit.key for unit in units]
-            self.on_event({"event": "split", "unit": None, "units": keys, "reason": end.words})
+            self.on_event(Split([unit.key for unit in units], end.reason))
             for number, half in enumerate(even_chunks(units, 2), 1):
                 self.waiting.append((followed.task.with_units(half), f"{name}.{number}", followed.restarts))
         else:
             self._fail(followed, end)
 
-    def _fail(self, followed: _Followed, end: JobEnd, words: str = "") -> None:
-        message = f"{end.words}{words}. "
+    def _fail(self, followed: _Followed, end: JobEnd, more: str = "") -> None:
+        message = f"{end.reason}{more}. "
         if end.fate != "cancelled":
             message += f"{self._where_to_look(log_path(followed.file))}. "
-        message += "The same command goes on from here"
+        message += "Re-run the command to resume"
         for unit in followed.open:
-            facts = {"error_type": "JobEnded", "message": message, "user": True, "traceback": ""}
-            self.on_event({"event": "failed", "unit": unit.key, **facts})
+            self.on_event(Failed(unit.key, Failure("JobEnded", message, user=True)))
 
     def _where_to_look(self, printed: Path) -> str:
         if printed.is_file() and printed.stat().st_size:
-            return f"What it printed is in {printed}"
+            return f"Its output is in {printed}"
         return (
             f"It printed nothing into {printed}: does its node see {self.folder}? That folder and the store "
             f"({store_root()}) must lie on a file system that all nodes share"
@@ -201,7 +213,7 @@ class _Run:
     def _stop(self) -> None:
         for task, _, _ in self.waiting:
             for unit in task.units:
-                self.on_event({"event": "interrupted", "unit": unit.key, "step": None})
+                self.on_event(Interrupted(unit.key))
         self.waiting.clear()
         if self.running and (self.asked is None or time.monotonic() - self.asked > _ASK_AGAIN):
             self.asked = time.monotonic()
@@ -209,7 +221,7 @@ class _Run:
 
 
 def _new_folder(parent: Path) -> Path:
-    """A folder that no run before has used: a sweep may come back, and halving makes tasks several times."""
+    """A folder that no earlier run has used: a sweep may be resumed, and halving makes tasks several times."""
     number = 1
     while True:
         folder = parent.absolute() / f"{number:03d}"
@@ -223,7 +235,7 @@ def _new_folder(parent: Path) -> Path:
 def _refresh_store() -> None:
     """Have a network file system show what another machine has just put into the store.
 
-    NFS remembers for a while that a name was absent; changing a folder, if only to the mode it has, makes it ask again
+    NFS caches for a while that a name was absent; changing a folder, if only to the mode it has, makes it ask again
     (submitit does the same before it looks for a result).
     """
     for kind in ("adapter", "transcript"):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 from kimi_audio_ft.config.launcher import RayConfig
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.sweep.cluster.executor import JobEnd
-from kimi_audio_ft.sweep.cluster.task import INTERRUPTED, TaskProcess, python_path
+from kimi_audio_ft.sweep.cluster.task import INTERRUPTED, python_path
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +42,9 @@ class RayCluster:
         gpus = (1 if there.get("GPU") else 0) if gpus_per_pack is None else gpus_per_pack
         self.asked: dict[str, float] = {"CPU": settings.num_cpus_per_pack, "GPU": gpus, **settings.resources}
         self.asked = {name: amount for name, amount in self.asked.items() if amount}
-        self.places = int(min(there.get(name, 0) // amount for name, amount in self.asked.items()))
-        if self.places == 0:
-            self._explain(there)
+        self.slots = int(min(there.get(name, 0) // amount for name, amount in self.asked.items()))
+        if self.slots == 0:
+            self._refuse_or_wait(there)
 
     def _connect(self) -> None:
         import ray
@@ -66,15 +68,15 @@ class RayCluster:
                 "`ray start --head`, name its address, or set null to start one on this machine"
             ) from None
 
-    def _explain(self, there: dict[str, float]) -> None:
+    def _refuse_or_wait(self, there: dict[str, float]) -> None:
         has = {name: there.get(name, 0) for name in self.asked}
-        words = (
+        message = (
             f"hydra.launcher.ray: a pack asks for {self.asked}, and the cluster has {has} in all. Look at "
             "num_cpus_per_pack, resources and hydra.launcher.gpus_per_pack"
         )
         if self.settings.address is None:
-            raise UserError(words)
-        log.warning("%s. Waiting for a node that has them", words)  # one may be on its way
+            raise UserError(message)
+        log.warning("%s. Waiting for a node that has them", message)  # one may be on its way
 
     def submit(self, task_file: Path, name: str) -> str:
         """Queue a task."""
@@ -87,7 +89,7 @@ class RayCluster:
             "max_retries": 0,
             "name": f"kimi_audio_ft {name}",
         }
-        handle = ray.remote(**options)(_worker_function(python_path())).remote(str(task_file))
+        handle = ray.remote(**options)(worker_function(python_path())).remote(str(task_file))
         job = handle.hex()
         self._tasks[job] = handle
         return job
@@ -118,22 +120,21 @@ class RayCluster:
             ray.wait([self._tasks[job] for job in jobs], num_returns=len(jobs), timeout=_GRACE)
 
 
-def _worker_function(path: str) -> Callable[[str], int]:
-    """What runs in Ray's worker. Ray sends an inner function by its code, so the worker needs no import to read it."""
+def worker_function(path: str) -> Callable[[str], int]:
+    """The function that Ray's worker runs: an inner one, which Ray sends by its code.
+
+    The worker may read it before it can import this package, so it refers to nothing of the package by name.
+    """
 
     def run(task_file: str) -> int:
-        import sys
-        from pathlib import Path
-
         sys.path[:0] = [entry for entry in path.split(":") if entry not in sys.path]
-
         # A process of its own: it can be sent signals, and its death or its memory is not the worker's.
-        process = TaskProcess(Path(task_file))
+        process = import_module("kimi_audio_ft.sweep.cluster.task").TaskProcess(Path(task_file))
         try:
-            return process.wait()
+            return int(process.wait())
         except KeyboardInterrupt:
             process.stop()
-            return process.wait()
+            return int(process.wait())
 
     return run
 

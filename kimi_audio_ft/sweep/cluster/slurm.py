@@ -43,7 +43,7 @@ class Slurm:
             )
         self.settings = settings
         self.gpus = int(gpus_anywhere(settings.partition)) if gpus_per_pack is None else gpus_per_pack
-        self.asked_for = Asked(settings, self.gpus)
+        self.request = JobRequest(settings, self.gpus)
         self.max_restarts = settings.max_requeues
         self._asked = time.monotonic()
         self._told: set[str] = set()
@@ -70,7 +70,7 @@ class Slurm:
         if self._used and is_unreachable(said):
             self._say_silent(_NoAnswer(said))
             return NotNow(said)
-        return UserError(self.asked_for.refused(said))
+        return UserError(self.request.refused(said))
 
     def _parameters(self, name: str) -> dict[str, Any]:
         settings = self.settings
@@ -100,7 +100,7 @@ class Slurm:
         return {job: end for job, state in states.items() if (end := end_of(job, state)) is not None}
 
     def _job_states(self, jobs: Sequence[str]) -> dict[str, str]:
-        """Slurm's words for the states of jobs; jobs of which it says nothing now are left out.
+        """Slurm's names of the jobs' states, without jobs that it does not report now.
 
         The queue knows running jobs, and for some minutes those that have ended; later only the accounting does, where
         there is one.
@@ -116,16 +116,16 @@ class Slurm:
             job, states[job], reason = line.split("|", 2)
             if states[job] == "PENDING" and reason not in self._told:
                 self._told.add(reason)  # of many jobs the first says it for all
-                unusual = self.asked_for.waits(job, reason)
+                unusual = self.request.waits(job, reason)
                 if unusual:
                     log.warning("%s", unusual)
         gone = [job for job in jobs if job not in states]
         return states | (_recorded(gone) if gone else {})
 
     def _say_silent(self, error: _NoAnswer | None) -> None:
-        """Tell once that Slurm does not answer, and once that it does again."""
+        """Log once that Slurm does not answer, and once that it does again."""
         if error is not None and not self._silent:
-            log.warning("Slurm does not answer: %s. Its jobs may well run on; it is asked again and again", error)
+            log.warning("Slurm does not answer: %s. Its jobs may well run on; it is polled until it does", error)
         elif error is None and self._silent:
             log.warning("Slurm answers again")
         self._silent = error is not None
@@ -203,9 +203,6 @@ def _python_path() -> Iterator[None]:
             os.environ["PYTHONPATH"] = before
 
 
-# --- What a Slurm job runs, under submitit: one task's process, and what becomes of it when Slurm takes the node back.
-
-
 class SlurmTask:
     """Submitit pickles an object of this class, which holds nothing, and the path of a task file.
 
@@ -219,7 +216,7 @@ class SlurmTask:
         self.process: TaskProcess | None = None
 
     def __call__(self, task_file: str) -> None:
-        """Run the task; the exit code says whether it is to go on."""
+        """Run the task; the exit code says whether it is to be resumed."""
         import submitit
 
         requeue = signal.getsignal(submitit.JobEnvironment()._usr_sig())
@@ -253,8 +250,8 @@ class SlurmTask:
     def _preempted(self, number: int, frame: Any) -> None:
         self._save()
         job = os.environ["SLURM_JOB_ID"]
-        if being_preempted(_asked("scontrol", "show", "job", job)):
-            _asked("scontrol", "requeue", job)
+        if being_preempted(_run_or_complain("scontrol", "show", "job", job)):
+            _run_or_complain("scontrol", "requeue", job)
         sys.exit(INTERRUPTED)
 
 
@@ -264,14 +261,14 @@ def being_preempted(job: str) -> bool:
     return words.get("JobState") == "RUNNING" and words.get("PreemptTime", "None") != "None"
 
 
-def _asked(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+def _run_or_complain(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
     if done.returncode:
         print(f"{' '.join(command)}: {done.stderr.strip()}", file=sys.stderr)
     return done.stdout
 
 
-# --- What a person is told of Slurm: why it refused a job, why a job waits, how one ended, and what to do.
+# Messages about Slurm: why it refused a job, why a job waits, how one ended, and what to do.
 
 _DIED = ("COMPLETED", "FAILED", "OUT_OF_MEMORY", "DEADLINE")
 _LOST = ("TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "REVOKED")
@@ -280,7 +277,7 @@ _REMEDIES = {
     "TIMEOUT": "raise hydra.launcher.slurm.signal_seconds if it had no time to save",
     "FAILED": "if Slurm cannot write logs there, it says nothing more",
 }
-# Why a job usually waits; other reasons a person should know.
+# Usual reasons to wait; a person should be told of others.
 _USUAL = ("None", "Priority", "Resources", "BeginTime", "Cleaning", "JobArrayTaskLimit")
 # Reasons that do not pass by themselves: the job asks for what the partition or its nodes do not have.
 _FOR_EVER = ("PartitionConfig", "PartitionTimeLimit", "PartitionNodeLimit", "BadConstraints")
@@ -295,25 +292,25 @@ def is_unreachable(said: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What every job of a sweep asks for. gpus: of one job."""
+class JobRequest:
+    """Resources that every job of a sweep asks for. gpus: of one job."""
 
     settings: SlurmConfig
     gpus: int
 
     def refused(self, said: str) -> str:
-        """Why the first job could not be submitted, given what sbatch said."""
+        """Message about a first job that could not be submitted, given sbatch's output."""
         if is_unreachable(said):
             conf = os.environ.get("SLURM_CONF")
             return (
                 f"hydra.launcher.executor=slurm: sbatch does not reach Slurm's controller: {said}. The environment's "
-                f"SLURM_CONF is {conf or 'not set'}; see that `sinfo` is answered in this shell and start the same "
-                "command again, or use hydra.launcher.executor=local"
+                f"SLURM_CONF is {conf or 'not set'}; see that `sinfo` is answered in this shell and re-run the "
+                "command, or use hydra.launcher.executor=local"
             )
         return f"hydra.launcher.slurm: sbatch refused the job: {said}. {self._all()}"
 
     def waits(self, job: str, reason: str) -> str | None:
-        """What is unusual about a job that waits for this reason; None: nothing is."""
+        """Message about a job that waits for an unusual reason; None for a usual one."""
         if reason in _USUAL:
             return None
         if reason not in _FOR_EVER:
@@ -335,13 +332,13 @@ class Asked:
 
 
 def end_of(job: str, state: str) -> JobEnd | None:
-    """How a job ended that is in this state; None: it has not ended."""
+    """How a job in this state ended; None: it has not."""
     remedy = _REMEDIES.get(state)
-    words = f"Slurm job {job} ended as {state}" + (f" ({remedy})" if remedy else "")
+    reason = f"Slurm job {job} ended as {state}" + (f" ({remedy})" if remedy else "")
     if state in _LOST:
-        return JobEnd("lost", words)
+        return JobEnd("lost", reason)
     if state == "CANCELLED":
-        return JobEnd("cancelled", words)
+        return JobEnd("cancelled", reason)
     if state in _DIED or state.startswith("no longer"):
-        return JobEnd("died", words)
+        return JobEnd("died", reason)
     return None

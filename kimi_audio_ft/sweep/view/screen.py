@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: a live table on a terminal, a few plain lines anywhere else."""
+"""Output of a running sweep: a live table on a terminal, a few plain lines anywhere else."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from kimi_audio_ft.sweep.plan import Event
+from kimi_audio_ft.sweep.events import Event
 from kimi_audio_ft.sweep.view.state import JobLine, SweepState
 from kimi_audio_ft.sweep.view.table import STOPPING, PlainLines, render
-
-__all__ = ["JobLine", "SweepView", "quiet_job_console"]
 
 
 class SweepView:
@@ -61,7 +59,7 @@ class SweepView:
         return self.state.rates.fitting_seconds
 
     def event(self, event: Event) -> None:
-        """Take in what happened to a unit."""
+        """Take in an event."""
         with self._lock:
             self.state.apply(event)
             self._lines.event(event)
@@ -114,7 +112,7 @@ def quiet_job_console() -> None:
             handler.addFilter(lambda record: record.levelno == logging.WARNING or bool(record.exc_info))
 
 
-# --- Keeping a terminal's lines apart from a table that is drawn there again and again.
+# Keeps lines that others write apart from a table that is drawn again and again.
 
 _STANDARD = (1, 2)
 # Seconds to wait at the end for what has been written; a child that lives on keeps the pipe open.

@@ -1,4 +1,4 @@
-"""How far a sweep is, from the events of its units: what the live table and the plain lines show."""
+"""State of a running sweep, from the events of its units; the live table and the plain lines show it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,26 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Literal
 
-from kimi_audio_ft.sweep.plan import Event
-
-# --- How fast a sweep goes: adapter steps and decoded utterances per second of the time given to each.
+from kimi_audio_ft.sweep.events import (
+    Decoding,
+    Event,
+    Failed,
+    Fitting,
+    Interrupted,
+    Paused,
+    Ready,
+    Split,
+    Step,
+    UnitEvent,
+    Waiting,
+)
 
 # Fewer than this say nothing about the speed.
 _ENOUGH_STEPS, _ENOUGH_UTTERANCES = 3, 3
 
 
 class Rates:
-    """Counts work against time; time in which adapters are trained and others decoded is shared between the two."""
+    """Adapter steps and decoded utterances per second; time in which both are made is shared between the two."""
 
     def __init__(self, now: float) -> None:
         self._last = now
@@ -82,7 +92,7 @@ class JobLine:
 
 @dataclass
 class UnitState:
-    """One adapter on its way. pack: number of the pack it trains in, from 1; decoded, to_decode: utterances."""
+    """One unit. pack: number of the pack it trains in, from 1; decoded, to_decode: utterances."""
 
     key: str
     phase: Phase = "waiting"
@@ -122,7 +132,7 @@ class _Pack:
 
 
 class SweepState:
-    """Everything that is known about a running sweep; ``clock`` gives seconds."""
+    """Units and trials of a running sweep; ``clock`` gives seconds."""
 
     def __init__(self, jobs: Sequence[JobLine], clock: Callable[[], float] = monotonic) -> None:
         self.units = {line.unit: UnitState(line.unit) for line in jobs}
@@ -133,7 +143,7 @@ class SweepState:
         self._of_unit: dict[str, list[JobState]] = {}
         for job in self.jobs.values():
             self._of_unit.setdefault(job.line.unit, []).append(job)
-        self.packs: dict[int, _Pack] = {}
+        self.packs: dict[int | str | None, _Pack] = {}  # the last one of each task
         self.clock, self.started = clock, clock()
         self.rates = Rates(self.started)
         self.stopping = False
@@ -154,19 +164,15 @@ class SweepState:
         return found
 
     def apply(self, event: Event) -> None:
-        """Take in what happened."""
+        """Take in an event."""
         now = self.clock()
         fitting = self.having("fitting")
         stepping = sum(unit.loss is not None for unit in fitting)  # loading the base says nothing about the speed
         self.rates.tick(now, len(fitting), stepping, len(self.having("decoding")))
-        if event["event"] == "split":
-            for key in event.get("units", []):
-                if key in self.units and self.units[key].phase not in _SETTLED:
-                    self.units[key].phase, self.units[key].pack = "waiting", None
-            return
-        unit = self.units.get(event["unit"])
-        if unit is not None:  # the base, say, which no trial of its own asks for
-            getattr(self, f"_{event['event']}")(unit, event)
+        if isinstance(event, Split):
+            self._split(event.units)
+        elif isinstance(event, UnitEvent) and event.unit in self.units:  # the base alone may be no trial's own unit
+            self._change(self.units[event.unit], event)
 
     def finish_job(self, number: int, cer: float | None, error: str | None, reused: bool) -> None:
         """A trial has run, to its score or to an error."""
@@ -176,7 +182,7 @@ class SweepState:
         job.reason = "" if job.unit.phase == "failed" else _first_line(error or "")
 
     def seconds_left(self) -> float | None:
-        """Estimate for all that is to be made; None while the speed of a kind of work that remains is unknown."""
+        """Estimate for all remaining work; None while the speed of one kind of it is unknown."""
         steps, utterances = self._steps_left(), self._utterances_left()
         return None if steps is None or utterances is None else self.rates.left(steps, utterances)
 
@@ -189,63 +195,65 @@ class SweepState:
         return [unit for unit in self.units.values() if unit.phase not in (*_SETTLED, "reused")]
 
     def _steps_left(self) -> float | None:
-        """Adapter steps; a training whose length is not known yet counts as the usual one."""
-        known = [unit.steps for unit in self.units.values() if unit.steps is not None]
+        """Adapter steps; a training whose length is not known yet counts as an average one."""
+        lengths = [unit.steps for unit in self.units.values() if unit.steps is not None]
         fitting = [unit for unit in self._open() if unit.phase in ("waiting", "fitting")]
-        if fitting and not known:
+        if fitting and not lengths:
             return None
-        return sum((unit.steps or sum(known) / len(known)) - unit.step for unit in fitting)
+        return sum((unit.steps or sum(lengths) / len(lengths)) - unit.step for unit in fitting)
 
     def _utterances_left(self) -> float | None:
-        """Transcripts; a unit whose number is not known yet counts as many for each trial as the usual one."""
-        known = {key: unit.to_decode for key, unit in self.units.items() if unit.to_decode is not None}
-        if self._open() and not known:
+        """Transcripts; a unit whose number is not known yet counts the average number for each of its trials."""
+        totals = {key: unit.to_decode for key, unit in self.units.items() if unit.to_decode is not None}
+        if self._open() and not totals:
             return None
-        each = sum(known.values()) / max(1, sum(len(self.jobs_of(key)) for key in known))
+        each = sum(totals.values()) / max(1, sum(len(self.jobs_of(key)) for key in totals))
         return sum((unit.to_decode or each * len(self.jobs_of(unit.key))) - unit.decoded for unit in self._open())
 
-    def _fitting(self, unit: UnitState, event: Event) -> None:
-        unit.phase = "fitting"
-        unit.step, unit.steps = event.get("step", unit.step), event.get("steps", unit.steps)
-        unit.pack = self._join(unit.key, event.get("task"), event.get("pack", 1))
+    def _split(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            if key in self.units and self.units[key].phase not in _SETTLED:
+                self.units[key].phase, self.units[key].pack = "waiting", None
 
-    def _join(self, key: str, task: int | None, size: int) -> int:
-        """Number of the pack that a unit begins to train in: members of one task that say so after another."""
-        place = -1 if task is None else task
-        last = self.packs.get(place)
+    def _change(self, unit: UnitState, event: UnitEvent) -> None:
+        match event:
+            case Fitting():
+                unit.phase, unit.pack = "fitting", self._join(unit.key, event.task, event.pack)
+            case Step():
+                self._step(unit, event)
+            case Decoding():
+                self._decoding(unit, event)
+            case Waiting():
+                unit.phase = "elsewhere"
+            case Ready():
+                unit.phase, unit.fitted = "ready", event.fitted
+            case Paused():
+                unit.phase, unit.step = "paused", event.step
+            case Interrupted():
+                unit.phase, unit.step = "interrupted", event.step or unit.step
+            case Failed(failure=failure):
+                unit.phase, unit.reason = "failed", _first_line(failure.message) or failure.error_type
+
+    def _join(self, key: str, task: int | str | None, size: int) -> int:
+        """Number of the pack that a unit begins to train in: a pack's members say so one after another."""
+        last = self.packs.get(task)
         if last is None or len(last.members) >= last.size or last.size != size or key in last.members:
             number = 1 + max((pack.number for pack in self.packs.values()), default=0)
-            last = self.packs[place] = _Pack(number, size)
+            last = self.packs[task] = _Pack(number, size)
         last.members.append(key)
         return last.number
 
-    def _step(self, unit: UnitState, event: Event) -> None:
-        unit.phase = "fitting" if event["step"] < event["steps"] else "fitted"
+    def _step(self, unit: UnitState, event: Step) -> None:
+        unit.phase = "fitting" if event.step < event.steps else "fitted"
         if unit.loss is not None:  # the first one comes after loading, and after the steps of an earlier process
-            self.rates.add_steps(event["step"] - unit.step)
-        unit.step, unit.steps, unit.loss = event["step"], event["steps"], event["loss"]
-        unit.tokens_per_second = event.get("tokens_per_second")
+            self.rates.add_steps(event.step - unit.step)
+        unit.step, unit.steps, unit.loss = event.step, event.steps, event.loss
+        unit.tokens_per_second = event.tokens_per_second
 
-    def _decoding(self, unit: UnitState, event: Event) -> None:
+    def _decoding(self, unit: UnitState, event: Decoding) -> None:
         if unit.phase == "decoding":
-            self.rates.add_utterances(event["done"] - unit.decoded)
-        unit.phase, unit.decoded, unit.to_decode = "decoding", event["done"], event["total"]
-
-    def _waiting(self, unit: UnitState, event: Event) -> None:
-        unit.phase = "elsewhere"
-
-    def _ready(self, unit: UnitState, event: Event) -> None:
-        unit.phase, unit.fitted = "ready", bool(event.get("fitted"))
-
-    def _paused(self, unit: UnitState, event: Event) -> None:
-        unit.phase, unit.step = "paused", event["step"]
-
-    def _interrupted(self, unit: UnitState, event: Event) -> None:
-        unit.phase, unit.step = "interrupted", event.get("step") or unit.step
-
-    def _failed(self, unit: UnitState, event: Event) -> None:
-        unit.phase = "failed"
-        unit.reason = _first_line(event["message"]) or event["error_type"]
+            self.rates.add_utterances(event.done - unit.decoded)
+        unit.phase, unit.decoded, unit.to_decode = "decoding", event.done, event.total
 
 
 def _first_line(text: str) -> str:

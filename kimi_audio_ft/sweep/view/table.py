@@ -1,4 +1,4 @@
-"""The live table: as many lines as the screen has, whatever the number of trials."""
+"""A sweep's state as text: a live table that fits the screen, or a few plain lines for logs and pipes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,19 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from kimi_audio_ft.sweep.plan import Event
+from kimi_audio_ft.sweep.events import (
+    Decoding,
+    Event,
+    Failed,
+    Fitting,
+    Interrupted,
+    Paused,
+    Ready,
+    Split,
+    Step,
+    UnitEvent,
+    Waiting,
+)
 from kimi_audio_ft.sweep.view.state import ACTIVE, JobState, SweepState, UnitState
 from kimi_audio_ft.text import common_name, duration, number_ranges
 
@@ -105,7 +117,7 @@ def speed(state: SweepState) -> str:
 
 
 def progress(unit: UnitState) -> str:
-    """What a unit is at, with numbers."""
+    """A unit's phase, with numbers."""
     if unit.phase == "fitting":
         return f"fitting {unit.step}/{unit.steps}" if unit.steps else "fitting"
     if unit.phase == "decoding":
@@ -128,7 +140,7 @@ def chosen_rows(state: SweepState, room: int) -> tuple[list[_Row], list[JobState
     for job in jobs:
         own = str(job.line.number) if job.shown == "done" or job.reason else ""
         shared.setdefault((job.line.unit, job.shown, own), []).append(job)
-    rows = [_Row(together) for together in shared.values()]
+    rows = [_Row(equally_far) for equally_far in shared.values()]
     by_urgency = sorted(rows, key=lambda row: (_URGENCY.index(row.phase), _latest_first(row)))
     kept = {id(row) for row in by_urgency[:room]}
     return [row for row in rows if id(row) in kept], [j for row in rows if id(row) not in kept for j in row.jobs]
@@ -159,45 +171,46 @@ def _cells(row: _Row) -> Sequence[str]:
     ]
 
 
-# --- A sweep told in few plain lines, for logs and pipes.
-
 # A new line of progress after so much of the work, or so many seconds.
 _PART, _SECONDS = 0.1, 30.0
 
 
 class PlainLines:
-    """Says what is new; ``say`` prints one line. only_failures: the rest is seen elsewhere."""
+    """Prints news by ``say``, one line each. only_failures: the rest is seen elsewhere."""
 
     def __init__(self, state: SweepState, say: Callable[[str], None], only_failures: bool = False) -> None:
         self.state, self._say, self._only_failures = state, say, only_failures
         self._told: dict[str, tuple[int, float]] = {}
 
     def start(self) -> None:
-        """What the sweep consists of."""
+        """Say how many trials and adapters there are."""
         reused = self.state.counts().get("reused", 0)
         self._tell(f"{title(self.state)}{f', {reused} of the trials are in the store' if reused else ''}")
 
     def event(self, event: Event) -> None:
-        """Tell it, unless it is one of many such."""
-        name, unit = event["event"], self.state.units.get(event["unit"] or "")
-        if name == "split":
-            self._say(f"{len(event.get('units', []))} adapters are tried again in smaller packs: {event.get('reason')}")
-        elif unit is None:
-            return
-        elif name == "failed":
-            self._say(f"{self._of(unit)}: FAILED: {event['message'].strip() or unit.reason}")
-        elif name == "fitting":
-            self._tell(f"{self._of(unit)}: fitting{f' in pack {unit.pack}' if event.get('pack', 1) > 1 else ''}")
-        elif name == "step":
-            self._step(unit)
-        elif name == "decoding" and unit.to_decode and self._due(f"decode {unit.key}", unit.decoded / unit.to_decode):
-            self._tell(f"{self._of(unit)}: decoded {unit.decoded} of {unit.to_decode}")
-        elif name == "waiting":
-            self._tell(f"{self._of(unit)}: another process is making this adapter; waiting for it")
-        elif name == "ready":
-            self._tell(f"{self._of(unit)}: {'fitted and decoded' if unit.fitted else 'decoded'}")
-        elif name in ("paused", "interrupted"):
-            self._tell(f"{self._of(unit)}: {progress(unit)}")
+        """Say it, unless it is one of many such."""
+        if isinstance(event, Split):
+            self._say(f"{len(event.units)} adapters are tried again in smaller packs: {event.reason}")
+        elif isinstance(event, UnitEvent) and event.unit in self.state.units:
+            self._tell_of(self.state.units[event.unit], event)
+
+    def _tell_of(self, unit: UnitState, event: UnitEvent) -> None:
+        match event:
+            case Failed(failure=failure):
+                self._say(f"{self._of(unit)}: FAILED: {failure.message.strip() or unit.reason}")
+            case Fitting(pack=size):
+                self._tell(f"{self._of(unit)}: fitting{f' in pack {unit.pack}' if size > 1 else ''}")
+            case Step():
+                self._step(unit)
+            case Decoding(done=done, total=total):
+                if total and self._due(f"decode {unit.key}", done / total):
+                    self._tell(f"{self._of(unit)}: decoded {done} of {total}")
+            case Waiting():
+                self._tell(f"{self._of(unit)}: another process is making this adapter; waiting for it")
+            case Ready(fitted=fitted):
+                self._tell(f"{self._of(unit)}: {'fitted and decoded' if fitted else 'decoded'}")
+            case Paused() | Interrupted():
+                self._tell(f"{self._of(unit)}: {progress(unit)}")
 
     def job_done(self, job: JobState) -> None:
         """Trials come fast at the end: failures are told, the others counted."""

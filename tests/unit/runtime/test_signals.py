@@ -12,36 +12,58 @@ import pytest
 
 from kimi_audio_ft import store
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.runtime.signals import Interrupted, own_signals, stop_on_signals
+from kimi_audio_ft.runtime.signals import Interrupted, StopRequest, own_signals
 from kimi_audio_ft.store.inventory import listing
 from kimi_audio_ft.trial import Trial
 
 Config = Callable[..., TrainConfig]
 
 
-class TestStopOnSignals:
+class TestStopRequest:
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
     def test_a_signal_is_heard_and_handlers_come_back(self, number: signal.Signals) -> None:
-        before, passed = signal.getsignal(number), list[int]()
-        with stop_on_signals(passed.append) as should_stop:
-            assert not should_stop()
+        before, calls = signal.getsignal(number), list[bool]()
+        with StopRequest(lambda: calls.append(True)) as stop:
+            assert not stop()
             os.kill(os.getpid(), number)
-            assert should_stop() and passed == [number]
+            assert stop() and calls == [True]
         assert signal.getsignal(number) is before
+        assert stop()  # what was asked stays asked
+
+    def test_a_cluster_s_further_signal_asks_too(self) -> None:
+        before = signal.getsignal(signal.SIGUSR2)
+        with StopRequest(also=[signal.SIGUSR2]) as stop:
+            signal.raise_signal(signal.SIGUSR2)
+            assert stop()
+        assert signal.getsignal(signal.SIGUSR2) is before
+
+    def test_ctrl_c_can_be_left_to_a_parent(self) -> None:
+        before = signal.getsignal(signal.SIGINT)
+        with StopRequest(ignore_ctrl_c=True) as stop:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            assert not stop()
+            signal.raise_signal(signal.SIGTERM)
+            assert stop()
+        assert signal.getsignal(signal.SIGINT) is before
+
+    def test_a_process_whose_parent_is_gone_is_asked_to_stop(self) -> None:
+        assert not StopRequest(parent=os.getppid())()
+        assert StopRequest(parent=os.getppid() + 1)()
 
     def test_a_second_ctrl_c_interrupts_at_once(self) -> None:
-        with pytest.raises(KeyboardInterrupt), stop_on_signals() as should_stop:
+        with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGINT)
-            assert should_stop()
+            assert stop()
             signal.raise_signal(signal.SIGINT)
 
     def test_in_another_thread_nothing_is_heard(self) -> None:
         seen: list[bool] = []
 
         def listen() -> None:
-            with stop_on_signals() as should_stop:
-                seen.append(should_stop())
+            with StopRequest() as stop:
+                seen.append(stop())
 
         thread = threading.Thread(target=listen)
         thread.start()
@@ -81,3 +103,17 @@ def test_a_trial_ends_at_its_step_and_goes_on(trial_config: Config, number: sign
     assert [place.name for place in work.iterdir()] == ["step=00000003"]
     assert listing() == []
     assert Trial(config).adapter().facts["steps"] == 4
+
+
+@pytest.mark.slow
+def test_a_training_on_two_ranks_ends_at_a_common_step(trial_config: Config) -> None:
+    ranks = {"strategy": "ddp", "devices": 2, "accelerator": "cpu", "max_steps": 400, "max_epochs": 400, "log_every": 1}
+    trial = Trial(trial_config(data={"batch_size": 1}, trainer={**ranks, "accumulate": 1}))
+
+    def stop(row: dict[str, Any]) -> None:
+        signal.raise_signal(signal.SIGTERM)  # of this process alone; the ranks must hear of it
+
+    with pytest.raises(Interrupted) as interrupted:
+        trial.adapter(stop)
+    [checkpoint] = store.work_folder("adapter", trial.training_signature).iterdir()
+    assert checkpoint.name == f"step={interrupted.value.step:08d}" and 0 < interrupted.value.step < 400

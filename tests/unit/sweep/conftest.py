@@ -8,6 +8,7 @@ from itertools import product
 
 import pytest
 
+from kimi_audio_ft.sweep.events import event_from_json
 from kimi_audio_ft.sweep.view.state import JobLine, SweepState
 from kimi_audio_ft.text import short_names
 
@@ -48,6 +49,6 @@ def tell(state: SweepState) -> Callable[..., None]:
     """Applies an event: ``tell("step", "a1", step=1, ...)``."""
 
     def apply(name: str, unit: str | None, **facts: object) -> None:
-        state.apply({"event": name, "unit": unit, **facts})
+        state.apply(event_from_json({"event": name, "unit": unit, **facts}))
 
     return apply

@@ -10,7 +10,6 @@ import pytest
 from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.config.train import TrainConfig, TrainerConfig
 from kimi_audio_ft.errors import ConfigError, UserError
-from kimi_audio_ft.sweep.cluster.slurm import being_preempted
 from kimi_audio_ft.sweep.executor import cluster_executor
 from kimi_audio_ft.sweep.plan import Unit
 
@@ -41,26 +40,3 @@ def test_gpus_of_another_machine_are_not_counted_here(tmp_path: Path) -> None:
     units = [Unit("a1", [TrainConfig(trainer=TrainerConfig(strategy="ddp"))])]
     with pytest.raises(ConfigError, match=r"gpus_per_pack='auto'.*Give a number"):
         cluster_executor(LauncherConfig(executor="slurm"), units, tmp_path)
-
-
-# As Slurm 22.05 writes it.
-JOB = """JobId=1 JobName=kimi_audio_ft task-0
-   JobState={state} Reason=None Dependency=(null)
-   Requeue=1 Restarts=0 BatchFlag=1 Reboot=0 ExitCode=0:0
-   PreemptEligibleTime=2026-11-24T18:39:29 PreemptTime={preempted}
-   Comment=a=b
-"""
-
-
-@pytest.mark.parametrize(
-    ("state", "preempted", "expected"),
-    [
-        ("RUNNING", "2026-11-24T18:39:30", True),
-        ("RUNNING", "None", False),
-        ("COMPLETING", "None", False),  # cancelled, or requeued by a person
-        ("COMPLETING", "2026-11-24T18:39:30", False),  # Slurm has it back already
-    ],
-)
-def test_only_a_preempted_job_is_queued_again_by_itself(state: str, preempted: str, expected: bool) -> None:
-    assert being_preempted(JOB.format(state=state, preempted=preempted)) is expected
-    assert not being_preempted("")

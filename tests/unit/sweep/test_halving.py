@@ -1,7 +1,8 @@
-"""Who goes on from a rung, which adapters compete, and where the rungs lie."""
+"""Candidates of a grid, the steps of rungs, decisions at a rung, and all rungs over a launcher that trains nothing."""
 
 from __future__ import annotations
 
+import json
 import math
 from itertools import product
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft.config.launcher import HalvingConfig
-from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.sweep.halving import (
     Candidate,
     Decision,
@@ -20,6 +21,7 @@ from kimi_audio_ft.sweep.halving import (
     merged,
     rung_steps,
 )
+from tests.unit.sweep.rates import Rates, fates_of, run_grid
 
 GOES, STOPS, FAILS, PASSES = Fate.CONTINUED, Fate.STOPPED, Fate.FAILED, Fate.PASSED
 
@@ -59,7 +61,7 @@ def test_tie_at_the_border_keeps_both_and_a_tie_below_it_neither() -> None:
 def test_equal_scores_share_a_rank_and_the_reason_has_the_numbers() -> None:
     decisions = decide([result(0.2), result(0.1), result(0.2), result(0.75)], 4.0, "cer")
     assert [decision.rank for decision in decisions] == [2, 1, 2, 4]
-    assert decisions[3].reason == "rank 4 of 4 at step 30: CER 75.00 %; the best 1 go on, down to CER 10.00 %"
+    assert decisions[3].reason == "rank 4 of 4 at step 30: CER 75.00 %; the best 1 continue, down to CER 10.00 %"
     assert "loss 0.7500" in decide([result(0.75)], 2.0, "loss")[0].reason
 
 
@@ -181,3 +183,75 @@ def test_options_are_checked(change: dict[str, Any], message: str) -> None:
     HalvingConfig()
     with pytest.raises(ConfigError, match=message):
         HalvingConfig(**change)
+
+
+def test_best_go_on_from_rung_to_rung() -> None:
+    trainer = Rates()
+    done = run_grid(trainer, "1", "2", "3", "4", "5")
+    assert [(step, len(jobs)) for step, jobs in trainer.asked] == [(10, 5), (20, 3)]
+    assert trainer.asked[1][1] == [f"optim.lr={rate} decoding.text_temperature=0.0" for rate in "345"]
+    assert {rate: fates_of(one) for rate, one in done.items()} == {
+        "1": ["stopped"],
+        "2": ["stopped"],
+        "3": ["continued", "stopped"],
+        "4": ["continued", "continued"],
+        "5": ["continued", "continued"],
+    }
+    assert [rate for rate, one in done.items() if one.is_alive] == ["4", "5"]
+    assert done["5"].results[1] == RungResult("a5.0", 20, 40, 0.01, None, False)
+
+
+def test_one_that_is_left_alone_trains_straight_to_its_end() -> None:
+    trainer = Rates()
+    assert run_grid(trainer, "7")["7"].is_alive
+    assert trainer.asked == []
+    assert [one.is_alive for one in run_grid(trainer, "1", "2").values()] == [False, True]
+    assert [step for step, _ in trainer.asked] == [10]
+
+
+def test_failed_ones_are_out_with_their_reason() -> None:
+    done = run_grid(Rates(), "0", "-1", "1", "2")
+    assert fates_of(done["0"]) == fates_of(done["-1"]) == ["failed"]
+    assert done["0"].decisions[0].reason == "loss is nan\nat step 3"
+    assert "must be positive" in done["-1"].decisions[0].reason
+    assert fates_of(done["1"]) == ["continued", "stopped"]
+
+
+def test_all_failed_is_an_error_with_every_reason() -> None:
+    with pytest.raises(
+        UserError, match=r"all 2 adapters failed before step(.|\n)*loss is nan\n(.|\n)*must be positive"
+    ):
+        run_grid(Rates(), "0", "-1")
+
+
+def test_trainings_of_different_length_are_judged_at_the_same_part() -> None:
+    trainer = Rates(steps={2.0: 80})
+    run_grid(trainer, "1", "2", "3", "4")
+    assert [(step, len(jobs)) for step, jobs in trainer.asked] == [(10, 3), (20, 1), (20, 1), (40, 1)]
+
+
+def test_rung_outside_a_training_stops_everything_before_it_begins() -> None:
+    trainer = Rates(steps={2.0: 1})
+    with pytest.raises(ConfigError, match="lr=2 trains"):
+        run_grid(trainer, "1", "2")
+    assert trainer.asked == []
+
+
+def test_same_adapter_twice_competes_once_and_keeps_all_its_jobs() -> None:
+    done = run_grid(Rates(), "1", "2", "2.0", "3")
+    assert list(done) == ["1", "2", "3"]
+    assert list(done["2"].jobs) == [2, 3, 4, 5]
+    assert [one.is_alive for one in done.values()] == [False, False, True]
+    assert fates_of(done["2"]) == ["continued", "stopped"]  # two of three continue after the first rung
+
+
+def test_finished_ones_pass_and_a_rung_for_them_alone_is_left_out() -> None:
+    trainer = Rates(finished={1.0, 2.0})
+    done = run_grid(trainer, "1", "2", "3")
+    assert fates_of(done["1"]) == fates_of(done["2"]) == ["passed"]
+    assert [step for step, _ in trainer.asked] == [10]
+    assert all(one.is_alive for one in done.values())
+
+
+def test_fates_are_plain_words_in_json() -> None:
+    assert json.dumps(Fate.STOPPED) == '"stopped"'

@@ -1,8 +1,9 @@
-"""What a rung knows without training: earlier scores, finished adapters' curves, configs that are not valid."""
+"""Rungs without any training (kept scores, finished curves, invalid configs); halving.json; a rung's table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from kimi_audio_ft import store
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.files import write_jsonl
-from kimi_audio_ft.sweep.halving import RungResult
-from kimi_audio_ft.sweep.halving_run import _Record, num_steps, train_until
+from kimi_audio_ft.sweep.halving import Candidate, RungResult
+from kimi_audio_ft.sweep.halving_run import HalvingRecord, RungScore, num_steps, print_rung, train_until
 from kimi_audio_ft.sweep.launch import Job
 from kimi_audio_ft.trial import Trial
+from tests.unit.sweep.rates import SETTINGS, Rates, run_grid
 
 Config = Callable[..., TrainConfig]
 
@@ -84,7 +86,7 @@ def test_score_of_an_earlier_sweep_is_found_whatever_the_jobs_sample_with(trial_
     before = job(trial_config(decoding={"text_temperature": 0.7, "repeats": 3}))
     now = job(trial_config(decoding={"text_temperature": 0.0}))
     assert before.settings is not None and before.key == now.key is not None
-    _Record(before.settings, before.key, 4, "cer").write(0.25)
+    RungScore(before.settings, before.key, 4, "cer").write(0.25)
     assert judged("cer", 4, now) == [RungResult(now.key, 4, 8, 0.25, None, False)]
 
 
@@ -100,3 +102,65 @@ def test_job_without_a_valid_config_is_out_by_itself(finished: Job) -> None:
 def test_other_applications_have_no_rungs() -> None:
     with pytest.raises(UserError, match="is no training of this package"):
         judged("cer", 4, job(None))
+
+
+class Recorded:
+    """Runs a sweep with its record in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "halving.json"
+        self.record = HalvingRecord(folder, SETTINGS, 10)
+
+    def run(self, *rates: str) -> dict[str, Any]:
+        self.record.write(list(run_grid(Rates(), *rates, on_rung=self._rung).values()))
+        return self.read()
+
+    def _rung(self, everyone: Sequence[Candidate], rung: int) -> None:
+        self.record.write(everyone)
+
+    def read(self) -> dict[str, Any]:
+        return json.loads(self.path.read_text(encoding="utf-8"))
+
+
+def test_record_says_what_was_stopped_when_and_why(tmp_path: Path) -> None:
+    document = Recorded(tmp_path).run("1", "2", "3", "4", "0")
+    by_name = {entry["name"]: entry for entry in document["candidates"]}
+    assert document["rungs"] == [0.25, 0.5] and document["jobs_in_grid"] == 10
+    stopped = by_name["lr=1"]
+    assert stopped["decision"] == "stopped" and stopped["rung"] == 1 and stopped["step"] == 10
+    assert stopped["score"] == 0.1 and stopped["rank"] == 4 and stopped["jobs"] == 2
+    assert stopped["signature"] == "a1.0" and stopped["reason"].startswith("rank 4 of 4 at step 10: CER 10.00 %")
+    assert stopped["overrides"] == ["optim.lr=1", "decoding.text_temperature=0.0"]
+    assert [rung["step"] for rung in by_name["lr=4"]["history"]] == [10, 20]
+    assert by_name["lr=0"]["decision"] == "failed" and by_name["lr=0"]["score"] is None
+    assert (document["steps_trained"], document["steps_of_all"]) == (10 + 20 + 40 + 40 + 10, 200)
+
+
+def test_interrupted_record_keeps_its_times_when_it_goes_on(tmp_path: Path) -> None:
+    first = Recorded(tmp_path)
+    document = first.run("1", "2")
+    for entry in document["candidates"]:
+        entry["history"][0]["time"] = f"before {entry['name']}"
+    document["candidates"][1]["history"][0]["score"] = 0.5  # was decided otherwise
+    first.path.write_text(json.dumps(document), encoding="utf-8")
+    times = [entry["time"] for entry in Recorded(tmp_path).run("1", "2")["candidates"]]
+    assert times[0] == "before lr=1" and times[1].startswith("20")
+
+
+def test_table_of_a_rung(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    run_grid(Rates(), "1", "2", "3", "0", on_rung=lambda everyone, rung: print_rung(everyone, rung, SETTINGS))
+    first, second = capsys.readouterr().out.split("Rung 2")
+    lines = first.splitlines()
+    assert lines[0].startswith("Rung 1 of 2, step 10: 2 of 4 adapters continue")
+    assert [line.split()[:2] for line in lines if "lr=" in line] == [
+        ["1", "lr=3"], ["2", "lr=2"], ["3", "lr=1"], ["–", "lr=0"]
+    ]  # fmt: skip
+    assert "failed: loss is nan" in first and "at step 3" not in first
+    assert "1 of 2 adapters continue" in second and "lr=1" not in second
+
+
+def test_long_tables_are_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    rates = [str(rate) for rate in range(1, 51)]
+    run_grid(Rates(), *rates, on_rung=lambda everyone, rung: print_rung(everyone, rung, SETTINGS))
+    assert "... and 10 more, all in halving.json" in capsys.readouterr().out

@@ -63,21 +63,21 @@ def test_what_the_dispatch_does_not_know_trains_alone() -> None:
     assert keys(packs) == [["a0", "a2"], ["a1"], ["a3"], ["a4"]]
 
 
-def test_one_place_gets_one_task_for_each_base() -> None:
+def test_one_slot_gets_one_task_for_each_base() -> None:
     float32 = replace(SOLO, model=ModelConfig(dtype="float32"))
     base = Unit(BASE, [SOLO])
     found = [base, *units(SOLO, float32, replace(SOLO, seed=2))]
-    tasks = make_tasks(found, {"a0", "a1", "a2"}, TEMPLATE, places=1)
+    tasks = make_tasks(found, {"a0", "a1", "a2"}, TEMPLATE, slots=1)
     assert keys([task.units for task in tasks]) == [[BASE, "a0", "a2"], ["a1"]]
     assert [task.number for task in tasks] == [0, 1]
 
 
-def test_places_share_the_packs() -> None:
+def test_slots_share_the_packs() -> None:
     found = [Unit(BASE, [SOLO]), *units(*[SOLO] * 6)]
     untrained = {unit.key for unit in found[1:]}
-    tasks = make_tasks(found, untrained, TEMPLATE, places=2)
+    tasks = make_tasks(found, untrained, TEMPLATE, slots=2)
     assert keys([task.units for task in tasks]) == [["a0", "a1", "a2"], ["a3", "a4", "a5"], [BASE]]
-    tasks = make_tasks(found, untrained, replace(TEMPLATE, pack_size=2), places=2)
+    tasks = make_tasks(found, untrained, replace(TEMPLATE, pack_size=2), slots=2)
     assert [len(task.units) for task in tasks] == [2, 2, 2, 1]
 
 
@@ -85,9 +85,6 @@ def test_even_chunks_differ_by_one_at_most() -> None:
     assert even_chunks([1, 2, 3, 4, 5], 2) == [[1, 2], [3, 4, 5]]
     assert even_chunks([1], 2) == [[1]]
     assert even_chunks([], 2) == []
-
-
-# ---
 
 
 def test_a_task_is_the_same_after_a_trip_through_its_file(tmp_path: Path) -> None:

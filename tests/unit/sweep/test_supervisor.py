@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from kimi_audio_ft.sweep.supervisor import places_here
+from kimi_audio_ft.sweep.supervisor import device_slots
 
 
 @pytest.fixture
@@ -24,16 +24,16 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("cores")
 def test_packs_that_were_given_threads_share_the_cores() -> None:
-    assert len(places_here(1, threads=0, parallel=None)) == 1
-    assert len(places_here(1, threads=1, parallel=None)) == 8
-    assert len(places_here(1, threads=3, parallel=None)) == 2
-    assert len(places_here(1, threads=16, parallel=None)) == 1
-    assert len(places_here(1, threads=1, parallel=3)) == 3
+    assert len(device_slots(1, threads=0, parallel=None)) == 1
+    assert len(device_slots(1, threads=1, parallel=None)) == 8
+    assert len(device_slots(1, threads=3, parallel=None)) == 2
+    assert len(device_slots(1, threads=16, parallel=None)) == 1
+    assert len(device_slots(1, threads=1, parallel=3)) == 3
 
 
 @pytest.mark.usefixtures("gpus")
 def test_packs_share_the_gpus_that_this_process_may_use() -> None:
-    seen = [place["CUDA_VISIBLE_DEVICES"] for place in places_here(2, threads=0, parallel=None)]
+    seen = [slot["CUDA_VISIBLE_DEVICES"] for slot in device_slots(2, threads=0, parallel=None)]
     assert seen == ["2,3", "4,5", "6,7"]
-    assert len(places_here(1, threads=0, parallel=4)) == 4
-    assert places_here(8, threads=0, parallel=None) == [{}]  # more than there are: the training says so
+    assert len(device_slots(1, threads=0, parallel=4)) == 4
+    assert device_slots(8, threads=0, parallel=None) == [{}]  # more than there are: the training says so

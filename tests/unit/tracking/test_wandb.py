@@ -20,7 +20,6 @@ from kimi_audio_ft.tracking import make_tracker
 from kimi_audio_ft.tracking.wandb import (
     facts_of,
     flat_keys,
-    short_name,
     summary_of,
     table_cell,
     table_columns,
@@ -265,14 +264,6 @@ def test_nested_config_becomes_dotted_keys() -> None:
         "f": None,
         "g": {},
     }
-
-
-def test_long_names_keep_their_end() -> None:
-    """W&B's server takes 128 characters, and siblings differ at the end."""
-    assert short_name("outputs/sweep") == "outputs/sweep"
-    assert short_name("x" * 128) == "x" * 128
-    long = short_name("/scratch/" + "x" * 200 + "/lr=0.1")
-    assert len(long) == 128 and long.startswith("…x") and long.endswith("/lr=0.1")
 
 
 def test_the_worst_utterances_come_first_and_equals_keep_their_order() -> None:

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from kimi_audio_ft.config.launcher import HalvingConfig
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.sweep.halving import Candidate, make_candidates
+from kimi_audio_ft.sweep.halving import Candidate, make_candidates, run_rungs
 
 log = logging.getLogger(__name__)
 
@@ -34,21 +34,20 @@ class HalvingSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         """Run the sweep; as with Hydra's own, the first job that failed raises what ended it."""
-        from kimi_audio_ft.sweep.halving import run_rungs
-        from kimi_audio_ft.sweep.halving_run import Record, print_rung
+        from kimi_audio_ft.sweep.halving_run import HalvingRecord, print_rung
 
         assert self.config is not None and self.hydra_context is not None
         launcher: Any = self.launcher
         if not hasattr(launcher, "train_until"):
             raise UserError(
-                f"hydra/sweeper=halving: {type(launcher).__name__} cannot stop a training at a rung and go on from "
-                "there. Write hydra/launcher=packed"
+                f"hydra/sweeper=halving: {type(launcher).__name__} cannot stop a training at a rung and continue "
+                "it later. Write hydra/launcher=packed"
             )
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
         [grid] = self.split_arguments(parsed, None)
         candidates = make_candidates(grid, self.settings.max_candidates, self.settings.seed)
-        record = Record(Path(self.config.hydra.sweep.dir), self.settings, len(grid))
+        record = HalvingRecord(Path(self.config.hydra.sweep.dir), self.settings, len(grid))
 
         def on_rung(everyone: Sequence[Candidate], rung: int) -> None:
             record.write(everyone)
@@ -56,9 +55,9 @@ class HalvingSweeper(BasicSweeper):
 
         everyone = run_rungs(candidates, launcher, self.settings, on_rung)
         record.write(everyone)
-        jobs = {place: job for one in everyone if one.is_alive for place, job in one.jobs.items()}
+        jobs = {index: job for one in everyone if one.is_alive for index, job in one.jobs.items()}
         log.info("%d of %d adapters train to their end", sum(one.is_alive for one in everyone), len(everyone))
-        returns: Sequence[JobReturn] = launcher.launch([jobs[place] for place in sorted(jobs)], initial_job_idx=0)
+        returns: Sequence[JobReturn] = launcher.launch([jobs[index] for index in sorted(jobs)], initial_job_idx=0)
         for returned in returns:
             _ = returned.return_value
         return [returns]

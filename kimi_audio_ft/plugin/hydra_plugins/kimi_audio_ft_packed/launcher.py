@@ -47,7 +47,7 @@ class PackedLauncher(Launcher):
         return halving_run.num_steps(self._launch(), job_overrides)
 
     def train_until(self, job_overrides: Sequence[Sequence[str]], until: int, metric: str) -> list[RungResult]:
-        """Train every job's adapter to an optimizer step and judge it there, by "cer" or "loss"; in order."""
+        """Train every job's adapter to an optimizer step and evaluate it there, by "cer" or "loss"; in order."""
         from kimi_audio_ft.sweep import halving_run
 
         return halving_run.train_until(self._launch(), job_overrides, until, metric)

@@ -12,7 +12,8 @@ from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.sweep.cluster import executor
 from kimi_audio_ft.sweep.cluster.executor import ClusterExecutor, JobEnd, NotNow
 from kimi_audio_ft.sweep.cluster.task import run_task
-from kimi_audio_ft.sweep.plan import Event, Task, Unit, read_task
+from kimi_audio_ft.sweep.events import Event, Failed, Fitting, Interrupted, Ready, Split
+from kimi_audio_ft.sweep.plan import Task, Unit, read_task
 
 DIED, LOST = JobEnd("died", "job ended as OUT_OF_MEMORY"), JobEnd("lost", "job ended as NODE_FAIL")
 CANCELLED = JobEnd("cancelled", "job ended as CANCELLED")
@@ -29,10 +30,11 @@ class Life:
 
     def supervise(self, task: Task, on_event: OnEvent, should_stop: Callable[[], bool]) -> None:
         for unit in task.units:
+            on_event(Fitting(unit.key, len(task.units), task.number))
             if unit.key in self.made:
-                on_event({"event": "ready", "unit": unit.key, "fitted": True})
+                on_event(Ready(unit.key, fitted=True))
             elif unit.key in self.stopped:
-                on_event({"event": "interrupted", "unit": unit.key, "step": 7})
+                on_event(Interrupted(unit.key, 7))
 
 
 @dataclass
@@ -96,14 +98,20 @@ def run(
 
 
 def names(events: Sequence[Event]) -> list[str]:
-    return [f"{event['event']} {event['unit']}" for event in events]
+    """Of all events but those that a training begins."""
+    found = [event.to_json() for event in events if not isinstance(event, Fitting)]
+    return [f"{event['event']} {event['unit']}" for event in found]
+
+
+def messages(events: Sequence[Event]) -> list[str]:
+    return [event.failure.message for event in events if isinstance(event, Failed)]
 
 
 def test_tasks_are_made_and_heard_of(tmp_path: Path) -> None:
     queue = Queue([Life("ab"), Life("c")])
     heard = run(queue, tmp_path, task("ab"), task("c", 1))
     assert names(heard) == ["ready a", "ready b", "ready c"]
-    assert [event["task"] for event in heard] == ["task-0", "task-0", "task-1"]
+    assert [event.task for event in heard if isinstance(event, Fitting)] == ["task-0", "task-0", "task-1"]
     assert queue.tasks == [("task-0", ["a", "b"]), ("task-1", ["c"])]
 
 
@@ -126,15 +134,16 @@ def test_a_task_whose_job_died_is_tried_again_in_halves(tmp_path: Path) -> None:
     heard = run(queue, tmp_path, task("abcd"))
     assert queue.tasks == [("task-0", ["a", "b", "c", "d"]), ("task-0.1", ["b", "c"]), ("task-0.2", ["d"])]
     assert names(heard) == ["ready a", "split None", "ready b", "ready c", "ready d"]
-    assert heard[1]["units"] == ["b", "c", "d"] and heard[1]["reason"] == "job ended as OUT_OF_MEMORY"
+    assert Split(["b", "c", "d"], "job ended as OUT_OF_MEMORY") in heard
 
 
 def test_a_unit_that_kills_its_job_fails_alone_and_says_where_to_look(tmp_path: Path) -> None:
     heard = run(Queue([Life(end=DIED), Life("a"), Life(end=DIED)]), tmp_path, task("ab"))
     assert names(heard) == ["split None", "ready a", "failed b"]
-    message = heard[-1]["message"]
+    failed = heard[-1]
+    assert isinstance(failed, Failed) and failed.failure.user and failed.failure.traceback == ""
+    message = failed.failure.message
     assert "job ended as OUT_OF_MEMORY" in message and "task-0.2.log" in message and "all nodes share" in message
-    assert heard[-1]["user"] and heard[-1]["traceback"] == ""
 
 
 def test_a_lost_job_is_submitted_again_whole(tmp_path: Path) -> None:
@@ -152,13 +161,13 @@ def test_a_job_is_lost_so_often_and_no_more(tmp_path: Path) -> None:
     queue = Queue([Life(end=LOST)] * 3)
     heard = run(queue, tmp_path, task("ab"))
     assert names(heard) == ["failed a", "failed b"]
-    assert "it has been started 3 times" in heard[0]["message"]
+    assert "it has been started 3 times" in messages(heard)[0]
 
 
 def test_a_cancelled_job_is_not_submitted_again(tmp_path: Path) -> None:
     heard = run(Queue([Life("a", "b", CANCELLED)]), tmp_path, task("ab"))
     assert names(heard) == ["ready a", "failed b"]
-    assert heard[1]["message"] == "job ended as CANCELLED. The same command goes on from here"
+    assert messages(heard) == ["job ended as CANCELLED. Re-run the command to resume"]
 
 
 def test_a_cluster_that_does_not_answer_for_a_while_is_asked_again(tmp_path: Path) -> None:
@@ -174,9 +183,10 @@ def test_where_to_look_depends_on_what_a_job_has_printed(tmp_path: Path) -> None
             task_file.with_suffix(".log").write_text("words", encoding="utf-8")
             return super().submit(task_file, name)
 
-    [silent], [printing] = (run(kind([Life(end=DIED)]), tmp_path, task("a")) for kind in (Queue, Printing))
-    assert "does its node see" in silent["message"] and "does its node see" not in printing["message"]
-    assert f"What it printed is in {tmp_path}" in printing["message"]
+    runs = (run(kind([Life(end=DIED)]), tmp_path, task("a")) for kind in (Queue, Printing))
+    [silent], [printing] = map(messages, runs)
+    assert "does its node see" in silent and "does its node see" not in printing
+    assert f"Its output is in {tmp_path}" in printing
 
 
 def test_a_stopping_sweep_stops_its_jobs_and_hears_where_they_were(tmp_path: Path) -> None:
@@ -185,7 +195,7 @@ def test_a_stopping_sweep_stops_its_jobs_and_hears_where_they_were(tmp_path: Pat
     assert queue.stops == 1
     assert len(queue.tasks) == 1
     assert sorted(names(heard)) == ["interrupted b", "interrupted c", "interrupted d", "ready a"]
-    steps = {event["unit"]: event["step"] for event in heard if event["event"] == "interrupted"}
+    steps = {event.unit: event.step for event in heard if isinstance(event, Interrupted)}
     assert steps == {"b": 7, "c": None, "d": None}
 
 

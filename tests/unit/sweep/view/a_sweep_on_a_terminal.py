@@ -1,4 +1,4 @@
-"""Run by test_view.py on a terminal of its own: a view, and everything that might write beside it."""
+"""Run by test_screen.py on a terminal of its own: a view, and everything that might write beside it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import sys
 from hydra.core.utils import configure_log
 from omegaconf import OmegaConf
 
-from kimi_audio_ft.sweep.view.screen import JobLine, SweepView
+from kimi_audio_ft.sweep.events import Step
+from kimi_audio_ft.sweep.view.screen import SweepView
+from kimi_audio_ft.sweep.view.state import JobLine
 
 JOB_LOGGING = {
     "version": 1,
@@ -25,7 +27,7 @@ def main() -> None:
     logging.basicConfig(stream=sys.stdout, format="OLD %(message)s", level=logging.INFO)
     old, log = logging.getLogger().handlers[0], logging.getLogger("trial")
     with SweepView([JobLine(0, "r=8 speaker=学", "a"), JobLine(1, "r=16", "b")]) as view:
-        view.event({"event": "step", "unit": "a", "step": 1, "steps": 8, "loss": 1.0, "tokens_per_second": 10.0})
+        view.event(Step("a", 1, 8, loss=1.0, tokens_per_second=10.0))
         log.info("old handler")
         print("printed", flush=True)
         os.write(2, b"to descriptor 2\n")

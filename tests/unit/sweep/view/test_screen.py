@@ -21,10 +21,12 @@ from hydra.core.utils import configure_log
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from kimi_audio_ft.outcomes import Failure
+from kimi_audio_ft.sweep.events import Decoding, Failed, Fitting, Ready, Split, Step, Waiting
 from kimi_audio_ft.sweep.view.screen import SweepView, quiet_job_console
 from kimi_audio_ft.sweep.view.state import JobLine
 
-FAILURE = {"error_type": "TrainingFailed", "message": "loss is nan: 学习率过高", "user": True, "traceback": ""}
+FAILURE = Failure("TrainingFailed", "loss is nan: 学习率过高", user=True)
 JOB_LOGGING = {
     "version": 1,
     "formatters": {"simple": {"format": "[%(name)s] %(message)s"}},
@@ -44,17 +46,16 @@ def test_plain_lines_are_few_and_whole(jobs: list[JobLine]) -> None:
     view, file = plain(jobs)
     with view:
         for unit in ("a1", "a2"):
-            view.event({"event": "fitting", "unit": unit, "step": 0, "steps": 200, "pack": 2})
+            view.event(Fitting(unit, pack=2))
         for step in range(1, 201):
             for unit in ("a1", "a2"):
-                facts = {"step": step, "steps": 200, "loss": 2.0 / step, "tokens_per_second": 1500.0}
-                view.event({"event": "step", "unit": unit, **facts})
+                view.event(Step(unit, step, 200, loss=2.0 / step, tokens_per_second=1500.0))
         for done in range(0, 385, 8):
-            view.event({"event": "decoding", "unit": "a1", "done": done, "total": 384})
-        view.event({"event": "ready", "unit": "a1", "fitted": True})
-        view.event({"event": "failed", "unit": "a2", **FAILURE})
-        view.event({"event": "waiting", "unit": "a3"})
-        view.event({"event": "split", "unit": None, "units": ["a4", "a5"], "reason": "killed by signal 9"})
+            view.event(Decoding("a1", done, 384))
+        view.event(Ready("a1", fitted=True))
+        view.event(Failed("a2", FAILURE))
+        view.event(Waiting("a3"))
+        view.event(Split(["a4", "a5"], "killed by signal 9"))
         view.stopping()
         for number in range(36):
             view.job_done(number, 0.3, None, reused=False)
@@ -75,9 +76,9 @@ def test_plain_lines_are_few_and_whole(jobs: list[JobLine]) -> None:
 def test_a_failed_trial_is_told_once(jobs: list[JobLine]) -> None:
     view, file = plain(jobs)
     with view:
-        view.event({"event": "failed", "unit": "a1", **FAILURE})
+        view.event(Failed("a1", FAILURE))
         for number in range(4, 8):
-            view.job_done(number, None, FAILURE["message"], reused=False)
+            view.job_done(number, None, FAILURE.message, reused=False)
         view.job_done(8, None, "lora.r=0: the rank must be 1 or more", reused=False)
         for number in [*range(4), *range(9, 35)]:
             view.job_done(number, 0.3, None, reused=False)
@@ -102,7 +103,7 @@ def test_a_given_terminal_shows_the_table(jobs: list[JobLine]) -> None:
     with SweepView(
         jobs, Console(file=file, width=80, height=24, force_terminal=True, _environ={"TERM": "xterm"})
     ) as view:
-        view.event({"event": "failed", "unit": "a1", **FAILURE})
+        view.event(Failed("a1", FAILURE))
         view.say("a message")
     screen = pyte.Screen(80, 24)
     pyte.Stream(screen).feed(file.getvalue().replace("\n", "\r\n"))

@@ -29,7 +29,7 @@ def decode(tell: Tell, clock: Any, unit: str, numbers: list[int], total: int) ->
 
 def test_a_trial_is_as_far_as_its_unit_until_it_has_run(state: SweepState, tell: Tell) -> None:
     assert state.counts() == {"reused": 4, "waiting": 32}
-    tell("fitting", "a1", step=0, steps=20, pack=2)
+    tell("fitting", "a1", pack=2)
     tell("waiting", "a3")
     tell("failed", "a2", **FAILURE)
     assert state.counts() == {"reused": 4, "fitting": 4, "elsewhere": 4, "failed": 4, "waiting": 20}
@@ -79,7 +79,7 @@ def test_time_left_is_told_only_when_it_is_known(state: SweepState, tell: Tell, 
     assert state.seconds_left() is None and state.seconds_left_to_fit() is None
     pack = ["a1", "a2"]
     for unit in pack:
-        tell("fitting", unit, step=0, steps=20, pack=2)
+        tell("fitting", unit, pack=2)
     fit(tell, clock, pack, 1, 2)
     assert state.seconds_left_to_fit() is None  # two steps say nothing
     fit(tell, clock, pack, 3, 10)
@@ -101,7 +101,7 @@ def test_nothing_is_left_when_all_is_made(state: SweepState, tell: Tell) -> None
 
 
 def test_steps_of_an_earlier_process_are_not_counted_as_speed(state: SweepState, tell: Tell, clock: Any) -> None:
-    tell("fitting", "a1", step=15, steps=20, pack=1)
+    tell("fitting", "a1", pack=1)
     clock.now += 60  # loading the base
     tell("step", "a1", step=16, steps=20, loss=1.0, tokens_per_second=1.0)
     assert state.seconds_left_to_fit() is None

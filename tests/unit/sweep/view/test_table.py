@@ -10,6 +10,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from kimi_audio_ft.outcomes import Failure
+from kimi_audio_ft.sweep.events import Failed, Fitting
 from kimi_audio_ft.sweep.view.state import JobLine, SweepState
 from kimi_audio_ft.sweep.view.table import STOPPING, render
 
@@ -26,7 +28,7 @@ def drawn(state: SweepState, width: int = 80, height: int = 24) -> list[str]:
 def busy(state: SweepState, tell: Tell, clock: Any) -> SweepState:
     """A sweep with a pack of three at work, one of which has failed and one of which decodes."""
     for unit in ("a1", "a2", "a3"):
-        tell("fitting", unit, step=0, steps=216, pack=3)
+        tell("fitting", unit, pack=3)
     for step in range(1, 13):
         clock.now += 1
         for unit in ("a1", "a2", "a3"):
@@ -68,8 +70,8 @@ def test_trials_of_an_adapter_share_a_line_on_a_small_screen(busy: SweepState) -
 
 def test_what_has_no_line_is_counted(clock: Any) -> None:
     state = SweepState([JobLine(n, f"r={n}", f"a{n}") for n in range(1000)], clock)
-    state.apply({"event": "fitting", "unit": "a700", "step": 0, "steps": 5, "pack": 1})
-    state.apply({"event": "failed", "unit": "a900", "error_type": "E", "message": "no", "user": True, "traceback": ""})
+    state.apply(Fitting("a700"))
+    state.apply(Failed("a900", Failure("E", "no", user=True)))
     state.finish_job(3, 0.1, None, reused=False)
     lines = drawn(state)
     text = "\n".join(lines)

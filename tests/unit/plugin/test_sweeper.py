@@ -114,7 +114,7 @@ def test_all_decodings_of_the_survivors_run_in_the_grids_order(run: Callable[...
 
 
 def test_study_with_params_and_options(run: Callable[..., Any]) -> None:
-    """24 adapters at 4 temperatures: 12 and 6 of them go on, and ties with the last one."""
+    """24 adapters at 4 temperatures: 12 and 6 of them continue, and ties with the last one."""
     launcher, record = run(["+experiments=halving"])
     assert record["jobs_in_grid"] == 96 and len(record["candidates"]) == 24
     assert record["rungs"] == [0.25, 0.5] and record["reduction_factor"] == 2.0
