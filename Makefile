@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := outputs/demo
 
-.PHONY: venv demo test lint clean
+.PHONY: venv demo test check lint clean
 
 venv: .venv/installed
 
@@ -22,8 +22,14 @@ demo: venv
 
 # Two test processes with one OpenMP thread each fill two cores; two threads each would crawl. A file's tests share what
 # they need, so they stay together; tests/conftest.py says which files begin.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+# For every day: what two minutes suffice for.
+check: lint
+	$(PYTEST) -m "not slow" tests/unit
 
 lint: venv
 	$(BIN)/ruff check .

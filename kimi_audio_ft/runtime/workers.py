@@ -19,6 +19,9 @@ from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.runtime.libraries import leave_out_bitsandbytes
 
 Send = Callable[[Any], None]
+# How Python starts a worker. Tests set "forkserver" where they start dozens: libraries are then imported once for all.
+# It is not the product's choice: a library that asks for the GPUs while it is imported would spoil them for workers.
+START_METHOD = "spawn"
 # Seconds between two looks at the messages of workers.
 _PATIENCE = 0.2
 # Seconds that a worker has to end by itself once another one has failed.
@@ -54,15 +57,14 @@ def run_workers(
     """
     import torch.multiprocessing as mp
 
-    spawning = mp.get_context("spawn")
-    messages = spawning.Queue()
+    messages = mp.get_context(START_METHOD).Queue()
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count)}
     context = mp.start_processes(  # its children end when this process does
         _run,
-        (task, arguments, {**(environment or {}), **group}, messages),
+        (task, arguments, {**os.environ, **(environment or {}), **group}, messages),
         nprocs=count,
         join=False,
-        start_method="spawn",
+        start_method=START_METHOD,
     )
     failures: dict[int, UserError] = {}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.sweeps import ADAPTERS, SWEPT, Place
+from tests.faults.sweeps import ADAPTERS, SWEPT, Place, until
 from tests.integration.conftest import MadeOnce, Workplace, corpus, prepared
 
 __all__ = ["corpus", "prepared"]
@@ -59,19 +58,19 @@ def undisturbed(prepared: Workplace, made_once: MadeOnce) -> Undisturbed:
     """The sweep over SWEPT, once for all test processes."""
 
     def run(folder: Path) -> None:
-        before = processor_seconds()
-        done = like(prepared, folder).sweep(*SWEPT)
+        running, used = like(prepared, folder).start(*SWEPT), [0.0]
+
+        def ended() -> bool:
+            used.append(running.processor_seconds())
+            return running.ended() is not None
+
+        until(ended)
+        done = running.wait()
         assert done.code == 0, done.said
-        (folder / "seconds").write_text(str(processor_seconds() - before), encoding="utf-8")
+        (folder / "seconds").write_text(str(max(used)), encoding="utf-8")
 
     folder = made_once("undisturbed", run)
     place = Place(folder, folder / "store")
     trials, weights = place.trials(), place.weights()
     assert len(trials) == 2 * ADAPTERS and len(weights) == ADAPTERS
     return Undisturbed(place, trials, weights, float((folder / "seconds").read_text(encoding="utf-8")))
-
-
-def processor_seconds() -> float:
-    """What the children of this process, and theirs, have used until they ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime

@@ -10,11 +10,14 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft.store.inventory import Product, problem
+from tests.forkserver import fork_command
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN = "kimi_audio_ft.train"
 # Three adapters, two trials of each; twice as many where a long run was asked for (see test_kills.py).
 SIX = ("lora.r=2,4,8", "optim.lr=1e-3", "decoding.text_temperature=0.0,0.7")
@@ -38,6 +41,8 @@ _OF_THE_ATTEMPT = ("train_seconds", "train_reused", "decode_seconds", "git_commi
 _TOO_LONG = 900
 # Seconds between two looks at processes that are about to end.
 _SOON = 0.05
+# One that was started as a new Python, or that was forked.
+Process = subprocess.Popen[str] | BaseProcess
 
 
 @dataclass(frozen=True)
@@ -50,23 +55,30 @@ class Outcome:
 
 @dataclass
 class Running:
-    """A command with all its children, in a process group of their own."""
+    """A command with all its children, in a process group of their own; what they say goes to a file."""
 
-    process: subprocess.Popen[str]
+    process: Process
+    printed: Path
 
     def wait(self) -> Outcome:
         """To its end."""
         try:
-            said, _ = self.process.communicate(timeout=_TOO_LONG)
+            until(lambda: self.ended() is not None)
         finally:
             self.kill()
-        return Outcome(self.process.returncode, said)
+        code = self.ended()
+        assert code is not None
+        return Outcome(code, self.printed.read_text(encoding="utf-8"))
+
+    def ended(self) -> int | None:
+        """The command's exit code once it has ended, as subprocess has it."""
+        return self.process.poll() if isinstance(self.process, subprocess.Popen) else self.process.exitcode
 
     def kill_after(self, seconds: float) -> bool:
         """Kill -9 the whole group when it has used so many seconds of the processors, which other load does not bring
         nearer; false when the command had ended before."""
-        until(lambda: self.process.poll() is not None or self.processor_seconds() >= seconds)
-        alive = self.process.poll() is None
+        until(lambda: self.ended() is not None or self.processor_seconds() >= seconds)
+        alive = self.ended() is None
         self.kill()
         return alive
 
@@ -82,9 +94,14 @@ class Running:
     def kill(self) -> None:
         """Kill -9 the whole group and see it gone."""
         with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        until(lambda: not self.members())
-        self.process.wait()
+            os.killpg(self.group, signal.SIGKILL)
+        until(lambda: not self.members() and self.ended() is not None)
+
+    @property
+    def group(self) -> int:
+        """The id of the command's process and of its group."""
+        assert self.process.pid is not None
+        return self.process.pid
 
     def members(self) -> list[int]:
         """Ids of the group's processes that live."""
@@ -93,13 +110,13 @@ class Running:
             with suppress(OSError):
                 # "id (name) state parent group ..."; a name may hold spaces and brackets.
                 state, _, group = stat.read_text().rpartition(")")[2].split()[:3]
-                if int(group) == self.process.pid and state != "Z":
+                if int(group) == self.group and state != "Z":
                     found.append(int(stat.parent.name))
         return found
 
     def children(self) -> list[int]:
         """Ids of the processes that work for the command: spawned by it, with its log of packs open."""
-        return [number for number in self.members() if number != self.process.pid and _writes(number, "packs.log")]
+        return [number for number in self.members() if number != self.group and _writes(number, "packs.log")]
 
 
 def _writes(number: int, name: str) -> bool:
@@ -123,28 +140,38 @@ class Place:
     folder: Path
     store: Path
 
-    def start(self, *overrides: str, before: str = "", **environment: str) -> Running:
-        """Start ``train -m`` with SHORT and these overrides.
+    def start(self, *overrides: str) -> Running:
+        """Start ``train -m`` with SHORT and these overrides, forked where the libraries are imported already."""
+        printed = self._printed()
+        arguments = ("-m", *SHORT, *overrides)
+        return Running(fork_command(TRAIN, arguments, self.folder, self._environment(), printed), printed)
+
+    def start_python(self, before: str, *overrides: str, **environment: str) -> Running:
+        """Start it as a new Python.
 
         Args:
             before: Python to run in its process first, as a person's own code that the sweep imports would.
         """
-        command = [sys.executable, "-m", TRAIN, "-m", *SHORT, *overrides]
-        if before:
-            run = f"import runpy, sys\n{before}\nrunpy.run_module({TRAIN!r}, run_name='__main__', alter_sys=True)"
-            command[1:3] = ["-c", run]
-        repository = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, (repository, os.environ.get("PYTHONPATH"))))
-        own = {"PYTHONPATH": path, "KIMI_AUDIO_FT_STORE": str(self.store), **environment}
-        process = subprocess.Popen(
-            command, cwd=self.folder, env=os.environ | own, text=True, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        return Running(process)
+        run = f"import runpy, sys\n{before}\nrunpy.run_module({TRAIN!r}, run_name='__main__', alter_sys=True)"
+        printed = self._printed()
+        with printed.open("w") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-c", run, "-m", *SHORT, *overrides], cwd=self.folder,
+                env=self._environment() | environment, text=True, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        return Running(process, printed)
 
-    def sweep(self, *overrides: str, **environment: str) -> Outcome:
+    def _printed(self) -> Path:
+        return self.folder / f"printed-{len(list(self.folder.glob('printed-*')))}.log"
+
+    def _environment(self) -> dict[str, str]:
+        path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+        return os.environ | {"PYTHONPATH": path, "KIMI_AUDIO_FT_STORE": str(self.store)}
+
+    def sweep(self, *overrides: str) -> Outcome:
         """Run a sweep to its end."""
-        return self.start(*overrides, **environment).wait()
+        return self.start(*overrides).wait()
 
     def trials(self, folder: str = "sweep") -> list[dict[str, Any]]:
         """The sweep's ``trials.json`` without what depends on how many attempts it took."""

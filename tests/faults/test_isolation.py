@@ -23,8 +23,10 @@ NO_BASE = "baseline=false"
 # As large as 2^31 rows of 128 numbers: more than the address space that LITTLE_MEMORY leaves.
 HUGE = 2**31
 LITTLE_MEMORY = "import resource; resource.setrlimit(resource.RLIMIT_AS, (64 << 30, 64 << 30))"
+# The children that die are many; they need not import everything again.
+FORK = "import tests.preloaded, tests.forkserver; tests.forkserver.fork_own_workers()"
 
-# A person's own code, which Python imports at the start of every process of a sweep: it makes one adapter's training
+# A person's own code, which Python imports at the start of a sweep's process: it makes one adapter's training
 # go wrong when that adapter's first file is written. Faults are "lora.r:what" in FAULTS.
 USER_CODE = """
 import json, os, signal, sys
@@ -81,7 +83,7 @@ def test_faulty_trials_fail_alone(new_place: Callable[..., Place]) -> None:
         "FAULTS": "3:raises 5:exits 6:dies",
     }
     overrides = (f"lora.r=2,3,5,6,8,{HUGE}", "lora.lora_alpha=4", COLD, NO_BASE, "hydra.launcher.pack_size=8")
-    done = place.start(*overrides, before=LITTLE_MEMORY, **environment).wait()
+    done = place.start_python(f"{LITTLE_MEMORY}; {FORK}", *overrides, **environment).wait()
     assert done.code != 0, done.said
     failed = failures(place)
     assert sorted(scores(place)) == [0, 4] and sorted(failed) == [1, 2, 3, 5], done.said
@@ -103,7 +105,7 @@ def test_an_exploding_loss_and_a_killed_worker(new_place: Callable[..., Place], 
     place = new_place()
     grid = ("lora.r=2,4", "optim.lr=1e-3,1e30", COLD)
     running = place.start(*grid, "hydra.launcher.pack_size=4", "hydra.launcher.parallel=1")
-    until(lambda: list(place.store.glob("adapter/.*.work/*")) or running.process.poll() is not None)
+    until(lambda: list(place.store.glob("adapter/.*.work/*")) or running.ended() is not None)
     [child] = running.children()
     os.kill(child, signal.SIGKILL)
     done = running.wait()

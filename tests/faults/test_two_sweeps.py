@@ -17,7 +17,7 @@ def test_each_adapter_is_trained_once_though_one_is_killed(
     """They start together; when the first adapters are there one is killed, and the other does its work too."""
     place = new_place()
     left, right = (place.start(*SWEPT, f"hydra.sweep.dir={name}") for name in ("left", "right"))
-    until(lambda: place.products("adapter") or left.process.poll() is not None)
+    until(lambda: place.products("adapter") or left.ended() is not None)
     complete = place.products("adapter")
     left.kill()
     done = right.wait()

@@ -13,10 +13,13 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+
+from tests.forkserver import fork_command, forked_workers
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MadeOnce = Callable[[str, Callable[[Path], None]], Path]
@@ -46,6 +49,23 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Forked:
+    """A command that runs. out, err: files with what it has printed."""
+
+    process: BaseProcess
+    out: Path
+    err: Path
+
+    def wait(self) -> Outcome:
+        """To its end."""
+        self.process.join(300)
+        self.process.kill()
+        self.process.join()
+        assert self.process.exitcode is not None
+        return Outcome(self.process.exitcode, *(file.read_text(encoding="utf-8") for file in (self.out, self.err)))
+
+
+@dataclass(frozen=True)
 class Workplace:
     """A folder in which commands run, with the store inside it."""
 
@@ -59,6 +79,7 @@ class Workplace:
         """Run ``python -m module arguments`` within this process: importing torch takes seconds."""
         out, err = io.StringIO(), io.StringIO()
         with (
+            forked_workers(),
             _as_command(self, [module, *arguments]),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
@@ -77,6 +98,13 @@ class Workplace:
         return subprocess.Popen(
             command, cwd=self.folder, env=self._environment() | environment, stdout=pipe, stderr=pipe, text=True
         )
+
+    def fork(self, module: str, *arguments: str) -> Forked:
+        """Start ``python -m module arguments`` as a process of its own, which has imported the libraries before."""
+        out, err = (self.folder / f"forked.{name}" for name in ("out", "err"))
+        for file in (out, err):
+            file.touch()
+        return Forked(fork_command(module, arguments, self.folder, self._environment(), out, err), out, err)
 
     def run_apart(self, module: str, *arguments: str, **environment: str) -> Outcome:
         """Run ``python -m module arguments`` as a process of its own, to its end."""

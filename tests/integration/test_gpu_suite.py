@@ -4,28 +4,47 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.forkserver import fork_command
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SIZES = ("--micro-batches", "1,2", "--decode-batches", "1,3", "--new-tokens", "3", "--windows", "1")
 TINY = ("--device", "cpu", "--model", "tiny", "--dtype", "float32", "--warmup", "0", "--repeats", "1", *SIZES)
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)} | environment
-    command = [sys.executable, "-m", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True)
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Done]:
+    """Runs ``python -m``, with the libraries imported, at the top of the checkout."""
+
+    def wait(module: str, *arguments: str, **environment: str) -> Done:
+        out, err = tmp_path / "run.out", tmp_path / "run.err"
+        process = fork_command(module, arguments, REPOSITORY, os.environ | environment, out, err)
+        process.join()
+        assert process.exitcode is not None
+        return Done(process.exitcode, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))
+
+    return wait
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, so that the suite runs itself")
-def test_without_a_gpu_the_suite_skips_with_the_reason(workplace: Any) -> None:
+def test_without_a_gpu_the_suite_skips_with_the_reason(run: Callable[..., Done], workplace: Any) -> None:
     done = run("pytest", "tests/gpu", "-m", "gpu", "-rs", "-p", "no:cacheprovider", KIMI_AUDIO_FT_GPU_REHEARSAL="0")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no CUDA GPU on this machine" in done.stdout and "skipped" in done.stdout
@@ -35,14 +54,14 @@ def test_without_a_gpu_the_suite_skips_with_the_reason(workplace: Any) -> None:
 
 
 @pytest.mark.slow
-def test_the_suite_passes_its_rehearsal(shared_dir: Path) -> None:
+def test_the_suite_passes_its_rehearsal(run: Callable[..., Done], shared_dir: Path) -> None:
     done = run("pytest", "tests/gpu", "-m", "gpu", "-v", "-p", "no:cacheprovider", KIMI_AUDIO_FT_GPU_REHEARSAL="1")
     assert done.returncode == 0, done.stdout[-3000:]
     assert "skipped" not in done.stdout
 
 
 @pytest.mark.slow
-def test_the_benchmark_end_to_end(tmp_path: Path) -> None:
+def test_the_benchmark_end_to_end(run: Callable[..., Done], tmp_path: Path) -> None:
     """Every row is there, every number positive, and the rates are the counts divided by the times."""
     page, numbers = tmp_path / "new" / "bench.md", tmp_path / "bench.json"
     done = run("experiments.bench_gpu", *TINY, "--out", str(page), "--json", str(numbers), "--commit", "abc123")

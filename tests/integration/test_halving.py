@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-REPOSITORY = str(Path(__file__).resolve().parents[2])
 TRAIN = "kimi_audio_ft.train"
 TEMPERATURES = "decoding.text_temperature=0.0,0.7"
 HALVING = ("hydra/sweeper=halving", "hydra.sweeper.rungs=[2]", "hydra.launcher.pack_size=4")
@@ -86,7 +84,7 @@ def halved(new_workplace: Callable[[], Any], short: tuple[str, ...]) -> Halved:
     (place.folder / "crash.py").write_text(CRASH, encoding="utf-8")
     command = ("-m", *short, *HALVING, *BY_LOSS, *GRID)
     crash = "+hydra.callbacks.crash._target_=crash.Crash"
-    dead = place.run_apart(TRAIN, *command, crash, PYTHONPATH=os.pathsep.join((str(place.folder), REPOSITORY)))
+    dead = place.fork(TRAIN, *command, crash).wait()
     at_death, files = read(place.folder / "halved" / "halving.json"), rung_files(place)
     return Halved(place, dead, at_death, files, place.run(TRAIN, *command))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft.scoring import score
+from tests.faults.sweeps import until
 
 TRAIN = "kimi_audio_ft.train"
 # What two runs of one trial may differ in: time, place, and whether the adapter was there.
@@ -117,16 +119,15 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     # Long enough that no machine is done before it hears of it.
     longer = ("trainer.max_epochs=40", "trainer.max_steps=40")
     command = ("-m", *short, *points, *longer, "hydra.sweep.dir=sweep")
-    process = stopped.start(TRAIN, *command)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if ": fitting" in line:  # in a pack or alone, as the search for a size has found
-            process.send_signal(signal.SIGINT)
-            break
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 130, err
-    assert "finishing the step, saving" in out
-    assert "interrupted" in err
+    running = stopped.fork(TRAIN, *command)
+    # In a pack or alone, as the search for a size has found.
+    until(lambda: ": fitting" in running.out.read_text(encoding="utf-8") or running.process.exitcode is not None)
+    assert running.process.pid is not None
+    os.kill(running.process.pid, signal.SIGINT)
+    done = running.wait()
+    assert done.code == 130, done.err
+    assert "finishing the step, saving" in done.out
+    assert "interrupted" in done.err
     assert not list((stopped.store / "adapter").glob(".*.draft"))
     done = stopped.run(TRAIN, *command)
     assert done.code == 0, done.err
@@ -182,14 +183,12 @@ def test_killed_sweep_goes_on(
     new_workplace: Callable[[], Any],
     short: tuple[str, ...],
     points: tuple[str, ...],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     killed = new_workplace()
     (killed.folder / "crash.py").write_text(CRASH, encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", str(killed.folder))
     # In one process, so that the callback is where the training is; tests/faults kills packs.
     command = ("-m", "hydra/launcher=basic", *short, *points, "trainer.save_every=2", "hydra.sweep.dir=sweep")
-    dead = killed.run_apart(TRAIN, *command, "+hydra.callbacks.crash._target_=crash.Crash")
+    dead = killed.fork(TRAIN, *command, "+hydra.callbacks.crash._target_=crash.Crash").wait()
     assert dead.code == -9, dead.err
     finished = killed.products("adapter")
     assert len(finished) == 1
@@ -207,10 +206,10 @@ def test_two_sweeps_at_once_make_everything_once(
     first: Path, new_workplace: Callable[[], Any], short: tuple[str, ...], points: tuple[str, ...]
 ) -> None:
     shared = new_workplace()
-    other = shared.start(TRAIN, "-m", *short, *points, "hydra.sweep.dir=left")  # still imports while this one begins
+    running = shared.fork(TRAIN, "-m", *short, *points, "hydra.sweep.dir=left")
     shared.sweep("right", *points)
-    _, err = other.communicate(timeout=300)
-    assert other.returncode == 0, err
+    other = running.wait()
+    assert other.code == 0, other.err
     sweeps = [shared.folder / name for name in ("left", "right")]
     for folder in sweeps:
         assert results(folder) == results(first)

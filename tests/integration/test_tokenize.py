@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,14 +71,12 @@ def test_killed_workers_lose_and_double_nothing(workplace: Any, whole: Any, monk
     write_clips(workplace.folder)
     (index,) = (workplace.store / "features").glob("[!.]*/index.bin")
     before = index.stat().st_size
-    environment = workplace._environment()
-    command = [sys.executable, "-m", TOKENIZE, *COMMAND, "devices=2"]
-    with subprocess.Popen(command, cwd=workplace.folder, env=environment, start_new_session=True) as running:
-        while index.stat().st_size == before and running.poll() is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                running.wait(0.02)
-        assert running.poll() is None
-        os.killpg(running.pid, signal.SIGKILL)
+    running = workplace.fork(TOKENIZE, *COMMAND, "devices=2").process
+    while index.stat().st_size == before and running.exitcode is None:
+        running.join(0.02)
+    assert running.exitcode is None
+    os.killpg(running.pid, signal.SIGKILL)
+    running.join()
     kept = (index.stat().st_size - before) // RECORD.itemsize
     assert 0 < kept < CLIPS and not (workplace.folder / "clips.tokens.jsonl").exists()
     done = workplace.run(TOKENIZE, *COMMAND)

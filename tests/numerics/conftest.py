@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kimi_audio_ft.runtime.libraries import quiet_libraries
+from tests.forkserver import forked_workers
 from tests.numerics.pack_lab import Lab
 
 
@@ -36,3 +38,10 @@ def lab(fitted_alone: Lab, tmp_path: Path) -> Lab:
     quiet_libraries()
     fitted_alone.place = tmp_path
     return fitted_alone
+
+
+@pytest.fixture(scope="module")
+def forked_ranks() -> Iterator[None]:
+    """Ranks are forked with the libraries imported."""
+    with forked_workers():
+        yield

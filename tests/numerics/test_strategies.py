@@ -28,7 +28,7 @@ from kimi_audio_ft.runtime.workers import run_workers
 from kimi_audio_ft.trial import Trial, fit_in_workers
 
 Config = Callable[..., TrainConfig]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_ranks")]
 
 # As conf/trainer/deepspeed_zero3.yaml, which tests/integration uses whole.
 ZERO = {"zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False, "zero_optimization": {"stage": 3}}

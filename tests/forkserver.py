@@ -1,0 +1,115 @@
+"""Processes that begin with the libraries imported, forked from one that has them: importing takes most of their time.
+
+They are processes like others: killed, they clean nothing up, and what their parents imported or patched is not theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing import forkserver, get_context, util
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from kimi_audio_ft.runtime import workers
+from kimi_audio_ft.runtime.libraries import bring_back_bitsandbytes
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@contextlib.contextmanager
+def forked_workers() -> Iterator[None]:
+    """Meanwhile ``run_workers`` forks workers, and does not have each import everything."""
+    before = workers.START_METHOD
+    _begin()
+    workers.START_METHOD = "forkserver"
+    try:
+        yield
+    finally:
+        workers.START_METHOD = before
+
+
+def fork_command(
+    module: str,
+    arguments: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    out: Path,
+    err: Path | None = None,
+) -> BaseProcess:
+    """Start ``python -m module arguments`` in a folder, with all of its processes in a session of their own.
+
+    Args:
+        out, err: files for what it prints; both go to ``out`` where there is no ``err``.
+    """
+    _begin()
+    process = get_context("forkserver").Process(
+        target=_command, args=(module, list(arguments), folder, dict(environment), out, err or out)
+    )
+    process.start()
+    return process
+
+
+def _begin() -> None:
+    """See that the process from which others are forked runs, whatever folder this one is in."""
+    forkserver.set_forkserver_preload(["tests.preloaded"])
+    with contextlib.chdir(REPOSITORY):
+        forkserver.ensure_running()
+
+
+def _command(
+    module: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], out: Path, err: Path
+) -> None:
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, file in ((1, out), (2, err)):
+        target = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(target, number)
+        os.close(target)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    bring_back_bitsandbytes()  # a command leaves it out by itself
+    fork_own_workers()
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def fork_own_workers() -> None:
+    """From now on this process forks its workers from a copy of what it is now, which ends with it."""
+
+    def copy(path: str, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
+        number = os.fork()
+        if number == 0:
+            _close_all_but(descriptors)  # it ends when nobody else has the other end of a pipe that it reads
+            try:
+                forkserver.main(*descriptors, None)
+            finally:
+                os._exit(0)
+        return number
+
+    with _instead_of_new_python(copy):
+        forkserver.ensure_running()
+    workers.START_METHOD = "forkserver"
+
+
+def _close_all_but(descriptors: Sequence[int]) -> None:
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        number = int(entry.name)
+        if number > 2 and number not in descriptors:
+            with contextlib.suppress(OSError):  # the listing's own
+                os.close(number)
+
+
+@contextlib.contextmanager
+def _instead_of_new_python(copy: object) -> Iterator[None]:
+    new, util.spawnv_passfds = util.spawnv_passfds, copy  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        util.spawnv_passfds = new  # type: ignore[attr-defined]
