@@ -15,7 +15,7 @@ from kimi_audio_ft.paths import CHECKOUT, project_root, store_root
 
 # Variables that decide what a task reads and computes. Nothing secret is among them: they are written to a file.
 _TRAVELLING = (
-    *("KIMI_AUDIO_FT_ROOT", "KIMI_AUDIO_FT_TRACEBACK", "PYTHONPATH", "OMP_NUM_THREADS"),
+    *("KIMI_AUDIO_FT_ROOT", "KIMI_AUDIO_FT_TRACEBACK", "PYTHONPATH", "OMP_NUM_THREADS", "MKL_CBWR"),
     *("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE"),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from kimi_audio_ft.data.datamodule import ConversationData
 from kimi_audio_ft.data.together import DataTogether
 from kimi_audio_ft.files import write_json, write_jsonl
 from kimi_audio_ft.lora.adapter import save_adapter, trainable_parameters
-from kimi_audio_ft.lora.pack import Pack
+from kimi_audio_ft.lora.pack import WITHIN_ROUNDING, Pack
 from kimi_audio_ft.lora.targets import needs_branch
 from kimi_audio_ft.runtime.devices import device
 from kimi_audio_ft.runtime.signals import Interrupted, Leave, TrainingFailed, own_signals, require_finite
@@ -33,6 +34,8 @@ from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.training.strategies import make_strategy
 
 __all__ = ["Interrupted", "Member", "OnRow", "OnStep", "Result", "Row", "TrainingFailed", "fit_adapters"]
+
+log = logging.getLogger(__name__)
 
 Result = dict[str, Any] | TrainingFailed
 OnRow = Callable[[str, Row], None]
@@ -53,8 +56,9 @@ def fit_adapters(
 ) -> dict[str, Result]:
     """Train adapters together over one base and write each, with its curves, into its own folder.
 
-    Each ends as if it had trained alone. One member alone is trained by plain PEFT. When the members' work folders hold
-    checkpoints of one step, training goes on from the latest such step as if never interrupted, whoever has made them.
+    Each ends as if it had trained alone, bit for bit or within rounding, as the facts say. One member alone is trained
+    by plain PEFT. When the members' work folders hold checkpoints of one step, training goes on from the latest such
+    step as if never interrupted, whoever has made them.
     Under a strategy of several ranks every one of them calls this; the first one writes and sees rows and steps.
 
     Args:
@@ -68,8 +72,9 @@ def fit_adapters(
         should_stop: asked after every step, on every rank; one yes ends the training at this step.
 
     Returns:
-        By name, facts about the training (steps, seconds, losses, number of trained parameters, pack), or of a paused
-        one ``{"paused": {"step", "val_loss"}, ...}``, or why there is no adapter.
+        By name, facts about the training (steps, seconds, losses, number of trained parameters, pack; where several
+        trained together also how each ``equals_alone``: "bit for bit" or "within rounding"), or of a paused one
+        ``{"paused": {"step", "val_loss"}, ...}``, or why there is no adapter.
 
     Raises:
         Interrupted: ``should_stop`` said so; every member that has not failed has a checkpoint of that step.
@@ -80,6 +85,7 @@ def fit_adapters(
     works = {member.name: member.work for member in members}
     with on_one_base(base, members, dispatch) as (model, pack):
         sizes = {name: trainable_parameters(model, name) for name in works}  # of whole parameters, not yet in shards
+        equality = _equality(pack, data)
         learners = [Learner(member.optim, member.seed, member.name) for member in members]
         module = AdapterTraining(model, learners, num_steps, pack)
         module.should_stop = should_stop or module.should_stop
@@ -109,12 +115,22 @@ def fit_adapters(
             results[member.name] = outcome | {
                 "train_seconds": round(seconds / len(members), 3),
                 "trainable_parameters": sizes[member.name],
-                "pack": {"size": len(members), "seconds": seconds},
+                "pack": {"size": len(members), "seconds": seconds, **equality},
             }
             if trainer.is_global_zero and leaving.paused is None:
                 own = data if isinstance(data, ConversationData) else data[member.name]
                 _write(member, module, recorder, own)
     return results
+
+
+def _equality(pack: Pack | None, data: ConversationData | Mapping[str, ConversationData]) -> dict[str, str]:
+    """How a pack's adapters equal those trained alone; nothing to say of one alone."""
+    if pack is None:
+        return {}
+    # Batches of their own are padded to each other's lengths.
+    equality = pack.equals_alone() if isinstance(data, ConversationData) else WITHIN_ROUNDING
+    log.info("%d adapters train together; each equals the same one trained alone %s", len(pack.names), equality)
+    return {"equals_alone": equality}
 
 
 @contextmanager
