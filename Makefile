@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := outputs/demo
 
-.PHONY: venv demo test check lint clean
+.PHONY: venv demo test check test-processors test-avx2 test-sse lint clean
 
 venv: .venv/installed
 
@@ -26,10 +26,25 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-lo
 
 test: lint
 	$(PYTEST)
+	$(MAKE) --jobs 2 --output-sync test-avx2 test-sse ONLY="-m bitwise"
 
 # For every day: what two minutes suffice for.
 check: lint
 	$(PYTEST) -m "not slow" tests/unit
+
+# tests/numerics with this processor's own kernels and with those that older processors get.
+NUMERICS := $(BIN)/python -m pytest tests/numerics
+test-processors: venv
+	OMP_NUM_THREADS=1 $(NUMERICS)
+	$(MAKE) test-avx2 test-sse
+
+test-avx2: export ATEN_CPU_CAPABILITY := avx2
+test-avx2: export MKL_ENABLE_INSTRUCTIONS := AVX2
+test-sse: export ATEN_CPU_CAPABILITY := default
+test-sse: export MKL_ENABLE_INSTRUCTIONS := SSE4_2
+test-sse: export ONEDNN_MAX_CPU_ISA := SSE41
+test-avx2 test-sse: venv
+	OMP_NUM_THREADS=1 $(NUMERICS) $(ONLY)
 
 lint: venv
 	$(BIN)/ruff check .

@@ -89,7 +89,7 @@ class LauncherConfig:
     _target_: str = "hydra_plugins.kimi_audio_ft_packed.launcher.PackedLauncher"
     pack_size: Any = "auto"  # Adapters that train together at most; auto tries a few sizes, 1 trains each by itself.
     pack_same_data: bool = True  # Only adapters with the same seed share a pack; false also packs over seeds.
-    dispatch: str = "auto"  # slice (bit-equal to solo on a CPU), batched (faster on a GPU), auto: by the device.
+    dispatch: str = "auto"  # slice (on most CPUs bit-equal to solo), batched (faster on a GPU), auto: by the device.
     executor: str = "local"  # local: this machine; slurm and ray: packs are jobs of a cluster.
     gpus_per_pack: Any = "auto"  # GPUs of one pack; auto: as many as trainer.devices asks for.
     # Packs side by side; auto: what the GPUs (or Ray) hold, without GPUs the cores at trainer.threads, 4 Slurm jobs.

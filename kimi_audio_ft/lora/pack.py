@@ -5,7 +5,8 @@ training mode apply one adapter to the whole batch: here every member has rows o
 
     rows of the batch     | a a | b b b | c |     A member's rows meet the base and its own update, nothing else.
 
-slice: for each member the operations of PEFT's own forward on its block. On a CPU the result is PEFT's bit for bit.
+slice: for each member the operations of PEFT's own forward on its block. ``Pack.equals_alone`` says whether the result
+    is PEFT's bit for bit.
 batched: the updates of all members as two batched matrix products, with ranks padded by zeros. Fewer, larger kernels.
 """
 
@@ -25,8 +26,10 @@ from torch import Tensor, nn
 from kimi_audio_ft.config.train import SHARDED, LoraConfig, ModelConfig, TrainerConfig
 from kimi_audio_ft.lora.adapter import stable_seed
 from kimi_audio_ft.lora.targets import needs_whisper
+from kimi_audio_ft.runtime.reproducible import rows_are_independent
 
 DISPATCHES = ("slice", "batched")
+BIT_FOR_BIT, WITHIN_ROUNDING = "bit for bit", "within rounding"
 
 
 @dataclass(frozen=True)
@@ -68,21 +71,25 @@ class Pack:
 
     def __init__(self, model: PeftModel, names: Sequence[str], dispatch: str, rank: int | None = None) -> None:
         assert dispatch in DISPATCHES, dispatch
-        self.names, self.shares = list(names), list[Share]()
+        self.names, self.dispatch, self.shares = list(names), dispatch, list[Share]()
         tuned: Any = model.base_model.model
         configs: Any = model.peft_config
         self.rank = rank or max(configs[name].r for name in names)
         self.adapts_embedding = False
         self._patched: list[nn.Module] = []
+        self._common: list[Tensor] = []  # weights of products that the rows of all members share
         forward = _slice_forward if dispatch == "slice" else _batched_forward
         heads = dict(tuned.named_children())
         for name, layer in tuned.named_modules():
+            if type(layer) is nn.Linear and name.startswith("model.") and ".lora_" not in name:
+                self._common.append(layer.weight)
             if isinstance(layer, LoraLayer):
                 assert type(layer) is Linear and not layer.lora_variant, f"{name} cannot be packed; see why_solo"
                 self.adapts_embedding |= _kind(name) == "audio"
                 self._patch(layer, partial(forward, layer, self, _kind(name)))
             elif name in heads and isinstance(layer, nn.Linear) and dispatch == "slice":
-                # A matrix product of three rows or less adds up in another order than a larger one.
+                # Of answers there may be few: on AMD a product of three rows or less adds up in another order than a
+                # larger one, and in bfloat16 a gradient of a head depends on the number of rows elsewhere too.
                 self._patch(layer, partial(_linear_in_shares, layer, self))
 
     def _patch(self, layer: nn.Module, forward: Callable[..., Tensor]) -> None:
@@ -94,6 +101,11 @@ class Pack:
         for layer in self._patched:
             del layer.forward
         self._patched.clear()
+
+    def equals_alone(self) -> str:
+        """How an adapter of this pack equals one trained alone on the same batches: by form, format and processor."""
+        exact = self.dispatch == "slice" and rows_are_independent(self._common)
+        return BIT_FOR_BIT if exact else WITHIN_ROUNDING
 
     def sizes(self, kind: str) -> list[int]:
         """Lengths of the members' blocks in the first dimension of a layer's input."""
@@ -114,7 +126,7 @@ def _linear_in_shares(layer: nn.Linear, pack: Pack, x_NI: Tensor) -> Tensor:
 
 def _slice_forward(layer: Any, pack: Pack, kind: str, x: Tensor) -> Tensor:
     """What PEFT's forward does for one adapter, for each block. ``split`` and not slices: its gradient is one cat."""
-    base = layer.base_layer(x)
+    base = _linear_in_shares(layer.base_layer, pack, x) if kind == "answers" else layer.base_layer(x)
     sizes = pack.sizes(kind)
     blocks = []
     for share, y, own in zip(pack.shares, base.split(sizes), x.split(sizes), strict=True):

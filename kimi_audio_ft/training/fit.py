@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from kimi_audio_ft.config.train import TrainerConfig
 from kimi_audio_ft.data.datamodule import ConversationData, DataTogether
 from kimi_audio_ft.files import write_json, write_jsonl
 from kimi_audio_ft.lora.adapter import save_adapter, trainable_parameters
-from kimi_audio_ft.lora.pack import Pack
+from kimi_audio_ft.lora.pack import WITHIN_ROUNDING, Pack
 from kimi_audio_ft.lora.targets import needs_branch
 from kimi_audio_ft.runtime.devices import device
 from kimi_audio_ft.runtime.signals import Interrupted, Leave, TrainingFailed, own_signals, require_finite
@@ -37,6 +38,8 @@ from kimi_audio_ft.training.callbacks import (
 from kimi_audio_ft.training.checkpoint import AdapterCheckpointIO, KeepCheckpoints, PackCheckpointIO, checkpoint_of
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.training.strategies import make_strategy
+
+log = logging.getLogger(__name__)
 
 Result = dict[str, Any] | TrainingFailed
 OnRow = Callable[[str, Row], None]
@@ -57,9 +60,9 @@ def fit_adapters(
 ) -> dict[str, Result]:
     """Train adapters over one base at once and write each, with its curves, into its own folder.
 
-    Each ends as if it had trained alone. A single one is trained by plain PEFT. Training resumes at the latest step of
-    which all work folders hold a checkpoint, in whatever company it was made. Under a strategy of several ranks every
-    rank calls this; rank 0 writes and gets the callbacks.
+    Each ends as if it had trained alone, bit for bit or within rounding, as the facts say. A single one is trained by
+    plain PEFT. Training resumes at the latest step of which all work folders hold a checkpoint, in whatever company it
+    was made. Under a strategy of several ranks every rank calls this; rank 0 writes and gets the callbacks.
 
     Args:
         data: batches that all adapters share, or each one's own by its name.
@@ -72,7 +75,8 @@ def fit_adapters(
         should_stop: asked after every step, on every rank; one yes ends the training at this step.
 
     Returns:
-        By name, facts about the training (steps, seconds, losses, number of trained parameters, pack); for a paused
+        By name, facts about the training (steps, seconds, losses, number of trained parameters, pack; where several
+        trained together also how each ``equals_alone``: "bit for bit" or "within rounding"); for a paused
         one ``{"paused": {"step", "val_loss"}, ...}``; for a failed one its TrainingFailed.
 
     Raises:
@@ -84,6 +88,7 @@ def fit_adapters(
     works = {spec.name: spec.work for spec in specs}
     with on_one_base(base, specs, dispatch) as (model, pack):
         sizes = {name: trainable_parameters(model, name) for name in works}  # of whole parameters, not yet in shards
+        equality = _equality(pack, data)
         states = [AdapterState(spec.optim, spec.seed, spec.name) for spec in specs]
         module = AdapterTraining(model, states, num_steps, pack)
         module.should_stop = should_stop or module.should_stop
@@ -112,12 +117,22 @@ def fit_adapters(
             results[spec.name] = outcome | {
                 "train_seconds": round(seconds / len(specs), 3),
                 "trainable_parameters": sizes[spec.name],
-                "pack": {"size": len(specs), "seconds": seconds},
+                "pack": {"size": len(specs), "seconds": seconds, **equality},
             }
             if trainer.is_global_zero and leaving.paused is None:
                 own = data if isinstance(data, ConversationData) else data[spec.name]
                 _write(spec, module, recorder, own)
     return results
+
+
+def _equality(pack: Pack | None, data: ConversationData | Mapping[str, ConversationData]) -> dict[str, str]:
+    """How a pack's adapters equal those trained alone; nothing to say of one alone."""
+    if pack is None:
+        return {}
+    # Batches of their own are padded to each other's lengths.
+    equality = pack.equals_alone() if isinstance(data, ConversationData) else WITHIN_ROUNDING
+    log.info("%d adapters train together; each equals the same one trained alone %s", len(pack.names), equality)
+    return {"equals_alone": equality}
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from kimi_audio_ft.manifest.conversation import layout_conversation
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM, TextTokenizer, WhisperFeatureExtractor
 from kimi_audio_ft.model.audio_frontend import num_audio_tokens
 from kimi_audio_ft.model.text_tokenizer import SPECIAL_TOKENS
+from tests.numerics.closeness import assert_close
 
-TOLERANCE = 1e-5
 FIRST_CODE = 256 + len(SPECIAL_TOKENS)
 FEATURE_DIM = 96
 # The shape of the golden data's model (shared/golden/llm.json), with room for all special tokens.
@@ -87,6 +87,7 @@ def inputs(samples: list[Sample], pad_id: int, left: bool = False) -> dict[str, 
     return make_batch(samples, pad_id, left=left)["inputs"]
 
 
+@pytest.mark.bitwise
 @pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_a_batch_is_its_conversations_one_by_one(
@@ -102,7 +103,7 @@ def test_a_batch_is_its_conversations_one_by_one(
             real = batch["attention_mask"][row].bool()
             assert int(real.sum()) == len(sample.layout)
             for name in ("text_logits", "audio_logits"):
-                torch.testing.assert_close(together[name][row, real], alone[name][0], atol=TOLERANCE, rtol=0)
+                assert_close(together[name][row, real], alone[name][0])
     assert torch.isfinite(together.text_logits).all() and torch.isfinite(together.audio_logits).all()
     model.set_attn_implementation("sdpa")
 
@@ -113,7 +114,7 @@ def test_an_attention_mask_of_ones_is_none(
     batch = inputs(samples[1:2], tokenizer.pad_id)
     with torch.no_grad():
         masked, plain = model(**batch), model(**batch | {"attention_mask": None})
-    torch.testing.assert_close(masked.text_logits, plain.text_logits, atol=TOLERANCE, rtol=0)
+    assert_close(masked.text_logits, plain.text_logits)
 
 
 def test_every_conversation_hears_its_own_audio(
@@ -140,7 +141,7 @@ def test_text_positions_select_rows(
         whole = model(**batch["inputs"], audio_branch=False)
         some = model(**batch["inputs"], audio_branch=False, text_positions=positions)
     assert some.audio_logits is None and some.text_logits.shape == (int(positions.sum()), CONFIG["vocab_size"])
-    torch.testing.assert_close(some.text_logits, whole.text_logits[positions], atol=TOLERANCE, rtol=0)
+    assert_close(some.text_logits, whole.text_logits[positions])
 
 
 @pytest.mark.parametrize("given", [torch.bfloat16, torch.float16, torch.float64])
@@ -249,4 +250,4 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(
     assert set(runs.values()) == {2}
     assert plain.keys() == checkpointed.keys() and plain
     for name in plain:
-        torch.testing.assert_close(checkpointed[name], plain[name], atol=1e-6, rtol=1e-5)
+        assert_close(checkpointed[name], plain[name], name=name)

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from kimi_audio_ft.config.train import LoraConfig, OptimConfig, TrainConfig
 from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.training.adapters import AdapterSpec
 from kimi_audio_ft.training.fit import fit_adapters
 from kimi_audio_ft.trial import Trial
+from tests.numerics.pack_lab import assert_same, assert_same_bits
 
 Fit = Callable[..., dict[str, Any]]
 
@@ -40,12 +39,6 @@ def fit(trial_config: Callable[..., TrainConfig], tmp_path: Path) -> Fit:
         return fit_adapters(trial.base, members, trial.data, config.trainer, until=until)
 
     return run
-
-
-def assert_same(place: Path, other: Path) -> None:
-    ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (place, other))
-    assert [key for key in theirs if not torch.equal(ours[key], theirs[key])] == []
-    assert (place / "curves.jsonl").read_text() == (other / "curves.jsonl").read_text()
 
 
 @pytest.mark.slow
@@ -74,4 +67,4 @@ def test_pausing_more_than_once_changes_nothing(fit: Fit, tmp_path: Path, accumu
         assert fit("paused", ["r2"], until, accumulate)["r2"]["paused"]["step"] == until
     straight = fit("straight", ["r2"], None, accumulate)["r2"]["steps"]
     assert fit("paused", ["r2"], None, accumulate)["r2"]["steps"] == straight
-    assert_same(tmp_path / "paused" / "r2", tmp_path / "straight" / "r2")
+    assert_same_bits(tmp_path / "paused" / "r2", tmp_path / "straight" / "r2")

@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kimi_audio_ft.model import KimiAudioForCausalLM
-
-TOLERANCE = 1e-4
+from tests.numerics.closeness import assert_close
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +32,6 @@ def cases(golden: Path) -> dict[str, Tensor]:
     return load_file(golden / "llm_cases.safetensors")
 
 
-def close(ours: Tensor, theirs: Tensor) -> None:
-    torch.testing.assert_close(ours, theirs, atol=TOLERANCE, rtol=0)
-
-
 def inputs(cases: dict[str, Tensor], name: str) -> dict:
     mask = cases.get(f"{name}.is_continuous_mask")
     return {
@@ -54,8 +49,8 @@ def features(cases: dict[str, Tensor], name: str) -> list[Tensor]:
 @pytest.mark.parametrize("name", ["base", "multi_audio_intended"])
 def test_logits(model: KimiAudioForCausalLM, cases: dict[str, Tensor], name: str) -> None:
     out = model(**inputs(cases, name), audio_features=features(cases, name))
-    close(out.text_logits, cases[f"{name}.logits_lm_head"])
-    close(out.audio_logits, cases[f"{name}.logits_mimo_output"])
+    assert_close(out.text_logits, cases[f"{name}.logits_lm_head"])
+    assert_close(out.audio_logits, cases[f"{name}.logits_mimo_output"])
 
 
 def test_short_feature_equals_zero_rows(model: KimiAudioForCausalLM, cases: dict[str, Tensor], config: dict) -> None:
@@ -66,22 +61,22 @@ def test_short_feature_equals_zero_rows(model: KimiAudioForCausalLM, cases: dict
         model(**inputs(cases, "base"), audio_features=[rows[:kept]])
     rows[kept:] = 0
     out = model(**inputs(cases, "base"), audio_features=[rows])
-    close(out.text_logits, cases["short_feature.logits_lm_head"])
-    close(out.audio_logits, cases["short_feature.logits_mimo_output"])
+    assert_close(out.text_logits, cases["short_feature.logits_lm_head"])
+    assert_close(out.audio_logits, cases["short_feature.logits_mimo_output"])
 
 
 def test_no_feature(model: KimiAudioForCausalLM, cases: dict[str, Tensor]) -> None:
     out = model(**inputs(cases, "base"), audio_features=None)
-    close(out.text_logits, cases["no_feature.logits_lm_head"])
-    close(out.audio_logits, cases["no_feature.logits_mimo_output"])
+    assert_close(out.text_logits, cases["no_feature.logits_lm_head"])
+    assert_close(out.audio_logits, cases["no_feature.logits_mimo_output"])
 
 
 @pytest.mark.parametrize("given", [None, []])
 def test_sample_without_audio(model: KimiAudioForCausalLM, cases: dict[str, Tensor], given: list | None) -> None:
     """The reference fails on an empty feature list; a text-only sample is sensible and works."""
     out = model(**inputs(cases, "text_only_no_feature"), audio_features=given)
-    close(out.text_logits, cases["text_only_no_feature.logits_lm_head"])
-    close(out.audio_logits, cases["text_only_no_feature.logits_mimo_output"])
+    assert_close(out.text_logits, cases["text_only_no_feature.logits_lm_head"])
+    assert_close(out.audio_logits, cases["text_only_no_feature.logits_mimo_output"])
 
 
 def test_cached_decode(model: KimiAudioForCausalLM, cases: dict[str, Tensor], config: dict) -> None:
@@ -92,8 +87,8 @@ def test_cached_decode(model: KimiAudioForCausalLM, cases: dict[str, Tensor], co
             text_input_ids=torch.tensor([[step["text_input_ids"]]]),
             past_key_values=out.past_key_values,
         )
-        close(out.text_logits, cases[f"decode.{k}.logits_lm_head"])
-        close(out.audio_logits, cases[f"decode.{k}.logits_mimo_output"])
+        assert_close(out.text_logits, cases[f"decode.{k}.logits_lm_head"])
+        assert_close(out.audio_logits, cases[f"decode.{k}.logits_mimo_output"])
 
 
 def test_intermediate_states(model: KimiAudioForCausalLM, cases: dict[str, Tensor]) -> None:
@@ -109,14 +104,14 @@ def test_intermediate_states(model: KimiAudioForCausalLM, cases: dict[str, Tenso
     finally:
         for hook in hooks:
             hook.remove()
-    close(text, cases["base.debug.after_norm"])
-    close(audio, cases["base.debug.after_mimo_norm"])
+    assert_close(text, cases["base.debug.after_norm"])
+    assert_close(audio, cases["base.debug.after_mimo_norm"])
     assert set(seen) == {k.removeprefix("base.debug.input_of_") for k in cases if "input_of" in k}
     for key, value in seen.items():
-        close(value, cases[f"base.debug.input_of_{key}"])
+        assert_close(value, cases[f"base.debug.input_of_{key}"])
 
 
 def test_text_path_never_needs_the_branch(model: KimiAudioForCausalLM, cases: dict[str, Tensor]) -> None:
     out = model(**inputs(cases, "base"), audio_features=features(cases, "base"), audio_branch=False)
     assert out.audio_logits is None
-    close(out.text_logits, cases["base.logits_lm_head"])
+    assert_close(out.text_logits, cases["base.logits_lm_head"])

@@ -13,8 +13,8 @@ from torch import Tensor
 from kimi_audio_ft.model.audio_frontend import log_mel
 from kimi_audio_ft.model.speech_tokenizer import SpeechTokenizer
 from kimi_audio_ft.paths import TINY_MODEL
+from tests.numerics.closeness import LOG_UNITS, assert_close
 
-TOLERANCE = 1e-4
 # Two codes so close that another order of sums may choose the other one.
 LEAST_MARGIN = 1e-3
 CLIPS = ("a1300ms", "a7777ms", "a30000ms", "a32160ms", "a65500ms")
@@ -80,7 +80,7 @@ def test_vectors_do_not_depend_on_the_other_pieces_of_a_batch(golden: Path, tmp_
         together = tokenizer.hidden(clips, batch_size=5)
         for clip, vectors, row in zip(clips, together, codes, strict=True):
             (alone,) = tokenizer.hidden([clip], batch_size=1)
-            torch.testing.assert_close(vectors, alone, atol=1e-5, rtol=1e-5)
+            assert_close(vectors, alone)
             assert torch.equal(row, torch.cdist(alone.double(), tokenizer.codebook.weight.double()).argmin(dim=1))
 
 
@@ -99,11 +99,11 @@ def test_pooled_hidden(
         expected = torch.cat([piece[:count] for piece, count in zip(pieces, counts, strict=True)])
         with torch.no_grad():
             (hidden,) = tokenizer.hidden([waveforms[clip]])
-        torch.testing.assert_close(hidden, expected, atol=TOLERANCE, rtol=0)
+        assert_close(hidden, expected)
 
 
 def test_log_mel_is_padded_to_whole_tokens_only(waveforms: dict[str, Tensor], cases: dict[str, Tensor]) -> None:
     waveform = waveforms["a1300ms"]
     expected = cases["a1300ms.input_features"]
     padded = torch.nn.functional.pad(waveform, (0, 17 * 1280 - waveform.numel()))
-    torch.testing.assert_close(log_mel(padded[None]), expected, atol=TOLERANCE, rtol=0)
+    assert_close(log_mel(padded[None]), expected, LOG_UNITS)

@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM
 from kimi_audio_ft.training.module import answer_loss
+from tests.numerics.closeness import assert_close, assert_losses_close
 from tests.published_loss import two_stream_loss
 
-TOLERANCE = 1e-4
 CASES = ["text_only", "audio_assistant", "both_streams", "two_segments_intended"]
 
 
@@ -44,8 +43,8 @@ def test_loss_and_gradients(model: KimiAudioForCausalLM, golden: tuple[dict, dic
         case["is_continuous_mask"].bool(),
         features,
     )
-    torch.testing.assert_close(out.text_logits, case["logits_lm_head"], atol=TOLERANCE, rtol=0)
-    torch.testing.assert_close(out.audio_logits, case["logits_mimo_output"], atol=TOLERANCE, rtol=0)
+    assert_close(out.text_logits, case["logits_lm_head"])
+    assert_close(out.audio_logits, case["logits_mimo_output"])
     loss = two_stream_loss(
         out.text_logits,
         out.audio_logits,
@@ -55,15 +54,15 @@ def test_loss_and_gradients(model: KimiAudioForCausalLM, golden: tuple[dict, dic
         case["audio_loss_mask"].bool(),
     )
     loss.backward()
-    assert loss.item() == pytest.approx(case["loss"].item(), abs=TOLERANCE)
+    assert_losses_close([loss.item()], [case["loss"].item()])
     parameters = dict(model.named_parameters())
     compared = [key for key in case if key.removeprefix("grad.") in parameters]
     assert len(compared) == len(description[name]["gradients_stored_for"])
     for key in compared:
-        torch.testing.assert_close(parameters[key.removeprefix("grad.")].grad, case[key], atol=TOLERANCE, rtol=0)
+        assert_close(parameters[key.removeprefix("grad.")].grad, case[key])
     for key, feature in zip(stored, features, strict=True):
         expected = case[f"grad.{key}"].flatten(0, -2)
-        torch.testing.assert_close(feature.grad, expected, atol=TOLERANCE, rtol=0)
+        assert_close(feature.grad, expected)
     for key in description[name]["params_with_zero_gradient"]:
         gradient = parameters[key].grad
         assert gradient is None or not gradient.any(), key
@@ -87,7 +86,7 @@ def test_supervised_positions_alone_give_the_published_text_loss(
     assert out.text_logits.shape[0] == mask.sum()
     loss = answer_loss(out.text_logits, case["text_labels"][mask], mask.nonzero()[:, 0], 1, "sample")
     loss.backward()
-    assert loss.item() == pytest.approx(case["loss"].item(), abs=TOLERANCE)
+    assert_losses_close([loss.item()], [case["loss"].item()])
     gradient = model.model.layers[0].self_attn.q_proj.weight.grad
     expected = case["grad.model.layers.0.self_attn.q_proj.weight"]
-    torch.testing.assert_close(gradient, expected, atol=TOLERANCE, rtol=0)
+    assert_close(gradient, expected)

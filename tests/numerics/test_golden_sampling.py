@@ -14,6 +14,7 @@ from kimi_audio_ft.config.train import DecodingConfig
 from kimi_audio_ft.decoding.generate import generate_text
 from kimi_audio_ft.decoding.sampling import penalize_repetition, probabilities
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM
+from tests.numerics.closeness import assert_close
 from tests.sampling import choose
 
 BLANK = 266
@@ -48,12 +49,12 @@ def prompt(shared_dir: Path) -> dict:
 def test_distribution(golden: tuple[dict, dict[str, Tensor]]) -> None:
     tensors = golden[1]
     full = probabilities(tensors["dist.logits"], 0.3, 0)
-    torch.testing.assert_close(full, tensors["dist.full_probability_vector"], atol=1e-5, rtol=0)
+    assert_close(full, tensors["dist.full_probability_vector"])
     top = probabilities(tensors["dist.logits"], 0.3, 5)
-    torch.testing.assert_close(top, tensors["dist.topk_probability_vector"], atol=1e-5, rtol=0)
+    assert_close(top, tensors["dist.topk_probability_vector"])
     assert set(top.nonzero()[:, 1].tolist()) == set(tensors["dist.topk_ids"][0].tolist())
     weights = tensors["dist.unnormalised_weights_all"]
-    torch.testing.assert_close(full, weights / weights.sum(), atol=1e-5, rtol=0)
+    assert_close(full, weights / weights.sum())
 
 
 def test_very_small_temperature_is_greedy_and_finite(golden: tuple[dict, dict[str, Tensor]]) -> None:
@@ -76,7 +77,7 @@ def test_repetition_penalty(golden: tuple[dict, dict[str, Tensor]], length: int)
     tensors = golden[1]
     recent = tensors[f"repetition.len{length}.recent_tokens"]
     after = penalize_repetition(tensors["repetition.logits"][0], recent, 1.2, 16)
-    torch.testing.assert_close(after, tensors[f"repetition.len{length}.logits_after"][0], atol=1e-5, rtol=0)
+    assert_close(after, tensors[f"repetition.len{length}.logits_after"][0])
 
 
 @pytest.mark.parametrize("run", ["greedy12", "greedy_text_eos"])
@@ -107,4 +108,4 @@ def test_step_logits_of_both_heads(
             )
         for name, logits in (("lm_head", out.text_logits), ("mimo_output", out.audio_logits)):
             expected = tensors[f"{run}.step_logits_{name}"][step]
-            torch.testing.assert_close(logits[0, -1], expected, atol=1e-4, rtol=0)
+            assert_close(logits[0, -1], expected)

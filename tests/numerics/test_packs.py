@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.lora.pack import BIT_FOR_BIT, WITHIN_ROUNDING
 from kimi_audio_ft.runtime.signals import TrainingFailed
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.trial import Trial
-from tests.numerics.pack_lab import NAMES, Lab, assert_same_bits, differing, distance
+from tests.numerics.pack_lab import NAMES, Lab, assert_same, assert_within_rounding, is_another, packs_are_exact
 
 Config = Callable[..., TrainConfig]
 
@@ -44,40 +45,47 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_pack_equals_its_adapters_alone(trial_config: Config, lab: Lab, way: str) -> None:
-    """Bit for bit, adapters, curves and facts, on one thread, against plain PEFT."""
+    """Adapters, curves and facts, on one thread, against plain PEFT: as exactly as the facts say."""
     changes, members = copy.deepcopy(WAYS[way])
     config = trial_config(**changes)
+    exact = packs_are_exact(config.model.dtype)
     together = lab.run(config, NAMES, members)
     for name in NAMES:
         alone = lab.alone(config, name, members)
-        assert_same_bits(lab.folder(name), alone)
+        assert_same(lab.folder(name), alone, config.model.dtype)
         for file in ("adapter_config.json", "data.json"):
             assert json.loads((lab.folder(name) / file).read_text()) == json.loads((alone / file).read_text())
         facts = lab.facts[alone]
         assert together[name].keys() == facts.keys()
-        same = ("steps", "trainable_parameters", "final_train_loss", "final_val_loss")
+        same = ("steps", "trainable_parameters", *(("final_train_loss", "final_val_loss") if exact else ()))
         assert [together[name][fact] for fact in same] == [facts[fact] for fact in same]
-        assert together[name]["pack"]["size"] == 3 and facts["pack"]["size"] == 1
+        pack = together[name]["pack"]
+        assert pack["size"] == 3 and facts["pack"].keys() == {"size", "seconds"} and facts["pack"]["size"] == 1
+        assert pack["equals_alone"] == (BIT_FOR_BIT if exact else WITHIN_ROUNDING)
 
 
-def test_the_batched_form_is_close(trial_config: Config, lab: Lab) -> None:
-    """Thirty steps with dropout: 1e-5 of the adapter's norm; and it is not secretly the other form."""
+def test_the_batched_form_is_close(trial_config: Config, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirty steps with dropout; and it is not secretly the other form, whose bits it may well have."""
+    products, bmm = [], torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda *factors: products.append(factors[0].shape) or bmm(*factors))
     changes, members = copy.deepcopy(WAYS["thirty_steps"])
     config = trial_config(**changes)
-    lab.run(config, NAMES, members, dispatch="batched")
-    distances = [distance(lab.folder(name), lab.alone(config, name, members)) for name in NAMES]
-    assert max(distances) < 1e-5
-    assert any(distances)
+    results = lab.run(config, NAMES, members, dispatch="batched")
+    for name in NAMES:
+        assert_within_rounding(lab.folder(name), lab.alone(config, name, members))
+        assert results[name]["pack"]["equals_alone"] == WITHIN_ROUNDING
+    assert {shape[0] for shape in products} == {3}
 
 
+@pytest.mark.bitwise
 @pytest.mark.parametrize("dispatch", ["slice", "batched"])
 def test_neighbours_do_not_matter(trial_config: Config, lab: Lab, dispatch: str) -> None:
-    """Bit for bit, in either form; the largest rank is the same in both packs."""
+    """In either form; the largest rank is the same in both packs."""
     config = trial_config(**FEW)
     lab.run(config, NAMES, DROPOUT, dispatch=dispatch)
     lab.run(config, ["a16", "a4"], DROPOUT, "others", dispatch=dispatch)
     for name in ("a4", "a16"):
-        assert_same_bits(lab.folder(name, "others"), lab.folder(name))
+        assert_same(lab.folder(name, "others"), lab.folder(name))
 
 
 @pytest.mark.parametrize("dispatch", ["slice", "batched"])
@@ -105,7 +113,7 @@ def test_a_neighbour_that_fails(
         lab.run(config, ["a4", "a16"], DROPOUT, "others", dispatch=dispatch)
     for name in ("a4", "a16"):
         alone = lab.alone(config, name, DROPOUT) if dispatch == "slice" else lab.folder(name, "others")
-        assert_same_bits(lab.folder(name), alone)
+        assert_same(lab.folder(name), alone)
 
 
 def test_all_fail(trial_config: Config, lab: Lab) -> None:
@@ -135,10 +143,11 @@ class TestControls:
         def names() -> set[str]:
             config = trial_config(**FEW)
             lab.run(config, NAMES, DROPOUT)
-            return {name for name in NAMES if differing(lab.folder(name), lab.alone(config, name, DROPOUT))}
+            return {name for name in NAMES if is_another(lab.folder(name), lab.alone(config, name, DROPOUT))}
 
         return names
 
+    @pytest.mark.bitwise
     def test_nothing_careless(self, differs: Callable[[], set[str]]) -> None:
         assert differs() == set()
 
@@ -152,6 +161,7 @@ class TestControls:
         monkeypatch.setattr(OneDevice, "clip", clip_all)
         assert differs() == set(NAMES)
 
+    @pytest.mark.bitwise
     def test_mean_of_losses(self, differs: Callable[[], set[str]], monkeypatch: pytest.MonkeyPatch) -> None:
         forward = AdapterTraining.forward
 
