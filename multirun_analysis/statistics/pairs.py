@@ -11,14 +11,11 @@ same data, and the worst of several equal trials looks significantly worse than 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kimi_audio_ft.scoring.intervals import percentiles
 from multirun_analysis.statistics.matched_pairs import holm, matched_pairs, p_normal, p_student
-from multirun_analysis.statistics.results import Interval, Pair
+from multirun_analysis.statistics.results import Floats, Interval, Pair
 from multirun_analysis.statistics.tally import Tally
-
-Floats = NDArray[np.float64]
 
 
 def all_pairs(tally: Tally, resampled: Floats | None) -> list[Pair]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.scoring.intervals import MIN_RECORDINGS, recording_index, sum_by_recording
+from kimi_audio_ft.scoring.intervals import MIN_RECORDINGS, bootstrap_rates, recording_index, sum_by_recording
 from kimi_audio_ft.scoring.normalise import normalise
 from multirun_analysis.records import Record, read_jsonl
 from multirun_analysis.sweep import UTTERANCES, Trial
@@ -70,6 +70,12 @@ class Tally:
     def rates(self) -> NDArray[np.float64]:
         """Corpus error rate of each trial, ``[trials]``."""
         return self.edits.sum(axis=1) / self.repeats / max(int(self.chars.sum()), 1)
+
+    def resampled(self, resamples: int, seed: int) -> NDArray[np.float64] | None:
+        """Rates of all trials in the same resamples, ``[resamples, trials]``; None with too few recordings."""
+        if not self.has_enough:
+            return None
+        return bootstrap_rates(self.edits, self.chars, self.recordings, resamples, seed) / self.repeats
 
 
 @dataclass(frozen=True)
