@@ -1,4 +1,4 @@
-"""What the sweep engine itself costs: a sweep of the tiny model that finds everything in the store.
+"""Cost of the sweep engine itself: a sweep of the tiny model that finds everything in the store.
 
     python -m experiments.bench_overhead --trials 36 1000
 
@@ -76,7 +76,7 @@ def write_manifest(path: Path, clips: int, seed: int) -> None:
 
 
 def arguments(folder: Path) -> list[str]:
-    """What every trial of the sweep shares."""
+    """Options of all trials."""
     return [
         f"data.train_manifest={folder / 'train.jsonl'}",
         f"data.eval_manifest={folder / 'eval.jsonl'}",

@@ -61,8 +61,8 @@ def fit_power_law(sizes: Floats, errors: Floats) -> PowerLaw[float]:
     weights, rows = _weights(errors), errors[None]
     grid = np.geomspace(*EXPONENTS, _GRID)
     best = _fit(sizes, rows, weights, grid)
-    place = int(np.abs(grid - best.exponent[0]).argmin())
-    around = np.linspace(grid[max(0, place - 1)], grid[min(_GRID - 1, place + 1)], 2 * _GRID)
+    index = int(np.abs(grid - best.exponent[0]).argmin())
+    around = np.linspace(grid[max(0, index - 1)], grid[min(_GRID - 1, index + 1)], 2 * _GRID)
     best = _fit(sizes, rows, weights, around)
     return PowerLaw(float(best.floor[0]), float(best.scale[0]), float(best.exponent[0]), best.unit)
 
@@ -247,8 +247,8 @@ def _resampled(points: Sequence[Point]) -> Floats | None:
 def _off(points: Sequence[Point], resampled: Floats, laws: PowerLaw[Floats]) -> list[int]:
     """Sizes at which the law of the same resample is above the error in nearly all resamples, or below it."""
     found = []
-    for place, point in enumerate(points):
-        beside = Interval.of(resampled[:, place] - laws.at(point.size))
+    for index, point in enumerate(points):
+        beside = Interval.of(resampled[:, index] - laws.at(point.size))
         if beside.low > 0 or beside.high < 0:
             found.append(point.size)
     return found

@@ -25,10 +25,10 @@ def all_pairs(tally: Tally, resampled: Floats | None) -> list[Pair]:
         resampled: bootstrap rates ``[resamples, trials]``; None when there are too few recordings.
     """
     count = len(tally.trials)
-    places = [(first, second) for first in range(count) for second in range(first + 1, count)]
-    differences = [float(tally.rates[first] - tally.rates[second]) for first, second in places]
-    if resampled is None or not places:
-        pairs = zip(places, differences, strict=True)
+    indices = [(first, second) for first in range(count) for second in range(first + 1, count)]
+    differences = [float(tally.rates[first] - tally.rates[second]) for first, second in indices]
+    if resampled is None or not indices:
+        pairs = zip(indices, differences, strict=True)
         return [Pair(tally.trials[i], tally.trials[j], d, None, None, None, None, None) for (i, j), d in pairs]
     rows = range(count - 1)
     utterances = p_normal(np.concatenate([matched_pairs(_against(tally.mean_edits, row)) for row in rows]))
@@ -40,14 +40,14 @@ def all_pairs(tally: Tally, resampled: Floats | None) -> list[Pair]:
             tally.trials[first],
             tally.trials[second],
             difference,
-            Interval(float(low[place]), float(high[place])),
-            float(bootstrap[place]),
-            float(utterances[place]),
-            float(recordings[place]),
+            Interval(float(low[at]), float(high[at])),
+            float(bootstrap[at]),
+            float(utterances[at]),
+            float(recordings[at]),
             float(corrected),
         )
-        for place, ((first, second), difference, corrected) in enumerate(
-            zip(places, differences, holm(recordings), strict=True)
+        for at, ((first, second), difference, corrected) in enumerate(
+            zip(indices, differences, holm(recordings), strict=True)
         )
     ]
 

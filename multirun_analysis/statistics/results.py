@@ -136,7 +136,7 @@ class Needed:
 
 
 class Reason(StrEnum):
-    """Why a trial is recommended."""
+    """The reason for recommending a trial."""
 
     ONLY = "only"  # It is the only finished trial.
     ALONE = "alone"  # It is the best, and every other one is significantly worse.
