@@ -105,7 +105,7 @@ def measure(manifest: Path, evaluation: Path, steps: int) -> dict[str, float]:
 
 
 def rows(lines: int, steps: int) -> Iterator[tuple[str, dict[str, float]]]:
-    """What the first and the second process find that open a new manifest."""
+    """Seconds of the first and of the second process that open a new manifest."""
     with tempfile.TemporaryDirectory() as name:
         manifest, evaluation = Path(name) / "train.jsonl", Path(name) / "eval.jsonl"
         write_manifest(manifest, lines)

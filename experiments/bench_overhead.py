@@ -1,4 +1,4 @@
-"""What the sweep engine itself costs: a sweep of the tiny model that finds everything in the store.
+"""Cost of the sweep engine itself: a sweep of the tiny model that finds everything in the store.
 
     python -m experiments.bench_overhead --trials 36 1000
 
@@ -76,7 +76,7 @@ def write_manifest(path: Path, clips: int, seed: int) -> None:
 
 
 def arguments(folder: Path) -> list[str]:
-    """What every trial of the sweep shares."""
+    """Options of all trials."""
     return [
         f"data.train_manifest={folder / 'train.jsonl'}",
         f"data.eval_manifest={folder / 'eval.jsonl'}",
@@ -91,11 +91,11 @@ def fill(jobs: Sequence[Job]) -> None:
     from kimi_audio_ft import store
     from kimi_audio_ft.decoding.request import DecodingRequest
     from kimi_audio_ft.decoding.transcripts import transcript_signatures
-    from kimi_audio_ft.sweep.launch import lacking
+    from kimi_audio_ft.sweep.launch import missing_units
     from kimi_audio_ft.trial import Trial
 
     rng = random.Random(1)
-    units, _ = lacking(jobs)
+    units, _ = missing_units(jobs)
     for unit in units:
         trial = Trial(unit.config)
         references = trial.evaluation.references
@@ -155,7 +155,7 @@ def stages(folder: Path, trials: int) -> dict[str, tuple[float, float]]:
     from kimi_audio_ft.config.train import TrainConfig
     from kimi_audio_ft.paths import config_dir, project_root
     from kimi_audio_ft.store.cache import one_moment
-    from kimi_audio_ft.sweep.launch import Launch, Runner, lacking, prepare
+    from kimi_audio_ft.sweep.launch import Launch, Runner, missing_units, prepare
     from kimi_audio_ft.sweep.report import write_sweep_report
     from kimi_audio_ft.train import main as train
 
@@ -178,7 +178,7 @@ def stages(folder: Path, trials: int) -> dict[str, tuple[float, float]]:
             for job in jobs:
                 prepare(job)
         with watch("look_up"), one_moment():
-            units, _ = lacking(jobs)
+            units, _ = missing_units(jobs)
         assert not units
         with watch("run"):
             for job in jobs:

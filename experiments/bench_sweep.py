@@ -129,7 +129,7 @@ class Bench:
         return f"lora.r={self.work.ranks[-1]}," in trial and f"optim.lr={self.work.rates[0]:g}," in trial
 
     def costs(self) -> Costs:
-        """What a sweep costs on each rung, by all that is measured."""
+        """Cost of a sweep on each rung, from everything measured."""
         steps = -(-self.work.lines("train") // 16) * self.work.epochs
         return Costs(self.work, self.found, steps, self.work.lines("eval"))
 

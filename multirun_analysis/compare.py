@@ -149,8 +149,8 @@ def swept_params(sweep: Sweep) -> list[str]:
 
 
 def _preference(param: str) -> tuple[bool, int]:
-    place = LEADING_PARAMS.index(param) if param in LEADING_PARAMS else len(LEADING_PARAMS)
-    return (param in NUISANCE_PARAMS, place)
+    position = LEADING_PARAMS.index(param) if param in LEADING_PARAMS else len(LEADING_PARAMS)
+    return (param in NUISANCE_PARAMS, position)
 
 
 def _values_where_known(sweep: Sweep, param: str) -> list[Any]:

@@ -13,17 +13,14 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.scoring.intervals import bootstrap_rates, percentiles
 from multirun_analysis.compare import NUISANCE_PARAMS, Comparison
 from multirun_analysis.params import identity, value_of
-from multirun_analysis.statistics.results import Interval
+from multirun_analysis.statistics.results import Floats, Interval
 from multirun_analysis.statistics.tally import tally_up
 from multirun_analysis.sweep import Trial
 
-Floats = NDArray[np.float64]
 Number = TypeVar("Number", float, Floats)
 
 SIZE_PARAM = "data.train_subset"
@@ -64,8 +61,8 @@ def fit_power_law(sizes: Floats, errors: Floats) -> PowerLaw[float]:
     weights, rows = _weights(errors), errors[None]
     grid = np.geomspace(*EXPONENTS, _GRID)
     best = _fit(sizes, rows, weights, grid)
-    place = int(np.abs(grid - best.exponent[0]).argmin())
-    around = np.linspace(grid[max(0, place - 1)], grid[min(_GRID - 1, place + 1)], 2 * _GRID)
+    index = int(np.abs(grid - best.exponent[0]).argmin())
+    around = np.linspace(grid[max(0, index - 1)], grid[min(_GRID - 1, index + 1)], 2 * _GRID)
     best = _fit(sizes, rows, weights, around)
     return PowerLaw(float(best.floor[0]), float(best.scale[0]), float(best.exponent[0]), best.unit)
 
@@ -202,9 +199,9 @@ def fit_learning_curve(trials: Sequence[Trial], setting: dict[str, Any] | None =
         setting=setting or {},
         points=points,
         law=law,
-        floor=None if laws is None else _interval(laws.floor),
-        exponent=None if laws is None else _interval(laws.exponent),
-        is_falling=None if resampled is None else _interval(resampled[:, 0] - resampled[:, -1]).low > 0,
+        floor=None if laws is None else Interval.of(laws.floor),
+        exponent=None if laws is None else Interval.of(laws.exponent),
+        is_falling=None if resampled is None else Interval.of(resampled[:, 0] - resampled[:, -1]).low > 0,
         off=[] if laws is None or resampled is None else _off(points, resampled, laws),
         forecasts=[_forecast(size, law, laws) for size in ahead],
         line=[_forecast(int(size), law, laws) for size in drawn],
@@ -235,9 +232,9 @@ def _resampled(points: Sequence[Point]) -> Floats | None:
     """Error rates of resampled recordings and seeds, ``[RESAMPLES, points]``; None where that cannot be done."""
     trials = [trial for point in points for trial in point.trials]
     tally = tally_up(trials).strict
-    if tally is None or not tally.has_enough or len(tally.trials) < len(trials):
+    rates = tally.resampled(RESAMPLES, SEED) if tally and len(tally.trials) == len(trials) else None
+    if rates is None:
         return None
-    rates = bootstrap_rates(tally.edits, tally.chars, tally.recordings, RESAMPLES, SEED) / tally.repeats
     rng, columns, start = np.random.default_rng(SEED), [], 0
     for point in points:
         count = len(point.trials)
@@ -250,18 +247,13 @@ def _resampled(points: Sequence[Point]) -> Floats | None:
 def _off(points: Sequence[Point], resampled: Floats, laws: PowerLaw[Floats]) -> list[int]:
     """Sizes at which the law of the same resample is above the error in nearly all resamples, or below it."""
     found = []
-    for place, point in enumerate(points):
-        beside = _interval(resampled[:, place] - laws.at(point.size))
+    for index, point in enumerate(points):
+        beside = Interval.of(resampled[:, index] - laws.at(point.size))
         if beside.low > 0 or beside.high < 0:
             found.append(point.size)
     return found
 
 
 def _forecast(size: int, law: PowerLaw[float], laws: PowerLaw[Floats] | None) -> Forecast:
-    interval = None if laws is None else _interval(laws.at(size))
+    interval = None if laws is None else Interval.of(laws.at(size))
     return Forecast(size, law.at(size), interval, size > FAR * law.unit)
-
-
-def _interval(samples: Floats) -> Interval:
-    low, high = percentiles(samples)
-    return Interval(float(low), float(high))

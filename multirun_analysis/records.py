@@ -1,17 +1,16 @@
-"""Reading the record files of a trial folder, and writing ours: always whole, never half."""
+"""The record files of a trial folder, read with their errors in words; and the report's files, written atomically."""
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft.errors import DataError, UserError
+from kimi_audio_ft.files import written_aside
 
 Record = dict[str, Any]
 
@@ -69,21 +68,18 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         UserError: the file cannot be written (no permission, disk full); nothing half-written stays.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8", newline="")
-        aside.replace(path)
+        with written_aside(path) as draft:
+            draft.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            aside.unlink()
         raise UserError(
             f"{path}: cannot be written ({error.strerror}). Choose another folder with --out DIR"
         ) from error
 
 
 def finite(value: Any) -> Any:
-    """``value`` with every NaN and infinity replaced by None, at any depth: JSON has no words for them."""
+    """``value`` with every NaN and infinity replaced by None, at any depth: JSON has none."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

@@ -298,7 +298,7 @@ def _scored(folder: Path, path: Path, is_base: bool) -> Trial:
 
 
 def _overrides(folder: Path) -> dict[str, Any]:
-    """What Hydra wrote to .hydra/overrides.yaml, by key; Hydra's own settings are left out."""
+    """Overrides of .hydra/overrides.yaml by key, without Hydra's own settings."""
     path = folder / ".hydra" / "overrides.yaml"
     written = read_yaml(path, RERUN) if path.is_file() else None
     try:

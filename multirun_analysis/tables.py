@@ -16,9 +16,19 @@ from typing import Any
 
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.compare import Row
-from multirun_analysis.learning import Forecast, LearningCurve, LearningStudy
+from multirun_analysis.learning import Forecast, LearningCurve, LearningStudy, PowerLaw
 from multirun_analysis.records import finite
-from multirun_analysis.statistics.results import ALPHA, Effect, Interval, Overfitting, Pair, Reason, Statistics, key_of
+from multirun_analysis.statistics.results import (
+    ALPHA,
+    Effect,
+    Interval,
+    Needed,
+    Overfitting,
+    Pair,
+    Reason,
+    Statistics,
+    key_of,
+)
 from multirun_analysis.sweep import UTTERANCES, Trial
 from multirun_analysis.words import trial_title
 
@@ -148,15 +158,7 @@ def _statistics(statistics: Statistics) -> dict[str, Any]:
         "recommended": statistics.recommended.name,
         "reason": statistics.reason.value,
         "not_compared": [trial.name for trial in (*statistics.left_out, *statistics.beyond)],
-        "needed": needed
-        and {
-            "first": needed.first.name,
-            "second": needed.second.name,
-            "difference": _round(needed.difference),
-            "utterances": needed.utterances,
-            "recordings": needed.recordings,
-            "power": needed.power,
-        },
+        "needed": needed and _fields(needed, "first", "second", "difference", "utterances", "recordings", "power"),
         "effects": [_effect(effect) for effect in statistics.effects],
         "overfitting": [_overfitting(verdict) for verdict in statistics.overfitting],
         "pairs": [_pair(pair) for pair in statistics.pairs],
@@ -173,17 +175,17 @@ def _is_told(trial: Trial, statistics: Statistics) -> bool:
 def _pair(pair: Pair) -> dict[str, Any]:
     low, high = _bounds(pair.interval)
     return {
-        "first": pair.first.name,
-        "second": pair.second.name,
-        "difference": _round(pair.difference),
-        "low": low,
-        "high": high,
-        "p_bootstrap": _round(pair.p_bootstrap),
-        "p_mapsswe": _round(pair.p_mapsswe),
-        "p_recordings": _round(pair.p_recordings),
-        "p_holm": _round(pair.p_holm),
+        **_fields(pair, "first", "second", "difference"),
+        **{"low": low, "high": high},
+        **_fields(pair, "p_bootstrap", "p_mapsswe", "p_recordings", "p_holm"),
         "significant": pair.is_significant,
     }
+
+
+def _fields(result: Pair | Needed | PowerLaw[float], *names: str) -> dict[str, Any]:
+    """Fields of a result as JSON values: trials by name, figures rounded."""
+    values = {name: getattr(result, name) for name in names}
+    return {name: value.name if isinstance(value, Trial) else _round(value) for name, value in values.items()}
 
 
 def _effect(effect: Effect) -> dict[str, Any]:
@@ -211,7 +213,6 @@ def _learning(study: LearningStudy | None) -> dict[str, Any] | None:
 
 
 def _curve(curve: LearningCurve) -> dict[str, Any]:
-    law = curve.law
     return {
         "setting": curve.setting,
         "points": [
@@ -219,10 +220,7 @@ def _curve(curve: LearningCurve) -> dict[str, Any]:
             for point in curve.points
         ],
         "law": {
-            "floor": _round(law.floor),
-            "scale": _round(law.scale),
-            "exponent": _round(law.exponent),
-            "unit": law.unit,
+            **_fields(curve.law, "floor", "scale", "exponent", "unit"),
             "floor_interval": _interval(curve.floor),
             "exponent_interval": _interval(curve.exponent),
         },

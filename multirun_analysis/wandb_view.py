@@ -35,7 +35,7 @@ _WIDE, _HALF, _THIRD, _TALL = 24, 12, 8, 8
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, or 2 for an error that the user can mend."""
+    """Run the command; returns its exit code: 0, or 2 for a user's error."""
     parser = argparse.ArgumentParser(
         prog="python -m multirun_analysis.wandb_view",
         description="Create a W&B report over the trials of a project: parallel coordinates, CER by parameter, "
@@ -115,9 +115,9 @@ def save(report: Any) -> str:
     try:
         report.save()
     except Exception as error:  # no narrower class holds everything that wandb and its transport raise
-        place = f"{report.entity}/{report.project}"
+        project = f"{report.entity}/{report.project}"
         raise UserError(
-            f"W&B: {place}: the dashboard cannot be created ({described(error)}). Check the name, your rights there "
+            f"W&B: {project}: the dashboard cannot be created ({described(error)}). Check the name, your rights there "
             "and the network"
         ) from error
     return str(report.url)
@@ -135,11 +135,11 @@ def _library() -> Any:
 
 
 def _runset(wr: Any, name: str, job_type: str, group: str | None) -> Any:
-    """Runs of one kind in the report's own project; the best first, with the columns one wants."""
-    wanted = {"JobType": job_type, **({"Group": short_name(group)} if group else {})}
+    """Runs of one kind in the report's own project, the best first."""
+    equal = {"JobType": job_type, **({"Group": short_name(group)} if group else {})}
     return wr.Runset(
         name=name,
-        filters=" and ".join(f'Metric("{key}") == "{_escaped(value)}"' for key, value in wanted.items()),
+        filters=" and ".join(f'Metric("{key}") == "{_escaped(value)}"' for key, value in equal.items()),
         order=[wr.OrderBy(wr.SummaryMetric("cer"), ascending=True)],
         pinned_columns=["run:displayName", *(f"summary:{name}" for name in COLUMNS)],
     )
@@ -165,9 +165,9 @@ def _parameter_panels(wr: Any, params: Sequence[str]) -> list[Any]:
             x=wr.Config(key),
             y=wr.SummaryMetric("cer"),
             log_x=key in LOGARITHMIC,
-            layout=wr.Layout(_THIRD * (place % 3), _TALL * (1 + place // 3), _THIRD, _TALL),
+            layout=wr.Layout(_THIRD * (number % 3), _TALL * (1 + number // 3), _THIRD, _TALL),
         )
-        for place, key in enumerate(params)
+        for number, key in enumerate(params)
     ]
     return [lines, *points]
 
@@ -176,8 +176,8 @@ def _curve_panels(wr: Any) -> list[Any]:
     """Losses and learning rate over optimizer steps."""
     named = (("Training loss", "train/loss"), ("Validation loss", "val/loss"), ("Learning rate", "train/lr"))
     return [
-        wr.LinePlot(title=title, x="step", y=[key], layout=wr.Layout(_THIRD * place, 0, _THIRD, _TALL))
-        for place, (title, key) in enumerate(named)
+        wr.LinePlot(title=title, x="step", y=[key], layout=wr.Layout(_THIRD * number, 0, _THIRD, _TALL))
+        for number, (title, key) in enumerate(named)
     ]
 
 
@@ -185,10 +185,10 @@ def _error_panels(wr: Any) -> list[Any]:
     """Rates, and counts of edits by kind and by category, side by side for every trial."""
     by_category = [f"errors/{name}" for name in CATEGORIES]
     named = (("Error rates", RATES), ("Edits", EDITS), ("Edits by category", by_category))
-    places = (wr.Layout(0, 0, _HALF, _TALL), wr.Layout(_HALF, 0, _HALF, _TALL), wr.Layout(0, _TALL, _WIDE, _TALL))
+    layouts = (wr.Layout(0, 0, _HALF, _TALL), wr.Layout(_HALF, 0, _HALF, _TALL), wr.Layout(0, _TALL, _WIDE, _TALL))
     return [
-        wr.BarPlot(title=title, metrics=[wr.SummaryMetric(key) for key in keys], layout=place)
-        for place, (title, keys) in zip(places, named, strict=True)
+        wr.BarPlot(title=title, metrics=[wr.SummaryMetric(key) for key in keys], layout=layout)
+        for layout, (title, keys) in zip(layouts, named, strict=True)
     ]
 
 

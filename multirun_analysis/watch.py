@@ -1,7 +1,7 @@
-"""``--watch``: the report of a sweep that is running, written again when something in its folder changed.
+"""``--watch``: the report of a running sweep, rewritten when its files change.
 
-It ends with the sweep: done, or without a living process. A killed sweep leaves no word, but the store knows which
-sweeps a process of this machine runs (a lock that ends with the process, however that ends). Sweeps on other machines,
+It ends when the sweep is done or has no living process. A killed sweep writes nothing, but the store has a lock for
+every sweep that a process of this machine runs, and the lock ends with the process. Sweeps on other machines,
 or over another store, are watched until they are done.
 """
 
@@ -22,7 +22,7 @@ from multirun_analysis.report.page import ReportPaths, render, render_waiting, w
 from multirun_analysis.sweep import UTTERANCES
 
 SECONDS = 30.0
-# The next look is at least this many times as far away as the last report took: the machine is for the trainings.
+# The pause is at least this many times as long as the last report took: trainings need the machine.
 REST = 5
 # A sweep that had no process for so many seconds, in which nothing changed either, has ended. It has none for some
 # seconds while it composes its trials, between two launches of a sweeper, and while its last report is written.
@@ -51,7 +51,7 @@ def watch(
         out: as in ``write_report``.
         say: the language of the page.
         seconds: between two looks.
-        wait: what waits.
+        wait: sleeps for so many seconds.
 
     Raises:
         UserError: there is no such folder, the report cannot be written, the sweep is done and has no result, or no
@@ -91,12 +91,12 @@ def _is_dead(sweep_dir: Path) -> bool:
 def _dead(sweep_dir: Path, html: Path) -> str:
     return (
         f"{sweep_dir}: the sweep is not done, and no process of it has been alive for {PATIENCE / 60:g} minutes. The "
-        f"report shows it as it was: {html}. Run the same sweep command again; what is finished is kept"
+        f"report shows it as it was: {html}. Re-run the same sweep command: finished trials are skipped"
     )
 
 
 def _write(sweep_dir: Path, html: Path, say: Messages, seconds: float | None, is_written: bool) -> bool:
-    """Write what can be told now; a half-written trial leaves the last page. Returns whether that has results.
+    """Write the page; a half-written trial keeps the last one. Returns whether the page has results.
 
     seconds: after which the page loads itself again; None for the last page of a sweep that has no process any more.
     """

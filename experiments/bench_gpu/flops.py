@@ -61,12 +61,12 @@ class StepFlops:
 
     @property
     def useful(self) -> int:
-        """What the step needs: the numerator of MFU."""
+        """FLOPs that the step needs: the numerator of MFU."""
         return self.forward + self.backward
 
     @property
     def performed(self) -> int:
-        """What the device does: the numerator of HFU."""
+        """FLOPs that the device does: the numerator of HFU."""
         return self.useful + self.recompute
 
 

@@ -1,4 +1,4 @@
-"""What is measured: the shapes of the decoder and of the two audio encoders, filled with random numbers."""
+"""The measured modules: the shapes of the decoder and of the two audio encoders, filled with random numbers."""
 
 from __future__ import annotations
 

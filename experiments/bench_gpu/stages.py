@@ -28,7 +28,7 @@ CLIP = Clip()
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure: micro-batches of training, batches and answer length of decoding, 30 s windows of audio."""
+    """The measurements: micro-batches of training, batches and answer length of decoding, 30 s windows of audio."""
 
     kind: Shapes
     clock: Clock

@@ -1,4 +1,4 @@
-"""Whether a rung computes what the others compute."""
+"""Checks that the rungs compute the same losses and texts."""
 
 from __future__ import annotations
 

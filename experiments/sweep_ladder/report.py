@@ -57,7 +57,7 @@ def _check(work: Workload, costs: Costs, rung: str) -> str:
 
 
 def parts_table(found: dict[str, Any], clock: str) -> str:
-    """What the rungs are put together from."""
+    """Measured seconds of each part, from which the rungs are computed."""
     lines = [f"| {clock} seconds | start | optimizer step | validation | decoding an utterance once |"]
     lines.append("|---|---:|---:|---:|---:|")
     for number, name in _NAMES.items():

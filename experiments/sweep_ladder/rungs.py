@@ -29,7 +29,7 @@ WAYS = {
     "decoding8": Way(decoding="batched"),
     "together": Way(decoding="together"),
 }
-"""What is measured of single trials, by name."""
+"""Ways of working measured on single trials, by name."""
 
 SINGLE = {"0": "published", "1": "lean", "2": "cached", "3": "batched", "3b": "decoding8"}
 """Rungs on which every trial works for itself, and the ways they work in."""
@@ -45,7 +45,7 @@ PACKS = {
 
 @dataclass(frozen=True)
 class Parts:
-    """What a trial is made of in one way of working. utterance: one, under one setting."""
+    """Parts of a trial in one way of working. utterance: decoding one under one setting."""
 
     start: Seconds
     step: Seconds
@@ -107,7 +107,7 @@ class Costs:
         return warm + (cold - warm) * (adapters / found["adapters"]) + once
 
     def measured_on(self, rung: str) -> str:
-        """What a number stands on, in words."""
+        """The measurements behind a number, in words."""
         number = rung.split(":")[0]
         if number in ("6", "7", "8"):
             part = self.found.get(f"sweep {number}", {}).get("adapters", 0)

@@ -1,4 +1,4 @@
-"""What the ladder sweeps over: a corpus, a base and a grid of trials, in a folder of its own."""
+"""The workload of the ladder: a corpus, a base and a grid of trials, in a folder of its own."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Workload:
 
     @property
     def overrides(self) -> list[str]:
-        """What all trials share. Without dropout, so that every way of working makes the same adapters."""
+        """Options of all trials. Without dropout, so that every way of working makes the same adapters."""
         data = self.folder / "data"
         model = [] if self.base == "tiny" else [f"model.path={self.folder / 'base'}"]
         return [
@@ -108,7 +108,7 @@ class Workload:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Workload:
-        """What ``as_json`` gave."""
+        """The inverse of ``as_json``."""
         lists = {name: tuple(values[name]) for name in ("ranks", "rates", "temperatures")}
         return cls(**values | lists | {"folder": Path(values["folder"])})
 

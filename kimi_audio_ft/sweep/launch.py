@@ -1,4 +1,4 @@
-"""A sweep from its jobs to their returns: plan, make what the store lacks, then run every job as Hydra would."""
+"""A launch of a sweep's jobs: plan them, make the adapters and transcripts that the store lacks, run them as Hydra."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ from kimi_audio_ft.sweep_folder import record_fitting, record_trials
 from kimi_audio_ft.text import short_names
 from kimi_audio_ft.trial import Trial
 
-# --- A sweep's jobs as Hydra composes and runs them, and what each needs from the store.
+log = logging.getLogger(__name__)
 
 
 @dataclass
 class Job:
     """One job.
 
-    key: its adapter's training signature; None when its config is not valid, which the job itself says when it runs.
-    error: what is wrong with it then.
+    key: its adapter's training signature; None when its config is not valid. error: what is wrong with the config; the
+    job raises it again when it runs.
     """
 
     number: int
@@ -55,85 +55,6 @@ class Job:
     returned: JobReturn | None = None
 
 
-@dataclass
-class Runner:
-    """Composes and runs jobs exactly as Hydra's basic launcher does."""
-
-    context: HydraContext
-    task: TaskFunction
-    config: DictConfig
-
-    def compose(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
-        """Every job's config, fixed now: a file that is edited while the sweep runs changes nothing."""
-        configs = compose_jobs(self.context.config_loader, self.config, job_overrides, first)
-        both = zip(job_overrides, configs, strict=True)
-        return [Job(number, list(overrides), config) for number, (overrides, config) in enumerate(both, start=first)]
-
-    def run(self, job: Job) -> JobReturn:
-        """Run a job here and now."""
-        job.returned = run_job(
-            hydra_context=self.context,
-            task_function=self.task,
-            config=job.config,
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-        )
-        return job.returned
-
-
-def is_training(job: Job) -> bool:
-    """Whether a job is one of our trials; the launcher runs any other Hydra app's jobs as they come."""
-    return OmegaConf.get_type(job.config) is TrainConfig
-
-
-def refuse_to_sweep_scoring(jobs: Sequence[Job]) -> None:
-    """All trials of a sweep are scored alike, for they are compared.
-
-    Raises:
-        ConfigError: an option of scoring differs between them; nothing was trained.
-    """
-    options = [cast(dict[str, Any], OmegaConf.to_container(job.config.scoring)) for job in jobs]
-    for job, given in zip(jobs, options, strict=True):
-        for name, value in given.items():
-            first = options[0][name]
-            if value != first:
-                rule = (
-                    f"differs between the trials of this sweep ({first!r} in trial {jobs[0].number}, {value!r} in "
-                    f"trial {job.number}), and only trials that were scored alike can be compared"
-                )
-                remedy = "Give it one value. The same command with another value scores again, and trains nothing"
-                raise ConfigError(f"scoring.{name}", value, rule, remedy)
-
-
-def prepare(job: Job) -> None:
-    """Settle what the job needs, without reading a weight."""
-
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().cfg = job.config  # type: ignore[assignment]  # for configs that refer to hydra's own
-    try:
-        settings = _settings(job.config)
-        trial = Trial(settings)
-        trial.base.targets(settings.lora)
-        job.key, job.settings = trial.training_signature, settings
-    except Exception as error:  # the job fails with it when it runs, in its own log
-        job.error = error
-    finally:
-        HydraConfig.instance().cfg = before
-
-
-def _settings(config: DictConfig) -> Any:
-    """A job's own config, as Hydra gives it to the task, as its dataclass."""
-    content = config.__dict__["_content"]
-    hydra = content.pop("hydra")  # for a moment: a copy without it takes most of a sweep's planning
-    try:
-        return to_settings(config)
-    finally:
-        content["hydra"] = hydra
-
-
-log = logging.getLogger(__name__)
-
-
 class Launch:
     """One call of the launcher: a batch of jobs."""
 
@@ -143,7 +64,7 @@ class Launch:
         self.stopping = False
 
     def compose(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
-        """The batch's jobs, with what each needs.
+        """The batch's jobs, with the key of each.
 
         Raises:
             ConfigError: they would be scored under different options.
@@ -171,10 +92,9 @@ class Launch:
             return self._run_trials(jobs)
 
     def _run_trials(self, jobs: Sequence[Job]) -> list[JobReturn]:
-        """Make what they need, then run every one as soon as it can."""
-
+        """Make what the store lacks; run each job as soon as its units are made."""
         with one_moment():
-            units, untrained = lacking(jobs)
+            units, untrained = missing_units(jobs)
         missing = {unit.key for unit in units}
         with SweepView(job_lines(jobs, missing)) as view:
             batch = Batch(jobs, missing, self, view)
@@ -195,15 +115,14 @@ class Launch:
         on_stop: Callable[[], None],
         **rung: Any,
     ) -> None:
-        """Have units made; every event is passed on. rung: ``until`` and ``metric`` of the tasks."""
-
-        executor, places = make_executor(self.settings, units, self.folder)
+        """Make units; every event is passed on. rung: ``until`` and ``metric`` of the tasks."""
+        executor, slots = make_executor(self.settings, units, self.folder)
         size = 0 if self.settings.pack_size == "auto" else self.settings.pack_size
         template = Task(
             0, [], self.settings.dispatch, size, self.settings.pack_same_data,
             log=str((self.folder / "packs.log").absolute()), **rung,
         )  # fmt: skip
-        tasks = make_tasks(units, untrained, template, places)
+        tasks = make_tasks(units, untrained, template, slots)
 
         with StopRequest(on_stop) as stop:
             executor.run(tasks, on_event, stop)
@@ -228,22 +147,8 @@ class Launch:
         configure_log(self.runner.config.hydra.hydra_logging, self.runner.config.hydra.verbose)
 
 
-def job_lines(jobs: Sequence[Job], missing: Container[str]) -> list[JobLine]:
-    """The jobs as a view shows them, given the keys of the units that are not made yet."""
-
-    names = short_names([job.overrides for job in jobs])
-    return [
-        JobLine(job.number, name, job.key or f"#{job.number}", "reused" if _has_all(job, missing) else "waiting")
-        for job, name in zip(jobs, names, strict=True)
-    ]
-
-
-def _has_all(job: Job, missing: Container[str]) -> bool:
-    return job.key is not None and job.key not in missing
-
-
 class Batch:
-    """Jobs that wait for units; each runs as soon as all that it needs is there, or has failed.
+    """Jobs that wait for units; each runs as soon as its units are made, or have failed.
 
     missing: keys of the units that are not made yet.
     """
@@ -254,7 +159,7 @@ class Batch:
         self.outcomes = Outcomes()
 
     def event(self, event: Event) -> None:
-        """What happened to a unit."""
+        """Take in an event; run the jobs that waited for its unit."""
         self.view.event(event)
         if not isinstance(event, Ready | Failed):
             return
@@ -282,39 +187,123 @@ class Batch:
         return {job.key or "", *([BASE] if baseline else [])}
 
 
-# --- What a batch of jobs needs and the store lacks.
+def job_lines(jobs: Sequence[Job], missing: Container[str]) -> list[JobLine]:
+    """Lines of the view, given the keys of the units that are not made yet."""
+    lines = []
+    for job, name in zip(jobs, short_names([job.overrides for job in jobs]), strict=True):
+        made = job.key is not None and job.key not in missing
+        lines.append(JobLine(job.number, name, job.key or f"#{job.number}", "reused" if made else "waiting"))
+    return lines
 
 
-def lacking(jobs: Sequence[Job]) -> tuple[list[Unit], set[str]]:
+# How Hydra composes and runs the jobs, and what each needs from the store.
+
+
+@dataclass
+class Runner:
+    """Composes and runs jobs exactly as Hydra's basic launcher does."""
+
+    context: HydraContext
+    task: TaskFunction
+    config: DictConfig
+
+    def compose(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
+        """Every job's config, fixed now: a file that is edited while the sweep runs changes nothing."""
+        configs = compose_jobs(self.context.config_loader, self.config, job_overrides, first)
+        both = zip(job_overrides, configs, strict=True)
+        return [Job(number, list(overrides), config) for number, (overrides, config) in enumerate(both, start=first)]
+
+    def run(self, job: Job) -> JobReturn:
+        """Run a job in this process."""
+        job.returned = run_job(
+            hydra_context=self.context,
+            task_function=self.task,
+            config=job.config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+        return job.returned
+
+
+def is_training(job: Job) -> bool:
+    """Whether a job is one of our trials; the launcher runs any other Hydra app's jobs as they come."""
+    return OmegaConf.get_type(job.config) is TrainConfig
+
+
+def refuse_to_sweep_scoring(jobs: Sequence[Job]) -> None:
+    """All trials of a sweep must be scored alike, because they are compared.
+
+    Raises:
+        ConfigError: an option of scoring differs between them; nothing was trained.
+    """
+    options = [cast(dict[str, Any], OmegaConf.to_container(job.config.scoring)) for job in jobs]
+    for job, given in zip(jobs, options, strict=True):
+        for name, value in given.items():
+            first = options[0][name]
+            if value != first:
+                rule = (
+                    f"differs between the trials of this sweep ({first!r} in trial {jobs[0].number}, {value!r} in "
+                    f"trial {job.number}), and only trials that were scored alike can be compared"
+                )
+                remedy = "Give it one value. Re-running the command with another value only rescores"
+                raise ConfigError(f"scoring.{name}", value, rule, remedy)
+
+
+def prepare(job: Job) -> None:
+    """Find the job's key and check its targets, without reading a weight."""
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().cfg = job.config  # type: ignore[assignment]  # for configs that refer to hydra's own
+    try:
+        settings = _settings(job.config)
+        trial = Trial(settings)
+        trial.base.targets(settings.lora)
+        job.key, job.settings = trial.training_signature, settings
+    except Exception as error:  # the job fails with it when it runs, in its own log
+        job.error = error
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+def _settings(config: DictConfig) -> Any:
+    """A job's own config, as Hydra gives it to the task, as its dataclass."""
+    content = config.__dict__["_content"]
+    hydra = content.pop("hydra")  # put back below: copying it would take most of a sweep's planning
+    try:
+        return to_settings(config)
+    finally:
+        content["hydra"] = hydra
+
+
+def missing_units(jobs: Sequence[Job]) -> tuple[list[Unit], set[str]]:
     """Units to be made: adapters to be trained, and what they and the base alone have to decode.
 
     Returns:
         The units in the order of the first job of each, the base first; and the keys of those that must be trained.
     """
-    wanted: dict[str, dict[str, TrainConfig]] = {}
+    needed: dict[str, dict[str, TrainConfig]] = {}
     untrained: set[str] = set()
     for job in jobs:
         if job.settings is None or job.key is None:
             continue
         if store.find("adapter", job.key) is None:
             untrained.add(job.key)
-            _want(wanted, job.key, job.settings)
+            _need(needed, job.key, job.settings)
         elif _lacks(job.settings, job.key):
-            _want(wanted, job.key, job.settings)
+            _need(needed, job.key, job.settings)
         if job.settings.baseline and _lacks(job.settings, BASE):
-            _want(wanted, BASE, job.settings)
-    units = [Unit(key, list(configs.values())) for key, configs in wanted.items()]
+            _need(needed, BASE, job.settings)
+    units = [Unit(key, list(configs.values())) for key, configs in needed.items()]
     return sorted(units, key=lambda unit: unit.key != BASE), untrained
 
 
-def _want(wanted: dict[str, dict[str, TrainConfig]], key: str, config: TrainConfig) -> None:
+def _need(needed: dict[str, dict[str, TrainConfig]], key: str, config: TrainConfig) -> None:
     decoded = canonical([asdict(config.data), asdict(config.decoding), config.seed])
-    wanted.setdefault(key, {}).setdefault(decoded, config)
+    needed.setdefault(key, {}).setdefault(decoded, config)
 
 
 def _lacks(config: TrainConfig, key: str) -> bool:
     trial = Trial(config)
     adapter = None if key == BASE else key
     request = DecodingRequest(config.decoding, config.seed)
-    wanted = transcript_signatures(trial.base, trial.evaluation, request, adapter)
-    return any(store.find("transcript", name) is None for name in wanted)
+    signatures = transcript_signatures(trial.base, trial.evaluation, request, adapter)
+    return any(store.find("transcript", name) is None for name in signatures)

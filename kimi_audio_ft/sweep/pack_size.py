@@ -1,13 +1,14 @@
-"""How many adapters to train together: a few steps with 1, 2, 4, ... of them, thrown away again."""
+"""Pack size by measurement: a few steps with 1, 2, 4, ... adapters, thrown away again."""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import platform
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from kimi_audio_ft.config.train import TrainerConfig
 from kimi_audio_ft.data.datamodule import ConversationData
 from kimi_audio_ft.files import write_json
 from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.runtime.devices import device
+from kimi_audio_ft.runtime import devices
 from kimi_audio_ft.store.signature import digest_of
 from kimi_audio_ft.sweep.plan import pack_key
 from kimi_audio_ft.training.adapters import AdapterSpec, AdapterState
@@ -31,17 +32,57 @@ from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.training.passes import Step
 from kimi_audio_ft.trial import Trial
 
+log = logging.getLogger(__name__)
+
 # A larger pack must be faster than a smaller one by this factor; less is noise, and costs memory.
 _PAYS = 1.05
 # Steps that are timed, after the largest one of the epoch, which warms up and needs the most memory.
 _TIMED = 3
-# Part of the memory that a pack may need: training goes on for longer than a probe.
+# Part of the memory that a pack may need: training lasts longer than a probe.
 _SAFE = 0.9
+# Pack size where several processes train together, and none can try one for all of them.
+_WITHOUT_PROBE = 8
+
+
+def probed_pack_size(trials: Sequence[Trial], dispatch: str, ranks: int) -> int:
+    """The pack size that trains these adapters fastest on this machine; 1 when packing does not pay.
+
+    Measured once for every machine and kind of training; the result is kept in the store's ``probes`` folder.
+    """
+    if ranks > 1:
+        return min(_WITHOUT_PROBE, len(trials))
+    first = trials[0]
+    widest = max(trial.config.lora.r for trial in trials)
+    facts = [device_name(first), pack_key(first.config, same_data=False), dispatch, widest, len(trials)]
+    path = store_root() / "probes" / f"{digest_of(facts)}.json"
+    if path.is_file():
+        size = int(json.loads(path.read_text(encoding="utf-8"))["pack_size"])
+        log.info("pack size %d, as measured before (%s)", size, path)
+        return size
+    nowhere = Path()  # nothing is written
+    specs = [
+        AdapterSpec(
+            trial.training_signature, trial.config.lora, trial.config.optim, trial.config.seed, nowhere, nowhere
+        )
+        for trial in trials
+    ]
+    size, measured = find_pack_size(first.base, specs, first.data, first.config.trainer, dispatch)
+    write_json(path, {"pack_size": size, "measured": measured, "of": facts})
+    log.info("pack size %d, from a few steps of each (%s)", size, path)
+    return size
+
+
+def device_name(trial: Trial) -> str:
+    """Name of the device that computes."""
+    device = trial.base.device
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.node()} CPU, {torch.get_num_threads()} threads"
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What was measured: positions per second of all adapters together (no padding), and bytes at the peak."""
+    """One measurement: positions per second of all adapters together (no padding), and bytes at the peak."""
 
     size: int
     tokens_per_second: float
@@ -50,12 +91,12 @@ class Probe:
 
 def find_pack_size(
     base: Base,
-    members: Sequence[AdapterSpec],
+    specs: Sequence[AdapterSpec],
     data: ConversationData | Mapping[str, ConversationData],
     settings: TrainerConfig,
     dispatch: str = "slice",
 ) -> tuple[int, dict[str, Any]]:
-    """The number of these members that train fastest together; 1 when a pack does not pay.
+    """The number of these adapters that train fastest together; 1 when a pack does not pay.
 
     Each size takes the largest step of the first epoch, a few others and the largest batch of the evaluation set, in
     this process alone, whatever the strategy is. Nothing is written, and base and random numbers stay as they were.
@@ -64,21 +105,49 @@ def find_pack_size(
         The size, and facts for a log: the measured ``sizes`` and why the search ended.
     """
     settings = replace(settings, strategy="single", progress=False)
-    place, probes, ended = device(settings.accelerator), list[Probe](), "all sizes were tried"
-    for size in _sizes(len(members)):
-        if place.type == "cpu" and not _fits(probes, size):
+    device = devices.device(settings.accelerator)
+
+    def measure(size: int) -> Probe:
+        try:
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                return _probe(base, specs[:size], data, settings, dispatch, device)
+        finally:
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        return fastest_size(len(specs), measure, most_bytes=_SAFE * total)
+    return fastest_size(len(specs), measure, free_bytes=_available)
+
+
+def fastest_size(
+    most: int,
+    measure: Callable[[int], Probe],
+    most_bytes: float = math.inf,
+    free_bytes: Callable[[], float] = lambda: math.inf,
+) -> tuple[int, dict[str, Any]]:
+    """Measure sizes 1, 2, 4, ... up to ``most``, until a larger one does not pay or does not fit.
+
+    Args:
+        measure: may raise MemoryError or ``torch.OutOfMemoryError``.
+        most_bytes: that a pack may need at its peak.
+        free_bytes: memory that is free now; a size that is expected to need nearly all of it is not tried.
+
+    Returns:
+        As ``find_pack_size``.
+    """
+    probes, ended = list[Probe](), "all sizes were tried"
+    for size in _sizes(most):
+        if _growth(probes, size) >= _SAFE * free_bytes():
             ended = f"{size} adapters would not fit into memory"
             break
         try:
-            with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-                probes.append(_probe(base, members[:size], data, settings, dispatch, place))
+            probes.append(measure(size))
         except (torch.OutOfMemoryError, MemoryError):
             ended = f"{size} adapters did not fit into memory"
             break
-        finally:
-            if place.type == "cuda":
-                torch.cuda.empty_cache()
-        if probes[-1].peak_bytes > _limit(place):
+        if probes[-1].peak_bytes > most_bytes:
             probes.pop()
             ended = f"{size} adapters need nearly all of the memory"
             break
@@ -100,20 +169,19 @@ def _sizes(most: int) -> Iterator[int]:
     yield most
 
 
-def _fits(probes: Sequence[Probe], size: int) -> bool:
-    """Whether the CPU's memory will do, from what the last two sizes took."""
+def _growth(probes: Sequence[Probe], size: int) -> float:
+    """Bytes that a size is expected to need beyond the last one, from the difference of the last two."""
     if len(probes) < 2:
-        return True
+        return 0.0
     smaller, larger = probes[-2:]
-    each = max(0, larger.peak_bytes - smaller.peak_bytes) / (larger.size - smaller.size)
-    return each * (size - larger.size) < _SAFE * _available()
+    return max(0, larger.peak_bytes - smaller.peak_bytes) / (larger.size - smaller.size) * (size - larger.size)
 
 
 class _Clock(pl.Callback):
     """Positions per second of every step but the first."""
 
-    def __init__(self, place: torch.device) -> None:
-        self.place, self.rates = place, list[float]()
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.rates = device, list[float]()
         self._since = 0.0
 
     def on_train_batch_start(self, *_: Any) -> None:
@@ -124,33 +192,33 @@ class _Clock(pl.Callback):
         self.rates.append(pl_module.step_tokens / (self._now() - self._since))
 
     def _now(self) -> float:
-        if self.place.type == "cuda":
-            torch.cuda.synchronize(self.place)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
 
 def _probe(
     base: Base,
-    members: Sequence[AdapterSpec],
+    specs: Sequence[AdapterSpec],
     data: ConversationData | Mapping[str, ConversationData],
     settings: TrainerConfig,
     dispatch: str,
-    place: torch.device,
+    device: torch.device,
 ) -> Probe:
-    own = {m.name: data if isinstance(data, ConversationData) else data[m.name] for m in members}
-    first = own[members[0].name]
+    own = {s.name: data if isinstance(data, ConversationData) else data[s.name] for s in specs}
+    first = own[specs[0].name]
     for one in own.values():
         one.setup()
     steps: Any = list(_steps(own, shared=isinstance(data, ConversationData)))
     settings = replace(settings, max_epochs=1, max_steps=-1)
-    with on_one_base(base, members, dispatch) as (model, pack):
-        states = [AdapterState(member.optim, member.seed, member.name) for member in members]
-        module, clock = AdapterTraining(model, states, len(steps), pack), _Clock(place)
+    with on_one_base(base, specs, dispatch) as (model, pack):
+        states = [AdapterState(spec.optim, spec.seed, spec.name) for spec in specs]
+        module, clock = AdapterTraining(model, states, len(steps), pack), _Clock(device)
         trainer = make_trainer(module, settings, 1, dict.fromkeys(own, Path()), [clock])
-        _forget_peak(place)
+        _forget_peak(device)
         run_trainer(trainer, module, DataLoader(steps, batch_size=None, collate_fn=_as_it_is))
         module.validation_loss([first.largest_validation_batch()])
-        return Probe(len(members), statistics.median(clock.rates[1:] or clock.rates), _peak(place))
+        return Probe(len(specs), statistics.median(clock.rates[1:] or clock.rates), _peak(device))
 
 
 def _steps(own: Mapping[str, ConversationData], shared: bool) -> Iterator[Step]:
@@ -166,28 +234,23 @@ def _as_it_is(step: Step) -> Step:
     return step
 
 
-def _forget_peak(place: torch.device) -> None:
-    if place.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(place)
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
         return
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark begins anew
 
 
-def _peak(place: torch.device) -> int:
-    if place.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(place))
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
     return _kilobytes(Path("/proc/self/status"), "VmHWM:") * 1024
-
-
-def _limit(place: torch.device) -> float:
-    """Bytes that a pack may need at its peak; on the CPU ``_fits`` has looked ahead."""
-    return _SAFE * torch.cuda.get_device_properties(place).total_memory if place.type == "cuda" else float("inf")
 
 
 def _available() -> float:
     """Bytes of memory that are free to use; unknown ones are without limit."""
-    return _kilobytes(Path("/proc/meminfo"), "MemAvailable:") * 1024 or float("inf")
+    return _kilobytes(Path("/proc/meminfo"), "MemAvailable:") * 1024 or math.inf
 
 
 def _kilobytes(table: Path, name: str) -> int:
@@ -197,50 +260,3 @@ def _kilobytes(table: Path, name: str) -> int:
             if line.startswith(name):
                 return int(line.split()[1])
     return 0
-
-
-# --- How many adapters train together, when nobody has said: tried once for every machine and kind of training.
-
-log = logging.getLogger(__name__)
-
-# Where several processes train together none can try a size for all of them.
-_WITHOUT_PROBE = 8
-
-
-def probed_pack_size(trials: Sequence[Trial], dispatch: str, ranks: int) -> int:
-    """The pack size that trains these adapters fastest on this machine; 1 when packing does not pay.
-
-    What was found is kept in the store's ``probes`` folder: the next sweep does not try again.
-    """
-    if ranks > 1:
-        return min(_WITHOUT_PROBE, len(trials))
-    first = trials[0]
-    widest = max(trial.config.lora.r for trial in trials)
-    facts = [device_name(first), pack_key(first.config, same_data=False), dispatch, widest, len(trials)]
-    known = store_root() / "probes" / f"{digest_of(facts)}.json"
-    if known.is_file():
-        size = int(json.loads(known.read_text(encoding="utf-8"))["pack_size"])
-        log.info("pack size %d, as found before (%s)", size, known)
-        return size
-
-    nowhere = Path()  # nothing is written
-    members = [
-        AdapterSpec(
-            trial.training_signature, trial.config.lora, trial.config.optim, trial.config.seed, nowhere, nowhere
-        )
-        for trial in trials
-    ]
-    size, measured = find_pack_size(first.base, members, first.data, first.config.trainer, dispatch)
-    write_json(known, {"pack_size": size, "measured": measured, "of": facts})
-    log.info("pack size %d, from a few steps of each (%s)", size, known)
-    return size
-
-
-def device_name(trial: Trial) -> str:
-    """What computes."""
-    import torch
-
-    place = trial.base.device
-    if place.type == "cuda":
-        return torch.cuda.get_device_name(place)
-    return f"{platform.node()} CPU, {torch.get_num_threads()} threads"

@@ -1,4 +1,4 @@
-"""What a task's process does: train its adapters in packs over one base, then decode all that their jobs ask for.
+"""A task's process: trains its adapters in packs over one base, then decodes all that their jobs ask for.
 
 A process that only decodes does without Lightning, which takes a second or two to import.
 """
@@ -41,6 +41,47 @@ log = logging.getLogger(__name__)
 
 # Seconds between two messages about a decoding's progress.
 _EVERY = 0.5
+# Messages of PyTorch's allocator on a CPU, where it raises a plain RuntimeError.
+_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory")
+
+
+def work(rank: int, send: Send, task: Task, untrained: Sequence[str], decoding: bool) -> None:
+    """Make a task's units, as one of ``task.ranks`` processes that train together; every event is sent on.
+
+    Args:
+        untrained: keys of the units that are to be trained; the sender holds their locks.
+        decoding: whether this process also decodes.
+    """
+    # The supervisor alone answers Ctrl-C, with one SIGTERM; a cluster that takes its node back sends SIGUSR1/2.
+    # Never undone: a signal must not end this process while its last events are being sent.
+    stop = StopRequest(also=[signal.SIGUSR2], ignore_ctrl_c=True).listen()
+    _die_with_supervisor()
+    _set_up(rank, task)
+    Worker(rank, send, task, stop).run(set(untrained), decoding)
+
+
+def _die_with_supervisor() -> None:
+    """Have the kernel kill this process when the supervisor dies, whose locks are gone then.
+
+    PyTorch asks the kernel for SIGINT, which is ignored here.
+    """
+    from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]  # made in C
+
+    _prctl_pr_set_pdeathsig(signal.SIGKILL)
+
+
+def _set_up(rank: int, task: Task) -> None:
+    if task.log is not None:
+        target = os.open(task.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(target, stream.fileno())
+    threads = task.units[0].config.trainer.threads
+    # Busy threads of several processes on the same cores crawl.
+    limit_threads(threads or (max(1, (os.cpu_count() or 1) // task.ranks) if task.ranks > 1 else 0))
+    quiet_libraries()
+    level = logging.INFO if rank == 0 else logging.CRITICAL  # what all ranks meet is logged once
+    logging.basicConfig(format="[%(asctime)s] %(message)s", level=level, force=True)
 
 
 class Worker:
@@ -50,7 +91,7 @@ class Worker:
         self.rank, self.task, self.should_stop = rank, task, should_stop
         self.send: Callable[[Event], None] = send if rank == 0 else lambda event: None
         self.pack_size = task.pack_size
-        self._fallen: set[str] = set()
+        self._failed_keys: set[str] = set()
         self._evaluations: dict[str, EvaluationSet] = {}
 
     def run(self, untrained: set[str], decoding: bool) -> None:
@@ -63,7 +104,7 @@ class Worker:
                 self._packs(part, decoding)
 
     def _in_step(self, units: list[Unit]) -> list[list[Unit]]:
-        """Units whose epochs have equally many optimizer steps: with other seeds, batches are cut in other places."""
+        """Units whose epochs have equally many optimizer steps: with other seeds, batches are cut elsewhere."""
         if len({unit.config.seed for unit in units}) == 1:
             return [units]
 
@@ -75,7 +116,7 @@ class Worker:
         return grouped(units, steps)
 
     def _packs(self, units: list[Unit], decoding: bool) -> None:
-        """Train units that may share a pack in packs of the size that pays."""
+        """Train units that can share a pack, in packs of the fastest size."""
         left = list(units)
         while left:
             if self.should_stop():
@@ -97,11 +138,11 @@ class Worker:
         return max(1, self.pack_size)
 
     def _resumable(self, units: list[Unit]) -> list[list[Unit]]:
-        """Parts of a pack that can go on from the same step."""
+        """Parts of a pack that can resume from the same step."""
         from kimi_audio_ft.training.checkpoint import group_by_resume
 
         by_key = {unit.key: unit for unit in units}
-        groups = group_by_resume({key: _work_folder(key) for key in by_key})
+        groups = group_by_resume({key: store.work_folder("adapter", key) for key in by_key})
         return [[by_key[key] for key in group] for group in groups]
 
     def _fit(self, pack: list[Unit]) -> list[Unit]:
@@ -113,9 +154,9 @@ class Worker:
         try:
             return self._fit_pack(pack)
         except Interrupted as stop:
-            self._interrupt([unit for unit in pack if unit.key not in self._fallen], stop.step)
+            self._interrupt([unit for unit in pack if unit.key not in self._failed_keys], stop.step)
         except Exception as error:
-            self._broken([unit for unit in pack if unit.key not in self._fallen], error)
+            self._broken([unit for unit in pack if unit.key not in self._failed_keys], error)
         finally:
             if self.rank == 0:
                 for unit in pack:
@@ -129,7 +170,7 @@ class Worker:
         first = trials[pack[0].key]
         one_order = len({trial.config.seed for trial in trials.values()}) == 1
         data = first.data if one_order else {key: trial.data for key, trial in trials.items()}
-        members = [
+        specs = [
             AdapterSpec(
                 key,
                 trial.config.lora,
@@ -148,18 +189,18 @@ class Worker:
             self.send(Step(key, step, steps, loss, speed))
 
         results = fit_adapters(
-            first.base, members, data, first.config.trainer, dispatch=self._dispatch(first), until=self.task.until,
+            first.base, specs, data, first.config.trainer, dispatch=self._dispatch(first), until=self.task.until,
             on_step=on_step, on_failure=lambda key, failure: self._failed(units[key], failure),
             should_stop=self.should_stop,
         )  # fmt: skip
         return [unit for unit in pack if self._finish(unit, trials[unit.key], results[unit.key])]
 
     def _finish(self, unit: Unit, trial: Trial, result: dict[str, Any] | TrainingFailed) -> bool:
-        """Put a finished adapter into the store, judge a paused one; whether it is finished."""
+        """Put a finished adapter into the store, evaluate a paused one; returns whether it is finished."""
         if isinstance(result, TrainingFailed):
             self._failed(unit, result)
         elif "paused" in result:
-            self._judge(unit, trial, **result["paused"])
+            self._evaluate(unit, trial, **result["paused"])
         else:
             return self.rank != 0 or self._store(unit, trial, result)
         return False
@@ -173,8 +214,8 @@ class Worker:
             return False
         return True
 
-    def _judge(self, unit: Unit, trial: Trial, step: int, val_loss: float) -> None:
-        """Say how good an adapter is where its training rests."""
+    def _evaluate(self, unit: Unit, trial: Trial, step: int, val_loss: float) -> None:
+        """Report the validation loss, and the CER if asked for, of an adapter at a rung."""
         rate = self._rate(unit, trial, step) if self.task.metric == "cer" and self.rank == 0 else None
         self.send(Paused(unit.key, step, val_loss, rate))
 
@@ -183,17 +224,18 @@ class Worker:
 
         greedy = replace(trial.config.decoding, text_temperature=0.0, text_top_k=0, repeats=1)
         evaluation = self._evaluation(trial.config)
-        checkpoint = checkpoint_of([_work_folder(unit.key)], step)
+        folder = store.work_folder("adapter", unit.key)
+        checkpoint = checkpoint_of([folder], step)
         assert checkpoint is not None, "a paused training has left one"
-        adapter = (f"{unit.key}@{step}", _work_folder(unit.key) / checkpoint)
+        adapter = (f"{unit.key}@{step}", folder / checkpoint)
         [transcripts] = decode_all(evaluation.base, evaluation, [DecodingRequest(greedy, 0)], adapter)
         return float(score(evaluation.references, transcripts.hypotheses[0])["cer"])
 
     def decode(self, units: Sequence[Unit]) -> None:
         """Decode every way that the jobs of these units ask for."""
-        for place, unit in enumerate(units):
+        for done, unit in enumerate(units):
             if self.should_stop():
-                return self._interrupt(units[place:], None)
+                return self._interrupt(units[done:], None)
             try:
                 self._decode(unit)
             except Exception as error:
@@ -241,17 +283,17 @@ class Worker:
             self.send(events.Interrupted(unit.key, step))
 
     def _failed(self, unit: Unit, error: Exception) -> None:
-        if unit.key in self._fallen:  # while it trained, and now that its pack has ended
+        if unit.key in self._failed_keys:  # told while it trained; now its pack has ended
             return
-        self._fallen.add(unit.key)
+        self._failed_keys.add(unit.key)
         failure = Failure.of(error)
         log.error("%s failed: %s", unit.key, failure.traceback or failure.message)
         self.send(Failed(unit.key, failure))
 
     def _broken(self, pack: list[Unit], error: Exception) -> None:
-        """A pack that broke: a mistake in what all share fails all; anything else is looked for in smaller packs."""
+        """After an error of a whole pack: one of the user's fails all units; any other is searched for in halves."""
         if self.task.ranks > 1 and not isinstance(error, UserError):
-            raise error  # the other ranks know nothing of it; the supervisor begins again with smaller packs
+            raise error  # the other ranks do not know of it; the supervisor starts again with smaller packs
         try:
             raise_if_full(error, store_root())
         except UserError as full:
@@ -271,69 +313,17 @@ class Worker:
             self.decode(self._fit(half))
 
 
-def _work_folder(key: str) -> Path:
-    return store.work_folder("adapter", key)
-
-
-# --- How a task's process begins: its signals, threads and log.
-
-
-def work(rank: int, send: Send, task: Task, untrained: Sequence[str], decoding: bool) -> None:
-    """Make a task's units, as one of ``task.ranks`` processes that train together; every event is sent on.
-
-    Args:
-        untrained: keys of the units that are to be trained; the sender holds their locks.
-        decoding: whether this process also decodes.
-    """
-    # The supervisor alone answers Ctrl-C, with one SIGTERM; a cluster that takes its node back sends SIGUSR1/2.
-    # Never undone: a signal must not end this process while its last events are being sent.
-    stop = StopRequest(also=[signal.SIGUSR2], ignore_ctrl_c=True).listen()
-    _die_with_supervisor()
-    _set_up(rank, task)
-    Worker(rank, send, task, stop).run(set(untrained), decoding)
-
-
-def _die_with_supervisor() -> None:
-    """Have the kernel kill this process when the supervisor dies, whose locks are gone then.
-
-    PyTorch asks the kernel for SIGINT, which is ignored here.
-    """
-    from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]  # made in C
-
-    _prctl_pr_set_pdeathsig(signal.SIGKILL)
-
-
-def _set_up(rank: int, task: Task) -> None:
-    if task.log is not None:
-        target = os.open(task.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-            os.dup2(target, stream.fileno())
-    threads = task.units[0].config.trainer.threads
-    # Busy threads of several processes on the same cores crawl.
-    limit_threads(threads or (max(1, (os.cpu_count() or 1) // task.ranks) if task.ranks > 1 else 0))
-    quiet_libraries()
-    level = logging.INFO if rank == 0 else logging.CRITICAL  # what all ranks meet is said once
-    logging.basicConfig(format="[%(asctime)s] %(message)s", level=level, force=True)
-
-
-# --- Memory that runs out while training.
-
-# How PyTorch's allocator words it on a CPU, where it raises a plain RuntimeError.
-_WORDS = ("not enough memory", "can't allocate memory")
-
-
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there is no memory left."""
     import torch
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _OUT_OF_MEMORY)
 
 
 def free_memory() -> None:
-    """Let go of what a broken training held."""
+    """Free the memory of a failed training."""
     import torch
 
     gc.collect()
@@ -342,7 +332,7 @@ def free_memory() -> None:
 
 
 def too_large(config: TrainConfig, error: BaseException) -> UserError:
-    """What to say of an adapter that does not fit, trained by itself."""
+    """The error of an adapter that does not fit into memory even by itself."""
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return UserError(
         f"lora.r={config.lora.r}: out of memory, training this adapter by itself ({first}). Lower "

@@ -1,4 +1,4 @@
-"""What every chart is made with: a Vega-Lite specification, its heading and the sentence under it.
+"""Parts shared by all charts: a Vega-Lite specification with its heading and caption, axes and tooltips.
 
 The theme's colours are in templates/report.js: a style named here (``style="base"``) gets its colour there, for the
 reader's light or dark setting.

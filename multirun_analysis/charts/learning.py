@@ -8,7 +8,6 @@ from multirun_analysis.analysis import Analysis
 from multirun_analysis.charts.figure import Figure, Point, cer_axis, chart_of, drawn, tips
 from multirun_analysis.learning import Forecast, LearningStudy
 from multirun_analysis.messages import Messages
-from multirun_analysis.sweep import Trial
 from multirun_analysis.words import curve_name, in_percent, percent, trial_title
 
 
@@ -34,7 +33,7 @@ def _layers(study: LearningStudy, analysis: Analysis, names: list[str], say: Mes
     lines = [point for curve, name in curves for point in _forecasts(name, curve.line, say)]
     forecasts = [point for curve, name in curves for point in _forecasts(name, curve.forecasts, say)]
     measured = [
-        _measured(trial, point.size, name, analysis, say)
+        _at(point.size, trial.cer, name) | {"trial": trial_title(trial, analysis.swept, say)}
         for curve, name in curves
         for point in curve.points
         for trial in point.trials
@@ -48,11 +47,6 @@ def _layers(study: LearningStudy, analysis: Analysis, names: list[str], say: Mes
     dots = chart_of(measured).mark_point(filled=True, size=70, opacity=1).encode(x=x, y=cer_axis(), color=colour)
     told = tips(trial=say("board.trial"), size_text=say("param.data.train_subset"), told="CER")
     return [band, line, hollow, dots.encode(tooltip=told)]
-
-
-def _measured(trial: Trial, size: int, name: str, analysis: Analysis, say: Messages) -> Point:
-    title = trial_title(trial, analysis.swept, say)
-    return _at(size, trial.cer, name) | {"trial": title}
 
 
 def _forecasts(name: str, forecasts: list[Forecast], say: Messages) -> list[Point]:

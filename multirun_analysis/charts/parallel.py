@@ -25,7 +25,7 @@ CER = "CER %"
 
 
 def parallel_figure(comparison: Comparison, say: Messages) -> list[Figure]:
-    """The figure; none where fewer than two parameters vary, for that is a plain chart."""
+    """The figure; none where fewer than two parameters vary: the chart of that parameter shows it all."""
     params = comparison.charted[:MOST_AXES]
     if len(params) < 2:
         return []

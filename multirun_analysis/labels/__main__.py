@@ -15,11 +15,11 @@ MOST = 500
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, or 2 for an error that the user can mend."""
+    """Run the command; returns its exit code: 0, or 2 for a user's error."""
     parser = argparse.ArgumentParser(
         prog="python -m multirun_analysis.labels",
-        description="List the references of a data set that are most likely wrong, from what several adapters made of "
-        f"its audio. {FIRST_COMMAND}.",
+        description="List the references of a data set that are most likely wrong, from the transcripts and "
+        f"losses of several adapters. {FIRST_COMMAND}.",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="evaluations, or multiruns of them")
     parser.add_argument("--manifest", type=Path, metavar="FILE", help="leave out what has changed in it")

@@ -1,4 +1,4 @@
-"""What several adapters made of the same audio, gathered from the folders of ``python -m kimi_audio_ft.evaluate``."""
+"""Transcripts and losses of several adapters on the same audio, from the folders of their evaluations."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from multirun_analysis.records import read_lines
 from multirun_analysis.sweep import Trial, collect
 
 FIRST_COMMAND = (
-    "What this command reads is written by: python -m kimi_audio_ft.evaluate -m adapter=SIGNATURE,SIGNATURE,null "
+    "Its input is written by: python -m kimi_audio_ft.evaluate -m adapter=SIGNATURE,SIGNATURE,null "
     "losses=true decoding=greedy data.eval_manifest=TRAIN.tokens.jsonl, with the model= options of the training "
     "(`python -m kimi_audio_ft.store ls` lists the signatures; null is the base alone)"
 )
 CODE_SECONDS = 0.08
-"""Length of what one semantic code stands for."""
+"""Length of audio of one semantic code."""
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """A reference, its audio, and by adapter what was heard and how unlikely the reference was.
+    """A reference, its audio, and the transcript and the loss of the reference by adapter.
 
     seconds: length of the audio, None when unknown. line: in the manifest, where one was given.
     losses: mean nats per answer token.
@@ -41,7 +41,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All utterances, the adapters that were asked with their CER (the best first), and notes for the reader."""
+    """All utterances, the adapters with their CER (the best first), and notes for the reader."""
 
     utterances: list[Utterance]
     adapters: dict[str, float]
@@ -51,7 +51,7 @@ class Evidence:
 def gather(folders: Sequence[Path], manifest: Path | None = None) -> Evidence:
     """Read evaluations: folders of one, or of a multirun over adapters.
 
-    Every adapter has one vote, its first transcript: other decodings of the same adapter make the same mistakes.
+    Every adapter has one vote, its first transcript, because other decodings of one adapter make the same mistakes.
 
     Args:
         manifest: the data set as it is now. References that were changed or removed since are left out.
@@ -98,7 +98,7 @@ def _add(found: dict[str, Utterance], adapter: str, row: Mapping[str, Any], tria
 
 
 def _as_in(manifest: Path, found: Mapping[str, Utterance]) -> tuple[list[Utterance], list[str]]:
-    """The utterances whose references stand in the manifest still, with what it says about them."""
+    """The utterances whose references are still in the manifest, with its line numbers, lengths and groups."""
     kept, changed, unheard = [], 0, 0
     for number, text in read_lines(manifest):
         value = checked_line(text, manifest, number)

@@ -12,7 +12,7 @@ from multirun_analysis.labels.evidence import Utterance
 
 @dataclass(frozen=True)
 class Listening:
-    """What the recordings themselves say, by id of the utterance.
+    """Facts from the recordings themselves, by id of the utterance.
 
     seconds: lengths, from their headers. same: utterances with exactly the same sound. missing: how many recordings
     cannot be read here.
@@ -24,7 +24,7 @@ class Listening:
 
 
 def listen(utterances: Sequence[Utterance]) -> Listening:
-    """Look at every recording's header, and decode those of equal length to compare what is in them.
+    """Read every recording's header, and decode those of equal length to compare their samples.
 
     Contents are compared, not files: a wav and the flac made from it are the same sound.
     """

@@ -154,7 +154,7 @@ def _notes(
     same: dict[str, list[Utterance]],
     other_text: dict[str, Utterance],
 ) -> list[str]:
-    """What could not be looked at, in words."""
+    """Missing losses, lengths and recordings, and repeated references, in words."""
     notes, total = [], len(table)
     known = {sign: int(table[sign].notna().sum()) for sign in DEGREES}
     if known["loss"] < total:
@@ -168,5 +168,5 @@ def _notes(
         notes.append(f"{missing} recordings cannot be read here and were not compared with each other")
     repeated = len(same) - len(other_text)
     if repeated:
-        notes.append(f"{repeated} references stand more than once, with the same audio and the same text")
+        notes.append(f"{repeated} references occur more than once, with the same audio and the same text")
     return notes

@@ -25,7 +25,7 @@ HIGH = 0.9
 """Percentile from which a sign is named among the reasons, also beside a stronger one."""
 SHOWN = 10
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")
-"""What a cell begins with that a spreadsheet takes for a formula: ``=HYPERLINK(...)`` in a transcript must not run."""
+"""A cell that begins with one of these is a formula to a spreadsheet: ``=HYPERLINK(...)`` must not run."""
 
 
 def write_suspects(ranking: Ranking, path: Path, most: int = 0) -> int:
@@ -118,7 +118,7 @@ def _row(ranking: Ranking, utterance: Utterance, rank: int) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> Any:
-    """Numbers to four places; nothing for what is unknown; a quote before text that a spreadsheet would calculate."""
+    """Numbers to four decimals, unknown values empty, and a quote before text that a spreadsheet would calculate."""
     if isinstance(value, float):
         return "" if value != value else f"{value:.4f}"
     if isinstance(value, str) and value.startswith(FORMULA):

@@ -104,7 +104,7 @@ def _sections(analysis: Analysis, say: Messages) -> list[Section]:
 
 
 def _compared_to(trial: Trial, analysis: Analysis) -> Trial | None:
-    """What a trial's config is held against: the recommended trial's; of that one, the best trial's."""
+    """The trial whose config is shown beside: the recommended one; for that one, the best."""
     recommended, best = analysis.statistics.recommended, analysis.best.trial
     other = best if trial is recommended else recommended
     return None if other is trial else other

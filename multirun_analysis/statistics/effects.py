@@ -15,14 +15,11 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from kimi_audio_ft.scoring.intervals import percentiles
 from multirun_analysis.params import distinct, identity, value_of
-from multirun_analysis.statistics.results import Effect, EffectValue, Interval
+from multirun_analysis.statistics.results import Effect, EffectValue, Floats, Interval
 from multirun_analysis.sweep import Trial
 
-Floats = NDArray[np.float64]
 _ZERO = 1e-8
 
 
@@ -56,12 +53,11 @@ def _effect(
     method: Literal["grid", "additive", "confounded"]
     method = "grid" if is_grid else "confounded" if fitted is None else "additive"
     effects = weights @ cers
-    bounds = None if resampled is None else percentiles(resampled @ weights.T)
+    intervals = None if resampled is None else Interval.of_each(resampled @ weights.T)
     found = []
-    for place, value in enumerate(values):
-        interval = None if bounds is None else Interval(float(bounds[0, place]), float(bounds[1, place]))
+    for index, value in enumerate(values):
         count = columns[param].count(identity(value))
-        found.append(EffectValue(value, float(effects[place]), interval, count))
+        found.append(EffectValue(value, float(effects[index]), intervals[index] if intervals else None, count))
     return Effect(param, found, method)
 
 

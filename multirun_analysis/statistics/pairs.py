@@ -11,14 +11,11 @@ same data, and the worst of several equal trials looks significantly worse than 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kimi_audio_ft.scoring.intervals import percentiles
 from multirun_analysis.statistics.matched_pairs import holm, matched_pairs, p_normal, p_student
-from multirun_analysis.statistics.results import Interval, Pair
+from multirun_analysis.statistics.results import Floats, Interval, Pair
 from multirun_analysis.statistics.tally import Tally
-
-Floats = NDArray[np.float64]
 
 
 def all_pairs(tally: Tally, resampled: Floats | None) -> list[Pair]:
@@ -28,10 +25,10 @@ def all_pairs(tally: Tally, resampled: Floats | None) -> list[Pair]:
         resampled: bootstrap rates ``[resamples, trials]``; None when there are too few recordings.
     """
     count = len(tally.trials)
-    places = [(first, second) for first in range(count) for second in range(first + 1, count)]
-    differences = [float(tally.rates[first] - tally.rates[second]) for first, second in places]
-    if resampled is None or not places:
-        pairs = zip(places, differences, strict=True)
+    indices = [(first, second) for first in range(count) for second in range(first + 1, count)]
+    differences = [float(tally.rates[first] - tally.rates[second]) for first, second in indices]
+    if resampled is None or not indices:
+        pairs = zip(indices, differences, strict=True)
         return [Pair(tally.trials[i], tally.trials[j], d, None, None, None, None, None) for (i, j), d in pairs]
     rows = range(count - 1)
     utterances = p_normal(np.concatenate([matched_pairs(_against(tally.mean_edits, row)) for row in rows]))
@@ -43,14 +40,14 @@ def all_pairs(tally: Tally, resampled: Floats | None) -> list[Pair]:
             tally.trials[first],
             tally.trials[second],
             difference,
-            Interval(float(low[place]), float(high[place])),
-            float(bootstrap[place]),
-            float(utterances[place]),
-            float(recordings[place]),
+            Interval(float(low[at]), float(high[at])),
+            float(bootstrap[at]),
+            float(utterances[at]),
+            float(recordings[at]),
             float(corrected),
         )
-        for place, ((first, second), difference, corrected) in enumerate(
-            zip(places, differences, holm(recordings), strict=True)
+        for at, ((first, second), difference, corrected) in enumerate(
+            zip(indices, differences, holm(recordings), strict=True)
         )
     ]
 

@@ -1,4 +1,4 @@
-"""Which trial to take: the cheapest of those that cannot be told apart from the best."""
+"""The recommended trial: the cheapest of those that tie with the best."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from multirun_analysis.sweep import GREEDY_TEMPERATURE, Trial
 
 
 def best_group(ordered: Sequence[Trial], pairs: Sequence[Pair]) -> list[Trial]:
-    """The best of ``ordered`` (best first) and every one that no pair tells apart from it."""
+    """The best of ``ordered`` (best first) and every trial that ties with it: their difference is not significant."""
     best = ordered[0]
     alike = {id(pair.second) for pair in pairs if pair.first is best and not pair.is_significant}
     return [best, *(trial for trial in ordered[1:] if id(trial) in alike)]
@@ -27,7 +27,7 @@ def recommend(group: Sequence[Trial], num_trials: int) -> tuple[Trial, Reason]:
 
 
 def cost(trial: Trial) -> tuple[float, float, float, bool]:
-    """What a trial costs, comparable with others: trainable parameters, rank, training steps, sampling or greedy.
+    """Cost of a trial as a sort key: trainable parameters, rank, training steps, sampling or greedy.
 
     Nothing measured in seconds: the recommendation is the same on every machine and in every run.
     """

@@ -6,10 +6,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from kimi_audio_ft.scoring.intervals import percentiles
 from multirun_analysis.compare import Adapter
 from multirun_analysis.sweep import Trial
 
 ALPHA = 0.05
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,17 @@ class Interval:
 
     low: float
     high: float
+
+    @classmethod
+    def of(cls, samples: Floats) -> Interval:
+        """Percentiles of resampled values ``[resamples]``."""
+        (interval,) = cls.of_each(samples[:, None])
+        return interval
+
+    @classmethod
+    def of_each(cls, samples: Floats) -> list[Interval]:
+        """The interval of every column of ``[resamples, columns]``."""
+        return [cls(float(low), float(high)) for low, high in zip(*percentiles(samples), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -120,7 +136,7 @@ class Needed:
 
 
 class Reason(StrEnum):
-    """Why a trial is recommended."""
+    """The reason for recommending a trial."""
 
     ONLY = "only"  # It is the only finished trial.
     ALONE = "alone"  # It is the best, and every other one is significantly worse.

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from kimi_audio_ft.scoring.intervals import RESAMPLES, bootstrap_rates, percentiles
+from kimi_audio_ft.scoring.intervals import RESAMPLES
 from multirun_analysis.compare import Comparison
 from multirun_analysis.statistics.effects import main_effects
 from multirun_analysis.statistics.overfitting import overfitting_of
 from multirun_analysis.statistics.pairs import all_pairs
 from multirun_analysis.statistics.recommendation import best_group, recommend
-from multirun_analysis.statistics.results import Effect, Interval, Pair, Reason, Spread, Statistics, key_of
+from multirun_analysis.statistics.results import Effect, Floats, Interval, Pair, Reason, Spread, Statistics, key_of
 from multirun_analysis.statistics.sample_size import needed
 from multirun_analysis.statistics.tally import Tallies, Tally, tally_up
 from multirun_analysis.sweep import Trial
@@ -23,7 +22,6 @@ from multirun_analysis.sweep import Trial
 MOST_COMPARED = 64
 # Fixed, so that a report made again says the same.
 SEED = 0
-Floats = NDArray[np.float64]
 
 
 def statistics_of(comparison: Comparison) -> Statistics:
@@ -60,10 +58,7 @@ def statistics_of(comparison: Comparison) -> Statistics:
 
 
 def _resampled(tally: Tally | None) -> Floats | None:
-    """Rates of all trials in the same resamples, ``[resamples, trials]``."""
-    if tally is None or not tally.has_enough:
-        return None
-    return bootstrap_rates(tally.edits, tally.chars, tally.recordings, RESAMPLES, SEED) / tally.repeats
+    return None if tally is None else tally.resampled(RESAMPLES, SEED)
 
 
 def _verdict(ordered: list[Trial], tallies: Tallies, pairs: list[Pair]) -> tuple[list[Trial], Trial, Reason]:
@@ -89,9 +84,7 @@ def _intervals(
         if isinstance(low, int | float) and isinstance(high, int | float):
             found[key_of(trial)] = Interval(float(low), float(high))
     if tally is not None and resampled is not None:
-        lows, highs = percentiles(resampled)
-        for trial, low, high in zip(tally.trials, lows, highs, strict=True):
-            found[key_of(trial)] = Interval(float(low), float(high))
+        found |= dict(zip(map(key_of, tally.trials), Interval.of_each(resampled), strict=True))
     return found
 
 

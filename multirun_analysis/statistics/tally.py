@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.scoring.intervals import MIN_RECORDINGS, recording_index, sum_by_recording
+from kimi_audio_ft.scoring.intervals import MIN_RECORDINGS, bootstrap_rates, recording_index, sum_by_recording
 from kimi_audio_ft.scoring.normalise import normalise
 from multirun_analysis.records import Record, read_jsonl
 from multirun_analysis.sweep import UTTERANCES, Trial
@@ -71,6 +71,12 @@ class Tally:
         """Corpus error rate of each trial, ``[trials]``."""
         return self.edits.sum(axis=1) / self.repeats / max(int(self.chars.sum()), 1)
 
+    def resampled(self, resamples: int, seed: int) -> NDArray[np.float64] | None:
+        """Rates of all trials in the same resamples, ``[resamples, trials]``; None with too few recordings."""
+        if not self.has_enough:
+            return None
+        return bootstrap_rates(self.edits, self.chars, self.recordings, resamples, seed) / self.repeats
+
 
 @dataclass(frozen=True)
 class Tallies:
@@ -86,7 +92,7 @@ class _Counts:
     """One trial's file, by utterance in the order of the file."""
 
     trial: Trial
-    place: dict[str, int] = field(default_factory=dict)
+    row_of: dict[str, int] = field(default_factory=dict)
     recordings: list[str] = field(default_factory=list)
     references: list[int] = field(default_factory=list)  # hashes: the texts of a large sweep would fill the memory
     rows: list[int] = field(default_factory=list)
@@ -96,7 +102,7 @@ class _Counts:
     def add(self, row: Record) -> None:
         """One utterance in one repeat; older files lack the counts, which are then made from the texts."""
         name = str(row["id"])
-        index = self.place.setdefault(name, len(self.rows))
+        index = self.row_of.setdefault(name, len(self.rows))
         if index == len(self.rows):
             self.rows.append(0)
             self.edits.append([0, 0])
@@ -114,8 +120,8 @@ class _Counts:
 
     @cached_property
     def of_each(self) -> dict[str, tuple[int, tuple[int, int]]]:
-        """What the trials that are compared must agree in, by utterance; not the order of their files."""
-        return {name: (self.references[place], self.chars[place]) for name, place in self.place.items()}
+        """Reference and characters by utterance: trials are compared where they agree in these."""
+        return {name: (self.references[row], self.chars[row]) for name, row in self.row_of.items()}
 
     def compares_with(self, other: _Counts) -> bool:
         return self.is_whole and self.of_each == other.of_each
@@ -157,9 +163,9 @@ def _read(trial: Trial) -> _Counts:
 
 def _tally(kept: Sequence[_Counts], which: int) -> Tally:
     first = kept[0]
-    places = [[counts.place[name] for name in first.place] for counts in kept]
+    chosen = [[counts.row_of[name] for name in first.row_of] for counts in kept]
     edits = np.array(
-        [[counts.edits[place][which] for place in some] for counts, some in zip(kept, places, strict=True)], np.int64
+        [[counts.edits[row][which] for row in some] for counts, some in zip(kept, chosen, strict=True)], np.int64
     )
     repeats = np.array([counts.rows[0] for counts in kept], dtype=np.int64)
     chars = np.array([pair[which] for pair in first.chars], dtype=np.int64)

@@ -29,12 +29,8 @@ from kimi_audio_ft.sweep.plan import Task, Unit, even_chunks, write_task
 
 log = logging.getLogger(__name__)
 
-# Seconds between two looks at the events of all tasks.
-_PATIENCE = 0.5
 # Seconds after which jobs that have not ended are asked again to stop: one that is just starting misses the signal.
 _ASK_AGAIN = 15.0
-# Seconds after which a cluster that did not answer is given its job again.
-_TRY_AGAIN = 15.0
 
 
 @dataclass(frozen=True)
@@ -93,12 +89,17 @@ class _Followed:
 class ClusterExecutor:
     """Runs tasks as jobs.
 
-    folder: of the sweep; every run has a folder of its own in ``packs/``. parallel: jobs at a time; None: all.
+    folder: of the sweep; every run has a folder of its own in ``packs/``.
+    parallel: jobs at a time; None: all.
+    poll_seconds: between two looks at the events of all tasks.
+    retry_seconds: after which a cluster that did not answer is given its job again.
     """
 
     cluster: Cluster
     folder: Path
     parallel: int | None = None
+    poll_seconds: float = 0.5
+    retry_seconds: float = 15.0
 
     def run(self, tasks: Sequence[Task], on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> None:
         """Run all tasks to their ends; ``on_event`` is called in this thread.
@@ -106,19 +107,19 @@ class ClusterExecutor:
         Raises:
             UserError: the cluster cannot be used, or refuses a job.
         """
-        run = _Run(self.cluster, _new_folder(self.folder / "packs"), sweep_environment(), on_event, should_stop)
+        run = _Run(self, _new_folder(self.folder / "packs"), sweep_environment(), on_event, should_stop)
         for task in tasks:
             run.waiting.append((task, f"task-{task.number}", 0))
         try:
-            while run.turn(self.parallel):
-                time.sleep(_PATIENCE)
+            while run.turn():
+                time.sleep(self.poll_seconds)
         finally:
             self.cluster.close([followed.job for followed in run.running])
 
 
 @dataclass
 class _Run:
-    cluster: Cluster
+    executor: ClusterExecutor
     folder: Path
     environment: TaskEnvironment
     on_event: Callable[[Event], None]
@@ -128,12 +129,16 @@ class _Run:
     asked: float | None = None
     not_before: float = 0.0  # when a job may be submitted, after a cluster has said NotNow
 
-    def turn(self, parallel: int | None) -> bool:
+    @property
+    def cluster(self) -> Cluster:
+        return self.executor.cluster
+
+    def turn(self) -> bool:
         """Submit tasks, pass on events; returns whether any task is left."""
         stopping = self.should_stop()
         if stopping:
             self._stop()
-        self._submit_waiting(parallel)
+        self._submit_waiting()
         # Asked before the files are read: what a job wrote before its end is then in its file.
         ends = self.cluster.ended([followed.job for followed in self.running])
         for followed in list(self.running):
@@ -143,14 +148,15 @@ class _Run:
                 self._after(followed, ends.get(followed.job), stopping)
         return bool(self.waiting or self.running)
 
-    def _submit_waiting(self, parallel: int | None) -> None:
+    def _submit_waiting(self) -> None:
+        parallel = self.executor.parallel
         while self.waiting and (parallel is None or len(self.running) < parallel):
             if time.monotonic() < self.not_before:
                 return
             try:
                 self.running.append(self._submit(*self.waiting[0]))
             except NotNow:
-                self.not_before = time.monotonic() + _TRY_AGAIN
+                self.not_before = time.monotonic() + self.executor.retry_seconds
             else:
                 self.waiting.popleft()
 

@@ -76,7 +76,7 @@ def test_a_base_on_other_references_is_refused_too(sweep, change) -> None:
         load_sweep(sweep.folder)
 
 
-# --- Trials that were not scored alike are never ranked together; older records that say nothing are owned up to.
+# Trials that were not scored alike are never ranked together; older records that say nothing are owned up to.
 
 OPTIONS: dict[str, Any] = {"fillers": ["嗯", "呃"], "erhua": True, "terms": ["5G"], "names": []}
 AGAIN = "that only rescores, nothing is trained or decoded again"

@@ -150,7 +150,7 @@ def test_a_line_ends_at_its_newline_only(tmp_path: Path) -> None:
     assert [number for number, _ in read_lines(path)] == [1, 3]
 
 
-# --- What a sweep stopped early, read from its halving.json into the report, the tables and the terminal.
+# What a sweep stopped early, read from its halving.json into the report, the tables and the terminal.
 
 
 def entry(name: str, decision: str, step: int, score: float | None, rank: int | None, reason: str) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def test_a_sweep_without_a_process_is_watched_for_two_minutes_more(running: Any)
     ended(running)
     html = running.folder / "report.html"
     script = Script(html, *[lambda: None] * 4, watched_on)
-    with pytest.raises(UserError, match=r"no process of it has been alive for 2 minutes.*report\.html.*again"):
+    with pytest.raises(UserError, match=r"no process of it has been alive for 2 minutes.*report\.html.*Re-run"):
         watch(running.folder, None, ENGLISH, seconds=45, wait=script)
     assert len(script.pages) == 4  # the first look writes, the second finds it dead, and then 2 minutes of it
     assert all(RELOADS in page for page in script.pages)

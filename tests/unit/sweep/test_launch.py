@@ -1,10 +1,11 @@
-"""Planning a large sweep costs seconds, whatever its trials share."""
+"""A launch: what its jobs need, when they run, and that a large sweep is planned in seconds."""
 
 from __future__ import annotations
 
+import io
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,22 @@ from hydra import initialize_config_dir
 from hydra._internal.callbacks import Callbacks
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, RunMode
+from omegaconf import OmegaConf
+from rich.console import Console
 
 from experiments.bench_overhead import arguments, sweep, write_manifest
 from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.decoding.transcripts import EvaluationSet
-from kimi_audio_ft.outcomes import BASE
+from kimi_audio_ft.outcomes import BASE, Failure, current_outcomes
 from kimi_audio_ft.paths import config_dir, project_root
 from kimi_audio_ft.store.cache import one_moment
-from kimi_audio_ft.sweep.launch import Launch, Runner, lacking
+from kimi_audio_ft.sweep.events import Failed, Ready, Step
+from kimi_audio_ft.sweep.launch import Batch, Job, Launch, Runner, job_lines, missing_units
+from kimi_audio_ft.sweep.view.screen import SweepView
+from kimi_audio_ft.trial import Trial
 
 TRIALS = 200
 # Seconds of the CPU; 4 to 6 were measured on a busy machine, and Hydra alone needs 40 to compose them one by one.
@@ -56,10 +63,61 @@ def test_two_hundred_trials_are_planned_in_seconds(
     started = time.process_time()
     jobs = launch.compose([[*shared, *point] for point in sweep(TRIALS)], 0)
     with one_moment():
-        units, untrained = lacking(jobs)
+        units, untrained = missing_units(jobs)
     seconds = time.process_time() - started
     assert [job.error for job in jobs] == [None] * TRIALS
     assert len(untrained) == TRIALS // 4 and len(units) == TRIALS // 4 + 1 and units[0].key == BASE
     assert all(len(unit.jobs) == 4 for unit in units)
     assert len(opened) == 1
     assert seconds < MOST_SECONDS
+
+
+def job(number: int, key: str, config: TrainConfig) -> Job:
+    return Job(number, [f"seed={number}"], OmegaConf.create(), config, key)
+
+
+class Ran:
+    """Runs a job by noting it, with what the job can see of its unit."""
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[int, str]] = []
+
+    def run_job(self, job: Job) -> JobReturn:
+        job.returned = JobReturn(status=JobStatus.COMPLETED)
+        job.returned.return_value = 0.5
+        failure = current_outcomes().failed.get(job.key or "")
+        fitted = current_outcomes().take_fitted(job.key or "")
+        self.jobs.append((job.number, failure.message if failure else "fitted" if fitted else "reused"))
+        return job.returned
+
+
+def test_jobs_run_when_their_units_have_ended_and_see_the_outcomes() -> None:
+    plain, with_base = TrainConfig(baseline=False), TrainConfig(baseline=True)
+    jobs = [job(0, "a", plain), job(1, "b", plain), job(2, "a", with_base), job(3, "c", plain), job(4, "b", plain)]
+    launch: Any = Ran()
+    with SweepView(job_lines(jobs, {"a", "b", BASE}), Console(file=io.StringIO())) as view:
+        batch = Batch(jobs, {"a", "b", BASE}, launch, view)
+        batch.run_ready()
+        batch.event(Step("a", 1, 2, 0.5, 100.0))
+        assert launch.jobs == [(3, "reused")]
+        batch.event(Ready("a", fitted=True))
+        batch.event(Failed("b", Failure("TrainingFailed", "nan", user=True)))
+        batch.event(Ready(BASE, fitted=False))
+    assert launch.jobs == [(3, "reused"), (0, "fitted"), (1, "nan"), (4, "nan"), (2, "reused")]
+    assert [view.state.jobs[number].reused for number in range(5)] == [False, False, False, True, False]
+    assert current_outcomes().failed == {}
+
+
+def test_lines_of_jobs_say_what_the_store_has() -> None:
+    jobs = [job(0, "a", TrainConfig()), job(1, "b", TrainConfig()), Job(2, ["seed=x"], OmegaConf.create())]
+    lines = job_lines(jobs, {"b"})
+    assert [(line.unit, line.state) for line in lines] == [("a", "reused"), ("b", "waiting"), ("#2", "waiting")]
+    assert [line.name for line in lines] == ["seed=0", "seed=1", "seed=x"]
+
+
+def test_units_that_the_store_lacks_are_one_for_each_adapter(trial_config: Callable[..., TrainConfig]) -> None:
+    greedy, other = trial_config(), trial_config(decoding={"text_temperature": 0.7})
+    key = Trial(greedy).training_signature
+    units, untrained = missing_units([job(0, key, greedy), job(1, key, other), job(2, key, greedy)])
+    assert untrained == {key} and [unit.key for unit in units] == [BASE, key]
+    assert [unit.jobs for unit in units] == [[greedy, other]] * 2, "each decoding setting once"

@@ -116,7 +116,7 @@ def test_one_sound_with_one_text_is_a_note(recordings: dict[str, Path]) -> None:
     utterances = [spoken("flac", recordings["flac"], "今天，开会"), spoken("wav", recordings["wav"], "今天开会。")]
     ranking = rank_suspects(Evidence(utterances, {"0": 0.1, "1": 0.2}, []))
     assert not ranking.other_text
-    assert "2 references stand more than once, with the same audio and the same text" in ranking.notes
+    assert "2 references occur more than once, with the same audio and the same text" in ranking.notes
 
 
 def test_a_reference_without_text_comes_first() -> None:

@@ -66,7 +66,7 @@ def test_the_budget_ends_with_the_clip_that_no_longer_fits(tmp_path: Path) -> No
     assert [clip.why_not for clip in found] == [None, "audio.budget", None]
 
 
-# --- The worst utterances, with what differs marked.
+# The worst utterances, with what differs marked.
 
 
 def test_differences_are_marked_on_both_sides() -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.sweep.cluster import executor
 from kimi_audio_ft.sweep.cluster.executor import ClusterExecutor, JobEnd, NotNow
 from kimi_audio_ft.sweep.cluster.task import run_task
 from kimi_audio_ft.sweep.events import Event, Failed, Fitting, Interrupted, Ready, Split
@@ -74,12 +73,6 @@ class Queue:
         self.closed = list(jobs)
 
 
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "_PATIENCE", 0.0)
-    monkeypatch.setattr(executor, "_TRY_AGAIN", 0.0)
-
-
 def task(keys: str, number: int = 0) -> Task:
     return Task(number, [Unit(key, [TrainConfig()]) for key in keys])
 
@@ -92,7 +85,9 @@ def run(
     stop: Callable[[list[Event]], bool] = lambda heard: False,
 ) -> list[Event]:
     heard: list[Event] = []
-    ClusterExecutor(queue, folder, parallel).run(tasks, heard.append, lambda: stop(heard))
+    ClusterExecutor(queue, folder, parallel, poll_seconds=0, retry_seconds=0).run(
+        tasks, heard.append, lambda: stop(heard)
+    )
     assert queue.closed == []
     return heard
 
@@ -206,5 +201,5 @@ def test_an_error_on_the_way_ends_the_jobs(tmp_path: Path) -> None:
         raise RuntimeError("in a trial")
 
     with pytest.raises(RuntimeError, match="in a trial"):
-        ClusterExecutor(queue, tmp_path).run([task("a"), task("b", 1)], fail, lambda: False)
+        ClusterExecutor(queue, tmp_path, poll_seconds=0).run([task("a"), task("b", 1)], fail, lambda: False)
     assert queue.closed == ["1", "2"]
