@@ -79,7 +79,7 @@ class DataConfig:
     train_manifest: str = ""  # Pretokenized JSONL that adapters are trained on.
     eval_manifest: str = ""  # Pretokenized JSONL that is decoded and scored, and gives the validation loss.
     prompt: str | None = None  # Used instead of every conversation's own text prompt; null keeps the manifest's.
-    train_subset: int | None = None  # Train on so many conversations only (see ``data.subset``); null is all of them.
+    train_subset: int | None = None  # Train on so many conversations only, in whole recordings; null is all of them.
     train_subset_seed: int = 1  # Which ones: of one seed, smaller subsets lie inside larger ones.
     audio_root: str | None = None  # Folder that relative audio paths start from; null is the manifest's own folder.
     features: str = "cached"  # cached: encode once into the store; online: encode in every step; none: codes only.

@@ -1,7 +1,7 @@
 """Parts shared by all charts: a Vega-Lite specification with its heading and caption, axes and tooltips.
 
-The theme's colours are in templates/report.js: a style named here (``style="base"``) gets its colour there, for the
-reader's light or dark setting.
+The theme's colours are in report/templates/report.js: a style named here (``style="base"``) gets its colour there, for
+the reader's light or dark setting.
 """
 
 from __future__ import annotations

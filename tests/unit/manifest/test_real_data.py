@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.unit.conftest import Tiny
 
 TOKENS_7B = TokenRange(PUBLISHED_7B["kimia_token_offset"], PUBLISHED_7B["vocab_size"])
-# Published ids (kimi_audio_facts.md): start of the user's and the assistant's message, media, answer in text, ends.
+# Published ids: start of the user's and the assistant's message, media, answer in text, ends.
 USER, ASSISTANT, BEGIN, END, ANSWER_TEXT = 151670, 151671, 151661, 151663, 151675
 MESSAGE_END, BLANK, TEXT_EOS, PAD = 151645, 151666, 151667, 152063
 
