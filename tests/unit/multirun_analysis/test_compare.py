@@ -14,7 +14,6 @@ from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.sweep_folder import record_fitting
 from kimi_audio_ft.text import duration
 from multirun_analysis import load_sweep, words, write_report
-from multirun_analysis.params import distinct, identity
 from multirun_analysis.words import effort, headline, setting, show, trial_title
 
 
@@ -150,11 +149,6 @@ def test_values_are_shown_as_one_types_them(value: object, text: str) -> None:
 
 def test_durations() -> None:
     assert [duration(s) for s in (3.21, 42, 249.4, 3900, None)] == ["3.2 s", "42 s", "4 min 09 s", "1 h 05 min", "–"]
-
-
-def test_values_of_mixed_types_are_told_apart_and_ordered() -> None:
-    assert identity(1) == identity(1.0) and identity(1) != identity(True)
-    assert distinct([0.3, "b", None, 0, 0.0, "a"]) == [0, 0.3, "a", "b", None]
 
 
 def test_a_setting_names_only_what_varies(sweep_24: Path) -> None:

@@ -1,4 +1,4 @@
-"""The statistics in words, the same on the page and in the terminal, and the leaderboard in the terminal."""
+"""The statistics in words, the same on the page and in the terminal."""
 
 from __future__ import annotations
 
@@ -27,12 +27,6 @@ GRID: dict[str, Any] = {"rates": (5e-5,), "temperatures": (0.0,), "utterances": 
 def sweep_of(folder: Path, factors: dict[int, float], **grid: Any) -> Path:
     truth = Planted(factors={"lora.r": factors})
     return write_sweep(folder / "sweep", ranks=tuple(factors), **GRID | grid, planted=truth)
-
-
-def shown(folder: Path, width: int = 80) -> str:
-    console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    print_leaderboard(load_sweep(folder), console)
-    return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_the_cheapest_of_those_that_cannot_be_told_apart_is_recommended(tmp_path: Path) -> None:
@@ -127,28 +121,3 @@ def test_the_terminal_says_what_the_page_says(synthetic: Analysis) -> None:
     assert lines[start : start + len(said)] == said and len(said) == 4
     page = visible(render(synthetic, datetime(2026, 1, 1), ENGLISH))
     assert all(line in page for line in said)
-
-
-def test_the_leaderboard_has_intervals_and_marks_the_group(tmp_path: Path) -> None:
-    folder = sweep_of(tmp_path, {4: 1.7, 8: 1.01, 16: 0.99, 32: 1.0})
-    text, comparison = shown(folder), load_sweep(folder)
-    best = comparison.best.trial
-    interval = comparison.statistics.interval_of(best)
-    assert interval
-    half = f"{50 * (interval.high - interval.low):.2f}"
-    assert re.search(rf"^ *1 +{best.params['lora.r']} +{100 * best.cer:.2f} +{half} ", text, re.MULTILINE)
-    assert len(re.findall(r"^ *≈\d ", text, re.MULTILINE)) == 2
-    assert "±" in text and "Recommended: lora.r=8" in text and "…" not in text
-
-
-def test_without_intervals_the_leaderboard_has_no_column_for_them(tmp_path: Path) -> None:
-    folder = sweep_of(tmp_path, {4: 1.0, 8: 1.0}, utterances=20, recordings=2)
-    assert "±" not in shown(folder)
-
-
-@pytest.mark.parametrize("width", [60, 80, 120])
-def test_the_leaderboard_of_three_parameters_fits(tmp_path: Path, width: int) -> None:
-    folder = write_sweep(tmp_path / "sweep", ranks=(8, 32), utterances=60, recordings=20)
-    text = shown(folder, width)
-    table = text.split("Best:")[0]
-    assert "…" not in table and ("WER" in table) == (width == 120)
