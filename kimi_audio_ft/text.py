@@ -43,6 +43,11 @@ def number_ranges(numbers: Sequence[int]) -> str:
     return ", ".join(str(span[0]) if len(span) == 1 else f"{span[0]}-{span[-1]}" for span in spans)
 
 
+def first_line(message: object, otherwise: str = "") -> str:
+    """The first line of a message or an error; ``otherwise`` where it is empty."""
+    return (str(message).strip().splitlines() or [otherwise])[0]
+
+
 def duration(seconds: float | None) -> str:
     """A length of time, to the precision one cares for; a dash when unknown."""
     if seconds is None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.runtime.libraries import leave_out_bitsandbytes
+from kimi_audio_ft.text import first_line
 
 Send = Callable[[Any], None]
 # How Python starts a worker. Tests set "forkserver" where they start dozens: libraries are then imported once for all.
@@ -91,7 +92,9 @@ def run_workers(
         deliver(_PATIENCE)
         if failures:
             raise failures[min(failures)] from None
-        raise WorkerDied(f"worker {error.error_index} of {count} died: {_first_line(error)}") from None
+        raise WorkerDied(
+            f"worker {error.error_index} of {count} died: {first_line(error, type(error).__name__)}"
+        ) from None
     except KeyboardInterrupt:  # whoever wanted a clean end had should_stop
         for process in context.processes:
             process.kill()
@@ -137,10 +140,6 @@ def _leave(messages: Any, code: int) -> None:
     sys.stderr.flush()
     sys.stdout.flush()
     os._exit(code)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _free_port() -> int:

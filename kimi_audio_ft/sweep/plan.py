@@ -11,6 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
+from omegaconf import OmegaConf
+
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.files import write_json
 from kimi_audio_ft.runtime.devices import num_ranks
@@ -78,8 +80,6 @@ def read_task(path: Path) -> Task:
 
 def train_config(values: dict[str, Any]) -> TrainConfig:
     """A checked config from its nested dict."""
-    from omegaconf import OmegaConf
-
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), values))
     assert isinstance(config, TrainConfig)
     return config

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.sweep.view.screen import quiet_job_console
 from kimi_audio_ft.sweep_folder import HALVING, LEDGER, RECORDS, planned_trials
+from kimi_audio_ft.text import first_line
 from kimi_audio_ft.tracking.wandb import FOLDER as REPORT_RUN
 from kimi_audio_ft.tracking.wandb import record_sweep
 
@@ -107,7 +108,7 @@ def failed_trials(folder: Path) -> list[str]:
     lines = [f"{len(failures)} of {number} trials failed:"]
     for path in failures[:_MOST_LISTED]:
         failure = json.loads(path.read_text(encoding="utf-8"))
-        reason = (failure["message"].splitlines() or [failure["error_type"]])[0]
+        reason = first_line(failure["message"], failure["error_type"])
         lines.append(f"  {path.parent / 'train.log'} ({failure['trial']}): {reason}")
     if len(failures) > _MOST_LISTED:
         lines.append(f"  and {len(failures) - _MOST_LISTED} more; `ls {folder}/*/failure.json` lists them")

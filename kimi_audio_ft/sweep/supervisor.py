@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 
+import torch
 from filelock import Timeout
 
 from kimi_audio_ft import store
@@ -76,8 +77,6 @@ def device_slots(gpus_per_pack: int, threads: int, parallel: int | None) -> list
         threads: CPU threads that a pack has been given (``trainer.threads``); 0: PyTorch takes all cores.
         parallel: how many packs; None: as many as its GPUs hold, or without GPUs as its cores hold.
     """
-    import torch
-
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
     if not torch.cuda.is_available() or len(gpus) < gpus_per_pack:

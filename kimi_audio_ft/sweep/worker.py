@@ -14,8 +14,10 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
+
+import torch
+from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]  # made in C
 
 from kimi_audio_ft import store
 from kimi_audio_ft.config.train import TrainConfig
@@ -34,6 +36,7 @@ from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.sweep import events
 from kimi_audio_ft.sweep.events import Decoding, Event, Failed, Fitting, Paused, Ready, Split, Step
 from kimi_audio_ft.sweep.plan import Task, Unit, even_chunks, grouped, pack_units
+from kimi_audio_ft.text import first_line
 from kimi_audio_ft.training.adapters import AdapterSpec
 from kimi_audio_ft.trial import Trial
 
@@ -65,8 +68,6 @@ def _die_with_supervisor() -> None:
 
     PyTorch asks the kernel for SIGINT, which is ignored here.
     """
-    from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]  # made in C
-
     _prctl_pr_set_pdeathsig(signal.SIGKILL)
 
 
@@ -176,7 +177,7 @@ class Worker:
                 trial.config.lora,
                 trial.config.optim,
                 trial.config.seed,
-                self._draft(key),
+                store.begin("adapter", key) if self.rank == 0 else store.draft_folder("adapter", key),
                 store.work_folder("adapter", key),
             )
             for key, trial in trials.items()
@@ -275,9 +276,6 @@ class Worker:
             return self.task.dispatch
         return "batched" if trial.base.device.type == "cuda" else "slice"
 
-    def _draft(self, key: str) -> Path:
-        return store.begin("adapter", key) if self.rank == 0 else store.draft_folder("adapter", key)
-
     def _interrupt(self, units: Sequence[Unit], step: int | None) -> None:
         for unit in units:
             self.send(events.Interrupted(unit.key, step))
@@ -315,8 +313,6 @@ class Worker:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there is no memory left."""
-    import torch
-
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(message in str(error) for message in _OUT_OF_MEMORY)
@@ -324,8 +320,6 @@ def out_of_memory(error: BaseException) -> bool:
 
 def free_memory() -> None:
     """Free the memory of a failed training."""
-    import torch
-
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -333,7 +327,7 @@ def free_memory() -> None:
 
 def too_large(config: TrainConfig, error: BaseException) -> UserError:
     """The error of an adapter that does not fit into memory even by itself."""
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    first = first_line(error, type(error).__name__)
     return UserError(
         f"lora.r={config.lora.r}: out of memory, training this adapter by itself ({first}). Lower "
         f"data.max_batch_tokens={config.data.max_batch_tokens} or data.batch_size={config.data.batch_size} (and raise "

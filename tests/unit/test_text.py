@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kimi_audio_ft.text import common_name, number_ranges, short_names
+from kimi_audio_ft.text import common_name, first_line, number_ranges, short_names
 
 
 def test_short_names() -> None:
@@ -26,3 +26,8 @@ def test_common_name() -> None:
 def test_number_ranges() -> None:
     assert number_ranges([3, 0, 1, 2, 8]) == "0-3, 8"
     assert number_ranges([7]) == "7"
+
+
+def test_first_line() -> None:
+    assert first_line(ValueError("\nloss is nan\nat step 3")) == "loss is nan"
+    assert first_line(MemoryError(), "MemoryError") == "MemoryError" and first_line(" ") == ""

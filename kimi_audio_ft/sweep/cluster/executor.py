@@ -12,19 +12,9 @@ from typing import Literal, Protocol
 
 from kimi_audio_ft.outcomes import Failure
 from kimi_audio_ft.paths import store_root
+from kimi_audio_ft.sweep import events
 from kimi_audio_ft.sweep.cluster.task import TaskEnvironment, log_path, sweep_environment
-from kimi_audio_ft.sweep.events import (
-    Event,
-    EventReader,
-    Failed,
-    Fitting,
-    Interrupted,
-    Paused,
-    Progress,
-    Ready,
-    Split,
-    events_path,
-)
+from kimi_audio_ft.sweep.events import Event
 from kimi_audio_ft.sweep.plan import Task, Unit, even_chunks, write_task
 
 log = logging.getLogger(__name__)
@@ -77,8 +67,8 @@ class _Followed:
     file: Path
     restarts: int
     job: str
-    reader: EventReader
-    progress: Progress = field(default_factory=Progress)
+    reader: events.EventReader
+    progress: events.Progress = field(default_factory=events.Progress)
 
     @property
     def open(self) -> list[Unit]:
@@ -129,10 +119,6 @@ class _Run:
     asked: float | None = None
     not_before: float = 0.0  # when a job may be submitted, after a cluster has said NotNow
 
-    @property
-    def cluster(self) -> Cluster:
-        return self.executor.cluster
-
     def turn(self) -> bool:
         """Submit tasks, pass on events; returns whether any task is left."""
         stopping = self.should_stop()
@@ -140,7 +126,7 @@ class _Run:
             self._stop()
         self._submit_waiting()
         # Asked before the files are read: what a job wrote before its end is then in its file.
-        ends = self.cluster.ended([followed.job for followed in self.running])
+        ends = self.executor.cluster.ended([followed.job for followed in self.running])
         for followed in list(self.running):
             self._pass_on(followed)
             if not followed.open or followed.job in ends:
@@ -165,17 +151,17 @@ class _Run:
         write_task(replace(task, log=str(log_path(file))), file)
         self.environment.write(file)
         # A restarted task's file has the events of its earlier job.
-        reader = EventReader(events_path(file))
+        reader = events.EventReader(events.events_path(file))
         reader.read()
-        return _Followed(task, name, file, restarts, self.cluster.submit(file, name), reader)
+        return _Followed(task, name, file, restarts, self.executor.cluster.submit(file, name), reader)
 
     def _pass_on(self, followed: _Followed) -> None:
         for event in followed.reader.read():
             if followed.progress.take(event):
-                if isinstance(event, Ready | Paused):
+                if isinstance(event, events.Ready | events.Paused):
                     _refresh_store()
                 # A task that is tried again in halves has one number, but as many names as jobs.
-                self.on_event(replace(event, task=followed.name) if isinstance(event, Fitting) else event)
+                self.on_event(replace(event, task=followed.name) if isinstance(event, events.Fitting) else event)
 
     def _after(self, followed: _Followed, end: JobEnd | None, stopping: bool) -> None:
         """Interrupt, resubmit, split or fail the units that a job has left."""
@@ -186,15 +172,15 @@ class _Run:
         paused = followed.progress.interrupted
         if stopping:
             for unit in units:
-                self.on_event(paused.get(unit.key) or Interrupted(unit.key))
+                self.on_event(paused.get(unit.key) or events.Interrupted(unit.key))
         elif end.fate != "cancelled" and (end.fate == "lost" or len(paused) == len(units)):
-            if followed.restarts == self.cluster.max_restarts:
+            if followed.restarts == self.executor.cluster.max_restarts:
                 self._fail(followed, end, f", and it has been started {followed.restarts + 1} times")
                 return
             log.info("%s: %s; resubmitted", name, end.reason)
             self.waiting.append((followed.task.with_units(units), name, followed.restarts + 1))
         elif end.fate == "died" and len(units) > 1:
-            self.on_event(Split([unit.key for unit in units], end.reason))
+            self.on_event(events.Split([unit.key for unit in units], end.reason))
             for number, half in enumerate(even_chunks(units, 2), 1):
                 self.waiting.append((followed.task.with_units(half), f"{name}.{number}", followed.restarts))
         else:
@@ -206,7 +192,7 @@ class _Run:
             message += f"{self._where_to_look(log_path(followed.file))}. "
         message += "Re-run the command to resume"
         for unit in followed.open:
-            self.on_event(Failed(unit.key, Failure("JobEnded", message, user=True)))
+            self.on_event(events.Failed(unit.key, Failure("JobEnded", message, user=True)))
 
     def _where_to_look(self, printed: Path) -> str:
         if printed.is_file() and printed.stat().st_size:
@@ -219,11 +205,11 @@ class _Run:
     def _stop(self) -> None:
         for task, _, _ in self.waiting:
             for unit in task.units:
-                self.on_event(Interrupted(unit.key))
+                self.on_event(events.Interrupted(unit.key))
         self.waiting.clear()
         if self.running and (self.asked is None or time.monotonic() - self.asked > _ASK_AGAIN):
             self.asked = time.monotonic()
-            self.cluster.stop([followed.job for followed in self.running])
+            self.executor.cluster.stop([followed.job for followed in self.running])
 
 
 def _new_folder(parent: Path) -> Path:

@@ -16,6 +16,7 @@ from kimi_audio_ft.config.launcher import RayConfig
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.sweep.cluster.executor import JobEnd
 from kimi_audio_ft.sweep.cluster.task import INTERRUPTED, python_path
+from kimi_audio_ft.text import first_line
 
 log = logging.getLogger(__name__)
 
@@ -148,16 +149,12 @@ def _end(handle: Any) -> JobEnd:
     except exceptions.TaskCancelledError:
         return JobEnd("cancelled", "the Ray task was cancelled")
     except (exceptions.NodeDiedError, exceptions.LocalRayletDiedError) as error:
-        return JobEnd("lost", f"the node of the Ray task died: {_first_line(error)}")
+        return JobEnd("lost", f"the node of the Ray task died: {first_line(error, type(error).__name__)}")
     except exceptions.OutOfMemoryError:
         return JobEnd("died", "Ray ended the task because its node ran out of memory (OutOfMemoryError)")
     except exceptions.RayError as error:
-        return JobEnd("died", f"the Ray task died ({type(error).__name__}): {_first_line(error)}")
+        return JobEnd("died", f"the Ray task died ({type(error).__name__}): {first_line(error, type(error).__name__)}")
     if code == INTERRUPTED:
         return JobEnd("lost", "the Ray task was stopped")
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
     return JobEnd("died", f"the process of the Ray task {how}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

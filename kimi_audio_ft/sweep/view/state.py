@@ -7,19 +7,9 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Literal
 
-from kimi_audio_ft.sweep.events import (
-    Decoding,
-    Event,
-    Failed,
-    Fitting,
-    Interrupted,
-    Paused,
-    Ready,
-    Split,
-    Step,
-    UnitEvent,
-    Waiting,
-)
+from kimi_audio_ft.sweep import events
+from kimi_audio_ft.sweep.events import Event
+from kimi_audio_ft.text import first_line
 
 # Fewer than this say nothing about the speed.
 _ENOUGH_STEPS, _ENOUGH_UTTERANCES = 3, 3
@@ -169,9 +159,9 @@ class SweepState:
         fitting = self.having("fitting")
         stepping = sum(unit.loss is not None for unit in fitting)  # loading the base says nothing about the speed
         self.rates.tick(now, len(fitting), stepping, len(self.having("decoding")))
-        if isinstance(event, Split):
+        if isinstance(event, events.Split):
             self._split(event.units)
-        elif isinstance(event, UnitEvent) and event.unit in self.units:  # the base alone may be no trial's own unit
+        elif isinstance(event, events.UnitEvent) and event.unit in self.units:  # no trial's own is the base
             self._change(self.units[event.unit], event)
 
     def finish_job(self, number: int, cer: float | None, error: str | None, reused: bool) -> None:
@@ -179,7 +169,7 @@ class SweepState:
         job = self.jobs[number]
         job.phase = "done" if error is None else "failed"
         job.cer, job.reused = cer, reused
-        job.reason = "" if job.unit.phase == "failed" else _first_line(error or "")
+        job.reason = "" if job.unit.phase == "failed" else first_line(error or "")
 
     def seconds_left(self) -> float | None:
         """Estimate for all remaining work; None while the speed of one kind of it is unknown."""
@@ -215,24 +205,24 @@ class SweepState:
             if key in self.units and self.units[key].phase not in _SETTLED:
                 self.units[key].phase, self.units[key].pack = "waiting", None
 
-    def _change(self, unit: UnitState, event: UnitEvent) -> None:
+    def _change(self, unit: UnitState, event: events.UnitEvent) -> None:
         match event:
-            case Fitting():
+            case events.Fitting():
                 unit.phase, unit.pack = "fitting", self._join(unit.key, event.task, event.pack)
-            case Step():
+            case events.Step():
                 self._step(unit, event)
-            case Decoding():
+            case events.Decoding():
                 self._decoding(unit, event)
-            case Waiting():
+            case events.Waiting():
                 unit.phase = "elsewhere"
-            case Ready():
+            case events.Ready():
                 unit.phase, unit.fitted = "ready", event.fitted
-            case Paused():
+            case events.Paused():
                 unit.phase, unit.step = "paused", event.step
-            case Interrupted():
+            case events.Interrupted():
                 unit.phase, unit.step = "interrupted", event.step or unit.step
-            case Failed(failure=failure):
-                unit.phase, unit.reason = "failed", _first_line(failure.message) or failure.error_type
+            case events.Failed(failure=failure):
+                unit.phase, unit.reason = "failed", first_line(failure.message, failure.error_type)
 
     def _join(self, key: str, task: int | str | None, size: int) -> int:
         """Number of the pack that a unit begins to train in: a pack's members say so one after another."""
@@ -243,18 +233,14 @@ class SweepState:
         last.members.append(key)
         return last.number
 
-    def _step(self, unit: UnitState, event: Step) -> None:
+    def _step(self, unit: UnitState, event: events.Step) -> None:
         unit.phase = "fitting" if event.step < event.steps else "fitted"
         if unit.loss is not None:  # the first one comes after loading, and after the steps of an earlier process
             self.rates.add_steps(event.step - unit.step)
         unit.step, unit.steps, unit.loss = event.step, event.steps, event.loss
         unit.tokens_per_second = event.tokens_per_second
 
-    def _decoding(self, unit: UnitState, event: Decoding) -> None:
+    def _decoding(self, unit: UnitState, event: events.Decoding) -> None:
         if unit.phase == "decoding":
             self.rates.add_utterances(event.done - unit.decoded)
         unit.phase, unit.decoded, unit.to_decode = "decoding", event.done, event.total
-
-
-def _first_line(text: str) -> str:
-    return (text.strip().splitlines() or [""])[0]

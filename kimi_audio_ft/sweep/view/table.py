@@ -12,19 +12,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from kimi_audio_ft.sweep.events import (
-    Decoding,
-    Event,
-    Failed,
-    Fitting,
-    Interrupted,
-    Paused,
-    Ready,
-    Split,
-    Step,
-    UnitEvent,
-    Waiting,
-)
+from kimi_audio_ft.sweep import events
+from kimi_audio_ft.sweep.events import Event
 from kimi_audio_ft.sweep.view.state import ACTIVE, JobState, SweepState, UnitState
 from kimi_audio_ft.text import common_name, duration, number_ranges
 
@@ -189,27 +178,27 @@ class PlainLines:
 
     def event(self, event: Event) -> None:
         """Say it, unless it is one of many such."""
-        if isinstance(event, Split):
+        if isinstance(event, events.Split):
             self._say(f"{len(event.units)} adapters are tried again in smaller packs: {event.reason}")
-        elif isinstance(event, UnitEvent) and event.unit in self.state.units:
+        elif isinstance(event, events.UnitEvent) and event.unit in self.state.units:
             self._tell_of(self.state.units[event.unit], event)
 
-    def _tell_of(self, unit: UnitState, event: UnitEvent) -> None:
+    def _tell_of(self, unit: UnitState, event: events.UnitEvent) -> None:
         match event:
-            case Failed(failure=failure):
+            case events.Failed(failure=failure):
                 self._say(f"{self._of(unit)}: FAILED: {failure.message.strip() or unit.reason}")
-            case Fitting(pack=size):
+            case events.Fitting(pack=size):
                 self._tell(f"{self._of(unit)}: fitting{f' in pack {unit.pack}' if size > 1 else ''}")
-            case Step():
+            case events.Step():
                 self._step(unit)
-            case Decoding(done=done, total=total):
+            case events.Decoding(done=done, total=total):
                 if total and self._due(f"decode {unit.key}", done / total):
                     self._tell(f"{self._of(unit)}: decoded {done} of {total}")
-            case Waiting():
+            case events.Waiting():
                 self._tell(f"{self._of(unit)}: another process is making this adapter; waiting for it")
-            case Ready(fitted=fitted):
+            case events.Ready(fitted=fitted):
                 self._tell(f"{self._of(unit)}: {'fitted and decoded' if fitted else 'decoded'}")
-            case Paused() | Interrupted():
+            case events.Paused() | events.Interrupted():
                 self._tell(f"{self._of(unit)}: {progress(unit)}")
 
     def job_done(self, job: JobState) -> None:
