@@ -1,4 +1,4 @@
-"""ARCHITECTURE.md, CONTRIBUTING.md and README.md name files, definitions and modules that exist."""
+"""ARCHITECTURE.md, CONTRIBUTING.md and README.md name files, definitions, modules and make targets that exist."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import re
 from functools import cache
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,10 @@ def test_every_module_that_is_run_exists(document: str) -> None:
         assert find_spec(module) is not None, module
         if find_spec(module).submodule_search_locations is not None:  # type: ignore[union-attr]
             assert find_spec(f"{module}.__main__") is not None, f"{module} cannot be run"
+
+
+def test_every_make_target_exists() -> None:
+    named = set(chain.from_iterable(re.findall(r"`make ([a-z-]+)`", text_of(document)) for document in DOCUMENTS))
+    assert {"demo", "test", "check", "venv"} <= named
+    targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), flags=re.MULTILINE))
+    assert named <= targets
