@@ -28,7 +28,7 @@ test: lint
 	$(PYTEST)
 	$(MAKE) --jobs 2 --output-sync test-avx2 test-sse ONLY="-m bitwise"
 
-# For every day: what two minutes suffice for.
+# Everyday checks, in under two minutes.
 check: lint
 	$(PYTEST) -m "not slow" tests/unit
 
