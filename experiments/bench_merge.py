@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kimi_audio_ft.config.train import LoraConfig
-from kimi_audio_ft.files import INDEX_NAME, save_json
+from kimi_audio_ft.files import INDEX_NAME, write_json
 from kimi_audio_ft.lora.adapter import WEIGHTS, peft_config
 from kimi_audio_ft.lora.targets import matched_modules
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM, WhisperFeatureExtractor
@@ -104,16 +104,16 @@ def _write_base(root: Path, model: KimiAudioForCausalLM) -> None:
         _write_random(root / name, group, block)
         weight_map |= dict.fromkeys(group, name)
     total = sum(info.nbytes for info in infos.values())
-    save_json({"metadata": {"total_size": total}, "weight_map": weight_map}, root / INDEX_NAME)
-    save_json(published_config(model.model.config, torch.bfloat16), root / "config.json")
+    write_json(root / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2)
+    write_json(root / "config.json", published_config(model.model.config, torch.bfloat16), indent=2)
     for path in ("tiktoken.model", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(TINY_MODEL / path, root / path)
     with torch.device("meta"):
         encoder = WhisperFeatureExtractor.from_config(SHAPE_7B).encoder.state_dict()
     shapes = {f"model.encoder.{name}": TensorInfo(torch.bfloat16, tuple(v.shape)) for name, v in encoder.items()}
     _write_random(whisper / WEIGHTS_NAME, shapes, block)
-    save_json(SHAPE_7B | {"model_type": "whisper"}, whisper / "config.json")
-    save_json(PREPROCESSOR_CONFIG, whisper / "preprocessor_config.json")
+    write_json(whisper / "config.json", SHAPE_7B | {"model_type": "whisper"}, indent=2)
+    write_json(whisper / "preprocessor_config.json", PREPROCESSOR_CONFIG, indent=2)
 
 
 def _write_random(path: Path, tensors: dict[str, TensorInfo], block: Tensor) -> None:

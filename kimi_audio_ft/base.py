@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.metadata import version
@@ -12,19 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from kimi_audio_ft import store
 from kimi_audio_ft.config.train import LoraConfig, ModelConfig
-from kimi_audio_ft.errors import ConfigError, DataError, UserError
+from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.features.identity import features_of
-from kimi_audio_ft.files import read_json_object, write_json
+from kimi_audio_ft.files import read_json_object
 from kimi_audio_ft.lora.targets import linears_of, matched, needs_branch, needs_whisper
 from kimi_audio_ft.manifest.manifest import TokenRange
 from kimi_audio_ft.model.files import ModelFiles, locate
 from kimi_audio_ft.model.text_tokenizer import CONFIG_NAME, RANKS_NAME, TextTokenizer
-from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.runtime.devices import device, limit_threads
-from kimi_audio_ft.store.cache import seen_once
+from kimi_audio_ft.store.cache import remember, seen_once
 from kimi_audio_ft.store.digests import file_digest, folder_digest
 from kimi_audio_ft.store.make import META
-from kimi_audio_ft.store.signature import digest_of
 
 if TYPE_CHECKING:  # a sweep that finds everything in the store does without these, and they take seconds to import
     import torch
@@ -97,14 +95,7 @@ def _token_range(root: Path, states: _States) -> TokenRange:
 def _linear_names(files: ModelFiles, states: _States) -> tuple[str, ...]:
     configs = [path for path in (files.root / "config.json", files.whisper / "config.json") if path.is_file()]
     facts = [_LAYOUT_VERSION, version("transformers"), *map(file_digest, configs)]
-    known = store_root() / "layouts" / f"{digest_of(facts)}.json"
-    if known.is_file():
-        return tuple(read_json_object(known, "Remove it; it is made again")["linears"])
-
-    names = linears_of(_on_meta(files))
-    with suppress(UserError, OSError):  # it only saves time
-        write_json(known, {"linears": names})
-    return tuple(names)
+    return tuple(remember("layouts", facts, lambda: {"linears": linears_of(_on_meta(files))})["linears"])
 
 
 # The base in this process's memory, by all that decides its content: at most one, until ``Base.release``.

@@ -1,6 +1,6 @@
 """The one family of errors that users see.
 
-Every message names the place (an option, or file:line), the value found, the rule, and what to do.
+Every message names an option or file:line, the value found, the rule, and the remedy.
 The commands print it without a traceback and exit with code 2 (see ``cli.py``).
 """
 
@@ -14,7 +14,7 @@ class UserError(ValueError):
     """Something the user gave cannot be used; the message says where, what, why and the remedy."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For other processes: subclasses put their message together from arguments that are not kept."""
+        """For other processes: the arguments that subclasses form their message from are not kept."""
         return _restored, (type(self), str(self), self.__dict__)
 
 
@@ -35,6 +35,6 @@ class DataError(UserError):
     """A file, or one line of it, cannot be used."""
 
     def __init__(self, path: str | Path, problem: str, remedy: str = "", line: int | None = None) -> None:
-        place = f"{path}:{line}" if line is not None else f"{path}"
-        super().__init__(f"{place}: {problem}" + (f". {remedy}" if remedy else ""))
+        where = f"{path}:{line}" if line is not None else f"{path}"
+        super().__init__(f"{where}: {problem}" + (f". {remedy}" if remedy else ""))
         self.path, self.line, self.problem = Path(path), line, problem

@@ -1,4 +1,4 @@
-"""Files that are written aside and renamed, and a full disk in words."""
+"""Writing files whole or not at all, reading JSON and YAML, and a full disk in words."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import filecmp
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import yaml
 
@@ -17,20 +18,22 @@ from kimi_audio_ft.errors import DataError, UserError
 
 # The same in C where PyYAML was built with it, ten times as fast.
 _YAML: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# Says in which file each of a checkpoint's tensors lies.
+INDEX_NAME = "model.safetensors.index.json"
 
 
-def raise_if_full(error: BaseException, place: Path) -> None:
-    """Turn 'no space left' into words; anything else is left to the caller."""
-    seen: BaseException | None = error
-    while seen is not None:
-        full = isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT)
+def raise_if_full(error: BaseException, path: Path) -> None:
+    """Raise a UserError if the disk is full; any other error is left to the caller."""
+    cause: BaseException | None = error
+    while cause is not None:
+        full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
         # safetensors reports the system's error as text of its own exception type.
-        if full or "No space left on device" in str(seen) or "os error 28" in str(seen):
+        if full or "No space left on device" in str(cause) or "os error 28" in str(cause):
             raise UserError(
-                f"{place}: the disk is full; nothing half-written was kept. Free space there, or set "
+                f"{path}: the disk is full; nothing half-written was kept. Free space there, or set "
                 "KIMI_AUDIO_FT_STORE to a larger disk, and run the same command again"
             ) from error
-        seen = seen.__cause__ or seen.__context__
+        cause = cause.__cause__ or cause.__context__
 
 
 def let_others_read(folder: Path) -> None:
@@ -42,32 +45,47 @@ def let_others_read(folder: Path) -> None:
             file.chmod(0o666 & ~umask)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON aside and rename, so that a killed process never leaves half a file."""
-    with _aside(path) as draft:
-        draft.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line as they come, aside and renamed."""
-    with _aside(path) as draft, draft.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
 @contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    draft = path.with_name(f".{path.name}.draft")
+def written_aside(path: Path) -> Iterator[Path]:
+    """A hidden neighbour of ``path`` to write to, renamed to ``path`` at the end.
+
+    A reader finds the old file or the new one, never half of one, whoever is killed and however many write at once: the
+    neighbour's name is unique. A file that would become the same again is left alone, so what watches it does not stir.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    draft = path.with_name(f".{path.name}.{uuid4().hex}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield draft
         if path.is_file() and filecmp.cmp(draft, path, shallow=False):
-            draft.unlink()  # the same again: the file keeps its time, so nothing that watches it stirs
+            draft.unlink()
         else:
             draft.replace(path)
     except BaseException as error:
-        draft.unlink(missing_ok=True)
-        raise_if_full(error, path)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        if not isinstance(error, UserError):
+            raise_if_full(error, path)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file whole or not at all, line ends as they are."""
+    with written_aside(path) as draft:
+        draft.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(path: Path, value: Any, indent: int = 1) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=indent) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object per line, as they come, whole or not at all."""
+    with written_aside(path) as draft, draft.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -91,12 +109,6 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, _YAML)
 
 
-# --- JSON objects in a model's folder, and files that appear whole or not at all.
-
-# Says in which file each of a checkpoint's tensors lies.
-INDEX_NAME = "model.safetensors.index.json"
-
-
 def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
     """The JSON object in a file, or a DataError."""
     try:
@@ -108,20 +120,3 @@ def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(path, "is not a JSON object", remedy)
     return value
-
-
-def save_json(value: Mapping[str, Any], path: Path) -> None:
-    """Write an object as indented UTF-8 JSON."""
-    with written_aside(path) as aside:
-        aside.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """A neighbouring path to write to, renamed to ``path`` at the end: a killed run leaves no half file."""
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        yield aside
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

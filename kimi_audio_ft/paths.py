@@ -1,10 +1,8 @@
-"""Where the project's own files lie, in a checkout and in an installed wheel."""
+"""Paths of the project's own files, in a checkout and in an installed wheel, and of the store."""
 
 from __future__ import annotations
 
 import os
-import site
-import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -13,11 +11,9 @@ TINY_MODEL = PACKAGE / "assets" / "tiny"
 
 
 def project_root() -> Path:
-    """The folder that holds ``conf/`` and ``experiments/``: the checkout, or ``share/`` of the environment."""
-    if (CHECKOUT / "conf").is_dir() and (CHECKOUT / "setup.cfg").is_file():
-        return CHECKOUT
-    shares = [Path(base) / "share" / "kimi_audio_ft" for base in (sys.prefix, site.USER_BASE) if base]
-    return next((share for share in shares if (share / "conf").is_dir()), shares[0])
+    """The folder that holds ``conf/`` and ``experiments/``: the checkout, or where setup.py put them in the package."""
+    in_checkout = (CHECKOUT / "conf").is_dir() and (CHECKOUT / "setup.cfg").is_file()
+    return CHECKOUT if in_checkout else PACKAGE / "share"
 
 
 def config_dir() -> str:

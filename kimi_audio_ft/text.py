@@ -1,4 +1,4 @@
-"""Trials named by what differs from their siblings, and several of them at once."""
+"""Names of trials by what differs between them, ranges of numbers, and durations."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from itertools import groupby
 def short_names(overrides: Sequence[Sequence[str]]) -> list[str]:
     """One name per trial, such as ``r=8 lr=1e-3 temperature=0.0``.
 
-    Overrides that all trials share are left out. A key is its last word, unless two keys end in the same one.
+    Overrides that all trials share are left out. A key is shortened to its last part where that is unique.
     """
     shared = set.intersection(*map(set, overrides)) if len(overrides) > 1 else set()
     own = [[o.lstrip("+") for o in trial if o not in shared and not o.startswith("hydra")] for trial in overrides]
     keys = {override.split("=", 1)[0] for trial in own for override in trial}
-    last = Counter(map(_last_word, keys))
+    last = Counter(map(_last_part, keys))
 
     def short(override: str) -> str:
         key, equals, value = override.partition("=")
-        word = _last_word(key)
-        return f"{word if last[word] == 1 else key}{equals}{value}"
+        part = _last_part(key)
+        return f"{part if last[part] == 1 else key}{equals}{value}"
 
     return [" ".join(map(short, trial)) or "defaults" for trial in own]
 
 
-def _last_word(key: str) -> str:
+def _last_part(key: str) -> str:
     """``temperature`` of ``decoding.text_temperature``."""
     return key.rsplit(".", 1)[-1].removeprefix("text_")
 
@@ -49,7 +49,7 @@ def first_line(message: object, otherwise: str = "") -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A length of time, to the precision one cares for; a dash when unknown."""
+    """A length of time in words; a dash when it is unknown."""
     if seconds is None:
         return "–"
     if seconds < 10:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft.errors import DataError, UserError
-from kimi_audio_ft.files import written_aside
+from kimi_audio_ft.files import write_text
 
 Record = dict[str, Any]
 
@@ -63,15 +63,13 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write ``text`` beside ``path`` and rename it, so that a reader finds the old file or the new one.
+    """Write ``text`` to ``path``; a reader finds the old file or the new one.
 
     Raises:
         UserError: the file cannot be written (no permission, disk full); nothing half-written stays.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(path) as draft:
-            draft.write_text(text, encoding="utf-8", newline="")
+        write_text(path, text)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror}). Choose another folder with --out DIR"

@@ -14,7 +14,7 @@ from experiments.bench_gpu.report import TABLES, Report, describe_machine
 from experiments.bench_gpu.shapes import NAMES, shapes
 from experiments.bench_gpu.stages import Plan, Row
 from experiments.bench_gpu.timing import Clock, release_memory
-from kimi_audio_ft.files import save_json, written_aside
+from kimi_audio_ft.files import write_json, write_text
 
 # Side of the square product that measures the peak.
 MATMUL = {"cuda": 8192, "cpu": 512}
@@ -101,10 +101,9 @@ def main(arguments: list[str] | None = None) -> None:
         report.rows[name] = rows
         print(f"measured {name}: {len(rows)} rows", file=sys.stderr, flush=True)
         if options.out:
-            with written_aside(options.out) as aside:
-                aside.write_text(report.as_markdown(), encoding="utf-8")
+            write_text(options.out, report.as_markdown())
         if options.json:
-            save_json(report.as_json(), options.json)
+            write_json(options.json, report.as_json(), indent=2)
     print(report.as_markdown())
 
 

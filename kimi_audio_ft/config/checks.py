@@ -1,4 +1,4 @@
-"""TODO."""
+"""Checks of option values; a broken rule is a ConfigError that names the option."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
     require(value in choices, option, value, f"must be one of {', '.join(choices)}")
 
 
-def require_devices(option: str, value: object) -> None:
-    """Raise a ConfigError unless the value is a number of processes, or auto."""
+def count_or_auto(option: str, value: object) -> None:
+    """Raise a ConfigError unless the value is a positive integer, or auto."""
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
     require(value == "auto" or whole, option, value, "must be auto, or 1 or more")

@@ -1,4 +1,4 @@
-"""Options of ``python -m kimi_audio_ft.prepare``: one sentence per field, and their checks."""
+"""Options of the commands prepare, tokenize and merge: one sentence per field, and their checks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from kimi_audio_ft.config.checks import one_of, require, require_devices
+from kimi_audio_ft.config.checks import count_or_auto, one_of, require
 from kimi_audio_ft.config.train import ModelConfig
 from kimi_audio_ft.errors import ConfigError
 
@@ -35,7 +35,7 @@ class PrepareConfig:
     group_pattern: str | None = None
     # Column with the utterance's id; null takes the file name without suffix, numbered where it occurs again.
     id_column: str | None = None
-    # Where the recordings lie: {csv_dir} is the CSV's folder, {audio} the audio column's value, {NAME} any other
+    # Where the recordings are: {csv_dir} is the CSV's folder, {audio} the audio column's value, {NAME} any other
     # column's; a value that is an absolute path is taken as it is.
     audio_pattern: str = "{csv_dir}/{audio}"
     # Encoding of the CSV; auto tries a byte order mark, UTF-8, then GB18030 (which holds GBK).
@@ -64,7 +64,7 @@ class PrepareConfig:
     eval_ratio: float = 0.05
     # Fraction of the segments held out for a final test; 0 writes no test.jsonl.
     test_ratio: float = 0.0
-    # Column whose values shall occur equally often in train.jsonl.
+    # Column whose values occur equally often in train.jsonl.
     balance_column: str | None = None
     # How: downsample to the rarest value, upsample to the most frequent by repeating rows, or none.
     balance_mode: str = "none"
@@ -76,27 +76,24 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         self.header = self.header.lower()
         self.delimiter = _DELIMITERS.get(self.delimiter or "", self.delimiter)
-        _one_of("header", self.header, ("auto", "true", "false"))
-        _one_of("balance_mode", self.balance_mode, ("none", "downsample", "upsample"))
+        one_of("header", self.header, ("auto", "true", "false"))
+        one_of("balance_mode", self.balance_mode, ("none", "downsample", "upsample"))
         self._check_csv_format()
         self._check_limits()
         self._check_ratios()
         self._check_grouping()
-        if not self.prompt.strip():
-            raise ConfigError("prompt", self.prompt, "must not be empty")
-        if (self.balance_mode == "none") != (self.balance_column is None):
-            rule = "balance_column and balance_mode=downsample or upsample go together"
-            raise ConfigError("balance_column", self.balance_column, rule, "Set both or neither")
+        require(bool(self.prompt.strip()), "prompt", self.prompt, "must not be empty")
+        together = (self.balance_mode == "none") == (self.balance_column is None)
+        rule = "balance_column and balance_mode=downsample or upsample go together"
+        require(together, "balance_column", self.balance_column, rule, "Set both or neither")
 
     def _check_csv_format(self) -> None:
-        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in "\r\n" + self.quotechar):
-            raise ConfigError(
-                "delimiter",
-                self.delimiter,
-                f"must be one character other than quotechar, or one of {', '.join(_DELIMITERS)}",
-            )
-        if len(self.quotechar) > 1:
-            raise ConfigError("quotechar", self.quotechar, 'must be one character, or "" for no quoting')
+        delimiter = self.delimiter
+        right = delimiter is None or (len(delimiter) == 1 and delimiter not in "\r\n" + self.quotechar)
+        rule = f"must be one character other than quotechar, or one of {', '.join(_DELIMITERS)}"
+        require(right, "delimiter", delimiter, rule)
+        rule = 'must be one character, or "" for no quoting'
+        require(len(self.quotechar) <= 1, "quotechar", self.quotechar, rule)
         if self.encoding != "auto":
             try:
                 "a".encode(self.encoding)
@@ -107,45 +104,30 @@ class PrepareConfig:
     def _check_limits(self) -> None:
         for low, high in (("min_seconds", "max_seconds"), ("min_chars_per_second", "max_chars_per_second")):
             bottom, top = getattr(self, low), getattr(self, high)
-            if not 0 <= bottom < top:
-                raise ConfigError(low, bottom, f"must be at least 0 and less than {high}={top!r}")
-        if self.row_limit is not None and self.row_limit < 1:
-            raise ConfigError("row_limit", self.row_limit, "must be at least 1", "null reads every row")
-        if self.workers < 1:
-            raise ConfigError("workers", self.workers, "must be at least 1")
+            require(0 <= bottom < top, low, bottom, f"must be at least 0 and less than {high}={top!r}")
+        some = self.row_limit is None or self.row_limit >= 1
+        require(some, "row_limit", self.row_limit, "must be at least 1", "null reads every row")
+        require(self.workers >= 1, "workers", self.workers, "must be at least 1")
 
     def _check_ratios(self) -> None:
         for option in ("eval_ratio", "test_ratio"):
-            if not 0 <= getattr(self, option) < 1:
-                raise ConfigError(option, getattr(self, option), "must be at least 0 and less than 1")
-        if self.eval_ratio + self.test_ratio >= 1:
-            rule = (
-                f"together with test_ratio={self.test_ratio!r} it must be less than 1, or nothing is left to train on"
-            )
-            raise ConfigError("eval_ratio", self.eval_ratio, rule)
+            value = getattr(self, option)
+            require(0 <= value < 1, option, value, "must be at least 0 and less than 1")
+        rule = f"together with test_ratio={self.test_ratio!r} it must be less than 1, or nothing is left to train on"
+        require(self.eval_ratio + self.test_ratio < 1, "eval_ratio", self.eval_ratio, rule)
 
     def _check_grouping(self) -> None:
         if self.group_pattern is None:
             return
-        if self.group_column is not None:
-            rule = f"group_column={self.group_column!r} is set as well"
-            raise ConfigError("group_pattern", self.group_pattern, rule, "Set one of them")
+        rule = f"group_column={self.group_column!r} is set as well"
+        require(self.group_column is None, "group_pattern", self.group_pattern, rule, "Set one of them")
         try:
             groups = re.compile(self.group_pattern).groups
         except re.error as error:
             rule = f"not a regular expression ({error})"
             raise ConfigError("group_pattern", self.group_pattern, rule) from error
-        if groups > 1:
-            rule = f"has {groups} groups (...); the key is one of them"
-            raise ConfigError("group_pattern", self.group_pattern, rule, "Write (?:...) for the others")
-
-
-def _one_of(option: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(option, value, f"must be one of {', '.join(allowed)}")
-
-
-# --- Options of ``python -m kimi_audio_ft.tokenize``: one sentence per field, and their checks.
+        rule = f"has {groups} groups (...); the key is one of them"
+        require(groups <= 1, "group_pattern", self.group_pattern, rule, "Write (?:...) for the others")
 
 
 @dataclass
@@ -168,11 +150,8 @@ class TokenizeConfig:
         require(bool(self.manifests), "manifests", self.manifests, "needs at least one manifest", remedy)
         for name in ("batch_size", "readers"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be 1 or more")
-        require_devices("devices", self.devices)
+        count_or_auto("devices", self.devices)
         require(self.threads >= 0, "threads", self.threads, "must be 0 or more")
-
-
-# --- Options of ``python -m kimi_audio_ft.merge``: one sentence per field, and their checks.
 
 
 @dataclass

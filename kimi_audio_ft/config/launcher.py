@@ -1,4 +1,6 @@
-"""Options of ``hydra/launcher=packed``; Hydra composes them as ``hydra.launcher``."""
+"""Options of ``hydra/launcher=packed`` and ``hydra/sweeper=halving``; Hydra composes them as ``hydra.launcher`` and
+``hydra.sweeper``.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from kimi_audio_ft.config.checks import one_of, require
-
-# --- Options of ``hydra.launcher.slurm`` and ``hydra.launcher.ray``.
+from kimi_audio_ft.config.checks import count_or_auto, one_of, require
 
 # sbatch options that the executor sets: a job that is told otherwise could not be followed, or would not come back.
 _OURS = ("array", "chdir", "error", "job-name", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output", "requeue")
@@ -37,9 +37,8 @@ class SlurmConfig:
     signal_seconds: int = 120  # Seconds before the time limit at which a job saves; a step must be shorter.
     max_requeues: int = 10  # How often a job that ran out of time, or lost its node, is queued again.
     poll_seconds: float = 10.0  # Seconds between two questions to Slurm about the states of all jobs.
-    extra: dict[str, Any] = field(
-        default_factory=dict
-    )  # Further sbatch options by their long names: {constraint: a100}.
+    # Further sbatch options by their long names: {constraint: a100}.
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         name = "hydra.launcher.slurm"
@@ -65,9 +64,8 @@ class SlurmConfig:
 class RayConfig:
     """What a Ray task, which makes one task of adapters, asks for."""
 
-    address: str | None = (
-        None  # Address of a running Ray cluster ("auto": the one that this node belongs to); null: start Ray here.
-    )
+    # Address of a running Ray cluster ("auto": the one that this node belongs to); null: start Ray here.
+    address: str | None = None
     num_cpus_per_pack: float = 1  # CPU cores that Ray sets aside for one.
     resources: dict[str, float] = field(default_factory=dict)  # Custom resources of the cluster that it needs.
     max_restarts: int = 3  # How often one whose node is lost is started again.
@@ -99,14 +97,10 @@ class LauncherConfig:
 
     def __post_init__(self) -> None:
         for name in ("pack_size", "gpus_per_pack", "parallel"):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            require(value == "auto" or whole, f"hydra.launcher.{name}", value, "must be auto, or 1 or more")
+            count_or_auto(f"hydra.launcher.{name}", getattr(self, name))
         one_of("hydra.launcher.dispatch", self.dispatch, ("auto", "slice", "batched"))
         one_of("hydra.launcher.executor", self.executor, ("local", "slurm", "ray"))
 
-
-# --- Options of ``hydra/sweeper=halving``; Hydra composes them as ``hydra.sweeper``.
 
 METRICS = ("cer", "loss")
 

@@ -11,15 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kimi_audio_ft.config.checks import one_of, require, require_devices
+from kimi_audio_ft.config.checks import count_or_auto, one_of, require
 from kimi_audio_ft.errors import ConfigError
-
-# --- Structured config of the group ``scoring``: what scores forgive and what they watch. Nothing here decodes again.
 
 
 @dataclass
 class ScoringConfig:
-    """Options of scores; the strict error rates are the same under all of them."""
+    """Options of scores, which never decode again; the strict error rates are the same under all of them."""
 
     fillers: list[str] = field(default_factory=list)  # Words left out of the normalised column, such as ["嗯","呃"].
     erhua: bool = True  # Count the suffix 儿 in the normalised column; false takes 哪儿 for 哪 (儿子 and 女儿 stay).
@@ -226,7 +224,7 @@ class TrainerConfig:
             require(getattr(self, name) >= 0, f"trainer.{name}", getattr(self, name), "must be 0 or more")
         one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
         one_of("trainer.strategy", self.strategy, STRATEGIES)
-        require_devices("trainer.devices", self.devices)
+        count_or_auto("trainer.devices", self.devices)
         zero = self.deepspeed.get("zero_optimization", {}).get("stage")
         if self.strategy == "deepspeed_zero3":
             rule = "deepspeed_zero3 needs stage 3"

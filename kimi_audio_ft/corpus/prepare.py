@@ -7,6 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from kimi_audio_ft.corpus.csv_table import CsvTable, read_csv
 from kimi_audio_ft.corpus.rows import REASONS, Problem, Rejection, Segment, number_repeats, reject, select_segments
 from kimi_audio_ft.corpus.splits import EVAL, SPLITS, TEST, TRAIN, balance, split_by_group
 from kimi_audio_ft.errors import DataError, UserError
+from kimi_audio_ft.files import written_aside
 
 _COLUMN_OPTIONS = ("audio_column", "text_column", "group_column", "id_column", "balance_column")
 
@@ -86,23 +88,20 @@ def manifest_path(audio: Path, out: Path) -> str:
 
 
 def write_lines_together(out: Path, files: Mapping[str, Sequence[str]]) -> None:
-    """Writes all files beside their places and only then renames them, so that a full disk changes none of them.
+    """Writes all files aside and only then renames them, so that a full disk changes none of them.
 
     Raises:
-        DataError: the folder or its disk does not take them.
+        UserError: the disk is full.
+        DataError: the folder cannot be written.
     """
-    partial = {name: out / f"{name}.partial" for name in files}
     try:
-        for name, lines in files.items():
-            with partial[name].open("w", encoding="utf-8", newline="\n") as file:
-                file.writelines(lines)
-        for name, path in partial.items():
-            path.replace(out / name)
+        with ExitStack() as written:
+            for name, lines in files.items():
+                draft = written.enter_context(written_aside(out / name))
+                with draft.open("w", encoding="utf-8", newline="\n") as file:
+                    file.writelines(lines)
     except OSError as error:
-        raise DataError(out, f"cannot write here ({error.strerror})", "Free some space or set another out=") from None
-    finally:
-        for path in partial.values():
-            path.unlink(missing_ok=True)
+        raise DataError(out, f"cannot write here ({error.strerror})", "Set another out=") from None
 
 
 def _make_folder(out: str) -> Path:

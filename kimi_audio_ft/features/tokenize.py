@@ -22,8 +22,8 @@ from kimi_audio_ft.features.workload import Wanted, describe_need, find_wanted, 
 from kimi_audio_ft.files import write_jsonl
 from kimi_audio_ft.manifest.conversation import TokenRange, id_of
 from kimi_audio_ft.manifest.manifest import Manifest, numbered_lines, read_manifest, require_recordings
-from kimi_audio_ft.runtime.devices import limit_threads
-from kimi_audio_ft.runtime.team import Team, joined_team, started_by_launcher
+from kimi_audio_ft.runtime.devices import limit_threads, started_by_launcher
+from kimi_audio_ft.runtime.team import Team, joined_team
 from kimi_audio_ft.runtime.workers import Send, run_workers
 from kimi_audio_ft.store.features import FeatureStore
 

@@ -34,7 +34,7 @@ from kimi_audio_ft.manifest.conversation import (
     recordings_of,
     with_prompt,
 )
-from kimi_audio_ft.store.cache import Arrays, remembered
+from kimi_audio_ft.store.cache import Arrays, remember
 from kimi_audio_ft.store.digests import file_digest, file_digests
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def index_of(source: Source, tokenizer: TextTokenizer | None) -> tuple[Columns, 
         source.require_unchanged(state, source.state())
         return columns
 
-    return Columns(**remembered(facts, make)), state
+    return Columns(**remember("manifests", facts, make)), state
 
 
 def _scanned(source: Source, tokenizer: TextTokenizer | None) -> Arrays:
@@ -319,7 +319,7 @@ class Recordings:
                 digests[places[start : start + _AT_ONCE]] = rows
             return {"digests": digests}
 
-        return remembered(facts, make)["digests"]
+        return remember("manifests", facts, make)["digests"]
 
     def num_codes(self, digests: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         """``[count]``: number of codes that each of the wanted recordings gives, read from its header; else 0.
@@ -339,7 +339,7 @@ class Recordings:
             numbers[chosen] = [num_audio_tokens(audio_info(Path(path)).num_samples_16k) for path in paths]
             return {"num_codes": numbers}
 
-        return remembered(facts, make)["num_codes"]
+        return remember("manifests", facts, make)["num_codes"]
 
     def _paths(self) -> Iterator[str]:
         """Path of every recording; empty where a message names none."""

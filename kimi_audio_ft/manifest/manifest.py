@@ -39,7 +39,7 @@ from kimi_audio_ft.manifest.index import (
     state_of,
     whole_file,
 )
-from kimi_audio_ft.store.cache import Arrays, remembered
+from kimi_audio_ft.store.cache import Arrays, remember
 from kimi_audio_ft.store.digests import file_digest
 from kimi_audio_ft.store.signature import canonical
 
@@ -288,7 +288,7 @@ def _identity(manifest: Manifest, kind: Mapping[str, Any], what: type[_Facts]) -
         digest.update(b"]")
         return {"identity": np.array(digest.hexdigest()[:16])}
 
-    return str(remembered(facts, make)["identity"])
+    return str(remember("manifests", facts, make)["identity"])
 
 
 class _Facts(ABC):
@@ -367,7 +367,7 @@ def training_subset(manifest: Manifest, size: int | None, seed: int) -> Manifest
         keys = b"".join(over_cores(_Keys(manifest, seed), runs_of(len(manifest))))
         return {"order": np.argsort(np.frombuffer(keys, "S32"), kind="stable")}
 
-    return manifest.select(np.sort(remembered(facts, make)["order"][:size]))
+    return manifest.select(np.sort(remember("manifests", facts, make)["order"][:size]))
 
 
 class _Keys:

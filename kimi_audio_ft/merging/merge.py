@@ -20,7 +20,7 @@ from kimi_audio_ft.base import Base, find_adapter
 from kimi_audio_ft.config.commands import MergeConfig
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.features.encode import DTYPES
-from kimi_audio_ft.files import let_others_read, read_json_object, save_json
+from kimi_audio_ft.files import let_others_read, read_json_object, write_json
 from kimi_audio_ft.manifest.conversation import MESSAGE_END, TEXT_EOS
 from kimi_audio_ft.merging.verify import check_files, check_logits
 from kimi_audio_ft.merging.weights import (
@@ -174,7 +174,7 @@ def _write(task: Merge, draft: Path) -> None:
     write_model_config(root, draft, config.target, task.dtype)
     check_files(draft, task.decoder, task.encoder, task.dtype)
     print(check_logits(task.base.files, draft, task.adapter[1], task.dtype, config.verify))
-    save_json(task.facts, draft / RECORD)
+    write_json(draft / RECORD, task.facts, indent=2)
 
 
 def _is_done(task: Merge) -> bool:
@@ -243,11 +243,11 @@ def write_text_files(root: Path, folder: Path, target: str) -> None:
         own = read_json_object(root / name, _REMEDY) if (root / name).is_file() else {}
         if target == "vllm" or not _code(root):
             own.pop("auto_map", None)
-        save_json(own | {key: value for key, value in content.items() if not own.get(key)}, folder / name)
+        write_json(folder / name, own | {key: value for key, value in content.items() if not own.get(key)}, indent=2)
     if target == "official":
         for path in _code(root):
             shutil.copyfile(path, folder / path.name)
-    save_json(generation_config(root, tokenizer), folder / "generation_config.json")
+    write_json(folder / "generation_config.json", generation_config(root, tokenizer), indent=2)
 
 
 def generation_config(root: Path, tokenizer: TextTokenizer) -> dict[str, Any]:
@@ -270,7 +270,7 @@ def write_model_config(root: Path, folder: Path, target: str, dtype: torch.dtype
         fields["model_type"] = "qwen2"
     if target == "vllm" or not _code(root):
         fields.pop("auto_map", None)
-    save_json(fields, folder / "config.json")
+    write_json(folder / "config.json", fields, indent=2)
 
 
 def write_whisper_configs(whisper: Path, folder: Path) -> None:
@@ -281,7 +281,7 @@ def write_whisper_configs(whisper: Path, folder: Path) -> None:
     if preprocessor.is_file():
         shutil.copyfile(preprocessor, folder / preprocessor.name)
     else:
-        save_json(PREPROCESSOR_CONFIG | {"feature_size": config["num_mel_bins"]}, folder / preprocessor.name)
+        write_json(folder / preprocessor.name, PREPROCESSOR_CONFIG | {"feature_size": config["num_mel_bins"]}, indent=2)
 
 
 def _code(root: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.files import INDEX_NAME, save_json
+from kimi_audio_ft.files import INDEX_NAME, write_json
 from kimi_audio_ft.lora.adapter import ONE, read_adapter, with_tensors
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.model.checkpoint import (
@@ -88,7 +88,7 @@ def write_decoder(
     shards = plan_shards(sizes, most_bytes)
     for file, names in shards.items():
         _write_file(folder / file, {name: tensors[name] for name in names}, sources, updates, advance)
-    save_json(shard_index(sizes, shards), folder / INDEX_NAME)
+    write_json(folder / INDEX_NAME, shard_index(sizes, shards), indent=2)
 
 
 def write_whisper(

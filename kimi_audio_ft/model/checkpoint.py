@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.files import INDEX_NAME, read_json_object, save_json, written_aside
+from kimi_audio_ft.files import INDEX_NAME, read_json_object, write_json, written_aside
 from kimi_audio_ft.model.config import PARAMETERS_7B, KimiAudioConfig
 
 DTYPES = {
@@ -180,9 +180,9 @@ def write_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype, shard_
     shards = plan_shards(sizes, shard_bytes)
     for file, keys in shards.items():
         save_file({key: state[key] for key in keys}, folder / file, metadata={"format": "pt"})
-    save_json(shard_index(sizes, shards), folder / INDEX_NAME)
+    write_json(folder / INDEX_NAME, shard_index(sizes, shards), indent=2)
     config: Any = model.config
-    save_json(published_config(config, dtype), folder / "config.json")
+    write_json(folder / "config.json", published_config(config, dtype), indent=2)
 
 
 def published_config(config: KimiAudioConfig, dtype: torch.dtype) -> dict:

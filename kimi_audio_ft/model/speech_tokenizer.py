@@ -16,7 +16,7 @@ from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer, sinusoids
 
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.files import save_json
+from kimi_audio_ft.files import write_json
 from kimi_audio_ft.model.audio_frontend import (
     HOP_SAMPLES,
     PIECE_SAMPLES,
@@ -100,11 +100,15 @@ class SpeechTokenizer(nn.Module):
         """Write the published layout, less the tensors that play no role in finding codes."""
         folder = Path(folder)
         save_tensors(self.state_dict(), folder)
-        save_json(
-            {"architectures": ["WhisperVQEncoder"], "model_type": "whisper"} | self.config, folder / "config.json"
+        write_json(
+            folder / "config.json",
+            {"architectures": ["WhisperVQEncoder"], "model_type": "whisper"} | self.config,
+            indent=2,
         )
-        save_json(
-            PREPROCESSOR_CONFIG | {"feature_size": self.config["num_mel_bins"]}, folder / "preprocessor_config.json"
+        write_json(
+            folder / "preprocessor_config.json",
+            PREPROCESSOR_CONFIG | {"feature_size": self.config["num_mel_bins"]},
+            indent=2,
         )
 
     @property

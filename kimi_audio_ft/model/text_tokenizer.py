@@ -16,7 +16,7 @@ from typing import Any
 import tiktoken
 
 from kimi_audio_ft.errors import DataError, UserError
-from kimi_audio_ft.files import read_json_object, save_json, written_aside
+from kimi_audio_ft.files import read_json_object, write_json, written_aside
 
 RANKS_NAME = "tiktoken.model"
 CONFIG_NAME = "tokenizer_config.json"
@@ -124,7 +124,7 @@ def save_tokenizer_files(folder: str | Path, ranks: dict[bytes, int]) -> None:
             file.write(base64.b64encode(token) + b" %d\n" % rank)
     published = {name: number for number, name in enumerate(SPECIAL_TOKENS, start=len(ranks))}
     for name, content in special_token_files(published).items():
-        save_json(content, folder / name)
+        write_json(folder / name, content, indent=2)
 
 
 def special_token_files(special_tokens: dict[str, int]) -> dict[str, dict[str, Any]]:

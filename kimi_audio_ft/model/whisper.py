@@ -11,7 +11,7 @@ from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.files import save_json
+from kimi_audio_ft.files import write_json
 from kimi_audio_ft.model.audio_frontend import (
     PIECE_SAMPLES,
     PREPROCESSOR_CONFIG,
@@ -72,13 +72,16 @@ class WhisperFeatureExtractor(nn.Module):
         folder = Path(folder)
         dtype = self.encoder.conv1.weight.dtype
         save_tensors({f"model.encoder.{name}": value for name, value in self.encoder.state_dict().items()}, folder)
-        save_json(
+        write_json(
+            folder / "config.json",
             {"architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper"}
             | self.config
             | {"torch_dtype": str(dtype).removeprefix("torch.")},
-            folder / "config.json",
+            indent=2,
         )
-        save_json(PREPROCESSOR_CONFIG | {"feature_size": self.num_mel_bins}, folder / "preprocessor_config.json")
+        write_json(
+            folder / "preprocessor_config.json", PREPROCESSOR_CONFIG | {"feature_size": self.num_mel_bins}, indent=2
+        )
 
     @property
     def num_mel_bins(self) -> int:

@@ -1,4 +1,4 @@
-"""Which device this process computes on, and how many processes a training gets."""
+"""Devices, processes and CPU threads of a computation."""
 
 from __future__ import annotations
 
@@ -49,12 +49,14 @@ def num_ranks(settings: TrainerConfig) -> int:
     return count
 
 
-def refuse_launchers() -> None:
-    """Raise a UserError when torchrun or the like has started this process as one of several.
+def started_by_launcher() -> bool:
+    """Whether torchrun (or the like) has started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
 
-    The commands that train and decode start their own processes; several of each would do everything several times.
-    """
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ:
+
+def refuse_launchers() -> None:
+    """Raise a UserError in a process of torchrun: commands that train and decode start their own processes."""
+    if started_by_launcher():
         raise UserError(
             f"WORLD_SIZE={os.environ['WORLD_SIZE']}: this command starts its own processes, one for each GPU. "
             "Run it once, without torchrun, and choose with trainer=ddp and trainer.devices"
@@ -66,11 +68,11 @@ def in_workers(settings: TrainerConfig) -> bool:
     return num_ranks(settings) > 1 or settings.strategy in SHARDED
 
 
-# --- CPU threads, set on purpose: two busy processes with two threads each on two cores crawl.
-
-
 def limit_threads(count: int) -> None:
-    """Give PyTorch ``count`` CPU threads; 0 leaves its own choice (or OMP_NUM_THREADS')."""
+    """Give PyTorch ``count`` CPU threads; 0 leaves its own choice (or OMP_NUM_THREADS').
+
+    Processes with more threads than their share of the cores slow each other down many times over.
+    """
     if count:
         import torch
 

@@ -1,4 +1,4 @@
-"""Other libraries' notes that say nothing to our users."""
+"""Libraries that print what says nothing to our users, or that are imported only when they are needed."""
 
 from __future__ import annotations
 
@@ -29,22 +29,17 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-# --- Doing without bitsandbytes until a 4-bit base wants it.
-
-_NAME = "bitsandbytes"
-
-
 def leave_out_bitsandbytes() -> None:
-    """From now on it is as if it were not installed, unless somebody has imported it already."""
+    """Make bitsandbytes look as if it were not installed, unless it has been imported already."""
     modules: dict[str, Any] = sys.modules
-    modules.setdefault(_NAME, None)  # what Python understands as: do not look for it
+    modules.setdefault("bitsandbytes", None)  # Python's mark of a module that cannot be imported
 
 
 def bring_back_bitsandbytes() -> None:
-    """It can be imported, and PEFT will ask again whether it is there."""
-    if sys.modules.get(_NAME, sys) is not None:
+    """Let bitsandbytes be imported, which a 4-bit base needs; PEFT looks again whether it is installed."""
+    if sys.modules.get("bitsandbytes", sys) is not None:
         return
-    del sys.modules[_NAME]
+    del sys.modules["bitsandbytes"]
     if "peft" in sys.modules:
         from peft.import_utils import is_bnb_4bit_available, is_bnb_available
 

@@ -1,4 +1,4 @@
-"""How a training ends before its end: on request, at a rung, or because a loss is not a number."""
+"""Ending a training early: on a signal, at a rung, or because a loss is not a number."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class TrainingFailed(UserError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A training was asked to stop and has left a checkpoint at its last step; started again it goes on from there.
+    """A training was asked to stop and has saved a checkpoint at ``step``, from which the same command resumes.
 
-    A KeyboardInterrupt, so that whoever ends well on Ctrl-C ends well on this.
+    A KeyboardInterrupt, so that code which handles Ctrl-C handles this too.
     """
 
     def __init__(self, step: int) -> None:

@@ -1,4 +1,4 @@
-"""Processes that share a piece of work: rank 0 hands it out and hears back."""
+"""Processes that share a piece of work: rank 0 hands it out and collects the results."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.runtime.devices import started_by_launcher
 
 # One process may plan, or encode its share, for days while the others wait.
 _QUEUE_PATIENCE = timedelta(days=30)
@@ -50,24 +51,19 @@ class Team:
         return [row.tolist() for row in everyone]
 
 
-def started_by_launcher() -> bool:
-    """Whether torchrun (or the like) has started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
-
-
 @contextmanager
 def joined_team() -> Iterator[Team]:
     """This process's team, left at the end.
 
-    When another process has gone, this one ends too, with a line instead of a traceback: the other says why.
+    When another process has ended, this one ends too, with one line: the other's error says why.
     """
     if not started_by_launcher():
         yield Team()
         return
-    lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
-    if lacking:
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
         rule = "RANK and WORLD_SIZE are set, but not how the processes find each other"
-        raise UserError(f"{' and '.join(lacking)}: {rule}. Start them with torchrun, or set it for all of them")
+        raise UserError(f"{' and '.join(missing)}: {rule}. Start them with torchrun, or set it for all of them")
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     try:

@@ -30,7 +30,7 @@ _GRACE = 10.0
 
 
 class WorkerDied(RuntimeError):
-    """A worker ended without saying why: a signal (9 is often the kernel's, for memory), or an exit in its code."""
+    """A worker ended without an error: by a signal (9 is often the kernel's, out of memory), or an exit in its code."""
 
 
 def run_workers(
@@ -87,7 +87,7 @@ def run_workers(
             if should_stop is not None and not told and should_stop():
                 told = True
                 _terminate(context.processes)
-        deliver(_PATIENCE)  # the last words of processes that have ended
+        deliver(_PATIENCE)  # messages of processes that have ended
     except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:
         deliver(_PATIENCE)
         if failures:
@@ -95,7 +95,7 @@ def run_workers(
         raise WorkerDied(
             f"worker {error.error_index} of {count} died: {first_line(error, type(error).__name__)}"
         ) from None
-    except KeyboardInterrupt:  # whoever wanted a clean end had should_stop
+    except KeyboardInterrupt:  # a clean end is asked for through should_stop
         for process in context.processes:
             process.kill()
         raise

@@ -56,14 +56,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Remove what all given rules apply to. What a running sweep uses, or a process is making, stays. "
         "Without --yes nothing is removed and the list of what would go is printed.",
     )
-    pruning.add_argument("--older-than", type=_seconds, metavar="AGE", help="not used for so long: 30d, 12h, 2w")
-    pruning.add_argument("--larger-than", type=_bytes, metavar="SIZE", help="products larger than this: 500MB")
+    pruning.add_argument("--older-than", type=age_in_seconds, metavar="AGE", help="not used for so long: 30d, 12h, 2w")
+    pruning.add_argument("--larger-than", type=size_in_bytes, metavar="SIZE", help="products larger than this: 500MB")
     pruning.add_argument(
-        "--keep-bytes", type=_bytes, metavar="SIZE", help="what was used longest ago, until the rest fits: 10GB"
+        "--keep-bytes", type=size_in_bytes, metavar="SIZE", help="what was used longest ago, until the rest fits: 10GB"
     )
     pruning.add_argument("--study", type=Path, metavar="FOLDER", help="what only the sweep in this folder used")
     _add_kind(pruning, "remove only this kind (again for more); features only go when they are named")
-    pruning.add_argument("--leftovers", action="store_true", help="drafts, old checkpoints, damaged products set aside")
+    pruning.add_argument("--leftovers", action="store_true", help="drafts, checkpoints, caches, damaged products")
     sure = pruning.add_mutually_exclusive_group()
     sure.add_argument("--dry-run", action="store_true", help="only say what would go (the default)")
     sure.add_argument("--yes", action="store_true", help="remove it")
@@ -75,14 +75,14 @@ def _add_kind(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--kind", action="append", choices=KINDS, help=text)
 
 
-def _seconds(text: str) -> float:
+def age_in_seconds(text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", text)
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} must be a number and one of s, m, h, d, w, as in 30d")
     return float(found[1]) * _SECONDS[found[2]]
 
 
-def _bytes(text: str) -> int:
+def size_in_bytes(text: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?B|)", text)
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} must be a number and one of B, kB, MB, GB, TB, as in 10GB")
@@ -128,10 +128,10 @@ def _verify(options: argparse.Namespace) -> int:
 def _repair(product: Product) -> str:
     try:
         with lock(product.kind, product.signature, timeout=0):
-            place = set_aside(product.kind, product.signature)
+            aside = set_aside(product.kind, product.signature)
     except Timeout:
-        return "left alone, for a process is making it now"
-    return f"set aside as {place.name}" if place else "removed meanwhile"
+        return "left alone: a process is making it now"
+    return f"set aside as {aside.name}" if aside else "removed meanwhile"
 
 
 def _prune(options: argparse.Namespace) -> int:
@@ -147,10 +147,9 @@ def _prune(options: argparse.Namespace) -> int:
 
 
 def _require_study(study: Path | None) -> None:
-
     if study is not None and not study.is_dir():
-        place = study.expanduser().absolute()
-        if all(record.sweep != place for record in records()):
+        folder = study.expanduser().absolute()
+        if all(record.sweep != folder for record in records()):
             raise UserError(f"--study {study}: no such folder, and no sweep in it is known. Name a sweep's folder")
 
 

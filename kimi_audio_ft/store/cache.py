@@ -1,7 +1,11 @@
-"""Arrays that took long to compute, remembered in the store by the name of all that they depend on."""
+"""Values that took long to compute: on disk by all that they depend on, and in memory while a sweep is planned.
+
+On disk a value is ``<root>/<kind>/<digest of its facts>.*``: arrays for manifests, JSON for the other kinds.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
@@ -12,56 +16,64 @@ from zipfile import BadZipFile
 import numpy as np
 
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.files import write_json, written_aside
 from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.store.make import lock
+from kimi_audio_ft.store.make import CACHES, lock
 from kimi_audio_ft.store.signature import digest_of
 
-KIND = "manifests"
 Arrays = dict[str, np.ndarray]
+_Value = TypeVar("_Value")
 
 
-def remembered(facts: dict[str, Any], make: Callable[[], Arrays]) -> Arrays:
-    """The arrays that ``make`` computes from ``facts`` (JSON values), made now unless the store has them.
+def remember(kind: str, facts: Any, make: Callable[[], _Value]) -> _Value:
+    """The value that ``make`` computes from ``facts`` (JSON), computed now unless the store has it.
 
-    Processes that want the same arrays wait for the first of them (the ranks of a training start together).
+    Processes that ask for the same value wait for the first of them (the ranks of a training start together). A store
+    that cannot be written, or a damaged file, only costs time.
     """
-    name = digest_of(facts)
-    place = store_root() / KIND / f"{name}.npz"
-    arrays = _read(place)
-    if arrays is not None:
-        return arrays
+    value = recall(kind, facts)
+    if value is not None:
+        return value
     with ExitStack() as held:
-        with suppress(UserError):  # a store that can only be read: remembering only saves time
-            held.enter_context(lock(KIND, name))
-        arrays = _read(place)
-        if arrays is None:
-            arrays = make()
-            _write(place, arrays)
-    return arrays
+        with suppress(UserError):  # a read-only store
+            held.enter_context(lock(kind, digest_of(facts)))
+        value = recall(kind, facts)
+        if value is None:
+            value = make()
+            keep(kind, facts, value)
+    return value
 
 
-def _read(place: Path) -> Arrays | None:
+def recall(kind: str, facts: Any) -> Any:
+    """The cached value, or None."""
+    path = _path(kind, facts)
     try:
-        with np.load(place, allow_pickle=False) as file:
+        if path.suffix == ".json":
+            return json.loads(path.read_text(encoding="utf-8"))
+        with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, BadZipFile):  # not there, or damaged: it is made again
+    except (OSError, ValueError, EOFError, BadZipFile):  # absent, or damaged
         return None
 
 
-def _write(place: Path, arrays: Arrays) -> None:
-    draft = place.with_name(f".{place.name}.draft")
-    try:
-        with draft.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        draft.replace(place)
-    except OSError:  # a full disk: remembering only saves time
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
+def keep(kind: str, facts: Any, value: Any) -> None:
+    """Cache a value."""
+    path = _path(kind, facts)
+    with suppress(OSError, UserError):  # a read-only store, or a full disk
+        if path.suffix == ".json":
+            write_json(path, value)
+        else:
+            with written_aside(path) as draft, draft.open("wb") as file:
+                np.savez(file, **value)
 
 
-# --- Looking at files once for many trials: within ``one_moment`` what lies on the disk is taken to stay as it is.
+def _path(kind: str, facts: Any) -> Path:
+    assert kind in CACHES, kind
+    return store_root() / kind / f"{digest_of(facts)}{'.npz' if kind == 'manifests' else '.json'}"
 
-_Value = TypeVar("_Value")
+
+# Looking at files once for many trials: within ``one_moment`` files are taken to stay as they are.
+
 _SEEN: ContextVar[dict[Hashable, Any] | None] = ContextVar("_SEEN", default=None)
 
 

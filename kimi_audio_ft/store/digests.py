@@ -1,4 +1,4 @@
-"""sha256 of files, remembered in the store by path, size and time of change."""
+"""sha256 of files, cached in the store by path, size and time of change."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.store.signature import digest_of
 
-# A file as its digest is remembered: real path, size, time of change in ns.
+# What a file's digest is cached by: real path, size, time of change in ns.
 _Key = tuple[str, int, int]
-# Digests that this process has looked up one by one.
+# Digests of single files that this process has looked up.
 _DIGESTS: dict[_Key, str] = {}
-# Files that are looked up together, and threads that hash those without a digest.
+# Files in a batch, and threads that hash those without a digest.
 _AT_ONCE, _HASHING_THREADS = 500, 4
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes, remembered by path, size and time of change: here, and in the store."""
+    """sha256 of a file's bytes, cached by path, size and time of change, in this process and in the store."""
     key = _key(path, {})
     if key not in _DIGESTS:
         _DIGESTS[key] = file_digests([path])[0]
@@ -32,31 +32,31 @@ def file_digest(path: Path) -> str:
 
 
 def file_digests(paths: Sequence[str | Path]) -> list[str]:
-    """sha256 of every file's bytes, in order, through the store's memory.
+    """sha256 of every file's bytes, in order, cached in the store.
 
-    For thousands of files: they are looked up together, those without a digest are hashed by a few threads, and
-    nothing stays in this process. What a killed process has hashed is known to the next.
+    For thousands of files: they are looked up in batches, a few threads hash those that are missing, and nothing stays
+    in this process's memory. Every batch is saved, so a killed process loses little.
 
     Raises:
         DataError: a file cannot be read.
     """
     digests: list[str] = []
     folders: dict[str, str] = {}
-    with _memory() as memory, ThreadPoolExecutor(_HASHING_THREADS) as pool:
+    with _cache() as cache, ThreadPoolExecutor(_HASHING_THREADS) as pool:
         for start in range(0, len(paths), _AT_ONCE):
             some = paths[start : start + _AT_ONCE]
             keys = [_key(path, folders) for path in some]
-            known = _look_up(memory, keys)
-            missing = {key: Path(path) for key, path in zip(keys, some, strict=True) if key not in known}
+            cached = _look_up(cache, keys)
+            missing = {key: Path(path) for key, path in zip(keys, some, strict=True) if key not in cached}
             hashed = dict(zip(missing, pool.map(sha256_of, missing.values()), strict=True))
-            _remember(memory, hashed)
-            known |= hashed
-            digests += [known[key] for key in keys]
+            _save(cache, hashed)
+            cached |= hashed
+            digests += [cached[key] for key in keys]
     return digests
 
 
 def _key(path: str | Path, folders: dict[str, str]) -> _Key:
-    """What a file's digest is remembered by. ``folders``: real paths of the folders that were looked up before."""
+    """What a file's digest is cached by. ``folders``: real paths of the folders that were looked up before."""
     try:
         status, real = os.lstat(path), None
         if S_ISLNK(status.st_mode):
@@ -72,31 +72,31 @@ def _key(path: str | Path, folders: dict[str, str]) -> _Key:
 
 
 @contextmanager
-def _memory() -> Iterator[sqlite3.Connection | None]:
+def _cache() -> Iterator[sqlite3.Connection | None]:
     """The store's table of digests; None where there can be none, as on a full disk: it only saves time."""
-    memory = None
+    cache = None
     try:
         store_root().mkdir(parents=True, exist_ok=True)
-        memory = sqlite3.connect(store_root() / "digests.sqlite", timeout=60)
-        with memory:
-            memory.execute("CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, size, changed, sha256 TEXT)")
+        cache = sqlite3.connect(store_root() / "digests.sqlite", timeout=60)
+        with cache:
+            cache.execute("CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, size, changed, sha256 TEXT)")
     except (sqlite3.Error, OSError):
-        if memory is not None:
-            memory.close()
-        memory = None
+        if cache is not None:
+            cache.close()
+        cache = None
     try:
-        yield memory
+        yield cache
     finally:
-        if memory is not None:
-            memory.close()
+        if cache is not None:
+            cache.close()
 
 
-def _look_up(memory: sqlite3.Connection | None, keys: Sequence[_Key]) -> dict[_Key, str]:
-    if memory is None:
+def _look_up(cache: sqlite3.Connection | None, keys: Sequence[_Key]) -> dict[_Key, str]:
+    if cache is None:
         return {}
     marks = ",".join("?" * len(keys))
     try:
-        rows = memory.execute(
+        rows = cache.execute(
             f"SELECT path, size, changed, sha256 FROM digests WHERE path IN ({marks})", [key[0] for key in keys]
         ).fetchall()
     except sqlite3.Error:  # a file system without locks
@@ -105,11 +105,11 @@ def _look_up(memory: sqlite3.Connection | None, keys: Sequence[_Key]) -> dict[_K
     return {row[:3]: row[3] for row in rows if row[:3] in wanted}
 
 
-def _remember(memory: sqlite3.Connection | None, digests: Mapping[_Key, str]) -> None:
-    if memory is None or not digests:
+def _save(cache: sqlite3.Connection | None, digests: Mapping[_Key, str]) -> None:
+    if cache is None or not digests:
         return
-    with suppress(sqlite3.Error), memory:
-        memory.executemany(
+    with suppress(sqlite3.Error), cache:
+        cache.executemany(
             "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", [(*key, sha256) for key, sha256 in digests.items()]
         )
 

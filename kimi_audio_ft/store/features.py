@@ -1,8 +1,8 @@
 """The feature store: codes and Whisper features of recordings, computed once.
 
-One product per pair of encoders, ``features/<signature>/``, that only grows. Rows lie in shards, ``0/codes.bin`` and
+One product per pair of encoders, ``features/<signature>/``, that only grows. Rows are in shards, ``0/codes.bin`` and
 ``0/features.bin`` (memory-mapped on reading), of which every process that adds something takes a free one for as long
-as it writes; ``index.bin`` (``feature_index.py``) says where a recording's rows are. Its records are written after the
+as it writes; ``index.bin`` says where a recording's rows are. Its records are written after the
 rows have reached the disk, so whatever a killed process left behind them is cut off by the next writer of the shard.
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.files import raise_if_full
-from kimi_audio_ft.store.make import META, _write_meta, lock, product_path
+from kimi_audio_ft.store.make import META, lock, product_path, write_meta
 from kimi_audio_ft.store.signature import feature_facts, feature_signature
 
 _NUMPY = {torch.float32: np.float32, torch.bfloat16: np.uint16, torch.float16: np.float16}
@@ -51,7 +51,7 @@ class FeatureStore:
         self._maps: dict[tuple[str, int], np.ndarray] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For worker processes: they open the store again, for a map would be copied whole."""
+        """For worker processes, which open the store again: a memory map would be copied whole."""
         return FeatureStore, (self._facts["encoders"], self.dim, self.dtype)
 
     def __contains__(self, key: str) -> bool:
@@ -86,7 +86,7 @@ class FeatureStore:
         return rows.view(self.dtype) if self.dtype == torch.bfloat16 else rows
 
     def bytes_for(self, rows: int, recordings: int) -> int:
-        """What so many rows take on the disk."""
+        """Bytes on the disk of a number of rows and recordings."""
         return rows * (self.dim * self.dtype.itemsize + _CODE.itemsize) + recordings * RECORD.itemsize
 
     def add(self, items: Sequence[Item]) -> None:
@@ -131,7 +131,7 @@ class FeatureStore:
         if not (self.folder / META).is_file():
             with lock("features", self.signature):
                 if not (self.folder / META).is_file():
-                    _write_meta(self.folder, "features", self.signature, self._facts)
+                    write_meta(self.folder, "features", self.signature, self._facts)
 
     def _write_rows(self, shard: int, items: Mapping[str, Item]) -> list[tuple[bytes, int, int, int]]:
         """Append rows to a shard and wait until the disk has them; returns their records."""
@@ -151,7 +151,7 @@ class FeatureStore:
         return records
 
     def _cut(self, shard: int) -> None:
-        """Cut both files behind what the index speaks of."""
+        """Cut both files behind the last row of the index."""
         self.refresh()
         for name, row_bytes in (("codes", _CODE.itemsize), ("features", self.dim * self.dtype.itemsize)):
             path, size = self._file(name, shard), self._index.end_row(shard) * row_bytes
@@ -176,7 +176,7 @@ class FeatureStore:
         shard, start, end = int(record["shard"]), int(record["row"]), int(record["row"]) + int(record["count"])
         rows = self._maps.get((name, shard))
         if rows is None or len(rows) < end:
-            # Only what the index speaks of: another process may be writing behind it.
+            # Only the rows of the index: another process may be writing behind them.
             shape = (self._index.end_row(shard),) + ((self.dim,) if name == "features" else ())
             dtype = _NUMPY[self.dtype] if name == "features" else _CODE
             self._maps[name, shard] = rows = np.memmap(self._file(name, shard), dtype, "r", shape=shape)
@@ -187,8 +187,6 @@ def _bytes_of(features: Tensor) -> bytes:
     rows = features.detach().cpu().contiguous()
     return (rows.view(torch.uint16) if rows.dtype == torch.bfloat16 else rows).numpy().tobytes()
 
-
-# The feature store's index: which shard holds a recording's rows, and where. A million entries open in a second.
 
 # key: 16 bytes of a digest; the rows ``row`` to ``row + count`` of the shard are the recording's.
 RECORD = np.dtype([("key", "S16"), ("row", "<u8"), ("count", "<u4"), ("shard", "<u4")])
@@ -202,7 +200,7 @@ def key_digest(key: str) -> bytes:
 
 
 class FeatureIndex:
-    """Positions of keys in ``records``, the whole records read so far; ``refresh`` reads further."""
+    """Which shard holds a recording's rows, and where: positions of keys in ``records``. A million open in a second."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -254,8 +252,8 @@ class FeatureIndex:
         positions = np.full(len(digests), -1, np.int64)
         if len(self._order) and len(digests):
             wanted = np.array(digests, "S16")
-            places = np.searchsorted(self._sorted_keys, wanted).clip(max=len(self._order) - 1)
-            positions = np.where(self._sorted_keys[places] == wanted, self._order[places], positions)
+            ranks = np.searchsorted(self._sorted_keys, wanted).clip(max=len(self._order) - 1)
+            positions = np.where(self._sorted_keys[ranks] == wanted, self._order[ranks], positions)
         if self._unsorted:
             for number in np.flatnonzero(positions < 0).tolist():
                 positions[number] = self._unsorted.get(digests[number], -1)
@@ -267,7 +265,7 @@ class FeatureIndex:
         return position if position >= 0 else int(self.find([digest])[0])
 
     def end_row(self, shard: int) -> int:
-        """Row behind the last one of a shard that a record speaks of."""
+        """Number of rows of a shard, by the records."""
         return self._ends.get(shard, 0)
 
     def append(self, entries: Iterable[tuple[bytes, int, int, int]]) -> None:

@@ -1,4 +1,4 @@
-"""What is in the store: every product with what made it, and who used it last; checked file by file on request."""
+"""The products in the store: what made each, which sweeps used it, and whether its files are whole."""
 
 from __future__ import annotations
 
@@ -146,5 +146,5 @@ def _features_problem(folder: Path, facts: Mapping[str, Any]) -> str | None:
             file, wanted = folder / str(shard) / f"{name}.bin", int(ends[-1]) * width
             size = file.stat().st_size if file.is_file() else 0
             if size < wanted:
-                return f"{shard}/{name}.bin has {size} bytes where index.bin speaks of {wanted}"
+                return f"{shard}/{name}.bin has {size} bytes, and index.bin needs {wanted}"
     return None

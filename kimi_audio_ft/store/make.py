@@ -1,9 +1,8 @@
 """The content-addressed store: ``<root>/<kind>/<signature>/``.
 
-A product is made in a hidden folder beside its place and renamed when complete, under a lock, so it is either whole or
-absent and two processes never make it twice. Its ``product.json`` holds a sha256 of every file; a product that differs
-from them is treated as absent, and set aside when it is made again. ``python -m kimi_audio_ft.store`` looks into the
-store (``store_commands.py``).
+A product is made in a hidden folder and renamed when it is complete, under a lock, so it is either whole or absent and
+two processes never make it twice. Its ``product.json`` holds a sha256 of every file; a product that differs from them
+is treated as absent, and set aside when it is made again.
 """
 
 from __future__ import annotations
@@ -27,6 +26,14 @@ from kimi_audio_ft.store.digests import file_digest, sha256_of
 log = logging.getLogger(__name__)
 
 KINDS = ("features", "adapter", "transcript")
+CACHES = {
+    "manifests": "columns of a manifest",
+    "layouts": "names of a model's linear layers",
+    "probes": "pack size found by a probe",
+    "rungs": "score of an adapter at a rung",
+    "report": "scripts of the report",
+}
+"""Kinds of cached values (see ``cache.py``), and what each value is."""
 CORRUPT = ".corrupt-"
 """Start of the names of damaged products that were set aside."""
 META = "product.json"
@@ -42,7 +49,7 @@ _LARGE = 1 << 20
 
 
 def product_path(kind: str, signature: str) -> Path:
-    """Where a product lies, or would lie."""
+    """Folder of a product, whether it is there or not."""
     assert kind in KINDS, kind
     return store_root() / kind / signature
 
@@ -125,7 +132,7 @@ def find_or_make(kind: str, signature: str, make: Callable[[Path], dict[str, Any
 
 
 def begin(kind: str, signature: str) -> Path:
-    """An empty folder to make a product in, for somebody who holds its lock."""
+    """An empty folder to make a product in, for the holder of its lock."""
     draft = draft_folder(kind, signature)
     if find(kind, signature) is None:
         set_aside(kind, signature)  # what is there is damaged, or no product
@@ -139,24 +146,24 @@ def begin(kind: str, signature: str) -> Path:
 
 
 def complete(kind: str, signature: str, facts: dict[str, Any]) -> Path:
-    """Put what was made in the folder of ``begin`` into its place, with facts to keep beside it."""
-    place, draft = product_path(kind, signature), draft_folder(kind, signature)
+    """Rename the folder of ``begin`` to the product's, with facts to keep beside it."""
+    path, draft = product_path(kind, signature), draft_folder(kind, signature)
     try:
         files = sorted(file for file in draft.rglob("*") if file.is_file())
         hashes = {file.relative_to(draft).as_posix(): sha256_of(file) for file in files}
-        _write_meta(draft, kind, signature, {**facts, HASHES: hashes})
+        write_meta(draft, kind, signature, {**facts, HASHES: hashes})
         let_others_read(draft)
-        if find(kind, signature) is not None:  # somebody was faster, before the lock was ours: theirs is in use
+        if find(kind, signature) is not None:  # another process made it before the lock was ours, and uses it
             shutil.rmtree(draft)
-            return place
-        draft.replace(place)
-        if (seen := _look(place)) is not None:
+            return path
+        draft.replace(path)
+        if (seen := _look(path)) is not None:
             _WHOLE.add(seen)
     except OSError as error:
-        raise_if_full(error, place)
+        raise_if_full(error, path)
         raise
     shutil.rmtree(work_folder(kind, signature), ignore_errors=True)
-    return place
+    return path
 
 
 def discard(kind: str, signature: str) -> None:
@@ -165,20 +172,20 @@ def discard(kind: str, signature: str) -> None:
 
 
 def set_aside(kind: str, signature: str) -> Path | None:
-    """Rename what lies in a product's place, for somebody who holds its lock; returns where it is kept, or None."""
-    place = product_path(kind, signature)
-    aside = place.with_name(f"{CORRUPT}{signature}.{time.time_ns()}")
+    """Rename what has a product's name, for the holder of its lock; returns where it is kept, or None."""
+    path = product_path(kind, signature)
+    aside = path.with_name(f"{CORRUPT}{signature}.{time.time_ns()}")
     try:
-        place.replace(aside)
+        path.replace(aside)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise_if_full(error, place)
+        raise_if_full(error, path)
         raise
     if not (aside / META).is_file():  # a product that never was complete
         shutil.rmtree(aside, ignore_errors=True)
         return None
-    log.warning("%s was corrupted and is kept as %s, to look at and remove", place, aside)
+    log.warning("%s was corrupted and is kept as %s, to look at and remove", path, aside)
     return aside
 
 
@@ -223,7 +230,8 @@ def lock(kind: str, signature: str, timeout: float = -1) -> Iterator[None]:
         held.release()
 
 
-def _write_meta(folder: Path, kind: str, signature: str, facts: dict[str, Any]) -> None:
+def write_meta(folder: Path, kind: str, signature: str, facts: dict[str, Any]) -> None:
+    """Write ``product.json``, which makes the folder a product."""
     meta = {"kind": kind, "signature": signature, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **facts}
     write_json(folder / META, meta)
 
@@ -232,8 +240,6 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """Facts kept beside a product."""
     return json.loads((folder / META).read_text(encoding="utf-8"))
 
-
-# --- Several products of the store that are made in one go.
 
 AT_ONCE = 64
 """Products made in one go, at most: each is a held lock, and a few frames of this process's stack."""

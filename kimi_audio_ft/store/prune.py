@@ -14,7 +14,7 @@ from filelock import Timeout
 
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.store.inventory import bytes_in, products, seconds
-from kimi_audio_ft.store.make import CORRUPT, KINDS, lock
+from kimi_audio_ft.store.make import CACHES, CORRUPT, KINDS, lock
 from kimi_audio_ft.store.usage import Name, Record, forget, gate, is_locked, records
 
 # A folder that is being removed; a killed removal leaves it, and nothing takes it for a product.
@@ -77,13 +77,13 @@ def remove(rules: Rules) -> list[Item]:
     with gate():
         items, gone = [], []
         for item in _plan(rules):
-            place = None if item.keep else _rename(item)
-            items.append(item if item.keep or place else replace(item, keep=_BEING_MADE))
-            gone += [place] if place else []
+            renamed = None if item.keep else _rename(item)
+            items.append(item if item.keep or renamed else replace(item, keep=_BEING_MADE))
+            gone += [renamed] if renamed else []
         for record in records():
             if not record.is_running() and not any((store_root() / k / s).exists() for k, s in record.products):
                 forget(record)
-    for path in gone:  # no longer anybody's, so it may take its time
+    for path in gone:  # out of sight, so no lock is needed
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -103,27 +103,27 @@ def _plan(rules: Rules) -> list[Item]:
 
 
 def _rename(item: Item) -> Path | None:
-    """Give an item a name that nobody looks for, unless somebody has begun to make it."""
+    """Rename out of sight; None if it is being made now."""
     if item.what in _NOBODYS:
         return item.path
-    place = item.path.with_name(f"{GONE}{item.path.name.removeprefix('.')}.{time.time_ns()}")
+    gone = item.path.with_name(f"{GONE}{item.path.name.removeprefix('.')}.{time.time_ns()}")
     try:
         with lock(*item.name, timeout=0):
-            item.path.replace(place)
+            item.path.replace(gone)
     except (Timeout, FileNotFoundError):
         return None
-    return place
+    return gone
 
 
 def _protection(running: Sequence[Record]) -> Callable[..., str]:
-    """Says why a product stays, or nothing."""
+    """A function that says why a product stays; empty if it may go."""
     used: dict[Name, str] = {name: str(record.sweep) for record in running for name in record.products}
 
     def keep(name: Name, adapter: str = "") -> str:
         for own in (name, ("adapter", adapter)):
             if own in used:
                 return f"used by the running sweep {used[own]}"
-        if running and (name[0] == "features" or adapter == _BASE):  # whatever runs may use them
+        if running and (name[0] in ("features", "rungs") or adapter == _BASE):  # any running sweep may use them
             return f"the sweep {running[0].sweep} is running"
         return _BEING_MADE if is_locked(*name) else ""
 
@@ -179,7 +179,7 @@ def _names_in_scores(study: Path) -> Iterator[Name]:
 
 
 def _leftovers(keep: Callable[..., str]) -> Iterator[Item]:
-    """What lies in the store beside products: hidden folders of theirs, and remembered manifests."""
+    """What lies in the store beside products: their hidden folders, and cached values."""
     for kind in KINDS:
         for path in sorted((store_root() / kind).glob(".*")):
             found = _leftover(kind, path)
@@ -187,10 +187,11 @@ def _leftovers(keep: Callable[..., str]) -> Iterator[Item]:
                 what, signature = found
                 name = (kind, signature)
                 yield Item(path, name, what, bytes_in(path), "" if what in _NOBODYS else keep(name))
-    for path in sorted((store_root() / "manifests").glob("*")):
-        if path.is_file() and path.suffix != ".lock":
-            own = path.name.removeprefix(GONE).removeprefix(".").split(".")[0]
-            yield Item(path, ("manifests", own), "what was found out about a manifest", bytes_in(path))
+    for kind, what in CACHES.items():
+        for path in sorted((store_root() / kind).glob("*")):
+            if path.is_file() and path.suffix != ".lock":
+                name = (kind, path.name.removeprefix(GONE).removeprefix(".").split(".")[0])
+                yield Item(path, name, f"cached {what}", bytes_in(path), keep(name))
 
 
 def _leftover(kind: str, path: Path) -> tuple[str, str] | None:
@@ -207,7 +208,7 @@ def _leftover(kind: str, path: Path) -> tuple[str, str] | None:
 
 
 def _changed(path: Path) -> float:
-    """When a leftover was last changed, or last used (a remembered manifest is only read)."""
+    """When a leftover was last changed, or last used (a cached value is only read)."""
     times = [0.0]
     for file in (path, *(path.rglob("*") if path.is_dir() else ())):
         with suppress(OSError):

@@ -37,13 +37,13 @@ Name = tuple[str, str]
 
 @contextmanager
 def gate(timeout: float = -1) -> Iterator[None]:
-    """Held by whoever says what it uses and by whoever removes: products are looked for after the first has let go."""
+    """The lock of marking products as used and of removing them; look for a product after it was released."""
     with lock(FOLDER, "gate", timeout):
         yield
 
 
 class Use:
-    """A process's word that a sweep uses products, from ``begin`` to ``end`` or to the end of the process.
+    """Marks products as in use by a sweep, from ``begin`` to ``end`` or to the end of the process.
 
     A product is safe from pruning once it has been named; look for it in the store after that.
     """
@@ -55,7 +55,7 @@ class Use:
 
     @classmethod
     def begin(cls, sweep_folder: Path, products: Iterable[Name] = ()) -> Use:
-        """Say that a sweep runs in this folder; a context manager that ends the use."""
+        """Mark a sweep as running in this folder; a context manager that ends the use."""
         use = cls(sweep_folder)
         _ACTIVE.append(use)
         use._write(products, hold=True)
@@ -66,7 +66,7 @@ class Use:
         self._write(products, hold=False)
 
     def end(self) -> None:
-        """The sweep does not run any longer; what it used stays known."""
+        """The sweep no longer runs; the record of what it used stays."""
         if self in _ACTIVE:
             _ACTIVE.remove(self)
         if self._held is not None:
@@ -94,19 +94,18 @@ class Use:
 
     def _hold(self) -> None:
         held = _running_file(self.sweep).open("a+")
-        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)  # only ``is_running`` takes it alone, and that behind the gate
+        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)  # only ``is_running`` takes it alone, with the gate held
         self._held = held
 
     def _record(self, products: Iterable[Name]) -> None:
-        place, now = _record_file(self.sweep), time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        known = _read(place)
-        used = known.products if known is not None else {}
-        used = {**used, **dict.fromkeys(products, now)}
+        path, now = _record_file(self.sweep), time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        before = _read(path)
+        used = {**(before.products if before else {}), **dict.fromkeys(products, now)}
         write_json(
-            place,
+            path,
             {
                 "sweep": str(self.sweep),
-                "started": now if known is None else known.started,
+                "started": before.started if before else now,
                 "pid": os.getpid(),
                 "host": socket.gethostname(),
                 "products": {f"{kind}/{signature}": when for (kind, signature), when in used.items()},
@@ -120,7 +119,7 @@ _ACTIVE: list[Use] = []
 
 @contextmanager
 def using(sweep_folder: Path) -> Iterator[Use]:
-    """This process's use by a sweep, begun now unless something around this has begun it."""
+    """This process's use by a sweep, begun now unless a caller has begun it."""
     for use in _ACTIVE:
         if use.sweep == sweep_folder.absolute():
             yield use
@@ -147,7 +146,7 @@ class Record:
     host: str | None = None
 
     def is_running(self) -> bool:
-        """Whether a process runs it now; for somebody behind the gate."""
+        """Whether a process runs it now; call it with the gate held."""
         try:
             with _running_file(self.sweep).open("r+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -177,12 +176,12 @@ def is_alive(sweep_folder: Path) -> bool | None:
     try:
         with gate(timeout=0):
             return record.is_running()
-    except (UserError, OSError):  # held by somebody, or a store that can only be read
+    except (UserError, OSError):  # held by another process, or a read-only store
         return None
 
 
 def forget(record: Record) -> None:
-    """Remove a record, for somebody behind the gate who knows that nobody runs the sweep."""
+    """Remove the record of a sweep that does not run; call it with the gate held."""
     record.file.unlink(missing_ok=True)
     _running_file(record.sweep).unlink(missing_ok=True)
 

@@ -20,8 +20,7 @@ from kimi_audio_ft.config.launcher import HalvingConfig
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.files import read_jsonl, write_json
-from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.store.signature import digest_of
+from kimi_audio_ft.store.cache import keep, recall
 from kimi_audio_ft.sweep.events import Event, Failed, Paused, Ready
 from kimi_audio_ft.sweep.halving import Candidate, Fate, RungResult, show
 from kimi_audio_ft.sweep.launch import Job, Launch, job_lines
@@ -126,20 +125,22 @@ def _loss_on_curve(adapter: Path, config: TrainConfig, step: int) -> float | Non
 
 
 class RungScore:
-    """An adapter's score at a step, kept in the store's ``rungs`` folder."""
+    """An adapter's score at a step, cached in the store."""
 
     def __init__(self, config: TrainConfig, key: str, step: int, metric: str) -> None:
         # Decoded greedily, whatever the jobs sample with.
         decoding = replace(config.decoding, text_temperature=0.0, text_top_k=0, repeats=1)
-        facts = [key, step, metric, Trial(config).evaluation.identity, asdict(config.data), asdict(decoding)]
-        self.path: Path = store_root() / "rungs" / f"{digest_of(facts)}.json"
-        self.facts = {"adapter": key, "step": step, "metric": metric}
+        self.facts = [key, step, metric, Trial(config).evaluation.identity, asdict(config.data), asdict(decoding)]
+        self.shown = {"adapter": key, "step": step, "metric": metric}
 
     def read(self) -> float | None:
-        return float(json.loads(self.path.read_text(encoding="utf-8"))["score"]) if self.path.is_file() else None
+        """The score, or None."""
+        found = recall("rungs", self.facts)
+        return None if found is None else float(found["score"])
 
     def write(self, score: float) -> None:
-        write_json(self.path, {**self.facts, "score": score})
+        """Cache the score."""
+        keep("rungs", self.facts, {**self.shown, "score": score})
 
 
 # The decisions: ``halving.json`` in the sweep's folder, and a table in the terminal.

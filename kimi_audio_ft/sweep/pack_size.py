@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import platform
@@ -21,10 +20,8 @@ from torch.utils.data import DataLoader
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import TrainerConfig
 from kimi_audio_ft.data.datamodule import ConversationData
-from kimi_audio_ft.files import write_json
-from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.runtime import devices
-from kimi_audio_ft.store.signature import digest_of
+from kimi_audio_ft.store.cache import remember
 from kimi_audio_ft.sweep.plan import pack_key
 from kimi_audio_ft.training.adapters import AdapterSpec, AdapterState
 from kimi_audio_ft.training.fit import make_trainer, on_one_base, run_trainer
@@ -47,18 +44,13 @@ _WITHOUT_PROBE = 8
 def probed_pack_size(trials: Sequence[Trial], dispatch: str, ranks: int) -> int:
     """The pack size that trains these adapters fastest on this machine; 1 when packing does not pay.
 
-    Measured once for every machine and kind of training; the result is kept in the store's ``probes`` folder.
+    Measured once for every machine and kind of training; the store caches the result.
     """
     if ranks > 1:
         return min(_WITHOUT_PROBE, len(trials))
     first = trials[0]
     widest = max(trial.config.lora.r for trial in trials)
     facts = [device_name(first), pack_key(first.config, same_data=False), dispatch, widest, len(trials)]
-    path = store_root() / "probes" / f"{digest_of(facts)}.json"
-    if path.is_file():
-        size = int(json.loads(path.read_text(encoding="utf-8"))["pack_size"])
-        log.info("pack size %d, as measured before (%s)", size, path)
-        return size
     nowhere = Path()  # nothing is written
     specs = [
         AdapterSpec(
@@ -66,9 +58,13 @@ def probed_pack_size(trials: Sequence[Trial], dispatch: str, ranks: int) -> int:
         )
         for trial in trials
     ]
-    size, measured = find_pack_size(first.base, specs, first.data, first.config.trainer, dispatch)
-    write_json(path, {"pack_size": size, "measured": measured, "of": facts})
-    log.info("pack size %d, from a few steps of each (%s)", size, path)
+
+    def measure() -> dict[str, Any]:
+        size, measured = find_pack_size(first.base, specs, first.data, first.config.trainer, dispatch)
+        return {"pack_size": size, "measured": measured, "of": facts}
+
+    size = int(remember("probes", facts, measure)["pack_size"])
+    log.info("pack size %d, from a few steps of each", size)
     return size
 
 

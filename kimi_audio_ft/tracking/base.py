@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+from kimi_audio_ft.files import written_aside
 
 Utterance = Mapping[str, Any]
 """One line of ``utterances.jsonl``: id, repeat, reference, hypothesis, cer and audio (a path, or None)."""
@@ -70,10 +71,7 @@ class CsvRun:
         """Nothing is left to write; the trial's ``failure.json`` holds the message."""
 
     def _write_all(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self._path.with_name(f".{FILE_NAME}.{os.getpid()}")
-        with aside.open("w", newline="", encoding="utf-8") as file:
+        with written_aside(self._path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(self._rows)
-        aside.replace(self._path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -13,8 +12,8 @@ from altair.utils.schemapi import debug_mode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import store_root
+from kimi_audio_ft.store.cache import remember
 from multirun_analysis import charts, words
 from multirun_analysis.analysis import Analysis, load_sweep
 from multirun_analysis.charts import Figure
@@ -141,16 +140,15 @@ def chart_libraries() -> Markup:
 
     Bundling takes seconds, so the store keeps the script where there is one.
     """
-    kept = store_root() / "report" / f"charts-{version('vl-convert-python')}.js"
-    if kept.is_file():
-        return Markup(kept.read_text(encoding="utf-8"))
+    if not store_root().is_dir():
+        return Markup(_bundle())
+    return Markup(remember("report", ["charts", version("vl-convert-python")], _bundle))
+
+
+def _bundle() -> str:
     import vl_convert
 
-    script = vl_convert.javascript_bundle(LIBRARIES).replace("</script", "<\\/script")
-    if store_root().is_dir():
-        with suppress(UserError):  # it only saves time
-            write_whole(kept, script)
-    return Markup(script)
+    return vl_convert.javascript_bundle(LIBRARIES).replace("</script", "<\\/script")
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,18 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+SHARE = "kimi_audio_ft/share/"
 # Not part of the sources, and large.
 LEFT_OUT = shutil.ignore_patterns(".*", "outputs", "build", "dist", "*.egg-info", "__pycache__", "tests", "wandb")
 
 pytestmark = pytest.mark.slow
 
 
-def run(*command: str | Path, folder: Path) -> str:
+def run(*command: str | Path, folder: Path, python_path: Path | None = None) -> str:
     """Run a command in a folder, away from the checkout's PYTHONPATH; returns its standard output."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if python_path is not None:
+        environment["PYTHONPATH"] = str(python_path)
     done = subprocess.run([str(c) for c in command], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -57,8 +60,8 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_every_file_that_is_not_python(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     inside = {name for name in names if not name.endswith((".py", "/")) and ".dist-info/" not in name}
-    data = {name.partition(".data/data/share/kimi_audio_ft/")[2] for name in inside if ".data/data/" in name}
-    packaged = {name for name in inside if ".data/data/" not in name}
+    data = {name.removeprefix(SHARE) for name in inside if name.startswith(SHARE)}
+    packaged = {name for name in inside if not name.startswith(SHARE)}
     sources = [*list(REPOSITORY.glob("conf/**/*.yaml")), *REPOSITORY.glob("experiments/*.yaml")]
     assert data == {str(path.relative_to(REPOSITORY)) for path in sources}
     own = {
@@ -77,12 +80,22 @@ def test_commands_find_their_configs_away_from_the_checkout(python: Path, tmp_pa
     )
     package, root, has_model = run(python, "-c", where, folder=tmp_path).split()
     assert Path(package).is_relative_to(python.parent.parent)
-    assert Path(root) == python.parent.parent / "share" / "kimi_audio_ft"
+    assert Path(root) == Path(package) / "share"
     assert has_model == "True"
     composed = run(python, "-m", "kimi_audio_ft.train", "+experiments=demo", "--cfg", "job", folder=tmp_path)
     assert "path: tiny" in composed and "lora_alpha: null" in composed
     for command in ("prepare", "tokenize", "evaluate"):
         assert "==" in run(python, "-m", f"kimi_audio_ft.{command}", "--help", folder=tmp_path)
+
+
+def test_a_wheel_in_a_target_folder_finds_its_configs(wheel: Path, tmp_path: Path) -> None:
+    target = tmp_path / "packages"
+    pip = (sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", "--target", target)
+    run(*pip, wheel, folder=tmp_path)
+    train = (sys.executable, "-m", "kimi_audio_ft.train", "+experiments=demo", "--cfg", "job")
+    assert "path: tiny" in run(*train, folder=tmp_path, python_path=target)
+    where = (sys.executable, "-c", "import kimi_audio_ft.paths as p; print(p.project_root())")
+    assert run(*where, folder=tmp_path, python_path=target).strip() == str(target / SHARE).rstrip("/")
 
 
 def test_installed_commands_read_the_embedded_model(python: Path, corpus: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import soundfile
 from kimi_audio_ft.config.commands import PrepareConfig
 from kimi_audio_ft.corpus.prepare import manifest_path, prepare, write_lines_together
 from kimi_audio_ft.corpus.rows import REASONS, number_repeats
-from kimi_audio_ft.errors import ConfigError, DataError, UserError
+from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.manifest.manifest import read_manifest
 
 RATE = 8000
@@ -266,13 +266,12 @@ def test_numbers_avoid_names_that_exist() -> None:
     assert number_repeats(["a", "a", "a-2", "a", "b"], reserved=["a-3"]) == ["a", "a-4", "a-2", "a-5", "b"]
 
 
-def test_a_failed_write_changes_no_file(tmp_path: Path) -> None:
-    """/dev/full takes the place of the second file's temporary: writing there fails as on a full disk."""
-    (tmp_path / "train.jsonl").write_text("old\n")
-    (tmp_path / "eval.jsonl.partial").symlink_to("/dev/full")
-    with pytest.raises(DataError, match="cannot write here \\(No space left on device\\)"):
-        write_lines_together(tmp_path, {"train.jsonl": ["new\n"], "eval.jsonl": ["new\n"]})
-    assert content(tmp_path) == {"train.jsonl": b"old\n"}
+def test_a_failed_write_changes_no_file(disk_of: Callable[[int], Path]) -> None:
+    folder = disk_of(64)
+    (folder / "train.jsonl").write_text("old\n")
+    with pytest.raises(UserError, match=r"eval\.jsonl: the disk is full"):
+        write_lines_together(folder, {"train.jsonl": ["new\n"], "eval.jsonl": ["x" * 100_000]})
+    assert content(folder) == {"train.jsonl": b"old\n"}
 
 
 def test_the_four_real_recordings(shared_dir: Path, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ class TestDigests:
         path.write_bytes(b"one")
         file_digest(path)
         code = (
-            "import sqlite3, sys; from pathlib import Path; from kimi_audio_ft.store.signature import file_digest\n"
+            "import sqlite3, sys; from pathlib import Path; from kimi_audio_ft.store.digests import file_digest\n"
             "db = sqlite3.connect(sys.argv[1]); db.execute(\"UPDATE digests SET sha256 = 'planted'\"); db.commit()\n"
             "print(file_digest(Path(sys.argv[2])))\n"
             "Path(sys.argv[2]).write_bytes(b'longer')\n"

@@ -17,7 +17,7 @@ import pytest
 from kimi_audio_ft import store
 from kimi_audio_ft.config.train import LoraConfig, OptimConfig, TrainConfig
 from kimi_audio_ft.files import write_json
-from kimi_audio_ft.store.__main__ import main
+from kimi_audio_ft.store.__main__ import age_in_seconds, main, size_in_bytes
 from kimi_audio_ft.store.digests import file_digest, sha256_of
 from kimi_audio_ft.store.features import RECORD
 from kimi_audio_ft.store.inventory import listing
@@ -92,7 +92,7 @@ def test_what_made_a_product() -> None:
 LISTS_WITHOUT_TORCH = """
 import runpy, sys
 sys.argv = ["store", *sys.argv[1:]]
-runpy.run_module("kimi_audio_ft.store.make", run_name="__main__")
+runpy.run_module("kimi_audio_ft.store", run_name="__main__")
 heavy = {"torch", "transformers", "peft", "numpy", "hydra"} & set(sys.modules)
 sys.exit(f"imported {heavy}" if heavy else 0)
 """
@@ -108,7 +108,7 @@ def test_commands_are_light(private_store: Path, command: list[str]) -> None:
 def test_ls_command(private_store: Path) -> None:
     store.find_or_make("adapter", "aa", lambda folder: {"note": "字"})
     listed = subprocess.run(
-        [sys.executable, "-m", "kimi_audio_ft.store.make", "ls", "--json"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "kimi_audio_ft.store", "ls", "--json"], capture_output=True, text=True, check=True
     )
     assert json.loads(listed.stdout) == listing()
     assert listed.stderr == ""
@@ -137,7 +137,7 @@ def test_verify(private_store: Path, capsys: Capture) -> None:
     assert "CORRUPTED: the sha256 of a.bin" in out and "1 corrupted. Set them aside with `verify --repair`" in out
     with store.lock("adapter", "bad"):
         assert run("verify", "--repair") == 1
-    assert "left alone, for a process is making it now" in capsys.readouterr().out
+    assert "left alone: a process is making it now" in capsys.readouterr().out
     assert run("verify", "--repair") == 1
     assert "set aside as .corrupt-bad." in capsys.readouterr().out
     assert run("verify") == 0
@@ -168,8 +168,8 @@ SIZES = {"0/codes.bin": 20, "0/features.bin": 20, "1/codes.bin": 20, "1/features
     [
         (SIZES, GOOD, None),
         (SIZES | {"0/codes.bin": 999}, GOOD, None),  # another process is writing behind what the index speaks of
-        (SIZES | {"0/features.bin": 19}, GOOD, "0/features.bin has 19 bytes where index.bin speaks of 20"),
-        ({k: v for k, v in SIZES.items() if k != "1/codes.bin"}, GOOD, "1/codes.bin has 0 bytes where"),
+        (SIZES | {"0/features.bin": 19}, GOOD, "0/features.bin has 19 bytes, and index.bin needs 20"),
+        ({k: v for k, v in SIZES.items() if k != "1/codes.bin"}, GOOD, "1/codes.bin has 0 bytes, and"),
         (SIZES, [*GOOD[:2], (b"k3", 2, 2, 0)], "index.bin: record 1 of shard 0 does not begin where"),
     ],
 )  # fmt: skip
@@ -216,13 +216,9 @@ def test_prune_cannot_be_run(arguments: list[str], words: str, capsys: Capture) 
     ("text", "seconds"), [("30d", 2592000.0), ("1.5h", 5400.0), ("2w", 1209600.0), ("10m", 600.0), ("5s", 5.0)]
 )
 def test_ages(text: str, seconds: float) -> None:
-    from kimi_audio_ft.store.make.__main__ import _seconds
-
-    assert _seconds(text) == seconds
+    assert age_in_seconds(text) == seconds
 
 
 @pytest.mark.parametrize(("text", "size"), [("10GB", 10**10), ("1.5 MB", 1500000), ("7kB", 7000), ("12", 12)])
 def test_sizes(text: str, size: int) -> None:
-    from kimi_audio_ft.store.make.__main__ import _bytes
-
-    assert _bytes(text) == size
+    assert size_in_bytes(text) == size

@@ -17,6 +17,7 @@ from kimi_audio_ft import store
 from kimi_audio_ft.base import find_adapter
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.store.inventory import listing
+from kimi_audio_ft.store.make import HASHES
 
 KIND, NAME = "adapter", "a123456789abcdef"
 LARGE = 1 << 20
@@ -39,6 +40,13 @@ def flip_a_bit(file: Path) -> None:
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + (1 if len(content) >= LARGE else 0)))
 
 
+def renew(product: Path) -> Path:
+    """Give the product's record a new time of change, so that this process compares its files again."""
+    meta = product / "product.json"
+    os.utime(meta, ns=(meta.stat().st_atime_ns, meta.stat().st_mtime_ns + 1))
+    return product
+
+
 def cut_short(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
 
@@ -57,12 +65,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 def product(private_store: Path) -> Path:
     """A product that another process has made."""
     path, _ = store.find_or_make(KIND, NAME, make)
-    store._WHOLE.clear()
-    return path
+    return renew(path)
 
 
 def test_hashes_of_every_file_are_kept(product: Path) -> None:
-    hashes = store.read_meta(product)[store.HASHES]
+    hashes = store.read_meta(product)[HASHES]
     assert sorted(hashes) == ["deep/b.txt", "large", "weights"] and {len(value) for value in hashes.values()} == {64}
     assert store.find(KIND, NAME) == product
 
@@ -70,9 +77,8 @@ def test_hashes_of_every_file_are_kept(product: Path) -> None:
 @pytest.mark.parametrize("name", DAMAGES)
 def test_damage_is_found_set_aside_and_made_again(product: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     assert store.find(KIND, NAME) == product  # which remembers the large file's hash
-    store._WHOLE.clear()
     damage, words = DAMAGES[name]
-    damage(product)
+    damage(renew(product))
     with caplog.at_level(logging.WARNING):
         assert store.find(KIND, NAME) is None and store.find(KIND, NAME) is None
     assert len(caplog.messages) == 1, "said once"
@@ -90,7 +96,7 @@ def test_damage_is_found_set_aside_and_made_again(product: Path, name: str, capl
 
 def test_a_product_of_a_version_without_hashes_is_used(product: Path) -> None:
     meta = store.read_meta(product)
-    del meta[store.HASHES]
+    del meta[HASHES]
     (product / "product.json").write_text(json.dumps(meta))
     flip_a_bit(product / "weights")
     assert store.find(KIND, NAME) == product
@@ -100,14 +106,13 @@ def test_what_this_process_made_is_not_read_again(private_store: Path) -> None:
     path, _ = store.find_or_make(KIND, NAME, make)
     flip_a_bit(path / "weights")
     assert store.find(KIND, NAME) == path
-    store._WHOLE.clear()
+    renew(path)
     assert store.find(KIND, NAME) is None
 
 
 def test_a_damaged_adapter_is_no_adapter_to_evaluate_or_merge(product: Path) -> None:
     assert find_adapter(NAME) == (NAME, product) == find_adapter(str(product))
-    store._WHOLE.clear()
-    flip_a_bit(product / "weights")
+    flip_a_bit(renew(product) / "weights")
     for given in (NAME, str(product)):
         with pytest.raises(DataError, match=rf"{NAME}: is corrupted \(the sha256 of weights .*Train it again"):
             find_adapter(given)
@@ -166,8 +171,7 @@ def read_only(disk_of: Callable[[int], Path]) -> Callable[[], Path]:
 def test_a_store_that_can_only_be_read(read_only: Callable[[], Path], caplog: pytest.LogCaptureFixture) -> None:
     path, _ = store.find_or_make(KIND, NAME, make)
     damaged, _ = store.find_or_make(KIND, "a2", make)
-    flip_a_bit(damaged / "weights")
-    store._WHOLE.clear()
+    flip_a_bit(renew(damaged) / "weights")
     store.work_folder(KIND, NAME).mkdir()
     read_only()
     assert store.find_or_make(KIND, NAME, make) == (path, True)

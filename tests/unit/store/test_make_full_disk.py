@@ -10,7 +10,7 @@ import pytest
 
 from kimi_audio_ft import store
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.files import read_jsonl, write_json, write_jsonl
+from kimi_audio_ft.files import raise_if_full, read_jsonl, write_json, write_jsonl
 
 KIND, NAME = "adapter", "0123456789abcdef"
 
@@ -50,8 +50,8 @@ def test_full_disk_is_told_in_words(private_store: Path, wrapped: bool) -> None:
 
 
 def test_other_errors_are_not_called_a_full_disk() -> None:
-    store.raise_if_full(PermissionError(13, "Permission denied"), Path("x"))
-    store.raise_if_full(RuntimeError("no"), Path("x"))
+    raise_if_full(PermissionError(13, "Permission denied"), Path("x"))
+    raise_if_full(RuntimeError("no"), Path("x"))
 
 
 @pytest.fixture

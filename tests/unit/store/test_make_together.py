@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock, Timeout
 
 from kimi_audio_ft import store
 from kimi_audio_ft.store.inventory import listing
-from kimi_audio_ft.store.make import find_or_make_all
+from kimi_audio_ft.store.make import META, find_or_make_all
 
 KIND = "transcript"
 NAMES = ["tc", "ta", "tb"]
@@ -56,16 +57,18 @@ def test_a_failed_making_leaves_nothing_and_no_lock(private_store: Path, error: 
     assert len(find_or_make_all(KIND, NAMES, make)) == 3
 
 
-def test_locks_are_held_while_making_and_many_are_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locks_are_held_while_making_and_many_are_made_in_parts(
+    private_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("kimi_audio_ft.store.make.AT_ONCE", 2)
     parts: list[list[str]] = []
 
     def locked(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
         parts.append(list(folders))
         for name in NAMES:
-            held = store.FileLock(store.store_root() / KIND / f".{name}.lock", timeout=0)
+            held = FileLock(private_store / KIND / f".{name}.lock", timeout=0)
             if name in folders:
-                with pytest.raises(store.Timeout):
+                with pytest.raises(Timeout):
                     held.acquire()
         return make(folders)
 
@@ -75,7 +78,7 @@ def test_locks_are_held_while_making_and_many_are_made_in_parts(monkeypatch: pyt
 
 ASK = """
 import os, signal, sys
-from kimi_audio_ft.store.make import find_or_make_all
+from kimi_audio_ft.store.make import META, find_or_make_all
 
 def make(folders):
     print("making", *folders, flush=True)
@@ -95,7 +98,7 @@ def test_a_killed_maker_leaves_no_product_and_no_lock(private_store: Path) -> No
     assert killed.returncode == -signal.SIGKILL and listing() == []
     assert (private_store / KIND / ".ta.draft" / "half").is_file(), "it really was killed half-way"
     found = find_or_make_all(KIND, NAMES, make)
-    assert {path.name for path in found["ta"].iterdir()} == {"text", store.META}
+    assert {path.name for path in found["ta"].iterdir()} == {"text", META}
 
 
 def test_processes_that_ask_for_some_of_the_same_make_each_once() -> None:

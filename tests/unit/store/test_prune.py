@@ -11,6 +11,7 @@ import pytest
 
 from kimi_audio_ft import store
 from kimi_audio_ft.files import write_json
+from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.store.inventory import listing
 from kimi_audio_ft.store.prune import Item, Rules, plan, remove
 from kimi_audio_ft.store.usage import Name, Use, records
@@ -55,7 +56,7 @@ def test_by_age(three: None) -> None:
     assert gone(remove(rules)) == [A1, A2]
     assert there() == [F1, ("adapter", "a3"), T1]
     assert remove(rules) == []
-    left = [path.name for path in (store.store_root() / "adapter").iterdir() if path.suffix != ".lock"]
+    left = [path.name for path in (store_root() / "adapter").iterdir() if path.suffix != ".lock"]
     assert left == ["a3"]
 
 
@@ -152,11 +153,15 @@ def test_leftovers(three: None, private_store: Path) -> None:
     old = leave(adapters / ".a8.draft" / "half", 9)
     damaged = leave(adapters / ".corrupt-a9.123" / "half", 9)
     torn = leave(adapters / ".gone-a9.123" / "half", 9)
-    remembered = [leave(manifests / name, days) for name, days in (("new.npz", 0), ("old.npz", 9))]
+    cached = [leave(manifests / name, days) for name, days in (("new.npz", 0), ("old.npz", 9))]
+    for kind in ("layouts", "probes", "rungs", "report"):
+        leave(private_store / kind / f"{kind}.json", 9)
     os.utime(manifests)
     by_age = {path.name for path in (i.path for i in remove(Rules(older_than=8 * DAY)))}
-    assert by_age == {"a1", ".a8.draft", ".corrupt-a9.123", ".gone-a9.123", "old.npz"}
-    assert not any(path.exists() for path in (old, damaged, torn, remembered[1])) and new.exists()
+    assert by_age == {"a1", ".a8.draft", ".corrupt-a9.123", ".gone-a9.123", "old.npz"} | {
+        "layouts.json", "probes.json", "rungs.json", "report.json",
+    }  # fmt: skip
+    assert not any(path.exists() for path in (old, damaged, torn, cached[1])) and new.exists()
     assert plan(Rules(keep_bytes=10**9)) == plan(Rules(study=private_store)) == [], "leftovers only when asked for"
     assert {item.path.name for item in remove(Rules(leftovers=True))} == {".a7.work", "new.npz"}
     assert len(there()) == 4, "leftovers alone take no product"
