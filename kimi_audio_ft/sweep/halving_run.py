@@ -18,6 +18,7 @@ from rich.text import Text
 from kimi_audio_ft import store
 from kimi_audio_ft.config.launcher import HalvingConfig
 from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.decoding.transcripts import EvaluationCache, EvaluationSet
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.files import read_jsonl, write_json
 from kimi_audio_ft.store.cache import keep, recall
@@ -52,26 +53,33 @@ def train_until(launch: Launch, job_overrides: Sequence[Sequence[str]], until: i
     _require_trainings(jobs)
     results: dict[str, RungResult] = {}
     units: dict[str, Unit] = {}
-    lengths = _Lengths()
+    lengths, evaluations = _Lengths(), EvaluationCache()
     for job in jobs:
         key, config = job.key, job.settings
         if key is None or config is None or key in results or key in units:
             continue
         finished = store.find("adapter", key)
-        score = RungScore(config, key, until, metric).read()
+        evaluation = Trial(config, evaluations=evaluations).evaluation
+        score = RungScore(evaluation, config, key, until, metric).read()
         if score is None and finished is not None and metric == "loss":
-            score = _loss_on_curve(finished, config, until)
+            score = _loss_on_curve(finished, evaluation, until)
         if score is not None or finished is not None:
             results[key] = RungResult(key, until, lengths.of(config), score, None, finished is not None)
         else:
             units[key] = Unit(key, [config])
     if units:
-        results |= _train(launch, jobs, units, lengths, until, metric)
+        results |= _train(launch, jobs, units, lengths, evaluations, until, metric)
     return [results[job.key] if job.key else RungResult("", until, 0, None, str(job.error), False) for job in jobs]
 
 
 def _train(
-    launch: Launch, jobs: Sequence[Job], units: dict[str, Unit], lengths: _Lengths, until: int, metric: str
+    launch: Launch,
+    jobs: Sequence[Job],
+    units: dict[str, Unit],
+    lengths: _Lengths,
+    evaluations: EvaluationCache,
+    until: int,
+    metric: str,
 ) -> dict[str, RungResult]:
     results: dict[str, RungResult] = {}
     with SweepView(job_lines([job for job in jobs if job.key in units], units)) as view:
@@ -84,7 +92,8 @@ def _train(
             if isinstance(event, Paused):
                 score = event.val_cer if metric == "cer" else event.val_loss
             if score is not None:
-                RungScore(config, key, until, metric).write(score)
+                evaluation = Trial(config, evaluations=evaluations).evaluation
+                RungScore(evaluation, config, key, until, metric).write(score)
             error = event.failure.message if isinstance(event, Failed) else None
             results[key] = RungResult(key, until, lengths.of(config), score, error, isinstance(event, Ready))
 
@@ -116,9 +125,9 @@ class _Lengths:
         return self._of_pack[key]
 
 
-def _loss_on_curve(adapter: Path, config: TrainConfig, step: int) -> float | None:
+def _loss_on_curve(adapter: Path, evaluation: EvaluationSet, step: int) -> float | None:
     """Validation loss of a finished adapter at a step where its curve has one, on the same evaluation set."""
-    if store.read_meta(adapter)["eval_identity"] != Trial(config).evaluation.identity:
+    if store.read_meta(adapter)["eval_identity"] != evaluation.identity:
         return None
     rows = read_jsonl(adapter / "curves.jsonl")
     return next((row["loss"] for row in rows if row["split"] == "val" and row["step"] == step), None)
@@ -127,10 +136,10 @@ def _loss_on_curve(adapter: Path, config: TrainConfig, step: int) -> float | Non
 class RungScore:
     """An adapter's score at a step, cached in the store."""
 
-    def __init__(self, config: TrainConfig, key: str, step: int, metric: str) -> None:
+    def __init__(self, evaluation: EvaluationSet, config: TrainConfig, key: str, step: int, metric: str) -> None:
         # Decoded greedily, whatever the jobs sample with.
         decoding = replace(config.decoding, text_temperature=0.0, text_top_k=0, repeats=1)
-        self.facts = [key, step, metric, Trial(config).evaluation.identity, asdict(config.data), asdict(decoding)]
+        self.facts = [key, step, metric, evaluation.identity, asdict(config.data), asdict(decoding)]
         self.shown = {"adapter": key, "step": step, "metric": metric}
 
     def read(self) -> float | None:
