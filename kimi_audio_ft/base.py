@@ -1,4 +1,4 @@
-"""The frozen base: held once per process, with adapters put on and taken off."""
+"""The frozen base: in memory once per process; adapters are put on and taken off."""
 
 from __future__ import annotations
 

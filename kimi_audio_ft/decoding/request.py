@@ -1,4 +1,4 @@
-"""What is to be decoded under which setting."""
+"""Requests to decode an evaluation set under a setting."""
 
 from __future__ import annotations
 

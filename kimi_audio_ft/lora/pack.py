@@ -113,7 +113,7 @@ class Pack:
 
 
 def _kind(layer: str) -> str:
-    """What the first dimension of a layer's input counts (a field of ``Share``)."""
+    """The unit of the first dimension of a layer's input, a field of ``Share``."""
     if layer.startswith("model.vq_adaptor."):
         return "audio"
     return "rows" if ".layers." in layer or ".mimo_layers." in layer else "answers"
@@ -125,7 +125,7 @@ def _linear_in_shares(layer: nn.Linear, pack: Pack, x_NI: Tensor) -> Tensor:
 
 
 def _slice_forward(layer: Any, pack: Pack, kind: str, x: Tensor) -> Tensor:
-    """What PEFT's forward does for one adapter, for each block. ``split`` and not slices: its gradient is one cat."""
+    """PEFT's forward, block by block; by ``split`` rather than slices, as its gradient is one cat."""
     base = _linear_in_shares(layer.base_layer, pack, x) if kind == "answers" else layer.base_layer(x)
     sizes = pack.sizes(kind)
     blocks = []

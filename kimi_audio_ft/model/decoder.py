@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class KimiAudioOutput(ModelOutput):
-    """What ``forward`` returns.
+    """Output of ``forward``.
 
     text_logits: ``[B, S, V]``, or ``[N, V]`` when ``text_positions`` was given; from ``lm_head``.
     audio_logits: ``[B, S, V]`` from ``mimo_output``; None with ``audio_branch=False``.

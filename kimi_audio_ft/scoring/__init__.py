@@ -1,4 +1,4 @@
-"""How good transcripts are: normalisation, error rates and error categories. Imports no torch."""
+"""Normalisation, error rates and error categories of transcripts. Imports no torch."""
 
 from kimi_audio_ft.scoring.categories import CATEGORIES, categorised_edits, category_counts, number_accuracy
 from kimi_audio_ft.scoring.error_rates import score, utterance_counts

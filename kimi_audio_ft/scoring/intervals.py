@@ -82,7 +82,7 @@ def sum_by_recording(values: NDArray[np.float64], index: NDArray[np.intp]) -> ND
 
 
 def _weight_blocks(count: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """How often each of ``count`` recordings is drawn in each resample, ``[some resamples, count]`` at a time."""
+    """Draws of each of ``count`` recordings in each resample, in blocks ``[resamples, count]``."""
     rng = np.random.default_rng(seed)
     most = max(1, _CELLS // count)
     for start in range(0, resamples, most):

@@ -65,7 +65,7 @@ def _words_of(option: str, path: str | None) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class TermScore:
-    """How often a term stands in the references, in the hypotheses, and in both for the same utterance."""
+    """Occurrences of a term in the references, in the hypotheses, and in both for the same utterance."""
 
     in_references: int
     in_hypotheses: int
