@@ -109,7 +109,7 @@ def _write_base(root: Path, model: KimiAudioForCausalLM) -> None:
     for path in ("tiktoken.model", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(TINY_MODEL / path, root / path)
     with torch.device("meta"):
-        encoder = WhisperFeatureExtractor.from_config(SHAPE_7B).encoder.state_dict()
+        encoder = WhisperFeatureExtractor(SHAPE_7B).encoder.state_dict()
     shapes = {f"model.encoder.{name}": TensorInfo(torch.bfloat16, tuple(v.shape)) for name, v in encoder.items()}
     _write_random(whisper / WEIGHTS_NAME, shapes, block)
     write_json(whisper / "config.json", SHAPE_7B | {"model_type": "whisper"}, indent=2)

@@ -56,9 +56,7 @@ def _on_meta(files: ModelFiles) -> KimiAudioForCausalLM:
         model = KimiAudioForCausalLM(read_config(files.root))
         config = files.whisper / "config.json"
         if config.is_file():
-            model.attach_whisper(
-                WhisperFeatureExtractor.from_config(read_json_object(config, "Download the checkpoint again"))
-            )
+            model.attach_whisper(WhisperFeatureExtractor(read_json_object(config, "Download the checkpoint again")))
     return model
 
 

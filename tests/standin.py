@@ -201,7 +201,7 @@ def _write_whisper(folder: Path, weights: str, seed: int, dtype: torch.dtype) ->
         if weights == "tiny":
             tensors = load_file(source / "model.safetensors")
         else:
-            encoder = WhisperFeatureExtractor.from_config(config).encoder.state_dict()
+            encoder = WhisperFeatureExtractor(config).encoder.state_dict()
             tensors = {f"model.encoder.{name}": value for name, value in encoder.items()}
         unused = WhisperDecoder(WhisperConfig.from_dict(config)).state_dict()
     tensors |= {f"model.decoder.{name}": value for name, value in unused.items()}
@@ -222,7 +222,7 @@ def _write_speech_tokenizer(folder: Path, weights: str, seed: int) -> None:
         torch.manual_seed(seed + 2)
         tensors = load_file(source / "model.safetensors")
         if weights == "random":
-            tensors = SpeechTokenizer.from_config(config).state_dict()
+            tensors = SpeechTokenizer(config).state_dict()
         unused = {
             "embed_positions2.weight": torch.randn(positions, width),
             "ema_count": torch.rand(codes),

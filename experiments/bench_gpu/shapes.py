@@ -78,7 +78,7 @@ def random_decoder(
 def random_whisper(kind: Shapes, dtype: torch.dtype, device: torch.device, seed: int = 0) -> WhisperFeatureExtractor:
     """A frozen Whisper encoder with random weights."""
     with torch.device("meta"):
-        extractor = WhisperFeatureExtractor.from_config(kind.whisper)
+        extractor = WhisperFeatureExtractor(kind.whisper)
     _materialise(extractor, dtype, device, seed, kind.deviation)
     return extractor
 
@@ -86,7 +86,7 @@ def random_whisper(kind: Shapes, dtype: torch.dtype, device: torch.device, seed:
 def random_speech_tokenizer(kind: Shapes, device: torch.device, seed: int = 0) -> SpeechTokenizer:
     """A frozen speech tokenizer with random weights and codes, float32 as always."""
     with torch.device("meta"):
-        tokenizer = SpeechTokenizer.from_config(kind.speech_tokenizer)
+        tokenizer = SpeechTokenizer(kind.speech_tokenizer)
     _materialise(tokenizer, torch.float32, device, seed, kind.deviation)
     return tokenizer
 

@@ -121,7 +121,7 @@ def write_mid(root: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         write_model(KimiAudioForCausalLM(KimiAudioConfig(**config | _MID_DECODER)), root, torch.bfloat16)
-        WhisperFeatureExtractor.from_config(whisper).half().save_pretrained(root / "whisper-large-v3")
+        WhisperFeatureExtractor(whisper).half().save_pretrained(root / "whisper-large-v3")
     for name in ("tiktoken.model", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(TINY_MODEL / name, root / name)
     shutil.copytree(TINY_MODEL / "glm-4-voice-tokenizer", root / "glm-4-voice-tokenizer")

@@ -114,7 +114,7 @@ def train_ctc(
 def train_whisper(clips: list[Clip], mels: list[Tensor], short_steps: int, full_steps: int) -> WhisperFeatureExtractor:
     """Most steps on windows as long as the clips, the last ones on the full 30 s that the encoder always sees."""
     torch.manual_seed(1)
-    extractor = WhisperFeatureExtractor.from_config(WHISPER).train()
+    extractor = WhisperFeatureExtractor(WHISPER).train()
 
     def rows(mel: Tensor, _: Tensor) -> Tensor:
         return whisper_rows(extractor, mel)
@@ -128,7 +128,7 @@ def train_whisper(clips: list[Clip], mels: list[Tensor], short_steps: int, full_
 def train_speech_tokenizer(clips: list[Clip], mels: list[Tensor], steps: int) -> SpeechTokenizer:
     """CTC on the rows, then a codebook by k-means over the pooled vectors."""
     torch.manual_seed(2)
-    tokenizer = SpeechTokenizer.from_config(SPEECH_TOKENIZER).train()
+    tokenizer = SpeechTokenizer(SPEECH_TOKENIZER).train()
     width = SPEECH_TOKENIZER["d_model"]
     train_ctc("speech tokenizer", lambda mel, frames: tokenizer_rows(tokenizer, mel, frames), tokenizer, width,
               clips, mels, steps, 32, 3e-3)  # fmt: skip

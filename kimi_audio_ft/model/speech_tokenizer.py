@@ -79,11 +79,6 @@ class SpeechTokenizer(nn.Module):
         self.codebook = nn.Embedding(config["quantize_vocab_size"], width)
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> SpeechTokenizer:
-        """Random weights for the fields of a published ``config.json`` (also on the meta device)."""
-        return cls(config)
-
-    @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> SpeechTokenizer:
         """Read ``config.json`` and safetensors, named as published (bare) or ``model.encoder.*``.
 

@@ -34,7 +34,8 @@ class WhisperFeatureExtractor(nn.Module):
     """Waveforms to the features that the adaptor of Kimi-Audio takes (published ``whisper.py`` of Kimi-Audio).
 
     A clip is cut into 30 s pieces, each zero-padded to 30 s; the encoder sees the padding (no mask), then the first
-    ``4 * ceil(samples / 1280)`` rows are kept, the pieces joined, and 4 rows concatenated into one.
+    ``4 * ceil(samples / 1280)`` rows are kept, the pieces joined, and 4 rows concatenated into one. Built from the
+    fields of a published ``config.json``, with random weights.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -44,11 +45,6 @@ class WhisperFeatureExtractor(nn.Module):
         whisper_config = WhisperConfig.from_dict(config)
         whisper_config._attn_implementation = "sdpa"
         self.encoder = WhisperEncoder(whisper_config)
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> WhisperFeatureExtractor:
-        """Random weights for the fields of a published ``config.json`` (also on the meta device)."""
-        return cls(config)
 
     @classmethod
     def from_pretrained(

@@ -179,7 +179,7 @@ def test_a_clip_beyond_30_seconds(model: KimiAudioForCausalLM, tokenizer: TextTo
     """32.16 s are 402 codes; features of its first 30 s alone are 375 rows, which the published code takes."""
     torch.manual_seed(4)
     shape = {"d_model": 24, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
-    whisper = WhisperFeatureExtractor.from_config(shape | {"num_mel_bins": 16, "max_source_positions": 1500}).eval()
+    whisper = WhisperFeatureExtractor(shape | {"num_mel_bins": 16, "max_source_positions": 1500}).eval()
     clip = 0.1 * torch.randn(int(32.16 * 16000))
     whole, cut = whisper.encode([clip, clip[: 30 * 16000]])
     assert num_audio_tokens(len(clip)) == 402 and whole.shape == (402, FEATURE_DIM) and cut.shape == (375, FEATURE_DIM)

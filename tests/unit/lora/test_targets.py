@@ -28,7 +28,7 @@ def published() -> KimiAudioForCausalLM:
     """Kimi-Audio-7B with its Whisper encoder, without memory for a single weight."""
     with torch.device("meta"):
         model = KimiAudioForCausalLM(KimiAudioConfig())
-        model.attach_whisper(WhisperFeatureExtractor.from_config(WHISPER_LARGE_V3))
+        model.attach_whisper(WhisperFeatureExtractor(WHISPER_LARGE_V3))
     return model
 
 

@@ -31,7 +31,7 @@ TINY: dict[str, Any] = {
 
 def built(seed: int = 5, **changes: Any) -> SpeechTokenizer:
     torch.manual_seed(seed)
-    tokenizer = SpeechTokenizer.from_config(TINY | changes).eval()
+    tokenizer = SpeechTokenizer(TINY | changes).eval()
     # Codes near the vectors, so that a clip gets many different ones.
     with torch.no_grad():
         (vectors,) = tokenizer.hidden([0.1 * torch.randn(64000)])
@@ -54,7 +54,7 @@ def test_full_size_meta_model_has_the_published_names() -> None:
     published = {"d_model": 1280, "encoder_layers": 32, "encoder_attention_heads": 20, "encoder_ffn_dim": 5120}
     published |= {"num_mel_bins": 128, "pooling_position": 16, "quantize_position": 16, "quantize_vocab_size": 16384}
     with torch.device("meta"):
-        tokenizer = SpeechTokenizer.from_config(TINY | published | {"quantize_causal_block_size": 200})
+        tokenizer = SpeechTokenizer(TINY | published | {"quantize_causal_block_size": 200})
     state = tokenizer.state_dict()
     assert tokenizer.vocab_size == 16384 and state["codebook.weight"].shape == (16384, 1280)
     assert len(tokenizer.layers) == 16 and "layers.15.self_attn.q_proj.bias" in state
@@ -155,7 +155,7 @@ def test_half_precision_file_is_computed_in_float32(tokenizer: SpeechTokenizer, 
 )
 def test_configs_that_cannot_be_followed(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        SpeechTokenizer.from_config(TINY | change)
+        SpeechTokenizer(TINY | change)
 
 
 def test_incomplete_folders_are_named(tokenizer: SpeechTokenizer, tmp_path: Path) -> None:

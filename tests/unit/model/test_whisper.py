@@ -34,7 +34,7 @@ PUBLISHED = {
 @pytest.fixture(scope="module")
 def extractor() -> WhisperFeatureExtractor:
     torch.manual_seed(3)
-    return WhisperFeatureExtractor.from_config(TINY).eval()
+    return WhisperFeatureExtractor(TINY).eval()
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def clips() -> list[Tensor]:
 
 def test_full_size_has_the_published_number_of_parameters() -> None:
     with torch.device("meta"):
-        extractor = WhisperFeatureExtractor.from_config(PUBLISHED)
+        extractor = WhisperFeatureExtractor(PUBLISHED)
     assert sum(parameter.numel() for parameter in extractor.parameters()) == 636_968_960
     assert extractor.output_dim == 5120
     names = dict(extractor.named_parameters())
@@ -191,7 +191,7 @@ def test_wrong_files_are_named(extractor: WhisperFeatureExtractor, tmp_path: Pat
 )
 def test_impossible_configs(change: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        WhisperFeatureExtractor.from_config(TINY | change)
+        WhisperFeatureExtractor(TINY | change)
 
 
 def test_unusable_waveform(extractor: WhisperFeatureExtractor) -> None:
