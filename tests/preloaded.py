@@ -10,7 +10,7 @@ from kimi_audio_ft.runtime.libraries import leave_out_bitsandbytes
 def preload() -> None:
     """Import what a worker would."""
     leave_out_bitsandbytes()
-    from kimi_audio_ft.decoding.transcripts import transcribe  # noqa: F401
+    from kimi_audio_ft.decoding.transcribe import transcribe  # noqa: F401
     from kimi_audio_ft.lora.adapter import add_adapter  # noqa: F401
     from kimi_audio_ft.scoring import score  # noqa: F401
     from kimi_audio_ft.sweep.worker import Worker  # noqa: F401

@@ -208,7 +208,7 @@ class Worker:
 
     def _store(self, unit: Unit, trial: Trial, result: dict[str, Any]) -> bool:
         try:
-            facts = {**result, "config": asdict(trial.config), "eval_identity": trial.evaluation.identity}
+            facts = {**result, "config": asdict(trial.config), "eval_identity": self._evaluation(trial.config).identity}
             store.complete("adapter", unit.key, facts)
         except UserError as error:
             self._failed(unit, error)
