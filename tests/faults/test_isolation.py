@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import Undisturbed
-from tests.faults.sweeps import SWEPT, Place, until
+from tests.faults.sweeps import REPOSITORY, SWEPT, Place, until
 
 pytestmark = pytest.mark.slow
 
@@ -79,7 +79,7 @@ def test_faulty_trials_fail_alone(new_place: Callable[..., Place]) -> None:
     place = new_place()
     (place.folder / "sitecustomize.py").write_text(USER_CODE, encoding="utf-8")
     environment = {
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(place.folder), os.environ.get("PYTHONPATH")))),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(place.folder), str(REPOSITORY), os.environ.get("PYTHONPATH")))),
         "FAULTS": "3:raises 5:exits 6:dies",
     }
     overrides = (f"lora.r=2,3,5,6,8,{HUGE}", "lora.lora_alpha=4", COLD, NO_BASE, "hydra.launcher.pack_size=8")
