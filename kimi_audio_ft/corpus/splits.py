@@ -16,8 +16,8 @@ _SHUFFLES = 20
 def split_by_group(groups: Sequence[str], eval_ratio: float, test_ratio: float, seed: int) -> list[str]:
     """Assigns a split to every segment; all segments of a group are in the same split.
 
-    Shuffles the groups; each held-out split takes groups until one more would exceed its target number of segments,
-    and that one too if it brings the size closer. The best of several shuffles is used.
+    Greedy over shuffled groups: a held-out split takes every group that still fits its target number of segments, and
+    one more if that brings it closer. The best of several shuffles is used.
 
     Args:
         groups: group key of each segment.
