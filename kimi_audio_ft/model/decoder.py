@@ -235,8 +235,8 @@ class KimiAudioForCausalLM(PreTrainedModel):
             past_key_values: cache to read and extend. ``use_cache=True`` starts a new one.
             text_positions: bool ``[B, S]``; text logits are computed only there and come back as ``[N, V]``.
             waveforms: 16 kHz mono waveforms instead of ``audio_features``, when a Whisper encoder is attached.
-            copies: all rows this many times, one block after another, for as many adapters: what stands before the
-                layers is computed once. The output has the rows, or positions, of all copies.
+            copies: repeat all rows as this many blocks, for as many adapters; the embedding is computed once. The
+                output has the rows, or positions, of all copies.
 
         Raises:
             UserError: the features do not fit the audio codes (number of audios, or length of one).

@@ -126,7 +126,7 @@ def fit_adapters(
 
 
 def _equality(pack: Pack | None, data: ConversationData | Mapping[str, ConversationData]) -> dict[str, str]:
-    """How a pack's adapters equal those trained alone; empty for a single one."""
+    """Agreement of a pack's adapters with those trained alone; empty for a single one."""
     if pack is None:
         return {}
     # Separate batches are padded to a common length.
@@ -163,7 +163,7 @@ def _outcome(trainer: pl.Trainer, state: AdapterState, recorder: CurveRecorder, 
         return {"paused": {"step": step, "val_loss": losses[state.name]}}
     curve, step = recorder.curves[state.name], trainer.global_step
     final = {f"final_{split}_loss": curve.losses(split)[-1] for split in ("train", "val")}
-    require_finite("validation", final["final_val_loss"], state.optim.lr, step)  # what the last step left behind
+    require_finite("validation", final["final_val_loss"], state.optim.lr, step)  # the state after the last step
     return {"steps": step, **final}
 
 
