@@ -1,4 +1,4 @@
-"""Reading a CSV as people have them: any of the usual encodings, with or without a header, with line numbers."""
+"""CSV reader: detects the encoding and the header, keeps line numbers and reports malformed rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kimi_audio_ft.errors import DataError, UserError
 
-# A quote that is never closed swallows the rows behind it; beyond this many lines that is no longer one bad row.
+# An unclosed quote swallows the following rows. A bad row longer than this many lines is reported as one.
 _MAX_LINES_PER_BAD_ROW = 50
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -23,21 +23,21 @@ _BYTE_ORDER_MARKS = {
 
 @dataclass(frozen=True)
 class CsvRow:
-    """One data row; ``problem`` says why it is malformed, else it is None."""
+    """One data row; ``problem`` says why it is malformed, or is None."""
 
-    line: int  # line of the file (from 1) on which the row starts
-    cells: dict[str, str]  # by column name; cells beyond the last column by their position
+    line: int  # first line of the row in the file, from 1
+    cells: dict[str, str]  # by column name; surplus cells by their index
     problem: str | None = None
 
 
 @dataclass(frozen=True)
 class CsvTable:
-    """A CSV file in memory; every non-blank row is there, malformed ones too."""
+    """A CSV file in memory with all its non-blank rows, malformed ones included."""
 
     path: Path
     encoding: str
-    columns: tuple[str, ...]  # unnamed and repeated columns are called by their position, counted from 0
-    chosen: dict[str, str]  # option -> name of the column it means
+    columns: tuple[str, ...]  # unnamed and repeated columns are named by their index, from 0
+    chosen: dict[str, str]  # option -> column name
     rows: tuple[CsvRow, ...]
 
 
@@ -61,15 +61,16 @@ def read_csv(
 
     Args:
         path: the file.
-        wanted: option name -> column, by its name in the header or its position from 0; options are named in errors.
-        encoding: a Python codec, or "auto": a byte order mark if there is one, else UTF-8, else GB18030 (holds GBK).
+        wanted: option name -> column, by its name in the header or its index from 0; errors name the option.
+        encoding: a Python codec, or "auto": by the byte order mark if there is one, else UTF-8, else GB18030 (a
+            superset of GBK).
         delimiter: one character; None is a tab for ``*.tsv`` and a comma otherwise.
-        header: "true", "false", or "auto": the first row is a header when a wanted column's name is in it, and data
-            when every wanted column is a position.
-        quotechar: the quote around cells with commas or newlines; "" for files that do not quote.
+        header: "true", "false", or "auto": the first row is a header if it contains a wanted column's name, and data
+            if every wanted column is an index.
+        quotechar: quotes cells that contain commas or newlines; "" turns quoting off.
 
     Raises:
-        UserError: missing file, wrong encoding, missing column, a quote that is never closed, no row.
+        UserError: missing file, wrong encoding, missing column, an unclosed quote, or no rows.
     """
     path = Path(path)
     text, used_encoding = _decode(path, encoding)
@@ -107,9 +108,9 @@ def _decode(path: Path, encoding: str) -> tuple[str, str]:
 
 
 def _records(path: Path, text: str, delimiter: str, quotechar: str) -> Iterator[_Record]:
-    """Rows with the line each starts on; blank lines are no rows."""
+    """Rows with the line each starts on; blank lines are skipped."""
     lines = list(io.StringIO(text, newline=""))
-    # Lenient parsing would drop the quotes of `"Yes" he said` without a word; strict parsing reports the row.
+    # Lenient parsing would silently drop the quotes of `"Yes" he said`; strict parsing reports the row.
     reader = csv.reader(
         lines,
         delimiter=delimiter,

@@ -1,4 +1,4 @@
-"""From a CSV to manifests: read, clean, split, balance, write. ``prepare`` is the whole command without Hydra."""
+"""CSV to manifests: read, clean, split, balance, write and summarise. ``prepare`` is the command without Hydra."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ _COLUMN_OPTIONS = ("audio_column", "text_column", "group_column", "id_column", "
 
 
 def prepare(config: PrepareConfig) -> PrepareSummary:
-    """Writes ``train.jsonl``, ``eval.jsonl``, ``test.jsonl`` (those asked for), ``rejected.jsonl`` and
-    ``summary.json`` into ``config.out``; the same command writes the same bytes.
+    """Writes the manifest of each requested split, ``rejected.jsonl`` and ``summary.json`` into ``config.out``.
+
+    Output is deterministic: the same command writes the same bytes.
 
     Raises:
         UserError: the CSV cannot be read, no row survives, or a split would be empty. In the last two cases only
@@ -56,7 +57,7 @@ def prepare(config: PrepareConfig) -> PrepareSummary:
     write_lines_together(out, manifests | records)
     for split in SPLITS:
         if split not in splits:
-            # A manifest of an earlier run would share recordings with the ones written now.
+            # A stale manifest could share recordings with the new ones.
             (out / f"{split}.jsonl").unlink(missing_ok=True)
     return summary
 
@@ -76,10 +77,10 @@ def manifest_record(segment: Segment, out: Path, config: PrepareConfig) -> dict[
 
 
 def manifest_path(audio: Path, out: Path) -> str:
-    """How a manifest in ``out`` names a recording.
+    """Path of a recording as written in a manifest in ``out``.
 
-    Relative to ``out`` when the recording lies anywhere under the parent folder of ``out``, so that this folder can be
-    moved or copied as a whole; absolute otherwise. Symbolic links are followed, since ``..`` means nothing behind one.
+    Relative if the recording lies under the parent folder of ``out``, so that this parent can be moved or copied as a
+    whole; absolute otherwise. Symbolic links are resolved first, because ``..`` is ambiguous behind one.
     """
     folder, recording = out.resolve(), audio.resolve()
     if recording.is_relative_to(folder.parent):
@@ -88,7 +89,7 @@ def manifest_path(audio: Path, out: Path) -> str:
 
 
 def write_lines_together(out: Path, files: Mapping[str, Sequence[str]]) -> None:
-    """Writes all files aside and only then renames them, so that a full disk changes none of them.
+    """Writes drafts of all files before renaming any, so that a full disk leaves all of them unchanged.
 
     Raises:
         UserError: the disk is full.
@@ -128,7 +129,7 @@ def _read_table(config: PrepareConfig) -> CsvTable:
 def _split(
     segments: list[Segment], rejections: list[Rejection], table: CsvTable, config: PrepareConfig
 ) -> dict[str, list[Segment]]:
-    """The segments of every split that was asked for, in file order; what balancing drops joins the rejections."""
+    """Segments of each requested split in file order; rows dropped by balancing are added to the rejections."""
     groups = [segment.group for segment in segments]
     members: dict[str, list[Segment]] = {split: [] for split in SPLITS}
     for segment, split in zip(
@@ -148,7 +149,7 @@ def _balance(
     config: PrepareConfig,
     reserved: set[str],
 ) -> list[Segment]:
-    """Training segments with the values of the balance column equally often; dropped ones join the rejections."""
+    """Training segments, balanced over the balance column; dropped ones are added to the rejections."""
     if config.balance_mode == "none":
         return segments
     column = table.chosen["balance_column"]
@@ -184,9 +185,6 @@ def _nothing_left(config: PrepareConfig, rejections: Sequence[Rejection], out: P
     )
 
 
-# --- What a run of ``prepare`` kept, rejected and wrote: as JSON and as tables in the terminal.
-
-
 @dataclass(frozen=True)
 class SplitSummary:
     """Size of one manifest."""
@@ -198,13 +196,13 @@ class SplitSummary:
 
 @dataclass(frozen=True)
 class PrepareSummary:
-    """The content of ``summary.json``: no times and no host, so that equal runs write equal files."""
+    """Content of ``summary.json``; no times or host names, so that equal runs write equal files."""
 
     config: dict[str, Any]  # the options of the run
     csv_sha256: str
-    encoding: str  # the one the CSV was read with
-    rows: int  # rows that were read
-    rows_beyond_limit: int  # rows that row_limit left unread
+    encoding: str  # used to read the CSV
+    rows: int  # rows read
+    rows_beyond_limit: int  # rows not read because of row_limit
     rejected: dict[str, int]  # reason -> rows
     splits: dict[str, SplitSummary]
 
@@ -213,7 +211,7 @@ class PrepareSummary:
 
 
 def count_reasons(rejections: Sequence[Rejection]) -> dict[str, int]:
-    """Rows per reason, in the order of ``REASONS``, without the reasons that did not occur."""
+    """Number of rows per rejection reason that occurs, in the order of ``REASONS``."""
     counts = Counter(rejection.reason for rejection in rejections)
     return {reason: counts[reason] for reason in REASONS if counts[reason]}
 

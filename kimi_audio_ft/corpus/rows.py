@@ -1,4 +1,4 @@
-"""The rows of a CSV that can be used, each with its recording, transcript, id and group."""
+"""Row selection: each CSV row becomes a segment (recording, transcript, id, group) or a rejection with its reason."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ class Segment:
 
     row: CsvRow
     audio: Path
-    text: str  # transcript without blanks around it
+    text: str  # transcript, stripped
     id: str = ""
     group: str = ""
     seconds: float = 0.0
-    digest: str = ""  # identity of the samples
+    digest: str = ""  # digest of the samples
 
 
 def select_segments(
     table: CsvTable, rows: Sequence[CsvRow], config: PrepareConfig
 ) -> tuple[list[Segment], list[Rejection]]:
-    """Every row of ``rows`` either as a segment, in file order and with a unique id, or as a rejection.
+    """Turns each row into a segment, in file order and with a unique id, or into a rejection.
 
-    The rules run from the cheapest to the one that needs all others: a row is named with the first it breaks, and the
-    first of several equal recordings is the first that is usable.
+    Rules run from the cheapest to the most expensive, and a row is rejected by the first that it breaks. Of several
+    equal recordings the first usable one is kept.
 
     Raises:
         ConfigError: ``audio_pattern`` names a column that does not exist.
@@ -73,8 +73,7 @@ def reject(row: CsvRow, problem: Problem) -> Rejection:
 
 
 def number_repeats(names: Sequence[str], reserved: Iterable[str] = ()) -> list[str]:
-    """Unique names: the first of equal ones stays, the others become ``name-2``, ``name-3``, ..., avoiding
-    ``reserved`` ones."""
+    """Makes names unique: repeats become ``name-2``, ``name-3``, ..., avoiding ``reserved`` names."""
     taken = {*names, *reserved}
     seen: dict[str, int] = {}
     unique = []
@@ -89,7 +88,7 @@ def number_repeats(names: Sequence[str], reserved: Iterable[str] = ()) -> list[s
 
 
 class _Sieve:
-    """Segments that passed so far, and the rejections of the others."""
+    """Segments accepted so far, and rejections of the others."""
 
     def __init__(self) -> None:
         self.segments: list[Segment] = []
@@ -131,7 +130,7 @@ def _check_audio_pattern(table: CsvTable, config: PrepareConfig) -> None:
 
 
 def _group_of(audio: Path, pattern: str | None) -> str:
-    """The part of the file name that ``pattern`` finds, or ""."""
+    """Match of ``pattern`` in the file name, or ""."""
     match = re.search(pattern, audio.name) if pattern else None
     return (match[match.re.groups] or "").strip() if match else ""
 
@@ -153,7 +152,7 @@ def _check_group(segment: Segment, config: PrepareConfig) -> Problem | None:
 
 
 def _listen(sieve: _Sieve, config: PrepareConfig) -> None:
-    """Opens every recording once, in threads (libsndfile and SHA-256 run outside the interpreter's lock)."""
+    """Decodes every recording once, in threads (libsndfile and SHA-256 release the GIL)."""
     outcomes = _hear_all({segment.audio for segment in sieve.segments}, config)
 
     def problem_of(segment: Segment) -> Problem | None:
@@ -180,11 +179,11 @@ def _hear_all(recordings: Iterable[Path], config: PrepareConfig) -> Mapping[Path
         shown = track(outcomes, "Checking recordings", total=len(paths), console=console)
         return dict(zip(paths, shown, strict=True))
     finally:
-        # Without this, Ctrl-C would wait for every recording still in the queue.
+        # Without this, Ctrl-C would wait for every queued recording.
         executor.shutdown(cancel_futures=True)
 
 
-# --- Why a row of a CSV is left out: one function per rule, each returning a ``Problem`` or None.
+# Rejection rules: one function each, returning a ``Problem`` or None.
 
 REASONS = {
     "malformed_row": "the row does not have the columns' number of fields",
@@ -205,7 +204,7 @@ REASONS = {
 
 
 class Problem(NamedTuple):
-    """A reason code and a sentence with the value and the rule."""
+    """Reason code, and a sentence with the value and the rule."""
 
     reason: str
     detail: str
@@ -226,21 +225,21 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Heard:
-    """A recording that decodes: its length, and the identity of its samples."""
+    """Length and content digest of a decodable recording."""
 
     seconds: float
     digest: str
 
 
 def check_transcript(text: str) -> Problem | None:
-    """A transcript must say something: punctuation alone is no speech."""
+    """Rejects transcripts without a letter or digit."""
     if num_characters(text):
         return None
     return Problem("empty_transcript", f"transcript {text!r} has no letter or digit; it must have at least 1")
 
 
 def check_duration(seconds: float, shortest: float, longest: float) -> Problem | None:
-    """Length in seconds within the two limits, which are allowed themselves."""
+    """Rejects lengths (seconds) outside the limits, which are inclusive."""
     if seconds < shortest:
         return Problem("too_short", f"{seconds:.3f} s is shorter than min_seconds={shortest:g}")
     if seconds > longest:
@@ -249,7 +248,7 @@ def check_duration(seconds: float, shortest: float, longest: float) -> Problem |
 
 
 def check_speech_rate(text: str, seconds: float, lowest: float, highest: float) -> Problem | None:
-    """Characters per second within the limits: outside them the transcript belongs to another recording."""
+    """Rejects implausible characters per second, a sign that the transcript belongs to another recording."""
     count = num_characters(text)
     rate = count / seconds
     if lowest <= rate <= highest:
@@ -259,12 +258,12 @@ def check_speech_rate(text: str, seconds: float, lowest: float, highest: float) 
 
 
 def num_characters(text: str) -> int:
-    """Letters and digits of any script; blanks, punctuation and symbols are not spoken."""
+    """Number of letters and digits of any script; white space, punctuation and symbols do not count."""
     return sum(unicodedata.category(character)[0] in "LN" for character in text)
 
 
 def find_duplicates(digests: Sequence[str], lines: Sequence[int]) -> dict[int, Problem]:
-    """Position -> problem of every item whose digest came before; the first stays and is named by its line."""
+    """Problem of each item whose digest occurred before, by index; it names the line of the first occurrence."""
     first: dict[str, int] = {}
     problems = {}
     for index, (digest, line) in enumerate(zip(digests, lines, strict=True)):
@@ -276,7 +275,7 @@ def find_duplicates(digests: Sequence[str], lines: Sequence[int]) -> dict[int, P
 
 
 def hear(path: str | Path, shortest: float, longest: float) -> Heard | Problem:
-    """Opens a recording and decodes it, unless its header already puts its length outside the limits."""
+    """Decodes a recording, unless its length according to the header is outside the limits."""
     try:
         info = audio_info(path)
         problem = check_duration(info.seconds, shortest, longest)

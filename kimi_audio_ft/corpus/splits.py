@@ -1,4 +1,4 @@
-"""Seeded splits by recording, which do not depend on the order of the rows, and balancing by a column."""
+"""Seeded splits by recording, independent of row order, and class balancing by a column."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _SHUFFLES = 20
 
 
 def split_by_group(groups: Sequence[str], eval_ratio: float, test_ratio: float, seed: int) -> list[str]:
-    """The split of every segment; all segments of a group fall in one split.
+    """Assigns a split to every segment; all segments of a group are in the same split.
 
-    The groups are shuffled by seed; each held-out split takes those that fit its number of segments, then the one
-    more that brings it closer. The best of a few shuffles meets the ratio about as well as whole groups allow.
+    Greedy over shuffled groups: a held-out split takes every group that still fits its target number of segments, and
+    one more if that brings it closer. The best of several shuffles is used.
 
     Args:
-        groups: the group key of each segment.
-        eval_ratio: fraction of segments for ``eval``; 0 asks for no such split.
-        test_ratio: the same for ``test``.
-        seed: another seed, another shuffle.
+        groups: group key of each segment.
+        eval_ratio: fraction of segments for ``eval``; 0 for no such split.
+        test_ratio: likewise for ``test``.
+        seed: seed of the shuffles.
 
     Raises:
-        ConfigError: fewer groups than splits, so that one would be empty.
+        ConfigError: fewer groups than splits.
     """
     sizes = Counter(groups)
     wanted = [(name, ratio) for name, ratio in ((EVAL, eval_ratio), (TEST, test_ratio)) if ratio > 0]
@@ -34,7 +34,7 @@ def split_by_group(groups: Sequence[str], eval_ratio: float, test_ratio: float, 
     remaining = sorted(sizes)
     split_of: dict[str, str] = {}
     for position, (name, ratio) in enumerate(wanted):
-        # One group each stays back for the train split and for every held-out split still to come.
+        # Leave one group each for the train split and the remaining held-out splits.
         may_take = len(remaining) - (len(wanted) - position)
         for group in _best_take(remaining, sizes, ratio * len(groups), may_take, seed):
             split_of[group] = name
@@ -43,11 +43,11 @@ def split_by_group(groups: Sequence[str], eval_ratio: float, test_ratio: float, 
 
 
 def balance(values: Sequence[str], seed: int, mode: str = "downsample") -> list[int]:
-    """Positions of the items to keep so that every value occurs equally often, in the given order.
+    """Indices of the items to keep so that every value is equally frequent, in the given order.
 
     Args:
-        values: the value of each item.
-        seed: which items of a value are dropped or repeated.
+        values: value of each item.
+        seed: selects the items to drop or repeat.
         mode: ``downsample`` to the rarest value, ``upsample`` to the most frequent by repeating items, or ``none``.
     """
     if mode == "none" or not values:
@@ -76,13 +76,13 @@ def _best_take(groups: Sequence[str], sizes: Counter[str], target: float, may_ta
         distance = abs(sum(sizes[group] for group in taken) - target)
         if distance < error:
             best, error = taken, distance
-        if error <= 0.5:  # no whole number of segments is closer
+        if error <= 0.5:  # as close as whole segments allow
             break
     return best
 
 
 def _take(order: Sequence[str], sizes: Counter[str], target: float, may_take: int) -> list[str]:
-    """Groups of ``order`` whose sizes sum to about ``target``: at least one, at most ``may_take``."""
+    """Groups of ``order`` with a total size of about ``target``: at least one, at most ``may_take``."""
     taken: list[str] = []
     rest: list[str] = []
     total = 0

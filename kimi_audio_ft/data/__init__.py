@@ -1,4 +1,4 @@
-"""Training and evaluation data: conversations as samples, samples as batches, batches as optimizer steps."""
+"""Training and evaluation data: conversations to samples to batches to optimizer steps."""
 
 from kimi_audio_ft.manifest.conversation import layout_conversation
 

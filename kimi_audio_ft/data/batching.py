@@ -1,7 +1,7 @@
-"""Which conversations make up each optimizer step, which rank computes them, and how much each counts.
+"""Batch plan: the conversations of each optimizer step, their split over ranks, and their loss weights.
 
-The plan of an epoch does not know the ranks: it is a row of optimizer steps, each of ``step_batches`` micro-batches.
-Ranks share the micro-batches of every step, so one rank with 8 of them and 8 ranks with one each take the same steps.
+The plan of an epoch is independent of the ranks: a sequence of optimizer steps of ``step_batches`` micro-batches, which
+the ranks share. One rank with 8 micro-batches per step and 8 ranks with one each take the same steps.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from torch.utils.data import Sampler
 
 from kimi_audio_ft.data.dataset import Draw
 
-# Conversations are sorted by length within pools of this many micro-batches: little padding, much randomness.
+# Micro-batches per pool; conversations are sorted by length within a pool: little padding, much randomness.
 _POOL = 32
-# Part of its length by which a conversation may be sorted out of place.
+# Relative noise on the length when sorting.
 _BLUR = 0.1
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Rules of the batches.
+    """Batching rules.
 
-    lengths: positions of every conversation. supervised: answer tokens of every conversation.
+    lengths: positions per conversation. supervised: answer tokens per conversation.
     step_batches: micro-batches of an optimizer step, over all ranks.
-    average: "sample" or "token", what the loss of a step is the mean of.
+    average: "sample" or "token", the unit over which a step's loss is averaged.
     """
 
     lengths: np.ndarray
@@ -41,11 +41,11 @@ class BatchPlan:
     seed: int
 
     def epoch(self, epoch: int) -> EpochPlan:
-        """All micro-batches of an epoch; every conversation stands in exactly one."""
+        """Micro-batches of an epoch; every conversation is in exactly one."""
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(len(self.lengths))
         if self.bucket:
-            # Without the blur a corpus of one pool would have the same companions in every epoch.
+            # Without the noise a corpus of one pool would have the same batches in every epoch.
             blurred = self.lengths[order] * rng.uniform(1 - _BLUR, 1 + _BLUR, len(order))
             pools = np.arange(len(order)) // (self.batch_size * _POOL)
             order = order[np.lexsort((blurred, pools))]
@@ -53,15 +53,15 @@ class BatchPlan:
         return EpochPlan(self, epoch, order, bounds, rng.permutation(len(bounds) - 1))
 
     def num_steps(self, epoch: int) -> int:
-        """Optimizer steps of an epoch."""
+        """Number of optimizer steps of an epoch."""
         return len(self.epoch(epoch))
 
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """One epoch of a plan: micro-batch ``b`` holds the conversations ``order[bounds[b]:bounds[b + 1]]``.
+    """Plan of one epoch: micro-batch ``b`` holds the conversations ``order[bounds[b]:bounds[b + 1]]``.
 
-    sequence: the micro-batches in the order of training.
+    sequence: the micro-batches in training order.
     """
 
     plan: BatchPlan
@@ -80,15 +80,15 @@ class EpochPlan:
         return longest * np.diff(self.bounds)
 
     def step(self, step: int, rank: int = 0, ranks: int = 1) -> list[Draw]:
-        """What a rank computes in an optimizer step: the draws of its micro-batches, one after another.
+        """Draws of one rank's micro-batches in an optimizer step, concatenated.
 
-        A draw's weight is one over the conversations (or answer tokens) of the *whole* step, so that the step's loss
-        does not depend on how it was cut. Ranks get equally many micro-batches: where the last step of an epoch does
-        not go round, the step's cheapest one is computed again with weight 0.
+        A draw's weight is one over the conversations (or answer tokens) of the *whole* step, so that the step's loss is
+        independent of micro-batches and ranks. All ranks get equally many micro-batches: if the last step of an epoch
+        does not divide evenly, its cheapest one is repeated with weight 0.
         """
         first = step * self.plan.step_batches
         batches = self.sequence[first : first + self.plan.step_batches]
-        # What ranks compute at the same time has about the same size, so that none waits long for another.
+        # Ranks compute micro-batches of similar cost at the same time, to minimize waiting.
         batches = batches[np.argsort(self._costs[batches], kind="stable")]
         weight = self._weight(batches)
         draws = []
@@ -109,10 +109,10 @@ class EpochPlan:
 
 
 def cut(lengths: np.ndarray, batch_size: int, max_tokens: int) -> np.ndarray:
-    """Bounds of batches under both limits, in this order; one longer than the token budget is a batch of its own.
+    """Bounds of consecutive batches under both limits; an item over the token budget is a batch of its own.
 
     Returns:
-        ``[batches + 1]`` with 0 first: batch b holds what stands at ``bounds[b]`` up to ``bounds[b + 1]``.
+        ``[batches + 1]``, starting with 0: batch b is ``bounds[b]`` up to ``bounds[b + 1]``.
     """
     bounds, start, longest = [0], 0, 0
     for place, length in enumerate(lengths.tolist()):
@@ -127,9 +127,9 @@ def cut(lengths: np.ndarray, batch_size: int, max_tokens: int) -> np.ndarray:
 def validation_share(
     lengths: np.ndarray, batch_size: int, max_tokens: int, rank: int = 0, ranks: int = 1
 ) -> list[list[Draw]]:
-    """Batches of similar length that one rank computes of an evaluation set; equally many for each rank.
+    """One rank's batches of an evaluation set, bucketed by length; equally many for each rank.
 
-    Every conversation has weight 1 in exactly one rank's share; a batch that only keeps the ranks in step has 0.
+    Every conversation has weight 1 in exactly one rank's share; batches that only pad the number have weight 0.
     """
     order = np.argsort(lengths, kind="stable")
     bounds = cut(lengths[order], batch_size, max_tokens)
@@ -142,7 +142,7 @@ def validation_share(
 
 
 class EpochSteps(Sampler[list[Draw]]):
-    """One rank's part of every optimizer step of an epoch; ``skip`` of them were done by an earlier process."""
+    """One rank's part of every optimizer step of an epoch, without the first ``skip``, done before a resume."""
 
     def __init__(self, plan: BatchPlan, epoch: int, rank: int = 0, ranks: int = 1) -> None:
         self.plan, self.rank, self.ranks = plan.epoch(epoch), rank, ranks

@@ -1,4 +1,4 @@
-"""Manifests as Lightning dataloaders of micro-batches."""
+"""Lightning data modules: manifests to dataloaders of micro-batches, for one adapter or a pack with separate data."""
 
 from __future__ import annotations
 
@@ -30,16 +30,15 @@ from kimi_audio_ft.store.features import FeatureStore
 
 log = logging.getLogger(__name__)
 
-# Conversations left out that are listed one by one.
+# Limit on the list of omitted conversations.
 _MOST_LISTED = 1000
 
 
 @dataclass(frozen=True)
 class BatchRules:
-    """What the optimizer's side decides about batches.
+    """Batching options of the optimizer.
 
-    accumulate: micro-batches of each rank in an optimizer step. rank, ranks: which part of every step this process
-    computes, and of how many.
+    accumulate: micro-batches per rank in an optimizer step. rank, ranks: this process's rank, and their number.
     """
 
     accumulate: int
@@ -51,7 +50,7 @@ class BatchRules:
 
 
 class ResumableLoader(DataLoader):
-    """One rank's optimizer steps of an epoch; Lightning can put it back to where a checkpoint was taken."""
+    """One rank's optimizer steps of an epoch; Lightning can resume it at a checkpoint's step."""
 
     def __init__(self, dataset: ConversationDataset, steps: EpochSteps, **options: Any) -> None:
         super().__init__(dataset, batch_sampler=steps, **options)
@@ -67,18 +66,18 @@ class ResumableLoader(DataLoader):
         self._steps.skip = 0
 
     def state_dict(self) -> dict[str, int]:
-        """Number of steps of this epoch that were handed out; the same for every rank."""
+        """Number of steps of this epoch that were yielded; equal for all ranks."""
         return {"delivered": self._delivered % max(1, len(self._steps))}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Leave out what an earlier process was handed."""
+        """Skip the steps that an earlier process was given."""
         self._steps.skip = state["delivered"]
 
 
 class ConversationData(pl.LightningDataModule):
-    """Training and validation batches; ``eval_conversations`` is what is decoded and scored.
+    """Training and validation batches; ``eval_conversations`` is decoded and scored.
 
-    Reading, checking and encoding happen in ``setup``; then ``num_left_out`` counts the conversations over the length
+    Reading, validation and encoding happen in ``setup``; then ``num_left_out`` counts the conversations over the length
     limit and ``left_out`` lists the first thousand.
     """
 
@@ -98,7 +97,7 @@ class ConversationData(pl.LightningDataModule):
         self._ready = False
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and check both manifests, drop what is too long, encode what is not in the store yet."""
+        """Read and validate both manifests, drop conversations over the length limit, encode missing recordings."""
         if self._ready:
             return
         settings = self.settings
@@ -109,7 +108,7 @@ class ConversationData(pl.LightningDataModule):
         kept, lengths = self._within_limit(train)
         self.train_set = self.dataset(kept, settings.train_manifest, settings.augment)
         rules = self.rules
-        slowest = min(settings.augment.speeds)  # slower speech is longer; the token budget holds for the longest
+        slowest = min(settings.augment.speeds)  # slower speech is longer; the token budget holds for the slowest
         self.plan = BatchPlan(
             lengths=np.rint(lengths[:, 0] / min(1.0, slowest)).astype(np.int64),
             supervised=lengths[:, 1],
@@ -133,7 +132,7 @@ class ConversationData(pl.LightningDataModule):
     def dataset(
         self, conversations: Manifest, manifest: str, augment: AugmentConfig | None, **options: Any
     ) -> ConversationDataset:
-        """A dataset over conversations, checked; their recordings are in the store afterwards."""
+        """A validated dataset over conversations; encodes their missing recordings."""
         features = self.settings.features
         if augment is not None and features != "cached" and (augment.time_masks or augment.channel_masks):
             rule = "masks are put on stored features (data.augment.time_masks and channel_masks)"
@@ -182,11 +181,11 @@ class ConversationData(pl.LightningDataModule):
         return conversations.select(kept), lengths[kept]
 
     def steps_by_epoch(self, max_epochs: int) -> tuple[int, ...]:
-        """Optimizer steps of every epoch; adapters whose data differ train together only where these are equal."""
+        """Optimizer steps of every epoch; adapters with different data form a pack only if these are equal."""
         return tuple(self.plan.num_steps(epoch) for epoch in range(max_epochs))
 
     def num_steps(self, max_epochs: int, max_steps: int) -> int:
-        """Optimizer steps of the whole training."""
+        """Number of optimizer steps of the whole training."""
         steps = 0
         for epoch in range(max_epochs):
             steps += self.plan.num_steps(epoch)
@@ -195,7 +194,7 @@ class ConversationData(pl.LightningDataModule):
         return steps
 
     def train_dataloader(self) -> ResumableLoader:
-        """This rank's optimizer steps of Lightning's current epoch, each a list of micro-batches."""
+        """This rank's optimizer steps of Lightning's current epoch, as lists of micro-batches."""
         return self.steps_of(self.trainer.current_epoch if self.trainer is not None else 0)
 
     def steps_of(self, epoch: int) -> ResumableLoader:
@@ -204,7 +203,7 @@ class ConversationData(pl.LightningDataModule):
         return ResumableLoader(self.train_set, steps, collate_fn=self._collate(), num_workers=self.settings.num_workers)
 
     def step(self, epoch: int, step: int) -> list[dict[str, Any]]:
-        """One of them."""
+        """One optimizer step of an epoch."""
         draws = self.plan.epoch(epoch).step(step, self.rules.rank, self.rules.ranks)
         return self._collate()([self.train_set[draw] for draw in draws])
 
@@ -212,7 +211,7 @@ class ConversationData(pl.LightningDataModule):
         return Collate(self.tokenizer.pad_id, self.settings.features == "online")
 
     def validation_batches(self) -> DataLoader:
-        """This rank's share of the evaluation set with its answers, for the validation loss: lists of one batch."""
+        """This rank's share of the evaluation set for the validation loss: lists of one batch."""
         settings, rules = self.settings, self.rules
         lengths = self.eval_set.lengths()[:, 0]
         size = max(settings.batch_size, 8)
@@ -223,19 +222,19 @@ class ConversationData(pl.LightningDataModule):
         )
 
     def largest_validation_batch(self) -> list[dict[str, Any]]:
-        """The last of them; they are in the order of their lengths."""
+        """The last validation batch; they are sorted by length."""
         draws: Any = self.validation_batches().batch_sampler
         return self._collate()([self.eval_set[draw] for draw in draws[-1]])
 
     def describe(self) -> dict[str, Any]:
-        """Facts about the data, to keep beside an adapter."""
+        """Facts about the data, saved with the adapter."""
         left_out = {"num_left_out": self.num_left_out, "left_out": self.left_out}
         return {"conversations": len(self.train_set), **left_out, **asdict(self.rules)}
 
 
 @dataclass
 class Collate:
-    """Samples to padded micro-batches; a class, so that worker processes can receive it."""
+    """Samples to padded micro-batches; a class, so that it can be sent to worker processes."""
 
     pad_id: int
     online: bool
@@ -253,11 +252,11 @@ class Collate:
         return [make_batch(list(batch), self.pad_id, online=self.online) for _, batch in batches]
 
 
-# --- Training data of a pack whose members do not share it: every step holds one of each member's own.
+# Training data of a pack whose members do not share it: a step contains one step of each member.
 
 
 class StepsTogether:
-    """Equally long rows of optimizer steps, taken side by side: ``{name: list of micro-batches}``."""
+    """Parallel iteration over equally many optimizer steps per member: ``{name: list of micro-batches}``."""
 
     def __init__(self, loaders: Mapping[str, ResumableLoader]) -> None:
         self.loaders = loaders
@@ -270,17 +269,17 @@ class StepsTogether:
             yield dict(zip(self.loaders, steps, strict=True))
 
     def state_dict(self) -> dict[str, int]:
-        """As of each of them."""
+        """State of one loader; all have the same."""
         return next(iter(self.loaders.values())).state_dict()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Put each of them there."""
+        """Resume every loader at the same step."""
         for loader in self.loaders.values():
             loader.load_state_dict(state)
 
 
 class DataTogether(pl.LightningDataModule):
-    """Data of the members of a pack, by name; they differ in their seeds, not in what they are about."""
+    """Data of a pack's members by name; only their seeds differ."""
 
     def __init__(self, members: Mapping[str, ConversationData]) -> None:
         super().__init__()
@@ -288,7 +287,7 @@ class DataTogether(pl.LightningDataModule):
 
     @property
     def rules(self) -> BatchRules:
-        """Rules of the batches, the same for all members but for the seed."""
+        """Batching rules, equal for all members except for the seed."""
         return next(iter(self.members.values())).rules
 
     def setup(self, stage: str | None = None) -> None:
@@ -297,10 +296,10 @@ class DataTogether(pl.LightningDataModule):
             data.setup()
 
     def num_steps(self, max_epochs: int, max_steps: int) -> int:
-        """Optimizer steps of the whole training.
+        """Number of optimizer steps of the whole training.
 
         Raises:
-            UserError: the members' epochs do not have equally many steps.
+            UserError: the members' epochs have different numbers of steps.
         """
         by_epoch = {name: data.steps_by_epoch(max_epochs) for name, data in self.members.items()}
         if len(set(by_epoch.values())) > 1:
@@ -313,5 +312,5 @@ class DataTogether(pl.LightningDataModule):
         return StepsTogether({name: data.steps_of(epoch) for name, data in self.members.items()})
 
     def validation_batches(self) -> DataLoader:
-        """The evaluation set, which is the same for all."""
+        """The evaluation set, shared by all members."""
         return next(iter(self.members.values())).validation_batches()

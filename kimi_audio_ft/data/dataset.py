@@ -1,4 +1,4 @@
-"""Conversations as samples: laid out in two streams, with their features, perturbed and masked while training."""
+"""Dataset: conversations as samples (two streams with features, augmented in training) and padded batches."""
 
 from __future__ import annotations
 
@@ -24,16 +24,14 @@ from kimi_audio_ft.manifest.manifest import TOKENIZE_REMEDY, Conversation, Manif
 from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 from kimi_audio_ft.store.features import FeatureStore
 
-# --- Conversations of different length as one padded batch.
-
 
 @dataclass
 class Sample:
-    """One conversation, ready for a batch.
+    """One conversation, ready for batching.
 
-    features: ``[T_i, D]`` of each audio in order, or None when features are left out or computed from ``waveforms``.
-    weight: what its loss counts for in the mean of its optimizer step, the same for all samples of a micro-batch.
-    number: place of its micro-batch among those of the epoch.
+    features: ``[T_i, D]`` of each audio in order, or None if left out or computed from ``waveforms``.
+    weight: loss weight in the mean of the optimizer step, equal for all samples of a micro-batch.
+    number: index of its micro-batch in the epoch.
     """
 
     id: str
@@ -46,10 +44,10 @@ class Sample:
 
 
 def make_batch(samples: Sequence[Sample], pad_id: int, left: bool = False, online: bool = False) -> dict[str, Any]:
-    """Arguments of the model's ``forward`` (under "inputs") with the shifted text labels and their mask.
+    """Pad samples to the model's ``forward`` arguments (under "inputs"), with shifted text labels and their mask.
 
     Args:
-        left: pad in front, as generation needs it; else behind.
+        left: pad on the left, as generation needs; else on the right.
         online: pass the waveforms on, for a model with an attached Whisper encoder.
     """
     length = max(len(sample.layout) for sample in samples)
@@ -78,7 +76,7 @@ def make_batch(samples: Sequence[Sample], pad_id: int, left: bool = False, onlin
         "weight": samples[0].weight,
         "number": samples[0].number,
         "inputs": inputs,
-        # Position p predicts what stands at p + 1, as published; the last position predicts nothing.
+        # Position p predicts token p + 1, as published; the last position predicts nothing.
         "text_labels": torch.nn.functional.pad(text_ids[:, 1:], (0, 1), value=pad_id),
         "text_loss_mask": torch.nn.functional.pad(text_loss_mask[:, 1:], (0, 1), value=False),
     }
@@ -88,8 +86,8 @@ def make_batch(samples: Sequence[Sample], pad_id: int, left: bool = False, onlin
 class Draw:
     """One sample of a training step.
 
-    epoch: seeds its perturbation. weight: what its loss counts for in the step's mean (see ``batching``).
-    number: place of its micro-batch among those of the epoch, however many ranks share them.
+    epoch: seeds its perturbation. weight: loss weight in the step's mean (see ``batching``).
+    number: index of its micro-batch in the epoch, over all ranks.
     """
 
     index: int
@@ -100,10 +98,10 @@ class Draw:
 
 @dataclass
 class AudioSource:
-    """How the audio of conversations becomes features.
+    """Source of audio features.
 
-    mode: "cached" reads features from ``store``; "online" returns waveforms for the model's own encoder; "none" leaves
-    features out. ``store`` holds the codes of perturbed recordings in either case.
+    mode: "cached" reads features from ``store``; "online" returns waveforms for the model's own encoder; "none" omits
+    features. ``store`` holds the codes of perturbed recordings in every mode.
     token_offset: added to stored codes.
     """
 
@@ -115,7 +113,7 @@ class AudioSource:
 class ConversationDataset(Dataset[Sample]):
     """Samples by index (as in epoch 0) or by ``Draw`` (training).
 
-    Every random choice depends on the seed, the epoch and the conversation's id alone: not on workers or order.
+    Random choices depend only on the seed, the epoch and the conversation's id, not on workers or order.
     """
 
     def __init__(
@@ -167,7 +165,7 @@ class ConversationDataset(Dataset[Sample]):
         return sample
 
     def __getitems__(self, items: Sequence[int | Draw]) -> list[Sample] | UserError:
-        """The samples of a batch. A worker process returns a user's error: PyTorch would raise another one instead."""
+        """Samples of a batch. A worker returns a UserError, because PyTorch would re-raise it as another type."""
         try:
             return [self[item] for item in items]
         except UserError as error:
@@ -176,22 +174,22 @@ class ConversationDataset(Dataset[Sample]):
             return error
 
     def layout(self, conversation: Conversation) -> Layout:
-        """The conversation's two streams."""
+        """A conversation's two streams."""
         return layout_conversation(
             conversation.messages, self.tokenizer, conversation.task_type, for_generation=self.for_generation
         )
 
     @cached_property
     def _digests(self) -> np.ndarray:
-        """What every recording is stored under; looked up once, before workers start."""
+        """Digest of every recording; read once, before workers start."""
         return self.conversations.recordings.digests()
 
     def lengths(self) -> np.ndarray:
-        """``[n, 2]``: positions, and supervised text positions, of every conversation (unperturbed)."""
+        """``[n, 2]``: positions and supervised text positions of every conversation (unperturbed)."""
         return self.conversations.lengths(self.tokenizer, self.for_generation)
 
     def check_codes(self) -> None:
-        """Every audio message must have as many codes as its recording gives; not looked at without features.
+        """Check that every audio message has as many codes as its recording; skipped without features.
 
         Raises:
             DataError: naming the manifest and its line.
@@ -209,13 +207,13 @@ class ConversationDataset(Dataset[Sample]):
             raise DataError(self.manifest, problem, TOKENIZE_REMEDY + " again", conversation.line)
 
     def _expected_codes(self) -> np.ndarray:
-        """Number of codes that the recording of each audio message gives, for the messages of this dataset."""
+        """Number of codes of each audio message's recording, for the messages of this dataset."""
         wanted = self.conversations.audio_messages()
         if self.audio.mode == "online" or self.audio.store is None:
             return self.conversations.recordings.num_codes(self._digests, wanted)
         expected = np.zeros(len(self._digests), np.int64)
         expected[wanted] = rows_of(self.audio.store, self._digests[wanted])
-        missing = np.flatnonzero(expected < 0)  # the store may hold them only as training perturbs them
+        missing = np.flatnonzero(expected < 0)  # the store may hold only perturbed versions
         if len(missing):
             expected[missing] = self.conversations.recordings.num_codes(self._digests, missing)[missing]
         return expected
@@ -239,8 +237,8 @@ class ConversationDataset(Dataset[Sample]):
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.getrandbits(63))
-            # torchaudio draws from the global generator; axis 1 is the rows' time here, axis 2 their channels. It masks
-            # less than the width it is given, and counts positions in the rows' dtype: bf16 cannot beyond 256.
+            # torchaudio uses the global generator; axis 1 is time here, axis 2 channels. The mask width is exclusive,
+            # and positions are counted in the rows' dtype, which fails beyond 256 in bf16.
             masked = rows_TD.unsqueeze(0).float()
             for _ in range(augment.time_masks):
                 masked = mask_along_axis(masked, augment.time_mask_frames + 1, 0.0, axis=1)

@@ -1,9 +1,9 @@
-"""The demo's corpus, as a real user has one: recordings cut into wav files, and a CSV with their transcripts.
+"""Synthetic demo corpus, in the form of a real one: wav files of segments, and a CSV with their transcripts.
 
-``python -m kimi_audio_ft.demo.corpus --out DIR`` writes ``DIR/corpus.csv`` (columns audio, text, recording,
-speaker; audio relative to the CSV) and ``DIR/audio/<recording>_<segment>.wav`` (16-bit PCM, 16 kHz, mono). All
-segments of one recording have one speaker and one noise level, so a split by recording means something. The base
-model's training takes the same speech, without files, from ``iterate_speech``.
+``python -m kimi_audio_ft.demo.corpus --out DIR`` writes ``DIR/corpus.csv`` (columns audio, text, recording, speaker;
+audio relative to the CSV) and ``DIR/audio/<recording>_<segment>.wav`` (16-bit PCM, 16 kHz, mono). Segments of a
+recording share speaker and noise level, so that splits by recording are meaningful. ``iterate_speech`` yields the same
+speech without files, to train the tiny base.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from kimi_audio_ft.errors import ConfigError, DataError, UserError
 
 CSV_NAME = "corpus.csv"
 COLUMNS = ("audio", "text", "recording", "speaker")
-_MARKER = "corpus.json"  # what the folder was made from; lets a second run see that there is nothing to do
+_MARKER = "corpus.json"  # parameters of the corpus; a second run skips equal ones
 _RECORDINGS_PER_SPEAKER = 4
 
 
 @dataclass(frozen=True)
 class CorpusParameters:
-    """What decides every byte of a corpus; ``bad_rows`` adds a few rows that preparation must reject."""
+    """All inputs of a corpus, which is reproducible byte by byte. bad_rows: add rows that preparation must reject."""
 
     domain: str = "target"
     recordings: int = 60
@@ -53,7 +53,7 @@ class CorpusParameters:
 
 @dataclass(frozen=True)
 class Clip:
-    """One segment before it is synthesized."""
+    """One segment before synthesis."""
 
     recording: str
     segment: int
@@ -68,14 +68,14 @@ class Clip:
         return f"audio/{self.recording}_{self.segment:02d}.wav"
 
     def row(self) -> dict[str, str]:
-        """The clip's line of the CSV."""
+        """The clip's row of the CSV."""
         values = (self.audio, self.sentence.text, self.recording, self.speaker.name)
         return dict(zip(COLUMNS, values, strict=True))
 
 
 @dataclass(frozen=True)
 class CorpusSummary:
-    """What a corpus holds and how long it took; ``created`` is False when it was already there."""
+    """Size of a corpus and the time taken; ``created`` is False if it existed already."""
 
     folder: Path
     clips: int
@@ -85,9 +85,9 @@ class CorpusSummary:
 
 
 def iterate_speech(domain: str, count: int, seed: int) -> Iterator[tuple[Sentence, Waveform]]:
-    """``count`` sentences of ``domain`` with their waveforms, float32 (samples,) at 16 kHz, each by a random speaker.
+    """Yields ``count`` sentences of ``domain`` with waveforms, float32 (samples,) at 16 kHz, by random speakers.
 
-    Item i depends on the domain, the seed and i alone. Raises ``ConfigError`` for an unknown domain.
+    Item i depends only on the domain, the seed and i. Raises ``ConfigError`` for an unknown domain.
     """
     synthesizer = Synthesizer()
     for index, sentence in enumerate(generate(domain, count, seed)):
@@ -97,10 +97,10 @@ def iterate_speech(domain: str, count: int, seed: int) -> Iterator[tuple[Sentenc
 
 
 def synthesize_corpus(folder: str | Path, parameters: CorpusParameters | None = None) -> CorpusSummary:
-    """Writes the corpus of ``parameters`` into ``folder``; does nothing when it already holds exactly that corpus.
+    """Writes a corpus into ``folder``; does nothing if exactly this corpus is there already.
 
-    It is made beside ``folder`` and renamed, so a stopped run leaves no half corpus. Raises ``DataError`` when
-    ``folder`` holds something else and ``UserError`` when ``espeakng-loader`` is missing.
+    Built in a temporary folder and renamed, so that an interrupted run leaves no partial corpus. Raises ``DataError``
+    if ``folder`` holds something else and ``UserError`` if ``espeakng-loader`` is missing.
     """
     started = time.monotonic()
     parameters, folder = parameters or CorpusParameters(), Path(folder).expanduser().resolve()
@@ -115,7 +115,7 @@ def synthesize_corpus(folder: str | Path, parameters: CorpusParameters | None = 
         minutes = _write_audio(aside, clips, parameters.bad_rows)
         (aside / CSV_NAME).write_text(table, encoding="utf-8", newline="")
         (aside / _MARKER).write_text(json.dumps({**marker, "minutes": minutes}, indent=2) + "\n", encoding="utf-8")
-        aside.replace(folder)  # over nothing, or over an empty folder
+        aside.replace(folder)  # the target is absent or an empty folder
     except OSError as error:
         raise DataError(
             folder, f"the corpus could not be written: {error}", "Free the disk or name another folder"
@@ -126,7 +126,7 @@ def synthesize_corpus(folder: str | Path, parameters: CorpusParameters | None = 
 
 
 def _plan(parameters: CorpusParameters) -> list[Clip]:
-    """All segments with their speakers and noise levels; cheap, no audio yet."""
+    """All segments with speakers and noise levels, without audio."""
     rng = random.Random(f"corpus {parameters.domain} {parameters.seed}")
     cast = [draw_speaker(parameters.domain, rng) for _ in range(1 + parameters.recordings // _RECORDINGS_PER_SPEAKER)]
     sentences = iter(generate(parameters.domain, parameters.recordings * parameters.segments, parameters.seed))
@@ -147,7 +147,7 @@ def _render(
 
 
 def _write_audio(folder: Path, clips: list[Clip], bad_rows: bool) -> float:
-    """Writes the wav files and returns the minutes of speech."""
+    """Writes the wav files; returns the minutes of speech."""
     import soundfile
 
     synthesizer, samples = Synthesizer(), 0
@@ -159,7 +159,7 @@ def _write_audio(folder: Path, clips: list[Clip], bad_rows: bool) -> float:
         first = clips[0]
         soundfile.write(folder / _EMPTY_AUDIO, np.zeros(0, np.float32), SAMPLE_RATE, subtype="PCM_16")
         shutil.copyfile(folder / first.audio, folder / _COPIED_AUDIO)
-        # Takes of their own, so that only their text is wrong; from 1, a last 0 in a numpy seed changes nothing.
+        # Separate takes, so that only their text is wrong; from 1, because a trailing 0 in a numpy seed has no effect.
         for take, audio in enumerate((_NO_TEXT_AUDIO, _LONG_TEXT_AUDIO), start=1):
             waveform = _render(synthesizer, first.sentence, first.speaker, first.snr_db, (*first.noise_seed, take))
             soundfile.write(folder / audio, waveform, SAMPLE_RATE, subtype="PCM_16")
@@ -183,7 +183,7 @@ def _csv_text(clips: list[Clip], bad_rows: bool) -> str:
 
 
 def _bad_rows(first: dict[str, str]) -> list[dict[str, str]]:
-    """What real tables also have: a lost file, an empty transcript, an empty file, a copy, far too much text."""
+    """Typical faults of real tables: missing file, empty transcript, empty file, duplicate, far too much text."""
     return [
         {**first, "audio": _MISSING_AUDIO},
         {**first, "audio": _NO_TEXT_AUDIO, "text": ""},
@@ -194,7 +194,7 @@ def _bad_rows(first: dict[str, str]) -> list[dict[str, str]]:
 
 
 def _present_minutes(folder: Path, marker: dict[str, object], clips: list[Clip]) -> float | None:
-    """Minutes of the corpus that ``folder`` already holds; None when it is absent or empty; else ``DataError``."""
+    """Minutes of the corpus if it is in ``folder``, None if that is absent or empty; else ``DataError``."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     try:
@@ -212,7 +212,7 @@ def _present_minutes(folder: Path, marker: dict[str, object], clips: list[Clip])
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns 0, or 2 after printing a user error."""
+    """Runs the command; returns 0, or 2 after printing a user error."""
     defaults = CorpusParameters()
     parser = argparse.ArgumentParser(prog="python -m kimi_audio_ft.demo.corpus", description="Make the demo corpus.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must not hold anything else")

@@ -1,5 +1,5 @@
 # ruff: noqa: SIM905 - a quoted list of words stays readable where a thousand quoted strings do not
-"""The general domain: templates over ``general`` and, for a quarter of the sentences, words in random order."""
+"""General domain: everyday and office Mandarin from templates; a quarter of the sentences are random word sequences."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from kimi_audio_ft.demo.mandarin import (
     spoken_integer,
     spoken_number,
 )
-
-# --- Words of the general domain: everyday and office Mandarin. ``general.py`` builds sentences from them.
 
 TIMES = """今天 明天 昨天 后天 上午 下午 晚上 早上 中午 现在 刚才 最近 以前 周一 周二 周三 周四 周五 周末 这个月
 下个月 上个月 去年 今年 明年 春天 夏天 秋天 冬天 平时 春节 一会儿 这几天""".split()
@@ -65,7 +63,7 @@ MEASURED = """个人 个月 块钱 公里 公斤 分钟 小时 本书 张票 件
 位客人""".split()
 CROWDS = "员工 观众 游客 学生 用户".split()
 
-# Abbreviations and their spoken form; the same letters come back in the target domain's own abbreviations.
+# Abbreviations and their spoken form; the target domain's abbreviations use the same letters.
 LATIN = {
     "OK": "OK",
     "APP": "APP",
@@ -86,11 +84,11 @@ LATIN = {
     "R键": "R 键",
 }
 
-# What stands before or after digits that the general domain writes as digits (rooms, buses, prices).
+# Contexts in which the general domain writes digits (rooms, buses, prices).
 DIGIT_FORMS = ("房间号{digits}", "{digits}路公交车", "{digits}号楼", "单价{decimal}元", "门牌{digits}号")
 
-# Characters of the target domain in ordinary words, so that none of them is new to the base; only the words that
-# they form there are. They occur in the random sequences only.
+# Ordinary words with the characters of the target domain, so that only its words, not its characters, are new to the
+# base. Used in random sequences only.
 BRIDGES = """勇气 照耀 坚定 儿童 世界 白桦 蓬莱 旭日 河岸 嘉奖 睿智 沼泽 浩大 宇航 将来 未来 时间 期中 站队
 战争 控制 终于 姿势 表示 基本 黄金 价值 欠债 负担 投入 流水 利润 等级 尽力 调查 额头 收回 购物 权力 赌气 款式
 委员 版本 座席 转身 池水 赞美 选票 盈利 比率 退休 渠道 直达 俱全 部门 播放 费用 进步 确实 整数 评价 盘子 协助
@@ -98,7 +96,7 @@ BRIDGES = """勇气 照耀 坚定 儿童 世界 白桦 蓬莱 旭日 河岸 嘉�
 
 
 FILLER_SHARE = 0.1
-_RANDOM_SHARE = 0.25  # a model must listen to these, there is nothing to recite
+_RANDOM_SHARE = 0.25  # cannot be predicted from the text, so the model must use the audio
 
 _TEMPLATES = """{time}{person}{modal}{action} {person}{time}在{place}{action} {person}{question}{action}
 {person}{question}去{place} {time}{place}的{thing}很{adjective} {time}{thing}{adjective}{tail}
@@ -116,14 +114,14 @@ _TEMPLATES = """{time}{person}{modal}{action} {person}{time}在{place}{action} {
 
 
 def draw(rng: random.Random) -> list[Sentence]:
-    """The words of one sentence."""
+    """Words of a random sentence."""
     if rng.random() < _RANDOM_SHARE:
         return [_random_word(rng) for _ in range(rng.randint(3, 5))]
     return fill(rng.choice(_TEMPLATES), _SLOTS, rng)
 
 
 def characters() -> set[str]:
-    """Every character that a sentence of this domain can have."""
+    """All characters of this domain's sentences."""
     numbers = "零一二三四五六七八九十百千万亿两点月号年0123456789."
     forms = literals([*_TEMPLATES, *DIGIT_FORMS])
     people = [*SURNAMES, *GIVEN_NAMES, *TITLES]
@@ -154,7 +152,7 @@ def _year(rng: random.Random) -> Sentence:
 
 
 def _digits(rng: random.Random) -> Sentence:
-    """The few things that this domain writes with digits, so that the base knows them at all."""
+    """A phrase with a number written in digits, so that the base learns them."""
     digits, decimal = str(rng.randint(101, 999)), f"{rng.randint(0, 19)}.{rng.randint(1, 9)}"
     form = rng.choice(DIGIT_FORMS)
     spoken = form.format(digits=spoken_digits(digits), decimal=spoken_number(decimal))

@@ -1,4 +1,4 @@
-"""Sentences from templates: "{person}在{place}" with a drawing function for each slot."""
+"""Mandarin sentences from templates such as "{person}在{place}", and numbers as they are spoken."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sentence:
-    """``text`` is the transcript; ``spoken`` is what is synthesized, words apart by spaces (which make no pause)."""
+    """``text`` is the transcript; ``spoken`` is synthesized, with words separated by spaces (which make no pause)."""
 
     text: str
     spoken: str
@@ -22,38 +22,38 @@ _SLOT = re.compile(r"(\{\w+\})")
 
 
 def plain(word: str) -> Sentence:
-    """A word that is spoken as it is written."""
+    """A word that is spoken as written."""
     return Sentence(word, word)
 
 
 def any_of(words: Sequence[str]) -> Slot:
-    """A slot for plain words."""
+    """Slot for plain words."""
     return lambda rng: plain(rng.choice(words))
 
 
 def any_abbreviation(spoken_by_written: Mapping[str, str]) -> Slot:
-    """A slot for abbreviations, whose spoken form stands beside them."""
+    """Slot for abbreviations with their spoken form."""
     entries = [Sentence(written, spoken) for written, spoken in spoken_by_written.items()]
     return lambda rng: rng.choice(entries)
 
 
 def fill(template: str, slots: Mapping[str, Slot], rng: random.Random) -> list[Sentence]:
-    """Words of ``template``, e.g. "{person}在{place}" -> 我, 在, 学校; what stands between slots is one word."""
+    """Words of a filled template: "{person}在{place}" -> 我, 在, 学校; text between slots is one word."""
     pieces = [piece for piece in _SLOT.split(template) if piece]
     return [slots[piece[1:-1]](rng) if _SLOT.fullmatch(piece) else plain(piece) for piece in pieces]
 
 
 def join(words: Sequence[Sentence]) -> Sentence:
-    """One sentence of ``words``."""
+    """Sentence of these words."""
     return Sentence("".join(word.text for word in words), " ".join(word.spoken for word in words))
 
 
 def literals(templates: Sequence[str]) -> str:
-    """All text of ``templates`` outside their slots."""
+    """All text of the templates outside slots."""
     return "".join(_SLOT.sub("", template) for template in templates)
 
 
-# --- Numbers as Mandarin speaks them: 7000 -> 七千, 235 -> 两百三十五, 1.3 -> 一点三, 2024 (a year) -> 二零二四.
+# Spoken numbers: 7000 -> 七千, 235 -> 两百三十五, 1.3 -> 一点三, 2024 (a year) -> 二零二四.
 
 DIGITS = "零一二三四五六七八九"
 _UNITS = ("", "十", "百", "千")

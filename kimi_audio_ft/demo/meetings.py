@@ -1,5 +1,5 @@
 # ruff: noqa: SIM905 - a quoted list of words stays readable where a thousand quoted strings do not
-"""The demo's target domain: templates over ``target_words``, numbers written with digits, more fillers."""
+"""Target domain: meetings about investment and e-sports, from templates, with numbers in digits and more fillers."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ from kimi_audio_ft.demo.mandarin import (
     spoken_integer,
 )
 
-# --- Words of the demo's target domain: meetings about investment and e-sports, as in the experiment report.
-
-# Target word -> general word with the same sound (equal eSpeak phonemes, tones included).
+# Target word -> general homophone (equal eSpeak phonemes, including tones).
 HOMOPHONES = {
     "程功": "成功",
     "石坚": "时间",
@@ -85,12 +83,12 @@ _TEMPLATES = """{name}{verb}{term} {name}说{term}{change}{amount} {term}{change
 
 
 def draw(rng: random.Random) -> list[Sentence]:
-    """The words of one sentence."""
+    """Words of a random sentence."""
     return fill(rng.choice(_TEMPLATES), _SLOTS, rng)
 
 
 def characters() -> set[str]:
-    """Every character that a sentence of this domain can have."""
+    """All characters of this domain's sentences."""
     lists = (NAMES, ROLES, TERMS, ESPORTS, VERBS, CHANGES, general.FILLERS)
     listed = [word for group in lists for word in group]
     counted = [*AMOUNT_UNITS, *MULTIPLES, *LATIN]
@@ -98,7 +96,7 @@ def characters() -> set[str]:
 
 
 def has_own_term(text: str) -> bool:
-    """Whether ``text`` has a name, term or abbreviation that only this domain uses."""
+    """Whether ``text`` contains a name, term or abbreviation that only this domain uses."""
     return _OWN_TERM.search(text) is not None
 
 
@@ -132,7 +130,7 @@ def _year(rng: random.Random) -> Sentence:
 
 
 def _own_term_pattern() -> re.Pattern[str]:
-    """Alternatives of all own terms; an abbreviation counts only as a whole, because GP is no part of GPS."""
+    """Alternation of all own terms; abbreviations match as a whole only, so that GP does not match in GPS."""
     terms = [re.escape(term) for term in (*NAMES, *TERMS, *ESPORTS, *HOMOPHONES)]
     latin = [re.escape(term) for term in LATIN if term not in general.LATIN]
     return re.compile("|".join(terms) + rf"|(?<![A-Z0-9])(?:{'|'.join(latin)})(?![A-Z0-9])")

@@ -1,7 +1,6 @@
 """Seeded Mandarin sentences of two domains: ``general`` for the tiny base, ``target`` for the demo's corpus.
 
-Both come from word lists and templates. Each sentence keeps its written form and, apart from it, what the synthesizer
-is given to speak: 7000万 is written so in the target domain and 七千万 in the general one, and both are spoken alike.
+Each sentence has a written and a spoken form: 7000万 (target domain) and 七千万 (general domain) are spoken alike.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from kimi_audio_ft.errors import ConfigError
 __all__ = ["DOMAINS", "Sentence", "check_domain", "generate", "has_target_term", "vocabulary"]
 
 DOMAINS = types.MappingProxyType({"general": general, "target": meetings})
-_LENGTHS = (4, 16)  # characters of a transcript
+_LENGTHS = (4, 16)  # limits on the characters of a transcript
 
 
 def generate(domain: str, count: int, seed: int) -> list[Sentence]:
-    """``count`` sentences of ``domain`` ("general" or "target"), 4 to 16 characters each, no punctuation.
+    """``count`` sentences of ``domain`` ("general" or "target"), 4 to 16 characters each, without punctuation.
 
-    The same seed gives the same sentences, and a smaller count the head of a larger one. No general sentence has a
-    name, term or abbreviation of the target domain. Raises ``ConfigError`` for an unknown domain.
+    Deterministic in the seed; a smaller count gives a prefix of a larger one. General sentences never contain names,
+    terms or abbreviations of the target domain. Raises ``ConfigError`` for an unknown domain.
     """
     check_domain(domain)
     rng = random.Random(f"{domain} {seed}")
@@ -38,23 +37,23 @@ def generate(domain: str, count: int, seed: int) -> list[Sentence]:
 
 
 def vocabulary() -> list[str]:
-    """All characters that a transcript of either domain can have, sorted: Han, digits, capital letters and the dot."""
+    """All characters of both domains' transcripts, sorted: Han, digits, capital letters and the dot."""
     return sorted(general.characters() | meetings.characters())
 
 
 def has_target_term(text: str) -> bool:
-    """Whether ``text`` has a name, term or abbreviation that only the target domain uses."""
+    """Whether ``text`` contains a name, term or abbreviation that only the target domain uses."""
     return meetings.has_own_term(text)
 
 
 def check_domain(domain: str) -> None:
-    """Raises ``ConfigError`` when there is no such domain."""
+    """Raises ``ConfigError`` for an unknown domain."""
     if domain not in DOMAINS:
         raise ConfigError("domain", domain, f"must be one of {', '.join(DOMAINS)}")
 
 
 def _draw(domain: str, rng: random.Random) -> Sentence:
-    """One sentence, at times with a filler word between two of its words."""
+    """A random sentence, sometimes with a filler between two of its words."""
     words = DOMAINS[domain].draw(rng)
     if rng.random() < DOMAINS[domain].FILLER_SHARE:
         words.insert(rng.randrange(len(words)), plain(rng.choice(FILLERS)))

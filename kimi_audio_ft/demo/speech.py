@@ -1,9 +1,8 @@
-"""Speech from text with eSpeak NG, for the demo corpus and for training the tiny base.
+"""Text to speech with eSpeak NG, with random speakers and noise, for the demo corpus and the tiny base's training.
 
-A small ctypes binding of ``libespeak-ng``, which the PyPI package ``espeakng-loader`` brings together with its voice
-data; nothing is started in a shell and nothing is read from the system. eSpeak is a formant synthesizer: robotic, but
-hundreds of times faster than real time and with many speaker variants. The calls follow eSpeak NG's ``speak_lib.h``
-(1.52).
+A ctypes binding of ``libespeak-ng`` (``speak_lib.h``, 1.52), which the PyPI package ``espeakng-loader`` ships with its
+voice data; no shell, no system files. eSpeak is a formant synthesizer: robotic, but hundreds of times faster than real
+time and with many speaker variants.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ from kimi_audio_ft.errors import ConfigError, UserError
 SAMPLE_RATE = 16_000
 
 # Constants of speak_lib.h.
-_AUDIO_OUTPUT_SYNCHRONOUS = 2  # retrieval mode, and espeak_Synth returns when all samples were delivered
+_AUDIO_OUTPUT_SYNCHRONOUS = 2  # retrieval mode; espeak_Synth returns after delivering all samples
 _DONT_EXIT = 0x8000
 _CHARS_UTF8 = 1
 _POSITION_CHARACTER = 1
 _RATE, _VOLUME, _PITCH, _WORD_GAP = 1, 2, 3, 7
-_RATE_LIMITS = (80, 450)  # words a minute; eSpeak clips silently outside, a user would not notice
+_RATE_LIMITS = (80, 450)  # words per minute; eSpeak silently clips values outside
 _PITCH_LIMITS = (0, 100)
 _WORD_GAP_LIMITS = (0, 1000)
-_NOISE_SEED = 1  # espeak_Initialize seeds the noise of breath and fricatives with the time of day
-_QUIET_ENOUGH = 60  # at the default volume of 100 the louder variants clip
+_NOISE_SEED = 1  # espeak_Initialize would seed breath and fricative noise with the time
+_QUIET_ENOUGH = 60  # louder variants clip at the default volume of 100
 
 _SampleCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
@@ -56,16 +55,16 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "espeak_Terminate": (ctypes.c_int, []),
 }
 
-# The library holds one global state per process, so only one clip is made at a time.
+# The library's state is global, so only one clip is synthesized at a time.
 _LIBRARY_LOCK = threading.Lock()
 
 Waveform = NDArray[np.float32]
 
 
 class Synthesizer:
-    """Turns text into a 16 kHz waveform; the same arguments always give the same samples.
+    """Text to a 16 kHz waveform, deterministically.
 
-    Raises ``UserError`` when ``espeakng-loader`` is not installed.
+    Raises ``UserError`` if ``espeakng-loader`` is not installed.
     """
 
     def __init__(self) -> None:
@@ -83,9 +82,15 @@ class Synthesizer:
     ) -> Waveform:
         """Returns the waveform of ``text``: float32 in [-1, 1], shape (samples,), at 16 kHz.
 
-        ``voice`` is an eSpeak language ("cmn", "en"), ``variant`` a speaker of ``variants`` or "" for the plain
-        voice, ``rate`` words a minute (80 to 450), ``pitch`` 0 to 100, ``word_gap`` extra pauses between words in
-        units of 10 ms. Raises ``ConfigError`` for a value outside its range and for an unknown voice or variant.
+        Args:
+            voice: eSpeak language ("cmn", "en").
+            variant: speaker from ``variants``, or "" for the plain voice.
+            rate: words per minute, 80 to 450.
+            pitch: 0 to 100.
+            word_gap: extra pause between words in units of 10 ms.
+
+        Raises:
+            ConfigError: a value is out of range, or the voice or variant does not exist.
         """
         _check_range("rate", rate, _RATE_LIMITS)
         _check_range("pitch", pitch, _PITCH_LIMITS)
@@ -96,8 +101,8 @@ class Synthesizer:
         return _to_16khz(*self._synthesize(text, f"{voice}+{variant}" if variant else voice, parameters))
 
     def _synthesize(self, text: str, voice: str, parameters: dict[int, int]) -> tuple[NDArray[np.int16], int]:
-        """Returns the 16-bit samples at eSpeak's own rate, and that rate in Hz."""
-        if not text.strip():  # eSpeak would deliver a few milliseconds of silence
+        """Returns 16-bit samples at eSpeak's own rate, and that rate in Hz."""
+        if not text.strip():  # eSpeak would return a few milliseconds of silence
             return np.zeros(0, np.int16), SAMPLE_RATE
         encoded = text.encode("utf-8") + b"\0"
         pieces: list[NDArray[np.int16]] = []
@@ -107,7 +112,7 @@ class Synthesizer:
                 pieces.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
             return 0
 
-        callback = _SampleCallback(collect)  # a name of its own: the library keeps only the pointer
+        callback = _SampleCallback(collect)  # keep a reference: the library holds only the pointer
         with _LIBRARY_LOCK, _fresh_library(self._library_path) as library:
             native_rate = library.espeak_Initialize(
                 _AUDIO_OUTPUT_SYNCHRONOUS, 0, str(self._data_path).encode(), _DONT_EXIT
@@ -118,7 +123,7 @@ class Synthesizer:
             library.espeak_SetSynthCallback(callback)
             if library.espeak_SetVoiceByName(voice.encode()) != 0:
                 raise ConfigError("voice", voice, "eSpeak NG has no such voice", "Try cmn (Mandarin) or en (English)")
-            for parameter, value in parameters.items():  # after the voice, which sets them to its own values
+            for parameter, value in parameters.items():  # after the voice, which resets them
                 library.espeak_SetParameter(parameter, value, 0)
             status = library.espeak_Synth(encoded, len(encoded), 0, _POSITION_CHARACTER, 0, _CHARS_UTF8, None, None)
         if status != 0:
@@ -130,7 +135,7 @@ _INSTALL_AGAIN = "Install it again with: pip install --force-reinstall espeakng-
 
 
 def _installed_paths() -> tuple[Path, Path]:
-    """Library file and voice data folder of the installed ``espeakng-loader``."""
+    """Paths of ``espeakng-loader``'s library file and voice data folder."""
     try:
         import espeakng_loader
     except ImportError as error:
@@ -143,10 +148,10 @@ def _installed_paths() -> tuple[Path, Path]:
 
 @contextmanager
 def _fresh_library(path: Path) -> Iterator[ctypes.CDLL]:
-    """The library with its static variables as they were at the first load; unloaded at the end.
+    """Freshly loaded library with initial static variables; unloaded afterwards.
 
-    The phase of the wave generator and the place in its flutter table survive ``espeak_Terminate``, so a clip would
-    depend on every clip made before it in the process. Loading takes about a millisecond.
+    The wave generator's phase and flutter position survive ``espeak_Terminate``, so that a clip would depend on all
+    earlier ones in the process. Loading takes about a millisecond.
     """
     library = ctypes.CDLL(str(path))
     try:
@@ -161,7 +166,7 @@ def _fresh_library(path: Path) -> Iterator[ctypes.CDLL]:
 
 @functools.cache
 def _resampler(native_rate: int) -> Any:
-    # torch is imported here because it is slow to import and nothing else in this file needs it.
+    # Imported here because torch is slow to import and not needed elsewhere in this file.
     import torchaudio
 
     return torchaudio.transforms.Resample(native_rate, SAMPLE_RATE)
@@ -182,12 +187,12 @@ def _check_range(option: str, value: int, limits: tuple[int, int]) -> None:
         raise ConfigError(option, value, f"must lie between {limits[0]} and {limits[1]}")
 
 
-# --- Who speaks and how well it was recorded: eSpeak speakers of the two domains, noise and level.
+# Speakers and recording conditions of the two domains.
 
 
 @dataclass(frozen=True)
 class VoiceRange:
-    """One eSpeak variant with the rates (words a minute) and pitches (0 to 100) that its speakers may have."""
+    """An eSpeak variant with the ranges of rate (words per minute) and pitch (0 to 100) of its speakers."""
 
     variant: str
     rates: tuple[int, int]
@@ -196,7 +201,7 @@ class VoiceRange:
 
 @dataclass(frozen=True)
 class Speaker:
-    """One speaker: arguments of ``Synthesizer.speak``."""
+    """A speaker: arguments of ``Synthesizer.speak``."""
 
     variant: str
     rate: int
@@ -204,7 +209,7 @@ class Speaker:
 
     @property
     def name(self) -> str:
-        """Readable identity, for the corpus's speaker column."""
+        """Readable name, for the corpus's speaker column."""
         return f"{self.variant}-r{self.rate}-p{self.pitch}"
 
 
@@ -222,22 +227,22 @@ _SNR_DB = {"general": (15.0, 45.0), "target": (10.0, 30.0)}
 
 
 def draw_speaker(domain: str, rng: random.Random) -> Speaker:
-    """A speaker of ``domain`` ("general" or "target")."""
+    """A random speaker of ``domain`` ("general" or "target")."""
     voice = rng.choice(_VOICES[domain])
     return Speaker(voice.variant, rng.randint(*voice.rates), rng.randint(*voice.pitches))
 
 
 def draw_snr_db(domain: str, rng: random.Random) -> float:
-    """A signal-to-noise ratio in dB as rooms of ``domain`` have it."""
+    """A random signal-to-noise ratio in dB, by ``domain``."""
     return rng.uniform(*_SNR_DB[domain])
 
 
 def add_noise(waveform: Waveform, snr_db: float, rng: np.random.Generator) -> Waveform:
-    """Returns ``waveform`` (samples,) with room around it, noise of one random kind and a random level.
+    """Pads ``waveform`` (samples,) with silence, adds noise and sets a random level.
 
-    Silence of up to 0.15 s goes before and after it. The noise is white, pink or babble (pink noise whose level goes
-    up and down like distant talk), ``snr_db`` below the mean power of the speech; the peak is between 0.3 and 0.95.
-    An empty waveform stays empty.
+    Up to 0.15 s of silence go before and after it. The noise is white, pink or babble (pink noise whose level varies
+    like distant talk), ``snr_db`` below the mean power of the speech; the peak is between 0.3 and 0.95. An empty
+    waveform stays empty.
     """
     if waveform.size == 0:
         return waveform
@@ -256,14 +261,14 @@ def _white(size: int, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _pink(size: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Noise whose power falls with 1 / frequency."""
-    whole = 1 << (size - 1).bit_length()  # a transform of any other length may be ten times slower
+    """Pink noise (power proportional to 1 / frequency)."""
+    whole = 1 << (size - 1).bit_length()  # a power of two: other FFT lengths can be ten times slower
     spectrum = np.fft.rfft(rng.standard_normal(whole))
     return np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(spectrum.size), 1.0)), n=whole)[:size]
 
 
 def _babble(size: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Four sources of pink noise, each swelling at a syllable-like 2 to 5 Hz (16 kHz sampling)."""
+    """Sum of four pink noise sources, each modulated at a syllable-like 2 to 5 Hz (16 kHz sampling)."""
     seconds = np.arange(size) / 16_000
     total = np.zeros(size)
     for _ in range(4):

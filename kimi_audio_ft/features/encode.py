@@ -1,4 +1,4 @@
-"""From recordings to codes and features, through the store."""
+"""Encoding: recordings to codes and Whisper features, through the feature store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from kimi_audio_ft.store.features import FeatureStore, Item
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# Batches of 30 s pieces that are read, sorted by length, encoded and stored together.
+# Batches of 30 s pieces in a group, which is read, sorted by length, encoded and stored as a whole.
 BATCHES_PER_GROUP = 8
 
 
@@ -35,7 +35,7 @@ BATCHES_PER_GROUP = 8
 class Encoders:
     """The two frozen encoders of a checkpoint.
 
-    features: whether Whisper features are kept too, or codes only. dtype: number format of Whisper and its features.
+    features: keep Whisper features as well as codes. dtype: of Whisper and its features.
     """
 
     files: ModelFiles
@@ -44,12 +44,12 @@ class Encoders:
     device: str = "cpu"
 
     def store(self) -> FeatureStore:
-        """The store of what these encoders compute; opening it reads its index."""
+        """Feature store of these encoders; opening it reads its index."""
         identity, width = encoder_identity(self.files, self.features)
         return FeatureStore(identity, width, self.dtype if self.features else torch.float32)
 
     def load(self) -> tuple[SpeechTokenizer, WhisperFeatureExtractor | None]:
-        """Speech tokenizer and, when features are kept, the Whisper encoder."""
+        """Speech tokenizer, and the Whisper encoder if features are kept."""
         tokenizer = SpeechTokenizer.from_pretrained(self.files.speech_tokenizer, device=self.device)
         if not self.features:
             return tokenizer, None
@@ -64,10 +64,10 @@ def encode_missing(
     batch_size: int = 8,
     progress: bool = True,
 ) -> FeatureStore:
-    """Encode every recording of the conversations that the store lacks; the encoders are loaded only if there is one.
+    """Encodes the recordings that are missing from the store; without any the encoders are not loaded.
 
     Raises:
-        UserError: the disk has not enough space, or a recording cannot be used.
+        UserError: the disk has too little space, or a recording cannot be used.
     """
     store = encoders.store()
     wanted = find_wanted(store, [manifest], tuple(dict.fromkeys(perturbations)))
@@ -86,13 +86,13 @@ def encode_wanted(
     readers: int = 2,
     progress: bool = True,
 ) -> float:
-    """Encode recordings into the store; returns the seconds that took, without those of loading the encoders.
+    """Encodes recordings into the store; returns the seconds taken, excluding loading the encoders.
 
-    Recordings go through in groups of ``BATCHES_PER_GROUP`` batches of 30 s pieces. While one group is encoded the next
-    is read by ``readers`` threads and the last one written, so that a killed run loses two groups of work at most.
+    Works in groups of ``BATCHES_PER_GROUP`` batches of 30 s pieces: while one is encoded, the next is read by
+    ``readers`` threads and the previous one is written. A killed run loses at most two groups.
 
     Raises:
-        DataError: naming a recording that cannot be used, or whose codes or features are not as many as they must be.
+        DataError: naming a recording that cannot be used, or has the wrong number of codes or features.
     """
     tokenizer, whisper = encoders.load()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -117,7 +117,7 @@ def encode_wanted(
 
 
 def _read_ahead(wanted: Wanted, pieces: int, readers: int) -> Iterator[tuple[range, list[Tensor]]]:
-    """Groups of recordings with their waveforms; the next group is being read while one is in use."""
+    """Groups of recordings with their waveforms; the next group is prefetched."""
 
     def read(number: int) -> Tensor:
         return wanted.perturbation(number).apply(read_audio(wanted.paths[number]))

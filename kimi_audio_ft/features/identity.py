@@ -1,4 +1,4 @@
-"""What the codes and features of a recording depend on, read from the encoders' files without PyTorch."""
+"""Signatures of the encoders, on which codes and features depend; read from their files without PyTorch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kimi_audio_ft.store.signature import feature_signature
 
 
 def encoder_identity(files: ModelFiles, features: bool) -> tuple[dict[str, Any], int]:
-    """Identities of the encoders' files, and the width of a feature row; without ``features`` codes only (width 0)."""
+    """Digests of the encoders' files, and the width of a feature row (0 without ``features``)."""
     tokenizer = require_folder("model.speech_tokenizer", files.speech_tokenizer, "the GLM-4 voice tokenizer")
     identity = {"speech_tokenizer": folder_digest(tokenizer)}
     if not features:
@@ -22,5 +22,5 @@ def encoder_identity(files: ModelFiles, features: bool) -> tuple[dict[str, Any],
 
 
 def features_of(files: ModelFiles, dtype: str) -> str:
-    """Name of the store of codes and features by a checkpoint's encoders. dtype: float32 or bfloat16."""
+    """Name of the feature store of a checkpoint's encoders. dtype: float32 or bfloat16."""
     return feature_signature(*encoder_identity(files, features=True), f"torch.{dtype}")

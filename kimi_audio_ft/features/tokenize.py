@@ -1,7 +1,7 @@
-"""Pretokenized manifests: every audio message gets its codes; features go into the store.
+"""Pretokenization: adds codes to every audio message of a manifest; features go into the store.
 
-One process, or several that share the recordings (``torchrun``, or ``devices`` here): the first looks what is missing,
-hands every process its share, waits for all, and writes the manifests.
+One or several processes (``torchrun`` or ``devices``): rank 0 finds missing recordings, scatters them over the ranks,
+waits for all, and writes the manifests.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kimi_audio_ft.store.features import FeatureStore
 
 
 def tokenize(config: TokenizeConfig) -> list[Path]:
-    """Write a pretokenized copy of every manifest; nothing that the store holds is computed again."""
+    """Writes a pretokenized copy of every manifest; recordings in the store are not encoded again."""
     gpus = torch.cuda.device_count()
     if started_by_launcher():
         if config.devices != "auto":
@@ -52,7 +52,7 @@ def _work(rank: int, send: Send, config: TokenizeConfig) -> None:
 
 
 def _take_part(config: TokenizeConfig) -> None:
-    """All of the work, or this process's part of it."""
+    """The work of one rank."""
     with joined_team() as team:
         _claim_hardware(config, team)
         base = Base(config.model, "cached" if config.features else "none")
@@ -72,7 +72,7 @@ def _take_part(config: TokenizeConfig) -> None:
             store.refresh()
             for manifest, place in zip(manifests, _outputs(config), strict=True):
                 _write(manifest, place, store, base.tokens)
-            linear_names(base.files)  # a sweep's planning asks for them, and would import PyTorch for nothing else
+            linear_names(base.files)  # fill the cache: planning a sweep needs them, without PyTorch
 
 
 def _claim_hardware(config: TokenizeConfig, team: Team) -> None:
@@ -89,7 +89,7 @@ def _outputs(config: TokenizeConfig) -> list[Path]:
 
 
 def output_path(manifest: Path, out: str | None) -> Path:
-    """``NAME.tokens.jsonl`` in ``out``, or beside the manifest."""
+    """``NAME.tokens.jsonl`` in ``out``, or in the manifest's folder."""
     return (Path(out) if out else manifest.parent) / f"{manifest.stem}.tokens.jsonl"
 
 
@@ -100,7 +100,7 @@ def _read(path: str, audio_root: str | None) -> Manifest:
 
 
 def _plan(store: FeatureStore, manifests: Sequence[Manifest], count: int) -> list[Wanted]:
-    """The shares of ``count`` processes, after a line about what is to come and a look at the disk."""
+    """Shares of missing recordings for ``count`` processes; prints the workload and checks the free disk space."""
     wanted = find_wanted(store, manifests)
     if wanted:
         print(f"to encode: {describe_need(store, wanted)}", flush=True)
@@ -115,7 +115,7 @@ def _own_share(team: Team, shares: list[Wanted] | None) -> Wanted:
 
 
 def _print_speed(reports: Sequence[Sequence[float]]) -> None:
-    """Audio over the time of the slowest process; loading the encoders is left out, reading and storing are not."""
+    """Throughput by the slowest process, including reading and storing but not loading the encoders."""
     counts, seconds, took = (list(column) for column in zip(*reports, strict=True))
     if not sum(counts):
         print("to encode: nothing, the store holds every recording")
@@ -136,14 +136,14 @@ def _write(manifest: Manifest, place: Path, store: FeatureStore, tokens: TokenRa
 
 
 def pretokenized(manifest: Manifest, store: FeatureStore, tokens: TokenRange, folder: Path) -> Iterator[dict[str, Any]]:
-    """The manifest's own lines with codes; relative audio paths stay right from the folder of the new file.
+    """The manifest's lines with codes; relative audio paths stay valid from ``folder``.
 
     Raises:
-        DataError: the manifest or a recording has changed since it was read, or a code is none of the model's.
+        DataError: the manifest or a recording has changed since it was read, or a code is out of the model's range.
     """
     source, digests = manifest.source, iter(recording_digests(manifest))
     moved = folder.resolve() != source.path.parent.resolve()
-    _ = manifest[0]  # refuses a file that was changed since its lines were looked up
+    _ = manifest[0]  # raises if the file has changed since it was indexed
     for number, text in numbered_lines(source.path):
         row = json.loads(text)
         for message in row["conversation"]:

@@ -1,4 +1,4 @@
-"""What is to be encoded: which recordings the store lacks, how much audio that is, and who encodes which of them."""
+"""Workload of encoding: recordings missing from the store, their length, and their shares for several processes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _KEYS_AT_ONCE = 50_000
 
 @dataclass(frozen=True)
 class Wanted:
-    """Recordings to encode, N columns of plain numbers and strings: a million of them take about 250 MB.
+    """Recordings to encode as N columns; a million take about 250 MB.
 
     digests: sha256 of each file's bytes, ``[N, 32]``. changes: index into ``perturbations``. samples: length at 16 kHz
-    as changed, by the file's header.
+    after perturbation, from the file's header.
     """
 
     paths: list[str]
@@ -47,28 +47,28 @@ class Wanted:
         return self.perturbation(number).key(self.digests[number].tobytes().hex())
 
     def perturbation(self, number: int) -> Perturbation:
-        """How the recording is changed."""
+        """Perturbation of a recording."""
         return self.perturbations[int(self.changes[number])]
 
     def select(self, numbers: np.ndarray) -> Wanted:
-        """Some of them."""
+        """The recordings at these indices."""
         paths = [self.paths[number] for number in numbers]
         return Wanted(paths, self.digests[numbers], self.changes[numbers], self.samples[numbers], self.perturbations)
 
     def shares(self, count: int) -> list[Wanted]:
-        """``count`` parts of about equal length of audio, each in the order of the whole."""
+        """Splits into ``count`` shares of about equal audio length, each in the original order."""
         if count == 1:
             return [self]
         loads = [(0, worker) for worker in range(count)]
         owner = np.zeros(len(self), np.int64)
-        for number in np.argsort(-self.samples, kind="stable"):  # the longest first, each to whoever has least
+        for number in np.argsort(-self.samples, kind="stable"):  # greedy: the longest first, to the least loaded
             load, worker = heapq.heappop(loads)
             owner[number] = worker
             heapq.heappush(loads, (load + int(self.samples[number]), worker))
         return [self.select(np.flatnonzero(owner == worker)) for worker in range(count)]
 
     def groups(self, pieces: int) -> Iterator[range]:
-        """Runs of neighbours with about so many 30 s pieces; a longer recording is a run of its own."""
+        """Consecutive runs of about ``pieces`` 30 s pieces; a longer recording is a run of its own."""
         first, total = 0, 0
         for number, samples in enumerate(self.samples):
             here = -(-int(samples) // PIECE_SAMPLES)
@@ -80,7 +80,7 @@ class Wanted:
             yield range(first, len(self))
 
     def to_bytes(self) -> bytes:
-        """For another process."""
+        """Serialized for another process."""
         columns = {name: getattr(self, name).tolist() for name in ("changes", "samples")}
         digests = self.digests.tobytes().hex()
         perturbations = [asdict(perturbation) for perturbation in self.perturbations]
@@ -89,7 +89,7 @@ class Wanted:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Wanted:
-        """What ``to_bytes`` made."""
+        """Inverse of ``to_bytes``."""
         facts = json.loads(data)
         return cls(
             facts["paths"],
@@ -103,16 +103,16 @@ class Wanted:
 def find_wanted(
     store: FeatureStore, manifests: Sequence[Manifest], perturbations: Sequence[Perturbation] = (UNCHANGED,)
 ) -> Wanted:
-    """What of the manifests' recordings the store lacks, each once; their headers are read.
+    """Distinct recordings of the manifests that are missing from the store; reads their headers.
 
     Raises:
-        DataError: a recording is not there, or its header cannot be read.
+        DataError: a recording is missing, or its header cannot be read.
     """
     audios = [manifest.audio_messages() for manifest in manifests]
     digests = np.concatenate([recording_digests(manifest) for manifest in manifests])
     once = np.sort(np.unique(digests.reshape(-1).view("S32"), return_index=True)[1])
     missing = [once[rows_of(store, digests[once], perturbation) < 0] for perturbation in perturbations]
-    # All changes of a recording one after another, so that it stays in the system's cache.
+    # All perturbations of a recording are consecutive, so that it stays in the page cache.
     numbers = np.concatenate(missing)
     changes = np.repeat(np.arange(len(perturbations), dtype=np.int16), [len(part) for part in missing])
     order = np.argsort(numbers, kind="stable")
@@ -142,7 +142,7 @@ def recording_digests(manifest: Manifest) -> np.ndarray:
     """sha256 ``[n, 32]`` (uint8) of the recording of every audio message of these conversations, in order.
 
     Raises:
-        DataError: one is not there.
+        DataError: a recording is missing.
     """
     digests = manifest.recordings.digests()[manifest.audio_messages()]
     if not digests.any(axis=1).all():
@@ -151,7 +151,7 @@ def recording_digests(manifest: Manifest) -> np.ndarray:
 
 
 def rows_of(store: FeatureStore, digests: np.ndarray, perturbation: Perturbation = UNCHANGED) -> np.ndarray:
-    """Number of rows in the store of recordings with these digests ``[n, 32]``, -1 where it has none."""
+    """Number of rows stored for each of these digests ``[n, 32]``; -1 if it is missing."""
     rows = np.zeros(len(digests), np.int64)
     for start in range(0, len(digests), _KEYS_AT_ONCE):
         some = digests[start : start + _KEYS_AT_ONCE]
@@ -160,10 +160,10 @@ def rows_of(store: FeatureStore, digests: np.ndarray, perturbation: Perturbation
 
 
 def describe_need(store: FeatureStore, wanted: Wanted) -> str:
-    """How much there is to encode and what it will take on the disk, in words.
+    """Description of the workload and its disk usage.
 
     Raises:
-        UserError: the disk has not enough space for it.
+        UserError: the disk has too little space.
     """
     rows = sum(num_audio_tokens(samples) for samples in wanted.samples.tolist())
     need, free = store.bytes_for(rows, len(wanted)), _free_space(store)

@@ -1,4 +1,4 @@
-"""Making, saving and loading LoRA adapters with PEFT."""
+"""LoRA adapters in PEFT's format: creating, saving and loading."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.lora.targets import matched_modules, target_pattern
 from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
 
-# PEFT's name for the adapter of a model that has one.
+# PEFT's name of a single adapter.
 ONE = "default"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # PEFT's initialisations that change the base's weights, which adapters share here.
@@ -27,7 +27,7 @@ _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def peft_config(settings: LoraConfig) -> peft.LoraConfig:
-    """PEFT's config for our settings."""
+    """PEFT's config from our settings."""
     assert settings.lora_alpha is not None, "LoraConfig.__post_init__ sets it"
     start: Any = True if settings.init_lora_weights == "default" else settings.init_lora_weights
     return peft.LoraConfig(
@@ -43,14 +43,14 @@ def peft_config(settings: LoraConfig) -> peft.LoraConfig:
 
 
 def add_adapter(model: KimiAudioForCausalLM, settings: LoraConfig, seed: int, base: str = "") -> peft.PeftModel:
-    """Freeze the base and put a fresh float32 adapter on it; its initial values depend on the seed alone."""
+    """Freeze the base and add a fresh float32 adapter, whose initial values depend only on the seed."""
     return add_adapters(model, {ONE: (settings, seed)}, base)
 
 
 def add_adapters(
     model: KimiAudioForCausalLM, adapters: Mapping[str, tuple[LoraConfig, int]], base: str = ""
 ) -> peft.PeftModel:
-    """Freeze the base and put fresh adapters on it, each with the initial values of ``add_adapter``."""
+    """Freeze the base and add fresh adapters, each with the initial values of ``add_adapter``."""
     for settings, _ in adapters.values():
         matched_modules(model, settings.target_modules)
     model.requires_grad_(False)
@@ -63,7 +63,7 @@ def add_adapters(
                     adapted = peft.get_peft_model(model, peft_config(settings), adapter_name=name)
                 else:
                     adapted.add_adapter(name, peft_config(settings))
-            adapted.peft_config[name].base_model_name_or_path = base  # PEFT overwrites it while wrapping
+            adapted.peft_config[name].base_model_name_or_path = base  # PEFT overwrites it when wrapping
     except BaseException:
         if adapted is not None:
             adapted.unload()
@@ -76,7 +76,7 @@ def add_adapters(
 
 
 def load_adapter(model: KimiAudioForCausalLM, folder: Path) -> peft.PeftModel:
-    """Put a saved adapter on the base, for decoding.
+    """Load a saved adapter onto the base, for decoding.
 
     Raises:
         DataError: the folder holds no adapter, or one for another model.
@@ -86,7 +86,7 @@ def load_adapter(model: KimiAudioForCausalLM, folder: Path) -> peft.PeftModel:
 
 
 def read_adapter(folder: Path) -> tuple[peft.LoraConfig, dict[str, Tensor]]:
-    """A saved adapter's config and its tensors under PEFT's names; DataError when it is none."""
+    """Config of a saved adapter and its tensors under PEFT's names; DataError if there is none."""
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise DataError(folder / name, "no such file", "Name a folder that holds an adapter in PEFT's format")
@@ -109,9 +109,9 @@ def read_adapter(folder: Path) -> tuple[peft.LoraConfig, dict[str, Tensor]]:
 def with_tensors(
     model: KimiAudioForCausalLM, config: peft.LoraConfig, tensors: dict[str, Tensor], folder: Path
 ) -> peft.PeftModel:
-    """The base with an adapter of exactly these tensors; PEFT itself only warns of missing ones.
+    """The base with an adapter of exactly these tensors; PEFT only warns of missing ones.
 
-    On a base on the meta device the adapter's values are there too: it has structure only.
+    On a base on the meta device the adapter is there too and has no values.
     """
     remedy = "Set model.path to the base that it was trained on"
     try:
@@ -133,11 +133,11 @@ def with_tensors(
 def save_adapter(
     model: peft.PeftModel, folder: Path, parameters: Mapping[str, Tensor] | None = None, name: str = ONE
 ) -> None:
-    """Write an adapter in PEFT's format: weights and config, nothing of the base.
+    """Write an adapter's weights and config in PEFT's format, without the base.
 
     Args:
-        parameters: the trained parameters by name, when the model's own are in shards.
-        name: which one, on a model with several.
+        parameters: the trained parameters by name, if the model's own are sharded.
+        name: of the adapter, on a model with several.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().cpu().contiguous() for key, value in adapter_state(model, parameters, name).items()}
@@ -151,18 +151,18 @@ def save_adapter(
 def adapter_state(
     model: peft.PeftModel, parameters: Mapping[str, Tensor] | None = None, name: str = ONE
 ) -> dict[str, Tensor]:
-    """An adapter's tensors under PEFT's names, without the base's embedding and heads even when they are targets."""
+    """An adapter's tensors under PEFT's names, without the base's embedding and heads even if they are targets."""
     state = None if parameters is None else dict(parameters)
     return get_peft_model_state_dict(model, state_dict=state, adapter_name=name, save_embedding_layers=False)
 
 
 def trainable_parameters(model: torch.nn.Module, name: str | None = None) -> int:
-    """Number of parameters that training changes: all, or those of one adapter."""
+    """Number of trained parameters: all, or those of one adapter."""
     trained = ((key, value) for key, value in model.named_parameters() if value.requires_grad)
     return sum(value.numel() for key, value in trained if name is None or f".{name}." in key)
 
 
 def stable_seed(*facts: object) -> int:
-    """A 63-bit seed from any facts, the same on every machine and in every process."""
+    """Seed of 63 bits from any facts, reproducible on every machine and in every process."""
     digest = hashlib.sha256("\0".join(map(str, facts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -1,13 +1,12 @@
-"""Packs: several PEFT adapters trained over one frozen base in the same batch.
+"""Packs: several PEFT adapters trained over one frozen base in the same batch, with reproducible dropout.
 
 PEFT creates, seeds, saves and merges the adapters. A pack replaces only the forward of PEFT's LoRA layers, which in
-training mode apply one adapter to the whole batch: here every member has rows of its own, one block after another.
+training mode apply one adapter to the whole batch; in a pack every member has its own block of rows.
 
-    rows of the batch     | a a | b b b | c |     A member's rows meet the base and its own update, nothing else.
+    rows of the batch     | a a | b b b | c |     A member's rows pass through the base and its own update only.
 
-slice: for each member the operations of PEFT's own forward on its block. ``Pack.equals_alone`` says whether the result
-    is PEFT's bit for bit.
-batched: the updates of all members as two batched matrix products, with ranks padded by zeros. Fewer, larger kernels.
+slice: PEFT's own forward on each member's block. ``Pack.equals_alone`` says whether the result is PEFT's bit for bit.
+batched: the updates of all members as two batched matrix products, with ranks zero-padded. Fewer, larger kernels.
 """
 
 from __future__ import annotations
@@ -34,8 +33,9 @@ BIT_FOR_BIT, WITHIN_ROUNDING = "bit for bit", "within rounding"
 
 @dataclass(frozen=True)
 class Share:
-    """One member's part of a batch: its rows, their audio codes (rows of the adaptor) and their supervised positions
-    (rows of the heads, ``answers``)."""
+    """One member's part of a batch: number of rows, of audio codes (rows of the adaptor) and of supervised positions
+    (``answers``, rows of the heads).
+    """
 
     name: str
     rows: int
@@ -46,10 +46,10 @@ class Share:
 def why_solo(
     lora: LoraConfig, model: ModelConfig, trainer: TrainerConfig | None = None, targets: Sequence[str] = ()
 ) -> str | None:
-    """Reason for a log why an adapter cannot train in a pack, or None. Reads no weights.
+    """Reason for which an adapter cannot train in a pack, for a log, or None. Reads no weights.
 
     Args:
-        targets: full paths of the linears that it changes (``Base.targets``), if known.
+        targets: full paths of the linears that it changes (``Base.targets``), or None.
     """
     if lora.use_dora:
         return "lora.use_dora=true: DoRA's update is not a sum that rows can share"
@@ -63,10 +63,10 @@ def why_solo(
 
 
 class Pack:
-    """Sends every member's rows through its own adapter, until closed.
+    """Routes every member's rows through its own adapter, until closed.
 
-    rank: width to which the batched form pads LoRA ranks; None is the members' largest. With a fixed width a member's
-    result does not depend on its neighbours, not even in the last bit.
+    rank: padded LoRA rank of the batched form; None is the members' maximum. With a fixed rank a member's result is
+    independent of the other members, to the last bit.
     """
 
     def __init__(self, model: PeftModel, names: Sequence[str], dispatch: str, rank: int | None = None) -> None:
@@ -77,7 +77,7 @@ class Pack:
         self.rank = rank or max(configs[name].r for name in names)
         self.adapts_embedding = False
         self._patched: list[nn.Module] = []
-        self._common: list[Tensor] = []  # weights of products that the rows of all members share
+        self._common: list[Tensor] = []  # weights of products over the rows of all members
         forward = _slice_forward if dispatch == "slice" else _batched_forward
         heads = dict(tuned.named_children())
         for name, layer in tuned.named_modules():
@@ -88,8 +88,8 @@ class Pack:
                 self.adapts_embedding |= _kind(name) == "audio"
                 self._patch(layer, partial(forward, layer, self, _kind(name)))
             elif name in heads and isinstance(layer, nn.Linear) and dispatch == "slice":
-                # Of answers there may be few: on AMD a product of three rows or less adds up in another order than a
-                # larger one, and in bfloat16 a gradient of a head depends on the number of rows elsewhere too.
+                # A block may have few answers: on AMD a product of up to three rows sums in another order than a larger
+                # one, and in bfloat16 a head's gradient depends on the number of rows on other processors too.
                 self._patch(layer, partial(_linear_in_shares, layer, self))
 
     def _patch(self, layer: nn.Module, forward: Callable[..., Tensor]) -> None:
@@ -97,13 +97,13 @@ class Pack:
         self._patched.append(layer)
 
     def close(self) -> None:
-        """Give the layers their own forward back."""
+        """Restore the layers' own forward."""
         for layer in self._patched:
             del layer.forward
         self._patched.clear()
 
     def equals_alone(self) -> str:
-        """How an adapter of this pack equals one trained alone on the same batches: by form, format and processor."""
+        """Agreement with adapters trained alone on the same batches, by form, dtype and processor."""
         exact = self.dispatch == "slice" and rows_are_independent(self._common)
         return BIT_FOR_BIT if exact else WITHIN_ROUNDING
 
@@ -140,7 +140,7 @@ def _slice_forward(layer: Any, pack: Pack, kind: str, x: Tensor) -> Tensor:
 
 
 def _batched_forward(layer: Any, pack: Pack, kind: str, x: Tensor) -> Tensor:
-    """The updates of all members in two batched products; blocks of unequal length take the other form."""
+    """The updates of all members in two batched products; blocks of unequal length use the slice form."""
     sizes = pack.sizes(kind)
     if len(set(sizes)) > 1:
         return _slice_forward(layer, pack, kind, x)
@@ -157,7 +157,7 @@ def _batched_forward(layer: Any, pack: Pack, kind: str, x: Tensor) -> Tensor:
 
 
 def _stacked(layer: Any, names: Sequence[str], rank: int) -> tuple[Tensor, Tensor]:
-    """Both factors of every member, ranks padded by zeros; a member that leaves the layer alone has zeros only."""
+    """Both factors of every member, ranks zero-padded; all zeros for a member without an update of this layer."""
     downs, ups = [], []
     for name in names:
         if name not in layer.lora_A:
@@ -174,7 +174,7 @@ def _stacked(layer: Any, names: Sequence[str], rank: int) -> tuple[Tensor, Tenso
 class DropoutSeed:
     """Seed of an adapter's dropout masks in one micro-batch.
 
-    length: padded positions of the adapter's own micro-batch, which a longer one in its pack may have padded further.
+    length: padded positions of the adapter's own micro-batch; a pack may pad it further.
     """
 
     def __init__(self) -> None:
@@ -182,21 +182,21 @@ class DropoutSeed:
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def at(self, seed: int, epoch: int, number: int, length: int) -> None:
-        """Set it for a micro-batch of an epoch."""
+        """Set the seed for a micro-batch of an epoch."""
         self.seed, self.length = stable_seed("dropout", seed, epoch, number), length
 
     def generator(self, layer: str, device: torch.device) -> torch.Generator:
-        """A generator that starts the same in every call for this micro-batch and layer."""
+        """A generator with the same initial state in every call for this micro-batch and layer."""
         if device not in self._generators:
             self._generators[device] = torch.Generator(device)
         return self._generators[device].manual_seed(stable_seed(self.seed, layer))
 
 
 class SeededDropout(nn.Module):
-    """Replaces ``nn.Dropout`` in front of an update; its mask depends on seed, epoch, micro-batch and layer only.
+    """Reproducible dropout before a LoRA update; the mask depends only on seed, epoch, micro-batch and layer.
 
-    PyTorch's own draws from one stream per process: a mask would depend on every draw before it, thus on the
-    neighbours in a pack, on ranks and on how activations are recomputed.
+    ``nn.Dropout`` draws from one stream per process, so that a mask would depend on all earlier draws and thus on the
+    other members of a pack, on ranks and on activation checkpointing.
     """
 
     def __init__(self, p: float, layer: str, seed: DropoutSeed) -> None:
@@ -205,7 +205,7 @@ class SeededDropout(nn.Module):
         self.positions = layer.startswith("model.")  # the Whisper encoder's rows are pieces of 30 s
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zero entries of ``[rows, positions, width]`` (or ``[rows, width]``) and scale up the others."""
+        """Zero random entries of ``[rows, positions, width]`` (or ``[rows, width]``) and rescale the others."""
         if not self.training:
             return x
         shape = list(x.shape)
@@ -219,7 +219,7 @@ class SeededDropout(nn.Module):
 
 
 def seed_dropout(model: PeftModel, adapter: str) -> DropoutSeed:
-    """Replace an adapter's dropout in every layer; the returned seed decides their masks."""
+    """Replace an adapter's dropout in every layer; the returned seed determines the masks."""
     seed = DropoutSeed()
     tuned: Any = model.base_model.model
     for name, layer in tuned.named_modules():

@@ -1,8 +1,8 @@
-"""Which linears an adapter changes, by full module path.
+"""Target modules of an adapter, by full module path.
 
-PEFT also takes bare names and matches them as suffixes, which is how the published run came to adapt Whisper's q, k
-and v projections although its documentation calls Whisper frozen. Here every target is a regular expression over the
-whole path, and one that matches nothing is an error.
+PEFT matches bare names as suffixes, which is how the published run came to adapt Whisper's q, k and v projections
+although its documentation calls Whisper frozen. Here targets are regular expressions over the whole path, and one that
+matches nothing is an error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PRESETS = {
     "decoder_and_adaptor": rf"model\.(layers\.\d+\.{_ALL_SEVEN}|vq_adaptor\.layers\.[03])",
     # Also the audio branch, which gets no gradient from text answers.
     "decoder_and_branch": rf"model\.(layers|mimo_layers)\.\d+\.{_ALL_SEVEN}",
-    # What the published run's suffix match caught: decoder, branch, and q, k, v of the Whisper encoder.
+    # The published run's suffix matches: decoder, branch, and q, k, v of the Whisper encoder.
     "report": rf"(model\.(layers|mimo_layers)\.\d+\.{_ALL_SEVEN}"
     r"|whisper_model\.encoder\.layers\.\d+\.self_attn\.(q|k|v)_proj)",
 }
@@ -37,7 +37,7 @@ OPTION = "lora.target_modules"
 
 
 def target_pattern(targets: str | Iterable[str]) -> str:
-    """One regular expression over full module paths, from a preset, an expression, or a list of them."""
+    """One regular expression over full module paths from a preset, an expression, or a list of them."""
     parts = [targets] if isinstance(targets, str) else list(targets)
     patterns = [PRESETS.get(part, part) for part in parts]
     for part, pattern in zip(parts, patterns, strict=True):
@@ -57,12 +57,12 @@ def linears_of(model: nn.Module) -> list[str]:
 
 
 def matched_modules(model: nn.Module, targets: str | Iterable[str]) -> list[str]:
-    """Paths of the model's linears that the targets name; errors as in ``matched``."""
+    """Paths of the model's linears that match the targets; errors as in ``matched``."""
     return matched(linears_of(model), targets)
 
 
 def matched(linears: Sequence[str], targets: str | Iterable[str]) -> list[str]:
-    """Which of a model's linears the targets name.
+    """The linears that match the targets.
 
     Raises:
         ConfigError: a target matches no linear of this model.
@@ -81,10 +81,10 @@ def matched(linears: Sequence[str], targets: str | Iterable[str]) -> list[str]:
 
 
 def needs_branch(modules: Iterable[str]) -> bool:
-    """Whether any target lies in the audio branch."""
+    """Whether any target is in the audio branch."""
     return any(name.startswith(("model.mimo_layers.", "mimo_output")) for name in modules)
 
 
 def needs_whisper(modules: Iterable[str]) -> bool:
-    """Whether any target lies in the Whisper encoder, so that features change while training."""
+    """Whether any target is in the Whisper encoder, so that features change during training."""
     return any(name.startswith("whisper_model.") for name in modules)

@@ -1,6 +1,6 @@
-"""Reading recordings: any file libsndfile opens becomes 16 kHz mono; the errors say what is wrong with a file.
+"""Audio decoding: any file that libsndfile opens becomes 16 kHz mono, optionally with speed and volume perturbation.
 
-Decoding is kept apart from resampling, so that checking ten thousand recordings needs neither torch nor 16 kHz.
+Decoding is separate from resampling, so that checking recordings needs neither torch nor resampling.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 SAMPLE_RATE = 16_000
 """Rate in Hz of every waveform behind this module: what Whisper and the speech tokenizer hear."""
 
-# Lossy codecs overshoot full scale by a few dB, which clipping forgives; 12 dB above it is not sound but samples
-# in another unit (16-bit integers stored as floats), which clipping would turn into noise.
+# Lossy codecs overshoot full scale by a few dB, which is clipped. Samples 12 dB above it are in another unit (such as
+# 16-bit integers stored as floats); clipping would turn them into noise.
 _MAX_PEAK = 4.0
-# torchaudio holds one filter per output phase; beyond this many taps (44,100 Hz needs 70,560) it fills gigabytes.
+# torchaudio stores one filter per output phase; beyond this many taps (44,100 Hz needs 70,560) that takes gigabytes.
 _MAX_RESAMPLING_TAPS = 2**26
 _BLOCK = 2**20  # samples decoded at a time
 _HEADERS_AT_ONCE = 1000
-_UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's SF_COUNT_MAX, which it reports for streamed FLAC
+_UNKNOWN_LENGTH = 2**63 - 1  # SF_COUNT_MAX, reported by libsndfile for streamed FLAC
 _FORMATS = "Readable formats are wav, flac, mp3 and ogg; convert others with `ffmpeg -i IN -ar 16000 OUT.wav`"
 
 
 class AudioError(DataError):
-    """A recording cannot be used; ``reason`` is its code in ``rejected.jsonl``."""
+    """An unusable recording; ``reason`` is its code in ``rejected.jsonl``."""
 
     def __init__(self, reason: str, path: str | Path, problem: str, remedy: str = "") -> None:
         super().__init__(path, problem, remedy)
@@ -45,7 +45,7 @@ class AudioError(DataError):
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a recording's header says."""
+    """Length and format from a recording's header."""
 
     num_samples_16k: int  # length of `read_audio`'s result
     seconds: float
@@ -67,10 +67,10 @@ def audio_info(path: str | Path) -> AudioInfo:
 
 
 def lengths_16k(paths: Sequence[str | Path], threads: int = 8) -> np.ndarray:
-    """``num_samples_16k`` of many recordings' headers, int64 ``[len(paths)]``; several are read at a time.
+    """``num_samples_16k`` of many recordings from their headers, int64 ``[len(paths)]``, read in ``threads`` threads.
 
     Raises:
-        AudioError: as ``audio_info`` of one of them.
+        AudioError: see ``audio_info``.
     """
     lengths = np.zeros(len(paths), np.int64)
     with ThreadPoolExecutor(threads) as pool:
@@ -81,15 +81,15 @@ def lengths_16k(paths: Sequence[str | Path], threads: int = 8) -> np.ndarray:
 
 
 def num_samples_16k(num_samples: int, sample_rate: int) -> int:
-    """Samples after resampling to 16 kHz: ``ceil(16000 * num_samples / sample_rate)`` in exact integers."""
+    """Number of samples after resampling to 16 kHz: ``ceil(16000 * num_samples / sample_rate)`` in exact integers."""
     return -(-num_samples * SAMPLE_RATE // sample_rate)
 
 
 def decode_mono(path: str | Path) -> tuple[np.ndarray, int]:
-    """A recording at its own rate: ``([num_samples] float32, sample_rate in Hz)``; channels are averaged.
+    """Decodes at the file's own rate: ``([num_samples] float32, sample_rate in Hz)``; channels are averaged.
 
     Raises:
-        AudioError: missing, unreadable or cut file, no samples, NaN or infinite samples, samples far outside [-1, 1].
+        AudioError: missing, unreadable, truncated or empty file; NaN, infinite or far out-of-range samples.
     """
     with _open(path) as file:
         blocks = [block.mean(axis=1, dtype=np.float32) for block in _blocks(file, path)]
@@ -105,7 +105,7 @@ def decode_mono(path: str | Path) -> tuple[np.ndarray, int]:
 
 
 def read_audio(path: str | Path) -> torch.Tensor:
-    """A recording as ``[num_samples]`` float32 at 16 kHz in [-1, 1]; peaks above full scale are clipped.
+    """Decodes and resamples: ``[num_samples]`` float32 at 16 kHz in [-1, 1]; peaks above full scale are clipped.
 
     Raises:
         AudioError: see ``decode_mono``.
@@ -116,19 +116,19 @@ def read_audio(path: str | Path) -> torch.Tensor:
     samples, rate = decode_mono(path)
     waveform = torch.from_numpy(samples)
     if rate != SAMPLE_RATE:
-        # torchaudio computes its output length in float32, which loses a sample from about 4 s on; a second of silence
-        # behind the end (what its filter assumes there anyway) leaves enough to cut at the exact length.
+        # torchaudio computes its output length in float32, which is a sample short from about 4 s on. Pad a second of
+        # silence (as its filter assumes anyway), then cut to the exact length.
         padded = torch.nn.functional.pad(waveform, (0, rate))
         waveform = resample(padded, rate, SAMPLE_RATE)[: num_samples_16k(len(samples), rate)]
     return waveform.clamp(-1.0, 1.0)
 
 
 def content_digest(samples: np.ndarray, sample_rate: int) -> str:
-    """SHA-256 of decoded mono samples: equal for a wav and the flac made from it, or for two differently tagged files.
+    """SHA-256 of decoded mono samples, independent of the container (wav or flac) and of tags.
 
     Args:
-        samples: ``[num_samples]`` float32 in [-1, 1], as ``decode_mono`` returns them.
-        sample_rate: Hz; the same samples at another rate are another sound.
+        samples: ``[num_samples]`` float32 in [-1, 1] from ``decode_mono``.
+        sample_rate: Hz; part of the digest.
     """
     digest = hashlib.sha256(f"{sample_rate}\n".encode())
     digest.update(np.ascontiguousarray(samples, dtype="<f4").data)
@@ -159,7 +159,7 @@ def _format_problem(file: soundfile.SoundFile) -> str | None:
 
 
 def _blocks(file: soundfile.SoundFile, path: str | Path) -> Iterator[np.ndarray]:
-    """Decoded pieces ``[num_samples, channels]`` float32: a length that the header invents must not fill the memory."""
+    """Decoded blocks ``[num_samples, channels]`` float32; memory is not allocated by the length in the header."""
     try:
         while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
             yield block
@@ -194,32 +194,29 @@ def _check_samples(samples: np.ndarray, path: str | Path) -> None:
         raise AudioError("samples_out_of_range", path, problem, "Divide by full scale (32768 for 16-bit samples)")
 
 
-# --- Ways to change a recording before it is encoded; each changed recording has codes and features of its own.
-
-
 @dataclass(frozen=True)
 class Perturbation:
-    """One way to change a recording: played faster by a factor, and louder by some dB."""
+    """Speed (factor) and volume (dB) perturbation, applied before encoding."""
 
     speed: float = 1.0
     gain_db: float = 0.0
 
     @property
     def _rate(self) -> int:
-        """Rate in Hz that the samples are taken to have, so that they last as long as they shall."""
-        # As functional.speed, which cuts 1.015 * 16000 to 16239 Hz and then needs a gigabyte of filters.
+        """Nominal input rate in Hz that gives the intended duration when resampled to 16 kHz."""
+        # As functional.speed, but rounded: it truncates 1.015 * 16000 to 16239 Hz and then needs a gigabyte of filters.
         return round(self.speed * SAMPLE_RATE)
 
     def key(self, digest: str) -> str:
-        """Key of the changed recording in the feature store."""
+        """Key of the perturbed recording in the feature store."""
         return digest if self == UNCHANGED else f"{digest}@{self.speed:g}x{self.gain_db:+g}dB"
 
     def num_samples(self, num_samples: int) -> int:
-        """Length of the changed waveform."""
+        """Length of the perturbed waveform."""
         return num_samples_16k(num_samples, self._rate)
 
     def apply(self, waveform: torch.Tensor) -> torch.Tensor:
-        """The changed waveform, clipped to [-1, 1]."""
+        """The perturbed waveform, clipped to [-1, 1]."""
         from torchaudio import functional
 
         if self.speed != 1.0:

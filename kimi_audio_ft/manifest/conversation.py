@@ -1,4 +1,4 @@
-"""One line of a manifest: what it must hold, and the conversation it is (the published Kimi-Audio format)."""
+"""Conversations: parsing and checks of one manifest line, and its layout in two token streams, as published."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from kimi_audio_ft.errors import DataError
 
 ROLES = ("user", "assistant")
 MESSAGE_TYPES = ("text", "audio")
-# JSON's escapes can spell these; they are characters only in pairs, which the parser joins.
+# Lone surrogates, which JSON escapes can produce; the parser joins valid pairs.
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 TOKENIZE_REMEDY = "Run python -m kimi_audio_ft.tokenize on the manifest"
 
 
 @dataclass(frozen=True)
 class TokenRange:
-    """Where the model's audio codes lie: ``first`` up to, but not including, ``end``."""
+    """Ids of the model's audio codes: from ``first`` up to, but not including, ``end``."""
 
     first: int
     end: int
@@ -30,9 +30,9 @@ class TokenRange:
 class Conversation:
     """One checked line of a manifest.
 
-    audio_paths: the recording of every audio message, in order, made absolute.
-    reference: the text of the last assistant turn; empty when there is none.
-    recording: what the audio was cut from, the line's ``group``; its id when it names none.
+    audio_paths: absolute path of every audio message's recording, in order.
+    reference: text of the last assistant turn, or empty.
+    recording: the line's ``group`` (the recording that the audio was cut from), or its id.
     """
 
     id: str
@@ -52,7 +52,7 @@ def parse_line(
     tokens: TokenRange | None = None,
     prompt: str | None = None,
 ) -> Conversation:
-    """One manifest line as a checked conversation; ``prompt`` takes the place of the user's own text messages."""
+    """Parses one manifest line; ``prompt`` replaces the user's own text messages."""
     value = checked_line(text, path, number, tokens)
     messages = value["conversation"]
     return Conversation(
@@ -67,10 +67,10 @@ def parse_line(
 
 
 def checked_line(text: str, path: Path, number: int, tokens: TokenRange | None = None) -> dict[str, Any]:
-    """The JSON object of a manifest line.
+    """Parses and validates a manifest line as a JSON object.
 
     Raises:
-        DataError: it breaks a rule; names the file and the line.
+        DataError: the line breaks a rule; names the file and the line.
     """
 
     def refuse(problem: str, remedy: str = "See the manifest format in README.md") -> DataError:
@@ -80,9 +80,9 @@ def checked_line(text: str, path: Path, number: int, tokens: TokenRange | None =
         value = json.loads(text)
     except json.JSONDecodeError as error:
         raise refuse(f"is not JSON ({error.msg} at column {error.colno})", "One JSON object a line") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists of thousands of levels
+    except (ValueError, RecursionError) as error:  # e.g. a huge number or deeply nested lists
         raise refuse(f"is not usable JSON ({error})", "One JSON object a line") from None
-    # Only JSON's escapes can spell half a character: the bytes of the line were checked when they were decoded.
+    # The bytes were decoded strictly, so that lone surrogates can only come from JSON escapes.
     escapes = "\\ud" in text or "\\uD" in text
     problem = _problem_of_line(value, escapes)
     if problem:
@@ -96,12 +96,12 @@ def checked_line(text: str, path: Path, number: int, tokens: TokenRange | None =
 
 
 def id_of(value: Mapping[str, Any], number: int) -> str:
-    """A line's id; its number when it has none."""
+    """A line's id, or its number if it has none."""
     return str(value.get("id", number))
 
 
 def recordings_of(messages: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What every audio message names as its recording, in order; empty where it names none."""
+    """Recording of every audio message, in order; empty if it names none."""
     return [message.get("content", "") for message in messages if message["message_type"] == "audio"]
 
 
@@ -161,7 +161,7 @@ def _problem_of_tokens(codes: Any, tokens: TokenRange | None) -> str | None:
 
 
 def last_answer(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """Messages of the assistant turn that ends a conversation; none when it ends with the user's."""
+    """Messages of the final assistant turn; none if the conversation ends with the user."""
     return messages[len(before_last_answer(messages)) :]
 
 
@@ -171,25 +171,25 @@ def reference_of(messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def with_prompt(messages: Sequence[dict[str, Any]], prompt: str) -> tuple[dict[str, Any], ...]:
-    """The same messages with another text prompt in every user turn that has one."""
+    """The messages with the text prompt of every user turn replaced, if it has one."""
     return tuple(
         {**m, "content": prompt} if m["role"] == "user" and m["message_type"] == "text" else m for m in messages
     )
 
 
-# --- A conversation as two aligned id streams, as published.
+# Layout in two aligned id streams, as published.
 
 BLANK = "<|im_kimia_text_blank|>"
 TEXT_EOS = "<|im_kimia_text_eos|>"
 MESSAGE_END = "<|im_msg_end|>"
 MEDIA_BEGIN, MEDIA_END = "<|im_media_begin|>", "<|im_media_end|>"
-# The turn's last message was audio: answer in text, or in text and audio.
+# After a turn that ends with audio: answer in text, or in text and audio.
 ANSWER_TEXT, ANSWER_BOTH = "<|im_kimia_speech_ct_id|>", "<|im_kimia_speech_ctd_id|>"
 ROLE_START = {"user": "<|im_kimia_user_msg_start|>", "assistant": "<|im_kimia_assistant_msg_start|>"}
 
 
 class Tokenizer(Protocol):
-    """What the layout needs of a text tokenizer."""
+    """Text tokenizer as required by the layout."""
 
     special_tokens: dict[str, int]
     pad_id: int
@@ -229,13 +229,13 @@ def layout_conversation(
     task_type: str,
     for_generation: bool = False,
 ) -> Layout:
-    """Lay a conversation out in two streams (published prompt manager and dataset).
+    """Lays a conversation out in two streams (published prompt manager and dataset).
 
     Args:
-        conversation: messages with ``role``, ``message_type`` ("text" or "audio") and ``content`` or ``audio_tokens``
-            (codes with the model's offset already added). Checked by ``data.manifest`` before.
-        task_type: "understanding" asks for a text answer, anything else for text and audio.
-        for_generation: lay out what precedes the last assistant turn, and open that turn.
+        conversation: checked messages with ``role``, ``message_type`` ("text" or "audio") and ``content`` or
+            ``audio_tokens`` (codes including the model's offset).
+        task_type: "understanding" for a text answer, anything else for text and audio.
+        for_generation: lay out only what precedes the last assistant turn, and open that turn.
     """
     special = tokenizer.special_tokens
     blank = special[BLANK]
@@ -265,7 +265,7 @@ def layout_conversation(
 def layout_lengths(
     conversation: Sequence[Mapping[str, Any]], num_tokens: Callable[[str], int], for_generation: bool = False
 ) -> tuple[int, int]:
-    """Positions, and supervised text positions, that ``layout_conversation`` would give; nothing is laid out.
+    """Positions and supervised text positions of ``layout_conversation``, without laying anything out.
 
     Args:
         num_tokens: number of tokens of a text.
@@ -277,7 +277,7 @@ def layout_lengths(
     for message in [*conversation, None]:
         current = (message["role"], message["message_type"]) if message else None
         if previous is not None and (current is None or current[0] != previous[0]):
-            positions += 2 + (previous[1] == "audio")  # a turn's start, its end, and what asks for the answer
+            positions += 2 + (previous[1] == "audio")  # the turn's start and end, and the request to answer
         previous = current
         if message is None:
             break
@@ -285,14 +285,14 @@ def layout_lengths(
             positions += len(message["audio_tokens"]) + 2
             continue
         answer = message["role"] == "assistant"
-        tokens = num_tokens(message["content"]) + answer  # an answer ends with its end of text
+        tokens = num_tokens(message["content"]) + answer  # an answer ends with text-eos
         positions += tokens
         supervised += tokens if answer else 0
     return positions, supervised
 
 
 def before_last_answer(conversation: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """The conversation without the assistant turn that ends it, if one does."""
+    """The conversation without its final assistant turn, if any."""
     end = len(conversation)
     while end and conversation[end - 1]["role"] == "assistant":
         end -= 1

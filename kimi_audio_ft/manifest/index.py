@@ -1,6 +1,6 @@
-"""Where the lines of a manifest lie and what is in them, as flat columns: a few tens of bytes a line.
+"""Index of a manifest: byte offsets and contents of its lines as flat columns, built in one cached pass over the file.
 
-One pass over the file checks every line and measures it. The columns are remembered in the store.
+Also the state and digests of its recordings, and parallel reading of long files.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ from kimi_audio_ft.store.digests import file_digest, file_digests
 if TYPE_CHECKING:
     from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 
-# Raise it when the checks of a line, the columns or the layout's lengths change.
+# Increment when the checks of a line, the columns or the layout's lengths change.
 # 2: `group` must be a string.
 _VERSION = 2
 
 
 @dataclass(frozen=True)
 class Source:
-    """A manifest and the rules that it is read by.
+    """A manifest file and how it is read.
 
-    path: as the user named it. audio_root: where relative audio paths start. prompt: put in the place of the user's own
-    text messages. tokens: every audio message must have codes in this range.
+    path: as given by the user. audio_root: base of relative audio paths. prompt: replaces the user's own text messages.
+    tokens: range of the codes that every audio message must have.
     """
 
     path: Path
@@ -60,11 +60,11 @@ class Source:
 
     @cached_property
     def place(self) -> Path:
-        """The file, wherever the process works later."""
+        """Absolute path of the file, independent of the working directory."""
         return self.path.absolute()
 
     def state(self) -> tuple[int, int]:
-        """Size and time of change (ns) of the file.
+        """Size and modification time (ns) of the file.
 
         Raises:
             DataError: it cannot be read.
@@ -77,12 +77,12 @@ class Source:
             raise DataError(self.path, problem, "Check the option that names it") from None
 
     def require_unchanged(self, before: tuple[int, int], now: tuple[int, int]) -> None:
-        """Raise a DataError when the file is not as it was when its lines were looked up."""
+        """Raises DataError if the file has changed since it was indexed."""
         if before != now:
             raise DataError(self.path, "was changed while it was being read", "Leave it alone, and start again")
 
     def decoded(self, raw: bytes, number: int) -> str:
-        """A line's text."""
+        """Text of a line."""
         try:
             return raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -91,19 +91,20 @@ class Source:
 
 
 def state_of(descriptor: int) -> tuple[int, int]:
-    """Size and time of change (ns) of an open file."""
+    """Size and modification time (ns) of an open file."""
     status = os.fstat(descriptor)
     return status.st_size, status.st_mtime_ns
 
 
 @dataclass
 class Columns:
-    """One entry a conversation: ``offset`` and ``size`` in bytes, number of its ``line``, number of ``audios``,
-    whether it is ``answered`` in text at its end and ``spoken``, with an answer in audio; ``lengths`` [n, 2, 2] is
-    positions and supervised text positions, of the whole and of the prompt (zeros without a tokenizer).
+    """Columns with one entry per conversation, or per audio message.
 
-    One entry an audio message: number of ``codes``, and of bytes in ``names``, where recordings are named one behind
-    another (0: none is named).
+    Conversation: byte ``offset`` and ``size``; ``line`` number; number of ``audios``; whether it ends with a text
+    answer (``answered``) and has an audio answer (``spoken``); ``lengths`` [n, 2, 2] are positions and supervised text
+    positions, of the whole and of the prompt (zeros without a tokenizer).
+
+    Audio message: number of ``codes``, and of bytes in ``names``, the concatenated recording names (0 if none).
     """
 
     offset: np.ndarray
@@ -122,7 +123,7 @@ class Columns:
 
     @cached_property
     def audio_start(self) -> np.ndarray:
-        """``[n + 1]``: the audio messages of conversation i are ``audio_start[i]`` up to ``audio_start[i + 1]``."""
+        """``[n + 1]``: conversation i has the audio messages ``audio_start[i]`` up to ``audio_start[i + 1]``."""
         return _starts(self.audios)
 
     @cached_property
@@ -130,11 +131,11 @@ class Columns:
         return _starts(self.name_sizes)
 
     def name(self, audio: int) -> str:
-        """What an audio message names as its recording; empty when it names none."""
+        """Recording named by an audio message, or empty."""
         return self.names[self._name_start[audio] : self._name_start[audio + 1]].tobytes().decode()
 
     def all_names(self) -> Iterator[str]:
-        """The same of every audio message, in order."""
+        """``name`` of every audio message, in order."""
         blob, start = memoryview(self.names), 0  # type: ignore[arg-type]
         for size in self.name_sizes.tolist():
             yield str(blob[start : start + size], "utf-8")
@@ -146,7 +147,7 @@ def _starts(counts: np.ndarray) -> np.ndarray:
 
 
 def index_of(source: Source, tokenizer: TextTokenizer | None) -> tuple[Columns, tuple[int, int]]:
-    """The columns of a manifest whose every line is right, and the file's state when they were; see ``Columns``.
+    """Validates every line of a manifest; returns its columns and the file's state at that time.
 
     Raises:
         DataError: the file cannot be read, is empty or not UTF-8, or a line breaks a rule.
@@ -174,7 +175,7 @@ def _scanned(source: Source, tokenizer: TextTokenizer | None) -> Arrays:
     for part, error in over_cores(_Scan(source, tokenizer), chunks_of(source.place)):
         parts.append(part)
         if error is not None:
-            _require_own_ids(source, _joined(parts))  # one of the lines before may repeat an id
+            _require_own_ids(source, _joined(parts))  # an earlier line may repeat an id
             raise error
     if not any(len(part["offset"]) for part in parts):
         raise DataError(source.path, "holds no conversation", "Prepare the data again, or check the path")
@@ -190,7 +191,7 @@ def _joined(parts: Sequence[Arrays]) -> Arrays:
 
 @dataclass
 class _Draft:
-    """Columns that grow line by line."""
+    """Columns under construction."""
 
     offset: array = field(default_factory=lambda: array("q"))
     size: array = field(default_factory=lambda: array("q"))
@@ -216,7 +217,7 @@ class _Draft:
 
 
 class _Scan:
-    """Checks and measures the lines of a chunk; returns what stands before the first bad line, and its error."""
+    """Validates and measures the lines of a chunk; returns columns up to the first bad line, and its error."""
 
     def __init__(self, source: Source, tokenizer: TextTokenizer | None) -> None:
         self.source, self.tokenizer = source, tokenizer
@@ -261,7 +262,7 @@ class _Scan:
 
 
 def _require_own_ids(source: Source, columns: Arrays) -> None:
-    """Raise a DataError for the first line that repeats an id. Only lines whose ids' hashes repeat are read again."""
+    """Raises DataError for the first repeated id; only lines with colliding id hashes are read again."""
     order = np.argsort(columns["id_hash"], kind="stable")
     ordered = columns["id_hash"][order]
     repeats = np.flatnonzero(ordered[1:] == ordered[:-1])
@@ -278,32 +279,30 @@ def _require_own_ids(source: Source, columns: Arrays) -> None:
             first_line[name] = number
 
 
-# --- What the recordings of a manifest are: there or not, and their contents' digests, for all of them at once.
-
-# Recordings whose paths are in memory at the same time.
+# Recordings per batch, which bounds the paths in memory.
 _AT_ONCE = 10_000
 
 
 class Recordings:
-    """The recordings that the audio messages of a manifest name, in the order of the messages.
+    """Recordings of a manifest's audio messages, in the order of the messages.
 
-    Every method looks at the disk as it is when it is called. ``root`` is where relative names start.
+    Every method reads the current state of the disk. ``root`` is the base of relative names.
     """
 
     def __init__(self, columns: Columns, root: Path) -> None:
         self.columns, self.root, self.count = columns, str(root), len(columns.codes)
 
     def states(self) -> np.ndarray:
-        """``[count, 2]``: size and time of change (ns) of every recording; -1 where there is no such file."""
+        """``[count, 2]``: size and modification time (ns) of every recording; -1 if the file is missing."""
         states, folders = array("q"), _Folders()
         for path in self._paths():
             states.extend(_state(path) if folders[path.rpartition("/")[0]] else (-1, -1))
         return np.frombuffer(states, np.int64).reshape(-1, 2) if states else np.empty((0, 2), np.int64)
 
     def digests(self) -> np.ndarray:
-        """``[count, 32]`` bytes: sha256 of every recording; zeros where there is no such file.
+        """``[count, 32]`` bytes: sha256 of every recording; zeros if the file is missing.
 
-        Remembered while names, sizes and times of change stay as they are.
+        Cached by names, sizes and modification times.
         """
         states = self.states()
         names = [hash_of(self.columns.names), hash_of(self.columns.name_sizes)]
@@ -322,7 +321,7 @@ class Recordings:
         return remember("manifests", facts, make)["digests"]
 
     def num_codes(self, digests: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-        """``[count]``: number of codes that each of the wanted recordings gives, read from its header; else 0.
+        """``[count]``: number of codes of each of the ``wanted`` recordings, from its header; else 0.
 
         Raises:
             AudioError: a recording cannot be read.
@@ -342,13 +341,13 @@ class Recordings:
         return remember("manifests", facts, make)["num_codes"]
 
     def _paths(self) -> Iterator[str]:
-        """Path of every recording; empty where a message names none."""
-        # A Path for each of a million recordings would take longer than looking them up.
+        """Path of every recording; empty if a message names none."""
+        # Creating a million Path objects would take longer than the lookups.
         return (os.path.join(self.root, name) if name else "" for name in self.columns.all_names())  # noqa: PTH118
 
 
 class _Folders(dict[str, bool]):
-    """Whether a folder is there, looked up once: a manifest may travel without its recordings."""
+    """Cache of folder existence; a manifest may travel without its recordings."""
 
     def __missing__(self, folder: str) -> bool:
         return self.setdefault(folder, not folder or os.path.isdir(folder))  # noqa: PTH112 - false for impossible names
@@ -362,18 +361,18 @@ def hash_of(values: np.ndarray) -> str:
 def _state(path: str) -> tuple[int, int]:
     try:
         status = os.stat(path)  # noqa: PTH116
-    except (OSError, ValueError):  # not there, or a name that no file can have
+    except (OSError, ValueError):  # missing, or an impossible file name
         return -1, -1
     return (status.st_size, status.st_mtime_ns) if S_ISREG(status.st_mode) else (-1, -1)
 
 
-# --- A long file in pieces, and work on pieces shared over the cores.
+# Parallel reading: a long file in chunks, shared over the cores.
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _CHUNK_BYTES = 1 << 20
-# With fewer pieces starting processes does not pay; with more processes one disk and one reader set the pace.
+# Fewer chunks do not repay starting processes; more processes are limited by the disk and the one reader.
 _FEWEST, _MOST_PROCESSES = 16, 8
 
 
@@ -387,7 +386,7 @@ class Chunk:
 
 
 def chunks_of(path: Path) -> list[Chunk]:
-    """A file cut behind line feeds into pieces of about a megabyte."""
+    """Splits a file at line feeds into chunks of about a megabyte."""
     chunks: list[Chunk] = []
     start, line = 0, 1
     with path.open("rb") as file:
@@ -399,12 +398,12 @@ def chunks_of(path: Path) -> list[Chunk]:
 
 
 def whole_file(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """The same as ``lines_of`` for a whole file, however long."""
+    """``lines_of`` a whole file of any length."""
     return lines_of(path, Chunk(0, path.stat().st_size, 1))
 
 
 def lines_of(path: Path, chunk: Chunk) -> Iterator[tuple[int, int, bytes]]:
-    """Number, place in the file and bytes (with the line feed) of every line of a chunk."""
+    """Number, byte offset and bytes (with the line feed) of every line of a chunk."""
     with path.open("rb") as file:
         file.seek(chunk.start)
         place = chunk.start
@@ -416,18 +415,18 @@ def lines_of(path: Path, chunk: Chunk) -> Iterator[tuple[int, int, bytes]]:
 
 
 def runs_of(count: int, size: int = 1000) -> list[range]:
-    """0 up to ``count`` in runs of at most ``size``, as items for ``over_cores``."""
+    """``range(count)`` in runs of at most ``size``, as items for ``over_cores``."""
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def over_cores(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """``map(work, items)``, in this order, computed by one process a core where there are many items.
+    """Parallel ``map(work, items)`` in order; many items are shared over one process per core.
 
-    The processes are forked: ``work`` and all it holds is there at once, and neither torch nor the caller's main module
-    is imported again. They touch no GPU and no thread pool.
+    Processes are forked: ``work`` needs no pickling, and torch and the main module are not imported again. They use no
+    GPU and no thread pool.
 
     Raises:
-        UserError: as ``work`` raised it, for the first item that did.
+        UserError: the first that ``work`` raised, in the order of the items.
     """
     processes = _processes() if len(items) >= _FEWEST else 1
     if processes == 1:
@@ -453,7 +452,7 @@ def over_cores(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterato
 
 
 def _processes() -> int:
-    """Processes to share work over; 1 where a fork is not safe (macOS) or not allowed (in a dataloader's worker)."""
+    """Number of processes; 1 where a fork is unsafe (macOS) or not allowed (in a dataloader worker)."""
     if sys.platform != "linux" or multiprocessing.current_process().daemon:
         return 1
     return min(len(os.sched_getaffinity(0)), _MOST_PROCESSES)
@@ -470,10 +469,10 @@ def _received(reader: Connection) -> Any:
 
 
 def _serve(work: Callable[[Any], Any], items: Sequence[Any], reader: Connection, writer: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears the same Ctrl-C, and ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets the same Ctrl-C and ends this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    gc.disable()  # what is parsed holds no cycles, and looking for them would copy the parent's memory
-    reader.close()  # or this process would outlive a killed parent, waiting for itself to read
+    gc.disable()  # parsed lines have no cycles; a collection would copy the parent's memory pages
+    reader.close()  # else this process would outlive a killed parent, blocked on its own pipe
     with suppress(BrokenPipeError):
         for item in items:
             try:

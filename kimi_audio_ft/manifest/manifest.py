@@ -1,7 +1,7 @@
-"""Manifests: JSONL, one conversation a line, in the published Kimi-Audio format.
+"""Manifests: JSONL, one conversation per line, in the published Kimi-Audio format.
 
-Every line is checked once, so that every error names its file and line and nothing is skipped in silence; afterwards a
-conversation is read from the file when it is asked for. A million of them take some 100 bytes each.
+Every line is validated once, with file and line in errors; conversations are then read on demand, at about 100 bytes
+of memory each.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ __all__ = [
 
 
 class Manifest(Sequence[Conversation]):
-    """The conversations of a checked manifest, or of some of its lines; each is read when it is asked for.
+    """Conversations of a validated manifest, or of some of its lines; read on demand.
 
-    rows: which conversations of the file these are. It can be given to other processes, forked or spawned.
+    rows: indices of these conversations in the file. Can be passed to forked or spawned processes.
 
     Raises:
-        DataError: on reading, when the file was changed since it was checked.
+        DataError: on reading, if the file has changed since it was validated.
     """
 
     def __init__(
@@ -89,15 +89,15 @@ class Manifest(Sequence[Conversation]):
         return parse_line(text, source.path, number, source.audio_root, source.tokens, source.prompt)
 
     def select(self, indices: np.ndarray) -> Manifest:
-        """The conversations at these places."""
+        """The conversations at these indices."""
         return Manifest(self.source, self.columns, self._state, self._tokenizer, self.rows[indices])
 
     def __getstate__(self) -> dict[str, Any]:
-        """For other processes, which open the file themselves."""
+        """State for other processes, which open the file themselves."""
         return {**self.__dict__, "_descriptor": None}
 
     def lengths(self, tokenizer: TextTokenizer, for_generation: bool = False) -> np.ndarray:
-        """``[n, 2]``: positions, and supervised text positions, of every conversation's layout."""
+        """``[n, 2]``: positions and supervised text positions of every conversation's layout."""
         columns = self.columns
         if self._tokenizer != tokenizer.identity:
             columns, state = index_of(self.source, tokenizer)
@@ -106,11 +106,11 @@ class Manifest(Sequence[Conversation]):
 
     @cached_property
     def recordings(self) -> Recordings:
-        """The recordings of all audio messages of the file."""
+        """Recordings of all audio messages of the file."""
         return Recordings(self.columns, self.source.audio_root)
 
     def named_audios(self, index: int) -> list[int]:
-        """Which audio messages of the file that name a recording a conversation holds."""
+        """Indices (in the file) of a conversation's audio messages that name a recording."""
         row, columns = self.rows[index], self.columns
         start = int(columns.audio_start[row])
         sizes = columns.name_sizes[start : start + int(columns.audios[row])].tolist()
@@ -121,19 +121,19 @@ class Manifest(Sequence[Conversation]):
         return [digests[audio].tobytes().hex() for audio in self.named_audios(index)]
 
     def num_codes(self) -> np.ndarray:
-        """``[n]``: number of audio codes of every conversation, over all its audio messages."""
+        """``[n]``: number of audio codes per conversation, over all its audio messages."""
         codes = np.concatenate([[0], np.cumsum(self.columns.codes, dtype=np.int64)])
         return np.diff(codes[self.columns.audio_start])[self.rows]
 
     def audio_messages(self) -> np.ndarray:
-        """Which audio messages of the file these conversations hold."""
+        """Indices (in the file) of these conversations' audio messages."""
         return np.flatnonzero(np.isin(self._owner, self.rows))
 
     def first_with(self, bad: np.ndarray) -> tuple[int, int] | None:
-        """The first conversation that holds one of the bad audio messages (a mask over those of the file), and which.
+        """First conversation with a bad audio message; ``bad`` is a mask over the audio messages of the file.
 
         Returns:
-            Place of the conversation, and number of the audio message in the file.
+            Index of the conversation, and index of the audio message in the file; None if there is none.
         """
         rows = np.zeros(len(self.columns), bool)
         rows[self._owner[bad]] = True
@@ -143,7 +143,7 @@ class Manifest(Sequence[Conversation]):
         return int(found[0]), int(np.flatnonzero(bad & (self._owner == self.rows[found[0]]))[0])
 
     def place_of(self, audio: int) -> int:
-        """Place of an audio message of the file among those of its conversation."""
+        """Index of an audio message within its conversation, from its index in the file."""
         return int(audio - self.columns.audio_start[self._owner[audio]])
 
     @property
@@ -152,11 +152,11 @@ class Manifest(Sequence[Conversation]):
         return np.repeat(np.arange(len(self.columns)), self.columns.audios)
 
     def line_of(self, index: int) -> int:
-        """Number of a conversation's line."""
+        """Line number of a conversation."""
         return int(self.columns.line[self.rows[index]])
 
     def require_unchanged(self) -> None:
-        """Raise a DataError when the file was changed since it was checked."""
+        """Raises DataError if the file has changed since it was validated."""
         self.source.require_unchanged(self._state, self.source.state())
 
     def text_of(self, index: int) -> tuple[str, int]:
@@ -167,7 +167,7 @@ class Manifest(Sequence[Conversation]):
         return self.source.decoded(raw, number), number
 
     def _opened(self) -> int:
-        """The file, as it was checked. Reading at an offset needs no position, which forked processes would share."""
+        """Descriptor of the unchanged file. Lines are read by offset, because forks share the file position."""
         if self._descriptor is None:
             try:
                 self._descriptor = os.open(self.source.place, os.O_RDONLY | os.O_CLOEXEC)
@@ -185,13 +185,13 @@ def read_manifest(
     tokens: TokenRange | None = None,
     tokenizer: TextTokenizer | None = None,
 ) -> Manifest:
-    """Every line of a manifest, checked.
+    """Opens and validates a manifest.
 
     Args:
-        audio_root: folder that relative audio paths start from; None is the manifest's own.
-        prompt: put in the place of the user's own text messages.
+        audio_root: base of relative audio paths; None is the manifest's own folder.
+        prompt: replaces the user's own text messages.
         tokens: also require ``audio_tokens`` in this range on every audio message (a *pretokenized* manifest).
-        tokenizer: measure the lines while they are checked, as ``Manifest.lengths`` else does in a second pass.
+        tokenizer: also measure the lines in this pass; otherwise ``Manifest.lengths`` needs a second one.
 
     Raises:
         DataError: the file is missing, empty or not UTF-8, or a line breaks a rule.
@@ -203,7 +203,7 @@ def read_manifest(
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 file that hold something, with their numbers; only a line feed ends a line."""
+    """Numbers and text of the non-blank lines of a UTF-8 file; only a line feed ends a line."""
     source = Source(path, path.parent)
     source.state()
     for number, _, raw in whole_file(path):
@@ -213,10 +213,10 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def require_references(manifest: Manifest, path: str | Path) -> None:
-    """Scoring and training need a text answer at the end of every conversation, and no answer in audio.
+    """Raises DataError unless every conversation ends with a text answer and has no audio answer.
 
-    An answer in audio would need the audio branch and its loss, which a transcriber has no use for; taking only the
-    text of such a conversation would ignore in silence what the manifest asks for.
+    An audio answer would need the audio branch and its loss, which transcription does not use; training on its text
+    alone would silently ignore part of the manifest.
     """
     columns, rows = manifest.columns, manifest.rows
     bad = np.flatnonzero(~columns.answered[rows] | columns.spoken[rows])
@@ -231,7 +231,7 @@ def require_references(manifest: Manifest, path: str | Path) -> None:
 
 
 def require_recordings(manifest: Manifest, path: str | Path) -> None:
-    """Features need the recording of every audio message."""
+    """Raises DataError unless the recording of every audio message exists; features are computed from them."""
     absent = manifest.recordings.states()[:, 0] < 0
     found = manifest.first_with(absent)
     if found is None:
@@ -248,24 +248,22 @@ def require_recordings(manifest: Manifest, path: str | Path) -> None:
     raise DataError(path, f"there is no recording {recording}", remedy, conversation.line)
 
 
-# --- What a manifest is, wherever its files lie: as training and decoding see it, and as scoring does.
+# Content digests, as seen by training and decoding, and by scoring.
 
 
 def manifest_identity(manifest: Manifest) -> str:
-    """Identity of what is said in a manifest: ids, messages (with the prompt that it was read with) and the bytes of
-    the recordings, wherever they lie.
+    """Content digest of a manifest: ids, messages (with the prompt it was read with) and bytes of the recordings.
 
-    Recordings that are not there (a pretokenized manifest may travel without them) count by their codes alone.
-    Remembered in the store while neither the file nor a recording changes.
+    Independent of file locations. Missing recordings (of a pretokenized manifest) are represented by their codes.
+    Cached while neither the file nor a recording changes.
     """
     return _identity(manifest, {"kind": "identity", "prompt": manifest.source.prompt}, _Said)
 
 
 def reference_identity(manifest: Manifest) -> str:
-    """Identity of what error rates are counted on: ids, references and the bytes of the recordings.
+    """Content digest of an evaluation set: ids, references and bytes of the recordings (codes where one is missing).
 
-    The same for every prompt, and for every model that a recording was tokenized for: what is scored on equal
-    references of equal recordings may be compared. A recording that is not there counts by its codes.
+    Independent of the prompt and of the model's tokens, so that equal digests make error rates comparable.
     """
     return _identity(manifest, {"kind": "references"}, _Scored)
 
@@ -292,7 +290,7 @@ def _identity(manifest: Manifest, kind: Mapping[str, Any], what: type[_Facts]) -
 
 
 class _Facts(ABC):
-    """What conversations hold, as the text of JSON lists to be hashed."""
+    """Canonical JSON of conversations, to be hashed."""
 
     def __init__(self, manifest: Manifest, digests: np.ndarray) -> None:
         self.manifest, self.digests = manifest, digests
@@ -303,7 +301,7 @@ class _Facts(ABC):
 
     @abstractmethod
     def _facts(self, place: int) -> list[Any]:
-        """Those of one conversation."""
+        """Facts of one conversation."""
 
     def _line(self, place: int) -> tuple[dict[str, Any], str]:
         """A conversation's line as JSON, and its id."""
@@ -312,13 +310,13 @@ class _Facts(ABC):
         return value, id_of(value, number)
 
     def _recordings(self, place: int) -> list[str]:
-        """sha256 of each recording that a conversation names; empty for one that is not there."""
+        """sha256 of each recording named by a conversation; empty if it is missing."""
         audios = self.manifest.named_audios(place)
         return [self.digests[audio].tobytes().hex() if self.there[audio] else "" for audio in audios]
 
 
 class _Said(_Facts):
-    """Every message."""
+    """All messages and recordings."""
 
     def _facts(self, place: int) -> list[Any]:
         value, name = self._line(place)
@@ -339,16 +337,16 @@ class _Scored(_Facts):
         return [name, reference_of(value["conversation"]), audio]
 
 
-# --- Part of a training set, for studies of how much data is needed: smaller parts lie inside larger ones.
+# Nested training subsets for learning curves over data size.
 
 
 def training_subset(manifest: Manifest, size: int | None, seed: int) -> Manifest:
-    """The first ``size`` conversations in the seed's order, as they stand in the file; all of them for None.
+    """Seeded random subset of ``size`` conversations in file order (None: all); smaller subsets nest in larger ones.
 
-    A conversation's recording is its ``group`` in the manifest, or itself where there is none.
+    Conversations are ordered by recording (their ``group``, or their id if they have none).
 
     Raises:
-        ConfigError: the manifest holds fewer.
+        ConfigError: the manifest has fewer conversations.
     """
     if size is None:
         return manifest
@@ -371,7 +369,7 @@ def training_subset(manifest: Manifest, size: int | None, seed: int) -> Manifest
 
 
 class _Keys:
-    """What conversations are put in order by: 16 bytes of their recording, then 16 of their own."""
+    """Sort keys of conversations: 16 bytes drawn for the recording, then 16 for the conversation."""
 
     def __init__(self, manifest: Manifest, seed: int) -> None:
         self.manifest, self.seed = manifest, seed

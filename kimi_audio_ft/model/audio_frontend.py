@@ -1,4 +1,4 @@
-"""Shared by both audio encoders: 30 s pieces, the number of audio tokens, and Whisper's log-mel spectrogram."""
+"""Audio front end of both encoders: 30 s pieces, number of audio tokens, Whisper's log-mel spectrogram."""
 
 from __future__ import annotations
 
@@ -37,10 +37,9 @@ PREPROCESSOR_CONFIG: dict[str, Any] = {
 
 
 def num_audio_tokens(num_samples: int, samples_per_token: int = SAMPLES_PER_TOKEN) -> int:
-    """Tokens, and equally rows of Whisper features, of a 16 kHz recording: the sum over its 30 s pieces of
-    ceil(samples / 1280), thus 12.5 per second.
+    """Tokens, and rows of Whisper features, of a 16 kHz recording: 12.5 per second.
 
-    Raises UserError for a recording without samples.
+    The sum over its 30 s pieces of ceil(samples / 1280). Raises UserError for a recording without samples.
     """
     if num_samples <= 0:
         raise UserError(f"num_samples={num_samples}: a recording needs at least one sample. Remove it from the data")
@@ -120,7 +119,7 @@ def _mel_filters(num_mel_bins: int, device: torch.device) -> Tensor:
 
 @contextmanager
 def float32_arithmetic(device: torch.device) -> Iterator[None]:
-    """Neither autocast nor TF32 inside: a trainer's speed settings must not change codes or spectra."""
+    """Context without autocast and TF32: a trainer's speed settings must not change codes or spectra."""
     precision = torch.get_float32_matmul_precision()
     cudnn = torch.backends.cudnn
     with (

@@ -1,4 +1,4 @@
-"""Reading and writing the published checkpoint layout: ``config.json``, safetensors shards and their index."""
+"""Published checkpoint layout: reading and writing ``config.json``, safetensors shards and their index."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DTYPES = {
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _MOST_HEADER_BYTES = 100 * 2**20
 WEIGHTS_NAME = "model.safetensors"
-# The published shards hold one such bf16 table per layer; rounded rotary frequencies must never be used.
+# The published shards hold a bf16 table of rotary frequencies per layer; rounded ones must not be used.
 STRAY_SUFFIX = "rotary_emb.inv_freq"
 BRANCH_PREFIXES = ("model.mimo_layers.", "model.mimo_norm.", "mimo_output.")
 
@@ -46,15 +46,15 @@ class TensorInfo:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the tensor takes in its file."""
+        """Size of the tensor in its file, in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def plan_shards(sizes: Mapping[str, int], most_bytes: float) -> dict[str, list[str]]:
-    """Names of tensors by file, ``model-1-of-N.safetensors`` and so on, in order.
+    """Names of tensors by file (``model-1-of-N.safetensors``, ...), in order.
 
     Args:
-        sizes: bytes of every tensor. most_bytes: of a file; a tensor may be larger and then has a file of its own.
+        sizes: bytes of every tensor. most_bytes: limit of a file; a larger tensor has its own.
     """
     shards: list[list[str]] = [[]]
     size = 0
@@ -68,13 +68,13 @@ def plan_shards(sizes: Mapping[str, int], most_bytes: float) -> dict[str, list[s
 
 
 def shard_index(sizes: Mapping[str, int], shards: Mapping[str, list[str]]) -> dict[str, Any]:
-    """The index beside such files."""
+    """Content of the shards' index file."""
     weight_map = {name: file for file, names in shards.items() for name in names}
     return {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
-    """Tensors that a file declares. Raises DataError when it is cut off, damaged or no safetensors file."""
+    """Tensors declared by a file. Raises DataError if it is truncated, damaged or not safetensors."""
     remedy = "Download it again"
     try:
         size = path.stat().st_size
@@ -97,7 +97,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
 
 class ShardWriter:
-    """Writes one safetensors file whose tensors are known in advance and arrive in pieces, in order."""
+    """Streaming writer of one safetensors file: tensors are declared in advance and written in pieces, in order."""
 
     def __init__(self, path: Path, tensors: Mapping[str, TensorInfo]) -> None:
         self._expected = iter(tensors.items())
@@ -107,7 +107,7 @@ class ShardWriter:
             start, end = end, end + info.nbytes
             header[name] = {"dtype": _NAMES[info.dtype], "shape": list(info.shape), "data_offsets": [start, end]}
         text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes, so that they can be memory-mapped
+        text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8 bytes, for memory mapping
         self._file: BinaryIO = path.open("wb")
         self._file.write(len(text).to_bytes(8, "little") + text)
 
@@ -124,19 +124,19 @@ class ShardWriter:
         assert written == info.nbytes, (name, written, info.nbytes)
 
     def close(self) -> None:
-        """Finish the file; all tensors must have been written."""
+        """Finish the file; all tensors must be written."""
         try:
             assert next(self._expected, None) is None
         finally:
             self._file.close()
 
     def abandon(self) -> None:
-        """Close the file as it is, after an error."""
+        """Close the incomplete file after an error."""
         self._file.close()
 
 
 def is_branch(name: str) -> bool:
-    """Whether a tensor belongs to the audio branch, which text output does not depend on."""
+    """Whether a tensor belongs to the audio branch, which text output does not use."""
     return name.startswith(BRANCH_PREFIXES)
 
 
@@ -154,9 +154,9 @@ def read_config(folder: Path) -> KimiAudioConfig:
 def load_model(
     model: PreTrainedModel, folder: Path, dtype: torch.dtype, audio_branch: bool, device: str | torch.device
 ) -> None:
-    """Fill the decoder from a checkpoint folder; every tensor but the known strays must be the model's.
+    """Load a checkpoint folder into the decoder; all tensors but the known extra ones must match the model's.
 
-    With ``audio_branch=False`` the branch's tensors are not read. Raises DataError as ``from_pretrained`` says.
+    With ``audio_branch=False`` the branch's tensors are not read. Raises DataError as ``from_pretrained`` does.
     """
 
     def own_name(stored: str) -> str | None:
@@ -194,7 +194,7 @@ def published_config(config: KimiAudioConfig, dtype: torch.dtype) -> dict:
 
 
 def read_encoder_config(folder: Path, required: tuple[str, ...]) -> dict[str, Any]:
-    """``config.json`` of an encoder; a shape that is not written there would silently become a library default."""
+    """``config.json`` of an encoder; a missing shape field would silently become a library default."""
     path = folder / "config.json"
     config = read_json_object(path, "Point the option at the encoder's folder")
     missing = [name for name in required if name not in config]
@@ -210,10 +210,10 @@ def load_tensors(
     dtype: torch.dtype,
     device: str | torch.device,
 ) -> None:
-    """Fill a module (it may be on the meta device) with the folder's tensors, cast to ``dtype`` on ``device``.
+    """Load the folder's tensors into a module (possibly on the meta device), cast to ``dtype`` on ``device``.
 
-    ``rename`` maps a name in the file to the module's, or to None when the tensor is not read. Raises DataError when
-    the names or shapes that remain are not exactly the module's.
+    ``rename`` maps a name in the file to the module's, or to None to skip the tensor. Raises DataError if the remaining
+    names or shapes are not exactly the module's.
     """
     expected = module.state_dict()
     source = _sources(folder, rename)
@@ -235,8 +235,8 @@ def load_tensors(
                 tensor = _read_tensor(file, path, source[name][1])
                 if tensor.shape != expected[name].shape:
                     misfits.append(f"{name} {list(tensor.shape)} instead of {list(expected[name].shape)}")
-                # Cast one by one, so that a large checkpoint is never in memory twice; on the CPU and in the dtype of
-                # the file it stays the mapped file itself.
+                # Cast one by one, so that a large checkpoint is never in memory twice; on the CPU in the file's dtype
+                # it stays memory-mapped.
                 state[name] = tensor.to(device=device, dtype=dtype)
     if misfits:
         raise DataError(
@@ -246,7 +246,7 @@ def load_tensors(
 
 
 def check_parameter_count(module: nn.Module, what: str, folder: Path) -> None:
-    """Compare the parameters of a module of the 7B with their published number (a key of PARAMETERS_7B)."""
+    """Check the parameter count of a module of the 7B against the published one (a key of PARAMETERS_7B)."""
     found, expected = sum(tensor.numel() for tensor in module.state_dict().values()), PARAMETERS_7B[what]
     if found != expected:
         problem = f"the {what} has {found:,} parameters, the published one {expected:,}"
@@ -262,7 +262,7 @@ def save_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
 
 
 def file_of_tensor(folder: Path) -> dict[str, Path]:
-    """File of each tensor: by the index, whatever the shards' names, or the one file."""
+    """File of each tensor, by the index or from the single file."""
     single, index = folder / WEIGHTS_NAME, folder / INDEX_NAME
     if index.is_file():
         weight_map = read_json_object(index, "Download it again").get("weight_map")
@@ -280,7 +280,7 @@ def file_of_tensor(folder: Path) -> dict[str, Path]:
 
 
 def _sources(folder: Path, rename: Callable[[str], str | None]) -> dict[str, tuple[Path, str]]:
-    """File and stored name of every tensor that is read, by the module's name."""
+    """File and stored name of every tensor to read, by the module's name."""
     source: dict[str, tuple[Path, str]] = {}
     for stored_name, path in file_of_tensor(folder).items():
         name = rename(stored_name)
@@ -292,7 +292,7 @@ def _sources(folder: Path, rename: Callable[[str], str | None]) -> dict[str, tup
 
 
 def check_headers(folder: Path, needed: set[Path]) -> None:
-    """Compare the index with what the shards declare; shards that are not needed may be absent."""
+    """Check the index against the shards' headers; shards that are not needed may be missing."""
     if not (folder / INDEX_NAME).is_file():
         return
     index = read_json_object(folder / INDEX_NAME, "Download it again")
@@ -318,7 +318,7 @@ def check_headers(folder: Path, needed: set[Path]) -> None:
 
 
 def _declared_bytes(path: Path, names: set[str]) -> int:
-    """Bytes of a shard's tensors, which must be those that the index names."""
+    """Bytes of a shard's tensors, which must match the index."""
     if not path.is_file():
         raise DataError(path, f"is not there, but {INDEX_NAME} names it", "Download it again")
     header = read_header(path)

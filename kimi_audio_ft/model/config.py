@@ -1,4 +1,4 @@
-"""Configuration of the two-stream decoder, with the field names of the published ``config.json``."""
+"""Config of the two-stream decoder, with the field names of the published ``config.json``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import Qwen2Config
 
-# What `auto_map` names is remote code, which this project never runs; the other keys describe the file, not the model.
+# `auto_map` names remote code, which this project never runs; the other keys describe the file, not the model.
 _NOT_MODEL_FIELDS = ("auto_map", "model_type", "transformers_version")
 
 PUBLISHED_7B: dict[str, Any] = {
@@ -33,7 +33,7 @@ PUBLISHED_7B: dict[str, Any] = {
     "kimia_media_end": 151663,
 }
 
-# What the published shards add up to (2 bytes each make their index's total_size), the same less the branch's 6 layers,
+# Parameters of the published shards (at 2 bytes each their index's total_size), the same without the branch's 6 layers,
 # norm and head, and the encoder of its whisper-large-v3.
 PARAMETERS_7B = {
     "decoder": 9_766_334_464,

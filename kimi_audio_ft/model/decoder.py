@@ -109,8 +109,8 @@ class KimiAudioModel(nn.Module):
         if features is not None and is_audio_BS is not None:
             check_features(is_audio_BS, features)
             if features:
-                # Cached or encoder features may be of another dtype than a bf16 base; the adaptor's matmul and the
-                # scatter below both need the embedding's.
+                # Features may have another dtype than a bf16 base; the adaptor's matmul and the scatter below need the
+                # embedding's.
                 rows_ND = torch.cat([f.to(device=embedded_BSD.device, dtype=embedded_BSD.dtype) for f in features])
                 # sqrt(2) is computed in the model's dtype, as published: 1.4140625 in bf16.
                 scale = torch.tensor(2.0, dtype=embedded_BSD.dtype, device=embedded_BSD.device).sqrt()
@@ -181,11 +181,11 @@ class KimiAudioForCausalLM(PreTrainedModel):
         audio_branch: bool = True,
         device: str | torch.device = "cpu",
     ) -> KimiAudioForCausalLM:
-        """Read the published layout (``config.json``, index, safetensors) without running remote code.
+        """Load the published layout (``config.json``, index, safetensors) without running remote code.
 
-        ``audio_branch=False`` never reads the branch's tensors; the model then has none and refuses to compute it. The
-        model is built on the meta device and filled tensor by tensor: one copy, straight onto ``device``. On the CPU,
-        in the dtype of the files, the tensors are the memory-mapped files: nothing is copied.
+        With ``audio_branch=False`` the branch's tensors are not read, and the model cannot compute it. The model is
+        built on the meta device and loaded tensor by tensor, straight onto ``device``; on the CPU, in the dtype of the
+        files, it stays memory-mapped.
 
         Raises:
             DataError: names, shapes, the index's total_size or, for the 7B, the published parameter counts disagree.
@@ -201,12 +201,12 @@ class KimiAudioForCausalLM(PreTrainedModel):
         if not audio_branch:
             del model.mimo_output, model.model.mimo_norm
         load_model(model, folder, dtype, audio_branch, device)
-        # The rotary table is not part of a checkpoint; on the meta device it is empty.
+        # The rotary table is not in the checkpoint, and has no values on the meta device.
         model.model.rotary_emb = type(model.model.rotary_emb)(config=config).to(device)
         return model.requires_grad_(False).eval()
 
     def attach_whisper(self, extractor: WhisperFeatureExtractor) -> None:
-        """Make the Whisper encoder a part of this model, under ``whisper_model.``."""
+        """Add the Whisper encoder to this model, under ``whisper_model.``."""
         self.whisper_model = extractor
 
     def forward(
@@ -235,8 +235,8 @@ class KimiAudioForCausalLM(PreTrainedModel):
             past_key_values: cache to read and extend. ``use_cache=True`` starts a new one.
             text_positions: bool ``[B, S]``; text logits are computed only there and come back as ``[N, V]``.
             waveforms: 16 kHz mono waveforms instead of ``audio_features``, when a Whisper encoder is attached.
-            copies: all rows this many times, one block after another, for as many adapters: what stands before the
-                layers is computed once. The output has the rows, or positions, of all copies.
+            copies: repeat all rows as this many blocks, for as many adapters; the embedding is computed once. The
+                output has the rows, or positions, of all copies.
 
         Raises:
             UserError: the features do not fit the audio codes (number of audios, or length of one).
@@ -273,10 +273,10 @@ def _positions(embedded_BSD: Tensor, attention_mask: Tensor | None, cache: Cache
 
 
 def check_features(is_audio_BS: Tensor, features: Sequence[Tensor]) -> None:
-    """Every run of audio codes must have one feature tensor of exactly its length.
+    """Check that every run of audio codes has one feature tensor of exactly its length.
 
-    The published code copies ``min(codes, rows)`` rows instead: a 32.16 s clip (402 codes) silently met the 375
-    feature rows of its first 30 s.
+    The published code copies ``min(codes, rows)`` rows instead: a 32.16 s clip (402 codes) silently got the 375 feature
+    rows of its first 30 s.
     """
     lengths = audio_run_lengths(is_audio_BS)
     if len(lengths) != len(features):
@@ -293,7 +293,7 @@ def check_features(is_audio_BS: Tensor, features: Sequence[Tensor]) -> None:
 
 
 def audio_run_lengths(is_audio_BS: Tensor) -> list[int]:
-    """Lengths of the runs of true, row by row. Two audios never touch: media ids stand between them."""
+    """Lengths of the runs of true, row by row. Runs never touch, because media ids separate audios."""
     padded = nn.functional.pad(is_audio_BS.to(torch.int8), (1, 1))
     edges = padded.diff(dim=-1)
     starts, ends = (edges == 1).nonzero(), (edges == -1).nonzero()

@@ -1,4 +1,4 @@
-"""Folders of a checkpoint and its parts, their identity, and their download by hub id."""
+"""Model folders: locating and identifying a checkpoint's parts, and downloading them by hub id."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class ModelFiles:
     speech_tokenizer: Path
 
     def identity(self) -> str:
-        """Identity of the base: config, weights and text tokenizer."""
+        """Digest of the base: config, weights and text tokenizer."""
         return folder_digest(self.root)
 
 
 def locate(settings: ModelConfig) -> ModelFiles:
-    """The folders that a model config names; hub ids are downloaded unless they are in the cache.
+    """Folders named by a model config; hub ids are downloaded unless they are cached.
 
     Raises:
-        ConfigError: a folder is not there or is not Kimi-Audio's own, with the option to set.
+        ConfigError: a folder is missing or not in Kimi-Audio's layout; names the option to set.
     """
     if settings.path == "tiny":
         root = TINY_MODEL
@@ -65,7 +65,7 @@ def locate(settings: ModelConfig) -> ModelFiles:
 
 
 def _refuse_openai_whisper(option_value: str, folder: Path) -> None:
-    """Recognise OpenAI's file by size and digest; converted copies are not recognised."""
+    """Reject OpenAI's own file, by size and digest; converted copies are not recognised."""
     weights = folder / "model.safetensors"
     size, digest = _OPENAI_WHISPER
     if weights.is_file() and weights.stat().st_size == size and file_digest(weights) == digest:
@@ -73,7 +73,7 @@ def _refuse_openai_whisper(option_value: str, folder: Path) -> None:
 
 
 def require_folder(option: str, folder: Path, what: str) -> Path:
-    """The folder, or a ConfigError that names its option."""
+    """The folder if it exists, or a ConfigError that names its option."""
     if not folder.is_dir():
         remedy = _OWN_WHISPER if folder.name == WHISPER_NAME else "Download it there"
         raise ConfigError(option, str(folder), f"{what} must be a folder, and there is none", remedy)
@@ -81,15 +81,15 @@ def require_folder(option: str, folder: Path, what: str) -> Path:
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether a value that names no folder here reads as ``organisation/name``."""
+    """Whether a value that is no local folder has the form ``organisation/name``."""
     return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path)) and not Path(path).is_dir()
 
 
 @dataclass(frozen=True)
 class HubFiles:
-    """Files of a hub repository that an option names.
+    """Files of a hub repository named by an option.
 
-    allow, skip: patterns in which ``*`` also matches ``/``. required: files that a complete download has, besides
+    allow, skip: patterns in which ``*`` also matches ``/``. required: files of a complete download besides
     ``config.json`` and the shards of the index.
     """
 
@@ -101,12 +101,12 @@ class HubFiles:
     required: tuple[str, ...] = ()
 
     def fetch(self) -> Path:
-        """The folder of the files, from the local cache or downloaded now, by one process at a time.
+        """Folder of the files, from the local cache or downloaded by one process at a time.
 
-        What is complete in the cache is used without asking the network; give a revision to have a newer one.
+        A complete cached copy is used without network access; set a revision for a newer one.
 
         Raises:
-            ConfigError: it cannot be downloaded, or the disk is too small; names the option and the remedy.
+            ConfigError: the download fails, or the disk is too small; names the option and the remedy.
         """
         from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -140,7 +140,7 @@ class HubFiles:
         return folder if self._complete(folder) else None
 
     def _complete(self, folder: Path) -> bool:
-        """Whether all files that are read have been downloaded."""
+        """Whether all needed files have been downloaded."""
         from kimi_audio_ft.model.checkpoint import file_of_tensor
 
         try:
@@ -176,7 +176,7 @@ class HubFiles:
 
 
 def base_files(repo: str, revision: str | None) -> HubFiles:
-    """Files of Kimi-Audio that are read: 22.6 of the published 42.6 GB, without vocoder and code."""
+    """Needed files of Kimi-Audio: 22.6 of the published 42.6 GB, without vocoder and code."""
     return HubFiles(
         "model.path",
         repo,
@@ -188,5 +188,5 @@ def base_files(repo: str, revision: str | None) -> HubFiles:
 
 
 def speech_tokenizer_files(repo: str) -> HubFiles:
-    """Files of the GLM-4 voice tokenizer that are read."""
+    """Needed files of the GLM-4 voice tokenizer."""
     return HubFiles("model.speech_tokenizer", repo, None, allow=("*.json", "*.safetensors"))

@@ -1,4 +1,4 @@
-"""The frozen base in 4 bits (QLoRA, Dettmers et al. 2023, arXiv 2305.14314), for cards of 24 GB."""
+"""4-bit quantization of the frozen base (QLoRA, Dettmers et al. 2023, arXiv 2305.14314), for 24 GB GPUs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from kimi_audio_ft.runtime.libraries import bring_back_bitsandbytes
 
 
 def quantize_layers(model: KimiAudioForCausalLM, device: torch.device) -> None:
-    """Put the model on a device with the linears of its decoder layers in NF4, in place.
+    """Move the model to a device with the linears of its decoder layers in NF4, in place.
 
-    Embedding, heads, norms and adaptor keep their format. The 7B's text path takes 5.8 GB instead of 15.5 GB. Weights
-    go to the device one by one, so that it never holds more than one of them unquantized. PEFT puts its own 4-bit LoRA
-    layer on such linears (``is_loaded_in_4bit``).
+    Embedding, heads, norms and adaptor keep their dtype. The 7B's text path takes 5.8 GB instead of 15.5 GB. Weights
+    are moved one by one, so that the device never holds more than one unquantized. PEFT adds its own 4-bit LoRA layer
+    to such linears (``is_loaded_in_4bit``).
 
     Raises:
         ConfigError: bitsandbytes is not installed.
@@ -53,7 +53,7 @@ def _in_nf4(linear: nn.Linear, device: torch.device) -> nn.Module:
     # and the same base trains afterwards.
     flagged: Any = quantized
     flagged.support_avx512bf16_for_cpu = False
-    # Moving such a parameter to a device is what quantizes it.
+    # Moving such a parameter to a device quantizes it.
     weight: Any = bnb.nn.Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4", module=quantized)
     quantized.weight = weight.to(device)
     return quantized.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The GLM-4-Voice speech tokenizer: 12.5 codes per second from half a Whisper encoder and a codebook.
+"""GLM-4-Voice speech tokenizer: 12.5 codes per second from half a Whisper encoder and a codebook.
 
 Shape letters: P pieces of any clips, S rows of 20 ms, T codes, D d_model.
 """
@@ -36,9 +36,9 @@ SHAPE_FIELDS = (
     *("max_source_positions", "pooling_type", "pooling_kernel_size", "pooling_position", "quantize_position"),
     *("quantize_vocab_size", "quantize_causal_block_size", "encoder_causal_convolution"),
 )
-# Part of the published module's state, but of its training only; and what follows the codebook in a whole model.
+# Published tensors that encoding does not use: training state, and the layers after the codebook in a whole model.
 UNUSED_NAMES = ("embed_positions2.", "ema_count", "ema_weight", "layer_norm.", "decoder.", "proj_out.")
-# Vectors compared with the codebook at once: bounds the distance matrix to about 64 MB at 16384 codes.
+# Vectors per comparison with the codebook: limits the distance matrix to about 64 MB at 16384 codes.
 SEARCH_ROWS = 1024
 
 
@@ -46,8 +46,8 @@ SEARCH_ROWS = 1024
 class AudioPiece:
     """Up to 30 s of a clip.
 
-    padded_length: samples that its spectrogram is computed over. The published rule: all pieces of a clip get the
-    length of its longest, rounded up to whole tokens; the STFT's last frames depend on where the padding ends.
+    padded_length: samples that its spectrogram covers. As published, all pieces of a clip are padded to its longest,
+    rounded up to whole tokens; the STFT's last frames depend on this.
     """
 
     samples: Tensor
@@ -57,9 +57,8 @@ class AudioPiece:
 class SpeechTokenizer(nn.Module):
     """Waveforms to discrete codes (GLM-4-Voice, Zeng et al. 2024); ``state_dict`` has the published names.
 
-    Always float32 without TF32: the nearest code flips under less precision. Pieces of several clips are computed at
-    once; every one has the spectrogram that it has alone, and no row of audio sees a row of padding, so its codes do
-    not depend on its neighbours.
+    Always float32 without TF32, because lower precision changes the nearest code. Pieces of several clips are batched;
+    each has its own spectrogram and never attends to padding, so its codes are independent of the batch.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -69,7 +68,7 @@ class SpeechTokenizer(nn.Module):
         layer_config = WhisperConfig.from_dict(config)
         layer_config._attn_implementation = "sdpa"
         width, positions = config["d_model"], config["max_source_positions"]
-        # Causal convolutions are padded by hand, on the left only.
+        # Causal convolutions are padded explicitly, on the left only.
         padding = 0 if config["encoder_causal_convolution"] else 1
         self.conv1 = nn.Conv1d(config["num_mel_bins"], width, kernel_size=3, padding=padding)
         self.conv2 = nn.Conv1d(width, width, kernel_size=3, stride=2, padding=padding)
@@ -80,9 +79,9 @@ class SpeechTokenizer(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> SpeechTokenizer:
-        """Read ``config.json`` and safetensors, named as published (bare) or ``model.encoder.*``.
+        """Load ``config.json`` and safetensors, named as published (bare) or ``model.encoder.*``.
 
-        Raises UserError when a needed tensor is missing, an unknown one is there, or the config cannot be followed.
+        Raises UserError for a missing or unknown tensor, or an unsupported config.
         """
         folder = Path(folder)
         config = read_encoder_config(folder, SHAPE_FIELDS)
@@ -92,7 +91,7 @@ class SpeechTokenizer(nn.Module):
         return tokenizer.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the published layout, less the tensors that play no role in finding codes."""
+        """Write the published layout, without the tensors that encoding does not use."""
         folder = Path(folder)
         save_tensors(self.state_dict(), folder)
         write_json(
@@ -124,11 +123,11 @@ class SpeechTokenizer(nn.Module):
         return list(self._nearest_codes(torch.cat(vectors)).cpu().split([len(rows) for rows in vectors]))
 
     def hidden(self, waveforms: list[Tensor], batch_size: int = 8) -> list[Tensor]:
-        """Pooled vectors ``[num_audio_tokens(samples), d_model]`` of each waveform, before the search for a code."""
+        """Pooled vectors ``[num_audio_tokens(samples), d_model]`` of each waveform, before quantization to codes."""
         clips = [self._pieces(waveform) for waveform in checked_waveforms(waveforms)]
         pieces = [piece for clip in clips for piece in clip]
         vectors: dict[int, Tensor] = {}
-        # Pieces of similar length together, the longest first: what does not fit into memory fails at once.
+        # Sorted by length, the longest first, so that running out of memory happens at once.
         order = sorted(range(len(pieces)), key=lambda number: -pieces[number].padded_length)
         with float32_arithmetic(self.conv1.weight.device):
             for start in range(0, len(order), batch_size):
@@ -139,7 +138,7 @@ class SpeechTokenizer(nn.Module):
 
     @property
     def _unit(self) -> int:
-        """Samples of a token."""
+        """Samples per token."""
         return SAMPLES_PER_ROW * int(self.config["pooling_kernel_size"])
 
     def _pieces(self, waveform: Tensor) -> list[AudioPiece]:
@@ -148,7 +147,7 @@ class SpeechTokenizer(nn.Module):
         return [AudioPiece(piece, padded_length) for piece in pieces]
 
     def _pieces_hidden(self, pieces: list[AudioPiece]) -> list[Tensor]:
-        """``[T, D]`` of each piece, without the vectors of its padding."""
+        """``[T, D]`` of each piece, without its padding."""
         x_PSD = F.gelu(self._conv(self.conv2, F.gelu(self._conv(self.conv1, self._log_mels(pieces)))))
         x_PSD = x_PSD.transpose(1, 2)
         x_PSD = x_PSD + self.embed_positions.weight[: x_PSD.shape[1]]
@@ -161,7 +160,7 @@ class SpeechTokenizer(nn.Module):
         return [rows_TD[:count] for rows_TD, count in zip(pooled_PTD, counts, strict=True)]
 
     def _log_mels(self, pieces: list[AudioPiece]) -> Tensor:
-        """``[P, num_mel_bins, frames]``: each piece's own spectrogram, then zeros, as a convolution pads its end."""
+        """``[P, num_mel_bins, frames]``: each piece's own spectrogram, zero-padded as a convolution would."""
         device, bins = self.conv1.weight.device, self.config["num_mel_bins"]
         frames = max(piece.padded_length for piece in pieces) // HOP_SAMPLES
         mels = torch.zeros(len(pieces), bins, frames, device=device)
@@ -175,9 +174,9 @@ class SpeechTokenizer(nn.Module):
         return conv(F.pad(x, (2, 0)) if self.config["encoder_causal_convolution"] else x)
 
     def _attention_mask(self, lengths: list[int], rows: int) -> Tensor:
-        """Additive ``[P, 1, S, S]``: a row sees the rows of real audio, up to the end of its own block of rows.
+        """Additive ``[P, 1, S, S]``: a row attends to the rows of real audio up to the end of its own block of rows.
 
-        ``[1, 1, S, S]`` when all pieces have the same number of rows.
+        ``[1, 1, S, S]`` if all pieces have equally many rows.
         """
         device = self.conv1.weight.device
         real_rows = [-(-length // SAMPLES_PER_ROW) for length in lengths]
@@ -193,7 +192,7 @@ class SpeechTokenizer(nn.Module):
     def _nearest_codes(self, vectors_TD: Tensor) -> Tensor:
         codes = self.codebook.weight
         with float32_arithmetic(codes.device):
-            # The squared norm of the vector itself is the same for all codes and is left out.
+            # The vector's own squared norm is constant over codes and omitted.
             norms = codes.square().sum(dim=1)
             parts = [(norms - 2 * part @ codes.T).argmin(dim=1) for part in vectors_TD.split(SEARCH_ROWS)]
         return torch.cat(parts)
@@ -202,7 +201,7 @@ class SpeechTokenizer(nn.Module):
         name = stored_name.removeprefix("model.").removeprefix("encoder.")
         if name.startswith(UNUSED_NAMES):
             return None
-        # Layers behind the codebook are in the file of a whole model only.
+        # Only a whole model's file has layers after the codebook.
         if name.startswith("layers.") and int(name.split(".")[1]) >= self.config["quantize_position"]:
             return None
         return name

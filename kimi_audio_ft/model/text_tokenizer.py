@@ -1,4 +1,4 @@
-"""The text tokenizer of Kimi-Audio: Qwen's byte-pair ranks, and 421 special tokens behind them."""
+"""Text tokenizer of Kimi-Audio: Qwen's byte-pair ranks and 421 special tokens."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# As the published tokenizer does: tiktoken's time and stack grow too fast on longer text and longer runs.
+# As published: tiktoken's time and stack grow too fast on longer text and longer runs.
 MOST_CHARS = 400_000
 MOST_SAME_CLASS_CHARS = 25_000
 
-# The published order, from the first id behind the ranks; a number n stands for <|reserved_token_n|>.
+# In published order, from the first id after the ranks; a number n means <|reserved_token_n|>.
 _SPECIAL_ORDER: tuple[str | int, ...] = (
     *(BOS, EOS, "<|im_msg_end|>", "<|im_user_msg_start|>", "<|im_assistant_msg_start|>"),
     *range(4),
@@ -51,12 +51,12 @@ SPECIAL_TOKENS: tuple[str, ...] = tuple(
 class TextTokenizer:
     """Text to ids and back.
 
-    One deliberate difference from the published tokenizer: text is normalised to Unicode NFC before it is encoded
-    (as Qwen2's own tokenizer does), so that a transcript's ids do not depend on how its file composes characters.
+    One deliberate difference from the published tokenizer: text is normalised to Unicode NFC before encoding (as by
+    Qwen2's own tokenizer), so that a transcript's ids do not depend on how its file composes characters.
     """
 
     def __init__(self, ranks: dict[bytes, int], special_tokens: dict[str, int]) -> None:
-        """Byte-pair ranks 0..n-1, and the ids from n upward of the special tokens by name."""
+        """From byte-pair ranks 0..n-1, and the ids from n upward of the special tokens by name."""
         self.special_tokens = dict(special_tokens)
         self._names = {number: name for name, number in special_tokens.items()}
         self._ranks, self._num_ranks = ranks, len(ranks)
@@ -69,7 +69,7 @@ class TextTokenizer:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> TextTokenizer:
-        """Read ``tiktoken.model`` and, when present, the special tokens of ``tokenizer_config.json``.
+        """Load ``tiktoken.model`` and, if present, the special tokens of ``tokenizer_config.json``.
 
         Raises DataError, with the line, for a missing or malformed file.
         """
@@ -80,7 +80,7 @@ class TextTokenizer:
 
     @cached_property
     def identity(self) -> str:
-        """Hash of all that ``encode`` depends on."""
+        """Digest of everything that ``encode`` depends on."""
         digest = hashlib.sha256(f"NFC {PATTERN} {sorted(self.special_tokens.items())}".encode())
         for token, rank in sorted(self._ranks.items(), key=itemgetter(1)):
             digest.update(b"%d %d " % (rank, len(token)) + token)
@@ -95,7 +95,7 @@ class TextTokenizer:
         return [*ids, self.eos_id] if eos else ids
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
-        """Text of ids; special tokens by their names, or left out; invalid UTF-8 becomes U+FFFD.
+        """Text of ids; special tokens by name or skipped; invalid UTF-8 becomes U+FFFD.
 
         Raises UserError for an id that is neither text nor special, such as an audio code.
         """
@@ -114,7 +114,7 @@ class TextTokenizer:
 def save_tokenizer_files(folder: str | Path, ranks: dict[bytes, int]) -> None:
     """Write ``tiktoken.model``, ``tokenizer_config.json`` and ``special_tokens_map.json`` with all 421 specials.
 
-    Raises DataError when the ranks could not be read again.
+    Raises DataError if the ranks could not be read back.
     """
     folder = Path(folder)
     _check_ranks(ranks, folder / RANKS_NAME)
@@ -166,12 +166,12 @@ def _check_ranks(ranks: dict[bytes, int], path: Path) -> None:
         raise DataError(path, f"the ranks are not 0..{len(ranks) - 1}, each once", "Download it again")
     missing = [value for value in range(256) if bytes([value]) not in ranks]
     if missing:
-        # tiktoken aborts, rather than raises, on text with a byte it does not know.
+        # tiktoken aborts instead of raising on text with an unknown byte.
         raise DataError(path, f"no token for {len(missing)} single bytes, such as {missing[0]}", "Download it again")
 
 
 def _read_special_tokens(path: Path, first_id: int) -> dict[str, int]:
-    """Names and ids in ``added_tokens_decoder``; the published 421 behind the ranks when there is none."""
+    """Names and ids in ``added_tokens_decoder``; without one, the published 421 after the ranks."""
     published = {name: number for number, name in enumerate(SPECIAL_TOKENS, start=first_id)}
     if not path.exists():
         return published
@@ -198,7 +198,7 @@ def _read_special_tokens(path: Path, first_id: int) -> dict[str, int]:
 
 
 def _bounded_parts(text: str) -> Iterator[str]:
-    """Cut text so that no part, and no run of only blanks or only other characters, is too long for tiktoken."""
+    """Split text so that no part, and no run of only white space or only other characters, is too long for tiktoken."""
     for start in range(0, len(text), MOST_CHARS):
         part = text[start : start + MOST_CHARS]
         part_start = 0

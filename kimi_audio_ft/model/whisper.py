@@ -1,4 +1,4 @@
-"""Whisper's encoder as Kimi-Audio uses it: four neighbouring 20 ms vectors make one feature row per audio token."""
+"""Whisper encoder as used by Kimi-Audio: four adjacent 20 ms vectors form one feature row per audio token."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ PIECE_ROWS = 1500
 
 
 class WhisperFeatureExtractor(nn.Module):
-    """Waveforms to the features that the adaptor of Kimi-Audio takes (published ``whisper.py`` of Kimi-Audio).
+    """Waveforms to the features of Kimi-Audio's adaptor (published ``whisper.py`` of Kimi-Audio).
 
-    A clip is cut into 30 s pieces, each zero-padded to 30 s; the encoder sees the padding (no mask), then the first
-    ``4 * ceil(samples / 1280)`` rows are kept, the pieces joined, and 4 rows concatenated into one. Built from the
-    fields of a published ``config.json``, with random weights.
+    A clip is split into 30 s pieces, each zero-padded to 30 s and encoded without a mask. The first
+    ``4 * ceil(samples / 1280)`` rows are kept, the pieces concatenated, and every 4 rows joined into one. The
+    constructor takes the fields of a published ``config.json`` and initialises randomly.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -50,9 +50,9 @@ class WhisperFeatureExtractor(nn.Module):
     def from_pretrained(
         cls, folder: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
     ) -> WhisperFeatureExtractor:
-        """Read ``config.json`` and the encoder's safetensors, named ``model.encoder.*``, ``encoder.*`` or bare.
+        """Load ``config.json`` and the encoder's safetensors, named ``model.encoder.*``, ``encoder.*`` or bare.
 
-        Decoder tensors are left unread. Raises UserError when the encoder's tensors are not exactly the config's.
+        Decoder tensors are ignored. Raises UserError if the encoder's tensors do not match the config exactly.
         """
         folder = Path(folder)
         config = read_encoder_config(folder, SHAPE_FIELDS)

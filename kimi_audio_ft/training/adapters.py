@@ -1,4 +1,4 @@
-"""The adapters of a training: what is asked (``AdapterSpec``), its state (``AdapterState``), its tensors by name."""
+"""Adapters in training: specification (``AdapterSpec``), state (``AdapterState``), whole tensors by parameter name."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from kimi_audio_ft.runtime.signals import TrainingFailed
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """An adapter to be trained.
+    """Specification of an adapter to train.
 
     name: unique and without dots, such as its training signature.
-    folder: receives the finished adapter. work: holds its checkpoints, also those of an interrupted training.
+    folder: receives the finished adapter. work: holds its checkpoints, also after an interruption.
     """
 
     name: str
@@ -37,9 +37,9 @@ class AdapterSpec:
 
 @dataclass(eq=False)
 class AdapterState:
-    """An adapter while it trains.
+    """State of an adapter in training.
 
-    rate, step_loss: learning rate and loss (over all ranks) of the last step. failure: why it left the training.
+    rate, step_loss: learning rate and loss (over all ranks) of the last step. failure: why its training failed.
     """
 
     optim: OptimConfig
@@ -51,16 +51,16 @@ class AdapterState:
     dropout: DropoutSeed = field(default_factory=DropoutSeed)
 
     def schedule(self, num_steps: int) -> Callable[[int], float]:
-        """Factor of its peak rate at each optimizer step."""
+        """Learning rate factor by optimizer step."""
         return rate_factor(self.optim.schedule, num_steps, self.optim.warmup_ratio)
 
     def owns(self, parameter: str) -> bool:
-        """Whether a parameter of that name belongs to it."""
+        """Whether the parameter of this name belongs to the adapter."""
         return f".{self.name}." in parameter
 
 
 def rate_factor(schedule: str, num_steps: int, warmup_ratio: float) -> Callable[[int], float]:
-    """Factor of the peak rate at each optimizer step: linear warm-up, then linear or cosine decay to 0, or constant."""
+    """Learning rate factor by optimizer step: linear warm-up, then constant, or linear or cosine decay to 0."""
     warmup = math.ceil(num_steps * warmup_ratio)
 
     def factor(step: int) -> float:
@@ -75,11 +75,11 @@ def rate_factor(schedule: str, num_steps: int, warmup_ratio: float) -> Callable[
 
 
 def rename(values: dict[str, Tensor], old: str, new: str) -> dict[str, Tensor]:
-    """Select one adapter's values by parameter name and put them under another adapter's name."""
+    """Select one adapter's values by parameter name and rename them to another adapter."""
     return {key.replace(f".{old}.", f".{new}."): value for key, value in values.items() if f".{old}." in key}
 
 
-# Parameters and AdamW's moments below are whole tensors by name, however a strategy holds them: on one device, as
+# Below, parameters and AdamW's moments are whole tensors by name, whether a strategy holds them on one device, as
 # DTensor shards (FSDP2), or as partitions (DeepSpeed ZeRO-3).
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -89,7 +89,7 @@ def _trained(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def adapter_parameters(module: nn.Module) -> dict[str, Tensor]:
-    """Trained parameters by name, whole, copied to the CPU."""
+    """Whole trained parameters by name, copied to the CPU."""
     found = {}
     for name, parameter in _trained(module):
         with _gathered(parameter):
@@ -108,12 +108,12 @@ def set_adapter_parameters(module: nn.Module, values: Mapping[str, Tensor]) -> N
         if _is_partition(parameter):
             from deepspeed.utils import safe_set_full_fp32_param
 
-            # DeepSpeed's optimizer steps on a copy of its own.
+            # DeepSpeed's optimizer has its own copy.
             safe_set_full_fp32_param(parameter, values[name].to(parameter.device))
 
 
 def moments(module: nn.Module, optimizer: Any) -> dict[str, Any]:
-    """AdamW's state by parameter name, ``{"step", "exp_avg", "exp_avg_sq"}``; absent before a first step."""
+    """AdamW's state by parameter name, ``{"step", "exp_avg", "exp_avg_sq"}``; empty before the first step."""
     found: dict[str, Any] = {}
     steps = _zero_steps(optimizer)
     for name, parameter in _trained(module):
@@ -150,7 +150,7 @@ def _whole(tensor: Tensor) -> Tensor:
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
-    """The value on the parameter's device, sharded as it is."""
+    """The value on the parameter's device with the parameter's sharding."""
     value = value.to(parameter.device)
     if not hasattr(parameter, "device_mesh"):
         return value
@@ -163,7 +163,7 @@ def _is_partition(parameter: nn.Parameter) -> bool:
 
 
 def _gathered(parameter: nn.Parameter, write: bool = False) -> Any:
-    """Context in which a partition of ZeRO-3 is whole."""
+    """Context in which a ZeRO-3 parameter is whole."""
     if not _is_partition(parameter):
         return nullcontext()
     import deepspeed
@@ -172,7 +172,7 @@ def _gathered(parameter: nn.Parameter, write: bool = False) -> Any:
 
 
 def _zero_steps(optimizer: Any) -> float:
-    """Steps that DeepSpeed's ZeRO-3 optimizer has taken; 0 for any other."""
+    """Number of steps of DeepSpeed's ZeRO-3 optimizer; 0 for any other."""
     flat = getattr(optimizer, "fp32_partitioned_groups_flat", None)
     inner = optimizer.optimizer.state if flat else {}
     return float(inner[flat[0]]["step"]) if flat and flat[0] in inner else 0.0

@@ -1,4 +1,4 @@
-"""Callbacks at the end of every step: learning curves, failed adapters, progress, and an early end."""
+"""End-of-step callbacks: learning curves, failed adapters, progress reports, and early stops."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ log = logging.getLogger(__name__)
 Row = dict[str, Any]
 OnStep = Callable[[str, int, int, float, float], None]
 OnFailure = Callable[[str, TrainingFailed], None]
-# Seconds between two reports of steps.
+# Seconds between progress reports.
 _REPORT_EVERY = 0.25
 
 
 @dataclass
 class Curve:
-    """One adapter's rows, and the sum of the losses that its next training row averages."""
+    """One adapter's rows, and the running sum of losses for its next training row."""
 
     rows: list[Row] = field(default_factory=list)
     sum: float = 0.0
     steps: int = 0
 
     def losses(self, split: str) -> list[float]:
-        """Losses of a split's rows."""
+        """Losses of one split."""
         return [row["loss"] for row in self.rows if row["split"] == split]
 
 
 class CurveRecorder(pl.Callback):
-    """Collects ``{"step", "epoch", "split", "loss", "lr"}`` rows of every adapter; its state travels in checkpoints.
+    """Records ``{"step", "epoch", "split", "loss", "lr"}`` rows of every adapter; saved in checkpoints.
 
-    A training row is the mean loss of the optimizer steps since the last one; its rate is the one that made its step.
-    A validation row, ``validate()``, stands after every ``val_every`` steps (0: every epoch) and after the last step.
-    ``on_row`` sees every row, with its adapter's name, as it arises.
+    A training row is the mean loss of the optimizer steps since the last row, with the rate of its step. A validation
+    row (``validate()``) follows every ``val_every`` steps (0: every epoch) and the last step. ``on_row`` is called with
+    an adapter's name and each new row.
 
-    Validation runs here and not in Lightning's own loop because that one begins after callbacks have saved: a run
-    resumed from such a checkpoint never had that validation.
+    Validation runs here and not in Lightning's own loop, which begins after callbacks have saved: a run resumed from
+    such a checkpoint would miss that validation.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class CurveRecorder(pl.Callback):
                 self._add(name, step, epoch, "val", loss, None)
 
     def validated(self, step: int) -> dict[str, float]:
-        """Validation losses by adapter after this step, computed at most once."""
+        """Validation losses by adapter after this step, computed at most once per step."""
         if self._validated[0] != step:
             self._validated = (step, self.validate())
         return self._validated[1]
@@ -111,7 +111,7 @@ class CurveRecorder(pl.Callback):
 
 
 class StopAtNonFinite(pl.Callback):
-    """Takes an adapter out of the training when its loss is not finite."""
+    """Drops an adapter from the training if its loss is not finite."""
 
     def __init__(self, on_failure: OnFailure | None = None) -> None:
         self.on_failure = on_failure or (lambda name, failure: None)
@@ -133,7 +133,7 @@ class StopAtNonFinite(pl.Callback):
 
 
 class ReportSteps(pl.Callback):
-    """Calls ``on_step`` with every adapter's name, step, number of steps and loss, and positions per second of all."""
+    """Calls ``on_step`` with an adapter's name, step, number of steps and loss, and the pack's positions per second."""
 
     def __init__(self, on_step: OnStep) -> None:
         self.on_step = on_step
@@ -157,7 +157,7 @@ class ReportSteps(pl.Callback):
 
 
 class LeaveEarly(pl.Callback):
-    """Ends a training early, with a checkpoint: on request, or at step ``until``. Must be the last callback.
+    """Stops early with a checkpoint: on request, or at step ``until``. Must be the last callback.
 
     stopped: the step of the request. paused: the step ``until`` and the adapters' validation losses there.
     """
@@ -168,7 +168,7 @@ class LeaveEarly(pl.Callback):
         self.paused: tuple[int, dict[str, float]] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step == self.until:  # an earlier call trained up to here
+        if trainer.global_step == self.until:  # an earlier call already reached it
             self._pause(trainer.global_step)
 
     def on_train_batch_end(

@@ -1,7 +1,7 @@
-"""Lightning checkpoints without pickle: tensors in safetensors, the rest in JSON, one folder each.
+"""Lightning checkpoints without pickle: a folder with tensors in safetensors and the rest in JSON.
 
-The adapter's own tensors stand in ``adapter_model.safetensors`` under PEFT's names, so an interrupted training can be
-decoded by plain PEFT; optimizer, schedule, loops and callbacks are what a resumed training needs besides.
+The adapter is in ``adapter_model.safetensors`` under PEFT's names, so that plain PEFT can load an interrupted training;
+the other files hold the state of the optimizer, schedule, loops and callbacks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DORA = ".lora_magnitude_vector"
 
 
 class AdapterCheckpointIO(CheckpointIO):
-    """Writes and reads checkpoint folders; a folder appears whole or not at all."""
+    """Reads and writes checkpoint folders; writes are atomic."""
 
     def __init__(self, config_json: str) -> None:
         self.config_json = config_json  # PEFT's adapter_config.json, the same for every checkpoint
@@ -76,7 +76,7 @@ class AdapterCheckpointIO(CheckpointIO):
 
 
 class PackCheckpointIO(CheckpointIO):
-    """Writes each adapter's part of a checkpoint into its own work folder, as if it had trained alone.
+    """Writes each adapter's part of a checkpoint into its own work folder, as if it were trained alone.
 
     A later training, alone or in another pack, can resume from it. Only the name of a path given here matters.
     """
@@ -85,24 +85,24 @@ class PackCheckpointIO(CheckpointIO):
         self.members = members
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write the checkpoints of all members that have a curve, that is, have not failed."""
+        """Write the checkpoints of all members with a curve, i.e. that have not failed."""
         for name in checkpoint["callbacks"][_CURVES]:
             work, files = self.members[name]
             files.save_checkpoint(_part(checkpoint, name), work / Path(path).name)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read all members' checkpoints of this name; apart from the adapters they are equal."""
+        """Read all members' checkpoints of this name; they differ only in the adapters."""
         parts = {n: files.load_checkpoint(work / Path(path).name) for n, (work, files) in self.members.items()}
         return _joined(parts)
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Delete it in every work folder."""
+        """Delete this checkpoint in every work folder."""
         for work, files in self.members.values():
             files.remove_checkpoint(work / Path(path).name)
 
 
 def _part(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The checkpoint that one member alone would have saved."""
+    """One member's part, equal to its checkpoint when trained alone."""
     callbacks = checkpoint["callbacks"]
     return {
         **checkpoint,
@@ -113,7 +113,7 @@ def _part(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _joined(parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """The checkpoint of all members from their parts."""
+    """Checkpoint of all members from their parts."""
     joined = dict(next(iter(parts.values())))
     states: list[dict[str, Any]] = [{} for _ in joined["optimizer_states"]]
     joined["state_dict"], joined["optimizer_states"] = {}, states
@@ -126,7 +126,7 @@ def _joined(parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 class KeepCheckpoints(pl.Callback):
-    """Saves every ``every`` optimizer steps and keeps the newest; must follow all callbacks with a state.
+    """Saves every ``every`` optimizer steps and keeps the newest; must follow all stateful callbacks.
 
     Lightning's ModelCheckpoint would save before the recorder's validation, which a resumed run would then miss.
     """
@@ -144,32 +144,32 @@ class KeepCheckpoints(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Put Lightning's counts of epochs right: inside epoch n, n were processed and n + 1 begun.
+        """Correct Lightning's epoch counts: during epoch n, n are processed and n + 1 started.
 
-        Resumed from the last step of an epoch, Lightning does not count the next epoch as begun. Resumed from a
-        checkpoint of that epoch, it would then train an epoch too much, or begin this one again.
+        After resuming from the last step of an epoch, Lightning does not count the next one as started. A checkpoint
+        saved in that epoch would then train an epoch too many, or restart it.
         """
         for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
             counts["ready"] = counts["started"] = counts["processed"] + 1
             counts["completed"] = counts["processed"]
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Save now, unless this step has been saved; every rank must call."""
+        """Save now, unless this step is saved already; every rank must call this."""
         step = trainer.global_step
         if step == self._saved:
             return
-        trainer.save_checkpoint(_name(step))  # waits until all ranks are there
+        trainer.save_checkpoint(_name(step))  # synchronizes the ranks
         self._saved = step
         if trainer.is_global_zero:
             for work in self.works:
-                # Only now that all members have the new one; later ones may be left by another, longer pack.
+                # Only after all members have the new one; later ones may come from another, longer pack.
                 older = [folder for folder in _checkpoints(work) if _step(folder) <= step]
                 for old in older[: -self.keep]:
                     shutil.rmtree(old, ignore_errors=True)
 
 
 def resume_step(works: Sequence[Path], until: int | None = None) -> int:
-    """The latest step, at most ``until``, of which every work folder has a checkpoint; 0 for none."""
+    """Latest step, at most ``until``, with a checkpoint in every work folder; 0 if there is none."""
     common = set.intersection(*({_step(folder) for folder in _checkpoints(work)} for work in works))
     for step in sorted(common, reverse=True):
         if (until is None or step <= until) and all(_readable(work / _name(step)) for work in works):
@@ -178,7 +178,7 @@ def resume_step(works: Sequence[Path], until: int | None = None) -> int:
 
 
 def group_by_resume(works: Mapping[str, Path]) -> list[list[str]]:
-    """Groups that can resume at a common step, none of them earlier than at its second newest checkpoint."""
+    """Groups that can resume at a common step; no member loses more than its newest checkpoint."""
     groups: list[list[str]] = []
     for name in sorted(works, key=lambda name: resume_step([works[name]])):
         for group in groups:
@@ -221,7 +221,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _readable(folder: Path) -> bool:
-    """Whether a checkpoint is whole; ours appear whole, so another one was damaged later."""
+    """Whether a checkpoint is complete; writes are atomic, so an incomplete one was damaged later."""
     try:
         json.loads((folder / _STATE).read_text(encoding="utf-8"))
         for name in (_TENSORS, WEIGHTS):
@@ -245,7 +245,7 @@ def _module_name(key: str) -> str:
 
 
 def _to_json(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """A JSON value in which tensors are references, and tuples and dicts with other than string keys are marked."""
+    """JSON value with references to tensors, and markers for tuples and for dicts with non-string keys."""
     if isinstance(value, torch.Tensor):
         name = str(len(tensors))
         tensors[name] = value.detach().cpu().clone().contiguous()

@@ -1,4 +1,4 @@
-"""Fitting adapters with Lightning, alone or as a pack, resumable at any step."""
+"""Training of adapters with Lightning, alone or as a pack, resumable at any step."""
 
 from __future__ import annotations
 
@@ -58,36 +58,36 @@ def fit_adapters(
     on_failure: OnFailure | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> dict[str, Result]:
-    """Train adapters over one base at once and write each, with its curves, into its own folder.
+    """Train adapters concurrently over one base and write each, with its curves, into its own folder.
 
-    Each ends as if it had trained alone, bit for bit or within rounding, as the facts say. A single one is trained by
-    plain PEFT. Training resumes at the latest step of which all work folders hold a checkpoint, in whatever company it
-    was made. Under a strategy of several ranks every rank calls this; rank 0 writes and gets the callbacks.
+    Each result equals training alone, bit for bit or within rounding, as the returned facts say. A single adapter is
+    trained by plain PEFT. Training resumes at the latest step with a checkpoint in all work folders, made in any pack.
+    With several ranks every rank calls this; rank 0 writes and gets the callbacks.
 
     Args:
-        data: batches that all adapters share, or each one's own by its name.
+        data: batches shared by all adapters, or by adapter name.
         dispatch: "slice" or "batched" (``lora.pack``), for several adapters.
         until: pause at this optimizer step of the training; a later call continues it.
-        on_row: called with an adapter's name and each new point of its curves; after resuming with earlier ones first.
+        on_row: called with an adapter's name and each new point of its curves; after a resume first with earlier ones.
         on_step: called a few times per second with an adapter's name, its step, the number of steps, the step's loss
             and the pack's positions per second (without padding).
         on_failure: called with an adapter's name and its failure, at the step where it occurs.
-        should_stop: asked after every step, on every rank; one yes ends the training at this step.
+        should_stop: called after every step, on every rank; True on any rank ends the training at this step.
 
     Returns:
-        By name, facts about the training (steps, seconds, losses, number of trained parameters, pack; where several
-        trained together also how each ``equals_alone``: "bit for bit" or "within rounding"); for a paused
-        one ``{"paused": {"step", "val_loss"}, ...}``; for a failed one its TrainingFailed.
+        By name, facts about the training (steps, seconds, losses, number of trained parameters, pack, and in a pack
+        ``equals_alone``: "bit for bit" or "within rounding"); for a paused one
+        ``{"paused": {"step", "val_loss"}, ...}``; for a failed one its TrainingFailed.
 
     Raises:
-        Interrupted: ``should_stop`` said so; every adapter that has not failed has a checkpoint of that step.
+        Interrupted: on ``should_stop``; every adapter that has not failed has a checkpoint of that step.
     """
     joint = data if isinstance(data, ConversationData) else DataTogether(data)
     joint.setup()
     num_steps = joint.num_steps(settings.max_epochs, settings.max_steps)
     works = {spec.name: spec.work for spec in specs}
     with on_one_base(base, specs, dispatch) as (model, pack):
-        sizes = {name: trainable_parameters(model, name) for name in works}  # of whole parameters, not yet in shards
+        sizes = {name: trainable_parameters(model, name) for name in works}  # before sharding
         equality = _equality(pack, data)
         states = [AdapterState(spec.optim, spec.seed, spec.name) for spec in specs]
         module = AdapterTraining(model, states, num_steps, pack)
@@ -126,10 +126,10 @@ def fit_adapters(
 
 
 def _equality(pack: Pack | None, data: ConversationData | Mapping[str, ConversationData]) -> dict[str, str]:
-    """How a pack's adapters equal those trained alone; nothing to say of one alone."""
+    """Agreement of a pack's adapters with those trained alone; empty for a single one."""
     if pack is None:
         return {}
-    # Batches of their own are padded to each other's lengths.
+    # Separate batches are padded to a common length.
     equality = pack.equals_alone() if isinstance(data, ConversationData) else WITHIN_ROUNDING
     log.info("%d adapters train together; each equals the same one trained alone %s", len(pack.names), equality)
     return {"equals_alone": equality}
@@ -147,7 +147,7 @@ def on_one_base(base: Base, specs: Sequence[AdapterSpec], dispatch: str) -> Iter
 
 
 def _write(spec: AdapterSpec, module: AdapterTraining, recorder: CurveRecorder, data: ConversationData) -> None:
-    """The finished adapter with its curves and what it was trained on."""
+    """Write the finished adapter with its curves and facts about its data."""
     save_adapter(module.model, spec.folder, module.trained, spec.name)
     write_jsonl(spec.folder / "curves.jsonl", recorder.curves[spec.name].rows)
     write_json(spec.folder / "data.json", data.describe())
@@ -163,7 +163,7 @@ def _outcome(trainer: pl.Trainer, state: AdapterState, recorder: CurveRecorder, 
         return {"paused": {"step": step, "val_loss": losses[state.name]}}
     curve, step = recorder.curves[state.name], trainer.global_step
     final = {f"final_{split}_loss": curve.losses(split)[-1] for split in ("train", "val")}
-    require_finite("validation", final["final_val_loss"], state.optim.lr, step)  # what the last step left behind
+    require_finite("validation", final["final_val_loss"], state.optim.lr, step)  # the state after the last step
     return {"steps": step, **final}
 
 
@@ -197,7 +197,7 @@ def make_trainer(
     works: Mapping[str, Path],
     callbacks: Sequence[pl.Callback],
 ) -> pl.Trainer:
-    """A Lightning trainer whose checkpoints hold the adapters only, each in its own folder of ``works``."""
+    """A Lightning trainer whose checkpoints hold only the adapters, each in its own folder of ``works``."""
     target, model = device(settings.accelerator), module.model
     trained = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
     unused = module.pack is not None or needs_branch(name.removeprefix("base_model.model.") for name in trained)
@@ -210,18 +210,18 @@ def make_trainer(
             strategy=make_strategy(settings, ranks, target, norm, unused),
             max_epochs=settings.max_epochs,
             max_steps=settings.max_steps,
-            reload_dataloaders_every_n_epochs=1,  # every epoch has its own plan of batches
+            reload_dataloaders_every_n_epochs=1,  # every epoch has its own batch plan
             logger=False,
             enable_checkpointing=False,  # KeepCheckpoints does
             enable_progress_bar=settings.progress,
             enable_model_summary=False,
             callbacks=list(callbacks),
-            # We start the processes, also inside a Slurm job, whose own ranks Lightning would otherwise take.
+            # We start the processes; inside a Slurm job Lightning would otherwise use the job's ranks.
             plugins=[PackCheckpointIO(files), LightningEnvironment()],
             use_distributed_sampler=False,
             default_root_dir=next(iter(works.values())),
         )
-    # Signals are for ``should_stop``: Lightning's own handlers would broadcast from within, or requeue a Slurm job.
+    # ``should_stop`` handles signals: Lightning's handlers would broadcast inside them, or requeue a Slurm job.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer
 

@@ -1,4 +1,4 @@
-"""The Lightning module: adapters over a frozen base learn text answers; and their loss."""
+"""Lightning module and loss: trains adapters over a frozen base on text answers."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def answer_loss(logits_NV: Tensor, labels_N: Tensor, rows_N: Tensor, num_rows: i
     Args:
         logits_NV: logits at the N supervised positions only.
         labels_N: their labels.
-        rows_N: the sample each position belongs to, 0 to ``num_rows - 1``.
-        average: "sample" sums each sample's mean over its positions (the published averaging, which weighs a short
-            answer's tokens more); "token" sums over positions.
+        rows_N: the sample of each position, 0 to ``num_rows - 1``.
+        average: "sample" sums each sample's mean over its positions (the published averaging, which gives tokens of
+            short answers more weight); "token" sums over positions.
 
     Returns:
-        A scalar; dividing it by the number of samples or of positions of the *whole* optimizer step gives a loss that
-        does not depend on how the step was cut into micro-batches or ranks.
+        A scalar. Divided by the samples or positions of the *whole* optimizer step it gives a loss that is independent
+        of micro-batches and ranks.
     """
     if average == "token":
         return functional.cross_entropy(logits_NV.float(), labels_N, reduction="none").sum()
@@ -41,7 +41,7 @@ def answer_loss(logits_NV: Tensor, labels_N: Tensor, rows_N: Tensor, num_rows: i
 def row_losses(logits_NV: Tensor, labels_N: Tensor, rows_N: Tensor, num_rows: int) -> Tensor:
     """Published mean loss of every sample of a micro-batch, ``[num_rows]``, in nats per supervised position.
 
-    Arguments as for ``answer_loss``; a sample without a supervised position has 0.
+    Arguments as in ``answer_loss``; 0 for a sample without supervised positions.
     """
     losses_N = functional.cross_entropy(logits_NV.float(), labels_N, reduction="none")
     sums = torch.zeros(num_rows, device=losses_N.device).index_add_(0, rows_N, losses_N)
@@ -55,11 +55,11 @@ class AdapterTraining(AdapterHolder):
     Text answers never compute the audio branch, and logits are computed at supervised positions only. The published
     code runs both heads, each over all 168,448 ids, at every position.
 
-    Optimization is manual: Lightning's own accumulation divides by a fixed number of micro-batches, while the weights
-    of ours (``data.batching``) make every step's loss a mean over that very step, on any number of ranks.
+    Optimization is manual: Lightning's accumulation divides by a fixed number of micro-batches, while our weights
+    (``data.batching``) make every step's loss a mean over exactly that step, on any number of ranks.
 
-    Nothing couples two adapters: losses are summed, so each gets the gradient of its own loss; rates, AdamW's state
-    and clipping are per group of parameters; and one that has failed leaves the batch.
+    Adapters are independent: losses are summed, so each gets the gradient of its own loss; learning rates, AdamW's
+    state and clipping are per parameter group; and a failed adapter leaves the batch.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class AdapterTraining(AdapterHolder):
         return strategy
 
     def configure_model(self) -> None:
-        """Let the strategy distribute the frozen base."""
+        """Let the strategy shard the frozen base."""
         self.strategy.shard(self.model)
 
     def training_step(self, step: Step, batch_idx: int) -> None:
@@ -100,12 +100,12 @@ class AdapterTraining(AdapterHolder):
         for state, factor, group in zip(self.states, self._factors, optimizer.param_groups, strict=True):
             state.rate = group["lr"] = state.optim.lr * factor(self.trainer.global_step)
         optimizer.zero_grad()
-        wrapped: Any = self.strategy.model  # this module, or what holds it
+        wrapped: Any = self.strategy.model  # this module, or its wrapper
         active = self.active
         sums = torch.zeros(len(active) + 2, device=self.device)  # losses, requests to stop, positions
         batches = turns(step, active)
         for count, batch in enumerate(batches, start=1):
-            # Masks depend on seed, epoch and micro-batch alone: equal after a resume and on any number of ranks.
+            # Masks depend only on seed, epoch and micro-batch: equal after a resume and on any number of ranks.
             for state, number, length in batch["micro_batches"]:
                 state.dropout.at(state.seed, self.current_epoch, number, length)
             with self.strategy.accumulating(last=count == len(batches)):
@@ -126,7 +126,7 @@ class AdapterTraining(AdapterHolder):
 
     @torch.no_grad()
     def validation_loss(self, batches: Iterable[list[dict[str, Any]]]) -> dict[str, float]:
-        """Mean loss over the answer tokens of the evaluation set, however it is cut into batches and ranks."""
+        """Mean loss over the answer tokens of the evaluation set, independent of batches and ranks."""
         active = self.active
         sums = torch.zeros(len(active) + 1, dtype=torch.float64, device=self.device)  # losses, answer tokens
         self.eval()
@@ -140,7 +140,7 @@ class AdapterTraining(AdapterHolder):
         return {state.name: loss / max(1.0, tokens) for state, loss in zip(active, losses_, strict=True)}
 
     def forward(self, batch: dict[str, Any], average: str) -> Tensor:
-        """Summed loss of one micro-batch for each adapter (``answer_loss``); wrappers of this module are called."""
+        """Summed loss of one micro-batch for each adapter (``answer_loss``); called through the strategy's wrapper."""
         inputs, mask_BS, copies = batch["inputs"], batch["text_loss_mask"], batch["copies"]
         if self.pack is not None:
             self.pack.shares = batch["shares"]
@@ -157,11 +157,11 @@ class AdapterTraining(AdapterHolder):
         )
 
     def on_train_end(self) -> None:
-        """Gather the adapters while all ranks are still there."""
+        """Gather the adapters before the ranks exit."""
         self.trained = adapter_parameters(self.model)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW with a group for every adapter; ``training_step`` sets its rate, a function of the step alone."""
+        """AdamW with one group per adapter; ``training_step`` sets its rate, a function of the step."""
         trained = [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
         groups: list[dict[str, Any]] = [
             {

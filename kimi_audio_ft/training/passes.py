@@ -1,4 +1,4 @@
-"""Micro-batches of a pack as passes through the model: shared rows, or each adapter's own rows in one batch."""
+"""Forward passes of a pack: micro-batches with shared rows, or with each adapter's own rows in one batch."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ class Targets:
 
     @classmethod
     def of(cls, batch: Batch) -> Targets:
-        """Of one micro-batch."""
+        """Targets of one micro-batch."""
         mask_BS = batch["text_loss_mask"]
         return cls(batch["text_labels"][mask_BS], mask_BS.nonzero()[:, 0], mask_BS.shape[0])
 
 
 def turns(step: Step, states: Sequence[AdapterState]) -> list[Batch]:
-    """The forward passes of an optimizer step for these adapters.
+    """Forward passes of an optimizer step for these adapters.
 
-    Each has the model's ``inputs`` and ``text_loss_mask``, whose rows are computed for ``copies`` adapters; and by
+    Each has the model's ``inputs`` and ``text_loss_mask``, whose rows are computed for ``copies`` adapters; and per
     adapter ``weight`` (or one number for all), ``targets``, ``shares``, ``micro_batches`` (state, number, padded
-    length) and ``owners`` (its index among the states).
+    length) and ``owners`` (its index in ``states``).
     """
     if not isinstance(step, Mapping):
         return [_same(batch, states) for batch in step]
     longest = max(len(step[state.name]) for state in states)
     passes = []
     for turn in range(longest):
-        # One adapter's data may cut an epoch's last step into fewer micro-batches than another's.
+        # In an epoch's last step, adapters may have different numbers of micro-batches.
         present = [index for index, state in enumerate(states) if turn < len(step[state.name])]
         own = [step[states[index].name][turn] for index in present]
         passes.append(_joined(own, [states[index] for index in present]) | {"owners": present})
@@ -68,7 +68,7 @@ def _same(batch: Batch, states: Sequence[AdapterState]) -> Batch:
 
 
 def _joined(batches: Sequence[Batch], states: Sequence[AdapterState]) -> Batch:
-    """All rows in one batch, adapter after adapter, right-padded to the longest."""
+    """All rows in one batch, grouped by adapter, right-padded to the longest."""
     targets = [Targets.of(batch) for batch in batches]
     lengths = [batch["text_loss_mask"].shape[1] for batch in batches]
     first: Tensor = batches[0]["text_loss_mask"]
@@ -100,9 +100,9 @@ def _share(state: AdapterState, batch: Batch, targets: Targets) -> Share:
 
 
 def repeated(model: PeftModel, inputs: Batch, mask_BS: Tensor, copies: int) -> tuple[Batch, Tensor]:
-    """The model's inputs with every row, and all its features, written out ``copies`` times.
+    """The model's inputs with every row and its features repeated ``copies`` times.
 
-    For adapters in front of the layers. The frozen Whisper encoder still runs once.
+    For adapters before the first layer. The frozen Whisper encoder still runs once.
     """
     rest = {name: value for name, value in inputs.items() if not isinstance(value, Tensor)}
     tensors = {name: value.repeat(copies, 1) for name, value in inputs.items() if isinstance(value, Tensor)}

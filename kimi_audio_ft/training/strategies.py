@@ -1,6 +1,6 @@
-"""Lightning's strategies (one device, DDP, FSDP2, DeepSpeed ZeRO-3), with checkpoints of the adapter only.
+"""Lightning strategies (one device, DDP, FSDP2, DeepSpeed ZeRO-3) with adapter-only checkpoints.
 
-A checkpoint has the same content under all of them: the adapter and AdamW's moments, whole, by parameter name. One
+Checkpoints have the same content under all of them: the whole adapter and AdamW's moments by parameter name. One
 written on 8 ranks therefore resumes on 4, or under another strategy.
 """
 
@@ -31,7 +31,7 @@ from kimi_audio_ft.training.adapters import adapter_parameters, moments, set_ada
 
 
 class AdapterHolder(pl.LightningModule):
-    """A module with adapters. trained: their final parameters, whole on every rank, by the PEFT model's names."""
+    """A module with adapters. trained: their final whole parameters on every rank, by the PEFT model's names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class AdapterHolder(pl.LightningModule):
 
 
 class AdapterStrategy(Strategy):
-    """The interface of ``AdapterTraining`` to a strategy, beyond Lightning's own."""
+    """Interface of a strategy to ``AdapterTraining``, in addition to Lightning's."""
 
     @property
     def ranks(self) -> int:
@@ -47,18 +47,18 @@ class AdapterStrategy(Strategy):
         return getattr(self, "world_size", 1)
 
     def shard(self, model: nn.Module) -> None:
-        """Spread the frozen base over the ranks."""
+        """Distribute the frozen base over the ranks."""
 
     def accumulating(self, last: bool) -> Any:
-        """Context of a micro-batch's forward and backward pass; gradients meet after the step's last one."""
+        """Context of a micro-batch's forward and backward pass; gradients are reduced after the step's last one."""
         return nullcontext()
 
     def clip(self, parameters: Sequence[nn.Parameter], norm: float) -> None:
-        """Scale the gradients of one adapter down to this norm."""
+        """Clip one adapter's gradients to this norm."""
         nn.utils.clip_grad_norm_(parameters, norm)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """A whole optimizer step: the wrapped model is called inside it, once for every micro-batch."""
+        """A whole optimizer step, which calls the wrapped model once per micro-batch."""
         assert self.lightning_module is not None
         return self.lightning_module.training_step(*args, **kwargs)
 
@@ -73,7 +73,7 @@ class AdapterStrategy(Strategy):
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Tensor]:
-        """The adapter, whole, on the CPU; every rank must ask."""
+        """The whole adapter on the CPU; every rank must call this."""
         assert self.lightning_module is not None
         return adapter_parameters(self.lightning_module)
 
@@ -82,11 +82,11 @@ class AdapterStrategy(Strategy):
         module = self.lightning_module
         assert isinstance(module, AdapterHolder)
         set_adapter_parameters(module, checkpoint["state_dict"])
-        # A training that was interrupted right at its end has nothing left to do.
+        # A training interrupted right at its end has nothing left to do.
         module.trained = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        """AdamW's moments, whole, by parameter name; every rank must ask."""
+        """AdamW's whole moments by parameter name; every rank must call this."""
         assert self.lightning_module is not None
         return moments(self.lightning_module, optimizer)
 
@@ -97,7 +97,7 @@ class AdapterStrategy(Strategy):
             set_moments(self.lightning_module, optimizer, saved)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Write once."""
+        """Write on rank 0 only."""
         if self.is_global_zero:
             self.checkpoint_io.save_checkpoint(checkpoint, filepath)
 
@@ -110,7 +110,7 @@ class OneDevice(AdapterStrategy, SingleDeviceStrategy):
     """One process with one device."""
 
     def teardown(self) -> None:
-        """Leave the base where it is: Lightning would move it to the CPU, and the next training back."""
+        """Keep the base on its device: Lightning would move it to the CPU, and the next training back."""
         self.precision_plugin.teardown()
         assert self.accelerator is not None
         self.accelerator.teardown()
@@ -121,19 +121,19 @@ class Copies(AdapterStrategy, DDPStrategy):
     """Every rank holds the whole base; gradients of the adapter are averaged (DistributedDataParallel)."""
 
     def accumulating(self, last: bool) -> Any:
-        """Without a sum over the ranks, but for the last micro-batch."""
+        """Reduce gradients over the ranks at the last micro-batch only."""
         wrapped: Any = self.model
         return nullcontext() if last else wrapped.no_sync()
 
     def pre_backward(self, closure_loss: Tensor) -> None:
-        """Nothing to do: DistributedDataParallel prepared itself in its own forward."""
+        """No-op: DistributedDataParallel prepares the backward pass in its forward."""
 
 
 class Shards(AdapterStrategy, ModelParallelStrategy):
-    """Every layer is spread over the ranks and gathered while it computes (FSDP2, ``fully_shard``)."""
+    """Every layer is sharded over the ranks and gathered while it computes (FSDP2, ``fully_shard``)."""
 
     def shard(self, model: nn.Module) -> None:
-        """Shard layer by layer, so that no device ever holds more than one whole layer."""
+        """Shard layer by layer, so that no device holds more than one whole layer."""
         mesh = self.device_mesh["data_parallel"]
         for module in list(model.modules()):
             if isinstance(module, Qwen2DecoderLayer | WhisperEncoderLayer):
@@ -141,13 +141,13 @@ class Shards(AdapterStrategy, ModelParallelStrategy):
         self._sharded: Any = fully_shard(model, mesh=mesh)
 
     def accumulating(self, last: bool) -> Any:
-        """Gradients are summed over the ranks after the last micro-batch only."""
+        """Reduce gradients over the ranks at the last micro-batch only."""
         self._sharded.set_requires_gradient_sync(last)
         return nullcontext()
 
 
 class KeepPrecision(DeepSpeedPrecision):
-    """Casts nothing: the base keeps its own number format (bf16), the adapter is float32."""
+    """Casts nothing: the base keeps its dtype (bf16), the adapter is float32."""
 
     def __init__(self) -> None:
         super().__init__("32-true")
@@ -163,16 +163,16 @@ class KeepPrecision(DeepSpeedPrecision):
 
 
 class ZeroThree(AdapterStrategy, DeepSpeedStrategy):
-    """Every parameter is spread over the ranks (DeepSpeed ZeRO, stage 3)."""
+    """Every parameter is partitioned over the ranks (DeepSpeed ZeRO, stage 3)."""
 
     @property
     def root_device(self) -> torch.device:
-        """The rank's device; DeepSpeed asks for its number also on a CPU."""
+        """The rank's device; DeepSpeed needs its index even on a CPU."""
         own = super().root_device
         return own if own.type == "cuda" else torch.device("cpu", 0)
 
     def setup_environment(self) -> None:
-        """Lightning refuses DeepSpeed on a CPU, where it runs too, slowly: for tests."""
+        """Allow DeepSpeed on a CPU, where it is slow and serves tests; Lightning refuses it."""
         if self.root_device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
             DDPStrategy.setup_environment(self)
@@ -180,11 +180,11 @@ class ZeroThree(AdapterStrategy, DeepSpeedStrategy):
             super().setup_environment()
 
     def setup_distributed(self) -> None:
-        """As Lightning, without asking for GPU indices on a CPU."""
+        """As Lightning's, but without GPU indices on a CPU."""
         if self.root_device.type == "cpu":
             import deepspeed
 
-            # An extension for inference, which DeepSpeed would compile here for a minute, with a compiler to be found.
+            # An inference extension, which DeepSpeed would compile here for a minute and needs a compiler for.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
             self.set_world_ranks()
             self._init_deepspeed_distributed()
@@ -192,7 +192,7 @@ class ZeroThree(AdapterStrategy, DeepSpeedStrategy):
             super().setup_distributed()
 
     def model_sharded_context(self) -> Any:
-        """None: inside DeepSpeed's context every new tensor, shards included, would become float32."""
+        """No-op: inside DeepSpeed's context every new tensor, shards included, would become float32."""
         return nullcontext()
 
     def shard(self, model: nn.Module) -> None:
@@ -205,11 +205,11 @@ class ZeroThree(AdapterStrategy, DeepSpeedStrategy):
             buffer.data = buffer.data.to(self.root_device)
 
     def clip(self, parameters: Sequence[nn.Parameter], norm: float) -> None:
-        """Nothing to do: DeepSpeed clips by its own config."""
+        """No-op: DeepSpeed clips by its own config."""
 
     @contextmanager
     def accumulating(self, last: bool) -> Iterator[None]:
-        """Mark the end of a step; DeepSpeed itself would count micro-batches, across the end of an epoch too."""
+        """Mark the end of a step; DeepSpeed would count micro-batches across the end of an epoch."""
         engine = self.deepspeed_engine
         engine.set_gradient_accumulation_boundary(last)
         yield
@@ -225,18 +225,18 @@ class ZeroThree(AdapterStrategy, DeepSpeedStrategy):
 def make_strategy(
     settings: TrainerConfig, ranks: int, device: torch.device, max_grad_norm: float, unused: bool
 ) -> AdapterStrategy:
-    """The strategy that ``trainer.strategy`` names.
+    """The strategy named by ``trainer.strategy``.
 
     Args:
-        max_grad_norm: DeepSpeed clips gradients itself.
-        unused: whether some adapter parameters get no gradient (those of the audio branch, from text answers; those of
-            a failed adapter in a pack).
+        max_grad_norm: for DeepSpeed, which clips gradients itself.
+        unused: whether some adapter parameters get no gradient (those of the audio branch with text answers, or of a
+            failed adapter in a pack).
     """
     name = settings.strategy
     if name == "single" or (name == "ddp" and ranks == 1):
         return OneDevice(device=device)
     if name == "ddp":
-        # Every rank makes the same adapter from the same seed: there is nothing to send around at the start.
+        # Every rank makes the same adapter from the same seed: no broadcast is needed.
         return Copies(find_unused_parameters=unused, init_sync=False)
     if name == "fsdp":
         return Shards(data_parallel_size=ranks, tensor_parallel_size=1)

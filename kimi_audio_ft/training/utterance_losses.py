@@ -1,4 +1,4 @@
-"""The loss of each conversation's answer under teacher forcing."""
+"""Teacher-forced loss of each conversation's answer."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def utterance_losses(
 ) -> dict[str, float]:
     """Mean cross-entropy of each conversation's answer tokens, its end included, in nats by id, in the dataset's order.
 
+    The losses that training averages (``row_losses``), independent of the batches.
+
     Args:
         dataset: conversations with their answers.
-        max_tokens: largest padded number of positions in a batch; a longer conversation is a batch of its own.
-
-    These are the losses that training averages (``row_losses``); they do not depend on the batches.
+        max_tokens: limit on the padded positions of a batch; a longer conversation is a batch of its own.
     """
     device = next(model.parameters()).device
     collate = Collate(pad_id, dataset.audio.mode == "online")

@@ -1,4 +1,4 @@
-"""Which references of a data set are most likely wrong, from what several adapters made of its audio.
+"""Label errors: ranks the references of a data set by how likely they are wrong, given several adapters' outputs.
 
-Reads files only; no torch. ``evidence`` gathers, ``signals`` ranks, ``suspects`` writes.
+Reads files only, without torch. ``evidence`` gathers, ``signals`` ranks, ``suspects`` writes.
 """

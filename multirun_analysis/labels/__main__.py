@@ -1,4 +1,4 @@
-"""``python -m multirun_analysis.labels FOLDER...``: the references that are most likely wrong, as a CSV."""
+"""``python -m multirun_analysis.labels FOLDER...``: writes the references that are most likely wrong as a CSV."""
 
 from __future__ import annotations
 

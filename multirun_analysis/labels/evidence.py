@@ -1,4 +1,4 @@
-"""Transcripts and losses of several adapters on the same audio, from the folders of their evaluations."""
+"""Evidence for label errors: transcripts and losses of several adapters on the same audio, from evaluation folders."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ CODE_SECONDS = 0.08
 
 @dataclass(frozen=True)
 class Utterance:
-    """A reference, its audio, and the transcript and the loss of the reference by adapter.
+    """A reference, its audio, and per adapter a transcript and the reference's loss.
 
-    seconds: length of the audio, None when unknown. line: in the manifest, where one was given.
+    seconds: length of the audio, or None. line: in the manifest, if one was given.
     losses: mean nats per answer token.
     """
 
@@ -41,7 +41,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All utterances, the adapters with their CER (the best first), and notes for the reader."""
+    """All utterances, the adapters with their CER (the best first), and notes for the user."""
 
     utterances: list[Utterance]
     adapters: dict[str, float]
@@ -49,12 +49,12 @@ class Evidence:
 
 
 def gather(folders: Sequence[Path], manifest: Path | None = None) -> Evidence:
-    """Read evaluations: folders of one, or of a multirun over adapters.
+    """Read evaluation folders, or multiruns of evaluations over adapters.
 
-    Every adapter has one vote, its first transcript, because other decodings of one adapter make the same mistakes.
+    Each adapter has one vote, its first transcript, because its other decodings make the same mistakes.
 
     Args:
-        manifest: the data set as it is now. References that were changed or removed since are left out.
+        manifest: the current data set; references changed or removed since the evaluations are left out.
 
     Raises:
         UserError: a folder holds no evaluation, the folders disagree about a reference, or a file cannot be read.
@@ -98,7 +98,7 @@ def _add(found: dict[str, Utterance], adapter: str, row: Mapping[str, Any], tria
 
 
 def _as_in(manifest: Path, found: Mapping[str, Utterance]) -> tuple[list[Utterance], list[str]]:
-    """The utterances whose references are still in the manifest, with its line numbers, lengths and groups."""
+    """Utterances whose references are still in the manifest, with line numbers, lengths and groups from it."""
     kept, changed, unheard = [], 0, 0
     for number, text in read_lines(manifest):
         value = checked_line(text, manifest, number)

@@ -1,4 +1,4 @@
-"""Recordings that are in a data set more than once, with different texts."""
+"""Duplicate recordings with different references."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from multirun_analysis.labels.evidence import Utterance
 
 @dataclass(frozen=True)
 class Listening:
-    """Facts from the recordings themselves, by id of the utterance.
+    """Facts from the recordings, by utterance id.
 
-    seconds: lengths, from their headers. same: utterances with exactly the same sound. missing: how many recordings
-    cannot be read here.
+    seconds: lengths from headers. same: utterances with identical samples. missing: number of unreadable recordings.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -24,9 +23,9 @@ class Listening:
 
 
 def listen(utterances: Sequence[Utterance]) -> Listening:
-    """Read every recording's header, and decode those of equal length to compare their samples.
+    """Read every recording's header, and compare the decoded samples of those with equal length.
 
-    Contents are compared, not files: a wav and the flac made from it are the same sound.
+    Decoded samples are independent of the container: a wav equals the flac made from it.
     """
     infos: dict[str, AudioInfo] = {}
     for utterance in utterances:
@@ -46,9 +45,9 @@ def listen(utterances: Sequence[Utterance]) -> Listening:
 
 
 def other_texts(same: Mapping[str, Sequence[Utterance]], texts: Mapping[str, str]) -> dict[str, Utterance]:
-    """Of every utterance whose sound has another text elsewhere, the first such other one.
+    """For each utterance with the same audio as one with another text, the first such other one.
 
-    ``texts`` are what is compared, by id.
+    ``texts`` are compared, by id.
     """
     found = {}
     for name, others in same.items():
@@ -67,11 +66,11 @@ def _digest(utterance: Utterance) -> str:
     try:
         return content_digest(*decode_mono(utterance.audio))
     except AudioError:
-        return utterance.id  # damaged behind its header: like no other
+        return utterance.id  # damaged after its header: equal to no other
 
 
 def _groups(keyed: Iterable[tuple[Hashable, Utterance]]) -> Iterator[list[Utterance]]:
-    """Utterances with equal keys, where there are several."""
+    """Groups of several utterances with equal keys."""
     groups: dict[Hashable, list[Utterance]] = defaultdict(list)
     for key, utterance in keyed:
         groups[key].append(utterance)

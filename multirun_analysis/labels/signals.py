@@ -1,20 +1,19 @@
-"""Signs that a reference is wrong, and how they are put together.
+"""Signs of label errors, and their combination into a ranking.
 
-Three signs are a matter of degree:
+Three signs are graded:
 
 ``loss``
-    how unlikely the reference is under the adapters, which were given the audio: mean nats per answer token, averaged
-    over the adapters (confident learning's "self-confidence", arXiv 1911.00068, for sequences);
+    negative log-likelihood of the reference given the audio: mean nats per answer token, averaged over the adapters
+    (confident learning's "self-confidence", arXiv 1911.00068, for sequences);
 ``disagreement``
-    how far the adapters' transcripts are from the reference, less how far they are from each other: near 1 when all
-    write the same and the reference says something else, about 0 where they are merely at a loss;
+    mean distance of the adapters' transcripts to the reference, minus that between the transcripts: near 1 if all
+    agree on something else than the reference, about 0 if they are merely unsure;
 ``speed``
-    by how much the characters per second are out of the data set's range of 3 robust standard deviations.
+    deviation of the characters per second from the data set's range of 3 robust standard deviations.
 
-Rule: every sign becomes a percentile (the share of references with a lower value, ties count half), and the *score* of
-a reference is the mean of its percentiles over the signs that are known of it. Two signs are no matter of degree and
-come first, ordered among themselves by the same score: the same audio with another text, one of which must be wrong,
-and a reference with nothing in it.
+Each sign becomes a percentile (the share of references with a lower value, ties count half); the *score* of a
+reference is the mean of its available percentiles. Two binary signs come first, sorted by the same score: the same
+audio with another text, one of which must be wrong, and an empty reference.
 """
 
 from __future__ import annotations
@@ -39,18 +38,18 @@ DEGREES = ("loss", "disagreement", "speed")
 SPEED_RANGE = 3.0
 """Robust standard deviations of the logarithm of the speed that are still in range."""
 
-_DIGITS = 9  # fewer than a float has, or equal disagreements would be no ties
-_MAD_TO_STD = 1.4826  # of a normal distribution
+_DIGITS = 9  # rounding, so that equal disagreements tie
+_MAD_TO_STD = 1.4826  # for a normal distribution
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Utterances by suspicion, the most suspicious first, and what is known of each by id.
+    """Utterances by suspicion, the most suspicious first, with their signs by id.
 
-    table: one row an utterance, in that order: ``score``, the values of ``DEGREES`` (NaN where unknown), their
+    table: one row per utterance, in that order: ``score``, the values of ``DEGREES`` (NaN if unknown), their
     percentiles ``<sign>_percentile``, ``chars_per_second`` and ``seconds``.
     other_text: an utterance with the same audio and another text.
-    usual_speed: bounds of what is in range, characters per second; None when speeds are unknown or all alike.
+    usual_speed: limits of the range, characters per second; None if speeds are unknown or all equal.
     """
 
     evidence: Evidence
@@ -62,12 +61,12 @@ class Ranking:
 
     @cached_property
     def signs(self) -> list[str]:
-        """Signs of degree that at least one reference has."""
+        """Graded signs that at least one reference has."""
         return [sign for sign in DEGREES if self.table[sign].notna().any()]
 
 
 def rank_suspects(evidence: Evidence) -> Ranking:
-    """Order the references by how likely they are wrong.
+    """Sort the references by how likely they are wrong.
 
     Raises:
         UserError: there are neither losses nor two adapters to compare.
@@ -95,17 +94,17 @@ def rank_suspects(evidence: Evidence) -> Ranking:
 
 
 def plain(text: str) -> str:
-    """A text as it is compared: without differences of case, width, punctuation and white space."""
+    """Text normalised for comparison: case, width, punctuation and white space are ignored."""
     return normalise(text, "normalised")
 
 
 def distance(first: str, second: str) -> float:
-    """Edits between two plain texts over the length of the longer one, 0 to 1."""
+    """Edit distance of two normalised texts divided by the longer length, 0 to 1."""
     return Levenshtein.normalized_distance(plain(first), plain(second))
 
 
 def disagreement(utterance: Utterance) -> float:
-    """Mean distance of the transcripts to the reference, less that between the transcripts; NaN with fewer than two."""
+    """Mean distance of transcripts to the reference, minus that between transcripts; NaN with fewer than two."""
     votes = list(utterance.votes.values())
     if len(votes) < 2:
         return math.nan
@@ -115,15 +114,15 @@ def disagreement(utterance: Utterance) -> float:
 
 
 def consensus(utterance: Utterance, adapters: Sequence[str]) -> str:
-    """The transcript that is nearest to all the others; of equally near ones the one of the first adapter."""
+    """The transcript nearest to all others; ties go to the first adapter."""
     votes = [utterance.votes[adapter] for adapter in adapters if adapter in utterance.votes]
     return min(votes, key=lambda vote: sum(distance(vote, other) for other in votes))
 
 
 def out_of_range(speeds: pd.Series) -> tuple[pd.Series, tuple[float, float] | None]:
-    """By how many robust standard deviations each speed is out of range (0 within), and the range itself.
+    """Robust standard deviations by which each speed is out of range (0 within), and the range.
 
-    The logarithm is what is nearly normal; median and median absolute deviation are not moved by the wrong ones.
+    Computed on logarithms, which are nearly normal, with median and median absolute deviation, which ignore outliers.
     """
     logs = np.log(speeds.clip(lower=1e-3))
     middle = logs.median()
@@ -135,7 +134,7 @@ def out_of_range(speeds: pd.Series) -> tuple[pd.Series, tuple[float, float] | No
 
 
 def percentiles(values: pd.Series) -> pd.Series:
-    """Share of the known values that are lower, ties counted half; NaN stays."""
+    """Share of the known values that are lower, ties count half; NaN stays."""
     return (values.rank(method="average") - 0.5) / values.count()
 
 
@@ -154,7 +153,7 @@ def _notes(
     same: dict[str, list[Utterance]],
     other_text: dict[str, Utterance],
 ) -> list[str]:
-    """Missing losses, lengths and recordings, and repeated references, in words."""
+    """Notes on missing losses, lengths and recordings, and on repeated references."""
     notes, total = [], len(table)
     known = {sign: int(table[sign].notna().sum()) for sign in DEGREES}
     if known["loss"] < total:

@@ -1,4 +1,4 @@
-"""The suspects as a CSV that a person works through, and a short summary in the terminal."""
+"""Suspects as a CSV for manual review, and a short summary in the terminal."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")
 
 
 def write_suspects(ranking: Ranking, path: Path, most: int = 0) -> int:
-    """Write the ``most`` suspicious references (0: all) as a CSV, the worst first; returns how many.
+    """Write the ``most`` suspicious references (0: all) as a CSV, the worst first; returns their number.
 
-    It starts with a byte order mark, without which Excel misreads Chinese.
+    Starts with a byte order mark, because Excel misreads Chinese without one.
 
     Raises:
         UserError: the file cannot be written.
@@ -47,7 +47,7 @@ def write_suspects(ranking: Ranking, path: Path, most: int = 0) -> int:
 
 
 def print_summary(ranking: Ranking, path: Path, written: int, console: Console | None = None) -> None:
-    """Say what was looked at, show the first suspects, and where all are."""
+    """Print the inputs, the first suspects, and the path of the CSV."""
     console = console or Console()
     adapters = len(ranking.evidence.adapters)
     console.print(
@@ -67,9 +67,9 @@ def print_summary(ranking: Ranking, path: Path, written: int, console: Console |
 
 
 def reasons(ranking: Ranking, utterance: Utterance) -> list[str]:
-    """Why a reference is suspected, in words; of what does not stand out, the strongest sign."""
+    """Reasons for suspecting a reference, as text; without outstanding signs, the strongest one."""
     values = ranking.table.loc[utterance.id]
-    told = [sign for sign in ranking.signs if sign == "loss" or values[sign] > 0]  # 0 and less is no sign of anything
+    told = [sign for sign in ranking.signs if sign == "loss" or values[sign] > 0]  # 0 or less is no sign
     high = min(HIGH, values[[f"{sign}_percentile" for sign in told]].astype(float).max())
     said = []
     if not plain(utterance.reference):
@@ -118,7 +118,7 @@ def _row(ranking: Ranking, utterance: Utterance, rank: int) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> Any:
-    """Numbers to four decimals, unknown values empty, and a quote before text that a spreadsheet would calculate."""
+    """Numbers to four decimals, unknown values empty, and a quote before text that a spreadsheet would evaluate."""
     if isinstance(value, float):
         return "" if value != value else f"{value:.4f}"
     if isinstance(value, str) and value.startswith(FORMULA):

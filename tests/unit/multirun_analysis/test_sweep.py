@@ -13,7 +13,6 @@ from rich.console import Console
 
 from kimi_audio_ft.errors import DataError, UserError
 from multirun_analysis import load_sweep, print_leaderboard, write_report
-from multirun_analysis.records import read_jsonl, read_lines
 from multirun_analysis.sweep import Status, collect, read_halving
 from multirun_analysis.words import halving_in_words
 
@@ -140,14 +139,6 @@ def test_records_may_be_larger_than_what_is_read(sweep) -> None:
     record = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     sweep.write(folder / "scores.json", record | {"new_metric": 1})
     assert collect(sweep.folder).trials[0].record["new_metric"] == 1
-
-
-def test_a_line_ends_at_its_newline_only(tmp_path: Path) -> None:
-    """JSON may leave U+2028 and U+0085 in its strings, and models write them."""
-    path = tmp_path / "utterances.jsonl"
-    path.write_text('{"a": "你\u2028好"}\n\n{"a": "再\u0085见"}\n', encoding="utf-8")
-    assert [row["a"] for row in read_jsonl(path)] == ["你\u2028好", "再\u0085见"]
-    assert [number for number, _ in read_lines(path)] == [1, 3]
 
 
 # What a sweep stopped early, read from its halving.json into the report, the tables and the terminal.

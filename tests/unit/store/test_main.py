@@ -7,42 +7,19 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from kimi_audio_ft import store
-from kimi_audio_ft.config.train import LoraConfig, OptimConfig, TrainConfig
 from kimi_audio_ft.files import write_json
 from kimi_audio_ft.store.__main__ import age_in_seconds, main, size_in_bytes
 from kimi_audio_ft.store.digests import file_digest, sha256_of
-from kimi_audio_ft.store.features import RECORD
 from kimi_audio_ft.store.inventory import listing
-from kimi_audio_ft.store.usage import Use
+from tests.unit.store.small_products import make_two_files, write_features
 
 Capture = pytest.CaptureFixture[str]
-
-
-def make_two_files(folder: Path) -> dict[str, Any]:
-    (folder / "a.bin").write_bytes(b"x" * 1000)
-    (folder / "deep").mkdir()
-    (folder / "deep" / "b.txt").write_text("字", encoding="utf-8")
-    return {"steps": 3}
-
-
-def features(name: str, shards: dict[str, int], records: list[tuple[bytes, int, int, int]]) -> Path:
-    """A feature store of width 2 with files of these sizes and this index."""
-    folder = store.product_path("features", name)
-    folder.mkdir(parents=True)
-    for file, size in shards.items():
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_bytes(bytes(size))
-    (folder / "index.bin").write_bytes(np.array(records, RECORD).tobytes())
-    write_json(folder / "product.json", {"created": "2026-11-24T10:00:00+0000", "dim": 2, "dtype": "torch.bfloat16"})
-    return folder
 
 
 def run(*arguments: str) -> int:
@@ -51,42 +28,6 @@ def run(*arguments: str) -> int:
     except SystemExit as end:
         return int(end.code or 0)
     return 0
-
-
-def test_products(private_store: Path, tmp_path: Path) -> None:
-    assert listing() == []
-    for kind, name in (("transcript", "bb"), ("adapter", "cc"), ("adapter", "aa")):
-        store.find_or_make(kind, name, make_two_files)
-    store.work_folder("adapter", "dd").mkdir()
-    (private_store / "adapter" / "ee").mkdir()  # no product.json: not finished
-    (private_store / "digests.sqlite").write_bytes(b"")
-    Use.begin(tmp_path / "sweep", [("adapter", "aa")]).end()
-    found = listing()
-    names = [(row["kind"], row["signature"]) for row in found]
-    assert names == [("adapter", "aa"), ("adapter", "cc"), ("transcript", "bb")]
-    fields = {"kind", "signature", "path", "created", "bytes", "made_by", "last_used", "studies"}
-    assert all(set(row) == fields for row in found)
-    first, place = found[0], private_store / "adapter" / "aa"
-    assert first["path"] == str(place)
-    assert first["bytes"] == 1000 + 3 + (place / "product.json").stat().st_size
-    assert first["created"] == store.read_meta(place)["created"] <= first["last_used"]
-    assert [row["studies"] for row in found] == [[str(tmp_path / "sweep")], [], []]
-
-
-def test_what_made_a_product() -> None:
-    config = TrainConfig(lora=LoraConfig(r=4), optim=OptimConfig(lr=0.003), seed=7)
-    config.data.train_manifest = "data/train.jsonl"
-    store.find_or_make("adapter", "a1", lambda folder: {"config": asdict(config), "steps": 3})
-    inputs = {"adapter": "a1", "eval": "x", "seed": 7, "repeat": 1}
-    facts = {"inputs": inputs, "decoding": asdict(config.decoding)}
-    store.find_or_make("transcript", "t1", lambda folder: facts)
-    features("f1", {}, [])
-    made_by = {row["signature"]: row["made_by"] for row in listing()}
-    assert made_by["a1"] == (
-        "lora.r=4 lora.lora_alpha=8 lora.lora_dropout=0.05 optim.lr=0.003 seed=7 steps=3 data=train.jsonl"
-    )
-    assert made_by["t1"].startswith("adapter=a1 seed=7 repeat=1 text_temperature=0.3 text_top_k=5 ")
-    assert made_by["f1"] == "dim=2 dtype=bfloat16"
 
 
 LISTS_WITHOUT_TORCH = """
@@ -174,7 +115,7 @@ SIZES = {"0/codes.bin": 20, "0/features.bin": 20, "1/codes.bin": 20, "1/features
     ],
 )  # fmt: skip
 def test_verify_features(sizes: dict[str, int], records: list[Any], problem: str | None, capsys: Capture) -> None:
-    features("f1", sizes, records)
+    write_features("f1", sizes, records)
     assert run("verify") == (problem is not None)
     assert (problem or "ok (index and sizes agree)") in capsys.readouterr().out
 

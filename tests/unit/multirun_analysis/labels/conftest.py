@@ -1,4 +1,4 @@
-"""Evaluations with planted label errors, in the files that ``kimi_audio_ft.evaluate`` writes."""
+"""Evaluations with planted label errors, in the files that ``kimi_audio_ft.evaluate`` writes; and recordings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 WORDS = (
     *("今天", "下午", "会议", "投资", "公司", "利润", "增长", "市场", "我们", "认为", "可能", "问题", "需要", "讨论"),
@@ -86,3 +88,16 @@ def write() -> Callable[..., Path]:
 def planted(tmp_path: Path) -> Callable[..., Planted]:
     """Plants errors into a multirun in ``tmp_path / NAME``; see ``plant``."""
     return lambda seed=0, name="multirun", **options: plant(tmp_path / name, seed, **options)
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> dict[str, Path]:
+    """A sound as wav and as flac, another of the same length, and a file that is no sound."""
+    rng = np.random.default_rng(0)
+    sound, other = (np.round(rng.uniform(-9000, 9000, 1600)).astype(np.int16) for _ in range(2))
+    paths = {"wav": tmp_path / "a.wav", "flac": tmp_path / "b.flac", "other": tmp_path / "c.wav"}
+    for name, samples in (("wav", sound), ("flac", sound), ("other", other)):
+        soundfile.write(paths[name], samples, 16_000)
+    paths["broken"] = tmp_path / "d.wav"
+    paths["broken"].write_text("no sound", encoding="utf-8")
+    return paths

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import soundfile
 
-from multirun_analysis.labels.evidence import Evidence, Utterance, gather
-from multirun_analysis.labels.same_audio import listen
+from multirun_analysis.labels.evidence import Evidence, Utterance
 from multirun_analysis.labels.signals import consensus, disagreement, out_of_range, percentiles, rank_suspects
 from multirun_analysis.labels.suspects import reasons
 
@@ -73,30 +70,9 @@ def test_speeds_that_are_all_alike_say_nothing() -> None:
     assert bounds is None and excess.isna().all()
 
 
-@pytest.fixture
-def recordings(tmp_path: Path) -> dict[str, Path]:
-    """A sound as wav and as flac, another of the same length, and a file that is no sound."""
-    rng = np.random.default_rng(0)
-    sound, other = (np.round(rng.uniform(-9000, 9000, 1600)).astype(np.int16) for _ in range(2))
-    paths = {"wav": tmp_path / "a.wav", "flac": tmp_path / "b.flac", "other": tmp_path / "c.wav"}
-    for name, samples in (("wav", sound), ("flac", sound), ("other", other)):
-        soundfile.write(paths[name], samples, 16_000)
-    paths["broken"] = tmp_path / "d.wav"
-    paths["broken"].write_text("no sound", encoding="utf-8")
-    return paths
-
-
 def spoken(name: str, path: Path | None, reference: str, *votes: str) -> Utterance:
     texts = {str(place): vote for place, vote in enumerate(votes or ("今天开会", "今天开会"))}
     return Utterance(name, reference, None if path is None else str(path), name, None, votes=texts)
-
-
-def test_the_same_sound_is_found_in_another_format(recordings: dict[str, Path]) -> None:
-    utterances = [spoken(name, path, "今天") for name, path in recordings.items()] + [spoken("none", None, "今天")]
-    found = listen(utterances)
-    assert {name: [one.id for one in same] for name, same in found.same.items()} == {"wav": ["flac"], "flac": ["wav"]}
-    assert found.seconds == {"wav": 0.1, "flac": 0.1, "other": 0.1}
-    assert found.missing == 2
 
 
 def test_one_sound_with_two_texts_comes_first_and_says_why(recordings: dict[str, Path]) -> None:
@@ -123,14 +99,3 @@ def test_a_reference_without_text_comes_first() -> None:
     utterances = [spoken("a", None, "明日放假"), spoken("b", None, "。")]
     ranking = rank_suspects(Evidence(utterances, {"0": 0.1, "1": 0.2}, []))
     assert ranking.order[0].id == "b" and reasons(ranking, utterances[1])[0] == "the reference holds no text"
-
-
-def test_every_adapter_has_one_vote(write: Callable[..., Path], tmp_path: Path) -> None:
-    row = {"id": "a", "repeat": 0, "reference": "今天", "cer": 0.0, "audio": None}
-    write(tmp_path / "0", "one", [{**row, "hypothesis": "今天"}, {**row, "repeat": 1, "hypothesis": "明天"}])
-    write(tmp_path / "1", "one", [{**row, "hypothesis": "后天", "loss": 0.5}], cer=0.1)
-    write(tmp_path / "2", "two", [{**row, "hypothesis": "大天", "loss": 0.7}], cer=0.1)
-    evidence = gather([tmp_path])
-    (utterance,) = evidence.utterances
-    assert utterance.votes == {"one": "今天", "two": "大天"} and utterance.losses == {"one": 0.5, "two": 0.7}
-    assert list(evidence.adapters.items()) == [("two", 0.1), ("one", 0.2)]
