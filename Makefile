@@ -26,7 +26,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-lo
 
 test: lint
 	$(PYTEST)
-	$(MAKE) --jobs 2 --output-sync test-avx2 test-sse ONLY="-m bitwise"
+	$(MAKE) --jobs 2 test-avx2 test-sse ONLY="-m bitwise"
 
 # Everyday checks, in under two minutes.
 check: lint
