@@ -86,7 +86,8 @@ def test_score_of_an_earlier_sweep_is_found_whatever_the_jobs_sample_with(trial_
     before = job(trial_config(decoding={"text_temperature": 0.7, "repeats": 3}))
     now = job(trial_config(decoding={"text_temperature": 0.0}))
     assert before.settings is not None and before.key == now.key is not None
-    RungScore(before.settings, before.key, 4, "cer").write(0.25)
+    evaluation = Trial(before.settings).evaluation
+    RungScore(evaluation, before.settings, before.key, 4, "cer").write(0.25)
     assert judged("cer", 4, now) == [RungResult(now.key, 4, 8, 0.25, None, False)]
 
 
