@@ -47,7 +47,7 @@ def disk_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         yield mount
 
 
-# --- A small spoken corpus of noise clips, encoded once with the embedded model's encoders.
+# A small spoken corpus of noise clips, encoded once with the embedded model's encoders.
 
 SECONDS = (0.3, 0.9, 0.5, 1.3, 0.7, 1.1, 0.4, 0.6)
 

@@ -166,7 +166,7 @@ def test_reader_that_has_seen_enough(tmp_path: Path) -> None:
     assert process.wait() == 1
 
 
-# --- Hydra's complaints in words: the option, what is wrong, and what to write.
+# Hydra's complaints in words: the option, what is wrong, and what to write.
 
 
 @pytest.fixture

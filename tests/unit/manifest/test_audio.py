@@ -177,7 +177,7 @@ def test_real_recordings(shared_dir: Path) -> None:
         assert 10 < info.seconds < 20 and 0.05 < waveform.abs().max() <= 1
 
 
-# --- Changed recordings: speed, volume, length and keys.
+# Changed recordings: speed, volume, length and keys.
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.9, 1.1, 1.015, 2.0])

@@ -298,7 +298,7 @@ def test_problems_of_selections(tmp_path: Path, rows: list[Row]) -> None:
         require_references(manifest[4:], "m")
 
 
-# --- Files in pieces, and work shared over processes: nothing lost, in order, and nobody left behind.
+# Files in pieces, and work shared over processes: nothing lost, in order, and nobody left behind.
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 1 << 20])

@@ -278,7 +278,7 @@ def test_recordings_are_required(tmp_path: Path) -> None:
         require_recordings(manifest[2:], path)
 
 
-# --- What a manifest is, however its file is named or lies.
+# What a manifest is, however its file is named or lies.
 
 
 def corpus(folder: Path, transcript: str = "你好", sound: bytes = b"sound") -> Manifest:

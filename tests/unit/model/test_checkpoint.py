@@ -234,7 +234,7 @@ def test_the_identity_is_that_of_the_files(folder: Path, tmp_path: Path) -> None
     assert locate(ModelConfig(path=str(moved))).identity() != identity
 
 
-# --- Safetensors files written in pieces are what the library writes, and headers say what it reads.
+# Safetensors files written in pieces are what the library writes, and headers say what it reads.
 
 TENSORS = {
     "odd": torch.arange(3, dtype=torch.float32),

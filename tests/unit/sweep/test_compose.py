@@ -177,7 +177,7 @@ def test_trials_that_would_be_scored_differently_are_refused_before_anything_is_
     )
 
 
-# --- Quick copies of configs: node for node what ``copy.deepcopy`` makes, and nothing shared.
+# Quick copies of configs: node for node what ``copy.deepcopy`` makes, and nothing shared.
 
 
 @dataclass

@@ -222,7 +222,7 @@ def test_without_wandb_installed_the_trial_goes_on(fresh_process: Any, tmp_path:
     assert [line.split()[0] for line in lines] == ["WARNING", "WARNING", "False"]
 
 
-# --- Scores and utterances as W&B is given them.
+# Scores and utterances as W&B is given them.
 
 SCORES: dict[str, Any] = {
     "trial": "lora.r=8",
