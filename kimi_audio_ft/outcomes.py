@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.runtime.signals import TrainingFailed
+from kimi_audio_ft.training.ending import TrainingFailed
 
 BASE = "base"
 """Key of the unit that decodes with no adapter."""

@@ -20,7 +20,7 @@ from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, tr
 from kimi_audio_ft.outcomes import BASE, current_outcomes
 from kimi_audio_ft.runtime.devices import in_workers, limit_threads, num_ranks, refuse_launchers
 from kimi_audio_ft.runtime.libraries import quiet_libraries
-from kimi_audio_ft.runtime.signals import Interrupted, StopRequest, TrainingFailed
+from kimi_audio_ft.runtime.signals import Interrupted, StopRequest
 from kimi_audio_ft.runtime.workers import Send, WorkerDied, run_workers
 from kimi_audio_ft.scoring import read_options
 from kimi_audio_ft.scoring.trial_scores import git_commit, utterance_rows
@@ -28,6 +28,7 @@ from kimi_audio_ft.store.cache import seen_once
 from kimi_audio_ft.store.signature import flatten, signature
 from kimi_audio_ft.store.usage import note
 from kimi_audio_ft.tracking import make_tracker
+from kimi_audio_ft.training.ending import TrainingFailed
 
 if TYPE_CHECKING:
     from kimi_audio_ft.data.datamodule import ConversationData

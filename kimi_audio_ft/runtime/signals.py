@@ -1,8 +1,7 @@
-"""Ending a training early: on a signal, at a rung, or because a loss is not a number."""
+"""Requests to stop, by signals."""
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import threading
@@ -10,13 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
-from kimi_audio_ft.errors import UserError
-
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
-
-class TrainingFailed(UserError):
-    """The loss was not finite, so there is no adapter."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -28,19 +21,6 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, step: int) -> None:
         super().__init__(step)
         self.step = step
-
-
-class Leave(Exception):
-    """Ends Lightning's loops from inside; never leaves ``training.fit``."""
-
-
-def require_finite(what: str, loss: float, rate: float, step: int) -> None:
-    """Raise TrainingFailed unless the loss is a finite number."""
-    if not math.isfinite(loss):
-        raise TrainingFailed(
-            f"optim.lr={rate:g}: the {what} loss is {loss} at step {step}; it must be finite. "
-            "Lower optim.lr, or set optim.max_grad_norm"
-        )
 
 
 class StopRequest:

@@ -29,7 +29,7 @@ from kimi_audio_ft.outcomes import BASE, Failure
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.runtime.devices import limit_threads
 from kimi_audio_ft.runtime.libraries import quiet_libraries
-from kimi_audio_ft.runtime.signals import Interrupted, StopRequest, TrainingFailed
+from kimi_audio_ft.runtime.signals import Interrupted, StopRequest
 from kimi_audio_ft.runtime.workers import Send
 from kimi_audio_ft.scoring import score
 from kimi_audio_ft.store.signature import canonical
@@ -38,6 +38,7 @@ from kimi_audio_ft.sweep.events import Decoding, Event, Failed, Fitting, Paused,
 from kimi_audio_ft.sweep.plan import Task, Unit, even_chunks, grouped, pack_units
 from kimi_audio_ft.text import first_line
 from kimi_audio_ft.training.adapters import AdapterSpec
+from kimi_audio_ft.training.ending import TrainingFailed
 from kimi_audio_ft.trial import Trial
 
 log = logging.getLogger(__name__)

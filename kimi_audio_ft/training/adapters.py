@@ -16,7 +16,7 @@ from torch.distributed.tensor import distribute_tensor
 from kimi_audio_ft.config.train import LoraConfig, OptimConfig
 from kimi_audio_ft.lora.adapter import ONE
 from kimi_audio_ft.lora.pack import DropoutSeed
-from kimi_audio_ft.runtime.signals import TrainingFailed
+from kimi_audio_ft.training.ending import TrainingFailed
 
 
 @dataclass(frozen=True)

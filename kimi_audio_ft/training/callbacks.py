@@ -10,9 +10,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from kimi_audio_ft.runtime.signals import Leave, TrainingFailed, require_finite
 from kimi_audio_ft.training.adapters import AdapterState
 from kimi_audio_ft.training.checkpoint import KeepCheckpoints
+from kimi_audio_ft.training.ending import Leave, TrainingFailed, require_finite
 from kimi_audio_ft.training.module import AdapterTraining
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from kimi_audio_ft.lora.adapter import save_adapter, trainable_parameters
 from kimi_audio_ft.lora.pack import WITHIN_ROUNDING, Pack
 from kimi_audio_ft.lora.targets import needs_branch
 from kimi_audio_ft.runtime.devices import device
-from kimi_audio_ft.runtime.signals import Interrupted, Leave, TrainingFailed, own_signals, require_finite
+from kimi_audio_ft.runtime.signals import Interrupted, own_signals
 from kimi_audio_ft.training.adapters import AdapterSpec, AdapterState
 from kimi_audio_ft.training.callbacks import (
     CurveRecorder,
@@ -36,6 +36,7 @@ from kimi_audio_ft.training.callbacks import (
     StopAtNonFinite,
 )
 from kimi_audio_ft.training.checkpoint import AdapterCheckpointIO, KeepCheckpoints, PackCheckpointIO, checkpoint_of
+from kimi_audio_ft.training.ending import Leave, TrainingFailed, require_finite
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.training.strategies import make_strategy
 

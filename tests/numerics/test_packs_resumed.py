@@ -11,8 +11,9 @@ import pytest
 
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.files import read_jsonl
-from kimi_audio_ft.runtime.signals import Interrupted, TrainingFailed
+from kimi_audio_ft.runtime.signals import Interrupted
 from kimi_audio_ft.training.checkpoint import group_by_resume, resume_step
+from kimi_audio_ft.training.ending import TrainingFailed
 from tests.numerics.pack_lab import NAMES, Lab, assert_same
 
 Config = Callable[..., TrainConfig]

@@ -23,8 +23,8 @@ from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.paths import TINY_MODEL
-from kimi_audio_ft.runtime.signals import TrainingFailed
 from kimi_audio_ft.runtime.workers import run_workers
+from kimi_audio_ft.training.ending import TrainingFailed
 from kimi_audio_ft.trial import Trial, fit_in_workers
 from tests.numerics.pack_lab import assert_within_rounding
 

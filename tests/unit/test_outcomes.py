@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.outcomes import Failure, Outcomes, UnitFailed, current_outcomes
-from kimi_audio_ft.runtime.signals import TrainingFailed
+from kimi_audio_ft.training.ending import TrainingFailed
 
 
 def test_a_job_sees_the_outcomes_of_its_launch_and_a_trial_by_itself_none() -> None:

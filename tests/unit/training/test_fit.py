@@ -23,10 +23,10 @@ from kimi_audio_ft.manifest.conversation import layout_conversation
 from kimi_audio_ft.manifest.manifest import read_manifest
 from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer
 from kimi_audio_ft.paths import TINY_MODEL
-from kimi_audio_ft.runtime.signals import TrainingFailed
 from kimi_audio_ft.store.inventory import listing
 from kimi_audio_ft.training.adapters import AdapterState, rate_factor
 from kimi_audio_ft.training.callbacks import CurveRecorder
+from kimi_audio_ft.training.ending import TrainingFailed
 from kimi_audio_ft.training.fit import make_trainer
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.training.passes import turns
