@@ -72,7 +72,8 @@ def measure(manifest: Path, evaluation: Path, steps: int) -> dict[str, float]:
     from kimi_audio_ft.config.train import DataConfig, ModelConfig
     from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
     from kimi_audio_ft.features.encode import Encoders
-    from kimi_audio_ft.manifest.manifest import TokenRange, manifest_identity, read_manifest
+    from kimi_audio_ft.manifest.conversation import TokenRange
+    from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest
     from kimi_audio_ft.model import TextTokenizer
     from kimi_audio_ft.model.files import locate
 

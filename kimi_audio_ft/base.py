@@ -16,7 +16,7 @@ from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.features.identity import features_of
 from kimi_audio_ft.files import read_json_object
 from kimi_audio_ft.lora.targets import linears_of, matched, needs_branch, needs_whisper
-from kimi_audio_ft.manifest.manifest import TokenRange
+from kimi_audio_ft.manifest.conversation import TokenRange
 from kimi_audio_ft.model.files import ModelFiles, locate
 from kimi_audio_ft.model.text_tokenizer import CONFIG_NAME, RANKS_NAME, TextTokenizer
 from kimi_audio_ft.runtime.devices import device, limit_threads

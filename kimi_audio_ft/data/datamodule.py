@@ -17,9 +17,9 @@ from kimi_audio_ft.data.batching import BatchPlan, EpochSteps, validation_share
 from kimi_audio_ft.data.dataset import AudioSource, ConversationDataset, Sample, make_batch
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.features.encode import UNCHANGED, Encoders, Perturbation, encode_missing
+from kimi_audio_ft.manifest.conversation import TokenRange
 from kimi_audio_ft.manifest.manifest import (
     Manifest,
-    TokenRange,
     read_manifest,
     require_recordings,
     require_references,

@@ -19,8 +19,8 @@ from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.features.encode import UNCHANGED, Perturbation
 from kimi_audio_ft.features.workload import rows_of
 from kimi_audio_ft.manifest.audio import read_audio
-from kimi_audio_ft.manifest.conversation import Layout, layout_conversation
-from kimi_audio_ft.manifest.manifest import TOKENIZE_REMEDY, Conversation, Manifest
+from kimi_audio_ft.manifest.conversation import TOKENIZE_REMEDY, Conversation, Layout, layout_conversation
+from kimi_audio_ft.manifest.manifest import Manifest
 from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 from kimi_audio_ft.store.features import FeatureStore
 

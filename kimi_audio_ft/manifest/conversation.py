@@ -6,6 +6,8 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -192,7 +194,6 @@ class Tokenizer(Protocol):
     """Text tokenizer as required by the layout."""
 
     special_tokens: dict[str, int]
-    pad_id: int
 
     def encode(self, text: str, bos: bool = False, eos: bool = False) -> list[int]: ...
 
@@ -213,14 +214,21 @@ class Layout:
     def __len__(self) -> int:
         return len(self.audio_ids)
 
-    def append(
-        self, audio_id: int, text_id: int, *, code: bool = False, audio_loss: bool = False, text_loss: bool = False
+    def extend(
+        self,
+        audio_ids: Sequence[int],
+        text_ids: Sequence[int],
+        *,
+        codes: bool = False,
+        audio_loss: bool = False,
+        text_loss: bool = False,
     ) -> None:
-        self.audio_ids.append(audio_id)
-        self.text_ids.append(text_id)
-        self.is_continuous_mask.append(code)
-        self.audio_loss_mask.append(audio_loss)
-        self.text_loss_mask.append(text_loss)
+        """Append positions that have the same masks."""
+        self.audio_ids.extend(audio_ids)
+        self.text_ids.extend(text_ids)
+        self.is_continuous_mask.extend([codes] * len(audio_ids))
+        self.audio_loss_mask.extend([audio_loss] * len(audio_ids))
+        self.text_loss_mask.extend([text_loss] * len(audio_ids))
 
 
 def layout_conversation(
@@ -237,28 +245,31 @@ def layout_conversation(
         task_type: "understanding" for a text answer, anything else for text and audio.
         for_generation: lay out only what precedes the last assistant turn, and open that turn.
     """
-    special = tokenizer.special_tokens
-    blank = special[BLANK]
+    special, blank = tokenizer.special_tokens, tokenizer.special_tokens[BLANK]
     if for_generation:
         conversation = before_last_answer(conversation)
     layout = Layout()
-    for index, message in enumerate(conversation):
-        role = message["role"]
-        previous = conversation[index - 1]["role"] if index else None
-        following = conversation[index + 1]["role"] if index + 1 < len(conversation) else None
-        ends_turn = following != role
-        if role != previous:
-            layout.append(special[ROLE_START[role]], blank)
-        if message["message_type"] == "text":
-            _append_text(layout, message["content"], tokenizer, blank, answer=role == "assistant")
-        else:
-            _append_audio(layout, message["audio_tokens"], special, blank, answer=role == "assistant")
-            if ends_turn:
-                layout.append(special[ANSWER_TEXT if task_type == "understanding" else ANSWER_BOTH], blank)
-        if ends_turn:
-            layout.append(special[MESSAGE_END], blank)
+
+    def mark(token: str, audio_loss: bool = False) -> None:
+        layout.extend([special[token]], [blank], audio_loss=audio_loss)
+
+    for role, turn in groupby(conversation, key=itemgetter("role")):
+        messages, answer = list(turn), role == "assistant"
+        mark(ROLE_START[role])
+        for message in messages:
+            if message["message_type"] == "text":
+                ids = [*tokenizer.encode(message["content"]), *([special[TEXT_EOS]] if answer else [])]
+                layout.extend([blank] * len(ids), ids, text_loss=answer)
+            else:
+                codes = message["audio_tokens"]
+                mark(MEDIA_BEGIN)
+                layout.extend(codes, [blank] * len(codes), codes=True, audio_loss=answer)
+                mark(MEDIA_END, audio_loss=answer)
+        if messages[-1]["message_type"] == "audio":
+            mark(ANSWER_TEXT if task_type == "understanding" else ANSWER_BOTH)
+        mark(MESSAGE_END)
     if for_generation:
-        layout.append(special[ROLE_START["assistant"]], blank)
+        mark(ROLE_START["assistant"])
     return layout
 
 
@@ -273,21 +284,16 @@ def layout_lengths(
     if for_generation:
         conversation = before_last_answer(conversation)
     positions, supervised = int(for_generation), 0
-    previous: tuple[str, str] | None = None
-    for message in [*conversation, None]:
-        current = (message["role"], message["message_type"]) if message else None
-        if previous is not None and (current is None or current[0] != previous[0]):
-            positions += 2 + (previous[1] == "audio")  # the turn's start and end, and the request to answer
-        previous = current
-        if message is None:
-            break
-        if message["message_type"] == "audio":
-            positions += len(message["audio_tokens"]) + 2
-            continue
-        answer = message["role"] == "assistant"
-        tokens = num_tokens(message["content"]) + answer  # an answer ends with text-eos
-        positions += tokens
-        supervised += tokens if answer else 0
+    for role, turn in groupby(conversation, key=itemgetter("role")):
+        messages, answer = list(turn), role == "assistant"
+        positions += 2 + (messages[-1]["message_type"] == "audio")  # start and end, and the request to answer
+        for message in messages:
+            if message["message_type"] == "audio":
+                positions += len(message["audio_tokens"]) + 2
+            else:
+                tokens = num_tokens(message["content"]) + answer  # an answer ends with text-eos
+                positions += tokens
+                supervised += tokens * answer
     return positions, supervised
 
 
@@ -297,18 +303,3 @@ def before_last_answer(conversation: Sequence[Mapping[str, Any]]) -> Sequence[Ma
     while end and conversation[end - 1]["role"] == "assistant":
         end -= 1
     return conversation[:end]
-
-
-def _append_text(layout: Layout, text: str, tokenizer: Tokenizer, blank: int, answer: bool) -> None:
-    ids = list(tokenizer.encode(text, bos=False, eos=False))
-    if answer:
-        ids.append(tokenizer.special_tokens[TEXT_EOS])
-    for token in ids:
-        layout.append(blank, token, text_loss=answer)
-
-
-def _append_audio(layout: Layout, codes: Sequence[int], special: Mapping[str, int], blank: int, answer: bool) -> None:
-    layout.append(special[MEDIA_BEGIN], blank)
-    for code in codes:
-        layout.append(code, blank, code=True, audio_loss=answer)
-    layout.append(special[MEDIA_END], blank, audio_loss=answer)

@@ -11,12 +11,11 @@ import multiprocessing
 import os
 import signal
 import sys
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from itertools import compress, islice
+from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache
+from itertools import chain, compress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from stat import S_ISREG
@@ -171,8 +170,16 @@ def index_of(source: Source, tokenizer: TextTokenizer | None) -> tuple[Columns, 
 
 
 def _scanned(source: Source, tokenizer: TextTokenizer | None) -> Arrays:
+    @lru_cache(maxsize=1024)  # prompts repeat
+    def num_tokens(text: str) -> int:
+        assert tokenizer is not None
+        return len(tokenizer.encode(text))
+
+    def scan(chunk: Chunk) -> tuple[Arrays, DataError | None]:
+        return _scan(source, chunk, num_tokens if tokenizer is not None else None)
+
     parts: list[Arrays] = []
-    for part, error in over_cores(_Scan(source, tokenizer), chunks_of(source.place)):
+    for part, error in over_cores(scan, chunks_of(source.place)):
         parts.append(part)
         if error is not None:
             _require_own_ids(source, _joined(parts))  # an earlier line may repeat an id
@@ -189,76 +196,54 @@ def _joined(parts: Sequence[Arrays]) -> Arrays:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-@dataclass
-class _Draft:
-    """Columns under construction."""
-
-    offset: array = field(default_factory=lambda: array("q"))
-    size: array = field(default_factory=lambda: array("q"))
-    line: array = field(default_factory=lambda: array("q"))
-    id_hash: array = field(default_factory=lambda: array("q"))
-    audios: array = field(default_factory=lambda: array("i"))
-    answered: bytearray = field(default_factory=bytearray)
-    spoken: bytearray = field(default_factory=bytearray)
-    lengths: array = field(default_factory=lambda: array("i"))
-    codes: array = field(default_factory=lambda: array("i"))
-    name_sizes: array = field(default_factory=lambda: array("i"))
-    names: bytearray = field(default_factory=bytearray)
-
-    def arrays(self) -> Arrays:
-        types = {"q": np.int64, "i": np.int32}
-        arrays: Arrays = {}
-        for name, values in vars(self).items():
-            flag = name in ("answered", "spoken")
-            kind = types[values.typecode] if isinstance(values, array) else np.bool_ if flag else np.uint8
-            arrays[name] = np.frombuffer(values, kind) if len(values) else np.empty(0, kind)
-        arrays["lengths"] = arrays["lengths"].reshape(-1, 2, 2)
-        return arrays
+_TYPES = {
+    **dict.fromkeys(("offset", "size", "line", "id_hash"), np.int64),
+    **dict.fromkeys(("audios", "lengths", "codes", "name_sizes"), np.int32),
+    **dict.fromkeys(("answered", "spoken"), np.bool_),
+    "names": np.uint8,
+}
 
 
-class _Scan:
+def _scan(source: Source, chunk: Chunk, num_tokens: Callable[[str], int] | None) -> tuple[Arrays, DataError | None]:
     """Validates and measures the lines of a chunk; returns columns up to the first bad line, and its error."""
+    columns: dict[str, list[Any]] = {name: [] for name in _TYPES}
+    problem = None
+    try:
+        for number, offset, raw in lines_of(source.place, chunk):
+            text = source.decoded(raw, number)
+            if text.strip():
+                value = checked_line(text, source.path, number, source.tokens)
+                measured = _measured(value, number, source.prompt, num_tokens)
+                for name, entries in ({"offset": [offset], "size": [len(raw)]} | measured).items():
+                    columns[name] += entries
+    except DataError as error:
+        problem = error
+    arrays = {name: np.array(entries, _TYPES[name]) for name, entries in columns.items()}
+    arrays["lengths"] = arrays["lengths"].reshape(-1, 2, 2)
+    return arrays, problem
 
-    def __init__(self, source: Source, tokenizer: TextTokenizer | None) -> None:
-        self.source, self.tokenizer = source, tokenizer
-        self.num_tokens = lru_cache(maxsize=1024)(self._num_tokens)  # prompts repeat
 
-    def _num_tokens(self, text: str) -> int:
-        assert self.tokenizer is not None
-        return len(self.tokenizer.encode(text))
-
-    def __call__(self, chunk: Chunk) -> tuple[Arrays, DataError | None]:
-        draft = _Draft()
-        try:
-            for number, offset, raw in lines_of(self.source.place, chunk):
-                text = self.source.decoded(raw, number)
-                if text.strip():
-                    value = checked_line(text, self.source.path, number, self.source.tokens)
-                    self._add(draft, value, number, offset, len(raw))
-        except DataError as error:
-            return draft.arrays(), error
-        return draft.arrays(), None
-
-    def _add(self, draft: _Draft, value: dict[str, Any], number: int, offset: int, size: int) -> None:
-        messages = value["conversation"]
-        draft.offset.append(offset)
-        draft.size.append(size)
-        draft.line.append(number)
-        draft.id_hash.append(hash(id_of(value, number)))
-        draft.answered.append(any(m["message_type"] == "text" for m in last_answer(messages)))
-        draft.spoken.append(any(m["role"] == "assistant" and m["message_type"] == "audio" for m in messages))
-        recordings = recordings_of(messages)
-        draft.audios.append(len(recordings))
-        draft.codes.extend(len(m.get("audio_tokens") or ()) for m in messages if m["message_type"] == "audio")
-        names = [name.encode() for name in recordings]
-        draft.name_sizes.extend(map(len, names))
-        draft.names += b"".join(names)
-        if self.tokenizer is None:
-            draft.lengths.extend((0, 0, 0, 0))
-            return
-        asked = with_prompt(messages, self.source.prompt) if self.source.prompt else messages
-        draft.lengths.extend(layout_lengths(asked, self.num_tokens))
-        draft.lengths.extend(layout_lengths(asked, self.num_tokens, for_generation=True))
+def _measured(
+    value: dict[str, Any], number: int, prompt: str | None, num_tokens: Callable[[str], int] | None
+) -> dict[str, Any]:
+    """Entries of a conversation in the columns (bytes are entries of ``names``)."""
+    messages = value["conversation"]
+    asked = with_prompt(messages, prompt) if prompt else messages
+    lengths = (0, 0, 0, 0)
+    if num_tokens is not None:
+        lengths = layout_lengths(asked, num_tokens) + layout_lengths(asked, num_tokens, for_generation=True)
+    names = [name.encode() for name in recordings_of(messages)]
+    return {
+        "line": [number],
+        "id_hash": [hash(id_of(value, number))],
+        "audios": [len(names)],
+        "answered": [any(m["message_type"] == "text" for m in last_answer(messages))],
+        "spoken": [any(m["role"] == "assistant" and m["message_type"] == "audio" for m in messages)],
+        "lengths": lengths,
+        "codes": [len(m.get("audio_tokens") or ()) for m in messages if m["message_type"] == "audio"],
+        "name_sizes": [len(name) for name in names],
+        "names": b"".join(names),
+    }
 
 
 def _require_own_ids(source: Source, columns: Arrays) -> None:
@@ -279,10 +264,6 @@ def _require_own_ids(source: Source, columns: Arrays) -> None:
             first_line[name] = number
 
 
-# Recordings per batch, which bounds the paths in memory.
-_AT_ONCE = 10_000
-
-
 class Recordings:
     """Recordings of a manifest's audio messages, in the order of the messages.
 
@@ -294,10 +275,9 @@ class Recordings:
 
     def states(self) -> np.ndarray:
         """``[count, 2]``: size and modification time (ns) of every recording; -1 if the file is missing."""
-        states, folders = array("q"), _Folders()
-        for path in self._paths():
-            states.extend(_state(path) if folders[path.rpartition("/")[0]] else (-1, -1))
-        return np.frombuffer(states, np.int64).reshape(-1, 2) if states else np.empty((0, 2), np.int64)
+        is_folder = cache(os.path.isdir)  # a manifest may travel without its recordings
+        states = (_state(path) if is_folder(os.path.dirname(path)) else (-1, -1) for path in self._paths())  # noqa: PTH120
+        return np.fromiter(chain.from_iterable(states), np.int64).reshape(-1, 2)
 
     def digests(self) -> np.ndarray:
         """``[count, 32]`` bytes: sha256 of every recording; zeros if the file is missing.
@@ -309,13 +289,9 @@ class Recordings:
         facts = {"kind": "digests", "root": self.root, "names": names, "states": hash_of(states)}
 
         def make() -> Arrays:
-            digests = np.zeros((self.count, 32), np.uint8)
-            there = states[:, 0] >= 0
-            paths, places = compress(self._paths(), there), np.flatnonzero(there)
-            for start in range(0, len(places), _AT_ONCE):
-                some = file_digests(list(islice(paths, _AT_ONCE)))
-                rows = np.frombuffer(bytes.fromhex("".join(some)), np.uint8).reshape(-1, 32)
-                digests[places[start : start + _AT_ONCE]] = rows
+            digests, there = np.zeros((self.count, 32), np.uint8), states[:, 0] >= 0
+            hashed = map(bytes.fromhex, file_digests(compress(self._paths(), there)))
+            digests[there] = np.fromiter(hashed, "S32").view(np.uint8).reshape(-1, 32)
             return {"digests": digests}
 
         return remember("manifests", facts, make)["digests"]
@@ -326,16 +302,15 @@ class Recordings:
         Raises:
             AudioError: a recording cannot be read.
         """
-        from kimi_audio_ft.manifest.audio import audio_info
+        from kimi_audio_ft.manifest.audio import lengths_16k
         from kimi_audio_ft.model.audio_frontend import num_audio_tokens
 
         facts = {"kind": "num_codes", "digests": hash_of(digests), "wanted": hash_of(wanted)}
 
         def make() -> Arrays:
-            numbers, chosen = np.zeros(self.count, np.int32), np.zeros(self.count, bool)
-            chosen[wanted] = True
-            paths = compress(self._paths(), chosen)
-            numbers[chosen] = [num_audio_tokens(audio_info(Path(path)).num_samples_16k) for path in paths]
+            numbers = np.zeros(self.count, np.int32)
+            lengths = lengths_16k([os.path.join(self.root, self.columns.name(audio)) for audio in wanted])  # noqa: PTH118
+            numbers[wanted] = [num_audio_tokens(length) for length in lengths.tolist()]
             return {"num_codes": numbers}
 
         return remember("manifests", facts, make)["num_codes"]
@@ -344,13 +319,6 @@ class Recordings:
         """Path of every recording; empty if a message names none."""
         # Creating a million Path objects would take longer than the lookups.
         return (os.path.join(self.root, name) if name else "" for name in self.columns.all_names())  # noqa: PTH118
-
-
-class _Folders(dict[str, bool]):
-    """Cache of folder existence; a manifest may travel without its recordings."""
-
-    def __missing__(self, folder: str) -> bool:
-        return self.setdefault(folder, not folder or os.path.isdir(folder))  # noqa: PTH112 - false for impossible names
 
 
 def hash_of(values: np.ndarray) -> str:

@@ -10,8 +10,7 @@ import hashlib
 import json
 import os
 import weakref
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -20,7 +19,6 @@ import numpy as np
 
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.manifest.conversation import (
-    TOKENIZE_REMEDY,
     Conversation,
     TokenRange,
     id_of,
@@ -45,17 +43,6 @@ from kimi_audio_ft.store.signature import canonical
 
 if TYPE_CHECKING:
     from kimi_audio_ft.model.text_tokenizer import TextTokenizer
-
-__all__ = [
-    "TOKENIZE_REMEDY",
-    "Conversation",
-    "Manifest",
-    "TokenRange",
-    "numbered_lines",
-    "read_manifest",
-    "require_recordings",
-    "require_references",
-]
 
 
 class Manifest(Sequence[Conversation]):
@@ -109,16 +96,12 @@ class Manifest(Sequence[Conversation]):
         """Recordings of all audio messages of the file."""
         return Recordings(self.columns, self.source.audio_root)
 
-    def named_audios(self, index: int) -> list[int]:
-        """Indices (in the file) of a conversation's audio messages that name a recording."""
-        row, columns = self.rows[index], self.columns
-        start = int(columns.audio_start[row])
-        sizes = columns.name_sizes[start : start + int(columns.audios[row])].tolist()
-        return [audio for audio, size in enumerate(sizes, start) if size]
-
     def digests_of(self, index: int, digests: np.ndarray) -> list[str]:
-        """sha256 of every recording of a conversation; ``digests`` are those of ``recordings``."""
-        return [digests[audio].tobytes().hex() for audio in self.named_audios(index)]
+        """sha256 of every recording that a conversation names, empty if missing; ``digests`` as of ``recordings``."""
+        row, columns = self.rows[index], self.columns
+        audios = range(columns.audio_start[row], columns.audio_start[row + 1])
+        named = [digests[audio].tobytes() for audio in audios if columns.name_sizes[audio]]
+        return [digest.hex() if any(digest) else "" for digest in named]
 
     def num_codes(self) -> np.ndarray:
         """``[n]``: number of audio codes per conversation, over all its audio messages."""
@@ -158,6 +141,12 @@ class Manifest(Sequence[Conversation]):
     def require_unchanged(self) -> None:
         """Raises DataError if the file has changed since it was validated."""
         self.source.require_unchanged(self._state, self.source.state())
+
+    def line(self, index: int) -> tuple[dict[str, Any], str]:
+        """A conversation's line as JSON, and its id."""
+        text, number = self.text_of(index)
+        value = json.loads(text)
+        return value, id_of(value, number)
 
     def text_of(self, index: int) -> tuple[str, int]:
         """Text and number of a conversation's line."""
@@ -257,7 +246,14 @@ def manifest_identity(manifest: Manifest) -> str:
     Independent of file locations. Missing recordings (of a pretokenized manifest) are represented by their codes.
     Cached while neither the file nor a recording changes.
     """
-    return _identity(manifest, {"kind": "identity", "prompt": manifest.source.prompt}, _Said)
+    prompt = manifest.source.prompt
+
+    def facts(value: dict[str, Any], name: str, recordings: list[str]) -> list[Any]:
+        messages = with_prompt(value["conversation"], prompt) if prompt else value["conversation"]
+        said = [m if m["message_type"] == "text" else {k: v for k, v in m.items() if k != "content"} for m in messages]
+        return [name, value["task_type"], said, recordings]
+
+    return _identity(manifest, {"kind": "identity", "prompt": prompt}, facts)
 
 
 def reference_identity(manifest: Manifest) -> str:
@@ -265,76 +261,42 @@ def reference_identity(manifest: Manifest) -> str:
 
     Independent of the prompt and of the model's tokens, so that equal digests make error rates comparable.
     """
-    return _identity(manifest, {"kind": "references"}, _Scored)
+
+    def facts(value: dict[str, Any], name: str, recordings: list[str]) -> list[Any]:
+        audio: list[Any] = recordings
+        if not all(recordings) or not recordings:
+            audio = recordings + [m.get("audio_tokens") for m in value["conversation"] if m["message_type"] == "audio"]
+        return [name, reference_of(value["conversation"]), audio]
+
+    return _identity(manifest, {"kind": "references"}, facts)
 
 
-def _identity(manifest: Manifest, kind: Mapping[str, Any], what: type[_Facts]) -> str:
-    manifest.require_unchanged()
+def _identity(
+    manifest: Manifest, kind: dict[str, Any], facts_of: Callable[[dict[str, Any], str, list[str]], list[Any]]
+) -> str:
+    """Digest of a list of every conversation's facts, from its line, its id and the digests of its recordings."""
     digests = manifest.recordings.digests()
-    facts = {
-        **kind,
-        "file": file_digest(manifest.source.place),
-        "rows": hash_of(manifest.rows),
-        "recordings": hash_of(digests),
-    }
+
+    def part(indices: range) -> bytes:
+        facts = [facts_of(*manifest.line(index), manifest.digests_of(index, digests)) for index in indices]
+        return canonical(facts)[1:-1].encode()
 
     def make() -> Arrays:
         digest, before = hashlib.sha256(b"["), b""
-        for part in over_cores(what(manifest, digests), runs_of(len(manifest))):
-            digest.update(before + part)
+        for facts in over_cores(part, runs_of(len(manifest))):
+            digest.update(before + facts)
             before = b","
         digest.update(b"]")
         return {"identity": np.array(digest.hexdigest()[:16])}
 
-    return str(remember("manifests", facts, make)["identity"])
+    return str(_remembered(manifest, kind | {"recordings": hash_of(digests)}, make)["identity"])
 
 
-class _Facts(ABC):
-    """Canonical JSON of conversations, to be hashed."""
-
-    def __init__(self, manifest: Manifest, digests: np.ndarray) -> None:
-        self.manifest, self.digests = manifest, digests
-        self.there: np.ndarray = np.any(digests, axis=1)
-
-    def __call__(self, places: range) -> bytes:
-        return ",".join(canonical(self._facts(place)) for place in places).encode()
-
-    @abstractmethod
-    def _facts(self, place: int) -> list[Any]:
-        """Facts of one conversation."""
-
-    def _line(self, place: int) -> tuple[dict[str, Any], str]:
-        """A conversation's line as JSON, and its id."""
-        text, number = self.manifest.text_of(place)
-        value = json.loads(text)
-        return value, id_of(value, number)
-
-    def _recordings(self, place: int) -> list[str]:
-        """sha256 of each recording named by a conversation; empty if it is missing."""
-        audios = self.manifest.named_audios(place)
-        return [self.digests[audio].tobytes().hex() if self.there[audio] else "" for audio in audios]
-
-
-class _Said(_Facts):
-    """All messages and recordings."""
-
-    def _facts(self, place: int) -> list[Any]:
-        value, name = self._line(place)
-        prompt, messages = self.manifest.source.prompt, value["conversation"]
-        asked = with_prompt(messages, prompt) if prompt else messages
-        said = [m if m["message_type"] == "text" else {k: v for k, v in m.items() if k != "content"} for m in asked]
-        return [name, value["task_type"], said, self._recordings(place)]
-
-
-class _Scored(_Facts):
-    """References and recordings."""
-
-    def _facts(self, place: int) -> list[Any]:
-        value, name = self._line(place)
-        audio = self._recordings(place)
-        if not audio or not all(audio):
-            audio += [m.get("audio_tokens") for m in value["conversation"] if m["message_type"] == "audio"]
-        return [name, reference_of(value["conversation"]), audio]
+def _remembered(manifest: Manifest, facts: dict[str, Any], make: Callable[[], Arrays]) -> Arrays:
+    """What ``make`` computes from these facts and conversations, cached."""
+    manifest.require_unchanged()
+    ours = {"file": file_digest(manifest.source.place), "rows": hash_of(manifest.rows)}
+    return remember("manifests", facts | ours, make)
 
 
 # Nested training subsets for learning curves over data size.
@@ -353,35 +315,18 @@ def training_subset(manifest: Manifest, size: int | None, seed: int) -> Manifest
     if size > len(manifest):
         rule = f"{manifest.source.path} holds {len(manifest)} conversations"
         raise ConfigError("data.train_subset", size, rule, "Use fewer, or null for all of them")
-    manifest.require_unchanged()
-    facts = {
-        "kind": "subset",
-        "file": file_digest(manifest.source.place),
-        "rows": hash_of(manifest.rows),
-        "seed": seed,
-    }
+
+    def draw(name: str) -> bytes:
+        return hashlib.sha256(f"{seed}\n{name}".encode()).digest()[:16]
+
+    def keys(indices: range) -> bytes:
+        """Sort keys of conversations: 16 bytes drawn for the recording, then 16 for the conversation."""
+        lines = [manifest.line(index) for index in indices]
+        return b"".join(draw(str(value.get("group") or name)) + draw(name) for value, name in lines)
 
     def make() -> Arrays:
-        keys = b"".join(over_cores(_Keys(manifest, seed), runs_of(len(manifest))))
-        return {"order": np.argsort(np.frombuffer(keys, "S32"), kind="stable")}
+        drawn = b"".join(over_cores(keys, runs_of(len(manifest))))
+        return {"order": np.argsort(np.frombuffer(drawn, "S32"), kind="stable")}
 
-    return manifest.select(np.sort(remember("manifests", facts, make)["order"][:size]))
-
-
-class _Keys:
-    """Sort keys of conversations: 16 bytes drawn for the recording, then 16 for the conversation."""
-
-    def __init__(self, manifest: Manifest, seed: int) -> None:
-        self.manifest, self.seed = manifest, seed
-
-    def __call__(self, places: range) -> bytes:
-        return b"".join(map(self._key, places))
-
-    def _key(self, place: int) -> bytes:
-        text, number = self.manifest.text_of(place)
-        value = json.loads(text)
-        name = id_of(value, number)
-        return self._draw(str(value.get("group") or name)) + self._draw(name)
-
-    def _draw(self, name: str) -> bytes:
-        return hashlib.sha256(f"{self.seed}\n{name}".encode()).digest()[:16]
+    order = _remembered(manifest, {"kind": "subset", "seed": seed}, make)["order"]
+    return manifest.select(np.sort(order[:size]))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from stat import S_ISLNK
 
@@ -27,11 +28,11 @@ def file_digest(path: Path) -> str:
     """sha256 of a file's bytes, cached by path, size and time of change, in this process and in the store."""
     key = _key(path, {})
     if key not in _DIGESTS:
-        _DIGESTS[key] = file_digests([path])[0]
+        (_DIGESTS[key],) = file_digests([path])
     return _DIGESTS[key]
 
 
-def file_digests(paths: Sequence[str | Path]) -> list[str]:
+def file_digests(paths: Iterable[str | Path]) -> Iterator[str]:
     """sha256 of every file's bytes, in order, cached in the store.
 
     For thousands of files: they are looked up in batches, a few threads hash those that are missing, and nothing stays
@@ -40,19 +41,17 @@ def file_digests(paths: Sequence[str | Path]) -> list[str]:
     Raises:
         DataError: a file cannot be read.
     """
-    digests: list[str] = []
     folders: dict[str, str] = {}
+    left = iter(paths)
     with _cache() as cache, ThreadPoolExecutor(_HASHING_THREADS) as pool:
-        for start in range(0, len(paths), _AT_ONCE):
-            some = paths[start : start + _AT_ONCE]
+        while some := list(islice(left, _AT_ONCE)):
             keys = [_key(path, folders) for path in some]
             cached = _look_up(cache, keys)
             missing = {key: Path(path) for key, path in zip(keys, some, strict=True) if key not in cached}
             hashed = dict(zip(missing, pool.map(sha256_of, missing.values()), strict=True))
             _save(cache, hashed)
             cached |= hashed
-            digests += [cached[key] for key in keys]
-    return digests
+            yield from (cached[key] for key in keys)
 
 
 def _key(path: str | Path, folders: dict[str, str]) -> _Key:

@@ -21,7 +21,8 @@ from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
 from kimi_audio_ft.features.encode import Encoders, encode_missing
 from kimi_audio_ft.features.tokenize import pretokenized
 from kimi_audio_ft.files import write_jsonl
-from kimi_audio_ft.manifest.manifest import TokenRange, read_manifest
+from kimi_audio_ft.manifest.conversation import TokenRange
+from kimi_audio_ft.manifest.manifest import read_manifest
 from kimi_audio_ft.model import TextTokenizer
 from kimi_audio_ft.model.checkpoint import read_config
 from kimi_audio_ft.model.files import locate

@@ -41,11 +41,10 @@ def samples() -> list[Sample]:
     made = []
     for index, codes in enumerate((1, 17, 5, 9, 30, 0)):
         layout = Layout()
-        for _ in range(rng.randint(1, 6)):
-            layout.append(BLANK, rng.randrange(2, FIRST_CODE))
-        for _ in range(codes):
-            layout.append(rng.randrange(FIRST_CODE, VOCABULARY), BLANK, code=True)
-        layout.append(2, BLANK)
+        text_ids = [rng.randrange(2, FIRST_CODE) for _ in range(rng.randint(1, 6))]
+        layout.extend([BLANK] * len(text_ids), text_ids)
+        layout.extend([rng.randrange(FIRST_CODE, VOCABULARY) for _ in range(codes)], [BLANK] * codes, codes=True)
+        layout.extend([2], [BLANK])
         rows = [torch.randn(codes, FEATURES, generator=generator)] if codes else []
         made.append(Sample(str(index), layout, rows))
     return made

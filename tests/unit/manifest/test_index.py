@@ -19,10 +19,9 @@ import pytest
 
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.manifest import index
-from kimi_audio_ft.manifest.conversation import TokenRange, parse_line
+from kimi_audio_ft.manifest.conversation import Conversation, TokenRange, parse_line
 from kimi_audio_ft.manifest.index import chunks_of, lines_of, over_cores
 from kimi_audio_ft.manifest.manifest import (
-    Conversation,
     Manifest,
     manifest_identity,
     numbered_lines,

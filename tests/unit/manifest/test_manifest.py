@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.manifest.conversation import TokenRange
 from kimi_audio_ft.manifest.manifest import (
     Manifest,
-    TokenRange,
     manifest_identity,
     read_manifest,
     reference_identity,

@@ -16,7 +16,8 @@ from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.features.tokenize import tokenize
 from kimi_audio_ft.manifest.audio import read_audio
-from kimi_audio_ft.manifest.manifest import TokenRange, read_manifest
+from kimi_audio_ft.manifest.conversation import TokenRange
+from kimi_audio_ft.manifest.manifest import read_manifest
 from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer, num_audio_tokens
 from kimi_audio_ft.model.config import PUBLISHED_7B
 from kimi_audio_ft.model.text_tokenizer import save_tokenizer_files
