@@ -218,7 +218,7 @@ def _scan(source: Source, chunk: Chunk, num_tokens: Callable[[str], int] | None)
                     columns[name] += entries
     except DataError as error:
         problem = error
-    arrays = {name: np.array(entries, _TYPES[name]) for name, entries in columns.items()}
+    arrays: Arrays = {name: np.array(entries, _TYPES[name]) for name, entries in columns.items()}
     arrays["lengths"] = arrays["lengths"].reshape(-1, 2, 2)
     return arrays, problem
 

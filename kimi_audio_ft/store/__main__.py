@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from filelock import Timeout
 
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.store.inventory import Product, has_hashes, problem, products
+from kimi_audio_ft.store.inventory import Product, has_hashes, listing, problem, products
 from kimi_audio_ft.store.make import KINDS, lock, set_aside
 from kimi_audio_ft.store.prune import Item, Rules, plan, remove
 from kimi_audio_ft.store.usage import records
@@ -76,29 +76,30 @@ def _add_kind(parser: argparse.ArgumentParser, text: str) -> None:
 
 
 def age_in_seconds(text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number and one of s, m, h, d, w, as in 30d")
-    return float(found[1]) * _SECONDS[found[2]]
+    return _quantity(text, _SECONDS, "30d")
 
 
 def size_in_bytes(text: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?B|)", text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number and one of B, kB, MB, GB, TB, as in 10GB")
-    return int(float(found[1]) * _BYTES[found[2]])
+    return int(_quantity(text, _BYTES, "10GB"))
+
+
+def _quantity(text: str, units: Mapping[str, int], example: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(\w*)", text)
+    if found is None or found[2] not in units:
+        known = ", ".join(filter(None, units))
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number and one of {known}, as in {example}")
+    return float(found[1]) * units[found[2]]
 
 
 def _ls(options: argparse.Namespace) -> int:
-    found = products()
     if options.json:
-        json.dump([product.as_json() for product in found], sys.stdout, ensure_ascii=False, indent=1)
+        json.dump(listing(), sys.stdout, ensure_ascii=False, indent=1)
         print()
         return 0
     from rich.filesize import decimal
 
     table = _table("kind", "signature", "created", "last used", "size", "made by")
-    for row in found:
+    for row in products():
         table.add_row(
             row.kind, row.signature, _minute(row.created), _minute(row.last_used), decimal(row.bytes), row.made_by
         )

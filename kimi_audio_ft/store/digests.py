@@ -7,7 +7,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from stat import S_ISLNK
@@ -70,47 +70,38 @@ def _key(path: str | Path, folders: dict[str, str]) -> _Key:
     return real, status.st_size, status.st_mtime_ns
 
 
+_TABLE = "CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, size, changed, sha256 TEXT)"
+
+
 @contextmanager
-def _cache() -> Iterator[sqlite3.Connection | None]:
-    """The store's table of digests; None where there can be none, as on a full disk: it only saves time."""
-    cache = None
-    try:
-        store_root().mkdir(parents=True, exist_ok=True)
-        cache = sqlite3.connect(store_root() / "digests.sqlite", timeout=60)
-        with cache:
-            cache.execute("CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, size, changed, sha256 TEXT)")
-    except (sqlite3.Error, OSError):
-        if cache is not None:
-            cache.close()
-        cache = None
-    try:
+def _cache() -> Iterator[sqlite3.Connection]:
+    """The store's table of digests, which only saves time; an empty one where there can be none, as on a full disk."""
+    with ExitStack() as opened:
+        try:
+            store_root().mkdir(parents=True, exist_ok=True)
+            cache = opened.enter_context(closing(sqlite3.connect(store_root() / "digests.sqlite", timeout=60)))
+            cache.execute(_TABLE)
+        except (sqlite3.Error, OSError):
+            cache = opened.enter_context(closing(sqlite3.connect(":memory:")))
+            cache.execute(_TABLE)
         yield cache
-    finally:
-        if cache is not None:
-            cache.close()
 
 
-def _look_up(cache: sqlite3.Connection | None, keys: Sequence[_Key]) -> dict[_Key, str]:
-    if cache is None:
-        return {}
+def _look_up(cache: sqlite3.Connection, keys: Sequence[_Key]) -> dict[_Key, str]:
     marks = ",".join("?" * len(keys))
+    query = f"SELECT path, size, changed, sha256 FROM digests WHERE path IN ({marks})"
     try:
-        rows = cache.execute(
-            f"SELECT path, size, changed, sha256 FROM digests WHERE path IN ({marks})", [key[0] for key in keys]
-        ).fetchall()
+        rows = cache.execute(query, [key[0] for key in keys]).fetchall()
     except sqlite3.Error:  # a file system without locks
         return {}
     wanted = set(keys)
     return {row[:3]: row[3] for row in rows if row[:3] in wanted}
 
 
-def _save(cache: sqlite3.Connection | None, digests: Mapping[_Key, str]) -> None:
-    if cache is None or not digests:
-        return
+def _save(cache: sqlite3.Connection, digests: Mapping[_Key, str]) -> None:
+    rows = [(*key, sha256) for key, sha256 in digests.items()]
     with suppress(sqlite3.Error), cache:
-        cache.executemany(
-            "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", [(*key, sha256) for key, sha256 in digests.items()]
-        )
+        cache.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", rows)
 
 
 def sha256_of(path: Path) -> str:

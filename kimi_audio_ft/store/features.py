@@ -68,12 +68,8 @@ class FeatureStore:
         """Codes of a recording."""
         return self._rows("codes", key).tolist()
 
-    def num_rows(self, key: str) -> int:
-        """Number of codes, and of feature rows, of a recording."""
-        return int(self._record(key)["count"])
-
     def rows_of(self, keys: Iterable[str]) -> np.ndarray:
-        """``num_rows`` of many keys at once, int64 ``[number of keys]``; -1 for a key that is not there."""
+        """Number of codes, and of feature rows, of recordings, int64 ``[number of keys]``; -1 for one not there."""
         positions = self._index.find([key_digest(key) for key in keys])
         rows = np.full(len(positions), -1, np.int64)
         rows[positions >= 0] = self._index.records["count"][positions[positions >= 0]]
@@ -97,7 +93,7 @@ class FeatureStore:
         """
         with self._free_shard() as shard:
             try:
-                self._shard(shard).mkdir(parents=True, exist_ok=True)
+                (self.folder / str(shard)).mkdir(parents=True, exist_ok=True)
                 self._ensure_meta()
                 while missing := self._missing(items):
                     self._cut(shard)
@@ -158,21 +154,15 @@ class FeatureStore:
             if path.is_file() and path.stat().st_size > size:
                 os.truncate(path, size)
 
-    def _shard(self, number: int) -> Path:
-        return self.folder / str(number)
-
     def _file(self, name: str, shard: int) -> Path:
-        return self._shard(shard) / f"{name}.bin"
-
-    def _record(self, key: str) -> np.void:
-        position = self._index.find_one(key_digest(key))
-        if position < 0:
-            raise KeyError(key)
-        return self._index.records[position]
+        return self.folder / str(shard) / f"{name}.bin"
 
     def _rows(self, name: str, key: str) -> np.ndarray:
         """The map's own ``[T]`` codes or ``[T, dim]`` features."""
-        record = self._record(key)
+        position = self._index.find_one(key_digest(key))
+        if position < 0:
+            raise KeyError(key)
+        record = self._index.records[position]
         shard, start, end = int(record["shard"]), int(record["row"]), int(record["row"]) + int(record["count"])
         rows = self._maps.get((name, shard))
         if rows is None or len(rows) < end:

@@ -43,10 +43,6 @@ class Product:
         """Kind and signature."""
         return self.kind, self.signature
 
-    def as_json(self) -> dict[str, Any]:
-        """For ``ls --json``."""
-        return {name: value for name, value in asdict(self).items() if name != "adapter"}
-
 
 def products(kinds: tuple[str, ...] = KINDS) -> list[Product]:
     """Every finished product, by kind and signature. One whose ``product.json`` is damaged has no facts."""
@@ -74,7 +70,7 @@ def products(kinds: tuple[str, ...] = KINDS) -> list[Product]:
 
 def listing() -> list[dict[str, Any]]:
     """Every finished product as ``ls --json`` prints it."""
-    return [product.as_json() for product in products()]
+    return [{name: value for name, value in asdict(found).items() if name != "adapter"} for found in products()]
 
 
 def bytes_in(path: Path) -> int:

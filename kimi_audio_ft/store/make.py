@@ -12,7 +12,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,9 @@ META = "product.json"
 HASHES = "sha256"
 """Key in META of the hashes of a product's other files, by path in its folder; features, which grow, have none."""
 
-# Products that this process has found to be whole, or warned of: path, inode and time of change of their META.
+# Whether products that this process has looked at are whole, by path, inode and time of change of their META.
 _Seen = tuple[str, int, int]
-_WHOLE: set[_Seen] = set()
-_DAMAGED: set[_Seen] = set()
+_WHOLE: dict[_Seen, bool] = {}
 # Bytes from which looking up a file's hash is faster than reading the file.
 _LARGE = 1 << 20
 
@@ -58,12 +57,12 @@ def find(kind: str, signature: str) -> Path | None:
     """The finished product's folder; None when it is not there, or damaged (its files are compared once a process)."""
     path = product_path(kind, signature)
     while (seen := _look(path)) is not None:
-        if seen in _WHOLE or seen in _DAMAGED:
-            return path if seen in _WHOLE else None
+        if seen in _WHOLE:
+            return path if _WHOLE[seen] else None
         problem = damage(path)
         if _look(path) != seen:  # removed, or made again, in this moment
             continue
-        (_WHOLE if problem is None else _DAMAGED).add(seen)
+        _WHOLE[seen] = problem is None
         if problem is not None:
             log.warning("%s is corrupted: %s. It is not used; what needs it makes it again", path, problem)
     return None
@@ -113,22 +112,56 @@ def find_or_make(kind: str, signature: str, make: Callable[[Path], dict[str, Any
     Raises:
         UserError: the disk is full; nothing half-written stays.
     """
-    done = find(kind, signature)  # without the lock, for the store may be one that can only be read
-    if done is not None:
+    if find(kind, signature) is not None:  # without the lock, for the store may be one that can only be read
         _forget_work(kind, signature)
-        return done, True
-    with lock(kind, signature):
-        done = find(kind, signature)
-        if done is not None:
-            return done, True
-        draft = begin(kind, signature)
+        return product_path(kind, signature), True
+    made = _make_missing(kind, [signature], lambda drafts: {signature: make(drafts[signature])})
+    return product_path(kind, signature), not made
+
+
+AT_ONCE = 64
+"""Products made in one go, at most: each is a held lock."""
+
+
+def find_or_make_all(
+    kind: str,
+    signatures: Sequence[str],
+    make: Callable[[Mapping[str, Path]], Mapping[str, dict[str, Any]]],
+) -> dict[str, Path]:
+    """Folders of finished products by signature; those that are not there are made together.
+
+    Args:
+        make: is given the empty folders of what is missing, by signature, fills them all and returns each one's facts.
+            It is not called when nothing is missing, and more than once when more than ``AT_ONCE`` are.
+
+    All locks are taken in the order of the signatures, so that processes which ask for some of the same products never
+    wait for each other in a circle. Under the locks every product is looked for again. When ``make`` fails, or its
+    process dies, none of them is there.
+    """
+    missing = sorted({name for name in signatures if find(kind, name) is None})
+    for start in range(0, len(missing), AT_ONCE):
+        _make_missing(kind, missing[start : start + AT_ONCE], make)
+    return {name: product_path(kind, name) for name in signatures}
+
+
+def _make_missing(
+    kind: str, signatures: Sequence[str], make: Callable[[Mapping[str, Path]], Mapping[str, dict[str, Any]]]
+) -> bool:
+    """Make the products that are still not there once their locks are held; returns whether there were any."""
+    with ExitStack() as locks:
+        for name in signatures:
+            locks.enter_context(lock(kind, name))
+        missing = [name for name in signatures if find(kind, name) is None]
         try:
-            facts = make(draft)
-            return complete(kind, signature, facts), False
+            facts = make({name: begin(kind, name) for name in missing}) if missing else {}
+            for name in missing:
+                complete(kind, name, facts[name])
         except BaseException as error:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise_if_full(error, product_path(kind, signature))
+            for name in missing:
+                discard(kind, name)
+            raise_if_full(error, product_path(kind, missing[0]))
             raise
+    return bool(missing)
 
 
 def begin(kind: str, signature: str) -> Path:
@@ -158,7 +191,7 @@ def complete(kind: str, signature: str, facts: dict[str, Any]) -> Path:
             return path
         draft.replace(path)
         if (seen := _look(path)) is not None:
-            _WHOLE.add(seen)
+            _WHOLE[seen] = True
     except OSError as error:
         raise_if_full(error, path)
         raise
@@ -239,54 +272,3 @@ def write_meta(folder: Path, kind: str, signature: str, facts: dict[str, Any]) -
 def read_meta(folder: Path) -> dict[str, Any]:
     """Facts kept beside a product."""
     return json.loads((folder / META).read_text(encoding="utf-8"))
-
-
-AT_ONCE = 64
-"""Products made in one go, at most: each is a held lock, and a few frames of this process's stack."""
-
-
-def find_or_make_all(
-    kind: str,
-    signatures: Sequence[str],
-    make: Callable[[Mapping[str, Path]], Mapping[str, dict[str, Any]]],
-) -> dict[str, Path]:
-    """Folders of finished products by signature; those that are not there are made together.
-
-    Args:
-        make: is given the empty folders of what is missing, by signature, fills them all and returns each one's facts.
-            It is not called when nothing is missing, and more than once when more than ``AT_ONCE`` are.
-
-    All locks are taken in the order of the signatures, so that processes which ask for some of the same products never
-    wait for each other in a circle. Under the locks every product is looked for again. When ``make`` fails, or its
-    process dies, none of them is there.
-    """
-    missing = sorted({name for name in signatures if find(kind, name) is None})
-    for start in range(0, len(missing), AT_ONCE):
-        _make_all(kind, missing[start : start + AT_ONCE], make)
-    return {name: product_path(kind, name) for name in signatures}
-
-
-def _make_all(
-    kind: str, signatures: Sequence[str], make: Callable[[Mapping[str, Path]], Mapping[str, dict[str, Any]]]
-) -> None:
-    """Each product is made inside the making of the one before it; the innermost makes the contents of all."""
-    drafts: dict[str, Path] = {}
-    facts: dict[str, dict[str, Any]] = {}
-
-    def go_on(rest: Sequence[str]) -> None:
-        if not rest:
-            if drafts:
-                facts.update(make(drafts))
-            return
-        first, others = rest[0], rest[1:]
-
-        def inside(folder: Path) -> dict[str, Any]:
-            drafts[first] = folder
-            go_on(others)
-            return facts[first]
-
-        _, reused = find_or_make(kind, first, inside)
-        if reused:
-            go_on(others)
-
-    go_on(signatures)

@@ -14,11 +14,11 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from json import loads
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from filelock import Timeout
 
@@ -42,97 +42,58 @@ def gate(timeout: float = -1) -> Iterator[None]:
         yield
 
 
-class Use:
-    """Marks products as in use by a sweep, from ``begin`` to ``end`` or to the end of the process.
+# Sweeps that this process runs, each with what it has named.
+_RUNNING: dict[Path, set[Name]] = {}
 
-    A product is safe from pruning once it has been named; look for it in the store after that.
+
+@contextmanager
+def using(sweep_folder: Path) -> Iterator[None]:
+    """Marks the sweep in this folder as running, to the end of the block or of the process; inner calls add nothing.
+
+    A product is safe from pruning once it has been named (see ``note``); look for it in the store after that. The
+    record of what the sweep used stays.
     """
+    sweep = sweep_folder.absolute()
+    if sweep in _RUNNING:
+        yield
+        return
+    with ExitStack() as held:
+        _RUNNING[sweep] = set()
+        held.callback(_RUNNING.pop, sweep)
+        _record(sweep, (), held)
+        yield
 
-    def __init__(self, sweep_folder: Path) -> None:
-        self.sweep = sweep_folder.absolute()
-        self._named: set[Name] = set()
-        self._held: IO[str] | None = None
 
-    @classmethod
-    def begin(cls, sweep_folder: Path, products: Iterable[Name] = ()) -> Use:
-        """Mark a sweep as running in this folder; a context manager that ends the use."""
-        use = cls(sweep_folder)
-        _ACTIVE.append(use)
-        use._write(products, hold=True)
-        return use
+def note(products: Iterable[Name]) -> None:
+    """Name products as used by every sweep that this process runs, before they are looked for."""
+    named = list(products)
+    for sweep, known in _RUNNING.items():
+        new = [name for name in named if name not in known]
+        if new:
+            known.update(new)
+            _record(sweep, new)
 
-    def add(self, products: Iterable[Name]) -> None:
-        """Name more products."""
-        self._write(products, hold=False)
 
-    def end(self) -> None:
-        """The sweep no longer runs; the record of what it used stays."""
-        if self in _ACTIVE:
-            _ACTIVE.remove(self)
-        if self._held is not None:
-            self._held.close()  # which lets go of the lock
-            self._held = None
-
-    def __enter__(self) -> Use:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.end()
-
-    def _write(self, products: Iterable[Name], hold: bool) -> None:
-        new = [product for product in products if product not in self._named]
-        if not new and not hold:
-            return
-        self._named |= set(new)
-        try:
-            with gate():
-                if hold:
-                    self._hold()
-                self._record(new)
-        except (UserError, OSError) as error:  # a store that can only be read, or is full: nothing is lost by it
-            log.debug("%s: not recorded in the store: %s", self.sweep, error)
-
-    def _hold(self) -> None:
-        held = _running_file(self.sweep).open("a+")
-        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)  # only ``is_running`` takes it alone, with the gate held
-        self._held = held
-
-    def _record(self, products: Iterable[Name]) -> None:
-        path, now = _record_file(self.sweep), time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        before = _read(path)
-        used = {**(before.products if before else {}), **dict.fromkeys(products, now)}
-        write_json(
-            path,
-            {
-                "sweep": str(self.sweep),
+def _record(sweep: Path, products: Iterable[Name], held: ExitStack | None = None) -> None:
+    """Write what a sweep uses. ``held`` takes the lock that says it is running."""
+    path, now = _record_file(sweep), time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    try:
+        with gate():
+            if held is not None:
+                running = held.enter_context(_running_file(sweep).open("a+"))
+                fcntl.flock(running, fcntl.LOCK_SH | fcntl.LOCK_NB)  # only ``is_running`` takes it alone, in the gate
+            before = _read(path)
+            used = {**(before.products if before else {}), **dict.fromkeys(products, now)}
+            facts = {
+                "sweep": str(sweep),
                 "started": before.started if before else now,
                 "pid": os.getpid(),
                 "host": socket.gethostname(),
                 "products": {f"{kind}/{signature}": when for (kind, signature), when in used.items()},
-            },
-        )
-
-
-# Uses of this process.
-_ACTIVE: list[Use] = []
-
-
-@contextmanager
-def using(sweep_folder: Path) -> Iterator[Use]:
-    """This process's use by a sweep, begun now unless a caller has begun it."""
-    for use in _ACTIVE:
-        if use.sweep == sweep_folder.absolute():
-            yield use
-            return
-    with Use.begin(sweep_folder) as use:
-        yield use
-
-
-def note(products: Iterable[Name]) -> None:
-    """Name products in every use of this process, before they are looked for."""
-    named = list(products)
-    for use in _ACTIVE:
-        use.add(named)
+            }
+            write_json(path, facts)
+    except (UserError, OSError) as error:  # a store that can only be read, or is full: nothing is lost by it
+        log.debug("%s: not recorded in the store: %s", sweep, error)
 
 
 @dataclass(frozen=True)
@@ -210,11 +171,6 @@ def _running_file(sweep: Path) -> Path:
 def _read(path: Path) -> Record | None:
     with suppress(OSError, ValueError, KeyError, AttributeError):
         facts: dict[str, Any] = loads(path.read_text(encoding="utf-8"))
-        products = {_name(text): when for text, when in facts["products"].items()}
+        products = {tuple(text.split("/", 1)): when for text, when in facts["products"].items()}
         return Record(Path(facts["sweep"]), facts["started"], products, path, facts.get("host"))
     return None
-
-
-def _name(text: str) -> Name:
-    kind, _, signature = text.partition("/")
-    return kind, signature

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kimi_audio_ft.errors import DataError, UserError
-from kimi_audio_ft.store.usage import Use
+from kimi_audio_ft.store.usage import using
 from kimi_audio_ft.sweep_folder import record_trials
 from multirun_analysis.__main__ import main
 from multirun_analysis.messages import CHINESE, ENGLISH
@@ -102,7 +103,8 @@ def watched_on() -> None:
 
 def ended(sweep: Any) -> None:
     """What a sweep that was killed leaves in the store; how a killed process does is tested beside the store."""
-    Use.begin(sweep.folder).end()
+    with using(sweep.folder):
+        pass
 
 
 def test_a_sweep_without_a_process_is_watched_for_two_minutes_more(running: Any) -> None:
@@ -131,12 +133,12 @@ def test_one_look_without_a_process_is_not_the_end(running: Any) -> None:
 def test_signs_of_life_begin_the_two_minutes_anew(running: Any) -> None:
     running.trial(0)
     ended(running)
-    uses: list[Use] = []
+    uses = ExitStack()
 
     def begin() -> None:
-        uses.append(Use.begin(running.folder))
+        uses.enter_context(using(running.folder))
 
-    steps = [lambda: None, begin, lambda: None, lambda: uses[0].end(), lambda: None, lambda: running.trial(1, 32)]
+    steps = [lambda: None, begin, lambda: None, uses.close, lambda: None, lambda: running.trial(1, 32)]
     script = Script(running.folder / "report.html", *steps, *[lambda: None] * 3, watched_on)
     with pytest.raises(UserError, match="no process of it"):
         watch(running.folder, None, ENGLISH, seconds=70, wait=script)

@@ -26,7 +26,7 @@ def holds(store: FeatureStore, *items: Item) -> bool:
     return all(
         key in store
         and store.codes(key) == codes
-        and store.num_rows(key) == len(codes)
+        and store.rows_of([key]).tolist() == [len(codes)]
         and features is not None
         and torch.equal(store.features(key), features.to(store.dtype))
         for key, codes, features in items

@@ -9,8 +9,8 @@ from kimi_audio_ft import store
 from kimi_audio_ft.config.train import LoraConfig, OptimConfig, TrainConfig
 from kimi_audio_ft.files import write_json
 from kimi_audio_ft.store.inventory import has_hashes, listing, problem, products
-from kimi_audio_ft.store.usage import Use
 from tests.unit.store.small_products import make_two_files, write_features
+from tests.unit.store.test_usage import used_products
 
 
 def test_products(private_store: Path, tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_products(private_store: Path, tmp_path: Path) -> None:
     store.work_folder("adapter", "dd").mkdir()
     (private_store / "adapter" / "ee").mkdir()  # no product.json: not finished
     (private_store / "digests.sqlite").write_bytes(b"")
-    Use.begin(tmp_path / "sweep", [("adapter", "aa")]).end()
+    used_products(tmp_path / "sweep", [("adapter", "aa")])
     found = listing()
     names = [(row["kind"], row["signature"]) for row in found]
     assert names == [("adapter", "aa"), ("adapter", "cc"), ("transcript", "bb")]
@@ -51,10 +51,10 @@ def test_what_made_a_product() -> None:
 
 def test_a_transcript_is_used_with_its_adapter(private_store: Path, tmp_path: Path) -> None:
     store.find_or_make("transcript", "t1", lambda folder: {"inputs": {"adapter": "a1"}})
-    Use.begin(tmp_path / "sweep", [("adapter", "a1")]).end()
+    used_products(tmp_path / "sweep", [("adapter", "a1")])
     (transcript,) = products(("transcript",))
     assert (transcript.adapter, transcript.studies) == ("a1", [str(tmp_path / "sweep")])
-    assert "adapter" not in transcript.as_json()
+    assert "adapter" not in listing()[0]
 
 
 def test_only_the_kinds_asked_for(private_store: Path) -> None:

@@ -14,8 +14,8 @@ from kimi_audio_ft.files import write_json
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.store.inventory import listing
 from kimi_audio_ft.store.prune import Item, Rules, plan, remove
-from kimi_audio_ft.store.usage import Name, Use, records
-from tests.unit.store.test_usage import running_sweep
+from kimi_audio_ft.store.usage import Name, records
+from tests.unit.store.test_usage import running_sweep, used_products, using_products
 
 DAY = 86400.0
 A1, A2, T1, F1 = ("adapter", "a1"), ("adapter", "a2"), ("transcript", "t1"), ("features", "f1")
@@ -61,7 +61,7 @@ def test_by_age(three: None) -> None:
 
 
 def test_age_counts_from_the_last_use(three: None, tmp_path: Path) -> None:
-    Use.begin(tmp_path, [A1]).end()
+    used_products(tmp_path, [A1])
     assert gone(remove(Rules(older_than=4 * DAY))) == [A2]
 
 
@@ -77,7 +77,7 @@ def test_until_the_rest_fits_the_longest_unused_goes_first(three: None, tmp_path
     assert gone(plan(Rules(keep_bytes=0))) == [A1, A2, T1, ("adapter", "a3")]
     with store.lock(*A1):
         assert gone(plan(Rules(keep_bytes=total - 1))) == [A2], "what stays makes no room"
-    with Use.begin(tmp_path, [A1]):  # counted, used last, and it stays: others go in its place
+    with using_products(tmp_path, [A1]):  # counted, used last, and it stays: others go in its place
         assert gone(plan(Rules(keep_bytes=total - 1))) == [A2]
 
 
@@ -85,7 +85,7 @@ def test_features_go_only_by_name(three: None, tmp_path: Path) -> None:
     assert gone(plan(Rules(older_than=0.0))) == [A1, A2, T1, ("adapter", "a3")]
     rules = Rules(older_than=0.0, kinds=("features",))
     assert gone(plan(rules)) == [F1]
-    with Use.begin(tmp_path):
+    with using_products(tmp_path, []):
         assert [item.keep for item in plan(rules)] == [f"the sweep {tmp_path} is running"]
     with store.lock("features", "f1.2"):
         assert [item.keep for item in plan(rules)] == ["being made now"]
@@ -96,7 +96,7 @@ def test_by_study(three: None, tmp_path: Path) -> None:
     mine, other = tmp_path / "mine", tmp_path / "other"
     for folder, names in ((mine, [A1, A2]), (other, [A2])):
         folder.mkdir()
-        Use.begin(folder, names).end()
+        used_products(folder, names)
     write_json(mine / "0" / "scores.json", {"signature": "a3", "transcript_signatures": ["t1"]})
     (mine / "1").mkdir()
     (mine / "1" / "scores.json").write_text("{")  # of a killed version: names nothing
@@ -122,7 +122,7 @@ def test_transcripts_are_used_with_their_adapter(private_store: Path, tmp_path: 
     put(A1, days=9)
     for name, adapter in (("of a1", "a1"), ("of base", "base"), ("of a2", "a2")):
         store.find_or_make("transcript", name, lambda folder, adapter=adapter: {"inputs": {"adapter": adapter}})
-    with Use.begin(tmp_path / "sweep", [A1]):
+    with using_products(tmp_path / "sweep", [A1]):
         assert gone(plan(Rules(older_than=0.0))) == [("transcript", "of a2")]
     (tmp_path / "sweep").mkdir()
     rules = Rules(study=tmp_path / "sweep")
@@ -176,9 +176,9 @@ def test_a_removal_that_was_killed_leaves_no_product(three: None, private_store:
 
 
 def test_a_record_without_products_is_forgotten(three: None, tmp_path: Path) -> None:
-    Use.begin(tmp_path / "used", [A2]).end()
-    Use.begin(tmp_path / "unused", [("adapter", "a99")]).end()
-    with Use.begin(tmp_path / "begun"):
+    used_products(tmp_path / "used", [A2])
+    used_products(tmp_path / "unused", [("adapter", "a99")])
+    with using_products(tmp_path / "begun", []):
         remove(Rules(larger_than=10**9))
     assert {record.sweep.name for record in records()} == {"used", "begun"}
     json.loads(records()[0].file.read_text())

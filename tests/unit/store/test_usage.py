@@ -6,26 +6,41 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from kimi_audio_ft import store
-from kimi_audio_ft.store.usage import Use, forget, gate, is_alive, is_locked, note, records, using
+from kimi_audio_ft.store.usage import Name, forget, gate, is_alive, is_locked, note, records, using
 
 ONE, TWO = ("adapter", "a1"), ("transcript", "t2")
 
 USES_UNTIL_KILLED = """
 import sys
 from pathlib import Path
-from kimi_audio_ft.store.usage import Use
+from kimi_audio_ft.store.usage import note, using
 
-use = Use.begin(Path(sys.argv[1]), [("adapter", "a1")])
-print("using", flush=True)
-sys.stdin.readline()
+with using(Path(sys.argv[1])):
+    note([("adapter", "a1")])
+    print("using", flush=True)
+    sys.stdin.readline()
 """
+
+
+@contextmanager
+def using_products(folder: Path, names: Iterable[Name]) -> Iterator[None]:
+    """This process runs the sweep in this folder, which uses these products."""
+    with using(folder):
+        note(names)
+        yield
+
+
+def used_products(folder: Path, names: Iterable[Name] = ()) -> None:
+    """A sweep ran in this folder and used these products."""
+    with using_products(folder, names):
+        pass
 
 
 @contextmanager
@@ -42,14 +57,14 @@ def running_sweep(folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_a_use_is_known_while_it_lasts_and_afterwards(private_store: Path, tmp_path: Path) -> None:
     assert records() == []
-    with Use.begin(tmp_path / "sweep", [ONE]) as use:
+    with using_products(tmp_path / "sweep", [ONE]):
         [record] = records()
         assert record.sweep == tmp_path / "sweep" and set(record.products) == {ONE} and record.is_running()
-        use.add([TWO, ONE])
+        note([TWO, ONE])
         assert set(records()[0].products) == {ONE, TWO}
     [record] = records()
     assert set(record.products) == {ONE, TWO} and not record.is_running()
-    Use.begin(tmp_path / "sweep", [("adapter", "a3")]).end()
+    used_products(tmp_path / "sweep", [("adapter", "a3")])
     assert set(records()[0].products) == {ONE, TWO, ("adapter", "a3")}, "nothing is forgotten by a second run"
     forget(record)
     assert records() == []
@@ -58,10 +73,9 @@ def test_a_use_is_known_while_it_lasts_and_afterwards(private_store: Path, tmp_p
 def test_two_processes_of_one_sweep(tmp_path: Path) -> None:
     """It runs until the last of them has ended, one by kill -9."""
     with running_sweep(tmp_path / "sweep") as other:
-        mine = Use.begin(tmp_path / "sweep", [TWO])
-        [record] = records()
-        assert set(record.products) == {ONE, TWO}
-        mine.end()
+        with using_products(tmp_path / "sweep", [TWO]):
+            [record] = records()
+            assert set(record.products) == {ONE, TWO}
         assert record.is_running()
         other.send_signal(signal.SIGKILL)
         other.wait()
@@ -71,10 +85,10 @@ def test_two_processes_of_one_sweep(tmp_path: Path) -> None:
 def test_what_is_noted_inside_a_use(tmp_path: Path) -> None:
     """A sweep's launcher and its trials, in one process, speak of one use."""
     note([ONE])
-    with using(tmp_path / "sweep") as outer:
+    with using(tmp_path / "sweep"):
         note(name for name in [ONE])
-        with using(tmp_path / "sweep") as inner:
-            assert inner is outer
+        with using(tmp_path / "sweep"):
+            pass
         [record] = records()
         assert set(record.products) == {ONE} and record.is_running()
     assert not record.is_running()
@@ -83,11 +97,11 @@ def test_what_is_noted_inside_a_use(tmp_path: Path) -> None:
 
 
 def test_a_damaged_record_is_begun_anew(private_store: Path, tmp_path: Path) -> None:
-    Use.begin(tmp_path, [ONE]).end()
+    used_products(tmp_path, [ONE])
     [record] = records()
     record.file.write_text("{")
     assert records() == []
-    Use.begin(tmp_path, [TWO]).end()
+    used_products(tmp_path, [TWO])
     assert set(records()[0].products) == {TWO}
 
 
@@ -96,8 +110,8 @@ def test_a_store_that_cannot_be_written_keeps_no_sweep_from_running(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(tmp_path / "file"))
-    with Use.begin(tmp_path, [ONE]) as use:
-        use.add([TWO])
+    with using_products(tmp_path, [ONE]):
+        note([TWO])
 
 
 def test_locked_products() -> None:
@@ -129,7 +143,7 @@ def test_whether_a_sweep_is_alive(private_store: Path, tmp_path: Path, monkeypat
 
 
 def test_a_lock_that_may_not_be_opened_says_nothing(private_store: Path, tmp_path: Path) -> None:
-    Use.begin(tmp_path, [ONE]).end()
+    used_products(tmp_path, [ONE])
     assert is_alive(tmp_path) is False
     (held,) = (private_store / "uses").glob(".*.running")
     held.unlink()
