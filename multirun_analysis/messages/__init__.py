@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kimi_audio_ft.errors import ConfigError
-from multirun_analysis.messages import chinese, english
+from multirun_analysis.messages import charts, report
 
 PLURAL = "||"
+_TEXTS = report.TEXTS | charts.TEXTS
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Messages:
         return self("list.comma").join(items[:-1]) + self("list.and") + items[-1]
 
 
-ENGLISH = Messages("en", "en", english.TEXTS)
-CHINESE = Messages("zh", "zh-CN", chinese.TEXTS)
+ENGLISH = Messages("en", "en", {key: english for key, (english, _) in _TEXTS.items()})
+CHINESE = Messages("zh", "zh-CN", {key: chinese for key, (_, chinese) in _TEXTS.items()})
 LANGUAGES = {messages.language: messages for messages in (ENGLISH, CHINESE)}
 
 
