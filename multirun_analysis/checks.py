@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable
 from typing import Any
 
 from kimi_audio_ft.errors import UserError
@@ -42,12 +41,11 @@ def option_of(trial: Trial, name: str) -> Any:
 
 
 def _check_references(sweep: Sweep) -> None:
+    trials = _compared(sweep)
     for key in REFERENCE_SET:
-        holders = _holders((trial.record.get(key), trial) for trial in _compared(sweep))
-        if len(holders) > 1:
-            found = "; ".join(f"{value!r} in {_records(trials)}" for value, trials in holders.items())
-            first, second, *_ = holders.values()
-            raise _other_references(sweep, f"{key} is {found}. {_difference(first, second)}")
+        groups, found = _groups(trials, [trial.record.get(key) for trial in trials])
+        if len(groups) > 1:
+            raise _other_references(sweep, f"{key} is {found}. {_difference(*groups[:2])}")
     if sweep.finished and sweep.finished[0].record.get("eval_identity") is None:
         _check_texts(sweep)
 
@@ -66,17 +64,16 @@ def _check_texts(sweep: Sweep) -> None:
 
 
 def _check_scoring(sweep: Sweep) -> None:
-    versions = _holders((version_of(trial), trial) for trial in _compared(sweep))
-    if len(versions) > 1:
-        found = "; ".join(f"{_said(value)} in {_records(trials)}" for value, trials in versions.items())
+    trials = _compared(sweep)
+    groups, found = _groups(trials, [version_of(trial) for trial in trials])
+    if len(groups) > 1:
         raise UserError(
             f"{sweep.folder}: trials were scored by different versions of the normalisation: {VERSION} is {found}. "
             f"Their scores cannot be compared. Re-run the same sweep command: {_AGAIN}"
         )
     for name in OPTIONS:
-        groups = list(_holders((_comparable(option_of(trial, name)), trial) for trial in _compared(sweep)).values())
+        groups, found = _groups(trials, [option_of(trial, name) for trial in trials])
         if len(groups) > 1:
-            found = "; ".join(f"{_said(option_of(trials[0], name))} in {_records(trials)}" for trials in groups)
             raise UserError(
                 f"{sweep.folder}: trials were scored under different options: scoring.{name} is {found}. "
                 f"{_words_between(groups[0][0], groups[1][0], name)}Their scores cannot be compared. Re-run the same "
@@ -88,12 +85,14 @@ def _compared(sweep: Sweep) -> list[Trial]:
     return [*sweep.finished, *sweep.baselines]
 
 
-def _holders(facts: Iterable[tuple[Hashable, Trial]]) -> dict[Hashable, list[Trial]]:
-    """Trials by something that is recorded of each."""
-    holders: dict[Hashable, list[Trial]] = {}
-    for fact, trial in facts:
-        holders.setdefault(fact, []).append(trial)
-    return holders
+def _groups(trials: list[Trial], values: list[Any]) -> tuple[list[list[Trial]], str]:
+    """Trials by what is recorded of each, and that in words; of a list the order makes no difference."""
+    groups: dict[str, tuple[Any, list[Trial]]] = {}
+    for trial, value in zip(trials, values, strict=True):
+        key = json.dumps(sorted(set(value)) if isinstance(value, list) else value)
+        groups.setdefault(key, (value, []))[1].append(trial)
+    found = "; ".join(f"{_said(value)} in {_records(group)}" for value, group in groups.values())
+    return [group for _, group in groups.values()], found
 
 
 def _records(trials: list[Trial]) -> str:
@@ -137,11 +136,6 @@ def _references(trial: Trial) -> dict[str, str]:
     path = trial.folder / UTTERANCES
     rows = () if trial.is_base or not path.is_file() else read_jsonl(path)
     return {str(row.get("id")): str(row.get("reference")) for row in rows}
-
-
-def _comparable(value: Any) -> str:
-    """Equal for equal options: the order of words makes no difference."""
-    return json.dumps(sorted(set(value)) if isinstance(value, list) else value)
 
 
 def _said(value: Any) -> str:

@@ -32,15 +32,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class ValueMean:
-    """Mean CER over the ``count`` finished trials that share one value of a parameter."""
-
-    value: Any
-    cer: float
-    count: int
-
-
-@dataclass(frozen=True)
 class Adapter:
     """One training run, shared by the trials that differ only in decoding; ``source`` is the trial that shows it."""
 
@@ -86,13 +77,12 @@ class Comparison:
         """Swept parameters with at least two values among the finished trials."""
         return [param for param in self.swept if len(self.distinct(param)) > 1]
 
-    def means(self, param: str) -> list[ValueMean]:
-        """Mean CER at each value of ``param``, in the order of the values."""
-        by_value = []
-        for value in self.distinct(param):
-            same = [t.cer for t in self.sweep.finished if identity(value_of(t, param)) == identity(value)]
-            by_value.append(ValueMean(value, mean(same), len(same)))
-        return by_value
+    def means(self, param: str) -> list[tuple[Any, float]]:
+        """Each value of ``param``, in order, with the mean CER of the finished trials that have it."""
+        cers: dict[str, list[float]] = {}
+        for trial in self.sweep.finished:
+            cers.setdefault(identity(value_of(trial, param)), []).append(trial.cer)
+        return [(value, mean(cers[identity(value)])) for value in self.distinct(param)]
 
     @property
     def train_seconds(self) -> list[float]:

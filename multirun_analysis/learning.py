@@ -106,10 +106,10 @@ def _floor_and_scale(shape: Floats, rows: Floats, weights: Floats) -> tuple[Floa
 
 @dataclass(frozen=True)
 class Point:
-    """The error rate at a size: the mean over its trials, which differ in their seeds."""
+    """The CER at a size: the mean over its trials, which differ in their seeds."""
 
     size: int
-    error: float
+    cer: float
     trials: list[Trial]
 
 
@@ -118,7 +118,7 @@ class Forecast:
     """The law at a size; ``is_far`` where that is more than ``FAR`` times the largest one measured."""
 
     size: int
-    error: float
+    cer: float
     interval: Interval | None
     is_far: bool
 
@@ -170,7 +170,7 @@ def learning_study(comparison: Comparison) -> LearningStudy | None:
             curves.append(fit_learning_curve(trials, setting))
         except UserError as error:
             refused = refused or f"{comparison.sweep.folder}: {error}"
-    curves.sort(key=lambda curve: curve.points[-1].error)
+    curves.sort(key=lambda curve: curve.points[-1].cer)
     return LearningStudy(curves, None if curves else refused)
 
 
@@ -188,7 +188,7 @@ def fit_learning_curve(trials: Sequence[Trial], setting: dict[str, Any] | None =
             f"({found}). Train with more values of {SIZE_PARAM}"
         )
     sizes = np.array([point.size for point in points], float)
-    errors = np.array([point.error for point in points])
+    errors = np.array([point.cer for point in points])
     law, resampled = fit_power_law(sizes, errors), _resampled(points)
     laws = None if resampled is None else fit_power_laws(sizes, errors, resampled)
     largest = points[-1].size

@@ -21,45 +21,28 @@ def read_json(path: Path) -> Record:
     Raises:
         DataError: the file cannot be read, is no UTF-8 or no JSON object.
     """
-    try:
-        record = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise DataError(path, f"is not JSON: {error.msg}", RERUN, line=error.lineno) from error
-    if not isinstance(record, dict):
-        raise DataError(path, f"holds a {type(record).__name__}, expected a JSON object", RERUN)
-    return record
+    return _parsed(_read_text(path), path)
 
 
 def read_jsonl(path: Path) -> Iterator[Record]:
     """The JSON objects of ``path``, one a line.
 
-    A last line without its newline that is not JSON is left out: it is what a killed process leaves behind.
+    A last line without its newline that is no object is left out: it is what a killed process leaves behind.
 
     Raises:
-        DataError: a complete line is not a JSON object.
+        DataError: the file cannot be read, or a complete line is not a JSON object.
     """
-    lines = _lines(path)
-    for number, line in enumerate(lines, start=1):
+    # Not ``splitlines``, which cuts at U+2028 and U+0085, too: JSON strings may hold them.
+    for number, line in enumerate(io.StringIO(_read_text(path)), start=1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):  # nothing ends it
-                return
-            raise DataError(path, f"is not JSON: {error.msg}", RERUN, line=number) from error
-        if not isinstance(record, dict):
-            raise DataError(path, f"holds a {type(record).__name__}, expected a JSON object", RERUN, line=number)
+            record = _parsed(line, path, number)
+        except DataError:
+            if line.endswith("\n"):
+                raise
+            return
         yield record
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of every line of ``path`` that is not blank.
-
-    Raises:
-        DataError: the file cannot be read or is no UTF-8.
-    """
-    yield from ((number, line) for number, line in enumerate(_lines(path), start=1) if line.strip())
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -87,9 +70,14 @@ def finite(value: Any) -> Any:
     return value
 
 
-def _lines(path: Path) -> list[str]:
-    """Lines with their newline; unlike ``splitlines``, not cut at U+2028 or U+0085, which JSON strings may hold."""
-    return io.StringIO(_read_text(path)).readlines()
+def _parsed(text: str, path: Path, line: int | None = None) -> Record:
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(path, f"is not JSON: {error.msg}", RERUN, line=line or error.lineno) from error
+    if not isinstance(record, dict):
+        raise DataError(path, f"holds a {type(record).__name__}, expected a JSON object", RERUN, line=line)
+    return record
 
 
 def _read_text(path: Path) -> str:

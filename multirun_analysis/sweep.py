@@ -23,7 +23,6 @@ from multirun_analysis.records import RERUN, Record, finite, read_json, read_jso
 
 GREEDY_TEMPERATURE = 0.0
 UTTERANCES = "utterances.jsonl"
-_RERUN = "Run this trial again"
 
 
 class Status(StrEnum):
@@ -55,14 +54,14 @@ class Scores:
         """Raises DataError when ``cer`` is missing or not a finite number; other figures may be missing."""
         cer = record.get("cer")
         if not isinstance(cer, int | float) or isinstance(cer, bool) or not math.isfinite(cer):
-            raise DataError(path, f"cer={cer!r} must be a finite number", _RERUN)
+            raise DataError(path, f"cer={cer!r} must be a finite number", RERUN)
         optional = {name: finite(record.get(name)) for name in cls.__dataclass_fields__ if name != "cer"}
         return cls(cer=float(cer), **optional)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trial:
-    """One job of a sweep, or the zero-shot base under one of its decoding settings.
+    """One job of a sweep, or the zero-shot base under one of its decoding settings; equal to itself alone.
 
     ``params`` are flat config keys; ``overrides`` is what the command line changed, as typed values;
     ``record`` is the whole of scores.json, baseline.json or failure.json (empty for an unfinished trial), with None in
@@ -154,11 +153,6 @@ class HalvedAdapter:
     jobs: int
     signature: str
 
-    @property
-    def is_out(self) -> bool:
-        """Whether it was not trained to its end."""
-        return self.decision in ("stopped", "failed")
-
 
 @dataclass(frozen=True)
 class Halving:
@@ -173,7 +167,7 @@ class Halving:
     @property
     def out(self) -> list[HalvedAdapter]:
         """Adapters that were not trained to their end, the best ones first."""
-        lost = [candidate for candidate in self.candidates if candidate.is_out]
+        lost = [candidate for candidate in self.candidates if candidate.decision in ("stopped", "failed")]
         return sorted(lost, key=lambda one: (one.decision == "failed", -one.step, one.rank or 0))
 
 
@@ -282,7 +276,7 @@ def _scored(folder: Path, path: Path, is_base: bool) -> Trial:
     record = read_json(path)
     params = record.get("params")
     if not isinstance(params, dict):
-        raise DataError(path, f"params={params!r} must be an object of config keys", _RERUN)
+        raise DataError(path, f"params={params!r} must be an object of config keys", RERUN)
     normalised = record.get("normalised")
     return Trial(
         name=folder.name,
@@ -304,7 +298,7 @@ def _overrides(folder: Path) -> dict[str, Any]:
     try:
         parsed = [_parsed(str(item)) for item in written or []]
     except HydraException as error:
-        raise DataError(path, f"is not a list of Hydra overrides: {error}", _RERUN) from error
+        raise DataError(path, f"is not a list of Hydra overrides: {error}", RERUN) from error
     return {
         item.key_or_group: item.value() for item in parsed if not item.key_or_group.startswith(("hydra.", "hydra/"))
     }
@@ -340,11 +334,8 @@ def read_halving(sweep_dir: Path) -> Halving | None:
         return None
     document = finite(read_json(path))
     try:
-        candidates = [_halved(entry) for entry in document["candidates"]]
+        names = HalvedAdapter.__dataclass_fields__
+        candidates = [HalvedAdapter(**{name: entry[name] for name in names}) for entry in document["candidates"]]
         return Halving(document["metric"], candidates, document["steps_trained"], document["steps_of_all"], document)
     except (KeyError, TypeError) as error:
         raise DataError(path, f"is no record of successive halving ({error})", "Run the same sweep again") from error
-
-
-def _halved(entry: dict[str, Any]) -> HalvedAdapter:
-    return HalvedAdapter(**{name: entry[name] for name in HalvedAdapter.__dataclass_fields__})

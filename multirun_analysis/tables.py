@@ -10,25 +10,15 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from datetime import datetime
 from typing import Any
 
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.compare import Row
-from multirun_analysis.learning import Forecast, LearningCurve, LearningStudy, PowerLaw
+from multirun_analysis.learning import LearningCurve
 from multirun_analysis.records import finite
-from multirun_analysis.statistics.results import (
-    ALPHA,
-    Effect,
-    Interval,
-    Needed,
-    Overfitting,
-    Pair,
-    Reason,
-    Statistics,
-    key_of,
-)
+from multirun_analysis.statistics.results import ALPHA, EffectValue, Interval, Overfitting, Pair, Reason, Statistics
 from multirun_analysis.sweep import UTTERANCES, Trial
 from multirun_analysis.words import trial_title
 
@@ -44,7 +34,7 @@ _DIGITS = 9
 
 def trials_json(analysis: Analysis, created: datetime) -> str:
     """The whole analysis as JSON; figures that were not finite are null."""
-    sweep = analysis.sweep
+    sweep, study = analysis.sweep, analysis.learning
     document = {
         "sweep": str(sweep.folder.resolve()),
         "created": created.isoformat(timespec="seconds"),
@@ -57,7 +47,7 @@ def trials_json(analysis: Analysis, created: datetime) -> str:
         "trials": _entries(sweep.trials, analysis),
         "baselines": _entries(sweep.baselines, analysis),
         "statistics": _statistics(analysis.statistics),
-        "learning_curve": _learning(analysis.learning),
+        "learning_curve": study and {"refused": study.refused, "curves": [_curve(curve) for curve in study.curves]},
     }
     return json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
@@ -75,8 +65,8 @@ def trials_csv(analysis: Analysis) -> str:
 
 
 def _entries(trials: Sequence[Trial], analysis: Analysis) -> list[dict[str, Any]]:
-    rows = {id(row.trial): row for row in analysis.rows}
-    return [_entry(trial, rows.get(id(trial)), analysis) for trial in trials]
+    rows = {row.trial: row for row in analysis.rows}
+    return [_entry(trial, rows.get(trial), analysis) for trial in trials]
 
 
 def _entry(trial: Trial, row: Row | None, analysis: Analysis) -> dict[str, Any]:
@@ -132,20 +122,22 @@ def _flat(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _verdict_on(trial: Trial, statistics: Statistics) -> dict[str, Any]:
     """The statistics of one trial or base; ``in_best_group`` is null where the trial was not compared with the best."""
-    low, high = _bounds(statistics.intervals.get(key_of(trial)))
-    normalised_low, normalised_high = _bounds(statistics.normalised_intervals.get(key_of(trial)))
+    low, high = _bounds(statistics.intervals.get(trial))
+    normalised_low, normalised_high = _bounds(statistics.normalised_intervals.get(trial))
+    can_tell = statistics.reason not in (Reason.TOO_FEW_RECORDINGS, Reason.NO_UTTERANCES)
+    judged = trial.strict is not None and not trial.is_base
+    is_told = can_tell and judged and trial not in (*statistics.left_out, *statistics.beyond)
     return {
         "cer_ci_low": low,
         "cer_ci_high": high,
         "normalised_cer_ci_low": normalised_low,
         "normalised_cer_ci_high": normalised_high,
-        "in_best_group": trial in statistics.best_group if _is_told(trial, statistics) else None,
+        "in_best_group": trial in statistics.best_group if is_told else None,
         "recommended": trial is statistics.recommended,
     }
 
 
 def _statistics(statistics: Statistics) -> dict[str, Any]:
-    needed = statistics.needed
     return {
         "method": {
             "resamples": statistics.resamples,
@@ -154,95 +146,57 @@ def _statistics(statistics: Statistics) -> dict[str, Any]:
             "alpha": ALPHA,
             "family": len(statistics.pairs),
         },
-        "best_group": [trial.name for trial in statistics.best_group],
+        "best_group": _plain(statistics.best_group),
         "recommended": statistics.recommended.name,
         "reason": statistics.reason.value,
-        "not_compared": [trial.name for trial in (*statistics.left_out, *statistics.beyond)],
-        "needed": needed and _fields(needed, "first", "second", "difference", "utterances", "recordings", "power"),
-        "effects": [_effect(effect) for effect in statistics.effects],
+        "not_compared": _plain([*statistics.left_out, *statistics.beyond]),
+        "needed": _plain(statistics.needed),
+        "effects": [
+            {"param": effect.param, "method": effect.method, "values": [_effect(value) for value in effect.values]}
+            for effect in statistics.effects
+        ],
         "overfitting": [_overfitting(verdict) for verdict in statistics.overfitting],
-        "pairs": [_pair(pair) for pair in statistics.pairs],
+        "pairs": [_with_bounds(pair) | {"significant": pair.is_significant} for pair in statistics.pairs],
     }
 
 
-def _is_told(trial: Trial, statistics: Statistics) -> bool:
-    """Whether the trial was compared with the best one, or is the best one of those that were."""
-    can_tell = statistics.reason not in (Reason.TOO_FEW_RECORDINGS, Reason.NO_UTTERANCES)
-    judged = trial.strict is not None and not trial.is_base
-    return can_tell and judged and not any(trial is other for other in (*statistics.left_out, *statistics.beyond))
-
-
-def _pair(pair: Pair) -> dict[str, Any]:
-    low, high = _bounds(pair.interval)
-    return {
-        **_fields(pair, "first", "second", "difference"),
-        **{"low": low, "high": high},
-        **_fields(pair, "p_bootstrap", "p_mapsswe", "p_recordings", "p_holm"),
-        "significant": pair.is_significant,
-    }
-
-
-def _fields(result: Pair | Needed | PowerLaw[float], *names: str) -> dict[str, Any]:
-    """Fields of a result as JSON values: trials by name, figures rounded."""
-    values = {name: getattr(result, name) for name in names}
-    return {name: value.name if isinstance(value, Trial) else _round(value) for name, value in values.items()}
-
-
-def _effect(effect: Effect) -> dict[str, Any]:
-    values = []
-    for value in effect.values:
-        low, high = _bounds(value.interval)
-        at = {"value": value.value, "effect": _round(value.effect), "low": low, "high": high, "count": value.count}
-        values.append(at)
-    return {"param": effect.param, "method": effect.method, "values": values}
+def _effect(value: EffectValue) -> dict[str, Any]:
+    return _with_bounds(value) | {"value": value.value}  # as it was given, not rounded
 
 
 def _overfitting(verdict: Overfitting) -> dict[str, Any]:
-    figures = ("kind", "best_step", "best_epoch", "best_loss", "final_loss", "gap")
-    return {
-        "signature": verdict.adapter.signature,
-        "trials": [trial.name for trial in verdict.adapter.trials],
-        **{name: finite(getattr(verdict, name)) for name in figures},
-    }
-
-
-def _learning(study: LearningStudy | None) -> dict[str, Any] | None:
-    if study is None:
-        return None
-    return {"refused": study.refused, "curves": [_curve(curve) for curve in study.curves]}
+    told = _plain(verdict)
+    adapter = told.pop("adapter")
+    return {"signature": adapter["signature"], "trials": adapter["trials"], **told}
 
 
 def _curve(curve: LearningCurve) -> dict[str, Any]:
-    return {
-        "setting": curve.setting,
-        "points": [
-            {"size": point.size, "cer": _round(point.error), "trials": [trial.name for trial in point.trials]}
-            for point in curve.points
-        ],
-        "law": {
-            **_fields(curve.law, "floor", "scale", "exponent", "unit"),
-            "floor_interval": _interval(curve.floor),
-            "exponent_interval": _interval(curve.exponent),
-        },
-        "is_falling": curve.is_falling,
-        "off": curve.off,
-        "steps": curve.steps,
-        "forecasts": [_forecast(one) for one in curve.forecasts],
-        "line": [_forecast(one) for one in curve.line],
+    told = _plain(curve)
+    return told | {
+        "law": {**told["law"], "floor_interval": told.pop("floor"), "exponent_interval": told.pop("exponent")}
     }
 
 
-def _forecast(one: Forecast) -> dict[str, Any]:
-    return {"size": one.size, "cer": _round(one.error), "interval": _interval(one.interval), "is_far": one.is_far}
-
-
-def _interval(interval: Interval | None) -> tuple[float | None, float | None] | None:
-    return None if interval is None else _bounds(interval)
+def _with_bounds(result: Pair | EffectValue) -> dict[str, Any]:
+    """A result with the bounds of its interval as ``low`` and ``high``."""
+    told = _plain(result)
+    del told["interval"]
+    low, high = _bounds(result.interval)
+    return {**told, "low": low, "high": high}
 
 
 def _bounds(interval: Interval | None) -> tuple[float | None, float | None]:
-    return (None, None) if interval is None else (_round(interval.low), _round(interval.high))
+    return (None, None) if interval is None else _plain(interval)
 
 
-def _round(value: float | None) -> float | None:
-    return None if value is None else round(value, _DIGITS)
+def _plain(result: Any) -> Any:
+    """A result as JSON: its fields by name, trials by theirs, intervals as two bounds, figures rounded."""
+    if isinstance(result, Trial):
+        return result.name
+    if isinstance(result, Interval):
+        return _plain([result.low, result.high])
+    if is_dataclass(result):
+        return {field.name: _plain(getattr(result, field.name)) for field in fields(result)}
+    if isinstance(result, list | tuple):
+        return [_plain(item) for item in result]
+    return finite(round(result, _DIGITS)) if isinstance(result, float) else result

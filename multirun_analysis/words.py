@@ -215,7 +215,8 @@ def verdicts(analysis: Analysis, say: Messages) -> list[str]:
         names = _some([trial.name for trial in statistics.left_out], say)
         lines.append(say("verdict.left_out", n=len(statistics.left_out), names=names))
     if statistics.beyond:
-        lines.append(say("verdict.beyond", n=statistics.num_compared))
+        out = len(statistics.left_out) + len(statistics.beyond)
+        lines.append(say("verdict.beyond", n=len(analysis.sweep.finished) - out))
     turned = [verdict for verdict in statistics.overfitting if verdict.kind == "turned"]
     if turned:
         names = _some([_turned(one, analysis, say) for one in turned], say)
@@ -311,8 +312,8 @@ def _law(curve: LearningCurve, say: Messages) -> str:
         "name": curve_name(curve, say),
         "smallest": f"{first.size:,}",
         "largest": f"{last.size:,}",
-        "first": percent(first.error),
-        "last": percent(last.error),
+        "first": percent(first.cer),
+        "last": percent(last.cer),
         "trained": _training(curve, say),
     }
     off = say("learning.off", sizes=say.listed([f"{size:,}" for size in curve.off])) if curve.off else ""
@@ -336,5 +337,5 @@ def _forecasts(curve: LearningCurve, say: Messages) -> str:
         about = [in_percent(one.interval, say)] if one.interval else []
         about += [say("learning.far")] if one.is_far else []
         beside = say("learning.about", said=say("list.comma").join(about)) if about else ""
-        told.append(say("learning.at", size=f"{one.size:,}", cer=percent(one.error), beside=beside))
+        told.append(say("learning.at", size=f"{one.size:,}", cer=percent(one.cer), beside=beside))
     return say("learning.forecasts", said=say("effort.join").join(told))

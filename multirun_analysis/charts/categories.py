@@ -38,7 +38,7 @@ def category_table(analysis: Analysis, say: Messages) -> CategoryTable | None:
     """Counts of the trials worth comparing; None where no scores.json has categories (older sweeps)."""
     trials = [row.trial for row in analysis.rows if not row.trial.is_base][:MOST_TRIALS]
     recommended = analysis.statistics.recommended
-    trials += [recommended] if all(trial is not recommended for trial in trials) else []
+    trials += [recommended] if recommended not in trials else []
     base = analysis.best.base or analysis.lowest_base
     rows = [
         CategoryRow(_label(trial, analysis, say), trial, trial.record["categories"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import altair as alt
 
-from multirun_analysis.charts.figure import ROW, Figure, Point, chart_of, drawn, tips
+from multirun_analysis.charts.figure import ROW, Figure, Point, chart_of, drawn, tips, whisker
 from multirun_analysis.charts.scales import MOST_LEVELS
 from multirun_analysis.messages import Messages
 from multirun_analysis.statistics.results import Effect, Statistics
@@ -26,18 +26,16 @@ def _points(effect: Effect, say: Messages) -> list[Point]:
     name = param_name(effect.param, say)
     points = []
     for one in effect.values:
-        interval = one.interval
-        told = f"{100 * one.effect:+.2f}"
-        told += f" ({100 * interval.low:+.2f}, {100 * interval.high:+.2f})" if interval else ""
+        bounds, told = whisker(one.effect, one.interval), f"{100 * one.effect:+.2f}"
+        told += f" ({bounds['low']:+.2f}, {bounds['high']:+.2f})" if one.interval else ""
         points.append(
             {
                 "row": f"{name} {shown(effect.param, one.value, say)}",
                 "param": name,
                 "effect": 100 * one.effect,
-                "low": 100 * (interval.low if interval else one.effect),
-                "high": 100 * (interval.high if interval else one.effect),
                 "told": told,
                 "count": one.count,
+                **bounds,
             }
         )
     return points

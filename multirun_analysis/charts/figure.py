@@ -11,6 +11,8 @@ from typing import Any
 
 import altair as alt
 
+from multirun_analysis.statistics.results import Interval
+
 HEIGHT = 280
 ROW = 22  # height of one row where rows are named at the left
 
@@ -55,6 +57,12 @@ def chart_of(points: list[Point]) -> alt.Chart:
 def tips(**titles: str) -> list[alt.Tooltip]:
     """Tooltip lines: field = heading."""
     return [alt.Tooltip(f"{field}:N", title=title) for field, title in titles.items()]
+
+
+def whisker(value: float, interval: Interval | None) -> Point:
+    """The bounds of a value's interval in percent; the value itself where it has none."""
+    low, high = (interval.low, interval.high) if interval else (value, value)
+    return {"low": 100 * low, "high": 100 * high}
 
 
 def cer_axis(field: str = "cer:Q") -> alt.Y:

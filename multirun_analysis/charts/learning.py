@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 
 from multirun_analysis.analysis import Analysis
-from multirun_analysis.charts.figure import Figure, Point, cer_axis, chart_of, drawn, tips
+from multirun_analysis.charts.figure import Figure, Point, cer_axis, chart_of, drawn, tips, whisker
 from multirun_analysis.learning import Forecast, LearningStudy
 from multirun_analysis.messages import Messages
 from multirun_analysis.words import curve_name, in_percent, percent, trial_title
@@ -40,22 +40,18 @@ def _layers(study: LearningStudy, analysis: Analysis, names: list[str], say: Mes
     ]
     told = tips(size_text=say("param.data.train_subset"), told="CER", interval=say("board.interval"))
     band = chart_of(lines).mark_area(opacity=0.15).encode(x=x, y=cer_axis("low:Q"), y2="high:Q", color=colour)
-    line = chart_of(lines).mark_line(strokeWidth=2).encode(x=x, y=cer_axis(), color=colour)
-    hollow = (
-        chart_of(forecasts).mark_point(size=70, strokeWidth=2).encode(x=x, y=cer_axis(), color=colour, tooltip=told)
-    )
-    dots = chart_of(measured).mark_point(filled=True, size=70, opacity=1).encode(x=x, y=cer_axis(), color=colour)
+    line = chart_of(lines).mark_line(strokeWidth=2)
+    hollow = chart_of(forecasts).mark_point(size=70, strokeWidth=2).encode(tooltip=told)
     told = tips(trial=say("board.trial"), size_text=say("param.data.train_subset"), told="CER")
-    return [band, line, hollow, dots.encode(tooltip=told)]
+    dots = chart_of(measured).mark_point(filled=True, size=70, opacity=1).encode(tooltip=told)
+    return [band, *(layer.encode(x=x, y=cer_axis(), color=colour) for layer in (line, hollow, dots))]
 
 
 def _forecasts(name: str, forecasts: list[Forecast], say: Messages) -> list[Point]:
-    points = []
-    for one in forecasts:
-        low, high = (one.interval.low, one.interval.high) if one.interval else (one.error, one.error)
-        bounds = {"low": 100 * low, "high": 100 * high, "interval": in_percent(one.interval, say)}
-        points.append(_at(one.size, one.error, name) | bounds)
-    return points
+    return [
+        _at(one.size, one.cer, name) | whisker(one.cer, one.interval) | {"interval": in_percent(one.interval, say)}
+        for one in forecasts
+    ]
 
 
 def _at(size: int, error: float, name: str) -> Point:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
 
 import altair as alt
 
@@ -15,15 +14,14 @@ from multirun_analysis.words import adapter_name
 
 MOST_POINTS = 150  # of one line; longer curves are averaged over runs of neighbouring steps
 LOG_FROM_RATIO = 20  # losses that span more than this are drawn on a log axis
-SPLITS = ("train", "val")
 NAMED = 10  # from so many adapters on, ten colours would repeat
 
 
 def loss_figures(analysis: Analysis, say: Messages) -> list[Figure]:
     """A figure for the training and one for the validation loss; none for a split that was not logged."""
     figures = []
-    for split in SPLITS:
-        names = [adapter_name(adapter, analysis, say) for adapter in analysis.adapters]
+    names = [adapter_name(adapter, analysis, say) for adapter in analysis.adapters]
+    for split in ("train", "val"):
         lines = [_line(adapter, name, split) for adapter, name in zip(analysis.adapters, names, strict=True)]
         points = [point for line in lines for point in line]
         if points:
@@ -47,56 +45,51 @@ def _line(adapter: Adapter, name: str, split: str) -> list[Point]:
 
 
 def _figure(split: str, points: list[Point], names: list[str], analysis: Analysis, say: Messages) -> Figure:
-    losses = [point["loss"] for point in points]
-    kind: Literal["log", "linear"] = (
-        "log" if min(losses) > 0 and max(losses) / min(losses) > LOG_FROM_RATIO else "linear"
-    )
-    picked = alt.selection_point(fields=["adapter"], bind="legend")
-    scheme: dict[str, Any] = {"scale": alt.Scale(scheme="category20")} if len(names) > NAMED else {}
-    legend: dict[str, Any] = {"legend": None} if len(names) == 1 else {}
-    tips = [
+    several = len(names) > 1
+    told = [
         alt.Tooltip("adapter:N", title=say("loss.adapter")),
         alt.Tooltip("step:Q", title=say("loss.step")),
         alt.Tooltip("loss:Q", title=say("loss.loss"), format=".4f"),
     ]
-    shown = 0.9 if split == "val" else 0.0  # every point of a training curve carries a tooltip, but would hide the line
-    x, y = _axes(kind, say)
-    colour = alt.Color("adapter:N", title=None, sort=names, **scheme, **legend)
-    chart = chart_of(points).encode(color=colour, detail="signature:N", x=x, y=y)
-    fading = alt.condition(picked, alt.value(0.9), alt.value(0.1))
-    lines = chart.mark_line(strokeWidth=1.8)
-    dots = chart.mark_point(filled=True, size=26).encode(
-        opacity=alt.condition(picked, alt.value(shown), alt.value(0.0)), tooltip=tips
+    x, y = _axes([point["loss"] for point in points], say)
+    colour = alt.Color(
+        "adapter:N",
+        title=None,
+        sort=names,
+        scale=alt.Scale(scheme="category20") if len(names) > NAMED else alt.Undefined,
+        legend=alt.Undefined if several else None,
     )
-    lines = lines.encode(opacity=fading) if len(names) > 1 else lines
+    picked = alt.selection_point(fields=["adapter"], bind="legend")
+    shown = 0.9 if split == "val" else 0.0  # every point of a training curve carries a tooltip, but would hide the line
+    chart = chart_of(points).encode(color=colour, detail="signature:N", x=x, y=y)
+    lines = chart.mark_line(strokeWidth=1.8).add_params(picked)
+    fading = alt.condition(picked, alt.value(0.9), alt.value(0.1))
+    dots = chart.mark_point(filled=True, size=26).encode(
+        opacity=alt.condition(picked, alt.value(shown), alt.value(0.0)), tooltip=told
+    )
+    layers = [lines.encode(opacity=fading) if several else lines, dots]
+    caption = say("loss.caption" if several else "loss.one", n=len(analysis.adapters))
     turned = _turned(analysis, say) if split == "val" else []
-    marks = [_ring(turned).encode(x=x, y=y, tooltip=tips)] if turned else []
-    caption = say("loss.caption" if len(names) > 1 else "loss.one", n=len(analysis.adapters))
-    caption += " " + say("loss.marked") if turned else ""
-    spec = drawn([lines.add_params(picked), dots, *marks], names)
-    return Figure(f"{split}-loss", say(f"loss.{split}"), caption, spec)
+    if turned:
+        ring = chart_of(turned).mark_point(size=190, strokeWidth=2, style="ring")
+        layers.append(ring.encode(x=x, y=y, tooltip=told))
+        caption += " " + say("loss.marked")
+    return Figure(f"{split}-loss", say(f"loss.{split}"), caption, drawn(layers, names))
 
 
 def _turned(analysis: Analysis, say: Messages) -> list[Point]:
     """Where the validation loss of each overfitted adapter was lowest."""
     return [
-        {
-            "step": verdict.best_step,
-            "loss": verdict.best_loss,
-            "adapter": adapter_name(verdict.adapter, analysis, say),
-        }
-        for verdict in analysis.statistics.overfitting
-        if verdict.kind == "turned"
+        {"step": one.best_step, "loss": one.best_loss, "adapter": adapter_name(one.adapter, analysis, say)}
+        for one in analysis.statistics.overfitting
+        if one.kind == "turned"
     ]
 
 
-def _ring(turned: list[Point]) -> alt.Chart:
-    return chart_of(turned).mark_point(size=190, strokeWidth=2, style="ring")
-
-
-def _axes(kind: Literal["log", "linear"], say: Messages) -> tuple[alt.X, alt.Y]:
-    steps, losses = alt.Axis(grid=False, tickCount=6), alt.Axis(tickCount=5)
+def _axes(losses: list[float], say: Messages) -> tuple[alt.X, alt.Y]:
+    wide = min(losses) > 0 and max(losses) / min(losses) > LOG_FROM_RATIO
+    scale = alt.Scale(type="log" if wide else "linear", zero=False)
     return (
-        alt.X("step:Q", title=say("loss.step"), axis=steps, scale=alt.Scale(zero=True)),
-        alt.Y("loss:Q", title=say("loss.loss"), axis=losses, scale=alt.Scale(type=kind, zero=False)),
+        alt.X("step:Q", title=say("loss.step"), axis=alt.Axis(grid=False, tickCount=6), scale=alt.Scale(zero=True)),
+        alt.Y("loss:Q", title=say("loss.loss"), axis=alt.Axis(tickCount=5), scale=scale),
     )

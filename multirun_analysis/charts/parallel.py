@@ -26,42 +26,36 @@ CER = "CER %"
 
 def parallel_figure(comparison: Comparison, say: Messages) -> list[Figure]:
     """The figure; none where fewer than two parameters vary: the chart of that parameter shows it all."""
-    params = comparison.charted[:MOST_AXES]
-    if len(params) < 2:
+    scales = [Scale(param, comparison.distinct(param), say) for param in comparison.charted[:MOST_AXES]]
+    if len(scales) < 2:
         return []
-    scales = [Scale(param, comparison.distinct(param), say) for param in params]
     trials = sorted(comparison.sweep.finished, key=lambda trial: -trial.cer)  # the best lines are drawn last, on top
-    lines = [point for trial in trials for point in _corners(trial, comparison, say)]
-    ticks = []
-    for scale in scales:
-        places = _places(scale, trials)
-        for line in lines:
-            if line["axis"] == scale.name:
-                line["place"] = places[line["name"]]
-        ticks += _ticks(scale)
-    cers = [trial.cer for trial in trials]
-    for line in lines:
-        if line["axis"] == CER:
-            line["place"] = _share(line["rate"] / 100, min(cers), max(cers))
-    ticks += [_cer_tick(min(cers), max(cers), step / (CER_TICKS - 1)) for step in range(CER_TICKS)]
-    names = [*(scale.name for scale in scales), CER]
-    spec = drawn(_layers(lines, ticks, names, say), [], HEIGHT, rows=True)
+    worst, best = trials[0].cer, trials[-1].cer
+    places = {scale.name: _places(scale, trials) for scale in scales}
+    places[CER] = {trial: _share(trial.cer, best, worst) for trial in trials}
+    lines = [
+        {"axis": axis, "order": order, "place": place[trial], **_told(trial, comparison, say)}
+        for trial in trials
+        for order, (axis, place) in enumerate(places.items())
+    ]
+    ticks = [tick for scale in scales for tick in _ticks(scale)]
+    for step in range(CER_TICKS):
+        place = step / (CER_TICKS - 1)
+        ticks.append({"axis": CER, "place": place, "word": f"{100 * (best + place * (worst - best)):.1f}"})
+    spec = drawn(_layers(lines, ticks, list(places), say), [], HEIGHT, rows=True)
     return [Figure("parallel", say("parallel.title"), say("parallel.caption"), spec, wide=True)]
 
 
-def _corners(trial: Trial, comparison: Comparison, say: Messages) -> list[Point]:
-    """One point on each axis; ``place`` follows."""
-    told = {
+def _told(trial: Trial, comparison: Comparison, say: Messages) -> Point:
+    return {
         "name": trial.name,
         "trial": trial_title(trial, comparison.swept, say),
         "strict": percent(trial.cer, 2),
         "rate": 100 * trial.cer,
     }
-    axes = [Scale(param, [], say).name for param in comparison.charted[:MOST_AXES]]
-    return [{"axis": axis, "order": order, **told} for order, axis in enumerate([*axes, CER])]
 
 
-def _places(scale: Scale, trials: list[Trial]) -> dict[str, float]:
+def _places(scale: Scale, trials: list[Trial]) -> dict[Trial, float]:
     """Where each trial's line crosses the axis: at its value, beside those that share it, the better ones lower."""
     at: dict[str, list[Trial]] = defaultdict(list)
     for trial in trials:
@@ -72,7 +66,7 @@ def _places(scale: Scale, trials: list[Trial]) -> dict[str, float]:
         bundle = sorted(at[identity(value)], key=lambda trial: trial.cer)
         step = min(BUNDLE, WIDEST_BUNDLE * gap / len(bundle))
         for number, trial in enumerate(bundle):
-            places[trial.name] = _position(scale, value) + step * (number - (len(bundle) - 1) / 2)
+            places[trial] = _position(scale, value) + step * (number - (len(bundle) - 1) / 2)
     return places
 
 
@@ -92,10 +86,6 @@ def _share(value: float, low: float, high: float) -> float:
 def _ticks(scale: Scale) -> list[Point]:
     named = scale.values if not scale.many else [scale.values[0], scale.values[-1]]
     return [{"axis": scale.name, "place": _position(scale, value), "word": scale.word(value)} for value in named]
-
-
-def _cer_tick(low: float, high: float, place: float) -> Point:
-    return {"axis": CER, "place": place, "word": f"{100 * (low + place * (high - low)):.1f}"}
 
 
 def _layers(lines: list[Point], ticks: list[Point], names: list[str], say: Messages) -> list[alt.Chart]:

@@ -26,13 +26,11 @@ class _Parameter:
         self.scale = Scale(param, comparison.distinct(param), say)
         other = next((name for name in comparison.charted if name != param), None)
         self.colours = Scale(other, comparison.distinct(other), say) if other else None
+        self.coloured = {"color": self.colours.colour()} if self.colours else {}
         self.points = [self._point(trial) for trial in comparison.sweep.finished]
 
     def figure(self) -> Figure:
-        layers = [self._sibling_lines()] if self.colours else []
-        if not self.scale.many and (self.colours is None or len(self.points) > len(self.scale.values)):
-            layers.append(self._mean_lines())
-        layers += [self._dots(), self._best_ring(), *self._base_layers()]
+        layers = [*self._lines(), self._dots(), self._best_ring(), *self._base_layers()]
         spec = drawn(layers, self.colours.words if self.colours else [])
         title = self.say("parameter.title", param=param_name(self.param, self.say))
         return Figure(f"by-{self.param}", title, self._caption(), spec)
@@ -50,6 +48,21 @@ class _Parameter:
             "normalised": percent(trial.normalised.cer if trial.normalised else None, 2),
         }
 
+    def _lines(self) -> list[alt.Chart]:
+        """Thin lines through the trials that differ in nothing but the parameter on the axis.
+
+        Thick lines through the means of the trials at each value, one per colour where the colours are few.
+        """
+        chart = chart_of(self.points).encode(x=self.scale.x(), y=cer_axis("mean(cer):Q"))
+        layers = []
+        if self.colours:
+            thin = chart.mark_line(strokeWidth=0.8, opacity=0.35, style="plain")
+            layers.append(thin.encode(detail="siblings:N", **self.coloured))
+        if not self.scale.many and (self.colours is None or len(self.points) > len(self.scale.values)):
+            thick = chart.mark_line(strokeWidth=2.5, opacity=0.7, style="plain")
+            layers.append(thick if self.colours and self.colours.gradient else thick.encode(**self.coloured))
+        return layers
+
     def _dots(self) -> alt.Chart:
         """Trials as points; a click on the legend fades the others."""
         told = tips(trial=self.say("board.trial"), strict="CER", normalised=self.say("charts.normalised"))
@@ -59,19 +72,7 @@ class _Parameter:
             return chart
         picked = alt.selection_point(fields=["colour"], bind="legend")
         opacity = alt.condition(picked, alt.value(0.9), alt.value(0.12))
-        return chart.encode(color=self.colours.colour(), opacity=opacity).add_params(picked)
-
-    def _sibling_lines(self) -> alt.Chart:
-        """Thin lines through the trials that differ in nothing but the parameter on the axis."""
-        chart = chart_of(self.points).mark_line(strokeWidth=0.8, opacity=0.35, style="plain")
-        encoded = chart.encode(x=self.scale.x(), y=cer_axis("mean(cer):Q"), detail="siblings:N")
-        return encoded.encode(color=self.colours.colour()) if self.colours else encoded
-
-    def _mean_lines(self) -> alt.Chart:
-        """The mean of the trials at each value, one line per colour where the colours are few."""
-        chart = chart_of(self.points).mark_line(strokeWidth=2.5, opacity=0.7, style="plain")
-        encoded = chart.encode(x=self.scale.x(), y=cer_axis("mean(cer):Q"))
-        return encoded.encode(color=self.colours.colour()) if self.colours and not self.colours.gradient else encoded
+        return chart.encode(**self.coloured, opacity=opacity).add_params(picked)
 
     def _best_ring(self) -> alt.Chart:
         best = [point for point in self.points if point["best"]]
@@ -106,9 +107,7 @@ class _Parameter:
         means = self.comparison.means(self.param)
         if len(means) > MOST_LEVELS:
             return self.say("parameter.values", n=len(means), param=self.param)
-        said = [
-            self.say("parameter.mean", cer=percent(entry.cer), value=self.scale.word(entry.value)) for entry in means
-        ]
+        said = [self.say("parameter.mean", cer=percent(cer), value=self.scale.word(value)) for value, cer in means]
         return self.say("parameter.means", said=self.say("list.comma").join(said))
 
 

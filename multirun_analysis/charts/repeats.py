@@ -26,44 +26,33 @@ def repeats_figure(comparison: Comparison, say: Messages) -> list[Figure]:
     others = [adapter for adapter in comparison.adapters if adapter is not best]
     layers = []
     for adapters, style, size in ((others, "faint", 14), ([best], "plain", 42)):
-        dots = [point for adapter in adapters for point in _dots(adapter, scale, comparison, say)]
-        means = [point for adapter in adapters for point in _means(adapter, scale, comparison, say)]
-        if not dots:
-            continue
+        points = [_points(adapter, scale, comparison, say) for adapter in adapters]
+        dots = [dot for some, _ in points for dot in some]
+        means = [mean for _, some in points for mean in some]
         if style == "plain":
             layers.append(_band(means, scale))
-        layers += _line_and_dots(means, dots, scale, style, size, say)
+        if dots:
+            layers += _line_and_dots(means, dots, scale, style, size, say)
     return [Figure("repeats", say("repeats.title"), say("repeats.caption"), drawn(layers, []))]
 
 
-def _at_values(adapter: Adapter, scale: Scale) -> list[tuple[float, list[float]]]:
-    """The repeats of all of the adapter's trials at each temperature it was decoded with."""
-    found = []
+def _points(adapter: Adapter, scale: Scale, comparison: Comparison, say: Messages) -> tuple[list[Point], list[Point]]:
+    """Every repeat of the adapter's trials, and their mean and spread at each temperature it was decoded with."""
+    dots, means = [], []
     for value in scale.values:
         same = [trial for trial in adapter.trials if identity(value_of(trial, PARAM)) == identity(value)]
         rates = [rate for trial in same for rate in trial.repeats]
-        if rates:
-            found.append((scale.position(value), rates))
-    return found
-
-
-def _dots(adapter: Adapter, scale: Scale, comparison: Comparison, say: Messages) -> list[Point]:
-    name = adapter_name(adapter, comparison, say)
-    return [
-        {"x": x, "cer": 100 * rate, "adapter": name, "repeat": number, "strict": percent(rate, 2)}
-        for x, rates in _at_values(adapter, scale)
-        for number, rate in enumerate(rates, start=1)
-    ]
-
-
-def _means(adapter: Adapter, scale: Scale, comparison: Comparison, say: Messages) -> list[Point]:
-    points = []
-    for x, rates in _at_values(adapter, scale):
+        if not rates:
+            continue
+        at = {"x": scale.position(value), "adapter": adapter_name(adapter, comparison, say)}
+        dots += [
+            at | {"cer": 100 * rate, "repeat": number, "strict": percent(rate, 2)}
+            for number, rate in enumerate(rates, start=1)
+        ]
         mean, std = 100 * fmean(rates), 100 * stdev(rates) if len(rates) > 1 else 0.0
-        name = adapter_name(adapter, comparison, say)
         spread = {"low": mean - std, "high": mean + std, "std": f"{std:.2f} %"}
-        points.append({"x": x, "cer": mean, "adapter": name, "mean": f"{mean:.2f} %", **spread})
-    return points
+        means.append(at | {"cer": mean, "mean": f"{mean:.2f} %"} | spread)
+    return dots, means
 
 
 def _band(means: list[Point], scale: Scale) -> alt.Chart:

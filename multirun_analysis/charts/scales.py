@@ -56,12 +56,11 @@ class Scale:
     def x(self) -> alt.X:
         if not self.numeric:
             return alt.X("x:O", title=self.title, sort=self.words, axis=alt.Axis(labelAngle=0))
-        kind: dict[str, Any] = {"zero": False}
-        if self.param in LOG_BASES:
-            kind = {"type": "log", "base": LOG_BASES[self.param]}
-        ticks: dict[str, Any] = {} if self.many else {"values": self.values}
+        base = LOG_BASES.get(self.param)
+        kind: dict[str, Any] = {"type": "log", "base": base} if base else {"zero": False}
         label = "format(datum.value, datum.value && abs(datum.value) < 0.001 ? '~e' : '~g')"
-        axis = alt.Axis(labelExpr=label, grid=False, labelFlush=False, **ticks)
+        ticks = alt.Undefined if self.many else self.values
+        axis = alt.Axis(labelExpr=label, grid=False, labelFlush=False, values=ticks)
         return alt.X("x:Q", title=self.title, axis=axis, scale=alt.Scale(nice=False, padding=28, **kind))
 
     @property

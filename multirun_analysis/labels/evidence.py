@@ -9,7 +9,7 @@ from typing import Any
 
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.manifest.conversation import checked_line, id_of, reference_of
-from multirun_analysis.records import read_lines
+from kimi_audio_ft.manifest.manifest import numbered_lines
 from multirun_analysis.sweep import Trial, collect
 
 FIRST_COMMAND = (
@@ -100,7 +100,7 @@ def _add(found: dict[str, Utterance], adapter: str, row: Mapping[str, Any], tria
 def _as_in(manifest: Path, found: Mapping[str, Utterance]) -> tuple[list[Utterance], list[str]]:
     """Utterances whose references are still in the manifest, with line numbers, lengths and groups from it."""
     kept, changed, unheard = [], 0, 0
-    for number, text in read_lines(manifest):
+    for number, text in numbered_lines(manifest):
         value = checked_line(text, manifest, number)
         name = id_of(value, number)
         utterance = found.get(name)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import stdev
 
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.compare import Row
 from multirun_analysis.messages import ENGLISH, Messages
 from multirun_analysis.params import is_of_base, value_of
-from multirun_analysis.statistics.results import Interval, Spread, key_of
+from multirun_analysis.statistics.results import Interval
 from multirun_analysis.sweep import Trial
 from multirun_analysis.words import shown, trial_title
 
@@ -33,11 +34,10 @@ class Bar:
 
 @dataclass(frozen=True)
 class BoardRow:
-    """A row of the leaderboard with its interval, spread and bar, and its part in the recommendation."""
+    """A row of the leaderboard with its interval and bar, and its part in the recommendation."""
 
     row: Row
     interval: Interval | None
-    spread: Spread | None
     bar: Bar
     is_best: bool
     is_alike: bool
@@ -46,6 +46,11 @@ class BoardRow:
     @property
     def trial(self) -> Trial:
         return self.row.trial
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation of the CER over the repeats of sampling; None of greedy decoding, which is done once."""
+        return stdev(self.trial.repeats) if len(self.trial.repeats) > 1 else None
 
 
 class Board:
@@ -60,7 +65,7 @@ class Board:
 
     @property
     def has_repeats(self) -> bool:
-        return any(row.spread and row.spread.repeats > 1 for row in self.rows)
+        return any(row.spread is not None for row in self.rows)
 
     @property
     def has_intervals(self) -> bool:
@@ -96,22 +101,21 @@ class Board:
         """CER at the end of the track."""
         statistics = self.analysis.statistics
         trials = self.analysis.sweep.finished
-        highs = [interval.high for trial in trials if (interval := statistics.interval_of(trial))]
+        highs = [statistics.intervals[trial].high for trial in trials if trial in statistics.intervals]
         worst = max([*highs, *(trial.cer for trial in trials)])
         base = max((base.cer for base in self.analysis.sweep.baselines), default=0.0)
         return max(worst, base if base <= BASE_ROOM * worst else 0.0) or 1.0
 
     def _row(self, row: Row) -> BoardRow:
         statistics, trial = self.analysis.statistics, row.trial
-        interval = statistics.interval_of(trial)
+        interval = statistics.intervals.get(trial)
         is_best = row is self.analysis.best
         return BoardRow(
             row=row,
             interval=interval,
-            spread=statistics.spreads.get(key_of(trial)),
             bar=self._bar(trial.cer, interval),
             is_best=is_best,
-            is_alike=not is_best and any(trial is one for one in statistics.best_group),
+            is_alike=not is_best and trial in statistics.best_group,
             is_recommended=trial is statistics.recommended and len(self.analysis.sweep.finished) > 1,
         )
 
@@ -169,17 +173,15 @@ def term_table(analysis: Analysis, say: Messages) -> TermTable | None:
     terms = sorted(counts, key=lambda term: -counts[term]["in_references"])[:MOST_TERMS]
     base = analysis.best.base or analysis.lowest_base
     most = max(2, MOST_FIGURES // (2 * len(terms)))
-    shown = [trial for place, trial in enumerate(found) if place < most or trial is best or trial is base]
-    first = next(place for place, trial in enumerate(shown) if trial is best)
-    others = [place for place in range(len(shown)) if place != first]
-    second = next((place for place in others if shown[place] is base), (others or [first])[0])
+    shown = [trial for place, trial in enumerate(found) if place < most or trial in (best, base)]
+    second = base if base in shown else next((trial for trial in shown if trial is not best), best)
     repeats = len(best.record.get("cer_repeats") or [0])
     return TermTable(
         terms=terms,
         spoken=[counts[term]["in_references"] / repeats for term in terms],
         columns=[_column(trial, terms, analysis, say) for trial in shown],
-        first=first,
-        second=second,
+        first=shown.index(best),
+        second=shown.index(second),
         more_terms=len(counts) - len(terms),
         more_trials=len(found) - len(shown),
     )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import re
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -23,9 +21,6 @@ from multirun_analysis.sweep import Trial
 from multirun_analysis.words import show
 
 PACKAGES = ("kimi-audio-ft", "torch", "transformers", "peft", "lightning", "hydra-core", "altair", "vl-convert-python")
-
-# Hydra writes block style: a line that begins with a letter begins a section.
-NEXT_SECTION = re.compile(r"\n(?=\w)")
 
 Facts = list[tuple[str, str]]  # a heading and its text
 
@@ -77,11 +72,7 @@ def _full_time(adapter: Adapter) -> float:
 def _references(analysis: Analysis, say: Messages) -> str:
     on, recordings = analysis.reference_set, analysis.statistics.recordings
     counts = {"references": show(on["num_references"]), "chars": show(on["num_reference_chars"])}
-    return (
-        say("facts.recorded", recordings=recordings, **counts)
-        if recordings
-        else say("facts.references_value", **counts)
-    )
+    return say("facts.recorded" if recordings else "facts.references_value", recordings=recordings, **counts)
 
 
 def _scoring(trial: Trial, say: Messages) -> str:
@@ -114,45 +105,24 @@ def _versions() -> str:
     return ", ".join(found)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One option; None on the side that does not have it."""
-
-    key: str
-    here: Any
-    there: Any
-
-
-def config_differences(trial: Trial, other: Trial) -> list[Difference]:
-    """Options that differ, in the order of ``trial``'s config."""
+def config_differences(trial: Trial, other: Trial) -> list[tuple[str, Any, Any]]:
+    """Options that differ and both values (None where there is none), in the order of ``trial``'s config."""
     here, there = flat_config(trial), flat_config(other)
-    keys = dict.fromkeys([*here, *there])
-    return [
-        Difference(key, here.get(key), there.get(key))
-        for key in keys
-        if identity(here.get(key)) != identity(there.get(key))
-    ]
+    values = {key: (here.get(key), there.get(key)) for key in [*here, *there]}
+    return [(key, *both) for key, both in values.items() if identity(both[0]) != identity(both[1])]
 
 
 def flat_config(trial: Trial) -> dict[str, Any]:
     """The whole config by dotted keys, as Hydra wrote it; the recorded parameters where it wrote none (or half)."""
     path = trial.folder / ".hydra" / "config.yaml"
     try:
-        return _written(path.read_text(encoding="utf-8")) | trial.params
+        return _options(path.read_text(encoding="utf-8")) | trial.params
     except (OSError, UnicodeDecodeError, YAMLError):
         return dict(trial.params)
 
 
-def _written(config: str) -> dict[str, Any]:
-    """A config file's options, read in parts: the trials of a sweep share most top-level sections, word for word."""
-    options: dict[str, Any] = {}
-    for section in NEXT_SECTION.split(config):
-        options |= _section(section)
-    return options
-
-
-@lru_cache(maxsize=10_000)
-def _section(section: str) -> dict[str, Any]:
-    """A cached dict that callers must not change."""
-    parsed = parse_yaml(section)
+@lru_cache(maxsize=10)
+def _options(config: str) -> dict[str, Any]:
+    """Cached, as all trials are compared with one or two; callers must not change it."""
+    parsed = parse_yaml(config)
     return flatten(parsed) if isinstance(parsed, dict) else {}

@@ -49,8 +49,8 @@ def render(analysis: Analysis, created: datetime, say: Messages = ENGLISH, reloa
         reload: seconds after which the page loads itself again; None for a sweep that has ended.
     """
     with debug_mode(False):  # checking charts against Vega-Lite's schema takes most of their time; the tests do it
-        sections = {section.key: section for section in _sections(analysis, say)}
-    figures = [figure for section in sections.values() for figure in section.figures]
+        sections = _sections(analysis, say)
+    figures = [figure for section in sections for figure in section.figures]
     mistakes = worst_utterances(analysis.best.trial)
     return (
         _environment(say)

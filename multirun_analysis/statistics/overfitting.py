@@ -21,7 +21,7 @@ def overfitting_of(adapter: Adapter) -> Overfitting:
     """The verdict over one adapter."""
     validation, training = adapter.source.losses("val"), adapter.source.losses("train")
     if not validation:
-        return Overfitting(adapter, "unknown", None, None, None, None, None)
+        return Overfitting(adapter, "unknown")
     best, last = min(validation, key=lambda row: row["loss"]), validation[-1]
     trained = _training_loss(training, validation)
     kind: Literal["none", "turned", "gap", "unknown"] = "none"

@@ -10,12 +10,17 @@ same data, and the worst of several equal trials looks significantly worse than 
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import combinations
+
 import numpy as np
 
 from kimi_audio_ft.scoring.intervals import percentiles
 from multirun_analysis.statistics.matched_pairs import holm, matched_pairs, p_normal, p_student
 from multirun_analysis.statistics.results import Floats, Interval, Pair
 from multirun_analysis.statistics.tally import Tally
+
+P_VALUES = ("p_bootstrap", "p_mapsswe", "p_recordings", "p_holm")
 
 
 def all_pairs(tally: Tally, resampled: Floats | None) -> list[Pair]:
@@ -24,31 +29,23 @@ def all_pairs(tally: Tally, resampled: Floats | None) -> list[Pair]:
     Args:
         resampled: bootstrap rates ``[resamples, trials]``; None when there are too few recordings.
     """
-    count = len(tally.trials)
-    indices = [(first, second) for first in range(count) for second in range(first + 1, count)]
-    differences = [float(tally.rates[first] - tally.rates[second]) for first, second in indices]
-    if resampled is None or not indices:
-        pairs = zip(indices, differences, strict=True)
-        return [Pair(tally.trials[i], tally.trials[j], d, None, None, None, None, None) for (i, j), d in pairs]
-    rows = range(count - 1)
+    trials = tally.trials
+    indices = list(combinations(range(len(trials)), 2))
+    found = [
+        Pair(trials[first], trials[second], float(tally.rates[first] - tally.rates[second]))
+        for first, second in indices
+    ]
+    if resampled is None or not found:
+        return found
+    rows = range(len(trials) - 1)
     utterances = p_normal(np.concatenate([matched_pairs(_against(tally.mean_edits, row)) for row in rows]))
     statistics = np.concatenate([matched_pairs(_against(tally.edits_by_recording, row)) for row in rows])
     recordings = p_student(statistics, tally.num_recordings)
     low, high, bootstrap = (np.concatenate(parts) for parts in zip(*(_drawn(resampled, r) for r in rows), strict=True))
+    figures = np.stack([low, high, bootstrap, utterances, recordings, holm(recordings)], axis=1).tolist()
     return [
-        Pair(
-            tally.trials[first],
-            tally.trials[second],
-            difference,
-            Interval(float(low[at]), float(high[at])),
-            float(bootstrap[at]),
-            float(utterances[at]),
-            float(recordings[at]),
-            float(corrected),
-        )
-        for at, ((first, second), difference, corrected) in enumerate(
-            zip(indices, differences, holm(recordings), strict=True)
-        )
+        replace(pair, interval=Interval(low, high), **dict(zip(P_VALUES, p, strict=True)))
+        for pair, (low, high, *p) in zip(found, figures, strict=True)
     ]
 
 

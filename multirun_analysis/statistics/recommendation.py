@@ -12,8 +12,8 @@ from multirun_analysis.sweep import GREEDY_TEMPERATURE, Trial
 def best_group(ordered: Sequence[Trial], pairs: Sequence[Pair]) -> list[Trial]:
     """The best of ``ordered`` (best first) and every trial that ties with it: their difference is not significant."""
     best = ordered[0]
-    alike = {id(pair.second) for pair in pairs if pair.first is best and not pair.is_significant}
-    return [best, *(trial for trial in ordered[1:] if id(trial) in alike)]
+    alike = {pair.second for pair in pairs if pair.first is best and not pair.is_significant}
+    return [best, *(trial for trial in ordered[1:] if trial in alike)]
 
 
 def recommend(group: Sequence[Trial], num_trials: int) -> tuple[Trial, Reason]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -52,27 +52,16 @@ class Pair:
     first: Trial
     second: Trial
     difference: float
-    interval: Interval | None
-    p_bootstrap: float | None
-    p_mapsswe: float | None
-    p_recordings: float | None
-    p_holm: float | None
+    interval: Interval | None = None
+    p_bootstrap: float | None = None
+    p_mapsswe: float | None = None
+    p_recordings: float | None = None
+    p_holm: float | None = None
 
     @property
     def is_significant(self) -> bool:
         """Whether the two differ, at a family-wise error rate of 5 % over the sweep."""
         return self.p_holm is not None and self.p_holm < ALPHA
-
-
-@dataclass(frozen=True)
-class Spread:
-    """CER over the repeats of sampling; greedy decoding is done once and has no spread."""
-
-    mean: float
-    std: float
-    low: float
-    high: float
-    repeats: int
 
 
 @dataclass(frozen=True)
@@ -112,11 +101,11 @@ class Overfitting:
 
     adapter: Adapter
     kind: Literal["none", "turned", "gap", "unknown"]
-    best_step: int | None
-    best_epoch: float | None
-    best_loss: float | None
-    final_loss: float | None
-    gap: float | None
+    best_step: int | None = None
+    best_epoch: float | None = None
+    best_loss: float | None = None
+    final_loss: float | None = None
+    gap: float | None = None
 
 
 @dataclass(frozen=True)
@@ -150,8 +139,8 @@ class Reason(StrEnum):
 class Statistics:
     """All of a sweep's statistics.
 
-    intervals, normalised_intervals: of the CER, by ``Trial.name``, or ``base:{decoding_key}`` for a base; what has
-        too few recordings or no utterances.jsonl is not in it.
+    intervals, normalised_intervals: of the CER of trials and bases; what has too few recordings or no utterances.jsonl
+        is not in it.
     best_group: the best trial and those that cannot be told apart from it, in the order of the leaderboard. Only the
         best one where trials cannot be compared (``reason`` says why).
     left_out: finished trials without utterances, or with others than the best trial's: they are in no comparison.
@@ -159,9 +148,8 @@ class Statistics:
     recordings, utterances: how many were compared; 0 without utterances.
     """
 
-    intervals: dict[str, Interval]
-    normalised_intervals: dict[str, Interval]
-    spreads: dict[str, Spread]
+    intervals: dict[Trial, Interval]
+    normalised_intervals: dict[Trial, Interval]
     pairs: list[Pair]
     best_group: list[Trial]
     recommended: Trial
@@ -172,19 +160,5 @@ class Statistics:
     resamples: int
     recordings: int
     utterances: int
-    left_out: list[Trial] = field(default_factory=list)
-    beyond: list[Trial] = field(default_factory=list)
-
-    @property
-    def num_compared(self) -> int:
-        """Trials that were compared with each other: so many have so many pairs."""
-        return round((1 + (1 + 8 * len(self.pairs)) ** 0.5) / 2)
-
-    def interval_of(self, trial: Trial) -> Interval | None:
-        """The interval of a trial's or a base's CER."""
-        return self.intervals.get(key_of(trial))
-
-
-def key_of(trial: Trial) -> str:
-    """The key of a trial or a base in the dicts of ``Statistics``."""
-    return f"base:{trial.decoding_key}" if trial.is_base else trial.name
+    left_out: list[Trial]
+    beyond: list[Trial]

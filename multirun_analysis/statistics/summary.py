@@ -12,7 +12,7 @@ from multirun_analysis.statistics.effects import main_effects
 from multirun_analysis.statistics.overfitting import overfitting_of
 from multirun_analysis.statistics.pairs import all_pairs
 from multirun_analysis.statistics.recommendation import best_group, recommend
-from multirun_analysis.statistics.results import Effect, Floats, Interval, Pair, Reason, Spread, Statistics, key_of
+from multirun_analysis.statistics.results import Effect, Floats, Interval, Pair, Reason, Statistics
 from multirun_analysis.statistics.sample_size import needed
 from multirun_analysis.statistics.tally import Tallies, Tally, tally_up
 from multirun_analysis.sweep import Trial
@@ -35,13 +35,10 @@ def statistics_of(comparison: Comparison) -> Statistics:
     strict, resampled = tallies.strict, _resampled(tallies.strict)
     pairs = all_pairs(strict, resampled) if strict else []
     group, recommended, reason = _verdict(ordered, tallies, pairs)
-    bases = comparison.sweep.baselines
+    scored, normalised = ordered + comparison.sweep.baselines, tallies.normalised
     return Statistics(
-        intervals=_intervals(ordered + bases, strict, resampled, None),
-        normalised_intervals=_intervals(
-            ordered + bases, tallies.normalised, _resampled(tallies.normalised), "normalised"
-        ),
-        spreads={key_of(trial): _spread(trial) for trial in [*ordered, *bases]},
+        intervals=_intervals(scored, strict, resampled, None),
+        normalised_intervals=_intervals(scored, normalised, _resampled(normalised), "normalised"),
         pairs=pairs,
         best_group=group,
         recommended=recommended,
@@ -75,23 +72,17 @@ def _verdict(ordered: list[Trial], tallies: Tallies, pairs: list[Pair]) -> tuple
 
 def _intervals(
     trials: list[Trial], tally: Tally | None, resampled: Floats | None, part: str | None
-) -> dict[str, Interval]:
+) -> dict[Trial, Interval]:
     """Of the tally's trials from their resamples, of bases and others as their own records have it."""
     found = {}
     for trial in trials:
         record: Any = (trial.record.get(part) or {}) if part else trial.record
         low, high = record.get("cer_ci_low"), record.get("cer_ci_high")
         if isinstance(low, int | float) and isinstance(high, int | float):
-            found[key_of(trial)] = Interval(float(low), float(high))
+            found[trial] = Interval(float(low), float(high))
     if tally is not None and resampled is not None:
-        found |= dict(zip(map(key_of, tally.trials), Interval.of_each(resampled), strict=True))
+        found |= dict(zip(tally.trials, Interval.of_each(resampled), strict=True))
     return found
-
-
-def _spread(trial: Trial) -> Spread:
-    repeats = trial.repeats
-    std = float(np.std(repeats, ddof=1)) if len(repeats) > 1 else 0.0
-    return Spread(float(np.mean(repeats)), std, min(repeats), max(repeats), len(repeats))
 
 
 def _effects(comparison: Comparison, tally: Tally | None, resampled: Floats | None) -> list[Effect]:

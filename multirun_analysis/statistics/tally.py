@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ from rapidfuzz.distance import Levenshtein
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.scoring.intervals import MIN_RECORDINGS, bootstrap_rates, recording_index, sum_by_recording
 from kimi_audio_ft.scoring.normalise import normalise
-from multirun_analysis.records import Record, read_jsonl
+from multirun_analysis.records import RERUN, Record, read_jsonl
 from multirun_analysis.sweep import UTTERANCES, Trial
 
 
@@ -87,44 +87,18 @@ class Tallies:
     left_out: list[Trial]
 
 
-@dataclass
-class _Counts:
-    """One trial's file, by utterance in the order of the file."""
+@dataclass(slots=True)
+class _Utterance:
+    """One utterance of one trial over its ``repeats``; counts are strict and normalised."""
 
-    trial: Trial
-    row_of: dict[str, int] = field(default_factory=dict)
-    recordings: list[str] = field(default_factory=list)
-    references: list[int] = field(default_factory=list)  # hashes: the texts of a large sweep would fill the memory
-    rows: list[int] = field(default_factory=list)
-    chars: list[tuple[int, int]] = field(default_factory=list)  # strict, normalised
-    edits: list[list[int]] = field(default_factory=list)
+    recording: str
+    reference: int  # a hash: the texts of a large sweep would fill the memory
+    chars: tuple[int, int]
+    edits: tuple[int, int] = (0, 0)
+    repeats: int = 0
 
-    def add(self, row: Record) -> None:
-        """One utterance in one repeat; older files lack the counts, which are then made from the texts."""
-        name = str(row["id"])
-        index = self.row_of.setdefault(name, len(self.rows))
-        if index == len(self.rows):
-            self.rows.append(0)
-            self.edits.append([0, 0])
-            self.recordings.append(str(row.get("recording") or name))
-            self.references.append(hash(row.get("reference")))
-            self.chars.append((_chars(row, "strict", "chars"), _chars(row, "normalised", "normalised_chars")))
-        self.rows[index] += 1
-        self.edits[index][0] += _edits(row, "strict", "edits")
-        self.edits[index][1] += _edits(row, "normalised", "normalised_edits")
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether every utterance is there in every repeat."""
-        return len(set(self.rows)) == 1
-
-    @cached_property
-    def of_each(self) -> dict[str, tuple[int, tuple[int, int]]]:
-        """Reference and characters by utterance: trials are compared where they agree in these."""
-        return {name: (self.references[row], self.chars[row]) for name, row in self.row_of.items()}
-
-    def compares_with(self, other: _Counts) -> bool:
-        return self.is_whole and self.of_each == other.of_each
+_Counts = dict[str, _Utterance]  # one trial's file, in its order
 
 
 def tally_up(trials: Iterable[Trial]) -> Tallies:
@@ -133,12 +107,12 @@ def tally_up(trials: Iterable[Trial]) -> Tallies:
     Raises:
         DataError: a file cannot be read or a line lacks its texts.
     """
-    kept: list[_Counts] = []
+    kept: dict[Trial, _Counts] = {}
     left_out = []
     for trial in trials:
         counts = _read(trial)
-        if counts.compares_with(kept[0] if kept else counts):
-            kept.append(counts)
+        if _compares(counts, next(iter(kept.values()), counts)):
+            kept[trial] = counts
         else:
             left_out.append(trial)
     if not kept:
@@ -148,28 +122,53 @@ def tally_up(trials: Iterable[Trial]) -> Tallies:
 
 def _read(trial: Trial) -> _Counts:
     """One trial's counts; its rows are not kept, thirty-six trials of them would fill a gigabyte."""
-    counts, path = _Counts(trial), trial.folder / UTTERANCES
+    counts: _Counts = {}
+    path = trial.folder / UTTERANCES
     if "utterances" in vars(trial):
         rows: Iterable[Record] = trial.utterances
     else:
         rows = read_jsonl(path) if path.is_file() else ()
     try:
         for row in rows:
-            counts.add(row)
+            _add(counts, row)
     except KeyError as error:
-        raise DataError(path, f"has an utterance without {error}", "Run this trial again") from error
+        raise DataError(path, f"has an utterance without {error}", RERUN) from error
     return counts
 
 
-def _tally(kept: Sequence[_Counts], which: int) -> Tally:
-    first = kept[0]
-    chosen = [[counts.row_of[name] for name in first.row_of] for counts in kept]
-    edits = np.array(
-        [[counts.edits[row][which] for row in some] for counts, some in zip(kept, chosen, strict=True)], np.int64
+def _add(counts: _Counts, row: Record) -> None:
+    """One utterance in one repeat; older files lack the counts, which are then made from the texts."""
+    name = str(row["id"])
+    if name not in counts:
+        chars = (_chars(row, "strict", "chars"), _chars(row, "normalised", "normalised_chars"))
+        counts[name] = _Utterance(str(row.get("recording") or name), hash(row.get("reference")), chars)
+    one = counts[name]
+    strict, normalised = one.edits
+    one.edits = (strict + _edits(row, "strict", "edits"), normalised + _edits(row, "normalised", "normalised_edits"))
+    one.repeats += 1
+
+
+def _compares(counts: _Counts, other: _Counts) -> bool:
+    """Whether a trial has every utterance in every repeat, with the texts of the other one's."""
+    is_whole = len({one.repeats for one in counts.values()}) == 1
+    return (
+        is_whole
+        and counts.keys() == other.keys()
+        and all(
+            (one.reference, one.chars) == (other[name].reference, other[name].chars) for name, one in counts.items()
+        )
     )
-    repeats = np.array([counts.rows[0] for counts in kept], dtype=np.int64)
-    chars = np.array([pair[which] for pair in first.chars], dtype=np.int64)
-    return Tally([counts.trial for counts in kept], edits, repeats, chars, first.recordings)
+
+
+def _tally(kept: dict[Trial, _Counts], which: int) -> Tally:
+    first, *_ = kept.values()
+    edits = [[counts[name].edits[which] for name in first] for counts in kept.values()]
+    repeats = [next(iter(counts.values())).repeats for counts in kept.values()]
+    chars = [one.chars[which] for one in first.values()]
+    recordings = [one.recording for one in first.values()]
+    return Tally(
+        list(kept), np.array(edits, np.int64), np.array(repeats, np.int64), np.array(chars, np.int64), recordings
+    )
 
 
 def _chars(row: Record, normalisation: str, key: str) -> int:

@@ -78,7 +78,7 @@ def test_means_are_over_the_trials_of_each_value(sweep) -> None:
     for number, (rank, cer) in enumerate([(2, 0.5), (2, 0.3), (8, 0.1)]):
         sweep.trial(number, rank=rank, rate=10.0**-number, cer=cer)
     means = load_sweep(sweep.folder).means("lora.r")
-    assert [(m.value, m.cer, m.count) for m in means] == [(2, pytest.approx(0.4), 2), (8, 0.1, 1)]
+    assert means == [(2, pytest.approx(0.4)), (8, 0.1)]
 
 
 def test_adapters_are_counted_once_and_reuse_costs_nothing(sweep_24: Path) -> None:

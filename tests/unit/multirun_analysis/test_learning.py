@@ -90,7 +90,7 @@ def test_the_line_is_ready_to_be_drawn() -> None:
     curve = curve_of()
     sizes = [one.size for one in curve.line]
     assert sizes[0] == 1000 and sizes[-1] == 100_000 and sizes == sorted(set(sizes)) and len(sizes) > 40
-    assert all(one.error == curve.law.at(one.size) for one in curve.line)
+    assert all(one.cer == curve.law.at(one.size) for one in curve.line)
     assert curve.steps == (745, 745)
 
 
@@ -98,7 +98,7 @@ def test_trials_of_one_size_are_averaged_and_their_luck_is_in_the_interval() -> 
     trials = trials_of(PLANTED, SIZES, 3)
     lucky = [trial_of(f"lucky {t.name}", t.record["train_conversations"], np.array([0] * 400)) for t in trials]
     curve = fit_learning_curve([*trials, *lucky])
-    assert [point.error for point in curve.points] == pytest.approx([trial.cer / 2 for trial in trials])
+    assert [point.cer for point in curve.points] == pytest.approx([trial.cer / 2 for trial in trials])
     alone, both = fit_learning_curve(trials).forecasts[0].interval, curve.forecasts[0].interval
     assert alone is not None and both is not None and both.high - both.low > 2 * (alone.high - alone.low)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kimi_audio_ft.errors import DataError, UserError
-from multirun_analysis.records import finite, read_json, read_jsonl, read_lines, write_whole
+from multirun_analysis.records import finite, read_json, read_jsonl, write_whole
 
 
 def test_a_line_ends_at_its_newline_only(tmp_path: Path) -> None:
@@ -16,7 +16,6 @@ def test_a_line_ends_at_its_newline_only(tmp_path: Path) -> None:
     path = tmp_path / "utterances.jsonl"
     path.write_text('{"a": "你\u2028好"}\n\n{"a": "再\u0085见"}\n', encoding="utf-8")
     assert [row["a"] for row in read_jsonl(path)] == ["你\u2028好", "再\u0085见"]
-    assert [number for number, _ in read_lines(path)] == [1, 3]
 
 
 def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
@@ -30,6 +29,7 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     [
         (b'{"a": 1}\n{"a"\n{"a": 3}\n', r":2: is not JSON"),
         (b'{"a": 1}\n[2]\n', r":2: holds a list, expected a JSON object"),
+        (b'{"a": 1}\n{"b": \n', r":2: is not JSON"),
         (b'{"a": 1}\n\xff\n', r"is not UTF-8 \(byte 9\)"),
     ],
 )

@@ -33,8 +33,7 @@ def test_the_leaderboard_has_intervals_and_marks_the_group(tmp_path: Path) -> No
     folder = four_ranks(tmp_path)
     text, comparison = shown(folder), load_sweep(folder)
     best = comparison.best.trial
-    interval = comparison.statistics.interval_of(best)
-    assert interval
+    interval = comparison.statistics.intervals[best]
     half = f"{50 * (interval.high - interval.low):.2f}"
     assert re.search(rf"^ *1 +{best.params['lora.r']} +{100 * best.cer:.2f} +{half} ", text, re.MULTILINE)
     assert len(re.findall(r"^ *≈\d ", text, re.MULTILINE)) == 2

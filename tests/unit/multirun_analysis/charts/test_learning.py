@@ -28,7 +28,7 @@ def test_points_are_measured_and_the_line_is_the_law(sweep: Any) -> None:
     measured = {row["size"]: row["cer"] for row in rows if "trial" in row}
     assert measured == pytest.approx({size: 10 + 200 * size**-0.5 for size in SIZES})
     line = {row["size"]: row["cer"] for row in rows if "low" in row}
-    forecasts = {one.size: 100 * one.error for one in (*curve.line, *curve.forecasts)}
+    forecasts = {one.size: 100 * one.cer for one in (*curve.line, *curve.forecasts)}
     assert line == pytest.approx(forecasts) and max(line) > max(SIZES)
     assert all(row["low"] <= row["cer"] <= row["high"] for row in rows if "low" in row)
 

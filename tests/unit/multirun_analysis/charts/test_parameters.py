@@ -27,8 +27,7 @@ def test_each_swept_parameter_has_a_figure_of_all_trials(sweep: Any) -> None:
     assert {row["x"] for row in trials.values()} == {2, 8}
     (best,) = [row for row in trials.values() if row["best"]]
     assert best["cer"] == pytest.approx(100 * comparison.best.trial.cer)
-    means = {entry.value: f"{100 * entry.cer:.1f}" for entry in comparison.means("lora.r")}
-    assert all(mean in figure.caption for mean in means.values())
+    assert all(f"{100 * mean:.1f}" in figure.caption for _, mean in comparison.means("lora.r"))
 
 
 def test_the_base_is_a_curve_along_decoding_settings_and_a_level_elsewhere(sweep: Any) -> None:

@@ -1,4 +1,4 @@
-"""The user's terms: every trial's recall and precision, on the page and in the tables."""
+"""The leaderboard's rows; the user's terms: every trial's recall and precision, on the page and in the tables."""
 
 from __future__ import annotations
 
@@ -11,9 +11,18 @@ from typing import Any
 import pytest
 
 from multirun_analysis import load_sweep, write_report
+from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import CHINESE, ENGLISH
-from multirun_analysis.report.board import term_table
+from multirun_analysis.report.board import Board, term_table
 from tests.report_page import body
+
+
+def test_spreads_are_over_the_repeats(synthetic: Analysis) -> None:
+    for row in Board(synthetic).rows:
+        if row.trial.params["decoding.text_temperature"] == 0.0:
+            assert row.spread is None
+        else:
+            assert len(row.trial.repeats) == 3 and row.spread == pytest.approx(row.trial.record["cer_std"])
 
 
 def heard(spoken: int, written: int, found: int) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def test_bars_are_to_scale(synthetic: Analysis, with_base: bool) -> None:
         synthetic = replace(synthetic, sweep=replace(synthetic.sweep, baselines=[]), rows=rows)
     bars = {line.trial.name: line.bar for line in Board(synthetic).rows if not line.trial.is_base}
     for trial in synthetic.sweep.finished:
-        bar, interval = bars[trial.name], synthetic.statistics.interval_of(trial)
+        bar, interval = bars[trial.name], synthetic.statistics.intervals.get(trial)
         assert interval and bar.low is not None and bar.width is not None
         assert bar.low / bar.fill == pytest.approx(interval.low / trial.cer)
         assert (bar.low + bar.width) / bar.fill == pytest.approx(interval.high / trial.cer)
