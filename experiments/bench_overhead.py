@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,8 +153,8 @@ def stages(folder: Path, trials: int) -> dict[str, tuple[float, float]]:
     from kimi_audio_ft.cli import to_settings
     from kimi_audio_ft.config.launcher import LauncherConfig
     from kimi_audio_ft.config.train import TrainConfig
+    from kimi_audio_ft.inputs import Inputs
     from kimi_audio_ft.paths import config_dir, project_root
-    from kimi_audio_ft.store.cache import one_moment
     from kimi_audio_ft.sweep.launch import Launch, Runner, missing_units, prepare
     from kimi_audio_ft.sweep.report import write_sweep_report
     from kimi_audio_ft.train import main as train
@@ -174,15 +174,17 @@ def stages(folder: Path, trials: int) -> dict[str, tuple[float, float]]:
         watch = Watch()
         with watch("compose"):
             jobs = launch.runner.compose([[*shared, *own] for own in overrides], 0)
-        with watch("sign"), one_moment():
+        inputs = Inputs()
+        with watch("sign"):
             for job in jobs:
-                prepare(job)
-        with watch("look_up"), one_moment():
+                prepare(job, inputs)
+        with watch("look_up"):
             units, _ = missing_units(jobs)
         assert not units
         with watch("run"):
             for job in jobs:
-                launch.run_job(job)
+                with job.trial.given_to_job() if job.trial else nullcontext():
+                    launch.run_job(job)
         with watch("report"):
             write_sweep_report(folder / "sweep")
     return watch.seconds

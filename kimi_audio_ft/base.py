@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -20,7 +20,7 @@ from kimi_audio_ft.manifest.conversation import TokenRange
 from kimi_audio_ft.model.files import ModelFiles, locate
 from kimi_audio_ft.model.text_tokenizer import CONFIG_NAME, RANKS_NAME, TextTokenizer
 from kimi_audio_ft.runtime.devices import device, limit_threads
-from kimi_audio_ft.store.cache import remember, seen_once
+from kimi_audio_ft.store.cache import remember
 from kimi_audio_ft.store.digests import file_digest, folder_digest
 from kimi_audio_ft.store.make import META
 
@@ -35,13 +35,12 @@ _REMEDY = "Set model.path to a Kimi-Audio checkpoint"
 # Raise it when the model's modules are named in another way.
 _LAYOUT_VERSION = 1
 
-# Size and time of change (ns) of files; None where there is none.
-_States = tuple[tuple[int, int] | None, ...]
-
 
 def linear_names(files: ModelFiles) -> tuple[str, ...]:
     """Full paths of the linears of the whole model, Whisper included."""
-    return _linear_names(files, _states([files.root / "config.json", files.whisper / "config.json"]))
+    configs = [path for path in (files.root / "config.json", files.whisper / "config.json") if path.is_file()]
+    facts = [_LAYOUT_VERSION, version("transformers"), *map(file_digest, configs)]
+    return tuple(remember("layouts", facts, lambda: {"linears": linears_of(_on_meta(files))})["linears"])
 
 
 def _on_meta(files: ModelFiles) -> KimiAudioForCausalLM:
@@ -60,40 +59,18 @@ def _on_meta(files: ModelFiles) -> KimiAudioForCausalLM:
     return model
 
 
-def _states(paths: Iterable[Path]) -> _States:
-    return tuple(_state(path) for path in paths)
-
-
-def _state(path: Path) -> tuple[int, int] | None:
+def _state(path: Path) -> tuple[Any, ...] | None:
+    """What tells a file from any other that was at its path; None where there is none."""
     try:
         status = path.stat()
     except OSError:  # whoever reads it says so
         return None
-    return status.st_size, status.st_mtime_ns
+    return path.resolve(), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @lru_cache(maxsize=2)
-def _text_tokenizer(root: Path, states: _States) -> TextTokenizer:
+def _text_tokenizer(root: Path, states: tuple[tuple[Any, ...] | None, ...]) -> TextTokenizer:
     return TextTokenizer.from_pretrained(root)
-
-
-@lru_cache(maxsize=2)
-def _token_range(root: Path, states: _States) -> TokenRange:
-    config = read_json_object(root / "config.json", _REMEDY)
-    first, size = config.get("kimia_token_offset"), config.get("vocab_size")
-    if not isinstance(first, int) or not isinstance(size, int):
-        from kimi_audio_ft.model.checkpoint import read_config
-
-        read = read_config(root)  # says what is wrong, or knows the published default
-        first, size = read.kimia_token_offset, read.vocab_size
-    return TokenRange(first, size)
-
-
-@lru_cache(maxsize=2)
-def _linear_names(files: ModelFiles, states: _States) -> tuple[str, ...]:
-    configs = [path for path in (files.root / "config.json", files.whisper / "config.json") if path.is_file()]
-    facts = [_LAYOUT_VERSION, version("transformers"), *map(file_digest, configs)]
-    return tuple(remember("layouts", facts, lambda: {"linears": linears_of(_on_meta(files))})["linears"])
 
 
 # The base in this process's memory, by all that decides its content: at most one, until ``Base.release``.
@@ -117,25 +94,41 @@ class Base:
     @cached_property
     def files(self) -> ModelFiles:
         """Folders of the checkpoint."""
-        named = (self.settings.path, self.settings.revision, self.settings.speech_tokenizer)
-        return seen_once(("files", *named), lambda: locate(self.settings))
+        return locate(self.settings)
 
     @cached_property
     def identity(self) -> str:
         """Identity of the base's own files."""
-        return seen_once(("base", self.files), self.files.identity)
+        return self.files.identity()
+
+    @cached_property
+    def identities(self) -> dict[str, Any]:
+        """Identities of the checkpoint's parts that a run reads."""
+        features = {} if self.features == "none" else {"encoders": features_of(self.files, self.settings.dtype)}
+        return {"base": self.identity, **features}
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
         """The text tokenizer."""
         root = self.files.root
-        return _text_tokenizer(root, _states([root / RANKS_NAME, root / CONFIG_NAME]))
+        return _text_tokenizer(root, (_state(root / RANKS_NAME), _state(root / CONFIG_NAME)))
 
     @cached_property
     def tokens(self) -> TokenRange:
         """The model's audio codes."""
         root = self.files.root
-        return _token_range(root, _states([root / "config.json"]))
+        config = read_json_object(root / "config.json", _REMEDY)
+        first, size = config.get("kimia_token_offset"), config.get("vocab_size")
+        if not isinstance(first, int) or not isinstance(size, int):
+            from kimi_audio_ft.model.checkpoint import read_config
+
+            read = read_config(root)  # says what is wrong, or knows the published default
+            first, size = read.kimia_token_offset, read.vocab_size
+        return TokenRange(first, size)
+
+    @cached_property
+    def _linears(self) -> tuple[str, ...]:
+        return linear_names(self.files)
 
     @property
     def device(self) -> torch.device:
@@ -155,7 +148,7 @@ class Base:
         Raises:
             ConfigError: a target matches nothing, or needs what this run does not compute.
         """
-        names = matched(linear_names(self.files), lora.target_modules)
+        names = matched(self._linears, lora.target_modules)
         if needs_whisper(names) and self.features != "online":
             rule = "adapts the Whisper encoder, whose features then change while training"
             raise ConfigError("lora.target_modules", lora.target_modules, rule, "Set data.features=online")
@@ -247,15 +240,6 @@ class Base:
             yield adapted
         finally:
             adapted.unload()
-
-
-def base_inputs(base: Base) -> dict[str, Any]:
-    """Identities of the checkpoint's parts that a run reads."""
-    inputs: dict[str, Any] = {"base": base.identity}
-    if base.features != "none":
-        key = ("encoders", base.files, base.settings.dtype)
-        inputs["encoders"] = seen_once(key, lambda: features_of(base.files, base.settings.dtype))
-    return inputs
 
 
 @dataclass(frozen=True)

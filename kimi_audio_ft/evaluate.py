@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
+from kimi_audio_ft.base import Base, find_adapter
 from kimi_audio_ft.cli import command, is_sweep
 from kimi_audio_ft.config.train import EvaluateConfig
-from kimi_audio_ft.trial import evaluate
+from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode
+from kimi_audio_ft.files import write_json
+from kimi_audio_ft.runtime.devices import refuse_launchers
+from kimi_audio_ft.runtime.libraries import quiet_libraries
+from kimi_audio_ft.scoring import read_options
+from kimi_audio_ft.store.signature import flatten
+from kimi_audio_ft.tracking import make_tracker
+from kimi_audio_ft.trial import scores_of, write_utterances
 
 
 @command("evaluate", ("kimi_audio_ft.config.train", "EvaluateConfig"))
@@ -26,6 +36,36 @@ def main(config: EvaluateConfig) -> float:
     if config.losses:
         print(f"references that look wrong: python -m multirun_analysis.labels {several or folder}")
     return float(scores["cer"])
+
+
+def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> dict[str, Any]:
+    """Decode and score a saved adapter or the base; writes ``scores.json`` and ``utterances.jsonl`` into ``folder``.
+
+    ``group`` names what the evaluation belongs to, for W&B.
+    """
+    refuse_launchers()
+    quiet_libraries()
+    options = read_options(config.scoring)
+    base = Base(config.model, config.data.features, config.trainer.accelerator, config.trainer.threads)
+    evaluation = EvaluationSet(base, config.data)
+    adapter = find_adapter(config.adapter)
+    made_by = adapter[0] if adapter else "base"
+    name = f"evaluate {made_by}"
+    transcripts = decode(base, evaluation, config.decoding, config.seed, adapter, config.trainer.progress)
+    losses = None
+    if config.losses:
+        from kimi_audio_ft.training.utterance_losses import evaluation_losses
+
+        losses = evaluation_losses(base, evaluation, adapter, config.trainer.progress)
+    about = {"params": {key: value for key, value in flatten(asdict(config)).items() if key.startswith("decoding.")}}
+    scores = scores_of(base, evaluation, transcripts, options, name, made_by, about)
+    utterances = write_utterances(folder, evaluation, transcripts, options, losses)
+    write_json(folder / "scores.json", scores)
+    tracker = make_tracker(
+        config.logger, trial_name=name, group=group, config=asdict(config), folder=folder, job_type="evaluate"
+    )
+    tracker.finish({key: value for key, value in scores.items() if key not in about}, utterances)
+    return scores
 
 
 if __name__ == "__main__":

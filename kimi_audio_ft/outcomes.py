@@ -1,11 +1,8 @@
-"""Outcomes of a sweep's trainings, handed to the trials that then run: they neither train again nor claim a reuse."""
+"""Outcomes of a launch's units, for the trials that then run: they neither train again nor claim a reuse."""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from kimi_audio_ft.errors import UserError
@@ -61,20 +58,3 @@ class Outcomes:
         fitted = key in self.fitted
         self.fitted.discard(key)
         return fitted
-
-    @contextmanager
-    def given_to_jobs(self) -> Iterator[None]:
-        """Let jobs that run inside see these outcomes: Hydra's run_job hands a job nothing but its config."""
-        token = _OF_LAUNCH.set(self)
-        try:
-            yield
-        finally:
-            _OF_LAUNCH.reset(token)
-
-
-_OF_LAUNCH: ContextVar[Outcomes | None] = ContextVar("outcomes of the launch that runs this job", default=None)
-
-
-def current_outcomes() -> Outcomes:
-    """Outcomes of the launch that runs this job; empty ones for a trial by itself."""
-    return _OF_LAUNCH.get() or Outcomes()

@@ -13,7 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from kimi_audio_ft.cli import command, is_sweep, is_users
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.decoding.transcripts import EvaluationCache
 from kimi_audio_ft.scoring.trial_scores import TrialFacts, write_failure
 from kimi_audio_ft.store.signature import flatten
 from kimi_audio_ft.store.usage import using
@@ -28,8 +27,6 @@ _NAMING = (
     *("lora", "optim", "decoding", "seed", "prompt=", "augment="),
     *("data.prompt=", "data.train_subset", "data.augment"),
 )
-# Trials of a sweep run in one process and usually share their evaluation set.
-_evaluations = EvaluationCache()
 
 
 def record_failure(config: DictConfig, error: Exception) -> None:
@@ -48,7 +45,7 @@ def main(config: TrainConfig) -> float:
     folder = Path(hydra.runtime.output_dir)
     group = str(Path(hydra.sweep.dir)) if is_sweep() else folder.name
     with using(Path(hydra.sweep.dir) if is_sweep() else folder):
-        return run(config, folder, trial_facts(asdict(config)), group, _evaluations)
+        return run(config, folder, trial_facts(asdict(config)), group)
 
 
 def trial_facts(config: Any) -> TrialFacts:

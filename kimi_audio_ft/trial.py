@@ -5,27 +5,37 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kimi_audio_ft import store
-from kimi_audio_ft.base import Base, base_inputs, find_adapter
-from kimi_audio_ft.config.train import SHARDED, EvaluateConfig, TrainConfig
-from kimi_audio_ft.decoding.transcripts import EvaluationCache, EvaluationSet, decode, require_manifest
+from kimi_audio_ft.base import Base
+from kimi_audio_ft.config.train import SHARDED, TrainConfig
+from kimi_audio_ft.decoding.request import DecodingRequest
+from kimi_audio_ft.decoding.transcripts import (
+    EvaluationSet,
+    changed,
+    decode,
+    stored_transcripts,
+    transcript_signatures,
+)
+from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.files import read_jsonl, write_json, write_jsonl
-from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, training_subset
-from kimi_audio_ft.outcomes import BASE, current_outcomes
+from kimi_audio_ft.inputs import Inputs
+from kimi_audio_ft.outcomes import BASE, Outcomes
 from kimi_audio_ft.runtime.devices import in_workers, limit_threads, num_ranks, refuse_launchers
 from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.runtime.signals import Interrupted, StopRequest
 from kimi_audio_ft.runtime.workers import Send, WorkerDied, run_workers
 from kimi_audio_ft.scoring import read_options
 from kimi_audio_ft.scoring.trial_scores import git_commit, utterance_rows
-from kimi_audio_ft.store.cache import seen_once
-from kimi_audio_ft.store.signature import flatten, signature
+from kimi_audio_ft.store.signature import signature
 from kimi_audio_ft.store.usage import note
 from kimi_audio_ft.tracking import make_tracker
 from kimi_audio_ft.training.ending import TrainingFailed
@@ -45,16 +55,14 @@ _TRAINED = (
 )
 
 
-def run(
-    config: TrainConfig, folder: Path, facts: TrialFacts, group: str, evaluations: EvaluationCache | None = None
-) -> float:
-    """Fit or reuse, decode, score and record one trial; returns its CER. ``evaluations``: see ``Trial``."""
+def run(config: TrainConfig, folder: Path, facts: TrialFacts, group: str) -> float:
+    """Fit or reuse, decode, score and record one trial, as its launch has planned it if one did; returns its CER."""
     refuse_launchers()
     folder.mkdir(parents=True, exist_ok=True)
     quiet_libraries()
     tracker = make_tracker(config.logger, trial_name=facts.name, group=group, config=asdict(config), folder=folder)
     try:
-        return _fit_decode_score(config, folder, facts, tracker, evaluations)
+        return _fit_decode_score(_planned(config), folder, facts, tracker)
     except Exception as error:
         tracker.fail(f"{type(error).__name__}: {error}")
         raise
@@ -63,30 +71,26 @@ def run(
         raise KeyboardInterrupt from None
 
 
-def _fit_decode_score(
-    config: TrainConfig, folder: Path, facts: TrialFacts, tracker: Tracker, evaluations: EvaluationCache | None
-) -> float:
+def _fit_decode_score(trial: Trial, folder: Path, facts: TrialFacts, tracker: Tracker) -> float:
     (folder / "failure.json").unlink(missing_ok=True)
+    config, base = trial.config, trial.base
     options = read_options(config.scoring)
-    trial = Trial(config, evaluations=evaluations)
-    base, evaluation, progress = trial.base, trial.evaluation, config.trainer.progress
+    evaluation = trial.evaluation
 
     adapter = _fit(trial, folder, tracker)
     log.info("%s: adapter %s %s", facts.name, adapter.signature, "reused" if adapter.reused else "fitted")
     about = {"params": facts.params, "command": facts.command}
 
-    used = (adapter.signature, adapter.folder)
-    transcripts = decode(base, evaluation, config.decoding, config.seed, used, progress)
+    transcripts = trial.transcripts(adapter)
     trained = {key: adapter.facts[key] for key in _TRAINED} | {"train_reused": adapter.reused}
-    scores = _scores(base, evaluation, transcripts, options, facts.name, adapter.signature, about | trained)
-    utterances = _write_utterances(folder, evaluation, transcripts, options)
+    scores = scores_of(base, evaluation, transcripts, options, facts.name, adapter.signature, about | trained)
+    utterances = write_utterances(folder, evaluation, transcripts, options)
 
     beside = ""
     if config.baseline:
-        current_outcomes().raise_if_failed(BASE)
-        transcripts = decode(base, evaluation, config.decoding, config.seed, None, progress)
+        transcripts = trial.transcripts(None)
         untrained = about | dict.fromkeys(_TRAINED)
-        alone = _scores(base, evaluation, transcripts, options, "base (no adapter)", "base", untrained)
+        alone = scores_of(base, evaluation, transcripts, options, "base (no adapter)", "base", untrained)
         write_json(folder / "baseline.json", alone)
         beside = f" (base alone {100 * alone['cer']:.2f} %)"
     else:
@@ -114,37 +118,7 @@ def _fit(trial: Trial, folder: Path, tracker: Tracker) -> Adapter:
     return adapter
 
 
-def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> dict[str, Any]:
-    """Decode and score a saved adapter or the base; writes ``scores.json`` and ``utterances.jsonl`` into ``folder``.
-
-    ``group`` names what the evaluation belongs to, for W&B.
-    """
-    refuse_launchers()
-    quiet_libraries()
-    options = read_options(config.scoring)
-    base = Base(config.model, config.data.features, config.trainer.accelerator, config.trainer.threads)
-    evaluation = EvaluationSet(base, config.data)
-    adapter = find_adapter(config.adapter)
-    made_by = adapter[0] if adapter else "base"
-    name = f"evaluate {made_by}"
-    transcripts = decode(base, evaluation, config.decoding, config.seed, adapter, config.trainer.progress)
-    losses = None
-    if config.losses:
-        from kimi_audio_ft.training.utterance_losses import evaluation_losses
-
-        losses = evaluation_losses(base, evaluation, adapter, config.trainer.progress)
-    about = {"params": {key: value for key, value in flatten(asdict(config)).items() if key.startswith("decoding.")}}
-    scores = _scores(base, evaluation, transcripts, options, name, made_by, about)
-    utterances = _write_utterances(folder, evaluation, transcripts, options, losses)
-    write_json(folder / "scores.json", scores)
-    tracker = make_tracker(
-        config.logger, trial_name=name, group=group, config=asdict(config), folder=folder, job_type="evaluate"
-    )
-    tracker.finish({key: value for key, value in scores.items() if key not in about}, utterances)
-    return scores
-
-
-def _scores(
+def scores_of(
     base: Base,
     evaluation: EvaluationSet,
     transcripts: Transcripts,
@@ -168,7 +142,7 @@ def _scores(
     }
 
 
-def _write_utterances(
+def write_utterances(
     folder: Path,
     evaluation: EvaluationSet,
     transcripts: Transcripts,
@@ -193,21 +167,75 @@ class Adapter:
     reused: bool
 
 
+@dataclass(frozen=True)
+class TrialPlan:
+    """Names of all that a trial makes, derived once from its config and the files that it reads.
+
+    adapter: training signature. evaluation: identity of the evaluation set. transcripts, base_transcripts: signatures,
+    one per repeat, of the adapter's and of the base's alone (none without ``baseline``).
+    """
+
+    adapter: str
+    evaluation: str
+    transcripts: tuple[str, ...]
+    base_transcripts: tuple[str, ...]
+
+
 class Trial:
     """One point of a sweep, from its config.
 
-    rank: of this process among those that train the adapter. evaluations: shared by the trials of a process.
+    rank: of this process among those that train the adapter. inputs: shared by the trials of a launch; a trial by
+    itself has its own. outcomes: of the launch; it trains nothing that has failed there.
     """
 
-    def __init__(self, config: TrainConfig, rank: int = 0, evaluations: EvaluationCache | None = None) -> None:
+    def __init__(self, config: TrainConfig, rank: int = 0, inputs: Inputs | None = None) -> None:
         self.config, self.rank = config, rank
-        self._evaluations = evaluations or EvaluationCache()
-        self.base = Base(config.model, config.data.features, config.trainer.accelerator, config.trainer.threads)
+        self.inputs = inputs or Inputs()
+        self.outcomes = Outcomes()
+        self.base = self.inputs.base(config)
+        self._whole = "trial" if inputs is None else "sweep"
 
     @cached_property
     def evaluation(self) -> EvaluationSet:
         """The evaluation set."""
-        return self._evaluations.get(self.base, self.config.data)
+        return self.inputs.evaluation(self.config)
+
+    @cached_property
+    def plan(self) -> TrialPlan:
+        """Names of all that it makes."""
+        config, adapter, evaluation = self.config, self.training_signature, self.evaluation
+        request = DecodingRequest(config.decoding, config.seed)
+        both = [adapter, None] if config.baseline else [adapter]
+        own, *base = (tuple(transcript_signatures(self.base, evaluation, request, decoded)) for decoded in both)
+        return TrialPlan(adapter, evaluation.identity, own, base[0] if base else ())
+
+    @contextmanager
+    def given_to_job(self) -> Iterator[None]:
+        """Let the job that runs inside take this trial: Hydra's run_job hands a job nothing but its config."""
+        token = _PLANNED.set(self)
+        try:
+            yield
+        finally:
+            _PLANNED.reset(token)
+
+    def require_unchanged(
+        self, adapter: str | None = None, evaluation: str | None = None, inputs: Inputs | None = None
+    ) -> None:
+        """Look at the inputs anew and compare them with the plan.
+
+        Args:
+            adapter: planned training signature; None: this trial's own, and so for ``evaluation``.
+            inputs: new ones that several trials are compared with at the same time.
+
+        Raises:
+            DataError: a manifest, recording or file of the checkpoint has changed since it was planned.
+        """
+        now, during = Trial(self.config, inputs=inputs), f"while the {self._whole} ran"
+        if now.training_signature != (adapter or self.training_signature):
+            same_base = now.base.identities == self.base.identities
+            raise changed(self.config.data.train_manifest if same_base else self.base.files.root, during)
+        if now.evaluation.identity != (evaluation or self.evaluation.identity):
+            raise changed(self.config.data.eval_manifest, during)
 
     @cached_property
     def data(self) -> ConversationData:
@@ -232,16 +260,8 @@ class Trial:
         groups = {name: config[name] for name in ("data", "model", "lora", "optim", "trainer", "seed")}
         # The size of a step decides the result, not the number of processes that share it.
         groups["trainer"] |= {"accumulate": config["trainer"]["accumulate"] * num_ranks(self.config.trainer)}
-        data = self.config.data
-        require_manifest("data.train_manifest", data.train_manifest)
-        base = self.base
-        named = (data.train_manifest, data.audio_root, data.prompt)
-        part = (data.train_subset, data.train_subset_seed)
-        train = seen_once(
-            ("train", *named, *part, base.files),
-            lambda: manifest_identity(training_subset(read_manifest(*named, base.tokens, base.tokenizer), *part)),
-        )
-        return signature("adapter", groups, {"train": train, **base_inputs(base)})
+        inputs = {"train": self.inputs.training_identity(self.config), **self.base.identities}
+        return signature("adapter", groups, inputs)
 
     def fit(
         self,
@@ -273,20 +293,9 @@ class Trial:
         config, name = self.config, self.training_signature
         note([("adapter", name)])
         self.base.targets(config.lora)
-        current_outcomes().raise_if_failed(name)
-
-        def make(folder: Path) -> dict[str, Any]:
-            self.base.about_to_compute()
-            work = store.work_folder("adapter", name)
-            if in_workers(config.trainer):
-                facts = fit_in_workers(self, folder, work, on_row)
-            else:
-                with StopRequest() as stop:
-                    facts = self.fit(folder, work, on_row, stop)
-            return {**facts, "config": asdict(config), "eval_identity": self.evaluation.identity}
-
-        folder, stored = store.find_or_make("adapter", name, make)
-        reused = stored and not current_outcomes().take_fitted(name)
+        self.outcomes.raise_if_failed(name)
+        folder, stored = store.find_or_make("adapter", name, lambda folder: self._make(folder, on_row))
+        reused = stored and not self.outcomes.take_fitted(name)
         trained_on = json.loads((folder / "data.json").read_text(encoding="utf-8"))
         facts = {**store.read_meta(folder), "train_conversations": trained_on["conversations"]}
         # An adapter does not depend on the evaluation set; its validation losses do.
@@ -299,12 +308,53 @@ class Trial:
                     on_row(row)
         return Adapter(name, folder, facts, reused)
 
+    def _make(self, folder: Path, on_row: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:
+        self.base.about_to_compute()
+        work = store.work_folder("adapter", self.training_signature)
+        if in_workers(self.config.trainer):
+            facts = fit_in_workers(self, folder, work, on_row)
+        else:
+            with StopRequest() as stop:
+                self.set_up()
+                facts = self.fit(folder, work, on_row, stop)
+        try:
+            self.require_unchanged()
+        except UserError:
+            shutil.rmtree(work, ignore_errors=True)  # of its checkpoints nobody knows what they were trained on
+            raise
+        return {**facts, "config": asdict(self.config), "eval_identity": self.evaluation.identity}
+
+    def set_up(self) -> None:
+        """Read, check and encode the data, which must be those that were planned."""
+        self.data.setup()
+        self.require_unchanged()
+
+    def transcripts(self, adapter: Adapter | None) -> Transcripts:
+        """The planned transcripts by the adapter, or by the base alone: those of the store, or decoded now."""
+        if adapter is None:
+            self.outcomes.raise_if_failed(BASE)
+        stored = stored_transcripts(self.plan.transcripts if adapter else self.plan.base_transcripts)
+        if stored is not None:
+            return stored
+        config, used = self.config, (adapter.signature, adapter.folder) if adapter else None
+        return decode(self.base, self.evaluation, config.decoding, config.seed, used, config.trainer.progress)
+
+
+# The trial that a launch has planned for the job that it now runs.
+_PLANNED: ContextVar[Trial | None] = ContextVar("_PLANNED", default=None)
+
+
+def _planned(config: TrainConfig) -> Trial:
+    """The trial that a launch gave to this job; without one, a new one."""
+    trial = _PLANNED.get()
+    return trial if trial is not None and trial.config == config else Trial(config)
+
 
 def fit_in_workers(
     trial: Trial, folder: Path, work: Path, on_row: Callable[[dict[str, Any]], None] | None
 ) -> dict[str, Any]:
     """``Trial.fit`` in one process per device of the trainer; arguments and result are the same."""
-    trial.data.setup()  # read, check and encode once, not in every process
+    trial.set_up()  # once, not in every process
     trial.base.release()
     facts: dict[str, Any] = {}
 

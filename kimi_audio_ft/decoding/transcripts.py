@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft import store
-from kimi_audio_ft.base import Base, base_inputs
+from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import DataConfig, DecodingConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
-from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.files import read_jsonl, write_jsonl
 from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, reference_identity, require_references
 from kimi_audio_ft.scoring import ScoringOptions
 from kimi_audio_ft.scoring.trial_scores import Surroundings, score_repeats
-from kimi_audio_ft.store.cache import seen_once
 from kimi_audio_ft.store.make import find_or_make_all
-from kimi_audio_ft.store.signature import canonical, signature
+from kimi_audio_ft.store.signature import signature
 
 _FILE = "transcripts.jsonl"
 # Semantic codes come at 12.5 Hz.
@@ -50,7 +49,6 @@ class EvaluationSet:
         require_manifest("data.eval_manifest", path)
         self.conversations = read_manifest(path, settings.audio_root, settings.prompt, base.tokens, base.tokenizer)
         require_references(self.conversations, path)
-        self._state = self._state_now()
         self.identity = manifest_identity(self.conversations)
         self.reference_identity = reference_identity(self.conversations)
         self._scores: dict[Any, dict[str, Any]] = {}
@@ -64,12 +62,17 @@ class EvaluationSet:
             )
         return dict(self._scores[key])
 
-    def _state_now(self) -> tuple[Any, ...]:
-        return self.conversations.source.state(), self.conversations.recordings.states().tobytes()
+    def require_unchanged(self, during: str = "while it was being decoded") -> None:
+        """Look at manifest, recordings and checkpoint again.
 
-    def is_current(self) -> bool:
-        """Whether manifest and recordings are unchanged."""
-        return self._state == self._state_now()
+        Raises:
+            DataError: decoding them now would not be what this set's identity names.
+        """
+        now = EvaluationSet(replace(self.base), self.settings)
+        if now.base.identities != self.base.identities:
+            raise changed(self.base.files.root, during)
+        if now.identity != self.identity:
+            raise changed(self.settings.eval_manifest, during)
 
     @cached_property
     def references(self) -> dict[str, str]:
@@ -90,22 +93,10 @@ class EvaluationSet:
         return Surroundings(self.audio, recordings, dict(zip(ids, seconds, strict=True)))
 
 
-class EvaluationCache:
-    """Keeps the last evaluation set asked for, while neither its settings nor its files change."""
-
-    def __init__(self) -> None:
-        self._facts: str | None = None
-        self._set: EvaluationSet | None = None
-
-    def get(self, base: Base, settings: DataConfig) -> EvaluationSet:
-        """The evaluation set of a base and a data config."""
-        facts = canonical([asdict(settings), asdict(base.settings), base.features, base.accelerator, base.identity])
-        return seen_once(("evaluation", facts), lambda: self._current(facts, base, settings))
-
-    def _current(self, facts: str, base: Base, settings: DataConfig) -> EvaluationSet:
-        if self._set is None or self._facts != facts or not self._set.is_current():
-            self._facts, self._set = facts, EvaluationSet(base, settings)
-        return self._set
+def changed(path: str | Path, during: str) -> DataError:
+    """The error of a manifest or a checkpoint that is no longer what a signature in use names."""
+    problem = f"changed {during} (it, or a file that it names), and results are stored under what was there before"
+    return DataError(path, problem, "Run the command again")
 
 
 def require_manifest(option: str, path: str) -> None:
@@ -166,6 +157,7 @@ def decode_all(
         found = _transcribe(base, evaluation, list(missing.values()), adapter, progress, count)
         for folder, answers in zip(folders.values(), found, strict=True):
             write_jsonl(folder / _FILE, [{"id": key, "text": text} for key, text in answers.items()])
+        evaluation.require_unchanged()
         seconds = round((time.monotonic() - started) / len(folders), 3)
         return {
             name: {
@@ -176,8 +168,14 @@ def decode_all(
             for name, request in missing.items()
         }
 
-    folders = find_or_make_all("transcript", list(requested), make)
-    return [_read([folders[name] for name in one]) for one in named]
+    find_or_make_all("transcript", list(requested), make)
+    return [_read(list(one)) for one in named]
+
+
+def stored_transcripts(signatures: Sequence[str]) -> Transcripts | None:
+    """Transcripts of these signatures, one per repeat; None unless the store has all of them."""
+    there = all(store.find("transcript", name) is not None for name in signatures)
+    return _read(signatures) if there else None
 
 
 def transcript_signatures(
@@ -200,14 +198,15 @@ def _by_signature(
 def _inputs(base: Base, evaluation: EvaluationSet, request: DecodingRequest, adapter: str | None) -> dict[str, Any]:
     """Identities and seeds that a transcript depends on."""
     drawn = {"seed": request.seed, "repeat": request.repeat}
-    return {"adapter": adapter or "base", "eval": evaluation.identity, **drawn, **base_inputs(base)}
+    return {"adapter": adapter or "base", "eval": evaluation.identity, **drawn, **base.identities}
 
 
-def _read(folders: Sequence[Path]) -> Transcripts:
-    """Stored transcripts, one folder per repeat."""
+def _read(signatures: Sequence[str]) -> Transcripts:
+    """Stored transcripts, one signature per repeat."""
+    folders = [store.product_path("transcript", name) for name in signatures]
     hypotheses = [{row["id"]: row["text"] for row in read_jsonl(folder / _FILE)} for folder in folders]
     seconds = sum(store.read_meta(folder)["decode_seconds"] for folder in folders)
-    return Transcripts([folder.name for folder in folders], hypotheses, seconds)
+    return Transcripts(list(signatures), hypotheses, seconds)
 
 
 def _transcribe(

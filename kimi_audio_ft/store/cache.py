@@ -1,14 +1,13 @@
-"""Values that took long to compute: on disk by all that they depend on, and in memory while a sweep is planned.
+"""Values that took long to compute, on disk by all that they depend on.
 
-On disk a value is ``<root>/<kind>/<digest of its facts>.*``: arrays for manifests, JSON for the other kinds.
+A value is ``<root>/<kind>/<digest of its facts>.*``: arrays for manifests, JSON for the other kinds.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from zipfile import BadZipFile
@@ -70,31 +69,3 @@ def keep(kind: str, facts: Any, value: Any) -> None:
 def _path(kind: str, facts: Any) -> Path:
     assert kind in CACHES, kind
     return store_root() / kind / f"{digest_of(facts)}{'.npz' if kind == 'manifests' else '.json'}"
-
-
-# Looking at files once for many trials: within ``one_moment`` files are taken to stay as they are.
-
-_SEEN: ContextVar[dict[Hashable, Any] | None] = ContextVar("_SEEN", default=None)
-
-
-@contextmanager
-def one_moment() -> Iterator[None]:
-    """Until it is left, ``seen_once`` calls each maker once."""
-    before = _SEEN.set({})
-    try:
-        yield
-    finally:
-        _SEEN.reset(before)
-
-
-def seen_once(key: Hashable, make: Callable[[], _Value]) -> _Value:
-    """What ``make`` returns, or what it has returned for this key in this moment; outside of one it is always called.
-
-    key: all that the value depends on, apart from the contents of files.
-    """
-    seen = _SEEN.get()
-    if seen is None:
-        return make()
-    if key not in seen:
-        seen[key] = make()
-    return seen[key]

@@ -17,8 +17,6 @@ from rich.text import Text
 
 from kimi_audio_ft import store
 from kimi_audio_ft.config.launcher import HalvingConfig
-from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.decoding.transcripts import EvaluationCache, EvaluationSet
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.files import read_jsonl, write_json
 from kimi_audio_ft.store.cache import keep, recall
@@ -36,7 +34,7 @@ def num_steps(launch: Launch, job_overrides: Sequence[Sequence[str]]) -> list[in
     jobs = launch.compose(job_overrides, 0)
     _require_trainings(jobs)
     lengths = _Lengths()
-    return [lengths.of(job.settings) if job.settings else 0 for job in jobs]
+    return [lengths.of(job.trial) if job.trial else 0 for job in jobs]
 
 
 def train_until(launch: Launch, job_overrides: Sequence[Sequence[str]], until: int, metric: str) -> list[RungResult]:
@@ -52,52 +50,45 @@ def train_until(launch: Launch, job_overrides: Sequence[Sequence[str]], until: i
     jobs = launch.compose(job_overrides, 0)
     _require_trainings(jobs)
     results: dict[str, RungResult] = {}
-    units: dict[str, Unit] = {}
-    lengths, evaluations = _Lengths(), EvaluationCache()
+    trials: dict[str, Trial] = {}
+    lengths = _Lengths()
     for job in jobs:
-        key, config = job.key, job.settings
-        if key is None or config is None or key in results or key in units:
+        key, trial = job.key, job.trial
+        if key is None or trial is None or key in results or key in trials:
             continue
         finished = store.find("adapter", key)
-        evaluation = Trial(config, evaluations=evaluations).evaluation
-        score = RungScore(evaluation, config, key, until, metric).read()
+        score = RungScore(trial, until, metric).read()
         if score is None and finished is not None and metric == "loss":
-            score = _loss_on_curve(finished, evaluation, until)
+            score = _loss_on_curve(finished, trial.plan.evaluation, until)
         if score is not None or finished is not None:
-            results[key] = RungResult(key, until, lengths.of(config), score, None, finished is not None)
+            results[key] = RungResult(key, until, lengths.of(trial), score, None, finished is not None)
         else:
-            units[key] = Unit(key, [config])
-    if units:
-        results |= _train(launch, jobs, units, lengths, evaluations, until, metric)
+            trials[key] = trial
+    if trials:
+        results |= _train(launch, jobs, trials, lengths, until, metric)
     return [results[job.key] if job.key else RungResult("", until, 0, None, str(job.error), False) for job in jobs]
 
 
 def _train(
-    launch: Launch,
-    jobs: Sequence[Job],
-    units: dict[str, Unit],
-    lengths: _Lengths,
-    evaluations: EvaluationCache,
-    until: int,
-    metric: str,
+    launch: Launch, jobs: Sequence[Job], trials: dict[str, Trial], lengths: _Lengths, until: int, metric: str
 ) -> dict[str, RungResult]:
     results: dict[str, RungResult] = {}
-    with SweepView(job_lines([job for job in jobs if job.key in units], units)) as view:
+    with SweepView(job_lines([job for job in jobs if job.key in trials], trials)) as view:
 
         def on_event(event: Event) -> None:
             view.event(event)
             if not isinstance(event, Paused | Failed | Ready):
                 return
-            key, config, score = event.unit, units[event.unit].config, None
+            key, trial, score = event.unit, trials[event.unit], None
             if isinstance(event, Paused):
                 score = event.val_cer if metric == "cer" else event.val_loss
             if score is not None:
-                evaluation = Trial(config, evaluations=evaluations).evaluation
-                RungScore(evaluation, config, key, until, metric).write(score)
+                RungScore(trial, until, metric).write(score)
             error = event.failure.message if isinstance(event, Failed) else None
-            results[key] = RungResult(key, until, lengths.of(config), score, error, isinstance(event, Ready))
+            results[key] = RungResult(key, until, lengths.of(trial), score, error, isinstance(event, Ready))
 
-        launch.make(list(units.values()), set(units), on_event, view.stopping, until=until, metric=metric)
+        units = [Unit(key, [trial.config]) for key, trial in trials.items()]
+        launch.make(units, set(trials), on_event, view.stopping, until=until, metric=metric)
         record_fitting(launch.folder, view.fitting_seconds)
     if launch.stopping:
         raise KeyboardInterrupt
@@ -106,7 +97,7 @@ def _train(
 
 def _require_trainings(jobs: Sequence[Job]) -> None:
     for job in jobs:
-        if job.settings is None and job.error is None:
+        if job.trial is None and job.error is None:
             raise UserError(f"job {job.number} ({' '.join(job.overrides)}): is no training of this package")
 
 
@@ -116,18 +107,17 @@ class _Lengths:
     def __init__(self) -> None:
         self._of_pack: dict[str, int] = {}
 
-    def of(self, config: TrainConfig) -> int:
-        key = pack_key(config)
+    def of(self, trial: Trial) -> int:
+        key, trainer = pack_key(trial.config), trial.config.trainer
         if key not in self._of_pack:
-            data = Trial(config).data
-            data.setup()
-            self._of_pack[key] = data.num_steps(config.trainer.max_epochs, config.trainer.max_steps)
+            trial.data.setup()
+            self._of_pack[key] = trial.data.num_steps(trainer.max_epochs, trainer.max_steps)
         return self._of_pack[key]
 
 
-def _loss_on_curve(adapter: Path, evaluation: EvaluationSet, step: int) -> float | None:
-    """Validation loss of a finished adapter at a step where its curve has one, on the same evaluation set."""
-    if store.read_meta(adapter)["eval_identity"] != evaluation.identity:
+def _loss_on_curve(adapter: Path, evaluation: str, step: int) -> float | None:
+    """Validation loss of a finished adapter at a step where its curve has one, on the set of this identity."""
+    if store.read_meta(adapter)["eval_identity"] != evaluation:
         return None
     rows = read_jsonl(adapter / "curves.jsonl")
     return next((row["loss"] for row in rows if row["split"] == "val" and row["step"] == step), None)
@@ -136,11 +126,12 @@ def _loss_on_curve(adapter: Path, evaluation: EvaluationSet, step: int) -> float
 class RungScore:
     """An adapter's score at a step, cached in the store."""
 
-    def __init__(self, evaluation: EvaluationSet, config: TrainConfig, key: str, step: int, metric: str) -> None:
+    def __init__(self, trial: Trial, step: int, metric: str) -> None:
         # Decoded greedily, whatever the jobs sample with.
+        config, plan = trial.config, trial.plan
         decoding = replace(config.decoding, text_temperature=0.0, text_top_k=0, repeats=1)
-        self.facts = [key, step, metric, evaluation.identity, asdict(config.data), asdict(decoding)]
-        self.shown = {"adapter": key, "step": step, "metric": metric}
+        self.facts = [plan.adapter, step, metric, plan.evaluation, asdict(config.data), asdict(decoding)]
+        self.shown = {"adapter": plan.adapter, "step": step, "metric": metric}
 
     def read(self) -> float | None:
         """The score, or None."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Container, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,12 +19,10 @@ from kimi_audio_ft import store
 from kimi_audio_ft.cli import to_settings
 from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.decoding.request import DecodingRequest
-from kimi_audio_ft.decoding.transcripts import transcript_signatures
 from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.outcomes import BASE, Outcomes
 from kimi_audio_ft.runtime.signals import StopRequest
-from kimi_audio_ft.store.cache import one_moment
 from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.store.usage import note, using
 from kimi_audio_ft.sweep.compose import compose_jobs
@@ -33,7 +33,7 @@ from kimi_audio_ft.sweep.view.screen import SweepView
 from kimi_audio_ft.sweep.view.state import JobLine
 from kimi_audio_ft.sweep_folder import record_fitting, record_trials
 from kimi_audio_ft.text import short_names
-from kimi_audio_ft.trial import Trial
+from kimi_audio_ft.trial import Trial, TrialPlan
 
 log = logging.getLogger(__name__)
 
@@ -42,17 +42,23 @@ log = logging.getLogger(__name__)
 class Job:
     """One job.
 
-    key: its adapter's training signature; None when its config is not valid. error: what is wrong with the config; the
-    job raises it again when it runs.
+    folder, trial, plan: where it writes, and what it makes, decided before anything is made; the last two are None when
+    its config is not valid. error: what is wrong with the config; the job raises it again when it runs.
     """
 
     number: int
     overrides: list[str]
     config: DictConfig
-    settings: TrainConfig | None = None
-    key: str | None = None
+    folder: Path | None = None
+    trial: Trial | None = None
+    plan: TrialPlan | None = None
     error: Exception | None = None
     returned: JobReturn | None = None
+
+    @property
+    def key(self) -> str | None:
+        """Key of its adapter's unit: the training signature."""
+        return self.plan.adapter if self.plan else None
 
 
 class Launch:
@@ -64,7 +70,7 @@ class Launch:
         self.stopping = False
 
     def compose(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
-        """The batch's jobs, with the key of each.
+        """The batch's jobs, with the plan of each.
 
         Raises:
             ConfigError: they would be scored under different options.
@@ -75,10 +81,10 @@ class Launch:
         jobs = self.runner.compose(job_overrides, first)
         if all(map(is_training, jobs)):
             refuse_to_sweep_scoring(jobs)
-        with one_moment():
-            for job in jobs:
-                if is_training(job):
-                    prepare(job)
+        inputs = Inputs()
+        for job in jobs:
+            if is_training(job):
+                prepare(job, inputs)
         return jobs
 
     def run(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
@@ -93,8 +99,7 @@ class Launch:
 
     def _run_trials(self, jobs: Sequence[Job]) -> list[JobReturn]:
         """Make what the store lacks; run each job as soon as its units are made."""
-        with one_moment():
-            units, untrained = missing_units(jobs)
+        units, untrained = missing_units(jobs)
         missing = {unit.key for unit in units}
         with SweepView(job_lines(jobs, missing)) as view:
             batch = Batch(jobs, missing, self, view)
@@ -157,6 +162,9 @@ class Batch:
         self.jobs, self.missing, self.launch, self.view = jobs, missing, launch, view
         self.made = set(missing)
         self.outcomes = Outcomes()
+        for job in jobs:
+            if job.trial is not None:
+                job.trial.outcomes = self.outcomes
 
     def event(self, event: Event) -> None:
         """Take in an event; run the jobs that waited for its unit."""
@@ -174,7 +182,7 @@ class Batch:
         """Run the jobs whose units are made, in order."""
         for job in self.jobs:
             if job.returned is None and (all_of_them or not self._needs(job) & self.missing):
-                with self.outcomes.given_to_jobs():
+                with job.trial.given_to_job() if job.trial else nullcontext():
                     returned = self.launch.run_job(job)
                 value = returned._return_value
                 error = str(value) if isinstance(value, Exception) else None
@@ -183,8 +191,8 @@ class Batch:
                 self.view.job_done(job.number, cer, error, reused)
 
     def _needs(self, job: Job) -> set[str]:
-        baseline = job.settings is not None and job.settings.baseline
-        return {job.key or "", *([BASE] if baseline else [])}
+        base = job.plan is not None and job.plan.base_transcripts
+        return {job.key or "", *([BASE] if base else [])}
 
 
 def job_lines(jobs: Sequence[Job], missing: Container[str]) -> list[JobLine]:
@@ -249,17 +257,18 @@ def refuse_to_sweep_scoring(jobs: Sequence[Job]) -> None:
                 raise ConfigError(f"scoring.{name}", value, rule, remedy)
 
 
-def prepare(job: Job) -> None:
-    """Find the job's key and check its targets, without reading a weight."""
+def prepare(job: Job, inputs: Inputs) -> None:
+    """Make the job's trial and plan, and check its targets, without reading a weight."""
     before = HydraConfig.instance().cfg
     HydraConfig.instance().cfg = job.config  # type: ignore[assignment]  # for configs that refer to hydra's own
     try:
-        settings = _settings(job.config)
-        trial = Trial(settings)
-        trial.base.targets(settings.lora)
-        job.key, job.settings = trial.training_signature, settings
+        sweep = job.config.hydra.sweep
+        job.folder = Path(str(sweep.dir), str(sweep.subdir))
+        trial = Trial(_settings(job.config), inputs=inputs)
+        trial.base.targets(trial.config.lora)
+        job.trial, job.plan = trial, trial.plan
     except Exception as error:  # the job fails with it when it runs, in its own log
-        job.error = error
+        job.trial, job.error = None, error
     finally:
         HydraConfig.instance().cfg = before
 
@@ -282,16 +291,17 @@ def missing_units(jobs: Sequence[Job]) -> tuple[list[Unit], set[str]]:
     """
     needed: dict[str, dict[str, TrainConfig]] = {}
     untrained: set[str] = set()
+    find = cache(store.find)
     for job in jobs:
-        if job.settings is None or job.key is None:
+        if job.trial is None or job.plan is None:
             continue
-        if store.find("adapter", job.key) is None:
-            untrained.add(job.key)
-            _need(needed, job.key, job.settings)
-        elif _lacks(job.settings, job.key):
-            _need(needed, job.key, job.settings)
-        if job.settings.baseline and _lacks(job.settings, BASE):
-            _need(needed, BASE, job.settings)
+        plan, config = job.plan, job.trial.config
+        if find("adapter", plan.adapter) is None:
+            untrained.add(plan.adapter)
+        if plan.adapter in untrained or any(find("transcript", name) is None for name in plan.transcripts):
+            _need(needed, plan.adapter, config)
+        if any(find("transcript", name) is None for name in plan.base_transcripts):
+            _need(needed, BASE, config)
     units = [Unit(key, list(configs.values())) for key, configs in needed.items()]
     return sorted(units, key=lambda unit: unit.key != BASE), untrained
 
@@ -299,11 +309,3 @@ def missing_units(jobs: Sequence[Job]) -> tuple[list[Unit], set[str]]:
 def _need(needed: dict[str, dict[str, TrainConfig]], key: str, config: TrainConfig) -> None:
     decoded = canonical([asdict(config.data), asdict(config.decoding), config.seed])
     needed.setdefault(key, {}).setdefault(decoded, config)
-
-
-def _lacks(config: TrainConfig, key: str) -> bool:
-    trial = Trial(config)
-    adapter = None if key == BASE else key
-    request = DecodingRequest(config.decoding, config.seed)
-    signatures = transcript_signatures(trial.base, trial.evaluation, request, adapter)
-    return any(store.find("transcript", name) is None for name in signatures)

@@ -16,7 +16,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from kimi_audio_ft.base import base_inputs
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import transcript_signatures
@@ -40,7 +39,7 @@ def signatures(coded_manifests: Path) -> dict[str, Any]:
     for rank, rate in product((2, 8, 32), ("1e-3", "4e-3")):
         trial = demo_trial([*data, f"lora.r={rank}", f"optim.lr={rate}"])
         adapter, seed = trial.training_signature, trial.config.seed
-        found |= {"features": base_inputs(trial.base)["encoders"], f"r={rank},lr={rate}": adapter}
+        found |= {"features": trial.base.identities["encoders"], f"r={rank},lr={rate}": adapter}
         for temperature in (0.0, 0.3):
             decoding = demo_trial([*data, f"decoding.text_temperature={temperature}"]).config.decoding
             names = transcript_signatures(trial.base, trial.evaluation, DecodingRequest(decoding, seed), adapter)

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from kimi_audio_ft.errors import ConfigError, UserError
-from kimi_audio_ft.outcomes import Failure, Outcomes, UnitFailed, current_outcomes
+from kimi_audio_ft.outcomes import Failure, Outcomes, UnitFailed
 from kimi_audio_ft.training.ending import TrainingFailed
 
 
-def test_a_job_sees_the_outcomes_of_its_launch_and_a_trial_by_itself_none() -> None:
+def test_the_first_trial_of_a_fitted_adapter_takes_it() -> None:
     outcomes = Outcomes(fitted={"a"})
-    with outcomes.given_to_jobs():
-        assert current_outcomes() is outcomes
-        with Outcomes().given_to_jobs():
-            assert not current_outcomes().take_fitted("a")
-        assert current_outcomes().take_fitted("a")
-        assert not current_outcomes().take_fitted("a"), "the first trial takes it"
-    assert current_outcomes() == Outcomes()
+    assert not outcomes.take_fitted("b")
+    assert outcomes.take_fitted("a") and not outcomes.take_fitted("a")
 
 
 def test_a_failure_is_raised_as_by_the_trial_itself() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +23,14 @@ from kimi_audio_ft.config.train import (
     TrainConfig,
     TrainerConfig,
 )
-from kimi_audio_ft.decoding.transcripts import EvaluationCache, EvaluationSet, decode
-from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.trial import Trial
+from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode
+from kimi_audio_ft.errors import ConfigError, DataError, UserError
+from kimi_audio_ft.inputs import Inputs
+from kimi_audio_ft.outcomes import BASE, Failure, Outcomes
+from kimi_audio_ft.paths import TINY_MODEL, store_root
+from kimi_audio_ft.scoring.trial_scores import TrialFacts
+from kimi_audio_ft.store.inventory import listing
+from kimi_audio_ft.trial import Trial, run
 
 ANSWERS = ("今天", "天气", "好", "我们")
 
@@ -70,29 +75,6 @@ def test_evaluation_set(config: TrainConfig) -> None:
     around = evaluation.surroundings
     assert around.audio == evaluation.audio and around.recordings == {key: key for key in evaluation.references}
     assert around.seconds == {"u0": 0.48, "u1": 0.56, "u2": 0.64, "u3": 0.72}  # 6 to 9 codes of 80 ms
-
-
-def test_an_evaluation_set_is_held_while_nothing_about_it_changes(
-    config: TrainConfig, manifest: Path, tmp_path: Path
-) -> None:
-    own = tmp_path / "eval.jsonl"
-    recording = tmp_path / "a.wav"
-    recording.write_bytes(b"1")
-    text = manifest.read_text(encoding="utf-8")
-    own.write_text(text.replace('"message_type": "audio"', '"message_type": "audio", "content": "a.wav"', 1), "utf-8")
-    changed = replace(config, data=replace(config.data, eval_manifest=str(own)))
-    cache = EvaluationCache()
-    first = Trial(changed, evaluations=cache).evaluation
-    assert Trial(changed, evaluations=cache).evaluation is first
-    recording.write_bytes(b"22")
-    second = Trial(changed, evaluations=cache).evaluation
-    assert second.identity != first.identity
-    own.write_text(own.read_text(encoding="utf-8").replace("今天", "明天啊"), encoding="utf-8")
-    third = Trial(changed, evaluations=cache).evaluation
-    assert third.references["u0"] == "明天啊" and third.identity != second.identity
-    prompted = replace(changed, data=replace(changed.data, prompt="别的"))
-    assert Trial(prompted).evaluation.identity != third.identity
-    assert Trial(prompted).evaluation.reference_identity == third.reference_identity != second.reference_identity
 
 
 @pytest.mark.parametrize("path", ["", "nope.jsonl", "."])
@@ -168,3 +150,104 @@ def test_transcripts_of_an_adapter_and_of_the_base_are_told_apart(config: TrainC
     # the base is as it was, although an adapter has been put on and taken off
     shutil.rmtree(store.product_path("transcript", base.signatures[0]))
     assert decode(trial.base, trial.evaluation, config.decoding, 1, None).hypotheses == base.hypotheses
+
+
+@pytest.fixture
+def own(config: TrainConfig, manifest: Path, tmp_path: Path) -> TrainConfig:
+    """The config with manifests and a checkpoint of its own, which may be changed."""
+    train, evaluation = (str(shutil.copy(manifest, tmp_path / name)) for name in ("train.jsonl", "eval.jsonl"))
+    base = shutil.copytree(TINY_MODEL, tmp_path / "base")
+    data = replace(config.data, train_manifest=train, eval_manifest=evaluation)
+    return replace(config, data=data, model=replace(config.model, path=str(base)), baseline=True)
+
+
+def cut(path: str | Path) -> None:
+    """Put a shorter manifest in a manifest's place."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
+    shorter = Path(path).with_suffix(".new")
+    shorter.write_text("".join(lines[:-1]), encoding="utf-8")
+    shorter.replace(path)
+
+
+@pytest.mark.parametrize("changed", ["train_manifest", "eval_manifest", "model.path"])
+@pytest.mark.parametrize(("inputs", "whole"), [(None, "trial"), (Inputs(), "sweep")])
+def test_what_changes_between_planning_and_training_is_refused(
+    own: TrainConfig, changed: str, inputs: Inputs | None, whole: str
+) -> None:
+    trial = Trial(own, inputs=inputs)
+    assert trial.plan.adapter == trial.training_signature
+    if changed == "model.path":
+        path = Path(own.model.path)
+        config = path / "config.json"
+        config.write_text(config.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    else:
+        path = Path(getattr(own.data, changed))
+        cut(path)
+    message = rf"^{path}: changed while the {whole} ran .*\. Run the command again$"
+    with pytest.raises(DataError, match=message):
+        trial.adapter()
+    assert listing() == []
+    assert Trial(own).adapter().facts["steps"] == 2, "the command run again makes what is there now"
+
+
+def test_a_manifest_that_is_replaced_while_it_is_trained_on_is_refused_at_the_end(own: TrainConfig) -> None:
+    own = replace(own, trainer=replace(own.trainer, log_every=1))
+    trial = Trial(own)
+    rows: list[dict[str, Any]] = []
+
+    def replaced(row: dict[str, Any]) -> None:
+        if not rows:
+            cut(own.data.train_manifest)
+        rows.append(row)
+
+    with pytest.raises(DataError, match=r"train\.jsonl: changed while the trial ran"):
+        trial.adapter(replaced)
+    assert [row["step"] for row in rows if row["split"] == "train"] == [1, 2]
+    assert listing() == [] and not store.work_folder("adapter", trial.training_signature).exists()
+
+
+def test_a_manifest_that_changes_while_another_process_holds_the_lock_is_refused(own: TrainConfig) -> None:
+    trial, held = Trial(own), threading.Event()
+
+    def other(name: str) -> None:
+        with store.lock("adapter", name):
+            held.set()
+            cut(own.data.train_manifest)
+
+    thread = threading.Thread(target=other, args=(trial.training_signature,))
+    thread.start()
+    held.wait()
+    with pytest.raises(DataError, match=r"train\.jsonl: changed while the trial ran"):
+        trial.adapter()
+    thread.join()
+    assert listing() == []
+
+
+def facts_of(name: str) -> TrialFacts:
+    return TrialFacts(name, f"train {name}", {})
+
+
+def test_a_job_makes_what_was_planned_for_it(own: TrainConfig, tmp_path: Path) -> None:
+    planned = Trial(own, inputs=Inputs())
+    expected = run(own, tmp_path / "first", facts_of("first"), "g")
+    names = [*planned.plan.transcripts, *planned.plan.base_transcripts]
+    assert sorted(path.name for path in (store_root() / "transcript").glob("[!.]*")) == sorted(names)
+    Path(own.data.train_manifest).unlink()  # all is in the store, and nothing is derived again
+    with planned.given_to_job():
+        assert run(own, tmp_path / "again", facts_of("again"), "g") == expected
+        other = replace(own, seed=own.seed + 1)
+        with pytest.raises(ConfigError, match=r"^data\.train_manifest='"):  # not the planned trial's
+            run(other, tmp_path / "other", facts_of("other"), "g")
+    with pytest.raises(ConfigError, match=r"^data\.train_manifest='"):
+        run(own, tmp_path / "alone", facts_of("alone"), "g")
+
+
+@pytest.mark.parametrize("unit", ["adapter", BASE])
+def test_a_job_does_not_try_again_what_failed_in_its_launch(own: TrainConfig, tmp_path: Path, unit: str) -> None:
+    trial = Trial(own, inputs=Inputs())
+    if unit == BASE:
+        trial.adapter()
+    key = BASE if unit == BASE else trial.training_signature
+    trial.outcomes = Outcomes({key: Failure.of(UserError("told by the launch"))})
+    with trial.given_to_job(), pytest.raises(UserError, match=r"^told by the launch$"):
+        run(own, tmp_path / "job", facts_of("job"), "g")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,6 +15,8 @@ from kimi_audio_ft import store
 from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest as Request
 from kimi_audio_ft.decoding.transcripts import decode, decode_all, transcript_signatures
+from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.paths import TINY_MODEL
 from kimi_audio_ft.scoring import ScoringOptions
 from kimi_audio_ft.scoring.trial_scores import score_repeats
 from kimi_audio_ft.store.inventory import listing
@@ -120,3 +123,25 @@ def test_scores_are_made_once_for_all_that_they_depend_on(trial: Trial) -> None:
                 evaluation.references, transcripts.hypotheses, evaluation.surroundings.recordings, options
             )
             assert evaluation.scores(transcripts, options) == made == evaluation.scores(transcripts, options)
+
+
+@pytest.mark.parametrize("changed", ["manifest", "base"])
+def test_what_changes_while_it_is_decoded_is_refused(
+    trial_config: Callable[..., TrainConfig], coded_manifests: Path, tmp_path: Path, changed: str
+) -> None:
+    manifest = Path(shutil.copy(coded_manifests / "eval.jsonl", tmp_path / "eval.jsonl"))
+    base = shutil.copytree(TINY_MODEL, tmp_path / "base")
+    trial = Trial(trial_config(data={"eval_manifest": str(manifest)}, model={"path": str(base)}))
+
+    path, file = (manifest, manifest) if changed == "manifest" else (base, base / "config.json")
+
+    def edit(done: int, total: int) -> None:
+        if done == total:  # another file in its place: reading one that is edited fails by itself
+            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+            draft = tmp_path / "draft"
+            draft.write_text("".join(lines[1:] if changed == "manifest" else [*lines, "\n"]), encoding="utf-8")
+            draft.replace(file)
+
+    with pytest.raises(DataError, match=rf"^{path}: changed while it was being decoded"):
+        decode_all(trial.base, trial.evaluation, [Request(COLD, 1)], None, on_progress=edit)
+    assert listing() == []

@@ -1,4 +1,4 @@
-"""Values are computed once: on disk for all processes, in memory while a sweep is planned."""
+"""Values are computed once for all processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kimi_audio_ft.store.cache import keep, one_moment, recall, remember, seen_once
+from kimi_audio_ft.store.cache import keep, recall, remember
 
 VALUES: dict[str, Any] = {"layouts": {"linears": ["q_proj"]}, "manifests": {"lengths": np.arange(3)}}
 
@@ -38,32 +38,3 @@ def test_a_store_that_cannot_be_written_only_costs_time(tmp_path: Path, monkeypa
     monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(tmp_path / "file"))
     keep("rungs", "a", 1)
     assert remember("rungs", "a", lambda: 2) == 2
-
-
-def test_seen_once() -> None:
-    looks: list[str] = []
-
-    def look(what: str) -> int:
-        return seen_once(what, lambda: looks.append(what) or len(looks))
-
-    assert [look("a"), look("a")] == [1, 2]  # outside of a moment things may change
-    with one_moment():
-        assert [look("a"), look("b"), look("a"), look("b")] == [3, 4, 3, 4]
-        with one_moment():
-            assert look("a") == 5
-        assert look("a") == 3
-    assert look("a") == 6
-
-
-def test_what_failed_is_looked_at_again() -> None:
-    def fail() -> int:
-        raise OSError
-
-    with one_moment():
-        for _ in range(2):
-            try:
-                seen_once("a", fail)
-            except OSError:
-                continue
-            raise AssertionError("it was not looked at")
-        assert seen_once("a", lambda: 1) == 1

@@ -23,6 +23,7 @@ from omegaconf.base import Node
 from kimi_audio_ft.cli import to_settings
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.paths import config_dir, project_root
 from kimi_audio_ft.sweep.compose import compose_jobs, copied, quick
 from kimi_audio_ft.sweep.launch import Job, prepare, refuse_to_sweep_scoring
@@ -154,11 +155,11 @@ def test_a_large_sweep_is_composed_and_checked_at_once(loaded: Any, monkeypatch:
     configs = compose_jobs(loader, master, jobs, 0)
     assert len(composed) == 1
     job = Job(150, jobs[150], configs[150])
-    prepare(job)
+    prepare(job, Inputs())
     (alone,) = one_by_one(loader, master, [jobs[150]], 150)
     with open_dict(alone):
         del alone["hydra"]
-    assert job.settings is None and job.error is not None  # there is no manifest
+    assert job.trial is None and job.plan is None and job.error is not None  # there is no manifest
     assert to_settings(alone).lora.r == 151
 
 

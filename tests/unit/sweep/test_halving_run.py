@@ -35,8 +35,8 @@ class Composed:
 
 
 def job(config: TrainConfig | None, error: Exception | None = None) -> Job:
-    key = Trial(config).training_signature if config is not None else None
-    return Job(0, ["lora.r=2"], OmegaConf.create(), config, key, error)
+    trial = Trial(config) if config is not None else None
+    return Job(0, ["lora.r=2"], OmegaConf.create(), None, trial, trial.plan if trial else None, error)
 
 
 def judged(metric: str, until: int, *jobs: Job) -> list[RungResult]:
@@ -53,8 +53,8 @@ def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def finished(trial_config: Config) -> Job:
     """A job whose adapter is in the store, with a validation at step 4 of its 8."""
     made = job(trial_config())
-    assert made.key is not None and made.settings is not None
-    identity = Trial(made.settings).evaluation.identity
+    assert made.key is not None and made.plan is not None
+    identity = made.plan.evaluation
 
     def make(folder: Path) -> dict[str, Any]:
         rows = [{"step": 4, "split": split, "loss": loss} for split, loss in (("train", 9.0), ("val", 2.5))]
@@ -85,9 +85,8 @@ def test_loss_on_another_evaluation_set_is_none(
 def test_score_of_an_earlier_sweep_is_found_whatever_the_jobs_sample_with(trial_config: Config) -> None:
     before = job(trial_config(decoding={"text_temperature": 0.7, "repeats": 3}))
     now = job(trial_config(decoding={"text_temperature": 0.0}))
-    assert before.settings is not None and before.key == now.key is not None
-    evaluation = Trial(before.settings).evaluation
-    RungScore(evaluation, before.settings, before.key, 4, "cer").write(0.25)
+    assert before.trial is not None and before.key == now.key is not None
+    RungScore(before.trial, 4, "cer").write(0.25)
     assert judged("cer", 4, now) == [RungResult(now.key, 4, 8, 0.25, None, False)]
 
 

@@ -23,13 +23,12 @@ from experiments.bench_overhead import arguments, sweep, write_manifest
 from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.decoding.transcripts import EvaluationSet
-from kimi_audio_ft.outcomes import BASE, Failure, current_outcomes
+from kimi_audio_ft.outcomes import BASE, Failure
 from kimi_audio_ft.paths import config_dir, project_root
-from kimi_audio_ft.store.cache import one_moment
 from kimi_audio_ft.sweep.events import Failed, Ready, Step
 from kimi_audio_ft.sweep.launch import Batch, Job, Launch, Runner, job_lines, missing_units
 from kimi_audio_ft.sweep.view.screen import SweepView
-from kimi_audio_ft.trial import Trial
+from kimi_audio_ft.trial import Trial, TrialPlan
 
 TRIALS = 200
 # Seconds of the CPU; 4 to 6 were measured on a busy machine, and Hydra alone needs 40 to compose them one by one.
@@ -62,18 +61,19 @@ def test_two_hundred_trials_are_planned_in_seconds(
     shared = [override for override in arguments(tmp_path) if not override.startswith("hydra.")]
     started = time.process_time()
     jobs = launch.compose([[*shared, *point] for point in sweep(TRIALS)], 0)
-    with one_moment():
-        units, untrained = missing_units(jobs)
+    units, untrained = missing_units(jobs)
     seconds = time.process_time() - started
     assert [job.error for job in jobs] == [None] * TRIALS
     assert len(untrained) == TRIALS // 4 and len(units) == TRIALS // 4 + 1 and units[0].key == BASE
     assert all(len(unit.jobs) == 4 for unit in units)
+    assert [job.folder for job in jobs] == [tmp_path / "sweep" / str(number) for number in range(TRIALS)]
     assert len(opened) == 1
     assert seconds < MOST_SECONDS
 
 
 def job(number: int, key: str, config: TrainConfig) -> Job:
-    return Job(number, [f"seed={number}"], OmegaConf.create(), config, key)
+    plan = TrialPlan(key, "e", (), ("t",) if config.baseline else ())
+    return Job(number, [f"seed={number}"], OmegaConf.create(), None, Trial(config), plan)
 
 
 class Ran:
@@ -85,8 +85,9 @@ class Ran:
     def run_job(self, job: Job) -> JobReturn:
         job.returned = JobReturn(status=JobStatus.COMPLETED)
         job.returned.return_value = 0.5
-        failure = current_outcomes().failed.get(job.key or "")
-        fitted = current_outcomes().take_fitted(job.key or "")
+        assert job.trial is not None
+        failure = job.trial.outcomes.failed.get(job.key or "")
+        fitted = job.trial.outcomes.take_fitted(job.key or "")
         self.jobs.append((job.number, failure.message if failure else "fitted" if fitted else "reused"))
         return job.returned
 
@@ -105,7 +106,6 @@ def test_jobs_run_when_their_units_have_ended_and_see_the_outcomes() -> None:
         batch.event(Ready(BASE, fitted=False))
     assert launch.jobs == [(3, "reused"), (0, "fitted"), (1, "nan"), (4, "nan"), (2, "reused")]
     assert [view.state.jobs[number].reused for number in range(5)] == [False, False, False, True, False]
-    assert current_outcomes().failed == {}
 
 
 def test_lines_of_jobs_say_what_the_store_has() -> None:

@@ -1,0 +1,63 @@
+"""Files that trials read: each is looked at once for all trials of a launch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from kimi_audio_ft.base import Base
+from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.decoding.transcripts import EvaluationSet, require_manifest
+from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, training_subset
+from kimi_audio_ft.store.signature import canonical
+
+_Value = TypeVar("_Value")
+
+
+class Inputs:
+    """Bases, evaluation sets and identities of training data, by the configs that name them.
+
+    Files are taken to stay as they were when they were first asked for; ``Trial.require_unchanged`` looks again.
+    """
+
+    def __init__(self) -> None:
+        self._bases: dict[str, Base] = {}
+        self._evaluations: dict[str, EvaluationSet] = {}
+        self._trainings: dict[str, str] = {}
+
+    def base(self, config: TrainConfig) -> Base:
+        """The frozen base, on the devices of the config."""
+        trainer, features = config.trainer, config.data.features
+        facts = _about_base(config)
+        return _once(self._bases, facts, lambda: Base(config.model, features, trainer.accelerator, trainer.threads))
+
+    def evaluation(self, config: TrainConfig) -> EvaluationSet:
+        """The evaluation set."""
+        facts = [*_about_base(config), asdict(config.data)]
+        return _once(self._evaluations, facts, lambda: EvaluationSet(self.base(config), config.data))
+
+    def training_identity(self, config: TrainConfig) -> str:
+        """Digest of the conversations that are trained on: contents, prompt and recordings."""
+        data = config.data
+        require_manifest("data.train_manifest", data.train_manifest)
+        named = (data.train_manifest, data.audio_root, data.prompt)
+        part = (data.train_subset, data.train_subset_seed)
+
+        def make() -> str:
+            base = self.base(config)
+            return manifest_identity(training_subset(read_manifest(*named, base.tokens, base.tokenizer), *part))
+
+        return _once(self._trainings, [*_about_base(config), *named, *part], make)
+
+
+def _about_base(config: TrainConfig) -> list[Any]:
+    return [asdict(config.model), config.data.features, config.trainer.accelerator, config.trainer.threads]
+
+
+def _once(seen: dict[str, _Value], facts: list[Any], make: Callable[[], _Value]) -> _Value:
+    """The value by its facts (JSON); one that cannot be made is tried again."""
+    key = canonical(facts)
+    if key not in seen:
+        seen[key] = make()
+    return seen[key]

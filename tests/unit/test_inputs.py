@@ -1,0 +1,55 @@
+"""Files that the trials of a launch read are looked at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.inputs import Inputs
+
+Config = Callable[..., TrainConfig]
+
+
+@pytest.fixture
+def config(trial_config: Config, coded_manifests: Path, tmp_path: Path) -> TrainConfig:
+    """A config with a manifest of its own."""
+    own = tmp_path / "own.jsonl"
+    own.write_bytes((coded_manifests / "eval.jsonl").read_bytes())
+    return trial_config(data={"train_manifest": str(own), "eval_manifest": str(own)})
+
+
+def test_trials_with_the_same_inputs_share_them(config: TrainConfig) -> None:
+    inputs, other = Inputs(), replace(config, lora=replace(config.lora, r=16), seed=7)
+    assert inputs.base(config) is inputs.base(other) is inputs.evaluation(config).base
+    assert inputs.evaluation(config) is inputs.evaluation(other)
+    assert inputs.base(replace(config, model=replace(config.model, dtype="bfloat16"))) is not inputs.base(config)
+    prompted = replace(config, data=replace(config.data, prompt="别的"))
+    assert inputs.evaluation(prompted).identity != inputs.evaluation(config).identity
+    assert inputs.evaluation(prompted).reference_identity == inputs.evaluation(config).reference_identity
+    part = replace(config, data=replace(config.data, train_subset=2))
+    assert inputs.training_identity(part) != inputs.training_identity(config) == inputs.training_identity(other)
+
+
+def test_files_are_looked_at_once(config: TrainConfig) -> None:
+    inputs, path = Inputs(), Path(config.data.train_manifest)
+    first = inputs.training_identity(config), inputs.evaluation(config).identity
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[1:]), encoding="utf-8")
+    assert (inputs.training_identity(config), inputs.evaluation(config).identity) == first
+    now = Inputs().training_identity(config), Inputs().evaluation(config).identity
+    assert now[0] != first[0] and now[1] != first[1]
+
+
+def test_what_could_not_be_read_is_looked_at_again(config: TrainConfig) -> None:
+    inputs, path = Inputs(), Path(config.data.train_manifest)
+    good = path.read_bytes()
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match=r"own\.jsonl:1: "):
+        inputs.training_identity(config)
+    path.write_bytes(good)
+    assert inputs.training_identity(config) == Inputs().training_identity(config)
