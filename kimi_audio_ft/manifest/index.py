@@ -339,9 +339,9 @@ def _state(path: str) -> tuple[int, int]:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 20
 # Fewer chunks do not repay starting processes; more processes are limited by the disk and the one reader.
-_FEWEST, _MOST_PROCESSES = 16, 8
+FEWEST_CHUNKS, _MOST_PROCESSES = 16, 8
 
 
 @dataclass(frozen=True)
@@ -358,7 +358,7 @@ def chunks_of(path: Path) -> list[Chunk]:
     chunks: list[Chunk] = []
     start, line = 0, 1
     with path.open("rb") as file:
-        while block := file.read(_CHUNK_BYTES):
+        while block := file.read(CHUNK_BYTES):
             block += file.readline() if not block.endswith(b"\n") else b""
             chunks.append(Chunk(start, start + len(block), line))
             start, line = start + len(block), line + block.count(b"\n")
@@ -396,7 +396,7 @@ def over_cores(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterato
     Raises:
         UserError: the first that ``work`` raised, in the order of the items.
     """
-    processes = _processes() if len(items) >= _FEWEST else 1
+    processes = _processes() if len(items) >= FEWEST_CHUNKS else 1
     if processes == 1:
         yield from map(work, items)
         return

@@ -18,7 +18,7 @@ from kimi_audio_ft.store.digests import file_digest, folder_digest
 
 WHISPER_NAME = "whisper-large-v3"
 # Size and sha256 of the model.safetensors that OpenAI published under the same name.
-_OPENAI_WHISPER = (3_087_130_976, "a8e94b85976e5864ba3e9525c7e6c83b2a1eca42d4b797a0c7c24d778e40fd95")
+OPENAI_WHISPER = (3_087_130_976, "a8e94b85976e5864ba3e9525c7e6c83b2a1eca42d4b797a0c7c24d778e40fd95")
 _OWN_WHISPER = (
     "Take the folder of the Kimi-Audio checkpoint itself. OpenAI's whisper-large-v3 must not stand in for it: "
     "Kimi-Audio was tuned together with its encoder (technical report), so OpenAI's features mean something else to it"
@@ -67,7 +67,7 @@ def locate(settings: ModelConfig) -> ModelFiles:
 def _refuse_openai_whisper(option_value: str, folder: Path) -> None:
     """Reject OpenAI's own file, by size and digest; converted copies are not recognised."""
     weights = folder / "model.safetensors"
-    size, digest = _OPENAI_WHISPER
+    size, digest = OPENAI_WHISPER
     if weights.is_file() and weights.stat().st_size == size and file_digest(weights) == digest:
         raise ConfigError("model.path", option_value, f"{weights} is OpenAI's file", _OWN_WHISPER)
 

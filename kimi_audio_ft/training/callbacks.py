@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 Row = dict[str, Any]
 OnStep = Callable[[str, int, int, float, float], None]
 OnFailure = Callable[[str, TrainingFailed], None]
-# Seconds between progress reports.
-_REPORT_EVERY = 0.25
+# Between progress reports.
+REPORT_SECONDS = 0.25
 
 
 @dataclass
@@ -149,7 +149,7 @@ class ReportSteps(pl.Callback):
         step, steps = trainer.global_step, pl_module.num_steps
         self._tokens += pl_module.step_tokens
         seconds = time.monotonic() - self._since
-        if seconds < _REPORT_EVERY and step != steps:
+        if seconds < REPORT_SECONDS and step != steps:
             return
         for state in pl_module.active:
             self.on_step(state.name, step, steps, state.step_loss, self._tokens / max(seconds, 1e-9))

@@ -78,7 +78,7 @@ def path(tmp_path: Path, rows: list[Row]) -> Path:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces of a line or two, and so several processes."""
-    monkeypatch.setattr(index, "_CHUNK_BYTES", 300)
+    monkeypatch.setattr(index, "CHUNK_BYTES", 300)
 
 
 def parsed(path: Path, prompt: str | None = None) -> list[Conversation]:
@@ -112,7 +112,7 @@ def test_every_conversation_is_that_of_its_line(path: Path, rows: list[Row], pro
 @pytest.mark.usefixtures("small_chunks")
 def test_many_processes_find_the_same(path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shared = read_manifest(path, tokens=TOKENS, tokenizer=tiny.tokenizer)
-    monkeypatch.setattr(index, "_CHUNK_BYTES", 1 << 20)
+    monkeypatch.setattr(index, "CHUNK_BYTES", 1 << 20)
     monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(tmp_path / "other store"))
     alone = read_manifest(path, tokens=TOKENS, tokenizer=tiny.tokenizer)
     for name, values in vars(alone.columns).items():
@@ -305,7 +305,7 @@ def test_problems_of_selections(tmp_path: Path, rows: list[Row]) -> None:
 def test_chunks_hold_every_line_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, content: bytes
 ) -> None:
-    monkeypatch.setattr(index, "_CHUNK_BYTES", size)
+    monkeypatch.setattr(index, "CHUNK_BYTES", size)
     path = tmp_path / "lines"
     path.write_bytes(content)
     pieces = chunks_of(path)

@@ -71,7 +71,7 @@ def test_the_seed_decides_and_the_order_of_the_file_does_not(
     assert ids(manifest, 13, seed=2) != some
     assert some != names[:13]
     random.Random(1).shuffle(names)
-    monkeypatch.setattr(index, "_FEWEST", 1)  # by several processes
+    monkeypatch.setattr(index, "FEWEST_CHUNKS", 1)  # by several processes
     assert sorted(ids(write(tmp_path / "other.jsonl", names), 13)) == sorted(some)
     # recordings that are added change who is in a small set only by being in it themselves
     more = write(tmp_path / "more.jsonl", [*names, *(f"new{number}-0" for number in range(3))])

@@ -8,16 +8,16 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from kimi_audio_ft.config.commands import MergeConfig
 from kimi_audio_ft.errors import ConfigError, DataError, UserError
-from kimi_audio_ft.merging import merge as checkpoint
-from kimi_audio_ft.merging import weights
 from kimi_audio_ft.merging.merge import merge
 from kimi_audio_ft.model import KimiAudioForCausalLM
+from kimi_audio_ft.model.checkpoint import ShardWriter
 
 if TYPE_CHECKING:
     from tests.standin import Standin
@@ -85,7 +85,7 @@ def test_a_disk_that_fills_up_keeps_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     adapter, disk = make_adapter(), disk_of(3000)
-    monkeypatch.setattr(checkpoint, "_require_space", lambda task: None)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**12))  # before others filled it
     with pytest.raises(UserError, match=r"out=.*the disk is full; nothing half-written was kept"):
         merge(config(adapter, out=str(disk / "out")))
     assert not [path for path in disk.rglob("*") if path.name.startswith((".out", "out"))]
@@ -97,21 +97,21 @@ def test_a_killed_merge_leaves_nothing_that_looks_complete(
     tmp_path: Path,
 ) -> None:
     settings, out = config(make_adapter(), shard_gb=0.001), tmp_path / "out"
-    real = weights._write_file
+    draft, close = tmp_path / ".out.draft", ShardWriter.close
 
-    def killed_after_two(path: Path, *arguments: Any) -> None:
-        real(path, *arguments)
-        if path.name == "model-2-of-5.safetensors":
+    def killed_after_two(writer: ShardWriter) -> None:
+        close(writer)
+        if (draft / "model-2-of-5.safetensors").exists():
             os.kill(os.getpid(), signal.SIGKILL)
 
     child = os.fork()
     if child == 0:
-        weights._write_file = killed_after_two
+        ShardWriter.close = killed_after_two  # type: ignore[method-assign]
         merge(settings)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     assert not out.exists()
-    (draft,) = tmp_path.glob(".out.*")
+    assert list(tmp_path.glob(".out.*")) == [draft]
     assert (draft / "model-2-of-5.safetensors").is_file()
     assert not (draft / INDEX).exists() and not (draft / "config.json").exists()
     assert merge(settings) == out

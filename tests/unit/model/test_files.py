@@ -169,10 +169,10 @@ def test_openai_s_encoder_is_refused(standin: Standin, monkeypatch: pytest.Monke
         return locate(ModelConfig(path=str(standin.root)))
 
     assert check()
-    monkeypatch.setattr(files, "_OPENAI_WHISPER", (weights.stat().st_size, file_digest(weights)))
+    monkeypatch.setattr(files, "OPENAI_WHISPER", (weights.stat().st_size, file_digest(weights)))
     with pytest.raises(ConfigError, match=r"model\.path=.*is OpenAI's file.*tuned together with its encoder"):
         check()
-    monkeypatch.setattr(files, "_OPENAI_WHISPER", (weights.stat().st_size, "0" * 64))
+    monkeypatch.setattr(files, "OPENAI_WHISPER", (weights.stat().st_size, "0" * 64))
     assert check()
     with pytest.raises(ConfigError, match=r"there is none.*OpenAI's whisper-large-v3 must not stand in"):
         require_folder("model.path", tmp_path / "whisper-large-v3", "the checkpoint's whisper-large-v3")

@@ -12,15 +12,16 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from kimi_audio_ft.scoring import intervals
-from kimi_audio_ft.scoring.intervals import _weight_blocks, bootstrap_interval, bootstrap_rates
+from kimi_audio_ft.scoring.intervals import bootstrap_interval, bootstrap_rates
 
 Floats = NDArray[np.float64]
 
 
 def resample_weights(recordings: Sequence[str], resamples: int, seed: int) -> Any:
-    """Of all resamples, in one table."""
-    return np.concatenate(list(_weight_blocks(len(set(recordings)), resamples, seed)))
+    """How often each resample draws each recording: the rates of trials with a single edit, each in another one."""
+    names = list(dict.fromkeys(recordings))
+    rates = bootstrap_rates(np.eye(len(names)), np.ones(len(names)), names, resamples, seed)
+    return np.rint(len(names) * rates).astype(int)
 
 
 def clustered(seed: int, recordings: int = 50, each: int = 10, spread: float = 0.6) -> tuple[Floats, Floats, list[str]]:
@@ -42,12 +43,17 @@ def test_weights_draw_as_many_recordings_as_there_are() -> None:
     assert np.corrcoef(weights.T)[0, 1] == pytest.approx(-1 / 3, abs=0.03)
 
 
-def test_weights_depend_on_the_seed_and_not_on_names_or_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_depend_on_the_seed_and_not_on_names() -> None:
     weights = resample_weights(list("abcdefg"), 100, seed=1)
     assert (weights == resample_weights(list("tuvwxyz"), 100, seed=1)).all()
     assert (weights != resample_weights(list("abcdefg"), 100, seed=2)).any()
-    monkeypatch.setattr(intervals, "_CELLS", 30)
-    assert (weights == resample_weights(list("abcdefg"), 100, seed=1)).all()
+
+
+def test_blocks_that_fit_into_memory_draw_what_one_table_would() -> None:
+    """2.1 million weights, where two million are held at a time."""
+    drawn = np.random.default_rng(1).integers(7, size=(300_000, 7))
+    weights = np.stack([(drawn == recording).sum(axis=1) for recording in range(7)], axis=1)
+    assert (weights == resample_weights(list("abcdefg"), 300_000, seed=1)).all()
 
 
 def test_rates_are_those_of_the_drawn_recordings() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
-from collections.abc import Mapping
 
 import pytest
 import torch
@@ -135,21 +135,16 @@ def test_a_second_writer_takes_a_shard_of_its_own() -> None:
     assert holds(open_store(), item("a", 3), item("b", 2), item("c", 1)) and is_whole(first)
 
 
-class Overtaken(FeatureStore):
-    """Another process adds its items between this one's rows and their records."""
+def test_a_recording_that_another_process_finishes_first_is_not_doubled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between one's rows, which wait for the disk, and their records."""
+    store, waits = open_store(), os.fsync
 
-    other: tuple[Item, ...] = ()
+    def overtaken(file: int) -> None:
+        waits(file)
+        monkeypatch.setattr(os, "fsync", waits)
+        open_store().add([item("b", 2, seed=9), item("d", 3)])
 
-    def _write_rows(self, shard: int, items: Mapping[str, Item]) -> list[tuple[bytes, int, int, int]]:
-        written = super()._write_rows(shard, items)
-        other, self.other = self.other, ()
-        open_store().add(other)
-        return written
-
-
-def test_a_recording_that_another_process_finishes_first_is_not_doubled() -> None:
-    store = Overtaken(ENCODERS, DIM)
-    store.other = (item("b", 2, seed=9), item("d", 3))
+    monkeypatch.setattr(os, "fsync", overtaken)
     store.add([item("a", 3), item("b", 2), item("c", 4)])
     for opened in (store, open_store()):
         assert holds(opened, item("a", 3), item("b", 2, seed=9), item("c", 4), item("d", 3)) and is_whole(opened)

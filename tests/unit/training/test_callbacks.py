@@ -24,11 +24,11 @@ def test_steps_are_reported(trial_config: Config, tmp_path: Path, monkeypatch: p
     trial, optim = Trial(config), OptimConfig()
     members = [AdapterSpec(n, LoraConfig(r=2), optim, 1, tmp_path / n, tmp_path / f"{n}.work") for n in ("x", "y")]
     seen: list[tuple[str, int, int, float, float]] = []
-    monkeypatch.setattr(callbacks, "_REPORT_EVERY", 0.0)
+    monkeypatch.setattr(callbacks, "REPORT_SECONDS", 0.0)
     fit_adapters(trial.base, members, trial.data, config.trainer, on_step=lambda *values: seen.append(values))
     assert [values[:3] for values in seen] == [(name, step, 3) for step in (1, 2, 3) for name in ("x", "y")]
     assert all(math.isfinite(loss) and rate > 0 for *_, loss, rate in seen)
-    monkeypatch.setattr(callbacks, "_REPORT_EVERY", 1e9)
+    monkeypatch.setattr(callbacks, "REPORT_SECONDS", 1e9)
     seen.clear()
     again = [replace(member, work=tmp_path / f"{member.name}.again") for member in members]
     fit_adapters(trial.base, again, trial.data, config.trainer, on_step=lambda *values: seen.append(values))
