@@ -38,3 +38,11 @@ class DataError(UserError):
         where = f"{path}:{line}" if line is not None else f"{path}"
         super().__init__(f"{where}: {problem}" + (f". {remedy}" if remedy else ""))
         self.path, self.line, self.problem = Path(path), line, problem
+
+
+class ChangedError(DataError):
+    """A file is no longer what a signature or digest in use names, so nothing may be stored under that."""
+
+    def __init__(self, path: str | Path, during: str) -> None:
+        problem = f"changed {during} (it, or a file that it names), and results are stored under what was there before"
+        super().__init__(path, problem, "Run the command again")

@@ -20,12 +20,11 @@ from kimi_audio_ft.config.train import SHARDED, TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import (
     EvaluationSet,
-    changed,
     decode,
     stored_transcripts,
     transcript_signatures,
 )
-from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.errors import ChangedError
 from kimi_audio_ft.files import read_jsonl, write_json, write_jsonl
 from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.outcomes import BASE, Outcomes
@@ -228,14 +227,14 @@ class Trial:
             inputs: new ones that several trials are compared with at the same time.
 
         Raises:
-            DataError: a manifest, recording or file of the checkpoint has changed since it was planned.
+            ChangedError: a manifest, recording or file of the checkpoint has changed since it was planned.
         """
         now, during = Trial(self.config, inputs=inputs), f"while the {self._whole} ran"
         if now.training_signature != (adapter or self.training_signature):
             same_base = now.base.identities == self.base.identities
-            raise changed(self.config.data.train_manifest if same_base else self.base.files.root, during)
+            raise ChangedError(self.config.data.train_manifest if same_base else self.base.files.root, during)
         if now.evaluation.identity != (evaluation or self.evaluation.identity):
-            raise changed(self.config.data.eval_manifest, during)
+            raise ChangedError(self.config.data.eval_manifest, during)
 
     @cached_property
     def data(self) -> ConversationData:
@@ -319,7 +318,7 @@ class Trial:
                 facts = self.fit(folder, work, on_row, stop)
         try:
             self.require_unchanged()
-        except UserError:
+        except ChangedError:
             shutil.rmtree(work, ignore_errors=True)  # of its checkpoints nobody knows what they were trained on
             raise
         return {**facts, "config": asdict(self.config), "eval_identity": self.evaluation.identity}

@@ -14,7 +14,7 @@ from kimi_audio_ft import store
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import DataConfig, DecodingConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
-from kimi_audio_ft.errors import ConfigError, DataError
+from kimi_audio_ft.errors import ChangedError, ConfigError
 from kimi_audio_ft.files import read_jsonl, write_jsonl
 from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, reference_identity, require_references
 from kimi_audio_ft.scoring import ScoringOptions
@@ -66,13 +66,13 @@ class EvaluationSet:
         """Look at manifest, recordings and checkpoint again.
 
         Raises:
-            DataError: decoding them now would not be what this set's identity names.
+            ChangedError: decoding them now would not be what this set's identity names.
         """
         now = EvaluationSet(replace(self.base), self.settings)
         if now.base.identities != self.base.identities:
-            raise changed(self.base.files.root, during)
+            raise ChangedError(self.base.files.root, during)
         if now.identity != self.identity:
-            raise changed(self.settings.eval_manifest, during)
+            raise ChangedError(self.settings.eval_manifest, during)
 
     @cached_property
     def references(self) -> dict[str, str]:
@@ -91,12 +91,6 @@ class EvaluationSet:
         seconds = (self.conversations.num_codes() * _SECONDS_PER_CODE).round(2).tolist()
         recordings = {conversation.id: conversation.recording for conversation in self.conversations}
         return Surroundings(self.audio, recordings, dict(zip(ids, seconds, strict=True)))
-
-
-def changed(path: str | Path, during: str) -> DataError:
-    """The error of a manifest or a checkpoint that is no longer what a signature in use names."""
-    problem = f"changed {during} (it, or a file that it names), and results are stored under what was there before"
-    return DataError(path, problem, "Run the command again")
 
 
 def require_manifest(option: str, path: str) -> None:

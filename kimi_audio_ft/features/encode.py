@@ -13,7 +13,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.errors import ChangedError, DataError
 from kimi_audio_ft.features.identity import encoder_identity
 from kimi_audio_ft.features.workload import Wanted, describe_need, find_wanted
 from kimi_audio_ft.manifest.audio import UNCHANGED, Perturbation, read_audio
@@ -22,6 +22,7 @@ from kimi_audio_ft.model.audio_frontend import num_audio_tokens
 from kimi_audio_ft.model.files import ModelFiles
 from kimi_audio_ft.model.speech_tokenizer import SpeechTokenizer
 from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
+from kimi_audio_ft.store.digests import file_digests
 from kimi_audio_ft.store.features import FeatureStore, Item
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def encode_wanted(
     ``readers`` threads and the previous one is written. A killed run loses at most two groups.
 
     Raises:
-        DataError: naming a recording that cannot be used, or has the wrong number of codes or features.
+        DataError: naming a recording that cannot be used, has the wrong number of codes or features, or has changed.
     """
     tokenizer, whisper = encoders.load()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -107,6 +108,7 @@ def encode_wanted(
             for number, waveform, row, rows in zip(numbers, waveforms, codes, features, strict=True):
                 _verify(wanted.paths[number], len(waveform), row, rows, tokenizer.vocab_size)
                 items.append((wanted.key(number), row.tolist(), rows))
+            _require_unchanged(wanted, numbers)
             if written is not None:
                 written.result()
             written = writer.submit(store.add, items)
@@ -133,6 +135,13 @@ def _read_ahead(wanted: Wanted, pieces: int, readers: int) -> Iterator[tuple[ran
             yield numbers, [waveform.result() for waveform in waveforms]
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _require_unchanged(wanted: Wanted, numbers: range) -> None:
+    paths = [wanted.paths[number] for number in numbers]
+    for number, digest in zip(numbers, file_digests(paths), strict=True):
+        if bytes.fromhex(digest) != wanted.digests[number].tobytes():
+            raise ChangedError(wanted.paths[number], "while it was being encoded")
 
 
 def _verify(path: str, samples: int, codes: Tensor, features: Tensor | None, num_codes: int) -> None:

@@ -24,7 +24,7 @@ from kimi_audio_ft.config.train import (
     TrainerConfig,
 )
 from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode
-from kimi_audio_ft.errors import ConfigError, DataError, UserError
+from kimi_audio_ft.errors import ChangedError, ConfigError, UserError
 from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.outcomes import BASE, Failure, Outcomes
 from kimi_audio_ft.paths import TINY_MODEL, store_root
@@ -184,7 +184,7 @@ def test_what_changes_between_planning_and_training_is_refused(
         path = Path(getattr(own.data, changed))
         cut(path)
     message = rf"^{path}: changed while the {whole} ran .*\. Run the command again$"
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(ChangedError, match=message):
         trial.adapter()
     assert listing() == []
     assert Trial(own).adapter().facts["steps"] == 2, "the command run again makes what is there now"
@@ -200,7 +200,7 @@ def test_a_manifest_that_is_replaced_while_it_is_trained_on_is_refused_at_the_en
             cut(own.data.train_manifest)
         rows.append(row)
 
-    with pytest.raises(DataError, match=r"train\.jsonl: changed while the trial ran"):
+    with pytest.raises(ChangedError, match=r"train\.jsonl: changed while the trial ran"):
         trial.adapter(replaced)
     assert [row["step"] for row in rows if row["split"] == "train"] == [1, 2]
     assert listing() == [] and not store.work_folder("adapter", trial.training_signature).exists()
@@ -217,7 +217,7 @@ def test_a_manifest_that_changes_while_another_process_holds_the_lock_is_refused
     thread = threading.Thread(target=other, args=(trial.training_signature,))
     thread.start()
     held.wait()
-    with pytest.raises(DataError, match=r"train\.jsonl: changed while the trial ran"):
+    with pytest.raises(ChangedError, match=r"train\.jsonl: changed while the trial ran"):
         trial.adapter()
     thread.join()
     assert listing() == []

@@ -15,7 +15,7 @@ from kimi_audio_ft import store
 from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest as Request
 from kimi_audio_ft.decoding.transcripts import decode, decode_all, transcript_signatures
-from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.errors import ChangedError
 from kimi_audio_ft.paths import TINY_MODEL
 from kimi_audio_ft.scoring import ScoringOptions
 from kimi_audio_ft.scoring.trial_scores import score_repeats
@@ -142,6 +142,6 @@ def test_what_changes_while_it_is_decoded_is_refused(
             draft.write_text("".join(lines[1:] if changed == "manifest" else [*lines, "\n"]), encoding="utf-8")
             draft.replace(file)
 
-    with pytest.raises(DataError, match=rf"^{path}: changed while it was being decoded"):
+    with pytest.raises(ChangedError, match=rf"^{path}: changed while it was being decoded"):
         decode_all(trial.base, trial.evaluation, [Request(COLD, 1)], None, on_progress=edit)
     assert listing() == []

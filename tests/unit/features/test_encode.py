@@ -16,9 +16,10 @@ import soundfile
 import torch
 from torch import Tensor
 
-from kimi_audio_ft.errors import ConfigError, DataError, UserError
+from kimi_audio_ft.errors import ChangedError, ConfigError, DataError, UserError
 from kimi_audio_ft.features import encode as encoding
-from kimi_audio_ft.features.encode import Encoders, encode_missing
+from kimi_audio_ft.features.encode import Encoders, encode_missing, encode_wanted
+from kimi_audio_ft.features.workload import find_wanted
 from kimi_audio_ft.files import write_jsonl
 from kimi_audio_ft.manifest.audio import UNCHANGED, Perturbation, read_audio
 from kimi_audio_ft.manifest.manifest import Manifest, read_manifest
@@ -296,3 +297,20 @@ def test_an_unusable_recording_is_named(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "nan.wav").unlink()
     with pytest.raises(UserError, match=r"m\.jsonl:1: there is no recording .*nan\.wav\. Check the path"):
         encode_missing(tiny.encoders(False), conversations, progress=False)
+
+
+def test_a_recording_that_is_replaced_while_it_is_encoded_is_not_stored_as_what_it_was(
+    tiny: Tiny, conversations: Manifest, tmp_path: Path
+) -> None:
+    """Between the look at its bytes, by which it is stored, and the reading of its samples."""
+    (first, *_), (second, *_) = conversations[0].audio_paths, conversations[1].audio_paths
+    path = tmp_path / "a.wav"
+    path.write_bytes(first.read_bytes())
+    row = {"role": "user", "message_type": "audio", "content": str(path)}
+    write_jsonl(tmp_path / "m.jsonl", [{"id": "a", "task_type": "understanding", "conversation": [row]}])
+    store = tiny.encoders(False).store()
+    wanted = find_wanted(store, [read_manifest(tmp_path / "m.jsonl")])
+    path.write_bytes(second.read_bytes())
+    with pytest.raises(ChangedError, match=rf"^{path}: changed while it was being encoded"):
+        encode_wanted(tiny.encoders(False), store, wanted, progress=False)
+    assert file_digest(first) not in tiny.encoders(False).store()
