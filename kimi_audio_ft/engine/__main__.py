@@ -2,7 +2,7 @@
 
 import sys
 
-from kimi_audio_ft.sweep.cluster.task import main
+from kimi_audio_ft.sweep.task import main
 
 if __name__ == "__main__":
     sys.exit(main())

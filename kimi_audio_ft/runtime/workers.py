@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import socket
 import sys
 import traceback
@@ -119,6 +120,7 @@ def _end(processes: Sequence[Any]) -> None:
 def _run(
     rank: int, task: Callable[..., None], arguments: tuple[Any, ...], environment: dict[str, str], messages: Any
 ) -> None:
+    _die_with_parent()
     leave_out_bitsandbytes()
     os.environ |= {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
     try:
@@ -131,6 +133,16 @@ def _run(
     except BaseException:
         traceback.print_exc()
         _leave(messages, 1)
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies, which holds the locks of what is made here.
+
+    PyTorch asks the kernel for SIGINT, which a worker may ignore.
+    """
+    from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]  # made in C
+
+    _prctl_pr_set_pdeathsig(signal.SIGKILL)
 
 
 def _leave(messages: Any, code: int) -> None:

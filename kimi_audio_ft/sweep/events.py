@@ -106,10 +106,14 @@ class Failed(UnitEvent):
 
 @dataclass(frozen=True)
 class Split(Event):
-    """Units (keys) are tried again in smaller packs."""
+    """Units (keys) are tried again in smaller packs, in new processes. memory: they did not fit into it.
+
+    A task's process says this before it leaves; without units when what broke has failed by itself.
+    """
 
     units: list[str]
     reason: str
+    memory: bool = False
     unit: None = None
 
 
@@ -202,20 +206,28 @@ def _parsed(line: bytes) -> Event | None:
 class Progress:
     """How far the units of a task are, by key.
 
-    ended: those that need nothing more. interrupted: the last event of those that stopped on the way.
+    ended: those that need nothing more. interrupted: the last event of those that stopped on the way. begun: those that
+    the task works on. split: what its process said when it left because something broke.
     """
 
     ended: set[str] = field(default_factory=set)
     interrupted: dict[str, Interrupted] = field(default_factory=dict)
+    begun: set[str] = field(default_factory=set)
+    split: Split | None = None
 
     def take(self, event: Event) -> bool:
         """Take in an event; returns whether to pass it on now: an interrupted task may soon be resumed."""
-        if not isinstance(event, UnitEvent):
-            return True
+        if isinstance(event, Split):
+            self.split = event
+            return len(event.units) > 1
+        assert isinstance(event, UnitEvent)
+        self.interrupted.pop(event.unit, None)
         if isinstance(event, Interrupted):
             self.interrupted[event.unit] = event
             return False
-        self.interrupted.pop(event.unit, None)
+        if isinstance(event, Fitting | Decoding):
+            self.begun.add(event.unit)
         if event.ends:
             self.ended.add(event.unit)
+            self.begun.discard(event.unit)
         return True

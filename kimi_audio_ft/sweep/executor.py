@@ -1,63 +1,53 @@
-"""Executors: tasks run on this machine, or as jobs of a Slurm or Ray cluster."""
+"""Where a sweep's tasks run: this machine, or a Slurm or Ray cluster, as ``hydra.launcher.executor`` says."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.runtime.devices import num_ranks
-from kimi_audio_ft.sweep.cluster.executor import ClusterExecutor
 from kimi_audio_ft.sweep.cluster.ray import RayCluster
 from kimi_audio_ft.sweep.cluster.slurm import Slurm
-from kimi_audio_ft.sweep.events import Event
-from kimi_audio_ft.sweep.plan import Task, Unit
+from kimi_audio_ft.sweep.plan import Unit
+from kimi_audio_ft.sweep.supervisor import Supervisor
+from kimi_audio_ft.sweep.task import sweep_environment
 
 # Slurm jobs that share a sweep when hydra.launcher.parallel=auto: nobody can say how many a queue will run at a time.
 _SLURM_JOBS = 4
+# Seconds between two looks at events on this machine, which cost nothing.
+_LOCAL_POLL = 0.1
 
 
-class Executor(Protocol):
-    """Runs tasks."""
-
-    def run(self, tasks: Sequence[Task], on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> None:
-        """Run every task to its end; ``on_event`` is called in the calling thread."""
-
-
-def make_executor(settings: LauncherConfig, units: Sequence[Unit], folder: Path) -> tuple[Executor, int]:
-    """The executor that ``hydra.launcher.executor`` names, and how many tasks it can use at the same time.
+def make_supervisor(settings: LauncherConfig, units: Sequence[Unit], folder: Path) -> tuple[Supervisor, int]:
+    """The supervisor of the tasks of a sweep, and how many tasks it can run at the same time.
 
     Args:
-        folder: the sweep's.
+        folder: the sweep's; the nodes of a cluster must see it.
     """
-    if settings.executor != "local":
-        return cluster_executor(settings, units, folder)
-    from kimi_audio_ft.sweep.supervisor import LocalExecutor, device_slots
+    parallel = None if settings.parallel == "auto" else settings.parallel
+    if settings.executor == "local":
+        return _on_this_machine(settings, units, folder, parallel)
+    gpus = _gpus_per_pack(settings, units)
+    if settings.executor == "ray":
+        ray = RayCluster(settings.ray, gpus)
+        return Supervisor(ray, folder, parallel, sweep_environment()), parallel or max(1, ray.slots)
+    slurm = Slurm(settings.slurm, gpus)
+    return Supervisor(slurm, folder, parallel, sweep_environment()), parallel or _SLURM_JOBS
+
+
+def _on_this_machine(
+    settings: LauncherConfig, units: Sequence[Unit], folder: Path, parallel: int | None
+) -> tuple[Supervisor, int]:
+    from kimi_audio_ft.sweep.cluster.local import LocalMachine, device_slots
 
     gpus = max(num_ranks(unit.config.trainer) for unit in units)
     if settings.gpus_per_pack != "auto":
         gpus = settings.gpus_per_pack
     threads = [unit.config.trainer.threads for unit in units]
-    several = None if settings.parallel == "auto" else settings.parallel
-    slots = device_slots(gpus, max(threads) if all(threads) else 0, several)
-    return LocalExecutor(slots), len(slots)
-
-
-def cluster_executor(settings: LauncherConfig, units: Sequence[Unit], folder: Path) -> tuple[ClusterExecutor, int]:
-    """The executor of ``hydra.launcher.executor`` slurm or ray, and how many tasks it can use at the same time.
-
-    Args:
-        folder: the sweep's; the cluster's nodes must see it.
-    """
-    parallel = None if settings.parallel == "auto" else settings.parallel
-    gpus = _gpus_per_pack(settings, units)
-    if settings.executor == "ray":
-        ray = RayCluster(settings.ray, gpus)
-        return ClusterExecutor(ray, folder, parallel), parallel or max(1, ray.slots)
-    slurm = Slurm(settings.slurm, gpus)
-    return ClusterExecutor(slurm, folder, parallel), parallel or _SLURM_JOBS
+    slots = device_slots(gpus, max(threads) if all(threads) else 0, parallel)
+    return Supervisor(LocalMachine(slots), folder, len(slots), poll_seconds=_LOCAL_POLL), len(slots)
 
 
 def _gpus_per_pack(settings: LauncherConfig, units: Sequence[Unit]) -> int | None:

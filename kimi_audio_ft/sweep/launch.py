@@ -27,7 +27,7 @@ from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.store.usage import note, using
 from kimi_audio_ft.sweep.compose import compose_jobs
 from kimi_audio_ft.sweep.events import Event, Failed, Ready
-from kimi_audio_ft.sweep.executor import make_executor
+from kimi_audio_ft.sweep.executor import make_supervisor
 from kimi_audio_ft.sweep.plan import Task, Unit, make_tasks
 from kimi_audio_ft.sweep.view.screen import SweepView
 from kimi_audio_ft.sweep.view.state import JobLine
@@ -121,16 +121,14 @@ class Launch:
         **rung: Any,
     ) -> None:
         """Make units; every event is passed on. rung: ``until`` and ``metric`` of the tasks."""
-        executor, slots = make_executor(self.settings, units, self.folder)
+        supervisor, slots = make_supervisor(self.settings, units, self.folder)
         size = 0 if self.settings.pack_size == "auto" else self.settings.pack_size
-        template = Task(
-            0, [], self.settings.dispatch, size, self.settings.pack_same_data,
-            log=str((self.folder / "packs.log").absolute()), **rung,
-        )  # fmt: skip
+        log_file = str((self.folder / "packs.log").absolute()) if self.settings.executor == "local" else None
+        template = Task(0, [], self.settings.dispatch, size, self.settings.pack_same_data, log_file, **rung)
         tasks = make_tasks(units, untrained, template, slots)
 
         with StopRequest(on_stop) as stop:
-            executor.run(tasks, on_event, stop)
+            supervisor.run(tasks, on_event, stop)
         self.stopping = stop()
 
     def run_job(self, job: Job) -> JobReturn:

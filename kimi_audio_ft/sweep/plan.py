@@ -15,7 +15,6 @@ from omegaconf import OmegaConf
 
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.files import write_json
-from kimi_audio_ft.runtime.devices import num_ranks
 from kimi_audio_ft.store.signature import canonical
 
 log = logging.getLogger(__name__)
@@ -42,11 +41,10 @@ class Unit:
 
 @dataclass(frozen=True)
 class Task:
-    """Units that one supervised process makes, training together those that are not in the store.
+    """Units that one process makes, training together those that are not in the store.
 
     dispatch: "slice", "batched" (``lora.pack``) or "auto". pack_size: adapters that train together at most; 0 is found
-    out. same_data: only adapters with the same seed train together. ranks: processes of a training.
-    log: file that takes what its processes print; None leaves them the supervisor's output.
+    out. same_data: only adapters with the same seed train together. log: file that takes what its processes print.
     until: stop training at this optimizer step, keep the checkpoint and validate (a rung of halving); None: to the end.
     metric: what a rung is judged by, "cer" or "loss".
     """
@@ -56,7 +54,6 @@ class Task:
     dispatch: str = "auto"
     pack_size: int = 0
     same_data: bool = True
-    ranks: int = 1
     log: str | None = None
     until: int | None = None
     metric: str = "cer"
@@ -163,7 +160,4 @@ def make_tasks(units: Sequence[Unit], untrained: set[str], template: Task, slots
         size = template.pack_size or -(-len(training) // slots) or 1
         tasks += [chunk for pack in packs for chunk in in_chunks(pack, size)]
         tasks += even_chunks([unit for unit in group if unit.key not in untrained], slots)
-    return [
-        replace(template, number=number, units=some, ranks=num_ranks(some[0].config.trainer))
-        for number, some in enumerate(tasks)
-    ]
+    return [replace(template, number=number, units=some) for number, some in enumerate(tasks)]

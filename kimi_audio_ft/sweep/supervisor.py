@@ -1,251 +1,269 @@
-"""Tasks on this machine: run in child processes that may die, with locks, retries in smaller packs, a clean stop."""
+"""Runs a sweep's tasks as jobs of a cluster or of this machine, and tries again what a dead job has left unfinished."""
 
 from __future__ import annotations
 
-import os
-import queue
-import threading
+import logging
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, Protocol
 
-import torch
-from filelock import Timeout
+from kimi_audio_ft.outcomes import Failure
+from kimi_audio_ft.paths import store_root
+from kimi_audio_ft.sweep import events
+from kimi_audio_ft.sweep.events import Event
+from kimi_audio_ft.sweep.plan import Task, Unit, even_chunks, write_task
+from kimi_audio_ft.sweep.task import TaskEnvironment, log_path
 
-from kimi_audio_ft import store
-from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.outcomes import BASE, Failure
-from kimi_audio_ft.runtime.workers import WorkerDied, run_workers
-from kimi_audio_ft.sweep.events import Decoding, Event, Failed, Fitting, Interrupted, Ready, Split, UnitEvent, Waiting
-from kimi_audio_ft.sweep.plan import Task, Unit, even_chunks
-from kimi_audio_ft.sweep.worker import work
+log = logging.getLogger(__name__)
 
-# Seconds between two looks at the events of all tasks, and at a lock that another process holds.
-_EVENT_PATIENCE, _LOCK_PATIENCE = 0.2, 1.0
+# Seconds after which jobs that have not ended are asked again to stop: one that is just starting misses the signal.
+_ASK_AGAIN = 15.0
+
+
+@dataclass(frozen=True)
+class JobEnd:
+    """How a job ended.
+
+    fate: "died": because of its program or its memory; "lost": it was stopped, or its node failed, and it can be
+    resumed elsewhere; "cancelled": by a person. reason: a message for people.
+    """
+
+    fate: Literal["died", "lost", "cancelled"]
+    reason: str
+
+
+class NotNow(Exception):
+    """A cluster that has worked cannot take a job now; it has logged why. Try again later."""
+
+
+class Cluster(Protocol):
+    """A queue of jobs: this machine, Slurm or Ray."""
+
+    max_restarts: int
+    """How often a job that was lost is submitted again."""
+
+    def submit(self, task_file: Path, name: str) -> str:
+        """Queue ``python -m kimi_audio_ft.sweep task_file``; returns the job's id. Raises UserError, NotNow."""
+
+    def ended(self, jobs: Sequence[str]) -> Mapping[str, JobEnd]:
+        """Those of the jobs that have ended and will not be requeued; those not known yet may be left out."""
+
+    def stop(self, jobs: Sequence[str]) -> None:
+        """Have jobs save and end; those that have not begun need not begin."""
+
+    def close(self, jobs: Sequence[str]) -> None:
+        """Disconnect; jobs that still run are ended."""
 
 
 @dataclass
-class LocalExecutor:
-    """Runs as many tasks at once as there are slots.
+class Job:
+    """A task that is queued or runs. open: its units that have not ended."""
 
-    slots: environment variables of each, such as the GPUs that its processes see.
+    id: str
+    task: Task
+    name: str
+    file: Path
+    restarts: int
+    reader: events.EventReader
+    progress: events.Progress = field(default_factory=events.Progress)
+
+    @property
+    def open(self) -> list[Unit]:
+        return [unit for unit in self.task.units if unit.key not in self.progress.ended]
+
+
+@dataclass
+class Supervisor:
+    """Runs tasks as jobs.
+
+    folder: of the sweep; every run has a folder of its own in ``packs/``.
+    parallel: jobs at a time; None: all.
+    environment: of jobs on other machines; None: jobs inherit this process's.
+    poll_seconds: between two looks at the events of all tasks.
+    retry_seconds: after which a cluster that did not answer is given its job again.
     """
 
-    slots: list[dict[str, str]]
+    cluster: Cluster
+    folder: Path
+    parallel: int | None = None
+    environment: TaskEnvironment | None = None
+    poll_seconds: float = 0.5
+    retry_seconds: float = 15.0
 
     def run(self, tasks: Sequence[Task], on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> None:
-        """Run all tasks to their ends; ``on_event`` is called in this thread.
+        """Run all tasks; every unit ends in an event. ``on_event`` is called in this thread.
 
-        The tasks are supervised by threads, so that this one, which gets the signals, always answers.
+        Once ``should_stop()`` is true, jobs save their checkpoints and the remaining units are interrupted.
+
+        Raises:
+            UserError: the cluster cannot be used, or refuses a job.
         """
-        waiting: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        run = _Run(self, _new_folder(self.folder / "packs"), on_event, should_stop)
         for task in tasks:
-            waiting.put(task)
-        events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
-
-        def serve(slot: dict[str, str]) -> None:
-            try:
-                with suppress(queue.Empty):
-                    while True:
-                        supervise(waiting.get_nowait(), events.put, should_stop, slot)
-            except BaseException as error:  # raised in the waiting thread
-                events.put(error)
-            events.put(None)
-
-        threads = [threading.Thread(target=serve, args=(slot,), daemon=True) for slot in self.slots[: len(tasks)]]
-        for thread in threads:
-            thread.start()
-        left = len(threads)
-        while left:
-            try:
-                event = events.get(timeout=_EVENT_PATIENCE)
-            except queue.Empty:
-                continue
-            if isinstance(event, BaseException):
-                raise event
-            if event is None:
-                left -= 1
-            else:
-                on_event(event)
-
-
-def device_slots(gpus_per_pack: int, threads: int, parallel: int | None) -> list[dict[str, str]]:
-    """Environment variables for every pack that this machine can train at the same time.
-
-    Args:
-        threads: CPU threads that a pack has been given (``trainer.threads``); 0: PyTorch takes all cores.
-        parallel: how many packs; None: as many as its GPUs hold, or without GPUs as its cores hold.
-    """
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
-    if not torch.cuda.is_available() or len(gpus) < gpus_per_pack:
-        cores = len(os.sched_getaffinity(0))
-        return [{}] * (parallel or (max(1, cores // threads) if threads else 1))
-    count = min(parallel or len(gpus), len(gpus) // gpus_per_pack)
-    return [
-        {"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot * gpus_per_pack : (slot + 1) * gpus_per_pack])}
-        for slot in range(count)
-    ]
-
-
-def supervise(
-    task: Task,
-    on_event: Callable[[Event], None],
-    should_stop: Callable[[], bool] = lambda: False,
-    environment: Mapping[str, str] | None = None,
-) -> None:
-    """Make all units of a task; the fate of each is an event, never an exception.
-
-    Adapters that another process is making are left to it, and waited for at the end. When a child dies (a signal, out
-    of memory, an exit in somebody's code), the units that it was working on are tried again in halves, until the one
-    that kills its process is alone and fails. Once ``should_stop()`` is true, the child saves its checkpoints and the
-    remaining units are interrupted.
-
-    Args:
-        environment: variables for the children, such as the GPUs that they may use.
-    """
-    _Supervisor(task, on_event, should_stop, environment).run()
+            run.waiting.append((task, f"task-{task.number}", 0))
+        try:
+            while run.turn():
+                time.sleep(self.poll_seconds)
+        finally:
+            self.cluster.close([job.id for job in run.running])
 
 
 @dataclass
-class _Supervisor:
-    task: Task
+class _Run:
+    """fitting: units whose training has begun in this run."""
+
+    supervisor: Supervisor
+    folder: Path
     on_event: Callable[[Event], None]
     should_stop: Callable[[], bool]
-    environment: Mapping[str, str] | None
-    locks: dict[str, ExitStack] = field(default_factory=dict)
-    fitting: set[str] = field(default_factory=set)  # units that were not in the store when their turn came
+    waiting: deque[tuple[Task, str, int]] = field(default_factory=deque)
+    running: list[Job] = field(default_factory=list)
+    fitting: set[str] = field(default_factory=set)
+    asked: float | None = None
+    not_before: float = 0.0  # when a job may be submitted, after a cluster has said NotNow
 
-    def run(self) -> None:
-        try:
-            mine, others = self._claim(self.task.units)
-            self._make(mine)
-            for unit in others:
-                self.on_event(Waiting(unit.key))
-            for unit in others:
-                if self._wait(unit):
-                    self._make([unit])
-        finally:
-            for lock in self.locks.values():
-                lock.close()
+    def turn(self) -> bool:
+        """Submit tasks, pass on events; returns whether any task is left."""
+        stopping = self.should_stop()
+        if stopping:
+            self._stop()
+        self._submit_waiting()
+        # Asked before the files are read: what a job wrote before its end is then in its file.
+        ends = self.supervisor.cluster.ended([job.id for job in self.running])
+        for job in list(self.running):
+            for event in job.reader.read():
+                self._pass_on(job, event)
+            if not job.open or job.id in ends:
+                self.running.remove(job)
+                self._after(job, ends.get(job.id), stopping)
+        return bool(self.waiting or self.running)
 
-    def _claim(self, units: Sequence[Unit]) -> tuple[list[Unit], list[Unit]]:
-        """Units whose locks are ours or that need none, and those that another process is making."""
-        mine: list[Unit] = []
-        others: list[Unit] = []
-        for unit in units:
+    def _submit_waiting(self) -> None:
+        parallel = self.supervisor.parallel
+        while self.waiting and (parallel is None or len(self.running) < parallel):
+            if time.monotonic() < self.not_before:
+                return
             try:
-                free = unit.key in self.locks or not self._untrained(unit) or self._lock(unit.key, 0)
-            except UserError as error:  # a store that cannot be written; what it has can be used
-                self._pass_on(Failed(unit.key, Failure.of(error)))
+                self.running.append(self._submit(*self.waiting[0]))
+            except NotNow:
+                self.not_before = time.monotonic() + self.supervisor.retry_seconds
             else:
-                (mine if free else others).append(unit)
-        return mine, others
+                self.waiting.popleft()
 
-    def _lock(self, key: str, patience: float) -> bool:
-        stack = ExitStack()
-        try:
-            stack.enter_context(store.lock("adapter", key, patience))
-        except Timeout:
-            return False
-        self.locks[key] = stack
-        return True
+    def _submit(self, task: Task, name: str, restarts: int) -> Job:
+        file = self.folder / f"{name}.json"
+        write_task(task if task.log else replace(task, log=str(log_path(file))), file)
+        if self.supervisor.environment is not None:
+            self.supervisor.environment.write(file)
+        reader = events.EventReader(events.events_path(file))
+        reader.read()  # a restarted task's file has the events of its earlier job
+        return Job(self.supervisor.cluster.submit(file, name), task, name, file, restarts, reader)
 
-    def _wait(self, unit: Unit) -> bool:
-        """Wait until another process has made it or given it up."""
-        while self._untrained(unit) and not self._lock(unit.key, _LOCK_PATIENCE):
-            if self.should_stop():
-                self.on_event(Interrupted(unit.key))
-                return False
-        return True
-
-    def _untrained(self, unit: Unit) -> bool:
-        return unit.key != BASE and store.find("adapter", unit.key) is None
-
-    def _make(self, units: Sequence[Unit]) -> None:
-        waiting = deque([list(units)] if units else [])
-        while waiting:
-            some = waiting.popleft()
-            child = _Child(self.task.with_units(some), self._pass_on, self.environment, self.should_stop)
-            untrained = [unit.key for unit in some if self._untrained(unit)]
-            self.fitting |= set(untrained)
-            death = child.run(untrained)
-            left = [unit for unit in some if unit.key not in child.ended]
-            waiting.extendleft(reversed(self._after(death, left, child.begun)))
-
-    def _after(self, death: Exception | None, left: list[Unit], begun: set[str]) -> list[list[Unit]]:
-        """Groups of units to try again when a child has ended with units left."""
-        if self.should_stop():
-            for unit in left:
-                self._pass_on(Interrupted(unit.key))
-            return []
-        if isinstance(death, UserError):
-            for unit in left:
-                self._pass_on(Failed(unit.key, Failure.of(death)))
-            return []
-        suspects = [unit for unit in left if unit.key in begun] or left
-        rest = [unit for unit in left if unit not in suspects]
-        death = death or WorkerDied("its process ended without an error message")
-        if len(suspects) > 1:
-            self._pass_on(Split([unit.key for unit in suspects], str(death)))
-        elif suspects:
-            where = f". Its output is in {self.task.log}" if self.task.log else ""
-            said = f"training or decoding it killed the process: {death}{where}"
-            self._pass_on(Failed(suspects[0].key, Failure(type(death).__name__, said, user=False)))
-            suspects = []
-        return [group for group in (*even_chunks(suspects, 2), rest) if group]
-
-    def _pass_on(self, event: Event) -> None:
-        if isinstance(event, UnitEvent) and event.ends and event.unit in self.locks:
-            self.locks.pop(event.unit).close()
-        if isinstance(event, Ready):
+    def _pass_on(self, job: Job, event: Event) -> None:
+        if not job.progress.take(event):
+            return
+        if isinstance(event, events.Fitting):
+            self.fitting.add(event.unit)
+            # A task that is tried again in halves has one number, but as many names as jobs.
+            event = replace(event, task=job.name)
+        if isinstance(event, events.Ready):
             event = replace(event, fitted=event.unit in self.fitting)
+        if isinstance(event, events.Ready | events.Paused) and self.supervisor.environment is not None:
+            _refresh_store()
         self.on_event(event)
 
+    def _after(self, job: Job, end: JobEnd | None, stopping: bool) -> None:
+        """Interrupt, resubmit, split or fail the units that a job has left."""
+        units, paused = job.open, job.progress.interrupted
+        if not units:
+            return
+        assert end is not None
+        if stopping:
+            for unit in units:
+                self.on_event(paused.get(unit.key) or events.Interrupted(unit.key))
+        elif end.fate == "cancelled":
+            self._fail(job, end, units)
+        elif end.fate == "lost" or len(paused) == len(units):
+            if job.restarts == self.supervisor.cluster.max_restarts:
+                self._fail(job, end, units, f", and it has been started {job.restarts + 1} times")
+                return
+            log.info("%s: %s; resubmitted", job.name, end.reason)
+            self.waiting.append((job.task.with_units(units), job.name, job.restarts + 1))
+        else:
+            self._split(job, end, units)
 
-class _Child:
-    """One process of a task. begun, ended: keys of the units that it works on, and of those that it has ended."""
+    def _split(self, job: Job, end: JobEnd, units: Sequence[Unit]) -> None:
+        """Try what a job was working on again in halves, and the rest as it is.
 
-    def __init__(
-        self,
-        task: Task,
-        on_event: Callable[[Event], None],
-        environment: Mapping[str, str] | None,
-        should_stop: Callable[[], bool],
-    ) -> None:
-        self.task, self.on_event, self.environment, self.should_stop = task, on_event, environment, should_stop
-        self.begun: set[str] = set()
-        self.ended: set[str] = set()
+        A job that was killed may have been working on any unit that it had begun; one that left because a pack broke
+        has said which, or has failed a single unit by itself.
+        """
+        said = job.progress.split
+        suspected = job.progress.begun or {unit.key for unit in units} if said is None else set(said.units)
+        suspects = [unit for unit in units if unit.key in suspected]
+        rest = [unit for unit in units if unit.key not in suspected]
+        if len(suspects) == 1:
+            self._fail(job, end, suspects)
+            suspects = []
+        elif suspects and said is None:
+            self.on_event(events.Split([unit.key for unit in suspects], end.reason))
+        task = job.task
+        if said is not None and said.memory:
+            task = replace(task, pack_size=max(1, len(suspects) // 2))
+        groups = [group for group in (*even_chunks(suspects, 2), rest) if group]
+        for number, group in enumerate(groups, 1):
+            self.waiting.append((task.with_units(group), f"{job.name}.{number}", job.restarts))
 
-    def run(self, untrained: list[str]) -> Exception | None:
-        """Make the task's units; returns the error that ended the process, or None."""
+    def _fail(self, job: Job, end: JobEnd, units: Sequence[Unit], more: str = "") -> None:
+        message = f"{end.reason}{more}. "
+        if end.fate != "cancelled":
+            message += f"{self._where_to_look(Path(job.task.log or log_path(job.file)))}. "
+        message += "Re-run the command to resume"
+        for unit in units:
+            self.on_event(events.Failed(unit.key, Failure("JobEnded", message, user=True)))
+
+    def _where_to_look(self, printed: Path) -> str:
+        if printed.is_file() and printed.stat().st_size:
+            return f"Its output is in {printed}"
+        return (
+            f"It printed nothing into {printed}: does its node see {self.folder}? That folder and the store "
+            f"({store_root()}) must lie on a file system that all nodes share"
+        )
+
+    def _stop(self) -> None:
+        for task, _, _ in self.waiting:
+            for unit in task.units:
+                self.on_event(events.Interrupted(unit.key))
+        self.waiting.clear()
+        if self.running and (self.asked is None or time.monotonic() - self.asked > _ASK_AGAIN):
+            self.asked = time.monotonic()
+            self.supervisor.cluster.stop([job.id for job in self.running])
+
+
+def _new_folder(parent: Path) -> Path:
+    """A folder that no earlier run has used: a sweep may be resumed, and halving makes tasks several times."""
+    number = 1
+    while True:
+        folder = parent.absolute() / f"{number:03d}"
         try:
-            if self.task.ranks > 1 and untrained:
-                self._start(self.task.ranks, untrained, False)
-                # Decoding uses one device; what has just been trained is in the store now.
-                left = [unit for unit in self.task.units if unit.key not in self.ended]
-                trained = [unit for unit in left if unit.key == BASE or store.find("adapter", unit.key)]
-                self.begun.clear()
-                self._start(1, [], True, self.task.with_units(trained))
-            else:
-                self._start(1, untrained, True)
-        except (WorkerDied, UserError) as death:
-            return death
-        return None
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
 
-    def _start(self, count: int, untrained: list[str], decoding: bool, task: Task | None = None) -> None:
-        task = task or self.task
-        if task.units:
-            run_workers(
-                work, (task, untrained, decoding), count, self._receive, environment=self.environment,
-                should_stop=self.should_stop,
-            )  # fmt: skip
 
-    def _receive(self, rank: int, event: Event) -> None:
-        if isinstance(event, Fitting | Decoding):
-            self.begun.add(event.unit)
-        elif isinstance(event, UnitEvent) and event.ends:
-            self.ended.add(event.unit)
-            self.begun.discard(event.unit)
-        self.on_event(event)
+def _refresh_store() -> None:
+    """Have a network file system show what another machine has just put into the store.
+
+    NFS caches for a while that a name was absent; changing a folder, if only to the mode it has, makes it ask again
+    (submitit does the same before it looks for a result).
+    """
+    for kind in ("adapter", "transcript"):
+        folder = store_root() / kind
+        try:
+            folder.chmod(folder.stat().st_mode)
+        except OSError:  # somebody else's folder, or none yet
+            continue

@@ -1,109 +1,154 @@
 """A task's process: trains its adapters in packs over one base, then decodes all that their jobs ask for.
 
-A process that only decodes does without Lightning, which takes a second or two to import.
+It holds the locks of what it makes. A process that only decodes does without Lightning, which takes a second or two to
+import.
 """
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
-import signal
-import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]  # made in C
+from filelock import Timeout
 
 from kimi_audio_ft import store
-from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.config.train import SHARDED, TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode_all
-from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.files import raise_if_full
 from kimi_audio_ft.outcomes import BASE, Failure
 from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.runtime.devices import limit_threads
+from kimi_audio_ft.runtime.devices import in_workers, limit_threads, num_ranks
 from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.runtime.signals import Interrupted, StopRequest
-from kimi_audio_ft.runtime.workers import Send
+from kimi_audio_ft.runtime.workers import Send, run_workers
 from kimi_audio_ft.scoring import score
 from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.sweep import events
-from kimi_audio_ft.sweep.events import Decoding, Event, Failed, Fitting, Paused, Ready, Split, Step
-from kimi_audio_ft.sweep.plan import Task, Unit, even_chunks, grouped, pack_units
+from kimi_audio_ft.sweep.events import Decoding, Event, Failed, Fitting, Paused, Ready, Split, Step, Waiting
+from kimi_audio_ft.sweep.plan import Task, Unit, grouped, pack_units
+from kimi_audio_ft.sweep.task import print_into
 from kimi_audio_ft.text import first_line
-from kimi_audio_ft.training.adapters import AdapterSpec
 from kimi_audio_ft.training.ending import TrainingFailed
 from kimi_audio_ft.trial import Trial
 
 log = logging.getLogger(__name__)
 
-# Seconds between two messages about a decoding's progress.
-_EVERY = 0.5
-# Messages of PyTorch's allocator on a CPU, where it raises a plain RuntimeError.
-_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory")
+# Seconds between two messages about a decoding's progress, and between two looks at another process's lock.
+_EVERY, _LOCK_PATIENCE = 0.5, 1.0
+# Messages of PyTorch's allocators that are no OutOfMemoryError: a CPU's, and cuBLAS's.
+_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA out of memory")
+
+Results = dict[str, dict[str, Any] | TrainingFailed]
 
 
-def work(rank: int, send: Send, task: Task, untrained: Sequence[str], decoding: bool) -> None:
-    """Make a task's units, as one of ``task.ranks`` processes that train together; every event is sent on.
+class _Leave(Exception):
+    """Ends the task's process: its devices and memory may be in any state."""
 
-    Args:
-        untrained: keys of the units that are to be trained; the sender holds their locks.
-        decoding: whether this process also decodes.
+
+def make_units(task: Task, on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> None:
+    """Make a task's units; the fate of each is an event.
+
+    When a pack breaks in a way that is no user's error, this returns early after a ``Split`` event: what is left is
+    for new processes.
     """
-    # The supervisor alone answers Ctrl-C, with one SIGTERM; a cluster that takes its node back sends SIGUSR1/2.
-    # Never undone: a signal must not end this process while its last events are being sent.
-    stop = StopRequest(also=[signal.SIGUSR2], ignore_ctrl_c=True).listen()
-    _die_with_supervisor()
-    _set_up(rank, task)
-    Worker(rank, send, task, stop).run(set(untrained), decoding)
-
-
-def _die_with_supervisor() -> None:
-    """Have the kernel kill this process when the supervisor dies, whose locks are gone then.
-
-    PyTorch asks the kernel for SIGINT, which is ignored here.
-    """
-    _prctl_pr_set_pdeathsig(signal.SIGKILL)
-
-
-def _set_up(rank: int, task: Task) -> None:
-    if task.log is not None:
-        target = os.open(task.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-            os.dup2(target, stream.fileno())
-    threads = task.units[0].config.trainer.threads
-    # Busy threads of several processes on the same cores crawl.
-    limit_threads(threads or (max(1, (os.cpu_count() or 1) // task.ranks) if task.ranks > 1 else 0))
     quiet_libraries()
-    level = logging.INFO if rank == 0 else logging.CRITICAL  # what all ranks meet is logged once
-    logging.basicConfig(format="[%(asctime)s] %(message)s", level=level, force=True)
+    worker = Worker(task, on_event, should_stop)
+    try:
+        worker.run()
+    except _Leave:
+        pass
+    finally:
+        worker.let_go([unit.key for unit in task.units])
 
 
 class Worker:
-    """One process of a task. Only rank 0 writes products and sends events."""
+    """Makes a task's units in this process; under several ranks each training has processes of its own."""
 
-    def __init__(self, rank: int, send: Send, task: Task, should_stop: Callable[[], bool]) -> None:
-        self.rank, self.task, self.should_stop = rank, task, should_stop
-        self.send: Callable[[Event], None] = send if rank == 0 else lambda event: None
+    def __init__(self, task: Task, on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> None:
+        self.task, self.on_event, self.should_stop = task, on_event, should_stop
         self.pack_size = task.pack_size
-        self._failed_keys: set[str] = set()
+        self.ended: set[str] = set()
+        self._locks: dict[str, ExitStack] = {}
+        self._fitting: set[str] = set()
         self._evaluations: dict[str, EvaluationSet] = {}
 
-    def run(self, untrained: set[str], decoding: bool) -> None:
+    def run(self) -> None:
+        """Make the units, those last that other processes are making now."""
+        mine, others = self._claim(self.task.units)
+        self._make(mine)
+        for unit in others:
+            self.send(Waiting(unit.key))
+        for unit in others:
+            if self._wait(unit):
+                self._make([unit])
+
+    def send(self, event: Event) -> None:
+        """Pass an event on; a unit that has ended needs its lock no longer, unless its pack still trains."""
+        if isinstance(event, events.UnitEvent) and event.ends:
+            self.ended.add(event.unit)
+            self.let_go({event.unit} - self._fitting)
+        self.on_event(event)
+
+    # Locks: an adapter is trained by the process that holds its lock.
+
+    def _claim(self, units: Sequence[Unit]) -> tuple[list[Unit], list[Unit]]:
+        """Units whose locks are ours or that need none, and those that another process is making."""
+        mine: list[Unit] = []
+        others: list[Unit] = []
+        for unit in units:
+            try:
+                free = not is_untrained(unit) or self._lock(unit.key, 0)
+            except UserError as error:  # a store that cannot be written; what it has can be used
+                self.send(Failed(unit.key, Failure.of(error)))
+            else:
+                (mine if free else others).append(unit)
+        return mine, others
+
+    def _lock(self, key: str, patience: float) -> bool:
+        stack = ExitStack()
+        try:
+            stack.enter_context(store.lock("adapter", key, patience))
+        except Timeout:
+            return False
+        self._locks[key] = stack
+        return True
+
+    def let_go(self, keys: Iterable[str]) -> None:
+        """Release the locks of units."""
+        for key in keys:
+            if key in self._locks:
+                self._locks.pop(key).close()
+
+    def _wait(self, unit: Unit) -> bool:
+        """Wait until another process has made it or given it up."""
+        while is_untrained(unit) and not self._lock(unit.key, _LOCK_PATIENCE):
+            if self.should_stop():
+                self.send(events.Interrupted(unit.key))
+                return False
+        return True
+
+    # Packs.
+
+    def _make(self, units: Sequence[Unit]) -> None:
         """Decode what needs no training, then train pack by pack, decoding each pack's units at once."""
-        units = self.task.units
-        if decoding:
-            self.decode([unit for unit in units if unit.key not in untrained])
-        for pack in pack_units([unit for unit in units if unit.key in untrained], self.task.same_data):
-            for part in self._in_step(pack):
-                self._packs(part, decoding)
+        untrained = [unit for unit in units if is_untrained(unit)]
+        self.decode([unit for unit in units if unit not in untrained])
+        for pack in pack_units(untrained, self.task.same_data):
+            try:
+                for part in self._in_step(pack):
+                    self._packs(part)
+            except UserError as error:  # data that cannot be read
+                for unit in pack:
+                    self._failed(unit, error)
 
     def _in_step(self, units: list[Unit]) -> list[list[Unit]]:
         """Units whose epochs have equally many optimizer steps: with other seeds, batches are cut elsewhere."""
@@ -111,13 +156,13 @@ class Worker:
             return [units]
 
         def steps(unit: Unit) -> tuple[int, ...]:
-            data = self._trial(unit).data
+            data = quiet_trial(unit).data
             data.setup()
             return data.steps_by_epoch(unit.config.trainer.max_epochs)
 
         return grouped(units, steps)
 
-    def _packs(self, units: list[Unit], decoding: bool) -> None:
+    def _packs(self, units: list[Unit]) -> None:
         """Train units that can share a pack, in packs of the fastest size."""
         left = list(units)
         while left:
@@ -125,9 +170,7 @@ class Worker:
                 return self._interrupt(left, None)
             size = self._size(left)
             for pack in self._resumable(left[:size]):
-                made = self._fit(pack)
-                if decoding:
-                    self.decode(made)
+                self.decode(self._fit(pack))
             left = left[size:]
         return None
 
@@ -135,8 +178,9 @@ class Worker:
         if self.pack_size == 0 and len(units) > 1:
             from kimi_audio_ft.sweep.pack_size import probed_pack_size
 
-            trials = [self._trial(unit) for unit in units]
-            self.pack_size = probed_pack_size(trials, self._dispatch(trials[0]), self.task.ranks)
+            trials = [quiet_trial(unit) for unit in units]
+            ranks = num_ranks(units[0].config.trainer)
+            self.pack_size = probed_pack_size(trials, dispatch_of(self.task, trials[0]), ranks)
         return max(1, self.pack_size)
 
     def _resumable(self, units: list[Unit]) -> list[list[Unit]]:
@@ -148,90 +192,83 @@ class Worker:
         return [[by_key[key] for key in group] for group in groups]
 
     def _fit(self, pack: list[Unit]) -> list[Unit]:
-        """Train one pack.
-
-        Returns:
-            The units whose adapters are in the store now.
-        """
+        """Train one pack; returns the units whose adapters are in the store now."""
+        self._fitting = {unit.key for unit in pack}
         try:
-            return self._fit_pack(pack)
+            for unit in pack:
+                store.begin("adapter", unit.key)
+                self.send(Fitting(unit.key, len(pack), self.task.number))
+            results = self._results(self.task.with_units(pack))
+            return [unit for unit in pack if self._finish(unit, results[unit.key])]
         except Interrupted as stop:
-            self._interrupt([unit for unit in pack if unit.key not in self._failed_keys], stop.step)
+            self._interrupt(self._open(pack), stop.step)
         except Exception as error:
-            self._broken([unit for unit in pack if unit.key not in self._failed_keys], error)
+            self._broken(self._open(pack), error)
         finally:
-            if self.rank == 0:
-                for unit in pack:
-                    store.discard("adapter", unit.key)
+            for unit in pack:
+                store.discard("adapter", unit.key)
+            self._fitting = set()
+            self.let_go(unit.key for unit in pack if unit.key in self.ended)
         return []
 
-    def _fit_pack(self, pack: list[Unit]) -> list[Unit]:
-        from kimi_audio_ft.training.fit import fit_adapters
+    def _results(self, task: Task) -> Results:
+        """Train a task's units as one pack, here or in one process for every rank."""
+        config = task.units[0].config
+        if not in_workers(config.trainer):
+            return fit_pack(task, self.send, self.should_stop)
+        Trial(config).base.release()  # the ranks need the devices
+        said: list[Results | Interrupted] = []
 
-        trials = {unit.key: self._trial(unit) for unit in pack}
-        first = trials[pack[0].key]
-        one_order = len({trial.config.seed for trial in trials.values()}) == 1
-        data = first.data if one_order else {key: trial.data for key, trial in trials.items()}
-        specs = [
-            AdapterSpec(
-                key,
-                trial.config.lora,
-                trial.config.optim,
-                trial.config.seed,
-                store.begin("adapter", key) if self.rank == 0 else store.draft_folder("adapter", key),
-                store.work_folder("adapter", key),
-            )
-            for key, trial in trials.items()
-        ]
-        units = {unit.key: unit for unit in pack}
-        for key in trials:
-            self.send(Fitting(key, len(pack), self.task.number))
+        def on_message(rank: int, message: Event | Results | Interrupted) -> None:
+            if isinstance(message, Event):
+                self.send(message)
+            else:
+                said.append(message)
 
-        def on_step(key: str, step: int, steps: int, loss: float, speed: float) -> None:
-            self.send(Step(key, step, steps, loss, speed))
+        run_workers(_fit_rank, (task,), num_ranks(config.trainer), on_message, should_stop=self.should_stop)
+        [end] = said
+        if isinstance(end, Interrupted):
+            raise end
+        return end
 
-        results = fit_adapters(
-            first.base, specs, data, first.config.trainer, dispatch=self._dispatch(first), until=self.task.until,
-            on_step=on_step, on_failure=lambda key, failure: self._failed(units[key], failure),
-            should_stop=self.should_stop,
-        )  # fmt: skip
-        return [unit for unit in pack if self._finish(unit, trials[unit.key], results[unit.key])]
-
-    def _finish(self, unit: Unit, trial: Trial, result: dict[str, Any] | TrainingFailed) -> bool:
+    def _finish(self, unit: Unit, result: dict[str, Any] | TrainingFailed) -> bool:
         """Put a finished adapter into the store, evaluate a paused one; returns whether it is finished."""
         if isinstance(result, TrainingFailed):
             self._failed(unit, result)
         elif "paused" in result:
-            self._evaluate(unit, trial, **result["paused"])
+            self._evaluate(unit, **result["paused"])
         else:
-            return self.rank != 0 or self._store(unit, trial, result)
+            return self._store(unit, result)
         return False
 
-    def _store(self, unit: Unit, trial: Trial, result: dict[str, Any]) -> bool:
+    def _store(self, unit: Unit, result: dict[str, Any]) -> bool:
         try:
-            facts = {**result, "config": asdict(trial.config), "eval_identity": self._evaluation(trial.config).identity}
+            require_unchanged(unit)
+            facts = {**result, "config": asdict(unit.config), "eval_identity": self._evaluation(unit.config).identity}
             store.complete("adapter", unit.key, facts)
         except UserError as error:
             self._failed(unit, error)
             return False
         return True
 
-    def _evaluate(self, unit: Unit, trial: Trial, step: int, val_loss: float) -> None:
+    def _evaluate(self, unit: Unit, step: int, val_loss: float) -> None:
         """Report the validation loss, and the CER if asked for, of an adapter at a rung."""
-        rate = self._rate(unit, trial, step) if self.task.metric == "cer" and self.rank == 0 else None
+        rate = self._rate(unit, step) if self.task.metric == "cer" else None
         self.send(Paused(unit.key, step, val_loss, rate))
 
-    def _rate(self, unit: Unit, trial: Trial, step: int) -> float:
+    def _rate(self, unit: Unit, step: int) -> float:
         from kimi_audio_ft.training.checkpoint import checkpoint_of
 
-        greedy = replace(trial.config.decoding, text_temperature=0.0, text_top_k=0, repeats=1)
-        evaluation = self._evaluation(trial.config)
+        greedy = replace(unit.config.decoding, text_temperature=0.0, text_top_k=0, repeats=1)
+        evaluation = self._evaluation(unit.config)
         folder = store.work_folder("adapter", unit.key)
         checkpoint = checkpoint_of([folder], step)
         assert checkpoint is not None, "a paused training has left one"
         adapter = (f"{unit.key}@{step}", folder / checkpoint)
         [transcripts] = decode_all(evaluation.base, evaluation, [DecodingRequest(greedy, 0)], adapter)
         return float(score(evaluation.references, transcripts.hypotheses[0])["cer"])
+
+    # Decoding.
 
     def decode(self, units: Sequence[Unit]) -> None:
         """Decode every way that the jobs of these units ask for."""
@@ -261,55 +298,122 @@ class Worker:
             requests = [DecodingRequest(job.decoding, job.seed) for job in jobs]
             decode_all(evaluation.base, evaluation, requests, adapter, on_progress=on_progress)
 
-    def _evaluation(self, config: Any) -> EvaluationSet:
+    def _evaluation(self, config: TrainConfig) -> EvaluationSet:
         key = canonical(asdict(config.data))
         if key not in self._evaluations:
-            trial = Trial(config)
-            self._evaluations[key] = EvaluationSet(trial.base, config.data)
+            self._evaluations[key] = EvaluationSet(Trial(config).base, config.data)
         return self._evaluations[key]
 
-    def _trial(self, unit: Unit) -> Trial:
-        config = replace(unit.config, trainer=replace(unit.config.trainer, progress=False))
-        return Trial(config, self.rank)
-
-    def _dispatch(self, trial: Trial) -> str:
-        if self.task.dispatch != "auto":
-            return self.task.dispatch
-        return "batched" if trial.base.device.type == "cuda" else "slice"
+    # What goes wrong.
 
     def _interrupt(self, units: Sequence[Unit], step: int | None) -> None:
         for unit in units:
             self.send(events.Interrupted(unit.key, step))
 
+    def _open(self, pack: Sequence[Unit]) -> list[Unit]:
+        return [unit for unit in pack if unit.key not in self.ended]
+
     def _failed(self, unit: Unit, error: Exception) -> None:
-        if unit.key in self._failed_keys:  # told while it trained; now its pack has ended
+        if unit.key in self.ended:  # told while it trained; now its pack has ended
             return
-        self._failed_keys.add(unit.key)
         failure = Failure.of(error)
         log.error("%s failed: %s", unit.key, failure.traceback or failure.message)
         self.send(Failed(unit.key, failure))
 
     def _broken(self, pack: list[Unit], error: Exception) -> None:
         """After an error of a whole pack: one of the user's fails all units; any other is searched for in halves."""
-        if self.task.ranks > 1 and not isinstance(error, UserError):
-            raise error  # the other ranks do not know of it; the supervisor starts again with smaller packs
         try:
             raise_if_full(error, store_root())
         except UserError as full:
             error = full
         memory = out_of_memory(error)
-        if len(pack) == 1 or isinstance(error, UserError):
+        if isinstance(error, UserError):
             for unit in pack:
-                self._failed(unit, too_large(unit.config, error) if memory else error)
+                self._failed(unit, error)
             return
         log.error("a pack of %d broke: %s", len(pack), "".join(traceback.format_exception(error)))
-        if memory:
-            free_memory()
-            self.pack_size = len(pack) // 2
-        reason = "out of memory" if memory else f"{type(error).__name__}: {error}"
-        self.send(Split([unit.key for unit in pack], reason))
-        for half in even_chunks(pack, 2):
-            self.decode(self._fit(half))
+        if len(pack) == 1:
+            self._failed(pack[0], too_large(pack[0].config, error) if memory else error)
+            pack = []
+        self.send(Split([unit.key for unit in pack], f"{type(error).__name__}: {first_line(error, '')}", memory))
+        raise _Leave
+
+
+def is_untrained(unit: Unit) -> bool:
+    """Whether a unit's adapter is to be trained."""
+    return unit.key != BASE and store.find("adapter", unit.key) is None
+
+
+def require_unchanged(unit: Unit) -> None:
+    """Raise a DataError unless the files that an adapter is trained from are those that the sweep was planned with."""
+    if Trial(unit.config).training_signature != unit.key:
+        rule = "(or a recording, or the model) changed while the sweep ran, so its signature would be wrong"
+        raise DataError(unit.config.data.train_manifest, rule, "Run the command again, which plans anew")
+
+
+def quiet_trial(unit: Unit, rank: int = 0) -> Trial:
+    """The trial that trains a unit, without a progress bar."""
+    return Trial(replace(unit.config, trainer=replace(unit.config.trainer, progress=False)), rank)
+
+
+def dispatch_of(task: Task, trial: Trial) -> str:
+    """How a pack's updates are computed on the trial's device."""
+    if task.dispatch != "auto":
+        return task.dispatch
+    return "batched" if trial.base.device.type == "cuda" else "slice"
+
+
+def fit_pack(task: Task, send: Callable[[Event], None], should_stop: Callable[[], bool], rank: int = 0) -> Results:
+    """Train the units of a task as one pack, as one of its ranks; the drafts of their adapters are there.
+
+    Raises:
+        Interrupted: they were asked to stop, and have saved.
+        DataError: what they are trained from has changed.
+    """
+    from kimi_audio_ft.training.adapters import AdapterSpec
+    from kimi_audio_ft.training.fit import fit_adapters
+
+    trials = {unit.key: quiet_trial(unit, rank) for unit in task.units}
+    first = trials[task.units[0].key]
+    first.base.sharded = first.config.trainer.strategy in SHARDED
+    one_order = len({trial.config.seed for trial in trials.values()}) == 1
+    data = first.data if one_order else {key: trial.data for key, trial in trials.items()}
+    for trial in [first] if one_order else trials.values():
+        trial.data.setup()
+    for unit in task.units:
+        require_unchanged(unit)
+    specs = [
+        AdapterSpec(
+            key,
+            trial.config.lora,
+            trial.config.optim,
+            trial.config.seed,
+            store.draft_folder("adapter", key),
+            store.work_folder("adapter", key),
+        )
+        for key, trial in trials.items()
+    ]
+    return fit_adapters(
+        first.base, specs, data, first.config.trainer, dispatch=dispatch_of(task, first), until=task.until,
+        on_step=lambda key, step, steps, loss, speed: send(Step(key, step, steps, loss, speed)),
+        on_failure=lambda key, failure: send(Failed(key, Failure.of(failure))),
+        should_stop=should_stop,
+    )  # fmt: skip
+
+
+def _fit_rank(rank: int, send: Send, task: Task) -> None:
+    """``fit_pack`` as one of several processes; the first sends events, and what it returns or raises."""
+    # The task's process alone answers Ctrl-C and the signals of a cluster, with one SIGTERM.
+    stop = StopRequest(ignore_ctrl_c=True).listen()
+    print_into(task.log, logging.INFO if rank == 0 else logging.CRITICAL)  # what all ranks meet is logged once
+    settings = task.units[0].config.trainer
+    limit_threads(settings.threads or max(1, (os.cpu_count() or 1) // num_ranks(settings)))
+    quiet_libraries()
+    tell: Callable[[Any], None] = send if rank == 0 else lambda message: None
+    try:
+        tell(fit_pack(task, tell, stop, rank))
+    except Interrupted as interrupted:
+        tell(interrupted)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -317,13 +421,6 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(message in str(error) for message in _OUT_OF_MEMORY)
-
-
-def free_memory() -> None:
-    """Free the memory of a failed training."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def too_large(config: TrainConfig, error: BaseException) -> UserError:

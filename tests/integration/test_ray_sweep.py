@@ -11,9 +11,9 @@ import pytest
 from kimi_audio_ft.config.launcher import RayConfig
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.sweep.cluster.executor import ClusterExecutor
 from kimi_audio_ft.sweep.events import Event, Interrupted, Ready, Step
 from kimi_audio_ft.sweep.plan import Task, Unit
+from kimi_audio_ft.sweep.supervisor import Supervisor
 from tests.trials_json import values
 
 pytest.importorskip("ray")
@@ -46,7 +46,7 @@ def test_a_task_that_is_stopped_on_ray_saves_and_goes_on(
     from kimi_audio_ft.sweep.cluster.ray import RayCluster
 
     config = trial_config(trainer={"max_epochs": 50, "max_steps": 60, "save_every": 1000})
-    executor = ClusterExecutor(RayCluster(RayConfig(), 0), tmp_path)
+    executor = Supervisor(RayCluster(RayConfig(), 0), tmp_path)
     task = Task(0, [Unit("a1", [config])], pack_size=1)
     heard: list[Event] = []
     executor.run([task], heard.append, lambda: any(isinstance(event, Step) for event in heard))

@@ -16,10 +16,10 @@ import pytest
 
 from kimi_audio_ft.config.launcher import SlurmConfig
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.sweep.cluster.executor import NotNow
 from kimi_audio_ft.sweep.cluster.slurm import Slurm
-from kimi_audio_ft.sweep.cluster.task import sweep_environment
 from kimi_audio_ft.sweep.events import EventReader
+from kimi_audio_ft.sweep.supervisor import NotNow
+from kimi_audio_ft.sweep.task import sweep_environment
 from tests.trials_json import values
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm")]

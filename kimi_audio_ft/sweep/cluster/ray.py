@@ -14,8 +14,8 @@ from typing import Any
 
 from kimi_audio_ft.config.launcher import RayConfig
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.sweep.cluster.executor import JobEnd
-from kimi_audio_ft.sweep.cluster.task import INTERRUPTED, python_path
+from kimi_audio_ft.sweep.supervisor import JobEnd
+from kimi_audio_ft.sweep.task import INTERRUPTED, python_path
 from kimi_audio_ft.text import first_line
 
 log = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ def worker_function(path: str) -> Callable[[str], int]:
     def run(task_file: str) -> int:
         sys.path[:0] = [entry for entry in path.split(":") if entry not in sys.path]
         # A process of its own: it can be sent signals, and its death or its memory is not the worker's.
-        process = import_module("kimi_audio_ft.sweep.cluster.task").TaskProcess(Path(task_file))
+        process = import_module("kimi_audio_ft.sweep.task").TaskProcess(Path(task_file))
         try:
             return int(process.wait())
         except KeyboardInterrupt:

@@ -19,8 +19,8 @@ from typing import Any
 
 from kimi_audio_ft.config.launcher import SlurmConfig
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.sweep.cluster.executor import JobEnd, NotNow
-from kimi_audio_ft.sweep.cluster.task import INTERRUPTED, TaskProcess, python_path
+from kimi_audio_ft.sweep.supervisor import JobEnd, NotNow
+from kimi_audio_ft.sweep.task import INTERRUPTED, TaskProcess, python_path
 
 log = logging.getLogger(__name__)
 

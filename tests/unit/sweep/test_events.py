@@ -47,7 +47,8 @@ def test_json_is_flat_and_names_the_kind() -> None:
         "user": True,
         "traceback": "",
     }
-    assert Split(["a"], "died").to_json() == {"event": "split", "unit": None, "units": ["a"], "reason": "died"}
+    split = {"event": "split", "unit": None, "units": ["a"], "reason": "died", "memory": False}
+    assert Split(["a"], "died").to_json() == split
 
 
 def test_the_kinds_that_end_a_unit() -> None:
@@ -97,6 +98,7 @@ def test_an_interruption_is_kept_back_until_it_is_known_to_be_one() -> None:
     assert progress.take(Fitting("a"))
     assert not progress.interrupted
     failure = Failure("JobEnded", "lost", user=True)
-    for event in (Ready("a"), Failed("b", failure), Paused("c", 4, 0.5), Split(["d"], "died")):
+    for event in (Ready("a"), Failed("b", failure), Paused("c", 4, 0.5), Split(["d", "e"], "died")):
         assert progress.take(event)
+    assert not progress.take(Split([], "what broke has failed by itself"))
     assert progress.ended == {"a", "b", "c"}

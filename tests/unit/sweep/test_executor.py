@@ -10,7 +10,7 @@ import pytest
 from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.config.train import TrainConfig, TrainerConfig
 from kimi_audio_ft.errors import ConfigError, UserError
-from kimi_audio_ft.sweep.executor import cluster_executor
+from kimi_audio_ft.sweep.executor import make_supervisor
 from kimi_audio_ft.sweep.plan import Unit
 
 
@@ -26,17 +26,17 @@ def test_a_missing_package_is_named(
     monkeypatch.setitem(sys.modules, package, None)
     words = rf'executor={executor}: the package {package} is missing\. Run pip install -e "\.\[cluster\]"'
     with pytest.raises(UserError, match=words):
-        cluster_executor(LauncherConfig(executor=executor), units, tmp_path)
+        make_supervisor(LauncherConfig(executor=executor), units, tmp_path)
 
 
 def test_a_machine_without_slurm_says_so(units: list[Unit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"there is no sbatch on PATH.*executor=local"):
-        cluster_executor(LauncherConfig(executor="slurm"), units, tmp_path)
+        make_supervisor(LauncherConfig(executor="slurm"), units, tmp_path)
 
 
 def test_gpus_of_another_machine_are_not_counted_here(tmp_path: Path) -> None:
     units = [Unit("a1", [TrainConfig(trainer=TrainerConfig(strategy="ddp"))])]
     with pytest.raises(ConfigError, match=r"gpus_per_pack='auto'.*Give a number"):
-        cluster_executor(LauncherConfig(executor="slurm"), units, tmp_path)
+        make_supervisor(LauncherConfig(executor="slurm"), units, tmp_path)

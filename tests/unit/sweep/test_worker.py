@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +14,20 @@ from kimi_audio_ft import store
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.outcomes import BASE
-from kimi_audio_ft.sweep.events import Decoding, Event, Failed, Fitting, Interrupted, Paused, Ready
+from kimi_audio_ft.sweep.events import (
+    Decoding,
+    Event,
+    Failed,
+    Fitting,
+    Interrupted,
+    Paused,
+    Ready,
+    Split,
+    Step,
+    Waiting,
+)
 from kimi_audio_ft.sweep.plan import Task, Unit
-from kimi_audio_ft.sweep.worker import Worker, out_of_memory, too_large
+from kimi_audio_ft.sweep.worker import make_units, out_of_memory, too_large
 from kimi_audio_ft.trial import Trial
 
 Config = Callable[..., TrainConfig]
@@ -25,10 +38,9 @@ def unit_of(config: TrainConfig) -> Unit:
 
 
 def make(task: Task, should_stop: Callable[[], bool] = lambda: False) -> list[Event]:
-    """All events of a worker that trains every unit which the store lacks."""
+    """All events of a task."""
     events: list[Event] = []
-    untrained = {unit.key for unit in task.units if unit.key != BASE and store.find("adapter", unit.key) is None}
-    Worker(0, events.append, task, should_stop).run(untrained, decoding=True)
+    make_units(task, events.append, should_stop)
     return events
 
 
@@ -64,6 +76,68 @@ def test_a_task_that_is_asked_to_stop_interrupts_every_unit(trial_config: Config
     unit = unit_of(trial_config())
     events = make(Task(0, [Unit(BASE, unit.jobs), unit]), should_stop=lambda: True)
     assert events == [Interrupted(BASE), Interrupted(unit.key)]
+
+
+def test_a_pack_that_breaks_is_left_to_new_processes(trial_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    units = [unit_of(trial_config(lora={"r": rank})) for rank in (2, 4, 8)]
+
+    def lack_memory(*arguments: Any, **options: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("kimi_audio_ft.training.fit.fit_adapters", lack_memory)
+    events = make(Task(0, units, pack_size=2))
+    assert events[-1] == Split([unit.key for unit in units[:2]], "OutOfMemoryError: CUDA out of memory", memory=True)
+    [_fitting, failed, split] = make(Task(0, units[:1]))
+    assert isinstance(failed, Failed) and failed.failure.user and failed.failure.message.startswith("lora.r=2: out of")
+    assert split == Split([], "OutOfMemoryError: CUDA out of memory", memory=True)
+    assert not list(store.product_path("adapter", units[0].key).parent.glob(".*.draft"))
+
+
+def test_data_edited_while_a_sweep_runs_make_no_adapter(trial_config: Config, tmp_path: Path) -> None:
+    manifest = tmp_path / "train.jsonl"
+    manifest.write_bytes(Path(trial_config().data.train_manifest).read_bytes())
+    config = trial_config(data={"train_manifest": str(manifest)}, trainer={"max_steps": 2})
+    unit = unit_of(config)
+    lines = manifest.read_text(encoding="utf-8").splitlines(keepends=True)
+    manifest.write_text("".join(lines[:12]), encoding="utf-8")
+    failed = make(Task(0, [unit]))[-1]
+    assert isinstance(failed, Failed) and failed.failure.user
+    assert "changed while the sweep ran" in failed.failure.message and str(manifest) in failed.failure.message
+    assert store.find("adapter", unit.key) is None
+
+
+def test_data_edited_while_an_adapter_trains_make_no_adapter(trial_config: Config, tmp_path: Path) -> None:
+    manifest = tmp_path / "train.jsonl"
+    content = Path(trial_config().data.train_manifest).read_text(encoding="utf-8")
+    manifest.write_text(content, encoding="utf-8")
+    unit = unit_of(trial_config(data={"train_manifest": str(manifest)}, trainer={"max_steps": 2}))
+    events: list[Event] = []
+
+    def edit_at_last(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, Step) and event.step == event.steps:
+            manifest.write_text("".join(content.splitlines(keepends=True)[:12]), encoding="utf-8")
+
+    make_units(Task(0, [unit]), edit_at_last, lambda: False)
+    assert any(isinstance(event, Step) and event.step == event.steps for event in events)
+    assert isinstance(events[-1], Failed) and "changed while" in events[-1].failure.message
+    assert store.find("adapter", unit.key) is None
+
+
+def test_an_adapter_that_another_process_makes_is_waited_for(trial_config: Config) -> None:
+    unit = unit_of(trial_config(trainer={"max_steps": 2}))
+    events: list[Event] = []
+    held = ExitStack()
+    held.enter_context(store.lock("adapter", unit.key))
+
+    def let_go(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, Waiting):
+            held.close()
+
+    make_units(Task(0, [unit]), let_go, lambda: False)
+    assert events[0] == Waiting(unit.key) and events[-1] == Ready(unit.key)
+    held.enter_context(store.lock("adapter", unit.key))  # nobody holds it any longer
 
 
 @pytest.mark.parametrize(

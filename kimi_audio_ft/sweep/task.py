@@ -1,4 +1,4 @@
-"""``python -m kimi_audio_ft.sweep TASK.json``: one task in a process of its own, started by a job of a cluster."""
+"""``python -m kimi_audio_ft.sweep TASK.json``: one task of a sweep in a process of its own, on any machine."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.files import raise_if_full, write_json
 from kimi_audio_ft.outcomes import Failure
 from kimi_audio_ft.paths import CHECKOUT, project_root, store_root
-from kimi_audio_ft.runtime.devices import num_ranks
 from kimi_audio_ft.runtime.signals import StopRequest
 from kimi_audio_ft.sweep.events import Event, EventWriter, Failed, Progress, events_path
 from kimi_audio_ft.sweep.plan import Task, read_task
@@ -28,7 +27,9 @@ log = logging.getLogger("kimi_audio_ft.sweep")
 
 INTERRUPTED = os.EX_TEMPFAIL
 """Exit code of a task that was asked to stop: it has saved, and resumes when it is started again."""
-Supervise = Callable[[Task, Callable[[Event], None], Callable[[], bool]], None]
+BROKEN = os.EX_SOFTWARE
+"""Exit code of a task that leaves because a training broke: its devices and memory may be in any state."""
+Make = Callable[[Task, Callable[[Event], None], Callable[[], bool]], None]
 
 # Variables that decide what a task reads and computes. Nothing secret is among them: they are written to a file.
 _TRAVELLING = (
@@ -53,20 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not options.task.is_file():
         parser.error(f"{options.task}: no such file")
-    logging.basicConfig(format="[%(asctime)s] %(message)s", level=logging.INFO)
     with StopRequest(also=[signal.SIGUSR2], parent=os.getppid() if options.with_parent else 0) as stop:
         return run_task(options.task.absolute(), stop)
 
 
-def run_task(task_file: Path, should_stop: Callable[[], bool], supervise: Supervise | None = None) -> int:
-    """Make a task; the events file says how every unit ended when this returns.
+def run_task(task_file: Path, should_stop: Callable[[], bool], make: Make | None = None) -> int:
+    """Make a task and return its exit code; the events file says how every unit ended.
 
     Args:
-        supervise: makes the units; ``supervisor.supervise`` unless given.
+        make: makes the units; ``worker.make_units`` unless given.
     """
     write = EventWriter(events_path(task_file))
-    task = None
-    progress = Progress()
+    task, progress = None, Progress()
 
     def on_event(event: Event) -> None:
         progress.take(event)
@@ -77,7 +76,8 @@ def run_task(task_file: Path, should_stop: Callable[[], bool], supervise: Superv
         if environment is not None:
             environment.enter()
         task = read_task(task_file)
-        (supervise or _supervise)(task, on_event, should_stop)
+        print_into(task.log, logging.INFO)
+        (make or _make_units)(task, on_event, should_stop)
     except Exception as error:
         keys = [unit.key for unit in task.units] if task is not None else _unit_keys(task_file)
         for key in keys:
@@ -85,16 +85,27 @@ def run_task(task_file: Path, should_stop: Callable[[], bool], supervise: Superv
                 on_event(Failed(key, Failure.of(error)))
         log.exception("the task ended early", exc_info=None if isinstance(error, UserError) else error)
         return 1
-    left = {unit.key for unit in task.units} - progress.ended
-    return INTERRUPTED if left else 0
+    if progress.split is not None:
+        return BROKEN
+    return INTERRUPTED if {unit.key for unit in task.units} - progress.ended else 0
 
 
-def _supervise(task: Task, on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> None:
-    from kimi_audio_ft.sweep.supervisor import supervise
+def _make_units(task: Task, on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> None:
+    from kimi_audio_ft.sweep.worker import make_units
 
-    # The machine that has the GPUs decides how many processes train together.
-    task = replace(task, ranks=num_ranks(task.units[0].config.trainer))
-    supervise(task, on_event, should_stop)
+    make_units(task, on_event, should_stop)
+
+
+def print_into(log_file: str | None, level: int) -> None:
+    """Have this process's output, and that of its children, appended to a file (None: leave it), and log there."""
+    if log_file is not None:
+        target = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for standard in (1, 2):
+            os.dup2(target, standard)
+        os.close(target)
+    logging.basicConfig(format="[%(asctime)s] %(message)s", level=level, force=True)
 
 
 def _unit_keys(task_file: Path) -> list[str]:

@@ -13,10 +13,10 @@ import pytest
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.outcomes import Failure
-from kimi_audio_ft.sweep.cluster import task as command
-from kimi_audio_ft.sweep.cluster.task import sweep_environment
+from kimi_audio_ft.sweep import task as command
 from kimi_audio_ft.sweep.events import Event, EventReader, Failed, Interrupted, Ready, events_path
 from kimi_audio_ft.sweep.plan import Task, Unit, write_task
+from kimi_audio_ft.sweep.task import sweep_environment
 
 OnEvent = Callable[[Event], None]
 ShouldStop = Callable[[], bool]

@@ -1,0 +1,108 @@
+"""This machine as a cluster: tasks are child processes, each with devices of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kimi_audio_ft.runtime import workers
+from kimi_audio_ft.runtime.signals import StopRequest
+from kimi_audio_ft.sweep.supervisor import JobEnd
+from kimi_audio_ft.sweep.task import INTERRUPTED, run_task
+
+
+class LocalMachine:
+    """Runs as many tasks at a time as there are slots.
+
+    slots: environment variables of each, such as the GPUs that its processes see.
+    """
+
+    # Somebody may end a child by hand, which saves and is started again.
+    max_restarts = 3
+
+    def __init__(self, slots: Sequence[Mapping[str, str]]) -> None:
+        self.slots = slots
+        self._processes: dict[str, BaseProcess] = {}
+        self._slot_of: dict[str, int] = {}
+
+    def submit(self, task_file: Path, name: str) -> str:
+        """Start the task's process, spawned, never forked: CUDA and OpenMP do not survive a fork."""
+        slot = self._free_slot()
+        environment = {**os.environ, **self.slots[slot]}
+        context: Any = multiprocessing.get_context(workers.START_METHOD)
+        process = context.Process(target=_run, args=(task_file, environment))
+        process.start()
+        job = str(process.pid)
+        self._processes[job], self._slot_of[job] = process, slot
+        return job
+
+    def _free_slot(self) -> int:
+        """A slot whose process has ended, or has nothing left to do and is about to end."""
+        used = [slot for job, slot in self._slot_of.items() if self._processes[job].is_alive()]
+        free = [slot for slot in range(len(self.slots)) if slot not in used]
+        if free:
+            return free[0]
+        self._processes[next(job for job, slot in self._slot_of.items() if slot == used[0])].join()
+        return used[0]
+
+    def ended(self, jobs: Sequence[str]) -> dict[str, JobEnd]:
+        """By their processes' exit codes."""
+        codes = {job: self._processes[job].exitcode for job in jobs}
+        return {job: end_of(code) for job, code in codes.items() if code is not None}
+
+    def stop(self, jobs: Sequence[str]) -> None:
+        """SIGTERM: they save and end."""
+        for job in jobs:
+            self._processes[job].terminate()
+
+    def close(self, jobs: Sequence[str]) -> None:
+        """Kill what still runs, and wait for what is about to end."""
+        for job in jobs:
+            self._processes[job].kill()
+        for process in self._processes.values():
+            process.join()
+        self._processes, self._slot_of = {}, {}
+
+
+def end_of(code: int) -> JobEnd:
+    """How a process ended that has left units unfinished."""
+    if code == INTERRUPTED:
+        return JobEnd("lost", "its process was stopped")
+    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return JobEnd("died", f"training or decoding it killed the process, which died ({how})")
+
+
+def _run(task_file: Path, environment: Mapping[str, str]) -> None:
+    os.environ.update(environment)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    with StopRequest(also=[signal.SIGUSR2]) as stop:
+        sys.exit(run_task(task_file, lambda: stop() or not parent.is_alive()))
+
+
+def device_slots(gpus_per_pack: int, threads: int, parallel: int | None) -> list[dict[str, str]]:
+    """Environment variables for every pack that this machine can train at the same time.
+
+    Args:
+        threads: CPU threads that a pack has been given (``trainer.threads``); 0: PyTorch takes all cores.
+        parallel: how many packs; None: as many as its GPUs hold, or without GPUs as its cores hold.
+    """
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
+    gpus = gpus[: torch.cuda.device_count()]  # the driver knows which of those named are there
+    if not torch.cuda.is_available() or len(gpus) < gpus_per_pack:
+        cores = len(os.sched_getaffinity(0))
+        return [{}] * (parallel or (max(1, cores // threads) if threads else 1))
+    count = min(parallel or len(gpus), len(gpus) // gpus_per_pack)
+    return [
+        {"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot * gpus_per_pack : (slot + 1) * gpus_per_pack])}
+        for slot in range(count)
+    ]
