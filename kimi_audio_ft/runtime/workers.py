@@ -6,6 +6,7 @@ as torch.distributed and Lightning expect it: RANK, LOCAL_RANK, WORLD_SIZE, MAST
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import signal
@@ -158,3 +159,15 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def print_into(log_file: str | None, level: int) -> None:
+    """Have this process's output, and that of its children, appended to a file (None: leave it), and log there."""
+    if log_file is not None:
+        target = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for standard in (1, 2):
+            os.dup2(target, standard)
+        os.close(target)
+    logging.basicConfig(format="[%(asctime)s] %(message)s", level=level, force=True)

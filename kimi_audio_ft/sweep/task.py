@@ -20,6 +20,7 @@ from kimi_audio_ft.files import raise_if_full, write_json
 from kimi_audio_ft.outcomes import Failure
 from kimi_audio_ft.paths import CHECKOUT, project_root, store_root
 from kimi_audio_ft.runtime.signals import StopRequest
+from kimi_audio_ft.runtime.workers import print_into
 from kimi_audio_ft.sweep.events import Event, EventWriter, Failed, Progress, events_path
 from kimi_audio_ft.sweep.plan import Task, read_task
 
@@ -94,18 +95,6 @@ def _make_units(task: Task, on_event: Callable[[Event], None], should_stop: Call
     from kimi_audio_ft.sweep.worker import make_units
 
     make_units(task, on_event, should_stop)
-
-
-def print_into(log_file: str | None, level: int) -> None:
-    """Have this process's output, and that of its children, appended to a file (None: leave it), and log there."""
-    if log_file is not None:
-        target = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for standard in (1, 2):
-            os.dup2(target, standard)
-        os.close(target)
-    logging.basicConfig(format="[%(asctime)s] %(message)s", level=level, force=True)
 
 
 def _unit_keys(task_file: Path) -> list[str]:

@@ -29,13 +29,12 @@ from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.runtime.devices import in_workers, limit_threads, num_ranks
 from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.runtime.signals import Interrupted, StopRequest
-from kimi_audio_ft.runtime.workers import Send, run_workers
+from kimi_audio_ft.runtime.workers import Send, print_into, run_workers
 from kimi_audio_ft.scoring import score
 from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.sweep import events
 from kimi_audio_ft.sweep.events import Decoding, Event, Failed, Fitting, Paused, Ready, Split, Step, Waiting
 from kimi_audio_ft.sweep.plan import Task, Unit, grouped, pack_units
-from kimi_audio_ft.sweep.task import print_into
 from kimi_audio_ft.text import first_line
 from kimi_audio_ft.training.ending import TrainingFailed
 from kimi_audio_ft.trial import Trial
