@@ -87,7 +87,7 @@ def _train(
             error = event.failure.message if isinstance(event, Failed) else None
             results[key] = RungResult(key, until, lengths.of(trial), score, error, isinstance(event, Ready))
 
-        units = [Unit(key, [trial.config]) for key, trial in trials.items()]
+        units = [Unit(key, [trial.config], [trial.evaluation.identity]) for key, trial in trials.items()]
         launch.make(units, set(trials), on_event, view.stopping, until=until, metric=metric)
         record_fitting(launch.folder, view.fitting_seconds)
     if launch.stopping:

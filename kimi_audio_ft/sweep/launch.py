@@ -287,9 +287,19 @@ def missing_units(jobs: Sequence[Job]) -> tuple[list[Unit], set[str]]:
     Returns:
         The units in the order of the first job of each, the base first; and the keys of those that must be trained.
     """
-    needed: dict[str, dict[str, TrainConfig]] = {}
+    needed: dict[str, Unit] = {}
+    ways: set[tuple[str, str]] = set()
     untrained: set[str] = set()
     find = cache(store.find)
+
+    def need(key: str, config: TrainConfig, evaluation: str) -> None:
+        way = (key, canonical([asdict(config.data), asdict(config.decoding), config.seed]))
+        if way not in ways:
+            ways.add(way)
+            unit = needed.setdefault(key, Unit(key, []))
+            unit.jobs.append(config)
+            unit.evaluations.append(evaluation)
+
     for job in jobs:
         if job.trial is None or job.plan is None:
             continue
@@ -297,13 +307,7 @@ def missing_units(jobs: Sequence[Job]) -> tuple[list[Unit], set[str]]:
         if find("adapter", plan.adapter) is None:
             untrained.add(plan.adapter)
         if plan.adapter in untrained or any(find("transcript", name) is None for name in plan.transcripts):
-            _need(needed, plan.adapter, config)
+            need(plan.adapter, config, plan.evaluation)
         if any(find("transcript", name) is None for name in plan.base_transcripts):
-            _need(needed, BASE, config)
-    units = [Unit(key, list(configs.values())) for key, configs in needed.items()]
-    return sorted(units, key=lambda unit: unit.key != BASE), untrained
-
-
-def _need(needed: dict[str, dict[str, TrainConfig]], key: str, config: TrainConfig) -> None:
-    decoded = canonical([asdict(config.data), asdict(config.decoding), config.seed])
-    needed.setdefault(key, {}).setdefault(decoded, config)
+            need(BASE, config, plan.evaluation)
+    return sorted(needed.values(), key=lambda unit: unit.key != BASE), untrained

@@ -6,7 +6,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,15 +28,21 @@ class Unit:
 
     key: its training signature; ``BASE`` for the base alone.
     jobs: the configs that need it, one for every different way of decoding; the first one trains it.
+    evaluations: planned identity of each job's evaluation set; empty: whatever is read is taken.
     """
 
     key: str
     jobs: list[TrainConfig]
+    evaluations: list[str] = field(default_factory=list)
 
     @property
     def config(self) -> TrainConfig:
         """Config of its training."""
         return self.jobs[0]
+
+    def planned_evaluation(self, job: TrainConfig) -> str | None:
+        """Planned identity of a job's evaluation set."""
+        return self.evaluations[self.jobs.index(job)] if self.evaluations else None
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,10 @@ def write_task(task: Task, path: Path) -> None:
 def read_task(path: Path) -> Task:
     """Read what ``write_task`` wrote."""
     values = json.loads(path.read_text(encoding="utf-8"))
-    units = [Unit(unit["key"], [train_config(job) for job in unit["jobs"]]) for unit in values.pop("units")]
+    units = [
+        Unit(unit["key"], [train_config(job) for job in unit["jobs"]], unit["evaluations"])
+        for unit in values.pop("units")
+    ]
     return Task(units=units, **values)
 
 

@@ -21,9 +21,10 @@ from filelock import Timeout
 from kimi_audio_ft import store
 from kimi_audio_ft.config.train import SHARDED, TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
-from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode_all
-from kimi_audio_ft.errors import DataError, UserError
+from kimi_audio_ft.decoding.transcripts import changed, decode_all
+from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.files import raise_if_full
+from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.outcomes import BASE, Failure
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.runtime.devices import in_workers, limit_threads, num_ranks
@@ -78,7 +79,7 @@ class Worker:
         self.ended: set[str] = set()
         self._locks: dict[str, ExitStack] = {}
         self._fitting: set[str] = set()
-        self._evaluations: dict[str, EvaluationSet] = {}
+        self._inputs = Inputs()
 
     def run(self) -> None:
         """Make the units, those last that other processes are making now."""
@@ -155,7 +156,7 @@ class Worker:
             return [units]
 
         def steps(unit: Unit) -> tuple[int, ...]:
-            data = quiet_trial(unit).data
+            data = quiet_trial(unit, self._inputs).data
             data.setup()
             return data.steps_by_epoch(unit.config.trainer.max_epochs)
 
@@ -177,7 +178,7 @@ class Worker:
         if self.pack_size == 0 and len(units) > 1:
             from kimi_audio_ft.sweep.pack_size import probed_pack_size
 
-            trials = [quiet_trial(unit) for unit in units]
+            trials = [quiet_trial(unit, self._inputs) for unit in units]
             ranks = num_ranks(units[0].config.trainer)
             self.pack_size = probed_pack_size(trials, dispatch_of(self.task, trials[0]), ranks)
         return max(1, self.pack_size)
@@ -214,8 +215,8 @@ class Worker:
         """Train a task's units as one pack, here or in one process for every rank."""
         config = task.units[0].config
         if not in_workers(config.trainer):
-            return fit_pack(task, self.send, self.should_stop)
-        Trial(config).base.release()  # the ranks need the devices
+            return fit_pack(task, self._inputs, self.send, self.should_stop)
+        self._inputs.base(config).release()  # the ranks need the devices
         said: list[Results | Interrupted] = []
 
         def on_message(rank: int, message: Event | Results | Interrupted) -> None:
@@ -242,8 +243,9 @@ class Worker:
 
     def _store(self, unit: Unit, result: dict[str, Any]) -> bool:
         try:
-            require_unchanged(unit)
-            facts = {**result, "config": asdict(unit.config), "eval_identity": self._evaluation(unit.config).identity}
+            require_planned([unit], self._inputs)
+            evaluation = self._inputs.evaluation(unit.config)
+            facts = {**result, "config": asdict(unit.config), "eval_identity": evaluation.identity}
             store.complete("adapter", unit.key, facts)
         except UserError as error:
             self._failed(unit, error)
@@ -259,7 +261,7 @@ class Worker:
         from kimi_audio_ft.training.checkpoint import checkpoint_of
 
         greedy = replace(unit.config.decoding, text_temperature=0.0, text_top_k=0, repeats=1)
-        evaluation = self._evaluation(unit.config)
+        evaluation = self._inputs.evaluation(unit.config)
         folder = store.work_folder("adapter", unit.key)
         checkpoint = checkpoint_of([folder], step)
         assert checkpoint is not None, "a paused training has left one"
@@ -293,15 +295,11 @@ class Worker:
                 self.send(Decoding(unit.key, done, total))
 
         for jobs in grouped(unit.jobs, lambda job: canonical(asdict(job.data))):
-            evaluation = self._evaluation(jobs[0])
+            evaluation = self._inputs.evaluation(jobs[0])
+            if evaluation.identity != (unit.planned_evaluation(jobs[0]) or evaluation.identity):
+                raise changed(jobs[0].data.eval_manifest, "while the sweep ran")
             requests = [DecodingRequest(job.decoding, job.seed) for job in jobs]
             decode_all(evaluation.base, evaluation, requests, adapter, on_progress=on_progress)
-
-    def _evaluation(self, config: TrainConfig) -> EvaluationSet:
-        key = canonical(asdict(config.data))
-        if key not in self._evaluations:
-            self._evaluations[key] = EvaluationSet(Trial(config).base, config.data)
-        return self._evaluations[key]
 
     # What goes wrong.
 
@@ -343,16 +341,17 @@ def is_untrained(unit: Unit) -> bool:
     return unit.key != BASE and store.find("adapter", unit.key) is None
 
 
-def require_unchanged(unit: Unit) -> None:
-    """Raise a DataError unless the files that an adapter is trained from are those that the sweep was planned with."""
-    if Trial(unit.config).training_signature != unit.key:
-        rule = "(or a recording, or the model) changed while the sweep ran, so its signature would be wrong"
-        raise DataError(unit.config.data.train_manifest, rule, "Run the command again, which plans anew")
+def require_planned(units: Sequence[Unit], inputs: Inputs) -> None:
+    """Look at the files again; raise a DataError unless adapters trained from them are those that were planned."""
+    now = Inputs()
+    for unit in units:
+        trial = Trial(unit.config, inputs=inputs)
+        trial.require_unchanged(unit.key, unit.planned_evaluation(unit.config), now)
 
 
-def quiet_trial(unit: Unit, rank: int = 0) -> Trial:
+def quiet_trial(unit: Unit, inputs: Inputs, rank: int = 0) -> Trial:
     """The trial that trains a unit, without a progress bar."""
-    return Trial(replace(unit.config, trainer=replace(unit.config.trainer, progress=False)), rank)
+    return Trial(replace(unit.config, trainer=replace(unit.config.trainer, progress=False)), rank, inputs)
 
 
 def dispatch_of(task: Task, trial: Trial) -> str:
@@ -362,7 +361,9 @@ def dispatch_of(task: Task, trial: Trial) -> str:
     return "batched" if trial.base.device.type == "cuda" else "slice"
 
 
-def fit_pack(task: Task, send: Callable[[Event], None], should_stop: Callable[[], bool], rank: int = 0) -> Results:
+def fit_pack(
+    task: Task, inputs: Inputs, send: Callable[[Event], None], should_stop: Callable[[], bool], rank: int = 0
+) -> Results:
     """Train the units of a task as one pack, as one of its ranks; the drafts of their adapters are there.
 
     Raises:
@@ -372,15 +373,14 @@ def fit_pack(task: Task, send: Callable[[Event], None], should_stop: Callable[[]
     from kimi_audio_ft.training.adapters import AdapterSpec
     from kimi_audio_ft.training.fit import fit_adapters
 
-    trials = {unit.key: quiet_trial(unit, rank) for unit in task.units}
+    trials = {unit.key: quiet_trial(unit, inputs, rank) for unit in task.units}
     first = trials[task.units[0].key]
     first.base.sharded = first.config.trainer.strategy in SHARDED
     one_order = len({trial.config.seed for trial in trials.values()}) == 1
     data = first.data if one_order else {key: trial.data for key, trial in trials.items()}
     for trial in [first] if one_order else trials.values():
         trial.data.setup()
-    for unit in task.units:
-        require_unchanged(unit)
+    require_planned(task.units, inputs)
     specs = [
         AdapterSpec(
             key,
@@ -410,7 +410,7 @@ def _fit_rank(rank: int, send: Send, task: Task) -> None:
     quiet_libraries()
     tell: Callable[[Any], None] = send if rank == 0 else lambda message: None
     try:
-        tell(fit_pack(task, tell, stop, rank))
+        tell(fit_pack(task, Inputs(), tell, stop, rank))
     except Interrupted as interrupted:
         tell(interrupted)
 
