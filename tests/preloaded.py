@@ -13,7 +13,7 @@ def preload() -> None:
     from kimi_audio_ft.decoding.transcribe import transcribe  # noqa: F401
     from kimi_audio_ft.lora.adapter import add_adapter  # noqa: F401
     from kimi_audio_ft.scoring import score  # noqa: F401
-    from kimi_audio_ft.sweep.worker import Worker  # noqa: F401
+    from kimi_audio_ft.sweep.worker import make_units  # noqa: F401
     from kimi_audio_ft.training.fit import fit_adapters  # noqa: F401
 
 

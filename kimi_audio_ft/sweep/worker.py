@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -21,8 +22,8 @@ from filelock import Timeout
 from kimi_audio_ft import store
 from kimi_audio_ft.config.train import SHARDED, TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
-from kimi_audio_ft.decoding.transcripts import changed, decode_all
-from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.decoding.transcripts import decode_all
+from kimi_audio_ft.errors import ChangedError, UserError
 from kimi_audio_ft.files import raise_if_full
 from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.outcomes import BASE, Failure
@@ -248,6 +249,8 @@ class Worker:
             facts = {**result, "config": asdict(unit.config), "eval_identity": evaluation.identity}
             store.complete("adapter", unit.key, facts)
         except UserError as error:
+            if isinstance(error, ChangedError):  # nobody knows what its checkpoints were trained on
+                shutil.rmtree(store.work_folder("adapter", unit.key), ignore_errors=True)
             self._failed(unit, error)
             return False
         return True
@@ -297,7 +300,7 @@ class Worker:
         for jobs in grouped(unit.jobs, lambda job: canonical(asdict(job.data))):
             evaluation = self._inputs.evaluation(jobs[0])
             if evaluation.identity != (unit.planned_evaluation(jobs[0]) or evaluation.identity):
-                raise changed(jobs[0].data.eval_manifest, "while the sweep ran")
+                raise ChangedError(jobs[0].data.eval_manifest, "while the sweep ran")
             requests = [DecodingRequest(job.decoding, job.seed) for job in jobs]
             decode_all(evaluation.base, evaluation, requests, adapter, on_progress=on_progress)
 
@@ -342,7 +345,7 @@ def is_untrained(unit: Unit) -> bool:
 
 
 def require_planned(units: Sequence[Unit], inputs: Inputs) -> None:
-    """Look at the files again; raise a DataError unless adapters trained from them are those that were planned."""
+    """Look at the files again; raise a ChangedError unless adapters trained from them are those that were planned."""
     now = Inputs()
     for unit in units:
         trial = Trial(unit.config, inputs=inputs)
@@ -368,7 +371,7 @@ def fit_pack(
 
     Raises:
         Interrupted: they were asked to stop, and have saved.
-        DataError: what they are trained from has changed.
+        ChangedError: what they are trained from is not what was planned.
     """
     from kimi_audio_ft.training.adapters import AdapterSpec
     from kimi_audio_ft.training.fit import fit_adapters
