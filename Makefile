@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := outputs/demo
 
-.PHONY: venv demo test check test-processors test-avx2 test-sse lint clean
+.PHONY: venv demo test check quick test-processors test-avx2 test-sse lint clean
 
 venv: .venv/installed
 
@@ -20,6 +20,9 @@ demo: venv
 	$(BIN)/python -m kimi_audio_ft.tokenize manifests=[$(DEMO)/data/train.jsonl,$(DEMO)/data/eval.jsonl]
 	$(BIN)/python -m kimi_audio_ft.train +experiments=demo
 
+# Processes that the tests start, and the next run, find modules compiled, also where Python is told to keep none.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Two test processes with one OpenMP thread each fill two cores; two threads each would crawl. A file's tests share what
 # they need, so they stay together; tests/conftest.py says which files begin.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -29,7 +32,10 @@ test: lint
 	$(MAKE) --jobs 2 test-avx2 test-sse ONLY="-m bitwise"
 
 # Everyday checks, in under two minutes.
-check: lint
+check: venv
+	$(MAKE) --jobs 2 lint quick
+
+quick: venv
 	$(PYTEST) -m "not slow" tests/unit
 
 # tests/numerics with this processor's own kernels and with those that older processors get.

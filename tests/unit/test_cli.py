@@ -151,6 +151,7 @@ def test_bug_in_one_trial_of_a_sweep(
     assert "broken_at_rank_2" in (tmp_path / "sweep" / "0" / "train.log").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_reader_that_has_seen_enough(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "kimi_audio_ft.train", "--help"],

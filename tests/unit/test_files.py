@@ -20,6 +20,7 @@ for number in range(400):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_write_one_file_never_leave_half_of_it(tmp_path: Path) -> None:
     path, seen = tmp_path / "value.json", set()
     write_json(path, ["0", 0, ""])

@@ -35,13 +35,13 @@ def demo_trial(overrides: list[str]) -> Trial:
 def signatures(coded_manifests: Path) -> dict[str, Any]:
     """Signatures of the features, and of every adapter and its transcripts, by what the demo sweeps."""
     data = [f"data.{name}_manifest={coded_manifests / name}.jsonl" for name in ("train", "eval")]
+    decodings = {t: demo_trial([*data, f"decoding.text_temperature={t}"]).config.decoding for t in (0.0, 0.3)}
     found: dict[str, Any] = {}
     for rank, rate in product((2, 8, 32), ("1e-3", "4e-3")):
         trial = demo_trial([*data, f"lora.r={rank}", f"optim.lr={rate}"])
         adapter, seed = trial.training_signature, trial.config.seed
         found |= {"features": trial.base.identities["encoders"], f"r={rank},lr={rate}": adapter}
-        for temperature in (0.0, 0.3):
-            decoding = demo_trial([*data, f"decoding.text_temperature={temperature}"]).config.decoding
+        for temperature, decoding in decodings.items():
             names = transcript_signatures(trial.base, trial.evaluation, DecodingRequest(decoding, seed), adapter)
             found[f"r={rank},lr={rate},t={temperature}"] = names
     return found

@@ -44,6 +44,7 @@ def test_the_command(csv_folder: Path) -> None:
     assert len(set(held_out)) == 1 and len(held_out) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -60,6 +61,7 @@ def test_the_command_s_errors(csv_folder: Path, arguments: list[str], message: s
     assert message in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_help_does_without_torch(tmp_path: Path) -> None:
     script = "import sys; sys.argv = ['prepare', '--help']\nimport kimi_audio_ft.prepare as p\ntry: p.main()\n"
     script += "except SystemExit: pass\nassert 'torch' not in sys.modules and 'soundfile' not in sys.modules\n"

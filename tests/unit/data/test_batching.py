@@ -168,6 +168,7 @@ def test_steps_leave_out_what_was_done(ranks: int) -> None:
         assert list(steps) == everything[5:] and len(steps) == len(everything)
 
 
+@pytest.mark.slow
 def test_a_million_conversations_are_planned_quickly() -> None:
     """Arrays, not objects: five epochs of this take seconds, and an epoch some 40 MB."""
     numbers = np.random.default_rng(0)

@@ -21,6 +21,8 @@ from kimi_audio_ft.store.digests import file_digests
 if TYPE_CHECKING:
     from tests.unit.conftest import Tiny
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 LINES = 1500
 
@@ -131,7 +133,6 @@ def test_stored_features_go_to_their_conversations(
     assert seen > 1000
 
 
-@pytest.mark.slow
 def test_forty_thousand_lines() -> None:
     """Four seconds of two cores at most to the first batch, as CPU time: the wall's depends on who else computes here.
 

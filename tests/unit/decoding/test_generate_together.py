@@ -55,6 +55,7 @@ def rows_per_pass(model: KimiAudioForCausalLM) -> Iterator[list[int]]:
     hook.remove()
 
 
+@pytest.mark.slow
 def test_each_sampling_is_as_alone(model: KimiAudioForCausalLM, samples: list[Sample]) -> None:
     assert len(MANY) > 3 * SETTINGS_AT_ONCE
     separate = [alone(model, samples, one) for one in MANY]

@@ -26,6 +26,7 @@ def test_a_clip_depends_on_its_arguments_alone(synthesizer: Synthesizer) -> None
     np.testing.assert_array_equal(first, again)
 
 
+@pytest.mark.slow
 def test_another_process_makes_the_same_samples(synthesizer: Synthesizer) -> None:
     """eSpeak seeds its noise with the time of day unless it is told a seed, so a second process would differ."""
     program = (

@@ -91,6 +91,7 @@ def test_a_disk_that_fills_up_keeps_nothing(
     assert not [path for path in disk.rglob("*") if path.name.startswith((".out", "out"))]
 
 
+@pytest.mark.slow
 def test_a_killed_merge_leaves_nothing_that_looks_complete(
     make_adapter: Callable[..., Path],
     config: Callable[..., MergeConfig],

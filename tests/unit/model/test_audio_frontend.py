@@ -107,6 +107,7 @@ def test_unusable_waveforms(waveform: torch.Tensor, message: str) -> None:
         checked_waveforms([torch.zeros(4), waveform])
 
 
+@pytest.mark.slow
 def test_package_imports_torch_only_when_a_name_is_used() -> None:
     code = (
         "import sys, kimi_audio_ft.model as m; assert 'torch' not in sys.modules; "

@@ -62,6 +62,7 @@ def test_it_computes_nearly_the_same(pair: tuple[KimiAudioForCausalLM, ...]) -> 
     assert 1e-3 < error < 0.25, "4 bits are coarse, but it is the same model"
 
 
+@pytest.mark.slow
 def test_an_adapter_trains_on_it_and_comes_off(trial_config: Callable[..., TrainConfig]) -> None:
     config = trial_config(model={"dtype": "bfloat16", "quantization": "nf4"}, trainer={"max_epochs": 4})
     trial = Trial(config)

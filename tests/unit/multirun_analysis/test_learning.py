@@ -50,6 +50,7 @@ def curve_of(law: PowerLaw = PLANTED, sizes: tuple[int, ...] = SIZES, seed: int 
     return fit_learning_curve(trials_of(law, sizes, seed, repeats))
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_planted_law() -> None:
     """Nominally 95 of 100; the law's bounds make some of them narrower."""
     held = np.zeros(3)

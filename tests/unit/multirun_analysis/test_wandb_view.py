@@ -110,6 +110,7 @@ def server() -> Iterator[str]:
         running.shutdown()
 
 
+@pytest.mark.slow
 def test_a_server_that_refuses_is_an_error_without_the_key(server: str, tmp_path: Path) -> None:
     """In a process of its own, since wandb keeps what it found out about the login."""
     key = "0123456789abcdef" * 3

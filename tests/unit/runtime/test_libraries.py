@@ -34,6 +34,7 @@ print(*kinds(True), sys.modules["bitsandbytes"].__name__)
 """
 
 
+@pytest.mark.slow
 def test_it_is_imported_when_a_base_is_put_into_4_bits() -> None:
     pytest.importorskip("bitsandbytes", reason="QLoRA needs bitsandbytes (the extra `gpu`)")
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=REPOSITORY, capture_output=True, text=True)

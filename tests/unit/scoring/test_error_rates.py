@@ -165,6 +165,7 @@ def test_what_cannot_be_scored_is_refused() -> None:
         utterance_scores({"a": "你好"}, {"b": "你好"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalisation", ["strict", "normalised"])
 def test_ten_thousand_utterances_take_seconds(normalisation: str) -> None:
     """100,000 utterances are to be scored in under 20 s on one core; a tenth has a tenth of the time."""

@@ -92,6 +92,7 @@ def test_copies_inside_a_recording_add_nothing() -> None:
     assert (once[1] - once[0]) / (apart[1] - apart[0]) == pytest.approx(20**0.5, rel=0.1)
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_where_utterances_as_units_do_not() -> None:
     covered = np.zeros(2)
     for seed in range(200):

@@ -62,6 +62,7 @@ def write_missing(first: int, rounds: int, reports: int) -> None:
         os.write(reports, b".")
 
 
+@pytest.mark.slow
 def test_writers_that_are_killed_lose_and_double_nothing() -> None:
     """Three at a time are killed at whatever they are doing, again and again, until all has been written."""
     rounds, kills, last_words = 40, 0, 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,11 @@ SWEEPS = {
 REFUSED = [["lora.rank=3"], ["lora.r=many"], ["lora=nope"], ["lora.r=1,2"], ["lora.r="], ["lora.r=8", "nope.a=1"]]
 
 
+def some_quick(cases: Iterable[Any], count: int) -> list[Any]:
+    """The first of the cases are part of the everyday checks; Hydra takes long for each."""
+    return [pytest.param(case, marks=[pytest.mark.slow] if place >= count else []) for place, case in enumerate(cases)]
+
+
 @pytest.fixture(scope="module")
 def loaded() -> Iterator[tuple[ConfigLoaderImpl, DictConfig]]:
     """Hydra's loader and the config of a multirun of ``train``."""
@@ -93,7 +98,7 @@ def everything(node: Any) -> Any:
     return about, node._value()
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", some_quick(SWEEPS, 3))
 def test_as_hydra_composes(loaded: Any, name: str) -> None:
     loader, master = loaded
     jobs = [[*COMMON, *overrides] for overrides in SWEEPS[name]]
@@ -133,7 +138,7 @@ def test_jobs_share_no_value(loaded: Any) -> None:
     assert second.optim.lr != 7.0 and second.hydra.job.name == "train"
 
 
-@pytest.mark.parametrize("overrides", REFUSED)
+@pytest.mark.parametrize("overrides", some_quick(REFUSED, 2))
 def test_refused_as_by_hydra(loaded: Any, overrides: list[str]) -> None:
     loader, master = loaded
     jobs = [[*COMMON, "lora.r=1"], [*COMMON, *overrides]]
@@ -151,16 +156,16 @@ def test_a_large_sweep_is_composed_and_checked_at_once(loaded: Any, monkeypatch:
     own = loader.load_sweep_config
     monkeypatch.setattr(loader, "load_sweep_config", lambda *given: composed.append(given) or own(*given))
     common = [*COMMON, "data.train_manifest=nowhere.jsonl"]
-    jobs = [[*common, f"lora.r={1 + number}", f"optim.lr={number + 1}e-5"] for number in range(200)]
+    jobs = [[*common, f"lora.r={1 + number}", f"optim.lr={number + 1}e-5"] for number in range(60)]
     configs = compose_jobs(loader, master, jobs, 0)
     assert len(composed) == 1
-    job = Job(150, jobs[150], configs[150])
+    job = Job(40, jobs[40], configs[40])
     prepare(job, Inputs())
-    (alone,) = one_by_one(loader, master, [jobs[150]], 150)
+    (alone,) = one_by_one(loader, master, [jobs[40]], 40)
     with open_dict(alone):
         del alone["hydra"]
     assert job.trial is None and job.plan is None and job.error is not None  # there is no manifest
-    assert to_settings(alone).lora.r == 151
+    assert to_settings(alone).lora.r == 41
 
 
 def test_trials_that_would_be_scored_differently_are_refused_before_anything_is_made(loaded: Any) -> None:

@@ -22,6 +22,7 @@ def specs(count: int, folder: Path) -> list[AdapterSpec]:
     return [AdapterSpec(f"m{i}", lora, optim, 1, folder / f"m{i}", folder / f"m{i}.work") for i in range(count)]
 
 
+@pytest.mark.slow
 def test_real_steps_leave_no_trace(trial_config: Config, tmp_path: Path) -> None:
     config = trial_config()
     trial = Trial(config)

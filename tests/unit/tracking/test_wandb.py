@@ -181,17 +181,20 @@ def fresh_process(tmp_path: Path) -> Callable[..., list[str]]:
     return run
 
 
+@pytest.mark.slow
 def test_nobody_logged_in_is_offline_and_silent(fresh_process: Any, offline_runs: Any, tmp_path: Path) -> None:
     assert fresh_process() == ["False True"]
     assert [len(offline_runs(tmp_path / trial)) for trial in "01"] == [1, 1]
 
 
+@pytest.mark.slow
 def test_online_without_a_login_says_so_and_is_offline(fresh_process: Any, offline_runs: Any, tmp_path: Path) -> None:
     lines = fresh_process("online")
     assert len(lines) == 3 and "wandb login" in lines[0]
     assert [len(offline_runs(tmp_path / trial)) for trial in "01"] == [1, 1]
 
 
+@pytest.mark.slow
 def test_logged_in_with_a_dead_network_goes_on_offline(fresh_process: Any, offline_runs: Any, tmp_path: Path) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text(f"machine 127.0.0.1:9\n  login user\n  password {KEY}\n")
@@ -201,12 +204,14 @@ def test_logged_in_with_a_dead_network_goes_on_offline(fresh_process: Any, offli
     assert [stored.summary["cer"] for stored in runs] == [0.5, 0.5]
 
 
+@pytest.mark.slow
 def test_a_malformed_key_is_a_warning(fresh_process: Any, offline_runs: Any, tmp_path: Path) -> None:
     lines = fresh_process(WANDB_API_KEY="short")
     assert lines[0].startswith("WARNING") and "WANDB_API_KEY" in lines[0]
     assert len(offline_runs(tmp_path / "1")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["disabled", "offline"])
 def test_wandb_mode_wins(fresh_process: Any, offline_runs: Any, tmp_path: Path, value: str) -> None:
     lines = fresh_process("online", WANDB_MODE=value, WANDB_API_KEY=KEY)
@@ -214,6 +219,7 @@ def test_wandb_mode_wins(fresh_process: Any, offline_runs: Any, tmp_path: Path, 
     assert len(offline_runs(tmp_path / "0")) == (value == "offline")
 
 
+@pytest.mark.slow
 def test_without_wandb_installed_the_trial_goes_on(fresh_process: Any, tmp_path: Path) -> None:
     (tmp_path / "blocked" / "wandb").mkdir(parents=True)
     (tmp_path / "blocked" / "wandb" / "__init__.py").write_text("raise ImportError('no module named wandb')\n")

@@ -175,6 +175,7 @@ def test_a_wrong_number_of_rows(planted: Callable[..., Any], capsys: pytest.Capt
     assert "--most=-1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_never_imports_torch(planted: Callable[..., Any]) -> None:
     program = (
         "import sys; from multirun_analysis.labels.__main__ import main; main(sys.argv[1:]); "

@@ -23,10 +23,17 @@ from multirun_analysis.messages import CHINESE
 from multirun_analysis.report.page import render
 from multirun_analysis.words import effort
 from tests.report_page import body, specs, values
+from tests.unit.multirun_analysis.conftest import SweepWriter
 
 
 def page_of(folder: Path) -> str:
     return write_report(folder).html.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page_24(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of ``sweep_24``, for tests that only read it."""
+    return page_of(SweepWriter(tmp_path_factory.mktemp("sweep_24")).grid())
 
 
 def test_three_files_are_written_whole_and_nothing_else(sweep_24: Path) -> None:
@@ -54,37 +61,35 @@ def test_figures_that_are_no_numbers_become_null(sweep) -> None:
     assert {1.0, 0.5} <= set(losses)
 
 
-def test_the_report_shows_all_its_parts(sweep_24: Path) -> None:
-    page = page_of(sweep_24)
+def test_the_report_shows_all_its_parts(page_24: str) -> None:
     charts = {"parallel", "by-lora.r", "by-optim.lr", "by-decoding.text_temperature", "heat-map", "effects"}
     charts |= {"train-loss", "val-loss"}
-    assert set(specs(page)) == charts
-    text = body(page)
+    assert set(specs(page_24)) == charts
+    text = body(page_24)
     for part in ("Leaderboard", "base 68.0 %", "reused", "Worst utterances", "906d5e5", "5be1a0", "assets/tiny"):
         assert part in text
     assert text.count("python -m kimi_audio_ft.train lora.r=") == 24
     assert "Not finished" not in text
 
 
-def test_points_are_trials_and_loss_lines_are_adapters(sweep_24: Path) -> None:
-    found = specs(page_of(sweep_24))
+def test_points_are_trials_and_loss_lines_are_adapters(page_24: str) -> None:
+    found = specs(page_24)
     points = {(row["x"], row["cer"]) for row in values(found["by-lora.r"]) if "x" in row}
     assert len(points) == 24 and {x for x, _ in points} == {2, 8, 32}
     assert len({row["signature"] for row in values(found["train-loss"])}) == 6
     assert len(values(found["heat-map"])) >= 6
 
 
-def test_rank_and_learning_rate_have_logarithmic_axes(sweep_24: Path) -> None:
-    found = specs(page_of(sweep_24))
+def test_rank_and_learning_rate_have_logarithmic_axes(page_24: str) -> None:
+    found = specs(page_24)
     scale = {key: spec["layer"][0]["encoding"]["x"]["scale"].get("type") for key, spec in found.items() if "by-" in key}
     assert scale == {"by-lora.r": "log", "by-optim.lr": "log", "by-decoding.text_temperature": None}
 
 
-def test_nothing_in_the_report_asks_the_network(sweep_24: Path) -> None:
-    page = page_of(sweep_24)
-    assert not re.search(r"<(script|link|img|iframe|audio)[^>]+(src|href)=", body(page))
-    assert "default-src 'none'" in page
-    assert page.count("</script>") == 3
+def test_nothing_in_the_report_asks_the_network(page_24: str) -> None:
+    assert not re.search(r"<(script|link|img|iframe|audio)[^>]+(src|href)=", body(page_24))
+    assert "default-src 'none'" in page_24
+    assert page_24.count("</script>") == 3
 
 
 def test_text_from_data_is_escaped_everywhere(sweep) -> None:
@@ -213,6 +218,7 @@ def test_a_place_that_cannot_be_written_is_a_user_error(sweep_24: Path, tmp_path
         write_report(sweep_24, tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_the_command_never_imports_torch(sweep_24: Path) -> None:
     program = (
         "import sys; from multirun_analysis.__main__ import main; main(sys.argv[1:]); "
