@@ -22,7 +22,6 @@ class Undisturbed:
 
     place: Place
     trials: list[dict[str, Any]]
-    weights: dict[str, str]
     seconds: float
 
     def rates(self) -> dict[int, float]:
@@ -71,6 +70,6 @@ def undisturbed(prepared: Workplace, made_once: MadeOnce) -> Undisturbed:
 
     folder = made_once("undisturbed", run)
     place = Place(folder, folder / "store")
-    trials, weights = place.trials(), place.weights()
-    assert len(trials) == 2 * ADAPTERS and len(weights) == ADAPTERS
-    return Undisturbed(place, trials, weights, float((folder / "seconds").read_text(encoding="utf-8")))
+    trials = place.trials()
+    assert len(trials) == 2 * ADAPTERS and len(place.products("adapter")) == ADAPTERS
+    return Undisturbed(place, trials, float((folder / "seconds").read_text(encoding="utf-8")))

@@ -199,11 +199,3 @@ class Place:
     def set_aside(self) -> list[str]:
         """Products that somebody has found to be damaged."""
         return [path.name for path in self.store.glob("*/.corrupt-*")]
-
-    def weights(self) -> dict[str, str]:
-        """sha256 of every adapter's weights."""
-        metas = (self.store / "adapter").glob("[!.]*/product.json")
-        return {
-            meta.parent.name: json.loads(meta.read_text(encoding="utf-8"))["sha256"]["adapter_model.safetensors"]
-            for meta in metas
-        }

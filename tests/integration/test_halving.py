@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
+
+from tests.sameness import assert_same, assert_same_results
 
 TRAIN = "kimi_audio_ft.train"
 TEMPERATURES = "decoding.text_temperature=0.0,0.7"
@@ -123,16 +123,11 @@ def test_survivors_equal_those_of_a_plain_sweep(
     done = plain.run(TRAIN, "-m", *short, *GRID, "hydra.launcher.pack_size=4", "hydra.sweep.dir=plain")
     assert done.code == 0, done.err
     for one in halved.survivors:
-        files = [
-            load_file(place.store / "adapter" / one["signature"] / "adapter_model.safetensors")
-            for place in (halved.place, plain)
-        ]
-        assert files[0].keys() == files[1].keys()
-        assert [key for key in files[0] if not torch.equal(files[0][key], files[1][key])] == []
+        assert_same(*(place.store / "adapter" / one["signature"] for place in (halved.place, plain)))
     expected = {row["trial"]: row["scores"] for row in table(plain.folder / "plain")}
     found = {row["trial"]: row["scores"] for row in table(halved.place.folder / "halved")}
     assert len(found) == 4
-    assert {trial: expected[trial] for trial in found} == found
+    assert_same_results(found, {trial: expected[trial] for trial in found})
 
 
 def test_by_cer_a_candidate_that_fails_is_out_with_its_reason(workplace: Any, short: tuple[str, ...]) -> None:

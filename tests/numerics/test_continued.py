@@ -13,7 +13,7 @@ from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.training.adapters import AdapterSpec
 from kimi_audio_ft.training.fit import fit_adapters
 from kimi_audio_ft.trial import Trial
-from tests.numerics.pack_lab import assert_same, assert_same_bits
+from tests.sameness import assert_same, assert_same_bits
 
 Fit = Callable[..., dict[str, Any]]
 

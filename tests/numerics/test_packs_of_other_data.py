@@ -21,7 +21,8 @@ from kimi_audio_ft.paths import TINY_MODEL
 from kimi_audio_ft.runtime.signals import Interrupted
 from kimi_audio_ft.training.checkpoint import resume_step
 from kimi_audio_ft.trial import Trial
-from tests.numerics.pack_lab import NAMES, Lab, assert_same, assert_within_rounding, differing
+from tests.numerics.pack_lab import NAMES, Lab
+from tests.sameness import assert_same, assert_within_rounding, differing
 
 Config = Callable[..., TrainConfig]
 SEEDS = {name: {"seed": seed, "lora": {"lora_dropout": 0.2}} for seed, name in enumerate(NAMES, start=1)}

@@ -11,7 +11,8 @@ import pytest
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.runtime.workers import run_workers
 from kimi_audio_ft.training.checkpoint import resume_step
-from tests.numerics.pack_lab import NAMES, Lab, assert_within_rounding, member
+from tests.numerics.pack_lab import NAMES, Lab, member
+from tests.sameness import assert_within_rounding
 
 Config = Callable[..., TrainConfig]
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_ranks")]

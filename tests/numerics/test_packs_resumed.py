@@ -14,7 +14,8 @@ from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.runtime.signals import Interrupted
 from kimi_audio_ft.training.checkpoint import group_by_resume, resume_step
 from kimi_audio_ft.training.ending import TrainingFailed
-from tests.numerics.pack_lab import NAMES, Lab, assert_same
+from tests.numerics.pack_lab import NAMES, Lab
+from tests.sameness import assert_same
 
 Config = Callable[..., TrainConfig]
 DROPOUT = {name: {"lora": {"lora_dropout": 0.2}} for name in NAMES}

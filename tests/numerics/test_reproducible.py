@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from tests.numerics.pack_lab import packs_are_exact
+from tests.sameness import packs_are_exact
 
 MULTIPLY = "import kimi_audio_ft, torch; torch.ones(8, 8) @ torch.ones(8, 8)"
 needs_mkl = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="PyTorch is built without MKL")

@@ -26,7 +26,7 @@ from kimi_audio_ft.paths import TINY_MODEL
 from kimi_audio_ft.runtime.workers import run_workers
 from kimi_audio_ft.training.ending import TrainingFailed
 from kimi_audio_ft.trial import Trial, fit_in_workers
-from tests.numerics.pack_lab import assert_within_rounding
+from tests.sameness import assert_within_rounding
 
 Config = Callable[..., TrainConfig]
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_ranks")]

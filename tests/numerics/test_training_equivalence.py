@@ -20,7 +20,7 @@ from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.store.inventory import listing
 from kimi_audio_ft.trial import Trial
-from tests.numerics.pack_lab import assert_same_bits, assert_within_rounding, tensors
+from tests.sameness import assert_same_bits, assert_within_rounding, tensors
 
 Config = Callable[..., TrainConfig]
 

@@ -20,6 +20,7 @@ from kimi_audio_ft.sweep.cluster.slurm import Slurm
 from kimi_audio_ft.sweep.events import EventReader
 from kimi_audio_ft.sweep.supervisor import NotNow
 from kimi_audio_ft.sweep.task import sweep_environment
+from tests.sameness import assert_same_results
 from tests.trials_json import values
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm")]
@@ -143,7 +144,7 @@ def test_a_sweep_that_is_interrupted_in_every_way_ends_as_a_local_one(tmp_path: 
 
     out, _ = reference.communicate(timeout=PATIENCE)
     assert reference.returncode == 0, out
-    assert there.results() == local.results()
+    assert_same_results(there.results(), local.results())
 
 
 @pytest.fixture
