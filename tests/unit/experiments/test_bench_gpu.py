@@ -73,6 +73,7 @@ def test_the_clock_counts_only_its_repeats() -> None:
     assert len(runs) == 7 and 0 <= timing.fastest <= timing.seconds <= timing.slowest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling")]
 )

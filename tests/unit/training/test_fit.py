@@ -64,7 +64,7 @@ class TestLength:
         assert facts["steps"] == 3
         assert [row["epoch"] for row in curve(tmp_path, "train")] == [0.3333, 0.6667, 1.0]
 
-    @pytest.mark.parametrize("steps", [3, 4, 6])
+    @pytest.mark.parametrize("steps", [4, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (3, 6))])
     def test_max_steps_cuts_and_still_validates(
         self, trial_config: Config, fit: Fit, tmp_path: Path, steps: int
     ) -> None:
@@ -84,6 +84,7 @@ class TestLength:
 
 
 class TestCurves:
+    @pytest.mark.slow
     def test_rates_are_those_that_made_the_steps(self, trial_config: Config, fit: Fit, tmp_path: Path) -> None:
         for schedule in ("linear", "cosine", "constant"):
             optim = {"lr": 2e-3, "schedule": schedule, "warmup_ratio": 0.3}
@@ -166,6 +167,7 @@ class TestWhatIsTrained:
         same = {name for name in start if torch.equal(start[name], end[name])}
         assert same == {name for name in start if ".mimo_layers." in name}
 
+    @pytest.mark.slow
     def test_dropout_acts_while_training(self, trial_config: Config, fit: Fit, tmp_path: Path) -> None:
         for name, dropout in (("off", 0.0), ("on", 0.5)):
             fit(trial_config(lora={"lora_dropout": dropout}, trainer={"max_steps": 3}), name)
