@@ -61,8 +61,7 @@ class Comparison:
     @property
     def reference_set(self) -> dict[str, Any]:
         """The references that all trials were scored on."""
-        keys = (*REFERENCE_SET, "eval_manifest")
-        return {key: self.best.trial.record.get(key) for key in keys}
+        return {key: self.best.trial.record.get(key) for key in (*REFERENCE_SET, "eval_manifest")}
 
     @property
     def lowest_base(self) -> Trial | None:
@@ -100,10 +99,9 @@ class Comparison:
         """The distinct training runs of the finished trials, ordered by their training parameters."""
         groups: dict[str, list[Trial]] = {}
         for trial in self.sweep.finished:
-            groups.setdefault(trial.signature or trial.name, []).append(trial)
+            groups.setdefault(trial.record.get("signature") or trial.name, []).append(trial)
         adapters = [
-            Adapter(signature, next((t for t in trials if t.curves), trials[0]), trials)
-            for signature, trials in groups.items()
+            Adapter(signature, next((t for t in some if t.curves), some[0]), some) for signature, some in groups.items()
         ]
         trained = [param for param in self.swept if not param.startswith("decoding.")]
         return sorted(adapters, key=lambda adapter: [order(value_of(adapter.source, p)) for p in trained])
@@ -117,7 +115,7 @@ def compare(sweep: Sweep) -> Comparison:
             the normalisation or under different options.
     """
     if not sweep.finished:
-        raise UserError(_nothing_finished(sweep))
+        raise _nothing_finished(sweep)
     check_comparable(sweep)
     return Comparison(sweep, swept_params(sweep), _leaderboard(sweep))
 
@@ -175,10 +173,9 @@ def _by_merit(trial: Trial) -> tuple[float, float, float, int]:
     return (trial.cer, normalised, trial.strict.wer or 0.0, trial.record.get("trainable_parameters") or 0)
 
 
-def _nothing_finished(sweep: Sweep) -> str:
+def _nothing_finished(sweep: Sweep) -> UserError:
     failed, unfinished = len(sweep.failed), len(sweep.unfinished)
     reason = f"{sweep.folder}: no finished trial (no scores.json): {failed} failed, {unfinished} unfinished"
     if sweep.failed:
-        first = sweep.failed[0].record
-        reason += f". Trial {sweep.failed[0].name}: {first.get('error_type')}: {first.get('message')}"
-    return f"{reason}. Fix the cause and re-run the sweep: finished trials are skipped"
+        reason += f". Trial {sweep.failed[0].name}: {sweep.failed[0].failure}"
+    return UserError(f"{reason}. Fix the cause and re-run the sweep: finished trials are skipped")

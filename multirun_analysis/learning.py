@@ -58,27 +58,22 @@ class PowerLaw(Generic[Number]):
 
 def fit_power_law(sizes: Floats, errors: Floats) -> PowerLaw[float]:
     """The law of one row of error rates ``[sizes]``; least squares, weighted as counts of errors vary."""
-    weights, rows = _weights(errors), errors[None]
     grid = np.geomspace(*EXPONENTS, _GRID)
-    best = _fit(sizes, rows, weights, grid)
+    best = _fit(sizes, errors[None], errors, grid)
     index = int(np.abs(grid - best.exponent[0]).argmin())
     around = np.linspace(grid[max(0, index - 1)], grid[min(_GRID - 1, index + 1)], 2 * _GRID)
-    best = _fit(sizes, rows, weights, around)
+    best = _fit(sizes, errors[None], errors, around)
     return PowerLaw(float(best.floor[0]), float(best.scale[0]), float(best.exponent[0]), best.unit)
 
 
 def fit_power_laws(sizes: Floats, errors: Floats, resampled: Floats) -> PowerLaw[Floats]:
     """The laws of resampled error rates ``[resamples, sizes]``, weighted as the measured ``errors`` ``[sizes]`` are."""
-    return _fit(sizes, resampled, _weights(errors), np.geomspace(*EXPONENTS, _GRID))
+    return _fit(sizes, resampled, errors, np.geomspace(*EXPONENTS, _GRID))
 
 
-def _weights(errors: Floats) -> Floats:
-    """The variance of a count of errors grows with the count."""
-    return 1 / np.maximum(errors, _LEAST_ERROR)
-
-
-def _fit(sizes: Floats, rows: Floats, weights: Floats, exponents: Floats) -> PowerLaw[Floats]:
+def _fit(sizes: Floats, rows: Floats, errors: Floats, exponents: Floats) -> PowerLaw[Floats]:
     """The best of the exponents for every row ``[rows, sizes]``, with its floor and scale."""
+    weights = 1 / np.maximum(errors, _LEAST_ERROR)  # the variance of a count of errors grows with the count
     unit = float(sizes.max())
     best_loss = np.full(len(rows), np.inf)
     floor, scale, chosen = (np.zeros(len(rows)) for _ in range(3))
@@ -235,23 +230,17 @@ def _resampled(points: Sequence[Point]) -> Floats | None:
     rates = tally.resampled(RESAMPLES, SEED) if tally and len(tally.trials) == len(trials) else None
     if rates is None:
         return None
-    rng, columns, start = np.random.default_rng(SEED), [], 0
-    for point in points:
-        count = len(point.trials)
-        seeds = start + rng.integers(count, size=(RESAMPLES, count))
-        columns.append(np.take_along_axis(rates, seeds, axis=1).mean(axis=1))
-        start += count
+    rng, columns = np.random.default_rng(SEED), []
+    for mine in np.split(rates, np.cumsum([len(point.trials) for point in points[:-1]]), axis=1):
+        seeds = rng.integers(mine.shape[1], size=mine.shape)
+        columns.append(np.take_along_axis(mine, seeds, axis=1).mean(axis=1))
     return np.stack(columns, axis=1)
 
 
 def _off(points: Sequence[Point], resampled: Floats, laws: PowerLaw[Floats]) -> list[int]:
     """Sizes at which the law of the same resample is above the error in nearly all resamples, or below it."""
-    found = []
-    for index, point in enumerate(points):
-        beside = Interval.of(resampled[:, index] - laws.at(point.size))
-        if beside.low > 0 or beside.high < 0:
-            found.append(point.size)
-    return found
+    beside = Interval.of_each(resampled - np.stack([laws.at(point.size) for point in points], axis=1))
+    return [point.size for point, one in zip(points, beside, strict=True) if one.low > 0 or one.high < 0]
 
 
 def _forecast(size: int, law: PowerLaw[float], laws: PowerLaw[Floats] | None) -> Forecast:

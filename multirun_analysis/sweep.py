@@ -85,10 +85,6 @@ class Trial:
         return str(self.record.get("trial") or named or self.name)
 
     @property
-    def signature(self) -> str | None:
-        return self.record.get("signature")
-
-    @property
     def cer(self) -> float:
         """Strict character error rate of a scored trial."""
         assert self.strict is not None, f"{self.name} has no scores"
@@ -116,9 +112,19 @@ class Trial:
         return self._lines("curves.jsonl")
 
     @property
+    def failure(self) -> str:
+        """The error of a failed trial."""
+        return f"{self.record.get('error_type')}: {self.record.get('message')}"
+
+    @property
     def repeats(self) -> list[float]:
         """The CER of each repeat of sampling; of a trial that recorded none, its own."""
         return [rate for rate in self.record.get("cer_repeats") or [] if rate is not None] or [self.cer]
+
+    @property
+    def categories(self) -> dict[str, float]:
+        """Errors by category, means over the repeats; empty in older records."""
+        return self.record.get("categories") or {}
 
     @property
     def terms(self) -> dict[str, dict[str, Any]]:
@@ -127,7 +133,8 @@ class Trial:
 
     def losses(self, split: str) -> list[Record]:
         """Rows of the curves of "train" or "val" with a step and a finite loss: a diverged adapter logs NaN."""
-        return [row for row in self.curves if row.get("split") == split and _is_point(row)]
+        rows = [row for row in self.curves if row.get("split") == split and isinstance(row.get("step"), int)]
+        return [row for row in rows if isinstance(row.get("loss"), int | float) and math.isfinite(row["loss"])]
 
     def _lines(self, name: str) -> list[Record]:
         path = self.folder / name
@@ -151,7 +158,6 @@ class HalvedAdapter:
     reason: str
     time: str | None
     jobs: int
-    signature: str
 
 
 @dataclass(frozen=True)
@@ -195,24 +201,15 @@ class Sweep:
 
     @property
     def finished(self) -> list[Trial]:
-        return self._with(Status.COMPLETED)
+        return [trial for trial in self.trials if trial.status is Status.COMPLETED]
 
     @property
     def failed(self) -> list[Trial]:
-        return self._with(Status.FAILED)
+        return [trial for trial in self.trials if trial.status is Status.FAILED]
 
     @property
     def unfinished(self) -> list[Trial]:
-        return self._with(Status.UNFINISHED)
-
-    def _with(self, status: Status) -> list[Trial]:
-        return [trial for trial in self.trials if trial.status is status]
-
-
-def _is_point(row: Record) -> bool:
-    loss = row.get("loss")
-    is_number = isinstance(loss, int | float) and not isinstance(loss, bool) and math.isfinite(loss)
-    return is_number and isinstance(row.get("step"), int)
+        return [trial for trial in self.trials if trial.status is Status.UNFINISHED]
 
 
 def collect(sweep_dir: Path) -> Sweep:
@@ -239,11 +236,10 @@ def collect(sweep_dir: Path) -> Sweep:
         if (folder / "baseline.json").is_file():
             base = _scored(folder, folder / "baseline.json", is_base=True)
             baselines.setdefault(base.decoding_key, base)
-    trials = [_read_trial(path) for path in folders]
     ledger = finite(read_json(sweep_dir / LEDGER)) if (sweep_dir / LEDGER).is_file() else {}
     return Sweep(
         folder=sweep_dir,
-        trials=trials,
+        trials=[_read_trial(folder) for folder in folders],
         baselines=list(baselines.values()),
         command=_sweep_command(sweep_dir),
         fitting_seconds=ledger.get("fitting_seconds"),
@@ -264,12 +260,10 @@ def _job_order(path: Path) -> tuple[int, int, str]:
 def _read_trial(folder: Path) -> Trial:
     if (folder / "scores.json").is_file():
         return _scored(folder, folder / "scores.json", is_base=False)
-    overrides = _overrides(folder)
-    if not (folder / "failure.json").is_file():
-        return Trial(folder.name, folder, Status.UNFINISHED, params=overrides, overrides=overrides)
-    record = finite(read_json(folder / "failure.json"))
-    params = record.get("params") or overrides
-    return Trial(folder.name, folder, Status.FAILED, params=params, overrides=overrides, record=record)
+    overrides, failure = _overrides(folder), folder / "failure.json"
+    status = Status.FAILED if failure.is_file() else Status.UNFINISHED
+    record = finite(read_json(failure)) if failure.is_file() else {}
+    return Trial(folder.name, folder, status, record.get("params") or overrides, overrides, record)
 
 
 def _scored(folder: Path, path: Path, is_base: bool) -> Trial:

@@ -14,6 +14,7 @@ from dataclasses import asdict, fields, is_dataclass
 from datetime import datetime
 from typing import Any
 
+from kimi_audio_ft.scoring.intervals import RESAMPLES
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.compare import Row
 from multirun_analysis.learning import LearningCurve
@@ -140,7 +141,7 @@ def _verdict_on(trial: Trial, statistics: Statistics) -> dict[str, Any]:
 def _statistics(statistics: Statistics) -> dict[str, Any]:
     return {
         "method": {
-            "resamples": statistics.resamples,
+            "resamples": RESAMPLES,
             "recordings": statistics.recordings,
             "utterances": statistics.utterances,
             "alpha": ALPHA,
@@ -152,16 +153,17 @@ def _statistics(statistics: Statistics) -> dict[str, Any]:
         "not_compared": _plain([*statistics.left_out, *statistics.beyond]),
         "needed": _plain(statistics.needed),
         "effects": [
-            {"param": effect.param, "method": effect.method, "values": [_effect(value) for value in effect.values]}
+            {
+                "param": effect.param,
+                "method": effect.method,
+                # The value as it was given, not rounded.
+                "values": [_with_bounds(one) | {"value": one.value} for one in effect.values],
+            }
             for effect in statistics.effects
         ],
         "overfitting": [_overfitting(verdict) for verdict in statistics.overfitting],
         "pairs": [_with_bounds(pair) | {"significant": pair.is_significant} for pair in statistics.pairs],
     }
-
-
-def _effect(value: EffectValue) -> dict[str, Any]:
-    return _with_bounds(value) | {"value": value.value}  # as it was given, not rounded
 
 
 def _overfitting(verdict: Overfitting) -> dict[str, Any]:

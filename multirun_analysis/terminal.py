@@ -7,20 +7,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from multirun_analysis import words
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import ENGLISH
 from multirun_analysis.report.board import Board, BoardRow
-from multirun_analysis.words import (
-    change,
-    conclusions,
-    effort,
-    halving_in_words,
-    headline,
-    learning_in_words,
-    short_key,
-    training_time,
-    trial_title,
-)
 
 MOST_ROWS = 40
 NARROW = 47  # columns of text that the scores need; below this and the parameters' share, only the main ones are shown
@@ -35,8 +25,7 @@ def print_leaderboard(
     """Print the ranked trials and the zero-shot base, the result in one sentence, and what failed.
 
     Args:
-        analysis: from ``load_sweep``.
-        console: where to print; standard output by default.
+        console: standard output by default.
         most_rows: further rows are counted, not printed; they are all in the report.
         failures: also print a line for every failed trial.
     """
@@ -44,19 +33,18 @@ def print_leaderboard(
     console.print(_table(analysis, console.width, most_rows))
     if len(analysis.rows) > most_rows:
         console.print(f"... and {len(analysis.rows) - most_rows} more rows, all in the report")
-    console.print(Text(headline(analysis)), style="bold")
-    for conclusion in [*conclusions(analysis, ENGLISH), *learning_in_words(analysis.learning, ENGLISH)]:
+    console.print(Text(words.headline(analysis)), style="bold")
+    for conclusion in [*words.conclusions(analysis, ENGLISH), *words.learning_in_words(analysis.learning, ENGLISH)]:
         console.print(Text(conclusion))
-    console.print(Text(effort(analysis)))
+    console.print(Text(words.effort(analysis)))
     halving = analysis.sweep.halving
     if halving is not None:
-        console.print(Text(halving_in_words(halving)))
+        console.print(Text(words.halving_in_words(halving)))
         for one in halving.candidates:
             if one.decision == "failed":
                 console.print(Text(f"FAILED at step {one.step} ({one.name}): {one.reason}"), style="red")
     for trial in analysis.sweep.failed if failures else []:
-        error = f"{trial.record.get('error_type')}: {trial.record.get('message')}"
-        console.print(Text(f"FAILED {trial.name} ({trial.label}): {error}"), style="red")
+        console.print(Text(f"FAILED {trial.name} ({trial.label}): {trial.failure}"), style="red")
 
 
 def _table(analysis: Analysis, console_width: int, most_rows: int) -> Table:
@@ -66,7 +54,7 @@ def _table(analysis: Analysis, console_width: int, most_rows: int) -> Table:
     is_wide = console_width >= NARROW + PARAM_WIDTH * len(analysis.swept) + INTERVAL_WIDTH * board.has_intervals
     table.add_column("#", justify="right", no_wrap=True)
     for param in analysis.swept:
-        table.add_column(HEADINGS.get(param, short_key(param)), justify="right", no_wrap=True)
+        table.add_column(HEADINGS.get(param, words.short_key(param)), justify="right", no_wrap=True)
     if not analysis.swept:
         table.add_column("trial", overflow="fold")
     scores = ("CER %", *(("±",) if board.has_intervals else ()), "norm. %", "vs base")
@@ -86,19 +74,15 @@ def _style(line: BoardRow) -> str | None:
 def _cells(line: BoardRow, board: Board, is_wide: bool) -> list[str]:
     trial, interval = line.trial, line.interval
     assert trial.strict is not None
-    named = [board.value(trial, param) or "–" for param in board.analysis.swept] or [trial_title(trial, [])]
+    named = [board.value(trial, param) or "–" for param in board.analysis.swept] or [words.trial_title(trial, [])]
     half_width = "–" if interval is None else f"{50 * (interval.high - interval.low):.2f}"
-    more = [_rate(trial.strict.wer, 1), _rate(trial.strict.exact_match, 1), training_time(trial)]
+    more = [words.rate(trial.strict.wer, 1), words.rate(trial.strict.exact_match, 1), words.training_time(trial)]
     return [
         "base" if trial.is_base else f"{'≈' if line.is_alike else ''}{line.row.rank}",
         *named,
-        _rate(trial.cer),
+        words.rate(trial.cer),
         *([half_width] if board.has_intervals else []),
-        _rate(trial.normalised.cer if trial.normalised else None),
-        change(line.row.gain).replace(" ", ""),
+        words.rate(trial.normalised.cer if trial.normalised else None),
+        words.change(line.row.gain).replace(" ", ""),
         *(more if is_wide else []),
     ]
-
-
-def _rate(fraction: float | None, digits: int = 2) -> str:
-    return "–" if fraction is None else f"{100 * fraction:.{digits}f}"

@@ -16,8 +16,8 @@ from typing import Any
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.runtime.wandb_server import described, resolve_mode, short_name
 from kimi_audio_ft.scoring import CATEGORIES
+from multirun_analysis.compare import LEADING_PARAMS
 
-PARAMS = ("lora.r", "optim.lr", "decoding.text_temperature")
 LOGARITHMIC = ("optim.lr",)
 RATES = ("cer", "cer_normalised", "mer", "wer")
 EDITS = ("substitutions", "deletions", "insertions")
@@ -30,8 +30,8 @@ _ABOUT = (
     "are fractions; lower is better. The report of each sweep, with its intervals and tests, is an artifact of its run "
     "of job type report."
 )
-# A page is 24 units wide.
-_WIDE, _HALF, _THIRD, _TALL = 24, 12, 8, 8
+# Units of a page: its width, and the height of most panels.
+_WIDE, _TALL = 24, 8
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("project", metavar="ENTITY/PROJECT", help="W&B user or team, and its project")
     parser.add_argument("--group", metavar="SWEEP", help="only this sweep: the folder that it was run in")
     parser.add_argument(
-        "--params", metavar="KEYS", default=",".join(PARAMS), help="config keys that were swept (%(default)s)"
+        "--params", metavar="KEYS", default=",".join(LEADING_PARAMS), help="config keys that were swept (%(default)s)"
     )
     parser.add_argument("--title", default=TITLE, help="title of the report (%(default)s)")
     options = parser.parse_args(arguments)
@@ -94,8 +94,8 @@ def build_report(entity: str, project: str, title: str, group: str | None, param
             wr.H2("Errors"),
             wr.PanelGrid(runsets=[trials], panels=_error_panels(wr)),
             wr.H2("Leaderboard and utterances"),
-            wr.PanelGrid(runsets=[reports], panels=[_table(wr, "leaderboard")]),
-            wr.PanelGrid(runsets=[trials], panels=[_table(wr, "utterances")]),
+            wr.PanelGrid(runsets=[reports], panels=_table(wr, "leaderboard")),
+            wr.PanelGrid(runsets=[trials], panels=_table(wr, "utterances")),
         ],
     )
 
@@ -106,7 +106,6 @@ def save(report: Any) -> str:
     Raises:
         UserError: nobody is logged in, W&B is offline by ``WANDB_MODE``, or the server refuses or does not answer.
     """
-
     if resolve_mode("auto") != "online":
         raise UserError(
             "W&B: the dashboard is made on its server, and W&B is offline here (no login, or WANDB_MODE says so). Run "
@@ -150,50 +149,43 @@ def _escaped(text: str) -> str:
     return "".join(char if char.isalnum() or char in "_./-" else f"\\U{ord(char):08x}" for char in text)
 
 
+def _grid(
+    wr: Any, kind: Any, panels: Sequence[dict[str, Any]], columns: int = 3, top: int = 0, height: int = _TALL
+) -> list[Any]:
+    """Panels of one kind, laid out row by row."""
+    width = _WIDE // columns
+    places = [(width * (number % columns), top + height * (number // columns)) for number in range(len(panels))]
+    return [kind(**one, layout=wr.Layout(*at, width, height)) for one, at in zip(panels, places, strict=True)]
+
+
 def _parameter_panels(wr: Any, params: Sequence[str]) -> list[Any]:
     """Parallel coordinates over all parameters, and CER by each."""
-    column = wr.ParallelCoordinatesPlotColumn
+    column, cer = wr.ParallelCoordinatesPlotColumn, wr.SummaryMetric("cer")
     columns = [column(wr.Config(key), display_name=key, log=key in LOGARITHMIC) for key in params]
-    lines = wr.ParallelCoordinatesPlot(
-        title="Parameters to CER",
-        columns=[*columns, column(wr.SummaryMetric("cer"), display_name="CER")],
-        layout=wr.Layout(0, 0, _WIDE, _TALL),
-    )
-    points = [
-        wr.ScatterPlot(
-            title=f"CER by {key}",
-            x=wr.Config(key),
-            y=wr.SummaryMetric("cer"),
-            log_x=key in LOGARITHMIC,
-            layout=wr.Layout(_THIRD * (number % 3), _TALL * (1 + number // 3), _THIRD, _TALL),
-        )
-        for number, key in enumerate(params)
+    lines = {"title": "Parameters to CER", "columns": [*columns, column(cer, display_name="CER")]}
+    points = [{"title": f"CER by {key}", "x": wr.Config(key), "y": cer, "log_x": key in LOGARITHMIC} for key in params]
+    return [
+        *_grid(wr, wr.ParallelCoordinatesPlot, [lines], columns=1),
+        *_grid(wr, wr.ScatterPlot, points, top=_TALL),
     ]
-    return [lines, *points]
 
 
 def _curve_panels(wr: Any) -> list[Any]:
     """Losses and learning rate over optimizer steps."""
-    named = (("Training loss", "train/loss"), ("Validation loss", "val/loss"), ("Learning rate", "train/lr"))
-    return [
-        wr.LinePlot(title=title, x="step", y=[key], layout=wr.Layout(_THIRD * number, 0, _THIRD, _TALL))
-        for number, (title, key) in enumerate(named)
-    ]
+    named = {"Training loss": "train/loss", "Validation loss": "val/loss", "Learning rate": "train/lr"}
+    return _grid(wr, wr.LinePlot, [{"title": title, "x": "step", "y": [key]} for title, key in named.items()])
 
 
 def _error_panels(wr: Any) -> list[Any]:
     """Rates, and counts of edits by kind and by category, side by side for every trial."""
     by_category = [f"errors/{name}" for name in CATEGORIES]
-    named = (("Error rates", RATES), ("Edits", EDITS), ("Edits by category", by_category))
-    layouts = (wr.Layout(0, 0, _HALF, _TALL), wr.Layout(_HALF, 0, _HALF, _TALL), wr.Layout(0, _TALL, _WIDE, _TALL))
-    return [
-        wr.BarPlot(title=title, metrics=[wr.SummaryMetric(key) for key in keys], layout=layout)
-        for layout, (title, keys) in zip(layouts, named, strict=True)
-    ]
+    named = {"Error rates": RATES, "Edits": EDITS, "Edits by category": by_category}
+    bars = [{"title": title, "metrics": [wr.SummaryMetric(key) for key in keys]} for title, keys in named.items()]
+    return [*_grid(wr, wr.BarPlot, bars[:2], columns=2), *_grid(wr, wr.BarPlot, bars[2:], columns=1, top=_TALL)]
 
 
-def _table(wr: Any, name: str) -> Any:
-    return wr.WeavePanelSummaryTable(table_name=name, layout=wr.Layout(0, 0, _WIDE, 2 * _TALL))
+def _table(wr: Any, name: str) -> list[Any]:
+    return _grid(wr, wr.WeavePanelSummaryTable, [{"table_name": name}], columns=1, height=2 * _TALL)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -47,9 +48,8 @@ def watch(
     last page of what there is.
 
     Args:
-        sweep_dir: the sweep's folder; it may still be empty.
+        sweep_dir: may still be empty.
         out: as in ``write_report``.
-        say: the language of the page.
         seconds: between two looks.
         wait: sleeps for so many seconds.
 
@@ -63,36 +63,31 @@ def watch(
     seen: State | None = None
     is_written = False
     dead_for: float | None = None
-    while True:
-        is_done, state = _is_done(sweep_dir), _state(sweep_dir)
-        if is_done:
-            return write_comparison(load_sweep(sweep_dir), out, say.language)
-        began = time.monotonic()
+    while not _is_done(sweep_dir):
+        began, state = time.monotonic(), _state(sweep_dir)
         if state != seen or not _is_dead(sweep_dir):
             dead_for = None
         elif dead_for is None:
             dead_for = 0.0
         elif dead_for >= PATIENCE:
             _write(sweep_dir, paths.html, say, None, is_written)
-            raise UserError(_dead(sweep_dir, paths.html))
+            raise UserError(
+                f"{sweep_dir}: the sweep is not done, and no process of it has been alive for {PATIENCE / 60:g} "
+                f"minutes. The report shows it as it was: {paths.html}. Re-run the same sweep command: finished trials "
+                "are skipped"
+            )
         if state != seen:
             is_written = _write(sweep_dir, paths.html, say, seconds, is_written)
             seen = state
         pause = max(seconds, REST * (time.monotonic() - began))
         wait(pause)
         dead_for = None if dead_for is None else dead_for + pause
+    return write_comparison(load_sweep(sweep_dir), out, say.language)
 
 
 def _is_dead(sweep_dir: Path) -> bool:
     """Whether the store knows the sweep, and that nobody runs it."""
     return any(is_alive(path) is False for path in {sweep_dir.absolute(), sweep_dir.resolve()})
-
-
-def _dead(sweep_dir: Path, html: Path) -> str:
-    return (
-        f"{sweep_dir}: the sweep is not done, and no process of it has been alive for {PATIENCE / 60:g} minutes. The "
-        f"report shows it as it was: {html}. Re-run the same sweep command: finished trials are skipped"
-    )
 
 
 def _write(sweep_dir: Path, html: Path, say: Messages, seconds: float | None, is_written: bool) -> bool:
@@ -135,12 +130,9 @@ def _is_done(sweep_dir: Path) -> bool:
 
 def _state(sweep_dir: Path) -> State:
     """Size and time of each file that the report is made of."""
-    names = [name for folder in ("", "*/") for name in (f"{folder}{file}" for file in WATCHED)]
     found: State = {}
-    for path in (path for name in names for path in sweep_dir.glob(name)):
-        try:
+    for path in (path for name in WATCHED for folder in ("", "*/") for path in sweep_dir.glob(folder + name)):
+        with suppress(FileNotFoundError):  # a sweep that begins anew clears its folder
             facts = path.stat()
-        except FileNotFoundError:  # a sweep that begins anew clears its folder
-            continue
-        found[str(path)] = (facts.st_size, facts.st_mtime_ns)
+            found[str(path)] = (facts.st_size, facts.st_mtime_ns)
     return found

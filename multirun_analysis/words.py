@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from kimi_audio_ft.scoring.intervals import RESAMPLES
 from kimi_audio_ft.text import duration
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.checks import version_of
@@ -15,7 +16,7 @@ from multirun_analysis.compare import Adapter, Comparison, Row
 from multirun_analysis.learning import SIZE_PARAM, LearningCurve, LearningStudy
 from multirun_analysis.messages import ENGLISH, Messages
 from multirun_analysis.params import is_of_base, value_of
-from multirun_analysis.statistics.results import Interval, Needed, Overfitting, Reason, Statistics
+from multirun_analysis.statistics.results import Interval, Needed, Overfitting, Reason
 from multirun_analysis.sweep import HalvedAdapter, Halving, Trial
 
 FEW = 100  # a mean count below this is written with its tenths
@@ -57,9 +58,14 @@ def shown(param: str, value: Any, say: Messages = ENGLISH) -> str:
     return say.get(f"open.{param}", show(value)) if value is None else show(value)
 
 
+def rate(fraction: float | None, digits: int = 2) -> str:
+    """A fraction in percent, without the sign; a dash when unknown."""
+    return "–" if fraction is None else f"{100 * fraction:.{digits}f}"
+
+
 def percent(fraction: float | None, digits: int = 1) -> str:
     """A fraction as a percentage; a dash when unknown."""
-    return "–" if fraction is None else f"{100 * fraction:.{digits}f} %"
+    return "–" if fraction is None else f"{rate(fraction, digits)} %"
 
 
 def change(gain: float | None) -> str:
@@ -173,9 +179,9 @@ def halving_in_words(halving: Halving, say: Messages = ENGLISH) -> str:
 
 def halving_score(halving: Halving, adapter: HalvedAdapter) -> str:
     """An adapter's score as the metric is written; a dash when unknown."""
-    if adapter.score is None:
-        return "–"
-    return f"{100 * adapter.score:.2f}" if halving.metric == "cer" else f"{adapter.score:.4f}"
+    if adapter.score is None or halving.metric == "cer":
+        return rate(adapter.score)
+    return f"{adapter.score:.4f}"
 
 
 # The statistics: the group of the best, the recommendation, overfitting.
@@ -197,16 +203,12 @@ def recommendation(analysis: Analysis, say: Messages) -> str:
 
 
 def conclusions(analysis: Analysis, say: Messages) -> list[str]:
-    """The recommendation and the sentences that go with it."""
-    return [recommendation(analysis, say), *verdicts(analysis, say)]
-
-
-def verdicts(analysis: Analysis, say: Messages) -> list[str]:
-    """How trials were tested, how much data would separate the best two, which adapters overfitted."""
+    """The recommendation; how trials were tested, what would separate the best two, which adapters overfitted."""
     statistics = analysis.statistics
-    lines = []
+    lines = [recommendation(analysis, say)]
     if statistics.reason not in _WITHOUT_TESTS:
-        lines.append(_method(statistics, say))
+        counts = {"recordings": f"{statistics.recordings:,}", "resamples": f"{RESAMPLES:,}"}
+        lines.append(say("verdict.method", n=len(statistics.pairs), **counts))
     if statistics.needed is not None and len(statistics.best_group) > 1:
         lines.append(_needed(statistics.needed, analysis, say))
     if len(analysis.sweep.finished) > 1 and version_of(analysis.best.trial) is None:
@@ -219,14 +221,10 @@ def verdicts(analysis: Analysis, say: Messages) -> list[str]:
         lines.append(say("verdict.beyond", n=len(analysis.sweep.finished) - out))
     turned = [verdict for verdict in statistics.overfitting if verdict.kind == "turned"]
     if turned:
-        names = _some([_turned(one, analysis, say) for one in turned], say)
+        named = [(adapter_name(one.adapter, analysis, say), where(one, say)) for one in turned]
+        names = _some([say("verdict.place", name=name, at=at) for name, at in named], say)
         lines.append(say("verdict.turned", n=len(turned), names=names))
     return lines
-
-
-def overfitting_in_words(verdict: Overfitting, say: Messages) -> str:
-    """The verdict over one adapter."""
-    return say(f"overfit.{verdict.kind}", at=where(verdict, say))
 
 
 def where(verdict: Overfitting, say: Messages) -> str:
@@ -234,19 +232,6 @@ def where(verdict: Overfitting, say: Messages) -> str:
     if verdict.best_epoch is not None:
         return say("overfit.epoch", n=f"{verdict.best_epoch:g}")
     return "–" if verdict.best_step is None else say("overfit.step", n=verdict.best_step)
-
-
-def _turned(verdict: Overfitting, comparison: Comparison, say: Messages) -> str:
-    return say("verdict.place", name=adapter_name(verdict.adapter, comparison, say), at=where(verdict, say))
-
-
-def _method(statistics: Statistics, say: Messages) -> str:
-    return say(
-        "verdict.method",
-        n=len(statistics.pairs),
-        recordings=f"{statistics.recordings:,}",
-        resamples=f"{statistics.resamples:,}",
-    )
 
 
 def _needed(needed: Needed, analysis: Analysis, say: Messages) -> str:
@@ -285,12 +270,12 @@ def learning_sentences(study: LearningStudy, say: Messages) -> list[str]:
 
 def learning_in_words(study: LearningStudy | None, say: Messages) -> list[str]:
     """The same with every curve's forecasts, which the page has as a table; nothing for any other sweep."""
-    if study is None:
-        return []
-    if study.refused is not None:
-        return learning_sentences(study, say)
-    told = [(say("learning.told", said=_law(curve, say)), _forecasts(curve, say)) for curve in study.curves]
-    return [line for lines in told for line in lines]
+    if study is None or study.refused is not None:
+        return learning_sentences(study, say) if study else []
+    lines = []
+    for curve in study.curves:
+        lines += [say("learning.told", said=_law(curve, say)), _forecasts(curve, say)]
+    return lines
 
 
 def curve_name(curve: LearningCurve, say: Messages) -> str:

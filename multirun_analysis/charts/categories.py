@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
 
 import altair as alt
 
@@ -17,49 +17,34 @@ MOST_TRIALS = 4
 ROW = 42
 
 
-@dataclass(frozen=True)
-class CategoryRow:
-    """The errors of a trial or a base by category; ``counts`` are means over the repeats."""
+def category_table(analysis: Analysis, say: Messages) -> tuple[list[tuple[str, Trial]], list[str]]:
+    """The trials worth comparing with their labels, and the categories that occur among them.
 
-    label: str
-    trial: Trial
-    counts: dict[str, float]
-
-
-@dataclass(frozen=True)
-class CategoryTable:
-    """Rows, and the categories that occur, the most frequent ones of the first row first ("other" last)."""
-
-    rows: list[CategoryRow]
-    categories: list[str]
-
-
-def category_table(analysis: Analysis, say: Messages) -> CategoryTable | None:
-    """Counts of the trials worth comparing; None where no scores.json has categories (older sweeps)."""
+    The most frequent category is the first one, "other" the last; none where no scores.json has categories.
+    """
     trials = [row.trial for row in analysis.rows if not row.trial.is_base][:MOST_TRIALS]
     recommended = analysis.statistics.recommended
     trials += [recommended] if recommended not in trials else []
     base = analysis.best.base or analysis.lowest_base
+    trials += [base] if base else []
+    total: Counter[str] = Counter()
+    for trial in trials:
+        total.update(trial.categories)
+    used = sorted((key for key in total if total[key]), key=lambda key: (key == "other", -total[key]))
     rows = [
-        CategoryRow(_label(trial, analysis, say), trial, trial.record["categories"])
-        for trial in [*trials, *([base] if base else [])]
-        if isinstance(trial.record.get("categories"), dict)
+        (_label(trial, analysis, say), trial) for trial in trials if isinstance(trial.record.get("categories"), dict)
     ]
-    if not rows or not any(sum(row.counts.values()) for row in rows):
-        return None
-    total = {key: sum(row.counts.get(key, 0) for row in rows) for row in rows for key in row.counts}
-    used = [key for key, count in total.items() if count]
-    return CategoryTable(rows, sorted(used, key=lambda key: (key == "other", -total[key])))
+    return rows, used
 
 
 def category_figure(analysis: Analysis, say: Messages) -> list[Figure]:
     """The figure; none where no scores.json has categories."""
-    table = category_table(analysis, say)
-    if table is None:
+    rows, categories = category_table(analysis, say)
+    if not categories:
         return []
-    points = [point for row in table.rows for point in _points(row, table, say)]
-    names = [category_name(key, say) for key in table.categories]
-    labels = [row.label for row in table.rows]
+    points = [point for label, trial in rows for point in _points(label, trial, categories, say)]
+    names = [category_name(key, say) for key in categories]
+    labels = [label for label, _ in rows]
     chart = chart_of(points).mark_bar(height={"band": 0.7})
     chart = chart.encode(
         y=alt.Y("row:N", sort=labels, title=None, axis=alt.Axis(labelLimit=190, ticks=False, domain=False)),
@@ -83,19 +68,20 @@ def category_name(key: str, say: Messages) -> str:
     return say.get(f"category.{key}", key)
 
 
-def _points(row: CategoryRow, table: CategoryTable, say: Messages) -> list[Point]:
-    chars = row.trial.record.get("num_reference_chars") or 1
-    edits = sum(row.counts.values()) or 1
+def _points(label: str, trial: Trial, categories: list[str], say: Messages) -> list[Point]:
+    chars = trial.record.get("num_reference_chars") or 1
+    edits = sum(trial.categories.values()) or 1
+    counts = [trial.categories.get(key, 0) for key in categories]
     return [
         {
-            "row": row.label,
+            "row": label,
             "category": category_name(key, say),
             "order": order,
-            "rate": 100 * row.counts.get(key, 0) / chars,
-            "count": f"{row.counts.get(key, 0):g}",
-            "share": percent(row.counts.get(key, 0) / edits, 0),
+            "rate": 100 * count / chars,
+            "count": f"{count:g}",
+            "share": percent(count / edits, 0),
         }
-        for order, key in enumerate(table.categories)
+        for order, (key, count) in enumerate(zip(categories, counts, strict=True))
     ]
 
 

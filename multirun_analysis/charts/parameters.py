@@ -30,7 +30,9 @@ class _Parameter:
         self.points = [self._point(trial) for trial in comparison.sweep.finished]
 
     def figure(self) -> Figure:
-        layers = [*self._lines(), self._dots(), self._best_ring(), *self._base_layers()]
+        best = chart_of([point for point in self.points if point["best"]])
+        ring = best.mark_point(size=220, strokeWidth=1.5, style="ring").encode(x=self.scale.x(), y=cer_axis())
+        layers = [*self._lines(), self._dots(), ring, *self._base_layers()]
         spec = drawn(layers, self.colours.words if self.colours else [])
         title = self.say("parameter.title", param=param_name(self.param, self.say))
         return Figure(f"by-{self.param}", title, self._caption(), spec)
@@ -73,11 +75,6 @@ class _Parameter:
         picked = alt.selection_point(fields=["colour"], bind="legend")
         opacity = alt.condition(picked, alt.value(0.9), alt.value(0.12))
         return chart.encode(**self.coloured, opacity=opacity).add_params(picked)
-
-    def _best_ring(self) -> alt.Chart:
-        best = [point for point in self.points if point["best"]]
-        marks = chart_of(best).mark_point(size=220, strokeWidth=1.5, style="ring")
-        return marks.encode(x=self.scale.x(), y=cer_axis())
 
     def _base_layers(self) -> list[alt.Chart]:
         """The zero-shot base: a curve where the axis is a decoding setting, else one level, its lowest CER."""

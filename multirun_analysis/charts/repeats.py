@@ -30,7 +30,8 @@ def repeats_figure(comparison: Comparison, say: Messages) -> list[Figure]:
         dots = [dot for some, _ in points for dot in some]
         means = [mean for _, some in points for mean in some]
         if style == "plain":
-            layers.append(_band(means, scale))
+            band = chart_of(means).mark_area(opacity=0.18, style=style)
+            layers.append(band.encode(x=scale.x(), y=cer_axis("low:Q"), y2="high:Q"))
         if dots:
             layers += _line_and_dots(means, dots, scale, style, size, say)
     return [Figure("repeats", say("repeats.title"), say("repeats.caption"), drawn(layers, []))]
@@ -53,10 +54,6 @@ def _points(adapter: Adapter, scale: Scale, comparison: Comparison, say: Message
         spread = {"low": mean - std, "high": mean + std, "std": f"{std:.2f} %"}
         means.append(at | {"cer": mean, "mean": f"{mean:.2f} %"} | spread)
     return dots, means
-
-
-def _band(means: list[Point], scale: Scale) -> alt.Chart:
-    return chart_of(means).mark_area(opacity=0.18, style="plain").encode(x=scale.x(), y=cer_axis("low:Q"), y2="high:Q")
 
 
 def _line_and_dots(

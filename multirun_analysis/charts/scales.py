@@ -37,9 +37,8 @@ class Scale:
 
     @property
     def title(self) -> str:
-        if self.name == self.param:
-            return self.name
-        return self.say("parameter.axis", name=self.name, key=self.param)
+        is_named = self.name != self.param
+        return self.say("parameter.axis", name=self.name, key=self.param) if is_named else self.name
 
     @property
     def words(self) -> list[str]:

@@ -62,7 +62,7 @@ def gather(folders: Sequence[Path], manifest: Path | None = None) -> Evidence:
     found: dict[str, Utterance] = {}
     adapters: dict[str, float] = {}
     for trial in _trials(folders):
-        adapter = trial.signature or str(trial.folder)
+        adapter = trial.record.get("signature") or str(trial.folder)
         adapters.setdefault(adapter, trial.cer)
         for row in trial.utterances:
             _add(found, adapter, row, trial)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 
 from kimi_audio_ft.manifest.audio import AudioError, AudioInfo, audio_info, content_digest, decode_mono
 from multirun_analysis.labels.evidence import Utterance
@@ -17,9 +17,9 @@ class Listening:
     seconds: lengths from headers. same: utterances with identical samples. missing: number of unreadable recordings.
     """
 
-    seconds: dict[str, float] = field(default_factory=dict)
-    same: dict[str, list[Utterance]] = field(default_factory=dict)
-    missing: int = 0
+    seconds: dict[str, float]
+    same: dict[str, list[Utterance]]
+    missing: int
 
 
 def listen(utterances: Sequence[Utterance]) -> Listening:
@@ -29,14 +29,13 @@ def listen(utterances: Sequence[Utterance]) -> Listening:
     """
     infos: dict[str, AudioInfo] = {}
     for utterance in utterances:
-        try:
+        with suppress(AudioError):
             if utterance.audio is not None:
                 infos[utterance.id] = audio_info(utterance.audio)
-        except AudioError:
-            continue
     heard = [utterance for utterance in utterances if utterance.id in infos]
-    alike = _groups((_format(infos[utterance.id]), utterance) for utterance in heard)
-    equal = _groups((_digest(utterance), utterance) for group in alike for utterance in group)
+    lengths = [(info.num_samples_16k, info.sample_rate) for info in infos.values()]
+    alike = [utterance for group in _groups(heard, lengths) for utterance in group]
+    equal = _groups(alike, map(_digest, alike))
     return Listening(
         seconds={name: info.seconds for name, info in infos.items()},
         same={one.id: [other for other in group if other is not one] for group in equal for one in group},
@@ -49,16 +48,8 @@ def other_texts(same: Mapping[str, Sequence[Utterance]], texts: Mapping[str, str
 
     ``texts`` are compared, by id.
     """
-    found = {}
-    for name, others in same.items():
-        different = [other for other in others if texts[other.id] != texts[name]]
-        if different:
-            found[name] = different[0]
-    return found
-
-
-def _format(info: AudioInfo) -> tuple[int, int]:
-    return info.num_samples_16k, info.sample_rate
+    found = {name: [one for one in others if texts[one.id] != texts[name]] for name, others in same.items()}
+    return {name: different[0] for name, different in found.items() if different}
 
 
 def _digest(utterance: Utterance) -> str:
@@ -69,9 +60,9 @@ def _digest(utterance: Utterance) -> str:
         return utterance.id  # damaged after its header: equal to no other
 
 
-def _groups(keyed: Iterable[tuple[Hashable, Utterance]]) -> Iterator[list[Utterance]]:
+def _groups(utterances: Iterable[Utterance], keys: Iterable[Hashable]) -> list[list[Utterance]]:
     """Groups of several utterances with equal keys."""
-    groups: dict[Hashable, list[Utterance]] = defaultdict(list)
-    for key, utterance in keyed:
-        groups[key].append(utterance)
-    yield from (group for group in groups.values() if len(group) > 1)
+    groups: dict[Hashable, list[Utterance]] = {}
+    for utterance, key in zip(utterances, keys, strict=True):
+        groups.setdefault(key, []).append(utterance)
+    return [group for group in groups.values() if len(group) > 1]

@@ -19,7 +19,7 @@ audio with another text, one of which must be wrong, and an empty reference.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -32,7 +32,7 @@ from rapidfuzz.distance import Levenshtein
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.scoring import normalise
 from multirun_analysis.labels.evidence import FIRST_COMMAND, Evidence, Utterance
-from multirun_analysis.labels.same_audio import listen, other_texts
+from multirun_analysis.labels.same_audio import Listening, listen, other_texts
 
 DEGREES = ("loss", "disagreement", "speed")
 SPEED_RANGE = 3.0
@@ -72,7 +72,11 @@ def rank_suspects(evidence: Evidence) -> Ranking:
         UserError: there are neither losses nor two adapters to compare.
     """
     utterances = evidence.utterances
-    _require_enough(evidence)
+    if len(evidence.adapters) < 2 and not any(utterance.losses for utterance in utterances):
+        raise UserError(
+            "labels: one adapter without losses says too little. Give the folders of two adapters or more, or of an "
+            f"evaluation with losses=true. {FIRST_COMMAND}"
+        )
     texts = {utterance.id: plain(utterance.reference) for utterance in utterances}
     heard = listen(utterances)
     table = pd.DataFrame(index=[utterance.id for utterance in utterances])
@@ -89,7 +93,7 @@ def rank_suspects(evidence: Evidence) -> Ranking:
     table["certain"] = [name in other_text or not text for name, text in texts.items()]
     table = table.sort_values(["certain", "score"], ascending=False, kind="stable")
     by_id = {utterance.id: utterance for utterance in utterances}
-    notes = [*evidence.notes, *_notes(evidence, table, heard.missing, heard.same, other_text)]
+    notes = [*evidence.notes, *_notes(evidence, table, heard, len(heard.same) - len(other_text))]
     return Ranking(evidence, [by_id[name] for name in table.index], table, other_text, usual, notes)
 
 
@@ -113,7 +117,7 @@ def disagreement(utterance: Utterance) -> float:
     return round(to_reference - between, _DIGITS)
 
 
-def consensus(utterance: Utterance, adapters: Sequence[str]) -> str:
+def consensus(utterance: Utterance, adapters: Iterable[str]) -> str:
     """The transcript nearest to all others; ties go to the first adapter."""
     votes = [utterance.votes[adapter] for adapter in adapters if adapter in utterance.votes]
     return min(votes, key=lambda vote: sum(distance(vote, other) for other in votes))
@@ -138,34 +142,15 @@ def percentiles(values: pd.Series) -> pd.Series:
     return (values.rank(method="average") - 0.5) / values.count()
 
 
-def _require_enough(evidence: Evidence) -> None:
-    if len(evidence.adapters) < 2 and not any(utterance.losses for utterance in evidence.utterances):
-        raise UserError(
-            "labels: one adapter without losses says too little. Give the folders of two adapters or more, or of an "
-            f"evaluation with losses=true. {FIRST_COMMAND}"
-        )
-
-
-def _notes(
-    evidence: Evidence,
-    table: pd.DataFrame,
-    missing: int,
-    same: dict[str, list[Utterance]],
-    other_text: dict[str, Utterance],
-) -> list[str]:
+def _notes(evidence: Evidence, table: pd.DataFrame, heard: Listening, repeated: int) -> list[str]:
     """Notes on missing losses, lengths and recordings, and on repeated references."""
-    notes, total = [], len(table)
-    known = {sign: int(table[sign].notna().sum()) for sign in DEGREES}
-    if known["loss"] < total:
-        lacking = "no losses were written" if not known["loss"] else f"{total - known['loss']} references have no loss"
-        notes.append(f"{lacking}; evaluate with losses=true writes them")
-    if len(evidence.adapters) < 2:
-        notes.append("one adapter cannot agree with another: disagreement is left out")
-    if known["speed"] < total:
-        notes.append(f"speed is unknown for {total - known['speed']} references, whose audio's length is not known")
-    if missing:
-        notes.append(f"{missing} recordings cannot be read here and were not compared with each other")
-    repeated = len(same) - len(other_text)
-    if repeated:
-        notes.append(f"{repeated} references occur more than once, with the same audio and the same text")
-    return notes
+    lost, unheard = (int(table[sign].isna().sum()) for sign in ("loss", "speed"))
+    lacking = "no losses were written" if lost == len(table) else f"{lost} references have no loss"
+    notes = {
+        f"{lacking}; evaluate with losses=true writes them": lost,
+        "one adapter cannot agree with another: disagreement is left out": len(evidence.adapters) < 2,
+        f"speed is unknown for {unheard} references, whose audio's length is not known": unheard,
+        f"{heard.missing} recordings cannot be read here and were not compared with each other": heard.missing,
+        f"{repeated} references occur more than once, with the same audio and the same text": repeated,
+    }
+    return [note for note, applies in notes.items() if applies]

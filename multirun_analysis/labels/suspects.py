@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def print_summary(ranking: Ranking, path: Path, written: int, console: Console |
     for heading in ("#", "reference", "best hypothesis", "why"):
         table.add_column(heading, overflow="fold")
     for rank, utterance in enumerate(ranking.order[:SHOWN], start=1):
-        heard = consensus(utterance, list(ranking.evidence.adapters))
+        heard = consensus(utterance, ranking.evidence.adapters)
         table.add_row(*map(Text, (str(rank), utterance.reference, heard, "; ".join(reasons(ranking, utterance)))))
     console.print(table)
     console.print(Text(f"the {written} most suspicious references: {path}"), soft_wrap=True)
@@ -78,7 +79,7 @@ def reasons(ranking: Ranking, utterance: Utterance) -> list[str]:
     if other is not None:
         said.append(f"{other.id} has the same audio and the text {other.reference!r}")
     if values["disagreement_percentile"] >= high and values["disagreement"] > 0:
-        said.append(_disagreement(utterance, list(ranking.evidence.adapters)))
+        said.append(_disagreement(utterance, ranking.evidence.adapters))
     if values["loss_percentile"] >= high:
         share = f"{values['loss_percentile']:.1%}"
         said.append(f"a loss of {values['loss']:.2f} nats per token is above that of {share} of the references")
@@ -88,7 +89,7 @@ def reasons(ranking: Ranking, utterance: Utterance) -> list[str]:
     return said
 
 
-def _disagreement(utterance: Utterance, adapters: list[str]) -> str:
+def _disagreement(utterance: Utterance, adapters: Iterable[str]) -> str:
     heard = plain(consensus(utterance, adapters))
     same = sum(plain(vote) == heard for vote in utterance.votes.values())
     edits = Levenshtein.distance(heard, plain(utterance.reference))
@@ -97,23 +98,14 @@ def _disagreement(utterance: Utterance, adapters: list[str]) -> str:
 
 
 def _row(ranking: Ranking, utterance: Utterance, rank: int) -> dict[str, Any]:
-    values = ranking.table.loc[utterance.id]
     other = ranking.other_text.get(utterance.id)
     return {
         "rank": rank,
-        "id": utterance.id,
-        "audio": utterance.audio,
-        "recording": utterance.recording,
-        "seconds": values["seconds"],
-        "reference": utterance.reference,
-        "best_hypothesis": consensus(utterance, list(ranking.evidence.adapters)),
-        "score": values["score"],
+        **{name: getattr(utterance, name) for name in ("id", "audio", "recording", "reference", "line")},
+        **ranking.table.loc[utterance.id, ["seconds", "score", "loss", "disagreement", "chars_per_second"]],
+        "best_hypothesis": consensus(utterance, ranking.evidence.adapters),
         "reasons": "; ".join(reasons(ranking, utterance)),
-        "loss": values["loss"],
-        "disagreement": values["disagreement"],
-        "chars_per_second": values["chars_per_second"],
         "same_audio_as": other.id if other is not None else None,
-        "line": utterance.line,
     }
 
 

@@ -166,10 +166,7 @@ TEXTS = {
     "overfit.lowest": ("lowest validation loss", "最低验证损失"),
     "overfit.at": ("at", "位置"),
     "overfit.distance": ("above training", "高出训练损失"),
-    "overfit.distance_hint": (
-        "last validation loss minus the training loss around it",
-        "最后的验证损失减去其附近的训练损失",
-    ),
+    "overfit.distance_hint": ("last validation loss minus the training loss around it", "最后验证损失减去附近训练损失"),
     # the learning curve over training-set sizes
     "learning.title": ("Learning curve", "学习曲线"),
     "learning.chart": ("CER against the size of the training set", "CER 与训练集大小"),

@@ -40,10 +40,7 @@ TEXTS = {
     "page.title": ("Sweep {name}", "参数扫描 {name}"),
     "page.kicker": ("Sweep {name} · {created}", "参数扫描 {name} · {created}"),
     "page.contents": ("Sections", "目录"),
-    "page.noscript": (
-        "The charts need JavaScript; their figures are in the tables.",
-        "图表需要 JavaScript；其数字见各表。",
-    ),
+    "page.noscript": ("Charts need JavaScript; the tables have their figures.", "图表需要 JavaScript；其数字见各表。"),
     "tile.best": ("best CER", "最佳 CER"),
     "tile.interval": ("95 %: {low} to {high}", "95 %：{low} 至 {high}"),
     "tile.base": ("base CER", "基座 CER"),
@@ -167,10 +164,7 @@ TEXTS = {
     ),
     "board.repeats_told": ("{n} repeats, from {low} to {high} %", "重复 {n} 次，从 {low} 到 {high} %"),
     "board.training": ("training", "训练"),
-    "board.training_hint": (
-        "time to train the adapter, or reused from the store",
-        "训练适配器的时间，或取自存储（复用）",
-    ),
+    "board.training_hint": ("time to train the adapter, or reused from the store", "训练适配器的时间，或复用自存储"),
     "board.reused": ("reused", "复用"),
     "board.recommended": ("recommended", "推荐"),
     "board.alike": ("ties with the best", "与最佳并列"),

@@ -13,7 +13,7 @@ from multirun_analysis.messages import ENGLISH, Messages
 from multirun_analysis.params import is_of_base, value_of
 from multirun_analysis.statistics.results import Interval
 from multirun_analysis.sweep import Trial
-from multirun_analysis.words import shown, trial_title
+from multirun_analysis.words import shown
 
 MOST_CHOICES = 12  # values of a parameter that can be chosen from; of more, the text filter finds one
 BASE_ROOM = 1.6  # a base that is worse than this times the worst trial does not stretch the bars' scale
@@ -64,26 +64,15 @@ class Board:
         return [self._row(row) for row in self.analysis.rows]
 
     @property
-    def has_repeats(self) -> bool:
-        return any(row.spread is not None for row in self.rows)
-
-    @property
     def has_intervals(self) -> bool:
         return any(row.interval for row in self.rows)
-
-    @property
-    def has_alike(self) -> bool:
-        return any(row.is_alike for row in self.rows)
 
     @cached_property
     def filters(self) -> list[tuple[str, list[str]]]:
         """Swept parameters with few enough values, and these values as written."""
-        params = [(param, self.analysis.distinct(param)) for param in self.analysis.charted]
-        return [
-            (param, [shown(param, value, self.say) for value in values])
-            for param, values in params
-            if len(values) <= MOST_CHOICES
-        ]
+        values = {param: self.analysis.distinct(param) for param in self.analysis.charted}
+        few = [param for param in values if len(values[param]) <= MOST_CHOICES]
+        return [(param, [shown(param, value, self.say) for value in values[param]]) for param in few]
 
     def value(self, trial: Trial, param: str) -> str | None:
         """A cell; a base has none for what it was not trained with."""
@@ -120,11 +109,9 @@ class Board:
         )
 
     def _bar(self, cer: float, interval: Interval | None) -> Bar:
-        fill = self._share(cer)
-        if interval is None or self._share(interval.low) >= 100:
-            return Bar(fill, None, None, cer > self._top)
-        low = self._share(interval.low)
-        return Bar(fill, low, self._share(interval.high) - low, cer > self._top)
+        low, high = (self._share(interval.low), self._share(interval.high)) if interval else (100, 100)
+        left, width = (low, high - low) if low < 100 else (None, None)
+        return Bar(self._share(cer), left, width, cer > self._top)
 
     def _share(self, rate: float) -> float:
         """Of the track, 0 to 100."""
@@ -132,38 +119,25 @@ class Board:
 
 
 @dataclass(frozen=True)
-class TermColumn:
-    """Recall and precision of the terms under one trial or base, in percent; None without any occurrence."""
-
-    title: str
-    trial: Trial
-    recall: Figures
-    precision: Figures
-
-
-@dataclass(frozen=True)
 class TermTable:
     """Terms, the most frequent ones first, and the trials of the leaderboard in its order.
 
-    spoken: times in the references, of one decoding. first, second: indexes into ``columns`` of the two shown at first:
-    the best trial and the base (without one, the next trial; alone, itself). more_terms, more_trials: what is left out.
+    spoken: times in the references, of one decoding. figures: recalls and precisions of the terms under each trial, in
+    percent; None without any occurrence. first, second: the two of ``trials`` shown at first: the best and the base
+    (without one, the next; alone, itself). more_terms, more_trials: what is left out.
     """
 
     terms: list[str]
     spoken: list[float]
-    columns: list[TermColumn]
+    trials: list[Trial]
+    figures: list[tuple[Figures, Figures]]
     first: int
     second: int
     more_terms: int
     more_trials: int
 
-    @property
-    def figures(self) -> list[tuple[Figures, Figures]]:
-        """Recalls and precisions of every column."""
-        return [(column.recall, column.precision) for column in self.columns]
 
-
-def term_table(analysis: Analysis, say: Messages) -> TermTable | None:
+def term_table(analysis: Analysis) -> TermTable | None:
     """The table of a sweep with a list of terms; None for any other."""
     found = [row.trial for row in analysis.rows if row.trial.terms]
     best = analysis.best.trial
@@ -179,7 +153,8 @@ def term_table(analysis: Analysis, say: Messages) -> TermTable | None:
     return TermTable(
         terms=terms,
         spoken=[counts[term]["in_references"] / repeats for term in terms],
-        columns=[_column(trial, terms, analysis, say) for trial in shown],
+        trials=shown,
+        figures=[(_figures(trial, terms, "recall"), _figures(trial, terms, "precision")) for trial in shown],
         first=shown.index(best),
         second=shown.index(second),
         more_terms=len(counts) - len(terms),
@@ -187,12 +162,6 @@ def term_table(analysis: Analysis, say: Messages) -> TermTable | None:
     )
 
 
-def _column(trial: Trial, terms: list[str], analysis: Analysis, say: Messages) -> TermColumn:
-    recall, precision = (
-        [_percent(trial.terms.get(term, {}).get(key)) for term in terms] for key in ("recall", "precision")
-    )
-    return TermColumn(trial_title(trial, analysis.swept, say), trial, recall, precision)
-
-
-def _percent(fraction: float | None) -> float | None:
-    return None if fraction is None else round(100 * fraction, 1)
+def _figures(trial: Trial, terms: list[str], key: str) -> Figures:
+    fractions = [trial.terms.get(term, {}).get(key) for term in terms]
+    return [None if fraction is None else round(100 * fraction, 1) for fraction in fractions]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -14,7 +15,7 @@ from kimi_audio_ft.store.signature import flatten
 from kimi_audio_ft.text import duration
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.checks import OPTIONS, option_of, version_of
-from multirun_analysis.compare import Adapter, Comparison
+from multirun_analysis.compare import Comparison
 from multirun_analysis.messages import Messages
 from multirun_analysis.params import distinct, identity
 from multirun_analysis.sweep import Trial
@@ -27,12 +28,14 @@ Facts = list[tuple[str, str]]  # a heading and its text
 
 def sweep_facts(analysis: Analysis, say: Messages) -> Facts:
     """The command, the data, the model and the software."""
-    sweep, on = analysis.sweep, analysis.reference_set
+    sweep, on, recordings = analysis.sweep, analysis.reference_set, analysis.statistics.recordings
+    counts = {"references": show(on["num_references"]), "chars": show(on["num_reference_chars"])}
+    references = say("facts.recorded" if recordings else "facts.references_value", recordings=recordings, **counts)
     return [
         (say("facts.sweep"), str(sweep.folder.resolve())),
         (say("facts.command"), sweep.command or say("facts.no_command")),
         (say("facts.eval_manifest"), show(on["eval_manifest"])),
-        (say("facts.references"), _references(analysis, say)),
+        (say("facts.references"), references),
         (say("facts.eval_identity"), show(on["eval_identity"])),
         (say("facts.normalisation"), show(version_of(analysis.best.trial) or say("facts.unstated"))),
         (say("facts.scoring"), _scoring(analysis.best.trial, say)),
@@ -56,23 +59,16 @@ def cost_facts(comparison: Comparison, say: Messages) -> Facts:
         facts.append((say("cost.decoding"), say("cost.decoding_value", n=len(decoded), time=duration(sum(decoded)))))
         hours = f"{(sum(trained) + sum(decoded)) / 3600:.2f}"
         facts.append((say("cost.device_hours"), say("cost.device_hours_value", hours=hours)))
-    further = [(len(adapter.trials) - 1, _full_time(adapter)) for adapter in comparison.adapters if _full_time(adapter)]
+    # Of each adapter the further trials, and the time of its training, in this sweep or an earlier one.
+    further = [
+        (len(adapter.trials) - 1, max(trial.record.get("train_seconds") or 0.0 for trial in adapter.trials))
+        for adapter in comparison.adapters
+    ]
     saved = sum(number * seconds for number, seconds in further)
     if saved:
-        number = sum(number for number, _ in further)
+        number = sum(number for number, seconds in further if seconds)
         facts.append((say("cost.saved"), say("cost.saved_value", n=number, time=duration(saved))))
     return facts
-
-
-def _full_time(adapter: Adapter) -> float:
-    """Time that its training took, in this sweep or an earlier one."""
-    return max((trial.record.get("train_seconds") or 0.0 for trial in adapter.trials), default=0.0)
-
-
-def _references(analysis: Analysis, say: Messages) -> str:
-    on, recordings = analysis.reference_set, analysis.statistics.recordings
-    counts = {"references": show(on["num_references"]), "chars": show(on["num_reference_chars"])}
-    return say("facts.recorded" if recordings else "facts.references_value", recordings=recordings, **counts)
 
 
 def _scoring(trial: Trial, say: Messages) -> str:
@@ -98,10 +94,8 @@ def _versions() -> str:
     """Of installed packages, by their metadata: nothing is imported for it."""
     found = [f"Python {platform.python_version()}"]
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
     return ", ".join(found)
 
 

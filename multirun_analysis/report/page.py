@@ -14,9 +14,10 @@ from markupsafe import Markup
 
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.store.cache import remember
-from multirun_analysis import charts, words
+from multirun_analysis import words
 from multirun_analysis.analysis import Analysis, load_sweep
-from multirun_analysis.charts import Figure
+from multirun_analysis.charts import categories, effects, heat_map, learning, losses, parallel, parameters, repeats
+from multirun_analysis.charts.figure import Figure
 from multirun_analysis.messages import ENGLISH, Messages, messages_in
 from multirun_analysis.records import write_whole
 from multirun_analysis.report.board import Board, term_table
@@ -43,36 +44,31 @@ def render(analysis: Analysis, created: datetime, say: Messages = ENGLISH, reloa
     """The report as HTML; every text that comes from data is escaped by the template engine.
 
     Args:
-        analysis: of the sweep.
         created: date and time of the report, in the reader's time zone.
-        say: the language.
         reload: seconds after which the page loads itself again; None for a sweep that has ended.
     """
     with debug_mode(False):  # checking charts against Vega-Lite's schema takes most of their time; the tests do it
         sections = _sections(analysis, say)
     figures = [figure for section in sections for figure in section.figures]
     mistakes = worst_utterances(analysis.best.trial)
-    return (
-        _environment(say)
-        .get_template("report.html.j2")
-        .render(
-            analysis=analysis,
-            statistics=analysis.statistics,
-            sweep=analysis.sweep,
-            best=analysis.best,
-            board=Board(analysis, say),
-            created=f"{created:%Y-%m-%d %H:%M}",
-            reload=reload,
-            sections=sections,
-            categories=charts.category_table(analysis, say),
-            terms=term_table(analysis, say),
-            specs={figure.key: figure.spec for figure in figures},
-            mistakes=list(zip(mistakes, embedded([mistake.path for mistake in mistakes]), strict=True)),
-            compared_to=lambda trial: _compared_to(trial, analysis),
-            facts=sweep_facts(analysis, say),
-            costs=cost_facts(analysis, say),
-            libraries=chart_libraries() if figures else "",
-        )
+    template = _environment(say).get_template("report.html.j2")
+    return template.render(
+        analysis=analysis,
+        statistics=analysis.statistics,
+        sweep=analysis.sweep,
+        best=analysis.best,
+        board=Board(analysis, say),
+        created=f"{created:%Y-%m-%d %H:%M}",
+        reload=reload,
+        sections=sections,
+        categories=categories.category_table(analysis, say),
+        terms=term_table(analysis),
+        specs={figure.key: figure.spec for figure in figures},
+        mistakes=list(zip(mistakes, embedded([mistake.audio for mistake in mistakes]), strict=True)),
+        compared_to=lambda trial: _compared_to(trial, analysis),
+        facts=sweep_facts(analysis, say),
+        costs=cost_facts(analysis, say),
+        libraries=chart_libraries() if figures else "",
     )
 
 
@@ -84,21 +80,21 @@ def render_waiting(name: str, why: str, say: Messages, reload: float | None) -> 
 def _sections(analysis: Analysis, say: Messages) -> list[Section]:
     """The charts; what a sweep cannot show is left out."""
     settings = [
-        *charts.parallel_figure(analysis, say),
-        *charts.parameter_figures(analysis, say),
-        *charts.heat_map(analysis, say),
-        *charts.repeats_figure(analysis, say),
-        *charts.effects_figure(analysis.statistics, say),
+        *parallel.parallel_figure(analysis, say),
+        *parameters.parameter_figures(analysis, say),
+        *heat_map.heat_map(analysis, say),
+        *repeats.repeats_figure(analysis, say),
+        *effects.effects_figure(analysis.statistics, say),
     ]
     found = [
-        Section("matters", say("charts.title"), " ".join(charts.parameter_note(analysis, say)), settings),
-        Section("categories", say("category.title"), "", charts.category_figure(analysis, say)),
-        Section("losses", say("loss.title"), "", charts.loss_figures(analysis, say)),
+        Section("matters", say("charts.title"), " ".join(parameters.parameter_note(analysis, say)), settings),
+        Section("categories", say("category.title"), "", categories.category_figure(analysis, say)),
+        Section("losses", say("loss.title"), "", losses.loss_figures(analysis, say)),
     ]
     study = analysis.learning
     if study is not None:
         said = " ".join(words.learning_sentences(study, say))
-        found.insert(0, Section("learning", say("learning.title"), said, charts.learning_figure(analysis, say)))
+        found.insert(0, Section("learning", say("learning.title"), said, learning.learning_figure(analysis, say)))
     return [section for section in found if section.figures or section.key == "learning"]
 
 
@@ -121,7 +117,8 @@ def _environment(say: Messages) -> Environment:
     environment.globals |= {
         "say": say,
         "words": words,
-        "charts": charts,
+        "rate": words.rate,
+        "category_name": categories.category_name,
         "config_differences": config_differences,
         "style": _text("report.css"),
         "script": _text("report.js"),
@@ -140,9 +137,8 @@ def chart_libraries() -> Markup:
 
     Bundling takes seconds, so the store keeps the script where there is one.
     """
-    if not store_root().is_dir():
-        return Markup(_bundle())
-    return Markup(remember("report", ["charts", version("vl-convert-python")], _bundle))
+    has_store = store_root().is_dir()
+    return Markup(remember("report", ["charts", version("vl-convert-python")], _bundle) if has_store else _bundle())
 
 
 def _bundle() -> str:

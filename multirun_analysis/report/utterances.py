@@ -36,14 +36,10 @@ class MarkedText:
 
 @dataclass(frozen=True)
 class Mistake:
-    """An utterance that was not transcribed exactly, with its differences marked on both sides.
-
-    audio: the recording's file name; ``path`` is all of it, as the manifest has it.
-    """
+    """An utterance that was not transcribed exactly, with its differences marked on both sides."""
 
     identity: str
-    audio: str | None
-    path: str | None
+    audio: Path | None
     cer: float
     reference: list[MarkedText]
     hypothesis: list[MarkedText]
@@ -52,12 +48,9 @@ class Mistake:
 def worst_utterances(trial: Trial, most: int = MOST_SHOWN) -> list[Mistake]:
     """The ``most`` utterances with the highest CER, each in its worst repeat; exact ones are left out."""
     worst: dict[str, dict[str, Any]] = {}
-    for line in map(_complete, trial.utterances):
-        identity = str(line["id"])
-        if identity not in worst or _severity(line) > _severity(worst[identity]):
-            worst[identity] = line
-    ordered = sorted(worst.values(), key=_severity, reverse=True)
-    return [_mistake(line) for line in ordered[:most] if line["cer"]]
+    for line in sorted(map(_complete, trial.utterances), key=_severity, reverse=True):
+        worst.setdefault(str(line["id"]), line)
+    return [_mistake(line) for line in list(worst.values())[:most] if line["cer"]]
 
 
 def mark(reference: str, hypothesis: str) -> tuple[list[MarkedText], list[MarkedText]]:
@@ -97,9 +90,8 @@ def _severity(line: dict[str, Any]) -> tuple[float, int]:
 
 def _mistake(line: dict[str, Any]) -> Mistake:
     reference, hypothesis = mark(normalise(line["reference"]), normalise(line["hypothesis"]))
-    path = str(line["audio"]) if line.get("audio") else None
-    name = Path(path).name if path else None
-    return Mistake(str(line["id"]), name, path, line["cer"], shortened(reference), shortened(hypothesis))
+    audio = Path(line["audio"]) if line.get("audio") else None
+    return Mistake(str(line["id"]), audio, line["cer"], shortened(reference), shortened(hypothesis))
 
 
 @dataclass(frozen=True)
@@ -110,30 +102,27 @@ class EmbeddedAudio:
     why_not: str | None = None
 
 
-def embedded(paths: Sequence[str | None], budget: int = BUDGET) -> list[EmbeddedAudio]:
+def embedded(paths: Sequence[Path | None], budget: int = BUDGET) -> list[EmbeddedAudio]:
     """Audio for each path, in order, as long as the budget lasts.
 
     Raises nothing: the page says what cannot be read. A path that comes twice is encoded once and counted twice.
     """
-    made: dict[str, EmbeddedAudio] = {}
+    made = {path: _embed(path) for path in dict.fromkeys(paths)}
     found, left = [], budget
     for path in paths:
-        if path is None:
-            found.append(EmbeddedAudio())
-            continue
-        if path not in made:
-            made[path] = _embed(Path(path))
         audio = made[path]
-        if audio.uri is not None and len(audio.uri) > left:
+        if len(audio.uri or "") > left:
             audio = EmbeddedAudio(why_not="audio.budget")
         left -= len(audio.uri or "")
         found.append(audio)
     return found
 
 
-def _embed(path: Path) -> EmbeddedAudio:
+def _embed(path: Path | None) -> EmbeddedAudio:
     import soundfile  # not needed by sweeps without mistakes
 
+    if path is None:
+        return EmbeddedAudio()
     if not path.is_file():
         return EmbeddedAudio(why_not="audio.missing")
     try:

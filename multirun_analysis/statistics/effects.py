@@ -10,7 +10,6 @@ seed is not in it.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -32,63 +31,53 @@ def main_effects(
         cers: of the trials, ``[trials]``.
         resampled: in the bootstrap's resamples, ``[resamples, trials]``; None gives effects without intervals.
     """
-    columns = {param: [identity(value_of(trial, param)) for trial in trials] for param in params}
-    columns = {param: column for param, column in columns.items() if len(set(column)) > 1}
-    is_grid = _is_complete(list(columns.values()))
-    return [_effect(param, columns, is_grid, trials, cers, resampled) for param in columns]
+    values = {param: distinct([value_of(trial, param) for trial in trials]) for param in params}
+    at = {param: _indicators(trials, param, values[param]) for param in params if len(values[param]) > 1}
+    is_grid = _is_complete(list(at.values()))
+    return [_effect(param, values[param], at, is_grid, cers, resampled) for param in at]
+
+
+def _indicators(trials: Sequence[Trial], param: str, values: Sequence[Any]) -> Floats:
+    """``[trials, values]``: 1 where the trial has the value."""
+    known = [identity(value) for value in values]
+    return np.eye(len(values))[[known.index(identity(value_of(trial, param))) for trial in trials]]
+
+
+def _is_complete(indicators: list[Floats]) -> bool:
+    """Whether every combination of values is there, all equally often."""
+    if not indicators:
+        return True
+    counts = np.unique(np.hstack(indicators), axis=0, return_counts=True)[1]
+    return len(counts) == np.prod([at.shape[1] for at in indicators]) and len(set(counts)) == 1
 
 
 def _effect(
-    param: str,
-    columns: dict[str, list[str]],
-    is_grid: bool,
-    trials: Sequence[Trial],
-    cers: Floats,
-    resampled: Floats | None,
+    param: str, values: list[Any], at: dict[str, Floats], is_grid: bool, cers: Floats, resampled: Floats | None
 ) -> Effect:
-    values = distinct([value_of(trial, param) for trial in trials])
-    means = _mean_weights(columns[param], [identity(value) for value in values])
-    fitted = None if is_grid else _fitted_weights(param, columns, [identity(value) for value in values])
-    weights = means if fitted is None else fitted
+    fitted = None if is_grid else _fitted_weights(param, at)
+    weights = _mean_weights(at[param]) if fitted is None else fitted
     method: Literal["grid", "additive", "confounded"]
     method = "grid" if is_grid else "confounded" if fitted is None else "additive"
-    effects = weights @ cers
-    intervals = None if resampled is None else Interval.of_each(resampled @ weights.T)
-    found = []
-    for index, value in enumerate(values):
-        count = columns[param].count(identity(value))
-        found.append(EffectValue(value, float(effects[index]), intervals[index] if intervals else None, count))
-    return Effect(param, found, method)
+    effects, counts = (weights @ cers).tolist(), at[param].sum(axis=0).astype(int).tolist()
+    intervals = [None] * len(values) if resampled is None else Interval.of_each(resampled @ weights.T)
+    return Effect(param, list(map(EffectValue, values, effects, intervals, counts)), method)
 
 
-def _is_complete(columns: list[list[str]]) -> bool:
-    """Whether every combination of values is there, all equally often."""
-    counts = Counter(zip(*columns, strict=True))
-    return len(counts) == int(np.prod([len(set(column)) for column in columns])) and len(set(counts.values())) <= 1
-
-
-def _mean_weights(column: list[str], values: list[str]) -> Floats:
+def _mean_weights(at: Floats) -> Floats:
     """Weights ``[values, trials]`` of the mean at each value minus the mean of these means."""
-    at = _indicators(column, values).T
-    means = at / at.sum(axis=1, keepdims=True)
+    means = at.T / at.sum(axis=0)[:, None]
     return means - means.mean(axis=0)
 
 
-def _fitted_weights(param: str, columns: dict[str, list[str]], values: list[str]) -> Floats | None:
+def _fitted_weights(param: str, at: dict[str, Floats]) -> Floats | None:
     """The same of the additive model; None where the trials do not determine the parameter's effect."""
-    blocks: list[Any] = [np.ones((len(columns[param]), 1))]
-    start = 1
-    for name, column in columns.items():
-        start = sum(block.shape[1] for block in blocks) if name == param else start
-        blocks.append(_indicators(column, values if name == param else sorted(set(column))))
-    design = np.hstack(blocks)
-    contrasts = np.zeros((len(values), design.shape[1]))
-    contrasts[:, start : start + len(values)] = np.eye(len(values)) - 1 / len(values)
+    trials, count = at[param].shape
+    blocks = {"constant": np.ones((trials, 1)), **at}
+    contrast = np.eye(count) - 1 / count
+    contrasts = np.hstack(
+        [contrast if name == param else np.zeros((count, block.shape[1])) for name, block in blocks.items()]
+    )
+    design = np.hstack(list(blocks.values()))
     weights = contrasts @ np.linalg.pinv(design)
     is_determined = np.abs(weights @ design - contrasts).max() < _ZERO
     return weights if is_determined else None
-
-
-def _indicators(column: list[str], values: list[str]) -> Floats:
-    """``[trials, values]``: 1 where the trial has the value."""
-    return np.array([[float(mine == value) for value in values] for mine in column])

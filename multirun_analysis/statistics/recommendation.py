@@ -16,10 +16,8 @@ def best_group(ordered: Sequence[Trial], pairs: Sequence[Pair]) -> list[Trial]:
     return [best, *(trial for trial in ordered[1:] if trial in alike)]
 
 
-def recommend(group: Sequence[Trial], num_trials: int) -> tuple[Trial, Reason]:
-    """The cheapest of ``group`` (best first), and why."""
-    if num_trials == 1:
-        return group[0], Reason.ONLY
+def recommend(group: Sequence[Trial]) -> tuple[Trial, Reason]:
+    """The cheapest of ``group`` (best first) of a sweep of several trials, and why."""
     if len(group) == 1:
         return group[0], Reason.ALONE
     cheapest = min(group, key=cost)  # the better one of equally cheap ones: it comes first

@@ -157,7 +157,6 @@ class Statistics:
     effects: list[Effect]
     overfitting: list[Overfitting]
     needed: Needed | None
-    resamples: int
     recordings: int
     utterances: int
     left_out: list[Trial]

@@ -33,6 +33,5 @@ def needed(tally: Tally) -> Needed | None:
     normal = NormalDist()
     z = normal.inv_cdf((1 + LEVEL) / 2) + normal.inv_cdf(POWER)
     recordings = max((z * float(spread) / difference) ** 2, MIN_RECORDINGS)
-    per_recording = tally.num_utterances / tally.num_recordings
-    utterances = math.ceil(recordings * per_recording)
+    utterances = math.ceil(recordings * len(tally.recordings) / tally.num_recordings)
     return Needed(first, second, difference, utterances, math.ceil(recordings), POWER)

@@ -46,9 +46,8 @@ def statistics_of(comparison: Comparison) -> Statistics:
         effects=_effects(comparison, strict, resampled),
         overfitting=[overfitting_of(adapter) for adapter in comparison.adapters],
         needed=needed(strict) if strict else None,
-        resamples=RESAMPLES,
         recordings=strict.num_recordings if strict else 0,
-        utterances=strict.num_utterances if strict else 0,
+        utterances=len(strict.recordings) if strict else 0,
         left_out=tallies.left_out,
         beyond=ordered[MOST_COMPARED:],
     )
@@ -67,7 +66,7 @@ def _verdict(ordered: list[Trial], tallies: Tallies, pairs: list[Pair]) -> tuple
     if not tally.has_enough:
         return [best], best, Reason.TOO_FEW_RECORDINGS
     group = best_group(tally.trials, pairs)
-    return (group, *recommend(group, len(ordered)))
+    return (group, *recommend(group))
 
 
 def _intervals(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -34,15 +34,6 @@ class Tally:
     recordings: list[str]
 
     @cached_property
-    def index(self) -> NDArray[np.intp]:
-        """The number of each utterance's recording, ``[utterances]``."""
-        return recording_index(self.recordings)
-
-    @property
-    def num_utterances(self) -> int:
-        return len(self.recordings)
-
-    @cached_property
     def num_recordings(self) -> int:
         return len(set(self.recordings))
 
@@ -59,12 +50,15 @@ class Tally:
     @cached_property
     def edits_by_recording(self) -> NDArray[np.float64]:
         """Edits of a recording, mean over the repeats, ``[trials, recordings]``."""
-        return sum_by_recording(self.edits.astype(float), self.index) / self.repeats[:, None]
+        return self._by_recording(self.edits) / self.repeats[:, None]
 
     @cached_property
     def chars_by_recording(self) -> NDArray[np.float64]:
         """Reference characters of a recording, ``[recordings]``."""
-        return sum_by_recording(self.chars[None].astype(float), self.index)[0]
+        return self._by_recording(self.chars[None])[0]
+
+    def _by_recording(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        return sum_by_recording(counts.astype(float), recording_index(self.recordings))
 
     @cached_property
     def rates(self) -> NDArray[np.float64]:
@@ -94,7 +88,7 @@ class _Utterance:
     recording: str
     reference: int  # a hash: the texts of a large sweep would fill the memory
     chars: tuple[int, int]
-    edits: tuple[int, int] = (0, 0)
+    edits: list[int] = field(default_factory=lambda: [0, 0])
     repeats: int = 0
 
 
@@ -130,22 +124,16 @@ def _read(trial: Trial) -> _Counts:
         rows = read_jsonl(path) if path.is_file() else ()
     try:
         for row in rows:
-            _add(counts, row)
+            name = str(row["id"])
+            if name not in counts:
+                chars = (_chars(row, "strict", "chars"), _chars(row, "normalised", "normalised_chars"))
+                counts[name] = _Utterance(str(row.get("recording") or name), hash(row.get("reference")), chars)
+            counts[name].repeats += 1
+            counts[name].edits[0] += _edits(row, "strict", "edits")
+            counts[name].edits[1] += _edits(row, "normalised", "normalised_edits")
     except KeyError as error:
         raise DataError(path, f"has an utterance without {error}", RERUN) from error
     return counts
-
-
-def _add(counts: _Counts, row: Record) -> None:
-    """One utterance in one repeat; older files lack the counts, which are then made from the texts."""
-    name = str(row["id"])
-    if name not in counts:
-        chars = (_chars(row, "strict", "chars"), _chars(row, "normalised", "normalised_chars"))
-        counts[name] = _Utterance(str(row.get("recording") or name), hash(row.get("reference")), chars)
-    one = counts[name]
-    strict, normalised = one.edits
-    one.edits = (strict + _edits(row, "strict", "edits"), normalised + _edits(row, "normalised", "normalised_edits"))
-    one.repeats += 1
 
 
 def _compares(counts: _Counts, other: _Counts) -> bool:
@@ -172,6 +160,7 @@ def _tally(kept: dict[Trial, _Counts], which: int) -> Tally:
 
 
 def _chars(row: Record, normalisation: str, key: str) -> int:
+    """As counted; older files lack the counts, which are then made from the texts."""
     counted: Any = row.get(key)
     return len(normalise(row["reference"], normalisation)) if counted is None else counted
 

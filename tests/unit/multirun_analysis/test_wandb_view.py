@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft.errors import UserError
-from multirun_analysis.wandb_view import PARAMS, build_report, main, save, split_project
+from multirun_analysis.compare import LEADING_PARAMS as PARAMS
+from multirun_analysis.wandb_view import build_report, main, save, split_project
 
 
 def panels(report: Any) -> list[Any]:

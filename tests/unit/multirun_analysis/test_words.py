@@ -16,7 +16,7 @@ from multirun_analysis import load_sweep, print_leaderboard
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import CHINESE, ENGLISH
 from multirun_analysis.report.page import render
-from multirun_analysis.words import conclusions, points, verdicts
+from multirun_analysis.words import conclusions, points
 from tests.report_page import visible
 from tests.synthetic_errors import Planted
 from tests.synthetic_sweep import write_sweep
@@ -86,7 +86,7 @@ def needing(synthetic: Analysis, utterances: int | None, difference: float) -> l
     assert statistics.needed is not None and len(statistics.best_group) > 1
     needed = replace(statistics.needed, utterances=utterances, recordings=utterances, difference=difference)
     comparison = replace(synthetic, statistics=replace(statistics, needed=needed))
-    return [verdicts(comparison, say)[1] for say in (ENGLISH, CHINESE)]
+    return [conclusions(comparison, say)[2] for say in (ENGLISH, CHINESE)]
 
 
 @pytest.mark.parametrize("utterances", [4529, 100_000])

@@ -6,7 +6,7 @@ from typing import Any
 
 import altair as alt
 
-from multirun_analysis.charts import Figure
+from multirun_analysis.charts.figure import Figure
 from tests.report_page import values
 
 

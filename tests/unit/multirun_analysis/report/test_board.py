@@ -12,7 +12,6 @@ import pytest
 
 from multirun_analysis import load_sweep, write_report
 from multirun_analysis.analysis import Analysis
-from multirun_analysis.messages import CHINESE, ENGLISH
 from multirun_analysis.report.board import Board, term_table
 from tests.report_page import body
 
@@ -50,15 +49,15 @@ def told(sweep: Any, change: Any) -> Any:
 
 
 def test_every_trial_and_base_has_its_column_in_the_order_of_the_leaderboard(told: Any) -> None:
-    table = term_table(load_sweep(told.folder), ENGLISH)
+    table = term_table(load_sweep(told.folder))
     assert table is not None and table.terms == ["二级市场", "5G", "<b>"] and table.spoken == [8, 2, 0]
-    assert [(column.trial.name, column.trial.is_base) for column in table.columns] == [
+    assert [(trial.name, trial.is_base) for trial in table.trials] == [
         *(("1", False), ("0", False), ("2", False), ("0", True), ("1", True)),
     ]
-    best, greedy = table.columns[:2]
-    assert (best.recall, best.precision) == ([18.8, 100.0, None], [75.0, 100.0, 0.0])
-    assert (greedy.recall, greedy.precision) == ([50.0, 50.0, None], [80.0, 100.0, None])
-    assert (table.first, table.columns[table.second].trial.is_base, table.second) == (0, True, 4)  # of its temperature
+    best, greedy = table.figures[:2]
+    assert best == ([18.8, 100.0, None], [75.0, 100.0, 0.0])
+    assert greedy == ([50.0, 50.0, None], [80.0, 100.0, None])
+    assert (table.first, table.trials[table.second].is_base, table.second) == (0, True, 4)  # of its temperature
     assert (table.more_terms, table.more_trials) == (0, 0)
 
 
@@ -77,7 +76,7 @@ def test_the_page_shows_two_trials_and_holds_all(told: Any) -> None:
 
 def test_a_trial_without_mistakes_still_shows_its_terms(sweep: Any) -> None:
     sweep.trial(0, cer=0.0, baseline=False, terms={"5G": heard(2, 2, 2)}, categories={})
-    table = term_table(load_sweep(sweep.folder), CHINESE)
+    table = term_table(load_sweep(sweep.folder))
     assert table is not None and (table.first, table.second) == (0, 0)
     page = body(write_report(sweep.folder, language="zh").html.read_text(encoding="utf-8"))
     assert '<section id="terms">' in page and "各术语的召回率和精确率" in page
@@ -104,8 +103,8 @@ def test_every_trials_terms_are_in_the_tables(told: Any) -> None:
 def test_what_would_make_the_page_large_is_left_to_the_tables(told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("multirun_analysis.report.board.MOST_TERMS", 2)
     monkeypatch.setattr("multirun_analysis.report.board.MOST_FIGURES", 8)
-    table = term_table(load_sweep(told.folder), ENGLISH)
+    table = term_table(load_sweep(told.folder))
     assert table is not None and table.terms == ["二级市场", "5G"] and (table.more_terms, table.more_trials) == (1, 2)
-    assert [column.trial.name for column in table.columns] == ["1", "0", "1"]  # the best two and the best one's base
+    assert [trial.name for trial in table.trials] == ["1", "0", "1"]  # the best two and the best one's base
     page = body(write_report(told.folder).html.read_text(encoding="utf-8"))
     assert "1 further term is in trials.json. 2 further trials are in trials.json." in page

@@ -21,7 +21,7 @@ from multirun_analysis.messages import CHINESE, ENGLISH
 from multirun_analysis.report.board import Board
 from multirun_analysis.report.page import render
 from multirun_analysis.statistics.results import Reason
-from multirun_analysis.words import recommendation, verdicts
+from multirun_analysis.words import conclusions, recommendation
 from tests.report_page import body, visible
 from tests.synthetic_sweep import write_sweep
 
@@ -92,11 +92,11 @@ def test_the_verdict_names_group_and_method(synthetic: Analysis) -> None:
     said = recommendation(synthetic, ENGLISH)
     assert said.startswith("Recommended: lora.r=32") and f"{others} other trials tie with it" in said
     assert f"另有 {others} 个试验与它并列" in recommendation(synthetic, CHINESE)
-    method = verdicts(synthetic, ENGLISH)[0]
+    method = conclusions(synthetic, ENGLISH)[1]
     assert "over 28 pairs" in method and "20 recordings" in method
-    assert verdicts(synthetic, ENGLISH)[-1] == "One adapter overfitted: lora.r=32 optim.lr=1e-4 (epoch 3)."
+    assert conclusions(synthetic, ENGLISH)[-1] == "One adapter overfitted: lora.r=32 optim.lr=1e-4 (epoch 3)."
     turned = "1 个适配器过拟合，验证损失先降后升：lora.r=32 optim.lr=1e-4（第 3 轮）。"
-    assert verdicts(synthetic, CHINESE)[-1] == turned
+    assert conclusions(synthetic, CHINESE)[-1] == turned
 
 
 @pytest.mark.parametrize("reason", list(Reason))
@@ -110,7 +110,7 @@ def test_every_reason_has_its_sentence(synthetic: Analysis, reason: Reason) -> N
 def test_needed_utterances_are_told_when_the_best_are_alike(synthetic: Analysis) -> None:
     needed = synthetic.statistics.needed
     assert needed is not None
-    (said,) = [line for line in verdicts(synthetic, ENGLISH) if "separate" in line and "Holm" not in line]
+    (said,) = [line for line in conclusions(synthetic, ENGLISH) if "separate" in line and "Holm" not in line]
     if needed.utterances is None:
         assert "no evaluation set" in said
     else:

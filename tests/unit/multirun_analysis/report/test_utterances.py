@@ -23,13 +23,13 @@ from multirun_analysis.report.utterances import (
 )
 
 
-def recording(path: Path, seconds: float = 2.0, rate: int = 16_000, channels: int = 1) -> str:
+def recording(path: Path, seconds: float = 2.0, rate: int = 16_000, channels: int = 1) -> Path:
     """A hum under noise, of which a codec cannot make nothing."""
     time = np.arange(int(seconds * rate)) / rate
     noise = np.random.default_rng(0).normal(0, 0.05, time.size)
     samples = 0.3 * np.sin(2 * np.pi * 220 * time) + noise
     soundfile.write(path, np.repeat(samples[:, None], channels, axis=1), rate)
-    return str(path)
+    return path
 
 
 def decoded(clip: EmbeddedAudio) -> tuple[np.ndarray, int]:
@@ -54,7 +54,7 @@ def test_a_recording_is_kept_audible_and_small(tmp_path: Path, rate: int, channe
 def test_what_cannot_be_played_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.wav").write_bytes(b"RIFF nothing")
     long = recording(tmp_path / "long.wav", LONGEST_SECONDS + 1, 8_000)
-    found = embedded([None, str(tmp_path / "gone.wav"), str(tmp_path / "broken.wav"), long])
+    found = embedded([None, tmp_path / "gone.wav", tmp_path / "broken.wav", long])
     assert [clip.why_not for clip in found] == [None, "audio.missing", "audio.unreadable", "audio.too_long"]
     assert all(clip.uri is None for clip in found)
 
