@@ -50,10 +50,6 @@ class AdapterState:
     failure: TrainingFailed | None = None
     dropout: DropoutSeed = field(default_factory=DropoutSeed)
 
-    def schedule(self, num_steps: int) -> Callable[[int], float]:
-        """Learning rate factor by optimizer step."""
-        return rate_factor(self.optim.schedule, num_steps, self.optim.warmup_ratio)
-
     def owns(self, parameter: str) -> bool:
         """Whether the parameter of this name belongs to the adapter."""
         return f".{self.name}." in parameter

@@ -1,8 +1,7 @@
-"""End-of-step callbacks: learning curves, failed adapters, progress reports, and early stops."""
+"""End-of-step callbacks: learning curves and progress reports."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -11,15 +10,10 @@ from typing import Any
 import pytorch_lightning as pl
 
 from kimi_audio_ft.training.adapters import AdapterState
-from kimi_audio_ft.training.checkpoint import KeepCheckpoints
-from kimi_audio_ft.training.ending import Leave, TrainingFailed, require_finite
 from kimi_audio_ft.training.module import AdapterTraining
-
-log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 OnStep = Callable[[str, int, int, float, float], None]
-OnFailure = Callable[[str, TrainingFailed], None]
 # Between progress reports.
 REPORT_SECONDS = 0.25
 
@@ -31,10 +25,6 @@ class Curve:
     rows: list[Row] = field(default_factory=list)
     sum: float = 0.0
     steps: int = 0
-
-    def losses(self, split: str) -> list[float]:
-        """Losses of one split."""
-        return [row["loss"] for row in self.rows if row["split"] == split]
 
 
 class CurveRecorder(pl.Callback):
@@ -79,12 +69,12 @@ class CurveRecorder(pl.Callback):
         assert isinstance(pl_module, AdapterTraining)
         step = trainer.global_step
         epoch = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
+        last = step == pl_module.num_steps
         self.curves = {state.name: self.curves[state.name] for state in pl_module.active}
         for state in pl_module.active:
-            self._add_loss(step, epoch, state, last=step == pl_module.num_steps)
-        ends_epoch = batch_idx + 1 == trainer.num_training_batches
-        due = step % self.val_every == 0 if self.val_every else ends_epoch
-        if due or step == pl_module.num_steps:
+            self._add_loss(step, epoch, state, last)
+        due = step % self.val_every == 0 if self.val_every else trainer.is_last_batch
+        if due or last:
             losses = self.validated(step)
             pl_module.log("val_loss", sum(losses.values()) / len(losses), prog_bar=True, logger=False)
             for name, loss in losses.items():
@@ -110,28 +100,6 @@ class CurveRecorder(pl.Callback):
         self.on_row(name, row)
 
 
-class StopAtNonFinite(pl.Callback):
-    """Drops an adapter from the training if its loss is not finite."""
-
-    def __init__(self, on_failure: OnFailure | None = None) -> None:
-        self.on_failure = on_failure or (lambda name, failure: None)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        assert isinstance(pl_module, AdapterTraining)
-        for state in pl_module.active:
-            try:
-                require_finite("training", state.step_loss, state.optim.lr, trainer.global_step)
-            except TrainingFailed as failure:
-                state.failure = failure
-                if pl_module.active:
-                    log.warning("%s leaves its pack: %s", state.name, failure)
-                self.on_failure(state.name, failure)
-        if not pl_module.active:
-            raise Leave
-
-
 class ReportSteps(pl.Callback):
     """Calls ``on_step`` with an adapter's name, step, number of steps and loss, and the pack's positions per second."""
 
@@ -142,9 +110,7 @@ class ReportSteps(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._since, self._tokens = time.monotonic(), 0
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, AdapterTraining)
         step, steps = trainer.global_step, pl_module.num_steps
         self._tokens += pl_module.step_tokens
@@ -154,38 +120,3 @@ class ReportSteps(pl.Callback):
         for state in pl_module.active:
             self.on_step(state.name, step, steps, state.step_loss, self._tokens / max(seconds, 1e-9))
         self._since, self._tokens = time.monotonic(), 0
-
-
-class LeaveEarly(pl.Callback):
-    """Stops early with a checkpoint: on request, or at step ``until``. Must be the last callback.
-
-    stopped: the step of the request. paused: the step ``until`` and the adapters' validation losses there.
-    """
-
-    def __init__(self, keep: KeepCheckpoints, recorder: CurveRecorder, until: int | None) -> None:
-        self.keep, self.recorder, self.until = keep, recorder, until
-        self.stopped: int | None = None
-        self.paused: tuple[int, dict[str, float]] | None = None
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step == self.until:  # an earlier call already reached it
-            self._pause(trainer.global_step)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        assert isinstance(pl_module, AdapterTraining)
-        step = trainer.global_step
-        if step == pl_module.num_steps:
-            return
-        if step == self.until:
-            self.keep.save(trainer)
-            self._pause(step)
-        if pl_module.stop_asked:
-            self.keep.save(trainer)
-            self.stopped = step
-            raise Leave
-
-    def _pause(self, step: int) -> None:
-        self.paused = (step, self.recorder.validated(step))
-        raise Leave

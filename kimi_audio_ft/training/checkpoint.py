@@ -9,23 +9,27 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from kimi_audio_ft.files import raise_if_full
-from kimi_audio_ft.lora.adapter import ONE, WEIGHTS
+from kimi_audio_ft.lora.adapter import CONFIG, ONE, WEIGHTS
 from kimi_audio_ft.training.adapters import rename
+from kimi_audio_ft.training.ending import Leave
+from kimi_audio_ft.training.module import AdapterTraining
 
 log = logging.getLogger(__name__)
 
 _STATE, _TENSORS = "state.json", "state.safetensors"
+# Key of the reference to a tensor of the second file in the first.
+_TENSOR = "__tensor__"
 # LightningModule attribute and PEFT's adapter name, which PEFT leaves out of its files.
 _PREFIX, _ADAPTER = "model.", f".{ONE}."
 # Lightning's key of the state of ``callbacks.CurveRecorder``.
@@ -34,71 +38,71 @@ _CURVES = "CurveRecorder"
 _DORA = ".lora_magnitude_vector"
 
 
-class AdapterCheckpointIO(CheckpointIO):
-    """Reads and writes checkpoint folders; writes are atomic."""
-
-    def __init__(self, config_json: str) -> None:
-        self.config_json = config_json  # PEFT's adapter_config.json, the same for every checkpoint
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a checkpoint folder; a full disk leaves none."""
-        folder = Path(path)
-        draft = folder.with_name(f".{folder.name}.draft")
-        shutil.rmtree(draft, ignore_errors=True)
-        tensors: dict[str, torch.Tensor] = {}
-        rest = {key: value for key, value in checkpoint.items() if key != "state_dict"}
-        adapter = {_peft_name(key): value.cpu().contiguous() for key, value in checkpoint["state_dict"].items()}
-        try:
-            draft.mkdir(parents=True)
-            save_file(adapter, draft / WEIGHTS, metadata={"format": "pt"})
-            (draft / "adapter_config.json").write_text(self.config_json, encoding="utf-8")
-            (draft / _STATE).write_text(json.dumps(_to_json(rest, tensors)), encoding="utf-8")
-            save_file(tensors, draft / _TENSORS)
-            shutil.rmtree(folder, ignore_errors=True)
-            draft.replace(folder)
-        except Exception as error:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise_if_full(error, folder)
-            raise
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint folder."""
-        folder = Path(path)
-        tensors = load_file(folder / _TENSORS)
-        checkpoint = _from_json(json.loads((folder / _STATE).read_text(encoding="utf-8")), tensors)
-        adapter = load_file(folder / WEIGHTS)
-        checkpoint["state_dict"] = {_module_name(key): value for key, value in adapter.items()}
-        return checkpoint
-
-    def remove_checkpoint(self, path: Any) -> None:
-        """Delete a checkpoint folder."""
-        shutil.rmtree(path, ignore_errors=True)
-
-
 class PackCheckpointIO(CheckpointIO):
     """Writes each adapter's part of a checkpoint into its own work folder, as if it were trained alone.
 
     A later training, alone or in another pack, can resume from it. Only the name of a path given here matters.
+
+    Args:
+        members: work folder and content of PEFT's ``adapter_config.json`` by adapter name.
     """
 
-    def __init__(self, members: Mapping[str, tuple[Path, AdapterCheckpointIO]]) -> None:
+    def __init__(self, members: Mapping[str, tuple[Path, str]]) -> None:
         self.members = members
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write the checkpoints of all members with a curve, i.e. that have not failed."""
         for name in checkpoint["callbacks"][_CURVES]:
-            work, files = self.members[name]
-            files.save_checkpoint(_part(checkpoint, name), work / Path(path).name)
+            work, config = self.members[name]
+            write_checkpoint(_part(checkpoint, name), work / Path(path).name, config)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read all members' checkpoints of this name; they differ only in the adapters."""
-        parts = {n: files.load_checkpoint(work / Path(path).name) for n, (work, files) in self.members.items()}
-        return _joined(parts)
+        return _joined({name: read_checkpoint(work / Path(path).name) for name, (work, _) in self.members.items()})
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Delete this checkpoint in every work folder."""
-        for work, files in self.members.values():
-            files.remove_checkpoint(work / Path(path).name)
+        """No-op: ``KeepCheckpoints`` deletes old ones."""
+
+
+def write_checkpoint(checkpoint: Mapping[str, Any], folder: Path, config: str) -> None:
+    """Write one adapter's checkpoint, whole or not at all. config: content of ``adapter_config.json``."""
+    draft = folder.with_name(f".{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    tensors: dict[str, Tensor] = {}
+
+    def referred(value: Any) -> dict[str, str]:
+        """Reference to a tensor, in JSON."""
+        assert isinstance(value, Tensor), f"a checkpoint holds a {type(value).__name__}, which JSON does not know"
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().clone().contiguous()
+        return {_TENSOR: name}
+
+    rest = {key: value for key, value in checkpoint.items() if key != "state_dict"}
+    adapter = {_peft_name(key): value.cpu().contiguous() for key, value in checkpoint["state_dict"].items()}
+    try:
+        draft.mkdir(parents=True)
+        save_file(adapter, draft / WEIGHTS, metadata={"format": "pt"})
+        (draft / CONFIG).write_text(config, encoding="utf-8")
+        (draft / _STATE).write_text(json.dumps(rest, default=referred), encoding="utf-8")
+        save_file(tensors, draft / _TENSORS)
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.replace(folder)
+    except Exception as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise_if_full(error, folder)
+        raise
+
+
+def read_checkpoint(folder: Path) -> dict[str, Any]:
+    """A checkpoint that ``write_checkpoint`` wrote; tuples come back as lists."""
+    tensors = load_file(folder / _TENSORS)
+
+    def resolved(value: dict[str, Any]) -> Any:
+        return tensors[value[_TENSOR]] if _TENSOR in value else value
+
+    checkpoint = json.loads((folder / _STATE).read_text(encoding="utf-8"), object_hook=resolved)
+    checkpoint["state_dict"] = {_module_name(key): value for key, value in load_file(folder / WEIGHTS).items()}
+    return checkpoint
 
 
 def _part(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -126,20 +130,43 @@ def _joined(parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 class KeepCheckpoints(pl.Callback):
-    """Saves every ``every`` optimizer steps and keeps the newest; must follow all stateful callbacks.
+    """Saves every ``every`` optimizer steps and keeps the newest; must be the last callback.
 
-    Lightning's ModelCheckpoint would save before the recorder's validation, which a resumed run would then miss.
+    Ends the training early, with a checkpoint: on request, or at the step ``until``. Lightning's ModelCheckpoint would
+    save before the recorder's validation, which a resumed run would then miss.
+
+    validated: called with the step ``until``; returns the adapters' validation losses.
+    stopped: the step of the request. paused: the step ``until`` and the validation losses there.
     """
 
-    def __init__(self, works: Sequence[Path], every: int, keep: int) -> None:
-        self.works, self.every, self.keep = works, every, keep
-        self._saved = -1
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    def __init__(
+        self,
+        works: Sequence[Path],
+        every: int,
+        keep: int,
+        until: int | None = None,
+        validated: Callable[[int], dict[str, float]] = lambda step: {},
     ) -> None:
-        if trainer.global_step % self.every == 0:
-            self.save(trainer)
+        self.works, self.every, self.keep, self.until, self.validated = works, every, keep, until, validated
+        self.stopped: int | None = None
+        self.paused: tuple[int, dict[str, float]] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step == self.until:  # an earlier call already reached it
+            self._pause(trainer.global_step)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        assert isinstance(pl_module, AdapterTraining)
+        step = trainer.global_step
+        unfinished = step != pl_module.num_steps
+        pauses, stops = unfinished and step == self.until, unfinished and pl_module.stop_asked
+        if pauses or stops or step % self.every == 0:
+            self._save(trainer, step)
+        if pauses:
+            self._pause(step)
+        if stops:
+            self.stopped = step
+            raise Leave
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -153,19 +180,18 @@ class KeepCheckpoints(pl.Callback):
             counts["ready"] = counts["started"] = counts["processed"] + 1
             counts["completed"] = counts["processed"]
 
-    def save(self, trainer: pl.Trainer) -> None:
-        """Save now, unless this step is saved already; every rank must call this."""
-        step = trainer.global_step
-        if step == self._saved:
-            return
-        trainer.save_checkpoint(_name(step))  # synchronizes the ranks
-        self._saved = step
+    def _save(self, trainer: pl.Trainer, step: int) -> None:
+        trainer.save_checkpoint(_name(step))  # called by every rank, and synchronizes them
         if trainer.is_global_zero:
             for work in self.works:
                 # Only after all members have the new one; later ones may come from another, longer pack.
                 older = [folder for folder in _checkpoints(work) if _step(folder) <= step]
                 for old in older[: -self.keep]:
                     shutil.rmtree(old, ignore_errors=True)
+
+    def _pause(self, step: int) -> None:
+        self.paused = (step, self.validated(step))
+        raise Leave
 
 
 def resume_step(works: Sequence[Path], until: int | None = None) -> int:
@@ -242,38 +268,3 @@ def _module_name(key: str) -> str:
     key = f"{key}.weight" if key.endswith(_DORA) else key
     stem, _, last = key.rpartition(".")
     return f"{_PREFIX}{stem}{_ADAPTER}{last}"
-
-
-def _to_json(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """JSON value with references to tensors, and markers for tuples and for dicts with non-string keys."""
-    if isinstance(value, torch.Tensor):
-        name = str(len(tensors))
-        tensors[name] = value.detach().cpu().clone().contiguous()
-        return {"__tensor__": name}
-    if isinstance(value, dict):
-        if all(isinstance(key, str) for key in value):
-            return {key: _to_json(item, tensors) for key, item in value.items()}
-        return {"__items__": [[_to_json(k, tensors), _to_json(v, tensors)] for k, v in value.items()]}
-    if isinstance(value, tuple):
-        return {"__tuple__": [_to_json(item, tensors) for item in value]}
-    if isinstance(value, list):
-        return [_to_json(item, tensors) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise AssertionError(f"a checkpoint holds a {type(value).__name__}, which JSON does not know")
-
-
-def _from_json(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    if isinstance(value, list):
-        return [_from_json(item, tensors) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if "__tensor__" in value:
-        return tensors[value["__tensor__"]]
-    if "__tuple__" in value:
-        return tuple(_from_json(item, tensors) for item in value["__tuple__"])
-    if "__items__" in value:
-        return {_from_json(k, tensors): _from_json(v, tensors) for k, v in value["__items__"]}
-    return {key: _from_json(item, tensors) for key, item in value.items()}

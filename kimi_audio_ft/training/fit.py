@@ -7,7 +7,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,10 @@ from kimi_audio_ft.lora.targets import needs_branch
 from kimi_audio_ft.runtime.devices import device
 from kimi_audio_ft.runtime.signals import Interrupted, own_signals
 from kimi_audio_ft.training.adapters import AdapterSpec, AdapterState
-from kimi_audio_ft.training.callbacks import (
-    CurveRecorder,
-    LeaveEarly,
-    OnFailure,
-    OnStep,
-    ReportSteps,
-    Row,
-    StopAtNonFinite,
-)
-from kimi_audio_ft.training.checkpoint import AdapterCheckpointIO, KeepCheckpoints, PackCheckpointIO, checkpoint_of
+from kimi_audio_ft.training.callbacks import CurveRecorder, OnStep, ReportSteps, Row
+from kimi_audio_ft.training.checkpoint import KeepCheckpoints, PackCheckpointIO, checkpoint_of
 from kimi_audio_ft.training.ending import Leave, TrainingFailed, require_finite
-from kimi_audio_ft.training.module import AdapterTraining
+from kimi_audio_ft.training.module import AdapterTraining, OnFailure
 from kimi_audio_ft.training.strategies import make_strategy
 
 log = logging.getLogger(__name__)
@@ -91,27 +83,26 @@ def fit_adapters(
         sizes = {name: trainable_parameters(model, name) for name in works}  # before sharding
         equality = _equality(pack, data)
         states = [AdapterState(spec.optim, spec.seed, spec.name) for spec in specs]
-        module = AdapterTraining(model, states, num_steps, pack)
-        module.should_stop = should_stop or module.should_stop
-
-        def validate() -> dict[str, float]:
-            return module.validation_loss(joint.validation_batches())
-
-        recorder = CurveRecorder(settings.log_every, settings.val_every, validate, on_row)
+        module = AdapterTraining(model, states, num_steps, pack, should_stop, on_failure)
+        recorder = CurveRecorder(
+            settings.log_every,
+            settings.val_every,
+            lambda: module.validation_loss(joint.validation_batches()),
+            on_row,
+        )
         reports = [ReportSteps(on_step)] if on_step is not None else []
-        keep = KeepCheckpoints(list(works.values()), settings.save_every, settings.save_keep)
-        leaving = LeaveEarly(keep, recorder, until)
-        callbacks = [StopAtNonFinite(on_failure), recorder, *reports, keep, leaving]
-        trainer = make_trainer(module, settings, joint.rules.ranks, works, callbacks)
+        folders = list(works.values())
+        keep = KeepCheckpoints(folders, settings.save_every, settings.save_keep, until, recorder.validated)
+        trainer = make_trainer(module, settings, joint.rules.ranks, works, [recorder, *reports, keep])
         started = time.monotonic()
-        run_trainer(trainer, module, joint, checkpoint_of(list(works.values()), until))
+        run_trainer(trainer, module, joint, checkpoint_of(folders, until))
         seconds = round(time.monotonic() - started, 3)
-        if leaving.stopped is not None:
-            raise Interrupted(leaving.stopped)
+        if keep.stopped is not None:
+            raise Interrupted(keep.stopped)
         results: dict[str, Result] = {}
         for spec, state in zip(specs, states, strict=True):
             try:
-                outcome = _outcome(trainer, state, recorder, leaving)
+                outcome = _outcome(state, keep.paused, recorder, trainer.global_step)
             except TrainingFailed as failure:
                 results[spec.name] = failure
                 continue
@@ -120,9 +111,11 @@ def fit_adapters(
                 "trainable_parameters": sizes[spec.name],
                 "pack": {"size": len(specs), "seconds": seconds, **equality},
             }
-            if trainer.is_global_zero and leaving.paused is None:
+            if trainer.is_global_zero and keep.paused is None:
+                save_adapter(model, spec.folder, module.strategy.trained, spec.name)
+                write_jsonl(spec.folder / "curves.jsonl", recorder.curves[spec.name].rows)
                 own = data if isinstance(data, ConversationData) else data[spec.name]
-                _write(spec, module, recorder, own)
+                write_json(spec.folder / "data.json", own.describe())
     return results
 
 
@@ -140,32 +133,24 @@ def _equality(pack: Pack | None, data: ConversationData | Mapping[str, Conversat
 def on_one_base(base: Base, specs: Sequence[AdapterSpec], dispatch: str) -> Iterator[tuple[PeftModel, Pack | None]]:
     """The base with fresh adapters, and their pack if there are several."""
     with base.new_adapters({spec.name: (spec.lora, spec.seed) for spec in specs}) as model:
-        if len(specs) == 1:
-            yield model, None
-        else:
-            with closing(Pack(model, [spec.name for spec in specs], dispatch)) as pack:
-                yield model, pack
+        pack = Pack(model, [spec.name for spec in specs], dispatch) if len(specs) > 1 else None
+        with closing(pack) if pack is not None else nullcontext():
+            yield model, pack
 
 
-def _write(spec: AdapterSpec, module: AdapterTraining, recorder: CurveRecorder, data: ConversationData) -> None:
-    """Write the finished adapter with its curves and facts about its data."""
-    save_adapter(module.model, spec.folder, module.trained, spec.name)
-    write_jsonl(spec.folder / "curves.jsonl", recorder.curves[spec.name].rows)
-    write_json(spec.folder / "data.json", data.describe())
-
-
-def _outcome(trainer: pl.Trainer, state: AdapterState, recorder: CurveRecorder, leaving: LeaveEarly) -> dict[str, Any]:
-    """Facts about an adapter's training, finished or paused; raises its TrainingFailed."""
+def _outcome(
+    state: AdapterState, paused: tuple[int, dict[str, float]] | None, recorder: CurveRecorder, step: int
+) -> dict[str, Any]:
+    """Facts about an adapter's training, finished at this step or paused; raises its TrainingFailed."""
     if state.failure is not None:
         raise state.failure
-    if leaving.paused is not None:
-        step, losses = leaving.paused
+    if paused is not None:
+        step, losses = paused
         require_finite("validation", losses[state.name], state.optim.lr, step)
         return {"paused": {"step": step, "val_loss": losses[state.name]}}
-    curve, step = recorder.curves[state.name], trainer.global_step
-    final = {f"final_{split}_loss": curve.losses(split)[-1] for split in ("train", "val")}
-    require_finite("validation", final["final_val_loss"], state.optim.lr, step)  # the state after the last step
-    return {"steps": step, **final}
+    last = {f"final_{row['split']}_loss": row["loss"] for row in recorder.curves[state.name].rows}
+    require_finite("validation", last["final_val_loss"], state.optim.lr, step)  # the state after the last step
+    return {"steps": step, **last}
 
 
 def run_trainer(
@@ -176,10 +161,7 @@ def run_trainer(
 ) -> None:
     """Lightning's ``fit`` without its advice and signal handlers; ``Leave`` ends it early."""
     with quiet_lightning(), own_signals(), suppress(Leave):
-        if isinstance(data, pl.LightningDataModule):
-            trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
-        else:
-            trainer.fit(module, data, ckpt_path=checkpoint)
+        trainer.fit(module, data, ckpt_path=checkpoint)
 
 
 @contextmanager
@@ -203,7 +185,8 @@ def make_trainer(
     trained = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
     unused = module.pack is not None or needs_branch(name.removeprefix("base_model.model.") for name in trained)
     norm = module.states[0].optim.max_grad_norm
-    files = {name: (work, AdapterCheckpointIO(json.dumps(_config(model, name)))) for name, work in works.items()}
+    configs = {name: model.peft_config[name].to_dict() for name in works}
+    members = {name: (work, json.dumps(configs[name], default=sorted)) for name, work in works.items()}  # sets
     with quiet_lightning():
         trainer = pl.Trainer(
             accelerator="gpu" if target.type == "cuda" else "cpu",
@@ -218,15 +201,10 @@ def make_trainer(
             enable_model_summary=False,
             callbacks=list(callbacks),
             # We start the processes; inside a Slurm job Lightning would otherwise use the job's ranks.
-            plugins=[PackCheckpointIO(files), LightningEnvironment()],
+            plugins=[PackCheckpointIO(members), LightningEnvironment()],
             use_distributed_sampler=False,
             default_root_dir=next(iter(works.values())),
         )
     # ``should_stop`` handles signals: Lightning's handlers would broadcast inside them, or requeue a Slurm job.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer
-
-
-def _config(model: PeftModel, name: str) -> dict[str, Any]:
-    config = model.peft_config[name].to_dict()
-    return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}

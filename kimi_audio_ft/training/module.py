@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from peft import PeftModel
 from torch import Tensor
 from torch.nn import functional
 
 from kimi_audio_ft.lora.pack import Pack, seed_dropout
-from kimi_audio_ft.training.adapters import AdapterState, adapter_parameters
+from kimi_audio_ft.training.adapters import AdapterState, adapter_parameters, rate_factor
+from kimi_audio_ft.training.ending import Leave, TrainingFailed, require_finite
 from kimi_audio_ft.training.passes import Step, repeated, turns
-from kimi_audio_ft.training.strategies import AdapterHolder, AdapterStrategy
+from kimi_audio_ft.training.strategies import AdapterStrategy
+
+log = logging.getLogger(__name__)
+
+OnFailure = Callable[[str, TrainingFailed], None]
 
 # The published code adds this to the number of supervised positions.
 _EPSILON = 1e-4
@@ -49,7 +56,7 @@ def row_losses(logits_NV: Tensor, labels_N: Tensor, rows_N: Tensor, num_rows: in
     return sums / (counts + _EPSILON)
 
 
-class AdapterTraining(AdapterHolder):
+class AdapterTraining(pl.LightningModule):
     """Trains the adapters of a PEFT model; one Lightning batch is one optimizer step of several micro-batches.
 
     Text answers never compute the audio branch, and logits are computed at supervised positions only. The published
@@ -63,7 +70,13 @@ class AdapterTraining(AdapterHolder):
     """
 
     def __init__(
-        self, model: PeftModel, states: Sequence[AdapterState], num_steps: int, pack: Pack | None = None
+        self,
+        model: PeftModel,
+        states: Sequence[AdapterState],
+        num_steps: int,
+        pack: Pack | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        on_failure: OnFailure | None = None,
     ) -> None:
         super().__init__()
         assert len(states) == 1 or pack is not None, "PEFT alone trains one adapter at a time"
@@ -71,10 +84,11 @@ class AdapterTraining(AdapterHolder):
         self.average = states[0].optim.loss_average
         assert all(state.optim.loss_average == self.average for state in states), "a pack shares its loss average"
         self.automatic_optimization = False
-        self.should_stop: Callable[[], bool] = lambda: False
+        self.should_stop = should_stop or (lambda: False)
+        self.on_failure = on_failure or (lambda name, failure: None)
         self.stop_asked = False  # by any rank, at the end of the last step
         self.step_tokens = 0  # positions of the last step, over all ranks and adapters, without padding
-        self._factors = [state.schedule(num_steps) for state in states]
+        self._factors = [rate_factor(state.optim.schedule, num_steps, state.optim.warmup_ratio) for state in states]
         for state in states:
             state.dropout = seed_dropout(model, state.name)
 
@@ -119,10 +133,22 @@ class AdapterTraining(AdapterHolder):
         optimizer.step()
         sums[-2] = float(self.should_stop())
         *step_losses, requests, tokens = self.strategy.reduce(sums, reduce_op="sum").tolist()
-        for state, loss in zip(active, step_losses, strict=True):
-            state.step_loss = loss
         self.stop_asked, self.step_tokens = requests > 0, int(tokens)
         self.log("train_loss", sum(step_losses) / len(active), prog_bar=True, logger=False)
+        for state, loss in zip(active, step_losses, strict=True):
+            state.step_loss = loss
+            self._drop_if_failed(state)
+        if not self.active:
+            raise Leave
+
+    def _drop_if_failed(self, state: AdapterState) -> None:
+        try:
+            require_finite("training", state.step_loss, state.optim.lr, self.trainer.global_step)
+        except TrainingFailed as failure:
+            state.failure = failure
+            if self.active:
+                log.warning("%s leaves its pack: %s", state.name, failure)
+            self.on_failure(state.name, failure)
 
     @torch.no_grad()
     def validation_loss(self, batches: Iterable[list[dict[str, Any]]]) -> dict[str, float]:
@@ -158,7 +184,7 @@ class AdapterTraining(AdapterHolder):
 
     def on_train_end(self) -> None:
         """Gather the adapters before the ranks exit."""
-        self.trained = adapter_parameters(self.model)
+        self.strategy.trained = adapter_parameters(self.model)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW with one group per adapter; ``training_step`` sets its rate, a function of the step."""

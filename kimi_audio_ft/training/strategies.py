@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.precision import DeepSpeedPrecision
 from pytorch_lightning.strategies import (
@@ -30,16 +29,13 @@ from kimi_audio_ft.config.train import TrainerConfig
 from kimi_audio_ft.training.adapters import adapter_parameters, moments, set_adapter_parameters, set_moments
 
 
-class AdapterHolder(pl.LightningModule):
-    """A module with adapters. trained: their final whole parameters on every rank, by the PEFT model's names."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trained: dict[str, Tensor] = {}
-
-
 class AdapterStrategy(Strategy):
-    """Interface of a strategy to ``AdapterTraining``, in addition to Lightning's."""
+    """Interface of a strategy to ``AdapterTraining``, in addition to Lightning's.
+
+    trained: the final whole parameters of all adapters on every rank, by the PEFT model's names.
+    """
+
+    trained: dict[str, Tensor]
 
     @property
     def ranks(self) -> int:
@@ -69,7 +65,7 @@ class AdapterStrategy(Strategy):
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """Optimizer states come from our checkpoints."""
+        """Optimizer states come from our checkpoints, also DeepSpeed's."""
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Tensor]:
@@ -79,11 +75,10 @@ class AdapterStrategy(Strategy):
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Set the adapter from a checkpoint."""
-        module = self.lightning_module
-        assert isinstance(module, AdapterHolder)
-        set_adapter_parameters(module, checkpoint["state_dict"])
+        assert self.lightning_module is not None
+        set_adapter_parameters(self.lightning_module, checkpoint["state_dict"])
         # A training interrupted right at its end has nothing left to do.
-        module.trained = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
+        self.trained = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
         """AdamW's whole moments by parameter name; every rank must call this."""
@@ -215,11 +210,6 @@ class ZeroThree(AdapterStrategy, DeepSpeedStrategy):
         yield
         if not last:
             engine.step()
-
-    @property
-    def lightning_restore_optimizer(self) -> bool:
-        """Optimizer states come from our checkpoints, not from DeepSpeed's pickled ones."""
-        return True
 
 
 def make_strategy(

@@ -167,15 +167,15 @@ class Crash(Callback):
     def on_job_start(self, config, *, task_function, **kwargs):
         if config.hydra.job.num != 2:
             return
-        from kimi_audio_ft.training.checkpoint import AdapterCheckpointIO
+        from kimi_audio_ft.training import checkpoint
 
-        save = AdapterCheckpointIO.save_checkpoint
+        save = checkpoint.write_checkpoint
 
         def save_and_die(*arguments, **options):
             save(*arguments, **options)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        AdapterCheckpointIO.save_checkpoint = save_and_die
+        checkpoint.write_checkpoint = save_and_die
 '''
 
 

@@ -136,10 +136,10 @@ def test_perturbed_audio_is_trained_on_and_kept(place: Any, one_step: Callable[.
 
 
 def test_interrupted_trial_has_not_failed(place: Any, short: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    from kimi_audio_ft.training.checkpoint import AdapterCheckpointIO
+    from kimi_audio_ft.training import checkpoint
 
     handler = signal.getsignal(signal.SIGINT)  # Lightning ignores further Ctrl-C
-    monkeypatch.setattr(AdapterCheckpointIO, "save_checkpoint", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(checkpoint, "write_checkpoint", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     before = place.products("adapter")
     try:
         done = place.run(TRAIN, *short, "lora.r=3", "trainer.save_every=1", "hydra.run.dir=interrupted")

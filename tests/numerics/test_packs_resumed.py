@@ -12,6 +12,7 @@ import pytest
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.runtime.signals import Interrupted
+from kimi_audio_ft.training import checkpoint
 from kimi_audio_ft.training.checkpoint import group_by_resume, resume_step
 from kimi_audio_ft.training.ending import TrainingFailed
 from tests.numerics.pack_lab import NAMES, Lab
@@ -111,21 +112,19 @@ def test_killed_between_two_members_checkpoints(config: TrainConfig, lab: Lab, c
 
 def test_older_checkpoints_go_when_all_have_the_new_one(config: TrainConfig, lab: Lab, monkeypatch: Any) -> None:
     """A kill between the members' writes leaves them a common one, also where only one is kept."""
-    from kimi_audio_ft.training.checkpoint import AdapterCheckpointIO
-
     config.trainer.save_keep, config.trainer.save_every = 1, 2
-    save, places = AdapterCheckpointIO.save_checkpoint, []
+    save, places = checkpoint.write_checkpoint, []
 
     class Killed(BaseException):
         pass
 
-    def save_or_die(self: AdapterCheckpointIO, checkpoint: dict[str, Any], path: Any, options: Any = None) -> None:
+    def save_or_die(state: dict[str, Any], folder: Path, adapter_config: str) -> None:
         if len(places) == 3:
             raise Killed
-        places.append(Path(path))
-        save(self, checkpoint, path, options)
+        places.append(folder)
+        save(state, folder, adapter_config)
 
-    monkeypatch.setattr(AdapterCheckpointIO, "save_checkpoint", save_or_die)
+    monkeypatch.setattr(checkpoint, "write_checkpoint", save_or_die)
     with pytest.raises(Killed):
         lab.run(config, ["a4", "a8"], DROPOUT)
     assert [place.name for place in places] == ["step=00000002", "step=00000002", "step=00000004"]
