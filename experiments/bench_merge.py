@@ -28,7 +28,7 @@ from kimi_audio_ft.lora.adapter import WEIGHTS, peft_config
 from kimi_audio_ft.lora.targets import matched_modules
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM, WhisperFeatureExtractor
 from kimi_audio_ft.model.audio_frontend import PREPROCESSOR_CONFIG
-from kimi_audio_ft.model.checkpoint import WEIGHTS_NAME, ShardWriter, TensorInfo, published_config
+from kimi_audio_ft.model.checkpoint import WEIGHTS_NAME, TensorInfo, published_config, write_in_pieces
 from kimi_audio_ft.model.whisper import SHAPE_7B
 from kimi_audio_ft.paths import TINY_MODEL
 
@@ -117,15 +117,12 @@ def _write_base(root: Path, model: KimiAudioForCausalLM) -> None:
 
 
 def _write_random(path: Path, tensors: dict[str, TensorInfo], block: Tensor) -> None:
-    writer = ShardWriter(path, tensors)
-    for name, info in tensors.items():
-        writer.write(name, _pieces(info.nbytes // 2, block))
-    writer.close()
+    def pieces_of(name: str) -> Iterator[Tensor]:
+        numbers = tensors[name].nbytes // 2
+        for start in range(0, numbers, len(block)):
+            yield block[: min(len(block), numbers - start)]
 
-
-def _pieces(numbers: int, block: Tensor) -> Iterator[Tensor]:
-    for start in range(0, numbers, len(block)):
-        yield block[: min(len(block), numbers - start)]
+    write_in_pieces(path, tensors, pieces_of)
 
 
 def _write_adapter(folder: Path, model: KimiAudioForCausalLM) -> None:

@@ -11,6 +11,20 @@ def require(condition: bool, option: str, value: object, rule: str, remedy: str 
         raise ConfigError(option, value, rule, remedy)
 
 
+def at_least(least: int, config: object, group: str, *names: str, remedy: str = "") -> None:
+    """Raise a ConfigError unless these fields of a config group are so large, or None."""
+    for name in names:
+        value = getattr(config, name)
+        require(value is None or value >= least, f"{group}{name}", value, f"must be {least} or more", remedy)
+
+
+def below_one(config: object, group: str, *names: str) -> None:
+    """Raise a ConfigError unless these fields of a config group are in [0, 1)."""
+    for name in names:
+        value = getattr(config, name)
+        require(0 <= value < 1, f"{group}{name}", value, "must be in [0, 1)")
+
+
 def one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise a ConfigError unless the value is one of the choices."""
     require(value in choices, option, value, f"must be one of {', '.join(choices)}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from kimi_audio_ft.config.checks import count_or_auto, one_of, require
+from kimi_audio_ft.config.checks import at_least, below_one, count_or_auto, one_of, require
 from kimi_audio_ft.config.train import ModelConfig
 from kimi_audio_ft.errors import ConfigError
 
@@ -105,14 +105,11 @@ class PrepareConfig:
         for low, high in (("min_seconds", "max_seconds"), ("min_chars_per_second", "max_chars_per_second")):
             bottom, top = getattr(self, low), getattr(self, high)
             require(0 <= bottom < top, low, bottom, f"must be at least 0 and less than {high}={top!r}")
-        some = self.row_limit is None or self.row_limit >= 1
-        require(some, "row_limit", self.row_limit, "must be at least 1", "null reads every row")
-        require(self.workers >= 1, "workers", self.workers, "must be at least 1")
+        at_least(1, self, "", "row_limit", remedy="null reads every row")
+        at_least(1, self, "", "workers")
 
     def _check_ratios(self) -> None:
-        for option in ("eval_ratio", "test_ratio"):
-            value = getattr(self, option)
-            require(0 <= value < 1, option, value, "must be at least 0 and less than 1")
+        below_one(self, "", "eval_ratio", "test_ratio")
         rule = f"together with test_ratio={self.test_ratio!r} it must be less than 1, or nothing is left to train on"
         require(self.eval_ratio + self.test_ratio < 1, "eval_ratio", self.eval_ratio, rule)
 
@@ -148,10 +145,9 @@ class TokenizeConfig:
     def __post_init__(self) -> None:
         remedy = "Write manifests=[train.jsonl,eval.jsonl]"
         require(bool(self.manifests), "manifests", self.manifests, "needs at least one manifest", remedy)
-        for name in ("batch_size", "readers"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be 1 or more")
+        at_least(1, self, "", "batch_size", "readers")
         count_or_auto("devices", self.devices)
-        require(self.threads >= 0, "threads", self.threads, "must be 0 or more")
+        at_least(0, self, "", "threads")
 
 
 @dataclass
@@ -170,9 +166,8 @@ class MergeConfig:
 
     def __post_init__(self) -> None:
         self.verify = self.verify.lower()
-        require(
-            bool(self.adapter), "adapter", self.adapter, "must name an adapter", "See python -m kimi_audio_ft.store ls"
-        )
+        remedy = "See python -m kimi_audio_ft.store ls"
+        require(bool(self.adapter), "adapter", self.adapter, "must name an adapter", remedy)
         require(bool(self.out), "out", self.out, "must name a folder", "Write out=FOLDER")
         one_of("target", self.target, ("official", "vllm"))
         one_of("dtype", self.dtype, ("bfloat16", "float32"))

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from kimi_audio_ft.config.checks import count_or_auto, one_of, require
+from kimi_audio_ft.config.checks import at_least, count_or_auto, one_of, require
 
 # sbatch options that the executor sets: a job that is told otherwise could not be followed, or would not come back.
 _OURS = ("array", "chdir", "error", "job-name", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output", "requeue")
@@ -42,9 +42,8 @@ class SlurmConfig:
 
     def __post_init__(self) -> None:
         name = "hydra.launcher.slurm"
-        for option in ("time_minutes", "cpus_per_task", "signal_seconds"):
-            require(getattr(self, option) >= 1, f"{name}.{option}", getattr(self, option), "must be 1 or more")
-        require(self.max_requeues >= 0, f"{name}.max_requeues", self.max_requeues, "must be 0 or more")
+        at_least(1, self, f"{name}.", "time_minutes", "cpus_per_task", "signal_seconds")
+        at_least(0, self, f"{name}.", "max_requeues")
         require(self.poll_seconds > 0, f"{name}.poll_seconds", self.poll_seconds, "must be more than 0")
         require(self.mem_gb is None or self.mem_gb > 0, f"{name}.mem_gb", self.mem_gb, "must be more than 0")
         require(
@@ -73,7 +72,7 @@ class RayConfig:
     def __post_init__(self) -> None:
         name = "hydra.launcher.ray"
         require(self.num_cpus_per_pack > 0, f"{name}.num_cpus_per_pack", self.num_cpus_per_pack, "must be more than 0")
-        require(self.max_restarts >= 0, f"{name}.max_restarts", self.max_restarts, "must be 0 or more")
+        at_least(0, self, f"{name}.", "max_restarts")
         for key, amount in self.resources.items():
             require(key not in ("CPU", "GPU", "memory"), f"{name}.resources", key, "must be a custom resource",
                     "CPUs are num_cpus_per_pack, GPUs are hydra.launcher.gpus_per_pack")  # fmt: skip
@@ -128,5 +127,4 @@ class HalvingConfig:
             number = isinstance(rung, int | float) and not isinstance(rung, bool)
             inside = number and (rung >= 1 if isinstance(rung, int) else 0 < rung < 1)
             require(inside, "hydra.sweeper.rungs", rung, rule)
-        if self.max_candidates is not None:
-            require(self.max_candidates >= 1, "hydra.sweeper.max_candidates", self.max_candidates, "must be 1 or more")
+        at_least(1, self, "hydra.sweeper.", "max_candidates")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kimi_audio_ft.config.checks import count_or_auto, one_of, require
+from kimi_audio_ft.config.checks import at_least, below_one, count_or_auto, one_of, require
 from kimi_audio_ft.errors import ConfigError
 
 
@@ -64,10 +64,8 @@ class AugmentConfig:
             require(-40 <= gain <= 20, "data.augment.gains_db", gain, "a volume change lies between -40 and 20 dB")
         require(bool(self.speeds), "data.augment.speeds", self.speeds, "needs at least one factor", "Write [1.0]")
         require(bool(self.gains_db), "data.augment.gains_db", self.gains_db, "needs at least one value", "Write [0.0]")
-        for name in ("time_masks", "channel_masks"):
-            require(getattr(self, name) >= 0, f"data.augment.{name}", getattr(self, name), "must be 0 or more")
-        for name in ("time_mask_frames", "channel_mask_width"):
-            require(getattr(self, name) >= 1, f"data.augment.{name}", getattr(self, name), "must be 1 or more")
+        at_least(0, self, "data.augment.", "time_masks", "channel_masks")
+        at_least(1, self, "data.augment.", "time_mask_frames", "channel_mask_width")
 
 
 @dataclass
@@ -90,12 +88,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         one_of("data.features", self.features, ("cached", "online", "none"))
-        for name in ("max_length", "batch_size", "max_batch_tokens"):
-            require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be 1 or more")
-        if self.train_subset is not None:
-            rule = "must be 1 or more conversations"
-            require(self.train_subset >= 1, "data.train_subset", self.train_subset, rule, "Use null for all of them")
-        require(self.num_workers >= 0, "data.num_workers", self.num_workers, "must be 0 or more")
+        at_least(1, self, "data.", "max_length", "batch_size", "max_batch_tokens")
+        at_least(1, self, "data.", "train_subset", remedy="Use null for all conversations")
+        at_least(0, self, "data.", "num_workers")
         if self.prompt is not None:
             require(bool(self.prompt.strip()), "data.prompt", self.prompt, "must not be empty", "Use null to keep it")
 
@@ -136,8 +131,8 @@ class LoraConfig:
         require(self.r >= 1, "lora.r", self.r, "the rank must be 1 or more", "Use baseline=true for no adapter")
         if self.lora_alpha is None:
             self.lora_alpha = 2 * self.r
-        require(self.lora_alpha >= 1, "lora.lora_alpha", self.lora_alpha, "must be 1 or more")
-        require(0 <= self.lora_dropout < 1, "lora.lora_dropout", self.lora_dropout, "must be in [0, 1)")
+        at_least(1, self, "lora.", "lora_alpha")
+        below_one(self, "lora.", "lora_dropout")
         targets = [self.target_modules] if isinstance(self.target_modules, str) else self.target_modules
         named = isinstance(targets, list) and bool(targets) and all(isinstance(t, str) and t for t in targets)
         rule = "must be a preset, a regular expression over module paths, or a list of them"
@@ -164,13 +159,10 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         require(self.lr > 0, "optim.lr", self.lr, "the learning rate must be greater than 0")
-        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "must be 0 or more")
-        for name in ("beta1", "beta2"):
-            require(0 <= getattr(self, name) < 1, f"optim.{name}", getattr(self, name), "must be in [0, 1)")
+        at_least(0, self, "optim.", "weight_decay", "max_grad_norm")
+        below_one(self, "optim.", "beta1", "beta2", "warmup_ratio")
         require(self.eps > 0, "optim.eps", self.eps, "must be greater than 0")
         one_of("optim.schedule", self.schedule, ("linear", "cosine", "constant"))
-        require(0 <= self.warmup_ratio < 1, "optim.warmup_ratio", self.warmup_ratio, "must be in [0, 1)")
-        require(self.max_grad_norm >= 0, "optim.max_grad_norm", self.max_grad_norm, "must be 0 or more")
         one_of("optim.loss_average", self.loss_average, ("sample", "token"))
 
 
@@ -192,8 +184,7 @@ class DecodingConfig:
         require(self.text_top_k >= 0, "decoding.text_top_k", self.text_top_k, "must be 0 (all) or more")
         penalty = self.text_repetition_penalty
         require(penalty >= 1, "decoding.text_repetition_penalty", penalty, "must be 1 (off) or more")
-        for name in ("text_repetition_window_size", "max_new_tokens", "repeats", "batch_size"):
-            require(getattr(self, name) >= 1, f"decoding.{name}", getattr(self, name), "must be 1 or more")
+        at_least(1, self, "decoding.", "text_repetition_window_size", "max_new_tokens", "repeats", "batch_size")
 
 
 @dataclass
@@ -215,13 +206,10 @@ class TrainerConfig:
     progress: bool = True  # Show progress bars.
 
     def __post_init__(self) -> None:
-        require(self.max_epochs >= 1, "trainer.max_epochs", self.max_epochs, "must be 1 or more")
         limit = self.max_steps
         require(limit == -1 or limit >= 1, "trainer.max_steps", limit, "must be -1 (no limit) or 1 or more")
-        for name in ("accumulate", "log_every", "save_every", "save_keep"):
-            require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "must be 1 or more")
-        for name in ("threads", "val_every"):
-            require(getattr(self, name) >= 0, f"trainer.{name}", getattr(self, name), "must be 0 or more")
+        at_least(1, self, "trainer.", "max_epochs", "accumulate", "log_every", "save_every", "save_keep")
+        at_least(0, self, "trainer.", "threads", "val_every")
         one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
         one_of("trainer.strategy", self.strategy, STRATEGIES)
         count_or_auto("trainer.devices", self.devices)
@@ -249,7 +237,7 @@ class LoggerConfig:
     def __post_init__(self) -> None:
         one_of("logger.kind", self.kind, ("wandb", "csv", "none"))
         one_of("logger.mode", self.mode, ("auto", "online", "offline"))
-        require(self.utterance_rows >= 0, "logger.utterance_rows", self.utterance_rows, "must be 0 or more")
+        at_least(0, self, "logger.", "utterance_rows")
 
 
 def _lora_with_open_alpha() -> LoraConfig:

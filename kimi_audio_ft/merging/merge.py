@@ -7,8 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,7 @@ from kimi_audio_ft.merging.weights import (
     write_whisper,
 )
 from kimi_audio_ft.model import TextTokenizer
-from kimi_audio_ft.model.audio_frontend import PREPROCESSOR_CONFIG
-from kimi_audio_ft.model.checkpoint import read_config
+from kimi_audio_ft.model.checkpoint import read_config, write_preprocessor
 from kimi_audio_ft.model.files import WHISPER_NAME, require_folder
 from kimi_audio_ft.model.text_tokenizer import BOS, EOS, RANKS_NAME, special_token_files
 from kimi_audio_ft.store.digests import folder_digest
@@ -43,51 +41,43 @@ from kimi_audio_ft.store.signature import digest_of
 RECORD = "merge.json"
 # Raise it when the code changes what a merge writes.
 _VERSION = 1
-_WHISPER_MODULE, _WHISPER_STORED = "whisper_model.", "model."
 # JSON and tokenizer files, generously.
 _SIDE_BYTES = 50 * 10**6
 _REMEDY = "Download the base again"
 
 
-@dataclass
 class Merge:
     """One merge, from its config: inputs and output folder."""
 
-    config: MergeConfig
-
-    @cached_property
-    def base(self) -> Base:
-        """The base; its weights are never loaded as a model here."""
-        return Base(self.config.model, "none", "cpu")
-
-    @cached_property
-    def whisper(self) -> Path:
-        """The base's Whisper folder."""
-        return require_folder("model.path", self.base.files.whisper, "the checkpoint's whisper-large-v3")
-
-    @cached_property
-    def adapter(self) -> tuple[str, Path]:
-        """Signature (or digest) and folder of the adapter."""
-        found = find_adapter(self.config.adapter)
+    def __init__(self, config: MergeConfig) -> None:
+        self.config, self.dtype = config, DTYPES[config.dtype]
+        self.out = Path(config.out).expanduser().resolve()
+        self.base = Base(config.model, "none", "cpu")  # its weights are never loaded as a model here
+        self.whisper = require_folder("model.path", self.base.files.whisper, "the checkpoint's whisper-large-v3")
+        found = find_adapter(config.adapter)
         assert found is not None, "MergeConfig requires a name"
-        return found
-
-    @property
-    def out(self) -> Path:
-        """The folder to write."""
-        return Path(self.config.out).expanduser().resolve()
+        self.adapter, self.adapter_folder = found
 
     @cached_property
-    def dtype(self) -> torch.dtype:
-        """Number format of the merged decoder."""
-        return DTYPES[self.config.dtype]
+    def facts(self) -> dict[str, Any]:
+        """Everything that the content of the merged folder depends on."""
+        config = self.config
+        return {
+            "version": _VERSION,
+            "adapter": self.adapter,
+            "base": self.base.identity,
+            "whisper": folder_digest(self.whisper),
+            "target": config.target,
+            "dtype": config.dtype,
+            "shard_gb": config.shard_gb,
+        }
 
     @cached_property
     def decoder(self) -> dict[str, StoredTensor]:
         """Tensors of the base's decoder, which must be exactly the config's."""
         sources = decoder_sources(self.base.files.root)
-        expected = {key: tuple(value.shape) for key, value in self.base.on_meta().state_dict().items()}
-        expected = {key: shape for key, shape in expected.items() if not key.startswith(_WHISPER_MODULE)}
+        state = self.base.on_meta().state_dict().items()
+        expected = {key: tuple(value.shape) for key, value in state if not key.startswith("whisper_model.")}
         given = {key: source.info.shape for key, source in sources.items()}
         odd = sorted(key for key in expected.keys() | given.keys() if expected.get(key) != given.get(key))
         if odd:
@@ -102,32 +92,9 @@ class Merge:
 
     @cached_property
     def updates(self) -> dict[str, Update]:
-        """The adapter's updates of the decoder, by the names of the published layout."""
-        return {name: value for name, value in self._all_updates.items() if not name.startswith(_WHISPER_MODULE)}
-
-    @cached_property
-    def encoder_updates(self) -> dict[str, Update]:
-        """The adapter's updates of Whisper, by the names of the published layout."""
-        found = (name for name in self._all_updates if name.startswith(_WHISPER_MODULE))
-        return {_WHISPER_STORED + name.removeprefix(_WHISPER_MODULE): self._all_updates[name] for name in found}
-
-    @cached_property
-    def _all_updates(self) -> dict[str, Update]:
-        return read_updates(self.base.on_meta(), self.adapter[1])
-
-    @cached_property
-    def facts(self) -> dict[str, Any]:
-        """Everything that the content of the merged folder depends on."""
-        config = self.config
-        return {
-            "version": _VERSION,
-            "adapter": self.adapter[0],
-            "base": self.base.identity,
-            "whisper": folder_digest(self.whisper),
-            "target": config.target,
-            "dtype": config.dtype,
-            "shard_gb": config.shard_gb,
-        }
+        """The adapter's updates by names of the published layout: ``model.layers.*``, Whisper's ``model.encoder.*``."""
+        updates = read_updates(self.base.on_meta(), self.adapter_folder)
+        return {name.removeprefix("whisper_"): update for name, update in updates.items()}
 
     @property
     def size(self) -> int:
@@ -163,17 +130,14 @@ def _write(task: Merge, draft: Path) -> None:
     whisper.mkdir()
     with Progress(*columns, disable=not (config.progress and sys.stdout.isatty())) as bar:
         shown = bar.add_task("merging", total=task.size)
-
-        def advance(written: int) -> None:
-            bar.advance(shown, written)
-
-        write_whisper(whisper, task.encoder, task.encoder_updates, advance)
+        advance = partial(bar.advance, shown)
+        write_whisper(whisper, task.encoder, task.updates, advance)
         write_whisper_configs(task.whisper, whisper)
         write_decoder(draft, task.decoder, task.updates, task.dtype, config.shard_gb * 1e9, advance)
     write_text_files(root, draft, config.target)
     write_model_config(root, draft, config.target, task.dtype)
     check_files(draft, task.decoder, task.encoder, task.dtype)
-    print(check_logits(task.base.files, draft, task.adapter[1], task.dtype, config.verify))
+    print(check_logits(task.base.files, draft, task.adapter_folder, task.dtype, config.verify))
     write_json(draft / RECORD, task.facts, indent=2)
 
 
@@ -195,7 +159,7 @@ def _is_done(task: Merge) -> bool:
 
 
 def _refuse_inside_base(task: Merge) -> None:
-    for option, folder in (("model.path", task.base.files.root), ("adapter", task.adapter[1].resolve())):
+    for option, folder in (("model.path", task.base.files.root), ("adapter", task.adapter_folder.resolve())):
         if task.out == folder or folder in task.out.parents or task.out in folder.parents:
             raise ConfigError("out", task.config.out, f"must not lie in {option}={folder}, nor hold it", "Name another")
 
@@ -203,7 +167,7 @@ def _refuse_inside_base(task: Merge) -> None:
 def _require_space(task: Merge) -> None:
     parent = next(folder for folder in (task.out, *task.out.parents) if folder.is_dir())
     free, needed = shutil.disk_usage(parent).free, task.size + _SIDE_BYTES
-    if task.size > free:
+    if needed > free:
         rule = f"needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free in {parent}"
         raise ConfigError("out", task.config.out, rule, "Free space there, or name a folder on a larger disk")
 
@@ -275,13 +239,10 @@ def write_model_config(root: Path, folder: Path, target: str, dtype: torch.dtype
 
 def write_whisper_configs(whisper: Path, folder: Path) -> None:
     """The encoder's ``config.json`` and ``preprocessor_config.json``, which the official export lacks."""
-    config = read_json_object(whisper / "config.json", _REMEDY)
-    shutil.copyfile(whisper / "config.json", folder / "config.json")
-    preprocessor = whisper / "preprocessor_config.json"
-    if preprocessor.is_file():
-        shutil.copyfile(preprocessor, folder / preprocessor.name)
-    else:
-        write_json(folder / preprocessor.name, PREPROCESSOR_CONFIG | {"feature_size": config["num_mel_bins"]}, indent=2)
+    write_preprocessor(read_json_object(whisper / "config.json", _REMEDY), folder)
+    for name in ("config.json", "preprocessor_config.json"):
+        if (whisper / name).is_file():
+            shutil.copyfile(whisper / name, folder / name)
 
 
 def _code(root: Path) -> list[Path]:

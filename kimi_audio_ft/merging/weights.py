@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft.tuners import lora
@@ -15,19 +15,17 @@ from safetensors import safe_open
 from torch import Tensor
 
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.files import INDEX_NAME, write_json
 from kimi_audio_ft.lora.adapter import ONE, read_adapter, with_tensors
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.model.checkpoint import (
     STRAY_SUFFIX,
     WEIGHTS_NAME,
-    ShardWriter,
     TensorInfo,
     check_headers,
     file_of_tensor,
-    plan_shards,
     read_header,
-    shard_index,
+    write_in_pieces,
+    write_shards,
 )
 
 # Numbers of a tensor that are in memory at once: 64 MiB in float32.
@@ -65,11 +63,6 @@ def _sources(folder: Path) -> dict[str, StoredTensor]:
     return {name: StoredTensor(path, name, headers[path][name]) for name, path in files.items()}
 
 
-def as_dtype(sources: Mapping[str, StoredTensor], dtype: torch.dtype) -> dict[str, TensorInfo]:
-    """Dtype and shape of the tensors in the merged file."""
-    return {name: TensorInfo(dtype, source.info.shape) for name, source in sources.items()}
-
-
 def write_decoder(
     folder: Path,
     sources: Mapping[str, StoredTensor],
@@ -83,12 +76,12 @@ def write_decoder(
     Args:
         updates: by tensor name; others are copied, or cast to ``dtype``. advance: called with each piece's bytes.
     """
-    tensors = as_dtype(sources, dtype)
-    sizes = {name: info.nbytes for name, info in tensors.items()}
-    shards = plan_shards(sizes, most_bytes)
-    for file, names in shards.items():
-        _write_file(folder / file, {name: tensors[name] for name in names}, sources, updates, advance)
-    write_json(folder / INDEX_NAME, shard_index(sizes, shards), indent=2)
+    tensors = {name: TensorInfo(dtype, source.info.shape) for name, source in sources.items()}
+
+    def write(path: Path, names: list[str]) -> None:
+        _write_file(path, {name: tensors[name] for name in names}, sources, updates, advance)
+
+    write_shards(folder, {name: info.nbytes for name, info in tensors.items()}, most_bytes, write)
 
 
 def write_whisper(
@@ -106,33 +99,20 @@ def _write_file(
     updates: Mapping[str, Update],
     advance: Advance,
 ) -> None:
-    writer = ShardWriter(path, tensors)
-    opened: tuple[Path, Any] | None = None
-    try:
-        for name, info in tensors.items():
-            source = sources[name]
-            if opened is None or opened[0] != source.path:
-                opened = source.path, safe_open(source.path, framework="pt")
-            stored = opened[1].get_slice(source.stored_name)
-            writer.write(name, _reported(_pieces(stored, info, updates.get(name)), advance))
-        writer.close()
-    except BaseException:
-        writer.abandon()
-        raise
+    opened = lru_cache(maxsize=1)(partial(safe_open, framework="pt"))
 
+    def pieces_of(name: str) -> Iterator[Tensor]:
+        """Consecutive rows of a tensor: merged in float32 and rounded once, or as they are."""
+        stored = opened(sources[name].path).get_slice(sources[name].stored_name)
+        info, update = tensors[name], updates.get(name)
+        rows = max(1, _PIECE_NUMBERS // max(1, math.prod(info.shape[1:])))
+        for start in range(0, info.shape[0], rows):
+            piece = stored[start : start + rows]
+            piece = (piece if update is None else update.merged(piece, start)).to(info.dtype)
+            yield piece
+            advance(piece.nbytes)
 
-def _pieces(stored: Any, info: TensorInfo, update: Update | None) -> Iterator[Tensor]:
-    """Consecutive rows of a tensor: merged in float32 and rounded once, or as they are."""
-    rows = max(1, _PIECE_NUMBERS // max(1, math.prod(info.shape[1:])))
-    for start in range(0, info.shape[0], rows):
-        piece = stored[start : start + rows]
-        yield (piece if update is None else update.merged(piece, start)).to(info.dtype)
-
-
-def _reported(pieces: Iterator[Tensor], advance: Advance) -> Iterator[Tensor]:
-    for piece in pieces:
-        yield piece
-        advance(piece.nbytes)
+    write_in_pieces(path, tensors, pieces_of)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -18,19 +18,19 @@ from transformers import PreTrainedModel
 
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.files import INDEX_NAME, read_json_object, write_json, written_aside
+from kimi_audio_ft.model.audio_frontend import PREPROCESSOR_CONFIG
 from kimi_audio_ft.model.config import PARAMETERS_7B, KimiAudioConfig
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "U8": torch.uint8,
+# Names of dtypes in a file's header.
+_DTYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
 }
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_MOST_HEADER_BYTES = 100 * 2**20
 WEIGHTS_NAME = "model.safetensors"
 # The published shards hold a bf16 table of rotary frequencies per layer; rounded ones must not be used.
 STRAY_SUFFIX = "rotary_emb.inv_freq"
@@ -50,11 +50,14 @@ class TensorInfo:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def plan_shards(sizes: Mapping[str, int], most_bytes: float) -> dict[str, list[str]]:
-    """Names of tensors by file (``model-1-of-N.safetensors``, ...), in order.
+def write_shards(
+    folder: Path, sizes: Mapping[str, int], most_bytes: float, write: Callable[[Path, list[str]], None]
+) -> None:
+    """Write tensors, in order, into ``model-1-of-N.safetensors``, ..., and then the index of these files.
 
     Args:
         sizes: bytes of every tensor. most_bytes: limit of a file; a larger tensor has its own.
+        write: called with the path of each file and the names of its tensors.
     """
     shards: list[list[str]] = [[]]
     size = 0
@@ -64,75 +67,44 @@ def plan_shards(sizes: Mapping[str, int], most_bytes: float) -> dict[str, list[s
             size = 0
         shards[-1].append(name)
         size += nbytes
-    return {f"model-{number}-of-{len(shards)}.safetensors": names for number, names in enumerate(shards, start=1)}
-
-
-def shard_index(sizes: Mapping[str, int], shards: Mapping[str, list[str]]) -> dict[str, Any]:
-    """Content of the shards' index file."""
-    weight_map = {name: file for file, names in shards.items() for name in names}
-    return {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(shards, start=1):
+        file = f"model-{number}-of-{len(shards)}.safetensors"
+        write(folder / file, names)
+        weight_map |= dict.fromkeys(names, file)
+    index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+    write_json(folder / INDEX_NAME, index, indent=2)
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
     """Tensors declared by a file. Raises DataError if it is truncated, damaged or not safetensors."""
-    remedy = "Download it again"
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(_MOST_HEADER_BYTES, size - 8):
-                raise ValueError("it has no header")
-            entries = json.loads(file.read(length))
-        entries.pop("__metadata__", None)
-        found = {name: TensorInfo(DTYPES[row["dtype"]], tuple(row["shape"])) for name, row in entries.items()}
-        declared = 8 + length + max((row["data_offsets"][1] for row in entries.values()), default=0)
-    except OSError as error:
-        raise DataError(path, f"cannot be read ({error.strerror})", remedy) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(path, f"is not a readable safetensors file ({error})", remedy) from None
-    if declared != size:
-        problem = f"is not a readable safetensors file (its header declares {declared:,} bytes, it has {size:,})"
-        raise DataError(path, problem, remedy)
-    return found
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict; the tensors are memory-mapped
+    return {name: TensorInfo(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
 
 
-class ShardWriter:
-    """Streaming writer of one safetensors file: tensors are declared in advance and written in pieces, in order."""
+def write_in_pieces(
+    path: Path, tensors: Mapping[str, TensorInfo], pieces_of: Callable[[str], Iterable[Tensor]]
+) -> None:
+    """Write a safetensors file without holding a whole tensor in memory.
 
-    def __init__(self, path: Path, tensors: Mapping[str, TensorInfo]) -> None:
-        self._expected = iter(tensors.items())
-        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-        end = 0
+    ``pieces_of`` gives a tensor by its name, as consecutive pieces of its first dimension.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, info in tensors.items():
+        start, end = end, end + info.nbytes
+        header[name] = {"dtype": _DTYPE_NAMES[info.dtype], "shape": list(info.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8 bytes, for memory mapping
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
         for name, info in tensors.items():
-            start, end = end, end + info.nbytes
-            header[name] = {"dtype": _NAMES[info.dtype], "shape": list(info.shape), "data_offsets": [start, end]}
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8 bytes, for memory mapping
-        self._file: BinaryIO = path.open("wb")
-        self._file.write(len(text).to_bytes(8, "little") + text)
-
-    def write(self, name: str, pieces: Iterator[Tensor]) -> None:
-        """Write the next tensor, given as consecutive pieces of its first dimension."""
-        expected, info = next(self._expected)
-        assert name == expected, (name, expected)
-        written = 0
-        for piece in pieces:
-            assert piece.dtype == info.dtype, (name, piece.dtype)
-            data = piece.contiguous().reshape(-1).view(torch.uint8)
-            self._file.write(data.numpy().data)
-            written += data.numel()
-        assert written == info.nbytes, (name, written, info.nbytes)
-
-    def close(self) -> None:
-        """Finish the file; all tensors must be written."""
-        try:
-            assert next(self._expected, None) is None
-        finally:
-            self._file.close()
-
-    def abandon(self) -> None:
-        """Close the incomplete file after an error."""
-        self._file.close()
+            written = 0
+            for piece in pieces_of(name):
+                assert piece.dtype == info.dtype, (name, piece.dtype)
+                written += file.write(piece.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            assert written == info.nbytes, (name, written, info.nbytes)
 
 
 def is_branch(name: str) -> bool:
@@ -176,11 +148,11 @@ def write_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype, shard_
         for key, value in model.state_dict().items()
         if not key.startswith("whisper_model.")
     }
-    sizes = {key: tensor.nbytes for key, tensor in state.items()}
-    shards = plan_shards(sizes, shard_bytes)
-    for file, keys in shards.items():
-        save_file({key: state[key] for key in keys}, folder / file, metadata={"format": "pt"})
-    write_json(folder / INDEX_NAME, shard_index(sizes, shards), indent=2)
+
+    def write(path: Path, names: list[str]) -> None:
+        save_file({name: state[name] for name in names}, path, metadata={"format": "pt"})
+
+    write_shards(folder, {key: tensor.nbytes for key, tensor in state.items()}, shard_bytes, write)
     config: Any = model.config
     write_json(folder / "config.json", published_config(config, dtype), indent=2)
 
@@ -232,7 +204,7 @@ def load_tensors(
     for path in dict.fromkeys(path for path, _ in source.values()):
         with _opened(path) as file:
             for name in (name for name in source if source[name][0] == path):
-                tensor = _read_tensor(file, path, source[name][1])
+                tensor = file.get_tensor(source[name][1])
                 if tensor.shape != expected[name].shape:
                     misfits.append(f"{name} {list(tensor.shape)} instead of {list(expected[name].shape)}")
                 # Cast one by one, so that a large checkpoint is never in memory twice; on the CPU in the file's dtype
@@ -253,12 +225,19 @@ def check_parameter_count(module: nn.Module, what: str, folder: Path) -> None:
         raise DataError(folder, problem, "Download the checkpoint again, config.json and weights")
 
 
-def save_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write ``model.safetensors`` as transformers writes it."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save_encoder(tensors: Mapping[str, Tensor], config: dict[str, Any], folder: Path) -> None:
+    """Write ``model.safetensors``, ``config.json`` and ``preprocessor_config.json`` as transformers writes them."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with written_aside(folder / WEIGHTS_NAME) as path:
         save_file(on_cpu, path, metadata={"format": "pt"})
+    write_json(folder / "config.json", config, indent=2)
+    write_preprocessor(config, folder)
+
+
+def write_preprocessor(config: dict[str, Any], folder: Path) -> None:
+    """Write the ``preprocessor_config.json`` of an encoder with this config."""
+    fields = PREPROCESSOR_CONFIG | {"feature_size": config["num_mel_bins"]}
+    write_json(folder / "preprocessor_config.json", fields, indent=2)
 
 
 def file_of_tensor(folder: Path) -> dict[str, Path]:
@@ -327,13 +306,6 @@ def _declared_bytes(path: Path, names: set[str]) -> int:
     if unnamed := sorted(header.keys() - names):
         raise DataError(path, f"holds {_listed(unnamed)}, unknown to {INDEX_NAME}", "Download both again")
     return sum(info.nbytes for info in header.values())
-
-
-def _read_tensor(file: Any, path: Path, name: str) -> Tensor:
-    try:
-        return file.get_tensor(name)
-    except SafetensorError as error:
-        raise DataError(path, f"does not hold {name} ({error})", "Download it again") from None
 
 
 def _opened(path: Path) -> Any:

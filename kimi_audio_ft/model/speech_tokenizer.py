@@ -16,11 +16,9 @@ from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer, sinusoids
 
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.files import write_json
 from kimi_audio_ft.model.audio_frontend import (
     HOP_SAMPLES,
     PIECE_SAMPLES,
-    PREPROCESSOR_CONFIG,
     checked_waveforms,
     float32_arithmetic,
     log_mel,
@@ -28,7 +26,7 @@ from kimi_audio_ft.model.audio_frontend import (
     pad_pieces,
     split_pieces,
 )
-from kimi_audio_ft.model.checkpoint import load_tensors, read_encoder_config, save_tensors
+from kimi_audio_ft.model.checkpoint import load_tensors, read_encoder_config, save_encoder
 
 SAMPLES_PER_ROW = 2 * HOP_SAMPLES
 SHAPE_FIELDS = (
@@ -92,18 +90,8 @@ class SpeechTokenizer(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the published layout, without the tensors that encoding does not use."""
-        folder = Path(folder)
-        save_tensors(self.state_dict(), folder)
-        write_json(
-            folder / "config.json",
-            {"architectures": ["WhisperVQEncoder"], "model_type": "whisper"} | self.config,
-            indent=2,
-        )
-        write_json(
-            folder / "preprocessor_config.json",
-            PREPROCESSOR_CONFIG | {"feature_size": self.config["num_mel_bins"]},
-            indent=2,
-        )
+        config = {"architectures": ["WhisperVQEncoder"], "model_type": "whisper"} | self.config
+        save_encoder(self.state_dict(), config, Path(folder))
 
     @property
     def vocab_size(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,15 @@ from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.files import write_json
 from kimi_audio_ft.model.audio_frontend import (
     PIECE_SAMPLES,
-    PREPROCESSOR_CONFIG,
     checked_waveforms,
     log_mel,
     num_audio_tokens,
     pad_pieces,
     split_pieces,
 )
-from kimi_audio_ft.model.checkpoint import check_parameter_count, load_tensors, read_encoder_config, save_tensors
+from kimi_audio_ft.model.checkpoint import check_parameter_count, load_tensors, read_encoder_config, save_encoder
 
 ROWS_PER_TOKEN = 4
 SHAPE_FIELDS = ("d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "num_mel_bins")
@@ -65,19 +64,10 @@ class WhisperFeatureExtractor(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the published layout, without a decoder: ``model.encoder.*`` keys and both JSON files."""
-        folder = Path(folder)
-        dtype = self.encoder.conv1.weight.dtype
-        save_tensors({f"model.encoder.{name}": value for name, value in self.encoder.state_dict().items()}, folder)
-        write_json(
-            folder / "config.json",
-            {"architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper"}
-            | self.config
-            | {"torch_dtype": str(dtype).removeprefix("torch.")},
-            indent=2,
-        )
-        write_json(
-            folder / "preprocessor_config.json", PREPROCESSOR_CONFIG | {"feature_size": self.num_mel_bins}, indent=2
-        )
+        tensors = {f"model.encoder.{name}": value for name, value in self.encoder.state_dict().items()}
+        config = {"architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper"} | self.config
+        config["torch_dtype"] = str(self.encoder.conv1.weight.dtype).removeprefix("torch.")
+        save_encoder(tensors, config, Path(folder))
 
     @property
     def num_mel_bins(self) -> int:
@@ -96,13 +86,8 @@ class WhisperFeatureExtractor(nn.Module):
         """
         clips = [split_pieces(waveform) for waveform in checked_waveforms(waveforms)]
         pieces = [piece for clip in clips for piece in clip]
-        rows = iter(
-            [
-                row
-                for start in range(0, len(pieces), batch_size)
-                for row in self._encode_pieces(pieces[start : start + batch_size])
-            ]
-        )
+        batches = (pieces[start : start + batch_size] for start in range(0, len(pieces), batch_size))
+        rows = chain.from_iterable(map(self._encode_pieces, batches))
         return [torch.cat([next(rows) for _ in clip]) for clip in clips]
 
     @torch.no_grad()

@@ -13,13 +13,13 @@ from kimi_audio_ft.errors import ConfigError
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"eval_ratio": 1.0}, r"eval_ratio=1\.0: must be at least 0 and less than 1"),
+        ({"eval_ratio": 1.0}, r"eval_ratio=1\.0: must be in \[0, 1\)"),
         ({"eval_ratio": float("nan")}, "eval_ratio=nan"),
         ({"test_ratio": -0.1}, r"test_ratio=-0\.1"),
         ({"eval_ratio": 0.6, "test_ratio": 0.4}, r"together with test_ratio=0\.4"),
         ({"min_seconds": 5.0, "max_seconds": 5.0}, r"min_seconds=5\.0: .* less than max_seconds=5\.0"),
         ({"min_chars_per_second": -1.0}, "min_chars_per_second"),
-        ({"row_limit": 0}, "row_limit=0: must be at least 1"),
+        ({"row_limit": 0}, "row_limit=0: must be 1 or more"),
         ({"workers": 0}, "workers=0"),
         ({"delimiter": ",,"}, "delimiter=',,': must be one character other than quotechar, or one of tab"),
         ({"delimiter": '"'}, "must be one character other than quotechar"),

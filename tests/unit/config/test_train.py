@@ -92,7 +92,7 @@ REFUSED: list[tuple[str, list[Any], str]] = [
     ("trainer.devices", [0, -1, "all", True, 1.5, None], "must be auto, or 1 or more"),
     ("model.quantization", ["int8", ""], "must be one of nf4"),
     ("logger.kind", ["tensorboard"], "must be one of wandb, csv, none"),
-    ("data.train_subset", [0, -5], "must be 1 or more conversations"),
+    ("data.train_subset", [0, -5], "must be 1 or more. Use null for all conversations"),
     ("logger.mode", ["disabled"], "must be one of auto, online, offline"),
     ("logger.utterance_rows", [-1], ZERO),
     ("scoring.fillers", [["嗯", " "], ["嗯 "], [""]], "must be words without white space"),
