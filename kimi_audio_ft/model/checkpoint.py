@@ -312,7 +312,21 @@ def _opened(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except (OSError, SafetensorError) as error:
-        raise DataError(path, f"is not a readable safetensors file ({error})", "Download it again") from None
+        problem = f"is not a readable safetensors file ({_cut(path) or error})"
+        raise DataError(path, problem, "Download it again") from None
+
+
+def _cut(path: Path) -> str:
+    """By how much a file is cut off; empty if that is not what is wrong with it."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            entries = json.loads(file.read(min(length, size))).values()
+        declared = 8 + length + max(entry["data_offsets"][1] for entry in entries if "data_offsets" in entry)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return ""
+    return f"its header declares {declared:,} bytes, it has {size:,}" if declared != size else ""
 
 
 def _listed(names: list[str], most: int = 12) -> str:
