@@ -25,7 +25,7 @@ from torch import Tensor
 from kimi_audio_ft.config.train import LoraConfig
 from kimi_audio_ft.files import INDEX_NAME, write_json
 from kimi_audio_ft.lora.adapter import WEIGHTS, peft_config
-from kimi_audio_ft.lora.targets import matched_modules
+from kimi_audio_ft.lora.targets import linears_of, matched
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM, WhisperFeatureExtractor
 from kimi_audio_ft.model.audio_frontend import PREPROCESSOR_CONFIG
 from kimi_audio_ft.model.checkpoint import WEIGHTS_NAME, TensorInfo, published_config, write_in_pieces
@@ -128,7 +128,7 @@ def _write_random(path: Path, tensors: dict[str, TensorInfo], block: Tensor) -> 
 def _write_adapter(folder: Path, model: KimiAudioForCausalLM) -> None:
     settings, generator = LoraConfig(r=8), torch.Generator().manual_seed(1)
     tensors: dict[str, Tensor] = {}
-    for name in matched_modules(model, settings.target_modules):
+    for name in matched(linears_of(model), settings.target_modules):
         rows, columns = model.get_parameter(f"{name}.weight").shape
         for part, shape in (("lora_A", (8, columns)), ("lora_B", (rows, 8))):
             tensors[f"base_model.model.{name}.{part}.weight"] = 0.01 * torch.randn(shape, generator=generator)

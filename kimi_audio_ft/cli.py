@@ -148,6 +148,7 @@ def fail(message: str, error: BaseException, exit_code: int = 2) -> None:
 
 # Options that hold another program's own config, with any keys.
 OPEN = ("trainer.deepspeed",)
+_OPEN_KEYS = tuple(f"{option}." for option in OPEN)
 # Choices that come with packages of their own.
 PLUGINS = {"hydra/sweeper=optuna": 'It comes with pip install -e ".[optuna]"'}
 # A bare ValueError of Hydra's, for `lora=8`.
@@ -184,23 +185,16 @@ def explain(error: Exception, schema: type) -> str:
 def refuse_unusable(config: DictConfig) -> None:
     """Raise a UserError for an option that the config's dataclass lacks (Hydra lets ``+lora.rank=4`` through), and for
     a required one without a value (``to_object`` would quietly put the dataclass's default there)."""
-    options = _options(config)
-    _refuse_unknown(config, options)
+    options, schema = _options(config), OmegaConf.get_type(config)
+    if is_dataclass(schema):
+        known = option_names(schema)
+        unknown = sorted(name for name in options.keys() - set(known) if not name.startswith(_OPEN_KEYS))
+        if unknown:
+            raise UserError(unknown_option(unknown[0], known))
     if MISSING in str(options):  # asking for their names resolves every option, which takes long in a sweep
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
             raise UserError(f"{missing[0]}: has no value; it must be given. Write {missing[0]}=... on the command line")
-
-
-def _refuse_unknown(config: DictConfig, options: Iterable[str]) -> None:
-    schema = OmegaConf.get_type(config)
-    if not is_dataclass(schema):
-        return
-    known = option_names(schema)
-    given = (name for name in options if not name.startswith(tuple(f"{option}." for option in OPEN)))
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise UserError(unknown_option(unknown[0], known))
 
 
 @cache
@@ -219,7 +213,7 @@ def _options(config: DictConfig) -> dict[str, Any]:
 
 def unknown_option(name: str, known: Iterable[str]) -> str:
     """A message about a name that is none of the options, with the nearest ones."""
-    if name.startswith(tuple(f"{option}." for option in OPEN)):
+    if name.startswith(_OPEN_KEYS):
         return f"{name}: is not set yet. Write +{name}=VALUE to add a key"
     known = list(known)
     groups = {option.rpartition(".")[0] for option in known} - {""}

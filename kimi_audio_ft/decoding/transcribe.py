@@ -57,8 +57,7 @@ def transcribe(
 
 def _batches(dataset: ConversationDataset, size: int) -> Iterator[list[int]]:
     """Indices of conversations of similar length."""
-    lengths = [length for length, _ in dataset.lengths()]
-    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    order = dataset.lengths()[:, 0].argsort(kind="stable").tolist()
     for start in range(0, len(order), size):
         yield order[start : start + size]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kimi_audio_ft.config.train import LoraConfig
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.lora.targets import matched_modules, target_pattern
+from kimi_audio_ft.lora.targets import linears_of, matched, target_pattern
 from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
 
 # PEFT's name of a single adapter.
@@ -52,7 +52,7 @@ def add_adapters(
 ) -> peft.PeftModel:
     """Freeze the base and add fresh adapters, each with the initial values of ``add_adapter``."""
     for settings, _ in adapters.values():
-        matched_modules(model, settings.target_modules)
+        matched(linears_of(model), settings.target_modules)  # raises if one matches nothing
     model.requires_grad_(False)
     adapted: peft.PeftModel | None = None
     try:

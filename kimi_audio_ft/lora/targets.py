@@ -56,11 +56,6 @@ def linears_of(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
 
 
-def matched_modules(model: nn.Module, targets: str | Iterable[str]) -> list[str]:
-    """Paths of the model's linears that match the targets; errors as in ``matched``."""
-    return matched(linears_of(model), targets)
-
-
 def matched(linears: Sequence[str], targets: str | Iterable[str]) -> list[str]:
     """The linears that match the targets.
 

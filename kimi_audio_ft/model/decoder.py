@@ -65,27 +65,21 @@ class VQAdaptor(nn.Module):
         return self.layers(features_ND)
 
 
-def _layer_config(config: KimiAudioConfig) -> KimiAudioConfig:
-    """A config in which the branch's layers are numbered after the main ones, as in the shared KV cache."""
-    stacked = copy.deepcopy(config)
-    stacked.num_hidden_layers = config.num_hidden_layers + config.kimia_mimo_layers
-    stacked.layer_types = ["full_attention"] * stacked.num_hidden_layers
-    return stacked
-
-
 class KimiAudioModel(nn.Module):
     """Embedding of both streams and both stacks of layers; the heads are in ``KimiAudioForCausalLM``."""
 
     def __init__(self, config: KimiAudioConfig) -> None:
         super().__init__()
         self.config = config
-        stacked, main = _layer_config(config), config.num_hidden_layers
+        main, branch = config.num_hidden_layers, config.kimia_mimo_layers
+        # The branch's layers are numbered after the main ones, as in the shared KV cache.
+        stacked = copy.deepcopy(config)
+        stacked.num_hidden_layers = main + branch
+        stacked.layer_types = ["full_attention"] * stacked.num_hidden_layers
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Qwen2DecoderLayer(stacked, index) for index in range(main))
         self.norm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mimo_layers = nn.ModuleList(
-            Qwen2DecoderLayer(stacked, main + index) for index in range(config.kimia_mimo_layers)
-        )
+        self.mimo_layers = nn.ModuleList(Qwen2DecoderLayer(stacked, main + index) for index in range(branch))
         self.mimo_norm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         if config.use_whisper_feature:
             self.vq_adaptor = VQAdaptor(config)

@@ -110,8 +110,7 @@ class HubFiles:
         """
         from huggingface_hub.constants import HF_HUB_CACHE
 
-        have = self._in_cache()
-        if have is not None:
+        if (have := self._in_cache()) is not None:
             return have
         lock = Path(HF_HUB_CACHE) / f".kimi_audio_ft.{self.repo.replace('/', '--')}.lock"
         try:
@@ -161,9 +160,9 @@ class HubFiles:
                 raise ConfigError(self.option, self.repo, rule, "Free space there, or set HF_HOME to a larger disk")
             print(f"downloading {self.repo}: {len(listed)} files, {size / 1e9:.1f} GB, to {cache}", flush=True)
             folder = Path(self._snapshot())
-        except ConfigError:
-            raise
         except (HfHubHTTPError, OSError, ValueError) as error:
+            if isinstance(error, ConfigError):
+                raise
             reason = " ".join(str(error).split())[:200]
             rule = f"is neither a folder here nor a hub repository that can be downloaded now ({reason})"
             files = f"{', '.join(self.allow)}" + (f" without {', '.join(self.skip)}" if self.skip else "")

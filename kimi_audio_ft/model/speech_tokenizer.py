@@ -5,7 +5,6 @@ Shape letters: P pieces of any clips, S rows of 20 ms, T codes, D d_model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +37,6 @@ SHAPE_FIELDS = (
 UNUSED_NAMES = ("embed_positions2.", "ema_count", "ema_weight", "layer_norm.", "decoder.", "proj_out.")
 # Vectors per comparison with the codebook: limits the distance matrix to about 64 MB at 16384 codes.
 SEARCH_ROWS = 1024
-
-
-@dataclass(frozen=True)
-class AudioPiece:
-    """Up to 30 s of a clip.
-
-    padded_length: samples that its spectrogram covers. As published, all pieces of a clip are padded to its longest,
-    rounded up to whole tokens; the STFT's last frames depend on this.
-    """
-
-    samples: Tensor
-    padded_length: int
 
 
 class SpeechTokenizer(nn.Module):
@@ -115,8 +102,8 @@ class SpeechTokenizer(nn.Module):
         clips = [self._pieces(waveform) for waveform in checked_waveforms(waveforms)]
         pieces = [piece for clip in clips for piece in clip]
         vectors: dict[int, Tensor] = {}
-        # Sorted by length, the longest first, so that running out of memory happens at once.
-        order = sorted(range(len(pieces)), key=lambda number: -pieces[number].padded_length)
+        # The longest first, so that running out of memory happens at once.
+        order = sorted(range(len(pieces)), key=lambda number: -pieces[number][1])
         with float32_arithmetic(self.conv1.weight.device):
             for start in range(0, len(order), batch_size):
                 some = order[start : start + batch_size]
@@ -129,34 +116,35 @@ class SpeechTokenizer(nn.Module):
         """Samples per token."""
         return SAMPLES_PER_ROW * int(self.config["pooling_kernel_size"])
 
-    def _pieces(self, waveform: Tensor) -> list[AudioPiece]:
+    def _pieces(self, waveform: Tensor) -> list[tuple[Tensor, int]]:
+        """The clip in pieces of up to 30 s, each with the number of samples that its spectrogram covers.
+
+        As published, all are padded to the longest, rounded up to whole tokens; the STFT's last frames depend on this.
+        """
         pieces = split_pieces(waveform)
         padded_length = -(-max(piece.numel() for piece in pieces) // self._unit) * self._unit
-        return [AudioPiece(piece, padded_length) for piece in pieces]
+        return [(piece, padded_length) for piece in pieces]
 
-    def _pieces_hidden(self, pieces: list[AudioPiece]) -> list[Tensor]:
+    def _pieces_hidden(self, pieces: list[tuple[Tensor, int]]) -> list[Tensor]:
         """``[T, D]`` of each piece, without its padding."""
+        lengths = [samples.numel() for samples, _ in pieces]
         x_PSD = F.gelu(self._conv(self.conv2, F.gelu(self._conv(self.conv1, self._log_mels(pieces)))))
         x_PSD = x_PSD.transpose(1, 2)
         x_PSD = x_PSD + self.embed_positions.weight[: x_PSD.shape[1]]
-        mask = self._attention_mask([piece.samples.numel() for piece in pieces], x_PSD.shape[1])
+        mask = self._attention_mask(lengths, x_PSD.shape[1])
         for layer in self.layers:
             x_PSD = layer(x_PSD, mask)
         pool = F.avg_pool1d if self.config["pooling_type"] == "avg" else F.max_pool1d
         pooled_PTD = pool(x_PSD.transpose(1, 2), self.config["pooling_kernel_size"]).transpose(1, 2)
-        counts = [num_audio_tokens(piece.samples.numel(), self._unit) for piece in pieces]
+        counts = [num_audio_tokens(length, self._unit) for length in lengths]
         return [rows_TD[:count] for rows_TD, count in zip(pooled_PTD, counts, strict=True)]
 
-    def _log_mels(self, pieces: list[AudioPiece]) -> Tensor:
+    def _log_mels(self, pieces: list[tuple[Tensor, int]]) -> Tensor:
         """``[P, num_mel_bins, frames]``: each piece's own spectrogram, zero-padded as a convolution would."""
         device, bins = self.conv1.weight.device, self.config["num_mel_bins"]
-        frames = max(piece.padded_length for piece in pieces) // HOP_SAMPLES
-        mels = torch.zeros(len(pieces), bins, frames, device=device)
-        for mel, piece in zip(mels, pieces, strict=True):
-            mel[:, : piece.padded_length // HOP_SAMPLES] = log_mel(
-                pad_pieces([piece.samples], piece.padded_length, device), bins
-            )[0]
-        return mels
+        frames = max(length for _, length in pieces) // HOP_SAMPLES
+        mels = [log_mel(pad_pieces([samples], length, device), bins)[0] for samples, length in pieces]
+        return torch.stack([F.pad(mel, (0, frames - mel.shape[-1])) for mel in mels])
 
     def _conv(self, conv: nn.Conv1d, x: Tensor) -> Tensor:
         return conv(F.pad(x, (2, 0)) if self.config["encoder_causal_convolution"] else x)

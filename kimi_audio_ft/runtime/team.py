@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from kimi_audio_ft.errors import UserError
@@ -28,27 +27,18 @@ class Team:
     size: int = 1
     group: Any = None
 
-    def scatter(self, parts: Sequence[bytes] | None) -> bytes:
-        """Each of several processes gets its part; the first gives all ``parts``, the others None."""
-        if parts is None:
-            length = torch.zeros(1, dtype=torch.int64)
-            dist.recv(length, 0, self.group)
-            received = torch.zeros(int(length), dtype=torch.uint8)
-            dist.recv(received, 0, self.group)
-            return received.numpy().tobytes()
-        for rank in range(1, self.size):
-            dist.send(torch.tensor([len(parts[rank])]), rank, self.group)
-            dist.send(torch.frombuffer(bytearray(parts[rank]), dtype=torch.uint8), rank, self.group)
-        return parts[0]
+    def scatter(self, parts: Sequence[Any] | None) -> Any:
+        """This process's part; the first gives all ``parts``, the others None."""
+        part: list[Any] = [None]
+        dist.scatter_object_list(part, None if parts is None else list(parts), 0, self.group)
+        return part[0]
 
     def gather(self, numbers: Sequence[float]) -> list[list[float]]:
         """Every process's numbers, by rank, once all have come here."""
-        own = torch.tensor(numbers, dtype=torch.float64)
-        everyone = [own]
+        everyone = [list(numbers)] * self.size
         if self.size > 1:
-            everyone = [torch.zeros_like(own) for _ in range(self.size)]
-            dist.all_gather(everyone, own, self.group)
-        return [row.tolist() for row in everyone]
+            dist.all_gather_object(everyone, everyone[self.rank], self.group)
+        return everyone
 
 
 @contextmanager

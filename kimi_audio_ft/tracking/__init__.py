@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft.config.train import LoggerConfig
-from kimi_audio_ft.tracking.base import CsvRun, NullTracker, Tracker, Utterance
+from kimi_audio_ft.tracking.base import CsvRun, Tracker, Utterance
 from kimi_audio_ft.tracking.wandb import WandbRun
 
 __all__ = ["Tracker", "Utterance", "make_tracker"]
@@ -29,7 +29,5 @@ def make_tracker(
     of a sweep from evaluations in W&B's filters.
     """
     if settings.kind == "wandb":
-        return WandbRun(settings, trial_name=trial_name, group=group, config=config, folder=folder, job_type=job_type)
-    if settings.kind == "csv":
-        return CsvRun(folder)
-    return NullTracker()
+        return WandbRun(settings, folder, trial_name, group, config, job_type)
+    return CsvRun(folder) if settings.kind == "csv" else Tracker()

@@ -1,22 +1,20 @@
-"""The interface of a trial's record; the one that records nothing, and the one that writes a CSV table."""
+"""A trial's record: the interface, which records nothing, and a CSV table."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from kimi_audio_ft.files import written_aside
 
 Utterance = Mapping[str, Any]
 """One line of ``utterances.jsonl``: id, repeat, reference, hypothesis, cer and audio (a path, or None)."""
 
-FILE_NAME = "metrics.csv"
 
-
-class Tracker(Protocol):
-    """One trial's record: points while it runs, then either ``finish`` or ``fail``, once."""
+class Tracker:
+    """One trial's record: points while it runs, then either ``finish`` or ``fail``, once. This one keeps nothing."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record values, such as ``train/loss``, at an optimizer step; steps may repeat or start again."""
@@ -28,27 +26,14 @@ class Tracker(Protocol):
         """Close the record of a trial that broke, with the reason."""
 
 
-class NullTracker:
-    """Records nothing; the trial's own files hold the scores anyway."""
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Drop the values."""
-
-    def finish(self, summary: Mapping[str, Any], utterances: Sequence[Utterance]) -> None:
-        """Drop the scores."""
-
-    def fail(self, message: str) -> None:
-        """Drop the message."""
-
-
-class CsvRun:
+class CsvRun(Tracker):
     """Writes ``metrics.csv`` in ``folder``: a row per ``log`` call, a column ``step`` and one per metric.
 
     The file is complete after every call. A table of an earlier attempt at the trial is replaced.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / FILE_NAME
+        self._path = folder / "metrics.csv"
         self._columns: list[str] = []
         self._rows: list[dict[str, float]] = []
 
@@ -63,12 +48,6 @@ class CsvRun:
         else:
             with self._path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns).writerow(row)
-
-    def finish(self, summary: Mapping[str, Any], utterances: Sequence[Utterance]) -> None:
-        """Nothing is left to write."""
-
-    def fail(self, message: str) -> None:
-        """Nothing is left to write; the trial's ``failure.json`` holds the message."""
 
     def _write_all(self) -> None:
         with written_aside(self._path) as draft, draft.open("w", newline="", encoding="utf-8") as file:

@@ -18,7 +18,7 @@ from kimi_audio_ft.config.train import LoggerConfig
 from kimi_audio_ft.files import read_yaml
 from kimi_audio_ft.runtime.wandb_server import Mode, described, mark_unreachable, resolve_mode, short_name
 from kimi_audio_ft.store.signature import flatten
-from kimi_audio_ft.tracking.base import Utterance
+from kimi_audio_ft.tracking.base import Tracker, Utterance
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ _FIGURES = (
 )
 
 
-class WandbRun:
+class WandbRun(Tracker):
     """One trial's W&B run, open from construction until ``finish`` or ``fail``.
 
     The config is stored nested, for W&B's filters and grouping, and with dotted keys (``lora.r``), for scripts. Curves
@@ -57,21 +57,14 @@ class WandbRun:
     """
 
     def __init__(
-        self,
-        settings: LoggerConfig,
-        *,
-        trial_name: str,
-        group: str,
-        config: Mapping[str, Any],
-        folder: Path,
-        job_type: str = "trial",
+        self, settings: LoggerConfig, folder: Path, name: str, group: str, config: Mapping[str, Any], job_type: str
     ) -> None:
         self._settings, self._folder = settings, folder
         self._run: Any = None
         identity = {
             "project": settings.project,
             "entity": settings.entity,
-            "name": short_name(trial_name),
+            "name": short_name(name),
             "group": short_name(group),
             "job_type": job_type,
             "tags": list(settings.tags),
@@ -145,6 +138,29 @@ class WandbRun:
             with staging_in(self._folder):
                 self._run.log({TABLE: _table(rows, audio=self._settings.audio)})
 
+    def report(self, document: Mapping[str, Any], files: Sequence[Path]) -> None:
+        """Log a sweep's leaderboard and the artifact of its report's files, and close the run.
+
+        Args:
+            document: trials.json. Its figures get names that no trial has (``best_cer``), to keep this run out of the
+                trials' scatter plots.
+        """
+        if self._run is None:
+            return
+        with self._guarded("uploading the report"), staging_in(self._folder):
+            import wandb
+
+            artifact = wandb.Artifact(f"report-{self._run.id}", type=JOB_TYPE)
+            for path in files:
+                artifact.add_file(str(path), name=path.name)
+            self._run.log_artifact(artifact)
+            columns, rows = leaderboard(document)
+            self._run.log({LEADERBOARD: wandb.Table(columns=[*columns], data=rows, allow_mixed_types=True)})
+            scored = [entry["scores"]["cer"] for entry in document["trials"] if entry.get("scores")]
+            counts = {"num_trials": len(document["trials"]), "num_scored": len(scored)}
+            self._run.summary.update({**counts, "best_cer": min(scored)})
+            self._close(exit_code=0)
+
 
 def _init(mode: Mode, identity: dict[str, Any]) -> Any:
     import wandb
@@ -214,7 +230,8 @@ def record_sweep(folder: Path, files: Sequence[Path]) -> None:
     except Exception as error:  # as with the trials: no error here may end a sweep
         log.warning("W&B: the report is not uploaded: %s: %s", type(error).__name__, error)
         return
-    ReportRun(settings, folder).record(document, files)
+    run = WandbRun(settings, folder / FOLDER, f"report of {folder.name}", str(folder), {}, JOB_TYPE)
+    run.report(document, files)
 
 
 def _logger_of(folder: Path) -> LoggerConfig | None:
@@ -224,35 +241,6 @@ def _logger_of(folder: Path) -> LoggerConfig | None:
         if config["logger"]["kind"] == "wandb":
             return LoggerConfig(**config["logger"])
     return None
-
-
-class ReportRun(WandbRun):
-    """The run of a sweep's report, in the group of its trials."""
-
-    def __init__(self, settings: LoggerConfig, sweep: Path) -> None:
-        name, folder = f"report of {sweep.name}", sweep / FOLDER
-        super().__init__(settings, trial_name=name, group=str(sweep), config={}, folder=folder, job_type=JOB_TYPE)
-
-    def record(self, document: Mapping[str, Any], files: Sequence[Path]) -> None:
-        """Log the leaderboard and the artifact, and close the run.
-
-        Args:
-            document: trials.json. Its figures get names that no trial has (``best_cer``), to keep this run out of the
-                trials' scatter plots.
-        """
-        if self._run is None:
-            return
-        with self._guarded("uploading the report"), staging_in(self._folder):
-            import wandb
-
-            artifact = wandb.Artifact(f"report-{self._run.id}", type=JOB_TYPE)
-            for path in files:
-                artifact.add_file(str(path), name=path.name)
-            self._run.log_artifact(artifact)
-            columns, rows = leaderboard(document)
-            self._run.log({LEADERBOARD: wandb.Table(columns=[*columns], data=rows, allow_mixed_types=True)})
-            self._run.summary.update(_summary(document))
-            self._close(exit_code=0)
 
 
 def leaderboard(document: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
@@ -265,21 +253,16 @@ def leaderboard(document: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]
     rows = [_flat(entry) for entry in entries]
     names = [*_FIRST, *document["swept"], *_FIGURES]
     columns = [column for column in names if any(row.get(column) is not None for row in rows)]
-    return columns, [[_cell(row.get(column)) for column in columns] for row in rows]
+
+    def cell(value: Any) -> Any:
+        return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+
+    return columns, [[cell(row.get(column)) for column in columns] for row in rows]
 
 
 def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
     scores = summary_of({**entry["scores"], "normalised": entry.get("normalised") or {}})
     return {**entry["params"], **scores, **{key: value for key, value in entry.items() if key != "scores"}}
-
-
-def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
-
-
-def _summary(document: Mapping[str, Any]) -> dict[str, float]:
-    scored = [entry["scores"]["cer"] for entry in document["trials"] if entry.get("scores")]
-    return {"num_trials": len(document["trials"]), "num_scored": len(scored), "best_cer": min(scored)}
 
 
 def summary_of(scores: Mapping[str, Any]) -> dict[str, float]:
@@ -291,12 +274,11 @@ def summary_of(scores: Mapping[str, Any]) -> dict[str, float]:
     """
     flat: dict[str, float] = {}
     for key, value in scores.items():
-        if key == _NORMALISED and isinstance(value, Mapping):
-            flat |= {f"{name}_{_NORMALISED}": number for name, number in summary_of(value).items()}
-        elif isinstance(value, Mapping):
+        if isinstance(value, Mapping):
             group = _ERRORS if key == "categories" else key
-            flat |= {f"{group}/{name}": number for name, number in summary_of(value).items()}
-        elif _is_number(value):
+            for name, number in summary_of(value).items():
+                flat[f"{name}_{key}" if key == _NORMALISED else f"{group}/{name}"] = number
+        elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             flat[key] = value
     return flat
 
@@ -326,7 +308,3 @@ def table_cell(utterance: Utterance, column: str) -> Any:
         return utterance.get(column)
     counts = utterance.get("categories") or {}
     return ", ".join(f"{name} {count:g}" for name, count in sorted(counts.items(), key=lambda one: -one[1]) if count)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

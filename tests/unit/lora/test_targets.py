@@ -9,7 +9,7 @@ from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import LoraConfig, ModelConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.lora.adapter import add_adapter, trainable_parameters
-from kimi_audio_ft.lora.targets import PRESETS, matched_modules, needs_branch, needs_whisper, target_pattern
+from kimi_audio_ft.lora.targets import PRESETS, linears_of, matched, needs_branch, needs_whisper, target_pattern
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM, WhisperFeatureExtractor
 
 WHISPER_LARGE_V3 = {
@@ -78,20 +78,20 @@ def test_report_total(published: KimiAudioForCausalLM) -> None:
     ],
 )
 def test_parts_of_a_layer(published: KimiAudioForCausalLM, preset: str, linears_of_layer_3: list[str]) -> None:
-    found = matched_modules(published, preset)
+    found = matched(linears_of(published), preset)
     assert [name for name in found if name.startswith(f"{LAYERS}3.")] == [f"{LAYERS}3.{n}" for n in linears_of_layer_3]
     assert len(found) == 28 * len(linears_of_layer_3)
     assert all(name.startswith(LAYERS) for name in found)
 
 
 def test_adaptor_preset(published: KimiAudioForCausalLM) -> None:
-    added = set(matched_modules(published, "decoder_and_adaptor")) - set(matched_modules(published, "decoder"))
+    added = set(matched(linears_of(published), "decoder_and_adaptor")) - set(matched(linears_of(published), "decoder"))
     assert added == {"model.vq_adaptor.layers.0", "model.vq_adaptor.layers.3"}
 
 
 def test_every_preset_matches_something(published: KimiAudioForCausalLM) -> None:
     for preset in PRESETS:
-        names = matched_modules(published, preset)
+        names = matched(linears_of(published), preset)
         assert names and len(names) == len(set(names))
         assert needs_branch(names) == (preset in ("decoder_and_branch", "report"))
         assert needs_whisper(names) == (preset == "report")
@@ -99,8 +99,8 @@ def test_every_preset_matches_something(published: KimiAudioForCausalLM) -> None
 
 def test_list_of_presets_and_paths(published: KimiAudioForCausalLM) -> None:
     both = [r"model\.layers\.0\.self_attn\.q_proj", "mlp"]
-    expected = {f"{LAYERS}0.self_attn.q_proj", *matched_modules(published, "mlp")}
-    assert set(matched_modules(published, both)) == expected
+    expected = {f"{LAYERS}0.self_attn.q_proj", *matched(linears_of(published), "mlp")}
+    assert set(matched(linears_of(published), both)) == expected
     adapted = add_adapter(published, LoraConfig(target_modules=both), seed=1)
     wrapped = {name.removeprefix("base_model.model.") for name, m in adapted.named_modules() if hasattr(m, "lora_A")}
     adapted.unload()
@@ -110,7 +110,7 @@ def test_list_of_presets_and_paths(published: KimiAudioForCausalLM) -> None:
 def test_a_bare_name_is_not_a_suffix(published: KimiAudioForCausalLM) -> None:
     """PEFT would match `q_proj` anywhere, Whisper included."""
     with pytest.raises(ConfigError, match=r"lora\.target_modules='q_proj': matches none of the model's \d+ linears"):
-        matched_modules(published, "q_proj")
+        matched(linears_of(published), "q_proj")
 
 
 def test_one_idle_member_of_a_list_is_an_error(published: KimiAudioForCausalLM) -> None:
@@ -120,7 +120,7 @@ def test_one_idle_member_of_a_list_is_an_error(published: KimiAudioForCausalLM) 
 
 def test_modules_that_are_no_linears_do_not_count(published: KimiAudioForCausalLM) -> None:
     with pytest.raises(ConfigError, match="matches none"):
-        matched_modules(published, r"model\.embed_tokens")
+        matched(linears_of(published), r"model\.embed_tokens")
 
 
 def test_bad_regular_expression() -> None:
