@@ -57,33 +57,25 @@ def penalize_repetition(logits_BV: Tensor, generated_BT: Tensor, penalty: float,
     return logits_BV.scatter(-1, recent, torch.where(values < 0, values * penalty, values / penalty))
 
 
-def probabilities(logits_BV: Tensor, temperature: float, top_k: int) -> Tensor:
-    """Sampling probabilities ``[B, V]``: ``softmax(logits / temperature)`` over the ``top_k`` likeliest (0: all).
+def ranked(scaled_BV: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """The ``top_k`` likeliest tokens (0: all) by probability, then by token: their probabilities and ids ``[B, K]``.
 
-    The published code exponentiates log-probabilities divided by the temperature without normalising again, which
-    underflows to zero weights at temperatures near 0.01.
+    The probabilities are ``softmax(scaled)`` over these tokens, for logits divided by their temperatures. The published
+    code exponentiates log-probabilities divided by the temperature without normalising again, which underflows to zero
+    weights at temperatures near 0.01.
     """
-    scaled_BV = logits_BV.float() / temperature
-    return scaled_BV.softmax(-1) if top_k == 0 else _of_likeliest(scaled_BV, top_k)[0]
-
-
-def _of_likeliest(scaled_BV: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """Probabilities ``[B, V]``, 0 but for the likeliest tokens, and those tokens ``[B, K]``."""
+    if top_k == 0:
+        return scaled_BV.softmax(-1).sort(dim=-1, descending=True, stable=True)
     kept = scaled_BV.topk(min(top_k, scaled_BV.shape[-1]), dim=-1)
     masked_BV = torch.full_like(scaled_BV, -torch.inf).scatter(-1, kept.indices, kept.values)
-    return masked_BV.softmax(-1), kept.indices
+    tokens_BK = kept.indices.sort(-1).values
+    ordered_BK, indices = masked_BV.softmax(-1).gather(-1, tokens_BK).sort(dim=-1, descending=True, stable=True)
+    return ordered_BK, tokens_BK.gather(-1, indices)
 
 
 def _draw(scaled_BV: Tensor, top_k: int, uniform_B: Tensor) -> Tensor:
     """Draw tokens ``[B]`` from logits that are divided by their temperatures."""
-    if top_k == 0:
-        ordered, order = scaled_BV.softmax(-1).sort(dim=-1, descending=True, stable=True)
-    else:
-        # All others have no probability, so sorting these alone gives the same order: by probability, then by token.
-        probabilities_BV, tokens_BK = _of_likeliest(scaled_BV, top_k)
-        tokens_BK = tokens_BK.sort(-1).values
-        ordered, indices = probabilities_BV.gather(-1, tokens_BK).sort(dim=-1, descending=True, stable=True)
-        order = tokens_BK.gather(-1, indices)
+    ordered, order = ranked(scaled_BV, top_k)
     cumulative = ordered.cumsum(-1)
     # Scaled by the total (1 up to rounding), and limited to tokens of probability above 0.
     target_B1 = uniform_B.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]

@@ -30,6 +30,7 @@ PATTERN = (
 # As published: tiktoken's time and stack grow too fast on longer text and longer runs.
 MOST_CHARS = 400_000
 MOST_SAME_CLASS_CHARS = 25_000
+_REMEDY = "Download it again"
 
 # In published order, from the first id after the ranks; a number n means <|reserved_token_n|>.
 _SPECIAL_ORDER: tuple[str | int, ...] = (
@@ -151,11 +152,9 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
             token = base64.b64decode(token_base64, validate=True)
             value = int(rank)
         except (ValueError, binascii.Error):
-            raise DataError(
-                path, f"{line[:60]!r} is not a base64 token and its rank", "Download it again", number
-            ) from None
+            raise DataError(path, f"{line[:60]!r} is not a base64 token and its rank", _REMEDY, number) from None
         if token in ranks:
-            raise DataError(path, f"token {token!r} is there twice", "Download it again", number)
+            raise DataError(path, f"token {token!r} is there twice", _REMEDY, number)
         ranks[token] = value
     _check_ranks(ranks, path)
     return ranks
@@ -163,11 +162,11 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
 
 def _check_ranks(ranks: dict[bytes, int], path: Path) -> None:
     if sorted(ranks.values()) != list(range(len(ranks))):
-        raise DataError(path, f"the ranks are not 0..{len(ranks) - 1}, each once", "Download it again")
+        raise DataError(path, f"the ranks are not 0..{len(ranks) - 1}, each once", _REMEDY)
     missing = [value for value in range(256) if bytes([value]) not in ranks]
     if missing:
         # tiktoken aborts instead of raising on text with an unknown byte.
-        raise DataError(path, f"no token for {len(missing)} single bytes, such as {missing[0]}", "Download it again")
+        raise DataError(path, f"no token for {len(missing)} single bytes, such as {missing[0]}", _REMEDY)
 
 
 def _read_special_tokens(path: Path, first_id: int) -> dict[str, int]:
@@ -175,25 +174,20 @@ def _read_special_tokens(path: Path, first_id: int) -> dict[str, int]:
     published = {name: number for number, name in enumerate(SPECIAL_TOKENS, start=first_id)}
     if not path.exists():
         return published
-    decoder = read_json_object(path, "Download it again").get("added_tokens_decoder")
+    decoder = read_json_object(path, _REMEDY).get("added_tokens_decoder")
     if not decoder:
         return published
     try:
         special_tokens = {entry["content"]: int(number) for number, entry in decoder.items()}
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise DataError(
-            path, "'added_tokens_decoder' must map ids to objects with 'content'", "Download it again"
-        ) from None
+        raise DataError(path, "'added_tokens_decoder' must map ids to objects with 'content'", _REMEDY) from None
     if len(special_tokens) < len(decoder):
-        raise DataError(path, "'added_tokens_decoder' gives one name to two ids", "Download it again")
+        raise DataError(path, "'added_tokens_decoder' gives one name to two ids", _REMEDY)
     if min(special_tokens.values()) < first_id:
-        raise DataError(
-            path,
-            f"special id {min(special_tokens.values())} is also a rank of {RANKS_NAME} (0..{first_id - 1})",
-            "Use the two files of one checkpoint",
-        )
+        problem = f"special id {min(special_tokens.values())} is also a rank of {RANKS_NAME} (0..{first_id - 1})"
+        raise DataError(path, problem, "Use the two files of one checkpoint")
     if absent := {BOS, EOS} - special_tokens.keys():
-        raise DataError(path, f"'added_tokens_decoder' lacks {', '.join(sorted(absent))}", "Download it again")
+        raise DataError(path, f"'added_tokens_decoder' lacks {', '.join(sorted(absent))}", _REMEDY)
     return special_tokens
 
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import regex
@@ -47,38 +46,29 @@ CATEGORIES = (
 _LETTERS = regex.compile(r"[\p{L}\p{M}\p{N}]")
 
 
-@dataclass(frozen=True)
-class CategorisedEdit:
-    """An edit and its category, one of ``CATEGORIES``."""
-
-    edit: Edit
-    category: str
-
-
 def categorised_edits(
     reference: str, hypothesis: str, options: ScoringOptions | None = None
-) -> tuple[list[CategorisedEdit], Alignment]:
+) -> tuple[list[tuple[Edit, str]], Alignment]:
     """Every edit between two transcripts, in order, with its category; and the alignment of their strict texts."""
     alignment = Alignment(normalise(reference), normalise(hypothesis))
     judge = _Judge(alignment, options or ScoringOptions())
-    return [CategorisedEdit(edit, judge.category(edit)) for edit in alignment.edits], alignment
+    return [(edit, judge.category(edit)) for edit in alignment.edits], alignment
 
 
 @lru_cache(maxsize=100_000)
 def category_counts(reference: str, hypothesis: str, options: ScoringOptions) -> Counter[str]:
     """Number of edits by category, without empty categories. Memoised: do not change the result."""
     edits, _ = categorised_edits(reference, hypothesis, options)
-    return Counter(edit.category for edit in edits)
+    return Counter(category for _, category in edits)
 
 
-class _Side:
-    """Indices of the characters of one text's names, terms and Latin words."""
-
-    def __init__(self, text: str, options: ScoringOptions) -> None:
-        self.text = text
-        self.names = covered([*word_spans(text, options.names), *titled_names(text)])
-        self.terms = covered(word_spans(text, options.terms))
-        self.latin = covered(latin_spans(text))
+def _words(text: str, options: ScoringOptions) -> dict[str, set[int]]:
+    """Indices of the characters of a text's names, terms and Latin words, by category in the order of the rules."""
+    return {
+        "person_name": covered([*word_spans(text, options.names), *titled_names(text)]),
+        "domain_term": covered(word_spans(text, options.terms)),
+        "abbreviation": covered(latin_spans(text)),
+    }
 
 
 class _Judge:
@@ -86,33 +76,28 @@ class _Judge:
 
     def __init__(self, alignment: Alignment, options: ScoringOptions) -> None:
         self.alignment, self.numbers = alignment, Numbers(alignment)
-        self.reference = _Side(alignment.reference, options)
-        self.hypothesis = _Side(alignment.hypothesis, options)
+        self._in_reference = _words(alignment.reference, options)
+        self._in_hypothesis = _words(alignment.hypothesis, options)
         self._fillers = _filler_pattern(options.fillers)
         self._runs = {edit: run for run in _runs(alignment.edits) for edit in run}
 
     def category(self, edit: Edit) -> str:
-        before_fillers = self._named(edit)
-        if before_fillers is not None:
-            return before_fillers
-        if self._is_filler(edit):
-            return "filler"
-        return self._homophone(edit) or "other"
+        return self._named(edit) or self._filler(edit) or self._homophone(edit) or "other"
 
     def _named(self, edit: Edit) -> str | None:
         """Category by the rules before the one for fillers."""
         number = self._number(edit)
         if number is None and not any(_LETTERS.match(character) for character in self._characters(edit)):
             return "punctuation"
-        for category, kind in (("person_name", "names"), ("domain_term", "terms"), ("abbreviation", "latin")):
-            if _is_in(edit, getattr(self.reference, kind), getattr(self.hypothesis, kind)):
+        for category, indices in self._in_reference.items():
+            if _is_in(edit, indices, self._in_hypothesis[category]):
                 return category
         return number
 
     def _characters(self, edit: Edit) -> str:
         """The characters that the edit removes and adds."""
-        gone = "" if edit.kind == "insert" else self.reference.text[edit.reference]
-        return gone + ("" if edit.kind == "delete" else self.hypothesis.text[edit.hypothesis])
+        gone = "" if edit.kind == "insert" else self.alignment.reference[edit.reference]
+        return gone + ("" if edit.kind == "delete" else self.alignment.hypothesis[edit.hypothesis])
 
     def _number(self, edit: Edit) -> str | None:
         numbers = self.numbers
@@ -123,11 +108,10 @@ class _Judge:
         same = all(map(numbers.same_in_hypothesis, spans)) and all(map(numbers.same_in_reference, others))
         return "number_format" if same else "number_value"
 
-    def _is_filler(self, edit: Edit) -> bool:
-        if edit.kind == "replace":
-            return False
+    def _filler(self, edit: Edit) -> str | None:
         left = [other for other in self._runs[edit] if self._named(other) is None]
-        return self._fillers.fullmatch("".join(map(self._characters, left))) is not None
+        spoken = "".join(map(self._characters, left))
+        return "filler" if edit.kind != "replace" and self._fillers.fullmatch(spoken) else None
 
     def _homophone(self, edit: Edit) -> str | None:
         if edit.kind != "replace":
@@ -186,20 +170,17 @@ class Numbers:
     def same_in_hypothesis(self, span: Span) -> bool:
         """Whether the hypothesis has the value of a number of the reference at the corresponding span."""
         there = self.alignment.in_hypothesis(span)
-        found = [other for other in self.hypothesis if _overlap(other, there)]
-        return self._same([span], found or [there])
+        return self._same([span], _overlapping(self.hypothesis, there) or [there])
 
     def same_in_reference(self, span: Span) -> bool:
         """Whether the reference has the value of a number of the hypothesis at the corresponding span."""
         there = self.alignment.in_reference(span)
-        found = [other for other in self.reference if _overlap(other, there)]
-        return self._same(found or [there], [span])
+        return self._same(_overlapping(self.reference, there) or [there], [span])
 
     def _same(self, spans: list[Span], others: list[Span]) -> bool:
         # Two numbers of one side may be one of the other: 一千 二百 and 1200.
         if len(others) == 1 and len(spans) == 1:
-            back = self.alignment.in_reference(others[0])
-            spans = [span for span in self.reference if _overlap(span, back)] or spans
+            spans = _overlapping(self.reference, self.alignment.in_reference(others[0])) or spans
         reference, hypothesis = self.alignment.reference, self.alignment.hypothesis
         return _value(reference[a:b] for a, b in spans) == _value(hypothesis[a:b] for a, b in others)
 
@@ -209,25 +190,18 @@ def number_accuracy(references: Mapping[str, str], hypotheses: Sequence[Mapping[
 
     Numbers are those of ``number_spans``; 7000万 and 七千万 have the same value. Over all repeats of an evaluation.
     """
-    right = total = 0
+    right: list[bool] = []
     for key, reference in references.items():
         text = normalise(reference)
-        spans = number_spans(text)
-        if spans:
-            total += len(spans) * len(hypotheses)
-            right += sum(_right(text, normalise(repeat.get(key) or ""), spans) for repeat in hypotheses)
-    return right / total if total else None
+        if number_spans(text):
+            for repeat in hypotheses:
+                numbers = Numbers(Alignment(text, normalise(repeat.get(key) or "")))
+                right += map(numbers.same_in_hypothesis, numbers.reference)
+    return sum(right) / len(right) if right else None
 
 
-def _right(reference: str, hypothesis: str, spans: list[Span]) -> int:
-    if reference == hypothesis:
-        return len(spans)
-    numbers = Numbers(Alignment(reference, hypothesis))
-    return sum(numbers.same_in_hypothesis(span) for span in spans)
-
-
-def _overlap(one: Span, other: Span) -> bool:
-    return one[0] < other[1] and other[0] < one[1]
+def _overlapping(spans: list[Span], other: Span) -> list[Span]:
+    return [span for span in spans if span[0] < other[1] and other[0] < span[1]]
 
 
 def _value(texts: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,16 +93,15 @@ def term_scores(
     """
     rules = NORMALISATIONS["normalised"]
     spelt = {form: term for term in terms for form in _forms(term, rules)}
-    counts = {term: [0, 0, 0] for term in terms}
+    expected, given, found = Counter[str](), Counter[str](), Counter[str]()
     for repeat in hypotheses:
         for key, reference in references.items():
             here = _occurrences(reference, spelt, rules)
             there = _occurrences(repeat.get(key) or "", spelt, rules)
-            for term in here.keys() | there.keys():
-                one, other = here.get(term, 0), there.get(term, 0)
-                for index, count in enumerate((one, other, min(one, other))):
-                    counts[term][index] += count
-    return {term: TermScore(*count) for term, count in counts.items()}
+            expected.update(here)
+            given.update(there)
+            found.update(here & there)
+    return {term: TermScore(expected[term], given[term], found[term]) for term in terms}
 
 
 def _forms(term: str, rules: Normalisation) -> set[str]:
@@ -110,11 +110,7 @@ def _forms(term: str, rules: Normalisation) -> set[str]:
     return {normalise(term, rules).casefold(), spoken.casefold()}
 
 
-def _occurrences(text: str, spelt: Mapping[str, str], rules: Normalisation) -> dict[str, int]:
+def _occurrences(text: str, spelt: Mapping[str, str], rules: Normalisation) -> Counter[str]:
     text = normalise(text, rules)
-    found: dict[str, int] = {}
-    for start, end in word_spans(text, [word for word in spelt if word]):
-        term = spelt.get(text[start:end].casefold())  # strasse is found in straße
-        if term is not None:
-            found[term] = found.get(term, 0) + 1
-    return found
+    words = (text[start:end].casefold() for start, end in word_spans(text, [word for word in spelt if word]))
+    return Counter(spelt[word] for word in words if word in spelt)  # strasse is found in straße

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from kimi_audio_ft.config.train import DecodingConfig
 from kimi_audio_ft.decoding.generate import generate_text
-from kimi_audio_ft.decoding.sampling import penalize_repetition, probabilities
+from kimi_audio_ft.decoding.sampling import penalize_repetition
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM
 from tests.numerics.closeness import assert_close
-from tests.sampling import choose
+from tests.sampling import choose, probabilities
 
 BLANK = 266
 
