@@ -248,18 +248,22 @@ def _lora_with_open_alpha() -> LoraConfig:
 
 
 @dataclass
-class TrainConfig:
-    """``python -m kimi_audio_ft.train``: one trial, or a sweep of them with ``-m``."""
-
+class _TrialConfig:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    lora: LoraConfig = field(default_factory=_lora_with_open_alpha)
-    optim: OptimConfig = field(default_factory=OptimConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     seed: int = 1  # Seeds the adapter's start, the data order, dropout and sampling.
+
+
+@dataclass
+class TrainConfig(_TrialConfig):
+    """``python -m kimi_audio_ft.train``: one trial, or a sweep of them with ``-m``."""
+
+    lora: LoraConfig = field(default_factory=_lora_with_open_alpha)
+    optim: OptimConfig = field(default_factory=OptimConfig)
     baseline: bool = True  # Also decode and score the base without an adapter, once per decoding setting.
 
     def __post_init__(self) -> None:
@@ -271,15 +275,8 @@ class TrainConfig:
 
 
 @dataclass
-class EvaluateConfig:
+class EvaluateConfig(_TrialConfig):
     """``python -m kimi_audio_ft.evaluate``: a saved adapter, or the base alone, on a manifest."""
 
     losses: bool = False  # Also write every conversation's loss into utterances.jsonl (nats per answer token).
     adapter: str | None = None  # Adapter folder in PEFT's format, or a signature in the store; null is the base alone.
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    decoding: DecodingConfig = field(default_factory=DecodingConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
-    scoring: ScoringConfig = field(default_factory=ScoringConfig)
-    seed: int = 1  # Seeds sampling.

@@ -123,31 +123,11 @@ def read_config(folder: Path) -> KimiAudioConfig:
         raise DataError(path, f"describes no Kimi-Audio model ({problem})", remedy) from None
 
 
-def load_model(
-    model: PreTrainedModel, folder: Path, dtype: torch.dtype, audio_branch: bool, device: str | torch.device
-) -> None:
-    """Load a checkpoint folder into the decoder; all tensors but the known extra ones must match the model's.
-
-    With ``audio_branch=False`` the branch's tensors are not read. Raises DataError as ``from_pretrained`` does.
-    """
-
-    def own_name(stored: str) -> str | None:
-        unread = stored.endswith(STRAY_SUFFIX) or (not audio_branch and is_branch(stored))
-        return None if unread else stored
-
-    load_tensors(model, folder, own_name, dtype, device)
-    if model.config.is_7b:
-        check_parameter_count(model, "decoder" if audio_branch else "decoder without audio branch", folder)
-
-
 def write_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype, shard_bytes: int = 5 * 2**30) -> None:
     """Write ``config.json``, shards and index in the published layout."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {
-        key: value.detach().to(dtype).contiguous()
-        for key, value in model.state_dict().items()
-        if not key.startswith("whisper_model.")
-    }
+    own = {key: value for key, value in model.state_dict().items() if not key.startswith("whisper_model.")}
+    state = {key: value.detach().to(dtype).contiguous() for key, value in own.items()}
 
     def write(path: Path, names: list[str]) -> None:
         save_file({name: state[name] for name in names}, path, metadata={"format": "pt"})
@@ -192,12 +172,9 @@ def load_tensors(
     missing = sorted(expected.keys() - source.keys())
     unexpected = sorted(source[name][1] for name in source.keys() - expected.keys())
     if missing or unexpected:
-        raise DataError(
-            folder,
-            f"tensors are not those that config.json asks for: missing {_listed(missing)}; "
-            f"unexpected {_listed(unexpected)}",
-            "config.json and weights must be of the same model",
-        )
+        odd = f"missing {_listed(missing)}; unexpected {_listed(unexpected)}"
+        problem = f"tensors are not those that config.json asks for: {odd}"
+        raise DataError(folder, problem, "config.json and weights must be of the same model")
     check_headers(folder, {path for path, _ in source.values()})
     state: dict[str, Tensor] = {}
     misfits: list[str] = []
@@ -211,9 +188,8 @@ def load_tensors(
                 # it stays memory-mapped.
                 state[name] = tensor.to(device=device, dtype=dtype)
     if misfits:
-        raise DataError(
-            folder, f"tensor shapes contradict config.json: {_listed(misfits)}", "Use the config.json of these weights"
-        )
+        problem = f"tensor shapes contradict config.json: {_listed(misfits)}"
+        raise DataError(folder, problem, "Use the config.json of these weights")
     module.load_state_dict(state, assign=True)
 
 
@@ -251,11 +227,8 @@ def file_of_tensor(folder: Path) -> dict[str, Path]:
     if single.is_file():
         with _opened(single) as file:
             return dict.fromkeys(file.keys(), single)
-    raise DataError(
-        folder,
-        f"holds neither {WEIGHTS_NAME} nor {INDEX_NAME}",
-        "Point the option at the folder of the safetensors (pickled .bin and .pt files are not read)",
-    )
+    remedy = "Point the option at the folder of the safetensors (pickled .bin and .pt files are not read)"
+    raise DataError(folder, f"holds neither {WEIGHTS_NAME} nor {INDEX_NAME}", remedy)
 
 
 def _sources(folder: Path, rename: Callable[[str], str | None]) -> dict[str, tuple[Path, str]]:
@@ -280,9 +253,6 @@ def check_headers(folder: Path, needed: set[Path]) -> None:
         named.setdefault(path, set()).add(name)
     total, complete = 0, True
     for path, names in named.items():
-        if path not in needed and not path.is_file():
-            complete = False
-            continue
         try:
             total += _declared_bytes(path, names)
         except DataError:

@@ -24,7 +24,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMS
 from transformers.utils import ModelOutput
 
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.model.checkpoint import load_model, read_config
+from kimi_audio_ft.model.checkpoint import STRAY_SUFFIX, check_parameter_count, is_branch, load_tensors, read_config
 from kimi_audio_ft.model.config import KimiAudioConfig
 
 if TYPE_CHECKING:
@@ -194,7 +194,14 @@ class KimiAudioForCausalLM(PreTrainedModel):
             model = cls(config)
         if not audio_branch:
             del model.mimo_output, model.model.mimo_norm
-        load_model(model, folder, dtype, audio_branch, device)
+
+        def own_name(stored: str) -> str | None:
+            unread = stored.endswith(STRAY_SUFFIX) or (not audio_branch and is_branch(stored))
+            return None if unread else stored
+
+        load_tensors(model, folder, own_name, dtype, device)
+        if config.is_7b:
+            check_parameter_count(model, "decoder" if audio_branch else "decoder without audio branch", folder)
         # The rotary table is not in the checkpoint, and has no values on the meta device.
         model.model.rotary_emb = type(model.model.rotary_emb)(config=config).to(device)
         return model.requires_grad_(False).eval()

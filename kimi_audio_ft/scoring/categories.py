@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import groupby
 
 import regex
 
@@ -137,20 +138,15 @@ def _spans_of(edit: Edit, spans: list[Span], index: int, between: str) -> list[S
 
 
 def _runs(edits: list[Edit]) -> Iterator[list[Edit]]:
-    """Deletions, and insertions, of neighbouring characters."""
-    run: list[Edit] = []
-    for edit in edits:
-        if run and (edit.kind != run[-1].kind or not _follows(edit, run[-1])):
-            yield run
-            run = []
-        run.append(edit)
-    if run:
-        yield run
+    """Deletions, and insertions, of neighbouring characters: their indices grow by one from each to the next."""
 
+    def start(numbered: tuple[int, Edit]) -> tuple[str, int, int]:
+        number, edit = numbered
+        in_reference, in_hypothesis = edit.kind != "insert", edit.kind != "delete"
+        return edit.kind, edit.reference - number * in_reference, edit.hypothesis - number * in_hypothesis
 
-def _follows(edit: Edit, last: Edit) -> bool:
-    step = (edit.reference - last.reference, edit.hypothesis - last.hypothesis)
-    return step == {"delete": (1, 0), "insert": (0, 1), "replace": (1, 1)}[edit.kind]
+    for _, run in groupby(enumerate(edits), key=start):
+        yield [edit for _, edit in run]
 
 
 @lru_cache(maxsize=16)

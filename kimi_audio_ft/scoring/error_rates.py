@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -58,10 +58,34 @@ def score(
     Raises ``UserError`` (a ``ValueError``) for an empty ``references``, for a hypothesis whose id has no reference, and
     for an unknown ``normalisation``.
     """
-    totals = _Totals()
+    chars, words, mixed = EditCounts(), EditCounts(), EditCounts()
+    syllable_edits = exact = empty = over_generated = 0
     for _, reference, hypothesis in normalised_pairs(references, hypotheses, normalisation):
-        totals.add(reference, hypothesis)
-    return totals.figures()
+        units, found = mixed_units(reference), mixed_units(hypothesis)
+        chars.add(reference, hypothesis)
+        words.add(reference.split(), hypothesis.split())
+        mixed.add(units, found)
+        empty += not hypothesis
+        if reference == hypothesis:
+            exact += 1
+        else:
+            syllable_edits += Levenshtein.distance(in_syllables(units), in_syllables(found))
+            over_generated += is_over_generated(reference, hypothesis)
+    return {
+        "cer": chars.rate,
+        "wer": words.rate,
+        "mer": mixed.rate,
+        "pinyin_error_rate": syllable_edits / max(mixed.reference_units, 1),
+        "exact_match": exact / len(references),
+        "empty_rate": empty / len(references),
+        "over_generation_rate": over_generated / len(references),
+        "substitutions": chars.substitutions,
+        "deletions": chars.deletions,
+        "insertions": chars.insertions,
+        "num_references": len(references),
+        "num_reference_chars": chars.reference_units,
+        "empty_outputs": empty,
+    }
 
 
 def utterance_counts(
@@ -136,51 +160,6 @@ class EditCounts:
         self.substitutions += tags.count("replace")
         self.deletions += tags.count("delete")
         self.insertions += tags.count("insert")
-
-
-@dataclass
-class _Totals:
-    """Counts of ``score`` over the utterances of a corpus."""
-
-    chars: EditCounts = field(default_factory=EditCounts)
-    words: EditCounts = field(default_factory=EditCounts)
-    mixed: EditCounts = field(default_factory=EditCounts)
-    syllable_edits: int = 0
-    references: int = 0
-    exact: int = 0
-    empty: int = 0
-    over_generated: int = 0
-
-    def add(self, reference: str, hypothesis: str) -> None:
-        self.references += 1
-        self.chars.add(reference, hypothesis)
-        self.words.add(reference.split(), hypothesis.split())
-        units, found = mixed_units(reference), mixed_units(hypothesis)
-        self.mixed.add(units, found)
-        self.empty += not hypothesis
-        if reference == hypothesis:
-            self.exact += 1
-            return
-        self.syllable_edits += Levenshtein.distance(in_syllables(units), in_syllables(found))
-        self.over_generated += is_over_generated(reference, hypothesis)
-
-    def figures(self) -> dict[str, float | int]:
-        chars = self.chars
-        return {
-            "cer": chars.rate,
-            "wer": self.words.rate,
-            "mer": self.mixed.rate,
-            "pinyin_error_rate": self.syllable_edits / max(self.mixed.reference_units, 1),
-            "exact_match": self.exact / self.references,
-            "empty_rate": self.empty / self.references,
-            "over_generation_rate": self.over_generated / self.references,
-            "substitutions": chars.substitutions,
-            "deletions": chars.deletions,
-            "insertions": chars.insertions,
-            "num_references": self.references,
-            "num_reference_chars": chars.reference_units,
-            "empty_outputs": self.empty,
-        }
 
 
 def mixed_units(text: str) -> list[str]:

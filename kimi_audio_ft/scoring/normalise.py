@@ -24,7 +24,7 @@ from functools import lru_cache
 
 import regex
 
-from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.scoring.spoken_numbers import fold_numerals, spell_numbers
 
 # Sounds that are no words: wherever they stand, they are fillers.
@@ -71,9 +71,8 @@ def rules_of(normalisation: Normalisation) -> tuple[Rule, ...]:
     try:
         return NORMALISATIONS[normalisation]
     except KeyError:
-        raise UserError(
-            f"normalisation={normalisation!r}: no such normalisation. Use one of {', '.join(NORMALISATIONS)}"
-        ) from None
+        remedy = f"Use one of {', '.join(NORMALISATIONS)}"
+        raise ConfigError("normalisation", normalisation, "no such normalisation", remedy) from None
 
 
 @lru_cache(maxsize=50_000)
