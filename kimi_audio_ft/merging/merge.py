@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,10 @@ from kimi_audio_ft.merging.weights import (
     read_updates,
     whisper_sources,
     write_decoder,
-    write_whisper,
+    write_merged,
 )
 from kimi_audio_ft.model import TextTokenizer
-from kimi_audio_ft.model.checkpoint import read_config, write_preprocessor
+from kimi_audio_ft.model.checkpoint import WEIGHTS_NAME, read_config, write_preprocessor
 from kimi_audio_ft.model.files import WHISPER_NAME, require_folder
 from kimi_audio_ft.model.text_tokenizer import BOS, EOS, RANKS_NAME, special_token_files
 from kimi_audio_ft.store.digests import folder_digest
@@ -74,7 +75,7 @@ class Merge:
 
     @cached_property
     def decoder(self) -> dict[str, StoredTensor]:
-        """Tensors of the base's decoder, which must be exactly the config's."""
+        """Tensors of the base's decoder, which must be exactly the config's, in the merged number format."""
         sources = decoder_sources(self.base.files.root)
         state = self.base.on_meta().state_dict().items()
         expected = {key: tuple(value.shape) for key, value in state if not key.startswith("whisper_model.")}
@@ -83,7 +84,7 @@ class Merge:
         if odd:
             problem = f"tensors are not those that config.json asks for: {', '.join(odd[:12])} ({len(odd)} such)"
             raise DataError(self.base.files.root, problem, "config.json and weights must be of the same model")
-        return sources
+        return {key: replace(source, info=replace(source.info, dtype=self.dtype)) for key, source in sources.items()}
 
     @cached_property
     def encoder(self) -> dict[str, StoredTensor]:
@@ -99,8 +100,7 @@ class Merge:
     @property
     def size(self) -> int:
         """Bytes of all tensors that are written."""
-        numbers = sum(source.info.nbytes // source.info.dtype.itemsize for source in self.decoder.values())
-        return numbers * self.dtype.itemsize + sum(source.info.nbytes for source in self.encoder.values())
+        return sum(source.info.nbytes for source in (*self.decoder.values(), *self.encoder.values()))
 
 
 def merge(config: MergeConfig) -> Path:
@@ -131,12 +131,12 @@ def _write(task: Merge, draft: Path) -> None:
     with Progress(*columns, disable=not (config.progress and sys.stdout.isatty())) as bar:
         shown = bar.add_task("merging", total=task.size)
         advance = partial(bar.advance, shown)
-        write_whisper(whisper, task.encoder, task.updates, advance)
+        write_merged(whisper / WEIGHTS_NAME, task.encoder, task.updates, advance)
         write_whisper_configs(task.whisper, whisper)
-        write_decoder(draft, task.decoder, task.updates, task.dtype, config.shard_gb * 1e9, advance)
+        write_decoder(draft, task.decoder, task.updates, config.shard_gb * 1e9, advance)
     write_text_files(root, draft, config.target)
     write_model_config(root, draft, config.target, task.dtype)
-    check_files(draft, task.decoder, task.encoder, task.dtype)
+    check_files(draft, task.decoder, task.encoder)
     print(check_logits(task.base.files, draft, task.adapter_folder, task.dtype, config.verify))
     write_json(draft / RECORD, task.facts, indent=2)
 

@@ -24,10 +24,8 @@ _MOST_BYTES = 5e9
 _SAMPLES = 20_000
 
 
-def check_files(
-    folder: Path, decoder: Mapping[str, StoredTensor], encoder: Mapping[str, StoredTensor], dtype: torch.dtype
-) -> None:
-    """Read headers and index back; names and shapes must be the base's, less the stray rotary tables.
+def check_files(folder: Path, decoder: Mapping[str, StoredTensor], encoder: Mapping[str, StoredTensor]) -> None:
+    """Read headers and index back; names, shapes and dtypes must be those that were to be written.
 
     Raises DataError: a bug here, or a disk that does not keep what is written.
     """
@@ -35,11 +33,9 @@ def check_files(
         (folder, decoder_sources(folder), decoder),
         (folder / WHISPER_NAME, whisper_sources(folder / WHISPER_NAME), encoder),
     ):
-        found = {name: source.info.shape for name, source in written.items()}
-        expected = {name: source.info.shape for name, source in required.items()}
-        if found != expected:
+        found = {name: source.info for name, source in written.items()}
+        if found != {name: source.info for name, source in required.items()}:
             raise DataError(where, "does not hold the tensors that were written", "Check the disk, and merge again")
-    assert {source.info.dtype for source in decoder_sources(folder).values()} == {dtype}
 
 
 def check_logits(base: ModelFiles, folder: Path, adapter: Path, dtype: torch.dtype, verify: str) -> str:

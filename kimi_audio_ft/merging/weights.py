@@ -19,7 +19,6 @@ from kimi_audio_ft.lora.adapter import ONE, read_adapter, with_tensors
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.model.checkpoint import (
     STRAY_SUFFIX,
-    WEIGHTS_NAME,
     TensorInfo,
     check_headers,
     file_of_tensor,
@@ -33,12 +32,10 @@ _PIECE_NUMBERS = 2**24
 # PEFT's prefix of the base's module paths.
 _PREFIX = "base_model.model."
 
-Advance = Callable[[int], None]
-
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of the base: its file, its name in it, dtype and shape."""
+    """A tensor of the base: its file, its name in it, its shape, and the dtype there or in the merged file."""
 
     path: Path
     stored_name: str
@@ -67,52 +64,39 @@ def write_decoder(
     folder: Path,
     sources: Mapping[str, StoredTensor],
     updates: Mapping[str, Update],
-    dtype: torch.dtype,
     most_bytes: float,
-    advance: Advance,
+    advance: Callable[[int], None],
 ) -> None:
-    """Write shards ``model-1-of-N.safetensors`` and, when all are there, their index.
-
-    Args:
-        updates: by tensor name; others are copied, or cast to ``dtype``. advance: called with each piece's bytes.
-    """
-    tensors = {name: TensorInfo(dtype, source.info.shape) for name, source in sources.items()}
+    """Write shards ``model-1-of-N.safetensors`` and, when all are there, their index; see ``write_merged``."""
 
     def write(path: Path, names: list[str]) -> None:
-        _write_file(path, {name: tensors[name] for name in names}, sources, updates, advance)
+        write_merged(path, {name: sources[name] for name in names}, updates, advance)
 
-    write_shards(folder, {name: info.nbytes for name, info in tensors.items()}, most_bytes, write)
+    write_shards(folder, {name: source.info.nbytes for name, source in sources.items()}, most_bytes, write)
 
 
-def write_whisper(
-    folder: Path, sources: Mapping[str, StoredTensor], updates: Mapping[str, Update], advance: Advance
+def write_merged(
+    path: Path, sources: Mapping[str, StoredTensor], updates: Mapping[str, Update], advance: Callable[[int], None]
 ) -> None:
-    """Write ``model.safetensors`` with the published names, in the number format that the tensors have."""
-    tensors = {name: source.info for name, source in sources.items()}
-    _write_file(folder / WEIGHTS_NAME, tensors, sources, updates, advance)
+    """Write tensors into a file.
 
-
-def _write_file(
-    path: Path,
-    tensors: Mapping[str, TensorInfo],
-    sources: Mapping[str, StoredTensor],
-    updates: Mapping[str, Update],
-    advance: Advance,
-) -> None:
+    Args:
+        updates: by tensor name; others are copied, or cast. advance: called with each piece's bytes.
+    """
     opened = lru_cache(maxsize=1)(partial(safe_open, framework="pt"))
 
     def pieces_of(name: str) -> Iterator[Tensor]:
         """Consecutive rows of a tensor: merged in float32 and rounded once, or as they are."""
-        stored = opened(sources[name].path).get_slice(sources[name].stored_name)
-        info, update = tensors[name], updates.get(name)
-        rows = max(1, _PIECE_NUMBERS // max(1, math.prod(info.shape[1:])))
-        for start in range(0, info.shape[0], rows):
+        source, update = sources[name], updates.get(name)
+        stored = opened(source.path).get_slice(source.stored_name)
+        rows = max(1, _PIECE_NUMBERS // max(1, math.prod(source.info.shape[1:])))
+        for start in range(0, source.info.shape[0], rows):
             piece = stored[start : start + rows]
-            piece = (piece if update is None else update.merged(piece, start)).to(info.dtype)
+            piece = (piece if update is None else update.merged(piece, start)).to(source.info.dtype)
             yield piece
             advance(piece.nbytes)
 
-    write_in_pieces(path, tensors, pieces_of)
+    write_in_pieces(path, {name: source.info for name, source in sources.items()}, pieces_of)
 
 
 @dataclass(frozen=True)

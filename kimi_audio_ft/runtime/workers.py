@@ -88,7 +88,8 @@ def run_workers(
             deliver(_PATIENCE)
             if should_stop is not None and not told and should_stop():
                 told = True
-                _terminate(context.processes)
+                for process in context.processes:
+                    process.terminate()
         deliver(_PATIENCE)  # messages of processes that have ended
     except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:
         deliver(_PATIENCE)
@@ -105,13 +106,9 @@ def run_workers(
         _end(context.processes)
 
 
-def _terminate(processes: Sequence[Any]) -> None:
+def _end(processes: Sequence[Any]) -> None:
     for process in processes:
         process.terminate()
-
-
-def _end(processes: Sequence[Any]) -> None:
-    _terminate(processes)
     for process in processes:
         process.join(_GRACE)
         process.kill()  # one that waits inside a collective call does not hear the first signal

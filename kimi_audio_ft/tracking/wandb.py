@@ -133,7 +133,7 @@ class WandbRun(Tracker):
             self._run.define_metric(curves, step_metric=STEP)
 
     def _log_table(self, utterances: Sequence[Utterance]) -> None:
-        rows = worst_first(utterances, self._settings.utterance_rows)
+        rows = sorted(utterances, key=lambda row: -row["cer"])[: self._settings.utterance_rows]  # the worst first
         if rows:
             with staging_in(self._folder):
                 self._run.log({TABLE: _table(rows, audio=self._settings.audio)})
@@ -289,11 +289,6 @@ def facts_of(scores: Mapping[str, Any]) -> dict[str, Any]:
     They go to the config, by which alone W&B groups: ``record.signature`` shows the trials that share an adapter.
     """
     return {key: value for key, value in scores.items() if isinstance(value, str | bool)}
-
-
-def worst_first(utterances: Sequence[Utterance], limit: int) -> list[Utterance]:
-    """At most ``limit`` utterances, those with the highest CER first and otherwise in the given order."""
-    return sorted(utterances, key=lambda utterance: -utterance["cer"])[:limit]
 
 
 def table_columns(utterances: Sequence[Utterance]) -> list[str]:

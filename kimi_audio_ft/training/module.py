@@ -175,12 +175,11 @@ class AdapterTraining(pl.LightningModule):
                 copies = 1
         out = self.model(**inputs, audio_branch=False, text_positions=mask_BS, copies=copies)
         parts = out.text_logits.split([target.labels_N.numel() for target in batch["targets"]])
-        return torch.stack(
-            [
-                answer_loss(logits_NV, target.labels_N, target.rows_N, target.num_rows, average)
-                for logits_NV, target in zip(parts, batch["targets"], strict=True)
-            ]
-        )
+        losses = [
+            answer_loss(logits_NV, target.labels_N, target.rows_N, target.num_rows, average)
+            for logits_NV, target in zip(parts, batch["targets"], strict=True)
+        ]
+        return torch.stack(losses)
 
     def on_train_end(self) -> None:
         """Gather the adapters before the ranks exit."""

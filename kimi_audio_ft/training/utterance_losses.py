@@ -53,12 +53,8 @@ def utterance_losses(
     device = next(model.parameters()).device
     collate = Collate(pad_id, dataset.audio.mode == "online")
     losses: dict[str, float] = {}
-    for draws in track(
-        validation_share(dataset.lengths()[:, 0], _BATCH_SIZE, max_tokens),
-        "losses",
-        disable=not progress,
-        transient=True,
-    ):
+    batches = validation_share(dataset.lengths()[:, 0], _BATCH_SIZE, max_tokens)
+    for draws in track(batches, "losses", disable=not progress, transient=True):
         (batch,) = collate([dataset[draw] for draw in draws])
         inputs, mask_BS = to_device(batch["inputs"], device), batch["text_loss_mask"].to(device)
         logits_NV = model(**inputs, audio_branch=False, text_positions=mask_BS).text_logits
