@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -127,12 +127,14 @@ def decode_all(
         adapter: signature and folder of a saved adapter; None decodes the base alone.
         on_progress: called with the number of decoded utterances and their total, over all missing transcripts.
 
-    Prompts are computed in batches of the smallest ``batch_size`` among these. Each repeat of each setting is a product
+    Prompts are computed in batches of the smallest ``batch_size`` asked for. Each repeat of each setting is a product
     of its own, independent of the others. Its ``decode_seconds`` are an equal part of the common time, as they share
     the prefill and most steps; so their sum is the time spent.
     """
     made_by = adapter[0] if adapter else None
-    named = [_by_signature(base, evaluation, request, made_by) for request in requests]
+    smallest = min((request.setting.batch_size for request in requests), default=1)
+    alike = [replace(request, setting=replace(request.setting, batch_size=smallest)) for request in requests]
+    named = [_by_signature(base, evaluation, request, made_by) for request in alike]
     requested = {name: repeat for one in named for name, repeat in one.items()}
     total = len(evaluation.conversations) * sum(store.find("transcript", name) is None for name in requested)
     done = 0
