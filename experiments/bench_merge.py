@@ -22,13 +22,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from experiments.published_layout import published_config
 from kimi_audio_ft.config.train import LoraConfig
 from kimi_audio_ft.files import INDEX_NAME, write_json
 from kimi_audio_ft.lora.adapter import WEIGHTS, peft_config
 from kimi_audio_ft.lora.targets import linears_of, matched
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM, WhisperFeatureExtractor
 from kimi_audio_ft.model.audio_frontend import PREPROCESSOR_CONFIG
-from kimi_audio_ft.model.checkpoint import WEIGHTS_NAME, TensorInfo, published_config, write_in_pieces
+from kimi_audio_ft.model.checkpoint import WEIGHTS_NAME, TensorInfo, write_in_pieces
 from kimi_audio_ft.model.whisper import SHAPE_7B
 from kimi_audio_ft.paths import TINY_MODEL
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
+from experiments.published_layout import write_model, write_whisper
 from kimi_audio_ft.files import read_json_object, read_jsonl
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM, WhisperFeatureExtractor
-from kimi_audio_ft.model.checkpoint import read_config, write_model
+from kimi_audio_ft.model.checkpoint import read_config
 from kimi_audio_ft.paths import CHECKOUT, TINY_MODEL
 
 # About the published proportions: 6 of 34 layers belong to the audio branch, 1/15 of all numbers to the encoder.
@@ -121,7 +122,7 @@ def write_mid(root: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         write_model(KimiAudioForCausalLM(KimiAudioConfig(**config | _MID_DECODER)), root, torch.bfloat16)
-        WhisperFeatureExtractor(whisper).half().save_pretrained(root / "whisper-large-v3")
+        write_whisper(WhisperFeatureExtractor(whisper).half(), root / "whisper-large-v3")
     for name in ("tiktoken.model", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(TINY_MODEL / name, root / name)
     shutil.copytree(TINY_MODEL / "glm-4-voice-tokenizer", root / "glm-4-voice-tokenizer")

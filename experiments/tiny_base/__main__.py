@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
+from experiments.published_layout import write_model, write_speech_tokenizer, write_whisper
 from experiments.tiny_base.decoder import decoder_config, encode, train_decoder, write_tokenizer
 from experiments.tiny_base.encoders import SPEECH_TOKENIZER, WHISPER, train_speech_tokenizer, train_whisper
 from experiments.tiny_base.speech import make_clips
 from kimi_audio_ft.config.train import DEFAULT_PROMPT
 from kimi_audio_ft.demo.sentences import vocabulary
 from kimi_audio_ft.features.encode import Encoders
-from kimi_audio_ft.model.checkpoint import write_model
 from kimi_audio_ft.model.files import ModelFiles
 
 
@@ -42,10 +42,10 @@ def main() -> None:
         mels = [clip.mel() for clip in clips]
         stage("whisper")
         whisper = train_whisper(clips, mels, options.whisper_steps, options.full_steps)
-        whisper.half().save_pretrained(options.out / "whisper-large-v3")
+        write_whisper(whisper.half(), options.out / "whisper-large-v3")
         stage("speech tokenizer")
         speech_tokenizer = train_speech_tokenizer(clips, mels, options.tokenizer_steps)
-        speech_tokenizer.save_pretrained(options.out / "glm-4-voice-tokenizer")
+        write_speech_tokenizer(speech_tokenizer, options.out / "glm-4-voice-tokenizer")
     tokenizer = write_tokenizer(options.out, [*vocabulary(), *sorted(set(DEFAULT_PROMPT))])
     stage("features and codes")  # of the encoders as rounded on disk: the decoder must learn what users will have
     files = ModelFiles(options.out, options.out / "whisper-large-v3", options.out / "glm-4-voice-tokenizer")

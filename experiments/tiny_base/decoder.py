@@ -16,9 +16,9 @@ from kimi_audio_ft.data.dataset import Sample, make_batch
 from kimi_audio_ft.features.encode import Encoders
 from kimi_audio_ft.manifest.conversation import MEDIA_BEGIN, MEDIA_END, layout_conversation
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM, TextTokenizer
-from kimi_audio_ft.model.text_tokenizer import save_tokenizer_files
 from kimi_audio_ft.training.module import answer_loss
 
+from experiments.published_layout import write_text_tokenizer  # isort: skip
 from experiments.tiny_base.speech import Clip  # isort: skip
 
 
@@ -29,8 +29,7 @@ def write_tokenizer(folder: Path, characters: list[str]) -> TextTokenizer:
         data = character.encode()
         for end in range(2, len(data) + 1):  # tiktoken reaches a token only through its prefixes' merges
             ranks.setdefault(data[:end], len(ranks))
-    save_tokenizer_files(folder, ranks)
-    return TextTokenizer.from_pretrained(folder)
+    return write_text_tokenizer(folder, ranks)
 
 
 def decoder_config(tokenizer: TextTokenizer, num_codes: int, feature_dim: int) -> KimiAudioConfig:

@@ -33,7 +33,8 @@ from kimi_audio_ft.merging.weights import (
     write_merged,
 )
 from kimi_audio_ft.model import TextTokenizer
-from kimi_audio_ft.model.checkpoint import WEIGHTS_NAME, read_config, write_preprocessor
+from kimi_audio_ft.model.audio_frontend import PREPROCESSOR_CONFIG
+from kimi_audio_ft.model.checkpoint import WEIGHTS_NAME, read_config
 from kimi_audio_ft.model.files import WHISPER_NAME, require_folder
 from kimi_audio_ft.model.text_tokenizer import BOS, EOS, RANKS_NAME, special_token_files
 from kimi_audio_ft.store.digests import folder_digest
@@ -239,7 +240,8 @@ def write_model_config(root: Path, folder: Path, target: str, dtype: torch.dtype
 
 def write_whisper_configs(whisper: Path, folder: Path) -> None:
     """The encoder's ``config.json`` and ``preprocessor_config.json``, which the official export lacks."""
-    write_preprocessor(read_json_object(whisper / "config.json", _REMEDY), folder)
+    bins = read_json_object(whisper / "config.json", _REMEDY)["num_mel_bins"]
+    write_json(folder / "preprocessor_config.json", PREPROCESSOR_CONFIG | {"feature_size": bins}, indent=2)
     for name in ("config.json", "preprocessor_config.json"):
         if (whisper / name).is_file():
             shutil.copyfile(whisper / name, folder / name)

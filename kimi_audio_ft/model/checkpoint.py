@@ -12,13 +12,10 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.files import INDEX_NAME, read_json_object, write_json, written_aside
-from kimi_audio_ft.model.audio_frontend import PREPROCESSOR_CONFIG
+from kimi_audio_ft.files import INDEX_NAME, read_json_object, write_json
 from kimi_audio_ft.model.config import PARAMETERS_7B, KimiAudioConfig
 
 # Names of dtypes in a file's header.
@@ -123,28 +120,6 @@ def read_config(folder: Path) -> KimiAudioConfig:
         raise DataError(path, f"describes no Kimi-Audio model ({problem})", remedy) from None
 
 
-def write_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype, shard_bytes: int = 5 * 2**30) -> None:
-    """Write ``config.json``, shards and index in the published layout."""
-    folder.mkdir(parents=True, exist_ok=True)
-    own = {key: value for key, value in model.state_dict().items() if not key.startswith("whisper_model.")}
-    state = {key: value.detach().to(dtype).contiguous() for key, value in own.items()}
-
-    def write(path: Path, names: list[str]) -> None:
-        save_file({name: state[name] for name in names}, path, metadata={"format": "pt"})
-
-    write_shards(folder, {key: tensor.nbytes for key, tensor in state.items()}, shard_bytes, write)
-    config: Any = model.config
-    write_json(folder / "config.json", published_config(config, dtype), indent=2)
-
-
-def published_config(config: KimiAudioConfig, dtype: torch.dtype) -> dict:
-    """The config with the published file's field names (``rope_theta``, ``torch_dtype``)."""
-    fields = {k: v for k, v in config.to_diff_dict().items() if k not in ("rope_parameters", "layer_types", "dtype")}
-    fields |= {"rope_theta": config.rope_theta, "torch_dtype": str(dtype).removeprefix("torch.")}
-    fields |= {"architectures": ["MoonshotKimiaForCausalLM"], "model_type": config.model_type}
-    return fields
-
-
 def read_encoder_config(folder: Path, required: tuple[str, ...]) -> dict[str, Any]:
     """``config.json`` of an encoder; a missing shape field would silently become a library default."""
     path = folder / "config.json"
@@ -199,21 +174,6 @@ def check_parameter_count(module: nn.Module, what: str, folder: Path) -> None:
     if found != expected:
         problem = f"the {what} has {found:,} parameters, the published one {expected:,}"
         raise DataError(folder, problem, "Download the checkpoint again, config.json and weights")
-
-
-def save_encoder(tensors: Mapping[str, Tensor], config: dict[str, Any], folder: Path) -> None:
-    """Write ``model.safetensors``, ``config.json`` and ``preprocessor_config.json`` as transformers writes them."""
-    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with written_aside(folder / WEIGHTS_NAME) as path:
-        save_file(on_cpu, path, metadata={"format": "pt"})
-    write_json(folder / "config.json", config, indent=2)
-    write_preprocessor(config, folder)
-
-
-def write_preprocessor(config: dict[str, Any], folder: Path) -> None:
-    """Write the ``preprocessor_config.json`` of an encoder with this config."""
-    fields = PREPROCESSOR_CONFIG | {"feature_size": config["num_mel_bins"]}
-    write_json(folder / "preprocessor_config.json", fields, indent=2)
 
 
 def file_of_tensor(folder: Path) -> dict[str, Path]:

@@ -25,7 +25,7 @@ from kimi_audio_ft.model.audio_frontend import (
     pad_pieces,
     split_pieces,
 )
-from kimi_audio_ft.model.checkpoint import load_tensors, read_encoder_config, save_encoder
+from kimi_audio_ft.model.checkpoint import load_tensors, read_encoder_config
 
 SAMPLES_PER_ROW = 2 * HOP_SAMPLES
 SHAPE_FIELDS = (
@@ -74,11 +74,6 @@ class SpeechTokenizer(nn.Module):
             tokenizer = cls(config)
         load_tensors(tokenizer, folder, tokenizer._own_name, torch.float32, device)
         return tokenizer.eval()
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the published layout, without the tensors that encoding does not use."""
-        config = {"architectures": ["WhisperVQEncoder"], "model_type": "whisper"} | self.config
-        save_encoder(self.state_dict(), config, Path(folder))
 
     @property
     def vocab_size(self) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import tiktoken
 
 from kimi_audio_ft.errors import DataError, UserError
-from kimi_audio_ft.files import read_json_object, write_json, written_aside
+from kimi_audio_ft.files import read_json_object
 
 RANKS_NAME = "tiktoken.model"
 CONFIG_NAME = "tokenizer_config.json"
@@ -110,22 +110,6 @@ class TextTokenizer:
             if not (skip_special and number in self._names):
                 kept.append(number)
         return self._encoding.decode(kept, errors="replace")
-
-
-def save_tokenizer_files(folder: str | Path, ranks: dict[bytes, int]) -> None:
-    """Write ``tiktoken.model``, ``tokenizer_config.json`` and ``special_tokens_map.json`` with all 421 specials.
-
-    Raises DataError if the ranks could not be read back.
-    """
-    folder = Path(folder)
-    _check_ranks(ranks, folder / RANKS_NAME)
-    folder.mkdir(parents=True, exist_ok=True)
-    with written_aside(folder / RANKS_NAME) as path, path.open("wb") as file:
-        for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
-            file.write(base64.b64encode(token) + b" %d\n" % rank)
-    published = {name: number for number, name in enumerate(SPECIAL_TOKENS, start=len(ranks))}
-    for name, content in special_token_files(published).items():
-        write_json(folder / name, content, indent=2)
 
 
 def special_token_files(special_tokens: dict[str, int]) -> dict[str, dict[str, Any]]:

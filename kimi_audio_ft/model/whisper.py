@@ -20,7 +20,7 @@ from kimi_audio_ft.model.audio_frontend import (
     pad_pieces,
     split_pieces,
 )
-from kimi_audio_ft.model.checkpoint import check_parameter_count, load_tensors, read_encoder_config, save_encoder
+from kimi_audio_ft.model.checkpoint import check_parameter_count, load_tensors, read_encoder_config
 
 ROWS_PER_TOKEN = 4
 SHAPE_FIELDS = ("d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "num_mel_bins")
@@ -61,13 +61,6 @@ class WhisperFeatureExtractor(nn.Module):
         if all(config[name] == value for name, value in SHAPE_7B.items()):
             check_parameter_count(extractor.encoder, "Whisper encoder", folder)
         return extractor.eval()
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the published layout, without a decoder: ``model.encoder.*`` keys and both JSON files."""
-        tensors = {f"model.encoder.{name}": value for name, value in self.encoder.state_dict().items()}
-        config = {"architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper"} | self.config
-        config["torch_dtype"] = str(self.encoder.conv1.weight.dtype).removeprefix("torch.")
-        save_encoder(tensors, config, Path(folder))
 
     @property
     def num_mel_bins(self) -> int:

@@ -36,6 +36,10 @@ class AdapterStrategy(Strategy):
     """
 
     trained: dict[str, Tensor]
+    # Not those of FSDP2 and DeepSpeed: rank 0 writes our checkpoints, every rank reads them whole.
+    lightning_restore_optimizer = Strategy.lightning_restore_optimizer
+    save_checkpoint = Strategy.save_checkpoint
+    load_checkpoint = Strategy.load_checkpoint
 
     @property
     def ranks(self) -> int:
@@ -63,11 +67,6 @@ class AdapterStrategy(Strategy):
         """Parameters must be on their devices first."""
         return True
 
-    @property
-    def lightning_restore_optimizer(self) -> bool:
-        """Optimizer states come from our checkpoints, also DeepSpeed's."""
-        return True
-
     def lightning_module_state_dict(self) -> dict[str, Tensor]:
         """The whole adapter on the CPU; every rank must call this."""
         assert self.lightning_module is not None
@@ -90,15 +89,6 @@ class AdapterStrategy(Strategy):
         assert self.lightning_module is not None
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             set_moments(self.lightning_module, optimizer, saved)
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Write on rank 0 only."""
-        if self.is_global_zero:
-            self.checkpoint_io.save_checkpoint(checkpoint, filepath)
-
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read on every rank."""
-        return self.checkpoint_io.load_checkpoint(checkpoint_path)
 
 
 class OneDevice(AdapterStrategy, SingleDeviceStrategy):

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from experiments.published_layout import write_model
 from kimi_audio_ft.config.train import LoraConfig
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.lora.adapter import add_adapter, load_adapter, save_adapter, stable_seed, trainable_parameters
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM
-from kimi_audio_ft.model.checkpoint import write_model
 from kimi_audio_ft.paths import TINY_MODEL
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 import torch
 
+from experiments.published_layout import write_text_tokenizer
 from kimi_audio_ft.config.commands import TokenizeConfig
 from kimi_audio_ft.config.train import DataConfig, ModelConfig
 from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
@@ -20,7 +21,6 @@ from kimi_audio_ft.manifest.conversation import TokenRange
 from kimi_audio_ft.manifest.manifest import read_manifest
 from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer, num_audio_tokens
 from kimi_audio_ft.model.config import PUBLISHED_7B
-from kimi_audio_ft.model.text_tokenizer import save_tokenizer_files
 from kimi_audio_ft.store.digests import file_digest
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def tokenizer_7b(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
     """As many ranks as the published one, so its special ids; fillers of digits are never met in text."""
     folder = tmp_path_factory.mktemp("tokenizer_7b")
     ranks = {bytes([value]): value for value in range(256)}
-    save_tokenizer_files(folder, ranks | {b"%06d" % rank: rank for rank in range(256, PUBLISHED_7B["num_base_tokens"])})
+    write_text_tokenizer(folder, ranks | {b"%06d" % rank: rank for rank in range(256, PUBLISHED_7B["num_base_tokens"])})
     return TextTokenizer.from_pretrained(folder)
 
 

@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from experiments.published_layout import write_model
 from kimi_audio_ft.config.train import ModelConfig
 from kimi_audio_ft.errors import ConfigError, DataError, UserError
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM
-from kimi_audio_ft.model.checkpoint import TensorInfo, read_config, read_header, write_in_pieces, write_model
+from kimi_audio_ft.model.checkpoint import TensorInfo, read_config, read_header, write_in_pieces
 from kimi_audio_ft.model.files import locate, require_folder
 from kimi_audio_ft.paths import TINY_MODEL
 

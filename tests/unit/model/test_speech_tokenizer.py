@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from experiments.published_layout import write_speech_tokenizer
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.model.speech_tokenizer import SpeechTokenizer
 
@@ -121,7 +122,7 @@ def test_a_trainers_settings_change_no_codes(tokenizer: SpeechTokenizer, clips: 
 def test_folder_round_trip(
     tokenizer: SpeechTokenizer, clips: list[Tensor], tmp_path: Path, prefix: str, with_unused: bool
 ) -> None:
-    tokenizer.save_pretrained(tmp_path)
+    write_speech_tokenizer(tokenizer, tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     if with_unused:
         weights |= {"embed_positions2.weight": torch.zeros(375, 16), "ema_count": torch.zeros(50)}
@@ -133,7 +134,7 @@ def test_folder_round_trip(
 
 
 def test_half_precision_file_is_computed_in_float32(tokenizer: SpeechTokenizer, tmp_path: Path) -> None:
-    tokenizer.save_pretrained(tmp_path)
+    write_speech_tokenizer(tokenizer, tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     save_file({name: value.bfloat16() for name, value in weights.items()}, tmp_path / "model.safetensors")
     again = SpeechTokenizer.from_pretrained(tmp_path)
@@ -159,7 +160,7 @@ def test_configs_that_cannot_be_followed(change: dict[str, Any], message: str) -
 
 
 def test_incomplete_folders_are_named(tokenizer: SpeechTokenizer, tmp_path: Path) -> None:
-    tokenizer.save_pretrained(tmp_path)
+    write_speech_tokenizer(tokenizer, tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     save_file({**weights, "extra.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"missing none; unexpected extra\.weight"):

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from experiments.published_layout import write_text_tokenizer
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.manifest.conversation import Layout, layout_conversation
-from kimi_audio_ft.model.text_tokenizer import SPECIAL_TOKENS, TextTokenizer, save_tokenizer_files
+from kimi_audio_ft.model.text_tokenizer import SPECIAL_TOKENS, TextTokenizer
 
 # All single bytes, then merges that give one token for "你", "好" and "he".
 RANKS: dict[bytes, int] = {bytes([value]): value for value in range(256)}
@@ -47,7 +48,7 @@ PUBLISHED_IDS = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    save_tokenizer_files(tmp_path, RANKS)
+    write_text_tokenizer(tmp_path, RANKS)
     return tmp_path
 
 
@@ -59,7 +60,7 @@ def tokenizer(folder: Path) -> TextTokenizer:
 def test_published_special_ids_at_the_published_size(tmp_path: Path) -> None:
     ranks = {bytes([value]): value for value in range(256)}
     ranks |= {b"%06d" % rank: rank for rank in range(256, 151643)}
-    save_tokenizer_files(tmp_path, ranks)
+    write_text_tokenizer(tmp_path, ranks)
     tokenizer = TextTokenizer.from_pretrained(tmp_path)
     assert len(tokenizer.special_tokens) == 421
     assert sorted(tokenizer.special_tokens.values()) == list(range(151643, 152064))
@@ -103,7 +104,7 @@ def test_merges_and_round_trip(tokenizer: TextTokenizer) -> None:
 
 def test_digits_stay_apart_and_letters_do_not(tokenizer: TextTokenizer, folder: Path) -> None:
     ranks = RANKS | {b"12": BASE, b"ab": BASE + 1}
-    save_tokenizer_files(folder, ranks)
+    write_text_tokenizer(folder, ranks)
     assert TextTokenizer.from_pretrained(folder).encode("12ab") == [ord("1"), ord("2"), BASE + 1]
 
 
@@ -198,7 +199,7 @@ def test_inconsistent_ranks(folder: Path) -> None:
     with pytest.raises(DataError, match="each once"):
         TextTokenizer.from_pretrained(folder)
     with pytest.raises(DataError, match="no token for 255 single bytes"):
-        save_tokenizer_files(folder, {b"a": 0})
+        write_text_tokenizer(folder, {b"a": 0})
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from experiments.published_layout import write_whisper
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.model.audio_frontend import PREPROCESSOR_CONFIG
 from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
@@ -79,7 +80,7 @@ def test_forward_has_the_gradients_that_encode_lacks(extractor: WhisperFeatureEx
 
 
 def test_saved_folder_has_the_published_layout(extractor: WhisperFeatureExtractor, tmp_path: Path) -> None:
-    extractor.save_pretrained(tmp_path)
+    write_whisper(extractor, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "config.json",
         "model.safetensors",
@@ -95,7 +96,7 @@ def test_saved_folder_has_the_published_layout(extractor: WhisperFeatureExtracto
 def test_transformers_reads_the_saved_folder(
     extractor: WhisperFeatureExtractor, clips: list[Tensor], tmp_path: Path
 ) -> None:
-    extractor.save_pretrained(tmp_path)
+    write_whisper(extractor, tmp_path)
     mel_extractor = transformers.WhisperFeatureExtractor.from_pretrained(tmp_path)
     encoder = (
         transformers.WhisperModel.from_pretrained(tmp_path, decoder_layers=1, decoder_attention_heads=2)
@@ -109,7 +110,7 @@ def test_transformers_reads_the_saved_folder(
 
 
 def test_round_trip(extractor: WhisperFeatureExtractor, clips: list[Tensor], tmp_path: Path) -> None:
-    extractor.save_pretrained(tmp_path)
+    write_whisper(extractor, tmp_path)
     again = WhisperFeatureExtractor.from_pretrained(tmp_path)
     assert not again.training
     assert torch.equal(again.encode(clips[:1])[0], extractor.encode(clips[:1])[0])
@@ -117,7 +118,7 @@ def test_round_trip(extractor: WhisperFeatureExtractor, clips: list[Tensor], tmp
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
 def test_half_precision_files_are_cast(extractor: WhisperFeatureExtractor, tmp_path: Path, stored: torch.dtype) -> None:
-    extractor.save_pretrained(tmp_path)
+    write_whisper(extractor, tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     save_file({name: value.to(stored) for name, value in weights.items()}, tmp_path / "model.safetensors")
     again = WhisperFeatureExtractor.from_pretrained(tmp_path)
@@ -128,7 +129,7 @@ def test_half_precision_files_are_cast(extractor: WhisperFeatureExtractor, tmp_p
 
 
 def test_sharded_folder(extractor: WhisperFeatureExtractor, clips: list[Tensor], tmp_path: Path) -> None:
-    extractor.save_pretrained(tmp_path)
+    write_whisper(extractor, tmp_path)
     single = tmp_path / "model.safetensors"
     names = sorted(weights := load_file(single))
     shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
@@ -159,7 +160,7 @@ def rewrite(folder: Path, change: dict[str, Tensor | None]) -> None:
 def test_wrong_tensors_are_named(
     extractor: WhisperFeatureExtractor, tmp_path: Path, change: dict[str, Tensor | None], message: str
 ) -> None:
-    extractor.save_pretrained(tmp_path)
+    write_whisper(extractor, tmp_path)
     rewrite(tmp_path, change)
     with pytest.raises(UserError, match=message):
         WhisperFeatureExtractor.from_pretrained(tmp_path)
