@@ -111,7 +111,7 @@ TABLES: dict[str, Table] = {
     ),
     "decoding": Table(
         "Decoding",
-        "`generate_text` over the base alone, every row to its full length. The first column of times is prompt and "
+        "`generate_texts` over the base alone, every row to its full length. The first column of times is prompt and "
         "first token, then one step of the whole batch; tokens/s counts all of it.",
         (
             ("batch", "batch", _plain),

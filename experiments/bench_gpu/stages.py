@@ -16,7 +16,7 @@ from experiments.bench_gpu.shapes import Shapes, random_decoder, random_speech_t
 from experiments.bench_gpu.step import AdapterStep, adapter_on
 from experiments.bench_gpu.timing import Clock, or_out_of_memory, release_memory
 from kimi_audio_ft.config.train import DecodingConfig, LoraConfig, OptimConfig
-from kimi_audio_ft.decoding.generate import generate_text
+from kimi_audio_ft.decoding.generate import generate_texts
 from kimi_audio_ft.lora.adapter import trainable_parameters
 from kimi_audio_ft.model import KimiAudioForCausalLM
 
@@ -136,7 +136,7 @@ def _decode(plan: Plan, model: KimiAudioForCausalLM, size: int, temperature: flo
 
     def seconds(new_tokens: int) -> float:
         decoding = DecodingConfig(text_temperature=temperature, max_new_tokens=new_tokens, batch_size=size)
-        return clock.time(lambda: generate_text(model, inputs, decoding, NEVER, blank, range(size))).seconds
+        return clock.time(lambda: generate_texts(model, inputs, [decoding], [range(size)], NEVER, blank)[0]).seconds
 
     clock.reset_peak()
     first, whole = seconds(1), seconds(plan.new_tokens)

@@ -11,7 +11,7 @@ from experiments.tiny_base.decoder import encode
 from experiments.tiny_base.speech import make_clips
 from kimi_audio_ft.config.train import DecodingConfig, ModelConfig
 from kimi_audio_ft.data.dataset import make_batch
-from kimi_audio_ft.decoding.generate import generate_text
+from kimi_audio_ft.decoding.generate import generate_texts
 from kimi_audio_ft.features.encode import Encoders
 from kimi_audio_ft.manifest.conversation import BLANK, TEXT_EOS
 from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer
@@ -34,7 +34,7 @@ def measure(folder: Path, domain: str, count: int) -> dict[str, float | int]:
         some = samples[start : start + 25]
         inputs = make_batch(some, tokenizer.pad_id, left=True)["inputs"]
         special = tokenizer.special_tokens
-        rows = generate_text(model, inputs, DECODING, special[TEXT_EOS], special[BLANK], [0] * len(some))
+        rows = generate_texts(model, inputs, [DECODING], [[0] * len(some)], special[TEXT_EOS], special[BLANK])[0]
         for sample, tokens in zip(some, rows, strict=True):
             text = [token for token in tokens if token <= tokenizer.pad_id]
             hypotheses[sample.id] = tokenizer.decode(text, skip_special=True)

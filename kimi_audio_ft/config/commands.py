@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from kimi_audio_ft.config.checks import at_least, below_one, count_or_auto, one_of, require
-from kimi_audio_ft.config.train import ModelConfig
+from kimi_audio_ft.config.train import DEFAULT_PROMPT, ModelConfig
 from kimi_audio_ft.errors import ConfigError
 
 # Hydra's command line takes none of these characters without two layers of quotes.
@@ -47,7 +47,7 @@ class PrepareConfig:
     # Whether the first row names the columns: true, false, or auto (it does if a wanted column's name is in it).
     header: str = "auto"
     # Instruction that precedes every recording; train and decode with the same one.
-    prompt: str = "请将语音内容转录为文字。"
+    prompt: str = DEFAULT_PROMPT
     # The conversation's task_type; recognition is "understanding".
     task_type: str = "understanding"
     # Read only the first n rows; null reads all.

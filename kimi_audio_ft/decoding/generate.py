@@ -25,18 +25,6 @@ SETTINGS_AT_ONCE = 8
 """Settings that are decoded at once: at most so many rows of a batch per utterance."""
 
 
-def generate_text(
-    model: torch.nn.Module,
-    inputs: dict[str, Any],
-    decoding: DecodingConfig,
-    text_eos: int,
-    blank: int,
-    seeds: Sequence[int],
-) -> list[list[int]]:
-    """Text tokens of each row's answer under one setting; see ``generate_texts``."""
-    return generate_texts(model, inputs, [decoding], [seeds], text_eos, blank)[0]
-
-
 @torch.inference_mode()
 def generate_texts(
     model: torch.nn.Module,

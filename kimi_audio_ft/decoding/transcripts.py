@@ -57,9 +57,8 @@ class EvaluationSet:
         """``score_repeats`` of transcripts, computed once: every trial of a sweep shows the base's."""
         key = (*transcripts.signatures, options)
         if key not in self._scores:
-            self._scores[key] = score_repeats(
-                self.references, transcripts.hypotheses, self.surroundings.recordings, options
-            )
+            recordings = self.surroundings.recordings
+            self._scores[key] = score_repeats(self.references, transcripts.hypotheses, recordings, options)
         return dict(self._scores[key])
 
     def require_unchanged(self, during: str = "while it was being decoded") -> None:
@@ -80,17 +79,12 @@ class EvaluationSet:
         return {conversation.id: conversation.reference for conversation in self.conversations}
 
     @cached_property
-    def audio(self) -> dict[str, str | None]:
-        """First recording by id, None without one."""
-        return {c.id: str(c.audio_paths[0]) if c.audio_paths else None for c in self.conversations}
-
-    @cached_property
     def surroundings(self) -> Surroundings:
         """Recordings and lengths (seconds of whole codes) for ``utterances.jsonl``."""
-        ids = list(self.references)
-        seconds = (self.conversations.num_codes() * _SECONDS_PER_CODE).round(2).tolist()
+        audio = {c.id: str(c.audio_paths[0]) if c.audio_paths else None for c in self.conversations}
         recordings = {conversation.id: conversation.recording for conversation in self.conversations}
-        return Surroundings(self.audio, recordings, dict(zip(ids, seconds, strict=True)))
+        seconds = (self.conversations.num_codes() * _SECONDS_PER_CODE).round(2).tolist()
+        return Surroundings(audio, recordings, dict(zip(audio, seconds, strict=True)))
 
 
 def require_manifest(option: str, path: str) -> None:

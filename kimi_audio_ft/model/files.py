@@ -44,23 +44,13 @@ def locate(settings: ModelConfig) -> ModelFiles:
     Raises:
         ConfigError: a folder is missing or not in Kimi-Audio's layout; names the option to set.
     """
-    if settings.path == "tiny":
-        root = TINY_MODEL
-    elif is_hub_id(settings.path):
-        root = base_files(settings.path, settings.revision).fetch()
-    else:
-        root = Path(settings.path).expanduser().resolve()
+    root = TINY_MODEL if settings.path == "tiny" else base_files(settings.path, settings.revision).fetch()
     if not (root / "config.json").is_file():
         rule = f"must be 'tiny', a hub id or a checkpoint folder with a config.json; there is none in {root}"
         raise ConfigError("model.path", settings.path, rule, "Download the checkpoint and give its folder")
     _refuse_openai_whisper(settings.path, root / WHISPER_NAME)
     own = settings.speech_tokenizer
-    if own is None:
-        speech_tokenizer = root / "glm-4-voice-tokenizer"
-    elif is_hub_id(own):
-        speech_tokenizer = speech_tokenizer_files(own).fetch()
-    else:
-        speech_tokenizer = Path(own).expanduser().resolve()
+    speech_tokenizer = root / "glm-4-voice-tokenizer" if own is None else speech_tokenizer_files(own).fetch()
     return ModelFiles(root, root / WHISPER_NAME, speech_tokenizer)
 
 
@@ -87,7 +77,7 @@ def is_hub_id(path: str) -> bool:
 
 @dataclass(frozen=True)
 class HubFiles:
-    """Files of a hub repository named by an option.
+    """Files of a hub repository, or of a local folder, named by an option.
 
     allow, skip: patterns in which ``*`` also matches ``/``. required: files of a complete download besides
     ``config.json`` and the shards of the index.
@@ -101,13 +91,15 @@ class HubFiles:
     required: tuple[str, ...] = ()
 
     def fetch(self) -> Path:
-        """Folder of the files, from the local cache or downloaded by one process at a time.
+        """The local folder; or that of the hub's files, from the cache or downloaded by one process at a time.
 
         A complete cached copy is used without network access; set a revision for a newer one.
 
         Raises:
             ConfigError: the download fails, or the disk is too small; names the option and the remedy.
         """
+        if not is_hub_id(self.repo):
+            return Path(self.repo).expanduser().resolve()
         from huggingface_hub.constants import HF_HUB_CACHE
 
         if (have := self._in_cache()) is not None:

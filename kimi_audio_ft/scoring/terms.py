@@ -64,32 +64,14 @@ def _words_of(option: str, path: str | None) -> tuple[str, ...]:
     return words
 
 
-@dataclass(frozen=True)
-class TermScore:
-    """Occurrences of a term in the references, in the hypotheses, and in both for the same utterance."""
-
-    in_references: int
-    in_hypotheses: int
-    found: int
-
-    @property
-    def recall(self) -> float | None:
-        """The fraction of the references' occurrences that were found; None without any."""
-        return self.found / self.in_references if self.in_references else None
-
-    @property
-    def precision(self) -> float | None:
-        """The fraction of the hypotheses' occurrences that are right; None without any."""
-        return self.found / self.in_hypotheses if self.in_hypotheses else None
-
-
 def term_scores(
     references: Mapping[str, str], hypotheses: Sequence[Mapping[str, str]], terms: Sequence[str]
-) -> dict[str, TermScore]:
-    """The score of every term, summed over the repeats of an evaluation.
+) -> dict[str, dict[str, float | None]]:
+    """By term, occurrences in the references, in the hypotheses, and in both for the same utterance (``found``).
 
-    Terms are looked for in normalised texts, so that case, width, marks and the writing of numbers do not matter; where
-    two overlap, the longer one counts. An utterance's occurrences count as found up to the smaller of its two numbers.
+    Summed over the repeats of an evaluation; with recall and precision, fractions, None without an occurrence. Terms
+    are looked for in normalised texts, so that case, width, marks and the writing of numbers do not matter; where two
+    overlap, the longer one counts. An utterance's occurrences count as found up to the smaller of its two numbers.
     """
     rules = NORMALISATIONS["normalised"]
     spelt = {form: term for term in terms for form in _forms(term, rules)}
@@ -101,7 +83,16 @@ def term_scores(
             expected.update(here)
             given.update(there)
             found.update(here & there)
-    return {term: TermScore(expected[term], given[term], found[term]) for term in terms}
+    return {
+        term: {
+            "in_references": expected[term],
+            "in_hypotheses": given[term],
+            "found": found[term],
+            "recall": found[term] / expected[term] if expected[term] else None,
+            "precision": found[term] / given[term] if given[term] else None,
+        }
+        for term in terms
+    }
 
 
 def _forms(term: str, rules: Normalisation) -> set[str]:

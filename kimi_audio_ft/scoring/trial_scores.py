@@ -6,7 +6,7 @@ import statistics
 import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -100,10 +100,7 @@ def score_repeats(
         "cer_ci_high": high,
         "categories": _categories(references, hypotheses, options),
         "number_accuracy": number_accuracy(references, hypotheses),
-        "terms": {
-            term: {**asdict(found), "recall": found.recall, "precision": found.precision}
-            for term, found in term_scores(references, hypotheses, options.terms).items()
-        },
+        "terms": term_scores(references, hypotheses, options.terms),
     }
 
 

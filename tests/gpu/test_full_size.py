@@ -20,7 +20,7 @@ from experiments.bench_gpu.shapes import Shapes, random_decoder
 from experiments.bench_gpu.step import AdapterStep, adapter_on, batch_loss
 from kimi_audio_ft.config.train import DecodingConfig, LoraConfig, OptimConfig
 from kimi_audio_ft.data.dataset import Sample
-from kimi_audio_ft.decoding.generate import generate_text
+from kimi_audio_ft.decoding.generate import generate_texts
 from kimi_audio_ft.lora.adapter import adapter_state, trainable_parameters
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM
 
@@ -167,7 +167,7 @@ def generate(
     config = model.model.config
     inputs = batch_of(config, samples, device, dtype, left=True)["inputs"]
     decoding = DecodingConfig(text_temperature=0.0, max_new_tokens=count)
-    return generate_text(model, inputs, decoding, NEVER, NumberTokenizer(config).blank, range(len(samples)))
+    return generate_texts(model, inputs, [decoding], [range(len(samples))], NEVER, NumberTokenizer(config).blank)[0]
 
 
 def test_generating_a_batch_is_generating_its_rows(

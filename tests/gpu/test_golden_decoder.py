@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kimi_audio_ft.config.train import DecodingConfig
-from kimi_audio_ft.decoding.generate import generate_text
+from kimi_audio_ft.decoding.generate import generate_texts
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM
 from tests.published_loss import two_stream_loss
 
@@ -119,7 +119,7 @@ def test_float32_greedy_tokens(golden: Path, device: torch.device, run: str) -> 
     model, cases = golden_model(golden, device, torch.float32), tensors_on(golden, "llm_cases", device)
     prompt = inputs(cases, "base") | {"attention_mask": torch.ones_like(cases["base.input_ids"])}
     decoding = DecodingConfig(text_temperature=0.0, max_new_tokens=expected["max_new_tokens"])
-    [answer] = generate_text(model, prompt, decoding, expected["text_eos_id"], BLANK, [0])
+    [answer] = generate_texts(model, prompt, [decoding], [[0]], expected["text_eos_id"], BLANK)[0]
     assert answer == expected["returned_text_tokens"]
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kimi_audio_ft.config.train import DecodingConfig
-from kimi_audio_ft.decoding.generate import generate_text
+from kimi_audio_ft.decoding.generate import generate_texts
 from kimi_audio_ft.decoding.sampling import penalize_repetition
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM
 from tests.numerics.closeness import assert_close
@@ -86,7 +86,7 @@ def test_greedy_generation(
 ) -> None:
     expected = golden[0][run]
     decoding = DecodingConfig(text_temperature=0.0, max_new_tokens=expected["max_new_tokens"])
-    [answer] = generate_text(model, prompt, decoding, expected["text_eos_id"], BLANK, [0])
+    [answer] = generate_texts(model, prompt, [decoding], [[0]], expected["text_eos_id"], BLANK)[0]
     assert answer == expected["returned_text_tokens"]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kimi_audio_ft.config.train import DecodingConfig
 from kimi_audio_ft.data.dataset import Sample, make_batch
-from kimi_audio_ft.decoding.generate import generate_text, utterance_seed
+from kimi_audio_ft.decoding.generate import generate_texts, utterance_seed
 from kimi_audio_ft.decoding.sampling import penalize_repetition
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from tests.sampling import choose
@@ -26,7 +26,7 @@ def generated(
 ) -> list[list[int]]:
     decoding = DecodingConfig(**{"text_temperature": 0.0, "max_new_tokens": STEPS} | settings)
     inputs = make_batch(samples, PAD, left=True)["inputs"]
-    return generate_text(model, inputs, decoding, eos, BLANK, seeds or SEEDS[: len(samples)])
+    return generate_texts(model, inputs, [decoding], [seeds or SEEDS[: len(samples)]], eos, BLANK)[0]
 
 
 @torch.no_grad()

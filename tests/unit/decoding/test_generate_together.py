@@ -13,7 +13,7 @@ import torch
 from kimi_audio_ft.config.train import DecodingConfig
 from kimi_audio_ft.data.dataset import Sample, make_batch
 from kimi_audio_ft.decoding import generate
-from kimi_audio_ft.decoding.generate import SETTINGS_AT_ONCE, generate_text, generate_texts
+from kimi_audio_ft.decoding.generate import SETTINGS_AT_ONCE, generate_texts
 from kimi_audio_ft.model import KimiAudioForCausalLM
 
 PAD, BLANK, EOS, NO_EOS = 0, 1, 13, -1
@@ -44,7 +44,7 @@ def together(
 
 def alone(model: torch.nn.Module, samples: list[Sample], one: Sampling, eos: int = EOS) -> list[list[int]]:
     inputs = make_batch(samples, PAD, left=True)["inputs"]
-    return generate_text(model, inputs, one[0], eos, BLANK, one[1])
+    return generate_texts(model, inputs, [one[0]], [one[1]], eos, BLANK)[0]
 
 
 @contextmanager
