@@ -9,15 +9,15 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kimi_audio_ft.config.commands import MergeConfig
 from kimi_audio_ft.errors import ConfigError, DataError, UserError
+from kimi_audio_ft.merging import weights
 from kimi_audio_ft.merging.merge import merge
 from kimi_audio_ft.model import KimiAudioForCausalLM
-from kimi_audio_ft.model.checkpoint import ShardWriter
 
 if TYPE_CHECKING:
     from tests.standin import Standin
@@ -98,16 +98,16 @@ def test_a_killed_merge_leaves_nothing_that_looks_complete(
     tmp_path: Path,
 ) -> None:
     settings, out = config(make_adapter(), shard_gb=0.001), tmp_path / "out"
-    draft, close = tmp_path / ".out.draft", ShardWriter.close
+    draft, write = tmp_path / ".out.draft", weights.write_merged
 
-    def killed_after_two(writer: ShardWriter) -> None:
-        close(writer)
-        if (draft / "model-2-of-5.safetensors").exists():
+    def killed_after_two(path: Path, *arguments: Any) -> None:
+        write(path, *arguments)
+        if path.name == "model-2-of-5.safetensors":
             os.kill(os.getpid(), signal.SIGKILL)
 
     child = os.fork()
     if child == 0:
-        ShardWriter.close = killed_after_two  # type: ignore[method-assign]
+        weights.write_merged = killed_after_two
         merge(settings)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
