@@ -33,8 +33,6 @@ PRESETS = {
     r"|whisper_model\.encoder\.layers\.\d+\.self_attn\.(q|k|v)_proj)",
 }
 
-OPTION = "lora.target_modules"
-
 
 def target_pattern(targets: str | Iterable[str]) -> str:
     """One regular expression over full module paths from a preset, an expression, or a list of them."""
@@ -45,7 +43,7 @@ def target_pattern(targets: str | Iterable[str]) -> str:
             re.compile(pattern)
         except re.error as error:
             rule = f"is neither a preset ({', '.join(PRESETS)}) nor a regular expression ({error})"
-            raise ConfigError(OPTION, part, rule) from None
+            raise ConfigError("lora.target_modules", part, rule) from None
     return patterns[0] if len(patterns) == 1 else "|".join(f"({pattern})" for pattern in patterns)
 
 
@@ -70,7 +68,7 @@ def matched(linears: Sequence[str], targets: str | Iterable[str]) -> list[str]:
             example = f"e.g. {linears[0]}" if linears else "none"
             rule = f"matches none of the model's {len(linears)} linears ({example})"
             remedy = f"Use a preset ({', '.join(PRESETS)}) or a regular expression over whole module paths"
-            raise ConfigError(OPTION, part, rule, remedy)
+            raise ConfigError("lora.target_modules", part, rule, remedy)
         found += matches
     return sorted(set(found))
 

@@ -6,21 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kimi_audio_ft.model.audio_frontend import num_audio_tokens
-    from kimi_audio_ft.model.config import KimiAudioConfig
-    from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
-    from kimi_audio_ft.model.speech_tokenizer import SpeechTokenizer
-    from kimi_audio_ft.model.text_tokenizer import TextTokenizer
-    from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
-
-__all__ = [
-    "KimiAudioConfig",
-    "KimiAudioForCausalLM",
-    "SpeechTokenizer",
-    "TextTokenizer",
-    "WhisperFeatureExtractor",
-    "num_audio_tokens",
-]
+    from kimi_audio_ft.model.audio_frontend import num_audio_tokens as num_audio_tokens
+    from kimi_audio_ft.model.config import KimiAudioConfig as KimiAudioConfig
+    from kimi_audio_ft.model.decoder import KimiAudioForCausalLM as KimiAudioForCausalLM
+    from kimi_audio_ft.model.speech_tokenizer import SpeechTokenizer as SpeechTokenizer
+    from kimi_audio_ft.model.text_tokenizer import TextTokenizer as TextTokenizer
+    from kimi_audio_ft.model.whisper import WhisperFeatureExtractor as WhisperFeatureExtractor
 
 _MODULE_OF = {
     "KimiAudioConfig": "config",

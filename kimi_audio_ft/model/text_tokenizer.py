@@ -140,17 +140,13 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
         if token in ranks:
             raise DataError(path, f"token {token!r} is there twice", _REMEDY, number)
         ranks[token] = value
-    _check_ranks(ranks, path)
-    return ranks
-
-
-def _check_ranks(ranks: dict[bytes, int], path: Path) -> None:
     if sorted(ranks.values()) != list(range(len(ranks))):
         raise DataError(path, f"the ranks are not 0..{len(ranks) - 1}, each once", _REMEDY)
     missing = [value for value in range(256) if bytes([value]) not in ranks]
     if missing:
         # tiktoken aborts instead of raising on text with an unknown byte.
         raise DataError(path, f"no token for {len(missing)} single bytes, such as {missing[0]}", _REMEDY)
+    return ranks
 
 
 def _read_special_tokens(path: Path, first_id: int) -> dict[str, int]:

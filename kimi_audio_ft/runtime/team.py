@@ -58,20 +58,11 @@ def joined_team() -> Iterator[Team]:
     rank = dist.get_rank()
     try:
         yield Team(rank, dist.get_world_size(), dist.new_group(backend="gloo", timeout=_QUEUE_PATIENCE))
-    except dist.DistBackendError:
-        _follow(rank)
     except RuntimeError as error:
-        if not _peer_is_gone(error):
+        gloo_lost_it = "gloo" in str(error) and ("closed by peer" in str(error) or "reset by peer" in str(error))
+        if not isinstance(error, dist.DistBackendError) and not gloo_lost_it:
             raise
-        _follow(rank)
+        print(f"process {rank} ends because another one of this run has ended", file=sys.stderr, flush=True)
+        os._exit(1)  # the process group's threads still wait for the one that is gone
     finally:
         dist.destroy_process_group()
-
-
-def _peer_is_gone(error: RuntimeError) -> bool:
-    return "gloo" in str(error) and any(sign in str(error) for sign in ("closed by peer", "reset by peer"))
-
-
-def _follow(rank: int) -> None:
-    print(f"process {rank} ends because another one of this run has ended", file=sys.stderr, flush=True)
-    os._exit(1)  # the process group's threads still wait for the one that is gone

@@ -40,32 +40,6 @@ _UNTIL = re.compile("(?<=[0-9][年月日号点时分秒个元块万亿度人天�
 # 50 %, $ 5, and 2024 年, for its reading depends on what follows.
 _SPACE = regex.compile(r"(?<=[0-9])\s+(?=[%‰°\p{Han}])|(?<=\p{Sc})\s+(?=[0-9])|(?<=\p{Han})\s+(?=[0-9])")
 
-# Kinds of spans, the first that fits wins. Those in words of Latin letters are read too: 5G is 五g, and K12 k十二.
-_KINDS = {
-    "date": r"(?>[12][0-9]{3}(?P<separator>[-/.])[01]?[0-9](?P=separator)[0-3]?[0-9])",
-    "time": r"(?>(?:1[0-9]|2[0-4]|0?[0-9]):[0-5][0-9](?::[0-5][0-9])?)(?![:])",
-    "ratio": r"(?>[0-9]++:[0-9]++)",
-    "phone": r"(?>0[0-9]{2,3}-[0-9]{7,8}|[48]00-[0-9]{3,4}-?[0-9]{3,4}|1[3-9][0-9](?:[ -]?[0-9]{4}){2})",
-    "called": rf"(?<=(?:{_CALLED})(?:是|为|:)?)(?>[0-9]{{3,}})(?!\.[0-9])",
-    "version": r"(?>[0-9]++(?:\.[0-9]++){2,})",
-    "fraction": r"(?>[0-9]++/[0-9]++)",
-    "years": r"(?>[12][0-9]{3}(?:[-~][12][0-9]{3})++)(?=年)",
-    "range": rf"(?>{_PART}(?:[-~]{_PART})++)",
-    "percent": rf"{_SIGNED}{_NUMBER}[%‰]",
-    "money": rf"\p{{Sc}}{_NUMBER}[万亿]*+",
-    "degrees": rf"{_SIGNED}{_NUMBER}°c?",
-    "year": r"(?>[0-9]{4}|0[0-9])(?=年)|[05-9]0(?=后)|(?>[12][0-9]{3})(?=q[1-4]|h[12])",
-    "padded": r"(?>0[1-9])(?=[月日号时点])",
-    "word": rf"(?<={_LETTER})(?>[0-9]{{3,}})(?!\.[0-9])|(?>[0-9]{{3,4}})(?=p(?!{_LETTER}))",
-    "digits": rf"(?>0[0-9]++|[0-9]{{17,}}|[0-9]{{7,}}+(?<!000)(?![{_COUNTED}]))(?!\.[0-9])",
-    "number": rf"{_SIGNED}{_NUMBER}",
-}
-_SPAN = regex.compile(
-    r"(?=[0-9+\-]|\p{Sc})(?<![0-9])(?:"
-    + "|".join(f"(?P<{kind}>{span})" for kind, span in _KINDS.items())
-    + ")(?![0-9])",
-    regex.V1,
-)
 # 7×24
 _TIMES = re.compile("(?<=[0-9])×(?=[0-9])")
 # T+1, 3+2
@@ -115,7 +89,8 @@ def _is_foreign(text: str) -> bool:
 def _spoken(span: regex.Match[str]) -> str:
     kind = span.lastgroup
     assert kind is not None
-    return _READERS[kind](span[0].replace(",", ""))
+    _, read = _KINDS[kind]
+    return read(span[0].replace(",", ""))
 
 
 def _one_by_one(digits: str) -> str:
@@ -188,22 +163,30 @@ def _joined(separator: str, word: str, read: Callable[[str], str]) -> Callable[[
     return lambda text: word.join(read(part) for part in text.replace("~", "-").split(separator))
 
 
-_READERS: dict[str, Callable[[str], str]] = {
-    "date": _date,
-    "time": _time,
-    "ratio": _joined(":", "比", _number),
-    "phone": _one_by_one,
-    "called": _one_by_one,
-    "version": _joined(".", "点", _number),
-    "fraction": _fraction,
-    "years": _joined("-", "到", _one_by_one),
-    "range": _range,
-    "percent": _part,
-    "money": _money,
-    "degrees": _degrees,
-    "year": _one_by_one,
-    "padded": lambda text: _number(text[1:]),
-    "word": _one_by_one,
-    "digits": _one_by_one,
-    "number": _number,
+# Kinds of spans and their readers; the first kind that fits wins. Those in words of Latin letters are read too: 5G is
+# 五g, and K12 k十二.
+_KINDS: dict[str, tuple[str, Callable[[str], str]]] = {
+    "date": (r"(?>[12][0-9]{3}(?P<separator>[-/.])[01]?[0-9](?P=separator)[0-3]?[0-9])", _date),
+    "time": (r"(?>(?:1[0-9]|2[0-4]|0?[0-9]):[0-5][0-9](?::[0-5][0-9])?)(?![:])", _time),
+    "ratio": (r"(?>[0-9]++:[0-9]++)", _joined(":", "比", _number)),
+    "phone": (r"(?>0[0-9]{2,3}-[0-9]{7,8}|[48]00-[0-9]{3,4}-?[0-9]{3,4}|1[3-9][0-9](?:[ -]?[0-9]{4}){2})", _one_by_one),
+    "called": (rf"(?<=(?:{_CALLED})(?:是|为|:)?)(?>[0-9]{{3,}})(?!\.[0-9])", _one_by_one),
+    "version": (r"(?>[0-9]++(?:\.[0-9]++){2,})", _joined(".", "点", _number)),
+    "fraction": (r"(?>[0-9]++/[0-9]++)", _fraction),
+    "years": (r"(?>[12][0-9]{3}(?:[-~][12][0-9]{3})++)(?=年)", _joined("-", "到", _one_by_one)),
+    "range": (rf"(?>{_PART}(?:[-~]{_PART})++)", _range),
+    "percent": (rf"{_SIGNED}{_NUMBER}[%‰]", _part),
+    "money": (rf"\p{{Sc}}{_NUMBER}[万亿]*+", _money),
+    "degrees": (rf"{_SIGNED}{_NUMBER}°c?", _degrees),
+    "year": (r"(?>[0-9]{4}|0[0-9])(?=年)|[05-9]0(?=后)|(?>[12][0-9]{3})(?=q[1-4]|h[12])", _one_by_one),
+    "padded": (r"(?>0[1-9])(?=[月日号时点])", lambda text: _number(text[1:])),
+    "word": (rf"(?<={_LETTER})(?>[0-9]{{3,}})(?!\.[0-9])|(?>[0-9]{{3,4}})(?=p(?!{_LETTER}))", _one_by_one),
+    "digits": (rf"(?>0[0-9]++|[0-9]{{17,}}|[0-9]{{7,}}+(?<!000)(?![{_COUNTED}]))(?!\.[0-9])", _one_by_one),
+    "number": (rf"{_SIGNED}{_NUMBER}", _number),
 }
+_SPAN = regex.compile(
+    r"(?=[0-9+\-]|\p{Sc})(?<![0-9])(?:"
+    + "|".join(f"(?P<{kind}>{span})" for kind, (span, _) in _KINDS.items())
+    + ")(?![0-9])",
+    regex.V1,
+)

@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from pytorch_lightning.plugins.precision import DeepSpeedPrecision
+from pytorch_lightning.plugins.precision import DeepSpeedPrecision, Precision
 from pytorch_lightning.strategies import (
     DDPStrategy,
     DeepSpeedStrategy,
@@ -137,14 +137,9 @@ class KeepPrecision(DeepSpeedPrecision):
     def __init__(self) -> None:
         super().__init__("32-true")
 
-    def convert_module(self, module: nn.Module) -> nn.Module:
-        return module
-
-    def convert_input(self, data: Any) -> Any:
-        return data
-
-    def tensor_init_context(self) -> Any:
-        return nullcontext()
+    convert_module = Precision.convert_module
+    convert_input = Precision.convert_input
+    tensor_init_context = Precision.tensor_init_context
 
 
 class ZeroThree(AdapterStrategy, DeepSpeedStrategy):
