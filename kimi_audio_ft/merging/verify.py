@@ -13,7 +13,7 @@ from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.lora.adapter import load_adapter
 from kimi_audio_ft.merging.weights import StoredTensor, decoder_sources, whisper_sources
 from kimi_audio_ft.model import KimiAudioForCausalLM, WhisperFeatureExtractor, num_audio_tokens
-from kimi_audio_ft.model.checkpoint import is_branch, read_config
+from kimi_audio_ft.model.checkpoint import is_branch
 from kimi_audio_ft.model.files import WHISPER_NAME, ModelFiles
 
 # Largest root-mean-square difference of the logits, as a part of their own spread: rounding the merged weights to
@@ -69,23 +69,18 @@ def check_logits(base: ModelFiles, folder: Path, adapter: Path, dtype: torch.dty
 def _logits(root: Path, whisper: Path, targets: PeftTargets, adapter: Path | None) -> Tensor:
     """Text logits, and the audio branch's when the adapter changes it, of a fixed sample."""
     model = KimiAudioForCausalLM.from_pretrained(root, torch.float32, audio_branch=targets.branch)
-    waveform = 0.1 * torch.randn(_SAMPLES, generator=torch.Generator().manual_seed(1))
-    codes = num_audio_tokens(_SAMPLES)
+    config, codes, generator = model.config, num_audio_tokens(_SAMPLES), torch.Generator().manual_seed(1)
+    waveform = 0.1 * torch.randn(_SAMPLES, generator=generator)
+    features = torch.randn(codes, config.kimia_adaptor_input_dim, generator=generator)
     if targets.whisper:
         model.attach_whisper(WhisperFeatureExtractor.from_pretrained(whisper))
-        features = None
-    else:
-        generator = torch.Generator().manual_seed(2)
-        features = [torch.randn(codes, read_config(root).kimia_adaptor_input_dim, generator=generator)]
     if adapter is not None:
         load_adapter(model, adapter)
-    generator = torch.Generator().manual_seed(3)
-    offset, vocab = read_config(root).kimia_token_offset, read_config(root).vocab_size
-    audio = torch.randint(offset, vocab, (1, codes + 8), generator=generator)
+    audio = torch.randint(config.kimia_token_offset, config.vocab_size, (1, codes + 8), generator=generator)
     is_code = torch.zeros_like(audio, dtype=torch.bool)
     is_code[:, 4 : 4 + codes] = True
-    text = torch.randint(0, offset, audio.shape, generator=generator)
-    inputs = {"audio_features": features} if features else {"waveforms": [waveform]}
+    text = torch.randint(0, config.kimia_token_offset, audio.shape, generator=generator)
+    inputs = {"waveforms": [waveform]} if targets.whisper else {"audio_features": [features]}
     out = model(audio, text, is_code, audio_branch=targets.branch, **inputs)
     parts = [out.text_logits] + ([out.audio_logits] if targets.branch else [])
     return torch.cat(parts).float()

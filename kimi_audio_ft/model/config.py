@@ -40,7 +40,8 @@ PARAMETERS_7B = {
     "decoder without audio branch": 7_764_266_496,
     "Whisper encoder": 636_968_960,
 }
-_SHAPE_7B = tuple(name for name in PUBLISHED_7B if name.endswith(("_size", "_layers", "_heads", "_dim", "_index")))
+# Fields that decide the shapes of the decoder's tensors, less the branch's number of layers.
+_SHAPE_7B = [name for name in PUBLISHED_7B if name.endswith(("_size", "hidden_layers", "_heads", "_dim", "_index"))]
 
 
 class KimiAudioConfig(Qwen2Config):
@@ -96,8 +97,7 @@ class KimiAudioConfig(Qwen2Config):
     @property
     def is_7b(self) -> bool:
         """Whether the decoder's tensors have the shapes of the published 7B (with or without the audio branch)."""
-        fields = (name for name in _SHAPE_7B if name != "kimia_mimo_layers")
-        return self.kimia_mimo_layers in (0, 6) and all(getattr(self, name) == PUBLISHED_7B[name] for name in fields)
+        return self.kimia_mimo_layers in (0, 6) and all(getattr(self, name) == PUBLISHED_7B[name] for name in _SHAPE_7B)
 
     @property
     def rope_theta(self) -> float:

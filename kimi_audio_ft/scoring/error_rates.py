@@ -183,17 +183,13 @@ def is_over_generated(reference: str, hypothesis: str) -> bool:
     return any(len(loop[0]) >= _LOOP_CHARS and loop[0] not in reference for loop in _LOOP.finditer(hypothesis))
 
 
-class _Syllables(dict[str, str]):
-    """Toneless syllable of each Han character; other text is unchanged."""
+@lru_cache(maxsize=100_000)
+def _syllable(unit: str) -> str:
+    if not _HAN.fullmatch(unit):
+        return unit
+    from pypinyin import Style, lazy_pinyin
 
-    def __missing__(self, unit: str) -> str:
-        syllable = next(iter(_first_reading(unit)), unit) if _HAN.fullmatch(unit) else unit
-        if len(unit) == 1:  # there is no end of words and numbers
-            self[unit] = syllable
-        return syllable
-
-
-_SYLLABLES = _Syllables()
+    return next(iter(lazy_pinyin(unit, style=Style.NORMAL, errors="ignore")), unit)
 
 
 def in_syllables(units: Iterable[str]) -> list[str]:
@@ -201,7 +197,7 @@ def in_syllables(units: Iterable[str]) -> list[str]:
 
     Other words, numbers, and characters without a known reading stay as they are.
     """
-    return [_SYLLABLES[unit] for unit in units]
+    return list(map(_syllable, units))
 
 
 @lru_cache(maxsize=100_000)
@@ -216,12 +212,6 @@ def readings(character: str) -> frozenset[str]:
 
     found = pinyin(character, style=Style.TONE3, heteronym=True, neutral_tone_with_five=True, errors="ignore")
     return frozenset(reading for readings in found for reading in readings if reading)
-
-
-def _first_reading(character: str) -> list[str]:
-    from pypinyin import Style, lazy_pinyin
-
-    return lazy_pinyin(character, style=Style.NORMAL, errors="ignore")
 
 
 @dataclass(frozen=True)

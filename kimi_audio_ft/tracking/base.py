@@ -44,13 +44,10 @@ class CsvRun(Tracker):
         new = [name for name in row if name not in self._columns]
         if new:
             self._columns += new
-            self._write_all()
+            with written_aside(self._path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, self._columns)
+                writer.writeheader()
+                writer.writerows(self._rows)
         else:
             with self._path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns).writerow(row)
-
-    def _write_all(self) -> None:
-        with written_aside(self._path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(self._rows)

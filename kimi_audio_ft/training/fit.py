@@ -62,15 +62,14 @@ def fit_adapters(
         dispatch: "slice" or "batched" (``lora.pack``), for several adapters.
         until: pause at this optimizer step of the training; a later call continues it.
         on_row: called with an adapter's name and each new point of its curves; after a resume first with earlier ones.
-        on_step: called a few times per second with an adapter's name, its step, the number of steps, the step's loss
-            and the pack's positions per second (without padding).
+        on_step: called a few times per second, see ``ReportSteps``.
         on_failure: called with an adapter's name and its failure, at the step where it occurs.
         should_stop: called after every step, on every rank; True on any rank ends the training at this step.
 
     Returns:
         By name, facts about the training (steps, seconds, losses, number of trained parameters, pack, and in a pack
-        ``equals_alone``: "bit for bit" or "within rounding"); for a paused one
-        ``{"paused": {"step", "val_loss"}, ...}``; for a failed one its TrainingFailed.
+        ``equals_alone``: "bit for bit" or "within rounding"); ``{"paused": {"step", "val_loss"}, ...}`` of a paused
+        one; the TrainingFailed of a failed one.
 
     Raises:
         Interrupted: on ``should_stop``; every adapter that has not failed has a checkpoint of that step.
