@@ -18,7 +18,7 @@ from kimi_audio_ft.errors import ChangedError, ConfigError
 from kimi_audio_ft.files import read_jsonl, write_jsonl
 from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, reference_identity, require_references
 from kimi_audio_ft.scoring import ScoringOptions
-from kimi_audio_ft.scoring.trial_scores import Surroundings, score_repeats
+from kimi_audio_ft.scoring.trial_scores import score_repeats
 from kimi_audio_ft.store.make import find_or_make_all
 from kimi_audio_ft.store.signature import signature
 
@@ -57,7 +57,7 @@ class EvaluationSet:
         """``score_repeats`` of transcripts, computed once: every trial of a sweep shows the base's."""
         key = (*transcripts.signatures, options)
         if key not in self._scores:
-            recordings = self.surroundings.recordings
+            recordings = {key: row["recording"] for key, row in self.surroundings.items()}
             self._scores[key] = score_repeats(self.references, transcripts.hypotheses, recordings, options)
         return dict(self._scores[key])
 
@@ -79,12 +79,14 @@ class EvaluationSet:
         return {conversation.id: conversation.reference for conversation in self.conversations}
 
     @cached_property
-    def surroundings(self) -> Surroundings:
-        """Recordings and lengths (seconds of whole codes) for ``utterances.jsonl``."""
-        audio = {c.id: str(c.audio_paths[0]) if c.audio_paths else None for c in self.conversations}
-        recordings = {conversation.id: conversation.recording for conversation in self.conversations}
+    def surroundings(self) -> dict[str, dict[str, Any]]:
+        """By id: path of the audio (None without one), recording that it was cut from, seconds (of whole codes)."""
         seconds = (self.conversations.num_codes() * _SECONDS_PER_CODE).round(2).tolist()
-        return Surroundings(audio, recordings, dict(zip(audio, seconds, strict=True)))
+        rows: dict[str, dict[str, Any]] = {}
+        for c, length in zip(self.conversations, seconds, strict=True):
+            audio = str(c.audio_paths[0]) if c.audio_paths else None
+            rows[c.id] = {"audio": audio, "recording": c.recording, "seconds": length}
+        return rows
 
 
 def require_manifest(option: str, path: str) -> None:

@@ -59,19 +59,6 @@ class TrialFacts:
         return {key: self.flat[key] for key in SHOWN if key in self.flat}
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """Metadata of every utterance by id.
-
-    audio: its recording's path, None without one. recordings: what it was cut from; utterances of one recording are not
-    independent. seconds: length of its audio, None if unknown.
-    """
-
-    audio: Mapping[str, str | None]
-    recordings: Mapping[str, str]
-    seconds: Mapping[str, float | None]
-
-
 def score_repeats(
     references: Mapping[str, str],
     hypotheses: Sequence[Mapping[str, str]],
@@ -138,10 +125,10 @@ def _categories(
 def utterance_rows(
     references: Mapping[str, str],
     hypotheses: Sequence[Mapping[str, str]],
-    surroundings: Surroundings,
+    surroundings: Mapping[str, Mapping[str, Any]],
     options: ScoringOptions | None = None,
 ) -> list[dict[str, Any]]:
-    """One row per reference and repeat.
+    """One row per reference and repeat, with what ``surroundings`` says about its audio, by id.
 
     ``cer``, ``edits`` and ``chars`` (of the reference) are strict; ``categories`` names those that have an edit.
     """
@@ -159,9 +146,7 @@ def utterance_rows(
                     "reference": reference,
                     "hypothesis": hypothesis,
                     "cer": strict[key].rate,
-                    "audio": surroundings.audio.get(key),
-                    "recording": surroundings.recordings.get(key, key),
-                    "seconds": surroundings.seconds.get(key),
+                    **surroundings[key],
                     "edits": strict[key].edits,
                     "chars": strict[key].reference_units,
                     "normalised_edits": normalised[key].edits,

@@ -117,11 +117,10 @@ def test_scores_are_made_once_for_all_that_they_depend_on(trial: Trial) -> None:
     cold, warm = decode_all(trial.base, evaluation, [Request(COLD, 1), Request(WARM, 1)], None)
     first = evaluation.scores(cold, ScoringOptions())
     first["cer"] = "somebody else's"
+    recordings = {key: row["recording"] for key, row in evaluation.surroundings.items()}
     for transcripts in (cold, warm):
         for options in (ScoringOptions(), ScoringOptions(erhua=False, terms=("一",))):
-            made = score_repeats(
-                evaluation.references, transcripts.hypotheses, evaluation.surroundings.recordings, options
-            )
+            made = score_repeats(evaluation.references, transcripts.hypotheses, recordings, options)
             assert evaluation.scores(transcripts, options) == made == evaluation.scores(transcripts, options)
 
 

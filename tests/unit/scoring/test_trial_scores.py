@@ -12,7 +12,6 @@ from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.files import write_json
 from kimi_audio_ft.scoring import CATEGORIES, NORMALISATION_VERSION, ScoringOptions
 from kimi_audio_ft.scoring.trial_scores import (
-    Surroundings,
     TrialFacts,
     git_commit,
     score_repeats,
@@ -51,7 +50,10 @@ def test_normalised_scores_forgive_punctuation() -> None:
 
 
 def test_every_reference_has_a_row_in_every_repeat() -> None:
-    around = Surroundings({"a": "/a.wav", "b": None}, {"a": "meeting"}, {"a": 1.5, "b": None})
+    around = {
+        "a": {"audio": "/a.wav", "recording": "meeting", "seconds": 1.5},
+        "b": {"audio": None, "recording": "b", "seconds": None},
+    }
     rows = utterance_rows(REFERENCES, [TWO_WRONG, {"a": "今天天气"}], around)
     assert [(row["id"], row["repeat"]) for row in rows] == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
     assert [row["cer"] for row in rows] == pytest.approx([1 / 4, 1 / 6, 0.0, 1.0])
@@ -99,7 +101,7 @@ def test_options_act_on_the_normalised_column_and_the_categories() -> None:
         "5G": {"in_references": 1, "in_hypotheses": 1, "found": 1, "recall": 1.0, "precision": 1.0}
     }
     assert plain["terms"] == {} and plain["number_accuracy"] is None
-    rows = utterance_rows(references, hypotheses, Surroundings({}, {}, {}), options)
+    rows = utterance_rows(references, hypotheses, {key: {} for key in references}, options)
     assert (rows[0]["edits"], rows[0]["normalised_edits"], rows[0]["normalised_chars"]) == (2, 0, 6)
 
 
