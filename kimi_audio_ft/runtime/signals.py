@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -26,8 +27,9 @@ class Interrupted(KeyboardInterrupt):
 class StopRequest:
     """Whether this process was asked to stop: as a context manager it answers signals, and calling it tells.
 
-    SIGINT (Ctrl-C), SIGTERM and SIGUSR1 ask to stop; a second Ctrl-C raises KeyboardInterrupt at once. Python delivers
-    signals to the main thread only, so in any other nothing is heard.
+    SIGINT (Ctrl-C), SIGTERM, SIGUSR1 and SIGHUP (a closed terminal; not where nohup has it ignored) ask to stop; a
+    second Ctrl-C raises KeyboardInterrupt at once. Python delivers signals to the main thread only, so in any other
+    nothing is heard.
 
     Args:
         on_stop: called at every such signal.
@@ -57,6 +59,8 @@ class StopRequest:
     def listen(self) -> Self:
         """Answer signals from now on."""
         if threading.current_thread() is threading.main_thread():
+            if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+                self._handlers.pop(signal.SIGHUP, None)
             self._before = {number: signal.signal(number, handler) for number, handler in self._handlers.items()}
         return self
 
@@ -71,8 +75,19 @@ class StopRequest:
         if number == signal.SIGINT and number in self._received:
             raise KeyboardInterrupt
         self._received.add(number)
+        if number == signal.SIGHUP:
+            leave_terminal()
         if self.on_stop is not None:
             self.on_stop()
+
+
+def leave_terminal() -> None:
+    """Discard what will be printed, unless it goes into a file: the terminal, or the reader of the pipe, is gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 @contextmanager

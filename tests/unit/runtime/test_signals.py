@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +38,29 @@ class TestStopRequest:
             signal.raise_signal(signal.SIGUSR2)
             assert stop()
         assert signal.getsignal(signal.SIGUSR2) is before
+
+    def test_a_closed_terminal_asks_and_takes_no_more_output(self) -> None:
+        script = (
+            "import os, signal, sys; from kimi_audio_ft.runtime.signals import StopRequest\n"
+            "with StopRequest() as stop:\n"
+            "    os.close(int(sys.argv[1])); signal.raise_signal(signal.SIGHUP)\n"
+            "    print('nobody reads this', flush=True); sys.exit(0 if stop() else 1)"
+        )
+        reading, writing = os.pipe()
+        command = [sys.executable, "-c", script, str(reading)]
+        with subprocess.Popen(command, stdout=writing, stderr=writing, pass_fds=[reading]) as process:
+            os.close(writing)
+            os.close(reading)
+        assert process.returncode == 0
+
+    def test_nohup_is_respected(self) -> None:
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            with StopRequest() as stop:
+                signal.raise_signal(signal.SIGHUP)
+                assert not stop()
+        finally:
+            signal.signal(signal.SIGHUP, before)
 
     def test_ctrl_c_can_be_left_to_a_parent(self) -> None:
         before = signal.getsignal(signal.SIGINT)
