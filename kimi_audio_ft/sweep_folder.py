@@ -1,41 +1,138 @@
-"""Files of a sweep's folder and of its trials, and the ledger of a sweep: its trials and the time of its trainings.
+"""A sweep's folder: its record (which trials it has and where, the time of its trainings), and who runs it now.
 
-The ledger holds what the trials' folders do not: a trial has no folder until it begins, and the adapters of a pack
+The record holds what the trials' folders do not: a trial has no folder until it begins, and the adapters of a pack
 share their time, so their own figures do not add up.
 """
 
 from __future__ import annotations
 
-import json
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
-from kimi_audio_ft.files import write_json
+from filelock import FileLock
 
-# In the sweep's folder: the ledger, and what successive halving decided.
+from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.files import read_json_object, write_json
+
+# In the sweep's folder: its record, and what successive halving decided.
 LEDGER, HALVING = "engine.json", "halving.json"
 # What a trial writes into its folder; .hydra is Hydra's own.
 RECORDS = ("scores.json", "baseline.json", "failure.json", "utterances.jsonl", "curves.jsonl")
-_FITTING, _TRIALS = "fitting_seconds", "trials"
+# What marks a trial's folder where no record names it.
+_MARKS = (".hydra", "scores.json", "failure.json")
+_REPORT = ("report.html", "trials.csv", "trials.json", "report")
+_RUNNING = ".running"
 
 
-def record_trials(sweep_dir: Path, number: int) -> None:
-    """Add the trials of a launch before they begin; a sweeper may launch several times."""
-    facts = _read(sweep_dir)
-    write_json(sweep_dir / LEDGER, {**facts, _TRIALS: int(facts.get(_TRIALS, 0)) + number})
+def record_jobs(sweep_dir: Path, jobs: Mapping[int, tuple[Path, Sequence[str]]]) -> None:
+    """Add jobs by number, with their folders and overrides, before they begin; a sweeper may launch several times."""
+    with _changed(sweep_dir) as record:
+        named = record.setdefault("jobs", {})
+        for number, (folder, overrides) in jobs.items():
+            named[str(number)] = {"folder": os.path.relpath(folder, sweep_dir), "overrides": list(overrides)}
+        record["trials"] = len(named)
 
 
 def record_fitting(sweep_dir: Path, seconds: float) -> None:
     """Add the time in which a launch trained anything."""
-    facts = _read(sweep_dir)
-    write_json(sweep_dir / LEDGER, {**facts, _FITTING: round(facts.get(_FITTING, 0.0) + seconds, 1)})
+    with _changed(sweep_dir) as record:
+        record["fitting_seconds"] = round(record.get("fitting_seconds", 0.0) + seconds, 1)
 
 
 def planned_trials(sweep_dir: Path) -> int | None:
     """Number of trials that were launched so far, begun or not; None where that was not recorded."""
-    number = _read(sweep_dir).get(_TRIALS)
+    number = read_record(sweep_dir).get("trials")
     return None if number is None else int(number)
 
 
-def _read(sweep_dir: Path) -> dict[str, float]:
+def trial_folders(sweep_dir: Path) -> list[Path]:
+    """Folders of the sweep's trials that have begun, by their numbers; where nothing is recorded, all that look so."""
+    jobs = read_record(sweep_dir).get("jobs")
+    if jobs is None:
+        found = filter(is_trial, sweep_dir.iterdir())
+        return sorted(found, key=lambda path: (not path.name.isdecimal(), len(path.name), path.name))
+    return [folder for number in sorted(jobs, key=int) if (folder := sweep_dir / jobs[number]["folder"]).is_dir()]
+
+
+def is_trial(folder: Path) -> bool:
+    """Whether a folder looks like a trial's."""
+    return folder.is_dir() and any((folder / mark).exists() for mark in _MARKS)
+
+
+def read_record(sweep_dir: Path) -> dict[str, Any]:
+    """The sweep's record; empty where there is none."""
     path = sweep_dir / LEDGER
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    return read_json_object(path, "Run the sweep again") if path.is_file() else {}
+
+
+@contextmanager
+def _changed(sweep_dir: Path) -> Iterator[dict[str, Any]]:
+    """The record, written back; launchers with processes of their own record jobs at the same time."""
+    with FileLock(sweep_dir / f".{LEDGER}.lock"):
+        record = read_record(sweep_dir)
+        yield record
+        write_json(sweep_dir / LEDGER, record)
+
+
+def set_aside(sweep_dir: Path, multirun: str) -> Path | None:
+    """Move what an earlier, other sweep has recorded here into a folder of its own; returns that, or None.
+
+    Folders that its record does not name, such as another program's, stay where they are.
+
+    Args:
+        multirun: content of its multirun.yaml.
+    """
+    if not (sweep_dir / LEDGER).is_file():
+        return None
+    aside = sweep_dir / time.strftime(".before-%Y%m%dT%H%M%S")
+    names = [
+        path.relative_to(sweep_dir).parts[0] for path in trial_folders(sweep_dir) if path.is_relative_to(sweep_dir)
+    ]
+    aside.mkdir(exist_ok=True)
+    for name in dict.fromkeys([*names, *_REPORT, LEDGER, HALVING]):
+        with suppress(FileNotFoundError):
+            (sweep_dir / name).rename(aside / name)
+    (aside / "multirun.yaml").write_text(multirun, encoding="utf-8")
+    return aside
+
+
+def clear_trial(folder: Path) -> None:
+    """Remove what an earlier run of a trial has recorded."""
+    for name in RECORDS:
+        (folder / name).unlink(missing_ok=True)
+    set_wandb_aside(folder)
+
+
+def set_wandb_aside(folder: Path) -> None:
+    """Rename W&B's runs in a folder: they may not be uploaded yet, and two of one trial would be uploaded as two."""
+    with suppress(FileNotFoundError):
+        (folder / "wandb").rename(folder / time.strftime(".wandb-before-%Y%m%dT%H%M%S"))
+
+
+def claim(folder: Path) -> IO[str]:
+    """The open file whose lock says that this process runs what is in a folder, until it is closed.
+
+    Raises:
+        UserError: another process runs it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    held = (folder / _RUNNING).open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        held.seek(0)
+        who = held.read().strip() or "another process"
+        held.close()
+        raise UserError(f"{folder}: is being run ({who}). Wait for its end, or name another folder") from None
+    except OSError:  # a file system without locks
+        return held
+    held.truncate(0)
+    held.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+    held.flush()
+    return held

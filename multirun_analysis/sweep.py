@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.files import read_yaml
-from kimi_audio_ft.sweep_folder import HALVING, LEDGER
+from kimi_audio_ft.sweep_folder import HALVING, is_trial, read_record, trial_folders
 from multirun_analysis.records import RERUN, Record, finite, read_json, read_jsonl
 
 GREEDY_TEMPERATURE = 0.0
@@ -224,8 +224,8 @@ def collect(sweep_dir: Path) -> Sweep:
         raise DataError(
             sweep_dir, "is not a folder", "Give the folder of a multirun, for example outputs/multirun/demo"
         )
-    folders = sorted((path for path in sweep_dir.iterdir() if _is_trial(path)), key=_job_order)
-    if not folders and _is_trial(sweep_dir):
+    folders = trial_folders(sweep_dir)
+    if not folders and is_trial(sweep_dir):
         folders = [sweep_dir]
     if not folders:
         raise DataError(
@@ -236,7 +236,7 @@ def collect(sweep_dir: Path) -> Sweep:
         if (folder / "baseline.json").is_file():
             base = _scored(folder, folder / "baseline.json", is_base=True)
             baselines.setdefault(base.decoding_key, base)
-    ledger = finite(read_json(sweep_dir / LEDGER)) if (sweep_dir / LEDGER).is_file() else {}
+    ledger = finite(read_record(sweep_dir))
     return Sweep(
         folder=sweep_dir,
         trials=[_read_trial(folder) for folder in folders],
@@ -246,15 +246,6 @@ def collect(sweep_dir: Path) -> Sweep:
         halving=read_halving(sweep_dir),
         planned=ledger.get("trials"),
     )
-
-
-def _is_trial(path: Path) -> bool:
-    marks = (".hydra", "scores.json", "failure.json")
-    return path.is_dir() and any((path / mark).exists() for mark in marks)
-
-
-def _job_order(path: Path) -> tuple[int, int, str]:
-    return (0, int(path.name), "") if path.name.isdecimal() else (1, 0, path.name)
 
 
 def _read_trial(folder: Path) -> Trial:

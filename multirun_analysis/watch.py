@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.store.usage import is_alive
-from kimi_audio_ft.sweep_folder import planned_trials
+from kimi_audio_ft.sweep_folder import planned_trials, trial_folders
 from multirun_analysis.analysis import load_sweep
 from multirun_analysis.messages import Messages
 from multirun_analysis.records import write_whole
@@ -100,7 +100,8 @@ def _write(sweep_dir: Path, html: Path, say: Messages, seconds: float | None, is
     except (UserError, OSError) as error:
         if is_written:
             return True
-        why = str(error) if any(sweep_dir.glob("*/scores.json")) else _counts(sweep_dir, say)
+        scored = any((trial / "scores.json").is_file() for trial in trial_folders(sweep_dir))
+        why = str(error) if scored else _counts(sweep_dir, say)
         write_whole(html, render_waiting(sweep_dir.resolve().name, why, say, seconds))
         return False
     write_whole(html, page)
@@ -108,9 +109,9 @@ def _write(sweep_dir: Path, html: Path, say: Messages, seconds: float | None, is
 
 
 def _counts(sweep_dir: Path, say: Messages) -> str:
-    failed = len(list(sweep_dir.glob("*/failure.json")))
-    begun = len(list(sweep_dir.glob("*/.hydra")))
-    running, waiting = max(0, begun - failed), (planned_trials(sweep_dir) or 0) - begun
+    trials = trial_folders(sweep_dir)
+    failed = sum((trial / "failure.json").is_file() for trial in trials)
+    running, waiting = len(trials) - failed, (planned_trials(sweep_dir) or 0) - len(trials)
     if waiting > 0:
         return say("watch.to_come", running=running, failed=failed, waiting=waiting)
     return say("watch.counts", running=running, failed=failed)
@@ -131,8 +132,8 @@ def _is_done(sweep_dir: Path) -> bool:
 def _state(sweep_dir: Path) -> State:
     """Size and time of each file that the report is made of."""
     found: State = {}
-    for path in (path for name in WATCHED for folder in ("", "*/") for path in sweep_dir.glob(folder + name)):
-        with suppress(FileNotFoundError):  # a sweep that begins anew clears its folder
+    for path in (folder / name for folder in (sweep_dir, *trial_folders(sweep_dir)) for name in WATCHED):
+        with suppress(FileNotFoundError):
             facts = path.stat()
             found[str(path)] = (facts.st_size, facts.st_mtime_ns)
     return found

@@ -16,6 +16,7 @@ from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.store.inventory import bytes_in, products, seconds
 from kimi_audio_ft.store.make import CACHES, CORRUPT, KINDS, lock
 from kimi_audio_ft.store.usage import Name, Record, forget, gate, is_locked, records
+from kimi_audio_ft.sweep_folder import trial_folders
 
 # A folder that is being removed; a killed removal leaves it, and nothing takes it for a product.
 GONE = ".gone-"
@@ -170,9 +171,9 @@ def _names_of_study(study: Path, uses: Sequence[Record]) -> set[Name]:
 
 
 def _names_in_scores(study: Path) -> Iterator[Name]:
-    for file in study.glob("*/scores.json"):
+    for trial in trial_folders(study) if study.is_dir() else ():
         with suppress(OSError, ValueError, AttributeError):
-            scores: Mapping[str, object] = json.loads(file.read_text(encoding="utf-8"))
+            scores: Mapping[str, object] = json.loads((trial / "scores.json").read_text(encoding="utf-8"))
             yield "adapter", str(scores.get("signature"))
             names = scores.get("transcript_signatures")
             yield from (("transcript", str(name)) for name in (names if isinstance(names, list) else []))

@@ -29,9 +29,10 @@ from kimi_audio_ft.sweep.compose import compose_jobs
 from kimi_audio_ft.sweep.events import Event, Failed, Ready
 from kimi_audio_ft.sweep.executor import make_supervisor
 from kimi_audio_ft.sweep.plan import Task, Unit, make_tasks
+from kimi_audio_ft.sweep.report import SweepReport
 from kimi_audio_ft.sweep.view.screen import SweepView
 from kimi_audio_ft.sweep.view.state import JobLine
-from kimi_audio_ft.sweep_folder import record_fitting, record_trials
+from kimi_audio_ft.sweep_folder import record_fitting, record_jobs
 from kimi_audio_ft.text import short_names
 from kimi_audio_ft.trial import Trial, TrialPlan
 
@@ -92,7 +93,8 @@ class Launch:
         jobs = self.compose(job_overrides, first)
         if not all(map(is_training, jobs)):
             return self._run_plainly(jobs)
-        record_trials(self.folder, len(jobs))
+        SweepReport.first_job_is_sound()
+        record_jobs(self.folder, {job.number: (job.folder, job.overrides) for job in jobs if job.folder is not None})
         with using(self.folder):
             note(("adapter", job.key) for job in jobs if job.key is not None)
             return self._run_trials(jobs)

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
+import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from kimi_audio_ft.cli import fail
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.sweep.view.screen import quiet_job_console
-from kimi_audio_ft.sweep_folder import HALVING, LEDGER, RECORDS, planned_trials
+from kimi_audio_ft.sweep_folder import (
+    claim,
+    clear_trial,
+    planned_trials,
+    record_jobs,
+    set_aside,
+    set_wandb_aside,
+    trial_folders,
+)
 from kimi_audio_ft.text import first_line
 from kimi_audio_ft.tracking.wandb import FOLDER as REPORT_RUN
 from kimi_audio_ft.tracking.wandb import record_sweep
@@ -32,6 +43,9 @@ class SweepReport(Callback):
 
     # Folder of the sweep that this process is running; Hydra does not call on_multirun_end when a trial failed.
     _running: ClassVar[Path | None] = None
+    # The content of an earlier sweep's multirun.yaml, until this one's first job is known to be sound.
+    _earlier: ClassVar[str | None] = None
+    _claim: ClassVar[IO[str] | None] = None
     _language: ClassVar[str] = "en"
 
     def __init__(self, language: str = "en") -> None:
@@ -41,34 +55,75 @@ class SweepReport(Callback):
 
             SweepReport._language = messages_in(language).language
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Claim the folder of a single trial; one that was started in the same second gets another folder."""
+        folder, number = Path(str(config.hydra.run.dir)), 1
+        given = any(item.startswith("hydra.run.dir=") for item in config.hydra.overrides.hydra)
+        while not self._claimed(folder, refuse=given):
+            number += 1
+            folder = folder.with_name(f"{folder.name.rpartition('.')[0] or folder.name}.{number}")
+        with read_write(config), open_dict(config):
+            config.hydra.run.dir = str(folder)
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Forget an earlier sweep in the same folder; its products are in the store, so nothing is lost."""
+        """Claim the sweep's folder; what an earlier sweep has left there is looked at when the first job is sound."""
         folder = Path(config.hydra.sweep.dir)
-        if OmegaConf.select(config, "hydra.runtime.choices.hydra/sweeper") != "halving":
-            (folder / HALVING).unlink(missing_ok=True)  # halving itself keeps the times of what it decides again
-        for hydra in folder.glob("*/.hydra"):
-            for name in RECORDS:
-                (hydra.parent / name).unlink(missing_ok=True)
-            shutil.rmtree(hydra)
-            # Each trial records itself anew; two offline runs of one trial would be uploaded as two.
-            shutil.rmtree(hydra.parent / "wandb", ignore_errors=True)
-        shutil.rmtree(folder / REPORT_RUN / "wandb", ignore_errors=True)
-        (folder / LEDGER).unlink(missing_ok=True)
-        SweepReport._running = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(config, folder / "multirun.yaml")  # as Hydra's own sweeper does, but not every other one
+        self._claimed(folder, refuse=True)
+        SweepReport._running, multirun = folder, folder / "multirun.yaml"
+        SweepReport._earlier = multirun.read_text(encoding="utf-8") if multirun.is_file() else None
+        OmegaConf.save(config, multirun)  # as Hydra's own sweeper does, but not every other one
+        if SweepReport._earlier is not None and _same_trials(SweepReport._earlier, config):
+            SweepReport._earlier = None
+
+    @classmethod
+    def _claimed(cls, folder: Path, refuse: bool) -> bool:
+        try:
+            cls._claim = claim(folder)
+        except UserError as error:
+            if refuse:
+                fail(str(error), error)  # an error of a callback would be a warning to Hydra
+            return False
+        return True
+
+    @classmethod
+    def _ended(cls) -> Path | None:
+        """Give the folder of this process's sweep free, and return it."""
+        if cls._claim is not None:
+            cls._claim.close()
+        folder, cls._running, cls._claim = cls._running, None, None
+        return folder
+
+    @classmethod
+    def first_job_is_sound(cls) -> None:
+        """Move aside what an earlier, other sweep has recorded in this one's folder."""
+        folder, earlier, cls._earlier = cls._running, cls._earlier, None
+        if folder is not None and earlier is not None:
+            aside = set_aside(folder, earlier)
+            if aside is not None:
+                print(f"{folder}: the records of the sweep that ran there before are in {aside.name}")
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Keep off the console what an open view shows of the trial."""
+        """Record the trial's folder, clear it, and keep off the console what an open view shows of the trial."""
+        folder, number = Path(config.hydra.runtime.output_dir), config.hydra.job.get("num")
+        if SweepReport._running is not None and number is not None:
+            self.first_job_is_sound()
+            record_jobs(SweepReport._running, {int(number): (folder, list(config.hydra.overrides.task))})
+        clear_trial(folder)
         quiet_job_console()
+
+    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Give the trial's folder free."""
+        self._ended()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write the report, print the leaderboard and what failed (a sweeper may go on without some trials)."""
-        SweepReport._running = None
-        folder = Path(config.hydra.sweep.dir)
-        write_sweep_report(folder, SweepReport._language)
+        folder = self._ended() or Path(config.hydra.sweep.dir)
+        written = write_sweep_report(folder, SweepReport._language)
         for line in failed_trials(folder):
             print(line)
+        if not written:
+            sys.stdout.flush()
+            sys.exit(1)  # Hydra would turn an error into a warning
 
     @classmethod
     def conclude_failed(cls) -> str | None:
@@ -77,11 +132,11 @@ class SweepReport(Callback):
         Returns:
             Which trials failed and why; None when this process runs no sweep, or the error was not a trial's.
         """
-        folder, cls._running = cls._running, None
+        folder = cls._ended()
         failures = failed_trials(folder) if folder is not None else []
         if folder is None or not failures:
             return None
-        if any(folder.glob("*/scores.json")):
+        if any((trial / "scores.json").is_file() for trial in trial_folders(folder)):
             write_sweep_report(folder, cls._language)
         again = "Fix the cause and re-run: finished trials are skipped"
         return "\n".join([*failures, again])
@@ -89,22 +144,37 @@ class SweepReport(Callback):
     @classmethod
     def conclude_interrupted(cls) -> str:
         """How far a sweep was when it was interrupted; empty when this process runs none."""
-        folder, cls._running = cls._running, None
+        folder = cls._ended()
         if folder is None:
             return ""
-        done, failures = len(list(folder.glob("*/scores.json"))), failed_trials(folder)
+        done = sum((trial / "scores.json").is_file() for trial in trial_folders(folder))
+        failures = failed_trials(folder)
         planned = planned_trials(folder)
         of = f" of {planned}" if planned else ""
         said = f"{done}{of} trial{' is' if (planned or done) == 1 else 's are'} done in {folder}"
         return "\n".join([said, *failures])
 
 
+def _same_trials(earlier: str, config: DictConfig) -> bool:
+    """Whether an earlier multirun.yaml asks for the same trials, however it launched them."""
+
+    def asked(hydra: Any) -> list[str]:
+        own = [item for item in hydra.overrides.hydra if item.startswith(("hydra/sweeper", "hydra.sweeper"))]
+        return sorted([*hydra.overrides.task, *own])
+
+    try:
+        return asked(OmegaConf.create(earlier).hydra) == asked(config.hydra)
+    except (OmegaConfBaseException, YAMLError, TypeError):
+        return False
+
+
 def failed_trials(folder: Path) -> list[str]:
     """Lines for a person: how many trials failed, and of each its log and why; none when none failed."""
-    failures = sorted(folder.glob("*/failure.json"), key=lambda path: (len(path.parent.name), path.parent.name))
+    trials = trial_folders(folder)
+    failures = [path for trial in trials if (path := trial / "failure.json").is_file()]
     if not failures:
         return []
-    number = max(planned_trials(folder) or 0, len(list(folder.glob("*/.hydra"))))
+    number = max(planned_trials(folder) or 0, len(trials))
     lines = [f"{len(failures)} of {number} trials failed:"]
     for path in failures[:_MOST_LISTED]:
         failure = json.loads(path.read_text(encoding="utf-8"))
@@ -115,10 +185,10 @@ def failed_trials(folder: Path) -> list[str]:
     return lines
 
 
-def write_sweep_report(folder: Path, language: str = "en") -> None:
-    """Write the report and print the leaderboard; a report that cannot be made must not hide the sweep's end.
+def write_sweep_report(folder: Path, language: str = "en") -> bool:
+    """Print the leaderboard and write the report; returns whether that was possible.
 
-    Where W&B records the trials, it gets the report too.
+    A report that cannot be made must not hide the sweep's end. Where W&B records the trials, it gets the report too.
     """
     from multirun_analysis.analysis import load_sweep
     from multirun_analysis.report.page import write_comparison
@@ -126,10 +196,15 @@ def write_sweep_report(folder: Path, language: str = "en") -> None:
 
     try:
         comparison = load_sweep(folder)
-        paths = write_comparison(comparison, language=language)
         print_leaderboard(comparison, failures=False)
+        paths = write_comparison(comparison, language=language)
     except UserError as error:
         log.warning("no report: %s", error)
-        return
+        return False
+    except Exception:
+        log.exception("no report of %s; `python -m multirun_analysis %s` makes it again", folder, folder)
+        return False
     print(f"report: {paths.html}")
+    set_wandb_aside(folder / REPORT_RUN)
     record_sweep(folder, [paths.html, paths.csv, paths.json])
+    return True

@@ -18,6 +18,7 @@ from kimi_audio_ft.config.train import LoggerConfig
 from kimi_audio_ft.files import read_yaml
 from kimi_audio_ft.runtime.wandb_server import Mode, described, mark_unreachable, resolve_mode, short_name
 from kimi_audio_ft.store.signature import flatten
+from kimi_audio_ft.sweep_folder import trial_folders
 from kimi_audio_ft.tracking.base import Tracker, Utterance
 
 log = logging.getLogger(__name__)
@@ -236,7 +237,10 @@ def record_sweep(folder: Path, files: Sequence[Path]) -> None:
 
 def _logger_of(folder: Path) -> LoggerConfig | None:
     """Settings of the first trial that W&B recorded, from Hydra's copy of its config."""
-    for path in sorted(folder.glob("*/.hydra/config.yaml")):
+    for trial in trial_folders(folder):
+        path = trial / ".hydra" / "config.yaml"
+        if not path.is_file():
+            continue
         config = read_yaml(path, "Run this trial again")
         if config["logger"]["kind"] == "wandb":
             return LoggerConfig(**config["logger"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from kimi_audio_ft.sweep_folder import LEDGER, planned_trials, record_fitting, record_trials
+from kimi_audio_ft.sweep_folder import LEDGER, planned_trials, record_fitting, record_jobs, trial_folders
 
 
 def test_without_a_ledger_the_number_of_trials_is_unknown(tmp_path: Path) -> None:
@@ -15,9 +15,22 @@ def test_without_a_ledger_the_number_of_trials_is_unknown(tmp_path: Path) -> Non
 
 
 def test_launches_add_up(tmp_path: Path) -> None:
-    record_trials(tmp_path, 8)
+    record_jobs(tmp_path, {number: (tmp_path / str(number), []) for number in range(8)})
     record_fitting(tmp_path, 12.34)
-    record_trials(tmp_path, 4)
+    record_jobs(tmp_path, {number: (tmp_path / "four" / str(number), ["lora.r=2"]) for number in range(8, 12)})
     record_fitting(tmp_path, 0.5)
     assert planned_trials(tmp_path) == 12
-    assert json.loads((tmp_path / LEDGER).read_text(encoding="utf-8")) == {"trials": 12, "fitting_seconds": 12.8}
+    record = json.loads((tmp_path / LEDGER).read_text(encoding="utf-8"))
+    assert (record["trials"], record["fitting_seconds"]) == (12, 12.8)
+    assert record["jobs"]["9"] == {"folder": "four/9", "overrides": ["lora.r=2"]}
+
+
+def test_trials_that_have_begun_are_found_where_the_record_says_they_are(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "scores.json").write_text("{}", encoding="utf-8")
+    assert trial_folders(tmp_path) == [tmp_path / "notes"], "without a record"
+    folders = {number: tmp_path / f"r{number}" / "seed1" for number in (0, 2, 10)}
+    record_jobs(tmp_path, {number: (folder, []) for number, folder in folders.items()})
+    for number in (10, 2):
+        folders[number].mkdir(parents=True)
+    assert trial_folders(tmp_path) == [folders[2], folders[10]]

@@ -13,7 +13,7 @@ import pytest
 
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.store.usage import using
-from kimi_audio_ft.sweep_folder import record_trials
+from kimi_audio_ft.sweep_folder import record_jobs
 from multirun_analysis.__main__ import main
 from multirun_analysis.messages import CHINESE, ENGLISH
 from multirun_analysis.watch import watch
@@ -156,7 +156,7 @@ def test_a_sweep_that_another_store_knows_is_watched_on(running: Any, monkeypatc
 
 def test_a_killed_sweep_without_a_result_gets_a_page_that_says_so(running: Any) -> None:
     running.start(0, 8, 1e-3, 0.0)
-    record_trials(running.folder, 36)
+    record_jobs(running.folder, {number: (running.folder / str(number), []) for number in range(36)})
     ended(running)
     script = Script(running.folder / "report.html", *[lambda: None] * 2, watched_on)
     with pytest.raises(UserError, match="no process of it"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,26 @@ from omegaconf import DictConfig, OmegaConf
 
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.sweep.report import SweepReport
-from kimi_audio_ft.sweep_folder import HALVING, RECORDS, planned_trials, record_fitting, record_trials
+from kimi_audio_ft.sweep_folder import claim, planned_trials, record_fitting, record_jobs, trial_folders
 from tests.offline_wandb import offline_runs
 
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> DictConfig:
     """Hydra's config of a sweep in ``tmp_path / "sweep"``."""
-    return OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path / "sweep")}}})
+    return hydra_config(tmp_path / "sweep", "lora.r=2,4")
+
+
+@pytest.fixture(autouse=True)
+def let_go() -> Iterator[None]:
+    """A command's process ends with its sweep."""
+    yield
+    SweepReport.conclude_failed()
+
+
+def hydra_config(folder: Path, *overrides: str, **more: Any) -> DictConfig:
+    asked = {"task": list(overrides), "hydra": ["hydra.mode=MULTIRUN"]}
+    return OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}, "overrides": asked, **more}})
 
 
 def trial(sweep: DictConfig, number: int, **records: Any) -> Path:
@@ -47,18 +61,66 @@ def failed(sweep: DictConfig, number: int, message: str) -> Path:
     return trial(sweep, number, failure=failure)
 
 
-def test_start_forgets_the_records_of_an_earlier_sweep_and_nothing_else(sweep: DictConfig) -> None:
-    old = trial(sweep, 3)
-    for name in (*RECORDS, "train.log"):
-        (old / name).write_text("{}", encoding="utf-8")
-    (old / "wandb").mkdir()
-    own = Path(sweep.hydra.sweep.dir) / "notes"
-    own.mkdir()
-    (own / "scores.json").write_text("{}", encoding="utf-8")
+def jobs_of(folder: Path, *numbers: int) -> dict[int, tuple[Path, list[str]]]:
+    return {number: (folder / str(number), [f"lora.r={number}"]) for number in numbers}
+
+
+def test_another_sweep_in_a_folder_sets_the_records_of_the_first_aside(
+    sweep: DictConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And neither touches nor counts what the first did not make."""
+    folder = Path(sweep.hydra.sweep.dir)
     SweepReport().on_multirun_start(sweep)
-    assert sorted(path.name for path in old.iterdir()) == ["train.log"]
-    assert (own / "scores.json").exists()
-    assert SweepReport.conclude_failed() is None
+    record_jobs(folder, jobs_of(folder, 3))
+    old = scored(sweep, 3)
+    (old / "wandb").mkdir()
+    theirs = scored(sweep, 7)
+    SweepReport.conclude_failed()
+
+    other = hydra_config(folder, "lora.r=8,16")
+    SweepReport().on_multirun_start(other)
+    assert (old / "scores.json").is_file(), "nobody knows yet whether the command makes sense"
+    SweepReport.first_job_is_sound()
+    [aside] = folder.glob(".before-*")
+    assert {"3", "engine.json", "multirun.yaml"} <= {path.name for path in aside.iterdir()}
+    assert (aside / "3" / "scores.json").is_file() and (aside / "3" / "wandb").is_dir()
+    assert OmegaConf.load(aside / "multirun.yaml") == sweep
+    assert aside.name in capsys.readouterr().out
+    record_jobs(folder, jobs_of(folder, 0))
+    assert (theirs / "scores.json").is_file() and trial_folders(folder) == []
+
+
+def test_the_same_sweep_again_keeps_what_it_has(sweep: DictConfig) -> None:
+    folder = Path(sweep.hydra.sweep.dir)
+    SweepReport().on_multirun_start(sweep)
+    record_jobs(folder, jobs_of(folder, 0, 1))
+    first, second = scored(sweep, 0), scored(sweep, 1)
+    SweepReport.conclude_failed()
+    SweepReport().on_multirun_start(sweep)
+    (first / "wandb").mkdir()
+    job = hydra_config(folder, "lora.r=2", runtime={"output_dir": str(first)}, job={"num": 0})
+    SweepReport().on_job_start(job)
+    assert not (first / "scores.json").exists() and (second / "scores.json").exists()
+    assert [path.name.startswith(".wandb-before-") for path in first.glob("*wandb*")] == [True], "maybe not uploaded"
+    assert not list(folder.glob(".before-*"))
+
+
+def test_a_second_sweep_in_a_folder_is_refused_while_the_first_runs(
+    sweep: DictConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with claim(Path(sweep.hydra.sweep.dir)), pytest.raises(SystemExit) as ended:
+        SweepReport().on_multirun_start(sweep)
+    assert ended.value.code == 2
+    assert f"is being run (pid {os.getpid()} on " in capsys.readouterr().err
+    SweepReport().on_multirun_start(sweep)
+
+
+def test_single_trials_of_the_same_second_have_folders_of_their_own(tmp_path: Path) -> None:
+    folder = tmp_path / "12-00-00"
+    with claim(folder), claim(tmp_path / "12-00-00.2"):
+        config = OmegaConf.create({"hydra": {"run": {"dir": str(folder)}, "overrides": {"hydra": []}}})
+        SweepReport().on_run_start(config)
+    assert config.hydra.run.dir == str(tmp_path / "12-00-00.3")
 
 
 def test_end_writes_the_report(sweep: DictConfig, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,14 +146,28 @@ def test_the_report_is_written_in_the_language_asked_for(sweep: DictConfig) -> N
         SweepReport(language="fr")
 
 
-def test_report_that_cannot_be_made_is_a_warning(
+def test_a_report_that_cannot_be_made_is_a_failure(
     sweep: DictConfig, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = SweepReport()
     report.on_multirun_start(sweep)
-    report.on_multirun_end(sweep)
+    with pytest.raises(SystemExit) as ended:
+        report.on_multirun_end(sweep)
+    assert ended.value.code == 1
     assert "no report: " in caplog.text
     assert "report: /" not in capsys.readouterr().out
+
+
+def test_the_leaderboard_is_printed_though_the_report_cannot_be_written(
+    sweep: DictConfig, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = SweepReport()
+    report.on_multirun_start(sweep)
+    scored(sweep, 2)
+    (Path(sweep.hydra.sweep.dir) / "trials.csv").mkdir()
+    with pytest.raises(SystemExit):
+        report.on_multirun_end(sweep)
+    assert "lora.r=2" in capsys.readouterr().out and "no report" in caplog.text
 
 
 def test_failed_trials_are_named_once_and_in_the_report(sweep: DictConfig, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,15 +217,16 @@ def test_how_many_trials_there_would_have_been_is_told_where_it_is_known(sweep: 
     folder = Path(sweep.hydra.sweep.dir)
     SweepReport().on_multirun_start(sweep)
     assert planned_trials(folder) is None
-    record_trials(folder, 6)
-    record_trials(folder, 2)  # a sweeper launches again
+    record_jobs(folder, jobs_of(folder, *range(6)))
+    record_jobs(folder, jobs_of(folder, 6, 7))  # a sweeper launches again
     record_fitting(folder, 12.0)
     assert planned_trials(folder) == 8
     scored(sweep, 0)
     failed(sweep, 1, "wrong")
     told = SweepReport.conclude_interrupted().splitlines()
     assert told[:2] == [f"1 of 8 trials are done in {folder}", "1 of 8 trials failed:"]
-    SweepReport().on_multirun_start(sweep)
+    SweepReport().on_multirun_start(hydra_config(folder, "lora.r=8"))
+    SweepReport.first_job_is_sound()
     assert planned_trials(folder) is None, "another sweep in this folder counts its own"
 
 
@@ -157,16 +234,6 @@ def test_error_that_is_no_trials(sweep: DictConfig) -> None:
     assert SweepReport.conclude_failed() is None  # no sweep at all
     SweepReport().on_multirun_start(sweep)
     assert SweepReport.conclude_failed() is None  # a sweep whose values Hydra refused before any trial
-
-
-@pytest.mark.parametrize(("sweeper", "kept"), [("halving", True), ("basic", False), ("optuna", False)])
-def test_record_of_halving_is_kept_by_halving_only(sweep: DictConfig, sweeper: str, kept: bool) -> None:
-    record = Path(sweep.hydra.sweep.dir) / HALVING
-    record.parent.mkdir()
-    record.write_text("{}", encoding="utf-8")
-    sweep.hydra.runtime = {"choices": {"hydra/sweeper": sweeper}}
-    SweepReport().on_multirun_start(sweep)
-    assert record.exists() == kept
 
 
 def test_start_writes_what_was_asked_for(sweep: DictConfig) -> None:
@@ -205,7 +272,8 @@ def test_wandb_gets_the_report_of_the_trials_that_it_recorded(sweep: DictConfig)
     }
     assert "cer" not in stored.summary  # else it would be a point among the trials
     report.on_multirun_start(sweep)
-    assert not list(folder.glob("report/wandb/*"))  # the same sweep again is not uploaded twice
+    report.on_multirun_end(sweep)
+    assert len(list(folder.glob("report/wandb/offline-run-*"))) == 1  # the same sweep again is not uploaded twice
 
 
 @pytest.mark.parametrize("kind", ["none", "csv"])

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.sweep_folder import record_trials
+from kimi_audio_ft.sweep_folder import record_jobs
 from multirun_analysis import load_sweep, print_leaderboard, write_report
 from multirun_analysis.__main__ import main
 from multirun_analysis.messages import CHINESE
@@ -120,7 +120,7 @@ def test_trials_that_wait_are_counted_and_not_called_unfinished(sweep, launched:
     sweep.trial(0)
     sweep.fail(1, rate=0.1)
     sweep.start(2, 8, 0.2, 0.0)
-    record_trials(sweep.folder, launched)
+    record_jobs(sweep.folder, {number: (sweep.folder / str(number), []) for number in range(launched)})
     comparison = load_sweep(sweep.folder)
     assert effort(comparison).startswith(f"1 trial finished, 1 failed, 1 unfinished, {launched - 3} not started; 1 ")
     said = f"1 个试验已完成、1 个失败、1 个未完成、{launched - 3} 个未开始；"
@@ -132,9 +132,9 @@ def test_trials_that_wait_are_counted_and_not_called_unfinished(sweep, launched:
 
 def test_when_only_waiting_trials_are_missing_it_is_said(sweep) -> None:
     sweep.trial(0)
-    record_trials(sweep.folder, 1)
+    record_jobs(sweep.folder, {number: (sweep.folder / str(number), []) for number in range(1)})
     assert 'id="not-finished"' not in page_of(sweep.folder)
-    record_trials(sweep.folder, 2)
+    record_jobs(sweep.folder, {number: (sweep.folder / str(number), []) for number in range(2)})
     assert 'id="not-finished"' in page_of(sweep.folder) and 'href="#not-finished"' in page_of(sweep.folder)
 
 
