@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -18,14 +17,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.base import Node
 
 from kimi_audio_ft.cli import to_settings
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.paths import config_dir, project_root
-from kimi_audio_ft.sweep.compose import compose_jobs, copied, quick
+from kimi_audio_ft.sweep.compose import TemplateLoader, compose_jobs
 from kimi_audio_ft.sweep.launch import Job, prepare, refuse_to_sweep_scoring
 
 COMMON = ["logger=none", "trainer.max_steps=3", 'data.prompt="转写：a=b"']
@@ -101,8 +99,11 @@ def everything(node: Any) -> Any:
 @pytest.mark.parametrize("name", some_quick(SWEEPS, 3))
 def test_as_hydra_composes(loaded: Any, name: str) -> None:
     loader, master = loaded
+    hydra = GlobalHydra.instance().hydra
+    if name == "study" and hydra is not None:  # Hydra 1.4 refuses a job that changes the sweep's own sweeper
+        master = hydra.compose_config("train", [*COMMON, "+experiments=demo"], RunMode.MULTIRUN)
     jobs = [[*COMMON, *overrides] for overrides in SWEEPS[name]]
-    expected, found = one_by_one(loader, master, jobs, 5), compose_jobs(loader, master, jobs, 5)
+    expected, found = one_by_one(loader, master, jobs, 5), compose_jobs(TemplateLoader(loader), master, jobs, 5)
     for theirs, ours in zip(expected, found, strict=True):
         assert OmegaConf.to_yaml(ours) == OmegaConf.to_yaml(theirs)
         assert everything(ours) == everything(theirs)
@@ -118,8 +119,7 @@ def test_a_sweepers_look_at_every_job_composes_once_too(loaded: Any, monkeypatch
     composed = []
     own = loader.load_sweep_config
     monkeypatch.setattr(loader, "load_sweep_config", lambda *given: composed.append(given) or own(*given))
-    ours = quick(loader)
-    assert quick(ours) is ours
+    ours = TemplateLoader(loader)
     for rank in (2, 4, 8):
         assert ours.load_sweep_config(master, [*COMMON, f"lora.r={rank}"]).lora.r == rank
     assert len(composed) == 1
@@ -132,10 +132,23 @@ def test_a_sweepers_look_at_every_job_composes_once_too(loaded: Any, monkeypatch
 
 
 def test_jobs_share_no_value(loaded: Any) -> None:
-    first, second = compose_jobs(*loaded, [["lora.r=1"], ["lora.r=2"]], 0)
+    loader, master = loaded
+    first, second = compose_jobs(TemplateLoader(loader), master, [["lora.r=1"], ["lora.r=2"]], 0)
     first.optim.lr = 7.0
     first.hydra.job.name = "changed"
     assert second.optim.lr != 7.0 and second.hydra.job.name == "train"
+
+
+def test_configs_whose_classes_cannot_be_pickled_are_left_to_hydra(loaded: Any) -> None:
+    @dataclass
+    class Local:
+        value: int = 3
+
+    ConfigStore.instance().store(group="trainer/deepspeed", name="local", node=Local)
+    loader, master = loaded
+    jobs = [[*COMMON, "+trainer/deepspeed=local", f"lora.r={rank}"] for rank in (1, 2)]
+    configs = compose_jobs(TemplateLoader(loader), master, jobs, 0)
+    assert [(config.lora.r, config.trainer.deepspeed.value) for config in configs] == [(1, 3), (2, 3)]
 
 
 @pytest.mark.parametrize("overrides", some_quick(REFUSED, 2))
@@ -145,7 +158,7 @@ def test_refused_as_by_hydra(loaded: Any, overrides: list[str]) -> None:
     with pytest.raises(Exception) as theirs:
         one_by_one(loader, master, jobs, 0)
     with pytest.raises(Exception) as ours:
-        compose_jobs(loader, master, jobs, 0)
+        compose_jobs(TemplateLoader(loader), master, jobs, 0)
     assert (type(ours.value), str(ours.value)) == (type(theirs.value), str(theirs.value))
 
 
@@ -157,7 +170,7 @@ def test_a_large_sweep_is_composed_and_checked_at_once(loaded: Any, monkeypatch:
     monkeypatch.setattr(loader, "load_sweep_config", lambda *given: composed.append(given) or own(*given))
     common = [*COMMON, "data.train_manifest=nowhere.jsonl"]
     jobs = [[*common, f"lora.r={1 + number}", f"optim.lr={number + 1}e-5"] for number in range(60)]
-    configs = compose_jobs(loader, master, jobs, 0)
+    configs = compose_jobs(TemplateLoader(loader), master, jobs, 0)
     assert len(composed) == 1
     job = Job(40, jobs[40], configs[40])
     prepare(job, Inputs())
@@ -181,87 +194,3 @@ def test_trials_that_would_be_scored_differently_are_refused_before_anything_is_
     assert str(error.value).startswith(
         "scoring.fillers=[]: differs between the trials of this sweep (['嗯'] in trial 4, [] in trial 6), and only"
     )
-
-
-# Quick copies of configs: node for node what ``copy.deepcopy`` makes, and nothing shared.
-
-
-@dataclass
-class _Part:
-    number: int | str = 3  # a union's node holds another node
-    place: Path = Path("a/b")
-    names: list[str] = field(default_factory=lambda: ["x", "${above}"])
-    anything: Any = None
-    needed: str = "???"
-
-
-@dataclass
-class _Whole:
-    above: str = "over"
-    part: _Part = field(default_factory=_Part)
-    table: dict[str, int] = field(default_factory=lambda: {"a": 1})
-    none: _Part | None = None
-    link: _Part = field(default_factory=_Part)
-
-
-def _wholes() -> list[DictConfig]:
-    whole = OmegaConf.structured(_Whole)
-    OmegaConf.set_readonly(whole.part, True)
-    whole.link = "${part}"
-    loose = OmegaConf.create({"a": {"b": [1, {"c": 2.5}, [None, b"raw"]]}, "d": "${a.b}", "e": "???"})
-    OmegaConf.set_struct(loose, True)
-    return [whole, loose, OmegaConf.structured(TrainConfig)]
-
-
-def _nodes(node: Node, where: str = "") -> Iterator[tuple[str, Node]]:
-    yield where, node
-    content = node.__dict__.get("_content")
-    if isinstance(content, dict | list):
-        pairs = content.items() if isinstance(content, dict) else enumerate(content)
-        for key, inner in pairs:
-            yield from _nodes(inner, f"{where}.{key}")
-    elif isinstance(content, Node):
-        yield from _nodes(content, f"{where}()")
-
-
-def _facts(config: DictConfig) -> list[Any]:
-    """All that a node is, but its neighbours and what it has looked up."""
-    kept = []
-    for where, node in _nodes(config):
-        fields = {k: v for k, v in vars(node).items() if k not in ("_parent", "_content", "_metadata", "_flags_cache")}
-        content = vars(node).get("_content")
-        plain = None if isinstance(content, dict | list | Node) else content
-        kept.append((where, type(node), fields, plain, vars(node._metadata)))
-    return kept
-
-
-@pytest.mark.parametrize("config", _wholes(), ids=["typed", "loose", "train"])
-def test_a_copy_is_node_for_node_what_deepcopy_makes(config: DictConfig) -> None:
-    before = _facts(config)
-    assert _facts(copied(config)) == _facts(copy.deepcopy(config)) == before
-
-
-@pytest.mark.parametrize("config", _wholes(), ids=["typed", "loose", "train"])
-def test_a_copy_shares_no_node_and_each_has_its_own_parent(config: DictConfig) -> None:
-    twin = copied(config)
-    ours, theirs = dict(_nodes(config)), dict(_nodes(twin))
-    assert not {id(node) for node in ours.values()} & {id(node) for node in theirs.values()}
-    metadata = [{id(node._metadata) for node in nodes.values()} for nodes in (ours, theirs)]
-    assert not metadata[0] & metadata[1]
-    for where, node in theirs.items():
-        parent = node._get_parent()
-        assert parent is None if not where else any(parent is other for other in theirs.values())
-
-
-def test_a_change_of_the_copy_leaves_the_original() -> None:
-    original = _wholes()[1]
-    text = OmegaConf.to_yaml(original)
-    twin = copied(original)
-    with open_dict(twin):
-        twin.a.b[1].c = 7
-        twin.a.b.append("more")
-        twin.new = 1
-    OmegaConf.set_readonly(twin.a, True)
-    assert OmegaConf.to_yaml(original) == text
-    assert not OmegaConf.is_readonly(original.a)
-    assert twin.d[1].c == 7  # its interpolations are within itself

@@ -7,11 +7,12 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hydra import initialize_config_dir
 from hydra._internal.callbacks import Callbacks
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn, JobStatus
@@ -25,6 +26,7 @@ from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.decoding.transcripts import EvaluationSet
 from kimi_audio_ft.outcomes import BASE, Failure
 from kimi_audio_ft.paths import config_dir, project_root
+from kimi_audio_ft.sweep.compose import TemplateLoader
 from kimi_audio_ft.sweep.events import Failed, Ready, Step
 from kimi_audio_ft.sweep.launch import Batch, Job, Launch, Runner, job_lines, missing_units
 from kimi_audio_ft.sweep.view.screen import SweepView
@@ -47,7 +49,7 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launch]:
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         config = hydra.compose_config("train", arguments(tmp_path), RunMode.MULTIRUN)
-        context = HydraContext(hydra.config_loader, Callbacks(config))
+        context = HydraContext(cast(ConfigLoader, TemplateLoader(hydra.config_loader)), Callbacks(config))
         yield Launch(LauncherConfig(), Runner(context, lambda config: None, config))
 
 

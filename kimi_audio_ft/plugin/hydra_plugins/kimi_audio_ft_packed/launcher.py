@@ -31,9 +31,9 @@ class PackedLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what launches need, and let the sweeper compose jobs as quickly as a launch does."""
-        from kimi_audio_ft.sweep.compose import quick
+        from kimi_audio_ft.sweep.compose import TemplateLoader
 
-        hydra_context.config_loader = quick(hydra_context.config_loader)
+        hydra_context.config_loader = TemplateLoader(hydra_context.config_loader)  # type: ignore[assignment]
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
