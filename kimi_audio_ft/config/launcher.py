@@ -35,7 +35,7 @@ class SlurmConfig:
     mem_gb: float | None = None  # Memory of a job in GB.
     cpus_per_task: int = 4  # CPU cores of a job.
     signal_seconds: int = 120  # Seconds before the time limit at which a job saves; a step must be shorter.
-    max_requeues: int = 10  # How often a job that ran out of time, or lost its node, is queued again.
+    max_requeues: int = 10  # How often a job that ran out of time, was preempted or lost its node is queued again.
     poll_seconds: float = 10.0  # Seconds between two questions to Slurm about the states of all jobs.
     # Further sbatch options by their long names: {constraint: a100}.
     extra: dict[str, Any] = field(default_factory=dict)

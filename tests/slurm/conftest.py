@@ -17,7 +17,6 @@ START, STOP = (Path(__file__).parent / name for name in ("start.sh", "stop.sh"))
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[None]:
     """SLURM_CONF of a running one-node Slurm; it is stopped afterwards unless it ran before."""
-    pytest.importorskip("submitit")
     path = f"{os.environ['PATH']}:/usr/sbin"
     absent = [name for name in ("sbatch", "munged", "slurmctld", "slurmd") if shutil.which(name, path=path) is None]
     if absent or os.geteuid() != 0:

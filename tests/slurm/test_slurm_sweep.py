@@ -132,7 +132,7 @@ def test_a_sweep_that_is_interrupted_in_every_way_ends_as_a_local_one(tmp_path: 
     again = there.start(*ON_SLURM)
     there.wait_for("002", steps_since_interruption(0), again)
     assert next(event["step"] for event in there.events("002") if event["event"] == "step") > saved > 0
-    # As Slurm does shortly before the time limit; submitit queues the job again.
+    # As Slurm does shortly before the time limit.
     asked("scancel", "--signal=USR1", *jobs("--states=running"))
     there.wait_for("002", steps_since_interruption(1), again)
     # The node is wanted for something better.
@@ -156,7 +156,8 @@ def task_file(tmp_path: Path) -> Path:
 
 
 def queue(**settings: Any) -> Slurm:
-    return Slurm(SlurmConfig(time_minutes=1, signal_seconds=10, cpus_per_task=1, poll_seconds=0.1, **settings), 0)
+    options = {"time_minutes": 1, "signal_seconds": 10, "cpus_per_task": 1, "poll_seconds": 0.1, **settings}
+    return Slurm(SlurmConfig(**options), 0)
 
 
 def end_of(slurm: Slurm, job: str) -> tuple[str, str]:
@@ -185,8 +186,7 @@ def test_a_job_that_is_refused_names_the_options(task_file: Path) -> None:
 
 
 def test_a_job_that_can_never_start_says_so(task_file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    slurm = queue()
-    slurm.settings.cpus_per_task = 1000
+    slurm = queue(cpus_per_task=1000)
     job = slurm.submit(task_file, "large")
     until(lambda: slurm.ended([job]) or caplog.messages)
     slurm.stop([job])

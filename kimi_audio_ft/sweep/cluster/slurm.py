@@ -1,26 +1,24 @@
-"""Tasks as Slurm jobs, through submitit."""
+"""Tasks as Slurm jobs: sbatch, squeue, sacct and scancel; a job runs this module."""
 
 from __future__ import annotations
 
-import io
 import logging
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, suppress
-from dataclasses import dataclass
-from importlib.util import find_spec
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from kimi_audio_ft.config.launcher import SlurmConfig
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.sweep.supervisor import JobEnd, NotNow
-from kimi_audio_ft.sweep.task import INTERRUPTED, TaskProcess, python_path
+from kimi_audio_ft.sweep.task import INTERRUPTED, TaskProcess, log_path, python_path
 
 log = logging.getLogger(__name__)
 
@@ -32,18 +30,14 @@ class Slurm:
     """Slurm's queue. gpus_per_pack: None: one GPU where the cluster, or the partition, has any."""
 
     def __init__(self, settings: SlurmConfig, gpus_per_pack: int | None) -> None:
-        if find_spec("submitit") is None:
-            raise UserError(
-                'hydra.launcher.executor=slurm: the package submitit is missing. Run pip install -e ".[cluster]"'
-            )
         if shutil.which("sbatch") is None:
             raise UserError(
                 "hydra.launcher.executor=slurm: there is no sbatch on PATH. Run this on a node of the cluster that may "
                 "submit jobs, or use hydra.launcher.executor=local"
             )
         self.settings = settings
-        self.gpus = int(gpus_anywhere(settings.partition)) if gpus_per_pack is None else gpus_per_pack
-        self.request = JobRequest(settings, self.gpus)
+        self.gpus = int(_has_gpus(settings.partition)) if gpus_per_pack is None else gpus_per_pack
+        self.asked_for = asked_for(settings, self.gpus)
         self.max_restarts = settings.max_requeues
         self._asked = time.monotonic()
         self._told: set[str] = set()
@@ -51,45 +45,43 @@ class Slurm:
         self._used = False
 
     def submit(self, task_file: Path, name: str) -> str:
-        """Queue a task; submitit's files lie beside it in ``slurm/``."""
-        import submitit
-        from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-        executor = submitit.SlurmExecutor(task_file.parent / "slurm", max_num_timeout=self.settings.max_requeues)
-        executor.update_parameters(**self._parameters(name))
+        """Queue a task; all output of the job is in the task's log."""
+        # Since Slurm 22.05 srun does not take the cores over from the job, and binds the task to one.
+        srun = ["srun", f"--cpus-per-task={self.settings.cpus_per_task}"]
+        command = shlex.join([*srun, sys.executable, "-m", __name__, str(task_file)])
+        options = [f"--job-name=kimi_audio_ft {name}", f"--output={log_path(task_file)}", *self._options()]
         try:
-            with _python_path(), redirect_stderr(io.StringIO()):  # submitit prints what it then raises
-                job = executor.submit(SlurmTask(), str(task_file)).job_id
-        except (FailedJobError, FailedSubmissionError, subprocess.SubprocessError) as error:
-            raise self._refusal(" ".join(str(error).split())) from None
+            said = _slurm("sbatch", "--parsable", *options, f"--wrap={command}")
+        except _NoAnswer as error:
+            if self._used and is_unreachable(str(error)):
+                self._say_silent(error)
+                raise NotNow(str(error)) from None
+            raise UserError(refusal(str(error), self.asked_for)) from None
         self._used = True
+        job = said.strip().split(";")[0]  # of several clusters, its name follows
         log.info("%s is Slurm job %s", name, job)
         return job
 
-    def _refusal(self, said: str) -> UserError | NotNow:
-        if self._used and is_unreachable(said):
-            self._say_silent(_NoAnswer(said))
-            return NotNow(said)
-        return UserError(self.request.refused(said))
-
-    def _parameters(self, name: str) -> dict[str, Any]:
+    def _options(self) -> list[str]:
         settings = self.settings
-        asked = {
+        options = {
             "partition": settings.partition,
             "account": settings.account,
             "qos": settings.qos,
-            "mem": None if settings.mem_gb is None else f"{int(1024 * settings.mem_gb)}M",
-            "gpus_per_node": self.gpus or None,
-        }
-        return {key: value for key, value in asked.items() if value is not None} | {
-            "job_name": f"kimi_audio_ft {name}",
             "time": settings.time_minutes,
-            "signal_delay_s": settings.signal_seconds,
-            "cpus_per_task": settings.cpus_per_task,
-            # Since Slurm 22.05 srun does not take this over from the job, and binds the task to one core.
-            "srun_args": [f"--cpus-per-task={settings.cpus_per_task}"],
-            "additional_parameters": {"requeue": True, "chdir": str(Path.cwd()), **settings.extra},
+            "mem": None if settings.mem_gb is None else f"{int(1024 * settings.mem_gb)}M",
+            "gpus-per-node": self.gpus or None,
+            "nodes": 1,
+            "ntasks-per-node": 1,
+            "cpus-per-task": settings.cpus_per_task,
+            "signal": f"USR2@{settings.signal_seconds}",
+            "open-mode": "append",
+            "requeue": True,
+            "chdir": Path.cwd(),
+            **{name.replace("_", "-"): value for name, value in settings.extra.items()},
         }
+        given = {name: value for name, value in options.items() if value is not None}
+        return [f"--{name}" if value is True else f"--{name}={value}" for name, value in given.items()]
 
     def ended(self, jobs: Sequence[str]) -> dict[str, JobEnd]:
         """Asks Slurm every ``poll_seconds``."""
@@ -116,7 +108,7 @@ class Slurm:
             job, states[job], reason = line.split("|", 2)
             if states[job] == "PENDING" and reason not in self._told:
                 self._told.add(reason)  # of many jobs the first says it for all
-                unusual = self.request.waits(job, reason)
+                unusual = waiting(job, reason, self.asked_for)
                 if unusual:
                     log.warning("%s", unusual)
         gone = [job for job in jobs if job not in states]
@@ -151,7 +143,26 @@ class Slurm:
             )
 
 
-def gpus_anywhere(partition: str | None) -> bool:
+class _NoAnswer(Exception):
+    """Slurm cannot be asked now; the message says why."""
+
+
+def _slurm(*command: str) -> str:
+    """Output of a Slurm command, "" when it knows none of the jobs; raises _NoAnswer if it failed or took too long."""
+    environment = {**os.environ, "PYTHONPATH": python_path()}  # sbatch hands it to the job
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _NoAnswer(str(error)) from None
+    if done.returncode and "Invalid job id" in done.stderr:
+        return ""
+    if done.returncode:
+        said = " ".join(done.stderr.split())
+        raise _NoAnswer(said or f"{command[0]} ended with exit code {done.returncode}")
+    return done.stdout
+
+
+def _has_gpus(partition: str | None) -> bool:
     """Whether any node of the cluster, or of a partition, has GPUs that can be asked for."""
     where = [] if partition is None else [f"--partition={partition}"]
     with suppress(_NoAnswer):  # sbatch will say it
@@ -160,130 +171,33 @@ def gpus_anywhere(partition: str | None) -> bool:
 
 
 def _recorded(jobs: Sequence[str]) -> dict[str, str]:
+    """The jobs' states in Slurm's accounting."""
     found: dict[str, str] = {}
     with suppress(_NoAnswer):  # many clusters have no accounting
         lines = _slurm("sacct", "-n", "-X", "-P", "--format=JobID,State", f"--jobs={','.join(jobs)}").splitlines()
         found = dict(line.split("|", 1) for line in lines if "|" in line)
     # "CANCELLED by 1000" is a state with its author.
-    return {job: found[job].split()[0] if job in found else "no longer known to Slurm" for job in jobs}
-
-
-class _NoAnswer(Exception):
-    """Slurm cannot be asked now; the message says why."""
-
-
-def _slurm(*command: str) -> str:
-    """What a Slurm command prints; "" when it knows none of the jobs.
-
-    Raises:
-        _NoAnswer: it failed, or took too long.
-    """
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise _NoAnswer(str(error)) from None
-    if done.returncode and "Invalid job id" in done.stderr:
-        return ""
-    if done.returncode:
-        raise _NoAnswer(done.stderr.strip() or f"{command[0]} ended with exit code {done.returncode}")
-    return done.stdout
-
-
-@contextmanager
-def _python_path() -> Iterator[None]:
-    """sbatch hands this process's environment to the job, where submitit imports this package."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = python_path()
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
-
-
-class SlurmTask:
-    """Submitit pickles an object of this class, which holds nothing, and the path of a task file.
-
-    Three kinds of signals arrive. Submitit's own (SIGUSR2, which Slurm sends before the time limit; SIGUSR1 is taken
-    as the same): ``checkpoint`` saves, and submitit queues the job again. SIGTERM: Slurm preempts, requeues or cancels
-    the job; save, and queue it again only when it is being preempted, since Slurm forgets a preempted job that ends by
-    itself. SIGINT: the sweep is stopping; save and end.
-    """
-
-    def __init__(self) -> None:
-        self.process: TaskProcess | None = None
-
-    def __call__(self, task_file: str) -> None:
-        """Run the task; the exit code says whether it is to be resumed."""
-        import submitit
-
-        requeue = signal.getsignal(submitit.JobEnvironment()._usr_sig())
-        for number, handler in (
-            (signal.SIGUSR1, requeue),
-            (signal.SIGTERM, self._preempted),
-            (signal.SIGINT, self._end),
-        ):
-            signal.signal(number, handler)
-        self.process = TaskProcess(Path(task_file))
-        code = self.process.wait()
-        if code:
-            sys.exit(code if code > 0 else 128 - code)
-
-    def checkpoint(self, task_file: str) -> Any:
-        """Save; returns what submitit runs when the job is back."""
-        import submitit
-
-        self._save()
-        return submitit.helpers.DelayedSubmission(SlurmTask(), task_file)
-
-    def _save(self) -> None:
-        if self.process is not None:
-            self.process.stop()
-            self.process.wait()
-
-    def _end(self, number: int, frame: Any) -> None:
-        self._save()
-        sys.exit(INTERRUPTED)
-
-    def _preempted(self, number: int, frame: Any) -> None:
-        self._save()
-        job = os.environ["SLURM_JOB_ID"]
-        if being_preempted(_run_or_complain("scontrol", "show", "job", job)):
-            _run_or_complain("scontrol", "requeue", job)
-        sys.exit(INTERRUPTED)
-
-
-def being_preempted(job: str) -> bool:
-    """Whether ``scontrol show job`` says so; a job that is cancelled or requeued by a person is COMPLETING already."""
-    words = dict(word.split("=", 1) for word in job.split() if "=" in word)
-    return words.get("JobState") == "RUNNING" and words.get("PreemptTime", "None") != "None"
-
-
-def _run_or_complain(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
-    if done.returncode:
-        print(f"{' '.join(command)}: {done.stderr.strip()}", file=sys.stderr)
-    return done.stdout
+    return {job: found[job].split()[0] if job in found else _FORGOTTEN for job in jobs}
 
 
 # Messages about Slurm: why it refused a job, why a job waits, how one ended, and what to do.
 
-_DIED = ("COMPLETED", "FAILED", "OUT_OF_MEMORY", "DEADLINE")
-_LOST = ("TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "REVOKED")
-_REMEDIES = {
-    "OUT_OF_MEMORY": "raise hydra.launcher.slurm.mem_gb",
-    "TIMEOUT": "raise hydra.launcher.slurm.signal_seconds if it had no time to save",
-    "FAILED": "if Slurm cannot write logs there, it says nothing more",
+_FORGOTTEN = "no longer known to Slurm"
+_ENDS: dict[str, tuple[Literal["died", "lost", "cancelled"], str]] = {
+    "COMPLETED": ("lost", "its task was asked to stop, and has saved"),
+    "TIMEOUT": ("lost", "raise hydra.launcher.slurm.signal_seconds if it had no time to save"),
+    **dict.fromkeys(("NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "REVOKED"), ("lost", "")),
+    "CANCELLED": ("cancelled", ""),
+    "OUT_OF_MEMORY": ("died", "raise hydra.launcher.slurm.mem_gb"),
+    "FAILED": ("died", "if Slurm cannot write logs there, it says nothing more"),
+    **dict.fromkeys(("DEADLINE", _FORGOTTEN), ("died", "")),
 }
 # Usual reasons to wait; a person should be told of others.
 _USUAL = ("None", "Priority", "Resources", "BeginTime", "Cleaning", "JobArrayTaskLimit")
 # Reasons that do not pass by themselves: the job asks for what the partition or its nodes do not have.
 _FOR_EVER = ("PartitionConfig", "PartitionTimeLimit", "PartitionNodeLimit", "BadConstraints")
-# What Slurm's commands print when they do not reach the controller, or do not know where it is.
-_UNREACHABLE = ("Unable to contact slurm controller", "configuration source", "configuration file")
-_LIST = 'sinfo --format="%P %l %c %m %G"'
+# Messages of Slurm's commands that do not reach the controller, or do not know where it is.
+_UNREACHABLE = ("Unable to contact slurm controller", "configuration source", "configuration file", "timed out")
 
 
 def is_unreachable(said: str) -> bool:
@@ -291,54 +205,66 @@ def is_unreachable(said: str) -> bool:
     return any(words in said for words in _UNREACHABLE)
 
 
-@dataclass(frozen=True)
-class JobRequest:
-    """Resources that every job of a sweep asks for. gpus: of one job."""
+def asked_for(settings: SlurmConfig, gpus: int) -> str:
+    """Resources that every job of a sweep asks for, and how to see those that there are."""
+    names = ("partition", "account", "qos", "time_minutes", "mem_gb", "cpus_per_task")
+    values = {name: value for name in names if (value := getattr(settings, name)) is not None}
+    values |= {f"extra.{name}": value for name, value in settings.extra.items()}
+    listed = ", ".join(f"{name}={value}" for name, value in values.items())
+    return (
+        f"Asked for were {listed} and {gpus} GPUs (hydra.launcher.gpus_per_pack); "
+        '`sinfo --format="%P %l %c %m %G"` lists the partitions with their time limits, cores, memory in MB and GPUs'
+    )
 
-    settings: SlurmConfig
-    gpus: int
 
-    def refused(self, said: str) -> str:
-        """Message about a first job that could not be submitted, given sbatch's output."""
-        if is_unreachable(said):
-            conf = os.environ.get("SLURM_CONF")
-            return (
-                f"hydra.launcher.executor=slurm: sbatch does not reach Slurm's controller: {said}. The environment's "
-                f"SLURM_CONF is {conf or 'not set'}; see that `sinfo` is answered in this shell and re-run the "
-                "command, or use hydra.launcher.executor=local"
-            )
-        return f"hydra.launcher.slurm: sbatch refused the job: {said}. {self._all()}"
+def refusal(said: str, asked: str) -> str:
+    """Message about a first job that could not be submitted, given sbatch's output and ``asked_for``."""
+    if not is_unreachable(said):
+        return f"hydra.launcher.slurm: sbatch refused the job: {said}. {asked}"
+    return (
+        f"hydra.launcher.executor=slurm: sbatch does not reach Slurm's controller: {said}. The environment's "
+        f"SLURM_CONF is {os.environ.get('SLURM_CONF') or 'not set'}; see that `sinfo` is answered in this shell and "
+        "re-run the command, or use hydra.launcher.executor=local"
+    )
 
-    def waits(self, job: str, reason: str) -> str | None:
-        """Message about a job that waits for an unusual reason; None for a usual one."""
-        if reason in _USUAL:
-            return None
-        if reason not in _FOR_EVER:
-            return f"Slurm job {job} waits: {reason}"
-        return (
-            f"hydra.launcher.slurm: job {job} waits ({reason}) and will never start: its partition or its nodes do not "
-            f"have what it asks for. {self._all()}. Press Ctrl-C and start again with other values"
-        )
 
-    def _all(self) -> str:
-        names = ("partition", "account", "qos", "time_minutes", "mem_gb", "cpus_per_task")
-        values = {name: value for name in names if (value := getattr(self.settings, name)) is not None}
-        values |= {f"extra.{name}": value for name, value in self.settings.extra.items()}
-        asked = ", ".join(f"{name}={value}" for name, value in values.items())
-        return (
-            f"Asked for were {asked} and {self.gpus} GPUs (hydra.launcher.gpus_per_pack); `{_LIST}` lists the "
-            "partitions with their time limits, cores, memory in MB and GPUs"
-        )
+def waiting(job: str, reason: str, asked: str) -> str | None:
+    """Message about a job that waits for an unusual reason; None for a usual one."""
+    if reason in _USUAL:
+        return None
+    if reason not in _FOR_EVER:
+        return f"Slurm job {job} waits: {reason}"
+    return (
+        f"hydra.launcher.slurm: job {job} waits ({reason}) and will never start: its partition or its nodes do not "
+        f"have what it asks for. {asked}. Press Ctrl-C and start again with other values"
+    )
 
 
 def end_of(job: str, state: str) -> JobEnd | None:
     """How a job in this state ended; None: it has not."""
-    remedy = _REMEDIES.get(state)
-    reason = f"Slurm job {job} ended as {state}" + (f" ({remedy})" if remedy else "")
-    if state in _LOST:
-        return JobEnd("lost", reason)
-    if state == "CANCELLED":
-        return JobEnd("cancelled", reason)
-    if state in _DIED or state.startswith("no longer"):
-        return JobEnd("died", reason)
-    return None
+    if state not in _ENDS:
+        return None
+    fate, note = _ENDS[state]
+    return JobEnd(fate, f"Slurm job {job} ended as {state}" + (f" ({note})" if note else ""))
+
+
+# The process of a job.
+
+
+def main(task_file: str) -> int:
+    """Run a task and return the job's exit code: 0 also for one that was asked to stop, and is to be resumed.
+
+    Signals arrive before the time limit (SIGUSR2), when the job is preempted or cancelled (SIGTERM) and when the sweep
+    stops (SIGINT). They reach every process of the job's group, so that the task, which is to save, has its own.
+    """
+    process = TaskProcess(Path(task_file))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, lambda *_: process.stop())
+    code = process.wait()
+    if code == INTERRUPTED:
+        return 0
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
