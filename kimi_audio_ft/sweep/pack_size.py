@@ -7,26 +7,23 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import LambdaCallback
 from torch.utils.data import DataLoader
 
-from kimi_audio_ft.base import Base
-from kimi_audio_ft.config.train import TrainerConfig
 from kimi_audio_ft.data.datamodule import ConversationData
-from kimi_audio_ft.runtime import devices
 from kimi_audio_ft.store.cache import remember
 from kimi_audio_ft.sweep.plan import pack_key
 from kimi_audio_ft.training.adapters import AdapterSpec, AdapterState
 from kimi_audio_ft.training.fit import make_trainer, on_one_base, run_trainer
 from kimi_audio_ft.training.module import AdapterTraining
-from kimi_audio_ft.training.passes import Step
 from kimi_audio_ft.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -48,32 +45,19 @@ def probed_pack_size(trials: Sequence[Trial], dispatch: str, ranks: int) -> int:
     """
     if ranks > 1:
         return min(_WITHOUT_PROBE, len(trials))
-    first = trials[0]
-    widest = max(trial.config.lora.r for trial in trials)
-    facts = [device_name(first), pack_key(first.config, same_data=False), dispatch, widest, len(trials)]
-    nowhere = Path()  # nothing is written
-    specs = [
-        AdapterSpec(
-            trial.training_signature, trial.config.lora, trial.config.optim, trial.config.seed, nowhere, nowhere
-        )
-        for trial in trials
-    ]
+    device, kind = trials[0].base.device, pack_key(trials[0].config, same_data=False)
+    machine = f"{platform.node()} CPU, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        machine = torch.cuda.get_device_name(device)
+    facts = [machine, kind, dispatch, max(trial.config.lora.r for trial in trials), len(trials)]
 
     def measure() -> dict[str, Any]:
-        size, measured = find_pack_size(first.base, specs, first.data, first.config.trainer, dispatch)
+        size, measured = find_pack_size(trials, dispatch)
         return {"pack_size": size, "measured": measured, "of": facts}
 
     size = int(remember("probes", facts, measure)["pack_size"])
     log.info("pack size %d, from a few steps of each", size)
     return size
-
-
-def device_name(trial: Trial) -> str:
-    """Name of the device that computes."""
-    device = trial.base.device
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.node()} CPU, {torch.get_num_threads()} threads"
 
 
 @dataclass(frozen=True)
@@ -85,36 +69,65 @@ class Probe:
     peak_bytes: int
 
 
-def find_pack_size(
-    base: Base,
-    specs: Sequence[AdapterSpec],
-    data: ConversationData | Mapping[str, ConversationData],
-    settings: TrainerConfig,
-    dispatch: str = "slice",
-) -> tuple[int, dict[str, Any]]:
+def find_pack_size(trials: Sequence[Trial], dispatch: str = "slice") -> tuple[int, dict[str, Any]]:
     """The number of these adapters that train fastest together; 1 when a pack does not pay.
 
-    Each size takes the largest step of the first epoch, a few others and the largest batch of the evaluation set, in
-    this process alone, whatever the strategy is. Nothing is written, and base and random numbers stay as they were.
+    Each size takes the largest step of the first epoch, a few others and the largest batch of the evaluation set, all
+    of the first trial's data, in this process alone, whatever the strategy is. Nothing is written, and base and random
+    numbers stay as they were.
 
     Returns:
         The size, and facts for a log: the measured ``sizes`` and why the search ended.
     """
-    settings = replace(settings, strategy="single", progress=False)
-    device = devices.device(settings.accelerator)
+    device = trials[0].base.device
 
     def measure(size: int) -> Probe:
         try:
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                return _probe(base, specs[:size], data, settings, dispatch, device)
+                return _probe(trials[:size], dispatch)
         finally:
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
+            torch.cuda.empty_cache()
 
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        return fastest_size(len(specs), measure, most_bytes=_SAFE * total)
-    return fastest_size(len(specs), measure, free_bytes=_available)
+        return fastest_size(len(trials), measure, most_bytes=_SAFE * total)
+    return fastest_size(len(trials), measure, free_bytes=_available)
+
+
+def _probe(trials: Sequence[Trial], dispatch: str) -> Probe:
+    base, data, trainer_config = trials[0].base, trials[0].data, trials[0].config.trainer
+    settings = replace(trainer_config, strategy="single", progress=False, max_epochs=1, max_steps=-1)
+    nowhere = Path()  # nothing is written
+    specs = [
+        AdapterSpec(one.training_signature, one.config.lora, one.config.optim, one.config.seed, nowhere, nowhere)
+        for one in trials
+    ]
+    data.setup()
+    steps: Any = _steps(data)
+    ends: list[tuple[float, int]] = []  # time and positions of every step
+    with on_one_base(base, specs, dispatch) as (model, pack):
+        states = [AdapterState(spec.optim, spec.seed, spec.name) for spec in specs]
+        module = AdapterTraining(model, states, len(steps), pack)
+
+        def note_end(*_: Any) -> None:
+            if base.device.type == "cuda":
+                torch.cuda.synchronize(base.device)
+            ends.append((time.perf_counter(), module.step_tokens))
+
+        works = {spec.name: nowhere for spec in specs}
+        trainer = make_trainer(module, settings, 1, works, [LambdaCallback(on_train_batch_end=note_end)])
+        _forget_peak(base.device)
+        run_trainer(trainer, module, DataLoader(steps, batch_size=None, collate_fn=list))
+        module.validation_loss([data.largest_validation_batch()])
+        rates = [tokens / (end - begin) for (begin, _), (end, tokens) in pairwise(ends)]
+        return Probe(len(specs), statistics.median(rates), _peak(base.device))
+
+
+def _steps(data: ConversationData) -> list[list[dict[str, Any]]]:
+    """The largest step of the first epoch, then its first ones."""
+    plan = data.plan.epoch(0)
+    sizes = [sum(int(data.plan.lengths[draw.index]) for draw in plan.step(step)) for step in range(len(plan))]
+    return [data.step(0, step) for step in (sizes.index(max(sizes)), *range(min(_TIMED, len(plan))))]
 
 
 def fastest_size(
@@ -134,7 +147,7 @@ def fastest_size(
         As ``find_pack_size``.
     """
     probes, ended = list[Probe](), "all sizes were tried"
-    for size in _sizes(most):
+    for size in [*(2**power for power in range((most - 1).bit_length())), most]:
         if _growth(probes, size) >= _SAFE * free_bytes():
             ended = f"{size} adapters would not fit into memory"
             break
@@ -157,77 +170,12 @@ def fastest_size(
     return chosen, {"sizes": [asdict(probe) for probe in probes], "ended": ended}
 
 
-def _sizes(most: int) -> Iterator[int]:
-    size = 1
-    while size < most:
-        yield size
-        size *= 2
-    yield most
-
-
 def _growth(probes: Sequence[Probe], size: int) -> float:
     """Bytes that a size is expected to need beyond the last one, from the difference of the last two."""
     if len(probes) < 2:
         return 0.0
     smaller, larger = probes[-2:]
     return max(0, larger.peak_bytes - smaller.peak_bytes) / (larger.size - smaller.size) * (size - larger.size)
-
-
-class _Clock(pl.Callback):
-    """Positions per second of every step but the first."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.rates = device, list[float]()
-        self._since = 0.0
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        self._since = self._now()
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        assert isinstance(pl_module, AdapterTraining)
-        self.rates.append(pl_module.step_tokens / (self._now() - self._since))
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-
-def _probe(
-    base: Base,
-    specs: Sequence[AdapterSpec],
-    data: ConversationData | Mapping[str, ConversationData],
-    settings: TrainerConfig,
-    dispatch: str,
-    device: torch.device,
-) -> Probe:
-    own = {s.name: data if isinstance(data, ConversationData) else data[s.name] for s in specs}
-    first = own[specs[0].name]
-    for one in own.values():
-        one.setup()
-    steps: Any = list(_steps(own, shared=isinstance(data, ConversationData)))
-    settings = replace(settings, max_epochs=1, max_steps=-1)
-    with on_one_base(base, specs, dispatch) as (model, pack):
-        states = [AdapterState(spec.optim, spec.seed, spec.name) for spec in specs]
-        module, clock = AdapterTraining(model, states, len(steps), pack), _Clock(device)
-        trainer = make_trainer(module, settings, 1, dict.fromkeys(own, Path()), [clock])
-        _forget_peak(device)
-        run_trainer(trainer, module, DataLoader(steps, batch_size=None, collate_fn=_as_it_is))
-        module.validation_loss([first.largest_validation_batch()])
-        return Probe(len(specs), statistics.median(clock.rates[1:] or clock.rates), _peak(device))
-
-
-def _steps(own: Mapping[str, ConversationData], shared: bool) -> Iterator[Step]:
-    """The largest step of the first epoch, then its first ones."""
-    first = next(iter(own.values()))
-    plan = first.plan.epoch(0)
-    sizes = [sum(int(first.plan.lengths[draw.index]) for draw in plan.step(step)) for step in range(len(plan))]
-    for step in [sizes.index(max(sizes)), *range(min(_TIMED, len(plan)))]:
-        yield first.step(0, step) if shared else {name: data.step(0, step) for name, data in own.items()}
-
-
-def _as_it_is(step: Step) -> Step:
-    return step
 
 
 def _forget_peak(device: torch.device) -> None:
