@@ -99,12 +99,11 @@ def make_candidates(grid: Sequence[Sequence[str]], most: int | None, seed: int) 
     groups: dict[tuple[str, ...], dict[int, list[str]]] = {}
     for index, job in enumerate(grid):
         groups.setdefault(_training_part(job), {})[index] = list(job)
-    order = list(range(len(groups)))
-    if most is not None and most < len(order):
+    drawn = list(groups)
+    if most is not None and most < len(drawn):
+        order = list(range(len(drawn)))
         random.Random(seed).shuffle(order)
-        order = sorted(order[:most])
-    parts = list(groups)
-    drawn = [parts[index] for index in order]
+        drawn = [drawn[index] for index in sorted(order[:most])]
     return [Candidate(name, groups[part]) for name, part in zip(short_names(drawn), drawn, strict=True)]
 
 
@@ -147,38 +146,31 @@ def decide(results: Sequence[RungResult], reduction_factor: float, metric: str) 
       that cannot passes without counting: another rung's score would compare unequal budgets.
     """
     most = math.ceil(len(results) / reduction_factor)
-    scores = sorted(result.score for result in results if _compared(result) and result.score is not None)
+    known = [result.score for result in results if result.error is None and result.score is not None]
+    scores = sorted(filter(math.isfinite, known))
     border = scores[min(most, len(scores)) - 1] if scores else math.inf
-    decisions = []
-    for result in results:
-        if not _compared(result):
-            decisions.append(_without_score(result, metric))
-            continue
-        assert result.score is not None
-        rank = 1 + sum(score < result.score for score in scores)
-        if result.score <= border:
-            reason = f"rank {rank} of {len(scores)} at step {result.step}: {show(result.score, metric)}"
-            decisions.append(Decision(Fate.CONTINUED, rank, reason))
-        else:
-            continued = sum(score <= border for score in scores)
-            worst = f"the best {continued} continue, down to {show(border, metric)}"
-            reason = f"rank {rank} of {len(scores)} at step {result.step}: {show(result.score, metric)}; {worst}"
-            decisions.append(Decision(Fate.STOPPED, rank, reason))
-    return decisions
+    return [_decision(result, scores, border, metric) for result in results]
 
 
-def _compared(result: RungResult) -> bool:
-    return result.error is None and result.score is not None and math.isfinite(result.score)
-
-
-def _without_score(result: RungResult, metric: str) -> Decision:
+def _decision(result: RungResult, scores: Sequence[float], border: float, metric: str) -> Decision:
+    """About one candidate, given the scores of all that are compared, sorted, and the last one that continues."""
     if result.error is not None:
         return Decision(Fate.FAILED, None, result.error)
-    if result.score is not None:
+    if result.score is None:
+        assert result.complete, f"{result.signature} has neither a score nor an error at step {result.step}"
+        costs = (
+            f"was in the store, finished, without a {metric} at step {result.step}; costs nothing and is not counted"
+        )
+        return Decision(Fate.PASSED, None, costs)
+    if not math.isfinite(result.score):
         return Decision(Fate.FAILED, None, f"its {metric} at step {result.step} is {result.score}")
-    assert result.complete, f"{result.signature} has neither a score nor an error at step {result.step}"
-    reason = f"was in the store, finished, without a {metric} at step {result.step}; costs nothing and is not counted"
-    return Decision(Fate.PASSED, None, reason)
+    rank = 1 + sum(score < result.score for score in scores)
+    reason = f"rank {rank} of {len(scores)} at step {result.step}: {show(result.score, metric)}"
+    if result.score <= border:
+        return Decision(Fate.CONTINUED, rank, reason)
+    continued = sum(score <= border for score in scores)
+    worst = f"the best {continued} continue, down to {show(border, metric)}"
+    return Decision(Fate.STOPPED, rank, f"{reason}; {worst}")
 
 
 def show(score: float | None, metric: str) -> str:
