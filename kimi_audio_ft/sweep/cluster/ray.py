@@ -36,89 +36,74 @@ class RayCluster:
         self.settings = settings
         self.max_restarts = settings.max_restarts
         self._tasks: dict[str, Any] = {}
-        self._connect()
-        import ray
-
-        there = ray.cluster_resources()
+        self._ray = _connect(settings.address)
+        there = self._ray.cluster_resources()
         gpus = (1 if there.get("GPU") else 0) if gpus_per_pack is None else gpus_per_pack
-        self.asked: dict[str, float] = {"CPU": settings.num_cpus_per_pack, "GPU": gpus, **settings.resources}
-        self.asked = {name: amount for name, amount in self.asked.items() if amount}
+        asked: dict[str, float] = {"CPU": settings.num_cpus_per_pack, "GPU": gpus, **settings.resources}
+        self.asked = {name: amount for name, amount in asked.items() if amount}
         self.slots = int(min(there.get(name, 0) // amount for name, amount in self.asked.items()))
         if self.slots == 0:
-            self._refuse_or_wait(there)
-
-    def _connect(self) -> None:
-        import ray
-
-        if ray.is_initialized():
-            return
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody asked us to report this sweep to Ray's makers
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of a change to come
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if self.settings.address is None:
-            options["include_dashboard"] = False
-        else:
-            options["address"] = self.settings.address
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                ray.init(**options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"hydra.launcher.ray.address={self.settings.address!r}: Ray cannot be reached: {error}. Start it with "
-                "`ray start --head`, name its address, or set null to start one on this machine"
-            ) from None
-
-    def _refuse_or_wait(self, there: dict[str, float]) -> None:
-        has = {name: there.get(name, 0) for name in self.asked}
-        message = (
-            f"hydra.launcher.ray: a pack asks for {self.asked}, and the cluster has {has} in all. Look at "
-            "num_cpus_per_pack, resources and hydra.launcher.gpus_per_pack"
-        )
-        if self.settings.address is None:
-            raise UserError(message)
-        log.warning("%s. Waiting for a node that has them", message)  # one may be on its way
+            has = {name: there.get(name, 0) for name in self.asked}
+            message = (
+                f"hydra.launcher.ray: a pack asks for {self.asked}, and the cluster has {has} in all. Look at "
+                "num_cpus_per_pack, resources and hydra.launcher.gpus_per_pack"
+            )
+            if settings.address is None:
+                raise UserError(message)
+            log.warning("%s. Waiting for a node that has them", message)  # one may be on its way
 
     def submit(self, task_file: Path, name: str) -> str:
         """Queue a task."""
-        import ray
-
-        options: dict[str, Any] = {
-            "num_cpus": self.asked["CPU"],
-            "num_gpus": self.asked.get("GPU", 0),
-            "resources": self.settings.resources,
-            "max_retries": 0,
-            "name": f"kimi_audio_ft {name}",
-        }
-        handle = ray.remote(**options)(worker_function(python_path())).remote(str(task_file))
-        job = handle.hex()
+        remote = self._ray.remote(
+            num_cpus=self.asked["CPU"],
+            num_gpus=self.asked.get("GPU", 0),
+            resources=self.settings.resources,
+            max_retries=0,
+            name=f"kimi_audio_ft {name}",
+        )
+        handle = remote(worker_function(python_path())).remote(str(task_file))
+        job = str(handle.hex())
         self._tasks[job] = handle
         return job
 
     def ended(self, jobs: Sequence[str]) -> dict[str, JobEnd]:
         """Asks Ray every time."""
-        import ray
-
-        handles = {self._tasks[job]: job for job in jobs}
-        if not handles:
+        if not jobs:
             return {}
-        done, _ = ray.wait(list(handles), num_returns=len(handles), timeout=0)
-        return {handles[handle]: _end(handle) for handle in done}
+        done, _ = self._ray.wait([self._tasks[job] for job in jobs], num_returns=len(jobs), timeout=0)
+        return {handle.hex(): _end(handle) for handle in done}
 
     def stop(self, jobs: Sequence[str]) -> None:
         """Cancel what waits; what runs gets a KeyboardInterrupt, and saves."""
-        import ray
-
         for job in jobs:
-            ray.cancel(self._tasks[job], force=False)
+            self._ray.cancel(self._tasks[job], force=False)
 
     def close(self, jobs: Sequence[str]) -> None:
         """End tasks, with some seconds to save."""
-        import ray
-
         if jobs:
             self.stop(jobs)
-            ray.wait([self._tasks[job] for job in jobs], num_returns=len(jobs), timeout=_GRACE)
+            self._ray.wait([self._tasks[job] for job in jobs], num_returns=len(jobs), timeout=_GRACE)
+
+
+def _connect(address: str | None) -> Any:
+    """The package ray, connected to a cluster, or to one that it starts here."""
+    import ray
+
+    if ray.is_initialized():
+        return ray
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody asked us to report this sweep to Ray's makers
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of a change to come
+    where: dict[str, Any] = {"include_dashboard": False} if address is None else {"address": address}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"hydra.launcher.ray.address={address!r}: Ray cannot be reached: {error}. Start it with "
+            "`ray start --head`, name its address, or set null to start one on this machine"
+        ) from None
+    return ray
 
 
 def worker_function(path: str) -> Callable[[str], int]:
@@ -148,12 +133,11 @@ def _end(handle: Any) -> JobEnd:
         code = ray.get(handle)
     except exceptions.TaskCancelledError:
         return JobEnd("cancelled", "the Ray task was cancelled")
-    except (exceptions.NodeDiedError, exceptions.LocalRayletDiedError) as error:
-        return JobEnd("lost", f"the node of the Ray task died: {first_line(error, type(error).__name__)}")
-    except exceptions.OutOfMemoryError:
-        return JobEnd("died", "Ray ended the task because its node ran out of memory (OutOfMemoryError)")
     except exceptions.RayError as error:
-        return JobEnd("died", f"the Ray task died ({type(error).__name__}): {first_line(error, type(error).__name__)}")
+        kind = type(error).__name__
+        if isinstance(error, exceptions.NodeDiedError | exceptions.LocalRayletDiedError):
+            return JobEnd("lost", f"the node of the Ray task died: {first_line(error, kind)}")
+        return JobEnd("died", f"the Ray task died ({kind}): {first_line(error, kind)}")
     if code == INTERRUPTED:
         return JobEnd("lost", "the Ray task was stopped")
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
