@@ -29,16 +29,13 @@ NOT_TRAINING = ("decoding", "logger", "scoring", "baseline")
 class RungResult:
     """One job's adapter at a rung.
 
-    signature: of its training; empty when its config is not valid.
-    num_steps: of the whole training.
+    signature: of its training; empty when its config is not valid. error: why it failed.
     score: CER (a fraction) or validation loss at ``step``; None after an error, and when it is no longer known.
-    error: why it failed.
     complete: its training is finished and in the store.
     """
 
     signature: str
     step: int
-    num_steps: int
     score: float | None
     error: str | None
     complete: bool
@@ -98,17 +95,14 @@ def make_candidates(grid: Sequence[Sequence[str]], most: int | None, seed: int) 
     """
     groups: dict[tuple[str, ...], dict[int, list[str]]] = {}
     for index, job in enumerate(grid):
-        groups.setdefault(_training_part(job), {})[index] = list(job)
+        part = tuple(item for item in job if item.partition("=")[0].lstrip("+~").split(".")[0] not in NOT_TRAINING)
+        groups.setdefault(part, {})[index] = list(job)
     drawn = list(groups)
     if most is not None and most < len(drawn):
         order = list(range(len(drawn)))
         random.Random(seed).shuffle(order)
         drawn = [drawn[index] for index in sorted(order[:most])]
     return [Candidate(name, groups[part]) for name, part in zip(short_names(drawn), drawn, strict=True)]
-
-
-def _training_part(job: Sequence[str]) -> tuple[str, ...]:
-    return tuple(item for item in job if item.partition("=")[0].lstrip("+~").split(".")[0] not in NOT_TRAINING)
 
 
 def merged(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -33,8 +33,16 @@ def num_steps(launch: Launch, job_overrides: Sequence[Sequence[str]]) -> list[in
     """Optimizer steps of every job's whole training; 0 when its config is not valid."""
     jobs = launch.compose(job_overrides, 0)
     _require_trainings(jobs)
-    lengths = _Lengths()
-    return [lengths.of(job.trial) if job.trial else 0 for job in jobs]
+    known: dict[str, int] = {}  # those with the same batches are counted once
+
+    def length(trial: Trial) -> int:
+        key, trainer = pack_key(trial.config), trial.config.trainer
+        if key not in known:
+            trial.data.setup()
+            known[key] = trial.data.num_steps(trainer.max_epochs, trainer.max_steps)
+        return known[key]
+
+    return [length(job.trial) if job.trial else 0 for job in jobs]
 
 
 def train_until(launch: Launch, job_overrides: Sequence[Sequence[str]], until: int, metric: str) -> list[RungResult]:
@@ -51,7 +59,6 @@ def train_until(launch: Launch, job_overrides: Sequence[Sequence[str]], until: i
     _require_trainings(jobs)
     results: dict[str, RungResult] = {}
     trials: dict[str, Trial] = {}
-    lengths = _Lengths()
     for job in jobs:
         key, trial = job.key, job.trial
         if key is None or trial is None or key in results or key in trials:
@@ -61,16 +68,16 @@ def train_until(launch: Launch, job_overrides: Sequence[Sequence[str]], until: i
         if score is None and finished is not None and metric == "loss":
             score = _loss_on_curve(finished, trial.plan.evaluation, until)
         if score is not None or finished is not None:
-            results[key] = RungResult(key, until, lengths.of(trial), score, None, finished is not None)
+            results[key] = RungResult(key, until, score, None, finished is not None)
         else:
             trials[key] = trial
     if trials:
-        results |= _train(launch, jobs, trials, lengths, until, metric)
-    return [results[job.key] if job.key else RungResult("", until, 0, None, str(job.error), False) for job in jobs]
+        results |= _train(launch, jobs, trials, until, metric)
+    return [results[job.key] if job.key else RungResult("", until, None, str(job.error), False) for job in jobs]
 
 
 def _train(
-    launch: Launch, jobs: Sequence[Job], trials: dict[str, Trial], lengths: _Lengths, until: int, metric: str
+    launch: Launch, jobs: Sequence[Job], trials: dict[str, Trial], until: int, metric: str
 ) -> dict[str, RungResult]:
     results: dict[str, RungResult] = {}
     with SweepView(job_lines([job for job in jobs if job.key in trials], trials)) as view:
@@ -85,7 +92,7 @@ def _train(
             if score is not None:
                 RungScore(trial, until, metric).write(score)
             error = event.failure.message if isinstance(event, Failed) else None
-            results[key] = RungResult(key, until, lengths.of(trial), score, error, isinstance(event, Ready))
+            results[key] = RungResult(key, until, score, error, isinstance(event, Ready))
 
         units = [Unit(key, [trial.config], [trial.evaluation.identity]) for key, trial in trials.items()]
         launch.make(units, set(trials), on_event, view.stopping, until=until, metric=metric)
@@ -99,20 +106,6 @@ def _require_trainings(jobs: Sequence[Job]) -> None:
     for job in jobs:
         if job.trial is None and job.error is None:
             raise UserError(f"job {job.number} ({' '.join(job.overrides)}): is no training of this package")
-
-
-class _Lengths:
-    """Optimizer steps of whole trainings; those with the same batches are counted once."""
-
-    def __init__(self) -> None:
-        self._of_pack: dict[str, int] = {}
-
-    def of(self, trial: Trial) -> int:
-        key, trainer = pack_key(trial.config), trial.config.trainer
-        if key not in self._of_pack:
-            trial.data.setup()
-            self._of_pack[key] = trial.data.num_steps(trainer.max_epochs, trainer.max_steps)
-        return self._of_pack[key]
 
 
 def _loss_on_curve(adapter: Path, evaluation: str, step: int) -> float | None:

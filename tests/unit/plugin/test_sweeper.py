@@ -38,7 +38,7 @@ class Ranks:
     def train_until(self, job_overrides: Sequence[Sequence[str]], until: int, metric: str) -> list[RungResult]:
         signatures = ["".join(item for item in job if not item.startswith("decoding")) for job in job_overrides]
         ranks = map(self._rank, job_overrides)
-        return [RungResult(name, until, 8, 1 / r, None, False) for name, r in zip(signatures, ranks, strict=True)]
+        return [RungResult(name, until, 1 / r, None, False) for name, r in zip(signatures, ranks, strict=True)]
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         assert initial_job_idx == 0

@@ -32,14 +32,13 @@ class Rates:
         return [self._result(self._rate(job), until) for job in job_overrides]
 
     def _result(self, rate: float, until: int) -> RungResult:
-        length = self.steps.get(rate, NUM_STEPS)
         if rate == -1:
-            return RungResult("", until, 0, None, "optim.lr=-1: must be positive", False)
+            return RungResult("", until, None, "optim.lr=-1: must be positive", False)
         if rate == 0:
-            return RungResult("a0.0", until, length, None, "loss is nan\nat step 3", False)
+            return RungResult("a0.0", until, None, "loss is nan\nat step 3", False)
         if rate in self.finished:
-            return RungResult(f"a{rate}", until, length, None, None, True)
-        return RungResult(f"a{rate}", until, length, 1 / (rate * until), None, False)
+            return RungResult(f"a{rate}", until, None, None, True)
+        return RungResult(f"a{rate}", until, 1 / (rate * until), None, False)
 
     @staticmethod
     def _rate(job: Sequence[str]) -> float:

@@ -27,7 +27,7 @@ GOES, STOPS, FAILS, PASSES = Fate.CONTINUED, Fate.STOPPED, Fate.FAILED, Fate.PAS
 
 
 def result(score: float | None, error: str | None = None, complete: bool = False) -> RungResult:
-    return RungResult("a1", 30, 120, score, error, complete)
+    return RungResult("a1", 30, score, error, complete)
 
 
 def fates(*results: RungResult, factor: float = 2.0) -> list[Fate]:
@@ -198,7 +198,7 @@ def test_best_go_on_from_rung_to_rung() -> None:
         "5": ["continued", "continued"],
     }
     assert [rate for rate, one in done.items() if one.is_alive] == ["4", "5"]
-    assert done["5"].results[1] == RungResult("a5.0", 20, 40, 0.01, None, False)
+    assert done["5"].results[1] == RungResult("a5.0", 20, 0.01, None, False)
 
 
 def test_one_that_is_left_alone_trains_straight_to_its_end() -> None:

@@ -67,9 +67,9 @@ def finished(trial_config: Config) -> Job:
 
 def test_loss_of_a_finished_adapter_is_on_its_curve(finished: Job) -> None:
     assert finished.key is not None
-    assert judged("loss", 4, finished) == [RungResult(finished.key, 4, 8, 2.5, None, True)]
+    assert judged("loss", 4, finished) == [RungResult(finished.key, 4, 2.5, None, True)]
     assert judged("loss", 3, finished)[0].score is None
-    assert judged("cer", 4, finished) == [RungResult(finished.key, 4, 8, None, None, True)]
+    assert judged("cer", 4, finished) == [RungResult(finished.key, 4, None, None, True)]
 
 
 def test_loss_on_another_evaluation_set_is_none(
@@ -87,7 +87,7 @@ def test_score_of_an_earlier_sweep_is_found_whatever_the_jobs_sample_with(trial_
     now = job(trial_config(decoding={"text_temperature": 0.0}))
     assert before.trial is not None and before.key == now.key is not None
     RungScore(before.trial, 4, "cer").write(0.25)
-    assert judged("cer", 4, now) == [RungResult(now.key, 4, 8, 0.25, None, False)]
+    assert judged("cer", 4, now) == [RungResult(now.key, 4, 0.25, None, False)]
 
 
 def test_job_without_a_valid_config_is_out_by_itself(finished: Job) -> None:
@@ -95,7 +95,7 @@ def test_job_without_a_valid_config_is_out_by_itself(finished: Job) -> None:
     launch: Any = Composed([invalid, finished])
     assert num_steps(launch, [[], []]) == [0, 8]
     bad, good = judged("loss", 4, invalid, finished)
-    assert bad == RungResult("", 4, 0, None, "lora.r=0: must be 1 or more", False)
+    assert bad == RungResult("", 4, None, "lora.r=0: must be 1 or more", False)
     assert good.score == 2.5
 
 
