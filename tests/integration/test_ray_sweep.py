@@ -14,6 +14,7 @@ from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.sweep.events import Event, Interrupted, Ready, Step
 from kimi_audio_ft.sweep.plan import Task, Unit
 from kimi_audio_ft.sweep.supervisor import Supervisor
+from kimi_audio_ft.sweep.task import sweep_environment
 from tests.trials_json import values
 
 pytest.importorskip("ray")
@@ -46,7 +47,7 @@ def test_a_task_that_is_stopped_on_ray_saves_and_goes_on(
     from kimi_audio_ft.sweep.cluster.ray import RayCluster
 
     config = trial_config(trainer={"max_epochs": 50, "max_steps": 60, "save_every": 1000})
-    executor = Supervisor(RayCluster(RayConfig(), 0), tmp_path)
+    executor = Supervisor(RayCluster(RayConfig(), 0), tmp_path, environment=sweep_environment())
     task = Task(0, [Unit("a1", [config])], pack_size=1)
     heard: list[Event] = []
     executor.run([task], heard.append, lambda: any(isinstance(event, Step) for event in heard))
