@@ -14,6 +14,10 @@ from kimi_audio_ft.decoding.generate import generate_texts, utterance_seed
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.manifest.conversation import BLANK, TEXT_EOS
 from kimi_audio_ft.model.text_tokenizer import TextTokenizer
+from kimi_audio_ft.runtime.devices import free_memory, out_of_memory
+
+Answers = list[dict[str, str]]
+"""Hypotheses by id, one dict per request."""
 
 
 def transcribe(
@@ -23,41 +27,89 @@ def transcribe(
     requests: Sequence[DecodingRequest],
     token_offset: int,
     progress: bool = False,
-    on_progress: Callable[[int], None] | None = None,
-) -> list[dict[str, str]]:
+    on_batch: Callable[[Answers], None] | None = None,
+    known: Answers | None = None,
+) -> Answers:
     """Hypotheses of every conversation by id, in the manifest's order, one dict per request.
 
     Args:
         dataset: generation prompts (``for_generation=True``).
         requests: decoded from one prefill of every prompt, in batches of the smallest ``batch_size`` among them.
         token_offset: ids from here on are audio codes and never part of a text answer.
-        on_progress: called with the number of newly decoded utterances, counted once per request.
+        on_batch: called with the hypotheses of each batch, one dict per request.
+        known: hypotheses of an earlier, interrupted call; batches that they cover are left out.
 
-    A hypothesis depends neither on the batch nor on the other requests.
+    A hypothesis depends neither on the batch nor on the other requests. A batch that does not fit into memory is
+    decoded in halves.
     """
-    special = tokenizer.special_tokens
-    device = next(model.parameters()).device
-    answers: list[dict[str, str]] = [{} for _ in requests]
-    settings = [request.setting for request in requests]
-    batches = list(_batches(dataset, min(setting.batch_size for setting in settings)))
+    answers: Answers = [dict(found) for found in known] if known else [{} for _ in requests]
+    batches = list(_batches(dataset, min(request.setting.batch_size for request in requests)))
     for indices in track(batches, "decoding", disable=not progress, transient=True):
-        samples = [dataset[index] for index in indices]
-        batch = make_batch(samples, tokenizer.pad_id, left=True, online=dataset.audio.mode == "online")
-        inputs = to_device(batch["inputs"], device)
-        seeds = [[utterance_seed(one.seed, one.repeat, sample.id) for sample in samples] for one in requests]
-        texts = generate_texts(model, inputs, settings, seeds, special[TEXT_EOS], special[BLANK])
-        for found, rows in zip(answers, texts, strict=True):
-            for sample, tokens in zip(samples, rows, strict=True):
-                text = [token for token in tokens if token < token_offset]
-                found[sample.id] = tokenizer.decode(text, skip_special=True)
-        if on_progress is not None:
-            on_progress(len(samples) * len(requests))
+        if all(dataset.conversations[index].id in found for index in indices for found in answers):
+            continue
+        new = _decoded(model, dataset, tokenizer, requests, token_offset, indices)
+        for found, some in zip(answers, new, strict=True):
+            found.update(some)
+        if on_batch is not None:
+            on_batch(new)
     return [{conversation.id: found[conversation.id] for conversation in dataset.conversations} for found in answers]
 
 
+def _decoded(
+    model: torch.nn.Module,
+    dataset: ConversationDataset,
+    tokenizer: TextTokenizer,
+    requests: Sequence[DecodingRequest],
+    token_offset: int,
+    indices: Sequence[int],
+) -> Answers:
+    """One batch, in halves of its conversations, then of its requests, while it does not fit into memory."""
+    try:
+        return _decoded_whole(model, dataset, tokenizer, requests, token_offset, indices)
+    except Exception as error:
+        if not out_of_memory(error) or len(indices) == len(requests) == 1:
+            raise
+    # Outside the handler, whose traceback keeps the tensors of the failed batch alive.
+    free_memory()
+    if len(indices) > 1:
+        middle = len(indices) // 2
+        parts = [
+            _decoded(model, dataset, tokenizer, requests, token_offset, half)
+            for half in (indices[:middle], indices[middle:])
+        ]
+        return [one | two for one, two in zip(*parts, strict=True)]
+    middle = len(requests) // 2
+    halves = (requests[:middle], requests[middle:])
+    return [found for half in halves for found in _decoded(model, dataset, tokenizer, half, token_offset, indices)]
+
+
+def _decoded_whole(
+    model: torch.nn.Module,
+    dataset: ConversationDataset,
+    tokenizer: TextTokenizer,
+    requests: Sequence[DecodingRequest],
+    token_offset: int,
+    indices: Sequence[int],
+) -> Answers:
+    special = tokenizer.special_tokens
+    samples = [dataset[index] for index in indices]
+    batch = make_batch(samples, tokenizer.pad_id, left=True, online=dataset.audio.mode == "online")
+    inputs = to_device(batch["inputs"], next(model.parameters()).device)
+    seeds = [[utterance_seed(one.seed, one.repeat, sample.id) for sample in samples] for one in requests]
+    settings = [request.setting for request in requests]
+    texts = generate_texts(model, inputs, settings, seeds, special[TEXT_EOS], special[BLANK])
+    return [
+        {
+            sample.id: tokenizer.decode([token for token in tokens if token < token_offset], skip_special=True)
+            for sample, tokens in zip(samples, rows, strict=True)
+        }
+        for rows in texts
+    ]
+
+
 def _batches(dataset: ConversationDataset, size: int) -> Iterator[list[int]]:
-    """Indices of conversations of similar length."""
-    order = dataset.lengths()[:, 0].argsort(kind="stable").tolist()
+    """Indices of conversations of similar length, the longest first: what does not fit into memory fails at once."""
+    order = dataset.lengths()[:, 0].argsort(kind="stable").tolist()[::-1]
     for start in range(0, len(order), size):
         yield order[start : start + size]
 

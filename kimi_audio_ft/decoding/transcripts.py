@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +19,17 @@ from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.errors import ChangedError, ConfigError
 from kimi_audio_ft.files import read_jsonl, write_jsonl
 from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, reference_identity, require_references
+from kimi_audio_ft.runtime.signals import Interrupted
 from kimi_audio_ft.scoring import ScoringOptions
 from kimi_audio_ft.scoring.trial_scores import score_repeats
 from kimi_audio_ft.store.make import find_or_make_all
 from kimi_audio_ft.store.signature import signature
 
+Answers = list[dict[str, str]]
+
 _FILE = "transcripts.jsonl"
+# Seconds of decoding that a killed process may lose.
+_SAVE_EVERY = 10.0
 # Semantic codes come at 12.5 Hz.
 _SECONDS_PER_CODE = 0.08
 
@@ -116,16 +123,21 @@ def decode_all(
     adapter: tuple[str, Path] | None,
     progress: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> list[Transcripts]:
     """Transcripts under every request and its repeats, in order; those that the store lacks share one prefill.
 
     Args:
         adapter: signature and folder of a saved adapter; None decodes the base alone.
         on_progress: called with the number of decoded utterances and their total, over all missing transcripts.
+        should_stop: asked after every batch.
 
     Prompts are computed in batches of the smallest ``batch_size`` asked for. Each repeat of each setting is a product
     of its own, independent of the others. Its ``decode_seconds`` are an equal part of the common time, as they share
     the prefill and most steps; so their sum is the time spent.
+
+    Raises:
+        Interrupted: on ``should_stop``; as after any other end, decoded batches are kept for the next call.
     """
     made_by = adapter[0] if adapter else None
     smallest = min((request.setting.batch_size for request in requests), default=1)
@@ -135,17 +147,27 @@ def decode_all(
     total = len(evaluation.conversations) * sum(store.find("transcript", name) is None for name in requested)
     done = 0
 
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        if on_progress is not None:
-            on_progress(done, total)
-
     def make(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
         base.about_to_compute()
-        started = time.monotonic()
-        missing = {name: requested[name] for name in folders}
-        found = _transcribe(base, evaluation, list(missing.values()), adapter, progress, count)
+        started, missing = time.monotonic(), {name: requested[name] for name in folders}
+        unfinished = UnfinishedTranscripts(list(folders))
+        nonlocal done
+        done += sum(map(len, unfinished.known))
+
+        def on_batch(new: Answers) -> None:
+            nonlocal done
+            unfinished.add(new)
+            done += sum(map(len, new))
+            if on_progress is not None:
+                on_progress(done, total)
+            if should_stop is not None and should_stop():
+                raise Interrupted(0)
+
+        try:
+            found = _transcribe(base, evaluation, list(missing.values()), adapter, progress, on_batch, unfinished.known)
+        except BaseException:
+            unfinished.save()
+            raise
         for folder, answers in zip(folders.values(), found, strict=True):
             write_jsonl(folder / _FILE, [{"id": key, "text": text} for key, text in answers.items()])
         evaluation.require_unchanged()
@@ -161,6 +183,46 @@ def decode_all(
 
     find_or_make_all("transcript", list(requested), make)
     return [_read(list(one)) for one in named]
+
+
+class UnfinishedTranscripts:
+    """Hypotheses of transcripts that are being made: what was decoded before an interruption is not decoded again.
+
+    known: by id, one dict per transcript.
+    """
+
+    def __init__(self, signatures: Sequence[str]) -> None:
+        self._files = [store.work_folder("transcript", name) / _FILE for name in signatures]
+        self.known: Answers = [_whole_lines(file) for file in self._files]
+        self._new: Answers = [{} for _ in signatures]
+        self._saved = time.monotonic()
+
+    def add(self, new: Answers) -> None:
+        """Take in a batch; it is on disk some seconds later."""
+        for found, some in zip(self._new, new, strict=True):
+            found.update(some)
+        if time.monotonic() - self._saved > _SAVE_EVERY:
+            self.save()
+
+    def save(self) -> None:
+        """Write what is new; a disk that is full costs no more than this."""
+        for file, found in zip(self._files, self._new, strict=True):
+            with suppress(OSError):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with file.open("a", encoding="utf-8") as lines:
+                    lines.writelines(f"{json.dumps([key, text])}\n" for key, text in found.items())
+            found.clear()
+        self._saved = time.monotonic()
+
+
+def _whole_lines(file: Path) -> dict[str, str]:
+    """Hypotheses by id; without the half line of a killed process."""
+    found: dict[str, str] = {}
+    with suppress(OSError, ValueError), file.open(encoding="utf-8") as lines:
+        for line in lines:
+            key, text = json.loads(line)
+            found[key] = text
+    return found
 
 
 def stored_transcripts(signatures: Sequence[str]) -> Transcripts | None:
@@ -206,8 +268,9 @@ def _transcribe(
     requests: Sequence[DecodingRequest],
     adapter: tuple[str, Path] | None,
     progress: bool,
-    on_progress: Callable[[int], None],
-) -> list[dict[str, str]]:
+    on_batch: Callable[[Answers], None],
+    known: Answers,
+) -> Answers:
     from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
     from kimi_audio_ft.decoding.transcribe import transcribe
 
@@ -216,4 +279,4 @@ def _transcribe(
     prompts = data.dataset(evaluation.conversations, settings.eval_manifest, None, for_generation=True)
     visible = progress and sys.stdout.isatty()  # in a file this bar, which vanishes, is an empty line
     with base.saved_adapter(adapter[1] if adapter else None) as model:
-        return transcribe(model, prompts, base.tokenizer, requests, base.tokens.first, visible, on_progress)
+        return transcribe(model, prompts, base.tokenizer, requests, base.tokens.first, visible, on_batch, known)

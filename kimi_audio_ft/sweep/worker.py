@@ -14,9 +14,8 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NoReturn
 
-import torch
 from filelock import Timeout
 
 from kimi_audio_ft import store
@@ -28,7 +27,7 @@ from kimi_audio_ft.files import raise_if_full
 from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.outcomes import BASE, Failure
 from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.runtime.devices import in_workers, limit_threads, num_ranks
+from kimi_audio_ft.runtime.devices import in_workers, limit_threads, num_ranks, out_of_memory
 from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.runtime.signals import Interrupted, StopRequest
 from kimi_audio_ft.runtime.workers import Send, print_into, run_workers
@@ -45,8 +44,6 @@ log = logging.getLogger(__name__)
 
 # Seconds between two messages about a decoding's progress, and between two looks at another process's lock.
 _EVERY, _LOCK_PATIENCE = 0.5, 1.0
-# Messages of PyTorch's allocators that are no OutOfMemoryError: a CPU's, and cuBLAS's.
-_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA out of memory")
 
 Results = dict[str, dict[str, Any] | TrainingFailed]
 
@@ -281,8 +278,13 @@ class Worker:
                 return self._interrupt(units[done:], None)
             try:
                 self._decode(unit)
+            except Interrupted:
+                return self._interrupt(units[done:], None)
+            except UserError as error:
+                self._failed(unit, error)
             except Exception as error:
                 self._failed(unit, error)
+                self._leave([], error)
             else:
                 self.send(Ready(unit.key))
         return None
@@ -302,7 +304,7 @@ class Worker:
             if evaluation.identity != (unit.planned_evaluation(jobs[0]) or evaluation.identity):
                 raise ChangedError(jobs[0].data.eval_manifest, "while the sweep ran")
             requests = [DecodingRequest(job.decoding, job.seed) for job in jobs]
-            decode_all(evaluation.base, evaluation, requests, adapter, on_progress=on_progress)
+            decode_all(evaluation.base, evaluation, requests, adapter, False, on_progress, self.should_stop)
 
     # What goes wrong.
 
@@ -335,7 +337,12 @@ class Worker:
         if len(pack) == 1:
             self._failed(pack[0], too_large(pack[0].config, error) if memory else error)
             pack = []
-        self.send(Split([unit.key for unit in pack], f"{type(error).__name__}: {first_line(error, '')}", memory))
+        self._leave(pack, error)
+
+    def _leave(self, units: Sequence[Unit], error: Exception) -> NoReturn:
+        """Leave the process after an error that no user can mend; new ones try these units in smaller packs."""
+        reason = f"{type(error).__name__}: {first_line(error, '')}"
+        self.send(Split([unit.key for unit in units], reason, out_of_memory(error)))
         raise _Leave
 
 
@@ -416,13 +423,6 @@ def _fit_rank(rank: int, send: Send, task: Task) -> None:
         tell(fit_pack(task, Inputs(), tell, stop, rank))
     except Interrupted as interrupted:
         tell(interrupted)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is no memory left."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in _OUT_OF_MEMORY)
 
 
 def too_large(config: TrainConfig, error: BaseException) -> UserError:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
+from kimi_audio_ft.decoding.generate import generate_texts
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcribe import transcribe
 from kimi_audio_ft.manifest.conversation import BLANK, TEXT_EOS
@@ -116,3 +117,31 @@ def test_repeats_are_stored_one_by_one(trial_config: Callable[..., TrainConfig],
     assert two.hypotheses == three.hypotheses[:2] and two.signatures == three.signatures[:2]
     assert len({tuple(answers.values()) for answers in three.hypotheses}) == 3
     assert len([path for path in (private_store / "transcript").iterdir() if path.is_dir()]) == 3
+
+
+def test_a_batch_that_does_not_fit_is_decoded_in_halves(
+    trial: Trial, answers: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First of its conversations, then of its requests; the hypotheses stay the same."""
+    expected = [answers(SAMPLED, repeat=repeat) for repeat in (0, 1)]
+    rows: list[int] = []
+
+    def tight(model: Any, inputs: Any, settings: Any, seeds: list[list[int]], *rest: Any) -> Any:
+        rows.append(len(seeds) * len(seeds[0]))
+        if rows[-1] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return generate_texts(model, inputs, settings, seeds, *rest)
+
+    monkeypatch.setattr("kimi_audio_ft.decoding.transcribe.generate_texts", tight)
+    prompts = trial.data.dataset(trial.data.eval_conversations, "eval.jsonl", None, for_generation=True)
+    requests = [DecodingRequest(SAMPLED, 1, repeat) for repeat in (0, 1)]
+    base = trial.base
+    assert transcribe(base.load(), prompts, base.tokenizer, requests, base.tokens.first) == expected
+    assert max(rows) == 16 and rows.count(1) == 18
+
+    def full(*arguments: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("kimi_audio_ft.decoding.transcribe.generate_texts", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        transcribe(base.load(), prompts, base.tokenizer, requests, base.tokens.first)

@@ -17,6 +17,7 @@ from kimi_audio_ft.decoding.request import DecodingRequest as Request
 from kimi_audio_ft.decoding.transcripts import decode, decode_all, transcript_signatures
 from kimi_audio_ft.errors import ChangedError
 from kimi_audio_ft.paths import TINY_MODEL
+from kimi_audio_ft.runtime.signals import Interrupted
 from kimi_audio_ft.scoring import ScoringOptions
 from kimi_audio_ft.scoring.trial_scores import score_repeats
 from kimi_audio_ft.store.inventory import listing
@@ -74,6 +75,28 @@ def test_the_time_is_shared_in_equal_parts(trial: Trial) -> None:
     assert len({fact["decode_seconds"] for fact in facts}) == 1 and facts[0]["decode_seconds"] > 0
     assert two.seconds == pytest.approx(2 * one.seconds)
     assert [fact["inputs"]["repeat"] for fact in facts] == [0, 0, 1]
+
+
+def test_a_decoding_that_is_stopped_keeps_its_batches(trial: Trial) -> None:
+    """They are not decoded again, and the result is the one of a decoding that nobody stopped."""
+    requests, points = [Request(replace(COLD, batch_size=2), 1), Request(WARM, 1)], list[tuple[int, int]]()
+    whole = decode_all(trial.base, trial.evaluation, requests, None)
+    shutil.rmtree(store.product_path("transcript", whole[0].signatures[0]).parent)
+
+    def count(*point: int) -> None:
+        points.append((point[0], point[1]))
+
+    with pytest.raises(Interrupted):
+        decode_all(trial.base, trial.evaluation, requests, None, False, count, lambda: len(points) == 2)
+    assert points == [(6, 27), (12, 27)]
+    names = [name for found in whole for name in found.signatures]
+    assert all(store.find("transcript", name) is None for name in names)
+    with store.work_folder("transcript", names[0]).joinpath("transcripts.jsonl").open("a") as file:
+        file.write('["eval0", "half a li')  # as a killed process leaves it
+    again = decode_all(trial.base, trial.evaluation, requests, None, False, count)
+    assert points[2:] == [(18, 27), (24, 27), (27, 27)]
+    assert [found.hypotheses for found in again] == [found.hypotheses for found in whole]
+    assert not any(store.work_folder("transcript", name).exists() for name in names)
 
 
 def test_no_request(trial: Trial) -> None:

@@ -14,6 +14,7 @@ from kimi_audio_ft import store
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.outcomes import BASE
+from kimi_audio_ft.runtime.devices import out_of_memory
 from kimi_audio_ft.sweep.events import (
     Decoding,
     Event,
@@ -27,7 +28,7 @@ from kimi_audio_ft.sweep.events import (
     Waiting,
 )
 from kimi_audio_ft.sweep.plan import Task, Unit
-from kimi_audio_ft.sweep.worker import make_units, out_of_memory, too_large
+from kimi_audio_ft.sweep.worker import make_units, too_large
 from kimi_audio_ft.trial import Trial
 
 Config = Callable[..., TrainConfig]
