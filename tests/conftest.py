@@ -21,6 +21,8 @@ import pytest
 from filelock import FileLock
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from kimi_audio_ft.config.train import TrainConfig
     from tests.standin import Standin
 
@@ -70,6 +72,20 @@ def shared_dir() -> Path:
         if folder.is_dir():
             return folder
     pytest.skip(f"no shared test data at {folders[0]}")
+
+
+@pytest.fixture(scope="session")
+def golden(shared_dir: Path) -> Path:
+    """Folder of the numbers recorded from the published code (float32, on a CPU)."""
+    return shared_dir / "golden"
+
+
+@pytest.fixture(scope="session")
+def waveforms(golden: Path) -> dict[str, Tensor]:
+    """The recorded clips, float32 in [-1, 1]."""
+    from safetensors.torch import load_file
+
+    return {name: samples / 32768 for name, samples in load_file(golden / "audio.safetensors").items()}
 
 
 @pytest.fixture(autouse=True)

@@ -66,20 +66,6 @@ def memory_back() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def golden(shared_dir: Path) -> Path:
-    """Folder of the numbers recorded from the published code (float32, on a CPU)."""
-    return shared_dir / "golden"
-
-
-@pytest.fixture(scope="session")
-def waveforms(golden: Path) -> dict[str, Tensor]:
-    """The recorded clips, float32 in [-1, 1]."""
-    from safetensors.torch import load_file
-
-    return {name: samples / 32768 for name, samples in load_file(golden / "audio.safetensors").items()}
-
-
-@pytest.fixture(scope="session")
 def distance() -> object:
     """Relative distance of two tensors, ``|ours - reference| / |reference|``, NaN when either is not finite."""
 

@@ -1,7 +1,11 @@
-"""Small products to be listed, checked and removed."""
+"""Small products to be listed, checked and removed, and processes that make them at the same time."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,24 @@ def make_two_files(folder: Path) -> dict[str, Any]:
     (folder / "deep").mkdir()
     (folder / "deep" / "b.txt").write_text("字", encoding="utf-8")
     return {"steps": 3}
+
+
+def told_to_go_on(commands: Sequence[Sequence[str]]) -> list[list[str]]:
+    """What programs print that begin with "asking" and wait for a line: all of them get it when the last one asks."""
+    with ExitStack() as running:
+        processes = []
+        for words in commands:
+            command = [sys.executable, "-c", *words]
+            process = running.enter_context(
+                subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            )
+            running.callback(process.kill)
+            processes.append(process)
+        assert [process.stdout.readline() for process in processes] == ["asking\n"] * len(processes)
+        for process in processes:
+            process.stdin.write("go on\n")
+            process.stdin.close()
+        return [process.stdout.read().splitlines() for process in processes]
 
 
 def write_features(name: str, shards: dict[str, int], records: list[tuple[bytes, int, int, int]]) -> Path:

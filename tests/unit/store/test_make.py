@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,9 @@ from kimi_audio_ft import store
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.files import read_jsonl, write_json, write_jsonl
 from kimi_audio_ft.store.inventory import listing
+from tests.unit.store.small_products import make_two_files, told_to_go_on
 
 KIND, NAME = "adapter", "0123456789abcdef"
-
-
-def make_two_files(folder: Path) -> dict[str, Any]:
-    (folder / "a.bin").write_bytes(b"x" * 1000)
-    (folder / "deep").mkdir()
-    (folder / "deep" / "b.txt").write_text("字", encoding="utf-8")
-    return {"steps": 3}
 
 
 def entries(root: Path) -> list[str]:
@@ -146,19 +139,7 @@ print(store.find_or_make(sys.argv[1], sys.argv[2], make)[1], flush=True)
 
 def test_processes_make_a_product_once(private_store: Path) -> None:
     """Three ask for it while it is being made; if the lock did not hold, two would print "making"."""
-    command = [sys.executable, "-c", MAKE_WHEN_TOLD, KIND, NAME]
-    with ExitStack() as running:
-        processes = []
-        for _ in range(3):
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            process = running.enter_context(subprocess.Popen(command, text=True, **pipes))
-            running.callback(process.kill)
-            processes.append(process)
-        assert [process.stdout.readline() for process in processes] == ["asking\n"] * 3
-        for process in processes:
-            process.stdin.write("go on\n")
-            process.stdin.close()
-        outputs = [process.stdout.read().split() for process in processes]
+    outputs = told_to_go_on([[MAKE_WHEN_TOLD, KIND, NAME]] * 3)
     assert sorted(outputs) == [["True"], ["True"], ["making", "False"]]
 
 

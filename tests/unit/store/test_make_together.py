@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from filelock import FileLock, Timeout
 from kimi_audio_ft import store
 from kimi_audio_ft.store.inventory import listing
 from kimi_audio_ft.store.make import META, find_or_make_all
+from tests.unit.store.small_products import told_to_go_on
 
 KIND = "transcript"
 NAMES = ["tc", "ta", "tb"]
@@ -103,20 +103,7 @@ def test_a_killed_maker_leaves_no_product_and_no_lock(private_store: Path) -> No
 
 def test_processes_that_ask_for_some_of_the_same_make_each_once() -> None:
     asked = [["ta", "tb", "tc"], ["tc", "tb"], ["tb", "td", "ta"]]
-    with ExitStack() as running:
-        processes = []
-        for names in asked:
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            process = running.enter_context(
-                subprocess.Popen([sys.executable, "-c", ASK, "live", *names], text=True, **pipes)
-            )
-            running.callback(process.kill)
-            processes.append(process)
-        assert [process.stdout.readline() for process in processes] == ["asking\n"] * 3
-        for process in processes:
-            process.stdin.write("go on\n")
-            process.stdin.close()
-        outputs = [process.stdout.read().splitlines() for process in processes]
+    outputs = told_to_go_on([[ASK, "live", *names] for names in asked])
     assert [lines[-1].split()[1:] for lines in outputs] == asked
     made = [name for lines in outputs for line in lines[:-1] for name in line.split()[1:]]
     assert sorted(made) == ["ta", "tb", "tc", "td"]
