@@ -76,6 +76,7 @@ def test_one_prefill_for_all(model: KimiAudioForCausalLM, samples: list[Sample])
     assert [length > 1 for length in positions] == [True] + [False] * (len(positions) - 1)
 
 
+@pytest.mark.slow
 def test_a_cache_that_was_used_up_gives_other_answers(
     model: KimiAudioForCausalLM, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:

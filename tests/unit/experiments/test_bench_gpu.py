@@ -46,6 +46,7 @@ def test_operations_are_those_that_pytorch_counts(checkpointing: bool) -> None:
     assert (count.recompute > 0) == checkpointing and count.useful == count.forward + count.backward
 
 
+@pytest.mark.slow
 def test_matrices_of_the_7b() -> None:
     """Counted on the meta device: all parameters of the text path but embedding, norms and biases."""
     with torch.device("meta"):

@@ -42,6 +42,7 @@ def test_published_sizes(published: KimiAudioForCausalLM) -> None:
     assert count(published) - count(published.whisper_model) == 9_766_334_464
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "trained", "parts"),
     [

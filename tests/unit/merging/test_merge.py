@@ -37,6 +37,7 @@ def logits(model: torch.nn.Module) -> Tensor:
     return model(ids + 1470, ids + 20, audio_branch=False).text_logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dora", [False, True])
 def test_every_number_is_rounded_once(
     standin: Standin, make_adapter: Callable[..., Path], config: Callable[..., MergeConfig], dora: bool

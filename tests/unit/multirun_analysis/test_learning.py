@@ -75,6 +75,7 @@ def test_forecasts_far_beyond_the_data_are_marked() -> None:
     assert [one.size for one in curve_of(sizes=(1000, 9000, 60_000)).forecasts] == [120_000]
 
 
+@pytest.mark.slow
 def test_points_that_do_not_follow_a_law_are_told() -> None:
     """A law that holds is doubted in few of many studies; one size that came out far worse is doubted in all."""
     assert sum(bool(curve_of(seed=seed).off) for seed in range(20)) <= 4
@@ -122,6 +123,7 @@ def add(sweep: Any, number: int, size: int | None, cer: float, temperature: floa
     sweep.trial(number, temperature=temperature, cer=cer, params=params, extra_overrides=(given,), **facts)
 
 
+@pytest.mark.slow
 def test_a_sweep_over_sizes_is_told_and_written(sweep: Any) -> None:
     for number, (size, cer) in enumerate([(100, 0.4), (200, 0.3), (400, 0.24), (None, 0.2)]):
         add(sweep, 2 * number, size, cer)

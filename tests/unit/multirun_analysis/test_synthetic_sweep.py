@@ -24,6 +24,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     return load_sweep(write_sweep(folder, **GRID, utterances=400, recordings=40, repeats=2)).sweep
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_real_scorer(sweep: Sweep) -> None:
     for trial in sweep.finished[:2]:
         rows = trial.utterances

@@ -32,6 +32,7 @@ class TestPackedLauncher(LauncherTestSuite):
     """Runs what Hydra asks of every launcher."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher_name", "overrides"),
     [("packed", ["hydra/sweeper=basic", "hydra.sweeper.max_batch_size=2"])],

@@ -75,6 +75,7 @@ class TestLength:
     def test_max_steps_beyond_the_epochs(self, trial_config: Config, fit: Fit) -> None:
         assert fit(trial_config(trainer={"max_epochs": 1, "max_steps": 99}))["steps"] == 4
 
+    @pytest.mark.slow
     def test_val_every(self, trial_config: Config, fit: Fit, tmp_path: Path) -> None:
         """Steps are counted over epochs, also where an epoch's last step has fewer batches."""
         fit(trial_config(trainer={"max_epochs": 2, "accumulate": 3, "val_every": 2}))
@@ -93,6 +94,7 @@ class TestCurves:
             rates = [row["lr"] for row in curve(tmp_path, "train", schedule)]
             assert rates == pytest.approx([2e-3 * factor(step) for step in range(6)])
 
+    @pytest.mark.slow
     def test_a_row_is_the_mean_of_its_steps(self, trial_config: Config, fit: Fit, tmp_path: Path) -> None:
         fit(trial_config(trainer={"max_steps": 7}), "each")
         fit(trial_config(trainer={"max_steps": 7, "log_every": 3}), "third")
