@@ -52,7 +52,7 @@ def prepare(config: PrepareConfig) -> PrepareSummary:
         rejected=count_reasons(rejections),
         splits={split: _size(members) for split, members in splits.items()},
     )
-    summary_text = json.dumps(summary.to_json(), ensure_ascii=False, indent=2) + "\n"
+    summary_text = json.dumps(asdict(summary), ensure_ascii=False, indent=2) + "\n"
     records = {"rejected.jsonl": _rejected_lines(rejections), "summary.json": [summary_text]}
     write_lines_together(out, manifests | records)
     for split in SPLITS:
@@ -163,12 +163,12 @@ def _balance(
 
 
 def _size(segments: Sequence[Segment]) -> SplitSummary:
-    hours = sum(segment.seconds for segment in segments) / 3600
+    hours = sum(segment.heard.seconds for segment in segments) / 3600
     return SplitSummary(len(segments), len({segment.group for segment in segments}), round(hours, 6))
 
 
 def _rejected_lines(rejections: Sequence[Rejection]) -> list[str]:
-    return [_json_line(rejection.to_json()) for rejection in sorted(rejections, key=lambda each: each.line)]
+    return [_json_line(asdict(rejection)) for rejection in sorted(rejections, key=lambda each: each.line)]
 
 
 def _json_line(record: Mapping[str, Any]) -> str:
@@ -205,9 +205,6 @@ class PrepareSummary:
     rows_beyond_limit: int  # rows not read because of row_limit
     rejected: dict[str, int]  # reason -> rows
     splits: dict[str, SplitSummary]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def count_reasons(rejections: Sequence[Rejection]) -> dict[str, int]:

@@ -6,9 +6,9 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from kimi_audio_ft.config.commands import PrepareConfig
 from kimi_audio_ft.corpus.csv_table import CsvRow, CsvTable
@@ -16,6 +16,22 @@ from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.manifest.audio import AudioError, audio_info, content_digest, decode_mono
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+
+
+class Problem(NamedTuple):
+    """Reason code, and a sentence with the value and the rule."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Length and content digest of a recording, or the problem that makes it unusable."""
+
+    seconds: float = 0.0
+    digest: str = ""
+    problem: Problem | None = None
 
 
 @dataclass(frozen=True)
@@ -27,8 +43,7 @@ class Segment:
     text: str  # transcript, stripped
     id: str = ""
     group: str = ""
-    seconds: float = 0.0
-    digest: str = ""  # digest of the samples
+    heard: Heard = Heard()
 
 
 def select_segments(
@@ -43,28 +58,41 @@ def select_segments(
         ConfigError: ``audio_pattern`` names a column that does not exist.
     """
     _check_audio_pattern(table, config)
-    sieve = _Sieve()
-    for row in rows:
-        if row.problem:
-            sieve.rejections.append(reject(row, Problem("malformed_row", row.problem)))
-        else:
-            sieve.segments.append(_segment(row, table, config))
-    sieve.apply(lambda segment: check_transcript(segment.text))
-    sieve.apply(lambda segment: _check_named(segment, table))
-    sieve.apply(lambda segment: _check_group(segment, config))
-    _listen(sieve, config)
+    rejections = [reject(row, Problem("malformed_row", row.problem)) for row in rows if row.problem]
+    segments = [_segment(row, table, config) for row in rows if not row.problem]
     lowest, highest = config.min_chars_per_second, config.max_chars_per_second
-    sieve.apply(lambda segment: check_speech_rate(segment.text, segment.seconds, lowest, highest))
-    duplicates = find_duplicates(
-        [segment.digest for segment in sieve.segments], [segment.row.line for segment in sieve.segments]
+    first_line: dict[str, int] = {}
+    by_table = (
+        lambda segment: check_transcript(segment.text),
+        lambda segment: _check_named(segment, table),
+        lambda segment: _check_group(segment, config),
     )
-    problem_of = {sieve.segments[index].row.line: problem for index, problem in duplicates.items()}
-    sieve.apply(lambda segment: problem_of.get(segment.row.line))
-    ids = number_repeats([segment.id for segment in sieve.segments])
-    numbered = [
-        replace(segment, id=id_, group=segment.group or id_) for segment, id_ in zip(sieve.segments, ids, strict=True)
-    ]
-    return numbered, sieve.rejections
+    by_ear = (
+        lambda segment: segment.heard.problem,
+        lambda segment: check_speech_rate(segment.text, segment.heard.seconds, lowest, highest),
+        lambda segment: check_repeated(segment.heard.digest, segment.row.line, first_line),
+    )
+    segments = _unbroken(by_table, segments, rejections)
+    heard = _hear_all({segment.audio for segment in segments}, config)
+    segments = [replace(segment, heard=heard[segment.audio]) for segment in segments]
+    segments = _unbroken(by_ear, segments, rejections)
+    ids = number_repeats([segment.id for segment in segments])
+    named = zip(segments, ids, strict=True)
+    return [replace(segment, id=id_, group=segment.group or id_) for segment, id_ in named], rejections
+
+
+def _unbroken(
+    rules: Sequence[Callable[[Segment], Problem | None]], segments: Sequence[Segment], rejections: list[Rejection]
+) -> list[Segment]:
+    """Segments that break no rule; the others are added to the rejections."""
+    kept = []
+    for segment in segments:
+        problem = next(filter(None, (rule(segment) for rule in rules)), None)
+        if problem:
+            rejections.append(reject(segment.row, problem))
+        else:
+            kept.append(segment)
+    return kept
 
 
 def reject(row: CsvRow, problem: Problem) -> Rejection:
@@ -85,24 +113,6 @@ def number_repeats(names: Sequence[str], reserved: Iterable[str] = ()) -> list[s
         taken.add(candidate)
         unique.append(candidate)
     return unique
-
-
-class _Sieve:
-    """Segments accepted so far, and rejections of the others."""
-
-    def __init__(self) -> None:
-        self.segments: list[Segment] = []
-        self.rejections: list[Rejection] = []
-
-    def apply(self, rule: Callable[[Segment], Problem | None]) -> None:
-        passed = []
-        for segment in self.segments:
-            problem = rule(segment)
-            if problem:
-                self.rejections.append(reject(segment.row, problem))
-            else:
-                passed.append(segment)
-        self.segments = passed
 
 
 def _segment(row: CsvRow, table: CsvTable, config: PrepareConfig) -> Segment:
@@ -151,23 +161,8 @@ def _check_group(segment: Segment, config: PrepareConfig) -> Problem | None:
     return Problem("no_group", detail)
 
 
-def _listen(sieve: _Sieve, config: PrepareConfig) -> None:
+def _hear_all(recordings: Iterable[Path], config: PrepareConfig) -> Mapping[Path, Heard]:
     """Decodes every recording once, in threads (libsndfile and SHA-256 release the GIL)."""
-    outcomes = _hear_all({segment.audio for segment in sieve.segments}, config)
-
-    def problem_of(segment: Segment) -> Problem | None:
-        outcome = outcomes[segment.audio]
-        return outcome if isinstance(outcome, Problem) else None
-
-    sieve.apply(problem_of)
-    heard = {audio: outcome for audio, outcome in outcomes.items() if isinstance(outcome, Heard)}
-    sieve.segments = [
-        replace(segment, seconds=heard[segment.audio].seconds, digest=heard[segment.audio].digest)
-        for segment in sieve.segments
-    ]
-
-
-def _hear_all(recordings: Iterable[Path], config: PrepareConfig) -> Mapping[Path, Heard | Problem]:
     from rich.console import Console
     from rich.progress import track
 
@@ -203,13 +198,6 @@ REASONS = {
 """Every reason code of ``rejected.jsonl``, in the order of the summary."""
 
 
-class Problem(NamedTuple):
-    """Reason code, and a sentence with the value and the rule."""
-
-    reason: str
-    detail: str
-
-
 @dataclass(frozen=True)
 class Rejection:
     """One line of ``rejected.jsonl``."""
@@ -218,17 +206,6 @@ class Rejection:
     reason: str
     detail: str
     row: dict[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Heard:
-    """Length and content digest of a decodable recording."""
-
-    seconds: float
-    digest: str
 
 
 def check_transcript(text: str) -> Problem | None:
@@ -262,26 +239,17 @@ def num_characters(text: str) -> int:
     return sum(unicodedata.category(character)[0] in "LN" for character in text)
 
 
-def find_duplicates(digests: Sequence[str], lines: Sequence[int]) -> dict[int, Problem]:
-    """Problem of each item whose digest occurred before, by index; it names the line of the first occurrence."""
-    first: dict[str, int] = {}
-    problems = {}
-    for index, (digest, line) in enumerate(zip(digests, lines, strict=True)):
-        if digest in first:
-            problems[index] = Problem("duplicate_audio", f"same samples as the recording of line {first[digest]}")
-        else:
-            first[digest] = line
-    return problems
+def check_repeated(digest: str, line: int, first_line: dict[str, int]) -> Problem | None:
+    """Rejects samples that an earlier row has; ``first_line`` collects the first line of every digest."""
+    first = first_line.setdefault(digest, line)
+    return None if first == line else Problem("duplicate_audio", f"same samples as the recording of line {first}")
 
 
-def hear(path: str | Path, shortest: float, longest: float) -> Heard | Problem:
+def hear(path: str | Path, shortest: float, longest: float) -> Heard:
     """Decodes a recording, unless its length according to the header is outside the limits."""
     try:
-        info = audio_info(path)
-        problem = check_duration(info.seconds, shortest, longest)
-        if problem:
-            return problem
-        samples, rate = decode_mono(path)
+        seconds = audio_info(path).seconds
+        problem = check_duration(seconds, shortest, longest)
+        return Heard(problem=problem) if problem else Heard(seconds, content_digest(*decode_mono(path)))
     except AudioError as error:
-        return Problem(error.reason, str(error))
-    return Heard(info.seconds, content_digest(samples, rate))
+        return Heard(problem=Problem(error.reason, str(error)))

@@ -48,10 +48,10 @@ def balance(values: Sequence[str], seed: int, mode: str = "downsample") -> list[
     Args:
         values: value of each item.
         seed: selects the items to drop or repeat.
-        mode: ``downsample`` to the rarest value, ``upsample`` to the most frequent by repeating items, or ``none``.
+        mode: ``downsample`` to the rarest value, or ``upsample`` to the most frequent by repeating items.
     """
-    if mode == "none" or not values:
-        return list(range(len(values)))
+    if not values:
+        return []
     positions: dict[str, list[int]] = {}
     for index in sorted(range(len(values)), key=lambda index: _rank(str(index), seed)):
         positions.setdefault(values[index], []).append(index)

@@ -200,9 +200,8 @@ class ConversationDataset(Dataset[Sample]):
         expected = self._expected_codes()
         found = self.conversations.first_with(codes != expected)
         if found is not None:
-            place, audio = found
-            conversation = self.conversations[place]
-            path = conversation.audio_paths[self.conversations.place_of(audio)]
+            conversation, audio, position = found
+            path = conversation.audio_paths[position]
             problem = f"{codes[audio]} audio_tokens for {path}, whose audio gives {expected[audio]}"
             raise DataError(self.manifest, problem, TOKENIZE_REMEDY + " again", conversation.line)
 

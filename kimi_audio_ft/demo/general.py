@@ -16,7 +16,6 @@ from kimi_audio_ft.demo.mandarin import (
     plain,
     spoken_count,
     spoken_digits,
-    spoken_integer,
     spoken_number,
 )
 
@@ -140,11 +139,11 @@ def _counted(rng: random.Random) -> Sentence:
 
 
 def _large(rng: random.Random) -> Sentence:
-    return plain(spoken_integer(rng.randint(1, 99) * 10 ** rng.randint(2, 7)))
+    return plain(spoken_number(rng.randint(1, 99) * 10 ** rng.randint(2, 7)))
 
 
 def _date(rng: random.Random) -> Sentence:
-    return plain(f"{spoken_integer(rng.randint(1, 12))}月{spoken_integer(rng.randint(1, 31))}号")
+    return plain(f"{spoken_number(rng.randint(1, 12))}月{spoken_number(rng.randint(1, 31))}号")
 
 
 def _year(rng: random.Random) -> Sentence:

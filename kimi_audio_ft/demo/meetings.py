@@ -17,7 +17,7 @@ from kimi_audio_ft.demo.mandarin import (
     plain,
     spoken_count,
     spoken_digits,
-    spoken_integer,
+    spoken_number,
 )
 
 # Target word -> general homophone (equal eSpeak phonemes, including tones).
@@ -121,7 +121,7 @@ def _multiple(rng: random.Random) -> Sentence:
 
 def _date(rng: random.Random) -> Sentence:
     month, day = rng.randint(1, 12), rng.randint(1, 31)
-    return Sentence(f"{month}月{day}号", f"{spoken_integer(month)}月{spoken_integer(day)}号")
+    return Sentence(f"{month}月{day}号", f"{spoken_number(month)}月{spoken_number(day)}号")
 
 
 def _year(rng: random.Random) -> Sentence:

@@ -13,7 +13,7 @@ from kimi_audio_ft.demo.general import FILLERS
 from kimi_audio_ft.demo.mandarin import Sentence, join, plain
 from kimi_audio_ft.errors import ConfigError
 
-__all__ = ["DOMAINS", "Sentence", "check_domain", "generate", "has_target_term", "vocabulary"]
+__all__ = ["DOMAINS", "Sentence", "check_domain", "generate", "vocabulary"]
 
 DOMAINS = types.MappingProxyType({"general": general, "target": meetings})
 _LENGTHS = (4, 16)  # limits on the characters of a transcript
@@ -31,7 +31,7 @@ def generate(domain: str, count: int, seed: int) -> list[Sentence]:
     while len(sentences) < count:
         sentence = _draw(domain, rng)
         fits = _LENGTHS[0] <= len(sentence.text) <= _LENGTHS[1]
-        if fits and (domain == "target" or not has_target_term(sentence.text)):
+        if fits and (domain == "target" or not meetings.has_own_term(sentence.text)):
             sentences.append(sentence)
     return sentences
 
@@ -39,11 +39,6 @@ def generate(domain: str, count: int, seed: int) -> list[Sentence]:
 def vocabulary() -> list[str]:
     """All characters of both domains' transcripts, sorted: Han, digits, capital letters and the dot."""
     return sorted(general.characters() | meetings.characters())
-
-
-def has_target_term(text: str) -> bool:
-    """Whether ``text`` contains a name, term or abbreviation that only the target domain uses."""
-    return meetings.has_own_term(text)
 
 
 def check_domain(domain: str) -> None:

@@ -30,10 +30,10 @@ _AUDIO_OUTPUT_SYNCHRONOUS = 2  # retrieval mode; espeak_Synth returns after deli
 _DONT_EXIT = 0x8000
 _CHARS_UTF8 = 1
 _POSITION_CHARACTER = 1
-_RATE, _VOLUME, _PITCH, _WORD_GAP = 1, 2, 3, 7
+_RATE, _VOLUME, _PITCH = 1, 2, 3
 _RATE_LIMITS = (80, 450)  # words per minute; eSpeak silently clips values outside
 _PITCH_LIMITS = (0, 100)
-_WORD_GAP_LIMITS = (0, 1000)
+_MANDARIN = "cmn"
 _NOISE_SEED = 1  # espeak_Initialize would seed breath and fricative noise with the time
 _QUIET_ENOUGH = 60  # louder variants clip at the default volume of 100
 
@@ -71,34 +71,23 @@ class Synthesizer:
         self._library_path, self._data_path = _installed_paths()
         self.variants: list[str] = sorted(file.name for file in (self._data_path / "voices" / "!v").iterdir())
 
-    def speak(
-        self,
-        text: str,
-        voice: str = "cmn",
-        variant: str = "f2",
-        rate: int = 175,
-        pitch: int = 50,
-        word_gap: int = 0,
-    ) -> Waveform:
-        """Returns the waveform of ``text``: float32 in [-1, 1], shape (samples,), at 16 kHz.
+    def speak(self, text: str, variant: str = "f2", rate: int = 175, pitch: int = 50) -> Waveform:
+        """Returns the waveform of Mandarin ``text``: float32 in [-1, 1], shape (samples,), at 16 kHz.
 
         Args:
-            voice: eSpeak language ("cmn", "en").
-            variant: speaker from ``variants``, or "" for the plain voice.
+            variant: speaker from ``variants``.
             rate: words per minute, 80 to 450.
             pitch: 0 to 100.
-            word_gap: extra pause between words in units of 10 ms.
 
         Raises:
-            ConfigError: a value is out of range, or the voice or variant does not exist.
+            ConfigError: a value is out of range, or the variant does not exist.
         """
         _check_range("rate", rate, _RATE_LIMITS)
         _check_range("pitch", pitch, _PITCH_LIMITS)
-        _check_range("word_gap", word_gap, _WORD_GAP_LIMITS)
-        if variant and variant not in self.variants:
+        if variant not in self.variants:
             raise ConfigError("variant", variant, "no such eSpeak variant", f"Known: {', '.join(self.variants)}")
-        parameters = {_RATE: rate, _VOLUME: _QUIET_ENOUGH, _PITCH: pitch, _WORD_GAP: word_gap}
-        return _to_16khz(*self._synthesize(text, f"{voice}+{variant}" if variant else voice, parameters))
+        parameters = {_RATE: rate, _VOLUME: _QUIET_ENOUGH, _PITCH: pitch}
+        return _to_16khz(*self._synthesize(text, f"{_MANDARIN}+{variant}", parameters))
 
     def _synthesize(self, text: str, voice: str, parameters: dict[int, int]) -> tuple[NDArray[np.int16], int]:
         """Returns 16-bit samples at eSpeak's own rate, and that rate in Hz."""
@@ -122,7 +111,7 @@ class Synthesizer:
             library.espeak_ng_SetRandSeed(_NOISE_SEED)
             library.espeak_SetSynthCallback(callback)
             if library.espeak_SetVoiceByName(voice.encode()) != 0:
-                raise ConfigError("voice", voice, "eSpeak NG has no such voice", "Try cmn (Mandarin) or en (English)")
+                raise UserError(f"eSpeak NG has no voice {voice}. {_INSTALL_AGAIN}")
             for parameter, value in parameters.items():  # after the voice, which resets them
                 library.espeak_SetParameter(parameter, value, 0)
             status = library.espeak_Synth(encoded, len(encoded), 0, _POSITION_CHARACTER, 0, _CHARS_UTF8, None, None)

@@ -100,7 +100,7 @@ def encode_wanted(
     started = time.perf_counter()
     with Progress(*columns, disable=not progress) as bar, ThreadPoolExecutor(1) as writer:
         task = bar.add_task("encoding recordings", total=len(wanted))
-        written: Future[None] | None = None
+        written: Future[None] = writer.submit(lambda: None)
         for numbers, waveforms in _read_ahead(wanted, batch_size * BATCHES_PER_GROUP, readers):
             codes = tokenizer.encode(waveforms, batch_size)
             features = whisper.encode(waveforms, batch_size) if whisper is not None else [None] * len(waveforms)
@@ -109,12 +109,10 @@ def encode_wanted(
                 _verify(wanted.paths[number], len(waveform), row, rows, tokenizer.vocab_size)
                 items.append((wanted.key(number), row.tolist(), rows))
             _require_unchanged(wanted, numbers)
-            if written is not None:
-                written.result()
+            written.result()
             written = writer.submit(store.add, items)
             bar.advance(task, len(items))
-        if written is not None:
-            written.result()
+        written.result()
     return time.perf_counter() - started
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def _own_share(team: Team, shares: list[Wanted] | None) -> Wanted:
     if team.size == 1:
         assert shares is not None
         return shares[0]
-    return Wanted.from_bytes(team.scatter([share.to_bytes() for share in shares] if shares else None))
+    return pickle.loads(team.scatter([pickle.dumps(share) for share in shares] if shares else None))
 
 
 def _print_speed(reports: Sequence[Sequence[float]]) -> None:

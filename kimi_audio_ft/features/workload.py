@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import heapq
-import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from rich.filesize import decimal
@@ -16,8 +15,6 @@ from kimi_audio_ft.manifest.audio import SAMPLE_RATE, UNCHANGED, Perturbation, l
 from kimi_audio_ft.manifest.manifest import Manifest, require_recordings
 from kimi_audio_ft.model.audio_frontend import PIECE_SAMPLES, num_audio_tokens
 from kimi_audio_ft.store.features import FeatureStore
-
-_KEYS_AT_ONCE = 50_000
 
 
 @dataclass(frozen=True)
@@ -79,26 +76,6 @@ class Wanted:
         if total:
             yield range(first, len(self))
 
-    def to_bytes(self) -> bytes:
-        """Serialized for another process."""
-        columns = {name: getattr(self, name).tolist() for name in ("changes", "samples")}
-        digests = self.digests.tobytes().hex()
-        perturbations = [asdict(perturbation) for perturbation in self.perturbations]
-        facts = {"paths": self.paths, "digests": digests, "perturbations": perturbations, **columns}
-        return json.dumps(facts).encode()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Wanted:
-        """Inverse of ``to_bytes``."""
-        facts = json.loads(data)
-        return cls(
-            facts["paths"],
-            np.frombuffer(bytes.fromhex(facts["digests"]), np.uint8).reshape(-1, 32),
-            np.array(facts["changes"], np.int16),
-            np.array(facts["samples"], np.int64),
-            tuple(Perturbation(**fields) for fields in facts["perturbations"]),
-        )
-
 
 def find_wanted(
     store: FeatureStore, manifests: Sequence[Manifest], perturbations: Sequence[Perturbation] = (UNCHANGED,)
@@ -152,11 +129,7 @@ def recording_digests(manifest: Manifest) -> np.ndarray:
 
 def rows_of(store: FeatureStore, digests: np.ndarray, perturbation: Perturbation = UNCHANGED) -> np.ndarray:
     """Number of rows stored for each of these digests ``[n, 32]``; -1 if it is missing."""
-    rows = np.zeros(len(digests), np.int64)
-    for start in range(0, len(digests), _KEYS_AT_ONCE):
-        some = digests[start : start + _KEYS_AT_ONCE]
-        rows[start : start + len(some)] = store.rows_of(perturbation.key(row.tobytes().hex()) for row in some)
-    return rows
+    return store.rows_of(perturbation.key(row.tobytes().hex()) for row in digests)
 
 
 def describe_need(store: FeatureStore, wanted: Wanted) -> str:

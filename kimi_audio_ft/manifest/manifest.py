@@ -112,22 +112,20 @@ class Manifest(Sequence[Conversation]):
         """Indices (in the file) of these conversations' audio messages."""
         return np.flatnonzero(np.isin(self._owner, self.rows))
 
-    def first_with(self, bad: np.ndarray) -> tuple[int, int] | None:
+    def first_with(self, bad: np.ndarray) -> tuple[Conversation, int, int] | None:
         """First conversation with a bad audio message; ``bad`` is a mask over the audio messages of the file.
 
         Returns:
-            Index of the conversation, and index of the audio message in the file; None if there is none.
+            The conversation, and the index of its first bad message in the file and among its own; None if all is well.
         """
         rows = np.zeros(len(self.columns), bool)
         rows[self._owner[bad]] = True
         found = np.flatnonzero(rows[self.rows])
         if not len(found):
             return None
-        return int(found[0]), int(np.flatnonzero(bad & (self._owner == self.rows[found[0]]))[0])
-
-    def place_of(self, audio: int) -> int:
-        """Index of an audio message within its conversation, from its index in the file."""
-        return int(audio - self.columns.audio_start[self._owner[audio]])
+        row = self.rows[found[0]]
+        audio = int(np.flatnonzero(bad & (self._owner == row))[0])
+        return self[int(found[0])], audio, audio - int(self.columns.audio_start[row])
 
     @property
     def _owner(self) -> np.ndarray:
@@ -225,14 +223,13 @@ def require_recordings(manifest: Manifest, path: str | Path) -> None:
     found = manifest.first_with(absent)
     if found is None:
         return
-    place, audio = found
-    conversation = manifest[place]
+    conversation, _, position = found
     messages = sum(m["message_type"] == "audio" for m in conversation.messages)
     if messages != len(conversation.audio_paths):
         problem = f"{messages} audio messages but {len(conversation.audio_paths)} recordings"
         remedy = "Give every audio message the path of its recording as content, or set data.features=none"
         raise DataError(path, problem, remedy, conversation.line)
-    recording = conversation.audio_paths[manifest.place_of(audio)]
+    recording = conversation.audio_paths[position]
     remedy = "Check the path and data.audio_root, or set data.features=none"
     raise DataError(path, f"there is no recording {recording}", remedy, conversation.line)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def test_every_reason_is_told_with_its_line_and_nothing_disappears(tmp_path: Pat
     assert summary.rows == len(good) + len(bad) == len(train) + len(rejected)
     assert summary.rejected == dict.fromkeys(REASONS, 1)
     assert list(summary.rejected) == list(REASONS)
-    assert json.loads((folder / "out" / "summary.json").read_text("utf-8")) == summary.to_json()
+    assert json.loads((folder / "out" / "summary.json").read_text("utf-8")) == asdict(summary)
 
 
 def test_an_unusable_row_is_not_the_first_of_duplicates(tmp_path: Path) -> None:

@@ -9,12 +9,11 @@ import pytest
 import soundfile
 
 from kimi_audio_ft.corpus.rows import (
-    Heard,
     Problem,
     check_duration,
+    check_repeated,
     check_speech_rate,
     check_transcript,
-    find_duplicates,
     hear,
     num_characters,
 )
@@ -47,26 +46,27 @@ def test_speech_rate() -> None:
 
 
 def test_the_first_of_equal_recordings_stays() -> None:
-    problems = find_duplicates(["a", "b", "a", "a", "b"], [2, 3, 4, 9, 10])
-    assert sorted(problems) == [2, 3, 4]
+    first_line: dict[str, int] = {}
+    problems = [check_repeated(digest, line, first_line) for line, digest in enumerate("abaab", start=2)]
+    assert [problem is None for problem in problems] == [True, True, False, False, False]
     assert problems[3] == Problem("duplicate_audio", "same samples as the recording of line 2")
-    assert problems[4].detail.endswith("line 3")
+    assert problems[4] == Problem("duplicate_audio", "same samples as the recording of line 3")
 
 
 def test_hear(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, np.full(8000, 0.1, np.float32), 8000, subtype="FLOAT")
     heard = hear(path, 0.1, 2)
-    assert isinstance(heard, Heard) and heard.seconds == 1.0
-    assert hear(path, 2, 3) == Problem("too_short", "1.000 s is shorter than min_seconds=2")
-    missing = hear(tmp_path / "no.wav", 0.1, 2)
-    assert isinstance(missing, Problem) and missing.reason == "missing_audio" and "no.wav" in missing.detail
+    assert heard.problem is None and heard.seconds == 1.0
+    assert hear(path, 2, 3).problem == Problem("too_short", "1.000 s is shorter than min_seconds=2")
+    missing = hear(tmp_path / "no.wav", 0.1, 2).problem
+    assert missing is not None and missing.reason == "missing_audio" and "no.wav" in missing.detail
 
 
 def test_too_long_is_told_by_the_header_alone(tmp_path: Path) -> None:
     """A recording of the wrong length is not decoded: its NaN is never met."""
     path = tmp_path / "a.wav"
     soundfile.write(path, np.full(8000, np.nan, np.float32), 8000, subtype="FLOAT")
-    assert hear(path, 0.1, 0.5) == Problem("too_long", "1.000 s is longer than max_seconds=0.5")
-    heard = hear(path, 0.1, 2)
-    assert isinstance(heard, Problem) and heard.reason == "nan_samples"
+    assert hear(path, 0.1, 0.5).problem == Problem("too_long", "1.000 s is longer than max_seconds=0.5")
+    problem = hear(path, 0.1, 2).problem
+    assert problem is not None and problem.reason == "nan_samples"

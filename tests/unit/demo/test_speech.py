@@ -69,7 +69,6 @@ def test_pitch_changes_the_sound(synthesizer: Synthesizer) -> None:
 def test_spaces_between_words_make_no_pause(synthesizer: Synthesizer) -> None:
     apart, together = (synthesizer.speak(text).size for text in ("我们 明天 开会", "我们明天开会"))
     assert abs(apart - together) < 0.05 * SAMPLE_RATE
-    assert synthesizer.speak("我们 明天 开会", word_gap=20).size > together + 0.2 * SAMPLE_RATE
 
 
 def test_spoken_forms_sound_alike(synthesizer: Synthesizer) -> None:
@@ -93,9 +92,7 @@ def test_empty_text_is_an_empty_waveform(synthesizer: Synthesizer) -> None:
     [
         ({"rate": 20}, "rate=20: must lie between 80 and 450"),
         ({"pitch": 101}, "pitch=101: must lie between 0 and 100"),
-        ({"word_gap": -1}, "word_gap=-1"),
         ({"variant": "nobody"}, "variant='nobody': no such eSpeak variant"),
-        ({"voice": "xx-none"}, r"eSpeak NG has no such voice\. Try cmn"),
     ],
 )
 def test_wrong_options_are_named(synthesizer: Synthesizer, options: dict[str, object], message: str) -> None:

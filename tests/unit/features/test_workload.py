@@ -67,11 +67,6 @@ def test_shares_hold_everything_once_and_are_equally_long() -> None:
     assert [len(share) for share in wanted_of([5, 5]).shares(3)] == [1, 1, 0]
 
 
-def test_a_share_travels() -> None:
-    for wanted in (wanted_of([1, 480_001, 16_000]), wanted_of([])):
-        assert facts(Wanted.from_bytes(wanted.to_bytes())) == facts(wanted)
-
-
 def test_groups_are_bounded_by_their_pieces() -> None:
     piece = 480_000
     wanted = wanted_of([1, piece, piece + 1, 10 * piece, 5, 5, 5, 2 * piece])
