@@ -14,7 +14,7 @@ from typing import Any
 
 from kimi_audio_ft.config.commands import PrepareConfig
 from kimi_audio_ft.corpus.csv_table import CsvTable, read_csv
-from kimi_audio_ft.corpus.rows import REASONS, Problem, Rejection, Segment, number_repeats, reject, select_segments
+from kimi_audio_ft.corpus.rows import REASONS, Rejection, Segment, number_repeats, select_segments
 from kimi_audio_ft.corpus.splits import EVAL, SPLITS, TEST, TRAIN, balance, split_by_group
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.files import written_aside
@@ -157,7 +157,8 @@ def _balance(
     kept = balance(values, config.seed, config.balance_mode)
     for index in sorted(set(range(len(segments))) - set(kept)):
         detail = f"balance_mode={config.balance_mode}: {column}={values[index]!r} occurs more often than another value"
-        rejections.append(reject(segments[index].row, Problem("balanced_out", detail)))
+        row = segments[index].row
+        rejections.append(Rejection(row.line, "balanced_out", detail, row.cells))
     ids = number_repeats([segments[index].id for index in kept], reserved)
     return [replace(segments[index], id=id_) for index, id_ in zip(kept, ids, strict=True)]
 

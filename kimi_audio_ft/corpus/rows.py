@@ -58,7 +58,7 @@ def select_segments(
         ConfigError: ``audio_pattern`` names a column that does not exist.
     """
     _check_audio_pattern(table, config)
-    rejections = [reject(row, Problem("malformed_row", row.problem)) for row in rows if row.problem]
+    rejections = [Rejection(row.line, "malformed_row", row.problem, row.cells) for row in rows if row.problem]
     segments = [_segment(row, table, config) for row in rows if not row.problem]
     lowest, highest = config.min_chars_per_second, config.max_chars_per_second
     first_line: dict[str, int] = {}
@@ -89,15 +89,10 @@ def _unbroken(
     for segment in segments:
         problem = next(filter(None, (rule(segment) for rule in rules)), None)
         if problem:
-            rejections.append(reject(segment.row, problem))
+            rejections.append(Rejection(segment.row.line, *problem, segment.row.cells))
         else:
             kept.append(segment)
     return kept
-
-
-def reject(row: CsvRow, problem: Problem) -> Rejection:
-    """The rejection of a row."""
-    return Rejection(row.line, problem.reason, problem.detail, row.cells)
 
 
 def number_repeats(names: Sequence[str], reserved: Iterable[str] = ()) -> list[str]:

@@ -60,10 +60,6 @@ def balance(values: Sequence[str], seed: int, mode: str = "downsample") -> list[
     return sorted(of_value[turn % len(of_value)] for of_value in positions.values() for turn in range(target))
 
 
-def _shuffled(groups: Sequence[str], seed: int, shuffle: int) -> list[str]:
-    return sorted(groups, key=lambda group: _rank(f"{shuffle}\n{group}", seed))
-
-
 def _rank(key: str, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}\n{key}".encode()).digest()
 
@@ -72,7 +68,8 @@ def _best_take(groups: Sequence[str], sizes: Counter[str], target: float, may_ta
     best: list[str] = []
     error = float("inf")
     for shuffle in range(_SHUFFLES):
-        taken = _take(_shuffled(groups, seed, shuffle), sizes, target, may_take)
+        order = sorted(groups, key=lambda group: _rank(f"{shuffle}\n{group}", seed))
+        taken = _take(order, sizes, target, may_take)
         distance = abs(sum(sizes[group] for group in taken) - target)
         if distance < error:
             best, error = taken, distance

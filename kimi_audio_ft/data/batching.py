@@ -52,10 +52,6 @@ class BatchPlan:
         bounds = cut(self.lengths[order], self.batch_size, self.max_tokens)
         return EpochPlan(self, epoch, order, bounds, rng.permutation(len(bounds) - 1))
 
-    def num_steps(self, epoch: int) -> int:
-        """Number of optimizer steps of an epoch."""
-        return len(self.epoch(epoch))
-
 
 @dataclass(frozen=True)
 class EpochPlan:

@@ -182,13 +182,13 @@ class ConversationData(pl.LightningDataModule):
 
     def steps_by_epoch(self, max_epochs: int) -> tuple[int, ...]:
         """Optimizer steps of every epoch; adapters with different data form a pack only if these are equal."""
-        return tuple(self.plan.num_steps(epoch) for epoch in range(max_epochs))
+        return tuple(len(self.plan.epoch(epoch)) for epoch in range(max_epochs))
 
     def num_steps(self, max_epochs: int, max_steps: int) -> int:
         """Number of optimizer steps of the whole training."""
         steps = 0
         for epoch in range(max_epochs):
-            steps += self.plan.num_steps(epoch)
+            steps += len(self.plan.epoch(epoch))
             if max_steps != -1 and steps >= max_steps:
                 return max_steps
         return steps
@@ -203,7 +203,6 @@ class ConversationData(pl.LightningDataModule):
         return ResumableLoader(self.train_set, steps, collate_fn=self._collate(), num_workers=self.settings.num_workers)
 
     def step(self, epoch: int, step: int) -> list[dict[str, Any]]:
-        """One optimizer step of an epoch."""
         draws = self.plan.epoch(epoch).step(step, self.rules.rank, self.rules.ranks)
         return self._collate()([self.train_set[draw] for draw in draws])
 
@@ -291,7 +290,6 @@ class DataTogether(pl.LightningDataModule):
         return next(iter(self.members.values())).rules
 
     def setup(self, stage: str | None = None) -> None:
-        """Set up every member's data."""
         for data in self.members.values():
             data.setup()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, get_worker_info
 
 from kimi_audio_ft.config.train import AugmentConfig
@@ -50,21 +51,19 @@ def make_batch(samples: Sequence[Sample], pad_id: int, left: bool = False, onlin
         left: pad on the left, as generation needs; else on the right.
         online: pass the waveforms on, for a model with an attached Whisper encoder.
     """
-    length = max(len(sample.layout) for sample in samples)
+    layouts = [sample.layout for sample in samples]
 
-    def padded(values: Sequence[int | bool], fill: int | bool) -> list[int | bool]:
-        padding = [fill] * (length - len(values))
-        return [*padding, *values] if left else [*values, *padding]
+    def pad(rows: Iterable[Sequence[int]], fill: int) -> Tensor:
+        tensors = [torch.tensor(row) for row in rows]
+        return pad_sequence(tensors, batch_first=True, padding_value=fill, padding_side="left" if left else "right")
 
-    def stack(name: str, fill: int | bool) -> Tensor:
-        return torch.tensor([padded(getattr(sample.layout, name), fill) for sample in samples])
-
-    text_ids, text_loss_mask = stack("text_ids", pad_id), stack("text_loss_mask", False)
+    text_ids = pad((layout.text_ids for layout in layouts), pad_id)
+    text_loss_mask = pad((layout.text_loss_mask for layout in layouts), fill=False)
     inputs: dict[str, Any] = {
-        "input_ids": stack("audio_ids", pad_id),
+        "input_ids": pad((layout.audio_ids for layout in layouts), pad_id),
         "text_input_ids": text_ids,
-        "is_continuous_mask": stack("is_continuous_mask", False),
-        "attention_mask": torch.tensor([padded([1] * len(sample.layout), 0) for sample in samples]),
+        "is_continuous_mask": pad((layout.is_continuous_mask for layout in layouts), fill=False),
+        "attention_mask": pad(([1] * len(layout) for layout in layouts), 0),
         "audio_features": None,
     }
     if online:
@@ -110,29 +109,20 @@ class AudioSource:
     token_offset: int
 
 
+@dataclass(eq=False)
 class ConversationDataset(Dataset[Sample]):
     """Samples by index (as in epoch 0) or by ``Draw`` (training).
 
     Random choices depend only on the seed, the epoch and the conversation's id, not on workers or order.
     """
 
-    def __init__(
-        self,
-        conversations: Manifest,
-        tokenizer: TextTokenizer,
-        audio: AudioSource,
-        manifest: str | Path,
-        augment: AugmentConfig | None = None,
-        seed: int = 0,
-        for_generation: bool = False,
-    ) -> None:
-        self.conversations = conversations
-        self.tokenizer = tokenizer
-        self.audio = audio
-        self.manifest = manifest
-        self.augment = augment
-        self.seed = seed
-        self.for_generation = for_generation
+    conversations: Manifest
+    tokenizer: TextTokenizer
+    audio: AudioSource
+    manifest: str | Path
+    augment: AugmentConfig | None = None
+    seed: int = 0
+    for_generation: bool = False
 
     def __len__(self) -> int:
         return len(self.conversations)
@@ -174,7 +164,6 @@ class ConversationDataset(Dataset[Sample]):
             return error
 
     def layout(self, conversation: Conversation) -> Layout:
-        """A conversation's two streams."""
         return layout_conversation(
             conversation.messages, self.tokenizer, conversation.task_type, for_generation=self.for_generation
         )

@@ -68,7 +68,6 @@ class Clip:
         return f"audio/{self.recording}_{self.segment:02d}.wav"
 
     def row(self) -> dict[str, str]:
-        """The clip's row of the CSV."""
         values = (self.audio, self.sentence.text, self.recording, self.speaker.name)
         return dict(zip(COLUMNS, values, strict=True))
 

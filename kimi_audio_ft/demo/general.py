@@ -62,26 +62,8 @@ MEASURED = """个人 个月 块钱 公里 公斤 分钟 小时 本书 张票 件
 位客人""".split()
 CROWDS = "员工 观众 游客 学生 用户".split()
 
-# Abbreviations and their spoken form; the target domain's abbreviations use the same letters.
-LATIN = {
-    "OK": "OK",
-    "APP": "APP",
-    "PPT": "P P T",
-    "KTV": "K T V",
-    "DVD": "D V D",
-    "CD": "C D",
-    "VIP": "V I P",
-    "NBA": "N B A",
-    "GPS": "G P S",
-    "T恤": "T 恤",
-    "A座": "A 座",
-    "B组": "B 组",
-    "E区": "E 区",
-    "L码": "L 码",
-    "M码": "M 码",
-    "O型": "O 型",
-    "R键": "R 键",
-}
+# Abbreviations; the target domain's have the same letters.
+LATIN = "OK APP PPT KTV DVD CD VIP NBA GPS T恤 A座 B组 E区 L码 M码 O型 R键".split()
 
 # Contexts in which the general domain writes digits (rooms, buses, prices).
 DIGIT_FORMS = ("房间号{digits}", "{digits}路公交车", "{digits}号楼", "单价{decimal}元", "门牌{digits}号")

@@ -21,6 +21,7 @@ class Sentence:
 Slot = Callable[[random.Random], Sentence]
 
 _SLOT = re.compile(r"(\{\w+\})")
+_READ_AS_WORDS = ("OK", "APP")
 
 
 def plain(word: str) -> Sentence:
@@ -29,14 +30,17 @@ def plain(word: str) -> Sentence:
 
 
 def any_of(words: Sequence[str]) -> Slot:
-    """Slot for plain words."""
     return lambda rng: plain(rng.choice(words))
 
 
-def any_abbreviation(spoken_by_written: Mapping[str, str]) -> Slot:
-    """Slot for abbreviations with their spoken form."""
-    entries = [Sentence(written, spoken) for written, spoken in spoken_by_written.items()]
+def any_abbreviation(words: Sequence[str]) -> Slot:
+    """Slot for abbreviations, spelled when spoken (LP -> L P, 5G -> 五 G) but for those that are read as words."""
+    entries = [Sentence(word, word if word in _READ_AS_WORDS else " ".join(map(_spelled, word))) for word in words]
     return lambda rng: rng.choice(entries)
+
+
+def _spelled(character: str) -> str:
+    return spoken_digits(character) if character.isdigit() else character
 
 
 def fill(template: str, slots: Mapping[str, Slot], rng: random.Random) -> list[Sentence]:
@@ -46,7 +50,6 @@ def fill(template: str, slots: Mapping[str, Slot], rng: random.Random) -> list[S
 
 
 def join(words: Sequence[Sentence]) -> Sentence:
-    """Sentence of these words."""
     return Sentence("".join(word.text for word in words), " ".join(word.spoken for word in words))
 
 

@@ -21,20 +21,11 @@ from kimi_audio_ft.demo.mandarin import (
 )
 
 # Target word -> general homophone (equal eSpeak phonemes, including tones).
-HOMOPHONES = {
-    "程功": "成功",
-    "石坚": "时间",
-    "童世": "同事",
-    "江来": "将来",
-    "文桦": "文化",
-    "魏莱": "未来",
-    "程旭": "程序",
-    "方岸": "方案",
-    "公示": "公式",
-    "形势": "形式",
-    "战队": "站队",
-    "期终": "期中",
-}
+HOMOPHONES = dict(
+    pair.split("=")
+    for pair in """程功=成功 石坚=时间 童世=同事 江来=将来 文桦=文化 魏莱=未来 程旭=程序 方岸=方案 公示=公式 形势=形式
+    战队=站队 期终=期中""".split()
+)
 
 NAMES = "张勇 吴耀飞 程功 石坚 童世 江来 文桦 魏莱 程旭 方岸 沈嘉睿 韩雨泽 李浩宇 林志明".split()
 ROLES = "总 董 老师 经理".split()
@@ -44,26 +35,7 @@ TERMS = """二级市场 一级市场 基金 估值 资产负债表 投资成本 
 
 ESPORTS = "战队 赛事版权 春季赛 直播平台 俱乐部 席位费 主场 转会费 奖金池 赞助商 选手合同 流量".split()
 
-# Abbreviations and their spoken form.
-LATIN = {
-    "LP": "L P",
-    "GP": "G P",
-    "LPL": "L P L",
-    "KPL": "K P L",
-    "IPO": "I P O",
-    "PE": "P E",
-    "VC": "V C",
-    "CEO": "C E O",
-    "MVP": "M V P",
-    "EDG": "E D G",
-    "RNG": "R N G",
-    "AI": "A I",
-    "5G": "五 G",
-    "A轮": "A 轮",
-    "B轮": "B 轮",
-    "APP": "APP",
-    "OK": "OK",
-}
+LATIN = "LP GP LPL KPL IPO PE VC CEO MVP EDG RNG AI 5G A轮 B轮 APP OK".split()
 
 VERBS = "看一下 算一下 复盘 对一下 讲一下 跟进 确认 调整 评估".split()
 CHANGES = "涨了 增加了 减少了 调到 做到 超过 不到 大概是".split()

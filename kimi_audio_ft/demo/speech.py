@@ -82,8 +82,9 @@ class Synthesizer:
         Raises:
             ConfigError: a value is out of range, or the variant does not exist.
         """
-        _check_range("rate", rate, _RATE_LIMITS)
-        _check_range("pitch", pitch, _PITCH_LIMITS)
+        for option, value, (low, high) in (("rate", rate, _RATE_LIMITS), ("pitch", pitch, _PITCH_LIMITS)):
+            if not low <= value <= high:
+                raise ConfigError(option, value, f"must lie between {low} and {high}")
         if variant not in self.variants:
             raise ConfigError("variant", variant, "no such eSpeak variant", f"Known: {', '.join(self.variants)}")
         parameters = {_RATE: rate, _VOLUME: _QUIET_ENOUGH, _PITCH: pitch}
@@ -169,11 +170,6 @@ def _to_16khz(samples: NDArray[np.int16], native_rate: int) -> Waveform:
 
     resampled: Waveform = _resampler(native_rate)(torch.from_numpy(waveform)).clamp(-1.0, 1.0).numpy()
     return resampled
-
-
-def _check_range(option: str, value: int, limits: tuple[int, int]) -> None:
-    if not limits[0] <= value <= limits[1]:
-        raise ConfigError(option, value, f"must lie between {limits[0]} and {limits[1]}")
 
 
 # Speakers and recording conditions of the two domains.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,16 +30,15 @@ from kimi_audio_ft.store.features import FeatureStore
 
 def tokenize(config: TokenizeConfig) -> list[Path]:
     """Writes a pretokenized copy of every manifest; recordings in the store are not encoded again."""
-    gpus = torch.cuda.device_count()
+    gpus, count = torch.cuda.device_count(), 1
     if started_by_launcher():
         if config.devices != "auto":
             rule = f"{os.environ['WORLD_SIZE']} processes were started already (WORLD_SIZE)"
             raise ConfigError("devices", config.devices, rule, "Leave it out, or start without torchrun")
-        _take_part(config)
-        return _outputs(config)
-    count = max(1, gpus) if config.devices == "auto" else int(config.devices)
-    if gpus and count > gpus:
-        raise ConfigError("devices", config.devices, f"there are {gpus} GPUs, and each process needs one")
+    else:
+        count = max(1, gpus) if config.devices == "auto" else int(config.devices)
+        if gpus and count > gpus:
+            raise ConfigError("devices", config.devices, f"there are {gpus} GPUs, and each process needs one")
     if count > 1:
         run_workers(_work, (config,), count)
     else:
@@ -62,7 +60,7 @@ def _take_part(config: TokenizeConfig) -> None:
         if team.rank == 0:
             manifests = [_read(path, config.audio_root) for path in config.manifests]
             shares = _plan(store, manifests, team.size)
-        share = _own_share(team, shares)
+        share: Wanted = team.scatter(shares)
         took = 0.0
         if share:
             bar = config.progress and team.rank == 0
@@ -106,13 +104,6 @@ def _plan(store: FeatureStore, manifests: Sequence[Manifest], count: int) -> lis
     if wanted:
         print(f"to encode: {describe_need(store, wanted)}", flush=True)
     return wanted.shares(count)
-
-
-def _own_share(team: Team, shares: list[Wanted] | None) -> Wanted:
-    if team.size == 1:
-        assert shares is not None
-        return shares[0]
-    return pickle.loads(team.scatter([pickle.dumps(share) for share in shares] if shares else None))
 
 
 def _print_speed(reports: Sequence[Sequence[float]]) -> None:

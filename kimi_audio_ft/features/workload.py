@@ -36,7 +36,6 @@ class Wanted:
 
     @property
     def seconds(self) -> float:
-        """Seconds of audio."""
         return float(self.samples.sum()) / SAMPLE_RATE
 
     def key(self, number: int) -> str:
@@ -44,11 +43,9 @@ class Wanted:
         return self.perturbation(number).key(self.digests[number].tobytes().hex())
 
     def perturbation(self, number: int) -> Perturbation:
-        """Perturbation of a recording."""
         return self.perturbations[int(self.changes[number])]
 
     def select(self, numbers: np.ndarray) -> Wanted:
-        """The recordings at these indices."""
         paths = [self.paths[number] for number in numbers]
         return Wanted(paths, self.digests[numbers], self.changes[numbers], self.samples[numbers], self.perturbations)
 
@@ -94,12 +91,12 @@ def find_wanted(
     changes = np.repeat(np.arange(len(perturbations), dtype=np.int16), [len(part) for part in missing])
     order = np.argsort(numbers, kind="stable")
     numbers, changes = numbers[order], changes[order]
-    starts = np.cumsum([0, *(len(part) for part in audios)])
+    audio_of = np.concatenate(audios)
+    manifest_of = np.repeat(np.arange(len(manifests)), [len(part) for part in audios])
 
     def path_of(number: int) -> str:
-        place = int(np.searchsorted(starts, number, side="right")) - 1
-        manifest, audio = manifests[place], audios[place][number - starts[place]]
-        return str(manifest.source.audio_root / manifest.columns.name(audio))
+        manifest = manifests[manifest_of[number]]
+        return str(manifest.source.audio_root / manifest.columns.name(audio_of[number]))
 
     needed, inverse = np.unique(numbers, return_inverse=True)
     paths = [path_of(number) for number in needed]
@@ -139,7 +136,8 @@ def describe_need(store: FeatureStore, wanted: Wanted) -> str:
         UserError: the disk has too little space.
     """
     rows = sum(num_audio_tokens(samples) for samples in wanted.samples.tolist())
-    need, free = store.bytes_for(rows, len(wanted)), _free_space(store)
+    disk = next(folder for folder in (store.folder, *store.folder.parents) if folder.is_dir())
+    need, free = store.bytes_for(rows, len(wanted)), shutil.disk_usage(disk).free
     kind = "features and codes" if store.dim else "codes"
     text = f"{len(wanted)} recordings, {wanted.seconds / 3600:.3g} hours of audio, about {decimal(need)} of {kind}"
     if need > free:
@@ -151,10 +149,3 @@ def describe_need(store: FeatureStore, wanted: Wanted) -> str:
             )
         raise UserError(f"{store.folder}: {text} do not fit, {decimal(free)} are free there. {smaller}")
     return f"{text} into {store.folder} ({decimal(free)} free)"
-
-
-def _free_space(store: FeatureStore) -> int:
-    place = store.folder
-    while not place.is_dir():
-        place = place.parent
-    return shutil.disk_usage(place).free

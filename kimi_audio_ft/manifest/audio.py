@@ -72,12 +72,10 @@ def lengths_16k(paths: Sequence[str | Path], threads: int = 8) -> np.ndarray:
     Raises:
         AudioError: see ``audio_info``.
     """
-    lengths = np.zeros(len(paths), np.int64)
+    batches = (paths[start : start + _HEADERS_AT_ONCE] for start in range(0, len(paths), _HEADERS_AT_ONCE))
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(paths), _HEADERS_AT_ONCE):
-            some = paths[start : start + _HEADERS_AT_ONCE]
-            lengths[start : start + len(some)] = [info.num_samples_16k for info in pool.map(audio_info, some)]
-    return lengths
+        infos = (info for batch in batches for info in pool.map(audio_info, batch))
+        return np.fromiter((info.num_samples_16k for info in infos), np.int64)
 
 
 def num_samples_16k(num_samples: int, sample_rate: int) -> int:

@@ -133,13 +133,6 @@ class Columns:
         """Recording named by an audio message, or empty."""
         return self.names[self._name_start[audio] : self._name_start[audio + 1]].tobytes().decode()
 
-    def all_names(self) -> Iterator[str]:
-        """``name`` of every audio message, in order."""
-        blob, start = memoryview(self.names), 0  # type: ignore[arg-type]
-        for size in self.name_sizes.tolist():
-            yield str(blob[start : start + size], "utf-8")
-            start += size
-
 
 def _starts(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
@@ -318,7 +311,7 @@ class Recordings:
     def _paths(self) -> Iterator[str]:
         """Path of every recording; empty if a message names none."""
         # Creating a million Path objects would take longer than the lookups.
-        return (os.path.join(self.root, name) if name else "" for name in self.columns.all_names())  # noqa: PTH118
+        return (os.path.join(self.root, name) if name else "" for name in map(self.columns.name, range(self.count)))  # noqa: PTH118
 
 
 def hash_of(values: np.ndarray) -> str:
@@ -363,11 +356,6 @@ def chunks_of(path: Path) -> list[Chunk]:
             chunks.append(Chunk(start, start + len(block), line))
             start, line = start + len(block), line + block.count(b"\n")
     return chunks
-
-
-def whole_file(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """``lines_of`` a whole file of any length."""
-    return lines_of(path, Chunk(0, path.stat().st_size, 1))
 
 
 def lines_of(path: Path, chunk: Chunk) -> Iterator[tuple[int, int, bytes]]:

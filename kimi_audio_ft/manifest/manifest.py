@@ -35,7 +35,6 @@ from kimi_audio_ft.manifest.index import (
     over_cores,
     runs_of,
     state_of,
-    whole_file,
 )
 from kimi_audio_ft.store.cache import Arrays, remember
 from kimi_audio_ft.store.digests import file_digest
@@ -193,10 +192,11 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbers and text of the non-blank lines of a UTF-8 file; only a line feed ends a line."""
     source = Source(path, path.parent)
     source.state()
-    for number, _, raw in whole_file(path):
-        text = source.decoded(raw, number)
-        if text.strip():
-            yield number, text
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            text = source.decoded(raw, number)
+            if text.strip():
+                yield number, text
 
 
 def require_references(manifest: Manifest, path: str | Path) -> None:

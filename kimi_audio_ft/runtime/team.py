@@ -29,8 +29,9 @@ class Team:
 
     def scatter(self, parts: Sequence[Any] | None) -> Any:
         """This process's part; the first gives all ``parts``, the others None."""
-        part: list[Any] = [None]
-        dist.scatter_object_list(part, None if parts is None else list(parts), 0, self.group)
+        part = list(parts or [None])[:1]
+        if self.size > 1:
+            dist.scatter_object_list(part, None if parts is None else list(parts), 0, self.group)
         return part[0]
 
     def gather(self, numbers: Sequence[float]) -> list[list[float]]:

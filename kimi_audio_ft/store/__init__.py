@@ -16,18 +16,5 @@ from kimi_audio_ft.store.make import (
     work_folder,
 )
 
-__all__ = [
-    "begin",
-    "complete",
-    "damage",
-    "discard",
-    "draft_folder",
-    "find",
-    "find_or_make",
-    "find_or_make_all",
-    "lock",
-    "product_path",
-    "read_meta",
-    "set_aside",
-    "work_folder",
-]
+__all__ = ["begin", "complete", "damage", "discard", "draft_folder", "find", "find_or_make", "find_or_make_all"]
+__all__ += ["lock", "product_path", "read_meta", "set_aside", "work_folder"]

@@ -65,7 +65,6 @@ class FeatureStore:
         self._index.refresh()
 
     def codes(self, key: str) -> list[int]:
-        """Codes of a recording."""
         return self._rows("codes", key).tolist()
 
     def rows_of(self, keys: Iterable[str]) -> np.ndarray:
@@ -94,7 +93,9 @@ class FeatureStore:
         with self._free_shard() as shard:
             try:
                 (self.folder / str(shard)).mkdir(parents=True, exist_ok=True)
-                self._ensure_meta()
+                with lock("features", self.signature):
+                    if not (self.folder / META).is_file():
+                        write_meta(self.folder, "features", self.signature, self._facts)
                 while missing := self._missing(items):
                     self._cut(shard)
                     records = self._write_rows(shard, missing)
@@ -122,12 +123,6 @@ class FeatureStore:
                 except Timeout:
                     continue
             yield number
-
-    def _ensure_meta(self) -> None:
-        if not (self.folder / META).is_file():
-            with lock("features", self.signature):
-                if not (self.folder / META).is_file():
-                    write_meta(self.folder, "features", self.signature, self._facts)
 
     def _write_rows(self, shard: int, items: Mapping[str, Item]) -> list[tuple[bytes, int, int, int]]:
         """Append rows to a shard and wait until the disk has them; returns their records."""
@@ -250,12 +245,10 @@ class FeatureIndex:
         return positions
 
     def find_one(self, digest: bytes) -> int:
-        """Position of one key, or -1."""
         position = self._unsorted.get(digest, -1)
         return position if position >= 0 else int(self.find([digest])[0])
 
     def end_row(self, shard: int) -> int:
-        """Number of rows of a shard, by the records."""
         return self._ends.get(shard, 0)
 
     def append(self, entries: Iterable[tuple[bytes, int, int, int]]) -> None:
@@ -264,7 +257,9 @@ class FeatureIndex:
         Whatever a killed writer, or a full disk, left of a record is cut off first. Whole records that did reach a full
         disk stay, for a reader may have seen them.
         """
-        self._cut_torn()
+        self.refresh()
+        if self.path.is_file() and self.path.stat().st_size > len(self.records) * RECORD.itemsize:
+            os.truncate(self.path, len(self.records) * RECORD.itemsize)
         try:
             with self.path.open("ab") as file:
                 file.write(np.array(list(entries), RECORD).tobytes())
@@ -272,11 +267,6 @@ class FeatureIndex:
                 os.fsync(file.fileno())
         finally:
             self.refresh()
-
-    def _cut_torn(self) -> None:
-        self.refresh()
-        if self.path.is_file() and self.path.stat().st_size > len(self.records) * RECORD.itemsize:
-            os.truncate(self.path, len(self.records) * RECORD.itemsize)
 
 
 def _bytes16(key: bytes) -> bytes:

@@ -40,7 +40,6 @@ class Product:
 
     @property
     def name(self) -> tuple[str, str]:
-        """Kind and signature."""
         return self.kind, self.signature
 
 

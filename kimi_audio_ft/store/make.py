@@ -270,5 +270,4 @@ def write_meta(folder: Path, kind: str, signature: str, facts: dict[str, Any]) -
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """Facts kept beside a product."""
     return json.loads((folder / META).read_text(encoding="utf-8"))

@@ -19,18 +19,21 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",
 STAGE_VERSION = {"features": 2, "adapter": 3, "transcript": 1}
 
 # Fields that change where, how fast or how visibly a stage runs, but not its result. Paths are replaced by identities.
+_OF_BOTH = (
+    "data.train_manifest",
+    "data.train_subset",  # what it selects is among the inputs
+    "data.train_subset_seed",
+    "data.eval_manifest",
+    "data.audio_root",
+    "data.num_workers",
+    "model.path",
+    "model.revision",
+    "model.speech_tokenizer",
+    "model.gradient_checkpointing",
+)
 EXCLUDED = {
     "adapter": (
-        "data.train_manifest",
-        "data.train_subset",  # what it selects is among the inputs
-        "data.train_subset_seed",
-        "data.eval_manifest",
-        "data.audio_root",
-        "data.num_workers",
-        "model.path",
-        "model.revision",
-        "model.speech_tokenizer",
-        "model.gradient_checkpointing",
+        *_OF_BOTH,
         "trainer.strategy",
         "trainer.devices",  # trainer.accumulate here counts the micro-batches of all processes
         "trainer.deepspeed",
@@ -43,21 +46,12 @@ EXCLUDED = {
         "trainer.progress",
     ),
     "transcript": (
-        "data.train_manifest",
-        "data.train_subset",
-        "data.train_subset_seed",
-        "data.eval_manifest",
-        "data.audio_root",
+        *_OF_BOTH,
         "data.max_length",
         "data.batch_size",
         "data.max_batch_tokens",
         "data.bucket_by_length",
-        "data.num_workers",
         "data.augment",
-        "model.path",
-        "model.revision",
-        "model.speech_tokenizer",
-        "model.gradient_checkpointing",
         "decoding.batch_size",
         "decoding.repeats",  # every repeat is a product of its own
     ),

@@ -21,7 +21,7 @@ from kimi_audio_ft.demo.mandarin import (
 
 
 def test_a_template_is_filled_slot_by_slot() -> None:
-    slots = {"person": any_of(["我"]), "latin": any_abbreviation({"5G": "五 G"})}
+    slots = {"person": any_of(["我"]), "latin": any_abbreviation(["5G"])}
     words = fill("{person}在用{latin}吗", slots, random.Random(0))
     assert words == [plain("我"), plain("在用"), Sentence("5G", "五 G"), plain("吗")]
     assert join(words) == Sentence("我在用5G吗", "我 在用 五 G 吗")
