@@ -91,9 +91,7 @@ def manifest_path(audio: Path, out: Path) -> str:
 def write_lines_together(out: Path, files: Mapping[str, Sequence[str]]) -> None:
     """Writes drafts of all files before renaming any, so that a full disk leaves all of them unchanged.
 
-    Raises:
-        UserError: the disk is full.
-        DataError: the folder cannot be written.
+    UserError: the disk is full. DataError: the folder cannot be written.
     """
     try:
         with ExitStack() as written:

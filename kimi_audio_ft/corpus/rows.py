@@ -52,10 +52,7 @@ def select_segments(
     """Turns each row into a segment, in file order and with a unique id, or into a rejection.
 
     Rules run from the cheapest to the most expensive, and a row is rejected by the first that it breaks. Of several
-    equal recordings the first usable one is kept.
-
-    Raises:
-        ConfigError: ``audio_pattern`` names a column that does not exist.
+    equal recordings the first usable one is kept. ConfigError: ``audio_pattern`` names a column that does not exist.
     """
     _check_audio_pattern(table, config)
     rejections = [Rejection(row.line, "malformed_row", row.problem, row.cells) for row in rows if row.problem]

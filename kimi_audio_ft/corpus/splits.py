@@ -14,16 +14,14 @@ _SHUFFLES = 20
 
 
 def split_by_group(groups: Sequence[str], eval_ratio: float, test_ratio: float, seed: int) -> list[str]:
-    """Assigns a split to every segment; all segments of a group are in the same split.
+    """Assigns a split to every segment, given its group; all segments of a group are in the same split.
 
     Greedy over shuffled groups: a held-out split takes every group that still fits its target number of segments, and
     one more if that brings it closer. The best of several shuffles is used.
 
     Args:
-        groups: group key of each segment.
         eval_ratio: fraction of segments for ``eval``; 0 for no such split.
         test_ratio: likewise for ``test``.
-        seed: seed of the shuffles.
 
     Raises:
         ConfigError: fewer groups than splits.
@@ -43,12 +41,9 @@ def split_by_group(groups: Sequence[str], eval_ratio: float, test_ratio: float, 
 
 
 def balance(values: Sequence[str], seed: int, mode: str = "downsample") -> list[int]:
-    """Indices of the items to keep so that every value is equally frequent, in the given order.
+    """Indices of the items to keep (some of them repeated) so that every value is equally frequent, in the given order.
 
-    Args:
-        values: value of each item.
-        seed: selects the items to drop or repeat.
-        mode: ``downsample`` to the rarest value, or ``upsample`` to the most frequent by repeating items.
+    mode: ``downsample`` to the rarest value, or ``upsample`` to the most frequent.
     """
     if not values:
         return []

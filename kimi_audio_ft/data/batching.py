@@ -105,11 +105,7 @@ class EpochPlan:
 
 
 def cut(lengths: np.ndarray, batch_size: int, max_tokens: int) -> np.ndarray:
-    """Bounds of consecutive batches under both limits; an item over the token budget is a batch of its own.
-
-    Returns:
-        ``[batches + 1]``, starting with 0: batch b is ``bounds[b]`` up to ``bounds[b + 1]``.
-    """
+    """Bounds ``[batches + 1]`` of consecutive batches under both limits; an item over the token budget stays alone."""
     bounds, start, longest = [0], 0, 0
     for place, length in enumerate(lengths.tolist()):
         longest = max(longest, length)

@@ -294,11 +294,7 @@ class DataTogether(pl.LightningDataModule):
             data.setup()
 
     def num_steps(self, max_epochs: int, max_steps: int) -> int:
-        """Number of optimizer steps of the whole training.
-
-        Raises:
-            UserError: the members' epochs have different numbers of steps.
-        """
+        """Optimizer steps of the whole training; UserError if the members' epochs differ in their number."""
         by_epoch = {name: data.steps_by_epoch(max_epochs) for name, data in self.members.items()}
         if len(set(by_epoch.values())) > 1:
             raise UserError(f"optimizer steps by epoch differ ({by_epoch}). Train these adapters one by one")

@@ -178,11 +178,7 @@ class ConversationDataset(Dataset[Sample]):
         return self.conversations.lengths(self.tokenizer, self.for_generation)
 
     def check_codes(self) -> None:
-        """Check that every audio message has as many codes as its recording; skipped without features.
-
-        Raises:
-            DataError: naming the manifest and its line.
-        """
+        """DataError unless every audio message has as many codes as its recording; skipped without features."""
         if self.audio.mode == "none":
             return
         codes = self.conversations.columns.codes

@@ -62,25 +62,16 @@ Waveform = NDArray[np.float32]
 
 
 class Synthesizer:
-    """Text to a 16 kHz waveform, deterministically.
-
-    Raises ``UserError`` if ``espeakng-loader`` is not installed.
-    """
+    """Text to a 16 kHz waveform, deterministically; UserError if ``espeakng-loader`` is not installed."""
 
     def __init__(self) -> None:
         self._library_path, self._data_path = _installed_paths()
         self.variants: list[str] = sorted(file.name for file in (self._data_path / "voices" / "!v").iterdir())
 
     def speak(self, text: str, variant: str = "f2", rate: int = 175, pitch: int = 50) -> Waveform:
-        """Returns the waveform of Mandarin ``text``: float32 in [-1, 1], shape (samples,), at 16 kHz.
+        """Waveform of Mandarin ``text``: float32 in [-1, 1], shape (samples,), at 16 kHz.
 
-        Args:
-            variant: speaker from ``variants``.
-            rate: words per minute, 80 to 450.
-            pitch: 0 to 100.
-
-        Raises:
-            ConfigError: a value is out of range, or the variant does not exist.
+        variant: one of ``variants``. rate: 80 to 450 words per minute. pitch: 0 to 100. Others raise ConfigError.
         """
         for option, value, (low, high) in (("rate", rate, _RATE_LIMITS), ("pitch", pitch, _PITCH_LIMITS)):
             if not low <= value <= high:

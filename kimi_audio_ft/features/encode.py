@@ -65,11 +65,7 @@ def encode_missing(
     batch_size: int = 8,
     progress: bool = True,
 ) -> FeatureStore:
-    """Encodes the recordings that are missing from the store; without any the encoders are not loaded.
-
-    Raises:
-        UserError: the disk has too little space, or a recording cannot be used.
-    """
+    """Encodes what the store lacks, if anything; UserError: the disk is too small, or a recording unusable."""
     store = encoders.store()
     wanted = find_wanted(store, [manifest], tuple(dict.fromkeys(perturbations)))
     if wanted:
@@ -90,10 +86,8 @@ def encode_wanted(
     """Encodes recordings into the store; returns the seconds taken, excluding loading the encoders.
 
     Works in groups of ``BATCHES_PER_GROUP`` batches of 30 s pieces: while one is encoded, the next is read by
-    ``readers`` threads and the previous one is written. A killed run loses at most two groups.
-
-    Raises:
-        DataError: naming a recording that cannot be used, has the wrong number of codes or features, or has changed.
+    ``readers`` threads and the previous one is written. A killed run loses at most two groups. A DataError names a
+    recording that cannot be used, has the wrong number of codes or features, or has changed.
     """
     tokenizer, whisper = encoders.load()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

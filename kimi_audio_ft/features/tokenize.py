@@ -130,8 +130,7 @@ def _write(manifest: Manifest, place: Path, store: FeatureStore, tokens: TokenRa
 def pretokenized(manifest: Manifest, store: FeatureStore, tokens: TokenRange, folder: Path) -> Iterator[dict[str, Any]]:
     """The manifest's lines with codes; relative audio paths stay valid from ``folder``.
 
-    Raises:
-        DataError: the manifest or a recording has changed since it was read, or a code is out of the model's range.
+    DataError: the manifest or a recording has changed since it was read, or a code is out of the model's range.
     """
     source, digests = manifest.source, iter(recording_digests(manifest))
     moved = folder.resolve() != source.path.parent.resolve()

@@ -77,11 +77,7 @@ class Wanted:
 def find_wanted(
     store: FeatureStore, manifests: Sequence[Manifest], perturbations: Sequence[Perturbation] = (UNCHANGED,)
 ) -> Wanted:
-    """Distinct recordings of the manifests that are missing from the store; reads their headers.
-
-    Raises:
-        DataError: a recording is missing, or its header cannot be read.
-    """
+    """Distinct recordings that the store lacks, with lengths from headers; DataError if one cannot be read."""
     audios = [manifest.audio_messages() for manifest in manifests]
     digests = np.concatenate([recording_digests(manifest) for manifest in manifests])
     once = np.sort(np.unique(digests.reshape(-1).view("S32"), return_index=True)[1])
@@ -113,11 +109,7 @@ def find_wanted(
 
 
 def recording_digests(manifest: Manifest) -> np.ndarray:
-    """sha256 ``[n, 32]`` (uint8) of the recording of every audio message of these conversations, in order.
-
-    Raises:
-        DataError: a recording is missing.
-    """
+    """sha256 ``[n, 32]`` (uint8) of every audio message's recording, in order; DataError if one is missing."""
     digests = manifest.recordings.digests()[manifest.audio_messages()]
     if not digests.any(axis=1).all():
         require_recordings(manifest, manifest.source.path)
@@ -130,11 +122,7 @@ def rows_of(store: FeatureStore, digests: np.ndarray, perturbation: Perturbation
 
 
 def describe_need(store: FeatureStore, wanted: Wanted) -> str:
-    """Description of the workload and its disk usage.
-
-    Raises:
-        UserError: the disk has too little space.
-    """
+    """The workload and its disk usage in words; UserError if the disk has too little space."""
     rows = sum(num_audio_tokens(samples) for samples in wanted.samples.tolist())
     disk = next(folder for folder in (store.folder, *store.folder.parents) if folder.is_dir())
     need, free = store.bytes_for(rows, len(wanted)), shutil.disk_usage(disk).free

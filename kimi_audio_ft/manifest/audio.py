@@ -54,11 +54,7 @@ class AudioInfo:
 
 
 def audio_info(path: str | Path) -> AudioInfo:
-    """Length and format of a recording without decoding it.
-
-    Raises:
-        AudioError: the file is missing, unreadable or without samples.
-    """
+    """Length and format of a recording from its header; AudioError if it is missing, unreadable or empty."""
     with _open(path) as file:
         frames, rate, channels = file.frames, file.samplerate, file.channels
     if frames == 0:
@@ -67,11 +63,7 @@ def audio_info(path: str | Path) -> AudioInfo:
 
 
 def lengths_16k(paths: Sequence[str | Path], threads: int = 8) -> np.ndarray:
-    """``num_samples_16k`` of many recordings from their headers, int64 ``[len(paths)]``, read in ``threads`` threads.
-
-    Raises:
-        AudioError: see ``audio_info``.
-    """
+    """``num_samples_16k`` of many recordings, int64 ``[len(paths)]``, as ``audio_info`` in ``threads`` threads."""
     batches = (paths[start : start + _HEADERS_AT_ONCE] for start in range(0, len(paths), _HEADERS_AT_ONCE))
     with ThreadPoolExecutor(threads) as pool:
         infos = (info for batch in batches for info in pool.map(audio_info, batch))
@@ -103,11 +95,7 @@ def decode_mono(path: str | Path) -> tuple[np.ndarray, int]:
 
 
 def read_audio(path: str | Path) -> torch.Tensor:
-    """Decodes and resamples: ``[num_samples]`` float32 at 16 kHz in [-1, 1]; peaks above full scale are clipped.
-
-    Raises:
-        AudioError: see ``decode_mono``.
-    """
+    """``[num_samples]`` float32 at 16 kHz in [-1, 1], clipped above full scale; errors as of ``decode_mono``."""
     import torch
     from torchaudio.functional import resample
 
@@ -122,12 +110,7 @@ def read_audio(path: str | Path) -> torch.Tensor:
 
 
 def content_digest(samples: np.ndarray, sample_rate: int) -> str:
-    """SHA-256 of decoded mono samples, independent of the container (wav or flac) and of tags.
-
-    Args:
-        samples: ``[num_samples]`` float32 in [-1, 1] from ``decode_mono``.
-        sample_rate: Hz; part of the digest.
-    """
+    """SHA-256 of what ``decode_mono`` returns, independent of the container (wav or flac) and of tags."""
     digest = hashlib.sha256(f"{sample_rate}\n".encode())
     digest.update(np.ascontiguousarray(samples, dtype="<f4").data)
     return digest.hexdigest()

@@ -69,11 +69,7 @@ def parse_line(
 
 
 def checked_line(text: str, path: Path, number: int, tokens: TokenRange | None = None) -> dict[str, Any]:
-    """Parses and validates a manifest line as a JSON object.
-
-    Raises:
-        DataError: the line breaks a rule; names the file and the line.
-    """
+    """Parses and validates a manifest line as a JSON object; a DataError names file, line and broken rule."""
 
     def refuse(problem: str, remedy: str = "See the manifest format in README.md") -> DataError:
         return DataError(path, problem, remedy, number)
@@ -276,11 +272,7 @@ def layout_conversation(
 def layout_lengths(
     conversation: Sequence[Mapping[str, Any]], num_tokens: Callable[[str], int], for_generation: bool = False
 ) -> tuple[int, int]:
-    """Positions and supervised text positions of ``layout_conversation``, without laying anything out.
-
-    Args:
-        num_tokens: number of tokens of a text.
-    """
+    """Positions and supervised text positions of ``layout_conversation``. num_tokens: number of tokens of a text."""
     if for_generation:
         conversation = before_last_answer(conversation)
     positions, supervised = int(for_generation), 0

@@ -63,11 +63,7 @@ class Source:
         return self.path.absolute()
 
     def state(self) -> tuple[int, int]:
-        """Size and modification time (ns) of the file.
-
-        Raises:
-            DataError: it cannot be read.
-        """
+        """Size and modification time (ns) of the file; DataError if it cannot be read."""
         try:
             with self.place.open("rb") as file:
                 return state_of(file.fileno())
@@ -139,11 +135,7 @@ def _starts(counts: np.ndarray) -> np.ndarray:
 
 
 def index_of(source: Source, tokenizer: TextTokenizer | None) -> tuple[Columns, tuple[int, int]]:
-    """Validates every line of a manifest; returns its columns and the file's state at that time.
-
-    Raises:
-        DataError: the file cannot be read, is empty or not UTF-8, or a line breaks a rule.
-    """
+    """A manifest's columns, every line validated (DataError), and the file's state at that time."""
     state = source.state()
     facts = {
         "kind": "index",
@@ -273,10 +265,7 @@ class Recordings:
         return np.fromiter(chain.from_iterable(states), np.int64).reshape(-1, 2)
 
     def digests(self) -> np.ndarray:
-        """``[count, 32]`` bytes: sha256 of every recording; zeros if the file is missing.
-
-        Cached by names, sizes and modification times.
-        """
+        """``[count, 32]`` bytes: sha256 of every recording, cached by name, size and time; zeros if missing."""
         states = self.states()
         names = [hash_of(self.columns.names), hash_of(self.columns.name_sizes)]
         facts = {"kind": "digests", "root": self.root, "names": names, "states": hash_of(states)}
@@ -290,11 +279,7 @@ class Recordings:
         return remember("manifests", facts, make)["digests"]
 
     def num_codes(self, digests: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-        """``[count]``: number of codes of each of the ``wanted`` recordings, from its header; else 0.
-
-        Raises:
-            AudioError: a recording cannot be read.
-        """
+        """``[count]``: number of codes of the ``wanted`` recordings, from their headers (AudioError); else 0."""
         from kimi_audio_ft.manifest.audio import lengths_16k
         from kimi_audio_ft.model.audio_frontend import num_audio_tokens
 
@@ -379,10 +364,7 @@ def over_cores(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterato
     """Parallel ``map(work, items)`` in order; many items are shared over one process per core.
 
     Processes are forked: ``work`` needs no pickling, and torch and the main module are not imported again. They use no
-    GPU and no thread pool.
-
-    Raises:
-        UserError: the first that ``work`` raised, in the order of the items.
+    GPU and no thread pool. The first UserError of ``work``, in the order of the items, is raised here.
     """
     processes = _processes() if len(items) >= FEWEST_CHUNKS else 1
     if processes == 1:

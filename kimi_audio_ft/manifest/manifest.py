@@ -45,12 +45,9 @@ if TYPE_CHECKING:
 
 
 class Manifest(Sequence[Conversation]):
-    """Conversations of a validated manifest, or of some of its lines; read on demand.
+    """Conversations of a validated manifest, or of some of its lines; read on demand, also in other processes.
 
-    rows: indices of these conversations in the file. Can be passed to forked or spawned processes.
-
-    Raises:
-        DataError: on reading, if the file has changed since it was validated.
+    rows: indices of these conversations in the file. Reading raises DataError if the file has changed since.
     """
 
     def __init__(
@@ -112,10 +109,9 @@ class Manifest(Sequence[Conversation]):
         return np.flatnonzero(np.isin(self._owner, self.rows))
 
     def first_with(self, bad: np.ndarray) -> tuple[Conversation, int, int] | None:
-        """First conversation with a bad audio message; ``bad`` is a mask over the audio messages of the file.
+        """First conversation with a bad audio message, or None; ``bad`` is a mask over the audio messages of the file.
 
-        Returns:
-            The conversation, and the index of its first bad message in the file and among its own; None if all is well.
+        With it come the index of that audio message in the file, and in the conversation.
         """
         rows = np.zeros(len(self.columns), bool)
         rows[self._owner[bad]] = True
@@ -302,10 +298,7 @@ def _remembered(manifest: Manifest, facts: dict[str, Any], make: Callable[[], Ar
 def training_subset(manifest: Manifest, size: int | None, seed: int) -> Manifest:
     """Seeded random subset of ``size`` conversations in file order (None: all); smaller subsets nest in larger ones.
 
-    Conversations are ordered by recording (their ``group``, or their id if they have none).
-
-    Raises:
-        ConfigError: the manifest has fewer conversations.
+    They are drawn by recording (their ``group``, or id if they have none). ConfigError: there are fewer.
     """
     if size is None:
         return manifest

@@ -33,13 +33,10 @@ def file_digest(path: Path) -> str:
 
 
 def file_digests(paths: Iterable[str | Path]) -> Iterator[str]:
-    """sha256 of every file's bytes, in order, cached in the store.
+    """sha256 of every file's bytes, in order, cached in the store; DataError for one that cannot be read.
 
     For thousands of files: they are looked up in batches, a few threads hash those that are missing, and nothing stays
     in this process's memory. Every batch is saved, so a killed process loses little.
-
-    Raises:
-        DataError: a file cannot be read.
     """
     folders: dict[str, str] = {}
     left = iter(paths)

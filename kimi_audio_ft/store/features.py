@@ -85,11 +85,7 @@ class FeatureStore:
         return rows * (self.dim * self.dtype.itemsize + _CODE.itemsize) + recordings * RECORD.itemsize
 
     def add(self, items: Sequence[Item]) -> None:
-        """Append ``(key, codes, features)``; keys that another process added meanwhile are left alone.
-
-        Raises:
-            UserError: the disk is full; nothing half-written stays.
-        """
+        """Append ``(key, codes, features)`` of new keys; a full disk is a UserError and keeps nothing half-written."""
         with self._free_shard() as shard:
             try:
                 (self.folder / str(shard)).mkdir(parents=True, exist_ok=True)
@@ -200,11 +196,7 @@ class FeatureIndex:
         return len(self.records)
 
     def refresh(self) -> None:
-        """Read the whole records that were added since the last look.
-
-        Raises:
-            DataError: records that were there are gone.
-        """
+        """Read the whole records added since the last look; DataError if records that were there are gone."""
         known = len(self.records)
         whole = self.path.stat().st_size // RECORD.itemsize if self.path.is_file() else 0
         if whole < known:
