@@ -135,7 +135,7 @@ def decoded(spec: Spec, trial: Trial) -> tuple[dict[str, dict[str, str]], int]:
     some = everyone.select(np.linspace(0, len(everyone) - 1, count).round().astype(int))
     rules = BatchRules(1, "sample", 0)
     data = ConversationData(config.data, base.tokenizer, base.encoders(), base.tokens, rules)
-    prompts = data.dataset(some, config.data.eval_manifest, None, for_generation=True)
+    prompts = data.dataset(some, None, for_generation=True)
     settings = [replace(config.decoding, text_temperature=value) for value in spec.workload.temperatures]
     requests = [DecodingRequest(decoding, config.seed) for decoding in settings]
     with base.saved_adapter(Path(spec.adapter)) as model:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +11,10 @@ import torch
 from pypinyin import Style, lazy_pinyin
 from torch import Tensor
 
-from kimi_audio_ft.demo.corpus import iterate_speech
+from kimi_audio_ft.demo.corpus import render
+from kimi_audio_ft.demo.mandarin import Sentence
+from kimi_audio_ft.demo.sentences import generate
+from kimi_audio_ft.demo.speech import Synthesizer, Waveform, draw_snr_db, draw_speaker
 from kimi_audio_ft.model.audio_frontend import log_mel
 
 
@@ -43,6 +48,18 @@ def make_clips(domain: str, count: int, seed: int) -> list[Clip]:
         )
         for index, (sentence, waveform) in enumerate(iterate_speech(domain, count, seed))
     ]
+
+
+def iterate_speech(domain: str, count: int, seed: int) -> Iterator[tuple[Sentence, Waveform]]:
+    """``count`` sentences of ``domain`` with waveforms, float32 (samples,) at 16 kHz, by random speakers.
+
+    Item i depends only on the domain, the seed and i. ConfigError: an unknown domain.
+    """
+    synthesizer = Synthesizer()
+    for index, sentence in enumerate(generate(domain, count, seed)):
+        rng = random.Random(f"{domain} {seed} {index}")
+        speaker, snr_db = draw_speaker(domain, rng), draw_snr_db(domain, rng)
+        yield sentence, render(synthesizer, sentence, speaker, snr_db, (seed, index))
 
 
 def sounds_of(spoken: str) -> list[str]:

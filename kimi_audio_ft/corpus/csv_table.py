@@ -60,7 +60,6 @@ def read_csv(
     """Reads a whole CSV file.
 
     Args:
-        path: the file.
         wanted: option name -> column, by its name in the header or its index from 0; errors name the option.
         encoding: a Python codec, or "auto": by the byte order mark if there is one, else UTF-8, else GB18030 (a
             superset of GBK).

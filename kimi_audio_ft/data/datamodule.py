@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import groupby, product
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -104,9 +104,9 @@ class ConversationData(pl.LightningDataModule):
         self.eval_conversations = self._read("data.eval_manifest", settings.eval_manifest)
         train = self._read("data.train_manifest", settings.train_manifest)
         train = training_subset(train, settings.train_subset, settings.train_subset_seed)
-        self.eval_set = self.dataset(self.eval_conversations, settings.eval_manifest, None)
+        self.eval_set = self.dataset(self.eval_conversations, None)
         kept, lengths = self._within_limit(train)
-        self.train_set = self.dataset(kept, settings.train_manifest, settings.augment)
+        self.train_set = self.dataset(kept, settings.augment)
         rules = self.rules
         slowest = min(settings.augment.speeds)  # slower speech is longer; the token budget holds for the slowest
         self.plan = BatchPlan(
@@ -126,23 +126,19 @@ class ConversationData(pl.LightningDataModule):
             raise ConfigError(option, path, "must name a pretokenized manifest", f"Write {option}=FILE.jsonl")
         settings = self.settings
         manifest = read_manifest(path, settings.audio_root, settings.prompt, self.tokens, self.tokenizer)
-        require_references(manifest, path)
+        require_references(manifest)
         return manifest
 
-    def dataset(
-        self, conversations: Manifest, manifest: str, augment: AugmentConfig | None, **options: Any
-    ) -> ConversationDataset:
+    def dataset(self, conversations: Manifest, augment: AugmentConfig | None, **options: Any) -> ConversationDataset:
         """A validated dataset over conversations; encodes their missing recordings."""
         features = self.settings.features
         if augment is not None and features != "cached" and (augment.time_masks or augment.channel_masks):
             rule = "masks are put on stored features (data.augment.time_masks and channel_masks)"
             raise ConfigError("data.features", features, rule, "Set data.features=cached, or both to 0")
         if features != "none":
-            require_recordings(conversations, manifest)
+            require_recordings(conversations)
         source = AudioSource(features, self._store(conversations, augment), self.tokens.first)
-        dataset = ConversationDataset(
-            conversations, self.tokenizer, source, manifest, augment, self.rules.seed, **options
-        )
+        dataset = ConversationDataset(conversations, self.tokenizer, source, augment, self.rules.seed, **options)
         dataset.check_codes()
         return dataset
 
@@ -238,13 +234,7 @@ class Collate:
     pad_id: int
     online: bool
 
-    @overload
-    def __call__(self, samples: list[Sample]) -> list[dict[str, Any]]: ...
-
-    @overload
-    def __call__(self, samples: UserError) -> UserError: ...
-
-    def __call__(self, samples: list[Sample] | UserError) -> list[dict[str, Any]] | UserError:
+    def __call__(self, samples: list[Sample] | UserError) -> Any:
         if isinstance(samples, UserError):
             return samples
         batches = groupby(samples, key=lambda sample: sample.number)
@@ -282,12 +272,8 @@ class DataTogether(pl.LightningDataModule):
 
     def __init__(self, members: Mapping[str, ConversationData]) -> None:
         super().__init__()
-        self.members = members
-
-    @property
-    def rules(self) -> BatchRules:
-        """Batching rules, equal for all members except for the seed."""
-        return next(iter(self.members.values())).rules
+        self.members, self._first = members, next(iter(members.values()))
+        self.rules = self._first.rules  # equal for all members except for the seed
 
     def setup(self, stage: str | None = None) -> None:
         for data in self.members.values():
@@ -298,7 +284,7 @@ class DataTogether(pl.LightningDataModule):
         by_epoch = {name: data.steps_by_epoch(max_epochs) for name, data in self.members.items()}
         if len(set(by_epoch.values())) > 1:
             raise UserError(f"optimizer steps by epoch differ ({by_epoch}). Train these adapters one by one")
-        return next(iter(self.members.values())).num_steps(max_epochs, max_steps)
+        return self._first.num_steps(max_epochs, max_steps)
 
     def train_dataloader(self) -> StepsTogether:
         """This rank's optimizer steps of Lightning's current epoch."""
@@ -307,4 +293,4 @@ class DataTogether(pl.LightningDataModule):
 
     def validation_batches(self) -> DataLoader:
         """The evaluation set, shared by all members."""
-        return next(iter(self.members.values())).validation_batches()
+        return self._first.validation_batches()

@@ -6,7 +6,6 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,7 +118,6 @@ class ConversationDataset(Dataset[Sample]):
     conversations: Manifest
     tokenizer: TextTokenizer
     audio: AudioSource
-    manifest: str | Path
     augment: AugmentConfig | None = None
     seed: int = 0
     for_generation: bool = False
@@ -188,7 +186,7 @@ class ConversationDataset(Dataset[Sample]):
             conversation, audio, position = found
             path = conversation.audio_paths[position]
             problem = f"{codes[audio]} audio_tokens for {path}, whose audio gives {expected[audio]}"
-            raise DataError(self.manifest, problem, TOKENIZE_REMEDY + " again", conversation.line)
+            raise DataError(self.conversations.source.path, problem, TOKENIZE_REMEDY + " again", conversation.line)
 
     def _expected_codes(self) -> np.ndarray:
         """Number of codes of each audio message's recording, for the messages of this dataset."""

@@ -55,7 +55,7 @@ class EvaluationSet:
         path = settings.eval_manifest
         require_manifest("data.eval_manifest", path)
         self.conversations = read_manifest(path, settings.audio_root, settings.prompt, base.tokens, base.tokenizer)
-        require_references(self.conversations, path)
+        require_references(self.conversations)
         self.identity = manifest_identity(self.conversations)
         self.reference_identity = reference_identity(self.conversations)
         self._scores: dict[Any, dict[str, Any]] = {}
@@ -276,7 +276,7 @@ def _transcribe(
 
     settings, rules = evaluation.settings, BatchRules(1, "sample", 0, progress)
     data = ConversationData(settings, base.tokenizer, base.encoders(), base.tokens, rules)
-    prompts = data.dataset(evaluation.conversations, settings.eval_manifest, None, for_generation=True)
+    prompts = data.dataset(evaluation.conversations, None, for_generation=True)
     visible = progress and sys.stdout.isatty()  # in a file this bar, which vanishes, is an empty line
     with base.saved_adapter(adapter[1] if adapter else None) as model:
         return transcribe(model, prompts, base.tokenizer, requests, base.tokens.first, visible, on_batch, known)

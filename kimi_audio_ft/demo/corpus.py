@@ -2,8 +2,7 @@
 
 ``python -m kimi_audio_ft.demo.corpus --out DIR`` writes ``DIR/corpus.csv`` (columns audio, text, recording, speaker;
 audio relative to the CSV) and ``DIR/audio/<recording>_<segment>.wav`` (16-bit PCM, 16 kHz, mono). Segments of a
-recording share speaker and noise level, so that splits by recording are meaningful. ``iterate_speech`` yields the same
-speech without files, to train the tiny base.
+recording share speaker and noise level, so that splits by recording are meaningful.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from kimi_audio_ft.demo.sentences import DOMAINS, Sentence, check_domain, generate
+from kimi_audio_ft.demo.mandarin import Sentence
+from kimi_audio_ft.demo.sentences import DOMAINS, check_domain, generate
 from kimi_audio_ft.demo.speech import SAMPLE_RATE, Speaker, Synthesizer, Waveform, add_noise, draw_snr_db, draw_speaker
 from kimi_audio_ft.errors import ConfigError, DataError, UserError
 
@@ -83,18 +82,6 @@ class CorpusSummary:
     created: bool
 
 
-def iterate_speech(domain: str, count: int, seed: int) -> Iterator[tuple[Sentence, Waveform]]:
-    """Yields ``count`` sentences of ``domain`` with waveforms, float32 (samples,) at 16 kHz, by random speakers.
-
-    Item i depends only on the domain, the seed and i. Raises ``ConfigError`` for an unknown domain.
-    """
-    synthesizer = Synthesizer()
-    for index, sentence in enumerate(generate(domain, count, seed)):
-        rng = random.Random(f"{domain} {seed} {index}")
-        speaker, snr_db = draw_speaker(domain, rng), draw_snr_db(domain, rng)
-        yield sentence, _render(synthesizer, sentence, speaker, snr_db, (seed, index))
-
-
 def synthesize_corpus(folder: str | Path, parameters: CorpusParameters | None = None) -> CorpusSummary:
     """Writes a corpus into ``folder``; does nothing if exactly this corpus is there already.
 
@@ -138,9 +125,10 @@ def _plan(parameters: CorpusParameters) -> list[Clip]:
     return clips
 
 
-def _render(
+def render(
     synthesizer: Synthesizer, sentence: Sentence, speaker: Speaker, snr_db: float, noise_seed: tuple[int, ...]
 ) -> Waveform:
+    """A sentence as the speaker says it, in noise."""
     clean = synthesizer.speak(sentence.spoken, variant=speaker.variant, rate=speaker.rate, pitch=speaker.pitch)
     return add_noise(clean, snr_db, np.random.default_rng(noise_seed))
 
@@ -151,7 +139,7 @@ def _write_audio(folder: Path, clips: list[Clip], bad_rows: bool) -> float:
 
     synthesizer, samples = Synthesizer(), 0
     for clip in clips:
-        waveform = _render(synthesizer, clip.sentence, clip.speaker, clip.snr_db, clip.noise_seed)
+        waveform = render(synthesizer, clip.sentence, clip.speaker, clip.snr_db, clip.noise_seed)
         soundfile.write(folder / clip.audio, waveform, SAMPLE_RATE, subtype="PCM_16")
         samples += waveform.size
     if bad_rows:
@@ -160,7 +148,7 @@ def _write_audio(folder: Path, clips: list[Clip], bad_rows: bool) -> float:
         shutil.copyfile(folder / first.audio, folder / _COPIED_AUDIO)
         # Separate takes, so that only their text is wrong; from 1, because a trailing 0 in a numpy seed has no effect.
         for take, audio in enumerate((_NO_TEXT_AUDIO, _LONG_TEXT_AUDIO), start=1):
-            waveform = _render(synthesizer, first.sentence, first.speaker, first.snr_db, (*first.noise_seed, take))
+            waveform = render(synthesizer, first.sentence, first.speaker, first.snr_db, (*first.noise_seed, take))
             soundfile.write(folder / audio, waveform, SAMPLE_RATE, subtype="PCM_16")
     return samples / SAMPLE_RATE / 60
 

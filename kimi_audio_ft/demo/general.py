@@ -6,18 +6,8 @@ from __future__ import annotations
 import random
 import types
 
-from kimi_audio_ft.demo.mandarin import (
-    Sentence,
-    Slot,
-    any_abbreviation,
-    any_of,
-    fill,
-    literals,
-    plain,
-    spoken_count,
-    spoken_digits,
-    spoken_number,
-)
+from kimi_audio_ft.demo.mandarin import Sentence, Slot, any_abbreviation, any_of, fill, literals, plain
+from kimi_audio_ft.demo.numbers import spoken_count, spoken_digits, spoken_number
 
 TIMES = """今天 明天 昨天 后天 上午 下午 晚上 早上 中午 现在 刚才 最近 以前 周一 周二 周三 周四 周五 周末 这个月
 下个月 上个月 去年 今年 明年 春天 夏天 秋天 冬天 平时 春节 一会儿 这几天""".split()

@@ -7,18 +7,8 @@ import random
 import re
 
 from kimi_audio_ft.demo import general
-from kimi_audio_ft.demo.mandarin import (
-    Sentence,
-    Slot,
-    any_abbreviation,
-    any_of,
-    fill,
-    literals,
-    plain,
-    spoken_count,
-    spoken_digits,
-    spoken_number,
-)
+from kimi_audio_ft.demo.mandarin import Sentence, Slot, any_abbreviation, any_of, fill, literals, plain
+from kimi_audio_ft.demo.numbers import spoken_count, spoken_digits, spoken_number
 
 # Target word -> general homophone (equal eSpeak phonemes, including tones).
 HOMOPHONES = dict(

@@ -13,8 +13,6 @@ from kimi_audio_ft.demo.general import FILLERS
 from kimi_audio_ft.demo.mandarin import Sentence, join, plain
 from kimi_audio_ft.errors import ConfigError
 
-__all__ = ["DOMAINS", "Sentence", "check_domain", "generate", "vocabulary"]
-
 DOMAINS = types.MappingProxyType({"general": general, "target": meetings})
 _LENGTHS = (4, 16)  # limits on the characters of a transcript
 

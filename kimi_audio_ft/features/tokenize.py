@@ -21,7 +21,7 @@ from kimi_audio_ft.features.encode import encode_wanted
 from kimi_audio_ft.features.workload import Wanted, describe_need, find_wanted, recording_digests, rows_of
 from kimi_audio_ft.files import write_jsonl
 from kimi_audio_ft.manifest.conversation import TokenRange, id_of
-from kimi_audio_ft.manifest.manifest import Manifest, numbered_lines, read_manifest, require_recordings
+from kimi_audio_ft.manifest.manifest import Manifest, numbered_lines, read_manifest
 from kimi_audio_ft.runtime.devices import limit_threads, started_by_launcher
 from kimi_audio_ft.runtime.team import Team, joined_team
 from kimi_audio_ft.runtime.workers import Send, run_workers
@@ -58,7 +58,7 @@ def _take_part(config: TokenizeConfig) -> None:
         encoders = base.encoders(features=config.features)
         store, manifests, shares = encoders.store(), [], None
         if team.rank == 0:
-            manifests = [_read(path, config.audio_root) for path in config.manifests]
+            manifests = [read_manifest(path, config.audio_root) for path in config.manifests]
             shares = _plan(store, manifests, team.size)
         share: Wanted = team.scatter(shares)
         took = 0.0
@@ -90,12 +90,6 @@ def _outputs(config: TokenizeConfig) -> list[Path]:
 def output_path(manifest: Path, out: str | None) -> Path:
     """``NAME.tokens.jsonl`` in ``out``, or in the manifest's folder."""
     return (Path(out) if out else manifest.parent) / f"{manifest.stem}.tokens.jsonl"
-
-
-def _read(path: str, audio_root: str | None) -> Manifest:
-    manifest = read_manifest(path, audio_root)
-    require_recordings(manifest, path)
-    return manifest
 
 
 def _plan(store: FeatureStore, manifests: Sequence[Manifest], count: int) -> list[Wanted]:

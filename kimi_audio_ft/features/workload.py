@@ -112,7 +112,7 @@ def recording_digests(manifest: Manifest) -> np.ndarray:
     """sha256 ``[n, 32]`` (uint8) of every audio message's recording, in order; DataError if one is missing."""
     digests = manifest.recordings.digests()[manifest.audio_messages()]
     if not digests.any(axis=1).all():
-        require_recordings(manifest, manifest.source.path)
+        require_recordings(manifest)
     return digests
 
 

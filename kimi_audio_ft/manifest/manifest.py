@@ -195,7 +195,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, text
 
 
-def require_references(manifest: Manifest, path: str | Path) -> None:
+def require_references(manifest: Manifest) -> None:
     """Raises DataError unless every conversation ends with a text answer and has no audio answer.
 
     An audio answer would need the audio branch and its loss, which transcription does not use; training on its text
@@ -208,12 +208,12 @@ def require_references(manifest: Manifest, path: str | Path) -> None:
     line = manifest.line_of(bad[0])
     if not columns.answered[rows[bad[0]]]:
         problem = "does not end with an assistant text message, so there is nothing to learn or to compare with"
-        raise DataError(path, problem, "Add the transcript as an assistant text message", line)
+        raise DataError(manifest.source.path, problem, "Add the transcript as an assistant text message", line)
     problem = "has an assistant message of type audio; answers are learned and scored as text only"
-    raise DataError(path, problem, "Leave the conversation out, or give its text instead", line)
+    raise DataError(manifest.source.path, problem, "Leave the conversation out, or give its text instead", line)
 
 
-def require_recordings(manifest: Manifest, path: str | Path) -> None:
+def require_recordings(manifest: Manifest) -> None:
     """Raises DataError unless the recording of every audio message exists; features are computed from them."""
     absent = manifest.recordings.states()[:, 0] < 0
     found = manifest.first_with(absent)
@@ -224,10 +224,10 @@ def require_recordings(manifest: Manifest, path: str | Path) -> None:
     if messages != len(conversation.audio_paths):
         problem = f"{messages} audio messages but {len(conversation.audio_paths)} recordings"
         remedy = "Give every audio message the path of its recording as content, or set data.features=none"
-        raise DataError(path, problem, remedy, conversation.line)
+        raise DataError(manifest.source.path, problem, remedy, conversation.line)
     recording = conversation.audio_paths[position]
     remedy = "Check the path and data.audio_root, or set data.features=none"
-    raise DataError(path, f"there is no recording {recording}", remedy, conversation.line)
+    raise DataError(manifest.source.path, f"there is no recording {recording}", remedy, conversation.line)
 
 
 # Content digests, as seen by training and decoding, and by scoring.

@@ -141,17 +141,15 @@ def _prune(options: argparse.Namespace) -> int:
     if not (rules.about_products or rules.about_leftovers):
         rule = "say what may go: --older-than, --larger-than, --keep-bytes, --study or --leftovers"
         raise UserError(f"prune: {rule}. --dry-run is the default, so trying costs nothing")
-    _require_study(options.study)
+    if options.study is not None and not options.study.is_dir():
+        folder = options.study.expanduser().absolute()
+        if all(record.sweep != folder for record in records()):
+            raise UserError(
+                f"--study {options.study}: no such folder, and no sweep in it is known. Name a sweep's folder"
+            )
     items = remove(rules) if options.yes else plan(rules)
     _show_items(items, options.yes)
     return 0
-
-
-def _require_study(study: Path | None) -> None:
-    if study is not None and not study.is_dir():
-        folder = study.expanduser().absolute()
-        if all(record.sweep != folder for record in records()):
-            raise UserError(f"--study {study}: no such folder, and no sweep in it is known. Name a sweep's folder")
 
 
 def _show_items(items: Sequence[Item], removed: bool) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.store.inventory import bytes_in, products, seconds
+from kimi_audio_ft.store.inventory import Product, bytes_in, products, seconds
 from kimi_audio_ft.store.make import CACHES, CORRUPT, KINDS, lock
 from kimi_audio_ft.store.usage import Name, Record, forget, gate, is_locked, records
 from kimi_audio_ft.sweep_folder import trial_folders
@@ -52,8 +52,8 @@ class Rules:
     @property
     def about_leftovers(self) -> bool:
         """Whether leftovers go: when asked for, or with everything else of their age."""
-        only_by_age = self.larger_than is None and self.keep_bytes is None and self.study is None
-        return self.leftovers or (self.older_than is not None and only_by_age)
+        others = (self.larger_than, self.keep_bytes, self.study)
+        return self.leftovers or (self.older_than is not None and all(rule is None for rule in others))
 
 
 @dataclass(frozen=True)
@@ -132,28 +132,22 @@ def _protection(running: Sequence[Record]) -> Callable[..., str]:
 
 
 def _chosen(rules: Rules, uses: Sequence[Record], keep: Callable[..., str], now: float) -> list[Item]:
-    everything = products(rules.kinds)
-    found = sorted(everything, key=lambda product: seconds(product.last_used))
-    if rules.study is not None:
-        own = _names_of_study(rules.study, uses)
-        found = [product for product in found if {product.name, ("adapter", product.adapter)} & own]
-    if rules.older_than is not None:
-        found = [product for product in found if now - seconds(product.last_used) >= rules.older_than]
-    if rules.larger_than is not None:
-        found = [product for product in found if product.bytes > rules.larger_than]
-    items = [Item(Path(p.path), p.name, p.made_by, p.bytes, keep(p.name, p.adapter)) for p in found]
+    everything = sorted(products(rules.kinds), key=lambda product: seconds(product.last_used))
+    own = _names_of_study(rules.study, uses) if rules.study is not None else None
+
+    def applies(product: Product) -> bool:
+        used = own is None or bool({product.name, ("adapter", product.adapter)} & own)
+        old = rules.older_than is None or now - seconds(product.last_used) >= rules.older_than
+        return used and old and (rules.larger_than is None or product.bytes > rules.larger_than)
+
+    items = [Item(Path(p.path), p.name, p.made_by, p.bytes, keep(p.name, p.adapter)) for p in everything if applies(p)]
     if rules.keep_bytes is None:
         return items
-    return _until_it_fits(items, sum(product.bytes for product in everything) - rules.keep_bytes)
-
-
-def _until_it_fits(items: Sequence[Item], excess: int) -> list[Item]:
-    taken = []
+    excess, taken = sum(product.bytes for product in everything) - rules.keep_bytes, []
     for item in items:
-        if excess <= 0:
-            break
-        taken.append(item)
-        excess -= 0 if item.keep else item.bytes
+        if excess > 0:
+            taken.append(item)
+            excess -= 0 if item.keep else item.bytes
     return taken
 
 

@@ -32,7 +32,7 @@ def evaluation_losses(
     settings = evaluation.settings
     rules = BatchRules(1, "sample", 0, progress)
     data = ConversationData(settings, base.tokenizer, base.encoders(), base.tokens, rules)
-    answered = data.dataset(evaluation.conversations, settings.eval_manifest, None)
+    answered = data.dataset(evaluation.conversations, None)
     visible = progress and sys.stdout.isatty()
     with base.saved_adapter(adapter[1] if adapter else None) as model:
         return utterance_losses(model, answered, base.tokenizer.pad_id, settings.max_batch_tokens, visible)

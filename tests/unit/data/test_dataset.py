@@ -38,7 +38,7 @@ def make(corpus: Corpus, tiny: Tiny) -> Make:
             changes = [Perturbation(speed, gain) for speed in settings.speeds for gain in settings.gains_db]
             store = encode_missing(tiny.encoders(mode == "cached"), conversations, changes, progress=False)
         source = AudioSource(mode, store, tiny.tokens.first)
-        return ConversationDataset(conversations, tiny.tokenizer, source, corpus.coded, settings, **options)
+        return ConversationDataset(conversations, tiny.tokenizer, source, settings, **options)
 
     return make
 
@@ -117,13 +117,13 @@ def test_codes_of_another_length_than_the_audio(
 
     path = change_line(3, edit)
     source = AudioSource(mode, tiny.encoders().store(), tiny.tokens.first)
-    dataset = ConversationDataset(read_manifest(path, tokens=tiny.tokens), tiny.tokenizer, source, path)
+    dataset = ConversationDataset(read_manifest(path, tokens=tiny.tokens), tiny.tokenizer, source)
     expected = (
         rf"changed\.jsonl:3: {17 + change} audio_tokens for .*3\.wav, whose audio gives 17\. Run python -m .* again"
     )
     with pytest.raises(DataError, match=expected):
         dataset.check_codes()
-    ConversationDataset(dataset.conversations, tiny.tokenizer, AudioSource("none", None, 0), path).check_codes()
+    ConversationDataset(dataset.conversations, tiny.tokenizer, AudioSource("none", None, 0)).check_codes()
 
 
 def test_recordings_that_are_stored_as_perturbed_only(tiny: Tiny, change_line: Callable[..., Path]) -> None:
@@ -134,7 +134,7 @@ def test_recordings_that_are_stored_as_perturbed_only(tiny: Tiny, change_line: C
         conversations = read_manifest(path, tokens=tiny.tokens)
         slow = encode_missing(tiny.encoders(), conversations, [Perturbation(0.8, 0.0)], progress=False)
         source = AudioSource("cached", slow, tiny.tokens.first)
-        ConversationDataset(conversations, tiny.tokenizer, source, path, AugmentConfig(speeds=[0.8])).check_codes()
+        ConversationDataset(conversations, tiny.tokenizer, source, AugmentConfig(speeds=[0.8])).check_codes()
 
     path = change_line(2, lambda row: None)
     check(path)
@@ -238,7 +238,7 @@ def test_masks_of_bf16_rows_keep_to_their_width(tiny: Tiny, corpus: Corpus) -> N
     store.add([(file_digest(conversations[0].audio_paths[0]), [0] * 400, rows)])
     augment = AugmentConfig(time_masks=1, time_mask_frames=3, channel_masks=1, channel_mask_width=3)
     source = AudioSource("cached", store, tiny.tokens.first)
-    dataset = ConversationDataset(conversations, tiny.tokenizer, source, corpus.coded, augment)
+    dataset = ConversationDataset(conversations, tiny.tokenizer, source, augment)
     for epoch in range(40):
         features = (dataset[Draw(0, epoch)].features or [])[0]
         frames, channels = masked(features, rows)

@@ -36,7 +36,7 @@ def answers(trial: Trial) -> Callable[..., dict[str, str]]:
 
     def run(decoding: DecodingConfig, seed: int = 1, repeat: int = 0, keep: slice = slice(None)) -> dict[str, str]:
         conversations = trial.data.eval_conversations[keep]
-        prompts = trial.data.dataset(conversations, "eval.jsonl", None, for_generation=True)
+        prompts = trial.data.dataset(conversations, None, for_generation=True)
         request = DecodingRequest(decoding, seed, repeat)
         return transcribe(base.load(), prompts, base.tokenizer, [request], base.tokens.first)[0]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kimi_audio_ft.demo.sentences import Sentence, generate
+from kimi_audio_ft.demo.mandarin import Sentence
+from kimi_audio_ft.demo.sentences import generate
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from kimi_audio_ft.demo.corpus import CorpusParameters, iterate_speech, main, synthesize_corpus
+from kimi_audio_ft.demo.corpus import CorpusParameters, main, synthesize_corpus
 from kimi_audio_ft.demo.sentences import generate
 from kimi_audio_ft.demo.speech import GENERAL_VOICES, TARGET_VOICES, add_noise
 from kimi_audio_ft.errors import UserError
@@ -117,16 +117,6 @@ def test_command_prints_a_summary_and_user_errors(tmp_path: Path, capsys: pytest
     assert "nothing to do" in capsys.readouterr().out
     assert main([*arguments, "--recordings", "0"]) == 2
     assert "recordings=0: must be at least 1" in capsys.readouterr().err
-
-
-def test_iterate_speech_gives_each_item_by_itself() -> None:
-    three, two = list(iterate_speech("general", 3, seed=5)), list(iterate_speech("general", 2, seed=5))
-    for (sentence, waveform), (same_sentence, same_waveform) in zip(three, two, strict=False):
-        assert sentence == same_sentence
-        np.testing.assert_array_equal(waveform, same_waveform)
-    assert all(waveform.dtype == np.float32 and 0.25 < np.abs(waveform).max() < 0.96 for _, waveform in three)
-    with pytest.raises(UserError, match="domain='none'"):
-        next(iterate_speech("none", 1, seed=5))
 
 
 def test_voices_of_the_domains_are_disjoint() -> None:

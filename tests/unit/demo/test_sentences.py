@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from kimi_audio_ft.demo.sentences import Sentence, generate, vocabulary
+from kimi_audio_ft.demo.mandarin import Sentence
+from kimi_audio_ft.demo.sentences import generate, vocabulary
 from kimi_audio_ft.errors import UserError
 
 

@@ -287,14 +287,14 @@ def test_problems_of_selections(tmp_path: Path, rows: list[Row]) -> None:
     rows[5]["conversation"].pop()
     manifest = read_manifest(write(tmp_path / "m.jsonl", rows), tokens=TOKENS)
     usable = manifest.select(np.array([0, 9, 8]))
-    require_recordings(usable, "m")
-    require_references(usable, "m")
-    with pytest.raises(DataError, match=rf"^m:{manifest.line_of(3)}: there is no recording {tmp_path / gone}\."):
-        require_recordings(manifest.select(np.array([0, 3, 7])), "m")
-    with pytest.raises(DataError, match=rf"^m:{manifest.line_of(7)}: . audio messages but . recordings"):
-        require_recordings(manifest.select(np.array([0, 7, 3])), "m")
-    with pytest.raises(DataError, match=rf"^m:{manifest.line_of(5)}: does not end with"):
-        require_references(manifest[4:], "m")
+    require_recordings(usable)
+    require_references(usable)
+    with pytest.raises(DataError, match=rf"m\.jsonl:{manifest.line_of(3)}: there is no recording {tmp_path / gone}\."):
+        require_recordings(manifest.select(np.array([0, 3, 7])))
+    with pytest.raises(DataError, match=rf"m\.jsonl:{manifest.line_of(7)}: . audio messages but . recordings"):
+        require_recordings(manifest.select(np.array([0, 7, 3])))
+    with pytest.raises(DataError, match=rf"m\.jsonl:{manifest.line_of(5)}: does not end with"):
+        require_references(manifest[4:])
 
 
 # Files in pieces, and work shared over processes: nothing lost, in order, and nobody left behind.

@@ -251,9 +251,9 @@ def test_codes_are_counted_over_the_audio_messages_of_a_conversation(tmp_path: P
 def test_an_answer_is_required(tmp_path: Path, messages: list[Line]) -> None:
     path = write(tmp_path / "m.jsonl", asr(), asr() | {"conversation": messages})
     conversations = read_manifest(path)
-    require_references(conversations[:1], path)
+    require_references(conversations[:1])
     with pytest.raises(DataError, match=r"m\.jsonl:2: does not end with an assistant text message.*Add the transcript"):
-        require_references(conversations, path)
+        require_references(conversations)
 
 
 def test_an_answer_in_audio_is_refused(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_an_answer_in_audio_is_refused(tmp_path: Path) -> None:
     row = asr() | {"conversation": [text("user", "a"), spoken, text("assistant", "b")]}
     path = write(tmp_path / "m.jsonl", asr(), row)
     with pytest.raises(DataError, match=r"m\.jsonl:2: has an assistant message of type audio.*Leave the conversation"):
-        require_references(read_manifest(path), path)
+        require_references(read_manifest(path))
 
 
 def test_recordings_are_required(tmp_path: Path) -> None:
@@ -270,12 +270,12 @@ def test_recordings_are_required(tmp_path: Path) -> None:
     rows = [asr(), {"task_type": "u", "conversation": [bare]}, {"task_type": "u", "conversation": [audio("b.wav")]}]
     path = write(tmp_path / "m.jsonl", *rows)
     manifest = read_manifest(path)
-    require_recordings(manifest[:1], path)
+    require_recordings(manifest[:1])
     with pytest.raises(DataError, match=r"m\.jsonl:2: 1 audio messages but 0 recordings.*data\.features=none"):
-        require_recordings(manifest[:2], path)
+        require_recordings(manifest[:2])
     expected = rf"m\.jsonl:3: there is no recording {tmp_path / 'b.wav'}\. Check the path and data\.audio_root"
     with pytest.raises(DataError, match=expected):
-        require_recordings(manifest[2:], path)
+        require_recordings(manifest[2:])
 
 
 # What a manifest is, however its file is named or lies.

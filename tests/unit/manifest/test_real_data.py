@@ -111,7 +111,7 @@ def test_batches_of_the_real_conversations(data_7b: ConversationData) -> None:
 
 
 def test_generation_prompts_of_the_real_conversations(data_7b: ConversationData, codes_file: Path) -> None:
-    prompts = data_7b.dataset(data_7b.eval_conversations, str(codes_file), None, for_generation=True)
+    prompts = data_7b.dataset(data_7b.eval_conversations, None, for_generation=True)
     for index in range(9):
         layout, prompt = data_7b.eval_set[index].layout, prompts[index].layout
         assert prompt.audio_ids == layout.audio_ids[: len(prompt)] and prompt.audio_ids[-1] == ASSISTANT
