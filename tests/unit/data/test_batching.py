@@ -113,7 +113,7 @@ def test_weights_of_a_step_make_a_mean(average: str, step_batches: int) -> None:
     rules = plan(average=average, step_batches=step_batches)
     steps = steps_of(rules.epoch(1))
     sizes = [len(micro_batches(step)) for step in steps]
-    assert len(steps) == rules.num_steps(1) and set(sizes[:-1]) == {step_batches}
+    assert len(steps) == len(rules.epoch(1)) and set(sizes[:-1]) == {step_batches}
     assert sizes[-1] < step_batches or step_batches == 1, "the last step should be a short one"
     for draws in steps:
         terms = [draw.weight * (1 if average == "sample" else SUPERVISED[draw.index]) for draw in draws]
