@@ -204,9 +204,11 @@ class Trial:
         """Names of all that it makes."""
         config, adapter, evaluation = self.config, self.training_signature, self.evaluation
         request = DecodingRequest(config.decoding, config.seed)
-        both = [adapter, None] if config.baseline else [adapter]
-        own, *base = (tuple(transcript_signatures(self.base, evaluation, request, decoded)) for decoded in both)
-        return TrialPlan(adapter, evaluation.identity, own, base[0] if base else ())
+
+        def names(decoded: str | None) -> tuple[str, ...]:
+            return tuple(transcript_signatures(self.base, evaluation, request, decoded))
+
+        return TrialPlan(adapter, evaluation.identity, names(adapter), names(None) if config.baseline else ())
 
     @contextmanager
     def given_to_job(self) -> Iterator[None]:
