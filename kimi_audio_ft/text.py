@@ -1,10 +1,15 @@
-"""Names of trials by what differs between them, ranges of numbers, and durations."""
+"""Names of trials by what differs between them, ranges of numbers, durations, and text that is safe on a terminal."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
+
+# Unicode categories of what a terminal may obey or cannot show: control and format characters (escapes, changes of the
+# writing direction), lone surrogates, and breaks of lines and paragraphs.
+_CONTROL = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def short_names(overrides: Sequence[Sequence[str]]) -> list[str]:
@@ -46,6 +51,17 @@ def number_ranges(numbers: Sequence[int]) -> str:
 def first_line(message: object, otherwise: str = "") -> str:
     """The first line of a message or an error; ``otherwise`` where it is empty."""
     return (str(message).strip().splitlines() or [otherwise])[0]
+
+
+def printable(text: str) -> str:
+    """A text from outside as one line for a terminal: control characters are shown as Python's escapes of them."""
+    if text.isprintable():
+        return text
+    return "".join(char.encode("unicode_escape").decode() if _is_control(char) else char for char in text)
+
+
+def _is_control(char: str) -> bool:
+    return unicodedata.category(char) in _CONTROL
 
 
 def duration(seconds: float | None) -> str:

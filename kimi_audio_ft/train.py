@@ -17,7 +17,6 @@ from kimi_audio_ft.scoring.trial_scores import TrialFacts, write_failure
 from kimi_audio_ft.store.signature import flatten
 from kimi_audio_ft.store.usage import using
 from kimi_audio_ft.sweep.report import SweepReport
-from kimi_audio_ft.sweep.view.screen import quiet_job_console
 from kimi_audio_ft.trial import run
 
 log = logging.getLogger("kimi_audio_ft.train")  # __name__ is __main__ here
@@ -40,7 +39,6 @@ def record_failure(config: DictConfig, error: Exception) -> None:
 @command("train", ("kimi_audio_ft.config.train", "TrainConfig"), on_failure=record_failure, endings=SweepReport)
 def main(config: TrainConfig) -> float:
     """Run the trial that Hydra composed."""
-    quiet_job_console()
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     group = str(Path(hydra.sweep.dir)) if is_sweep() else folder.name

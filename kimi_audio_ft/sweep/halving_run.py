@@ -96,7 +96,7 @@ def _train(
 
         units = [Unit(key, [trial.config], [trial.evaluation.identity]) for key, trial in trials.items()]
         launch.make(units, set(trials), on_event, view.stopping, until=until, metric=metric)
-        record_fitting(launch.folder, view.fitting_seconds)
+        record_fitting(launch.folder, view.state.fitting_seconds)
     if launch.stopping:
         raise KeyboardInterrupt
     return results

@@ -108,7 +108,7 @@ class Launch:
             batch.run_ready()
             if units:
                 self.make(units, untrained, batch.event, view.stopping)
-            record_fitting(self.folder, view.fitting_seconds)
+            record_fitting(self.folder, view.state.fitting_seconds)
             if self.stopping:
                 raise KeyboardInterrupt
             batch.run_ready(all_of_them=True)
@@ -160,7 +160,6 @@ class Batch:
 
     def __init__(self, jobs: Sequence[Job], missing: set[str], launch: Launch, view: SweepView) -> None:
         self.jobs, self.missing, self.launch, self.view = jobs, missing, launch, view
-        self.made = set(missing)
         self.outcomes = Outcomes()
         for job in jobs:
             if job.trial is not None:
@@ -186,9 +185,8 @@ class Batch:
                     returned = self.launch.run_job(job)
                 value = returned._return_value
                 error = str(value) if isinstance(value, Exception) else None
-                reused = job.key not in self.made
                 cer = float(value) if isinstance(value, int | float) else None
-                self.view.job_done(job.number, cer, error, reused)
+                self.view.job_done(job.number, cer, error)
 
     def _needs(self, job: Job) -> set[str]:
         base = job.plan is not None and job.plan.base_transcripts
@@ -200,7 +198,7 @@ def job_lines(jobs: Sequence[Job], missing: Container[str]) -> list[JobLine]:
     lines = []
     for job, name in zip(jobs, short_names([job.overrides for job in jobs]), strict=True):
         made = job.key is not None and job.key not in missing
-        lines.append(JobLine(job.number, name, job.key or f"#{job.number}", "reused" if made else "waiting"))
+        lines.append(JobLine(job.number, name, job.key or f"#{job.number}", made))
     return lines
 
 

@@ -97,7 +97,7 @@ def test_interrupted_sweep_goes_on_from_its_rung(halved: Halved) -> None:
     assert len([path for path in halved.files_at_death if path.suffix == ".json" and path.parent.name == "rungs"]) == 4
     assert kept.items() <= halved.files_at_death.items() and len(kept) < len(halved.files_at_death)
     before, _, after = halved.done.out.partition("Rung 1 of 1, step 2: 2 of 4 adapters continue")
-    assert "step 1 of 4" not in before + after and "step 4 of 4" in after
+    assert "fitting 1/4" not in before + after and "fitting 3/4" in after
 
 
 def test_stopped_adapters_are_recorded_and_kept_for_later(halved: Halved) -> None:

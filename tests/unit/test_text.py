@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from kimi_audio_ft.text import common_name, first_line, number_ranges, short_names
+import pytest
+
+from kimi_audio_ft.text import common_name, first_line, number_ranges, printable, short_names
 
 
 def test_short_names() -> None:
@@ -31,3 +33,16 @@ def test_number_ranges() -> None:
 def test_first_line() -> None:
     assert first_line(ValueError("\nloss is nan\nat step 3")) == "loss is nan"
     assert first_line(MemoryError(), "MemoryError") == "MemoryError" and first_line(" ") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("转写　r=8 é[b] \\x1b", "转写　r=8 é[b] \\x1b"),
+        ("\x1b]0;title\x07 \x1b[2J \x9b1A", r"\x1b]0;title\x07 \x1b[2J \x9b1A"),
+        ("one\ntwo\r\tthree\u2028four", r"one\ntwo\r\tthree\u2028four"),
+        ("\u202egnihton\ud800", r"\u202egnihton\ud800"),
+    ],
+)
+def test_printable(text: str, shown: str) -> None:
+    assert printable(text) == shown

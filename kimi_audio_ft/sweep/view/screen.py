@@ -3,101 +3,134 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
-import threading
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from typing import Any, ClassVar
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from functools import partial
+from typing import IO, Any, ClassVar, get_args
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, Group
+from rich.file_proxy import FileProxy
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
-from kimi_audio_ft.sweep.events import Event
-from kimi_audio_ft.sweep.view.state import JobLine, SweepState
-from kimi_audio_ft.sweep.view.table import STOPPING, PlainLines, render
+from kimi_audio_ft.sweep.events import Event, Failed, Fitting, Split, Step
+from kimi_audio_ft.sweep.view.state import JobLine, Phase, Row, SweepState
+from kimi_audio_ft.text import duration, first_line, printable
+
+_STOPPING = "finishing the step, saving; press Ctrl-C again to end at once"
+# Seconds after which a plain line tells again of what has made no great progress.
+_PATIENCE = 30.0
+# Lines around the table's rows: title and speed (two each on a narrow screen), headings and their rule, the cursor's.
+_AROUND = 7
+_STYLES = {"failed": "red", "stopped": "yellow", "done": "green", "waiting": "dim", "stored": "dim"}
 
 
 class SweepView:
-    """Shows the trials of one launch while it is open; may be told things by several threads.
+    """Shows the trials of one launch while it is open. One thread tells it things; another draws the table.
 
-    console: where to draw; None is standard output, with everything else that is written there kept above the table.
+    console: where to draw; None is standard output.
     """
 
     open_views: ClassVar[int] = 0
 
     def __init__(self, jobs: Sequence[JobLine], console: Console | None = None) -> None:
         self.state = SweepState(jobs)
-        self._lock = threading.RLock()
-        self._own_terminal = console is None and sys.stdout.isatty() and os.environ.get("TERM") not in (None, "dumb")
-        self._console = console or Console(force_terminal=False)
+        self._console = console or Console(force_terminal=sys.stdout.isatty(), markup=False, soft_wrap=True)
+        self._is_live = self._console.is_terminal and not self._console.is_dumb_terminal
         self._open = ExitStack()
-        self._live = self._own_terminal or (self._console.is_terminal and not self._console.is_dumb_terminal)
-        self._lines = PlainLines(self.state, self.say, only_failures=self._live)
+        self._told: dict[str, tuple[object, float]] = {}
 
     def __enter__(self) -> SweepView:
-        if self._own_terminal:
-            captured = CapturedTerminal(self._say_text)
-            self._console = Console(file=os.fdopen(captured.terminal, "w", encoding="utf-8"), force_terminal=True)
-            # The pipe is left first: what was still in it is printed above the table.
-            self._open.enter_context(self._table())
-            self._open.enter_context(captured)
-        elif self._live:
-            self._open.enter_context(self._table())
-        self._lines.start()
         SweepView.open_views += 1
+        if self._is_live:
+            self._open.enter_context(redirect_stdout(self._above_table(sys.stdout)))
+            self._open.enter_context(redirect_stderr(self._above_table(sys.stderr)))
+            draw = partial(table, self.state, self._console)
+            self._open.enter_context(
+                Live(get_renderable=draw, console=self._console, transient=True, redirect_stderr=False)
+            )
+        self._tell("Sweep", "begins", counts(self.state))
         return self
 
     def __exit__(self, *error: Any) -> None:
         SweepView.open_views -= 1
         self._open.close()
 
-    @property
-    def fitting_seconds(self) -> float:
-        """Time so far in which adapters were being trained."""
-        return self.state.rates.fitting_seconds
-
     def event(self, event: Event) -> None:
         """Take in an event."""
-        with self._lock:
-            self.state.apply(event)
-            self._lines.event(event)
+        row = self.state.apply(event)
+        if isinstance(event, Split):
+            self.say(f"{len(event.units)} adapters are tried again in smaller packs: {event.reason}")
+        elif row is not None and isinstance(event, Failed):
+            self.say(f"{row.label}: FAILED: {event.failure.message.strip() or row.reason}")
+        elif row is not None and not self._is_live:
+            self._tell_progress(row, event)
 
-    def job_done(self, number: int, cer: float | None, error: str | None, reused: bool) -> None:
-        """A trial has run: its CER (a fraction), or why it failed; ``reused``: it had nothing to wait for."""
-        with self._lock:
-            self.state.finish_job(number, cer, error, reused)
-            self._lines.job_done(self.state.jobs[number])
+    def job_done(self, number: int, cer: float | None, error: str | None) -> None:
+        """A trial has run: its CER (a fraction), or why it failed. Failures are told, the others counted."""
+        state, known = self.state, number in self.state.failed
+        state.finish_job(number, cer, error)
+        if error is not None and not known:
+            self.say(f"trial {number} ({state.jobs[number].name}): FAILED: {first_line(error, 'no message')}")
+        self._tell("Sweep", 10 * len(state.scored | state.failed) // len(state.jobs), counts(state))
 
-    def say(self, line: str) -> None:
-        """A message: above the table, or a line of its own."""
-        self._console.print(Text(line), soft_wrap=True)
+    def say(self, message: str) -> None:
+        """A message: above the table, or lines of its own."""
+        for line in message.splitlines():
+            self._console.print(Text(printable(line)), soft_wrap=True)
 
     def stopping(self) -> None:
         """Ctrl-C was pressed once."""
-        with self._lock:
-            self.state.stopping = True
-        if not self._live:
-            self.say(STOPPING)
+        self.state.stopping = True
+        self._tell("Ctrl-C", "pressed", _STOPPING)
 
-    def _say_text(self, line: str) -> None:
-        """A line that something wrote to the terminal, colours included."""
-        self._console.print(Text.from_ansi(line), soft_wrap=True)
+    def _tell_progress(self, row: Row, event: Event) -> None:
+        about, more = row.label, ""
+        if isinstance(event, Step):  # one line for the whole pack
+            about = f"pack {row.pack}"
+            pack = [other for other in self.state.having(row.phase) if other.pack == row.pack]
+            losses = [other.loss for other in pack if other.loss is not None]
+            ends = dict.fromkeys(f"{end(losses):.3f}" for end in (min, max))
+            more = f", loss {' to '.join(ends)}, {speed(self.state)}"
+        elif isinstance(event, Fitting):
+            more = f" in pack {row.pack}"
+        tenths = 10 * row.done.get(row.phase, 0) // (row.total.get(row.phase) or 1)
+        self._tell(about, (row.phase, tenths), f"{row.status}{more}")
 
-    def _table(self) -> Live:
-        return Live(
-            get_renderable=self._render,
-            console=self._console,
-            refresh_per_second=4,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
+    def _tell(self, about: str, progress: object, line: str) -> None:
+        """Say what a table shows, where there is none: at every new progress, and without it after a while."""
+        now = self.state.clock()
+        told, then = self._told.get(about, (None, now))
+        if not self._is_live and (progress != told or now - then >= _PATIENCE):
+            self._told[about] = progress, now
+            self.say(f"{about}: {line}")
 
-    def _render(self) -> Any:
-        with self._lock:
-            return render(self.state, *self._console.size)
+    def _above_table(self, stream: IO[str]) -> Any:
+        """A terminal's stream whose lines, those of logging handlers too, are printed above the table."""
+        if not stream.isatty():
+            return stream
+        above: Any = _AboveTable(self._console, stream)
+        _move_handlers(stream, above)
+        self._open.callback(_move_handlers, above, stream)
+        self._open.callback(above.flush)
+        return above
+
+
+class _AboveTable(FileProxy):
+    def write(self, text: str) -> int:
+        super().write("\n".join(map(printable, text.split("\n"))))
+        return len(text)
+
+
+def _move_handlers(source: IO[str], target: IO[str]) -> None:
+    """Let the logging handlers that write to one stream write to another."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler) and handler.stream is source:
+            handler.setStream(target)
 
 
 def quiet_job_console() -> None:
@@ -105,59 +138,42 @@ def quiet_job_console() -> None:
 
     Hydra makes new handlers for every job, so this is called when a job starts. Its log file has every line.
     """
-    if not SweepView.open_views:
-        return
-    for handler in logging.getLogger().handlers:
+    for handler in logging.getLogger().handlers if SweepView.open_views else []:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             handler.addFilter(lambda record: record.levelno == logging.WARNING or bool(record.exc_info))
 
 
-# Keeps lines that others write apart from a table that is drawn again and again.
-
-_STANDARD = (1, 2)
-# Seconds to wait at the end for what has been written; a child that lives on keeps the pipe open.
-_PATIENCE = 0.5
-
-
-class CapturedTerminal:
-    """While it is open, every line that this process and its children write to the terminal goes to ``on_line``.
-
-    ``terminal`` is a descriptor of the terminal itself. A standard output or error that goes elsewhere is left alone.
-    A child that outlives this goes on being read.
-    """
-
-    def __init__(self, on_line: Callable[[str], None]) -> None:
-        self._on_line = on_line
-        self.terminal = os.dup(sys.stdout.fileno())
-        self._kept: dict[int, int] = {}
-        self._reader: threading.Thread | None = None
-
-    def __enter__(self) -> CapturedTerminal:
-        _flush()
-        reading, writing = os.pipe()
-        self._kept = {number: os.dup(number) for number in _STANDARD if os.isatty(number)}
-        for number in self._kept:
-            os.dup2(writing, number)
-        os.close(writing)
-        self._reader = threading.Thread(target=self._read, args=(reading,), daemon=True)
-        self._reader.start()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        _flush()
-        for number, kept in self._kept.items():
-            os.dup2(kept, number)
-            os.close(kept)
-        assert self._reader is not None
-        self._reader.join(_PATIENCE)
-
-    def _read(self, descriptor: int) -> None:
-        with os.fdopen(descriptor, encoding="utf-8", errors="replace", newline="\n") as lines:
-            for line in lines:
-                # A progress bar draws over itself; its last state is what counts.
-                self._on_line(line.rstrip("\r\n").rsplit("\r", 1)[-1])
+def table(state: SweepState, console: Console) -> Group:
+    """The table of a sweep that fits the console."""
+    urgent = sorted(state.rows.values(), key=lambda row: get_args(Phase).index(row.phase))
+    shown = set(urgent[: max(3, console.height - _AROUND)])
+    lines = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for heading in ("#", "trials", "pack", "state", "loss", "CER %"):
+        lines.add_column(heading, justify="left" if heading in ("trials", "state") else "right")
+    for row in [row for row in state.rows.values() if row in shown]:
+        loss = "" if row.loss is None else f"{row.loss:.3f}"
+        cer = f"{100 * min(row.cers):.2f}" if row.cers else ""
+        cells = (row.numbers, row.name, str(row.pack or ""), row.status, loss, cer)
+        texts = [Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells]
+        lines.add_row(*texts, style=_STYLES.get(row.phase, "cyan"))
+    # Wrapped even while ``say`` prints without wrapping: the table is erased by its number of lines.
+    title = Text(f"Sweep: {counts(state)}", no_wrap=False, overflow="fold")
+    last = Text(_STOPPING if state.stopping else speed(state), no_wrap=False, overflow="fold")
+    return Group(title, lines, last)
 
 
-def _flush() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
+def counts(state: SweepState) -> str:
+    """How many trials have ended, and how far the adapters are."""
+    phases = Counter(row.phase for row in state.rows.values())
+    adapters = ", ".join(f"{phases[phase]} {phase}" for phase in get_args(Phase) if phases[phase])
+    return f"{len(state.scored)} of {len(state.jobs)} trials scored, {len(state.failed)} failed; adapters: {adapters}"
+
+
+def speed(state: SweepState) -> str:
+    """Tokens per second of all that trains, time so far, and time left where it is known."""
+    tokens = sum({row.pack: row.tokens_per_second for row in state.having("fitting")}.values())
+    said = [f"{tokens:,.0f} tokens/s"] if tokens else []
+    said += [f"{duration(round(state.clock() - state.started, 1))} so far"]
+    kinds = ("fitting", "decoding")
+    left = [f"{duration(seconds)} of {kind}" for kind in kinds if (seconds := state.seconds_left(kind))]
+    return ", ".join([*said, *([f"about {' and '.join(left)} left"] if left else [])])

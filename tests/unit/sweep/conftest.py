@@ -36,7 +36,7 @@ def jobs() -> list[JobLine]:
         [f"lora.r={r}", f"optim.lr={lr}", f"decoding.text_temperature={t}", "logger=none"] for r, lr, t in grid
     ]
     names = short_names(overrides)
-    return [JobLine(n, name, f"a{n // 4}", "reused" if n < 4 else "waiting") for n, name in enumerate(names)]
+    return [JobLine(n, name, f"a{n // 4}", reused=n < 4) for n, name in enumerate(names)]
 
 
 @pytest.fixture

@@ -107,13 +107,13 @@ def test_jobs_run_when_their_units_have_ended_and_see_the_outcomes() -> None:
         batch.event(Failed("b", Failure("TrainingFailed", "nan", user=True)))
         batch.event(Ready(BASE, fitted=False))
     assert launch.jobs == [(3, "reused"), (0, "fitted"), (1, "nan"), (4, "nan"), (2, "reused")]
-    assert [view.state.jobs[number].reused for number in range(5)] == [False, False, False, True, False]
+    assert view.state.scored == set(range(5)) and view.state.rows["c"].cers == [0.5]
 
 
 def test_lines_of_jobs_say_what_the_store_has() -> None:
     jobs = [job(0, "a", TrainConfig()), job(1, "b", TrainConfig()), Job(2, ["seed=x"], OmegaConf.create())]
     lines = job_lines(jobs, {"b"})
-    assert [(line.unit, line.state) for line in lines] == [("a", "reused"), ("b", "waiting"), ("#2", "waiting")]
+    assert [(line.unit, line.reused) for line in lines] == [("a", True), ("b", False), ("#2", False)]
     assert [line.name for line in lines] == ["seed=0", "seed=1", "seed=x"]
 
 

@@ -1,16 +1,16 @@
-"""Run by test_screen.py on a terminal of its own: a view, and everything that might write beside it."""
+"""Run by test_screen.py on a terminal of its own: a view, and what this process writes beside it."""
 
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
 import sys
+import warnings
 
 from hydra.core.utils import configure_log
 from omegaconf import OmegaConf
 
-from kimi_audio_ft.sweep.events import Step
+from kimi_audio_ft.outcomes import Failure
+from kimi_audio_ft.sweep.events import Failed, Step
 from kimi_audio_ft.sweep.view.screen import SweepView
 from kimi_audio_ft.sweep.view.state import JobLine
 
@@ -21,23 +21,27 @@ JOB_LOGGING = {
     "root": {"level": "INFO", "handlers": ["console"]},
     "disable_existing_loggers": False,
 }
+# Sets the title, clears the screen, resets the terminal, erases the line above.
+ESCAPES = "\x1b]0;title\x07\x1b[2J\x1bc\x9b1A\x9b2K"
 
 
 def main() -> None:
     logging.basicConfig(stream=sys.stdout, format="OLD %(message)s", level=logging.INFO)
+    warnings.formatwarning = lambda message, *where: f"warning: {message}\n"
     old, log = logging.getLogger().handlers[0], logging.getLogger("trial")
-    with SweepView([JobLine(0, "r=8 speaker=学", "a"), JobLine(1, "r=16", "b")]) as view:
+    with SweepView([JobLine(0, f"r=8 speaker=学{ESCAPES}", "a"), JobLine(1, "r=16", "b")]) as view:
         view.event(Step("a", 1, 8, loss=1.0, tokens_per_second=10.0))
         log.info("old handler")
-        print("printed", flush=True)
-        os.write(2, b"to descriptor 2\n")
-        subprocess.run(["sh", "-c", "echo from a child; echo error of a child >&2"], check=True)
+        print("printed [/b]", flush=True)
+        warnings.warn("warned", stacklevel=1)
         configure_log(OmegaConf.create(JOB_LOGGING))
-        log.info("new handler")
+        log.info("new handler\nin two lines")
         old.emit(logging.makeLogRecord({"msg": "old handler again"}))
-        print("bar 1/3\rbar 2/3\rbar 3/3")
-        print("no newline", end="")
-    print("AFTER")
+        log.info("log %s", ESCAPES)
+        view.event(Failed("b", Failure("TrainingFailed", f"message {ESCAPES}", user=True)))
+        print("long", 30 * "word ")
+        print("no newline [/b]", end="")
+    print("\nAFTER")
     log.info("after the view")
 
 
