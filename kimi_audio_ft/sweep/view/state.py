@@ -131,12 +131,14 @@ class SweepState:
                 row.pack = self._join(event.task)
                 row.phase, row.loss = "fitting", None
             case events.Step(step=step, steps=steps):
-                # The first one comes after loading, and after the steps of an earlier process.
-                self._advance(row, "fitting", step, steps, passed if row.loss is not None else None)
+                if row.loss is not None:  # the first one comes after loading, and after the steps of an earlier process
+                    self._measure("fitting", step - row.done["fitting"], passed)
+                row.done["fitting"], row.total["fitting"] = step, steps
                 row.loss, row.tokens_per_second = event.loss, event.tokens_per_second
                 row.phase = "fitting" if step < steps else "fitted"
             case events.Decoding(done=done, total=total):
-                self._advance(row, "decoding", done, total, passed if row.phase == "decoding" else None)
+                self._measure("decoding", done - row.done["decoding"] if row.phase == "decoding" else 0, passed)
+                row.done["decoding"], row.total["decoding"] = done, total
                 row.phase = "decoding"
             case events.Waiting():
                 row.phase = "in another process"
@@ -153,12 +155,9 @@ class SweepState:
         if row.phase != "failed":
             row.phase, row.reason = "failed", printable(reason)
 
-    def _advance(self, row: Row, kind: str, done: int, total: int, seconds: float | None) -> None:
-        """seconds: that the work since the row's last event took; None when it says nothing about the speed."""
-        if seconds is not None:
-            self._done[kind] += done - row.done[kind]
-            self._seconds[kind] += seconds
-        row.done[kind], row.total[kind] = done, total
+    def _measure(self, kind: str, amount: int, seconds: float) -> None:
+        self._done[kind] += amount
+        self._seconds[kind] += seconds
 
     def _join(self, task: int | str | None) -> int:
         """Number of the pack that an adapter begins to train in: a pack's members say so before its first step."""

@@ -106,7 +106,7 @@ def test_time_left_is_told_only_when_it_is_known(state: SweepState, tell: Tell, 
     tell("ready", "a1", fitted=True)
     assert state.rows["a2"].phase == "fitted"  # and so takes no time while its neighbour is decoded
     assert state.seconds_left("fitting") == pytest.approx(120 * 19 / 38)
-    assert state.seconds_left("decoding") == pytest.approx(7 * 80 * 2 / 80)
+    assert state.seconds_left("decoding") == pytest.approx(7 * 80 * 3 / 80)
     assert state.fitting_seconds == 20
 
 
