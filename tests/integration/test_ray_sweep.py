@@ -15,6 +15,7 @@ from kimi_audio_ft.sweep.events import Event, Interrupted, Ready, Step
 from kimi_audio_ft.sweep.plan import Task, Unit
 from kimi_audio_ft.sweep.supervisor import Supervisor
 from kimi_audio_ft.sweep.task import sweep_environment
+from kimi_audio_ft.trial import Trial
 from tests.trials_json import values
 
 pytest.importorskip("ray")
@@ -48,7 +49,8 @@ def test_a_task_that_is_stopped_on_ray_saves_and_goes_on(
 
     config = trial_config(trainer={"max_epochs": 50, "max_steps": 60, "save_every": 1000})
     executor = Supervisor(RayCluster(RayConfig(), 0), tmp_path, environment=sweep_environment())
-    task = Task(0, [Unit("a1", [config])], pack_size=1)
+    key = Trial(config).plan.adapter
+    task = Task(0, [Unit(key, [config])], pack_size=1)
     heard: list[Event] = []
     executor.run([task], heard.append, lambda: any(isinstance(event, Step) for event in heard))
     last = heard[-1]
@@ -59,7 +61,7 @@ def test_a_task_that_is_stopped_on_ray_saves_and_goes_on(
     executor.run([task], later.append, lambda: False)
     # Steps are told a few times per second, so that the first one told need not be the first one taken.
     assert next(event.step for event in later if isinstance(event, Step)) > last.step
-    assert later[-1] == Ready("a1", fitted=True)
+    assert later[-1] == Ready(key, fitted=True)
 
 
 def test_what_ray_does_not_have_is_refused_at_once() -> None:
