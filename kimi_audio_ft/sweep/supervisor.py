@@ -113,7 +113,7 @@ class Supervisor:
 
 @dataclass
 class _Run:
-    """fitting: units whose training has begun in this run."""
+    """fitting: units whose training has begun in this run. suspected: those whose job has died with no other unit."""
 
     supervisor: Supervisor
     folder: Path
@@ -122,6 +122,7 @@ class _Run:
     waiting: deque[tuple[Task, str, int]] = field(default_factory=deque)
     running: list[Job] = field(default_factory=list)
     fitting: set[str] = field(default_factory=set)
+    suspected: set[str] = field(default_factory=set)
     asked: float | None = None
     not_before: float = 0.0  # when a job may be submitted, after a cluster has said NotNow
 
@@ -199,15 +200,19 @@ class _Run:
         """Try what a job was working on again in halves, and the rest as it is.
 
         A job that was killed may have been working on any unit that it had begun; one that left because a pack broke
-        has said which, or has failed a single unit by itself.
+        has said which, or has failed a single unit by itself. One unit alone fails when its job dies again: the first
+        time, somebody else's memory may have been the reason.
         """
         said = job.progress.split
         suspected = job.progress.begun or {unit.key for unit in units} if said is None else set(said.units)
         suspects = [unit for unit in units if unit.key in suspected]
         rest = [unit for unit in units if unit.key not in suspected]
-        if len(suspects) == 1:
+        if len(suspects) == 1 and suspects[0].key in self.suspected:
             self._fail(job, end, suspects)
             suspects = []
+        elif len(suspects) == 1:
+            self.suspected.add(suspects[0].key)
+            log.warning("%s: %s; tried once more", job.name, end.reason)
         elif suspects and said is None:
             self.on_event(events.Split([unit.key for unit in suspects], end.reason))
         task = job.task

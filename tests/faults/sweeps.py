@@ -74,13 +74,16 @@ class Running:
         """The command's exit code once it has ended, as subprocess has it."""
         return self.process.poll() if isinstance(self.process, subprocess.Popen) else self.process.exitcode
 
-    def kill_after(self, seconds: float) -> bool:
-        """Kill -9 the whole group when it has used so many seconds of the processors, which other load does not bring
-        nearer; false when the command had ended before."""
+    def used(self, seconds: float) -> bool:
+        """Wait until it has used so many seconds of the processors, which other load does not bring nearer; false when
+        the command ended before."""
         until(lambda: self.ended() is not None or self.processor_seconds() >= seconds)
-        alive = self.ended() is None
-        self.kill()
-        return alive
+        return self.ended() is None
+
+    def kill_alone(self) -> None:
+        """Kill -9 the command's process, and none of its children."""
+        os.kill(self.group, signal.SIGKILL)
+        until(lambda: self.ended() is not None)
 
     def processor_seconds(self) -> float:
         """What the group's processes, and children of theirs that have ended, have used."""

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.faults.conftest import Undisturbed
-from tests.faults.sweeps import SWEPT, Place
+from tests.faults.sweeps import SWEPT, Place, Running
 from tests.sameness import assert_same_adapters, assert_same_results
 
-KILLS = int(os.environ.get("KIMI_AUDIO_FT_KILLS", "3"))
+KILLS = int(os.environ.get("KIMI_AUDIO_FT_KILLS", "2"))
+WHOM = ("all", "parent", "worker")
 SEED = int(os.environ.get("KIMI_AUDIO_FT_KILLS_SEED", "4"))
 # Part of an undisturbed sweep's work before which it only composes.
 START = 0.2
@@ -43,15 +46,29 @@ def state_of(place: Place) -> str:
     return f"{adapters} | {transcripts} | {scored} | {drafts} | {checkpoints}"
 
 
-def attempt(place: Place, undisturbed: Undisturbed, moment: float | None) -> bool:
-    """Start the sweep and kill it at a moment (seconds of the processors), or let it end; see that what looks whole is.
+def strike(running: Running, whom: str) -> bool:
+    """Kill -9 the whole group, the command's process alone, or one of its workers; returns whether it is the end."""
+    if whom == "all":
+        running.kill()
+    elif whom == "parent":
+        running.kill_alone()
+    else:
+        for worker in running.children()[:1]:
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+    return whom != "worker"
+
+
+def attempt(place: Place, undisturbed: Undisturbed, moment: float | None, whom: str = "all") -> bool:
+    """Start the sweep and kill somebody at a moment (seconds of the processors), or let it end; see that what looks
+    whole is.
 
     Returns:
-        Whether it was killed; a sweep that ended by itself is compared with an undisturbed one.
+        Whether that ended it; a sweep that ended by itself is compared with an undisturbed one.
     """
     before = {kind: place.products(kind) for kind in ("adapter", "transcript")}
     running = place.start(*SWEPT)
-    killed = moment is not None and running.kill_after(moment)
+    killed = moment is not None and running.used(moment) and strike(running, whom)
     if not killed:
         done = running.wait()
         assert done.code == 0, done.said
@@ -68,18 +85,22 @@ def attempt(place: Place, undisturbed: Undisturbed, moment: float | None) -> boo
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kills process groups")
-def test_killed_at_random_moments(new_place: Callable[..., Place], undisturbed: Undisturbed) -> None:
-    rng, kills = random.Random(SEED), 0
-    log(f"undisturbed: {undisturbed.seconds:.1f} s of the processors")
+@pytest.mark.parametrize("whom", WHOM)
+def test_killed_at_random_moments(new_place: Callable[..., Place], undisturbed: Undisturbed, whom: str) -> None:
+    """All processes; the command alone, whose workers save and end while the next attempt begins; one worker alone."""
+    rng, kills = random.Random(f"{SEED} {whom}"), 0
+    log(f"{whom}, undisturbed: {undisturbed.seconds:.1f} s of the processors")
     while kills < KILLS:
         place, row = new_place(), 0
         while kills < KILLS and row < IN_A_ROW:
             # Wherever an undisturbed one may be; a later attempt has less to do, and may end before.
             moment = undisturbed.seconds * rng.uniform(START, 1.0)
-            if not attempt(place, undisturbed, moment):
+            killed = attempt(place, undisturbed, moment, whom)
+            if killed or whom == "worker":
+                kills, row = kills + 1, row + 1
+                log(f"| {kills} | {moment:.1f} | {state_of(place)} |")
+            if not killed:
                 break
-            kills, row = kills + 1, row + 1
-            log(f"| {kills} | {moment:.1f} | {state_of(place)} |")
         else:
             attempt(place, undisturbed, None)
         log(f"| | | the same results after {row} kills in a row |")

@@ -171,12 +171,18 @@ def test_units_beside_one_that_broke_by_itself_go_on_whole(tmp_path: Path) -> No
 
 
 def test_a_unit_that_kills_its_job_fails_alone_and_says_where_to_look(tmp_path: Path) -> None:
-    heard = run(Queue([Life(end=DIED), Life("a"), Life(end=DIED)]), tmp_path, task("ab"))
+    heard = run(Queue([Life(end=DIED), Life("a"), Life(end=DIED), Life(end=DIED)]), tmp_path, task("ab"))
     assert names(heard) == ["split None", "ready a", "failed b"]
     failed = heard[-1]
     assert isinstance(failed, Failed) and failed.failure.user and failed.failure.traceback == ""
     message = failed.failure.message
-    assert "job ended as OUT_OF_MEMORY" in message and "task-0.2.log" in message and "all nodes share" in message
+    assert "job ended as OUT_OF_MEMORY" in message and "task-0.2.1.log" in message and "all nodes share" in message
+
+
+def test_a_unit_whose_job_is_killed_once_is_tried_once_more(tmp_path: Path) -> None:
+    queue = Queue([Life(end=DIED), Life("a")])
+    assert names(run(queue, tmp_path, task("a"))) == ["ready a"]
+    assert [keys for _, keys in queue.tasks] == [["a"], ["a"]]
 
 
 def test_a_lost_job_is_submitted_again_whole(tmp_path: Path) -> None:
@@ -216,7 +222,7 @@ def test_where_to_look_depends_on_what_a_job_has_printed(tmp_path: Path) -> None
             task_file.with_suffix(".log").write_text("words", encoding="utf-8")
             return super().submit(task_file, name)
 
-    runs = (run(kind([Life(end=DIED)]), tmp_path, task("a")) for kind in (Queue, Printing))
+    runs = (run(kind([Life(end=DIED), Life(end=DIED)]), tmp_path, task("a")) for kind in (Queue, Printing))
     [silent], [printing] = map(messages, runs)
     assert "does its node see" in silent and "does its node see" not in printing
     assert f"Its output is in {tmp_path}" in printing
