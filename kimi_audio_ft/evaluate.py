@@ -59,7 +59,7 @@ def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> d
         losses = evaluation_losses(base, evaluation, adapter, config.trainer.progress)
     about = {"params": {key: value for key, value in flatten(asdict(config)).items() if key.startswith("decoding.")}}
     scores = scores_of(base, evaluation, transcripts, options, name, made_by, about)
-    utterances = write_utterances(folder, evaluation, transcripts, options, losses)
+    utterances = write_utterances(folder, evaluation.scored(transcripts, options)[1], losses)
     write_json(folder / "scores.json", scores)
     tracker = make_tracker(
         config.logger, trial_name=name, group=group, config=asdict(config), folder=folder, job_type="evaluate"

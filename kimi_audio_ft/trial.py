@@ -33,7 +33,7 @@ from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.runtime.signals import Interrupted, StopRequest
 from kimi_audio_ft.runtime.workers import Send, WorkerDied, run_workers
 from kimi_audio_ft.scoring import read_options
-from kimi_audio_ft.scoring.trial_scores import git_commit, utterance_rows
+from kimi_audio_ft.scoring.trial_scores import git_commit
 from kimi_audio_ft.store.signature import signature
 from kimi_audio_ft.store.usage import note
 from kimi_audio_ft.tracking import make_tracker
@@ -83,7 +83,7 @@ def _fit_decode_score(trial: Trial, folder: Path, facts: TrialFacts, tracker: Tr
     transcripts = trial.transcripts(adapter)
     trained = {key: adapter.facts[key] for key in _TRAINED} | {"train_reused": adapter.reused}
     scores = scores_of(base, evaluation, transcripts, options, facts.name, adapter.signature, about | trained)
-    utterances = write_utterances(folder, evaluation, transcripts, options)
+    utterances = write_utterances(folder, evaluation.scored(transcripts, options)[1])
 
     beside = ""
     if config.baseline:
@@ -129,7 +129,7 @@ def scores_of(
     """Content of ``scores.json``: of an adapter's transcripts by its signature, or of the base's."""
     return {
         "trial": name,
-        **evaluation.scores(transcripts, options),
+        **evaluation.scored(transcripts, options)[0],
         "signature": adapter,
         "transcript_signatures": transcripts.signatures,
         **about,
@@ -142,14 +142,9 @@ def scores_of(
 
 
 def write_utterances(
-    folder: Path,
-    evaluation: EvaluationSet,
-    transcripts: Transcripts,
-    options: ScoringOptions,
-    losses: dict[str, float] | None = None,
+    folder: Path, rows: list[dict[str, Any]], losses: dict[str, float] | None = None
 ) -> list[dict[str, Any]]:
-    """Rows of ``utterances.jsonl``, with the loss of every reference if given."""
-    rows = utterance_rows(evaluation.references, transcripts.hypotheses, evaluation.surroundings, options)
+    """Write rows to ``utterances.jsonl``, with the loss of every reference if given; returns them."""
     if losses is not None:
         rows = [{**row, "loss": losses[row["id"]]} for row in rows]
     write_jsonl(folder / "utterances.jsonl", rows)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,14 @@ from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.errors import ChangedError, ConfigError
 from kimi_audio_ft.files import read_jsonl, write_jsonl
 from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, reference_identity, require_references
+from kimi_audio_ft.paths import PACKAGE
 from kimi_audio_ft.runtime.signals import Interrupted
 from kimi_audio_ft.scoring import ScoringOptions
-from kimi_audio_ft.scoring.trial_scores import score_repeats
+from kimi_audio_ft.scoring.trial_scores import score_repeats, utterance_rows
+from kimi_audio_ft.store.cache import remember
+from kimi_audio_ft.store.digests import folder_digest
 from kimi_audio_ft.store.make import find_or_make_all
-from kimi_audio_ft.store.signature import signature
+from kimi_audio_ft.store.signature import digest_of, signature
 
 Answers = list[dict[str, str]]
 
@@ -58,15 +61,25 @@ class EvaluationSet:
         require_references(self.conversations)
         self.identity = manifest_identity(self.conversations)
         self.reference_identity = reference_identity(self.conversations)
-        self._scores: dict[Any, dict[str, Any]] = {}
 
-    def scores(self, transcripts: Transcripts, options: ScoringOptions) -> dict[str, Any]:
-        """``score_repeats`` of transcripts, computed once: every trial of a sweep shows the base's."""
-        key = (*transcripts.signatures, options)
-        if key not in self._scores:
-            recordings = {key: row["recording"] for key, row in self.surroundings.items()}
-            self._scores[key] = score_repeats(self.references, transcripts.hypotheses, recordings, options)
-        return dict(self._scores[key])
+    def scored(self, transcripts: Transcripts, options: ScoringOptions) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """``score_repeats`` and ``utterance_rows`` of transcripts; the store caches them, also for other sweeps."""
+
+        def make() -> dict[str, Any]:
+            about, hypotheses = self.surroundings, transcripts.hypotheses
+            recordings = {key: row["recording"] for key, row in about.items()}
+            return {
+                "scores": score_repeats(self.references, hypotheses, recordings, options),
+                "rows": utterance_rows(self.references, hypotheses, about, options),
+            }
+
+        facts = [transcripts.signatures, self._scored_identity, asdict(options), _scoring_code()]
+        found = remember("scores", facts, make)
+        return found["scores"], found["rows"]
+
+    @cached_property
+    def _scored_identity(self) -> str:
+        return digest_of([self.reference_identity, self.surroundings])
 
     def require_unchanged(self, during: str = "while it was being decoded") -> None:
         """Look at manifest, recordings and checkpoint again.
@@ -94,6 +107,12 @@ class EvaluationSet:
             audio = str(c.audio_paths[0]) if c.audio_paths else None
             rows[c.id] = {"audio": audio, "recording": c.recording, "seconds": length}
         return rows
+
+
+@cache
+def _scoring_code() -> str:
+    """Digest of the code that scores: what it gives is not kept beyond a change of it."""
+    return folder_digest(PACKAGE / "scoring", ("*.py",))
 
 
 def require_manifest(option: str, path: str) -> None:

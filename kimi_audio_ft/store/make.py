@@ -31,6 +31,7 @@ CACHES = {
     "layouts": "names of a model's linear layers",
     "probes": "pack size found by a probe",
     "rungs": "score of an adapter at a rung",
+    "scores": "scores of transcripts, and of every utterance",
     "report": "scripts of the report",
 }
 """Kinds of cached values (see ``cache.py``), and what each value is."""

@@ -135,11 +135,12 @@ def _embed(path: Path | None) -> EmbeddedAudio:
 
 def _mp3(path: Path) -> bytes:
     import soundfile
-    from scipy.signal import resample_poly
 
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     mono = samples.mean(axis=1)
     if rate != SAMPLE_RATE:
+        from scipy.signal import resample_poly  # a second or two to import
+
         mono = resample_poly(mono, SAMPLE_RATE, rate)
     file = io.BytesIO()
     soundfile.write(file, mono, SAMPLE_RATE, format="MP3", subtype="MPEG_LAYER_III", compression_level=COMPRESSION)

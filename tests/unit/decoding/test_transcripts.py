@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ from kimi_audio_ft.errors import ChangedError
 from kimi_audio_ft.paths import TINY_MODEL
 from kimi_audio_ft.runtime.signals import Interrupted
 from kimi_audio_ft.scoring import ScoringOptions
-from kimi_audio_ft.scoring.trial_scores import score_repeats
+from kimi_audio_ft.scoring.trial_scores import score_repeats, utterance_rows
 from kimi_audio_ft.store.inventory import listing
 from kimi_audio_ft.trial import Trial
 
@@ -135,16 +136,18 @@ def test_the_prompts_are_computed_once(trial: Trial) -> None:
     assert isinstance(model, torch.nn.Module)
 
 
-def test_scores_are_made_once_for_all_that_they_depend_on(trial: Trial) -> None:
+def test_scores_are_kept_for_all_that_they_depend_on(trial: Trial, private_store: Path) -> None:
     evaluation = trial.evaluation
     cold, warm = decode_all(trial.base, evaluation, [Request(COLD, 1), Request(WARM, 1)], None)
-    first = evaluation.scores(cold, ScoringOptions())
-    first["cer"] = "somebody else's"
-    recordings = {key: row["recording"] for key, row in evaluation.surroundings.items()}
+    about = evaluation.surroundings
+    recordings = {key: row["recording"] for key, row in about.items()}
     for transcripts in (cold, warm):
         for options in (ScoringOptions(), ScoringOptions(erhua=False, terms=("一",))):
-            made = score_repeats(evaluation.references, transcripts.hypotheses, recordings, options)
-            assert evaluation.scores(transcripts, options) == made == evaluation.scores(transcripts, options)
+            given = (evaluation.references, transcripts.hypotheses)
+            expected = (score_repeats(*given, recordings, options), utterance_rows(*given, about, options))
+            for _ in ("computed", "read"):
+                assert json.dumps(evaluation.scored(transcripts, options)) == json.dumps(expected)
+    assert len(list((private_store / "scores").glob("[!.]*"))) == 4
 
 
 @pytest.mark.parametrize("changed", ["manifest", "base"])
