@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -79,9 +80,12 @@ class SweepView:
         self._tell("Sweep", 10 * len(state.scored | state.failed) // len(state.jobs), counts(state))
 
     def say(self, message: str) -> None:
-        """A message: above the table, or lines of its own."""
-        for line in message.splitlines():
-            self._console.print(Text(printable(line)), soft_wrap=True)
+        """A message: above the table, or lines of its own. Where nobody can read it any more, it asks to stop."""
+        try:
+            for line in message.splitlines():
+                self._console.print(Text(printable(line)), soft_wrap=True)
+        except (OSError, SystemExit):  # the latter is rich's way of leaving a closed pipe
+            signal.raise_signal(signal.SIGHUP)
 
     def stopping(self) -> None:
         """Ctrl-C was pressed once."""

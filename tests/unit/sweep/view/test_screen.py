@@ -103,6 +103,27 @@ def test_a_pack_that_makes_no_progress_is_told_of_again_after_a_while(jobs: list
     assert told == ["pack None: fitting 1/100", "pack None: fitting 4/100", "pack None: fitting 7/100"]
 
 
+def test_a_reader_who_has_gone_is_a_request_to_stop(jobs: list[JobLine]) -> None:
+    """As when ssh loses its connection: a training that nobody watches saves and ends."""
+    script = (
+        "import os, sys; from kimi_audio_ft.runtime.signals import StopRequest\n"
+        "from kimi_audio_ft.sweep.view.screen import SweepView; from kimi_audio_ft.sweep.view.state import JobLine\n"
+        "view = SweepView([JobLine(0, 'r=2', 'a')])\n"
+        "with StopRequest(view.stopping) as stop, view:\n"
+        "    os.read(0, 1)\n"
+        "    for number in range(99): view.say('a line that nobody reads' * number)\n"
+        "    sys.exit(3 if stop() else 0)"
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", script], stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        assert "1 trial" in process.stdout.readline()
+        process.stdout.close()
+        process.stdin.close()
+        said = process.stderr.read()
+    assert process.returncode == 3, said
+
+
 def test_what_comes_from_outside_is_escaped() -> None:
     view, file = plain([JobLine(0, "prompt=\x1b[2J\nline", "a"), JobLine(1, "r=8", "b")])
     with view:
