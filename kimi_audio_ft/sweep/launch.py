@@ -25,9 +25,9 @@ from kimi_audio_ft.outcomes import BASE, Outcomes
 from kimi_audio_ft.runtime.signals import StopRequest
 from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.store.usage import note, using
+from kimi_audio_ft.sweep.cluster.executor import make_supervisor
 from kimi_audio_ft.sweep.compose import compose_jobs
 from kimi_audio_ft.sweep.events import Event, Failed, Ready
-from kimi_audio_ft.sweep.executor import make_supervisor
 from kimi_audio_ft.sweep.plan import Task, Unit, make_tasks
 from kimi_audio_ft.sweep.report import SweepReport
 from kimi_audio_ft.sweep.view.screen import SweepView

@@ -7,7 +7,6 @@ import.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import time
 import traceback
@@ -19,7 +18,7 @@ from typing import Any, NoReturn
 from filelock import Timeout
 
 from kimi_audio_ft import store
-from kimi_audio_ft.config.train import SHARDED, TrainConfig
+from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import decode_all
 from kimi_audio_ft.errors import ChangedError, UserError
@@ -27,25 +26,22 @@ from kimi_audio_ft.files import raise_if_full
 from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.outcomes import BASE, Failure
 from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.runtime.devices import in_workers, limit_threads, num_ranks, out_of_memory
+from kimi_audio_ft.runtime.devices import num_ranks, out_of_memory
 from kimi_audio_ft.runtime.libraries import quiet_libraries
-from kimi_audio_ft.runtime.signals import Interrupted, StopRequest
-from kimi_audio_ft.runtime.workers import Send, print_into, run_workers
+from kimi_audio_ft.runtime.signals import Interrupted
 from kimi_audio_ft.scoring import score
 from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.sweep import events
-from kimi_audio_ft.sweep.events import Decoding, Event, Failed, Fitting, Paused, Ready, Split, Step, Waiting
+from kimi_audio_ft.sweep.events import Decoding, Event, Failed, Fitting, Paused, Ready, Split, Waiting
+from kimi_audio_ft.sweep.packs import dispatch_of, quiet_trial, require_planned, train_pack
 from kimi_audio_ft.sweep.plan import Task, Unit, grouped, pack_units
 from kimi_audio_ft.text import first_line
 from kimi_audio_ft.training.ending import TrainingFailed
-from kimi_audio_ft.trial import Trial
 
 log = logging.getLogger(__name__)
 
 # Seconds between two messages about a decoding's progress, and between two looks at another process's lock.
 _EVERY, _LOCK_PATIENCE = 0.5, 1.0
-
-Results = dict[str, dict[str, Any] | TrainingFailed]
 
 
 class _Leave(Exception):
@@ -196,7 +192,7 @@ class Worker:
             for unit in pack:
                 store.begin("adapter", unit.key)
                 self.send(Fitting(unit.key, len(pack), self.task.number))
-            results = self._results(self.task.with_units(pack))
+            results = train_pack(self.task.with_units(pack), self._inputs, self.send, self.should_stop)
             return [unit for unit in pack if self._finish(unit, results[unit.key])]
         except Interrupted as stop:
             self._interrupt(self._open(pack), stop.step)
@@ -208,26 +204,6 @@ class Worker:
             self._fitting = set()
             self.let_go(unit.key for unit in pack if unit.key in self.ended)
         return []
-
-    def _results(self, task: Task) -> Results:
-        """Train a task's units as one pack, here or in one process for every rank."""
-        config = task.units[0].config
-        if not in_workers(config.trainer):
-            return fit_pack(task, self._inputs, self.send, self.should_stop)
-        self._inputs.base(config).release()  # the ranks need the devices
-        said: list[Results | Interrupted] = []
-
-        def on_message(rank: int, message: Event | Results | Interrupted) -> None:
-            if isinstance(message, Event):
-                self.send(message)
-            else:
-                said.append(message)
-
-        run_workers(_fit_rank, (task,), num_ranks(config.trainer), on_message, should_stop=self.should_stop)
-        [end] = said
-        if isinstance(end, Interrupted):
-            raise end
-        return end
 
     def _finish(self, unit: Unit, result: dict[str, Any] | TrainingFailed) -> bool:
         """Put a finished adapter into the store, evaluate a paused one; returns whether it is finished."""
@@ -349,80 +325,6 @@ class Worker:
 def is_untrained(unit: Unit) -> bool:
     """Whether a unit's adapter is to be trained."""
     return unit.key != BASE and store.find("adapter", unit.key) is None
-
-
-def require_planned(units: Sequence[Unit], inputs: Inputs) -> None:
-    """Look at the files again; raise a ChangedError unless adapters trained from them are those that were planned."""
-    now = Inputs()
-    for unit in units:
-        trial = Trial(unit.config, inputs=inputs)
-        trial.require_unchanged(unit.key, unit.planned_evaluation(unit.config), now)
-
-
-def quiet_trial(unit: Unit, inputs: Inputs, rank: int = 0) -> Trial:
-    """The trial that trains a unit, without a progress bar."""
-    return Trial(replace(unit.config, trainer=replace(unit.config.trainer, progress=False)), rank, inputs)
-
-
-def dispatch_of(task: Task, trial: Trial) -> str:
-    """How a pack's updates are computed on the trial's device."""
-    if task.dispatch != "auto":
-        return task.dispatch
-    return "batched" if trial.base.device.type == "cuda" else "slice"
-
-
-def fit_pack(
-    task: Task, inputs: Inputs, send: Callable[[Event], None], should_stop: Callable[[], bool], rank: int = 0
-) -> Results:
-    """Train the units of a task as one pack, as one of its ranks; the drafts of their adapters are there.
-
-    Raises:
-        Interrupted: they were asked to stop, and have saved.
-        ChangedError: what they are trained from is not what was planned.
-    """
-    from kimi_audio_ft.training.adapters import AdapterSpec
-    from kimi_audio_ft.training.fit import fit_adapters
-
-    trials = {unit.key: quiet_trial(unit, inputs, rank) for unit in task.units}
-    first = trials[task.units[0].key]
-    first.base.sharded = first.config.trainer.strategy in SHARDED
-    one_order = len({trial.config.seed for trial in trials.values()}) == 1
-    data = first.data if one_order else {key: trial.data for key, trial in trials.items()}
-    for trial in [first] if one_order else trials.values():
-        trial.data.setup()
-    require_planned(task.units, inputs)
-    specs = [
-        AdapterSpec(
-            key,
-            trial.config.lora,
-            trial.config.optim,
-            trial.config.seed,
-            store.draft_folder("adapter", key),
-            store.work_folder("adapter", key),
-        )
-        for key, trial in trials.items()
-    ]
-    return fit_adapters(
-        first.base, specs, data, first.config.trainer, dispatch=dispatch_of(task, first), until=task.until,
-        on_step=lambda key, step, steps, loss, speed: send(Step(key, step, steps, loss, speed)),
-        on_failure=lambda key, failure: send(Failed(key, Failure.of(failure))),
-        should_stop=should_stop,
-    )  # fmt: skip
-
-
-def _fit_rank(rank: int, send: Send, task: Task) -> None:
-    """``fit_pack`` as one of several processes; the first sends events, and what it returns or raises."""
-    # The task's process alone answers Ctrl-C and the signals of a cluster, with one SIGTERM.
-    stop = StopRequest(ignore_ctrl_c=True).listen()
-    print_into(task.log, logging.INFO if rank == 0 else logging.CRITICAL)  # what all ranks meet is logged once
-    settings = task.units[0].config.trainer
-    limit_threads(settings.threads or max(1, (os.cpu_count() or 1) // num_ranks(settings)))
-    quiet_libraries()
-    tell: Callable[[Any], None] = send if rank == 0 else lambda message: None
-    try:
-        tell(fit_pack(task, Inputs(), tell, stop, rank))
-    except Interrupted as interrupted:
-        tell(interrupted)
 
 
 def too_large(config: TrainConfig, error: BaseException) -> UserError:

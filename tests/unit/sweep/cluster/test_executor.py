@@ -10,7 +10,7 @@ import pytest
 from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.config.train import TrainConfig, TrainerConfig
 from kimi_audio_ft.errors import ConfigError, UserError
-from kimi_audio_ft.sweep.executor import make_supervisor
+from kimi_audio_ft.sweep.cluster.executor import make_supervisor
 from kimi_audio_ft.sweep.plan import Unit
 
 
