@@ -125,7 +125,7 @@ def fill(jobs: Sequence[Job]) -> None:
         for config in unit.jobs:
             request = DecodingRequest(config.decoding, config.seed)
             key = None if unit.key == "base" else unit.key
-            for name in transcript_signatures(trial.base, trial.evaluation, request, key):
+            for name in transcript_signatures(trial.evaluation, request, key):
                 store.find_or_make("transcript", name, transcript)
 
 

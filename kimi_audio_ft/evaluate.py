@@ -51,12 +51,12 @@ def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> d
     adapter = find_adapter(config.adapter)
     made_by = adapter[0] if adapter else "base"
     name = f"evaluate {made_by}"
-    transcripts = decode(base, evaluation, config.decoding, config.seed, adapter, config.trainer.progress)
+    transcripts = decode(evaluation, config.decoding, config.seed, adapter, config.trainer.progress)
     losses = None
     if config.losses:
         from kimi_audio_ft.training.utterance_losses import evaluation_losses
 
-        losses = evaluation_losses(base, evaluation, adapter, config.trainer.progress)
+        losses = evaluation_losses(evaluation, adapter, config.trainer.progress)
     about = {"params": {key: value for key, value in flatten(asdict(config)).items() if key.startswith("decoding.")}}
     scores = scores_of(base, evaluation, transcripts, options, name, made_by, about)
     utterances = write_utterances(folder, evaluation.scored(transcripts, options)[1], losses)

@@ -201,7 +201,7 @@ class Trial:
         request = DecodingRequest(config.decoding, config.seed)
 
         def names(decoded: str | None) -> tuple[str, ...]:
-            return tuple(transcript_signatures(self.base, evaluation, request, decoded))
+            return tuple(transcript_signatures(evaluation, request, decoded))
 
         return TrialPlan(adapter, evaluation.identity, names(adapter), names(None) if config.baseline else ())
 
@@ -333,7 +333,7 @@ class Trial:
         if stored is not None:
             return stored
         config, used = self.config, (adapter.signature, adapter.folder) if adapter else None
-        return decode(self.base, self.evaluation, config.decoding, config.seed, used, config.trainer.progress)
+        return decode(self.evaluation, config.decoding, config.seed, used, config.trainer.progress)
 
 
 # The trial that a launch has planned for the job that it now runs.

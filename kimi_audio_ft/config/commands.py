@@ -20,14 +20,12 @@ _DELIMITERS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
 class PrepareConfig:
     """A CSV with one recording and its transcript per row becomes manifests."""
 
-    # The CSV to read.
-    csv: str = MISSING
+    csv: str = MISSING  # The CSV to read.
     # Folder for train.jsonl, eval.jsonl, test.jsonl, rejected.jsonl and summary.json, made if absent.
     out: str = MISSING
     # Column with the recording's file name: its name in the header, or its position from 0.
     audio_column: str = "audio"
-    # Column with the transcript, by name or position.
-    text_column: str = "text"
+    text_column: str = "text"  # Column with the transcript, by name or position.
     # Column that says which recording a segment was cut from (or its speaker); a group never crosses splits.
     group_column: str | None = None
     # Without group_column: a regular expression searched in the file name; the part in (...) is the group; null makes
@@ -38,40 +36,28 @@ class PrepareConfig:
     # Where the recordings are: {csv_dir} is the CSV's folder, {audio} the audio column's value, {NAME} any other
     # column's; a value that is an absolute path is taken as it is.
     audio_pattern: str = "{csv_dir}/{audio}"
-    # Encoding of the CSV; auto tries a byte order mark, UTF-8, then GB18030 (which holds GBK).
-    encoding: str = "auto"
+    encoding: str = "auto"  # Encoding of the CSV; auto tries a byte order mark, UTF-8, then GB18030 (which holds GBK).
     # Character between cells, or tab, comma, semicolon, pipe; null is a tab for *.tsv and a comma otherwise.
     delimiter: str | None = None
-    # Quote around cells that hold commas or newlines; "" for files that do not quote.
-    quotechar: str = '"'
+    quotechar: str = '"'  # Quote around cells that hold commas or newlines; "" for files that do not quote.
     # Whether the first row names the columns: true, false, or auto (it does if a wanted column's name is in it).
     header: str = "auto"
-    # Instruction that precedes every recording; train and decode with the same one.
-    prompt: str = DEFAULT_PROMPT
-    # The conversation's task_type; recognition is "understanding".
-    task_type: str = "understanding"
-    # Read only the first n rows; null reads all.
-    row_limit: int | None = None
-    # Shorter recordings, in seconds, are rejected.
-    min_seconds: float = 0.2
-    # Longer recordings, in seconds, are rejected.
-    max_seconds: float = 60.0
+    prompt: str = DEFAULT_PROMPT  # Instruction that precedes every recording; train and decode with the same one.
+    task_type: str = "understanding"  # The conversation's task_type; recognition is "understanding".
+    row_limit: int | None = None  # Read only the first n rows; null reads all.
+    min_seconds: float = 0.2  # Shorter recordings, in seconds, are rejected.
+    max_seconds: float = 60.0  # Longer recordings, in seconds, are rejected.
     # Fewer letters and digits per second are rejected: the transcript lacks most of what is said.
     min_chars_per_second: float = 0.2
     # More letters and digits per second are rejected; Mandarin runs at 4 to 8, English at 10 to 20.
     max_chars_per_second: float = 25.0
-    # Fraction of the segments held out for evaluation; 0 writes no eval.jsonl.
-    eval_ratio: float = 0.05
-    # Fraction of the segments held out for a final test; 0 writes no test.jsonl.
-    test_ratio: float = 0.0
-    # Column whose values occur equally often in train.jsonl.
-    balance_column: str | None = None
+    eval_ratio: float = 0.05  # Fraction of the segments held out for evaluation; 0 writes no eval.jsonl.
+    test_ratio: float = 0.0  # Fraction of the segments held out for a final test; 0 writes no test.jsonl.
+    balance_column: str | None = None  # Column whose values occur equally often in train.jsonl.
     # How: downsample to the rarest value, upsample to the most frequent by repeating rows, or none.
     balance_mode: str = "none"
-    # Seed of the splits and of balancing.
-    seed: int = 0
-    # Threads that open and check recordings.
-    workers: int = 4
+    seed: int = 0  # Seed of the splits and of balancing.
+    workers: int = 4  # Threads that open and check recordings.
 
     def __post_init__(self) -> None:
         self.header = self.header.lower()

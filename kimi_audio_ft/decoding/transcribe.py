@@ -42,12 +42,30 @@ def transcribe(
     A hypothesis depends neither on the batch nor on the other requests. A batch that does not fit into memory is
     decoded in halves.
     """
+    special = tokenizer.special_tokens
+    device = next(model.parameters()).device
+
+    def decoded(some: Sequence[DecodingRequest], indices: Sequence[int]) -> Answers:
+        samples = [dataset[index] for index in indices]
+        batch = make_batch(samples, tokenizer.pad_id, left=True, online=dataset.audio.mode == "online")
+        seeds = [[utterance_seed(one.seed, one.repeat, sample.id) for sample in samples] for one in some]
+        settings = [request.setting for request in some]
+        inputs = to_device(batch["inputs"], device)
+        texts = generate_texts(model, inputs, settings, seeds, special[TEXT_EOS], special[BLANK])
+        return [
+            {
+                sample.id: tokenizer.decode([token for token in tokens if token < token_offset], skip_special=True)
+                for sample, tokens in zip(samples, rows, strict=True)
+            }
+            for rows in texts
+        ]
+
     answers: Answers = [dict(found) for found in known] if known else [{} for _ in requests]
     batches = list(_batches(dataset, min(request.setting.batch_size for request in requests)))
     for indices in track(batches, "decoding", disable=not progress, transient=True):
         if all(dataset.conversations[index].id in found for index in indices for found in answers):
             continue
-        new = _decoded(model, dataset, tokenizer, requests, token_offset, indices)
+        new = _in_halves(decoded, requests, indices)
         for found, some in zip(answers, new, strict=True):
             found.update(some)
         if on_batch is not None:
@@ -55,17 +73,14 @@ def transcribe(
     return [{conversation.id: found[conversation.id] for conversation in dataset.conversations} for found in answers]
 
 
-def _decoded(
-    model: torch.nn.Module,
-    dataset: ConversationDataset,
-    tokenizer: TextTokenizer,
+def _in_halves(
+    decoded: Callable[[Sequence[DecodingRequest], Sequence[int]], Answers],
     requests: Sequence[DecodingRequest],
-    token_offset: int,
     indices: Sequence[int],
 ) -> Answers:
     """One batch, in halves of its conversations, then of its requests, while it does not fit into memory."""
     try:
-        return _decoded_whole(model, dataset, tokenizer, requests, token_offset, indices)
+        return decoded(requests, indices)
     except Exception as error:
         if not out_of_memory(error) or len(indices) == len(requests) == 1:
             raise
@@ -73,38 +88,11 @@ def _decoded(
     free_memory()
     if len(indices) > 1:
         middle = len(indices) // 2
-        parts = [
-            _decoded(model, dataset, tokenizer, requests, token_offset, half)
-            for half in (indices[:middle], indices[middle:])
-        ]
+        parts = [_in_halves(decoded, requests, half) for half in (indices[:middle], indices[middle:])]
         return [one | two for one, two in zip(*parts, strict=True)]
     middle = len(requests) // 2
     halves = (requests[:middle], requests[middle:])
-    return [found for half in halves for found in _decoded(model, dataset, tokenizer, half, token_offset, indices)]
-
-
-def _decoded_whole(
-    model: torch.nn.Module,
-    dataset: ConversationDataset,
-    tokenizer: TextTokenizer,
-    requests: Sequence[DecodingRequest],
-    token_offset: int,
-    indices: Sequence[int],
-) -> Answers:
-    special = tokenizer.special_tokens
-    samples = [dataset[index] for index in indices]
-    batch = make_batch(samples, tokenizer.pad_id, left=True, online=dataset.audio.mode == "online")
-    inputs = to_device(batch["inputs"], next(model.parameters()).device)
-    seeds = [[utterance_seed(one.seed, one.repeat, sample.id) for sample in samples] for one in requests]
-    settings = [request.setting for request in requests]
-    texts = generate_texts(model, inputs, settings, seeds, special[TEXT_EOS], special[BLANK])
-    return [
-        {
-            sample.id: tokenizer.decode([token for token in tokens if token < token_offset], skip_special=True)
-            for sample, tokens in zip(samples, rows, strict=True)
-        }
-        for rows in texts
-    ]
+    return [found for half in halves for found in _in_halves(decoded, half, indices)]
 
 
 def _batches(dataset: ConversationDataset, size: int) -> Iterator[list[int]]:

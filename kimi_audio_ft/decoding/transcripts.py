@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kimi_audio_ft import store
 from kimi_audio_ft.base import Base
@@ -27,6 +27,9 @@ from kimi_audio_ft.store.cache import remember
 from kimi_audio_ft.store.digests import folder_digest
 from kimi_audio_ft.store.make import find_or_make_all
 from kimi_audio_ft.store.signature import digest_of, signature
+
+if TYPE_CHECKING:
+    from kimi_audio_ft.data.dataset import ConversationDataset
 
 Answers = list[dict[str, str]]
 
@@ -81,6 +84,14 @@ class EvaluationSet:
     def _scored_identity(self) -> str:
         return digest_of([self.reference_identity, self.surroundings])
 
+    def dataset(self, progress: bool, for_generation: bool = False) -> ConversationDataset:
+        """The conversations as samples, their recordings encoded; ``for_generation``: without the answers."""
+        from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
+
+        base, rules = self.base, BatchRules(1, "sample", 0, progress)
+        data = ConversationData(self.settings, base.tokenizer, base.encoders(), base.tokens, rules)
+        return data.dataset(self.conversations, None, for_generation=for_generation)
+
     def require_unchanged(self, during: str = "while it was being decoded") -> None:
         """Look at manifest, recordings and checkpoint again.
 
@@ -124,7 +135,6 @@ def require_manifest(option: str, path: str) -> None:
 
 
 def decode(
-    base: Base,
     evaluation: EvaluationSet,
     decoding: DecodingConfig,
     seed: int,
@@ -132,11 +142,10 @@ def decode(
     progress: bool = False,
 ) -> Transcripts:
     """Transcripts of the evaluation set under one setting; see ``decode_all``."""
-    return decode_all(base, evaluation, [DecodingRequest(decoding, seed)], adapter, progress)[0]
+    return decode_all(evaluation, [DecodingRequest(decoding, seed)], adapter, progress)[0]
 
 
 def decode_all(
-    base: Base,
     evaluation: EvaluationSet,
     requests: Sequence[DecodingRequest],
     adapter: tuple[str, Path] | None,
@@ -161,13 +170,13 @@ def decode_all(
     made_by = adapter[0] if adapter else None
     smallest = min((request.setting.batch_size for request in requests), default=1)
     alike = [replace(request, setting=replace(request.setting, batch_size=smallest)) for request in requests]
-    named = [_by_signature(base, evaluation, request, made_by) for request in alike]
+    named = [_by_signature(evaluation, request, made_by) for request in alike]
     requested = {name: repeat for one in named for name, repeat in one.items()}
     total = len(evaluation.conversations) * sum(store.find("transcript", name) is None for name in requested)
     done = 0
 
     def make(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
-        base.about_to_compute()
+        evaluation.base.about_to_compute()
         started, missing = time.monotonic(), {name: requested[name] for name in folders}
         unfinished = UnfinishedTranscripts(list(folders))
         nonlocal done
@@ -183,7 +192,7 @@ def decode_all(
                 raise Interrupted(0)
 
         try:
-            found = _transcribe(base, evaluation, list(missing.values()), adapter, progress, on_batch, unfinished.known)
+            found = _transcribe(evaluation, list(missing.values()), adapter, progress, on_batch, unfinished.known)
         except BaseException:
             unfinished.save()
             raise
@@ -194,7 +203,7 @@ def decode_all(
         return {
             name: {
                 "decode_seconds": seconds,
-                "inputs": _inputs(base, evaluation, request, made_by),
+                "inputs": _inputs(evaluation, request, made_by),
                 "decoding": asdict(request.setting),
             }
             for name, request in missing.items()
@@ -250,27 +259,25 @@ def stored_transcripts(signatures: Sequence[str]) -> Transcripts | None:
     return _read(signatures) if there else None
 
 
-def transcript_signatures(
-    base: Base, evaluation: EvaluationSet, request: DecodingRequest, adapter: str | None
-) -> list[str]:
+def transcript_signatures(evaluation: EvaluationSet, request: DecodingRequest, adapter: str | None) -> list[str]:
     """Signatures of a request's transcripts, one per repeat, given an adapter's signature."""
-    return list(_by_signature(base, evaluation, request, adapter))
+    return list(_by_signature(evaluation, request, adapter))
 
 
 def _by_signature(
-    base: Base, evaluation: EvaluationSet, request: DecodingRequest, adapter: str | None
+    evaluation: EvaluationSet, request: DecodingRequest, adapter: str | None
 ) -> dict[str, DecodingRequest]:
     """The request's repeats by the signatures of their transcripts."""
     repeats = request.repeats()
     setting = asdict(repeats[0].setting)
-    groups = {"data": asdict(evaluation.settings), "model": asdict(base.settings), "decoding": setting}
-    return {signature("transcript", groups, _inputs(base, evaluation, one, adapter)): one for one in repeats}
+    groups = {"data": asdict(evaluation.settings), "model": asdict(evaluation.base.settings), "decoding": setting}
+    return {signature("transcript", groups, _inputs(evaluation, one, adapter)): one for one in repeats}
 
 
-def _inputs(base: Base, evaluation: EvaluationSet, request: DecodingRequest, adapter: str | None) -> dict[str, Any]:
+def _inputs(evaluation: EvaluationSet, request: DecodingRequest, adapter: str | None) -> dict[str, Any]:
     """Identities and seeds that a transcript depends on."""
     drawn = {"seed": request.seed, "repeat": request.repeat}
-    return {"adapter": adapter or "base", "eval": evaluation.identity, **drawn, **base.identities}
+    return {"adapter": adapter or "base", "eval": evaluation.identity, **drawn, **evaluation.base.identities}
 
 
 def _read(signatures: Sequence[str]) -> Transcripts:
@@ -282,7 +289,6 @@ def _read(signatures: Sequence[str]) -> Transcripts:
 
 
 def _transcribe(
-    base: Base,
     evaluation: EvaluationSet,
     requests: Sequence[DecodingRequest],
     adapter: tuple[str, Path] | None,
@@ -290,12 +296,9 @@ def _transcribe(
     on_batch: Callable[[Answers], None],
     known: Answers,
 ) -> Answers:
-    from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
     from kimi_audio_ft.decoding.transcribe import transcribe
 
-    settings, rules = evaluation.settings, BatchRules(1, "sample", 0, progress)
-    data = ConversationData(settings, base.tokenizer, base.encoders(), base.tokens, rules)
-    prompts = data.dataset(evaluation.conversations, None, for_generation=True)
+    base, prompts = evaluation.base, evaluation.dataset(progress, for_generation=True)
     visible = progress and sys.stdout.isatty()  # in a file this bar, which vanishes, is an empty line
     with base.saved_adapter(adapter[1] if adapter else None) as model:
         return transcribe(model, prompts, base.tokenizer, requests, base.tokens.first, visible, on_batch, known)

@@ -242,7 +242,7 @@ class Worker:
         checkpoint = checkpoint_of([folder], step)
         assert checkpoint is not None, "a paused training has left one"
         adapter = (f"{unit.key}@{step}", folder / checkpoint)
-        [transcripts] = decode_all(evaluation.base, evaluation, [DecodingRequest(greedy, 0)], adapter)
+        [transcripts] = decode_all(evaluation, [DecodingRequest(greedy, 0)], adapter)
         return float(score(evaluation.references, transcripts.hypotheses[0])["cer"])
 
     # Decoding.
@@ -280,7 +280,7 @@ class Worker:
             if evaluation.identity != (unit.planned_evaluation(jobs[0]) or evaluation.identity):
                 raise ChangedError(jobs[0].data.eval_manifest, "while the sweep ran")
             requests = [DecodingRequest(job.decoding, job.seed) for job in jobs]
-            decode_all(evaluation.base, evaluation, requests, adapter, False, on_progress, self.should_stop)
+            decode_all(evaluation, requests, adapter, False, on_progress, self.should_stop)
 
     # What goes wrong.
 

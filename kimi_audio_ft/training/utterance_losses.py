@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
-from kimi_audio_ft.base import Base
 from kimi_audio_ft.data.batching import validation_share
-from kimi_audio_ft.data.datamodule import BatchRules, Collate, ConversationData
+from kimi_audio_ft.data.datamodule import Collate
 from kimi_audio_ft.data.dataset import ConversationDataset
 from kimi_audio_ft.decoding.transcribe import to_device
 from kimi_audio_ft.decoding.transcripts import EvaluationSet
@@ -22,20 +21,17 @@ _BATCH_SIZE = 8
 
 
 def evaluation_losses(
-    base: Base, evaluation: EvaluationSet, adapter: tuple[str, Path] | None, progress: bool = False
+    evaluation: EvaluationSet, adapter: tuple[str, Path] | None, progress: bool = False
 ) -> dict[str, float]:
     """Loss of every conversation of an evaluation set by id; see ``utterance_losses``.
 
     Args:
         adapter: signature and folder of a saved adapter; None is the base alone.
     """
-    settings = evaluation.settings
-    rules = BatchRules(1, "sample", 0, progress)
-    data = ConversationData(settings, base.tokenizer, base.encoders(), base.tokens, rules)
-    answered = data.dataset(evaluation.conversations, None)
+    base, answered = evaluation.base, evaluation.dataset(progress)
     visible = progress and sys.stdout.isatty()
     with base.saved_adapter(adapter[1] if adapter else None) as model:
-        return utterance_losses(model, answered, base.tokenizer.pad_id, settings.max_batch_tokens, visible)
+        return utterance_losses(model, answered, base.tokenizer.pad_id, evaluation.settings.max_batch_tokens, visible)
 
 
 @torch.no_grad()

@@ -54,7 +54,7 @@ def test_from_csv_to_scores(shared_dir: Path, tmp_path: Path) -> None:
     [held_out] = evaluation.conversations
     codes = next(m["audio_tokens"] for m in held_out.messages if m["message_type"] == "audio")
     assert len(codes) == num_audio_tokens(audio_info(held_out.audio_paths[0]).num_samples_16k)
-    transcripts = decode(trial.base, evaluation, trial.config.decoding, 1, (adapter.signature, adapter.folder))
+    transcripts = decode(evaluation, trial.config.decoding, 1, (adapter.signature, adapter.folder))
     scores = score_repeats(evaluation.references, transcripts.hypotheses)
     assert scores["num_references"] == 1 and scores["num_reference_chars"] == len(held_out.reference)
     assert set(transcripts.hypotheses[0]) == {held_out.id}

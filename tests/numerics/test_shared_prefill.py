@@ -66,12 +66,12 @@ def test_together_as_separately(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    base, evaluation, used = trial.base, trial.evaluation, adapter if adapted else None
-    separate = [decode(base, evaluation, request.setting, request.seed, used) for request in REQUESTS]
+    evaluation, used = trial.evaluation, adapter if adapted else None
+    separate = [decode(evaluation, request.setting, request.seed, used) for request in REQUESTS]
     texts = {str(answers) for transcripts in separate for answers in transcripts.hypotheses}
     assert len(texts) > 15, "settings, seeds and repeats must give different texts"
     monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(tmp_path / "another"))
-    together = decode_all(base, evaluation, REQUESTS, used)
+    together = decode_all(evaluation, REQUESTS, used)
     assert same(together, separate)
 
 
@@ -79,14 +79,14 @@ def test_seeds_that_do_not_tell_repeats_apart_are_seen(
     trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control: one generator's seed for all repeats of an utterance."""
-    separate = [decode(trial.base, trial.evaluation, request.setting, request.seed, None) for request in REQUESTS[:4]]
+    separate = [decode(trial.evaluation, request.setting, request.seed, None) for request in REQUESTS[:4]]
     monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(tmp_path / "another"))
     seed = transcribe.utterance_seed
     monkeypatch.setattr(transcribe, "utterance_seed", lambda number, repeat, utterance: seed(number, 0, utterance))
-    assert not same(decode_all(trial.base, trial.evaluation, REQUESTS[:4], None), separate)
+    assert not same(decode_all(trial.evaluation, REQUESTS[:4], None), separate)
 
 
 def test_an_adapter_changes_the_answers(trial: Trial, adapter: tuple[str, Path]) -> None:
     evaluation: EvaluationSet = trial.evaluation
-    [alone], [adapted] = (decode_all(trial.base, evaluation, REQUESTS[-4:-3], used) for used in (None, adapter))
+    [alone], [adapted] = (decode_all(evaluation, REQUESTS[-4:-3], used) for used in (None, adapter))
     assert alone.hypotheses != adapted.hypotheses and alone.signatures != adapted.signatures

@@ -42,7 +42,7 @@ def signatures(coded_manifests: Path) -> dict[str, Any]:
         adapter, seed = trial.training_signature, trial.config.seed
         found |= {"features": trial.base.identities["encoders"], f"r={rank},lr={rate}": adapter}
         for temperature, decoding in decodings.items():
-            names = transcript_signatures(trial.base, trial.evaluation, DecodingRequest(decoding, seed), adapter)
+            names = transcript_signatures(trial.evaluation, DecodingRequest(decoding, seed), adapter)
             found[f"r={rank},lr={rate},t={temperature}"] = names
     return found
 

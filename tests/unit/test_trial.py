@@ -118,7 +118,7 @@ def signatures(config: TrainConfig) -> Callable[..., list[str]]:
 
     def make(seed: int = 1, **settings: Any) -> list[str]:
         trial = Trial(config)
-        return decode(trial.base, trial.evaluation, replace(config.decoding, **settings), seed, None).signatures
+        return decode(trial.evaluation, replace(config.decoding, **settings), seed, None).signatures
 
     return make
 
@@ -142,14 +142,14 @@ def test_samplings_differ_by_seed_and_repeat_and_are_kept_one_by_one(signatures:
 def test_transcripts_of_an_adapter_and_of_the_base_are_told_apart(config: TrainConfig) -> None:
     trial = Trial(config)
     adapter = trial.adapter()
-    base = decode(trial.base, trial.evaluation, config.decoding, 1, None)
-    adapted = decode(trial.base, trial.evaluation, config.decoding, 1, (adapter.signature, adapter.folder))
+    base = decode(trial.evaluation, config.decoding, 1, None)
+    adapted = decode(trial.evaluation, config.decoding, 1, (adapter.signature, adapter.folder))
     assert base.signatures != adapted.signatures
     for transcripts in (base, adapted):
         assert [set(answers) for answers in transcripts.hypotheses] == [{"u0", "u1", "u2", "u3"}]
     # the base is as it was, although an adapter has been put on and taken off
     shutil.rmtree(store.product_path("transcript", base.signatures[0]))
-    assert decode(trial.base, trial.evaluation, config.decoding, 1, None).hypotheses == base.hypotheses
+    assert decode(trial.evaluation, config.decoding, 1, None).hypotheses == base.hypotheses
 
 
 @pytest.fixture

@@ -112,8 +112,8 @@ def test_repeats_are_stored_one_by_one(trial_config: Callable[..., TrainConfig],
     config = trial_config(decoding={"text_temperature": 8.0, "text_top_k": 0, "repeats": 2})
     trial = Trial(config)
     evaluation = EvaluationSet(trial.base, config.data)
-    two = decode(trial.base, evaluation, config.decoding, 1, None)
-    three = decode(trial.base, evaluation, replace(config.decoding, repeats=3), 1, None)
+    two = decode(evaluation, config.decoding, 1, None)
+    three = decode(evaluation, replace(config.decoding, repeats=3), 1, None)
     assert two.hypotheses == three.hypotheses[:2] and two.signatures == three.signatures[:2]
     assert len({tuple(answers.values()) for answers in three.hypotheses}) == 3
     assert len([path for path in (private_store / "transcript").iterdir() if path.is_dir()]) == 3

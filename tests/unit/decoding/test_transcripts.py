@@ -40,7 +40,7 @@ def told(trial: Trial) -> Callable[..., list[tuple[int, int]]]:
 
     def run(*requests: Request) -> list[tuple[int, int]]:
         points: list[tuple[int, int]] = []
-        decode_all(trial.base, trial.evaluation, requests, None, on_progress=lambda *point: points.append(point))
+        decode_all(trial.evaluation, requests, None, on_progress=lambda *point: points.append(point))
         return points
 
     return run
@@ -64,14 +64,14 @@ def test_only_what_is_missing_is_decoded(told: Callable[..., list[tuple[int, int
 def test_requests_that_ask_for_the_same_share_it(trial: Trial, told: Callable[..., list[tuple[int, int]]]) -> None:
     greedy = [Request(COLD, 1), Request(replace(COLD, text_top_k=9, repeats=3), 2)]
     assert told(*greedy, Request(WARM, 1), Request(WARM, 1))[-1] == (27, 27)
-    one, same, warm = decode_all(trial.base, trial.evaluation, [*greedy, Request(WARM, 1)], None)
+    one, same, warm = decode_all(trial.evaluation, [*greedy, Request(WARM, 1)], None)
     assert one == same and len(warm.signatures) == 2
-    assert warm.signatures == transcript_signatures(trial.base, trial.evaluation, Request(WARM, 1), None)
-    assert transcript_signatures(trial.base, trial.evaluation, Request(WARM, 1), "a1") != warm.signatures
+    assert warm.signatures == transcript_signatures(trial.evaluation, Request(WARM, 1), None)
+    assert transcript_signatures(trial.evaluation, Request(WARM, 1), "a1") != warm.signatures
 
 
 def test_the_time_is_shared_in_equal_parts(trial: Trial) -> None:
-    one, two = decode_all(trial.base, trial.evaluation, [Request(COLD, 1), Request(WARM, 1)], None)
+    one, two = decode_all(trial.evaluation, [Request(COLD, 1), Request(WARM, 1)], None)
     facts = [store.read_meta(store.product_path("transcript", name)) for name in (*one.signatures, *two.signatures)]
     assert len({fact["decode_seconds"] for fact in facts}) == 1 and facts[0]["decode_seconds"] > 0
     assert two.seconds == pytest.approx(2 * one.seconds)
@@ -81,27 +81,27 @@ def test_the_time_is_shared_in_equal_parts(trial: Trial) -> None:
 def test_a_decoding_that_is_stopped_keeps_its_batches(trial: Trial) -> None:
     """They are not decoded again, and the result is the one of a decoding that nobody stopped."""
     requests, points = [Request(replace(COLD, batch_size=2), 1), Request(WARM, 1)], list[tuple[int, int]]()
-    whole = decode_all(trial.base, trial.evaluation, requests, None)
+    whole = decode_all(trial.evaluation, requests, None)
     shutil.rmtree(store.product_path("transcript", whole[0].signatures[0]).parent)
 
     def count(*point: int) -> None:
         points.append((point[0], point[1]))
 
     with pytest.raises(Interrupted):
-        decode_all(trial.base, trial.evaluation, requests, None, False, count, lambda: len(points) == 2)
+        decode_all(trial.evaluation, requests, None, False, count, lambda: len(points) == 2)
     assert points == [(6, 27), (12, 27)]
     names = [name for found in whole for name in found.signatures]
     assert all(store.find("transcript", name) is None for name in names)
     with store.work_folder("transcript", names[0]).joinpath("transcripts.jsonl").open("a") as file:
         file.write('["eval0", "half a li')  # as a killed process leaves it
-    again = decode_all(trial.base, trial.evaluation, requests, None, False, count)
+    again = decode_all(trial.evaluation, requests, None, False, count)
     assert points[2:] == [(18, 27), (24, 27), (27, 27)]
     assert [found.hypotheses for found in again] == [found.hypotheses for found in whole]
     assert not any(store.work_folder("transcript", name).exists() for name in names)
 
 
 def test_no_request(trial: Trial) -> None:
-    assert decode_all(trial.base, trial.evaluation, [], None) == []
+    assert decode_all(trial.evaluation, [], None) == []
 
 
 def test_a_decoding_that_fails_half_way_leaves_nothing(trial: Trial, private_store: Path) -> None:
@@ -115,22 +115,22 @@ def test_a_decoding_that_fails_half_way_leaves_nothing(trial: Trial, private_sto
     requests = [Request(COLD, 1), Request(WARM, 1)]
     hook = trial.base.load().lm_head.register_forward_hook(fail_late)
     with pytest.raises(RuntimeError, match="no memory"):
-        decode_all(trial.base, trial.evaluation, requests, None)
+        decode_all(trial.evaluation, requests, None)
     hook.remove()
-    names = [n for request in requests for n in transcript_signatures(trial.base, trial.evaluation, request, None)]
+    names = [n for request in requests for n in transcript_signatures(trial.evaluation, request, None)]
     assert listing() == [] and len(names) == 3
     with ExitStack() as locks:
         for name in names:
             locks.enter_context(store.lock("transcript", name, timeout=0))
-    together = decode_all(trial.base, trial.evaluation, requests, None)
-    assert together[0].hypotheses == decode(trial.base, trial.evaluation, COLD, 1, None).hypotheses
+    together = decode_all(trial.evaluation, requests, None)
+    assert together[0].hypotheses == decode(trial.evaluation, COLD, 1, None).hypotheses
 
 
 def test_the_prompts_are_computed_once(trial: Trial) -> None:
     lengths: list[int] = []
     model = trial.base.load()
     hook = model.model.register_forward_hook(lambda _, args, out: lengths.append(args[0].shape[1]))
-    decode_all(trial.base, trial.evaluation, [Request(COLD, 1), Request(replace(WARM, repeats=12), 1)], None)
+    decode_all(trial.evaluation, [Request(COLD, 1), Request(replace(WARM, repeats=12), 1)], None)
     hook.remove()
     assert sum(length > 1 for length in lengths) == 2, "a batch of eight and one of one"
     assert isinstance(model, torch.nn.Module)
@@ -138,7 +138,7 @@ def test_the_prompts_are_computed_once(trial: Trial) -> None:
 
 def test_scores_are_kept_for_all_that_they_depend_on(trial: Trial, private_store: Path) -> None:
     evaluation = trial.evaluation
-    cold, warm = decode_all(trial.base, evaluation, [Request(COLD, 1), Request(WARM, 1)], None)
+    cold, warm = decode_all(evaluation, [Request(COLD, 1), Request(WARM, 1)], None)
     about = evaluation.surroundings
     recordings = {key: row["recording"] for key, row in about.items()}
     for transcripts in (cold, warm):
@@ -168,5 +168,5 @@ def test_what_changes_while_it_is_decoded_is_refused(
             draft.replace(file)
 
     with pytest.raises(ChangedError, match=rf"^{path}: changed while it was being decoded"):
-        decode_all(trial.base, trial.evaluation, [Request(COLD, 1)], None, on_progress=edit)
+        decode_all(trial.evaluation, [Request(COLD, 1)], None, on_progress=edit)
     assert listing() == []

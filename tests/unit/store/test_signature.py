@@ -165,7 +165,7 @@ class TestInputs:
     def test_the_training_set_does_not_matter_to_decoding(self, trial_config: Callable[..., TrainConfig]) -> None:
         def name(**data: Any) -> list[str]:
             trial = Trial(trial_config(data=data))
-            return transcript_signatures(trial.base, trial.evaluation, DecodingRequest(trial.config.decoding, 1), None)
+            return transcript_signatures(trial.evaluation, DecodingRequest(trial.config.decoding, 1), None)
 
         assert name(train_subset=8, train_subset_seed=2) == name() != name(prompt="请听写。")
 
@@ -219,7 +219,7 @@ class TestTranscripts:
         def make(seed: int = 1, **decoding: Any) -> list[str]:
             config = trial_config(decoding={"max_new_tokens": 1, "text_temperature": 0.5, "text_top_k": 5} | decoding)
             base = Base(config.model, config.data.features, "cpu")
-            return decode(base, EvaluationSet(base, config.data), config.decoding, seed, None).signatures
+            return decode(EvaluationSet(base, config.data), config.decoding, seed, None).signatures
 
         return make
 

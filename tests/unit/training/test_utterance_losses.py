@@ -41,7 +41,7 @@ def test_each_loss_is_the_mean_over_its_own_answer(trial: Trial, max_tokens: int
 
 
 def test_together_they_are_the_validation_loss(trial: Trial) -> None:
-    losses = evaluation_losses(trial.base, trial.evaluation, None)
+    losses = evaluation_losses(trial.evaluation, None)
     tokens = [alone(trial, index)[1] for index in range(9)]
     total = sum(loss * (count + 1e-4) for loss, count in zip(losses.values(), tokens, strict=True))
     expected = sum(alone(trial, index)[0] for index in range(9))
@@ -49,9 +49,9 @@ def test_together_they_are_the_validation_loss(trial: Trial) -> None:
 
 
 def test_an_adapter_has_losses_of_its_own(trial: Trial) -> None:
-    base = evaluation_losses(trial.base, trial.evaluation, None)
+    base = evaluation_losses(trial.evaluation, None)
     adapter = trial.adapter()
-    adapted = evaluation_losses(trial.base, trial.evaluation, (adapter.signature, adapter.folder))
+    adapted = evaluation_losses(trial.evaluation, (adapter.signature, adapter.folder))
     assert adapted.keys() == base.keys() and all(math.isfinite(loss) for loss in adapted.values())
     assert all(adapted[name] != base[name] for name in base)
     # What training saw as its last validation loss is a mean over tokens of these very figures.
