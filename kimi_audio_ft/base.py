@@ -93,7 +93,6 @@ class Base:
 
     @cached_property
     def files(self) -> ModelFiles:
-        """Folders of the checkpoint."""
         return locate(self.settings)
 
     @cached_property
@@ -109,7 +108,6 @@ class Base:
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
-        """The text tokenizer."""
         root = self.files.root
         return _text_tokenizer(root, (_state(root / RANKS_NAME), _state(root / CONFIG_NAME)))
 
@@ -136,7 +134,6 @@ class Base:
         return device(self.accelerator)
 
     def encoders(self, features: bool | None = None) -> Encoders:
-        """The checkpoint's frozen encoders."""
         from kimi_audio_ft.features.encode import DTYPES, Encoders
 
         kept = self.features == "cached" if features is None else features

@@ -27,13 +27,11 @@ class Inputs:
         self._trainings: dict[str, str] = {}
 
     def base(self, config: TrainConfig) -> Base:
-        """The frozen base, on the devices of the config."""
         trainer, features = config.trainer, config.data.features
         facts = _about_base(config)
         return _once(self._bases, facts, lambda: Base(config.model, features, trainer.accelerator, trainer.threads))
 
     def evaluation(self, config: TrainConfig) -> EvaluationSet:
-        """The evaluation set."""
         facts = [*_about_base(config), asdict(config.data)]
         return _once(self._evaluations, facts, lambda: EvaluationSet(self.base(config), config.data))
 

@@ -9,7 +9,6 @@ from kimi_audio_ft.runtime.devices import limit_threads
 
 @command("tokenize", ("kimi_audio_ft.config.commands", "TokenizeConfig"))
 def main(config: TokenizeConfig) -> None:
-    """Tokenize the manifests that Hydra composed."""
     from kimi_audio_ft.features.tokenize import tokenize
 
     limit_threads(config.threads)

@@ -38,7 +38,6 @@ def record_failure(config: DictConfig, error: Exception) -> None:
 
 @command("train", ("kimi_audio_ft.config.train", "TrainConfig"), on_failure=record_failure, endings=SweepReport)
 def main(config: TrainConfig) -> float:
-    """Run the trial that Hydra composed."""
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     group = str(Path(hydra.sweep.dir)) if is_sweep() else folder.name

@@ -6,7 +6,6 @@ from kimi_audio_ft.errors import ConfigError
 
 
 def require(condition: bool, option: str, value: object, rule: str, remedy: str = "") -> None:
-    """Raise a ConfigError naming the option unless the condition holds."""
     if not condition:
         raise ConfigError(option, value, rule, remedy)
 
@@ -26,7 +25,6 @@ def below_one(config: object, group: str, *names: str) -> None:
 
 
 def one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise a ConfigError unless the value is one of the choices."""
     require(value in choices, option, value, f"must be one of {', '.join(choices)}")
 
 

@@ -186,8 +186,6 @@ def _nothing_left(config: PrepareConfig, rejections: Sequence[Rejection], out: P
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """Size of one manifest."""
-
     segments: int
     groups: int
     hours: float

@@ -181,7 +181,6 @@ class ConversationData(pl.LightningDataModule):
         return tuple(len(self.plan.epoch(epoch)) for epoch in range(max_epochs))
 
     def num_steps(self, max_epochs: int, max_steps: int) -> int:
-        """Number of optimizer steps of the whole training."""
         steps = 0
         for epoch in range(max_epochs):
             steps += len(self.plan.epoch(epoch))
@@ -194,7 +193,6 @@ class ConversationData(pl.LightningDataModule):
         return self.steps_of(self.trainer.current_epoch if self.trainer is not None else 0)
 
     def steps_of(self, epoch: int) -> ResumableLoader:
-        """This rank's optimizer steps of an epoch."""
         steps = EpochSteps(self.plan, epoch, self.rules.rank, self.rules.ranks)
         return ResumableLoader(self.train_set, steps, collate_fn=self._collate(), num_workers=self.settings.num_workers)
 
@@ -262,7 +260,6 @@ class StepsTogether:
         return next(iter(self.loaders.values())).state_dict()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Resume every loader at the same step."""
         for loader in self.loaders.values():
             loader.load_state_dict(state)
 

@@ -128,7 +128,6 @@ def _plan(parameters: CorpusParameters) -> list[Clip]:
 def render(
     synthesizer: Synthesizer, sentence: Sentence, speaker: Speaker, snr_db: float, noise_seed: tuple[int, ...]
 ) -> Waveform:
-    """A sentence as the speaker says it, in noise."""
     clean = synthesizer.speak(sentence.spoken, variant=speaker.variant, rate=speaker.rate, pitch=speaker.pitch)
     return add_noise(clean, snr_db, np.random.default_rng(noise_seed))
 
@@ -199,7 +198,6 @@ def _present_minutes(folder: Path, marker: dict[str, object], clips: list[Clip])
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns 0, or 2 after printing a user error."""
     defaults = CorpusParameters()
     parser = argparse.ArgumentParser(prog="python -m kimi_audio_ft.demo.corpus", description="Make the demo corpus.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must not hold anything else")

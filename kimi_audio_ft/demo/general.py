@@ -85,14 +85,12 @@ _TEMPLATES = """{time}{person}{modal}{action} {person}{time}在{place}{action} {
 
 
 def draw(rng: random.Random) -> list[Sentence]:
-    """Words of a random sentence."""
     if rng.random() < _RANDOM_SHARE:
         return [_random_word(rng) for _ in range(rng.randint(3, 5))]
     return fill(rng.choice(_TEMPLATES), _SLOTS, rng)
 
 
 def characters() -> set[str]:
-    """All characters of this domain's sentences."""
     numbers = "零一二三四五六七八九十百千万亿两点月号年0123456789."
     forms = literals([*_TEMPLATES, *DIGIT_FORMS])
     people = [*SURNAMES, *GIVEN_NAMES, *TITLES]

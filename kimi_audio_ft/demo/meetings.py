@@ -45,12 +45,10 @@ _TEMPLATES = """{name}{verb}{term} {name}说{term}{change}{amount} {term}{change
 
 
 def draw(rng: random.Random) -> list[Sentence]:
-    """Words of a random sentence."""
     return fill(rng.choice(_TEMPLATES), _SLOTS, rng)
 
 
 def characters() -> set[str]:
-    """All characters of this domain's sentences."""
     lists = (NAMES, ROLES, TERMS, ESPORTS, VERBS, CHANGES, general.FILLERS)
     listed = [word for group in lists for word in group]
     counted = [*AMOUNT_UNITS, *MULTIPLES, *LATIN]

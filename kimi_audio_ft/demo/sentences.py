@@ -40,7 +40,6 @@ def vocabulary() -> list[str]:
 
 
 def check_domain(domain: str) -> None:
-    """Raises ``ConfigError`` for an unknown domain."""
     if domain not in DOMAINS:
         raise ConfigError("domain", domain, f"must be one of {', '.join(DOMAINS)}")
 

@@ -203,13 +203,11 @@ _SNR_DB = {"general": (15.0, 45.0), "target": (10.0, 30.0)}
 
 
 def draw_speaker(domain: str, rng: random.Random) -> Speaker:
-    """A random speaker of ``domain`` ("general" or "target")."""
     voice = rng.choice(_VOICES[domain])
     return Speaker(voice.variant, rng.randint(*voice.rates), rng.randint(*voice.pitches))
 
 
 def draw_snr_db(domain: str, rng: random.Random) -> float:
-    """A random signal-to-noise ratio in dB, by ``domain``."""
     return rng.uniform(*_SNR_DB[domain])
 
 

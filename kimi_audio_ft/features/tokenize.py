@@ -51,7 +51,6 @@ def _work(rank: int, send: Send, config: TokenizeConfig) -> None:
 
 
 def _take_part(config: TokenizeConfig) -> None:
-    """The work of one rank."""
     with joined_team() as team:
         _claim_hardware(config, team)
         base = Base(config.model, "cached" if config.features else "none")

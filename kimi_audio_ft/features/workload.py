@@ -39,7 +39,6 @@ class Wanted:
         return float(self.samples.sum()) / SAMPLE_RATE
 
     def key(self, number: int) -> str:
-        """Key in the feature store."""
         return self.perturbation(number).key(self.digests[number].tobytes().hex())
 
     def perturbation(self, number: int) -> Perturbation:

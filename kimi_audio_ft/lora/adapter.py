@@ -27,7 +27,6 @@ _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def peft_config(settings: LoraConfig) -> peft.LoraConfig:
-    """PEFT's config from our settings."""
     assert settings.lora_alpha is not None, "LoraConfig.__post_init__ sets it"
     start: Any = True if settings.init_lora_weights == "default" else settings.init_lora_weights
     return peft.LoraConfig(

@@ -182,7 +182,6 @@ class DropoutSeed:
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def at(self, seed: int, epoch: int, number: int, length: int) -> None:
-        """Set the seed for a micro-batch of an epoch."""
         self.seed, self.length = stable_seed("dropout", seed, epoch, number), length
 
     def generator(self, layer: str, device: torch.device) -> torch.Generator:

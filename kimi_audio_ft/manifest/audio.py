@@ -189,11 +189,9 @@ class Perturbation:
         return round(self.speed * SAMPLE_RATE)
 
     def key(self, digest: str) -> str:
-        """Key of the perturbed recording in the feature store."""
         return digest if self == UNCHANGED else f"{digest}@{self.speed:g}x{self.gain_db:+g}dB"
 
     def num_samples(self, num_samples: int) -> int:
-        """Length of the perturbed waveform."""
         return num_samples_16k(num_samples, self._rate)
 
     def apply(self, waveform: torch.Tensor) -> torch.Tensor:

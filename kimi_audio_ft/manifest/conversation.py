@@ -219,7 +219,6 @@ class Layout:
         audio_loss: bool = False,
         text_loss: bool = False,
     ) -> None:
-        """Append positions that have the same masks."""
         self.audio_ids.extend(audio_ids)
         self.text_ids.extend(text_ids)
         self.is_continuous_mask.extend([codes] * len(audio_ids))

@@ -77,7 +77,6 @@ class Source:
             raise DataError(self.path, "was changed while it was being read", "Leave it alone, and start again")
 
     def decoded(self, raw: bytes, number: int) -> str:
-        """Text of a line."""
         try:
             return raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -300,7 +299,6 @@ class Recordings:
 
 
 def hash_of(values: np.ndarray) -> str:
-    """sha256 of an array's values."""
     return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 

@@ -72,7 +72,6 @@ class Manifest(Sequence[Conversation]):
         return parse_line(text, source.path, number, source.audio_root, source.tokens, source.prompt)
 
     def select(self, indices: np.ndarray) -> Manifest:
-        """The conversations at these indices."""
         return Manifest(self.source, self.columns, self._state, self._tokenizer, self.rows[indices])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -128,7 +127,6 @@ class Manifest(Sequence[Conversation]):
         return np.repeat(np.arange(len(self.columns)), self.columns.audios)
 
     def line_of(self, index: int) -> int:
-        """Line number of a conversation."""
         return int(self.columns.line[self.rows[index]])
 
     def require_unchanged(self) -> None:
@@ -142,7 +140,6 @@ class Manifest(Sequence[Conversation]):
         return value, id_of(value, number)
 
     def text_of(self, index: int) -> tuple[str, int]:
-        """Text and number of a conversation's line."""
         row = self.rows[index]
         number = int(self.columns.line[row])
         raw = os.pread(self._opened(), int(self.columns.size[row]), int(self.columns.offset[row]))

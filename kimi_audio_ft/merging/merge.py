@@ -89,7 +89,6 @@ class Merge:
 
     @cached_property
     def encoder(self) -> dict[str, StoredTensor]:
-        """Tensors of the base's Whisper."""
         return whisper_sources(self.whisper)
 
     @cached_property
@@ -100,7 +99,6 @@ class Merge:
 
     @property
     def size(self) -> int:
-        """Bytes of all tensors that are written."""
         return sum(source.info.nbytes for source in (*self.decoder.values(), *self.encoder.values()))
 
 

@@ -110,7 +110,6 @@ def is_branch(name: str) -> bool:
 
 
 def read_config(folder: Path) -> KimiAudioConfig:
-    """``config.json`` of a checkpoint folder."""
     path, remedy = folder / "config.json", "Set model.path to a Kimi-Audio checkpoint"
     fields = read_json_object(path, remedy)
     try:

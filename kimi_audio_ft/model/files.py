@@ -179,5 +179,4 @@ def base_files(repo: str, revision: str | None) -> HubFiles:
 
 
 def speech_tokenizer_files(repo: str) -> HubFiles:
-    """Needed files of the GLM-4 voice tokenizer."""
     return HubFiles("model.speech_tokenizer", repo, None, allow=("*.json", "*.safetensors"))

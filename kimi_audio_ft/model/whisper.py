@@ -64,7 +64,6 @@ class WhisperFeatureExtractor(nn.Module):
 
     @property
     def num_mel_bins(self) -> int:
-        """Bins of the log-mel spectrogram."""
         return int(self.config["num_mel_bins"])
 
     @property
@@ -85,7 +84,6 @@ class WhisperFeatureExtractor(nn.Module):
 
     @torch.no_grad()
     def encode(self, waveforms: list[Tensor], batch_size: int = 8) -> list[Tensor]:
-        """``forward`` without gradients."""
         return self(waveforms, batch_size)
 
     def _encode_pieces(self, pieces: list[Tensor]) -> list[Tensor]:

@@ -85,7 +85,6 @@ _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "CUBLAS_STATUS_A
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is no memory left."""
     import torch
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):

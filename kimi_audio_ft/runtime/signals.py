@@ -57,7 +57,6 @@ class StopRequest:
         return bool(self._received) or (self.parent != 0 and os.getppid() != self.parent)
 
     def listen(self) -> Self:
-        """Answer signals from now on."""
         if threading.current_thread() is threading.main_thread():
             if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
                 self._handlers.pop(signal.SIGHUP, None)

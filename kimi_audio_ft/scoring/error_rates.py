@@ -143,7 +143,6 @@ class EditCounts:
 
     @property
     def edits(self) -> int:
-        """All edits."""
         return self.substitutions + self.deletions + self.insertions
 
     @property

@@ -119,7 +119,6 @@ def _until_settled(rules: tuple[Rule, ...]) -> Rule:
 
 
 def apply(rules: tuple[Rule, ...], text: str) -> str:
-    """``text`` after every rule, in order."""
     for rule in rules:
         text = rule(text)
     return text

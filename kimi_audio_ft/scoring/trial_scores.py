@@ -55,7 +55,6 @@ class TrialFacts:
 
     @property
     def params(self) -> dict[str, Any]:
-        """The parameters shown in tables."""
         return {key: self.flat[key] for key in SHOWN if key in self.flat}
 
 

@@ -56,7 +56,6 @@ def recall(kind: str, facts: Any) -> Any:
 
 
 def keep(kind: str, facts: Any, value: Any) -> None:
-    """Cache a value."""
     path = _path(kind, facts)
     with suppress(OSError, UserError):  # a read-only store, or a full disk
         if path.suffix == ".json":

@@ -96,7 +96,6 @@ def problem(product: Product) -> str | None:
 
 
 def has_hashes(product: Product) -> bool:
-    """Whether the product's version kept hashes."""
     return HASHES in _facts(Path(product.path))
 
 

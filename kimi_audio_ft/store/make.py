@@ -233,7 +233,6 @@ def _forget_work(kind: str, signature: str) -> None:
 
 
 def draft_folder(kind: str, signature: str) -> Path:
-    """Where a product is made."""
     return product_path(kind, signature).with_name(f".{signature}.draft")
 
 

@@ -112,5 +112,4 @@ def feature_facts(encoders: dict[str, Any], dim: int, dtype: str) -> dict[str, A
 
 
 def feature_signature(encoders: dict[str, Any], dim: int, dtype: str) -> str:
-    """Name of a feature store."""
     return "f" + digest_of(feature_facts(encoders, dim, dtype))[1:]

@@ -154,7 +154,6 @@ class EventWriter:
         self._begin = b"" if self._ends_well() else b"\n"
 
     def __call__(self, event: Event) -> None:
-        """Append one event."""
         line = self._begin + json.dumps(event.to_json(), ensure_ascii=False).encode() + b"\n"
         self._begin = b""
         try:
@@ -183,7 +182,6 @@ class EventReader:
     offset: int = field(default=0, init=False)
 
     def read(self) -> list[Event]:
-        """Events since the last call."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self.offset)

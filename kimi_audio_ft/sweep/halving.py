@@ -168,7 +168,6 @@ def _decision(result: RungResult, scores: Sequence[float], border: float, metric
 
 
 def show(score: float | None, metric: str) -> str:
-    """A score as tables show it."""
     if score is None:
         return "–"
     return f"CER {100 * score:.2f} %" if metric == "cer" else f"loss {score:.4f}"

@@ -127,12 +127,10 @@ class RungScore:
         self.shown = {"adapter": plan.adapter, "step": step, "metric": metric}
 
     def read(self) -> float | None:
-        """The score, or None."""
         found = recall("rungs", self.facts)
         return None if found is None else float(found["score"])
 
     def write(self, score: float) -> None:
-        """Cache the score."""
         keep("rungs", self.facts, {**self.shown, "score": score})
 
 
@@ -155,7 +153,6 @@ class HalvingRecord:
         self._times = dict(_times(self.path))
 
     def write(self, candidates: Sequence[Candidate]) -> None:
-        """Write all decisions so far."""
         document = {
             **{name: getattr(self.settings, name) for name in _SETTINGS},
             "jobs_in_grid": self.num_jobs,

@@ -37,7 +37,6 @@ class Unit:
 
     @property
     def config(self) -> TrainConfig:
-        """Config of its training."""
         return self.jobs[0]
 
     def planned_evaluation(self, job: TrainConfig) -> str | None:
@@ -65,17 +64,14 @@ class Task:
     metric: str = "cer"
 
     def with_units(self, units: Sequence[Unit]) -> Task:
-        """The same task about other units."""
         return replace(self, units=list(units))
 
 
 def write_task(task: Task, path: Path) -> None:
-    """Write a task for another process."""
     write_json(path, asdict(task))
 
 
 def read_task(path: Path) -> Task:
-    """Read what ``write_task`` wrote."""
     values = json.loads(path.read_text(encoding="utf-8"))
     units = [
         Unit(unit["key"], [train_config(job) for job in unit["jobs"]], unit["evaluations"])

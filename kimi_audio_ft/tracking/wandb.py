@@ -76,7 +76,6 @@ class WandbRun(Tracker):
             self._start(identity)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Add a point to the curves."""
         if self._run is not None:
             with self._guarded("logging"):
                 self._run.log({**metrics, STEP: step})
@@ -92,7 +91,6 @@ class WandbRun(Tracker):
                 self._close(exit_code=0)
 
     def fail(self, message: str) -> None:
-        """Close the run as failed, with the reason in its summary."""
         if self._run is not None:
             with self._guarded("closing the run"):
                 self._run.summary["failure"] = message

@@ -51,7 +51,6 @@ class AdapterState:
     dropout: DropoutSeed = field(default_factory=DropoutSeed)
 
     def owns(self, parameter: str) -> bool:
-        """Whether the parameter of this name belongs to the adapter."""
         return f".{self.name}." in parameter
 
 
@@ -95,7 +94,6 @@ def adapter_parameters(module: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def set_adapter_parameters(module: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Set the trained parameters from whole tensors."""
     parameters = dict(_trained(module))
     assert parameters.keys() == values.keys(), "a checkpoint of another adapter"
     for name, parameter in parameters.items():

@@ -71,7 +71,6 @@ def write_checkpoint(checkpoint: Mapping[str, Any], folder: Path, config: str) -
     tensors: dict[str, Tensor] = {}
 
     def referred(value: Any) -> dict[str, str]:
-        """Reference to a tensor, in JSON."""
         assert isinstance(value, Tensor), f"a checkpoint holds a {type(value).__name__}, which JSON does not know"
         name = str(len(tensors))
         tensors[name] = value.detach().cpu().clone().contiguous()

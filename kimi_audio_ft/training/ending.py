@@ -16,7 +16,6 @@ class Leave(Exception):
 
 
 def require_finite(what: str, loss: float, rate: float, step: int) -> None:
-    """Raise TrainingFailed unless the loss is a finite number."""
     if not math.isfinite(loss):
         raise TrainingFailed(
             f"optim.lr={rate:g}: the {what} loss is {loss} at step {step}; it must be finite. "

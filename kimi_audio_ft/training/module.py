@@ -94,12 +94,10 @@ class AdapterTraining(pl.LightningModule):
 
     @property
     def active(self) -> list[AdapterState]:
-        """The adapters that have not failed."""
         return [state for state in self.states if state.failure is None]
 
     @property
     def strategy(self) -> AdapterStrategy:
-        """The trainer's strategy, one of ours."""
         strategy = self.trainer.strategy
         assert isinstance(strategy, AdapterStrategy)
         return strategy

@@ -28,7 +28,6 @@ class Targets:
 
     @classmethod
     def of(cls, batch: Batch) -> Targets:
-        """Targets of one micro-batch."""
         mask_BS = batch["text_loss_mask"]
         return cls(batch["text_labels"][mask_BS], mask_BS.nonzero()[:, 0], mask_BS.shape[0])
 

@@ -43,7 +43,6 @@ class AdapterStrategy(Strategy):
 
     @property
     def ranks(self) -> int:
-        """Number of training processes."""
         return getattr(self, "world_size", 1)
 
     def shard(self, model: nn.Module) -> None:
@@ -54,7 +53,6 @@ class AdapterStrategy(Strategy):
         return nullcontext()
 
     def clip(self, parameters: Sequence[nn.Parameter], norm: float) -> None:
-        """Clip one adapter's gradients to this norm."""
         nn.utils.clip_grad_norm_(parameters, norm)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -73,7 +71,6 @@ class AdapterStrategy(Strategy):
         return adapter_parameters(self.lightning_module)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Set the adapter from a checkpoint."""
         assert self.lightning_module is not None
         set_adapter_parameters(self.lightning_module, checkpoint["state_dict"])
         # A training interrupted right at its end has nothing left to do.
@@ -85,7 +82,6 @@ class AdapterStrategy(Strategy):
         return moments(self.lightning_module, optimizer)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Set AdamW's moments from a checkpoint."""
         assert self.lightning_module is not None
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             set_moments(self.lightning_module, optimizer, saved)

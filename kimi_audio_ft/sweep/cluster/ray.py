@@ -53,7 +53,6 @@ class RayCluster:
             log.warning("%s. Waiting for a node that has them", message)  # one may be on its way
 
     def submit(self, task_file: Path, name: str) -> str:
-        """Queue a task."""
         remote = self._ray.remote(
             num_cpus=self.asked["CPU"],
             num_gpus=self.asked.get("GPU", 0),

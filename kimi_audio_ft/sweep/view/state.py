@@ -86,7 +86,6 @@ class SweepState:
         self._packs: dict[int | str | None, int] = {}  # the last one of each task
 
     def having(self, phase: Phase) -> list[Row]:
-        """The rows in a phase."""
         return [row for row in self.rows.values() if row.phase == phase]
 
     def apply(self, event: events.Event) -> Row | None:

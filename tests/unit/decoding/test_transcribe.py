@@ -133,7 +133,7 @@ def test_a_batch_that_does_not_fit_is_decoded_in_halves(
         return generate_texts(model, inputs, settings, seeds, *rest)
 
     monkeypatch.setattr("kimi_audio_ft.decoding.transcribe.generate_texts", tight)
-    prompts = trial.data.dataset(trial.data.eval_conversations, "eval.jsonl", None, for_generation=True)
+    prompts = trial.data.dataset(trial.data.eval_conversations, None, for_generation=True)
     requests = [DecodingRequest(SAMPLED, 1, repeat) for repeat in (0, 1)]
     base = trial.base
     assert transcribe(base.load(), prompts, base.tokenizer, requests, base.tokens.first) == expected

@@ -41,7 +41,6 @@ class PackedLauncher(Launcher):
         return self._launch().run(job_overrides, initial_job_idx)
 
     def num_steps(self, job_overrides: Sequence[Sequence[str]]) -> list[int]:
-        """Optimizer steps of every job's whole training."""
         from kimi_audio_ft.sweep import halving_run
 
         return halving_run.num_steps(self._launch(), job_overrides)
