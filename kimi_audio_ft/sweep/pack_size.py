@@ -99,7 +99,15 @@ def _probe(trials: Sequence[Trial], dispatch: str) -> Probe:
     settings = replace(trainer_config, strategy="single", progress=False, max_epochs=1, max_steps=-1)
     nowhere = Path()  # nothing is written
     specs = [
-        AdapterSpec(one.training_signature, one.config.lora, one.config.optim, one.config.seed, nowhere, nowhere)
+        # At no rate to speak of: one that diverged would leave the pack, and others be measured without it.
+        AdapterSpec(
+            one.training_signature,
+            one.config.lora,
+            replace(one.config.optim, lr=1e-12),
+            one.config.seed,
+            nowhere,
+            nowhere,
+        )
         for one in trials
     ]
     data.setup()

@@ -136,8 +136,7 @@ class SweepReport(Callback):
         failures = failed_trials(folder) if folder is not None else []
         if folder is None or not failures:
             return None
-        if any((trial / "scores.json").is_file() for trial in trial_folders(folder)):
-            write_sweep_report(folder, cls._language)
+        write_sweep_report(folder, cls._language)
         again = "Fix the cause and re-run: finished trials are skipped"
         return "\n".join([*failures, again])
 
@@ -194,6 +193,9 @@ def write_sweep_report(folder: Path, language: str = "en") -> bool:
     from multirun_analysis.report.page import write_comparison
     from multirun_analysis.terminal import print_leaderboard
 
+    if not any((trial / "scores.json").is_file() for trial in trial_folders(folder)):
+        log.warning("no report of %s: no trial is scored", folder)
+        return True
     try:
         comparison = load_sweep(folder)
         print_leaderboard(comparison, failures=False)

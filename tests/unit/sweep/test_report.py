@@ -151,6 +151,9 @@ def test_a_report_that_cannot_be_made_is_a_failure(
 ) -> None:
     report = SweepReport()
     report.on_multirun_start(sweep)
+    report.on_multirun_end(sweep)
+    assert "no trial is scored" in caplog.text
+    (scored(sweep, 2) / "scores.json").write_text("{}", encoding="utf-8")
     with pytest.raises(SystemExit) as ended:
         report.on_multirun_end(sweep)
     assert ended.value.code == 1
