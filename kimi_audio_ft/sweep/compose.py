@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import gc
 import pickle
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+import yaml
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
@@ -135,3 +137,22 @@ def _is_value(override: Override, master: DictConfig) -> bool:
         and not override.is_sweep_override()
         and not isinstance(override.value(), dict)
     )
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # libyaml, where PyYAML has it
+    """Writes what ``OmegaConf.to_yaml`` writes, several times as fast."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Quoted where OmegaConf would read a number or a truth value."""
+    quoted = text in ("y", "Y", "n", "N") or _NUMBER.fullmatch(text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if quoted else None)
+
+
+_NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?|[-+]?inf(inity)?|nan", re.IGNORECASE)
+_Dumper.add_representer(str, _text)
+
+
+def to_yaml(values: Any) -> str:
+    """``OmegaConf.to_yaml`` of plain values."""
+    return str(yaml.dump(values, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False))

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job, setup_globals
+from hydra.core.utils import (
+    JobReturn,
+    JobStatus,
+    configure_log,
+    env_override,
+    filter_overrides,
+    run_job,
+    setup_globals,
+)
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from kimi_audio_ft import store
 from kimi_audio_ft.cli import to_settings
@@ -26,7 +35,7 @@ from kimi_audio_ft.runtime.signals import StopRequest
 from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.store.usage import note, using
 from kimi_audio_ft.sweep.cluster.executor import make_supervisor
-from kimi_audio_ft.sweep.compose import compose_jobs
+from kimi_audio_ft.sweep.compose import compose_jobs, to_yaml
 from kimi_audio_ft.sweep.events import Event, Failed, Ready
 from kimi_audio_ft.sweep.plan import Task, Unit, make_tasks
 from kimi_audio_ft.sweep.report import SweepReport
@@ -221,14 +230,45 @@ class Runner:
 
     def run(self, job: Job) -> JobReturn:
         """Run a job in this process."""
-        job.returned = run_job(
-            hydra_context=self.context,
-            task_function=self.task,
-            config=job.config,
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-        )
+        if is_training(job):
+            job.returned = self._run_quickly(job)
+        else:
+            job.returned = run_job(self.task, job.config, "hydra.sweep.dir", "hydra.sweep.subdir", self.context)
         return job.returned
+
+    def _run_quickly(self, job: Job) -> JobReturn:
+        """As Hydra's ``run_job``, in a quarter of its time: without its four copies of a config that nobody else has,
+        and with libyaml. ``hydra.job.chdir`` is not for our trials, whose paths stay relative to the start."""
+        config, hydra, callbacks = job.config, job.config.hydra, self.context.callbacks
+        folder = Path(hydra.sweep.dir, hydra.sweep.subdir).absolute()
+        with read_write(hydra.runtime), open_dict(hydra.runtime):
+            hydra.runtime.output_dir = str(folder)
+        with without_hydra(config):
+            own = deepcopy(config)
+        returned = JobReturn(list(hydra.overrides.task), own, config, str(Path.cwd()), str(hydra.job.name))
+        before, HydraConfig.instance().cfg = HydraConfig.instance().cfg, config  # type: ignore[assignment]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            configure_log(hydra.job_logging, hydra.verbose)
+            if hydra.output_subdir is not None:
+                beside = folder / hydra.output_subdir
+                beside.mkdir(parents=True, exist_ok=True)
+                for name, values in {"config": own, "hydra": hydra, "overrides": hydra.overrides.task}.items():
+                    plain = OmegaConf.to_container(values, enum_to_str=True)
+                    text = to_yaml({"hydra": plain} if name == "hydra" else plain)
+                    (beside / f"{name}.yaml").write_text(text, encoding="utf-8")
+            with env_override(hydra.job.env_set):
+                callbacks.on_job_start(config=config, task_function=self.task)
+                try:
+                    returned.return_value, returned.status = self.task(own), JobStatus.COMPLETED
+                except Exception as error:
+                    returned.return_value, returned.status = error, JobStatus.FAILED
+            for handler in logging.getLogger().handlers:
+                handler.flush()
+            callbacks.on_job_end(config=config, job_return=returned)
+        finally:
+            HydraConfig.instance().cfg = before
+        return returned
 
 
 def is_training(job: Job) -> bool:
@@ -262,7 +302,9 @@ def prepare(job: Job, inputs: Inputs) -> None:
     try:
         sweep = job.config.hydra.sweep
         job.folder = Path(str(sweep.dir), str(sweep.subdir))
-        trial = Trial(_settings(job.config), inputs=inputs)
+        with without_hydra(job.config):
+            settings = to_settings(job.config)
+        trial = Trial(settings, inputs=inputs)
         trial.base.targets(trial.config.lora)
         job.trial, job.plan = trial, trial.plan
     except Exception as error:  # the job fails with it when it runs, in its own log
@@ -271,12 +313,13 @@ def prepare(job: Job, inputs: Inputs) -> None:
         HydraConfig.instance().cfg = before
 
 
-def _settings(config: DictConfig) -> Any:
-    """A job's own config, as Hydra gives it to the task, as its dataclass."""
+@contextmanager
+def without_hydra(config: DictConfig) -> Iterator[None]:
+    """A job's own config, as Hydra gives it to the task; copying Hydra's part would take most of the time."""
     content = config.__dict__["_content"]
-    hydra = content.pop("hydra")  # put back below: copying it would take most of a sweep's planning
+    hydra = content.pop("hydra")
     try:
-        return to_settings(config)
+        yield
     finally:
         content["hydra"] = hydra
 

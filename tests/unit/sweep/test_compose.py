@@ -23,7 +23,7 @@ from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.paths import config_dir, project_root
-from kimi_audio_ft.sweep.compose import TemplateLoader, compose_jobs
+from kimi_audio_ft.sweep.compose import TemplateLoader, compose_jobs, to_yaml
 from kimi_audio_ft.sweep.launch import Job, prepare, refuse_to_sweep_scoring
 
 COMMON = ["logger=none", "trainer.max_steps=3", 'data.prompt="转写：a=b"']
@@ -194,3 +194,16 @@ def test_trials_that_would_be_scored_differently_are_refused_before_anything_is_
     assert str(error.value).startswith(
         "scoring.fillers=[]: differs between the trials of this sweep (['嗯'] in trial 4, [] in trial 6), and only"
     )
+
+
+def test_yaml_is_omegaconfs() -> None:
+    texts = ["1", "1e-3", "1e3", ".5", "1_0", "0x1f", "yes", "n", "On", "null", "~", "nan", "-inf", "Infinity", "1:30"]
+    texts += ["", " a", "a: b", "#", "'", '"', "[a]", "{a}", "语音", "two\nlines", "%", "@", "*", "&", "-", "a" * 200]
+    values = {
+        "texts": texts,
+        "numbers": [1, 1.0, 1e-5, 1e30, -0.0, True, None],
+        "empty": {},
+        "none": [],
+        "${a}": "${b}",
+    }
+    assert to_yaml(values) == OmegaConf.to_yaml(OmegaConf.create(values))
