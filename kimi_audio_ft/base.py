@@ -40,10 +40,10 @@ def linear_names(files: ModelFiles) -> tuple[str, ...]:
     """Full paths of the linears of the whole model, Whisper included."""
     configs = [path for path in (files.root / "config.json", files.whisper / "config.json") if path.is_file()]
     facts = [_LAYOUT_VERSION, version("transformers"), *map(file_digest, configs)]
-    return tuple(remember("layouts", facts, lambda: {"linears": linears_of(_on_meta(files))})["linears"])
+    return tuple(remember("layouts", facts, lambda: {"linears": linears_of(on_meta(files))})["linears"])
 
 
-def _on_meta(files: ModelFiles) -> KimiAudioForCausalLM:
+def on_meta(files: ModelFiles) -> KimiAudioForCausalLM:
     """The whole model, Whisper included, without its weights."""
     import torch
 
@@ -60,7 +60,7 @@ def _on_meta(files: ModelFiles) -> KimiAudioForCausalLM:
 
 
 def _state(path: Path) -> tuple[Any, ...] | None:
-    """What tells a file from any other that was at its path; None where there is none."""
+    """Identity of the file at a path now (inode, size, times); None where there is none."""
     try:
         status = path.stat()
     except OSError:  # whoever reads it says so
@@ -154,10 +154,6 @@ class Base:
     def about_to_compute(self) -> None:
         """Set PyTorch's threads; called before anything is computed in a process of several trials."""
         limit_threads(self.threads)
-
-    def on_meta(self) -> KimiAudioForCausalLM:
-        """The whole model, Whisper included, without its weights."""
-        return _on_meta(self.files)
 
     def load(self, audio_branch: bool = False) -> KimiAudioForCausalLM:
         """The frozen base on its device; read once per process unless something about it differs."""

@@ -26,7 +26,7 @@ _OURS_ELSEWHERE = {
 
 @dataclass
 class SlurmConfig:
-    """What a Slurm job, which makes one task of adapters, asks for; null leaves it to the cluster."""
+    """Resources and limits of a Slurm job, which runs one task; null leaves one to the cluster."""
 
     partition: str | None = None  # Partition that jobs are sent to.
     account: str | None = None  # Account that they are charged to.
@@ -61,7 +61,7 @@ class SlurmConfig:
 
 @dataclass
 class RayConfig:
-    """What a Ray task, which makes one task of adapters, asks for."""
+    """Resources of a Ray task, which runs one task of the sweep."""
 
     # Address of a running Ray cluster ("auto": the one that this node belongs to); null: start Ray here.
     address: str | None = None
@@ -106,7 +106,7 @@ METRICS = ("cer", "loss")
 
 @dataclass
 class HalvingConfig:
-    """Where trainings are compared, and how many go on."""
+    """Successive halving: the rungs at which trainings are compared, and how many continue."""
 
     _target_: str = "hydra_plugins.kimi_audio_ft_halving.sweeper.HalvingSweeper"
     params: dict[str, str] | None = None  # Values to sweep over, as in the basic sweeper; the grid's adapters compete.
@@ -114,7 +114,7 @@ class HalvingConfig:
     reduction_factor: float = 2.0  # Of n adapters that reach a rung, the best n / reduction_factor go on.
     metric: str = "cer"  # What is compared: cer (greedy decoding of data.eval_manifest) or loss (on its answers).
     max_candidates: int | None = None  # Draw so many adapters from a larger grid; null takes all.
-    seed: int = 1  # Of that draw.
+    seed: int = 1  # Seed of that draw.
 
     def __post_init__(self) -> None:
         one_of("hydra.sweeper.metric", self.metric, METRICS)

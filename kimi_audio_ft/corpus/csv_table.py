@@ -14,11 +14,7 @@ from kimi_audio_ft.errors import DataError, UserError
 
 # An unclosed quote swallows the following rows. A bad row longer than this many lines is reported as one.
 _MAX_LINES_PER_BAD_ROW = 50
-_BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
+_BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 @dataclass(frozen=True)

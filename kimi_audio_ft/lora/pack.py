@@ -63,18 +63,14 @@ def why_solo(
 
 
 class Pack:
-    """Routes every member's rows through its own adapter, until closed.
+    """Routes every member's rows through its own adapter, until closed."""
 
-    rank: padded LoRA rank of the batched form; None is the members' maximum. With a fixed rank a member's result is
-    independent of the other members, to the last bit.
-    """
-
-    def __init__(self, model: PeftModel, names: Sequence[str], dispatch: str, rank: int | None = None) -> None:
+    def __init__(self, model: PeftModel, names: Sequence[str], dispatch: str) -> None:
         assert dispatch in DISPATCHES, dispatch
         self.names, self.dispatch, self.shares = list(names), dispatch, list[Share]()
         tuned: Any = model.base_model.model
         configs: Any = model.peft_config
-        self.rank = rank or max(configs[name].r for name in names)
+        self.rank = max(configs[name].r for name in names)
         self.adapts_embedding = False
         self._patched: list[nn.Module] = []
         self._common: list[Tensor] = []  # weights of products over the rows of all members

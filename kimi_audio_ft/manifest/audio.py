@@ -62,10 +62,10 @@ def audio_info(path: str | Path) -> AudioInfo:
     return AudioInfo(num_samples_16k(frames, rate), frames / rate, rate, channels)
 
 
-def lengths_16k(paths: Sequence[str | Path], threads: int = 8) -> np.ndarray:
-    """``num_samples_16k`` of many recordings, int64 ``[len(paths)]``, as ``audio_info`` in ``threads`` threads."""
+def lengths_16k(paths: Sequence[str | Path]) -> np.ndarray:
+    """``num_samples_16k`` of many recordings, int64 ``[len(paths)]``, as ``audio_info`` in 8 threads."""
     batches = (paths[start : start + _HEADERS_AT_ONCE] for start in range(0, len(paths), _HEADERS_AT_ONCE))
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(8) as pool:
         infos = (info for batch in batches for info in pool.map(audio_info, batch))
         return np.fromiter((info.num_samples_16k for info in infos), np.int64)
 

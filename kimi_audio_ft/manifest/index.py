@@ -353,9 +353,9 @@ def lines_of(path: Path, chunk: Chunk) -> Iterator[tuple[int, int, bytes]]:
             place += len(raw)
 
 
-def runs_of(count: int, size: int = 1000) -> list[range]:
-    """``range(count)`` in runs of at most ``size``, as items for ``over_cores``."""
-    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+def runs_of(count: int) -> list[range]:
+    """``range(count)`` in runs of at most 1000, as items for ``over_cores``."""
+    return [range(start, min(start + 1000, count)) for start in range(0, count, 1000)]
 
 
 def over_cores(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:

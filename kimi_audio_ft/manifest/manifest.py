@@ -18,24 +18,8 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from kimi_audio_ft.errors import ConfigError, DataError
-from kimi_audio_ft.manifest.conversation import (
-    Conversation,
-    TokenRange,
-    id_of,
-    parse_line,
-    reference_of,
-    with_prompt,
-)
-from kimi_audio_ft.manifest.index import (
-    Columns,
-    Recordings,
-    Source,
-    hash_of,
-    index_of,
-    over_cores,
-    runs_of,
-    state_of,
-)
+from kimi_audio_ft.manifest.conversation import Conversation, TokenRange, id_of, parse_line, reference_of, with_prompt
+from kimi_audio_ft.manifest.index import Columns, Recordings, Source, hash_of, index_of, over_cores, runs_of, state_of
 from kimi_audio_ft.store.cache import Arrays, remember
 from kimi_audio_ft.store.digests import file_digest
 from kimi_audio_ft.store.signature import canonical
@@ -283,7 +267,7 @@ def _identity(
 
 
 def _remembered(manifest: Manifest, facts: dict[str, Any], make: Callable[[], Arrays]) -> Arrays:
-    """What ``make`` computes from these facts and conversations, cached."""
+    """Result of ``make``, cached by these facts and conversations."""
     manifest.require_unchanged()
     ours = {"file": file_digest(manifest.source.place), "rows": hash_of(manifest.rows)}
     return remember("manifests", facts | ours, make)

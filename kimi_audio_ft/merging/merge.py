@@ -16,7 +16,7 @@ import torch
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from kimi_audio_ft import store
-from kimi_audio_ft.base import Base, find_adapter
+from kimi_audio_ft.base import Base, find_adapter, on_meta
 from kimi_audio_ft.config.commands import MergeConfig
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.features.encode import DTYPES
@@ -78,7 +78,7 @@ class Merge:
     def decoder(self) -> dict[str, StoredTensor]:
         """Tensors of the base's decoder, which must be exactly the config's, in the merged number format."""
         sources = decoder_sources(self.base.files.root)
-        state = self.base.on_meta().state_dict().items()
+        state = on_meta(self.base.files).state_dict().items()
         expected = {key: tuple(value.shape) for key, value in state if not key.startswith("whisper_model.")}
         given = {key: source.info.shape for key, source in sources.items()}
         odd = sorted(key for key in expected.keys() | given.keys() if expected.get(key) != given.get(key))
@@ -94,7 +94,7 @@ class Merge:
     @cached_property
     def updates(self) -> dict[str, Update]:
         """The adapter's updates by names of the published layout: ``model.layers.*``, Whisper's ``model.encoder.*``."""
-        updates = read_updates(self.base.on_meta(), self.adapter_folder)
+        updates = read_updates(on_meta(self.base.files), self.adapter_folder)
         return {name.removeprefix("whisper_"): update for name, update in updates.items()}
 
     @property

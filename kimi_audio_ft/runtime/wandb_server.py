@@ -8,6 +8,8 @@ from typing import Literal
 
 import regex
 
+from kimi_audio_ft.text import first_line
+
 log = logging.getLogger(__name__)
 
 Mode = Literal["online", "offline", "disabled"]
@@ -67,6 +69,5 @@ def short_name(name: str) -> str:
 
 
 def described(error: Exception) -> str:
-    """What an error of wandb's says, on one line and without anything that could be an API key."""
-    first_line = (str(error).splitlines() or [""])[0]
-    return f"{type(error).__name__}: {_SECRET.sub('***', first_line)}"
+    """Type and first line of an error of wandb's, without anything that could be an API key."""
+    return f"{type(error).__name__}: {_SECRET.sub('***', first_line(error))}"

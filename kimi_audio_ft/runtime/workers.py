@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -41,7 +41,6 @@ def run_workers(
     count: int,
     on_message: Callable[[int, Any], None] | None = None,
     *,
-    environment: Mapping[str, str] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> None:
     """Run ``task(rank, send, *arguments)`` in ``count`` processes and wait for all of them.
@@ -49,7 +48,6 @@ def run_workers(
     Args:
         task: a function of a module, so that a spawned process can import it.
         on_message: is given ``(rank, value)`` here for every ``send(value)`` of a worker, in each worker's order.
-        environment: variables that the workers see besides this process's own.
         should_stop: asked again and again; once true, every worker gets one SIGTERM, and is waited for.
 
     When one worker fails the others are ended; when this process dies they are ended too.
@@ -64,7 +62,7 @@ def run_workers(
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count)}
     context = mp.start_processes(  # its children end when this process does
         _run,
-        (task, arguments, {**os.environ, **(environment or {}), **group}, messages),
+        (task, arguments, {**os.environ, **group}, messages),
         nprocs=count,
         join=False,
         start_method=START_METHOD,

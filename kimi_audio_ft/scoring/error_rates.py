@@ -40,19 +40,13 @@ def score(
 ) -> dict[str, float | int]:
     """Corpus-level error rates of ``hypotheses`` against ``references``, two dicts keyed by utterance id.
 
-    Returns a dict with
-
     - ``cer``, ``wer``, ``mer``: edits per reference unit (a fraction, may exceed 1) over characters, words between
-      white space, and mixed units (see ``mixed_units``);
-    - ``pinyin_error_rate``: over mixed units, every Han character being its toneless syllable (see ``pinyin``). Far
-      below ``mer``, it says that the errors are homophones;
-    - ``exact_match``: the fraction of references that are reproduced exactly;
-    - ``empty_rate``, ``empty_outputs``: how many references have no hypothesis, or one with nothing in it after
-      normalisation, as a fraction and as a count;
-    - ``over_generation_rate``: the fraction of references whose hypothesis is longer than 1.5 times the reference plus
-      10 characters, or longer and in a loop (see ``is_over_generated``);
-    - ``substitutions``, ``deletions``, ``insertions``: counts over characters;
-    - ``num_references``, ``num_reference_chars``: what the counts are measured against.
+      white space, and ``mixed_units``;
+    - ``pinyin_error_rate``: over mixed units with Han characters as toneless syllables; far below ``mer``, it says that
+      the errors are homophones;
+    - ``exact_match``, ``empty_rate``, ``over_generation_rate``: fractions of the references that are reproduced, that
+      have nothing as hypothesis after normalisation, and whose hypothesis ``is_over_generated``;
+    - counts: ``empty_outputs``, and over characters ``substitutions``, ``deletions``, ``insertions``.
 
     A missing or empty hypothesis is all deletions. ``normalisation`` is a name or a tuple of rules (see ``normalise``).
     Raises ``UserError`` (a ``ValueError``) for an empty ``references``, for a hypothesis whose id has no reference, and

@@ -52,7 +52,7 @@ def file_digests(paths: Iterable[str | Path]) -> Iterator[str]:
 
 
 def _key(path: str | Path, folders: dict[str, str]) -> _Key:
-    """What a file's digest is cached by. ``folders``: real paths of the folders that were looked up before."""
+    """Cache key of a file's digest. ``folders``: real paths of the folders that were looked up before."""
     try:
         status, real = os.lstat(path), None
         if S_ISLNK(status.st_mode):

@@ -84,9 +84,9 @@ def seconds(when: str) -> float:
 
 
 def problem(product: Product) -> str | None:
-    """What is wrong with a product, all of it read; None when it is whole, or when its version kept no hashes.
+    """Problem of a product, in words, all of it read; None when it is whole, or when its version kept no hashes.
 
-    Features have no hashes, for they grow: their index must agree with itself and with the sizes of the shards.
+    Features have no hashes, because they grow: their index must agree with itself and with the sizes of the shards.
     """
     folder = Path(product.path)
     found = damage(folder, remembered=False)

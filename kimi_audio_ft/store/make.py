@@ -78,7 +78,7 @@ def _look(path: Path) -> _Seen | None:
 
 
 def damage(folder: Path, remembered: bool = True) -> str | None:
-    """What is wrong with a product's files by their hashes, in words, or None; products without hashes are fine.
+    """Problem of a product's files by their hashes, in words, or None; products without hashes are fine.
 
     Args:
         remembered: large files are not read again while their size and time of change are those of an earlier reading.
@@ -113,7 +113,7 @@ def find_or_make(kind: str, signature: str, make: Callable[[Path], dict[str, Any
     Raises:
         UserError: the disk is full; nothing half-written stays.
     """
-    if find(kind, signature) is not None:  # without the lock, for the store may be one that can only be read
+    if find(kind, signature) is not None:  # without the lock, because the store may be read-only
         _forget_work(kind, signature)
         return product_path(kind, signature), True
     made = _make_missing(kind, [signature], lambda drafts: {signature: make(drafts[signature])})

@@ -29,7 +29,7 @@ _NOBODYS = ("set aside, for it was damaged", "half removed")
 
 @dataclass(frozen=True)
 class Rules:
-    """What is to go: whatever all that is given applies to.
+    """Selection of what is removed: everything to which all given rules apply.
 
     older_than: seconds since the last use. larger_than: bytes of one product. keep_bytes: bytes that may stay in all;
     what was used longest ago goes first. study: folder of a sweep; what other sweeps with a folder use too stays.
@@ -68,7 +68,7 @@ class Item:
 
 
 def plan(rules: Rules) -> list[Item]:
-    """What the rules apply to now, with what of it stays and why."""
+    """Everything that the rules apply to now; what stays says why."""
     with gate():
         return _plan(rules)
 
@@ -152,7 +152,7 @@ def _chosen(rules: Rules, uses: Sequence[Record], keep: Callable[..., str], now:
 
 
 def _names_of_study(study: Path, uses: Sequence[Record]) -> set[Name]:
-    """What only this sweep used: by its record, and by the scores in its folder."""
+    """Products that only this sweep used: by its record, and by the scores in its folder."""
     study = study.expanduser().absolute()
     own: set[Name] = set(_names_in_scores(study))
     others: set[Name] = set()
@@ -174,7 +174,7 @@ def _names_in_scores(study: Path) -> Iterator[Name]:
 
 
 def _leftovers(keep: Callable[..., str]) -> Iterator[Item]:
-    """What lies in the store beside products: their hidden folders, and cached values."""
+    """Entries of the store that are no products: hidden folders beside them, and cached values."""
     for kind in KINDS:
         for path in sorted((store_root() / kind).glob(".*")):
             found = _leftover(kind, path)
@@ -190,7 +190,7 @@ def _leftovers(keep: Callable[..., str]) -> Iterator[Item]:
 
 
 def _leftover(kind: str, path: Path) -> tuple[str, str] | None:
-    """What a hidden entry is, and the signature that it belongs to."""
+    """Kind of a hidden entry, in words, and the signature that it belongs to."""
     name = path.name
     if name.startswith(CORRUPT):
         return _NOBODYS[0], name.removeprefix(CORRUPT).rpartition(".")[0]

@@ -98,7 +98,10 @@ def _record(sweep: Path, products: Iterable[Name], held: ExitStack | None = None
 
 @dataclass(frozen=True)
 class Record:
-    """What a sweep used. products: the time of each one's last use. file: where this is recorded. host: whose it is."""
+    """Use of products by a sweep.
+
+    products: the time of each one's last use. file: where this is recorded. host: whose it is.
+    """
 
     sweep: Path
     started: str
@@ -119,7 +122,7 @@ class Record:
 
 
 def records() -> list[Record]:
-    """What every sweep used, in the order of the first starts."""
+    """Records of all sweeps, in the order of their first starts."""
     found = [_read(path) for path in sorted((store_root() / FOLDER).glob("[!.]*.json"))]
     return sorted((record for record in found if record is not None), key=lambda record: record.started)
 

@@ -1,4 +1,4 @@
-"""Where a sweep's tasks run: this machine, or a Slurm or Ray cluster, as ``hydra.launcher.executor`` says."""
+"""Executors of a sweep's tasks by ``hydra.launcher.executor``: this machine, or a Slurm or Ray cluster."""
 
 from __future__ import annotations
 
