@@ -23,7 +23,6 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """The failure that an error means."""
         user = isinstance(error, UserError)
         trace = "" if user else "".join(traceback.format_exception(error))
         return cls(type(error).__name__, str(error), user, trace)
@@ -49,7 +48,6 @@ class Outcomes:
     fitted: set[str] = field(default_factory=set)
 
     def raise_if_failed(self, key: str) -> None:
-        """Raise what ended the making of a unit."""
         if key in self.failed:
             raise self.failed[key].error()
 

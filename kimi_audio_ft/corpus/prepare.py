@@ -211,7 +211,6 @@ def count_reasons(rejections: Sequence[Rejection]) -> dict[str, int]:
 
 
 def print_summary(summary: PrepareSummary) -> None:
-    """Two tables on stdout: rejected rows per reason, and the splits."""
     from rich.console import Console
     from rich.table import Table
 

@@ -93,11 +93,7 @@ class EvaluationSet:
         return data.dataset(self.conversations, None, for_generation=for_generation)
 
     def require_unchanged(self, during: str = "while it was being decoded") -> None:
-        """Look at manifest, recordings and checkpoint again.
-
-        Raises:
-            ChangedError: decoding them now would not be what this set's identity names.
-        """
+        """Look at manifest, recordings and checkpoint again; ChangedError if they are not what the identity names."""
         now = EvaluationSet(replace(self.base), self.settings)
         if now.base.identities != self.base.identities:
             raise ChangedError(self.base.files.root, during)

@@ -75,11 +75,7 @@ def add_adapters(
 
 
 def load_adapter(model: KimiAudioForCausalLM, folder: Path) -> peft.PeftModel:
-    """Load a saved adapter onto the base, for decoding.
-
-    Raises:
-        DataError: the folder holds no adapter, or one for another model.
-    """
+    """Load a saved adapter onto the base, for decoding; DataError if there is none, or one for another model."""
     config, tensors = read_adapter(folder)
     return with_tensors(model, config, tensors, folder)
 

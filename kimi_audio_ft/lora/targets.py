@@ -55,11 +55,7 @@ def linears_of(model: nn.Module) -> list[str]:
 
 
 def matched(linears: Sequence[str], targets: str | Iterable[str]) -> list[str]:
-    """The linears that match the targets.
-
-    Raises:
-        ConfigError: a target matches no linear of this model.
-    """
+    """The linears that match the targets; ConfigError if a target matches none of this model."""
     found: list[str] = []
     for part in [targets] if isinstance(targets, str) else list(targets):
         pattern = re.compile(target_pattern(part))

@@ -78,11 +78,7 @@ def write_decoder(
 def write_merged(
     path: Path, sources: Mapping[str, StoredTensor], updates: Mapping[str, Update], advance: Callable[[int], None]
 ) -> None:
-    """Write tensors into a file.
-
-    Args:
-        updates: by tensor name; others are copied, or cast. advance: called with each piece's bytes.
-    """
+    """Write tensors, copied or cast, or changed by their ``updates``; ``advance`` is called with bytes written."""
     opened = lru_cache(maxsize=1)(partial(safe_open, framework="pt"))
 
     def pieces_of(name: str) -> Iterator[Tensor]:

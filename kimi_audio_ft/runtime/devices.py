@@ -14,11 +14,7 @@ if TYPE_CHECKING:
 
 
 def device(accelerator: str = "auto") -> torch.device:
-    """The GPU of this process (its LOCAL_RANK's) when there is one and it may be used, else the CPU.
-
-    Raises:
-        ConfigError: a GPU is asked for, and PyTorch sees none.
-    """
+    """The GPU of this process (its LOCAL_RANK's), or the CPU; ConfigError if a GPU is asked for and there is none."""
     import torch
 
     gpus = torch.cuda.is_available()
@@ -31,11 +27,7 @@ def device(accelerator: str = "auto") -> torch.device:
 
 
 def num_ranks(settings: TrainerConfig) -> int:
-    """Processes of a training: ``trainer.devices``, or with "auto" one for every GPU that PyTorch sees.
-
-    Raises:
-        ConfigError: more GPUs are asked for than there are.
-    """
+    """Processes of a training (``trainer.devices``; auto: one per GPU); ConfigError if there are fewer GPUs."""
     if settings.strategy == "single":
         return 1
     import torch

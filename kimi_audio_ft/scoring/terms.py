@@ -34,11 +34,7 @@ class ScoringOptions:
 
 
 def read_options(config: ScoringConfig) -> ScoringOptions:
-    """The options that a config names, with the words of its files.
-
-    Raises:
-        ConfigError: a file cannot be read, is not UTF-8 or holds no word.
-    """
+    """The options of a config, with the words of its files; ConfigError if one is unreadable, not UTF-8 or empty."""
     return ScoringOptions(
         fillers=tuple(config.fillers),
         erhua=config.erhua,

@@ -39,11 +39,7 @@ class TemplateLoader:
         return getattr(self._loader, name)
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
-        """A job's config, equal to Hydra's.
-
-        Raises:
-            HydraException: as Hydra, for overrides that it refuses.
-        """
+        """A job's config, equal to Hydra's; HydraException for overrides that Hydra refuses."""
         if master_config is not self._master:
             self._master, self._templates = master_config, {}
         try:
@@ -95,11 +91,7 @@ class TemplateLoader:
 def compose_jobs(
     loader: ConfigLoader | TemplateLoader, master: DictConfig, job_overrides: Sequence[Sequence[str]], first: int
 ) -> list[DictConfig]:
-    """One config per job, with its number (from ``first``).
-
-    Raises:
-        HydraException: as Hydra, for the first job whose overrides it refuses.
-    """
+    """One config per job, with its number (from ``first``); HydraException for the first job that Hydra refuses."""
     configs = []
     collecting = gc.isenabled()
     gc.disable()  # scanning the objects of a thousand configs again and again takes a third of the time

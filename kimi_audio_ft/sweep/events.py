@@ -121,11 +121,7 @@ _KINDS = {kind.__name__.lower(): kind for kind in (*UnitEvent.__subclasses__(), 
 
 
 def event_from_json(values: dict[str, Any]) -> Event:
-    """Read what ``to_json`` gave.
-
-    Raises:
-        TypeError, KeyError: the values are not an event's.
-    """
+    """Read what ``to_json`` gave; TypeError or KeyError if the values are not an event's."""
     facts = dict(values)
     kind = _KINDS[facts.pop("event")]
     if kind is Failed:

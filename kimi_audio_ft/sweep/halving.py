@@ -116,11 +116,7 @@ def merged(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def rung_steps(rungs: Sequence[int | float], num_steps: int, name: str) -> list[int]:
-    """The rungs as optimizer steps of one candidate's training.
-
-    Raises:
-        ConfigError: they do not rise, or do not lie inside the training.
-    """
+    """The rungs as optimizer steps of a candidate's training; ConfigError unless they rise and lie inside it."""
     steps = [rung if isinstance(rung, int) else max(1, round(rung * num_steps)) for rung in rungs]
     if steps != sorted(set(steps)):
         rule = f"must rise, and come to steps {steps} of the {num_steps} that {name} trains"

@@ -156,7 +156,7 @@ class HalvingRecord:
         document = {
             **{name: getattr(self.settings, name) for name in _SETTINGS},
             "jobs_in_grid": self.num_jobs,
-            "steps_trained": sum(_trained(candidate) for candidate in candidates),
+            "steps_trained": sum(one.num_steps if one.is_alive else one.results[-1].step for one in candidates),
             "steps_of_all": sum(candidate.num_steps for candidate in candidates),
             "candidates": [self._entry(candidate) for candidate in candidates],
         }
@@ -195,16 +195,8 @@ def _decided(signature: str, rung: dict[str, Any]) -> str:
     return json.dumps([signature, *(rung[key] for key in ("rung", "step", "score", "rank", "decision"))])
 
 
-def _trained(candidate: Candidate) -> int:
-    return candidate.num_steps if candidate.is_alive else candidate.results[-1].step
-
-
 def print_rung(candidates: Sequence[Candidate], rung: int, settings: HalvingConfig) -> None:
-    """Print a rung's decisions about the candidates that reached it.
-
-    Args:
-        rung: counted from 0.
-    """
+    """Print the decisions about the candidates that reached a rung, counted from 0."""
     reached = [candidate for candidate in candidates if len(candidate.decisions) > rung]
     alive = sum(candidate.is_alive for candidate in reached)
     steps = sorted({candidate.results[rung].step for candidate in reached})

@@ -24,9 +24,8 @@ def make_tracker(
 ) -> Tracker:
     """Open the record of one trial that ``logger.kind`` asks for.
 
-    ``trial_name`` says what differs from the trial's siblings, ``group`` names the sweep, ``config`` is the full
-    resolved config as plain dicts, lists and scalars, ``folder`` is the trial's folder, and ``job_type`` tells trials
-    of a sweep from evaluations in W&B's filters.
+    ``trial_name``: differences from its siblings. ``group``: the sweep. ``config``: resolved, of plain values.
+    ``folder``: the trial's. ``job_type`` tells trials of a sweep from evaluations in W&B's filters.
     """
     if settings.kind == "wandb":
         return WandbRun(settings, folder, trial_name, group, config, job_type)

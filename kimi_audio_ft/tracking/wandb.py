@@ -81,7 +81,6 @@ class WandbRun(Tracker):
                 self._run.log({**metrics, STEP: step})
 
     def finish(self, summary: Mapping[str, Any], utterances: Sequence[Utterance]) -> None:
-        """Write the final scores and the table of the worst utterances, and close the run."""
         if self._run is not None:
             with self._guarded("finishing the run"):
                 facts = facts_of(summary)
@@ -270,9 +269,8 @@ def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
 def summary_of(scores: Mapping[str, Any]) -> dict[str, float]:
     """Every finite number of ``scores.json``, under a flat name.
 
-    The strict figures keep their names (``cer``, ``cer_ci_low``, ``substitutions``); the normalised ones get a suffix
-    (``cer_normalised``); counts of error categories are ``errors/<category>``, which W&B puts into a section of their
-    own, and other groups likewise ``<group>/<name>``. Texts and lists are left to the config and the trial's files.
+    Strict figures keep their names (``cer``), normalised ones get a suffix (``cer_normalised``), and those of groups a
+    prefix by which W&B makes sections (``errors/<category>`` for the error categories).
     """
     flat: dict[str, float] = {}
     for key, value in scores.items():
@@ -286,10 +284,7 @@ def summary_of(scores: Mapping[str, Any]) -> dict[str, float]:
 
 
 def facts_of(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Texts and flags of ``scores.json``: the adapter's signature, identity of the data, commit, whether reused.
-
-    They go to the config, by which alone W&B groups: ``record.signature`` shows the trials that share an adapter.
-    """
+    """Texts and flags of ``scores.json``, such as the adapter's signature; W&B groups by the config only."""
     return {key: value for key, value in scores.items() if isinstance(value, str | bool)}
 
 

@@ -43,8 +43,7 @@ class PackCheckpointIO(CheckpointIO):
 
     A later training, alone or in another pack, can resume from it. Only the name of a path given here matters.
 
-    Args:
-        members: work folder and content of PEFT's ``adapter_config.json`` by adapter name.
+    members: work folder and content of PEFT's ``adapter_config.json`` by adapter name.
     """
 
     def __init__(self, members: Mapping[str, tuple[Path, str]]) -> None:

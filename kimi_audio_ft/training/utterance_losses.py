@@ -23,11 +23,7 @@ _BATCH_SIZE = 8
 def evaluation_losses(
     evaluation: EvaluationSet, adapter: tuple[str, Path] | None, progress: bool = False
 ) -> dict[str, float]:
-    """Loss of every conversation of an evaluation set by id; see ``utterance_losses``.
-
-    Args:
-        adapter: signature and folder of a saved adapter; None is the base alone.
-    """
+    """``utterance_losses`` of an evaluation set under a saved adapter (signature and folder), or the base alone."""
     base, answered = evaluation.base, evaluation.dataset(progress)
     visible = progress and sys.stdout.isatty()
     with base.saved_adapter(adapter[1] if adapter else None) as model:
