@@ -89,10 +89,10 @@ class EpochPlan:
         weight = self._weight(batches)
         draws = []
         for turn in range(-(-len(batches) // ranks)):
-            place = turn * ranks + rank
-            filler = place >= len(batches)
-            for index in self._members(batches[0 if filler else place]):
-                draws.append(Draw(int(index), self.number, 0.0 if filler else weight, first + place))
+            position = turn * ranks + rank
+            filler = position >= len(batches)
+            for index in self._members(batches[0 if filler else position]):
+                draws.append(Draw(int(index), self.number, 0.0 if filler else weight, first + position))
         return draws
 
     def _members(self, batch: int) -> np.ndarray:
@@ -107,12 +107,12 @@ class EpochPlan:
 def cut(lengths: np.ndarray, batch_size: int, max_tokens: int) -> np.ndarray:
     """Bounds ``[batches + 1]`` of consecutive batches under both limits; an item over the token budget stays alone."""
     bounds, start, longest = [0], 0, 0
-    for place, length in enumerate(lengths.tolist()):
+    for index, length in enumerate(lengths.tolist()):
         longest = max(longest, length)
-        count = place - start
+        count = index - start
         if count and (count == batch_size or longest * (count + 1) > max_tokens):
-            bounds.append(place)
-            start, longest = place, length
+            bounds.append(index)
+            start, longest = index, length
     return np.array([*bounds, len(lengths)] if len(lengths) else [0])
 
 
@@ -127,9 +127,9 @@ def validation_share(
     bounds = cut(lengths[order], batch_size, max_tokens)
     batches = [order[start:end] for start, end in pairwise(bounds)]
     share = []
-    for place in range(rank, -(-len(batches) // ranks) * ranks, ranks):
-        filler = place >= len(batches)
-        share.append([Draw(int(i), 0, 0.0 if filler else 1.0, place) for i in batches[0 if filler else place]])
+    for position in range(rank, -(-len(batches) // ranks) * ranks, ranks):
+        filler = position >= len(batches)
+        share.append([Draw(int(i), 0, 0.0 if filler else 1.0, position) for i in batches[0 if filler else position]])
     return share
 
 

@@ -171,8 +171,8 @@ class ConversationData(pl.LightningDataModule):
             )  # fmt: skip
         self.num_left_out = len(long)
         self.left_out = [
-            {"id": conversations[place].id, "line": conversations.line_of(place), "positions": int(positions[place])}
-            for place in long[:_MOST_LISTED]
+            {"id": conversations[index].id, "line": conversations.line_of(index), "positions": int(positions[index])}
+            for index in long[:_MOST_LISTED]
         ]
         return conversations.select(kept), lengths[kept]
 

@@ -139,7 +139,7 @@ class ConversationDataset(Dataset[Sample]):
             conversation = self._with_codes_of(conversation, keys)
         sample = Sample(
             conversation.id,
-            self.layout(conversation),
+            layout_conversation(conversation.messages, self.tokenizer, conversation.task_type, self.for_generation),
             reference=conversation.reference,
             weight=draw.weight,
             number=draw.number,
@@ -160,11 +160,6 @@ class ConversationDataset(Dataset[Sample]):
             if get_worker_info() is None:
                 raise
             return error
-
-    def layout(self, conversation: Conversation) -> Layout:
-        return layout_conversation(
-            conversation.messages, self.tokenizer, conversation.task_type, for_generation=self.for_generation
-        )
 
     @cached_property
     def _digests(self) -> np.ndarray:

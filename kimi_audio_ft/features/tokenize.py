@@ -68,8 +68,8 @@ def _take_part(config: TokenizeConfig) -> None:
         if team.rank == 0:
             _print_speed(reports)
             store.refresh()
-            for manifest, place in zip(manifests, _outputs(config), strict=True):
-                _write(manifest, place, store, base.tokens)
+            for manifest, path in zip(manifests, _outputs(config), strict=True):
+                _write(manifest, path, store, base.tokens)
             linear_names(base.files)  # fill the cache: planning a sweep needs them, without PyTorch
 
 
@@ -114,10 +114,10 @@ def _print_speed(reports: Sequence[Sequence[float]]) -> None:
     print(text)
 
 
-def _write(manifest: Manifest, place: Path, store: FeatureStore, tokens: TokenRange) -> None:
-    write_jsonl(place, pretokenized(manifest, store, tokens, place.parent))
+def _write(manifest: Manifest, path: Path, store: FeatureStore, tokens: TokenRange) -> None:
+    write_jsonl(path, pretokenized(manifest, store, tokens, path.parent))
     codes = int(rows_of(store, recording_digests(manifest)).sum())
-    print(f"{place}: {len(manifest)} conversations, {codes} codes ({codes / 12.5 / 60:.1f} min of audio)")
+    print(f"{path}: {len(manifest)} conversations, {codes} codes ({codes / 12.5 / 60:.1f} min of audio)")
 
 
 def pretokenized(manifest: Manifest, store: FeatureStore, tokens: TokenRange, folder: Path) -> Iterator[dict[str, Any]]:

@@ -99,7 +99,7 @@ def find_wanted(
     pairs = zip(changes.tolist(), plain[inverse].tolist(), strict=True)
     samples = [perturbations[change].num_samples(length) for change, length in pairs]
     return Wanted(
-        [paths[place] for place in inverse],
+        [paths[index] for index in inverse],
         digests[numbers],
         changes,
         np.array(samples, np.int64),

@@ -58,14 +58,14 @@ class Source:
     tokens: TokenRange | None = None
 
     @cached_property
-    def place(self) -> Path:
+    def file(self) -> Path:
         """Absolute path of the file, independent of the working directory."""
         return self.path.absolute()
 
     def state(self) -> tuple[int, int]:
         """Size and modification time (ns) of the file; DataError if it cannot be read."""
         try:
-            with self.place.open("rb") as file:
+            with self.file.open("rb") as file:
                 return state_of(file.fileno())
         except OSError as error:
             problem = f"cannot be read ({error.strerror})"
@@ -139,7 +139,7 @@ def index_of(source: Source, tokenizer: TextTokenizer | None) -> tuple[Columns, 
     facts = {
         "kind": "index",
         "version": _VERSION,
-        "file": file_digest(source.place),
+        "file": file_digest(source.file),
         "tokens": [source.tokens.first, source.tokens.end] if source.tokens else None,
         "prompt": source.prompt if tokenizer is not None else None,
         "tokenizer": tokenizer.identity if tokenizer is not None else None,
@@ -163,7 +163,7 @@ def _scanned(source: Source, tokenizer: TextTokenizer | None) -> Arrays:
         return _scan(source, chunk, num_tokens if tokenizer is not None else None)
 
     parts: list[Arrays] = []
-    for part, error in over_cores(scan, chunks_of(source.place)):
+    for part, error in over_cores(scan, chunks_of(source.file)):
         parts.append(part)
         if error is not None:
             _require_own_ids(source, _joined(parts))  # an earlier line may repeat an id
@@ -193,7 +193,7 @@ def _scan(source: Source, chunk: Chunk, num_tokens: Callable[[str], int] | None)
     columns: dict[str, list[Any]] = {name: [] for name in _TYPES}
     problem = None
     try:
-        for number, offset, raw in lines_of(source.place, chunk):
+        for number, offset, raw in lines_of(source.file, chunk):
             text = source.decoded(raw, number)
             if text.strip():
                 value = checked_line(text, source.path, number, source.tokens)
@@ -236,7 +236,7 @@ def _require_own_ids(source: Source, columns: Arrays) -> None:
     ordered = columns["id_hash"][order]
     repeats = np.flatnonzero(ordered[1:] == ordered[:-1])
     first_line: dict[str, int] = {}
-    with source.place.open("rb") as file:
+    with source.file.open("rb") as file:
         for row in np.union1d(order[repeats], order[repeats + 1]).tolist():
             file.seek(columns["offset"][row])
             number = int(columns["line"][row])
@@ -345,12 +345,12 @@ def lines_of(path: Path, chunk: Chunk) -> Iterator[tuple[int, int, bytes]]:
     """Number, byte offset and bytes (with the line feed) of every line of a chunk."""
     with path.open("rb") as file:
         file.seek(chunk.start)
-        place = chunk.start
+        offset = chunk.start
         for number, raw in enumerate(file, start=chunk.line):
-            if place >= chunk.end:
+            if offset >= chunk.end:
                 return
-            yield number, place, raw
-            place += len(raw)
+            yield number, offset, raw
+            offset += len(raw)
 
 
 def runs_of(count: int) -> list[range]:

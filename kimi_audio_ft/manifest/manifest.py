@@ -133,7 +133,7 @@ class Manifest(Sequence[Conversation]):
         """Descriptor of the unchanged file. Lines are read by offset, because forks share the file position."""
         if self._descriptor is None:
             try:
-                self._descriptor = os.open(self.source.place, os.O_RDONLY | os.O_CLOEXEC)
+                self._descriptor = os.open(self.source.file, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 raise DataError(self.source.path, f"cannot be read any more ({error.strerror})") from None
             weakref.finalize(self, os.close, self._descriptor)
@@ -269,7 +269,7 @@ def _identity(
 def _remembered(manifest: Manifest, facts: dict[str, Any], make: Callable[[], Arrays]) -> Arrays:
     """Result of ``make``, cached by these facts and conversations."""
     manifest.require_unchanged()
-    ours = {"file": file_digest(manifest.source.place), "rows": hash_of(manifest.rows)}
+    ours = {"file": file_digest(manifest.source.file), "rows": hash_of(manifest.rows)}
     return remember("manifests", facts | ours, make)
 
 

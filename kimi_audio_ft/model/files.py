@@ -44,13 +44,23 @@ def locate(settings: ModelConfig) -> ModelFiles:
     Raises:
         ConfigError: a folder is missing or not in Kimi-Audio's layout; names the option to set.
     """
-    root = TINY_MODEL if settings.path == "tiny" else base_files(settings.path, settings.revision).fetch()
+    base = HubFiles(  # 22.6 of the published 42.6 GB, without vocoder and code
+        "model.path",
+        settings.path,
+        settings.revision,
+        allow=("*.safetensors", INDEX_NAME, "*.json", "tiktoken.model", "whisper-large-v3/*"),
+        skip=("audio_detokenizer/*", "vocoder/*", "*.py", "*.pt", "*.bin"),
+        required=("tiktoken.model", "whisper-large-v3/config.json", "whisper-large-v3/model.safetensors"),
+    )
+    root = TINY_MODEL if settings.path == "tiny" else base.fetch()
     if not (root / "config.json").is_file():
         rule = f"must be 'tiny', a hub id or a checkpoint folder with a config.json; there is none in {root}"
         raise ConfigError("model.path", settings.path, rule, "Download the checkpoint and give its folder")
     _refuse_openai_whisper(settings.path, root / WHISPER_NAME)
-    own = settings.speech_tokenizer
-    speech_tokenizer = root / "glm-4-voice-tokenizer" if own is None else speech_tokenizer_files(own).fetch()
+    speech_tokenizer = root / "glm-4-voice-tokenizer"
+    if settings.speech_tokenizer is not None:
+        files = ("*.json", "*.safetensors")
+        speech_tokenizer = HubFiles("model.speech_tokenizer", settings.speech_tokenizer, None, allow=files).fetch()
     return ModelFiles(root, root / WHISPER_NAME, speech_tokenizer)
 
 
@@ -164,19 +174,3 @@ class HubFiles:
             rule = f"lacks files that it must have, in {folder}"
             raise ConfigError(self.option, self.repo, rule, "Check the repository's name and the revision")
         return folder
-
-
-def base_files(repo: str, revision: str | None) -> HubFiles:
-    """Needed files of Kimi-Audio: 22.6 of the published 42.6 GB, without vocoder and code."""
-    return HubFiles(
-        "model.path",
-        repo,
-        revision,
-        allow=("*.safetensors", INDEX_NAME, "*.json", "tiktoken.model", "whisper-large-v3/*"),
-        skip=("audio_detokenizer/*", "vocoder/*", "*.py", "*.pt", "*.bin"),
-        required=("tiktoken.model", "whisper-large-v3/config.json", "whisper-large-v3/model.safetensors"),
-    )
-
-
-def speech_tokenizer_files(repo: str) -> HubFiles:
-    return HubFiles("model.speech_tokenizer", repo, None, allow=("*.json", "*.safetensors"))

@@ -50,9 +50,6 @@ class AdapterState:
     failure: TrainingFailed | None = None
     dropout: DropoutSeed = field(default_factory=DropoutSeed)
 
-    def owns(self, parameter: str) -> bool:
-        return f".{self.name}." in parameter
-
 
 def rate_factor(schedule: str, num_steps: int, warmup_ratio: float) -> Callable[[int], float]:
     """Learning rate factor by optimizer step: linear warm-up, then constant, or linear or cosine decay to 0."""

@@ -188,7 +188,7 @@ class AdapterTraining(pl.LightningModule):
         trained = [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
         groups: list[dict[str, Any]] = [
             {
-                "params": [value for name, value in trained if state.owns(name)],
+                "params": [value for name, value in trained if f".{state.name}." in name],
                 "lr": state.optim.lr,
                 "betas": (state.optim.beta1, state.optim.beta2),
                 "eps": state.optim.eps,
