@@ -47,13 +47,10 @@ def let_others_read(folder: Path) -> None:
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """A hidden neighbour of ``path`` to write to, renamed to ``path`` at the end.
+    """A hidden neighbour of ``path`` to write to, renamed to ``path`` at the end; UserError if the disk is full.
 
     A reader finds the old file or the new one, never half of one, whoever is killed and however many write at once: the
-    neighbour's name is unique. A file that would become the same again is left alone, so what watches it does not stir.
-
-    Raises:
-        UserError: the disk is full.
+    neighbour's name is unique. A file with the same content is left alone, so that its time of change stays.
     """
     draft = path.with_name(f".{path.name}.{uuid4().hex}.draft")
     try:

@@ -53,16 +53,10 @@ def read_csv(
     header: str = "auto",
     quotechar: str = '"',
 ) -> CsvTable:
-    """Reads a whole CSV file.
+    """Reads a whole CSV file; the keyword arguments are those of ``PrepareConfig``.
 
     Args:
         wanted: option name -> column, by its name in the header or its index from 0; errors name the option.
-        encoding: a Python codec, or "auto": by the byte order mark if there is one, else UTF-8, else GB18030 (a
-            superset of GBK).
-        delimiter: one character; None is a tab for ``*.tsv`` and a comma otherwise.
-        header: "true", "false", or "auto": the first row is a header if it contains a wanted column's name, and data
-            if every wanted column is an index.
-        quotechar: quotes cells that contain commas or newlines; "" turns quoting off.
 
     Raises:
         UserError: missing file, wrong encoding, missing column, an unclosed quote, or no rows.

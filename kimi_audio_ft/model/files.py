@@ -39,11 +39,7 @@ class ModelFiles:
 
 
 def locate(settings: ModelConfig) -> ModelFiles:
-    """Folders named by a model config; hub ids are downloaded unless they are cached.
-
-    Raises:
-        ConfigError: a folder is missing or not in Kimi-Audio's layout; names the option to set.
-    """
+    """Folders of a model config (hub ids: cached or downloaded); ConfigError if one is missing or in another layout."""
     base = HubFiles(  # 22.6 of the published 42.6 GB, without vocoder and code
         "model.path",
         settings.path,

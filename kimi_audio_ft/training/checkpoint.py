@@ -130,8 +130,7 @@ def _joined(parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 class KeepCheckpoints(pl.Callback):
     """Saves every ``every`` optimizer steps and keeps the newest; must be the last callback.
 
-    Ends the training early, with a checkpoint: on request, or at the step ``until``. Lightning's ModelCheckpoint would
-    save before the recorder's validation, which a resumed run would then miss.
+    Ends the training early, with a checkpoint: on request, or at the step ``until``.
 
     validated: called with the step ``until``; returns the adapters' validation losses.
     stopped: the step of the request. paused: the step ``until`` and the validation losses there.
