@@ -55,7 +55,7 @@ def command(
 
     The schema ``(module, class)`` is stored as ``<config_name>_schema``, the first entry of the config's defaults list.
     Errors of the user's end in ``error: ...`` and exit code 2; set KIMI_AUDIO_FT_TRACEBACK=1 to see where they arose.
-    ``on_failure`` is given every job's error, that of an invalid config too, before anything else hears of it.
+    ``on_failure`` is given every job's error, that of an invalid config too, before it is reported.
     """
 
     def decorate(task: Callable[[Any], Any]) -> Callable[[], None]:

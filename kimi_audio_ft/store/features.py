@@ -96,7 +96,7 @@ class FeatureStore:
                     self._cut(shard)
                     records = self._write_rows(shard, missing)
                     with lock("features", self.signature):
-                        # Whoever was faster with one of them keeps it; the others are written again, without it.
+                        # If another process has added one of them meanwhile, the others are written again without it.
                         if len(self._missing(items)) == len(missing):
                             self._index.append(records)
             except OSError as error:
@@ -176,7 +176,7 @@ _MOST_UNSORTED = 4096
 
 
 def key_digest(key: str) -> bytes:
-    """The 16 bytes that stand for a key; two keys of the same digest are not to be expected in any store."""
+    """Digest of a key, 16 bytes; collisions are not to be expected in any store."""
     return hashlib.blake2b(key.encode(), digest_size=16).digest()
 
 

@@ -54,7 +54,7 @@ class LocalMachine:
         return used[0]
 
     def ended(self, jobs: Sequence[str]) -> dict[str, JobEnd]:
-        """By their processes' exit codes."""
+        """Ends of jobs by the exit codes of their processes."""
         codes = {job: self._processes[job].exitcode for job in jobs}
         return {job: end_of(code) for job, code in codes.items() if code is not None}
 

@@ -66,7 +66,7 @@ class RayCluster:
         return job
 
     def ended(self, jobs: Sequence[str]) -> dict[str, JobEnd]:
-        """Asks Ray every time."""
+        """Ends of jobs; asks Ray at every call."""
         if not jobs:
             return {}
         done, _ = self._ray.wait([self._tasks[job] for job in jobs], num_returns=len(jobs), timeout=0)

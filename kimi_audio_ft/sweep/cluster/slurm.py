@@ -84,7 +84,7 @@ class Slurm:
         return [f"--{name}" if value is True else f"--{name}={value}" for name, value in given.items()]
 
     def ended(self, jobs: Sequence[str]) -> dict[str, JobEnd]:
-        """Asks Slurm every ``poll_seconds``."""
+        """Ends of jobs; asks Slurm every ``poll_seconds``."""
         if not jobs or time.monotonic() - self._asked < self.settings.poll_seconds:
             return {}
         self._asked = time.monotonic()
