@@ -1,8 +1,7 @@
 """Writes the folder of a finished sweep of 36 trials x 1,000 utterances, in the commands' own formats, in seconds.
 
 ``python -m tests.synthetic_sweep FOLDER``; then ``python -m multirun_analysis FOLDER``. The texts are Mandarin, the
-errors are drawn at known rates (``Planted``), and the scores are counted on the texts as ``kimi_audio_ft.scoring``
-does.
+errors are drawn at known rates (``Planted``), and the package's own scorer counts them.
 """
 
 from __future__ import annotations
@@ -10,10 +9,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
-import json
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,11 @@ from typing import Any
 import yaml
 
 from kimi_audio_ft.config.train import DataConfig, DecodingConfig, LoraConfig, OptimConfig, TrainConfig
+from kimi_audio_ft.files import write_json, write_jsonl
+from kimi_audio_ft.scoring.trial_scores import score_repeats, utterance_rows
 from tests.synthetic_errors import Corpus, ErrorModel, Planted
-from tests.synthetic_scores import Record, Scorer
 
+Record = dict[str, Any]
 RANKS, RATES, TEMPERATURES = (8, 16, 32), (2e-5, 5e-5, 1e-4), (0.0, 0.1, 0.2, 0.3)
 STEPS, EPOCHS = 500, 5
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -70,30 +70,36 @@ def write_sweep(
     repeats: int = 3,
     seed: int = 0,
     planted: Planted | None = None,
-    left_out: Iterable[int] = (),
 ) -> Path:
-    """Write a sweep over ranks, rates and temperatures into ``folder``; returns it.
-
-    Args:
-        repeats: samplings of every setting whose temperature is not 0.
-        left_out: numbers of trials that are not there, as in a sweep that is not done.
-    """
-    planted = planted or Planted()
-    writer = _Writer(Path(folder), Corpus(utterances, recordings, seed), planted, repeats, seed)
-    grid = [Setting(*point) for point in itertools.product(ranks, rates, temperatures)]
-    missing = set(left_out)
-    for number, setting in enumerate(grid):
-        if number not in missing:
-            writer.trial(number, setting)
-    task = [
-        f"{key}={','.join(map(str, values))}"
-        for key, values in zip(
-            ("lora.r", "optim.lr", "decoding.text_temperature"), (ranks, rates, temperatures), strict=True
-        )
-    ]
-    overrides = {"hydra": [f"hydra.sweep.dir={folder}", "hydra.mode=MULTIRUN"], "task": task}
-    _write_yaml(folder / "multirun.yaml", {"hydra": {"overrides": overrides, "job": {"name": "train", "id": "???"}}})
+    """Write a sweep into ``folder``; returns it. A setting whose temperature is not 0 has so many ``repeats``."""
+    writer = _Writer(Path(folder), Corpus(utterances, recordings, seed), planted or Planted(), repeats, seed)
+    for number, point in enumerate(itertools.product(ranks, rates, temperatures)):
+        writer.trial(number, Setting(*point))
+    write_multirun(folder, grid_overrides(ranks, rates, temperatures))
     return folder
+
+
+def write_ranks(folder: Path, factors: Mapping[int, float], **grid: Any) -> Path:
+    """A sweep over ranks that multiply the errors so, at one rate and temperature unless ``grid`` says otherwise."""
+    size: dict[str, Any] = {"rates": (5e-5,), "temperatures": (0.0,), "utterances": 300, "recordings": 30}
+    return write_sweep(folder, ranks=tuple(factors), **size | grid, planted=Planted(factors={"lora.r": factors}))
+
+
+def grid_overrides(ranks: Sequence[int], rates: Sequence[float], temperatures: Sequence[float]) -> list[str]:
+    """What the command line of a sweep over this grid says."""
+    values = {"lora.r": ranks, "optim.lr": rates, "decoding.text_temperature": temperatures}
+    return [f"{key}={','.join(map(str, some))}" for key, some in values.items()]
+
+
+def write_multirun(folder: Path, task: list[str]) -> None:
+    """The part of Hydra's multirun.yaml that names the command."""
+    overrides = {"hydra": ["hydra.sweep.dir=x", "hydra.mode=MULTIRUN"], "task": task}
+    write_yaml(folder / "multirun.yaml", {"hydra": {"overrides": overrides, "job": {"name": "train", "id": "???"}}})
+
+
+def write_yaml(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.dump(value, Dumper=_DUMPER, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 class _Writer:
@@ -101,7 +107,13 @@ class _Writer:
 
     def __init__(self, folder: Path, corpus: Corpus, planted: Planted, repeats: int, seed: int) -> None:
         self.folder, self.corpus, self.planted, self.repeats = folder, corpus, planted, repeats
-        self.model, self.scorer = ErrorModel(corpus, planted, seed), Scorer(corpus)
+        self.model = ErrorModel(corpus, planted, seed)
+        self.recordings = {f"rec-{of:03d}-{n:05d}": f"rec-{of:03d}" for n, of in enumerate(corpus.recording_of)}
+        self.references = dict(zip(self.recordings, corpus.references, strict=True))
+        self.audio = {}
+        for name, recording in self.recordings.items():
+            about = {"audio": f"wavs/{recording}/{name}.wav", "recording": recording}
+            self.audio[name] = about | {"seconds": round(0.24 * len(self.references[name]), 2)}
         self.identity = hashlib.sha256("\n".join(corpus.references).encode()).hexdigest()[:16]
         self.baselines: dict[float, Record] = {}
 
@@ -111,8 +123,8 @@ class _Writer:
         self._hydra(folder, number, setting)
         scores, rows = self._decoded(setting, setting.adapter, self.planted.rate(setting.params))
         curves = _curves(setting, self.planted)
-        _write_lines(folder / "curves.jsonl", curves)
-        _write_lines(folder / "utterances.jsonl", rows)
+        write_jsonl(folder / "curves.jsonl", curves)
+        write_jsonl(folder / "utterances.jsonl", rows)
         trained = {
             "trainable_parameters": 311_296 * setting.rank,
             "train_seconds": 1800.0 + 20 * setting.rank,
@@ -120,27 +132,7 @@ class _Writer:
             "final_val_loss": curves[-1]["loss"],
             "steps": STEPS,
         }
-        facts = self._facts(setting)
-        reused = {"train_reused": setting.temperature != 0.0}
-        self._write(folder / "scores.json", {**scores, "signature": setting.adapter, **facts, **trained, **reused})
-        if setting.temperature not in self.baselines:
-            factors = self.planted.factors.get("decoding.text_temperature", {})
-            rate = self.planted.base_cer * factors.get(setting.temperature, 1.0)
-            self.baselines[setting.temperature] = self._decoded(setting, "base", rate)[0]
-        named = {"trial": "base (no adapter)", "signature": "base"}
-        nothing = dict.fromkeys(trained)
-        base = {**self.baselines[setting.temperature], **facts, **nothing, **named}
-        self._write(folder / "baseline.json", base)
-
-    def _decoded(self, setting: Setting, adapter: str, rate: float) -> tuple[Record, list[Record]]:
-        """Scores and rows of all samplings."""
-        repeats = 1 if setting.temperature == 0.0 else self.repeats
-        samplings = [f"{setting.temperature} {repeat}" for repeat in range(repeats)]
-        errors = [self.model.errors(adapter, rate, sampling) for sampling in samplings]
-        return self.scorer.scored([self.corpus.hypotheses(one) for one in errors])
-
-    def _facts(self, setting: Setting) -> Record:
-        return {
+        facts = {
             "trial": ",".join(setting.overrides),
             "transcript_signatures": [f"{setting.adapter}-{setting.temperature}"],
             "params": setting.params,
@@ -151,6 +143,24 @@ class _Writer:
             "git_commit": "906d5e5c0ffee0000000000000000000000000000",
             "model": "moonshotai/Kimi-Audio-7B-Instruct",
         }
+        reused = {"train_reused": setting.temperature != 0.0}
+        write_json(folder / "scores.json", {**scores, "signature": setting.adapter, **facts, **trained, **reused})
+        if setting.temperature not in self.baselines:
+            factors = self.planted.factors.get("decoding.text_temperature", {})
+            rate = self.planted.base_cer * factors.get(setting.temperature, 1.0)
+            self.baselines[setting.temperature] = self._decoded(setting, "base", rate)[0]
+        named = {"trial": "base (no adapter)", "signature": "base"}
+        base = {**self.baselines[setting.temperature], **facts, **dict.fromkeys(trained), **named}
+        write_json(folder / "baseline.json", base)
+
+    def _decoded(self, setting: Setting, adapter: str, rate: float) -> tuple[Record, list[Record]]:
+        """Scores and rows of all samplings."""
+        repeats = 1 if setting.temperature == 0.0 else self.repeats
+        samplings = [f"{setting.temperature} {repeat}" for repeat in range(repeats)]
+        errors = [self.model.errors(adapter, rate, sampling) for sampling in samplings]
+        heard = [dict(zip(self.references, self.corpus.hypotheses(one), strict=True)) for one in errors]
+        scores = score_repeats(self.references, heard, self.recordings)
+        return scores, utterance_rows(self.references, heard, self.audio)
 
     def _hydra(self, folder: Path, number: int, setting: Setting) -> None:
         decoding = DecodingConfig(text_temperature=setting.temperature, repeats=self.repeats)
@@ -160,13 +170,9 @@ class _Writer:
         )
         job = {"name": "train", "num": number, "override_dirname": ",".join(setting.overrides)}
         hydra = {"job": job, "mode": "MULTIRUN", "overrides": {"hydra": [], "task": setting.overrides}}
-        _write_yaml(folder / ".hydra" / "config.yaml", asdict(config))
-        _write_yaml(folder / ".hydra" / "hydra.yaml", {"hydra": hydra})
-        _write_yaml(folder / ".hydra" / "overrides.yaml", setting.overrides)
-
-    @staticmethod
-    def _write(path: Path, record: Record) -> None:
-        path.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        write_yaml(folder / ".hydra" / "config.yaml", asdict(config))
+        write_yaml(folder / ".hydra" / "hydra.yaml", {"hydra": hydra})
+        write_yaml(folder / ".hydra" / "overrides.yaml", setting.overrides)
 
 
 def _curves(setting: Setting, planted: Planted) -> list[Record]:
@@ -185,16 +191,6 @@ def _curves(setting: Setting, planted: Planted) -> list[Record]:
             validation = 1.08 * loss + 0.06 * max(0.0, epoch - turn)
             rows.append({"step": step, "epoch": epoch, "split": "val", "loss": validation, "lr": None})
     return rows
-
-
-def _write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    path.write_text(text, encoding="utf-8")
-
-
-def _write_yaml(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.dump(value, Dumper=_DUMPER, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from kimi_audio_ft.config.commands import PrepareConfig
-from kimi_audio_ft.corpus.prepare import manifest_path, prepare, write_lines_together
+from kimi_audio_ft.corpus.prepare import PrepareSummary, manifest_path, prepare, write_lines_together
 from kimi_audio_ft.corpus.rows import REASONS, number_repeats
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.manifest.manifest import read_manifest
@@ -59,14 +59,19 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def prepared(table: Path, **options: Any) -> tuple[PrepareSummary, dict[str, list[dict[str, Any]]]]:
+    """What `prepare` returns, and the lines of each file that lies there then."""
+    summary = prepare(config_for(table, **options))
+    return summary, {path.stem: lines(path) for path in (table.parent / "out").glob("*.jsonl")}
+
+
 def texts(manifest: list[dict[str, Any]]) -> Iterator[str]:
     return (entry["conversation"][2]["content"] for entry in manifest)
 
 
 def test_a_manifest_line_is_the_published_format(corpus: Path) -> None:
-    prepare(config_for(corpus, prompt="转写。", eval_ratio=0.0))
+    first = prepared(corpus, prompt="转写。", eval_ratio=0.0)[1]["train"][0]
     out = corpus.parent / "out"
-    first = lines(out / "train.jsonl")[0]
     assert first == {
         "id": "meeting0_0",
         "group": "meeting0_0",
@@ -94,8 +99,8 @@ def test_the_same_command_writes_the_same_bytes(corpus: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"group_pattern": r"(meeting\d+)_"}, {"group_pattern": r"meeting\d+"}])
 def test_segments_of_a_recording_stay_together(corpus: Path, options: dict[str, str]) -> None:
-    summary = prepare(config_for(corpus, eval_ratio=0.2, test_ratio=0.2, **options))
-    manifests = {name: lines(corpus.parent / "out" / f"{name}.jsonl") for name in ("train", "eval", "test")}
+    summary, manifests = prepared(corpus, eval_ratio=0.2, test_ratio=0.2, **options)
+    assert manifests.pop("rejected") == []
     groups = {name: {entry["group"] for entry in manifest} for name, manifest in manifests.items()}
     assert sorted(len(of_split) for of_split in groups.values()) == [1, 1, 3]
     assert set.union(*groups.values()) == {f"meeting{index}" for index in range(5)}
@@ -109,10 +114,10 @@ def test_groups_and_ids_from_columns(tmp_path: Path) -> None:
     rows += [[record(tmp_path / f"{index}.wav", seed=index).name, "好", "甲乙"[index // 3], "k"] for index in range(6)]
     rows[3][3] = ""
     table = write_csv(tmp_path / "a.csv", rows)
-    prepare(config_for(table, group_column="speaker", id_column="key", eval_ratio=0.5))
-    found = lines(tmp_path / "out" / "train.jsonl"), lines(tmp_path / "out" / "eval.jsonl")
-    assert [len({entry["group"] for entry in manifest}) for manifest in found] == [1, 1]
-    assert sorted(entry["id"] for manifest in found for entry in manifest) == ["2", "k", "k-2", "k-3", "k-4", "k-5"]
+    _, found = prepared(table, group_column="speaker", id_column="key", eval_ratio=0.5)
+    assert [len({entry["group"] for entry in found[name]}) for name in ("train", "eval")] == [1, 1]
+    ids = sorted(entry["id"] for manifest in found.values() for entry in manifest)
+    assert ids == ["2", "k", "k-2", "k-3", "k-4", "k-5"]
 
 
 def test_every_reason_is_told_with_its_line_and_nothing_disappears(tmp_path: Path) -> None:
@@ -144,8 +149,8 @@ def test_every_reason_is_told_with_its_line_and_nothing_disappears(tmp_path: Pat
     table = write_csv(folder / "a.csv", [["audio", "text", "speaker"], *good, *bad.values()])
     options = {"max_seconds": 3.0, "max_chars_per_second": 4.0, "group_column": "speaker", "eval_ratio": 0.0}
     balancing = {"balance_column": "speaker", "balance_mode": "downsample"}
-    summary = prepare(config_for(table, **options, **balancing))
-    rejected = lines(folder / "out" / "rejected.jsonl")
+    summary, written = prepared(table, **options, **balancing)
+    train, rejected = written["train"], written["rejected"]
     by_reason = {entry["reason"]: entry for entry in rejected}
     assert set(by_reason) == set(REASONS) == {*bad, "balanced_out"}
     # The header is line 1 and the first row takes lines 2 and 3.
@@ -156,7 +161,6 @@ def test_every_reason_is_told_with_its_line_and_nothing_disappears(tmp_path: Pat
     assert by_reason["too_long"]["detail"] == "5.000 s is longer than max_seconds=3"
     assert by_reason["malformed_row"]["detail"] == "2 fields; every row must have 3"
     assert by_reason["malformed_row"]["row"] == {"audio": "c.wav", "text": "好"}
-    train = lines(folder / "out" / "train.jsonl")
     assert "一，\n二" in texts(train)
     assert summary.rows == len(good) + len(bad) == len(train) + len(rejected)
     assert summary.rejected == dict.fromkeys(REASONS, 1)
@@ -167,9 +171,9 @@ def test_every_reason_is_told_with_its_line_and_nothing_disappears(tmp_path: Pat
 def test_an_unusable_row_is_not_the_first_of_duplicates(tmp_path: Path) -> None:
     record(tmp_path / "a.wav")
     table = write_csv(tmp_path / "a.csv", [["audio", "text"], ["a.wav", ""], ["a.wav", "好"], ["a.wav", "坏"]])
-    prepare(config_for(table, eval_ratio=0.0))
-    assert list(texts(lines(tmp_path / "out" / "train.jsonl"))) == ["好"]
-    assert [entry["line"] for entry in lines(tmp_path / "out" / "rejected.jsonl")] == [2, 4]
+    _, written = prepared(table, eval_ratio=0.0)
+    assert list(texts(written["train"])) == ["好"]
+    assert [entry["line"] for entry in written["rejected"]] == [2, 4]
 
 
 def test_gbk_without_header_by_position_and_pattern(tmp_path: Path) -> None:
@@ -177,13 +181,10 @@ def test_gbk_without_header_by_position_and_pattern(tmp_path: Path) -> None:
         record(tmp_path / "录音" / "2024" / f"{name}.wav", seed=ord(name))
     table = write_csv(tmp_path / "表.csv", [["你好", "甲", "2024"], ["再见", "乙", "2024"]], encoding="gbk")
     columns = {"audio_column": "1", "text_column": "0", "audio_pattern": "{csv_dir}/录音/{2}/{audio}.wav"}
-    summary = prepare(config_for(table, eval_ratio=0.0, **columns))
+    summary, written = prepared(table, eval_ratio=0.0, **columns)
     assert summary.encoding == "gb18030"
-    train = lines(tmp_path / "out" / "train.jsonl")
-    assert [(entry["id"], text) for entry, text in zip(train, texts(train), strict=True)] == [
-        ("甲", "你好"),
-        ("乙", "再见"),
-    ]
+    assert [entry["id"] for entry in written["train"]] == ["甲", "乙"]
+    assert list(texts(written["train"])) == ["你好", "再见"]
 
 
 def test_row_limit_reads_the_first_rows_only(corpus: Path) -> None:
@@ -192,16 +193,10 @@ def test_row_limit_reads_the_first_rows_only(corpus: Path) -> None:
     assert summary.splits["train"].segments + summary.splits["eval"].segments == 8
 
 
-def test_the_evaluation_split_is_not_the_head_of_the_file(corpus: Path) -> None:
-    prepare(config_for(corpus, eval_ratio=0.25))
-    numbers = [int(text[1:-1]) for text in texts(lines(corpus.parent / "out" / "eval.jsonl"))]
-    assert len(numbers) == 5 and numbers != list(range(numbers[0], numbers[0] + 5)) and max(numbers) >= 10
-
-
 def test_upsampling_repeats_training_rows_under_ids_of_their_own(corpus: Path) -> None:
     options = {"balance_column": "kind", "balance_mode": "upsample", "group_pattern": r"meeting\d+"}
-    summary = prepare(config_for(corpus, eval_ratio=0.2, **options))
-    train, held_out = (lines(corpus.parent / "out" / f"{name}.jsonl") for name in ("train", "eval"))
+    summary, written = prepared(corpus, eval_ratio=0.2, **options)
+    train, held_out = written["train"], written["eval"]
     kinds = [entry["conversation"][1]["content"].endswith("_0.wav") for entry in train]
     assert (kinds.count(True), kinds.count(False), len(held_out)) == (12, 12, 4)
     assert len({entry["id"] for entry in train + held_out}) == 28
@@ -216,8 +211,8 @@ def test_repeated_rows_do_not_take_the_ids_of_held_out_ones(tmp_path: Path, seed
         record(tmp_path / f"{index}.wav", seed=index)
         rows.append([f"{index}.wav", "好", "often" if index else "rare", "k"])  # ids k, k-2, ..., k-12
     options = {"balance_column": "kind", "balance_mode": "upsample", "id_column": "key", "eval_ratio": 0.4}
-    prepare(config_for(write_csv(tmp_path / "a.csv", rows), seed=seed, **options))
-    ids = [entry["id"] for name in ("train", "eval") for entry in lines(tmp_path / "out" / f"{name}.jsonl")]
+    _, written = prepared(write_csv(tmp_path / "a.csv", rows), seed=seed, **options)
+    ids = [entry["id"] for entry in written["train"] + written["eval"]]
     assert len(set(ids)) == len(ids)
 
 
@@ -253,9 +248,8 @@ def test_absolute_cells_are_taken_as_they_are(tmp_path: Path) -> None:
     paths = [record(tmp_path / "disk" / f"{index}.wav", seed=index) for index in range(2)]
     (tmp_path / "work").mkdir()
     rows = [["audio", "text"], *([str(path), "好"] for path in paths)]
-    prepare(config_for(write_csv(tmp_path / "work" / "a.csv", rows), eval_ratio=0.0))
-    train = lines(tmp_path / "work" / "out" / "train.jsonl")
-    assert [entry["conversation"][1]["content"] for entry in train] == [str(path) for path in paths]
+    _, written = prepared(write_csv(tmp_path / "work" / "a.csv", rows), eval_ratio=0.0)
+    assert [entry["conversation"][1]["content"] for entry in written["train"]] == [str(path) for path in paths]
 
 
 def test_an_unknown_field_in_the_audio_pattern(corpus: Path) -> None:

@@ -1,5 +1,3 @@
-"""Splits by recording, and balancing."""
-
 from __future__ import annotations
 
 from collections import Counter

@@ -10,11 +10,9 @@ from kimi_audio_ft.demo.sentences import generate
 
 @pytest.fixture(scope="session")
 def general_sentences() -> list[Sentence]:
-    """Of the general domain."""
     return generate("general", 8000, seed=1)
 
 
 @pytest.fixture(scope="session")
 def target_sentences() -> list[Sentence]:
-    """Of the target domain."""
     return generate("target", 1000, seed=1)

@@ -58,7 +58,8 @@ def test_bad_rows_are_the_documented_ones(corpus: Path) -> None:
     assert len(contents) - len(set(contents)) == 1  # the copy
 
 
-def test_without_bad_rows_every_row_is_good(tmp_path: Path) -> None:
+def test_an_empty_folder_is_filled_and_without_bad_rows_every_row_is_good(tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
     synthesize_corpus(tmp_path / "c", CorpusParameters(recordings=2, segments=2, bad_rows=False))
     rows = _rows(tmp_path / "c")
     assert len(rows) == 4 == len(list((tmp_path / "c/audio").iterdir()))
@@ -104,11 +105,6 @@ def test_nothing_stays_when_writing_fails(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
-    (tmp_path / "c").mkdir()
-    assert synthesize_corpus(tmp_path / "c", CorpusParameters(recordings=1, segments=1)).created
-
-
 def test_command_prints_a_summary_and_user_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--out", str(tmp_path / "c"), "--recordings", "2", "--segments", "2", "--no-bad-rows"]
     assert main(arguments) == 0
@@ -136,9 +132,6 @@ def test_noise_of_every_kind_has_the_asked_level() -> None:
         assert 10 * np.log10(inside / (power.sum() - inside)) == pytest.approx(10.0, abs=1.5)
         shares.append(power[power.size // 2 :].sum() / (power.sum() - inside))
     assert max(shares) > 0.45 and min(shares) < 0.2, "white noise has half of its power above 4 kHz, pink little"
-
-
-def test_noise_of_nothing_is_nothing() -> None:
     assert add_noise(np.zeros(0, np.float32), 10.0, np.random.default_rng(1)).size == 0
 
 

@@ -1,5 +1,3 @@
-"""Templates and their slots."""
-
 from __future__ import annotations
 
 import random

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import re
 
 import pytest
 
-from kimi_audio_ft.demo import meetings
-from kimi_audio_ft.demo.mandarin import Sentence, join
+from kimi_audio_ft.demo.mandarin import Sentence
 from kimi_audio_ft.demo.meetings import HOMOPHONES, has_own_term
-
-
-def test_sentences_have_only_the_domains_characters() -> None:
-    rng = random.Random(5)
-    texts = [join(meetings.draw(rng)).text for _ in range(2000)]
-    assert set("".join(texts)) <= meetings.characters()
 
 
 @pytest.mark.parametrize(
@@ -40,17 +32,7 @@ def test_homophones_are_as_long_as_their_words_and_differ_from_them() -> None:
 
 def test_target_has_what_the_report_stumbles_over(target_sentences: list[Sentence]) -> None:
     texts = [sentence.text for sentence in target_sentences]
-    for pattern in (
-        r"\d0万",
-        r"\d\.\d亿",
-        r"\d+月\d+号",
-        r"20\d\d年",
-        "LPL",
-        "5G",
-        "二级市场",
-        "[嗯呃啊]",
-        "张勇",
-        "吴耀飞",
-    ):
+    numbers = (r"\d0万", r"\d\.\d亿", r"\d+月\d+号", r"20\d\d年")
+    for pattern in (*numbers, "LPL", "5G", "二级市场", "[嗯呃啊]", "张勇", "吴耀飞"):
         assert sum(bool(re.search(pattern, text)) for text in texts) >= 5, pattern
     assert sum(map(has_own_term, texts)) > 0.95 * len(texts)

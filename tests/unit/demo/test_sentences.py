@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import re
+from typing import Any
 
 import pytest
 
-from kimi_audio_ft.demo.mandarin import Sentence
+from kimi_audio_ft.demo import general, meetings
+from kimi_audio_ft.demo.mandarin import Sentence, join
 from kimi_audio_ft.demo.sentences import generate, vocabulary
 from kimi_audio_ft.errors import UserError
 
@@ -15,6 +18,12 @@ from kimi_audio_ft.errors import UserError
 def test_seed_decides_and_a_prefix_stays(domain: str) -> None:
     assert generate(domain, 50, seed=3) == generate(domain, 80, seed=3)[:50]
     assert generate(domain, 50, seed=3) != generate(domain, 50, seed=4)
+
+
+@pytest.mark.parametrize("domain", [general, meetings])
+def test_sentences_have_only_the_domains_characters(domain: Any) -> None:
+    rng = random.Random(5)
+    assert set("".join(join(domain.draw(rng)).text for _ in range(2000))) <= domain.characters()
 
 
 def test_lengths(general_sentences: list[Sentence], target_sentences: list[Sentence]) -> None:

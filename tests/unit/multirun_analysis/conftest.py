@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import random
 import shutil
@@ -13,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from kimi_audio_ft.files import read_json_object, write_json, write_jsonl
 from multirun_analysis import load_sweep
 from multirun_analysis.analysis import Analysis
 from tests.synthetic_errors import Planted
-from tests.synthetic_sweep import write_sweep
+from tests.synthetic_sweep import Setting, grid_overrides, write_multirun, write_sweep, write_yaml
 
 HEADLESS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -51,6 +50,17 @@ def scores(cer: float, **more: Any) -> dict[str, Any]:
     }
 
 
+def heard(spoken: int, written: int, found: int) -> dict[str, Any]:
+    """A term as scores.json has it."""
+    return {
+        "in_references": spoken,
+        "in_hypotheses": written,
+        "found": found,
+        "recall": found / spoken if spoken else None,
+        "precision": found / written if written else None,
+    }
+
+
 class SweepWriter:
     """Writes trial folders as ``kimi_audio_ft.train`` and Hydra do."""
 
@@ -68,13 +78,7 @@ class SweepWriter:
         """A finished sweep over the three parameters; CER falls with rank and rate and rises with temperature."""
         for number, (rank, rate, temperature) in enumerate(itertools.product(ranks, rates, temperatures)):
             self.trial(number, rank, rate, temperature, baseline=baseline)
-        self.multirun(
-            [
-                f"lora.r={','.join(map(str, ranks))}",
-                f"optim.lr={','.join(map(str, rates))}",
-                f"decoding.text_temperature={','.join(map(str, temperatures))}",
-            ]
-        )
+        write_multirun(self.folder, grid_overrides(ranks, rates, temperatures))
         return self.folder
 
     def trial(
@@ -93,7 +97,15 @@ class SweepWriter:
         expected = 0.62 * (2 / rank) ** 0.45 * (1e-3 / rate) ** 0.5 + 0.12 * temperature
         cer = cer if cer is not None else round(expected + self.random.uniform(-0.01, 0.01), 5)
         params = self.params(rank, rate, temperature)
-        facts = self.facts(overrides) | {
+        facts = {
+            "trial": ",".join(overrides),
+            "transcript_signatures": ["t-0"],
+            "decode_seconds": 3.2,
+            "command": "python -m kimi_audio_ft.train " + " ".join(overrides),
+            "eval_manifest": "data/demo/eval.jsonl",
+            "eval_identity": "5be1a0",
+            "git_commit": "906d5e5",
+            "model": "kimi_audio_ft/assets/tiny",
             "signature": f"adapter-{rank}-{rate}",
             "params": params,
             "trainable_parameters": 10_000 * rank,
@@ -110,15 +122,21 @@ class SweepWriter:
         self.utterances(folder, cer)
         return folder
 
+    def trial_of_size(self, number: int, size: int | None, cer: float, temperature: float = 0.0) -> None:
+        """A trial of a learning curve: trained for 200 steps on ``size`` conversations, all 800 with None."""
+        params = self.params(8, 1e-3, temperature) | {"data.train_subset": size}
+        given = f"data.train_subset={'null' if size is None else size}"
+        facts = {"signature": f"a{size}", "train_conversations": size or 800, "steps": 200}
+        self.trial(number, temperature=temperature, cer=cer, params=params, extra_overrides=(given,), **facts)
+
     def start(
         self, number: int, rank: int, rate: float, temperature: float, extra: tuple[str, ...] = ()
     ) -> tuple[Path, list[str]]:
         """What Hydra writes when a job begins."""
-        overrides = [f"lora.r={rank}", f"optim.lr={rate}", f"decoding.text_temperature={temperature}", *extra]
+        overrides = [*Setting(rank, rate, temperature).overrides, *extra]
         folder = self.folder / str(number)
-        (folder / ".hydra").mkdir(parents=True)
-        (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(overrides), encoding="utf-8")
-        (folder / ".hydra" / "config.yaml").write_text(f"lora:\n  r: {rank}\n", encoding="utf-8")
+        write_yaml(folder / ".hydra" / "overrides.yaml", overrides)
+        write_yaml(folder / ".hydra" / "config.yaml", {"lora": {"r": rank}})
         return folder, overrides
 
     def fail(self, number: int, rank: int = 8, rate: float = 1e-3, temperature: float = 0.0, **record: Any) -> Path:
@@ -134,42 +152,14 @@ class SweepWriter:
         self.write(folder / "failure.json", failure | record)
         return folder
 
-    def multirun(self, task: list[str]) -> None:
-        """The part of Hydra's multirun.yaml that names the command."""
-        given = {"hydra": ["hydra.sweep.dir=x", "hydra.mode=MULTIRUN"], "task": task}
-        document = {"hydra": {"overrides": given, "job": {"name": "train", "id": "???"}}}
-        (self.folder / "multirun.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
-
     @staticmethod
     def params(rank: int, rate: float, temperature: float) -> dict[str, Any]:
-        return {
-            "lora.r": rank,
-            "lora.lora_alpha": 2 * rank,
-            "lora.lora_dropout": 0.05,
-            "lora.targets": "decoder",
-            "optim.lr": rate,
-            "decoding.text_temperature": temperature,
-            "decoding.text_top_k": 5,
-            "seed": 0,
-        }
+        return Setting(rank, rate, temperature).params
 
     @staticmethod
     def result(cer: float) -> dict[str, Any]:
         repeats = {"cer_repeats": [cer], "cer_std": 0.0}
         return scores(cer, empty_outputs=1) | {"normalised": scores(0.9 * cer)} | repeats
-
-    @staticmethod
-    def facts(overrides: list[str]) -> dict[str, Any]:
-        return {
-            "trial": ",".join(overrides),
-            "transcript_signatures": ["t-0"],
-            "decode_seconds": 3.2,
-            "command": "python -m kimi_audio_ft.train " + " ".join(overrides),
-            "eval_manifest": "data/demo/eval.jsonl",
-            "eval_identity": "5be1a0",
-            "git_commit": "906d5e5",
-            "model": "kimi_audio_ft/assets/tiny",
-        }
 
     def curves(self, folder: Path, rank: int, rate: float) -> None:
         lines = []
@@ -190,14 +180,8 @@ class SweepWriter:
             lines.append(line | {"audio": f"wavs/{identity}.wav"})
         self.write_lines(folder / "utterances.jsonl", lines)
 
-    @staticmethod
-    def write(path: Path, record: dict[str, Any]) -> None:
-        path.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
-
-    @staticmethod
-    def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        path.write_text(text, encoding="utf-8")
+    write = staticmethod(write_json)
+    write_lines = staticmethod(write_jsonl)
 
 
 @pytest.fixture
@@ -219,7 +203,7 @@ def change() -> Callable[..., None]:
     """Replaces entries of a JSON record in place."""
 
     def replace(path: Path, **entries: Any) -> None:
-        path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **entries}), encoding="utf-8")
+        write_json(path, read_json_object(path, "") | entries)
 
     return replace
 
@@ -237,6 +221,12 @@ def synthetic_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def synthetic(synthetic_folder: Path) -> Analysis:
     """The same, loaded. Only to be read."""
     return load_sweep(synthetic_folder)
+
+
+@pytest.fixture
+def night(made_once: Callable[..., Path], tmp_path: Path) -> Path:
+    """A finished sweep of 36 trials and 1,000 utterances."""
+    return shutil.copytree(made_once("night", write_sweep), tmp_path / "night")
 
 
 @pytest.fixture

@@ -1,5 +1,3 @@
-"""The report in a real browser."""
-
 from __future__ import annotations
 
 import re
@@ -14,6 +12,7 @@ import soundfile
 
 from multirun_analysis import load_sweep, write_report
 from tests.report_page import body
+from tests.unit.multirun_analysis.conftest import heard
 
 pytestmark = pytest.mark.slow
 
@@ -133,9 +132,8 @@ def test_a_heading_sorts_by_keyboard_and_says_so(page: Path, chromium: Any) -> N
 def test_any_two_trials_can_be_chosen_for_the_terms(sweep: Any, chromium: Any) -> None:
     """By the keyboard's own controls, and after the table was sorted."""
     for number, found in enumerate((4, 3, 2)):
-        rates = {"recall": found / 4, "precision": None if number == 2 else 1.0}
-        terms = {"5G": {"in_references": 4, "in_hypotheses": found, "found": found, **rates}}
-        terms["LPL"] = {"in_references": 2, "in_hypotheses": 2, "found": 2, "recall": 1.0, "precision": 1.0}
+        terms = {"5G": heard(4, found, found), "LPL": heard(2, 2, 2)}
+        terms["5G"] |= {"precision": None} if number == 2 else {}
         sweep.trial(number, rank=8 * 2**number, cer=0.1 + number / 10, baseline=False, terms=terms)
     told = driven(
         chromium,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,16 +15,20 @@ from multirun_analysis.report.facts import sweep_facts
 from multirun_analysis.words import conclusions
 
 
+def refusal(sweep: Any, first: dict[str, Any], second: dict[str, Any]) -> str:
+    sweep.trial(0, baseline=False, **first)
+    sweep.trial(1, rank=32, baseline=False, **second)
+    with pytest.raises(UserError) as error:
+        load_sweep(sweep.folder)
+    return str(error.value).replace(str(sweep.folder), "SWEEP")
+
+
 @pytest.mark.parametrize(
     ("entry", "value"), [("num_references", 5), ("num_reference_chars", 99), ("eval_identity", "other")]
 )
 def test_different_reference_sets_are_refused_by_name(sweep, entry: str, value: object) -> None:
-    sweep.trial(0)
-    sweep.trial(1, **{entry: value})
-    with pytest.raises(
-        UserError, match=rf"different reference sets: {entry} is .* in .*0/scores\.json.*1/scores\.json"
-    ):
-        load_sweep(sweep.folder)
+    told = refusal(sweep, {}, {entry: value})
+    assert re.search(rf"different reference sets: {entry} is .* in .*0/scores\.json.*1/scores\.json", told)
 
 
 def test_the_difference_between_reference_sets_is_named(sweep) -> None:
@@ -90,14 +95,6 @@ def scored(version: int | None = 2, **options: Any) -> dict[str, Any]:
         "normalisation": {name: given[name] for name in ("fillers", "erhua")},
         "word_lists": {name: given[name] for name in ("terms", "names")},
     }
-
-
-def refusal(sweep: Any, first: dict[str, Any], second: dict[str, Any]) -> str:
-    sweep.trial(0, baseline=False, **first)
-    sweep.trial(1, rank=32, baseline=False, **second)
-    with pytest.raises(UserError) as error:
-        load_sweep(sweep.folder)
-    return str(error.value).replace(str(sweep.folder), "SWEEP")
 
 
 def test_trials_that_were_scored_alike_are_compared(sweep: Any) -> None:

@@ -13,8 +13,9 @@ import pytest
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.sweep_folder import record_fitting
 from kimi_audio_ft.text import duration
-from multirun_analysis import load_sweep, words, write_report
+from multirun_analysis import load_sweep, words
 from multirun_analysis.words import effort, headline, setting, show, trial_title
+from tests.report_page import page_of
 
 
 def test_rows_are_ordered_by_cer_with_the_bases_among_them(sweep_24: Path) -> None:
@@ -95,9 +96,8 @@ def test_adapters_are_counted_once_and_reuse_costs_nothing(sweep_24: Path) -> No
 def test_without_a_finished_trial_the_first_failure_is_told(sweep) -> None:
     sweep.fail(0)
     sweep.start(1, 8, 1e-3, 0.0)
-    with pytest.raises(
-        UserError, match=r"1 failed, 1 unfinished\. Trial 0: FloatingPointError: loss is nan at step 12"
-    ):
+    told = r"1 failed, 1 unfinished\. Trial 0: FloatingPointError: loss is nan at step 12"
+    with pytest.raises(UserError, match=told):
         load_sweep(sweep.folder)
 
 
@@ -162,7 +162,7 @@ def test_a_time_without_a_word_about_its_origin_is_still_a_page(sweep, change) -
     del record["train_reused"]
     sweep.write(folder / "scores.json", record)
     assert effort(load_sweep(sweep.folder)) == "1 trial finished; 1 adapter, 1 trained in 42 s."
-    assert "<dd>42 s</dd>" in write_report(sweep.folder).html.read_text(encoding="utf-8")
+    assert "<dd>42 s</dd>" in page_of(sweep.folder)
     change(folder / "scores.json", train_reused=True)
     assert effort(load_sweep(sweep.folder)).endswith("; without sharing there would have been 1 training.")
 
@@ -170,7 +170,7 @@ def test_a_time_without_a_word_about_its_origin_is_still_a_page(sweep, change) -
 def test_a_trial_is_found_whatever_its_folder_is_called(sweep) -> None:
     name = 'lora.r=8,data.prompt=50% <b>"x" 中文'
     sweep.trial(0).rename(sweep.folder / name)
-    page = write_report(sweep.folder).html.read_text(encoding="utf-8")
+    page = page_of(sweep.folder)
     (link,) = re.findall(r'href="#(trial-[^"]*)"', page)
     (mark,) = re.findall(r'<details id="([^"]*)"', page)
     assert unquote(link) == html.unescape(mark) == f"trial-{name}"

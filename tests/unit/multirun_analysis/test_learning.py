@@ -1,4 +1,4 @@
-"""Learning curves: intervals hold the truth, far forecasts are marked, too few sizes are refused, all of it is told."""
+"""Learning curves: planted laws are found again, intervals hold them, far forecasts are marked, all of it is told."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ import pytest
 
 from kimi_audio_ft.errors import UserError
 from multirun_analysis.analysis import load_sweep
-from multirun_analysis.learning import LearningCurve, LearningStudy, PowerLaw, fit_learning_curve
+from multirun_analysis.learning import (
+    EXPONENTS,
+    LearningCurve,
+    LearningStudy,
+    PowerLaw,
+    fit_learning_curve,
+    fit_power_law,
+    fit_power_laws,
+)
 from multirun_analysis.messages import CHINESE, ENGLISH
 from multirun_analysis.report.page import write_comparison
 from multirun_analysis.sweep import Scores, Status, Trial
@@ -20,6 +28,7 @@ from multirun_analysis.words import learning_in_words
 SIZES = (1000, 2000, 5000, 9500)
 PLANTED = PowerLaw(0.03, 0.04, 0.5, 9500)
 RECORDINGS, SEGMENTS, CHARS = 80, 5, 20
+MEASURED = np.array([1000.0, 2000.0, 5000.0, 10000.0])
 
 
 def trials_of(law: PowerLaw, sizes: tuple[int, ...], seed: int, repeats: int = 1) -> list[Trial]:
@@ -48,6 +57,55 @@ def trial_of(name: str, size: int, edits: np.ndarray) -> Trial:
 
 def curve_of(law: PowerLaw = PLANTED, sizes: tuple[int, ...] = SIZES, seed: int = 0, repeats: int = 1) -> LearningCurve:
     return fit_learning_curve(trials_of(law, sizes, seed, repeats))
+
+
+def errors_of(floor: float, scale: float, exponent: float) -> np.ndarray:
+    law = PowerLaw(floor, scale, exponent, MEASURED[-1])
+    return np.array([law.at(size) for size in MEASURED])
+
+
+@pytest.mark.parametrize(
+    ("floor", "scale", "exponent"), [(0.03, 0.05, 0.4), (0.0, 0.1, 0.3), (0.08, 0.01, 1.2), (0.02, 0.2, 0.15)]
+)
+def test_a_planted_law_is_found(floor: float, scale: float, exponent: float) -> None:
+    law = fit_power_law(MEASURED, errors_of(floor, scale, exponent))
+    assert law.exponent == pytest.approx(exponent, rel=5e-3)
+    assert law.floor == pytest.approx(floor, abs=2e-3) and law.scale == pytest.approx(scale, abs=2e-3)
+    assert law.at(100_000) == pytest.approx(floor + scale * 10**-exponent, abs=5e-4)
+
+
+def test_errors_that_do_not_fall_are_a_constant() -> None:
+    law = fit_power_law(MEASURED, np.array([0.1, 0.12, 0.11, 0.13]))
+    assert law.scale == 0 and 0.1 < law.floor < 0.13 and law.at(1e6) == law.floor
+
+
+def test_no_floor_is_below_nothing() -> None:
+    falling = np.array([0.4, 0.2, 0.05, 0.004])  # faster than any law that ends above 0
+    law = fit_power_law(MEASURED, falling)
+    assert law.floor == 0 and law.scale > 0 and EXPONENTS[0] <= law.exponent <= EXPONENTS[1]
+
+
+def test_no_other_law_fits_better() -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(20):
+        errors = errors_of(0.03, 0.05, 0.5) + rng.normal(0, 0.004, len(MEASURED))
+        weights = 1 / errors
+
+        def loss(law: PowerLaw, errors: np.ndarray = errors, weights: np.ndarray = weights) -> float:
+            return float(sum(weights * (errors - np.array([law.at(size) for size in MEASURED])) ** 2))
+
+        best = loss(fit_power_law(MEASURED, errors))
+        others = zip(rng.uniform(0, 0.1, 300), rng.uniform(0, 0.1, 300), rng.uniform(*EXPONENTS, 300), strict=True)
+        assert all(best <= loss(PowerLaw(*other, MEASURED[-1])) + 1e-9 for other in others)
+
+
+def test_many_at_once_are_those_of_one_by_one() -> None:
+    measured = errors_of(0.03, 0.05, 0.4)
+    rows = measured + np.random.default_rng(2).normal(0, 0.003, (10, len(MEASURED)))
+    laws = fit_power_laws(MEASURED, measured, rows)
+    for place, row in enumerate(rows):
+        [alone] = fit_power_laws(MEASURED, measured, row[None]).at(50_000)
+        assert laws.at(50_000)[place] == pytest.approx(alone)
 
 
 @pytest.mark.slow
@@ -116,18 +174,11 @@ def test_fewer_than_three_sizes_are_refused(sizes: tuple[int, ...], found: str) 
         curve_of(sizes=sizes)
 
 
-def add(sweep: Any, number: int, size: int | None, cer: float, temperature: float = 0.0) -> None:
-    params = sweep.params(8, 1e-3, temperature) | {"data.train_subset": size}
-    given = f"data.train_subset={'null' if size is None else size}"
-    facts = {"signature": f"a{size}", "train_conversations": size or 800, "steps": 200}
-    sweep.trial(number, temperature=temperature, cer=cer, params=params, extra_overrides=(given,), **facts)
-
-
 @pytest.mark.slow
 def test_a_sweep_over_sizes_is_told_and_written(sweep: Any) -> None:
     for number, (size, cer) in enumerate([(100, 0.4), (200, 0.3), (400, 0.24), (None, 0.2)]):
-        add(sweep, 2 * number, size, cer)
-        add(sweep, 2 * number + 1, size, cer + 0.1, temperature=0.3)
+        sweep.trial_of_size(2 * number, size, cer)
+        sweep.trial_of_size(2 * number + 1, size, cer + 0.1, temperature=0.3)
     comparison = load_sweep(sweep.folder)
     assert comparison.swept == ["decoding.text_temperature", "data.train_subset"]
     assert comparison.learning is not None
@@ -155,8 +206,8 @@ def test_a_sweep_over_sizes_is_told_and_written(sweep: Any) -> None:
 
 
 def test_a_sweep_over_two_sizes_says_why_there_is_no_curve(sweep: Any) -> None:
-    add(sweep, 0, 100, 0.4)
-    add(sweep, 1, 200, 0.3)
+    sweep.trial_of_size(0, 100, 0.4)
+    sweep.trial_of_size(1, 200, 0.3)
     comparison = load_sweep(sweep.folder)
     [line] = learning_in_words(comparison.learning, ENGLISH)
     assert line.startswith("There are too few sizes for a learning curve") and "data.train_subset" in line

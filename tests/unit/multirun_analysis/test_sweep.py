@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from kimi_audio_ft.errors import DataError, UserError
-from multirun_analysis import load_sweep, print_leaderboard, write_report
+from multirun_analysis import load_sweep, write_report
 from multirun_analysis.sweep import Status, collect, read_halving
 from multirun_analysis.words import halving_in_words
+from tests.report_page import page_of, printed, section
 
 
 def test_a_finished_sweep_is_read_in_the_order_of_its_job_numbers(sweep_24: Path) -> None:
@@ -88,27 +87,6 @@ def test_overrides_are_typed_as_hydra_types_them(sweep) -> None:
     assert "hydra.job.name" not in overrides
 
 
-def test_a_torn_last_line_of_a_killed_trial_is_left_out(sweep) -> None:
-    folder = sweep.trial(0)
-    with (folder / "curves.jsonl").open("a", encoding="utf-8") as file:
-        file.write('{"step": 151, "spl')
-    assert len(collect(sweep.folder).trials[0].curves) == 155
-
-
-def test_line_separators_inside_a_transcript_do_not_cut_its_line(sweep) -> None:
-    folder = sweep.trial(0)
-    texts = ["一\u2028二", "三\x85四", "五\u2029六"]
-    sweep.write_lines(folder / "utterances.jsonl", [{"id": text, "hypothesis": text} for text in texts])
-    assert [row["hypothesis"] for row in collect(sweep.folder).trials[0].utterances] == texts
-
-
-def test_a_broken_line_in_the_middle_is_an_error_with_its_line_number(sweep) -> None:
-    folder = sweep.trial(0)
-    (folder / "curves.jsonl").write_text('{"step": 1}\n{"step"\n{"step": 3}\n', encoding="utf-8")
-    with pytest.raises(UserError, match=r"curves\.jsonl:2: is not JSON"):
-        _ = collect(sweep.folder).trials[0].curves
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -135,37 +113,25 @@ def test_folders_without_trials_are_refused(tmp_path: Path) -> None:
 
 
 def test_records_may_be_larger_than_what_is_read(sweep) -> None:
-    folder = sweep.trial(0)
-    record = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-    sweep.write(folder / "scores.json", record | {"new_metric": 1})
+    sweep.trial(0, new_metric=1)
     assert collect(sweep.folder).trials[0].record["new_metric"] == 1
 
 
 # What a sweep stopped early, read from its halving.json into the report, the tables and the terminal.
 
 
-def entry(name: str, decision: str, step: int, score: float | None, rank: int | None, reason: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "decision": decision,
-        "step": step,
-        "num_steps": 120,
-        "score": score,
-        "rank": rank,
-        "reason": reason,
-        "time": "2026-11-24T19:00:00+0000",
-        "jobs": 4,
-        "signature": f"a{name}",
-        "history": [],
-    }
+def entry(name: str, **more: Any) -> dict[str, Any]:
+    always = {"num_steps": 120, "time": "2026-11-24T19:00:00+0000", "jobs": 4, "history": []}
+    return {"name": name, "signature": f"a{name}", **always, **more}
 
 
 def write(folder: Path, metric: str = "cer", **changes: Any) -> None:
+    told = "rank 3 of 3 at step 30: CER 90.00 %; the best 2 go on"
     candidates = [
-        entry("r=2", "stopped", 30, 0.9, 3, "rank 3 of 3 at step 30: CER 90.00 %; the best 2 go on"),
-        entry("r=4", "failed", 30, None, None, "loss is nan <b>"),
-        entry("r=8", "continued", 60, 0.5, 1, "rank 1 of 2"),
-        entry("r=16", "stopped", 60, 0.6, 2, "rank 2 of 2 at step 60"),
+        entry("r=2", decision="stopped", step=30, score=0.9, rank=3, reason=told),
+        entry("r=4", decision="failed", step=30, score=None, rank=None, reason="loss is nan <b>"),
+        entry("r=8", decision="continued", step=60, score=0.5, rank=1, reason="rank 1 of 2"),
+        entry("r=16", decision="stopped", step=60, score=0.6, rank=2, reason="rank 2 of 2 at step 60"),
     ]
     document = {"metric": metric, "steps_trained": 240, "steps_of_all": 480, "candidates": candidates, **changes}
     (folder / "halving.json").write_text(json.dumps(document), encoding="utf-8")
@@ -187,21 +153,20 @@ def test_sweeps_that_stop_nothing_say_nothing_of_it(sweep_24: Path) -> None:
 
 
 def test_report_lists_what_was_stopped_when_and_why(halved: Path) -> None:
-    page = write_report(halved).html.read_text(encoding="utf-8")
-    section = page.partition('<section id="stopped-early">')[2].partition("</section>")[0]
-    rows = section.split("<tr>")[2:]
+    stopped = section(page_of(halved), "stopped-early")
+    rows = stopped.split("<tr>")[2:]
     assert [row.split("<td>")[1].partition("<")[0] for row in rows] == ["r=16", "r=2", "r=4"]
     assert "30 of 120" in rows[1] and "90.00" in rows[1] and "the best 2 go on" in rows[1]
     assert "failed" in rows[2] and "loss is nan &lt;b&gt;" in rows[2]
-    assert "r=8" not in section
-    assert "240 of 480 steps were enough (50 %)" in section
+    assert "r=8" not in stopped
+    assert "240 of 480 steps were enough (50 %)" in stopped
 
 
 def test_loss_is_written_as_a_loss(sweep: Any) -> None:
     sweep.trial(0)
     write(sweep.folder, metric="loss")
-    section = write_report(sweep.folder).html.read_text(encoding="utf-8").partition("Stopped early")[2]
-    assert "0.9000" in section and "validation loss at that step" in section
+    stopped = section(page_of(sweep.folder), "stopped-early")
+    assert "0.9000" in stopped and "validation loss at that step" in stopped
 
 
 def test_trials_json_holds_the_whole_record(halved: Path) -> None:
@@ -210,9 +175,7 @@ def test_trials_json_holds_the_whole_record(halved: Path) -> None:
 
 
 def test_terminal_says_it_in_one_line_and_names_failures(halved: Path) -> None:
-    out = io.StringIO()
-    print_leaderboard(load_sweep(halved), Console(file=out, width=300))
-    lines = out.getvalue().splitlines()
+    lines = printed(load_sweep(halved), width=300).splitlines()
     assert (
         "Successive halving by cer: of 4 adapters, 1 stopped at step 30, 1 stopped at step 60, 1 failed; "
         "240 of 480 steps were enough (50 %)."

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kimi_audio_ft.scoring import score
 from multirun_analysis import load_sweep
 from multirun_analysis.sweep import Sweep
 from tests.synthetic_errors import Corpus, ErrorModel, Planted
@@ -22,23 +21,6 @@ GRID: dict[str, Any] = {"ranks": (8, 32), "rates": (5e-5,), "temperatures": (0.0
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     folder = tmp_path_factory.mktemp("synthetic") / "sweep"
     return load_sweep(write_sweep(folder, **GRID, utterances=400, recordings=40, repeats=2)).sweep
-
-
-@pytest.mark.slow
-def test_scores_are_those_of_the_real_scorer(sweep: Sweep) -> None:
-    for trial in sweep.finished[:2]:
-        rows = trial.utterances
-        repeats = len(trial.record["cer_repeats"])
-        assert len(rows) == 400 * repeats and repeats == (2 if trial.params["decoding.text_temperature"] else 1)
-        for name, recorded in (("strict", trial.record), ("normalised", trial.record["normalised"])):
-            found = []
-            for repeat in range(repeats):
-                some = [row for row in rows if row["repeat"] == repeat]
-                references = {row["id"]: row["reference"] for row in some}
-                found.append(score(references, {row["id"]: row["hypothesis"] for row in some}, name))
-            keys = ("cer", "wer", "exact_match", "num_references", "num_reference_chars")
-            means = {key: np.mean([one[key] for one in found]) for key in keys}
-            assert {key: recorded[key] for key in keys} == pytest.approx(means)
 
 
 def test_the_planted_rates_come_out(sweep: Sweep) -> None:
@@ -60,7 +42,7 @@ def test_rates_are_exact_in_the_mean_of_many_seeds() -> None:
     assert np.mean(rates, axis=0) == pytest.approx([0.1, 0.12], rel=0.03)
 
 
-def test_trials_share_most_of_their_errors(sweep: Sweep) -> None:
+def test_trials_share_most_of_their_errors() -> None:
     model = ErrorModel(Corpus(300, 30, seed=1), Planted(), seed=1)
     first, second = model.errors("a", 0.1), model.errors("b", 0.1)
     assert 0.65 < (first & second).sum() / first.sum() < 0.85
@@ -84,5 +66,4 @@ def test_the_same_seed_writes_the_same_sweep(tmp_path: Path) -> None:
         folder = write_sweep(tmp_path / name, **small, seed=seed)
         texts.append([(folder / str(n) / "utterances.jsonl").read_text(encoding="utf-8") for n in range(4)])
     assert texts[0] == texts[1] != texts[2]
-    assert not (write_sweep(tmp_path / "d", **small, left_out=(2,)) / "2").exists()
     assert json.loads((tmp_path / "a" / "0" / "scores.json").read_text(encoding="utf-8"))["num_references"] == 30

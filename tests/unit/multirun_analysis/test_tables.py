@@ -1,5 +1,3 @@
-"""trials.csv and trials.json."""
-
 from __future__ import annotations
 
 import csv

@@ -1,37 +1,21 @@
-"""The leaderboard in the terminal."""
-
 from __future__ import annotations
 
-import io
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-from rich.console import Console
 
-from multirun_analysis import load_sweep, print_leaderboard
-from tests.synthetic_errors import Planted
-from tests.synthetic_sweep import write_sweep
+from multirun_analysis import load_sweep
+from tests.report_page import printed
+from tests.synthetic_sweep import write_ranks, write_sweep
 
-
-def four_ranks(folder: Path, **grid: int) -> Path:
-    """Rank 4 makes 70 % more errors, the others tie."""
-    truth = Planted(factors={"lora.r": {4: 1.7, 8: 1.01, 16: 0.99, 32: 1.0}})
-    size = {"utterances": 300, "recordings": 30} | grid
-    return write_sweep(
-        folder / "sweep", ranks=(4, 8, 16, 32), rates=(5e-5,), temperatures=(0.0,), **size, planted=truth
-    )
-
-
-def shown(folder: Path, width: int = 80) -> str:
-    console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    print_leaderboard(load_sweep(folder), console)
-    return console.file.getvalue()  # type: ignore[attr-defined]
+FACTORS = {4: 1.7, 8: 1.01, 16: 0.99, 32: 1.0}  # all but rank 4 tie
 
 
 def test_the_leaderboard_has_intervals_and_marks_the_group(tmp_path: Path) -> None:
-    folder = four_ranks(tmp_path)
-    text, comparison = shown(folder), load_sweep(folder)
+    comparison = load_sweep(write_ranks(tmp_path, FACTORS))
+    text = printed(comparison)
     best = comparison.best.trial
     interval = comparison.statistics.intervals[best]
     half = f"{50 * (interval.high - interval.low):.2f}"
@@ -41,13 +25,27 @@ def test_the_leaderboard_has_intervals_and_marks_the_group(tmp_path: Path) -> No
 
 
 def test_without_intervals_the_leaderboard_has_no_column_for_them(tmp_path: Path) -> None:
-    folder = four_ranks(tmp_path, utterances=20, recordings=2)
-    assert "±" not in shown(folder)
+    assert "±" not in printed(load_sweep(write_ranks(tmp_path, FACTORS, utterances=20, recordings=2)))
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_the_leaderboard_of_three_parameters_fits(tmp_path: Path, width: int) -> None:
     folder = write_sweep(tmp_path / "sweep", ranks=(8, 32), utterances=60, recordings=20)
-    text = shown(folder, width)
-    table = text.split("Best:")[0]
+    table = printed(load_sweep(folder), width).split("Best:")[0]
     assert "…" not in table and ("WER" in table) == (width == 120)
+
+
+def test_ranks_bases_and_failures_are_shown(sweep: Any) -> None:
+    sweep.grid(temperatures=(0.0,))
+    sweep.fail(6, rate=0.1)
+    text = printed(load_sweep(sweep.folder))
+    assert re.search(r"1\s+32\s+0\.003\s+\d+\.\d\d", text)
+    assert re.search(r"base\s+–\s+–\s+68\.00", text)
+    assert "FAILED 6" in text and "Best: lora.r=32 optim.lr=0.003" in text
+    assert "…" not in text
+
+
+def test_a_narrow_terminal_keeps_the_main_columns(sweep_24: Path) -> None:
+    text = printed(load_sweep(sweep_24), width=60, most_rows=5)
+    assert "CER %" in text and "WER" not in text and "…" not in text
+    assert "and 23 more rows" in text

@@ -19,12 +19,10 @@ from multirun_analysis.compare import LEADING_PARAMS as PARAMS
 from multirun_analysis.wandb_view import build_report, main, save, split_project
 
 
-def panels(report: Any) -> list[Any]:
-    return [panel for block in report.blocks if type(block).__name__ == "PanelGrid" for panel in block.panels]
-
-
 def of_kind(report: Any, kind: str) -> list[Any]:
-    return [panel for panel in panels(report) if type(panel).__name__ == kind]
+    """The panels of this class."""
+    panels = [panel for block in report.blocks if type(block).__name__ == "PanelGrid" for panel in block.panels]
+    return [panel for panel in panels if type(panel).__name__ == kind]
 
 
 def leaves(node: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -17,6 +17,7 @@ from kimi_audio_ft.sweep_folder import record_jobs
 from multirun_analysis.__main__ import main
 from multirun_analysis.messages import CHINESE, ENGLISH
 from multirun_analysis.watch import watch
+from tests.synthetic_sweep import write_multirun
 
 RELOADS = "data-reload="
 
@@ -44,7 +45,7 @@ def finish(folder: Path) -> None:
 @pytest.fixture
 def running(sweep: Any) -> Any:
     """A sweep that has begun and has no trial yet."""
-    sweep.multirun(["lora.r=2,8"])
+    write_multirun(sweep.folder, ["lora.r=2,8"])
     return sweep
 
 

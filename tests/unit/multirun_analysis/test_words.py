@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import re
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
-from rich.console import Console
 
-from multirun_analysis import load_sweep, print_leaderboard
+from multirun_analysis import load_sweep
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import CHINESE, ENGLISH
 from multirun_analysis.report.page import render
 from multirun_analysis.words import conclusions, points
-from tests.report_page import visible
-from tests.synthetic_errors import Planted
-from tests.synthetic_sweep import write_sweep
-
-GRID: dict[str, Any] = {"rates": (5e-5,), "temperatures": (0.0,), "utterances": 300, "recordings": 30}
-
-
-def sweep_of(folder: Path, factors: dict[int, float], **grid: Any) -> Path:
-    truth = Planted(factors={"lora.r": factors})
-    return write_sweep(folder / "sweep", ranks=tuple(factors), **GRID | grid, planted=truth)
+from tests.report_page import printed, visible
+from tests.synthetic_sweep import write_ranks
 
 
 def test_the_cheapest_of_those_that_cannot_be_told_apart_is_recommended(tmp_path: Path) -> None:
-    folder = sweep_of(tmp_path, {4: 1.7, 8: 1.01, 16: 0.99, 32: 1.0})
+    folder = write_ranks(tmp_path, {4: 1.7, 8: 1.01, 16: 0.99, 32: 1.0})
     comparison = load_sweep(folder)
     best = comparison.best.trial
     assert best.params["lora.r"] != 8  # the seed's luck; otherwise the sentence is another one
@@ -48,27 +37,28 @@ def test_the_cheapest_of_those_that_cannot_be_told_apart_is_recommended(tmp_path
 
 
 def test_a_best_trial_that_stands_alone_is_recommended(tmp_path: Path) -> None:
-    said = conclusions(load_sweep(sweep_of(tmp_path, {4: 1.8, 8: 1.7, 16: 1.0})), ENGLISH)
+    said = conclusions(load_sweep(write_ranks(tmp_path, {4: 1.8, 8: 1.7, 16: 1.0})), ENGLISH)
     assert said[0] == "Recommended: lora.r=16, the best. All 2 other trials are significantly worse."
     assert len(said) == 2
 
 
 def test_a_best_trial_that_is_the_cheapest_too_is_recommended(tmp_path: Path) -> None:
-    said = conclusions(load_sweep(sweep_of(tmp_path, {4: 0.97, 8: 1.0})), ENGLISH)
+    said = conclusions(load_sweep(write_ranks(tmp_path, {4: 0.97, 8: 1.0})), ENGLISH)
     assert said[0] == ("Recommended: lora.r=4, the best. One other trial ties with it and is no cheaper.")
     assert "p < 0.05 (matched pairs over recordings). Intervals" in said[1], "one pair needs no correction"
 
 
 def test_few_recordings_are_owned_up_to(tmp_path: Path) -> None:
-    comparison = load_sweep(sweep_of(tmp_path, {4: 1.0, 8: 1.0}, utterances=20, recordings=2))
-    (said,) = conclusions(comparison, ENGLISH)
+    comparison = load_sweep(write_ranks(tmp_path, {4: 1.0, 8: 1.0}, utterances=20, recordings=2))
+    (said,), (chinese,) = conclusions(comparison, ENGLISH), conclusions(comparison, CHINESE)
     assert said.endswith(", the best. The evaluation set has 2 recordings, too few for intervals and tests.")
+    assert "评测集只有 2 段录音" in chinese
     one = replace(comparison, statistics=replace(comparison.statistics, recordings=1))
     assert "has 1 recording, too few" in conclusions(one, ENGLISH)[0]
 
 
 def test_missing_utterances_are_named(tmp_path: Path) -> None:
-    folder = sweep_of(tmp_path, {4: 1.4, 8: 1.0, 16: 1.0})
+    folder = write_ranks(tmp_path, {4: 1.4, 8: 1.0, 16: 1.0})
     (folder / "0" / "utterances.jsonl").unlink()
     assert conclusions(load_sweep(folder), ENGLISH)[-1] == (
         "Trial 0 was not compared: its utterances.jsonl is missing or differs."
@@ -76,7 +66,7 @@ def test_missing_utterances_are_named(tmp_path: Path) -> None:
 
 
 def test_overfitting_is_said_in_words(tmp_path: Path) -> None:
-    folder = sweep_of(tmp_path, {8: 1.0, 32: 1.0}, rates=(1e-4,))
+    folder = write_ranks(tmp_path, {8: 1.0, 32: 1.0}, rates=(1e-4,))
     assert conclusions(load_sweep(folder), ENGLISH)[-1] == "One adapter overfitted: lora.r=32 (epoch 3)."
 
 
@@ -113,9 +103,7 @@ def test_differences_too_small_to_be_written_are_still_differences() -> None:
 
 
 def test_the_terminal_says_what_the_page_says(synthetic: Analysis) -> None:
-    console = Console(file=io.StringIO(), width=1000, force_terminal=False)
-    print_leaderboard(synthetic, console)
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    lines = printed(synthetic, width=1000).splitlines()
     said = conclusions(synthetic, ENGLISH)
     start = lines.index(said[0])
     assert lines[start : start + len(said)] == said and len(said) == 4

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.scoring import NORMALISATIONS, normalise
+from kimi_audio_ft.scoring import NORMALISATIONS, normalise, score
+from kimi_audio_ft.scoring.normalise import drop_erhua, dropping, spoken_rules
 
 
 @pytest.mark.parametrize(
@@ -37,15 +39,7 @@ def test_strict_only_strips_and_composes(text: str, expected: str) -> None:
         ("零\u200b宽\ufeff字", "零宽字"),
         ("cafe\u0301 İ", "café i\u0307"),
         ("。！？", ""),
-    ],
-)
-def test_normalised_text(text: str, expected: str) -> None:
-    assert normalise(text, "normalised") == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
+        # Marks inside the numbers of other languages stay.
         ("２.5 bn， 1.3 bn.", "2.5 bn 1.3 bn"),
         ("12,000 users， 50％", "12,000 users 50%"),
         ("a 1，2，3", "a 1 2 3"),
@@ -55,17 +49,64 @@ def test_normalised_text(text: str, expected: str) -> None:
         ("x 5.", "x 5"),
     ],
 )
-def test_marks_inside_the_numbers_of_other_languages_stay(text: str, expected: str) -> None:
+def test_normalised_text(text: str, expected: str) -> None:
     assert normalise(text, "normalised") == expected
 
 
-@pytest.mark.parametrize("name", sorted(NORMALISATIONS))
-def test_a_second_pass_changes_nothing(name: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("哪儿有花儿", "哪有花"),
+        ("一会儿玩儿", "一会玩"),
+        ("女儿和儿子在儿童幼儿园", "女儿和儿子在儿童幼儿园"),
+        ("婴儿，儿媳，孤儿，小儿科", "婴儿，儿媳，孤儿，小儿科"),
+        ("儿", "儿"),
+        ("ok儿", "ok儿"),
+    ],
+)
+def test_only_the_suffix_goes(text: str, expected: str) -> None:
+    assert drop_erhua(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("嗯我们呃走啊", "我们走"),
+        ("那，我们对于这个，对，对方对。", "，我们对于这个，，对方对。"),
+        ("ok我们book ok", "我们book "),
+        ("嗯对对。", "。"),
+    ],
+)
+def test_sounds_go_everywhere_and_words_where_they_stand_alone(text: str, expected: str) -> None:
+    assert dropping(("嗯", "呃", "啊", "那", "对", "OK"))(text) == expected
+
+
+def test_the_same_words_make_the_same_rule() -> None:
+    """So that normalised texts are remembered from one trial to the next."""
+    assert spoken_rules(("嗯",)) is spoken_rules(("嗯",))
+    assert dropping(("嗯", "对")) is dropping(("嗯", "对"))
+
+
+def test_the_normalised_column_takes_them_by_choice_only() -> None:
+    references, hypotheses = {"a": "嗯，我们在哪儿？"}, {"a": "我们在哪"}
+    assert score(references, hypotheses, "normalised")["cer"] == 2 / 6
+    assert score(references, hypotheses, "normalised_no_fillers")["cer"] == 0
+    assert score(references, hypotheses, spoken_rules(("嗯",)))["cer"] == 1 / 5
+    assert score(references, hypotheses, spoken_rules((), erhua=False))["cer"] == 1 / 5
+
+
+FILLERS = spoken_rules(("嗯", "那", "对", "OK", "这个"), erhua=False)
+
+
+@pytest.mark.parametrize("rules", [*sorted(NORMALISATIONS), FILLERS])
+def test_a_second_pass_changes_nothing(rules: Any) -> None:
     rng = random.Random(0)
     pieces = [*"你好万aBé5０.,:-/%$+' \t\u3000，。！\u200b\u0301İ①ﬁ℃~_"]
-    for _ in range(3000):
-        once = normalise("".join(rng.choices(pieces, k=12)), name)
-        assert normalise(once, name) == once
+    words = ["嗯", "那", "对", "对于", "ok", "OK", "这个", "儿", "女儿", "我", "，", " ", "。", "a", "5", "-"]
+    for some, count in ((pieces, 12), (words, 8)):
+        for _ in range(2000):
+            once = normalise("".join(rng.choices(some, k=count)), rules)
+            assert normalise(once, rules) == once
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

@@ -35,6 +35,7 @@ def test_repeats_are_summed_and_missing_hypotheses_find_nothing() -> None:
 def test_of_overlapping_terms_the_longer_one_counts() -> None:
     scores = counted({"a": "资产负债表"}, [{"a": "负债表"}], ["负债表", "资产负债表"])
     assert scores == {"负债表": (0, 1, 0), "资产负债表": (1, 0, 0)}
+    assert term_scores({"a": "好"}, [{"a": "好"}], []) == {}
 
 
 def test_numbers_in_terms_are_found_however_they_are_written() -> None:
@@ -48,13 +49,6 @@ def test_numbers_in_terms_are_found_however_they_are_written() -> None:
 def test_letters_that_fold_to_two_are_found() -> None:
     scores = counted({"a": "die Straße"}, [{"a": "die STRASSE"}], ["Strasse"])
     assert scores == {"Strasse": (1, 1, 1)}
-
-
-def test_no_terms() -> None:
-    assert counted({"a": "好"}, [{"a": "好"}], []) == {}
-
-
-# ---
 
 
 def test_words_of_files_are_one_a_line(tmp_path: Path) -> None:

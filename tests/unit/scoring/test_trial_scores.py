@@ -11,16 +11,9 @@ import pytest
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.files import write_json
 from kimi_audio_ft.scoring import CATEGORIES, NORMALISATION_VERSION, ScoringOptions
-from kimi_audio_ft.scoring.trial_scores import (
-    TrialFacts,
-    git_commit,
-    score_repeats,
-    utterance_rows,
-    write_failure,
-)
+from kimi_audio_ft.scoring.trial_scores import TrialFacts, git_commit, score_repeats, utterance_rows, write_failure
 
 REFERENCES = {"a": "今天天气", "b": "七千万元整好"}
-EXACT = dict(REFERENCES)
 TWO_WRONG = {"a": "今天大气", "b": "七千万元整"}
 
 
@@ -33,7 +26,7 @@ def test_one_decoding_has_no_spread() -> None:
 
 
 def test_repeats_are_averaged() -> None:
-    scores = score_repeats(REFERENCES, [EXACT, TWO_WRONG, {}])
+    scores = score_repeats(REFERENCES, [REFERENCES, TWO_WRONG, {}])
     assert scores["cer_repeats"] == pytest.approx([0.0, 0.2, 1.0])
     assert scores["cer"] == pytest.approx(0.4)
     assert scores["cer_std"] == pytest.approx(statistics.stdev([0.0, 0.2, 1.0]))
@@ -44,11 +37,6 @@ def test_repeats_are_averaged() -> None:
     assert scores["normalised"]["cer"] == pytest.approx(0.4)
 
 
-def test_normalised_scores_forgive_punctuation() -> None:
-    scores = score_repeats({"a": "今天，天气。"}, [{"a": "今天天气"}])
-    assert scores["cer"] > 0 and scores["normalised"]["cer"] == 0
-
-
 def test_every_reference_has_a_row_in_every_repeat() -> None:
     around = {
         "a": {"audio": "/a.wav", "recording": "meeting", "seconds": 1.5},
@@ -57,21 +45,9 @@ def test_every_reference_has_a_row_in_every_repeat() -> None:
     rows = utterance_rows(REFERENCES, [TWO_WRONG, {"a": "今天天气"}], around)
     assert [(row["id"], row["repeat"]) for row in rows] == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
     assert [row["cer"] for row in rows] == pytest.approx([1 / 4, 1 / 6, 0.0, 1.0])
-    assert rows[0] == {
-        "id": "a",
-        "repeat": 0,
-        "reference": "今天天气",
-        "hypothesis": "今天大气",
-        "cer": 0.25,
-        "audio": "/a.wav",
-        "recording": "meeting",
-        "seconds": 1.5,
-        "edits": 1,
-        "chars": 4,
-        "normalised_edits": 1,
-        "normalised_chars": 4,
-        "categories": {"other": 1},
-    }
+    texts = {"id": "a", "repeat": 0, "reference": "今天天气", "hypothesis": "今天大气", "cer": 0.25}
+    counts = {"edits": 1, "chars": 4, "normalised_edits": 1, "normalised_chars": 4, "categories": {"other": 1}}
+    assert rows[0] == texts | around["a"] | counts
     assert rows[3]["hypothesis"] == "" and rows[3]["recording"] == "b" and rows[3]["seconds"] is None
     assert rows[3]["edits"] == rows[3]["chars"] == 6
     assert rows[3]["categories"] == {"number_value": 3, "other": 3}
@@ -79,7 +55,7 @@ def test_every_reference_has_a_row_in_every_repeat() -> None:
 
 
 def test_categories_add_up_and_are_means_over_repeats() -> None:
-    scores = score_repeats(REFERENCES, [EXACT, TWO_WRONG])
+    scores = score_repeats(REFERENCES, [REFERENCES, TWO_WRONG])
     assert set(scores["categories"]) == set(CATEGORIES)
     assert sum(scores["categories"].values()) == pytest.approx(1.0)
     assert scores["categories"]["other"] == 1.0
@@ -97,9 +73,8 @@ def test_options_act_on_the_normalised_column_and_the_categories() -> None:
     assert scores["normalisation"] == {"fillers": ["嗯"], "erhua": False}
     assert scores["word_lists"] == {"terms": ["5G"], "names": ["吴总"]}
     assert scores["normalisation_version"] == NORMALISATION_VERSION
-    assert scores["terms"] == {
-        "5G": {"in_references": 1, "in_hypotheses": 1, "found": 1, "recall": 1.0, "precision": 1.0}
-    }
+    once = {"in_references": 1, "in_hypotheses": 1, "found": 1, "recall": 1.0, "precision": 1.0}
+    assert scores["terms"] == {"5G": once}
     assert plain["terms"] == {} and plain["number_accuracy"] is None
     rows = utterance_rows(references, hypotheses, {key: {} for key in references}, options)
     assert (rows[0]["edits"], rows[0]["normalised_edits"], rows[0]["normalised_chars"]) == (2, 0, 6)

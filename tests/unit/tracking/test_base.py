@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kimi_audio_ft.config.train import LoggerConfig
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.tracking import make_tracker
 
@@ -16,12 +17,9 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def make(logger_settings: Any, tmp_path: Path) -> Any:
-    def tracker(kind: str) -> Any:
-        settings = logger_settings(kind=kind)
-        return make_tracker(settings, trial_name="r=8", group="sweep", config={"seed": 1}, folder=tmp_path)
-
-    return tracker
+def make(tmp_path: Path) -> Any:
+    facts: dict[str, Any] = {"trial_name": "r=8", "group": "sweep", "config": {"seed": 1}, "folder": tmp_path}
+    return lambda kind: make_tracker(LoggerConfig(kind=kind), **facts)
 
 
 def test_the_table_is_complete_after_every_point(make: Any, tmp_path: Path) -> None:

@@ -16,13 +16,10 @@ from typing import Any
 
 import pytest
 
-from kimi_audio_ft.tracking import make_tracker
-from kimi_audio_ft.tracking.wandb import (
-    facts_of,
-    summary_of,
-    table_cell,
-    table_columns,
-)
+from kimi_audio_ft.config.train import LoggerConfig
+from kimi_audio_ft.tracking import Tracker, make_tracker
+from kimi_audio_ft.tracking.wandb import facts_of, summary_of, table_cell, table_columns
+from tests.offline_wandb import offline_runs
 
 CONFIG = {
     "lora": {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]},
@@ -38,18 +35,21 @@ UTTERANCES = [
 ]
 
 
-def run_trial(settings: Any, folder: Path, name: str = "lora.r=8") -> None:
-    tracker = make_tracker(settings, trial_name=name, group="sweep-1", config=CONFIG, folder=folder)
+def tracker_in(folder: Path, name: str = "lora.r=8", config: dict[str, Any] = CONFIG, **settings: Any) -> Tracker:
+    logger = LoggerConfig(**{"project": "unit-tests", "tags": ["demo"], "utterance_rows": 100, **settings})
+    return make_tracker(logger, trial_name=name, group="sweep-1", config=config, folder=folder)
+
+
+def run_trial(folder: Path, name: str = "lora.r=8", **settings: Any) -> None:
+    tracker = tracker_in(folder, name, **settings)
     for step in (50, 100, 150):
         tracker.log({"train/loss": 100 / step, "train/lr": 1e-3}, step)
     tracker.log({"val/loss": 0.5}, 100)  # an earlier step again, as when a reused adapter's curves are replayed
     tracker.finish({"cer": 0.4, "exact_match": 1 / 3, "normalised": {"cer": 0.3}, "signature": "ab"}, UTTERANCES)
 
 
-def test_an_offline_run_holds_config_curves_scores_and_transcripts(
-    logger_settings: Any, offline_runs: Any, tmp_path: Path
-) -> None:
-    run_trial(logger_settings(utterance_rows=3), tmp_path)
+def test_an_offline_run_holds_config_curves_scores_and_transcripts(tmp_path: Path) -> None:
+    run_trial(tmp_path, utterance_rows=3)
     (stored,) = offline_runs(tmp_path)
     assert (stored.run.project, stored.run.display_name, stored.run.run_group) == ("unit-tests", "lora.r=8", "sweep-1")
     assert list(stored.run.tags) == ["demo"] and stored.run.job_type == "trial"
@@ -69,9 +69,8 @@ def test_an_offline_run_holds_config_curves_scores_and_transcripts(
     assert stored.exit_code == 0
 
 
-def test_a_long_run_is_read_back_across_blocks(logger_settings: Any, offline_runs: Any, tmp_path: Path) -> None:
-    settings = logger_settings(utterance_rows=0)
-    tracker = make_tracker(settings, trial_name="long", group="g", config={"note": "x" * 100_000}, folder=tmp_path)
+def test_a_long_run_is_read_back_across_blocks(tmp_path: Path) -> None:
+    tracker = tracker_in(tmp_path, config={"note": "x" * 100_000}, utterance_rows=0)
     for step in range(1000):
         tracker.log({"train/loss": step / 2}, step)
     tracker.finish({"cer": 0.0}, UTTERANCES)
@@ -81,27 +80,22 @@ def test_a_long_run_is_read_back_across_blocks(logger_settings: Any, offline_run
     assert not any(key.startswith("utterances") for key in stored.summary)
 
 
-def test_trials_of_one_process_are_runs_of_their_own_and_start_fast(
-    logger_settings: Any, offline_runs: Any, tmp_path: Path
-) -> None:
-    run_trial(logger_settings(), tmp_path / "0", "first")
+def test_trials_of_one_process_are_runs_of_their_own_and_start_fast(tmp_path: Path) -> None:
+    run_trial(tmp_path / "0", "first")
     begin = time.perf_counter()
-    run_trial(logger_settings(), tmp_path / "1", "second")
+    run_trial(tmp_path / "1", "second")
     assert time.perf_counter() - begin < 5
     names = [[stored.run.display_name for stored in offline_runs(tmp_path / folder)] for folder in ("0", "1")]
     assert names == [["first"], ["second"]]
 
 
-def test_everything_an_offline_run_needs_lies_in_the_trials_folder(
-    logger_settings: Any, offline_runs: Any, tmp_path: Path
-) -> None:
+def test_everything_an_offline_run_needs_lies_in_the_trials_folder(tmp_path: Path) -> None:
     with wave.open(str(tmp_path / "b.wav"), "wb") as file:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
         file.writeframes(b"\0\0" * 1600)
     utterances = [{**UTTERANCES[1], "audio": str(tmp_path / "b.wav")}, {**UTTERANCES[2], "audio": "/no/such.wav"}]
     trial = tmp_path / "trial"
-    tracker = make_tracker(logger_settings(audio=True), trial_name="t", group="g", config=CONFIG, folder=trial)
-    tracker.finish({}, utterances)
+    tracker_in(trial, audio=True).finish({}, utterances)
     (stored,) = offline_runs(trial)
     table = json.loads(stored.artifact["utterances.table.json"].read_text(encoding="utf-8"))
     heard, missing = (row[-1] for row in table["data"])
@@ -111,8 +105,8 @@ def test_everything_an_offline_run_needs_lies_in_the_trials_folder(
     assert "WANDB_DATA_DIR" not in os.environ
 
 
-def test_a_failed_trial_is_marked_with_its_reason(logger_settings: Any, offline_runs: Any, tmp_path: Path) -> None:
-    tracker = make_tracker(logger_settings(), trial_name="t", group="g", config=CONFIG, folder=tmp_path)
+def test_a_failed_trial_is_marked_with_its_reason(tmp_path: Path) -> None:
+    tracker = tracker_in(tmp_path)
     tracker.log({"train/loss": float("nan")}, 1)
     tracker.fail("loss is not finite at step 1")
     tracker.finish({"cer": 0.0}, UTTERANCES)  # closed: neither an error nor a record
@@ -122,10 +116,8 @@ def test_a_failed_trial_is_marked_with_its_reason(logger_settings: Any, offline_
     assert "cer" not in stored.summary
 
 
-def test_a_failure_inside_wandb_is_one_warning(
-    logger_settings: Any, offline_runs: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    tracker = make_tracker(logger_settings(), trial_name="t", group="g", config=CONFIG, folder=tmp_path)
+def test_a_failure_inside_wandb_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tracker = tracker_in(tmp_path)
     tracker.log({3: 1.0}, 1)  # type: ignore[dict-item]  # wandb refuses keys that are not text
     tracker.log({"train/loss": 1.0}, 2)
     tracker.finish({"cer": 0.0}, UTTERANCES)
@@ -183,20 +175,20 @@ def fresh_process(tmp_path: Path) -> Callable[..., list[str]]:
 
 
 @pytest.mark.slow
-def test_nobody_logged_in_is_offline_and_silent(fresh_process: Any, offline_runs: Any, tmp_path: Path) -> None:
+def test_nobody_logged_in_is_offline_and_silent(fresh_process: Any, tmp_path: Path) -> None:
     assert fresh_process() == ["False True"]
     assert [len(offline_runs(tmp_path / trial)) for trial in "01"] == [1, 1]
 
 
 @pytest.mark.slow
-def test_online_without_a_login_says_so_and_is_offline(fresh_process: Any, offline_runs: Any, tmp_path: Path) -> None:
+def test_online_without_a_login_says_so_and_is_offline(fresh_process: Any, tmp_path: Path) -> None:
     lines = fresh_process("online")
     assert len(lines) == 3 and "wandb login" in lines[0]
     assert [len(offline_runs(tmp_path / trial)) for trial in "01"] == [1, 1]
 
 
 @pytest.mark.slow
-def test_logged_in_with_a_dead_network_goes_on_offline(fresh_process: Any, offline_runs: Any, tmp_path: Path) -> None:
+def test_logged_in_with_a_dead_network_goes_on_offline(fresh_process: Any, tmp_path: Path) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text(f"machine 127.0.0.1:9\n  login user\n  password {KEY}\n")
     lines = fresh_process(NETRC=str(netrc))
@@ -206,7 +198,7 @@ def test_logged_in_with_a_dead_network_goes_on_offline(fresh_process: Any, offli
 
 
 @pytest.mark.slow
-def test_a_malformed_key_is_a_warning(fresh_process: Any, offline_runs: Any, tmp_path: Path) -> None:
+def test_a_malformed_key_is_a_warning(fresh_process: Any, tmp_path: Path) -> None:
     lines = fresh_process(WANDB_API_KEY="short")
     assert lines[0].startswith("WARNING") and "WANDB_API_KEY" in lines[0]
     assert len(offline_runs(tmp_path / "1")) == 1
@@ -214,7 +206,7 @@ def test_a_malformed_key_is_a_warning(fresh_process: Any, offline_runs: Any, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("value", ["disabled", "offline"])
-def test_wandb_mode_wins(fresh_process: Any, offline_runs: Any, tmp_path: Path, value: str) -> None:
+def test_wandb_mode_wins(fresh_process: Any, tmp_path: Path, value: str) -> None:
     lines = fresh_process("online", WANDB_MODE=value, WANDB_API_KEY=KEY)
     assert lines == [f"False {value == 'offline'}"]
     assert len(offline_runs(tmp_path / "0")) == (value == "offline")

@@ -1,5 +1,3 @@
-"""Kinds of errors, stacked to the CER."""
-
 from __future__ import annotations
 
 from typing import Any
@@ -10,7 +8,7 @@ from multirun_analysis import load_sweep
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.charts.categories import category_figure
 from multirun_analysis.messages import CHINESE, ENGLISH
-from tests.unit.multirun_analysis.charts.only_figure import only
+from tests.report_page import only
 
 
 def test_kinds_of_errors_add_up_to_the_cer(synthetic: Analysis) -> None:
@@ -23,7 +21,7 @@ def test_kinds_of_errors_add_up_to_the_cer(synthetic: Analysis) -> None:
     assert labels[0].startswith("32 · ") and labels[-1].startswith("base · ") and len(labels) == 5
     for label, trial in zip(lengths, shown, strict=False):
         assert lengths[label] == pytest.approx(100 * trial.cer, rel=1e-6)
-    assert {row["category"] for row in rows} >= {"person names", "number format (same value)", "other"}
+    assert {row["category"] for row in rows} >= {"person names", "filler words", "punctuation", "other"}
 
 
 def test_sweeps_scored_before_there_were_categories(sweep_24: Any) -> None:

@@ -1,5 +1,3 @@
-"""Effects of single values, as the statistics give them."""
-
 from __future__ import annotations
 
 from typing import Any
@@ -10,7 +8,7 @@ from multirun_analysis import load_sweep
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.charts.effects import effects_figure
 from multirun_analysis.messages import CHINESE, ENGLISH
-from tests.unit.multirun_analysis.charts.only_figure import only
+from tests.report_page import only
 
 
 def test_effects_are_the_statistics(synthetic: Analysis) -> None:

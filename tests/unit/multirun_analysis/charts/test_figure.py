@@ -1,5 +1,3 @@
-"""Parts that all charts share."""
-
 from __future__ import annotations
 
 import altair as alt

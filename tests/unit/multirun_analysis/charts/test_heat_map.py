@@ -1,5 +1,3 @@
-"""The heat map of rank and learning rate."""
-
 from __future__ import annotations
 
 from typing import Any
@@ -7,7 +5,7 @@ from typing import Any
 from multirun_analysis import load_sweep
 from multirun_analysis.charts.heat_map import heat_map
 from multirun_analysis.messages import ENGLISH
-from tests.unit.multirun_analysis.charts.only_figure import only
+from tests.report_page import only
 
 
 def test_a_cell_is_the_lowest_cer_of_its_pair(sweep: Any) -> None:

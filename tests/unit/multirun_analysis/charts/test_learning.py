@@ -10,17 +10,14 @@ import pytest
 from multirun_analysis import load_sweep
 from multirun_analysis.charts.learning import learning_figure
 from multirun_analysis.messages import ENGLISH
-from tests.unit.multirun_analysis.charts.only_figure import only
+from tests.report_page import only
 
 SIZES = (100, 200, 400, 800)
 
 
 def test_points_are_measured_and_the_line_is_the_law(sweep: Any) -> None:
     for number, size in enumerate(SIZES):
-        cer = 0.1 + 2.0 * size**-0.5
-        params = sweep.params(8, 1e-3, 0.0) | {"data.train_subset": size}
-        facts = {"params": params, "signature": f"a{size}", "train_conversations": size, "steps": 200}
-        sweep.trial(number, cer=cer, extra_overrides=(f"data.train_subset={size}",), **facts)
+        sweep.trial_of_size(number, size, 0.1 + 2.0 * size**-0.5)
     analysis = load_sweep(sweep.folder)
     assert analysis.learning is not None
     (curve,) = analysis.learning.curves

@@ -1,5 +1,3 @@
-"""Losses while training."""
-
 from __future__ import annotations
 
 import json

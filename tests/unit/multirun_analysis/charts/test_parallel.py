@@ -1,5 +1,3 @@
-"""Trials as lines across parallel axes."""
-
 from __future__ import annotations
 
 from typing import Any
@@ -10,7 +8,7 @@ from multirun_analysis import load_sweep
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.charts.parallel import parallel_figure
 from multirun_analysis.messages import ENGLISH
-from tests.unit.multirun_analysis.charts.only_figure import only
+from tests.report_page import only
 
 
 def test_one_line_per_trial_across_all_axes(synthetic: Analysis) -> None:

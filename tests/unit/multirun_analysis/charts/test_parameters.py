@@ -1,5 +1,3 @@
-"""CER against each swept parameter."""
-
 from __future__ import annotations
 
 from typing import Any
@@ -10,7 +8,7 @@ from multirun_analysis import load_sweep
 from multirun_analysis.charts.figure import Figure
 from multirun_analysis.charts.parameters import parameter_figures, parameter_note
 from multirun_analysis.messages import ENGLISH
-from tests.unit.multirun_analysis.charts.only_figure import only
+from tests.report_page import only
 
 
 def styles(figure: Figure) -> list[Any]:

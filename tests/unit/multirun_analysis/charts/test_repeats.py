@@ -1,5 +1,3 @@
-"""Repeats of sampled decodings, and their spread."""
-
 from __future__ import annotations
 
 from statistics import fmean, stdev
@@ -11,7 +9,7 @@ from multirun_analysis import load_sweep
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.charts.repeats import repeats_figure
 from multirun_analysis.messages import ENGLISH
-from tests.unit.multirun_analysis.charts.only_figure import only
+from tests.report_page import only
 
 
 def test_every_repeat_is_a_dot_and_the_band_is_the_spread(synthetic: Analysis) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from kimi_audio_ft.files import write_json, write_jsonl
+from multirun_analysis.labels.evidence import Utterance
+
 WORDS = (
     *("今天", "下午", "会议", "投资", "公司", "利润", "增长", "市场", "我们", "认为", "可能", "问题", "需要", "讨论"),
     *("三百万", "二十五", "第一季度", "北京", "上海", "王总", "李经理", "项目", "风险", "数据", "比较", "稳定", "LPL"),
@@ -21,12 +23,25 @@ WORDS = (
 
 def write_evaluation(folder: Path, signature: str, rows: Sequence[Mapping[str, Any]], cer: float = 0.2) -> Path:
     """One evaluation's folder, as a single run or as a job of a multirun."""
-    folder.mkdir(parents=True)
     record = {"cer": cer, "signature": signature, "params": {"decoding.text_temperature": 0.0}}
-    (folder / "scores.json").write_text(json.dumps(record), encoding="utf-8")
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (folder / "utterances.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_json(folder / "scores.json", record)
+    write_jsonl(folder / "utterances.jsonl", rows)
     return folder
+
+
+def manifest_line(name: str, text: str) -> dict[str, Any]:
+    """A recording of 25 codes with this transcript."""
+    conversation = [
+        {"role": "user", "message_type": "audio", "content": "a.wav", "audio_tokens": [1] * 25},
+        {"role": "assistant", "message_type": "text", "content": text},
+    ]
+    return {"id": name, "group": "tuesday", "task_type": "understanding", "conversation": conversation}
+
+
+def spoken(name: str, path: Path | None, reference: str) -> Utterance:
+    """An utterance that two adapters hear as 今天开会."""
+    votes = dict.fromkeys("01", "今天开会")
+    return Utterance(name, reference, None if path is None else str(path), name, None, votes=votes)
 
 
 @dataclass(frozen=True)
@@ -76,12 +91,6 @@ def _sentence(rng: random.Random) -> str:
 def _corrupted(text: str, rng: random.Random) -> str:
     middle = len(text) // 2
     return text[:middle] + _sentence(rng)[: len(text) - middle]
-
-
-@pytest.fixture
-def write() -> Callable[..., Path]:
-    """``write_evaluation``."""
-    return write_evaluation
 
 
 @pytest.fixture

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.files import write_jsonl
 from multirun_analysis.labels.evidence import CODE_SECONDS, gather
+from tests.unit.multirun_analysis.labels.conftest import manifest_line, write_evaluation
 
 ROW = {"repeat": 0, "hypothesis": "今天", "cer": 0.0, "audio": None}
 
 
-def test_every_adapter_has_one_vote(write: Callable[..., Path], tmp_path: Path) -> None:
+def test_every_adapter_has_one_vote(tmp_path: Path) -> None:
     row = {"id": "a", "repeat": 0, "reference": "今天", "cer": 0.0, "audio": None}
-    write(tmp_path / "0", "one", [{**row, "hypothesis": "今天"}, {**row, "repeat": 1, "hypothesis": "明天"}])
-    write(tmp_path / "1", "one", [{**row, "hypothesis": "后天", "loss": 0.5}], cer=0.1)
-    write(tmp_path / "2", "two", [{**row, "hypothesis": "大天", "loss": 0.7}], cer=0.1)
+    write_evaluation(tmp_path / "0", "one", [{**row, "hypothesis": "今天"}, {**row, "repeat": 1, "hypothesis": "明天"}])
+    write_evaluation(tmp_path / "1", "one", [{**row, "hypothesis": "后天", "loss": 0.5}], cer=0.1)
+    write_evaluation(tmp_path / "2", "two", [{**row, "hypothesis": "大天", "loss": 0.7}], cer=0.1)
     evidence = gather([tmp_path])
     (utterance,) = evidence.utterances
     assert utterance.votes == {"one": "今天", "two": "大天"} and utterance.losses == {"one": 0.5, "two": 0.7}
     assert list(evidence.adapters.items()) == [("two", 0.1), ("one", 0.2)]
 
 
-def test_lengths_groups_and_lines_come_from_the_manifest(write: Callable[..., Path], tmp_path: Path) -> None:
+def test_lengths_groups_and_lines_come_from_the_manifest(tmp_path: Path) -> None:
     rows = [{**ROW, "id": "a", "reference": "今天"}, {**ROW, "id": "b", "reference": "明天", "seconds": 9.0}]
-    write(tmp_path / "0", "one", rows)
-    lines = [_line("b", "明天"), _line("c", "后天"), _line("a", "今天")]
+    write_evaluation(tmp_path / "0", "one", rows)
     manifest = tmp_path / "train.jsonl"
-    manifest.write_text("\n".join(lines), encoding="utf-8")
+    write_jsonl(manifest, (manifest_line(name, text) for name, text in (("b", "明天"), ("c", "后天"), ("a", "今天"))))
     evidence = gather([tmp_path], manifest)
     found = {utterance.id: utterance for utterance in evidence.utterances}
     assert {name: one.line for name, one in found.items()} == {"a": 3, "b": 1}
@@ -39,17 +38,9 @@ def test_lengths_groups_and_lines_come_from_the_manifest(write: Callable[..., Pa
     assert evidence.notes == ["1 references of the manifest were not evaluated"]
 
 
-def test_a_manifest_of_other_data_is_refused(write: Callable[..., Path], tmp_path: Path) -> None:
-    write(tmp_path / "0", "one", [{**ROW, "id": "a", "reference": "今天"}])
+def test_a_manifest_of_other_data_is_refused(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "0", "one", [{**ROW, "id": "a", "reference": "今天"}])
     manifest = tmp_path / "train.jsonl"
-    manifest.write_text(_line("a", "明天") + "\n", encoding="utf-8")
+    write_jsonl(manifest, [manifest_line("a", "明天")])
     with pytest.raises(DataError, match="holds none of the references that were evaluated"):
         gather([tmp_path], manifest)
-
-
-def _line(name: str, text: str) -> str:
-    conversation = [
-        {"role": "user", "message_type": "audio", "content": "a.wav", "audio_tokens": [1] * 25},
-        {"role": "assistant", "message_type": "text", "content": text},
-    ]
-    return json.dumps({"id": name, "group": "tuesday", "task_type": "understanding", "conversation": conversation})

@@ -1,16 +1,9 @@
-"""Recordings with the same samples, whatever their files."""
-
 from __future__ import annotations
 
 from pathlib import Path
 
-from multirun_analysis.labels.evidence import Utterance
 from multirun_analysis.labels.same_audio import listen
-
-
-def spoken(name: str, path: Path | None, reference: str, *votes: str) -> Utterance:
-    texts = {str(place): vote for place, vote in enumerate(votes or ("今天开会", "今天开会"))}
-    return Utterance(name, reference, None if path is None else str(path), name, None, votes=texts)
+from tests.unit.multirun_analysis.labels.conftest import spoken
 
 
 def test_the_same_sound_is_found_in_another_format(recordings: dict[str, Path]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from multirun_analysis.labels.evidence import Evidence, Utterance
 from multirun_analysis.labels.signals import consensus, disagreement, out_of_range, percentiles, rank_suspects
 from multirun_analysis.labels.suspects import reasons
+from tests.unit.multirun_analysis.labels.conftest import spoken
 
 
 def heard(reference: str, *votes: str) -> Utterance:
@@ -28,10 +29,11 @@ def heard(reference: str, *votes: str) -> Utterance:
         (heard("今天开会", "今天开花", "今天开花"), 0.25),
         (heard("今天，开会。", "今天开会", "今天开会"), 0.0),  # marks are no words
         (heard("今天开会", "", ""), 1.0),
+        (heard("今天", "明天"), math.nan),  # one transcript is no consensus
     ],
 )
 def test_disagreement_is_consensus_against_the_reference(utterance: Utterance, expected: float) -> None:
-    assert disagreement(utterance) == pytest.approx(expected)
+    assert disagreement(utterance) == pytest.approx(expected, nan_ok=True)
 
 
 def test_equal_disagreements_are_ties() -> None:
@@ -39,10 +41,6 @@ def test_equal_disagreements_are_ties() -> None:
     assert disagreement(heard("今天开会", "今天开花", "今天开会", "今天来会")) == disagreement(
         heard("今天开会", "今天来花", "今天开会", "今日来会")
     )
-
-
-def test_one_transcript_is_no_consensus() -> None:
-    assert math.isnan(disagreement(heard("今天", "明天")))
 
 
 def test_the_best_hypothesis_is_nearest_to_the_others() -> None:
@@ -68,11 +66,6 @@ def test_speeds_within_three_robust_deviations_are_in_range() -> None:
 def test_speeds_that_are_all_alike_say_nothing() -> None:
     excess, bounds = out_of_range(pd.Series([4.0, 4.0, math.nan]))
     assert bounds is None and excess.isna().all()
-
-
-def spoken(name: str, path: Path | None, reference: str, *votes: str) -> Utterance:
-    texts = {str(place): vote for place, vote in enumerate(votes or ("今天开会", "今天开会"))}
-    return Utterance(name, reference, None if path is None else str(path), name, None, votes=texts)
 
 
 def test_one_sound_with_two_texts_comes_first_and_says_why(recordings: dict[str, Path]) -> None:

@@ -13,12 +13,19 @@ from typing import Any
 import pytest
 
 from multirun_analysis.labels.__main__ import main
+from tests.unit.multirun_analysis.labels.conftest import manifest_line, write_evaluation
 
 
 def suspects(path: Path) -> list[dict[str, str]]:
     assert path.read_bytes().startswith(b"\xef\xbb\xbf"), "Excel reads UTF-8 by its byte order mark"
     with path.open(newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))
+
+
+def found(made: Any, *options: str) -> list[dict[str, str]]:
+    """All suspects of a planted multirun."""
+    assert main([str(made.folder), "--most", "0", *options]) == 0
+    return suspects(made.folder / "suspects.csv")
 
 
 def precision(rows: list[dict[str, str]], wrong: frozenset[str], top: int) -> float:
@@ -28,10 +35,9 @@ def precision(rows: list[dict[str, str]], wrong: frozenset[str], top: int) -> fl
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_planted_errors_are_at_the_top(planted: Callable[..., Any], seed: int) -> None:
     made = planted(seed)
-    assert main([str(made.folder), "--most", "0"]) == 0
-    rows = suspects(made.folder / "suspects.csv")
+    rows = found(made)
     assert len(rows) == 400 and [int(row["rank"]) for row in rows] == list(range(1, 401))
-    assert len(made.wrong) == 20
+    assert len(made.wrong) == 20 and all(row["reasons"] for row in rows)
     assert precision(rows, made.wrong, 10) == 1.0
     assert precision(rows, made.wrong, 20) >= 0.9
     assert made.wrong <= {row["id"] for row in rows[:40]}
@@ -42,8 +48,7 @@ def test_two_signs_find_more_than_one(planted: Callable[..., Any]) -> None:
     both, alone = 0.0, 0.0
     for seed in range(3):
         made = planted(seed, f"both{seed}")
-        assert main([str(made.folder), "--most", "0"]) == 0
-        both += precision(suspects(made.folder / "suspects.csv"), made.wrong, 20)
+        both += precision(found(made), made.wrong, 20)
         by_loss = sorted(made.rows[0], key=lambda row: -row["loss"])
         alone += precision([{"id": row["id"]} for row in by_loss], made.wrong, 20)
     assert both > alone
@@ -60,7 +65,7 @@ def test_without_losses_disagreement_alone_still_finds_most(
     assert precision(suspects(made.folder / "suspects.csv"), made.wrong, 20) >= 0.8
 
 
-def test_columns_for_a_person(write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_columns_for_a_person(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
         {"id": f"u{n}", "repeat": 0, "reference": "今天下午开会", "hypothesis": "今天下午开会", "audio": None}
         | {"cer": 0.0, "recording": "monday", "seconds": 2.0 + n / 50, "loss": 0.1 + n / 1000}
@@ -68,8 +73,9 @@ def test_columns_for_a_person(write: Callable[..., Path], tmp_path: Path, capsys
     ]
     rows[7] |= {"reference": "明天上午放假，不上班，好", "loss": 4.0}
     rows[9] |= {"seconds": 60.0, "loss": 0.2}
-    write(tmp_path / "0", "best", rows, cer=0.1)
-    write(tmp_path / "1", "worse", [{**row, "hypothesis": row["hypothesis"] + "吗"} for row in rows], cer=0.2)
+    write_evaluation(tmp_path / "0", "best", rows, cer=0.1)
+    worse = [row | {"hypothesis": "今天下午开会吗"} for row in rows]
+    write_evaluation(tmp_path / "1", "worse", worse, cer=0.2)
     out = tmp_path / "lists" / "monday.csv"
     assert main([str(tmp_path), "--out", str(out), "--most", "2"]) == 0
     first, second = suspects(out)
@@ -87,23 +93,16 @@ def test_columns_for_a_person(write: Callable[..., Path], tmp_path: Path, capsys
     assert "monday.csv" in capsys.readouterr().out
 
 
-def test_every_suspect_with_a_loss_has_a_reason(planted: Callable[..., Any]) -> None:
-    made = planted(5)
-    assert main([str(made.folder), "--most", "0"]) == 0
-    rows = suspects(made.folder / "suspects.csv")
-    assert len(rows) == 400 and all(row["reasons"] for row in rows)
-
-
 @pytest.mark.parametrize("text", ["=1+2", "+86电话", "-5度", "@某人", "＝1+2", "\t=1+2"])
-def test_no_text_is_a_formula_in_a_spreadsheet(write: Callable[..., Path], tmp_path: Path, text: str) -> None:
+def test_no_text_is_a_formula_in_a_spreadsheet(tmp_path: Path, text: str) -> None:
     row = {"id": text, "repeat": 0, "reference": text, "hypothesis": text, "audio": None, "cer": 0.0, "loss": 0.1}
     rows = [{**row, "seconds": 2.0}, {**row, "id": "u", "reference": f"好{text}", "seconds": 3.0, "loss": 4.0}]
-    write(tmp_path / "0", "one", rows)
-    write(tmp_path / "1", "other", [{**row, "hypothesis": "好"} for row in rows])
+    write_evaluation(tmp_path / "0", "one", rows)
+    write_evaluation(tmp_path / "1", "other", [{**row, "hypothesis": "好"} for row in rows])
     assert main([str(tmp_path)]) == 0
-    found = {row["reference"]: row for row in suspects(tmp_path / "suspects.csv")}
-    assert found[f"'{text}"]["id"] == f"'{text}" and found[f"好{text}"]["best_hypothesis"] == f"'{text}"
-    assert float(found[f"'{text}"]["disagreement"]) <= 0.5  # our own numbers may be negative, and are no text
+    by_text = {row["reference"]: row for row in suspects(tmp_path / "suspects.csv")}
+    assert by_text[f"'{text}"]["id"] == f"'{text}" and by_text[f"好{text}"]["best_hypothesis"] == f"'{text}"
+    assert float(by_text[f"'{text}"]["disagreement"]) <= 0.5  # our own numbers may be negative, and are no text
 
 
 def test_references_that_were_corrected_since_are_left_out(
@@ -111,21 +110,13 @@ def test_references_that_were_corrected_since_are_left_out(
 ) -> None:
     made = planted(5, references=60)
     corrected = min(made.wrong)
-    lines = []
-    for row in made.rows[0][:50]:
-        text = "改好了" if row["id"] == corrected else row["reference"]
-        conversation = [
-            {"role": "user", "message_type": "audio", "content": "a.wav", "audio_tokens": [1] * 25},
-            {"role": "assistant", "message_type": "text", "content": text},
-        ]
-        line = {"id": row["id"], "group": "tuesday", "task_type": "understanding", "conversation": conversation}
-        lines.append(json.dumps(line, ensure_ascii=False))
+    texts = {row["id"]: row["reference"] for row in made.rows[0][:50]} | {corrected: "改好了"}
     manifest = tmp_path / "train.tokens.jsonl"
+    lines = [json.dumps(manifest_line(*one), ensure_ascii=False) for one in texts.items()]
     manifest.write_text("\n".join(["", *lines]) + "\n", encoding="utf-8")
     assert main([str(made.folder), "--manifest", str(manifest)]) == 0
     rows = suspects(made.folder / "suspects.csv")
-    expected = [row["id"] for row in made.rows[0][:50] if row["id"] != corrected]
-    assert sorted(row["id"] for row in rows) == sorted(expected)
+    assert {row["id"] for row in rows} == texts.keys() - {corrected} and len(rows) == 49
     assert {row["recording"] for row in rows} == {"tuesday"}
     first = next(row for row in rows if row["id"] == "u0000")
     assert first["line"] == "2"

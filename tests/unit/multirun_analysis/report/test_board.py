@@ -13,7 +13,8 @@ import pytest
 from multirun_analysis import load_sweep, write_report
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.report.board import Board, term_table
-from tests.report_page import body
+from tests.report_page import body, page_of, section
+from tests.unit.multirun_analysis.conftest import heard
 
 
 def test_spreads_are_over_the_repeats(synthetic: Analysis) -> None:
@@ -22,17 +23,6 @@ def test_spreads_are_over_the_repeats(synthetic: Analysis) -> None:
             assert row.spread is None
         else:
             assert len(row.trial.repeats) == 3 and row.spread == pytest.approx(row.trial.record["cer_std"])
-
-
-def heard(spoken: int, written: int, found: int) -> dict[str, Any]:
-    """A term as scores.json has it."""
-    return {
-        "in_references": spoken,
-        "in_hypotheses": written,
-        "found": found,
-        "recall": found / spoken if spoken else None,
-        "precision": found / written if written else None,
-    }
 
 
 @pytest.fixture
@@ -62,15 +52,15 @@ def test_every_trial_and_base_has_its_column_in_the_order_of_the_leaderboard(tol
 
 
 def test_the_page_shows_two_trials_and_holds_all(told: Any) -> None:
-    page = body(write_report(told.folder).html.read_text(encoding="utf-8"))
-    section = page.partition('<section id="terms">')[2].partition("</section>")[0]
+    page = body(page_of(told.folder))
+    terms = section(page, "terms")
     cells = "".join(f'<td class="number">{figure}</td>' for figure in (8, "18.8", "75.0", "25.0", "25.0"))
-    assert f'<th scope="row">二级市场</th>{cells}' in section
-    assert '<th scope="row">&lt;b&gt;</th><td class="number">0</td><td class="number">–</td>' in section
-    figures = json.loads(re.findall(r'data-figures="([^"]*)"', section)[0])
+    assert f'<th scope="row">二级市场</th>{cells}' in terms
+    assert '<th scope="row">&lt;b&gt;</th><td class="number">0</td><td class="number">–</td>' in terms
+    figures = json.loads(re.findall(r'data-figures="([^"]*)"', terms)[0])
     assert figures[2] == [[50.0, 100.0, None], [80.0, 100.0, None]] and len(figures) == 5
-    assert re.findall(r'<option value="(\d)" selected>', section) == ["0", "4"] and section.count("<select>") == 2
-    assert "<small>lora.r=8 temperature=0.3</small>" in section
+    assert re.findall(r'<option value="(\d)" selected>', terms) == ["0", "4"] and terms.count("<select>") == 2
+    assert "<small>lora.r=8 temperature=0.3</small>" in terms
     assert '<a href="#terms">Your terms</a>' in page
 
 
@@ -78,7 +68,7 @@ def test_a_trial_without_mistakes_still_shows_its_terms(sweep: Any) -> None:
     sweep.trial(0, cer=0.0, baseline=False, terms={"5G": heard(2, 2, 2)}, categories={})
     table = term_table(load_sweep(sweep.folder))
     assert table is not None and (table.first, table.second) == (0, 0)
-    page = body(write_report(sweep.folder, language="zh").html.read_text(encoding="utf-8"))
+    page = body(page_of(sweep.folder, "zh"))
     assert '<section id="terms">' in page and "各术语的召回率和精确率" in page
 
 
@@ -106,5 +96,5 @@ def test_what_would_make_the_page_large_is_left_to_the_tables(told: Any, monkeyp
     table = term_table(load_sweep(told.folder))
     assert table is not None and table.terms == ["二级市场", "5G"] and (table.more_terms, table.more_trials) == (1, 2)
     assert [trial.name for trial in table.trials] == ["1", "0", "1"]  # the best two and the best one's base
-    page = body(write_report(told.folder).html.read_text(encoding="utf-8"))
+    page = page_of(told.folder)
     assert "1 further term is in trials.json. 2 further trials are in trials.json." in page

@@ -1,5 +1,3 @@
-"""Which options differ between two trials."""
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,7 +1,8 @@
-"""The page's parts: intervals, verdicts, both languages, commands, old sweeps, size and time."""
+"""The report: its three files, the page's parts in both languages, size and time; and the command that writes it."""
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import subprocess
@@ -15,15 +16,17 @@ import numpy as np
 import pytest
 import soundfile
 
+from kimi_audio_ft.sweep_folder import record_jobs
 from multirun_analysis import load_sweep, write_report
+from multirun_analysis.__main__ import main
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import CHINESE, ENGLISH
 from multirun_analysis.report.board import Board
 from multirun_analysis.report.page import render
 from multirun_analysis.statistics.results import Reason
-from multirun_analysis.words import conclusions, recommendation
-from tests.report_page import body, visible
-from tests.synthetic_sweep import write_sweep
+from multirun_analysis.words import conclusions, effort, recommendation
+from tests.report_page import body, page_of, section, specs, values, visible
+from tests.unit.multirun_analysis.conftest import SweepWriter
 
 NOW = datetime(2026, 1, 1)
 
@@ -34,8 +37,9 @@ def english(synthetic: Analysis) -> str:
 
 
 @pytest.fixture(scope="module")
-def chinese(synthetic: Analysis) -> str:
-    return body(render(synthetic, NOW, CHINESE))
+def page_24(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of ``sweep_24``, for tests that only read it."""
+    return page_of(SweepWriter(tmp_path_factory.mktemp("sweep_24")).grid())
 
 
 def test_every_row_has_its_interval_and_a_whisker(synthetic: Analysis, english: str) -> None:
@@ -107,26 +111,8 @@ def test_every_reason_has_its_sentence(synthetic: Analysis, reason: Reason) -> N
     assert chinese.startswith("只有一个" if reason is Reason.ONLY else "推荐：lora.r=32")
 
 
-def test_needed_utterances_are_told_when_the_best_are_alike(synthetic: Analysis) -> None:
-    needed = synthetic.statistics.needed
-    assert needed is not None
-    (said,) = [line for line in conclusions(synthetic, ENGLISH) if "separate" in line and "Holm" not in line]
-    if needed.utterances is None:
-        assert "no evaluation set" in said
-    else:
-        assert f"{needed.utterances:,} utterances in {needed.recordings:,} recordings" in said
-        assert "there are 120 in 20" in said
-
-
-def test_few_recordings_and_one_trial_are_said(sweep: Any) -> None:
-    sweep.trial(0)
-    assert recommendation(load_sweep(sweep.folder), ENGLISH).startswith("There is one finished trial")
-    sweep.trial(1, rank=16)
-    said = recommendation(load_sweep(sweep.folder), CHINESE)
-    assert "评测集只有 4 段录音" in said
-
-
-def test_a_chinese_page_has_no_english_interface_text(chinese: str) -> None:
+def test_a_chinese_page_has_no_english_interface_text(synthetic: Analysis) -> None:
+    chinese = body(render(synthetic, NOW, CHINESE))
     told = r'(?:title|aria-label|placeholder|data-(?:undrawn|actions|png|svg|text|done))="([^"]*)"'
     drawn = re.findall(r'"(?:title|word|row|axis|category)":\s*"([^"]*)"', chinese)
     keys_left_out = re.sub(r"<dt>[a-z_.]+</dt>", "", chinese)
@@ -151,16 +137,16 @@ def _english_fragments() -> list[str]:
 
 def test_every_command_can_be_copied_and_tells_what_differs(synthetic: Analysis, english: str) -> None:
     assert english.count('class="copy"') == 8
-    section = english.partition('<details id="trial-0">')[2].partition("</details>")[0]
+    details = english.partition('<details id="trial-0">')[2].partition("</details>")[0]
     recommended = synthetic.statistics.recommended
-    assert f"Options that differ from {recommended.name} (lora.r=32" in section
-    assert re.search(r'<th scope="row">lora.r</th><td>8</td><td>32</td>', section)
+    assert f"Options that differ from {recommended.name} (lora.r=32" in details
+    assert re.search(r'<th scope="row">lora.r</th><td>8</td><td>32</td>', details)
     mine = english.partition(f'<details id="trial-{recommended.name}">')[2].partition("</details>")[0]
     assert 'class="badge"' in mine.partition("</summary>")[0]
 
 
 def test_costs_are_sums_of_the_records(synthetic: Analysis, english: str) -> None:
-    cost = visible(english.partition('<section id="cost">')[2].partition("</section>")[0])
+    cost = visible(section(english, "cost"))
     trained = sum(2 * (1800 + 20 * rank) for rank in (8, 32))
     assert f"{trained // 3600} h {trained % 3600 // 60:02d} min for 4 adapters" in cost
     assert "12 min 40 s for 8 trials" in cost  # 95 s each
@@ -177,15 +163,14 @@ def test_tables_are_for_keyboards_and_readers(english: str) -> None:
 
 
 def test_recordings_of_the_worst_utterances_are_in_the_page(sweep: Any, tmp_path: Path) -> None:
-    folder = sweep.trial(0)
     wav = tmp_path / "a.wav"
     soundfile.write(wav, np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
     lines = [
         {"id": name, "repeat": 0, "reference": "今天开会", "hypothesis": "今天看会", "cer": 0.25, "audio": str(path)}
         for name, path in (("heard", wav), ("lost", tmp_path / "gone.wav"))
     ]
-    sweep.write_lines(folder / "utterances.jsonl", lines)
-    page = body(write_report(sweep.folder).html.read_text(encoding="utf-8"))
+    sweep.write_lines(sweep.trial(0) / "utterances.jsonl", lines)
+    page = body(page_of(sweep.folder))
     assert len(re.findall(r'<audio controls preload="metadata" [^>]*src="data:audio/mpeg;base64,', page)) == 1
     assert "gone.wav (the recording was not found)" in page
 
@@ -201,20 +186,174 @@ def test_rates_that_have_no_column_are_told_with_the_trial(sweep: Any) -> None:
 
 def test_a_sweep_recorded_before_there_were_statistics_is_still_told(sweep_24: Path) -> None:
     for language, word in (("en", "Kinds of errors"), ("zh", "错误类型")):
-        page = body(write_report(sweep_24, language=language).html.read_text(encoding="utf-8"))
+        page = body(page_of(sweep_24, language))
         assert word not in page and "None" not in visible(page)
 
 
+def test_three_files_are_written_whole_and_nothing_else(sweep_24: Path) -> None:
+    before = set(sweep_24.rglob("*"))
+    paths = write_report(sweep_24)
+    assert set(sweep_24.rglob("*")) - before == {paths.html, paths.csv, paths.json}
+    assert paths.html.stat().st_size < 1_500_000
+
+
+def test_out_names_another_folder(sweep_24: Path, tmp_path: Path) -> None:
+    paths = write_report(sweep_24, tmp_path / "new" / "folder")
+    assert paths.html.parent == tmp_path / "new" / "folder" and paths.html.is_file()
+    assert not (sweep_24 / "report.html").exists()
+
+
+def test_figures_that_are_no_numbers_become_null(sweep) -> None:
+    folder = sweep.trial(0, final_val_loss=float("nan"), train_seconds=float("inf"))
+    sweep.trial(1, rank=2)
+    lines = [{"step": step, "split": "train", "loss": loss} for step, loss in enumerate([1.0, float("nan"), 0.5])]
+    sweep.write_lines(folder / "curves.jsonl", lines)
+    paths = write_report(sweep.folder)
+    entry = json.loads(paths.json.read_text(encoding="utf-8"), parse_constant=pytest.fail)["trials"][0]
+    assert entry["final_val_loss"] is None and entry["train_seconds"] is None
+    losses = [row["loss"] for row in values(specs(paths.html.read_text(encoding="utf-8"))["train-loss"])]
+    assert {1.0, 0.5} <= set(losses)
+
+
+def test_the_report_shows_all_its_parts(page_24: str) -> None:
+    charts = {"parallel", "by-lora.r", "by-optim.lr", "by-decoding.text_temperature", "heat-map", "effects"}
+    charts |= {"train-loss", "val-loss"}
+    assert set(specs(page_24)) == charts
+    assert len({row["signature"] for row in values(specs(page_24)["train-loss"])}) == 6, "one line for each adapter"
+    text = body(page_24)
+    for part in ("Leaderboard", "base 68.0 %", "reused", "Worst utterances", "906d5e5", "5be1a0", "assets/tiny"):
+        assert part in text
+    assert text.count("python -m kimi_audio_ft.train lora.r=") == 24
+    assert "Not finished" not in text
+
+
+def test_nothing_in_the_report_asks_the_network(page_24: str) -> None:
+    assert not re.search(r"<(script|link|img|iframe|audio)[^>]+(src|href)=", body(page_24))
+    assert "default-src 'none'" in page_24
+    assert page_24.count("</script>") == 3
+
+
+def test_text_from_data_is_escaped_everywhere(sweep) -> None:
+    evil = "</script><img src=x onerror=alert(1)>&"
+    folder = sweep.trial(0, trial=evil, command=evil, eval_manifest=evil, git_commit=evil)
+    sweep.trial(1, params=sweep.params(8, 1e-3, 0.0) | {"lora.target_modules": evil}, cer=0.9, eval_manifest=evil)
+    sweep.fail(2, message=evil)
+    line = {"id": evil, "repeat": 0, "reference": evil, "hypothesis": evil + evil, "cer": 1.0, "audio": evil}
+    sweep.write_lines(folder / "utterances.jsonl", [line])
+    page = page_of(sweep.folder)
+    assert "<img" not in body(page)
+    assert html.escape("<img src=x onerror=alert(1)>") in page
+    assert page.count("</script>") == 3
+    assert any(evil in json.dumps(spec) for spec in specs(page).values())
+
+
+def test_reasons_of_missing_trials_are_told(sweep) -> None:
+    sweep.trial(0)
+    sweep.fail(1, rate=0.1)
+    sweep.start(2, 8, 0.2, 0.0)
+    text = body(page_of(sweep.folder))
+    assert "FloatingPointError: loss is nan at step 12" in text
+    assert "optim.lr=0.2: not finished" in text and "not started" not in text
+
+
+def launch(sweep: SweepWriter, trials: int) -> None:
+    record_jobs(sweep.folder, {number: (sweep.folder / str(number), []) for number in range(trials)})
+
+
+@pytest.mark.parametrize(("launched", "begun"), [(36, "33 trials have not started."), (4, "1 trial has not started.")])
+def test_trials_that_wait_are_counted_and_not_called_unfinished(sweep, launched: int, begun: str) -> None:
+    sweep.trial(0)
+    sweep.fail(1, rate=0.1)
+    sweep.start(2, 8, 0.2, 0.0)
+    launch(sweep, launched)
+    comparison = load_sweep(sweep.folder)
+    assert effort(comparison).startswith(f"1 trial finished, 1 failed, 1 unfinished, {launched - 3} not started; 1 ")
+    said = f"1 个试验已完成、1 个失败、1 个未完成、{launched - 3} 个未开始；"
+    assert effort(comparison, CHINESE).startswith(said)
+    assert begun in page_of(sweep.folder)
+    live = render(comparison, NOW, reload=30)
+    assert begun in live and "to resume it" not in live, "it has not stopped"
+
+
+def test_when_only_waiting_trials_are_missing_it_is_said(sweep) -> None:
+    sweep.trial(0)
+    launch(sweep, 1)
+    assert 'id="not-finished"' not in page_of(sweep.folder)
+    launch(sweep, 2)
+    page = page_of(sweep.folder)
+    assert 'id="not-finished"' in page and 'href="#not-finished"' in page
+
+
+@pytest.mark.parametrize(
+    ("grid", "charts"),
+    [
+        ({"ranks": (8,), "rates": (1e-3,), "temperatures": (0.0,)}, []),
+        ({"ranks": (8,), "rates": (1e-3,)}, ["by-decoding.text_temperature", "effects"]),
+        ({"ranks": (8,), "temperatures": (0.0,), "baseline": False}, ["by-optim.lr", "effects"]),
+    ],
+)
+def test_smaller_sweeps_leave_out_what_they_cannot_show(sweep, grid: dict[str, Any], charts: list[str]) -> None:
+    assert list(specs(page_of(sweep.grid(**grid)))) == [*charts, "train-loss", "val-loss"]
+
+
+def test_a_trial_without_curves_and_utterances_is_still_reported(sweep) -> None:
+    folder = sweep.trial(0, baseline=False)
+    (folder / "curves.jsonl").unlink()
+    (folder / "utterances.jsonl").unlink()
+    page = page_of(sweep.folder)
+    assert specs(page) == {} and "vegaEmbed=" not in page
+    assert "has no utterances.jsonl" in page
+
+
+def test_a_parameter_of_words_and_missing_values_is_charted_in_order(sweep) -> None:
+    for number, override in enumerate(("lora=dora", "lora=rslora", "seed=0")):
+        sweep.trial(number, cer=0.1 + number / 10, extra_overrides=(override,))
+    x = specs(page_of(sweep.folder))["by-lora"]["layer"][0]["encoding"]["x"]
+    assert x["type"] == "ordinal" and x["sort"] == ["dora", "rslora", "–"]
+
+
+def test_a_random_search_with_many_values_gets_a_colour_gradient(sweep) -> None:
+    for number in range(20):
+        sweep.trial(number, rank=number + 1, rate=1e-5 * 1.5**number)
+    dots = specs(page_of(sweep.folder))["by-lora.r"]["layer"][1]["encoding"]
+    assert dots["color"]["type"] == "quantitative" and dots["color"]["scale"]["type"] == "log"
+
+
+def test_the_spread_over_repeats_is_shown_when_there_are_several(sweep) -> None:
+    sweep.trial(0, cer=0.2, cer_repeats=[0.19, 0.21], cer_std=0.0141)
+    assert "± 1.41" in page_of(sweep.folder)
+
+
+def test_the_command_prints_the_path_of_the_report(sweep_24: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(sweep_24)]) == 0
+    assert f"Report: {sweep_24.resolve() / 'report.html'}" in capsys.readouterr().out
+
+
+def test_user_errors_are_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nowhere")]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ") and "is not a folder" in printed.err and printed.err.count("\n") == 1
+
+
 @pytest.mark.slow
-def test_36_trials_of_1000_utterances_in_time_memory_and_size(tmp_path: Path) -> None:
-    folder = write_sweep(tmp_path / "sweep")
+def test_the_command_never_imports_torch(sweep_24: Path) -> None:
+    program = (
+        "import sys; from multirun_analysis.__main__ import main; main(sys.argv[1:]); "
+        "sys.exit(str({'torch', 'transformers', 'lightning', 'wandb'} & set(sys.modules) or '') or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(sweep_24)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_36_trials_of_1000_utterances_in_time_memory_and_size(night: Path) -> None:
     program = (
         "import sys, time; from multirun_analysis.__main__ import main; main(sys.argv[1:]); "
         # Not ru_maxrss: a child's begins with what its parent had when it was forked.
         "peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM')); "
         "print(time.process_time(), peak.split()[1])"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program, str(night)], capture_output=True, text=True, check=True)
     seconds, kibibytes = done.stdout.splitlines()[-1].split()
     assert float(seconds) < 30 and int(kibibytes) < 1_000_000
-    assert (folder / "report.html").stat().st_size < 3_000_000, "with 2 MB of recordings it must stay under 5 MB"
+    assert (night / "report.html").stat().st_size < 3_000_000, "with 2 MB of recordings it must stay under 5 MB"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from multirun_analysis import load_sweep, write_report
+from multirun_analysis import load_sweep
 from multirun_analysis.report.utterances import (
     LONGEST_SECONDS,
     EmbeddedAudio,
@@ -21,6 +21,7 @@ from multirun_analysis.report.utterances import (
     shortened,
     worst_utterances,
 )
+from tests.report_page import page_of
 
 
 def recording(path: Path, seconds: float = 2.0, rate: int = 16_000, channels: int = 1) -> Path:
@@ -71,26 +72,16 @@ def test_the_budget_ends_with_the_clip_that_no_longer_fits(tmp_path: Path) -> No
 
 def test_differences_are_marked_on_both_sides() -> None:
     left, right = mark("七千万元", "七十万了元")
-    assert [(text.kind, text.text) for text in left] == [
-        *(("equal", "七"), ("replace", "千"), ("equal", "万"), ("equal", "元")),
-    ]
-    expected = [("equal", "七"), ("replace", "十"), ("equal", "万"), ("insert", "了"), ("equal", "元")]
-    assert [(text.kind, text.text) for text in right] == expected
+    assert " ".join(f"{text.kind}:{text.text}" for text in left) == "equal:七 replace:千 equal:万 equal:元"
+    assert " ".join(f"{text.kind}:{text.text}" for text in right) == "equal:七 replace:十 equal:万 insert:了 equal:元"
     assert mark("嗯", "") == ([MarkedText("delete", "嗯")], [])
 
 
 def test_worst_utterances_come_first_once_each_and_without_the_exact_ones(sweep) -> None:
-    folder = sweep.trial(0)
-    line = {"reference": "你好", "audio": None}
-    sweep.write_lines(
-        folder / "utterances.jsonl",
-        [
-            line | {"id": "a", "repeat": 0, "hypothesis": "你", "cer": 0.5},
-            line | {"id": "a", "repeat": 1, "hypothesis": "", "cer": 1.0},
-            line | {"id": "b", "repeat": 0, "hypothesis": "你好", "cer": 0.0},
-            line | {"id": "c", "repeat": 0, "hypothesis": "您好", "cer": 0.5},
-        ],
-    )
+    heard = [("a", 0, "你", 0.5), ("a", 1, "", 1.0), ("b", 0, "你好", 0.0), ("c", 0, "您好", 0.5)]
+    keys = ("id", "repeat", "hypothesis", "cer")
+    rows = [{"reference": "你好", "audio": None, **dict(zip(keys, row, strict=True))} for row in heard]
+    sweep.write_lines(sweep.trial(0) / "utterances.jsonl", rows)
     worst = worst_utterances(load_sweep(sweep.folder).sweep.trials[0])
     assert [(mistake.identity, mistake.cer) for mistake in worst] == [("a", 1.0), ("c", 0.5)]
     assert worst[0].hypothesis == [] and not math.isnan(worst[0].cer)
@@ -117,5 +108,5 @@ def test_a_text_without_end_is_cut_and_says_so(sweep) -> None:
     *shown, cut = mistake.hypothesis
     assert sum(len(piece.text) for piece in shown) == 400 and cut == MarkedText("cut", "9,602")
     assert shortened([MarkedText("equal", "你好")], most=2) == [MarkedText("equal", "你好")]
-    page = write_report(sweep.folder).html.read_text(encoding="utf-8")
+    page = page_of(sweep.folder)
     assert "… 9,602 more characters" in page and "天气" * 1000 not in page

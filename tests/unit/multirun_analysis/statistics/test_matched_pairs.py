@@ -28,12 +28,9 @@ def test_it_is_scipys_paired_t_test(segments: int) -> None:
     assert p_normal(ours) == pytest.approx(2 * stats.norm.sf(np.abs(theirs.statistic)))
 
 
-def test_trials_without_any_difference_have_a_p_of_one() -> None:
+def test_no_difference_has_a_p_of_one_and_the_same_everywhere_is_certain() -> None:
     statistic = matched_pairs(np.zeros((2, 9)))
     assert statistic.tolist() == [0, 0] and p_student(statistic, 9).tolist() == [1, 1]
-
-
-def test_the_same_difference_everywhere_is_certain() -> None:
     assert p_student(matched_pairs(np.full((1, 9), 2.0)), 9).tolist() == [0]
 
 

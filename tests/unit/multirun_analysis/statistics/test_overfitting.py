@@ -1,5 +1,3 @@
-"""The verdict over an adapter's curves."""
-
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -32,6 +32,7 @@ def costing(trial: Make, name: str, parameters: int | None, steps: int = 100, te
 @pytest.mark.parametrize(
     ("group", "taken", "reason"),
     [
+        ([("a", 320)], "a", Reason.ALONE),
         ([("a", 320), ("b", 160), ("c", 80)], "c", Reason.CHEAPEST),
         ([("a", 80), ("b", 160)], "a", Reason.BEST_IS_CHEAPEST),
         ([("a", 80), ("b", 80)], "a", Reason.BEST_IS_CHEAPEST),
@@ -47,8 +48,3 @@ def test_the_cheapest_has_fewest_parameters_then_steps_and_is_greedy(
 ) -> None:
     found, why = recommend([costing(trial, *one) for one in group])
     assert (found.name, why) == (taken, reason)
-
-
-def test_the_best_alone_is_taken(trial: Make) -> None:
-    a = trial("a")
-    assert recommend([a]) == (a, Reason.ALONE)

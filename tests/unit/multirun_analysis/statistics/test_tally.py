@@ -1,5 +1,3 @@
-"""Reading utterances.jsonl into arrays."""
-
 from __future__ import annotations
 
 from typing import Any
