@@ -126,10 +126,7 @@ LINES: dict[str, tuple[Callable[[dict[str, Any]], str], list[str]]] = {
         ["audio_tokens for", "whose audio gives", "kimi_audio_ft.tokenize"],
     ),
     "no answer": (lambda row: _edited(row, lambda r: r["conversation"].pop()), ["assistant", "Add the transcript"]),
-    "no recording": (
-        lambda row: _edited(row, lambda r: _audio(r).update(content="gone.wav")),
-        ["gone.wav"],
-    ),
+    "no recording": (lambda row: _edited(row, lambda r: _audio(r).update(content="gone.wav")), ["gone.wav"]),
 }
 
 

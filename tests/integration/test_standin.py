@@ -10,12 +10,11 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from tests.standin import Standin
+from tests.standin import Standin
 
 pytestmark = pytest.mark.slow
 DATA = ("data=manifests", "data.train_manifest=data/train.tokens.jsonl", "data.eval_manifest=data/eval.tokens.jsonl")

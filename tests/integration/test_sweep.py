@@ -180,10 +180,7 @@ class Crash(Callback):
 
 
 def test_killed_sweep_goes_on(
-    first: Path,
-    new_workplace: Callable[[], Any],
-    short: tuple[str, ...],
-    points: tuple[str, ...],
+    first: Path, new_workplace: Callable[[], Any], short: tuple[str, ...], points: tuple[str, ...]
 ) -> None:
     killed = new_workplace()
     (killed.folder / "crash.py").write_text(CRASH, encoding="utf-8")

@@ -238,9 +238,7 @@ def gradients(
 @pytest.mark.filterwarnings("ignore:.*deprecated and will be removed in v6:FutureWarning")
 @pytest.mark.parametrize("trained", ["", "q_proj", "layers.2.mlp.up_proj"])
 def test_gradient_checkpointing_recomputes_and_changes_nothing(
-    model: KimiAudioForCausalLM,
-    gradients: Callable[[str], tuple[dict[str, Tensor], dict[int, int]]],
-    trained: str,
+    model: KimiAudioForCausalLM, gradients: Callable[[str], tuple[dict[str, Tensor], dict[int, int]]], trained: str
 ) -> None:
     model.train()
     plain, once = gradients(trained)

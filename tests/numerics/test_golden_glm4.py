@@ -85,10 +85,7 @@ def test_vectors_do_not_depend_on_the_other_pieces_of_a_batch(golden: Path, tmp_
 
 
 # Tokens of each piece; the rows behind them in the golden tensor belong to the padding.
-RECORDED_HIDDEN = {
-    "published": {"a1300ms": [17], "a32160ms": [375, 27]},
-    "alternative": {"a1300ms": [17]},
-}
+RECORDED_HIDDEN = {"published": {"a1300ms": [17], "a32160ms": [375, 27]}, "alternative": {"a1300ms": [17]}}
 
 
 def test_pooled_hidden(

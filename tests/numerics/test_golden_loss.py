@@ -37,12 +37,7 @@ def test_loss_and_gradients(model: KimiAudioForCausalLM, golden: tuple[dict, dic
     case = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
     stored = sorted(key for key in case if key.startswith("whisper_input_feature"))
     features = [case[key].flatten(0, -2).requires_grad_() for key in stored]
-    out = model(
-        case["input_ids"],
-        case["text_input_ids"],
-        case["is_continuous_mask"].bool(),
-        features,
-    )
+    out = model(case["input_ids"], case["text_input_ids"], case["is_continuous_mask"].bool(), features)
     assert_close(out.text_logits, case["logits_lm_head"])
     assert_close(out.audio_logits, case["logits_mimo_output"])
     loss = two_stream_loss(

@@ -102,9 +102,7 @@ def test_step_logits_of_both_heads(
     for step, fed in enumerate(description["fed"]):
         if step:
             out = model(
-                torch.tensor([[fed["audio_id"]]]),
-                torch.tensor([[fed["text_id"]]]),
-                past_key_values=out.past_key_values,
+                torch.tensor([[fed["audio_id"]]]), torch.tensor([[fed["text_id"]]]), past_key_values=out.past_key_values
             )
         for name, logits in (("lm_head", out.text_logits), ("mimo_output", out.audio_logits)):
             expected = tensors[f"{run}.step_logits_{name}"][step]

@@ -60,11 +60,7 @@ def same(one: Sequence[Transcripts], other: Sequence[Transcripts]) -> bool:
 
 @pytest.mark.parametrize("adapted", [False, True], ids=["base", "adapter"])
 def test_together_as_separately(
-    trial: Trial,
-    adapter: tuple[str, Path],
-    adapted: bool,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    trial: Trial, adapter: tuple[str, Path], adapted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluation, used = trial.evaluation, adapter if adapted else None
     separate = [decode(evaluation, request.setting, request.seed, used) for request in REQUESTS]

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +17,7 @@ import torch
 from kimi_audio_ft.config.train import DataConfig
 from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
 from kimi_audio_ft.store.digests import file_digests
-
-if TYPE_CHECKING:
-    from tests.unit.conftest import Tiny
+from tests.unit.conftest import Tiny
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +19,7 @@ from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.manifest.audio import AudioError
 from kimi_audio_ft.model import WhisperFeatureExtractor
 from kimi_audio_ft.store.digests import file_digest
-
-if TYPE_CHECKING:
-    from tests.unit.conftest import Tiny
+from tests.unit.conftest import Tiny
 
 Make = Callable[..., ConversationData]
 NAMES = {"short", "long", "two audios", "turns", "no audio", "five", "six", "seven"}

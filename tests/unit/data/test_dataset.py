@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -19,9 +19,7 @@ from kimi_audio_ft.files import read_jsonl, write_jsonl
 from kimi_audio_ft.manifest.manifest import read_manifest
 from kimi_audio_ft.store.digests import file_digest
 from kimi_audio_ft.store.features import FeatureStore
-
-if TYPE_CHECKING:
-    from tests.unit.conftest import Corpus, Tiny
+from tests.unit.conftest import Corpus, Tiny
 
 Make = Callable[..., ConversationDataset]
 

@@ -47,18 +47,11 @@ def told(trial: Trial) -> Callable[..., list[tuple[int, int]]]:
 
 
 def test_only_what_is_missing_is_decoded(told: Callable[..., list[tuple[int, int]]]) -> None:
-    assert told(Request(COLD, 1), Request(WARM, 1)) == [
-        (24, 27),
-        (27, 27),
-    ]  # batches of 8 and 1, three samplings
+    assert told(Request(COLD, 1), Request(WARM, 1)) == [(24, 27), (27, 27)]  # batches of 8 and 1, three samplings
     assert told(Request(WARM, 1), Request(COLD, 1)) == []
     assert told(Request(COLD, 1), Request(replace(WARM, repeats=3), 1)) == [(8, 9), (9, 9)]
     assert told(Request(replace(COLD, batch_size=3), 1)) == []
-    assert told(Request(replace(WARM, batch_size=3), 2), Request(WARM, 2)) == [
-        (6, 18),
-        (12, 18),
-        (18, 18),
-    ]
+    assert told(Request(replace(WARM, batch_size=3), 2), Request(WARM, 2)) == [(6, 18), (12, 18), (18, 18)]
 
 
 def test_requests_that_ask_for_the_same_share_it(trial: Trial, told: Callable[..., list[tuple[int, int]]]) -> None:

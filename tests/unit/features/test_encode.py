@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,9 +26,7 @@ from kimi_audio_ft.manifest.manifest import Manifest, read_manifest
 from kimi_audio_ft.model import SpeechTokenizer, WhisperFeatureExtractor, num_audio_tokens
 from kimi_audio_ft.model.files import ModelFiles
 from kimi_audio_ft.store.digests import file_digest
-
-if TYPE_CHECKING:
-    from tests.unit.conftest import Corpus, Tiny
+from tests.unit.conftest import Corpus, Tiny
 
 
 class CountingTokenizer(SpeechTokenizer):

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -19,9 +19,7 @@ from kimi_audio_ft.manifest.manifest import read_manifest
 from kimi_audio_ft.model import SpeechTokenizer
 from kimi_audio_ft.store.digests import file_digest
 from kimi_audio_ft.store.features import FeatureStore
-
-if TYPE_CHECKING:
-    from tests.unit.conftest import Corpus, Tiny
+from tests.unit.conftest import Corpus, Tiny
 
 
 def config(*manifests: Path, **fields: Any) -> TokenizeConfig:

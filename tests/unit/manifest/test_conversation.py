@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kimi_audio_ft.manifest.conversation import layout_conversation, layout_lengths
-
-if TYPE_CHECKING:
-    from tests.unit.conftest import Tiny
+from tests.unit.conftest import Tiny
 
 ROLES = st.sampled_from(["user", "assistant"])
 TEXTS = st.builds(

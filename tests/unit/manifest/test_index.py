@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,9 +31,7 @@ from kimi_audio_ft.manifest.manifest import (
 )
 from kimi_audio_ft.store.digests import file_digest
 from kimi_audio_ft.store.signature import digest_of
-
-if TYPE_CHECKING:
-    from tests.unit.conftest import Tiny
+from tests.unit.conftest import Tiny
 
 TOKENS = TokenRange(1467, 1723)
 Row = dict[str, Any]

@@ -90,15 +90,9 @@ def test_bad_line(tmp_path: Path, row: Any, parts: list[str]) -> None:
         ({"message_type": "text", "content": "a"}, ["message 1: key 'role' is missing", REMEDY]),
         ({"role": "user", "content": "a"}, ["message 1: key 'message_type' is missing", REMEDY]),
         (text("system", "a"), ["message 1: role is 'system'; it must be one of user, assistant", REMEDY]),
-        (
-            text("user", "a") | {"message_type": "video"},
-            ["message 1: message_type is 'video'; it must be one of"],
-        ),
+        (text("user", "a") | {"message_type": "video"}, ["message 1: message_type is 'video'; it must be one of"]),
         (text("user", "a") | {"role": ["user"]}, ["message 1: role is ['user']; it must be one of"]),
-        (
-            {"role": "user", "message_type": "text"},
-            ["message 1: content is None; a text message needs a string"],
-        ),
+        ({"role": "user", "message_type": "text"}, ["message 1: content is None; a text message needs a string"]),
         (text("user", "a") | {"content": 5}, ["message 1: content is 5; a text message needs a string", REMEDY]),
         (audio() | {"content": 5}, ["message 1: content is 5; an audio message needs the path of its recording"]),
         ({"role": "user", "message_type": "audio"}, ["message 1: content is missing; an audio message needs"]),

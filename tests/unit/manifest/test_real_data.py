@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import soundfile
@@ -22,9 +22,7 @@ from kimi_audio_ft.manifest.manifest import read_manifest
 from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer, num_audio_tokens
 from kimi_audio_ft.model.config import PUBLISHED_7B
 from kimi_audio_ft.store.digests import file_digest
-
-if TYPE_CHECKING:
-    from tests.unit.conftest import Tiny
+from tests.unit.conftest import Tiny
 
 TOKENS_7B = TokenRange(PUBLISHED_7B["kimia_token_offset"], PUBLISHED_7B["vocab_size"])
 # Published ids: start of the user's and the assistant's message, media, answer in text, ends.

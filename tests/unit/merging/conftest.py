@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import peft
 import pytest
@@ -14,9 +14,7 @@ from kimi_audio_ft.config.commands import MergeConfig
 from kimi_audio_ft.config.train import LoraConfig, ModelConfig
 from kimi_audio_ft.lora.adapter import add_adapter, save_adapter
 from kimi_audio_ft.model import KimiAudioForCausalLM, WhisperFeatureExtractor
-
-if TYPE_CHECKING:
-    from tests.standin import Standin
+from tests.standin import Standin
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -18,9 +17,7 @@ from kimi_audio_ft.lora.adapter import load_adapter
 from kimi_audio_ft.merging.merge import merge
 from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer, WhisperFeatureExtractor
 from kimi_audio_ft.model.checkpoint import file_of_tensor
-
-if TYPE_CHECKING:
-    from tests.standin import Standin
+from tests.standin import Standin
 
 INDEX = "model.safetensors.index.json"
 

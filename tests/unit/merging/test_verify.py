@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -20,9 +19,7 @@ from kimi_audio_ft.merging.merge import merge
 from kimi_audio_ft.merging.verify import check_files, check_logits
 from kimi_audio_ft.merging.weights import decoder_sources, whisper_sources
 from kimi_audio_ft.model.files import WHISPER_NAME, ModelFiles
-
-if TYPE_CHECKING:
-    from tests.standin import Standin
+from tests.standin import Standin
 
 
 def damage(folder: Path, change: Callable[[Tensor], Tensor]) -> None:

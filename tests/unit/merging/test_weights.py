@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import peft
 import pytest
@@ -16,10 +16,8 @@ from kimi_audio_ft.lora.adapter import load_adapter
 from kimi_audio_ft.merging.weights import Update, read_updates
 from kimi_audio_ft.model import KimiAudioForCausalLM, WhisperFeatureExtractor
 from kimi_audio_ft.model.checkpoint import read_config
+from tests.standin import Standin
 from tests.unit.merging.conftest import randomized
-
-if TYPE_CHECKING:
-    from tests.standin import Standin
 
 
 def on_meta(root: Path) -> KimiAudioForCausalLM:

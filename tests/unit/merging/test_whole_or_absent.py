@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -18,9 +18,7 @@ from kimi_audio_ft.errors import ConfigError, DataError, UserError
 from kimi_audio_ft.merging import weights
 from kimi_audio_ft.merging.merge import merge
 from kimi_audio_ft.model import KimiAudioForCausalLM
-
-if TYPE_CHECKING:
-    from tests.standin import Standin
+from tests.standin import Standin
 
 INDEX = "model.safetensors.index.json"
 
@@ -93,9 +91,7 @@ def test_a_disk_that_fills_up_keeps_nothing(
 
 @pytest.mark.slow
 def test_a_killed_merge_leaves_nothing_that_looks_complete(
-    make_adapter: Callable[..., Path],
-    config: Callable[..., MergeConfig],
-    tmp_path: Path,
+    make_adapter: Callable[..., Path], config: Callable[..., MergeConfig], tmp_path: Path
 ) -> None:
     settings, out = config(make_adapter(), shard_gb=0.001), tmp_path / "out"
     draft, write = tmp_path / ".out.draft", weights.write_merged

@@ -9,29 +9,20 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.model import (
-    KimiAudioConfig,
-    KimiAudioForCausalLM,
-    WhisperFeatureExtractor,
-)
-from kimi_audio_ft.model import (
-    checkpoint as weight_files,
-)
+from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM, WhisperFeatureExtractor
+from kimi_audio_ft.model import checkpoint as weight_files
 from kimi_audio_ft.model.checkpoint import check_parameter_count, file_of_tensor, read_header
 from kimi_audio_ft.model.config import PARAMETERS_7B
 from kimi_audio_ft.model.whisper import SHAPE_7B
 from kimi_audio_ft.paths import TINY_MODEL
-from tests.standin import INDEX, NEVER_OPENED, write_standin
-
-if TYPE_CHECKING:
-    from tests.standin import Standin
+from tests.standin import INDEX, NEVER_OPENED, Standin, write_standin
 
 
 @pytest.fixture

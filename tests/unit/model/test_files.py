@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -19,9 +19,7 @@ from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.model import files
 from kimi_audio_ft.model.files import ModelFiles, is_hub_id, locate, require_folder
 from kimi_audio_ft.store.digests import file_digest
-
-if TYPE_CHECKING:
-    from tests.standin import Standin
+from tests.standin import Standin
 
 BASE, TOKENIZER = "moonshotai/Kimi-Audio-7B-Instruct", "THUDM/glm-4-voice-tokenizer"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -14,10 +13,7 @@ from safetensors.torch import load_file
 
 from kimi_audio_ft.model import KimiAudioForCausalLM, SpeechTokenizer, TextTokenizer, WhisperFeatureExtractor
 from kimi_audio_ft.paths import TINY_MODEL
-from tests.standin import INDEX, LAST_SHARD, NEVER_OPENED, REMOTE_CODE, write_standin
-
-if TYPE_CHECKING:
-    from tests.standin import Standin
+from tests.standin import INDEX, LAST_SHARD, NEVER_OPENED, REMOTE_CODE, Standin, write_standin
 
 
 def test_shards_and_index_have_the_published_quirks(standin: Standin) -> None:
