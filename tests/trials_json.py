@@ -1,4 +1,4 @@
-"""``trials.json`` of two sweeps over the same points, compared value by value."""
+"""What sweeps and trials leave behind; ``trials.json`` of two sweeps over the same points, compared value by value."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from kimi_audio_ft.files import read_jsonl
 
 # What they may differ in: when, where, how fast and by which command it was made. Everything else must be equal.
 INCIDENTAL = ("created", "sweep", "command", "train_seconds", "decode_seconds")
@@ -19,6 +21,21 @@ def values(sweep: Path, *also_incidental: str) -> dict[str, Any]:
     """
     document = json.loads((sweep / "trials.json").read_text(encoding="utf-8"))
     return dict(_leaves(document, "", (*INCIDENTAL, *also_incidental)))
+
+
+def trials_of(sweep: Path) -> list[dict[str, Any]]:
+    """The trials of a sweep's ``trials.json``."""
+    return list(json.loads((sweep / "trials.json").read_text(encoding="utf-8"))["trials"])
+
+
+def scores_of(trial: Path, name: str = "scores.json") -> dict[str, Any]:
+    """The figures in a trial's folder."""
+    return dict(json.loads((trial / name).read_text(encoding="utf-8")))
+
+
+def hypotheses_of(trial: Path) -> dict[str, str]:
+    """A trial's transcripts by utterance."""
+    return {row["id"]: row["hypothesis"] for row in read_jsonl(trial / "utterances.jsonl")}
 
 
 def _leaves(value: Any, place: str, left_out: tuple[str, ...]) -> Iterator[tuple[str, Any]]:

@@ -23,6 +23,7 @@ from tests.forkserver import fork_command, forked_workers
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MadeOnce = Callable[[str, Callable[[Path], None]], Path]
+NewPlace = Callable[[], "Workplace"]
 
 
 # A short training and short answers on the small corpus.
@@ -35,7 +36,7 @@ SHORT = (
     "trainer.threads=0",  # one process for a sweep: two would start on cores that other tests use
     "logger=none",
 )
-# Two ranks at two temperatures: trials 0 to 3.
+# Two ranks at two temperatures: trials 0 and 1 share an adapter, 2 and 3 another.
 POINTS = ("lora.r=2,4", "decoding.text_temperature=0.0,0.7")
 
 
@@ -112,10 +113,15 @@ class Workplace:
         out, err = process.communicate(timeout=300)
         return Outcome(process.returncode, out, err)
 
+    def succeed(self, module: str, *arguments: str) -> str:
+        """Run ``python -m module arguments`` within this process to its good end; returns what it printed."""
+        done = self.run(module, *arguments)
+        assert done.code == 0, (arguments, done.err)
+        return done.out
+
     def sweep(self, folder: str, *overrides: str) -> Path:
         """Run a sweep of ``train`` with SHORT options to its good end; returns its folder."""
-        done = self.run("kimi_audio_ft.train", "-m", *SHORT, f"hydra.sweep.dir={folder}", *overrides)
-        assert done.code == 0, done.err
+        self.succeed("kimi_audio_ft.train", "-m", *SHORT, f"hydra.sweep.dir={folder}", *overrides)
         return self.folder / folder
 
     def products(self, kind: str) -> dict[str, int]:
@@ -170,15 +176,14 @@ def prepared(corpus: Path, made_once: MadeOnce) -> Workplace:
     def prepare(folder: Path) -> None:
         place = Workplace(folder)
         csv = ("kimi_audio_ft.prepare", f"csv={corpus / 'corpus.csv'}", "out=data", "group_column=recording")
-        assert place.run(*csv, "eval_ratio=0.4").code == 0
-        manifests = "manifests=[data/train.jsonl,data/eval.jsonl]"
-        assert place.run("kimi_audio_ft.tokenize", manifests, "progress=false").code == 0
+        place.succeed(*csv, "eval_ratio=0.4")
+        place.succeed("kimi_audio_ft.tokenize", "manifests=[data/train.jsonl,data/eval.jsonl]", "progress=false")
 
     return Workplace(made_once("prepared", prepare))
 
 
 @pytest.fixture(scope="session")
-def new_workplace(prepared: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Workplace]:
+def new_workplace(prepared: Workplace, tmp_path_factory: pytest.TempPathFactory) -> NewPlace:
     """Makes folders that hold ``data/`` and a store with its features and nothing else."""
 
     def make() -> Workplace:
@@ -196,25 +201,13 @@ def lay_out(prepared: Workplace, place: Workplace) -> None:
 
 
 @pytest.fixture
-def workplace(new_workplace: Callable[[], Workplace]) -> Workplace:
+def workplace(new_workplace: NewPlace) -> Workplace:
     """A folder of the test's own with ``data/`` and its features."""
     return new_workplace()
 
 
-@pytest.fixture(scope="session")
-def short() -> tuple[str, ...]:
-    """Overrides for a trial that takes a second."""
-    return SHORT
-
-
-@pytest.fixture(scope="session")
-def points() -> tuple[str, ...]:
-    """Overrides of the sweep ``first``: trials 0 and 1 share an adapter, 2 and 3 another."""
-    return POINTS
-
-
 @pytest.fixture(scope="module")
-def place(new_workplace: Callable[[], Workplace]) -> Workplace:
+def place(new_workplace: NewPlace) -> Workplace:
     """A workplace that a file's tests share."""
     return new_workplace()
 
@@ -233,6 +226,6 @@ def swept(prepared: Workplace, made_once: MadeOnce) -> Workplace:
 
 @pytest.fixture(scope="module")
 def first(place: Workplace, swept: Workplace) -> Path:
-    """A finished sweep over ``points``, in ``place`` with all that its store got from it."""
+    """A finished sweep over POINTS, in ``place`` with all that its store got from it."""
     shutil.copytree(swept.store, place.store, dirs_exist_ok=True)
     return shutil.copytree(swept.folder / "first", place.folder / "first")

@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from kimi_audio_ft.files import read_jsonl, write_jsonl
+from tests.integration.conftest import SHORT, Workplace
+
 TRAIN, EVALUATE = "kimi_audio_ft.train", "kimi_audio_ft.evaluate"
 TOKENIZE, PREPARE = "kimi_audio_ft.tokenize", "kimi_audio_ft.prepare"
 
@@ -51,11 +54,7 @@ OPTIONS = [
     (TRAIN, ["lora.r"], ["'lora.r'", "OPTION=VALUE"]),
     (TRAIN, ["lora.r=0"], ["lora.r=0", "1 or more"]),
     (TRAIN, ["-m", "scoring.erhua=true,false"], ["scoring.erhua=False", "True in trial 0", "Give it one value"]),
-    (TRAIN, ["decoding.text_temperature=-1"], ["decoding.text_temperature=-1.0", "0 (greedy) or more"]),
-    (TRAIN, ["decoding.text_temperature=nan"], ["decoding.text_temperature=nan"]),
-    (TRAIN, ["optim.lr=0"], ["optim.lr=0.0", "greater than 0"]),
     (TRAIN, ["optim.lr=inf"], ["optim.lr=inf"]),
-    (TRAIN, ["data.features=cache"], ["data.features='cache'", "cached, online, none"]),
     (TRAIN, ["model.path=/nowhere/at/all"], ["model.path='/nowhere/at/all'", "config.json", "Download"]),
     (
         TRAIN,
@@ -82,87 +81,77 @@ OPTIONS = [
 @pytest.mark.parametrize(
     ("module", "overrides", "parts"), OPTIONS, ids=[" ".join(case[1]) or case[0] for case in OPTIONS]
 )
-def test_option(workplace: Any, short: tuple[str, ...], module: str, overrides: list[str], parts: list[str]) -> None:
-    rest = {TRAIN: short, EVALUATE: short[1:2]}.get(module, ()) if "=manifests" not in str(overrides) else ()
+def test_option(workplace: Workplace, module: str, overrides: list[str], parts: list[str]) -> None:
+    rest = {TRAIN: SHORT, EVALUATE: SHORT[1:2]}.get(module, ()) if "=manifests" not in str(overrides) else ()
     # a repeated option's last value counts
     assert_refused(workplace.run(module, *rest, *overrides), *parts)
-
-
-def _edited(row: dict[str, Any], change: Callable[[dict[str, Any]], None]) -> str:
-    change(row)
-    return json.dumps(row, ensure_ascii=False)
 
 
 def _audio(row: dict[str, Any]) -> dict[str, Any]:
     return row["conversation"][1]
 
 
-LINES: dict[str, tuple[Callable[[dict[str, Any]], str], list[str]]] = {
-    "cut": (lambda row: json.dumps(row)[:40], ["is not JSON", "One JSON object a line"]),
-    "a list": (lambda row: "[]", ["is not a JSON object"]),
-    "no conversation": (lambda row: _edited(row, lambda r: r.pop("conversation")), ["'conversation' is missing"]),
-    "no role": (
-        lambda row: _edited(row, lambda r: r["conversation"][0].pop("role")),
-        ["message 0", "'role' is missing"],
-    ),
-    "role": (
-        lambda row: _edited(row, lambda r: r["conversation"][0].update(role="doctor")),
-        ["message 0", "role is 'doctor'", "one of"],
-    ),
+# A line as it is, or how a good one is changed.
+LINES: dict[str, tuple[str | Callable[[dict[str, Any]], object], list[str]]] = {
+    "cut": ('{"task_type": "understanding", "conver', ["is not JSON", "One JSON object a line"]),
+    "a list": ("[]", ["is not a JSON object"]),
+    "no conversation": (lambda row: row.pop("conversation"), ["'conversation' is missing"]),
+    "no role": (lambda row: row["conversation"][0].pop("role"), ["message 0", "'role' is missing"]),
+    "role": (lambda row: row["conversation"][0].update(role="doctor"), ["message 0", "role is 'doctor'", "one of"]),
     "message type": (
-        lambda row: _edited(row, lambda r: r["conversation"][0].update(message_type="video")),
+        lambda row: row["conversation"][0].update(message_type="video"),
         ["message 0", "message_type is 'video'", "one of"],
     ),
     "no codes": (
-        lambda row: _edited(row, lambda r: _audio(r).pop("audio_tokens")),
+        lambda row: _audio(row).pop("audio_tokens"),
         ["audio_tokens are missing", "Run python -m kimi_audio_ft.tokenize"],
     ),
     "codes of the 7B model": (
-        lambda row: _edited(row, lambda r: _audio(r).update(audio_tokens=[152_064 + 7])),
+        lambda row: _audio(row).update(audio_tokens=[152_064 + 7]),
         ["152071", "outside this model's range", "another model", "kimi_audio_ft.tokenize"],
     ),
     "too few codes": (
-        lambda row: _edited(row, lambda r: _audio(r)["audio_tokens"].pop()),
+        lambda row: _audio(row)["audio_tokens"].pop(),
         ["audio_tokens for", "whose audio gives", "kimi_audio_ft.tokenize"],
     ),
-    "no answer": (lambda row: _edited(row, lambda r: r["conversation"].pop()), ["assistant", "Add the transcript"]),
-    "no recording": (lambda row: _edited(row, lambda r: _audio(r).update(content="gone.wav")), ["gone.wav"]),
+    "no answer": (lambda row: row["conversation"].pop(), ["assistant", "Add the transcript"]),
+    "no recording": (lambda row: _audio(row).update(content="gone.wav"), ["gone.wav"]),
 }
 
 
 @pytest.mark.parametrize("manifest", ["train", "eval"])
 @pytest.mark.parametrize("case", LINES)
-def test_manifest_line(workplace: Any, short: tuple[str, ...], manifest: str, case: str) -> None:
-    spoil, parts = LINES[case]
+def test_manifest_line(workplace: Workplace, manifest: str, case: str) -> None:
+    spoilt, parts = LINES[case]
     path = workplace.folder / "data" / f"{manifest}.tokens.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines()
-    lines[1] = spoil(json.loads(lines[1]))
+    row = json.loads(lines[1])
+    if not isinstance(spoilt, str):
+        spoilt(row)
+    lines[1] = spoilt if isinstance(spoilt, str) else json.dumps(row, ensure_ascii=False)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    assert_refused(workplace.run(TRAIN, *short), f"data/{manifest}.tokens.jsonl:2: ", *parts)
+    assert_refused(workplace.run(TRAIN, *SHORT), f"data/{manifest}.tokens.jsonl:2: ", *parts)
     assert not list((workplace.store / "adapter").glob("[!.]*"))
 
 
-def test_manifest_in_another_encoding(workplace: Any, short: tuple[str, ...]) -> None:
+def test_manifest_in_another_encoding(workplace: Workplace) -> None:
     path = workplace.folder / "data" / "eval.tokens.jsonl"
     text = path.read_text(encoding="utf-8")
     path.write_bytes(text.encode("gbk"))
-    assert_refused(workplace.run(TRAIN, *short), "data/eval.tokens.jsonl:1: ", "not UTF-8", "Convert")
+    assert_refused(workplace.run(TRAIN, *SHORT), "data/eval.tokens.jsonl:1: ", "not UTF-8", "Convert")
 
 
-def test_manifest_that_was_not_tokenized(workplace: Any) -> None:
+def test_manifest_that_was_not_tokenized(workplace: Workplace) -> None:
     done = workplace.run(EVALUATE, "data.eval_manifest=data/eval.jsonl")
     assert_refused(done, "data/eval.jsonl:1: ", "audio_tokens are missing", "Run python -m kimi_audio_ft.tokenize")
 
 
-def _one_clip(workplace: Any, write: Callable[[Path], None]) -> Path:
+def _one_clip(workplace: Workplace, write: Callable[[Path], object]) -> None:
     """A manifest of one line about a recording that ``write`` makes."""
     write(workplace.folder / "clip.wav")
-    path = workplace.folder / "data" / "train.jsonl"
-    row = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
-    row["conversation"][1]["content"] = str(workplace.folder / "clip.wav")
-    path = workplace.folder / "one.jsonl"
-    path.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
-    return path
+    row = read_jsonl(workplace.folder / "data" / "train.jsonl")[0]
+    _audio(row)["content"] = str(workplace.folder / "clip.wav")
+    write_jsonl(workplace.folder / "one.jsonl", [row])
 
 
 BAD_AUDIO: dict[str, tuple[Callable[[Path], object], list[str]]] = {
@@ -174,7 +163,7 @@ BAD_AUDIO: dict[str, tuple[Callable[[Path], object], list[str]]] = {
 
 
 @pytest.mark.parametrize("case", BAD_AUDIO)
-def test_recording(workplace: Any, case: str) -> None:
+def test_recording(workplace: Workplace, case: str) -> None:
     write, parts = BAD_AUDIO[case]
     _one_clip(workplace, write)
     assert_refused(workplace.run(TOKENIZE, "manifests=[one.jsonl]", "progress=false"), "clip.wav", *parts)
@@ -182,15 +171,15 @@ def test_recording(workplace: Any, case: str) -> None:
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (44_100, 2)])
-def test_other_rates_and_stereo_are_converted(workplace: Any, rate: int, channels: int) -> None:
+def test_other_rates_and_stereo_are_converted(workplace: Workplace, rate: int, channels: int) -> None:
     sound = 0.3 * np.sin(np.arange(2 * rate) * 2 * np.pi * 300 / rate)
     _one_clip(workplace, lambda path: soundfile.write(path, np.stack([sound] * channels, 1), rate))
     assert workplace.run(TOKENIZE, "manifests=[one.jsonl]", "progress=false").code == 0
-    row = json.loads((workplace.folder / "one.tokens.jsonl").read_text(encoding="utf-8"))
-    assert len(row["conversation"][1]["audio_tokens"]) == 25  # 2 s of 80 ms
+    (row,) = read_jsonl(workplace.folder / "one.tokens.jsonl")
+    assert len(_audio(row)["audio_tokens"]) == 25  # 2 s of 80 ms
 
 
-def test_evaluation_split_that_would_be_empty(corpus: Path, workplace: Any) -> None:
+def test_evaluation_split_that_would_be_empty(corpus: Path, workplace: Workplace) -> None:
     cells = (corpus / "corpus.csv").read_text(encoding="utf-8-sig").splitlines()
     one_recording = [cells[0], *(line for line in cells[1:] if "meeting_001_" in line)]
     (workplace.folder / "one.csv").write_text("\n".join(one_recording) + "\n", encoding="utf-8")
@@ -200,10 +189,10 @@ def test_evaluation_split_that_would_be_empty(corpus: Path, workplace: Any) -> N
     assert not (workplace.folder / "new" / "train.jsonl").exists()
 
 
-def test_adapter_of_another_shape(workplace: Any, short: tuple[str, ...]) -> None:
+def test_adapter_of_another_shape(workplace: Workplace) -> None:
     from safetensors.torch import load_file, save_file
 
-    assert workplace.run(TRAIN, *short, "trainer.max_steps=1", "lora.r=2", "baseline=false").code == 0
+    assert workplace.run(TRAIN, *SHORT, "trainer.max_steps=1", "lora.r=2", "baseline=false").code == 0
     (stored,) = (workplace.store / "adapter").glob("[!.]*")
     other = workplace.folder / "other"
     other.mkdir()
@@ -216,7 +205,7 @@ def test_adapter_of_another_shape(workplace: Any, short: tuple[str, ...]) -> Non
 
 
 @pytest.fixture
-def small_disk(workplace: Any) -> Iterator[Callable[[str], None]]:
+def small_disk(workplace: Workplace) -> Iterator[Callable[[str], None]]:
     """Puts the store on a file system of a given size; called again, changes the size."""
     mounted = False
 
@@ -236,29 +225,22 @@ def small_disk(workplace: Any) -> Iterator[Callable[[str], None]]:
         subprocess.run(["umount", str(workplace.store)], check=True)
 
 
-def test_disk_too_small_for_the_features(workplace: Any, small_disk: Callable[[str], None]) -> None:
+def test_disk_too_small_for_the_features(workplace: Workplace, small_disk: Callable[[str], None]) -> None:
     command = (TOKENIZE, "manifests=[data/train.jsonl]", "out=tokens", "progress=false")
     small_disk("192k")
     refused = workplace.run(*command)
     remedies = ("KIMI_AUDIO_FT_STORE", "features=false", "data.features=online")
     assert_refused(refused, str(workplace.store), "9 recordings", "do not fit", "free", *remedies)
     assert not (workplace.folder / "tokens").exists() and not any((workplace.store / "features").glob("[!.]*"))
-    assert workplace.run(*command, "features=false").code == 0
+    workplace.succeed(*command, "features=false")
     small_disk("8m")
-    assert workplace.run(*command).code == 0
-    written = (workplace.folder / "tokens" / "train.tokens.jsonl").read_text(encoding="utf-8")
-    audio = [json.loads(line)["conversation"][1] for line in written.splitlines()]
-    usual = (workplace.folder / "data" / "train.tokens.jsonl").read_text(encoding="utf-8")
-    codes = [json.loads(line)["conversation"][1]["audio_tokens"] for line in usual.splitlines()]
-    assert [message["audio_tokens"] for message in audio] == codes
+    workplace.succeed(*command)
 
 
 @pytest.mark.parametrize("save_every", [1, 1000], ids=["at a checkpoint", "at the end"])
-def test_full_disk_while_training(
-    workplace: Any, small_disk: Callable[[str], None], short: tuple[str, ...], save_every: int
-) -> None:
+def test_full_disk_while_training(workplace: Workplace, small_disk: Callable[[str], None], save_every: int) -> None:
     small_disk("1m")
-    command = (TRAIN, *short, "data.features=none", "lora.r=64", f"trainer.save_every={save_every}", "baseline=false")
+    command = (TRAIN, *SHORT, "data.features=none", "lora.r=64", f"trainer.save_every={save_every}", "baseline=false")
     assert_refused(workplace.run(*command), str(workplace.store), "disk is full", "again")
     left = [path for path in (workplace.store / "adapter").rglob("*") if path.is_file() and path.stat().st_size]
     assert not left
@@ -266,30 +248,30 @@ def test_full_disk_while_training(
     assert workplace.run(*command).code == 0
 
 
-def test_full_disk_of_the_outputs(workplace: Any, short: tuple[str, ...], small_disk: Callable[[str], None]) -> None:
+def test_full_disk_of_the_outputs(workplace: Workplace, small_disk: Callable[[str], None]) -> None:
     """Hydra's own files and the trial's lie outside of the store."""
     small_disk("4k")
-    done = workplace.run(TRAIN, *short, "hydra.run.dir=store/outputs")
+    done = workplace.run(TRAIN, *SHORT, "hydra.run.dir=store/outputs")
     assert_refused(done, "the folder of the outputs: cannot be written", "No space left")
 
 
-def test_processes_end_with_code_2_and_say_why_on_stderr(workplace: Any, short: tuple[str, ...]) -> None:
+def test_processes_end_with_code_2_and_say_why_on_stderr(workplace: Workplace) -> None:
     quick = workplace.run_apart(TRAIN, "lora.r=0")
     assert_refused(quick, "lora.r=0: the rank must be 1 or more")
     assert quick.out == ""
     (failure,) = (workplace.folder / "outputs" / "train").glob("*/*/failure.json")
     assert "the rank must be 1" in json.loads(failure.read_text(encoding="utf-8"))["message"]
-    late = workplace.run_apart(TRAIN, *short, "data.eval_manifest=data/eval.jsonl")
+    late = workplace.run_apart(TRAIN, *SHORT, "data.eval_manifest=data/eval.jsonl")
     assert_refused(late, "data/eval.jsonl:1: ", "tokenize")
 
 
-def test_traceback_on_request(workplace: Any) -> None:
+def test_traceback_on_request(workplace: Workplace) -> None:
     asked = workplace.run_apart(TRAIN, "lora.r=0", KIMI_AUDIO_FT_TRACEBACK="1")
     assert asked.code != 0
     assert "Traceback" in asked.err and "__post_init__" in asked.err and "lora.r=0: the rank" in asked.err
 
 
-def test_folder_that_cannot_be_written(workplace: Any) -> None:
+def test_folder_that_cannot_be_written(workplace: Workplace) -> None:
     (workplace.folder / "outputs").write_text("a file where Hydra wants a folder")
     done = workplace.run(TOKENIZE, "manifests=[data/train.jsonl]")
     assert_refused(done, "outputs", "cannot be written")

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from experiments.bench_sweep import QUICK, SIZES, Bench, page, workload
 from experiments.sweep_ladder.checks import against_sweep
 from experiments.sweep_ladder.rungs import LADDER
+from tests.integration.conftest import NewPlace
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def bench(new_workplace: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def bench(new_workplace: NewPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """The quick ladder on the tests' corpus: three steps of nine conversations, six utterances."""
     place, folder = new_workplace(), tmp_path / "quick"
     (folder / "stores").mkdir(parents=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.integration.conftest import SHORT, NewPlace, Workplace
 from tests.sameness import assert_same, assert_same_results
+from tests.trials_json import trials_of
 
 TRAIN = "kimi_audio_ft.train"
 TEMPERATURES = "decoding.text_temperature=0.0,0.7"
@@ -47,7 +48,7 @@ class Crash(Callback):
 class Halved:
     """A halving sweep that was killed after its rung and run again. dead, done: how both ended."""
 
-    place: Any
+    place: Workplace
     dead: Any
     at_death: dict[str, Any]
     files_at_death: dict[Path, int]
@@ -70,7 +71,7 @@ def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def rung_files(place: Any) -> dict[Path, int]:
+def rung_files(place: Workplace) -> dict[Path, int]:
     """What the rung has left in the store, with the time each was written."""
     store = place.store
     found = [*(store / "rungs").glob("*.json"), *(store / "adapter").glob(".*.work/step=00000002/*")]
@@ -78,11 +79,11 @@ def rung_files(place: Any) -> dict[Path, int]:
 
 
 @pytest.fixture(scope="module")
-def halved(new_workplace: Callable[[], Any], short: tuple[str, ...]) -> Halved:
+def halved(new_workplace: NewPlace) -> Halved:
     """4 adapters of 4 steps, 2 of them stopped at the second one."""
     place = new_workplace()
     (place.folder / "crash.py").write_text(CRASH, encoding="utf-8")
-    command = ("-m", *short, *HALVING, *BY_LOSS, *GRID)
+    command = ("-m", *SHORT, *HALVING, *BY_LOSS, *GRID)
     crash = "+hydra.callbacks.crash._target_=crash.Crash"
     dead = place.fork(TRAIN, *command, crash).wait()
     at_death, files = read(place.folder / "halved" / "halving.json"), rung_files(place)
@@ -115,25 +116,21 @@ def test_stopped_adapters_are_recorded_and_kept_for_later(halved: Halved) -> Non
     assert "hydra/sweeper=halving" in page
 
 
-def test_survivors_equal_those_of_a_plain_sweep(
-    halved: Halved, new_workplace: Callable[[], Any], short: tuple[str, ...]
-) -> None:
+def test_survivors_equal_those_of_a_plain_sweep(halved: Halved, new_workplace: NewPlace) -> None:
     """The same signatures, tensors and scores, from another store and a sweep that stopped nothing."""
     plain = new_workplace()
-    done = plain.run(TRAIN, "-m", *short, *GRID, "hydra.launcher.pack_size=4", "hydra.sweep.dir=plain")
-    assert done.code == 0, done.err
+    plain.succeed(TRAIN, "-m", *SHORT, *GRID, "hydra.launcher.pack_size=4", "hydra.sweep.dir=plain")
     for one in halved.survivors:
         assert_same(*(place.store / "adapter" / one["signature"] for place in (halved.place, plain)))
-    expected = {row["trial"]: row["scores"] for row in table(plain.folder / "plain")}
-    found = {row["trial"]: row["scores"] for row in table(halved.place.folder / "halved")}
+    expected = {row["trial"]: row["scores"] for row in trials_of(plain.folder / "plain")}
+    found = {row["trial"]: row["scores"] for row in trials_of(halved.place.folder / "halved")}
     assert len(found) == 4
     assert_same_results(found, {trial: expected[trial] for trial in found})
 
 
-def test_by_cer_a_candidate_that_fails_is_out_with_its_reason(workplace: Any, short: tuple[str, ...]) -> None:
+def test_by_cer_a_candidate_that_fails_is_out_with_its_reason(workplace: Workplace) -> None:
     exploding = ("lora.r=2,4", "optim.lr=1e-2,1e30", "optim.max_grad_norm=0", "baseline=false")
-    done = workplace.run(TRAIN, "-m", *short, *HALVING, *exploding, "hydra.sweep.dir=halved")
-    assert done.code == 0, done.err
+    said = workplace.succeed(TRAIN, "-m", *SHORT, *HALVING, *exploding, "hydra.sweep.dir=halved")
     folder = workplace.folder / "halved"
     candidates = {one["name"]: one for one in read(folder / "halving.json")["candidates"]}
     assert [one["decision"] for one in candidates.values()] == ["continued", "failed"] * 2
@@ -144,9 +141,5 @@ def test_by_cer_a_candidate_that_fails_is_out_with_its_reason(workplace: Any, sh
             [file] = [f for f in (workplace.store / "rungs").glob("*.json") if read(f)["adapter"] == one["signature"]]
             assert read(file) == {"adapter": one["signature"], "step": 2, "metric": "cer", "score": one["score"]}
             assert 0 < one["score"] < 2
-    assert len(table(folder)) == 2
-    assert "FAILED at step 2 (r=2 lr=1e+30): " in done.out.replace("\n", " ")
-
-
-def table(folder: Path) -> list[dict[str, Any]]:
-    return read(folder / "trials.json")["trials"]
+    assert len(trials_of(folder)) == 2
+    assert "FAILED at step 2 (r=2 lr=1e+30): " in said.replace("\n", " ")

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.integration.conftest import SHORT, Workplace
 from tests.standin import Standin
+from tests.trials_json import hypotheses_of
 
 MODEL = "model.dtype=float32"
 
 
-def hypotheses(workplace: Any, folder: str) -> dict[str, str]:
-    lines = (workplace.folder / folder / "utterances.jsonl").read_text().splitlines()
-    return {row["id"]: row["hypothesis"] for row in map(json.loads, lines)}
-
-
 @pytest.mark.slow
-def test_evaluate_before_and_after(workplace: Any, standin: Standin, short: tuple[str, ...]) -> None:
+def test_evaluate_before_and_after(workplace: Workplace, standin: Standin) -> None:
     """The stand-in's weights and encoders are the embedded model's, so the workplace's codes fit it."""
     model = [*standin.overrides, MODEL]
     place: Path = workplace.folder
 
     def run(module: str, *arguments: str) -> str:
-        done = workplace.run(f"kimi_audio_ft.{module}", *arguments)
-        assert done.code == 0, done.err
-        return done.out
+        return workplace.succeed(f"kimi_audio_ft.{module}", *arguments)
 
-    run("train", *short, *model, "optim.lr=0.01", "hydra.run.dir=trial", "lora.r=4")
+    run("train", *SHORT, *model, "optim.lr=0.01", "hydra.run.dir=trial", "lora.r=4")
     (adapter,) = workplace.products("adapter")
     data = ("data.eval_manifest=data/eval.tokens.jsonl", "decoding=greedy", "decoding.max_new_tokens=12")
     quiet = ("trainer.progress=false",)
@@ -41,11 +34,11 @@ def test_evaluate_before_and_after(workplace: Any, standin: Standin, short: tupl
         tokenizer = f"model.speech_tokenizer={standin.speech_tokenizer}"
         merged = (f"model.path={place / f'merged_{target}'}", tokenizer, MODEL)
         run("evaluate", *data, *quiet, *merged, f"hydra.run.dir=after_{target}")
-        assert hypotheses(workplace, f"after_{target}") == hypotheses(workplace, "before")
-    assert hypotheses(workplace, "before") != hypotheses(workplace, "base")
+        assert hypotheses_of(place / f"after_{target}") == hypotheses_of(place / "before")
+    assert hypotheses_of(place / "before") != hypotheses_of(place / "base")
 
 
-def test_what_is_refused(workplace: Any) -> None:
+def test_what_is_refused(workplace: Workplace) -> None:
     for arguments, parts in (
         (["out=x"], ["adapter: has no value"]),
         (["adapter=nowhere", "out=x"], ["adapter='nowhere'", "must be an adapter folder"]),

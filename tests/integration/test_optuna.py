@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+
+from tests.integration.conftest import SHORT, Workplace
+from tests.trials_json import trials_of
 
 pytest.importorskip("optuna", reason="hydra-optuna-sweeper is not installed")
 pytestmark = pytest.mark.slow
@@ -18,18 +19,11 @@ STUDY = (
 )
 
 
-def trials(folder: Path) -> list[dict[str, Any]]:
-    return json.loads((folder / "trials.json").read_text(encoding="utf-8"))["trials"]
-
-
-def test_study_asks_in_packs_goes_on_without_failed_trials_and_repeats_itself(
-    workplace: Any, short: tuple[str, ...]
-) -> None:
-    command = ("-m", *short, *STUDY, "lora.r=choice(0,2,4)")
-    done = workplace.run("kimi_audio_ft.train", *command)
-    assert done.code == 0, done.err
+def test_study_asks_in_packs_goes_on_without_failed_trials_and_repeats_itself(workplace: Workplace) -> None:
+    command = ("-m", *SHORT, *STUDY, "lora.r=choice(0,2,4)")
+    said = workplace.succeed("kimi_audio_ft.train", *command)
     folder = workplace.folder / "study"
-    rows = trials(folder)
+    rows = trials_of(folder)
     statuses = [row["status"] for row in rows]
     assert len(rows) == 4 and statuses.count("FAILED") == 1  # fewer than the study allows
     assert all("rank must be 1 or more" in row["message"] for row in rows if row["status"] == "FAILED")
@@ -39,11 +33,10 @@ def test_study_asks_in_packs_goes_on_without_failed_trials_and_repeats_itself(
     best = OmegaConf.load(folder / "optimization_results.yaml")
     assert best.best_value == min(row["scores"]["cer"] for row in finished)
     assert "+experiments=optuna" in json.loads((folder / "trials.json").read_text(encoding="utf-8"))["command"]
-    assert "alembic" not in done.out
+    assert "alembic" not in said
     made = workplace.products("adapter")
     assert len(made) == len(finished)
 
-    again = workplace.run("kimi_audio_ft.train", *command)
-    assert again.code == 0, again.err
+    workplace.succeed("kimi_audio_ft.train", *command)
     assert workplace.products("adapter") == made
     assert OmegaConf.load(folder / "optimization_results.yaml") == best

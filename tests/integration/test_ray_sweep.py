@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,6 +15,7 @@ from kimi_audio_ft.sweep.plan import Task, Unit
 from kimi_audio_ft.sweep.supervisor import Supervisor
 from kimi_audio_ft.sweep.task import sweep_environment
 from kimi_audio_ft.trial import Trial
+from tests.integration.conftest import POINTS, NewPlace
 from tests.trials_json import values
 
 pytest.importorskip("ray")
@@ -32,12 +32,10 @@ def one_ray() -> Iterator[None]:
     ray.shutdown()
 
 
-def test_a_sweep_on_ray_gives_what_a_local_one_gives(
-    first: Path, new_workplace: Callable[[], Any], points: tuple[str, ...]
-) -> None:
+def test_a_sweep_on_ray_gives_what_a_local_one_gives(first: Path, new_workplace: NewPlace) -> None:
     place = new_workplace()
     options = ("hydra/launcher=packed", "hydra.launcher.executor=ray", "hydra.launcher.pack_size=1")
-    sweep = place.sweep("sweep", *points, *options, "hydra.launcher.parallel=2")
+    sweep = place.sweep("sweep", *POINTS, *options, "hydra.launcher.parallel=2")
     assert values(sweep) == values(first)
     assert len(list((sweep / "packs" / "001").glob("task-[0-9].json"))) >= 2
 

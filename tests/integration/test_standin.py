@@ -6,15 +6,15 @@ two processes here; a GPU machine runs the same commands with as many as it has 
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.integration.conftest import NewPlace, Workplace
 from tests.standin import Standin
+from tests.trials_json import hypotheses_of, scores_of
 
 pytestmark = pytest.mark.slow
 DATA = ("data=manifests", "data.train_manifest=data/train.tokens.jsonl", "data.eval_manifest=data/eval.tokens.jsonl")
@@ -30,7 +30,7 @@ def model(standin: Standin) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def place(corpus: Path, model: tuple[str, ...], new_workplace: Callable[[], Any]) -> Any:
+def place(corpus: Path, model: tuple[str, ...], new_workplace: NewPlace) -> Any:
     """A folder with the corpus, prepared and tokenized for the stand-in by two processes."""
     workplace = new_workplace()
     shutil.rmtree(workplace.folder / "data")
@@ -43,24 +43,13 @@ def place(corpus: Path, model: tuple[str, ...], new_workplace: Callable[[], Any]
     return workplace
 
 
-def run(workplace: Any, module: str, *arguments: str) -> str:
-    done = workplace.run(f"kimi_audio_ft.{module}", *arguments)
-    assert done.code == 0, done.err
-    return done.out
-
-
-def scores(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-
-
-def transcripts(folder: Path) -> dict[str, str]:
-    lines = (folder / "utterances.jsonl").read_text(encoding="utf-8").splitlines()
-    return {row["id"]: row["hypothesis"] for row in map(json.loads, lines)}
+def run(workplace: Workplace, module: str, *arguments: str) -> str:
+    return workplace.succeed(f"kimi_audio_ft.{module}", *arguments)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "deepspeed_zero3"])
 def test_train_evaluate_merge_evaluate(
-    place: Any, model: tuple[str, ...], standin: Standin, strategy: str, request: pytest.FixtureRequest
+    place: Workplace, model: tuple[str, ...], standin: Standin, strategy: str, request: pytest.FixtureRequest
 ) -> None:
     """Better transcripts than the base's, and the same ones before merging and after it, from bf16 weights.
 
@@ -76,16 +65,16 @@ def test_train_evaluate_merge_evaluate(
     workers = (f"trainer={strategy}", "trainer.devices=2", "trainer.accelerator=cpu")
     run(place, "train", *model, *DATA, *TRAINING, *workers, rank, *QUIET, "logger=none", f"hydra.run.dir={trial}")
     (adapter,) = set(place.products("adapter")) - before
-    trained, base = scores(trial), json.loads((trial / "baseline.json").read_text(encoding="utf-8"))
+    trained, base = scores_of(trial), scores_of(trial, "baseline.json")
     assert trained["signature"] == adapter and trained["cer"] < 0.9 * base["cer"]
 
     evaluation = ("data.eval_manifest=data/train.tokens.jsonl", *QUIET, "trainer.accelerator=cpu")
     alone, merged = place.folder / f"alone_{strategy}", place.folder / f"merged_{strategy}"
     run(place, "evaluate", *model, *evaluation, f"adapter={adapter}", f"hydra.run.dir={alone}")
-    assert scores(alone)["cer"] < 0.3
+    assert scores_of(alone)["cer"] < 0.3
     run(place, "merge", *model, f"adapter={adapter}", f"out={merged}", "progress=false")
     own = ("model=kimi_audio_7b_instruct", f"model.path={merged}", f"model.speech_tokenizer={standin.speech_tokenizer}")
     after = place.folder / f"after_{strategy}"
     run(place, "evaluate", *own, *evaluation, f"hydra.run.dir={after}")
-    assert transcripts(after) == transcripts(alone)
-    assert scores(after)["cer"] == scores(alone)["cer"]
+    assert hypotheses_of(after) == hypotheses_of(alone)
+    assert scores_of(after)["cer"] == scores_of(alone)["cer"]

@@ -13,6 +13,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from kimi_audio_ft.config.train import AugmentConfig
+from tests.integration.conftest import SHORT, Workplace
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STUDIES = sorted((REPOSITORY / "experiments").glob("*.yaml"))
@@ -45,16 +46,15 @@ def first_values(overrides: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.stem)
-def test_a_study_says_question_command_and_cost_and_its_commands_compose(workplace: Any, study: Path) -> None:
+def test_a_study_says_question_command_and_cost_and_its_commands_compose(workplace: Workplace, study: Path) -> None:
     head = head_of(study)
     for word in ("Question: ", "Command:  ", "Cost:     "):
         assert len(re.findall(rf"^ {word}\S", head, flags=re.MULTILINE)) == 1, word
     composed = []
     for command in commands_of(study):
         assert re.fullmatch(rf"\+experiments=(\[report_10k,)?{study.stem}]?", command[0])
-        done = workplace.run(TRAIN, *first_values(command), "--cfg", "job")
-        assert done.code == 0, (command, done.err)
-        composed.append(done.out)
+        said = workplace.succeed(TRAIN, *first_values(command), "--cfg", "job")
+        composed.append(said)
     assert composed
     if study.stem in OF_DATA:  # one file for both models
         tiny, large = composed
@@ -78,31 +78,29 @@ def test_augmentations_are_valid_and_only_none_is_nothing() -> None:
 
 
 @pytest.mark.parametrize("module", [TRAIN, "kimi_audio_ft.evaluate"])
-def test_a_chosen_prompt_is_the_data_s_and_a_typed_one_wins(workplace: Any, module: str) -> None:
+def test_a_chosen_prompt_is_the_data_s_and_a_typed_one_wins(workplace: Workplace, module: str) -> None:
     def prompt(*overrides: str) -> str | None:
-        done = workplace.run(module, *overrides, "--cfg", "job")
-        assert done.code == 0, done.err
-        return yaml.safe_load(done.out)["data"]["prompt"]
+        said = workplace.succeed(module, *overrides, "--cfg", "job")
+        return yaml.safe_load(said)["data"]["prompt"]
 
     assert prompt("prompt=english") == "Generate the transcription:"
     assert prompt("prompt=english", "data.prompt='写：'") == "写："
     assert prompt("prompt=manifest") is None
 
 
-def test_a_chosen_augmentation_is_the_data_s(workplace: Any) -> None:
+def test_a_chosen_augmentation_is_the_data_s(workplace: Workplace) -> None:
     done = workplace.run(TRAIN, "augment=speed", "data.augment.time_masks=1", "--cfg", "job")
     found = yaml.safe_load(done.out)["data"]["augment"]
     assert found["speeds"] == [0.9, 1.0, 1.1] and found["time_masks"] == 1 and found["gains_db"] == [0.0]
 
 
 @pytest.fixture(scope="module")
-def study_of(place: Any, short: tuple[str, ...]) -> Any:
+def study_of(place: Workplace) -> Any:
     """Runs a study, shortened; returns what it printed and its trials.json."""
 
     def run(name: str, *overrides: str) -> tuple[str, dict[str, Any]]:
-        done = place.run(TRAIN, f"+experiments={name}", *short, f"hydra.sweep.dir={name}", *overrides)
-        assert done.code == 0, done.err
-        return done.out, json.loads((place.folder / name / "trials.json").read_text(encoding="utf-8"))
+        said = place.succeed(TRAIN, f"+experiments={name}", *SHORT, f"hydra.sweep.dir={name}", *overrides)
+        return said, json.loads((place.folder / name / "trials.json").read_text(encoding="utf-8"))
 
     return run
 

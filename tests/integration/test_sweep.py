@@ -5,25 +5,23 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.scoring import score
 from tests.faults.sweeps import until
+from tests.integration.conftest import POINTS, SHORT, NewPlace, Workplace
 from tests.sameness import assert_same_results
+from tests.trials_json import scores_of, trials_of
 
 TRAIN = "kimi_audio_ft.train"
 # What two runs of one trial may differ in: time, place, and whether the adapter was there.
 INCIDENTAL = ("train_seconds", "decode_seconds", "train_reused", "command", "trial")
 
 pytestmark = pytest.mark.slow
-
-
-def scores_of(folder: Path, name: str = "scores.json") -> dict[str, Any]:
-    return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
 def trials(sweep_folder: Path) -> list[Path]:
@@ -37,8 +35,7 @@ def results(sweep_folder: Path) -> dict[str, dict[str, Any]]:
 
 def table_of(sweep_folder: Path) -> list[dict[str, Any]]:
     """The trials of ``trials.json`` without what two runs may differ in."""
-    rows = json.loads((sweep_folder / "trials.json").read_text(encoding="utf-8"))["trials"]
-    return [{key: value for key, value in row.items() if key not in INCIDENTAL} for row in rows]
+    return [{key: value for key, value in row.items() if key not in INCIDENTAL} for row in trials_of(sweep_folder)]
 
 
 def essence(folder: Path) -> dict[str, Any]:
@@ -46,7 +43,7 @@ def essence(folder: Path) -> dict[str, Any]:
     return kept | {"utterances": (folder / "utterances.jsonl").read_text(encoding="utf-8")}
 
 
-def test_trials_that_differ_in_decoding_share_an_adapter(place: Any, first: Path) -> None:
+def test_trials_that_differ_in_decoding_share_an_adapter(place: Workplace, first: Path) -> None:
     assert [path.name for path in trials(first)] == ["0", "1", "2", "3"]
     assert len(place.products("adapter")) == 2
     signatures = [scores_of(path)["signature"] for path in trials(first)]
@@ -58,7 +55,7 @@ def test_trials_that_differ_in_decoding_share_an_adapter(place: Any, first: Path
 
 def test_scores_are_those_of_the_written_utterances(first: Path) -> None:
     for folder in trials(first):
-        rows = [json.loads(line) for line in (folder / "utterances.jsonl").read_text(encoding="utf-8").splitlines()]
+        rows = read_jsonl(folder / "utterances.jsonl")
         references = {row["id"]: row["reference"] for row in rows}
         hypotheses = {row["id"]: row["hypothesis"] for row in rows}
         assert len(references) == 6
@@ -83,43 +80,36 @@ def test_report_holds_every_trial_and_the_base_at_every_temperature(first: Path)
     assert len(lines) == 1 + 4 + 2  # header, trials, the base at two temperatures
 
 
-def test_same_command_again_makes_nothing(place: Any, first: Path, points: tuple[str, ...]) -> None:
+def test_same_command_again_makes_nothing(place: Workplace, first: Path) -> None:
     before = {kind: place.products(kind) for kind in ("adapter", "transcript", "features")}
-    again = place.sweep("again", *points)
+    again = place.sweep("again", *POINTS)
     assert {kind: place.products(kind) for kind in before} == before
     assert results(again) == results(first)
 
 
-def test_same_folder_again_keeps_no_trial_of_the_larger_sweep(place: Any, first: Path, points: tuple[str, ...]) -> None:
-    place.sweep("reused", *points)
+def test_same_folder_again_keeps_no_trial_of_the_larger_sweep(place: Workplace, first: Path) -> None:
+    place.sweep("reused", *POINTS)
     smaller = place.sweep("reused", "lora.r=2", "decoding.text_temperature=0.0,0.7")
-    table = json.loads((smaller / "trials.json").read_text(encoding="utf-8"))
-    assert [row["status"] for row in table["trials"]] == ["COMPLETED"] * 2
+    assert [row["status"] for row in trials_of(smaller)] == ["COMPLETED"] * 2
 
 
-def test_launchers_give_the_same_numbers(
-    first: Path, new_workplace: Callable[[], Any], points: tuple[str, ...]
-) -> None:
-    basic = new_workplace().sweep("basic", "hydra/launcher=basic", *points)
+def test_launchers_give_the_same_numbers(first: Path, new_workplace: NewPlace) -> None:
+    basic = new_workplace().sweep("basic", "hydra/launcher=basic", *POINTS)
     assert_same_results(results(basic), results(first))
     assert_same_results(table_of(basic), table_of(first))
     fitted = [[scores_of(path)["train_reused"] for path in trials(folder)] for folder in (basic, first)]
     assert fitted[0] == fitted[1]
 
 
-def test_packs_side_by_side_give_the_same_numbers(
-    first: Path, new_workplace: Callable[[], Any], points: tuple[str, ...]
-) -> None:
-    assert_same_results(results(new_workplace().sweep("two", "hydra.launcher.parallel=2", *points)), results(first))
+def test_packs_side_by_side_give_the_same_numbers(first: Path, new_workplace: NewPlace) -> None:
+    assert_same_results(results(new_workplace().sweep("two", "hydra.launcher.parallel=2", *POINTS)), results(first))
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(
-    new_workplace: Callable[[], Any], short: tuple[str, ...], points: tuple[str, ...]
-) -> None:
+def test_ctrl_c_saves_and_the_same_command_goes_on(new_workplace: NewPlace) -> None:
     stopped = new_workplace()
     # Long enough that no machine is done before it hears of it.
     longer = ("trainer.max_epochs=40", "trainer.max_steps=40")
-    command = ("-m", *short, *points, *longer, "hydra.sweep.dir=sweep")
+    command = ("-m", *SHORT, *POINTS, *longer, "hydra.sweep.dir=sweep")
     running = stopped.fork(TRAIN, *command)
     # In a pack or alone, as the search for a size has found.
     until(lambda: ": fitting" in running.out.read_text(encoding="utf-8") or running.process.exitcode is not None)
@@ -130,12 +120,11 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     assert "finishing the step, saving" in done.out
     assert "interrupted" in done.err
     assert not list((stopped.store / "adapter").glob(".*.draft"))
-    done = stopped.run(TRAIN, *command)
-    assert done.code == 0, done.err
+    stopped.succeed(TRAIN, *command)
     assert [scores_of(path)["steps"] for path in trials(stopped.folder / "sweep")] == [40] * 4
 
 
-def test_another_temperature_trains_nothing(place: Any, first: Path) -> None:
+def test_another_temperature_trains_nothing(place: Workplace, first: Path) -> None:
     before = place.products("adapter")
     wider = place.sweep("wider", "lora.r=2,4", "decoding.text_temperature=0.0,0.3,0.7")
     assert place.products("adapter") == before
@@ -144,14 +133,11 @@ def test_another_temperature_trains_nothing(place: Any, first: Path) -> None:
     ]
 
 
-def test_trial_alone_equals_the_same_trial_in_a_sweep(
-    first: Path, new_workplace: Callable[[], Any], short: tuple[str, ...]
-) -> None:
+def test_trial_alone_equals_the_same_trial_in_a_sweep(first: Path, new_workplace: NewPlace) -> None:
     alone = new_workplace()
-    done = alone.run(TRAIN, *short, "lora.r=4", "decoding.text_temperature=0.7", "hydra.run.dir=alone")
-    assert done.code == 0, done.err
+    said = alone.succeed(TRAIN, *SHORT, "lora.r=4", "decoding.text_temperature=0.7", "hydra.run.dir=alone")
     assert_same_results(essence(alone.folder / "alone"), essence(first / "3"))
-    assert "CER" in done.out and str(alone.folder / "alone") in done.out
+    assert "CER" in said and str(alone.folder / "alone") in said
 
 
 CRASH = '''
@@ -179,33 +165,28 @@ class Crash(Callback):
 '''
 
 
-def test_killed_sweep_goes_on(
-    first: Path, new_workplace: Callable[[], Any], short: tuple[str, ...], points: tuple[str, ...]
-) -> None:
+def test_killed_sweep_goes_on(first: Path, new_workplace: NewPlace) -> None:
     killed = new_workplace()
     (killed.folder / "crash.py").write_text(CRASH, encoding="utf-8")
     # In one process, so that the callback is where the training is; tests/faults kills packs.
-    command = ("-m", "hydra/launcher=basic", *short, *points, "trainer.save_every=2", "hydra.sweep.dir=sweep")
+    command = ("-m", "hydra/launcher=basic", *SHORT, *POINTS, "trainer.save_every=2", "hydra.sweep.dir=sweep")
     dead = killed.fork(TRAIN, *command, "+hydra.callbacks.crash._target_=crash.Crash").wait()
     assert dead.code == -9, dead.err
     finished = killed.products("adapter")
     assert len(finished) == 1
     assert [path.name for path in (killed.store / "adapter").glob(".*.work/step=*")] == ["step=00000002"]
 
-    done = killed.run(TRAIN, *command)
-    assert done.code == 0, done.err
-    assert "resuming from" in done.out
+    said = killed.succeed(TRAIN, *command)
+    assert "resuming from" in said
     assert_same_results(results(killed.folder / "sweep"), results(first))
     assert killed.products("adapter").items() >= finished.items()
     assert not list((killed.store / "adapter").glob(".*.work"))
 
 
-def test_two_sweeps_at_once_make_everything_once(
-    first: Path, new_workplace: Callable[[], Any], short: tuple[str, ...], points: tuple[str, ...]
-) -> None:
+def test_two_sweeps_at_once_make_everything_once(first: Path, new_workplace: NewPlace) -> None:
     shared = new_workplace()
-    running = shared.fork(TRAIN, "-m", *short, *points, "hydra.sweep.dir=left")
-    shared.sweep("right", *points)
+    running = shared.fork(TRAIN, "-m", *SHORT, *POINTS, "hydra.sweep.dir=left")
+    shared.sweep("right", *POINTS)
     other = running.wait()
     assert other.code == 0, other.err
     sweeps = [shared.folder / name for name in ("left", "right")]
@@ -217,9 +198,9 @@ def test_two_sweeps_at_once_make_everything_once(
     assert sorted(fitted) == sorted(shared.products("adapter"))
 
 
-def test_failed_trial_does_not_stop_the_others(place: Any, short: tuple[str, ...], first: Path) -> None:
+def test_failed_trial_does_not_stop_the_others(place: Workplace, first: Path) -> None:
     failing = ("lora.r=0,2", "decoding.text_temperature=0.0", "hydra.sweep.dir=failing")
-    done = place.run(TRAIN, "-m", *short, *failing)
+    done = place.run(TRAIN, "-m", *SHORT, *failing)
     folder = place.folder / "failing"
     assert done.code == 2
     assert "1 of 2 trials failed" in done.err and "failing/0/train.log (" in done.err
@@ -232,9 +213,9 @@ def test_failed_trial_does_not_stop_the_others(place: Any, short: tuple[str, ...
     assert "FAILED" in page and "rank must be 1 or more" in page
 
 
-def test_trial_whose_loss_explodes_fails_alone(place: Any, short: tuple[str, ...]) -> None:
+def test_trial_whose_loss_explodes_fails_alone(place: Workplace) -> None:
     exploding = ("optim.lr=1e30,3e-3", "optim.max_grad_norm=0", "lora.r=2", "hydra.sweep.dir=exploding")
-    done = place.run(TRAIN, "-m", *short, *exploding)
+    done = place.run(TRAIN, "-m", *SHORT, *exploding)
     assert done.code == 2
     assert "exploding/0" in done.err and "loss is" in done.err and "Lower optim.lr" in done.err
     assert (place.folder / "exploding" / "1" / "scores.json").is_file()

@@ -6,66 +6,58 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.faults.sweeps import until
+from tests.integration.conftest import POINTS, SHORT, Workplace
+from tests.trials_json import trials_of
 
 TRAIN = "kimi_audio_ft.train"
 
 pytestmark = pytest.mark.slow
 
 
-def ranked(sweep: Path) -> list[dict[str, Any]]:
-    return list(json.loads((sweep / "trials.json").read_text(encoding="utf-8"))["trials"])
-
-
 @pytest.mark.parametrize("launcher", ["packed", "basic"])
-def test_nested_folders_are_found_by_the_sweeps_record(
-    place: Any, first: Path, points: tuple[str, ...], launcher: str
-) -> None:
+def test_nested_folders_are_found_by_the_sweeps_record(place: Workplace, first: Path, launcher: str) -> None:
     subdir = 'hydra.sweep.subdir="r${lora.r}/t${decoding.text_temperature}"'
-    sweep = place.sweep(f"nested-{launcher}", *points, subdir, f"hydra/launcher={launcher}")
+    sweep = place.sweep(f"nested-{launcher}", *POINTS, subdir, f"hydra/launcher={launcher}")
     assert len(list(sweep.glob("r*/t*/scores.json"))) == 4
-    figures = {json.dumps(row["params"], sort_keys=True): row["scores"] for row in ranked(first)}
-    assert {json.dumps(row["params"], sort_keys=True): row["scores"] for row in ranked(sweep)} == figures
+    figures = {json.dumps(row["params"], sort_keys=True): row["scores"] for row in trials_of(first)}
+    assert {json.dumps(row["params"], sort_keys=True): row["scores"] for row in trials_of(sweep)} == figures
 
 
-def test_hydras_own_folder_may_have_another_name_or_none(place: Any, first: Path, points: tuple[str, ...]) -> None:
+def test_hydras_own_folder_may_have_another_name_or_none(place: Workplace, first: Path) -> None:
     for number, name in enumerate(("null", "cfg")):
-        sweep = place.sweep(f"hydra-{number}", *points, f"hydra.output_subdir={name}")
-        assert len(ranked(sweep)) == len(ranked(first))
+        sweep = place.sweep(f"hydra-{number}", *POINTS, f"hydra.output_subdir={name}")
+        assert len(trials_of(sweep)) == len(trials_of(first))
 
 
-def test_other_folders_below_a_sweep_are_neither_touched_nor_counted(
-    place: Any, first: Path, short: tuple[str, ...], points: tuple[str, ...]
-) -> None:
+def test_other_folders_below_a_sweep_are_neither_touched_nor_counted(place: Workplace, first: Path) -> None:
     single = place.folder / "mixed" / "a"
-    done = place.run(TRAIN, *short, "lora.r=2", "decoding.text_temperature=0.0", f"hydra.run.dir={single}")
-    assert done.code == 0, done.err
+    place.succeed(TRAIN, *SHORT, "lora.r=2", "decoding.text_temperature=0.0", f"hydra.run.dir={single}")
     before = {path: path.read_bytes() for path in single.rglob("*") if path.is_file()}
     odd = place.folder / "mixed" / "odd"
     odd.mkdir()
     (odd / "scores.json").write_text('{"somebody": "else"}', encoding="utf-8")
-    sweep = place.sweep("mixed", *points)
-    assert len(ranked(sweep)) == len(ranked(first))
+    sweep = place.sweep("mixed", *POINTS)
+    assert len(trials_of(sweep)) == len(trials_of(first))
     assert {path: path.read_bytes() for path in single.rglob("*") if path.is_file()} == before
     assert (odd / "scores.json").is_file()
 
 
-def test_a_wrong_value_costs_a_finished_sweep_nothing(place: Any, short: tuple[str, ...], first: Path) -> None:
+def test_a_wrong_value_costs_a_finished_sweep_nothing(place: Workplace, first: Path) -> None:
     before = {path: path.read_bytes() for path in first.rglob("scores.json")}
     wrong = ("lora.r=2,4", "optim.lr=1e-3,abc", f"hydra.sweep.dir={first}")
-    done = place.run(TRAIN, "-m", *short, *wrong)
+    done = place.run(TRAIN, "-m", *SHORT, *wrong)
     assert done.code == 2 and "abc" in done.err
     kept = {path: path.read_bytes() for path in place.folder.rglob("scores.json") if path.parts[-3] != "mixed"}
     assert set(before.values()) <= set(kept.values())
 
 
-def test_a_folder_runs_one_sweep_at_a_time(workplace: Any, short: tuple[str, ...]) -> None:
+def test_a_folder_runs_one_sweep_at_a_time(workplace: Workplace) -> None:
     """The second is refused, and the first, whose terminal is closed, saves and is resumed by the same command."""
-    long = (*short, "lora.r=2,4", "hydra.sweep.dir=sweep", "trainer.max_steps=24", "trainer.max_epochs=50")
+    long = (*SHORT, "lora.r=2,4", "hydra.sweep.dir=sweep", "trainer.max_steps=24", "trainer.max_epochs=50")
     running = workplace.fork(TRAIN, "-m", *long)
     until(lambda: list(workplace.store.glob("adapter/.*.draft")) or running.process.exitcode is not None)
     second = workplace.run(TRAIN, "-m", *long)
@@ -74,5 +66,4 @@ def test_a_folder_runs_one_sweep_at_a_time(workplace: Any, short: tuple[str, ...
     os.kill(running.process.pid, signal.SIGHUP)
     stopped = running.wait()
     assert stopped.code == 130 and list(workplace.store.glob("adapter/.*.work/step=*")), stopped.err
-    resumed = workplace.run(TRAIN, "-m", *long)
-    assert resumed.code == 0, resumed.err
+    workplace.succeed(TRAIN, "-m", *long)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from kimi_audio_ft.config.train import ModelConfig
 from kimi_audio_ft.files import write_jsonl
 from kimi_audio_ft.store.digests import file_digest
 from kimi_audio_ft.store.features import RECORD, FeatureStore
+from tests.integration.conftest import NewPlace, Workplace
 
 TOKENIZE = "kimi_audio_ft.tokenize"
 COMMAND = ("manifests=[clips.jsonl]", "progress=false", "batch_size=1")
@@ -37,24 +37,23 @@ def write_clips(folder: Path) -> None:
     write_jsonl(folder / "clips.jsonl", [asr(f"{index}.wav") for index in range(CLIPS)])
 
 
-def store_of(place: Any, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
+def store_of(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
     monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(place.store))
     return Base(ModelConfig(dtype="float32"), "cached").encoders().store()
 
 
 @pytest.fixture(scope="module")
-def whole(new_workplace: Callable[[], Any]) -> Any:
+def whole(new_workplace: NewPlace) -> Any:
     """Where one process has tokenized the clips."""
     place = new_workplace()
     write_clips(place.folder)
-    done = place.run(TOKENIZE, *COMMAND)
-    assert done.code == 0, done.err
-    assert f"to encode: {CLIPS} recordings" in done.out and f"encoded {CLIPS} recordings, 0.0" in done.out
-    assert "hours of audio per second" in done.out and "of 2 processes" not in done.out
+    said = place.succeed(TOKENIZE, *COMMAND)
+    assert f"to encode: {CLIPS} recordings" in said and f"encoded {CLIPS} recordings, 0.0" in said
+    assert "hours of audio per second" in said and "of 2 processes" not in said
     return place
 
 
-def assert_same(place: Any, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def assert_same(place: Workplace, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Manifests byte by byte; every recording once in the store, with the same codes and features."""
     assert (place.folder / "clips.tokens.jsonl").read_bytes() == (whole.folder / "clips.tokens.jsonl").read_bytes()
     ours, theirs = store_of(place, monkeypatch), store_of(whole, monkeypatch)
@@ -66,7 +65,9 @@ def assert_same(place: Any, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.slow
-def test_killed_workers_lose_and_double_nothing(workplace: Any, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_workers_lose_and_double_nothing(
+    workplace: Workplace, whole: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """kill -9 of the command and its two workers once something has been stored; then one process does the rest."""
     write_clips(workplace.folder)
     (index,) = (workplace.store / "features").glob("[!.]*/index.bin")
@@ -85,7 +86,7 @@ def test_killed_workers_lose_and_double_nothing(workplace: Any, whole: Any, monk
 
 
 @pytest.mark.slow
-def test_torchrun(workplace: Any, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun(workplace: Workplace, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     write_clips(workplace.folder)
     torchrun = ("torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", TOKENIZE)
     done = workplace.run_apart(*torchrun, *COMMAND)

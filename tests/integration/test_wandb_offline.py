@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kimi_audio_ft.files import read_jsonl
+from tests.integration.conftest import Workplace
 from tests.offline_wandb import StoredRun, offline_runs
+from tests.trials_json import hypotheses_of, scores_of, trials_of
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def sweep(place: Any) -> Path:
+def sweep(place: Workplace) -> Path:
     """Two temperatures of one adapter, with W&B offline."""
     points = ("lora.r=2", "decoding.text_temperature=0.0,0.7", "logger=wandb", "logger.mode=offline")
     return place.sweep("in_wandb", *points, "logger.project=nightly")
@@ -22,7 +24,7 @@ def sweep(place: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def trials(sweep: Path) -> list[dict[str, Any]]:
-    return json.loads((sweep / "trials.json").read_text(encoding="utf-8"))["trials"]
+    return trials_of(sweep)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,7 @@ def test_every_number_of_a_trials_scores_is_in_its_summary(
 ) -> None:
     """By the file itself, whatever figures scoring adds to it."""
     for trial, run in zip(trials, runs, strict=True):
-        scores = json.loads((sweep / trial["name"] / "scores.json").read_text(encoding="utf-8"))
+        scores = scores_of(sweep / trial["name"])
         numbers = {
             key: value
             for key, value in scores.items()
@@ -80,13 +82,11 @@ def test_all_runs_of_a_sweep_are_one_group(runs: list[StoredRun], trials: list[d
 
 def test_curves_and_transcripts(runs: list[StoredRun], trials: list[dict[str, Any]], sweep: Path) -> None:
     for trial, run in zip(trials, runs, strict=True):
-        lines = (sweep / trial["name"] / "curves.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
+        rows = read_jsonl(sweep / trial["name"] / "curves.jsonl")
         for split in ("train", "val"):
             wanted = [(row["step"], row["loss"]) for row in rows if row["split"] == split]
             assert run.curve(f"{split}/loss") == wanted and wanted
-        lines = (sweep / trial["name"] / "utterances.jsonl").read_text(encoding="utf-8").splitlines()
-        heard = {(row["id"], row["hypothesis"]) for row in map(json.loads, lines)}
+        heard = set(hypotheses_of(sweep / trial["name"]).items())
         table = run.table("utterances")
         identity, hypothesis = table["columns"].index("id"), table["columns"].index("hypothesis")
         assert {(row[identity], row[hypothesis]) for row in table["data"]} == heard

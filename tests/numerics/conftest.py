@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
+from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM
 from kimi_audio_ft.runtime.libraries import quiet_libraries
 from tests.forkserver import forked_workers
 from tests.numerics.pack_lab import Lab
@@ -24,6 +27,15 @@ def lab(fitted_alone: Lab, tmp_path: Path) -> Lab:
     quiet_libraries()
     fitted_alone.place = tmp_path
     return fitted_alone
+
+
+@pytest.fixture
+def golden_model(shared_dir: Path) -> KimiAudioForCausalLM:
+    """The decoder that the golden numbers were recorded with."""
+    folder = shared_dir / "golden"
+    model = KimiAudioForCausalLM(KimiAudioConfig(**json.loads((folder / "llm.json").read_text())["config"]))
+    model.load_state_dict(load_file(folder / "llm_weights.safetensors"))
+    return model.eval()
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -87,6 +88,12 @@ def inputs(samples: list[Sample], pad_id: int, left: bool = False) -> dict[str, 
     return make_batch(samples, pad_id, left=left)["inputs"]
 
 
+@pytest.fixture
+def batch(tokenizer: TextTokenizer, samples: list[Sample]) -> dict[str, Any]:
+    """All conversations together."""
+    return inputs(samples, tokenizer.pad_id)
+
+
 @pytest.mark.bitwise
 @pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -118,10 +125,9 @@ def test_an_attention_mask_of_ones_is_none(
 
 
 def test_every_conversation_hears_its_own_audio(
-    model: KimiAudioForCausalLM, tokenizer: TextTokenizer, samples: list[Sample]
+    model: KimiAudioForCausalLM, samples: list[Sample], batch: dict[str, Any]
 ) -> None:
     """Changing one audio's features changes its own conversation, from there on, and no other."""
-    batch = inputs(samples, tokenizer.pad_id)
     changed = batch | {"audio_features": [rows.clone() for rows in batch["audio_features"]]}
     changed["audio_features"][2] += 1.0  # the second audio of the second conversation
     with torch.no_grad():
@@ -132,23 +138,10 @@ def test_every_conversation_hears_its_own_audio(
     assert not differs[[0, 2, 3, 4]].any()
 
 
-def test_text_positions_select_rows(
-    model: KimiAudioForCausalLM, tokenizer: TextTokenizer, samples: list[Sample]
-) -> None:
-    batch = make_batch(samples, tokenizer.pad_id)
-    positions = batch["text_loss_mask"]
-    with torch.no_grad():
-        whole = model(**batch["inputs"], audio_branch=False)
-        some = model(**batch["inputs"], audio_branch=False, text_positions=positions)
-    assert some.audio_logits is None and some.text_logits.shape == (int(positions.sum()), CONFIG["vocab_size"])
-    assert_close(some.text_logits, whole.text_logits[positions])
-
-
 @pytest.mark.parametrize("given", [torch.bfloat16, torch.float16, torch.float64])
 def test_features_of_another_format_are_cast(
-    model: KimiAudioForCausalLM, tokenizer: TextTokenizer, samples: list[Sample], given: torch.dtype
+    model: KimiAudioForCausalLM, batch: dict[str, Any], given: torch.dtype
 ) -> None:
-    batch = inputs(samples, tokenizer.pad_id)
     rounded = [rows.to(given) for rows in batch["audio_features"]]
     with torch.no_grad():
         ours = model(**batch | {"audio_features": rounded})
@@ -156,10 +149,7 @@ def test_features_of_another_format_are_cast(
     assert ours.text_logits.dtype == torch.float32 and torch.equal(ours.text_logits, expected.text_logits)
 
 
-def test_float32_features_on_a_bf16_model(
-    model: KimiAudioForCausalLM, tokenizer: TextTokenizer, samples: list[Sample]
-) -> None:
-    batch = inputs(samples, tokenizer.pad_id)
+def test_float32_features_on_a_bf16_model(model: KimiAudioForCausalLM, batch: dict[str, Any]) -> None:
     half = copy.deepcopy(model).to(torch.bfloat16)
     with torch.no_grad():
         ours = half(**batch)
@@ -191,41 +181,28 @@ def test_a_clip_beyond_30_seconds(model: KimiAudioForCausalLM, tokenizer: TextTo
             model(**long_clip(tokenizer, 375, whole))
 
 
-def test_the_number_of_audios_is_checked(
-    model: KimiAudioForCausalLM, tokenizer: TextTokenizer, samples: list[Sample]
-) -> None:
-    batch = inputs(samples, tokenizer.pad_id)
-    for wrong in (batch["audio_features"][:-1], [*batch["audio_features"], torch.zeros(1, FEATURE_DIM)], []):
-        with pytest.raises(UserError, match=rf"{len(wrong)} feature tensors for 7 audios in the batch"):
-            model(**batch | {"audio_features": wrong})
+Gradients = Callable[[str], tuple[dict[str, Tensor], Counter[str]]]
 
 
 @pytest.fixture
-def gradients(
-    model: KimiAudioForCausalLM, tokenizer: TextTokenizer, samples: list[Sample]
-) -> Iterator[Callable[[str], tuple[dict[str, Tensor], dict[int, int]]]]:
+def gradients(model: KimiAudioForCausalLM, batch: dict[str, Any]) -> Iterator[Gradients]:
     """Computes gradients of both heads' sums of squares, and how often each layer's attention ran."""
-    batch = inputs(samples, tokenizer.pad_id)
-    layers = [*model.model.layers, *model.model.mimo_layers]
-    runs = dict.fromkeys(range(len(layers)), 0)
+    runs: Counter[str] = Counter()
+    hooks = [
+        module.register_forward_pre_hook(lambda *_, name=name: runs.update([name]))
+        for name, module in model.named_modules()
+        if name.endswith(".self_attn")
+    ]
 
-    def count(index: int) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            runs[index] += 1
-
-        return hook
-
-    hooks = [layer.self_attn.register_forward_pre_hook(count(index)) for index, layer in enumerate(layers)]
-
-    def compute(trained: str) -> tuple[dict[str, Tensor], dict[int, int]]:
+    def compute(trained: str) -> tuple[dict[str, Tensor], Counter[str]]:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(trained in name)
             parameter.grad = None
-        runs.update(dict.fromkeys(runs, 0))
+        runs.clear()
         out = model(**batch)
         (out.text_logits.square().mean() + out.audio_logits.square().mean()).backward()
         found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-        return found, dict(runs)
+        return found, runs.copy()
 
     yield compute
     for hook in hooks:
@@ -238,14 +215,13 @@ def gradients(
 @pytest.mark.filterwarnings("ignore:.*deprecated and will be removed in v6:FutureWarning")
 @pytest.mark.parametrize("trained", ["", "q_proj", "layers.2.mlp.up_proj"])
 def test_gradient_checkpointing_recomputes_and_changes_nothing(
-    model: KimiAudioForCausalLM, gradients: Callable[[str], tuple[dict[str, Tensor], dict[int, int]]], trained: str
+    model: KimiAudioForCausalLM, gradients: Gradients, trained: str
 ) -> None:
     model.train()
     plain, once = gradients(trained)
     model.gradient_checkpointing_enable({"use_reentrant": False})
     checkpointed, runs = gradients(trained)
-    assert set(once.values()) == {1}
-    assert set(runs.values()) == {2}
+    assert len(once) == len(runs) == 6 and set(once.values()) == {1} and set(runs.values()) == {2}
     assert plain.keys() == checkpointed.keys() and plain
     for name in plain:
         assert_close(checkpointed[name], plain[name], name=name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,11 +47,15 @@ def features(cases: dict[str, Tensor], name: str) -> list[Tensor]:
     return [cases[key].flatten(0, -2) for key in sorted(keys)]
 
 
+def assert_logits(out: Any, cases: dict[str, Tensor], name: str) -> None:
+    assert_close(out.text_logits, cases[f"{name}.logits_lm_head"])
+    assert_close(out.audio_logits, cases[f"{name}.logits_mimo_output"])
+
+
 @pytest.mark.parametrize("name", ["base", "multi_audio_intended"])
 def test_logits(model: KimiAudioForCausalLM, cases: dict[str, Tensor], name: str) -> None:
     out = model(**inputs(cases, name), audio_features=features(cases, name))
-    assert_close(out.text_logits, cases[f"{name}.logits_lm_head"])
-    assert_close(out.audio_logits, cases[f"{name}.logits_mimo_output"])
+    assert_logits(out, cases, name)
 
 
 def test_short_feature_equals_zero_rows(model: KimiAudioForCausalLM, cases: dict[str, Tensor], config: dict) -> None:
@@ -61,22 +66,19 @@ def test_short_feature_equals_zero_rows(model: KimiAudioForCausalLM, cases: dict
         model(**inputs(cases, "base"), audio_features=[rows[:kept]])
     rows[kept:] = 0
     out = model(**inputs(cases, "base"), audio_features=[rows])
-    assert_close(out.text_logits, cases["short_feature.logits_lm_head"])
-    assert_close(out.audio_logits, cases["short_feature.logits_mimo_output"])
+    assert_logits(out, cases, "short_feature")
 
 
 def test_no_feature(model: KimiAudioForCausalLM, cases: dict[str, Tensor]) -> None:
     out = model(**inputs(cases, "base"), audio_features=None)
-    assert_close(out.text_logits, cases["no_feature.logits_lm_head"])
-    assert_close(out.audio_logits, cases["no_feature.logits_mimo_output"])
+    assert_logits(out, cases, "no_feature")
 
 
 @pytest.mark.parametrize("given", [None, []])
 def test_sample_without_audio(model: KimiAudioForCausalLM, cases: dict[str, Tensor], given: list | None) -> None:
     """The reference fails on an empty feature list; a text-only sample is sensible and works."""
     out = model(**inputs(cases, "text_only_no_feature"), audio_features=given)
-    assert_close(out.text_logits, cases["text_only_no_feature.logits_lm_head"])
-    assert_close(out.audio_logits, cases["text_only_no_feature.logits_mimo_output"])
+    assert_logits(out, cases, "text_only_no_feature")
 
 
 def test_cached_decode(model: KimiAudioForCausalLM, cases: dict[str, Tensor], config: dict) -> None:
@@ -87,8 +89,7 @@ def test_cached_decode(model: KimiAudioForCausalLM, cases: dict[str, Tensor], co
             text_input_ids=torch.tensor([[step["text_input_ids"]]]),
             past_key_values=out.past_key_values,
         )
-        assert_close(out.text_logits, cases[f"decode.{k}.logits_lm_head"])
-        assert_close(out.audio_logits, cases[f"decode.{k}.logits_mimo_output"])
+        assert_logits(out, cases, f"decode.{k}")
 
 
 def test_intermediate_states(model: KimiAudioForCausalLM, cases: dict[str, Tensor]) -> None:

@@ -57,12 +57,6 @@ def test_codes(
     assert torch.equal(codes[clear], expected[clear])
 
 
-def test_codes_do_not_depend_on_the_other_clips(tokenizer: SpeechTokenizer, waveforms: dict[str, Tensor]) -> None:
-    together = tokenizer.encode([waveforms[clip] for clip in ("a32160ms", "a1300ms", "a7777ms")])
-    for clip, codes in zip(("a32160ms", "a1300ms", "a7777ms"), together, strict=True):
-        assert torch.equal(codes, tokenizer.encode([waveforms[clip]])[0])
-
-
 # Last pieces shorter than a window of the STFT, whole numbers of tokens and of pieces, and neighbours of these.
 LENGTHS = (1, 2, 160, 201, 1279, 1280, 1281, 1999, 2000, 30000, 480000, 480001)
 

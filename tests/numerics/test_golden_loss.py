@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM
+from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.training.module import answer_loss
 from tests.numerics.closeness import assert_close, assert_losses_close
 from tests.published_loss import two_stream_loss
@@ -17,11 +17,8 @@ CASES = ["text_only", "audio_assistant", "both_streams", "two_segments_intended"
 
 
 @pytest.fixture
-def model(shared_dir: Path) -> KimiAudioForCausalLM:
-    config = json.loads((shared_dir / "golden" / "llm.json").read_text())["config"]
-    model = KimiAudioForCausalLM(KimiAudioConfig(**config))
-    model.load_state_dict(load_file(shared_dir / "golden" / "llm_weights.safetensors"))
-    return model.train()
+def model(golden_model: KimiAudioForCausalLM) -> KimiAudioForCausalLM:
+    return golden_model.train()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from torch import Tensor
 from kimi_audio_ft.config.train import DecodingConfig
 from kimi_audio_ft.decoding.generate import generate_texts
 from kimi_audio_ft.decoding.sampling import penalize_repetition
-from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM
+from kimi_audio_ft.model import KimiAudioForCausalLM
 from tests.numerics.closeness import assert_close
 from tests.sampling import choose, probabilities
 
@@ -24,14 +24,6 @@ BLANK = 266
 def golden(shared_dir: Path) -> tuple[dict, dict[str, Tensor]]:
     folder = shared_dir / "golden"
     return json.loads((folder / "sampling.json").read_text()), load_file(folder / "sampling.safetensors")
-
-
-@pytest.fixture(scope="module")
-def model(shared_dir: Path) -> KimiAudioForCausalLM:
-    config = json.loads((shared_dir / "golden" / "llm.json").read_text())["config"]
-    model = KimiAudioForCausalLM(KimiAudioConfig(**config))
-    model.load_state_dict(load_file(shared_dir / "golden" / "llm_weights.safetensors"))
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +74,11 @@ def test_repetition_penalty(golden: tuple[dict, dict[str, Tensor]], length: int)
 
 @pytest.mark.parametrize("run", ["greedy12", "greedy_text_eos"])
 def test_greedy_generation(
-    golden: tuple[dict, dict[str, Tensor]], model: KimiAudioForCausalLM, prompt: dict, run: str
+    golden: tuple[dict, dict[str, Tensor]], golden_model: KimiAudioForCausalLM, prompt: dict, run: str
 ) -> None:
     expected = golden[0][run]
     decoding = DecodingConfig(text_temperature=0.0, max_new_tokens=expected["max_new_tokens"])
-    [answer] = generate_texts(model, prompt, [decoding], [[0]], expected["text_eos_id"], BLANK)[0]
+    [answer] = generate_texts(golden_model, prompt, [decoding], [[0]], expected["text_eos_id"], BLANK)[0]
     assert answer == expected["returned_text_tokens"]
 
 
@@ -94,16 +86,15 @@ def test_greedy_generation(
     "run", ["greedy12", "greedy_text_eos", "both_no_stop", "both_text_eos", "both_text_eos_audio_stop"]
 )
 def test_step_logits_of_both_heads(
-    golden: tuple[dict, dict[str, Tensor]], model: KimiAudioForCausalLM, prompt: dict, run: str
+    golden: tuple[dict, dict[str, Tensor]], golden_model: KimiAudioForCausalLM, prompt: dict, run: str
 ) -> None:
     """Feed what the reference fed at every step, both streams, and compare the last position's logits."""
     description, tensors = golden[0][run], golden[1]
-    out = model(**prompt, use_cache=True)
+    out = golden_model(**prompt, use_cache=True)
     for step, fed in enumerate(description["fed"]):
         if step:
-            out = model(
+            out = golden_model(
                 torch.tensor([[fed["audio_id"]]]), torch.tensor([[fed["text_id"]]]), past_key_values=out.past_key_values
             )
-        for name, logits in (("lm_head", out.text_logits), ("mimo_output", out.audio_logits)):
-            expected = tensors[f"{run}.step_logits_{name}"][step]
-            assert_close(logits[0, -1], expected)
+        assert_close(out.text_logits[0, -1], tensors[f"{run}.step_logits_lm_head"][step])
+        assert_close(out.audio_logits[0, -1], tensors[f"{run}.step_logits_mimo_output"][step])

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kimi_audio_ft import store
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.runtime.libraries import quiet_libraries
-from kimi_audio_ft.store.inventory import listing
 from kimi_audio_ft.trial import Trial
 from tests.sameness import assert_same_bits, assert_within_rounding, tensors
 
@@ -64,45 +56,6 @@ def test_resumed_from_any_checkpoint_equals_uninterrupted(trial_config: Config, 
         facts = fit(config, work / "adapter", work)
         assert facts["steps"] == steps
         assert_same_bits(work / "adapter", tmp_path / "whole")
-
-
-TRAIN_AND_DIE = """
-import json, os, signal, sys
-from kimi_audio_ft.config.train import *
-from kimi_audio_ft.trial import Trial
-
-def groups(fields):
-    kinds = {"data": DataConfig, "model": ModelConfig, "lora": LoraConfig, "optim": OptimConfig,
-             "decoding": DecodingConfig, "trainer": TrainerConfig, "logger": LoggerConfig}
-    fields["data"]["augment"] = AugmentConfig(**fields["data"]["augment"])
-    return {name: kinds[name](**value) if name in kinds else value for name, value in fields.items()}
-
-def die(row):
-    if row["step"] == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-Trial(TrainConfig(**groups(json.loads(sys.argv[1])))).adapter(die)
-"""
-
-
-def test_killed_and_started_again(trial_config: Config, tmp_path: Path, private_store: Path) -> None:
-    """SIGKILL within the second epoch, between two checkpoints; then the same command again."""
-    config = trial_config(trainer={"save_every": 3})
-    whole = Trial(config).adapter()
-    shutil.move(private_store, tmp_path / "kept")
-    command = [sys.executable, "-c", TRAIN_AND_DIE, json.dumps(asdict(config)), "5"]
-    killed = subprocess.run(command, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert listing() == []
-    work = store.work_folder("adapter", whole.signature)
-    assert [path.name for path in work.iterdir()] == ["step=00000003"]
-    seen: list[dict[str, Any]] = []
-    again = Trial(config).adapter(seen.append)
-    assert again.signature == whole.signature and not again.reused
-    assert_same_bits(again.folder, tmp_path / "kept" / "adapter" / whole.signature)
-    assert seen == read_jsonl(again.folder / "curves.jsonl"), "trackers see every point, old and new"
-    assert not store.work_folder("adapter", whole.signature).exists()
-    assert [row["signature"] for row in listing()] == [whole.signature]
 
 
 @pytest.fixture(scope="module")

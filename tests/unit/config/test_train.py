@@ -23,7 +23,7 @@ from kimi_audio_ft.config.train import (
     TrainConfig,
     TrainerConfig,
 )
-from kimi_audio_ft.errors import ConfigError, UserError
+from kimi_audio_ft.errors import ConfigError
 
 CLASSES = {
     "data.augment.": AugmentConfig,
@@ -176,9 +176,3 @@ def test_defaults_are_the_published_study() -> None:
     assert (config.trainer.log_every, config.trainer.save_every, config.trainer.save_keep) == (50, 1000, 5)
     assert (config.decoding.text_temperature, config.decoding.text_top_k) == (0.3, 5)
     assert EvaluateConfig().adapter is None
-
-
-def test_a_config_error_is_a_user_error_and_a_value_error() -> None:
-    assert issubclass(ConfigError, UserError) and issubclass(UserError, ValueError)
-    assert str(ConfigError("a.b", "x", "must be y")) == "a.b='x': must be y"
-    assert str(ConfigError("a.b", 3, "must be y", "Write 4")) == "a.b=3: must be y. Write 4"

@@ -16,13 +16,15 @@ import torch
 
 from kimi_audio_ft.config.train import DataConfig
 from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
+from kimi_audio_ft.files import read_jsonl, write_jsonl
 from kimi_audio_ft.store.digests import file_digests
-from tests.unit.conftest import Tiny
+from tests.unit.conftest import Tiny, answer, audio, line, user
 
 pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 LINES = 1500
+Make = Callable[..., ConversationData]
 
 
 @pytest.fixture(scope="module")
@@ -30,28 +32,24 @@ def long_manifest(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """1500 ragged lines with a recording each (any bytes: nothing opens them when their features are stored)."""
     folder, rng = tmp_path_factory.mktemp("long"), random.Random(5)
     (folder / "clips").mkdir()
-    with (folder / "m.jsonl").open("w", encoding="utf-8") as file:
-        for number in range(LINES):
-            (folder / "clips" / f"{number}.wav").write_bytes(b"%d" % number)
-            codes = [rng.randrange(tiny.tokens.first, tiny.tokens.end) for _ in range(rng.randint(2, 9))]
-            messages = [
-                {"role": "user", "message_type": "text", "content": "转录"},
-                {"role": "user", "message_type": "audio", "content": f"clips/{number}.wav", "audio_tokens": codes},
-                {"role": "assistant", "message_type": "text", "content": "你好" * rng.randint(1, 4)},
-            ]
-            file.write(json.dumps({"id": f"u{number}", "task_type": "understanding", "conversation": messages}) + "\n")
+    lines = []
+    for number in range(LINES):
+        (folder / "clips" / f"{number}.wav").write_bytes(b"%d" % number)
+        codes = [rng.randrange(tiny.tokens.first, tiny.tokens.end) for _ in range(rng.randint(2, 9))]
+        heard = audio(f"clips/{number}.wav", audio_tokens=codes)
+        lines.append(line(f"u{number}", user("转录"), heard, answer("你好" * rng.randint(1, 4))))
+    write_jsonl(folder / "m.jsonl", lines)
     return folder / "m.jsonl"
 
 
 @pytest.fixture
-def make_long(long_manifest: Path, tiny: Tiny) -> Callable[..., ConversationData]:
-    """Makes a data module over the long manifest, two micro-batches a rank and step."""
+def make_long(long_manifest: Path, tiny: Tiny) -> Make:
+    """Makes a data module over the long manifest, two micro-batches a step."""
 
-    def make(rank: int = 0, ranks: int = 1, **fields: Any) -> ConversationData:
+    def make(**fields: Any) -> ConversationData:
         defaults = {"features": "none", "batch_size": 3, "max_length": 24}
         settings = DataConfig(str(long_manifest), str(long_manifest), **defaults | fields)  # type: ignore[arg-type]
-        rules = BatchRules(2, "sample", 7, rank=rank, ranks=ranks)
-        data = ConversationData(settings, tiny.tokenizer, tiny.encoders(), tiny.tokens, rules)
+        data = ConversationData(settings, tiny.tokenizer, tiny.encoders(), tiny.tokens, BatchRules(2, "sample", 7))
         data.setup()
         return data
 
@@ -67,13 +65,13 @@ def flat(steps: list[list[list[str]]]) -> list[str]:
     return [name for step in steps for batch in step for name in batch]
 
 
-def test_the_order_is_the_same_for_any_number_of_workers(make_long: Callable[..., ConversationData]) -> None:
+def test_the_order_is_the_same_for_any_number_of_workers(make_long: Make) -> None:
     orders = [ids(make_long(num_workers=workers).train_dataloader()) for workers in (0, 1, 3)]
     assert orders[0] == orders[1] == orders[2] and len(set(flat(orders[0]))) == len(flat(orders[0])) > 1000
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_epoch_goes_on_exactly_where_it_was_cut(make_long: Callable[..., ConversationData], workers: int) -> None:
+def test_an_epoch_goes_on_exactly_where_it_was_cut(make_long: Make, workers: int) -> None:
     whole = ids(make_long().train_dataloader())
     for cut in (1, len(whole) // 2, len(whole) - 1):
         loader = make_long(num_workers=workers).train_dataloader()
@@ -86,18 +84,7 @@ def test_an_epoch_goes_on_exactly_where_it_was_cut(make_long: Callable[..., Conv
         assert begun + ids(resumed) == whole
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_share_every_conversation_once(make_long: Callable[..., ConversationData], ranks: int) -> None:
-    """A batch that only keeps the ranks in step has weight 0; what counts is there once."""
-    shares = [list(make_long(rank, ranks).train_dataloader()) for rank in range(ranks)]
-    assert len({len(share) for share in shares}) == 1
-    counted = [name for share in shares for step in share for b in step if b["weight"] for name in b["ids"]]
-    data = make_long()
-    assert sorted(counted) == sorted(conversation.id for conversation in data.train_set.conversations)
-    assert len(counted) + data.num_left_out == LINES
-
-
-def test_only_the_first_of_many_left_out_are_listed(make_long: Callable[..., ConversationData]) -> None:
+def test_only_the_first_of_many_left_out_are_listed(make_long: Make) -> None:
     data = make_long(max_length=15)
     lengths = make_long(max_length=10_000).train_set.lengths()[:, 0]
     assert data.num_left_out == int((lengths > 15).sum()) > 1000 == len(data.left_out)
@@ -111,11 +98,10 @@ def test_only_the_first_of_many_left_out_are_listed(make_long: Callable[..., Con
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_stored_features_go_to_their_conversations(
-    make_long: Callable[..., ConversationData], long_manifest: Path, tiny: Tiny, workers: int
+    make_long: Make, long_manifest: Path, tiny: Tiny, workers: int
 ) -> None:
     clips = [long_manifest.parent / "clips" / f"{number}.wav" for number in range(LINES)]
-    lines = long_manifest.read_text(encoding="utf-8").splitlines()
-    counts = [len(json.loads(line)["conversation"][1]["audio_tokens"]) for line in lines]
+    counts = [len(row["conversation"][1]["audio_tokens"]) for row in read_jsonl(long_manifest)]
     store = tiny.encoders().store()
     keys = file_digests(clips)
     store.add(

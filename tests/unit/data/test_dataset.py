@@ -92,11 +92,6 @@ def test_generation_prompts_hold_no_last_answer(make: Make) -> None:
     assert sum(prompts[3].layout.text_loss_mask) == sum(whole[3].layout.text_loss_mask[: len(prompts[3].layout)]) > 0
 
 
-def test_without_features_nothing_is_read(make: Make) -> None:
-    sample = make("none")[1]
-    assert sample.features is None and sample.waveforms == []
-
-
 def test_online_samples_hold_waveforms(make: Make) -> None:
     dataset = make("online")
     dataset.check_codes()

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from kimi_audio_ft.config.train import DecodingConfig
 from kimi_audio_ft.data.dataset import Sample, make_batch
@@ -177,16 +176,3 @@ class TestChoose:
     def test_top_k(self) -> None:
         assert {self.at(number / 100, top_k=2) for number in range(100)} == {1, 3}
         assert {self.at(number / 100, top_k=99) for number in range(100)} == {0, 1, 2, 3}
-
-    @pytest.mark.parametrize("number", [0.0, 0.5, 1 - 2**-53])
-    def test_tokens_of_no_probability_are_never_chosen(self, number: float) -> None:
-        logits = torch.tensor([[0.0, -torch.inf, 0.0, -torch.inf]])
-        token: Tensor = choose(logits, 1.0, 0, torch.tensor([number], dtype=torch.float64))
-        assert int(token) in (0, 2)
-
-    def test_rows_are_independent(self) -> None:
-        logits = torch.randn(5, 9, generator=torch.Generator().manual_seed(1))
-        numbers = torch.rand(5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-        together = choose(logits, 0.8, 4, numbers)
-        alone = [choose(logits[i : i + 1], 0.8, 4, numbers[i : i + 1]) for i in range(5)]
-        assert together.tolist() == [int(token) for token in alone]

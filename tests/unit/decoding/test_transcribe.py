@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,8 +27,11 @@ def trial(trial_config: Callable[..., TrainConfig]) -> Trial:
     return Trial(trial_config())
 
 
+Answers = Callable[..., dict[str, str]]
+
+
 @pytest.fixture
-def answers(trial: Trial) -> Callable[..., dict[str, str]]:
+def answers(trial: Trial) -> Answers:
     """Transcribes the nine conversations of the evaluation manifest, or some of them."""
     trial.data.setup()
     base = trial.base
@@ -55,13 +57,13 @@ def preferring(model: KimiAudioForCausalLM, token: int) -> Iterator[None]:
         hook.remove()
 
 
-def test_every_conversation_in_the_manifests_order(answers: Callable[..., dict[str, str]]) -> None:
+def test_every_conversation_in_the_manifests_order(answers: Answers) -> None:
     """Batches are made by length; the result is in the manifest's order all the same."""
     assert list(answers(replace(SAMPLED, batch_size=2))) == [f"eval{index}" for index in range(9)]
 
 
 @pytest.mark.parametrize("decoding", [SAMPLED, replace(SAMPLED, text_temperature=0.0)])
-def test_batches_and_company_change_nothing(answers: Callable[..., dict[str, str]], decoding: DecodingConfig) -> None:
+def test_batches_and_company_change_nothing(answers: Answers, decoding: DecodingConfig) -> None:
     expected = answers(replace(decoding, batch_size=9))
     for size in (1, 2, 4):
         assert answers(replace(decoding, batch_size=size)) == expected
@@ -69,7 +71,7 @@ def test_batches_and_company_change_nothing(answers: Callable[..., dict[str, str
     assert some == {key: expected[key] for key in ("eval7", "eval5", "eval3")}
 
 
-def test_seed_and_repeat_draw_anew(answers: Callable[..., dict[str, str]]) -> None:
+def test_seed_and_repeat_draw_anew(answers: Answers) -> None:
     first, again = answers(SAMPLED), answers(SAMPLED)
     other_seed, other_repeat = answers(SAMPLED, seed=2), answers(SAMPLED, repeat=1)
     assert first == again
@@ -78,49 +80,34 @@ def test_seed_and_repeat_draw_anew(answers: Callable[..., dict[str, str]]) -> No
     assert other_seed != other_repeat
 
 
-def test_greedy_draws_nothing(answers: Callable[..., dict[str, str]]) -> None:
+def test_greedy_draws_nothing(answers: Answers) -> None:
     greedy = replace(SAMPLED, text_temperature=0.0)
     assert answers(greedy) == answers(greedy, seed=2, repeat=3) == answers(replace(greedy, text_top_k=3))
 
 
 @pytest.mark.parametrize("unwritten", ["first code", "last code", BLANK])
-def test_codes_and_special_tokens_never_reach_the_text(
-    trial: Trial, answers: Callable[..., dict[str, str]], unwritten: str
-) -> None:
+def test_codes_and_special_tokens_never_reach_the_text(trial: Trial, answers: Answers, unwritten: str) -> None:
     base = trial.base
     ids = {"first code": base.tokens.first, "last code": base.tokens.end - 1, **base.tokenizer.special_tokens}
     with preferring(base.load(), ids[unwritten]):
         assert set(answers(SAMPLED).values()) == {""}
 
 
-def test_words_around_a_code_are_kept(trial: Trial, answers: Callable[..., dict[str, str]]) -> None:
+def test_words_around_a_code_are_kept(trial: Trial, answers: Answers) -> None:
     [*_, word] = trial.base.tokenizer.encode("会")
     with preferring(trial.base.load(), word):
         text = set(answers(replace(SAMPLED, max_new_tokens=3)).values())
     assert text == {trial.base.tokenizer.decode([word] * 3)}
 
 
-def test_empty_answers(trial: Trial, answers: Callable[..., dict[str, str]]) -> None:
+def test_empty_answers(trial: Trial, answers: Answers) -> None:
     with preferring(trial.base.load(), trial.base.tokenizer.special_tokens[TEXT_EOS]):
         result: dict[str, Any] = answers(SAMPLED)
     assert result == {f"eval{index}": "" for index in range(9)}
 
 
-def test_repeats_are_stored_one_by_one(trial_config: Callable[..., TrainConfig], private_store: Path) -> None:
-    from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode
-
-    config = trial_config(decoding={"text_temperature": 8.0, "text_top_k": 0, "repeats": 2})
-    trial = Trial(config)
-    evaluation = EvaluationSet(trial.base, config.data)
-    two = decode(evaluation, config.decoding, 1, None)
-    three = decode(evaluation, replace(config.decoding, repeats=3), 1, None)
-    assert two.hypotheses == three.hypotheses[:2] and two.signatures == three.signatures[:2]
-    assert len({tuple(answers.values()) for answers in three.hypotheses}) == 3
-    assert len([path for path in (private_store / "transcript").iterdir() if path.is_dir()]) == 3
-
-
 def test_a_batch_that_does_not_fit_is_decoded_in_halves(
-    trial: Trial, answers: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
+    trial: Trial, answers: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """First of its conversations, then of its requests; the hypotheses stay the same."""
     expected = [answers(SAMPLED, repeat=repeat) for repeat in (0, 1)]

@@ -34,8 +34,11 @@ def trial(trial_config: Callable[..., TrainConfig]) -> Trial:
     return Trial(trial_config())
 
 
+Told = Callable[..., list[tuple[int, int]]]
+
+
 @pytest.fixture
-def told(trial: Trial) -> Callable[..., list[tuple[int, int]]]:
+def told(trial: Trial) -> Told:
     """Decodes some requests and returns the progress that was told."""
 
     def run(*requests: Request) -> list[tuple[int, int]]:
@@ -46,7 +49,7 @@ def told(trial: Trial) -> Callable[..., list[tuple[int, int]]]:
     return run
 
 
-def test_only_what_is_missing_is_decoded(told: Callable[..., list[tuple[int, int]]]) -> None:
+def test_only_what_is_missing_is_decoded(told: Told) -> None:
     assert told(Request(COLD, 1), Request(WARM, 1)) == [(24, 27), (27, 27)]  # batches of 8 and 1, three samplings
     assert told(Request(WARM, 1), Request(COLD, 1)) == []
     assert told(Request(COLD, 1), Request(replace(WARM, repeats=3), 1)) == [(8, 9), (9, 9)]
@@ -54,7 +57,7 @@ def test_only_what_is_missing_is_decoded(told: Callable[..., list[tuple[int, int
     assert told(Request(replace(WARM, batch_size=3), 2), Request(WARM, 2)) == [(6, 18), (12, 18), (18, 18)]
 
 
-def test_requests_that_ask_for_the_same_share_it(trial: Trial, told: Callable[..., list[tuple[int, int]]]) -> None:
+def test_requests_that_ask_for_the_same_share_it(trial: Trial, told: Told) -> None:
     greedy = [Request(COLD, 1), Request(replace(COLD, text_top_k=9, repeats=3), 2)]
     assert told(*greedy, Request(WARM, 1), Request(WARM, 1))[-1] == (27, 27)
     one, same, warm = decode_all(trial.evaluation, [*greedy, Request(WARM, 1)], None)

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +25,7 @@ from kimi_audio_ft.manifest.manifest import Manifest, read_manifest
 from kimi_audio_ft.model import SpeechTokenizer, WhisperFeatureExtractor, num_audio_tokens
 from kimi_audio_ft.model.files import ModelFiles
 from kimi_audio_ft.store.digests import file_digest
-from tests.unit.conftest import Corpus, Tiny
+from tests.unit.conftest import Corpus, Tiny, audio, line
 
 
 class CountingTokenizer(SpeechTokenizer):
@@ -153,9 +152,7 @@ def test_a_recording_is_known_by_its_bytes(tiny: Tiny, conversations: Manifest, 
     (original,) = conversations[0].audio_paths
     copy = tmp_path / "copy.wav"
     copy.write_bytes(original.read_bytes())
-    row = {"role": "user", "message_type": "audio", "content": str(copy)}
-    rows = [{"id": name, "task_type": "understanding", "conversation": [row]} for name in "ab"]
-    write_jsonl(tmp_path / "m.jsonl", rows)
+    write_jsonl(tmp_path / "m.jsonl", [line(name, audio(str(copy))) for name in "ab"])
     moved = read_manifest(tmp_path / "m.jsonl")
     counted = counting(tiny, features=False)
     encode_missing(counted, moved, progress=False)
@@ -182,18 +179,11 @@ def test_keys_of_perturbations(tiny: Tiny, conversations: Manifest) -> None:
 def ragged(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     """Clips of 1 sample to more than a minute."""
     folder, rng = tmp_path_factory.mktemp("ragged"), np.random.default_rng(3)
-    rows = []
-    for samples in (20000, 481000, 1, 480000, 1280, 1281, 9600, 1040001, 33333, 300):
-        name = f"{samples}.wav"
-        soundfile.write(folder / name, rng.normal(0, 0.1, samples), 16000)
-        rows.append(asr(name))
-    write_jsonl(folder / "m.jsonl", rows)
+    lengths = (20000, 481000, 1, 480000, 1280, 1281, 9600, 1040001, 33333, 300)
+    for samples in lengths:
+        soundfile.write(folder / f"{samples}.wav", rng.normal(0, 0.1, samples), 16000)
+    write_jsonl(folder / "m.jsonl", [line(str(samples), audio(f"{samples}.wav")) for samples in lengths])
     return read_manifest(folder / "m.jsonl")
-
-
-def asr(path: str) -> dict[str, Any]:
-    row = {"role": "user", "message_type": "audio", "content": path}
-    return {"id": path, "task_type": "understanding", "conversation": [row]}
 
 
 @pytest.mark.slow
@@ -288,7 +278,7 @@ def test_a_disk_that_others_fill_meanwhile(
 
 def test_an_unusable_recording_is_named(tiny: Tiny, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "nan.wav", np.array([0.1, np.nan], np.float32), 16000, subtype="FLOAT")
-    write_jsonl(tmp_path / "m.jsonl", [asr("nan.wav")])
+    write_jsonl(tmp_path / "m.jsonl", [line("nan", audio("nan.wav"))])
     conversations = read_manifest(tmp_path / "m.jsonl")
     with pytest.raises(UserError, match=r"nan\.wav: 1 of 2 samples are NaN or infinite"):
         encode_missing(tiny.encoders(False), conversations, progress=False)
@@ -304,8 +294,7 @@ def test_a_recording_that_is_replaced_while_it_is_encoded_is_not_stored_as_what_
     (first, *_), (second, *_) = conversations[0].audio_paths, conversations[1].audio_paths
     path = tmp_path / "a.wav"
     path.write_bytes(first.read_bytes())
-    row = {"role": "user", "message_type": "audio", "content": str(path)}
-    write_jsonl(tmp_path / "m.jsonl", [{"id": "a", "task_type": "understanding", "conversation": [row]}])
+    write_jsonl(tmp_path / "m.jsonl", [line("a", audio(str(path)))])
     store = tiny.encoders(False).store()
     wanted = find_wanted(store, [read_manifest(tmp_path / "m.jsonl")])
     path.write_bytes(second.read_bytes())

@@ -14,21 +14,18 @@ from kimi_audio_ft.config.commands import TokenizeConfig
 from kimi_audio_ft.config.train import ModelConfig
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.features.tokenize import output_path, pretokenized, tokenize
+from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.manifest.audio import read_audio
 from kimi_audio_ft.manifest.manifest import read_manifest
 from kimi_audio_ft.model import SpeechTokenizer
 from kimi_audio_ft.store.digests import file_digest
 from kimi_audio_ft.store.features import FeatureStore
-from tests.unit.conftest import Corpus, Tiny
+from tests.unit.conftest import Corpus, Tiny, answer, audio
 
 
 def config(*manifests: Path, **fields: Any) -> TokenizeConfig:
     model = ModelConfig(dtype="float32")
     return TokenizeConfig([str(path) for path in manifests], model=model, features=False, progress=False, **fields)
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 @pytest.fixture
@@ -50,9 +47,8 @@ def write(folder: Path) -> Callable[..., Path]:
 
 
 def asr(clip: str, **more: Any) -> dict[str, Any]:
-    message = {"role": "user", "message_type": "audio", "content": clip}
-    said = {"role": "assistant", "message_type": "text", "content": more.pop("transcript", "好")}
-    return {"task_type": "understanding", "conversation": [message, said], **more}
+    conversation = [audio(clip), answer(more.pop("transcript", "好"))]
+    return {"task_type": "understanding", "conversation": conversation, **more}
 
 
 def test_codes_are_the_tokenizer_s_with_the_offset(corpus: Corpus, tiny: Tiny, tmp_path: Path) -> None:
@@ -71,7 +67,7 @@ def test_the_rest_of_a_line_stays(write: Callable[..., Path]) -> None:
     more = {"id": "x", "group": "meeting 1", "note": {"a": [1]}}
     before = asr("clips/0.wav", **more)
     path = write(before, asr("clips/1.wav"))
-    first, second = rows(tokenize(config(path))[0])
+    first, second = read_jsonl(tokenize(config(path))[0])
     codes = first["conversation"][0].pop("audio_tokens")
     assert len(codes) == 4 and first == before
     assert second["id"] == "2"  # made explicit, so that it stays when lines are moved
@@ -84,7 +80,7 @@ def test_line_separators_inside_of_strings_do_not_shift_lines(write: Callable[..
     lines[2:2] = ["", "  "]
     path = write(*lines)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    written = rows(tokenize(config(path))[0])
+    written = read_jsonl(tokenize(config(path))[0])
     assert [row["conversation"][1]["content"] for row in written] == transcripts
     assert [len(row["conversation"][0]["audio_tokens"]) for row in written] == [4, 12, 7, 17]
 
@@ -93,10 +89,13 @@ def test_audio_paths_stay_right(write: Callable[..., Path], folder: Path, tmp_pa
     path = write(asr("clips/0.wav"), asr(str(folder / "clips" / "1.wav")))
     beside, elsewhere = tokenize(config(path))[0], tokenize(config(path, out=str(tmp_path / "other")))[0]
     assert beside == folder / "m.tokens.jsonl" and elsewhere == tmp_path / "other" / "m.tokens.jsonl"
-    assert [row["conversation"][0]["content"] for row in rows(beside)] == ["clips/0.wav", str(folder / "clips/1.wav")]
+    assert [row["conversation"][0]["content"] for row in read_jsonl(beside)] == [
+        "clips/0.wav",
+        str(folder / "clips/1.wav"),
+    ]
     for written in (beside, elsewhere):
-        paths = [audio for c in read_manifest(written) for audio in c.audio_paths]
-        assert [audio.resolve() for audio in paths] == [(folder / f"clips/{i}.wav").resolve() for i in (0, 1)]
+        paths = [path.resolve() for c in read_manifest(written) for path in c.audio_paths]
+        assert paths == [(folder / f"clips/{i}.wav").resolve() for i in (0, 1)]
 
 
 def test_an_audio_root(write: Callable[..., Path], folder: Path) -> None:
@@ -116,7 +115,7 @@ def test_a_second_run_writes_the_same_and_stores_nothing(write: Callable[..., Pa
     assert tokenize(config(path)) == [written] and written.read_bytes() == before
     assert written.stat().st_mtime_ns == written_at
     assert tokenize(config(written))[0] == output_path(written, None)
-    assert rows(output_path(written, None)) == rows(written)
+    assert read_jsonl(output_path(written, None)) == read_jsonl(written)
     assert {file: file.stat().st_mtime_ns for file in stored} == stored
 
 

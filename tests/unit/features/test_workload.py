@@ -18,6 +18,7 @@ from kimi_audio_ft.manifest.manifest import Manifest, read_manifest
 from kimi_audio_ft.model.audio_frontend import num_audio_tokens
 from kimi_audio_ft.store.digests import file_digest
 from kimi_audio_ft.store.features import FeatureStore
+from tests.unit.conftest import audio, line
 
 
 def wanted_of(samples: list[int]) -> Wanted:
@@ -42,8 +43,7 @@ def manifest(tmp_path: Path) -> Callable[..., Manifest]:
         lines = []
         for index, samples in enumerate(lengths):
             soundfile.write(tmp_path / f"{name}{index}.wav", np.full(samples, 0.25), rate)
-            audio = {"role": "user", "message_type": "audio", "content": f"{name}{index}.wav"}
-            lines.append({"task_type": "understanding", "conversation": [audio]})
+            lines.append(line(str(index), audio(f"{name}{index}.wav")))
         write_jsonl(tmp_path / f"{name}.jsonl", lines)
         return read_manifest(tmp_path / f"{name}.jsonl")
 

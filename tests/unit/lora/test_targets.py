@@ -11,15 +11,8 @@ from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.lora.adapter import add_adapter, trainable_parameters
 from kimi_audio_ft.lora.targets import PRESETS, linears_of, matched, needs_branch, needs_whisper, target_pattern
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM, WhisperFeatureExtractor
+from kimi_audio_ft.model.whisper import SHAPE_7B
 
-WHISPER_LARGE_V3 = {
-    "d_model": 1280,
-    "encoder_layers": 32,
-    "encoder_attention_heads": 20,
-    "encoder_ffn_dim": 5120,
-    "num_mel_bins": 128,
-    "max_source_positions": 1500,
-}
 LAYERS, BRANCH, WHISPER = "model.layers.", "model.mimo_layers.", "whisper_model.encoder.layers."
 
 
@@ -28,18 +21,12 @@ def published() -> KimiAudioForCausalLM:
     """Kimi-Audio-7B with its Whisper encoder, without memory for a single weight."""
     with torch.device("meta"):
         model = KimiAudioForCausalLM(KimiAudioConfig())
-        model.attach_whisper(WhisperFeatureExtractor(WHISPER_LARGE_V3))
+        model.attach_whisper(WhisperFeatureExtractor(SHAPE_7B))
     return model
 
 
-def count(module: torch.nn.Module | None) -> int:
-    assert module is not None
+def count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def test_published_sizes(published: KimiAudioForCausalLM) -> None:
-    assert count(published.whisper_model) == 636_968_960
-    assert count(published) - count(published.whisper_model) == 9_766_334_464
 
 
 @pytest.mark.slow

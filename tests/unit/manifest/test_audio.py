@@ -97,15 +97,6 @@ def test_integer_samples_stored_as_floats_are_refused(tmp_path: Path) -> None:
     assert caught.value.reason == "samples_out_of_range"  # type: ignore[attr-defined]
 
 
-def test_streamed_flac_without_a_length_in_its_header_is_refused(tmp_path: Path) -> None:
-    data = bytearray(write(tmp_path / "a.flac", tone(16000), 16000).read_bytes())
-    data[21] &= 0xF0  # STREAMINFO's 36-bit sample count, as an encoder that writes into a pipe leaves it
-    data[22:26] = bytes(4)
-    streamed = tmp_path / "streamed.flac"
-    streamed.write_bytes(data)
-    refused(streamed, "unreadable_audio", "leaves its length open.*ffmpeg")
-
-
 def refused(path: Path, reason: str, message: str) -> None:
     """Both readers refuse the file, by the same reason."""
     for read in (audio_info, read_audio):
@@ -115,22 +106,25 @@ def refused(path: Path, reason: str, message: str) -> None:
         assert str(path) in str(caught.value)
 
 
-def test_missing(tmp_path: Path) -> None:
+def test_what_is_no_recording(tmp_path: Path) -> None:
     refused(tmp_path / "no.wav", "missing_audio", "no such recording")
     refused(tmp_path, "missing_audio", "not a file")
     refused(tmp_path / ("x" * 300 + ".wav"), "missing_audio", "File name too long")
-
-
-def test_not_a_recording(tmp_path: Path) -> None:
-    path = tmp_path / "a.wav"
-    path.write_text("这不是录音")
-    refused(path, "unreadable_audio", "not a readable recording.*ffmpeg")
-
-
-def test_no_samples(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_text("这不是录音")
+    refused(tmp_path / "a.wav", "unreadable_audio", "not a readable recording.*ffmpeg")
+    refused(write(tmp_path / "a.wav", tone(44101), 44101), "unreadable_audio", "44101 Hz .*ffmpeg")
     refused(write(tmp_path / "a.wav", np.zeros(0, np.float32), 16000), "empty_audio", "0 samples; it needs at least 1")
     (tmp_path / "b.wav").touch()
     refused(tmp_path / "b.wav", "empty_audio", "0 bytes")
+
+
+def test_streamed_flac_without_a_length_in_its_header_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.flac", tone(16000), 16000)
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0  # STREAMINFO's 36-bit sample count, as an encoder that writes into a pipe leaves it
+    data[22:26] = bytes(4)
+    path.write_bytes(data)
+    refused(path, "unreadable_audio", "leaves its length open.*ffmpeg")
 
 
 def test_nan_and_infinite_samples(tmp_path: Path) -> None:
@@ -151,10 +145,6 @@ def test_a_file_cut_in_the_middle_is_refused(tmp_path: Path, extension: str) -> 
     assert caught.value.reason == "unreadable_audio"
 
 
-def test_a_rate_that_would_need_gigabytes_is_refused(tmp_path: Path) -> None:
-    refused(write(tmp_path / "a.wav", tone(44101), 44101), "unreadable_audio", "44101 Hz .*ffmpeg")
-
-
 def test_digests_tell_sounds_apart(tmp_path: Path) -> None:
     integers = (tone(16000) * 32767).astype(np.int16)
     wav, flac = write(tmp_path / "a.wav", integers, 16000), write(tmp_path / "a.flac", integers, 16000)
@@ -168,15 +158,6 @@ def test_digests_tell_sounds_apart(tmp_path: Path) -> None:
     assert len({content["a.wav"], content["other.wav"], content["slower.wav"]}) == 3
 
 
-def test_real_recordings(shared_dir: Path) -> None:
-    paths = sorted((shared_dir / "audio").glob("*.flac"))
-    assert len(paths) == 4
-    for path in paths:
-        info, waveform = audio_info(path), read_audio(path)
-        assert info.sample_rate == 16000 and len(waveform) == info.num_samples_16k
-        assert 10 < info.seconds < 20 and 0.05 < waveform.abs().max() <= 1
-
-
 # Changed recordings: speed, volume, length and keys.
 
 
@@ -188,6 +169,8 @@ def test_speed_changes_length_and_pitch(factor: float) -> None:
     ratio = Fraction(str(factor))
     assert torch.equal(faster, resample(waveform, ratio.numerator, ratio.denominator))
     assert len(faster) == math.ceil(round(16000 / factor, 6))
+    for samples in (1, 2, 159, 16000, 16001, 99999):
+        assert Perturbation(factor).num_samples(samples) == len(Perturbation(factor).apply(torch.zeros(samples)))
     expected = torch.sin(2 * torch.pi * 300 * factor * torch.arange(len(faster)) / 16000)
     torch.testing.assert_close(faster[500:-500], expected[500:-500], atol=5e-3, rtol=0)
 
@@ -197,12 +180,4 @@ def test_gain_scales_and_clips() -> None:
     torch.testing.assert_close(Perturbation(1.0, -6.0).apply(waveform), waveform * 10 ** (-6 / 20))
     louder = Perturbation(1.0, 6.0).apply(waveform)
     torch.testing.assert_close(louder, torch.tensor([0.1 * 10**0.3, -0.4 * 10**0.3, 1.0, -1.0]))
-    assert UNCHANGED.apply(waveform) is waveform
-
-
-@pytest.mark.parametrize("factor", [0.5, 0.9, 1.015, 1.1, 2.0])
-def test_the_length_is_known_beforehand(factor: float) -> None:
-    for samples in (1, 2, 159, 16000, 16001, 99999):
-        changed = Perturbation(factor)
-        assert changed.num_samples(samples) == len(changed.apply(torch.zeros(samples)))
-    assert UNCHANGED.num_samples(12345) == 12345
+    assert UNCHANGED.apply(waveform) is waveform and UNCHANGED.num_samples(12345) == 12345

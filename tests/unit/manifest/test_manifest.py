@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.files import write_jsonl
 from kimi_audio_ft.manifest.conversation import TokenRange
 from kimi_audio_ft.manifest.manifest import (
     Manifest,
@@ -40,7 +41,7 @@ def asr(**more: Any) -> Line:
 
 
 def write(path: Path, *lines: Any) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lines), encoding="utf-8")
+    write_jsonl(path, lines)
     return path
 
 
@@ -59,7 +60,7 @@ def test_malformed_json(tmp_path: Path, bad: str) -> None:
     refused(path, 3, "is not JSON (", "at column", "One JSON object a line")
 
 
-@pytest.mark.parametrize("bad", ["[" * 100_000, "9" * 5000])
+@pytest.mark.parametrize("bad", ["[" * 100_000, "9" * 5000], ids=["deep", "long"])
 def test_json_that_python_cannot_take(tmp_path: Path, bad: str) -> None:
     path = tmp_path / "m.jsonl"
     path.write_text(bad, encoding="utf-8")
@@ -100,8 +101,7 @@ def test_bad_line(tmp_path: Path, row: Any, parts: list[str]) -> None:
     ],
 )
 def test_bad_message(tmp_path: Path, message: Any, parts: list[str]) -> None:
-    row = {"task_type": "understanding", "conversation": [text("user", "a"), message]}
-    refused(write(tmp_path / "m.jsonl", row), 1, *parts)
+    refused(write(tmp_path / "m.jsonl", asr(conversation=[text("user", "a"), message])), 1, *parts)
 
 
 @pytest.mark.parametrize(
@@ -118,29 +118,29 @@ def test_bad_message(tmp_path: Path, message: Any, parts: list[str]) -> None:
     ],
 )
 def test_bad_codes(tmp_path: Path, codes: Any, problem: str) -> None:
-    row = {"task_type": "understanding", "conversation": [audio(audio_tokens=codes)]}
-    path = write(tmp_path / "m.jsonl", asr(), row)
+    path = write(tmp_path / "m.jsonl", asr(), asr(conversation=[audio(audio_tokens=codes)]))
     refused(path, 2, f"message 0: {problem}", "Run python -m kimi_audio_ft.tokenize on the manifest", tokens=TOKENS)
 
 
 def test_absent_codes_are_refused_only_where_they_are_needed(tmp_path: Path) -> None:
-    path = write(tmp_path / "m.jsonl", {"task_type": "understanding", "conversation": [audio()]})
+    path = write(tmp_path / "m.jsonl", asr(conversation=[audio()]))
     refused(path, 1, "message 0: audio_tokens are missing", "kimi_audio_ft.tokenize", tokens=TOKENS)
     assert len(read_manifest(path)) == 1
 
 
-@pytest.mark.parametrize("encoding", ["gbk", "utf-16"])
-def test_other_encodings(tmp_path: Path, encoding: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "byte"),
+    [
+        (json.dumps(asr(), ensure_ascii=False).encode("gbk"), "0xc4"),  # 转录 in GBK happens to be UTF-8, 你 is not
+        (json.dumps(asr(), ensure_ascii=False).encode("utf-16"), "0xff"),  # the byte order mark
+        (b"\xef\xbb\xbf" + json.dumps(asr()).encode() + b"\xfe\n", "0xfe"),  # behind a mark
+    ],
+    ids=["gbk", "utf-16", "marked"],
+)
+def test_other_encodings(tmp_path: Path, content: bytes, byte: str) -> None:
     path = tmp_path / "m.jsonl"
-    path.write_bytes(json.dumps(asr(), ensure_ascii=False).encode(encoding))
-    byte = 0xC4 if encoding == "gbk" else 0xFF  # 转录 in GBK happens to be UTF-8, 你 is not; the byte order mark
-    refused(path, 1, f"is not UTF-8 (byte {byte:#04x})", "Convert the file to UTF-8")
-
-
-def test_the_bad_byte_is_named_behind_a_byte_order_mark(tmp_path: Path) -> None:
-    path = tmp_path / "m.jsonl"
-    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(asr()).encode() + b"\xfe\n")
-    refused(path, 1, "is not UTF-8 (byte 0xfe)")
+    path.write_bytes(content)
+    refused(path, 1, f"is not UTF-8 (byte {byte})", "Convert the file to UTF-8")
 
 
 def test_half_a_surrogate_pair(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_byte_order_mark_blank_lines_and_windows_line_ends_are_taken(tmp_path:
 
 def test_audio_paths(tmp_path: Path) -> None:
     conversation = [audio("x/a.wav"), audio("/data/b.wav"), text("assistant", "c")]
-    path = write(tmp_path / "m.jsonl", {"task_type": "understanding", "conversation": conversation})
+    path = write(tmp_path / "m.jsonl", asr(conversation=conversation))
     assert read_manifest(path)[0].audio_paths == (tmp_path / "x/a.wav", Path("/data/b.wav"))
     assert read_manifest(path, audio_root="/root")[0].audio_paths == (Path("/root/x/a.wav"), Path("/data/b.wav"))
 
@@ -215,8 +215,7 @@ def test_the_prompt_replaces_every_text_of_the_user_and_nothing_else(tmp_path: P
     ],
 )
 def test_reference_is_the_text_of_the_last_answer(tmp_path: Path, messages: list[Line], reference: str) -> None:
-    path = write(tmp_path / "m.jsonl", {"task_type": "understanding", "conversation": messages})
-    assert read_manifest(path)[0].reference == reference
+    assert read_manifest(write(tmp_path / "m.jsonl", asr(conversation=messages)))[0].reference == reference
 
 
 def test_recording_is_the_group_or_else_the_conversation_itself(tmp_path: Path) -> None:
@@ -234,28 +233,24 @@ def test_codes_are_counted_over_the_audio_messages_of_a_conversation(tmp_path: P
     assert manifest[1:3].num_codes().tolist() == [4, 0]
 
 
+SPOKEN = audio(audio_tokens=[100]) | {"role": "assistant"}
+NO_ANSWER = "does not end with an assistant text message.*Add the transcript"
+
+
 @pytest.mark.parametrize(
-    "messages",
+    ("messages", "problem"),
     [
-        [text("user", "a")],
-        [text("user", "a"), text("assistant", "b"), text("user", "c")],
-        [text("user", "a"), audio(audio_tokens=[100]) | {"role": "assistant"}],
+        ([text("user", "a")], NO_ANSWER),
+        ([text("user", "a"), text("assistant", "b"), text("user", "c")], NO_ANSWER),
+        ([text("user", "a"), SPOKEN], NO_ANSWER),
+        ([text("user", "a"), SPOKEN, text("assistant", "b")], "an assistant message of type audio.*Leave the conv"),
     ],
 )
-def test_an_answer_is_required(tmp_path: Path, messages: list[Line]) -> None:
-    path = write(tmp_path / "m.jsonl", asr(), asr() | {"conversation": messages})
-    conversations = read_manifest(path)
+def test_an_answer_in_text_is_required(tmp_path: Path, messages: list[Line], problem: str) -> None:
+    conversations = read_manifest(write(tmp_path / "m.jsonl", asr(), asr() | {"conversation": messages}))
     require_references(conversations[:1])
-    with pytest.raises(DataError, match=r"m\.jsonl:2: does not end with an assistant text message.*Add the transcript"):
+    with pytest.raises(DataError, match=rf"m\.jsonl:2: .*{problem}"):
         require_references(conversations)
-
-
-def test_an_answer_in_audio_is_refused(tmp_path: Path) -> None:
-    spoken = audio(audio_tokens=[100]) | {"role": "assistant"}
-    row = asr() | {"conversation": [text("user", "a"), spoken, text("assistant", "b")]}
-    path = write(tmp_path / "m.jsonl", asr(), row)
-    with pytest.raises(DataError, match=r"m\.jsonl:2: has an assistant message of type audio.*Leave the conversation"):
-        require_references(read_manifest(path))
 
 
 def test_recordings_are_required(tmp_path: Path) -> None:
@@ -278,13 +273,8 @@ def test_recordings_are_required(tmp_path: Path) -> None:
 def corpus(folder: Path, transcript: str = "你好", sound: bytes = b"sound") -> Manifest:
     folder.mkdir()
     (folder / "a.wav").write_bytes(sound)
-    said = {"role": "user", "message_type": "text", "content": "转录"}
-    heard = {"role": "user", "message_type": "audio", "content": "a.wav", "audio_tokens": [100]}
-    answer = {"role": "assistant", "message_type": "text", "content": transcript}
-    line = {"task_type": "understanding", "conversation": [said, heard, answer]}
-    place = folder / "m.jsonl"
-    place.write_text(json.dumps(line, ensure_ascii=False) + "\n", encoding="utf-8")
-    return read_manifest(place)
+    conversation = [text("user", "转录"), audio(audio_tokens=[100]), text("assistant", transcript)]
+    return read_manifest(write(folder / "m.jsonl", asr(conversation=conversation)))
 
 
 def test_identity_is_that_of_the_content(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.files import write_jsonl
 from kimi_audio_ft.manifest import index
 from kimi_audio_ft.manifest.manifest import Manifest, read_manifest, training_subset
 
@@ -25,7 +25,7 @@ def write(path: Path, names: list[str], grouped: bool = True) -> Manifest:
         ]
         group = {"group": name.split("-")[0]} if grouped else {}
         rows.append({"id": name, **group, "task_type": "understanding", "conversation": conversation})
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_jsonl(path, rows)
     return read_manifest(path)
 
 

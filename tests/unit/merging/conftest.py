@@ -16,9 +16,12 @@ from kimi_audio_ft.lora.adapter import add_adapter, save_adapter
 from kimi_audio_ft.model import KimiAudioForCausalLM, WhisperFeatureExtractor
 from tests.standin import Standin
 
+MakeAdapter = Callable[..., Path]
+MakeConfig = Callable[..., MergeConfig]
+
 
 @pytest.fixture
-def make_adapter(standin: Standin, tmp_path: Path) -> Callable[..., Path]:
+def make_adapter(standin: Standin, tmp_path: Path) -> MakeAdapter:
     """Saves an adapter on the stand-in whose every tensor is random; arguments are fields of LoraConfig."""
 
     def make(**settings: Any) -> Path:
@@ -43,7 +46,7 @@ def randomized(adapted: peft.PeftModel, folder: Path) -> Path:
 
 
 @pytest.fixture
-def config(standin: Standin, tmp_path: Path) -> Callable[..., MergeConfig]:
+def config(standin: Standin, tmp_path: Path) -> MakeConfig:
     """Makes a merge's config; the model is the stand-in."""
 
     def make(adapter: Path, **options: Any) -> MergeConfig:

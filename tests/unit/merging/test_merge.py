@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kimi_audio_ft.config.commands import MergeConfig
 from kimi_audio_ft.lora.adapter import load_adapter
 from kimi_audio_ft.merging.merge import merge
 from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer, WhisperFeatureExtractor
 from kimi_audio_ft.model.checkpoint import file_of_tensor
 from tests.standin import Standin
+from tests.unit.merging.conftest import MakeAdapter, MakeConfig
 
 INDEX = "model.safetensors.index.json"
 
@@ -26,6 +26,10 @@ def tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint's decoder, by the index."""
     shards = {path: load_file(path) for path in set(file_of_tensor(folder).values())}
     return {name: shards[path][name] for name, path in file_of_tensor(folder).items()}
+
+
+def json_of(folder: Path, name: str) -> Any:
+    return json.loads((folder / name).read_text())
 
 
 @torch.no_grad()
@@ -37,7 +41,7 @@ def logits(model: torch.nn.Module) -> Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize("dora", [False, True])
 def test_every_number_is_rounded_once(
-    standin: Standin, make_adapter: Callable[..., Path], config: Callable[..., MergeConfig], dora: bool
+    standin: Standin, make_adapter: MakeAdapter, config: MakeConfig, dora: bool
 ) -> None:
     """Each is bf16 of the float32 merge; rounding the update first, as the fork's merge does, gives others."""
     adapter = make_adapter(r=4, use_dora=dora)
@@ -57,8 +61,8 @@ def test_every_number_is_rounded_once(
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.01), ("float32", 1e-5)])
 def test_logits_equal_base_and_adapter(
     standin: Standin,
-    make_adapter: Callable[..., Path],
-    config: Callable[..., MergeConfig],
+    make_adapter: MakeAdapter,
+    config: MakeConfig,
     dtype: str,
     tolerance: float,
 ) -> None:
@@ -75,7 +79,7 @@ def test_logits_equal_base_and_adapter(
     assert distance(merged) < tolerance < 0.05 < distance(plain)
 
 
-def test_layout(standin: Standin, make_adapter: Callable[..., Path], config: Callable[..., MergeConfig]) -> None:
+def test_layout(standin: Standin, make_adapter: MakeAdapter, config: MakeConfig) -> None:
     out = merge(config(make_adapter(), shard_gb=0.001))
     index = json.loads((out / INDEX).read_text())
     shards = sorted(set(index["weight_map"].values()))
@@ -84,22 +88,14 @@ def test_layout(standin: Standin, make_adapter: Callable[..., Path], config: Cal
     assert all((out / shard).stat().st_size < 1_010_000 for shard in shards)
     assert index["metadata"]["total_size"] == sum(value.nbytes for value in tensors(out).values())
     assert {value.dtype for value in tensors(out).values()} == {torch.bfloat16}
-    config_json = json.loads((out / "config.json").read_text())
-    base_json = json.loads((standin.root / "config.json").read_text())
-    assert config_json == base_json
+    for name in ("config.json", "tokenizer_config.json"):
+        assert json_of(out, name) == json_of(standin.root, name)
     special = TextTokenizer.from_pretrained(standin.root).special_tokens
     stops = [special[name] for name in ("<|im_kimia_text_eos|>", "<|im_msg_end|>", "[EOS]")]
-    generation = json.loads((out / "generation_config.json").read_text())
-    assert generation == {
-        "bos_token_id": special["[BOS]"],
-        "eos_token_id": stops,
-        "pad_token_id": max(special.values()),
-    }
+    expected = {"bos_token_id": special["[BOS]"], "eos_token_id": stops, "pad_token_id": max(special.values())}
+    assert json_of(out, "generation_config.json") == expected
     for name in ("tiktoken.model", "special_tokens_map.json", "modeling_moonshot_kimia.py"):
         assert (out / name).read_bytes() == (standin.root / name).read_bytes()
-    assert json.loads((out / "tokenizer_config.json").read_text()) == json.loads(
-        (standin.root / "tokenizer_config.json").read_text()
-    )
     assert TextTokenizer.from_pretrained(out).special_tokens == special
     whisper = load_file(out / "whisper-large-v3" / "model.safetensors")
     own = load_file(standin.root / "whisper-large-v3" / "model.safetensors")
@@ -113,19 +109,11 @@ def test_layout(standin: Standin, make_adapter: Callable[..., Path], config: Cal
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in out.glob("*.safetensors"))
 
 
-def test_stop_ids_of_the_published_vocabulary() -> None:
-    """151667 ends the text, 151645 the message, 151644 is [EOS]: offsets 24, 2 and 1 from the first special id."""
-    from kimi_audio_ft.model.text_tokenizer import SPECIAL_TOKENS
-
-    names = ("<|im_kimia_text_eos|>", "<|im_msg_end|>", "[EOS]")
-    assert [151643 + SPECIAL_TOKENS.index(name) for name in names] == [151667, 151645, 151644]
-
-
-def test_vllm(make_adapter: Callable[..., Path], config: Callable[..., MergeConfig]) -> None:
+def test_vllm(make_adapter: MakeAdapter, config: MakeConfig) -> None:
     out = merge(config(make_adapter(), target="vllm"))
-    fields = json.loads((out / "config.json").read_text())
+    fields = json_of(out, "config.json")
     assert fields["model_type"] == "qwen2" and fields["architectures"] == ["MoonshotKimiaForCausalLM"]
-    tokenizer = json.loads((out / "tokenizer_config.json").read_text())
+    tokenizer = json_of(out, "tokenizer_config.json")
     assert "auto_map" not in fields and "auto_map" not in tokenizer and len(tokenizer["added_tokens_decoder"]) == 421
     assert not list(out.glob("*.py"))
     assert (out / "whisper-large-v3" / "preprocessor_config.json").is_file()
@@ -135,7 +123,7 @@ def test_vllm(make_adapter: Callable[..., Path], config: Callable[..., MergeConf
 
 
 def test_what_the_base_lacks_is_made(
-    standin: Standin, make_adapter: Callable[..., Path], config: Callable[..., MergeConfig], tmp_path: Path
+    standin: Standin, make_adapter: MakeAdapter, config: MakeConfig, tmp_path: Path
 ) -> None:
     """A base as the official export leaves it: no specials, no preprocessor, Whisper keys without their prefix."""
     from safetensors.torch import save_file
@@ -151,17 +139,15 @@ def test_what_the_base_lacks_is_made(
     settings = config(make_adapter())
     settings.model.path = str(root)
     out = merge(settings)
-    assert "auto_map" not in json.loads((out / "config.json").read_text())
-    assert len(json.loads((out / "tokenizer_config.json").read_text())["added_tokens_decoder"]) == 421
-    assert json.loads((out / "special_tokens_map.json").read_text())["eos_token"] == "[EOS]"
+    assert "auto_map" not in json_of(out, "config.json")
+    assert len(json_of(out, "tokenizer_config.json")["added_tokens_decoder"]) == 421
+    assert json_of(out, "special_tokens_map.json")["eos_token"] == "[EOS]"
     assert all(name.startswith("model.") for name in load_file(out / "whisper-large-v3" / "model.safetensors"))
-    preprocessor = json.loads((out / "whisper-large-v3" / "preprocessor_config.json").read_text())
+    preprocessor = json_of(out / "whisper-large-v3", "preprocessor_config.json")
     assert preprocessor["feature_size"] == 128
 
 
-def test_an_adapter_of_whisper_and_branch(
-    standin: Standin, make_adapter: Callable[..., Path], config: Callable[..., MergeConfig]
-) -> None:
+def test_an_adapter_of_whisper_and_branch(standin: Standin, make_adapter: MakeAdapter, config: MakeConfig) -> None:
     adapter = make_adapter(target_modules="report")
     out = merge(config(adapter, verify="true"))
     model = KimiAudioForCausalLM.from_pretrained(standin.root)

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kimi_audio_ft.config.commands import MergeConfig
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.merging import merge as checkpoint
 from kimi_audio_ft.merging.merge import merge
@@ -20,6 +19,7 @@ from kimi_audio_ft.merging.verify import check_files, check_logits
 from kimi_audio_ft.merging.weights import decoder_sources, whisper_sources
 from kimi_audio_ft.model.files import WHISPER_NAME, ModelFiles
 from tests.standin import Standin
+from tests.unit.merging.conftest import MakeAdapter, MakeConfig
 
 
 def damage(folder: Path, change: Callable[[Tensor], Tensor]) -> None:
@@ -43,7 +43,7 @@ def test_files_must_hold_the_bases_shapes(standin: Standin, tmp_path: Path, part
     assert raised.value.path == folder / part
 
 
-def test_the_bare_base_is_no_merge(standin: Standin, make_adapter: Callable[..., Path]) -> None:
+def test_the_bare_base_is_no_merge(standin: Standin, make_adapter: MakeAdapter) -> None:
     files = ModelFiles(standin.root, standin.root / WHISPER_NAME, standin.speech_tokenizer)
     adapter = make_adapter()
     with pytest.raises(DataError, match=r"logits: merged differs .* at most 0\.001% is rounding.*Report this as a bug"):
@@ -52,7 +52,7 @@ def test_the_bare_base_is_no_merge(standin: Standin, make_adapter: Callable[...,
 
 
 def test_a_wrong_merge_is_noticed(
-    make_adapter: Callable[..., Path], config: Callable[..., MergeConfig], monkeypatch: pytest.MonkeyPatch
+    make_adapter: MakeAdapter, config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A merge that forgets the adapter has all names and shapes; only its logits tell."""
     adapter = make_adapter()
@@ -62,9 +62,7 @@ def test_a_wrong_merge_is_noticed(
     assert not Path(config(adapter).out).exists() and not list(Path(config(adapter).out).parent.glob(".out.*"))
 
 
-def test_a_model_that_does_not_fit_is_not_compared(
-    standin: Standin, make_adapter: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_model_that_does_not_fit_is_not_compared(standin: Standin, make_adapter: MakeAdapter, tmp_path: Path) -> None:
     """Headers tell its size: here that of 1.3 thousand million numbers, in a file that takes no room on the disk."""
     entry = {"dtype": "BF16", "shape": [1_300_000_000], "data_offsets": [0, 2_600_000_000]}
     header = json.dumps({"model.embed_tokens.weight": entry}).encode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from kimi_audio_ft.merging.weights import Update, read_updates
 from kimi_audio_ft.model import KimiAudioForCausalLM, WhisperFeatureExtractor
 from kimi_audio_ft.model.checkpoint import read_config
 from tests.standin import Standin
-from tests.unit.merging.conftest import randomized
+from tests.unit.merging.conftest import MakeAdapter, randomized
 
 
 def on_meta(root: Path) -> KimiAudioForCausalLM:
@@ -45,7 +44,7 @@ def assert_as_peft(root: Path, folder: Path) -> dict[str, Update]:
     "settings",
     [{}, {"lora_alpha": 3}, {"use_rslora": True}, {"use_dora": True}, {"target_modules": ["attention", "lm_head"]}],
 )
-def test_equal_to_peft(standin: Standin, make_adapter: Callable[..., Path], settings: dict[str, Any]) -> None:
+def test_equal_to_peft(standin: Standin, make_adapter: MakeAdapter, settings: dict[str, Any]) -> None:
     updates = assert_as_peft(standin.root, make_adapter(r=4, **settings))
     assert len(updates) == (21 if "target_modules" in settings else 35)
 
@@ -60,7 +59,7 @@ def test_ranks_and_scales_by_pattern(standin: Standin, tmp_path: Path) -> None:
     assert updates["model.layers.1.mlp.up_proj.weight"].scaling == 20
 
 
-def test_names_of_whisper_and_branch(standin: Standin, make_adapter: Callable[..., Path]) -> None:
+def test_names_of_whisper_and_branch(standin: Standin, make_adapter: MakeAdapter) -> None:
     with torch.device("meta"):
         model = on_meta(standin.root)
         config = WhisperFeatureExtractor.from_pretrained(standin.root / "whisper-large-v3").config
@@ -92,7 +91,7 @@ def test_what_is_more_than_lora_is_refused(
     refused(standin.root, folder, expected)
 
 
-def test_an_adapter_of_another_base(standin: Standin, make_adapter: Callable[..., Path]) -> None:
+def test_an_adapter_of_another_base(standin: Standin, make_adapter: MakeAdapter) -> None:
     folder = make_adapter()
     weights = load_file(folder / "adapter_model.safetensors")
     name = next(iter(weights))

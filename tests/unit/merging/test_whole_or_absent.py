@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 
-from kimi_audio_ft.config.commands import MergeConfig
 from kimi_audio_ft.errors import ConfigError, DataError, UserError
 from kimi_audio_ft.merging import weights
 from kimi_audio_ft.merging.merge import merge
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from tests.standin import Standin
+from tests.unit.merging.conftest import MakeAdapter, MakeConfig
 
 INDEX = "model.safetensors.index.json"
 
 
 def test_again_does_nothing_and_another_is_refused(
-    make_adapter: Callable[..., Path], config: Callable[..., MergeConfig], capsys: pytest.CaptureFixture[str]
+    make_adapter: MakeAdapter, config: MakeConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     adapter = make_adapter()
     out = merge(config(adapter))
@@ -40,7 +40,7 @@ def test_again_does_nothing_and_another_is_refused(
 
 
 def test_places_that_are_refused(
-    standin: Standin, make_adapter: Callable[..., Path], config: Callable[..., MergeConfig], tmp_path: Path
+    standin: Standin, make_adapter: MakeAdapter, config: MakeConfig, tmp_path: Path
 ) -> None:
     adapter = make_adapter()
     (tmp_path / "mine").mkdir()
@@ -55,7 +55,7 @@ def test_places_that_are_refused(
 
 
 def test_a_base_that_is_not_its_config_s(
-    standin: Standin, make_adapter: Callable[..., Path], config: Callable[..., MergeConfig], tmp_path: Path
+    standin: Standin, make_adapter: MakeAdapter, config: MakeConfig, tmp_path: Path
 ) -> None:
     shutil.copytree(standin.root, tmp_path / "base")
     settings = config(make_adapter())
@@ -68,7 +68,7 @@ def test_a_base_that_is_not_its_config_s(
 
 
 def test_a_small_disk_is_refused_before(
-    make_adapter: Callable[..., Path], config: Callable[..., MergeConfig], disk_of: Callable[[int], Path]
+    make_adapter: MakeAdapter, config: MakeConfig, disk_of: Callable[[int], Path]
 ) -> None:
     adapter, disk = make_adapter(), disk_of(2000)
     with pytest.raises(ConfigError, match=r"out=.*needs 0\.0\d GB, and 0\.00 GB are free in .*disk_of_2000k"):
@@ -77,8 +77,8 @@ def test_a_small_disk_is_refused_before(
 
 
 def test_a_disk_that_fills_up_keeps_nothing(
-    make_adapter: Callable[..., Path],
-    config: Callable[..., MergeConfig],
+    make_adapter: MakeAdapter,
+    config: MakeConfig,
     disk_of: Callable[[int], Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -91,7 +91,7 @@ def test_a_disk_that_fills_up_keeps_nothing(
 
 @pytest.mark.slow
 def test_a_killed_merge_leaves_nothing_that_looks_complete(
-    make_adapter: Callable[..., Path], config: Callable[..., MergeConfig], tmp_path: Path
+    make_adapter: MakeAdapter, config: MakeConfig, tmp_path: Path
 ) -> None:
     settings, out = config(make_adapter(), shard_gb=0.001), tmp_path / "out"
     draft, write = tmp_path / ".out.draft", weights.write_merged

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from experiments.published_layout import write_model
 from kimi_audio_ft.config.train import ModelConfig
-from kimi_audio_ft.errors import ConfigError, DataError, UserError
+from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM
 from kimi_audio_ft.model.checkpoint import TensorInfo, read_config, read_header, write_in_pieces
 from kimi_audio_ft.model.files import locate, require_folder
@@ -74,8 +74,8 @@ def rewrite(folder: Path, shard_of: Callable[[str], str], change: Callable[[dict
 
 
 @torch.no_grad()
-def logits(model: KimiAudioForCausalLM, **more: Any) -> Tensor:
-    return model(**INPUTS, **more).text_logits.float()
+def logits(model: KimiAudioForCausalLM) -> Tensor:
+    return model(**INPUTS).text_logits
 
 
 def test_a_round_trip(model: KimiAudioForCausalLM, folder: Path) -> None:
@@ -97,9 +97,8 @@ def test_a_round_trip_in_bf16(model: KimiAudioForCausalLM, tmp_path: Path) -> No
     stored = load_file(tmp_path / "model-1-of-1.safetensors")
     rounded = {key: value.to(torch.bfloat16) for key, value in model.state_dict().items()}
     assert stored.keys() == rounded.keys() and all(torch.equal(stored[key], rounded[key]) for key in stored)
-    assert json.loads((tmp_path / INDEX).read_text())["metadata"]["total_size"] == sum(
-        t.nbytes for t in stored.values()
-    )
+    total = sum(tensor.nbytes for tensor in stored.values())
+    assert json.loads((tmp_path / INDEX).read_text())["metadata"]["total_size"] == total
     for dtype in (torch.bfloat16, torch.float32):
         again = KimiAudioForCausalLM.from_pretrained(tmp_path, dtype=dtype)
         assert {parameter.dtype for parameter in again.parameters()} == {dtype}
@@ -129,28 +128,6 @@ def test_one_file_without_an_index(model: KimiAudioForCausalLM, folder: Path) ->
     rewrite(folder, lambda key: "model.safetensors", lambda tensors: None)
     (folder / INDEX).unlink()
     assert torch.equal(logits(KimiAudioForCausalLM.from_pretrained(folder)), logits(model))
-
-
-def test_stray_rotary_tables_are_ignored(model: KimiAudioForCausalLM, folder: Path) -> None:
-    def add(tensors: dict[str, Tensor]) -> None:
-        for kind, count in (("layers", 3), ("mimo_layers", 2)):
-            for index in range(count):
-                tensors[f"model.{kind}.{index}.self_attn.rotary_emb.inv_freq"] = torch.ones(4, dtype=torch.bfloat16)
-
-    rewrite(folder, lambda key: "model-1-of-1.safetensors", add)
-    assert torch.equal(logits(KimiAudioForCausalLM.from_pretrained(folder)), logits(model))
-
-
-def test_without_the_branch_its_shards_are_never_opened(model: KimiAudioForCausalLM, folder: Path) -> None:
-    rewrite(folder, lambda key: "branch.safetensors" if "mimo" in key else "main.safetensors", lambda tensors: None)
-    (folder / "branch.safetensors").unlink()
-    alone = KimiAudioForCausalLM.from_pretrained(folder, audio_branch=False)
-    assert torch.equal(logits(alone, audio_branch=False), logits(model))
-    assert not any("mimo" in key for key in alone.state_dict())
-    with pytest.raises(UserError, match="read with audio_branch=False; read it with audio_branch=True"):
-        logits(alone)
-    with pytest.raises(DataError, match=r"branch\.safetensors: is not there, but .*index\.json names it.*Download it"):
-        KimiAudioForCausalLM.from_pretrained(folder)
 
 
 def refused(folder: Path, expected: str) -> None:
@@ -219,9 +196,7 @@ def test_where_the_parts_of_a_checkpoint_lie(folder: Path, tmp_path: Path) -> No
     assert other.speech_tokenizer == tmp_path
     assert locate(ModelConfig(path="tiny")).root == TINY_MODEL
     for path in (tmp_path / "none", folder / "config.json"):
-        with pytest.raises(
-            ConfigError, match=r"model\.path=.*must be 'tiny', a hub id or a checkpoint folder.*Download"
-        ):
+        with pytest.raises(ConfigError, match=r"model\.path=.*'tiny', a hub id or a checkpoint folder.*Download"):
             locate(ModelConfig(path=str(path)))
     assert require_folder("model.path", folder, "the base") == folder
     with pytest.raises(ConfigError, match=r"model\.path=.*none': the base must be a folder, and there is none"):

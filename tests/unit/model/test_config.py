@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from kimi_audio_ft.model.checkpoint import is_branch
-from kimi_audio_ft.model.config import PARAMETERS_7B, PUBLISHED_7B, KimiAudioConfig
-from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
+from kimi_audio_ft.model.config import PUBLISHED_7B, KimiAudioConfig
 from kimi_audio_ft.paths import TINY_MODEL
 
 
@@ -18,15 +16,6 @@ def test_the_defaults_are_the_published_7b() -> None:
     config = KimiAudioConfig()
     assert {name: getattr(config, name) for name in PUBLISHED_7B} == PUBLISHED_7B
     assert config.is_7b and config.head_dim == 128 and config.rope_theta == 1e6
-
-
-def test_the_7b_has_the_published_number_of_parameters() -> None:
-    with torch.device("meta"):
-        model = KimiAudioForCausalLM(KimiAudioConfig())
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    assert sum(sizes.values()) == PARAMETERS_7B["decoder"]
-    without = sum(size for name, size in sizes.items() if not is_branch(name))
-    assert without == PARAMETERS_7B["decoder without audio branch"]
 
 
 def test_the_published_files_names_are_read() -> None:

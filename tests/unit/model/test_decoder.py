@@ -1,4 +1,4 @@
-"""The two-stream decoder on the embedded model: padding, cache, branch, copies and features."""
+"""The two-stream decoder on the embedded model: cache, branch, copies and features."""
 
 from __future__ import annotations
 
@@ -52,18 +52,6 @@ def test_a_later_position_changes_no_earlier_one(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_changes_nothing(model: KimiAudioForCausalLM, streams: dict[str, Tensor], side: str) -> None:
-    pads = (3, 0) if side == "left" else (0, 3)
-    padded = {name: torch.nn.functional.pad(stream, pads) for name, stream in streams.items()}
-    mask = torch.nn.functional.pad(torch.ones(2, LENGTH, dtype=torch.long), pads)
-    own = slice(pads[0], pads[0] + LENGTH)
-    out, expected = model(**padded, attention_mask=mask), model(**streams)
-    torch.testing.assert_close(out.text_logits[:, own], expected.text_logits, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(out.audio_logits[:, own], expected.audio_logits, rtol=1e-4, atol=1e-4)
-
-
-@torch.no_grad()
 def test_steps_with_a_cache_are_one_pass(
     model: KimiAudioForCausalLM, streams: dict[str, Tensor], features: list[Tensor]
 ) -> None:
@@ -81,12 +69,13 @@ def test_steps_with_a_cache_are_one_pass(
 
 
 @torch.no_grad()
-def test_without_the_branch_text_stays_and_the_branch_is_refused(streams: dict[str, Tensor]) -> None:
-    whole = KimiAudioForCausalLM.from_pretrained(TINY_MODEL)
+def test_without_the_branch_text_stays_and_the_branch_is_refused(
+    model: KimiAudioForCausalLM, streams: dict[str, Tensor]
+) -> None:
     alone = KimiAudioForCausalLM.from_pretrained(TINY_MODEL, audio_branch=False)
     out = alone(**streams, audio_branch=False)
     assert out.audio_logits is None and not [name for name in alone.state_dict() if "mimo" in name]
-    torch.testing.assert_close(out.text_logits, whole(**streams).text_logits)
+    torch.testing.assert_close(out.text_logits, model(**streams).text_logits)
     with pytest.raises(UserError, match="read it with audio_branch=True"):
         alone(**streams)
 
@@ -123,7 +112,12 @@ def test_runs_of_audio_codes_are_counted_row_by_row() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "said"),
-    [([2], "1 feature tensors for 2 audios"), ([2, 2], r"audio_features\[1\]: shape \(2, 5\) for an audio of 1 codes")],
+    [
+        ([2], "1 feature tensors for 2 audios"),
+        ([2, 1, 1], "3 feature tensors for 2 audios"),
+        ([], "0 feature tensors for 2 audios"),
+        ([2, 2], r"audio_features\[1\]: shape \(2, 5\) for an audio of 1 codes"),
+    ],
 )
 def test_features_that_do_not_fit_the_codes_are_refused(rows: list[int], said: str) -> None:
     mask = torch.tensor([[True, True, False, True]])

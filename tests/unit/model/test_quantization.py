@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,6 +16,7 @@ from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.model.quantization import quantize_layers
+from kimi_audio_ft.paths import TINY_MODEL
 from kimi_audio_ft.trial import Trial
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="QLoRA needs bitsandbytes (the extra `gpu`)")
@@ -27,15 +26,9 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def pair() -> tuple[KimiAudioForCausalLM, KimiAudioForCausalLM]:
     """The tiny base in bf16, and the same in 4 bits."""
-    whole, small = (KimiAudioForCausalLM.from_pretrained(_tiny(), torch.bfloat16, False) for _ in range(2))
+    whole, small = (KimiAudioForCausalLM.from_pretrained(TINY_MODEL, torch.bfloat16, False) for _ in range(2))
     quantize_layers(small, CPU)
     return whole, small
-
-
-def _tiny() -> Path:
-    from kimi_audio_ft.paths import TINY_MODEL
-
-    return TINY_MODEL
 
 
 def logits(model: nn.Module) -> Tensor:
@@ -68,7 +61,7 @@ def test_an_adapter_trains_on_it_and_comes_off(trial_config: Callable[..., Train
     trial = Trial(config)
     before = logits(trial.base.load())
     fitted = trial.adapter()
-    losses = [row["loss"] for row in _rows(fitted.folder)]
+    losses = [row["loss"] for row in read_jsonl(fitted.folder / "curves.jsonl") if row["split"] == "train"]
     assert all(map(math.isfinite, losses)) and losses[-1] < 0.8 * losses[0]
     assert torch.equal(logits(trial.base.load()), before), "the base is as it was"
     with trial.base.saved_adapter(fitted.folder) as adapted:
@@ -76,11 +69,6 @@ def test_an_adapter_trains_on_it_and_comes_off(trial_config: Callable[..., Train
         assert not torch.equal(logits(adapted), before)
     plain = Trial(trial_config(model={"dtype": "bfloat16"}, trainer={"max_epochs": 4}))
     assert plain.training_signature != trial.training_signature
-
-
-def _rows(folder: Path) -> list[dict[str, Any]]:
-
-    return [row for row in read_jsonl(folder / "curves.jsonl") if row["split"] == "train"]
 
 
 def test_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,15 +83,14 @@ def test_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_shards_are_refused(trial_config: Callable[..., TrainConfig]) -> None:
     zero = {"strategy": "deepspeed_zero3", "deepspeed": {"zero_optimization": {"stage": 3}}}
+    refusal = r"model\.quantization='nf4': 4-bit weights cannot be spread.*trainer=ddp"
     for trainer in ({"strategy": "fsdp"}, zero):
-        with pytest.raises(
-            ConfigError, match=r"model\.quantization='nf4': 4-bit weights cannot be spread.*trainer=ddp"
-        ):
+        with pytest.raises(ConfigError, match=refusal):
             trial_config(model={"quantization": "nf4"}, trainer=trainer)
 
 
 def test_branch_layers_too() -> None:
-    model = KimiAudioForCausalLM.from_pretrained(_tiny(), torch.bfloat16, True)
+    model = KimiAudioForCausalLM.from_pretrained(TINY_MODEL, torch.bfloat16, True)
     quantize_layers(model, CPU)
     branch = [m for m in model.model.mimo_layers.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
     assert len(branch) == 7

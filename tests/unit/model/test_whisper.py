@@ -12,7 +12,7 @@ from torch import Tensor
 from experiments.published_layout import write_whisper
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.model.audio_frontend import PREPROCESSOR_CONFIG
-from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
+from kimi_audio_ft.model.whisper import SHAPE_7B, WhisperFeatureExtractor
 
 TINY = {
     "d_model": 16,
@@ -20,14 +20,6 @@ TINY = {
     "encoder_attention_heads": 2,
     "encoder_ffn_dim": 32,
     "num_mel_bins": 16,
-    "max_source_positions": 1500,
-}
-PUBLISHED = {
-    "d_model": 1280,
-    "encoder_layers": 32,
-    "encoder_attention_heads": 20,
-    "encoder_ffn_dim": 5120,
-    "num_mel_bins": 128,
     "max_source_positions": 1500,
 }
 
@@ -46,7 +38,7 @@ def clips() -> list[Tensor]:
 
 def test_full_size_has_the_published_number_of_parameters() -> None:
     with torch.device("meta"):
-        extractor = WhisperFeatureExtractor(PUBLISHED)
+        extractor = WhisperFeatureExtractor(SHAPE_7B)
     assert sum(parameter.numel() for parameter in extractor.parameters()) == 636_968_960
     assert extractor.output_dim == 5120
     names = dict(extractor.named_parameters())
@@ -81,11 +73,8 @@ def test_forward_has_the_gradients_that_encode_lacks(extractor: WhisperFeatureEx
 
 def test_saved_folder_has_the_published_layout(extractor: WhisperFeatureExtractor, tmp_path: Path) -> None:
     write_whisper(extractor, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "config.json",
-        "model.safetensors",
-        "preprocessor_config.json",
-    ]
+    names = {"config.json", "model.safetensors", "preprocessor_config.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names
     keys = load_file(tmp_path / "model.safetensors").keys()
     assert all(key.startswith("model.encoder.") for key in keys)
     assert json.loads((tmp_path / "preprocessor_config.json").read_text()) == PREPROCESSOR_CONFIG | {"feature_size": 16}
@@ -98,14 +87,10 @@ def test_transformers_reads_the_saved_folder(
 ) -> None:
     write_whisper(extractor, tmp_path)
     mel_extractor = transformers.WhisperFeatureExtractor.from_pretrained(tmp_path)
-    encoder = (
-        transformers.WhisperModel.from_pretrained(tmp_path, decoder_layers=1, decoder_attention_heads=2)
-        .get_encoder()
-        .eval()
-    )
+    model = transformers.WhisperModel.from_pretrained(tmp_path, decoder_layers=1, decoder_attention_heads=2)
     mel = mel_extractor(clips[0].numpy(), sampling_rate=16000, return_tensors="pt")["input_features"]
     with torch.no_grad():
-        expected = encoder(mel).last_hidden_state[0, :16].reshape(4, 64)
+        expected = model.get_encoder().eval()(mel).last_hidden_state[0, :16].reshape(4, 64)
     torch.testing.assert_close(extractor.encode(clips[:1])[0], expected, atol=1e-4, rtol=0)
 
 
@@ -142,12 +127,6 @@ def test_sharded_folder(extractor: WhisperFeatureExtractor, clips: list[Tensor],
     assert torch.equal(again.encode(clips[:1])[0], extractor.encode(clips[:1])[0])
 
 
-def rewrite(folder: Path, change: dict[str, Tensor | None]) -> None:
-    weights = load_file(folder / "model.safetensors") | change
-    kept = {name: value for name, value in weights.items() if value is not None}
-    save_file(kept, folder / "model.safetensors")
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -161,26 +140,27 @@ def test_wrong_tensors_are_named(
     extractor: WhisperFeatureExtractor, tmp_path: Path, change: dict[str, Tensor | None], message: str
 ) -> None:
     write_whisper(extractor, tmp_path)
-    rewrite(tmp_path, change)
+    weights = load_file(tmp_path / "model.safetensors") | change
+    save_file({name: value for name, value in weights.items() if value is not None}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=message):
         WhisperFeatureExtractor.from_pretrained(tmp_path)
 
 
-def test_wrong_files_are_named(extractor: WhisperFeatureExtractor, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"config\.json: cannot be read"):
-        WhisperFeatureExtractor.from_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(DataError, match=r"config\.json: is not JSON"):
-        WhisperFeatureExtractor.from_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text('{"d_model": 16}')
-    with pytest.raises(DataError, match=r"lacks encoder_layers, .*num_mel_bins"):
-        WhisperFeatureExtractor.from_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(TINY))
-    with pytest.raises(DataError, match=r"neither model\.safetensors nor .*pickled"):
-        WhisperFeatureExtractor.from_pretrained(tmp_path)
+def test_wrong_files_are_named(tmp_path: Path) -> None:
+    def refused(message: str) -> None:
+        with pytest.raises(DataError, match=message):
+            WhisperFeatureExtractor.from_pretrained(tmp_path)
+
+    refused(r"config\.json: cannot be read")
+    for config, message in (
+        ("{", r"config\.json: is not JSON"),
+        ('{"d_model": 16}', r"lacks encoder_layers, .*num_mel_bins"),
+        (json.dumps(TINY), r"neither model\.safetensors nor .*pickled"),
+    ):
+        (tmp_path / "config.json").write_text(config)
+        refused(message)
     (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1")
-    with pytest.raises(DataError, match="not a readable safetensors file"):
-        WhisperFeatureExtractor.from_pretrained(tmp_path)
+    refused("not a readable safetensors file")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,11 @@ def make_two_files(folder: Path) -> dict[str, Any]:
     return {"steps": 3}
 
 
+def entries(root: Path) -> list[str]:
+    """Everything below the store but locks."""
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.suffix != ".lock")
+
+
 def told_to_go_on(commands: Sequence[Sequence[str]]) -> list[list[str]]:
     """What programs print that begin with "asking" and wait for a line: all of them get it when the last one asks."""
     with ExitStack() as running:

@@ -14,14 +14,9 @@ from kimi_audio_ft import store
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.files import read_jsonl, write_json, write_jsonl
 from kimi_audio_ft.store.inventory import listing
-from tests.unit.store.small_products import make_two_files, told_to_go_on
+from tests.unit.store.small_products import entries, make_two_files, told_to_go_on
 
 KIND, NAME = "adapter", "0123456789abcdef"
-
-
-def entries(root: Path) -> list[str]:
-    """Everything below the store but locks."""
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.suffix != ".lock")
 
 
 def run_python(code: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:

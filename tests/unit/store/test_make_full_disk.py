@@ -11,18 +11,9 @@ import pytest
 from kimi_audio_ft import store
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.files import raise_if_full, read_jsonl, write_json, write_jsonl
+from tests.unit.store.small_products import entries, make_two_files
 
 KIND, NAME = "adapter", "0123456789abcdef"
-
-
-def make_small(folder: Path) -> dict[str, Any]:
-    (folder / "a.bin").write_bytes(b"x" * 1000)
-    return {}
-
-
-def entries(root: Path) -> list[str]:
-    """Everything below the store but locks."""
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.suffix != ".lock")
 
 
 def full_disk() -> OSError:
@@ -39,7 +30,7 @@ def full_disk() -> OSError:
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_full_disk_is_told_in_words(private_store: Path, wrapped: bool) -> None:
     def fail(folder: Path) -> dict[str, Any]:
-        make_small(folder)
+        make_two_files(folder)
         if wrapped:
             raise RuntimeError("a library's own error") from full_disk()
         raise full_disk()
@@ -69,7 +60,7 @@ def test_product_larger_than_the_disk(small_disk: Path) -> None:
     with pytest.raises(UserError, match="the disk is full"):
         store.find_or_make(KIND, NAME, make)
     assert entries(small_disk) == [KIND]
-    store.find_or_make(KIND, NAME, make_small)
+    store.find_or_make(KIND, NAME, make_two_files)
 
 
 def test_safetensors_on_a_full_disk(small_disk: Path) -> None:

@@ -11,11 +11,9 @@ from typing import Any
 
 import pytest
 
-from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
-from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode, transcript_signatures
-from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest
+from kimi_audio_ft.decoding.transcripts import transcript_signatures
 from kimi_audio_ft.paths import TINY_MODEL
 from kimi_audio_ft.store.signature import EXCLUDED
 from kimi_audio_ft.trial import Trial
@@ -169,23 +167,6 @@ class TestInputs:
 
         assert name(train_subset=8, train_subset_seed=2) == name() != name(prompt="请听写。")
 
-    def test_a_changed_answer_or_code(self, coded_manifests: Path, tmp_path: Path) -> None:
-        rows = [json.loads(line) for line in (coded_manifests / "train.jsonl").read_text(encoding="utf-8").splitlines()]
-
-        def identity() -> str:
-            text = "".join(json.dumps(row) + "\n" for row in rows)
-            (tmp_path / "m.jsonl").write_text(text)
-            return manifest_identity(read_manifest(tmp_path / "m.jsonl"))
-
-        seen = {identity()}
-        rows[3]["conversation"][2]["content"] += "。"
-        seen.add(identity())
-        rows[3]["conversation"][1]["audio_tokens"].append(1467)
-        seen.add(identity())
-        rows.reverse()
-        seen.add(identity())
-        assert len(seen) == 4
-
     def test_a_changed_base(self, trial_config: Callable[..., TrainConfig], tmp_path: Path) -> None:
         base = tmp_path / "base"
         shutil.copytree(TINY_MODEL, base)
@@ -211,38 +192,21 @@ class TestInputs:
         assert {features for features in before if of(features) != before[features]} == {"cached", "online"}
 
 
-class TestTranscripts:
-    """Which decoding settings make a new transcript. (Trainings are not involved: the base alone is decoded.)"""
-
-    @pytest.fixture
-    def sign(self, trial_config: Callable[..., TrainConfig]) -> Callable[..., list[str]]:
-        def make(seed: int = 1, **decoding: Any) -> list[str]:
-            config = trial_config(decoding={"max_new_tokens": 1, "text_temperature": 0.5, "text_top_k": 5} | decoding)
-            base = Base(config.model, config.data.features, "cpu")
-            return decode(EvaluationSet(base, config.data), config.decoding, seed, None).signatures
-
-        return make
-
-    def test_settings_that_change_results(self, sign: Callable[..., list[str]]) -> None:
-        variants = [
-            sign(),
-            sign(text_temperature=0.6),
-            sign(text_top_k=4),
-            sign(text_repetition_penalty=1.1),
-            sign(text_repetition_window_size=8),
-            sign(max_new_tokens=2),
-            sign(seed=2),
-        ]
-        assert len({names[0] for names in variants}) == len(variants)
-
-    def test_batch_size_does_not(self, sign: Callable[..., list[str]]) -> None:
-        assert sign(batch_size=2) == sign()
-
-    def test_more_repeats_keep_the_first(self, sign: Callable[..., list[str]]) -> None:
-        three = sign(repeats=3)
-        assert len(set(three)) == 3 and sign() == three[:1]
-
-    def test_greedy_is_one_transcript_whatever_would_be_drawn(self, sign: Callable[..., list[str]]) -> None:
-        greedy = sign(text_temperature=0.0)
-        assert len(greedy) == 1
-        assert greedy == sign(text_temperature=0.0, text_top_k=0, repeats=4) == sign(text_temperature=0.0, seed=9)
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"text_temperature": 0.6},
+        {"text_top_k": 4},
+        {"text_repetition_penalty": 1.1},
+        {"text_repetition_window_size": 8},
+        {"max_new_tokens": 2},
+    ],
+)
+def test_decoding_settings_that_change_results(trial_config: Callable[..., TrainConfig], other: dict[str, Any]) -> None:
+    """Requests of another seed, batch size and more repeats are in tests/unit/decoding/test_transcripts.py."""
+    decoding = {"max_new_tokens": 1, "text_temperature": 0.5, "text_top_k": 5}
+    trials = [Trial(trial_config(decoding=decoding | more)) for more in ({}, other)]
+    plain, changed_one = (
+        transcript_signatures(one.evaluation, DecodingRequest(one.config.decoding, 1), None) for one in trials
+    )
+    assert plain != changed_one
