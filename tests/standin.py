@@ -27,8 +27,6 @@ from torch import Tensor
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperDecoder
 
-from kimi_audio_ft.model import KimiAudioForCausalLM, SpeechTokenizer, WhisperFeatureExtractor
-from kimi_audio_ft.model.checkpoint import read_config
 from kimi_audio_ft.paths import TINY_MODEL
 
 INDEX = "model.safetensors.index.json"
@@ -86,58 +84,31 @@ class Standin:
         return [f"model.path={self.root}", f"model.speech_tokenizer={self.speech_tokenizer}"]
 
 
-def write_standin(
-    folder: Path,
-    weights: str = "tiny",
-    seed: int = 0,
-    model_type: str = "qwen2",
-    whisper_dtype: torch.dtype = torch.float16,
-    generation_config: bool = False,
-    size: Mapping[str, Any] | None = None,
-) -> Standin:
-    """Write ``folder/Kimi-Audio-7B-Instruct`` and ``folder/glm-4-voice-tokenizer``.
-
-    Args:
-        weights: "tiny" copies the embedded model, which transcribes; "random" draws decoder and encoders from ``seed``.
-        model_type: what ``config.json`` says; the published string is "qwen2" or "kimi_audio".
-        whisper_dtype: number format of the Whisper file.
-        generation_config: whether a ``generation_config.json`` is there.
-        size: other values of the decoder's config fields, with ``weights="random"``.
-    """
-    assert weights in ("tiny", "random") and (weights == "random" or not size)
+def write_standin(folder: Path) -> Standin:
+    """Write ``folder/Kimi-Audio-7B-Instruct`` and ``folder/glm-4-voice-tokenizer``: the embedded model's weights."""
     root, speech_tokenizer = folder / "Kimi-Audio-7B-Instruct", folder / "glm-4-voice-tokenizer"
     root.mkdir(parents=True)
-    config = _config(model_type, size or {})
+    config = _config()
     _write_json(root / "config.json", config)
-    _write_decoder(root, _decoder_tensors(root, weights, seed), config)
-    _write_text_files(root, generation_config)
-    _write_whisper(root / "whisper-large-v3", weights, seed, whisper_dtype)
+    _write_decoder(root, load_file(TINY_MODEL / "model-1-of-1.safetensors"), config)
+    _write_text_files(root)
+    _write_whisper(root / "whisper-large-v3")
     for name in NEVER_OPENED:
         (root / name).parent.mkdir()
         (root / name).write_bytes(b"\x80\x04junk: no reader may open a pickle")
     (root / "audio_detokenizer" / "config.yaml").write_text("junk: true\n")
     _write_json(root / "vocoder" / "config.json", {"junk": True})
-    _write_speech_tokenizer(speech_tokenizer, weights, seed)
+    _write_speech_tokenizer(speech_tokenizer)
     return Standin(root, speech_tokenizer)
 
 
-def _config(model_type: str, size: Mapping[str, Any]) -> dict[str, Any]:
+def _config() -> dict[str, Any]:
     tiny = json.loads((TINY_MODEL / "config.json").read_text())
-    sizes = {name: tiny[name] for name in SIZE_FIELDS} | dict(size)
+    sizes = {name: tiny[name] for name in SIZE_FIELDS}
     # As published, where it is 16384 codes + 512: more than the vocabulary has rows for.
     codes = sizes["vocab_size"] - sizes["kimia_token_offset"]
-    fields = PUBLISHED_VALUES | sizes | {"kimia_audio_output_vocab": codes + 512, "model_type": model_type}
+    fields = PUBLISHED_VALUES | sizes | {"kimia_audio_output_vocab": codes + 512, "model_type": "qwen2"}
     return dict(sorted(fields.items()))
-
-
-def _decoder_tensors(root: Path, weights: str, seed: int) -> dict[str, Tensor]:
-    """bf16 tensors of the decoder for the ``config.json`` in ``root``."""
-    if weights == "tiny":
-        return load_file(TINY_MODEL / "model-1-of-1.safetensors")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        state = KimiAudioForCausalLM(read_config(root)).state_dict()
-    return {name: value.to(torch.bfloat16) for name, value in state.items()}
 
 
 def _write_decoder(root: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
@@ -161,7 +132,7 @@ def _write_decoder(root: Path, tensors: dict[str, Tensor], config: dict[str, Any
     _write_json(root / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
 
 
-def _write_text_files(root: Path, generation_config: bool) -> None:
+def _write_text_files(root: Path) -> None:
     for name in ("tiktoken.model", "special_tokens_map.json"):
         shutil.copy(TINY_MODEL / name, root / name)
     tokenizer = json.loads((TINY_MODEL / "tokenizer_config.json").read_text())
@@ -170,18 +141,9 @@ def _write_text_files(root: Path, generation_config: bool) -> None:
     for name in REMOTE_CODE:
         (root / name).write_text(f'raise RuntimeError("remote code was run: {name}")\n')
     (root / "README.md").write_text("# Stand-in\n")
-    if generation_config:
-        eos = tokenizer_id(tokenizer, "[EOS]")
-        _write_json(root / "generation_config.json", {"eos_token_id": [eos], "transformers_version": "4.44.1"})
 
 
-def tokenizer_id(tokenizer_config: Mapping[str, Any], name: str) -> int:
-    """Id of a special token by its name in ``tokenizer_config.json``."""
-    decoder = tokenizer_config["added_tokens_decoder"]
-    return next(int(number) for number, entry in decoder.items() if entry["content"] == name)
-
-
-def _write_whisper(folder: Path, weights: str, seed: int, dtype: torch.dtype) -> None:
+def _write_whisper(folder: Path) -> None:
     source = TINY_MODEL / "whisper-large-v3"
     config = json.loads((source / "config.json").read_text())
     decoder = {
@@ -195,40 +157,34 @@ def _write_whisper(folder: Path, weights: str, seed: int, dtype: torch.dtype) ->
         "eos_token_id": 2,
         "decoder_start_token_id": 3,
     }
-    config |= decoder | {"torch_dtype": str(dtype).removeprefix("torch."), "transformers_version": "4.44.1"}
+    config |= decoder | {"torch_dtype": "float16", "transformers_version": "4.44.1"}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed + 1)
-        if weights == "tiny":
-            tensors = load_file(source / "model.safetensors")
-        else:
-            encoder = WhisperFeatureExtractor(config).encoder.state_dict()
-            tensors = {f"model.encoder.{name}": value for name, value in encoder.items()}
+        torch.manual_seed(1)
         unused = WhisperDecoder(WhisperConfig.from_dict(config)).state_dict()
+    tensors = load_file(source / "model.safetensors")
     tensors |= {f"model.decoder.{name}": value for name, value in unused.items()}
     folder.mkdir()
     _write_json(folder / "config.json", config)
     shutil.copy(source / "preprocessor_config.json", folder / "preprocessor_config.json")
-    stored = {name: value.to(dtype).contiguous() for name, value in tensors.items()}
+    stored = {name: value.half().contiguous() for name, value in tensors.items()}
     save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _write_speech_tokenizer(folder: Path, weights: str, seed: int) -> None:
+def _write_speech_tokenizer(folder: Path) -> None:
     source = TINY_MODEL / "glm-4-voice-tokenizer"
     shutil.copytree(source, folder)
     config = json.loads((source / "config.json").read_text())
     width, codes = config["d_model"], config["quantize_vocab_size"]
     positions = config["max_source_positions"] // config["pooling_kernel_size"]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed + 2)
-        tensors = load_file(source / "model.safetensors")
-        if weights == "random":
-            tensors = SpeechTokenizer(config).state_dict()
+        torch.manual_seed(2)
         unused = {
             "embed_positions2.weight": torch.randn(positions, width),
             "ema_count": torch.rand(codes),
             "ema_weight": torch.randn(codes, width),
         }
-    save_file(tensors | unused, folder / "model.safetensors", metadata={"format": "pt"})
+    tensors = load_file(source / "model.safetensors") | unused
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -18,23 +18,20 @@ from kimi_audio_ft.files import write_jsonl
 from kimi_audio_ft.store.digests import file_digest
 from kimi_audio_ft.store.features import RECORD, FeatureStore
 from tests.integration.conftest import NewPlace, Workplace
+from tests.unit.conftest import answer, audio, line
 
 TOKENIZE = "kimi_audio_ft.tokenize"
 COMMAND = ("manifests=[clips.jsonl]", "progress=false", "batch_size=1")
 CLIPS = 28
 
 
-def asr(path: str) -> dict[str, Any]:
-    audio = {"role": "user", "message_type": "audio", "content": path}
-    said = {"role": "assistant", "message_type": "text", "content": "好"}
-    return {"id": path, "task_type": "understanding", "conversation": [audio, said]}
-
-
 def write_clips(folder: Path) -> None:
     rng = np.random.default_rng(4)
     for index in range(CLIPS):
         soundfile.write(folder / f"{index}.wav", rng.normal(0, 0.1, 1000 + 397 * index), 16000)
-    write_jsonl(folder / "clips.jsonl", [asr(f"{index}.wav") for index in range(CLIPS)])
+    write_jsonl(
+        folder / "clips.jsonl", [line(f"{index}.wav", audio(f"{index}.wav"), answer("好")) for index in range(CLIPS)]
+    )
 
 
 def store_of(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:

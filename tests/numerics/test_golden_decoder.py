@@ -110,9 +110,3 @@ def test_intermediate_states(model: KimiAudioForCausalLM, cases: dict[str, Tenso
     assert set(seen) == {k.removeprefix("base.debug.input_of_") for k in cases if "input_of" in k}
     for key, value in seen.items():
         assert_close(value, cases[f"base.debug.input_of_{key}"])
-
-
-def test_text_path_never_needs_the_branch(model: KimiAudioForCausalLM, cases: dict[str, Tensor]) -> None:
-    out = model(**inputs(cases, "base"), audio_features=features(cases, "base"), audio_branch=False)
-    assert out.audio_logits is None
-    assert_close(out.text_logits, cases["base.logits_lm_head"])

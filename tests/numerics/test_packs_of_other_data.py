@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ from kimi_audio_ft.training.checkpoint import resume_step
 from kimi_audio_ft.trial import Trial
 from tests.numerics.pack_lab import NAMES, Lab
 from tests.sameness import assert_same, assert_within_rounding, differing
+from tests.unit.conftest import answer, audio, line
 
 Config = Callable[..., TrainConfig]
 SEEDS = {name: {"seed": seed, "lora": {"lora_dropout": 0.2}} for seed, name in enumerate(NAMES, start=1)}
@@ -68,20 +68,14 @@ def test_unequal_epochs_are_refused(trial_config: Config, lab: Lab) -> None:
 
 def _equally_long(path: Path) -> str:
     first, rng = read_config(TINY_MODEL).kimia_token_offset, np.random.default_rng(1)
-    write_jsonl(path, (_line(f"c{i}", {"audio_tokens": _codes(rng, first, 9)}, "今天会议") for i in range(16)))
+    write_jsonl(
+        path, [line(f"c{i}", audio("", audio_tokens=_codes(rng, first, 9)), answer("今天会议")) for i in range(16)]
+    )
     return str(path)
 
 
 def _codes(rng: np.random.Generator, first: int, count: int) -> list[int]:
     return [int(code) for code in rng.integers(first, first + 100, count)]
-
-
-def _line(name: str, audio: dict[str, Any], answer: str) -> dict[str, Any]:
-    messages = [
-        {"role": "user", "message_type": "audio", **audio},
-        {"role": "assistant", "message_type": "text", "content": answer},
-    ]
-    return {"id": name, "task_type": "understanding", "conversation": messages}
 
 
 @pytest.fixture
@@ -92,7 +86,7 @@ def recordings(tmp_path: Path) -> str:
         samples = (0.1 * rng.standard_normal(int(16_000 * seconds))).astype(np.float32)
         soundfile.write(tmp_path / f"{index}.wav", samples, 16_000)
         codes = _codes(rng, first, num_audio_tokens(len(samples)))
-        lines.append(_line(f"r{index}", {"content": f"{index}.wav", "audio_tokens": codes}, "你好今天"))
+        lines.append(line(f"r{index}", audio(f"{index}.wav", audio_tokens=codes), answer("你好今天")))
     write_jsonl(tmp_path / "recordings.jsonl", lines)
     return str(tmp_path / "recordings.jsonl")
 

@@ -5,7 +5,6 @@ Each run starts two Python processes.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -20,13 +19,14 @@ from torch import Tensor
 
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.files import read_jsonl
+from kimi_audio_ft.files import read_jsonl, write_jsonl
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.paths import TINY_MODEL
 from kimi_audio_ft.runtime.workers import run_workers
 from kimi_audio_ft.training.ending import TrainingFailed
 from kimi_audio_ft.trial import Trial, fit_in_workers
 from tests.sameness import assert_within_rounding
+from tests.unit.conftest import answer, audio, line
 
 Config = Callable[..., TrainConfig]
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_ranks")]
@@ -131,14 +131,7 @@ def long_manifest(tmp_path: Path) -> str:
     """Four conversations of 402 codes each."""
     path = tmp_path / "long.jsonl"
     codes = [1467 + index % 256 for index in range(402)]
-    lines = []
-    for index in range(4):
-        conversation = [
-            {"role": "user", "message_type": "audio", "audio_tokens": codes},
-            {"role": "assistant", "message_type": "text", "content": "你好"},
-        ]
-        lines.append(json.dumps({"id": str(index), "task_type": "understanding", "conversation": conversation}) + "\n")
-    path.write_text("".join(lines), encoding="utf-8")
+    write_jsonl(path, [line(str(index), audio("", audio_tokens=codes), answer("你好")) for index in range(4)])
     return str(path)
 
 

@@ -61,18 +61,10 @@ def ids(steps: Any) -> list[list[list[str]]]:
     return [[batch["ids"] for batch in step] for step in steps]
 
 
-def flat(steps: list[list[list[str]]]) -> list[str]:
-    return [name for step in steps for batch in step for name in batch]
-
-
-def test_the_order_is_the_same_for_any_number_of_workers(make_long: Make) -> None:
-    orders = [ids(make_long(num_workers=workers).train_dataloader()) for workers in (0, 1, 3)]
-    assert orders[0] == orders[1] == orders[2] and len(set(flat(orders[0]))) == len(flat(orders[0])) > 1000
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_goes_on_exactly_where_it_was_cut(make_long: Make, workers: int) -> None:
     whole = ids(make_long().train_dataloader())
+    assert len(whole) > 100
     for cut in (1, len(whole) // 2, len(whole) - 1):
         loader = make_long(num_workers=workers).train_dataloader()
         steps = iter(loader)

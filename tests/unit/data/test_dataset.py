@@ -138,10 +138,6 @@ def test_recordings_that_are_stored_as_perturbed_only(tiny: Tiny, change_line: C
         check(path)
 
 
-def test_a_draw_carries_its_weight(make: Make) -> None:
-    assert make("none")[Draw(1, epoch=4, weight=0.25)].weight == 0.25
-
-
 @pytest.mark.parametrize("mode", ["cached", "online"])
 def test_perturbed_codes_and_features_belong_together(make: Make, tiny: Tiny, mode: str) -> None:
     dataset = make(mode, {"speeds": [0.8], "gains_db": [-3.0]})

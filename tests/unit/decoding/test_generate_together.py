@@ -68,14 +68,6 @@ def test_each_sampling_is_as_alone(model: KimiAudioForCausalLM, samples: list[Sa
     assert len(lengths) > 4 and len({str(texts) for texts in separate}) > len(MANY) / 2, "answers must be ragged"
 
 
-def test_one_prefill_for_all(model: KimiAudioForCausalLM, samples: list[Sample]) -> None:
-    positions: list[int] = []
-    hook = model.model.register_forward_hook(lambda _, args, out: positions.append(args[0].shape[1]))
-    together(model, samples, MANY)
-    hook.remove()
-    assert [length > 1 for length in positions] == [True] + [False] * (len(positions) - 1)
-
-
 @pytest.mark.slow
 def test_a_cache_that_was_used_up_gives_other_answers(
     model: KimiAudioForCausalLM, samples: list[Sample], monkeypatch: pytest.MonkeyPatch

@@ -80,11 +80,6 @@ def test_seed_and_repeat_draw_anew(answers: Answers) -> None:
     assert other_seed != other_repeat
 
 
-def test_greedy_draws_nothing(answers: Answers) -> None:
-    greedy = replace(SAMPLED, text_temperature=0.0)
-    assert answers(greedy) == answers(greedy, seed=2, repeat=3) == answers(replace(greedy, text_top_k=3))
-
-
 @pytest.mark.parametrize("unwritten", ["first code", "last code", BLANK])
 def test_codes_and_special_tokens_never_reach_the_text(trial: Trial, answers: Answers, unwritten: str) -> None:
     base = trial.base

@@ -15,7 +15,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from kimi_audio_ft.errors import ChangedError, ConfigError, DataError, UserError
+from kimi_audio_ft.errors import ChangedError, DataError, UserError
 from kimi_audio_ft.features import encode as encoding
 from kimi_audio_ft.features.encode import Encoders, encode_missing, encode_wanted
 from kimi_audio_ft.features.workload import find_wanted
@@ -112,11 +112,6 @@ def test_codes_alone_need_no_whisper(tiny: Tiny, conversations: Manifest, encode
     without = Encoders(ModelFiles(files.root, tmp_path / "none", files.speech_tokenizer), False, torch.float32)
     store = encode_missing(without, conversations[:2], progress=False)
     assert store.dim == 0 and store.codes(file_digest(encoded / "clips/1.wav"))
-    with pytest.raises(ConfigError, match=r"model\.path=.*whisper-large-v3 must be a folder"):
-        Encoders(without.files, True, torch.float32).store()
-    missing = ModelFiles(files.root, files.whisper, tmp_path / "glm")
-    with pytest.raises(ConfigError, match=r"model\.speech_tokenizer=.*glm.*voice tokenizer must be a folder"):
-        Encoders(missing, False, torch.float32).store()
 
 
 def test_only_what_is_missing_is_encoded(tiny: Tiny, conversations: Manifest) -> None:
@@ -281,9 +276,6 @@ def test_an_unusable_recording_is_named(tiny: Tiny, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "m.jsonl", [line("nan", audio("nan.wav"))])
     conversations = read_manifest(tmp_path / "m.jsonl")
     with pytest.raises(UserError, match=r"nan\.wav: 1 of 2 samples are NaN or infinite"):
-        encode_missing(tiny.encoders(False), conversations, progress=False)
-    (tmp_path / "nan.wav").unlink()
-    with pytest.raises(UserError, match=r"m\.jsonl:1: there is no recording .*nan\.wav\. Check the path"):
         encode_missing(tiny.encoders(False), conversations, progress=False)
 
 

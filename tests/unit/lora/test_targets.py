@@ -9,7 +9,7 @@ from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import LoraConfig, ModelConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.lora.adapter import add_adapter, trainable_parameters
-from kimi_audio_ft.lora.targets import PRESETS, linears_of, matched, needs_branch, needs_whisper, target_pattern
+from kimi_audio_ft.lora.targets import PRESETS, linears_of, matched, needs_branch, needs_whisper
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM, WhisperFeatureExtractor
 from kimi_audio_ft.model.whisper import SHAPE_7B
 
@@ -95,25 +95,20 @@ def test_list_of_presets_and_paths(published: KimiAudioForCausalLM) -> None:
     assert wrapped == expected
 
 
-def test_a_bare_name_is_not_a_suffix(published: KimiAudioForCausalLM) -> None:
-    """PEFT would match `q_proj` anywhere, Whisper included."""
-    with pytest.raises(ConfigError, match=r"lora\.target_modules='q_proj': matches none of the model's \d+ linears"):
-        matched(linears_of(published), "q_proj")
-
-
-def test_one_idle_member_of_a_list_is_an_error(published: KimiAudioForCausalLM) -> None:
-    with pytest.raises(ConfigError, match=r"'model.+layer.+0.+q_proj': matches none"):
-        add_adapter(published, LoraConfig(target_modules=["decoder", r"model\.layer\.0\..*q_proj"]), seed=1)
-
-
-def test_modules_that_are_no_linears_do_not_count(published: KimiAudioForCausalLM) -> None:
-    with pytest.raises(ConfigError, match="matches none"):
-        matched(linears_of(published), r"model\.embed_tokens")
-
-
-def test_bad_regular_expression() -> None:
-    with pytest.raises(ConfigError, match=r"lora\.target_modules='model\.\(': is neither a preset \(decoder, .*nor a"):
-        target_pattern("model.(")
+@pytest.mark.parametrize(
+    ("targets", "problem"),
+    [
+        # PEFT would match `q_proj` anywhere, Whisper included.
+        ("q_proj", r"lora\.target_modules='q_proj': matches none of the model's \d+ linears"),
+        (r"model\.embed_tokens", "matches none"),
+        (["decoder", r"model\.layer\.0\..*q_proj"], r"'model.+layer.+0.+q_proj': matches none"),
+        ("model.(", r"lora\.target_modules='model\.\(': is neither a preset \(decoder, .*nor a"),
+    ],
+    ids=["a bare name", "no linear", "one idle member of a list", "a bad regular expression"],
+)
+def test_targets_that_match_no_linear(published: KimiAudioForCausalLM, targets: str | list[str], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        matched(linears_of(published), targets)
 
 
 def test_whisper_targets_need_online_features() -> None:

@@ -12,20 +12,14 @@ from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.files import write_jsonl
 from kimi_audio_ft.manifest import index
 from kimi_audio_ft.manifest.manifest import Manifest, read_manifest, training_subset
+from tests.unit.conftest import answer, audio, line
 
 RECORDINGS, SEGMENTS = 12, 5
 
 
 def write(path: Path, names: list[str], grouped: bool = True) -> Manifest:
-    rows = []
-    for name in names:
-        conversation = [
-            {"role": "user", "message_type": "audio", "content": f"{name}.wav"},
-            {"role": "assistant", "message_type": "text", "content": "好"},
-        ]
-        group = {"group": name.split("-")[0]} if grouped else {}
-        rows.append({"id": name, **group, "task_type": "understanding", "conversation": conversation})
-    write_jsonl(path, rows)
+    rows = [line(name, audio(f"{name}.wav"), answer("好")) for name in names]
+    write_jsonl(path, [row | ({"group": row["id"].split("-")[0]} if grouped else {}) for row in rows])
     return read_manifest(path)
 
 

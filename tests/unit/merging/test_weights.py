@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.lora.adapter import load_adapter
 from kimi_audio_ft.merging.weights import Update, read_updates
-from kimi_audio_ft.model import KimiAudioForCausalLM, WhisperFeatureExtractor
+from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.model.checkpoint import read_config
 from tests.standin import Standin
 from tests.unit.merging.conftest import MakeAdapter, randomized
@@ -57,16 +57,6 @@ def test_ranks_and_scales_by_pattern(standin: Standin, tmp_path: Path) -> None:
     assert len(updates["model.layers.0.self_attn.q_proj.weight"].a) == 3
     assert updates["model.layers.0.self_attn.q_proj.weight"].scaling == pytest.approx(5 / 3)
     assert updates["model.layers.1.mlp.up_proj.weight"].scaling == 20
-
-
-def test_names_of_whisper_and_branch(standin: Standin, make_adapter: MakeAdapter) -> None:
-    with torch.device("meta"):
-        model = on_meta(standin.root)
-        config = WhisperFeatureExtractor.from_pretrained(standin.root / "whisper-large-v3").config
-        model.attach_whisper(WhisperFeatureExtractor(config))
-    updates = read_updates(model, make_adapter(target_modules="report"))
-    assert "whisper_model.encoder.layers.1.self_attn.v_proj.weight" in updates
-    assert "model.mimo_layers.0.mlp.up_proj.weight" in updates
 
 
 def refused(root: Path, folder: Path, expected: str) -> None:

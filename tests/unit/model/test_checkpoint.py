@@ -252,8 +252,5 @@ def test_what_is_no_safetensors_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.safetensors").write_bytes(content)
     with pytest.raises(DataError, match=r"x\.safetensors: is not a readable safetensors file.*Download it again"):
         read_header(tmp_path / "x.safetensors")
-
-
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is not a readable safetensors file \(No such file"):
         read_header(tmp_path / "none")

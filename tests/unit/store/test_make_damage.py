@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from kimi_audio_ft.base import find_adapter
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.store.inventory import listing
 from kimi_audio_ft.store.make import HASHES
+from tests.unit.store.small_products import told_to_go_on
 
 KIND, NAME = "adapter", "a123456789abcdef"
 LARGE = 1 << 20
@@ -123,6 +123,8 @@ import sys
 from pathlib import Path
 from kimi_audio_ft import store
 
+sys.stderr = sys.stdout
+
 def make(folder):
     print("made", flush=True)
     (folder / "weights").write_bytes(b"x" * 1000)
@@ -138,21 +140,11 @@ print((path / "weights").stat().st_size)
 def test_processes_that_meet_a_damaged_product_make_it_once(product: Path) -> None:
     """Three at once; one sets it aside and makes it, the others use what it made."""
     flip_a_bit(product / "weights")
-    command = [sys.executable, "-c", MAKES_FROM_DAMAGED, KIND, NAME]
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    processes = [subprocess.Popen(command, text=True, **pipes) for _ in range(3)]  # type: ignore[call-overload]
-    try:
-        assert [process.stdout.readline() for process in processes] == ["asking\n"] * 3
-        for process in processes:
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        outputs = [process.communicate() for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert sorted(out.split() for out, _ in outputs) == [["1000"], ["1000"], ["made", "1000"]], outputs
+    outputs = told_to_go_on([[MAKES_FROM_DAMAGED, KIND, NAME]] * 3)
+    results = [[line for line in lines if line in ("made", "1000")] for lines in outputs]
+    assert sorted(results) == [["1000"], ["1000"], ["made", "1000"]], outputs
     assert len(list(product.parent.glob(".corrupt-*"))) == 1
-    said = "".join(err for _, err in outputs)
+    said = "\n".join(line for lines in outputs for line in lines)
     assert "the sha256 of weights" in said and "missing" not in said and "cannot be read" not in said
 
 
