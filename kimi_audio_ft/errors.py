@@ -9,9 +9,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from kimi_audio_ft.text import printable_lines
+
 
 class UserError(ValueError):
-    """Something the user gave cannot be used; the message says where, what, why and the remedy."""
+    """Something the user gave cannot be used; the message says where, what, why and the remedy.
+
+    Names and values in it may come from a file of strangers: what a terminal would obey is escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable_lines(message))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For other processes: the arguments that subclasses form their message from are not kept."""

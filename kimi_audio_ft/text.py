@@ -60,6 +60,11 @@ def printable(text: str) -> str:
     return "".join(char.encode("unicode_escape").decode() if _is_control(char) else char for char in text)
 
 
+def printable_lines(text: str) -> str:
+    """As ``printable``, with the ends of lines as they are."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def _is_control(char: str) -> bool:
     return unicodedata.category(char) in _CONTROL
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.text import printable
 from multirun_analysis.analysis import load_sweep
 from multirun_analysis.messages import ENGLISH, LANGUAGES, messages_in
 from multirun_analysis.report.page import ReportPaths, write_comparison
@@ -80,7 +81,7 @@ def _watch(options: argparse.Namespace) -> int:
 
 
 def _tell(text: str) -> None:
-    Console().print(text, soft_wrap=True, markup=False, highlight=False)
+    Console().print(printable(text), soft_wrap=True, markup=False, highlight=False)
 
 
 if __name__ == "__main__":

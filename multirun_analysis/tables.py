@@ -18,7 +18,7 @@ from kimi_audio_ft.scoring.intervals import RESAMPLES
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.compare import Row
 from multirun_analysis.learning import LearningCurve
-from multirun_analysis.records import finite
+from multirun_analysis.records import finite, no_formula
 from multirun_analysis.statistics.results import ALPHA, EffectValue, Interval, Overfitting, Pair, Reason, Statistics
 from multirun_analysis.sweep import UTTERANCES, Trial
 from multirun_analysis.words import trial_title
@@ -118,7 +118,8 @@ def _flat(entry: dict[str, Any]) -> dict[str, Any]:
             )
         else:
             flat[key] = value
-    return {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in flat.items()}
+    cells = {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in flat.items()}
+    return {no_formula(key): no_formula(value) for key, value in cells.items()}
 
 
 def _verdict_on(trial: Trial, statistics: Statistics) -> dict[str, Any]:

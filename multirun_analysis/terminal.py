@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kimi_audio_ft.text import printable
 from multirun_analysis import words
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import ENGLISH
@@ -33,36 +34,41 @@ def print_leaderboard(
     console.print(_table(analysis, console.width, most_rows))
     if len(analysis.rows) > most_rows:
         console.print(f"... and {len(analysis.rows) - most_rows} more rows, all in the report")
-    console.print(Text(words.headline(analysis)), style="bold")
+    console.print(_text(words.headline(analysis)), style="bold")
     for conclusion in [*words.conclusions(analysis, ENGLISH), *words.learning_in_words(analysis.learning, ENGLISH)]:
-        console.print(Text(conclusion))
-    console.print(Text(words.effort(analysis)))
+        console.print(_text(conclusion))
+    console.print(_text(words.effort(analysis)))
     halving = analysis.sweep.halving
     if halving is not None:
-        console.print(Text(words.halving_in_words(halving)))
+        console.print(_text(words.halving_in_words(halving)))
         for one in halving.candidates:
             if one.decision == "failed":
-                console.print(Text(f"FAILED at step {one.step} ({one.name}): {one.reason}"), style="red")
+                console.print(_text(f"FAILED at step {one.step} ({one.name}): {one.reason}"), style="red")
     for trial in analysis.sweep.failed if failures else []:
-        console.print(Text(f"FAILED {trial.name} ({trial.label}): {trial.failure}"), style="red")
+        console.print(_text(f"FAILED {trial.name} ({trial.label}): {trial.failure}"), style="red")
 
 
 def _table(analysis: Analysis, console_width: int, most_rows: int) -> Table:
     board = Board(analysis)
-    title = Text(f"Sweep {analysis.sweep.folder.resolve().name}")
+    title = _text(f"Sweep {analysis.sweep.folder.resolve().name}")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     is_wide = console_width >= NARROW + PARAM_WIDTH * len(analysis.swept) + INTERVAL_WIDTH * board.has_intervals
     table.add_column("#", justify="right", no_wrap=True)
     for param in analysis.swept:
-        table.add_column(HEADINGS.get(param, words.short_key(param)), justify="right", no_wrap=True)
+        table.add_column(HEADINGS.get(param, printable(words.short_key(param))), justify="right", no_wrap=True)
     if not analysis.swept:
         table.add_column("trial", overflow="fold")
     scores = ("CER %", *(("±",) if board.has_intervals else ()), "norm. %", "vs base")
     for heading in (*scores, *(("WER %", "exact %", "train") if is_wide else ())):
         table.add_column(heading, justify="right", no_wrap=True)
     for line in board.rows[:most_rows]:
-        table.add_row(*map(Text, _cells(line, board, is_wide)), style=_style(line))
+        table.add_row(*map(_text, _cells(line, board, is_wide)), style=_style(line))
     return table
+
+
+def _text(text: str) -> Text:
+    """Text of records, which may be another person's: no markup, and nothing that a terminal obeys."""
+    return Text(printable(text))
 
 
 def _style(line: BoardRow) -> str | None:

@@ -18,6 +18,7 @@ from kimi_audio_ft.corpus.rows import REASONS, Rejection, Segment, number_repeat
 from kimi_audio_ft.corpus.splits import EVAL, SPLITS, TEST, TRAIN, balance, split_by_group
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.files import written_aside
+from kimi_audio_ft.text import printable
 
 _COLUMN_OPTIONS = ("audio_column", "text_column", "group_column", "id_column", "balance_column")
 
@@ -212,18 +213,20 @@ def count_reasons(rejections: Sequence[Rejection]) -> dict[str, int]:
 
 def print_summary(summary: PrepareSummary) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
+    csv, out = (escape(printable(summary.config[name])) for name in ("csv", "out"))
     rejected = sum(summary.rejected.values())
     left = f" ({summary.rows_beyond_limit} more beyond row_limit)" if summary.rows_beyond_limit else ""
-    console.print(f"{summary.config['csv']}: {summary.rows} rows{left}, read as {summary.encoding}", highlight=False)
+    console.print(f"{csv}: {summary.rows} rows{left}, read as {summary.encoding}", highlight=False)
     if rejected:
         reasons = Table("reason", "rows", "rule", title=f"{rejected} rows left out, each one in rejected.jsonl")
         for reason, count in summary.rejected.items():
             reasons.add_row(reason, str(count), REASONS[reason])
         console.print(reasons)
-    splits = Table("split", "segments", "recordings", "hours", title=f"Manifests in {summary.config['out']}")
+    splits = Table("split", "segments", "recordings", "hours", title=f"Manifests in {out}")
     for name, split in summary.splits.items():
         splits.add_row(f"{name}.jsonl", str(split.segments), str(split.groups), f"{split.hours:.3f}")
     console.print(splits)

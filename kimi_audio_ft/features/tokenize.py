@@ -26,6 +26,7 @@ from kimi_audio_ft.runtime.devices import limit_threads, started_by_launcher
 from kimi_audio_ft.runtime.team import Team, joined_team
 from kimi_audio_ft.runtime.workers import Send, run_workers
 from kimi_audio_ft.store.features import FeatureStore
+from kimi_audio_ft.text import printable
 
 
 def tokenize(config: TokenizeConfig) -> list[Path]:
@@ -117,7 +118,8 @@ def _print_speed(reports: Sequence[Sequence[float]]) -> None:
 def _write(manifest: Manifest, path: Path, store: FeatureStore, tokens: TokenRange) -> None:
     write_jsonl(path, pretokenized(manifest, store, tokens, path.parent))
     codes = int(rows_of(store, recording_digests(manifest)).sum())
-    print(f"{path}: {len(manifest)} conversations, {codes} codes ({codes / 12.5 / 60:.1f} min of audio)")
+    said = f"{len(manifest)} conversations, {codes} codes ({codes / 12.5 / 60:.1f} min of audio)"
+    print(f"{printable(str(path))}: {said}")
 
 
 def pretokenized(manifest: Manifest, store: FeatureStore, tokens: TokenRange, folder: Path) -> Iterator[dict[str, Any]]:

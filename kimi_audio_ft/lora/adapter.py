@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
 # PEFT's name of a single adapter.
 ONE = "default"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+# Keys of PEFT's config that name modules to import, with the value that PEFT itself writes.
+_IMPORTS = {"megatron_config": None, "megatron_core": "megatron.core", "auto_mapping": None}
 # PEFT's initialisations that change the base's weights, which adapters share here.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -86,11 +89,12 @@ def read_adapter(folder: Path) -> tuple[peft.LoraConfig, dict[str, Tensor]]:
         if not (folder / name).is_file():
             raise DataError(folder / name, "no such file", "Name a folder that holds an adapter in PEFT's format")
     try:
+        _refuse_code(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
         config = peft.LoraConfig.from_pretrained(str(folder))
         if not isinstance(config, peft.LoraConfig):
             raise TypeError(f"peft_type is {config.peft_type}")
         tensors = load_file(folder / WEIGHTS)
-    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         problem = f"is not a LoRA adapter in PEFT's format ({str(error).strip()})"
         raise DataError(folder, problem, "Name another folder, or make the adapter again") from None
     if str(config.init_lora_weights).lower().startswith(_CHANGES_BASE):
@@ -99,6 +103,13 @@ def read_adapter(folder: Path) -> tuple[peft.LoraConfig, dict[str, Tensor]]:
         raise DataError(folder, problem, remedy)
     config.inference_mode = True
     return config, tensors
+
+
+def _refuse_code(config: dict[str, Any]) -> None:
+    """Raise a ValueError for keys by which PEFT imports Python modules that an adapter's config names."""
+    for key, usual in _IMPORTS.items():
+        if config.get(key) not in (None, usual):
+            raise ValueError(f"{key}={config[key]!r} names Python code to import")
 
 
 def with_tensors(

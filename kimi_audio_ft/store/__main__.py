@@ -18,6 +18,7 @@ from kimi_audio_ft.store.inventory import Product, has_hashes, listing, problem,
 from kimi_audio_ft.store.make import KINDS, lock, set_aside
 from kimi_audio_ft.store.prune import Item, Rules, plan, remove
 from kimi_audio_ft.store.usage import records
+from kimi_audio_ft.text import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -100,9 +101,8 @@ def _ls(options: argparse.Namespace) -> int:
 
     table = _table("kind", "signature", "created", "last used", "size", "made by")
     for row in products():
-        table.add_row(
-            row.kind, row.signature, _minute(row.created), _minute(row.last_used), decimal(row.bytes), row.made_by
-        )
+        times = _minute(row.created), _minute(row.last_used)
+        _add(table, row.kind, row.signature, *times, decimal(row.bytes), row.made_by)
     _show(table)
     return 0
 
@@ -119,7 +119,7 @@ def _verify(options: argparse.Namespace) -> int:
         else:
             state = "ok" if has_hashes(product) else "no hashes (made by an earlier version)"
         checked += 1
-        table.add_row(product.kind, product.signature, state)
+        _add(table, product.kind, product.signature, state)
     _show(table)
     remedy = "" if options.repair or not wrong else ". Set them aside with `verify --repair`; runs make them again"
     print(f"{checked} products checked, {wrong} corrupted{remedy}")
@@ -159,7 +159,7 @@ def _show_items(items: Sequence[Item], removed: bool) -> None:
         table = _table("kind", "signature", "size", "what", "removed" if removed else "would go")
         for item in items:
             fate = f"no: {item.keep}" if item.keep else "yes"
-            table.add_row(*item.name, decimal(item.bytes), item.what, fate)
+            _add(table, *item.name, decimal(item.bytes), item.what, fate)
         _show(table)
     gone = [item for item in items if not item.keep]
     total = decimal(sum(item.bytes for item in gone))
@@ -182,6 +182,12 @@ def _table(*columns: str) -> Table:
         right = column == "size"
         table.add_column(column, justify="right" if right else "left", no_wrap=column in ("kind", "signature", "size"))
     return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    from rich.text import Text
+
+    table.add_row(*(Text(printable(cell)) for cell in cells))
 
 
 def _show(table: Table) -> None:

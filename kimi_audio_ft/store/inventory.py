@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.store.make import HASHES, KINDS, META, damage, read_meta
 from kimi_audio_ft.store.signature import flatten
-from kimi_audio_ft.store.usage import records
+from kimi_audio_ft.store.usage import Record, records
 
 # What tells adapters of a study from each other, in the order it is shown.
 _ADAPTER_FIELDS = ("lora.r", "lora.lora_alpha", "lora.lora_dropout", "optim.lr", "seed")
@@ -44,7 +44,7 @@ class Product:
 
 
 def products(kinds: tuple[str, ...] = KINDS) -> list[Product]:
-    """Every finished product, by kind and signature. One whose ``product.json`` is damaged has no facts."""
+    """Every finished product, by kind and signature. One whose ``product.json`` is malformed has no facts."""
     uses = records()
     found = []
     for kind in kinds:
@@ -54,17 +54,31 @@ def products(kinds: tuple[str, ...] = KINDS) -> list[Product]:
                 size = bytes_in(folder)
             except OSError:  # no product; or it is removed in this moment
                 continue
-            facts = _facts(folder)
             made = datetime.fromtimestamp(status.st_mtime).astimezone().strftime("%Y-%m-%dT%H:%M:%S%z")
-            created = str(facts.get("created", made))
-            adapter = str(facts.get("inputs", {}).get("adapter", "")) if kind == "transcript" else ""
-            name = ("adapter", adapter) if adapter else (kind, folder.name)
-            mine = [use for use in uses if name in use.products]
-            last = max([created, *(use.products[name] for use in mine)], key=seconds)
-            studies = [str(use.sweep) for use in mine]
-            made_by = _made_by(kind, facts) if facts else f"{META} cannot be read"
-            found.append(Product(kind, folder.name, str(folder), created, size, made_by, last, studies, adapter))
+            try:
+                found.append(_product(kind, folder, size, made, _facts(folder), uses))
+            except (ValueError, TypeError, AttributeError) as error:
+                found.append(_product(kind, folder, size, made, {}, uses, f"{META} is malformed: {error}"))
     return found
+
+
+def _product(
+    kind: str,
+    folder: Path,
+    size: int,
+    made: str,
+    facts: Mapping[str, Any],
+    uses: Sequence[Record],
+    otherwise: str = f"{META} cannot be read",
+) -> Product:
+    created = str(facts.get("created", made))
+    adapter = str(facts.get("inputs", {}).get("adapter", "")) if kind == "transcript" else ""
+    name = ("adapter", adapter) if adapter else (kind, folder.name)
+    mine = [use for use in uses if name in use.products]
+    last = max([created, *(use.products[name] for use in mine)], key=seconds)
+    studies = [str(use.sweep) for use in mine]
+    made_by = _made_by(kind, facts) if facts else otherwise
+    return Product(kind, folder.name, str(folder), created, size, made_by, last, studies, adapter)
 
 
 def listing() -> list[dict[str, Any]]:
@@ -91,7 +105,10 @@ def problem(product: Product) -> str | None:
     folder = Path(product.path)
     found = damage(folder, remembered=False)
     if found is None and product.kind == "features":
-        found = _features_problem(folder, _facts(folder))
+        try:
+            found = _features_problem(folder, _facts(folder))
+        except (KeyError, TypeError):
+            return f"{META} is malformed"
     return found
 
 

@@ -84,8 +84,8 @@ def damage(folder: Path, remembered: bool = True) -> str | None:
         remembered: large files are not read again while their size and time of change are those of an earlier reading.
     """
     try:
-        hashes = read_meta(folder).get(HASHES, {})
-    except (ValueError, AttributeError, OSError):
+        hashes = dict(read_meta(folder).get(HASHES, {}))
+    except (ValueError, TypeError, AttributeError, OSError):
         return f"{META} cannot be read"
     for name, wanted in hashes.items():
         try:

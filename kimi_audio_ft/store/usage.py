@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from json import loads
 from pathlib import Path
 from typing import Any
@@ -172,8 +173,10 @@ def _running_file(sweep: Path) -> Path:
 
 
 def _read(path: Path) -> Record | None:
-    with suppress(OSError, ValueError, KeyError, AttributeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         facts: dict[str, Any] = loads(path.read_text(encoding="utf-8"))
         products = {tuple(text.split("/", 1)): when for text, when in facts["products"].items()}
+        for when in (facts["started"], *products.values()):
+            datetime.fromisoformat(when)  # a ValueError: not a record of ours
         return Record(Path(facts["sweep"]), facts["started"], products, path, facts.get("host"))
     return None

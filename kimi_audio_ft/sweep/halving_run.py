@@ -26,6 +26,7 @@ from kimi_audio_ft.sweep.launch import Job, Launch, job_lines
 from kimi_audio_ft.sweep.plan import Unit, pack_key
 from kimi_audio_ft.sweep.view.screen import SweepView
 from kimi_audio_ft.sweep_folder import HALVING, record_fitting
+from kimi_audio_ft.text import printable
 from kimi_audio_ft.trial import Trial
 
 
@@ -212,7 +213,7 @@ def print_rung(candidates: Sequence[Candidate], rung: int, settings: HalvingConf
         if decision.fate in (Fate.FAILED, Fate.PASSED):
             said += f": {decision.reason.splitlines()[0]}"
         cells = (str(decision.rank or "–"), candidate.name, show(score, settings.metric), said)
-        table.add_row(*map(Text, cells), style=_STYLES[decision.fate])
+        table.add_row(*(Text(printable(cell)) for cell in cells), style=_STYLES[decision.fate])
     console = Console()
     console.print(Text(title), style="bold")  # as the table's title it would be folded to the table's width
     console.print(table)

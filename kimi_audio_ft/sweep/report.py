@@ -25,7 +25,7 @@ from kimi_audio_ft.sweep_folder import (
     set_wandb_aside,
     trial_folders,
 )
-from kimi_audio_ft.text import first_line
+from kimi_audio_ft.text import first_line, printable
 from kimi_audio_ft.tracking.wandb import FOLDER as REPORT_RUN
 from kimi_audio_ft.tracking.wandb import record_sweep
 
@@ -178,7 +178,7 @@ def failed_trials(folder: Path) -> list[str]:
     for path in failures[:_MOST_LISTED]:
         failure = json.loads(path.read_text(encoding="utf-8"))
         reason = first_line(failure["message"], failure["error_type"])
-        lines.append(f"  {path.parent / 'train.log'} ({failure['trial']}): {reason}")
+        lines.append(printable(f"  {path.parent / 'train.log'} ({failure['trial']}): {reason}"))
     if len(failures) > _MOST_LISTED:
         lines.append(f"  and {len(failures) - _MOST_LISTED} more; `ls {folder}/*/failure.json` lists them")
     return lines

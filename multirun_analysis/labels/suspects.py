@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kimi_audio_ft.text import printable
 from multirun_analysis.labels.evidence import Utterance
 from multirun_analysis.labels.signals import Ranking, consensus, plain
-from multirun_analysis.records import write_whole
+from multirun_analysis.records import no_formula, write_whole
 
 COLUMNS = (
     *("rank", "id", "audio", "recording", "seconds", "reference", "best_hypothesis", "score", "reasons"),
@@ -25,8 +26,6 @@ COLUMNS = (
 HIGH = 0.9
 """Percentile from which a sign is named among the reasons, also beside a stronger one."""
 SHOWN = 10
-FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")
-"""A cell that begins with one of these is a formula to a spreadsheet: ``=HYPERLINK(...)`` must not run."""
 
 
 def write_suspects(ranking: Ranking, path: Path, most: int = 0) -> int:
@@ -56,15 +55,16 @@ def print_summary(ranking: Ranking, path: Path, written: int, console: Console |
         f"signs: {', '.join([*ranking.signs, 'same audio'])}"
     )
     for note in ranking.notes:
-        console.print(Text(f"note: {note}", style="dim"))
+        console.print(Text(printable(f"note: {note}"), style="dim"))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("#", "reference", "best hypothesis", "why"):
         table.add_column(heading, overflow="fold")
     for rank, utterance in enumerate(ranking.order[:SHOWN], start=1):
         heard = consensus(utterance, ranking.evidence.adapters)
-        table.add_row(*map(Text, (str(rank), utterance.reference, heard, "; ".join(reasons(ranking, utterance)))))
+        cells = (str(rank), utterance.reference, heard, "; ".join(reasons(ranking, utterance)))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     console.print(table)
-    console.print(Text(f"the {written} most suspicious references: {path}"), soft_wrap=True)
+    console.print(Text(printable(f"the {written} most suspicious references: {path}")), soft_wrap=True)
 
 
 def reasons(ranking: Ranking, utterance: Utterance) -> list[str]:
@@ -110,9 +110,7 @@ def _row(ranking: Ranking, utterance: Utterance, rank: int) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> Any:
-    """Numbers to four decimals, unknown values empty, and a quote before text that a spreadsheet would evaluate."""
+    """Numbers to four decimals, unknown values empty."""
     if isinstance(value, float):
         return "" if value != value else f"{value:.4f}"
-    if isinstance(value, str) and value.startswith(FORMULA):
-        return f"'{value}"
-    return "" if value is None else value
+    return "" if value is None else no_formula(value)

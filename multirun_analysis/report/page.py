@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -13,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.store.cache import remember
+from kimi_audio_ft.store.cache import keep, recall
 from multirun_analysis import words
 from multirun_analysis.analysis import Analysis, load_sweep
 from multirun_analysis.charts import categories, effects, heat_map, learning, losses, parallel, parameters, repeats
@@ -28,6 +29,8 @@ from multirun_analysis.tables import trials_csv, trials_json
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 LIBRARIES = "window.vegaEmbed = vegaEmbed;"
+SCRIPT_DIGESTS = {"1.9.0.post1": "373b1f84072b31010f15ceb787be6b415c53936411aae267c8c2b2b6ccde46e7"}
+"""sha256 of the chart libraries by version of vl-convert-python; those of other versions are bundled every time."""
 
 
 @dataclass(frozen=True)
@@ -135,10 +138,17 @@ def _text(name: str) -> Markup:
 def chart_libraries() -> Markup:
     """Vega, Vega-Lite and Vega-Embed as one script; ``</script`` inside a string would end the element.
 
-    Bundling takes seconds, so the store keeps the script where there is one.
+    Bundling takes seconds, so the store keeps the script where there is one. Others may write to a store, and the
+    script runs wherever the report is opened: only the very bytes that this version of vl-convert makes are used.
     """
-    has_store = store_root().is_dir()
-    return Markup(remember("report", ["charts", version("vl-convert-python")], _bundle) if has_store else _bundle())
+    known = SCRIPT_DIGESTS.get(version("vl-convert-python"))
+    if known is None or not store_root().is_dir():
+        return Markup(_bundle())
+    script = recall("report", known)
+    if not isinstance(script, str) or hashlib.sha256(script.encode()).hexdigest() != known:
+        script = _bundle()
+        keep("report", known, script)
+    return Markup(script)
 
 
 def _bundle() -> str:

@@ -24,6 +24,11 @@ def test_a_data_error_names_file_line_and_problem() -> None:
     assert (error.path, error.line, error.problem) == (Path("a.jsonl"), 3, "is not JSON")
 
 
+def test_nothing_in_a_message_is_obeyed_by_a_terminal() -> None:
+    error = DataError("a\x1b[2Jb.jsonl", "has no \x9b1A\u202e", "Mend it\nand run again")
+    assert str(error) == "a\\x1b[2Jb.jsonl: has no \\x9b1A\\u202e. Mend it\nand run again"
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from kimi_audio_ft.sweep.events import Event, Failed, Fitting, Split, Step
 from kimi_audio_ft.sweep.view.state import JobLine, Phase, Row, SweepState
-from kimi_audio_ft.text import duration, first_line, printable
+from kimi_audio_ft.text import duration, first_line, printable, printable_lines
 
 _STOPPING = "finishing the step, saving; press Ctrl-C again to end at once"
 # Seconds after which a plain line tells again of what has made no great progress.
@@ -126,7 +126,7 @@ class SweepView:
 
 class _AboveTable(FileProxy):
     def write(self, text: str) -> int:
-        super().write("\n".join(map(printable, text.split("\n"))))
+        super().write(printable_lines(text))
         return len(text)
 
 

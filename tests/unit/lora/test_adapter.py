@@ -169,6 +169,24 @@ def test_damaged_file(
         load_adapter(model, folder)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("megatron_core", "planted"),
+        ("megatron_config", {"tensor_model_parallel_size": 1}),
+        ("auto_mapping", {"base_model_class": "Model", "parent_library": "planted"}),
+    ],
+)
+def test_an_adapter_that_names_code_is_refused(
+    model: KimiAudioForCausalLM, saved: Callable[..., tuple[Path, Tensor]], key: str, value: Any
+) -> None:
+    folder, _ = saved()
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {key: value}))
+    with pytest.raises(DataError, match=f"{key}=.*names Python code to import"):
+        load_adapter(model, folder)
+
+
 def test_another_kind_of_adapter(model: KimiAudioForCausalLM, saved: Callable[..., tuple[Path, Tensor]]) -> None:
     folder, _ = saved()
     peft.IA3Config(target_modules=["q_proj"], feedforward_modules=[]).save_pretrained(str(folder))

@@ -38,3 +38,13 @@ def test_trials_csv_has_flat_columns_and_a_row_for_each_trial_and_base(sweep_24:
     assert (rows[5]["lora.r"], rows[5]["optim.lr"], rows[5]["decoding.text_temperature"]) == ("2", "0.003", "0.1")
     assert float(rows[5]["cer"]) == load_sweep(sweep_24).sweep.trials[5].cer
     assert [row["kind"] for row in rows].count("baseline") == 4
+
+
+def test_no_cell_of_trials_csv_is_a_formula(sweep: Any) -> None:
+    link = '=HYPERLINK("http://x")'
+    sweep.trial(0, trial=link, command=f"+{link}", params=sweep.params(8, 1e-3, 0.0) | {"@x": link, "lora.k": -1})
+    sweep.trial(1, rank=2)
+    header, first, *_ = csv.reader(io.StringIO(trials_csv(load_sweep(sweep.folder))))
+    row = dict(zip(header, first, strict=True))
+    assert (row["trial"], row["command"], row["'@x"]) == (f"'{link}", f"'+{link}", f"'{link}")
+    assert row["lora.k"] == "-1"  # a number

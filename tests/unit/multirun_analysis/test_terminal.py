@@ -49,3 +49,13 @@ def test_a_narrow_terminal_keeps_the_main_columns(sweep_24: Path) -> None:
     text = printed(load_sweep(sweep_24), width=60, most_rows=5)
     assert "CER %" in text and "WER" not in text and "…" not in text
     assert "and 23 more rows" in text
+
+
+def test_nothing_of_a_record_is_obeyed_by_the_terminal(sweep: Any) -> None:
+    evil = "\x1b[2J\x9b1A\u202e"
+    sweep.trial(0, trial=evil, params=sweep.params(8, 1e-3, 0.0) | {evil: evil})
+    sweep.trial(1, trial="b", params=sweep.params(8, 1e-3, 0.0) | {evil: "b"})
+    sweep.fail(2, message=evil)
+    text = printed(load_sweep(sweep.folder), 200)
+    assert not any(char in text for char in ("\x1b", "\x9b", "\u202e"))
+    assert r"\x1b[2J\x9b1A\u202e" in text

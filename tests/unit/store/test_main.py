@@ -56,6 +56,35 @@ def test_ls_as_a_table(private_store: Path, capsys: Capture) -> None:
     assert "aa11" in table and "kB" in table and "product.json cannot be read" in table and "steps=3" in table
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"created": "not a date"},
+        {"created": 3},
+        {"created": "2026-11-24T10:00:00+0000", "inputs": "none"},
+        {"created": "2026-11-24T10:00:00+0000", "sha256": ["a"]},
+        ["no object"],
+    ],
+)
+def test_a_malformed_product_is_named_and_the_others_listed(private_store: Path, capsys: Capture, facts: Any) -> None:
+    store.find_or_make("transcript", "aa11", make_two_files)
+    write_json(store.find_or_make("transcript", "aa12", make_two_files)[0] / "product.json", facts)
+    write_json(private_store / "uses" / "ab.json", {"sweep": "s", "started": "x", "products": {"transcript/aa11": "y"}})
+    assert run("ls") == 0
+    table = capsys.readouterr().out
+    assert "aa11" in table and "aa12" in table
+    assert run("verify") == (1 if facts == ["no object"] or "sha256" in facts else 0)
+    assert run("prune", "--older-than", "1d") == 0
+
+
+def test_nothing_in_a_table_is_obeyed_by_a_terminal(private_store: Path, capsys: Capture) -> None:
+    store.find_or_make("transcript", "t1", lambda folder: {"decoding": {"text_top_k": "\x1b]0;title\x07[red]"}})
+    assert run("ls") == 0
+    table = capsys.readouterr().out
+    assert "\x1b" not in table and "\x07" not in table
+    assert r"text_top_k=\x1b]0;title\x07[red]" in "".join(table.split("\n"))
+
+
 def test_verify(private_store: Path, capsys: Capture) -> None:
     for name in ("whole", "bad", "old"):
         store.find_or_make("adapter", name, make_two_files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,14 @@ import numpy as np
 import pytest
 import soundfile
 
+from kimi_audio_ft.store.cache import keep, recall
 from kimi_audio_ft.sweep_folder import record_jobs
 from multirun_analysis import load_sweep, write_report
 from multirun_analysis.__main__ import main
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import CHINESE, ENGLISH
 from multirun_analysis.report.board import Board
-from multirun_analysis.report.page import render
+from multirun_analysis.report.page import SCRIPT_DIGESTS, chart_libraries, render
 from multirun_analysis.statistics.results import Reason
 from multirun_analysis.words import conclusions, effort, recommendation
 from tests.report_page import body, page_of, section, specs, values, visible
@@ -357,3 +360,12 @@ def test_36_trials_of_1000_utterances_in_time_memory_and_size(night: Path) -> No
     seconds, kibibytes = done.stdout.splitlines()[-1].split()
     assert float(seconds) < 30 and int(kibibytes) < 1_000_000
     assert (night / "report.html").stat().st_size < 3_000_000, "with 2 MB of recordings it must stay under 5 MB"
+
+
+def test_a_script_that_others_put_into_the_store_is_not_used(private_store: Path) -> None:
+    assert version("vl-convert-python") in SCRIPT_DIGESTS, "add its digest, or every report bundles for seconds"
+    known = SCRIPT_DIGESTS[version("vl-convert-python")]
+    keep("report", known, "alert(1)")
+    chart_libraries.cache_clear()
+    assert hashlib.sha256(chart_libraries().encode()).hexdigest() == known
+    assert recall("report", known) == str(chart_libraries())
