@@ -33,7 +33,7 @@ from experiments.sweep_ladder.spec import Spec, Way
 from experiments.sweep_ladder.sweep import Sweep, adapter_of, run
 from experiments.sweep_ladder.workload import Workload
 from kimi_audio_ft.paths import CHECKOUT
-from kimi_audio_ft.scoring.trial_scores import git_commit
+from kimi_audio_ft.runtime.environment import git_commit
 
 PAGE = CHECKOUT / "experiments" / "bench_sweep.md"
 # Steps and utterances that are measured of a trial.

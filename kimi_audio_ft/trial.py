@@ -29,11 +29,11 @@ from kimi_audio_ft.files import read_jsonl, write_json, write_jsonl
 from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.outcomes import BASE, Outcomes
 from kimi_audio_ft.runtime.devices import in_workers, limit_threads, num_ranks, refuse_launchers
+from kimi_audio_ft.runtime.environment import git_commit
 from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.runtime.signals import Interrupted, StopRequest
 from kimi_audio_ft.runtime.workers import Send, WorkerDied, run_workers
 from kimi_audio_ft.scoring import read_options
-from kimi_audio_ft.scoring.trial_scores import git_commit
 from kimi_audio_ft.store.signature import signature
 from kimi_audio_ft.store.usage import note
 from kimi_audio_ft.tracking import make_tracker
@@ -82,6 +82,7 @@ def _fit_decode_score(trial: Trial, folder: Path, facts: TrialFacts, tracker: Tr
 
     transcripts = trial.transcripts(adapter)
     trained = {key: adapter.facts[key] for key in _TRAINED} | {"train_reused": adapter.reused}
+    trained["environment"] = {"training": adapter.facts.get("environment")}
     scores = scores_of(base, evaluation, transcripts, options, facts.name, adapter.signature, about | trained)
     utterances = write_utterances(folder, evaluation.scored(transcripts, options)[1])
 
@@ -134,6 +135,7 @@ def scores_of(
         "transcript_signatures": transcripts.signatures,
         **about,
         "decode_seconds": transcripts.seconds,
+        "environment": {**about.get("environment", {}), "decoding": transcripts.environment},
         "eval_manifest": evaluation.settings.eval_manifest,
         "eval_identity": evaluation.reference_identity,
         "git_commit": git_commit(),

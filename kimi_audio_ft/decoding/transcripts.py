@@ -20,6 +20,7 @@ from kimi_audio_ft.errors import ChangedError, ConfigError
 from kimi_audio_ft.files import read_jsonl, write_jsonl
 from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, reference_identity, require_references
 from kimi_audio_ft.paths import PACKAGE
+from kimi_audio_ft.runtime.environment import environment
 from kimi_audio_ft.runtime.signals import Interrupted
 from kimi_audio_ft.scoring import ScoringOptions
 from kimi_audio_ft.scoring.trial_scores import score_repeats, utterance_rows
@@ -42,11 +43,15 @@ _SECONDS_PER_CODE = 0.08
 
 @dataclass
 class Transcripts:
-    """Hypotheses by id, one dict per repeat; their signatures, and the seconds that decoding took in all."""
+    """Hypotheses by id, one dict per repeat; their signatures, and the seconds that decoding took in all.
+
+    environment: of the process that decoded the first repeat; None where it was not recorded.
+    """
 
     signatures: list[str]
     hypotheses: list[dict[str, str]]
     seconds: float
+    environment: dict[str, Any] | None = None
 
 
 class EvaluationSet:
@@ -199,6 +204,7 @@ def decode_all(
         return {
             name: {
                 "decode_seconds": seconds,
+                "environment": environment(evaluation.base.settings, evaluation.base.accelerator),
                 "inputs": _inputs(evaluation, request, made_by),
                 "decoding": asdict(request.setting),
             }
@@ -280,8 +286,9 @@ def _read(signatures: Sequence[str]) -> Transcripts:
     """Stored transcripts, one signature per repeat."""
     folders = [store.product_path("transcript", name) for name in signatures]
     hypotheses = [{row["id"]: row["text"] for row in read_jsonl(folder / _FILE)} for folder in folders]
-    seconds = sum(store.read_meta(folder)["decode_seconds"] for folder in folders)
-    return Transcripts(list(signatures), hypotheses, seconds)
+    metas = [store.read_meta(folder) for folder in folders]
+    seconds = sum(meta["decode_seconds"] for meta in metas)
+    return Transcripts(list(signatures), hypotheses, seconds, metas[0].get("environment"))
 
 
 def _transcribe(

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft.files import write_json
-from kimi_audio_ft.paths import PACKAGE
 from kimi_audio_ft.scoring import (
     CATEGORIES,
     NORMALISATION_VERSION,
@@ -161,15 +158,3 @@ def write_failure(folder: Path, facts: TrialFacts, error: Exception) -> None:
     (folder / "scores.json").unlink(missing_ok=True)
     failure = {"trial": facts.name, "error_type": type(error).__name__, "message": str(error)}
     write_json(folder / "failure.json", {**failure, "params": facts.params, "command": facts.command})
-
-
-@cache
-def git_commit() -> str | None:
-    """Commit of this checkout, or None outside one."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(PACKAGE), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None if done.returncode == 0 else None

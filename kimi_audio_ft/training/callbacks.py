@@ -20,11 +20,28 @@ REPORT_SECONDS = 0.25
 
 @dataclass
 class Curve:
-    """One adapter's rows, and the running sum of losses for its next training row."""
+    """One adapter's rows, and the running sums of losses for its next training row and of its current epoch."""
 
     rows: list[Row] = field(default_factory=list)
     sum: float = 0.0
     steps: int = 0
+    epoch_sum: float = 0.0
+    epoch_steps: int = 0
+
+    @property
+    def epoch_loss(self) -> float:
+        """Mean training loss over the steps of the current epoch, or of the last one, however often rows are added."""
+        if not self.epoch_steps:  # finished, and resumed from a checkpoint of an earlier version
+            return next(row["loss"] for row in reversed(self.rows) if row["split"] == "train")
+        return self.epoch_sum / self.epoch_steps
+
+    def begin_epoch(self) -> None:
+        self.epoch_sum, self.epoch_steps = 0.0, 0
+
+    def add(self, loss: float) -> None:
+        """Take in the loss of a step."""
+        self.sum, self.epoch_sum = self.sum + loss, self.epoch_sum + loss
+        self.steps, self.epoch_steps = self.steps + 1, self.epoch_steps + 1
 
 
 class CurveRecorder(pl.Callback):
@@ -72,6 +89,8 @@ class CurveRecorder(pl.Callback):
         last = step == pl_module.num_steps
         self.curves = {state.name: self.curves[state.name] for state in pl_module.active}
         for state in pl_module.active:
+            if batch_idx == 0:
+                self.curves[state.name].begin_epoch()
             self._add_loss(step, epoch, state, last)
         due = step % self.val_every == 0 if self.val_every else trainer.is_last_batch
         if due or last:
@@ -88,8 +107,7 @@ class CurveRecorder(pl.Callback):
 
     def _add_loss(self, step: int, epoch: float, state: AdapterState, last: bool) -> None:
         curve = self.curves[state.name]
-        curve.sum += state.step_loss
-        curve.steps += 1
+        curve.add(state.step_loss)
         if step % self.log_every == 0 or last:
             self._add(state.name, step, epoch, "train", curve.sum / curve.steps, state.rate)
             curve.sum, curve.steps = 0.0, 0

@@ -24,6 +24,7 @@ from kimi_audio_ft.lora.adapter import save_adapter, trainable_parameters
 from kimi_audio_ft.lora.pack import WITHIN_ROUNDING, Pack
 from kimi_audio_ft.lora.targets import needs_branch
 from kimi_audio_ft.runtime.devices import device
+from kimi_audio_ft.runtime.environment import environment
 from kimi_audio_ft.runtime.signals import Interrupted, own_signals
 from kimi_audio_ft.training.adapters import AdapterSpec, AdapterState
 from kimi_audio_ft.training.callbacks import CurveRecorder, OnStep, ReportSteps, Row
@@ -67,9 +68,9 @@ def fit_adapters(
         should_stop: called after every step, on every rank; True on any rank ends the training at this step.
 
     Returns:
-        By name, facts about the training (steps, seconds, losses, number of trained parameters, pack, and in a pack
-        ``equals_alone``: "bit for bit" or "within rounding"); ``{"paused": {"step", "val_loss"}, ...}`` of a paused
-        one; the TrainingFailed of a failed one.
+        By name, facts about the training (steps, seconds, losses, number of trained parameters, environment, pack, and
+        in a pack ``equals_alone``: "bit for bit" or "within rounding"); ``{"paused": {"step", "val_loss"}, ...}`` of a
+        paused one; the TrainingFailed of a failed one.
 
     Raises:
         Interrupted: on ``should_stop``; every adapter that has not failed has a checkpoint of that step.
@@ -108,6 +109,7 @@ def fit_adapters(
             results[spec.name] = outcome | {
                 "train_seconds": round(seconds / len(specs), 3),
                 "trainable_parameters": sizes[spec.name],
+                "environment": environment(base.settings, settings.accelerator),
                 "pack": {"size": len(specs), "seconds": seconds, **equality},
             }
             if trainer.is_global_zero and keep.paused is None:
@@ -147,9 +149,10 @@ def _outcome(
         step, losses = paused
         require_finite("validation", losses[state.name], state.optim.lr, step)
         return {"paused": {"step": step, "val_loss": losses[state.name]}}
-    last = {f"final_{row['split']}_loss": row["loss"] for row in recorder.curves[state.name].rows}
-    require_finite("validation", last["final_val_loss"], state.optim.lr, step)  # the state after the last step
-    return {"steps": step, **last}
+    curve = recorder.curves[state.name]
+    validated = next(row["loss"] for row in reversed(curve.rows) if row["split"] == "val")  # after the last step
+    require_finite("validation", validated, state.optim.lr, step)
+    return {"steps": step, "final_train_loss": curve.epoch_loss, "final_val_loss": validated}
 
 
 def run_trainer(

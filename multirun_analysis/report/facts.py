@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -41,6 +42,7 @@ def sweep_facts(analysis: Analysis, say: Messages) -> Facts:
         (say("facts.scoring"), _scoring(analysis.best.trial, say)),
         (say("facts.model"), _all(sweep.finished, "model")),
         (say("facts.git_commit"), _all(sweep.finished, "git_commit")),
+        (say("facts.environment"), _environments(sweep.finished, say)),
         (say("facts.versions"), _versions()),
     ]
 
@@ -84,6 +86,17 @@ def _scoring(trial: Trial, say: Messages) -> str:
             said = show(value)
         told.append(f"scoring.{name}: {said}")
     return say("list.comma").join(told)
+
+
+def _environments(trials: list[Trial], say: Messages) -> str:
+    """Where the trials' environments differ, each value with the number of trials that have it."""
+    recorded = [flatten(made) for trial in trials if isinstance(made := trial.record.get("environment"), dict)]
+    told = []
+    for key in dict.fromkeys(key for facts in recorded for key in facts):
+        values = Counter(show(facts[key]) for facts in recorded if facts.get(key) is not None)
+        if len(values) > 1:
+            told.append(f"{key}: " + say("list.comma").join(f"{value} ({n})" for value, n in values.items()))
+    return "; ".join(told) or say("facts.alike" if recorded else "facts.unstated")
 
 
 def _all(trials: list[Trial], key: str) -> str:

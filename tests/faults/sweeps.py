@@ -36,7 +36,7 @@ SHORT = (
     "hydra.sweep.dir=sweep",
 )
 # What may differ between an undisturbed sweep and one that took several attempts.
-_OF_THE_ATTEMPT = ("train_seconds", "train_reused", "decode_seconds", "git_commit", "command")
+_OF_THE_ATTEMPT = ("train_seconds", "train_reused", "decode_seconds", "git_commit", "environment", "command")
 # Seconds after which a command hangs.
 _TOO_LONG = 900
 # Seconds between two looks at processes that are about to end.

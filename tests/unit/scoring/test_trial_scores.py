@@ -11,7 +11,7 @@ import pytest
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.files import write_json
 from kimi_audio_ft.scoring import CATEGORIES, NORMALISATION_VERSION, ScoringOptions
-from kimi_audio_ft.scoring.trial_scores import TrialFacts, git_commit, score_repeats, utterance_rows, write_failure
+from kimi_audio_ft.scoring.trial_scores import TrialFacts, score_repeats, utterance_rows, write_failure
 
 REFERENCES = {"a": "今天天气", "b": "七千万元整好"}
 TWO_WRONG = {"a": "今天大气", "b": "七千万元整"}
@@ -106,8 +106,3 @@ def test_failure_takes_the_place_of_scores(tmp_path: Path) -> None:
         "params": {"lora.r": 2, "optim.lr": 0.1},
         "command": "python -m x",
     }
-
-
-def test_commit_is_one_or_none() -> None:
-    commit = git_commit()
-    assert commit is None or (len(commit) == 40 and int(commit, 16) >= 0)

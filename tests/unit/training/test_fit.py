@@ -49,9 +49,17 @@ class TestLength:
         assert [row["step"] for row in train] == list(range(1, 9))
         assert [row["epoch"] for row in train] == [0.25 * step for step in range(1, 9)]
         assert [(row["step"], row["epoch"], row["lr"]) for row in val] == [(4, 1.0, None), (8, 2.0, None)]
-        assert facts["final_train_loss"] == train[-1]["loss"] and facts["final_val_loss"] == val[-1]["loss"]
+        assert facts["final_train_loss"] == sum(row["loss"] for row in train[4:]) / 4  # of the last epoch
+        assert facts["final_val_loss"] == val[-1]["loss"]
         assert facts["trainable_parameters"] == sum(value.numel() for value in adapter(tmp_path).values())
         assert facts["train_seconds"] > 0
+
+    def test_the_final_loss_is_the_last_epochs_mean_whatever_is_logged(self, trial_config: Config, fit: Fit) -> None:
+        def final_loss(log_every: int) -> float:
+            trainer = {"max_epochs": 9, "max_steps": 6, "log_every": log_every}
+            return fit(trial_config(trainer=trainer), f"every {log_every}")["final_train_loss"]
+
+        assert final_loss(1) == final_loss(4) == final_loss(9)
 
     def test_a_last_step_of_fewer_batches(self, trial_config: Config, fit: Fit, tmp_path: Path) -> None:
         facts = fit(trial_config(trainer={"max_epochs": 1, "accumulate": 3}))

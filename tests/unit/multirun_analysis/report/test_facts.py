@@ -6,7 +6,9 @@ from typing import Any
 import yaml
 
 from kimi_audio_ft.store.signature import flatten
-from multirun_analysis.report.facts import config_differences, flat_config
+from multirun_analysis import load_sweep
+from multirun_analysis.messages import ENGLISH
+from multirun_analysis.report.facts import config_differences, flat_config, sweep_facts
 from multirun_analysis.sweep import Trial, collect
 
 
@@ -27,6 +29,27 @@ def test_only_what_differs_is_told(sweep: Any) -> None:
         ("data.prompt", None, "x"),
     ]
     assert config_differences(here, here) == []
+
+
+def test_differences_of_the_trials_environments_are_told(sweep: Any) -> None:
+    def environments() -> str:
+        return dict(sweep_facts(load_sweep(sweep.folder), ENGLISH))[ENGLISH("facts.environment")]
+
+    made = {"device": "CPU", "packages": {"torch": "2.9.0"}, "commit": "a" * 40}
+    sweep.trial(0, environment={"training": made, "decoding": made})
+    sweep.trial(1, rank=16, environment={"training": made, "decoding": made})
+    assert environments() == "none"
+    other = made | {"packages": {"torch": "2.10.0"}, "commit": f"{'a' * 40}-dirty"}
+    sweep.trial(2, rank=32, environment={"training": other, "decoding": made})
+    assert environments() == (
+        f"training.packages.torch: 2.9.0 (2), 2.10.0 (1); training.commit: {'a' * 40} (2), {'a' * 40}-dirty (1)"
+    )
+
+
+def test_environments_that_were_not_recorded_are_not_called_alike(sweep: Any) -> None:
+    sweep.trial(0)
+    facts = dict(sweep_facts(load_sweep(sweep.folder), ENGLISH))
+    assert facts[ENGLISH("facts.environment")] == "not recorded"
 
 
 def test_a_config_that_is_missing_or_half_written_leaves_the_recorded_parameters(sweep: Any) -> None:
