@@ -204,16 +204,17 @@ class Base:
         from kimi_audio_ft.lora.adapter import add_adapters
 
         model = self.load(any(needs_branch(self.targets(lora)) for lora, _ in adapters.values()))
-        if self.settings.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
         adapted = add_adapters(model, adapters, str(self.files.root))
+        if self.settings.gradient_checkpointing:  # now, for before it PEFT would put a hook on the embedding too
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         adapted.train()  # layers in eval mode would quietly not recompute their activations
         try:
             yield adapted
         finally:
-            adapted.unload()
             if self.settings.gradient_checkpointing:
                 model.gradient_checkpointing_disable()
+                model.disable_input_require_grads()  # the hook that enabling put on the embedding of a model with PEFT
+            adapted.unload()
             model.eval().requires_grad_(False)
 
     @contextmanager

@@ -64,6 +64,15 @@ def test_new_adapter_is_taken_off(base: Base) -> None:
         assert not model.training and not any(p.requires_grad for p in model.parameters())
 
 
+def test_recomputation_leaves_nothing_on_the_base() -> None:
+    base = Base(ModelConfig(dtype="float32", gradient_checkpointing=True), "none", "cpu")
+    for _ in range(2):
+        with base.new_adapters({ONE: (LoraConfig(r=2), 1)}):
+            assert base.load().is_gradient_checkpointing
+        assert not base.load().get_input_embeddings()._forward_hooks
+        assert not base.load().is_gradient_checkpointing
+
+
 def test_saved_adapter_of_the_branch_is_put_back(base: Base, tmp_path: Path) -> None:
     with base.new_adapters({ONE: (LoraConfig(target_modules="decoder_and_branch"), 1)}) as adapted:
         save_adapter(adapted, tmp_path / "a")
