@@ -21,8 +21,9 @@ from kimi_audio_ft.model.files import ModelFiles, locate
 from kimi_audio_ft.model.text_tokenizer import CONFIG_NAME, RANKS_NAME, TextTokenizer
 from kimi_audio_ft.runtime.devices import device, limit_threads
 from kimi_audio_ft.store.cache import remember
-from kimi_audio_ft.store.digests import file_digest, folder_digest
+from kimi_audio_ft.store.digests import file_digest, folder_digest, state_of
 from kimi_audio_ft.store.make import META
+from kimi_audio_ft.store.usage import note
 
 if TYPE_CHECKING:  # a sweep that finds everything in the store does without these, and they take seconds to import
     import torch
@@ -65,7 +66,7 @@ def _state(path: Path) -> tuple[Any, ...] | None:
         status = path.stat()
     except OSError:  # whoever reads it says so
         return None
-    return path.resolve(), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return path.resolve(), *state_of(status)
 
 
 @lru_cache(maxsize=2)
@@ -265,6 +266,7 @@ def find_adapter(adapter: str | None) -> tuple[str, Path] | None:
     folder = Path(adapter).expanduser()
     stored = store.product_path("adapter", folder.name)
     if (stored / META).is_file() and (adapter == folder.name or folder.resolve() == stored):
+        note([("adapter", folder.name)])
         if store.find("adapter", folder.name) is None:
             remedy = "Train it again by the command that made it, which sets this one aside"
             raise DataError(stored, f"is corrupted ({store.damage(stored)})", remedy)

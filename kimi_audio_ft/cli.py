@@ -24,7 +24,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.paths import config_dir, project_root
+from kimi_audio_ft.paths import config_dir, project_root, share_with_group
 from kimi_audio_ft.runtime.libraries import leave_out_bitsandbytes
 from kimi_audio_ft.store.signature import flatten
 
@@ -62,6 +62,7 @@ def command(
         @functools.wraps(task)
         def main() -> None:
             leave_out_bitsandbytes()
+            share_with_group()
             settings_class = getattr(import_module(schema[0]), schema[1])
             ConfigStore.instance().store(name=f"{config_name}_schema", node=settings_class)
             os.environ["KIMI_AUDIO_FT_ROOT"] = str(project_root())  # conf/*.yaml search `experiments/` below it

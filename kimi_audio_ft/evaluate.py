@@ -17,6 +17,7 @@ from kimi_audio_ft.runtime.devices import refuse_launchers
 from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.scoring import read_options
 from kimi_audio_ft.store.signature import flatten
+from kimi_audio_ft.store.usage import using
 from kimi_audio_ft.tracking import make_tracker
 from kimi_audio_ft.trial import scores_of, write_utterances
 
@@ -27,7 +28,8 @@ def main(config: EvaluateConfig) -> float:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     several = Path(hydra.sweep.dir) if is_sweep() else None
-    scores = evaluate(config, folder, group=str(several or "evaluate"))
+    with using(several or folder):
+        scores = evaluate(config, folder, group=str(several or "evaluate"))
     print(
         f"CER {scores['cer']:.2%} (normalised {scores['normalised']['cer']:.2%}), MER {scores['mer']:.2%}, "
         f"exact match {scores['exact_match']:.2%} over {scores['num_references']} references\n"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kimi_audio_ft.cli import command
 from kimi_audio_ft.runtime.libraries import quiet_libraries
+from kimi_audio_ft.store.usage import using
 
 if TYPE_CHECKING:
     from kimi_audio_ft.config.commands import MergeConfig
@@ -17,7 +19,8 @@ def main(config: MergeConfig) -> None:
     from kimi_audio_ft.merging.merge import merge
 
     quiet_libraries()
-    merge(config)
+    with using(Path(config.out).expanduser()):
+        merge(config)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
+
+from kimi_audio_ft.errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = PACKAGE.parent
@@ -23,4 +26,18 @@ def config_dir() -> str:
 
 def store_root() -> Path:
     """Root of the content-addressed store: ``KIMI_AUDIO_FT_STORE``, or ``outputs/store`` under the working folder."""
-    return Path(os.environ.get("KIMI_AUDIO_FT_STORE") or "outputs/store").expanduser().resolve()
+    root = Path(os.environ.get("KIMI_AUDIO_FT_STORE") or "outputs/store")
+    try:
+        return root.expanduser().resolve()
+    except RuntimeError:
+        raise ConfigError(
+            "KIMI_AUDIO_FT_STORE", str(root), "there is no such home folder", "Write the whole path"
+        ) from None
+
+
+def share_with_group() -> None:
+    """Let this process give its files the store's permissions for the group: members of one shared store make it."""
+    with suppress(OSError, ConfigError):  # whoever looks into the store says what is wrong
+        group = store_root().stat().st_mode & 0o070
+        umask = os.umask(0)
+        os.umask(umask & ~group)

@@ -34,7 +34,7 @@ from kimi_audio_ft.manifest.conversation import (
     with_prompt,
 )
 from kimi_audio_ft.store.cache import Arrays, remember
-from kimi_audio_ft.store.digests import file_digest, file_digests
+from kimi_audio_ft.store.digests import State, file_digest, file_digests, state_of
 
 if TYPE_CHECKING:
     from kimi_audio_ft.model.text_tokenizer import TextTokenizer
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 # Increment when the checks of a line, the columns or the layout's lengths change.
 # 2: `group` must be a string.
 _VERSION = 2
+
+
+OpenState = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -62,16 +65,16 @@ class Source:
         """Absolute path of the file, independent of the working directory."""
         return self.path.absolute()
 
-    def state(self) -> tuple[int, int]:
-        """Size and modification time (ns) of the file; DataError if it cannot be read."""
+    def state(self) -> OpenState:
+        """State of the file; DataError if it cannot be read."""
         try:
             with self.file.open("rb") as file:
-                return state_of(file.fileno())
+                return open_state(file.fileno())
         except OSError as error:
             problem = f"cannot be read ({error.strerror})"
             raise DataError(self.path, problem, "Check the option that names it") from None
 
-    def require_unchanged(self, before: tuple[int, int], now: tuple[int, int]) -> None:
+    def require_unchanged(self, before: OpenState, now: OpenState) -> None:
         """Raises DataError if the file has changed since it was indexed."""
         if before != now:
             raise DataError(self.path, "was changed while it was being read", "Leave it alone, and start again")
@@ -84,10 +87,10 @@ class Source:
             raise DataError(self.path, problem, "Convert the file to UTF-8", number) from None
 
 
-def state_of(descriptor: int) -> tuple[int, int]:
-    """Size and modification time (ns) of an open file."""
+def open_state(descriptor: int) -> OpenState:
+    """Size, modification time (ns) and inode of an open file, which are the same when another one takes its name."""
     status = os.fstat(descriptor)
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 @dataclass
@@ -133,7 +136,7 @@ def _starts(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
 
-def index_of(source: Source, tokenizer: TextTokenizer | None) -> tuple[Columns, tuple[int, int]]:
+def index_of(source: Source, tokenizer: TextTokenizer | None) -> tuple[Columns, OpenState]:
     """A manifest's columns, every line validated (DataError), and the file's state at that time."""
     state = source.state()
     facts = {
@@ -258,13 +261,13 @@ class Recordings:
         self.columns, self.root, self.count = columns, str(root), len(columns.codes)
 
     def states(self) -> np.ndarray:
-        """``[count, 2]``: size and modification time (ns) of every recording; -1 if the file is missing."""
+        """``[count, 4]``: state of every recording; -1 if the file is missing."""
         is_folder = cache(os.path.isdir)  # a manifest may travel without its recordings
-        states = (_state(path) if is_folder(os.path.dirname(path)) else (-1, -1) for path in self._paths())  # noqa: PTH120
-        return np.fromiter(chain.from_iterable(states), np.int64).reshape(-1, 2)
+        states = (_state(path) if is_folder(os.path.dirname(path)) else _ABSENT for path in self._paths())  # noqa: PTH120
+        return np.fromiter(chain.from_iterable(states), np.int64).reshape(-1, 4)
 
     def digests(self) -> np.ndarray:
-        """``[count, 32]`` bytes: sha256 of every recording, cached by name, size and time; zeros if missing."""
+        """``[count, 32]`` bytes: sha256 of every recording, cached by name and state; zeros if missing."""
         states = self.states()
         names = [hash_of(self.columns.names), hash_of(self.columns.name_sizes)]
         facts = {"kind": "digests", "root": self.root, "names": names, "states": hash_of(states)}
@@ -302,12 +305,15 @@ def hash_of(values: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
-def _state(path: str) -> tuple[int, int]:
+_ABSENT: State = (-1, -1, -1, -1)
+
+
+def _state(path: str) -> State:
     try:
         status = os.stat(path)  # noqa: PTH116
     except (OSError, ValueError):  # missing, or an impossible file name
-        return -1, -1
-    return (status.st_size, status.st_mtime_ns) if S_ISREG(status.st_mode) else (-1, -1)
+        return _ABSENT
+    return state_of(status) if S_ISREG(status.st_mode) else _ABSENT
 
 
 # Parallel reading: a long file in chunks, shared over the cores.

@@ -19,7 +19,17 @@ import numpy as np
 
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.manifest.conversation import Conversation, TokenRange, id_of, parse_line, reference_of, with_prompt
-from kimi_audio_ft.manifest.index import Columns, Recordings, Source, hash_of, index_of, over_cores, runs_of, state_of
+from kimi_audio_ft.manifest.index import (
+    Columns,
+    OpenState,
+    Recordings,
+    Source,
+    hash_of,
+    index_of,
+    open_state,
+    over_cores,
+    runs_of,
+)
 from kimi_audio_ft.store.cache import Arrays, remember
 from kimi_audio_ft.store.digests import file_digest
 from kimi_audio_ft.store.signature import canonical
@@ -35,7 +45,7 @@ class Manifest(Sequence[Conversation]):
     """
 
     def __init__(
-        self, source: Source, columns: Columns, state: tuple[int, int], tokenizer: str | None, rows: np.ndarray
+        self, source: Source, columns: Columns, state: OpenState, tokenizer: str | None, rows: np.ndarray
     ) -> None:
         self.source, self.columns, self.rows = source, columns, rows
         self._state, self._tokenizer = state, tokenizer
@@ -137,7 +147,7 @@ class Manifest(Sequence[Conversation]):
             except OSError as error:
                 raise DataError(self.source.path, f"cannot be read any more ({error.strerror})") from None
             weakref.finalize(self, os.close, self._descriptor)
-        self.source.require_unchanged(self._state, state_of(self._descriptor))
+        self.source.require_unchanged(self._state, open_state(self._descriptor))
         return self._descriptor
 
 

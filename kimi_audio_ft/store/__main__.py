@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from filelock import Timeout
 
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.paths import store_root
+from kimi_audio_ft.paths import share_with_group, store_root
 from kimi_audio_ft.store.inventory import Product, has_hashes, listing, problem, products
 from kimi_audio_ft.store.make import KINDS, lock, set_aside
 from kimi_audio_ft.store.prune import Item, Rules, plan, remove
@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command; exits with 1 when ``verify`` found something wrong, and with 2 when it cannot be run."""
     options = _parser().parse_args(arguments)
     try:
+        share_with_group()
         code = options.run(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

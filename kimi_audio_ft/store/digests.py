@@ -1,4 +1,4 @@
-"""sha256 of files, cached in the store by path, size and time of change."""
+"""sha256 of files, cached in the store by all that tells a file from another one at its path."""
 
 from __future__ import annotations
 
@@ -16,16 +16,24 @@ from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.store.signature import digest_of
 
-# What a file's digest is cached by: real path, size, time of change in ns.
-_Key = tuple[str, int, int]
+State = tuple[int, int, int, int]
+"""Size, times of change of content and inode (ns), and number of the inode: a replaced file differs in some of it."""
+
+# What a file's digest is cached by: its real path and state.
+_Key = tuple[str, int, int, int, int]
 # Digests of single files that this process has looked up.
 _DIGESTS: dict[_Key, str] = {}
 # Files in a batch, and threads that hash those without a digest.
 _AT_ONCE, _HASHING_THREADS = 500, 4
 
 
+def state_of(status: os.stat_result) -> State:
+    """A file's state, as signed 64-bit numbers."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino & (2**63 - 1)
+
+
 def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes, cached by path, size and time of change, in this process and in the store."""
+    """sha256 of a file's bytes, cached by path and state, in this process and in the store."""
     key = _key(path, {})
     if key not in _DIGESTS:
         (_DIGESTS[key],) = file_digests([path])
@@ -64,10 +72,10 @@ def _key(path: str | Path, folders: dict[str, str]) -> _Key:
         if folder not in folders:
             folders[folder] = os.path.realpath(folder)
         real = os.path.join(folders[folder], name)  # noqa: PTH118 - a Path for each of a million files takes longer
-    return real, status.st_size, status.st_mtime_ns
+    return real, *state_of(status)
 
 
-_TABLE = "CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, size, changed, sha256 TEXT)"
+_TABLE = "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size, changed, moved, inode, sha256 TEXT)"
 
 
 @contextmanager
@@ -86,19 +94,19 @@ def _cache() -> Iterator[sqlite3.Connection]:
 
 def _look_up(cache: sqlite3.Connection, keys: Sequence[_Key]) -> dict[_Key, str]:
     marks = ",".join("?" * len(keys))
-    query = f"SELECT path, size, changed, sha256 FROM digests WHERE path IN ({marks})"
+    query = f"SELECT path, size, changed, moved, inode, sha256 FROM files WHERE path IN ({marks})"
     try:
         rows = cache.execute(query, [key[0] for key in keys]).fetchall()
     except sqlite3.Error:  # a file system without locks
         return {}
     wanted = set(keys)
-    return {row[:3]: row[3] for row in rows if row[:3] in wanted}
+    return {row[:5]: row[5] for row in rows if row[:5] in wanted}
 
 
 def _save(cache: sqlite3.Connection, digests: Mapping[_Key, str]) -> None:
     rows = [(*key, sha256) for key, sha256 in digests.items()]
     with suppress(sqlite3.Error), cache:
-        cache.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", rows)
+        cache.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", rows)
 
 
 def sha256_of(path: Path) -> str:

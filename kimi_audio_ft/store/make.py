@@ -245,7 +245,7 @@ def work_folder(kind: str, signature: str) -> Path:
 def lock(kind: str, signature: str, timeout: float = -1) -> Iterator[None]:
     """Hold a product's lock; other processes wait, or get filelock's Timeout after so many seconds (-1: never)."""
     path = store_root() / kind / f".{signature}.lock"
-    held = FileLock(path)
+    held = FileLock(path, mode=0o666)  # for whoever shares the store
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         held.acquire(timeout)

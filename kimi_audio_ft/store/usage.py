@@ -82,6 +82,8 @@ def _record(sweep: Path, products: Iterable[Name], held: ExitStack | None = None
         with gate():
             if held is not None:
                 running = held.enter_context(_running_file(sweep).open("a+"))
+                with suppress(PermissionError):  # another user's
+                    os.fchmod(running.fileno(), 0o666)
                 fcntl.flock(running, fcntl.LOCK_SH | fcntl.LOCK_NB)  # only ``is_running`` takes it alone, in the gate
             before = _read(path)
             used = {**(before.products if before else {}), **dict.fromkeys(products, now)}
@@ -93,8 +95,9 @@ def _record(sweep: Path, products: Iterable[Name], held: ExitStack | None = None
                 "products": {f"{kind}/{signature}": when for (kind, signature), when in used.items()},
             }
             write_json(path, facts)
-    except (UserError, OSError) as error:  # a store that can only be read, or is full: nothing is lost by it
-        log.debug("%s: not recorded in the store: %s", sweep, error)
+    except (UserError, OSError) as error:  # a store that can only be read, or is full
+        message = "%s: its use of the store is not recorded, so `store prune` may remove what it uses: %s"
+        log.log(logging.DEBUG if held is None else logging.WARNING, message, sweep, error)
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class Record:
         try:
             with _running_file(self.sweep).open("r+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except (BlockingIOError, PermissionError):  # of another user's sweep nobody else can tell
             return True
         except OSError:  # no such file, or one that may not be opened
             return False

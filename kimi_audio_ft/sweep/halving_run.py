@@ -20,6 +20,7 @@ from kimi_audio_ft.config.launcher import HalvingConfig
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.files import read_jsonl, write_json
 from kimi_audio_ft.store.cache import keep, recall
+from kimi_audio_ft.store.usage import note
 from kimi_audio_ft.sweep.events import Event, Failed, Paused, Ready
 from kimi_audio_ft.sweep.halving import Candidate, Fate, RungResult, show
 from kimi_audio_ft.sweep.launch import Job, Launch, job_lines
@@ -58,6 +59,7 @@ def train_until(launch: Launch, job_overrides: Sequence[Sequence[str]], until: i
     """
     jobs = launch.compose(job_overrides, 0)
     _require_trainings(jobs)
+    note(("adapter", job.key) for job in jobs if job.key is not None)
     results: dict[str, RungResult] = {}
     trials: dict[str, Trial] = {}
     for job in jobs:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from kimi_audio_ft import paths
+from kimi_audio_ft.errors import ConfigError
 
 
 def test_a_checkout_has_its_own_files() -> None:
@@ -40,3 +41,10 @@ def test_the_store_is_where_the_environment_says(tmp_path: Path, monkeypatch: py
         assert paths.store_root() == expected.resolve()
     monkeypatch.delenv("KIMI_AUDIO_FT_STORE")
     assert paths.store_root() == (tmp_path / "outputs" / "store").resolve()
+
+
+def test_a_home_folder_that_is_not_there_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KIMI_AUDIO_FT_STORE", "~nobody-of-this-name/store")
+    with pytest.raises(ConfigError, match="KIMI_AUDIO_FT_STORE='~nobody-of-this-name/store': there is no such home"):
+        paths.store_root()
+    paths.share_with_group()  # at the start of commands, before they can report errors

@@ -22,6 +22,7 @@ from kimi_audio_ft.cli import explain
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.paths import config_dir, project_root
+from kimi_audio_ft.store.usage import is_alive
 from kimi_audio_ft.sweep.halving import RungResult
 
 
@@ -128,6 +129,21 @@ def test_command_line_goes_before_the_study(run: Callable[..., Any]) -> None:
     assert record["rungs"] == [3] and record["max_candidates"] == 3
     assert len(record["candidates"]) == 3
     assert all("lora.r=7" in job for job in launcher.launched)
+
+
+def test_a_sweep_is_registered_as_running_in_its_rungs(sweeper: Callable[..., Any], tmp_path: Path) -> None:
+    """So that `store prune` leaves the checkpoints of paused adapters alone."""
+    running: list[bool | None] = []
+
+    class Watched(Ranks):
+        def train_until(self, *arguments: Any) -> list[RungResult]:
+            running.append(is_alive(tmp_path))
+            return super().train_until(*arguments)
+
+    made = sweeper("hydra.sweeper.rungs=[2,4]")
+    made.launcher = Watched()
+    made.sweep(["lora.r=1,2,3,4"])
+    assert running and all(running) and not is_alive(tmp_path)
 
 
 def test_failed_job_raises_as_with_hydras_own_sweeper(run: Callable[..., Any]) -> None:

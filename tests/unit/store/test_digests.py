@@ -57,6 +57,20 @@ class TestDigests:
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 2_000_000))
         assert file_digest(path) == before == hashlib.sha256(b"one").hexdigest()
 
+    def test_another_file_of_the_same_size_and_time(self, tmp_path: Path) -> None:
+        digests = {}
+        for version in ("v1", "v2"):
+            (tmp_path / version).mkdir()
+            (tmp_path / version / "a.bin").write_text(version)
+            os.utime(tmp_path / version / "a.bin", ns=(10**18, 10**18))
+        (tmp_path / "data").symlink_to("v1")
+        digests["v1"] = file_digest(tmp_path / "data" / "a.bin")
+        (tmp_path / "data").unlink()
+        (tmp_path / "data").symlink_to("v2")
+        digests["v2"] = file_digest(tmp_path / "data" / "a.bin")
+        (tmp_path / "v1" / "a.bin").replace(tmp_path / "v2" / "a.bin")
+        assert digests["v1"] != digests["v2"] and file_digest(tmp_path / "v2" / "a.bin") == digests["v1"]
+
     def test_remembered_for_other_processes(self, private_store: Path, tmp_path: Path) -> None:
         """A digest is read from the store and not computed again: a planted one shows where it came from."""
         path = tmp_path / "a.bin"
@@ -64,7 +78,7 @@ class TestDigests:
         file_digest(path)
         code = (
             "import sqlite3, sys; from pathlib import Path; from kimi_audio_ft.store.digests import file_digest\n"
-            "db = sqlite3.connect(sys.argv[1]); db.execute(\"UPDATE digests SET sha256 = 'planted'\"); db.commit()\n"
+            "db = sqlite3.connect(sys.argv[1]); db.execute(\"UPDATE files SET sha256 = 'planted'\"); db.commit()\n"
             "print(file_digest(Path(sys.argv[2])))\n"
             "Path(sys.argv[2]).write_bytes(b'longer')\n"
             "print(file_digest(Path(sys.argv[2])))\n"
@@ -93,8 +107,8 @@ class TestDigests:
         assert digests == [hashlib.sha256(path.read_bytes()).hexdigest() for path in many]
         assert list(file_digests(map(str, many))) == digests == [file_digest(path) for path in many]
         with closing(sqlite3.connect(private_store / "digests.sqlite")) as memory, memory:
-            assert memory.execute("SELECT count(*) FROM digests").fetchone() == (1203,)  # links are no files
-            memory.execute("UPDATE digests SET sha256 = 'planted' || sha256")
+            assert memory.execute("SELECT count(*) FROM files").fetchone() == (1203,)  # links are no files
+            memory.execute("UPDATE files SET sha256 = 'planted' || sha256")
         many[1].write_bytes(b"longer")
         expected = [f"planted{digest}" for digest in digests]
         expected[1] = hashlib.sha256(b"longer").hexdigest()

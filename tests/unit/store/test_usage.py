@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from kimi_audio_ft import store
+from kimi_audio_ft.base import find_adapter
+from kimi_audio_ft.paths import share_with_group
 from kimi_audio_ft.store.usage import Name, forget, gate, is_alive, is_locked, note, records, using
 
 ONE, TWO = ("adapter", "a1"), ("transcript", "t2")
@@ -53,6 +56,44 @@ def running_sweep(folder: Path) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
+
+
+def test_a_use_that_cannot_be_recorded_is_warned_of(
+    private_store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    private_store.parent.mkdir(exist_ok=True)
+    private_store.write_text("no folder")
+    with using(tmp_path / "sweep"):
+        note([ONE])
+    assert len(caplog.messages) == 1 and "is not recorded, so `store prune` may remove what it uses" in caplog.text
+
+
+def test_whoever_shares_a_store_can_take_its_locks(private_store: Path, tmp_path: Path) -> None:
+    private_store.mkdir(parents=True)
+    private_store.chmod(0o2775)
+    before = os.umask(0o022)
+    try:
+        share_with_group()
+        with using(tmp_path / "sweep"), store.lock("adapter", "a1"):
+            note([ONE])
+            names = [path for path in private_store.rglob(".*") if path.suffix in (".lock", ".running")]
+            assert len(names) == 3 and all(path.stat().st_mode & 0o066 == 0o066 for path in names)
+            written = [path for path in private_store.rglob("*") if path not in names]
+            assert written and all(path.stat().st_mode & 0o020 for path in written)
+        private_store.chmod(0o755)
+        os.umask(0o022)
+        share_with_group()
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
+
+
+def test_an_adapter_that_a_command_looks_up_is_used_by_it(tmp_path: Path) -> None:
+    store.find_or_make("adapter", "a1", lambda folder: {})
+    with using(tmp_path / "evaluation"):
+        assert find_adapter("a1") == ("a1", store.product_path("adapter", "a1"))
+        (record,) = records()
+        assert list(record.products) == [ONE] and record.is_running()
 
 
 def test_a_use_is_known_while_it_lasts_and_afterwards(private_store: Path, tmp_path: Path) -> None:

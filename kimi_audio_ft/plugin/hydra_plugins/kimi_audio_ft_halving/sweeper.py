@@ -34,6 +34,13 @@ class HalvingSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         """Run the sweep; as with Hydra's own, the first job that failed raises what ended it."""
+        from kimi_audio_ft.store.usage import using
+
+        assert self.config is not None
+        with using(Path(self.config.hydra.sweep.dir)):  # between rungs too, when only checkpoints are there
+            return self._sweep(arguments)
+
+    def _sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         from kimi_audio_ft.sweep.halving_run import HalvingRecord, print_rung
 
         assert self.config is not None and self.hydra_context is not None
