@@ -24,6 +24,7 @@ from kimi_audio_ft.model.speech_tokenizer import SpeechTokenizer
 from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
 from kimi_audio_ft.store.digests import file_digests
 from kimi_audio_ft.store.features import FeatureStore, Item
+from kimi_audio_ft.store.make import lock
 
 log = logging.getLogger(__name__)
 
@@ -65,13 +66,19 @@ def encode_missing(
     batch_size: int = 8,
     progress: bool = True,
 ) -> FeatureStore:
-    """Encodes what the store lacks, if anything; UserError: the disk is too small, or a recording unusable."""
-    store = encoders.store()
-    wanted = find_wanted(store, [manifest], tuple(dict.fromkeys(perturbations)))
-    if wanted:
-        log.info("encoding %s", describe_need(store, wanted))
-        took = encode_wanted(encoders, store, wanted, batch_size, progress=progress)
-        log.info("encoded %d recordings in %.0f s", len(wanted), took)
+    """Encodes what the store lacks, if anything; UserError: the disk is too small, or a recording unusable.
+
+    One process at a time: packs side by side, or the ranks of one, want the same recordings.
+    """
+    store, changes = encoders.store(), tuple(dict.fromkeys(perturbations))
+    if not find_wanted(store, [manifest], changes):
+        return store
+    with lock("features", f"{store.signature}.encoding"):
+        store.refresh()
+        if wanted := find_wanted(store, [manifest], changes):
+            log.info("encoding %s", describe_need(store, wanted))
+            took = encode_wanted(encoders, store, wanted, batch_size, progress=progress)
+            log.info("encoded %d recordings in %.0f s", len(wanted), took)
     return store
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from kimi_audio_ft.manifest.manifest import Manifest, read_manifest
 from kimi_audio_ft.model import SpeechTokenizer, WhisperFeatureExtractor, num_audio_tokens
 from kimi_audio_ft.model.files import ModelFiles
 from kimi_audio_ft.store.digests import file_digest
+from kimi_audio_ft.store.features import FeatureStore
 from tests.unit.conftest import Corpus, Tiny, audio, line
 
 
@@ -140,6 +142,31 @@ def test_an_interrupted_run_goes_on_where_it_was(
     store = encode_missing(again, conversations, batch_size=2, progress=False)
     assert again.seen == [-1, 11200, 17600, 6400, 9600]
     assert all(file_digest(path) in store for c in conversations for path in c.audio_paths)
+
+
+@dataclass(frozen=True)
+class InterruptedEncoders(CountingEncoders):
+    """While they are loaded, another process wants the same recordings."""
+
+    meanwhile: Callable[[], None] = field(default=lambda: None)
+
+    def load(self) -> tuple[SpeechTokenizer, WhisperFeatureExtractor | None]:
+        self.meanwhile()
+        return super().load()
+
+
+def test_packs_side_by_side_encode_each_recording_once(tiny: Tiny, conversations: Manifest) -> None:
+    second = counting(tiny, features=False)
+    with ThreadPoolExecutor(1) as pool:
+        own = tiny.encoders(False)
+        other: list[Future[FeatureStore]] = []
+        first = InterruptedEncoders(
+            *(own.files, own.features, own.dtype, own.device),
+            meanwhile=lambda: other.append(pool.submit(encode_missing, second, conversations, progress=False)),
+        )
+        store = encode_missing(first, conversations, progress=False)
+        assert len(other[0].result()) == len(store) == 8
+    assert len(first.seen) == 1 + 8 and second.seen == []
 
 
 def test_a_recording_is_known_by_its_bytes(tiny: Tiny, conversations: Manifest, tmp_path: Path) -> None:
