@@ -55,6 +55,13 @@ class AdapterStrategy(Strategy):
     def clip(self, parameters: Sequence[nn.Parameter], norm: float) -> None:
         nn.utils.clip_grad_norm_(parameters, norm)
 
+    def teardown(self) -> None:
+        """Leave the base on its device: Lightning would move it to the CPU's memory, in every process."""
+        environment = getattr(self, "cluster_environment", None)
+        for part in (environment, self.precision_plugin, self.accelerator, self.checkpoint_io):
+            if part is not None:
+                part.teardown()
+
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """A whole optimizer step, which calls the wrapped model once per micro-batch."""
         assert self.lightning_module is not None
@@ -89,13 +96,6 @@ class AdapterStrategy(Strategy):
 
 class OneDevice(AdapterStrategy, SingleDeviceStrategy):
     """One process with one device."""
-
-    def teardown(self) -> None:
-        """Keep the base on its device: Lightning would move it to the CPU, and the next training back."""
-        self.precision_plugin.teardown()
-        assert self.accelerator is not None
-        self.accelerator.teardown()
-        self.checkpoint_io.teardown()
 
 
 class Copies(AdapterStrategy, DDPStrategy):

@@ -8,7 +8,10 @@ from __future__ import annotations
 from contextlib import nullcontext
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments import LightningEnvironment
+from pytorch_lightning.accelerators import CPUAccelerator
 from torch import nn
 
 from kimi_audio_ft.config.train import TrainerConfig
@@ -27,6 +30,27 @@ def test_a_setting_names_its_strategy(name: str, ranks: int, kind: type[AdapterS
     strategy = made(name, ranks)
     assert type(strategy) is kind
     assert strategy.restore_checkpoint_after_setup and strategy.lightning_restore_optimizer
+
+
+class Unmovable(pl.LightningModule):
+    """Notes that it was to be moved to the CPU's memory."""
+
+    moved = 0
+
+    def cpu(self) -> Unmovable:
+        self.moved += 1
+        return self
+
+
+@pytest.mark.parametrize(("name", "ranks"), [("single", 1), ("ddp", 2), ("fsdp", 2)])
+def test_the_end_of_a_training_moves_no_base_to_the_cpu(name: str, ranks: int) -> None:
+    strategy, module = made(name, ranks), Unmovable()
+    strategy.connect(module)
+    strategy.accelerator = CPUAccelerator()
+    if name != "single":
+        strategy.cluster_environment = LightningEnvironment()
+    strategy.teardown()
+    assert module.moved == 0
 
 
 def test_one_device_is_one_rank_and_clips_to_the_norm() -> None:
