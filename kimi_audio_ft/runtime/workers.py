@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.runtime.devices import out_of_memory
 from kimi_audio_ft.runtime.libraries import leave_out_bitsandbytes
 from kimi_audio_ft.text import first_line
 
@@ -54,6 +55,7 @@ def run_workers(
 
     Raises:
         UserError: as a worker raised it.
+        MemoryError: a worker, or its GPU, had no memory left.
         WorkerDied: a worker ended in any other way; what it printed stands above.
     """
     import torch.multiprocessing as mp
@@ -67,7 +69,7 @@ def run_workers(
         join=False,
         start_method=START_METHOD,
     )
-    failures: dict[int, UserError] = {}
+    failures: dict[int, UserError | MemoryError] = {}
 
     def deliver(wait: float) -> None:
         """Pass on what has arrived, after waiting for a first message."""
@@ -126,8 +128,10 @@ def _run(
         _leave(messages, 2)
     except KeyboardInterrupt:
         _leave(messages, 130)
-    except BaseException:
+    except BaseException as error:
         traceback.print_exc()
+        if out_of_memory(error):
+            messages.put((rank, "failed", MemoryError(str(error))))
         _leave(messages, 1)
 
 

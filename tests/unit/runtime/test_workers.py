@@ -46,6 +46,8 @@ def fail_in_one(rank, send, how, folder):
     if rank == 1:
         if how == "user":
             raise ConfigError("lora.r", 0, "must be 1 or more")
+        if how == "memory":
+            raise RuntimeError("CUDA error: out of memory")
         if how == "bug":
             raise KeyError("lost")
         if how == "exit":
@@ -94,6 +96,7 @@ def test_they_find_each_other(tasks: Any) -> None:
     ("how", "kind", "words"),
     [
         ("user", ConfigError, "lora.r=0: must be 1 or more"),
+        ("memory", MemoryError, "CUDA error: out of memory"),
         ("bug", WorkerDied, "worker 1 of 2 died"),
         ("exit", WorkerDied, "worker 1 of 2 died"),
         ("kill", WorkerDied, "SIGKILL"),
