@@ -152,6 +152,28 @@ class Base:
             raise ConfigError("lora.target_modules", lora.target_modules, rule, "Set data.features=online")
         return names
 
+    def require_one_gpu_holds_it(self, strategy: str) -> None:
+        """Raise a ConfigError if decoding, which needs the whole base on a GPU, cannot follow a sharded training."""
+        if self.device.type != "cuda":
+            return
+        import torch
+
+        from kimi_audio_ft.features.encode import DTYPES
+
+        used = [
+            parameter.numel()
+            for name, parameter in on_meta(self.files).named_parameters()
+            if not needs_branch([name]) and (self.features == "online" or not needs_whisper([name]))
+        ]
+        size = sum(used) * DTYPES[self.settings.dtype].itemsize / 1e9
+        room = torch.cuda.get_device_properties(self.device).total_memory / 1e9
+        if size > room:
+            rule = (
+                f"spreads the base over GPUs, but decoding needs it whole: {size:.3g} GB, and a GPU has {room:.3g} GB"
+            )
+            remedy = "Use GPUs with more memory, or trainer=ddp with model.quantization=nf4"
+            raise ConfigError("trainer.strategy", strategy, rule, remedy)
+
     def about_to_compute(self) -> None:
         """Set PyTorch's threads; called before anything is computed in a process of several trials."""
         limit_threads(self.threads)
@@ -163,7 +185,7 @@ class Base:
         target = torch.device("cpu") if self.sharded else self.device
         facts = (self.settings.dtype, self.settings.attention, self.settings.quantization)
         key = (self.identity, *facts, audio_branch, self.features == "online", str(target))
-        if key not in _LOADED:
+        if key not in _LOADED or any(parameter.device != target for parameter in _LOADED[key].parameters()):
             _LOADED.clear()  # never two copies
             _LOADED[key] = self._read(audio_branch, target)
         return _LOADED[key]
@@ -200,12 +222,22 @@ class Base:
             torch.cuda.empty_cache()
 
     @contextmanager
+    def _dropped_on_error(self) -> Iterator[None]:
+        """Read the base again after an error in between: PEFT may have wrapped some of its layers."""
+        try:
+            yield
+        except BaseException:
+            self.release()
+            raise
+
+    @contextmanager
     def new_adapters(self, adapters: Mapping[str, tuple[LoraConfig, int]]) -> Iterator[PeftModel]:
         """The base with fresh adapters by name, from their settings and seeds; all are taken off at the end."""
         from kimi_audio_ft.lora.adapter import add_adapters
 
         model = self.load(any(needs_branch(self.targets(lora)) for lora, _ in adapters.values()))
-        adapted = add_adapters(model, adapters, str(self.files.root))
+        with self._dropped_on_error():
+            adapted = add_adapters(model, adapters, str(self.files.root))
         if self.settings.gradient_checkpointing:  # now, for before it PEFT would put a hook on the embedding too
             model.gradient_checkpointing_enable({"use_reentrant": False})
         adapted.train()  # layers in eval mode would quietly not recompute their activations
@@ -230,7 +262,8 @@ class Base:
         if targets.whisper and self.features != "online":
             rule = f"the adapter in {folder} changes the Whisper encoder, so stored features do not fit it"
             raise ConfigError("data.features", self.features, rule, "Set data.features=online")
-        adapted = load_adapter(self.load(targets.branch), folder)
+        with self._dropped_on_error():
+            adapted = load_adapter(self.load(targets.branch), folder)
         try:
             yield adapted
         finally:

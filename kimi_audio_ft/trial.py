@@ -352,6 +352,8 @@ def fit_in_workers(
     trial: Trial, folder: Path, work: Path, on_row: Callable[[dict[str, Any]], None] | None
 ) -> dict[str, Any]:
     """``Trial.fit`` in one process per device of the trainer; arguments and result are the same."""
+    if trial.config.trainer.strategy in SHARDED:
+        trial.base.require_one_gpu_holds_it(trial.config.trainer.strategy)
     trial.set_up()  # once, not in every process
     trial.base.release()
     facts: dict[str, Any] = {}

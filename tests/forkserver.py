@@ -74,7 +74,10 @@ def _command(
     os.environ.update(environment)
     os.chdir(folder)
     sys.path.insert(0, str(folder))
+    from tests.pretend_gpu import pretend_from_environment
+
     bring_back_bitsandbytes()  # a command leaves it out by itself
+    pretend_from_environment()
     fork_own_workers()
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -20,6 +20,7 @@ from kimi_audio_ft.errors import ChangedError, ConfigError
 from kimi_audio_ft.files import read_jsonl, write_jsonl
 from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, reference_identity, require_references
 from kimi_audio_ft.paths import PACKAGE
+from kimi_audio_ft.runtime.devices import gpu_freed
 from kimi_audio_ft.runtime.environment import environment
 from kimi_audio_ft.runtime.signals import Interrupted
 from kimi_audio_ft.scoring import ScoringOptions
@@ -291,6 +292,7 @@ def _read(signatures: Sequence[str]) -> Transcripts:
     return Transcripts(list(signatures), hypotheses, seconds, metas[0].get("environment"))
 
 
+@gpu_freed()
 def _transcribe(
     evaluation: EvaluationSet,
     requests: Sequence[DecodingRequest],

@@ -22,7 +22,7 @@ from kimi_audio_ft.features.workload import Wanted, describe_need, find_wanted, 
 from kimi_audio_ft.files import write_jsonl
 from kimi_audio_ft.manifest.conversation import TokenRange, id_of
 from kimi_audio_ft.manifest.manifest import Manifest, numbered_lines, read_manifest
-from kimi_audio_ft.runtime.devices import limit_threads, started_by_launcher
+from kimi_audio_ft.runtime.devices import device, limit_threads, started_by_launcher
 from kimi_audio_ft.runtime.team import Team, joined_team
 from kimi_audio_ft.runtime.workers import Send, run_workers
 from kimi_audio_ft.store.features import FeatureStore
@@ -77,8 +77,8 @@ def _take_part(config: TokenizeConfig) -> None:
 def _claim_hardware(config: TokenizeConfig, team: Team) -> None:
     if team.size == 1:
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", team.rank)) % torch.cuda.device_count())
+    if (own := device()).type == "cuda":
+        torch.cuda.set_device(own)
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", team.size))
     limit_threads(config.threads or max(1, torch.get_num_threads() // beside))
 

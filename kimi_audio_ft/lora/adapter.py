@@ -52,24 +52,22 @@ def add_adapter(model: KimiAudioForCausalLM, settings: LoraConfig, seed: int, ba
 def add_adapters(
     model: KimiAudioForCausalLM, adapters: Mapping[str, tuple[LoraConfig, int]], base: str = ""
 ) -> peft.PeftModel:
-    """Freeze the base and add fresh adapters, each with the initial values of ``add_adapter``."""
+    """Freeze the base and add fresh adapters, each with the initial values of ``add_adapter``.
+
+    After an error some layers of the base may be wrapped; ``Base`` then reads it again.
+    """
     for settings, _ in adapters.values():
         matched(linears_of(model), settings.target_modules)  # raises if one matches nothing
     model.requires_grad_(False)
     adapted: peft.PeftModel | None = None
-    try:
-        for name, (settings, seed) in adapters.items():
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(stable_seed("adapter", seed))
-                if adapted is None:
-                    adapted = peft.get_peft_model(model, peft_config(settings), adapter_name=name)
-                else:
-                    adapted.add_adapter(name, peft_config(settings))
-            adapted.peft_config[name].base_model_name_or_path = base  # PEFT overwrites it when wrapping
-    except BaseException:
-        if adapted is not None:
-            adapted.unload()
-        raise
+    for name, (settings, seed) in adapters.items():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stable_seed("adapter", seed))
+            if adapted is None:
+                adapted = peft.get_peft_model(model, peft_config(settings), adapter_name=name)
+            else:
+                adapted.add_adapter(name, peft_config(settings))
+        adapted.peft_config[name].base_model_name_or_path = base  # PEFT overwrites it when wrapping
     assert adapted is not None, "no adapter to add"
     if len(adapters) > 1:
         tuner: Any = adapted.base_model

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kimi_audio_ft.config.train import SHARDED, TrainerConfig
@@ -14,16 +16,22 @@ if TYPE_CHECKING:
 
 
 def device(accelerator: str = "auto") -> torch.device:
-    """The GPU of this process (its LOCAL_RANK's), or the CPU; ConfigError if a GPU is asked for and there is none."""
+    """The GPU of this process (its LOCAL_RANK's) or the CPU; UserError if one is asked for that is not there."""
     import torch
 
-    gpus = torch.cuda.is_available()
+    gpus = torch.cuda.device_count()
     if accelerator == "gpu" and not gpus:
         rule = "needs a GPU, and PyTorch sees none"
         raise ConfigError("trainer.accelerator", "gpu", rule, "Set trainer.accelerator=auto")
     if accelerator == "cpu" or not gpus:
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    number = int(os.environ.get("LOCAL_RANK") or 0)
+    if number >= gpus:
+        raise UserError(
+            f"LOCAL_RANK={number}: this process is to use GPU {number} of its machine, and PyTorch sees {gpus}. "
+            "Start no more processes than there are GPUs, or unset LOCAL_RANK if an earlier command has left it"
+        )
+    return torch.device("cuda", number)
 
 
 def num_ranks(settings: TrainerConfig) -> int:
@@ -72,8 +80,8 @@ def limit_threads(count: int) -> None:
         torch.set_num_threads(count)
 
 
-# Messages of PyTorch's allocators that are no OutOfMemoryError: a CPU's, and cuBLAS's.
-_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA out of memory")
+# In RuntimeErrors of the CPU's allocator, the CUDA runtime, and CUDA's libraries (CUBLAS_STATUS_ALLOC_FAILED).
+_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "_ALLOC_FAILED")
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -91,3 +99,15 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def gpu_freed() -> Iterator[None]:
+    """As a decorator: free at its end what a function leaves on a GPU, where cycles keep a trainer's tensors alive."""
+    import torch
+
+    try:
+        yield
+    finally:
+        if torch.cuda.is_available():
+            free_memory()

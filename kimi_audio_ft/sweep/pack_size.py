@@ -19,6 +19,7 @@ from pytorch_lightning.callbacks import LambdaCallback
 from torch.utils.data import DataLoader
 
 from kimi_audio_ft.data.datamodule import ConversationData
+from kimi_audio_ft.runtime.devices import gpu_freed, out_of_memory
 from kimi_audio_ft.store.cache import remember
 from kimi_audio_ft.sweep.plan import pack_key
 from kimi_audio_ft.training.adapters import AdapterSpec, AdapterState
@@ -69,6 +70,7 @@ class Probe:
     peak_bytes: int
 
 
+@gpu_freed()
 def find_pack_size(trials: Sequence[Trial], dispatch: str = "slice") -> tuple[int, dict[str, Any]]:
     """The number of these adapters that train fastest together; 1 when a pack does not pay.
 
@@ -82,11 +84,8 @@ def find_pack_size(trials: Sequence[Trial], dispatch: str = "slice") -> tuple[in
     device = trials[0].base.device
 
     def measure(size: int) -> Probe:
-        try:
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                return _probe(trials[:size], dispatch)
-        finally:
-            torch.cuda.empty_cache()
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            return _probe(trials[:size], dispatch)
 
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
@@ -94,6 +93,7 @@ def find_pack_size(trials: Sequence[Trial], dispatch: str = "slice") -> tuple[in
     return fastest_size(len(trials), measure, free_bytes=_available)
 
 
+@gpu_freed()
 def _probe(trials: Sequence[Trial], dispatch: str) -> Probe:
     base, data, trainer_config = trials[0].base, trials[0].data, trials[0].config.trainer
     settings = replace(trainer_config, strategy="single", progress=False, max_epochs=1, max_steps=-1)
@@ -147,7 +147,7 @@ def fastest_size(
     """Measure sizes 1, 2, 4, ... up to ``most``, until a larger one does not pay or does not fit.
 
     Args:
-        measure: may raise MemoryError or ``torch.OutOfMemoryError``.
+        measure: may raise an error that ``out_of_memory`` knows.
         most_bytes: that a pack may need at its peak.
         free_bytes: memory that is free now; a size that is expected to need nearly all of it is not tried.
 
@@ -161,7 +161,9 @@ def fastest_size(
             break
         try:
             probes.append(measure(size))
-        except (torch.OutOfMemoryError, MemoryError):
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
             ended = f"{size} adapters did not fit into memory"
             break
         if probes[-1].peak_bytes > most_bytes:

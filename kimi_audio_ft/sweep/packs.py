@@ -30,7 +30,10 @@ def train_pack(task: Task, inputs: Inputs, send: Callable[[Event], None], should
     config = task.units[0].config
     if not in_workers(config.trainer):
         return fit_pack(task, inputs, send, should_stop)
-    inputs.base(config).release()  # the ranks need the devices
+    base = inputs.base(config)
+    if config.trainer.strategy in SHARDED:
+        base.require_one_gpu_holds_it(config.trainer.strategy)
+    base.release()  # the ranks need the devices
     said: list[Results | Interrupted] = []
 
     def on_message(rank: int, message: Event | Results | Interrupted) -> None:

@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 _EVERY, _LOCK_PATIENCE = 0.5, 1.0
 
 
-class _Leave(Exception):
+class _Leave(BaseException):
     """Ends the task's process: its devices and memory may be in any state."""
 
 
@@ -140,9 +140,8 @@ class Worker:
             try:
                 for part in self._in_step(pack):
                     self._packs(part)
-            except UserError as error:  # data that cannot be read
-                for unit in pack:
-                    self._failed(unit, error)
+            except Exception as error:  # of the data, of their encoders, or of the probe
+                self._broken(self._open(pack), error)
 
     def _in_step(self, units: list[Unit]) -> list[list[Unit]]:
         """Units whose epochs have equally many optimizer steps: with other seeds, batches are cut elsewhere."""

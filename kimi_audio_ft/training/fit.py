@@ -23,7 +23,7 @@ from kimi_audio_ft.files import write_json, write_jsonl
 from kimi_audio_ft.lora.adapter import save_adapter, trainable_parameters
 from kimi_audio_ft.lora.pack import WITHIN_ROUNDING, Pack
 from kimi_audio_ft.lora.targets import needs_branch
-from kimi_audio_ft.runtime.devices import device
+from kimi_audio_ft.runtime.devices import device, gpu_freed
 from kimi_audio_ft.runtime.environment import environment
 from kimi_audio_ft.runtime.signals import Interrupted, own_signals
 from kimi_audio_ft.training.adapters import AdapterSpec, AdapterState
@@ -39,6 +39,7 @@ Result = dict[str, Any] | TrainingFailed
 OnRow = Callable[[str, Row], None]
 
 
+@gpu_freed()
 def fit_adapters(
     base: Base,
     specs: Sequence[AdapterSpec],
@@ -164,6 +165,8 @@ def run_trainer(
     """Lightning's ``fit`` without its advice and signal handlers; ``Leave`` ends it early."""
     with quiet_lightning(), own_signals(), suppress(Leave):
         trainer.fit(module, data, ckpt_path=checkpoint)
+    if isinstance(data, pl.LightningDataModule):
+        data.trainer = None  # data outlive the training, whose tensors they would keep alive
 
 
 @contextmanager

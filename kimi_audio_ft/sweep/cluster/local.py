@@ -102,7 +102,6 @@ def device_slots(gpus_per_pack: int, threads: int, parallel: int | None) -> list
         cores = len(os.sched_getaffinity(0))
         return [{}] * (parallel or (max(1, cores // threads) if threads else 1))
     count = min(parallel or len(gpus), len(gpus) // gpus_per_pack)
-    return [
-        {"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot * gpus_per_pack : (slot + 1) * gpus_per_pack])}
-        for slot in range(count)
-    ]
+    named_by_slot = [",".join(gpus[slot * gpus_per_pack : (slot + 1) * gpus_per_pack]) for slot in range(count)]
+    # A LOCAL_RANK left from an earlier command would number the GPUs of the whole machine.
+    return [{"CUDA_VISIBLE_DEVICES": names, "LOCAL_RANK": "0"} for names in named_by_slot]

@@ -60,7 +60,9 @@ def test_solo_where_packing_does_not_pay() -> None:
     assert choose({1: (100, 1), 2: (103, 1)}, 8) == (1, [1, 2], "2 adapters are not faster than 1")
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no"), MemoryError()])
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("no"), MemoryError(), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")]
+)
 def test_out_of_memory_ends_the_search(error: Exception) -> None:
     assert choose({1: (100, 1), 2: (180, 1), 4: error}, 8) == (2, [1, 2], "4 adapters did not fit into memory")
     assert choose({1: error}, 8) == (1, [], "1 adapters did not fit into memory")
