@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kimi_audio_ft.demo.numbers import spoken_digits
+from kimi_audio_ft.files import read_yaml
+from kimi_audio_ft.paths import PACKAGE
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,12 @@ Slot = Callable[[random.Random], Sentence]
 
 _SLOT = re.compile(r"(\{\w+\})")
 _READ_AS_WORDS = ("OK", "APP")
+
+
+def word_lists(domain: str) -> dict[str, list[str]]:
+    """Words and templates of a domain, by kind."""
+    lists = read_yaml(PACKAGE / "assets" / "demo_words.yaml", "Install the package again")
+    return {name: words.split() for name, words in lists[domain].items()}
 
 
 def plain(word: str) -> Sentence:
