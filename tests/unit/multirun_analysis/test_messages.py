@@ -11,7 +11,7 @@ import pytest
 
 import multirun_analysis
 from kimi_audio_ft.errors import ConfigError
-from multirun_analysis.messages import CHINESE, ENGLISH, charts, messages_in, report
+from multirun_analysis.messages import CHINESE, ENGLISH, messages_in
 from multirun_analysis.statistics.results import Overfitting, Reason
 from multirun_analysis.sweep import Status
 
@@ -30,10 +30,6 @@ MADE_KEYS = {
 
 def fields(text: str) -> set[str]:
     return {name for _, name, _, _ in string.Formatter().parse(text) if name}
-
-
-def test_no_text_stands_in_both_modules() -> None:
-    assert not report.TEXTS.keys() & charts.TEXTS.keys()
 
 
 def test_a_translation_says_no_value_that_the_original_does_not_have() -> None:
