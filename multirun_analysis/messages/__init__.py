@@ -10,7 +10,7 @@ from pathlib import Path
 from kimi_audio_ft.errors import ConfigError
 
 PLURAL = "||"
-# By key, a table with the text in each language.
+# By key, a text in English and in Chinese.
 _TEXTS = tomllib.loads((Path(__file__).parent / "texts.toml").read_text(encoding="utf-8"))
 
 
@@ -41,8 +41,8 @@ class Messages:
         return self("list.comma").join(items[:-1]) + self("list.and") + items[-1]
 
 
-ENGLISH = Messages("en", "en", {key: texts["en"] for key, texts in _TEXTS.items()})
-CHINESE = Messages("zh", "zh-CN", {key: texts["zh"] for key, texts in _TEXTS.items()})
+ENGLISH = Messages("en", "en", {key: english for key, (english, _) in _TEXTS.items()})
+CHINESE = Messages("zh", "zh-CN", {key: chinese for key, (_, chinese) in _TEXTS.items()})
 LANGUAGES = {messages.language: messages for messages in (ENGLISH, CHINESE)}
 
 
