@@ -6,7 +6,7 @@ import json
 import os
 import random
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,11 +89,12 @@ def waveforms(golden: Path) -> dict[str, Tensor]:
 
 
 @pytest.fixture(autouse=True)
-def private_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test has a store of its own."""
-    root = tmp_path / "store"
+def private_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Every test has a store of its own, and the file mode mask that it began with: commands take their store's."""
+    root, mask = tmp_path / "store", os.umask(0o022)
     monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(root))
-    return root
+    yield root
+    os.umask(mask)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Sweeps of several adapters under sharding strategies, on two CPU ranks: the numbers of one process."""
+"""A sweep of several adapters under FSDP, with halving, on two CPU ranks: the numbers of one process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ pytestmark = pytest.mark.slow
 
 RANKS = "lora.r=2,4"
 TWO = ("trainer.devices=2", "trainer.accelerator=cpu", "trainer.accumulate=1", "hydra.launcher.parallel=1")
-HALVING = ("hydra/sweeper=halving", "hydra.sweeper.rungs=[2]", "hydra.sweeper.reduction_factor=1.01")
+HALVING = (
+    *("hydra/sweeper=halving", "hydra.sweeper.rungs=[2]", "hydra.sweeper.reduction_factor=1.01"),
+    "hydra.sweeper.metric=cer",
+)
 
 
 def losses(sweep: Path) -> dict[int, list[float]]:
@@ -30,17 +33,9 @@ def alone(new_workplace: Callable[[], Any]) -> dict[int, list[float]]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("strategy", "more"),
-    [("fsdp", (*HALVING, "hydra.sweeper.metric=cer")), ("deepspeed_zero3", ())],
-)
-def test_a_sharded_sweep_gives_the_numbers_of_one_process(
-    workplace: Any, alone: dict[int, list[float]], strategy: str, more: tuple[str, ...]
-) -> None:
+def test_a_sharded_sweep_gives_the_numbers_of_one_process(workplace: Any, alone: dict[int, list[float]]) -> None:
     """One training after another, each in processes of its own; rungs are decoded by the task's process."""
-    if strategy == "deepspeed_zero3":
-        pytest.importorskip("deepspeed")
-    found = losses(workplace.sweep("sweep", RANKS, f"trainer={strategy}", *TWO, *more, "baseline=false"))
+    found = losses(workplace.sweep("sweep", RANKS, "trainer=fsdp", *TWO, *HALVING, "baseline=false"))
     assert sorted(found) == [2, 4]
     for rank, figures in alone.items():
         assert found[rank] == pytest.approx(figures, rel=1e-4)
