@@ -28,6 +28,8 @@ from kimi_audio_ft.training.fit import fit_adapters
 from kimi_audio_ft.trial import Trial
 from tests.pretend_gpu import CUBLAS_MEMORY, ILLEGAL_ACCESS, MB, PretendedGPUs, WrongDevice
 
+pytestmark = pytest.mark.slow
+
 Config = Callable[..., TrainConfig]
 RANKS = (2, 4, 8)
 
