@@ -13,6 +13,8 @@ from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, Inte
 
 import kimi_audio_ft
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def as_hydra_tests_itself(hydra_restore_singletons: None) -> None:
