@@ -30,10 +30,14 @@ _REPORT = ("report.html", "trials.csv", "trials.json", "report")
 _RUNNING = ".running"
 
 
-def record_jobs(sweep_dir: Path, jobs: Mapping[int, tuple[Path, Sequence[str]]]) -> None:
-    """Add jobs by number, with their folders and overrides, before they begin; a sweeper may launch several times."""
+def record_jobs(sweep_dir: Path, jobs: Mapping[int, tuple[Path, Sequence[str]]], anew: bool = False) -> None:
+    """Add jobs by number, with their folders and overrides, before they begin; a sweeper may launch several times.
+
+    Args:
+        anew: forget the jobs of an earlier run, of which halving may have left others.
+    """
     with _changed(sweep_dir) as record:
-        named = record.setdefault("jobs", {})
+        named = record["jobs"] = {} if anew else record.get("jobs", {})
         for number, (folder, overrides) in jobs.items():
             named[str(number)] = {"folder": os.path.relpath(folder, sweep_dir), "overrides": list(overrides)}
         record["trials"] = len(named)
@@ -55,7 +59,7 @@ def trial_folders(sweep_dir: Path) -> list[Path]:
     """Folders of the sweep's trials that have begun, by their numbers; where nothing is recorded, all that look so."""
     jobs = read_record(sweep_dir).get("jobs")
     if jobs is None:
-        found = filter(is_trial, sweep_dir.iterdir())
+        found = filter(is_trial, sweep_dir.glob("*"))
         return sorted(found, key=lambda path: (not path.name.isdecimal(), len(path.name), path.name))
     return [folder for number in sorted(jobs, key=int) if (folder := sweep_dir / jobs[number]["folder"]).is_dir()]
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +18,13 @@ from kimi_audio_ft import store
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import DataConfig, DecodingConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
-from kimi_audio_ft.errors import ChangedError, ConfigError
+from kimi_audio_ft.errors import ChangedError, ConfigError, UserError
 from kimi_audio_ft.files import read_jsonl, write_jsonl
 from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, reference_identity, require_references
 from kimi_audio_ft.paths import PACKAGE
 from kimi_audio_ft.runtime.devices import gpu_freed
 from kimi_audio_ft.runtime.environment import environment
-from kimi_audio_ft.runtime.signals import Interrupted
+from kimi_audio_ft.runtime.signals import Interrupted, StopRequest
 from kimi_audio_ft.scoring import ScoringOptions
 from kimi_audio_ft.scoring.trial_scores import score_repeats, utterance_rows
 from kimi_audio_ft.store.cache import remember
@@ -37,7 +39,7 @@ Answers = list[dict[str, str]]
 
 _FILE = "transcripts.jsonl"
 # Seconds of decoding that a killed process may lose.
-_SAVE_EVERY = 10.0
+SAVE_EVERY = 10.0
 # Semantic codes come at 12.5 Hz.
 _SECONDS_PER_CODE = 0.08
 
@@ -124,8 +126,9 @@ class EvaluationSet:
 
 @cache
 def _scoring_code() -> str:
-    """Digest of the code that scores: what it gives is not kept beyond a change of it."""
-    return folder_digest(PACKAGE / "scoring", ("*.py",))
+    """Digest of the code that scores, with its libraries: what it gives is not kept beyond a change of them."""
+    libraries = {name: version(name) for name in ("cn2an", "numpy", "pypinyin", "rapidfuzz", "regex")}
+    return digest_of([folder_digest(PACKAGE / "scoring", ("*.py",)), libraries])
 
 
 def require_manifest(option: str, path: str) -> None:
@@ -143,8 +146,9 @@ def decode(
     adapter: tuple[str, Path] | None,
     progress: bool = False,
 ) -> Transcripts:
-    """Transcripts of the evaluation set under one setting; see ``decode_all``."""
-    return decode_all(evaluation, [DecodingRequest(decoding, seed)], adapter, progress)[0]
+    """Transcripts of the evaluation set under one setting; see ``decode_all``. Signals that ask to stop are heard."""
+    with StopRequest() as stop:
+        return decode_all(evaluation, [DecodingRequest(decoding, seed)], adapter, progress, should_stop=stop)[0]
 
 
 def decode_all(
@@ -180,7 +184,7 @@ def decode_all(
     def make(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
         evaluation.base.about_to_compute()
         started, missing = time.monotonic(), {name: requested[name] for name in folders}
-        unfinished = UnfinishedTranscripts(list(folders))
+        unfinished = UnfinishedTranscripts(list(folders), evaluation)
         nonlocal done
         done += sum(map(len, unfinished.known))
 
@@ -195,12 +199,12 @@ def decode_all(
 
         try:
             found = _transcribe(evaluation, list(missing.values()), adapter, progress, on_batch, unfinished.known)
+            evaluation.require_unchanged()
         except BaseException:
             unfinished.save()
             raise
         for folder, answers in zip(folders.values(), found, strict=True):
             write_jsonl(folder / _FILE, [{"id": key, "text": text} for key, text in answers.items()])
-        evaluation.require_unchanged()
         seconds = round((time.monotonic() - started) / len(folders), 3)
         return {
             name: {
@@ -222,7 +226,8 @@ class UnfinishedTranscripts:
     known: by id, one dict per transcript.
     """
 
-    def __init__(self, signatures: Sequence[str]) -> None:
+    def __init__(self, signatures: Sequence[str], evaluation: EvaluationSet) -> None:
+        self._evaluation = evaluation
         self._files = [store.work_folder("transcript", name) / _FILE for name in signatures]
         self.known: Answers = [_whole_lines(file) for file in self._files]
         self._new: Answers = [{} for _ in signatures]
@@ -232,11 +237,20 @@ class UnfinishedTranscripts:
         """Take in a batch; it is on disk some seconds later."""
         for found, some in zip(self._new, new, strict=True):
             found.update(some)
-        if time.monotonic() - self._saved > _SAVE_EVERY:
+        if time.monotonic() - self._saved > SAVE_EVERY:
             self.save()
 
     def save(self) -> None:
-        """Write what is new; a disk that is full costs no more than this."""
+        """Write what is new; a disk that is full costs no more than this.
+
+        Nothing is kept when files have changed: nobody knows which of them the hypotheses are of.
+        """
+        try:
+            self._evaluation.require_unchanged()
+        except UserError:
+            for file in self._files:
+                shutil.rmtree(file.parent, ignore_errors=True)
+            return
         for file, found in zip(self._files, self._new, strict=True):
             with suppress(OSError):
                 file.parent.mkdir(parents=True, exist_ok=True)

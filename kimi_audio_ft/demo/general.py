@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import random
 
-from kimi_audio_ft.demo.mandarin import Sentence, Slot, any_abbreviation, any_of, fill, literals, plain, word_lists
-from kimi_audio_ft.demo.numbers import spoken_count, spoken_digits, spoken_number
+from kimi_audio_ft.demo.mandarin import (
+    Sentence,
+    Slot,
+    any_abbreviation,
+    any_of,
+    fill,
+    literals,
+    plain,
+    spoken_count,
+    spoken_digits,
+    spoken_number,
+    word_lists,
+)
 
 _WORDS = word_lists("general")
 FILLERS, LATIN, DIGIT_FORMS = _WORDS["filler"], _WORDS["latin"], _WORDS["digit_form"]

@@ -1,4 +1,4 @@
-"""Mandarin sentences from templates such as "{person}在{place}"."""
+"""Mandarin sentences from templates such as "{person}在{place}", and numbers as they are spoken."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from kimi_audio_ft.demo.numbers import spoken_digits
+from cn2an import an2cn
+
 from kimi_audio_ft.files import read_yaml
 from kimi_audio_ft.paths import PACKAGE
 
@@ -64,3 +65,19 @@ def join(words: Sequence[Sentence]) -> Sentence:
 def literals(templates: Sequence[str]) -> str:
     """All text of the templates outside slots."""
     return "".join(_SLOT.sub("", template) for template in templates)
+
+
+def spoken_number(number: str | int) -> str:
+    """Spoken form of a number such as "7000" or "1.3", below 10^12, with 两 before 百, 千, 万 and 亿."""
+    spoken = re.sub("二(?=[百千])", "两", an2cn(number, "low"))
+    return re.sub("(^|亿零?)二(?=[万亿])", r"\1两", spoken)
+
+
+def spoken_digits(digits: str) -> str:
+    """Digit by digit, as years, room numbers and decimals are read: "302" -> 三零二."""
+    return "".join("零一二三四五六七八九"[int(digit)] for digit in digits)
+
+
+def spoken_count(written: str) -> str:
+    """As ``spoken_number``, but 2 before a measure word or a unit is 两."""
+    return "两" if written == "2" else spoken_number(written)

@@ -6,8 +6,19 @@ import random
 import re
 
 from kimi_audio_ft.demo import general
-from kimi_audio_ft.demo.mandarin import Sentence, Slot, any_abbreviation, any_of, fill, literals, plain, word_lists
-from kimi_audio_ft.demo.numbers import spoken_count, spoken_digits, spoken_number
+from kimi_audio_ft.demo.mandarin import (
+    Sentence,
+    Slot,
+    any_abbreviation,
+    any_of,
+    fill,
+    literals,
+    plain,
+    spoken_count,
+    spoken_digits,
+    spoken_number,
+    word_lists,
+)
 
 _WORDS = word_lists("meetings")
 NAMES, TERMS, ESPORTS, LATIN = (_WORDS[name] for name in ("name", "term", "esports", "latin"))

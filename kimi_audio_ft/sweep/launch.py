@@ -41,7 +41,7 @@ from kimi_audio_ft.sweep.plan import Task, Unit, make_tasks
 from kimi_audio_ft.sweep.report import SweepReport
 from kimi_audio_ft.sweep.view.screen import SweepView
 from kimi_audio_ft.sweep.view.state import JobLine
-from kimi_audio_ft.sweep_folder import record_fitting, record_jobs
+from kimi_audio_ft.sweep_folder import record_fitting
 from kimi_audio_ft.text import short_names
 from kimi_audio_ft.trial import Trial, TrialPlan
 
@@ -102,8 +102,7 @@ class Launch:
         jobs = self.compose(job_overrides, first)
         if not all(map(is_training, jobs)):
             return self._run_plainly(jobs)
-        SweepReport.first_job_is_sound()
-        record_jobs(self.folder, {job.number: (job.folder, job.overrides) for job in jobs if job.folder is not None})
+        SweepReport.record({job.number: (job.folder, job.overrides) for job in jobs if job.folder is not None})
         with using(self.folder):
             note(("adapter", job.key) for job in jobs if job.key is not None)
             return self._run_trials(jobs)
@@ -237,8 +236,10 @@ class Runner:
         return job.returned
 
     def _run_quickly(self, job: Job) -> JobReturn:
-        """As Hydra's ``run_job``, in a quarter of its time: without its four copies of a config that nobody else has,
-        and with libyaml. ``hydra.job.chdir`` is not for our trials, whose paths stay relative to the start."""
+        """As Hydra's ``run_job``, without its four copies of a config that nobody else has, and with libyaml.
+
+        ``hydra.job.chdir`` is ignored: paths stay relative to the folder that the command was started in.
+        """
         config, hydra, callbacks = job.config, job.config.hydra, self.context.callbacks
         folder = Path(hydra.sweep.dir, hydra.sweep.subdir).absolute()
         with read_write(hydra.runtime), open_dict(hydra.runtime):

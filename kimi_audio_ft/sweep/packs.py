@@ -49,9 +49,8 @@ def train_pack(task: Task, inputs: Inputs, send: Callable[[Event], None], should
     return end
 
 
-def require_planned(units: Sequence[Unit], inputs: Inputs) -> None:
-    """Look at the files again; raise a ChangedError unless adapters trained from them are those that were planned."""
-    now = Inputs()
+def require_planned(units: Sequence[Unit], inputs: Inputs, now: Inputs) -> None:
+    """Raise a ChangedError unless adapters trained from the files as they are ``now`` are those that were planned."""
     for unit in units:
         trial = Trial(unit.config, inputs=inputs)
         trial.require_unchanged(unit.key, unit.planned_evaluation(unit.config), now)
@@ -88,7 +87,7 @@ def fit_pack(
     data = first.data if one_order else {key: trial.data for key, trial in trials.items()}
     for trial in [first] if one_order else trials.values():
         trial.data.setup()
-    require_planned(task.units, inputs)
+    require_planned(task.units, inputs, Inputs())
     specs = [
         AdapterSpec(
             key,

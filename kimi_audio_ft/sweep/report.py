@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -13,7 +14,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from kimi_audio_ft.cli import fail
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.sweep.view.screen import quiet_job_console
 from kimi_audio_ft.sweep_folder import (
@@ -43,8 +43,9 @@ class SweepReport(Callback):
 
     # Folder of the sweep that this process is running; Hydra does not call on_multirun_end when a trial failed.
     _running: ClassVar[Path | None] = None
-    # The content of an earlier sweep's multirun.yaml, until this one's first job is known to be sound.
+    # The content of an earlier, other sweep's multirun.yaml, and numbers of the jobs that are in the record.
     _earlier: ClassVar[str | None] = None
+    _recorded: ClassVar[set[int]] = set()
     _claim: ClassVar[IO[str] | None] = None
     _language: ClassVar[str] = "en"
 
@@ -66,10 +67,11 @@ class SweepReport(Callback):
             config.hydra.run.dir = str(folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Claim the sweep's folder; what an earlier sweep has left there is looked at when the first job is sound."""
+        """Claim the sweep's folder; what an earlier one has left there stays until the first job is sound."""
         folder = Path(config.hydra.sweep.dir)
         self._claimed(folder, refuse=True)
-        SweepReport._running, multirun = folder, folder / "multirun.yaml"
+        SweepReport._running, SweepReport._recorded = folder, set()
+        multirun = folder / "multirun.yaml"
         SweepReport._earlier = multirun.read_text(encoding="utf-8") if multirun.is_file() else None
         OmegaConf.save(config, multirun)  # as Hydra's own sweeper does, but not every other one
         if SweepReport._earlier is not None and _same_trials(SweepReport._earlier, config):
@@ -81,7 +83,8 @@ class SweepReport(Callback):
             cls._claim = claim(folder)
         except UserError as error:
             if refuse:
-                fail(str(error), error)  # an error of a callback would be a warning to Hydra
+                print(f"error: {error}", file=sys.stderr)
+                sys.exit(2)  # Hydra would turn an error into a warning, and run the sweep
             return False
         return True
 
@@ -94,20 +97,26 @@ class SweepReport(Callback):
         return folder
 
     @classmethod
-    def first_job_is_sound(cls) -> None:
-        """Move aside what an earlier, other sweep has recorded in this one's folder."""
-        folder, earlier, cls._earlier = cls._running, cls._earlier, None
-        if folder is not None and earlier is not None:
-            aside = set_aside(folder, earlier)
-            if aside is not None:
-                print(f"{folder}: the records of the sweep that ran there before are in {aside.name}")
+    def record(cls, jobs: Mapping[int, tuple[Path, Sequence[str]]]) -> None:
+        """Record sound jobs of the running sweep, with their folders and overrides.
+
+        The first ones replace those of an earlier sweep in its folder; another one's records are moved aside.
+        """
+        new = {number: job for number, job in jobs.items() if number not in cls._recorded}
+        if cls._running is None or not new:
+            return
+        earlier, cls._earlier = cls._earlier, None
+        aside = None if earlier is None else set_aside(cls._running, earlier)
+        if aside is not None:
+            print(f"{cls._running}: the records of the sweep that ran there before are in {aside.name}")
+        record_jobs(cls._running, new, anew=not cls._recorded)
+        cls._recorded |= set(new)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Record the trial's folder, clear it, and keep off the console what an open view shows of the trial."""
         folder, number = Path(config.hydra.runtime.output_dir), config.hydra.job.get("num")
-        if SweepReport._running is not None and number is not None:
-            self.first_job_is_sound()
-            record_jobs(SweepReport._running, {int(number): (folder, list(config.hydra.overrides.task))})
+        if number is not None:
+            self.record({int(number): (folder, list(config.hydra.overrides.task))})
         clear_trial(folder)
         quiet_job_console()
 

@@ -263,8 +263,7 @@ def _new_folder(parent: Path) -> Path:
 def _refresh_store() -> None:
     """Have a network file system show what another machine has just put into the store.
 
-    NFS caches for a while that a name was absent; changing a folder, if only to the mode it has, makes it ask again
-    (submitit does the same before it looks for a result).
+    NFS caches for a while that a name was absent; changing a folder, if only to the mode it has, makes it ask again.
     """
     for kind in ("adapter", "transcript"):
         folder = store_root() / kind

@@ -192,9 +192,9 @@ class Worker:
                 store.begin("adapter", unit.key)
                 self.send(Fitting(unit.key, len(pack), self.task.number))
             results = train_pack(self.task.with_units(pack), self._inputs, self.send, self.should_stop)
-            return [unit for unit in pack if self._finish(unit, results[unit.key])]
+            return [unit for unit in self._as_planned(pack) if self._finish(unit, results[unit.key])]
         except Interrupted as stop:
-            self._interrupt(self._open(pack), stop.step)
+            self._interrupt(self._as_planned(self._open(pack)), stop.step)
         except Exception as error:
             self._broken(self._open(pack), error)
         finally:
@@ -203,6 +203,19 @@ class Worker:
             self._fitting = set()
             self.let_go(unit.key for unit in pack if unit.key in self.ended)
         return []
+
+    def _as_planned(self, units: Sequence[Unit]) -> list[Unit]:
+        """Units whose files are still those that were planned; of the others nobody knows what they were trained on."""
+        now, found = Inputs(), []
+        for unit in units:
+            try:
+                require_planned([unit], self._inputs, now)
+            except ChangedError as error:
+                shutil.rmtree(store.work_folder("adapter", unit.key), ignore_errors=True)
+                self._failed(unit, error)
+            else:
+                found.append(unit)
+        return found
 
     def _finish(self, unit: Unit, result: dict[str, Any] | TrainingFailed) -> bool:
         """Put a finished adapter into the store, evaluate a paused one; returns whether it is finished."""
@@ -216,13 +229,10 @@ class Worker:
 
     def _store(self, unit: Unit, result: dict[str, Any]) -> bool:
         try:
-            require_planned([unit], self._inputs)
             evaluation = self._inputs.evaluation(unit.config)
             facts = {**result, "config": asdict(unit.config), "eval_identity": evaluation.identity}
             store.complete("adapter", unit.key, facts)
         except UserError as error:
-            if isinstance(error, ChangedError):  # nobody knows what its checkpoints were trained on
-                shutil.rmtree(store.work_folder("adapter", unit.key), ignore_errors=True)
             self._failed(unit, error)
             return False
         return True

@@ -148,8 +148,14 @@ def test_scores_are_kept_for_all_that_they_depend_on(trial: Trial, private_store
 
 @pytest.mark.parametrize("changed", ["manifest", "base"])
 def test_what_changes_while_it_is_decoded_is_refused(
-    trial_config: Callable[..., TrainConfig], coded_manifests: Path, tmp_path: Path, changed: str
+    trial_config: Callable[..., TrainConfig],
+    coded_manifests: Path,
+    tmp_path: Path,
+    changed: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """And nothing stays of it, for a later start with the files as they were would go on from it."""
+    monkeypatch.setattr("kimi_audio_ft.decoding.transcripts.SAVE_EVERY", 0.0)
     manifest = Path(shutil.copy(coded_manifests / "eval.jsonl", tmp_path / "eval.jsonl"))
     base = shutil.copytree(TINY_MODEL, tmp_path / "base")
     trial = Trial(trial_config(data={"eval_manifest": str(manifest)}, model={"path": str(base)}))
@@ -165,4 +171,4 @@ def test_what_changes_while_it_is_decoded_is_refused(
 
     with pytest.raises(ChangedError, match=rf"^{path}: changed while it was being decoded"):
         decode_all(trial.evaluation, [Request(COLD, 1)], None, on_progress=edit)
-    assert listing() == []
+    assert listing() == [] and not list(store.product_path("transcript", "x").parent.glob(".*.work"))

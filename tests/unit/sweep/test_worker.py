@@ -107,22 +107,32 @@ def test_data_edited_while_a_sweep_runs_make_no_adapter(trial_config: Config, tm
     assert store.find("adapter", unit.key) is None
 
 
-def test_data_edited_while_an_adapter_trains_make_no_adapter(trial_config: Config, tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["complete", "paused", "stopped"])
+def test_data_edited_while_an_adapter_trains_leave_nothing(
+    trial_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """Neither the adapter nor a checkpoint, from which a start with the unedited data would go on."""
+    monkeypatch.setattr("kimi_audio_ft.training.callbacks.REPORT_SECONDS", 0.0)
     manifest = tmp_path / "train.jsonl"
     content = Path(trial_config().data.train_manifest).read_text(encoding="utf-8")
     manifest.write_text(content, encoding="utf-8")
     unit = unit_of(trial_config(data={"train_manifest": str(manifest)}, trainer={"max_steps": 2}))
     events: list[Event] = []
 
-    def edit_at_last(event: Event) -> None:
+    def edit(event: Event) -> None:
         events.append(event)
-        if isinstance(event, Step) and event.step == event.steps:
-            manifest.write_text("".join(content.splitlines(keepends=True)[:12]), encoding="utf-8")
+        if isinstance(event, Step) and event.step == (2 if end == "complete" else 1):
+            draft = tmp_path / "draft"
+            draft.write_text("".join(content.splitlines(keepends=True)[:12]), encoding="utf-8")
+            draft.replace(manifest)
 
-    make_units(Task(0, [unit]), edit_at_last, lambda: False)
-    assert any(isinstance(event, Step) and event.step == event.steps for event in events)
+    until = 1 if end == "paused" else None
+    make_units(
+        Task(0, [unit], until=until, metric="loss"), edit,
+        lambda: end == "stopped" and any(isinstance(event, Step) for event in events),
+    )  # fmt: skip
     assert isinstance(events[-1], Failed) and "changed while" in events[-1].failure.message
-    assert store.find("adapter", unit.key) is None
+    assert store.find("adapter", unit.key) is None and not store.work_folder("adapter", unit.key).exists()
 
 
 def test_an_adapter_that_another_process_makes_is_waited_for(trial_config: Config) -> None:
