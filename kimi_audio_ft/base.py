@@ -15,7 +15,7 @@ from kimi_audio_ft.config.train import LoraConfig, ModelConfig
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.features.identity import features_of
 from kimi_audio_ft.files import read_json_object
-from kimi_audio_ft.lora.targets import linears_of, matched, needs_branch, needs_whisper
+from kimi_audio_ft.lora.targets import linears_of, matched, needs_branch, needs_whisper, reached, target_pattern
 from kimi_audio_ft.manifest.conversation import TokenRange
 from kimi_audio_ft.model.files import ModelFiles, locate
 from kimi_audio_ft.model.text_tokenizer import CONFIG_NAME, RANKS_NAME, TextTokenizer
@@ -34,14 +34,20 @@ if TYPE_CHECKING:  # a sweep that finds everything in the store does without the
 
 _REMEDY = "Set model.path to a Kimi-Audio checkpoint"
 # Raise it when the model's modules are named in another way.
-_LAYOUT_VERSION = 1
+# 2: all modules, not only the linears.
+_LAYOUT_VERSION = 2
 
 
-def linear_names(files: ModelFiles) -> tuple[str, ...]:
-    """Full paths of the linears of the whole model, Whisper included."""
+def module_names(files: ModelFiles) -> dict[str, list[str]]:
+    """Full paths of the ``modules`` of the whole model, Whisper included, and of those that are ``linears``."""
     configs = [path for path in (files.root / "config.json", files.whisper / "config.json") if path.is_file()]
     facts = [_LAYOUT_VERSION, version("transformers"), *map(file_digest, configs)]
-    return tuple(remember("layouts", facts, lambda: {"linears": linears_of(on_meta(files))})["linears"])
+
+    def make() -> dict[str, list[str]]:
+        model = on_meta(files)
+        return {"modules": [name for name, _ in model.named_modules()], "linears": linears_of(model)}
+
+    return remember("layouts", facts, make)
 
 
 def on_meta(files: ModelFiles) -> KimiAudioForCausalLM:
@@ -126,8 +132,8 @@ class Base:
         return TokenRange(first, size)
 
     @cached_property
-    def _linears(self) -> tuple[str, ...]:
-        return linear_names(self.files)
+    def _names(self) -> dict[str, tuple[str, ...]]:
+        return {kind: tuple(names) for kind, names in module_names(self.files).items()}
 
     @property
     def device(self) -> torch.device:
@@ -146,11 +152,15 @@ class Base:
         Raises:
             ConfigError: a target matches nothing, or needs what this run does not compute.
         """
-        names = matched(self._linears, lora.target_modules)
+        names = matched(self._names["linears"], lora.target_modules)
         if needs_whisper(names) and self.features != "online":
             rule = "adapts the Whisper encoder, whose features then change while training"
             raise ConfigError("lora.target_modules", lora.target_modules, rule, "Set data.features=online")
         return names
+
+    def reached(self, lora: LoraConfig) -> str:
+        """Digest of all that an adapter changes: equal for targets that are the same, however they are written."""
+        return reached(self._names["modules"], target_pattern(lora.target_modules))
 
     def require_one_gpu_holds_it(self, strategy: str) -> None:
         """Raise a ConfigError if decoding, which needs the whole base on a GPU, cannot follow a sharded training."""

@@ -7,16 +7,17 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 from kimi_audio_ft.base import Base
+from kimi_audio_ft.config.canonical import TrainingSet
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.decoding.transcripts import EvaluationSet, require_manifest
-from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, training_subset
+from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, short_enough, training_subset
 from kimi_audio_ft.store.signature import canonical
 
 _Value = TypeVar("_Value")
 
 
 class Inputs:
-    """Bases, evaluation sets and identities of training data, by the configs that name them.
+    """Bases, evaluation sets and training sets, by the configs that name them.
 
     Files are taken to stay as they were when they were first asked for; ``Trial.require_unchanged`` looks again.
     """
@@ -24,7 +25,7 @@ class Inputs:
     def __init__(self) -> None:
         self._bases: dict[str, Base] = {}
         self._evaluations: dict[str, EvaluationSet] = {}
-        self._trainings: dict[str, str] = {}
+        self._trainings: dict[str, TrainingSet] = {}
 
     def base(self, config: TrainConfig) -> Base:
         trainer, features = config.trainer, config.data.features
@@ -35,18 +36,21 @@ class Inputs:
         facts = [*_about_base(config), asdict(config.data)]
         return _once(self._evaluations, facts, lambda: EvaluationSet(self.base(config), config.data))
 
-    def training_identity(self, config: TrainConfig) -> str:
-        """Digest of the conversations that are trained on: contents, prompt and recordings."""
+    def training_set(self, config: TrainConfig) -> TrainingSet:
+        """The conversations that are trained on; ConfigError: there are none, or too few for the subset."""
         data = config.data
         require_manifest("data.train_manifest", data.train_manifest)
         named = (data.train_manifest, data.audio_root, data.prompt)
-        part = (data.train_subset, data.train_subset_seed)
+        subset = (data.train_subset, data.train_subset_seed)
 
-        def make() -> str:
+        def make() -> TrainingSet:
             base = self.base(config)
-            return manifest_identity(training_subset(read_manifest(*named, base.tokens, base.tokenizer), *part))
+            part = training_subset(read_manifest(*named, base.tokens, base.tokenizer), *subset)
+            part = part.select(short_enough(part, base.tokenizer, data.max_length))
+            longest = int(part.lengths(base.tokenizer)[:, 0].max())
+            return TrainingSet(manifest_identity(part), len(part), longest)
 
-        return _once(self._trainings, [*_about_base(config), *named, *part], make)
+        return _once(self._trainings, [*_about_base(config), *named, *subset, data.max_length], make)
 
 
 def _about_base(config: TrainConfig) -> list[Any]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kimi_audio_ft import store
 from kimi_audio_ft.base import Base
+from kimi_audio_ft.config.canonical import adapter_form
 from kimi_audio_ft.config.train import SHARDED, TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import (
@@ -254,12 +255,9 @@ class Trial:
     @cached_property
     def training_signature(self) -> str:
         """Signature of the adapter: a digest of everything that its weights depend on."""
-        config = asdict(self.config)
-        groups = {name: config[name] for name in ("data", "model", "lora", "optim", "trainer", "seed")}
-        # The size of a step decides the result, not the number of processes that share it.
-        groups["trainer"] |= {"accumulate": config["trainer"]["accumulate"] * num_ranks(self.config.trainer)}
-        inputs = {"train": self.inputs.training_identity(self.config), **self.base.identities}
-        return signature("adapter", groups, inputs)
+        config, trained = self.config, self.inputs.training_set(self.config)
+        form = adapter_form(config, trained, self.base.reached(config.lora), num_ranks(config.trainer))
+        return signature("adapter", form, {"train": trained.identity, **self.base.identities})
 
     def fit(
         self,

@@ -12,6 +12,7 @@ import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
+from kimi_audio_ft.config.canonical import augment_form
 from kimi_audio_ft.config.train import AugmentConfig, DataConfig
 from kimi_audio_ft.data.batching import BatchPlan, EpochSteps, validation_share
 from kimi_audio_ft.data.dataset import AudioSource, ConversationDataset, Sample, make_batch
@@ -23,6 +24,7 @@ from kimi_audio_ft.manifest.manifest import (
     read_manifest,
     require_recordings,
     require_references,
+    short_enough,
     training_subset,
 )
 from kimi_audio_ft.model.text_tokenizer import TextTokenizer
@@ -106,7 +108,7 @@ class ConversationData(pl.LightningDataModule):
         train = training_subset(train, settings.train_subset, settings.train_subset_seed)
         self.eval_set = self.dataset(self.eval_conversations, None)
         kept, lengths = self._within_limit(train)
-        self.train_set = self.dataset(kept, settings.augment)
+        self.train_set = self.dataset(kept, augment_form(settings.augment))
         rules = self.rules
         slowest = min(settings.augment.speeds)  # slower speech is longer; the token budget holds for the slowest
         self.plan = BatchPlan(
@@ -159,11 +161,8 @@ class ConversationData(pl.LightningDataModule):
 
     def _within_limit(self, conversations: Manifest) -> tuple[Manifest, np.ndarray]:
         lengths, limit = conversations.lengths(self.tokenizer), self.settings.max_length
-        positions = lengths[:, 0]
-        kept, long = np.flatnonzero(positions <= limit), np.flatnonzero(positions > limit)
-        if not len(kept):
-            rule = f"every conversation of {self.settings.train_manifest} is longer; the shortest has {positions.min()}"
-            raise ConfigError("data.max_length", limit, rule, "Raise it")
+        kept = short_enough(conversations, self.tokenizer, limit)
+        long = np.setdiff1d(np.arange(len(conversations)), kept)
         if len(long):
             log.warning(
                 "%s: left out %d of %d conversations longer than data.max_length=%d positions",
@@ -171,7 +170,7 @@ class ConversationData(pl.LightningDataModule):
             )  # fmt: skip
         self.num_left_out = len(long)
         self.left_out = [
-            {"id": conversations[index].id, "line": conversations.line_of(index), "positions": int(positions[index])}
+            {"id": conversations[index].id, "line": conversations.line_of(index), "positions": int(lengths[index, 0])}
             for index in long[:_MOST_LISTED]
         ]
         return conversations.select(kept), lengths[kept]

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from kimi_audio_ft.config.canonical import is_greedy
 from kimi_audio_ft.config.train import DecodingConfig
-from kimi_audio_ft.decoding.request import is_greedy
 from kimi_audio_ft.decoding.sampling import SamplingRule, choose_each
 from kimi_audio_ft.lora.adapter import stable_seed
 

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
+from kimi_audio_ft.config.canonical import decoding_form, is_greedy
 from kimi_audio_ft.config.train import DecodingConfig
-
-# At or below this temperature the likeliest token is taken, as published.
-GREEDY_BELOW = 1e-6
-
-
-def is_greedy(setting: DecodingConfig) -> bool:
-    """Whether decoding draws no random number."""
-    return setting.text_temperature <= GREEDY_BELOW
 
 
 @dataclass(frozen=True)
@@ -23,8 +17,14 @@ class DecodingRequest:
     seed: int
     repeat: int = 0
 
-    def repeats(self) -> list[DecodingRequest]:
-        """A request for each of the setting's repeats; a single one, the same for any seed, for a greedy setting."""
-        if is_greedy(self.setting):
-            return [DecodingRequest(replace(self.setting, text_temperature=0.0, text_top_k=0, repeats=1), 0)]
-        return [replace(self, repeat=repeat) for repeat in range(self.setting.repeats)]
+    @classmethod
+    def greedy(cls, setting: DecodingConfig) -> DecodingRequest:
+        """The setting without chance, by which the rungs of a training are compared."""
+        return cls(replace(setting, text_temperature=0.0), 0)
+
+    def repeats(self, vocabulary: float = math.inf) -> list[DecodingRequest]:
+        """A request for each of the setting's repeats, in its canonical form; a single one, of seed 0, when greedy."""
+        setting = decoding_form(self.setting, vocabulary)
+        if is_greedy(setting):
+            return [DecodingRequest(setting, 0)]
+        return [replace(self, setting=setting, repeat=repeat) for repeat in range(setting.repeats)]

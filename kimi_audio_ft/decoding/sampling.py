@@ -15,8 +15,8 @@ from operator import attrgetter
 import torch
 from torch import Tensor
 
+from kimi_audio_ft.config.canonical import decoding_form
 from kimi_audio_ft.config.train import DecodingConfig
-from kimi_audio_ft.decoding.request import GREEDY_BELOW, is_greedy
 
 
 @dataclass(frozen=True, order=True)
@@ -34,13 +34,9 @@ class SamplingRule:
     @classmethod
     def of(cls, setting: DecodingConfig) -> SamplingRule:
         """The rule of a decoding setting, equal for settings that choose the same tokens."""
-        penalty, window = setting.text_repetition_penalty, setting.text_repetition_window_size
-        temperature, top_k = setting.text_temperature, setting.text_top_k
-        if penalty <= 1.0:
-            penalty, window = 1.0, 0
-        if is_greedy(setting):
-            temperature, top_k = 0.0, 0
-        return cls(penalty, window, top_k, temperature)
+        form = decoding_form(setting)
+        penalty, window = form.text_repetition_penalty, form.text_repetition_window_size
+        return cls(penalty, window, form.text_top_k, form.text_temperature)
 
 
 def penalize_repetition(logits_BV: Tensor, generated_BT: Tensor, penalty: float, window: int) -> Tensor:
@@ -64,9 +60,9 @@ def ranked(scaled_BV: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     code exponentiates log-probabilities divided by the temperature without normalising again, which underflows to zero
     weights at temperatures near 0.01.
     """
-    if top_k == 0:
+    if not 0 < top_k < scaled_BV.shape[-1]:
         return scaled_BV.softmax(-1).sort(dim=-1, descending=True, stable=True)
-    kept = scaled_BV.topk(min(top_k, scaled_BV.shape[-1]), dim=-1)
+    kept = scaled_BV.topk(top_k, dim=-1)
     masked_BV = torch.full_like(scaled_BV, -torch.inf).scatter(-1, kept.indices, kept.values)
     tokens_BK = kept.indices.sort(-1).values
     ordered_BK, indices = masked_BV.softmax(-1).gather(-1, tokens_BK).sort(dim=-1, descending=True, stable=True)
@@ -111,11 +107,11 @@ def choose_each(
 
 def _choose_at(logits_BV: Tensor, temperatures: Sequence[tuple[float, int]], top_k: int, uniform_B: Tensor) -> Tensor:
     """Tokens of rows that differ in temperature only; greedy rows come first."""
-    greedy = sum(count for temperature, count in temperatures if temperature <= GREEDY_BELOW)
+    greedy = sum(count for temperature, count in temperatures if temperature == 0)
     chosen = logits_BV[:greedy].argmax(-1)
     if greedy == len(logits_BV):
         return chosen
-    warm = [(temperature, count) for temperature, count in temperatures if temperature > GREEDY_BELOW]
+    warm = [(temperature, count) for temperature, count in temperatures if temperature > 0]
     # Divided by numbers, not by a tensor of them: on a GPU the two differ in the last bit.
     parts = logits_BV[greedy:].float().split([count for _, count in warm])
     scaled = torch.cat([part / temperature for part, (temperature, _) in zip(parts, warm, strict=True)])

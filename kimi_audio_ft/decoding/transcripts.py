@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kimi_audio_ft import store
 from kimi_audio_ft.base import Base
+from kimi_audio_ft.config.canonical import transcript_form
 from kimi_audio_ft.config.train import DataConfig, DecodingConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.errors import ChangedError, ConfigError, UserError
@@ -285,10 +286,9 @@ def _by_signature(
     evaluation: EvaluationSet, request: DecodingRequest, adapter: str | None
 ) -> dict[str, DecodingRequest]:
     """The request's repeats by the signatures of their transcripts."""
-    repeats = request.repeats()
-    setting = asdict(repeats[0].setting)
-    groups = {"data": asdict(evaluation.settings), "model": asdict(evaluation.base.settings), "decoding": setting}
-    return {signature("transcript", groups, _inputs(evaluation, one, adapter)): one for one in repeats}
+    repeats = request.repeats(vocabulary=evaluation.base.tokens.end)
+    form = transcript_form(evaluation.settings, evaluation.base.settings, repeats[0].setting)
+    return {signature("transcript", form, _inputs(evaluation, one, adapter)): one for one in repeats}
 
 
 def _inputs(evaluation: EvaluationSet, request: DecodingRequest, adapter: str | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from kimi_audio_ft.base import Base, linear_names
+from kimi_audio_ft.base import Base, module_names
 from kimi_audio_ft.config.commands import TokenizeConfig
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.features.encode import encode_wanted
@@ -71,7 +71,7 @@ def _take_part(config: TokenizeConfig) -> None:
             store.refresh()
             for manifest, path in zip(manifests, _outputs(config), strict=True):
                 _write(manifest, path, store, base.tokens)
-            linear_names(base.files)  # fill the cache: planning a sweep needs them, without PyTorch
+            module_names(base.files)  # fill the cache: planning a sweep needs them, without PyTorch
 
 
 def _claim_hardware(config: TokenizeConfig, team: Team) -> None:

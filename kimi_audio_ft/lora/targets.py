@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.store.signature import digest_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,6 +69,16 @@ def matched(linears: Sequence[str], targets: str | Iterable[str]) -> list[str]:
             raise ConfigError("lora.target_modules", part, rule, remedy)
         found += matches
     return sorted(set(found))
+
+
+@lru_cache(maxsize=256)
+def reached(modules: tuple[str, ...], pattern: str) -> str:
+    """Digest of the modules that PEFT matches with a pattern: linears, and embeddings and convolutions too.
+
+    PEFT goes through the modules in the model's order, so that nothing else about the pattern changes an adapter.
+    """
+    expression = re.compile(pattern)
+    return digest_of([name for name in modules if expression.fullmatch(name)])
 
 
 def needs_branch(modules: Iterable[str]) -> bool:

@@ -283,7 +283,7 @@ def _remembered(manifest: Manifest, facts: dict[str, Any], make: Callable[[], Ar
     return remember("manifests", facts | ours, make)
 
 
-# Nested training subsets for learning curves over data size.
+# Parts of a manifest that are trained on: nested subsets for learning curves over data size, and short conversations.
 
 
 def training_subset(manifest: Manifest, size: int | None, seed: int) -> Manifest:
@@ -311,3 +311,12 @@ def training_subset(manifest: Manifest, size: int | None, seed: int) -> Manifest
 
     order = _remembered(manifest, {"kind": "subset", "seed": seed}, make)["order"]
     return manifest.select(np.sort(order[:size]))
+
+
+def short_enough(manifest: Manifest, tokenizer: TextTokenizer, limit: int) -> np.ndarray:
+    """Indices of the conversations of at most ``limit`` positions; ConfigError: there is none."""
+    positions = manifest.lengths(tokenizer)[:, 0]
+    if not (positions <= limit).any():
+        rule = f"every conversation of {manifest.source.path} is longer; the shortest has {positions.min()}"
+        raise ConfigError("data.max_length", limit, rule, "Raise it")
+    return np.flatnonzero(positions <= limit)

@@ -36,7 +36,7 @@ class ScoringOptions:
 def read_options(config: ScoringConfig) -> ScoringOptions:
     """The options of a config, with the words of its files; ConfigError if one is unreadable, not UTF-8 or empty."""
     return ScoringOptions(
-        fillers=tuple(config.fillers),
+        fillers=tuple(sorted(set(config.fillers))),
         erhua=config.erhua,
         terms=_words_of("scoring.terms", config.terms),
         names=_words_of("scoring.names", config.names),

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 KINDS = ("features", "adapter", "transcript")
 CACHES = {
     "manifests": "columns of a manifest",
-    "layouts": "names of a model's linear layers",
+    "layouts": "names of a model's modules",
     "probes": "pack size found by a probe",
     "rungs": "score of an adapter at a rung",
     "scores": "scores of transcripts, and of every utterance",

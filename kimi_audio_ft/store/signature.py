@@ -1,75 +1,37 @@
 """Content addresses: what determines a product, hashed.
 
-A signature covers the *full resolved* config of a stage minus the written exclude list below, plus the identity of
-the stage's inputs. Editing a default therefore never reuses a stale product; adding a field makes new signatures,
-which cheap LoRA trainings can afford.
+A signature covers the canonical form of the *full resolved* config of a stage (``config/canonical.py``), plus the
+identity of the stage's inputs. Editing a default therefore never reuses a stale product; adding a field makes new
+signatures, which cheap LoRA trainings can afford.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 # Raise a stage's number when its code changes what it computes.
 # adapter 3: dropout draws its masks by seed, step and layer, so that they are the same in a pack.
-STAGE_VERSION = {"features": 2, "adapter": 3, "transcript": 1}
-
-# Fields that change where, how fast or how visibly a stage runs, but not its result. Paths are replaced by identities.
-_OF_BOTH = (
-    "data.train_manifest",
-    "data.train_subset",  # what it selects is among the inputs
-    "data.train_subset_seed",
-    "data.eval_manifest",
-    "data.audio_root",
-    "data.num_workers",
-    "model.path",
-    "model.revision",
-    "model.speech_tokenizer",
-    "model.gradient_checkpointing",
-)
-EXCLUDED = {
-    "adapter": (
-        *_OF_BOTH,
-        "trainer.strategy",
-        "trainer.devices",  # trainer.accumulate here counts the micro-batches of all processes
-        "trainer.deepspeed",
-        "trainer.accelerator",
-        "trainer.threads",
-        "trainer.log_every",
-        "trainer.val_every",
-        "trainer.save_every",
-        "trainer.save_keep",
-        "trainer.progress",
-    ),
-    "transcript": (
-        *_OF_BOTH,
-        "data.max_length",
-        "data.batch_size",
-        "data.max_batch_tokens",
-        "data.bucket_by_length",
-        "data.augment",
-        "decoding.batch_size",
-        "decoding.repeats",  # every repeat is a product of its own
-    ),
-}
+# adapter 4, transcript 2: configs are hashed, and perturbations and tokens drawn, in their canonical forms.
+STAGE_VERSION = {"features": 2, "adapter": 4, "transcript": 2}
 
 
-def signature(stage: str, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+def signature(stage: str, form: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
     """A letter and 15 hex digits that name a product of a stage.
 
     Args:
-        stage: "adapter" or "transcript" (see EXCLUDED).
-        config: nested dict of the stage's config groups.
+        stage: "adapter" or "transcript".
+        form: canonical form of the stage's config.
         inputs: identities of what the stage reads (JSON values).
     """
     facts = {
         "stage": stage,
         "version": STAGE_VERSION[stage],
-        "config": without(config, EXCLUDED[stage]),
+        "config": form,
         "inputs": inputs,
     }
     # The first letter keeps Hydra from reading a signature such as 1234e56 on its command line as a number.
@@ -84,17 +46,6 @@ def digest_of(facts: Any) -> str:
 def canonical(facts: Any) -> str:
     """A JSON value as text that is the same for every order of keys."""
     return _CANONICAL.encode(facts)
-
-
-def without(config: Mapping[str, Any], excluded: Iterable[str]) -> dict[str, Any]:
-    """A copy of a nested config without the excluded dotted keys."""
-    kept: dict[str, Any] = {}
-    for key, value in config.items():
-        inner = [name.removeprefix(f"{key}.") for name in excluded if name.startswith(f"{key}.")]
-        if key in excluded:
-            continue
-        kept[key] = without(value, inner) if isinstance(value, Mapping) else value
-    return kept
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

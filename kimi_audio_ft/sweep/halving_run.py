@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from rich.text import Text
 
 from kimi_audio_ft import store
 from kimi_audio_ft.config.launcher import HalvingConfig
+from kimi_audio_ft.decoding.request import DecodingRequest
+from kimi_audio_ft.decoding.transcripts import transcript_signatures
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.files import read_jsonl, write_json
 from kimi_audio_ft.store.cache import keep, recall
@@ -123,11 +125,11 @@ class RungScore:
     """An adapter's score at a step, cached in the store."""
 
     def __init__(self, trial: Trial, step: int, metric: str) -> None:
-        # Decoded greedily, whatever the jobs sample with.
-        config, plan = trial.config, trial.plan
-        decoding = replace(config.decoding, text_temperature=0.0, text_top_k=0, repeats=1)
-        self.facts = [plan.adapter, step, metric, plan.evaluation, asdict(config.data), asdict(decoding)]
-        self.shown = {"adapter": plan.adapter, "step": step, "metric": metric}
+        adapter, evaluation = trial.plan.adapter, trial.evaluation
+        self.facts = [adapter, step, metric, evaluation.identity]
+        if metric == "cer":
+            self.facts += transcript_signatures(evaluation, DecodingRequest.greedy(trial.config.decoding), adapter)
+        self.shown = {"adapter": adapter, "step": step, "metric": metric}
 
     def read(self) -> float | None:
         found = recall("rungs", self.facts)

@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, NoReturn
 
 from filelock import Timeout
@@ -245,13 +245,12 @@ class Worker:
     def _rate(self, unit: Unit, step: int) -> float:
         from kimi_audio_ft.training.checkpoint import checkpoint_of
 
-        greedy = replace(unit.config.decoding, text_temperature=0.0, text_top_k=0, repeats=1)
         evaluation = self._inputs.evaluation(unit.config)
         folder = store.work_folder("adapter", unit.key)
         checkpoint = checkpoint_of([folder], step)
         assert checkpoint is not None, "a paused training has left one"
         adapter = (f"{unit.key}@{step}", folder / checkpoint)
-        [transcripts] = decode_all(evaluation, [DecodingRequest(greedy, 0)], adapter)
+        [transcripts] = decode_all(evaluation, [DecodingRequest.greedy(unit.config.decoding)], adapter)
         return float(score(evaluation.references, transcripts.hypotheses[0])["cer"])
 
     # Decoding.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import distribute_tensor
 
+from kimi_audio_ft.config.canonical import warmup_steps
 from kimi_audio_ft.config.train import LoraConfig, OptimConfig
 from kimi_audio_ft.lora.adapter import ONE
 from kimi_audio_ft.lora.pack import DropoutSeed
@@ -53,7 +54,7 @@ class AdapterState:
 
 def rate_factor(schedule: str, num_steps: int, warmup_ratio: float) -> Callable[[int], float]:
     """Learning rate factor by optimizer step: linear warm-up, then constant, or linear or cosine decay to 0."""
-    warmup = math.ceil(num_steps * warmup_ratio)
+    warmup = warmup_steps(num_steps, warmup_ratio)
 
     def factor(step: int) -> float:
         if step < warmup:

@@ -32,16 +32,16 @@ def test_trials_with_the_same_inputs_share_them(config: TrainConfig) -> None:
     assert inputs.evaluation(prompted).identity != inputs.evaluation(config).identity
     assert inputs.evaluation(prompted).reference_identity == inputs.evaluation(config).reference_identity
     part = replace(config, data=replace(config.data, train_subset=2))
-    assert inputs.training_identity(part) != inputs.training_identity(config) == inputs.training_identity(other)
+    assert inputs.training_set(part) != inputs.training_set(config) == inputs.training_set(other)
 
 
 def test_files_are_looked_at_once(config: TrainConfig) -> None:
     inputs, path = Inputs(), Path(config.data.train_manifest)
-    first = inputs.training_identity(config), inputs.evaluation(config).identity
+    first = inputs.training_set(config), inputs.evaluation(config).identity
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join(lines[1:]), encoding="utf-8")
-    assert (inputs.training_identity(config), inputs.evaluation(config).identity) == first
-    now = Inputs().training_identity(config), Inputs().evaluation(config).identity
+    assert (inputs.training_set(config), inputs.evaluation(config).identity) == first
+    now = Inputs().training_set(config), Inputs().evaluation(config).identity
     assert now[0] != first[0] and now[1] != first[1]
 
 
@@ -50,6 +50,6 @@ def test_what_could_not_be_read_is_looked_at_again(config: TrainConfig) -> None:
     good = path.read_bytes()
     path.write_text("{", encoding="utf-8")
     with pytest.raises(DataError, match=r"own\.jsonl:1: "):
-        inputs.training_identity(config)
+        inputs.training_set(config)
     path.write_bytes(good)
-    assert inputs.training_identity(config) == Inputs().training_identity(config)
+    assert inputs.training_set(config) == Inputs().training_set(config)

@@ -127,7 +127,7 @@ def test_greedy_decoding_is_done_once_whatever_would_be_drawn(signatures: Callab
     (own,) = signatures()
     assert signatures(text_top_k=50) == signatures(repeats=4) == signatures(seed=9) == signatures(batch_size=1) == [own]
     assert signatures(max_new_tokens=3) != [own]
-    assert signatures(text_repetition_penalty=1.3) != [own]
+    assert signatures(text_repetition_penalty=1.3, text_repetition_window_size=2) != [own]
 
 
 def test_samplings_differ_by_seed_and_repeat_and_are_kept_one_by_one(signatures: Callable[..., list[str]]) -> None:

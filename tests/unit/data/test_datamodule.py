@@ -95,6 +95,16 @@ def test_the_seed_decides(make_data: Make) -> None:
     assert order(5) == order(5) != order(6)
 
 
+def test_a_perturbation_given_twice_is_given_once(make_data: Make) -> None:
+    """Drawn from two values, it would leave other random numbers to the masks."""
+    masks = {"time_masks": 2, "channel_masks": 2}
+    once = make_data(augment=AugmentConfig(speeds=[0.9], **masks))
+    twice = make_data(augment=AugmentConfig(speeds=[0.9, 0.9], gains_db=[0.0, 0.0], **masks))
+    assert same(list(once.train_dataloader()), list(twice.train_dataloader()))
+    unmasked = make_data(augment=AugmentConfig(speeds=[0.9]))
+    assert not same(list(once.train_dataloader()), list(unmasked.train_dataloader()))
+
+
 @pytest.mark.parametrize("features", ["cached", "online"])
 def test_workers_change_nothing(make_data: Make, features: str) -> None:
     masks = {"time_masks": 1, "channel_masks": 1} if features == "cached" else {}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from kimi_audio_ft.config.canonical import is_greedy
 from kimi_audio_ft.config.train import DecodingConfig
-from kimi_audio_ft.decoding.request import DecodingRequest, is_greedy
+from kimi_audio_ft.decoding.request import DecodingRequest
 
 WARM = DecodingConfig(text_temperature=0.3, text_top_k=5, repeats=3)
 
@@ -20,3 +21,4 @@ def test_a_greedy_setting_has_one_repeat_whatever_would_be_drawn() -> None:
     [one] = DecodingRequest(cold, 7).repeats()
     assert one == DecodingRequest(replace(cold, text_top_k=0, repeats=1), 0)
     assert [one] == DecodingRequest(replace(cold, text_temperature=1e-7, text_top_k=9, repeats=1), 8).repeats()
+    assert [one] == DecodingRequest(replace(WARM, text_top_k=1), 8).repeats() == DecodingRequest.greedy(WARM).repeats()

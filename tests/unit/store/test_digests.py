@@ -14,7 +14,7 @@ import pytest
 
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.store.digests import file_digest, file_digests, folder_digest
-from kimi_audio_ft.store.signature import digest_of, flatten, signature, without
+from kimi_audio_ft.store.signature import digest_of, flatten, signature
 
 
 class TestDigests:
@@ -31,12 +31,6 @@ class TestDigests:
             signature("adapter", config, {"base": "x"}),
         }
         assert len(names) == 3 and all(len(name) == 16 for name in names)
-
-    def test_without(self) -> None:
-        config = {"data": {"a": 1, "augment": {"speeds": [1], "masks": 2}}, "seed": 1}
-        assert without(config, ["data.a", "data.augment.masks"]) == {"data": {"augment": {"speeds": [1]}}, "seed": 1}
-        assert without(config, ["data.augment", "seed"]) == {"data": {"a": 1}}
-        assert config["data"]["a"] == 1
 
     def test_flatten(self) -> None:
         assert flatten({"lora": {"r": 8, "deep": {"x": [1]}}, "seed": 1}) == {
