@@ -78,26 +78,30 @@ def _command(
 
     bring_back_bitsandbytes()  # a command leaves it out by itself
     pretend_from_environment()
-    fork_own_workers()
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def fork_own_workers() -> None:
-    """From now on this process forks its workers from a copy of what it is now, which ends with it."""
+    """From now on this process, and those that it forks, fork their workers from a copy of what they are then.
 
-    def copy(path: str, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
+    The copy ends with the process that it was made of.
+    """
+
+    def start(path: str, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
+        if "forkserver" not in arguments[-1]:
+            return spawn(path, arguments, descriptors)
         number = os.fork()
         if number == 0:
             _close_all_but(descriptors)  # it ends when nobody else has the other end of a pipe that it reads
+            forkserver._forkserver._lock.release()  # type: ignore[attr-defined]  # its parent holds it: it is starting
             try:
                 forkserver.main(*descriptors, None)
             finally:
                 os._exit(0)
         return number
 
-    with _instead_of_new_python(copy):
-        forkserver.ensure_running()
+    spawn, util.spawnv_passfds = util.spawnv_passfds, start  # type: ignore[attr-defined]
     workers.START_METHOD = "forkserver"
 
 
@@ -107,12 +111,3 @@ def _close_all_but(descriptors: Sequence[int]) -> None:
         if number > 2 and number not in descriptors:
             with contextlib.suppress(OSError):  # the listing's own
                 os.close(number)
-
-
-@contextlib.contextmanager
-def _instead_of_new_python(copy: object) -> Iterator[None]:
-    new, util.spawnv_passfds = util.spawnv_passfds, copy  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        util.spawnv_passfds = new  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 
 from kimi_audio_ft.runtime.libraries import leave_out_bitsandbytes
+from tests.forkserver import fork_own_workers
 
 
 def preload() -> None:
@@ -18,4 +19,5 @@ def preload() -> None:
 
 
 preload()
+fork_own_workers()
 gc.freeze()  # a collection in a worker would write to pages that it shares

@@ -25,7 +25,7 @@ NO_BASE = "baseline=false"
 HUGE = 2**31
 LITTLE_MEMORY = "import resource; resource.setrlimit(resource.RLIMIT_AS, (64 << 30, 64 << 30))"
 # The children that die are many; they need not import everything again.
-FORK = "import tests.preloaded, tests.forkserver; tests.forkserver.fork_own_workers()"
+FORK = "import tests.preloaded"
 
 # A person's own code, which Python imports at the start of a sweep's process: it makes one adapter's training
 # go wrong when that adapter's first file is written. Faults are "lora.r:what" in FAULTS.
