@@ -3,14 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := outputs/demo
 
-.PHONY: venv demo test check quick test-processors test-avx2 test-sse lint clean
+.PHONY: venv demo test whole check quick test-processors test-avx2 test-sse lint clean
 
 venv: .venv/installed
 
+# Nothing is compiled ahead: Python compiles what it imports, a small part of these packages.
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --editable ".[dev]"
 	touch $@
 
 demo: venv
@@ -27,9 +28,12 @@ unexport PYTHONDONTWRITEBYTECODE
 # they need, so they stay together; tests/conftest.py says which files begin.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test: lint
-	$(PYTEST)
+test: venv
+	$(MAKE) --jobs 2 lint whole
 	$(MAKE) --jobs 2 test-avx2 test-sse ONLY="-m bitwise"
+
+whole: venv
+	$(PYTEST)
 
 # Everyday checks, in under two minutes.
 check: venv
