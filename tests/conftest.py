@@ -42,6 +42,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def forked() -> None:
+    """Workers need not import everything anew, wherever a test starts some."""
+    from tests.forkserver import fork_workers
+
+    fork_workers()
+
+
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
     """Makes a folder once for all test processes: the first that asks makes it, others wait. Only to be read."""

@@ -10,7 +10,7 @@ import os
 import runpy
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver, get_context, util
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -18,19 +18,11 @@ from pathlib import Path
 from kimi_audio_ft.runtime import workers
 from kimi_audio_ft.runtime.libraries import bring_back_bitsandbytes
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 
-
-@contextlib.contextmanager
-def forked_workers() -> Iterator[None]:
-    """Meanwhile ``run_workers`` forks workers, and does not have each import everything."""
-    before = workers.START_METHOD
-    _begin()
+def fork_workers() -> None:
+    """From now on this process's workers are forked from one that has imported the libraries."""
+    forkserver.set_forkserver_preload(["tests.preloaded"])
     workers.START_METHOD = "forkserver"
-    try:
-        yield
-    finally:
-        workers.START_METHOD = before
 
 
 def fork_command(
@@ -46,19 +38,11 @@ def fork_command(
     Args:
         out, err: files for what it prints; both go to ``out`` where there is no ``err``.
     """
-    _begin()
     process = get_context("forkserver").Process(
         target=_command, args=(module, list(arguments), folder, dict(environment), out, err or out)
     )
     process.start()
     return process
-
-
-def _begin() -> None:
-    """See that the process from which others are forked runs, whatever folder this one is in."""
-    forkserver.set_forkserver_preload(["tests.preloaded"])
-    with contextlib.chdir(REPOSITORY):
-        forkserver.ensure_running()
 
 
 def _command(

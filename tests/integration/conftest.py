@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from tests.forkserver import fork_command, forked_workers
+from tests.forkserver import fork_command
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MadeOnce = Callable[[str, Callable[[Path], None]], Path]
@@ -80,7 +80,6 @@ class Workplace:
         """Run ``python -m module arguments`` within this process: importing torch takes seconds."""
         out, err = io.StringIO(), io.StringIO()
         with (
-            forked_workers(),
             _as_command(self, [module, *arguments]),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),

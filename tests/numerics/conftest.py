@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from safetensors.torch import load_file
 
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM
 from kimi_audio_ft.runtime.libraries import quiet_libraries
-from tests.forkserver import forked_workers
 from tests.numerics.pack_lab import Lab
 
 
@@ -36,10 +34,3 @@ def golden_model(shared_dir: Path) -> KimiAudioForCausalLM:
     model = KimiAudioForCausalLM(KimiAudioConfig(**json.loads((folder / "llm.json").read_text())["config"]))
     model.load_state_dict(load_file(folder / "llm_weights.safetensors"))
     return model.eval()
-
-
-@pytest.fixture(scope="module")
-def forked_ranks() -> Iterator[None]:
-    """Ranks are forked with the libraries imported."""
-    with forked_workers():
-        yield

@@ -15,16 +15,14 @@ from tests.numerics.pack_lab import NAMES, Lab, member
 from tests.sameness import assert_within_rounding
 
 Config = Callable[..., TrainConfig]
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_ranks")]
+pytestmark = pytest.mark.slow
 
 DROPOUT = {name: {"lora": {"lora_dropout": 0.2}} for name in NAMES}
 BAD = {**DROPOUT, "a8": {"optim": {"lr": 1e30}}, "a16": {"lora": {"target_modules": "decoder_and_branch"}}}
 
 
 @pytest.fixture(scope="module")
-def sent(
-    forked_ranks: None, trial_config: Config, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, tuple[Path, list[Any]]]:
+def sent(trial_config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list[Any]]]:
     """What two ranks said of two packs, and where each lies: one has a bad member, one is asked to stop."""
     two = trial_config(data={"batch_size": 3}, trainer={"accumulate": 2, "devices": 2, "strategy": "ddp"})
     found: dict[str, tuple[Path, list[Any]]] = {name: (tmp_path_factory.mktemp(name), []) for name in ("bad", "stops")}

@@ -29,7 +29,7 @@ from tests.sameness import assert_within_rounding
 from tests.unit.conftest import answer, audio, line
 
 Config = Callable[..., TrainConfig]
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_ranks")]
+pytestmark = pytest.mark.slow
 
 # As conf/trainer/deepspeed_zero3.yaml, which tests/integration uses whole.
 ZERO = {"zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False, "zero_optimization": {"stage": 3}}

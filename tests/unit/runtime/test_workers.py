@@ -14,7 +14,6 @@ import pytest
 
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.runtime.workers import WorkerDied, run_workers
-from tests.forkserver import forked_workers
 
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -104,7 +103,7 @@ def test_they_find_each_other(tasks: Any) -> None:
 )
 def test_one_failure_ends_all(tasks: Any, how: str, kind: type[Exception], words: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "both")
-    with forked_workers(), pytest.raises(kind, match=words) as raised:
+    with pytest.raises(kind, match=words) as raised:
         run_workers(tasks.fail_in_one, (how, str(tmp_path)), 2)
     assert isinstance(raised.value, UserError) == (how == "user")
     pids = [int((tmp_path / str(rank)).read_text(encoding="utf-8")) for rank in (0, 1)]
