@@ -108,7 +108,7 @@ def test_packs_side_by_side_give_the_same_numbers(first: Path, new_workplace: Ne
 def test_ctrl_c_saves_and_the_same_command_goes_on(new_workplace: NewPlace) -> None:
     stopped = new_workplace()
     # Long enough that no machine is done before it hears of it.
-    longer = ("trainer.max_epochs=40", "trainer.max_steps=40")
+    longer = ("trainer.max_epochs=20", "trainer.max_steps=20")
     command = ("-m", *SHORT, *POINTS, *longer, "hydra.sweep.dir=sweep")
     running = stopped.fork(TRAIN, *command)
     # In a pack or alone, as the search for a size has found.
@@ -121,7 +121,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(new_workplace: NewPlace) -> N
     assert "interrupted" in done.err
     assert not list((stopped.store / "adapter").glob(".*.draft"))
     stopped.succeed(TRAIN, *command)
-    assert [scores_of(path)["steps"] for path in trials(stopped.folder / "sweep")] == [40] * 4
+    assert [scores_of(path)["steps"] for path in trials(stopped.folder / "sweep")] == [20] * 4
 
 
 def test_another_temperature_trains_nothing(place: Workplace, first: Path) -> None:
