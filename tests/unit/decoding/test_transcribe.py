@@ -101,6 +101,7 @@ def test_empty_answers(trial: Trial, answers: Answers) -> None:
     assert result == {f"eval{index}": "" for index in range(9)}
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_decoded_in_halves(
     trial: Trial, answers: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,7 @@ def conversations(encoded: Path) -> Manifest:
     return read_manifest(encoded / "raw.jsonl")
 
 
+@pytest.mark.slow
 def test_cached_is_online(corpus: Corpus, tiny: Tiny, conversations: Manifest) -> None:
     encoders = tiny.encoders()
     store = encoders.store()

@@ -23,6 +23,7 @@ from tests.unit.merging.conftest import MakeAdapter, MakeConfig
 INDEX = "model.safetensors.index.json"
 
 
+@pytest.mark.slow
 def test_again_does_nothing_and_another_is_refused(
     make_adapter: MakeAdapter, config: MakeConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,7 @@ from kimi_audio_ft.trial import Trial
 Config = Callable[..., TrainConfig]
 
 
+@pytest.mark.slow
 def test_steps_are_reported(trial_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the positions per second of all adapters together, without padding; rarely, but always the last step."""
     config = trial_config(trainer={"max_steps": 3})

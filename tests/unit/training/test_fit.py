@@ -42,6 +42,7 @@ def adapter(tmp_path: Path, name: str = "fit") -> dict[str, Tensor]:
 class TestLength:
     """16 conversations in batches of 2, two batches a step: 4 steps an epoch."""
 
+    @pytest.mark.slow
     def test_epochs(self, trial_config: Config, fit: Fit, tmp_path: Path) -> None:
         facts = fit(trial_config(trainer={"max_epochs": 2}))
         assert facts["steps"] == 8
@@ -54,6 +55,7 @@ class TestLength:
         assert facts["trainable_parameters"] == sum(value.numel() for value in adapter(tmp_path).values())
         assert facts["train_seconds"] > 0
 
+    @pytest.mark.slow
     def test_the_final_loss_is_the_last_epochs_mean_whatever_is_logged(self, trial_config: Config, fit: Fit) -> None:
         def final_loss(log_every: int) -> float:
             trainer = {"max_epochs": 9, "max_steps": 6, "log_every": log_every}

@@ -48,6 +48,7 @@ def test_together_they_are_the_validation_loss(trial: Trial) -> None:
     assert total == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_an_adapter_has_losses_of_its_own(trial: Trial) -> None:
     base = evaluation_losses(trial.evaluation, None)
     adapter = trial.adapter()

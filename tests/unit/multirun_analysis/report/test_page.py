@@ -45,6 +45,7 @@ def page_24(tmp_path_factory: pytest.TempPathFactory) -> str:
     return page_of(SweepWriter(tmp_path_factory.mktemp("sweep_24")).grid())
 
 
+@pytest.mark.slow
 def test_every_row_has_its_interval_and_a_whisker(synthetic: Analysis, english: str) -> None:
     for row in synthetic.rows:
         low, high = row.trial.record["cer_ci_low"], row.trial.record["cer_ci_high"]
@@ -187,6 +188,7 @@ def test_rates_that_have_no_column_are_told_with_the_trial(sweep: Any) -> None:
     assert trial["scores"]["pinyin_error_rate"] == 0.1234
 
 
+@pytest.mark.slow
 def test_a_sweep_recorded_before_there_were_statistics_is_still_told(sweep_24: Path) -> None:
     for language, word in (("en", "Kinds of errors"), ("zh", "错误类型")):
         page = body(page_of(sweep_24, language))
@@ -362,6 +364,7 @@ def test_36_trials_of_1000_utterances_in_time_memory_and_size(night: Path) -> No
     assert (night / "report.html").stat().st_size < 3_000_000, "with 2 MB of recordings it must stay under 5 MB"
 
 
+@pytest.mark.slow
 def test_a_script_that_others_put_into_the_store_is_not_used(private_store: Path) -> None:
     assert version("vl-convert-python") in SCRIPT_DIGESTS, "add its digest, or every report bundles for seconds"
     known = SCRIPT_DIGESTS[version("vl-convert-python")]
