@@ -168,7 +168,7 @@ class KimiAudioForCausalLM(PreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls,
         folder: str | Path,
         dtype: torch.dtype = torch.float32,
