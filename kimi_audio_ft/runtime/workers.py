@@ -10,7 +10,6 @@ import logging
 import os
 import queue
 import signal
-import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -58,10 +57,14 @@ def run_workers(
         MemoryError: a worker, or its GPU, had no memory left.
         WorkerDied: a worker ended in any other way; what it printed stands above.
     """
+    import torch.distributed as dist
     import torch.multiprocessing as mp
 
+    # As torchrun does: a port that was only looked for could be another process's by the time that rank 0 takes it.
+    meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     messages = mp.get_context(START_METHOD).Queue()
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count)}
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(meeting.port), "WORLD_SIZE": str(count)}
+    group["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     context = mp.start_processes(  # its children end when this process does
         _run,
         (task, arguments, {**os.environ, **group}, messages),
@@ -154,16 +157,10 @@ def _leave(messages: Any, code: int) -> None:
     os._exit(code)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def print_into(log_file: str | None, level: int) -> None:
     """Have this process's output, and that of its children, appended to a file (None: leave it), and log there."""
     if log_file is not None:
-        target = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        target = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         sys.stdout.flush()
         sys.stderr.flush()
         for standard in (1, 2):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 
 import pytest
+import torch.distributed as dist
 
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.runtime.team import Team, joined_team, started_by_launcher
@@ -19,12 +19,11 @@ SIZE = 3
 
 def start_team(task: Callable[[Team], None], size: int = SIZE) -> list[int | None]:
     """Run a task in forked processes that find each other as torchrun's do; returns their exit codes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(meeting.port), "WORLD_SIZE": str(size)}
 
     def run(rank: int) -> None:
-        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ |= {**group, "TORCHELASTIC_USE_AGENT_STORE": "True", "RANK": str(rank)}
         assert started_by_launcher()
         with joined_team() as team:
             assert (team.rank, team.size) == (rank, size)

@@ -28,7 +28,10 @@ def greet(rank, send, word):
         send([word, number, os.environ["RANK"], os.environ["LOCAL_RANK"], os.environ["WORLD_SIZE"]])
 
 def add(rank, send):
-    import torch, torch.distributed as dist
+    import socket, torch, torch.distributed as dist
+    with socket.socket() as other:
+        # The parent has the port already: no other program can take it while workers are being started.
+        assert other.connect_ex(("127.0.0.1", int(os.environ["MASTER_PORT"]))) == 0
     dist.init_process_group("gloo")
     number = torch.tensor([rank + 1.0])
     dist.all_reduce(number)
