@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from kimi_audio_ft import store
 from kimi_audio_ft.config.train import LoraConfig, ModelConfig
-from kimi_audio_ft.errors import ConfigError, DataError
+from kimi_audio_ft.errors import ChangedError, ConfigError, DataError
 from kimi_audio_ft.features.identity import features_of
 from kimi_audio_ft.files import read_json_object
 from kimi_audio_ft.lora.targets import linears_of, matched, needs_branch, needs_whisper, reached, target_pattern
 from kimi_audio_ft.manifest.conversation import TokenRange
 from kimi_audio_ft.model.files import ModelFiles, locate
 from kimi_audio_ft.model.text_tokenizer import CONFIG_NAME, RANKS_NAME, TextTokenizer
+from kimi_audio_ft.paths import expanded
 from kimi_audio_ft.runtime.devices import device, limit_threads
 from kimi_audio_ft.store.cache import remember
-from kimi_audio_ft.store.digests import file_digest, folder_digest, state_of
+from kimi_audio_ft.store.digests import file_digest, folder_digest
 from kimi_audio_ft.store.make import META
 from kimi_audio_ft.store.usage import note
 
@@ -66,17 +67,8 @@ def on_meta(files: ModelFiles) -> KimiAudioForCausalLM:
     return model
 
 
-def _state(path: Path) -> tuple[Any, ...] | None:
-    """Identity of the file at a path now (inode, size, times); None where there is none."""
-    try:
-        status = path.stat()
-    except OSError:  # whoever reads it says so
-        return None
-    return path.resolve(), *state_of(status)
-
-
 @lru_cache(maxsize=2)
-def _text_tokenizer(root: Path, states: tuple[tuple[Any, ...] | None, ...]) -> TextTokenizer:
+def _text_tokenizer(root: Path, digest: str) -> TextTokenizer:
     return TextTokenizer.from_pretrained(root)
 
 
@@ -116,7 +108,7 @@ class Base:
     @cached_property
     def tokenizer(self) -> TextTokenizer:
         root = self.files.root
-        return _text_tokenizer(root, (_state(root / RANKS_NAME), _state(root / CONFIG_NAME)))
+        return _text_tokenizer(root, folder_digest(root, (RANKS_NAME, CONFIG_NAME)))
 
     @cached_property
     def tokens(self) -> TokenRange:
@@ -189,7 +181,11 @@ class Base:
         limit_threads(self.threads)
 
     def load(self, audio_branch: bool = False) -> KimiAudioForCausalLM:
-        """The frozen base on its device; read once per process unless something about it differs."""
+        """The frozen base on its device; read once per process unless something about it differs.
+
+        Raises:
+            ChangedError: its files were changed before they were read to the end.
+        """
         import torch
 
         target = torch.device("cpu") if self.sharded else self.device
@@ -198,6 +194,9 @@ class Base:
         if key not in _LOADED or any(parameter.device != target for parameter in _LOADED[key].parameters()):
             _LOADED.clear()  # never two copies
             _LOADED[key] = self._read(audio_branch, target)
+            if self.files.identity() != self.identity:
+                self.release()
+                raise ChangedError(self.files.root, "while it was being read")
         return _LOADED[key]
 
     def _read(self, audio_branch: bool, target: torch.device) -> KimiAudioForCausalLM:
@@ -306,7 +305,7 @@ def find_adapter(adapter: str | None) -> tuple[str, Path] | None:
     """Signature (or digest) and folder of an adapter given as a signature in the store or as a folder."""
     if adapter is None:
         return None
-    folder = Path(adapter).expanduser()
+    folder = expanded(adapter)
     stored = store.product_path("adapter", folder.name)
     if (stored / META).is_file() and (adapter == folder.name or folder.resolve() == stored):
         note([("adapter", folder.name)])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kimi_audio_ft.cli import command
+from kimi_audio_ft.paths import expanded
 from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.store.usage import using
 
@@ -19,7 +19,7 @@ def main(config: MergeConfig) -> None:
     from kimi_audio_ft.merging.merge import merge
 
     quiet_libraries()
-    with using(Path(config.out).expanduser()):
+    with using(expanded(config.out)):
         merge(config)
 
 

@@ -26,13 +26,15 @@ def config_dir() -> str:
 
 def store_root() -> Path:
     """Root of the content-addressed store: ``KIMI_AUDIO_FT_STORE``, or ``outputs/store`` under the working folder."""
-    root = Path(os.environ.get("KIMI_AUDIO_FT_STORE") or "outputs/store")
-    try:
-        return root.expanduser().resolve()
-    except RuntimeError:
-        raise ConfigError(
-            "KIMI_AUDIO_FT_STORE", str(root), "there is no such home folder", "Write the whole path"
-        ) from None
+    root = expanded(os.environ.get("KIMI_AUDIO_FT_STORE") or "outputs/store")
+    if str(root).startswith("~"):
+        raise ConfigError("KIMI_AUDIO_FT_STORE", str(root), "there is no such home folder", "Write the whole path")
+    return root.resolve()
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with ``~`` as the home folder; as written where there is none, so that whoever opens it names it."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path's own raises a RuntimeError
 
 
 def share_with_group() -> None:

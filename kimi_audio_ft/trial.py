@@ -321,7 +321,12 @@ class Trial:
         return {**facts, "config": asdict(self.config), "eval_identity": self.evaluation.identity}
 
     def set_up(self) -> None:
-        """Read, check and encode the data, which must be those that were planned."""
+        """Read, check and encode the data, which must be those that were planned.
+
+        What is read later is compared with what was read here: a manifest by its state (``Manifest``), the recordings
+        of ``data.features=online`` by their digests (``ConversationDataset``), a checkpoint's weights by the identity
+        (``Base.load``). So checkpoints of a training that is killed hold nothing of data edited meanwhile.
+        """
         self.data.setup()
         self.require_unchanged()
 
@@ -362,10 +367,10 @@ def fit_in_workers(
         elif on_row is not None:
             on_row(message["row"])
 
-    count = num_ranks(trial.config.trainer)
+    count, planned = num_ranks(trial.config.trainer), (trial.training_signature, trial.evaluation.identity)
     with StopRequest() as stop:
         try:
-            run_workers(_fit_rank, (trial.config, folder, work), count, on_message, should_stop=stop)
+            run_workers(_fit_rank, (trial.config, planned, folder, work), count, on_message, should_stop=stop)
         except WorkerDied:
             if stop():  # before the worker could listen
                 raise KeyboardInterrupt from None
@@ -375,7 +380,7 @@ def fit_in_workers(
     return facts
 
 
-def _fit_rank(rank: int, send: Send, config: TrainConfig, folder: Path, work: Path) -> None:
+def _fit_rank(rank: int, send: Send, config: TrainConfig, planned: tuple[str, str], folder: Path, work: Path) -> None:
     # Busy threads of several processes on the same cores crawl.
     limit_threads(config.trainer.threads or max(1, (os.cpu_count() or 1) // num_ranks(config.trainer)))
     quiet_libraries()
@@ -386,6 +391,8 @@ def _fit_rank(rank: int, send: Send, config: TrainConfig, folder: Path, work: Pa
     config.trainer.progress = config.trainer.progress and first
     trial = Trial(config, rank)
     trial.base.sharded = config.trainer.strategy in SHARDED
+    trial.data.setup()
+    trial.require_unchanged(*planned)
     try:
         with StopRequest() as stop:
             facts = trial.fit(folder, work, (lambda row: send({"row": row})) if first else None, stop)

@@ -8,11 +8,11 @@ model's own values are in ``conf/``.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft.config.checks import at_least, below_one, count_or_auto, one_of, require
 from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.paths import expanded
 
 
 @dataclass
@@ -31,7 +31,7 @@ class ScoringConfig:
         for name in ("terms", "names"):
             path = getattr(self, name)
             # Now, not when hours of training are over.
-            if path is not None and not Path(path).expanduser().is_file():
+            if path is not None and not expanded(path).is_file():
                 rule = "must name a text file with one word a line, and there is no such file"
                 raise ConfigError(f"scoring.{name}", path, rule, "Check the path, or use null for no list")
 

@@ -15,13 +15,14 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, get_worker_info
 
 from kimi_audio_ft.config.train import AugmentConfig
-from kimi_audio_ft.errors import DataError, UserError
+from kimi_audio_ft.errors import ChangedError, DataError, UserError
 from kimi_audio_ft.features.encode import UNCHANGED, Perturbation
 from kimi_audio_ft.features.workload import rows_of
 from kimi_audio_ft.manifest.audio import read_audio
 from kimi_audio_ft.manifest.conversation import TOKENIZE_REMEDY, Conversation, Layout, layout_conversation
 from kimi_audio_ft.manifest.manifest import Manifest
 from kimi_audio_ft.model.text_tokenizer import TextTokenizer
+from kimi_audio_ft.store.digests import file_digest
 from kimi_audio_ft.store.features import FeatureStore
 
 
@@ -132,9 +133,9 @@ class ConversationDataset(Dataset[Sample]):
         perturbation = UNCHANGED
         if self.augment is not None:
             perturbation = Perturbation(rng.choice(self.augment.speeds), rng.choice(self.augment.gains_db))
-        keys: list[str] = []
-        if perturbation != UNCHANGED or self.audio.mode == "cached":
-            keys = [perturbation.key(digest) for digest in self.conversations.digests_of(draw.index, self._digests)]
+        recorded = self.audio.mode != "none"
+        digests = self.conversations.digests_of(draw.index, self._digests) if recorded else []
+        keys = [perturbation.key(digest) for digest in digests]
         if perturbation != UNCHANGED:
             conversation = self._with_codes_of(conversation, keys)
         sample = Sample(
@@ -150,6 +151,9 @@ class ConversationDataset(Dataset[Sample]):
             sample.features = [self._mask(store.features(key), rng) for key in keys]
         elif self.audio.mode == "online":
             sample.waveforms = [perturbation.apply(read_audio(path)) for path in conversation.audio_paths]
+            for path, digest in zip(conversation.audio_paths, digests, strict=True):
+                if file_digest(path) != digest:
+                    raise ChangedError(path, "while it was being read")
         return sample
 
     def __getitems__(self, items: Sequence[int | Draw]) -> list[Sample] | UserError:

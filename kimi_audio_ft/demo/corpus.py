@@ -26,6 +26,7 @@ from kimi_audio_ft.demo.mandarin import Sentence
 from kimi_audio_ft.demo.sentences import DOMAINS, check_domain, generate
 from kimi_audio_ft.demo.speech import SAMPLE_RATE, Speaker, Synthesizer, Waveform, add_noise, draw_snr_db, draw_speaker
 from kimi_audio_ft.errors import ConfigError, DataError, UserError
+from kimi_audio_ft.paths import expanded
 
 CSV_NAME = "corpus.csv"
 COLUMNS = ("audio", "text", "recording", "speaker")
@@ -89,7 +90,7 @@ def synthesize_corpus(folder: str | Path, parameters: CorpusParameters | None = 
     if ``folder`` holds something else and ``UserError`` if ``espeakng-loader`` is missing.
     """
     started = time.monotonic()
-    parameters, folder = parameters or CorpusParameters(), Path(folder).expanduser().resolve()
+    parameters, folder = parameters or CorpusParameters(), expanded(folder).resolve()
     clips = _plan(parameters)
     table = _csv_text(clips, parameters.bad_rows)
     marker = {**asdict(parameters), "csv_sha256": hashlib.sha256(table.encode()).hexdigest(), "clips": len(clips)}

@@ -44,9 +44,6 @@ if TYPE_CHECKING:
 _VERSION = 2
 
 
-OpenState = tuple[int, int, int]
-
-
 @dataclass(frozen=True)
 class Source:
     """A manifest file and how it is read.
@@ -65,16 +62,16 @@ class Source:
         """Absolute path of the file, independent of the working directory."""
         return self.path.absolute()
 
-    def state(self) -> OpenState:
+    def state(self) -> State:
         """State of the file; DataError if it cannot be read."""
         try:
             with self.file.open("rb") as file:
-                return open_state(file.fileno())
+                return state_of(os.fstat(file.fileno()))
         except OSError as error:
             problem = f"cannot be read ({error.strerror})"
             raise DataError(self.path, problem, "Check the option that names it") from None
 
-    def require_unchanged(self, before: OpenState, now: OpenState) -> None:
+    def require_unchanged(self, before: State, now: State) -> None:
         """Raises DataError if the file has changed since it was indexed."""
         if before != now:
             raise DataError(self.path, "was changed while it was being read", "Leave it alone, and start again")
@@ -85,12 +82,6 @@ class Source:
         except UnicodeDecodeError as error:
             problem = f"is not UTF-8 (byte {error.object[error.start]:#04x})"
             raise DataError(self.path, problem, "Convert the file to UTF-8", number) from None
-
-
-def open_state(descriptor: int) -> OpenState:
-    """Size, modification time (ns) and inode of an open file, which are the same when another one takes its name."""
-    status = os.fstat(descriptor)
-    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 @dataclass
@@ -136,7 +127,7 @@ def _starts(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
 
-def index_of(source: Source, tokenizer: TextTokenizer | None) -> tuple[Columns, OpenState]:
+def index_of(source: Source, tokenizer: TextTokenizer | None) -> tuple[Columns, State]:
     """A manifest's columns, every line validated (DataError), and the file's state at that time."""
     state = source.state()
     facts = {
@@ -267,10 +258,10 @@ class Recordings:
         return np.fromiter(chain.from_iterable(states), np.int64).reshape(-1, 4)
 
     def digests(self) -> np.ndarray:
-        """``[count, 32]`` bytes: sha256 of every recording, cached by name and state; zeros if missing."""
+        """``[count, 32]`` bytes: sha256 of every recording, cached by real path and state; zeros if missing."""
         states = self.states()
         names = [hash_of(self.columns.names), hash_of(self.columns.name_sizes)]
-        facts = {"kind": "digests", "root": self.root, "names": names, "states": hash_of(states)}
+        facts = {"kind": "digests", "root": os.path.realpath(self.root), "names": names, "states": hash_of(states)}
 
         def make() -> Arrays:
             digests, there = np.zeros((self.count, 32), np.uint8), states[:, 0] >= 0

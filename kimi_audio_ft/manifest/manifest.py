@@ -21,17 +21,15 @@ from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.manifest.conversation import Conversation, TokenRange, id_of, parse_line, reference_of, with_prompt
 from kimi_audio_ft.manifest.index import (
     Columns,
-    OpenState,
     Recordings,
     Source,
     hash_of,
     index_of,
-    open_state,
     over_cores,
     runs_of,
 )
 from kimi_audio_ft.store.cache import Arrays, remember
-from kimi_audio_ft.store.digests import file_digest
+from kimi_audio_ft.store.digests import State, file_digest, state_of
 from kimi_audio_ft.store.signature import canonical
 
 if TYPE_CHECKING:
@@ -44,9 +42,7 @@ class Manifest(Sequence[Conversation]):
     rows: indices of these conversations in the file. Reading raises DataError if the file has changed since.
     """
 
-    def __init__(
-        self, source: Source, columns: Columns, state: OpenState, tokenizer: str | None, rows: np.ndarray
-    ) -> None:
+    def __init__(self, source: Source, columns: Columns, state: State, tokenizer: str | None, rows: np.ndarray) -> None:
         self.source, self.columns, self.rows = source, columns, rows
         self._state, self._tokenizer = state, tokenizer
         self._descriptor: int | None = None
@@ -140,14 +136,19 @@ class Manifest(Sequence[Conversation]):
         return self.source.decoded(raw, number), number
 
     def _opened(self) -> int:
-        """Descriptor of the unchanged file. Lines are read by offset, because forks share the file position."""
+        """Descriptor of the unchanged file. Lines are read by offset, because forks share the file position.
+
+        A file whose name another one has taken is still there to be read, and nobody can open it to change it.
+        """
         if self._descriptor is None:
             try:
                 self._descriptor = os.open(self.source.file, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 raise DataError(self.source.path, f"cannot be read any more ({error.strerror})") from None
             weakref.finalize(self, os.close, self._descriptor)
-        self.source.require_unchanged(self._state, open_state(self._descriptor))
+        status = os.fstat(self._descriptor)
+        if status.st_nlink:
+            self.source.require_unchanged(self._state, state_of(status))
         return self._descriptor
 
 

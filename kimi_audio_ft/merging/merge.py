@@ -37,6 +37,7 @@ from kimi_audio_ft.model.audio_frontend import PREPROCESSOR_CONFIG
 from kimi_audio_ft.model.checkpoint import WEIGHTS_NAME, read_config
 from kimi_audio_ft.model.files import WHISPER_NAME, require_folder
 from kimi_audio_ft.model.text_tokenizer import BOS, EOS, RANKS_NAME, special_token_files
+from kimi_audio_ft.paths import expanded
 from kimi_audio_ft.store.digests import folder_digest
 from kimi_audio_ft.store.signature import digest_of
 
@@ -53,7 +54,7 @@ class Merge:
 
     def __init__(self, config: MergeConfig) -> None:
         self.config, self.dtype = config, DTYPES[config.dtype]
-        self.out = Path(config.out).expanduser().resolve()
+        self.out = expanded(config.out).resolve()
         self.base = Base(config.model, "none", "cpu")  # its weights are never loaded as a model here
         self.whisper = require_folder("model.path", self.base.files.whisper, "the checkpoint's whisper-large-v3")
         found = find_adapter(config.adapter)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from kimi_audio_ft.config.train import ScoringConfig
 from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.paths import expanded
 from kimi_audio_ft.scoring.normalise import NORMALISATIONS, Normalisation, Rule, normalise, spoken_rules
 from kimi_audio_ft.scoring.spans import word_spans
 
@@ -48,7 +48,7 @@ def _words_of(option: str, path: str | None) -> tuple[str, ...]:
     if path is None:
         return ()
     try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
+        lines = expanded(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         rule = f"must name a text file with one word a line, and cannot be read ({error.strerror})"
         raise ConfigError(option, path, rule, "Check the path, or use null for no list") from None

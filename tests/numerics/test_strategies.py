@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.errors import ChangedError, UserError
 from kimi_audio_ft.files import read_jsonl, write_jsonl
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.paths import TINY_MODEL
@@ -169,3 +169,23 @@ def test_a_loss_that_is_not_finite_ends_all_ranks(trial_config: Config, tmp_path
     config = trial_config(optim={"lr": 1e30}, trainer={"strategy": "ddp", "devices": 2, "accumulate": 1})
     with pytest.raises(TrainingFailed, match=r"^optim\.lr=1e\+30: the (training|validation) loss is (nan|inf)"):
         fit_in_workers(Trial(config), tmp_path / "adapter", tmp_path / "work", None)
+
+
+def test_ranks_that_find_other_data_than_was_planned_train_nothing(
+    trial_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints of theirs would be gone on from if they were killed before their end, and the data then put back."""
+    manifest = tmp_path / "train.jsonl"
+    lines = Path(trial_config().data.train_manifest).read_text(encoding="utf-8").splitlines(keepends=True)
+    manifest.write_text("".join(lines), encoding="utf-8")
+
+    def edited_meanwhile(*arguments: Any, **options: Any) -> None:
+        manifest.write_text("".join(lines[:12]), encoding="utf-8")
+        run_workers(*arguments, **options)
+
+    monkeypatch.setattr("kimi_audio_ft.trial.run_workers", edited_meanwhile)
+    trainer = {"strategy": "ddp", "devices": 2, "save_every": 1}
+    trial = Trial(trial_config(data={"train_manifest": str(manifest)}, trainer=trainer))
+    with pytest.raises(ChangedError, match=r"train\.jsonl: changed while the trial ran"):
+        fit_in_workers(trial, tmp_path / "adapter", tmp_path / "work", None)
+    assert not (tmp_path / "work").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -26,6 +27,17 @@ from kimi_audio_ft.manifest.manifest import read_manifest
 from kimi_audio_ft.model import TextTokenizer
 from kimi_audio_ft.model.checkpoint import read_config
 from kimi_audio_ft.model.files import locate
+
+
+def rewrite(path: Path, content: bytes) -> None:
+    """Put other content of the same size into a file, which keeps its name, its inode and its time of change."""
+    before = path.stat()
+    path.write_bytes(content)
+    while True:  # the clock of a file system ticks every few milliseconds
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        if path.stat().st_ctime_ns != before.st_ctime_ns:
+            break
+    assert path.stat().st_size == before.st_size
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -14,8 +16,11 @@ from transformers.utils import is_flash_attn_2_available
 
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import LoraConfig, ModelConfig
-from kimi_audio_ft.errors import ConfigError, DataError
+from kimi_audio_ft.errors import ChangedError, ConfigError, DataError
 from kimi_audio_ft.lora.adapter import ONE, save_adapter
+from kimi_audio_ft.model import KimiAudioForCausalLM
+from kimi_audio_ft.paths import TINY_MODEL
+from tests.unit.conftest import rewrite
 
 
 def logits(model: torch.nn.Module) -> Tensor:
@@ -71,6 +76,23 @@ def test_recomputation_leaves_nothing_on_the_base() -> None:
             assert base.load().is_gradient_checkpointing
         assert not base.load().get_input_embeddings()._forward_hooks
         assert not base.load().is_gradient_checkpointing
+
+
+def test_files_that_change_while_they_are_read_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a training that is killed before its end leaves checkpoints of another base than its signature names."""
+    folder = shutil.copytree(TINY_MODEL, tmp_path / "base")
+    base = Base(ModelConfig(path=str(folder), dtype="float32"), "none", "cpu")
+    model = KimiAudioForCausalLM.from_pretrained(folder, torch.float32, False, torch.device("cpu"))
+
+    def read_and_edited(*arguments: Any) -> KimiAudioForCausalLM:
+        rewrite(folder / "config.json", (folder / "config.json").read_bytes()[::-1])
+        return model
+
+    monkeypatch.setattr(KimiAudioForCausalLM, "from_pretrained", read_and_edited)
+    base.release()
+    with pytest.raises(ChangedError, match=rf"^{folder}: changed while it was being read"):
+        base.load()
+    assert base.load() is model, "with the files back"
 
 
 def test_saved_adapter_of_the_branch_is_put_back(base: Base, tmp_path: Path) -> None:

@@ -39,6 +39,9 @@ def test_the_store_is_where_the_environment_says(tmp_path: Path, monkeypatch: py
     ):
         monkeypatch.setenv("KIMI_AUDIO_FT_STORE", value)
         assert paths.store_root() == expected.resolve()
+    monkeypatch.delenv("HOME")
+    monkeypatch.setenv("KIMI_AUDIO_FT_STORE", "~/mine")  # by the system's list of users
+    assert paths.store_root() == Path("~/mine").expanduser().resolve()
     monkeypatch.delenv("KIMI_AUDIO_FT_STORE")
     assert paths.store_root() == (tmp_path / "outputs" / "store").resolve()
 
@@ -47,4 +50,5 @@ def test_a_home_folder_that_is_not_there_is_a_user_error(monkeypatch: pytest.Mon
     monkeypatch.setenv("KIMI_AUDIO_FT_STORE", "~nobody-of-this-name/store")
     with pytest.raises(ConfigError, match="KIMI_AUDIO_FT_STORE='~nobody-of-this-name/store': there is no such home"):
         paths.store_root()
+    assert paths.expanded("~nobody-of-this-name/words.txt") == Path("~nobody-of-this-name/words.txt")
     paths.share_with_group()  # at the start of commands, before they can report errors

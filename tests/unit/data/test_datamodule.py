@@ -15,11 +15,11 @@ import torch
 
 from kimi_audio_ft.config.train import AugmentConfig
 from kimi_audio_ft.data.datamodule import BatchRules, ConversationData, ResumableLoader
-from kimi_audio_ft.errors import ConfigError, DataError
+from kimi_audio_ft.errors import ChangedError, ConfigError, DataError
 from kimi_audio_ft.manifest.audio import AudioError
 from kimi_audio_ft.model import WhisperFeatureExtractor
 from kimi_audio_ft.store.digests import file_digest
-from tests.unit.conftest import Tiny
+from tests.unit.conftest import Tiny, rewrite
 
 Make = Callable[..., ConversationData]
 NAMES = {"short", "long", "two audios", "turns", "no audio", "five", "six", "seven"}
@@ -222,6 +222,22 @@ def test_a_recording_that_turns_bad_is_named_whoever_reads_it(
     samples[7] = np.nan
     soundfile.write(path.parent / "bad.wav", samples, 16000, subtype="FLOAT")
     with pytest.raises(AudioError, match=r"^/.*bad\.wav: 1 of 14400 samples are NaN.*Export the recording again$"):
+        list(data.train_dataloader())
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_recording_that_was_replaced_since_setup_is_not_trained_on(
+    make_data: Make, change_line: Callable[..., Path], num_workers: int
+) -> None:
+    """Else a training that is killed later leaves checkpoints of other data than its signature names."""
+    path = change_line(2, lambda row: row["conversation"][1].update(content="own.wav"))
+    recording, other = path.parent / "own.wav", path.parent / "other.wav"
+    for file, level in ((recording, 0.1), (other, 0.2)):
+        soundfile.write(file, np.full(14400, level, np.float32), 16000)
+    data = make_data(train_manifest=str(path), features="online", num_workers=num_workers)
+    assert len(list(data.train_dataloader()))
+    rewrite(recording, other.read_bytes())
+    with pytest.raises(ChangedError, match=r"own\.wav: changed while it was being read"):
         list(data.train_dataloader())
 
 

@@ -31,7 +31,7 @@ from kimi_audio_ft.manifest.manifest import (
 )
 from kimi_audio_ft.store.digests import file_digest
 from kimi_audio_ft.store.signature import digest_of
-from tests.unit.conftest import Tiny
+from tests.unit.conftest import Tiny, rewrite
 
 TOKENS = TokenRange(1467, 1723)
 Row = dict[str, Any]
@@ -235,11 +235,12 @@ class TestChangedFile:
             with pytest.raises(DataError, match=self.CHANGED):
                 read()
 
-    def test_of_the_same_size(self, path: Path, tiny: Tiny) -> None:
+    @pytest.mark.parametrize("opened", [True, False])
+    def test_of_the_same_size_and_time(self, path: Path, tiny: Tiny, opened: bool) -> None:
         manifest = read_manifest(path, tokens=TOKENS)
-        status = path.stat()
-        path.write_bytes(path.read_bytes().replace(b"duration", b"Duration"))
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
+        before = manifest_identity(manifest) if opened else None
+        rewrite(path, path.read_bytes().replace(b"duration", b"Duration"))
+        assert manifest_identity(read_manifest(path, tokens=TOKENS)) != before
         with pytest.raises(DataError, match=self.CHANGED):
             _ = manifest[5]
         with pytest.raises(DataError, match=self.CHANGED):

@@ -15,6 +15,7 @@ import pytest
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.store.digests import file_digest, file_digests, folder_digest
 from kimi_audio_ft.store.signature import digest_of, flatten, signature
+from tests.unit.conftest import rewrite
 
 
 class TestDigests:
@@ -39,16 +40,13 @@ class TestDigests:
             "seed": 1,
         }
 
-    def test_changed_file_of_the_same_size(self, tmp_path: Path) -> None:
-        path = tmp_path / "a.bin"
+    def test_other_content_of_the_same_path_size_and_time_is_seen(self, tmp_path: Path) -> None:
+        path = tmp_path / "model.safetensors"
         path.write_bytes(b"one")
-        before = file_digest(path)
-        status = path.stat()
-        path.write_bytes(b"two")
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
-        assert file_digest(path) != before
-        path.write_bytes(b"one")
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 2_000_000))
+        before, folder = file_digest(path), folder_digest(tmp_path)
+        rewrite(path, b"two")
+        assert file_digest(path) != before and folder_digest(tmp_path) != folder
+        rewrite(path, b"one")
         assert file_digest(path) == before == hashlib.sha256(b"one").hexdigest()
 
     def test_another_file_of_the_same_size_and_time(self, tmp_path: Path) -> None:
