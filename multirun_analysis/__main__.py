@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.paths import share_with_group
 from kimi_audio_ft.text import printable
 from multirun_analysis.analysis import load_sweep
 from multirun_analysis.messages import ENGLISH, LANGUAGES, messages_in
@@ -21,6 +22,7 @@ from multirun_analysis.watch import SECONDS, watch
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, or 2 for a user's error."""
     options = _parser().parse_args(arguments)
+    share_with_group()
     try:
         if options.watch is not None:
             return _watch(options)

@@ -18,7 +18,7 @@ from pathlib import Path
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.files import raise_if_full, write_json
 from kimi_audio_ft.outcomes import Failure
-from kimi_audio_ft.paths import CHECKOUT, project_root, store_root
+from kimi_audio_ft.paths import CHECKOUT, project_root, share_with_group, store_root
 from kimi_audio_ft.runtime.signals import StopRequest
 from kimi_audio_ft.runtime.workers import print_into
 from kimi_audio_ft.sweep.events import Event, EventWriter, Failed, Progress, events_path
@@ -76,6 +76,7 @@ def run_task(task_file: Path, should_stop: Callable[[], bool], make: Make | None
         environment = TaskEnvironment.read(task_file)
         if environment is not None:
             environment.enter()
+        share_with_group()  # Ray's workers, and jobs of Slurm, have the mask of whoever has started them
         task = read_task(task_file)
         print_into(task.log, logging.INFO)
         (make or _make_units)(task, on_event, should_stop)

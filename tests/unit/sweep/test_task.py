@@ -102,6 +102,18 @@ def test_a_task_is_made_where_the_sweep_is(
     assert seen == [(tmp_path / "sweep", "/somewhere", str(private_store))]
 
 
+def test_a_task_takes_the_groups_permissions_of_the_store_whoever_started_it(
+    task_file: Path, private_store: Path
+) -> None:
+    """A worker of Ray has the mask of the node's daemon, and a job of Slurm that of the user's shell."""
+    private_store.mkdir()
+    private_store.chmod(0o2775)
+    made = private_store / "made"
+    os.umask(0o077)
+    command.run_task(task_file, never, lambda *_: made.touch())
+    assert made.stat().st_mode & 0o777 == 0o660
+
+
 def test_nothing_secret_travels(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "hush-hush")
