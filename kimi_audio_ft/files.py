@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, reading JSON and YAML, and a full disk in words."""
+"""Writing files whole or not at all, locks, reading JSON and YAML, and in words a full disk or one without locks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 import yaml
+from filelock import FileLock
 
 from kimi_audio_ft.errors import DataError, UserError
 
@@ -20,6 +21,8 @@ from kimi_audio_ft.errors import DataError, UserError
 _YAML: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Says in which file each of a checkpoint's tensors lies.
 INDEX_NAME = "model.safetensors.index.json"
+# Errors of flock where the file system has none; Lustre and NFS can be mounted like that.
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 def raise_if_full(error: BaseException, path: Path) -> None:
@@ -34,6 +37,38 @@ def raise_if_full(error: BaseException, path: Path) -> None:
                 "KIMI_AUDIO_FT_STORE to a larger disk, and run the same command again"
             ) from error
         cause = cause.__cause__ or cause.__context__
+
+
+@contextmanager
+def locked(path: Path, timeout: float = -1) -> Iterator[None]:
+    """Hold the lock of a file that serves for nothing else; whoever shares its folder can take it.
+
+    It is the kernel's, and ends with its process. A file that is removed by the holder of its lock is made again by
+    those who wait for it.
+
+    Args:
+        timeout: seconds after which to give up with filelock's Timeout; -1: never.
+
+    Raises:
+        UserError: the file system has no locks. filelock's own substitute outlives a killed process on another machine,
+            and it cannot say of a use whether it lasts, so that products in use would be removed.
+    """
+    held = FileLock(path, timeout, mode=0o666, fallback_to_soft=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held.acquire()
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise UserError(
+            f"{path.parent}: its file system has no locks (flock: {error.strerror}), so processes would overwrite each "
+            "other's files there. Name a folder on another one (KIMI_AUDIO_FT_STORE is the store's), or have this one "
+            "mounted with locks"
+        ) from None
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def let_others_read(folder: Path) -> None:

@@ -6,19 +6,18 @@ share their time, so their own figures do not add up.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from filelock import FileLock
+from filelock import Timeout
 
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.files import read_json_object, write_json
+from kimi_audio_ft.files import locked, read_json_object, write_json
 
 # In the sweep's folder: its record, and what successive halving decided.
 LEDGER, HALVING = "engine.json", "halving.json"
@@ -78,7 +77,7 @@ def read_record(sweep_dir: Path) -> dict[str, Any]:
 @contextmanager
 def _changed(sweep_dir: Path) -> Iterator[dict[str, Any]]:
     """The record, written back; launchers with processes of their own record jobs at the same time."""
-    with FileLock(sweep_dir / f".{LEDGER}.lock"):
+    with locked(sweep_dir / f".{LEDGER}.lock"):
         record = read_record(sweep_dir)
         yield record
         write_json(sweep_dir / LEDGER, record)
@@ -119,24 +118,18 @@ def set_wandb_aside(folder: Path) -> None:
         (folder / "wandb").rename(folder / time.strftime(".wandb-before-%Y%m%dT%H%M%S"))
 
 
-def claim(folder: Path) -> IO[str]:
-    """The open file whose lock says that this process runs what is in a folder, until it is closed.
+class BeingRun(UserError):
+    """Another process runs what is in a folder."""
 
-    Raises:
-        UserError: another process runs it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    held = (folder / _RUNNING).open("a+", encoding="utf-8")
+
+def claim(folder: Path) -> ExitStack:
+    """The lock that says that this process runs what is in a folder, until it is closed; BeingRun: another does."""
+    file, held = folder / _RUNNING, ExitStack()
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        held.seek(0)
-        who = held.read().strip() or "another process"
-        held.close()
-        raise UserError(f"{folder}: is being run ({who}). Wait for its end, or name another folder") from None
-    except OSError:  # a file system without locks
-        return held
-    held.truncate(0)
-    held.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-    held.flush()
+        held.enter_context(locked(file, timeout=0))
+    except Timeout:
+        who = file.read_text(encoding="utf-8").strip() or "another process"
+        raise BeingRun(f"{folder}: is being run ({who}). Wait for its end, or name another folder") from None
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    file.write_text(f"pid {os.getpid()} on {socket.gethostname()} since {since}", encoding="utf-8")
     return held

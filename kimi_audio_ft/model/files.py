@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from kimi_audio_ft.config.train import ModelConfig
 from kimi_audio_ft.errors import ConfigError, DataError
-from kimi_audio_ft.files import INDEX_NAME
-from kimi_audio_ft.paths import TINY_MODEL
+from kimi_audio_ft.files import INDEX_NAME, locked
+from kimi_audio_ft.paths import TINY_MODEL, expanded
 from kimi_audio_ft.store.digests import file_digest, folder_digest
 
 WHISPER_NAME = "whisper-large-v3"
@@ -105,15 +103,14 @@ class HubFiles:
             ConfigError: the download fails, or the disk is too small; names the option and the remedy.
         """
         if not is_hub_id(self.repo):
-            return Path(self.repo).expanduser().resolve()
+            return expanded(self.repo).resolve()
         from huggingface_hub.constants import HF_HUB_CACHE
 
         if (have := self._in_cache()) is not None:
             return have
         lock = Path(HF_HUB_CACHE) / f".kimi_audio_ft.{self.repo.replace('/', '--')}.lock"
         try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(lock):
+            with locked(lock):
                 return self._in_cache() or self._download(Path(HF_HUB_CACHE))
         except OSError as error:
             remedy = "Name a writable folder in HF_HOME, or download by hand and give the folder"

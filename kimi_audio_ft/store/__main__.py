@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from filelock import Timeout
 
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.paths import share_with_group, store_root
+from kimi_audio_ft.paths import expanded, share_with_group, store_root
 from kimi_audio_ft.store.inventory import Product, has_hashes, listing, problem, products
 from kimi_audio_ft.store.make import KINDS, lock, set_aside
 from kimi_audio_ft.store.prune import Item, Rules, plan, remove
@@ -143,7 +143,7 @@ def _prune(options: argparse.Namespace) -> int:
         rule = "say what may go: --older-than, --larger-than, --keep-bytes, --study or --leftovers"
         raise UserError(f"prune: {rule}. --dry-run is the default, so trying costs nothing")
     if options.study is not None and not options.study.is_dir():
-        folder = options.study.expanduser().absolute()
+        folder = expanded(options.study).absolute()
         if all(record.sweep != folder for record in records()):
             raise UserError(
                 f"--study {options.study}: no such folder, and no sweep in it is known. Name a sweep's folder"
@@ -164,7 +164,7 @@ def _show_items(items: Sequence[Item], removed: bool) -> None:
         _show(table)
     gone = [item for item in items if not item.keep]
     total = decimal(sum(item.bytes for item in gone))
-    stay = f", {len(items) - len(gone)} in use stay" if len(gone) < len(items) else ""
+    stay = f", {len(items) - len(gone)} stay" if len(gone) < len(items) else ""
     words = "removed" if removed else "would be removed"
     hint = ". Add --yes to remove them" if gone and not removed else ""
     entries = "entry" if len(gone) == 1 else "entries"

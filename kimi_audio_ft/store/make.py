@@ -16,12 +16,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from kimi_audio_ft.errors import DataError, UserError
-from kimi_audio_ft.files import let_others_read, raise_if_full, write_json
+from kimi_audio_ft.files import let_others_read, locked, raise_if_full, write_json
 from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.store.digests import file_digest, sha256_of
+from kimi_audio_ft.store.digests import State, file_digest, sha256_of, state_of
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ META = "product.json"
 HASHES = "sha256"
 """Key in META of the hashes of a product's other files, by path in its folder; features, which grow, have none."""
 
-# Whether products that this process has looked at are whole, by path, inode and time of change of their META.
-_Seen = tuple[str, int, int]
+# Whether products that this process has looked at are whole, by path and state of their META.
+_Seen = tuple[str, State]
 _WHOLE: dict[_Seen, bool] = {}
 # Bytes from which looking up a file's hash is faster than reading the file.
 _LARGE = 1 << 20
@@ -74,7 +74,7 @@ def _look(path: Path) -> _Seen | None:
         status = (path / META).stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return str(path), status.st_ino, status.st_mtime_ns
+    return str(path), state_of(status)
 
 
 def damage(folder: Path, remembered: bool = True) -> str | None:
@@ -244,11 +244,9 @@ def work_folder(kind: str, signature: str) -> Path:
 @contextmanager
 def lock(kind: str, signature: str, timeout: float = -1) -> Iterator[None]:
     """Hold a product's lock; other processes wait, or get filelock's Timeout after so many seconds (-1: never)."""
-    path = store_root() / kind / f".{signature}.lock"
-    held = FileLock(path, mode=0o666)  # for whoever shares the store
+    path, held = store_root() / kind / f".{signature}.lock", ExitStack()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        held.acquire(timeout)
+        held.enter_context(locked(path, timeout))
     except Timeout:  # an OSError too
         raise
     except OSError as error:
@@ -257,10 +255,8 @@ def lock(kind: str, signature: str, timeout: float = -1) -> Iterator[None]:
             f"KIMI_AUDIO_FT_STORE: {path.parent} cannot be written ({error.strerror}), and {kind} {signature} is not "
             "there. Name a writable folder"
         ) from None
-    try:
+    with held:
         yield
-    finally:
-        held.release()
 
 
 def write_meta(folder: Path, kind: str, signature: str, facts: dict[str, Any]) -> None:

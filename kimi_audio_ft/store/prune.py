@@ -12,10 +12,11 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from kimi_audio_ft.paths import store_root
+from kimi_audio_ft.files import locked
+from kimi_audio_ft.paths import expanded, store_root
 from kimi_audio_ft.store.inventory import Product, bytes_in, products, seconds
-from kimi_audio_ft.store.make import CACHES, CORRUPT, KINDS, lock
-from kimi_audio_ft.store.usage import Name, Record, forget, gate, is_locked, records
+from kimi_audio_ft.store.make import CACHES, CORRUPT, KINDS, META, lock
+from kimi_audio_ft.store.usage import FOLDER, Name, Record, forget, gate, is_locked, records
 from kimi_audio_ft.sweep_folder import trial_folders
 
 # A folder that is being removed; a killed removal leaves it, and nothing takes it for a product.
@@ -24,7 +25,10 @@ _BEING_MADE = "being made now"
 # What a transcript of the base alone has in the place of its adapter.
 _BASE = "base"
 # Leftovers that no running process can need.
-_NOBODYS = ("set aside, for it was damaged", "half removed")
+_NOBODYS = ("set aside, for it was damaged", "half removed", "half written")
+_UNKNOWN, _LOOK = "not known to this version", "look at it, and remove it by hand"
+# The store's own files beside products and caches: uses, digests of files, and the mark by which nodes know it.
+_OWN = (FOLDER, "digests.sqlite*", ".store-*")
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,16 @@ def remove(rules: Rules) -> list[Item]:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+    _remove_locks()
     return items
+
+
+def _remove_locks() -> None:
+    """Remove the files of locks that nobody holds; whoever waits for one makes it again."""
+    for kind in (*KINDS, *CACHES):
+        for path in (store_root() / kind).glob(".*.lock"):
+            with suppress(OSError), locked(path, timeout=0):  # another user's; or held, which Timeout says
+                path.unlink()
 
 
 def _plan(rules: Rules) -> list[Item]:
@@ -153,7 +166,7 @@ def _chosen(rules: Rules, uses: Sequence[Record], keep: Callable[..., str], now:
 
 def _names_of_study(study: Path, uses: Sequence[Record]) -> set[Name]:
     """Products that only this sweep used: by its record, and by the scores in its folder."""
-    study = study.expanduser().absolute()
+    study = expanded(study).absolute()
     own: set[Name] = set(_names_in_scores(study))
     others: set[Name] = set()
     for record in uses:
@@ -174,24 +187,29 @@ def _names_in_scores(study: Path) -> Iterator[Name]:
 
 
 def _leftovers(keep: Callable[..., str]) -> Iterator[Item]:
-    """Entries of the store that are no products: hidden folders beside them, and cached values."""
-    for kind in KINDS:
-        for path in sorted((store_root() / kind).glob(".*")):
-            found = _leftover(kind, path)
-            if found is not None and path.exists():
-                what, signature = found
-                name = (kind, signature)
-                yield Item(path, name, what, bytes_in(path), "" if what in _NOBODYS else keep(name))
-    for kind, what in CACHES.items():
-        for path in sorted((store_root() / kind).glob("*")):
-            if path.is_file() and path.suffix != ".lock":
-                name = (kind, path.name.removeprefix(GONE).removeprefix(".").split(".")[0])
-                yield Item(path, name, f"cached {what}", bytes_in(path), keep(name))
+    """Entries of the store that are neither products nor the store's own; what is not known is only named."""
+    for path in sorted(store_root().glob("*/*")):
+        found = _leftover(path.parent.name, path) if path.parent.name in (*KINDS, *CACHES, FOLDER) else None
+        if found is not None and path.exists():
+            what, signature = found
+            name = (path.parent.name, signature)
+            why = {_UNKNOWN: _LOOK}.get(what) or ("" if what in _NOBODYS else keep(name))
+            yield Item(path, name, what, bytes_in(path), why)
+    for path in sorted(store_root().glob("*")):
+        if not any(path.match(known) for known in (*KINDS, *CACHES, *_OWN)):
+            yield Item(path, ("", path.name), _UNKNOWN, bytes_in(path), _LOOK)
 
 
 def _leftover(kind: str, path: Path) -> tuple[str, str] | None:
-    """Kind of a hidden entry, in words, and the signature that it belongs to."""
+    """Kind of an entry, in words, and the signature that it belongs to; None for products and what is in use."""
     name = path.name
+    if name.endswith(".lock") or ((path / META).is_file() and not name.startswith(".")):
+        return None
+    if kind == FOLDER:
+        return (_NOBODYS[2], name) if name.endswith(".draft") else None
+    if kind in CACHES:
+        signature = name.removeprefix(GONE).removeprefix(".").split(".")[0]
+        return (f"cached {CACHES[kind]}", signature) if path.is_file() else (_UNKNOWN, name)
     if name.startswith(CORRUPT):
         return _NOBODYS[0], name.removeprefix(CORRUPT).rpartition(".")[0]
     if name.startswith(GONE):
@@ -199,7 +217,7 @@ def _leftover(kind: str, path: Path) -> tuple[str, str] | None:
     for ending, what in ((".draft", "half made"), (".work", "checkpoints of a training that was not finished")):
         if name.endswith(ending):
             return what, name.removeprefix(".").removesuffix(ending)
-    return None
+    return ("half made" if path.is_dir() and not name.startswith(".") else _UNKNOWN), name
 
 
 def _changed(path: Path) -> float:

@@ -6,8 +6,9 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -17,6 +18,7 @@ from yaml import YAMLError
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.sweep.view.screen import quiet_job_console
 from kimi_audio_ft.sweep_folder import (
+    BeingRun,
     claim,
     clear_trial,
     planned_trials,
@@ -46,7 +48,7 @@ class SweepReport(Callback):
     # The content of an earlier, other sweep's multirun.yaml, and numbers of the jobs that are in the record.
     _earlier: ClassVar[str | None] = None
     _recorded: ClassVar[set[int]] = set()
-    _claim: ClassVar[IO[str] | None] = None
+    _claim: ClassVar[ExitStack | None] = None
     _language: ClassVar[str] = "en"
 
     def __init__(self, language: str = "en") -> None:
@@ -82,7 +84,7 @@ class SweepReport(Callback):
         try:
             cls._claim = claim(folder)
         except UserError as error:
-            if refuse:
+            if refuse or not isinstance(error, BeingRun):
                 print(f"error: {error}", file=sys.stderr)
                 sys.exit(2)  # Hydra would turn an error into a warning, and run the sweep
             return False

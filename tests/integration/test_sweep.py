@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ import pytest
 
 from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.scoring import score
+from kimi_audio_ft.store.__main__ import main as prune
+from kimi_audio_ft.store.inventory import listing
+from kimi_audio_ft.store.make import KINDS
+from kimi_audio_ft.store.prune import Rules, plan
 from tests.faults.sweeps import until
 from tests.integration.conftest import POINTS, SHORT, NewPlace, Workplace
 from tests.sameness import assert_same_results
@@ -51,6 +56,16 @@ def test_trials_that_differ_in_decoding_share_an_adapter(place: Workplace, first
     assert [scores_of(path)["train_reused"] for path in trials(first)] == [False, True, False, True]
     # 2 adapters and the base, each at 2 temperatures
     assert len(place.products("transcript")) == 6
+
+
+def test_prune_leftovers_takes_the_store_of_a_sweep_to_its_products(swept: Workplace, private_store: Path) -> None:
+    shutil.copytree(swept.store, private_store)
+    products = {path.parent for path in private_store.glob("*/*/product.json")}
+    prune(["prune", "--leftovers", "--yes"])
+    assert plan(Rules(leftovers=True)) == [] and {row["kind"] for row in listing()} == set(KINDS)
+    files = [path for path in private_store.rglob("*") if path.is_file() and not products & set(path.parents)]
+    own = {path.relative_to(private_store).parts[0] for path in files}
+    assert own == {"uses", "digests.sqlite"}, "beside products: who used them, and the digests of files outside"
 
 
 def test_scores_are_those_of_the_written_utterances(first: Path) -> None:

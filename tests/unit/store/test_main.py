@@ -153,7 +153,7 @@ def test_prune(private_store: Path, capsys: Capture) -> None:
     with store.lock("adapter", "a2"):
         assert run("prune", "--keep-bytes", "0", "--yes") == 0
     out = capsys.readouterr().out
-    assert "1 entry of 1.3 kB removed, 1 in use stay\n" in out and "no: being made now" in out
+    assert "1 entry of 1.3 kB removed, 1 stay\n" in out and "no: being made now" in out
     assert [row["signature"] for row in listing()] == ["a2"]
     assert run("prune", "--older-than", "30d", "--yes") == 0
     assert capsys.readouterr().out == "0 entries of 0 bytes removed\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import subprocess
 import sys
@@ -74,6 +75,25 @@ def test_locks_are_held_while_making_and_many_are_made_in_parts(
 
     find_or_make_all(KIND, NAMES, locked)
     assert parts == [["ta", "tb"], ["tc"]]
+
+
+def test_a_lock_whose_file_is_removed_while_it_is_waited_for_is_made_again(
+    private_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else two processes would hold it: one by the file that is gone, one by its successor."""
+    file, flock, removed = private_store / KIND / ".ta.lock", fcntl.flock, []
+
+    def removed_first(descriptor: int, operation: int) -> None:
+        if not removed:
+            file.unlink()
+            removed.append(file)
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", removed_first)
+    with store.lock(KIND, "ta"):
+        assert removed and file.exists()
+        with pytest.raises(Timeout), store.lock(KIND, "ta", timeout=0):
+            pass
 
 
 ASK = """

@@ -12,6 +12,7 @@ import pytest
 from kimi_audio_ft import store
 from kimi_audio_ft.files import write_json
 from kimi_audio_ft.paths import store_root
+from kimi_audio_ft.store.cache import remember
 from kimi_audio_ft.store.inventory import listing
 from kimi_audio_ft.store.prune import Item, Rules, plan, remove
 from kimi_audio_ft.store.usage import Name, records
@@ -165,6 +166,29 @@ def test_leftovers(three: None, private_store: Path) -> None:
     assert plan(Rules(keep_bytes=10**9)) == plan(Rules(study=private_store)) == [], "leftovers only when asked for"
     assert {item.path.name for item in remove(Rules(leftovers=True))} == {".a7.work", "new.npz"}
     assert len(there()) == 4, "leftovers alone take no product"
+
+
+def test_files_of_locks_go_with_every_removal_unless_somebody_holds_them(three: None, private_store: Path) -> None:
+    remember("probes", "facts", lambda: {"pack_size": 1})
+    with store.lock(*A1):
+        remove(Rules(larger_than=10**9))
+        assert sorted(path.name for path in private_store.rglob("*.lock")) == [".a1.lock", ".gate.lock"]
+    assert len(there()) == 5
+
+
+def test_what_is_not_known_is_named_and_stays(three: None, private_store: Path) -> None:
+    ours = ["uses/.ab.json.12.draft", "features/f9/0/codes.bin", "transcript/.t9.draft/half"]
+    others = ["jobs/7.json", "adapter/notes.txt", "adapter/.nfs01", "scores/old/1.json"]
+    for name in (*ours, *others):
+        leave(private_store / name, 9)
+    (private_store / "digests.sqlite").touch()
+    (private_store / ".store-ab").touch()
+    kept = {str(item.path.relative_to(private_store)): item.keep for item in remove(Rules(leftovers=True)) if item.keep}
+    assert set(kept) == {"jobs", "adapter/notes.txt", "adapter/.nfs01", "scores/old"}
+    assert set(kept.values()) == {"look at it, and remove it by hand"}
+    assert all((private_store / name).exists() for name in others) and len(there()) == 5
+    assert not any((private_store / name.partition("/0")[0]).exists() for name in ours)
+    assert plan(Rules(older_than=10 * DAY)) == [], "of their age, too"
 
 
 def test_a_removal_that_was_killed_leaves_no_product(three: None, private_store: Path) -> None:

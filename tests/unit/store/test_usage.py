@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import socket
@@ -15,8 +17,11 @@ import pytest
 
 from kimi_audio_ft import store
 from kimi_audio_ft.base import find_adapter
+from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import share_with_group
+from kimi_audio_ft.store.prune import Rules, plan, remove
 from kimi_audio_ft.store.usage import Name, forget, gate, is_alive, is_locked, note, records, using
+from tests.unit.store.small_products import entries
 
 ONE, TWO = ("adapter", "a1"), ("transcript", "t2")
 
@@ -86,6 +91,34 @@ def test_whoever_shares_a_store_can_take_its_locks(private_store: Path, tmp_path
         assert os.umask(0o022) == 0o022
     finally:
         os.umask(before)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_users_of_a_store_without_flock_read_what_is_there_and_are_else_refused(
+    private_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    """Nothing is removed, and no soft lock is left that nobody would break."""
+    for name in ("a1", "a2"):
+        store.find_or_make("adapter", name, lambda folder: {})
+    store.work_folder("adapter", "a3").mkdir()
+    before = entries(private_store)
+
+    def missing(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    refused = rf"its file system has no locks \(flock: {os.strerror(number)}\).*KIMI_AUDIO_FT_STORE"
+    with using(tmp_path / "sweep"):
+        assert f"its use of the store is not recorded, so `store prune` may remove what it uses: {private_store}" in (
+            caplog.text
+        )
+        assert store.find_or_make("adapter", "a1", lambda folder: {})[1], "what is there can be used"
+        with pytest.raises(UserError, match=refused):
+            store.find_or_make("adapter", "a3", lambda folder: {})
+        for prune in (plan, remove):
+            with pytest.raises(UserError, match=refused):
+                prune(Rules(older_than=0.0, leftovers=True))
+    assert entries(private_store) == [*before, "uses"]
 
 
 def test_an_adapter_that_a_command_looks_up_is_used_by_it(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -126,6 +128,20 @@ def test_a_second_sweep_in_a_folder_is_refused_while_the_first_runs(
     assert ended.value.code == 2
     assert f"is being run (pid {os.getpid()} on " in capsys.readouterr().err
     SweepReport().on_multirun_start(sweep)
+
+
+@pytest.mark.parametrize("given", [["hydra.run.dir=folder"], []])
+def test_a_folder_without_flock_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: list[str]
+) -> None:
+    def missing(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    config = OmegaConf.create({"hydra": {"run": {"dir": str(tmp_path)}, "overrides": {"hydra": given}}})
+    with pytest.raises(SystemExit) as ended:
+        SweepReport().on_run_start(config)
+    assert ended.value.code == 2 and f"error: {tmp_path}: its file system has no locks" in capsys.readouterr().err
 
 
 def test_single_trials_of_the_same_second_have_folders_of_their_own(tmp_path: Path) -> None:
