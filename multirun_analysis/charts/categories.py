@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-import altair as alt
-
 from multirun_analysis.analysis import Analysis
-from multirun_analysis.charts.figure import Figure, Point, chart_of, drawn, tips
+from multirun_analysis.charts.figure import Figure, Point, drawn, layer, nominal, quantity, tips
 from multirun_analysis.messages import Messages
 from multirun_analysis.params import is_of_base, value_of
 from multirun_analysis.sweep import Trial
@@ -45,22 +43,19 @@ def category_figure(analysis: Analysis, say: Messages) -> list[Figure]:
     points = [point for label, trial in rows for point in _points(label, trial, categories, say)]
     names = [category_name(key, say) for key in categories]
     labels = [label for label, _ in rows]
-    chart = chart_of(points).mark_bar(height={"band": 0.7})
-    chart = chart.encode(
-        y=alt.Y("row:N", sort=labels, title=None, axis=alt.Axis(labelLimit=190, ticks=False, domain=False)),
-        x=alt.X("rate:Q", title=say("category.axis"), axis=alt.Axis(tickCount=6)),
-        color=alt.Color("category:N", sort=names, title=None),
-        order="order:Q",
-        tooltip=tips(
-            row=say("board.trial"),
-            category=say("category.name"),
-            count=say("category.edits"),
-            share=say("category.share"),
-        ),
-    )
+    told = {"row": "board.trial", "category": "category.name", "count": "category.edits", "share": "category.share"}
+    axis = {"labelLimit": 190, "ticks": False, "domain": False}
+    encoding = {
+        "y": nominal("row", sort=labels, title=None, axis=axis),
+        "x": quantity("rate", title=say("category.axis"), axis={"tickCount": 6}),
+        "color": nominal("category", sort=names, title=None),
+        "order": quantity("order"),
+        "tooltip": tips(**{field: say(key) for field, key in told.items()}),
+    }
+    bars = layer(points, "bar", encoding, height={"band": 0.7})
     shown = [param_name(param, say) for param in analysis.swept]
     caption = say("category.caption") + (f" ({' · '.join(shown)})" if shown else "")
-    return [Figure("categories", say("category.title"), caption, drawn([chart], names, ROW * len(labels)), wide=True)]
+    return [Figure("categories", say("category.title"), caption, drawn([bars], names, ROW * len(labels)), wide=True)]
 
 
 def category_name(key: str, say: Messages) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import altair as alt
-
-from multirun_analysis.charts.figure import ROW, Figure, Point, chart_of, drawn, tips, whisker
+from multirun_analysis.charts.figure import ROW, Figure, Point, Spec, drawn, layer, nominal, quantity, tips, whisker
 from multirun_analysis.charts.scales import MOST_LEVELS
 from multirun_analysis.messages import Messages
 from multirun_analysis.statistics.results import Effect, Statistics
@@ -41,18 +39,20 @@ def _points(effect: Effect, say: Messages) -> list[Point]:
     return points
 
 
-def _layers(points: list[Point], names: list[str], say: Messages) -> list[alt.Chart]:
-    rows = [point["row"] for point in points]
-    y = alt.Y("row:N", sort=rows, title=None, axis=alt.Axis(labelLimit=170, ticks=False, domain=False))
+def _layers(points: list[Point], names: list[str], say: Messages) -> list[Spec]:
     title = say("effects.axis")
-    x = alt.X("effect:Q", title=title, axis=alt.Axis(tickCount=5, grid=True), scale=alt.Scale(zero=True))
-    colour = alt.Color("param:N", sort=names, legend=None)
-    told = tips(row=say("effects.value"), told=say("effects.effect"), count=say("effects.count"))
-    chart = chart_of(points).encode(y=y, color=colour, tooltip=told)
+    x = quantity("effect", title=title, axis={"tickCount": 5, "grid": True}, scale={"zero": True})
+    axis = {"labelLimit": 170, "ticks": False, "domain": False}
+    rows = {
+        "y": nominal("row", sort=[point["row"] for point in points], title=None, axis=axis),
+        "color": nominal("param", sort=names, legend=None),
+        "tooltip": tips(row=say("effects.value"), told=say("effects.effect"), count=say("effects.count")),
+    }
+    bounds = {"x": quantity("low", title=title), "x2": {"field": "high"}}
     return [
-        chart_of([{"effect": 0}]).mark_rule(style="base").encode(x=x),
-        chart.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q"),
-        chart.mark_point(filled=True, size=70, opacity=1).encode(x=x),
+        layer([{"effect": 0}], "rule", {"x": x}, style="base"),
+        layer(points, "rule", rows | bounds, strokeWidth=2),
+        layer(points, "point", rows | {"x": x}, filled=True, size=70, opacity=1),
     ]
 
 

@@ -1,15 +1,15 @@
 """Parts shared by all charts: a Vega-Lite specification with its heading and caption, axes and tooltips.
 
-The theme's colours are in report/templates/report.js: a style named here (``style="base"``) gets its colour there, for
-the reader's light or dark setting.
+Specifications are written as they are (vega.github.io/vega-lite/docs); the tests check them against the schema. The
+theme's colours are in report/templates/report.js: a style named here (``style="base"``) gets its colour there, for the
+reader's light or dark setting.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import altair as alt
 
 from multirun_analysis.statistics.results import Interval
 
@@ -17,6 +17,8 @@ HEIGHT = 280
 ROW = 22  # height of one row where rows are named at the left
 
 Point = dict[str, Any]
+Spec = dict[str, Any]
+"""A part of a specification."""
 
 
 @dataclass(frozen=True)
@@ -29,19 +31,32 @@ class Figure:
     key: str
     title: str
     caption: str
-    spec: dict[str, Any]
+    spec: Spec
     wide: bool = False
 
 
-def drawn(layers: list[alt.Chart], names: list[str], height: int = HEIGHT, **meta: Any) -> dict[str, Any]:
+def drawn(
+    layers: Sequence[Spec], names: Sequence[str], height: int = HEIGHT, params: Sequence[Spec] = (), **meta: Any
+) -> Spec:
     """The layers as one specification as wide as its place on the page.
 
-    ``usermeta`` tells report.js how wide a legend entry is, so that the legend wraps on a phone; ``meta`` is added.
-    The tests check specifications against Vega-Lite's schema; here that would take a fifth of a report's time.
+    Args:
+        names: in the legend. ``usermeta`` tells report.js how wide an entry is, so that the legend wraps on a phone.
+        params: variables that the page sets.
+        meta: added to ``usermeta``.
     """
     widest = max((_width(name) for name in names), default=0)
-    usermeta = {"legendEntry": 30 + 6.3 * widest, **meta}
-    return alt.layer(*layers, usermeta=usermeta).properties(width="container", height=height).to_dict(validate=False)
+    # Layers of the same points share them.
+    points = {id(layer["data"]["values"]): layer["data"]["values"] for layer in layers}
+    named = {key: f"points-{number}" for number, key in enumerate(points)}
+    return {
+        "usermeta": {"legendEntry": 30 + 6.3 * widest, **meta},
+        "width": "container",
+        "height": height,
+        "params": list(params),
+        "datasets": {named[key]: rows for key, rows in points.items()},
+        "layer": [layer | {"data": {"name": named[id(layer["data"]["values"])]}} for layer in layers],
+    }
 
 
 def _width(name: str) -> int:
@@ -49,14 +64,45 @@ def _width(name: str) -> int:
     return sum(2 if ord(character) > 0x2E80 else 1 for character in name)
 
 
-def chart_of(points: list[Point]) -> alt.Chart:
-    """A chart of inline data."""
-    return alt.Chart(alt.Data(values=points))
+def layer(points: list[Point], mark: str, encoding: Spec, picked: Spec | None = None, **look: Any) -> Spec:
+    """A mark for the points (a line is one for all of them).
+
+    Args:
+        picked: a selection that begins at these marks.
+        look: properties of the mark, such as its size.
+    """
+    spec = {"data": {"values": points}, "mark": {"type": mark, **look}, "encoding": encoding}
+    return spec | ({"params": [picked]} if picked else {})
 
 
-def tips(**titles: str) -> list[alt.Tooltip]:
+def quantity(field: str, **options: Any) -> Spec:
+    """A number of the points, along an axis or as a colour."""
+    return {"field": field, "type": "quantitative", **options}
+
+
+def ordinal(field: str, **options: Any) -> Spec:
+    """A text of the points whose values have an order."""
+    return {"field": field, "type": "ordinal", **options}
+
+
+def nominal(field: str, **options: Any) -> Spec:
+    """A text of the points."""
+    return {"field": field, "type": "nominal", **options}
+
+
+def picked_in_legend(field: str) -> Spec:
+    """A selection named "picked": the points of the entry that was clicked on."""
+    return {"name": "picked", "select": {"type": "point", "fields": [field]}, "bind": "legend"}
+
+
+def if_picked(value: float, otherwise: float) -> Spec:
+    """One value for the points that are picked (all, before a click), and another for the rest."""
+    return {"condition": {"param": "picked", "value": value}, "value": otherwise}
+
+
+def tips(**titles: str) -> list[Spec]:
     """Tooltip lines: field = heading."""
-    return [alt.Tooltip(f"{field}:N", title=title) for field, title in titles.items()]
+    return [nominal(field, title=title) for field, title in titles.items()]
 
 
 def whisker(value: float, interval: Interval | None) -> Point:
@@ -65,6 +111,6 @@ def whisker(value: float, interval: Interval | None) -> Point:
     return {"low": 100 * low, "high": 100 * high}
 
 
-def cer_axis(field: str = "cer:Q") -> alt.Y:
+def cer_axis(field: str = "cer", **options: Any) -> Spec:
     """CER in percent; it need not begin at zero."""
-    return alt.Y(field, title="CER (%)", scale=alt.Scale(zero=False, nice=True))
+    return quantity(field, title="CER (%)", scale={"zero": False, "nice": True}, **options)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import altair as alt
-
-from multirun_analysis.charts.figure import Figure, Point, chart_of, drawn, tips
+from multirun_analysis.charts.figure import Figure, Point, Spec, drawn, layer, nominal, ordinal, quantity, tips
 from multirun_analysis.charts.scales import Scale
 from multirun_analysis.compare import Comparison
 from multirun_analysis.messages import Messages
@@ -35,20 +33,20 @@ def heat_map(comparison: Comparison, say: Messages) -> list[Figure]:
     return [Figure("heat-map", say("heat.title"), caption, drawn(_cells(points, rank, rate, say), []))]
 
 
-def _cells(points: list[Point], rank: Scale, rate: Scale, say: Messages) -> list[alt.Chart]:
+def _cells(points: list[Point], rank: Scale, rate: Scale, say: Messages) -> list[Spec]:
     places = {
-        "x": alt.X("rate:O", title=rate.title, sort=rate.words, axis=alt.Axis(labelAngle=0)),
-        "y": alt.Y("rank:O", title=rank.title, sort=rank.words[::-1]),
+        "x": ordinal("rate", title=rate.title, sort=rate.words, axis={"labelAngle": 0}),
+        "y": ordinal("rank", title=rank.title, sort=rank.words[::-1]),
+        "tooltip": tips(trial=say("charts.best_trial"), strict="CER"),
     }
-    told = tips(trial=say("charts.best_trial"), strict="CER")
-    shade = alt.Color("cer:Q", scale=alt.Scale(range="heatmap", reverse=True), legend=None)
-    layers = [chart_of(points).mark_rect().encode(color=shade, tooltip=told, **places)]
+    shade = quantity("cer", scale={"range": "heatmap", "reverse": True}, legend=None)
+    layers = [layer(points, "rect", places | {"color": shade})]
     cers = [point["cer"] for point in points]
     strong = max(cers) - LIGHT_INK_FROM * (max(cers) - min(cers))
     for style, inked in {
         "on-strong": [point for point in points if point["cer"] <= strong],
         "on-weak": [point for point in points if point["cer"] > strong],
     }.items():
-        number = chart_of(inked).mark_text(fontSize=14, fontWeight="bold", style=style)
-        layers.append(number.encode(text="word:N", tooltip=told, **places))
+        written = places | {"text": nominal("word")}
+        layers.append(layer(inked, "text", written, fontSize=14, fontWeight="bold", style=style))
     return layers

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-import altair as alt
-
 from multirun_analysis.analysis import Analysis
-from multirun_analysis.charts.figure import Figure, Point, cer_axis, chart_of, drawn, tips, whisker
+from multirun_analysis.charts.figure import (
+    Figure,
+    Point,
+    Spec,
+    cer_axis,
+    drawn,
+    layer,
+    nominal,
+    quantity,
+    tips,
+    whisker,
+)
 from multirun_analysis.learning import Forecast, LearningStudy
 from multirun_analysis.messages import Messages
 from multirun_analysis.words import curve_name, in_percent, percent, trial_title
@@ -21,14 +30,14 @@ def learning_figure(analysis: Analysis, say: Messages) -> list[Figure]:
     return [Figure("learning-curve", say("learning.chart"), say("learning.caption"), spec, wide=True)]
 
 
-def _layers(study: LearningStudy, analysis: Analysis, names: list[str], say: Messages) -> list[alt.Chart]:
-    x = alt.X(
-        "size:Q",
+def _layers(study: LearningStudy, analysis: Analysis, names: list[str], say: Messages) -> list[Spec]:
+    x = quantity(
+        "size",
         title=say("param.data.train_subset"),
-        scale=alt.Scale(type="log", nice=False, padding=12),
-        axis=alt.Axis(format="~s", grid=False, tickCount=6, labelOverlap="greedy", labelSeparation=10),
+        scale={"type": "log", "nice": False, "padding": 12},
+        axis={"format": "~s", "grid": False, "tickCount": 6, "labelOverlap": "greedy", "labelSeparation": 10},
     )
-    colour = alt.Color("curve:N", sort=names, title=None, legend=alt.Legend() if len(names) > 1 else None)
+    colour = nominal("curve", sort=names, title=None, legend={} if len(names) > 1 else None)
     curves = list(zip(study.curves, names, strict=True))
     lines = [point for curve, name in curves for point in _forecasts(name, curve.line, say)]
     forecasts = [point for curve, name in curves for point in _forecasts(name, curve.forecasts, say)]
@@ -38,13 +47,15 @@ def _layers(study: LearningStudy, analysis: Analysis, names: list[str], say: Mes
         for point in curve.points
         for trial in point.trials
     ]
-    told = tips(size_text=say("param.data.train_subset"), told="CER", interval=say("board.interval"))
-    band = chart_of(lines).mark_area(opacity=0.15).encode(x=x, y=cer_axis("low:Q"), y2="high:Q", color=colour)
-    line = chart_of(lines).mark_line(strokeWidth=2)
-    hollow = chart_of(forecasts).mark_point(size=70, strokeWidth=2).encode(tooltip=told)
-    told = tips(trial=say("board.trial"), size_text=say("param.data.train_subset"), told="CER")
-    dots = chart_of(measured).mark_point(filled=True, size=70, opacity=1).encode(tooltip=told)
-    return [band, *(layer.encode(x=x, y=cer_axis(), color=colour) for layer in (line, hollow, dots))]
+    place, size = {"x": x, "y": cer_axis(), "color": colour}, say("param.data.train_subset")
+    ahead = place | {"tooltip": tips(size_text=size, told="CER", interval=say("board.interval"))}
+    found = place | {"tooltip": tips(trial=say("board.trial"), size_text=size, told="CER")}
+    return [
+        layer(lines, "area", place | {"y": cer_axis("low"), "y2": {"field": "high"}}, opacity=0.15),
+        layer(lines, "line", place, strokeWidth=2),
+        layer(forecasts, "point", ahead, size=70, strokeWidth=2),
+        layer(measured, "point", found, filled=True, size=70, opacity=1),
+    ]
 
 
 def _forecasts(name: str, forecasts: list[Forecast], say: Messages) -> list[Point]:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import math
 
-import altair as alt
-
 from multirun_analysis.analysis import Analysis
-from multirun_analysis.charts.figure import Figure, Point, chart_of, drawn
+from multirun_analysis.charts.figure import (
+    Figure,
+    Point,
+    Spec,
+    drawn,
+    if_picked,
+    layer,
+    nominal,
+    picked_in_legend,
+    quantity,
+)
 from multirun_analysis.compare import Adapter
 from multirun_analysis.messages import Messages
 from multirun_analysis.words import adapter_name
@@ -47,32 +55,25 @@ def _line(adapter: Adapter, name: str, split: str) -> list[Point]:
 def _figure(split: str, points: list[Point], names: list[str], analysis: Analysis, say: Messages) -> Figure:
     several = len(names) > 1
     told = [
-        alt.Tooltip("adapter:N", title=say("loss.adapter")),
-        alt.Tooltip("step:Q", title=say("loss.step")),
-        alt.Tooltip("loss:Q", title=say("loss.loss"), format=".4f"),
+        nominal("adapter", title=say("loss.adapter")),
+        quantity("step", title=say("loss.step")),
+        quantity("loss", title=say("loss.loss"), format=".4f"),
     ]
-    x, y = _axes([point["loss"] for point in points], say)
-    colour = alt.Color(
-        "adapter:N",
-        title=None,
-        sort=names,
-        scale=alt.Scale(scheme="category20") if len(names) > NAMED else alt.Undefined,
-        legend=alt.Undefined if several else None,
-    )
-    picked = alt.selection_point(fields=["adapter"], bind="legend")
+    place = _axes([point["loss"] for point in points], say)
+    more = {"scale": {"scheme": "category20"}} if len(names) > NAMED else {}
+    colour = nominal("adapter", title=None, sort=names, **more, **({} if several else {"legend": None}))
+    line = place | {"color": colour, "detail": nominal("signature")}
+    fading = {"opacity": if_picked(0.9, otherwise=0.1)} if several else {}
     shown = 0.9 if split == "val" else 0.0  # every point of a training curve carries a tooltip, but would hide the line
-    chart = chart_of(points).encode(color=colour, detail="signature:N", x=x, y=y)
-    lines = chart.mark_line(strokeWidth=1.8).add_params(picked)
-    fading = alt.condition(picked, alt.value(0.9), alt.value(0.1))
-    dots = chart.mark_point(filled=True, size=26).encode(
-        opacity=alt.condition(picked, alt.value(shown), alt.value(0.0)), tooltip=told
-    )
-    layers = [lines.encode(opacity=fading) if several else lines, dots]
+    dots = line | {"opacity": if_picked(shown, otherwise=0.0), "tooltip": told}
+    layers = [
+        layer(points, "line", line | fading, picked_in_legend("adapter"), strokeWidth=1.8),
+        layer(points, "point", dots, filled=True, size=26),
+    ]
     caption = say("loss.caption" if several else "loss.one", n=len(analysis.adapters))
     turned = _turned(analysis, say) if split == "val" else []
     if turned:
-        ring = chart_of(turned).mark_point(size=190, strokeWidth=2, style="ring")
-        layers.append(ring.encode(x=x, y=y, tooltip=told))
+        layers.append(layer(turned, "point", place | {"tooltip": told}, size=190, strokeWidth=2, style="ring"))
         caption += " " + say("loss.marked")
     return Figure(f"{split}-loss", say(f"loss.{split}"), caption, drawn(layers, names))
 
@@ -86,10 +87,10 @@ def _turned(analysis: Analysis, say: Messages) -> list[Point]:
     ]
 
 
-def _axes(losses: list[float], say: Messages) -> tuple[alt.X, alt.Y]:
+def _axes(losses: list[float], say: Messages) -> Spec:
     wide = min(losses) > 0 and max(losses) / min(losses) > LOG_FROM_RATIO
-    scale = alt.Scale(type="log" if wide else "linear", zero=False)
-    return (
-        alt.X("step:Q", title=say("loss.step"), axis=alt.Axis(grid=False, tickCount=6), scale=alt.Scale(zero=True)),
-        alt.Y("loss:Q", title=say("loss.loss"), axis=alt.Axis(tickCount=5), scale=scale),
-    )
+    scale = {"type": "log" if wide else "linear", "zero": False}
+    return {
+        "x": quantity("step", title=say("loss.step"), axis={"grid": False, "tickCount": 6}, scale={"zero": True}),
+        "y": quantity("loss", title=say("loss.loss"), axis={"tickCount": 5}, scale=scale),
+    }

@@ -6,9 +6,7 @@ import math
 from collections import defaultdict
 from typing import Any
 
-import altair as alt
-
-from multirun_analysis.charts.figure import Figure, Point, chart_of, drawn, tips
+from multirun_analysis.charts.figure import Figure, Point, Spec, drawn, layer, nominal, quantity, tips
 from multirun_analysis.charts.scales import LOG_BASES, Scale
 from multirun_analysis.compare import Comparison
 from multirun_analysis.messages import Messages
@@ -22,6 +20,7 @@ BUNDLE = 0.014  # between two lines that meet in one value, of the axis' length
 WIDEST_BUNDLE = 0.45  # of the way to the next value
 CER_TICKS = 5
 CER = "CER %"
+SHOWN = "shown"  # the variable that report.js sets: names of the trials that the page's filter leaves
 
 
 def parallel_figure(comparison: Comparison, say: Messages) -> list[Figure]:
@@ -42,7 +41,8 @@ def parallel_figure(comparison: Comparison, say: Messages) -> list[Figure]:
     for step in range(CER_TICKS):
         place = step / (CER_TICKS - 1)
         ticks.append({"axis": CER, "place": place, "word": f"{100 * (best + place * (worst - best)):.1f}"})
-    spec = drawn(_layers(lines, ticks, list(places), say), [], HEIGHT, rows=True)
+    shown = {"name": SHOWN, "value": []}
+    spec = drawn(_layers(lines, ticks, list(places), say), [], HEIGHT, [shown], rows=True)
     return [Figure("parallel", say("parallel.title"), say("parallel.caption"), spec, wide=True)]
 
 
@@ -88,27 +88,30 @@ def _ticks(scale: Scale) -> list[Point]:
     return [{"axis": scale.name, "place": _position(scale, value), "word": scale.word(value)} for value in named]
 
 
-def _layers(lines: list[Point], ticks: list[Point], names: list[str], say: Messages) -> list[alt.Chart]:
-    """Lines, then the axes' values on a halo; ``shown`` is set by the page's filter to the names of the rows left."""
-    axis = alt.Axis(
-        orient="top", labelAngle=0, labelExpr="split(datum.label, ' ')", grid=True, domain=False, ticks=False
-    )
-    x = alt.X("axis:N", sort=names, title=None, axis=axis, scale=alt.Scale(padding=0.25))
-    y = alt.Y("place:Q", axis=None, scale=alt.Scale(domain=[-0.12, 1.12], nice=False))
-    shown = alt.param(name="shown", value=[])
-    hovered = alt.selection_point(name="hovered", fields=["name"], on="pointerover", clear="pointerout", empty=False)
-    kept = alt.condition("!length(shown) || indexof(shown, datum.name) >= 0", alt.value(0.85), alt.value(0.06))
-    trials = chart_of(lines).mark_line(cursor="pointer", interpolate="monotone")
-    trials = trials.encode(
-        x=x,
-        y=y,
-        detail="name:N",
-        order="order:Q",
-        color=alt.Color("rate:Q", scale=alt.Scale(range="ramp", reverse=True), legend=None),
-        opacity=kept,
-        strokeWidth=alt.condition(hovered, alt.value(4), alt.value(1.7)),
-        tooltip=tips(trial=say("board.trial"), strict="CER"),
-    ).add_params(shown, hovered)
-    words = chart_of(ticks).encode(x=x, y=y, text="word:N")
-    halo = words.mark_text(align="left", dx=7, fontSize=12, style="halo")
-    return [trials, halo, words.mark_text(align="left", dx=7, fontSize=12, style="tick")]
+def _layers(lines: list[Point], ticks: list[Point], names: list[str], say: Messages) -> list[Spec]:
+    """Lines, then the axes' values on a halo."""
+    axis = {
+        **{"orient": "top", "labelAngle": 0, "labelExpr": "split(datum.label, ' ')"},
+        **{"grid": True, "domain": False, "ticks": False},
+    }
+    x = nominal("axis", sort=names, title=None, axis=axis, scale={"padding": 0.25})
+    y = quantity("place", axis=None, scale={"domain": [-0.12, 1.12], "nice": False})
+    under = {"type": "point", "fields": ["name"], "on": "pointerover", "clear": "pointerout"}
+    is_left = f"!length({SHOWN}) || indexof({SHOWN}, datum.name) >= 0"
+    encoding = {
+        "x": x,
+        "y": y,
+        "detail": nominal("name"),
+        "order": quantity("order"),
+        "color": quantity("rate", scale={"range": "ramp", "reverse": True}, legend=None),
+        "opacity": {"condition": {"test": is_left, "value": 0.85}, "value": 0.06},
+        "strokeWidth": {"condition": {"param": "hovered", "empty": False, "value": 4}, "value": 1.7},
+        "tooltip": tips(trial=say("board.trial"), strict="CER"),
+    }
+    hovered = {"name": "hovered", "select": under}
+    trials = layer(lines, "line", encoding, hovered, cursor="pointer", interpolate="monotone")
+    words = {"x": x, "y": y, "text": nominal("word")}
+    return [
+        trials,
+        *(layer(ticks, "text", words, align="left", dx=7, fontSize=12, style=style) for style in ("halo", "tick")),
+    ]

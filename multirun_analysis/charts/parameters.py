@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-import altair as alt
+from typing import Any
 
-from multirun_analysis.charts.figure import Figure, Point, cer_axis, chart_of, drawn, tips
+from multirun_analysis.charts.figure import (
+    Figure,
+    Point,
+    Spec,
+    cer_axis,
+    drawn,
+    if_picked,
+    layer,
+    nominal,
+    picked_in_legend,
+    tips,
+)
 from multirun_analysis.charts.scales import MOST_LEVELS, Scale
 from multirun_analysis.compare import Comparison
 from multirun_analysis.messages import Messages
@@ -30,8 +41,8 @@ class _Parameter:
         self.points = [self._point(trial) for trial in comparison.sweep.finished]
 
     def figure(self) -> Figure:
-        best = chart_of([point for point in self.points if point["best"]])
-        ring = best.mark_point(size=220, strokeWidth=1.5, style="ring").encode(x=self.scale.x(), y=cer_axis())
+        best = [point for point in self.points if point["best"]]
+        ring = layer(best, "point", {"x": self.scale.x(), "y": cer_axis()}, size=220, strokeWidth=1.5, style="ring")
         layers = [*self._lines(), self._dots(), ring, *self._base_layers()]
         spec = drawn(layers, self.colours.words if self.colours else [])
         title = self.say("parameter.title", param=param_name(self.param, self.say))
@@ -50,33 +61,32 @@ class _Parameter:
             "normalised": percent(trial.normalised.cer if trial.normalised else None, 2),
         }
 
-    def _lines(self) -> list[alt.Chart]:
+    def _lines(self) -> list[Spec]:
         """Thin lines through the trials that differ in nothing but the parameter on the axis.
 
         Thick lines through the means of the trials at each value, one per colour where the colours are few.
         """
-        chart = chart_of(self.points).encode(x=self.scale.x(), y=cer_axis("mean(cer):Q"))
+        along = {"x": self.scale.x(), "y": cer_axis(aggregate="mean")}
         layers = []
         if self.colours:
-            thin = chart.mark_line(strokeWidth=0.8, opacity=0.35, style="plain")
-            layers.append(thin.encode(detail="siblings:N", **self.coloured))
+            siblings = along | self.coloured | {"detail": nominal("siblings")}
+            layers.append(layer(self.points, "line", siblings, strokeWidth=0.8, opacity=0.35, style="plain"))
         if not self.scale.many and (self.colours is None or len(self.points) > len(self.scale.values)):
-            thick = chart.mark_line(strokeWidth=2.5, opacity=0.7, style="plain")
-            layers.append(thick if self.colours and self.colours.gradient else thick.encode(**self.coloured))
+            means = along if self.colours and self.colours.gradient else along | self.coloured
+            layers.append(layer(self.points, "line", means, strokeWidth=2.5, opacity=0.7, style="plain"))
         return layers
 
-    def _dots(self) -> alt.Chart:
+    def _dots(self) -> Spec:
         """Trials as points; a click on the legend fades the others."""
         told = tips(trial=self.say("board.trial"), strict="CER", normalised=self.say("charts.normalised"))
-        marks = chart_of(self.points).mark_point(filled=True, size=64, style="plain")
-        chart = marks.encode(x=self.scale.x(), y=cer_axis(), tooltip=told)
+        encoding = {"x": self.scale.x(), "y": cer_axis(), "tooltip": told}
+        look: dict[str, Any] = {"filled": True, "size": 64, "style": "plain"}
         if self.colours is None:
-            return chart
-        picked = alt.selection_point(fields=["colour"], bind="legend")
-        opacity = alt.condition(picked, alt.value(0.9), alt.value(0.12))
-        return chart.encode(**self.coloured, opacity=opacity).add_params(picked)
+            return layer(self.points, "point", encoding, **look)
+        encoding |= self.coloured | {"opacity": if_picked(0.9, otherwise=0.12)}
+        return layer(self.points, "point", encoding, picked_in_legend("colour"), **look)
 
-    def _base_layers(self) -> list[alt.Chart]:
+    def _base_layers(self) -> list[Spec]:
         """The zero-shot base: a curve where the axis is a decoding setting, else one level, its lowest CER."""
         base = self.comparison.lowest_base
         if base is None:
@@ -85,12 +95,14 @@ class _Parameter:
         along = [b for b in self.comparison.sweep.baselines if value_of(b, self.param) in self.scale.values]
         if is_of_base(self.param) and len(distinct([value_of(b, self.param) for b in along])) > 1:
             points = [{"x": self.scale.position(value_of(b, self.param)), **self._base_point(b)} for b in along]
-            line = chart_of(points).mark_line(style="base").encode(x=self.scale.x(), y=cer_axis("mean(cer):Q"))
-            dots = chart_of(points).mark_point(style="base-dot", filled=True, size=30)
-            return [line, dots.encode(x=self.scale.x(), y=cer_axis(), tooltip=told)]
-        chart = chart_of([self._base_point(base)]).encode(y=cer_axis(), tooltip=told)
-        word = chart.mark_text(style="base-word", align="right", dx=-4, dy=-7)
-        return [chart.mark_rule(style="base"), word.encode(x=alt.value("width"), text="word:N")]
+            means = {"x": self.scale.x(), "y": cer_axis(aggregate="mean")}
+            each = {"x": self.scale.x(), "y": cer_axis(), "tooltip": told}
+            dots = layer(points, "point", each, style="base-dot", filled=True, size=30)
+            return [layer(points, "line", means, style="base"), dots]
+        level, encoding = [self._base_point(base)], {"y": cer_axis(), "tooltip": told}
+        written = encoding | {"x": {"value": "width"}, "text": nominal("word")}
+        word = layer(level, "text", written, style="base-word", align="right", dx=-4, dy=-7)
+        return [layer(level, "rule", encoding, style="base"), word]
 
     def _base_point(self, base: Trial) -> Point:
         return {

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from statistics import fmean, stdev
 
-import altair as alt
-
-from multirun_analysis.charts.figure import Figure, Point, cer_axis, chart_of, drawn, tips
+from multirun_analysis.charts.figure import Figure, Point, Spec, cer_axis, drawn, layer, nominal, tips
 from multirun_analysis.charts.scales import Scale
 from multirun_analysis.compare import Adapter, Comparison
 from multirun_analysis.messages import Messages
@@ -30,8 +28,8 @@ def repeats_figure(comparison: Comparison, say: Messages) -> list[Figure]:
         dots = [dot for some, _ in points for dot in some]
         means = [mean for _, some in points for mean in some]
         if style == "plain":
-            band = chart_of(means).mark_area(opacity=0.18, style=style)
-            layers.append(band.encode(x=scale.x(), y=cer_axis("low:Q"), y2="high:Q"))
+            spread = {"x": scale.x(), "y": cer_axis("low"), "y2": {"field": "high"}}
+            layers.append(layer(means, "area", spread, opacity=0.18, style=style))
         if dots:
             layers += _line_and_dots(means, dots, scale, style, size, say)
     return [Figure("repeats", say("repeats.title"), say("repeats.caption"), drawn(layers, []))]
@@ -58,13 +56,13 @@ def _points(adapter: Adapter, scale: Scale, comparison: Comparison, say: Message
 
 def _line_and_dots(
     means: list[Point], dots: list[Point], scale: Scale, style: str, size: int, say: Messages
-) -> list[alt.Chart]:
+) -> list[Spec]:
     width, opacity = (2.5, 0.9) if style == "plain" else (1.0, 0.45)
     mean_tips = tips(adapter=say("loss.adapter"), mean=say("repeats.mean"), std=say("repeats.std"))
     dot_tips = tips(adapter=say("loss.adapter"), repeat=say("repeats.repeat"), strict="CER")
-    line = chart_of(means).mark_line(strokeWidth=width, opacity=opacity, style=style, point=False)
-    points = chart_of(dots).mark_point(filled=True, size=size, opacity=opacity, style=style)
+    places: Spec = {"x": scale.x(), "y": cer_axis()}
+    line = places | {"detail": nominal("adapter"), "tooltip": mean_tips}
     return [
-        line.encode(x=scale.x(), y=cer_axis(), detail="adapter:N", tooltip=mean_tips),
-        points.encode(x=scale.x(), y=cer_axis(), tooltip=dot_tips),
+        layer(means, "line", line, strokeWidth=width, opacity=opacity, style=style),
+        layer(dots, "point", places | {"tooltip": dot_tips}, filled=True, size=size, opacity=opacity, style=style),
     ]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import altair as alt
-
+from multirun_analysis.charts.figure import Spec, nominal, ordinal, quantity
 from multirun_analysis.messages import Messages
 from multirun_analysis.words import param_name, shown
 
@@ -52,15 +51,15 @@ class Scale:
         """Where ``value`` lies on the axis."""
         return value if self.numeric else self.word(value)
 
-    def x(self) -> alt.X:
+    def x(self) -> Spec:
         if not self.numeric:
-            return alt.X("x:O", title=self.title, sort=self.words, axis=alt.Axis(labelAngle=0))
+            return ordinal("x", title=self.title, sort=self.words, axis={"labelAngle": 0})
         base = LOG_BASES.get(self.param)
-        kind: dict[str, Any] = {"type": "log", "base": base} if base else {"zero": False}
+        kind = {"type": "log", "base": base} if base else {"zero": False}
         label = "format(datum.value, datum.value && abs(datum.value) < 0.001 ? '~e' : '~g')"
-        ticks = alt.Undefined if self.many else self.values
-        axis = alt.Axis(labelExpr=label, grid=False, labelFlush=False, values=ticks)
-        return alt.X("x:Q", title=self.title, axis=axis, scale=alt.Scale(nice=False, padding=28, **kind))
+        ticks = {} if self.many else {"values": self.values}
+        axis = {"labelExpr": label, "grid": False, "labelFlush": False, **ticks}
+        return quantity("x", title=self.title, axis=axis, scale={"nice": False, "padding": 28, **kind})
 
     @property
     def gradient(self) -> bool:
@@ -70,8 +69,8 @@ class Scale:
     def colour_of(self, value: Any) -> Any:
         return value if self.gradient else self.word(value)
 
-    def colour(self) -> alt.Color:
+    def colour(self) -> Spec:
         if not self.gradient:
-            return alt.Color("colour:N", title=self.name, sort=self.words)
-        kind: Literal["log", "linear"] = "log" if self.param in LOG_BASES else "linear"
-        return alt.Color("colour:Q", title=self.name, scale=alt.Scale(type=kind, scheme="viridis"))
+            return nominal("colour", title=self.name, sort=self.words)
+        kind = "log" if self.param in LOG_BASES else "linear"
+        return quantity("colour", title=self.name, scale={"type": kind, "scheme": "viridis"})

@@ -9,7 +9,6 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from altair.utils.schemapi import debug_mode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -50,8 +49,7 @@ def render(analysis: Analysis, created: datetime, say: Messages = ENGLISH, reloa
         created: date and time of the report, in the reader's time zone.
         reload: seconds after which the page loads itself again; None for a sweep that has ended.
     """
-    with debug_mode(False):  # checking charts against Vega-Lite's schema takes most of their time; the tests do it
-        sections = _sections(analysis, say)
+    sections = _sections(analysis, say)
     figures = [figure for section in sections for figure in section.figures]
     mistakes = worst_utterances(analysis.best.trial)
     template = _environment(say).get_template("report.html.j2")

@@ -20,7 +20,7 @@ from multirun_analysis.messages import CHINESE, ENGLISH
 )
 def test_numbers_lie_on_a_scale(param: str, values: list[Any], kind: dict[str, Any]) -> None:
     scale = Scale(param, values, ENGLISH)
-    axis = scale.x().to_dict()
+    axis = scale.x()
     assert axis["type"] == "quantitative" and axis["scale"].items() >= kind.items()
     assert axis["axis"]["values"] == values and scale.position(values[1]) == values[1]
 
@@ -31,16 +31,16 @@ def test_numbers_lie_on_a_scale(param: str, values: list[Any], kind: dict[str, A
 )
 def test_seeds_booleans_and_what_no_logarithm_takes_are_words(param: str, values: list[Any]) -> None:
     scale = Scale(param, values, ENGLISH)
-    axis = scale.x().to_dict()
+    axis = scale.x()
     assert axis["type"] == "ordinal" and axis["sort"] == scale.words
     assert scale.position(values[0]) == scale.words[0] == scale.word(values[0])
 
 
 def test_many_numbers_run_along_a_gradient() -> None:
     few, many = (Scale("optim.lr", [1e-5 * 2**n for n in range(count)], ENGLISH) for count in (8, MOST_LEVELS + 1))
-    assert few.colour().to_dict()["type"] == "nominal" and isinstance(few.colour_of(1e-5), str)
-    assert many.colour().to_dict()["scale"] == {"type": "log", "scheme": "viridis"} and many.colour_of(1e-5) == 1e-5
-    assert "values" not in many.x().to_dict()["axis"]
+    assert few.colour()["type"] == "nominal" and isinstance(few.colour_of(1e-5), str)
+    assert many.colour()["scale"] == {"type": "log", "scheme": "viridis"} and many.colour_of(1e-5) == 1e-5
+    assert "values" not in many.x()["axis"]
 
 
 def test_an_axis_is_named_in_the_readers_language_and_by_its_option() -> None:
