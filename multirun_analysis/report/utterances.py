@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
 from kimi_audio_ft.scoring.normalise import normalise
@@ -137,11 +139,15 @@ def _mp3(path: Path) -> bytes:
     import soundfile
 
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    mono = samples.mean(axis=1)
-    if rate != SAMPLE_RATE:
-        from scipy.signal import resample_poly  # a second or two to import
-
-        mono = resample_poly(mono, SAMPLE_RATE, rate)
+    mono = _resampled(samples.mean(axis=1), rate)
     file = io.BytesIO()
     soundfile.write(file, mono, SAMPLE_RATE, format="MP3", subtype="MPEG_LAYER_III", compression_level=COMPRESSION)
     return file.getvalue()
+
+
+def _resampled(mono: NDArray[np.float32], rate: int) -> NDArray[np.floating]:
+    """By its spectrum, which is good enough to listen to: scipy.signal takes a second or two to import."""
+    if rate == SAMPLE_RATE or not len(mono):
+        return mono
+    length = round(len(mono) * SAMPLE_RATE / rate)
+    return np.fft.irfft(np.fft.rfft(mono)[: length // 2 + 1], length) * (length / len(mono))

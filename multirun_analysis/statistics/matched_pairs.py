@@ -9,6 +9,8 @@ here an utterance is a segment, and, where utterances of one recording are alike
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,16 +29,24 @@ def matched_pairs(differences: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def p_normal(statistic: NDArray[np.float64]) -> NDArray[np.float64]:
     """Two-sided p of a standard normal statistic: MAPSSWE as published, for some 50 segments or more."""
-    from scipy.special import ndtr
-
-    return 2 * ndtr(-np.abs(statistic))
+    return np.vectorize(math.erfc, otypes=[float])(np.abs(statistic) / math.sqrt(2))
 
 
 def p_student(statistic: NDArray[np.float64], segments: int) -> NDArray[np.float64]:
-    """Two-sided p against Student's t with ``segments - 1`` degrees of freedom: exact for few segments, too."""
-    from scipy.special import stdtr
+    """Two-sided p against Student's t with ``segments - 1`` degrees of freedom: exact for few segments, too.
 
-    return 2 * stdtr(segments - 1, -np.abs(statistic))
+    For a whole number of degrees of freedom it is a finite sum (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4);
+    importing scipy for it would take as long as the rest of a small sweep's statistics.
+    """
+    freedom = segments - 1
+    odd, angle = freedom % 2, np.arctan2(np.abs(statistic), math.sqrt(freedom))
+    term = np.cos(angle) if odd else np.ones_like(angle)
+    total = np.zeros_like(angle)
+    for number in range(1 + odd, freedom, 2):
+        total += term
+        term = term * np.cos(angle) ** 2 * number / (number + 1)
+    inside = (angle + np.sin(angle) * total) * 2 / math.pi if odd else np.sin(angle) * total
+    return np.clip(1 - inside, 0.0, 1.0)
 
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -41,7 +41,8 @@ def all_pairs(tally: Tally, resampled: Floats | None) -> list[Pair]:
     utterances = p_normal(np.concatenate([matched_pairs(_against(tally.mean_edits, row)) for row in rows]))
     statistics = np.concatenate([matched_pairs(_against(tally.edits_by_recording, row)) for row in rows])
     recordings = p_student(statistics, tally.num_recordings)
-    low, high, bootstrap = (np.concatenate(parts) for parts in zip(*(_drawn(resampled, r) for r in rows), strict=True))
+    rates = np.ascontiguousarray(resampled.T)
+    low, high, bootstrap = (np.concatenate(parts) for parts in zip(*(_drawn(rates, row) for row in rows), strict=True))
     figures = np.stack([low, high, bootstrap, utterances, recordings, holm(recordings)], axis=1).tolist()
     return [
         replace(pair, interval=Interval(low, high), **dict(zip(P_VALUES, p, strict=True)))
@@ -54,9 +55,9 @@ def _against(values: Floats, row: int) -> Floats:
     return values[row] - values[row + 1 :]
 
 
-def _drawn(resampled: Floats, trial: int) -> tuple[Floats, Floats, Floats]:
+def _drawn(rates: Floats, row: int) -> tuple[Floats, Floats, Floats]:
     """Interval and two-sided p of the differences in the same resamples; p is never 0 (Davison and Hinkley, 4.11)."""
-    differences = resampled[:, [trial]] - resampled[:, trial + 1 :]
-    low, high = percentiles(differences)
-    rarer = np.minimum((differences <= 0).sum(axis=0), (differences >= 0).sum(axis=0))
-    return low, high, np.minimum(1.0, 2 * (rarer + 1) / (len(differences) + 1))
+    differences = _against(rates, row)
+    low, high = percentiles(differences.T)
+    rarer = np.minimum((differences <= 0).sum(axis=1), (differences >= 0).sum(axis=1))
+    return low, high, np.minimum(1.0, 2 * (rarer + 1) / (rates.shape[1] + 1))
