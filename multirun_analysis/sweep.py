@@ -231,15 +231,19 @@ def collect(sweep_dir: Path) -> Sweep:
         raise DataError(
             sweep_dir, "holds no trial folder", "Give the folder that holds the trials' numbered folders (0, 1, ...)"
         )
-    baselines: dict[str, Trial] = {}
-    for folder in folders:
-        if (folder / "baseline.json").is_file():
-            base = _scored(folder, folder / "baseline.json", is_base=True)
-            baselines.setdefault(base.decoding_key, base)
     ledger = finite(read_record(sweep_dir))
+    given = {sweep_dir / job["folder"]: job.get("overrides") for job in ledger.get("jobs", {}).values()}
+    baselines: dict[str, Trial] = {}
+    trials = []
+    for folder in folders:
+        overrides = _overrides(folder, given.get(folder))
+        if (folder / "baseline.json").is_file():
+            base = _scored(folder, folder / "baseline.json", overrides, is_base=True)
+            baselines.setdefault(base.decoding_key, base)
+        trials.append(_read_trial(folder, overrides))
     return Sweep(
         folder=sweep_dir,
-        trials=[_read_trial(folder) for folder in folders],
+        trials=trials,
         baselines=list(baselines.values()),
         command=_sweep_command(sweep_dir),
         fitting_seconds=ledger.get("fitting_seconds"),
@@ -248,16 +252,16 @@ def collect(sweep_dir: Path) -> Sweep:
     )
 
 
-def _read_trial(folder: Path) -> Trial:
+def _read_trial(folder: Path, overrides: dict[str, Any]) -> Trial:
     if (folder / "scores.json").is_file():
-        return _scored(folder, folder / "scores.json", is_base=False)
-    overrides, failure = _overrides(folder), folder / "failure.json"
+        return _scored(folder, folder / "scores.json", overrides, is_base=False)
+    failure = folder / "failure.json"
     status = Status.FAILED if failure.is_file() else Status.UNFINISHED
     record = finite(read_json(failure)) if failure.is_file() else {}
     return Trial(folder.name, folder, status, record.get("params") or overrides, overrides, record)
 
 
-def _scored(folder: Path, path: Path, is_base: bool) -> Trial:
+def _scored(folder: Path, path: Path, overrides: dict[str, Any], is_base: bool) -> Trial:
     record = read_json(path)
     params = record.get("params")
     if not isinstance(params, dict):
@@ -268,7 +272,7 @@ def _scored(folder: Path, path: Path, is_base: bool) -> Trial:
         folder=folder,
         status=Status.COMPLETED,
         params=finite(params),
-        overrides=_overrides(folder),
+        overrides=overrides,
         record=finite(record),
         strict=Scores.from_record(record, path),
         normalised=Scores.from_record(normalised, path) if normalised else None,
@@ -276,10 +280,11 @@ def _scored(folder: Path, path: Path, is_base: bool) -> Trial:
     )
 
 
-def _overrides(folder: Path) -> dict[str, Any]:
-    """Overrides of .hydra/overrides.yaml by key, without Hydra's own settings."""
+def _overrides(folder: Path, written: list[str] | None) -> dict[str, Any]:
+    """Overrides by key, without Hydra's own settings: as the sweep recorded them, or of .hydra/overrides.yaml."""
     path = folder / ".hydra" / "overrides.yaml"
-    written = read_yaml(path, RERUN) if path.is_file() else None
+    if written is None:
+        written = read_yaml(path, RERUN) if path.is_file() else None
     try:
         parsed = [_parsed(str(item)) for item in written or []]
     except HydraException as error:

@@ -57,6 +57,8 @@ class WandbRun(Tracker):
     flat (``summary_of``); local files go to ``folder/wandb``.
     """
 
+    shows_utterances = True
+
     def __init__(
         self, settings: LoggerConfig, folder: Path, name: str, group: str, config: Mapping[str, Any], job_type: str
     ) -> None:
@@ -236,7 +238,8 @@ def _logger_of(folder: Path) -> LoggerConfig | None:
     """Settings of the first trial that W&B recorded, from Hydra's copy of its config."""
     for trial in trial_folders(folder):
         path = trial / ".hydra" / "config.yaml"
-        if not path.is_file():
+        # Reading it as YAML takes long in a large sweep.
+        if not path.is_file() or "kind: wandb" not in path.read_text(encoding="utf-8"):
             continue
         config = read_yaml(path, "Run this trial again")
         if config["logger"]["kind"] == "wandb":

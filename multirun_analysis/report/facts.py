@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections import Counter
 from contextlib import suppress
 from functools import lru_cache
@@ -22,7 +23,7 @@ from multirun_analysis.params import distinct, identity
 from multirun_analysis.sweep import Trial
 from multirun_analysis.words import show
 
-PACKAGES = ("kimi-audio-ft", "torch", "transformers", "peft", "lightning", "hydra-core", "altair", "vl-convert-python")
+PACKAGES = ("kimi-audio-ft", "torch", "transformers", "peft", "lightning", "hydra-core", "vl-convert-python")
 
 Facts = list[tuple[str, str]]  # a heading and its text
 
@@ -122,14 +123,18 @@ def config_differences(trial: Trial, other: Trial) -> list[tuple[str, Any, Any]]
 def flat_config(trial: Trial) -> dict[str, Any]:
     """The whole config by dotted keys, as Hydra wrote it; the recorded parameters where it wrote none (or half)."""
     path = trial.folder / ".hydra" / "config.yaml"
-    try:
-        return _options(path.read_text(encoding="utf-8")) | trial.params
-    except (OSError, UnicodeDecodeError, YAMLError):
-        return dict(trial.params)
+    found: dict[str, Any] = {}
+    with suppress(OSError, UnicodeDecodeError, YAMLError):
+        for section in _SECTIONS.split(path.read_text(encoding="utf-8")):
+            found |= _options(section)
+    return found | trial.params
 
 
-@lru_cache(maxsize=10)
-def _options(config: str) -> dict[str, Any]:
-    """Cached, as all trials are compared with one or two; callers must not change it."""
-    parsed = parse_yaml(config)
+_SECTIONS = re.compile(r"^(?=[^\s#-])", re.MULTILINE)  # begin where a line is not indented
+
+
+@lru_cache(maxsize=1000)
+def _options(section: str) -> dict[str, Any]:
+    """Cached, as trials of a sweep differ in few sections of their configs; callers must not change it."""
+    parsed = parse_yaml(section)
     return flatten(parsed) if isinstance(parsed, dict) else {}
