@@ -1,10 +1,11 @@
 """Cost of the sweep engine itself: a sweep of the tiny model that finds everything in the store.
 
-    python -m experiments.bench_overhead --trials 36 1000
+    python -m experiments.bench_overhead --trials 36 200 1000
 
 Every number of trials gets a store of its own, filled with adapters and transcripts that were never computed: the time
-of training and decoding is not what is asked here. The stages are timed in one process; the last column is the whole
-command as a person types it, with Python's start, imports and the report.
+of training and decoding is not what is asked here. Measured is the whole command as a person types it, with Python's
+start, imports, the jobs and the report: seconds of the processor, those of the programs that it calls included, and its
+largest memory. The first run, which keeps its scores, is not counted.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ import argparse
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+import wave
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiments.bench_data import CHARACTERS
 from kimi_audio_ft.files import write_json, write_jsonl
@@ -32,15 +34,6 @@ if TYPE_CHECKING:
 FIRST_CODE, NUM_CODES = 1467, 256  # the tiny model's
 TRAIN_CLIPS, EVAL_CLIPS = 864, 96  # as many as in `make demo`
 TEMPERATURES = (0.0, 0.1, 0.2, 0.3)
-STAGES = {
-    "compose": "compose the jobs' configs",
-    "sign": "check them, and their signatures",
-    "look_up": "look for adapters and transcripts",
-    "run": "run the jobs: look up, score, write",
-    "report": "report and leaderboard",
-}
-# A store keeps the charts' script after its first report.
-CHARTS_SCRIPT = "from multirun_analysis.report.page import chart_libraries; chart_libraries()"
 
 
 def sweep(trials: int) -> list[list[str]]:
@@ -64,7 +57,9 @@ def write_manifest(path: Path, clips: int, seed: int) -> None:
     with path.open("w", encoding="utf-8") as file:
         for number in range(clips):
             audio = path.parent / path.stem / f"{number}.wav"
-            audio.write_bytes(rng.randbytes(2000))  # never decoded: the codes are given
+            with wave.open(str(audio), "wb") as recording:
+                recording.setparams((1, 2, 16_000, 0, "NONE", ""))
+                recording.writeframes(rng.randbytes(32_000))  # played in the report; the codes are given
             codes = [rng.randrange(FIRST_CODE, FIRST_CODE + NUM_CODES) for _ in range(rng.randint(20, 60))]
             conversation = [
                 {"role": "user", "message_type": "text", "content": "请转写"},
@@ -86,18 +81,19 @@ def arguments(folder: Path) -> list[str]:
     ]
 
 
-def fill(jobs: Sequence[Job]) -> None:
-    """Put into the store what the jobs would make, with made-up numbers and transcripts."""
+def fill(folder: Path, trials: int) -> None:
+    """Put into the store what a sweep would make, with made-up numbers and transcripts."""
     from kimi_audio_ft import store
     from kimi_audio_ft.decoding.request import DecodingRequest
     from kimi_audio_ft.decoding.transcripts import transcript_signatures
+    from kimi_audio_ft.inputs import Inputs
     from kimi_audio_ft.sweep.launch import missing_units
     from kimi_audio_ft.trial import Trial
 
-    rng = random.Random(1)
-    units, _ = missing_units(jobs)
+    rng, inputs = random.Random(1), Inputs()
+    units, _ = missing_units(planned(folder, trials))
     for unit in units:
-        trial = Trial(unit.config)
+        trial = Trial(unit.config, inputs=inputs)
         references = trial.evaluation.references
         facts = {
             **{
@@ -129,69 +125,42 @@ def fill(jobs: Sequence[Job]) -> None:
                 store.find_or_make("transcript", name, transcript)
 
 
-class Watch:
-    """Seconds on the wall and of the CPU by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, tuple[float, float]] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        wall, cpu = time.perf_counter(), time.process_time()
-        yield
-        self.seconds[stage] = (time.perf_counter() - wall, time.process_time() - cpu)
-
-
-def stages(folder: Path, trials: int) -> dict[str, tuple[float, float]]:
-    """Seconds of every stage, in this process; the first look at the sweep fills the store."""
+def planned(folder: Path, trials: int) -> Sequence[Job]:
+    """The sweep's jobs."""
     from hydra import initialize_config_dir
     from hydra._internal.callbacks import Callbacks
     from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import HydraContext, RunMode
 
-    from kimi_audio_ft.cli import to_settings
     from kimi_audio_ft.config.launcher import LauncherConfig
     from kimi_audio_ft.config.train import TrainConfig
-    from kimi_audio_ft.inputs import Inputs
     from kimi_audio_ft.paths import config_dir, project_root
-    from kimi_audio_ft.sweep.launch import Launch, Runner, missing_units, prepare
-    from kimi_audio_ft.sweep.report import write_sweep_report
-    from kimi_audio_ft.train import main as train
+    from kimi_audio_ft.sweep.compose import TemplateLoader
+    from kimi_audio_ft.sweep.launch import Launch, Runner
 
     os.environ["KIMI_AUDIO_FT_ROOT"] = str(project_root())
     ConfigStore.instance().store(name="train_schema", node=TrainConfig)
-    overrides = sweep(trials)
     with initialize_config_dir(config_dir(), job_name="train", version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         config = hydra.compose_config("train", arguments(folder), RunMode.MULTIRUN, with_log_configuration=False)
-        context = HydraContext(hydra.config_loader, Callbacks(config))
-        task = train.__wrapped__  # type: ignore[attr-defined]
-        launch = Launch(LauncherConfig(), Runner(context, lambda own: task(to_settings(own)), config))
+        loader: Any = TemplateLoader(hydra.config_loader)
+        launch = Launch(LauncherConfig(), Runner(HydraContext(loader, Callbacks(config)), lambda own: None, config))
         shared = [override for override in arguments(folder) if not override.startswith("hydra.")]
-        fill(launch.compose([[*shared, *own] for own in overrides], 0))
-        watch = Watch()
-        with watch("compose"):
-            jobs = launch.runner.compose([[*shared, *own] for own in overrides], 0)
-        inputs = Inputs()
-        with watch("sign"):
-            for job in jobs:
-                prepare(job, inputs)
-        with watch("look_up"):
-            units, _ = missing_units(jobs)
-        assert not units
-        with watch("run"):
-            for job in jobs:
-                with job.trial.given_to_job() if job.trial else nullcontext():
-                    launch.run_job(job)
-        with watch("report"):
-            write_sweep_report(folder / "sweep")
-    return watch.seconds
+        return launch.compose([[*shared, *own] for own in sweep(trials)], 0)
 
 
-def whole_command(folder: Path, trials: int) -> tuple[float, float]:
-    """Seconds on the wall and of the CPU of the sweep as a person types it, everything being in the store."""
+class Cost(NamedTuple):
+    """Of one run of a command: seconds of the processor and on the wall, and the largest memory in MB."""
+
+    processor: float
+    wall: float
+    megabytes: float
+
+
+def cost_of(folder: Path, trials: int) -> Cost:
+    """Cost of the sweep as a person types it."""
     points = sweep(trials)
     axes: dict[str, dict[str, None]] = {}
     for overrides in points:
@@ -200,44 +169,44 @@ def whole_command(folder: Path, trials: int) -> tuple[float, float]:
             axes.setdefault(key, {})[value] = None
     grid = [f"{key}={','.join(values)}" for key, values in axes.items()]
     command = [sys.executable, "-m", "kimi_audio_ft.train", "-m", *arguments(folder), *grid]
-    before, started = os.times(), time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    seconds, after = time.perf_counter() - started, os.times()
-    assert done.returncode == 0 and f"{len(points)} trials finished" in done.stdout, done.stdout + done.stderr
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return seconds, cpu
+    started = time.perf_counter()
+    with (folder / "printed.txt").open("w") as printed:
+        process = subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT)
+        _, status, used = os.wait4(process.pid, 0)
+    said = (folder / "printed.txt").read_text(encoding="utf-8")
+    assert status == 0 and f"{trials} trials finished" in said, said
+    return Cost(used.ru_utime + used.ru_stime, time.perf_counter() - started, used.ru_maxrss / 1024)
+
+
+def measure(folder: Path, trials: int, runs: int) -> Cost:
+    """Medians over the runs, in a fresh store."""
+    write_manifest(folder / "train.jsonl", TRAIN_CLIPS, 1)
+    write_manifest(folder / "eval.jsonl", EVAL_CLIPS, 2)
+    os.environ["KIMI_AUDIO_FT_STORE"] = str(folder / "store")
+    # In a process of its own: a child's largest memory begins at that of its parent.
+    options = ["--fill", str(folder), "--trials", str(trials)]
+    subprocess.run([sys.executable, "-m", "experiments.bench_overhead", *options], check=True)
+    cost_of(folder, trials)
+    found = [cost_of(folder, trials) for _ in range(runs)]
+    return Cost(*(statistics.median(figures) for figures in zip(*found, strict=True)))
 
 
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, nargs="+", default=[36, 1000])
-    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--trials", type=int, nargs="+", default=[36, 200, 1000])
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--fill", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.inside is not None:
-        print(json.dumps(stages(options.inside, options.trials[0])))
+    if options.fill is not None:
+        fill(options.fill, options.trials[0])
         return
-    columns = {}
+    print(f"load {os.getloadavg()[0]:.1f} at the start, medians of {options.runs} runs")
+    print("| trials, all stored | seconds of the processor | on the wall | largest memory |\n|---:|---:|---:|---:|")
     for trials in options.trials:
         with tempfile.TemporaryDirectory() as name:
-            columns[trials] = measure(Path(name), trials)
-    print(f"| seconds on the wall (of the CPU) | {' | '.join(f'{trials} trials' for trials in columns)} |")
-    print(f"|---|{'---:|' * len(columns)}")
-    for stage, words in {**STAGES, "command": "the whole command, imports included"}.items():
-        cells = [f"{column[stage][0]:.2f} ({column[stage][1]:.2f})" for column in columns.values()]
-        print(f"| {words} | {' | '.join(cells)} |")
-
-
-def measure(folder: Path, trials: int) -> dict[str, tuple[float, float]]:
-    """Every stage, and the whole command, for so many trials in a fresh store."""
-    write_manifest(folder / "train.jsonl", TRAIN_CLIPS, 1)
-    write_manifest(folder / "eval.jsonl", EVAL_CLIPS, 2)
-    os.environ["KIMI_AUDIO_FT_STORE"] = str(folder / "store")
-    subprocess.run([sys.executable, "-c", CHARTS_SCRIPT], check=True)
-    command = [sys.executable, "-m", "experiments.bench_overhead", "--inside", str(folder), "--trials", str(trials)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found = json.loads(done.stdout.splitlines()[-1])
-    return {**found, "command": whole_command(folder, trials)}
+            cost = measure(Path(name), trials, options.runs)
+        print(f"| {trials} | {cost.processor:.2f} | {cost.wall:.2f} | {cost.megabytes:.0f} MB |", flush=True)
 
 
 if __name__ == "__main__":

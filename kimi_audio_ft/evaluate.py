@@ -19,7 +19,7 @@ from kimi_audio_ft.scoring import read_options
 from kimi_audio_ft.store.signature import flatten
 from kimi_audio_ft.store.usage import using
 from kimi_audio_ft.tracking import make_tracker
-from kimi_audio_ft.trial import scores_of, write_utterances
+from kimi_audio_ft.trial import record, scores_of, write_utterances
 
 
 @command("evaluate", ("kimi_audio_ft.config.train", "EvaluateConfig"))
@@ -61,12 +61,12 @@ def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> d
         losses = evaluation_losses(evaluation, adapter, config.trainer.progress)
     about = {"params": {key: value for key, value in flatten(asdict(config)).items() if key.startswith("decoding.")}}
     scores = scores_of(base, evaluation, transcripts, options, name, made_by, about)
-    utterances = write_utterances(folder, evaluation.scored(transcripts, options)[1], losses)
+    utterances = write_utterances(folder, evaluation.utterances(transcripts, options), losses)
     write_json(folder / "scores.json", scores)
     tracker = make_tracker(
         config.logger, trial_name=name, group=group, config=asdict(config), folder=folder, job_type="evaluate"
     )
-    tracker.finish({key: value for key, value in scores.items() if key not in about}, utterances)
+    record(tracker, {key: value for key, value in scores.items() if key not in about}, utterances)
     return scores
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
 
 from kimi_audio_ft.cli import command, is_sweep, is_users
 from kimi_audio_ft.config.train import TrainConfig
@@ -28,9 +27,9 @@ _NAMING = (
 )
 
 
-def record_failure(config: DictConfig, error: Exception) -> None:
+def record_failure(config: dict[str, Any], error: Exception) -> None:
     """Write ``failure.json`` into the trial's folder; a sweep continues, so there the error is logged at once."""
-    facts = trial_facts(OmegaConf.to_container(config, resolve=False))
+    facts = trial_facts(config)
     if is_sweep():
         log.error("%s: FAILED: %s", facts.name, error, exc_info=not is_users(error))
     write_failure(Path(HydraConfig.get().runtime.output_dir), facts, error)
@@ -45,7 +44,7 @@ def main(config: TrainConfig) -> float:
         return run(config, folder, trial_facts(asdict(config)), group)
 
 
-def trial_facts(config: Any) -> TrialFacts:
+def trial_facts(config: dict[str, Any]) -> TrialFacts:
     """Label, command and flat config of the trial that Hydra runs, given its nested config."""
     overrides = list(HydraConfig.get().overrides.task)
     repeat_alone = [*overrides, "hydra.mode=RUN"] if is_sweep() else overrides

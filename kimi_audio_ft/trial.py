@@ -26,7 +26,7 @@ from kimi_audio_ft.decoding.transcripts import (
     transcript_signatures,
 )
 from kimi_audio_ft.errors import ChangedError
-from kimi_audio_ft.files import read_jsonl, write_json, write_jsonl
+from kimi_audio_ft.files import read_jsonl, write_json, write_jsonl, write_text
 from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.outcomes import BASE, Outcomes
 from kimi_audio_ft.runtime.devices import in_workers, limit_threads, num_ranks, refuse_launchers
@@ -85,7 +85,7 @@ def _fit_decode_score(trial: Trial, folder: Path, facts: TrialFacts, tracker: Tr
     trained = {key: adapter.facts[key] for key in _TRAINED} | {"train_reused": adapter.reused}
     trained["environment"] = {"training": adapter.facts.get("environment")}
     scores = scores_of(base, evaluation, transcripts, options, facts.name, adapter.signature, about | trained)
-    utterances = write_utterances(folder, evaluation.scored(transcripts, options)[1])
+    utterances = write_utterances(folder, evaluation.utterances(transcripts, options))
 
     beside = ""
     if config.baseline:
@@ -98,7 +98,7 @@ def _fit_decode_score(trial: Trial, folder: Path, facts: TrialFacts, tracker: Tr
         (folder / "baseline.json").unlink(missing_ok=True)
 
     write_json(folder / "scores.json", scores)
-    tracker.finish({key: value for key, value in scores.items() if key not in about}, utterances)
+    record(tracker, {key: value for key, value in scores.items() if key not in about}, utterances)
     log.info("%s: CER %.2f %%%s; scores and transcripts in %s", facts.name, 100 * scores["cer"], beside, folder)
     return float(scores["cer"])
 
@@ -131,7 +131,7 @@ def scores_of(
     """Content of ``scores.json``: of an adapter's transcripts by its signature, or of the base's."""
     return {
         "trial": name,
-        **evaluation.scored(transcripts, options)[0],
+        **evaluation.scores(transcripts, options),
         "signature": adapter,
         "transcript_signatures": transcripts.signatures,
         **about,
@@ -144,14 +144,20 @@ def scores_of(
     }
 
 
-def write_utterances(
-    folder: Path, rows: list[dict[str, Any]], losses: dict[str, float] | None = None
-) -> list[dict[str, Any]]:
-    """Write rows to ``utterances.jsonl``, with the loss of every reference if given; returns them."""
-    if losses is not None:
-        rows = [{**row, "loss": losses[row["id"]]} for row in rows]
-    write_jsonl(folder / "utterances.jsonl", rows)
-    return rows
+def write_utterances(folder: Path, lines: str, losses: dict[str, float] | None = None) -> Path:
+    """Write ``utterances.jsonl``, with the loss of every reference if given; returns the file."""
+    path = folder / "utterances.jsonl"
+    if losses is None:
+        write_text(path, lines)
+    else:
+        rows = [json.loads(line) for line in lines.split("\n") if line]
+        write_jsonl(path, [{**row, "loss": losses[row["id"]]} for row in rows])
+    return path
+
+
+def record(tracker: Tracker, summary: dict[str, Any], utterances: Path) -> None:
+    """Give the tracker the final scores and, if it shows them, the utterances."""
+    tracker.finish(summary, read_jsonl(utterances) if tracker.shows_utterances else [])
 
 
 @dataclass

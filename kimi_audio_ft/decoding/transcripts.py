@@ -20,7 +20,7 @@ from kimi_audio_ft.config.canonical import transcript_form
 from kimi_audio_ft.config.train import DataConfig, DecodingConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.errors import ChangedError, ConfigError, UserError
-from kimi_audio_ft.files import read_jsonl, write_jsonl
+from kimi_audio_ft.files import jsonl_line, read_jsonl, write_jsonl
 from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, reference_identity, require_references
 from kimi_audio_ft.paths import PACKAGE
 from kimi_audio_ft.runtime.devices import gpu_freed
@@ -47,15 +47,20 @@ _SECONDS_PER_CODE = 0.08
 
 @dataclass
 class Transcripts:
-    """Hypotheses by id, one dict per repeat; their signatures, and the seconds that decoding took in all.
+    """Stored transcripts by their signatures, one per repeat, and the seconds that decoding took in all.
 
     environment: of the process that decoded the first repeat; None where it was not recorded.
     """
 
     signatures: list[str]
-    hypotheses: list[dict[str, str]]
     seconds: float
     environment: dict[str, Any] | None = None
+
+    @cached_property
+    def hypotheses(self) -> list[dict[str, str]]:
+        """Hypotheses by id, one dict per repeat; read when asked for, since their scores may be known."""
+        files = [store.product_path("transcript", name) / _FILE for name in self.signatures]
+        return [{row["id"]: row["text"] for row in read_jsonl(file)} for file in files]
 
 
 class EvaluationSet:
@@ -74,20 +79,26 @@ class EvaluationSet:
         self.identity = manifest_identity(self.conversations)
         self.reference_identity = reference_identity(self.conversations)
 
-    def scored(self, transcripts: Transcripts, options: ScoringOptions) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """``score_repeats`` and ``utterance_rows`` of transcripts; the store caches them, also for other sweeps."""
+    def scores(self, transcripts: Transcripts, options: ScoringOptions) -> dict[str, Any]:
+        """``score_repeats`` of transcripts; the store caches them, also for other sweeps."""
 
         def make() -> dict[str, Any]:
-            about, hypotheses = self.surroundings, transcripts.hypotheses
-            recordings = {key: row["recording"] for key, row in about.items()}
-            return {
-                "scores": score_repeats(self.references, hypotheses, recordings, options),
-                "rows": utterance_rows(self.references, hypotheses, about, options),
-            }
+            recordings = {key: row["recording"] for key, row in self.surroundings.items()}
+            return score_repeats(self.references, transcripts.hypotheses, recordings, options)
 
-        facts = [transcripts.signatures, self._scored_identity, asdict(options), _scoring_code()]
-        found = remember("scores", facts, make)
-        return found["scores"], found["rows"]
+        return remember("scores", ["scores", *self._scored(transcripts, options)], make)
+
+    def utterances(self, transcripts: Transcripts, options: ScoringOptions) -> str:
+        """Lines of ``utterances.jsonl``: ``utterance_rows`` of transcripts; cached like the scores."""
+
+        def make() -> str:
+            rows = utterance_rows(self.references, transcripts.hypotheses, self.surroundings, options)
+            return "".join(map(jsonl_line, rows))
+
+        return remember("scores", ["utterances", *self._scored(transcripts, options)], make)
+
+    def _scored(self, transcripts: Transcripts, options: ScoringOptions) -> list[Any]:
+        return [transcripts.signatures, self._scored_identity, asdict(options), _scoring_code()]
 
     @cached_property
     def _scored_identity(self) -> str:
@@ -299,11 +310,9 @@ def _inputs(evaluation: EvaluationSet, request: DecodingRequest, adapter: str | 
 
 def _read(signatures: Sequence[str]) -> Transcripts:
     """Stored transcripts, one signature per repeat."""
-    folders = [store.product_path("transcript", name) for name in signatures]
-    hypotheses = [{row["id"]: row["text"] for row in read_jsonl(folder / _FILE)} for folder in folders]
-    metas = [store.read_meta(folder) for folder in folders]
+    metas = [store.read_meta(store.product_path("transcript", name)) for name in signatures]
     seconds = sum(meta["decode_seconds"] for meta in metas)
-    return Transcripts(list(signatures), hypotheses, seconds, metas[0].get("environment"))
+    return Transcripts(list(signatures), seconds, metas[0].get("environment"))
 
 
 @gpu_freed()

@@ -14,6 +14,7 @@ from typing import Any, cast
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import (
     JobReturn,
+    JobRuntime,
     JobStatus,
     configure_log,
     env_override,
@@ -22,10 +23,10 @@ from hydra.core.utils import (
     setup_globals,
 )
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, open_dict, read_write
 
 from kimi_audio_ft import store
-from kimi_audio_ft.cli import to_settings
+from kimi_audio_ft.cli import settings_of, to_settings
 from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import ConfigError
@@ -35,7 +36,7 @@ from kimi_audio_ft.runtime.signals import StopRequest
 from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.store.usage import note, using
 from kimi_audio_ft.sweep.cluster.executor import make_supervisor
-from kimi_audio_ft.sweep.compose import compose_jobs, to_yaml
+from kimi_audio_ft.sweep.compose import JobConfig, TemplateLoader
 from kimi_audio_ft.sweep.events import Event, Failed, Ready
 from kimi_audio_ft.sweep.plan import Task, Unit, make_tasks
 from kimi_audio_ft.sweep.report import SweepReport
@@ -52,13 +53,15 @@ log = logging.getLogger(__name__)
 class Job:
     """One job.
 
-    folder, trial, plan: where it writes, and what it makes, decided before anything is made; the last two are None when
-    its config is not valid. error: what is wrong with the config; the job raises it again when it runs.
+    config, is_training: its config, and whether it is one of our trials. folder, trial, plan: where it writes, and what
+    it makes, decided before anything is made; the last two are None when its config is not valid. error: what is wrong
+    with the config; the job raises it again when it runs.
     """
 
     number: int
     overrides: list[str]
-    config: DictConfig
+    config: JobConfig
+    is_training: bool = True
     folder: Path | None = None
     trial: Trial | None = None
     plan: TrialPlan | None = None
@@ -69,6 +72,33 @@ class Job:
     def key(self) -> str | None:
         """Key of its adapter's unit: the training signature."""
         return self.plan.adapter if self.plan else None
+
+    def composed(self) -> DictConfig:
+        """Its config when it runs, Hydra's part included."""
+        config = self.config.composed()
+        sweep, runtime = config.hydra.sweep, config.hydra.runtime
+        folder = self.folder or Path(str(sweep.dir), str(sweep.subdir))
+        with read_write(runtime), open_dict(runtime):
+            runtime.output_dir = str(folder.absolute())
+        return config
+
+
+class Returned(JobReturn):
+    """A job's return; the configs of a thousand jobs would fill the memory, so they are composed when asked for."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._return_value, self.status = job, None, JobStatus.UNKNOWN
+        self.overrides, self.working_dir, self.task_name = job.overrides, str(Path.cwd()), JobRuntime().get("name")
+
+    @property
+    def hydra_cfg(self) -> DictConfig:  # type: ignore[override]
+        return self._job.composed()
+
+    @property
+    def cfg(self) -> DictConfig:  # type: ignore[override]
+        config = self._job.composed()
+        with without_hydra(config):
+            return deepcopy(config)
 
 
 class Launch:
@@ -86,21 +116,20 @@ class Launch:
             ConfigError: they would be scored under different options.
         """
         setup_globals()
-        self._log_as_hydra()
+        self.log_as_hydra()
         self.folder.mkdir(parents=True, exist_ok=True)
-        jobs = self.runner.compose(job_overrides, first)
-        if all(map(is_training, jobs)):
-            refuse_to_sweep_scoring(jobs)
-        inputs = Inputs()
-        for job in jobs:
-            if is_training(job):
+        jobs, inputs = [], Inputs()
+        for job in self.runner.jobs(job_overrides, first):
+            if job.is_training:
                 prepare(job, inputs)
+            jobs.append(job)
+        refuse_to_sweep_scoring(jobs)
         return jobs
 
     def run(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
         """Run all jobs; the returns are in their order."""
         jobs = self.compose(job_overrides, first)
-        if not all(map(is_training, jobs)):
+        if not all(job.is_training for job in jobs):
             return self._run_plainly(jobs)
         SweepReport.record({job.number: (job.folder, job.overrides) for job in jobs if job.folder is not None})
         with using(self.folder):
@@ -141,22 +170,17 @@ class Launch:
             supervisor.run(tasks, on_event, stop)
         self.stopping = stop()
 
-    def run_job(self, job: Job) -> JobReturn:
-        """Run one job; Hydra has its own logging for each."""
-        try:
-            return self.runner.run(job)
-        finally:
-            self._log_as_hydra()
-
     def _run_plainly(self, jobs: Sequence[Job]) -> list[JobReturn]:
         log.info("Launching %d jobs locally", len(jobs))
         returns = []
         for job in jobs:
             log.info("\t#%d : %s", job.number, " ".join(filter_overrides(job.overrides)))
-            returns.append(self.run_job(job))
+            returns.append(self.runner.run(job))
+            self.log_as_hydra()
         return returns
 
-    def _log_as_hydra(self) -> None:
+    def log_as_hydra(self) -> None:
+        """Log as between jobs, each of which has a log of its own."""
         configure_log(self.runner.config.hydra.hydra_logging, self.runner.config.hydra.verbose)
 
 
@@ -187,14 +211,22 @@ class Batch:
 
     def run_ready(self, all_of_them: bool = False) -> None:
         """Run the jobs whose units are made, in order."""
-        for job in self.jobs:
-            if job.returned is None and (all_of_them or not self._needs(job) & self.missing):
-                with job.trial.given_to_job() if job.trial else nullcontext():
-                    returned = self.launch.run_job(job)
-                value = returned._return_value
-                error = str(value) if isinstance(value, Exception) else None
-                cer = float(value) if isinstance(value, int | float) else None
-                self.view.job_done(job.number, cer, error)
+        ready = [
+            job for job in self.jobs if job.returned is None and (all_of_them or not self._needs(job) & self.missing)
+        ]
+        try:
+            for job in ready:
+                self._run(job)
+        finally:
+            if ready:
+                self.launch.log_as_hydra()
+
+    def _run(self, job: Job) -> None:
+        with job.trial.given_to_job() if job.trial else nullcontext():
+            value = self.launch.runner.run(job)._return_value
+        error = str(value) if isinstance(value, Exception) else None
+        cer = float(value) if isinstance(value, int | float) else None
+        self.view.job_done(job.number, cer, error)
 
     def _needs(self, job: Job) -> set[str]:
         base = job.plan is not None and job.plan.base_transcripts
@@ -221,47 +253,44 @@ class Runner:
     task: TaskFunction
     config: DictConfig
 
-    def compose(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
-        """Every job's config, fixed now: a file that is edited while the sweep runs changes nothing."""
-        configs = compose_jobs(self.context.config_loader, self.config, job_overrides, first)
-        both = zip(job_overrides, configs, strict=True)
-        return [Job(number, list(overrides), config) for number, (overrides, config) in enumerate(both, start=first)]
+    def jobs(self, job_overrides: Sequence[Sequence[str]], first: int) -> Iterator[Job]:
+        """Every job; its config may be looked at (``lent``) until the next one is asked for."""
+        loader = cast(TemplateLoader, self.context.config_loader)
+        for number, overrides in enumerate(job_overrides, start=first):
+            config = loader.job(self.config, overrides, number)
+            yield Job(number, list(overrides), config, config.template.schema is TrainConfig)
 
     def run(self, job: Job) -> JobReturn:
         """Run a job in this process."""
-        if is_training(job):
+        if job.is_training:
             job.returned = self._run_quickly(job)
         else:
-            job.returned = run_job(self.task, job.config, "hydra.sweep.dir", "hydra.sweep.subdir", self.context)
+            config = job.config.composed()
+            job.returned = run_job(self.task, config, "hydra.sweep.dir", "hydra.sweep.subdir", self.context)
         return job.returned
 
     def _run_quickly(self, job: Job) -> JobReturn:
-        """As Hydra's ``run_job``, without its four copies of a config that nobody else has, and with libyaml.
+        """As Hydra's ``run_job``, with libyaml, and without its copies of a config that nobody else has.
 
         ``hydra.job.chdir`` is ignored: paths stay relative to the folder that the command was started in.
         """
-        config, hydra, callbacks = job.config, job.config.hydra, self.context.callbacks
-        folder = Path(hydra.sweep.dir, hydra.sweep.subdir).absolute()
-        with read_write(hydra.runtime), open_dict(hydra.runtime):
-            hydra.runtime.output_dir = str(folder)
-        with without_hydra(config):
-            own = deepcopy(config)
-        returned = JobReturn(list(hydra.overrides.task), own, config, str(Path.cwd()), str(hydra.job.name))
+        config, callbacks = job.composed(), self.context.callbacks
+        hydra, folder = config.hydra, Path(config.hydra.runtime.output_dir)
+        returned = Returned(job)
         before, HydraConfig.instance().cfg = HydraConfig.instance().cfg, config  # type: ignore[assignment]
         try:
             folder.mkdir(parents=True, exist_ok=True)
             configure_log(hydra.job_logging, hydra.verbose)
             if hydra.output_subdir is not None:
                 beside = folder / hydra.output_subdir
-                beside.mkdir(parents=True, exist_ok=True)
-                for name, values in {"config": own, "hydra": hydra, "overrides": hydra.overrides.task}.items():
-                    plain = OmegaConf.to_container(values, enum_to_str=True)
-                    text = to_yaml({"hydra": plain} if name == "hydra" else plain)
-                    (beside / f"{name}.yaml").write_text(text, encoding="utf-8")
+                beside.mkdir(exist_ok=True)
+                for name, text in job.config.texts(job.config.values(folder)).items():
+                    (beside / name).write_text(text, encoding="utf-8")
+            given = self._given(job, config)
             with env_override(hydra.job.env_set):
                 callbacks.on_job_start(config=config, task_function=self.task)
                 try:
-                    returned.return_value, returned.status = self.task(own), JobStatus.COMPLETED
+                    returned.return_value, returned.status = self.task(given), JobStatus.COMPLETED
                 except Exception as error:
                     returned.return_value, returned.status = error, JobStatus.FAILED
             for handler in logging.getLogger().handlers:
@@ -271,10 +300,12 @@ class Runner:
             HydraConfig.instance().cfg = before
         return returned
 
-
-def is_training(job: Job) -> bool:
-    """Whether a job is one of our trials; the launcher runs any other Hydra app's jobs as they come."""
-    return OmegaConf.get_type(job.config) is TrainConfig
+    def _given(self, job: Job, config: DictConfig) -> Any:
+        """What the task is given: the planned settings, or, as by Hydra, a copy of its own config."""
+        if job.trial is not None and job.config.is_plain and hasattr(self.task, "takes_settings"):
+            return job.trial.config
+        with without_hydra(config):
+            return deepcopy(config)
 
 
 def refuse_to_sweep_scoring(jobs: Sequence[Job]) -> None:
@@ -283,14 +314,14 @@ def refuse_to_sweep_scoring(jobs: Sequence[Job]) -> None:
     Raises:
         ConfigError: an option of scoring differs between them; nothing was trained.
     """
-    options = [cast(dict[str, Any], OmegaConf.to_container(job.config.scoring)) for job in jobs]
-    for job, given in zip(jobs, options, strict=True):
-        for name, value in given.items():
-            first = options[0][name]
-            if value != first:
+    scorings = [(job.number, asdict(job.trial.config.scoring)) for job in jobs if job.trial is not None]
+    for number, scoring in scorings:
+        one, options = scorings[0]
+        for name, value in scoring.items():
+            if value != options[name]:
                 rule = (
-                    f"differs between the trials of this sweep ({first!r} in trial {jobs[0].number}, {value!r} in "
-                    f"trial {job.number}), and only trials that were scored alike can be compared"
+                    f"differs between the trials of this sweep ({options[name]!r} in trial {one}, {value!r} in "
+                    f"trial {number}), and only trials that were scored alike can be compared"
                 )
                 remedy = "Give it one value. Re-running the command with another value only rescores"
                 raise ConfigError(f"scoring.{name}", value, rule, remedy)
@@ -298,13 +329,16 @@ def refuse_to_sweep_scoring(jobs: Sequence[Job]) -> None:
 
 def prepare(job: Job, inputs: Inputs) -> None:
     """Make the job's trial and plan, and check its targets, without reading a weight."""
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().cfg = job.config  # type: ignore[assignment]  # for configs that refer to hydra's own
+    before, config = HydraConfig.instance().cfg, job.config.lent()
+    HydraConfig.instance().cfg = config  # type: ignore[assignment]  # for configs that refer to hydra's own
     try:
-        sweep = job.config.hydra.sweep
-        job.folder = Path(str(sweep.dir), str(sweep.subdir))
-        with without_hydra(job.config):
-            settings = to_settings(job.config)
+        job.folder = Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir))
+        if job.config.is_plain:
+            values = job.config.values(job.folder)
+            settings = settings_of(TrainConfig, {name: values[name] for name in values if name != "hydra"})
+        else:
+            with without_hydra(config):
+                settings = to_settings(config)
         trial = Trial(settings, inputs=inputs)
         trial.base.targets(trial.config.lora)
         job.trial, job.plan = trial, trial.plan

@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.files import parse_yaml
 from kimi_audio_ft.sweep.view.screen import quiet_job_console
 from kimi_audio_ft.sweep_folder import (
     BeingRun,
@@ -168,13 +168,13 @@ class SweepReport(Callback):
 def _same_trials(earlier: str, config: DictConfig) -> bool:
     """Whether an earlier multirun.yaml asks for the same trials, however it launched them."""
 
-    def asked(hydra: Any) -> list[str]:
-        own = [item for item in hydra.overrides.hydra if item.startswith(("hydra/sweeper", "hydra.sweeper"))]
-        return sorted([*hydra.overrides.task, *own])
+    def asked(overrides: Any) -> list[str]:
+        own = [item for item in overrides["hydra"] if item.startswith(("hydra/sweeper", "hydra.sweeper"))]
+        return sorted([*overrides["task"], *own])
 
     try:
-        return asked(OmegaConf.create(earlier).hydra) == asked(config.hydra)
-    except (OmegaConfBaseException, YAMLError, TypeError):
+        return asked(parse_yaml(earlier)["hydra"]["overrides"]) == asked(config.hydra.overrides)
+    except (YAMLError, TypeError, KeyError):
         return False
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from kimi_audio_ft.files import written_aside
 
@@ -14,7 +14,12 @@ Utterance = Mapping[str, Any]
 
 
 class Tracker:
-    """One trial's record: points while it runs, then either ``finish`` or ``fail``, once. This one keeps nothing."""
+    """One trial's record: points while it runs, then either ``finish`` or ``fail``, once. This one keeps nothing.
+
+    shows_utterances: whether ``finish`` needs them.
+    """
+
+    shows_utterances: ClassVar[bool] = False
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record values, such as ``train/loss``, at an optimizer step; steps may repeat or start again."""

@@ -140,10 +140,11 @@ def test_scores_are_kept_for_all_that_they_depend_on(trial: Trial, private_store
     for transcripts in (cold, warm):
         for options in (ScoringOptions(), ScoringOptions(erhua=False, terms=("一",))):
             given = (evaluation.references, transcripts.hypotheses)
-            expected = (score_repeats(*given, recordings, options), utterance_rows(*given, about, options))
+            scores, rows = score_repeats(*given, recordings, options), utterance_rows(*given, about, options)
             for _ in ("computed", "read"):
-                assert json.dumps(evaluation.scored(transcripts, options)) == json.dumps(expected)
-    assert len(list((private_store / "scores").glob("[!.]*"))) == 4
+                assert json.dumps(evaluation.scores(transcripts, options)) == json.dumps(scores)
+                assert [json.loads(line) for line in evaluation.utterances(transcripts, options).splitlines()] == rows
+    assert len(list((private_store / "scores").glob("[!.]*"))) == 8
 
 
 @pytest.mark.parametrize("changed", ["manifest", "base"])

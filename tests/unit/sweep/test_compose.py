@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,13 +19,14 @@ from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from kimi_audio_ft.cli import to_settings
-from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.cli import settings_of, to_settings
+from kimi_audio_ft.config.train import ScoringConfig, TrainConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.paths import config_dir, project_root
-from kimi_audio_ft.sweep.compose import TemplateLoader, compose_jobs, to_yaml
+from kimi_audio_ft.sweep.compose import JobConfig, TemplateLoader, to_yaml
 from kimi_audio_ft.sweep.launch import Job, prepare, refuse_to_sweep_scoring
+from kimi_audio_ft.trial import Trial
 
 COMMON = ["logger=none", "trainer.max_steps=3", 'data.prompt="转写：a=b"']
 SWEEPS = {
@@ -86,6 +88,11 @@ def one_by_one(loader: Any, master: DictConfig, jobs: list[list[str]], first: in
     return configs
 
 
+def from_templates(loader: TemplateLoader, master: DictConfig, jobs: list[list[str]], first: int) -> list[JobConfig]:
+    """What the packed launcher does."""
+    return [loader.job(master, overrides, number) for number, overrides in enumerate(jobs, start=first)]
+
+
 def everything(node: Any) -> Any:
     """Values as written, with the types and flags of all nodes."""
     about = (node._metadata.object_type, node._metadata.ref_type, node._metadata.optional, node._metadata.flags)
@@ -96,6 +103,17 @@ def everything(node: Any) -> Any:
     return about, node._value()
 
 
+def hydras_files(config: DictConfig, folder: Path) -> dict[str, str]:
+    """What Hydra writes beside the records of a job."""
+    whole = copy.deepcopy(config)
+    with open_dict(whole):
+        whole.hydra.runtime.output_dir = str(folder.absolute())
+    keys = [key for key in whole if key != "hydra"]
+    written = {"config": OmegaConf.masked_copy(whole, keys), "hydra": OmegaConf.masked_copy(whole, ["hydra"])}
+    written["overrides"] = whole.hydra.overrides.task
+    return {f"{name}.yaml": OmegaConf.to_yaml(content) for name, content in written.items()}
+
+
 @pytest.mark.parametrize("name", some_quick(SWEEPS, 3))
 def test_as_hydra_composes(loaded: Any, name: str) -> None:
     loader, master = loaded
@@ -103,10 +121,12 @@ def test_as_hydra_composes(loaded: Any, name: str) -> None:
     if name == "study" and hydra is not None:  # Hydra 1.4 refuses a job that changes the sweep's own sweeper
         master = hydra.compose_config("train", [*COMMON, "+experiments=demo"], RunMode.MULTIRUN)
     jobs = [[*COMMON, *overrides] for overrides in SWEEPS[name]]
-    expected, found = one_by_one(loader, master, jobs, 5), compose_jobs(TemplateLoader(loader), master, jobs, 5)
-    for theirs, ours in zip(expected, found, strict=True):
+    expected, found = one_by_one(loader, master, jobs, 5), from_templates(TemplateLoader(loader), master, jobs, 5)
+    for theirs, job in zip(expected, found, strict=True):
+        ours = job.composed()
         assert OmegaConf.to_yaml(ours) == OmegaConf.to_yaml(theirs)
-        assert everything(ours) == everything(theirs)
+        assert everything(ours) == everything(theirs) == everything(job.lent())
+        assert job.texts(job.values(Path("out"))) == hydras_files(theirs, Path("out"))
         HydraConfig.instance().set_config(theirs)
         resolved = OmegaConf.to_container(theirs.hydra.job, resolve=True)
         HydraConfig.instance().set_config(ours)
@@ -133,13 +153,14 @@ def test_a_sweepers_look_at_every_job_composes_once_too(loaded: Any, monkeypatch
 
 def test_jobs_share_no_value(loaded: Any) -> None:
     loader, master = loaded
-    first, second = compose_jobs(TemplateLoader(loader), master, [["lora.r=1"], ["lora.r=2"]], 0)
+    jobs = from_templates(TemplateLoader(loader), master, [["lora.r=1"], ["lora.r=2"]], 0)
+    first, second = (job.composed() for job in jobs)
     first.optim.lr = 7.0
     first.hydra.job.name = "changed"
     assert second.optim.lr != 7.0 and second.hydra.job.name == "train"
 
 
-def test_configs_whose_classes_cannot_be_pickled_are_left_to_hydra(loaded: Any) -> None:
+def test_configs_whose_classes_cannot_be_pickled(loaded: Any) -> None:
     @dataclass
     class Local:
         value: int = 3
@@ -147,7 +168,7 @@ def test_configs_whose_classes_cannot_be_pickled_are_left_to_hydra(loaded: Any) 
     ConfigStore.instance().store(group="trainer/deepspeed", name="local", node=Local)
     loader, master = loaded
     jobs = [[*COMMON, "+trainer/deepspeed=local", f"lora.r={rank}"] for rank in (1, 2)]
-    configs = compose_jobs(TemplateLoader(loader), master, jobs, 0)
+    configs = [job.composed() for job in from_templates(TemplateLoader(loader), master, jobs, 0)]
     assert [(config.lora.r, config.trainer.deepspeed.value) for config in configs] == [(1, 3), (2, 3)]
 
 
@@ -158,7 +179,7 @@ def test_refused_as_by_hydra(loaded: Any, overrides: list[str]) -> None:
     with pytest.raises(Exception) as theirs:
         one_by_one(loader, master, jobs, 0)
     with pytest.raises(Exception) as ours:
-        compose_jobs(TemplateLoader(loader), master, jobs, 0)
+        from_templates(TemplateLoader(loader), master, jobs, 0)
     assert (type(ours.value), str(ours.value)) == (type(theirs.value), str(theirs.value))
 
 
@@ -170,7 +191,7 @@ def test_a_large_sweep_is_composed_and_checked_at_once(loaded: Any, monkeypatch:
     monkeypatch.setattr(loader, "load_sweep_config", lambda *given: composed.append(given) or own(*given))
     common = [*COMMON, "data.train_manifest=nowhere.jsonl"]
     jobs = [[*common, f"lora.r={1 + number}", f"optim.lr={number + 1}e-5"] for number in range(60)]
-    configs = compose_jobs(TemplateLoader(loader), master, jobs, 0)
+    configs = from_templates(TemplateLoader(loader), master, jobs, 0)
     assert len(composed) == 1
     job = Job(40, jobs[40], configs[40])
     prepare(job, Inputs())
@@ -179,18 +200,22 @@ def test_a_large_sweep_is_composed_and_checked_at_once(loaded: Any, monkeypatch:
         del alone["hydra"]
     assert job.trial is None and job.plan is None and job.error is not None  # there is no manifest
     assert to_settings(alone).lora.r == 41
+    values = {name: value for name, value in configs[40].values(Path()).items() if name != "hydra"}
+    assert settings_of(TrainConfig, values) == to_settings(alone)
 
 
 def test_trials_that_would_be_scored_differently_are_refused_before_anything_is_made(loaded: Any) -> None:
-    def jobs(*scoring: str) -> list[Job]:
-        overrides = [[*COMMON, f"lora.r={2 + place}", given] for place, given in enumerate(scoring)]
-        configs = compose_jobs(*loaded, overrides, 4)
-        return [Job(4 + place, *both) for place, both in enumerate(zip(overrides, configs, strict=True))]
+    (config,) = from_templates(TemplateLoader(loaded[0]), loaded[1], [COMMON], 0)
 
+    def jobs(*scorings: ScoringConfig) -> list[Job]:
+        trials = [Trial(TrainConfig(scoring=scoring)) for scoring in scorings]
+        return [Job(number, [], config, trial=trial) for number, trial in enumerate(trials, start=4)]
+
+    same = ScoringConfig(fillers=["嗯"])
     refuse_to_sweep_scoring([])
-    refuse_to_sweep_scoring(jobs('scoring.fillers=["嗯"]', 'scoring.fillers=["嗯"]'))
+    refuse_to_sweep_scoring(jobs(same, same))
     with pytest.raises(ConfigError) as error:
-        refuse_to_sweep_scoring(jobs('scoring.fillers=["嗯"]', 'scoring.fillers=["嗯"]', "scoring.erhua=false"))
+        refuse_to_sweep_scoring(jobs(same, same, ScoringConfig(erhua=False)))
     assert str(error.value).startswith(
         "scoring.fillers=[]: differs between the trials of this sweep (['嗯'] in trial 4, [] in trial 6), and only"
     )

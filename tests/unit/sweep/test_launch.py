@@ -17,7 +17,6 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, RunMode
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from experiments.bench_overhead import arguments, sweep, write_manifest
@@ -73,18 +72,25 @@ def test_two_hundred_trials_are_planned_in_seconds(
     assert seconds < MOST_SECONDS
 
 
+NO_CONFIG: Any = None
+
+
 def job(number: int, key: str, config: TrainConfig) -> Job:
     plan = TrialPlan(key, "e", (), ("t",) if config.baseline else ())
-    return Job(number, [f"seed={number}"], OmegaConf.create(), None, Trial(config), plan)
+    return Job(number, [f"seed={number}"], NO_CONFIG, trial=Trial(config), plan=plan)
 
 
 class Ran:
-    """Runs a job by noting it, with what the job can see of its unit."""
+    """A launch, and its runner, that runs a job by noting it, with what the job can see of its unit."""
 
     def __init__(self) -> None:
         self.jobs: list[tuple[int, str]] = []
+        self.runner = self
 
-    def run_job(self, job: Job) -> JobReturn:
+    def log_as_hydra(self) -> None:
+        pass
+
+    def run(self, job: Job) -> JobReturn:
         job.returned = JobReturn(status=JobStatus.COMPLETED)
         job.returned.return_value = 0.5
         assert job.trial is not None
@@ -111,7 +117,7 @@ def test_jobs_run_when_their_units_have_ended_and_see_the_outcomes() -> None:
 
 
 def test_lines_of_jobs_say_what_the_store_has() -> None:
-    jobs = [job(0, "a", TrainConfig()), job(1, "b", TrainConfig()), Job(2, ["seed=x"], OmegaConf.create())]
+    jobs = [job(0, "a", TrainConfig()), job(1, "b", TrainConfig()), Job(2, ["seed=x"], NO_CONFIG)]
     lines = job_lines(jobs, {"b"})
     assert [(line.unit, line.reused) for line in lines] == [("a", True), ("b", False), ("#2", False)]
     assert [line.name for line in lines] == ["seed=0", "seed=1", "seed=x"]
