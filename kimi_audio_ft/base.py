@@ -111,10 +111,19 @@ class Base:
         return _text_tokenizer(root, folder_digest(root, (RANKS_NAME, CONFIG_NAME)))
 
     @cached_property
+    def _config(self) -> dict[str, Any]:
+        return read_json_object(self.files.root / "config.json", _REMEDY)
+
+    @cached_property
+    def positions(self) -> int:
+        """The longest sequence that the model was made for."""
+        most = self._config.get("max_position_embeddings", 8192)  # the published one's where it is not written
+        return most if isinstance(most, int) else 8192
+
+    @cached_property
     def tokens(self) -> TokenRange:
         """The model's audio codes."""
-        root = self.files.root
-        config = read_json_object(root / "config.json", _REMEDY)
+        root, config = self.files.root, self._config
         first, size = config.get("kimia_token_offset"), config.get("vocab_size")
         if not isinstance(first, int) or not isinstance(size, int):
             from kimi_audio_ft.model.checkpoint import read_config

@@ -129,9 +129,15 @@ def scores_of(
     about: dict[str, Any],
 ) -> dict[str, Any]:
     """Content of ``scores.json``: of an adapter's transcripts by its signature, or of the base's."""
+    scores = evaluation.scores(transcripts, options)
+    if scores["truncated_outputs"]:
+        log.warning(
+            "%s: %g of %d answers were cut off by decoding.max_new_tokens; what they lack counts as deleted",
+            name, scores["truncated_outputs"], scores["num_references"],
+        )  # fmt: skip
     return {
         "trial": name,
-        **evaluation.scores(transcripts, options),
+        **scores,
         "signature": adapter,
         "transcript_signatures": transcripts.signatures,
         **about,

@@ -46,6 +46,7 @@ class Scores:
     insertions: int | None
     empty_outputs: int | None
     empty_rate: float | None = None
+    truncated_outputs: float | None = None
     over_generation_rate: float | None = None
     pinyin_error_rate: float | None = None
 

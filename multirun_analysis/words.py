@@ -219,6 +219,9 @@ def conclusions(analysis: Analysis, say: Messages) -> list[str]:
     if statistics.beyond:
         out = len(statistics.left_out) + len(statistics.beyond)
         lines.append(say("verdict.beyond", n=len(analysis.sweep.finished) - out))
+    cut = [number for trial in analysis.sweep.finished if (number := trial.strict and trial.strict.truncated_outputs)]
+    if cut:
+        lines.append(say("verdict.truncated", trials=len(cut), most=count(max(cut))))
     turned = [verdict for verdict in statistics.overfitting if verdict.kind == "turned"]
     if turned:
         named = [(adapter_name(one.adapter, analysis, say), where(one, say)) for one in turned]

@@ -140,8 +140,10 @@ def decoded(spec: Spec, trial: Trial) -> tuple[dict[str, dict[str, str]], int]:
     requests = [DecodingRequest(decoding, config.seed) for decoding in settings]
     with base.saved_adapter(Path(spec.adapter)) as model:
         groups = [requests] if spec.way.decoding == "together" else [[one] for one in requests]
-        found = [
-            texts for group in groups for texts in transcribe(model, prompts, base.tokenizer, group, base.tokens.first)
+        found: list[dict[str, str]] = [
+            dict(texts)
+            for group in groups
+            for texts in transcribe(model, prompts, base.tokenizer, group, base.tokens.first)
         ]
     return {f"{one.setting.text_temperature:g}": texts for one, texts in zip(requests, found, strict=True)}, count
 

@@ -107,7 +107,8 @@ def decoding_form(setting: DecodingConfig, vocabulary: float = math.inf) -> Deco
     elif setting.text_top_k >= vocabulary:
         same |= {"text_top_k": 0}
     # The penalty waits for more tokens than its window; the last token is chosen when all others are there.
-    if setting.text_repetition_penalty <= 1 or setting.text_repetition_window_size >= setting.max_new_tokens - 1:
+    longest = math.inf if setting.max_new_tokens is None else setting.max_new_tokens
+    if setting.text_repetition_penalty <= 1 or setting.text_repetition_window_size >= longest - 1:
         window = DecodingConfig.text_repetition_window_size
         same |= {"text_repetition_penalty": 1.0, "text_repetition_window_size": window}
     return replace(setting, **same)

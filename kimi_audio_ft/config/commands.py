@@ -43,7 +43,7 @@ class PrepareConfig:
     # Whether the first row names the columns: true, false, or auto (it does if a wanted column's name is in it).
     header: str = "auto"
     prompt: str = DEFAULT_PROMPT  # Instruction that precedes every recording; train and decode with the same one.
-    task_type: str = "understanding"  # The conversation's task_type; recognition is "understanding".
+    task_type: str = "understanding"  # The conversation's task_type: understanding, which asks for a text answer.
     row_limit: int | None = None  # Read only the first n rows; null reads all.
     min_seconds: float = 0.2  # Shorter recordings, in seconds, are rejected.
     max_seconds: float = 60.0  # Longer recordings, in seconds, are rejected.
@@ -63,6 +63,7 @@ class PrepareConfig:
         self.header = self.header.lower()
         self.delimiter = _DELIMITERS.get(self.delimiter or "", self.delimiter)
         one_of("header", self.header, ("auto", "true", "false"))
+        one_of("task_type", self.task_type, ("understanding",))
         one_of("balance_mode", self.balance_mode, ("none", "downsample", "upsample"))
         self._check_csv_format()
         self._check_limits()

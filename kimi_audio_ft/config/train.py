@@ -1,8 +1,8 @@
 """Structured configs: one dataclass per config group, one sentence per field, and the checks of their values.
 
 Hydra refuses misspelt keys and wrong types while composing; ``__post_init__`` runs when a command turns the composed
-config into these objects (``cli.py``), before anything else. The defaults are the published LoRA experiment's; the tiny
-model's own values are in ``conf/``.
+config into these objects (``cli.py``), before anything else. The defaults are the published LoRA experiment's, but
+decoding is greedy as in the published inference code; the tiny model's own values are in ``conf/``.
 """
 
 from __future__ import annotations
@@ -170,11 +170,11 @@ class OptimConfig:
 class DecodingConfig:
     """How hypotheses are generated. Nothing here ever retrains an adapter."""
 
-    text_temperature: float = 0.3  # Sampling temperature of the text; 0 is greedy.
+    text_temperature: float = 0.0  # Sampling temperature of the text; 0 is greedy.
     text_top_k: int = 5  # Sample among the k likeliest tokens; 0 is all of them.
     text_repetition_penalty: float = 1.0  # Divides the logits of recent tokens; 1 does nothing.
     text_repetition_window_size: int = 16  # How many recent tokens that penalty looks back.
-    max_new_tokens: int = 256  # Longest hypothesis, in text tokens.
+    max_new_tokens: int | None = None  # Longest hypothesis in text tokens; null is 256, or one for every audio code.
     repeats: int = 1  # Independent samplings of the whole evaluation set; greedy decoding is done once.
     batch_size: int = 8  # Utterances decoded together; never changes a result.
 

@@ -23,6 +23,20 @@ from kimi_audio_ft.lora.adapter import stable_seed
 
 SETTINGS_AT_ONCE = 8
 """Settings that are decoded at once: at most so many rows of a batch per utterance."""
+# Most text tokens of an answer to little audio; of more it is one per audio code (12.5 a second), which no one speaks.
+_FEWEST_TOKENS = 256
+
+
+def answer_limits(model: torch.nn.Module, inputs: dict[str, Any], setting: DecodingConfig) -> list[int]:
+    """Most text tokens of every utterance's answer: the setting's own number, or what its audio can hold.
+
+    An answer that has as many is cut off. None goes beyond the model's positions.
+    """
+    config: Any = model.config
+    room = (config.max_position_embeddings - inputs["attention_mask"].sum(-1)).tolist()
+    codes = inputs["is_continuous_mask"].sum(-1).tolist()
+    wanted = [setting.max_new_tokens or max(_FEWEST_TOKENS, count) for count in codes]
+    return [max(1, min(pair)) for pair in zip(wanted, room, strict=True)]
 
 
 @torch.inference_mode()
@@ -55,7 +69,8 @@ def generate_texts(
         some = order[start : start + SETTINGS_AT_ONCE]
         more = start + SETTINGS_AT_ONCE < len(order)
         cache = copy.deepcopy(out.past_key_values) if more else out.past_key_values
-        paths = _Paths([settings[index] for index in some], [seeds[index] for index in some], mask_US.device)
+        limits = [limit for index in some for limit in answer_limits(model, inputs, settings[index])]
+        paths = _Paths([settings[index] for index in some], [seeds[index] for index in some], limits, mask_US.device)
         _complete(model, _Batch(out.text_logits, cache, mask_US), paths, text_eos, blank)
         for number, index in enumerate(some):
             answers[index] = paths.answers[number * len(mask_US) : (number + 1) * len(mask_US)]
@@ -75,14 +90,20 @@ class _Paths:
     """Answers by setting and then by utterance; the settings come in the order of their rules."""
 
     def __init__(
-        self, settings: Sequence[DecodingConfig], seeds: Sequence[Sequence[int]], device: torch.device
+        self,
+        settings: Sequence[DecodingConfig],
+        seeds: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        device: torch.device,
     ) -> None:
         own = [(setting, seed) for setting, of_setting in zip(settings, seeds, strict=True) for seed in of_setting]
         self.rules = [SamplingRule.of(setting) for setting, _ in own]
-        self.limits = [setting.max_new_tokens for setting, _ in own]
+        self.limits = list(limits)
         self.answers: list[list[int]] = [[] for _ in own]
-        longest = max(self.limits)
-        self.uniforms_PT = torch.stack([_uniforms(setting, seed, longest) for setting, seed in own]).to(device)
+        drawn = [
+            _uniforms(setting, seed, limit, max(limits)) for (setting, seed), limit in zip(own, limits, strict=True)
+        ]
+        self.uniforms_PT = torch.stack(drawn).to(device)
 
     def choose(self, logits_AV: Tensor, active: Sequence[int]) -> list[int]:
         """Next tokens ``[A]`` of unfinished paths, which all have the same number of tokens."""
@@ -137,11 +158,11 @@ def _step(model: torch.nn.Module, batch: _Batch, parents: list[int], tokens: lis
     return _Batch(out.text_logits, cache, mask_RS)
 
 
-def _uniforms(setting: DecodingConfig, seed: int, longest: int) -> Tensor:
-    """``[longest]`` numbers in [0, 1) of one utterance; 0 beyond the setting's own length, and all 0 when greedy."""
+def _uniforms(setting: DecodingConfig, seed: int, count: int, longest: int) -> Tensor:
+    """``[longest]`` numbers in [0, 1) of one utterance; 0 beyond its own ``count``, and all 0 when greedy."""
     numbers = torch.zeros(longest, dtype=torch.float64)
     if not is_greedy(setting):
-        generator, count = torch.Generator().manual_seed(seed), setting.max_new_tokens
+        generator = torch.Generator().manual_seed(seed)
         numbers[:count] = torch.rand(count, generator=generator, dtype=torch.float64)
     return numbers
 

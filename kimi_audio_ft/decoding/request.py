@@ -9,6 +9,21 @@ from kimi_audio_ft.config.canonical import decoding_form, is_greedy
 from kimi_audio_ft.config.train import DecodingConfig
 
 
+class Answer(str):
+    """A hypothesis. is_cut: it was ended by the limit of its tokens, so that its end is missing."""
+
+    is_cut: bool
+
+    def __new__(cls, text: str, is_cut: bool = False) -> Answer:
+        answer = super().__new__(cls, text)
+        answer.is_cut = is_cut
+        return answer
+
+
+Answers = list[dict[str, Answer]]
+"""Hypotheses by id, one dict per request."""
+
+
 @dataclass(frozen=True)
 class DecodingRequest:
     """Decoding of an evaluation set under a setting; ``repeat`` counts the samplings with one seed, from 0."""

@@ -10,14 +10,14 @@ from rich.progress import track
 from torch import Tensor
 
 from kimi_audio_ft.data.dataset import ConversationDataset, make_batch
-from kimi_audio_ft.decoding.generate import generate_texts, utterance_seed
-from kimi_audio_ft.decoding.request import DecodingRequest
+from kimi_audio_ft.decoding.generate import answer_limits, generate_texts, utterance_seed
+from kimi_audio_ft.decoding.request import Answer, Answers, DecodingRequest
 from kimi_audio_ft.manifest.conversation import BLANK, TEXT_EOS
 from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 from kimi_audio_ft.runtime.devices import free_memory, out_of_memory
 
-Answers = list[dict[str, str]]
-"""Hypotheses by id, one dict per request."""
+# Positions of all prompts of a batch together: eight of five minutes each.
+_MOST_POSITIONS = 32_768
 
 
 def transcribe(
@@ -34,7 +34,8 @@ def transcribe(
 
     Args:
         dataset: generation prompts (``for_generation=True``).
-        requests: decoded from one prefill of every prompt, in batches of the smallest ``batch_size`` among them.
+        requests: decoded from one prefill of every prompt, in batches of the smallest ``batch_size`` among them, or of
+            fewer where prompts are long.
         token_offset: ids from here on are audio codes and never part of a text answer.
         on_batch: called with the hypotheses of each batch, one dict per request.
         known: hypotheses of an earlier, interrupted call; batches that they cover are left out.
@@ -45,6 +46,9 @@ def transcribe(
     special = tokenizer.special_tokens
     device = next(model.parameters()).device
 
+    def text_of(tokens: Sequence[int]) -> str:
+        return tokenizer.decode([token for token in tokens if token < token_offset], skip_special=True)
+
     def decoded(some: Sequence[DecodingRequest], indices: Sequence[int]) -> Answers:
         samples = [dataset[index] for index in indices]
         batch = make_batch(samples, tokenizer.pad_id, left=True, online=dataset.audio.mode == "online")
@@ -54,10 +58,10 @@ def transcribe(
         texts = generate_texts(model, inputs, settings, seeds, special[TEXT_EOS], special[BLANK])
         return [
             {
-                sample.id: tokenizer.decode([token for token in tokens if token < token_offset], skip_special=True)
-                for sample, tokens in zip(samples, rows, strict=True)
+                sample.id: Answer(text_of(tokens), len(tokens) >= limit)
+                for sample, tokens, limit in zip(samples, rows, answer_limits(model, inputs, setting), strict=True)
             }
-            for rows in texts
+            for setting, rows in zip(settings, texts, strict=True)
         ]
 
     answers: Answers = [dict(found) for found in known] if known else [{} for _ in requests]
@@ -97,9 +101,13 @@ def _in_halves(
 
 def _batches(dataset: ConversationDataset, size: int) -> Iterator[list[int]]:
     """Indices of conversations of similar length, the longest first: what does not fit into memory fails at once."""
-    order = dataset.lengths()[:, 0].argsort(kind="stable").tolist()[::-1]
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+    lengths = dataset.lengths()[:, 0]
+    order = lengths.argsort(kind="stable").tolist()[::-1]
+    start = 0
+    while start < len(order):
+        count = max(1, min(size, _MOST_POSITIONS // int(lengths[order[start]])))
+        yield order[start : start + count]
+        start += count
 
 
 def to_device(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:

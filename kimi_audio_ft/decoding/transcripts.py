@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
@@ -18,10 +18,16 @@ from kimi_audio_ft import store
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.canonical import transcript_form
 from kimi_audio_ft.config.train import DataConfig, DecodingConfig
-from kimi_audio_ft.decoding.request import DecodingRequest
+from kimi_audio_ft.decoding.request import Answer, Answers, DecodingRequest
 from kimi_audio_ft.errors import ChangedError, ConfigError, UserError
 from kimi_audio_ft.files import jsonl_line, read_jsonl, write_jsonl
-from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, reference_identity, require_references
+from kimi_audio_ft.manifest.manifest import (
+    manifest_identity,
+    read_manifest,
+    reference_identity,
+    require_positions,
+    require_references,
+)
 from kimi_audio_ft.paths import PACKAGE
 from kimi_audio_ft.runtime.devices import gpu_freed
 from kimi_audio_ft.runtime.environment import environment
@@ -35,8 +41,6 @@ from kimi_audio_ft.store.signature import digest_of, signature
 
 if TYPE_CHECKING:
     from kimi_audio_ft.data.dataset import ConversationDataset
-
-Answers = list[dict[str, str]]
 
 _FILE = "transcripts.jsonl"
 # Seconds of decoding that a killed process may lose.
@@ -57,10 +61,10 @@ class Transcripts:
     environment: dict[str, Any] | None = None
 
     @cached_property
-    def hypotheses(self) -> list[dict[str, str]]:
+    def hypotheses(self) -> Answers:
         """Hypotheses by id, one dict per repeat; read when asked for, since their scores may be known."""
         files = [store.product_path("transcript", name) / _FILE for name in self.signatures]
-        return [{row["id"]: row["text"] for row in read_jsonl(file)} for file in files]
+        return [_answers(read_jsonl(file)) for file in files]
 
 
 class EvaluationSet:
@@ -76,6 +80,7 @@ class EvaluationSet:
         require_manifest("data.eval_manifest", path)
         self.conversations = read_manifest(path, settings.audio_root, settings.prompt, base.tokens, base.tokenizer)
         require_references(self.conversations)
+        require_positions(self.conversations, base.tokenizer, base.positions)
         self.identity = manifest_identity(self.conversations)
         self.reference_identity = reference_identity(self.conversations)
 
@@ -84,7 +89,10 @@ class EvaluationSet:
 
         def make() -> dict[str, Any]:
             recordings = {key: row["recording"] for key, row in self.surroundings.items()}
-            return score_repeats(self.references, transcripts.hypotheses, recordings, options)
+            hypotheses = transcripts.hypotheses
+            cut = [sum(answer.is_cut for answer in repeat.values()) for repeat in hypotheses]
+            scores = score_repeats(self.references, hypotheses, recordings, options)
+            return {**scores, "truncated_outputs": cut[0] if len(cut) == 1 else sum(cut) / len(cut)}
 
         return remember("scores", ["scores", *self._scored(transcripts, options)], make)
 
@@ -92,7 +100,11 @@ class EvaluationSet:
         """Lines of ``utterances.jsonl``: ``utterance_rows`` of transcripts; cached like the scores."""
 
         def make() -> str:
-            rows = utterance_rows(self.references, transcripts.hypotheses, self.surroundings, options)
+            hypotheses = transcripts.hypotheses
+            rows = utterance_rows(self.references, hypotheses, self.surroundings, options)
+            for row in rows:
+                if hypotheses[row["repeat"]][row["id"]].is_cut:
+                    row["truncated"] = True
             return "".join(map(jsonl_line, rows))
 
         return remember("scores", ["utterances", *self._scored(transcripts, options)], make)
@@ -216,7 +228,7 @@ def decode_all(
             unfinished.save()
             raise
         for folder, answers in zip(folders.values(), found, strict=True):
-            write_jsonl(folder / _FILE, [{"id": key, "text": text} for key, text in answers.items()])
+            write_jsonl(folder / _FILE, [_row(key, answer) for key, answer in answers.items()])
         seconds = round((time.monotonic() - started) / len(folders), 3)
         return {
             name: {
@@ -267,18 +279,25 @@ class UnfinishedTranscripts:
             with suppress(OSError):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with file.open("a", encoding="utf-8") as lines:
-                    lines.writelines(f"{json.dumps([key, text])}\n" for key, text in found.items())
+                    lines.writelines(f"{json.dumps(_row(key, answer))}\n" for key, answer in found.items())
             found.clear()
         self._saved = time.monotonic()
 
 
-def _whole_lines(file: Path) -> dict[str, str]:
+def _row(key: str, answer: Answer) -> dict[str, Any]:
+    return {"id": key, "text": str(answer), **({"cut": True} if answer.is_cut else {})}
+
+
+def _answers(rows: Iterable[Mapping[str, Any]]) -> dict[str, Answer]:
+    return {row["id"]: Answer(row["text"], row.get("cut", False)) for row in rows}
+
+
+def _whole_lines(file: Path) -> dict[str, Answer]:
     """Hypotheses by id; without the half line of a killed process."""
-    found: dict[str, str] = {}
+    found: dict[str, Answer] = {}
     with suppress(OSError, ValueError), file.open(encoding="utf-8") as lines:
         for line in lines:
-            key, text = json.loads(line)
-            found[key] = text
+            found |= _answers([json.loads(line)])
     return found
 
 

@@ -15,6 +15,7 @@ from kimi_audio_ft.errors import DataError
 
 ROLES = ("user", "assistant")
 MESSAGE_TYPES = ("text", "audio")
+TASK = "understanding"
 # Lone surrogates, which JSON escapes can produce; the parser joins valid pairs.
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 TOKENIZE_REMEDY = "Run python -m kimi_audio_ft.tokenize on the manifest"
@@ -115,6 +116,8 @@ def _problem_of_line(value: Any, escapes: bool) -> str | None:
             return f"key {key!r} is {value[key]!r}; it must be a string"
     if not value["conversation"]:
         return "'conversation' is empty; it needs at least one message"
+    if value["task_type"] != TASK:
+        return f"task_type is {value['task_type']!r}; it must be {TASK!r}, which asks for a text answer"
     lone = _LONE_SURROGATE.search(json.dumps(value, ensure_ascii=False)) if escapes else None
     if lone:
         return f"holds half of a character, \\u{ord(lone[0]):x}, which no UTF-8 file can hold"
@@ -261,7 +264,7 @@ def layout_conversation(
                 layout.extend(codes, [blank] * len(codes), codes=True, audio_loss=answer)
                 mark(MEDIA_END, audio_loss=answer)
         if messages[-1]["message_type"] == "audio":
-            mark(ANSWER_TEXT if task_type == "understanding" else ANSWER_BOTH)
+            mark(ANSWER_TEXT if task_type == TASK else ANSWER_BOTH)
         mark(MESSAGE_END)
     if for_generation:
         mark(ROLE_START["assistant"])

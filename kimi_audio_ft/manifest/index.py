@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 # Increment when the checks of a line, the columns or the layout's lengths change.
 # 2: `group` must be a string.
-_VERSION = 2
+# 3: `task_type` must be understanding.
+_VERSION = 3
 
 
 @dataclass(frozen=True)

@@ -222,6 +222,16 @@ def require_recordings(manifest: Manifest) -> None:
     raise DataError(manifest.source.path, f"there is no recording {recording}", remedy, conversation.line)
 
 
+def require_positions(manifest: Manifest, tokenizer: TextTokenizer, most: int) -> None:
+    """Raises DataError if a conversation, with its answer, is longer than the ``most`` positions of the model."""
+    positions = manifest.lengths(tokenizer)[:, 0]
+    long = np.flatnonzero(positions > most)
+    if len(long):
+        problem = f"takes {positions[long[0]]} positions, and the model has {most} ({len(long)} such)"
+        remedy = "Cut its recording into segments; 10 minutes take 7500 positions"
+        raise DataError(manifest.source.path, problem, remedy, manifest.line_of(int(long[0])))
+
+
 # Content digests, as seen by training and decoding, and by scoring.
 
 

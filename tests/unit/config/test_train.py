@@ -174,5 +174,5 @@ def test_defaults_are_the_published_study() -> None:
     assert (config.optim.lr, config.trainer.max_epochs, config.trainer.accumulate) == (5e-5, 5, 8)
     assert (config.data.batch_size, config.data.max_length, config.model.dtype) == (1, 8192, "bfloat16")
     assert (config.trainer.log_every, config.trainer.save_every, config.trainer.save_keep) == (50, 1000, 5)
-    assert (config.decoding.text_temperature, config.decoding.text_top_k) == (0.3, 5)
+    assert (config.decoding.text_temperature, config.decoding.max_new_tokens) == (0.0, None), "the published code's"
     assert EvaluateConfig().adapter is None

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
-from kimi_audio_ft.decoding.generate import generate_texts
-from kimi_audio_ft.decoding.request import DecodingRequest
+from kimi_audio_ft.decoding.generate import answer_limits, generate_texts
+from kimi_audio_ft.decoding.request import Answer, DecodingRequest
 from kimi_audio_ft.decoding.transcribe import transcribe
 from kimi_audio_ft.manifest.conversation import BLANK, TEXT_EOS
 from kimi_audio_ft.model import KimiAudioForCausalLM
@@ -27,7 +27,7 @@ def trial(trial_config: Callable[..., TrainConfig]) -> Trial:
     return Trial(trial_config())
 
 
-Answers = Callable[..., dict[str, str]]
+Answers = Callable[..., dict[str, Answer]]
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def answers(trial: Trial) -> Answers:
     trial.data.setup()
     base = trial.base
 
-    def run(decoding: DecodingConfig, seed: int = 1, repeat: int = 0, keep: slice = slice(None)) -> dict[str, str]:
+    def run(decoding: DecodingConfig, seed: int = 1, repeat: int = 0, keep: slice = slice(None)) -> dict[str, Answer]:
         conversations = trial.data.eval_conversations[keep]
         prompts = trial.data.dataset(conversations, None, for_generation=True)
         request = DecodingRequest(decoding, seed, repeat)
@@ -86,6 +86,23 @@ def test_codes_and_special_tokens_never_reach_the_text(trial: Trial, answers: An
     ids = {"first code": base.tokens.first, "last code": base.tokens.end - 1, **base.tokenizer.special_tokens}
     with preferring(base.load(), ids[unwritten]):
         assert set(answers(SAMPLED).values()) == {""}
+
+
+def test_answers_that_the_limit_cuts_are_told_apart(trial: Trial, answers: Answers) -> None:
+    [*_, word] = trial.base.tokenizer.encode("会")
+    greedy = DecodingConfig(max_new_tokens=3)
+    with preferring(trial.base.load(), word):
+        assert all(answer.is_cut for answer in answers(greedy).values())
+    with preferring(trial.base.load(), trial.base.tokenizer.special_tokens[TEXT_EOS]):
+        assert not any(answer.is_cut for answer in answers(greedy).values())
+
+
+def test_the_limit_comes_from_the_audio_and_ends_with_the_models_positions(trial: Trial) -> None:
+    model, codes, prompt = trial.base.load(), torch.tensor([40, 1000, 6000]), torch.tensor([60, 1020, 8000])
+    rows = torch.arange(8192)
+    inputs = {"is_continuous_mask": rows < codes[:, None], "attention_mask": (rows < prompt[:, None]).long()}
+    assert answer_limits(model, inputs, DecodingConfig()) == [256, 1000, 192]
+    assert answer_limits(model, inputs, DecodingConfig(max_new_tokens=300)) == [300, 300, 192]
 
 
 def test_words_around_a_code_are_kept(trial: Trial, answers: Answers) -> None:

@@ -16,13 +16,14 @@ from kimi_audio_ft import store
 from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest as Request
 from kimi_audio_ft.decoding.transcripts import decode, decode_all, transcript_signatures
-from kimi_audio_ft.errors import ChangedError
+from kimi_audio_ft.errors import ChangedError, DataError
+from kimi_audio_ft.manifest.manifest import require_positions
 from kimi_audio_ft.paths import TINY_MODEL
 from kimi_audio_ft.runtime.signals import Interrupted
 from kimi_audio_ft.scoring import ScoringOptions
 from kimi_audio_ft.scoring.trial_scores import score_repeats, utterance_rows
 from kimi_audio_ft.store.inventory import listing
-from kimi_audio_ft.trial import Trial
+from kimi_audio_ft.trial import Trial, scores_of
 
 COLD = DecodingConfig(text_temperature=0.0, max_new_tokens=3)
 WARM = DecodingConfig(text_temperature=8.0, text_top_k=0, max_new_tokens=3, repeats=2)
@@ -142,8 +143,10 @@ def test_scores_are_kept_for_all_that_they_depend_on(trial: Trial, private_store
             given = (evaluation.references, transcripts.hypotheses)
             scores, rows = score_repeats(*given, recordings, options), utterance_rows(*given, about, options)
             for _ in ("computed", "read"):
-                assert json.dumps(evaluation.scores(transcripts, options)) == json.dumps(scores)
-                assert [json.loads(line) for line in evaluation.utterances(transcripts, options).splitlines()] == rows
+                own = {"truncated_outputs": evaluation.scores(transcripts, options)["truncated_outputs"]}
+                assert json.dumps(evaluation.scores(transcripts, options)) == json.dumps(scores | own)
+                told = [json.loads(line) for line in evaluation.utterances(transcripts, options).splitlines()]
+                assert [{key: row[key] for key in row if key != "truncated"} for row in told] == rows
     assert len(list((private_store / "scores").glob("[!.]*"))) == 8
 
 
@@ -173,3 +176,27 @@ def test_what_changes_while_it_is_decoded_is_refused(
     with pytest.raises(ChangedError, match=rf"^{path}: changed while it was being decoded"):
         decode_all(trial.evaluation, [Request(COLD, 1)], None, on_progress=edit)
     assert listing() == [] and not list(store.product_path("transcript", "x").parent.glob(".*.work"))
+
+
+def test_truncated_answers_are_counted_in_the_scores_and_marked(trial: Trial, caplog: pytest.LogCaptureFixture) -> None:
+    """So hot that hardly an answer ends by itself; a limit of three tokens cuts it."""
+    evaluation, options, hot = trial.evaluation, ScoringOptions(), replace(WARM, repeats=1)
+    found = decode(evaluation, hot, 1, None)
+    again = decode(evaluation, hot, 1, None)
+    cut = {key for key, answer in found.hypotheses[0].items() if answer.is_cut}
+    assert cut == {key for key, answer in again.hypotheses[0].items() if answer.is_cut}, "the store keeps it"
+    rows = [json.loads(line) for line in evaluation.utterances(again, options).splitlines()]
+    assert evaluation.scores(again, options)["truncated_outputs"] == len(cut) > 0
+    assert {row["id"] for row in rows if row.get("truncated")} == cut
+    with caplog.at_level("WARNING"):
+        scores_of(trial.base, evaluation, again, options, "t", "base", {})
+    assert f"{len(cut)} of {UTTERANCES} answers were cut off by decoding.max_new_tokens" in caplog.text
+
+
+def test_a_conversation_beyond_the_models_positions_is_refused(trial: Trial) -> None:
+    evaluation = trial.evaluation
+    lengths = evaluation.conversations.lengths(trial.base.tokenizer)[:, 0]
+    require_positions(evaluation.conversations, trial.base.tokenizer, int(lengths.max()))
+    with pytest.raises(DataError, match=rf"takes {lengths.max()} positions, and the model has {lengths.max() - 1}"):
+        require_positions(evaluation.conversations, trial.base.tokenizer, int(lengths.max()) - 1)
+    assert trial.base.positions == 8192

@@ -73,6 +73,10 @@ def test_json_that_python_cannot_take(tmp_path: Path, bad: str) -> None:
         ([1], ["is not a JSON object", REMEDY]),
         ({"conversation": [text("user", "a")]}, ["key 'task_type' is missing; it must be a string", REMEDY]),
         ({"task_type": "understanding"}, ["key 'conversation' is missing; it must be a list", REMEDY]),
+        (
+            {"task_type": "asr", "conversation": [text("user", "a")]},
+            ["task_type is 'asr'; it must be 'understanding'", REMEDY],
+        ),
         ({"task_type": 3, "conversation": []}, ["key 'task_type' is 3; it must be a string", REMEDY]),
         ({"task_type": "u", "conversation": {"role": "user"}}, ["key 'conversation' is {'role'", "must be a list"]),
         ({"task_type": "u", "conversation": []}, ["'conversation' is empty; it needs at least one message", REMEDY]),
@@ -256,7 +260,8 @@ def test_an_answer_in_text_is_required(tmp_path: Path, messages: list[Line], pro
 def test_recordings_are_required(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"x")
     bare = {"role": "user", "message_type": "audio", "audio_tokens": [100]}
-    rows = [asr(), {"task_type": "u", "conversation": [bare]}, {"task_type": "u", "conversation": [audio("b.wav")]}]
+    kind = {"task_type": "understanding"}
+    rows = [asr(), {**kind, "conversation": [bare]}, {**kind, "conversation": [audio("b.wav")]}]
     path = write(tmp_path / "m.jsonl", *rows)
     manifest = read_manifest(path)
     require_recordings(manifest[:1])
