@@ -82,13 +82,19 @@ def pad_pieces(pieces: list[Tensor], num_samples: int, device: torch.device) -> 
     return padded
 
 
-def log_mel(waveforms: Tensor, num_mel_bins: int = 128) -> Tensor:
+def log_mel(waveforms: Tensor, num_mel_bins: int = 128, samples: int | None = None) -> Tensor:
     """Whisper's log-mel spectrogram of 16 kHz waveforms, ``[B, L]`` to float32 ``[B, num_mel_bins, L // 160]``.
 
     As OpenAI's Whisper computes it (Radford et al. 2022): power spectrum in centred periodic Hann windows of 25 ms
     every 10 ms without the last frame, area-normalised Slaney filters up to 8 kHz, log10, at most 8 below the
     maximum of the row (padding included), scaled by (x + 4) / 4. L has to be above 200 for the reflected edge.
+
+    Args:
+        samples: from here on all rows are zeros, whose spectrum nobody has to compute; None: nothing is known of them.
     """
+    frames = waveforms.shape[-1] // HOP_SAMPLES
+    if samples is not None:  # the first whole frame behind the last window that hears anything
+        waveforms = waveforms[..., : -(-(samples + FFT_SAMPLES) // HOP_SAMPLES) * HOP_SAMPLES]
     with float32_arithmetic(waveforms.device):
         waveforms = waveforms.to(torch.float32)
         window = torch.hann_window(FFT_SAMPLES, device=waveforms.device)
@@ -97,6 +103,7 @@ def log_mel(waveforms: Tensor, num_mel_bins: int = 128) -> Tensor:
         )
         power = spectrum[..., :-1].abs().square()
         energy = _mel_filters(num_mel_bins, waveforms.device) @ power
+        energy = torch.nn.functional.pad(energy, (0, frames - energy.shape[-1]))
         decades = energy.clamp(min=1e-10).log10()
         floor = decades.amax(dim=(-2, -1), keepdim=True) - 8.0
         return (torch.maximum(decades, floor) + 4.0) / 4.0

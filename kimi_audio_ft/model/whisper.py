@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import WhisperConfig
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperEncoderLayer
 
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.model.audio_frontend import (
@@ -29,13 +29,31 @@ SHAPE_7B = dict(zip(SHAPE_FIELDS, (1280, 32, 20, 5120, 128), strict=True))
 PIECE_ROWS = 1500
 
 
+class LastLayer(WhisperEncoderLayer):
+    """The encoder's last layer, at the first ``rows`` positions only unless it trains: nobody reads its others."""
+
+    rows = PIECE_ROWS
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Tensor:
+        if self.training or self.rows == PIECE_ROWS:
+            return super().forward(hidden_states, attention_mask, **options)
+        normed = self.self_attn_layer_norm(hidden_states)
+        kept = hidden_states[:, : self.rows]
+        kept = kept + self.self_attn(normed[:, : self.rows], key_value_states=normed)[0]
+        return kept + self.fc2(self.activation_fn(self.fc1(self.final_layer_norm(kept))))
+
+
 class WhisperFeatureExtractor(nn.Module):
     """Waveforms to the features of Kimi-Audio's adaptor (published ``whisper.py`` of Kimi-Audio).
 
     A clip is split into 30 s pieces, each zero-padded to 30 s and encoded without a mask. The first
     ``4 * ceil(samples / 1280)`` rows are kept, the pieces concatenated, and every 4 rows joined into one. The
     constructor takes the fields of a published ``config.json`` and initialises randomly.
+
+    plain: compute everything of the padding too, as published; the features are the same.
     """
+
+    plain = False
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
@@ -44,6 +62,7 @@ class WhisperFeatureExtractor(nn.Module):
         whisper_config = WhisperConfig.from_dict(config)
         whisper_config._attn_implementation = "sdpa"
         self.encoder = WhisperEncoder(whisper_config)
+        self.encoder.layers[-1] = LastLayer(whisper_config)
 
     @classmethod
     def from_pretrained(
@@ -88,9 +107,12 @@ class WhisperFeatureExtractor(nn.Module):
 
     def _encode_pieces(self, pieces: list[Tensor]) -> list[Tensor]:
         weight = self.encoder.conv1.weight
-        mel = log_mel(pad_pieces(pieces, PIECE_SAMPLES, weight.device), self.num_mel_bins)
+        longest = PIECE_SAMPLES if self.plain else max(piece.numel() for piece in pieces)
+        mel = log_mel(pad_pieces(pieces, PIECE_SAMPLES, weight.device), self.num_mel_bins, longest)
+        last: Any = self.encoder.layers[-1]
+        last.rows = ROWS_PER_TOKEN * num_audio_tokens(longest)
         hidden = self.encoder(mel.to(weight.dtype)).last_hidden_state
-        features = hidden.reshape(len(pieces), PIECE_ROWS // ROWS_PER_TOKEN, self.output_dim)
+        features = hidden.reshape(len(pieces), -1, self.output_dim)
         return [rows[: num_audio_tokens(piece.numel())] for rows, piece in zip(features, pieces, strict=True)]
 
 

@@ -60,6 +60,14 @@ def test_log_mel_equals_the_library_extractor() -> None:
     torch.testing.assert_close(mel, expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("samples", [1, 160, 16001, 20000, PIECE_SAMPLES - 300, PIECE_SAMPLES])
+def test_log_mel_leaves_out_silence_that_it_is_told_of(samples: int) -> None:
+    """The end of the sound falls anywhere in a window, and its spectrum reaches into the next."""
+    waveforms = 0.1 * torch.randn(2, PIECE_SAMPLES, generator=torch.Generator().manual_seed(0))
+    waveforms[:, samples:] = 0
+    torch.testing.assert_close(log_mel(waveforms, samples=samples), log_mel(waveforms), atol=1e-6, rtol=0)
+
+
 def test_log_mel_is_float32_and_keeps_rows_apart() -> None:
     noise = torch.randn(3, 3200, generator=torch.Generator().manual_seed(1)) * torch.tensor([[1.0], [0.01], [1e-4]])
     mel = log_mel(noise)

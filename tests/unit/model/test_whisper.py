@@ -56,6 +56,27 @@ def test_shapes_and_independence_of_the_other_clips(extractor: WhisperFeatureExt
     assert extractor.encode([]) == []
 
 
+def test_what_only_padding_needs_is_left_out(
+    extractor: WhisperFeatureExtractor, clips: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features are those of the whole computation, at a fraction of its last layer; an encoder that trains does all."""
+    rows: list[int] = []
+    hook = extractor.encoder.layer_norm.register_forward_hook(lambda module, given, out: rows.append(out.shape[1]))
+    short = [clip for clip in clips if len(clip) <= 30000]
+    found = extractor.encode(short)
+    with monkeypatch.context() as changed:
+        changed.setattr(extractor, "plain", True)
+        whole = extractor.encode(short)
+    extractor.train()
+    trained = extractor(short)
+    extractor.eval()
+    hook.remove()
+    assert rows == [4 * 24, 1500, 1500]
+    for one, other, third in zip(found, whole, trained, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(third.detach(), other, atol=1e-6, rtol=1e-5)
+
+
 def test_pieces_of_30_s_are_independent(extractor: WhisperFeatureExtractor, clips: list[Tensor]) -> None:
     whole, first, rest = extractor.encode([clips[1], clips[1][:480000], clips[1][480000:]])
     torch.testing.assert_close(whole, torch.cat([first, rest]), atol=1e-5, rtol=0)
