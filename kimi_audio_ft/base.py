@@ -82,12 +82,14 @@ class Base:
 
     features: "cached", "online" or "none" (``DataConfig.features``); online attaches the Whisper encoder.
     threads: CPU threads of PyTorch; 0 leaves its own choice.
+    plain: computes as PEFT, transformers and the published encoder do, for comparisons.
     """
 
     settings: ModelConfig
     features: str
     accelerator: str = "auto"
     threads: int = 0
+    plain: bool = False
     sharded: bool = False  # stays in the CPU's memory until a training's strategy spreads it over its ranks
 
     @cached_property
@@ -206,6 +208,7 @@ class Base:
             if self.files.identity() != self.identity:
                 self.release()
                 raise ChangedError(self.files.root, "while it was being read")
+        _LOADED[key].set_plain(self.plain or self.sharded, self.plain)
         return _LOADED[key]
 
     def _read(self, audio_branch: bool, target: torch.device) -> KimiAudioForCausalLM:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from kimi_audio_ft.config.train import SHARDED, LoraConfig, ModelConfig, TrainerConfig
 from kimi_audio_ft.lora.adapter import stable_seed
 from kimi_audio_ft.lora.targets import needs_whisper
+from kimi_audio_ft.lora.update import updated
 from kimi_audio_ft.runtime.reproducible import rows_are_independent
 
 DISPATCHES = ("slice", "batched")
@@ -128,10 +129,8 @@ def _slice_forward(layer: Any, pack: Pack, kind: str, x: Tensor) -> Tensor:
     for share, y, own in zip(pack.shares, base.split(sizes), x.split(sizes), strict=True):
         name = share.name
         if name in layer.lora_A:
-            a, b = layer.lora_A[name], layer.lora_B[name]
-            own = layer._cast_input_dtype(own, a.weight.dtype)
-            y = y + b(a(layer.lora_dropout[name](own))) * layer.scaling[name]
-        blocks.append(y.to(base.dtype))
+            y = updated(layer, name, y, own)
+        blocks.append(y)
     return torch.cat(blocks)
 
 

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
-from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm, Qwen2RotaryEmbedding
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm, Qwen2RotaryEmbedding
 from transformers.utils import ModelOutput
 
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.model.checkpoint import STRAY_SUFFIX, check_parameter_count, is_branch, load_tensors, read_config
 from kimi_audio_ft.model.config import KimiAudioConfig
+from kimi_audio_ft.model.layers import DecoderLayer
 
 if TYPE_CHECKING:
     from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
@@ -77,9 +78,9 @@ class KimiAudioModel(nn.Module):
         stacked.num_hidden_layers = main + branch
         stacked.layer_types = ["full_attention"] * stacked.num_hidden_layers
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Qwen2DecoderLayer(stacked, index) for index in range(main))
+        self.layers = nn.ModuleList(DecoderLayer(stacked, index) for index in range(main))
         self.norm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mimo_layers = nn.ModuleList(Qwen2DecoderLayer(stacked, main + index) for index in range(branch))
+        self.mimo_layers = nn.ModuleList(DecoderLayer(stacked, main + index) for index in range(branch))
         self.mimo_norm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         if config.use_whisper_feature:
             self.vq_adaptor = VQAdaptor(config)
@@ -157,7 +158,7 @@ class KimiAudioForCausalLM(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
-    _no_split_modules = ["Qwen2DecoderLayer"]  # noqa: RUF012 - transformers' own convention
+    _no_split_modules = ["DecoderLayer"]  # noqa: RUF012 - transformers' own convention
 
     def __init__(self, config: KimiAudioConfig) -> None:
         super().__init__(config)
@@ -209,6 +210,13 @@ class KimiAudioForCausalLM(PreTrainedModel):
     def attach_whisper(self, extractor: WhisperFeatureExtractor) -> None:
         """Add the Whisper encoder to this model, under ``whisper_model.``."""
         self.whisper_model = extractor
+
+    def set_plain(self, decoder: bool, whisper: bool) -> None:
+        """Compute every layer of these parts by transformers' own code."""
+        for layer in (*self.model.layers, *self.model.mimo_layers):
+            layer.plain = decoder
+        if self.whisper_model is not None:
+            self.whisper_model.plain = whisper
 
     def forward(
         self,

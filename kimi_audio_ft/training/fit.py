@@ -23,6 +23,7 @@ from kimi_audio_ft.files import write_json, write_jsonl
 from kimi_audio_ft.lora.adapter import save_adapter, trainable_parameters
 from kimi_audio_ft.lora.pack import WITHIN_ROUNDING, Pack
 from kimi_audio_ft.lora.targets import needs_branch
+from kimi_audio_ft.lora.update import own_updates
 from kimi_audio_ft.runtime.devices import device, gpu_freed
 from kimi_audio_ft.runtime.environment import environment
 from kimi_audio_ft.runtime.signals import Interrupted, own_signals
@@ -135,8 +136,11 @@ def _equality(pack: Pack | None, data: ConversationData | Mapping[str, Conversat
 def on_one_base(base: Base, specs: Sequence[AdapterSpec], dispatch: str) -> Iterator[tuple[PeftModel, Pack | None]]:
     """The base with fresh adapters, and their pack if there are several."""
     with base.new_adapters({spec.name: (spec.lora, spec.seed) for spec in specs}) as model:
-        pack = Pack(model, [spec.name for spec in specs], dispatch) if len(specs) > 1 else None
-        with closing(pack) if pack is not None else nullcontext():
+        if len(specs) == 1:
+            with nullcontext() if base.plain or base.sharded else own_updates(model, specs[0].name):
+                yield model, None
+            return
+        with closing(Pack(model, [spec.name for spec in specs], dispatch)) as pack:
             yield model, pack
 
 

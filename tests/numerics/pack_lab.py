@@ -47,7 +47,7 @@ class Lab:
     def run(
         self, config: TrainConfig, names: Sequence[str], changes: Changes, place: str = "pack", **options: Any
     ) -> dict[str, Any]:
-        """Fit members together (one alone: by plain PEFT). Other seeds have other data."""
+        """Fit members together. Other seeds have other data."""
         trial = Trial(config)
         members = [member(name, changes, self.place / place) for name in names]
         data: Any = trial.data
@@ -62,7 +62,8 @@ class Lab:
         if place / name not in self.facts:
             one = member(name, changes, place)
             data = Trial(replace(config, seed=one.seed)).data
-            result = fit_adapters(Trial(config).base, [one], data, config.trainer)[name]
+            plain = replace(Trial(config).base, plain=True)
+            result = fit_adapters(plain, [one], data, config.trainer)[name]
             assert isinstance(result, dict), result
             self.facts[place / name] = result
         return place / name

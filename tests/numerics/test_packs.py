@@ -16,7 +16,7 @@ from kimi_audio_ft.training.ending import TrainingFailed
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.trial import Trial
 from tests.numerics.pack_lab import NAMES, Lab
-from tests.sameness import assert_same, assert_within_rounding, is_another, packs_are_exact
+from tests.sameness import assert_same, assert_same_bits, assert_within_rounding, is_another, packs_are_exact
 
 Config = Callable[..., TrainConfig]
 
@@ -37,7 +37,7 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"trainer": {"max_steps": 5}},
         {
             "a4": {"lora": {"target_modules": "attention"}},
-            "a8": {"lora": {"target_modules": ["mlp", "lm_head"], "lora_dropout": 0.3}},
+            "a8": {"lora": {"target_modules": ["mlp", "lm_head"], "lora_dropout": 0.3, "lora_alpha": 12}},
             "a16": {"lora": {"target_modules": "decoder_and_branch", "use_rslora": True}},
         },
     ),
@@ -63,6 +63,15 @@ def test_a_pack_equals_its_adapters_alone(trial_config: Config, lab: Lab, way: s
         pack = together[name]["pack"]
         assert pack["size"] == 3 and facts["pack"].keys() == {"size", "seconds"} and facts["pack"]["size"] == 1
         assert pack["equals_alone"] == (BIT_FOR_BIT if exact else WITHIN_ROUNDING)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_adapter_by_itself_is_plain_pefts(trial_config: Config, lab: Lab, way: str) -> None:
+    """Own gradients change no bit, of powers of two as scaling and of others; nor does recomputation."""
+    changes, members = copy.deepcopy(WAYS[way])
+    config = trial_config(**changes)
+    lab.run(config, ["a8"], members)
+    assert_same_bits(lab.folder("a8"), lab.alone(config, "a8", members))
 
 
 def test_the_batched_form_is_close(trial_config: Config, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
