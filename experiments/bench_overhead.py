@@ -171,7 +171,8 @@ def cost_of(folder: Path, trials: int) -> Cost:
     command = [sys.executable, "-m", "kimi_audio_ft.train", "-m", *arguments(folder), *grid]
     started = time.perf_counter()
     with (folder / "printed.txt").open("w") as printed:
-        process = subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT)
+        env = os.environ | {"PYTHONDONTWRITEBYTECODE": ""}  # nobody else compiles the modules in every run
+        process = subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT, env=env)
         _, status, used = os.wait4(process.pid, 0)
     said = (folder / "printed.txt").read_text(encoding="utf-8")
     assert status == 0 and f"{trials} trials finished" in said, said

@@ -120,8 +120,11 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         file.writelines(map(jsonl_line, rows))
 
 
+_ENCODE = json.JSONEncoder(ensure_ascii=False).encode
+
+
 def jsonl_line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    return _ENCODE(row) + "\n"
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -73,9 +73,9 @@ class Job:
         """Key of its adapter's unit: the training signature."""
         return self.plan.adapter if self.plan else None
 
-    def composed(self) -> DictConfig:
-        """Its config when it runs, Hydra's part included."""
-        config = self.config.composed()
+    def composed(self, lent: bool = False) -> DictConfig:
+        """Its config when it runs, Hydra's part included; ``lent``: only to look at, until another job's is."""
+        config = self.config.lent() if lent else self.config.composed()
         sweep, runtime = config.hydra.sweep, config.hydra.runtime
         folder = self.folder or Path(str(sweep.dir), str(sweep.subdir))
         with read_write(runtime), open_dict(runtime):
@@ -274,7 +274,8 @@ class Runner:
 
         ``hydra.job.chdir`` is ignored: paths stay relative to the folder that the command was started in.
         """
-        config, callbacks = job.composed(), self.context.callbacks
+        callbacks = self.context.callbacks
+        config = job.composed(lent=all(type(one) is SweepReport for one in callbacks.callbacks))
         hydra, folder = config.hydra, Path(config.hydra.runtime.output_dir)
         returned = Returned(job)
         before, HydraConfig.instance().cfg = HydraConfig.instance().cfg, config  # type: ignore[assignment]

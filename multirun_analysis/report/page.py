@@ -113,6 +113,7 @@ def _environment(say: Messages) -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        optimized=False,  # each template is rendered once
     )
     environment.filters |= {"percent": words.percent, "show": words.show, "duration": words.duration}
     environment.globals |= {
