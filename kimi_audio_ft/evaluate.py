@@ -53,7 +53,7 @@ def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> d
     adapter = find_adapter(config.adapter)
     made_by = adapter[0] if adapter else "base"
     name = f"evaluate {made_by}"
-    transcripts = decode(evaluation, config.decoding, config.seed, adapter, config.trainer.progress)
+    transcripts = decode(evaluation, config.decoding, config.seed, adapter, config.trainer)
     losses = None
     if config.losses:
         from kimi_audio_ft.training.utterance_losses import evaluation_losses

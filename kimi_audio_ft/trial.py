@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ from kimi_audio_ft.errors import ChangedError
 from kimi_audio_ft.files import read_jsonl, write_json, write_jsonl, write_text
 from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.outcomes import BASE, Outcomes
-from kimi_audio_ft.runtime.devices import in_workers, limit_threads, num_ranks, refuse_launchers
+from kimi_audio_ft.runtime.devices import in_workers, num_ranks, refuse_launchers, share_threads
 from kimi_audio_ft.runtime.environment import git_commit
 from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.runtime.signals import Interrupted, StopRequest
@@ -350,7 +349,7 @@ class Trial:
         if stored is not None:
             return stored
         config, used = self.config, (adapter.signature, adapter.folder) if adapter else None
-        return decode(self.evaluation, config.decoding, config.seed, used, config.trainer.progress)
+        return decode(self.evaluation, config.decoding, config.seed, used, config.trainer)
 
 
 # The trial that a launch has planned for the job that it now runs.
@@ -393,8 +392,7 @@ def fit_in_workers(
 
 
 def _fit_rank(rank: int, send: Send, config: TrainConfig, planned: tuple[str, str], folder: Path, work: Path) -> None:
-    # Busy threads of several processes on the same cores crawl.
-    limit_threads(config.trainer.threads or max(1, (os.cpu_count() or 1) // num_ranks(config.trainer)))
+    share_threads(config.trainer.threads, num_ranks(config.trainer))
     quiet_libraries()
     first = rank == 0
     logging.basicConfig(format="%(message)s", level=logging.WARNING if first else logging.ERROR)

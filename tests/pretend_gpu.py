@@ -116,11 +116,19 @@ class PretendedGPUs:
     """Cards of a memory in bytes each, seen while the context is entered, as CUDA_VISIBLE_DEVICES says.
 
     live, peak: bytes of tensors by card. operations: number of them on any card, by name.
+    used: a folder in which files ``CARD.OPERATION`` tell what the cards have computed, in other processes too.
     """
 
-    def __init__(self, count: int = 1, memory: float = float("inf"), fault: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        count: int = 1,
+        memory: float = float("inf"),
+        fault: dict[str, Any] | None = None,
+        used: str | None = None,
+    ) -> None:
         self.total, self.memory = count, memory
         self.fault = Fault(**fault) if fault else None
+        self.used, self._told = used, set[str]()
         self.live: Counter[int] = Counter()
         self.peak: Counter[int] = Counter()
         self.operations: Counter[str] = Counter()
@@ -183,9 +191,12 @@ class PretendedGPUs:
         finally:
             self.target = before
 
-    def operate(self, name: str) -> None:
+    def operate(self, name: str, card: int) -> None:
         """Count an operation on a card; raises the fault that a test has asked for."""
         self.operations[name] += 1
+        if self.used is not None and (about := f"{card}.{name}") not in self._told:
+            self._told.add(about)
+            (Path(self.used) / about).touch()
         if self.fault is not None and self.fault.happens():
             kind = torch.AcceleratorError if self.fault.sticky else RuntimeError
             raise kind(f"{self.fault.message} (pretended)")
@@ -213,8 +224,8 @@ class _Operations(TorchDispatchMode):
         free = [tensor for tensor, held in inputs if held is _ANYWHERE]
         place: torch.device | None = CPU
         if cards:
-            gpus.operate(name)
             place = next(iter(cards))
+            gpus.operate(name, place.index)
             _require_one_device(func, name, args, inputs, cards)
         elif len(free) == len(inputs):
             place = None

@@ -195,7 +195,7 @@ class TrainerConfig:
     max_steps: int = -1  # Stop after this many optimizer steps; -1 is no limit.
     accumulate: int = 8  # Micro-batches of every process in an optimizer step.
     strategy: str = "single"  # single, ddp (a whole base per process), or its shards: fsdp, deepspeed_zero3.
-    devices: Any = "auto"  # Processes, one for each GPU; auto is every GPU that there is (one process on a CPU).
+    devices: Any = "auto"  # Processes, one for each GPU, that train and decode; auto: every GPU (one on a CPU).
     deepspeed: dict[str, Any] = field(default_factory=dict)  # DeepSpeed's own config, for deepspeed_zero3.
     accelerator: str = "auto"  # Lightning accelerator: auto, cpu or gpu.
     threads: int = 0  # CPU threads of PyTorch; 0 leaves its own choice.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from kimi_audio_ft.decoding.request import Answer, Answers, DecodingRequest
 from kimi_audio_ft.manifest.conversation import BLANK, TEXT_EOS
 from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 from kimi_audio_ft.runtime.devices import free_memory, out_of_memory
+from kimi_audio_ft.runtime.signals import Interrupted
 
 # Positions of all prompts of a batch together: eight of five minutes each.
 _MOST_POSITIONS = 32_768
@@ -28,7 +30,8 @@ def transcribe(
     token_offset: int,
     progress: bool = False,
     on_batch: Callable[[Answers], None] | None = None,
-    known: Answers | None = None,
+    batches: Sequence[Sequence[int]] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Answers:
     """Hypotheses of every conversation by id, in the manifest's order, one dict per request.
 
@@ -38,10 +41,14 @@ def transcribe(
             fewer where prompts are long.
         token_offset: ids from here on are audio codes and never part of a text answer.
         on_batch: called with the hypotheses of each batch, one dict per request.
-        known: hypotheses of an earlier, interrupted call; batches that they cover are left out.
+        batches: those of ``batches_of`` to decode, if not all.
+        should_stop: asked after every batch.
 
     A hypothesis depends neither on the batch nor on the other requests. A batch that does not fit into memory is
     decoded in halves.
+
+    Raises:
+        Interrupted: on ``should_stop``.
     """
     special = tokenizer.special_tokens
     device = next(model.parameters()).device
@@ -64,17 +71,19 @@ def transcribe(
             for setting, rows in zip(settings, texts, strict=True)
         ]
 
-    answers: Answers = [dict(found) for found in known] if known else [{} for _ in requests]
-    batches = list(_batches(dataset, min(request.setting.batch_size for request in requests)))
+    answers: Answers = [{} for _ in requests]
+    if batches is None:
+        batches = batches_of(dataset, requests)
     for indices in track(batches, "decoding", disable=not progress, transient=True):
-        if all(dataset.conversations[index].id in found for index in indices for found in answers):
-            continue
         new = _in_halves(decoded, requests, indices)
         for found, some in zip(answers, new, strict=True):
             found.update(some)
         if on_batch is not None:
             on_batch(new)
-    return [{conversation.id: found[conversation.id] for conversation in dataset.conversations} for found in answers]
+        if should_stop is not None and should_stop():
+            raise Interrupted(0)
+    ids = [dataset.conversations[index].id for index in sorted(chain.from_iterable(batches))]
+    return [{key: found[key] for key in ids} for found in answers]
 
 
 def _in_halves(
@@ -99,15 +108,16 @@ def _in_halves(
     return [found for half in halves for found in _in_halves(decoded, half, indices)]
 
 
-def _batches(dataset: ConversationDataset, size: int) -> Iterator[list[int]]:
+def batches_of(dataset: ConversationDataset, requests: Sequence[DecodingRequest]) -> list[list[int]]:
     """Indices of conversations of similar length, the longest first: what does not fit into memory fails at once."""
-    lengths = dataset.lengths()[:, 0]
+    lengths, most = dataset.lengths()[:, 0], min(request.setting.batch_size for request in requests)
     order = lengths.argsort(kind="stable").tolist()[::-1]
-    start = 0
+    batches, start = list[list[int]](), 0
     while start < len(order):
-        count = max(1, min(size, _MOST_POSITIONS // int(lengths[order[start]])))
-        yield order[start : start + count]
+        count = max(1, min(most, _MOST_POSITIONS // int(lengths[order[start]])))
+        batches.append(order[start : start + count])
         start += count
+    return batches
 
 
 def to_device(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from kimi_audio_ft import store
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.canonical import transcript_form
-from kimi_audio_ft.config.train import DataConfig, DecodingConfig
+from kimi_audio_ft.config.train import DataConfig, DecodingConfig, TrainerConfig
 from kimi_audio_ft.decoding.request import Answer, Answers, DecodingRequest
 from kimi_audio_ft.errors import ChangedError, ConfigError, UserError
 from kimi_audio_ft.files import jsonl_line, read_jsonl, write_jsonl
@@ -29,9 +29,8 @@ from kimi_audio_ft.manifest.manifest import (
     require_references,
 )
 from kimi_audio_ft.paths import PACKAGE
-from kimi_audio_ft.runtime.devices import gpu_freed
-from kimi_audio_ft.runtime.environment import environment
-from kimi_audio_ft.runtime.signals import Interrupted, StopRequest
+from kimi_audio_ft.runtime.devices import gpu_freed, num_ranks
+from kimi_audio_ft.runtime.signals import StopRequest
 from kimi_audio_ft.scoring import ScoringOptions
 from kimi_audio_ft.scoring.trial_scores import score_repeats, utterance_rows
 from kimi_audio_ft.store.cache import remember
@@ -168,11 +167,12 @@ def decode(
     decoding: DecodingConfig,
     seed: int,
     adapter: tuple[str, Path] | None,
-    progress: bool = False,
+    trainer: TrainerConfig | None = None,
 ) -> Transcripts:
     """Transcripts of the evaluation set under one setting; see ``decode_all``. Signals that ask to stop are heard."""
+    progress, requests = trainer is not None and trainer.progress, [DecodingRequest(decoding, seed)]
     with StopRequest() as stop:
-        return decode_all(evaluation, [DecodingRequest(decoding, seed)], adapter, progress, should_stop=stop)[0]
+        return decode_all(evaluation, requests, adapter, progress, should_stop=stop, trainer=trainer)[0]
 
 
 def decode_all(
@@ -182,6 +182,7 @@ def decode_all(
     progress: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    trainer: TrainerConfig | None = None,
 ) -> list[Transcripts]:
     """Transcripts under every request and its repeats, in order; those that the store lacks share one prefill.
 
@@ -189,6 +190,7 @@ def decode_all(
         adapter: signature and folder of a saved adapter; None decodes the base alone.
         on_progress: called with the number of decoded utterances and their total, over all missing transcripts.
         should_stop: asked after every batch.
+        trainer: its devices share the work (``shares.py``); None: it is done here.
 
     Prompts are computed in batches of the smallest ``batch_size`` asked for. Each repeat of each setting is a product
     of its own, independent of the others. Its ``decode_seconds`` are an equal part of the common time, as they share
@@ -218,11 +220,11 @@ def decode_all(
             done += sum(map(len, new))
             if on_progress is not None:
                 on_progress(done, total)
-            if should_stop is not None and should_stop():
-                raise Interrupted(0)
 
         try:
-            found = _transcribe(evaluation, list(missing.values()), adapter, progress, on_batch, unfinished.known)
+            found, facts = _transcribe(
+                evaluation, list(missing.values()), adapter, progress, on_batch, unfinished.known, should_stop, trainer
+            )
             evaluation.require_unchanged()
         except BaseException:
             unfinished.save()
@@ -233,7 +235,7 @@ def decode_all(
         return {
             name: {
                 "decode_seconds": seconds,
-                "environment": environment(evaluation.base.settings, evaluation.base.accelerator),
+                "environment": facts,
                 "inputs": _inputs(evaluation, request, made_by),
                 "decoding": asdict(request.setting),
             }
@@ -342,10 +344,14 @@ def _transcribe(
     progress: bool,
     on_batch: Callable[[Answers], None],
     known: Answers,
-) -> Answers:
-    from kimi_audio_ft.decoding.transcribe import transcribe
+    should_stop: Callable[[], bool] | None,
+    trainer: TrainerConfig | None,
+) -> tuple[Answers, dict[str, Any]]:
+    """Hypotheses, and the environment that they were made in."""
+    from kimi_audio_ft.decoding.shares import Work, decode_shared
 
-    base, prompts = evaluation.base, evaluation.dataset(progress, for_generation=True)
+    read_prompts = partial(evaluation.dataset, progress, for_generation=True)
     visible = progress and sys.stdout.isatty()  # in a file this bar, which vanishes, is an empty line
-    with base.saved_adapter(adapter[1] if adapter else None) as model:
-        return transcribe(model, prompts, base.tokenizer, requests, base.tokens.first, visible, on_batch, known)
+    work = Work(evaluation.base, adapter[1] if adapter else None, read_prompts, requests, visible)
+    devices = num_ranks(trainer) if trainer is not None else 1
+    return decode_shared(work, known, devices, on_batch, should_stop or (lambda: False))

@@ -80,6 +80,11 @@ def limit_threads(count: int) -> None:
         torch.set_num_threads(count)
 
 
+def share_threads(count: int, processes: int) -> None:
+    """``limit_threads`` in one of several processes on this machine; 0 gives each its share of the cores."""
+    limit_threads(count or max(1, (os.cpu_count() or 1) // processes))
+
+
 # In RuntimeErrors of the CPU's allocator, the CUDA runtime, and CUDA's libraries (CUBLAS_STATUS_ALLOC_FAILED).
 _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "_ALLOC_FAILED")
 

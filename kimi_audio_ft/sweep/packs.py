@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +11,7 @@ from kimi_audio_ft import store
 from kimi_audio_ft.config.train import SHARDED
 from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.outcomes import Failure
-from kimi_audio_ft.runtime.devices import in_workers, limit_threads, num_ranks
+from kimi_audio_ft.runtime.devices import in_workers, num_ranks, share_threads
 from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.runtime.signals import Interrupted, StopRequest
 from kimi_audio_ft.runtime.workers import Send, print_into, run_workers
@@ -113,7 +112,7 @@ def _fit_rank(rank: int, send: Send, task: Task) -> None:
     stop = StopRequest(ignore_ctrl_c=True).listen()
     print_into(task.log, logging.INFO if rank == 0 else logging.CRITICAL)  # what all ranks meet is logged once
     settings = task.units[0].config.trainer
-    limit_threads(settings.threads or max(1, (os.cpu_count() or 1) // num_ranks(settings)))
+    share_threads(settings.threads, num_ranks(settings))
     quiet_libraries()
     tell: Callable[[Any], None] = send if rank == 0 else lambda message: None
     try:

@@ -250,7 +250,8 @@ class Worker:
         checkpoint = checkpoint_of([folder], step)
         assert checkpoint is not None, "a paused training has left one"
         adapter = (f"{unit.key}@{step}", folder / checkpoint)
-        [transcripts] = decode_all(evaluation, [DecodingRequest.greedy(unit.config.decoding)], adapter)
+        request = DecodingRequest.greedy(unit.config.decoding)
+        [transcripts] = decode_all(evaluation, [request], adapter, trainer=unit.config.trainer)
         return float(score(evaluation.references, transcripts.hypotheses[0])["cer"])
 
     # Decoding.
@@ -288,7 +289,8 @@ class Worker:
             if evaluation.identity != (unit.planned_evaluation(jobs[0]) or evaluation.identity):
                 raise ChangedError(jobs[0].data.eval_manifest, "while the sweep ran")
             requests = [DecodingRequest(job.decoding, job.seed) for job in jobs]
-            decode_all(evaluation, requests, adapter, False, on_progress, self.should_stop)
+            trainer = jobs[0].trainer
+            decode_all(evaluation, requests, adapter, False, on_progress, self.should_stop, trainer)
 
     # What goes wrong.
 

@@ -62,6 +62,25 @@ def test_an_illegal_access_costs_one_process(sweep: Sweep, private_store: Path, 
     assert adapters(private_store) == 2 and ILLEGAL_ACCESS in printed
 
 
+def test_decoding_uses_both_cards_and_outlives_one_that_breaks(
+    coded_manifests: Path, private_store: Path, tmp_path: Path
+) -> None:
+    used, broke, said = tmp_path / "used", tmp_path / "broke", tmp_path / "said.log"
+    used.mkdir()
+    fault = {"message": ILLEGAL_ACCESS, "after": 1000, "sticky": True, "once": str(broke)}
+    machine = {VARIABLE: json.dumps({"count": 2, "fault": fault, "used": str(used)})}
+    arguments = (
+        *(f"data.eval_manifest={coded_manifests}/eval.jsonl", "data.features=none", "trainer=ddp", "hydra.run.dir=run"),
+        *("decoding=sampled", "decoding.repeats=15", "decoding.max_new_tokens=2", "decoding.batch_size=2"),
+    )
+    process = fork_command("kimi_audio_ft.evaluate", arguments, tmp_path, os.environ | machine, said)
+    process.join()
+    assert process.exitcode == 0, said.read_text()
+    assert broke.exists() and "died" in said.read_text()
+    assert {"0.topk", "1.topk"} <= {path.name for path in used.iterdir()}
+    assert len(list(private_store.glob("transcript/[!.]*/product.json"))) == 15
+
+
 def test_more_processes_of_torchrun_than_gpus_are_refused(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text("")
     with socket.socket() as probe:
