@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +37,14 @@ Batches = Sequence[Sequence[int]]
 class Work:
     """Generation prompts to decode under requests, by the base with the adapter in a folder (None: alone).
 
-    read_prompts: called once in every process. progress: show a bar.
+    progress: show a bar.
     """
 
     base: Base
     adapter: Path | None
-    read_prompts: Callable[[], ConversationDataset]
+    prompts: ConversationDataset
     requests: Sequence[DecodingRequest]
     progress: bool
-
-    @cached_property
-    def prompts(self) -> ConversationDataset:
-        return self.read_prompts()
 
     def left(self, known: Answers) -> Batches:
         """Batches that ``known``, one dict per request, does not cover."""
@@ -111,9 +106,11 @@ def _in_processes(
     while batches := work.left(answers):
         shares = shared_out(batches, work.prompts.lengths()[:, 0], count)
         try:
-            run_workers(_decode_share, (replace(work), shares), len(shares), on_message, should_stop=should_stop)
+            run_workers(_decode_share, (work, shares), len(shares), on_message, should_stop=should_stop)
         except WorkerDied as error:
-            if died and not should_stop():
+            if should_stop():  # it could not listen yet
+                raise Interrupted(0) from None
+            if died:
                 raise
             died = True
             log.warning("decoding: %s; what it has left is decoded anew", error)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -350,8 +350,8 @@ def _transcribe(
     """Hypotheses, and the environment that they were made in."""
     from kimi_audio_ft.decoding.shares import Work, decode_shared
 
-    read_prompts = partial(evaluation.dataset, progress, for_generation=True)
+    prompts = evaluation.dataset(progress, for_generation=True)
     visible = progress and sys.stdout.isatty()  # in a file this bar, which vanishes, is an empty line
-    work = Work(evaluation.base, adapter[1] if adapter else None, read_prompts, requests, visible)
+    work = Work(evaluation.base, adapter[1] if adapter else None, prompts, requests, visible)
     devices = num_ranks(trainer) if trainer is not None else 1
     return decode_shared(work, known, devices, on_batch, should_stop or (lambda: False))

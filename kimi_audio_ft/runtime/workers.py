@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import queue
 import signal
 import sys
@@ -67,7 +68,7 @@ def run_workers(
     group["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     context = mp.start_processes(  # its children end when this process does
         _run,
-        (task, arguments, {**os.environ, **group}, messages),
+        (pickle.dumps((task, arguments)), {**os.environ, **group}, messages),
         nprocs=count,
         join=False,
         start_method=START_METHOD,
@@ -118,13 +119,13 @@ def _end(processes: Sequence[Any]) -> None:
         process.join()
 
 
-def _run(
-    rank: int, task: Callable[..., None], arguments: tuple[Any, ...], environment: dict[str, str], messages: Any
-) -> None:
+def _run(rank: int, pickled: bytes, environment: dict[str, str], messages: Any) -> None:
+    """pickled: the task and its arguments, whose modules are imported only when all else is as they expect it."""
     _die_with_parent()
     leave_out_bitsandbytes()
     os.environ |= {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
     try:
+        task, arguments = pickle.loads(pickled)
         task(rank, lambda value: messages.put((rank, "message", value)), *arguments)
     except UserError as error:
         messages.put((rank, "failed", error))
