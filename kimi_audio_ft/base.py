@@ -313,6 +313,19 @@ class PeftTargets:
         return cls(needs_branch(names), needs_whisper(names))
 
 
+def require_base(base: Base, folder: Path, any_base: bool = False) -> None:
+    """Raise a ConfigError if the adapter in ``folder`` is known to be another base's, unless ``any_base``.
+
+    Kimi-Audio-7B and its Instruct have the same shapes, so that nothing else would tell.
+    """
+    meta = read_json_object(folder / META, "Train it again") if (folder / META).is_file() else {}
+    if any_base or meta.get("base") in (None, base.identity):
+        return
+    trained_on = meta.get("config", {}).get("model", {}).get("path")
+    rule = f"the adapter in {folder} was trained on another base ({trained_on})"
+    raise ConfigError("model.path", base.settings.path, rule, "Set that model.path, or any_base=true to insist")
+
+
 def find_adapter(adapter: str | None) -> tuple[str, Path] | None:
     """Signature (or digest) and folder of an adapter given as a signature in the store or as a folder."""
     if adapter is None:

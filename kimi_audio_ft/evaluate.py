@@ -8,7 +8,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from kimi_audio_ft.base import Base, find_adapter
+from kimi_audio_ft.base import Base, find_adapter, require_base
 from kimi_audio_ft.cli import command, is_sweep
 from kimi_audio_ft.config.train import EvaluateConfig
 from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode
@@ -51,6 +51,8 @@ def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> d
     base = Base(config.model, config.data.features, config.trainer.accelerator, config.trainer.threads)
     evaluation = EvaluationSet(base, config.data)
     adapter = find_adapter(config.adapter)
+    if adapter:
+        require_base(base, adapter[1], config.any_base)
     made_by = adapter[0] if adapter else "base"
     name = f"evaluate {made_by}"
     transcripts = decode(evaluation, config.decoding, config.seed, adapter, config.trainer)

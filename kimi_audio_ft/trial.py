@@ -329,7 +329,12 @@ class Trial:
         except ChangedError:
             shutil.rmtree(work, ignore_errors=True)  # of its checkpoints nobody knows what they were trained on
             raise
-        return {**facts, "config": asdict(self.config), "eval_identity": self.evaluation.identity}
+        return {
+            **facts,
+            "config": asdict(self.config),
+            "eval_identity": self.evaluation.identity,
+            "base": self.base.identity,
+        }
 
     def set_up(self) -> None:
         """Read, check and encode the data, which must be those that were planned.

@@ -144,6 +144,7 @@ class MergeConfig:
     adapter: str = MISSING  # Adapter folder in PEFT's format, or a signature in the store.
     out: str = MISSING  # Folder of the merged checkpoint; it must not exist, or hold the same merge.
     model: ModelConfig = field(default_factory=ModelConfig)  # The base that the adapter was trained on.
+    any_base: bool = False  # Merge an adapter into another base than the one that it was trained on.
     target: str = "official"  # Who shall load it: official (the published code; ours too) or vllm.
     shard_gb: float = 2.8  # Largest shard in 10^9 bytes; the 7B makes 8 shards of 2.8.
     dtype: str = "bfloat16"  # Number format of the merged decoder: bfloat16 as published, or float32.

@@ -280,3 +280,4 @@ class EvaluateConfig(_TrialConfig):
 
     losses: bool = False  # Also write every conversation's loss into utterances.jsonl (nats per answer token).
     adapter: str | None = None  # Adapter folder in PEFT's format, or a signature in the store; null is the base alone.
+    any_base: bool = False  # Use an adapter on another base than the one that it was trained on.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from kimi_audio_ft.config.train import LoraConfig
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.lora.targets import linears_of, matched, target_pattern
+from kimi_audio_ft.lora.targets import linears_of, matched, needs_branch, needs_whisper, target_pattern
 from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
 
 # PEFT's name of a single adapter.
@@ -25,6 +26,10 @@ ONE = "default"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # Keys of PEFT's config that name modules to import, with the value that PEFT itself writes.
 _IMPORTS = {"megatron_config": None, "megatron_core": "megatron.core", "auto_mapping": None}
+# The published LoRA fork's name of Whisper's encoder, and ours.
+_FORK = ("whisper_model.speech_encoder.", "whisper_model.encoder.")
+# Parts of the model that an adapter may leave alone.
+_PARTS = {r"whisper_model\..*": needs_whisper, r"model\.mimo_layers\..*|mimo_output.*": needs_branch}
 # PEFT's initialisations that change the base's weights, which adapters share here.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -91,16 +96,38 @@ def read_adapter(folder: Path) -> tuple[peft.LoraConfig, dict[str, Tensor]]:
         config = peft.LoraConfig.from_pretrained(str(folder))
         if not isinstance(config, peft.LoraConfig):
             raise TypeError(f"peft_type is {config.peft_type}")
-        tensors = load_file(folder / WEIGHTS)
+        tensors = _as_ours(config, load_file(folder / WEIGHTS))
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         problem = f"is not a LoRA adapter in PEFT's format ({str(error).strip()})"
         raise DataError(folder, problem, "Name another folder, or make the adapter again") from None
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise DataError(folder, f"{name} has values that are not finite", "Train the adapter again")
     if str(config.init_lora_weights).lower().startswith(_CHANGES_BASE):
         problem = f"starts from init_lora_weights={config.init_lora_weights!r}, which changes the base's own weights"
         remedy = "Convert it with PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=...)"
         raise DataError(folder, problem, remedy)
     config.inference_mode = True
     return config, tensors
+
+
+def _as_ours(config: peft.LoraConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under our names, and a config that targets no part of the model of which there is no tensor.
+
+    Bare names match every part that is there: the same adapter would fit a base with its Whisper encoder, or without.
+    The published fork calls Whisper's encoder otherwise. PEFT saves unchanged base layers of heads beside the adapter.
+    """
+    renamed = {key.replace(*_FORK): value for key, value in tensors.items() if not key.endswith(".base_layer.weight")}
+    targets: Any = config.target_modules
+    if isinstance(targets, str):
+        config.target_modules = targets.replace("speech_encoder", "encoder")
+    elif targets is not None:
+        config.target_modules = [name.replace("speech_encoder", "encoder") for name in sorted(targets)]
+    names = [key.removeprefix("base_model.model.") for key in renamed]
+    absent = [pattern for pattern, needs in _PARTS.items() if not needs(names)]
+    if absent and config.exclude_modules is None:
+        config.exclude_modules = "|".join(absent)
+    return renamed
 
 
 def _refuse_code(config: dict[str, Any]) -> None:
@@ -119,7 +146,9 @@ def with_tensors(
     """
     remedy = "Set model.path to the base that it was trained on"
     try:
-        adapted = peft.PeftModel(model, config, low_cpu_mem_usage=model.device.type == "meta")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="You have passed exclude_modules")  # there was nothing to exclude
+            adapted = peft.PeftModel(model, config, low_cpu_mem_usage=model.device.type == "meta")
     except ValueError as error:
         raise DataError(folder, f"does not fit the base ({str(error).strip()})", remedy) from None
     expected = {key: tuple(value.shape) for key, value in adapter_state(adapted).items()}

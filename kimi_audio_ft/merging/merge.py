@@ -16,7 +16,7 @@ import torch
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from kimi_audio_ft import store
-from kimi_audio_ft.base import Base, find_adapter, on_meta
+from kimi_audio_ft.base import Base, find_adapter, on_meta, require_base
 from kimi_audio_ft.config.commands import MergeConfig
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.features.encode import DTYPES
@@ -35,7 +35,7 @@ from kimi_audio_ft.merging.weights import (
 from kimi_audio_ft.model import TextTokenizer
 from kimi_audio_ft.model.audio_frontend import PREPROCESSOR_CONFIG
 from kimi_audio_ft.model.checkpoint import WEIGHTS_NAME, read_config
-from kimi_audio_ft.model.files import WHISPER_NAME, require_folder
+from kimi_audio_ft.model.files import CODE, WHISPER_NAME, require_folder
 from kimi_audio_ft.model.text_tokenizer import BOS, EOS, RANKS_NAME, special_token_files
 from kimi_audio_ft.paths import expanded
 from kimi_audio_ft.store.digests import folder_digest
@@ -43,7 +43,8 @@ from kimi_audio_ft.store.signature import digest_of
 
 RECORD = "merge.json"
 # Raise it when the code changes what a merge writes.
-_VERSION = 1
+# 2: the speech tokenizer of the base, and Whisper's merged tensors in the number format of the rest.
+_VERSION = 2
 # JSON and tokenizer files, generously.
 _SIDE_BYTES = 50 * 10**6
 _REMEDY = "Download the base again"
@@ -60,6 +61,7 @@ class Merge:
         found = find_adapter(config.adapter)
         assert found is not None, "MergeConfig requires a name"
         self.adapter, self.adapter_folder = found
+        require_base(self.base, self.adapter_folder, config.any_base)
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -71,6 +73,7 @@ class Merge:
             "base": self.base.identity,
             "whisper": folder_digest(self.whisper),
             "target": config.target,
+            "code": [path.name for path in _code(self.base.files.root)],
             "dtype": config.dtype,
             "shard_gb": config.shard_gb,
         }
@@ -90,7 +93,14 @@ class Merge:
 
     @cached_property
     def encoder(self) -> dict[str, StoredTensor]:
-        return whisper_sources(self.whisper)
+        """Tensors of the base's Whisper; in float32 those that are merged into such a checkpoint."""
+        found = whisper_sources(self.whisper)
+        if self.dtype != torch.float32:
+            return found
+        return {
+            name: replace(source, info=replace(source.info, dtype=self.dtype)) if name in self.updates else source
+            for name, source in found.items()
+        }
 
     @cached_property
     def updates(self) -> dict[str, Update]:
@@ -99,8 +109,17 @@ class Merge:
         return {name.removeprefix("whisper_"): update for name, update in updates.items()}
 
     @property
+    def speech_tokenizer(self) -> Path | None:
+        """The speech tokenizer where it lies in the base, as in the embedded one: the merged folder needs it too."""
+        folder = self.base.files.speech_tokenizer
+        return folder if folder.is_dir() and folder.parent == self.base.files.root else None
+
+    @property
     def size(self) -> int:
-        return sum(source.info.nbytes for source in (*self.decoder.values(), *self.encoder.values()))
+        beside = self.speech_tokenizer.rglob("*") if self.speech_tokenizer else ()
+        return sum(path.stat().st_size for path in beside) + sum(
+            source.info.nbytes for source in (*self.decoder.values(), *self.encoder.values())
+        )
 
 
 def merge(config: MergeConfig) -> Path:
@@ -120,6 +139,9 @@ def merge(config: MergeConfig) -> Path:
         with _draft(out) as draft:
             _write(task, draft)
         print(f"{out}: {task.size / 1e9:.2f} GB for {config.target}")
+        if config.target == "official" and not _code(task.base.files.root):
+            print(f"for the published code copy {', '.join(CODE)} of moonshotai/Kimi-Audio-7B-Instruct beside the base")
+            print("and merge again with overwrite=true: there are none, and without them it cannot open the folder")
     return out
 
 
@@ -134,6 +156,8 @@ def _write(task: Merge, draft: Path) -> None:
         write_merged(whisper / WEIGHTS_NAME, task.encoder, task.updates, advance)
         write_whisper_configs(task.whisper, whisper)
         write_decoder(draft, task.decoder, task.updates, config.shard_gb * 1e9, advance)
+    if task.speech_tokenizer is not None:
+        shutil.copytree(task.speech_tokenizer, draft / task.speech_tokenizer.name)
     write_text_files(root, draft, config.target)
     write_model_config(root, draft, config.target, task.dtype)
     check_files(draft, task.decoder, task.encoder)

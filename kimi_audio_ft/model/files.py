@@ -15,6 +15,8 @@ from kimi_audio_ft.paths import TINY_MODEL, expanded
 from kimi_audio_ft.store.digests import file_digest, folder_digest
 
 WHISPER_NAME = "whisper-large-v3"
+# Python of the published checkpoint: merged folders need it for the published client. It is copied, never run.
+CODE = ("configuration_moonshot_kimia.py", "modeling_moonshot_kimia.py", "tokenization_kimia.py")
 # Size and sha256 of the model.safetensors that OpenAI published under the same name.
 OPENAI_WHISPER = (3_087_130_976, "a8e94b85976e5864ba3e9525c7e6c83b2a1eca42d4b797a0c7c24d778e40fd95")
 _OWN_WHISPER = (
@@ -38,12 +40,12 @@ class ModelFiles:
 
 def locate(settings: ModelConfig) -> ModelFiles:
     """Folders of a model config (hub ids: cached or downloaded); ConfigError if one is missing or in another layout."""
-    base = HubFiles(  # 22.6 of the published 42.6 GB, without vocoder and code
+    base = HubFiles(  # 22.6 of the published 42.6 GB, without vocoder
         "model.path",
         settings.path,
         settings.revision,
-        allow=("*.safetensors", INDEX_NAME, "*.json", "tiktoken.model", "whisper-large-v3/*"),
-        skip=("audio_detokenizer/*", "vocoder/*", "*.py", "*.pt", "*.bin"),
+        allow=("*.safetensors", INDEX_NAME, "*.json", "tiktoken.model", "whisper-large-v3/*", *CODE),
+        skip=("audio_detokenizer/*", "vocoder/*", "*.pt", "*.bin"),
         required=("tiktoken.model", "whisper-large-v3/config.json", "whisper-large-v3/model.safetensors"),
     )
     root = TINY_MODEL if settings.path == "tiny" else base.fetch()

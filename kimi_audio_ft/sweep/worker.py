@@ -230,7 +230,12 @@ class Worker:
     def _store(self, unit: Unit, result: dict[str, Any]) -> bool:
         try:
             evaluation = self._inputs.evaluation(unit.config)
-            facts = {**result, "config": asdict(unit.config), "eval_identity": evaluation.identity}
+            facts = {
+                **result,
+                "config": asdict(unit.config),
+                "eval_identity": evaluation.identity,
+                "base": evaluation.base.identity,
+            }
             store.complete("adapter", unit.key, facts)
         except UserError as error:
             self._failed(unit, error)

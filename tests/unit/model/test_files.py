@@ -17,7 +17,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from kimi_audio_ft.config.train import ModelConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.model import files
-from kimi_audio_ft.model.files import ModelFiles, is_hub_id, locate, require_folder
+from kimi_audio_ft.model.files import CODE, ModelFiles, is_hub_id, locate, require_folder
 from kimi_audio_ft.store.digests import file_digest
 from tests.standin import Standin
 
@@ -84,7 +84,7 @@ def test_only_what_is_read_is_downloaded(
     shards = {path.name for path in standin.root.glob("*.safetensors")}
     assert names == shards | {
         *("config.json", "model.safetensors.index.json", "tiktoken.model", "tokenizer_config.json"),
-        "special_tokens_map.json",
+        *("special_tokens_map.json", *CODE),  # the code for other clients
         *(f"whisper-large-v3/{name}" for name in ("config.json", "preprocessor_config.json", "model.safetensors")),
     }
     assert found.whisper == found.root / "whisper-large-v3" and found.speech_tokenizer.is_dir()
