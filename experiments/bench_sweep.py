@@ -1,12 +1,11 @@
 """One ladder from the published way of sweeping to ours: 3 ranks x 3 learning rates x 4 temperatures, a change a rung.
 
-    python -m experiments.bench_sweep --folder /tmp/ladder              (all rungs, both bases)
-    python -m experiments.bench_sweep --folder /tmp/ladder --part packed --part published --base tiny
+    python -m experiments.bench_sweep --fresh                           (the tiny base, all rungs: under half an hour)
+    python -m experiments.bench_sweep --base mid --rates 1 --part packed --part published
 
 Rungs 0 to 5 are put together from trials measured in processes of their own, on some of their steps and utterances;
 rungs 6 to 8 are the command itself, timed from outside. What was measured stays in FOLDER/BASE/found.json, so that
-parts can be measured one by one and the table is printed of all that there are. Writes experiments/bench_sweep.md and
-pictures with ``--write``.
+parts can be measured one by one and the tables, for experiments/bench_sweep.md, are printed of all that there are.
 """
 
 from __future__ import annotations
@@ -20,39 +19,33 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from experiments.sweep_ladder import report
+from experiments.sweep_ladder.checks import reference_of
 from experiments.sweep_ladder.child import measure
-from experiments.sweep_ladder.rungs import PACKS, WAYS, Costs
+from experiments.sweep_ladder.rungs import PACKS, SWEEPS, WAYS, Costs
 from experiments.sweep_ladder.seconds import Seconds, now
 from experiments.sweep_ladder.spec import Spec, Way
-from experiments.sweep_ladder.sweep import Sweep, adapter_of, run
+from experiments.sweep_ladder.sweep import adapter_of, run
 from experiments.sweep_ladder.workload import Workload
 from kimi_audio_ft.paths import CHECKOUT
 from kimi_audio_ft.runtime.environment import git_commit
 
-PAGE = CHECKOUT / "experiments" / "bench_sweep.md"
 # Steps and utterances that are measured of a trial.
 SIZES = {
-    "tiny": {"published": (6, 8), "lean": (6, 8), "cached": (8, 16), "batched": (54, 48), "decoding8": (3, 96),
-             "together": (3, 96), "packs": (7, 0)},
-    "mid": {"published": (2, 2), "lean": (2, 2), "cached": (2, 4), "batched": (4, 8), "decoding8": (2, 16),
-            "together": (2, 16), "packs": (3, 0)},
-    "quick": {"published": (2, 2), "lean": (2, 2), "cached": (2, 4), "batched": (3, 4), "decoding8": (2, 8),
-              "together": (2, 8), "packs": (2, 0)},
+    "tiny": {"published": (6, 8), "both_cores": (6, 8), "lean": (6, 8), "cached": (8, 16), "batched": (54, 48),
+             "decoding8": (3, 96), "together": (3, 96), "packs": (7, 0)},
+    "mid": {"published": (2, 2), "both_cores": (2, 2), "lean": (2, 2), "cached": (2, 4), "batched": (4, 8),
+            "decoding8": (2, 16), "together": (2, 16), "packs": (3, 0)},
+    "quick": {"published": (2, 2), "both_cores": (2, 2), "lean": (2, 2), "batched": (3, 4), "together": (2, 8)},
 }  # fmt: skip
-# Sweeps by the part that runs them: number of its rung, how many of the rates, more options.
-SWEEPS = {
-    "one_base": ("6", 1, ("hydra.launcher.pack_size=1",)),
-    "packed": ("7", 3, ()),
-    "side_by_side": ("8", 3, ("hydra.launcher.parallel=2", "trainer.threads=1")),
-}
-PARTS = ("packed", "one_base", "side_by_side", *WAYS, "packs")
-QUICK = ("packed", "published", "lean", "batched", "together")
+# What a run measures unless it is told: first the sweep whose adapters are decoded.
+PARTS = ("side_by_side", *WAYS, "one_base", "packed")
+QUICK = ("packed", *SIZES["quick"])
 
 
 @dataclass
@@ -77,52 +70,55 @@ class Bench:
         self.work.make()
         if self.file.is_file():
             self.found = json.loads(self.file.read_text(encoding="utf-8"))
+        sweeps = {sweep.name: number for number, sweep in SWEEPS.items()}
         for part in parts:
-            if part in SWEEPS:
-                self._sweep(part)
+            started = time.monotonic()
+            if part in sweeps:
+                self._sweep(sweeps[part])
             else:
-                if "sweep 7" not in self.found:
-                    self._sweep("packed")  # its adapters are decoded
+                if reference_of(self.found) is None:
+                    self._sweep("8")  # its adapters are decoded
                 self._trials(part)
             self.file.write_text(json.dumps(self.found, ensure_ascii=False, indent=1), encoding="utf-8")
+            self.say(f"{self.work.name}: {part} took {time.monotonic() - started:.0f} s")
 
-    def _sweep(self, part: str) -> None:
-        number, rates, options = SWEEPS[part]
-        name = f"sweep {number}"
-        started = time.monotonic()
-        self.found[name] = run(
-            self.work, Sweep(part, self.work.rates[: min(rates, self.most)], options), not self.inside
-        )
-        self.say(f"{self.work.name}: {part} took {time.monotonic() - started:.0f} s")
+    def _sweep(self, number: str) -> None:
+        sweep = SWEEPS[number]
+        some = replace(sweep, rates=min(sweep.rates, self.most))
+        self.found[f"sweep {number}"] = run(self.work, some, not self.inside)
 
     def _trials(self, part: str) -> None:
         ways = {part: WAYS[part]} if part in WAYS else {f"pack {name}": way for name, way in PACKS.items()}
         for name, way in ways.items():
-            started = time.monotonic()
             self.found[name] = self._child(way, *self.sizes[part])
             if "features" in self.found[name]:
                 self.found["features"] = self.found[name]["features"]
-            self.say(f"{self.work.name}: {name} took {time.monotonic() - started:.0f} s")
 
     def _child(self, way: Way, steps: int, utterances: int) -> dict[str, Any]:
-        packed = self.found["sweep 7"]
-        trained = next(name for name in packed["trials"] if self._is_middle(name))
+        """What a process found; the mean seconds of several side by side."""
+        reference = reference_of(self.found)
+        assert reference is not None, "a sweep is measured first"
+        sweep, work = self.found[reference], self.work if way.beside == 1 else replace(self.work, threads=1)
+        trained = next(name for name in sweep["trials"] if self._is_middle(name))
         begin = now() if self.inside else Seconds(time.time(), 0.0)
-        spec = Spec(self.work, way, steps, utterances, str(adapter_of(packed, trained)), begin)
+        spec = Spec(work, way, steps, utterances, str(adapter_of(sweep, trained)), begin)
         if self.inside:
-            os.environ["KIMI_AUDIO_FT_STORE"] = packed["store"]
+            os.environ["KIMI_AUDIO_FT_STORE"] = sweep["store"]
             return json.loads(json.dumps(measure(spec)))
         file = self.work.folder / "spec.json"
         file.write_text(json.dumps(spec.as_json()), encoding="utf-8")
         command = [sys.executable, "-m", "experiments.sweep_ladder.child", str(file)]
-        environment, log = self.work.environment("packed"), self.work.folder / "children.log"
+        environment = self.work.environment(Path(sweep["store"]).name)
+        log = self.work.folder / "children.log"
         with log.open("a", encoding="utf-8") as errors:
-            done = subprocess.run(
-                command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True, check=False
-            )
-        if done.returncode:
+            started = [
+                subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True)
+                for _ in range(way.beside)
+            ]
+            printed = [child.communicate()[0] for child in started]
+        if any(child.returncode for child in started):
             raise SystemExit(f"a measured trial failed; see {log}")
-        return json.loads(done.stdout.splitlines()[-1])
+        return mean_of([json.loads(text.splitlines()[-1]) for text in printed])
 
     def _is_middle(self, trial: str) -> bool:
         """Whether a trial has the adapter that children train and decode: the largest rank at the lowest rate."""
@@ -132,6 +128,14 @@ class Bench:
         """Cost of a sweep on each rung, from everything measured."""
         steps = -(-self.work.lines("train") // 16) * self.work.epochs
         return Costs(self.work, self.found, steps, self.work.lines("eval"))
+
+
+def mean_of(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """The first of what several processes found, with everyone's mean seconds."""
+    first, share = found[0], 1 / len(found)
+    seconds = [key for key, value in first.items() if isinstance(value, dict) and value.keys() == {"wall", "cpu"}]
+    means = {key: sum((Seconds(**one[key]) for one in found), Seconds()) * share for key in seconds}
+    return first | {key: asdict(value) for key, value in means.items()}
 
 
 def workload(base: str, folder: Path, threads: int) -> Workload:
@@ -156,52 +160,47 @@ def machine(note: str) -> str:
     return f"{facts}, commit {(git_commit() or 'unknown')[:10]}, load at the end {load}. {note}".strip()
 
 
-def page(benches: list[Bench], clock: str, note: str, pictures: Path | None) -> str:
+def page(bench: Bench, clock: str, note: str, pictures: Path) -> str:
     """Everything that was measured, as Markdown."""
-    text = [f"# The ladder of sweeps, measured\n\n`python -m experiments.bench_sweep` on {machine(note)}\n"]
-    for bench in benches:
-        work, costs = bench.work, bench.costs()
-        text.append(
-            f"## {work.name}: {costs.steps} optimizer steps of 16 conversations an adapter, {costs.utterances} "
-            f"utterances\n\n{report.table(work, costs, clock)}\n\n{report.parts_table(bench.found, clock)}\n"
-        )
-        text.append(report.packs_table(bench.found, clock) + "\n")
-        if pictures is not None:
-            report.picture(work, costs, clock, pictures / f"bench_sweep_{work.name}.png")
-            text.append(f"![Cost against the number of trials](bench_sweep_{work.name}.png)\n")
-    return "\n".join(text)
+    work, costs = bench.work, bench.costs()
+    picture = f"bench_sweep_{work.name}.png"
+    report.picture(work, costs, clock, pictures / picture)
+    parts = [
+        f"`python -m experiments.bench_sweep` on {machine(note)}",
+        f"## {work.name}: {costs.steps} optimizer steps of 16 conversations an adapter, {costs.utterances} utterances",
+        report.table(work, costs, clock),
+        report.parts_table(bench.found, clock),
+        report.packs_table(bench.found, clock),
+        f"![Cost against the number of trials]({picture})",
+    ]
+    return "\n\n".join(filter(None, parts))
 
 
 def main() -> None:
     """Measure, print the tables, and write the page when asked."""
     parser = argparse.ArgumentParser(prog="python -m experiments.bench_sweep", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("outputs/bench_sweep"), help="where everything is kept")
-    parser.add_argument("--base", action="append", choices=("tiny", "mid"), help="one base; default: both")
-    parser.add_argument("--part", action="append", choices=PARTS, help="measure this only (again); default: all")
+    parser.add_argument("--base", choices=("tiny", "mid"), default="tiny", help="the model")
+    parts = (*PARTS, "packs")
+    parser.add_argument("--part", action="append", choices=parts, help="measure this only; default: all but packs")
     parser.add_argument("--quick", action="store_true", help="a small sweep of everything, to see that it works")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of a process; 0: one for every core")
     parser.add_argument("--rates", type=int, default=3, help="learning rates that real sweeps run; the rest is scaled")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: where other jobs run beside")
     parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
     parser.add_argument("--note", default="", help="a sentence for the page")
-    parser.add_argument("--write", action="store_true", help="write experiments/bench_sweep.md and its pictures")
+    parser.add_argument("--write", action="store_true", help="put the picture into experiments/")
     options = parser.parse_args()
     folder: Path = options.folder.resolve()
-    benches = []
-    for base in ["quick"] if options.quick else options.base or ["tiny", "mid"]:
-        if options.fresh:
-            shutil.rmtree(folder / base, ignore_errors=True)
-        work = workload(base, folder, options.threads)
-        bench = Bench(
-            work, SIZES[base], options.quick, options.rates, lambda words: print(words, file=sys.stderr, flush=True)
-        )
-        bench.measure(options.part or list(QUICK if options.quick else PARTS))
-        benches.append(bench)
-    pictures = PAGE.parent if options.write else folder
-    text = page(benches, options.clock, options.note, pictures)
-    print(text)
-    if options.write:
-        PAGE.write_text(text, encoding="utf-8")
+    base = "quick" if options.quick else options.base
+    if options.fresh:
+        shutil.rmtree(folder / base, ignore_errors=True)
+    work = workload(base, folder, options.threads)
+    bench = Bench(
+        work, SIZES[base], options.quick, options.rates, lambda words: print(words, file=sys.stderr, flush=True)
+    )
+    bench.measure(options.part or list(QUICK if options.quick else PARTS))
+    print(page(bench, options.clock, options.note, CHECKOUT / "experiments" if options.write else folder))
 
 
 if __name__ == "__main__":

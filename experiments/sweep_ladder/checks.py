@@ -8,6 +8,12 @@ from experiments.sweep_ladder.sweep import losses_of, texts_of
 from experiments.sweep_ladder.workload import Workload
 
 
+def reference_of(found: dict[str, Any]) -> str | None:
+    """Name of the measured sweep with the most adapters, with which everything is compared."""
+    sweeps = [name for name in found if name.startswith("sweep ")]
+    return max(sweeps, key=lambda name: int(found[name]["adapters"]), default=None)
+
+
 def against_sweep(work: Workload, child: dict[str, Any], sweep: dict[str, Any]) -> dict[str, Any]:
     """A child's losses and texts beside those of the same trial in a real sweep.
 

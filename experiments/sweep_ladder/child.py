@@ -20,12 +20,13 @@ from experiments.sweep_ladder.spec import Spec
 
 
 def measure(spec: Spec) -> dict[str, Any]:
-    """Seconds of each part (``start``, ``step``, ``validation``, ``utterance``: one setting of one), and what came out.
+    """Seconds of each part, and what came out.
 
     Returns:
-        The seconds, ``losses`` of the steps, and ``texts`` by temperature and id.
+        The seconds (``start``, ``step``, ``validation``, ``load``: the adapter for decoding, ``utterance``: one setting
+        of one), ``losses`` of the steps, and ``texts`` by temperature and id.
     """
-    from experiments.sweep_ladder.ways import decoded, encoding, fitted, prepared
+    from experiments.sweep_ladder.ways import decoded, decoder, encoding, fitted, prepared
 
     trial, data = prepared(spec)
     marks: list[tuple[str, Seconds, float]] = []
@@ -47,8 +48,12 @@ def measure(spec: Spec) -> dict[str, Any]:
         found["features"] = encoding(trial, data, 4 * spec.utterances)
     if spec.utterances:
         before = now()
-        texts, count = decoded(spec, trial)
-        found["utterance"] = (now() - before) * (1 / (count * len(spec.workload.temperatures)))
+        with decoder(spec, trial) as model:
+            loaded = now()
+            texts, count = decoded(spec, trial, model)
+            done = now()
+        found["load"] = loaded - before
+        found["utterance"] = (done - loaded) * (1 / (count * len(spec.workload.temperatures)))
         found["texts"], found["utterances"] = texts, count
     trial.base.release()
     return {key: asdict(value) if isinstance(value, Seconds) else value for key, value in found.items()}

@@ -8,22 +8,25 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from experiments.sweep_ladder.checks import against_sweep, equal_sweeps
-from experiments.sweep_ladder.rungs import ASIDE, LADDER, PACKS, SINGLE, Costs
+from experiments.sweep_ladder.checks import against_sweep, equal_sweeps, reference_of
+from experiments.sweep_ladder.rungs import ASIDE, LADDER, PACKS, REUSING, SINGLE, SWEEPS, Costs
 from experiments.sweep_ladder.seconds import Seconds
 from experiments.sweep_ladder.workload import Workload
 
 TRIALS = (1, 2, 4, 8, 16, 32, 64)
-_NAMES = SINGLE | {"5": "together"}
+_NAMES = SINGLE | REUSING | {"5": "together"}
+# Rungs of one way of working are measured by the same process.
+_MEASURED = {way: number for number, way in reversed(_NAMES.items())}
 _COLOURS = ("#b23a48", "#d98324", "#8a8d91", "#5b8e7d", "#1d4e89")
-_SHOWN = (0, 2, 3, 5, 7)
+_SHOWN = (LADDER[0], ASIDE[3], LADDER[3], LADDER[5], ASIDE[0])
 
 
 def table(work: Workload, costs: Costs, clock: str) -> str:
-    """One row a rung: seconds of the whole sweep, times the first rung, times the one before, what was checked."""
-    lines = [f"| rung | {clock} s of {work.trials} trials | times 0 | times the rung before | measured on | check |"]
-    lines.append("|---|---:|---:|---:|---|---|")
-    first = costs.of(LADDER[0])
+    """One row a rung: seconds of the whole sweep, factors to other rungs, what was measured and checked."""
+    factors = "times 0 | 8 is faster, times | times the rung before"
+    lines = [f"| rung | {clock} s of {work.trials} trials | {factors} | measured on | check |"]
+    lines.append("|---|---:|---:|---:|---:|---|---|")
+    first, ours = costs.of(LADDER[0]), costs.of(ASIDE[0])
     before: Seconds | None = None
     for rung in (*LADDER, *ASIDE):
         cost = costs.of(rung)
@@ -31,8 +34,9 @@ def table(work: Workload, costs: Costs, clock: str) -> str:
             continue
         own = cost.of(clock)
         to_first = f"{first.of(clock) / own:.1f}" if first else ""
+        to_ours = f"{own / ours.of(clock):.1f}" if ours else ""
         to_before = f"{before.of(clock) / own:.2f}" if before and rung in LADDER else ""
-        numbers = f"{own:,.0f} | {to_first} | {to_before}"
+        numbers = f"{own:,.0f} | {to_first} | {to_ours} | {to_before}"
         lines.append(f"| {rung} | {numbers} | {costs.measured_on(rung)} | {_check(work, costs, rung)} |")
         before = cost if rung in LADDER else before
     return "\n".join(lines)
@@ -41,29 +45,34 @@ def table(work: Workload, costs: Costs, clock: str) -> str:
 def _check(work: Workload, costs: Costs, rung: str) -> str:
     """In words, what equals what."""
     number, found = rung.split(":")[0], costs.found
-    sweep = found.get("sweep 7")
-    if sweep is None:
+    reference = reference_of(found)
+    if reference is None or number not in (*SWEEPS, *_MEASURED.values()):
         return ""
-    if number in ("6", "8") and f"sweep {number}" in found:
-        same, shared, loss = equal_sweeps(found[f"sweep {number}"], sweep)
-        return f"{same} of {shared} CERs as 7's, final losses within {loss:.1e}"
-    if number == "7":
+    sweep = found[reference]
+    if reference == f"sweep {number}":
         return f"best CER {100 * min(sweep['cer'].values()):.1f} %"
-    if number not in _NAMES:
-        return ""
+    its = f"{reference.removeprefix('sweep ')}'s"
+    if number in SWEEPS:
+        same, shared, loss = equal_sweeps(found[f"sweep {number}"], sweep)
+        return f"{same} of {shared} CERs as {its}, final losses within {loss:.1e}"
     checked = against_sweep(work, found[_NAMES[number]], sweep)
     texts = f"{checked['equal_texts']} of {checked['texts']} texts equal"
-    return f"losses within {checked['loss_difference']:.1e} of 7's, {texts}"
+    return f"losses within {checked['loss_difference']:.1e} of {its}, {texts}"
 
 
 def parts_table(found: dict[str, Any], clock: str) -> str:
     """Measured seconds of each part, from which the rungs are computed."""
-    lines = [f"| {clock} seconds | start | optimizer step | validation | decoding an utterance once |"]
-    lines.append("|---|---:|---:|---:|---:|")
-    for number, name in _NAMES.items():
+    parts = {
+        "start": "start", "step": "optimizer step", "validation": "validation", "load": "load for decoding",
+        "utterance": "decoding an utterance once",
+    }  # fmt: skip
+    lines = [f"| {clock} seconds | " + " | ".join(parts.values()) + " |", "|---|" + "---:|" * len(parts)]
+    for name, number in _MEASURED.items():
         if name in found:
-            values = [found[name][part][clock] for part in ("start", "step", "validation", "utterance")]
-            lines.append(f"| as rung {number} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
+            values = [f"{found[name][part][clock]:.3f}" for part in parts]
+            lines.append(f"| as rung {number} | " + " | ".join(values) + " |")
+    if "features" in found:
+        lines.append(f"\nFeatures of the corpus, once: {found['features'][clock]:.0f} s.")
     return "\n".join(lines)
 
 
@@ -82,7 +91,7 @@ def packs_table(found: dict[str, Any], clock: str) -> str:
 def picture(work: Workload, costs: Costs, clock: str, path: Path) -> None:
     """Cost against the number of trials, 1 to 64, as a PNG."""
     points = []
-    for rung in (LADDER[place] for place in _SHOWN):
+    for rung in _SHOWN:
         for trials in TRIALS:
             cost = costs.of(rung, trials)
             if cost is not None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from experiments.sweep_ladder.seconds import Seconds
 from experiments.sweep_ladder.spec import Way
+from experiments.sweep_ladder.sweep import Sweep
 from experiments.sweep_ladder.workload import Workload
 
 LADDER = (
@@ -19,10 +20,20 @@ LADDER = (
     "6: the base loaded once",
     "7: packs",
 )
-ASIDE = ("3b: as 3, decoding in batches of 8", "8: two packs side by side, a thread each")
+ASIDE = (
+    "8: two packs side by side, a thread each",
+    "0a: as 0, without validations during training",
+    "0b: as 0, adapters reused over temperatures",
+    "0c: as 0b, two processes side by side, a thread each",
+    "3b: as 3, decoding in batches of 8",
+)
+BASELINES = ("0", "0a", "0b", "0c")
+"""The published code: as it is used, and used well."""
 
+_PUBLISHED = Way(everything=True, online=True, singly=True)
 WAYS = {
-    "published": Way(everything=True, online=True, singly=True),
+    "published": _PUBLISHED,
+    "both_cores": replace(_PUBLISHED, beside=2),
     "lean": Way(online=True, singly=True),
     "cached": Way(singly=True),
     "batched": Way(),
@@ -31,8 +42,18 @@ WAYS = {
 }
 """Ways of working measured on single trials, by name."""
 
-SINGLE = {"0": "published", "1": "lean", "2": "cached", "3": "batched", "3b": "decoding8"}
+SINGLE = {"0": "published", "0a": "published", "1": "lean", "2": "cached", "3": "batched", "3b": "decoding8"}
 """Rungs on which every trial works for itself, and the ways they work in."""
+
+REUSING = {"0b": "published", "0c": "both_cores"}
+"""Rungs on which the process of an adapter decodes all temperatures, and the ways they work in."""
+
+SWEEPS = {
+    "6": Sweep("one_base", 1, ("hydra.launcher.pack_size=1",)),
+    "7": Sweep("packed", 1),
+    "8": Sweep("side_by_side", 3, ("hydra.launcher.parallel=2", "trainer.threads=1")),
+}
+"""Rungs that are the command itself."""
 
 PACKS = {
     "1 alone": Way(),
@@ -45,17 +66,18 @@ PACKS = {
 
 @dataclass(frozen=True)
 class Parts:
-    """Parts of a trial in one way of working. utterance: decoding one under one setting."""
+    """Parts of a trial in one way of working. load: the adapter for decoding. utterance: one under one setting."""
 
     start: Seconds
     step: Seconds
     validation: Seconds
+    load: Seconds
     utterance: Seconds
 
     @classmethod
     def of(cls, found: dict[str, Any]) -> Parts:
         """From what a child has measured."""
-        return cls(*(Seconds(**found[name]) for name in ("start", "step", "validation", "utterance")))
+        return cls(*(Seconds(**found[field.name]) for field in fields(cls)))
 
 
 class Costs:
@@ -74,19 +96,31 @@ class Costs:
         trials = self.work.trials if trials is None else trials
         adapters = -(-trials // len(self.work.temperatures))
         number = rung.split(":")[0]
-        if number in ("6", "7", "8"):
+        if number in SWEEPS:
             return self._real(number, adapters)
-        once = self._features() if number not in ("0", "1") else Seconds()
-        if number in SINGLE:
-            parts = self._parts(SINGLE[number])
+        once = self._features() if number not in (*BASELINES, "1") else Seconds()
+        if number in SINGLE or number in REUSING:
+            parts = self._parts((SINGLE | REUSING)[number])
             if parts is None or once is None:
                 return None
-            return (parts.start + self._train(parts) + parts.utterance * self.utterances) * trials + once
+            if number in REUSING:
+                return self._reusing(parts, trials, adapters, WAYS[REUSING[number]].beside)
+            train = parts.step * self.steps if number == "0a" else self._train(parts)
+            return (parts.start + train + parts.load + parts.utterance * self.utterances) * trials + once
         one, together = self._parts("batched"), self._parts("together")
         decoder = one if number == "4" else together
         if one is None or decoder is None or once is None:
             return None
-        return one.start * trials + self._train(one) * adapters + decoder.utterance * (self.utterances * trials) + once
+        loads = trials if number == "4" else adapters
+        decode = decoder.load * loads + decoder.utterance * (self.utterances * trials)
+        return one.start * trials + self._train(one) * adapters + decode + once
+
+    def _reusing(self, parts: Parts, trials: int, adapters: int, beside: int) -> Seconds:
+        """Every adapter's process trains it and decodes all temperatures, so many at the same time."""
+        adapter = parts.start + self._train(parts) + parts.load
+        whole = adapter * adapters + parts.utterance * (self.utterances * trials)
+        rounds = -(-adapters // beside)
+        return Seconds(whole.wall * rounds / adapters, whole.cpu)
 
     def _parts(self, name: str) -> Parts | None:
         return Parts.of(self.found[name]) if name in self.found else None
@@ -109,13 +143,13 @@ class Costs:
     def measured_on(self, rung: str) -> str:
         """The measurements behind a number, in words."""
         number = rung.split(":")[0]
-        if number in ("6", "7", "8"):
+        if number in SWEEPS:
             part = self.found.get(f"sweep {number}", {}).get("adapters", 0)
             return (
                 "the whole sweep" if part == self.work.adapters else f"{part} of {self.work.adapters} adapters, scaled"
             )
-        if number not in SINGLE:
+        if number in ("4", "5"):
             return "parts of 3, put together" if number == "4" else "parts of 3 and of one decoding, put together"
-        found = self.found[SINGLE[number]]
+        found = self.found[(SINGLE | REUSING)[number]]
         steps, utterances = len(found["losses"]), found["utterances"]
         return f"{steps} of {self.steps} steps, {utterances} of {self.utterances} utterances, scaled"

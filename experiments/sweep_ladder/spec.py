@@ -17,14 +17,16 @@ class Way:
     """How a trial works.
 
     everything: audio branch and both heads, at all positions. online: Whisper in every step. singly: micro-batches of
-    one conversation. decoding: "singly", "batched" (of 8, a prefill for every setting) or "together" (one for all).
-    pack: adapters that train together. dispatch: of a pack.
+    one conversation. decoding: "singly", "batched" (of 8, a prefill for every setting), both by a merged model as
+    published, or "together" (one prefill for all, by base and adapter). beside: processes that work so at the same
+    time, a thread each. pack: adapters that train together. dispatch: of a pack.
     """
 
     everything: bool = False
     online: bool = False
     singly: bool = False
     decoding: str = "singly"
+    beside: int = 1
     pack: int = 1
     dispatch: str = "slice"
 

@@ -20,11 +20,12 @@ from kimi_audio_ft.files import read_jsonl
 class Sweep:
     """A run of the sweep's command.
 
-    name: of its store and folder. rates: of the workload's, to run a part of it. options: more of the command's.
+    name: of its store and folder. rates: how many of the workload's; the rest is scaled. options: more of the
+    command's.
     """
 
     name: str
-    rates: tuple[float, ...]
+    rates: int
     options: tuple[str, ...] = ()
 
 
@@ -40,7 +41,7 @@ def run(work: Workload, sweep: Sweep, again: bool = True) -> dict[str, Any]:
     cold = _timed(work, sweep, folder)
     warm = _timed(work, sweep, folder) if again else Seconds()
     trials = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/scores.json"))]
-    wanted = len(work.ranks) * len(sweep.rates) * len(work.temperatures)
+    wanted = len(work.ranks) * len(work.rates[: sweep.rates]) * len(work.temperatures)
     assert len(trials) == wanted, f"{len(trials)} of {wanted} trials came to their end; see {folder}"
     return {
         "cold": asdict(cold),
@@ -59,7 +60,7 @@ def _timed(work: Workload, sweep: Sweep, folder: Path) -> Seconds:
 
     command = [
         sys.executable, "-m", "kimi_audio_ft.train", "-m", *work.overrides, f"lora.r={several(work.ranks)}",
-        f"optim.lr={several(sweep.rates)}", f"decoding.text_temperature={several(work.temperatures)}",
+        f"optim.lr={several(work.rates[: sweep.rates])}", f"decoding.text_temperature={several(work.temperatures)}",
         f"hydra.sweep.dir={folder}", *sweep.options,
     ]  # fmt: skip
     environment, log = work.environment(sweep.name), work.folder / f"{sweep.name}.log"

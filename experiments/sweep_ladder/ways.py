@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from peft import PeftModel
 
 from experiments.sweep_ladder.seconds import Seconds, now
 from experiments.sweep_ladder.spec import OnRow, Spec
@@ -94,7 +96,8 @@ def prepared(spec: Spec) -> tuple[Trial, ConversationData]:
     quiet_libraries()
     trial = Trial(config)
     if spec.way.everything:
-        trial.base = WholeBase(**{name: getattr(trial.base, name) for name in ("settings", "features", "accelerator")})
+        own = {name: getattr(trial.base, name) for name in ("settings", "features", "accelerator")}
+        trial.base = WholeBase(plain=True, **own)
     rules = BatchRules(config.trainer.accumulate, config.optim.loss_average, config.seed)
     kind = OneByOne if spec.way.singly else ConversationData
     data = kind(config.data, trial.base.tokenizer, trial.base.encoders(), trial.base.tokens, rules)
@@ -123,8 +126,16 @@ def fitted(spec: Spec, trial: Trial, data: ConversationData, folder: Path, on_ro
         )
 
 
-def decoded(spec: Spec, trial: Trial) -> tuple[dict[str, dict[str, str]], int]:
-    """Some utterances under every temperature of the sweep, by the trained adapter.
+@contextmanager
+def decoder(spec: Spec, trial: Trial) -> Iterator[torch.nn.Module]:
+    """The base with the trained adapter, merged as a published user decodes it unless all settings share a prefill."""
+    with trial.base.saved_adapter(Path(spec.adapter)) as model:
+        assert isinstance(model, PeftModel)
+        yield model if spec.way.decoding == "together" else model.merge_and_unload(safe_merge=True)
+
+
+def decoded(spec: Spec, trial: Trial, model: torch.nn.Module) -> tuple[dict[str, dict[str, str]], int]:
+    """Some utterances under every temperature of the sweep.
 
     Returns:
         Texts by temperature and id, and the number of utterances.
@@ -138,13 +149,12 @@ def decoded(spec: Spec, trial: Trial) -> tuple[dict[str, dict[str, str]], int]:
     prompts = data.dataset(some, None, for_generation=True)
     settings = [replace(config.decoding, text_temperature=value) for value in spec.workload.temperatures]
     requests = [DecodingRequest(decoding, config.seed) for decoding in settings]
-    with base.saved_adapter(Path(spec.adapter)) as model:
-        groups = [requests] if spec.way.decoding == "together" else [[one] for one in requests]
-        found: list[dict[str, str]] = [
-            dict(texts)
-            for group in groups
-            for texts in transcribe(model, prompts, base.tokenizer, group, base.tokens.first)
-        ]
+    groups = [requests] if spec.way.decoding == "together" else [[one] for one in requests]
+    found: list[dict[str, str]] = [
+        dict(texts)
+        for group in groups
+        for texts in transcribe(model, prompts, base.tokenizer, group, base.tokens.first)
+    ]
     return {f"{one.setting.text_temperature:g}": texts for one, texts in zip(requests, found, strict=True)}, count
 
 

@@ -63,8 +63,8 @@ class Workload:
         return [
             *model, f"data.train_manifest={data}/train.tokens.jsonl", f"data.eval_manifest={data}/eval.tokens.jsonl",
             "lora.lora_dropout=0", f"trainer.max_epochs={self.epochs}", f"trainer.threads={self.threads}",
-            "trainer.log_every=1", "trainer.progress=false", f"decoding.max_new_tokens={self.max_new_tokens}",
-            "logger=none", "baseline=false",
+            "trainer.log_every=1", "trainer.progress=false", "decoding=sampled",
+            f"decoding.max_new_tokens={self.max_new_tokens}", "logger=none", "baseline=false",
         ]  # fmt: skip
 
     def lines(self, name: str) -> int:
@@ -93,7 +93,7 @@ class Workload:
             write_mid(self.folder / "base")
         corpus, data = self.folder / "corpus", self.folder / "data"
         model = [] if self.base == "tiny" else [f"model.path={self.folder / 'base'}"]
-        self._command("data.demo_corpus", "--out", str(corpus), "--recordings", str(self.recordings))
+        self._command("demo.corpus", "--out", str(corpus), "--recordings", str(self.recordings))
         self._command("prepare", f"csv={corpus}/corpus.csv", f"out={data}", "group_column=recording", "eval_ratio=0.1")
         manifests = f"manifests=[{data}/train.jsonl,{data}/eval.jsonl]"
         self._command("tokenize", manifests, *model, f"hydra.run.dir={self.folder}/tokenize")

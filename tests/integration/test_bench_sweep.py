@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.bench_sweep import QUICK, SIZES, Bench, page, workload
-from experiments.sweep_ladder.checks import against_sweep
+from experiments.sweep_ladder.checks import against_sweep, reference_of
 from experiments.sweep_ladder.rungs import LADDER
 from tests.integration.conftest import NewPlace
 
@@ -33,6 +33,7 @@ def test_every_rung_computes_the_same(bench: Bench) -> None:
     bench.measure(list(QUICK))
     found, costs = bench.found, bench.costs()
     packed = found["sweep 7"]
+    assert reference_of(found) == "sweep 7"
     assert packed["adapters"] == 2 and len(packed["cer"]) == 4
     for name in QUICK[1:]:
         checked = against_sweep(bench.work, found[name], packed)
@@ -45,7 +46,7 @@ def test_every_rung_computes_the_same(bench: Bench) -> None:
         assert (costs.of(rung) is None) == (rung[0] in "26"), rung
     one, both = costs.of(LADDER[0], trials=1), costs.of(LADDER[0], trials=2)
     assert one and both and both.cpu == pytest.approx(2 * one.cpu)
-    text = page([bench], "cpu", "", bench.work.folder)
+    text = page(bench, "cpu", "", bench.work.folder)
     assert "3: real batches" in text and "losses within" in text
     assert (bench.work.folder / "bench_sweep_quick.png").stat().st_size > 10_000
 
