@@ -36,12 +36,17 @@ class PrepareConfig:
     # Where the recordings are: {csv_dir} is the CSV's folder, {audio} the audio column's value, {NAME} any other
     # column's; a value that is an absolute path is taken as it is.
     audio_pattern: str = "{csv_dir}/{audio}"
-    encoding: str = "auto"  # Encoding of the CSV; auto tries a byte order mark, UTF-8, then GB18030 (which holds GBK).
+    # Encoding of the CSV; auto tries a byte order mark, UTF-8, then GB18030 (which holds GBK) if that gives Chinese.
+    encoding: str = "auto"
     # Character between cells, or tab, comma, semicolon, pipe; null is a tab for *.tsv and a comma otherwise.
     delimiter: str | None = None
     quotechar: str = '"'  # Quote around cells that hold commas or newlines; "" for files that do not quote.
     # Whether the first row names the columns: true, false, or auto (it does if a wanted column's name is in it).
     header: str = "auto"
+    # Tags such as <unk>, [laughter] or {noise} in transcripts: refuse the row, strip them from it, or keep them.
+    tags: str = "refuse"
+    # Largest part of the rows that may be refused; beyond it no manifest is written. 1 goes on with what is left.
+    max_refused: float = 0.2
     prompt: str = DEFAULT_PROMPT  # Instruction that precedes every recording; train and decode with the same one.
     task_type: str = "understanding"  # The conversation's task_type: understanding, which asks for a text answer.
     row_limit: int | None = None  # Read only the first n rows; null reads all.
@@ -65,6 +70,8 @@ class PrepareConfig:
         one_of("header", self.header, ("auto", "true", "false"))
         one_of("task_type", self.task_type, ("understanding",))
         one_of("balance_mode", self.balance_mode, ("none", "downsample", "upsample"))
+        one_of("tags", self.tags, ("refuse", "strip", "keep"))
+        require(0 <= self.max_refused <= 1, "max_refused", self.max_refused, "must be between 0 and 1")
         self._check_csv_format()
         self._check_limits()
         self._check_ratios()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 from collections import Counter
@@ -10,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kimi_audio_ft.corpus.encodings import decode_text
 from kimi_audio_ft.errors import DataError, UserError
 
 # An unclosed quote swallows the following rows. A bad row longer than this many lines is reported as one.
 _MAX_LINES_PER_BAD_ROW = 50
-_BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,8 @@ def read_csv(
     Raises:
         UserError: missing file, wrong encoding, missing column, an unclosed quote, or no rows.
     """
-    path = Path(path)
-    text, used_encoding = _decode(path, encoding)
+    path = Path(path).expanduser()
+    text, used_encoding = _read(path, encoding)
     separator = delimiter or ("\t" if path.suffix.lower() == ".tsv" else ",")
     records = list(_records(path, text, separator, quotechar))
     if not records:
@@ -77,23 +76,12 @@ def read_csv(
     return CsvTable(path, used_encoding, columns, chosen, rows)
 
 
-def _decode(path: Path, encoding: str) -> tuple[str, str]:
+def _read(path: Path, encoding: str) -> tuple[str, str]:
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(path, f"cannot read the CSV ({error.strerror})", "Check the option csv") from None
-    if encoding != "auto":
-        candidates = [encoding]
-    else:
-        marked = [name for mark, name in _BYTE_ORDER_MARKS.items() if data.startswith(mark)]
-        candidates = marked or ["utf-8", "gb18030"]
-    for candidate in candidates:
-        try:
-            return data.decode(candidate).removeprefix("\ufeff"), candidate
-        except UnicodeDecodeError as error:
-            line, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
-    problem = f"byte 0x{byte:02x} is not {' or '.join(candidates)}"
-    raise DataError(path, problem, "Set encoding= to the file's own, or save it as UTF-8", line=line)
+    return decode_text(path, data, encoding)
 
 
 def _records(path: Path, text: str, delimiter: str, quotechar: str) -> Iterator[_Record]:
@@ -106,6 +94,7 @@ def _records(path: Path, text: str, delimiter: str, quotechar: str) -> Iterator[
         quotechar=quotechar or None,
         quoting=csv.QUOTE_MINIMAL if quotechar else csv.QUOTE_NONE,
         strict=True,
+        skipinitialspace=True,  # or the quotes of `a.wav, "text"` would be part of the text
     )
     while True:
         start = reader.line_num + 1

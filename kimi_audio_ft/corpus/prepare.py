@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from kimi_audio_ft.config.commands import PrepareConfig
 from kimi_audio_ft.corpus.csv_table import CsvTable, read_csv
-from kimi_audio_ft.corpus.rows import REASONS, Rejection, Segment, number_repeats, select_segments
+from kimi_audio_ft.corpus.reasons import REASONS, Rejection
+from kimi_audio_ft.corpus.rows import Segment, number_repeats, select_segments
 from kimi_audio_ft.corpus.splits import EVAL, SPLITS, TEST, TRAIN, balance, split_by_group
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.files import written_aside
@@ -29,8 +31,8 @@ def prepare(config: PrepareConfig) -> PrepareSummary:
     Output is deterministic: the same command writes the same bytes.
 
     Raises:
-        UserError: the CSV cannot be read, no row survives, or a split would be empty. In the last two cases only
-            ``rejected.jsonl`` is written.
+        UserError: the CSV cannot be read, more than ``max_refused`` of its rows or all are refused, or a split would be
+            empty. In the last three cases only ``rejected.jsonl`` is written.
     """
     out = _make_folder(config.out)
     table = _read_table(config)
@@ -39,6 +41,8 @@ def prepare(config: PrepareConfig) -> PrepareSummary:
     write_lines_together(out, {"rejected.jsonl": _rejected_lines(rejections)})
     if not segments:
         raise UserError(_nothing_left(config, rejections, out))
+    if len(rejections) > config.max_refused * len(rows):
+        raise UserError(_too_many(config, rejections, len(rows), out))
     splits = _split(segments, rejections, table, config)
     manifests = {
         f"{split}.jsonl": [_json_line(manifest_record(segment, out, config)) for segment in members]
@@ -51,6 +55,7 @@ def prepare(config: PrepareConfig) -> PrepareSummary:
         rows=len(rows),
         rows_beyond_limit=len(table.rows) - len(rows),
         rejected=count_reasons(rejections),
+        examples=examples(rejections),
         splits={split: _size(members) for split, members in splits.items()},
     )
     summary_text = json.dumps(asdict(summary), ensure_ascii=False, indent=2) + "\n"
@@ -105,7 +110,7 @@ def write_lines_together(out: Path, files: Mapping[str, Sequence[str]]) -> None:
 
 
 def _make_folder(out: str) -> Path:
-    folder = Path(out)
+    folder = Path(out).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -185,6 +190,20 @@ def _nothing_left(config: PrepareConfig, rejections: Sequence[Rejection], out: P
     )
 
 
+def _too_many(config: PrepareConfig, rejections: Sequence[Rejection], rows: int, out: Path) -> str:
+    shown = examples(rejections)
+    lines = [f"  {reason} {count}, such as {shown[reason]}" for reason, count in count_reasons(rejections).items()]
+    return "\n".join(
+        [
+            f"{config.csv}: {len(rejections)} of {rows} rows are refused, more than max_refused={config.max_refused:g} "
+            "allows, and no manifest is written:",
+            *lines,
+            f"All of them are in {out / 'rejected.jsonl'}. Correct the rows or the options (audio_pattern says where "
+            "recordings are), or set max_refused=1 to go on without them",
+        ]
+    )
+
+
 @dataclass(frozen=True)
 class SplitSummary:
     segments: int
@@ -202,6 +221,7 @@ class PrepareSummary:
     rows: int  # rows read
     rows_beyond_limit: int  # rows not read because of row_limit
     rejected: dict[str, int]  # reason -> rows
+    examples: dict[str, str]  # reason -> the first such row, in words
     splits: dict[str, SplitSummary]
 
 
@@ -209,6 +229,14 @@ def count_reasons(rejections: Sequence[Rejection]) -> dict[str, int]:
     """Number of rows per rejection reason that occurs, in the order of ``REASONS``."""
     counts = Counter(rejection.reason for rejection in rejections)
     return {reason: counts[reason] for reason in REASONS if counts[reason]}
+
+
+def examples(rejections: Sequence[Rejection]) -> dict[str, str]:
+    """The first row of every reason in words, in the order of ``count_reasons``."""
+    first: dict[str, Rejection] = {}
+    for rejection in sorted(rejections, key=lambda each: each.line):
+        first.setdefault(rejection.reason, rejection)
+    return {reason: f"line {first[reason].line}: {first[reason].detail}" for reason in count_reasons(rejections)}
 
 
 def print_summary(summary: PrepareSummary) -> None:
@@ -222,9 +250,10 @@ def print_summary(summary: PrepareSummary) -> None:
     left = f" ({summary.rows_beyond_limit} more beyond row_limit)" if summary.rows_beyond_limit else ""
     console.print(f"{csv}: {summary.rows} rows{left}, read as {summary.encoding}", highlight=False)
     if rejected:
-        reasons = Table("reason", "rows", "rule", title=f"{rejected} rows left out, each one in rejected.jsonl")
+        reasons = Table("reason", "rows", "rule", "example", title=f"{rejected} rows left out, all in rejected.jsonl")
         for reason, count in summary.rejected.items():
-            reasons.add_row(reason, str(count), REASONS[reason])
+            example = escape(shorten(printable(summary.examples[reason]), 160, placeholder=" ..."))
+            reasons.add_row(reason, str(count), escape(REASONS[reason]), example)
         console.print(reasons)
     splits = Table("split", "segments", "recordings", "hours", title=f"Manifests in {out}")
     for name, split in summary.splits.items():

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+
+import numpy as np
 
 from kimi_audio_ft.config.commands import PrepareConfig
 from kimi_audio_ft.corpus.csv_table import CsvRow, CsvTable
+from kimi_audio_ft.corpus.reasons import Problem, Rejection
+from kimi_audio_ft.corpus.transcripts import check_transcript, is_empty_cell, num_characters, same_words, without_tags
 from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.manifest.audio import AudioError, audio_info, content_digest, decode_mono
+from kimi_audio_ft.manifest.audio import AudioError, Sound, decode, open_recording
+
+# Ten steps of 16 bits: less is no microphone's, but silence, an offset, or samples scaled down once too often.
+_LEAST_SWING = 10 / 32768
+_FULL_SCALE, _MOST_CLIPPED = 0.999, 0.5
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
-
-
-class Problem(NamedTuple):
-    """Reason code, and a sentence with the value and the rule."""
-
-    reason: str
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ def select_segments(
     """Turns each row into a segment, in file order and with a unique id, or into a rejection.
 
     Rules run from the cheapest to the most expensive, and a row is rejected by the first that it breaks. Of several
-    equal recordings the first usable one is kept. ConfigError: ``audio_pattern`` names a column that does not exist.
+    equal recordings the first usable one is kept, and none if their transcripts differ: nobody can tell which is right.
+    ConfigError: ``audio_pattern`` names a column that does not exist.
     """
     _check_audio_pattern(table, config)
     rejections = [Rejection(row.line, "malformed_row", row.problem, row.cells) for row in rows if row.problem]
@@ -60,19 +63,26 @@ def select_segments(
     lowest, highest = config.min_chars_per_second, config.max_chars_per_second
     first_line: dict[str, int] = {}
     by_table = (
-        lambda segment: check_transcript(segment.text),
+        lambda segment: check_transcript(segment.text, config.tags),
         lambda segment: _check_named(segment, table),
         lambda segment: _check_group(segment, config),
     )
     by_ear = (
         lambda segment: segment.heard.problem,
         lambda segment: check_speech_rate(segment.text, segment.heard.seconds, lowest, highest),
+    )
+    by_comparison = (
+        lambda segment: check_other_transcript(segment, alike[segment.heard.digest]),
         lambda segment: check_repeated(segment.heard.digest, segment.row.line, first_line),
     )
     segments = _unbroken(by_table, segments, rejections)
     heard = _hear_all({segment.audio for segment in segments}, config)
     segments = [replace(segment, heard=heard[segment.audio]) for segment in segments]
     segments = _unbroken(by_ear, segments, rejections)
+    alike: dict[str, list[Segment]] = {}
+    for segment in segments:
+        alike.setdefault(segment.heard.digest, []).append(segment)
+    segments = _unbroken(by_comparison, segments, rejections)
     ids = number_repeats([segment.id for segment in segments])
     named = zip(segments, ids, strict=True)
     return [replace(segment, id=id_, group=segment.group or id_) for segment, id_ in named], rejections
@@ -109,15 +119,17 @@ def number_repeats(names: Sequence[str], reserved: Iterable[str] = ()) -> list[s
 
 def _segment(row: CsvRow, table: CsvTable, config: PrepareConfig) -> Segment:
     cells = {name: cell.strip() for name, cell in row.cells.items()}
-    name = cells[table.chosen["audio_column"]]
+    name, text = cells[table.chosen["audio_column"]], cells[table.chosen["text_column"]]
+    if name.startswith("~"):
+        name = os.path.expanduser(name)  # noqa: PTH111 (leaves an unknown user's as it is)
     fields = cells | {"csv_dir": str(table.path.parent), "audio": name}
     pattern = "{audio}" if Path(name).is_absolute() else config.audio_pattern
-    audio = Path(_PLACEHOLDER.sub(lambda match: fields[match[1]], pattern))
+    audio = Path(_PLACEHOLDER.sub(lambda match: fields[match[1]], os.path.expanduser(pattern)))  # noqa: PTH111
     id_column, group_column = table.chosen.get("id_column"), table.chosen.get("group_column")
     return Segment(
         row,
         audio,
-        text=cells[table.chosen["text_column"]],
+        text=without_tags(text) if config.tags == "strip" else text,
         id=(cells[id_column] if id_column else "") or audio.stem,
         group=cells[group_column] if group_column else _group_of(audio, config.group_pattern),
     )
@@ -139,9 +151,10 @@ def _group_of(audio: Path, pattern: str | None) -> str:
 
 def _check_named(segment: Segment, table: CsvTable) -> Problem | None:
     column = table.chosen["audio_column"]
-    if segment.row.cells[column].strip():
+    cell = segment.row.cells[column].strip()
+    if cell and not is_empty_cell(cell):
         return None
-    return Problem("missing_audio", f"column {column!r} is empty; it must name a recording")
+    return Problem("missing_audio", f"column {column!r} is {cell or 'empty'}; it must name a recording")
 
 
 def _check_group(segment: Segment, config: PrepareConfig) -> Problem | None:
@@ -172,40 +185,6 @@ def _hear_all(recordings: Iterable[Path], config: PrepareConfig) -> Mapping[Path
 
 # Rejection rules: one function each, returning a ``Problem`` or None.
 
-REASONS = {
-    "malformed_row": "the row does not have the columns' number of fields",
-    "missing_audio": "there is no such recording",
-    "unreadable_audio": "the recording cannot be decoded",
-    "empty_audio": "the recording has no samples",
-    "too_short": "shorter than min_seconds",
-    "too_long": "longer than max_seconds",
-    "nan_samples": "samples are NaN or infinite",
-    "samples_out_of_range": "samples lie far outside [-1, 1]",
-    "empty_transcript": "the transcript has no letter or digit",
-    "chars_per_second": "too few or too many characters for the length",
-    "no_group": "the row does not say which recording it belongs to",
-    "duplicate_audio": "same samples as an earlier row",
-    "balanced_out": "dropped by balance_mode=downsample",
-}
-"""Every reason code of ``rejected.jsonl``, in the order of the summary."""
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """One line of ``rejected.jsonl``."""
-
-    line: int
-    reason: str
-    detail: str
-    row: dict[str, str]
-
-
-def check_transcript(text: str) -> Problem | None:
-    """Rejects transcripts without a letter or digit."""
-    if num_characters(text):
-        return None
-    return Problem("empty_transcript", f"transcript {text!r} has no letter or digit; it must have at least 1")
-
 
 def check_duration(seconds: float, shortest: float, longest: float) -> Problem | None:
     """Rejects lengths (seconds) outside the limits, which are inclusive."""
@@ -226,22 +205,67 @@ def check_speech_rate(text: str, seconds: float, lowest: float, highest: float) 
     return Problem("chars_per_second", f"{count} characters in {seconds:.3f} s are {rate:.2f} a second, {limit}")
 
 
-def num_characters(text: str) -> int:
-    """Number of letters and digits of any script; white space, punctuation and symbols do not count."""
-    return sum(unicodedata.category(character)[0] in "LN" for character in text)
-
-
 def check_repeated(digest: str, line: int, first_line: dict[str, int]) -> Problem | None:
     """Rejects samples that an earlier row has; ``first_line`` collects the first line of every digest."""
     first = first_line.setdefault(digest, line)
     return None if first == line else Problem("duplicate_audio", f"same samples as the recording of line {first}")
 
 
+def check_other_transcript(segment: Segment, alike: Sequence[Segment]) -> Problem | None:
+    """Rejects samples that another row has with other words; ``alike``: all segments with these samples."""
+    for other in alike:
+        if other is not segment and not same_words(other.text, segment.text):
+            detail = f"same samples as the recording of line {other.row.line}, which has the transcript {other.text!r}"
+            return Problem("other_transcript", f"{detail}; if rows are pieces of a recording, cut it into files first")
+    return None
+
+
 def hear(path: str | Path, shortest: float, longest: float) -> Heard:
     """Decodes a recording, unless its length according to the header is outside the limits."""
     try:
-        seconds = audio_info(path).seconds
+        recording = open_recording(path)
+        seconds = recording.seconds
         problem = check_duration(seconds, shortest, longest)
-        return Heard(problem=problem) if problem else Heard(seconds, content_digest(*decode_mono(path)))
+        if problem:
+            return Heard(problem=problem)
+        sound = decode(recording)
+        problem = check_level(sound)
+        return Heard(problem=problem) if problem else Heard(seconds, sound.digest())
     except AudioError as error:
-        return Heard(problem=Problem(error.reason, str(error)))
+        hint = lookalike(Path(path)) if error.reason == "missing_audio" else ""
+        return Heard(problem=Problem(error.reason, f"{error}{hint}"))
+
+
+def lookalike(path: Path) -> str:
+    """A hint at the file that a missing recording's name may mean, or ""."""
+    if "\\" in path.name:
+        return "; write / between folders, not \\"
+    for key in (_folded(path.name), _folded(path.stem)):
+        if found := _names_in(path.parent).get(key):
+            return f"; there is {found!r}, whose case, accents or ending differ"
+    return ""
+
+
+@lru_cache(maxsize=64)
+def _names_in(folder: Path) -> dict[str, str]:
+    """Files of a folder by their names and their stems, case and composition of accents aside."""
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []  # noqa: PTH208 (names alone)
+    return {_folded(Path(name).stem): name for name in names} | {_folded(name): name for name in names}
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def check_level(sound: Sound) -> Problem | None:
+    """Rejects recordings that nothing can be heard in, or that are clipped for most of their length."""
+    samples = sound.mono()
+    low, high = float(samples.min()), float(samples.max())
+    if high - low < _LEAST_SWING:
+        kind = "all samples are" if high == low else "samples stay within 0.03 % of full scale of"
+        where = "0: digital silence" if abs(high) < _LEAST_SWING else f"{high:.3g}, a constant"
+        return Problem("silent_audio", f"{kind} {where}")
+    clipped = float(np.mean(np.abs(samples) >= _FULL_SCALE))
+    if clipped > _MOST_CLIPPED:
+        return Problem("clipped_audio", f"{clipped:.0%} of the samples lie at full scale or above it")
+    return None

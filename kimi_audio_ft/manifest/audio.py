@@ -1,12 +1,17 @@
-"""Audio decoding: any file that libsndfile opens becomes 16 kHz mono, optionally with speed and volume perturbation.
+"""Audio decoding: a whole recording becomes 16 kHz mono, optionally with speed and volume perturbation, or is refused.
 
-Decoding is separate from resampling, so that checking recordings needs neither torch nor resampling.
+libsndfile decodes what it knows, the ``ffmpeg`` command the rest where it is installed. Decoding is separate from
+resampling, so that checking recordings needs neither torch nor resampling.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import math
+import mmap
+import shutil
+import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +22,10 @@ import numpy as np
 import soundfile
 
 from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.manifest.containers.damage import CONVERT, ContainerError
+from kimi_audio_ft.manifest.containers.others import log_problem
+from kimi_audio_ft.manifest.containers.streams import begins_with_frame, streams_of
+from kimi_audio_ft.text import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +40,14 @@ _MAX_PEAK = 4.0
 _MAX_RESAMPLING_TAPS = 2**26
 _BLOCK = 2**20  # samples decoded at a time
 _HEADERS_AT_ONCE = 1000
-_UNKNOWN_LENGTH = 2**63 - 1  # SF_COUNT_MAX, reported by libsndfile for streamed FLAC
-_FORMATS = "Readable formats are wav, flac, mp3 and ogg; convert others with `ffmpeg -i IN -ar 16000 OUT.wav`"
+_UNKNOWN_LENGTH = 2**63 - 1  # SF_COUNT_MAX, reported by libsndfile where a header leaves it open
+_CHECKED_BEFORE = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")  # by `streams_of`
+_FORMATS = (
+    "Formats such as wav, flac, mp3, ogg and aiff are read as they are, and m4a, aac, webm and others where the ffmpeg "
+    f"command is installed. {CONVERT}"
+)
+# Channels in antiphase leave less than this part of their energy in their mean.
+_LEAST_LEFT_OF_CHANNELS = 0.01
 
 
 class AudioError(DataError):
@@ -53,13 +68,73 @@ class AudioInfo:
     channels: int
 
 
+@dataclass(frozen=True)
+class Recording:
+    """A recording whose container is whole; streams: files to decode in its place, where libsndfile would misread it.
+
+    num_samples: of each channel, of all streams together.
+    """
+
+    path: str
+    streams: tuple[bytes, ...] | None
+    num_samples: int
+    sample_rate: int
+    channels: int
+
+    @property
+    def seconds(self) -> float:
+        return self.num_samples / self.sample_rate
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Decoded samples ``[num_samples, channels]`` float32 at the recording's own rate in Hz."""
+
+    samples: np.ndarray
+    sample_rate: int
+
+    def mono(self) -> np.ndarray:
+        """The mean of all channels, ``[num_samples]``."""
+        return self.samples[:, 0] if self.samples.shape[1] == 1 else self.samples.mean(axis=1, dtype=np.float32)
+
+    def digest(self) -> str:
+        """SHA-256 of the samples, before channels are mixed: independent of the container (wav or flac) and of tags.
+
+        Equal channels count as one.
+        """
+        samples = self.samples
+        if samples.shape[1] > 1 and (samples == samples[:, :1]).all():
+            samples = samples[:, :1]
+        return content_digest(samples, self.sample_rate)
+
+
+def open_recording(path: str | Path) -> Recording:
+    """Checks a recording's container and reads its header; AudioError if it is missing, unreadable, cut or empty."""
+    _check_file(path)
+    streams: Sequence[bytes] | None
+    try:
+        with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            # A memory map is sliced and searched as bytes are.
+            streams = streams_of(data)  # type: ignore[arg-type]
+            is_mpeg = begins_with_frame(data)  # type: ignore[arg-type]
+        if streams is None:
+            kind = _opened_as(path)
+            if kind == "MP3" and not is_mpeg:
+                raise ContainerError("it does not begin with an MP3 frame: its start is missing or damaged")
+            if kind is None:
+                streams = streams_of(wav := _by_ffmpeg(path)) or [wav]
+    except ContainerError as error:
+        raise AudioError("unreadable_audio", path, str(error), error.remedy) from None
+    except OSError as error:
+        raise AudioError("unreadable_audio", path, f"cannot be read ({error.strerror})", "Check the file") from None
+    return _recording(path, streams)
+
+
 def audio_info(path: str | Path) -> AudioInfo:
-    """Length and format of a recording from its header; AudioError if it is missing, unreadable or empty."""
-    with _open(path) as file:
-        frames, rate, channels = file.frames, file.samplerate, file.channels
-    if frames == 0:
-        raise _no_samples(path)
-    return AudioInfo(num_samples_16k(frames, rate), frames / rate, rate, channels)
+    """Length and format of a recording from its header; errors as of ``open_recording``."""
+    found = open_recording(path)
+    length = num_samples_16k(found.num_samples, found.sample_rate)
+    return AudioInfo(length, found.seconds, found.sample_rate, found.channels)
 
 
 def lengths_16k(paths: Sequence[str | Path]) -> np.ndarray:
@@ -75,23 +150,32 @@ def num_samples_16k(num_samples: int, sample_rate: int) -> int:
     return -(-num_samples * SAMPLE_RATE // sample_rate)
 
 
+def decode(recording: Recording) -> Sound:
+    """All samples of a recording.
+
+    Raises:
+        AudioError: fewer samples than its header announces; NaN, infinite or far out-of-range samples; channels that
+            cancel each other in their mean.
+    """
+    path = recording.path
+    blocks = [block for source in recording.streams or [path] for block in _blocks(source, path)]
+    samples = np.concatenate(blocks) if blocks else np.zeros((0, recording.channels), np.float32)
+    if recording.num_samples != len(samples):
+        announced = f"its header announces {recording.num_samples} samples"
+        problem = f"{announced} but only {len(samples)} can be decoded: the file is cut"
+        raise AudioError("unreadable_audio", path, problem, "Copy or export it again")
+    sound = Sound(samples, recording.sample_rate)
+    _check_samples(sound, path)
+    return sound
+
+
 def decode_mono(path: str | Path) -> tuple[np.ndarray, int]:
     """Decodes at the file's own rate: ``([num_samples] float32, sample_rate in Hz)``; channels are averaged.
 
-    Raises:
-        AudioError: missing, unreadable, truncated or empty file; NaN, infinite or far out-of-range samples.
+    Errors as of ``open_recording`` and ``decode``.
     """
-    with _open(path) as file:
-        blocks = [block.mean(axis=1, dtype=np.float32) for block in _blocks(file, path)]
-        announced, rate = file.frames, file.samplerate
-    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-    if announced != len(samples):
-        problem = f"its header announces {announced} samples but only {len(samples)} can be decoded: the file is cut"
-        raise AudioError("unreadable_audio", path, problem, "Copy or export it again")
-    if len(samples) == 0:
-        raise _no_samples(path)
-    _check_samples(samples, path)
-    return samples, rate
+    sound = decode(open_recording(path))
+    return sound.mono(), sound.sample_rate
 
 
 def read_audio(path: str | Path) -> torch.Tensor:
@@ -110,23 +194,64 @@ def read_audio(path: str | Path) -> torch.Tensor:
 
 
 def content_digest(samples: np.ndarray, sample_rate: int) -> str:
-    """SHA-256 of what ``decode_mono`` returns, independent of the container (wav or flac) and of tags."""
-    digest = hashlib.sha256(f"{sample_rate}\n".encode())
+    """SHA-256 of samples ``[num_samples]`` or ``[num_samples, channels]``."""
+    channels = 1 if samples.ndim == 1 else samples.shape[1]
+    kind = f"{sample_rate}\n" if channels == 1 else f"{sample_rate} {channels}\n"
+    digest = hashlib.sha256(kind.encode())
     digest.update(np.ascontiguousarray(samples, dtype="<f4").data)
     return digest.hexdigest()
 
 
-def _open(path: str | Path) -> soundfile.SoundFile:
-    _check_file(path)
+def _sound_file(source: str | Path | bytes) -> soundfile.SoundFile:
+    return soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source))
+
+
+def _opened_as(path: str | Path) -> str | None:
+    """The format that libsndfile opens the file as, or None.
+
+    A name alone does not count: libsndfile takes any file named .au, .gsm or .vox for samples without a header.
+    """
     try:
-        file = soundfile.SoundFile(str(path))
-    except soundfile.SoundFileError as error:
-        raise AudioError("unreadable_audio", path, f"not a readable recording ({error})", _FORMATS) from None
-    problem = _format_problem(file)
-    if problem:
-        file.close()
-        raise AudioError("unreadable_audio", path, problem, "Convert it with `ffmpeg -i IN -ar 16000 OUT.wav`")
-    return file
+        with _sound_file(path) as file:
+            return None if file.format == "RAW" else str(file.format)
+    except (soundfile.SoundFileError, TypeError):  # TypeError: the name ends with .raw
+        return None
+
+
+def _by_ffmpeg(path: str | Path) -> bytes:
+    """The recording as the wav that the ffmpeg command makes of it."""
+    program = shutil.which("ffmpeg")
+    if program is None:
+        raise AudioError("unreadable_audio", path, "not a readable recording (of an unknown format)", _FORMATS)
+    source = ["-protocol_whitelist", "file", "-i", f"file:{Path(path).absolute()}"]
+    wanted = ["-map", "0:a:0", "-c:a", "pcm_f32le", "-f", "wav", "-"]
+    done = subprocess.run([program, "-nostdin", "-v", "error", *source, *wanted], capture_output=True, check=False)
+    said = done.stderr.decode(errors="replace")
+    if done.returncode or said.strip():
+        problem = f"not a readable recording (ffmpeg: {first_line(said, 'no message')})"
+        raise AudioError("unreadable_audio", path, problem, _FORMATS)
+    return done.stdout
+
+
+def _recording(path: str | Path, streams: Sequence[bytes] | None) -> Recording:
+    total, kinds = 0, []
+    sources: Sequence[str | bytes] = streams or [str(path)]
+    for source in sources:
+        try:
+            with _sound_file(source) as file:
+                problem = _format_problem(file)
+                total += file.frames
+                kinds.append((file.samplerate, file.channels))
+        except soundfile.SoundFileError as error:
+            raise AudioError("unreadable_audio", path, f"not a readable recording ({error})", _FORMATS) from None
+        if problem:
+            raise AudioError("unreadable_audio", path, problem, CONVERT)
+    if len(set(kinds)) > 1:
+        found = " and ".join(f"{rate} Hz with {channels} channels" for rate, channels in dict.fromkeys(kinds))
+        raise AudioError("unreadable_audio", path, f"it joins recordings of {found}", "Take them apart")
+    if total == 0:
+        raise AudioError("empty_audio", path, "the recording has 0 samples; it needs at least 1", "Leave it out")
+    return Recording(str(path), None if streams is None else tuple(streams), total, *kinds[0])
 
 
 def _format_problem(file: soundfile.SoundFile) -> str | None:
@@ -136,14 +261,15 @@ def _format_problem(file: soundfile.SoundFile) -> str | None:
     common = math.gcd(rate, SAMPLE_RATE)
     if (rate // common) * (SAMPLE_RATE // common) > _MAX_RESAMPLING_TAPS:
         return f"its sample rate of {rate} Hz has too little in common with 16000 Hz to be converted here"
-    return None
+    return None if file.format in _CHECKED_BEFORE else log_problem(file.extra_info, file.frames)
 
 
-def _blocks(file: soundfile.SoundFile, path: str | Path) -> Iterator[np.ndarray]:
+def _blocks(source: str | bytes, path: str) -> Iterator[np.ndarray]:
     """Decoded blocks ``[num_samples, channels]`` float32; memory is not allocated by the length in the header."""
     try:
-        while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
-            yield block
+        with _sound_file(source) as file:
+            while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+                yield block
     except soundfile.SoundFileError as error:
         raise AudioError("unreadable_audio", path, f"decoding failed ({error})", "Copy or export it again") from None
 
@@ -160,19 +286,27 @@ def _check_file(path: str | Path) -> None:
         raise AudioError("empty_audio", path, "the file has 0 bytes", "Copy or export it again")
 
 
-def _no_samples(path: str | Path) -> AudioError:
-    return AudioError("empty_audio", path, "the recording has 0 samples; it needs at least 1", "Leave it out")
-
-
-def _check_samples(samples: np.ndarray, path: str | Path) -> None:
-    bad = np.flatnonzero(~np.isfinite(samples))
+def _check_samples(sound: Sound, path: str) -> None:
+    mono = sound.mono()
+    bad = np.flatnonzero(~np.isfinite(mono))
     if len(bad):
-        problem = f"{len(bad)} of {len(samples)} samples are NaN or infinite, the first at sample {bad[0]}"
+        problem = f"{len(bad)} of {len(mono)} samples are NaN or infinite, the first at sample {bad[0]}"
         raise AudioError("nan_samples", path, problem, "Export the recording again")
-    peak = float(np.abs(samples).max())
+    peak = float(np.abs(sound.samples).max())
     if peak > _MAX_PEAK:
         problem = f"samples reach {peak:g}; floating-point recordings must lie in [-1, 1]"
         raise AudioError("samples_out_of_range", path, problem, "Divide by full scale (32768 for 16-bit samples)")
+    channels = sound.samples.shape[1]
+    if channels > 1 and np.vdot(mono, mono) * channels < _LEAST_LEFT_OF_CHANNELS * np.vdot(
+        sound.samples, sound.samples
+    ):
+        problem = f"its {channels} channels cancel each other: their mean is all but silent"
+        raise AudioError(
+            "cancelling_channels",
+            path,
+            problem,
+            "Invert one of them, or keep one: `ffmpeg -i IN -af pan='mono|c0=c0' OUT.flac`",
+        )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from kimi_audio_ft.manifest.audio import AudioError, AudioInfo, audio_info, content_digest, decode_mono
+from kimi_audio_ft.manifest.audio import AudioError, AudioInfo, audio_info, decode, open_recording
 from multirun_analysis.labels.evidence import Utterance
 
 
@@ -55,7 +55,7 @@ def other_texts(same: Mapping[str, Sequence[Utterance]], texts: Mapping[str, str
 def _digest(utterance: Utterance) -> str:
     assert utterance.audio is not None
     try:
-        return content_digest(*decode_mono(utterance.audio))
+        return decode(open_recording(utterance.audio)).digest()
     except AudioError:
         return utterance.id  # damaged after its header: equal to no other
 

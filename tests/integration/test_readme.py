@@ -33,6 +33,7 @@ SHORTER = {
     ),
     "kimi_audio_ft.evaluate": ("decoding.max_new_tokens=8", "trainer.progress=false"),
     "kimi_audio_ft.tokenize": ("progress=false",),
+    "kimi_audio_ft.prepare": ("max_refused=0.25",),  # 5 of the corpus's 20 rows are bad
 }
 
 
@@ -63,7 +64,7 @@ def test_own_recordings(corpus: Path, workplace: Workplace) -> None:
     shutil.copytree(corpus, workplace.folder / "my")
     section = commands("Your own recordings")
     assert section[0] == ["source", ".venv/bin/activate"]
-    assert {words[2] for words in section[1:]} == {*SHORTER, "kimi_audio_ft.prepare", "kimi_audio_ft.store"}
+    assert {words[2] for words in section[1:]} == {*SHORTER, "kimi_audio_ft.store"}
     for words in section[1:]:
         assert words[:2] == ["python", "-m"], words
         module, arguments = words[2], words[3:]

@@ -35,7 +35,15 @@ def place(corpus: Path, model: tuple[str, ...], new_workplace: NewPlace) -> Any:
     workplace = new_workplace()
     shutil.rmtree(workplace.folder / "data")
     shutil.rmtree(workplace.store / "features")
-    run(workplace, "prepare", f"csv={corpus / 'corpus.csv'}", "out=data", "group_column=recording", "eval_ratio=0.4")
+    run(
+        workplace,
+        "prepare",
+        f"csv={corpus / 'corpus.csv'}",
+        "out=data",
+        "group_column=recording",
+        "eval_ratio=0.4",
+        "max_refused=0.25",
+    )
     manifests = "manifests=[data/train.jsonl,data/eval.jsonl]"
     run(workplace, "tokenize", *model, manifests, "devices=2", "progress=false")
     # Processes that write at the same time have shards of their own; one that comes later goes on with the first.

@@ -40,12 +40,12 @@ def test_encodings_are_found(tmp_path: Path, python_codec: str, used: str) -> No
 def test_the_encoding_can_be_forced(tmp_path: Path) -> None:
     content = "audio,text\na.wav,café\n".encode("latin-1")
     assert table_of(tmp_path, content, encoding="latin-1").rows[0].cells["text"] == "café"
-    with pytest.raises(DataError, match=r"a\.csv:2: byte 0xe9 is not utf-8\. Set encoding="):
+    with pytest.raises(DataError, match=r"a\.csv:2: byte 0xe9 .* is not utf-8\. Set encoding="):
         table_of(tmp_path, content, encoding="utf-8")
 
 
 def test_bytes_of_no_tried_encoding(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.csv:3: byte 0xff is not utf-8 or gb18030"):
+    with pytest.raises(DataError, match=r"a\.csv:3: byte 0xff .* is not utf-8 or gb18030"):
         table_of(tmp_path, b"audio,text\na.wav,x\nb.wav,\xff\xff\n")
 
 

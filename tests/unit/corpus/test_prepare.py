@@ -15,7 +15,8 @@ import soundfile
 
 from kimi_audio_ft.config.commands import PrepareConfig
 from kimi_audio_ft.corpus.prepare import PrepareSummary, manifest_path, prepare, write_lines_together
-from kimi_audio_ft.corpus.rows import REASONS, number_repeats
+from kimi_audio_ft.corpus.reasons import REASONS
+from kimi_audio_ft.corpus.rows import number_repeats
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.manifest.manifest import read_manifest
 
@@ -122,11 +123,16 @@ def test_groups_and_ids_from_columns(tmp_path: Path) -> None:
 
 def test_every_reason_is_told_with_its_line_and_nothing_disappears(tmp_path: Path) -> None:
     folder = tmp_path
-    for index, name in enumerate(["a.wav", "b.wav", "c.wav", "d.wav", "slow.wav", "x.wav", "2_y.wav"]):
+    for index, name in enumerate(["a.wav", "b.wav", "c.wav", "d.wav", "slow.wav", "e.wav", "2_y.wav"]):
         record(folder / name, seed=index)
     record(folder / "short.wav", 0.1)
     record(folder / "long.wav", 5.0)
     (folder / "twin.wav").write_bytes((folder / "a.wav").read_bytes())
+    (folder / "e2.wav").write_bytes((folder / "e.wav").read_bytes())
+    noise = np.random.default_rng(9).uniform(-0.5, 0.5, RATE)
+    soundfile.write(folder / "silent.wav", 0 * noise, RATE)
+    soundfile.write(folder / "clipped.wav", np.sign(noise), RATE)
+    soundfile.write(folder / "antiphase.wav", np.stack([noise, -noise], axis=1), RATE)
     (folder / "text.wav").write_text("no recording")
     soundfile.write(folder / "zero.wav", np.zeros(0, np.float32), RATE)
     soundfile.write(folder / "nan.wav", np.full(RATE, np.nan, np.float32), RATE, subtype="FLOAT")
@@ -134,6 +140,11 @@ def test_every_reason_is_told_with_its_line_and_nothing_disappears(tmp_path: Pat
     good = [["a.wav", "一，\n二", "甲"], ["b.wav", "三", "乙"], ["2_y.wav", "四", "乙"]]
     bad = {
         "empty_transcript": ["c.wav", " 。", "甲"],
+        "garbled_transcript": ["c.wav", "ä½ å¥½", "甲"],
+        "tagged_transcript": ["c.wav", "<unk>好", "甲"],
+        "silent_audio": ["silent.wav", "好", "甲"],
+        "clipped_audio": ["clipped.wav", "好", "甲"],
+        "cancelling_channels": ["antiphase.wav", "好", "甲"],
         "malformed_row": ["c.wav", "好"],
         "missing_audio": ["no.wav", "好", "甲"],
         "unreadable_audio": ["text.wav", "好", "甲"],
@@ -144,34 +155,45 @@ def test_every_reason_is_told_with_its_line_and_nothing_disappears(tmp_path: Pat
         "samples_out_of_range": ["loud.wav", "好", "甲"],
         "chars_per_second": ["slow.wav", "一二三四五", "甲"],
         "no_group": ["d.wav", "好", " "],
-        "duplicate_audio": ["twin.wav", "好", "甲"],
+        "duplicate_audio": ["twin.wav", "一二。", "甲"],
+        "other_transcript": ["e.wav", "好", "甲"],
     }
-    table = write_csv(folder / "a.csv", [["audio", "text", "speaker"], *good, *bad.values()])
-    options = {"max_seconds": 3.0, "max_chars_per_second": 4.0, "group_column": "speaker", "eval_ratio": 0.0}
+    its_twin = ["e2.wav", "坏", "甲"]
+    table = write_csv(folder / "a.csv", [["audio", "text", "speaker"], *good, *bad.values(), its_twin])
+    options = {
+        "max_refused": 1.0,
+        "max_seconds": 3.0,
+        "max_chars_per_second": 4.0,
+        "group_column": "speaker",
+        "eval_ratio": 0.0,
+    }
     balancing = {"balance_column": "speaker", "balance_mode": "downsample"}
     summary, written = prepared(table, **options, **balancing)
     train, rejected = written["train"], written["rejected"]
     by_reason = {entry["reason"]: entry for entry in rejected}
     assert set(by_reason) == set(REASONS) == {*bad, "balanced_out"}
     # The header is line 1 and the first row takes lines 2 and 3.
-    assert [entry["line"] for entry in rejected if entry["reason"] in bad] == list(range(6, 6 + len(bad)))
-    assert [by_reason[reason]["row"]["audio"] for reason in bad] == [row[0] for row in bad.values()]
+    refused = [entry for entry in rejected if entry["reason"] in bad]
+    assert [entry["line"] for entry in refused] == list(range(6, 7 + len(bad)))
+    assert [entry["reason"] for entry in refused] == [*bad, "other_transcript"]
+    assert [entry["row"]["audio"] for entry in refused] == [row[0] for row in (*bad.values(), its_twin)]
     assert by_reason["balanced_out"]["line"] in (4, 5)
     assert by_reason["duplicate_audio"]["detail"] == "same samples as the recording of line 2"
     assert by_reason["too_long"]["detail"] == "5.000 s is longer than max_seconds=3"
     assert by_reason["malformed_row"]["detail"] == "2 fields; every row must have 3"
     assert by_reason["malformed_row"]["row"] == {"audio": "c.wav", "text": "好"}
     assert "一，\n二" in texts(train)
-    assert summary.rows == len(good) + len(bad) == len(train) + len(rejected)
-    assert summary.rejected == dict.fromkeys(REASONS, 1)
+    assert summary.rows == len(good) + len(bad) + 1 == len(train) + len(rejected)
+    assert summary.rejected == {**dict.fromkeys(REASONS, 1), "other_transcript": 2}
+    assert summary.examples["too_long"] == f"line {by_reason['too_long']['line']}: {by_reason['too_long']['detail']}"
     assert list(summary.rejected) == list(REASONS)
     assert json.loads((folder / "out" / "summary.json").read_text("utf-8")) == asdict(summary)
 
 
 def test_an_unusable_row_is_not_the_first_of_duplicates(tmp_path: Path) -> None:
     record(tmp_path / "a.wav")
-    table = write_csv(tmp_path / "a.csv", [["audio", "text"], ["a.wav", ""], ["a.wav", "好"], ["a.wav", "坏"]])
-    _, written = prepared(table, eval_ratio=0.0)
+    table = write_csv(tmp_path / "a.csv", [["audio", "text"], ["a.wav", ""], ["a.wav", "好"], ["a.wav", "好。"]])
+    _, written = prepared(table, eval_ratio=0.0, max_refused=1.0)
     assert list(texts(written["train"])) == ["好"]
     assert [entry["line"] for entry in written["rejected"]] == [2, 4]
 
@@ -226,6 +248,28 @@ def test_no_row_left(corpus: Path) -> None:
     with pytest.raises(UserError, match=r"no row is left .*\(too_short 20\).* line 2, 1\.000 s is shorter .*rejected"):
         prepare(config_for(corpus, min_seconds=2))
     assert len(lines(corpus.parent / "out" / "rejected.jsonl")) == 20
+
+
+def test_one_recording_with_two_texts_is_refused_in_both_rows(corpus: Path) -> None:
+    """Rows of a Kaldi-style table name one recording for all of its pieces."""
+    with corpus.open("a", encoding="utf-8") as file:
+        file.write("wav/meeting0_0.wav,另一句,often\n")
+    summary, written = prepared(corpus, eval_ratio=0.0)
+    assert summary.rejected == {"other_transcript": 2}
+    assert [entry["line"] for entry in written["rejected"]] == [2, 22]
+    assert "the recording of line 22, which has the transcript '另一句'" in written["rejected"][0]["detail"]
+
+
+def test_too_many_refused_rows_stop_before_a_manifest_is_written(corpus: Path) -> None:
+    wrong = {"audio_pattern": "{csv_dir}/{kind}/{audio}"}
+    (corpus.parent / "often").symlink_to(corpus.parent)
+    with pytest.raises(UserError) as caught:
+        prepare(config_for(corpus, **wrong))
+    said = str(caught.value)
+    assert "5 of 20 rows are refused, more than max_refused=0.2" in said
+    assert f"missing_audio 5, such as line 2: {corpus.parent}/rare/wav/meeting0_0.wav: no such recording" in said
+    assert sorted(content(corpus.parent / "out")) == ["rejected.jsonl"]
+    assert prepare(config_for(corpus, max_refused=0.25, **wrong)).rejected == {"missing_audio": 5}
 
 
 def test_a_manifest_of_an_earlier_run_does_not_survive(corpus: Path) -> None:

@@ -8,15 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from kimi_audio_ft.corpus.rows import (
-    Problem,
-    check_duration,
-    check_repeated,
-    check_speech_rate,
-    check_transcript,
-    hear,
-    num_characters,
-)
+from kimi_audio_ft.corpus.reasons import Problem
+from kimi_audio_ft.corpus.rows import check_duration, check_repeated, check_speech_rate, hear
+from kimi_audio_ft.corpus.transcripts import check_transcript, num_characters
 
 
 @pytest.mark.parametrize(("text", "count"), [("你好，LPL 5G。", 7), ("the end", 6), ("…… ，", 0), ("", 0), ("é㊀", 2)])
@@ -55,7 +49,7 @@ def test_the_first_of_equal_recordings_stays() -> None:
 
 def test_hear(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
-    soundfile.write(path, np.full(8000, 0.1, np.float32), 8000, subtype="FLOAT")
+    soundfile.write(path, np.linspace(-0.1, 0.1, 8000, dtype=np.float32), 8000, subtype="FLOAT")
     heard = hear(path, 0.1, 2)
     assert heard.problem is None and heard.seconds == 1.0
     assert hear(path, 2, 3).problem == Problem("too_short", "1.000 s is shorter than min_seconds=2")
