@@ -111,23 +111,23 @@ class Sound:
 def open_recording(path: str | Path) -> Recording:
     """Checks a recording's container and reads its header; AudioError if it is missing, unreadable, cut or empty."""
     _check_file(path)
-    streams: Sequence[bytes] | None
     try:
         with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             # A memory map is sliced and searched as bytes are.
             streams = streams_of(data)  # type: ignore[arg-type]
             is_mpeg = begins_with_frame(data)  # type: ignore[arg-type]
-        if streams is None:
-            kind = _opened_as(path)
-            if kind == "MP3" and not is_mpeg:
-                raise ContainerError("it does not begin with an MP3 frame: its start is missing or damaged")
-            if kind is None:
-                streams = streams_of(wav := _by_ffmpeg(path)) or [wav]
+        sources: Sequence[str | bytes] = streams or [str(path)]
+        headers = [_header(source) for source in sources]
+        if streams is None and headers[0] is None:
+            streams = streams_of(wav := _by_ffmpeg(path)) or [wav]
+            headers = [_header(source) for source in streams]
+        if streams is None and headers[0] is not None and headers[0].format == "MP3" and not is_mpeg:
+            raise ContainerError("it does not begin with an MP3 frame: its start is missing or damaged")
     except ContainerError as error:
         raise AudioError("unreadable_audio", path, str(error), error.remedy) from None
     except OSError as error:
         raise AudioError("unreadable_audio", path, f"cannot be read ({error.strerror})", "Check the file") from None
-    return _recording(path, streams)
+    return _recording(path, streams, headers)
 
 
 def audio_info(path: str | Path) -> AudioInfo:
@@ -202,18 +202,31 @@ def content_digest(samples: np.ndarray, sample_rate: int) -> str:
     return digest.hexdigest()
 
 
-def _sound_file(source: str | Path | bytes) -> soundfile.SoundFile:
-    return soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source))
+def _sound_file(source: str | bytes) -> soundfile.SoundFile:
+    return soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source)
 
 
-def _opened_as(path: str | Path) -> str | None:
-    """The format that libsndfile opens the file as, or None.
+@dataclass(frozen=True)
+class _Header:
+    """A file's header as libsndfile reads it; problem: why it cannot be used, or None."""
 
-    A name alone does not count: libsndfile takes any file named .au, .gsm or .vox for samples without a header.
+    format: str
+    num_samples: int
+    sample_rate: int
+    channels: int
+    problem: str | None
+
+
+def _header(source: str | bytes) -> _Header | None:
+    """The header of a file, or None if libsndfile opens it not at all, or by its name alone.
+
+    It takes any file named .au, .gsm or .vox for samples without a header.
     """
     try:
-        with _sound_file(path) as file:
-            return None if file.format == "RAW" else str(file.format)
+        with _sound_file(source) as file:
+            if file.format == "RAW":
+                return None
+            return _Header(file.format, file.frames, file.samplerate, file.channels, _format_problem(file))
     except (soundfile.SoundFileError, TypeError):  # TypeError: the name ends with .raw
         return None
 
@@ -233,22 +246,18 @@ def _by_ffmpeg(path: str | Path) -> bytes:
     return done.stdout
 
 
-def _recording(path: str | Path, streams: Sequence[bytes] | None) -> Recording:
-    total, kinds = 0, []
-    sources: Sequence[str | bytes] = streams or [str(path)]
-    for source in sources:
-        try:
-            with _sound_file(source) as file:
-                problem = _format_problem(file)
-                total += file.frames
-                kinds.append((file.samplerate, file.channels))
-        except soundfile.SoundFileError as error:
-            raise AudioError("unreadable_audio", path, f"not a readable recording ({error})", _FORMATS) from None
-        if problem:
-            raise AudioError("unreadable_audio", path, problem, CONVERT)
-    if len(set(kinds)) > 1:
-        found = " and ".join(f"{rate} Hz with {channels} channels" for rate, channels in dict.fromkeys(kinds))
-        raise AudioError("unreadable_audio", path, f"it joins recordings of {found}", "Take them apart")
+def _recording(path: str | Path, streams: list[bytes] | None, headers: Sequence[_Header | None]) -> Recording:
+    found = [header for header in headers if header is not None]
+    if len(found) < len(headers):
+        raise AudioError("unreadable_audio", path, "not a readable recording", _FORMATS)
+    problem = next((header.problem for header in found if header.problem), None)
+    if problem:
+        raise AudioError("unreadable_audio", path, problem, CONVERT)
+    kinds = list(dict.fromkeys((header.sample_rate, header.channels) for header in found))
+    if len(kinds) > 1:
+        joined = " and ".join(f"{rate} Hz with {channels} channels" for rate, channels in kinds)
+        raise AudioError("unreadable_audio", path, f"it joins recordings of {joined}", "Take them apart")
+    total = sum(header.num_samples for header in found)
     if total == 0:
         raise AudioError("empty_audio", path, "the recording has 0 samples; it needs at least 1", "Leave it out")
     return Recording(str(path), None if streams is None else tuple(streams), total, *kinds[0])
