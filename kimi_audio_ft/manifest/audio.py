@@ -10,10 +10,12 @@ import hashlib
 import io
 import math
 import mmap
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +26,7 @@ import soundfile
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.manifest.containers.damage import CONVERT, ContainerError
 from kimi_audio_ft.manifest.containers.others import log_problem
-from kimi_audio_ft.manifest.containers.streams import begins_with_frame, streams_of
+from kimi_audio_ft.manifest.containers.streams import streams_of
 from kimi_audio_ft.text import first_line
 
 if TYPE_CHECKING:
@@ -45,6 +47,10 @@ _CHECKED_BEFORE = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")  # by `streams_of`
 _FORMATS = (
     "Formats such as wav, flac, mp3, ogg and aiff are read as they are, and m4a, aac, webm and others where the ffmpeg "
     f"command is installed. {CONVERT}"
+)
+# Not mp3, which it would read from the middle of a frame on; no playlists.
+_BY_FFMPEG = (
+    "mov,matroska,asf,aac,ac3,eac3,amr,ape,avi,dsf,dts,flv,mpc,mpc8,mpeg,mpegts,ogg,oma,rm,tak,tta,w64,wav,wv,xwma"
 )
 # Channels in antiphase leave less than this part of their energy in their mean.
 _LEAST_LEFT_OF_CHANNELS = 0.01
@@ -115,14 +121,11 @@ def open_recording(path: str | Path) -> Recording:
         with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             # A memory map is sliced and searched as bytes are.
             streams = streams_of(data)  # type: ignore[arg-type]
-            is_mpeg = begins_with_frame(data)  # type: ignore[arg-type]
         sources: Sequence[str | bytes] = streams or [str(path)]
         headers = [_header(source) for source in sources]
         if streams is None and headers[0] is None:
             streams = streams_of(wav := _by_ffmpeg(path)) or [wav]
             headers = [_header(source) for source in streams]
-        if streams is None and headers[0] is not None and headers[0].format == "MP3" and not is_mpeg:
-            raise ContainerError("it does not begin with an MP3 frame: its start is missing or damaged")
     except ContainerError as error:
         raise AudioError("unreadable_audio", path, str(error), error.remedy) from None
     except OSError as error:
@@ -202,8 +205,22 @@ def content_digest(samples: np.ndarray, sample_rate: int) -> str:
     return digest.hexdigest()
 
 
-def _sound_file(source: str | bytes) -> soundfile.SoundFile:
-    return soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source)
+@contextmanager
+def _sound_file(source: str | bytes) -> Iterator[soundfile.SoundFile]:
+    """A file as libsndfile opens it by its content.
+
+    By its name it would take any .au, .gsm or .vox for samples without a header, and print warnings about any .mp3.
+    """
+    if isinstance(source, bytes):
+        with soundfile.SoundFile(io.BytesIO(source)) as file:
+            yield file
+    else:
+        descriptor = os.open(source, os.O_RDONLY)
+        try:
+            with soundfile.SoundFile(descriptor, closefd=False) as file:
+                yield file
+        finally:
+            os.close(descriptor)
 
 
 @dataclass(frozen=True)
@@ -218,16 +235,11 @@ class _Header:
 
 
 def _header(source: str | bytes) -> _Header | None:
-    """The header of a file, or None if libsndfile opens it not at all, or by its name alone.
-
-    It takes any file named .au, .gsm or .vox for samples without a header.
-    """
+    """The header of a file, or None if libsndfile does not open it."""
     try:
         with _sound_file(source) as file:
-            if file.format == "RAW":
-                return None
             return _Header(file.format, file.frames, file.samplerate, file.channels, _format_problem(file))
-    except (soundfile.SoundFileError, TypeError):  # TypeError: the name ends with .raw
+    except soundfile.SoundFileError:
         return None
 
 
@@ -236,7 +248,7 @@ def _by_ffmpeg(path: str | Path) -> bytes:
     program = shutil.which("ffmpeg")
     if program is None:
         raise AudioError("unreadable_audio", path, "not a readable recording (of an unknown format)", _FORMATS)
-    source = ["-protocol_whitelist", "file", "-i", f"file:{Path(path).absolute()}"]
+    source = ["-protocol_whitelist", "file", "-format_whitelist", _BY_FFMPEG, "-i", f"file:{Path(path).absolute()}"]
     wanted = ["-map", "0:a:0", "-c:a", "pcm_f32le", "-f", "wav", "-"]
     done = subprocess.run([program, "-nostdin", "-v", "error", *source, *wanted], capture_output=True, check=False)
     said = done.stderr.decode(errors="replace")

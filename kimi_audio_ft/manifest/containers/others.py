@@ -52,7 +52,7 @@ def nist_streams(data: bytes, start: int) -> list[bytes] | None:
 
 def log_problem(log: str, frames: int) -> str | None:
     """The disagreement of header and file that libsndfile wrote into its log on opening, or None."""
-    for announced in re.findall(r"^ *(?:Frames|Cols) *: *(\d+)", log, re.MULTILINE):
+    for announced in re.findall(r"\b(?:Frames|Cols) *: *(\d+)", log):
         if int(announced) > frames:
             return f"its header announces {announced} samples, but {frames} are there: {CUT}"
     for line in log.splitlines():

@@ -28,12 +28,7 @@ def streams_of(data: bytes) -> list[bytes] | None:
     for magic, check in _CHECKS.items():
         if data[start : start + len(magic)] == magic:
             return check(data, start)
-    return mpeg_streams(data, start) if begins_with_frame(data) else None
-
-
-def begins_with_frame(data: bytes) -> bool:
-    """Whether the file is MPEG audio from its first byte on, tags aside."""
-    return frame_at(data, after_id3(data, 0)) is not None
+    return None if frame_at(data, start) is None else mpeg_streams(data, start)
 
 
 _CHECKS: dict[bytes, Callable[[bytes, int], list[bytes] | None]] = {
