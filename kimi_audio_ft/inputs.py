@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TypeVar
 
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.canonical import TrainingSet
-from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.config.train import DataConfig, ModelConfig, TrainConfig
 from kimi_audio_ft.decoding.transcripts import EvaluationSet, require_manifest
 from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, short_enough, training_subset
 from kimi_audio_ft.store.signature import canonical
 
+log = logging.getLogger(__name__)
+
 _Value = TypeVar("_Value")
+
+
+def only_knows_the_demo(model: ModelConfig, data: DataConfig) -> str | None:
+    """A sentence for who uses the embedded model on other data than the demo's, which it was made for."""
+    manifest = Path(data.eval_manifest)
+    if model.path != "tiny" or manifest.absolute().parts[-3:-1] == ("demo", "data"):
+        return None
+    return (
+        "the embedded model only knows the demo's synthetic speech; for recordings of people run tokenize and train "
+        "with model=kimi_audio_7b_instruct (README.md, The 7B model)"
+    )
 
 
 class Inputs:
@@ -34,7 +49,14 @@ class Inputs:
 
     def evaluation(self, config: TrainConfig) -> EvaluationSet:
         facts = [*_about_base(config), asdict(config.data)]
-        return _once(self._evaluations, facts, lambda: EvaluationSet(self.base(config), config.data))
+
+        def make() -> EvaluationSet:
+            told = only_knows_the_demo(config.model, config.data)
+            if told:
+                log.warning("%s", told)
+            return EvaluationSet(self.base(config), config.data)
+
+        return _once(self._evaluations, facts, make)
 
     def training_set(self, config: TrainConfig) -> TrainingSet:
         """The conversations that are trained on; ConfigError: there are none, or too few for the subset."""

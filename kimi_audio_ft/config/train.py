@@ -176,7 +176,7 @@ class DecodingConfig:
     text_repetition_window_size: int = 16  # How many recent tokens that penalty looks back.
     max_new_tokens: int | None = None  # Longest hypothesis in text tokens; null is 256, or one for every audio code.
     repeats: int = 1  # Independent samplings of the whole evaluation set; greedy decoding is done once.
-    batch_size: int = 8  # Utterances decoded together; never changes a result.
+    batch_size: int = 8  # Utterances decoded together; changes nothing but, in bfloat16, about 3 answers in 100.
 
     def __post_init__(self) -> None:
         temperature = self.text_temperature

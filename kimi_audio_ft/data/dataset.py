@@ -25,6 +25,9 @@ from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 from kimi_audio_ft.store.digests import file_digest
 from kimi_audio_ft.store.features import FeatureStore
 
+# Part of a recording's codes that are the same whatever has encoded it.
+_SAME_CODES = 0.5
+
 
 @dataclass
 class Sample:
@@ -138,6 +141,8 @@ class ConversationDataset(Dataset[Sample]):
         keys = [perturbation.key(digest) for digest in digests]
         if perturbation != UNCHANGED:
             conversation = self._with_codes_of(conversation, keys)
+        elif self.audio.mode == "cached":
+            self._require_same_codes(conversation, keys)
         sample = Sample(
             conversation.id,
             layout_conversation(conversation.messages, self.tokenizer, conversation.task_type, self.for_generation),
@@ -208,6 +213,22 @@ class ConversationDataset(Dataset[Sample]):
             for m in conversation.messages
         )  # fmt: skip
         return replace(conversation, messages=messages)
+
+    def _require_same_codes(self, conversation: Conversation, keys: Sequence[str]) -> None:
+        """DataError if the manifest's codes are another recording's than the stored ones, which are the file's now.
+
+        Codes of the same recording may differ here and there: encoders round in another way on another device.
+        """
+        store, left = self.audio.store, iter(keys)
+        assert store is not None, "cached features are in a store"
+        for message in conversation.messages:
+            if message["message_type"] != "audio":
+                continue
+            stored = np.array(store.codes(next(left))) + self.audio.token_offset
+            if np.mean(stored == np.array(message["audio_tokens"])) < _SAME_CODES:
+                problem = f"audio_tokens are not those of {message['content']}, which has changed since"
+                source = self.conversations.source.path
+                raise DataError(source, problem, TOKENIZE_REMEDY + " again", conversation.line)
 
     def _mask(self, rows_TD: Tensor, rng: random.Random) -> Tensor:
         """Zero random spans of frames and bands of channels (SpecAugment, arXiv 1904.08779, on encoder features)."""

@@ -10,7 +10,7 @@ import pytest
 
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.inputs import Inputs
+from kimi_audio_ft.inputs import Inputs, only_knows_the_demo
 
 Config = Callable[..., TrainConfig]
 
@@ -53,3 +53,16 @@ def test_what_could_not_be_read_is_looked_at_again(config: TrainConfig) -> None:
         inputs.training_set(config)
     path.write_bytes(good)
     assert inputs.training_set(config) == Inputs().training_set(config)
+
+
+def test_who_uses_the_embedded_model_on_other_data_is_told_what_it_knows(
+    config: TrainConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    inputs = Inputs()
+    for _ in range(2):
+        inputs.evaluation(config)
+    assert caplog.text.count("the embedded model only knows the demo's synthetic speech") == 1
+    assert "model=kimi_audio_7b_instruct" in caplog.text
+    demo = replace(config.data, eval_manifest="outputs/demo/data/eval.tokens.jsonl")
+    assert only_knows_the_demo(config.model, demo) is None
+    assert only_knows_the_demo(replace(config.model, path="moonshotai/Kimi-Audio-7B"), config.data) is None

@@ -93,12 +93,13 @@ def test_stored_features_go_to_their_conversations(
     make_long: Make, long_manifest: Path, tiny: Tiny, workers: int
 ) -> None:
     clips = [long_manifest.parent / "clips" / f"{number}.wav" for number in range(LINES)]
-    counts = [len(row["conversation"][1]["audio_tokens"]) for row in read_jsonl(long_manifest)]
+    codes = [row["conversation"][1]["audio_tokens"] for row in read_jsonl(long_manifest)]
+    counts = [len(own) for own in codes]
     store = tiny.encoders().store()
     keys = file_digests(clips)
     store.add(
-        [(key, [1] * count, torch.full((count, store.dim), float(number)))
-         for number, (key, count) in enumerate(zip(keys, counts, strict=True))]
+        [(key, [code - tiny.tokens.first for code in own], torch.full((len(own), store.dim), float(number)))
+         for number, (key, own) in enumerate(zip(keys, codes, strict=True))]
     )  # fmt: skip
     seen = 0
     for step in make_long(features="cached", num_workers=workers).train_dataloader():

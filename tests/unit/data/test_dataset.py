@@ -69,6 +69,26 @@ def test_cached_samples(make: Make, tiny: Tiny) -> None:
     assert [len(dataset[index].features or []) for index in range(8)] == [1, 1, 2, 1, 0, 1, 1, 1]
 
 
+def test_codes_of_a_recording_that_was_replaced_since_are_refused(corpus: Corpus, tiny: Tiny, tmp_path: Path) -> None:
+    """As many codes as before; a few that differ are an encoder's rounding on another device."""
+    rows, first = list(read_jsonl(corpus.coded)), tiny.tokens.first
+
+    def sample(changed: slice) -> Any:
+        codes = rows[0]["conversation"][1]["audio_tokens"]
+        codes[changed] = [first + (code - first + 7) % 50 for code in codes[changed]]
+        write_jsonl(tmp_path / "manifest.jsonl", rows)
+        conversations = read_manifest(tmp_path / "manifest.jsonl", str(corpus.coded.parent), tokens=tiny.tokens)
+        dataset = ConversationDataset(
+            conversations, tiny.tokenizer, AudioSource("cached", tiny.encoders().store(), first)
+        )
+        dataset.check_codes()
+        return dataset[0]
+
+    assert sample(slice(0, 1)).features
+    with pytest.raises(DataError, match=r"manifest\.jsonl:1: audio_tokens are not those of .*tokenize.* again"):
+        sample(slice(None))
+
+
 def test_every_answer_is_supervised(make: Make, tiny: Tiny) -> None:
     dataset = make("none")
     special = tiny.tokenizer.special_tokens
@@ -219,9 +239,12 @@ def test_no_masks_by_default(make: Make) -> None:
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(rows, expected, strict=True))
 
 
-def test_masks_of_bf16_rows_keep_to_their_width(tiny: Tiny, corpus: Corpus) -> None:
+def test_masks_of_bf16_rows_keep_to_their_width(tiny: Tiny, corpus: Corpus, tmp_path: Path) -> None:
     """bf16 counts 256, 258, 260, ...: positions counted in it would mask other spans than were drawn."""
-    conversations = read_manifest(corpus.coded, tokens=tiny.tokens)[:1]
+    line = next(iter(read_jsonl(corpus.coded)))
+    line["conversation"][1]["audio_tokens"] = [tiny.tokens.first] * 400
+    write_jsonl(tmp_path / "long.jsonl", [line])
+    conversations = read_manifest(tmp_path / "long.jsonl", str(corpus.coded.parent), tokens=tiny.tokens)
     store = FeatureStore({"speech_tokenizer": "long"}, dim=500, dtype=torch.bfloat16)
     rows = torch.ones(400, 500, dtype=torch.bfloat16)
     store.add([(file_digest(conversations[0].audio_paths[0]), [0] * 400, rows)])
