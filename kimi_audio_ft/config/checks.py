@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 from kimi_audio_ft.errors import ConfigError
 
 
@@ -32,3 +35,13 @@ def count_or_auto(option: str, value: object) -> None:
     """Raise a ConfigError unless the value is a positive integer, or auto."""
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
     require(value == "auto" or whole, option, value, "must be auto, or 1 or more")
+
+
+def expand_home(settings: Any, *names: str) -> None:
+    """Replace a leading ``~`` in paths, which no shell does behind ``option=``; a list of paths likewise."""
+    for name in names:
+        value = getattr(settings, name)
+        if isinstance(value, list):
+            setattr(settings, name, [os.path.expanduser(path) for path in value])  # noqa: PTH111 (not every ~ is a user)
+        elif value:
+            setattr(settings, name, os.path.expanduser(value))  # noqa: PTH111

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from kimi_audio_ft.config.checks import at_least, below_one, count_or_auto, one_of, require
+from kimi_audio_ft.config.checks import at_least, below_one, count_or_auto, expand_home, one_of, require
 from kimi_audio_ft.config.train import DEFAULT_PROMPT, ModelConfig
 from kimi_audio_ft.errors import ConfigError
 
@@ -65,6 +65,7 @@ class PrepareConfig:
     workers: int = 4  # Threads that open and check recordings.
 
     def __post_init__(self) -> None:
+        expand_home(self, "csv", "out", "audio_pattern")
         self.header = self.header.lower()
         self.delimiter = _DELIMITERS.get(self.delimiter or "", self.delimiter)
         one_of("header", self.header, ("auto", "true", "false"))
@@ -137,6 +138,7 @@ class TokenizeConfig:
     progress: bool = True  # Show a progress bar.
 
     def __post_init__(self) -> None:
+        expand_home(self, "manifests", "out", "audio_root")
         remedy = "Write manifests=[train.jsonl,eval.jsonl]"
         require(bool(self.manifests), "manifests", self.manifests, "needs at least one manifest", remedy)
         at_least(1, self, "", "batch_size", "readers")

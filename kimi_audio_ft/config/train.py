@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kimi_audio_ft.config.checks import at_least, below_one, count_or_auto, one_of, require
+from kimi_audio_ft.config.checks import at_least, below_one, count_or_auto, expand_home, one_of, require
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.paths import expanded
 
@@ -87,6 +87,7 @@ class DataConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)  # Perturbations of the training audio.
 
     def __post_init__(self) -> None:
+        expand_home(self, "train_manifest", "eval_manifest", "audio_root")
         one_of("data.features", self.features, ("cached", "online", "none"))
         at_least(1, self, "data.", "max_length", "batch_size", "max_batch_tokens")
         at_least(1, self, "data.", "train_subset", remedy="Use null for all conversations")

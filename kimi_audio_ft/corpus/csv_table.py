@@ -60,7 +60,7 @@ def read_csv(
     Raises:
         UserError: missing file, wrong encoding, missing column, an unclosed quote, or no rows.
     """
-    path = Path(path).expanduser()
+    path = Path(path)
     text, used_encoding = _read(path, encoding)
     separator = delimiter or ("\t" if path.suffix.lower() == ".tsv" else ",")
     records = list(_records(path, text, separator, quotechar))

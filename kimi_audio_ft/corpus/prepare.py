@@ -110,7 +110,7 @@ def write_lines_together(out: Path, files: Mapping[str, Sequence[str]]) -> None:
 
 
 def _make_folder(out: str) -> Path:
-    folder = Path(out).expanduser()
+    folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -124,7 +124,7 @@ def _segment(row: CsvRow, table: CsvTable, config: PrepareConfig) -> Segment:
         name = os.path.expanduser(name)  # noqa: PTH111 (leaves an unknown user's as it is)
     fields = cells | {"csv_dir": str(table.path.parent), "audio": name}
     pattern = "{audio}" if Path(name).is_absolute() else config.audio_pattern
-    audio = Path(_PLACEHOLDER.sub(lambda match: fields[match[1]], os.path.expanduser(pattern)))  # noqa: PTH111
+    audio = Path(_PLACEHOLDER.sub(lambda match: fields[match[1]], pattern))
     id_column, group_column = table.chosen.get("id_column"), table.chosen.get("group_column")
     return Segment(
         row,

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from rich.filesize import decimal
 
-from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.manifest.audio import SAMPLE_RATE, UNCHANGED, Perturbation, lengths_16k
+from kimi_audio_ft.errors import DataError, UserError
+from kimi_audio_ft.manifest.audio import SAMPLE_RATE, UNCHANGED, AudioError, Perturbation, audio_info, lengths_16k
 from kimi_audio_ft.manifest.manifest import Manifest, require_recordings
 from kimi_audio_ft.model.audio_frontend import PIECE_SAMPLES, num_audio_tokens
 from kimi_audio_ft.store.features import FeatureStore
+
+_SHOWN = 5  # recordings that cannot be used, in the error
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Wanted:
 def find_wanted(
     store: FeatureStore, manifests: Sequence[Manifest], perturbations: Sequence[Perturbation] = (UNCHANGED,)
 ) -> Wanted:
-    """Distinct recordings that the store lacks, with lengths from headers; DataError if one cannot be read."""
+    """Distinct recordings that the store lacks, with lengths from headers; a DataError names the unreadable ones."""
     audios = [manifest.audio_messages() for manifest in manifests]
     digests = np.concatenate([recording_digests(manifest) for manifest in manifests])
     once = np.sort(np.unique(digests.reshape(-1).view("S32"), return_index=True)[1])
@@ -95,7 +97,11 @@ def find_wanted(
 
     needed, inverse = np.unique(numbers, return_inverse=True)
     paths = [path_of(number) for number in needed]
-    plain = lengths_16k(paths)
+    try:
+        plain = lengths_16k(paths)
+    except AudioError:
+        places = [(manifests[manifest_of[number]], int(audio_of[number])) for number in needed]
+        raise _unusable(paths, places) from None
     pairs = zip(changes.tolist(), plain[inverse].tolist(), strict=True)
     samples = [perturbations[change].num_samples(length) for change, length in pairs]
     return Wanted(
@@ -105,6 +111,30 @@ def find_wanted(
         np.array(samples, np.int64),
         tuple(perturbations),
     )
+
+
+def _unusable(paths: Sequence[str], places: Sequence[tuple[Manifest, int]]) -> DataError:
+    """All recordings that cannot be read, the first few with their lines; ``places``: of each, its audio message."""
+    problems: list[tuple[int, AudioError]] = []
+    for number, path in enumerate(paths):
+        try:
+            audio_info(path)
+        except AudioError as error:
+            problems.append((number, error))
+    lines = [f"line {_line_of(*places[number])}: {error}" for number, error in problems[:_SHOWN]]
+    if len(problems) > _SHOWN:
+        lines.append(f"and {len(problems) - _SHOWN} more")
+    manifest, audio = places[problems[0][0]]
+    said = "\n  ".join([f"{len(problems)} of {len(paths)} recordings cannot be used:", *lines])
+    return DataError(manifest.source.path, said, line=_line_of(manifest, audio))
+
+
+def _line_of(manifest: Manifest, audio: int) -> int:
+    mask = np.zeros(manifest.recordings.count, bool)
+    mask[audio] = True
+    found = manifest.first_with(mask)
+    assert found is not None
+    return found[0].line
 
 
 def recording_digests(manifest: Manifest) -> np.ndarray:

@@ -72,7 +72,9 @@ def parse_line(
 def checked_line(text: str, path: Path, number: int, tokens: TokenRange | None = None) -> dict[str, Any]:
     """Parses and validates a manifest line as a JSON object; a DataError names file, line and broken rule."""
 
-    def refuse(problem: str, remedy: str = "See the manifest format in README.md") -> DataError:
+    def refuse(
+        problem: str, remedy: str = "Compare it with a line that python -m kimi_audio_ft.prepare wrote"
+    ) -> DataError:
         return DataError(path, problem, remedy, number)
 
     try:
@@ -89,7 +91,11 @@ def checked_line(text: str, path: Path, number: int, tokens: TokenRange | None =
     for position, message in enumerate(value["conversation"]):
         problem = _problem_of(message, tokens)
         if problem:
-            remedy = TOKENIZE_REMEDY if "audio_tokens" in problem else "See the manifest format in README.md"
+            remedy = (
+                TOKENIZE_REMEDY
+                if "audio_tokens" in problem
+                else "Compare it with a line that python -m kimi_audio_ft.prepare wrote"
+            )
             raise refuse(f"message {position}: {problem}", remedy)
     return value
 

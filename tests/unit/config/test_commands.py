@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from kimi_audio_ft.config.commands import PrepareConfig
+from kimi_audio_ft.config.commands import PrepareConfig, TokenizeConfig
+from kimi_audio_ft.config.train import DataConfig
 from kimi_audio_ft.errors import ConfigError
 
 
@@ -44,3 +45,14 @@ def test_options_are_checked(options: dict[str, Any], message: str) -> None:
 def test_spellings_of_options() -> None:
     config = PrepareConfig(csv="a.csv", out="out", header="True", delimiter="tab", encoding="utf-16")
     assert (config.header, config.delimiter) == ("true", "\t")
+
+
+def test_home_folders_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell replaces a ~ behind an option's name."""
+    monkeypatch.setenv("HOME", "/home/someone")
+    prepare = PrepareConfig(csv="~/a.csv", out="~/out", audio_pattern="~/wav/{audio}")
+    assert (prepare.csv, prepare.out) == ("/home/someone/a.csv", "/home/someone/out")
+    assert prepare.audio_pattern == "/home/someone/wav/{audio}"
+    tokenize = TokenizeConfig(manifests=["~/a.jsonl", "b~.jsonl"], out="~/out")
+    assert tokenize.manifests == ["/home/someone/a.jsonl", "b~.jsonl"] and tokenize.out == "/home/someone/out"
+    assert DataConfig(train_manifest="~/a.jsonl").train_manifest == "/home/someone/a.jsonl"

@@ -13,7 +13,7 @@ import torch
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.features.workload import Wanted, describe_need, find_wanted
 from kimi_audio_ft.files import write_jsonl
-from kimi_audio_ft.manifest.audio import UNCHANGED, AudioError, Perturbation
+from kimi_audio_ft.manifest.audio import UNCHANGED, Perturbation
 from kimi_audio_ft.manifest.manifest import Manifest, read_manifest
 from kimi_audio_ft.model.audio_frontend import num_audio_tokens
 from kimi_audio_ft.store.digests import file_digest
@@ -103,8 +103,11 @@ def test_recordings_that_cannot_be_read_are_named(manifest: Callable[..., Manife
     found = manifest("a", 8000, 16000)
     (path,) = found[1].audio_paths
     path.write_bytes(b"no recording")
-    with pytest.raises(AudioError, match=r"a1\.wav: not a readable recording"):
+    with pytest.raises(DataError) as caught:
         find_wanted(codes_store(), [found])
+    first, second = str(caught.value).split("\n")
+    assert first.endswith("a.jsonl:2: 1 of 2 recordings cannot be used:")
+    assert second.startswith(f"  line 2: {path}: not a readable recording")
     path.unlink()
     with pytest.raises(DataError, match=r"a\.jsonl:2: there is no recording .*a1\.wav"):
         find_wanted(codes_store(), [found])

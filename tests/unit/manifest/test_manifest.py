@@ -23,7 +23,7 @@ from kimi_audio_ft.manifest.manifest import (
 )
 
 TOKENS = TokenRange(100, 120)
-REMEDY = "See the manifest format in README.md"
+REMEDY = "Compare it with a line that python -m kimi_audio_ft.prepare wrote"
 Line = dict[str, Any]
 
 
