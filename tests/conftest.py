@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -98,11 +99,15 @@ def waveforms(golden: Path) -> dict[str, Tensor]:
 
 @pytest.fixture(autouse=True)
 def private_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Every test has a store of its own, and the file mode mask that it began with: commands take their store's."""
-    root, mask = tmp_path / "store", os.umask(0o022)
+    """Every test has a store of its own, and the file mode mask and collection of garbage of a fresh process.
+
+    Commands take the mask of their store, and a sweep's process collects seldom.
+    """
+    root, mask, often = tmp_path / "store", os.umask(0o022), gc.get_threshold()
     monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(root))
     yield root
     os.umask(mask)
+    gc.set_threshold(*often)
 
 
 @pytest.fixture(scope="session")

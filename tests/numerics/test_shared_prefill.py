@@ -76,6 +76,7 @@ def test_seeds_that_do_not_tell_repeats_apart_are_seen(
 ) -> None:
     """The negative control: one generator's seed for all repeats of an utterance."""
     separate = [decode(trial.evaluation, request.setting, request.seed, None) for request in REQUESTS[:4]]
+    assert all(one.hypotheses for one in separate), "they are read from the store when they are asked for"
     monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(tmp_path / "another"))
     seed = transcribe.utterance_seed
     monkeypatch.setattr(transcribe, "utterance_seed", lambda number, repeat, utterance: seed(number, 0, utterance))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -112,6 +113,7 @@ def worker_function(path: str) -> Callable[[str], int]:
     """
 
     def run(task_file: str) -> int:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # cancelled, it is interrupted, also under nohup
         sys.path[:0] = [entry for entry in path.split(":") if entry not in sys.path]
         # A process of its own: it can be sent signals, and its death or its memory is not the worker's.
         process = import_module("kimi_audio_ft.sweep.task").TaskProcess(Path(task_file))

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from kimi_audio_ft import store
-from kimi_audio_ft.config.train import LoraConfig, OptimConfig, TrainConfig
+from kimi_audio_ft.config.train import DecodingConfig, LoraConfig, OptimConfig, TrainConfig
 from kimi_audio_ft.files import write_json
 from kimi_audio_ft.store.inventory import has_hashes, listing, problem, products
 from tests.unit.store.small_products import make_two_files, write_features
@@ -34,7 +34,9 @@ def test_products(private_store: Path, tmp_path: Path) -> None:
 
 
 def test_what_made_a_product() -> None:
-    config = TrainConfig(lora=LoraConfig(r=4), optim=OptimConfig(lr=0.003), seed=7)
+    config = TrainConfig(
+        lora=LoraConfig(r=4), optim=OptimConfig(lr=0.003), decoding=DecodingConfig(text_temperature=0.3), seed=7
+    )
     config.data.train_manifest = "data/train.jsonl"
     store.find_or_make("adapter", "a1", lambda folder: {"config": asdict(config), "steps": 3})
     inputs = {"adapter": "a1", "eval": "x", "seed": 7, "repeat": 1}

@@ -6,15 +6,15 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from omegaconf import OmegaConf
 
 from kimi_audio_ft import store
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.files import write_jsonl
+from kimi_audio_ft.sweep.compose import JobConfig
 from kimi_audio_ft.sweep.halving import Candidate, RungResult
 from kimi_audio_ft.sweep.halving_run import HalvingRecord, RungScore, num_steps, print_rung, train_until
 from kimi_audio_ft.sweep.launch import Job
@@ -36,7 +36,8 @@ class Composed:
 
 def job(config: TrainConfig | None, error: Exception | None = None) -> Job:
     trial = Trial(config) if config is not None else None
-    return Job(0, ["lora.r=2"], OmegaConf.create(), None, trial, trial.plan if trial else None, error)
+    plan = trial.plan if trial else None
+    return Job(0, ["lora.r=2"], cast(JobConfig, None), trial=trial, plan=plan, error=error)
 
 
 def judged(metric: str, until: int, *jobs: Job) -> list[RungResult]:
