@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -58,6 +59,7 @@ def disk_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
             return place
 
         yield mount
+        gc.collect()  # an error's traceback may still hold a file of the disk
 
 
 # A small spoken corpus of noise clips, encoded once with the embedded model's encoders.
