@@ -183,6 +183,7 @@ SAME_BYTES: dict[str, tuple[Changes, Changes]] = {
 
 
 @pytest.mark.parametrize("two", SAME_BYTES.values(), ids=SAME_BYTES)
+@pytest.mark.slow
 def test_one_signature_is_one_adapter(
     trial_config: Config, inputs: Inputs, fit: Callable[..., Any], tmp_path: Path, two: tuple[Changes, Changes]
 ) -> None:

@@ -16,6 +16,8 @@ import soundfile
 from kimi_audio_ft.corpus.rows import hear
 from kimi_audio_ft.manifest.audio import AudioError, audio_info, decode_mono
 
+pytestmark = pytest.mark.slow
+
 RATE, LENGTH = 8000, 4000
 CUT, DAMAGED, SILENT = "unreadable_audio", "unreadable_audio", "silent_audio"
 

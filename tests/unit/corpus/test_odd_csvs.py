@@ -14,6 +14,8 @@ from kimi_audio_ft.config.commands import PrepareConfig
 from kimi_audio_ft.corpus.prepare import prepare
 from kimi_audio_ft.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 HEAD = "audio,text\n"
 BOM = "\ufeff"
 
