@@ -33,6 +33,7 @@ CACHES = {
     "rungs": "score of an adapter at a rung",
     "scores": "scores of transcripts, and of every utterance",
     "report": "scripts of the report",
+    "clips": "recordings as reports embed them",
 }
 """Kinds of cached values (see ``cache.py``), and what each value is."""
 CORRUPT = ".corrupt-"

@@ -13,7 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
+from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.scoring.normalise import normalise
+from kimi_audio_ft.store.cache import keep, recall
+from kimi_audio_ft.store.digests import file_digest
 from multirun_analysis.sweep import Trial
 
 MOST_SHOWN = 12
@@ -121,18 +125,33 @@ def embedded(paths: Sequence[Path | None], budget: int = BUDGET) -> list[Embedde
 
 
 def _embed(path: Path | None) -> EmbeddedAudio:
-    import soundfile  # not needed by sweeps without mistakes
-
     if path is None:
         return EmbeddedAudio()
     if not path.is_file():
         return EmbeddedAudio(why_not="audio.missing")
     try:
-        if soundfile.info(path).duration > LONGEST_SECONDS:
-            return EmbeddedAudio(why_not="audio.too_long")
-        return EmbeddedAudio(uri="data:audio/mpeg;base64," + base64.b64encode(_mp3(path)).decode("ascii"))
-    except (OSError, RuntimeError):  # libsndfile's errors are RuntimeErrors
+        data = _encoded(path)
+    except (OSError, RuntimeError, DataError):  # libsndfile's errors are RuntimeErrors
         return EmbeddedAudio(why_not="audio.unreadable")
+    if data is None:
+        return EmbeddedAudio(why_not="audio.too_long")
+    return EmbeddedAudio(uri=f"data:audio/mpeg;base64,{data}")
+
+
+def _encoded(path: Path) -> str | None:
+    """The recording's MP3 in base64, None for a long one; the store keeps it for the next report that shows it."""
+    facts = [file_digest(path), SAMPLE_RATE, COMPRESSION] if store_root().is_dir() else None
+    data = recall("clips", facts) if facts else None
+    if isinstance(data, str):
+        return data
+    import soundfile
+
+    if soundfile.info(path).duration > LONGEST_SECONDS:
+        return None
+    data = base64.b64encode(_mp3(path)).decode("ascii")
+    if facts:
+        keep("clips", facts, data)
+    return data
 
 
 def _mp3(path: Path) -> bytes:

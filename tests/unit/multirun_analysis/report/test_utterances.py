@@ -60,6 +60,20 @@ def test_what_cannot_be_played_is_named(tmp_path: Path) -> None:
     assert all(clip.uri is None for clip in found)
 
 
+def test_a_clip_is_encoded_once_for_all_reports_of_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(tmp_path / "store"))
+    path = recording(tmp_path / "a.wav")
+    without = embedded([path])
+    assert not (tmp_path / "store").exists()  # a report elsewhere makes no store
+    (tmp_path / "store").mkdir()
+    assert embedded([path]) == embedded([path]) == without
+    (kept,) = (tmp_path / "store" / "clips").iterdir()
+    kept.write_text('"c2hvcnQ="', encoding="utf-8")
+    assert embedded([path]) == [EmbeddedAudio(uri="data:audio/mpeg;base64,c2hvcnQ=")]
+    recording(path, seconds=3.0)  # another recording of the same name
+    assert len(embedded([path])[0].uri or "") > len(without[0].uri or "")
+
+
 def test_the_budget_ends_with_the_clip_that_no_longer_fits(tmp_path: Path) -> None:
     paths = [recording(tmp_path / f"{number}.wav", seconds) for number, seconds in enumerate((1.0, 3.0, 1.0))]
     lengths = [len(clip.uri or "") for clip in embedded(paths)]
