@@ -66,13 +66,18 @@ def run_workers(
     messages = mp.get_context(START_METHOD).Queue()
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(meeting.port), "WORLD_SIZE": str(count)}
     group["TORCHELASTIC_USE_AGENT_STORE"] = "True"
-    context = mp.start_processes(  # its children end when this process does
-        _run,
-        (pickle.dumps((task, arguments)), {**os.environ, **group}, messages),
-        nprocs=count,
-        join=False,
-        start_method=START_METHOD,
-    )
+    # A worker that is still importing cannot answer Ctrl-C but by a traceback: it hears it in _run.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        context = mp.start_processes(  # its children end when this process does
+            _run,
+            (pickle.dumps((task, arguments)), {**os.environ, **group}, messages),
+            nprocs=count,
+            join=False,
+            start_method=START_METHOD,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     failures: dict[int, UserError | MemoryError] = {}
 
     def deliver(wait: float) -> None:
@@ -125,6 +130,7 @@ def _run(rank: int, pickled: bytes, environment: dict[str, str], messages: Any) 
     leave_out_bitsandbytes()
     os.environ |= {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         task, arguments = pickle.loads(pickled)
         task(rank, lambda value: messages.put((rank, "message", value)), *arguments)
     except UserError as error:

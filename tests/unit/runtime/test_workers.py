@@ -137,3 +137,25 @@ def test_workers_end_with_their_parent(tasks: Any, tmp_path: Path) -> None:
         poll.register(handle, select.POLLIN)  # readable once the process has ended
         assert poll.poll(20_000), "a worker outlived its parent"
         os.close(handle)
+
+
+def test_ctrl_c_while_a_worker_starts_prints_no_traceback(tasks: Any, tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys, worker_tasks\n"
+        "from kimi_audio_ft.runtime.workers import WorkerDied, run_workers\n"
+        "if __name__ == '__mp_main__':  # a worker, which reads this file before it hears of its task\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "if __name__ == '__main__':\n"
+        "    try:\n"
+        "        run_workers(worker_tasks.wait, (), 1)\n"
+        "    except WorkerDied as error:\n"
+        "        sys.exit(f'{error}; {signal.pthread_sigmask(signal.SIG_BLOCK, [])}')\n"
+    )
+    (tmp_path / "parent.py").write_text(script, encoding="utf-8")
+    paths = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
+    parent = subprocess.run(
+        [sys.executable, str(tmp_path / "parent.py")],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": paths},
+    )  # fmt: skip
+    assert parent.stderr.strip().startswith("worker 0 of 1 died: ") and "Traceback" not in parent.stderr, parent.stderr
+    assert parent.stderr.strip().endswith("; set()")  # this process hears Ctrl-C again
