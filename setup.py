@@ -1,4 +1,4 @@
-"""Puts the configs and studies, which are at the top of the repository, into the package; all else: setup.cfg."""
+"""Puts configs, studies and docs, which are at the top of the repository, into the package; all else: setup.cfg."""
 
 from pathlib import Path
 
@@ -9,7 +9,8 @@ SHARE = Path("kimi_audio_ft", "share")  # see kimi_audio_ft/paths.py
 
 
 def _shared_files() -> list[str]:
-    return sorted(path.as_posix() for path in [*Path("conf").rglob("*.yaml"), *Path("experiments").glob("*.yaml")])
+    found = [*Path("conf").rglob("*.yaml"), *Path("experiments").glob("*.yaml"), *Path("docs").glob("*.md")]
+    return sorted(path.as_posix() for path in found)
 
 
 class BuildWithConfigs(build_py):

@@ -7,6 +7,7 @@ import errno
 import functools
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable
@@ -24,8 +25,9 @@ from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from kimi_audio_ft.config.data_file import DATA_FILE
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.paths import config_dir, project_root, share_with_group
+from kimi_audio_ft.paths import config_dir, data_page, expanded, project_root, share_with_group
 from kimi_audio_ft.runtime.libraries import leave_out_bitsandbytes
 from kimi_audio_ft.store.signature import flatten
 
@@ -82,7 +84,8 @@ def command(
 
             run.takes_settings = True  # type: ignore[attr-defined]
             # argparse takes overrides on one side of a flag only, and `... -m lora.r=8,16` is natural to write.
-            sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+            arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+            sys.argv[1:] = [with_home(argument) for argument in arguments]
             app = hydra.main(version_base="1.3", config_path=config_dir(), config_name=config_name)(run)
             _report_errors(app, settings_class, endings)
 
@@ -113,6 +116,13 @@ def _report_errors(app: Callable[[], None], settings_class: type, endings: Sweep
             path = error.filename or "the folder of the outputs"
             fail(f"{path}: cannot be written ({error.strerror}). Free space there, or run in another folder", error)
         raise
+
+
+def with_home(argument: str) -> str:
+    """``option=~/x`` with the home folder, as bash itself writes some; Hydra's grammar has no ``~`` in plain values."""
+    if any(quote in argument for quote in "'\""):
+        return argument
+    return re.sub(r"(?<=[=,\[])~(?=[/,\]]|$)", lambda _: os.path.expanduser("~"), argument)  # noqa: PTH111
 
 
 def is_sweep() -> bool:
@@ -201,16 +211,25 @@ def explain(error: Exception, schema: type) -> str:
     if isinstance(error, OverrideParseException):
         return _unreadable(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        choice = f"{group}={name}"
-        remedy = PLUGINS.get(choice, f"{group} can be {', '.join(error.options)}")
-        return f"{choice}: there is no such choice. {remedy}"
+        return _no_choice(str(error.missing_cfg_file), error.options)
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
         return unknown_option(_option_of(error, cause), option_names(schema))
     if isinstance(cause, OmegaConfBaseException):
         return _wrong_value(error, cause)
     return str(error).strip()
+
+
+def _no_choice(file: str, options: Iterable[str]) -> str:
+    group, _, name = file.partition("/") if file.startswith("data/") else file.rpartition("/")
+    choice = f"{group}={name}"
+    remedy = PLUGINS.get(choice, f"{group} can be {', '.join(options)}")
+    if group != "data":
+        return f"{choice}: there is no such choice. {remedy}"
+    if (expanded(name) / DATA_FILE).is_file():
+        return f"{choice}: there is no such choice. Write data=./{name} for the folder"
+    rule = f"there is no such choice, file, or folder with {DATA_FILE}"
+    return f"{choice}: {rule}. {remedy}, or what prepare has written ({data_page()})"
 
 
 def refuse_unusable(schema: type, values: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ TINY_MODEL = PACKAGE / "assets" / "tiny"
 
 
 def project_root() -> Path:
-    """The folder that holds ``conf/`` and ``experiments/``: the checkout, or where setup.py put them in the package."""
+    """The folder with ``conf/``, ``experiments/`` and ``docs/``: the checkout, or in the package, by setup.py."""
     in_checkout = (CHECKOUT / "conf").is_dir() and (CHECKOUT / "setup.cfg").is_file()
     return CHECKOUT if in_checkout else PACKAGE / "share"
 
@@ -22,6 +22,12 @@ def project_root() -> Path:
 def config_dir() -> str:
     """Hydra's primary config folder."""
     return str(project_root() / "conf")
+
+
+def data_page() -> str:
+    """Path of the page about manifests, for messages: from the working folder where it lies below that."""
+    page = project_root() / "docs" / "data.md"
+    return str(page.relative_to(Path.cwd()) if page.is_relative_to(Path.cwd()) else page)
 
 
 def store_root() -> Path:

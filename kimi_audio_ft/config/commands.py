@@ -9,8 +9,10 @@ from typing import Any
 from omegaconf import MISSING
 
 from kimi_audio_ft.config.checks import at_least, below_one, count_or_auto, expand_home, one_of, require
+from kimi_audio_ft.config.data_file import DATA_FILE, find_data_file, untokenized
 from kimi_audio_ft.config.train import DEFAULT_PROMPT, ModelConfig
 from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.paths import expanded
 
 # Hydra's command line takes none of these characters without two layers of quotes.
 _DELIMITERS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
@@ -21,7 +23,7 @@ class PrepareConfig:
     """A CSV with one recording and its transcript per row becomes manifests."""
 
     csv: str = MISSING  # The CSV to read.
-    # Folder for train.jsonl, eval.jsonl, test.jsonl, rejected.jsonl and summary.json, made if absent.
+    # Folder for train.jsonl, eval.jsonl, test.jsonl, data.yaml, rejected.jsonl and summary.json, made if absent.
     out: str = MISSING
     # Column with the recording's file name: its name in the header, or its position from 0.
     audio_column: str = "audio"
@@ -126,7 +128,8 @@ class PrepareConfig:
 class TokenizeConfig:
     """``python -m kimi_audio_ft.tokenize``: semantic codes into manifests, Whisper features into the store."""
 
-    manifests: list[str] = field(default_factory=list)  # Manifests to tokenize.
+    # Manifests to tokenize: a folder of prepare or its data.yaml, a manifest, or a list of them.
+    manifests: Any = field(default_factory=list)
     out: str | None = None  # Folder for the pretokenized manifests; null is beside each, as NAME.tokens.jsonl.
     audio_root: str | None = None  # Folder that relative audio paths start from; null is the manifest's own folder.
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -138,12 +141,27 @@ class TokenizeConfig:
     progress: bool = True  # Show a progress bar.
 
     def __post_init__(self) -> None:
-        expand_home(self, "manifests", "out", "audio_root")
-        remedy = "Write manifests=[train.jsonl,eval.jsonl]"
-        require(bool(self.manifests), "manifests", self.manifests, "needs at least one manifest", remedy)
+        self.manifests = self._named_manifests()
+        expand_home(self, "out", "audio_root")
         at_least(1, self, "", "batch_size", "readers")
         count_or_auto("devices", self.devices)
         at_least(0, self, "", "threads")
+
+    def _named_manifests(self) -> list[str]:
+        given = self.manifests if isinstance(self.manifests, list) else [self.manifests]
+        remedy = "Write manifests=FOLDER for one that prepare has written, or manifests=[train.jsonl,eval.jsonl]"
+        named = bool(given) and all(isinstance(name, str) and name for name in given)
+        require(named, "manifests", self.manifests, "must name a folder with a data.yaml, or manifests", remedy)
+        found = list[str]()
+        for name in given:
+            path, file = expanded(name), find_data_file(name)
+            if path.is_dir() or path.suffix == ".yaml":
+                rule = f"is a folder without {DATA_FILE}" if path.is_dir() else "there is no such file"
+                require(file is not None, "manifests", name, rule, remedy)
+                found += untokenized(file) if file else []
+            else:
+                found.append(str(path))
+        return found
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from textwrap import shorten
 from typing import Any
 
 from kimi_audio_ft.config.commands import PrepareConfig
+from kimi_audio_ft.config.data_file import DATA_FILE, data_file_text, word_for
 from kimi_audio_ft.corpus.csv_table import CsvTable, read_csv
 from kimi_audio_ft.corpus.reasons import REASONS, Rejection
 from kimi_audio_ft.corpus.rows import Segment, number_repeats, select_segments
@@ -26,7 +28,7 @@ _COLUMN_OPTIONS = ("audio_column", "text_column", "group_column", "id_column", "
 
 
 def prepare(config: PrepareConfig) -> PrepareSummary:
-    """Writes the manifest of each requested split, ``rejected.jsonl`` and ``summary.json`` into ``config.out``.
+    """Writes the manifest of each requested split, ``data.yaml``, ``rejected.jsonl`` and ``summary.json`` into ``out``.
 
     Output is deterministic: the same command writes the same bytes.
 
@@ -60,6 +62,7 @@ def prepare(config: PrepareConfig) -> PrepareSummary:
     )
     summary_text = json.dumps(asdict(summary), ensure_ascii=False, indent=2) + "\n"
     records = {"rejected.jsonl": _rejected_lines(rejections), "summary.json": [summary_text]}
+    records[DATA_FILE] = [data_file_text(splits)]
     write_lines_together(out, manifests | records)
     for split in SPLITS:
         if split not in splits:
@@ -259,3 +262,6 @@ def print_summary(summary: PrepareSummary) -> None:
     for name, split in summary.splits.items():
         splits.add_row(f"{name}.jsonl", str(split.segments), str(split.groups), f"{split.hours:.3f}")
     console.print(splits)
+    folder = escape(printable(shlex.quote(word_for(summary.config["out"]))))
+    said = f"next: python -m kimi_audio_ft.tokenize manifests={folder}, then kimi_audio_ft.train with data={folder}"
+    console.print(said, soft_wrap=True, highlight=False)

@@ -16,10 +16,11 @@ import torch
 
 from kimi_audio_ft.base import Base, module_names
 from kimi_audio_ft.config.commands import TokenizeConfig
+from kimi_audio_ft.config.data_file import DATA_FILE
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.features.encode import encode_wanted
 from kimi_audio_ft.features.workload import Wanted, describe_need, find_wanted, recording_digests, rows_of
-from kimi_audio_ft.files import write_jsonl
+from kimi_audio_ft.files import write_jsonl, write_text
 from kimi_audio_ft.manifest.conversation import TokenRange, id_of
 from kimi_audio_ft.manifest.manifest import Manifest, numbered_lines, read_manifest
 from kimi_audio_ft.runtime.devices import device, limit_threads, started_by_launcher
@@ -71,6 +72,7 @@ def _take_part(config: TokenizeConfig) -> None:
             store.refresh()
             for manifest, path in zip(manifests, _outputs(config), strict=True):
                 _write(manifest, path, store, base.tokens)
+            _take_data_file_along(manifests, config.out)
             module_names(base.files)  # fill the cache: planning a sweep needs them, without PyTorch
 
 
@@ -120,6 +122,14 @@ def _write(manifest: Manifest, path: Path, store: FeatureStore, tokens: TokenRan
     codes = int(rows_of(store, recording_digests(manifest)).sum())
     said = f"{len(manifest)} conversations, {codes} codes ({codes / 12.5 / 60:.1f} min of audio)"
     print(f"{printable(str(path))}: {said}")
+
+
+def _take_data_file_along(manifests: Sequence[Manifest], out: str | None) -> None:
+    """Copy the ``data.yaml`` beside the manifests, which names them without a folder, to where they are now."""
+    folders = {manifest.source.path.parent.resolve() for manifest in manifests}
+    file = folders.pop() / DATA_FILE
+    if out and not folders and file.is_file() and file.parent != Path(out).resolve():
+        write_text(Path(out) / DATA_FILE, file.read_text(encoding="utf-8"))
 
 
 def pretokenized(manifest: Manifest, store: FeatureStore, tokens: TokenRange, folder: Path) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.paths import data_page
 
 ROLES = ("user", "assistant")
 MESSAGE_TYPES = ("text", "audio")
@@ -72,10 +73,8 @@ def parse_line(
 def checked_line(text: str, path: Path, number: int, tokens: TokenRange | None = None) -> dict[str, Any]:
     """Parses and validates a manifest line as a JSON object; a DataError names file, line and broken rule."""
 
-    def refuse(
-        problem: str, remedy: str = "Compare it with a line that python -m kimi_audio_ft.prepare wrote"
-    ) -> DataError:
-        return DataError(path, problem, remedy, number)
+    def refuse(problem: str, remedy: str = "") -> DataError:
+        return DataError(path, problem, remedy or f"{data_page()} describes the format", number)
 
     try:
         value = json.loads(text)
@@ -91,12 +90,7 @@ def checked_line(text: str, path: Path, number: int, tokens: TokenRange | None =
     for position, message in enumerate(value["conversation"]):
         problem = _problem_of(message, tokens)
         if problem:
-            remedy = (
-                TOKENIZE_REMEDY
-                if "audio_tokens" in problem
-                else "Compare it with a line that python -m kimi_audio_ft.prepare wrote"
-            )
-            raise refuse(f"message {position}: {problem}", remedy)
+            raise refuse(f"message {position}: {problem}", TOKENIZE_REMEDY if "audio_tokens" in problem else "")
     return value
 
 

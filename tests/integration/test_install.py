@@ -62,7 +62,7 @@ def test_wheel_holds_every_file_that_is_not_python(wheel: Path) -> None:
     inside = {name for name in names if not name.endswith((".py", "/")) and ".dist-info/" not in name}
     data = {name.removeprefix(SHARE) for name in inside if name.startswith(SHARE)}
     packaged = {name for name in inside if not name.startswith(SHARE)}
-    sources = [*list(REPOSITORY.glob("conf/**/*.yaml")), *REPOSITORY.glob("experiments/*.yaml")]
+    sources = [path for kind in ("conf/**/*.yaml", "experiments/*.yaml", "docs/*.md") for path in REPOSITORY.glob(kind)]
     assert data == {str(path.relative_to(REPOSITORY)) for path in sources}
     own = {
         str(path.relative_to(REPOSITORY))

@@ -98,7 +98,7 @@ REFUSED: list[tuple[str, list[Any], str]] = [
     ("scoring.fillers", [["嗯", " "], ["嗯 "], [""]], "must be words without white space"),
     ("scoring.terms", ["no/such.txt", "."], "must name a text file.*there is no such file"),
     ("scoring.names", ["no/such.txt", "."], "must name a text file.*there is no such file"),
-    ("manifests", [[]], "needs at least one manifest"),
+    ("manifests", [[], "", [3]], "must name a folder with a data.yaml, or manifests"),
     ("batch_size", [0], ONE),
     ("readers", [0], ONE),
     ("devices", [0, -1, "all", True, 1.5, None], "must be auto, or 1 or more"),

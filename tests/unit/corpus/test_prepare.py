@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 from kimi_audio_ft.config.commands import PrepareConfig
+from kimi_audio_ft.config.data_file import untokenized
 from kimi_audio_ft.corpus.prepare import PrepareSummary, manifest_path, prepare, write_lines_together
 from kimi_audio_ft.corpus.reasons import REASONS
 from kimi_audio_ft.corpus.rows import number_repeats
@@ -84,14 +85,15 @@ def test_a_manifest_line_is_the_published_format(corpus: Path) -> None:
         ],
     }
     assert (out / first["conversation"][1]["content"]).is_file()
-    assert sorted(content(out)) == ["rejected.jsonl", "summary.json", "train.jsonl"]
+    assert sorted(content(out)) == ["data.yaml", "rejected.jsonl", "summary.json", "train.jsonl"]
 
 
 def test_the_same_command_writes_the_same_bytes(corpus: Path) -> None:
     config = config_for(corpus, eval_ratio=0.2, test_ratio=0.1, balance_column="kind", balance_mode="downsample")
     prepare(config)
     first = content(corpus.parent / "out")
-    assert sorted(first) == ["eval.jsonl", "rejected.jsonl", "summary.json", "test.jsonl", "train.jsonl"]
+    manifests = ["eval.jsonl", "test.jsonl", "train.jsonl"]
+    assert sorted(first) == sorted(["data.yaml", "rejected.jsonl", "summary.json", *manifests])
     prepare(config)
     assert content(corpus.parent / "out") == first
     prepare(config_for(corpus, eval_ratio=0.2, test_ratio=0.1, seed=1))
@@ -275,7 +277,9 @@ def test_too_many_refused_rows_stop_before_a_manifest_is_written(corpus: Path) -
 def test_a_manifest_of_an_earlier_run_does_not_survive(corpus: Path) -> None:
     prepare(config_for(corpus, test_ratio=0.2))
     prepare(config_for(corpus, test_ratio=0.0, seed=1))
-    assert sorted(content(corpus.parent / "out")) == ["eval.jsonl", "rejected.jsonl", "summary.json", "train.jsonl"]
+    out = corpus.parent / "out"
+    assert sorted(content(out)) == ["data.yaml", "eval.jsonl", "rejected.jsonl", "summary.json", "train.jsonl"]
+    assert untokenized(out / "data.yaml") == [str(out / "train.jsonl"), str(out / "eval.jsonl")]
 
 
 def test_recordings_on_another_tree_have_absolute_paths(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft.config.commands import TokenizeConfig
+from kimi_audio_ft.config.data_file import data_values
 from kimi_audio_ft.config.train import ModelConfig
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.features.tokenize import output_path, pretokenized, tokenize
@@ -173,3 +174,10 @@ def test_codes_without_a_recording_cannot_be_made(write: Callable[..., Path]) ->
     with pytest.raises(DataError, match=r"m\.jsonl:2: 1 audio messages but 0 recordings\. Give every audio message"):
         tokenize(config(path))
     assert not path.with_name("m.tokens.jsonl").exists()
+
+
+def test_the_data_file_goes_where_the_manifests_go(write: Callable[..., Path], folder: Path) -> None:
+    write(asr("clips/0.wav")).rename(folder / "train.jsonl")
+    (folder / "data.yaml").write_text("train_manifest: train.tokens.jsonl\n", encoding="utf-8")
+    (written,) = tokenize(config(folder, out=str(folder / "there")))
+    assert data_values(folder / "there" / "data.yaml") == {"train_manifest": str(written)}

@@ -23,7 +23,7 @@ from kimi_audio_ft.manifest.manifest import (
 )
 
 TOKENS = TokenRange(100, 120)
-REMEDY = "Compare it with a line that python -m kimi_audio_ft.prepare wrote"
+REMEDY = "docs/data.md describes the format"
 Line = dict[str, Any]
 
 
