@@ -125,6 +125,8 @@ class ConversationDataset(Dataset[Sample]):
     augment: AugmentConfig | None = None
     seed: int = 0
     for_generation: bool = False
+    # Conversations whose codes are known to be those of the stored features, which stay as they are.
+    _compared: set[int] = field(default_factory=set, init=False)
 
     def __len__(self) -> int:
         return len(self.conversations)
@@ -141,8 +143,9 @@ class ConversationDataset(Dataset[Sample]):
         keys = [perturbation.key(digest) for digest in digests]
         if perturbation != UNCHANGED:
             conversation = self._with_codes_of(conversation, keys)
-        elif self.audio.mode == "cached":
+        elif self.audio.mode == "cached" and draw.index not in self._compared:
             self._require_same_codes(conversation, keys)
+            self._compared.add(draw.index)
         sample = Sample(
             conversation.id,
             layout_conversation(conversation.messages, self.tokenizer, conversation.task_type, self.for_generation),
