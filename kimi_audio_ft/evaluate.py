@@ -13,7 +13,7 @@ from kimi_audio_ft.cli import command, is_sweep
 from kimi_audio_ft.config.train import EvaluateConfig
 from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode
 from kimi_audio_ft.files import write_json
-from kimi_audio_ft.inputs import only_knows_the_demo
+from kimi_audio_ft.inputs import longer_than_trained, only_knows_the_demo
 from kimi_audio_ft.runtime.devices import refuse_launchers
 from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.scoring import read_options
@@ -53,6 +53,8 @@ def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> d
     if told := only_knows_the_demo(config.model, config.data):
         print(told)
     evaluation = EvaluationSet(base, config.data)
+    if told := longer_than_trained(evaluation):
+        print(told)
     adapter = find_adapter(config.adapter)
     if adapter:
         require_base(base, adapter[1], config.any_base)

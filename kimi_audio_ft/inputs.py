@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.canonical import TrainingSet
+from kimi_audio_ft.config.checks import require
 from kimi_audio_ft.config.train import DataConfig, ModelConfig, TrainConfig
 from kimi_audio_ft.decoding.transcripts import EvaluationSet, require_manifest
 from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, short_enough, training_subset
@@ -28,6 +29,18 @@ def only_knows_the_demo(model: ModelConfig, data: DataConfig) -> str | None:
     return (
         "the embedded model only knows the demo's synthetic speech; for recordings of people run tokenize and train "
         "with model=kimi_audio_7b_instruct (README.md, The 7B model)"
+    )
+
+
+def longer_than_trained(evaluation: EvaluationSet) -> str | None:
+    """A sentence about conversations that training would leave out; they are decoded and scored all the same."""
+    settings, positions = evaluation.settings, evaluation.conversations.lengths(evaluation.base.tokenizer)[:, 0]
+    count = int((positions > settings.max_length).sum())
+    if not count:
+        return None
+    return (
+        f"{settings.eval_manifest}: {count} of {len(positions)} conversations are longer than data.max_length="
+        f"{settings.max_length} positions, which limits training only; they are decoded and scored too"
     )
 
 
@@ -51,15 +64,20 @@ class Inputs:
         facts = [*_about_base(config), asdict(config.data)]
 
         def make() -> EvaluationSet:
-            told = only_knows_the_demo(config.model, config.data)
-            if told:
+            if told := only_knows_the_demo(config.model, config.data):
                 log.warning("%s", told)
-            return EvaluationSet(self.base(config), config.data)
+            evaluation = EvaluationSet(self.base(config), config.data)
+            if told := longer_than_trained(evaluation):
+                log.warning("%s", told)
+            return evaluation
 
         return _once(self._evaluations, facts, make)
 
     def training_set(self, config: TrainConfig) -> TrainingSet:
-        """The conversations that are trained on; ConfigError: there are none, or too few for the subset."""
+        """The conversations that are trained on.
+
+        ConfigError: there are none, too few for the subset, or ``max_length`` is beyond the model's positions.
+        """
         data = config.data
         require_manifest("data.train_manifest", data.train_manifest)
         named = (data.train_manifest, data.audio_root, data.prompt)
@@ -67,6 +85,8 @@ class Inputs:
 
         def make() -> TrainingSet:
             base = self.base(config)
+            rule = f"the model has {base.positions} positions"
+            require(data.max_length <= base.positions, "data.max_length", data.max_length, rule, "Use at most as many")
             part = training_subset(read_manifest(*named, base.tokens, base.tokenizer), *subset)
             part = part.select(short_enough(part, base.tokenizer, data.max_length))
             longest = int(part.lengths(base.tokenizer)[:, 0].max())

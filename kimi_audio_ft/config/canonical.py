@@ -53,7 +53,7 @@ EXCLUDED = {
         "data.max_batch_tokens",
         "data.bucket_by_length",
         "data.augment",
-        "decoding.batch_size",
+        "decoding.batch_size",  # see transcript_form for bf16
         "decoding.repeats",  # every repeat is a product of its own
     ),
 }
@@ -91,7 +91,15 @@ def adapter_form(config: TrainConfig, trained: TrainingSet, targets: str, ranks:
 def transcript_form(data: DataConfig, model: ModelConfig, setting: DecodingConfig) -> dict[str, Any]:
     """Form of a decoding under a setting in its own form."""
     form = {"data": asdict(data), "model": asdict(model), "decoding": asdict(setting)}
-    return _counted(form, EXCLUDED["transcript"])
+    counted = _counted(form, EXCLUDED["transcript"])
+    if batches_count(model) and setting.batch_size != DecodingConfig.batch_size:
+        counted["decoding"]["batch_size"] = setting.batch_size
+    return counted
+
+
+def batches_count(model: ModelConfig) -> bool:
+    """Whether utterances decoded together may change an answer: rows of a bf16 product depend on their number."""
+    return model.dtype != "float32"
 
 
 def is_greedy(setting: DecodingConfig) -> bool:

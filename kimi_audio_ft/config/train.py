@@ -79,7 +79,9 @@ class DataConfig:
     train_subset_seed: int = 1  # Which ones: of one seed, smaller subsets lie inside larger ones.
     audio_root: str | None = None  # Folder that relative audio paths start from; null is the manifest's own folder.
     features: str = "cached"  # cached: encode once into the store; online: encode in every step; none: codes only.
-    max_length: int = 8192  # Longer conversations (positions, both streams) are left out and reported.
+    # Longer conversations (positions, both streams) are left out of training and reported. At most the model's
+    # positions; evaluation decodes all conversations, and refuses those that are longer than the model's positions.
+    max_length: int = 8192
     batch_size: int = 1  # Largest number of conversations in a micro-batch.
     max_batch_tokens: int = 8192  # Largest padded number of positions in a micro-batch.
     bucket_by_length: bool = True  # Put conversations of similar length together, in a random order of batches.
@@ -177,7 +179,9 @@ class DecodingConfig:
     text_repetition_window_size: int = 16  # How many recent tokens that penalty looks back.
     max_new_tokens: int | None = None  # Longest hypothesis in text tokens; null is 256, or one for every audio code.
     repeats: int = 1  # Independent samplings of the whole evaluation set; greedy decoding is done once.
-    batch_size: int = 8  # Utterances decoded together; changes nothing but, in bfloat16, about 3 answers in 100.
+    # Utterances decoded together. In float32 no answer depends on it; in bfloat16 about 3 in 100 do, and transcripts of
+    # another batch size are others in the store.
+    batch_size: int = 8
 
     def __post_init__(self) -> None:
         temperature = self.text_temperature

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from kimi_audio_ft import store
 from kimi_audio_ft.base import Base
-from kimi_audio_ft.config.canonical import transcript_form
+from kimi_audio_ft.config.canonical import batches_count, transcript_form
+from kimi_audio_ft.config.data_file import TOKENS
 from kimi_audio_ft.config.train import DataConfig, DecodingConfig, TrainerConfig
 from kimi_audio_ft.decoding.request import Answer, Answers, DecodingRequest
 from kimi_audio_ft.errors import ChangedError, ConfigError, UserError
@@ -27,6 +28,7 @@ from kimi_audio_ft.manifest.manifest import (
     reference_identity,
     require_positions,
     require_references,
+    require_something_to_score,
 )
 from kimi_audio_ft.paths import PACKAGE
 from kimi_audio_ft.runtime.devices import gpu_freed, num_ranks
@@ -79,6 +81,7 @@ class EvaluationSet:
         require_manifest("data.eval_manifest", path)
         self.conversations = read_manifest(path, settings.audio_root, settings.prompt, base.tokens, base.tokenizer)
         require_references(self.conversations)
+        require_something_to_score(self.conversations)
         require_positions(self.conversations, base.tokenizer, base.positions)
         self.identity = manifest_identity(self.conversations)
         self.reference_identity = reference_identity(self.conversations)
@@ -158,7 +161,10 @@ def require_manifest(option: str, path: str) -> None:
     """Raise a ConfigError unless the option names a file."""
     if not Path(path).is_file():
         rule = "must name a pretokenized manifest" + (", and there is no such file" if path else "")
-        remedy = f"Write {option}=FILE.tokens.jsonl, as tokenize wrote it; `make demo` makes the demo's"
+        remedy = f"Write {option}=FILE{TOKENS}, as tokenize wrote it; `make demo` makes the demo's"
+        raw = path.removesuffix(TOKENS) + ".jsonl"
+        if path.endswith(TOKENS) and Path(raw).is_file():
+            remedy = f"Run python -m kimi_audio_ft.tokenize manifests={raw} first, with the same model"
         raise ConfigError(option, path, rule, remedy)
 
 
@@ -192,13 +198,20 @@ def decode_all(
         should_stop: asked after every batch.
         trainer: its devices share the work (``shares.py``); None: it is done here.
 
-    Prompts are computed in batches of the smallest ``batch_size`` asked for. Each repeat of each setting is a product
-    of its own, independent of the others. Its ``decode_seconds`` are an equal part of the common time, as they share
-    the prefill and most steps; so their sum is the time spent.
+    Prompts are computed in batches of the smallest ``batch_size`` asked for; in bf16, where it can change an answer,
+    in batches of each, one after the other. Each repeat of each setting is a product of its own, independent of the
+    others. Its ``decode_seconds`` are an equal part of the common time, as they share the prefill and most steps; so
+    their sum is the time spent.
 
     Raises:
         Interrupted: on ``should_stop``; as after any other end, decoded batches are kept for the next call.
     """
+    sizes = sorted({request.setting.batch_size for request in requests})
+    if len(sizes) > 1 and batches_count(evaluation.base.settings):
+        options = (adapter, progress, on_progress, should_stop, trainer)
+        parts = {size: [one for one in requests if one.setting.batch_size == size] for size in sizes}
+        found = {size: iter(decode_all(evaluation, part, *options)) for size, part in parts.items()}
+        return [next(found[request.setting.batch_size]) for request in requests]
     made_by = adapter[0] if adapter else None
     smallest = min((request.setting.batch_size for request in requests), default=1)
     alike = [replace(request, setting=replace(request.setting, batch_size=smallest)) for request in requests]

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from kimi_audio_ft.errors import ChangedError, DataError
 from kimi_audio_ft.features.identity import encoder_identity
-from kimi_audio_ft.features.workload import Wanted, describe_need, find_wanted
-from kimi_audio_ft.manifest.audio import UNCHANGED, Perturbation, read_audio
+from kimi_audio_ft.features.workload import Wanted, at_its_line, describe_need, find_wanted
+from kimi_audio_ft.manifest.audio import UNCHANGED, AudioError, Perturbation, read_audio
 from kimi_audio_ft.manifest.manifest import Manifest
 from kimi_audio_ft.model.audio_frontend import num_audio_tokens
 from kimi_audio_ft.model.files import ModelFiles
@@ -77,7 +77,10 @@ def encode_missing(
         store.refresh()
         if wanted := find_wanted(store, [manifest], changes):
             log.info("encoding %s", describe_need(store, wanted))
-            took = encode_wanted(encoders, store, wanted, batch_size, progress=progress)
+            try:
+                took = encode_wanted(encoders, store, wanted, batch_size, progress=progress)
+            except AudioError as error:
+                raise at_its_line([manifest], error) from None
             log.info("encoded %d recordings in %.0f s", len(wanted), took)
     return store
 

@@ -19,8 +19,9 @@ from kimi_audio_ft.config.commands import TokenizeConfig
 from kimi_audio_ft.config.data_file import DATA_FILE
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.features.encode import encode_wanted
-from kimi_audio_ft.features.workload import Wanted, describe_need, find_wanted, recording_digests, rows_of
+from kimi_audio_ft.features.workload import Wanted, at_its_line, describe_need, find_wanted, recording_digests, rows_of
 from kimi_audio_ft.files import write_jsonl, write_text
+from kimi_audio_ft.manifest.audio import AudioError
 from kimi_audio_ft.manifest.conversation import TokenRange, id_of
 from kimi_audio_ft.manifest.manifest import Manifest, numbered_lines, read_manifest
 from kimi_audio_ft.runtime.devices import device, limit_threads, started_by_launcher
@@ -65,7 +66,11 @@ def _take_part(config: TokenizeConfig) -> None:
         took = 0.0
         if share:
             bar = config.progress and team.rank == 0
-            took = encode_wanted(encoders, store, share, config.batch_size, config.readers, progress=bar)
+            try:
+                took = encode_wanted(encoders, store, share, config.batch_size, config.readers, progress=bar)
+            except AudioError as error:
+                named = [read_manifest(path, config.audio_root) for path in config.manifests]  # also on other ranks
+                raise at_its_line(named, error) from None
         reports = team.gather([len(share), share.seconds, took])
         if team.rank == 0:
             _print_speed(reports)

@@ -129,6 +129,15 @@ def _unusable(paths: Sequence[str], places: Sequence[tuple[Manifest, int]]) -> D
     return DataError(manifest.source.path, said, line=_line_of(manifest, audio))
 
 
+def at_its_line(manifests: Sequence[Manifest], error: AudioError) -> DataError:
+    """The error of a recording that could not be decoded, with the manifest and line that name it."""
+    for manifest in manifests:
+        for audio in manifest.audio_messages().tolist():
+            if str(manifest.source.audio_root / manifest.columns.name(audio)) == str(error.path):
+                return DataError(manifest.source.path, str(error), line=_line_of(manifest, audio))
+    return error
+
+
 def _line_of(manifest: Manifest, audio: int) -> int:
     mask = np.zeros(manifest.recordings.count, bool)
     mask[audio] = True

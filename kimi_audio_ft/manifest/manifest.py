@@ -205,6 +205,14 @@ def require_references(manifest: Manifest) -> None:
     raise DataError(manifest.source.path, problem, "Leave the conversation out, or give its text instead", line)
 
 
+def require_something_to_score(manifest: Manifest) -> None:
+    """Raises DataError if no reference has a letter or digit: error rates are parts of the references' characters."""
+    if not any(character.isalnum() for conversation in manifest for character in conversation.reference):
+        problem = "no reference has a letter or a digit, so there is nothing to score"
+        remedy = "Write the transcripts as the assistant's text messages, or name another manifest"
+        raise DataError(manifest.source.path, problem, remedy)
+
+
 def require_recordings(manifest: Manifest) -> None:
     """Raises DataError unless the recording of every audio message exists; features are computed from them."""
     absent = manifest.recordings.states()[:, 0] < 0

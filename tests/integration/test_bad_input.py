@@ -157,7 +157,10 @@ def _one_clip(workplace: Workplace, write: Callable[[Path], object]) -> None:
 
 BAD_AUDIO: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "no samples": (lambda path: soundfile.write(path, np.zeros(0, np.float32), 16_000), ["0 samples"]),
-    "NaN": (lambda path: soundfile.write(path, np.full(16_000, np.nan, np.float32), 16_000, "FLOAT"), ["NaN"]),
+    "NaN": (
+        lambda path: soundfile.write(path, np.full(16_000, np.nan, np.float32), 16_000, "FLOAT"),
+        ["one.jsonl:1: ", "NaN"],
+    ),
     "text": (lambda path: path.write_text("not sound"), ["not a readable recording", "ffmpeg"]),
     "missing": (lambda path: None, ["clip.wav"]),
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.inputs import Inputs, only_knows_the_demo
 
 Config = Callable[..., TrainConfig]
@@ -66,3 +66,21 @@ def test_who_uses_the_embedded_model_on_other_data_is_told_what_it_knows(
     demo = replace(config.data, eval_manifest="outputs/demo/data/eval.tokens.jsonl")
     assert only_knows_the_demo(config.model, demo) is None
     assert only_knows_the_demo(replace(config.model, path="moonshotai/Kimi-Audio-7B"), config.data) is None
+
+
+def test_a_length_beyond_the_models_positions_is_refused(config: TrainConfig) -> None:
+    assert Inputs().training_set(replace(config, data=replace(config.data, max_length=8192)))
+    with pytest.raises(ConfigError, match=r"data\.max_length=8193: the model has 8192 positions\. Use at most as many"):
+        Inputs().training_set(replace(config, data=replace(config.data, max_length=8193)))
+
+
+def test_evaluation_says_that_the_length_limits_training_only(
+    config: TrainConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    inputs = Inputs()
+    evaluation = inputs.evaluation(config)
+    positions = evaluation.conversations.lengths(evaluation.base.tokenizer)[:, 0]
+    assert "limits training only" not in caplog.text
+    inputs.evaluation(replace(config, data=replace(config.data, max_length=int(positions.max()) - 1)))
+    longest = int((positions == positions.max()).sum())
+    assert f"{longest} of {len(positions)} conversations are longer than data.max_length" in caplog.text

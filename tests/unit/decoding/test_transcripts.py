@@ -200,3 +200,34 @@ def test_a_conversation_beyond_the_models_positions_is_refused(trial: Trial) -> 
     with pytest.raises(DataError, match=rf"takes {lengths.max()} positions, and the model has {lengths.max() - 1}"):
         require_positions(evaluation.conversations, trial.base.tokenizer, int(lengths.max()) - 1)
     assert trial.base.positions == 8192
+
+
+def test_in_bf16_the_batch_size_belongs_to_a_transcript(trial_config: Callable[..., TrainConfig]) -> None:
+    """Rows of a bf16 product depend on their number; in float32 all sizes share one transcript (above)."""
+    trial = Trial(trial_config(model={"dtype": "bfloat16"}))
+    two, eight = (Request(replace(COLD, batch_size=size), 1) for size in (2, 8))
+    assert not {*transcript_signatures(trial.evaluation, two, None)} & {
+        *transcript_signatures(trial.evaluation, eight, None)
+    }
+    several = decode_all(trial.evaluation, [eight, two, eight], None)
+    assert [found.signatures for found in several] == [
+        transcript_signatures(trial.evaluation, request, None) for request in (eight, two, eight)
+    ]
+    metas = [store.read_meta(store.product_path("transcript", found.signatures[0])) for found in several]
+    assert [meta["decoding"]["batch_size"] for meta in metas] == [8, 2, 8]
+
+
+def test_references_without_a_letter_are_refused(
+    trial_config: Callable[..., TrainConfig], coded_manifests: Path, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "silent.jsonl"
+    rows = [json.loads(line) for line in (coded_manifests / "eval.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        row["conversation"][-1]["content"] = " 。"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    config = trial_config(data={"eval_manifest": str(manifest), "features": "none"})
+    with pytest.raises(DataError, match=r"silent\.jsonl: no reference has a letter or a digit"):
+        _ = Trial(config).evaluation
+    rows[-1]["conversation"][-1]["content"] = "好"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert len(Trial(config).evaluation.references) == len(rows)

@@ -303,7 +303,7 @@ def test_an_unusable_recording_is_named(tiny: Tiny, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "nan.wav", np.array([0.1, np.nan], np.float32), 16000, subtype="FLOAT")
     write_jsonl(tmp_path / "m.jsonl", [line("nan", audio("nan.wav"))])
     conversations = read_manifest(tmp_path / "m.jsonl")
-    with pytest.raises(UserError, match=r"nan\.wav: 1 of 2 samples are NaN or infinite"):
+    with pytest.raises(UserError, match=r"m\.jsonl:1: .*nan\.wav: 1 of 2 samples are NaN or infinite"):
         encode_missing(tiny.encoders(False), conversations, progress=False)
 
 

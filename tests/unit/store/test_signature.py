@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kimi_audio_ft.config.canonical import EXCLUDED
+from kimi_audio_ft.config.canonical import EXCLUDED, transcript_form
 from kimi_audio_ft.config.train import AugmentConfig, TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import transcript_signatures
@@ -27,6 +27,7 @@ OTHER: dict[str, Any] = {
     "data.audio_root": "/",
     "data.train_subset": 16,  # all that there are
     "data.max_batch_tokens": 40,
+    "data.max_length": 8000,  # at most the model's positions
     "data.augment.speeds": [1.0, 1.1],
     "data.augment.gains_db": [0.0, 3.0],
     "model.dtype": "bfloat16",
@@ -212,3 +213,15 @@ def test_decoding_settings_that_change_results(trial_config: Callable[..., Train
         transcript_signatures(one.evaluation, DecodingRequest(one.config.decoding, 1), None) for one in trials
     )
     assert plain != changed_one
+
+
+def test_batch_size_of_decoding_counts_in_bf16_only(trial_config: Callable[..., TrainConfig]) -> None:
+    """With the default, signatures are those from before it counted."""
+
+    def form(dtype: str, size: int) -> dict[str, Any]:
+        config = trial_config(model={"dtype": dtype}, decoding={"batch_size": size})
+        return transcript_form(config.data, config.model, config.decoding)
+
+    assert form("float32", 8) == form("float32", 3)
+    assert form("bfloat16", 8) != form("bfloat16", 3)
+    assert "batch_size" not in form("bfloat16", 8)["decoding"]
