@@ -194,6 +194,8 @@ _OPEN_KEYS = tuple(f"{option}." for option in OPEN)
 PLUGINS = {"hydra/sweeper=optuna": 'It comes with pip install -e ".[optuna]"'}
 # A bare ValueError of Hydra's, for `lora=8`.
 _NOT_A_CHOICE = "Config group override must be"
+# Hydra's error for a group of conf/ that a command does not have, as tokenize has no group `data`.
+_NO_DATA = "Could not override 'data'. No match in the defaults list"
 
 
 def about_overrides(error: Exception) -> bool:
@@ -212,6 +214,8 @@ def explain(error: Exception, schema: type) -> str:
         return _unreadable(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         return _no_choice(str(error.missing_cfg_file), error.options)
+    if str(error).startswith(_NO_DATA) and "manifests" in option_names(schema):
+        return "data: there is no such option. Write manifests=FOLDER for what prepare has written"
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
         return unknown_option(_option_of(error, cause), option_names(schema))

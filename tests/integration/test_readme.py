@@ -100,6 +100,17 @@ def test_commands_of_the_7b_model_compose(workplace: Workplace) -> None:
         assert "dtype: bfloat16" in said
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/data.md"])
+def test_commands_are_the_same_in_bash_and_zsh(page: str) -> None:
+    """zsh takes unquoted brackets and ? for patterns, expands no ~ behind = and splits no $NAME into words."""
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL) for line in block.splitlines()]
+    assert lines
+    for line in lines:
+        bare = re.sub(r"'[^']*'|\"[^\"]*\"", "", line)
+        assert not re.search(r"[][?{}()$]|=~", bare), line
+
+
 def test_every_other_command_exists() -> None:
     targets = re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     for words in commands():

@@ -264,3 +264,12 @@ def test_choice_of_a_plugin_that_is_not_installed() -> None:
     assert explain(error, TrainConfig) == (
         'hydra/sweeper=optuna: there is no such choice. It comes with pip install -e ".[optuna]"'
     )
+
+
+def test_tokenize_names_its_own_word_for_a_folder(
+    start: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        start(command(*TOKENIZE)(refuse), "data=my/data")
+    told = "error: data: there is no such option. Write manifests=FOLDER for what prepare has written\n"
+    assert capsys.readouterr().err == told
