@@ -35,6 +35,14 @@ class PrepareConfig:
     group_pattern: str | None = None
     # Column with the utterance's id; null takes the file name without suffix, numbered where it occurs again.
     id_column: str | None = None
+    # Columns with the seconds (such as 12.34) at which a row's segment begins and ends in its recording; null: rows are
+    # whole recordings. Without group_column and group_pattern the segments of one recording are a group.
+    start_column: str | None = None
+    end_column: str | None = None
+    # Column with the channel, a number from 0, that a row is said in; null mixes all channels of the recording.
+    channel_column: str | None = None
+    # More columns, by name or position, that go into the manifest and on into utterances.jsonl: [speaker,city].
+    keep_columns: list[str] = field(default_factory=list)
     # Where the recordings are: {csv_dir} is the CSV's folder, {audio} the audio column's value, {NAME} any other
     # column's; a value that is an absolute path is taken as it is.
     audio_pattern: str = "{csv_dir}/{audio}"
@@ -79,10 +87,17 @@ class PrepareConfig:
         self._check_limits()
         self._check_ratios()
         self._check_grouping()
+        self._check_columns()
         require(bool(self.prompt.strip()), "prompt", self.prompt, "must not be empty")
         together = (self.balance_mode == "none") == (self.balance_column is None)
         rule = "balance_column and balance_mode=downsample or upsample go together"
         require(together, "balance_column", self.balance_column, rule, "Set both or neither")
+
+    def _check_columns(self) -> None:
+        for option, other in (("start_column", "end_column"), ("end_column", "start_column")):
+            rule = f"{other} is null, and a segment needs both"
+            together = getattr(self, option) is None or getattr(self, other) is not None
+            require(together, option, getattr(self, option), rule, "Set both or neither")
 
     def _check_csv_format(self) -> None:
         delimiter = self.delimiter

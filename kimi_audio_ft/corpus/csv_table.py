@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kimi_audio_ft.corpus.encodings import decode_text
-from kimi_audio_ft.errors import DataError, UserError
+from kimi_audio_ft.errors import ConfigError, DataError
 
 # An unclosed quote swallows the following rows. A bad row longer than this many lines is reported as one.
 _MAX_LINES_PER_BAD_ROW = 50
@@ -33,6 +33,7 @@ class CsvTable:
     encoding: str
     columns: tuple[str, ...]  # unnamed and repeated columns are named by their index, from 0
     chosen: dict[str, str]  # option -> column name
+    kept: tuple[str, ...]  # names of the columns to keep
     rows: tuple[CsvRow, ...]
 
 
@@ -47,6 +48,7 @@ def read_csv(
     path: str | Path,
     wanted: Mapping[str, str],
     *,
+    keep: Sequence[str] = (),
     encoding: str = "auto",
     delimiter: str | None = None,
     header: str = "auto",
@@ -56,6 +58,7 @@ def read_csv(
 
     Args:
         wanted: option name -> column, by its name in the header or its index from 0; errors name the option.
+        keep: more columns, those of the option ``keep_columns``.
 
     Raises:
         UserError: missing file, wrong encoding, missing column, an unclosed quote, or no rows.
@@ -67,13 +70,17 @@ def read_csv(
     if not records:
         raise DataError(path, "the file has no rows", "Give a CSV with one row per recording")
     first = records[0]
-    has_header = header == "true" or (header == "auto" and _looks_like_header(first.fields, wanted))
+    has_header = header == "true" or (header == "auto" and _looks_like_header(first.fields, [*wanted.values(), *keep]))
     if has_header and first.problem:
         raise DataError(path, f"the header cannot be read: {first.problem}", "Correct it", line=first.line)
     columns = _column_names(first.fields, has_header)
     chosen = {option: _find(column, columns, option, path, first) for option, column in wanted.items()}
+    kept = tuple(_find(column, columns, "keep_columns", path, first) for column in keep)
+    twice = next((column for column in kept if kept.count(column) > 1), None)
+    if twice:
+        raise ConfigError("keep_columns", list(keep), f"names the column {twice!r} twice", "Name each column once")
     rows = tuple(_row(record, columns) for record in records[1 if has_header else 0 :])
-    return CsvTable(path, used_encoding, columns, chosen, rows)
+    return CsvTable(path, used_encoding, columns, chosen, kept, rows)
 
 
 def _read(path: Path, encoding: str) -> tuple[str, str]:
@@ -113,10 +120,10 @@ def _records(path: Path, text: str, delimiter: str, quotechar: str) -> Iterator[
             yield _Record(start, fields)
 
 
-def _looks_like_header(fields: list[str], wanted: Mapping[str, str]) -> bool:
+def _looks_like_header(fields: list[str], wanted: Sequence[str]) -> bool:
     names = {field.strip() for field in fields}
-    positions_only = all(column.isdecimal() for column in wanted.values())
-    return not positions_only or any(column in names for column in wanted.values())
+    positions_only = all(column.isdecimal() for column in wanted)
+    return not positions_only or any(column in names for column in wanted)
 
 
 def _column_names(first: list[str], has_header: bool) -> tuple[str, ...]:
@@ -131,10 +138,13 @@ def _find(column: str, columns: tuple[str, ...], option: str, path: Path, first:
     if column.isdecimal() and int(column) < len(columns):
         return columns[int(column)]
     twice = [field.strip() for field in first.fields].count(column) > 1
-    raise UserError(
-        f"{option}={column!r}: {path}:{first.line} has {'more than one column' if twice else 'no column'} of that "
-        f"name; its columns are {', '.join(repr(name) for name in columns)}. Name one of them or give its position "
-        f"from 0; if the file has no header, set header=false; if this looks like one column, set delimiter="
+    raise ConfigError(
+        option,
+        column,
+        f"{path}:{first.line} has {'more than one column' if twice else 'no column'} of that name; its columns are "
+        f"{', '.join(repr(name) for name in columns)}",
+        "Name one of them or give its position from 0; if the file has no header, set header=false; if this looks like "
+        "one column, set delimiter=",
     )
 
 

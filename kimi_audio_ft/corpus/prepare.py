@@ -24,7 +24,10 @@ from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.files import written_aside
 from kimi_audio_ft.text import printable
 
-_COLUMN_OPTIONS = ("audio_column", "text_column", "group_column", "id_column", "balance_column")
+_COLUMN_OPTIONS = (
+    *("audio_column", "text_column", "group_column", "id_column", "balance_column"),
+    *("start_column", "end_column", "channel_column"),
+)
 
 
 def prepare(config: PrepareConfig) -> PrepareSummary:
@@ -72,14 +75,19 @@ def prepare(config: PrepareConfig) -> PrepareSummary:
 
 
 def manifest_record(segment: Segment, out: Path, config: PrepareConfig) -> dict[str, Any]:
-    """One manifest line in the published conversation format, with our ``id`` and ``group``."""
+    """One manifest line in the published conversation format, with our ``id`` and ``group``.
+
+    And with the part of the recording and the columns to keep, if there are any.
+    """
+    audio = {"content": manifest_path(segment.audio, out), **segment.part.fields()}
     return {
         "id": segment.id,
         "group": segment.group,
+        **({"columns": segment.columns} if segment.columns else {}),
         "task_type": config.task_type,
         "conversation": [
             {"role": "user", "message_type": "text", "content": config.prompt},
-            {"role": "user", "message_type": "audio", "content": manifest_path(segment.audio, out)},
+            {"role": "user", "message_type": "audio", **audio},
             {"role": "assistant", "message_type": "text", "content": segment.text},
         ],
     }
@@ -126,6 +134,7 @@ def _read_table(config: PrepareConfig) -> CsvTable:
     return read_csv(
         config.csv,
         {option: column for option, column in columns.items() if column is not None},
+        keep=config.keep_columns,
         encoding=config.encoding,
         delimiter=config.delimiter,
         header=config.header,

@@ -10,6 +10,8 @@ REASONS = {
     "missing_audio": "there is no such recording",
     "unreadable_audio": "the recording is damaged, cut, or of an unknown format",
     "empty_audio": "the recording has no samples",
+    "bad_segment": "start and end are no stretch of the recording in seconds",
+    "no_channel": "the recording does not have this channel",
     "too_short": "shorter than min_seconds",
     "too_long": "longer than max_seconds",
     "nan_samples": "samples are NaN or infinite",

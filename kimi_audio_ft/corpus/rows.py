@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,18 +18,22 @@ from kimi_audio_ft.corpus.csv_table import CsvRow, CsvTable
 from kimi_audio_ft.corpus.reasons import Problem, Rejection
 from kimi_audio_ft.corpus.transcripts import check_transcript, is_empty_cell, num_characters, same_words, without_tags
 from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.manifest.audio import AudioError, Sound, decode, open_recording
+from kimi_audio_ft.manifest.audio import AudioError, Recording, Sound, decode, open_recording
+from kimi_audio_ft.manifest.part import KEYS, WHOLE, Part
 
 # Ten steps of 16 bits: less is no microphone's, but silence, an offset, or samples scaled down once too often.
 _LEAST_SWING = 10 / 32768
 _FULL_SCALE, _MOST_CLIPPED = 0.999, 0.5
 
+# Other numbers that Python reads, such as 1_000, nan and -0, are mistakes in a table.
+_SECONDS = re.compile(r"\+?(\d{1,9}(\.\d*)?|\.\d+)([eE]-?\d\d?)?", re.ASCII)
+_CHANNEL = re.compile(r"\d{1,3}", re.ASCII)
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 
 @dataclass(frozen=True)
 class Heard:
-    """Length and content digest of a recording, or the problem that makes it unusable."""
+    """Length and content digest of a recording or its part, or the problem that makes it unusable."""
 
     seconds: float = 0.0
     digest: str = ""
@@ -46,6 +50,8 @@ class Segment:
     id: str = ""
     group: str = ""
     heard: Heard = Heard()
+    part: Part = WHOLE
+    columns: Mapping[str, str] = field(default_factory=dict)  # those to keep, by name
 
 
 def select_segments(
@@ -65,6 +71,7 @@ def select_segments(
     by_table = (
         lambda segment: check_transcript(segment.text, config.tags),
         lambda segment: _check_named(segment, table),
+        lambda segment: _check_part(segment, table),
         lambda segment: _check_group(segment, config),
     )
     by_ear = (
@@ -76,16 +83,18 @@ def select_segments(
         lambda segment: check_repeated(segment.heard.digest, segment.row.line, first_line),
     )
     segments = _unbroken(by_table, segments, rejections)
-    heard = _hear_all({segment.audio for segment in segments}, config)
-    segments = [replace(segment, heard=heard[segment.audio]) for segment in segments]
+    segments = [replace(segment, part=_part(segment, table)) for segment in segments]
+    heard = _hear_all(segments, config)
+    segments = [replace(segment, heard=heard[segment.audio, segment.part]) for segment in segments]
     segments = _unbroken(by_ear, segments, rejections)
     alike: dict[str, list[Segment]] = {}
     for segment in segments:
         alike.setdefault(segment.heard.digest, []).append(segment)
     segments = _unbroken(by_comparison, segments, rejections)
     ids = number_repeats([segment.id for segment in segments])
-    named = zip(segments, ids, strict=True)
-    return [replace(segment, id=id_, group=segment.group or id_) for segment, id_ in named], rejections
+    groups = _own_groups(segments, ids)
+    named = zip(segments, ids, groups, strict=True)
+    return [replace(segment, id=id_, group=segment.group or group) for segment, id_, group in named], rejections
 
 
 def _unbroken(
@@ -117,6 +126,16 @@ def number_repeats(names: Sequence[str], reserved: Iterable[str] = ()) -> list[s
     return unique
 
 
+def _own_groups(segments: Sequence[Segment], ids: Sequence[str]) -> list[str]:
+    """Groups where no option says them: the id, or one name for all parts of a recording."""
+    recordings = list(dict.fromkeys(os.path.realpath(segment.audio) for segment in segments if segment.part != WHOLE))
+    names = dict(zip(recordings, number_repeats([Path(path).stem for path in recordings]), strict=True))
+    return [
+        id_ if segment.part == WHOLE else names[os.path.realpath(segment.audio)]
+        for segment, id_ in zip(segments, ids, strict=True)
+    ]
+
+
 def _segment(row: CsvRow, table: CsvTable, config: PrepareConfig) -> Segment:
     cells = {name: cell.strip() for name, cell in row.cells.items()}
     name, text = cells[table.chosen["audio_column"]], cells[table.chosen["text_column"]]
@@ -132,6 +151,7 @@ def _segment(row: CsvRow, table: CsvTable, config: PrepareConfig) -> Segment:
         text=without_tags(text) if config.tags == "strip" else text,
         id=(cells[id_column] if id_column else "") or audio.stem,
         group=cells[group_column] if group_column else _group_of(audio, config.group_pattern),
+        columns={name: cells[name] for name in table.kept},
     )
 
 
@@ -157,6 +177,31 @@ def _check_named(segment: Segment, table: CsvTable) -> Problem | None:
     return Problem("missing_audio", f"column {column!r} is {cell or 'empty'}; it must name a recording")
 
 
+def _part_cells(segment: Segment, table: CsvTable) -> dict[str, tuple[str, str]]:
+    """Column and cell of start, end and channel, as far as options name them."""
+    columns = {key: table.chosen[f"{key}_column"] for key in KEYS if f"{key}_column" in table.chosen}
+    return {key: (column, segment.row.cells[column].strip()) for key, column in columns.items()}
+
+
+def _check_part(segment: Segment, table: CsvTable) -> Problem | None:
+    """Rejects cells that say no part of any recording."""
+    for key, (column, cell) in _part_cells(segment, table).items():
+        if key == "channel" and not _CHANNEL.fullmatch(cell):
+            return Problem("no_channel", f"column {column!r} is {cell!r}; it must be a channel's number from 0")
+        if key != "channel" and not _SECONDS.fullmatch(cell):
+            rule = "it must be seconds from the recording's beginning, such as 12.34"
+            return Problem("bad_segment", f"column {column!r} is {cell!r}; {rule}")
+    part = _part(segment, table)
+    if part.start is not None and part.end is not None and part.end <= part.start:
+        return Problem("bad_segment", f"its end, {part.end:.10g} s, must come after its start, {part.start:.10g} s")
+    return None
+
+
+def _part(segment: Segment, table: CsvTable) -> Part:
+    cells = _part_cells(segment, table)
+    return Part.of({key: (int if key == "channel" else float)(cell) for key, (_, cell) in cells.items()})
+
+
 def _check_group(segment: Segment, config: PrepareConfig) -> Problem | None:
     if segment.group or (config.group_column is None and config.group_pattern is None):
         return None
@@ -166,18 +211,21 @@ def _check_group(segment: Segment, config: PrepareConfig) -> Problem | None:
     return Problem("no_group", detail)
 
 
-def _hear_all(recordings: Iterable[Path], config: PrepareConfig) -> Mapping[Path, Heard]:
-    """Decodes every recording once, in threads (libsndfile and SHA-256 release the GIL)."""
+def _hear_all(segments: Sequence[Segment], config: PrepareConfig) -> Mapping[tuple[Path, Part], Heard]:
+    """Decodes every recording, or part of one, once, in threads (libsndfile and SHA-256 release the GIL)."""
     from rich.console import Console
     from rich.progress import track
 
-    paths = sorted(recordings)
+    parts: dict[Path, dict[Part, None]] = {}
+    for segment in segments:
+        parts.setdefault(segment.audio, {})[segment.part] = None
+    paths = sorted(parts)
     executor = ThreadPoolExecutor(config.workers)
     try:
-        outcomes = executor.map(lambda path: hear(path, config.min_seconds, config.max_seconds), paths)
+        outcomes = executor.map(lambda path: hear(path, parts[path], config.min_seconds, config.max_seconds), paths)
         console = Console(stderr=True)
         shown = track(outcomes, "Checking recordings", total=len(paths), console=console)
-        return dict(zip(paths, shown, strict=True))
+        return {(path, part): heard for path, found in zip(paths, shown, strict=True) for part, heard in found.items()}
     finally:
         # Without this, Ctrl-C would wait for every queued recording.
         executor.shutdown(cancel_futures=True)
@@ -216,24 +264,32 @@ def check_other_transcript(segment: Segment, alike: Sequence[Segment]) -> Proble
     for other in alike:
         if other is not segment and not same_words(other.text, segment.text):
             detail = f"same samples as the recording of line {other.row.line}, which has the transcript {other.text!r}"
-            return Problem("other_transcript", f"{detail}; if rows are pieces of a recording, cut it into files first")
+            remedy = "if rows are segments of a recording, set start_column and end_column"
+            return Problem("other_transcript", f"{detail}; {remedy}")
     return None
 
 
-def hear(path: str | Path, shortest: float, longest: float) -> Heard:
-    """Decodes a recording, unless its length according to the header is outside the limits."""
+def hear(path: str | Path, parts: Iterable[Part], shortest: float, longest: float) -> dict[Part, Heard]:
+    """Decodes parts of a recording, unless their length according to the header is outside the limits."""
     try:
         recording = open_recording(path)
-        seconds = recording.seconds
-        problem = check_duration(seconds, shortest, longest)
-        if problem:
-            return Heard(problem=problem)
-        sound = decode(recording)
-        problem = check_level(sound)
-        return Heard(problem=problem) if problem else Heard(seconds, sound.digest())
     except AudioError as error:
         hint = lookalike(Path(path)) if error.reason == "missing_audio" else ""
-        return Heard(problem=Problem(error.reason, f"{error}{hint}"))
+        return dict.fromkeys(parts, Heard(problem=Problem(error.reason, f"{error}{hint}")))
+    return {part: _hear_part(recording, part, shortest, longest) for part in parts}
+
+
+def _hear_part(recording: Recording, part: Part, shortest: float, longest: float) -> Heard:
+    try:
+        heard = recording.only(part)
+        problem = check_duration(heard.seconds, shortest, longest)
+        if problem:
+            return Heard(problem=problem)
+        sound = decode(heard)
+        problem = check_level(sound)
+        return Heard(problem=problem) if problem else Heard(heard.seconds, sound.digest())
+    except AudioError as error:
+        return Heard(problem=Problem(error.reason, str(error)))
 
 
 def lookalike(path: Path) -> str:

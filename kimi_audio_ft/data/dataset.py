@@ -21,6 +21,7 @@ from kimi_audio_ft.features.workload import rows_of
 from kimi_audio_ft.manifest.audio import read_audio
 from kimi_audio_ft.manifest.conversation import TOKENIZE_REMEDY, Conversation, Layout, layout_conversation
 from kimi_audio_ft.manifest.manifest import Manifest
+from kimi_audio_ft.manifest.part import Part
 from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 from kimi_audio_ft.store.digests import file_digest
 from kimi_audio_ft.store.features import FeatureStore
@@ -158,9 +159,10 @@ class ConversationDataset(Dataset[Sample]):
             assert store is not None
             sample.features = [self._mask(store.features(key), rng) for key in keys]
         elif self.audio.mode == "online":
-            sample.waveforms = [perturbation.apply(read_audio(path)) for path in conversation.audio_paths]
-            for path, digest in zip(conversation.audio_paths, digests, strict=True):
-                if file_digest(path) != digest:
+            named = list(zip(conversation.audio_paths, conversation.parts, strict=True))
+            sample.waveforms = [perturbation.apply(read_audio(path, part)) for path, part in named]
+            for (path, part), digest in zip(named, digests, strict=True):
+                if part.digest(file_digest(path)) != digest:
                     raise ChangedError(path, "while it was being read")
         return sample
 
@@ -191,8 +193,8 @@ class ConversationDataset(Dataset[Sample]):
         found = self.conversations.first_with(codes != expected)
         if found is not None:
             conversation, audio, position = found
-            path = conversation.audio_paths[position]
-            problem = f"{codes[audio]} audio_tokens for {path}, whose audio gives {expected[audio]}"
+            name = conversation.parts[position].name_in(conversation.audio_paths[position])
+            problem = f"{codes[audio]} audio_tokens for {name}, whose audio gives {expected[audio]}"
             raise DataError(self.conversations.source.path, problem, TOKENIZE_REMEDY + " again", conversation.line)
 
     def _expected_codes(self) -> np.ndarray:
@@ -229,7 +231,8 @@ class ConversationDataset(Dataset[Sample]):
                 continue
             stored = np.array(store.codes(next(left))) + self.audio.token_offset
             if np.mean(stored == np.array(message["audio_tokens"])) < _SAME_CODES:
-                problem = f"audio_tokens are not those of {message['content']}, which has changed since"
+                name = Part.of(message).name_in(message["content"])
+                problem = f"audio_tokens are not those of {name}, which has changed since"
                 source = self.conversations.source.path
                 raise DataError(source, problem, TOKENIZE_REMEDY + " again", conversation.line)
 

@@ -141,12 +141,16 @@ class EvaluationSet:
 
     @cached_property
     def surroundings(self) -> dict[str, dict[str, Any]]:
-        """By id: path of the audio (None without one), recording that it was cut from, seconds (of whole codes)."""
+        """By id: path of the audio (None without one), recording that it was cut from, seconds (of whole codes).
+
+        With start, end and channel of a part of a file, and the columns that the manifest has.
+        """
         seconds = (self.conversations.num_codes() * _SECONDS_PER_CODE).round(2).tolist()
         rows: dict[str, dict[str, Any]] = {}
         for c, length in zip(self.conversations, seconds, strict=True):
-            audio = str(c.audio_paths[0]) if c.audio_paths else None
-            rows[c.id] = {"audio": audio, "recording": c.recording, "seconds": length}
+            audio, part = (str(c.audio_paths[0]), c.parts[0].fields()) if c.audio_paths else (None, {})
+            kept = {"columns": c.columns} if c.columns else {}
+            rows[c.id] = {"audio": audio, **part, "recording": c.recording, "seconds": length, **kept}
         return rows
 
 

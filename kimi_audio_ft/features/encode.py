@@ -110,7 +110,7 @@ def encode_wanted(
             features = whisper.encode(waveforms, batch_size) if whisper is not None else [None] * len(waveforms)
             items: list[Item] = []
             for number, waveform, row, rows in zip(numbers, waveforms, codes, features, strict=True):
-                _verify(wanted.paths[number], len(waveform), row, rows, tokenizer.vocab_size)
+                _verify(wanted.name(number), len(waveform), row, rows, tokenizer.vocab_size)
                 items.append((wanted.key(number), row.tolist(), rows))
             _require_unchanged(wanted, numbers)
             written.result()
@@ -124,7 +124,7 @@ def _read_ahead(wanted: Wanted, pieces: int, readers: int) -> Iterator[tuple[ran
     """Groups of recordings with their waveforms; the next group is prefetched."""
 
     def read(number: int) -> Tensor:
-        return wanted.perturbation(number).apply(read_audio(wanted.paths[number]))
+        return wanted.perturbation(number).apply(read_audio(wanted.paths[number], wanted.parts[number]))
 
     pool, ahead = ThreadPoolExecutor(readers), deque[tuple[range, list[Future[Tensor]]]]()
     try:
@@ -142,7 +142,7 @@ def _read_ahead(wanted: Wanted, pieces: int, readers: int) -> Iterator[tuple[ran
 def _require_unchanged(wanted: Wanted, numbers: range) -> None:
     paths = [wanted.paths[number] for number in numbers]
     for number, digest in zip(numbers, file_digests(paths), strict=True):
-        if bytes.fromhex(digest) != wanted.digests[number].tobytes():
+        if bytes.fromhex(wanted.parts[number].digest(digest)) != wanted.digests[number].tobytes():
             raise ChangedError(wanted.paths[number], "while it was being encoded")
 
 

@@ -13,6 +13,7 @@ from rich.filesize import decimal
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.manifest.audio import SAMPLE_RATE, UNCHANGED, AudioError, Perturbation, audio_info, lengths_16k
 from kimi_audio_ft.manifest.manifest import Manifest, require_recordings
+from kimi_audio_ft.manifest.part import Part
 from kimi_audio_ft.model.audio_frontend import PIECE_SAMPLES, num_audio_tokens
 from kimi_audio_ft.store.features import FeatureStore
 
@@ -23,11 +24,12 @@ _SHOWN = 5  # recordings that cannot be used, in the error
 class Wanted:
     """Recordings to encode as N columns; a million take about 250 MB.
 
-    digests: sha256 of each file's bytes, ``[N, 32]``. changes: index into ``perturbations``. samples: length at 16 kHz
-    after perturbation, from the file's header.
+    parts: of the files. digests: sha256 of each file's bytes, or that of the part, ``[N, 32]``. changes: index into
+    ``perturbations``. samples: length at 16 kHz after perturbation, from the file's header.
     """
 
     paths: list[str]
+    parts: list[Part]
     digests: np.ndarray  # uint8
     changes: np.ndarray  # int16
     samples: np.ndarray  # int64
@@ -40,6 +42,10 @@ class Wanted:
     def seconds(self) -> float:
         return float(self.samples.sum()) / SAMPLE_RATE
 
+    def name(self, number: int) -> str:
+        """File and part, for messages."""
+        return self.parts[number].name_in(self.paths[number])
+
     def key(self, number: int) -> str:
         return self.perturbation(number).key(self.digests[number].tobytes().hex())
 
@@ -47,8 +53,10 @@ class Wanted:
         return self.perturbations[int(self.changes[number])]
 
     def select(self, numbers: np.ndarray) -> Wanted:
-        paths = [self.paths[number] for number in numbers]
-        return Wanted(paths, self.digests[numbers], self.changes[numbers], self.samples[numbers], self.perturbations)
+        paths, parts = ([values[number] for number in numbers] for values in (self.paths, self.parts))
+        return Wanted(
+            paths, parts, self.digests[numbers], self.changes[numbers], self.samples[numbers], self.perturbations
+        )
 
     def shares(self, count: int) -> list[Wanted]:
         """Splits into ``count`` shares of about equal audio length, each in the original order."""
@@ -91,21 +99,19 @@ def find_wanted(
     audio_of = np.concatenate(audios)
     manifest_of = np.repeat(np.arange(len(manifests)), [len(part) for part in audios])
 
-    def path_of(number: int) -> str:
-        manifest = manifests[manifest_of[number]]
-        return str(manifest.source.audio_root / manifest.columns.name(audio_of[number]))
-
     needed, inverse = np.unique(numbers, return_inverse=True)
-    paths = [path_of(number) for number in needed]
+    places = [(manifests[manifest_of[number]], int(audio_of[number])) for number in needed]
+    paths = [str(manifest.source.audio_root / manifest.columns.name(audio)) for manifest, audio in places]
+    parts = [manifest.columns.part(audio) for manifest, audio in places]
     try:
-        plain = lengths_16k(paths)
+        plain = lengths_16k(paths, parts)
     except AudioError:
-        places = [(manifests[manifest_of[number]], int(audio_of[number])) for number in needed]
-        raise _unusable(paths, places) from None
+        raise _unusable(paths, parts, places) from None
     pairs = zip(changes.tolist(), plain[inverse].tolist(), strict=True)
     samples = [perturbations[change].num_samples(length) for change, length in pairs]
     return Wanted(
         [paths[index] for index in inverse],
+        [parts[index] for index in inverse],
         digests[numbers],
         changes,
         np.array(samples, np.int64),
@@ -113,12 +119,12 @@ def find_wanted(
     )
 
 
-def _unusable(paths: Sequence[str], places: Sequence[tuple[Manifest, int]]) -> DataError:
+def _unusable(paths: Sequence[str], parts: Sequence[Part], places: Sequence[tuple[Manifest, int]]) -> DataError:
     """All recordings that cannot be read, the first few with their lines; ``places``: of each, its audio message."""
     problems: list[tuple[int, AudioError]] = []
-    for number, path in enumerate(paths):
+    for number, (path, part) in enumerate(zip(paths, parts, strict=True)):
         try:
-            audio_info(path)
+            audio_info(path, part)
         except AudioError as error:
             problems.append((number, error))
     lines = [f"line {_line_of(*places[number])}: {error}" for number, error in problems[:_SHOWN]]

@@ -1,4 +1,4 @@
-"""Audio decoding: a whole recording becomes 16 kHz mono, optionally with speed and volume perturbation, or is refused.
+"""Audio decoding: a recording, or a part of it, becomes 16 kHz mono, perhaps perturbed, or is refused.
 
 libsndfile decodes what it knows, the ``ffmpeg`` command the rest where it is installed. Decoding is separate from
 resampling, so that checking recordings needs neither torch nor resampling.
@@ -16,8 +16,10 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +29,8 @@ from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.manifest.containers.damage import CONVERT, ContainerError
 from kimi_audio_ft.manifest.containers.others import log_problem
 from kimi_audio_ft.manifest.containers.streams import streams_of
+from kimi_audio_ft.manifest.part import WHOLE, Part
+from kimi_audio_ft.store.digests import State, state_of
 from kimi_audio_ft.text import first_line
 
 if TYPE_CHECKING:
@@ -78,7 +82,8 @@ class AudioInfo:
 class Recording:
     """A recording whose container is whole; streams: files to decode in its place, where libsndfile would misread it.
 
-    num_samples: of each channel, of all streams together.
+    num_samples: of each channel, of all streams together, or of the part. channels: of the file.
+    part: what is decoded of it, from sample ``first`` on.
     """
 
     path: str
@@ -86,10 +91,27 @@ class Recording:
     num_samples: int
     sample_rate: int
     channels: int
+    part: Part = WHOLE
+    first: int = 0
 
     @property
     def seconds(self) -> float:
         return self.num_samples / self.sample_rate
+
+    @property
+    def name(self) -> str:
+        """Its path and part, for messages."""
+        return self.part.name_in(self.path)
+
+    def only(self, part: Part) -> Recording:
+        """A part of this whole recording; AudioError if it has no such part."""
+        if problem := part.problem_of_time(self.num_samples, self.sample_rate):
+            remedy = "Give start and end in seconds from the recording's beginning"
+            raise AudioError("bad_segment", part.name_in(self.path), problem, remedy)
+        if problem := part.problem_of_channel(self.channels):
+            raise AudioError("no_channel", part.name_in(self.path), problem, "Name one that it has")
+        first, stop = part.samples(self.num_samples, self.sample_rate)
+        return replace(self, num_samples=stop - first, part=part, first=first)
 
 
 @dataclass(frozen=True)
@@ -114,9 +136,37 @@ class Sound:
         return content_digest(samples, self.sample_rate)
 
 
-def open_recording(path: str | Path) -> Recording:
-    """Checks a recording's container and reads its header; AudioError if it is missing, unreadable, cut or empty."""
+def open_recording(path: str | Path, part: Part = WHOLE) -> Recording:
+    """Checks a recording's container and reads its header.
+
+    AudioError: it is missing, unreadable, cut or empty, or has no such part.
+    """
     _check_file(path)
+    if part == WHOLE:
+        return _opened(path)
+    # Checking a container takes as long as its file is large, and a recording may have thousands of parts.
+    file = str(path), state_of(Path(path).stat())
+    with _OPENING:
+        recording = _opened_before(*file) or _decoded_before(*file)
+    return recording.only(part)
+
+
+_OPENING = Lock()  # or several threads would open the same recording at once
+
+
+@lru_cache(maxsize=1024)
+def _opened_before(path: str, state: State) -> Recording | None:
+    """A recording that is decoded from its file, while that stays as it is; None for another one."""
+    recording = _opened(path)
+    return recording if recording.streams is None else None
+
+
+@lru_cache(maxsize=2)  # these are in memory as a whole
+def _decoded_before(path: str, state: State) -> Recording:
+    return _opened(path)
+
+
+def _opened(path: str | Path) -> Recording:
     try:
         with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             # A memory map is sliced and searched as bytes are.
@@ -133,18 +183,19 @@ def open_recording(path: str | Path) -> Recording:
     return _recording(path, streams, headers)
 
 
-def audio_info(path: str | Path) -> AudioInfo:
+def audio_info(path: str | Path, part: Part = WHOLE) -> AudioInfo:
     """Length and format of a recording from its header; errors as of ``open_recording``."""
-    found = open_recording(path)
+    found = open_recording(path, part)
     length = num_samples_16k(found.num_samples, found.sample_rate)
     return AudioInfo(length, found.seconds, found.sample_rate, found.channels)
 
 
-def lengths_16k(paths: Sequence[str | Path]) -> np.ndarray:
-    """``num_samples_16k`` of many recordings, int64 ``[len(paths)]``, as ``audio_info`` in 8 threads."""
-    batches = (paths[start : start + _HEADERS_AT_ONCE] for start in range(0, len(paths), _HEADERS_AT_ONCE))
+def lengths_16k(paths: Sequence[str | Path], parts: Sequence[Part]) -> np.ndarray:
+    """``num_samples_16k`` of these parts of many recordings, int64 ``[len(paths)]``, as ``audio_info`` in 8 threads."""
+    starts = range(0, len(paths), _HEADERS_AT_ONCE)
+    batches = (slice(start, start + _HEADERS_AT_ONCE) for start in starts)
     with ThreadPoolExecutor(8) as pool:
-        infos = (info for batch in batches for info in pool.map(audio_info, batch))
+        infos = (info for batch in batches for info in pool.map(audio_info, paths[batch], parts[batch]))
         return np.fromiter((info.num_samples_16k for info in infos), np.int64)
 
 
@@ -154,39 +205,40 @@ def num_samples_16k(num_samples: int, sample_rate: int) -> int:
 
 
 def decode(recording: Recording) -> Sound:
-    """All samples of a recording.
+    """All samples of a recording, or of its part.
 
     Raises:
         AudioError: fewer samples than its header announces; NaN, infinite or far out-of-range samples; channels that
             cancel each other in their mean.
     """
-    path = recording.path
-    blocks = [block for source in recording.streams or [path] for block in _blocks(source, path)]
+    part = recording.part
+    blocks = list(_blocks(recording) if part.start is None else _blocks_of_part(recording))
     samples = np.concatenate(blocks) if blocks else np.zeros((0, recording.channels), np.float32)
     if recording.num_samples != len(samples):
         announced = f"its header announces {recording.num_samples} samples"
         problem = f"{announced} but only {len(samples)} can be decoded: the file is cut"
-        raise AudioError("unreadable_audio", path, problem, "Copy or export it again")
-    sound = Sound(samples, recording.sample_rate)
-    _check_samples(sound, path)
+        raise AudioError("unreadable_audio", recording.name, problem, "Copy or export it again")
+    heard = samples if part.channel is None else samples[:, part.channel : part.channel + 1]
+    sound = Sound(heard, recording.sample_rate)
+    _check_samples(sound, recording.name)
     return sound
 
 
-def decode_mono(path: str | Path) -> tuple[np.ndarray, int]:
+def decode_mono(path: str | Path, part: Part = WHOLE) -> tuple[np.ndarray, int]:
     """Decodes at the file's own rate: ``([num_samples] float32, sample_rate in Hz)``; channels are averaged.
 
     Errors as of ``open_recording`` and ``decode``.
     """
-    sound = decode(open_recording(path))
+    sound = decode(open_recording(path, part))
     return sound.mono(), sound.sample_rate
 
 
-def read_audio(path: str | Path) -> torch.Tensor:
+def read_audio(path: str | Path, part: Part = WHOLE) -> torch.Tensor:
     """``[num_samples]`` float32 at 16 kHz in [-1, 1], clipped above full scale; errors as of ``decode_mono``."""
     import torch
     from torchaudio.functional import resample
 
-    samples, rate = decode_mono(path)
+    samples, rate = decode_mono(path, part)
     waveform = torch.from_numpy(samples)
     if rate != SAMPLE_RATE:
         # torchaudio computes its output length in float32, which is a sample short from about 4 s on. Pad a second of
@@ -285,14 +337,33 @@ def _format_problem(file: soundfile.SoundFile) -> str | None:
     return None if file.format in _CHECKED_BEFORE else log_problem(file.extra_info, file.frames)
 
 
-def _blocks(source: str | bytes, path: str) -> Iterator[np.ndarray]:
+def _blocks(recording: Recording) -> Iterator[np.ndarray]:
     """Decoded blocks ``[num_samples, channels]`` float32; memory is not allocated by the length in the header."""
-    try:
-        with _sound_file(source) as file:
+    for source in recording.streams or [recording.path]:
+        with _decoding(recording.name), _sound_file(source) as file:
             while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
                 yield block
+
+
+def _blocks_of_part(recording: Recording) -> Iterator[np.ndarray]:
+    """Decoded samples ``[num_samples, channels]`` float32 of the part, one block of every stream that it lies in."""
+    first, before = recording.first, 0
+    stop = first + recording.num_samples
+    for source in recording.streams or [recording.path]:
+        with _decoding(recording.name), _sound_file(source) as file:
+            start, end = max(0, first - before), min(stop - before, file.frames)
+            if start < end:
+                file.seek(start)
+                yield file.read(end - start, dtype="float32", always_2d=True)
+            before += file.frames
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    try:
+        yield
     except soundfile.SoundFileError as error:
-        raise AudioError("unreadable_audio", path, f"decoding failed ({error})", "Copy or export it again") from None
+        raise AudioError("unreadable_audio", name, f"decoding failed ({error})", "Copy or export it again") from None
 
 
 def _check_file(path: str | Path) -> None:
@@ -326,7 +397,7 @@ def _check_samples(sound: Sound, path: str) -> None:
             "cancelling_channels",
             path,
             problem,
-            "Invert one of them, or keep one: `ffmpeg -i IN -af pan='mono|c0=c0' OUT.flac`",
+            "Invert one of them, or take one: channel_column of prepare names it",
         )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.manifest.part import Part, problem_of_part
 from kimi_audio_ft.paths import data_page
 
 ROLES = ("user", "assistant")
@@ -34,9 +35,10 @@ class TokenRange:
 class Conversation:
     """One checked line of a manifest.
 
-    audio_paths: absolute path of every audio message's recording, in order.
+    audio_paths: absolute path of every audio message's recording, in order. parts: what is heard of each.
     reference: text of the last assistant turn, or empty.
     recording: the line's ``group`` (the recording that the audio was cut from), or its id.
+    columns: what ``keep_columns`` of prepare kept of the CSV, by name.
     """
 
     id: str
@@ -44,8 +46,10 @@ class Conversation:
     task_type: str
     messages: tuple[dict[str, Any], ...]
     audio_paths: tuple[Path, ...]
+    parts: tuple[Part, ...]
     reference: str
     recording: str
+    columns: Mapping[str, str]
 
 
 def parse_line(
@@ -65,8 +69,10 @@ def parse_line(
         task_type=value["task_type"],
         messages=with_prompt(messages, prompt) if prompt else tuple(messages),
         audio_paths=tuple((audio_root / name).absolute() for name in recordings_of(messages) if name),
+        parts=tuple(part for name, part in zip(recordings_of(messages), parts_of(messages), strict=True) if name),
         reference=reference_of(messages),
         recording=str(value.get("group") or id_of(value, number)),
+        columns=value.get("columns", {}),
     )
 
 
@@ -104,6 +110,11 @@ def recordings_of(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     return [message.get("content", "") for message in messages if message["message_type"] == "audio"]
 
 
+def parts_of(messages: Sequence[Mapping[str, Any]]) -> list[Part]:
+    """Part of its recording that every audio message is, in order."""
+    return [Part.of(message) for message in messages if message["message_type"] == "audio"]
+
+
 def _problem_of_line(value: Any, escapes: bool) -> str | None:
     if not isinstance(value, dict):
         return "is not a JSON object; a line holds one"
@@ -114,6 +125,9 @@ def _problem_of_line(value: Any, escapes: bool) -> str | None:
     for key in ("id", "group"):
         if not isinstance(value.get(key, ""), (str, int)):
             return f"key {key!r} is {value[key]!r}; it must be a string"
+    columns = value.get("columns", {})
+    if not isinstance(columns, dict) or not all(isinstance(cell, str) for cell in columns.values()):
+        return f"key 'columns' is {columns!r}; it must be an object whose values are strings"
     if not value["conversation"]:
         return "'conversation' is empty; it needs at least one message"
     if value["task_type"] != TASK:
@@ -138,6 +152,8 @@ def _problem_of(message: Any, tokens: TokenRange | None) -> str | None:
         return None
     if not isinstance(message.get("content", ""), str):
         return f"content is {message['content']!r}; an audio message needs the path of its recording"
+    if problem := problem_of_part(message):
+        return problem
     if "audio_tokens" not in message and tokens is None:
         return None if message.get("content") else "content is missing; an audio message needs its recording's path"
     return _problem_of_tokens(message.get("audio_tokens"), tokens)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import math
 import multiprocessing
 import os
 import signal
@@ -33,6 +34,7 @@ from kimi_audio_ft.manifest.conversation import (
     recordings_of,
     with_prompt,
 )
+from kimi_audio_ft.manifest.part import KEYS, Part
 from kimi_audio_ft.store.cache import Arrays, remember
 from kimi_audio_ft.store.digests import State, file_digest, file_digests, state_of
 
@@ -42,7 +44,8 @@ if TYPE_CHECKING:
 # Increment when the checks of a line, the columns or the layout's lengths change.
 # 2: `group` must be a string.
 # 3: `task_type` must be understanding.
-_VERSION = 3
+# 4: `start`, `end` and `channel` of audio messages; `columns`.
+_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class Columns:
     positions, of the whole and of the prompt (zeros without a tokenizer).
 
     Audio message: number of ``codes``, and of bytes in ``names``, the concatenated recording names (0 if none).
+    ``parts`` [number of audio messages, 3] are start, end and channel, NaN where a message names none.
     """
 
     offset: np.ndarray
@@ -106,6 +110,7 @@ class Columns:
     codes: np.ndarray
     name_sizes: np.ndarray
     names: np.ndarray
+    parts: np.ndarray
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -122,6 +127,16 @@ class Columns:
     def name(self, audio: int) -> str:
         """Recording named by an audio message, or empty."""
         return self.names[self._name_start[audio] : self._name_start[audio + 1]].tobytes().decode()
+
+    def part(self, audio: int) -> Part:
+        """Part of its recording that an audio message is."""
+        start, end, channel = (None if value != value else value for value in self.parts[audio].tolist())
+        return Part(start, end, None if channel is None else int(channel))
+
+    @cached_property
+    def is_part(self) -> np.ndarray:
+        """Mask of the audio messages that are a part of their recording."""
+        return ~np.isnan(self.parts).all(axis=1)
 
 
 def _starts(counts: np.ndarray) -> np.ndarray:
@@ -180,6 +195,7 @@ _TYPES = {
     **dict.fromkeys(("audios", "lengths", "codes", "name_sizes"), np.int32),
     **dict.fromkeys(("answered", "spoken"), np.bool_),
     "names": np.uint8,
+    "parts": np.float64,
 }
 
 
@@ -199,6 +215,7 @@ def _scan(source: Source, chunk: Chunk, num_tokens: Callable[[str], int] | None)
         problem = error
     arrays: Arrays = {name: np.array(entries, _TYPES[name]) for name, entries in columns.items()}
     arrays["lengths"] = arrays["lengths"].reshape(-1, 2, 2)
+    arrays["parts"] = arrays["parts"].reshape(-1, len(KEYS))
     return arrays, problem
 
 
@@ -222,6 +239,7 @@ def _measured(
         "codes": [len(m.get("audio_tokens") or ()) for m in messages if m["message_type"] == "audio"],
         "name_sizes": [len(name) for name in names],
         "names": b"".join(names),
+        "parts": [[m.get(key, math.nan) for key in KEYS] for m in messages if m["message_type"] == "audio"],
     }
 
 
@@ -259,15 +277,21 @@ class Recordings:
         return np.fromiter(chain.from_iterable(states), np.int64).reshape(-1, 4)
 
     def digests(self) -> np.ndarray:
-        """``[count, 32]`` bytes: sha256 of every recording, cached by real path and state; zeros if missing."""
+        """``[count, 32]`` bytes: sha256 of every recording, cached by real path and state; zeros if missing.
+
+        That of a part of a recording is ``Part.digest``.
+        """
         states = self.states()
-        names = [hash_of(self.columns.names), hash_of(self.columns.name_sizes)]
+        names = [hash_of(values) for values in (self.columns.names, self.columns.name_sizes, self.columns.parts)]
         facts = {"kind": "digests", "root": os.path.realpath(self.root), "names": names, "states": hash_of(states)}
 
         def make() -> Arrays:
             digests, there = np.zeros((self.count, 32), np.uint8), states[:, 0] >= 0
             hashed = map(bytes.fromhex, file_digests(compress(self._paths(), there)))
             digests[there] = np.fromiter(hashed, "S32").view(np.uint8).reshape(-1, 32)
+            for audio in np.flatnonzero(there & self.columns.is_part).tolist():
+                digest = self.columns.part(audio).digest(digests[audio].tobytes().hex())
+                digests[audio] = np.frombuffer(bytes.fromhex(digest), np.uint8)
             return {"digests": digests}
 
         return remember("manifests", facts, make)["digests"]
@@ -281,7 +305,8 @@ class Recordings:
 
         def make() -> Arrays:
             numbers = np.zeros(self.count, np.int32)
-            lengths = lengths_16k([os.path.join(self.root, self.columns.name(audio)) for audio in wanted])  # noqa: PTH118
+            paths = [os.path.join(self.root, self.columns.name(audio)) for audio in wanted]  # noqa: PTH118
+            lengths = lengths_16k(paths, list(map(self.columns.part, wanted)))
             numbers[wanted] = [num_audio_tokens(length) for length in lengths.tolist()]
             return {"num_codes": numbers}
 

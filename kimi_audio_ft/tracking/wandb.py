@@ -16,6 +16,8 @@ from typing import Any
 
 from kimi_audio_ft.config.train import LoggerConfig
 from kimi_audio_ft.files import read_yaml
+from kimi_audio_ft.manifest.audio import AudioError, decode_mono
+from kimi_audio_ft.manifest.part import WHOLE, Part
 from kimi_audio_ft.runtime.wandb_server import Mode, described, mark_unreachable, resolve_mode, short_name
 from kimi_audio_ft.store.signature import flatten
 from kimi_audio_ft.sweep_folder import trial_folders
@@ -192,10 +194,23 @@ def _table(rows: Sequence[Utterance], *, audio: bool) -> Any:
     for row in rows:
         cells = [table_cell(row, column) for column in columns]
         if audio:
-            path = row.get("audio")
-            cells.append(wandb.Audio(str(path)) if path and Path(path).is_file() else None)
+            cells.append(_audio(row))
         table.add_data(*cells)
     return table
+
+
+def _audio(row: Utterance) -> Any:
+    """What was heard: the file, or the samples of its part; None where there is no such recording."""
+    import wandb
+
+    path, part = row.get("audio"), Part.of(row)
+    if not path or not Path(path).is_file():
+        return None
+    if part == WHOLE:
+        return wandb.Audio(str(path))
+    with contextlib.suppress(AudioError):
+        return wandb.Audio(*decode_mono(path, part))
+    return None
 
 
 @contextlib.contextmanager

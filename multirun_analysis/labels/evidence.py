@@ -10,6 +10,7 @@ from typing import Any
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.manifest.conversation import checked_line, id_of, reference_of
 from kimi_audio_ft.manifest.manifest import numbered_lines
+from kimi_audio_ft.manifest.part import WHOLE, Part
 from multirun_analysis.sweep import Trial, collect
 
 FIRST_COMMAND = (
@@ -25,7 +26,7 @@ CODE_SECONDS = 0.08
 class Utterance:
     """A reference, its audio, and per adapter a transcript and the reference's loss.
 
-    seconds: length of the audio, or None. line: in the manifest, if one was given.
+    part: what is heard of the audio file. seconds: length of it, or None. line: in the manifest, if one was given.
     losses: mean nats per answer token.
     """
 
@@ -35,6 +36,7 @@ class Utterance:
     recording: str
     seconds: float | None
     line: int | None = None
+    part: Part = WHOLE
     votes: dict[str, str] = field(default_factory=dict)
     losses: dict[str, float] = field(default_factory=dict)
 
@@ -87,7 +89,7 @@ def _add(found: dict[str, Utterance], adapter: str, row: Mapping[str, Any], tria
     seen = found.get(name)
     if seen is None:
         recording = str(row.get("recording") or name)
-        seen = Utterance(name, row["reference"], row.get("audio"), recording, row.get("seconds"))
+        seen = Utterance(name, row["reference"], row.get("audio"), recording, row.get("seconds"), part=Part.of(row))
         found[name] = seen
     elif seen.reference != row["reference"]:
         problem = f"has another reference for {name!r} ({row['reference']!r}) than before ({seen.reference!r})"

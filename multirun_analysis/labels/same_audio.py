@@ -31,7 +31,7 @@ def listen(utterances: Sequence[Utterance]) -> Listening:
     for utterance in utterances:
         with suppress(AudioError):
             if utterance.audio is not None:
-                infos[utterance.id] = audio_info(utterance.audio)
+                infos[utterance.id] = audio_info(utterance.audio, utterance.part)
     heard = [utterance for utterance in utterances if utterance.id in infos]
     lengths = [(info.num_samples_16k, info.sample_rate) for info in infos.values()]
     alike = [utterance for group in _groups(heard, lengths) for utterance in group]
@@ -55,7 +55,7 @@ def other_texts(same: Mapping[str, Sequence[Utterance]], texts: Mapping[str, str
 def _digest(utterance: Utterance) -> str:
     assert utterance.audio is not None
     try:
-        return decode(open_recording(utterance.audio)).digest()
+        return decode(open_recording(utterance.audio, utterance.part)).digest()
     except AudioError:
         return utterance.id  # damaged after its header: equal to no other
 

@@ -20,7 +20,8 @@ from multirun_analysis.labels.signals import Ranking, consensus, plain
 from multirun_analysis.records import no_formula, write_whole
 
 COLUMNS = (
-    *("rank", "id", "audio", "recording", "seconds", "reference", "best_hypothesis", "score", "reasons"),
+    *("rank", "id", "audio", "start", "end", "channel", "recording", "seconds"),
+    *("reference", "best_hypothesis", "score", "reasons"),
     *("loss", "disagreement", "chars_per_second", "same_audio_as", "line"),
 )
 HIGH = 0.9
@@ -102,6 +103,7 @@ def _row(ranking: Ranking, utterance: Utterance, rank: int) -> dict[str, Any]:
     return {
         "rank": rank,
         **{name: getattr(utterance, name) for name in ("id", "audio", "recording", "reference", "line")},
+        **utterance.part.fields(),
         **ranking.table.loc[utterance.id, ["seconds", "score", "loss", "disagreement", "chars_per_second"]],
         "best_hypothesis": consensus(utterance, ranking.evidence.adapters),
         "reasons": "; ".join(reasons(ranking, utterance)),

@@ -65,7 +65,7 @@ def render(analysis: Analysis, created: datetime, say: Messages = ENGLISH, reloa
         categories=categories.category_table(analysis, say),
         terms=term_table(analysis),
         specs={figure.key: figure.spec for figure in figures},
-        mistakes=list(zip(mistakes, embedded([mistake.audio for mistake in mistakes]), strict=True)),
+        mistakes=list(zip(mistakes, embedded([(mistake.audio, mistake.part) for mistake in mistakes]), strict=True)),
         compared_to=lambda trial: _compared_to(trial, analysis),
         facts=sweep_facts(analysis, say),
         costs=cost_facts(analysis, say),

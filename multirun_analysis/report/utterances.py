@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
 from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.manifest.part import Part
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.scoring.normalise import normalise
 from kimi_audio_ft.store.cache import keep, recall
@@ -42,10 +43,14 @@ class MarkedText:
 
 @dataclass(frozen=True)
 class Mistake:
-    """An utterance that was not transcribed exactly, with its differences marked on both sides."""
+    """An utterance that was not transcribed exactly, with its differences marked on both sides.
+
+    part: what is heard of the audio file.
+    """
 
     identity: str
     audio: Path | None
+    part: Part
     cer: float
     reference: list[MarkedText]
     hypothesis: list[MarkedText]
@@ -97,7 +102,7 @@ def _severity(line: dict[str, Any]) -> tuple[float, int]:
 def _mistake(line: dict[str, Any]) -> Mistake:
     reference, hypothesis = mark(normalise(line["reference"]), normalise(line["hypothesis"]))
     audio = Path(line["audio"]) if line.get("audio") else None
-    return Mistake(str(line["id"]), audio, line["cer"], shortened(reference), shortened(hypothesis))
+    return Mistake(str(line["id"]), audio, Part.of(line), line["cer"], shortened(reference), shortened(hypothesis))
 
 
 @dataclass(frozen=True)
@@ -108,15 +113,15 @@ class EmbeddedAudio:
     why_not: str | None = None
 
 
-def embedded(paths: Sequence[Path | None], budget: int = BUDGET) -> list[EmbeddedAudio]:
-    """Audio for each path, in order, as long as the budget lasts.
+def embedded(clips: Sequence[tuple[Path | None, Part]], budget: int = BUDGET) -> list[EmbeddedAudio]:
+    """Audio for each part of a file, in order, as long as the budget lasts.
 
-    Raises nothing: the page says what cannot be read. A path that comes twice is encoded once and counted twice.
+    Raises nothing: the page says what cannot be read. A clip that comes twice is encoded once and counted twice.
     """
-    made = {path: _embed(path) for path in dict.fromkeys(paths)}
+    made = {clip: _embed(*clip) for clip in dict.fromkeys(clips)}
     found, left = [], budget
-    for path in paths:
-        audio = made[path]
+    for clip in clips:
+        audio = made[clip]
         if len(audio.uri or "") > left:
             audio = EmbeddedAudio(why_not="audio.budget")
         left -= len(audio.uri or "")
@@ -124,13 +129,13 @@ def embedded(paths: Sequence[Path | None], budget: int = BUDGET) -> list[Embedde
     return found
 
 
-def _embed(path: Path | None) -> EmbeddedAudio:
+def _embed(path: Path | None, part: Part) -> EmbeddedAudio:
     if path is None:
         return EmbeddedAudio()
     if not path.is_file():
         return EmbeddedAudio(why_not="audio.missing")
     try:
-        data = _encoded(path)
+        data = _encoded(path, part)
     except (OSError, RuntimeError, DataError):  # libsndfile's errors are RuntimeErrors
         return EmbeddedAudio(why_not="audio.unreadable")
     if data is None:
@@ -138,27 +143,32 @@ def _embed(path: Path | None) -> EmbeddedAudio:
     return EmbeddedAudio(uri=f"data:audio/mpeg;base64,{data}")
 
 
-def _encoded(path: Path) -> str | None:
-    """The recording's MP3 in base64, None for a long one; the store keeps it for the next report that shows it."""
-    facts = [file_digest(path), SAMPLE_RATE, COMPRESSION] if store_root().is_dir() else None
+def _encoded(path: Path, part: Part) -> str | None:
+    """The part's MP3 in base64, None for a long one; the store keeps it for the next report that shows it."""
+    facts = [part.digest(file_digest(path)), SAMPLE_RATE, COMPRESSION] if store_root().is_dir() else None
     data = recall("clips", facts) if facts else None
     if isinstance(data, str):
         return data
     import soundfile
 
-    if soundfile.info(path).duration > LONGEST_SECONDS:
+    info = soundfile.info(path)
+    problem = part.problem_of_time(info.frames, info.samplerate) or part.problem_of_channel(info.channels)
+    if problem:
+        raise DataError(path, problem)
+    start, stop = part.samples(info.frames, info.samplerate)
+    if stop - start > LONGEST_SECONDS * info.samplerate:
         return None
-    data = base64.b64encode(_mp3(path)).decode("ascii")
+    data = base64.b64encode(_mp3(path, start, stop, part.channel)).decode("ascii")
     if facts:
         keep("clips", facts, data)
     return data
 
 
-def _mp3(path: Path) -> bytes:
+def _mp3(path: Path, start: int, stop: int, channel: int | None) -> bytes:
     import soundfile
 
-    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    mono = _resampled(samples.mean(axis=1), rate)
+    samples, rate = soundfile.read(path, start=start, stop=stop, dtype="float32", always_2d=True)
+    mono = _resampled(samples.mean(axis=1) if channel is None else samples[:, channel], rate)
     file = io.BytesIO()
     soundfile.write(file, mono, SAMPLE_RATE, format="MP3", subtype="MPEG_LAYER_III", compression_level=COMPRESSION)
     return file.getvalue()

@@ -15,6 +15,7 @@ import soundfile
 
 from kimi_audio_ft.corpus.rows import hear
 from kimi_audio_ft.manifest.audio import AudioError, audio_info, decode_mono
+from kimi_audio_ft.manifest.part import WHOLE, Part
 
 pytestmark = pytest.mark.slow
 
@@ -204,7 +205,7 @@ def test_verdict(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], m
     make, verdict = CASES[name]
     path = tmp_path / name
     path.write_bytes(make())
-    heard = hear(path, 0.2, 10)
+    heard = hear(path, [WHOLE], 0.2, 10)[WHOLE]
     if isinstance(verdict, int):
         samples, rate = decode_mono(path)
         assert heard.problem is None and len(samples) == verdict
@@ -224,6 +225,9 @@ def test_joined_streams_are_decoded_one_after_another(tmp_path: Path) -> None:
         path.write_bytes(made(kind) + made(kind, seed=1))
         expected = np.concatenate([sound(), sound(seed=1)])
         np.testing.assert_allclose(decode_mono(path)[0], expected, atol=1e-4)
+        for start, end in ((0.0, 0.25), (0.25, 0.75), (0.5, 0.625), (0.75, 1.0)):
+            part, rate = decode_mono(path, Part(start, end))
+            assert np.array_equal(part, decode_mono(path)[0][round(start * rate) : round(end * rate)])
 
 
 def test_an_mp3_sounds_the_same_without_its_xing_header(tmp_path: Path) -> None:
@@ -241,7 +245,7 @@ def test_antiphase_clips_of_different_sounds_differ(tmp_path: Path) -> None:
     other = sound(seed=1) / 4
     paths[0].write_bytes(floats(np.stack([NOISE + other, NOISE - other], 1)))
     paths[1].write_bytes(floats(np.stack([NOISE, NOISE], 1)))
-    first, second = (hear(path, 0.2, 10) for path in paths)
+    first, second = (hear(path, [WHOLE], 0.2, 10)[WHOLE] for path in paths)
     assert first.problem is None and second.problem is None and first.digest != second.digest
 
 
@@ -257,10 +261,10 @@ def test_ffmpeg_does_not_read_what_has_lost_its_start(tmp_path: Path) -> None:
 def test_other_formats_are_read_through_ffmpeg(name: str, tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(made("WAV"))
     subprocess.run(["ffmpeg", "-v", "error", "-i", "a.wav", name], cwd=tmp_path, check=True)
-    assert hear(tmp_path / name, 0.2, 10).seconds == pytest.approx(0.5, abs=0.2)
+    assert hear(tmp_path / name, [WHOLE], 0.2, 10)[WHOLE].seconds == pytest.approx(0.5, abs=0.2)
     cut = tmp_path / f"cut_{name}"
     cut.write_bytes(half((tmp_path / name).read_bytes()))
-    problem = hear(cut, 0.2, 10).problem
+    problem = hear(cut, [WHOLE], 0.2, 10)[WHOLE].problem
     assert problem is not None and problem.reason == "unreadable_audio"
 
 

@@ -24,6 +24,12 @@ def with_text(text: str, encoding: str = "utf-8") -> bytes:
     return f"{HEAD}a.wav,{text}\nb.wav,第二句\n".encode(encoding)
 
 
+def segments(first: str, second: str) -> bytes:
+    """Two rows of a recording of a second and one channel, in Kaldi's columns."""
+    return f"audio,start,end,channel,text\na.wav,{first},1,一\na.wav,{second},0,二\n".encode()
+
+
+SEGMENTS: dict[str, object] = {"start_column": "start", "end_column": "end"}
 LEFT = "第二句"  # of every table of `with_text` whose first row is refused
 GERMAN = f"{HEAD}a.wav,für Prüfung größe\nb.wav,schöne Grüße\n"
 # bytes, options of prepare -> texts (a list), reason of the first row (a word), or the error (a pattern with a space)
@@ -96,6 +102,19 @@ CASES: dict[str, tuple[bytes, dict[str, object], list[str] | str]] = {
     "no name": (with_text("一").replace(b"a.wav", b""), {}, "missing_audio"),
     "nan as a name": (with_text("一").replace(b"a.wav", b"nan"), {}, "missing_audio"),
     "other case": (with_text("一").replace(b"a.wav", b"A.WAV"), {}, "missing_audio"),
+    # segments of recordings
+    "segments": (segments("0.1,0.5", "0.50,0.9"), SEGMENTS, ["一", "二"]),
+    "a segment that is repeated": (segments("0.1,0.5", "0.1,0.5"), SEGMENTS, "other_transcript"),
+    "segments that overlap": (segments("0,0.6", "0.4,1"), SEGMENTS, ["一", "二"]),
+    "segment in milliseconds": (segments("100,500", "0.5,0.9"), SEGMENTS, "bad_segment"),
+    "segment in minutes": (segments("0:00.1,0:00.5", "0.5,0.9"), SEGMENTS, "bad_segment"),
+    "segment with decimal commas": (segments('"0,1","0,5"', "0.5,0.9"), SEGMENTS, "bad_segment"),
+    "segment without its end": (segments("0.1,", "0.5,0.9"), SEGMENTS, "bad_segment"),
+    "segment of a length": (segments("0.5,0.4", "0.5,0.9"), SEGMENTS, "bad_segment"),
+    "segment beyond the end": (segments("0.5,1.5", "0.5,0.9"), SEGMENTS, "bad_segment"),
+    "segment that is not a number": (segments("nan,0.5", "0.5,0.9"), SEGMENTS, "bad_segment"),
+    "no such channel": (segments("0.1,0.5", "0.5,0.9"), {**SEGMENTS, "channel_column": "channel"}, "no_channel"),
+    "no such column": (segments("0.1,0.5", "0.5,0.9"), {**SEGMENTS, "end_column": "to"}, "no column of that name"),
     "one recording, two texts": (HEAD.encode() + b"b.wav,x\n" + with_text("一")[len(HEAD) :], {}, "other_transcript"),
 }
 

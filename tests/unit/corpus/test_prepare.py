@@ -173,7 +173,8 @@ def test_every_reason_is_told_with_its_line_and_nothing_disappears(tmp_path: Pat
     summary, written = prepared(table, **options, **balancing)
     train, rejected = written["train"], written["rejected"]
     by_reason = {entry["reason"]: entry for entry in rejected}
-    assert set(by_reason) == set(REASONS) == {*bad, "balanced_out"}
+    reasons = [reason for reason in REASONS if reason not in ("bad_segment", "no_channel")]  # whole recordings here
+    assert set(by_reason) == set(reasons) == {*bad, "balanced_out"}
     # The header is line 1 and the first row takes lines 2 and 3.
     refused = [entry for entry in rejected if entry["reason"] in bad]
     assert [entry["line"] for entry in refused] == list(range(6, 7 + len(bad)))
@@ -186,9 +187,9 @@ def test_every_reason_is_told_with_its_line_and_nothing_disappears(tmp_path: Pat
     assert by_reason["malformed_row"]["row"] == {"audio": "c.wav", "text": "好"}
     assert "一，\n二" in texts(train)
     assert summary.rows == len(good) + len(bad) + 1 == len(train) + len(rejected)
-    assert summary.rejected == {**dict.fromkeys(REASONS, 1), "other_transcript": 2}
+    assert summary.rejected == {**dict.fromkeys(reasons, 1), "other_transcript": 2}
     assert summary.examples["too_long"] == f"line {by_reason['too_long']['line']}: {by_reason['too_long']['detail']}"
-    assert list(summary.rejected) == list(REASONS)
+    assert list(summary.rejected) == reasons
     assert json.loads((folder / "out" / "summary.json").read_text("utf-8")) == asdict(summary)
 
 
@@ -259,7 +260,84 @@ def test_one_recording_with_two_texts_is_refused_in_both_rows(corpus: Path) -> N
     summary, written = prepared(corpus, eval_ratio=0.0)
     assert summary.rejected == {"other_transcript": 2}
     assert [entry["line"] for entry in written["rejected"]] == [2, 22]
-    assert "the recording of line 22, which has the transcript '另一句'" in written["rejected"][0]["detail"]
+    detail = written["rejected"][0]["detail"]
+    assert "the recording of line 22, which has the transcript '另一句'; if rows are segments of a recording" in detail
+
+
+SEGMENTS = {"start_column": "start", "end_column": "end", "channel_column": "channel"}
+
+
+def segments(folder: Path, *rows: str, **options: Any) -> tuple[PrepareSummary, dict[str, list[dict[str, Any]]]]:
+    """Rows of one file ``a/x.wav`` (4 s, two channels) and of ``b/x.wav``, after those that are given."""
+    for seed, name in enumerate("ab"):
+        (folder / name).mkdir(exist_ok=True)
+        noise = np.random.default_rng(seed).uniform(-0.5, 0.5, (4 * RATE, 2))
+        soundfile.write(folder / name / "x.wav", noise, RATE)
+    others = ["b/x.wav,0,1,0,尾一,丙", "b/x.wav,1,2.5,0,尾二,丁"]
+    table = [row.split(",") for row in ("audio,start,end,channel,text,who", *rows, *others)]
+    return prepared(write_csv(folder / "a.csv", table), **{**SEGMENTS, "eval_ratio": 0.5, **options})
+
+
+def test_segments_of_a_recording_are_one_group_and_need_no_cutting(tmp_path: Path) -> None:
+    rows = ["a/x.wav,0.50,1.25,0,一,甲", "a/x.wav,.75,2e0,1,二,乙", "a/x.wav,2,4.005,1,三,甲"]
+    summary, written = segments(tmp_path, *rows, keep_columns=["who", "channel"])
+    assert summary.rejected == {} and {name: split.groups for name, split in summary.splits.items()} == {
+        "train": 1,
+        "eval": 1,
+    }
+    found = {line["id"]: line for name in ("train", "eval") for line in written[name]}
+    assert sorted(found) == ["x", "x-2", "x-3", "x-4", "x-5"]  # of files of one name
+    assert [found[name]["group"] for name in sorted(found)] == ["x", "x", "x", "x-2", "x-2"]
+    audio = {"role": "user", "message_type": "audio", "content": "../a/x.wav"}
+    assert found["x"]["conversation"][1] == {**audio, "start": 0.5, "end": 1.25, "channel": 0}
+    assert found["x-2"]["conversation"][1] == {**audio, "start": 0.75, "end": 2.0, "channel": 1}
+    assert found["x-3"]["conversation"][1]["end"] == 4.005  # rounded up beyond the last sample
+    assert found["x-2"]["columns"] == {"who": "乙", "channel": "1"}
+    hours = sum(split.hours for split in summary.splits.values())
+    assert hours == pytest.approx((0.75 + 1.25 + 2 + 1 + 1.5) / 3600, abs=2e-6)
+    (train,) = (read_manifest(tmp_path / "out" / "train.jsonl"),)
+    assert [conversation.columns for conversation in train] == [line["columns"] for line in written["train"]]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason", "detail"),
+    [
+        ("0:01,2,0", "bad_segment", "column 'start' is '0:01'; it must be seconds from the recording's beginning"),
+        ("1,,0", "bad_segment", "column 'end' is ''; it must be seconds"),
+        ("nan,2,0", "bad_segment", "column 'start' is 'nan'"),
+        ("-1,2,0", "bad_segment", "column 'start' is '-1'"),
+        ("2,2.0,0", "bad_segment", "its end, 2 s, must come after its start, 2 s"),
+        (
+            "3,4.02,0",
+            "bad_segment",
+            "x.wav (3 s to 4.02 s, channel 0): its end lies beyond the recording's end at 4.000",
+        ),
+        ("1000,2000,0", "bad_segment", "(1000 s to 2000 s, channel 0): its end lies beyond"),
+        ("4.001,4.002,0", "bad_segment", "it holds no sample at 8000 Hz"),
+        ("0,1,2", "no_channel", "x.wav (0 s to 1 s, channel 2): the recording has 2 channels, numbered from 0"),
+        ("0,1,left", "no_channel", "column 'channel' is 'left'; it must be a channel's number from 0"),
+        ("0,1,", "no_channel", "column 'channel' is ''"),
+        ("0,0.1,0", "too_short", "0.100 s is shorter than min_seconds=0.2"),
+        ("1,2,0", "other_transcript", "which has the transcript '另'"),
+    ],
+)
+def test_a_segment_that_is_none_is_told_why(tmp_path: Path, row: str, reason: str, detail: str) -> None:
+    _, written = segments(tmp_path, f"a/x.wav,{row},一,甲", "a/x.wav,1,2,0,另,甲", max_refused=1.0, eval_ratio=0.0)
+    refused = written["rejected"][0]
+    assert (refused["line"], refused["reason"]) == (2, reason) and detail in refused["detail"]
+
+
+def test_options_of_segments_and_columns(corpus: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^start_column='start': end_column is null.*Set both or neither"):
+        config_for(corpus, start_column="start")
+    with pytest.raises(ConfigError, match=r"^end_column='end': start_column is null"):
+        config_for(corpus, end_column="end")
+    with pytest.raises(ConfigError, match=r"^keep_columns='city': .*no column of that name; .*'audio', 'text', 'kind'"):
+        prepare(config_for(corpus, keep_columns=["kind", "city"]))
+    with pytest.raises(ConfigError, match=r"^channel_column='channel': .*no column of that name"):
+        prepare(config_for(corpus, channel_column="channel"))
+    with pytest.raises(ConfigError, match=r"^keep_columns=\['kind', '2'\]: names the column 'kind' twice"):
+        prepare(config_for(corpus, keep_columns=["kind", "2"]))
 
 
 def test_too_many_refused_rows_stop_before_a_manifest_is_written(corpus: Path) -> None:

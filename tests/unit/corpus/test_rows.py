@@ -11,6 +11,7 @@ import soundfile
 from kimi_audio_ft.corpus.reasons import Problem
 from kimi_audio_ft.corpus.rows import check_duration, check_repeated, check_speech_rate, hear
 from kimi_audio_ft.corpus.transcripts import check_transcript, num_characters
+from kimi_audio_ft.manifest.part import WHOLE
 
 
 @pytest.mark.parametrize(("text", "count"), [("你好，LPL 5G。", 7), ("the end", 6), ("…… ，", 0), ("", 0), ("é㊀", 2)])
@@ -50,10 +51,10 @@ def test_the_first_of_equal_recordings_stays() -> None:
 def test_hear(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, np.linspace(-0.1, 0.1, 8000, dtype=np.float32), 8000, subtype="FLOAT")
-    heard = hear(path, 0.1, 2)
+    heard = hear(path, [WHOLE], 0.1, 2)[WHOLE]
     assert heard.problem is None and heard.seconds == 1.0
-    assert hear(path, 2, 3).problem == Problem("too_short", "1.000 s is shorter than min_seconds=2")
-    missing = hear(tmp_path / "no.wav", 0.1, 2).problem
+    assert hear(path, [WHOLE], 2, 3)[WHOLE].problem == Problem("too_short", "1.000 s is shorter than min_seconds=2")
+    missing = hear(tmp_path / "no.wav", [WHOLE], 0.1, 2)[WHOLE].problem
     assert missing is not None and missing.reason == "missing_audio" and "no.wav" in missing.detail
 
 
@@ -61,6 +62,6 @@ def test_too_long_is_told_by_the_header_alone(tmp_path: Path) -> None:
     """A recording of the wrong length is not decoded: its NaN is never met."""
     path = tmp_path / "a.wav"
     soundfile.write(path, np.full(8000, np.nan, np.float32), 8000, subtype="FLOAT")
-    assert hear(path, 0.1, 0.5).problem == Problem("too_long", "1.000 s is longer than max_seconds=0.5")
-    problem = hear(path, 0.1, 2).problem
+    assert hear(path, [WHOLE], 0.1, 0.5)[WHOLE].problem == Problem("too_long", "1.000 s is longer than max_seconds=0.5")
+    problem = hear(path, [WHOLE], 0.1, 2)[WHOLE].problem
     assert problem is not None and problem.reason == "nan_samples"

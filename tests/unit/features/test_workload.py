@@ -15,6 +15,7 @@ from kimi_audio_ft.features.workload import Wanted, describe_need, find_wanted
 from kimi_audio_ft.files import write_jsonl
 from kimi_audio_ft.manifest.audio import UNCHANGED, Perturbation
 from kimi_audio_ft.manifest.manifest import Manifest, read_manifest
+from kimi_audio_ft.manifest.part import WHOLE
 from kimi_audio_ft.model.audio_frontend import num_audio_tokens
 from kimi_audio_ft.store.digests import file_digest
 from kimi_audio_ft.store.features import FeatureStore
@@ -25,7 +26,8 @@ def wanted_of(samples: list[int]) -> Wanted:
     digests = np.random.default_rng(1).integers(0, 256, (len(samples), 32), np.uint8)
     changes = (np.arange(len(samples)) % 2).astype(np.int16)
     paths = [f"/data/{index} 语.wav" for index in range(len(samples))]
-    return Wanted(paths, digests, changes, np.array(samples), (UNCHANGED, Perturbation(0.9, -3.0)))
+    parts = [WHOLE] * len(samples)
+    return Wanted(paths, parts, digests, changes, np.array(samples), (UNCHANGED, Perturbation(0.9, -3.0)))
 
 
 def facts(wanted: Wanted) -> list[tuple[str, str, Perturbation, int]]:

@@ -20,9 +20,13 @@ from kimi_audio_ft.manifest.audio import (
     Perturbation,
     audio_info,
     content_digest,
+    decode,
     decode_mono,
+    lengths_16k,
+    open_recording,
     read_audio,
 )
+from kimi_audio_ft.manifest.part import Part
 
 
 def tone(rate: int, seconds: float = 0.5, frequency: float = 440.0) -> np.ndarray:
@@ -81,6 +85,50 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", np.stack([left, right], axis=1), 16000, subtype="FLOAT")
     np.testing.assert_allclose(read_audio(path).numpy(), (left + right) / 2, atol=1e-7)
     assert audio_info(path).channels == 2
+
+
+@pytest.mark.parametrize("extension", ["wav", "flac", "aiff", "mp3", "ogg"])
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_a_part_is_the_same_samples_of_the_whole(tmp_path: Path, extension: str, rate: int) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, (3 * rate, 2))
+    path = write(tmp_path / f"a.{extension}", noise, rate)
+    whole = decode(open_recording(path)).samples
+    for part in (Part(0, 0.5), Part(1.0, 1.001, 1), Part(0.3333, 2.9999), Part(2.5, 3.004, 0), Part(channel=1)):
+        first, stop = part.samples(len(whole), rate)
+        wanted = whole[first:stop] if part.channel is None else whole[first:stop, part.channel : part.channel + 1]
+        heard = decode(open_recording(path, part))
+        assert np.array_equal(heard.samples, wanted), part
+        assert audio_info(path, part).num_samples_16k == len(read_audio(path, part))
+    assert lengths_16k([path, path], [Part(), Part(1, 2)]).tolist() == [48000, 16000]
+
+
+def test_a_part_is_read_without_the_rest(tmp_path: Path) -> None:
+    """NaN elsewhere are not met; in the part they are, with its place in the message."""
+    samples = np.stack([tone(16000, 2.0), tone(16000, 2.0)], axis=1)
+    samples[20000, 1] = np.nan
+    path = write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT")
+    assert len(read_audio(path, Part(0, 1.25))) == 20000 and len(read_audio(path, Part(0, 2, 0))) == 32000
+    with pytest.raises(
+        AudioError, match=r"a\.wav \(1 s to 1\.5 s\): 1 of 8000 samples are NaN .* first at sample 4000"
+    ):
+        read_audio(path, Part(1, 1.5))
+    with pytest.raises(AudioError, match=r"a\.wav \(channel 2\): the recording has 2 channels") as caught:
+        audio_info(path, Part(channel=2))
+    assert caught.value.reason == "no_channel"
+
+
+def test_a_file_that_was_replaced_is_opened_again(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", tone(16000), 16000)
+    assert len(read_audio(path, Part(0.25, 0.5))) == 4000
+    write(path, tone(8000, 2.0), 8000)
+    assert audio_info(path, Part(0.25, 0.5)).sample_rate == 8000
+
+
+def test_one_channel_of_antiphase_is_heard(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", np.stack([tone(16000), -tone(16000)], axis=1), 16000, subtype="FLOAT")
+    with pytest.raises(AudioError, match="cancel each other.*channel_column"):
+        read_audio(path)
+    assert torch.equal(read_audio(path, Part(channel=1)), torch.from_numpy(-tone(16000)))
 
 
 def test_peaks_above_full_scale_are_clipped(tmp_path: Path) -> None:

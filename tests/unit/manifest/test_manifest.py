@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from kimi_audio_ft.manifest.manifest import (
     require_recordings,
     require_references,
 )
+from kimi_audio_ft.manifest.part import Part
 
 TOKENS = TokenRange(100, 120)
 REMEDY = "docs/data.md describes the format"
@@ -106,6 +108,61 @@ def test_bad_line(tmp_path: Path, row: Any, parts: list[str]) -> None:
 )
 def test_bad_message(tmp_path: Path, message: Any, parts: list[str]) -> None:
     refused(write(tmp_path / "m.jsonl", asr(conversation=[text("user", "a"), message])), 1, *parts)
+
+
+@pytest.mark.parametrize(
+    ("part", "problem"),
+    [
+        ({"start": "1.5", "end": 2}, "start is '1.5'; it must be seconds, a number from 0"),
+        ({"start": -0.5, "end": 2}, "start is -0.5; it must be seconds, a number from 0"),
+        ({"start": float("nan"), "end": 2}, "start is nan; it must be seconds"),
+        ({"start": 0, "end": float("inf")}, "end is inf; it must be seconds"),
+        ({"start": 0, "end": 10**400}, "end is 1000"),
+        ({"start": True, "end": 2}, "start is True; it must be seconds"),
+        ({"start": None, "end": 2}, "start is None; it must be seconds"),
+        ({"start": 2, "end": 2.0}, "end is 2.0; it must be after start, which is 2"),
+        ({"start": 2}, "end is missing; start and end go together"),
+        ({"end": 2}, "start is missing; start and end go together"),
+        ({"channel": 1.0}, "channel is 1.0; it must be a channel's number from 0"),
+        ({"channel": -1}, "channel is -1; it must be a channel's number from 0"),
+        ({"channel": "left"}, "channel is 'left'; it must be a channel's number from 0"),
+    ],
+)
+def test_bad_part_of_a_recording(tmp_path: Path, part: Line, problem: str) -> None:
+    path = write(tmp_path / "m.jsonl", asr(), asr(conversation=[audio(**part), text("assistant", "a")]))
+    refused(path, 2, f"message 0: {problem}", REMEDY)
+
+
+@pytest.mark.parametrize("columns", ["speaker", ["speaker"], {"speaker": 1}, {"speaker": None}, None])
+def test_bad_columns(tmp_path: Path, columns: Any) -> None:
+    rule = f"key 'columns' is {columns!r}; it must be an object whose values are strings"
+    refused(write(tmp_path / "m.jsonl", asr(), asr(columns=columns)), 2, rule, REMEDY)
+
+
+def test_parts_are_other_recordings_than_the_whole(tmp_path: Path) -> None:
+    """Digests are of file and part, wherever the file lies; kept columns do not count."""
+    parts: list[Line] = [
+        {},
+        {"start": 1, "end": 2.5},
+        {"start": 1.0, "end": 2.5},
+        {"start": 1, "end": 2},
+        {"channel": 1},
+    ]
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        (folder / "x").mkdir(parents=True)
+        (folder / "x" / "r.wav").write_bytes(b"sound")
+        write(
+            folder / "m.jsonl",
+            *(asr(conversation=[audio("x/r.wav", **part)], columns={"k": folder.name}) for part in parts),
+        )
+    first, second = (read_manifest(tmp_path / name / "m.jsonl") for name in "ab")
+    digests = [digest.tobytes() for digest in first.recordings.digests()]
+    assert len(set(digests)) == 4 and digests[1] == digests[2] and digests[0].hex() == sha256(b"sound").hexdigest()
+    assert digests == [digest.tobytes() for digest in second.recordings.digests()]
+    assert manifest_identity(first) == manifest_identity(second) and first[0].columns == {"k": "a"}
+    assert [conversation.parts[0] for conversation in first] == [Part.of(part) for part in parts]
+    others = [manifest_identity(first[index : index + 1]) for index in (0, 1, 3, 4)]
+    assert len(set(others)) == 4
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from kimi_audio_ft.manifest.part import WHOLE, Part
 from multirun_analysis import load_sweep
 from multirun_analysis.report.utterances import (
     LONGEST_SECONDS,
@@ -43,7 +44,7 @@ def decoded(clip: EmbeddedAudio) -> tuple[np.ndarray, int]:
 @pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (44_100, 2), (8_000, 1)])
 def test_a_recording_is_kept_audible_and_small(tmp_path: Path, rate: int, channels: int) -> None:
     path = recording(tmp_path / "a.wav", 2.0, rate, channels)
-    (clip,) = embedded([path])
+    (clip,) = embedded([(path, WHOLE)])
     samples, heard = decoded(clip)
     assert heard == 16_000 and samples.ndim == 1
     assert abs(len(samples) / heard - 2.0) < 0.2
@@ -55,9 +56,27 @@ def test_a_recording_is_kept_audible_and_small(tmp_path: Path, rate: int, channe
 def test_what_cannot_be_played_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.wav").write_bytes(b"RIFF nothing")
     long = recording(tmp_path / "long.wav", LONGEST_SECONDS + 1, 8_000)
-    found = embedded([None, tmp_path / "gone.wav", tmp_path / "broken.wav", long])
+    found = embedded([(path, WHOLE) for path in (None, tmp_path / "gone.wav", tmp_path / "broken.wav", long)])
     assert [clip.why_not for clip in found] == [None, "audio.missing", "audio.unreadable", "audio.too_long"]
     assert all(clip.uri is None for clip in found)
+    lacking = embedded([(long, Part(50, 51)), (long, Part(0, 1, 1))])
+    assert [clip.why_not for clip in lacking] == ["audio.unreadable"] * 2
+
+
+def test_only_the_part_of_a_recording_is_embedded(tmp_path: Path, sweep) -> None:
+    time = np.arange(3 * 8_000) / 8_000
+    tones = np.stack([0.3 * np.sin(2 * np.pi * pitch * time) for pitch in (220, 440)], axis=1)
+    tones[: 2 * 8_000, 1] = 0
+    soundfile.write(tmp_path / "a.wav", tones, 8_000)
+    row = {"id": "a", "reference": "你好", "hypothesis": "你", "audio": str(tmp_path / "a.wav")}
+    sweep.write_lines(sweep.trial(0) / "utterances.jsonl", [row | {"start": 2, "end": 2.75, "channel": 1}])
+    (mistake,) = worst_utterances(load_sweep(sweep.folder).best.trial)
+    (clip,) = embedded([(mistake.audio, mistake.part)])
+    samples, heard = decoded(clip)
+    assert abs(len(samples) / heard - 0.75) < 0.2
+    spectrum = np.abs(np.fft.rfft(samples))
+    assert abs(np.argmax(spectrum) * heard / len(samples) - 440) < 6
+    assert "a.wav · 2.0 to 2.75 s · channel 1" in page_of(sweep.folder)
 
 
 def test_a_clip_is_encoded_once_for_all_reports_of_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,8 +95,9 @@ def test_a_clip_is_encoded_once_for_all_reports_of_a_store(tmp_path: Path, monke
 
 def test_the_budget_ends_with_the_clip_that_no_longer_fits(tmp_path: Path) -> None:
     paths = [recording(tmp_path / f"{number}.wav", seconds) for number, seconds in enumerate((1.0, 3.0, 1.0))]
-    lengths = [len(clip.uri or "") for clip in embedded(paths)]
-    found = embedded(paths, budget=lengths[0] + lengths[1] - 1)
+    clips = [(path, WHOLE) for path in paths]
+    lengths = [len(clip.uri or "") for clip in embedded(clips)]
+    found = embedded(clips, budget=lengths[0] + lengths[1] - 1)
     assert [clip.why_not for clip in found] == [None, "audio.budget", None]
 
 
