@@ -34,7 +34,7 @@ from kimi_audio_ft.manifest.conversation import (
     recordings_of,
     with_prompt,
 )
-from kimi_audio_ft.manifest.part import KEYS, Part
+from kimi_audio_ft.manifest.part import KEYS, WHOLE, Part
 from kimi_audio_ft.store.cache import Arrays, remember
 from kimi_audio_ft.store.digests import State, file_digest, file_digests, state_of
 
@@ -130,6 +130,8 @@ class Columns:
 
     def part(self, audio: int) -> Part:
         """Part of its recording that an audio message is."""
+        if not self.is_part[audio]:
+            return WHOLE
         start, end, channel = (None if value != value else value for value in self.parts[audio].tolist())
         return Part(start, end, None if channel is None else int(channel))
 

@@ -13,7 +13,7 @@ _ROUNDING = 0.01
 _MOST_SECONDS, _MOST_CHANNELS = 1e9, 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """start, end: in seconds, both or neither. channel: from 0; None: the mean of all."""
 

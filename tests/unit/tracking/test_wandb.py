@@ -94,11 +94,14 @@ def test_everything_an_offline_run_needs_lies_in_the_trials_folder(tmp_path: Pat
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
         file.writeframes(b"\0\0" * 1600)
     utterances = [{**UTTERANCES[1], "audio": str(tmp_path / "b.wav")}, {**UTTERANCES[2], "audio": "/no/such.wav"}]
+    utterances.append({**utterances[0], "cer": 0.1, "start": 0.025, "end": 0.05, "channel": 0})
     trial = tmp_path / "trial"
     tracker_in(trial, audio=True).finish({}, utterances)
     (stored,) = offline_runs(trial)
     table = json.loads(stored.artifact["utterances.table.json"].read_text(encoding="utf-8"))
-    heard, missing = (row[-1] for row in table["data"])
+    heard, missing, part = (row[-1] for row in table["data"])
+    with wave.open(str(stored.artifact[part["path"]])) as file:
+        assert (file.getnframes(), file.getframerate()) == (400, 16_000)
     assert missing is None
     assert stored.artifact[heard["path"]].read_bytes() == (tmp_path / "b.wav").read_bytes()
     assert all(path.is_relative_to(trial) for path in stored.artifact.values())

@@ -72,16 +72,19 @@ def test_columns_for_a_person(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         for n in range(40)
     ]
     rows[7] |= {"reference": "明天上午放假，不上班，好", "loss": 4.0}
-    rows[9] |= {"seconds": 60.0, "loss": 0.2}
+    rows[9] |= {"seconds": 60.0, "loss": 0.2, "audio": "/a.wav", "start": 1.5, "end": 61.5, "channel": 1}
     write_evaluation(tmp_path / "0", "best", rows, cer=0.1)
     worse = [row | {"hypothesis": "今天下午开会吗"} for row in rows]
     write_evaluation(tmp_path / "1", "worse", worse, cer=0.2)
     out = tmp_path / "lists" / "monday.csv"
     assert main([str(tmp_path), "--out", str(out), "--most", "2"]) == 0
     first, second = suspects(out)
-    assert list(first)[:9] == [
-        *("rank", "id", "audio", "recording", "seconds", "reference", "best_hypothesis", "score", "reasons")
+    assert list(first)[:12] == [
+        *("rank", "id", "audio", "start", "end", "channel", "recording", "seconds"),
+        *("reference", "best_hypothesis", "score", "reasons"),
     ]
+    assert [second[key] for key in ("audio", "start", "end", "channel")] == ["/a.wav", "1.5000", "61.5000", "1"]
+    assert [first[key] for key in ("audio", "start", "end", "channel")] == [""] * 4
     assert (first["rank"], first["id"], first["recording"], first["seconds"]) == ("1", "u7", "monday", "2.1400")
     assert first["reference"] == "明天上午放假，不上班，好" and first["best_hypothesis"] == "今天下午开会"
     assert first["loss"] == "4.0000" and float(first["chars_per_second"]) == pytest.approx(10 / 2.14, abs=1e-4)

@@ -82,15 +82,15 @@ def test_only_the_part_of_a_recording_is_embedded(tmp_path: Path, sweep) -> None
 def test_a_clip_is_encoded_once_for_all_reports_of_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(tmp_path / "store"))
     path = recording(tmp_path / "a.wav")
-    without = embedded([path])
+    without = embedded([(path, WHOLE)])
     assert not (tmp_path / "store").exists()  # a report elsewhere makes no store
     (tmp_path / "store").mkdir()
-    assert embedded([path]) == embedded([path]) == without
+    assert embedded([(path, WHOLE)]) == embedded([(path, WHOLE)]) == without
     (kept,) = (tmp_path / "store" / "clips").iterdir()
     kept.write_text('"c2hvcnQ="', encoding="utf-8")
-    assert embedded([path]) == [EmbeddedAudio(uri="data:audio/mpeg;base64,c2hvcnQ=")]
+    assert embedded([(path, WHOLE)]) == [EmbeddedAudio(uri="data:audio/mpeg;base64,c2hvcnQ=")]
     recording(path, seconds=3.0)  # another recording of the same name
-    assert len(embedded([path])[0].uri or "") > len(without[0].uri or "")
+    assert len(embedded([(path, WHOLE)])[0].uri or "") > len(without[0].uri or "")
 
 
 def test_the_budget_ends_with_the_clip_that_no_longer_fits(tmp_path: Path) -> None:
