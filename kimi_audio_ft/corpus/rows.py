@@ -264,8 +264,9 @@ def check_other_transcript(segment: Segment, alike: Sequence[Segment]) -> Proble
     for other in alike:
         if other is not segment and not same_words(other.text, segment.text):
             detail = f"same samples as the recording of line {other.row.line}, which has the transcript {other.text!r}"
-            remedy = "if rows are segments of a recording, set start_column and end_column"
-            return Problem("other_transcript", f"{detail}; {remedy}")
+            if segment.part == WHOLE:
+                detail += "; if rows are segments of a recording, set start_column and end_column"
+            return Problem("other_transcript", detail)
     return None
 
 

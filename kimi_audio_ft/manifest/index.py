@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import math
 import multiprocessing
 import os
 import signal
@@ -97,7 +96,7 @@ class Columns:
     positions, of the whole and of the prompt (zeros without a tokenizer).
 
     Audio message: number of ``codes``, and of bytes in ``names``, the concatenated recording names (0 if none).
-    ``parts`` [number of audio messages, 3] are start, end and channel, NaN where a message names none.
+    ``parts`` [number of audio messages, 3] are start, end and channel, -1 where a message names none.
     """
 
     offset: np.ndarray
@@ -132,13 +131,13 @@ class Columns:
         """Part of its recording that an audio message is."""
         if not self.is_part[audio]:
             return WHOLE
-        start, end, channel = (None if value != value else value for value in self.parts[audio].tolist())
+        start, end, channel = (None if value < 0 else value for value in self.parts[audio].tolist())
         return Part(start, end, None if channel is None else int(channel))
 
     @cached_property
     def is_part(self) -> np.ndarray:
         """Mask of the audio messages that are a part of their recording."""
-        return ~np.isnan(self.parts).all(axis=1)
+        return (self.parts >= 0).any(axis=1)
 
 
 def _starts(counts: np.ndarray) -> np.ndarray:
@@ -241,7 +240,7 @@ def _measured(
         "codes": [len(m.get("audio_tokens") or ()) for m in messages if m["message_type"] == "audio"],
         "name_sizes": [len(name) for name in names],
         "names": b"".join(names),
-        "parts": [[m.get(key, math.nan) for key in KEYS] for m in messages if m["message_type"] == "audio"],
+        "parts": [[m.get(key, -1) for key in KEYS] for m in messages if m["message_type"] == "audio"],
     }
 
 

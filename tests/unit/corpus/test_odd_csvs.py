@@ -25,8 +25,8 @@ def with_text(text: str, encoding: str = "utf-8") -> bytes:
 
 
 def segments(first: str, second: str) -> bytes:
-    """Two rows of a recording of a second and one channel, in Kaldi's columns."""
-    return f"audio,start,end,channel,text\na.wav,{first},1,一\na.wav,{second},0,二\n".encode()
+    """Two rows of a recording of a second and one channel, and one of another, in Kaldi's columns."""
+    return f"audio,start,end,channel,text\na.wav,{first},1,一\na.wav,{second},0,二\nb.wav,0,1,0,三\n".encode()
 
 
 SEGMENTS: dict[str, object] = {"start_column": "start", "end_column": "end"}
@@ -103,9 +103,9 @@ CASES: dict[str, tuple[bytes, dict[str, object], list[str] | str]] = {
     "nan as a name": (with_text("一").replace(b"a.wav", b"nan"), {}, "missing_audio"),
     "other case": (with_text("一").replace(b"a.wav", b"A.WAV"), {}, "missing_audio"),
     # segments of recordings
-    "segments": (segments("0.1,0.5", "0.50,0.9"), SEGMENTS, ["一", "二"]),
+    "segments": (segments("0.1,0.5", "0.50,0.9"), SEGMENTS, ["一", "二", "三"]),
     "a segment that is repeated": (segments("0.1,0.5", "0.1,0.5"), SEGMENTS, "other_transcript"),
-    "segments that overlap": (segments("0,0.6", "0.4,1"), SEGMENTS, ["一", "二"]),
+    "segments that overlap": (segments("0,0.6", "0.4,1"), SEGMENTS, ["一", "二", "三"]),
     "segment in milliseconds": (segments("100,500", "0.5,0.9"), SEGMENTS, "bad_segment"),
     "segment in minutes": (segments("0:00.1,0:00.5", "0.5,0.9"), SEGMENTS, "bad_segment"),
     "segment with decimal commas": (segments('"0,1","0,5"', "0.5,0.9"), SEGMENTS, "bad_segment"),

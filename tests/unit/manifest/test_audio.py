@@ -90,6 +90,7 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
 @pytest.mark.parametrize("extension", ["wav", "flac", "aiff", "mp3", "ogg"])
 @pytest.mark.parametrize("rate", [16000, 44100])
 def test_a_part_is_the_same_samples_of_the_whole(tmp_path: Path, extension: str, rate: int) -> None:
+    """To the bit, but for MP3 and Vorbis, whose decoders add in another order behind a seek."""
     noise = np.random.default_rng(0).normal(0, 0.1, (3 * rate, 2))
     path = write(tmp_path / f"a.{extension}", noise, rate)
     whole = decode(open_recording(path)).samples
@@ -97,7 +98,8 @@ def test_a_part_is_the_same_samples_of_the_whole(tmp_path: Path, extension: str,
         first, stop = part.samples(len(whole), rate)
         wanted = whole[first:stop] if part.channel is None else whole[first:stop, part.channel : part.channel + 1]
         heard = decode(open_recording(path, part))
-        assert np.array_equal(heard.samples, wanted), part
+        np.testing.assert_allclose(heard.samples, wanted, rtol=0, atol=1e-6 if extension in ("mp3", "ogg") else 0)
+        assert np.array_equal(heard.samples, decode(open_recording(path, part)).samples)
         assert audio_info(path, part).num_samples_16k == len(read_audio(path, part))
     assert lengths_16k([path, path], [Part(), Part(1, 2)]).tolist() == [48000, 16000]
 

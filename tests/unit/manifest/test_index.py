@@ -45,6 +45,7 @@ def some_rows(count: int, seed: int = 0) -> list[Row]:
         for audio in range(rng.randint(1, 2)):
             codes = [rng.randrange(TOKENS.first, TOKENS.end) for _ in range(rng.randint(1, 30))]
             named = {"content": f"clips/{number}-{audio}.wav", "duration": 0.5} if number % 3 else {}
+            named |= {"start": number / 7, "end": number, "channel": audio} if number % 3 == 2 else {}
             messages.append({"role": "user", "message_type": "audio", **named, "audio_tokens": codes})
         messages.append({"role": "assistant", "message_type": "text", "content": "你好🙂"[: rng.randint(0, 3)]})
         name = {"id": f"名{number}"} if number % 5 else {}
@@ -89,7 +90,8 @@ def plain_identity(conversations: list[Conversation]) -> str:
     facts = []
     for c in conversations:
         messages = [{k: v for k, v in m.items() if k != "content" or m["message_type"] == "text"} for m in c.messages]
-        audio = [file_digest(path) if path.is_file() else "" for path in c.audio_paths]
+        named = zip(c.audio_paths, c.parts, strict=True)
+        audio = [part.digest(file_digest(path)) if path.is_file() else "" for path, part in named]
         facts.append([c.id, c.task_type, messages, audio])
     return digest_of(facts)
 
