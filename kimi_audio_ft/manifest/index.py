@@ -137,7 +137,7 @@ class Columns:
     @cached_property
     def is_part(self) -> np.ndarray:
         """Mask of the audio messages that are a part of their recording."""
-        return (self.parts >= 0).any(axis=1)
+        return np.any(self.parts >= 0, axis=1)
 
 
 def _starts(counts: np.ndarray) -> np.ndarray:
