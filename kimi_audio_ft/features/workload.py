@@ -139,7 +139,8 @@ def at_its_line(manifests: Sequence[Manifest], error: AudioError) -> DataError:
     """The error of a recording that could not be decoded, with the manifest and line that name it."""
     for manifest in manifests:
         for audio in manifest.audio_messages().tolist():
-            if str(manifest.source.audio_root / manifest.columns.name(audio)) == str(error.path):
+            path = manifest.source.audio_root / manifest.columns.name(audio)
+            if str(error.path) in (str(path), manifest.columns.part(audio).name_in(path)):
                 return DataError(manifest.source.path, str(error), line=_line_of(manifest, audio))
     return error
 

@@ -26,7 +26,7 @@ import numpy as np
 import soundfile
 
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.manifest.containers.damage import CONVERT, ContainerError
+from kimi_audio_ft.manifest.containers import CONVERT, ContainerError
 from kimi_audio_ft.manifest.containers.others import log_problem
 from kimi_audio_ft.manifest.containers.streams import streams_of
 from kimi_audio_ft.manifest.part import WHOLE, Part

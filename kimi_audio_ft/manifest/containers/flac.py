@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from kimi_audio_ft.manifest.containers.damage import CUT, ContainerError
+from kimi_audio_ft.manifest.containers import CUT, ContainerError
 
 _BEGINNING = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from kimi_audio_ft.manifest.containers.damage import CONVERT, CUT, ContainerError
+from kimi_audio_ft.manifest.containers import CONVERT, CUT, ContainerError
 
 _KBPS = {  # by (is MPEG-1, layer)
     (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),

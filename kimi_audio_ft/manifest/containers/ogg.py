@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kimi_audio_ft.manifest.containers.damage import CONVERT, CUT, ContainerError
+from kimi_audio_ft.manifest.containers import CONVERT, CUT, ContainerError
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from kimi_audio_ft.manifest.containers.damage import CUT, ContainerError
+from kimi_audio_ft.manifest.containers import CUT, ContainerError
 
 
 def au_streams(data: bytes, start: int) -> list[bytes] | None:

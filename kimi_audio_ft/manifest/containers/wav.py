@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from kimi_audio_ft.manifest.containers.damage import CUT, ContainerError
+from kimi_audio_ft.manifest.containers import CUT, ContainerError
 from kimi_audio_ft.manifest.containers.mpeg import mpeg_streams
 
 # Programs that write into a pipe announce 0xFFFFFFFF, 0x80000000 or 0x7FFFF000 bytes, less the size of the header.

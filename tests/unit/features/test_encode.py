@@ -305,6 +305,10 @@ def test_an_unusable_recording_is_named(tiny: Tiny, tmp_path: Path) -> None:
     conversations = read_manifest(tmp_path / "m.jsonl")
     with pytest.raises(UserError, match=r"m\.jsonl:1: .*nan\.wav: 1 of 2 samples are NaN or infinite"):
         encode_missing(tiny.encoders(False), conversations, progress=False)
+    part = audio("nan.wav") | {"start": 0.0, "end": 2 / 16000}
+    write_jsonl(tmp_path / "m.jsonl", [line("part", part)])
+    with pytest.raises(UserError, match=r"m\.jsonl:1: .*nan\.wav \(0 s to 0\.000125 s\): 1 of 2 samples"):
+        encode_missing(tiny.encoders(False), read_manifest(tmp_path / "m.jsonl"), progress=False)
 
 
 def test_a_recording_that_is_replaced_while_it_is_encoded_is_not_stored_as_what_it_was(
