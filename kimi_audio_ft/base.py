@@ -15,7 +15,15 @@ from kimi_audio_ft.config.train import LoraConfig, ModelConfig
 from kimi_audio_ft.errors import ChangedError, ConfigError, DataError
 from kimi_audio_ft.features.identity import features_of
 from kimi_audio_ft.files import read_json_object
-from kimi_audio_ft.lora.targets import linears_of, matched, needs_branch, needs_whisper, reached, target_pattern
+from kimi_audio_ft.lora.targets import (
+    linears_of,
+    matched,
+    needs_branch,
+    needs_features,
+    needs_whisper,
+    reached,
+    target_pattern,
+)
 from kimi_audio_ft.manifest.conversation import TokenRange
 from kimi_audio_ft.model.files import ModelFiles, locate
 from kimi_audio_ft.model.text_tokenizer import CONFIG_NAME, RANKS_NAME, TextTokenizer
@@ -159,6 +167,10 @@ class Base:
         if needs_whisper(names) and self.features != "online":
             rule = "adapts the Whisper encoder, whose features then change while training"
             raise ConfigError("lora.target_modules", lora.target_modules, rule, "Set data.features=online")
+        if needs_features(names) and self.features == "none":
+            rule = "adapts the adaptor of Whisper's features, which is idle without them"
+            remedy = "Set data.features=cached or online, or use lora=decoder"
+            raise ConfigError("lora.target_modules", lora.target_modules, rule, remedy)
         return names
 
     def reached(self, lora: LoraConfig) -> str:

@@ -21,13 +21,18 @@ if TYPE_CHECKING:
 _ATTENTION = r"self_attn\.(q|k|v|o)_proj"
 _MLP = r"mlp\.(gate|up|down)_proj"
 _ALL_SEVEN = rf"({_ATTENTION}|{_MLP})"
+_DECODER_AND_ADAPTOR = rf"model\.(layers\.\d+\.{_ALL_SEVEN}|vq_adaptor\.layers\.[03])"
 
 PRESETS = {
     # All seven linears of every main layer: all that text output depends on.
     "decoder": rf"model\.layers\.\d+\.{_ALL_SEVEN}",
     "attention": rf"model\.layers\.\d+\.{_ATTENTION}",
     "mlp": rf"model\.layers\.\d+\.{_MLP}",
-    "decoder_and_adaptor": rf"model\.(layers\.\d+\.{_ALL_SEVEN}|vq_adaptor\.layers\.[03])",
+    # Also the two linears that bring Whisper's features to the decoder's width.
+    "decoder_and_adaptor": _DECODER_AND_ADAPTOR,
+    # Also all four of every attention in the Whisper encoder, whose features then change while training.
+    "decoder_adaptor_whisper": rf"({_DECODER_AND_ADAPTOR}"
+    r"|whisper_model\.encoder\.layers\.\d+\.self_attn\.(q|k|v|out)_proj)",
     # Also the audio branch, which gets no gradient from text answers.
     "decoder_and_branch": rf"model\.(layers|mimo_layers)\.\d+\.{_ALL_SEVEN}",
     # The published run's suffix matches: decoder, branch, and q, k, v of the Whisper encoder.
@@ -84,6 +89,11 @@ def reached(modules: tuple[str, ...], pattern: str) -> str:
 def needs_branch(modules: Iterable[str]) -> bool:
     """Whether any target is in the audio branch."""
     return any(name.startswith(("model.mimo_layers.", "mimo_output")) for name in modules)
+
+
+def needs_features(modules: Iterable[str]) -> bool:
+    """Whether any target is in the adaptor of the features, which is idle without them."""
+    return any(name.startswith("model.vq_adaptor.") for name in modules)
 
 
 def needs_whisper(modules: Iterable[str]) -> bool:

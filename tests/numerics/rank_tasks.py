@@ -26,6 +26,7 @@ def fit_with_features(rank: int, send: Send, config: TrainConfig, folder: Path, 
     quiet_libraries()
     trial = Trial(config)
     trial.base.sharded = config.trainer.strategy in SHARDED
+    trial.base.features = "cached"  # there will be some, though not of the recordings, which do not exist
     width = read_config(trial.base.files.root).kimia_adaptor_input_dim
     plain = ConversationDataset.__getitem__
 

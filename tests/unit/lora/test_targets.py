@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kimi_audio_ft.base import Base
+from kimi_audio_ft.base import Base, on_meta
 from kimi_audio_ft.config.train import LoraConfig, ModelConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.lora.adapter import add_adapter, trainable_parameters
-from kimi_audio_ft.lora.targets import PRESETS, linears_of, matched, needs_branch, needs_whisper
+from kimi_audio_ft.lora.targets import PRESETS, linears_of, matched, needs_branch, needs_features, needs_whisper
 from kimi_audio_ft.model import KimiAudioConfig, KimiAudioForCausalLM, WhisperFeatureExtractor
 from kimi_audio_ft.model.whisper import SHAPE_7B
 
 LAYERS, BRANCH, WHISPER = "model.layers.", "model.mimo_layers.", "whisper_model.encoder.layers."
+ADAPTOR = "model.vq_adaptor."
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,8 @@ def count(module: torch.nn.Module) -> int:
         ("decoder", 20_185_088, {LAYERS}),
         ("decoder_and_branch", 24_510_464, {LAYERS, BRANCH}),
         ("report", 26_476_544, {LAYERS, BRANCH, WHISPER}),
+        ("decoder_and_adaptor", 20_312_064, {LAYERS, ADAPTOR}),
+        ("decoder_adaptor_whisper", 22_933_504, {LAYERS, ADAPTOR, WHISPER}),
     ],
 )
 def test_published_adapter_sizes(published: KimiAudioForCausalLM, preset: str, trained: int, parts: set[str]) -> None:
@@ -47,11 +50,21 @@ def test_published_adapter_sizes(published: KimiAudioForCausalLM, preset: str, t
         assert count(adapted) == base + trained
         assert all(".lora_A." in name or ".lora_B." in name for name in names)
         inner = [name.removeprefix("base_model.model.") for name in names]
-        assert {part for part in (LAYERS, BRANCH, WHISPER) if any(name.startswith(part) for name in inner)} == parts
+        every = (LAYERS, BRANCH, ADAPTOR, WHISPER)
+        assert {part for part in every if any(name.startswith(part) for name in inner)} == parts
         assert all(name.startswith(tuple(parts)) for name in inner)
     finally:
         adapted.unload()
     assert count(published) == base
+
+
+@pytest.mark.parametrize(
+    ("preset", "trained"),
+    [("decoder", 97_280), ("decoder_and_adaptor", 103_424), ("decoder_adaptor_whisper", 115_712)],
+)
+def test_adapter_sizes_of_the_embedded_model(preset: str, trained: int) -> None:
+    model = on_meta(Base(ModelConfig(), "online", "cpu").files)
+    assert trainable_parameters(add_adapter(model, LoraConfig(r=8, target_modules=preset), seed=1)) == trained
 
 
 def test_report_total(published: KimiAudioForCausalLM) -> None:
@@ -82,7 +95,8 @@ def test_every_preset_matches_something(published: KimiAudioForCausalLM) -> None
         names = matched(linears_of(published), preset)
         assert names and len(names) == len(set(names))
         assert needs_branch(names) == (preset in ("decoder_and_branch", "report"))
-        assert needs_whisper(names) == (preset == "report")
+        assert needs_whisper(names) == (preset in ("report", "decoder_adaptor_whisper"))
+        assert needs_features(names) == (preset in ("decoder_and_adaptor", "decoder_adaptor_whisper"))
 
 
 def test_list_of_presets_and_paths(published: KimiAudioForCausalLM) -> None:
@@ -109,6 +123,16 @@ def test_list_of_presets_and_paths(published: KimiAudioForCausalLM) -> None:
 def test_targets_that_match_no_linear(published: KimiAudioForCausalLM, targets: str | list[str], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         matched(linears_of(published), targets)
+
+
+@pytest.mark.parametrize("preset", ["decoder_and_adaptor", "decoder_adaptor_whisper"])
+def test_the_adaptor_needs_features(preset: str) -> None:
+    """Without them it would be saved as it was made, and count as trained."""
+    lora = LoraConfig(target_modules=preset)
+    with pytest.raises(ConfigError, match=rf"lora\.target_modules='{preset}'.*Set data\.features="):
+        Base(ModelConfig(dtype="float32"), "none", "cpu").targets(lora)
+    names = Base(ModelConfig(dtype="float32"), "online", "cpu").targets(lora)
+    assert needs_features(names)
 
 
 def test_whisper_targets_need_online_features() -> None:
