@@ -13,6 +13,7 @@ from kimi_audio_ft.config.canonical import TrainingSet
 from kimi_audio_ft.config.checks import require
 from kimi_audio_ft.config.train import DataConfig, ModelConfig, TrainConfig
 from kimi_audio_ft.decoding.transcripts import EvaluationSet, require_manifest
+from kimi_audio_ft.features.sounds import noises, rooms
 from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, short_enough, training_subset
 from kimi_audio_ft.store.signature import canonical
 
@@ -54,6 +55,7 @@ class Inputs:
         self._bases: dict[str, Base] = {}
         self._evaluations: dict[str, EvaluationSet] = {}
         self._trainings: dict[str, TrainingSet] = {}
+        self._sounds: dict[str, dict[str, str]] = {}
 
     def base(self, config: TrainConfig) -> Base:
         trainer, features = config.trainer, config.data.features
@@ -93,6 +95,20 @@ class Inputs:
             return TrainingSet(manifest_identity(part), len(part), longest)
 
         return _once(self._trainings, [*_about_base(config), *named, *subset, data.max_length], make)
+
+    def sounds(self, config: TrainConfig) -> dict[str, str]:
+        """Identities of the noises and rooms that training audio gets; errors as of ``features.sounds``."""
+        augment = config.data.augment
+
+        def make() -> dict[str, str]:
+            found = {"noises": noises(augment), "rooms": rooms(augment)}
+            for kind, folder in (("noise", augment.noise_folder), ("room", augment.room_folder)):
+                if folder is not None and found[f"{kind}s"] is None:
+                    option = f"data.augment.{kind}"
+                    log.warning("%s_folder=%s is not used where %s_probability is 0", option, folder, option)
+            return {kind: sounds.identity for kind, sounds in found.items() if sounds is not None}
+
+        return _once(self._sounds, [asdict(augment)], make)
 
 
 def _about_base(config: TrainConfig) -> list[Any]:

@@ -268,7 +268,8 @@ class Trial:
         """Signature of the adapter: a digest of everything that its weights depend on."""
         config, trained = self.config, self.inputs.training_set(self.config)
         form = adapter_form(config, trained, self.base.reached(config.lora), num_ranks(config.trainer))
-        return signature("adapter", form, {"train": trained.identity, **self.base.identities})
+        inputs = {"train": trained.identity, **self.base.identities, **self.inputs.sounds(config)}
+        return signature("adapter", form, inputs)
 
     def fit(
         self,

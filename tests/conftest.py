@@ -145,6 +145,22 @@ def coded_manifests(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Fields of ``AugmentConfig`` for two noises and two rooms."""
+    import numpy as np
+    import soundfile
+
+    folder, rng = tmp_path_factory.mktemp("sounds"), np.random.default_rng(9)
+    for name in ("noise", "rooms"):
+        (folder / name).mkdir()
+    for number, samples in enumerate((7000, 40000)):
+        soundfile.write(folder / "noise" / f"{number}.wav", rng.normal(0, 0.1, samples), 16000)
+        response = [1.0, *rng.normal(0, 0.1, 3000) * np.exp(-np.arange(3000) / 300)]
+        soundfile.write(folder / "rooms" / f"{number}.wav", response, 16000, subtype="FLOAT")
+    return {"noise_folder": str(folder / "noise"), "room_folder": str(folder / "rooms")}
+
+
+@pytest.fixture(scope="session")
 def trial_config(coded_manifests: Path) -> Callable[..., TrainConfig]:
     """Makes a small trial's config; arguments are the fields to change: ``trial_config(lora={"r": 4}, seed=2)``."""
     from kimi_audio_ft.config import train as schema

@@ -14,6 +14,8 @@ from typing import Any
 
 from kimi_audio_ft.config.train import AugmentConfig, DataConfig, DecodingConfig, ModelConfig, TrainConfig
 
+# Part of the utterances that get noise or a room where a folder is given and no probability.
+_USUAL_PART = 0.5
 # At or below this temperature the likeliest token is taken, as published.
 GREEDY_BELOW = 1e-6
 
@@ -36,6 +38,8 @@ _OF_BOTH = (
 EXCLUDED = {
     "adapter": (
         *_OF_BOTH,
+        "data.augment.noise_folder",  # what these hold is among the inputs
+        "data.augment.room_folder",
         "trainer.strategy",
         "trainer.devices",  # trainer.accumulate here counts the micro-batches of all processes
         "trainer.deepspeed",
@@ -79,7 +83,7 @@ def adapter_form(config: TrainConfig, trained: TrainingSet, targets: str, ranks:
         ranks: processes of the training; the size of a step decides its result, not how many share it.
     """
     form = {name: asdict(getattr(config, name)) for name in ("data", "model", "lora", "optim", "trainer")}
-    form["data"]["augment"] = asdict(augment_form(config.data.augment))
+    form["data"]["augment"] = _augment(config.data.augment)
     form["data"] |= _batches(config.data, trained)
     form["trainer"] |= _steps(config, form["data"], trained.conversations, ranks)
     form["optim"] |= _rates(config, form["trainer"])
@@ -133,7 +137,22 @@ def augment_form(augment: AugmentConfig) -> AugmentConfig:
         gains_db=_one_if_equal(augment.gains_db),
         time_mask_frames=augment.time_mask_frames if augment.time_masks else AugmentConfig.time_mask_frames,
         channel_mask_width=augment.channel_mask_width if augment.channel_masks else AugmentConfig.channel_mask_width,
+        **_sounds(augment),
     )
+
+
+def _sounds(augment: AugmentConfig) -> dict[str, Any]:
+    """Fields of noise and rooms: defaults where there is none, as without a folder or with a probability of 0."""
+    fields: dict[str, Any] = {}
+    for kind in ("noise", "room"):
+        folder, probability = getattr(augment, f"{kind}_folder"), getattr(augment, f"{kind}_probability")
+        probability = _USUAL_PART if probability is None else probability
+        used = folder is not None and probability > 0
+        fields |= {f"{kind}_folder": folder if used else None, f"{kind}_probability": probability if used else None}
+    plain = AugmentConfig()
+    snr = plain.noise_snr if fields["noise_folder"] is None else augment.noise_snr
+    some = fields["noise_folder"] is not None or fields["room_folder"] is not None
+    return {**fields, "noise_snr": snr, "versions": augment.versions if some else plain.versions}
 
 
 def warmup_steps(num_steps: int, warmup_ratio: float) -> int:
@@ -143,6 +162,14 @@ def warmup_steps(num_steps: int, warmup_ratio: float) -> int:
 
 def _one_if_equal(values: list[float]) -> list[float]:
     return values[:1] if len(set(values)) == 1 else values
+
+
+def _augment(augment: AugmentConfig) -> dict[str, Any]:
+    """Its form as a dict, without the fields of noise and rooms where there are none, as before these fields."""
+    form, plain = asdict(augment_form(augment)), asdict(AugmentConfig())
+    of_sounds = {name for name in plain if name.startswith(("noise_", "room_"))} | {"versions"}
+    sounds = form["noise_folder"] is not None or form["room_folder"] is not None
+    return form if sounds else {name: value for name, value in form.items() if name not in of_sounds}
 
 
 def _batches(data: DataConfig, trained: TrainingSet) -> dict[str, Any]:

@@ -56,8 +56,15 @@ class AugmentConfig:
     time_mask_frames: int = 4  # Largest width of such a span, in frames of 80 ms.
     channel_masks: int = 0  # Number of bands of feature channels set to zero (SpecAugment).
     channel_mask_width: int = 16  # Largest width of such a band, in channels.
+    noise_folder: str | None = None  # Recordings of noise that is added to the speech; null is none.
+    noise_snr: list[float] = field(default_factory=lambda: [5.0, 20.0])  # Its lowest and highest distance in dB.
+    noise_probability: float | None = None  # Part of the utterances that get noise; null is half, given a folder.
+    room_folder: str | None = None  # Impulse responses of rooms that the speech is put into; null is none.
+    room_probability: float | None = None  # Part of the utterances that get a room; null is half, given a folder.
+    versions: int = 2  # How many noises and rooms are drawn for every recording; each utterance draws one of them.
 
     def __post_init__(self) -> None:
+        expand_home(self, "noise_folder", "room_folder")
         for speed in self.speeds:
             require(0.5 <= speed <= 2.0, "data.augment.speeds", speed, "a speed factor lies between 0.5 and 2.0")
         for gain in self.gains_db:
@@ -65,7 +72,25 @@ class AugmentConfig:
         require(bool(self.speeds), "data.augment.speeds", self.speeds, "needs at least one factor", "Write [1.0]")
         require(bool(self.gains_db), "data.augment.gains_db", self.gains_db, "needs at least one value", "Write [0.0]")
         at_least(0, self, "data.augment.", "time_masks", "channel_masks")
-        at_least(1, self, "data.augment.", "time_mask_frames", "channel_mask_width")
+        at_least(1, self, "data.augment.", "time_mask_frames", "channel_mask_width", "versions")
+        self._check_sounds()
+
+    def _check_sounds(self) -> None:
+        for kind in ("noise", "room"):
+            folder, probability = getattr(self, f"{kind}_folder"), getattr(self, f"{kind}_probability")
+            if folder is not None:
+                rule = "must name a folder of recordings, and there is no such folder"
+                there = bool(folder) and expanded(folder).is_dir()
+                require(there, f"data.augment.{kind}_folder", folder, rule, "Use null for none")
+            if probability is not None:
+                option = f"data.augment.{kind}_probability"
+                require(0 <= probability <= 1, option, probability, "must lie between 0 and 1")
+                needed = folder is not None or probability == 0
+                require(needed, option, probability, "needs recordings", f"Give data.augment.{kind}_folder=FOLDER")
+        snr = self.noise_snr
+        ordered = len(snr) == 2 and -20 <= snr[0] <= snr[1] <= 60
+        rule = "must be the lowest and the highest signal-to-noise ratio, between -20 and 60 dB"
+        require(ordered, "data.augment.noise_snr", snr, rule, "Write [5,20]")
 
 
 @dataclass

@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from itertools import groupby, product
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from kimi_audio_ft.config.canonical import augment_form
-from kimi_audio_ft.config.train import AugmentConfig, DataConfig
+from kimi_audio_ft.config.train import DataConfig
 from kimi_audio_ft.data.batching import BatchPlan, EpochSteps, validation_share
 from kimi_audio_ft.data.dataset import AudioSource, ConversationDataset, Sample, make_batch
 from kimi_audio_ft.errors import ConfigError, UserError
-from kimi_audio_ft.features.encode import UNCHANGED, Encoders, Perturbation, encode_missing
+from kimi_audio_ft.features.encode import Encoders, encode_missing
+from kimi_audio_ft.features.perturbation import UNCHANGED, Perturbations
 from kimi_audio_ft.manifest.conversation import TokenRange
 from kimi_audio_ft.manifest.manifest import (
     Manifest,
@@ -108,7 +108,7 @@ class ConversationData(pl.LightningDataModule):
         train = training_subset(train, settings.train_subset, settings.train_subset_seed)
         self.eval_set = self.dataset(self.eval_conversations, None)
         kept, lengths = self._within_limit(train)
-        self.train_set = self.dataset(kept, augment_form(settings.augment))
+        self.train_set = self.dataset(kept, Perturbations.of(settings.augment))
         rules = self.rules
         slowest = min(settings.augment.speeds)  # slower speech is longer; the token budget holds for the slowest
         self.plan = BatchPlan(
@@ -131,31 +131,33 @@ class ConversationData(pl.LightningDataModule):
         require_references(manifest)
         return manifest
 
-    def dataset(self, conversations: Manifest, augment: AugmentConfig | None, **options: Any) -> ConversationDataset:
+    def dataset(
+        self, conversations: Manifest, perturbations: Perturbations | None, **options: Any
+    ) -> ConversationDataset:
         """A validated dataset over conversations; encodes their missing recordings."""
         features = self.settings.features
+        augment = None if perturbations is None else perturbations.settings
         if augment is not None and features != "cached" and (augment.time_masks or augment.channel_masks):
             rule = "masks are put on stored features (data.augment.time_masks and channel_masks)"
             raise ConfigError("data.features", features, rule, "Set data.features=cached, or both to 0")
         if features != "none":
             require_recordings(conversations)
-        source = AudioSource(features, self._store(conversations, augment), self.tokens.first)
-        dataset = ConversationDataset(conversations, self.tokenizer, source, augment, self.rules.seed, **options)
+        source = AudioSource(features, self._store(conversations, perturbations), self.tokens.first)
+        dataset = ConversationDataset(conversations, self.tokenizer, source, perturbations, self.rules.seed, **options)
         dataset.check_codes()
         return dataset
 
-    def _store(self, conversations: Manifest, augment: AugmentConfig | None) -> FeatureStore | None:
-        perturbations = [UNCHANGED]
-        if augment is not None:
-            perturbations = [Perturbation(*both) for both in product(augment.speeds, augment.gains_db)]
+    def _store(self, conversations: Manifest, perturbations: Perturbations | None) -> FeatureStore | None:
+        forms = [UNCHANGED] if perturbations is None else perturbations.all
         if self.settings.features == "cached":
-            return encode_missing(self.encoders, conversations, perturbations, progress=self.rules.progress)
-        changed = [perturbation for perturbation in perturbations if perturbation != UNCHANGED]
+            return encode_missing(self.encoders, conversations, forms, progress=self.rules.progress)
+        changed = [form for form in forms if form != UNCHANGED]
         if not changed:
             return None
         if self.settings.features == "none":
             rule = "recordings cannot be perturbed when their features are left out"
-            raise ConfigError("data.features", "none", rule, "Set data.augment.speeds=[1.0] and gains_db=[0.0]")
+            remedy = "Set data.augment.speeds=[1.0] and gains_db=[0.0], without noise and rooms"
+            raise ConfigError("data.features", "none", rule, remedy)
         codes_only = Encoders(self.encoders.files, False, self.encoders.dtype, self.encoders.device)
         return encode_missing(codes_only, conversations, changed, progress=self.rules.progress)
 

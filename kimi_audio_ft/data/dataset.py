@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, get_worker_info
 
-from kimi_audio_ft.config.train import AugmentConfig
 from kimi_audio_ft.errors import ChangedError, DataError, UserError
-from kimi_audio_ft.features.encode import UNCHANGED, Perturbation
+from kimi_audio_ft.features.perturbation import UNCHANGED, Perturbations
 from kimi_audio_ft.features.workload import rows_of
 from kimi_audio_ft.manifest.audio import read_audio
 from kimi_audio_ft.manifest.conversation import TOKENIZE_REMEDY, Conversation, Layout, layout_conversation
@@ -123,7 +122,7 @@ class ConversationDataset(Dataset[Sample]):
     conversations: Manifest
     tokenizer: TextTokenizer
     audio: AudioSource
-    augment: AugmentConfig | None = None
+    perturbations: Perturbations | None = None
     seed: int = 0
     for_generation: bool = False
     # Conversations whose codes are known to be those of the stored features, which stay as they are.
@@ -136,9 +135,7 @@ class ConversationDataset(Dataset[Sample]):
         draw = item if isinstance(item, Draw) else Draw(item, 0)
         conversation = self.conversations[draw.index]
         rng = random.Random(f"{self.seed} {draw.epoch} {conversation.id}")
-        perturbation = UNCHANGED
-        if self.augment is not None:
-            perturbation = Perturbation(rng.choice(self.augment.speeds), rng.choice(self.augment.gains_db))
+        perturbation = UNCHANGED if self.perturbations is None else self.perturbations.draw(rng)
         recorded = self.audio.mode != "none"
         digests = self.conversations.digests_of(draw.index, self._digests) if recorded else []
         keys = [perturbation.key(digest) for digest in digests]
@@ -159,9 +156,9 @@ class ConversationDataset(Dataset[Sample]):
             assert store is not None
             sample.features = [self._mask(store.features(key), rng) for key in keys]
         elif self.audio.mode == "online":
-            named = list(zip(conversation.audio_paths, conversation.parts, strict=True))
-            sample.waveforms = [perturbation.apply(read_audio(path, part)) for path, part in named]
-            for (path, part), digest in zip(named, digests, strict=True):
+            named = zip(conversation.audio_paths, conversation.parts, digests, strict=True)
+            for path, part, digest in named:
+                sample.waveforms.append(perturbation.apply(read_audio(path, part), digest))
                 if part.digest(file_digest(path)) != digest:
                     raise ChangedError(path, "while it was being read")
         return sample
@@ -238,7 +235,7 @@ class ConversationDataset(Dataset[Sample]):
 
     def _mask(self, rows_TD: Tensor, rng: random.Random) -> Tensor:
         """Zero random spans of frames and bands of channels (SpecAugment, arXiv 1904.08779, on encoder features)."""
-        augment = self.augment
+        augment = None if self.perturbations is None else self.perturbations.settings
         if augment is None or not (augment.time_masks or augment.channel_masks):
             return rows_TD
         from torchaudio.functional import mask_along_axis

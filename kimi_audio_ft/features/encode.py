@@ -15,8 +15,9 @@ from torch import Tensor
 
 from kimi_audio_ft.errors import ChangedError, DataError
 from kimi_audio_ft.features.identity import encoder_identity
+from kimi_audio_ft.features.perturbation import UNCHANGED, Perturbation
 from kimi_audio_ft.features.workload import Wanted, at_its_line, describe_need, find_wanted
-from kimi_audio_ft.manifest.audio import UNCHANGED, AudioError, Perturbation, read_audio
+from kimi_audio_ft.manifest.audio import AudioError, read_audio
 from kimi_audio_ft.manifest.manifest import Manifest
 from kimi_audio_ft.model.audio_frontend import num_audio_tokens
 from kimi_audio_ft.model.files import ModelFiles
@@ -124,7 +125,8 @@ def _read_ahead(wanted: Wanted, pieces: int, readers: int) -> Iterator[tuple[ran
     """Groups of recordings with their waveforms; the next group is prefetched."""
 
     def read(number: int) -> Tensor:
-        return wanted.perturbation(number).apply(read_audio(wanted.paths[number], wanted.parts[number]))
+        path, part = wanted.paths[number], wanted.parts[number]
+        return wanted.perturbation(number).apply(read_audio(path, part), wanted.digest(number))
 
     pool, ahead = ThreadPoolExecutor(readers), deque[tuple[range, list[Future[Tensor]]]]()
     try:

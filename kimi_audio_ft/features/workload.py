@@ -11,7 +11,8 @@ import numpy as np
 from rich.filesize import decimal
 
 from kimi_audio_ft.errors import DataError, UserError
-from kimi_audio_ft.manifest.audio import SAMPLE_RATE, UNCHANGED, AudioError, Perturbation, audio_info, lengths_16k
+from kimi_audio_ft.features.perturbation import UNCHANGED, Perturbation
+from kimi_audio_ft.manifest.audio import SAMPLE_RATE, AudioError, audio_info, lengths_16k
 from kimi_audio_ft.manifest.manifest import Manifest, require_recordings
 from kimi_audio_ft.manifest.part import Part
 from kimi_audio_ft.model.audio_frontend import PIECE_SAMPLES, num_audio_tokens
@@ -47,7 +48,10 @@ class Wanted:
         return self.parts[number].name_in(self.paths[number])
 
     def key(self, number: int) -> str:
-        return self.perturbation(number).key(self.digests[number].tobytes().hex())
+        return self.perturbation(number).key(self.digest(number))
+
+    def digest(self, number: int) -> str:
+        return self.digests[number].tobytes().hex()
 
     def perturbation(self, number: int) -> Perturbation:
         return self.perturbations[int(self.changes[number])]

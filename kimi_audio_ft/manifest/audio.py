@@ -1,4 +1,4 @@
-"""Audio decoding: a recording, or a part of it, becomes 16 kHz mono, perhaps perturbed, or is refused.
+"""Audio decoding: a recording, or a part of it, becomes 16 kHz mono, or is refused.
 
 libsndfile decodes what it knows, the ``ffmpeg`` command the rest where it is installed. Decoding is separate from
 resampling, so that checking recordings needs neither torch nor resampling.
@@ -399,36 +399,3 @@ def _check_samples(sound: Sound, path: str) -> None:
             problem,
             "Invert one of them, or take one: channel_column of prepare names it",
         )
-
-
-@dataclass(frozen=True)
-class Perturbation:
-    """Speed (factor) and volume (dB) perturbation, applied before encoding."""
-
-    speed: float = 1.0
-    gain_db: float = 0.0
-
-    @property
-    def _rate(self) -> int:
-        """Nominal input rate in Hz that gives the intended duration when resampled to 16 kHz."""
-        # As functional.speed, but rounded: it truncates 1.015 * 16000 to 16239 Hz and then needs a gigabyte of filters.
-        return round(self.speed * SAMPLE_RATE)
-
-    def key(self, digest: str) -> str:
-        return digest if self == UNCHANGED else f"{digest}@{self.speed:g}x{self.gain_db:+g}dB"
-
-    def num_samples(self, num_samples: int) -> int:
-        return num_samples_16k(num_samples, self._rate)
-
-    def apply(self, waveform: torch.Tensor) -> torch.Tensor:
-        """The perturbed waveform, clipped to [-1, 1]."""
-        from torchaudio import functional
-
-        if self.speed != 1.0:
-            waveform = functional.resample(waveform, self._rate, SAMPLE_RATE)
-        if self.gain_db:
-            waveform = functional.gain(waveform, self.gain_db).clamp(-1.0, 1.0)
-        return waveform
-
-
-UNCHANGED = Perturbation()

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 KINDS = ("features", "adapter", "transcript")
 CACHES = {
     "manifests": "columns of a manifest",
+    "sounds": "checks of noise and rooms",
     "layouts": "names of a model's modules",
     "probes": "pack size found by a probe",
     "rungs": "score of an adapter at a rung",

@@ -12,12 +12,14 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from kimi_audio_ft.config.canonical import augment_form
 from kimi_audio_ft.config.train import AugmentConfig
 from tests.integration.conftest import SHORT, Workplace
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STUDIES = sorted((REPOSITORY / "experiments").glob("*.yaml"))
 TRAIN = "kimi_audio_ft.train"
+FOLDERS = {"noise_folder": str(REPOSITORY), "room_folder": str(REPOSITORY)}
 OF_DATA = ("prompts", "train_sizes", "augmentation", "next_steps")
 
 
@@ -73,7 +75,8 @@ def test_prompts_are_texts_of_their_own_for_the_data() -> None:
 
 def test_augmentations_are_valid_and_only_none_is_nothing() -> None:
     for path in (REPOSITORY / "conf" / "augment").glob("*.yaml"):
-        found = AugmentConfig(**yaml.safe_load(path.read_text(encoding="utf-8")))
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = augment_form(AugmentConfig(**fields | FOLDERS if path.stem in ("noise", "rooms") else fields))
         assert (found == AugmentConfig()) == (path.stem == "none"), path
 
 
@@ -92,6 +95,20 @@ def test_a_chosen_augmentation_is_the_data_s(workplace: Workplace) -> None:
     done = workplace.run(TRAIN, "augment=speed", "data.augment.time_masks=1", "--cfg", "job")
     found = yaml.safe_load(done.out)["data"]["augment"]
     assert found["speeds"] == [0.9, 1.0, 1.1] and found["time_masks"] == 1 and found["gains_db"] == [0.0]
+
+
+def test_the_folders_of_noise_and_rooms_are_asked_for_and_a_sweep_may_give_both(workplace: Workplace) -> None:
+    """Each choice takes what it is named after, ``all`` whatever is given."""
+    for choice, option in (("noise", "noise_folder"), ("rooms", "room_folder")):
+        done = workplace.run(TRAIN, f"augment={choice}", *SHORT)
+        assert done.code == 2 and f"needs recordings. Give data.augment.{option}=FOLDER" in done.err
+    used = {}
+    for choice in ("none", "rooms", "all"):
+        given = ("data.augment.noise_folder=data", "data.augment.room_folder=data")
+        done = workplace.run(TRAIN, f"augment={choice}", *given, "--cfg", "job")
+        form = augment_form(AugmentConfig(**yaml.safe_load(done.out)["data"]["augment"] | FOLDERS))
+        used[choice] = (form.noise_folder is not None, form.room_folder is not None)
+    assert used == {"none": (False, False), "rooms": (False, True), "all": (True, True)}
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
-from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.config.train import AugmentConfig, TrainConfig
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.files import write_jsonl
 from kimi_audio_ft.model import num_audio_tokens
@@ -64,6 +65,23 @@ def test_unequal_epochs_are_refused(trial_config: Config, lab: Lab) -> None:
     other = next(seed for seed in by_seed if by_seed[seed] != by_seed[1])
     with pytest.raises(UserError, match="optimizer steps by epoch differ"):
         lab.run(config, ["a4", "a8"], {"a8": {"seed": other}})
+
+
+@pytest.mark.slow
+def test_each_seed_draws_its_own_noise_and_goes_on_with_it(
+    trial_config: Config, lab: Lab, recordings: str, sounds: dict[str, Any]
+) -> None:
+    """Together and interrupted as alone and in one go; what is encoded for one serves the others."""
+    data = {"train_manifest": recordings, "eval_manifest": recordings, "features": "online", "batch_size": 2}
+    augment = AugmentConfig(**sounds, noise_probability=0.7)
+    config = trial_config(data=data | {"augment": augment}, trainer={"max_steps": 4, "accumulate": 1})
+    calls = iter(range(1, 99))
+    with pytest.raises(Interrupted):
+        lab.run(config, ["a4", "a8"], SEEDS, should_stop=lambda: next(calls) == 3)
+    assert resume_step([lab.place / "pack" / f"{name}.work" for name in ("a4", "a8")]) == 3
+    lab.run(config, ["a4", "a8"], SEEDS)
+    for name in ("a4", "a8"):
+        assert_within_rounding(lab.folder(name), lab.alone(config, name, SEEDS))
 
 
 def _equally_long(path: Path) -> str:

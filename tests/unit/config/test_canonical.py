@@ -76,6 +76,11 @@ TRAININGS: dict[str, tuple[Changes, Changes, Changes]] = {
     "channels of masks": (
         augment(channel_masks=1), augment(channel_masks=1), augment(channel_masks=1, channel_mask_width=9),
     ),
+    "noise and rooms without recordings": (
+        augment(),
+        augment(noise_snr=[0.0, 1.0], noise_probability=0.0, room_probability=0.0, versions=5),
+        augment(time_masks=1),
+    ),
     "epochs that steps cut": (
         trainer(max_steps=3), trainer(max_steps=3, max_epochs=9), trainer(max_steps=2, max_epochs=9),
     ),
@@ -136,6 +141,18 @@ def agree(name: Callable[[Changes], str], three: tuple[Changes, Changes, Changes
 @pytest.mark.parametrize("three", TRAININGS.values(), ids=TRAININGS)
 def test_trainings(trial_config: Config, inputs: Inputs, three: tuple[Changes, Changes, Changes]) -> None:
     agree(lambda changes: Trial(trial_config(**changes), inputs=inputs).training_signature, three)
+
+
+def test_trainings_with_noise_or_rooms(trial_config: Config, inputs: Inputs, sounds: dict[str, str]) -> None:
+    """Half of the utterances get them unless it is said; what is said of the other does not count."""
+    noise, room = ({f"{kind}_folder": sounds[f"{kind}_folder"]} for kind in ("noise", "room"))
+    unused: dict[str, Any] = {"room_folder": sounds["room_folder"], "room_probability": 0.0}
+    for three in (
+        (augment(**noise), augment(**noise, noise_probability=0.5), augment(**noise, noise_probability=0.4)),
+        (augment(**noise), augment(**noise, **unused), augment(**noise, **room)),
+        (augment(**room), augment(**room, noise_snr=[1.0, 2.0]), augment(**room, versions=3)),
+    ):
+        agree(lambda changes: Trial(trial_config(**changes), inputs=inputs).training_signature, three)
 
 
 @pytest.mark.parametrize("three", OPEN_TRAININGS.values(), ids=OPEN_TRAININGS)

@@ -106,9 +106,9 @@ def test_a_perturbation_given_twice_is_given_once(make_data: Make) -> None:
 
 
 @pytest.mark.parametrize("features", ["cached", "online"])
-def test_workers_change_nothing(make_data: Make, features: str) -> None:
+def test_workers_change_nothing(make_data: Make, sounds: dict[str, Any], features: str) -> None:
     masks = {"time_masks": 1, "channel_masks": 1} if features == "cached" else {}
-    augment = AugmentConfig(speeds=[0.9, 1.0], **masks)  # type: ignore[arg-type]
+    augment = AugmentConfig(speeds=[0.9, 1.0], **masks, noise_folder=sounds["noise_folder"], versions=1)
     alone = make_data(features=features, augment=augment)
     shared = make_data(features=features, augment=augment, num_workers=2)
     assert same(list(alone.train_dataloader()), list(shared.train_dataloader()))
@@ -162,8 +162,9 @@ def test_too_long_conversations_are_left_out_and_reported(make_data: Make, caplo
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_loader_goes_on_where_its_checkpoint_was_taken(make_data: Make, rank: int) -> None:
-    data = make_data(BatchRules(1, "sample", 5, rank=rank, ranks=2), batch_size=1)
+def test_a_loader_goes_on_where_its_checkpoint_was_taken(make_data: Make, sounds: dict[str, Any], rank: int) -> None:
+    augment = AugmentConfig(**sounds, noise_probability=1.0, room_probability=1.0, versions=3)
+    data = make_data(BatchRules(1, "sample", 5, rank=rank, ranks=2), batch_size=1, augment=augment)
     loader = data.train_dataloader()
     assert isinstance(loader, ResumableLoader) and loader.state_dict() == {"delivered": 0}
     everything, states = [], []
@@ -266,9 +267,10 @@ def test_masks_need_stored_features(make_data: Make, features: str) -> None:
         refused(make_data, expected, ConfigError, features=features, augment=masks)
 
 
-def test_perturbation_needs_recordings(make_data: Make) -> None:
+def test_perturbation_needs_recordings(make_data: Make, sounds: dict[str, Any]) -> None:
     expected = r"data\.features='none': recordings cannot be perturbed.*Set data\.augment\.speeds=\[1\.0\]"
     refused(make_data, expected, ConfigError, features="none", augment=AugmentConfig(speeds=[0.9]))
+    refused(make_data, expected, ConfigError, features="none", augment=AugmentConfig(**sounds))
 
 
 def test_prompt_and_audio_root(make_data: Make, encoded: Path, tmp_path: Path, tiny: Tiny) -> None:

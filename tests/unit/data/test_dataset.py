@@ -14,7 +14,8 @@ from torch import Tensor
 from kimi_audio_ft.config.train import AugmentConfig
 from kimi_audio_ft.data.dataset import AudioSource, ConversationDataset, Draw
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.features.encode import Perturbation, encode_missing
+from kimi_audio_ft.features.encode import encode_missing
+from kimi_audio_ft.features.perturbation import Perturbation, Perturbations
 from kimi_audio_ft.files import read_jsonl, write_jsonl
 from kimi_audio_ft.manifest.manifest import read_manifest
 from kimi_audio_ft.store.digests import file_digest
@@ -30,13 +31,12 @@ def make(corpus: Corpus, tiny: Tiny) -> Make:
 
     def make(mode: str = "cached", augment: dict[str, Any] | None = None, **options: Any) -> ConversationDataset:
         conversations = read_manifest(corpus.coded, tokens=tiny.tokens)
-        settings = None if augment is None else AugmentConfig(**augment)
+        changes = None if augment is None else Perturbations.of(AugmentConfig(**augment))
         store = tiny.encoders().store()
-        if settings is not None:
-            changes = [Perturbation(speed, gain) for speed in settings.speeds for gain in settings.gains_db]
-            store = encode_missing(tiny.encoders(mode == "cached"), conversations, changes, progress=False)
+        if changes is not None:
+            store = encode_missing(tiny.encoders(mode == "cached"), conversations, changes.all, progress=False)
         source = AudioSource(mode, store, tiny.tokens.first)
-        return ConversationDataset(conversations, tiny.tokenizer, source, settings, **options)
+        return ConversationDataset(conversations, tiny.tokenizer, source, changes, **options)
 
     return make
 
@@ -147,7 +147,8 @@ def test_recordings_that_are_stored_as_perturbed_only(tiny: Tiny, change_line: C
         conversations = read_manifest(path, tokens=tiny.tokens)
         slow = encode_missing(tiny.encoders(), conversations, [Perturbation(0.8, 0.0)], progress=False)
         source = AudioSource("cached", slow, tiny.tokens.first)
-        ConversationDataset(conversations, tiny.tokenizer, source, AugmentConfig(speeds=[0.8])).check_codes()
+        changes = Perturbations.of(AugmentConfig(speeds=[0.8]))
+        ConversationDataset(conversations, tiny.tokenizer, source, changes).check_codes()
 
     path = change_line(2, lambda row: None)
     check(path)
@@ -187,6 +188,28 @@ def test_perturbations_are_drawn_from_seed_epoch_and_id(make: Make) -> None:
     assert {lengths[0] for lengths in first} == {3840, 4800, 6000}  # every factor is drawn
     ratios = [[length / (16000 * s) for length, s in zip(row, (0.3, 0.9, 1.1, 0.4, 0.6), strict=True)] for row in first]
     assert any(len({round(ratio, 3) for ratio in row}) > 1 for row in ratios)  # ids differ
+
+
+@pytest.mark.parametrize("mode", ["cached", "online"])
+def test_noise_and_rooms_are_drawn_from_seed_epoch_and_id(make: Make, sounds: dict[str, Any], mode: str) -> None:
+    """As many codes as without, of the same time, and the features or samples of what was drawn."""
+
+    def drawn(seed: int, epoch: int, order: list[int]) -> dict[int, Tensor]:
+        dataset = make(mode, sounds | {"room_probability": 1.0}, seed=seed)
+        found = {}
+        for index in order:
+            sample = dataset[Draw(index, epoch)]
+            (found[index],) = sample.features if mode == "cached" else sample.waveforms
+            (codes,) = code_runs(sample)
+            assert len(codes) == len(code_runs(plain[index])[0])
+        return found
+
+    plain, order = make(mode), [0, 1, 5, 6, 7]
+    first = drawn(1, 2, order)
+    again = drawn(1, 2, order[::-1])
+    assert all(torch.equal(first[index], again[index]) for index in order)
+    for other in (drawn(2, 2, order), drawn(1, 3, order)):
+        assert any(not torch.equal(first[index], other[index]) for index in order)
 
 
 def masked(rows: Tensor, original: Tensor) -> tuple[list[int], list[int]]:
@@ -250,7 +273,7 @@ def test_masks_of_bf16_rows_keep_to_their_width(tiny: Tiny, corpus: Corpus, tmp_
     store.add([(file_digest(conversations[0].audio_paths[0]), [0] * 400, rows)])
     augment = AugmentConfig(time_masks=1, time_mask_frames=3, channel_masks=1, channel_mask_width=3)
     source = AudioSource("cached", store, tiny.tokens.first)
-    dataset = ConversationDataset(conversations, tiny.tokenizer, source, augment)
+    dataset = ConversationDataset(conversations, tiny.tokenizer, source, Perturbations.of(augment))
     for epoch in range(40):
         features = (dataset[Draw(0, epoch)].features or [])[0]
         frames, channels = masked(features, rows)

@@ -19,9 +19,10 @@ from torch import Tensor
 from kimi_audio_ft.errors import ChangedError, DataError, UserError
 from kimi_audio_ft.features import encode as encoding
 from kimi_audio_ft.features.encode import Encoders, encode_missing, encode_wanted
+from kimi_audio_ft.features.perturbation import UNCHANGED, Perturbation
 from kimi_audio_ft.features.workload import find_wanted
 from kimi_audio_ft.files import write_jsonl
-from kimi_audio_ft.manifest.audio import UNCHANGED, Perturbation, read_audio
+from kimi_audio_ft.manifest.audio import read_audio
 from kimi_audio_ft.manifest.manifest import Manifest, read_manifest
 from kimi_audio_ft.model import SpeechTokenizer, WhisperFeatureExtractor, num_audio_tokens
 from kimi_audio_ft.model.files import ModelFiles

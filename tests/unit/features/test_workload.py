@@ -11,9 +11,9 @@ import soundfile
 import torch
 
 from kimi_audio_ft.errors import DataError, UserError
+from kimi_audio_ft.features.perturbation import UNCHANGED, Perturbation
 from kimi_audio_ft.features.workload import Wanted, describe_need, find_wanted
 from kimi_audio_ft.files import write_jsonl
-from kimi_audio_ft.manifest.audio import UNCHANGED, Perturbation
 from kimi_audio_ft.manifest.manifest import Manifest, read_manifest
 from kimi_audio_ft.manifest.part import WHOLE
 from kimi_audio_ft.model.audio_frontend import num_audio_tokens

@@ -155,12 +155,12 @@ def test_leftovers(three: None, private_store: Path) -> None:
     damaged = leave(adapters / ".corrupt-a9.123" / "half", 9)
     torn = leave(adapters / ".gone-a9.123" / "half", 9)
     cached = [leave(manifests / name, days) for name, days in (("new.npz", 0), ("old.npz", 9))]
-    for kind in ("layouts", "probes", "rungs", "report"):
+    for kind in ("sounds", "layouts", "probes", "rungs", "report"):
         leave(private_store / kind / f"{kind}.json", 9)
     os.utime(manifests)
     by_age = {path.name for path in (i.path for i in remove(Rules(older_than=8 * DAY)))}
     assert by_age == {"a1", ".a8.draft", ".corrupt-a9.123", ".gone-a9.123", "old.npz"} | {
-        "layouts.json", "probes.json", "rungs.json", "report.json",
+        "sounds.json", "layouts.json", "probes.json", "rungs.json", "report.json",
     }  # fmt: skip
     assert not any(path.exists() for path in (old, damaged, torn, cached[1])) and new.exists()
     assert plan(Rules(keep_bytes=10**9)) == plan(Rules(study=private_store)) == [], "leftovers only when asked for"

@@ -30,6 +30,9 @@ OTHER: dict[str, Any] = {
     "data.max_length": 8000,  # at most the model's positions
     "data.augment.speeds": [1.0, 1.1],
     "data.augment.gains_db": [0.0, 3.0],
+    "data.augment.noise_snr": [5.0, 30.0],
+    "data.augment.noise_probability": 0.25,
+    "data.augment.room_probability": 0.25,
     "model.dtype": "bfloat16",
     "model.attention": "eager",
     "model.path": str(TINY_MODEL),
@@ -91,17 +94,23 @@ def names_of(*groups: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def copies(coded_manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The same manifests at another place."""
+def copies(coded_manifests: Path, sounds: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The same manifests, noises and rooms at another place."""
     folder = tmp_path_factory.mktemp("elsewhere")
     shutil.copytree(coded_manifests, folder, dirs_exist_ok=True)
-    return {f"data.{name}_manifest": str(folder / f"{name}.jsonl") for name in ("train", "eval")}
+    for name, place in sounds.items():
+        shutil.copytree(place, folder / name)
+    return {f"data.{name}_manifest": str(folder / f"{name}.jsonl") for name in ("train", "eval")} | {
+        f"data.augment.{name}": str(folder / name) for name in sounds
+    }
 
 
 @pytest.fixture
-def signatures(trial_config: Callable[..., TrainConfig], copies: dict[str, str]) -> Callable[[str], tuple[str, str]]:
+def signatures(
+    trial_config: Callable[..., TrainConfig], copies: dict[str, str], sounds: dict[str, Any]
+) -> Callable[[str], tuple[str, str]]:
     """Training signatures before and after one field is changed, in a config in which every field has a part."""
-    config = trial_config(data={"augment": AugmentConfig(time_masks=1, channel_masks=1)})
+    config = trial_config(data={"augment": AugmentConfig(time_masks=1, channel_masks=1, **sounds)})
 
     def both(name: str) -> tuple[str, str]:
         value = copies.get(name) or other_value(name, dict(leaves(config))[name])
@@ -169,6 +178,19 @@ class TestInputs:
             return transcript_signatures(trial.evaluation, DecodingRequest(trial.config.decoding, 1), None)
 
         assert name(train_subset=8, train_subset_seed=2) == name() != name(prompt="请听写。")
+
+    def test_other_noises_and_rooms(
+        self, trial_config: Callable[..., TrainConfig], sounds: dict[str, Any], tmp_path: Path
+    ) -> None:
+        def name(**augment: Any) -> str:
+            return Trial(trial_config(data={"augment": AugmentConfig(**augment)})).training_signature
+
+        before = [name(), *(name(**{kind: folder}) for kind, folder in sounds.items()), name(**sounds)]
+        assert len(set(before)) == 4
+        for kind, folder in sounds.items():
+            shutil.copytree(folder, tmp_path / kind)
+            next((tmp_path / kind).iterdir()).unlink()
+            assert name(**sounds | {kind: str(tmp_path / kind)}) not in before
 
     def test_a_changed_base(self, trial_config: Callable[..., TrainConfig], tmp_path: Path) -> None:
         base = tmp_path / "base"
