@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+BASE_UTTERANCES = "baseline_utterances.jsonl"
 # Facts about an adapter that scores.json repeats.
 _TRAINED = (
     *("trainable_parameters", "train_seconds", "final_train_loss", "final_val_loss", "steps", "train_conversations"),
@@ -91,10 +92,12 @@ def _fit_decode_score(trial: Trial, folder: Path, facts: TrialFacts, tracker: Tr
         transcripts = trial.transcripts(None)
         untrained = about | dict.fromkeys(_TRAINED)
         alone = scores_of(base, evaluation, transcripts, options, "base (no adapter)", "base", untrained)
+        write_utterances(folder, evaluation.utterances(transcripts, options), name=BASE_UTTERANCES)
         write_json(folder / "baseline.json", alone)
         beside = f" (base alone {100 * alone['cer']:.2f} %)"
     else:
-        (folder / "baseline.json").unlink(missing_ok=True)
+        for name in ("baseline.json", BASE_UTTERANCES):
+            (folder / name).unlink(missing_ok=True)
 
     write_json(folder / "scores.json", scores)
     record(tracker, {key: value for key, value in scores.items() if key not in about}, utterances)
@@ -149,9 +152,11 @@ def scores_of(
     }
 
 
-def write_utterances(folder: Path, lines: str, losses: dict[str, float] | None = None) -> Path:
-    """Write ``utterances.jsonl``, with the loss of every reference if given; returns the file."""
-    path = folder / "utterances.jsonl"
+def write_utterances(
+    folder: Path, lines: str, losses: dict[str, float] | None = None, name: str = "utterances.jsonl"
+) -> Path:
+    """Write a trial's utterances, with the loss of every reference if given; returns the file."""
+    path = folder / name
     if losses is None:
         write_text(path, lines)
     else:

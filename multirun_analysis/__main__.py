@@ -15,6 +15,7 @@ from kimi_audio_ft.text import printable
 from multirun_analysis.analysis import load_sweep
 from multirun_analysis.messages import ENGLISH, LANGUAGES, messages_in
 from multirun_analysis.report.page import ReportPaths, write_comparison
+from multirun_analysis.statistics.recommendation import MARGIN
 from multirun_analysis.terminal import print_leaderboard
 from multirun_analysis.watch import SECONDS, watch
 
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.watch is not None:
             return _watch(options)
-        analysis = load_sweep(options.sweep_dir)
+        analysis = load_sweep(options.sweep_dir, options.margin / 100)
         paths = write_comparison(analysis, options.out, options.language)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -51,6 +52,14 @@ def _parser() -> argparse.ArgumentParser:
         help="language of the report's own text: English (default) or Chinese",
     )
     parser.add_argument(
+        "--margin",
+        type=_percent,
+        default=100 * MARGIN,
+        metavar="PERCENT",
+        help="a cheaper trial is recommended when it is shown to be at most so much worse than the best, relative to "
+        f"its CER (default {100 * MARGIN:g}); 0 always takes the lowest CER",
+    )
+    parser.add_argument(
         "--watch",
         type=_seconds,
         nargs="?",
@@ -60,6 +69,13 @@ def _parser() -> argparse.ArgumentParser:
         f"{SECONDS:g}); ends with the sweep, also with one that was killed, or by Ctrl-C",
     )
     return parser
+
+
+def _percent(text: str) -> float:
+    percent = float(text)
+    if not 0 <= percent < 100:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 0 and less than 100")
+    return percent
 
 
 def _seconds(text: str) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from multirun_analysis.compare import Comparison, compare
 from multirun_analysis.learning import LearningStudy, learning_study
+from multirun_analysis.statistics.recommendation import MARGIN
 from multirun_analysis.statistics.results import Statistics
 from multirun_analysis.statistics.summary import statistics_of
 from multirun_analysis.sweep import Sweep, collect
@@ -20,7 +21,7 @@ class Analysis(Comparison):
     learning: LearningStudy | None
 
 
-def analyse(sweep: Sweep) -> Analysis:
+def analyse(sweep: Sweep, margin: float = MARGIN) -> Analysis:
     """Compare the trials of ``sweep`` and compute everything else from their utterances and curves.
 
     Raises:
@@ -28,14 +29,14 @@ def analyse(sweep: Sweep) -> Analysis:
         DataError: an utterances.jsonl or curves.jsonl cannot be read.
     """
     compared = compare(sweep)
-    return Analysis(sweep, compared.swept, compared.rows, statistics_of(compared), learning_study(compared))
+    return Analysis(sweep, compared.swept, compared.rows, statistics_of(compared, margin), learning_study(compared))
 
 
-def load_sweep(sweep_dir: Path) -> Analysis:
-    """Read and analyse the trials in ``sweep_dir``.
+def load_sweep(sweep_dir: Path, margin: float = MARGIN) -> Analysis:
+    """Read and analyse the trials in ``sweep_dir``; margin: as in ``statistics_of``.
 
     Raises:
         UserError: no such folder, no trial or no finished trial in it, a record that cannot be read, or trials that
             were not scored alike: on different references, by different versions or under different options.
     """
-    return analyse(collect(Path(sweep_dir)))
+    return analyse(collect(Path(sweep_dir)), margin)

@@ -23,6 +23,7 @@ from multirun_analysis.records import RERUN, Record, finite, read_json, read_jso
 
 GREEDY_TEMPERATURE = 0.0
 UTTERANCES = "utterances.jsonl"
+BASE_UTTERANCES = "baseline_utterances.jsonl"
 
 
 class Status(StrEnum):
@@ -102,15 +103,21 @@ class Trial:
             setting["seed"] = self.params.get("seed")
         return json.dumps([self.record.get("model"), setting], sort_keys=True, default=str)
 
+    @property
+    def utterances_path(self) -> Path:
+        """Its utterances, whose file older sweeps lack for a base."""
+        return self.folder / (BASE_UTTERANCES if self.is_base else UTTERANCES)
+
     @cached_property
     def utterances(self) -> list[Record]:
-        """Lines of utterances.jsonl; empty for a base and when there is no such file."""
-        return self._lines(UTTERANCES)
+        """Lines of its file of utterances; empty when there is no such file."""
+        return list(read_jsonl(self.utterances_path)) if self.utterances_path.is_file() else []
 
     @cached_property
     def curves(self) -> list[Record]:
         """Lines of curves.jsonl; empty for a base and when there is no such file."""
-        return self._lines("curves.jsonl")
+        path = self.folder / "curves.jsonl"
+        return [] if self.is_base or not path.is_file() else list(read_jsonl(path))
 
     @property
     def failure(self) -> str:
@@ -136,10 +143,6 @@ class Trial:
         """Rows of the curves of "train" or "val" with a step and a finite loss: a diverged adapter logs NaN."""
         rows = [row for row in self.curves if row.get("split") == split and isinstance(row.get("step"), int)]
         return [row for row in rows if isinstance(row.get("loss"), int | float) and math.isfinite(row["loss"])]
-
-    def _lines(self, name: str) -> list[Record]:
-        path = self.folder / name
-        return [] if self.is_base or not path.is_file() else list(read_jsonl(path))
 
 
 @dataclass(frozen=True)

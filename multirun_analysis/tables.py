@@ -19,8 +19,9 @@ from multirun_analysis.analysis import Analysis
 from multirun_analysis.compare import Row
 from multirun_analysis.learning import LearningCurve
 from multirun_analysis.records import finite, no_formula
-from multirun_analysis.statistics.results import ALPHA, EffectValue, Interval, Overfitting, Pair, Reason, Statistics
-from multirun_analysis.sweep import UTTERANCES, Trial
+from multirun_analysis.statistics.randomisation import FLIPS
+from multirun_analysis.statistics.results import ALPHA, EffectValue, Gain, Interval, Overfitting, Pair, Statistics
+from multirun_analysis.sweep import BASE_UTTERANCES, UTTERANCES, Trial
 from multirun_analysis.words import trial_title
 
 # Copied from a trial's record, in the order of the CSV's columns.
@@ -106,7 +107,7 @@ def _entry(trial: Trial, row: Row | None, analysis: Analysis) -> dict[str, Any]:
 def _paths(trial: Trial, analysis: Analysis) -> dict[str, str]:
     """The trial's files, relative to the sweep's folder, so that a moved sweep keeps its links."""
     folder = trial.folder.relative_to(analysis.sweep.folder)
-    names = ("baseline.json",) if trial.is_base else FILES
+    names = ("baseline.json", BASE_UTTERANCES) if trial.is_base else FILES
     found = {name: (folder / name).as_posix() for name in names if (trial.folder / name).is_file()}
     return {"folder": folder.as_posix(), **found}
 
@@ -138,15 +139,15 @@ def _verdict_on(trial: Trial, statistics: Statistics) -> dict[str, Any]:
     """The statistics of one trial or base; ``in_best_group`` is null where the trial was not compared with the best."""
     low, high = _bounds(statistics.intervals.get(trial))
     normalised_low, normalised_high = _bounds(statistics.normalised_intervals.get(trial))
-    can_tell = statistics.reason not in (Reason.TOO_FEW_RECORDINGS, Reason.NO_UTTERANCES)
-    judged = trial.strict is not None and not trial.is_base
-    is_told = can_tell and judged and trial not in (*statistics.left_out, *statistics.beyond)
+    standing = next((one for one in statistics.standings if one.trial is trial), None)
     return {
         "cer_ci_low": low,
         "cer_ci_high": high,
         "normalised_cer_ci_low": normalised_low,
         "normalised_cer_ci_high": normalised_high,
-        "in_best_group": trial in statistics.best_group if is_told else None,
+        "in_best_group": trial in statistics.best_group if standing and not trial.is_base else None,
+        "p_best": standing and _plain(standing.p_best),
+        "most_above_best": standing and _plain(standing.excess),
         "recommended": trial is statistics.recommended,
     }
 
@@ -159,10 +160,13 @@ def _statistics(statistics: Statistics) -> dict[str, Any]:
             "utterances": statistics.utterances,
             "alpha": ALPHA,
             "family": len(statistics.pairs),
+            "randomisations": FLIPS,
+            "margin": statistics.margin,
         },
         "best_group": _plain(statistics.best_group),
         "recommended": statistics.recommended.name,
         "reason": statistics.reason.value,
+        "gain": statistics.gain and _with_bounds(statistics.gain),
         "not_compared": _plain([*statistics.left_out, *statistics.beyond]),
         "needed": _plain(statistics.needed),
         "effects": [
@@ -192,7 +196,7 @@ def _curve(curve: LearningCurve) -> dict[str, Any]:
     }
 
 
-def _with_bounds(result: Pair | EffectValue) -> dict[str, Any]:
+def _with_bounds(result: Pair | EffectValue | Gain) -> dict[str, Any]:
     """A result with the bounds of its interval as ``low`` and ``high``."""
     told = _plain(result)
     del told["interval"]

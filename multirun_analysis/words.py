@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from kimi_audio_ft.scoring.intervals import RESAMPLES
+from kimi_audio_ft.scoring.intervals import FEW_RECORDINGS, MANY_RECORDINGS
 from kimi_audio_ft.text import duration
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.checks import version_of
@@ -16,13 +16,12 @@ from multirun_analysis.compare import Adapter, Comparison, Row
 from multirun_analysis.learning import SIZE_PARAM, LearningCurve, LearningStudy
 from multirun_analysis.messages import ENGLISH, Messages
 from multirun_analysis.params import is_of_base, value_of
-from multirun_analysis.statistics.results import Interval, Needed, Overfitting, Reason
+from multirun_analysis.statistics.results import Interval, Needed, Overfitting, Reason, Statistics
 from multirun_analysis.sweep import HalvedAdapter, Halving, Trial
 
 FEW = 100  # a mean count below this is written with its tenths
 MOST_NAMED = 6
 MOST_RECORDED = 100_000  # utterances: no test set has more, so a larger number is of no use
-_WITHOUT_TESTS = (Reason.ONLY, Reason.TOO_FEW_RECORDINGS, Reason.NO_UTTERANCES)
 
 # Values.
 
@@ -190,25 +189,36 @@ def halving_score(halving: Halving, adapter: HalvedAdapter) -> str:
 def recommendation(analysis: Analysis, say: Messages) -> str:
     """The recommended trial, and the reason."""
     statistics = analysis.statistics
-    taken, group = statistics.recommended, len(statistics.best_group)
-    counted = {Reason.BEST_IS_CHEAPEST: group - 1, Reason.TOO_FEW_RECORDINGS: statistics.recordings}
-    compared = sum(pair.first is statistics.best_group[0] for pair in statistics.pairs)
+    taken, best, group = statistics.recommended, analysis.best.trial, len(statistics.best_group)
+    counted = {Reason.LOWEST: group - 1, Reason.TOO_FEW_RECORDINGS: statistics.recordings}
+    others = sum(not standing.trial.is_base for standing in statistics.standings) - 1
+    excess = next((one.excess for one in statistics.standings if one.trial is taken), 0.0)
     return say(
         f"verdict.{statistics.reason}",
-        n=counted.get(statistics.reason, compared),
+        n=counted.get(statistics.reason, others),
         name=trial_title(taken, analysis.swept, say),
         cer=percent(taken.cer, 2),
         group=group,
+        best=trial_title(best, analysis.swept, say),
+        best_cer=percent(best.cer, 2),
+        choice=trial_title(statistics.choice, analysis.swept, say),
+        choice_cer=percent(statistics.choice.cer, 2),
+        excess=percent(excess / best.cer if best.cer else 0.0, 1),
+        margin=percent(statistics.margin, 1),
     )
 
 
 def conclusions(analysis: Analysis, say: Messages) -> list[str]:
-    """The recommendation; how trials were tested, what would separate the best two, which adapters overfitted."""
+    """The recommendation and its gain; how trials were tested, what would tell the best two apart, what overfitted."""
     statistics = analysis.statistics
-    lines = [recommendation(analysis, say)]
-    if statistics.reason not in _WITHOUT_TESTS:
-        counts = {"recordings": f"{statistics.recordings:,}", "resamples": f"{RESAMPLES:,}"}
-        lines.append(say("verdict.method", n=len(statistics.pairs), **counts))
+    lines = [recommendation(analysis, say), *_gain(statistics, say)]
+    if statistics.standings:
+        interval = say("verdict.log_t" if statistics.recordings < MANY_RECORDINGS else "verdict.bootstrap_t")
+        lines.append(say("verdict.method", recordings=f"{statistics.recordings:,}", interval=interval))
+        if statistics.recordings < FEW_RECORDINGS:
+            lines.append(say("verdict.few_recordings", n=statistics.recordings))
+        if not statistics.grouped:
+            lines.append(say("verdict.ungrouped"))
     if statistics.needed is not None and len(statistics.best_group) > 1:
         lines.append(_needed(statistics.needed, analysis, say))
     if len(analysis.sweep.finished) > 1 and version_of(analysis.best.trial) is None:
@@ -235,6 +245,24 @@ def where(verdict: Overfitting, say: Messages) -> str:
     if verdict.best_epoch is not None:
         return say("overfit.epoch", n=f"{verdict.best_epoch:g}")
     return "–" if verdict.best_step is None else say("overfit.step", n=verdict.best_step)
+
+
+def _gain(statistics: Statistics, say: Messages) -> list[str]:
+    """What the recommended trial gains over the base, where that is shown."""
+    gain = statistics.gain
+    if gain is None or gain.interval is None or not gain.shown or not gain.base.cer:
+        return []
+    low, high = -gain.interval.high, -gain.interval.low
+    return [
+        say(
+            "verdict.gain",
+            base=percent(gain.base.cer, 2),
+            relative=percent(-gain.difference / gain.base.cer, 1),
+            points=points(gain.difference, say),
+            low=f"{100 * low:.2f}",
+            high=f"{100 * high:.2f}",
+        )
+    ]
 
 
 def _needed(needed: Needed, analysis: Analysis, say: Messages) -> str:

@@ -115,7 +115,7 @@ class _Writer:
             about = {"audio": f"wavs/{recording}/{name}.wav", "recording": recording}
             self.audio[name] = about | {"seconds": round(0.24 * len(self.references[name]), 2)}
         self.identity = hashlib.sha256("\n".join(corpus.references).encode()).hexdigest()[:16]
-        self.baselines: dict[float, Record] = {}
+        self.baselines: dict[float, tuple[Record, list[Record]]] = {}
 
     def trial(self, number: int, setting: Setting) -> None:
         """One finished trial, with what Hydra writes beside it."""
@@ -148,9 +148,11 @@ class _Writer:
         if setting.temperature not in self.baselines:
             factors = self.planted.factors.get("decoding.text_temperature", {})
             rate = self.planted.base_cer * factors.get(setting.temperature, 1.0)
-            self.baselines[setting.temperature] = self._decoded(setting, "base", rate)[0]
+            self.baselines[setting.temperature] = self._decoded(setting, "base", rate)
         named = {"trial": "base (no adapter)", "signature": "base"}
-        base = {**self.baselines[setting.temperature], **facts, **dict.fromkeys(trained), **named}
+        scores, rows = self.baselines[setting.temperature]
+        write_jsonl(folder / "baseline_utterances.jsonl", rows)
+        base = {**scores, **facts, **dict.fromkeys(trained), **named}
         write_json(folder / "baseline.json", base)
 
     def _decoded(self, setting: Setting, adapter: str, rate: float) -> tuple[Record, list[Record]]:

@@ -20,7 +20,7 @@ from kimi_audio_ft.scoring import (
     term_scores,
     utterance_counts,
 )
-from kimi_audio_ft.scoring.intervals import bootstrap_interval
+from kimi_audio_ft.scoring.intervals import error_rate_interval
 
 # Parameters that identify a trial in tables, beside whatever else its overrides name.
 SHOWN = (
@@ -97,9 +97,9 @@ def _mean(rows: list[dict[str, float | int]]) -> dict[str, float | int]:
 def _interval(
     references: Mapping[str, str], hypotheses: Sequence[Mapping[str, str]], recordings: Mapping[str, str]
 ) -> tuple[float, float] | None:
-    """95 % interval of the strict CER, by bootstrap over the recordings; None when they are too few."""
+    """95 % interval of the strict CER over the recordings; None when they are too few."""
     repeats = [utterance_counts(references, repeat) for repeat in hypotheses]
-    return bootstrap_interval(
+    return error_rate_interval(
         [statistics.fmean(counts[key].edits for counts in repeats) for key in references],
         [repeats[0][key].reference_units for key in references],
         [recordings.get(key, key) for key in references],

@@ -1,27 +1,51 @@
-"""The recommended trial: the cheapest of those that tie with the best."""
+"""The recommended trial: the one with the lowest CER, unless a cheaper one is shown to be hardly worse.
+
+Not "the cheapest that cannot be told apart from the best": what little data cannot tell apart is not equal, and a
+cheaper adapter saves nothing in use once it is merged.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from multirun_analysis.statistics.results import Pair, Reason
+import numpy as np
+
+from multirun_analysis.statistics.pairs import standard_errors
+from multirun_analysis.statistics.randomisation import Randomised
+from multirun_analysis.statistics.results import ALPHA, Reason, Standing
+from multirun_analysis.statistics.tally import Tally
 from multirun_analysis.sweep import GREEDY_TEMPERATURE, Trial
 
-
-def best_group(ordered: Sequence[Trial], pairs: Sequence[Pair]) -> list[Trial]:
-    """The best of ``ordered`` (best first) and every trial that ties with it: their difference is not significant."""
-    best = ordered[0]
-    alike = {pair.second for pair in pairs if pair.first is best and not pair.is_significant}
-    return [best, *(trial for trial in ordered[1:] if trial in alike)]
+MARGIN = 0.03
+"""How much worse than the best, relative to its CER, a cheaper trial may be."""
 
 
-def recommend(group: Sequence[Trial]) -> tuple[Trial, Reason]:
-    """The cheapest of ``group`` (best first) of a sweep of several trials, and why."""
-    if len(group) == 1:
-        return group[0], Reason.ALONE
-    cheapest = min(group, key=cost)  # the better one of equally cheap ones: it comes first
-    return cheapest, Reason.BEST_IS_CHEAPEST if cheapest is group[0] else Reason.CHEAPEST
+def standings(tally: Tally, randomised: Randomised) -> list[Standing]:
+    """Each trial against the best of all, which may be any of them.
+
+    Whichever trial is the truly best, with 95 % none of its differences from the others is further off than its own
+    critical value; a trial's excess over it is then at most the largest of its upper bounds against all others.
+    """
+    above = tally.rates[:, None] - tally.rates + randomised.critical * standard_errors(tally)
+    np.fill_diagonal(above, -np.inf)
+    excess = np.maximum(above.max(axis=1), 0.0).tolist()
+    return list(map(Standing, tally.trials, randomised.p_best.tolist(), excess))
+
+
+def best_group(standing: Sequence[Standing]) -> list[Trial]:
+    """Trials that are not ruled out as the best; the one with the lowest CER never is."""
+    lowest = min(standing, key=lambda one: one.trial.cer, default=None)
+    return [one.trial for one in standing if one is lowest or one.p_best >= ALPHA]
+
+
+def recommend(standing: Sequence[Standing], margin: float = MARGIN) -> tuple[Trial, Reason]:
+    """The best of ``standing`` (best first), or the cheapest that is within the margin, and why."""
+    best = standing[0].trial
+    shown = [one.trial for one in standing if one.excess <= margin * best.cer and cost(one.trial) < cost(best)]
+    if shown:
+        return min(shown, key=cost), Reason.CHEAPER  # the better one of equally cheap ones: it comes first
+    return best, Reason.ALONE if len(best_group(standing)) == 1 else Reason.LOWEST
 
 
 def cost(trial: Trial) -> tuple[float, float, float, bool]:

@@ -40,11 +40,11 @@ class Interval:
 class Pair:
     """Two trials compared on the same utterances; ``difference`` is the CER of ``first`` minus that of ``second``.
 
-    interval, p_bootstrap: of the paired bootstrap over recordings.
+    interval: of the difference, by itself, from how it varies over recordings.
     p_mapsswe: the matched-pairs test as published, with utterances for its segments: too sure of itself where the
         utterances of one recording are alike.
     p_recordings: the same test with recordings for its segments, against Student's t.
-    p_holm: ``p_recordings`` after Holm's correction over all pairs of the sweep; it decides.
+    p_adjusted: by randomisation over recordings, for all pairs of the sweep together; it decides.
 
     All of them are None when there are too few recordings for a comparison.
     """
@@ -53,15 +53,42 @@ class Pair:
     second: Trial
     difference: float
     interval: Interval | None = None
-    p_bootstrap: float | None = None
     p_mapsswe: float | None = None
     p_recordings: float | None = None
-    p_holm: float | None = None
+    p_adjusted: float | None = None
 
     @property
     def is_significant(self) -> bool:
         """Whether the two differ, at a family-wise error rate of 5 % over the sweep."""
-        return self.p_holm is not None and self.p_holm < ALPHA
+        return self.p_adjusted is not None and self.p_adjusted < ALPHA
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a trial stands to the truly best one, whichever that is.
+
+    p_best: of the trial being the best; below ``ALPHA`` it is ruled out. excess: its CER is at most so much above the
+    best one's, at 95 % for all trials together.
+    """
+
+    trial: Trial
+    p_best: float
+    excess: float
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What the recommended adapter gains over the base, which has the CER ``base.cer``.
+
+    ``difference`` is the trial's CER minus the base's. interval, shown: as in ``Pair``; None and False where the base
+    has no utterances, or recordings are too few.
+    """
+
+    trial: Trial
+    base: Trial
+    difference: float
+    interval: Interval | None = None
+    shown: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,7 +137,7 @@ class Overfitting:
 
 @dataclass(frozen=True)
 class Needed:
-    """How large an evaluation set would separate the two best trials at 95 % with the given power.
+    """How large an evaluation set would rule out the second trial as the best, with the given power.
 
     Taking the observed ``difference`` (the CER of ``first`` minus that of ``second``) for the true one; ``utterances``
     and ``recordings`` are None when there is none.
@@ -128,9 +155,10 @@ class Reason(StrEnum):
     """The reason for recommending a trial."""
 
     ONLY = "only"  # It is the only finished trial.
-    ALONE = "alone"  # It is the best, and every other one is significantly worse.
-    BEST_IS_CHEAPEST = "best_is_cheapest"  # It is the best; others are not told apart from it and are no cheaper.
-    CHEAPEST = "cheapest"  # It is the cheapest of those that cannot be told apart from the best.
+    ALONE = "alone"  # It is the best; every other one is ruled out.
+    LOWEST = "lowest"  # It has the lowest CER; others are not ruled out as the best.
+    CHEAPER = "cheaper"  # It is cheaper than the trial with the lowest CER, and shown to be within the margin of it.
+    KEEP_BASE = "keep_base"  # It is the base: the trial that would be taken is not shown to be better.
     TOO_FEW_RECORDINGS = "too_few_recordings"  # It is the best; there are too few recordings to tell trials apart.
     NO_UTTERANCES = "no_utterances"  # It is the best; it or all others have no utterances.jsonl to compare.
 
@@ -141,23 +169,31 @@ class Statistics:
 
     intervals, normalised_intervals: of the CER of trials and bases; what has too few recordings or no utterances.jsonl
         is not in it.
-    best_group: the best trial and those that cannot be told apart from it, in the order of the leaderboard. Only the
-        best one where trials cannot be compared (``reason`` says why).
+    best_group: trials that are not ruled out as the best, in the order of the leaderboard; with 95 % the truly best one
+        is among them. Only the one with the lowest CER where trials cannot be compared.
+    recommended: the trial to take, or the base. choice: the trial that would be taken if there were no base.
+    gain: of ``choice`` over the base with the lowest CER; None without a base.
+    margin: how much worse than the best, relative to its CER, a cheaper trial may be to be recommended.
     left_out: finished trials without utterances, or with others than the best trial's: they are in no comparison.
     beyond: those that are not among the best of a large sweep (``summary.MOST_COMPARED``): not compared either.
-    recordings, utterances: how many were compared; 0 without utterances.
+    recordings, utterances: how many were compared; 0 without utterances. grouped: some recording has several.
     """
 
     intervals: dict[Trial, Interval]
     normalised_intervals: dict[Trial, Interval]
     pairs: list[Pair]
+    standings: list[Standing]
     best_group: list[Trial]
     recommended: Trial
+    choice: Trial
     reason: Reason
+    gain: Gain | None
+    margin: float
     effects: list[Effect]
     overfitting: list[Overfitting]
     needed: Needed | None
     recordings: int
     utterances: int
+    grouped: bool
     left_out: list[Trial]
     beyond: list[Trial]

@@ -15,7 +15,7 @@ from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.scoring.intervals import MIN_RECORDINGS, bootstrap_rates, recording_index, sum_by_recording
 from kimi_audio_ft.scoring.normalise import normalise
 from multirun_analysis.records import RERUN, Record, read_jsonl
-from multirun_analysis.sweep import UTTERANCES, Trial
+from multirun_analysis.sweep import Trial
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,11 @@ class Tally:
     def chars_by_recording(self) -> NDArray[np.float64]:
         """Reference characters of a recording, ``[recordings]``."""
         return self._by_recording(self.chars[None])[0]
+
+    @cached_property
+    def whole_edits(self) -> NDArray[np.float64]:
+        """Edits of a recording times one number for all trials, so that they are whole, ``[trials, recordings]``."""
+        return self._by_recording(self.edits * (np.lcm.reduce(self.repeats) // self.repeats)[:, None])
 
     def _by_recording(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
         return sum_by_recording(counts.astype(float), recording_index(self.recordings))
@@ -117,7 +122,7 @@ def tally_up(trials: Iterable[Trial]) -> Tallies:
 def _read(trial: Trial) -> _Counts:
     """One trial's counts; its rows are not kept, thirty-six trials of them would fill a gigabyte."""
     counts: _Counts = {}
-    path = trial.folder / UTTERANCES
+    path = trial.utterances_path
     if "utterances" in vars(trial):
         rows: Iterable[Record] = trial.utterances
     else:

@@ -13,39 +13,68 @@ from multirun_analysis import load_sweep
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import CHINESE, ENGLISH
 from multirun_analysis.report.page import render
-from multirun_analysis.words import conclusions, points
+from multirun_analysis.words import conclusions, points, trial_title
 from tests.report_page import printed, visible
 from tests.synthetic_sweep import write_ranks
 
 
-def test_the_cheapest_of_those_that_cannot_be_told_apart_is_recommended(tmp_path: Path) -> None:
-    folder = write_ranks(tmp_path, {4: 1.7, 8: 1.01, 16: 0.99, 32: 1.0})
-    comparison = load_sweep(folder)
+def test_the_lowest_is_recommended_where_others_are_not_ruled_out(tmp_path: Path) -> None:
+    comparison = load_sweep(write_ranks(tmp_path, {4: 1.7, 8: 1.01, 16: 0.99, 32: 1.0}))
     best = comparison.best.trial
-    assert best.params["lora.r"] != 8  # the seed's luck; otherwise the sentence is another one
-    recommended, method, needed = conclusions(comparison, ENGLISH)
-    cer = 100 * next(t.cer for t in comparison.sweep.finished if t.params["lora.r"] == 8)
+    recommended, gain, method, needed = conclusions(comparison, ENGLISH)
     assert recommended == (
-        f"Recommended: lora.r=8 (CER {cer:.2f} %), the cheapest of the 3 trials that tie for the best."
+        f"Recommended: lora.r={best.params['lora.r']}, CER {100 * best.cer:.2f} %, the lowest. 2 others are not ruled "
+        "out as the best; with 95 % certainty the truly best one is among these 3."
     )
-    assert "Holm's correction over 6 pairs" in method and "over 30 recordings" in method
+    base = comparison.lowest_base
+    assert base and gain.startswith(f"Against the base, CER {100 * base.cer:.2f} %, it makes ")
+    assert "over 30 recordings" in method and "not proven equal" in method
     assert re.fullmatch(
-        r"To separate lora\.r=\d+ from lora\.r=\d+ at 95 % with power 0\.8, about [\d,]+ utterances in [\d,]+ "
+        r"To rule out lora\.r=\d+ against lora\.r=\d+ with power 0\.8, about [\d,]+ utterances in [\d,]+ "
         r"recordings are needed; there are 300 in 30\.",
         needed,
     )
 
 
-def test_a_best_trial_that_stands_alone_is_recommended(tmp_path: Path) -> None:
+def test_a_best_trial_that_rules_the_others_out_is_recommended(tmp_path: Path) -> None:
     said = conclusions(load_sweep(write_ranks(tmp_path, {4: 1.8, 8: 1.7, 16: 1.0})), ENGLISH)
-    assert said[0] == "Recommended: lora.r=16, the best. All 2 other trials are significantly worse."
-    assert len(said) == 2
+    assert re.fullmatch(
+        r"Recommended: lora\.r=16, CER [\d.]+ %\. It is the best: all 2 others are ruled out\.", said[0]
+    )
+    assert len(said) == 3
 
 
-def test_a_best_trial_that_is_the_cheapest_too_is_recommended(tmp_path: Path) -> None:
-    said = conclusions(load_sweep(write_ranks(tmp_path, {4: 0.97, 8: 1.0})), ENGLISH)
-    assert said[0] == ("Recommended: lora.r=4, the best. One other trial ties with it and is no cheaper.")
-    assert "p < 0.05 (matched pairs over recordings). Intervals" in said[1], "one pair needs no correction"
+def test_a_cheaper_trial_is_recommended_with_its_price(tmp_path: Path) -> None:
+    analysis = load_sweep(write_ranks(tmp_path, {8: 1.0, 4: 1.01}, utterances=3000, recordings=300), margin=0.2)
+    best, taken = analysis.best.trial, analysis.statistics.recommended
+    assert (best.params["lora.r"], taken.params["lora.r"]) == (8, 4)
+    excess = next(one.excess for one in analysis.statistics.standings if one.trial is taken)
+    assert taken.cer - best.cer < excess < 0.2 * best.cer
+    said, *_ = conclusions(analysis, ENGLISH)
+    assert said == (
+        f"Recommended: lora.r=4, CER {100 * taken.cer:.2f} %. It is cheaper than lora.r=8 with the lowest CER, "
+        f"{100 * best.cer:.2f} %, and with 95 % certainty at most {100 * excess / best.cer:.1f} % worse than the best "
+        "(the margin is 20.0 %)."
+    )
+
+
+def test_the_base_is_kept_where_no_trial_is_shown_to_be_better(tmp_path: Path) -> None:
+    write_ranks(tmp_path, {4: 2.9, 8: 2.8}, utterances=100, recordings=20)
+    analysis = load_sweep(tmp_path)
+    statistics = analysis.statistics
+    assert statistics.gain and statistics.gain.interval and not statistics.gain.shown
+    assert statistics.recommended is analysis.lowest_base and statistics.choice is analysis.best.trial
+    said, method, *_ = conclusions(analysis, ENGLISH)
+    assert said.startswith(f"Keep the base: {trial_title(statistics.choice, analysis.swept)} with CER ")
+    assert said.endswith(f"than the base without an adapter, {100 * statistics.gain.base.cer:.2f} %.")
+    assert method.startswith("A trial is ruled out")
+
+
+def test_few_recordings_and_missing_groups_are_warned_of(tmp_path: Path) -> None:
+    few = conclusions(load_sweep(write_ranks(tmp_path / "few", {4: 1.7, 8: 1.0}, recordings=12)), ENGLISH)
+    assert any(line.startswith("12 recordings are few: ") for line in few)
+    single = write_ranks(tmp_path / "single", {4: 1.7, 8: 1.0}, utterances=60, recordings=60)
+    assert any("prepare with group_column" in line for line in conclusions(load_sweep(single), ENGLISH))
 
 
 def test_few_recordings_are_owned_up_to(tmp_path: Path) -> None:
@@ -76,7 +105,7 @@ def needing(synthetic: Analysis, utterances: int | None, difference: float) -> l
     assert statistics.needed is not None and len(statistics.best_group) > 1
     needed = replace(statistics.needed, utterances=utterances, recordings=utterances, difference=difference)
     comparison = replace(synthetic, statistics=replace(statistics, needed=needed))
-    return [conclusions(comparison, say)[2] for say in (ENGLISH, CHINESE)]
+    return [conclusions(comparison, say)[3] for say in (ENGLISH, CHINESE)]
 
 
 @pytest.mark.parametrize("utterances", [4529, 100_000])
@@ -106,6 +135,6 @@ def test_the_terminal_says_what_the_page_says(synthetic: Analysis) -> None:
     lines = printed(synthetic, width=1000).splitlines()
     said = conclusions(synthetic, ENGLISH)
     start = lines.index(said[0])
-    assert lines[start : start + len(said)] == said and len(said) == 4
+    assert lines[start : start + len(said)] == said and len(said) == 5
     page = visible(render(synthetic, datetime(2026, 1, 1), ENGLISH))
     assert all(line in page for line in said)

@@ -1,10 +1,10 @@
-"""Bootstrap intervals over recordings, against scipy, a plain loop and simulations."""
+"""Intervals over recordings, against scipy, a plain loop and simulations."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,14 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from kimi_audio_ft.scoring.intervals import bootstrap_interval, bootstrap_rates
+from kimi_audio_ft.scoring.intervals import (
+    bootstrap_rates,
+    error_rate_interval,
+    error_rate_intervals,
+    p_student,
+    student_quantile,
+)
+from tests.simulated_trials import Speech
 
 Floats = NDArray[np.float64]
 
@@ -65,53 +72,90 @@ def test_rates_are_those_of_the_drawn_recordings() -> None:
         assert row == pytest.approx(np.dot(edits, times) / np.dot(chars, times))
 
 
-def test_the_interval_is_scipys_where_each_recording_is_one_utterance() -> None:
-    edits, chars, _ = clustered(5, recordings=300, each=1)
-    ours = bootstrap_interval(edits, chars, [str(n) for n in range(300)], seed=1)
-    rate: Callable[..., Floats] = lambda e, c, axis: e.sum(axis=axis) / c.sum(axis=axis)  # noqa: E731
-    theirs = stats.bootstrap(
-        (edits, chars), rate, paired=True, method="percentile", n_resamples=9999, rng=np.random.default_rng(2)
-    ).confidence_interval
-    width = theirs.high - theirs.low
-    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.04 * width)
+@pytest.mark.parametrize("freedom", [1, 2, 4, 7, 38, 199])
+def test_students_distribution_is_scipys(freedom: int) -> None:
+    values = np.array([0.0, 0.3, 1.0, 2.5, 12.0])
+    assert p_student(values, freedom) == pytest.approx(2 * stats.t.sf(values, freedom), abs=1e-12)
+    for share in (0.6, 0.9, 0.975, 0.999):
+        assert student_quantile(share, freedom) == pytest.approx(stats.t.ppf(share, freedom), rel=1e-7)
+
+
+def test_the_jackknifes_interval_is_the_one_worked_out_by_leaving_recordings_out() -> None:
+    edits, chars, names = clustered(5, recordings=12, each=4)
+    by = [edits.reshape(12, 4).sum(axis=1), chars.reshape(12, 4).sum(axis=1)]
+    rates = [np.delete(by[0], out).sum() / np.delete(by[1], out).sum() for out in range(12)]
+    rate, error = edits.sum() / chars.sum(), np.sqrt(11 * np.var(rates))
+    reach = stats.t.ppf(0.975, 11) * error / rate
+    assert error_rate_interval(edits, chars, names) == pytest.approx((rate * np.exp(-reach), rate * np.exp(reach)))
+
+
+def test_the_studentised_bootstrap_is_the_one_of_a_plain_loop() -> None:
+    edits, chars, names = clustered(6, recordings=60, each=3)
+    e, c = edits.reshape(60, 3).sum(axis=1), chars.reshape(60, 3).sum(axis=1)
+
+    def rate_and_error(at: NDArray[np.int64]) -> tuple[float, float]:
+        rate = e[at].sum() / c[at].sum()
+        return rate, np.sqrt(((e[at] - rate * c[at]) ** 2).sum()) / c[at].sum()
+
+    rate, error = rate_and_error(np.arange(60))
+    drawn = np.random.default_rng(0).integers(60, size=(10_000, 60))
+    studentised = [(one - rate) / its for one, its in map(rate_and_error, drawn)]
+    high, low = np.quantile(studentised, [0.025, 0.975])
+    assert error_rate_interval(edits, chars, names) == pytest.approx((rate - low * error, rate - high * error))
 
 
 def test_copies_inside_a_recording_add_nothing() -> None:
     edits, chars, names = clustered(6, recordings=40, each=1)
-    once = bootstrap_interval(edits, chars, names)
-    twenty = bootstrap_interval(np.repeat(edits, 20), np.repeat(chars, 20), list(np.repeat(names, 20)))
+    once = error_rate_interval(edits, chars, names)
+    twenty = error_rate_interval(np.repeat(edits, 20), np.repeat(chars, 20), list(np.repeat(names, 20)))
     assert twenty == pytest.approx(once)
-    apart = bootstrap_interval(np.repeat(edits, 20), np.repeat(chars, 20), [str(n) for n in range(800)])
+    apart = error_rate_interval(np.repeat(edits, 20), np.repeat(chars, 20), [str(n) for n in range(800)])
     assert once and apart
     assert (once[1] - once[0]) / (apart[1] - apart[0]) == pytest.approx(20**0.5, rel=0.1)
 
 
 @pytest.mark.slow
-def test_intervals_cover_the_truth_where_utterances_as_units_do_not() -> None:
-    covered = np.zeros(2)
-    for seed in range(200):
-        edits, chars, names = clustered(seed)
-        for place, units in enumerate((names, [str(n) for n in range(len(names))])):
-            found = bootstrap_interval(edits, chars, units, resamples=1000, seed=seed)
-            assert found
-            covered[place] += found[0] <= 0.08 <= found[1]
-    assert covered[0] / 200 > 0.88  # 0.95 but for the percentiles' optimism with 50 recordings of skewed difficulty
-    assert covered[1] / 200 < 0.75
+@pytest.mark.parametrize(("recordings", "least"), [(5, 0.92), (12, 0.92), (40, 0.92), (120, 0.92)])
+def test_intervals_cover_the_truth(recordings: int, least: float) -> None:
+    speech, rng = Speech(recordings), np.random.default_rng(recordings)
+    truth, covered, sets = speech.true_rate(0.1), 0, 250
+    for _ in range(sets):
+        edits, chars = (values.reshape(-1, recordings, 8).sum(axis=2) for values in speech.edits(rng, [0.1]))
+        ((low, high),) = error_rate_intervals(edits.astype(float), chars[0].astype(float))
+        covered += low <= truth <= high
+    assert least <= covered / sets <= 0.975
+
+
+def test_utterances_as_units_give_intervals_that_are_too_narrow() -> None:
+    edits, chars, names = clustered(7)
+    of_recordings = error_rate_interval(edits, chars, names)
+    of_utterances = error_rate_interval(edits, chars, [str(n) for n in range(len(names))])
+    assert of_recordings and of_utterances
+    assert of_recordings[1] - of_recordings[0] > 1.5 * (of_utterances[1] - of_utterances[0])
+
+
+@pytest.mark.parametrize("recordings", [12, 60])
+def test_errors_of_a_single_recording_and_no_errors_at_all(recordings: int) -> None:
+    chars = [50] * recordings
+    one = error_rate_interval([20] + [0] * (recordings - 1), chars, [str(n) for n in range(recordings)])
+    assert one and 0 < one[0] < 20 / (50 * recordings) < one[1] < 1
+    none = error_rate_interval([0] * recordings, chars, [str(n) for n in range(recordings)])
+    assert none and none[0] == 0 and none[1] == pytest.approx(3.689 / (50 * recordings))
 
 
 def test_few_recordings_give_no_interval() -> None:
     for count, known in ((1, False), (4, False), (5, True)):
         edits, chars, names = clustered(1, recordings=count, each=30)
-        assert (bootstrap_interval(edits, chars, names) is not None) == known
+        assert (error_rate_interval(edits, chars, names) is not None) == known
 
 
 def test_references_without_a_character_count_bare_edits() -> None:
-    assert bootstrap_interval([1] * 5, [0] * 5, list("abcde")) == (5.0, 5.0)
+    assert error_rate_interval([1] * 5, [0] * 5, list("abcde")) == (5.0, 5.0)
 
 
 def test_a_wider_level_gives_a_wider_interval() -> None:
     sample = clustered(3)
-    narrow, wide = bootstrap_interval(*sample, level=0.5), bootstrap_interval(*sample, level=0.99)
+    narrow, wide = error_rate_interval(*sample, level=0.5), error_rate_interval(*sample, level=0.99)
     assert narrow and wide and wide[0] < narrow[0] < narrow[1] < wide[1]
 
 

@@ -95,13 +95,13 @@ def test_the_group_and_the_recommended_trial_are_marked(synthetic: Analysis, eng
 
 
 def test_the_verdict_names_group_and_method(synthetic: Analysis) -> None:
-    assert synthetic.statistics.reason is Reason.BEST_IS_CHEAPEST
+    assert synthetic.statistics.reason is Reason.LOWEST
     others = len(synthetic.statistics.best_group) - 1
     said = recommendation(synthetic, ENGLISH)
-    assert said.startswith("Recommended: lora.r=32") and f"{others} other trials tie with it" in said
-    assert f"另有 {others} 个试验与它并列" in recommendation(synthetic, CHINESE)
-    method = conclusions(synthetic, ENGLISH)[1]
-    assert "over 28 pairs" in method and "20 recordings" in method
+    assert said.startswith("Recommended: lora.r=32") and f"{others} others are not ruled out as the best" in said
+    assert f"另有 {others} 个试验不能排除是最佳" in recommendation(synthetic, CHINESE)
+    gain, method = conclusions(synthetic, ENGLISH)[1:3]
+    assert gain.startswith("Against the base, CER ") and "20 recordings" in method
     assert conclusions(synthetic, ENGLISH)[-1] == "One adapter overfitted: lora.r=32 optim.lr=1e-4 (epoch 3)."
     turned = "1 个适配器过拟合，验证损失先降后升：lora.r=32 optim.lr=1e-4（第 3 轮）。"
     assert conclusions(synthetic, CHINESE)[-1] == turned
@@ -111,8 +111,12 @@ def test_the_verdict_names_group_and_method(synthetic: Analysis) -> None:
 def test_every_reason_has_its_sentence(synthetic: Analysis, reason: Reason) -> None:
     comparison = replace(synthetic, statistics=replace(synthetic.statistics, reason=reason))
     english, chinese = (recommendation(comparison, say) for say in (ENGLISH, CHINESE))
-    assert english.startswith("There is one" if reason is Reason.ONLY else "Recommended: lora.r=32")
-    assert chinese.startswith("只有一个" if reason is Reason.ONLY else "推荐：lora.r=32")
+    begins = {
+        Reason.ONLY: ("There is one", "只有一个"),
+        Reason.KEEP_BASE: ("Keep the base: lora.r=32", "保留基座：lora.r=32"),
+    }
+    begin = begins.get(reason, ("Recommended: lora.r=32", "推荐：lora.r=32"))
+    assert english.startswith(begin[0]) and chinese.startswith(begin[1])
 
 
 def test_a_chinese_page_has_no_english_interface_text(synthetic: Analysis) -> None:

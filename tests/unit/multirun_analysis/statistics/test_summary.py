@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kimi_audio_ft.scoring.intervals import bootstrap_interval
+from kimi_audio_ft.scoring.intervals import error_rate_interval
 from multirun_analysis import load_sweep
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import ENGLISH
@@ -53,16 +53,18 @@ def test_intervals_are_those_that_scoring_wrote(comparison: Analysis) -> None:
             names = ("normalised_edits", "normalised_chars", "recording")
             counts: Any = ([row[name] for row in trial.utterances] for name in names)
             normalised = comparison.statistics.normalised_intervals[trial]
-            assert bootstrap_interval(*counts) == pytest.approx((normalised.low, normalised.high), abs=1e-12)
+            assert error_rate_interval(*counts) == pytest.approx((normalised.low, normalised.high), abs=1e-12)
     base = comparison.sweep.baselines[0]
     assert comparison.statistics.intervals[base].low == base.record["cer_ci_low"]
 
 
-def test_the_planted_rank_is_found_and_the_cheapest_of_the_rest_taken(comparison: Analysis) -> None:
+def test_the_planted_rank_is_found_and_the_lowest_of_it_taken(comparison: Analysis) -> None:
     found = comparison.statistics
     assert {trial.params["lora.r"] for trial in found.best_group} == {32}
-    assert len(found.best_group) > 1 and found.recommended.params["decoding.text_temperature"] == 0.0
-    assert len(found.pairs) == 28 and (found.recordings, found.utterances) == (30, 300)
+    assert len(found.best_group) > 1 and found.recommended is found.choice is comparison.best.trial
+    assert found.reason is Reason.LOWEST
+    assert found.gain and found.gain.shown and found.gain.difference < -0.1
+    assert len(found.pairs) == 36 and (found.recordings, found.utterances) == (30, 300)
     rank, rate, _ = found.effects
     assert [effect.method for effect in found.effects] == ["grid"] * 3
     at_8 = rank.values[0]
@@ -83,8 +85,8 @@ def test_the_tables_have_the_statistics(comparison: Analysis) -> None:
     statistics = told["statistics"]
     assert told["recommended"] == found.recommended.label and statistics["reason"] == found.reason.value
     assert statistics["recommended"] == found.recommended.name
-    counts = {"resamples": 10_000, "recordings": 30, "utterances": 300, "alpha": 0.05, "family": 28}
-    assert statistics["method"] == counts
+    counts = {"resamples": 10_000, "recordings": 30, "utterances": 300, "alpha": 0.05, "family": 36}
+    assert statistics["method"] == counts | {"randomisations": 4000, "margin": 0.03}
     by_name = {trial["name"]: trial for trial in told["trials"]}
     assert {name for name, trial in by_name.items() if trial["in_best_group"]} == set(statistics["best_group"])
     assert [name for name, trial in by_name.items() if trial["recommended"]] == [found.recommended.name]
@@ -117,7 +119,7 @@ def test_trials_without_utterances_are_not_compared(tmp_path: Path) -> None:
     best, lost, _ = [row.trial for row in load_sweep(folder).rows if not row.trial.is_base]
     (folder / lost.name / "utterances.jsonl").unlink()
     found = load_sweep(folder).statistics
-    assert [trial.name for trial in found.left_out] == [lost.name] and len(found.pairs) == 1
+    assert [trial.name for trial in found.left_out] == [lost.name] and len(found.pairs) == 3
     assert found.left_out[0] in found.intervals  # its own record has one
     told = {trial["name"]: trial for trial in document(load_sweep(folder))["trials"]}
     assert told[lost.name]["in_best_group"] is None
@@ -128,7 +130,8 @@ def test_trials_without_utterances_are_not_compared(tmp_path: Path) -> None:
 
 def test_one_trial_alone_is_taken_without_a_test(tmp_path: Path) -> None:
     found = load_sweep(write_ranks(tmp_path, {8: 1.1}, utterances=40, recordings=20)).statistics
-    assert found.reason is Reason.ONLY and found.pairs == [] and found.effects == [] and found.needed is None
+    assert found.reason is Reason.ONLY and found.effects == [] and found.needed is None
+    assert [pair.is_significant for pair in found.pairs] == [True] and found.gain and found.gain.shown  # the base
     assert found.recommended in found.intervals
 
 
@@ -138,7 +141,7 @@ def test_thirty_six_trials_of_a_thousand_utterances_take_seconds(night: Path) ->
     start = time.process_time()
     found = load_sweep(night).statistics
     assert time.process_time() - start < 8  # 30 s are allowed for everything, and the page takes most of them
-    assert len(found.pairs) == 35 * 34 // 2 and len(found.intervals) == 35 + 4
+    assert len(found.pairs) == 36 * 35 // 2 and len(found.intervals) == 35 + 4 and found.reason is not Reason.KEEP_BASE
     assert {effect.method for effect in found.effects} == {"additive"}
     rank = {value.value: value for value in found.effects[0].values}
     assert rank[8].effect > 0 and rank[8].interval and rank[8].interval.low > 0
@@ -149,7 +152,7 @@ def test_of_a_large_sweep_the_best_are_compared(small: Path, monkeypatch: pytest
     monkeypatch.setattr("multirun_analysis.statistics.summary.MOST_COMPARED", 5)
     comparison = load_sweep(small)
     statistics, ordered = comparison.statistics, [row.trial for row in comparison.rows if row.rank]
-    assert statistics.beyond == ordered[5:] and len(statistics.pairs) == 10
+    assert statistics.beyond == ordered[5:] and len(statistics.pairs) == 15
     assert statistics.intervals.keys() >= set(ordered), "from their own records"
     assert {value.interval for effect in statistics.effects for value in effect.values} == {None}
     assert any("Only the 5 trials" in line for line in conclusions(comparison, ENGLISH))
