@@ -1,14 +1,18 @@
-"""Merge an adapter into a checkpoint of the 7B's size and print memory and time.
+"""Merge an adapter into a checkpoint of the 7B's size, or train on it and decode, and print memory and time.
 
     python -m experiments.bench_merge --folder /somewhere/with/45GB
+    python -m experiments.bench_merge --folder /somewhere/with/25GB --train
 
 The base is random bf16 of the published shapes (19.5 GB in 36 shards, and a Whisper encoder of 1.3 GB), the adapter
-random with rank 8 on the seven linears of all 28 layers. Both and the merged folder are removed at the end.
+random with rank 8 on the seven linears of all 28 layers. ``--train`` makes one optimizer step on two conversations and
+decodes three tokens of a third, by adapter and base, in bfloat16 on the CPU where there is no GPU. All is removed at the
+end.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import shutil
@@ -22,6 +26,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from experiments.bench_overhead import write_manifest
 from experiments.published_layout import published_config
 from kimi_audio_ft.config.train import LoraConfig
 from kimi_audio_ft.files import INDEX_NAME, write_json
@@ -34,12 +39,14 @@ from kimi_audio_ft.model.whisper import SHAPE_7B
 from kimi_audio_ft.paths import TINY_MODEL
 
 _BLOCK_NUMBERS = 2**24
+TEXT_IDS = 152_064  # text and special ids of the published model; codes follow
 
 
 def main() -> None:
     """Make base and adapter, merge in a process that is watched, print one line of JSON, clean up."""
     parser = argparse.ArgumentParser(prog="python -m experiments.bench_merge", description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="scratch folder; must not exist")
+    parser.add_argument("--train", action="store_true", help="train and decode instead of merging")
     options = parser.parse_args()
     folder: Path = options.folder.resolve()
     folder.mkdir(parents=True)
@@ -48,6 +55,9 @@ def main() -> None:
         with torch.device("meta"):
             model = KimiAudioForCausalLM(KimiAudioConfig())
         _write_base(folder / "base", model)
+        if options.train:
+            print(json.dumps(_watched(_training(folder), folder)))
+            return
         _write_adapter(folder / "adapter", model)
         made = time.monotonic() - started
         arguments = [f"adapter={folder / 'adapter'}", f"out={folder / 'out'}", f"model.path={folder / 'base'}"]
@@ -59,6 +69,34 @@ def main() -> None:
         print(json.dumps(numbers))
     finally:
         shutil.rmtree(folder)
+
+
+def _training(folder: Path) -> list[str]:
+    """The command of a training of one step, its manifests and a vocabulary of the published size."""
+    fill_vocabulary(folder / "base")
+    for name, count in (("train", 2), ("eval", 1)):
+        write_manifest(folder / f"{name}.jsonl", count, seed=0, first_code=TEXT_IDS)
+    options = {
+        **{"model": "kimi_audio_7b_instruct", "model.path": folder / "base"},
+        "model.speech_tokenizer": TINY_MODEL / "glm-4-voice-tokenizer",  # its codes are given
+        **{f"data.{name}_manifest": folder / f"{name}.jsonl" for name in ("train", "eval")},
+        **{"data.features": "none", "trainer.max_steps": 1, "decoding.max_new_tokens": 3},
+        **{"logger": "none", "hydra.run.dir": folder / "run"},
+    }
+    return [sys.executable, "-m", "kimi_audio_ft.train", *(f"{key}={value}" for key, value in options.items())]
+
+
+def fill_vocabulary(root: Path) -> None:
+    """Add byte strings that no text has to the embedded tokenizer until ids are where the published ones are."""
+    path, settings = root / "tiktoken.model", root / "tokenizer_config.json"
+    ranks = path.read_bytes().splitlines()
+    told = json.loads(settings.read_text(encoding="utf-8"))
+    first, added = len(ranks), TEXT_IDS - len(told["added_tokens_decoder"])
+    strings = (b"\xff" + number.to_bytes(3, "big") for number in range(added - first))  # \xff is in no UTF-8
+    ranks += [base64.b64encode(one) + b" %d" % rank for rank, one in enumerate(strings, first)]
+    path.write_bytes(b"\n".join(ranks) + b"\n")
+    moved = {str(int(name) + added - first): token for name, token in told["added_tokens_decoder"].items()}
+    write_json(settings, told | {"added_tokens_decoder": moved})
 
 
 def _watched(command: list[str], folder: Path) -> dict[str, float]:
@@ -80,7 +118,7 @@ def _watched(command: list[str], folder: Path) -> dict[str, float]:
         anonymous, high = max(anonymous, int(fields.get("RssAnon", 0))), max(high, int(fields.get("VmHWM", 0)))
         time.sleep(0.02)
     if process.wait():
-        raise SystemExit(f"the merge failed with {process.returncode}")
+        raise SystemExit(f"the command failed with {process.returncode}")
     seconds = time.monotonic() - started
     return {"peak_anonymous_GB": anonymous / 1e6, "VmHWM_GB": high / 1e6, "seconds": round(seconds, 1)}
 

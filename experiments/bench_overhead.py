@@ -50,7 +50,7 @@ def sweep(trials: int) -> list[list[str]]:
     ]
 
 
-def write_manifest(path: Path, clips: int, seed: int) -> None:
+def write_manifest(path: Path, clips: int, seed: int, first_code: int = FIRST_CODE) -> None:
     """A pretokenized manifest of so many short recordings, with the recordings."""
     rng = random.Random(seed)
     (path.parent / path.stem).mkdir(parents=True)
@@ -60,7 +60,7 @@ def write_manifest(path: Path, clips: int, seed: int) -> None:
             with wave.open(str(audio), "wb") as recording:
                 recording.setparams((1, 2, 16_000, 0, "NONE", ""))
                 recording.writeframes(rng.randbytes(32_000))  # played in the report; the codes are given
-            codes = [rng.randrange(FIRST_CODE, FIRST_CODE + NUM_CODES) for _ in range(rng.randint(20, 60))]
+            codes = [first_code + rng.randrange(NUM_CODES) for _ in range(rng.randint(20, 60))]
             conversation = [
                 {"role": "user", "message_type": "text", "content": "请转写"},
                 {"role": "user", "message_type": "audio", "content": str(audio), "audio_tokens": codes},
