@@ -19,6 +19,9 @@ _USUAL_PART = 0.5
 # At or below this temperature the likeliest token is taken, as published.
 GREEDY_BELOW = 1e-6
 
+# The batch of bf16 transcripts whose signatures name none: when it began to count, all stored ones had this default.
+_UNNAMED_BATCH = 8
+
 # Fields that change where, how fast or how visibly a stage runs, but not its result; and those of inputs, whose
 # identities count instead.
 _OF_BOTH = (
@@ -96,7 +99,7 @@ def transcript_form(data: DataConfig, model: ModelConfig, setting: DecodingConfi
     """Form of a decoding under a setting in its own form."""
     form = {"data": asdict(data), "model": asdict(model), "decoding": asdict(setting)}
     counted = _counted(form, EXCLUDED["transcript"])
-    if batches_count(model) and setting.batch_size != DecodingConfig.batch_size:
+    if batches_count(model) and setting.batch_size != _UNNAMED_BATCH:
         counted["decoding"]["batch_size"] = setting.batch_size
     return counted
 
