@@ -5,8 +5,8 @@
 
 The base is random bf16 of the published shapes (19.5 GB in 36 shards, and a Whisper encoder of 1.3 GB), the adapter
 random with rank 8 on the seven linears of all 28 layers. ``--train`` makes one optimizer step on two conversations and
-decodes three tokens of a third, by adapter and base, in bfloat16 on the CPU where there is no GPU. All is removed at the
-end.
+decodes three tokens of a third, by adapter and base, in bfloat16 on the CPU where there is no GPU. All is removed at
+the end.
 """
 
 from __future__ import annotations
