@@ -35,8 +35,8 @@ from kimi_audio_ft.merging.weights import (
 from kimi_audio_ft.model import TextTokenizer
 from kimi_audio_ft.model.audio_frontend import PREPROCESSOR_CONFIG
 from kimi_audio_ft.model.checkpoint import WEIGHTS_NAME, read_config
-from kimi_audio_ft.model.files import CODE, WHISPER_NAME, require_folder
-from kimi_audio_ft.model.text_tokenizer import BOS, EOS, RANKS_NAME, special_token_files
+from kimi_audio_ft.model.files import AUTO_MAP, CODE, TOKENIZER_AUTO_MAP, WHISPER_NAME, require_folder
+from kimi_audio_ft.model.text_tokenizer import BOS, CONFIG_NAME, EOS, RANKS_NAME, special_token_files
 from kimi_audio_ft.paths import expanded
 from kimi_audio_ft.store.digests import folder_digest
 from kimi_audio_ft.store.signature import digest_of
@@ -66,17 +66,18 @@ class Merge:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """Everything that the content of the merged folder depends on."""
-        config = self.config
+        config, root = self.config, self.base.files.root
+        named = "auto_map" in read_json_object(root / "config.json", _REMEDY)
         return {
             "version": _VERSION,
             "adapter": self.adapter,
             "base": self.base.identity,
             "whisper": folder_digest(self.whisper),
             "target": config.target,
-            "code": [path.name for path in _code(self.base.files.root)],
+            "code": [path.name for path in _code(root)],
             "dtype": config.dtype,
             "shard_gb": config.shard_gb,
-        }
+        } | ({"auto_map": "added"} if config.target == "official" and not named and not _missing_code(root) else {})
 
     @cached_property
     def decoder(self) -> dict[str, StoredTensor]:
@@ -139,9 +140,10 @@ def merge(config: MergeConfig) -> Path:
         with _draft(out) as draft:
             _write(task, draft)
         print(f"{out}: {task.size / 1e9:.2f} GB for {config.target}")
-        if config.target == "official" and not _code(task.base.files.root):
-            print(f"for the published code copy {', '.join(CODE)} of moonshotai/Kimi-Audio-7B-Instruct beside the base")
-            print("and merge again with overwrite=true: there are none, and without them it cannot open the folder")
+        missing = _missing_code(task.base.files.root)
+        if config.target == "official" and missing:
+            print(f"for the published code copy {', '.join(missing)} of moonshotai/Kimi-Audio-7B-Instruct beside the")
+            print("base and merge again with overwrite=true: without them it cannot open the folder")
     return out
 
 
@@ -224,13 +226,18 @@ def _draft(out: Path) -> Iterator[Path]:
 
 
 def write_text_files(root: Path, folder: Path, target: str) -> None:
-    """Tokenizer files, ``generation_config.json`` and, for the official loader, the base's Python files."""
+    """Tokenizer files, ``generation_config.json`` and, for the official loader, the base's Python files.
+
+    Where the base has these files and does not name them, as the embedded one with a copy of them, the merged one does.
+    """
     tokenizer = TextTokenizer.from_pretrained(root)
     shutil.copyfile(root / RANKS_NAME, folder / RANKS_NAME)
     for name, content in special_token_files(tokenizer.special_tokens).items():
         own = read_json_object(root / name, _REMEDY) if (root / name).is_file() else {}
         if target == "vllm" or not _code(root):
             own.pop("auto_map", None)
+        elif name == CONFIG_NAME and not _missing_code(root):
+            own.setdefault("auto_map", TOKENIZER_AUTO_MAP)
         write_json(folder / name, own | {key: value for key, value in content.items() if not own.get(key)}, indent=2)
     if target == "official":
         for path in _code(root):
@@ -258,6 +265,8 @@ def write_model_config(root: Path, folder: Path, target: str, dtype: torch.dtype
         fields["model_type"] = "qwen2"
     if target == "vllm" or not _code(root):
         fields.pop("auto_map", None)
+    elif not _missing_code(root):
+        fields.setdefault("auto_map", AUTO_MAP)
     write_json(folder / "config.json", fields, indent=2)
 
 
@@ -273,3 +282,7 @@ def write_whisper_configs(whisper: Path, folder: Path) -> None:
 def _code(root: Path) -> list[Path]:
     """The published Python files beside the base's weights; they are copied, never run."""
     return sorted(root.glob("*.py"))
+
+
+def _missing_code(root: Path) -> list[str]:
+    return [name for name in CODE if not (root / name).is_file()]

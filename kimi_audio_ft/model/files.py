@@ -17,6 +17,13 @@ from kimi_audio_ft.store.digests import file_digest, folder_digest
 WHISPER_NAME = "whisper-large-v3"
 # Python of the published checkpoint: merged folders need it for the published client. It is copied, never run.
 CODE = ("configuration_moonshot_kimia.py", "modeling_moonshot_kimia.py", "tokenization_kimia.py")
+# What the published config.json and tokenizer_config.json say of it, without which the client does not look there.
+AUTO_MAP = {
+    "AutoConfig": "configuration_moonshot_kimia.KimiAudioConfig",
+    "AutoModel": "modeling_moonshot_kimia.MoonshotKimiaModel",
+    "AutoModelForCausalLM": "modeling_moonshot_kimia.MoonshotKimiaForCausalLM",
+}
+TOKENIZER_AUTO_MAP = {"AutoTokenizer": ["tokenization_kimia.TikTokenTokenizer", None]}
 # Size and sha256 of the model.safetensors that OpenAI published under the same name.
 OPENAI_WHISPER = (3_087_130_976, "a8e94b85976e5864ba3e9525c7e6c83b2a1eca42d4b797a0c7c24d778e40fd95")
 _OWN_WHISPER = (

@@ -147,6 +147,27 @@ def test_what_the_base_lacks_is_made(
     assert preprocessor["feature_size"] == 128
 
 
+def test_code_that_the_base_has_but_does_not_name_is_named(
+    standin: Standin, make_adapter: MakeAdapter, config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a copy of the embedded base with the published files beside it: the client asks for their names."""
+    root = tmp_path / "unnamed"
+    shutil.copytree(standin.root, root)
+    for name in ("config.json", "tokenizer_config.json"):
+        (root / name).write_text(json.dumps({k: v for k, v in json_of(root, name).items() if k != "auto_map"}))
+    settings = config(make_adapter(), verify="false")
+    settings.model.path = str(root)
+    out = merge(settings)
+    for name in ("config.json", "tokenizer_config.json"):
+        assert json_of(out, name)["auto_map"] == json_of(standin.root, name)["auto_map"]
+    assert "auto_map" not in json_of(out, "special_tokens_map.json")
+    assert "copy" not in capsys.readouterr().out
+    (root / "tokenization_kimia.py").unlink()
+    settings.overwrite = True
+    assert "auto_map" not in json_of(merge(settings), "config.json")
+    assert "copy tokenization_kimia.py of" in capsys.readouterr().out
+
+
 def test_an_adapter_of_whisper_and_branch(standin: Standin, make_adapter: MakeAdapter, config: MakeConfig) -> None:
     adapter = make_adapter(target_modules="report")
     out = merge(config(adapter, verify="true"))

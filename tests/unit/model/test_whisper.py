@@ -127,6 +127,18 @@ def test_half_precision_files_are_cast(extractor: WhisperFeatureExtractor, tmp_p
     assert features.dtype == torch.bfloat16
 
 
+def test_biases_of_the_keys_are_left_out(
+    extractor: WhisperFeatureExtractor, clips: list[Tensor], tmp_path: Path
+) -> None:
+    """Checkpoints for vLLM have some; they shift all scores of a query alike, which attention does not see."""
+    write_whisper(extractor, tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    biases = {f"model.encoder.layers.{layer}.self_attn.k_proj.bias": torch.zeros(16) for layer in range(2)}
+    save_file(weights | biases, tmp_path / "model.safetensors")
+    again = WhisperFeatureExtractor.from_pretrained(tmp_path)
+    assert torch.equal(again.encode(clips[:1])[0], extractor.encode(clips[:1])[0])
+
+
 def test_sharded_folder(extractor: WhisperFeatureExtractor, clips: list[Tensor], tmp_path: Path) -> None:
     write_whisper(extractor, tmp_path)
     single = tmp_path / "model.safetensors"
