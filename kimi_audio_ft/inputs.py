@@ -56,6 +56,7 @@ class Inputs:
         self._evaluations: dict[str, EvaluationSet] = {}
         self._trainings: dict[str, TrainingSet] = {}
         self._sounds: dict[str, dict[str, str]] = {}
+        self._told: set[str] = set()
 
     def base(self, config: TrainConfig) -> Base:
         trainer, features = config.trainer, config.data.features
@@ -103,9 +104,10 @@ class Inputs:
         def make() -> dict[str, str]:
             found = {"noises": noises(augment), "rooms": rooms(augment)}
             for kind, folder in (("noise", augment.noise_folder), ("room", augment.room_folder)):
-                if folder is not None and found[f"{kind}s"] is None:
+                if folder is not None and found[f"{kind}s"] is None and folder not in self._told:
                     option = f"data.augment.{kind}"
                     log.warning("%s_folder=%s is not used where %s_probability is 0", option, folder, option)
+                    self._told.add(folder)
             return {kind: sounds.identity for kind, sounds in found.items() if sounds is not None}
 
         return _once(self._sounds, [asdict(augment)], make)
