@@ -32,13 +32,16 @@ FILLER_SOUNDS = ("嗯", "呃", "啊", "哦", "额", "唔", "诶", "哎", "唉")
 # Words that are fillers if they are dropped or added as a whole.
 FILLER_WORDS = ("那", "对", "这个", "那个", "就是", "就是说", "然后", "那么", "反正", "对吧", "是吧")
 
+# 额 that is no word's: not in 额度, 金额.
+_ALONE = "(?<![份金余数差总名限税定巨足超配面全小大高等票售业交易款资润前匾缺满保员费收支产值])额(?![度外头定角叶满])"
 _HAN = regex.compile(r"\p{Han}")
 _MARK = r"[\p{P}\p{S}]"
 # 儿 that is a word's own: 女儿, 儿子; everywhere else behind a Han character it only colours the vowel.
 _ERHUA = regex.compile(r"(?<=\p{Han})(?<![女婴幼孤少胎男健宠生育患妻弃产孩侄混托小])儿(?![子童女媳科歌孙戏时])")
 
 # 2: numbers are spelt as they are said. 3: those in Latin words too (K12 is k十二), and those beside a space (2024 年).
-NORMALISATION_VERSION = 3
+# 4: marks that are words stay (AA+, C#, >5%, we're), units and codes are said (3kg, RMB100), and Wi-Fi is wifi.
+NORMALISATION_VERSION = 4
 
 Rule = Callable[[str], str]
 Normalisation = str | tuple[Rule, ...]
@@ -50,12 +53,20 @@ _NUMBER_MARK = r"""(?:
     | (?<=\p{Nd}) , (?=\p{Nd}{3}(?!\p{Nd}))
     | (?<=\p{Nd}) [%‰°]
     | (?<![[\p{L}\p{N}]--\p{Han}]) [+-] (?=\p{Nd})
+    | [±<>≤≥≈] (?=\p{Nd})
     | \p{Sc} (?=\p{Nd})
 )"""
 # The class comes first: few characters are marks, and only around those is the context examined.
 _OTHER_MARK = regex.compile(rf"(?=[\p{{P}}\p{{S}}])(?!{_NUMBER_MARK}).", regex.VERBOSE | regex.V1)
-# don't, don’t: an apostrophe holds a word together, every other mark stands between words.
-_APOSTROPHE = regex.compile(r"(?<=\p{L})['’](?=\p{L})")
+_LATIN = r"[[\p{L}]--\p{Han}]"
+# don't, don’t: an apostrophe is a part of its word; every other mark stands between words.
+_APOSTROPHE = regex.compile(rf"(?<={_LATIN})['’](?={_LATIN})", regex.V1)
+_KEPT_APOSTROPHE = "\ue000"  # while marks are removed; of private use, so that no rule knows it
+# e-mail, Wi-Fi: one word, where the part in front is no word
+_PREFIX = regex.compile(rf"(?<![[\p{{L}}\p{{N}}]--\p{{Han}}])({_LATIN}{{1,2}})-(?={_LATIN}{{2}})", regex.V1)
+# AA+, C++ and C#
+_PLUS = regex.compile(rf"(?<={_LATIN}\+*)\+(?!{_LATIN}|\p{{N}})", regex.V1)
+_SHARP = regex.compile(rf"(?<!{_LATIN}|\p{{N}})([a-g])#(?!{_LATIN}|\p{{N}})", regex.V1)
 # Zero-width characters and other format or control codes; those that are white space (tab, newline) are kept here.
 _INVISIBLE = regex.compile(r"[^\P{C}\s]")
 _SPACE_AT_HAN = regex.compile(r"(?=\s)(?:(?<=\p{Han})\s+|\s+(?=\p{Han}))")
@@ -98,6 +109,7 @@ def spoken_rules(fillers: tuple[str, ...] = (), erhua: bool = True) -> tuple[Rul
     rules: tuple[Rule, ...] = (
         fold_width_and_case,
         *dropped,
+        say_marks,
         spell_numbers,
         drop_marks,
         fold_spaces,
@@ -142,9 +154,18 @@ def drop_marks(text: str) -> str:
     """
     if not text.isprintable():
         text = _INVISIBLE.sub("", text)
-    if "'" in text or "’" in text:
-        text = _APOSTROPHE.sub("", text)
-    return _OTHER_MARK.sub(" ", text) if _ANY_DIGIT.search(text) else text.translate(_MARKS)
+    text = _APOSTROPHE.sub(_KEPT_APOSTROPHE, text) if "'" in text or "’" in text else text
+    text = _OTHER_MARK.sub(" ", text) if _ANY_DIGIT.search(text) else text.translate(_MARKS)
+    return text.replace(_KEPT_APOSTROPHE, "'")
+
+
+def say_marks(text: str) -> str:
+    """Say a word's marks: AA+ is aa加, C# c sharp. A hyphen behind one or two letters is not said: Wi-Fi is wifi."""
+    if "+" in text:
+        text = _PLUS.sub("加", text)
+    if "#" in text:
+        text = _SHARP.sub(r"\1 sharp", text)
+    return _PREFIX.sub(r"\1", text) if "-" in text else text
 
 
 def fold_spaces(text: str) -> str:
@@ -180,7 +201,7 @@ def dropping(words: tuple[str, ...]) -> Callable[[str], str]:
     Sounds (``FILLER_SOUNDS``) are left out wherever they stand, Latin words wherever they stand as a word. Any other
     word is left out only where it stands alone between marks or ends of the text, because 对 in 对于 is no filler.
     """
-    sounds = _any_of([word for word in words if set(word) <= set(FILLER_SOUNDS)])
+    sounds = _any_of([word for word in words if set(word) <= set(FILLER_SOUNDS)]).replace("额", _ALONE)
     latin = _any_of([word.lower() for word in words if not _HAN.search(word)])
     other = _any_of([word for word in words if _HAN.search(word) and not set(word) <= set(FILLER_SOUNDS)])
     patterns = [

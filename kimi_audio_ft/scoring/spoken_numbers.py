@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import pairwise
 
 import regex
 
@@ -43,6 +44,27 @@ _SPACE = regex.compile(r"(?<=[0-9])\s+(?=[%‰°\p{Han}])|(?<=\p{Sc})\s+(?=[0-9]
 _TIMES = re.compile("(?<=[0-9])×(?=[0-9])")
 # T+1, 3+2
 _PLUS = regex.compile(r"(?<=[\p{L}\p{N}])\+(?=[0-9])")
+# 1920x1080, and 10^8
+_X, _POWER = re.compile("(?<=[0-9])[x*](?=[0-9])"), re.compile(r"\^(-?[0-9]+)")
+# RMB100 and 100RMB
+_CODES = {"rmb": "¥", "cny": "¥", "usd": "$", "eur": "€", "gbp": "£"}
+_CODE_BEFORE = re.compile(rf"(?<![a-z])({'|'.join(_CODES)})\s*(?=[0-9])")
+_CODE_BEHIND = re.compile(rf"(?<=[0-9万亿])\s*({'|'.join(_CODES)})(?![a-z])")
+# >5%, ≥ 3: said in front of a number, unless it ends a tag or an arrow.
+_COMPARED = {">=": "大于等于", "<=": "小于等于", "≥": "大于等于", "≤": "小于等于", ">": "大于", "<": "小于", "≈": "约"}
+_COMPARISON = re.compile(r"(?<![a-z]{2})(?<![/=-])(>=|<=|[≥≤><≈])\s*(?=[-+±$¥€£]?[0-9])")
+_EITHER_SIGN = re.compile(r"(?:\+/?-|±)\s*(?=[0-9])")
+# Behind a number; g, m and l are also the names of other things.
+_UNITS = {
+    **{"kmh": "公里每小时", "kg": "公斤", "km": "公里", "cm": "厘米", "mm": "毫米", "ml": "毫升"},
+    **{"kw": "千瓦", "w": "万"},
+}
+_UNIT = re.compile(rf"(?<=[零一二三四五六七八九十百千万亿两半])\s*({'|'.join(_UNITS)})(?![a-z0-9])")
+_SQUARE_METRES = re.compile("(?<=[0-9])m2(?![a-z0-9])")
+_PER = re.compile("(?<=[里米元块次克斤吨升])/(?=(?:小时|分钟|秒|天|日|周|月|年|人|次|吨|公斤|平方米))")
+# 2024Q3, and 2024年Q3 once its number is said
+_YEAR_AND_QUARTER = re.compile("(?<![0-9])((?:19|20)[0-9]{2})(?=(?:q[1-4]|h[12])(?![a-z0-9]))")
+_QUARTER = re.compile("(?<=年)(?:q([一二三四])|h([一二]))(?![a-z])")
 
 _TELEPHONE_ONE = regex.compile(r"(?<=[零一二三四五六七八九幺])幺|幺(?=[零一二三四五六七八九幺])")
 # Not the weight: 二两, 半斤八两, 银两.
@@ -53,6 +75,13 @@ _SHORT_RANGE = re.compile(
     "(百分之[零一二三四五六七八九十百千点]+到)(?=[零一二三四五六七八九十])(?!一(?![零一二三四五六七八九十百点]))"
 )
 _HUNDRED = re.compile("百分之一百(?![零一二三四五六七八九点万亿])")
+# 一到两天 and 一两天, 第三季度 and 三季度
+_TENS, _MEASURES = "十百千万亿点", "天个次周人米岁倍种条位块元"
+_ADJACENT = re.compile(
+    "|".join(f"(?<={low})(?<![{_TENS}]{low})到(?={high}[{_MEASURES}])" for low, high in pairwise("一二三四五六七八九"))
+)
+_ONE_OR_TWO = re.compile(f"(?<=一)(?<![{_TENS}]一)两(?=[{_MEASURES}])")
+_NTH_QUARTER = re.compile("第(?=[一二三四]季度)")
 _SIGN_BEHIND = re.compile("(百分之|千分之)([正负])(?=[零一二三四五六七八九十百])")
 
 
@@ -62,23 +91,44 @@ def spell_numbers(text: str) -> str:
     Text of several words without a Han character is not Mandarin, and stays as it is; 5G alone may be.
     """
     text = _CIRCLE.sub(lambda found: "〇" * len(found[0]), text.translate(_SIGNS))
-    if not _DIGIT.search(text) or _is_foreign(text):
+    text = _CODE_BEFORE.sub(lambda code: _CODES[code[1]], text)
+    if _is_foreign(text):
         return text
-    text = _UNTIL.sub("到", _DASH.sub("-", _SPACE.sub("", text)))
-    return _SPAN.sub(_spoken, _PLUS.sub("加", _TIMES.sub("乘", text)))
+    if _DIGIT.search(text):
+        text = _with_marks_said(_UNTIL.sub("到", _DASH.sub("-", _SPACE.sub("", text))))
+        text = _SPAN.sub(_spoken, _PLUS.sub("加", _TIMES.sub("乘", text)))
+    return _PER.sub("每", text.replace("km/h", "kmh"))
+
+
+def _with_marks_said(text: str) -> str:
+    """Marks that are words, in text with digits; what becomes of the numbers is for others."""
+    text = _CODE_BEHIND.sub(lambda code: _CURRENCIES[_CODES[code[1]]], text)
+    text = _COMPARISON.sub(lambda mark: _COMPARED[mark[1]], _EITHER_SIGN.sub("正负", text))
+    text = _SQUARE_METRES.sub("平方米", _POWER.sub(r"的\1次方", _X.sub("乘", text)))
+    return _YEAR_AND_QUARTER.sub(r"\1年", text)
 
 
 def fold_numerals(text: str) -> str:
-    """``text`` (without marks) with one writing for numerals that have several.
+    """``text`` (without marks) with one writing for numerals that have several; units behind them are said.
 
     〇 becomes 零; 两 becomes 二 except as a weight, and 幺 in digits 一: for the same word a transcript may have
-    either. 百分之十到二十 becomes 百分之十到百分之二十, and 百分之负三 becomes 负百分之三.
+    either. 百分之十到二十 becomes 百分之十到百分之二十, 百分之负三 负百分之三, 一到两天 一二天, and 第三季度 三季度.
     """
     if _FOLDED.search(text):
         text = _TELEPHONE_ONE.sub("一", _TWO.sub("二", text.replace("〇", "零")))
     if "分之" in text:
         text = _SIGN_BEHIND.sub(r"\2\1", _HUNDRED.sub("百分之百", _SHORT_RANGE.sub(r"\1百分之", text)))
-    return text
+    if "到" in text:
+        text = _ADJACENT.sub("", text)
+    text = _ONE_OR_TWO.sub("二", text)
+    text = _UNIT.sub(lambda unit: _UNITS[unit[1]], text)
+    if "年" in text:
+        text = _QUARTER.sub(_quarter, text)
+    return _NTH_QUARTER.sub("", text) if "季度" in text else text
+
+
+def _quarter(found: re.Match[str]) -> str:
+    return f"{found[1]}季度" if found[1] else {"一": "上半年", "二": "下半年"}[found[2]]
 
 
 def _is_foreign(text: str) -> bool:
@@ -170,6 +220,8 @@ _KINDS: dict[str, tuple[str, Callable[[str], str]]] = {
     "ratio": (r"(?>[0-9]++:[0-9]++)", _joined(":", "比", _number)),
     "phone": (r"(?>0[0-9]{2,3}-[0-9]{7,8}|[48]00-[0-9]{3,4}-?[0-9]{3,4}|1[3-9][0-9](?:[ -]?[0-9]{4}){2})", _one_by_one),
     "called": (rf"(?<=(?:{_CALLED})(?:是|为|:)?)(?>[0-9]{{3,}})(?!\.[0-9])", _one_by_one),
+    "hotline": (rf"(?<=[打拨报叫])(?>110|114|119|120|122|[19][0-9]{{4}})(?![0-9.分折次下斤{_COUNTED}])", _one_by_one),
+    "room": (r"(?>[0-9]{3,4})(?=室|房间|号房|病房|教室)", _one_by_one),
     "version": (r"(?>[0-9]++(?:\.[0-9]++){2,})", _joined(".", "点", _number)),
     "fraction": (r"(?>[0-9]++/[0-9]++)", _fraction),
     "years": (r"(?>[12][0-9]{3}(?:[-~][12][0-9]{3})++)(?=年)", _joined("-", "到", _one_by_one)),

@@ -7,7 +7,7 @@ import pytest
 
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.scoring import NORMALISATIONS, normalise, score
-from kimi_audio_ft.scoring.normalise import drop_erhua, dropping, spoken_rules
+from kimi_audio_ft.scoring.normalise import FILLER_SOUNDS, drop_erhua, dropping, spoken_rules
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_strict_only_strips_and_composes(text: str, expected: str) -> None:
         ("hello,  New   York!", "hello new york"),
         ("LPL，OK", "lpl ok"),
         ("ＬＰＬ５Ｇ（测试）", "lpl五g测试"),
-        ("“don’t” don't", "dont dont"),
+        ("“don’t” don't", "don't don't"),
         ("well-known T+1", "well known t 1"),
         ("《书》——他说……￥", "书他说"),
         ("零\u200b宽\ufeff字", "零宽字"),
@@ -66,6 +66,10 @@ def test_normalised_text(text: str, expected: str) -> None:
 )
 def test_only_the_suffix_goes(text: str, expected: str) -> None:
     assert drop_erhua(text) == expected
+
+
+def test_a_sound_that_is_also_a_word_goes_where_it_is_none() -> None:
+    assert dropping(FILLER_SOUNDS)("额我们额度的份额，额，余额嗯") == "我们额度的份额，，余额"
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ from kimi_audio_ft.scoring.spoken_numbers import fold_numerals, spell_numbers
         # Names that hold letters, and versions
         *(("5g网", "五g网"), ("2.5g内存", "二点五g内存"), ("24k金", "二十四k金"), ("k12教育", "k十二教育")),
         *(("covid-19", "covid-十九"), ("iphone15手机", "iphone十五手机"), ("rtx4090显卡", "rtx四零九零显卡")),
-        *(("1080p视频", "一零八零p视频"), ("2024q3财报", "二零二四q三财报"), ("2.0.1版", "二点零点一版")),
+        *(("1080p视频", "一零八零p视频"), ("2024q3财报", "二零二四年q三财报"), ("2.0.1版", "二点零点一版")),
         ("1,2,3", "一,二,三"),
         # Digits that are read one by one
         *(("13800138000", "一三八零零一三八零零零"), ("138 0013 8000", "一三八零零一三八零零零")),
@@ -86,6 +86,43 @@ def test_numerals_with_several_writings(text: str, folded: str) -> None:
 )
 def test_both_ways_of_writing_are_the_same(one: str, other: str) -> None:
     assert normalise(one, "normalised") == normalise(other, "normalised")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        *(
+            ("买了3kg", "买了三公斤"),
+            ("3-5公斤", "3-5kg"),
+            ("100㎡", "一百平方米"),
+            ("时速80km/h", "时速八十公里每小时"),
+        ),
+        *(("20公里/小时", "二十公里每小时"), ("两次/天", "2次每天"), ("卖了100w", "卖了100万")),
+        *(("305室", "三零五室"), ("打119", "打幺幺九"), ("拨12345", "拨幺二三四五"), ("报110", "报一一零")),
+        *(("1-2天", "一两天"), ("一到两天", "1-2天"), ("3-4个", "三四个"), ("3-4个", "三到四个")),
+        *(("RMB100", "一百元"), ("RMB 100", "¥100"), ("100万rmb", "一百万元"), ("usd2.5亿", "二点五亿美元")),
+        *(("2024Q3", "二零二四年第三季度"), ("2024年Q3财报", "二零二四年三季度财报"), ("2024H1", "二零二四年上半年")),
+        *(("3x10^8", "三乘十的八次方"), ("1920x1080", "一千九百二十乘一千零八十"), ("±5%", "正负百分之五")),
+        *(("+-5%", "±5%"), (">5%", "大于百分之五"), (">= 3天", "大于等于三天"), ("≤10个", "小于等于十个")),
+        *(("e-mail", "email"), ("发个E-mail吧", "发个email吧"), ("Wi-Fi", "WiFi"), ("连Wi-Fi 6", "连wifi六")),
+        *(("don’t", "don't"), ("AA＋评级", "AA+评级"), ("AA+", "AA加"), ("C++语言", "C加加语言")),
+    ],
+)
+def test_version_4_takes_both_for_the_same(one: str, other: str) -> None:
+    assert normalise(one, "normalised") == normalise(other, "normalised")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        *(("AA+", "AA"), ("AA+评级", "AA评级"), ("C++", "C"), ("C++", "C+"), ("C#", "C"), ("用C#写", "用C写")),
+        *(("+-5%", "5%"), ("±5%", "5%"), (">5%", "5%"), (">5%", "<5%"), ("≥3", ">3"), ("tolerance ±5", "tolerance 5")),
+        *(("we're here", "were here"), ("I'll go", "ill go"), ("Wi-Fi", "Wi"), ("well-known", "wellknown")),
+        *(("十一到二天", "十一二天"), ("打120分", "打一二零分"), ("5g", "五克"), ("x>5", "x5")),
+    ],
+)
+def test_version_4_takes_neither_for_the_other(one: str, other: str) -> None:
+    assert normalise(one, "normalised") != normalise(other, "normalised")
 
 
 @pytest.mark.parametrize(
