@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.manifest.index import over_cores, runs_of
 from kimi_audio_ft.manifest.manifest import Manifest, remembered
+from kimi_audio_ft.manifest.part import Part
 from kimi_audio_ft.manifest.several import Conversations
 from kimi_audio_ft.store.cache import Arrays
 
@@ -21,27 +21,15 @@ _SHOWN = 3  # pairs of lines, in the error
 
 
 class Place(NamedTuple):
-    """An audio message: manifest and index (``row``) of its conversation, line, id, path of the recording.
-
-    channel None: all channels. start, end: in seconds.
-    """
+    """An audio message: manifest and index (``row``) of its conversation, recording, and what is heard of it."""
 
     manifest: Manifest
     row: int
-    line: int
-    id: str
     recording: str
-    channel: int | None
-    start: float
-    end: float
-
-    def overlaps(self, other: Place) -> bool:
-        """Whether both have samples of the recording in common, given that it is the same one."""
-        channels = None in (self.channel, other.channel) or self.channel == other.channel
-        return channels and self.start < other.end and other.start < self.end
+    part: Part
 
     def __str__(self) -> str:
-        return f"{self.manifest.source.path}:{self.line}"
+        return f"{self.manifest.source.path}:{self.manifest.line_of(self.row)}"
 
 
 @dataclass(frozen=True)
@@ -61,13 +49,13 @@ class Overlap:
         if not self.pairs:
             return
         mine, theirs = self.pairs[0]
-        named = f" ({mine.recording})" if mine.recording else ""
+        named = f" ({mine.part.name_in(mine.recording)})" if mine.recording else ""
         problem = f"trains on a recording that is evaluated, {theirs}{named}"
         if len(self.pairs) > 1:
             more = "; ".join(f"{one} and {other}" for one, other in self.pairs[1:_SHOWN])
             problem += f". {len(self.pairs)} of {self.evaluated} evaluated utterances are trained on, also {more}"
         remedy = "Take them out of one of the manifests, or set data.allow_overlap=true to learn them by heart"
-        raise DataError(mine.manifest.source.path, problem, remedy, mine.line)
+        raise DataError(mine.manifest.source.path, problem, remedy, mine.manifest.line_of(mine.row))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -77,7 +65,7 @@ class Overlap:
 
 
 def overlap_of(trained: Conversations, evaluated: Conversations) -> Overlap:
-    """What two sets have in common: recordings by their digests, those without a file by their codes."""
+    """What two sets have in common: recordings by their files' digests, those without a file by their codes."""
     mine, theirs = _keys(trained), _keys(evaluated)
     common = np.intersect1d(mine, theirs)
     pairs = []
@@ -87,7 +75,7 @@ def overlap_of(trained: Conversations, evaluated: Conversations) -> Overlap:
             by_key[key].append(place)
         found: set[tuple[int, int]] = set()
         for key, place in _places(evaluated, theirs, common):
-            first = next((one for one in by_key[key] if one.overlaps(place)), None)
+            first = next((one for one in by_key[key] if one.part.overlaps(place.part)), None)
             if first is not None and (id(place.manifest), place.row) not in found:
                 found.add((id(place.manifest), place.row))
                 pairs.append((first, place))
@@ -101,7 +89,7 @@ def _keys(conversations: Conversations) -> np.ndarray:
 
 
 def _keys_of(manifest: Manifest) -> np.ndarray:
-    keys = manifest.recordings.digests()[manifest.audio_messages()]
+    keys = manifest.recordings.of_files()[manifest.audio_messages()]
     absent = ~keys.any(axis=1)
     if absent.any():
         keys = keys.copy()
@@ -128,31 +116,14 @@ def _places(conversations: Conversations, keys: np.ndarray, common: np.ndarray) 
     """Audio messages whose keys are among the common ones, each with its key."""
     found, first = [], 0
     for part in conversations.parts:
-        own = keys[first : first + len(part.audio_messages())]
-        first += len(own)
-        owners = np.repeat(np.arange(len(part)), part.columns.audios[part.rows])
-        begins = np.flatnonzero(np.diff(owners, prepend=-1))  # the first audio message of each owner
-        for audio in np.flatnonzero(np.isin(own, common)).tolist():
-            index = int(owners[audio])
-            position = audio - int(begins[np.searchsorted(begins, audio, side="right") - 1])
-            found.append((own[audio], _place(part, index, position)))
+        audios, columns = part.audio_messages(), part.columns
+        own = keys[first : first + len(audios)]
+        first += len(audios)
+        rows = np.repeat(np.arange(len(part)), columns.audios[part.rows])
+        for number in np.flatnonzero(np.isin(own, common)).tolist():
+            audio = int(audios[number])
+            found.append((own[number], Place(part, int(rows[number]), columns.name(audio), columns.part(audio))))
     return found
-
-
-def _place(manifest: Manifest, index: int, position: int) -> Place:
-    value, name = manifest.line(index)
-    message = [message for message in value["conversation"] if _is_audio(message)][position]
-    start, end = message.get("start"), message.get("end")
-    return Place(
-        manifest,
-        index,
-        manifest.line_of(index),
-        name,
-        message.get("content", ""),
-        message.get("channel"),
-        0.0 if start is None else start,
-        math.inf if end is None else end,
-    )
 
 
 def _is_audio(message: Mapping[str, Any]) -> bool:

@@ -63,7 +63,7 @@ def test_all_are_counted_and_a_few_are_named(make: Make) -> None:
     found = overlap_of(make("train", *some[::-1]), make("eval", *some[:5]))
     with pytest.raises(DataError, match=r"train\.jsonl:6: .*5 of 5 evaluated utterances.*also \S*train\.jsonl:5 and "):
         found.refuse()
-    assert str(found).count("Place(") == 10
+    assert len(found.pairs) == 5
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,6 @@ def test_all_are_counted_and_a_few_are_named(make: Make) -> None:
     [
         ({"start": 0.0, "end": 0.02}, {"start": 0.02, "end": 0.05}, False),
         ({"start": 0.0, "end": 0.03}, {"start": 0.02, "end": 0.05}, True),
-        ({"start": 0.03}, {"end": 0.03}, False),
         ({}, {"start": 0.02, "end": 0.03}, True),
         ({"channel": 0}, {"channel": 1}, False),
         ({"channel": 1}, {"channel": 1}, True),
@@ -88,14 +87,16 @@ def test_pieces_of_a_recording_are_compared(
 def test_without_recordings_the_codes_are_compared(make: Make) -> None:
     train = make("train", {"audio_tokens": [1, 2]}, {"audio_tokens": [3, 4], "content": "gone.wav"})
     found = overlap_of(train, make("eval", {"audio_tokens": [5]}, {"audio_tokens": [3, 4]}))
-    assert [(one.line, other.line) for one, other in found.pairs] == [(2, 2)]
+    assert [(one.row, other.row) for one, other in found.pairs] == [(1, 1)]
 
 
 def test_every_part_is_compared_with_every_part(make: Make) -> None:
     one, two = make("one", {"content": "1.wav"}), make("two", {"content": "2.wav"}, {"content": "3.wav"})
     a, b = make("a", {"content": "4.wav"}, {"content": "3.wav"}), make("b", {"content": "1.wav"})
     found = overlap_of(Conversations(one.parts + two.parts), Conversations(a.parts + b.parts))
-    assert [(one.id, other.id) for one, other in found.pairs] == [("two1", "a1"), ("one0", "b0")]
+    assert [(one.recording, str(other).rpartition("/")[2]) for one, other in found.pairs] == [
+        *(("3.wav", "a.jsonl:2"), ("1.wav", "b.jsonl:1")),
+    ]
     assert overlap_of(Conversations(one.parts + two.parts).select(np.array([0])), a).pairs == []
 
 
