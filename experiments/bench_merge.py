@@ -75,7 +75,7 @@ def _training(folder: Path) -> list[str]:
     """The command of a training of one step, its manifests and a vocabulary of the published size."""
     fill_vocabulary(folder / "base")
     for name, count in (("train", 2), ("eval", 1)):
-        write_manifest(folder / f"{name}.jsonl", count, seed=0, first_code=TEXT_IDS)
+        write_manifest(folder / f"{name}.jsonl", count, seed=count, first_code=TEXT_IDS)
     options = {
         **{"model": "kimi_audio_7b_instruct", "model.path": folder / "base"},
         "model.speech_tokenizer": TINY_MODEL / "glm-4-voice-tokenizer",  # its codes are given

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.metadata import version
@@ -286,7 +286,8 @@ class Base:
     @contextmanager
     def saved_adapter(self, folder: Path | None) -> Iterator[torch.nn.Module]:
         """The base with a saved adapter, or alone, for decoding."""
-        from kimi_audio_ft.lora.adapter import load_adapter
+        from kimi_audio_ft.lora.adapter import ONE, load_adapter
+        from kimi_audio_ft.lora.update import own_updates
 
         if folder is None:
             yield self.load()
@@ -298,7 +299,8 @@ class Base:
         with self._dropped_on_error():
             adapted = load_adapter(self.load(targets.branch), folder)
         try:
-            yield adapted
+            with nullcontext() if self.plain else own_updates(adapted, ONE):
+                yield adapted
         finally:
             adapted.unload()
 

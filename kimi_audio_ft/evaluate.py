@@ -33,9 +33,11 @@ def main(config: EvaluateConfig) -> float:
         scores = evaluate(config, folder, group=str(several or "evaluate"))
     print(
         f"CER {scores['cer']:.2%} (normalised {scores['normalised']['cer']:.2%}), MER {scores['mer']:.2%}, "
-        f"exact match {scores['exact_match']:.2%} over {scores['num_references']} references\n"
-        f"scores and transcripts: {folder}"
+        f"exact match {scores['exact_match']:.2%} over {scores['num_references']} references"
     )
+    for name, found in scores.get("sets", {}).items():
+        print(f"{name}: CER {found['cer']:.2%} over {found['num_references']} references")
+    print(f"scores and transcripts: {folder}")
     if config.losses:
         print(f"references that look wrong: python -m multirun_analysis.labels {several or folder}")
     return float(scores["cer"])

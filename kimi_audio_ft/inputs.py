@@ -11,10 +11,12 @@ from typing import Any, TypeVar
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.canonical import TrainingSet
 from kimi_audio_ft.config.checks import require
+from kimi_audio_ft.config.manifests import TRAIN, manifest_paths
 from kimi_audio_ft.config.train import DataConfig, ModelConfig, TrainConfig
-from kimi_audio_ft.decoding.transcripts import EvaluationSet, require_manifest
+from kimi_audio_ft.decoding.transcripts import EvaluationSet
 from kimi_audio_ft.features.sounds import noises, rooms
-from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, short_enough, training_subset
+from kimi_audio_ft.manifest.overlap import Overlap, overlap_of
+from kimi_audio_ft.manifest.several import Conversations, read_training, require_files, short_enough
 from kimi_audio_ft.store.signature import canonical
 
 log = logging.getLogger(__name__)
@@ -24,8 +26,8 @@ _Value = TypeVar("_Value")
 
 def only_knows_the_demo(model: ModelConfig, data: DataConfig) -> str | None:
     """A sentence for who uses the embedded model on other data than the demo's, which it was made for."""
-    manifest = Path(data.eval_manifest)
-    if model.path != "tiny" or manifest.absolute().parts[-3:-1] == ("demo", "data"):
+    folders = {Path(path).absolute().parts[-3:-1] for path in manifest_paths(data.eval_manifest)}
+    if model.path != "tiny" or folders == {("demo", "data")}:
         return None
     return (
         "the embedded model only knows the demo's synthetic speech; for recordings of people run tokenize and train "
@@ -40,7 +42,7 @@ def longer_than_trained(evaluation: EvaluationSet) -> str | None:
     if not count:
         return None
     return (
-        f"{settings.eval_manifest}: {count} of {len(positions)} conversations are longer than data.max_length="
+        f"{evaluation.conversations.called}: {count} of {len(positions)} conversations are longer than data.max_length="
         f"{settings.max_length} positions, which limits training only; they are decoded and scored too"
     )
 
@@ -54,7 +56,9 @@ class Inputs:
     def __init__(self) -> None:
         self._bases: dict[str, Base] = {}
         self._evaluations: dict[str, EvaluationSet] = {}
+        self._conversations: dict[str, Conversations] = {}
         self._trainings: dict[str, TrainingSet] = {}
+        self._overlaps: dict[str, Overlap] = {}
         self._sounds: dict[str, dict[str, str]] = {}
         self._told: set[str] = set()
 
@@ -76,26 +80,48 @@ class Inputs:
 
         return _once(self._evaluations, facts, make)
 
-    def training_set(self, config: TrainConfig) -> TrainingSet:
+    def trained_on(self, config: TrainConfig) -> Conversations:
         """The conversations that are trained on.
 
         ConfigError: there are none, too few for the subset, or ``max_length`` is beyond the model's positions.
         """
         data = config.data
-        require_manifest("data.train_manifest", data.train_manifest)
-        named = (data.train_manifest, data.audio_root, data.prompt)
-        subset = (data.train_subset, data.train_subset_seed)
+        require_files(TRAIN, data.train_manifest)
 
-        def make() -> TrainingSet:
+        def make() -> Conversations:
             base = self.base(config)
             rule = f"the model has {base.positions} positions"
             require(data.max_length <= base.positions, "data.max_length", data.max_length, rule, "Use at most as many")
-            part = training_subset(read_manifest(*named, base.tokens, base.tokenizer), *subset)
-            part = part.select(short_enough(part, base.tokenizer, data.max_length))
-            longest = int(part.lengths(base.tokenizer)[:, 0].max())
-            return TrainingSet(manifest_identity(part), len(part), longest)
+            part = read_training(data, base.tokens, base.tokenizer)
+            return part.select(short_enough(part, base.tokenizer, data.max_length))
 
-        return _once(self._trainings, [*_about_base(config), *named, *subset, data.max_length], make)
+        return _once(self._conversations, [*_about_base(config), *_about_training(data)], make)
+
+    def training_set(self, config: TrainConfig) -> TrainingSet:
+        """What a signature says of the conversations that are trained on."""
+
+        def make() -> TrainingSet:
+            part = self.trained_on(config)
+            longest = int(part.lengths(self.base(config).tokenizer)[:, 0].max())
+            return TrainingSet(part.identity(), part.epoch_size, longest)
+
+        return _once(self._trainings, [*_about_base(config), *_about_training(config.data)], make)
+
+    def overlap(self, config: TrainConfig) -> Overlap:
+        """What is trained on as well as evaluated; DataError: recordings, unless ``data.allow_overlap`` says so."""
+        data = config.data
+
+        def make() -> Overlap:
+            found = overlap_of(self.trained_on(config), self.evaluation(config).conversations)
+            if found.groups:
+                log.warning("%s", _shared(found.groups))
+            return found
+
+        facts = [*_about_base(config), *_about_training(data), data.eval_manifest]
+        found = _once(self._overlaps, facts, make)
+        if not data.allow_overlap:
+            found.refuse()
+        return found
 
     def sounds(self, config: TrainConfig) -> dict[str, str]:
         """Identities of the noises and rooms that training audio gets; errors as of ``features.sounds``."""
@@ -113,8 +139,21 @@ class Inputs:
         return _once(self._sounds, [asdict(augment)], make)
 
 
+def _shared(groups: list[str]) -> str:
+    some = ", ".join(map(repr, groups[:3])) + (", ..." if len(groups) > 3 else "")
+    return (
+        f"training and evaluation share {len(groups)} group(s) ({some}): segments of one recording, or of one speaker, "
+        "are easier than unknown ones. Prepare with one group_column, or leave these out of one manifest"
+    )
+
+
 def _about_base(config: TrainConfig) -> list[Any]:
     return [asdict(config.model), config.data.features, config.trainer.accelerator, config.trainer.threads]
+
+
+def _about_training(data: DataConfig) -> list[Any]:
+    named = [data.train_manifest, data.train_weights, data.audio_root, data.prompt]
+    return [*named, data.train_subset, data.train_subset_seed, data.max_length]
 
 
 def _once(seen: dict[str, _Value], facts: list[Any], make: Callable[[], _Value]) -> _Value:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kimi_audio_ft import store
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.canonical import adapter_form
+from kimi_audio_ft.config.manifests import manifest_paths
 from kimi_audio_ft.config.train import SHARDED, TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import (
@@ -42,6 +43,7 @@ from kimi_audio_ft.training.ending import TrainingFailed
 if TYPE_CHECKING:
     from kimi_audio_ft.data.datamodule import ConversationData
     from kimi_audio_ft.decoding.transcripts import Transcripts
+    from kimi_audio_ft.manifest.overlap import Overlap
     from kimi_audio_ft.scoring import ScoringOptions
     from kimi_audio_ft.scoring.trial_scores import TrialFacts
     from kimi_audio_ft.tracking import Tracker
@@ -75,7 +77,7 @@ def _fit_decode_score(trial: Trial, folder: Path, facts: TrialFacts, tracker: Tr
     (folder / "failure.json").unlink(missing_ok=True)
     config, base = trial.config, trial.base
     options = read_options(config.scoring)
-    evaluation = trial.evaluation
+    evaluation, overlap = trial.evaluation, trial.overlap
 
     adapter = _fit(trial, folder, tracker)
     log.info("%s: adapter %s %s", facts.name, adapter.signature, "reused" if adapter.reused else "fitted")
@@ -84,6 +86,7 @@ def _fit_decode_score(trial: Trial, folder: Path, facts: TrialFacts, tracker: Tr
     transcripts = trial.transcripts(adapter)
     trained = {key: adapter.facts[key] for key in _TRAINED} | {"train_reused": adapter.reused}
     trained["environment"] = {"training": adapter.facts.get("environment")}
+    trained |= overlap.facts
     scores = scores_of(base, evaluation, transcripts, options, facts.name, adapter.signature, about | trained)
     utterances = write_utterances(folder, evaluation.utterances(transcripts, options))
 
@@ -214,9 +217,15 @@ class Trial:
         return self.inputs.evaluation(self.config)
 
     @cached_property
+    def overlap(self) -> Overlap:
+        """What it trains on as well as evaluates; DataError: recordings, and the config does not allow it."""
+        return self.inputs.overlap(self.config)
+
+    @cached_property
     def plan(self) -> TrialPlan:
-        """Names of all that it makes."""
+        """Names of all that it makes; DataError: it trains on recordings that it evaluates."""
         config, adapter, evaluation = self.config, self.training_signature, self.evaluation
+        self.inputs.overlap(config)  # before anything is made
         request = DecodingRequest(config.decoding, config.seed)
 
         def names(decoded: str | None) -> tuple[str, ...]:
@@ -248,9 +257,10 @@ class Trial:
         now, during = Trial(self.config, inputs=inputs), f"while the {self._whole} ran"
         if now.training_signature != (adapter or self.training_signature):
             same_base = now.base.identities == self.base.identities
-            raise ChangedError(self.config.data.train_manifest if same_base else self.base.files.root, during)
+            trained_on = ", ".join(manifest_paths(self.config.data.train_manifest))
+            raise ChangedError(trained_on if same_base else self.base.files.root, during)
         if now.evaluation.identity != (evaluation or self.evaluation.identity):
-            raise ChangedError(self.config.data.eval_manifest, during)
+            raise ChangedError(now.evaluation.conversations.called, during)
 
     @cached_property
     def data(self) -> ConversationData:

@@ -139,6 +139,16 @@ class Trial:
         """Counts, recall and precision by term; empty without a list of terms (``scoring.terms``)."""
         return self.record.get("terms") or {}
 
+    @property
+    def sets(self) -> dict[str, dict[str, Any]]:
+        """Rates and number of references of each evaluation set by its name; empty unless there are several."""
+        return self.record.get("sets") or {}
+
+    @property
+    def overlap(self) -> dict[str, Any]:
+        """Number of evaluated ``utterances`` that were trained on, and ``groups`` that both have; mostly empty."""
+        return self.record.get("overlap") or {}
+
     def losses(self, split: str) -> list[Record]:
         """Rows of the curves of "train" or "val" with a step and a finite loss: a diverged adapter logs NaN."""
         rows = [row for row in self.curves if row.get("split") == split and isinstance(row.get("step"), int)]

@@ -30,6 +30,7 @@ RECORDED = (
     *("train_reused", "decode_seconds", "final_train_loss", "final_val_loss", "num_references", "num_reference_chars"),
     *("train_conversations", "eval_manifest", "eval_identity", "model", "git_commit", "command"),
 )
+OF_A_SET = ("cer", "wer", "mer", "normalised_cer", "num_references")
 FILES = ("scores.json", "failure.json", "curves.jsonl", UTTERANCES, ".hydra/config.yaml")
 _DIGITS = 9
 
@@ -93,6 +94,7 @@ def _entry(trial: Trial, row: Row | None, analysis: Analysis) -> dict[str, Any]:
         "params": trial.params,
         "scores": asdict(trial.strict) if trial.strict else None,
         "normalised": asdict(trial.normalised) if trial.normalised else None,
+        **({"sets": trial.sets} if trial.sets else {}),
         **_verdict_on(trial, analysis.statistics),
         "base_cer": row.base.cer if row and row.base else None,
         "relative_reduction": row.gain if row else None,
@@ -115,7 +117,8 @@ def _paths(trial: Trial, analysis: Analysis) -> dict[str, str]:
 def _flat(entry: dict[str, Any]) -> dict[str, Any]:
     """Params and strict scores get their bare names as columns, normalised scores the prefix ``normalised.``.
 
-    Recall and precision of a user's terms are the last columns: ``terms.TERM.recall``, ``terms.TERM.precision``.
+    Rates of several evaluation sets are ``sets.NAME.cer`` and so on. Recall and precision of a user's terms are the
+    last columns: ``terms.TERM.recall``, ``terms.TERM.precision``.
     """
     flat: dict[str, Any] = {}
     for key, value in entry.items():
@@ -123,6 +126,8 @@ def _flat(entry: dict[str, Any]) -> dict[str, Any]:
             flat.update(value or {})
         elif key == "normalised":
             flat.update({f"normalised.{name}": score for name, score in (value or {}).items()})
+        elif key == "sets":
+            flat.update({f"sets.{name}.{of}": one.get(of) for name, one in value.items() for of in OF_A_SET})
         elif key == "paths":
             flat["folder"] = value["folder"]
         elif key == "terms":

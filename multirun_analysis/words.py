@@ -49,6 +49,8 @@ def show(value: Any) -> str:
         return f"{value:.1f}" if value.is_integer() else f"{value:g}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(show(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {show(item)}" for key, item in value.items()) + "}"
     return str(value)
 
 
@@ -232,11 +234,26 @@ def conclusions(analysis: Analysis, say: Messages) -> list[str]:
     cut = [number for trial in analysis.sweep.finished if (number := trial.strict and trial.strict.truncated_outputs)]
     if cut:
         lines.append(say("verdict.truncated", trials=len(cut), most=count(max(cut))))
+    lines += _overlaps(analysis, say)
     turned = [verdict for verdict in statistics.overfitting if verdict.kind == "turned"]
     if turned:
         named = [(adapter_name(one.adapter, analysis, say), where(one, say)) for one in turned]
         names = _some([say("verdict.place", name=name, at=at) for name, at in named], say)
         lines.append(say("verdict.turned", n=len(turned), names=names))
+    return lines
+
+
+def _overlaps(analysis: Analysis, say: Messages) -> list[str]:
+    """Sentences on what was both trained on and evaluated."""
+    found = [trial.overlap for trial in analysis.sweep.finished if trial.overlap]
+    utterances = [known for one in found if (known := one.get("utterances"))]
+    groups = sorted({str(name) for one in found for name in one.get("groups") or ()})
+    lines = []
+    if utterances:
+        of = analysis.reference_set["num_references"]
+        lines.append(say("verdict.trained_on", trials=len(utterances), most=max(utterances), of=show(of)))
+    if groups:
+        lines.append(say("verdict.groups", n=len(groups), names=_some(groups, say)))
     return lines
 
 

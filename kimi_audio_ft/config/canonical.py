@@ -26,6 +26,8 @@ _UNNAMED_BATCH = 8
 # identities count instead.
 _OF_BOTH = (
     "data.train_manifest",
+    "data.train_weights",  # in the identity of the training set
+    "data.allow_overlap",
     "data.prompt",  # in the identities of the manifests
     "data.train_subset",  # what it selects is among the inputs
     "data.train_subset_seed",
@@ -70,7 +72,8 @@ EXCLUDED = {
 class TrainingSet:
     """The conversations that an adapter is trained on.
 
-    identity: digest of their contents, prompts and recordings. longest: positions of the longest one.
+    identity: digest of their contents, prompts and recordings, and of how often an epoch takes them.
+    conversations: that an epoch takes, each as often as it is taken. longest: positions of the longest one.
     """
 
     identity: str

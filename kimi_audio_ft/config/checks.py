@@ -38,10 +38,14 @@ def count_or_auto(option: str, value: object) -> None:
 
 
 def expand_home(settings: Any, *names: str) -> None:
-    """Replace a leading ``~`` in paths, which no shell does behind ``option=``; a list of paths likewise."""
+    """Replace a leading ``~`` in paths, which no shell does behind ``option=``; also in lists and dicts of paths."""
     for name in names:
-        value = getattr(settings, name)
-        if isinstance(value, list):
-            setattr(settings, name, [os.path.expanduser(path) for path in value])  # noqa: PTH111 (not every ~ is a user)
-        elif value:
-            setattr(settings, name, os.path.expanduser(value))  # noqa: PTH111
+        setattr(settings, name, _expanded(getattr(settings, name)))
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_expanded(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _expanded(item) for key, item in value.items()}
+    return os.path.expanduser(value) if isinstance(value, str) else value  # noqa: PTH111 (not every ~ is a user)

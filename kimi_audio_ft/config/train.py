@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kimi_audio_ft.config.checks import at_least, below_one, count_or_auto, expand_home, one_of, require
+from kimi_audio_ft.config.manifests import evaluation_sets, parts_of_training
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.paths import expanded
 
@@ -97,8 +98,14 @@ class AugmentConfig:
 class DataConfig:
     """The manifests, how their audio is read, and how batches are made."""
 
-    train_manifest: str = ""  # Pretokenized JSONL that adapters are trained on.
-    eval_manifest: str = ""  # Pretokenized JSONL that is decoded and scored, and gives the validation loss.
+    train_manifest: Any = ""  # Pretokenized JSONL that adapters are trained on; or several, as a list.
+    # Pretokenized JSONL that is decoded and scored, and gives the validation loss; or several, by name or as a list:
+    # all together are scored, and each by itself.
+    eval_manifest: Any = ""
+    # How often an epoch takes each conversation of each training manifest: 3 is three times, 0.5 one half of them and
+    # the next epoch the other half, 0 none; null is once.
+    train_weights: list[float] | None = None
+    allow_overlap: bool = False  # Train on recordings that are evaluated, to see how well they can be learned.
     prompt: str | None = None  # Used instead of every conversation's own text prompt; null keeps the manifest's.
     train_subset: int | None = None  # Train on so many conversations only, in whole recordings; null is all of them.
     train_subset_seed: int = 1  # Which ones: of one seed, smaller subsets lie inside larger ones.
@@ -115,6 +122,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         expand_home(self, "train_manifest", "eval_manifest", "audio_root")
+        parts_of_training(self.train_manifest, self.train_weights)
+        evaluation_sets(self.eval_manifest)
         one_of("data.features", self.features, ("cached", "online", "none"))
         at_least(1, self, "data.", "max_length", "batch_size", "max_batch_tokens")
         at_least(1, self, "data.", "train_subset", remedy="Use null for all conversations")

@@ -29,6 +29,7 @@ class BatchPlan:
     lengths: positions per conversation. supervised: answer tokens per conversation.
     step_batches: micro-batches of an optimizer step, over all ranks.
     average: "sample" or "token", the unit over which a step's loss is averaged.
+    mix: of every manifest its conversations, and how many of them an epoch takes; None: an epoch takes all, once.
     """
 
     lengths: np.ndarray
@@ -39,30 +40,52 @@ class BatchPlan:
     bucket: bool
     average: str
     seed: int
+    mix: tuple[tuple[int, int], ...] | None = None
 
     def epoch(self, epoch: int) -> EpochPlan:
-        """Micro-batches of an epoch; every conversation is in exactly one."""
+        """Micro-batches of an epoch; every conversation that it takes is in exactly one, as often as it is taken."""
         rng = np.random.default_rng([self.seed, epoch])
-        order = rng.permutation(len(self.lengths))
+        taken, copies = self._taken(epoch)
+        shuffled = rng.permutation(len(taken))
+        order, copies = taken[shuffled], copies[shuffled]
         if self.bucket:
             # Without the noise a corpus of one pool would have the same batches in every epoch.
             blurred = self.lengths[order] * rng.uniform(1 - _BLUR, 1 + _BLUR, len(order))
             pools = np.arange(len(order)) // (self.batch_size * _POOL)
-            order = order[np.lexsort((blurred, pools))]
+            sorted_ = np.lexsort((blurred, pools))
+            order, copies = order[sorted_], copies[sorted_]
         bounds = cut(self.lengths[order], self.batch_size, self.max_tokens)
-        return EpochPlan(self, epoch, order, bounds, rng.permutation(len(bounds) - 1))
+        return EpochPlan(self, epoch, order, copies, bounds, rng.permutation(len(bounds) - 1))
+
+    def _taken(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Conversations of an epoch, and of each how often the epoch has taken it before.
+
+        An epoch goes on in a manifest's random order where the one before it ended: all are taken equally often.
+        """
+        if self.mix is None:
+            return np.arange(len(self.lengths)), np.zeros(len(self.lengths), np.int64)
+        indices, copies, first = [], [], 0
+        for number, (size, count) in enumerate(self.mix):
+            # Not the generator of an epoch: [seed, number] and [seed, number, 0] are one to NumPy.
+            order = np.random.default_rng([self.seed, number, 1]).permutation(size)
+            steps = np.arange(count)
+            indices.append(first + order[(epoch * count + steps) % size])
+            copies.append(steps // size)
+            first += size
+        return np.concatenate(indices), np.concatenate(copies)
 
 
 @dataclass(frozen=True)
 class EpochPlan:
     """Plan of one epoch: micro-batch ``b`` holds the conversations ``order[bounds[b]:bounds[b + 1]]``.
 
-    sequence: the micro-batches in training order.
+    copies: of each, how often this epoch has taken it before. sequence: the micro-batches in training order.
     """
 
     plan: BatchPlan
     number: int
     order: np.ndarray
+    copies: np.ndarray
     bounds: np.ndarray
     sequence: np.ndarray
 
@@ -91,17 +114,18 @@ class EpochPlan:
         for turn in range(-(-len(batches) // ranks)):
             position = turn * ranks + rank
             filler = position >= len(batches)
-            for index in self._members(batches[0 if filler else position]):
-                draws.append(Draw(int(index), self.number, 0.0 if filler else weight, first + position))
+            for place in self._places(batches[0 if filler else position]):
+                index, copy = int(self.order[place]), int(self.copies[place])
+                draws.append(Draw(index, self.number, 0.0 if filler else weight, first + position, copy))
         return draws
 
-    def _members(self, batch: int) -> np.ndarray:
-        return self.order[self.bounds[batch] : self.bounds[batch + 1]]
+    def _places(self, batch: int) -> range:
+        return range(self.bounds[batch], self.bounds[batch + 1])
 
     def _weight(self, batches: np.ndarray) -> float:
         if self.plan.average == "sample":
             return 1.0 / int((self.bounds[batches + 1] - self.bounds[batches]).sum())
-        return 1.0 / int(sum(self.plan.supervised[self._members(batch)].sum() for batch in batches))
+        return 1.0 / int(sum(self.plan.supervised[self.order[self._places(batch)]].sum() for batch in batches))
 
 
 def cut(lengths: np.ndarray, batch_size: int, max_tokens: int) -> np.ndarray:

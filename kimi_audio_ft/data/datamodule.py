@@ -14,19 +14,13 @@ from torch.utils.data import DataLoader
 
 from kimi_audio_ft.config.train import DataConfig
 from kimi_audio_ft.data.batching import BatchPlan, EpochSteps, validation_share
-from kimi_audio_ft.data.dataset import AudioSource, ConversationDataset, Sample, make_batch
+from kimi_audio_ft.data.dataset import AudioSource, ConversationDataset, JoinedDataset, Sample, Samples, make_batch
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.features.encode import Encoders, encode_missing
 from kimi_audio_ft.features.perturbation import UNCHANGED, Perturbations
 from kimi_audio_ft.manifest.conversation import TokenRange
-from kimi_audio_ft.manifest.manifest import (
-    Manifest,
-    read_manifest,
-    require_recordings,
-    require_references,
-    short_enough,
-    training_subset,
-)
+from kimi_audio_ft.manifest.manifest import Manifest, require_recordings
+from kimi_audio_ft.manifest.several import Conversations, read_evaluation, read_training, short_enough
 from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 from kimi_audio_ft.store.features import FeatureStore
 
@@ -54,7 +48,7 @@ class BatchRules:
 class ResumableLoader(DataLoader):
     """One rank's optimizer steps of an epoch; Lightning can resume it at a checkpoint's step."""
 
-    def __init__(self, dataset: ConversationDataset, steps: EpochSteps, **options: Any) -> None:
+    def __init__(self, dataset: Samples, steps: EpochSteps, **options: Any) -> None:
         super().__init__(dataset, batch_sampler=steps, **options)
         self._steps, self._delivered = steps, 0
 
@@ -95,20 +89,22 @@ class ConversationData(pl.LightningDataModule):
         self.settings, self.tokenizer, self.encoders = settings, tokenizer, encoders
         self.tokens, self.rules = tokens, rules
         self.left_out: list[dict[str, Any]] = []
+        self._manifests: dict[str, Any] = {}
         self.num_left_out = 0
         self._ready = False
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and validate both manifests, drop conversations over the length limit, encode missing recordings."""
+        """Read and validate the manifests, drop conversations over the length limit, encode missing recordings."""
         if self._ready:
             return
         settings = self.settings
-        self.eval_conversations = self._read("data.eval_manifest", settings.eval_manifest)
-        train = self._read("data.train_manifest", settings.train_manifest)
-        train = training_subset(train, settings.train_subset, settings.train_subset_seed)
+        self.eval_conversations = read_evaluation(settings, self.tokens, self.tokenizer)
+        train = read_training(settings, self.tokens, self.tokenizer)
         self.eval_set = self.dataset(self.eval_conversations, None)
         kept, lengths = self._within_limit(train)
         self.train_set = self.dataset(kept, Perturbations.of(settings.augment))
+        if len(kept.parts) > 1 or kept.mix is not None:
+            self._manifests = {"manifests": kept.shares()}
         rules = self.rules
         slowest = min(settings.augment.speeds)  # slower speech is longer; the token budget holds for the slowest
         self.plan = BatchPlan(
@@ -120,21 +116,18 @@ class ConversationData(pl.LightningDataModule):
             bucket=settings.bucket_by_length,
             average=rules.average,
             seed=rules.seed,
+            mix=kept.mix,
         )
         self._ready = True
 
-    def _read(self, option: str, path: str) -> Manifest:
-        if not path:
-            raise ConfigError(option, path, "must name a pretokenized manifest", f"Write {option}=FILE.jsonl")
-        settings = self.settings
-        manifest = read_manifest(path, settings.audio_root, settings.prompt, self.tokens, self.tokenizer)
-        require_references(manifest)
-        return manifest
+    def dataset(self, conversations: Conversations, perturbations: Perturbations | None, **options: Any) -> Samples:
+        """A validated dataset over conversations; encodes their missing recordings."""
+        parts = [self._dataset(part, perturbations, **options) for part in conversations.parts]
+        return parts[0] if len(parts) == 1 else JoinedDataset(parts, conversations)
 
-    def dataset(
+    def _dataset(
         self, conversations: Manifest, perturbations: Perturbations | None, **options: Any
     ) -> ConversationDataset:
-        """A validated dataset over conversations; encodes their missing recordings."""
         features = self.settings.features
         augment = None if perturbations is None else perturbations.settings
         if augment is not None and features != "cached" and (augment.time_masks or augment.channel_masks):
@@ -161,20 +154,23 @@ class ConversationData(pl.LightningDataModule):
         codes_only = Encoders(self.encoders.files, False, self.encoders.dtype, self.encoders.device)
         return encode_missing(codes_only, conversations, changed, progress=self.rules.progress)
 
-    def _within_limit(self, conversations: Manifest) -> tuple[Manifest, np.ndarray]:
+    def _within_limit(self, conversations: Conversations) -> tuple[Conversations, np.ndarray]:
         lengths, limit = conversations.lengths(self.tokenizer), self.settings.max_length
         kept = short_enough(conversations, self.tokenizer, limit)
         long = np.setdiff1d(np.arange(len(conversations)), kept)
         if len(long):
             log.warning(
                 "%s: left out %d of %d conversations longer than data.max_length=%d positions",
-                self.settings.train_manifest, len(long), len(conversations), limit,
+                conversations.called, len(long), len(conversations), limit,
             )  # fmt: skip
         self.num_left_out = len(long)
-        self.left_out = [
-            {"id": conversations[index].id, "line": conversations.line_of(index), "positions": int(lengths[index, 0])}
-            for index in long[:_MOST_LISTED]
-        ]
+        self.left_out = []
+        for index in long[:_MOST_LISTED].tolist():
+            number, inner = conversations.place(index)
+            part = conversations.parts[number]
+            place = {"id": part[inner].id, "line": part.line_of(inner), "positions": int(lengths[index, 0])}
+            several = len(conversations.parts) > 1
+            self.left_out.append(place | ({"manifest": str(part.source.path)} if several else {}))
         return conversations.select(kept), lengths[kept]
 
     def steps_by_epoch(self, max_epochs: int) -> tuple[int, ...]:
@@ -221,9 +217,9 @@ class ConversationData(pl.LightningDataModule):
         return self._collate()([self.eval_set[draw] for draw in draws[-1]])
 
     def describe(self) -> dict[str, Any]:
-        """Facts about the data, saved with the adapter."""
+        """Facts about the data, saved with the adapter; with several manifests, what an epoch takes of each."""
         left_out = {"num_left_out": self.num_left_out, "left_out": self.left_out}
-        return {"conversations": len(self.train_set), **left_out, **asdict(self.rules)}
+        return {"conversations": len(self.train_set), **self._manifests, **left_out, **asdict(self.rules)}
 
 
 @dataclass

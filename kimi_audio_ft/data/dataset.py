@@ -21,6 +21,7 @@ from kimi_audio_ft.manifest.audio import read_audio
 from kimi_audio_ft.manifest.conversation import TOKENIZE_REMEDY, Conversation, Layout, layout_conversation
 from kimi_audio_ft.manifest.manifest import Manifest
 from kimi_audio_ft.manifest.part import Part
+from kimi_audio_ft.manifest.several import Conversations
 from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 from kimi_audio_ft.store.digests import file_digest
 from kimi_audio_ft.store.features import FeatureStore
@@ -88,14 +89,16 @@ def make_batch(samples: Sequence[Sample], pad_id: int, left: bool = False, onlin
 class Draw:
     """One sample of a training step.
 
-    epoch: seeds its perturbation. weight: loss weight in the step's mean (see ``batching``).
-    number: index of its micro-batch in the epoch, over all ranks.
+    epoch, copy: seed its perturbation; copy: how often the epoch has taken this conversation before.
+    weight: loss weight in the step's mean (see ``batching``). number: index of its micro-batch in the epoch, over all
+    ranks.
     """
 
     index: int
     epoch: int
     weight: float = 1.0
     number: int = 0
+    copy: int = 0
 
 
 @dataclass
@@ -134,7 +137,8 @@ class ConversationDataset(Dataset[Sample]):
     def __getitem__(self, item: int | Draw) -> Sample:
         draw = item if isinstance(item, Draw) else Draw(item, 0)
         conversation = self.conversations[draw.index]
-        rng = random.Random(f"{self.seed} {draw.epoch} {conversation.id}")
+        again = f" {draw.copy}" if draw.copy else ""
+        rng = random.Random(f"{self.seed} {draw.epoch} {conversation.id}{again}")
         perturbation = UNCHANGED if self.perturbations is None else self.perturbations.draw(rng)
         recorded = self.audio.mode != "none"
         digests = self.conversations.digests_of(draw.index, self._digests) if recorded else []
@@ -164,13 +168,7 @@ class ConversationDataset(Dataset[Sample]):
         return sample
 
     def __getitems__(self, items: Sequence[int | Draw]) -> list[Sample] | UserError:
-        """Samples of a batch. A worker returns a UserError, because PyTorch would re-raise it as another type."""
-        try:
-            return [self[item] for item in items]
-        except UserError as error:
-            if get_worker_info() is None:
-                raise
-            return error
+        return _samples(self, items)
 
     @cached_property
     def _digests(self) -> np.ndarray:
@@ -250,3 +248,45 @@ class ConversationDataset(Dataset[Sample]):
             for _ in range(augment.channel_masks):
                 masked = mask_along_axis(masked, augment.channel_mask_width + 1, 0.0, axis=2)
         return masked.squeeze(0).to(rows_TD.dtype)
+
+
+@dataclass(eq=False)
+class JoinedDataset(Dataset[Sample]):
+    """The samples of several datasets, one after the other: ``parts`` are those of the parts of ``conversations``."""
+
+    parts: Sequence[ConversationDataset]
+    conversations: Conversations
+
+    @property
+    def audio(self) -> AudioSource:
+        """Source of the features of all parts."""
+        return self.parts[0].audio
+
+    def __len__(self) -> int:
+        return len(self.conversations)
+
+    def __getitem__(self, item: int | Draw) -> Sample:
+        draw = item if isinstance(item, Draw) else Draw(item, 0)
+        number, index = self.conversations.place(draw.index)
+        sample = self.parts[number][replace(draw, index=index)]
+        return replace(sample, id=self.conversations.id_in(number, sample.id))
+
+    def __getitems__(self, items: Sequence[int | Draw]) -> list[Sample] | UserError:
+        return _samples(self, items)
+
+    def lengths(self) -> np.ndarray:
+        """``[n, 2]``: positions and supervised text positions of every conversation (unperturbed)."""
+        return np.concatenate([part.lengths() for part in self.parts])
+
+
+Samples = ConversationDataset | JoinedDataset
+
+
+def _samples(dataset: Samples, items: Sequence[int | Draw]) -> list[Sample] | UserError:
+    """Samples of a batch. A worker returns a UserError, because PyTorch would re-raise it as another type."""
+    try:
+        return [dataset[item] for item in items]
+    except UserError as error:
+        if get_worker_info() is None:
+            raise
+        return error

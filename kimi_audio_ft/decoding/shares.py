@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from kimi_audio_ft.base import Base
-from kimi_audio_ft.data.dataset import ConversationDataset
+from kimi_audio_ft.data.dataset import Samples
 from kimi_audio_ft.decoding.request import Answers, DecodingRequest
 from kimi_audio_ft.decoding.transcribe import batches_of, transcribe
 from kimi_audio_ft.runtime.devices import share_threads
@@ -42,7 +42,7 @@ class Work:
 
     base: Base
     adapter: Path | None
-    prompts: ConversationDataset
+    prompts: Samples
     requests: Sequence[DecodingRequest]
     progress: bool
 

@@ -10,7 +10,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from kimi_audio_ft.data.dataset import ConversationDataset, make_batch
+from kimi_audio_ft.data.dataset import Samples, make_batch
 from kimi_audio_ft.decoding.generate import answer_limits, generate_texts, utterance_seed
 from kimi_audio_ft.decoding.request import Answer, Answers, DecodingRequest
 from kimi_audio_ft.manifest.conversation import BLANK, TEXT_EOS
@@ -24,7 +24,7 @@ _MOST_POSITIONS = 32_768
 
 def transcribe(
     model: torch.nn.Module,
-    dataset: ConversationDataset,
+    dataset: Samples,
     tokenizer: TextTokenizer,
     requests: Sequence[DecodingRequest],
     token_offset: int,
@@ -108,7 +108,7 @@ def _in_halves(
     return [found for half in halves for found in _in_halves(decoded, half, indices)]
 
 
-def batches_of(dataset: ConversationDataset, requests: Sequence[DecodingRequest]) -> list[list[int]]:
+def batches_of(dataset: Samples, requests: Sequence[DecodingRequest]) -> list[list[int]]:
     """Indices of conversations of similar length, the longest first: what does not fit into memory fails at once."""
     lengths, most = dataset.lengths()[:, 0], min(request.setting.batch_size for request in requests)
     order = lengths.argsort(kind="stable").tolist()[::-1]

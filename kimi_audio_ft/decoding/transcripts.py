@@ -17,31 +17,25 @@ from typing import TYPE_CHECKING, Any
 from kimi_audio_ft import store
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.canonical import batches_count, transcript_form
-from kimi_audio_ft.config.data_file import TOKENS
+from kimi_audio_ft.config.manifests import EVAL
 from kimi_audio_ft.config.train import DataConfig, DecodingConfig, TrainerConfig
 from kimi_audio_ft.decoding.request import Answer, Answers, DecodingRequest
-from kimi_audio_ft.errors import ChangedError, ConfigError, UserError
+from kimi_audio_ft.errors import ChangedError, UserError
 from kimi_audio_ft.files import jsonl_line, read_jsonl, write_jsonl
-from kimi_audio_ft.manifest.manifest import (
-    manifest_identity,
-    read_manifest,
-    reference_identity,
-    require_positions,
-    require_references,
-    require_something_to_score,
-)
+from kimi_audio_ft.manifest.manifest import reference_identity, require_positions, require_something_to_score
+from kimi_audio_ft.manifest.several import read_evaluation, require_files
 from kimi_audio_ft.paths import PACKAGE
 from kimi_audio_ft.runtime.devices import gpu_freed, num_ranks
 from kimi_audio_ft.runtime.signals import StopRequest
 from kimi_audio_ft.scoring import ScoringOptions
-from kimi_audio_ft.scoring.trial_scores import score_repeats, utterance_rows
+from kimi_audio_ft.scoring.trial_scores import score_repeats, scores_by_set, utterance_rows
 from kimi_audio_ft.store.cache import remember
 from kimi_audio_ft.store.digests import folder_digest
 from kimi_audio_ft.store.make import find_or_make_all
 from kimi_audio_ft.store.signature import digest_of, signature
 
 if TYPE_CHECKING:
-    from kimi_audio_ft.data.dataset import ConversationDataset
+    from kimi_audio_ft.data.dataset import Samples
 
 _FILE = "transcripts.jsonl"
 # Seconds of decoding that a killed process may lose.
@@ -77,14 +71,13 @@ class EvaluationSet:
 
     def __init__(self, base: Base, settings: DataConfig) -> None:
         self.base, self.settings = base, settings
-        path = settings.eval_manifest
-        require_manifest("data.eval_manifest", path)
-        self.conversations = read_manifest(path, settings.audio_root, settings.prompt, base.tokens, base.tokenizer)
-        require_references(self.conversations)
-        require_something_to_score(self.conversations)
-        require_positions(self.conversations, base.tokenizer, base.positions)
-        self.identity = manifest_identity(self.conversations)
-        self.reference_identity = reference_identity(self.conversations)
+        require_files(EVAL, settings.eval_manifest)
+        self.conversations = read_evaluation(settings, base.tokens, base.tokenizer)
+        for part in self.conversations.parts:
+            require_something_to_score(part)
+            require_positions(part, base.tokenizer, base.positions)
+        self.identity = self.conversations.identity()
+        self.reference_identity = self.conversations.identity(reference_identity)
 
     def scores(self, transcripts: Transcripts, options: ScoringOptions) -> dict[str, Any]:
         """``score_repeats`` of transcripts; the store caches them, also for other sweeps."""
@@ -94,7 +87,9 @@ class EvaluationSet:
             hypotheses = transcripts.hypotheses
             cut = [sum(answer.is_cut for answer in repeat.values()) for repeat in hypotheses]
             scores = score_repeats(self.references, hypotheses, recordings, options)
-            return {**scores, "truncated_outputs": cut[0] if len(cut) == 1 else sum(cut) / len(cut)}
+            sets = {key: row["set"] for key, row in self.surroundings.items() if "set" in row}
+            by_set = {"sets": scores_by_set(sets, self.references, hypotheses, options)} if sets else {}
+            return {**scores, **by_set, "truncated_outputs": cut[0] if len(cut) == 1 else sum(cut) / len(cut)}
 
         return remember("scores", ["scores", *self._scored(transcripts, options)], make)
 
@@ -118,7 +113,7 @@ class EvaluationSet:
     def _scored_identity(self) -> str:
         return digest_of([self.reference_identity, self.surroundings])
 
-    def dataset(self, progress: bool, for_generation: bool = False) -> ConversationDataset:
+    def dataset(self, progress: bool, for_generation: bool = False) -> Samples:
         """The conversations as samples, their recordings encoded; ``for_generation``: without the answers."""
         from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
 
@@ -132,7 +127,7 @@ class EvaluationSet:
         if now.base.identities != self.base.identities:
             raise ChangedError(self.base.files.root, during)
         if now.identity != self.identity:
-            raise ChangedError(self.settings.eval_manifest, during)
+            raise ChangedError(self.conversations.called, during)
 
     @cached_property
     def references(self) -> dict[str, str]:
@@ -143,7 +138,8 @@ class EvaluationSet:
     def surroundings(self) -> dict[str, dict[str, Any]]:
         """By id: path of the audio (None without one), recording that it was cut from, seconds (of whole codes).
 
-        With start, end and channel of a part of a file, and the columns that the manifest has.
+        With start, end and channel of a part of a file, the columns that the manifest has, and of several sets the name
+        of its own (``set``).
         """
         seconds = (self.conversations.num_codes() * _SECONDS_PER_CODE).round(2).tolist()
         rows: dict[str, dict[str, Any]] = {}
@@ -151,6 +147,8 @@ class EvaluationSet:
             audio, part = (str(c.audio_paths[0]), c.parts[0].fields()) if c.audio_paths else (None, {})
             kept = {"columns": c.columns} if c.columns else {}
             rows[c.id] = {"audio": audio, **part, "recording": c.recording, "seconds": length, **kept}
+        for row, name in zip(rows.values(), self.conversations.set_names(), strict=False):
+            row["set"] = name
         return rows
 
 
@@ -159,17 +157,6 @@ def _scoring_code() -> str:
     """Digest of the code that scores, with its libraries: what it gives is not kept beyond a change of them."""
     libraries = {name: version(name) for name in ("cn2an", "numpy", "pypinyin", "rapidfuzz", "regex")}
     return digest_of([folder_digest(PACKAGE / "scoring", ("*.py",)), libraries])
-
-
-def require_manifest(option: str, path: str) -> None:
-    """Raise a ConfigError unless the option names a file."""
-    if not Path(path).is_file():
-        rule = "must name a pretokenized manifest" + (", and there is no such file" if path else "")
-        remedy = f"Write {option}=FILE{TOKENS}, as tokenize wrote it; `make demo` makes the demo's"
-        raw = path.removesuffix(TOKENS) + ".jsonl"
-        if path.endswith(TOKENS) and Path(raw).is_file():
-            remedy = f"Run python -m kimi_audio_ft.tokenize manifests={raw} first, with the same model"
-        raise ConfigError(option, path, rule, remedy)
 
 
 def decode(

@@ -200,8 +200,10 @@ class SeededDropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Zero random entries of ``[rows, positions, width]`` (or ``[rows, width]``) and rescale the others."""
-        if not self.training:
-            return x
+        return x * self.kept(x) / (1 - self.p) if self.training else x
+
+    def kept(self, x: Tensor) -> Tensor:
+        """The mask of ``x`` in this micro-batch: true where an entry is kept."""
         shape = list(x.shape)
         if self.positions and x.ndim == 3:
             shape[1] = min(shape[1], self.seed.length)
@@ -209,7 +211,7 @@ class SeededDropout(nn.Module):
         kept.bernoulli_(1 - self.p, generator=self.seed.generator(self.layer, x.device))
         if shape != list(x.shape):
             kept = nn.functional.pad(kept, (0, 0, 0, x.shape[1] - shape[1]))  # padding reaches no loss
-        return x * kept / (1 - self.p)
+        return kept
 
 
 def seed_dropout(model: PeftModel, adapter: str) -> DropoutSeed:

@@ -277,21 +277,32 @@ class Recordings:
         states = (_state(path) if is_folder(os.path.dirname(path)) else _ABSENT for path in self._paths())  # noqa: PTH120
         return np.fromiter(chain.from_iterable(states), np.int64).reshape(-1, 4)
 
-    def digests(self) -> np.ndarray:
-        """``[count, 32]`` bytes: sha256 of every recording, cached by real path and state; zeros if missing.
-
-        That of a part of a recording is ``Part.digest``.
-        """
+    def of_files(self) -> np.ndarray:
+        """``[count, 32]`` bytes: sha256 of every recording's file, cached by real path and state; zeros if missing."""
         states = self.states()
-        names = [hash_of(values) for values in (self.columns.names, self.columns.name_sizes, self.columns.parts)]
+        names = [hash_of(self.columns.names), hash_of(self.columns.name_sizes)]
         facts = {"kind": "digests", "root": os.path.realpath(self.root), "names": names, "states": hash_of(states)}
 
         def make() -> Arrays:
             digests, there = np.zeros((self.count, 32), np.uint8), states[:, 0] >= 0
             hashed = map(bytes.fromhex, file_digests(compress(self._paths(), there)))
             digests[there] = np.fromiter(hashed, "S32").view(np.uint8).reshape(-1, 32)
-            for audio in np.flatnonzero(there & self.columns.is_part).tolist():
-                digest = self.columns.part(audio).digest(digests[audio].tobytes().hex())
+            return {"digests": digests}
+
+        return remember("manifests", facts, make)["digests"]
+
+    def digests(self) -> np.ndarray:
+        """The same of every recording, as far as it is heard: of a part ``Part.digest``."""
+        files = self.of_files()
+        parts = np.flatnonzero(files.any(axis=1) & self.columns.is_part)
+        if not len(parts):
+            return files
+        facts = {"kind": "digests of parts", "files": hash_of(files), "parts": hash_of(self.columns.parts)}
+
+        def make() -> Arrays:
+            digests = files.copy()
+            for audio in parts.tolist():
+                digest = self.columns.part(audio).digest(files[audio].tobytes().hex())
                 digests[audio] = np.frombuffer(bytes.fromhex(digest), np.uint8)
             return {"digests": digests}
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from kimi_audio_ft.errors import ConfigError, DataError
+from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.manifest.conversation import Conversation, TokenRange, id_of, parse_line, reference_of, with_prompt
 from kimi_audio_ft.manifest.index import (
     Columns,
@@ -292,50 +292,30 @@ def _identity(
         digest.update(b"]")
         return {"identity": np.array(digest.hexdigest()[:16])}
 
-    return str(_remembered(manifest, kind | {"recordings": hash_of(digests)}, make)["identity"])
+    return str(remembered(manifest, kind | {"recordings": hash_of(digests)}, make)["identity"])
 
 
-def _remembered(manifest: Manifest, facts: dict[str, Any], make: Callable[[], Arrays]) -> Arrays:
-    """Result of ``make``, cached by these facts and conversations."""
+def remembered(manifest: Manifest, facts: dict[str, Any], make: Callable[[], Arrays]) -> Arrays:
+    """Result of ``make``, cached by these facts and the conversations' lines."""
     manifest.require_unchanged()
     ours = {"file": file_digest(manifest.source.file), "rows": hash_of(manifest.rows)}
     return remember("manifests", facts | ours, make)
 
 
-# Parts of a manifest that are trained on: nested subsets for learning curves over data size, and short conversations.
+def drawing_keys(manifest: Manifest, seed: int) -> np.ndarray:
+    """``[n]``: 16 bytes drawn for each conversation's recording (``group``, or id if it has none), then 16 for its id.
 
-
-def training_subset(manifest: Manifest, size: int | None, seed: int) -> Manifest:
-    """Seeded random subset of ``size`` conversations in file order (None: all); smaller subsets nest in larger ones.
-
-    They are drawn by recording (their ``group``, or id if they have none). ConfigError: there are fewer.
+    The conversations that have the smallest keys are a random subset of whole recordings.
     """
-    if size is None:
-        return manifest
-    if size > len(manifest):
-        rule = f"{manifest.source.path} holds {len(manifest)} conversations"
-        raise ConfigError("data.train_subset", size, rule, "Use fewer, or null for all of them")
 
     def draw(name: str) -> bytes:
         return hashlib.sha256(f"{seed}\n{name}".encode()).digest()[:16]
 
     def keys(indices: range) -> bytes:
-        """Sort keys of conversations: 16 bytes drawn for the recording, then 16 for the conversation."""
         lines = [manifest.line(index) for index in indices]
         return b"".join(draw(str(value.get("group") or name)) + draw(name) for value, name in lines)
 
     def make() -> Arrays:
-        drawn = b"".join(over_cores(keys, runs_of(len(manifest))))
-        return {"order": np.argsort(np.frombuffer(drawn, "S32"), kind="stable")}
+        return {"keys": np.frombuffer(b"".join(over_cores(keys, runs_of(len(manifest)))), "S32")}
 
-    order = _remembered(manifest, {"kind": "subset", "seed": seed}, make)["order"]
-    return manifest.select(np.sort(order[:size]))
-
-
-def short_enough(manifest: Manifest, tokenizer: TextTokenizer, limit: int) -> np.ndarray:
-    """Indices of the conversations of at most ``limit`` positions; ConfigError: there is none."""
-    positions = manifest.lengths(tokenizer)[:, 0]
-    if not (positions <= limit).any():
-        rule = f"every conversation of {manifest.source.path} is longer; the shortest has {positions.min()}"
-        raise ConfigError("data.max_length", limit, rule, "Raise it")
-    return np.flatnonzero(positions <= limit)
+    return remembered(manifest, {"kind": "keys", "seed": seed}, make)["keys"]

@@ -48,6 +48,14 @@ class Part:
             return recording
         return hashlib.sha256(f"{recording} {self.start!r} {self.end!r} {self.channel!r}".encode()).hexdigest()
 
+    def overlaps(self, other: Part) -> bool:
+        """Whether both have samples in common, given that they are parts of the same recording."""
+        if None not in (self.channel, other.channel) and self.channel != other.channel:
+            return False
+        if self.start is None or self.end is None or other.start is None or other.end is None:
+            return True
+        return self.start < other.end and other.start < self.end
+
     def name_in(self, recording: str | Path) -> str:
         """The recording's name with this part, for messages."""
         return str(recording) if self == WHOLE else f"{recording} ({self})"

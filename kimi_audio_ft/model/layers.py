@@ -1,4 +1,4 @@
-"""The decoder layer as it trains in float32: Qwen2's, with own gradients for what is neither a product nor attention.
+"""The decoder layer in float32: Qwen2's, with own gradients for what is neither a product nor attention.
 
 On a CPU these operations take more time than the products between them, and PyTorch's own gradients visit the memory
 about twice as often. Ours do the same arithmetic in the same order: results are equal bit for bit.
@@ -8,11 +8,13 @@ Shape suffixes: B rows, S positions, D hidden size, H heads, F width of the MLP.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
+from transformers.cache_utils import Cache
 from transformers.models.qwen2.modeling_qwen2 import (
     ALL_ATTENTION_FUNCTIONS,
     Qwen2DecoderLayer,
@@ -22,38 +24,54 @@ from transformers.models.qwen2.modeling_qwen2 import (
 
 
 class DecoderLayer(Qwen2DecoderLayer):
-    """Qwen2's layer; ``plain``: always by transformers' own forward, as decoding, other formats and shards need it."""
+    """Qwen2's layer; ``plain``: always by transformers' own forward, as for other formats, shards and trained norms."""
 
     plain = False
 
     def forward(self, hidden_states: Tensor, **options: Any) -> Tensor:
         """``[B, S, D]`` to the same, with the options of Qwen2's layer."""
-        if self._is_plain(hidden_states, options):
+        if self._is_plain(hidden_states):
             return super().forward(hidden_states, **options)
         hidden_BSD, normed_BSD = _normed(self.input_layernorm, hidden_states)
-        hidden_BSD = hidden_BSD + self._attend(normed_BSD, options["attention_mask"], options["position_embeddings"])
+        hidden_BSD = hidden_BSD + self._attend(normed_BSD, **options)
         hidden_BSD, normed_BSD = _normed(self.post_attention_layernorm, hidden_BSD)
         mlp = self.mlp
-        return hidden_BSD + mlp.down_proj(_Gated.apply(mlp.gate_proj(normed_BSD), mlp.up_proj(normed_BSD)))
+        return hidden_BSD + mlp.down_proj(_Gated.apply(*_outputs(normed_BSD, mlp.gate_proj, mlp.up_proj)))
 
-    def _is_plain(self, hidden_BSD: Tensor, options: dict[str, Any]) -> bool:
-        inference = not torch.is_grad_enabled() or options["past_key_values"] is not None
-        return self.plain or inference or hidden_BSD.dtype != torch.float32 or not isinstance(self.mlp.act_fn, nn.SiLU)
+    def _is_plain(self, hidden_BSD: Tensor) -> bool:
+        other = hidden_BSD.dtype != torch.float32 or self.self_attn.config.hidden_act != "silu"
+        return self.plain or other or self.input_layernorm.weight.requires_grad
 
-    def _attend(self, normed_BSD: Tensor, mask: Tensor | None, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def _attend(
+        self,
+        normed_BSD: Tensor,
+        attention_mask: Tensor | None,
+        position_embeddings: tuple[Tensor, Tensor],
+        past_key_values: Cache | None,
+        **_: Any,
+    ) -> Tensor:
         own = self.self_attn
         shape = (*normed_BSD.shape[:2], -1, own.head_dim)
-        cos, sin = (table.unsqueeze(1) for table in rotation)
+        cos, sin = (table.unsqueeze(1) for table in position_embeddings)
         half = own.head_dim // 2
         sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
-        query, key, value = (
-            project(normed_BSD).view(shape).transpose(1, 2) for project in (own.q_proj, own.k_proj, own.v_proj)
-        )
+        projected = _outputs(normed_BSD, own.q_proj, own.k_proj, own.v_proj)
+        query, key, value = (some.view(shape).transpose(1, 2) for some in projected)
         query, key = _Rotated.apply(query, cos, sin), _Rotated.apply(key, cos, sin)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, own.layer_idx)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(own.config._attn_implementation, eager_attention_forward)
         options = {"dropout": own.attention_dropout if self.training else 0.0, "scaling": own.scaling}
-        attended, _ = attention(own, query, key, value, mask, **options)
+        attended, _ = attention(own, query, key, value, attention_mask, **options)
         return own.o_proj(attended.reshape(*shape[:2], -1))
+
+
+def _outputs(x: Tensor, *linears: nn.Module) -> Iterator[Tensor]:
+    """Outputs of several linears of one input, which an adapted one may pass on (``lora.update``)."""
+    for linear in linears:
+        passing = getattr(linear, "passing", None)
+        x, y = (x, linear(x)) if passing is None else passing(x)
+        yield y
 
 
 def _normed(norm: Qwen2RMSNorm, hidden_BSD: Tensor) -> tuple[Tensor, Tensor]:

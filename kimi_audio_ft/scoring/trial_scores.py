@@ -87,6 +87,27 @@ def score_repeats(
     }
 
 
+_OF_A_SET = ("cer", "wer", "mer", "exact_match", "num_references", "num_reference_chars")
+
+
+def scores_by_set(
+    sets: Mapping[str, str],
+    references: Mapping[str, str],
+    hypotheses: Sequence[Mapping[str, str]],
+    options: ScoringOptions | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Rates of every evaluation set by itself, means over the repeats; ``sets`` names that of each utterance, by id."""
+    options = options or ScoringOptions()
+    found = {}
+    for name in sorted(set(sets.values())):
+        own = {key: text for key, text in references.items() if sets[key] == name}
+        answers = [{key: repeat[key] for key in own if key in repeat} for repeat in hypotheses]
+        strict = _mean([score(own, repeat) for repeat in answers])
+        normalised = _mean([score(own, repeat, options.normalised) for repeat in answers])
+        found[name] = {**{key: strict[key] for key in _OF_A_SET}, "normalised_cer": normalised["cer"]}
+    return found
+
+
 def _mean(rows: list[dict[str, float | int]]) -> dict[str, float | int]:
     if len(rows) == 1:
         return rows[0]

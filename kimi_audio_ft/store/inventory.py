@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from kimi_audio_ft.config.manifests import manifest_paths
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.store.make import HASHES, KINDS, META, damage, read_meta
 from kimi_audio_ft.store.signature import flatten
@@ -129,7 +130,8 @@ def _made_by(kind: str, facts: Mapping[str, Any]) -> str:
         flat = flatten(facts.get("config", {}))
         shown = {key: flat[key] for key in _ADAPTER_FIELDS if key in flat}
         shown |= {"steps": facts["steps"]} if "steps" in facts else {}
-        shown |= {"data": Path(flat["data.train_manifest"]).name} if "data.train_manifest" in flat else {}
+        if "data.train_manifest" in flat:
+            shown["data"] = "+".join(Path(path).name for path in manifest_paths(flat["data.train_manifest"]))
     elif kind == "transcript":
         inputs, decoding = facts.get("inputs", {}), facts.get("decoding", {})
         shown = {key: inputs[key] for key in ("adapter", "seed", "repeat") if key in inputs}

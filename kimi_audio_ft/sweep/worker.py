@@ -292,7 +292,7 @@ class Worker:
         for jobs in grouped(unit.jobs, lambda job: canonical(asdict(job.data))):
             evaluation = self._inputs.evaluation(jobs[0])
             if evaluation.identity != (unit.planned_evaluation(jobs[0]) or evaluation.identity):
-                raise ChangedError(jobs[0].data.eval_manifest, "while the sweep ran")
+                raise ChangedError(evaluation.conversations.called, "while the sweep ran")
             requests = [DecodingRequest(job.decoding, job.seed) for job in jobs]
             trainer = jobs[0].trainer
             decode_all(evaluation, requests, adapter, False, on_progress, self.should_stop, trainer)

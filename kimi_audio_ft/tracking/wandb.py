@@ -29,7 +29,7 @@ STEP = "step"
 TABLE = "utterances"
 COLUMNS = ("id", "repeat", "reference", "hypothesis", "cer")
 # Shown where the rows have them: older ones do not.
-MORE_COLUMNS = ("edits", "chars", "loss", "recording", "seconds")
+MORE_COLUMNS = ("edits", "chars", "loss", "recording", "seconds", "set")
 FACTS = "record"
 """Group of the config that holds texts of a finished trial's scores, such as ``record.signature``."""
 

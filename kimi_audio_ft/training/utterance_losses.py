@@ -10,7 +10,7 @@ from rich.progress import track
 
 from kimi_audio_ft.data.batching import validation_share
 from kimi_audio_ft.data.datamodule import Collate
-from kimi_audio_ft.data.dataset import ConversationDataset
+from kimi_audio_ft.data.dataset import Samples
 from kimi_audio_ft.decoding.transcribe import to_device
 from kimi_audio_ft.decoding.transcripts import EvaluationSet
 from kimi_audio_ft.training.module import row_losses
@@ -32,7 +32,7 @@ def evaluation_losses(
 
 @torch.no_grad()
 def utterance_losses(
-    model: torch.nn.Module, dataset: ConversationDataset, pad_id: int, max_tokens: int, progress: bool = False
+    model: torch.nn.Module, dataset: Samples, pad_id: int, max_tokens: int, progress: bool = False
 ) -> dict[str, float]:
     """Mean cross-entropy of each conversation's answer tokens, its end included, in nats by id, in the dataset's order.
 

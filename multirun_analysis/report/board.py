@@ -1,4 +1,5 @@
-"""The tables of the page: the leaderboard with its bars and filters, and the user's terms (``scoring.terms``)."""
+"""The tables of the page: the leaderboard with its bars and filters, the CER of each evaluation set, and the user's
+terms (``scoring.terms``)."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from multirun_analysis.words import shown
 
 MOST_CHOICES = 12  # values of a parameter that can be chosen from; of more, the text filter finds one
 BASE_ROOM = 1.6  # a base that is worse than this times the worst trial does not stretch the bars' scale
+MOST_ROWS = 100  # of the table of evaluation sets
 MOST_TERMS, MOST_FIGURES = 500, 60_000  # of the table of terms on the page; trials.json has all
 
 Figures = list[float | None]
@@ -116,6 +118,25 @@ class Board:
     def _share(self, rate: float) -> float:
         """Of the track, 0 to 100."""
         return 100 * min(1.0, rate / self._top)
+
+
+@dataclass(frozen=True)
+class SetTable:
+    """CER of each evaluation set under the trials of the leaderboard, in its order.
+
+    names: of the sets, with their numbers of references. more: trials that are left out.
+    """
+
+    names: dict[str, int]
+    trials: list[Trial]
+    more: int
+
+
+def set_table(analysis: Analysis) -> SetTable | None:
+    """The table of a sweep with several evaluation sets; None for any other."""
+    found = [row.trial for row in analysis.rows if row.trial.sets]
+    names = {name: one["num_references"] for name, one in analysis.best.trial.sets.items()}
+    return SetTable(names, found[:MOST_ROWS], max(0, len(found) - MOST_ROWS)) if names else None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from multirun_analysis.charts import categories, effects, heat_map, learning, lo
 from multirun_analysis.charts.figure import Figure
 from multirun_analysis.messages import ENGLISH, Messages, messages_in
 from multirun_analysis.records import write_whole
-from multirun_analysis.report.board import Board, term_table
+from multirun_analysis.report.board import Board, set_table, term_table
 from multirun_analysis.report.facts import config_differences, cost_facts, sweep_facts
 from multirun_analysis.report.utterances import embedded, worst_utterances
 from multirun_analysis.sweep import Trial
@@ -63,6 +63,7 @@ def render(analysis: Analysis, created: datetime, say: Messages = ENGLISH, reloa
         reload=reload,
         sections=sections,
         categories=categories.category_table(analysis, say),
+        sets=set_table(analysis),
         terms=term_table(analysis),
         specs={figure.key: figure.spec for figure in figures},
         mistakes=list(zip(mistakes, embedded([(mistake.audio, mistake.part) for mistake in mistakes]), strict=True)),

@@ -191,7 +191,7 @@ def gradients(model: KimiAudioForCausalLM, batch: dict[str, Any]) -> Iterator[Gr
     hooks = [
         module.register_forward_pre_hook(lambda *_, name=name: runs.update([name]))
         for name, module in model.named_modules()
-        if name.endswith(".self_attn")
+        if name.endswith(".self_attn.q_proj")
     ]
 
     def compute(trained: str) -> tuple[dict[str, Tensor], Counter[str]]:

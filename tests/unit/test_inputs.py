@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import ConfigError, DataError
+from kimi_audio_ft.files import write_jsonl
 from kimi_audio_ft.inputs import Inputs, only_knows_the_demo
+from kimi_audio_ft.trial import Trial
 
 Config = Callable[..., TrainConfig]
 
@@ -45,6 +48,27 @@ def test_files_are_looked_at_once(config: TrainConfig) -> None:
     assert now[0] != first[0] and now[1] != first[1]
 
 
+def test_what_is_evaluated_is_not_trained_on_unless_one_insists(
+    config: TrainConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    inputs = Inputs()
+    for planned in (lambda: inputs.overlap(config), lambda: Trial(config, inputs=inputs).plan):
+        with pytest.raises(DataError, match=r"own\.jsonl:1: trains on a recording that is evaluated.* 9 of 9 "):
+            planned()
+    insisting = replace(config, data=replace(config.data, allow_overlap=True))
+    assert inputs.overlap(insisting).facts == {"overlap": {"utterances": 9, "groups": []}}
+    assert Trial(insisting, inputs=inputs).plan.adapter == Trial(config, inputs=inputs).training_signature
+    lines = [json.loads(line) for line in Path(config.data.train_manifest).read_text(encoding="utf-8").splitlines()]
+    parts = []
+    for name, some in (("first", lines[:4]), ("rest", lines[4:])):
+        write_jsonl(Path(config.data.train_manifest).with_name(f"{name}.jsonl"), [row | {"group": "m"} for row in some])
+        parts.append(str(Path(config.data.train_manifest).with_name(f"{name}.jsonl")))
+    apart = replace(config, data=replace(config.data, train_manifest=parts[0], eval_manifest=parts[1]))
+    for _ in range(2):
+        assert inputs.overlap(apart).facts == {"overlap": {"utterances": 0, "groups": ["m"]}}
+    assert caplog.text.count("training and evaluation share 1 group(s) ('m')") == 1
+
+
 def test_what_could_not_be_read_is_looked_at_again(config: TrainConfig) -> None:
     inputs, path = Inputs(), Path(config.data.train_manifest)
     good = path.read_bytes()
@@ -65,6 +89,8 @@ def test_who_uses_the_embedded_model_on_other_data_is_told_what_it_knows(
     assert "model=kimi_audio_7b_instruct" in caplog.text
     demo = replace(config.data, eval_manifest="outputs/demo/data/eval.tokens.jsonl")
     assert only_knows_the_demo(config.model, demo) is None
+    both = replace(demo, eval_manifest=["outputs/demo/data/eval.tokens.jsonl", "mine.jsonl"])
+    assert only_knows_the_demo(config.model, both) is not None
     assert only_knows_the_demo(replace(config.model, path="moonshotai/Kimi-Audio-7B"), config.data) is None
 
 

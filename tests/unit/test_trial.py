@@ -59,7 +59,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(manifest: Path) -> TrainConfig:
     """A training of two steps without features."""
     return TrainConfig(
-        data=DataConfig(str(manifest), str(manifest), features="none", batch_size=4),
+        data=DataConfig(str(manifest), str(manifest), allow_overlap=True, features="none", batch_size=4),
         model=ModelConfig(dtype="float32"),
         lora=LoraConfig(r=2),
         optim=OptimConfig(lr=1e-2),

@@ -102,6 +102,14 @@ REFUSED: list[tuple[str, list[Any], str]] = [
     ("trainer.devices", [0, -1, "all", True, 1.5, None], "must be auto, or 1 or more"),
     ("model.quantization", ["int8", ""], "must be one of nf4"),
     ("logger.kind", ["tensorboard"], "must be one of wandb, csv, none"),
+    (
+        "data.train_manifest",
+        [[], {"a": "b.jsonl"}, 3, None, ["a.jsonl", ""], ["a.jsonl", "a.jsonl"]],
+        "needs at least one manifest|must be a path, or a list of paths|names a manifest twice",
+    ),
+    ("data.eval_manifest", [[], 3, {"a": 1}], "needs at least one manifest|must be a path, a list of paths"),
+    ("data.train_weights", [[], [1.0, 2.0]], "needs one weight for each manifest of data.train_manifest"),
+    ("data.train_weights", [[-1.0], [float("nan")], [0.0]], "a weight is 0 or more|leaves nothing to train on"),
     ("data.train_subset", [0, -5], "must be 1 or more. Use null for all conversations"),
     ("logger.mode", ["disabled"], "must be one of auto, online, offline"),
     ("logger.utterance_rows", [-1], ZERO),
@@ -117,7 +125,7 @@ REFUSED: list[tuple[str, list[Any], str]] = [
 
 # Fields of which every value of their type is usable, or is judged where the files are read.
 FREE = {
-    *("data.train_manifest", "data.eval_manifest", "data.audio_root", "data.bucket_by_length", "data.augment"),
+    *("data.allow_overlap", "data.audio_root", "data.bucket_by_length", "data.augment"),
     *("data.train_subset_seed", "model.revision", "model.speech_tokenizer", "model.gradient_checkpointing"),
     *("lora.use_rslora", "lora.use_dora"),
     *("trainer.deepspeed", "trainer.progress", "logger.project", "logger.entity", "logger.tags", "logger.audio"),

@@ -215,3 +215,48 @@ def test_waveforms_of_an_online_batch() -> None:
     inputs = make_batch(samples, pad_id=0, online=True)["inputs"]
     assert [len(waveform) for waveform in inputs["waveforms"]] == [3, 4, 4] and inputs["audio_features"] is None
     assert "waveforms" not in make_batch(samples, pad_id=0)["inputs"]
+
+
+# Several manifests, of which an epoch takes some conversations oftener than others.
+
+MIX = ((100, 250), (60, 20), (43, 43))
+
+
+def takes(mixed: BatchPlan, epoch: int) -> Counter[int]:
+    return Counter(draw.index for batch in batches_of(mixed.epoch(epoch)) for draw in batch)
+
+
+@pytest.mark.parametrize("bucket", [True, False])
+def test_an_epoch_takes_of_each_manifest_as_many_as_its_weight_says(bucket: bool) -> None:
+    mixed = plan(mix=MIX, bucket=bucket)
+    total: Counter[int] = Counter()
+    for epoch in range(6):
+        taken = takes(mixed, epoch)
+        parts = [range(100), range(100, 160), range(160, 203)]
+        assert [sum(taken[index] for index in part) for part in parts] == [250, 20, 43]
+        assert {taken[index] for index in parts[0]} == {2, 3} and {taken[index] for index in parts[2]} == {1}
+        total += taken
+    assert {total[index] for index in parts[0]} == {15}, "2.5 times in each of six epochs, and all equally often"
+    assert {total[index] for index in parts[1]} == {2}, "a third of them, then another third"
+
+
+def test_a_mix_depends_on_the_seed_and_the_epoch_alone() -> None:
+    one = indices(batches_of(plan(mix=MIX).epoch(3)))
+    assert indices(batches_of(plan(mix=MIX).epoch(3))) == one
+    assert indices(batches_of(plan(mix=MIX).epoch(4))) != one != indices(batches_of(plan(mix=MIX, seed=4).epoch(3)))
+    assert takes(plan(mix=MIX), 3) != takes(plan(mix=MIX, seed=4), 3)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_share_a_mix(ranks: int) -> None:
+    epoch = plan(mix=MIX).epoch(1)
+    shared = Counter(
+        (draw.index, draw.copy)
+        for rank in range(ranks)
+        for step in steps_of(epoch, rank, ranks)
+        for draw in step
+        if draw.weight
+    )
+    alone = Counter((draw.index, draw.copy) for step in steps_of(epoch) for draw in step)
+    assert shared == alone and set(alone.values()) == {1}, "no copy is drawn twice"
+    assert {copy for _, copy in alone} == {0, 1, 2}

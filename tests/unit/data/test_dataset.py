@@ -188,6 +188,8 @@ def test_perturbations_are_drawn_from_seed_epoch_and_id(make: Make) -> None:
     assert {lengths[0] for lengths in first} == {3840, 4800, 6000}  # every factor is drawn
     ratios = [[length / (16000 * s) for length, s in zip(row, (0.3, 0.9, 1.1, 0.4, 0.6), strict=True)] for row in first]
     assert any(len({round(ratio, 3) for ratio in row}) > 1 for row in ratios)  # ids differ
+    copies = [len(make("online", speeds, seed=1)[Draw(0, 0, copy=copy)].waveforms[0]) for copy in range(9)]
+    assert copies[0] == first[0][0] and len(set(copies)) == 3  # what an epoch takes again is perturbed anew
 
 
 @pytest.mark.parametrize("mode", ["cached", "online"])

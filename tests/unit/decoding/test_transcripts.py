@@ -196,9 +196,9 @@ def test_truncated_answers_are_counted_in_the_scores_and_marked(trial: Trial, ca
 def test_a_conversation_beyond_the_models_positions_is_refused(trial: Trial) -> None:
     evaluation = trial.evaluation
     lengths = evaluation.conversations.lengths(trial.base.tokenizer)[:, 0]
-    require_positions(evaluation.conversations, trial.base.tokenizer, int(lengths.max()))
+    require_positions(evaluation.conversations.parts[0], trial.base.tokenizer, int(lengths.max()))
     with pytest.raises(DataError, match=rf"takes {lengths.max()} positions, and the model has {lengths.max() - 1}"):
-        require_positions(evaluation.conversations, trial.base.tokenizer, int(lengths.max()) - 1)
+        require_positions(evaluation.conversations.parts[0], trial.base.tokenizer, int(lengths.max()) - 1)
     assert trial.base.positions == 8192
 
 

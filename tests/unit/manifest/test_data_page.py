@@ -50,12 +50,21 @@ def test_reasons_are_those_of_prepare() -> None:
 
 
 def test_data_file_is_what_prepare_writes(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+    block, _ = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
     assert data_file_text(["train", "eval", "test"]).endswith(block)
     file = tmp_path / "data.yaml"
     file.write_text(block, encoding="utf-8")
     assert data_values(file).keys() < {field.name for field in fields(DataConfig)}
     assert [Path(name).name for name in untokenized(file)] == ["train.jsonl", "eval.jsonl", "test.jsonl"]
+
+
+def test_several_manifests_are_read_as_written(tmp_path: Path) -> None:
+    _, block = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+    file = tmp_path / "data.yaml"
+    file.write_text(block, encoding="utf-8")
+    data = DataConfig(**data_values(file))
+    assert data.train_weights == [1, 0.5] and len(data.train_manifest) == 2
+    assert data.eval_manifest["calls"] == str(tmp_path / "calls-eval.tokens.jsonl")
 
 
 def test_errors_name_the_page_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,16 +11,17 @@ import pytest
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.files import write_jsonl
 from kimi_audio_ft.manifest import index
-from kimi_audio_ft.manifest.manifest import Manifest, read_manifest, training_subset
+from kimi_audio_ft.manifest.manifest import read_manifest
+from kimi_audio_ft.manifest.several import Conversations, training_subset
 from tests.unit.conftest import answer, audio, line
 
 RECORDINGS, SEGMENTS = 12, 5
 
 
-def write(path: Path, names: list[str], grouped: bool = True) -> Manifest:
+def write(path: Path, names: list[str], grouped: bool = True) -> Conversations:
     rows = [line(name, audio(f"{name}.wav"), answer("好")) for name in names]
     write_jsonl(path, [row | ({"group": row["id"].split("-")[0]} if grouped else {}) for row in rows])
-    return read_manifest(path)
+    return Conversations((read_manifest(path),))
 
 
 @pytest.fixture
@@ -29,15 +30,15 @@ def names() -> list[str]:
 
 
 @pytest.fixture
-def manifest(tmp_path: Path, names: list[str]) -> Manifest:
+def manifest(tmp_path: Path, names: list[str]) -> Conversations:
     return write(tmp_path / "m.jsonl", names)
 
 
-def ids(manifest: Manifest, size: int | None, seed: int = 1) -> list[str]:
+def ids(manifest: Conversations, size: int | None, seed: int = 1) -> list[str]:
     return [conversation.id for conversation in training_subset(manifest, size, seed)]
 
 
-def test_sizes_are_exact_and_smaller_sets_lie_inside_larger_ones(manifest: Manifest, names: list[str]) -> None:
+def test_sizes_are_exact_and_smaller_sets_lie_inside_larger_ones(manifest: Conversations, names: list[str]) -> None:
     before: set[str] = set()
     for size in range(1, len(names) + 1):
         some = ids(manifest, size)
@@ -46,20 +47,20 @@ def test_sizes_are_exact_and_smaller_sets_lie_inside_larger_ones(manifest: Manif
         before = set(some)
 
 
-def test_all_of_them_is_the_manifest(manifest: Manifest, names: list[str]) -> None:
+def test_all_of_them_is_the_manifest(manifest: Conversations, names: list[str]) -> None:
     assert training_subset(manifest, None, 1) is manifest
     assert ids(manifest, len(names)) == names
 
 
 @pytest.mark.parametrize("size", [7, 20, 33])
-def test_recordings_are_taken_whole_but_the_last(manifest: Manifest, size: int) -> None:
+def test_recordings_are_taken_whole_but_the_last(manifest: Conversations, size: int) -> None:
     taken = Counter(name.split("-")[0] for name in ids(manifest, size))
     assert len(taken) == -(-size // SEGMENTS)
     assert sum(count < SEGMENTS for count in taken.values()) == (size % SEGMENTS > 0)
 
 
 def test_the_seed_decides_and_the_order_of_the_file_does_not(
-    manifest: Manifest, names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    manifest: Conversations, names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     some = ids(manifest, 13)
     assert ids(manifest, 13, seed=2) != some
@@ -78,6 +79,6 @@ def test_without_groups_every_conversation_is_a_recording(tmp_path: Path, names:
     assert len({name.split("-")[0] for name in taken}) > 12 / SEGMENTS + 2
 
 
-def test_more_than_there_are_is_refused(manifest: Manifest) -> None:
+def test_more_than_there_are_is_refused(manifest: Conversations) -> None:
     with pytest.raises(ConfigError, match=r"^data\.train_subset=61: .*m\.jsonl holds 60 conversations\. Use fewer"):
         training_subset(manifest, 61, 1)

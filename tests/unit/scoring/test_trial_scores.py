@@ -11,7 +11,7 @@ import pytest
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.files import write_json
 from kimi_audio_ft.scoring import CATEGORIES, NORMALISATION_VERSION, ScoringOptions
-from kimi_audio_ft.scoring.trial_scores import TrialFacts, score_repeats, utterance_rows, write_failure
+from kimi_audio_ft.scoring.trial_scores import TrialFacts, score_repeats, scores_by_set, utterance_rows, write_failure
 
 REFERENCES = {"a": "今天天气", "b": "七千万元整好"}
 TWO_WRONG = {"a": "今天大气", "b": "七千万元整"}
@@ -35,6 +35,15 @@ def test_repeats_are_averaged() -> None:
     assert scores["empty_outputs"] == pytest.approx(2 / 3)
     assert scores["num_references"] == 2 and scores["num_reference_chars"] == 10
     assert scores["normalised"]["cer"] == pytest.approx(0.4)
+
+
+def test_sets_are_scored_by_themselves() -> None:
+    sets = {"a": "x", "b": "y"}
+    found = scores_by_set(sets, REFERENCES, [REFERENCES, TWO_WRONG, {"b": "七千万元整好"}])
+    assert list(found) == ["x", "y"]
+    assert found["x"]["cer"] == pytest.approx((0 + 0.25 + 1) / 3) and found["y"]["cer"] == pytest.approx((1 / 6) / 3)
+    assert [one["num_references"] for one in found.values()] == [1, 1]
+    assert found["y"]["normalised_cer"] == pytest.approx((1 / 6) / 3)
 
 
 def test_every_reference_has_a_row_in_every_repeat() -> None:

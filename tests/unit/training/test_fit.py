@@ -180,8 +180,9 @@ class TestWhatIsTrained:
         """Recomputation depends on the layers' training mode, so it is counted and not believed."""
         calls = {}
         for name, recompute in (("kept", False), ("recomputed", True)):
-            config = trial_config(model={"gradient_checkpointing": recompute}, trainer={"max_steps": 2})
-            layer = Trial(config).base.load().model.layers[0].mlp
+            lora = {"target_modules": "attention"}  # so that the linear that is watched is the base's own
+            config = trial_config(model={"gradient_checkpointing": recompute}, trainer={"max_steps": 2}, lora=lora)
+            layer = Trial(config).base.load().model.layers[0].mlp.gate_proj
             count = [0]
             hook = layer.register_forward_pre_hook(lambda *_, count=count: count.__setitem__(0, count[0] + 1))
             fit(config, name)

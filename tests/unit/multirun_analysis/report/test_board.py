@@ -12,7 +12,7 @@ import pytest
 
 from multirun_analysis import load_sweep, write_report
 from multirun_analysis.analysis import Analysis
-from multirun_analysis.report.board import Board, term_table
+from multirun_analysis.report.board import Board, set_table, term_table
 from tests.report_page import body, page_of, section
 from tests.unit.multirun_analysis.conftest import heard
 
@@ -98,3 +98,55 @@ def test_what_would_make_the_page_large_is_left_to_the_tables(told: Any, monkeyp
     assert [trial.name for trial in table.trials] == ["1", "0", "1"]  # the best two and the best one's base
     page = page_of(told.folder)
     assert "1 further term is in trials.json. 2 further trials are in trials.json." in page
+
+
+def of_sets(short: float, long: float) -> dict[str, dict[str, float]]:
+    rates = {"short": (short, 12), "long": (long, 1)}
+    return {
+        name: {"cer": cer, "wer": 0.5, "mer": cer, "normalised_cer": cer, "num_references": count}
+        for name, (cer, count) in rates.items()
+    }
+
+
+def test_several_evaluation_sets_have_a_table_and_columns(sweep: Any) -> None:
+    sweep.trial(0, rank=8, cer=0.2, sets=of_sets(0.1, 0.3))
+    sweep.trial(1, rank=2, cer=0.1, sets=of_sets(0.05, 0.15))
+    analysis = load_sweep(sweep.folder)
+    table = set_table(analysis)
+    assert table is not None and table.names == {"short": 12, "long": 1} and table.more == 0
+    assert [trial.name for trial in table.trials] == ["1", "0"], "as in the leaderboard; the base has no sets here"
+    page = body(page_of(sweep.folder))
+    shown = section(page, "sets")
+    assert '<button type="button" title="12 references">short</button>' in shown and 'title="1 reference"' in shown
+    assert re.findall(r'<td class="number">([^<]*)</td>', shown) == [
+        "10.00",
+        "5.00",
+        "15.00",
+        "20.00",
+        "10.00",
+        "30.00",
+    ]
+    assert '<a href="#sets">' in page
+    write_report(sweep.folder)
+    with (sweep.folder / "trials.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["sets.short.cer"], row["sets.long.cer"], row["sets.long.wer"]) for row in rows[:2]] == [
+        *(("0.1", "0.3", "0.5"), ("0.05", "0.15", "0.5")),
+    ]
+    trials = json.loads((sweep.folder / "trials.json").read_text(encoding="utf-8"))["trials"]
+    assert trials[0]["sets"] == of_sets(0.1, 0.3)
+
+
+def test_one_evaluation_set_has_neither(told: Any) -> None:
+    assert set_table(load_sweep(told.folder)) is None
+    page = page_of(told.folder)
+    assert 'id="sets"' not in page and "#sets" not in page
+
+
+def test_what_was_trained_on_and_evaluated_is_said(sweep: Any) -> None:
+    for number, count in enumerate((3, 7, 0)):
+        groups = {"groups": ["m1", "m2"]} if count == 7 else {"groups": []}
+        sweep.trial(number, rank=2**number, overlap={"utterances": count, **groups})
+    page = body(page_of(sweep.folder))
+    assert "In 2 trials, up to 7 of " in page and "evaluated utterances were trained on (data.allow_overlap)" in page
+    assert "Training and evaluation share 2 groups (m1 and m2)" in page
