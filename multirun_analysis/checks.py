@@ -12,7 +12,10 @@ from multirun_analysis.sweep import UTTERANCES, Sweep, Trial
 REFERENCE_SET = ("num_references", "num_reference_chars", "eval_identity")
 VERSION = "normalisation_version"
 # Every option of scoring, and the part of scores.json that has it.
-OPTIONS = {"fillers": "normalisation", "erhua": "normalisation", "terms": "word_lists", "names": "word_lists"}
+_NORMALISED = dict.fromkeys(("fillers", "erhua", "traditional", "readings"), "normalisation")
+OPTIONS = {**_NORMALISED, "terms": "word_lists", "names": "word_lists"}
+# Records state these only where they are set to something else.
+_DEFAULTS = {"traditional": True, "readings": True}
 _SHOWN, _RECORDS_SHOWN = 3, 4
 _SHORT_LIST = 6
 _AGAIN = "that only rescores, nothing is trained or decoded again"
@@ -37,7 +40,7 @@ def version_of(trial: Trial) -> int | None:
 
 def option_of(trial: Trial, name: str) -> Any:
     """The value of ``scoring.{name}`` that scored a trial, a file as its words; None where its record lacks it."""
-    return (trial.record.get(OPTIONS[name]) or {}).get(name)
+    return (trial.record.get(OPTIONS[name]) or {}).get(name, _DEFAULTS.get(name))
 
 
 def _check_references(sweep: Sweep) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from kimi_audio_ft.errors import ConfigError
@@ -35,6 +36,15 @@ def count_or_auto(option: str, value: object) -> None:
     """Raise a ConfigError unless the value is a positive integer, or auto."""
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
     require(value == "auto" or whole, option, value, "must be auto, or 1 or more")
+
+
+def needs_package(package: str, extra: str, option: str, value: object) -> None:
+    """Raise a ConfigError unless an optional dependency is installed."""
+    try:
+        version(package)
+    except PackageNotFoundError:
+        rule = f"needs the package {package}, which is not installed"
+        raise ConfigError(option, value, rule, f'It comes with pip install -e ".[{extra}]"') from None
 
 
 def expand_home(settings: Any, *names: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kimi_audio_ft.config.checks import at_least, below_one, count_or_auto, expand_home, one_of, require
+from kimi_audio_ft.config.checks import at_least, below_one, count_or_auto, expand_home, needs_package, one_of, require
 from kimi_audio_ft.config.manifests import evaluation_sets, parts_of_training
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.paths import expanded
@@ -22,10 +22,14 @@ class ScoringConfig:
 
     fillers: list[str] = field(default_factory=list)  # Words left out of the normalised column, such as ["嗯","呃"].
     erhua: bool = True  # Count the suffix 儿 in the normalised column; false takes 哪儿 for 哪 (儿子 and 女儿 stay).
+    traditional: bool = True  # Count 臺灣 for 台湾 as an error in the normalised column; false needs opencc.
+    readings: bool = True  # Count 十点半 for 10:30 as an error in the normalised column; false takes them for the same.
     terms: str | None = None  # File of domain terms, one a line, whose errors are counted apart; null is none.
     names: str | None = None  # File of persons' names, one a line, beside those with a title (吴总); null is none.
 
     def __post_init__(self) -> None:
+        if not self.traditional:
+            needs_package("opencc", "traditional", "scoring.traditional", False)
         for word in self.fillers:
             if not word.strip() or word != word.strip():
                 raise ConfigError("scoring.fillers", word, "must be words without white space around them")

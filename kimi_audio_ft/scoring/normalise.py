@@ -26,6 +26,7 @@ import regex
 
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.scoring.spoken_numbers import fold_numerals, spell_numbers
+from kimi_audio_ft.scoring.variants import fold_readings, simplify
 
 # Sounds that are no words: wherever they stand, they are fillers.
 FILLER_SOUNDS = ("嗯", "呃", "啊", "哦", "额", "唔", "诶", "哎", "唉")
@@ -96,24 +97,31 @@ def normalise(text: str, normalisation: Normalisation = "strict") -> str:
 
 
 @lru_cache(maxsize=64)
-def spoken_rules(fillers: tuple[str, ...] = (), erhua: bool = True) -> tuple[Rule, ...]:
+def spoken_rules(
+    fillers: tuple[str, ...] = (), erhua: bool = True, traditional: bool = True, readings: bool = True
+) -> tuple[Rule, ...]:
     """Rules of the ``normalised`` column.
 
     Args:
         fillers: words that are left out, see ``dropping``.
         erhua: whether the suffix 儿 stays.
+        traditional: whether traditional characters stay.
+        readings: whether the several readings of a time, a temperature and the like stay, see ``fold_readings``.
     """
+    fillers = fillers if traditional else tuple(map(simplify, fillers))
     dropped: list[Rule] = [dropping(fillers)] if fillers else []
     dropped += [] if erhua else [drop_erhua]
     # Composed at the end too: a removed mark may have stood between a letter and its accent.
     rules: tuple[Rule, ...] = (
         fold_width_and_case,
+        *(() if traditional else (simplify,)),
         *dropped,
         say_marks,
         spell_numbers,
         drop_marks,
         fold_spaces,
         fold_numerals,
+        *(() if readings else (fold_readings,)),
         compose,
     )
     return (_until_settled(rules),) if dropped else rules

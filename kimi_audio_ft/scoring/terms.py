@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from kimi_audio_ft.config.train import ScoringConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.paths import expanded
-from kimi_audio_ft.scoring.normalise import NORMALISATIONS, Normalisation, Rule, normalise, spoken_rules
+from kimi_audio_ft.scoring.normalise import Normalisation, Rule, normalise, spoken_rules
 from kimi_audio_ft.scoring.spans import word_spans
+from kimi_audio_ft.scoring.variants import converter
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,9 @@ class ScoringOptions:
 
     fillers: words left out of the normalised column, and counted as fillers beside the usual ones.
     erhua: whether the suffix 儿 counts in the normalised column.
+    simplified_by: package and version that make traditional characters simplified ones in the normalised column and in
+        terms; None leaves them.
+    readings: whether another reading of the same time, temperature and the like counts there.
     terms, names: words whose errors are counted as domain terms and as persons' names.
     """
 
@@ -26,11 +31,25 @@ class ScoringOptions:
     erhua: bool = True
     terms: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    simplified_by: str | None = None
+    readings: bool = True
 
     @property
     def normalised(self) -> tuple[Rule, ...]:
         """Rules of the normalised column."""
-        return spoken_rules(self.fillers, self.erhua)
+        return spoken_rules(self.fillers, self.erhua, self.simplified_by is None, self.readings)
+
+    @property
+    def of_terms(self) -> tuple[Rule, ...]:
+        """Rules under which terms are looked for: those of the normalised column, but nothing is left out."""
+        return spoken_rules((), True, self.simplified_by is None, self.readings)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What scores.json says of the normalised column; an option that is newer than the record only if it is set."""
+        own: dict[str, Any] = {"fillers": list(self.fillers), "erhua": self.erhua}
+        own |= {} if self.simplified_by is None else {"traditional": f"false ({self.simplified_by})"}
+        return own | ({} if self.readings else {"readings": False})
 
 
 def read_options(config: ScoringConfig) -> ScoringOptions:
@@ -38,6 +57,8 @@ def read_options(config: ScoringConfig) -> ScoringOptions:
     return ScoringOptions(
         fillers=tuple(sorted(set(config.fillers))),
         erhua=config.erhua,
+        simplified_by=None if config.traditional else converter(),
+        readings=config.readings,
         terms=_words_of("scoring.terms", config.terms),
         names=_words_of("scoring.names", config.names),
     )
@@ -61,7 +82,10 @@ def _words_of(option: str, path: str | None) -> tuple[str, ...]:
 
 
 def term_scores(
-    references: Mapping[str, str], hypotheses: Sequence[Mapping[str, str]], terms: Sequence[str]
+    references: Mapping[str, str],
+    hypotheses: Sequence[Mapping[str, str]],
+    terms: Sequence[str],
+    rules: Normalisation = "normalised",
 ) -> dict[str, dict[str, float | None]]:
     """By term, occurrences in the references, in the hypotheses, and in both for the same utterance (``found``).
 
@@ -69,7 +93,6 @@ def term_scores(
     are looked for in normalised texts, so that case, width, marks and the writing of numbers do not matter; where two
     overlap, the longer one counts. An utterance's occurrences count as found up to the smaller of its two numbers.
     """
-    rules = NORMALISATIONS["normalised"]
     spelt = {form: term for term in terms for form in _forms(term, rules)}
     expected, given, found = Counter[str](), Counter[str](), Counter[str]()
     for repeat in hypotheses:

@@ -75,7 +75,7 @@ def score_repeats(
         **_mean(strict),
         "normalised": _mean(normalised),
         "normalisation_version": NORMALISATION_VERSION,
-        "normalisation": {"fillers": list(options.fillers), "erhua": options.erhua},
+        "normalisation": options.record,
         "word_lists": {"terms": list(options.terms), "names": list(options.names)},
         "cer_repeats": rates,
         "cer_std": statistics.stdev(rates) if len(rates) > 1 else 0.0,
@@ -83,7 +83,7 @@ def score_repeats(
         "cer_ci_high": high,
         "categories": _categories(references, hypotheses, options),
         "number_accuracy": number_accuracy(references, hypotheses),
-        "terms": term_scores(references, hypotheses, options.terms),
+        "terms": term_scores(references, hypotheses, options.terms, options.of_terms),
     }
 
 

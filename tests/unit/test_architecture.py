@@ -20,7 +20,7 @@ HEAVY = {
     *("torch", "torchaudio", "transformers", "peft", "pytorch_lightning", "deepspeed", "bitsandbytes", "safetensors"),
     *("wandb", "altair", "vl_convert", "wandb_workspaces", "ray", "optuna"),
     *("pandas", "scipy", "numpy", "soundfile", "jinja2", "rich", "huggingface_hub", "hydra", "espeakng_loader"),
-    *("pypinyin", "cn2an"),
+    *("pypinyin", "cn2an", "opencc"),
 }
 MOST_ROOT_MODULES, MOST_FILES = 16, 15
 

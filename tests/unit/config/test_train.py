@@ -129,7 +129,7 @@ FREE = {
     *("data.train_subset_seed", "model.revision", "model.speech_tokenizer", "model.gradient_checkpointing"),
     *("lora.use_rslora", "lora.use_dora"),
     *("trainer.deepspeed", "trainer.progress", "logger.project", "logger.entity", "logger.tags", "logger.audio"),
-    "scoring.erhua",
+    *("scoring.erhua", "scoring.traditional", "scoring.readings"),
     *("out", "audio_root", "model", "features", "progress"),
 }
 

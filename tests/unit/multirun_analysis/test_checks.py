@@ -92,7 +92,7 @@ def scored(version: int | None = 2, **options: Any) -> dict[str, Any]:
     given = {**OPTIONS, **options}
     return {
         **({} if version is None else {"normalisation_version": version}),
-        "normalisation": {name: given[name] for name in ("fillers", "erhua")},
+        "normalisation": {name: given[name] for name in given if name not in ("terms", "names")},
         "word_lists": {name: given[name] for name in ("terms", "names")},
     }
 
@@ -105,7 +105,8 @@ def test_trials_that_were_scored_alike_are_compared(sweep: Any) -> None:
     facts = dict(sweep_facts(comparison, ENGLISH))
     assert facts["Normalisation, version"] == "2"
     assert facts["Scoring options"] in (
-        f"scoring.fillers: {fillers}, scoring.erhua: true, scoring.terms: 1 word, scoring.names: 0 words"
+        f"scoring.fillers: {fillers}, scoring.erhua: true, scoring.traditional: true, scoring.readings: true, "
+        "scoring.terms: 1 word, scoring.names: 0 words"
         for fillers in ("[嗯, 呃]", "[呃, 嗯]")
     )
 
@@ -128,6 +129,8 @@ def test_a_version_that_only_some_records_state_is_refused(sweep: Any) -> None:
     [
         ("fillers", ["嗯"], [], "['嗯'] in 0/scores.json; [] in 1/scores.json"),
         ("erhua", True, False, "true in 0/scores.json; false in 1/scores.json"),
+        ("readings", True, False, "true in 0/scores.json; false in 1/scores.json"),
+        ("traditional", True, "false (opencc 1.4.2)", "true in 0/scores.json; 'false (opencc 1.4.2)' in 1/scores.json"),
         ("terms", ["5G"], ["LPL"], "['5G'] in 0/scores.json; ['LPL'] in 1/scores.json"),
         ("names", [], ["吴总"], "[] in 0/scores.json; ['吴总'] in 1/scores.json"),
     ],

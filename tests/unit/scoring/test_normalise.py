@@ -70,6 +70,8 @@ def test_only_the_suffix_goes(text: str, expected: str) -> None:
 
 def test_a_sound_that_is_also_a_word_goes_where_it_is_none() -> None:
     assert dropping(FILLER_SOUNDS)("额我们额度的份额，额，余额嗯") == "我们额度的份额，，余额"
+    for one, other in (("额度", "度"), ("份额", "份"), ("我们的额度", "我们的度")):
+        assert normalise(one, "normalised_no_fillers") != normalise(other, "normalised_no_fillers")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,7 @@ def test_the_normalised_column_takes_them_by_choice_only() -> None:
 FILLERS = spoken_rules(("嗯", "那", "对", "OK", "这个"), erhua=False)
 
 
-@pytest.mark.parametrize("rules", [*sorted(NORMALISATIONS), FILLERS])
+@pytest.mark.parametrize("rules", [*sorted(NORMALISATIONS), FILLERS, spoken_rules(("嗯",), readings=False)])
 def test_a_second_pass_changes_nothing(rules: Any) -> None:
     rng = random.Random(0)
     pieces = [*"你好万aBé5０.,:-/%$+' \t\u3000，。！\u200b\u0301İ①ﬁ℃~_"]
