@@ -62,7 +62,7 @@ def _table(analysis: Analysis, console_width: int, most_rows: int) -> Table:
     for heading in (*scores, *(("WER %", "exact %", "train") if is_wide else ())):
         table.add_column(heading, justify="right", no_wrap=True)
     for line in board.rows[:most_rows]:
-        table.add_row(*map(_text, _cells(line, board, is_wide)), style=_style(line))
+        table.add_row(*map(_text, _cells(line, board, is_wide)), style=_style(line, analysis.statistics.is_proven))
     return table
 
 
@@ -71,10 +71,11 @@ def _text(text: str) -> Text:
     return Text(printable(text))
 
 
-def _style(line: BoardRow) -> str | None:
+def _style(line: BoardRow, proven: bool) -> str | None:
+    green = " green" if proven else ""
     if line.is_best:
-        return "bold green"
-    return "green" if line.is_recommended else "dim" if line.trial.is_base else None
+        return f"bold{green}"
+    return green.strip() or None if line.is_recommended else "dim" if line.trial.is_base else None
 
 
 def _cells(line: BoardRow, board: Board, is_wide: bool) -> list[str]:

@@ -197,3 +197,8 @@ class Statistics:
     grouped: bool
     left_out: list[Trial]
     beyond: list[Trial]
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether what is recommended is shown to be better than the base; only then is it written in green."""
+        return self.gain is not None and self.gain.shown

@@ -39,6 +39,15 @@ def english(synthetic: Analysis) -> str:
     return body(render(synthetic, NOW, ENGLISH))
 
 
+@pytest.mark.parametrize("is_shown", [True, False])
+def test_green_is_for_a_gain_that_is_proven(synthetic: Analysis, is_shown: bool) -> None:
+    assert synthetic.statistics.gain
+    statistics = replace(synthetic.statistics, gain=replace(synthetic.statistics.gain, shown=is_shown))
+    page = body(render(replace(synthetic, statistics=statistics), NOW, ENGLISH))
+    assert ('<div class="good">' in page) == is_shown
+    assert ('<div class="verdict proven">' in page) == is_shown
+
+
 @pytest.fixture(scope="module")
 def page_24(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The page of ``sweep_24``, for tests that only read it."""
