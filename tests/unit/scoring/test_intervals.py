@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
+from experiments.simulated_trials import Speech
 from kimi_audio_ft.scoring.intervals import (
     bootstrap_rates,
     error_rate_interval,
@@ -19,7 +20,6 @@ from kimi_audio_ft.scoring.intervals import (
     p_student,
     student_quantile,
 )
-from tests.simulated_trials import Speech
 
 Floats = NDArray[np.float64]
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from experiments.simulated_trials import Speech
 from multirun_analysis.statistics.randomisation import FLIPS, randomise, t_of
-from tests.simulated_trials import Speech
 
 
 def by_recording(speech: Speech, rng: np.random.Generator, rates: list[float]) -> np.ndarray:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments.simulated_trials import Speech
 from multirun_analysis.statistics.randomisation import randomise
 from multirun_analysis.statistics.recommendation import best_group, recommend, standings
 from multirun_analysis.statistics.results import Reason, Standing
 from multirun_analysis.statistics.tally import Tally
 from multirun_analysis.sweep import Trial
-from tests.simulated_trials import Speech
 
 Make = Callable[..., Trial]
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from experiments.simulated_trials import Speech
 from multirun_analysis.statistics.randomisation import randomise
 from multirun_analysis.statistics.results import Needed
 from multirun_analysis.statistics.sample_size import needed
 from multirun_analysis.statistics.tally import Tally
-from tests.simulated_trials import Speech
 
 Make = Callable[..., Tally]
 
