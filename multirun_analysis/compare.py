@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from statistics import mean
 from typing import Any
 
@@ -75,6 +76,12 @@ class Comparison:
     def charted(self) -> list[str]:
         """Swept parameters with at least two values among the finished trials."""
         return [param for param in self.swept if len(self.distinct(param)) > 1]
+
+    @cached_property
+    def is_grid(self) -> bool:
+        """Whether trials were launched for every combination of values, unlike in a search such as Optuna's."""
+        combinations = prod(len(self.distinct(param)) for param in self.charted)
+        return combinations <= max(len(self.sweep.trials), self.sweep.planned or 0)
 
     def means(self, param: str) -> list[tuple[Any, float]]:
         """Each value of ``param``, in order, with the mean CER of the finished trials that have it."""

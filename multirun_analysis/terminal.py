@@ -12,6 +12,7 @@ from multirun_analysis import words
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import ENGLISH
 from multirun_analysis.report.board import Board, BoardRow
+from multirun_analysis.report.next_steps import next_steps
 
 MOST_ROWS = 40
 NARROW = 47  # columns of text that the scores need; below this and the parameters' share, only the main ones are shown
@@ -38,6 +39,11 @@ def print_leaderboard(
     for conclusion in [*words.conclusions(analysis, ENGLISH), *words.learning_in_words(analysis.learning, ENGLISH)]:
         console.print(_text(conclusion))
     console.print(_text(words.effort(analysis)))
+    console.print(_text(ENGLISH("next.title")), style="bold")
+    for step in next_steps(analysis, ENGLISH):
+        console.print(_text(step.said))
+        for command in step.commands:
+            console.print(_text(f"  {command}"), soft_wrap=True)  # in one piece, to copy
     halving = analysis.sweep.halving
     if halving is not None:
         console.print(_text(words.halving_in_words(halving)))

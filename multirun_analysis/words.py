@@ -210,6 +210,11 @@ def recommendation(analysis: Analysis, say: Messages) -> str:
     )
 
 
+def verdict(analysis: Analysis, say: Messages) -> list[str]:
+    """The first of the conclusions: the recommendation and its gain."""
+    return [recommendation(analysis, say), *_gain(analysis.statistics, say)]
+
+
 def conclusions(analysis: Analysis, say: Messages) -> list[str]:
     """The recommendation and its gain; how trials were tested, what would tell the best two apart, what overfitted."""
     statistics = analysis.statistics

@@ -22,6 +22,7 @@ from multirun_analysis.messages import ENGLISH, Messages, messages_in
 from multirun_analysis.records import write_whole
 from multirun_analysis.report.board import Board, set_table, term_table
 from multirun_analysis.report.facts import config_differences, cost_facts, sweep_facts
+from multirun_analysis.report.next_steps import next_steps
 from multirun_analysis.report.utterances import embedded, worst_utterances
 from multirun_analysis.sweep import Trial
 from multirun_analysis.tables import trials_csv, trials_json
@@ -59,6 +60,7 @@ def render(analysis: Analysis, created: datetime, say: Messages = ENGLISH, reloa
         sweep=analysis.sweep,
         best=analysis.best,
         board=Board(analysis, say),
+        steps=next_steps(analysis, say),
         created=f"{created:%Y-%m-%d %H:%M}",
         reload=reload,
         sections=sections,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from statistics import NormalDist
 
-from kimi_audio_ft.scoring.intervals import MIN_RECORDINGS
+from kimi_audio_ft.scoring.intervals import LEVEL, MIN_RECORDINGS, student_quantile
 from multirun_analysis.statistics.pairs import standard_errors
 from multirun_analysis.statistics.randomisation import Randomised
-from multirun_analysis.statistics.results import Needed
+from multirun_analysis.statistics.results import Gain, Needed
 from multirun_analysis.statistics.tally import Tally
 
 POWER = 0.8
@@ -34,3 +34,15 @@ def needed(tally: Tally, randomised: Randomised) -> Needed | None:
     recordings = max((reach * spread / difference) ** 2, MIN_RECORDINGS)
     utterances = math.ceil(recordings * len(tally.recordings) / count)
     return Needed(first, second, difference, utterances, math.ceil(recordings), POWER)
+
+
+def recordings_for(gain: Gain, recordings: int) -> int:
+    """How many recordings would show a gain whose interval over ``recordings`` does not, by the rule of ``needed``.
+
+    The interval is of the gain alone; a verdict that is adjusted for many comparisons takes some more.
+    """
+    assert gain.interval is not None and gain.difference
+    half = (gain.interval.high - gain.interval.low) / 2
+    error = half / student_quantile((1 + LEVEL) / 2, recordings - 1)
+    reach = half + NormalDist().inv_cdf(POWER) * error
+    return math.ceil(max(recordings * (reach / gain.difference) ** 2, MIN_RECORDINGS))

@@ -20,7 +20,8 @@ FRAME = """<iframe src="PAGE" style="width:380px;height:900px;border:0"></iframe
 setTimeout(() => {
   const inner = document.querySelector("iframe").contentDocument;
   const charts = inner.querySelectorAll(".canvas.vega-embed svg").length;
-  document.body.dataset.told = inner.documentElement.scrollWidth + " " + charts;
+  const cer = [...inner.querySelectorAll("#board .score")].map((cell) => cell.getBoundingClientRect().right);
+  document.body.dataset.told = [inner.documentElement.scrollWidth, charts, Math.ceil(Math.max(...cer))].join(" ");
 }, 5000);</script>"""
 
 
@@ -206,6 +207,7 @@ def test_nothing_is_wider_than_a_phone(page: Path, chromium: Any) -> None:
     frame = page.with_name("frame.html")
     frame.write_text(FRAME.replace("PAGE", page.name), encoding="utf-8")
     dom = chromium(frame, "--allow-file-access-from-files", "--dump-dom")
-    found = re.search(r'data-told="(\d+) (\d+)"', dom)
+    found = re.search(r'data-told="(\d+) (\d+) (\d+)"', dom)
     assert found, "the page did not answer"
     assert int(found.group(1)) <= 380 and int(found.group(2)) >= 10
+    assert 200 < int(found.group(3)) <= 380  # the column of the CER is in view, whatever stands before it

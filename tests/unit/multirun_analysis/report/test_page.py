@@ -25,10 +25,11 @@ from multirun_analysis.__main__ import main
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import CHINESE, ENGLISH
 from multirun_analysis.report.board import Board
+from multirun_analysis.report.next_steps import next_steps
 from multirun_analysis.report.page import SCRIPT_DIGESTS, chart_libraries, render
 from multirun_analysis.statistics.results import Reason
 from multirun_analysis.words import conclusions, effort, recommendation
-from tests.report_page import body, page_of, section, specs, values, visible
+from tests.report_page import body, page_of, printed, section, specs, values, visible
 from tests.unit.multirun_analysis.conftest import SweepWriter
 
 NOW = datetime(2026, 1, 1)
@@ -37,6 +38,16 @@ NOW = datetime(2026, 1, 1)
 @pytest.fixture(scope="module")
 def english(synthetic: Analysis) -> str:
     return body(render(synthetic, NOW, ENGLISH))
+
+
+def test_page_and_terminal_say_what_to_do_next(synthetic: Analysis, english: str) -> None:
+    steps, text = next_steps(synthetic, ENGLISH), printed(synthetic)
+    assert steps[0].said in html.unescape(english.partition('<section id="board">')[0])
+    assert ENGLISH("next.title") in text and len(next_steps(synthetic, CHINESE)) == len(steps)
+    commands = [command for step in steps for command in step.commands]
+    assert len(commands) == 3
+    for command in commands:
+        assert f"<pre>{html.escape(command)}</pre>" in english and f"  {command}\n" in text
 
 
 @pytest.mark.parametrize("is_shown", [True, False])
@@ -153,7 +164,7 @@ def _english_fragments() -> list[str]:
 
 
 def test_every_command_can_be_copied_and_tells_what_differs(synthetic: Analysis, english: str) -> None:
-    assert english.count('class="copy"') == 8
+    assert section(english, "trials").count('class="copy"') == 8
     details = english.partition('<details id="trial-0">')[2].partition("</details>")[0]
     recommended = synthetic.statistics.recommended
     assert f"Options that differ from {recommended.name} (lora.r=32" in details

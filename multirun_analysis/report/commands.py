@@ -1,0 +1,144 @@
+"""Commands to copy: evaluate and merge a trial's adapter, and sweep further values around it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Quote, QuotedString
+
+from kimi_audio_ft import store
+from kimi_audio_ft.config.train import DecodingConfig, ModelConfig, ScoringConfig
+from kimi_audio_ft.files import read_yaml
+from kimi_audio_ft.paths import project_root
+from multirun_analysis.records import RERUN
+from multirun_analysis.report.facts import flat_config
+from multirun_analysis.sweep import Sweep, Trial
+from multirun_analysis.words import show
+
+TRAIN = ["python", "-m", "kimi_audio_ft.train"]
+# Texts that Hydra's grammar takes without quotes, as no number, null or interpolation.
+_PLAIN = re.compile(
+    r"(?!(?:null|true|false|nan|inf|[-+.\d][\d.e_+-]*)$)[\w./@%+-][\w./@%+:-]*", re.ASCII | re.IGNORECASE
+)
+_GROUPS: dict[str, type] = {"model": ModelConfig, "decoding": DecodingConfig, "scoring": ScoringConfig}
+
+
+def adapter_of(trial: Trial) -> str:
+    """The adapter's folder in the store; its signature alone where this store does not have it."""
+    signature = str(trial.record.get("signature"))
+    folder = store.product_path("adapter", signature)
+    return str(folder) if folder.is_dir() else signature
+
+
+def evaluate_command(trial: Trial) -> str:
+    """Decodes and scores as the trial did, with its adapter."""
+    manifest = unseen(trial)
+    given = {"adapter": adapter_of(trial), **({"data.eval_manifest": manifest} if manifest else {})}
+    about = {key: value for key in ("data.prompt", "data.audio_root") if (value := flat_config(trial).get(key))}
+    options = [*_as_in(trial, "model"), *_as_in(trial, "decoding"), *_as_in(trial, "scoring")]
+    return _command(
+        "evaluate", [*map(assigned, given, given.values()), *options, *map(assigned, about, about.values())]
+    )
+
+
+def unseen(trial: Trial) -> Any:
+    """The test manifest beside the evaluation manifest; where there is none, that one."""
+    manifest = trial.record.get("eval_manifest")
+    if not isinstance(manifest, str):
+        return manifest
+    test = Path(manifest).with_name("test.tokens.jsonl")
+    return str(test) if test.is_file() else manifest
+
+
+def merge_command(trial: Trial, sweep: Sweep) -> str:
+    """Makes one checkpoint of base and adapter."""
+    out = f"outputs/merged/{sweep.folder.resolve().name}"
+    return _command("merge", [assigned("adapter", adapter_of(trial)), assigned("out", out), *_as_in(trial, "model")])
+
+
+def further_command(trial: Trial, changes: Mapping[str, Sequence[Any]], sweep: Sweep) -> str | None:
+    """The trial's own command with other values of some options: a sweep where an option has several.
+
+    None where the trial's command was not recorded.
+    """
+    command = trial.record.get("command")
+    if not command:
+        return None
+    given = [item for item in shlex.split(str(command))[len(TRAIN) :] if _key(item) not in {*changes, "hydra.mode"}]
+    changed = [f"{key}={','.join(map(show, values))}" for key, values in changes.items()]
+    if all(len(values) == 1 for values in changes.values()):
+        return shlex.join([*TRAIN, *given, *changed, "hydra.mode=RUN"])
+    launcher = [
+        item for item in shlex.split(sweep.command or "") if _key(item).startswith(("hydra/launcher", "hydra.launcher"))
+    ]
+    folder = assigned("hydra.sweep.dir", str(_free(sweep.folder)))
+    return shlex.join([*TRAIN, "-m", *given, *changed, *launcher, folder])
+
+
+def with_base_command(sweep: Sweep) -> str | None:
+    """The sweep's command, which also decodes the base; None where it was not recorded."""
+    if sweep.command is None:
+        return None
+    return shlex.join([*(item for item in shlex.split(sweep.command) if _key(item) != "baseline"), "baseline=true"])
+
+
+def assigned(key: str, value: Any) -> str:
+    """An override as Hydra's command line takes it."""
+    return f"{key}={_written(value)}"
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_written, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{name}:{_written(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, str):
+        return value if _PLAIN.fullmatch(value) else QuotedString(value, Quote.double).with_quotes()
+    return "null" if value is None else show(value)
+
+
+def _command(name: str, options: Sequence[str]) -> str:
+    return shlex.join(["python", "-m", f"kimi_audio_ft.{name}", *options])
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _free(folder: Path) -> Path:
+    """A new folder beside the sweep's."""
+    tried = (folder.with_name(f"{folder.resolve().name}-next{number}") for number in ("", *range(2, 1000)))
+    return next(path for path in tried if not path.exists())
+
+
+def _as_in(trial: Trial, group: str) -> list[str]:
+    """Overrides that give another command the trial's options of a group: its choice, and what differs from that."""
+    schema = _GROUPS[group]
+    choice = _choices(trial).get(group)
+    known = {one.name: one.default for one in fields(schema) if one.default is not MISSING}
+    known |= {one.name: one.default_factory() for one in fields(schema) if one.default_factory is not MISSING}
+    file = project_root() / "conf" / group / f"{choice}.yaml"
+    chosen = [f"{group}={choice}"] if file.is_file() else []
+    if chosen:
+        known |= read_yaml(file, RERUN)
+    config = {key.partition(".")[2]: value for key, value in flat_config(trial).items() if key.startswith(f"{group}.")}
+    if group == "model" and "path" not in config:
+        config["path"] = trial.record.get("model") or known["path"]
+    return chosen + [
+        assigned(f"{group}.{name}", config[name]) for name in known if config.get(name, known[name]) != known[name]
+    ]
+
+
+def _choices(trial: Trial) -> dict[str, Any]:
+    """Choices of the config groups, as Hydra recorded them."""
+    path = trial.folder / ".hydra" / "hydra.yaml"
+    recorded: Any = read_yaml(path, RERUN) if path.is_file() else {}
+    try:
+        return dict(recorded["hydra"]["runtime"]["choices"])
+    except (TypeError, KeyError, ValueError):
+        return {}

@@ -1,0 +1,152 @@
+"""The report's answer to "what now?": use the adapter, sweep further, or record more, with commands to copy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from kimi_audio_ft.config.train import DecodingConfig, LoraConfig, OptimConfig, TrainerConfig
+from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.scoring.intervals import FEW_RECORDINGS
+from multirun_analysis.analysis import Analysis
+from multirun_analysis.charts.scales import LOG_BASES, MOST_LEVELS
+from multirun_analysis.compare import NUISANCE_PARAMS
+from multirun_analysis.learning import SIZE_PARAM
+from multirun_analysis.messages import Messages
+from multirun_analysis.params import value_of
+from multirun_analysis.report.commands import (
+    adapter_of,
+    evaluate_command,
+    further_command,
+    merge_command,
+    with_base_command,
+)
+from multirun_analysis.report.facts import flat_config
+from multirun_analysis.statistics.results import Gain, Reason
+from multirun_analysis.statistics.sample_size import recordings_for
+from multirun_analysis.sweep import Trial
+from multirun_analysis.words import MOST_RECORDED, show
+
+# Further values lie at most so many times beyond the best one: a tenfold learning rate is far enough for one sweep.
+REACH = 10
+# A validation loss still falls when the last quarter of the training has lowered it by more than 2 %.
+LAST_PART, STILL_FALLS = 0.75, 0.98
+_LENGTHS = ("trainer.max_epochs", "trainer.max_steps")
+_OPTIONS: dict[str, type] = {
+    "lora": LoraConfig,
+    "optim": OptimConfig,
+    "decoding": DecodingConfig,
+    "trainer": TrainerConfig,
+}
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """What to do and why, and the commands that do it, one after the other."""
+
+    said: str
+    commands: list[str]
+
+
+def next_steps(analysis: Analysis, say: Messages) -> list[NextStep]:
+    """The first thing to do comes first."""
+    taken = analysis.statistics.recommended
+    found = [] if taken.is_base else [_use(taken, analysis, say)]
+    return [*found, *_prove(analysis, say), *_sweep_further(analysis, say)]
+
+
+def _use(taken: Trial, analysis: Analysis, say: Messages) -> NextStep:
+    commands = [evaluate_command(taken), merge_command(taken, analysis.sweep)]
+    return NextStep(say("next.use", adapter=adapter_of(taken)), commands)
+
+
+def _prove(analysis: Analysis, say: Messages) -> list[NextStep]:
+    """What it takes to show a gain over the base where none is shown."""
+    statistics = analysis.statistics
+    gain = statistics.gain
+    if gain is not None and gain.shown:
+        return []
+    if statistics.reason is Reason.TOO_FEW_RECORDINGS:
+        return [NextStep(say("next.few", n=statistics.recordings, least=FEW_RECORDINGS), [])]
+    if gain is None or gain.interval is None:
+        command = with_base_command(analysis.sweep)
+        return [NextStep(say("next.base"), [command])] if command else []
+    if gain.difference >= 0:
+        return [NextStep(say("next.worse"), [])]
+    return [NextStep(_more_recordings(gain, analysis, say), [])]
+
+
+def _more_recordings(gain: Gain, analysis: Analysis, say: Messages) -> str:
+    have, utterances = analysis.statistics.recordings, analysis.statistics.utterances
+    recordings = max(recordings_for(gain, have), have + 1)
+    needed = math.ceil(recordings * utterances / have)
+    if needed > MOST_RECORDED:
+        return say("next.never", most=f"{MOST_RECORDED:,}")
+    return say("next.record", recordings=f"{recordings:,}", utterances=f"{needed:,}", have=f"{have:,}")
+
+
+def _sweep_further(analysis: Analysis, say: Messages) -> list[NextStep]:
+    """Around the best trial: values beyond the grid's edge, and a longer training where it still learns."""
+    best = analysis.best.trial
+    edges, longer = edge_values(analysis), _longer(best)
+    changes: dict[str, list[Any]] = {key: [value] for key, value in longer.items()} | edges
+    command = further_command(best, changes, analysis.sweep) if changes else None
+    if command is None:
+        return []
+    reasons = [say("next.edge", param=param, value=show(values[0])) for param, values in edges.items()]
+    reasons += [say("next.falls")] if longer else []
+    return [NextStep(say("next.further", reasons=say.listed(reasons)), [command])]
+
+
+def edge_values(analysis: Analysis) -> dict[str, list[Any]]:
+    """Of each swept number whose best value is the grid's lowest or highest: that value, and those beyond it."""
+    if not analysis.is_grid:
+        return {}
+    swept = [param for param in analysis.charted if param not in (*NUISANCE_PARAMS, SIZE_PARAM)]
+    found = {param: _beyond(param, analysis.distinct(param), value_of(analysis.best.trial, param)) for param in swept}
+    return {param: values for param, values in found.items() if len(values) > 1}
+
+
+def _beyond(param: str, values: list[Any], best: Any) -> list[Any]:
+    """``best`` and the next values in the grid's ratio, or its distance where it is no geometric one."""
+    is_numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    if not is_numeric or len(values) > MOST_LEVELS or best not in (values[0], values[-1]):
+        return [best]
+    near = values[1] if best == values[0] else values[-2]
+    if min(values) > 0 and (param in LOG_BASES or _is_geometric(values)):
+        further = [best * (best / near), best * (best / near) ** 2]
+        further = [value for value in further if best / REACH <= value <= best * REACH] or further[:1]
+    else:
+        further = [best + (best - near), best + 2 * (best - near)]
+    whole = all(isinstance(value, int) for value in values)
+    rounded = [round(value) if whole else float(f"{value:.3g}") for value in further]
+    return [best, *(value for value in dict.fromkeys(rounded) if value > 0 and _is_valid(param, value))]
+
+
+def _is_geometric(values: list[Any]) -> bool:
+    ratios = [high / low for low, high in pairwise(values)]
+    return len(ratios) > 1 and max(ratios) < 1.01 * min(ratios)
+
+
+def _is_valid(param: str, value: float) -> bool:
+    """Whether the option takes the value, as its own check has it."""
+    group, _, name = param.partition(".")
+    if name not in getattr(_OPTIONS.get(group), "__dataclass_fields__", ()):
+        return True
+    try:
+        _OPTIONS[group](**{name: value})
+    except ConfigError:
+        return False
+    return True
+
+
+def _longer(best: Trial) -> dict[str, int]:
+    """Twice the length of the best adapter's training, where its validation loss still falls at the end."""
+    losses = best.losses("val")
+    earlier = [row for row in losses if row["step"] <= LAST_PART * losses[-1]["step"]]
+    if not earlier or losses[-1]["loss"] > STILL_FALLS * min(row["loss"] for row in earlier):
+        return {}
+    config = flat_config(best)
+    return {key: 2 * length for key in _LENGTHS if isinstance(length := config.get(key), int) and length > 0}
