@@ -262,6 +262,14 @@ def _overlaps(analysis: Analysis, say: Messages) -> list[str]:
     return lines
 
 
+def overfitted(verdict: Overfitting, say: Messages) -> str:
+    """The verdict with the difference of losses that it rests on."""
+    best, final = verdict.best_loss, verdict.final_loss
+    rise = "–" if best is None or final is None else f"{final - best:.2f}"
+    gap = "–" if verdict.gap is None else f"{verdict.gap:.2f}"
+    return say(f"overfit.{verdict.kind}", at=where(verdict, say), rise=rise, gap=gap)
+
+
 def where(verdict: Overfitting, say: Messages) -> str:
     """Epoch of the lowest validation loss; its step where epochs were not logged."""
     if verdict.best_epoch is not None:

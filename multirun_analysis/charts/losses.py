@@ -20,6 +20,7 @@ from multirun_analysis.compare import Adapter
 from multirun_analysis.messages import Messages
 from multirun_analysis.words import adapter_name
 
+SPLITS = ("train", "val")
 MOST_POINTS = 150  # of one line; longer curves are averaged over runs of neighbouring steps
 LOG_FROM_RATIO = 20  # losses that span more than this are drawn on a log axis
 NAMED = 10  # from so many adapters on, ten colours would repeat
@@ -29,11 +30,12 @@ def loss_figures(analysis: Analysis, say: Messages) -> list[Figure]:
     """A figure for the training and one for the validation loss; none for a split that was not logged."""
     figures = []
     names = [adapter_name(adapter, analysis, say) for adapter in analysis.adapters]
-    for split in ("train", "val"):
-        lines = [_line(adapter, name, split) for adapter, name in zip(analysis.adapters, names, strict=True)]
-        points = [point for line in lines for point in line]
-        if points:
-            figures.append(_figure(split, points, list(dict.fromkeys(names)), analysis, say))
+    named = list(zip(analysis.adapters, names, strict=True))
+    points = {split: [point for adapter, name in named for point in _line(adapter, name, split)] for split in SPLITS}
+    axes = _axes([point for some in points.values() for point in some], say)
+    for split, some in points.items():
+        if some:
+            figures.append(_figure(split, some, axes, list(dict.fromkeys(names)), analysis, say))
     return figures
 
 
@@ -52,17 +54,16 @@ def _line(adapter: Adapter, name: str, split: str) -> list[Point]:
     ]
 
 
-def _figure(split: str, points: list[Point], names: list[str], analysis: Analysis, say: Messages) -> Figure:
+def _figure(split: str, points: list[Point], axes: Spec, names: list[str], analysis: Analysis, say: Messages) -> Figure:
     several = len(names) > 1
     told = [
         nominal("adapter", title=say("loss.adapter")),
         quantity("step", title=say("loss.step")),
         quantity("loss", title=say("loss.loss"), format=".4f"),
     ]
-    place = _axes([point["loss"] for point in points], say)
     more = {"scale": {"scheme": "category20"}} if len(names) > NAMED else {}
     colour = nominal("adapter", title=None, sort=names, **more, **({} if several else {"legend": None}))
-    line = place | {"color": colour, "detail": nominal("signature")}
+    line = axes | {"color": colour, "detail": nominal("signature")}
     fading = {"opacity": if_picked(0.9, otherwise=0.1)} if several else {}
     shown = 0.9 if split == "val" else 0.0  # every point of a training curve carries a tooltip, but would hide the line
     dots = line | {"opacity": if_picked(shown, otherwise=0.0), "tooltip": told}
@@ -73,7 +74,7 @@ def _figure(split: str, points: list[Point], names: list[str], analysis: Analysi
     caption = say("loss.caption" if several else "loss.one", n=len(analysis.adapters))
     turned = _turned(analysis, say) if split == "val" else []
     if turned:
-        layers.append(layer(turned, "point", place | {"tooltip": told}, size=190, strokeWidth=2, style="ring"))
+        layers.append(layer(turned, "point", axes | {"tooltip": told}, size=190, strokeWidth=2, style="ring"))
         caption += " " + say("loss.marked")
     return Figure(f"{split}-loss", say(f"loss.{split}"), caption, drawn(layers, names))
 
@@ -87,10 +88,14 @@ def _turned(analysis: Analysis, say: Messages) -> list[Point]:
     ]
 
 
-def _axes(losses: list[float], say: Messages) -> Spec:
-    wide = min(losses) > 0 and max(losses) / min(losses) > LOG_FROM_RATIO
-    scale = {"type": "log" if wide else "linear", "zero": False}
+def _axes(points: list[Point], say: Messages) -> Spec:
+    """The same for the losses of both splits, so that they can be compared."""
+    losses, last = [point["loss"] for point in points], max((point["step"] for point in points), default=1)
+    low, high = min(losses, default=0.0), max(losses, default=1.0)
+    wide = low > 0 and high / low > LOG_FROM_RATIO
+    scale = {"type": "log" if wide else "linear", "zero": False, "domain": [low, high], "nice": True}
+    steps = {"domain": [0, last]}
     return {
-        "x": quantity("step", title=say("loss.step"), axis={"grid": False, "tickCount": 6}, scale={"zero": True}),
+        "x": quantity("step", title=say("loss.step"), axis={"grid": False, "tickCount": 6}, scale=steps),
         "y": quantity("loss", title=say("loss.loss"), axis={"tickCount": 5}, scale=scale),
     }

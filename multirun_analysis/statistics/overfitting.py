@@ -11,10 +11,11 @@ from multirun_analysis.statistics.results import Overfitting
 
 # Two points are a line; with three, a minimum can lie between others.
 MIN_POINTS = 3
-# The validation loss has turned when it ends this much above its minimum: less than that is the noise of a plateau.
-TURNED = 1.02
-# Without a turn, a validation loss of this many times the training loss is reported as a gap.
-WIDE = 1.5
+# Differences in nats per answer token, as the report shows them: a ratio would condemn good adapters, whose losses are
+# small. The validation loss has turned when it ends this much above its minimum: less is the noise of a plateau.
+TURNED = 0.02
+# Without a turn, a validation loss this much above the training loss is reported as a gap.
+WIDE = 0.5
 
 
 def overfitting_of(adapter: Adapter) -> Overfitting:
@@ -24,14 +25,14 @@ def overfitting_of(adapter: Adapter) -> Overfitting:
         return Overfitting(adapter, "unknown")
     best, last = min(validation, key=lambda row: row["loss"]), validation[-1]
     trained = _training_loss(training, validation)
+    gap = None if trained is None else last["loss"] - trained
     kind: Literal["none", "turned", "gap", "unknown"] = "none"
     if len(validation) < MIN_POINTS:
         kind = "unknown"
-    elif last["loss"] > TURNED * best["loss"]:
+    elif last["loss"] - best["loss"] > TURNED:
         kind = "turned"
-    elif trained is not None and last["loss"] > WIDE * trained:
+    elif gap is not None and gap > WIDE:
         kind = "gap"
-    gap = None if trained is None else last["loss"] - trained
     return Overfitting(adapter, kind, best["step"], best.get("epoch"), best["loss"], last["loss"], gap)
 
 

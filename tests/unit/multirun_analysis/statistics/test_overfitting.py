@@ -49,6 +49,12 @@ def test_a_wide_gap_without_a_turn(judge: Judge) -> None:
     assert judge([2.0, 1.2, 1.0, 0.99], [2.0, 1.1, 0.9, 0.8]).kind == "none"
 
 
+def test_small_losses_are_judged_by_their_difference_too(judge: Judge) -> None:
+    verdict = judge([0.5, 0.12, 0.09, 0.095], [0.4, 0.1, 0.06, 0.03])
+    assert verdict.kind == "none" and verdict.gap == pytest.approx(0.065)
+    assert judge([0.5, 0.12, 0.09, 0.12]).kind == "turned"
+
+
 def test_two_validations_are_too_few_to_know(judge: Judge) -> None:
     verdict = judge([1.0, 1.5])
     assert (verdict.kind, verdict.best_step, verdict.gap) == ("unknown", 10, 0.0)
