@@ -23,11 +23,13 @@ from multirun_analysis.records import write_whole
 from multirun_analysis.report.board import Board, set_table, term_table
 from multirun_analysis.report.facts import config_differences, cost_facts, sweep_facts
 from multirun_analysis.report.next_steps import next_steps
-from multirun_analysis.report.utterances import embedded, worst_utterances
+from multirun_analysis.report.side_by_side import side_by_side, suspects
+from multirun_analysis.report.utterances import embedded, place_of, worst_utterances
 from multirun_analysis.sweep import Trial
 from multirun_analysis.tables import trials_csv, trials_json
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
+SCRIPTS = ("report.js", "utterances.js")
 LIBRARIES = "window.vegaEmbed = vegaEmbed;"
 SCRIPT_DIGESTS = {"1.9.0.post1": "373b1f84072b31010f15ceb787be6b415c53936411aae267c8c2b2b6ccde46e7"}
 """sha256 of the chart libraries by version of vl-convert-python; those of other versions are bundled every time."""
@@ -53,6 +55,11 @@ def render(analysis: Analysis, created: datetime, say: Messages = ENGLISH, reloa
     sections = _sections(analysis, say)
     figures = [figure for section in sections for figure in section.figures]
     mistakes = worst_utterances(analysis.best.trial)
+    suspected = suspects(analysis.statistics.transcripts)
+    view = side_by_side(analysis, suspected, say)
+    notable = [clip for clip in view.clips if clip[0] not in [one.identity for one in mistakes]] if view else []
+    clips = embedded([(one.audio, one.part) for one in mistakes] + [(audio, part) for _, audio, part in notable])
+    more_clips = zip([name for name, *_ in notable], clips[len(mistakes) :], strict=True)
     template = _environment(say).get_template("report.html.j2")
     return template.render(
         analysis=analysis,
@@ -68,7 +75,10 @@ def render(analysis: Analysis, created: datetime, say: Messages = ENGLISH, reloa
         sets=set_table(analysis),
         terms=term_table(analysis),
         specs={figure.key: figure.spec for figure in figures},
-        mistakes=list(zip(mistakes, embedded([(mistake.audio, mistake.part) for mistake in mistakes]), strict=True)),
+        mistakes=list(zip(mistakes, clips, strict=False)),
+        suspects=suspected,
+        view=view,
+        more_clips={name: clip.uri for name, clip in more_clips if clip.uri},
         compared_to=lambda trial: _compared_to(trial, analysis),
         facts=sweep_facts(analysis, say),
         costs=cost_facts(analysis, say),
@@ -126,7 +136,8 @@ def _environment(say: Messages) -> Environment:
         "category_name": categories.category_name,
         "config_differences": config_differences,
         "style": _text("report.css"),
-        "script": _text("report.js"),
+        "scripts": [_text(name) for name in SCRIPTS],
+        "place_of": place_of,
     }
     return environment
 

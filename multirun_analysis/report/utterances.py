@@ -19,6 +19,7 @@ from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.scoring.normalise import normalise
 from kimi_audio_ft.store.cache import keep, recall
 from kimi_audio_ft.store.digests import file_digest
+from multirun_analysis.messages import Messages
 from multirun_analysis.sweep import Trial
 
 MOST_SHOWN = 12
@@ -83,6 +84,15 @@ def shortened(pieces: list[MarkedText], most: int = MOST_CHARS) -> list[MarkedTe
             shown.append(MarkedText(piece.kind, piece.text[:left]))
         left -= len(piece.text)
     return shown if left >= 0 else [*shown, MarkedText("cut", f"{-left:,}")]
+
+
+def place_of(audio: Path | None, part: Part, say: Messages) -> str:
+    """The recording's name, and which part of it is heard; empty without one."""
+    if audio is None:
+        return ""
+    time = [say("worst.part", start=part.start, end=part.end)] if part.start is not None else []
+    channel = [say("worst.channel", number=part.channel)] if part.channel is not None else []
+    return " · ".join([audio.name, *time, *channel])
 
 
 def _complete(line: dict[str, Any]) -> dict[str, Any]:

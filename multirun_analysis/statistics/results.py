@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kimi_audio_ft.scoring.intervals import percentiles
 from multirun_analysis.compare import Adapter
+from multirun_analysis.statistics.tally import Transcripts
 from multirun_analysis.sweep import Trial
 
 ALPHA = 0.05
@@ -176,6 +177,7 @@ class Statistics:
     margin: how much worse than the best, relative to its CER, a cheaper trial may be to be recommended.
     left_out: finished trials without utterances, or with others than the best trial's: they are in no comparison.
     beyond: those that are not among the best of a large sweep (``summary.MOST_COMPARED``): not compared either.
+    transcripts: of what was compared; None without utterances.
     recordings, utterances: how many were compared; 0 without utterances. grouped: some recording has several.
     """
 
@@ -197,6 +199,7 @@ class Statistics:
     grouped: bool
     left_out: list[Trial]
     beyond: list[Trial]
+    transcripts: Transcripts | None
 
     @property
     def is_proven(self) -> bool:

@@ -67,6 +67,7 @@ def statistics_of(comparison: Comparison, margin: float = MARGIN) -> Statistics:
         grouped=tally is not None and tally.num_recordings < len(tally.recordings),
         left_out=[trial for trial in tallies.left_out if not trial.is_base],
         beyond=ordered[MOST_COMPARED:],
+        transcripts=tallies.transcripts,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -78,23 +79,50 @@ class Tally:
 
 
 @dataclass(frozen=True)
+class Transcripts:
+    """The texts behind a tally, in the order of its trials and utterances.
+
+    texts: ``[trials][utterances]``, as they were written; of several repeats the one with the most edits.
+    """
+
+    tally: Tally
+    ids: list[str]
+    references: list[str]
+    texts: list[list[str]]
+
+
+@dataclass(frozen=True)
 class Tallies:
     """Strict and normalised tallies of the trials that can be compared; None when no trial has utterances."""
 
     strict: Tally | None
     normalised: Tally | None
     left_out: list[Trial]
+    transcripts: Transcripts | None = None
 
 
 @dataclass(slots=True)
 class _Utterance:
-    """One utterance of one trial over its ``repeats``; counts are strict and normalised."""
+    """One utterance of one trial over its ``repeats``; counts are strict and normalised.
+
+    Equal texts of all trials are one object: those of a large sweep would fill the memory.
+    """
 
     recording: str
-    reference: int  # a hash: the texts of a large sweep would fill the memory
+    reference: str
     chars: tuple[int, int]
     edits: list[int] = field(default_factory=lambda: [0, 0])
     repeats: int = 0
+    worst: int = -1
+    text: str = ""
+
+    def hear(self, edits: tuple[int, int], text: str) -> None:
+        """Count one more repeat."""
+        self.repeats += 1
+        self.edits[0] += edits[0]
+        self.edits[1] += edits[1]
+        if edits[0] > self.worst:
+            self.worst, self.text = edits[0], sys.intern(text)
 
 
 _Counts = dict[str, _Utterance]  # one trial's file, in its order
@@ -116,7 +144,8 @@ def tally_up(trials: Iterable[Trial]) -> Tallies:
             left_out.append(trial)
     if not kept:
         return Tallies(None, None, left_out)
-    return Tallies(_tally(kept, 0), _tally(kept, 1), left_out)
+    strict = _tally(kept, 0)
+    return Tallies(strict, _tally(kept, 1), left_out, _transcripts(strict, kept))
 
 
 def _read(trial: Trial) -> _Counts:
@@ -132,10 +161,10 @@ def _read(trial: Trial) -> _Counts:
             name = str(row["id"])
             if name not in counts:
                 chars = (_chars(row, "strict", "chars"), _chars(row, "normalised", "normalised_chars"))
-                counts[name] = _Utterance(str(row.get("recording") or name), hash(row.get("reference")), chars)
-            counts[name].repeats += 1
-            counts[name].edits[0] += _edits(row, "strict", "edits")
-            counts[name].edits[1] += _edits(row, "normalised", "normalised_edits")
+                reference = sys.intern(str(row.get("reference") or ""))
+                counts[name] = _Utterance(str(row.get("recording") or name), reference, chars)
+            edits = (_edits(row, "strict", "edits"), _edits(row, "normalised", "normalised_edits"))
+            counts[name].hear(edits, str(row.get("hypothesis") or ""))
     except KeyError as error:
         raise DataError(path, f"has an utterance without {error}", RERUN) from error
     return counts
@@ -162,6 +191,12 @@ def _tally(kept: dict[Trial, _Counts], which: int) -> Tally:
     return Tally(
         list(kept), np.array(edits, np.int64), np.array(repeats, np.int64), np.array(chars, np.int64), recordings
     )
+
+
+def _transcripts(tally: Tally, kept: dict[Trial, _Counts]) -> Transcripts:
+    first, *_ = kept.values()
+    texts = [[counts[name].text for name in first] for counts in kept.values()]
+    return Transcripts(tally, list(first), [one.reference for one in first.values()], texts)
 
 
 def _chars(row: Record, normalisation: str, key: str) -> int:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import re
 import shutil
 import subprocess
@@ -164,6 +165,80 @@ def test_any_two_trials_can_be_chosen_for_the_terms(sweep: Any, chromium: Any) -
     ]
 
 
+def test_one_utterance_under_several_trials(sweep: Any, tmp_path: Path, chromium: Any) -> None:
+    """Filters with their counts, marks, any two trials, players, and an address that shows the same again."""
+    wav = tmp_path / "a.wav"
+    soundfile.write(wav, np.random.default_rng(0).normal(0, 0.1, 8_000), 16_000)
+    evil = "<img src=x onerror=alert(1)>"
+    references = {"u1": "七千万元到账", "u2": "明天开会", "u3": evil, "u4": "谢谢大家"}
+    texts = {
+        "baseline_utterances.jsonl": (0, ["七十万元", "明天开会", evil, "谢大家"]),
+        "utterances.jsonl": (0, ["七千万元到账了", "明天看会", evil, "谢谢大家"]),
+        "other": (1, ["七千万元到账", "明天开会", evil + "b", "写写大家"]),
+    }
+    for number in (0, 1):
+        sweep.trial(number, rank=2 + 6 * number, cer=0.1 + number / 10, baseline=not number)
+    for name, (number, outputs) in texts.items():
+        rows = [
+            {"id": key, "reference": reference, "hypothesis": said, "audio": str(wav)}
+            for (key, reference), said in zip(references.items(), outputs, strict=True)
+        ]
+        sweep.write_lines(sweep.folder / str(number) / name.replace("other", "utterances.jsonl"), rows)
+    told = driven(
+        chromium,
+        write_report(sweep.folder).html,
+        """
+        const view = document.querySelector("#utterances");
+        const form = view.querySelector("form");
+        const plain = (one) => [...one.childNodes].map((node) => {
+          if (node.nodeName === "SPAN") return "";
+          const inside = node.childNodes.length ? plain(node) : node.textContent;
+          return node.nodeName === "DEL" ? `-${inside}-` : node.nodeName === "INS" ? `+${inside}+` : inside;
+        }).join("");
+        const cards = () => [...view.querySelectorAll("li .source")].map((one) => one.textContent.slice(0, 2)).join("");
+        const counts = () => [...form.elements.show].map((one) => one.parentElement.textContent.trim()).join(",");
+        const say = (name, value) => {
+          form.elements[name].value = value;
+          form.dispatchEvent(new Event("input"));
+        };
+        const seen = [form.hidden, counts(), cards()];
+        seen.push([...view.querySelectorAll("li:first-of-type dd")].map(plain).join("|"));
+        for (const audio of document.querySelectorAll("#worst audio, #utterances li:first-child audio")) {
+          seen.push(audio.duration.toFixed(1)); // the page's own policy lets it, and the browser knows the format
+        }
+        seen.push(view.querySelector("img") === null);
+        seen.push([...view.querySelectorAll(".pair dd")].map((one) => one.textContent).join("|"));
+        say("show", "fixed");
+        seen.push(cards());
+        say("trial", "1");
+        seen.push(cards(), location.hash);
+        const link = location.hash;
+        say("text", "谢谢");
+        seen.push(counts());
+        location.hash = link + "&show=none&trial=nobody&text=";
+        await new Promise((done) => setTimeout(done, 100));
+        seen.push(form.elements.trial.value, form.elements.show.value, cards(), form.elements.text.value === "");
+        view.querySelector("button[type=reset]").click();
+        await new Promise((done) => setTimeout(done, 100));
+        seen.push(form.elements.trial.value, counts());
+        const told = seen.join("; ")
+        """,
+    )
+    assert html.unescape(told).split("; ") == [
+        "false",
+        "all 4,changed 3,fixed 1,broken 1,both wrong 1,suspect label 0",
+        "u1u2u4",
+        "七千万元到账|七-千-+十+万元-到账- errors: 3|七千万元到账+了+ errors: 1",
+        *("0.5", "0.5", "0.5", "true"),
+        "4.76 against 9.52|−4.76 points|not tested|2 better, 1 worse, 1 equal",
+        "u4",
+        *("u1", "#utterances?trial=1&with=base&show=fixed&text=&sort=difference"),
+        "all 1,changed 1,fixed 0,broken 0,both wrong 1,suspect label 0",
+        *("1", "fixed", "u1", "true"),
+        *("0", "all 4,changed 3,fixed 1,broken 1,both wrong 1,suspect label 0"),
+    ]
+
+
 def test_a_click_on_a_line_shows_its_row(page: Path, synthetic_folder: Path, chromium: Any) -> None:
     told = driven(
         chromium,
@@ -177,18 +252,6 @@ def test_a_click_on_a_line_shows_its_row(page: Path, synthetic_folder: Path, chr
     )
     worst = max(load_sweep(synthetic_folder).sweep.finished, key=lambda trial: trial.cer)
     assert told == f"1 {worst.name}"  # the first line is the worst trial's, under all others
-
-
-def test_a_recording_can_be_played(sweep: Any, tmp_path: Path, chromium: Any) -> None:
-    """The page's own policy lets it, and the browser knows the format."""
-    wav = tmp_path / "a.wav"
-    soundfile.write(wav, np.random.default_rng(0).normal(0, 0.1, 24_000), 16_000)
-    line = {"id": "a", "repeat": 0, "reference": "今天", "hypothesis": "明天", "cer": 0.5, "audio": str(wav)}
-    sweep.write_lines(sweep.trial(0) / "utterances.jsonl", [line])
-    told = driven(
-        chromium, write_report(sweep.folder).html, "const told = document.querySelector('audio').duration.toFixed(1)"
-    )
-    assert 1.4 <= float(told) <= 1.7
 
 
 def test_headings_are_repeated_on_the_next_page_of_paper(sweep: Any, tmp_path: Path, chromium: Any) -> None:
