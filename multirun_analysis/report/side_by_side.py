@@ -31,7 +31,7 @@ from multirun_analysis.words import trial_title
 MOST_CHARACTERS = 2_000_000  # of different texts; what is packed takes about one character in the page for each
 LONGEST = 2_000  # characters of one text: runaway output has more
 FEWEST_TRIALS = 3
-NOTABLE = 6  # utterances that one trial gained most on and lost most on, whose recordings are in the page
+NOTABLE = 4  # utterances that one trial gained most on and lost most on, whose recordings are in the page
 AGREEMENT = 0.75
 """Share of the adapters that must write the same other text before a reference is suspected."""
 
