@@ -12,6 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from multirun_analysis.statistics.randomisation import randomise
+from multirun_analysis.statistics.results import ALPHA
+from multirun_analysis.statistics.seeds import seed_errors
+
 
 @dataclass(frozen=True)
 class Speech:
@@ -52,3 +56,74 @@ class Speech:
     def _drawn(self, rng: np.random.Generator, trials: int) -> NDArray[np.float64]:
         of_recordings = rng.normal(0, self.by_recording, (trials, self.recordings, 1))
         return of_recordings + rng.normal(0, self.by_utterance, (trials, self.recordings, self.utterances))
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Settings with such true error rates and numbers of seeds; an adapter's own rate differs by ``spread`` of it."""
+
+    settings: Sequence[float]
+    numbers: Sequence[int]
+    spread: float = 0.03
+
+    def rates(self, rng: np.random.Generator) -> list[float]:
+        """Of every adapter, setting by setting."""
+        means = np.repeat(np.asarray(self.settings), self.numbers)
+        return (means * np.maximum(1 + self.spread * rng.normal(size=len(means)), 0.05)).tolist()
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Shares of simulated sweeps, the first setting being the best or equal to all.
+
+    different: some pair of equal settings is called different; different_adapters: the same when the seeds' luck is
+    left out. best_lost: the first setting is ruled out as the best. ruled_out: mean share of the others that are.
+    """
+
+    different: float
+    different_adapters: float
+    best_lost: float
+    ruled_out: float
+
+
+def of_sweeps(
+    speech: Speech, seeds: Seeds, sweeps: int, seed: int = 0, finalists: int = 0, further: int = 2
+) -> Verdicts:
+    """Compare the settings of so many simulated sweeps.
+
+    finalists: so many settings with the lowest error rates are trained with ``further`` seeds more.
+    """
+    rng, counted = np.random.default_rng(seed), []
+    first, second = np.triu_indices(len(seeds.settings), 1)
+    equal = np.array([seeds.settings[i] == seeds.settings[j] for i, j in zip(first, second, strict=True)])
+    for _ in range(sweeps):
+        settings = _drawn(speech, seeds, rng, finalists, further)
+        means = np.stack([edits.mean(axis=0) for edits in settings])
+        found = randomise(means, seed, seed_errors(settings, [True] * len(settings)))
+        plain = randomise(means, seed)
+        others = found.p_best[1:] < ALPHA
+        counted.append(
+            [
+                (found.p_pairs < ALPHA)[equal].any(),
+                (plain.p_pairs < ALPHA)[equal].any(),
+                found.p_best[0] < ALPHA,
+                others.mean(),
+            ]
+        )
+    return Verdicts(*np.mean(counted, axis=0).tolist())
+
+
+def _drawn(
+    speech: Speech, seeds: Seeds, rng: np.random.Generator, finalists: int, further: int
+) -> list[NDArray[np.float64]]:
+    """Edits ``[seeds, recordings]`` of each setting."""
+    most = [number + (further if finalists else 0) for number in seeds.numbers]
+    edits, _ = speech.edits(rng, Seeds(seeds.settings, most, seeds.spread).rates(rng))
+    by_recording = edits.reshape(len(edits), speech.recordings, -1).sum(axis=2).astype(float)
+    settings = np.split(by_recording, np.cumsum(most)[:-1])
+    totals = [one[:number].sum() / number for one, number in zip(settings, seeds.numbers, strict=True)]
+    chosen = np.argsort(totals)[:finalists].tolist()
+    return [
+        one if row in chosen else one[:number]
+        for row, (one, number) in enumerate(zip(settings, seeds.numbers, strict=True))
+    ]

@@ -12,17 +12,17 @@ from typing import Any
 from kimi_audio_ft.errors import UserError
 from multirun_analysis.checks import REFERENCE_SET, check_comparable
 from multirun_analysis.params import distinct, identity, order, value_of
+from multirun_analysis.settings import NUISANCE_PARAMS, Setting, settings_of
 from multirun_analysis.sweep import Sweep, Trial
 
 LEADING_PARAMS = ("lora.r", "optim.lr", "decoding.text_temperature")
-NUISANCE_PARAMS = ("seed", "data.train_subset_seed")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the leaderboard.
+    """A trial or base as it stands in the comparison.
 
-    ``rank`` counts the trials with a strictly lower CER, plus one; a base has none.
+    ``rank`` counts the settings with a strictly lower CER than its own, plus one; a base has none.
     ``gain`` is the relative reduction of CER against the base under the same decoding: 0.8 is four fifths fewer errors.
     """
 
@@ -30,6 +30,7 @@ class Row:
     rank: int | None
     base: Trial | None
     gain: float | None
+    setting: Setting
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,32 @@ class Comparison:
     @property
     def best(self) -> Row:
         return next(row for row in self.rows if not row.trial.is_base)
+
+    @cached_property
+    def settings(self) -> list[Setting]:
+        """Settings and bases, the lowest mean CER first."""
+        return list(dict.fromkeys(row.setting for row in self.rows))
+
+    @cached_property
+    def has_seeds(self) -> bool:
+        """Whether some setting has several seeds, so that settings are compared and not trials."""
+        return any(len(setting.trials) > 1 for setting in self.settings if not setting.is_base)
+
+    @cached_property
+    def setting_of(self) -> dict[Trial, Setting]:
+        """The setting of every finished trial and base."""
+        return {row.trial: row.setting for row in self.rows}
+
+    def gain(self, setting: Setting) -> float | None:
+        """Of a setting's mean over the base; None as in ``Row``."""
+        gains = [row.gain for row in self.rows if row.setting is setting]
+        known = [gain for gain in gains if gain is not None]
+        return mean(known) if len(known) == len(gains) else None
+
+    @property
+    def naming(self) -> list[str]:
+        """Swept parameters that tell settings apart; without seeds all that are swept."""
+        return [param for param in self.swept if not (self.has_seeds and param in NUISANCE_PARAMS)]
 
     @property
     def reference_set(self) -> dict[str, Any]:
@@ -124,7 +151,8 @@ def compare(sweep: Sweep) -> Comparison:
     if not sweep.finished:
         raise _nothing_finished(sweep)
     check_comparable(sweep)
-    return Comparison(sweep, swept_params(sweep), _leaderboard(sweep))
+    swept = swept_params(sweep)
+    return Comparison(sweep, swept, _leaderboard(sweep, swept))
 
 
 def swept_params(sweep: Sweep) -> list[str]:
@@ -161,23 +189,28 @@ def _follows(sweep: Sweep, param: str, leader: str) -> bool:
     return len(pairs) == len({first for first, _ in pairs})
 
 
-def _leaderboard(sweep: Sweep) -> list[Row]:
+def _leaderboard(sweep: Sweep, swept: list[str]) -> list[Row]:
+    settings = settings_of(sweep.finished, swept) + settings_of(sweep.baselines, swept)
+    rates = sorted(setting.cer for setting in settings if not setting.is_base)
     bases = {base.decoding_key: base for base in sweep.baselines}
-    rows = [Row(base, None, None, None) for base in sweep.baselines]
-    rates = sorted(trial.cer for trial in sweep.finished)
-    for trial in sweep.finished:
-        rank = 1 + bisect_left(rates, trial.cer)
-        base = bases.get(trial.decoding_key)
-        gain = 1 - trial.cer / base.cer if base and base.cer else None
-        rows.append(Row(trial, rank, base, gain))
-    return sorted(rows, key=lambda row: _by_merit(row.trial))
+    rows = []
+    for setting in sorted(settings, key=_by_merit):
+        for trial in setting.trials:
+            if trial.is_base:
+                rows.append(Row(trial, None, None, None, setting))
+                continue
+            base = bases.get(trial.decoding_key)
+            gain = 1 - trial.cer / base.cer if base and base.cer else None
+            rows.append(Row(trial, 1 + bisect_left(rates, setting.cer), base, gain, setting))
+    return rows
 
 
-def _by_merit(trial: Trial) -> tuple[float, float, float, int]:
+def _by_merit(setting: Setting) -> tuple[float, float, float, int]:
     """CER first; ties go to the lower normalised CER, then WER, then to the smaller adapter."""
-    assert trial.strict is not None
-    normalised = trial.normalised.cer if trial.normalised else trial.cer
-    return (trial.cer, normalised, trial.strict.wer or 0.0, trial.record.get("trainable_parameters") or 0)
+    scores = [trial.strict for trial in setting.trials if trial.strict is not None]
+    normalised = [trial.normalised.cer if trial.normalised else trial.cer for trial in setting.trials]
+    parameters = setting.trial.record.get("trainable_parameters") or 0
+    return (setting.cer, mean(normalised), mean(one.wer or 0.0 for one in scores), parameters)
 
 
 def _nothing_finished(sweep: Sweep) -> UserError:

@@ -15,8 +15,9 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from kimi_audio_ft.errors import UserError
-from multirun_analysis.compare import NUISANCE_PARAMS, Comparison
+from multirun_analysis.compare import Comparison
 from multirun_analysis.params import identity, value_of
+from multirun_analysis.settings import NUISANCE_PARAMS
 from multirun_analysis.statistics.results import Floats, Interval
 from multirun_analysis.statistics.tally import tally_up
 from multirun_analysis.sweep import Trial

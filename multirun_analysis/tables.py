@@ -19,10 +19,12 @@ from multirun_analysis.analysis import Analysis
 from multirun_analysis.compare import Row
 from multirun_analysis.learning import LearningCurve
 from multirun_analysis.records import finite, no_formula
+from multirun_analysis.settings import Setting
 from multirun_analysis.statistics.randomisation import FLIPS
 from multirun_analysis.statistics.results import ALPHA, EffectValue, Gain, Interval, Overfitting, Pair, Statistics
+from multirun_analysis.statistics.seeds import SeedErrors
 from multirun_analysis.sweep import BASE_UTTERANCES, UTTERANCES, Trial
-from multirun_analysis.words import trial_title
+from multirun_analysis.words import setting_title, trial_title
 
 # Copied from a trial's record, in the order of the CSV's columns.
 RECORDED = (
@@ -49,6 +51,7 @@ def trials_json(analysis: Analysis, created: datetime) -> str:
         "recommended": analysis.statistics.recommended.label,
         "trials": _entries(sweep.trials, analysis),
         "baselines": _entries(sweep.baselines, analysis),
+        **({"settings": [_setting(one, analysis) for one in analysis.settings]} if analysis.has_seeds else {}),
         "statistics": _statistics(analysis.statistics),
         "learning_curve": study and {"refused": study.refused, "curves": [_curve(curve) for curve in study.curves]},
     }
@@ -95,7 +98,7 @@ def _entry(trial: Trial, row: Row | None, analysis: Analysis) -> dict[str, Any]:
         "scores": asdict(trial.strict) if trial.strict else None,
         "normalised": asdict(trial.normalised) if trial.normalised else None,
         **({"sets": trial.sets} if trial.sets else {}),
-        **_verdict_on(trial, analysis.statistics),
+        **_verdict_on(trial, analysis),
         "base_cer": row.base.cer if row and row.base else None,
         "relative_reduction": row.gain if row else None,
         **{key: trial.record.get(key) for key in RECORDED},
@@ -103,6 +106,22 @@ def _entry(trial: Trial, row: Row | None, analysis: Analysis) -> dict[str, Any]:
         "message": trial.record.get("message"),
         "paths": _paths(trial, analysis),
         "terms": trial.terms,
+    }
+
+
+def _setting(setting: Setting, analysis: Analysis) -> dict[str, Any]:
+    """A setting or a base over its seeds; ``trials`` by their names, the lowest CER first."""
+    low, high = _bounds(analysis.statistics.setting_intervals.get(setting.trial))
+    return {
+        "setting": setting_title(setting.trial, analysis),
+        "kind": "baseline" if setting.is_base else "setting",
+        "trials": [trial.name for trial in setting.trials],
+        "cer": _plain(setting.cer),
+        "cer_std": _plain(setting.spread),
+        "cer_lowest": setting.lowest,
+        "cer_highest": setting.highest,
+        "cer_ci_low": low,
+        "cer_ci_high": high,
     }
 
 
@@ -140,17 +159,22 @@ def _flat(entry: dict[str, Any]) -> dict[str, Any]:
     return {no_formula(key): no_formula(value) for key, value in cells.items()}
 
 
-def _verdict_on(trial: Trial, statistics: Statistics) -> dict[str, Any]:
-    """The statistics of one trial or base; ``in_best_group`` is null where the trial was not compared with the best."""
+def _verdict_on(trial: Trial, analysis: Analysis) -> dict[str, Any]:
+    """The statistics of one trial or base; ``in_best_group`` is null where the trial was not compared with the best.
+
+    Where seeds are swept, what is said of its setting and no interval is said of the trial too.
+    """
+    statistics, of = analysis.statistics, analysis.setting_of.get(trial)
+    compared = of.trial if of else trial
     low, high = _bounds(statistics.intervals.get(trial))
     normalised_low, normalised_high = _bounds(statistics.normalised_intervals.get(trial))
-    standing = next((one for one in statistics.standings if one.trial is trial), None)
+    standing = next((one for one in statistics.standings if one.trial is compared), None)
     return {
         "cer_ci_low": low,
         "cer_ci_high": high,
         "normalised_cer_ci_low": normalised_low,
         "normalised_cer_ci_high": normalised_high,
-        "in_best_group": trial in statistics.best_group if standing and not trial.is_base else None,
+        "in_best_group": compared in statistics.best_group if standing and not trial.is_base else None,
         "p_best": standing and _plain(standing.p_best),
         "most_above_best": standing and _plain(standing.excess),
         "recommended": trial is statistics.recommended,
@@ -167,6 +191,7 @@ def _statistics(statistics: Statistics) -> dict[str, Any]:
             "family": len(statistics.pairs),
             "randomisations": FLIPS,
             "margin": statistics.margin,
+            **_of_seeds(statistics.seeds),
         },
         "best_group": _plain(statistics.best_group),
         "recommended": statistics.recommended.name,
@@ -186,6 +211,12 @@ def _statistics(statistics: Statistics) -> dict[str, Any]:
         "overfitting": [_overfitting(verdict) for verdict in statistics.overfitting],
         "pairs": [_with_bounds(pair) | {"significant": pair.is_significant} for pair in statistics.pairs],
     }
+
+
+def _of_seeds(seeds: SeedErrors | None) -> dict[str, Any]:
+    if seeds is None:
+        return {}
+    return {"seed_spread": _plain(float(seeds.spread[0])), "seed_degrees_of_freedom": int(seeds.freedom[0])}
 
 
 def _overfitting(verdict: Overfitting) -> dict[str, Any]:

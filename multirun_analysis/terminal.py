@@ -33,8 +33,8 @@ def print_leaderboard(
     """
     console = console or Console()
     console.print(_table(analysis, console.width, most_rows))
-    if len(analysis.rows) > most_rows:
-        console.print(f"... and {len(analysis.rows) - most_rows} more rows, all in the report")
+    if len(analysis.settings) > most_rows:
+        console.print(f"... and {len(analysis.settings) - most_rows} more rows, all in the report")
     console.print(_text(words.headline(analysis)), style="bold")
     for conclusion in [*words.conclusions(analysis, ENGLISH), *words.learning_in_words(analysis.learning, ENGLISH)]:
         console.print(_text(conclusion))
@@ -58,13 +58,20 @@ def _table(analysis: Analysis, console_width: int, most_rows: int) -> Table:
     board = Board(analysis)
     title = _text(f"Sweep {analysis.sweep.folder.resolve().name}")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    is_wide = console_width >= NARROW + PARAM_WIDTH * len(analysis.swept) + INTERVAL_WIDTH * board.has_intervals
+    further = INTERVAL_WIDTH * board.has_intervals + PARAM_WIDTH * analysis.has_seeds
+    is_wide = console_width >= NARROW + PARAM_WIDTH * len(analysis.naming) + further
     table.add_column("#", justify="right", no_wrap=True)
-    for param in analysis.swept:
+    for param in analysis.naming:
         table.add_column(HEADINGS.get(param, printable(words.short_key(param))), justify="right", no_wrap=True)
-    if not analysis.swept:
+    if not analysis.naming:
         table.add_column("trial", overflow="fold")
-    scores = ("CER %", *(("±",) if board.has_intervals else ()), "norm. %", "vs base")
+    scores = (
+        "CER %",
+        *(("±",) if board.has_intervals else ()),
+        *(("seeds",) if analysis.has_seeds else ()),
+        "norm. %",
+        "vs base",
+    )
     for heading in (*scores, *(("WER %", "exact %", "train") if is_wide else ())):
         table.add_column(heading, justify="right", no_wrap=True)
     for line in board.rows[:most_rows]:
@@ -85,17 +92,18 @@ def _style(line: BoardRow, proven: bool) -> str | None:
 
 
 def _cells(line: BoardRow, board: Board, is_wide: bool) -> list[str]:
-    trial, interval = line.trial, line.interval
-    assert trial.strict is not None
-    named = [board.value(trial, param) or "–" for param in board.analysis.swept] or [words.trial_title(trial, [])]
+    trial, interval, analysis, seeds = line.trial, line.interval, board.analysis, line.setting
+    named = [board.value(trial, param) or "–" for param in analysis.naming] or [words.setting_title(trial, analysis)]
+    spread = "–" if seeds.spread is None else f"±{words.rate(seeds.spread)} x{len(seeds.trials)}"
     half_width = "–" if interval is None else f"{50 * (interval.high - interval.low):.2f}"
-    more = [words.rate(trial.strict.wer, 1), words.rate(trial.strict.exact_match, 1), words.training_time(trial)]
+    more = [words.rate(line.scores.wer, 1), words.rate(line.scores.exact_match, 1), words.training_time(trial)]
     return [
         "base" if trial.is_base else f"{'≈' if line.is_alike else ''}{line.row.rank}",
         *named,
-        words.rate(trial.cer),
+        words.rate(seeds.cer),
         *([half_width] if board.has_intervals else []),
-        words.rate(trial.normalised.cer if trial.normalised else None),
-        words.change(line.row.gain).replace(" ", ""),
+        *([spread] if analysis.has_seeds else []),
+        words.rate(line.normalised_cer),
+        words.change(line.gain).replace(" ", ""),
         *(more if is_wide else []),
     ]

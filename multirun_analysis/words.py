@@ -6,21 +6,24 @@ Sentences are English unless another language's messages are given.
 from __future__ import annotations
 
 from collections import Counter
+from statistics import mean
 from typing import Any
 
 from kimi_audio_ft.scoring.intervals import FEW_RECORDINGS, MANY_RECORDINGS
 from kimi_audio_ft.text import duration
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.checks import version_of
-from multirun_analysis.compare import Adapter, Comparison, Row
+from multirun_analysis.compare import Adapter, Comparison
 from multirun_analysis.learning import SIZE_PARAM, LearningCurve, LearningStudy
 from multirun_analysis.messages import ENGLISH, Messages
 from multirun_analysis.params import is_of_base, value_of
+from multirun_analysis.settings import Setting
 from multirun_analysis.statistics.results import Interval, Needed, Overfitting, Reason, Statistics
 from multirun_analysis.sweep import HalvedAdapter, Halving, Trial
 
 FEW = 100  # a mean count below this is written with its tenths
 MOST_NAMED = 6
+MOST_SEEDS = 50  # of one setting: nobody trains more
 MOST_RECORDED = 100_000  # utterances: no test set has more, so a larger number is of no use
 
 # Values.
@@ -106,6 +109,18 @@ def trial_title(trial: Trial, swept: list[str], say: Messages = ENGLISH) -> str:
     return f"{say('base.name')} {asked}".strip()
 
 
+def setting_title(trial: Trial, comparison: Comparison, say: Messages = ENGLISH) -> str:
+    """The trial's setting, named by what differs from the others: without seeds the trial itself."""
+    if trial.is_base or not comparison.has_seeds:
+        return trial_title(trial, comparison.naming, say)
+    return setting(trial, comparison.naming, say) or say("setting.one")
+
+
+def seed_title(trial: Trial, comparison: Comparison, say: Messages = ENGLISH) -> str:
+    """A trial named by what differs from the others of its setting."""
+    return setting(trial, [param for param in comparison.swept if param not in comparison.naming], say)
+
+
 def adapter_name(adapter: Adapter, comparison: Comparison, say: Messages = ENGLISH) -> str:
     """An adapter named by what its training differs in from its siblings'."""
     trained = [param for param in comparison.swept if not param.startswith("decoding")]
@@ -124,23 +139,26 @@ def training_time(trial: Trial, say: Messages = ENGLISH) -> str:
 
 def headline(comparison: Comparison, say: Messages = ENGLISH) -> str:
     """The sweep's result in one sentence."""
-    best = comparison.best
-    name, key = setting(best.trial, comparison.swept, say), "headline.best"
+    best, of = comparison.best, comparison.best.setting
+    name, key = setting(best.trial, comparison.naming, say), "headline.best"
     if not name:
-        name, key = best.trial.label, "headline.one"
-    said = say(key, name=name, cer=percent(best.trial.cer))
+        name, key = say("setting.one") if comparison.has_seeds else best.trial.label, "headline.one"
+    said = say(key, name=name, cer=percent(of.cer))
+    if len(of.trials) > 1:
+        said = say("headline.mean", said=said, n=len(of.trials), low=percent(of.lowest), high=percent(of.highest))
     if best.base is None:
         return say("headline.no_base", said=said)
-    return say("headline.base", said=said, base=percent(best.base.cer), gain=_gain_in_words(best, say))
+    base = mean(row.base.cer for row in comparison.rows if row.setting is of and row.base is not None)
+    return say("headline.base", said=said, base=percent(base), gain=_gain_in_words(of, comparison.gain(of), say))
 
 
-def _gain_in_words(best: Row, say: Messages) -> str:
-    if best.gain is None:  # nothing to divide by
-        return say("gain.worse" if best.trial.cer else "gain.none")
-    if not best.gain:
+def _gain_in_words(best: Setting, gain: float | None, say: Messages) -> str:
+    if gain is None:  # nothing to divide by
+        return say("gain.worse" if best.cer else "gain.none")
+    if not gain:
         return say("gain.none")
-    share = percent(abs(best.gain), 0 if abs(best.gain) >= 0.01 else 2)
-    return say("gain.reduction" if best.gain > 0 else "gain.increase", share=share)
+    share = percent(abs(gain), 0 if abs(gain) >= 0.01 else 2)
+    return say("gain.reduction" if gain > 0 else "gain.increase", share=share)
 
 
 def effort(comparison: Comparison, say: Messages = ENGLISH) -> str:
@@ -190,22 +208,22 @@ def halving_score(halving: Halving, adapter: HalvedAdapter) -> str:
 
 def recommendation(analysis: Analysis, say: Messages) -> str:
     """The recommended trial, and the reason."""
-    statistics = analysis.statistics
+    statistics, cer = analysis.statistics, {trial: of.cer for trial, of in analysis.setting_of.items()}
     taken, best, group = statistics.recommended, analysis.best.trial, len(statistics.best_group)
     counted = {Reason.LOWEST: group - 1, Reason.TOO_FEW_RECORDINGS: statistics.recordings}
     others = sum(not standing.trial.is_base for standing in statistics.standings) - 1
     excess = next((one.excess for one in statistics.standings if one.trial is taken), 0.0)
     return say(
-        f"verdict.{statistics.reason}",
+        f"verdict.{'settings.' if analysis.has_seeds else ''}{statistics.reason}",
         n=counted.get(statistics.reason, others),
-        name=trial_title(taken, analysis.swept, say),
-        cer=percent(taken.cer, 2),
+        name=setting_title(taken, analysis, say),
+        cer=percent(cer[taken], 2),
         group=group,
-        best=trial_title(best, analysis.swept, say),
-        best_cer=percent(best.cer, 2),
-        choice=trial_title(statistics.choice, analysis.swept, say),
-        choice_cer=percent(statistics.choice.cer, 2),
-        excess=percent(excess / best.cer if best.cer else 0.0, 1),
+        best=setting_title(best, analysis, say),
+        best_cer=percent(cer[best], 2),
+        choice=setting_title(statistics.choice, analysis, say),
+        choice_cer=percent(cer[statistics.choice], 2),
+        excess=percent(excess / cer[best] if cer[best] else 0.0, 1),
         margin=percent(statistics.margin, 1),
     )
 
@@ -218,10 +236,11 @@ def verdict(analysis: Analysis, say: Messages) -> list[str]:
 def conclusions(analysis: Analysis, say: Messages) -> list[str]:
     """The recommendation and its gain; how trials were tested, what would tell the best two apart, what overfitted."""
     statistics = analysis.statistics
-    lines = [recommendation(analysis, say), *_gain(statistics, say)]
+    lines = [recommendation(analysis, say), *_gain(statistics, say), *_adapter(analysis, say)]
     if statistics.standings:
         interval = say("verdict.log_t" if statistics.recordings < MANY_RECORDINGS else "verdict.bootstrap_t")
-        lines.append(say("verdict.method", recordings=f"{statistics.recordings:,}", interval=interval))
+        recordings = f"{statistics.recordings:,}"
+        lines.append(say("verdict.method", recordings=recordings, interval=interval, whose=_whose(statistics, say)))
         if statistics.recordings < FEW_RECORDINGS:
             lines.append(say("verdict.few_recordings", n=statistics.recordings))
         if not statistics.grouped:
@@ -246,6 +265,23 @@ def conclusions(analysis: Analysis, say: Messages) -> list[str]:
         names = _some([say("verdict.place", name=name, at=at) for name, at in named], say)
         lines.append(say("verdict.turned", n=len(turned), names=names))
     return lines
+
+
+def _adapter(analysis: Analysis, say: Messages) -> list[str]:
+    """The adapter to take where a setting with several seeds is recommended."""
+    taken = analysis.statistics.recommended
+    seeds = len(analysis.setting_of[taken].trials)
+    if taken.is_base or seeds == 1:
+        return []
+    return [say("verdict.adapter", name=seed_title(taken, analysis, say), cer=percent(taken.cer, 2), n=seeds)]
+
+
+def _whose(statistics: Statistics, say: Messages) -> str:
+    """Whether the verdict is about adapters, or about settings whatever their seeds."""
+    seeds = statistics.seeds
+    if seeds is None:
+        return say("verdict.of_adapters")
+    return say("verdict.of_settings", spread=percent(float(seeds.spread[0])), n=int(seeds.freedom[0]))
 
 
 def _overlaps(analysis: Analysis, say: Messages) -> list[str]:
@@ -280,14 +316,14 @@ def where(verdict: Overfitting, say: Messages) -> str:
 def _gain(statistics: Statistics, say: Messages) -> list[str]:
     """What the recommended trial gains over the base, where that is shown."""
     gain = statistics.gain
-    if gain is None or gain.interval is None or not gain.shown or not gain.base.cer:
+    if gain is None or gain.interval is None or not gain.shown or not gain.base_cer:
         return []
     low, high = -gain.interval.high, -gain.interval.low
     return [
         say(
             "verdict.gain",
-            base=percent(gain.base.cer, 2),
-            relative=percent(-gain.difference / gain.base.cer, 1),
+            base=percent(gain.base_cer, 2),
+            relative=percent(-gain.difference / gain.base_cer, 1),
             points=points(gain.difference, say),
             low=f"{100 * low:.2f}",
             high=f"{100 * high:.2f}",
@@ -296,16 +332,18 @@ def _gain(statistics: Statistics, say: Messages) -> list[str]:
 
 
 def _needed(needed: Needed, analysis: Analysis, say: Messages) -> str:
-    names = {side: trial_title(getattr(needed, side), analysis.swept, say) for side in ("first", "second")}
+    names = {side: setting_title(getattr(needed, side), analysis, say) for side in ("first", "second")}
     if needed.utterances is None or needed.recordings is None:
         return say("verdict.needed_never", **names)
+    difference = points(needed.difference, say)
     if needed.utterances > MOST_RECORDED:
-        return say(
-            "verdict.needed_beyond", **names, difference=points(needed.difference, say), most=f"{MOST_RECORDED:,}"
-        )
+        return say("verdict.needed_beyond", **names, difference=difference, most=f"{MOST_RECORDED:,}")
+    if (needed.seeds or 0) > MOST_SEEDS:
+        return say("verdict.needed_beyond_seeds", **names, difference=difference, most=show(MOST_SEEDS))
     return say(
-        "verdict.needed",
+        "verdict.needed" if needed.seeds is None else "verdict.needed_seeds",
         **names,
+        seeds=show(needed.seeds),
         power=show(needed.power),
         utterances=f"{needed.utterances:,}",
         recordings=f"{needed.recordings:,}",

@@ -36,10 +36,12 @@ class Setting:
     rank: int
     rate: float
     temperature: float
+    seed: int = 0
 
     @property
     def overrides(self) -> list[str]:
-        return [f"lora.r={self.rank}", f"optim.lr={self.rate}", f"decoding.text_temperature={self.temperature}"]
+        values = [f"lora.r={self.rank}", f"optim.lr={self.rate}", f"decoding.text_temperature={self.temperature}"]
+        return [*values, f"seed={self.seed}"] if self.seed else values
 
     @property
     def params(self) -> Record:
@@ -51,12 +53,12 @@ class Setting:
             "optim.lr": self.rate,
             "decoding.text_temperature": self.temperature,
             "decoding.text_top_k": 5,
-            "seed": 0,
+            "seed": self.seed,
         }
 
     @property
     def adapter(self) -> str:
-        return f"adapter-{self.rank}-{self.rate:g}"
+        return f"adapter-{self.rank}-{self.rate:g}" + (f"-{self.seed}" if self.seed else "")
 
 
 def write_sweep(
@@ -65,6 +67,7 @@ def write_sweep(
     ranks: Sequence[int] = RANKS,
     rates: Sequence[float] = RATES,
     temperatures: Sequence[float] = TEMPERATURES,
+    seeds: Sequence[int] = (0,),
     utterances: int = 1000,
     recordings: int = 50,
     repeats: int = 3,
@@ -73,7 +76,7 @@ def write_sweep(
 ) -> Path:
     """Write a sweep into ``folder``; returns it. A setting whose temperature is not 0 has so many ``repeats``."""
     writer = _Writer(Path(folder), Corpus(utterances, recordings, seed), planted or Planted(), repeats, seed)
-    for number, point in enumerate(itertools.product(ranks, rates, temperatures)):
+    for number, point in enumerate(itertools.product(ranks, rates, temperatures, seeds)):
         writer.trial(number, Setting(*point))
     write_multirun(folder, grid_overrides(ranks, rates, temperatures))
     return folder

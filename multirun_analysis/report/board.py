@@ -6,14 +6,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import stdev
+from statistics import mean, stdev
+from typing import Any
 
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.compare import Row
 from multirun_analysis.messages import ENGLISH, Messages
 from multirun_analysis.params import is_of_base, value_of
+from multirun_analysis.settings import Setting
 from multirun_analysis.statistics.results import Interval
-from multirun_analysis.sweep import Trial
+from multirun_analysis.sweep import Scores, Trial
 from multirun_analysis.words import shown
 
 MOST_CHOICES = 12  # values of a parameter that can be chosen from; of more, the text filter finds one
@@ -39,6 +41,10 @@ class BoardRow:
     """A row of the leaderboard with its interval and bar, and its part in the recommendation."""
 
     row: Row
+    setting: Setting
+    scores: Scores
+    normalised_cer: float | None
+    gain: float | None
     interval: Interval | None
     bar: Bar
     is_best: bool
@@ -52,18 +58,33 @@ class BoardRow:
     @property
     def spread(self) -> float | None:
         """Standard deviation of the CER over the repeats of sampling; None of greedy decoding, which is done once."""
-        return stdev(self.trial.repeats) if len(self.trial.repeats) > 1 else None
+        spreads = [stdev(trial.repeats) for trial in self.setting.trials if len(trial.repeats) > 1]
+        return mean(spreads) if spreads else None
+
+    @property
+    def repeats(self) -> list[float]:
+        """The CERs of all repeats of sampling."""
+        return [rate for trial in self.setting.trials for rate in trial.repeats]
+
+    @property
+    def names(self) -> str:
+        """Its trials' names as JSON."""
+        return json.dumps([] if self.setting.is_base else [trial.name for trial in self.setting.trials])
 
 
 class Board:
-    """All rows, best first."""
+    """A row for each setting, best first; its figures are means over its seeds."""
 
     def __init__(self, analysis: Analysis, say: Messages = ENGLISH) -> None:
         self.analysis, self.say = analysis, say
 
     @cached_property
     def rows(self) -> list[BoardRow]:
-        return [self._row(row) for row in self.analysis.rows]
+        return [self._row(row) for row in self.analysis.rows if row.trial is row.setting.trial]
+
+    @property
+    def best(self) -> BoardRow:
+        return next(row for row in self.rows if row.is_best)
 
     @property
     def has_intervals(self) -> bool:
@@ -72,7 +93,9 @@ class Board:
     @cached_property
     def filters(self) -> list[tuple[str, list[str]]]:
         """Swept parameters with few enough values, and these values as written."""
-        values = {param: self.analysis.distinct(param) for param in self.analysis.charted}
+        values = {
+            param: self.analysis.distinct(param) for param in self.analysis.charted if param in self.analysis.naming
+        }
         few = [param for param in values if len(values[param]) <= MOST_CHOICES]
         return [(param, [shown(param, value, self.say) for value in values[param]]) for param in few]
 
@@ -91,20 +114,25 @@ class Board:
     def _top(self) -> float:
         """CER at the end of the track."""
         statistics = self.analysis.statistics
-        trials = self.analysis.sweep.finished
-        highs = [statistics.intervals[trial].high for trial in trials if trial in statistics.intervals]
-        worst = max([*highs, *(trial.cer for trial in trials)])
+        settings = [setting for setting in self.analysis.settings if not setting.is_base]
+        intervals = [statistics.setting_intervals.get(setting.trial) for setting in settings]
+        worst = max([*(one.high for one in intervals if one), *(setting.cer for setting in settings)])
         base = max((base.cer for base in self.analysis.sweep.baselines), default=0.0)
         return max(worst, base if base <= BASE_ROOM * worst else 0.0) or 1.0
 
     def _row(self, row: Row) -> BoardRow:
-        statistics, trial = self.analysis.statistics, row.trial
-        interval = statistics.intervals.get(trial)
-        is_best = row is self.analysis.best
+        statistics, trial, setting = self.analysis.statistics, row.trial, row.setting
+        interval = statistics.setting_intervals.get(trial)
+        is_best = setting is self.analysis.best.setting
+        normalised = [one.normalised.cer for one in setting.trials if one.normalised]
         return BoardRow(
             row=row,
+            setting=setting,
+            scores=mean_scores([one.strict for one in setting.trials if one.strict]),
+            normalised_cer=mean(normalised) if len(normalised) == len(setting.trials) else None,
+            gain=self.analysis.gain(setting),
             interval=interval,
-            bar=self._bar(trial.cer, interval),
+            bar=self._bar(setting.cer, interval),
             is_best=is_best,
             is_alike=not is_best and trial in statistics.best_group,
             is_recommended=trial is statistics.recommended and len(self.analysis.sweep.finished) > 1,
@@ -118,6 +146,13 @@ class Board:
     def _share(self, rate: float) -> float:
         """Of the track, 0 to 100."""
         return 100 * min(1.0, rate / self._top)
+
+
+def mean_scores(scores: list[Scores]) -> Scores:
+    """Of several trials; unknown where one's is."""
+    found: dict[str, list[Any]] = {name: [getattr(one, name) for one in scores] for name in Scores.__dataclass_fields__}
+    means: dict[str, Any] = {name: None if None in values else mean(values) for name, values in found.items()}
+    return Scores(**means)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kimi_audio_ft.scoring.intervals import LEVEL, p_student, student_quantile
 from multirun_analysis.statistics.matched_pairs import matched_pairs, p_normal
@@ -37,8 +38,9 @@ def all_pairs(tally: Tally, randomised: Randomised | None) -> list[Pair]:
     rows = range(len(trials) - 1)
     utterances = p_normal(np.concatenate([matched_pairs(_against(tally.mean_edits, row)) for row in rows]))
     statistics = np.concatenate([matched_pairs(_against(tally.edits_by_recording, row)) for row in rows])
-    recordings = p_student(statistics, tally.num_recordings - 1)
-    reach = student_quantile((1 + LEVEL) / 2, tally.num_recordings - 1) * standard_errors(tally)[first, second]
+    errors, recordings = standard_errors(tally)[first, second], p_student(statistics, tally.num_recordings - 1)
+    freedom = degrees_of_freedom(tally)[first, second]
+    reach = errors * [student_quantile((1 + LEVEL) / 2, one) for one in freedom.tolist()]
     figures = np.stack(
         [differences - reach, differences + reach, utterances, recordings, randomised.p_pairs], axis=1
     ).tolist()
@@ -49,10 +51,34 @@ def all_pairs(tally: Tally, randomised: Randomised | None) -> list[Pair]:
 
 
 def standard_errors(tally: Tally) -> Floats:
-    """Of the difference of every two trials' rates, ``[trials, trials]``, from how it varies over recordings."""
-    edits, count = tally.edits_by_recording, tally.num_recordings
+    """Of the difference of every two trials' rates, ``[trials, trials]``: of recordings and, of settings, of seeds."""
+    of_recordings, of_seeds = error_parts(tally)
+    return np.sqrt(of_recordings + of_seeds)
+
+
+def error_parts(tally: Tally) -> tuple[Floats, Floats]:
+    """The squares of the standard errors in two parts: what more recordings make smaller, and what more seeds do."""
+    edits, seeds = tally.edits_by_recording, tally.seeds
     spread = np.stack([(edits - one).std(axis=1, ddof=1) for one in edits])
-    return spread * np.sqrt(count) / max(float(tally.chars.sum()), 1.0)
+    of_recordings = (spread * np.sqrt(tally.num_recordings) / max(float(tally.chars.sum()), 1.0)) ** 2
+    if seeds is None:
+        return of_recordings, np.zeros_like(of_recordings)
+    return of_recordings * seeds.kept(of_recordings, tally.rates), seeds.between(seeds.own * tally.rates)
+
+
+def degrees_of_freedom(tally: Tally) -> NDArray[np.intp]:
+    """Of these standard errors, ``[trials, trials]``, by Satterthwaite's approximation where seeds are in them."""
+    of_recordings, of_seeds = error_parts(tally)
+    highest, seeds = tally.num_recordings - 1, tally.seeds
+    if seeds is None:
+        return np.full(of_seeds.shape, highest)
+    own = (seeds.own * tally.rates) ** 2
+    alone = own**2 / seeds.freedoms
+    pooled = of_seeds**2 / seeds.freedoms
+    both = np.where(seeds.pool[:, None] == seeds.pool, pooled, alone[:, None] + alone)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = (of_recordings + of_seeds) ** 2 / (of_recordings**2 / highest + both)
+    return np.clip(np.nan_to_num(found, nan=highest), 1, None).astype(np.intp)
 
 
 def _against(values: Floats, row: int) -> Floats:

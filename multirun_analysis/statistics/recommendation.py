@@ -30,19 +30,19 @@ def standings(tally: Tally, randomised: Randomised) -> list[Standing]:
     above = tally.rates[:, None] - tally.rates + randomised.critical * standard_errors(tally)
     np.fill_diagonal(above, -np.inf)
     excess = np.maximum(above.max(axis=1), 0.0).tolist()
-    return list(map(Standing, tally.trials, randomised.p_best.tolist(), excess))
+    return list(map(Standing, tally.trials, randomised.p_best.tolist(), excess, tally.rates.tolist()))
 
 
 def best_group(standing: Sequence[Standing]) -> list[Trial]:
     """Trials that are not ruled out as the best; the one with the lowest CER never is."""
-    lowest = min(standing, key=lambda one: one.trial.cer, default=None)
+    lowest = min(standing, key=lambda one: one.cer, default=None)
     return [one.trial for one in standing if one is lowest or one.p_best >= ALPHA]
 
 
 def recommend(standing: Sequence[Standing], margin: float = MARGIN) -> tuple[Trial, Reason]:
     """The best of ``standing`` (best first), or the cheapest that is within the margin, and why."""
     best = standing[0].trial
-    shown = [one.trial for one in standing if one.excess <= margin * best.cer and cost(one.trial) < cost(best)]
+    shown = [one.trial for one in standing if one.excess <= margin * standing[0].cer and cost(one.trial) < cost(best)]
     if shown:
         return min(shown, key=cost), Reason.CHEAPER  # the better one of equally cheap ones: it comes first
     return best, Reason.ALONE if len(best_group(standing)) == 1 else Reason.LOWEST

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from kimi_audio_ft.scoring.intervals import percentiles
 from multirun_analysis.compare import Adapter
 from multirun_analysis.statistics.tally import Transcripts
+from multirun_analysis.statistics.seeds import SeedErrors
 from multirun_analysis.sweep import Trial
 
 ALPHA = 0.05
@@ -41,10 +42,12 @@ class Interval:
 class Pair:
     """Two trials compared on the same utterances; ``difference`` is the CER of ``first`` minus that of ``second``.
 
-    interval: of the difference, by itself, from how it varies over recordings.
+    Where seeds are swept each trial stands for its setting, and the difference is that of two means over seeds.
+
+    interval: of the difference, by itself, from how it varies over recordings and, of settings, over seeds.
     p_mapsswe: the matched-pairs test as published, with utterances for its segments: too sure of itself where the
         utterances of one recording are alike.
-    p_recordings: the same test with recordings for its segments, against Student's t.
+    p_recordings: the same test with recordings for its segments, against Student's t. Neither knows of seeds.
     p_adjusted: by randomisation over recordings, for all pairs of the sweep together; it decides.
 
     All of them are None when there are too few recordings for a comparison.
@@ -69,25 +72,27 @@ class Standing:
     """How a trial stands to the truly best one, whichever that is.
 
     p_best: of the trial being the best; below ``ALPHA`` it is ruled out. excess: its CER is at most so much above the
-    best one's, at 95 % for all trials together.
+    best one's, at 95 % for all trials together. cer: as compared; where seeds are swept the mean of its setting.
     """
 
     trial: Trial
     p_best: float
     excess: float
+    cer: float
 
 
 @dataclass(frozen=True)
 class Gain:
     """What the recommended adapter gains over the base, which has the CER ``base.cer``.
 
-    ``difference`` is the trial's CER minus the base's. interval, shown: as in ``Pair``; None and False where the base
-    has no utterances, or recordings are too few.
+    ``difference`` is the trial's CER minus ``base_cer``; where seeds are swept both are means of settings. interval,
+    shown: as in ``Pair``; None and False where the base has no utterances, or recordings are too few.
     """
 
     trial: Trial
     base: Trial
     difference: float
+    base_cer: float
     interval: Interval | None = None
     shown: bool = False
 
@@ -141,7 +146,8 @@ class Needed:
     """How large an evaluation set would rule out the second trial as the best, with the given power.
 
     Taking the observed ``difference`` (the CER of ``first`` minus that of ``second``) for the true one; ``utterances``
-    and ``recordings`` are None when there is none.
+    and ``recordings`` are None when there is none. seeds: of each of the two settings; None where no number of
+    utterances needs more than there are.
     """
 
     first: Trial
@@ -150,6 +156,7 @@ class Needed:
     utterances: int | None
     recordings: int | None
     power: float
+    seeds: int | None = None
 
 
 class Reason(StrEnum):
@@ -166,10 +173,12 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class Statistics:
-    """All of a sweep's statistics.
+    """All of a sweep's statistics. Where seeds are swept, a trial stands for its setting in all but the first two.
 
     intervals, normalised_intervals: of the CER of trials and bases; what has too few recordings or no utterances.jsonl
         is not in it.
+    setting_intervals: of the mean CER of settings, with the luck of their seeds; those of the trials without seeds.
+    seeds: that luck, by the settings of ``standings``; None where seeds are not swept, or could not be compared.
     best_group: trials that are not ruled out as the best, in the order of the leaderboard; with 95 % the truly best one
         is among them. Only the one with the lowest CER where trials cannot be compared.
     recommended: the trial to take, or the base. choice: the trial that would be taken if there were no base.
@@ -183,6 +192,8 @@ class Statistics:
 
     intervals: dict[Trial, Interval]
     normalised_intervals: dict[Trial, Interval]
+    setting_intervals: dict[Trial, Interval]
+    seeds: SeedErrors | None
     pairs: list[Pair]
     standings: list[Standing]
     best_group: list[Trial]

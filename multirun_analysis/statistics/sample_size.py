@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from statistics import NormalDist
 
+import numpy as np
+
 from kimi_audio_ft.scoring.intervals import LEVEL, MIN_RECORDINGS, student_quantile
-from multirun_analysis.statistics.pairs import standard_errors
+from multirun_analysis.statistics.pairs import error_parts
 from multirun_analysis.statistics.randomisation import Randomised
 from multirun_analysis.statistics.results import Gain, Needed
 from multirun_analysis.statistics.tally import Tally
@@ -21,6 +23,9 @@ def needed(tally: Tally, randomised: Randomised) -> Needed | None:
     recordings have it. The second is ruled out as the best beyond its own critical value ``c``, which is what it takes
     among so many trials, and so it is with the given power from ``R = ((c + z_power) * s / d)^2`` recordings on, if the
     observed difference is the true one. Utterances follow at the present number per recording.
+
+    Where seeds are swept the two are settings. No recordings make the seeds' part of the error smaller; where it leaves
+    room for less than the recordings' part needs to be half, both are to be half, with more seeds.
     """
     rows = [row for row, trial in enumerate(tally.trials) if not trial.is_base][:2]
     if len(rows) < 2:
@@ -29,11 +34,17 @@ def needed(tally: Tally, randomised: Randomised) -> Needed | None:
     difference, count = float(tally.rates[one] - tally.rates[other]), tally.num_recordings
     if difference == 0:
         return Needed(first, second, difference, None, None, POWER)
-    spread = float(standard_errors(tally)[one, other]) * math.sqrt(count)
+    of_recordings, of_seeds = (float(part[one, other]) for part in error_parts(tally))
     reach = float(randomised.critical[other]) + NormalDist().inv_cdf(POWER)
-    recordings = max((reach * spread / difference) ** 2, MIN_RECORDINGS)
+    allowed, seeds = (difference / reach) ** 2, None
+    if of_seeds > allowed / 2:
+        assert tally.seeds is not None
+        of_one_seed = tally.seeds.between(np.sqrt(tally.seeds.count) * tally.seeds.own * tally.rates)
+        seeds = math.ceil(float(of_one_seed[one, other]) / (allowed / 2))
+    room = allowed - (of_seeds if seeds is None else allowed / 2)
+    recordings = max(count * of_recordings / room, MIN_RECORDINGS)
     utterances = math.ceil(recordings * len(tally.recordings) / count)
-    return Needed(first, second, difference, utterances, math.ceil(recordings), POWER)
+    return Needed(first, second, difference, utterances, math.ceil(recordings), POWER, seeds)
 
 
 def recordings_for(gain: Gain, recordings: int) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from kimi_audio_ft.scoring.intervals import RESAMPLES, error_rate_intervals
+from kimi_audio_ft.scoring.intervals import LEVEL, RESAMPLES, error_rate_intervals, student_quantile
 from multirun_analysis.compare import Comparison
+from multirun_analysis.settings import Setting
 from multirun_analysis.statistics.effects import main_effects
 from multirun_analysis.statistics.overfitting import overfitting_of
 from multirun_analysis.statistics.pairs import all_pairs
@@ -15,7 +17,7 @@ from multirun_analysis.statistics.randomisation import randomise
 from multirun_analysis.statistics.recommendation import MARGIN, best_group, recommend, standings
 from multirun_analysis.statistics.results import Effect, Gain, Interval, Pair, Reason, Standing, Statistics
 from multirun_analysis.statistics.sample_size import needed
-from multirun_analysis.statistics.tally import Tally, tally_up
+from multirun_analysis.statistics.tally import Tally, of_settings, tally_up
 from multirun_analysis.sweep import Trial
 
 # Of a larger sweep only those with the lowest CER are compared pair by pair: the pairs of a thousand trials are half a
@@ -34,26 +36,29 @@ def statistics_of(comparison: Comparison, margin: float = MARGIN) -> Statistics:
     Raises:
         DataError: an utterances.jsonl or curves.jsonl cannot be read.
     """
-    ordered = [row.trial for row in comparison.rows if not row.trial.is_base]
-    base = comparison.lowest_base
-    compared = sorted([*ordered[:MOST_COMPARED], *([base] if base else [])], key=lambda trial: trial.cer)
-    tallies = tally_up(compared)
-    tally = tallies.strict
+    ordered = [setting for setting in comparison.settings if not setting.is_base]
+    base = next((setting for setting in comparison.settings if setting.is_base), None)
+    compared = sorted([*ordered[:MOST_COMPARED], *([base] if base else [])], key=lambda setting: setting.cer)
+    tallies = tally_up([trial for setting in compared for trial in setting.trials])
+    tally = of_settings(tallies.strict, compared) if tallies.strict else None
     tested = tally if tally is not None and tally.has_enough and len(tally.trials) > 1 else None
-    randomised = randomise(tested.whole_edits, SEED) if tested else None
+    randomised = randomise(tested.whole_edits, SEED, tested.seeds) if tested else None
     pairs = all_pairs(tally, randomised) if tally else []
     standing = standings(tested, randomised) if tested and randomised else []
     among = [one for one in standing if not one.trial.is_base]
     choice, reason = _choice(ordered, tally, among, margin)
-    gain = _gain(choice, base, pairs)
+    gain = _gain(next(one for one in ordered if one.trial is choice), base, pairs)
     keep = gain is not None and (gain.difference >= 0 or (gain.interval is not None and not gain.shown))
-    scored, normalised = ordered + comparison.sweep.baselines, tallies.normalised
+    scored = [row.trial for row in comparison.rows]
+    intervals = _intervals(scored, tallies.strict, None)
     return Statistics(
-        intervals=_intervals(scored, tally, None),
-        normalised_intervals=_intervals(scored, normalised, "normalised"),
+        intervals=intervals,
+        normalised_intervals=_intervals(scored, tallies.normalised, "normalised"),
+        setting_intervals=_setting_intervals(comparison.settings, tally, intervals),
+        seeds=tally.seeds if tally else None,
         pairs=pairs,
         standings=standing,
-        best_group=best_group(among) or ordered[:1],
+        best_group=best_group(among) or [ordered[0].trial],
         recommended=gain.base if gain and keep else choice,
         choice=choice,
         reason=Reason.KEEP_BASE if keep else reason,
@@ -66,14 +71,16 @@ def statistics_of(comparison: Comparison, margin: float = MARGIN) -> Statistics:
         utterances=len(tally.recordings) if tally else 0,
         grouped=tally is not None and tally.num_recordings < len(tally.recordings),
         left_out=[trial for trial in tallies.left_out if not trial.is_base],
-        beyond=ordered[MOST_COMPARED:],
         transcripts=tallies.transcripts,
+        beyond=[trial for setting in ordered[MOST_COMPARED:] for trial in setting.trials],
     )
 
 
-def _choice(ordered: list[Trial], tally: Tally | None, standing: list[Standing], margin: float) -> tuple[Trial, Reason]:
+def _choice(
+    ordered: list[Setting], tally: Tally | None, standing: list[Standing], margin: float
+) -> tuple[Trial, Reason]:
     """The trial to take, were there no base."""
-    best = ordered[0]
+    best = ordered[0].trial
     if len(ordered) == 1:
         return best, Reason.ONLY
     if tally is None or best not in tally.trials or sum(not trial.is_base for trial in tally.trials) == 1:
@@ -83,16 +90,16 @@ def _choice(ordered: list[Trial], tally: Tally | None, standing: list[Standing],
     return recommend(standing, margin)
 
 
-def _gain(choice: Trial, base: Trial | None, pairs: list[Pair]) -> Gain | None:
+def _gain(choice: Setting, base: Setting | None, pairs: list[Pair]) -> Gain | None:
     if base is None:
         return None
-    difference = choice.cer - base.cer
+    gain = Gain(choice.trial, base.trial, choice.cer - base.cer, base.cer)
     for pair in pairs:
-        if {pair.first, pair.second} == {choice, base} and pair.interval is not None:
+        if {pair.first, pair.second} == {choice.trial, base.trial} and pair.interval is not None:
             low, high = pair.interval.low, pair.interval.high
-            interval = Interval(low, high) if pair.first is choice else Interval(-high, -low)
-            return Gain(choice, base, difference, interval, pair.is_significant and difference < 0)
-    return Gain(choice, base, difference)
+            interval = Interval(low, high) if pair.first is choice.trial else Interval(-high, -low)
+            return replace(gain, interval=interval, shown=pair.is_significant and gain.difference < 0)
+    return gain
 
 
 def _intervals(trials: list[Trial], tally: Tally | None, part: str | None) -> dict[Trial, Interval]:
@@ -109,12 +116,35 @@ def _intervals(trials: list[Trial], tally: Tally | None, part: str | None) -> di
     return found
 
 
+def _setting_intervals(
+    settings: list[Setting], tally: Tally | None, intervals: dict[Trial, Interval]
+) -> dict[Trial, Interval]:
+    """Of the means of settings: as far off as recordings and seeds put them, on the scale of logarithms."""
+    found = {
+        one.trial: intervals[one.trial]
+        for one in settings
+        if (len(one.trials) == 1 or one.is_base) and one.trial in intervals
+    }
+    if tally is None or tally.seeds is None or not tally.has_enough:
+        return found
+    bounds = error_rate_intervals(tally.edits_by_recording, tally.chars_by_recording, SEED)
+    quantiles = np.array([student_quantile((1 + LEVEL) / 2, freedom) for freedom in tally.seeds.freedoms.tolist()])
+    rates = np.where(tally.rates > 0, tally.rates, 1.0)[:, None]
+    with np.errstate(divide="ignore"):
+        reach = np.hypot(np.log(bounds / rates), (quantiles * tally.seeds.own)[:, None])
+    wide = np.where(tally.rates[:, None] > 0, rates * np.exp(reach * [-1, 1]), bounds)
+    return found | {trial: Interval(low, high) for trial, (low, high) in zip(tally.trials, wide.tolist(), strict=True)}
+
+
 def _effects(comparison: Comparison, tally: Tally | None) -> list[Effect]:
-    """Over the compared trials; over all finished ones, without intervals, where not all of them were."""
-    trials = comparison.sweep.finished
+    """Over the compared settings; over all finished trials, without intervals, where not all of them were."""
+    trials, settings = comparison.sweep.finished, [one for one in comparison.settings if not one.is_base]
     rows = [] if tally is None else [row for row, trial in enumerate(tally.trials) if not trial.is_base]
-    if tally is None or len(rows) < 2 or len(trials) > MOST_COMPARED:
-        return main_effects(trials, comparison.swept, np.array([trial.cer for trial in trials]), None)
+    if tally is None or len(rows) < 2 or len(settings) > MOST_COMPARED:
+        return main_effects(trials, comparison.naming, np.array([trial.cer for trial in trials]), None)
     resampled = tally.resampled(RESAMPLES, SEED)
+    if resampled is not None and tally.seeds is not None:
+        luck, estimate = tally.seeds.drawn(np.random.default_rng(SEED), len(resampled))
+        resampled = resampled * (1 + luck / np.sqrt(estimate))
     drawn = None if resampled is None else resampled[:, rows]
-    return main_effects([tally.trials[row] for row in rows], comparison.swept, tally.rates[rows], drawn)
+    return main_effects([tally.trials[row] for row in rows], comparison.naming, tally.rates[rows], drawn)

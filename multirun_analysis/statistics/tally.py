@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,8 @@ from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.scoring.intervals import MIN_RECORDINGS, bootstrap_rates, recording_index, sum_by_recording
 from kimi_audio_ft.scoring.normalise import normalise
 from multirun_analysis.records import RERUN, Record, read_jsonl
+from multirun_analysis.settings import Setting
+from multirun_analysis.statistics.seeds import SeedErrors, seed_errors
 from multirun_analysis.sweep import Trial
 
 
@@ -26,6 +28,7 @@ class Tally:
     edits: ``[trials, utterances]``, whole numbers: sums over the ``repeats`` ``[trials]`` of sampling, so that sums of
         them are exact and equal on every machine.
     chars: reference characters, ``[utterances]``. recordings: the recording of every utterance.
+    seeds: the luck of the seeds, where rows are means of settings of which some have several.
     """
 
     trials: list[Trial]
@@ -33,6 +36,7 @@ class Tally:
     repeats: NDArray[np.int64]
     chars: NDArray[np.int64]
     recordings: list[str]
+    seeds: SeedErrors | None = None
 
     @cached_property
     def num_recordings(self) -> int:
@@ -146,6 +150,38 @@ def tally_up(trials: Iterable[Trial]) -> Tallies:
         return Tallies(None, None, left_out)
     strict = _tally(kept, 0)
     return Tallies(strict, _tally(kept, 1), left_out, _transcripts(strict, kept))
+
+
+def of_settings(tally: Tally, settings: Sequence[Setting]) -> Tally:
+    """A row for each of ``settings`` with a trial in ``tally``: the mean of its trials, under the first one's name."""
+    place = {trial: row for row, trial in enumerate(tally.trials)}
+    adapters = [str(trial.record.get("signature") or trial.name) for trial in tally.trials]
+    members = [
+        sorted((place[trial] for trial in setting.trials if trial in place), key=lambda row: adapters[row])
+        for setting in settings
+    ]
+    # Settings with the same adapters have them in the same order.
+    found = [(setting, rows) for setting, rows in zip(settings, members, strict=True) if rows]
+    if all(len(rows) == 1 for _, rows in found):
+        return tally
+    repeats = [int(np.lcm.reduce(tally.repeats[rows])) for _, rows in found]
+    edits = [
+        (tally.edits[rows] * (each // tally.repeats[rows])[:, None]).sum(axis=0)
+        for (_, rows), each in zip(found, repeats, strict=True)
+    ]
+    seeds = seed_errors(
+        [tally.edits_by_recording[rows] for _, rows in found],
+        [not setting.is_base for setting, _ in found],
+        [tuple(adapters[row] for row in rows) for _, rows in found],
+    )
+    return Tally(
+        [setting.trial for setting, _ in found],
+        np.array(edits, np.int64),
+        np.array([each * len(rows) for each, (_, rows) in zip(repeats, found, strict=True)], np.int64),
+        tally.chars,
+        tally.recordings,
+        seeds,
+    )
 
 
 def _read(trial: Trial) -> _Counts:

@@ -114,8 +114,13 @@ function applyFilter() {
   const left = rows.filter((row) => !row.hidden);
   const output = filters.querySelector("output");
   output.textContent = output.dataset.text.replace("SHOWN", left.length).replace("ALL", rows.length);
-  const names = left.length === rows.length ? [] : ["", ...left.map((row) => row.dataset.name)];
+  const names = left.length === rows.length ? [] : ["", ...left.flatMap(namesOf)];
   for (const view of Object.values(views)) view.signal("shown", names).runAsync();
+}
+
+// A row of a setting stands for the trials of all its seeds.
+function namesOf(row) {
+  return row.dataset.names ? JSON.parse(row.dataset.names) : [row.dataset.name];
 }
 
 function isFiltered() {
@@ -123,7 +128,7 @@ function isFiltered() {
 }
 
 function pickRow(name) {
-  for (const row of boardRows()) row.classList.toggle("picked", row.dataset.name === name);
+  for (const row of boardRows()) row.classList.toggle("picked", namesOf(row).includes(name));
   const picked = document.querySelector("tr.picked");
   if (!picked) return;
   if (picked.hidden) filters.reset();

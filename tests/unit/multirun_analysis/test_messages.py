@@ -21,7 +21,7 @@ TRIALS = (PACKAGE / "report" / "templates" / "trials.html.j2").read_text(encodin
 MADE = re.compile(r"(param|open|category)\.")
 MADE_KEYS = {
     *("list.and", "effort.finished", "effort.unfinished", "loss.train", "loss.val"),
-    *(f"verdict.{reason}" for reason in Reason),
+    *(f"verdict.{kind}{reason}" for kind in ("", "settings.") for reason in Reason),
     *(f"overfit.{kind}" for kind in get_args(get_type_hints(Overfitting)["kind"])),
     *(f"status.{status}" for status in Status if status is not Status.COMPLETED),
     *(f"trials.{key}" for key in re.findall(r"\"(\w+)\"", "".join(re.findall(r"for key in (\(.*?\))", TRIALS)))),

@@ -21,7 +21,12 @@ Make = Callable[..., Trial]
 def test_the_group_are_those_that_are_not_ruled_out_and_the_lowest(trial: Make) -> None:
     a, b, c, d = (trial(name, cer=0.1 + 0.01 * number) for number, name in enumerate("abcd"))
     found = best_group(
-        [Standing(a, 0.04, 0.0), Standing(b, 0.2, 0.01), Standing(c, 0.049, 0.1), Standing(d, 0.05, 0.1)]
+        [
+            Standing(a, 0.04, 0.0, a.cer),
+            Standing(b, 0.2, 0.01, b.cer),
+            Standing(c, 0.049, 0.1, c.cer),
+            Standing(d, 0.05, 0.1, d.cer),
+        ]
     )
     assert found == [a, b, d]
 
@@ -48,7 +53,7 @@ def costing(trial: Make, name: str, parameters: int | None, steps: int = 100, te
 def test_the_cheapest_has_fewest_parameters_then_steps_and_is_greedy(
     trial: Make, group: list[tuple[Any, ...]], taken: str, reason: Reason
 ) -> None:
-    found, why = recommend([Standing(costing(trial, *one), 0.5, 0.001) for one in group])
+    found, why = recommend([Standing(costing(trial, *one), 0.5, 0.001, 0.1) for one in group])
     assert (found.name, why) == (taken, reason)
 
 
@@ -60,7 +65,7 @@ def test_cheaper_trials_are_taken_only_when_they_are_shown_to_be_within_the_marg
         (0.0029, 0.0, dear),
         (0.0031, 0.04, cheap),
     ):
-        assert recommend([Standing(dear, 0.9, 0.0), Standing(cheap, 0.5, excess)], margin)[0] is taken
+        assert recommend([Standing(dear, 0.9, 0.0, 0.1), Standing(cheap, 0.5, excess, 0.1)], margin)[0] is taken
 
 
 def test_few_data_do_not_make_a_worse_trial_the_recommended_one(tally: Callable[..., Tally]) -> None:
