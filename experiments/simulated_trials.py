@@ -95,7 +95,8 @@ def of_sweeps(
     """
     rng, counted = np.random.default_rng(seed), []
     first, second = np.triu_indices(len(seeds.settings), 1)
-    equal = np.array([seeds.settings[i] == seeds.settings[j] for i, j in zip(first, second, strict=True)])
+    truth = np.asarray(seeds.settings)
+    equal = truth[first] == truth[second]
     for _ in range(sweeps):
         settings = _drawn(speech, seeds, rng, finalists, further)
         means = np.stack([edits.mean(axis=0) for edits in settings])

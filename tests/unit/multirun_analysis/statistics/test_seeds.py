@@ -8,13 +8,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from experiments.simulated_trials import Seeds, Speech, of_sweeps
 from multirun_analysis.settings import Setting
 from multirun_analysis.statistics.pairs import all_pairs, degrees_of_freedom, standard_errors
 from multirun_analysis.statistics.randomisation import randomise
 from multirun_analysis.statistics.sample_size import needed
 from multirun_analysis.statistics.seeds import seed_errors
 from multirun_analysis.statistics.tally import Tally, of_settings
-from experiments.simulated_trials import Seeds, Speech, of_sweeps
 
 Make = Callable[..., Tally]
 
