@@ -106,8 +106,11 @@ class Comparison:
 
     @cached_property
     def is_grid(self) -> bool:
-        """Whether trials were launched for every combination of values, unlike in a search such as Optuna's."""
-        combinations = prod(len(self.distinct(param)) for param in self.charted)
+        """Whether trials were launched for every combination of values, unlike in a search such as Optuna's.
+
+        Not of seeds, which only the best settings may have several of.
+        """
+        combinations = prod(len(self.distinct(param)) for param in self.charted if param in self.naming)
         return combinations <= max(len(self.sweep.trials), self.sweep.planned or 0)
 
     def means(self, param: str) -> list[tuple[Any, float]]:

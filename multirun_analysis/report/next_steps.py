@@ -12,7 +12,6 @@ from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.scoring.intervals import FEW_RECORDINGS
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.charts.scales import LOG_BASES, MOST_LEVELS
-from multirun_analysis.compare import NUISANCE_PARAMS
 from multirun_analysis.learning import SIZE_PARAM
 from multirun_analysis.messages import Messages
 from multirun_analysis.params import value_of
@@ -24,6 +23,7 @@ from multirun_analysis.report.commands import (
     with_base_command,
 )
 from multirun_analysis.report.facts import flat_config
+from multirun_analysis.settings import NUISANCE_PARAMS
 from multirun_analysis.statistics.results import Gain, Reason
 from multirun_analysis.statistics.sample_size import recordings_for
 from multirun_analysis.sweep import Trial
