@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from kimi_audio_ft.scoring.intervals import percentiles
 from multirun_analysis.compare import Adapter
-from multirun_analysis.statistics.tally import Transcripts
 from multirun_analysis.statistics.seeds import SeedErrors
+from multirun_analysis.statistics.tally import Transcripts
 from multirun_analysis.sweep import Trial
 
 ALPHA = 0.05
