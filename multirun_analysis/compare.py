@@ -164,9 +164,10 @@ def swept_params(sweep: Sweep) -> list[str]:
     A parameter that merely follows another one (``lora.lora_alpha`` when it defaults to twice the rank) is left out,
     unless it was given on the command line.
     """
-    keys = dict.fromkeys(key for trial in sweep.trials for key in (*trial.params, *trial.overrides))
+    trials = _launched(sweep)
+    keys = dict.fromkeys(key for trial in trials for key in (*trial.params, *trial.overrides))
     varied = [key for key in keys if len(distinct(_values_where_known(sweep, key))) > 1]
-    given = {key for key in varied if any(key in trial.overrides for trial in sweep.trials)}
+    given = {key for key in varied if any(key in trial.overrides for trial in trials)}
     kept: list[str] = []
     for key in sorted(varied, key=lambda key: (key not in given, *_preference(key))):
         if key in given or not any(_follows(sweep, key, leader) for leader in kept):
@@ -182,8 +183,13 @@ def _preference(param: str) -> tuple[bool, int]:
 def _values_where_known(sweep: Sweep, param: str) -> list[Any]:
     """A key that is in scores.json is judged by the trials that have it; one known from command lines only, by all."""
     if any(param in trial.params for trial in sweep.finished):
-        return [value_of(t, param) for t in sweep.trials if param in t.params or param in t.overrides]
-    return [value_of(trial, param) for trial in sweep.trials]
+        return [value_of(t, param) for t in _launched(sweep) if param in t.params or param in t.overrides]
+    return [value_of(trial, param) for trial in _launched(sweep)]
+
+
+def _launched(sweep: Sweep) -> list[Trial]:
+    """The trials, and adapters that were stopped before they became any."""
+    return [*sweep.trials, *(trial for _, trial in sweep.stopped)]
 
 
 def _follows(sweep: Sweep, param: str, leader: str) -> bool:

@@ -32,6 +32,7 @@ class Status(StrEnum):
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
     UNFINISHED = "UNFINISHED"
+    STOPPED = "STOPPED"  # by successive halving: the adapter was not trained to its end, so nothing was scored
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class HalvedAdapter:
     """An adapter in a sweep with successive halving.
 
     decision: "continued", "passed", "stopped" or "failed", at ``step`` of its ``num_steps``. score: of the sweep's
-    metric there. jobs: its number of trials.
+    metric there. jobs: its number of trials. overrides: those of its first trial.
     """
 
     name: str
@@ -172,6 +173,7 @@ class HalvedAdapter:
     reason: str
     time: str | None
     jobs: int
+    overrides: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,12 @@ class Sweep:
     def not_begun(self) -> int:
         """Trials that wait for their adapters, or that an interrupted sweep did not come to."""
         return max(0, (self.planned or 0) - len(self.trials))
+
+    @cached_property
+    def stopped(self) -> list[tuple[HalvedAdapter, Trial]]:
+        """Adapters that were not trained to their end, as trials without scores."""
+        found = self.halving.out if self.halving else []
+        return [(one, Trial(one.name, self.folder, Status.STOPPED, {}, one.overrides)) for one in found]
 
     @property
     def finished(self) -> list[Trial]:
@@ -299,8 +307,12 @@ def _overrides(folder: Path, written: list[str] | None) -> dict[str, Any]:
     path = folder / ".hydra" / "overrides.yaml"
     if written is None:
         written = read_yaml(path, RERUN) if path.is_file() else None
+    return _values(written or [], path)
+
+
+def _values(written: list[str], path: Path) -> dict[str, Any]:
     try:
-        parsed = [_parsed(str(item)) for item in written or []]
+        parsed = [_parsed(str(item)) for item in written]
     except HydraException as error:
         raise DataError(path, f"is not a list of Hydra overrides: {error}", RERUN) from error
     return {
@@ -338,8 +350,12 @@ def read_halving(sweep_dir: Path) -> Halving | None:
         return None
     document = finite(read_json(path))
     try:
-        names = HalvedAdapter.__dataclass_fields__
-        candidates = [HalvedAdapter(**{name: entry[name] for name in names}) for entry in document["candidates"]]
+        candidates = [_halved(entry, path) for entry in document["candidates"]]
         return Halving(document["metric"], candidates, document["steps_trained"], document["steps_of_all"], document)
     except (KeyError, TypeError) as error:
         raise DataError(path, f"is no record of successive halving ({error})", "Run the same sweep again") from error
+
+
+def _halved(entry: Record, path: Path) -> HalvedAdapter:
+    names = HalvedAdapter.__dataclass_fields__.keys() - {"overrides"}
+    return HalvedAdapter(**{name: entry[name] for name in names}, overrides=_values(entry.get("overrides") or [], path))

@@ -76,6 +76,14 @@ def _table(analysis: Analysis, console_width: int, most_rows: int) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for line in board.rows[:most_rows]:
         table.add_row(*map(_text, _cells(line, board, is_wide)), style=_style(line, analysis.statistics.is_proven))
+    for stopped in board.stopped[: max(0, most_rows - len(board.rows))]:
+        one = stopped.adapter
+        cells = [
+            "fail" if one.decision == "failed" else "stop",
+            *(stopped.values or [one.name]),
+            words.rate(stopped.cer),
+        ]
+        table.add_row(*map(_text, cells), style="bright_black")
     return table
 
 

@@ -212,9 +212,12 @@ def recommendation(analysis: Analysis, say: Messages) -> str:
     taken, best, group = statistics.recommended, analysis.best.trial, len(statistics.best_group)
     counted = {Reason.LOWEST: group - 1, Reason.TOO_FEW_RECORDINGS: statistics.recordings}
     others = sum(not standing.trial.is_base for standing in statistics.standings) - 1
+    key = f"verdict.{'settings.' if analysis.has_seeds else ''}{statistics.reason}"
+    if statistics.reason is Reason.ONLY and (stopped := len(analysis.sweep.stopped)):
+        key, others = "verdict.survivor", stopped
     excess = next((one.excess for one in statistics.standings if one.trial is taken), 0.0)
     return say(
-        f"verdict.{'settings.' if analysis.has_seeds else ''}{statistics.reason}",
+        key,
         n=counted.get(statistics.reason, others),
         name=setting_title(taken, analysis, say),
         cer=percent(cer[taken], 2),

@@ -15,7 +15,7 @@ from multirun_analysis.messages import ENGLISH, Messages
 from multirun_analysis.params import is_of_base, value_of
 from multirun_analysis.settings import Setting
 from multirun_analysis.statistics.results import Interval
-from multirun_analysis.sweep import Scores, Trial
+from multirun_analysis.sweep import HalvedAdapter, Scores, Trial
 from multirun_analysis.words import shown
 
 MOST_CHOICES = 12  # values of a parameter that can be chosen from; of more, the text filter finds one
@@ -72,6 +72,15 @@ class BoardRow:
         return json.dumps([] if self.setting.is_base else [trial.name for trial in self.setting.trials])
 
 
+@dataclass(frozen=True)
+class StoppedRow:
+    """An adapter that was not trained to its end: its settings, and its CER where it was stopped (None: unknown)."""
+
+    adapter: HalvedAdapter
+    values: list[str]
+    cer: float | None
+
+
 class Board:
     """A row for each setting, best first; its figures are means over its seeds."""
 
@@ -85,6 +94,18 @@ class Board:
     @property
     def best(self) -> BoardRow:
         return next(row for row in self.rows if row.is_best)
+
+    @property
+    def stopped(self) -> list[StoppedRow]:
+        """Adapters that successive halving stopped, or that failed in it."""
+        sweep = self.analysis.sweep
+        is_cer = sweep.halving is not None and sweep.halving.metric == "cer"
+        return [StoppedRow(one, self._trained(trial), one.score if is_cer else None) for one, trial in sweep.stopped]
+
+    def _trained(self, trial: Trial) -> list[str]:
+        """Settings of the training: its trials would have decoded in several ways."""
+        params = self.analysis.naming
+        return ["–" if param.startswith("decoding.") else self.value(trial, param) or "–" for param in params]
 
     @property
     def has_intervals(self) -> bool:

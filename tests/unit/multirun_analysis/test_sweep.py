@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 
 from kimi_audio_ft.errors import DataError, UserError
 from multirun_analysis import load_sweep, write_report
+from multirun_analysis.messages import ENGLISH
 from multirun_analysis.sweep import Status, collect, read_halving
-from multirun_analysis.words import halving_in_words
+from multirun_analysis.words import halving_in_words, recommendation
 from tests.report_page import page_of, printed, section
 
 
@@ -122,7 +124,8 @@ def test_records_may_be_larger_than_what_is_read(sweep) -> None:
 
 def entry(name: str, **more: Any) -> dict[str, Any]:
     always = {"num_steps": 120, "time": "2026-11-24T19:00:00+0000", "jobs": 4, "history": []}
-    return {"name": name, "signature": f"a{name}", **always, **more}
+    given = [f"lora.{name}", "optim.lr=0.001", "decoding.text_temperature=0.0"]
+    return {"name": name, "signature": f"a{name}", "overrides": given, **always, **more}
 
 
 def write(folder: Path, metric: str = "cer", **changes: Any) -> None:
@@ -160,6 +163,20 @@ def test_report_lists_what_was_stopped_when_and_why(halved: Path) -> None:
     assert "failed" in rows[2] and "loss is nan &lt;b&gt;" in rows[2]
     assert "r=8" not in stopped
     assert "240 of 480 steps were enough (50 %)" in stopped
+
+
+def test_the_leaderboard_keeps_the_swept_columns_and_what_was_stopped(halved: Path) -> None:
+    analysis = load_sweep(halved)
+    assert analysis.swept == ["lora.r"] and not analysis.charted
+    said = recommendation(analysis, ENGLISH)
+    assert said.startswith("Recommended: lora.r=8, CER") and "3 others were stopped early" in said
+    table = section(page_of(halved), "board").partition('<tbody class="stopped">')[2].partition("</tbody>")[0]
+    cells = [re.sub("<[^>]+>", " ", row).split() for row in table.split("<tr>")[1:]]
+    assert cells[0] == ["stopped", "16", "60.00", "at", "step", "60", "of", "120,", "rank", "2"]
+    assert cells[1] == ["stopped", "2", "90.00", "at", "step", "30", "of", "120,", "rank", "3"]
+    assert cells[2] == ["failed", "4", "–", "at", "step", "30", "of", "120"]
+    text = printed(analysis, width=120)
+    assert re.search(r"stop +16 +60\.00", text) and re.search(r"fail +4 +–", text)
 
 
 def test_loss_is_written_as_a_loss(sweep: Any) -> None:
