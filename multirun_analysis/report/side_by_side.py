@@ -117,8 +117,8 @@ def side_by_side(analysis: Analysis, suspected: dict[str, Suspect], say: Message
 
 
 def _key(trial: Trial) -> str:
-    """Names a trial in the page's address; there is one base."""
-    return "base" if trial.is_base else trial.name
+    """Names a trial in the page's address."""
+    return f"base-{trial.name}" if trial.is_base else trial.name
 
 
 def _said(text: str) -> str:
@@ -161,7 +161,8 @@ def _content(
 
     texts: of each utterance the different ones, its reference first; a long one as its begin and how much is cut.
     which: for each trial, which of them it wrote. edits: of each trial, summed over its ``repeats``.
-    pairs: two trials, the difference of their CERs, its interval and adjusted p; as in ``Pair``.
+    settings: of each trial. pairs: two settings, the difference of their CERs, its interval and adjusted p, as in
+        ``Pair``; a trial is its own setting where no seeds are swept.
     suspects: number of adapters that write one other text, and of all, by place.
     """
     texts, which = [], []
@@ -171,6 +172,8 @@ def _content(
         texts.append([text if len(text) <= LONGEST else [text[:LONGEST], len(text) - LONGEST] for text in known])
     tally, statistics = found.tally, analysis.statistics
     numbers = {tally.trials[row]: number for number, row in enumerate(rows)}
+    settings = {trial: place for place, setting in enumerate(analysis.settings) for trial in setting.trials}
+    shown = {settings[trial] for trial in numbers}
     return {
         "ids": [found.ids[place] for place in places],
         "texts": texts,
@@ -180,10 +183,11 @@ def _content(
         "rates": [round(float(tally.rates[row]), 6) for row in rows],
         "recommended": numbers.get(statistics.recommended),
         "base": next((number for trial, number in numbers.items() if trial.is_base), None),
+        "settings": [settings[trial] for trial in numbers],
         "pairs": [
-            [numbers[pair.first], numbers[pair.second], *_figures(pair)]
+            [settings[pair.first], settings[pair.second], *_figures(pair)]
             for pair in statistics.pairs
-            if pair.first in numbers and pair.second in numbers
+            if {settings[pair.first], settings[pair.second]} <= shown
         ],
         "suspects": {
             number: [one.text, one.count, one.adapters]

@@ -104,13 +104,13 @@ function compareUtterances(section, all) {
   // The difference is the trial's CER minus the other one's, in the order in which they were chosen.
   function tellPair() {
     const [rates, difference, p, counts] = form.querySelectorAll(".pair dd");
-    const points = (share) => (100 * share).toFixed(2).replace("-", "−");
-    const pair = all.pairs.find(([a, b]) => (a === trial && b === other) || (a === other && b === trial));
-    const [, , between, low, high, adjusted] = pair ?? [];
-    const turned = pair && pair[0] === other;
+    const points = (share) => (100 * share || 0).toFixed(2).replace("-", "−");
+    const [mine, its] = [all.settings[trial], all.settings[other]]; // which are compared, where seeds are swept
+    const pair = all.pairs.find(([a, b]) => (a === mine && b === its) || (a === its && b === mine));
+    const [first, , between, low, high, adjusted] = pair ?? [its, mine, 0];
+    const turned = first === its;
     rates.textContent = filled(rates.dataset.text, { FIRST: points(all.rates[trial]), SECOND: points(all.rates[other]) });
-    const value = pair ? (turned ? -between : between) : all.rates[trial] - all.rates[other];
-    difference.textContent = filled(difference.dataset.text, { POINTS: points(value) });
+    difference.textContent = filled(difference.dataset.text, { POINTS: points(turned ? -between : between) });
     if (low !== undefined) {
       const bounds = turned ? { LOW: points(-high), HIGH: points(-low) } : { LOW: points(low), HIGH: points(high) };
       difference.textContent += filled(difference.dataset.interval, bounds);

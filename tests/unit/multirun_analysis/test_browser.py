@@ -232,7 +232,7 @@ def test_one_utterance_under_several_trials(sweep: Any, tmp_path: Path, chromium
         *("0.5", "0.5", "0.5", "true"),
         "4.76 against 9.52|−4.76 points|not tested|2 better, 1 worse, 1 equal",
         "u4",
-        *("u1", "#utterances?trial=1&with=base&show=fixed&text=&sort=difference"),
+        *("u1", "#utterances?trial=1&with=base-0&show=fixed&text=&sort=difference"),
         "all 1,changed 1,fixed 0,broken 0,both wrong 1,suspect label 0",
         *("1", "fixed", "u1", "true"),
         *("0", "all 4,changed 3,fixed 1,broken 1,both wrong 1,suspect label 0"),

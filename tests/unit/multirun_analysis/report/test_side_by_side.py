@@ -53,8 +53,8 @@ def test_equal_texts_are_there_once_and_every_trial_names_its_own(sweep: Any) ->
     better, worse = [*REFERENCES.values()], ["今天看会", "", "后天开会。", EVIL]
     analysis = load_sweep(write(sweep, [better, worse], base=worse).folder)
     view = view_of(analysis)
-    assert [key for key, _ in view.choices] == view.keys == ["0", "1", "base"]
-    assert (view.trial, view.other, view.more_trials, view.more_utterances) == ("0", "base", 0, 0)
+    assert [key for key, _ in view.choices] == view.keys == ["0", "1", "base-0"]
+    assert (view.trial, view.other, view.more_trials, view.more_utterances) == ("0", "base-0", 0, 0)
     found = unpacked(view)
     assert found["texts"] == [["今天开会", "今天看会"], ["明天开会", ""], ["后天开会。"], [EVIL]]
     assert found["which"] == [[0, 1, 1], [0, 1, 1], [0, 0, 0], [0, 0, 0]]
@@ -69,7 +69,24 @@ def test_pairs_are_those_of_the_statistics(synthetic: Analysis) -> None:
     for (first, second, difference, low, high, p), pair in zip(found["pairs"], pairs, strict=True):
         assert pair.interval and difference == pytest.approx(pair.difference, abs=1e-6)
         assert (low, high, p) == pytest.approx((pair.interval.low, pair.interval.high, pair.p_adjusted), abs=1e-6)
-        assert found["rates"][first] - found["rates"][second] == pytest.approx(difference, abs=2e-6)
+        rates = [found["rates"][found["settings"].index(place)] for place in (first, second)]
+        assert rates[0] - rates[1] == pytest.approx(difference, abs=2e-6)
+
+
+def test_where_seeds_are_swept_pairs_are_of_settings(sweep: Any) -> None:
+    texts = [[*REFERENCES.values()], ["今天看会", *REFERENCES.values()][:4]]
+    write(sweep, [texts[0], texts[1], texts[1]], base=texts[1])
+    for number, (rank, seed) in enumerate(((2, 0), (2, 1), (4, 0))):
+        record = sweep.folder / str(number) / "scores.json"
+        params = sweep.params(rank, 1e-3, 0.0) | {"seed": seed}
+        sweep.write(record, json.loads(record.read_text(encoding="utf-8")) | {"params": params})
+    analysis = load_sweep(sweep.folder)
+    found = unpacked(view_of(analysis))
+    assert analysis.has_seeds and found["settings"][0] == found["settings"][1] and len(set(found["settings"])) == 3
+    assert {frozenset(pair[:2]) for pair in found["pairs"]} == {
+        frozenset({one, other}) for one in found["settings"] for other in found["settings"] if one != other
+    }
+    assert "means over seeds" in section(page_of(sweep.folder), "utterances")
 
 
 def test_of_repeated_sampling_the_worst_text_is_shown_and_edits_are_summed(sweep: Any) -> None:
@@ -107,7 +124,7 @@ def test_trials_and_then_utterances_are_left_out_when_texts_have_no_room(
     analysis = load_sweep(sweep.folder)
     monkeypatch.setattr("multirun_analysis.report.side_by_side.MOST_CHARACTERS", 62)
     view = view_of(analysis)
-    assert view.keys == ["0", "1", "base"] and view.more_trials == 3 and view.more_utterances == 0
+    assert view.keys == ["0", "1", "base-0"] and view.more_trials == 3 and view.more_utterances == 0
     monkeypatch.setattr("multirun_analysis.report.side_by_side.MOST_CHARACTERS", 50)
     view = view_of(analysis)
     assert unpacked(view)["ids"] == ["b", "d"] and view.more_utterances == 2  # those with the most edits
