@@ -22,19 +22,20 @@ between recordings that is Student's t of the seeds, without luck of seeds it is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from kimi_audio_ft.scoring.intervals import quantile
 from multirun_analysis.statistics.results import ALPHA, Floats
 from multirun_analysis.statistics.seeds import SeedErrors
 
 FLIPS = 4000
 _AT_ONCE = 250
-_Rows = Any  # which trials: anything that indexes an axis of them
-_Statistic = Callable[[_Rows, _Rows], Floats]
+_OBSERVED, _ALL = 0, slice(None)  # places among what was observed and the randomisations
+_Trials = np.intp | NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -60,25 +61,25 @@ def randomise(edits: Floats, seed: int = 0, seeds: SeedErrors | None = None) -> 
     """
     trials, recordings = edits.shape
     first, second = np.triu_indices(trials, 1)
-    measure = _Differences(edits) if seeds is None else _SettingDifferences(edits, seeds)
-    statistic = measure.observed()
-    observed = np.abs(statistic(first, second))[0]
-    order = np.argsort(-observed, kind="stable")
-    worst = _worst(statistic, trials)[0]
+    measure = _Differences(edits, seed) if seeds is None else _SettingDifferences(edits, seed, seeds)
+    order = np.argsort(-np.abs(measure.of(first, second, _OBSERVED)), kind="stable")
 
-    reached, reached_worst, largest = np.zeros(len(order)), np.zeros(trials), []
-    for statistic in measure.drawn(seed):
-        null = np.abs(statistic(first, second))[:, order]
-        highest = np.maximum.accumulate(null[:, ::-1], axis=1)[:, ::-1]
-        reached += (highest >= observed[order]).sum(axis=0)
-        largest.append(_worst(statistic, trials))
-        reached_worst += (largest[-1] >= worst).sum(axis=0)
+    largest, worst = np.zeros(FLIPS + 1), np.full((trials, FLIPS + 1), -np.inf)
+    reached = np.empty(len(order))
+    for pair in order[::-1]:  # by rising difference: the largest so far is that of the pair and of all smaller ones
+        one, other = first[pair], second[pair]
+        difference = measure.of(one, other)
+        reverse = -difference
+        np.maximum(worst[one], difference, out=worst[one])
+        np.maximum(worst[other], reverse, out=worst[other])
+        np.maximum(largest, np.maximum(difference, reverse), out=largest)
+        reached[pair] = np.count_nonzero(largest >= largest[_OBSERVED])
 
     p_pairs = np.empty(len(order))
-    p_pairs[order] = np.maximum.accumulate((reached + 1) / (FLIPS + 1))
-    critical = np.quantile(np.concatenate(largest), 1 - ALPHA, axis=0)
-    critical = t_of(critical, recordings) if seeds is None else critical
-    return Randomised(p_pairs, (reached_worst + 1) / (FLIPS + 1), critical)
+    p_pairs[order] = np.maximum.accumulate(reached[order] / (FLIPS + 1))
+    p_best = np.count_nonzero(worst >= worst[:, [_OBSERVED]], axis=1) / (FLIPS + 1)
+    critical = quantile(worst[:, 1:].T, 1 - ALPHA)
+    return Randomised(p_pairs, p_best, t_of(critical, recordings) if seeds is None else critical)
 
 
 def t_of(measure: Floats, recordings: int) -> Floats:
@@ -93,69 +94,50 @@ def _scale(edits: Floats) -> Floats:
     return np.where(squares > 0, 1 / np.sqrt(np.where(squares > 0, squares, 1.0)), 0.0)
 
 
-def _worst(statistic: _Statistic, trials: int) -> Floats:
-    """Each trial's largest difference from another one, ``[randomisations, trials]``."""
-    found = []
-    for trial in range(trials):
-        against = statistic([trial], slice(None))
-        against[:, trial] = -np.inf
-        found.append(against.max(axis=1))
-    return np.stack(found, axis=1)
-
-
 class _Differences:
-    """Measures of the differences of trials: each is ``[randomisations, pairs]`` of any two groups of trials."""
+    """Measures of the differences of trials, what was observed and then each randomisation."""
 
-    def __init__(self, edits: Floats) -> None:
-        self.edits, self.scale = edits, _scale(edits)
+    def __init__(self, edits: Floats, seed: int) -> None:
+        drawn = [edits @ signs.T for signs in _flips(edits.shape[1], seed)]
+        self.sums, self.scale = np.concatenate([edits.sum(axis=1)[:, None], *drawn], axis=1), _scale(edits)
 
-    def observed(self) -> _Statistic:
-        return self._of(self.edits.sum(axis=1)[None])
-
-    def drawn(self, seed: int) -> Iterator[_Statistic]:
-        """Of recordings with flipped signs, a block of randomisations at a time."""
-        for signs in _flips(self.edits.shape[1], seed):
-            yield self._of(signs @ self.edits.T)
-
-    def _of(self, sums: Floats) -> _Statistic:
-        return lambda one, other: (sums[:, one] - sums[:, other]) * self.scale[one, other]
+    def of(self, one: _Trials, other: _Trials, at: int | slice = _ALL) -> Floats:
+        """Of two trials in all randomisations, or of many pairs in one. A row of them stays in the processor's cache,
+        all pairs at once would not."""
+        difference: Floats = (self.sums[one, at] - self.sums[other, at]) * self.scale[one, other]
+        return difference
 
 
 class _SettingDifferences:
     """Student's t of the differences of means over seeds, with errors of recordings and of seeds."""
 
-    def __init__(self, edits: Floats, seeds: SeedErrors) -> None:
-        self.edits, self.seeds = edits, seeds
-        self.recordings = edits.shape[1]
-        self.totals = edits.sum(axis=1)
+    def __init__(self, edits: Floats, seed: int, seeds: SeedErrors) -> None:
+        self.alike, self.recordings = seeds.alike, edits.shape[1]
+        totals = edits.sum(axis=1)
         self.squares = np.stack([((edits - one) ** 2).sum(axis=1) for one in edits])
-        spread = self._of_recordings(self.totals[:, None] - self.totals, self.squares)
-        self.kept = seeds.kept(spread, self.totals)
-
-    def observed(self) -> _Statistic:
-        return self._of(self.totals[None], np.ones((1, len(self.totals))))
-
-    def drawn(self, seed: int) -> Iterator[_Statistic]:
-        """As ``_Differences``, with the luck of new seeds and a new estimate of its variance."""
+        self.kept = seeds.kept(self._of_recordings(totals[:, None] - totals, self.squares), totals)
+        # What was observed has its luck in it; the randomisations get new luck, and a new estimate of its variance.
+        sums, estimates, lucks = [totals[None]], [np.ones((1, len(totals)))], [np.zeros((1, len(totals)))]
         rng = np.random.default_rng([seed, 1])
         for signs in _flips(self.recordings, seed):
-            luck, estimate = self.seeds.drawn(rng, len(signs))
-            yield self._of(signs @ self.edits.T, estimate, luck * self.totals)
+            luck, estimate = seeds.drawn(rng, len(signs))
+            sums.append(signs @ edits.T)
+            estimates.append(np.broadcast_to(estimate, luck.shape))
+            lucks.append(luck)
+        self.sums, self.luck = np.concatenate(sums).T.copy(), (np.concatenate(lucks) * totals).T.copy()
+        self.errors = (np.sqrt(np.concatenate(estimates)) * seeds.own * totals).T.copy()
+        self.is_drawn = np.arange(FLIPS + 1) > 0
 
-    def _of(self, sums: Floats, estimate: Floats, luck: Floats | None = None) -> _Statistic:
-        errors = np.sqrt(estimate) * self.seeds.own * self.totals
-
-        def statistic(one: _Rows, other: _Rows) -> Floats:
-            kept, difference = self.kept[one, other], sums[:, one] - sums[:, other]
-            of_recordings = kept * self._of_recordings(difference, self.squares[one, other])
-            if luck is not None:
-                difference = np.sqrt(kept) * difference + luck[:, one] - luck[:, other]
-            mine, theirs = errors[:, one], errors[:, other]
-            of_seeds = np.maximum(mine**2 + theirs**2 - 2 * self.seeds.alike[one, other] * mine * theirs, 0.0)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                return np.where(difference == 0, 0.0, difference / np.sqrt(of_recordings + of_seeds))
-
-        return statistic
+    def of(self, one: _Trials, other: _Trials, at: int | slice = _ALL) -> Floats:
+        """As ``_Differences.of``."""
+        kept, difference = self.kept[one, other], self.sums[one, at] - self.sums[other, at]
+        of_recordings = kept * self._of_recordings(difference, self.squares[one, other])
+        shrunk = np.where(self.is_drawn[at], np.sqrt(kept), 1.0)
+        difference = shrunk * difference + self.luck[one, at] - self.luck[other, at]
+        mine, theirs = self.errors[one, at], self.errors[other, at]
+        of_seeds = np.maximum(mine**2 + theirs**2 - 2 * self.alike[one, other] * mine * theirs, 0.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(difference == 0, 0.0, difference / np.sqrt(of_recordings + of_seeds))
 
     def _of_recordings(self, difference: Floats, squares: Floats) -> Floats:
         """Variance of a sum over recordings, from the sum itself and that of its squares."""
