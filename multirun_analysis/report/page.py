@@ -21,6 +21,7 @@ from multirun_analysis.charts.figure import Figure
 from multirun_analysis.messages import ENGLISH, Messages, messages_in
 from multirun_analysis.records import write_whole
 from multirun_analysis.report.board import Board, set_table, term_table
+from multirun_analysis.report.compiled import CompiledTemplates
 from multirun_analysis.report.facts import config_differences, cost_facts, sweep_facts
 from multirun_analysis.report.next_steps import next_steps
 from multirun_analysis.report.side_by_side import side_by_side, suspects
@@ -127,6 +128,7 @@ def _environment(say: Messages) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         optimized=False,  # each template is rendered once
+        bytecode_cache=CompiledTemplates(TEMPLATES),
     )
     environment.filters |= {"percent": words.percent, "show": words.show, "duration": words.duration}
     environment.globals |= {

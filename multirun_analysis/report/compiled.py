@@ -1,0 +1,42 @@
+"""Compiled templates, kept where Python keeps compiled modules: compiling takes longer than a small sweep's report."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from hashlib import sha256
+from importlib.metadata import version
+from importlib.util import cache_from_source
+from pathlib import Path
+
+from jinja2 import BytecodeCache
+from jinja2.bccache import Bucket
+
+from kimi_audio_ft.files import written_aside
+
+_RULES = ("autoescape", "trim_blocks", "lstrip_blocks", "optimized")
+
+
+class CompiledTemplates(BytecodeCache):
+    """Templates of a folder; as for modules, a folder that cannot be written keeps none, and PYTHONDONTWRITEBYTECODE
+    and PYTHONPYCACHEPREFIX hold."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        """Fill the bucket; it stays empty where nothing is kept, or what is kept is of an earlier text."""
+        with suppress(OSError), self._file(bucket).open("rb") as file:
+            bucket.load_bytecode(file)
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        """Keep a compiled template."""
+        if sys.dont_write_bytecode:
+            return
+        with suppress(OSError), written_aside(self._file(bucket)) as draft:
+            draft.write_bytes(bucket.bytecode_to_string())
+
+    def _file(self, bucket: Bucket) -> Path:
+        compiler = [version("jinja2"), *(getattr(bucket.environment, rule) for rule in _RULES)]
+        name = sha256(repr([bucket.key, compiler]).encode()).hexdigest()[:16]
+        return Path(cache_from_source(str(self._folder / f"{name}.j2")))
