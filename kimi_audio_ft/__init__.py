@@ -10,6 +10,9 @@ __version__ = "0.1.0"
 # and costs at most a few per cent. MKL reads this at its first product; other libraries ignore it.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
+# numpy's products are small here; threads that spin between them take more of the processor than they save.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # Hydra finds plugins in the namespace package `hydra_plugins` of every sys.path entry; appending ours works
 # for installed, editable and uninstalled runs alike, which mapping the folder in setup.cfg does not.
 _PLUGINS = Path(__file__).resolve().parent / "plugin"

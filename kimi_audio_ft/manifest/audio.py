@@ -23,7 +23,6 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
-import soundfile
 
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.manifest.containers import CONVERT, ContainerError
@@ -33,7 +32,8 @@ from kimi_audio_ft.manifest.part import WHOLE, Part
 from kimi_audio_ft.store.digests import State, state_of
 from kimi_audio_ft.text import first_line
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # soundfile, too, only where a file is opened: a sweep with everything stored opens none
+    import soundfile
     import torch
 
 SAMPLE_RATE = 16_000
@@ -263,6 +263,8 @@ def _sound_file(source: str | bytes) -> Iterator[soundfile.SoundFile]:
 
     By its name it would take any .au, .gsm or .vox for samples without a header, and print warnings about any .mp3.
     """
+    import soundfile
+
     if isinstance(source, bytes):
         with soundfile.SoundFile(io.BytesIO(source)) as file:
             yield file
@@ -288,6 +290,8 @@ class _Header:
 
 def _header(source: str | bytes) -> _Header | None:
     """The header of a file, or None if libsndfile does not open it."""
+    import soundfile
+
     try:
         with _sound_file(source) as file:
             return _Header(file.format, file.frames, file.samplerate, file.channels, _format_problem(file))
@@ -360,6 +364,8 @@ def _blocks_of_part(recording: Recording) -> Iterator[np.ndarray]:
 
 @contextmanager
 def _decoding(name: str) -> Iterator[None]:
+    import soundfile
+
     try:
         yield
     except soundfile.SoundFileError as error:

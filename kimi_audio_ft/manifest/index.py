@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from kimi_audio_ft.errors import DataError, UserError
+from kimi_audio_ft.manifest.audio import lengths_16k
 from kimi_audio_ft.manifest.conversation import (
     TokenRange,
     checked_line,
@@ -310,7 +311,6 @@ class Recordings:
 
     def num_codes(self, digests: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         """``[count]``: number of codes of the ``wanted`` recordings, from their headers (AudioError); else 0."""
-        from kimi_audio_ft.manifest.audio import lengths_16k
         from kimi_audio_ft.model.audio_frontend import num_audio_tokens
 
         facts = {"kind": "num_codes", "digests": hash_of(digests), "wanted": hash_of(wanted)}
