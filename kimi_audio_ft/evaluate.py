@@ -20,7 +20,7 @@ from kimi_audio_ft.scoring import read_options
 from kimi_audio_ft.store.signature import flatten
 from kimi_audio_ft.store.usage import using
 from kimi_audio_ft.tracking import make_tracker
-from kimi_audio_ft.trial import record, scores_of, write_utterances
+from kimi_audio_ft.trial import ranked_by, ranking_rate, record, scores_of, write_utterances
 
 
 @command("evaluate", ("kimi_audio_ft.config.train", "EvaluateConfig"))
@@ -40,7 +40,7 @@ def main(config: EvaluateConfig) -> float:
     print(f"scores and transcripts: {folder}")
     if config.losses:
         print(f"references that look wrong: python -m multirun_analysis.labels {several or folder}")
-    return float(scores["cer"])
+    return ranking_rate(scores, config.scoring.rank_by)
 
 
 def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> dict[str, Any]:
@@ -69,6 +69,7 @@ def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> d
 
         losses = evaluation_losses(evaluation, adapter, config.trainer.progress)
     about = {"params": {key: value for key, value in flatten(asdict(config)).items() if key.startswith("decoding.")}}
+    about |= ranked_by(config.scoring)
     scores = scores_of(base, evaluation, transcripts, options, name, made_by, about)
     utterances = write_utterances(folder, evaluation.utterances(transcripts, options), losses)
     write_json(folder / "scores.json", scores)

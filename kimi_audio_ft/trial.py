@@ -17,7 +17,7 @@ from kimi_audio_ft import store
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.canonical import adapter_form
 from kimi_audio_ft.config.manifests import manifest_paths
-from kimi_audio_ft.config.train import SHARDED, TrainConfig
+from kimi_audio_ft.config.train import RATES, SHARDED, ScoringConfig, TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import (
     EvaluationSet,
@@ -35,6 +35,7 @@ from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.runtime.signals import Interrupted, StopRequest
 from kimi_audio_ft.runtime.workers import Send, WorkerDied, run_workers
 from kimi_audio_ft.scoring import read_options
+from kimi_audio_ft.scoring.ranking import rate_of
 from kimi_audio_ft.store.signature import signature
 from kimi_audio_ft.store.usage import note
 from kimi_audio_ft.tracking import make_tracker
@@ -58,7 +59,7 @@ _TRAINED = (
 
 
 def run(config: TrainConfig, folder: Path, facts: TrialFacts, group: str) -> float:
-    """Fit or reuse, decode, score and record one trial, as its launch has planned it if one did; returns its CER."""
+    """Fit or reuse, decode, score and record one trial, as its launch has planned it if one did; returns its rate."""
     refuse_launchers()
     folder.mkdir(parents=True, exist_ok=True)
     quiet_libraries()
@@ -81,7 +82,7 @@ def _fit_decode_score(trial: Trial, folder: Path, facts: TrialFacts, tracker: Tr
 
     adapter = _fit(trial, folder, tracker)
     log.info("%s: adapter %s %s", facts.name, adapter.signature, "reused" if adapter.reused else "fitted")
-    about = {"params": facts.params, "command": facts.command}
+    about = {"params": facts.params, "command": facts.command, **ranked_by(config.scoring)}
 
     transcripts = trial.transcripts(adapter)
     trained = {key: adapter.facts[key] for key in _TRAINED} | {"train_reused": adapter.reused}
@@ -90,22 +91,23 @@ def _fit_decode_score(trial: Trial, folder: Path, facts: TrialFacts, tracker: Tr
     scores = scores_of(base, evaluation, transcripts, options, facts.name, adapter.signature, about | trained)
     utterances = write_utterances(folder, evaluation.utterances(transcripts, options))
 
-    beside = ""
+    rank_by, beside = config.scoring.rank_by, ""
     if config.baseline:
         transcripts = trial.transcripts(None)
         untrained = about | dict.fromkeys(_TRAINED)
         alone = scores_of(base, evaluation, transcripts, options, "base (no adapter)", "base", untrained)
         write_utterances(folder, evaluation.utterances(transcripts, options), name=BASE_UTTERANCES)
         write_json(folder / "baseline.json", alone)
-        beside = f" (base alone {100 * alone['cer']:.2f} %)"
+        beside = f" (base alone {100 * ranking_rate(alone, rank_by):.2f} %)"
     else:
         for name in ("baseline.json", BASE_UTTERANCES):
             (folder / name).unlink(missing_ok=True)
 
     write_json(folder / "scores.json", scores)
     record(tracker, {key: value for key, value in scores.items() if key not in about}, utterances)
-    log.info("%s: CER %.2f %%%s; scores and transcripts in %s", facts.name, 100 * scores["cer"], beside, folder)
-    return float(scores["cer"])
+    rate = ranking_rate(scores, rank_by)
+    log.info("%s: %s %.2f %%%s; scores and transcripts in %s", facts.name, RATES[rank_by], 100 * rate, beside, folder)
+    return rate
 
 
 def _fit(trial: Trial, folder: Path, tracker: Tracker) -> Adapter:
@@ -122,6 +124,18 @@ def _fit(trial: Trial, folder: Path, tracker: Tracker) -> Adapter:
     adapter = trial.adapter(on_row)
     write_jsonl(folder / "curves.jsonl", rows)
     return adapter
+
+
+def ranked_by(scoring: ScoringConfig) -> dict[str, Any]:
+    """What scores.json says of the rate that ranks; nothing of the CER, as before there was a choice."""
+    return {} if scoring.rank_by == ScoringConfig.rank_by else {"rank_by": scoring.rank_by}
+
+
+def ranking_rate(scores: dict[str, Any], rank_by: str) -> float:
+    """The rate that ranks, out of the content of ``scores.json``."""
+    rate = rate_of(scores, rank_by)
+    assert rate is not None, f"scores without {rank_by}"
+    return float(rate)
 
 
 def scores_of(

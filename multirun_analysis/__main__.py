@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from kimi_audio_ft.config.train import RATES
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import share_with_group
 from kimi_audio_ft.text import printable
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.watch is not None:
             return _watch(options)
-        analysis = load_sweep(options.sweep_dir, options.margin / 100)
+        analysis = load_sweep(options.sweep_dir, options.margin / 100, options.rank_by)
         paths = write_comparison(analysis, options.out, options.language)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -57,7 +58,13 @@ def _parser() -> argparse.ArgumentParser:
         default=100 * MARGIN,
         metavar="PERCENT",
         help="a cheaper trial is recommended when it is shown to be at most so much worse than the best, relative to "
-        f"its CER (default {100 * MARGIN:g}); 0 always takes the lowest CER",
+        f"its error rate (default {100 * MARGIN:g}); 0 always takes the lowest one",
+    )
+    parser.add_argument(
+        "--rank-by",
+        choices=list(RATES),
+        help="error rate that ranks, tests and recommends, whatever scoring.rank_by the sweep was run with (default: "
+        "that one)",
     )
     parser.add_argument(
         "--watch",
@@ -89,11 +96,11 @@ def _watch(options: argparse.Namespace) -> int:
     html = ReportPaths.in_folder(options.out or options.sweep_dir).html
     _tell(f"Watching {options.sweep_dir} every {options.watch:g} s; Ctrl-C ends it. Report: {html}")
     try:
-        watch(options.sweep_dir, options.out, messages_in(options.language), options.watch)
+        watch(options.sweep_dir, options.out, messages_in(options.language), options.watch, rank_by=options.rank_by)
     except KeyboardInterrupt:
         _tell("Watching ended; the report shows the sweep as it was.")
         return 0
-    print_leaderboard(load_sweep(options.sweep_dir))
+    print_leaderboard(load_sweep(options.sweep_dir, rank_by=options.rank_by))
     _tell(f"The sweep is done. Report: {html}")
     return 0
 

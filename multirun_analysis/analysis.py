@@ -32,11 +32,11 @@ def analyse(sweep: Sweep, margin: float = MARGIN) -> Analysis:
     return Analysis(sweep, compared.swept, compared.rows, statistics_of(compared, margin), learning_study(compared))
 
 
-def load_sweep(sweep_dir: Path, margin: float = MARGIN) -> Analysis:
-    """Read and analyse the trials in ``sweep_dir``; margin: as in ``statistics_of``.
+def load_sweep(sweep_dir: Path, margin: float = MARGIN, rank_by: str | None = None) -> Analysis:
+    """Read and analyse the trials in ``sweep_dir``; margin: as in ``statistics_of``; rank_by: as in ``collect``.
 
     Raises:
         UserError: no such folder, no trial or no finished trial in it, a record that cannot be read, or trials that
             were not scored alike: on different references, by different versions or under different options.
     """
-    return analyse(collect(Path(sweep_dir)), margin)
+    return analyse(collect(Path(sweep_dir), rank_by), margin)

@@ -1,4 +1,4 @@
-"""The leaderboard: parameters that vary in a sweep, trials ranked by CER, their gain over the zero-shot base."""
+"""The leaderboard: parameters that vary in a sweep, trials ranked by error rate, their gain over the zero-shot base."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ LEADING_PARAMS = ("lora.r", "optim.lr", "decoding.text_temperature")
 class Row:
     """A trial or base as it stands in the comparison.
 
-    ``rank`` counts the settings with a strictly lower CER than its own, plus one; a base has none.
-    ``gain`` is the relative reduction of CER against the base under the same decoding: 0.8 is four fifths fewer errors.
+    ``rank`` counts the settings with a strictly lower rate than its own, plus one; a base has none.
+    ``gain`` is the relative reduction of the rate against the base under the same decoding: 0.8 is four fifths fewer
+        errors.
     """
 
     trial: Trial
@@ -57,12 +58,17 @@ class Comparison:
     rows: list[Row]
 
     @property
+    def rank_by(self) -> str:
+        """The error rate that trials are ranked by, of ``RATES``."""
+        return self.sweep.rank_by
+
+    @property
     def best(self) -> Row:
         return next(row for row in self.rows if not row.trial.is_base)
 
     @cached_property
     def settings(self) -> list[Setting]:
-        """Settings and bases, the lowest mean CER first."""
+        """Settings and bases, the lowest mean rate first."""
         return list(dict.fromkeys(row.setting for row in self.rows))
 
     @cached_property
@@ -93,7 +99,7 @@ class Comparison:
 
     @property
     def lowest_base(self) -> Trial | None:
-        return min(self.sweep.baselines, key=lambda base: base.cer, default=None)
+        return min(self.sweep.baselines, key=lambda base: base.rate, default=None)
 
     def distinct(self, param: str) -> list[Any]:
         """Values of ``param`` among the finished trials, in order."""
@@ -114,11 +120,11 @@ class Comparison:
         return combinations <= max(len(self.sweep.trials), self.sweep.planned or 0)
 
     def means(self, param: str) -> list[tuple[Any, float]]:
-        """Each value of ``param``, in order, with the mean CER of the finished trials that have it."""
-        cers: dict[str, list[float]] = {}
+        """Each value of ``param``, in order, with the mean rate of the finished trials that have it."""
+        rates: dict[str, list[float]] = {}
         for trial in self.sweep.finished:
-            cers.setdefault(identity(value_of(trial, param)), []).append(trial.cer)
-        return [(value, mean(cers[identity(value)])) for value in self.distinct(param)]
+            rates.setdefault(identity(value_of(trial, param)), []).append(trial.rate)
+        return [(value, mean(rates[identity(value)])) for value in self.distinct(param)]
 
     @property
     def train_seconds(self) -> list[float]:
@@ -145,7 +151,7 @@ class Comparison:
 
 
 def compare(sweep: Sweep) -> Comparison:
-    """Rank the finished trials of ``sweep`` and the zero-shot base by CER.
+    """Rank the finished trials of ``sweep`` and the zero-shot base by ``sweep.rank_by``.
 
     Raises:
         UserError: no trial is finished, or trials were scored on different reference sets, by different versions of
@@ -200,7 +206,7 @@ def _follows(sweep: Sweep, param: str, leader: str) -> bool:
 
 def _leaderboard(sweep: Sweep, swept: list[str]) -> list[Row]:
     settings = settings_of(sweep.finished, swept) + settings_of(sweep.baselines, swept)
-    rates = sorted(setting.cer for setting in settings if not setting.is_base)
+    rates = sorted(setting.rate for setting in settings if not setting.is_base)
     bases = {base.decoding_key: base for base in sweep.baselines}
     rows = []
     for setting in sorted(settings, key=_by_merit):
@@ -209,17 +215,18 @@ def _leaderboard(sweep: Sweep, swept: list[str]) -> list[Row]:
                 rows.append(Row(trial, None, None, None, setting))
                 continue
             base = bases.get(trial.decoding_key)
-            gain = 1 - trial.cer / base.cer if base and base.cer else None
-            rows.append(Row(trial, 1 + bisect_left(rates, setting.cer), base, gain, setting))
+            gain = 1 - trial.rate / base.rate if base and base.rate else None
+            rows.append(Row(trial, 1 + bisect_left(rates, setting.rate), base, gain, setting))
     return rows
 
 
-def _by_merit(setting: Setting) -> tuple[float, float, float, int]:
-    """CER first; ties go to the lower normalised CER, then WER, then to the smaller adapter."""
+def _by_merit(setting: Setting) -> tuple[float, float, float, float, int]:
+    """The rate that ranks first; ties go to the lower CER, normalised CER, WER, then the smaller adapter."""
     scores = [trial.strict for trial in setting.trials if trial.strict is not None]
     normalised = [trial.normalised.cer if trial.normalised else trial.cer for trial in setting.trials]
     parameters = setting.trial.record.get("trainable_parameters") or 0
-    return (setting.cer, mean(normalised), mean(one.wer or 0.0 for one in scores), parameters)
+    cer, wer = (mean(found) for found in zip(*((one.cer, one.wer or 0.0) for one in scores), strict=True))
+    return (setting.rate, cer, mean(normalised), wer, parameters)
 
 
 def _nothing_finished(sweep: Sweep) -> UserError:

@@ -37,22 +37,22 @@ class Setting:
         return self.trial.is_base
 
     @cached_property
-    def cer(self) -> float:
+    def rate(self) -> float:
         """Mean over the seeds."""
-        return mean(trial.cer for trial in self.trials)
+        return mean(trial.rate for trial in self.trials)
 
     @property
     def spread(self) -> float | None:
         """Standard deviation of the error rate over the seeds; None of one seed."""
-        return stdev(trial.cer for trial in self.trials) if len(self.trials) > 1 else None
+        return stdev(trial.rate for trial in self.trials) if len(self.trials) > 1 else None
 
     @property
     def lowest(self) -> float:
-        return self.trials[0].cer
+        return self.trials[0].rate
 
     @property
     def highest(self) -> float:
-        return self.trials[-1].cer
+        return self.trials[-1].rate
 
 
 def settings_of(trials: Sequence[Trial], swept: Sequence[str]) -> list[Setting]:
@@ -71,7 +71,7 @@ def settings_of(trials: Sequence[Trial], swept: Sequence[str]) -> list[Setting]:
         if one is None:
             alike.append(one := {})
         one[seed] = trial
-    return [Setting(sorted(one.values(), key=lambda trial: trial.cer)) for alike in found.values() for one in alike]
+    return [Setting(sorted(one.values(), key=lambda trial: trial.rate)) for alike in found.values() for one in alike]
 
 
 def _values(trial: Trial, params: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,7 +16,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.config.checks import one_of
+from kimi_audio_ft.config.train import RATES, ScoringConfig
+from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.files import read_yaml
 from kimi_audio_ft.sweep_folder import HALVING, is_trial, read_record, trial_folders
 from multirun_analysis.records import RERUN, Record, finite, read_json, read_jsonl
@@ -68,7 +70,7 @@ class Trial:
 
     ``params`` are flat config keys; ``overrides`` is what the command line changed, as typed values;
     ``record`` is the whole of scores.json, baseline.json or failure.json (empty for an unfinished trial), with None in
-    place of NaN and infinity.
+    place of NaN and infinity. ``rank_by`` is the sweep's.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Trial:
     strict: Scores | None = None
     normalised: Scores | None = None
     is_base: bool = False
+    rank_by: str = ScoringConfig.rank_by
 
     @property
     def label(self) -> str:
@@ -92,6 +95,20 @@ class Trial:
         """Strict character error rate of a scored trial."""
         assert self.strict is not None, f"{self.name} has no scores"
         return self.strict.cer
+
+    @property
+    def rate(self) -> float:
+        """The error rate that ranks a scored trial: one of ``RATES``, by ``rank_by``."""
+        rate = self.rate_by(self.rank_by)
+        assert rate is not None, f"{self.name} has no {self.rank_by}"
+        return rate
+
+    def rate_by(self, rank_by: str) -> float | None:
+        """Any of ``RATES``; None where its record lacks it."""
+        if rank_by == "normalised_cer":
+            return self.normalised.cer if self.normalised else None
+        rate: float | None = getattr(self.strict, "pinyin_error_rate" if rank_by == "pinyin" else rank_by)
+        return rate
 
     @property
     def decoding_key(self) -> str:
@@ -200,6 +217,7 @@ class Sweep:
     ``fitting_seconds``: how long the sweep trained adapters, several at a time; None where nobody measured it.
     ``planned``: number of trials that were launched, begun or not; None where that is not known.
     ``halving``: which adapters were stopped early; None in a sweep that stops none.
+    ``rank_by``: the error rate that trials are ranked, compared and recommended by.
     """
 
     folder: Path
@@ -209,6 +227,7 @@ class Sweep:
     fitting_seconds: float | None = None
     halving: Halving | None = None
     planned: int | None = None
+    rank_by: str = ScoringConfig.rank_by
 
     @property
     def not_begun(self) -> int:
@@ -234,13 +253,17 @@ class Sweep:
         return [trial for trial in self.trials if trial.status is Status.UNFINISHED]
 
 
-def collect(sweep_dir: Path) -> Sweep:
+def collect(sweep_dir: Path, rank_by: str | None = None) -> Sweep:
     """Read the trial folders in ``sweep_dir``, in the order of their job numbers.
 
     A folder that is itself the folder of one run is a sweep of one trial.
 
+    Args:
+        rank_by: one of ``RATES``; None: as the sweep was run (``scoring.rank_by``).
+
     Raises:
         DataError: ``sweep_dir`` is no folder or has no trial in it, or a record cannot be read.
+        UserError: the records disagree in what they are ranked by, or one lacks that error rate.
     """
     if not sweep_dir.is_dir():
         raise DataError(
@@ -263,15 +286,38 @@ def collect(sweep_dir: Path) -> Sweep:
             base = _scored(folder, folder / "baseline.json", overrides, is_base=True)
             baselines.setdefault(base.decoding_key, base)
         trials.append(_read_trial(folder, overrides))
+    asked = _rank_by(sweep_dir, trials, list(baselines.values()), rank_by)
     return Sweep(
         folder=sweep_dir,
-        trials=trials,
-        baselines=list(baselines.values()),
+        trials=[replace(trial, rank_by=asked) for trial in trials],
+        baselines=[replace(base, rank_by=asked) for base in baselines.values()],
         command=_sweep_command(sweep_dir),
         fitting_seconds=ledger.get("fitting_seconds"),
         halving=read_halving(sweep_dir),
         planned=ledger.get("trials"),
+        rank_by=asked,
     )
+
+
+def _rank_by(folder: Path, trials: list[Trial], baselines: list[Trial], asked: str | None) -> str:
+    """The rate that ranks a sweep, which all its records have."""
+    scored = [trial for trial in (*trials, *baselines) if trial.strict]
+    if asked is None:
+        found = {str(trial.record.get("rank_by", ScoringConfig.rank_by)): trial.name for trial in reversed(scored)}
+        if len(found) > 1:
+            said = ", ".join(f"{rate} in {name}" for rate, name in found.items())
+            raise UserError(
+                f"{folder}: trials were run under different options: scoring.rank_by is {said}. Choose one with "
+                f"--rank-by {'|'.join(RATES)}"
+            )
+        asked = next(iter(found), ScoringConfig.rank_by)
+    one_of("rank_by", asked, tuple(RATES))
+    for trial in scored:
+        if trial.rate_by(asked) is None:
+            path = trial.folder / ("baseline.json" if trial.is_base else "scores.json")
+            rule = f"has no {RATES[asked]}, which ranking by {asked} needs"
+            raise DataError(path, rule, "Re-run the same sweep command, which only rescores, or rank by cer")
+    return asked
 
 
 def _read_trial(folder: Path, overrides: dict[str, Any]) -> Trial:

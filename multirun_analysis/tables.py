@@ -46,6 +46,7 @@ def trials_json(analysis: Analysis, created: datetime) -> str:
         "command": sweep.command,
         "reference_set": analysis.reference_set,
         "swept": analysis.swept,
+        "rank_by": analysis.rank_by,
         "halving": sweep.halving.document if sweep.halving else None,
         "best": analysis.best.trial.label,
         "recommended": analysis.statistics.recommended.label,
@@ -94,6 +95,7 @@ def _entry(trial: Trial, row: Row | None, analysis: Analysis) -> dict[str, Any]:
         "kind": "baseline" if trial.is_base else "trial",
         "status": trial.status.value,
         "rank": row.rank if row else None,
+        "rate": trial.rate if trial.strict else None,
         "params": trial.params,
         "scores": asdict(trial.strict) if trial.strict else None,
         "normalised": asdict(trial.normalised) if trial.normalised else None,
@@ -110,18 +112,18 @@ def _entry(trial: Trial, row: Row | None, analysis: Analysis) -> dict[str, Any]:
 
 
 def _setting(setting: Setting, analysis: Analysis) -> dict[str, Any]:
-    """A setting or a base over its seeds; ``trials`` by their names, the lowest CER first."""
+    """A setting or a base over its seeds; ``trials`` by their names, the lowest rate first."""
     low, high = _bounds(analysis.statistics.setting_intervals.get(setting.trial))
     return {
         "setting": setting_title(setting.trial, analysis),
         "kind": "baseline" if setting.is_base else "setting",
         "trials": [trial.name for trial in setting.trials],
-        "cer": _plain(setting.cer),
-        "cer_std": _plain(setting.spread),
-        "cer_lowest": setting.lowest,
-        "cer_highest": setting.highest,
-        "cer_ci_low": low,
-        "cer_ci_high": high,
+        "rate": _plain(setting.rate),
+        "rate_std": _plain(setting.spread),
+        "rate_lowest": setting.lowest,
+        "rate_highest": setting.highest,
+        "rate_ci_low": low,
+        "rate_ci_high": high,
     }
 
 
@@ -166,10 +168,13 @@ def _verdict_on(trial: Trial, analysis: Analysis) -> dict[str, Any]:
     """
     statistics, of = analysis.statistics, analysis.setting_of.get(trial)
     compared = of.trial if of else trial
-    low, high = _bounds(statistics.intervals.get(trial))
+    low, high = _bounds(statistics.strict_intervals.get(trial))
+    rate_low, rate_high = _bounds(statistics.intervals.get(trial))
     normalised_low, normalised_high = _bounds(statistics.normalised_intervals.get(trial))
     standing = next((one for one in statistics.standings if one.trial is compared), None)
     return {
+        "rate_ci_low": rate_low,
+        "rate_ci_high": rate_high,
         "cer_ci_low": low,
         "cer_ci_high": high,
         "normalised_cer_ci_low": normalised_low,

@@ -18,6 +18,7 @@ MOST_ROWS = 40
 NARROW = 47  # columns of text that the scores need; below this and the parameters' share, only the main ones are shown
 PARAM_WIDTH = 9
 INTERVAL_WIDTH = 7
+RATE_HEADINGS = {"cer": "CER %", "normalised_cer": "norm. %", "mer": "MER %", "wer": "WER %", "pinyin": "syll. %"}
 HEADINGS = {"optim.lr": "lr", "decoding.text_temperature": "temp", "decoding.text_top_k": "top-k"}
 
 
@@ -31,16 +32,16 @@ def print_leaderboard(
         most_rows: further rows are counted, not printed; they are all in the report.
         failures: also print a line for every failed trial.
     """
-    console = console or Console()
+    console, say = console or Console(), ENGLISH.ranking_by(analysis.rank_by)
     console.print(_table(analysis, console.width, most_rows))
     if len(analysis.settings) > most_rows:
         console.print(f"... and {len(analysis.settings) - most_rows} more rows, all in the report")
-    console.print(_text(words.headline(analysis)), style="bold")
-    for conclusion in [*words.conclusions(analysis, ENGLISH), *words.learning_in_words(analysis.learning, ENGLISH)]:
+    console.print(_text(words.headline(analysis, say)), style="bold")
+    for conclusion in [*words.conclusions(analysis, say), *words.learning_in_words(analysis.learning, say)]:
         console.print(_text(conclusion))
     console.print(_text(words.effort(analysis)))
-    console.print(_text(ENGLISH("next.title")), style="bold")
-    for step in next_steps(analysis, ENGLISH):
+    console.print(_text(say("next.title")), style="bold")
+    for step in next_steps(analysis, say):
         console.print(_text(step.said))
         for command in step.commands:
             console.print(_text(f"  {command}"), soft_wrap=True)  # in one piece, to copy
@@ -65,14 +66,15 @@ def _table(analysis: Analysis, console_width: int, most_rows: int) -> Table:
         table.add_column(HEADINGS.get(param, printable(words.short_key(param))), justify="right", no_wrap=True)
     if not analysis.naming:
         table.add_column("trial", overflow="fold")
+    ranking, second, third = (RATE_HEADINGS[name] for name in _rates(analysis.rank_by))
     scores = (
-        "CER %",
+        ranking,
         *(("±",) if board.has_intervals else ()),
         *(("seeds",) if analysis.has_seeds else ()),
-        "norm. %",
+        second,
         "vs base",
     )
-    for heading in (*scores, *(("WER %", "exact %", "train") if is_wide else ())):
+    for heading in (*scores, *((third, "exact %", "train") if is_wide else ())):
         table.add_column(heading, justify="right", no_wrap=True)
     for line in board.rows[:most_rows]:
         table.add_row(*map(_text, _cells(line, board, is_wide)), style=_style(line, analysis.statistics.is_proven))
@@ -81,10 +83,15 @@ def _table(analysis: Analysis, console_width: int, most_rows: int) -> Table:
         cells = [
             "fail" if one.decision == "failed" else "stop",
             *(stopped.values or [one.name]),
-            words.rate(stopped.cer),
+            words.rate(stopped.rate),
         ]
         table.add_row(*map(_text, cells), style="bright_black")
     return table
+
+
+def _rates(rank_by: str) -> tuple[str, str, str]:
+    """The rate that ranks, one beside it, and one more where there is room."""
+    return rank_by, "normalised_cer" if rank_by == "cer" else "cer", "mer" if rank_by == "wer" else "wer"
 
 
 def _text(text: str) -> Text:
@@ -104,14 +111,15 @@ def _cells(line: BoardRow, board: Board, is_wide: bool) -> list[str]:
     named = [board.value(trial, param) or "–" for param in analysis.naming] or [words.setting_title(trial, analysis)]
     spread = "–" if seeds.spread is None else f"±{words.rate(seeds.spread)} x{len(seeds.trials)}"
     half_width = "–" if interval is None else f"{50 * (interval.high - interval.low):.2f}"
-    more = [words.rate(line.scores.wer, 1), words.rate(line.scores.exact_match, 1), words.training_time(trial)]
+    second, third = (line.rate_by(name) for name in _rates(analysis.rank_by)[1:])
+    more = [words.rate(third, 1), words.rate(line.scores.exact_match, 1), words.training_time(trial)]
     return [
         "base" if trial.is_base else f"{'≈' if line.is_alike else ''}{line.row.rank}",
         *named,
-        words.rate(seeds.cer),
+        words.rate(seeds.rate),
         *([half_width] if board.has_intervals else []),
         *([spread] if analysis.has_seeds else []),
-        words.rate(line.normalised_cer),
+        words.rate(second),
         words.change(line.gain).replace(" ", ""),
         *(more if is_wide else []),
     ]

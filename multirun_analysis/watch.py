@@ -40,6 +40,7 @@ def watch(
     say: Messages,
     seconds: float = SECONDS,
     wait: Callable[[float], None] = time.sleep,
+    rank_by: str | None = None,
 ) -> ReportPaths:
     """Write report.html whenever a trial's files changed, until the sweep is done; then all three files.
 
@@ -52,6 +53,7 @@ def watch(
         out: as in ``write_report``.
         seconds: between two looks.
         wait: sleeps for so many seconds.
+        rank_by: as in ``load_sweep``.
 
     Raises:
         UserError: there is no such folder, the report cannot be written, the sweep is done and has no result, or no
@@ -70,19 +72,19 @@ def watch(
         elif dead_for is None:
             dead_for = 0.0
         elif dead_for >= PATIENCE:
-            _write(sweep_dir, paths.html, say, None, is_written)
+            _write(sweep_dir, paths.html, say, None, is_written, rank_by)
             raise UserError(
                 f"{sweep_dir}: the sweep is not done, and no process of it has been alive for {PATIENCE / 60:g} "
                 f"minutes. The report shows it as it was: {paths.html}. Re-run the same sweep command: finished trials "
                 "are skipped"
             )
         if state != seen:
-            is_written = _write(sweep_dir, paths.html, say, seconds, is_written)
+            is_written = _write(sweep_dir, paths.html, say, seconds, is_written, rank_by)
             seen = state
         pause = max(seconds, REST * (time.monotonic() - began))
         wait(pause)
         dead_for = None if dead_for is None else dead_for + pause
-    return write_comparison(load_sweep(sweep_dir), out, say.language)
+    return write_comparison(load_sweep(sweep_dir, rank_by=rank_by), out, say.language)
 
 
 def _is_dead(sweep_dir: Path) -> bool:
@@ -90,13 +92,15 @@ def _is_dead(sweep_dir: Path) -> bool:
     return any(is_alive(path) is False for path in {sweep_dir.absolute(), sweep_dir.resolve()})
 
 
-def _write(sweep_dir: Path, html: Path, say: Messages, seconds: float | None, is_written: bool) -> bool:
+def _write(
+    sweep_dir: Path, html: Path, say: Messages, seconds: float | None, is_written: bool, rank_by: str | None
+) -> bool:
     """Write the page; a half-written trial keeps the last one. Returns whether the page has results.
 
     seconds: after which the page loads itself again; None for the last page of a sweep that has no process any more.
     """
     try:
-        page = render(load_sweep(sweep_dir), datetime.now().astimezone(), say, seconds)
+        page = render(load_sweep(sweep_dir, rank_by=rank_by), datetime.now().astimezone(), say, seconds)
     except (UserError, OSError) as error:
         if is_written:
             return True

@@ -9,6 +9,8 @@ from collections import Counter
 from statistics import mean
 from typing import Any
 
+from kimi_audio_ft.config.train import ScoringConfig
+from kimi_audio_ft.scoring.error_rates import is_han, mixed_units
 from kimi_audio_ft.scoring.intervals import FEW_RECORDINGS, MANY_RECORDINGS
 from kimi_audio_ft.text import duration
 from multirun_analysis.analysis import Analysis
@@ -143,18 +145,18 @@ def headline(comparison: Comparison, say: Messages = ENGLISH) -> str:
     name, key = setting(best.trial, comparison.naming, say), "headline.best"
     if not name:
         name, key = say("setting.one") if comparison.has_seeds else best.trial.label, "headline.one"
-    said = say(key, name=name, cer=percent(of.cer))
+    said = say(key, name=name, cer=percent(of.rate))
     if len(of.trials) > 1:
         said = say("headline.mean", said=said, n=len(of.trials), low=percent(of.lowest), high=percent(of.highest))
     if best.base is None:
         return say("headline.no_base", said=said)
-    base = mean(row.base.cer for row in comparison.rows if row.setting is of and row.base is not None)
+    base = mean(row.base.rate for row in comparison.rows if row.setting is of and row.base is not None)
     return say("headline.base", said=said, base=percent(base), gain=_gain_in_words(of, comparison.gain(of), say))
 
 
 def _gain_in_words(best: Setting, gain: float | None, say: Messages) -> str:
     if gain is None:  # nothing to divide by
-        return say("gain.worse" if best.cer else "gain.none")
+        return say("gain.worse" if best.rate else "gain.none")
     if not gain:
         return say("gain.none")
     share = percent(abs(gain), 0 if abs(gain) >= 0.01 else 2)
@@ -198,7 +200,7 @@ def halving_in_words(halving: Halving, say: Messages = ENGLISH) -> str:
 
 def halving_score(halving: Halving, adapter: HalvedAdapter) -> str:
     """An adapter's score as the metric is written; a dash when unknown."""
-    if adapter.score is None or halving.metric == "cer":
+    if adapter.score is None or halving.metric != "loss":
         return rate(adapter.score)
     return f"{adapter.score:.4f}"
 
@@ -208,7 +210,7 @@ def halving_score(halving: Halving, adapter: HalvedAdapter) -> str:
 
 def recommendation(analysis: Analysis, say: Messages) -> str:
     """The recommended trial, and the reason."""
-    statistics, cer = analysis.statistics, {trial: of.cer for trial, of in analysis.setting_of.items()}
+    statistics, rates = analysis.statistics, {trial: of.rate for trial, of in analysis.setting_of.items()}
     taken, best, group = statistics.recommended, analysis.best.trial, len(statistics.best_group)
     counted = {Reason.LOWEST: group - 1, Reason.TOO_FEW_RECORDINGS: statistics.recordings}
     others = sum(not standing.trial.is_base for standing in statistics.standings) - 1
@@ -220,13 +222,13 @@ def recommendation(analysis: Analysis, say: Messages) -> str:
         key,
         n=counted.get(statistics.reason, others),
         name=setting_title(taken, analysis, say),
-        cer=percent(cer[taken], 2),
+        cer=percent(rates[taken], 2),
         group=group,
         best=setting_title(best, analysis, say),
-        best_cer=percent(cer[best], 2),
+        best_cer=percent(rates[best], 2),
         choice=setting_title(statistics.choice, analysis, say),
-        choice_cer=percent(cer[statistics.choice], 2),
-        excess=percent(excess / cer[best] if cer[best] else 0.0, 1),
+        choice_cer=percent(rates[statistics.choice], 2),
+        excess=percent(excess / rates[best] if rates[best] else 0.0, 1),
         margin=percent(statistics.margin, 1),
     )
 
@@ -250,6 +252,7 @@ def conclusions(analysis: Analysis, say: Messages) -> list[str]:
             lines.append(say("verdict.ungrouped"))
     if statistics.needed is not None and len(statistics.best_group) > 1:
         lines.append(_needed(statistics.needed, analysis, say))
+    lines += _ranked_by(analysis, say)
     if len(analysis.sweep.finished) > 1 and version_of(analysis.best.trial) is None:
         lines.append(say("verdict.unstated"))
     if statistics.left_out:
@@ -276,7 +279,22 @@ def _adapter(analysis: Analysis, say: Messages) -> list[str]:
     seeds = len(analysis.setting_of[taken].trials)
     if taken.is_base or seeds == 1:
         return []
-    return [say("verdict.adapter", name=seed_title(taken, analysis, say), cer=percent(taken.cer, 2), n=seeds)]
+    return [say("verdict.adapter", name=seed_title(taken, analysis, say), cer=percent(taken.rate, 2), n=seeds)]
+
+
+def _ranked_by(analysis: Analysis, say: Messages) -> list[str]:
+    """What ranks the trials if not the CER, and whether the references are fit for it."""
+    rank_by = analysis.rank_by
+    if rank_by == ScoringConfig.rank_by:
+        return []
+    lines = [say("verdict.rank_by", option=rank_by)]
+    if rank_by in ("wer", "pinyin"):
+        texts = [str(row.get("reference")) for row in analysis.best.trial.utterances]
+        units = [unit for text in texts for unit in mixed_units(text)]
+        han = sum(map(is_han, units))
+        lines += [say("verdict.wer_of_han")] if rank_by == "wer" and 2 * han > len(units) else []
+        lines += [say("verdict.pinyin_without_han")] if rank_by == "pinyin" and units and not han else []
+    return lines
 
 
 def _whose(statistics: Statistics, say: Messages) -> str:
@@ -319,14 +337,14 @@ def where(verdict: Overfitting, say: Messages) -> str:
 def _gain(statistics: Statistics, say: Messages) -> list[str]:
     """What the recommended trial gains over the base, where that is shown."""
     gain = statistics.gain
-    if gain is None or gain.interval is None or not gain.shown or not gain.base_cer:
+    if gain is None or gain.interval is None or not gain.shown or not gain.base_rate:
         return []
     low, high = -gain.interval.high, -gain.interval.low
     return [
         say(
             "verdict.gain",
-            base=percent(gain.base_cer, 2),
-            relative=percent(-gain.difference / gain.base_cer, 1),
+            base=percent(gain.base_rate, 2),
+            relative=percent(-gain.difference / gain.base_rate, 1),
             points=points(gain.difference, say),
             low=f"{100 * low:.2f}",
             high=f"{100 * high:.2f}",

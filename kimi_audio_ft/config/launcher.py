@@ -112,7 +112,8 @@ class HalvingConfig:
     params: dict[str, str] | None = None  # Values to sweep over, as in the basic sweeper; the grid's adapters compete.
     rungs: list[Any] = field(default_factory=lambda: [0.25, 0.5])  # Optimizer steps, or fractions of the training.
     reduction_factor: float = 2.0  # Of n adapters that reach a rung, the best n / reduction_factor go on.
-    metric: str = "cer"  # What is compared: cer (greedy decoding of data.eval_manifest) or loss (on its answers).
+    # What is compared: cer (greedy decoding of data.eval_manifest, by scoring.rank_by) or loss (on its answers).
+    metric: str = "cer"
     max_candidates: int | None = None  # Draw so many adapters from a larger grid; null takes all.
     seed: int = 1  # Seed of that draw.
 

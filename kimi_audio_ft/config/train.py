@@ -15,6 +15,15 @@ from kimi_audio_ft.config.manifests import evaluation_sets, parts_of_training
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.paths import expanded
 
+# Error rates that trials can be ranked by, and what messages call them. Of the strict texts, but normalised_cer.
+RATES = {
+    "cer": "CER",
+    "normalised_cer": "normalised CER",
+    "mer": "MER",
+    "wer": "WER",
+    "pinyin": "syllable error rate",
+}
+
 
 @dataclass
 class ScoringConfig:
@@ -26,8 +35,11 @@ class ScoringConfig:
     readings: bool = True  # Count 十点半 for 10:30 as an error in the normalised column; false takes them for the same.
     terms: str | None = None  # File of domain terms, one a line, whose errors are counted apart; null is none.
     names: str | None = None  # File of persons' names, one a line, beside those with a title (吴总); null is none.
+    # What trials are ranked, tested and stopped by: cer, normalised_cer, mer, wer or pinyin (syllables without tones).
+    rank_by: str = "cer"
 
     def __post_init__(self) -> None:
+        one_of("scoring.rank_by", self.rank_by, tuple(RATES))
         if not self.traditional:
             needs_package("opencc", "traditional", "scoring.traditional", False)
         for word in self.fillers:

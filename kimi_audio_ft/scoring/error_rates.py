@@ -163,6 +163,11 @@ def mixed_units(text: str) -> list[str]:
     return _MIXED_UNIT.findall(text)
 
 
+def is_han(unit: str) -> bool:
+    """Whether it is one Han character."""
+    return _HAN.fullmatch(unit) is not None
+
+
 def is_over_generated(reference: str, hypothesis: str) -> bool:
     """Whether a hypothesis is runaway output: much longer than the reference, or a loop.
 
@@ -178,7 +183,7 @@ def is_over_generated(reference: str, hypothesis: str) -> bool:
 
 @lru_cache(maxsize=100_000)
 def _syllable(unit: str) -> str:
-    if not _HAN.fullmatch(unit):
+    if not is_han(unit):
         return unit
     from pypinyin import Style, lazy_pinyin
 
@@ -199,7 +204,7 @@ def readings(character: str) -> frozenset[str]:
 
     Example: 行 gives ``{"xing2", "hang2", ...}``.
     """
-    if not _HAN.fullmatch(character):
+    if not is_han(character):
         return frozenset()
     from pypinyin import Style, pinyin  # a quarter of a second, which only scoring needs
 

@@ -75,12 +75,12 @@ class Ready(UnitEvent):
 
 @dataclass(frozen=True)
 class Paused(UnitEvent):
-    """Its training has reached the task's ``until``. val_cer: None unless the task's metric is "cer"."""
+    """Its training has reached the task's ``until``. val_rate: None unless the task's metric is "cer"."""
 
     ends = True
     step: int
     val_loss: float
-    val_cer: float | None = None
+    val_rate: float | None = None
 
 
 @dataclass(frozen=True)

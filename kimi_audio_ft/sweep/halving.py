@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from kimi_audio_ft.config.launcher import HalvingConfig
+from kimi_audio_ft.config.train import RATES
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.text import short_names
 
@@ -30,7 +31,8 @@ class RungResult:
     """One job's adapter at a rung.
 
     signature: of its training; empty when its config is not valid. error: why it failed.
-    score: CER (a fraction) or validation loss at ``step``; None after an error, and when it is no longer known.
+    score: error rate (a fraction, ``rank_by``) or validation loss at ``step``; None after an error, and when it is no
+        longer known.
     complete: its training is finished and in the store.
     """
 
@@ -39,6 +41,7 @@ class RungResult:
     score: float | None
     error: str | None
     complete: bool
+    rank_by: str = "cer"
 
 
 class Fate(StrEnum):
@@ -136,6 +139,7 @@ def decide(results: Sequence[RungResult], reduction_factor: float, metric: str) 
       that cannot passes without counting: another rung's score would compare unequal budgets.
     """
     most = math.ceil(len(results) / reduction_factor)
+    metric = metric_of(results, metric)
     known = [result.score for result in results if result.error is None and result.score is not None]
     scores = sorted(filter(math.isfinite, known))
     border = scores[min(most, len(scores)) - 1] if scores else math.inf
@@ -163,10 +167,15 @@ def _decision(result: RungResult, scores: Sequence[float], border: float, metric
     return Decision(Fate.STOPPED, rank, f"{reason}; {worst}")
 
 
+def metric_of(results: Sequence[RungResult], metric: str) -> str:
+    """The scores' own measure: "loss", or the error rate that ranks, which all jobs of a sweep share."""
+    return next((one.rank_by for one in results if one.signature), metric) if metric == "cer" else metric
+
+
 def show(score: float | None, metric: str) -> str:
     if score is None:
         return "–"
-    return f"CER {100 * score:.2f} %" if metric == "cer" else f"loss {score:.4f}"
+    return f"loss {score:.4f}" if metric == "loss" else f"{RATES[metric]} {100 * score:.2f} %"
 
 
 # The rungs, one after another.

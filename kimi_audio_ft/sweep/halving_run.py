@@ -17,14 +17,16 @@ from rich.text import Text
 
 from kimi_audio_ft import store
 from kimi_audio_ft.config.launcher import HalvingConfig
+from kimi_audio_ft.config.train import ScoringConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import transcript_signatures
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.files import read_jsonl, write_json
+from kimi_audio_ft.scoring import NORMALISATION_VERSION, read_options
 from kimi_audio_ft.store.cache import keep, recall
 from kimi_audio_ft.store.usage import note
 from kimi_audio_ft.sweep.events import Event, Failed, Paused, Ready
-from kimi_audio_ft.sweep.halving import Candidate, Fate, RungResult, show
+from kimi_audio_ft.sweep.halving import Candidate, Fate, RungResult, metric_of, show
 from kimi_audio_ft.sweep.launch import Job, Launch, job_lines
 from kimi_audio_ft.sweep.plan import Unit, pack_key
 from kimi_audio_ft.sweep.view.screen import SweepView
@@ -53,7 +55,7 @@ def train_until(launch: Launch, job_overrides: Sequence[Sequence[str]], until: i
     """Train the jobs' adapters to an optimizer step, each from its last checkpoint, and evaluate them there.
 
     Args:
-        metric: "cer" (greedy decoding of the evaluation set) or "loss" (on its answers).
+        metric: "cer" (greedy decoding of the evaluation set, by ``scoring.rank_by``) or "loss" (on its answers).
 
     Returns:
         One result for each job, in order; one without a signature for a job whose config is not valid. Scores that this
@@ -73,7 +75,7 @@ def train_until(launch: Launch, job_overrides: Sequence[Sequence[str]], until: i
         if score is None and finished is not None and metric == "loss":
             score = _loss_on_curve(finished, trial.plan.evaluation, until)
         if score is not None or finished is not None:
-            results[key] = RungResult(key, until, score, None, finished is not None)
+            results[key] = RungResult(key, until, score, None, finished is not None, trial.config.scoring.rank_by)
         else:
             trials[key] = trial
     if trials:
@@ -93,11 +95,11 @@ def _train(
                 return
             key, trial, score = event.unit, trials[event.unit], None
             if isinstance(event, Paused):
-                score = event.val_cer if metric == "cer" else event.val_loss
+                score = event.val_rate if metric == "cer" else event.val_loss
             if score is not None:
                 RungScore(trial, until, metric).write(score)
             error = event.failure.message if isinstance(event, Failed) else None
-            results[key] = RungResult(key, until, score, error, isinstance(event, Ready))
+            results[key] = RungResult(key, until, score, error, isinstance(event, Ready), trial.config.scoring.rank_by)
 
         units = [Unit(key, [trial.config], [trial.evaluation.identity]) for key, trial in trials.items()]
         launch.make(units, set(trials), on_event, view.stopping, until=until, metric=metric)
@@ -128,7 +130,9 @@ class RungScore:
         adapter, evaluation = trial.plan.adapter, trial.evaluation
         self.facts = [adapter, step, metric, evaluation.identity]
         if metric == "cer":
+            metric = trial.config.scoring.rank_by
             self.facts += transcript_signatures(evaluation, DecodingRequest.greedy(trial.config.decoding), adapter)
+            self.facts += _ranked_by(trial.config.scoring)
         self.shown = {"adapter": adapter, "step": step, "metric": metric}
 
     def read(self) -> float | None:
@@ -137,6 +141,13 @@ class RungScore:
 
     def write(self, score: float) -> None:
         keep("rungs", self.facts, {**self.shown, "score": score})
+
+
+def _ranked_by(scoring: ScoringConfig) -> list[Any]:
+    """What a rate depends on beside the transcripts; nothing of the strict CER."""
+    if scoring.rank_by == "normalised_cer":
+        return [scoring.rank_by, NORMALISATION_VERSION, asdict(read_options(scoring))]
+    return [] if scoring.rank_by == ScoringConfig.rank_by else [scoring.rank_by]
 
 
 # The decisions: ``halving.json`` in the sweep's folder, and a table in the terminal.
@@ -160,6 +171,7 @@ class HalvingRecord:
     def write(self, candidates: Sequence[Candidate]) -> None:
         document = {
             **{name: getattr(self.settings, name) for name in _SETTINGS},
+            "metric": metric_of([one for candidate in candidates for one in candidate.results], self.settings.metric),
             "jobs_in_grid": self.num_jobs,
             "steps_trained": sum(one.num_steps if one.is_alive else one.results[-1].step for one in candidates),
             "steps_of_all": sum(candidate.num_steps for candidate in candidates),
@@ -216,7 +228,8 @@ def print_rung(candidates: Sequence[Candidate], rung: int, settings: HalvingConf
         said = decision.fate.value
         if decision.fate in (Fate.FAILED, Fate.PASSED):
             said += f": {decision.reason.splitlines()[0]}"
-        cells = (str(decision.rank or "–"), candidate.name, show(score, settings.metric), said)
+        metric = metric_of([candidate.results[rung]], settings.metric)
+        cells = (str(decision.rank or "–"), candidate.name, show(score, metric), said)
         table.add_row(*(Text(printable(cell)) for cell in cells), style=_STYLES[decision.fate])
     console = Console()
     console.print(Text(title), style="bold")  # as the table's title it would be folded to the table's width

@@ -51,7 +51,7 @@ class Task:
     dispatch: "slice", "batched" (``lora.pack``) or "auto". pack_size: adapters that train together at most; 0 is found
     out. same_data: only adapters with the same seed train together. log: file that takes what its processes print.
     until: stop training at this optimizer step, keep the checkpoint and validate (a rung of halving); None: to the end.
-    metric: what a rung is judged by, "cer" or "loss".
+    metric: what a rung is judged by, "cer" (each job's ``scoring.rank_by``) or "loss".
     """
 
     number: int

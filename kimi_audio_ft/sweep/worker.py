@@ -29,7 +29,8 @@ from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.runtime.devices import num_ranks, out_of_memory
 from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.runtime.signals import Interrupted
-from kimi_audio_ft.scoring import score
+from kimi_audio_ft.scoring import read_options
+from kimi_audio_ft.scoring.ranking import rate_of_texts
 from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.sweep import events
 from kimi_audio_ft.sweep.events import Decoding, Event, Failed, Fitting, Paused, Ready, Split, Waiting
@@ -243,7 +244,7 @@ class Worker:
         return True
 
     def _evaluate(self, unit: Unit, step: int, val_loss: float) -> None:
-        """Report the validation loss, and the CER if asked for, of an adapter at a rung."""
+        """Report the validation loss, and the rate that ranks if asked for, of an adapter at a rung."""
         rate = self._rate(unit, step) if self.task.metric == "cer" else None
         self.send(Paused(unit.key, step, val_loss, rate))
 
@@ -257,7 +258,8 @@ class Worker:
         adapter = (f"{unit.key}@{step}", folder / checkpoint)
         request = DecodingRequest.greedy(unit.config.decoding)
         [transcripts] = decode_all(evaluation, [request], adapter, trainer=unit.config.trainer)
-        return float(score(evaluation.references, transcripts.hypotheses[0])["cer"])
+        scoring = unit.config.scoring
+        return rate_of_texts(evaluation.references, transcripts.hypotheses[0], scoring.rank_by, read_options(scoring))
 
     # Decoding.
 

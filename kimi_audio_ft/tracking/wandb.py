@@ -268,7 +268,7 @@ def leaderboard(document: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]
     Columns that no row has are left out; lists (``lora.target_modules``) are written as JSON.
     """
     entries = [entry for entry in (*document["trials"], *document["baselines"]) if entry.get("scores")]
-    entries.sort(key=lambda entry: entry["scores"]["cer"])
+    entries.sort(key=lambda entry: entry["rate"])
     rows = [_flat(entry) for entry in entries]
     names = [*_FIRST, *document["swept"], *_FIGURES]
     columns = [column for column in names if any(row.get(column) is not None for row in rows)]

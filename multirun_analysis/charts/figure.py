@@ -111,6 +111,6 @@ def whisker(value: float, interval: Interval | None) -> Point:
     return {"low": 100 * low, "high": 100 * high}
 
 
-def cer_axis(field: str = "cer", **options: Any) -> Spec:
-    """CER in percent; it need not begin at zero."""
-    return quantity(field, title="CER (%)", scale={"zero": False, "nice": True}, **options)
+def rate_axis(field: str = "cer", rate: str = "CER", **options: Any) -> Spec:
+    """An error rate in percent; it need not begin at zero."""
+    return quantity(field, title=f"{rate} (%)", scale={"zero": False, "nice": True}, **options)

@@ -15,16 +15,16 @@ RANK, RATE = "lora.r", "optim.lr"
 
 
 def heat_map(comparison: Comparison, say: Messages) -> list[Figure]:
-    """The lowest CER of each pair of rank and learning rate, over everything else; none where one does not vary."""
+    """The lowest error rate of each pair of rank and learning rate, over all else; none where one does not vary."""
     if not {RANK, RATE} <= set(comparison.charted):
         return []
     lowest: dict[tuple[str, str], Trial] = {}
     for trial in comparison.sweep.finished:
         pair = (show(value_of(trial, RANK)), show(value_of(trial, RATE)))
-        lowest[pair] = min(lowest.get(pair, trial), trial, key=lambda t: t.cer)
+        lowest[pair] = min(lowest.get(pair, trial), trial, key=lambda t: t.rate)
     points = [
-        {"rank": r, "rate": lr, "cer": 100 * t.cer, "word": f"{100 * t.cer:.1f}"}
-        | {"trial": trial_title(t, comparison.swept, say), "strict": percent(t.cer, 2)}
+        {"rank": r, "rate": lr, "cer": 100 * t.rate, "word": f"{100 * t.rate:.1f}"}
+        | {"trial": trial_title(t, comparison.swept, say), "strict": percent(t.rate, 2)}
         for (r, lr), t in lowest.items()
     ]
     others = [short_key(param) for param in comparison.charted if param not in (RANK, RATE)]
@@ -37,7 +37,7 @@ def _cells(points: list[Point], rank: Scale, rate: Scale, say: Messages) -> list
     places = {
         "x": ordinal("rate", title=rate.title, sort=rate.words, axis={"labelAngle": 0}),
         "y": ordinal("rank", title=rank.title, sort=rank.words[::-1]),
-        "tooltip": tips(trial=say("charts.best_trial"), strict="CER"),
+        "tooltip": tips(trial=say("charts.best_trial"), strict=say.rate),
     }
     shade = quantity("cer", scale={"range": "heatmap", "reverse": True}, legend=None)
     layers = [layer(points, "rect", places | {"color": shade})]

@@ -7,11 +7,11 @@ from multirun_analysis.charts.figure import (
     Figure,
     Point,
     Spec,
-    cer_axis,
     drawn,
     layer,
     nominal,
     quantity,
+    rate_axis,
     tips,
     whisker,
 )
@@ -47,11 +47,11 @@ def _layers(study: LearningStudy, analysis: Analysis, names: list[str], say: Mes
         for point in curve.points
         for trial in point.trials
     ]
-    place, size = {"x": x, "y": cer_axis(), "color": colour}, say("param.data.train_subset")
+    place, size = {"x": x, "y": rate_axis(), "color": colour}, say("param.data.train_subset")
     ahead = place | {"tooltip": tips(size_text=size, told="CER", interval=say("board.interval"))}
     found = place | {"tooltip": tips(trial=say("board.trial"), size_text=size, told="CER")}
     return [
-        layer(lines, "area", place | {"y": cer_axis("low"), "y2": {"field": "high"}}, opacity=0.15),
+        layer(lines, "area", place | {"y": rate_axis("low"), "y2": {"field": "high"}}, opacity=0.15),
         layer(lines, "line", place, strokeWidth=2),
         layer(forecasts, "point", ahead, size=70, strokeWidth=2),
         layer(measured, "point", found, filled=True, size=70, opacity=1),

@@ -1,4 +1,4 @@
-"""All trials at once: one line per trial across the swept parameters to its CER (parallel coordinates)."""
+"""All trials at once: one line per trial across the swept parameters to its error rate (parallel coordinates)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ HEIGHT = 340
 MOST_AXES = 7  # of parameters; with more, names would overlap
 BUNDLE = 0.014  # between two lines that meet in one value, of the axis' length
 WIDEST_BUNDLE = 0.45  # of the way to the next value
-CER_TICKS = 5
-CER = "CER %"
+RATE_TICKS = 5
 SHOWN = "shown"  # the variable that report.js sets: names of the trials that the page's filter leaves
 
 
@@ -28,19 +27,20 @@ def parallel_figure(comparison: Comparison, say: Messages) -> list[Figure]:
     scales = [Scale(param, comparison.distinct(param), say) for param in comparison.charted[:MOST_AXES]]
     if len(scales) < 2:
         return []
-    trials = sorted(comparison.sweep.finished, key=lambda trial: -trial.cer)  # the best lines are drawn last, on top
-    worst, best = trials[0].cer, trials[-1].cer
+    trials = sorted(comparison.sweep.finished, key=lambda trial: -trial.rate)  # the best lines are drawn last, on top
+    worst, best = trials[0].rate, trials[-1].rate
     places = {scale.name: _places(scale, trials) for scale in scales}
-    places[CER] = {trial: _share(trial.cer, best, worst) for trial in trials}
+    axis = f"{say.rate} %"
+    places[axis] = {trial: _share(trial.rate, best, worst) for trial in trials}
     lines = [
-        {"axis": axis, "order": order, "place": place[trial], **_told(trial, comparison, say)}
+        {"axis": name, "order": order, "place": place[trial], **_told(trial, comparison, say)}
         for trial in trials
-        for order, (axis, place) in enumerate(places.items())
+        for order, (name, place) in enumerate(places.items())
     ]
     ticks = [tick for scale in scales for tick in _ticks(scale)]
-    for step in range(CER_TICKS):
-        place = step / (CER_TICKS - 1)
-        ticks.append({"axis": CER, "place": place, "word": f"{100 * (best + place * (worst - best)):.1f}"})
+    for step in range(RATE_TICKS):
+        place = step / (RATE_TICKS - 1)
+        ticks.append({"axis": axis, "place": place, "word": f"{100 * (best + place * (worst - best)):.1f}"})
     shown = {"name": SHOWN, "value": []}
     spec = drawn(_layers(lines, ticks, list(places), say), [], HEIGHT, [shown], rows=True)
     return [Figure("parallel", say("parallel.title"), say("parallel.caption"), spec, wide=True)]
@@ -50,8 +50,8 @@ def _told(trial: Trial, comparison: Comparison, say: Messages) -> Point:
     return {
         "name": trial.name,
         "trial": trial_title(trial, comparison.swept, say),
-        "strict": percent(trial.cer, 2),
-        "rate": 100 * trial.cer,
+        "strict": percent(trial.rate, 2),
+        "rate": 100 * trial.rate,
     }
 
 
@@ -63,7 +63,7 @@ def _places(scale: Scale, trials: list[Trial]) -> dict[Trial, float]:
     gap = 1 / max(1, len(scale.values) - 1)
     places = {}
     for value in scale.values:
-        bundle = sorted(at[identity(value)], key=lambda trial: trial.cer)
+        bundle = sorted(at[identity(value)], key=lambda trial: trial.rate)
         step = min(BUNDLE, WIDEST_BUNDLE * gap / len(bundle))
         for number, trial in enumerate(bundle):
             places[trial] = _position(scale, value) + step * (number - (len(bundle) - 1) / 2)
@@ -106,7 +106,7 @@ def _layers(lines: list[Point], ticks: list[Point], names: list[str], say: Messa
         "color": quantity("rate", scale={"range": "ramp", "reverse": True}, legend=None),
         "opacity": {"condition": {"test": is_left, "value": 0.85}, "value": 0.06},
         "strokeWidth": {"condition": {"param": "hovered", "empty": False, "value": 4}, "value": 1.7},
-        "tooltip": tips(trial=say("board.trial"), strict="CER"),
+        "tooltip": tips(trial=say("board.trial"), strict=say.rate),
     }
     hovered = {"name": "hovered", "select": under}
     trials = layer(lines, "line", encoding, hovered, cursor="pointer", interpolate="monotone")

@@ -1,4 +1,4 @@
-"""CER against each swept parameter."""
+"""The error rate against each swept parameter."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from multirun_analysis.charts.figure import (
     Figure,
     Point,
     Spec,
-    cer_axis,
     drawn,
     if_picked,
     layer,
     nominal,
     picked_in_legend,
+    rate_axis,
     tips,
 )
 from multirun_analysis.charts.scales import MOST_LEVELS, Scale
@@ -42,7 +42,7 @@ class _Parameter:
 
     def figure(self) -> Figure:
         best = [point for point in self.points if point["best"]]
-        ring = layer(best, "point", {"x": self.scale.x(), "y": cer_axis()}, size=220, strokeWidth=1.5, style="ring")
+        ring = layer(best, "point", {"x": self.scale.x(), "y": self._axis()}, size=220, strokeWidth=1.5, style="ring")
         layers = [*self._lines(), self._dots(), ring, *self._base_layers()]
         spec = drawn(layers, self.colours.words if self.colours else [])
         title = self.say("parameter.title", param=param_name(self.param, self.say))
@@ -52,12 +52,12 @@ class _Parameter:
         others = [param for param in self.comparison.swept if param != self.param]
         return {
             "x": self.scale.position(value_of(trial, self.param)),
-            "cer": 100 * trial.cer,
+            "cer": 100 * trial.rate,
             "colour": self.colours.colour_of(value_of(trial, self.colours.param)) if self.colours else None,
             "siblings": setting(trial, others, self.say),
             "best": trial is self.comparison.best.trial,
             "trial": trial_title(trial, self.comparison.swept, self.say),
-            "strict": percent(trial.cer, 2),
+            "strict": percent(trial.rate, 2),
             "normalised": percent(trial.normalised.cer if trial.normalised else None, 2),
         }
 
@@ -66,7 +66,7 @@ class _Parameter:
 
         Thick lines through the means of the trials at each value, one per colour where the colours are few.
         """
-        along = {"x": self.scale.x(), "y": cer_axis(aggregate="mean")}
+        along = {"x": self.scale.x(), "y": self._axis(aggregate="mean")}
         layers = []
         if self.colours:
             siblings = along | self.coloured | {"detail": nominal("siblings")}
@@ -78,8 +78,8 @@ class _Parameter:
 
     def _dots(self) -> Spec:
         """Trials as points; a click on the legend fades the others."""
-        told = tips(trial=self.say("board.trial"), strict="CER", normalised=self.say("charts.normalised"))
-        encoding = {"x": self.scale.x(), "y": cer_axis(), "tooltip": told}
+        told = tips(trial=self.say("board.trial"), strict=self.say.rate, normalised=self.say("charts.normalised"))
+        encoding = {"x": self.scale.x(), "y": self._axis(), "tooltip": told}
         look: dict[str, Any] = {"filled": True, "size": 64, "style": "plain"}
         if self.colours is None:
             return layer(self.points, "point", encoding, **look)
@@ -87,29 +87,32 @@ class _Parameter:
         return layer(self.points, "point", encoding, picked_in_legend("colour"), **look)
 
     def _base_layers(self) -> list[Spec]:
-        """The zero-shot base: a curve where the axis is a decoding setting, else one level, its lowest CER."""
+        """The zero-shot base: a curve where the axis is a decoding setting, else one level, its lowest rate."""
         base = self.comparison.lowest_base
         if base is None:
             return []
-        told = tips(trial=self.say("board.trial"), strict="CER")
+        told = tips(trial=self.say("board.trial"), strict=self.say.rate)
         along = [b for b in self.comparison.sweep.baselines if value_of(b, self.param) in self.scale.values]
         if is_of_base(self.param) and len(distinct([value_of(b, self.param) for b in along])) > 1:
             points = [{"x": self.scale.position(value_of(b, self.param)), **self._base_point(b)} for b in along]
-            means = {"x": self.scale.x(), "y": cer_axis(aggregate="mean")}
-            each = {"x": self.scale.x(), "y": cer_axis(), "tooltip": told}
+            means = {"x": self.scale.x(), "y": self._axis(aggregate="mean")}
+            each = {"x": self.scale.x(), "y": self._axis(), "tooltip": told}
             dots = layer(points, "point", each, style="base-dot", filled=True, size=30)
             return [layer(points, "line", means, style="base"), dots]
-        level, encoding = [self._base_point(base)], {"y": cer_axis(), "tooltip": told}
+        level, encoding = [self._base_point(base)], {"y": self._axis(), "tooltip": told}
         written = encoding | {"x": {"value": "width"}, "text": nominal("word")}
         word = layer(level, "text", written, style="base-word", align="right", dx=-4, dy=-7)
         return [layer(level, "rule", encoding, style="base"), word]
 
+    def _axis(self, **options: Any) -> Spec:
+        return rate_axis(rate=self.say.rate, **options)
+
     def _base_point(self, base: Trial) -> Point:
         return {
-            "cer": 100 * base.cer,
+            "cer": 100 * base.rate,
             "trial": trial_title(base, self.comparison.swept, self.say),
-            "strict": percent(base.cer, 2),
-            "word": self.say("charts.base_word", cer=percent(base.cer)),
+            "strict": percent(base.rate, 2),
+            "word": self.say("charts.base_word", cer=percent(base.rate)),
         }
 
     def _caption(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import fmean, stdev
 
-from multirun_analysis.charts.figure import Figure, Point, Spec, cer_axis, drawn, layer, nominal, tips
+from multirun_analysis.charts.figure import Figure, Point, Spec, drawn, layer, nominal, rate_axis, tips
 from multirun_analysis.charts.scales import Scale
 from multirun_analysis.compare import Adapter, Comparison
 from multirun_analysis.messages import Messages
@@ -28,7 +28,7 @@ def repeats_figure(comparison: Comparison, say: Messages) -> list[Figure]:
         dots = [dot for some, _ in points for dot in some]
         means = [mean for _, some in points for mean in some]
         if style == "plain":
-            spread = {"x": scale.x(), "y": cer_axis("low"), "y2": {"field": "high"}}
+            spread = {"x": scale.x(), "y": rate_axis("low"), "y2": {"field": "high"}}
             layers.append(layer(means, "area", spread, opacity=0.18, style=style))
         if dots:
             layers += _line_and_dots(means, dots, scale, style, size, say)
@@ -60,7 +60,7 @@ def _line_and_dots(
     width, opacity = (2.5, 0.9) if style == "plain" else (1.0, 0.45)
     mean_tips = tips(adapter=say("loss.adapter"), mean=say("repeats.mean"), std=say("repeats.std"))
     dot_tips = tips(adapter=say("loss.adapter"), repeat=say("repeats.repeat"), strict="CER")
-    places: Spec = {"x": scale.x(), "y": cer_axis()}
+    places: Spec = {"x": scale.x(), "y": rate_axis()}
     line = places | {"detail": nominal("adapter"), "tooltip": mean_tips}
     return [
         layer(means, "line", line, strokeWidth=width, opacity=opacity, style=style),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kimi_audio_ft.errors import ConfigError
@@ -18,17 +18,23 @@ _TEXTS = tomllib.loads((Path(__file__).parent / "texts.toml").read_text(encoding
 class Messages:
     """The catalogue of one language: ``say(key, **values)`` is a text with its values filled in.
 
-    A text of the form ``one||many`` has a singular, taken when the value ``n`` is 1.
+    A text of the form ``one||many`` has a singular, taken when the value ``n`` is 1. ``{rate}`` in a text is the error
+    rate that trials are ranked by.
     """
 
     language: str
     tag: str
     texts: Mapping[str, str]
+    rate: str = "CER"
+
+    def ranking_by(self, rank_by: str) -> Messages:
+        """The same for a sweep whose trials are ranked by another of ``config.train.RATES``."""
+        return replace(self, rate=self.texts[f"rate.{rank_by}"])
 
     def __call__(self, key: str, /, **values: object) -> str:
         one, found, many = self.texts[key].partition(PLURAL)
         text = many if found and values.get("n") != 1 else one
-        return text.format(**values)
+        return text.format(**{"rate": self.rate, **values})
 
     def get(self, key: str, otherwise: str) -> str:
         """A text without values; ``otherwise`` where the catalogue has none (a parameter that nobody named)."""

@@ -28,7 +28,7 @@ Figures = list[float | None]
 
 @dataclass(frozen=True)
 class Bar:
-    """A CER and its interval as shares (0 to 100) of the track; ``beyond`` when the track ends before it."""
+    """An error rate and its interval as shares (0 to 100) of the track; ``beyond`` when the track ends before it."""
 
     fill: float
     low: float | None
@@ -66,6 +66,13 @@ class BoardRow:
         """The CERs of all repeats of sampling."""
         return [rate for trial in self.setting.trials for rate in trial.repeats]
 
+    def rate_by(self, rank_by: str) -> float | None:
+        """As ``Trial.rate_by``."""
+        if rank_by == "normalised_cer":
+            return self.normalised_cer
+        rate: float | None = getattr(self.scores, rank_by)
+        return rate
+
     @property
     def names(self) -> str:
         """Its trials' names as JSON."""
@@ -74,11 +81,11 @@ class BoardRow:
 
 @dataclass(frozen=True)
 class StoppedRow:
-    """An adapter that was not trained to its end: its settings, and its CER where it was stopped (None: unknown)."""
+    """An adapter that was not trained to its end: its settings, and its rate where it was stopped (None: unknown)."""
 
     adapter: HalvedAdapter
     values: list[str]
-    cer: float | None
+    rate: float | None
 
 
 class Board:
@@ -99,13 +106,19 @@ class Board:
     def stopped(self) -> list[StoppedRow]:
         """Adapters that successive halving stopped, or that failed in it."""
         sweep = self.analysis.sweep
-        is_cer = sweep.halving is not None and sweep.halving.metric == "cer"
-        return [StoppedRow(one, self._trained(trial), one.score if is_cer else None) for one, trial in sweep.stopped]
+        is_rate = sweep.halving is not None and sweep.halving.metric == self.analysis.rank_by
+        return [StoppedRow(one, self._trained(trial), one.score if is_rate else None) for one, trial in sweep.stopped]
 
     def _trained(self, trial: Trial) -> list[str]:
         """Settings of the training: its trials would have decoded in several ways."""
         params = self.analysis.naming
         return ["–" if param.startswith("decoding.") else self.value(trial, param) or "–" for param in params]
+
+    @property
+    def others(self) -> list[tuple[str, int]]:
+        """Error rates beside the one that ranks, and the digits that they are shown with."""
+        digits = {"cer": 2, "normalised_cer": 2, "wer": 1, "mer": 1}
+        return [(name, shown) for name, shown in digits.items() if name != self.analysis.rank_by]
 
     @property
     def has_intervals(self) -> bool:
@@ -133,12 +146,12 @@ class Board:
 
     @cached_property
     def _top(self) -> float:
-        """CER at the end of the track."""
+        """The rate at the end of the track."""
         statistics = self.analysis.statistics
         settings = [setting for setting in self.analysis.settings if not setting.is_base]
         intervals = [statistics.setting_intervals.get(setting.trial) for setting in settings]
-        worst = max([*(one.high for one in intervals if one), *(setting.cer for setting in settings)])
-        base = max((base.cer for base in self.analysis.sweep.baselines), default=0.0)
+        worst = max([*(one.high for one in intervals if one), *(setting.rate for setting in settings)])
+        base = max((base.rate for base in self.analysis.sweep.baselines), default=0.0)
         return max(worst, base if base <= BASE_ROOM * worst else 0.0) or 1.0
 
     def _row(self, row: Row) -> BoardRow:
@@ -153,16 +166,16 @@ class Board:
             normalised_cer=mean(normalised) if len(normalised) == len(setting.trials) else None,
             gain=self.analysis.gain(setting),
             interval=interval,
-            bar=self._bar(setting.cer, interval),
+            bar=self._bar(setting.rate, interval),
             is_best=is_best,
             is_alike=not is_best and trial in statistics.best_group,
             is_recommended=trial is statistics.recommended and len(self.analysis.sweep.finished) > 1,
         )
 
-    def _bar(self, cer: float, interval: Interval | None) -> Bar:
+    def _bar(self, rate: float, interval: Interval | None) -> Bar:
         low, high = (self._share(interval.low), self._share(interval.high)) if interval else (100, 100)
         left, width = (low, high - low) if low < 100 else (None, None)
-        return Bar(self._share(cer), left, width, cer > self._top)
+        return Bar(self._share(rate), left, width, rate > self._top)
 
     def _share(self, rate: float) -> float:
         """Of the track, 0 to 100."""

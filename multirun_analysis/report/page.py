@@ -53,6 +53,7 @@ def render(analysis: Analysis, created: datetime, say: Messages = ENGLISH, reloa
         created: date and time of the report, in the reader's time zone.
         reload: seconds after which the page loads itself again; None for a sweep that has ended.
     """
+    say = say.ranking_by(analysis.rank_by)
     sections = _sections(analysis, say)
     figures = [figure for section in sections for figure in section.figures]
     mistakes = worst_utterances(analysis.best.trial)

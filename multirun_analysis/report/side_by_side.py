@@ -161,7 +161,7 @@ def _content(
 
     texts: of each utterance the different ones, its reference first; a long one as its begin and how much is cut.
     which: for each trial, which of them it wrote. edits: of each trial, summed over its ``repeats``.
-    settings: of each trial. pairs: two settings, the difference of their CERs, its interval and adjusted p, as in
+    settings: of each trial. pairs: two settings, the difference of their rates, its interval and adjusted p, as in
         ``Pair``; a trial is its own setting where no seeds are swept.
     suspects: number of adapters that write one other text, and of all, by place.
     """
@@ -180,7 +180,7 @@ def _content(
         "which": which,
         "edits": tally.edits[np.ix_(rows, places)].T.tolist(),
         "repeats": tally.repeats[rows].tolist(),
-        "rates": [round(float(tally.rates[row]), 6) for row in rows],
+        "rates": [round(found.rates[row], 6) for row in rows],
         "recommended": numbers.get(statistics.recommended),
         "base": next((number for trial, number in numbers.items() if trial.is_base), None),
         "settings": [settings[trial] for trial in numbers],

@@ -1,9 +1,9 @@
-"""Main effects: what a swept parameter does to the CER, whatever the other parameters are.
+"""Main effects: what a swept parameter does to the error rate, whatever the other parameters are.
 
 In a complete grid the mean over all trials at a value differs from the mean of all trials by that value's main effect.
 Where trials are missing, plain means would compare ranks at different learning rates; there the effects are those of
-``CER = constant + one number per value of each parameter``, fitted by least squares, which is the same thing in a
-complete grid. Either way an effect is a fixed weighted sum of the trials' CERs, and its interval is that of the same
+``rate = constant + one number per value of each parameter``, fitted by least squares, which is the same thing in a
+complete grid. Either way an effect is a fixed weighted sum of the trials' rates, and its interval is that of the same
 sum in the bootstrap's resamples: paired over everything, and about the choice of recordings. The luck of one training
 seed is not in it.
 """
@@ -23,18 +23,18 @@ _ZERO = 1e-8
 
 
 def main_effects(
-    trials: Sequence[Trial], params: Sequence[str], cers: Floats, resampled: Floats | None
+    trials: Sequence[Trial], params: Sequence[str], rates: Floats, resampled: Floats | None
 ) -> list[Effect]:
     """The effect of every parameter that has several values among ``trials``.
 
     Args:
-        cers: of the trials, ``[trials]``.
+        rates: of the trials, ``[trials]``.
         resampled: in the bootstrap's resamples, ``[resamples, trials]``; None gives effects without intervals.
     """
     values = {param: distinct([value_of(trial, param) for trial in trials]) for param in params}
     at = {param: _indicators(trials, param, values[param]) for param in params if len(values[param]) > 1}
     is_grid = _is_complete(list(at.values()))
-    return [_effect(param, values[param], at, is_grid, cers, resampled) for param in at]
+    return [_effect(param, values[param], at, is_grid, rates, resampled) for param in at]
 
 
 def _indicators(trials: Sequence[Trial], param: str, values: Sequence[Any]) -> Floats:
@@ -52,13 +52,13 @@ def _is_complete(indicators: list[Floats]) -> bool:
 
 
 def _effect(
-    param: str, values: list[Any], at: dict[str, Floats], is_grid: bool, cers: Floats, resampled: Floats | None
+    param: str, values: list[Any], at: dict[str, Floats], is_grid: bool, rates: Floats, resampled: Floats | None
 ) -> Effect:
     fitted = None if is_grid else _fitted_weights(param, at)
     weights = _mean_weights(at[param]) if fitted is None else fitted
     method: Literal["grid", "additive", "confounded"]
     method = "grid" if is_grid else "confounded" if fitted is None else "additive"
-    effects, counts = (weights @ cers).tolist(), at[param].sum(axis=0).astype(int).tolist()
+    effects, counts = (weights @ rates).tolist(), at[param].sum(axis=0).astype(int).tolist()
     intervals = [None] * len(values) if resampled is None else Interval.of_each(resampled @ weights.T)
     return Effect(param, list(map(EffectValue, values, effects, intervals, counts)), method)
 

@@ -1,4 +1,4 @@
-"""The recommended trial: the one with the lowest CER, unless a cheaper one is shown to be hardly worse.
+"""The recommended trial: the one with the lowest error rate, unless a cheaper one is shown to be hardly worse.
 
 Not "the cheapest that cannot be told apart from the best": what little data cannot tell apart is not equal, and a
 cheaper adapter saves nothing in use once it is merged.
@@ -18,7 +18,7 @@ from multirun_analysis.statistics.tally import Tally
 from multirun_analysis.sweep import GREEDY_TEMPERATURE, Trial
 
 MARGIN = 0.03
-"""How much worse than the best, relative to its CER, a cheaper trial may be."""
+"""How much worse than the best, relative to its error rate, a cheaper trial may be."""
 
 
 def standings(tally: Tally, randomised: Randomised) -> list[Standing]:
@@ -34,15 +34,15 @@ def standings(tally: Tally, randomised: Randomised) -> list[Standing]:
 
 
 def best_group(standing: Sequence[Standing]) -> list[Trial]:
-    """Trials that are not ruled out as the best; the one with the lowest CER never is."""
-    lowest = min(standing, key=lambda one: one.cer, default=None)
+    """Trials that are not ruled out as the best; the one with the lowest rate never is."""
+    lowest = min(standing, key=lambda one: one.rate, default=None)
     return [one.trial for one in standing if one is lowest or one.p_best >= ALPHA]
 
 
 def recommend(standing: Sequence[Standing], margin: float = MARGIN) -> tuple[Trial, Reason]:
     """The best of ``standing`` (best first), or the cheapest that is within the margin, and why."""
     best = standing[0].trial
-    shown = [one.trial for one in standing if one.excess <= margin * standing[0].cer and cost(one.trial) < cost(best)]
+    shown = [one.trial for one in standing if one.excess <= margin * standing[0].rate and cost(one.trial) < cost(best)]
     if shown:
         return min(shown, key=cost), Reason.CHEAPER  # the better one of equally cheap ones: it comes first
     return best, Reason.ALONE if len(best_group(standing)) == 1 else Reason.LOWEST

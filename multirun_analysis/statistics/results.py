@@ -1,4 +1,7 @@
-"""Results of the statistics as plain dataclasses. Rates and differences are fractions, not percent."""
+"""Results of the statistics as plain dataclasses. Rates and differences are fractions, not percent.
+
+A rate is the one that trials are ranked by (``Trial.rate``), unless the CER is named.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two trials compared on the same utterances; ``difference`` is the CER of ``first`` minus that of ``second``.
+    """Two trials compared on the same utterances; ``difference`` is the rate of ``first`` minus that of ``second``.
 
     Where seeds are swept each trial stands for its setting, and the difference is that of two means over seeds.
 
@@ -71,35 +74,35 @@ class Pair:
 class Standing:
     """How a trial stands to the truly best one, whichever that is.
 
-    p_best: of the trial being the best; below ``ALPHA`` it is ruled out. excess: its CER is at most so much above the
-    best one's, at 95 % for all trials together. cer: as compared; where seeds are swept the mean of its setting.
+    p_best: of the trial being the best; below ``ALPHA`` it is ruled out. excess: its rate is at most so much above the
+    best one's, at 95 % for all trials together. rate: as compared; where seeds are swept the mean of its setting.
     """
 
     trial: Trial
     p_best: float
     excess: float
-    cer: float
+    rate: float
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What the recommended adapter gains over the base, which has the CER ``base.cer``.
+    """What the recommended adapter gains over the base, which has the rate ``base.rate``.
 
-    ``difference`` is the trial's CER minus ``base_cer``; where seeds are swept both are means of settings. interval,
+    ``difference`` is the trial's rate minus ``base_rate``; where seeds are swept both are means of settings. interval,
     shown: as in ``Pair``; None and False where the base has no utterances, or recordings are too few.
     """
 
     trial: Trial
     base: Trial
     difference: float
-    base_cer: float
+    base_rate: float
     interval: Interval | None = None
     shown: bool = False
 
 
 @dataclass(frozen=True)
 class EffectValue:
-    """One value of a swept parameter: how far its mean CER over ``count`` trials lies from the mean of all values."""
+    """One value of a swept parameter: how far its mean rate over ``count`` trials lies from the mean of all values."""
 
     value: Any
     effect: float
@@ -112,7 +115,7 @@ class Effect:
     """Main effect of a swept parameter.
 
     method: "grid" where the trials are a complete grid (differences of plain means); "additive" where trials are
-        missing (least squares of CER = constant + one number per value of every parameter);
+        missing (least squares of rate = constant + one number per value of every parameter);
         "confounded" where the missing trials leave the parameter inseparable from another one: plain means, which
         then hold the other's effect as well.
     """
@@ -145,7 +148,7 @@ class Overfitting:
 class Needed:
     """How large an evaluation set would rule out the second trial as the best, with the given power.
 
-    Taking the observed ``difference`` (the CER of ``first`` minus that of ``second``) for the true one; ``utterances``
+    Taking the observed ``difference`` (the rate of ``first`` minus that of ``second``) for the true one; ``utterances``
     and ``recordings`` are None when there is none. seeds: of each of the two settings; None where no number of
     utterances needs more than there are.
     """
@@ -164,8 +167,8 @@ class Reason(StrEnum):
 
     ONLY = "only"  # It is the only finished trial.
     ALONE = "alone"  # It is the best; every other one is ruled out.
-    LOWEST = "lowest"  # It has the lowest CER; others are not ruled out as the best.
-    CHEAPER = "cheaper"  # It is cheaper than the trial with the lowest CER, and shown to be within the margin of it.
+    LOWEST = "lowest"  # It has the lowest rate; others are not ruled out as the best.
+    CHEAPER = "cheaper"  # It is cheaper than the trial with the lowest rate, and shown to be within the margin of it.
     KEEP_BASE = "keep_base"  # It is the base: the trial that would be taken is not shown to be better.
     TOO_FEW_RECORDINGS = "too_few_recordings"  # It is the best; there are too few recordings to tell trials apart.
     NO_UTTERANCES = "no_utterances"  # It is the best; it or all others have no utterances.jsonl to compare.
@@ -175,15 +178,15 @@ class Reason(StrEnum):
 class Statistics:
     """All of a sweep's statistics. Where seeds are swept, a trial stands for its setting in all but the first two.
 
-    intervals, normalised_intervals: of the CER of trials and bases; what has too few recordings or no utterances.jsonl
-        is not in it.
-    setting_intervals: of the mean CER of settings, with the luck of their seeds; those of the trials without seeds.
+    intervals, strict_intervals, normalised_intervals: of the rate, the CER and the normalised CER of trials and bases;
+        what has too few recordings or no utterances.jsonl is not in it.
+    setting_intervals: of the mean rate of settings, with the luck of their seeds; those of the trials without seeds.
     seeds: that luck, by the settings of ``standings``; None where seeds are not swept, or could not be compared.
     best_group: trials that are not ruled out as the best, in the order of the leaderboard; with 95 % the truly best one
-        is among them. Only the one with the lowest CER where trials cannot be compared.
+        is among them. Only the one with the lowest rate where trials cannot be compared.
     recommended: the trial to take, or the base. choice: the trial that would be taken if there were no base.
-    gain: of ``choice`` over the base with the lowest CER; None without a base.
-    margin: how much worse than the best, relative to its CER, a cheaper trial may be to be recommended.
+    gain: of ``choice`` over the base with the lowest rate; None without a base.
+    margin: how much worse than the best, relative to its rate, a cheaper trial may be to be recommended.
     left_out: finished trials without utterances, or with others than the best trial's: they are in no comparison.
     beyond: those that are not among the best of a large sweep (``summary.MOST_COMPARED``): not compared either.
     transcripts: of what was compared; None without utterances.
@@ -191,6 +194,7 @@ class Statistics:
     """
 
     intervals: dict[Trial, Interval]
+    strict_intervals: dict[Trial, Interval]
     normalised_intervals: dict[Trial, Interval]
     setting_intervals: dict[Trial, Interval]
     seeds: SeedErrors | None

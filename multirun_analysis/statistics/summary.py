@@ -20,27 +20,28 @@ from multirun_analysis.statistics.sample_size import needed
 from multirun_analysis.statistics.tally import Tally, of_settings, tally_up
 from multirun_analysis.sweep import Trial
 
-# Of a larger sweep only those with the lowest CER are compared pair by pair: the pairs of a thousand trials are half a
+# Of a larger sweep only the best are compared pair by pair: the pairs of a thousand trials are half a
 # million, and nobody asks which of the worst two is better.
 MOST_COMPARED = 64
 # Fixed, so that a report made again says the same.
 SEED = 0
+CER, NORMALISED_CER = "cer", "normalised_cer"
 
 
 def statistics_of(comparison: Comparison, margin: float = MARGIN) -> Statistics:
     """Intervals, comparisons, effects and verdicts of a sweep; the same for the same files, on every machine.
 
     Args:
-        margin: how much worse than the best, relative to its CER, a cheaper trial may be to be recommended.
+        margin: how much worse than the best, relative to its rate, a cheaper trial may be to be recommended.
 
     Raises:
         DataError: an utterances.jsonl or curves.jsonl cannot be read.
     """
     ordered = [setting for setting in comparison.settings if not setting.is_base]
     base = next((setting for setting in comparison.settings if setting.is_base), None)
-    compared = sorted([*ordered[:MOST_COMPARED], *([base] if base else [])], key=lambda setting: setting.cer)
+    compared = sorted([*ordered[:MOST_COMPARED], *([base] if base else [])], key=lambda setting: setting.rate)
     tallies = tally_up([trial for setting in compared for trial in setting.trials])
-    tally = of_settings(tallies.strict, compared) if tallies.strict else None
+    tally = of_settings(tallies.ranked, compared) if tallies.ranked else None
     tested = tally if tally is not None and tally.has_enough and len(tally.trials) > 1 else None
     randomised = randomise(tested.whole_edits, SEED, tested.seeds) if tested else None
     pairs = all_pairs(tally, randomised) if tally else []
@@ -50,10 +51,14 @@ def statistics_of(comparison: Comparison, margin: float = MARGIN) -> Statistics:
     gain = _gain(next(one for one in ordered if one.trial is choice), base, pairs)
     keep = gain is not None and (gain.difference >= 0 or (gain.interval is not None and not gain.shown))
     scored = [row.trial for row in comparison.rows]
-    intervals = _intervals(scored, tallies.strict, None)
+    strict = _intervals(scored, tallies.strict, CER)
+    normalised = _intervals(scored, tallies.normalised, NORMALISED_CER)
+    rank_by, of_cers = comparison.rank_by, {CER: strict, NORMALISED_CER: normalised}
+    intervals = of_cers[rank_by] if rank_by in of_cers else _intervals(scored, tallies.ranked, rank_by)
     return Statistics(
         intervals=intervals,
-        normalised_intervals=_intervals(scored, tallies.normalised, "normalised"),
+        strict_intervals=strict,
+        normalised_intervals=normalised,
         setting_intervals=_setting_intervals(comparison.settings, tally, intervals),
         seeds=tally.seeds if tally else None,
         pairs=pairs,
@@ -93,7 +98,7 @@ def _choice(
 def _gain(choice: Setting, base: Setting | None, pairs: list[Pair]) -> Gain | None:
     if base is None:
         return None
-    gain = Gain(choice.trial, base.trial, choice.cer - base.cer, base.cer)
+    gain = Gain(choice.trial, base.trial, choice.rate - base.rate, base.rate)
     for pair in pairs:
         if {pair.first, pair.second} == {choice.trial, base.trial} and pair.interval is not None:
             low, high = pair.interval.low, pair.interval.high
@@ -102,11 +107,11 @@ def _gain(choice: Setting, base: Setting | None, pairs: list[Pair]) -> Gain | No
     return gain
 
 
-def _intervals(trials: list[Trial], tally: Tally | None, part: str | None) -> dict[Trial, Interval]:
-    """Of the tally's trials as they are compared, of others as their own records have it."""
+def _intervals(trials: list[Trial], tally: Tally | None, rate: str) -> dict[Trial, Interval]:
+    """Of the tally's trials as they are compared, of others as their own records have it (of the CERs only)."""
     found = {}
-    for trial in trials:
-        record: Any = (trial.record.get(part) or {}) if part else trial.record
+    for trial in trials if rate in (CER, NORMALISED_CER) else []:
+        record: Any = trial.record if rate == CER else trial.record.get("normalised") or {}
         low, high = record.get("cer_ci_low"), record.get("cer_ci_high")
         if isinstance(low, int | float) and isinstance(high, int | float):
             found[trial] = Interval(float(low), float(high))
@@ -141,7 +146,7 @@ def _effects(comparison: Comparison, tally: Tally | None) -> list[Effect]:
     trials, settings = comparison.sweep.finished, [one for one in comparison.settings if not one.is_base]
     rows = [] if tally is None else [row for row, trial in enumerate(tally.trials) if not trial.is_base]
     if tally is None or len(rows) < 2 or len(settings) > MOST_COMPARED:
-        return main_effects(trials, comparison.naming, np.array([trial.cer for trial in trials]), None)
+        return main_effects(trials, comparison.naming, np.array([trial.rate for trial in trials]), None)
     resampled = tally.resampled(RESAMPLES, SEED)
     if resampled is not None and tally.seeds is not None:
         luck, estimate = tally.seeds.drawn(np.random.default_rng(SEED), len(resampled))

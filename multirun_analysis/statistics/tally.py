@@ -15,6 +15,7 @@ from rapidfuzz.distance import Levenshtein
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.scoring.intervals import MIN_RECORDINGS, bootstrap_rates, recording_index, sum_by_recording
 from kimi_audio_ft.scoring.normalise import normalise
+from kimi_audio_ft.scoring.ranking import utterance_edits
 from multirun_analysis.records import RERUN, Record, read_jsonl
 from multirun_analysis.settings import Setting
 from multirun_analysis.statistics.seeds import SeedErrors, seed_errors
@@ -84,12 +85,14 @@ class Tally:
 
 @dataclass(frozen=True)
 class Transcripts:
-    """The texts behind a tally, in the order of its trials and utterances.
+    """The texts behind a tally (the strict one), in the order of its trials and utterances.
 
+    rates: of the trials, by what ranks them.
     texts: ``[trials][utterances]``, as they were written; of several repeats the one with the most edits.
     """
 
     tally: Tally
+    rates: list[float]
     ids: list[str]
     references: list[str]
     texts: list[list[str]]
@@ -97,34 +100,40 @@ class Transcripts:
 
 @dataclass(frozen=True)
 class Tallies:
-    """Strict and normalised tallies of the trials that can be compared; None when no trial has utterances."""
+    """Tallies of the trials that can be compared; None when no trial has utterances.
+
+    strict, normalised: of the two CERs. ranked: of the rate that ranks the trials, often one of these; then ``chars``
+    are its units.
+    """
 
     strict: Tally | None
     normalised: Tally | None
+    ranked: Tally | None
     left_out: list[Trial]
     transcripts: Transcripts | None = None
 
 
 @dataclass(slots=True)
 class _Utterance:
-    """One utterance of one trial over its ``repeats``; counts are strict and normalised.
+    """One utterance of one trial over its ``repeats``; counts are strict, normalised, and of the rate that ranks.
 
     Equal texts of all trials are one object: those of a large sweep would fill the memory.
     """
 
     recording: str
     reference: str
-    chars: tuple[int, int]
-    edits: list[int] = field(default_factory=lambda: [0, 0])
+    chars: tuple[int, ...]
+    edits: list[int] = field(default_factory=lambda: [0, 0, 0])
     repeats: int = 0
     worst: int = -1
     text: str = ""
 
-    def hear(self, edits: tuple[int, int], text: str) -> None:
+    def hear(self, edits: tuple[int, int, int], text: str) -> None:
         """Count one more repeat."""
         self.repeats += 1
         self.edits[0] += edits[0]
         self.edits[1] += edits[1]
+        self.edits[2] += edits[2]
         if edits[0] > self.worst:
             self.worst, self.text = edits[0], sys.intern(text)
 
@@ -147,9 +156,12 @@ def tally_up(trials: Iterable[Trial]) -> Tallies:
         else:
             left_out.append(trial)
     if not kept:
-        return Tallies(None, None, left_out)
-    strict = _tally(kept, 0)
-    return Tallies(strict, _tally(kept, 1), left_out, _transcripts(strict, kept))
+        return Tallies(None, None, None, left_out)
+    strict, normalised = _tally(kept, 0), _tally(kept, 1)
+    counted = {"cer": strict, "normalised_cer": normalised}
+    rank_by = next(iter(kept)).rank_by
+    ranked = counted[rank_by] if rank_by in counted else _tally(kept, 2)
+    return Tallies(strict, normalised, ranked, left_out, _transcripts(strict, ranked, kept))
 
 
 def of_settings(tally: Tally, settings: Sequence[Setting]) -> Tally:
@@ -187,7 +199,8 @@ def of_settings(tally: Tally, settings: Sequence[Setting]) -> Tally:
 def _read(trial: Trial) -> _Counts:
     """One trial's counts; its rows are not kept, thirty-six trials of them would fill a gigabyte."""
     counts: _Counts = {}
-    path = trial.utterances_path
+    path, rank_by = trial.utterances_path, trial.rank_by
+    is_counted = rank_by in ("cer", "normalised_cer")
     if "utterances" in vars(trial):
         rows: Iterable[Record] = trial.utterances
     else:
@@ -195,11 +208,12 @@ def _read(trial: Trial) -> _Counts:
     try:
         for row in rows:
             name = str(row["id"])
+            own, units = (0, 0) if is_counted else utterance_edits(row["reference"], row["hypothesis"] or "", rank_by)
             if name not in counts:
-                chars = (_chars(row, "strict", "chars"), _chars(row, "normalised", "normalised_chars"))
+                chars = (_chars(row, "strict", "chars"), _chars(row, "normalised", "normalised_chars"), units)
                 reference = sys.intern(str(row.get("reference") or ""))
                 counts[name] = _Utterance(str(row.get("recording") or name), reference, chars)
-            edits = (_edits(row, "strict", "edits"), _edits(row, "normalised", "normalised_edits"))
+            edits = (_edits(row, "strict", "edits"), _edits(row, "normalised", "normalised_edits"), own)
             counts[name].hear(edits, str(row.get("hypothesis") or ""))
     except KeyError as error:
         raise DataError(path, f"has an utterance without {error}", RERUN) from error
@@ -229,10 +243,10 @@ def _tally(kept: dict[Trial, _Counts], which: int) -> Tally:
     )
 
 
-def _transcripts(tally: Tally, kept: dict[Trial, _Counts]) -> Transcripts:
+def _transcripts(strict: Tally, ranked: Tally, kept: dict[Trial, _Counts]) -> Transcripts:
     first, *_ = kept.values()
     texts = [[counts[name].text for name in first] for counts in kept.values()]
-    return Transcripts(tally, list(first), [one.reference for one in first.values()], texts)
+    return Transcripts(strict, ranked.rates.tolist(), list(first), [one.reference for one in first.values()], texts)
 
 
 def _chars(row: Record, normalisation: str, key: str) -> int:

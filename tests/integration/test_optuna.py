@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow
 STUDY = (
     *("+experiments=optuna", "hydra.sweep.dir=study", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=4"),
     *("hydra.launcher.pack_size=4", "optim.lr=tag(log,interval(1e-3,1e-2))", "trainer.max_steps=2", "baseline=false"),
+    "scoring.rank_by=mer",
 )
 
 
@@ -31,7 +32,7 @@ def test_study_asks_in_packs_goes_on_without_failed_trials_and_repeats_itself(wo
     assert len({row["params"]["optim.lr"] for row in finished}) == len(finished)
     assert {row["params"]["lora.r"] for row in finished} <= {2, 4}
     best = OmegaConf.load(folder / "optimization_results.yaml")
-    assert best.best_value == min(row["scores"]["cer"] for row in finished)
+    assert best.best_value == min(row["scores"]["mer"] for row in finished)
     assert "+experiments=optuna" in json.loads((folder / "trials.json").read_text(encoding="utf-8"))["command"]
     assert "alembic" not in said
     made = workplace.products("adapter")

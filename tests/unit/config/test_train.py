@@ -114,6 +114,7 @@ REFUSED: list[tuple[str, list[Any], str]] = [
     ("logger.mode", ["disabled"], "must be one of auto, online, offline"),
     ("logger.utterance_rows", [-1], ZERO),
     ("scoring.fillers", [["嗯", " "], ["嗯 "], [""]], "must be words without white space"),
+    ("scoring.rank_by", ["CER", "ter", ""], "must be one of cer, normalised_cer, mer, wer, pinyin"),
     ("scoring.terms", ["no/such.txt", "."], "must name a text file.*there is no such file"),
     ("scoring.names", ["no/such.txt", "."], "must name a text file.*there is no such file"),
     ("manifests", [[], "", [3]], "must name a folder with a data.yaml, or manifests"),

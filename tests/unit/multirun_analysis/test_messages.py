@@ -10,6 +10,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 import multirun_analysis
+from kimi_audio_ft.config.train import RATES
 from kimi_audio_ft.errors import ConfigError
 from multirun_analysis.messages import CHINESE, ENGLISH, messages_in
 from multirun_analysis.statistics.results import Overfitting, Reason
@@ -18,9 +19,10 @@ from multirun_analysis.sweep import Status
 PACKAGE = Path(multirun_analysis.__file__).parent
 TRIALS = (PACKAGE / "report" / "templates" / "trials.html.j2").read_text(encoding="utf-8")
 # Keys that are put together from data: f"param.{param}" and the like.
-MADE = re.compile(r"(param|open|category)\.")
+MADE = re.compile(r"(param|open|category|rate)\.")
 MADE_KEYS = {
     *("list.and", "effort.finished", "effort.unfinished", "loss.train", "loss.val"),
+    *(f"board.{rate}_hint" for rate in RATES),
     *(f"verdict.{kind}{reason}" for kind in ("", "settings.") for reason in Reason),
     *(f"overfit.{kind}" for kind in get_args(get_type_hints(Overfitting)["kind"])),
     *(f"status.{status}" for status in Status if status is not Status.COMPLETED),
@@ -50,6 +52,12 @@ def test_every_named_text_exists() -> None:
     for path in [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.j2")]:
         used |= set(re.findall(r"""say\(["']([a-z_.A-Z]+)["'][,)]""", path.read_text(encoding="utf-8")))
     assert used and used <= set(ENGLISH.texts)
+
+
+def test_every_rate_that_can_rank_has_its_name() -> None:
+    assert {rate: ENGLISH.ranking_by(rate).rate for rate in RATES} == RATES
+    assert CHINESE.ranking_by("normalised_cer")("tile.best") == "最佳 规范化 CER"
+    assert ENGLISH("tile.best") == "best CER"
 
 
 def test_singular_and_plural() -> None:

@@ -40,11 +40,11 @@ def seeded(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
 def test_settings_are_ranked_by_the_mean_of_their_seeds(seeded: Analysis) -> None:
     ranked = [setting for setting in seeded.settings if not setting.is_base]
     assert [len(setting.trials) for setting in ranked] == [3, 3, 3] and seeded.naming == ["lora.r"]
-    assert [setting.cer for setting in ranked] == sorted(setting.cer for setting in ranked)
+    assert [setting.rate for setting in ranked] == sorted(setting.rate for setting in ranked)
     for setting in ranked:
         rates = [trial.cer for trial in setting.trials]
         assert len({trial.params["lora.r"] for trial in setting.trials}) == 1 and rates == sorted(rates)
-        assert (setting.cer, setting.spread) == (pytest.approx(mean(rates)), pytest.approx(stdev(rates)))
+        assert (setting.rate, setting.spread) == (pytest.approx(mean(rates)), pytest.approx(stdev(rates)))
         assert (setting.lowest, setting.highest) == (min(rates), max(rates))
     assert [row.rank for row in seeded.rows if not row.trial.is_base] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
 
@@ -56,14 +56,14 @@ def test_the_verdict_is_about_settings(seeded: Analysis) -> None:
     assert [effect.param for effect in found.effects] == ["lora.r"]
     best = seeded.best.setting
     wide, narrow = found.setting_intervals[best.trial], found.intervals[best.trial]
-    assert wide.low < best.cer < wide.high and wide.high - wide.low > narrow.high - narrow.low
+    assert wide.low < best.rate < wide.high and wide.high - wide.low > narrow.high - narrow.low
     assert found.seeds is not None and found.seeds.freedom.tolist() == [6] and 0.01 < found.seeds.spread[0] < 0.12
 
 
 def test_terminal_and_page_have_a_row_for_each_setting(seeded: Analysis) -> None:
     said, page = printed(seeded, 150), render(seeded, NOW, ENGLISH)
     best = seeded.best.setting
-    row = rf"^ *1 +{best.trial.params['lora.r']} +{100 * best.cer:.2f} .*±{100 * (best.spread or 0):.2f} x3 "
+    row = rf"^ *1 +{best.trial.params['lora.r']} +{100 * best.rate:.2f} .*±{100 * (best.spread or 0):.2f} x3 "
     assert re.search(row, said, re.MULTILINE)
     assert len(re.findall(r"^ *≈?\d +\d+ ", said.partition("Best:")[0], re.MULTILINE)) == 3
     assert len(re.findall(r'<tr class="[^"]*" data-name="\d+" data-names', page)) == 3
@@ -92,7 +92,7 @@ def test_trials_json_has_the_settings(seeded: Analysis) -> None:
     told = json.loads(trials_json(seeded, NOW))
     first = told["settings"][0]
     assert first["setting"] == f"lora.r={seeded.best.trial.params['lora.r']}" and len(first["trials"]) == 3
-    assert first["cer_lowest"] <= first["cer"] <= first["cer_highest"] and first["cer_ci_low"] < first["cer"]
+    assert first["rate_lowest"] <= first["rate"] <= first["rate_highest"] and first["rate_ci_low"] < first["rate"]
     of_best = {trial["name"]: trial for trial in told["trials"] if trial["name"] in first["trials"]}
     assert {(one["in_best_group"], one["rank"]) for one in of_best.values()} == {(True, 1)}
     assert [one["recommended"] for one in of_best.values()].count(True) == 1

@@ -42,6 +42,7 @@ OTHER: dict[str, Any] = {
     "lora.target_modules": "attention",
     "lora.init_lora_weights": "gaussian",
     "optim.schedule": "constant",
+    "scoring.rank_by": "mer",
     "optim.warmup_ratio": 0.5,
     "optim.loss_average": "token",
     "model.quantization": "nf4",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -62,6 +63,8 @@ def test_equal_scores_share_a_rank_and_the_reason_has_the_numbers() -> None:
     decisions = decide([result(0.2), result(0.1), result(0.2), result(0.75)], 4.0, "cer")
     assert [decision.rank for decision in decisions] == [2, 1, 2, 4]
     assert decisions[3].reason == "rank 4 of 4 at step 30: CER 75.00 %; the best 1 continue, down to CER 10.00 %"
+    by_mer = [replace(result(score), rank_by="mer") for score in (0.2, 0.1)]
+    assert decide(by_mer, 2.0, "cer")[1].reason == "rank 1 of 2 at step 30: MER 10.00 %"
     assert "loss 0.7500" in decide([result(0.75)], 2.0, "loss")[0].reason
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from kimi_audio_ft import store
-from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.config.train import ScoringConfig, TrainConfig
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.files import write_jsonl
 from kimi_audio_ft.sweep.compose import JobConfig
@@ -89,6 +89,16 @@ def test_score_of_an_earlier_sweep_is_found_whatever_the_jobs_sample_with(trial_
     assert before.trial is not None and before.key == now.key is not None
     RungScore(before.trial, 4, "cer").write(0.25)
     assert judged("cer", 4, now) == [RungResult(now.key, 4, 0.25, None, False)]
+
+
+def test_scores_by_another_rate_are_others(trial_config: Config) -> None:
+    of_cer, of_mer = (job(trial_config(scoring=ScoringConfig(rank_by=rate))) for rate in ("cer", "mer"))
+    assert of_cer.trial and of_mer.trial and of_cer.key == of_mer.key  # nothing is trained again
+    RungScore(of_cer.trial, 4, "cer").write(0.25)
+    assert RungScore(of_mer.trial, 4, "cer").read() is None
+    RungScore(of_mer.trial, 4, "cer").write(0.5)
+    assert [one.score for one in judged("cer", 4, of_cer) + judged("cer", 4, of_mer)] == [0.25, 0.5]
+    assert judged("cer", 4, of_mer)[0].rank_by == "mer"
 
 
 def test_job_without_a_valid_config_is_out_by_itself(finished: Job) -> None:

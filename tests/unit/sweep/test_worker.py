@@ -66,7 +66,7 @@ def test_a_pack_is_trained_stored_and_decoded_and_a_failing_member_fails_alone(t
 def test_a_training_pauses_at_its_rung_and_is_resumed_from_there(trial_config: Config) -> None:
     unit = unit_of(trial_config(trainer={"max_steps": 4}))
     paused = make(Task(0, [unit], pack_size=1, until=2, metric="loss"))[-1]
-    assert isinstance(paused, Paused) and (paused.step, paused.val_cer) == (2, None) and paused.val_loss > 0
+    assert isinstance(paused, Paused) and (paused.step, paused.val_rate) == (2, None) and paused.val_loss > 0
     assert store.find("adapter", unit.key) is None
     assert make(Task(0, [unit], pack_size=1))[-1] == Ready(unit.key)
     adapter = store.find("adapter", unit.key)
