@@ -48,6 +48,12 @@ class Adapter:
         spent = [trial.record.get("train_seconds") for trial in self.trials if not trial.record.get("train_reused")]
         return max((seconds for seconds in spent if seconds is not None), default=None)
 
+    @property
+    def stored_seconds(self) -> float:
+        """Time that an earlier sweep took for an adapter that this one found in the store; 0 for any other."""
+        spent = [trial.record.get("train_seconds") or 0.0 for trial in self.trials]
+        return max(spent) if self.train_seconds is None else 0.0
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -130,6 +136,11 @@ class Comparison:
     def train_seconds(self) -> list[float]:
         """Training times of the adapters that were trained, not taken from the store."""
         return [adapter.train_seconds for adapter in self.adapters if adapter.train_seconds is not None]
+
+    @property
+    def stored_seconds(self) -> list[float]:
+        """What the adapters from the store took to train when they were made."""
+        return [adapter.stored_seconds for adapter in self.adapters if adapter.stored_seconds]
 
     @property
     def fitting_seconds(self) -> float:

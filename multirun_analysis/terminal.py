@@ -112,7 +112,9 @@ def _cells(line: BoardRow, board: Board, is_wide: bool) -> list[str]:
     spread = "–" if seeds.spread is None else f"±{words.rate(seeds.spread)} x{len(seeds.trials)}"
     half_width = "–" if interval is None else f"{50 * (interval.high - interval.low):.2f}"
     second, third = (line.rate_by(name) for name in _rates(analysis.rank_by)[1:])
-    more = [words.rate(third, 1), words.rate(line.scores.exact_match, 1), words.training_time(trial)]
+    seconds = trial.record.get("train_seconds")
+    trained = words.duration(seconds) if seconds else words.training_time(trial)
+    more = [words.rate(third, 1), words.rate(line.scores.exact_match, 1), trained]
     return [
         "base" if trial.is_base else f"{'≈' if line.is_alike else ''}{line.row.rank}",
         *named,

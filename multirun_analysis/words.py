@@ -130,10 +130,13 @@ def adapter_name(adapter: Adapter, comparison: Comparison, say: Messages = ENGLI
 
 
 def training_time(trial: Trial, say: Messages = ENGLISH) -> str:
-    """Time that a trial spent on training its adapter, or that it reused one from the store."""
+    """Time that training the trial's adapter took, and whether it was in the store by then."""
     if trial.is_base:
         return "–"
-    return say("board.reused") if trial.record.get("train_reused") else duration(trial.record.get("train_seconds"))
+    seconds, reused = trial.record.get("train_seconds"), trial.record.get("train_reused")
+    if not reused:
+        return duration(seconds)
+    return f"{duration(seconds)} ({say('board.reused')})" if seconds else say("board.reused")
 
 
 # The result, and what it took.
@@ -170,12 +173,12 @@ def effort(comparison: Comparison, say: Messages = ENGLISH) -> str:
     trials = [say(f"effort.{how}", n=len(some)) for how, some in counts.items() if some]
     trials += [say("effort.not_begun", n=sweep.not_begun)] if sweep.not_begun else []
     adapters, trained = comparison.adapters, comparison.train_seconds
-    reused = len(adapters) - len(trained)
+    reused, stored = len(adapters) - len(trained), sum(comparison.stored_seconds)
     fitted = [say("effort.adapters", n=len(adapters))]
     fitted += [
         say("effort.trained", n=len(trained), time=duration(comparison.fitting_seconds))
         if trained
-        else say("effort.all_reused")
+        else say("effort.all_reused_in" if stored else "effort.all_reused", time=duration(stored))
     ]
     fitted += [say("effort.reused", n=reused)] if trained and reused else []
     parts = [comma.join(trials), comma.join(fitted)]

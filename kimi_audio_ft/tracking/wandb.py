@@ -43,7 +43,7 @@ FOLDER = "report"
 LEADERBOARD = "leaderboard"
 
 # Columns of the leaderboard beside the swept parameters, where trials.json has them.
-_FIRST = ("rank", "kind", "trial")
+_FIRST = ("rank", "kind", "name", "trial")
 _FIGURES = (
     *("cer", "cer_ci_low", "cer_ci_high", "cer_std", "cer_normalised", "mer", "wer", "exact_match"),
     *("substitutions", "deletions", "insertions", "empty_rate", "over_generation_rate", "pinyin_error_rate"),

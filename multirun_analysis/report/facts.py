@@ -57,10 +57,13 @@ def cost_facts(comparison: Comparison, say: Messages) -> Facts:
     ]
     if trained and sweep.fitting_seconds is not None:
         facts.append((say("cost.alone"), duration(sum(trained))))
+    stored = comparison.stored_seconds
+    if stored:
+        facts.append((say("cost.stored"), say("cost.training_value", n=len(stored), time=duration(sum(stored)))))
     decoded = [seconds for trial in sweep.finished if (seconds := trial.record.get("decode_seconds")) is not None]
     if decoded:
         facts.append((say("cost.decoding"), say("cost.decoding_value", n=len(decoded), time=duration(sum(decoded)))))
-        hours = f"{(sum(trained) + sum(decoded)) / 3600:.2f}"
+        hours = f"{(sum(trained) + sum(stored) + sum(decoded)) / 3600:.2f}"
         facts.append((say("cost.device_hours"), say("cost.device_hours_value", hours=hours)))
     # Of each adapter the further trials, and the time of its training, in this sweep or an earlier one.
     further = [

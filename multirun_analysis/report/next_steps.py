@@ -59,7 +59,7 @@ def next_steps(analysis: Analysis, say: Messages) -> list[NextStep]:
 
 def _use(taken: Trial, analysis: Analysis, say: Messages) -> NextStep:
     commands = [evaluate_command(taken), merge_command(taken, analysis.sweep)]
-    return NextStep(say("next.use", adapter=adapter_of(taken)), commands)
+    return NextStep(say("next.use", number=taken.name, adapter=adapter_of(taken)), commands)
 
 
 def _prove(analysis: Analysis, say: Messages) -> list[NextStep]:

@@ -164,7 +164,11 @@ def test_a_time_without_a_word_about_its_origin_is_still_a_page(sweep, change) -
     assert effort(load_sweep(sweep.folder)) == "1 trial finished; 1 adapter, 1 trained in 42 s."
     assert "<dd>42 s</dd>" in page_of(sweep.folder)
     change(folder / "scores.json", train_reused=True)
-    assert effort(load_sweep(sweep.folder)).endswith("; without sharing there would have been 1 training.")
+    assert effort(load_sweep(sweep.folder)) == (
+        "1 trial finished; 1 adapter, all from the store, where they had been trained in 42 s; "
+        "without sharing there would have been 1 training."
+    )
+    assert "<dd>42 s (reused)</dd>" in page_of(sweep.folder)
 
 
 def test_a_trial_is_found_whatever_its_folder_is_called(sweep) -> None:

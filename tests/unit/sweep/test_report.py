@@ -293,8 +293,10 @@ def test_wandb_gets_the_report_of_the_trials_that_it_recorded(sweep: DictConfig)
         assert stored.artifact[name].read_bytes() == (folder / name).read_bytes()
         assert stored.artifact[name].is_relative_to(folder)
     table = stored.table("leaderboard")
-    assert table["columns"][:4] == ["rank", "kind", "trial", "lora.r"]
-    assert [row[:4] for row in table["data"]] == [[1, "trial", "lora.r=2", 2], [1, "trial", "lora.r=3", 3]]
+    assert table["columns"][:5] == ["rank", "kind", "name", "trial", "lora.r"]
+    names = [path.parent.name for path in sorted(folder.glob("*/scores.json"))]
+    assert [row[2] for row in table["data"]] == names
+    assert [row[:2] + row[3:5] for row in table["data"]] == [[1, "trial", "lora.r=2", 2], [1, "trial", "lora.r=3", 3]]
     cer = table["columns"].index("cer")
     assert [row[cer] for row in table["data"]] == [0.5, 0.5]
     assert {key: stored.summary[key] for key in ("num_trials", "num_scored", "best_cer")} == {
