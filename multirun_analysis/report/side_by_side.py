@@ -180,7 +180,7 @@ def _content(
         "which": which,
         "edits": tally.edits[np.ix_(rows, places)].T.tolist(),
         "repeats": tally.repeats[rows].tolist(),
-        "rates": [round(found.rates[row], 6) for row in rows],
+        "rates": tally.rates[rows].round(6).tolist(),
         "recommended": numbers.get(statistics.recommended),
         "base": next((number for trial, number in numbers.items() if trial.is_base), None),
         "settings": [settings[trial] for trial in numbers],

@@ -85,14 +85,12 @@ class Tally:
 
 @dataclass(frozen=True)
 class Transcripts:
-    """The texts behind a tally (the strict one), in the order of its trials and utterances.
+    """The texts behind a tally (of the rate that ranks), in the order of its trials and utterances.
 
-    rates: of the trials, by what ranks them.
     texts: ``[trials][utterances]``, as they were written; of several repeats the one with the most edits.
     """
 
     tally: Tally
-    rates: list[float]
     ids: list[str]
     references: list[str]
     texts: list[list[str]]
@@ -128,14 +126,14 @@ class _Utterance:
     worst: int = -1
     text: str = ""
 
-    def hear(self, edits: tuple[int, int, int], text: str) -> None:
-        """Count one more repeat."""
+    def hear(self, edits: tuple[int, int, int], text: str, ranked: int) -> None:
+        """Count one more repeat; ``ranked``: which of its edits make it the worst."""
         self.repeats += 1
         self.edits[0] += edits[0]
         self.edits[1] += edits[1]
         self.edits[2] += edits[2]
-        if edits[0] > self.worst:
-            self.worst, self.text = edits[0], sys.intern(text)
+        if edits[ranked] > self.worst:
+            self.worst, self.text = edits[ranked], sys.intern(text)
 
 
 _Counts = dict[str, _Utterance]  # one trial's file, in its order
@@ -161,7 +159,7 @@ def tally_up(trials: Iterable[Trial]) -> Tallies:
     counted = {"cer": strict, "normalised_cer": normalised}
     rank_by = next(iter(kept)).rank_by
     ranked = counted[rank_by] if rank_by in counted else _tally(kept, 2)
-    return Tallies(strict, normalised, ranked, left_out, _transcripts(strict, ranked, kept))
+    return Tallies(strict, normalised, ranked, left_out, _transcripts(ranked, kept))
 
 
 def of_settings(tally: Tally, settings: Sequence[Setting]) -> Tally:
@@ -200,7 +198,7 @@ def _read(trial: Trial) -> _Counts:
     """One trial's counts; its rows are not kept, thirty-six trials of them would fill a gigabyte."""
     counts: _Counts = {}
     path, rank_by = trial.utterances_path, trial.rank_by
-    is_counted = rank_by in ("cer", "normalised_cer")
+    ranked = {"cer": 0, "normalised_cer": 1}.get(rank_by, 2)
     if "utterances" in vars(trial):
         rows: Iterable[Record] = trial.utterances
     else:
@@ -208,13 +206,13 @@ def _read(trial: Trial) -> _Counts:
     try:
         for row in rows:
             name = str(row["id"])
-            own, units = (0, 0) if is_counted else utterance_edits(row["reference"], row["hypothesis"] or "", rank_by)
+            own, units = (0, 0) if ranked < 2 else utterance_edits(row["reference"], row["hypothesis"] or "", rank_by)
             if name not in counts:
                 chars = (_chars(row, "strict", "chars"), _chars(row, "normalised", "normalised_chars"), units)
                 reference = sys.intern(str(row.get("reference") or ""))
                 counts[name] = _Utterance(str(row.get("recording") or name), reference, chars)
             edits = (_edits(row, "strict", "edits"), _edits(row, "normalised", "normalised_edits"), own)
-            counts[name].hear(edits, str(row.get("hypothesis") or ""))
+            counts[name].hear(edits, str(row.get("hypothesis") or ""), ranked)
     except KeyError as error:
         raise DataError(path, f"has an utterance without {error}", RERUN) from error
     return counts
@@ -243,10 +241,10 @@ def _tally(kept: dict[Trial, _Counts], which: int) -> Tally:
     )
 
 
-def _transcripts(strict: Tally, ranked: Tally, kept: dict[Trial, _Counts]) -> Transcripts:
+def _transcripts(ranked: Tally, kept: dict[Trial, _Counts]) -> Transcripts:
     first, *_ = kept.values()
     texts = [[counts[name].text for name in first] for counts in kept.values()]
-    return Transcripts(strict, ranked.rates.tolist(), list(first), [one.reference for one in first.values()], texts)
+    return Transcripts(ranked, list(first), [one.reference for one in first.values()], texts)
 
 
 def _chars(row: Record, normalisation: str, key: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import soundfile
 from multirun_analysis import load_sweep
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import ENGLISH
+from multirun_analysis.report.page import render
 from multirun_analysis.report.side_by_side import SideBySide, Suspect, side_by_side, suspects
 from tests.report_page import body, page_of, section
 
@@ -71,6 +73,14 @@ def test_pairs_are_those_of_the_statistics(synthetic: Analysis) -> None:
         assert (low, high, p) == pytest.approx((pair.interval.low, pair.interval.high, pair.p_adjusted), abs=1e-6)
         rates = [found["rates"][found["settings"].index(place)] for place in (first, second)]
         assert rates[0] - rates[1] == pytest.approx(difference, abs=2e-6)
+
+
+def test_errors_are_those_of_the_rate_that_ranks(sweep: Any) -> None:
+    write(sweep, [[*REFERENCES.values()], ["今天开会。", "明天看会。", *[*REFERENCES.values()][2:]]])
+    analysis = load_sweep(sweep.folder, rank_by="normalised_cer")
+    found = unpacked(view_of(analysis))
+    assert found["edits"][:2] == [[0, 0], [0, 1]] and found["which"][:2] == [[0, 1], [0, 1]]
+    assert "the normalised CER counts" in section(render(analysis, datetime(2026, 1, 1)), "utterances")
 
 
 def test_where_seeds_are_swept_pairs_are_of_settings(sweep: Any) -> None:
