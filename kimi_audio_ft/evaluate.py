@@ -67,7 +67,8 @@ def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> d
     if config.losses:
         from kimi_audio_ft.training.utterance_losses import evaluation_losses
 
-        losses = evaluation_losses(evaluation, adapter, config.trainer.progress)
+        found = evaluation_losses(evaluation, adapter, config.trainer.progress)
+        losses = {name: loss.fields() for name, loss in found.items()}
     about = {"params": {key: value for key, value in flatten(asdict(config)).items() if key.startswith("decoding.")}}
     about |= ranked_by(config.scoring)
     scores = scores_of(base, evaluation, transcripts, options, name, made_by, about)

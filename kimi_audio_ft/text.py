@@ -1,4 +1,5 @@
-"""Names of trials by what differs between them, ranges of numbers, durations, and text that is safe on a terminal."""
+"""Names of trials by what differs between them, ranges of numbers, durations, and text that is safe on a terminal or in
+a spreadsheet."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 # Unicode categories of what a terminal may obey or cannot show: control and format characters (escapes, changes of the
 # writing direction), lone surrogates, and breaks of lines and paragraphs.
@@ -80,3 +82,17 @@ def duration(seconds: float | None) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")
+"""A cell that begins with one of these is a formula to a spreadsheet: ``=HYPERLINK(...)`` must not run."""
+
+
+def no_formula(cell: Any) -> Any:
+    """A cell of a CSV, with a quote before text that a spreadsheet would evaluate."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+
+
+def with_formula(cell: str) -> str:
+    """The text that ``no_formula`` made this cell of."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
@@ -170,15 +170,15 @@ def scores_of(
 
 
 def write_utterances(
-    folder: Path, lines: str, losses: dict[str, float] | None = None, name: str = "utterances.jsonl"
+    folder: Path, lines: str, more: Mapping[str, Mapping[str, Any]] | None = None, name: str = "utterances.jsonl"
 ) -> Path:
-    """Write a trial's utterances, with the loss of every reference if given; returns the file."""
+    """Write a trial's utterances, with more fields of every one, by its id, if given; returns the file."""
     path = folder / name
-    if losses is None:
+    if more is None:
         write_text(path, lines)
     else:
         rows = [json.loads(line) for line in lines.split("\n") if line]
-        write_jsonl(path, [{**row, "loss": losses[row["id"]]} for row in rows])
+        write_jsonl(path, [{**row, **more[row["id"]]} for row in rows])
     return path
 
 

@@ -59,15 +59,6 @@ def write_whole(path: Path, text: str) -> None:
         ) from error
 
 
-FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")
-"""A cell that begins with one of these is a formula to a spreadsheet: ``=HYPERLINK(...)`` must not run."""
-
-
-def no_formula(cell: Any) -> Any:
-    """A cell of a CSV, with a quote before text that a spreadsheet would evaluate."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
-
-
 def finite(value: Any) -> Any:
     """``value`` with every NaN and infinity replaced by None, at any depth: JSON has none."""
     if isinstance(value, float):

@@ -15,10 +15,11 @@ from datetime import datetime
 from typing import Any
 
 from kimi_audio_ft.scoring.intervals import RESAMPLES
+from kimi_audio_ft.text import no_formula
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.compare import Row
 from multirun_analysis.learning import LearningCurve
-from multirun_analysis.records import finite, no_formula
+from multirun_analysis.records import finite
 from multirun_analysis.settings import Setting
 from multirun_analysis.statistics.randomisation import FLIPS
 from multirun_analysis.statistics.results import ALPHA, EffectValue, Gain, Interval, Overfitting, Pair, Statistics

@@ -333,6 +333,6 @@ class TrainConfig(_TrialConfig):
 class EvaluateConfig(_TrialConfig):
     """``python -m kimi_audio_ft.evaluate``: a saved adapter, or the base alone, on a manifest."""
 
-    losses: bool = False  # Also write every conversation's loss into utterances.jsonl (nats per answer token).
+    losses: bool = False  # Also write losses into utterances.jsonl: each reference's (nats per token), and its tokens'.
     adapter: str | None = None  # Adapter folder in PEFT's format, or a signature in the store; null is the base alone.
     any_base: bool = False  # Use an adapter on another base than the one that it was trained on.

@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
@@ -94,6 +94,10 @@ class TextTokenizer:
         for part in _bounded_parts(text):
             ids.extend(self._encoding.encode_ordinary(part))
         return [*ids, self.eos_id] if eos else ids
+
+    def starts(self, ids: Sequence[int]) -> list[int]:
+        """By id of a whole text, without special tokens, the index of the first character that it has bytes of."""
+        return self._encoding.decode_with_offsets(ids)[1]
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """Text of ids; special tokens by name or skipped; invalid UTF-8 becomes U+FFFD.

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.manifest.conversation import checked_line, id_of, reference_of
@@ -18,6 +22,8 @@ FIRST_COMMAND = (
     "losses=true decoding=greedy data.eval_manifest=TRAIN.tokens.jsonl, with the model= options of the training "
     "(`python -m kimi_audio_ft.store ls` lists the signatures; null is the base alone)"
 )
+LEAST_WEIGHT = 0.02
+"""Of an adapter all of whose characters are wrong, before it is squared."""
 CODE_SECONDS = 0.08
 """Length of audio of one semantic code."""
 
@@ -27,7 +33,8 @@ class Utterance:
     """A reference, its audio, and per adapter a transcript and the reference's loss.
 
     part: what is heard of the audio file. seconds: length of it, or None. line: in the manifest, if one was given.
-    losses: mean nats per answer token.
+    losses: mean nats per answer token. token_losses: nats of every token and of the end; token_starts: the character of
+    the reference (in NFC) that each token begins in, ``[N]`` both, and the same for all adapters.
     """
 
     id: str
@@ -39,6 +46,8 @@ class Utterance:
     part: Part = WHOLE
     votes: dict[str, str] = field(default_factory=dict)
     losses: dict[str, float] = field(default_factory=dict)
+    token_starts: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    token_losses: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,13 @@ class Evidence:
     utterances: list[Utterance]
     adapters: dict[str, float]
     notes: list[str]
+
+    @cached_property
+    def weights(self) -> dict[str, float]:
+        """What an adapter's word counts, by its own error rate: the chance that two like it both write a character
+        right. A base without an adapter, which mishears nearly all, must not vote as an equal.
+        """
+        return {adapter: max(LEAST_WEIGHT, 1.0 - cer) ** 2 for adapter, cer in self.adapters.items()}
 
 
 def gather(folders: Sequence[Path], manifest: Path | None = None) -> Evidence:
@@ -90,13 +106,17 @@ def _add(found: dict[str, Utterance], adapter: str, row: Mapping[str, Any], tria
     if seen is None:
         recording = str(row.get("recording") or name)
         seen = Utterance(name, row["reference"], row.get("audio"), recording, row.get("seconds"), part=Part.of(row))
-        found[name] = seen
+        starts = np.array([start for start, _ in row.get("token_losses") or ()], np.int32)
+        seen = found[name] = replace(seen, token_starts=starts)
     elif seen.reference != row["reference"]:
         problem = f"has another reference for {name!r} ({row['reference']!r}) than before ({seen.reference!r})"
         raise DataError(trial.folder / "utterances.jsonl", problem, "Evaluate all adapters on one manifest")
     seen.votes.setdefault(adapter, row["hypothesis"])
     if row.get("loss") is not None:
         seen.losses.setdefault(adapter, row["loss"])
+    tokens = row.get("token_losses") or ()
+    if len(tokens) == len(seen.token_starts) > 0:
+        seen.token_losses.setdefault(adapter, np.array([loss for _, loss in tokens], np.float32))
 
 
 def _as_in(manifest: Path, found: Mapping[str, Utterance]) -> tuple[list[Utterance], list[str]]:

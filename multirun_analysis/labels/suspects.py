@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kimi_audio_ft.text import printable
+from kimi_audio_ft.text import no_formula, printable
 from multirun_analysis.labels.evidence import Utterance
-from multirun_analysis.labels.signals import Ranking, consensus, plain
-from multirun_analysis.records import no_formula, write_whole
+from multirun_analysis.labels.signals import Ranking, plain
+from multirun_analysis.labels.surprise import heard_at, parted_at
+from multirun_analysis.records import write_whole
 
 COLUMNS = (
     *("rank", "id", "audio", "start", "end", "channel", "recording", "seconds"),
     *("reference", "best_hypothesis", "score", "reasons"),
     *("loss", "disagreement", "chars_per_second", "same_audio_as", "line"),
+    *("suspect_word", "heard_word", "surprise", "decision", "correction"),
 )
+END = "(end)"
+"""Stands for the suspect word where a text ends too early."""
 HIGH = 0.9
 """Percentile from which a sign is named among the reasons, also beside a stronger one."""
 SHOWN = 10
@@ -42,7 +45,8 @@ def write_suspects(ranking: Ranking, path: Path, most: int = 0) -> int:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for rank, utterance in enumerate(chosen, start=1):
-        writer.writerow({name: _cell(value) for name, value in _row(ranking, utterance, rank).items()})
+        row = _row(ranking, utterance, rank)
+        writer.writerow({name: _cell(row.get(name)) for name in COLUMNS})
     write_whole(path, "\ufeff" + text.getvalue())
     return len(chosen)
 
@@ -61,7 +65,7 @@ def print_summary(ranking: Ranking, path: Path, written: int, console: Console |
     for heading in ("#", "reference", "best hypothesis", "why"):
         table.add_column(heading, overflow="fold")
     for rank, utterance in enumerate(ranking.order[:SHOWN], start=1):
-        heard = consensus(utterance, ranking.evidence.adapters)
+        heard = ranking.heard(utterance)
         cells = (str(rank), utterance.reference, heard, "; ".join(reasons(ranking, utterance)))
         table.add_row(*(Text(printable(cell)) for cell in cells))
     console.print(table)
@@ -70,28 +74,50 @@ def print_summary(ranking: Ranking, path: Path, written: int, console: Console |
 
 def reasons(ranking: Ranking, utterance: Utterance) -> list[str]:
     """Reasons for suspecting a reference, as text; without outstanding signs, the strongest one."""
-    values = ranking.table.loc[utterance.id]
-    told = [sign for sign in ranking.signs if sign == "loss" or values[sign] > 0]  # 0 or less is no sign
-    high = min(HIGH, values[[f"{sign}_percentile" for sign in told]].astype(float).max())
+    values = ranking.values[utterance.id]
+    # 0 or less is no sign of the others.
+    told = [sign for sign in ranking.signs if sign in ("surprise", "loss") or values[sign] > 0]
+    known = [value for sign in told if (value := values[f"{sign}_percentile"]) == value]
+    high = min(HIGH, max(known, default=HIGH))
     said = []
     if not plain(utterance.reference):
         said.append("the reference holds no text")
     other = ranking.other_text.get(utterance.id)
     if other is not None:
         said.append(f"{other.id} has the same audio and the text {other.reference!r}")
+    if values["surprise_percentile"] >= high:
+        said.append(_surprise(ranking, utterance))
     if values["disagreement_percentile"] >= high and values["disagreement"] > 0:
-        said.append(_disagreement(utterance, ranking.evidence.adapters))
+        said.append(_disagreement(utterance, ranking.heard(utterance)))
     if values["loss_percentile"] >= high:
         share = f"{values['loss_percentile']:.1%}"
         said.append(f"a loss of {values['loss']:.2f} nats per token is above that of {share} of the references")
-    if values["speed"] > 0 and ranking.usual_speed is not None:
-        low, high = ranking.usual_speed
-        said.append(f"{values['chars_per_second']:.1f} characters per second; {low:.1f} to {high:.1f} are usual here")
+    if values["speed"] > 0:
+        low, high = ranking.usual_speed[values["script"]]
+        speed, script = f"{values['chars_per_second']:.1f} characters per second", values["script"]
+        said.append(f"{speed}; {low:.1f} to {high:.1f} are usual for {script or 'numbers'} here")
     return said
 
 
-def _disagreement(utterance: Utterance, adapters: Iterable[str]) -> str:
-    heard = plain(consensus(utterance, adapters))
+def suspect_word(ranking: Ranking, utterance: Utterance) -> tuple[str, str]:
+    """The most surprising word of a reference, and what the best hypothesis has there; empty without token losses."""
+    surprise = ranking.surprises.get(utterance.id)
+    if surprise is None:
+        return "", ""
+    heard = ranking.heard(utterance)
+    return parted_at(utterance.reference, surprise)[1] or END, heard_at(utterance.reference, heard, surprise)
+
+
+def _surprise(ranking: Ranking, utterance: Utterance) -> str:
+    word, heard = suspect_word(ranking, utterance)
+    times = f"{ranking.surprises[utterance.id].times:.0f} times the usual loss"
+    if word == END:
+        return f"the text seems to end too early ({times} at its end){f', {heard!r} is heard then' if heard else ''}"
+    return f"{word!r} has {times}{f', {heard!r} is heard there' if heard and heard != word else ''}"
+
+
+def _disagreement(utterance: Utterance, best: str) -> str:
+    heard = plain(best)
     same = sum(plain(vote) == heard for vote in utterance.votes.values())
     edits = Levenshtein.distance(heard, plain(utterance.reference))
     length = max(len(heard), len(plain(utterance.reference)))
@@ -100,14 +126,17 @@ def _disagreement(utterance: Utterance, adapters: Iterable[str]) -> str:
 
 def _row(ranking: Ranking, utterance: Utterance, rank: int) -> dict[str, Any]:
     other = ranking.other_text.get(utterance.id)
+    word, heard = suspect_word(ranking, utterance)
     return {
         "rank": rank,
         **{name: getattr(utterance, name) for name in ("id", "audio", "recording", "reference", "line")},
         **utterance.part.fields(),
-        **ranking.table.loc[utterance.id, ["seconds", "score", "loss", "disagreement", "chars_per_second"]],
-        "best_hypothesis": consensus(utterance, ranking.evidence.adapters),
+        **ranking.values[utterance.id],
+        "best_hypothesis": ranking.heard(utterance),
         "reasons": "; ".join(reasons(ranking, utterance)),
         "same_audio_as": other.id if other is not None else None,
+        "suspect_word": word,
+        "heard_word": heard,
     }
 
 

@@ -50,6 +50,7 @@ def test_losses_are_written_and_the_next_command_is_named(place: Workplace, eval
     for job in "012":
         rows = read_jsonl(place.folder / "on_train" / job / "utterances.jsonl")
         assert [row["id"] for row in rows] == ids and all(row["loss"] > 0 for row in rows)
+        assert all(row["token_losses"][-1][0] == len(row["reference"]) for row in rows)
     losses = [[row["loss"] for row in read_jsonl(place.folder / "on_train" / job / "utterances.jsonl")] for job in "02"]
     assert losses[0] != losses[1]
 
@@ -60,7 +61,7 @@ def test_a_swapped_label_is_the_first_suspect(place: Workplace, evaluated: Any, 
         rows = list(csv.DictReader(file))
     # The tiny base mishears most of this corpus: of nine references it is sure of one of the two that were swapped.
     assert rows[0]["id"] in swapped
-    assert all(row["reasons"] for row in rows[:4])
+    assert all(row["reasons"] and row["suspect_word"] for row in rows[:4])
     lines = read_jsonl(place.folder / MANIFEST)
     for row in rows:
         line = lines[int(row["line"]) - 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,18 @@ import pandas as pd
 import pytest
 
 from multirun_analysis.labels.evidence import Evidence, Utterance
-from multirun_analysis.labels.signals import consensus, disagreement, out_of_range, percentiles, rank_suspects
+from multirun_analysis.labels.signals import (
+    consensus,
+    disagreement,
+    out_of_range,
+    percentiles,
+    rank_suspects,
+    script_of,
+)
 from multirun_analysis.labels.suspects import reasons
 from tests.unit.multirun_analysis.labels.conftest import spoken
+
+EQUAL = dict.fromkeys("012", 1.0)
 
 
 def heard(reference: str, *votes: str) -> Utterance:
@@ -24,8 +34,8 @@ def heard(reference: str, *votes: str) -> Utterance:
     [
         (heard("今天开会", "今天开会", "今天开会"), 0.0),
         (heard("今天开会", "明日放假", "明日放假"), 1.0),  # all agree, and not with the reference
-        (heard("今天开会", "一二三四", "五六七八"), 0.0),  # all at a loss
-        (heard("今天开会", "今天开会", "明日放假"), 0.5 - 1.0),  # one confirms the reference
+        (heard("今天开会", "一二三四", "五六七八"), 0.5),  # all at a loss: half of the pairs are of one with itself
+        (heard("今天开会", "今天开会", "明日放假"), 0.0),  # one confirms the reference
         (heard("今天开会", "今天开花", "今天开花"), 0.25),
         (heard("今天，开会。", "今天开会", "今天开会"), 0.0),  # marks are no words
         (heard("今天开会", "", ""), 1.0),
@@ -33,20 +43,59 @@ def heard(reference: str, *votes: str) -> Utterance:
     ],
 )
 def test_disagreement_is_consensus_against_the_reference(utterance: Utterance, expected: float) -> None:
-    assert disagreement(utterance) == pytest.approx(expected, nan_ok=True)
+    assert disagreement(utterance, EQUAL) == pytest.approx(expected, nan_ok=True)
+
+
+def test_an_adapter_counts_by_its_own_error_rate() -> None:
+    """A base that mishears nearly all hardly confirms, and hardly contradicts."""
+    weights = Evidence([], {"0": 0.1, "1": 0.92, "2": 1.4}, []).weights
+    assert weights == pytest.approx({"0": 0.81, "1": 0.0064, "2": 0.0004})
+    assert disagreement(heard("今天开会", "明日放假", "今天开会"), weights) > 0.95
+    assert abs(disagreement(heard("今天开会", "今天开会", "明日放假"), weights)) < 0.01
+    assert consensus(heard("x", "今天开花", "今天开会", "今天开会"), weights) == "今天开花"
+
+
+def test_speeds_are_compared_within_a_script() -> None:
+    """English has more characters a second; two of another script are too few to say what is usual."""
+    hours = [("今天下午开会讨论", 2.0), ("we talk about all of the new figures", 2.0)] * 25
+    utterances = [
+        replace(heard(text, text, text), id=str(number), seconds=seconds + number / 100)
+        for number, (text, seconds) in enumerate(
+            [*hours, ("今天下午开会讨论，" * 3, 2.0), ("Привет", 2.0), ("Да", 9.0)]
+        )
+    ]
+    ranking = rank_suspects(Evidence(utterances, {"0": 0.1, "1": 0.2}, []))
+    assert ranking.order[0].id == "50" and set(ranking.usual_speed) == {"Han", "Latin"}
+    assert ranking.table["speed"].dropna().gt(0).sum() == 1 and ranking.table["speed"].isna().sum() == 2
+    assert "are usual for Han here" in reasons(ranking, utterances[50])[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [
+        ("我们投了LPL的五百万股权", "mixed"),
+        ("我们的会议", "Han"),
+        ("ok thanks", "Latin"),
+        ("カードの話", "Kana"),
+        ("七", "Han"),
+        *(("", ""), ("3.5", ""), ("안녕하세요", "Hangul")),
+    ],
+)
+def test_scripts(text: str, script: str) -> None:
+    assert script_of(text) == script
 
 
 def test_equal_disagreements_are_ties() -> None:
-    """Both are -1/6, and as sums of floats they differ in their last digit."""
-    assert disagreement(heard("今天开会", "今天开花", "今天开会", "今天来会")) == disagreement(
-        heard("今天开会", "今天来花", "今天开会", "今日来会")
+    """They are sums of the same floats in another order."""
+    assert disagreement(heard("今天开会", "今天开花", "今天开会", "今天来会"), EQUAL) == disagreement(
+        heard("今天开会", "今天来会", "今天开花", "今天开会"), EQUAL
     )
 
 
 def test_the_best_hypothesis_is_nearest_to_the_others() -> None:
     utterance = heard("x", "今天开花", "今天开会", "今天开会了")
-    assert consensus(utterance, ["0", "1", "2"]) == "今天开会"
-    assert consensus(heard("x", "甲", "乙"), ["1", "0"]) == "乙"  # a tie: the better adapter stands first
+    assert consensus(utterance, EQUAL) == "今天开会"
+    assert consensus(heard("x", "甲", "乙"), {"1": 1.0, "0": 1.0}) == "乙"  # a tie: the better adapter stands first
 
 
 def test_percentiles_count_ties_half_and_leave_the_unknown_out() -> None:
