@@ -57,6 +57,9 @@ class PrepareConfig:
     tags: str = "refuse"
     # Largest part of the rows that may be refused; beyond it no manifest is written. 1 goes on with what is left.
     max_refused: float = 0.2
+    # CSV with the columns id, reference, decision (keep, correct or drop) and correction, as labels.html saves it and
+    # suspects.csv has them (multirun_analysis.labels). No other row changes its split.
+    decisions: str | None = None
     prompt: str = DEFAULT_PROMPT  # Instruction that precedes every recording; train and decode with the same one.
     task_type: str = "understanding"  # The conversation's task_type: understanding, which asks for a text answer.
     row_limit: int | None = None  # Read only the first n rows; null reads all.
@@ -75,7 +78,7 @@ class PrepareConfig:
     workers: int = 4  # Threads that open and check recordings.
 
     def __post_init__(self) -> None:
-        expand_home(self, "csv", "out", "audio_pattern")
+        expand_home(self, "csv", "out", "audio_pattern", "decisions")
         self.header = self.header.lower()
         self.delimiter = _DELIMITERS.get(self.delimiter or "", self.delimiter)
         one_of("header", self.header, ("auto", "true", "false"))

@@ -17,6 +17,7 @@ from typing import Any
 from kimi_audio_ft.config.commands import PrepareConfig
 from kimi_audio_ft.config.data_file import DATA_FILE, data_file_text, word_for
 from kimi_audio_ft.corpus.csv_table import CsvTable, read_csv
+from kimi_audio_ft.corpus.decisions import Decisions
 from kimi_audio_ft.corpus.reasons import REASONS, Rejection
 from kimi_audio_ft.corpus.rows import Segment, number_repeats, select_segments
 from kimi_audio_ft.corpus.splits import EVAL, SPLITS, TEST, TRAIN, balance, split_by_group
@@ -41,6 +42,7 @@ def prepare(config: PrepareConfig) -> PrepareSummary:
     """
     out = _make_folder(config.out)
     table = _read_table(config)
+    decisions = Decisions.read(config.decisions)
     rows = table.rows[: config.row_limit]
     segments, rejections = select_segments(table, rows, config)
     write_lines_together(out, {"rejected.jsonl": _rejected_lines(rejections)})
@@ -48,7 +50,8 @@ def prepare(config: PrepareConfig) -> PrepareSummary:
         raise UserError(_nothing_left(config, rejections, out))
     if len(rejections) > config.max_refused * len(rows):
         raise UserError(_too_many(config, rejections, len(rows), out))
-    splits = _split(segments, rejections, table, config)
+    segments = decisions.corrected(segments, config)
+    splits = _split(segments, decisions, rejections, table, config)
     manifests = {
         f"{split}.jsonl": [_json_line(manifest_record(segment, out, config)) for segment in members]
         for split, members in splits.items()
@@ -143,15 +146,23 @@ def _read_table(config: PrepareConfig) -> CsvTable:
 
 
 def _split(
-    segments: list[Segment], rejections: list[Rejection], table: CsvTable, config: PrepareConfig
+    segments: list[Segment],
+    decisions: Decisions,
+    rejections: list[Rejection],
+    table: CsvTable,
+    config: PrepareConfig,
 ) -> dict[str, list[Segment]]:
-    """Segments of each requested split in file order; rows dropped by balancing are added to the rejections."""
+    """Segments of each requested split in file order; what decisions or balancing drop is added to the rejections.
+
+    Splits are made of all segments: a decision moves no other row to another split.
+    """
     groups = [segment.group for segment in segments]
     members: dict[str, list[Segment]] = {split: [] for split in SPLITS}
     for segment, split in zip(
         segments, split_by_group(groups, config.eval_ratio, config.test_ratio, config.seed), strict=True
     ):
         members[split].append(segment)
+    members = {split: decisions.kept(of_split, split, rejections) for split, of_split in members.items()}
     held_out = {segment.id for split in (EVAL, TEST) for segment in members[split]}
     members[TRAIN] = _balance(members[TRAIN], rejections, table, config, reserved=held_out)
     asked_for = {TRAIN: True, EVAL: config.eval_ratio > 0, TEST: config.test_ratio > 0}

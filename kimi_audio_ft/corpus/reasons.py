@@ -26,6 +26,7 @@ REASONS = {
     "no_group": "the row does not say which recording it belongs to",
     "other_transcript": "same samples as another row, which has another transcript",
     "duplicate_audio": "same samples as an earlier row",
+    "dropped": "dropped by a line of decisions=FILE",
     "balanced_out": "dropped by balance_mode=downsample",
 }
 """Every reason code of ``rejected.jsonl``, in the order of the summary."""

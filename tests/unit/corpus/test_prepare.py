@@ -173,7 +173,8 @@ def test_every_reason_is_told_with_its_line_and_nothing_disappears(tmp_path: Pat
     summary, written = prepared(table, **options, **balancing)
     train, rejected = written["train"], written["rejected"]
     by_reason = {entry["reason"]: entry for entry in rejected}
-    reasons = [reason for reason in REASONS if reason not in ("bad_segment", "no_channel")]  # whole recordings here
+    # Whole recordings, and no decisions, here.
+    reasons = [reason for reason in REASONS if reason not in ("bad_segment", "no_channel", "dropped")]
     assert set(by_reason) == set(reasons) == {*bad, "balanced_out"}
     # The header is line 1 and the first row takes lines 2 and 3.
     refused = [entry for entry in rejected if entry["reason"] in bad]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from multirun_analysis.labels.__main__ import main
-from tests.unit.multirun_analysis.labels.conftest import manifest_line, write_evaluation
+from tests.unit.multirun_analysis.labels.conftest import manifest_line, plant_kinds, write_evaluation
 
 
 def suspects(path: Path) -> list[dict[str, str]]:
@@ -41,6 +41,22 @@ def test_planted_errors_are_at_the_top(planted: Callable[..., Any], seed: int) -
     assert precision(rows, made.wrong, 10) == 1.0
     assert precision(rows, made.wrong, 20) >= 0.9
     assert made.wrong <= {row["id"] for row in rows[:40]}
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_swapped_cut_and_subtle_errors_are_found(tmp_path: Path, seed: int) -> None:
+    """The figures that the demo's corpus is held to (experiments/labels.md), with losses of single tokens."""
+    kinds = plant_kinds(tmp_path, seed)
+    assert main([str(tmp_path), "--most", "0", "--shown", "1"]) == 0
+    rows = suspects(tmp_path / "suspects.csv")
+    assert sum(row["id"] in kinds for row in rows[: len(kinds)]) >= 0.7 * len(kinds)
+    subtle = {name for name, kind in kinds.items() if kind == "subtle"}
+    found = [row for row in rows[: len(rows) // 5] if row["id"] in subtle]
+    assert len(found) >= 5 / 14 * len(subtle)
+    for row in found[:3]:
+        assert row["suspect_word"] in row["reference"] and row["suspect_word"]
+    cut = [row for row in rows[: len(kinds)] if kinds.get(row["id"]) == "truncated"]
+    assert sum(row["suspect_word"] == "(end)" for row in cut) > len(cut) / 2
 
 
 def test_two_signs_find_more_than_one(planted: Callable[..., Any]) -> None:
@@ -88,8 +104,11 @@ def test_columns_for_a_person(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert (first["rank"], first["id"], first["recording"], first["seconds"]) == ("1", "u7", "monday", "2.1400")
     assert first["reference"] == "明天上午放假，不上班，好" and first["best_hypothesis"] == "今天下午开会"
     assert first["loss"] == "4.0000" and float(first["chars_per_second"]) == pytest.approx(10 / 2.14, abs=1e-4)
-    # Of the reference's 10 characters either transcript has but two, 天 and 午; between the two is 1 edit in 7.
-    assert float(first["disagreement"]) == pytest.approx(8 / 10 - 1 / 7, abs=1e-4)
+    # Of the reference's 10 characters either transcript has but two, 天 and 午; between the two is 1 edit in 7. They
+    # count by the squares of 0.9 and 0.8, and of two drawn so are two different ones in 49 of 100 pairs.
+    apart = 2 * 0.81 * 0.64 / (0.81 + 0.64) ** 2
+    assert float(first["disagreement"]) == pytest.approx(8 / 10 - apart / 7, abs=1e-4)
+    assert (first["suspect_word"], first["decision"], first["correction"]) == ("", "", "")
     assert "1 of 2 adapters write the best hypothesis, 8 of 10 characters apart" in first["reasons"]
     assert "a loss of 4.00 nats per token is above that of 98.8% of the references" in first["reasons"]
     assert second["id"] == "u9" and "0.1 characters per second; " in second["reasons"]

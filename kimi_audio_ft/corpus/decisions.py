@@ -1,0 +1,131 @@
+"""Decisions on labels, from ``labels.html`` or ``suspects.csv``: rows that are corrected or dropped by their ids."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kimi_audio_ft.config.commands import PrepareConfig
+from kimi_audio_ft.corpus.encodings import decode_text
+from kimi_audio_ft.corpus.reasons import Rejection
+from kimi_audio_ft.corpus.rows import Segment, check_speech_rate
+from kimi_audio_ft.corpus.transcripts import check_transcript
+from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.text import with_formula
+
+COLUMNS = ("id", "reference", "decision", "correction")
+KEEP, CORRECT, DROP = "keep", "correct", "drop"
+_AGAIN = "Decide again on the list of `python -m multirun_analysis.labels`, or delete the line"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A line of the file: correct, to ``correction``, or drop. reference: the text that was decided on."""
+
+    line: int
+    reference: str
+    decision: str
+    correction: str
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """All decisions of a file, by id."""
+
+    path: Path
+    by_id: dict[str, Decision]
+
+    @classmethod
+    def read(cls, file: str | None) -> Decisions:
+        """Those to correct or drop; none without a file.
+
+        Raises:
+            DataError: the file cannot be read, lacks a column, or a line decides nothing that can be done.
+        """
+        path = Path(file or "")
+        found: dict[str, Decision] = {}
+        for name, made in _lines(path) if file else ():
+            _check(made, found.get(name), path)
+            found[name] = made
+        return cls(path, {name: made for name, made in found.items() if made.decision in (CORRECT, DROP)})
+
+    def corrected(self, segments: Sequence[Segment], config: PrepareConfig) -> list[Segment]:
+        """The segments with corrected texts; those to drop are still there, since splits must not change by them.
+
+        Raises:
+            DataError: a decision is on an id that is not there, on another text than the row has, or its correction
+                breaks a rule for transcripts.
+        """
+        by_id = {segment.id: segment for segment in segments}
+        for name, made in self.by_id.items():
+            if name not in by_id:
+                problem = f"no row that is left after cleaning has the id {name!r}"
+                remedy = f"Prepare with the same options as before. {_AGAIN}"
+                raise DataError(self.path, problem, remedy, line=made.line)
+            text = by_id[name].text
+            if text not in (made.reference, made.correction):
+                problem = f"was decided on {made.reference!r}, and the text of {name!r} is {text!r} now"
+                raise DataError(self.path, problem, _AGAIN, line=made.line)
+            if made.decision == CORRECT:
+                by_id[name] = replace(by_id[name], text=made.correction)
+                _check_correction(by_id[name], made, self.path, config)
+        return list(by_id.values())
+
+    def kept(self, segments: Sequence[Segment], split: str, rejections: list[Rejection]) -> list[Segment]:
+        """The segments of a split that are not dropped; the others are added to the rejections.
+
+        Raises:
+            DataError: none is left.
+        """
+        dropped = {name: made for name, made in self.by_id.items() if made.decision == DROP}
+        for segment in segments:
+            if segment.id in dropped:
+                detail = f"{self.path}:{dropped[segment.id].line} says {DROP}"
+                rejections.append(Rejection(segment.row.line, "dropped", detail, segment.row.cells))
+        left = [segment for segment in segments if segment.id not in dropped]
+        if segments and not left:
+            raise DataError(self.path, f"drops all rows of {split}.jsonl", "Keep some")
+        return left
+
+
+def _lines(path: Path) -> Iterator[tuple[str, Decision]]:
+    """Id and decision of each line."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(path, f"cannot be read ({error.strerror})", "Check the option decisions") from None
+    reader = csv.DictReader(io.StringIO(decode_text(path, data, "auto")[0], newline=""))
+    lacking = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+    if lacking:
+        remedy = f"It needs the columns {', '.join(COLUMNS)}, as labels.html and suspects.csv have them"
+        raise DataError(path, f"has no column {lacking[0]!r}", remedy, line=1)
+    for row in reader:
+        name, reference, decision, correction = (with_formula((row[column] or "").strip()) for column in COLUMNS)
+        yield name, Decision(reader.line_num, reference, decision.lower(), correction)
+
+
+def _check(made: Decision, earlier: Decision | None, path: Path) -> None:
+    choices = f"It can be {KEEP}, {CORRECT}, {DROP} or empty"
+    problem, remedy = "", choices
+    if made.decision not in ("", KEEP, CORRECT, DROP):
+        problem = f"the decision {made.decision!r} is none"
+    elif made.decision == CORRECT and not made.correction:
+        problem, remedy = "says correct, and has no correction", "Write the right text into that column, or drop"
+    elif made.decision == "" and made.correction:
+        problem, remedy = "has a correction, and no decision", f"Write {CORRECT} into the column decision"
+    elif earlier is not None and (earlier.decision, earlier.correction) != (made.decision, made.correction):
+        problem, remedy = f"decides otherwise than line {earlier.line} on the same id", "Delete one of the two"
+    if problem:
+        raise DataError(path, problem, remedy, line=made.line)
+
+
+def _check_correction(segment: Segment, made: Decision, path: Path, config: PrepareConfig) -> None:
+    limits = config.min_chars_per_second, config.max_chars_per_second
+    problem = check_transcript(segment.text, config.tags) or check_speech_rate(
+        segment.text, segment.heard.seconds, *limits
+    )
+    if problem:
+        raise DataError(path, f"the correction is refused: {problem.detail}", "Correct it, or drop", line=made.line)
