@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from kimi_audio_ft.config.train import RATES
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import share_with_group
 from kimi_audio_ft.text import printable
-from multirun_analysis.analysis import load_sweep
+from multirun_analysis.analysis import Analysis, load_sweep
 from multirun_analysis.messages import ENGLISH, LANGUAGES, messages_in
 from multirun_analysis.report.page import ReportPaths, write_comparison
 from multirun_analysis.statistics.recommendation import MARGIN
@@ -26,9 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     share_with_group()
     try:
+        load = partial(load_sweep, margin=options.margin / 100, rank_by=options.rank_by)
         if options.watch is not None:
-            return _watch(options)
-        analysis = load_sweep(options.sweep_dir, options.margin / 100, options.rank_by)
+            return _watch(options, load)
+        analysis = load(options.sweep_dir)
         paths = write_comparison(analysis, options.out, options.language)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -92,15 +94,15 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _watch(options: argparse.Namespace) -> int:
+def _watch(options: argparse.Namespace, load: Callable[[Path], Analysis]) -> int:
     html = ReportPaths.in_folder(options.out or options.sweep_dir).html
     _tell(f"Watching {options.sweep_dir} every {options.watch:g} s; Ctrl-C ends it. Report: {html}")
     try:
-        watch(options.sweep_dir, options.out, messages_in(options.language), options.watch, rank_by=options.rank_by)
+        watch(options.sweep_dir, options.out, messages_in(options.language), options.watch, load=load)
     except KeyboardInterrupt:
         _tell("Watching ended; the report shows the sweep as it was.")
         return 0
-    print_leaderboard(load_sweep(options.sweep_dir, rank_by=options.rank_by))
+    print_leaderboard(load(options.sweep_dir))
     _tell(f"The sweep is done. Report: {html}")
     return 0
 

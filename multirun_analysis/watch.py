@@ -16,7 +16,7 @@ from pathlib import Path
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.store.usage import is_alive
 from kimi_audio_ft.sweep_folder import planned_trials, trial_folders
-from multirun_analysis.analysis import load_sweep
+from multirun_analysis.analysis import Analysis, load_sweep
 from multirun_analysis.messages import Messages
 from multirun_analysis.records import write_whole
 from multirun_analysis.report.page import ReportPaths, render, render_waiting, write_comparison
@@ -40,7 +40,7 @@ def watch(
     say: Messages,
     seconds: float = SECONDS,
     wait: Callable[[float], None] = time.sleep,
-    rank_by: str | None = None,
+    load: Callable[[Path], Analysis] = load_sweep,
 ) -> ReportPaths:
     """Write report.html whenever a trial's files changed, until the sweep is done; then all three files.
 
@@ -53,7 +53,7 @@ def watch(
         out: as in ``write_report``.
         seconds: between two looks.
         wait: sleeps for so many seconds.
-        rank_by: as in ``load_sweep``.
+        load: reads and analyses the folder, by a margin or an error rate of its own.
 
     Raises:
         UserError: there is no such folder, the report cannot be written, the sweep is done and has no result, or no
@@ -72,19 +72,19 @@ def watch(
         elif dead_for is None:
             dead_for = 0.0
         elif dead_for >= PATIENCE:
-            _write(sweep_dir, paths.html, say, None, is_written, rank_by)
+            _write(sweep_dir, paths.html, say, None, is_written, load)
             raise UserError(
                 f"{sweep_dir}: the sweep is not done, and no process of it has been alive for {PATIENCE / 60:g} "
                 f"minutes. The report shows it as it was: {paths.html}. Re-run the same sweep command: finished trials "
                 "are skipped"
             )
         if state != seen:
-            is_written = _write(sweep_dir, paths.html, say, seconds, is_written, rank_by)
+            is_written = _write(sweep_dir, paths.html, say, seconds, is_written, load)
             seen = state
         pause = max(seconds, REST * (time.monotonic() - began))
         wait(pause)
         dead_for = None if dead_for is None else dead_for + pause
-    return write_comparison(load_sweep(sweep_dir, rank_by=rank_by), out, say.language)
+    return write_comparison(load(sweep_dir), out, say.language)
 
 
 def _is_dead(sweep_dir: Path) -> bool:
@@ -93,14 +93,19 @@ def _is_dead(sweep_dir: Path) -> bool:
 
 
 def _write(
-    sweep_dir: Path, html: Path, say: Messages, seconds: float | None, is_written: bool, rank_by: str | None
+    sweep_dir: Path,
+    html: Path,
+    say: Messages,
+    seconds: float | None,
+    is_written: bool,
+    load: Callable[[Path], Analysis],
 ) -> bool:
     """Write the page; a half-written trial keeps the last one. Returns whether the page has results.
 
     seconds: after which the page loads itself again; None for the last page of a sweep that has no process any more.
     """
     try:
-        page = render(load_sweep(sweep_dir, rank_by=rank_by), datetime.now().astimezone(), say, seconds)
+        page = render(load(sweep_dir), datetime.now().astimezone(), say, seconds)
     except (UserError, OSError) as error:
         if is_written:
             return True

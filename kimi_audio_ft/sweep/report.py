@@ -14,7 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from yaml import YAMLError
 
-from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.files import parse_yaml
 from kimi_audio_ft.sweep.view.screen import quiet_job_console
 from kimi_audio_ft.sweep_folder import (
@@ -40,7 +40,8 @@ _MOST_LISTED = 20
 class SweepReport(Callback):
     """Runs ``multirun_analysis`` on the sweep's folder, so that one command ends in one report.
 
-    ``language`` is the report's, "en" or "zh": ``hydra.callbacks.report.language``.
+    ``hydra.callbacks.report.language`` is the report's, "en" or "zh"; ``hydra.callbacks.report.margin``: how many
+    percent worse than the best a cheaper trial may be to be recommended, as ``python -m multirun_analysis --margin``.
     """
 
     # Folder of the sweep that this process is running; Hydra does not call on_multirun_end when a trial failed.
@@ -50,9 +51,15 @@ class SweepReport(Callback):
     _recorded: ClassVar[set[int]] = set()
     _claim: ClassVar[ExitStack | None] = None
     _language: ClassVar[str] = "en"
+    _margin: ClassVar[float | None] = None
 
-    def __init__(self, language: str = "en") -> None:
-        """Refuse another language (ConfigError) now, and not at the end of the sweep."""
+    def __init__(self, language: str = "en", margin: float | None = None) -> None:
+        """Refuse another language or margin (ConfigError) now, and not at the end of the sweep."""
+        is_number = isinstance(margin, int | float) and not isinstance(margin, bool)
+        if margin is not None and not (is_number and 0 <= margin < 100):
+            rule = "must be a percentage of at least 0 and less than 100"
+            raise ConfigError("hydra.callbacks.report.margin", margin, rule, "Use 3, or 0 for the lowest error rate")
+        SweepReport._margin = margin
         if language != SweepReport._language:
             from multirun_analysis.messages import messages_in
 
@@ -129,7 +136,7 @@ class SweepReport(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write the report, print the leaderboard and what failed (a sweeper may go on without some trials)."""
         folder = self._ended() or Path(config.hydra.sweep.dir)
-        written = write_sweep_report(folder, SweepReport._language)
+        written = write_sweep_report(folder, SweepReport._language, SweepReport._margin)
         for line in failed_trials(folder):
             print(line)
         if not written:
@@ -147,7 +154,7 @@ class SweepReport(Callback):
         failures = failed_trials(folder) if folder is not None else []
         if folder is None or not failures:
             return None
-        write_sweep_report(folder, cls._language)
+        write_sweep_report(folder, cls._language, cls._margin)
         again = "Fix the cause and re-run: finished trials are skipped"
         return "\n".join([*failures, again])
 
@@ -195,8 +202,8 @@ def failed_trials(folder: Path) -> list[str]:
     return lines
 
 
-def write_sweep_report(folder: Path, language: str = "en") -> bool:
-    """Print the leaderboard and write the report; returns whether that was possible.
+def write_sweep_report(folder: Path, language: str = "en", margin: float | None = None) -> bool:
+    """Print the leaderboard and write the report; returns whether that was possible. margin: in percent.
 
     A report that cannot be made must not hide the sweep's end. Where W&B records the trials, it gets the report too.
     """
@@ -208,7 +215,7 @@ def write_sweep_report(folder: Path, language: str = "en") -> bool:
         log.warning("no report of %s: no trial is scored", folder)
         return True
     try:
-        comparison = load_sweep(folder)
+        comparison = load_sweep(folder) if margin is None else load_sweep(folder, margin / 100)
         print_leaderboard(comparison, failures=False)
         paths = write_comparison(comparison, language=language)
     except UserError as error:

@@ -199,7 +199,9 @@ def test_an_end_without_a_result_is_an_error(running: Any) -> None:
 
 def test_the_command_ends_with_the_sweep(sweep_24: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finish(sweep_24)
-    assert main([str(sweep_24), "--watch", "5", "--language", "zh"]) == 0
+    assert main([str(sweep_24), "--watch", "5", "--language", "zh", "--margin", "7"]) == 0
+    told = json.loads((sweep_24 / "trials.json").read_text(encoding="utf-8"))
+    assert told["statistics"]["method"]["margin"] == 0.07
     assert "The sweep is done. Report:" in capsys.readouterr().out
     assert 'lang="zh-CN"' in (sweep_24 / "report.html").read_text(encoding="utf-8")
 

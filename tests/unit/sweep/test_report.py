@@ -175,6 +175,19 @@ def test_the_report_is_written_in_the_language_asked_for(sweep: DictConfig) -> N
         SweepReport(language="fr")
 
 
+def test_the_report_recommends_by_the_margin_asked_for(sweep: DictConfig) -> None:
+    report = SweepReport(margin=12.5)
+    report.on_multirun_start(sweep)
+    scored(sweep, 2)
+    report.on_multirun_end(sweep)
+    told = json.loads((Path(sweep.hydra.sweep.dir) / "trials.json").read_text(encoding="utf-8"))
+    assert told["statistics"]["method"]["margin"] == 0.125
+    for wrong in (-1, 100, "3%", True):
+        with pytest.raises(ConfigError, match=r"hydra\.callbacks\.report\.margin=.*: must be a percentage"):
+            SweepReport(margin=wrong)  # type: ignore[arg-type]
+    SweepReport()
+
+
 def test_a_report_that_cannot_be_made_is_a_failure(
     sweep: DictConfig, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
