@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -225,8 +226,8 @@ def synthetic(synthetic_folder: Path) -> Analysis:
 
 @pytest.fixture
 def night(made_once: Callable[..., Path], tmp_path: Path) -> Path:
-    """A finished sweep of 36 trials and 1,000 utterances."""
-    return shutil.copytree(made_once("night", write_sweep), tmp_path / "night")
+    """A finished sweep of 36 trials and 1,000 utterances, decoded once each as by default."""
+    return shutil.copytree(made_once("night", partial(write_sweep, repeats=1)), tmp_path / "night")
 
 
 @pytest.fixture
