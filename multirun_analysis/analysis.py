@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from multirun_analysis.compare import Comparison, compare
 from multirun_analysis.learning import LearningStudy, learning_study
 from multirun_analysis.statistics.recommendation import MARGIN
 from multirun_analysis.statistics.results import Statistics
+from multirun_analysis.statistics.slices import Slices, slices_of
 from multirun_analysis.statistics.summary import statistics_of
 from multirun_analysis.sweep import Sweep, collect
 
@@ -19,6 +21,15 @@ class Analysis(Comparison):
 
     statistics: Statistics
     learning: LearningStudy | None
+
+    @cached_property
+    def slices(self) -> Slices:
+        """The adapter to take against the base, by the corpus's columns and by duration; none without utterances."""
+        found, gain, chosen = self.statistics.transcripts, self.statistics.gain, self.statistics.choice
+        if found is None or chosen not in found.tally.trials:
+            return Slices()
+        base = [gain.base] if gain and gain.base in found.tally.trials else []
+        return slices_of(found.tally.only([chosen, *base]), found.ids, chosen.utterances)
 
 
 def analyse(sweep: Sweep, margin: float = MARGIN) -> Analysis:

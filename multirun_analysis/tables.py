@@ -24,6 +24,7 @@ from multirun_analysis.settings import Setting
 from multirun_analysis.statistics.randomisation import FLIPS
 from multirun_analysis.statistics.results import ALPHA, EffectValue, Gain, Interval, Overfitting, Pair, Statistics
 from multirun_analysis.statistics.seeds import SeedErrors
+from multirun_analysis.statistics.slices import Slicing
 from multirun_analysis.sweep import BASE_UTTERANCES, UTTERANCES, Trial
 from multirun_analysis.words import setting_title, trial_title
 
@@ -55,6 +56,7 @@ def trials_json(analysis: Analysis, created: datetime) -> str:
         "baselines": _entries(sweep.baselines, analysis),
         **({"settings": [_setting(one, analysis) for one in analysis.settings]} if analysis.has_seeds else {}),
         "statistics": _statistics(analysis.statistics),
+        "slices": [_slicing(slicing) for slicing in analysis.slices.slicings],
         "learning_curve": study and {"refused": study.refused, "curves": [_curve(curve) for curve in study.curves]},
     }
     return _lines(document) + "\n"
@@ -223,6 +225,11 @@ def _of_seeds(seeds: SeedErrors | None) -> dict[str, Any]:
     if seeds is None:
         return {}
     return {"seed_spread": _plain(float(seeds.spread[0])), "seed_degrees_of_freedom": int(seeds.freedom[0])}
+
+
+def _slicing(slicing: Slicing) -> dict[str, Any]:
+    slices = [{**_plain(one), "verdict": one.verdict} for one in slicing.slices]
+    return {**_plain(slicing), "slices": slices}
 
 
 def _overfitting(verdict: Overfitting) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from multirun_analysis.messages import ENGLISH, Messages
 from multirun_analysis.params import is_of_base, value_of
 from multirun_analysis.settings import Setting
 from multirun_analysis.statistics.results import Interval, Needed, Overfitting, Reason, Statistics
+from multirun_analysis.statistics.slices import DURATION, Slice, Slicing
 from multirun_analysis.sweep import HalvedAdapter, Halving, Trial
 
 FEW = 100  # a mean count below this is written with its tenths
@@ -379,6 +380,22 @@ def _needed(needed: Needed, analysis: Analysis, say: Messages) -> str:
 def _some(names: list[str], say: Messages) -> str:
     """The first names, and an ellipsis for the rest."""
     return say.listed(names) if len(names) <= MOST_NAMED else say("list.comma").join([*names[:MOST_NAMED], "…"])
+
+
+# Slices.
+
+
+def slicing_title(slicing: Slicing, say: Messages) -> str:
+    """The column's name; of the duration, in words."""
+    return say("slices.duration") if slicing.column == DURATION else slicing.column
+
+
+def slice_title(one: Slice, slicing: Slicing, say: Messages) -> str:
+    """A value, or the bounds of a class of numbers."""
+    if one.bounds is None:
+        return one.value or say("slices.empty")
+    low, high = (f"{bound:g}" for bound in one.bounds)
+    return say("slices.between", low=low, high=high)
 
 
 # Learning curves.

@@ -76,6 +76,11 @@ class Tally:
         """Corpus error rate of each trial, ``[trials]``."""
         return self.edits.sum(axis=1) / self.repeats / max(int(self.chars.sum()), 1)
 
+    def only(self, trials: Sequence[Trial]) -> Tally:
+        """Of some of its trials, in their order."""
+        rows = [self.trials.index(trial) for trial in trials]
+        return Tally(list(trials), self.edits[rows], self.repeats[rows], self.chars, self.recordings)
+
     def resampled(self, resamples: int, seed: int) -> NDArray[np.float64] | None:
         """Rates of all trials in the same resamples, ``[resamples, trials]``; None with too few recordings."""
         if not self.has_enough:
