@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, get_worker_info
 
 from kimi_audio_ft.errors import ChangedError, DataError, UserError
@@ -57,9 +56,13 @@ def make_batch(samples: Sequence[Sample], pad_id: int, left: bool = False, onlin
     """
     layouts = [sample.layout for sample in samples]
 
+    longest = max(map(len, layouts))
+
     def pad(rows: Iterable[Sequence[int]], fill: int) -> Tensor:
-        tensors = [torch.tensor(row) for row in rows]
-        return pad_sequence(tensors, batch_first=True, padding_value=fill, padding_side="left" if left else "right")
+        padded = np.full((len(layouts), longest), fill, dtype=bool if fill is False else np.int64)
+        for target, row in zip(padded, rows, strict=True):
+            target[longest - len(row) if left else 0 :][: len(row)] = row
+        return torch.from_numpy(padded)
 
     text_ids = pad((layout.text_ids for layout in layouts), pad_id)
     text_loss_mask = pad((layout.text_loss_mask for layout in layouts), fill=False)

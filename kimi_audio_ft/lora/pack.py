@@ -76,7 +76,7 @@ class Pack:
         self._patched: list[nn.Module] = []
         self._common: list[Tensor] = []  # weights of products over the rows of all members
         forward = _slice_forward if dispatch == "slice" else _batched_forward
-        heads = dict(tuned.named_children())
+        heads, last = dict(tuned.named_children()), f"model.layers.{len(tuned.model.layers) - 1}."
         for name, layer in tuned.named_modules():
             if type(layer) is nn.Linear and name.startswith("model.") and ".lora_" not in name:
                 self._common.append(layer.weight)
@@ -84,7 +84,7 @@ class Pack:
                 assert type(layer) is Linear and not layer.lora_variant, f"{name} cannot be packed; see why_solo"
                 self.adapts_embedding |= _kind(name) == "audio"
                 self._patch(layer, partial(forward, layer, self, _kind(name)))
-            elif name in heads and isinstance(layer, nn.Linear) and dispatch == "slice":
+            elif type(layer) is nn.Linear and dispatch == "slice" and (name in heads or _is_last(name, last)):
                 # A block may have few answers: on AMD a product of up to three rows sums in another order than a larger
                 # one, and in bfloat16 a head's gradient depends on the number of rows on other processors too.
                 self._patch(layer, partial(_linear_in_shares, layer, self))
@@ -104,9 +104,9 @@ class Pack:
         exact = self.dispatch == "slice" and rows_are_independent(self._common)
         return BIT_FOR_BIT if exact else WITHIN_ROUNDING
 
-    def sizes(self, kind: str) -> list[int]:
+    def sizes(self, kind: str, x: Tensor) -> list[int]:
         """Lengths of the members' blocks in the first dimension of a layer's input."""
-        return [getattr(share, kind) for share in self.shares]
+        return [getattr(share, "answers" if kind == "rows" and x.ndim == 2 else kind) for share in self.shares]
 
 
 def _kind(layer: str) -> str:
@@ -116,15 +116,22 @@ def _kind(layer: str) -> str:
     return "rows" if ".layers." in layer or ".mimo_layers." in layer else "answers"
 
 
+def _is_last(name: str, last: str) -> bool:
+    """Whether a frozen linear is of the last layer, which computes answers only behind its attention."""
+    return name.startswith(last) and ".lora_" not in name
+
+
 def _linear_in_shares(layer: nn.Linear, pack: Pack, x_NI: Tensor) -> Tensor:
-    parts = x_NI.split(pack.sizes("answers"))
+    if x_NI.ndim == 3:
+        return nn.functional.linear(x_NI, layer.weight, layer.bias)
+    parts = x_NI.split(pack.sizes("answers", x_NI))
     return torch.cat([nn.functional.linear(part, layer.weight, layer.bias) for part in parts])
 
 
 def _slice_forward(layer: Any, pack: Pack, kind: str, x: Tensor) -> Tensor:
     """PEFT's forward, block by block; by ``split`` rather than slices, as its gradient is one cat."""
     base = _linear_in_shares(layer.base_layer, pack, x) if kind == "answers" else layer.base_layer(x)
-    sizes = pack.sizes(kind)
+    sizes = pack.sizes(kind, x)
     blocks = []
     for share, y, own in zip(pack.shares, base.split(sizes), x.split(sizes), strict=True):
         name = share.name
@@ -136,7 +143,7 @@ def _slice_forward(layer: Any, pack: Pack, kind: str, x: Tensor) -> Tensor:
 
 def _batched_forward(layer: Any, pack: Pack, kind: str, x: Tensor) -> Tensor:
     """The updates of all members in two batched products; blocks of unequal length use the slice form."""
-    sizes = pack.sizes(kind)
+    sizes = pack.sizes(kind, x)
     if len(set(sizes)) > 1:
         return _slice_forward(layer, pack, kind, x)
     base = layer.base_layer(x)
@@ -169,15 +176,21 @@ def _stacked(layer: Any, names: Sequence[str], rank: int) -> tuple[Tensor, Tenso
 class DropoutSeed:
     """Seed of an adapter's dropout masks in one micro-batch.
 
-    length: padded positions of the adapter's own micro-batch; a pack may pad it further.
+    length: padded positions of the adapter's own micro-batch; a pack may pad it further. answers: row and position of
+    everything that it supervises.
     """
 
     def __init__(self) -> None:
-        self.seed, self.length = 0, 0
+        self.seed, self.length, self.rows = 0, 0, 0
+        self.answers: tuple[Tensor, Tensor] | None = None
         self._generators: dict[torch.device, torch.Generator] = {}
 
-    def at(self, seed: int, epoch: int, number: int, length: int) -> None:
-        self.seed, self.length = stable_seed("dropout", seed, epoch, number), length
+    def at(
+        self, seed: int, epoch: int, number: int, shape: tuple[int, int], answers: tuple[Tensor, Tensor] | None = None
+    ) -> None:
+        """Take the seed of a micro-batch of ``shape``, padded."""
+        self.seed, self.answers = stable_seed("dropout", seed, epoch, number), answers
+        self.rows, self.length = shape
 
     def generator(self, layer: str, device: torch.device) -> torch.Generator:
         """A generator with the same initial state in every call for this micro-batch and layer."""
@@ -197,6 +210,7 @@ class SeededDropout(nn.Module):
         super().__init__()
         self.p, self.layer, self.seed = p, layer, seed
         self.positions = layer.startswith("model.")  # the Whisper encoder's rows are pieces of 30 s
+        self.inside = _kind(layer) == "rows"
 
     def forward(self, x: Tensor) -> Tensor:
         """Zero random entries of ``[rows, positions, width]`` (or ``[rows, width]``) and rescale the others."""
@@ -205,10 +219,16 @@ class SeededDropout(nn.Module):
     def kept(self, x: Tensor) -> Tensor:
         """The mask of ``x`` in this micro-batch: true where an entry is kept."""
         shape = list(x.shape)
-        if self.positions and x.ndim == 3:
+        some = self.inside and x.ndim == 2  # the last layer's answers, of a mask that is drawn for all positions
+        if some:
+            shape = [self.seed.rows, self.seed.length, x.shape[-1]]
+        elif self.positions and x.ndim == 3:
             shape[1] = min(shape[1], self.seed.length)
         kept = torch.empty(shape, dtype=torch.bool, device=x.device)
         kept.bernoulli_(1 - self.p, generator=self.seed.generator(self.layer, x.device))
+        if some:
+            assert self.seed.answers is not None, "positions are selected by an answer's mask"
+            return kept[self.seed.answers]
         if shape != list(x.shape):
             kept = nn.functional.pad(kept, (0, 0, 0, x.shape[1] - shape[1]))  # padding reaches no loss
         return kept

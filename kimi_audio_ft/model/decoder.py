@@ -26,7 +26,7 @@ from transformers.utils import ModelOutput
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.model.checkpoint import STRAY_SUFFIX, check_parameter_count, is_branch, load_tensors, read_config
 from kimi_audio_ft.model.config import KimiAudioConfig
-from kimi_audio_ft.model.layers import DecoderLayer
+from kimi_audio_ft.model.layers import DecoderLayer, selected
 
 if TYPE_CHECKING:
     from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
@@ -119,8 +119,12 @@ class KimiAudioModel(nn.Module):
         attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         audio_branch: bool = True,
+        selected_N: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Normed hidden states of the text stack and (or None) of the audio branch, each ``[B, S, D]``."""
+        """Normed hidden states of the text stack and (or None) of the audio branch, each ``[B, S, D]``.
+
+        Of the text stack ``[N, D]`` when positions are selected (``DecoderLayer``).
+        """
         positions = _positions(embedded_BSD, attention_mask, past_key_values)
         shared = {
             "attention_mask": create_causal_mask(
@@ -134,16 +138,19 @@ class KimiAudioModel(nn.Module):
             "past_key_values": past_key_values,
             "use_cache": past_key_values is not None,
         }
-        hidden_BSD, branch_BSD = embedded_BSD, None
-        for index, layer in enumerate(self.layers):
-            hidden_BSD = layer(hidden_BSD, **shared)
+        hidden, branch_BSD = embedded_BSD, None
+        *layers, last = self.layers
+        for index, layer in enumerate(layers):
+            hidden = layer(hidden, **shared)
             if index == self.config.kimia_mimo_transformer_from_layer_index:
-                branch_BSD = hidden_BSD
+                branch_BSD = hidden
         if not audio_branch:
-            return self.norm(hidden_BSD), None
+            return self.norm(last(hidden, selected_N=selected_N, **shared)), None
+        hidden = last(hidden, **shared)
+        branch_BSD = hidden if branch_BSD is None else branch_BSD
         for layer in self.mimo_layers:
             branch_BSD = layer(branch_BSD, **shared)
-        return self.norm(hidden_BSD), self.mimo_norm(branch_BSD)
+        return self.norm(selected(hidden, selected_N)), self.mimo_norm(branch_BSD)
 
 
 class KimiAudioForCausalLM(PreTrainedModel):
@@ -166,6 +173,7 @@ class KimiAudioForCausalLM(PreTrainedModel):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.mimo_output = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.whisper_model: WhisperFeatureExtractor | None = None
+        self.plain = False
         self.post_init()
 
     @classmethod
@@ -213,6 +221,7 @@ class KimiAudioForCausalLM(PreTrainedModel):
 
     def set_plain(self, decoder: bool, whisper: bool) -> None:
         """Compute every layer of these parts by transformers' own code."""
+        self.plain = decoder
         for layer in (*self.model.layers, *self.model.mimo_layers):
             layer.plain = decoder
         if self.whisper_model is not None:
@@ -231,6 +240,7 @@ class KimiAudioForCausalLM(PreTrainedModel):
         text_positions: Tensor | None = None,
         waveforms: Sequence[Tensor] | None = None,
         copies: int = 1,
+        right_padded: bool = False,
     ) -> KimiAudioOutput:
         """One pass over ``[B, S]`` positions of both streams.
 
@@ -246,6 +256,7 @@ class KimiAudioForCausalLM(PreTrainedModel):
             waveforms: 16 kHz mono waveforms instead of ``audio_features``, when a Whisper encoder is attached.
             copies: repeat all rows as this many blocks, for as many adapters; the embedding is computed once. The
                 output has the rows, or positions, of all copies.
+            right_padded: padding is on the right only, where causal attention needs no mask for it.
 
         Raises:
             UserError: the features do not fit the audio codes (number of audios, or length of one).
@@ -262,9 +273,10 @@ class KimiAudioForCausalLM(PreTrainedModel):
             embedded = embedded.repeat(copies, 1, 1)
             attention_mask = None if attention_mask is None else attention_mask.repeat(copies, 1)
             text_positions = None if text_positions is None else text_positions.repeat(copies, 1)
-        text_hidden, audio_hidden = self.model(embedded, attention_mask, past_key_values, audio_branch)
-        if text_positions is not None:
-            text_hidden = text_hidden[text_positions]
+        if right_padded and not self.plain:
+            attention_mask = None
+        selected_N = None if text_positions is None else text_positions.flatten().nonzero().squeeze(1)
+        text_hidden, audio_hidden = self.model(embedded, attention_mask, past_key_values, audio_branch, selected_N)
         return KimiAudioOutput(
             text_logits=self.lm_head(text_hidden),
             audio_logits=None if audio_hidden is None else self.mimo_output(audio_hidden),

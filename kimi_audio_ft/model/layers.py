@@ -1,9 +1,9 @@
 """The decoder layer in float32: Qwen2's, with own gradients for what is neither a product nor attention.
 
 On a CPU these operations take more time than the products between them, and PyTorch's own gradients visit the memory
-about twice as often. Ours do the same arithmetic in the same order: results are equal bit for bit.
+about twice as often. Ours compute the same within rounding.
 
-Shape suffixes: B rows, S positions, D hidden size, H heads, F width of the MLP.
+Shape suffixes: B rows, S positions, N selected positions, D hidden size, H heads, F width of the MLP.
 """
 
 from __future__ import annotations
@@ -28,21 +28,25 @@ class DecoderLayer(Qwen2DecoderLayer):
 
     plain = False
 
-    def forward(self, hidden_states: Tensor, **options: Any) -> Tensor:
-        """``[B, S, D]`` to the same, with the options of Qwen2's layer."""
+    def forward(self, hidden_states: Tensor, selected_N: Tensor | None = None, **options: Any) -> Tensor:
+        """``[B, S, D]`` to the same, with the options of Qwen2's layer.
+
+        ``selected_N``: indices into the B * S positions; only these are computed after the attention, as ``[N, D]``.
+        """
         if self._is_plain(hidden_states):
-            return super().forward(hidden_states, **options)
-        hidden_BSD, normed_BSD = _normed(self.input_layernorm, hidden_states)
-        hidden_BSD = hidden_BSD + self._attend(normed_BSD, **options)
-        hidden_BSD, normed_BSD = _normed(self.post_attention_layernorm, hidden_BSD)
+            return selected(super().forward(hidden_states, **options), selected_N)
+        hidden, normed_BSD = _normed(self.input_layernorm, hidden_states)
+        attended = self._attended(normed_BSD, **options)
+        hidden = selected(hidden, selected_N) + self.self_attn.o_proj(selected(attended, selected_N))
+        hidden, normed = _normed(self.post_attention_layernorm, hidden)
         mlp = self.mlp
-        return hidden_BSD + mlp.down_proj(_Gated.apply(*_outputs(normed_BSD, mlp.gate_proj, mlp.up_proj)))
+        return hidden + mlp.down_proj(_Gated.apply(*_outputs(normed, mlp.gate_proj, mlp.up_proj)))
 
     def _is_plain(self, hidden_BSD: Tensor) -> bool:
         other = hidden_BSD.dtype != torch.float32 or self.self_attn.config.hidden_act != "silu"
         return self.plain or other or self.input_layernorm.weight.requires_grad
 
-    def _attend(
+    def _attended(
         self,
         normed_BSD: Tensor,
         attention_mask: Tensor | None,
@@ -53,8 +57,6 @@ class DecoderLayer(Qwen2DecoderLayer):
         own = self.self_attn
         shape = (*normed_BSD.shape[:2], -1, own.head_dim)
         cos, sin = (table.unsqueeze(1) for table in position_embeddings)
-        half = own.head_dim // 2
-        sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
         projected = _outputs(normed_BSD, own.q_proj, own.k_proj, own.v_proj)
         query, key, value = (some.view(shape).transpose(1, 2) for some in projected)
         query, key = _Rotated.apply(query, cos, sin), _Rotated.apply(key, cos, sin)
@@ -63,7 +65,12 @@ class DecoderLayer(Qwen2DecoderLayer):
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(own.config._attn_implementation, eager_attention_forward)
         options = {"dropout": own.attention_dropout if self.training else 0.0, "scaling": own.scaling}
         attended, _ = attention(own, query, key, value, attention_mask, **options)
-        return own.o_proj(attended.reshape(*shape[:2], -1))
+        return attended.reshape(*shape[:2], -1)
+
+
+def selected(x_BSD: Tensor, selected_N: Tensor | None) -> Tensor:
+    """``[N, D]`` of these positions; all, as they are, for None."""
+    return x_BSD if selected_N is None else x_BSD.flatten(0, 1).index_select(0, selected_N)
 
 
 def _outputs(x: Tensor, *linears: nn.Module) -> Iterator[Tensor]:
@@ -84,7 +91,7 @@ class _Normed(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-        rate = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon)
+        rate = torch.rsqrt(torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon))
         ctx.save_for_backward(x, weight, rate)
         return x.view_as(x), (x * rate).mul_(weight)
 
@@ -93,23 +100,30 @@ class _Normed(Function):
         residual, normed = grads
         x, weight, rate = ctx.saved_tensors
         grad = normed * weight
-        slope = (grad * x).sum(-1, keepdim=True).mul_(-0.5).mul_(rate.pow(3)).div_(x.shape[-1]).mul_(2)
-        return grad.mul_(rate).add_(residual).add_(x * slope), None, None
+        slope = (grad * x).sum(-1, keepdim=True).mul_(rate.pow(3)).div_(-x.shape[-1])
+        return torch.addcmul(residual, grad, rate).addcmul_(x, slope), None, None
 
 
 class _Rotated(Function):
-    """Rotary embedding ``x * cos + [x2, x1] * sin`` of ``[B, H, S, D]``; the first half of ``sin`` is negated."""
+    """Rotary embedding ``[x1, x2] * cos + [-x2, x1] * sin`` of ``[B, H, S, D]``."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return (x * cos).add_(x.roll(x.shape[-1] // 2, -1).mul_(sin))
+        return _rotated(x, cos, sin, 1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         [grad] = grads
         cos, sin = ctx.saved_tensors
-        return (grad * cos).sub_(grad.roll(grad.shape[-1] // 2, -1).mul_(sin)), None, None
+        return _rotated(grad, cos, sin, -1), None, None
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
+    y, half = x * cos, x.shape[-1] // 2
+    y[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-direction)
+    y[..., half:].addcmul_(x[..., :half], sin[..., half:], value=direction)
+    return y
 
 
 class _Gated(Function):

@@ -154,6 +154,11 @@ def _is_partition(parameter: nn.Parameter) -> bool:
     return hasattr(parameter, "ds_id")
 
 
+def whole_on_cpu(parameter: nn.Parameter) -> bool:
+    """Whether a parameter is in the CPU's memory, and no strategy has spread it over ranks."""
+    return parameter.device.type == "cpu" and not hasattr(parameter, "device_mesh") and not _is_partition(parameter)
+
+
 def _gathered(parameter: nn.Parameter, write: bool = False) -> Any:
     """Context in which a ZeRO-3 parameter is whole."""
     if not _is_partition(parameter):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kimi_audio_ft.lora.pack import Pack, seed_dropout
-from kimi_audio_ft.training.adapters import AdapterState, adapter_parameters, rate_factor
+from kimi_audio_ft.training.adapters import AdapterState, adapter_parameters, rate_factor, whole_on_cpu
 from kimi_audio_ft.training.ending import Leave, TrainingFailed, require_finite
 from kimi_audio_ft.training.passes import Step, repeated, turns
 from kimi_audio_ft.training.strategies import AdapterStrategy
@@ -118,8 +118,9 @@ class AdapterTraining(pl.LightningModule):
         batches = turns(step, active)
         for count, batch in enumerate(batches, start=1):
             # Masks depend only on seed, epoch and micro-batch: equal after a resume and on any number of ranks.
-            for state, number, length in batch["micro_batches"]:
-                state.dropout.at(state.seed, self.current_epoch, number, length)
+            for (state, number, length), target in zip(batch["micro_batches"], batch["targets"], strict=True):
+                shape = (target.num_rows, length)
+                state.dropout.at(state.seed, self.current_epoch, number, shape, (target.rows_N, target.columns_N))
             with self.strategy.accumulating(last=count == len(batches)):
                 losses = wrapped(batch, self.average) * batch["weight"]
                 self.manual_backward(losses.sum() * self.strategy.ranks)  # strategies average gradients over the ranks
@@ -171,7 +172,7 @@ class AdapterTraining(pl.LightningModule):
             if self.pack.adapts_embedding and copies > 1:
                 inputs, mask_BS = repeated(self.model, inputs, mask_BS, copies)
                 copies = 1
-        out = self.model(**inputs, audio_branch=False, text_positions=mask_BS, copies=copies)
+        out = self.model(**inputs, audio_branch=False, text_positions=mask_BS, copies=copies, right_padded=True)
         parts = out.text_logits.split([target.labels_N.numel() for target in batch["targets"]])
         losses = [
             answer_loss(logits_NV, target.labels_N, target.rows_N, target.num_rows, average)
@@ -197,4 +198,5 @@ class AdapterTraining(pl.LightningModule):
             for state in self.states
         ]
         assert sum(len(group["params"]) for group in groups) == len(trained), "every parameter belongs to an adapter"
-        return torch.optim.AdamW(groups)
+        fused = True if all(whole_on_cpu(value) for _, value in trained) else None  # on a GPU PyTorch chooses well
+        return torch.optim.AdamW(groups, fused=fused)

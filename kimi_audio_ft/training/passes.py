@@ -20,16 +20,18 @@ Step = list[Batch] | Mapping[str, list[Batch]]
 
 @dataclass(frozen=True)
 class Targets:
-    """Labels ``[N]`` of one adapter's supervised positions, and the row (0 to ``num_rows - 1``) of each."""
+    """Labels ``[N]`` of one adapter's supervised positions, and the row (0 to ``num_rows - 1``) and column of each."""
 
     labels_N: Tensor
     rows_N: Tensor
+    columns_N: Tensor
     num_rows: int
 
     @classmethod
     def of(cls, batch: Batch) -> Targets:
         mask_BS = batch["text_loss_mask"]
-        return cls(batch["text_labels"][mask_BS], mask_BS.nonzero()[:, 0], mask_BS.shape[0])
+        rows_N, columns_N = mask_BS.nonzero(as_tuple=True)
+        return cls(batch["text_labels"][rows_N, columns_N], rows_N, columns_N, mask_BS.shape[0])
 
 
 def turns(step: Step, states: Sequence[AdapterState]) -> list[Batch]:

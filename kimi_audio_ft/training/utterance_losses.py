@@ -72,7 +72,7 @@ def utterance_losses(
         samples = [dataset[draw] for draw in draws]
         (batch,) = collate(samples)
         inputs, mask_BS = to_device(batch["inputs"], device), batch["text_loss_mask"].to(device)
-        logits_NV = model(**inputs, audio_branch=False, text_positions=mask_BS).text_logits
+        logits_NV = model(**inputs, audio_branch=False, text_positions=mask_BS, right_padded=True).text_logits
         targets = Targets.of(batch)
         labels_N, rows_N = targets.labels_N.to(device), targets.rows_N.to(device)
         means = row_losses(logits_NV, labels_N, rows_N, targets.num_rows).tolist()

@@ -55,15 +55,15 @@ class Lab:
             data = {one.name: Trial(replace(config, seed=one.seed)).data for one in members}
         return fit_adapters(trial.base, members, data, config.trainer, **options)
 
-    def alone(self, config: TrainConfig, name: str, changes: Changes) -> Path:
-        """The adapter of a member that was trained alone by plain PEFT, at some time."""
-        key = f"{config} {name} {changes.get(name)}"
+    def alone(self, config: TrainConfig, name: str, changes: Changes, plain: bool = False) -> Path:
+        """The adapter of a member that was trained alone, at some time; ``plain``: by PEFT's and transformers' code."""
+        key = f"{config} {name} {changes.get(name)} {plain}"
         place = self.root / f"{name}_{abs(hash(key))}"
         if place / name not in self.facts:
             one = member(name, changes, place)
             data = Trial(replace(config, seed=one.seed)).data
-            plain = replace(Trial(config).base, plain=True)
-            result = fit_adapters(plain, [one], data, config.trainer)[name]
+            base = replace(Trial(config).base, plain=plain)
+            result = fit_adapters(base, [one], data, config.trainer)[name]
             assert isinstance(result, dict), result
             self.facts[place / name] = result
         return place / name

@@ -92,7 +92,7 @@ class TestSeededDropout:
     @pytest.fixture
     def seed(self) -> DropoutSeed:
         seed = DropoutSeed()
-        seed.at(1, 0, 3, length=5)
+        seed.at(1, 0, 3, (2, 5))
         return seed
 
     @pytest.fixture
@@ -116,14 +116,14 @@ class TestSeededDropout:
         mask(layer="model.layers.1.mlp.up_proj")
         assert torch.equal(mask(), first)
         other = DropoutSeed()
-        other.at(1, 0, 3, 5)
+        other.at(1, 0, 3, (2, 5))
         assert torch.equal(SeededDropout(0.5, "model.layers.0.mlp.up_proj", other)(torch.ones(2, 5, 64)), first)
 
     def test_another_place_draws_another(self, mask: Callable[..., torch.Tensor], seed: DropoutSeed) -> None:
         first, layer = mask(), mask(layer="model.layers.1.mlp.up_proj")
         assert not torch.equal(first, layer)
         for where in ((2, 0, 3), (1, 1, 3), (1, 0, 4)):
-            seed.at(*where, length=5)
+            seed.at(*where, (2, 5))
             assert not torch.equal(mask(), first)
 
     def test_a_longer_neighbour_changes_nothing(self, mask: Callable[..., torch.Tensor]) -> None:
