@@ -153,9 +153,8 @@ def _step(model: torch.nn.Module, batch: _Batch, parents: list[int], tokens: lis
         attention_mask=mask_RS,
         past_key_values=cache,
         audio_branch=False,
-        text_positions=torch.ones_like(text_ids_R1, dtype=torch.bool),
     )
-    return _Batch(out.text_logits, cache, mask_RS)
+    return _Batch(out.text_logits[:, 0], cache, mask_RS)
 
 
 def _uniforms(setting: DecodingConfig, seed: int, count: int, longest: int) -> Tensor:
