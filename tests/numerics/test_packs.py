@@ -16,7 +16,7 @@ from kimi_audio_ft.training.ending import TrainingFailed
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.trial import Trial
 from tests.numerics.pack_lab import NAMES, Lab
-from tests.sameness import assert_same, assert_same_bits, assert_within_rounding, is_another, packs_are_exact
+from tests.sameness import assert_same, assert_within_rounding, is_another, packs_are_exact
 
 Config = Callable[..., TrainConfig]
 
