@@ -192,6 +192,11 @@ OPEN = ("trainer.deepspeed", "data.eval_manifest")
 _OPEN_KEYS = tuple(f"{option}." for option in OPEN)
 # Choices that come with packages of their own.
 PLUGINS = {"hydra/sweeper=optuna": 'It comes with pip install -e ".[optuna]"'}
+# Options of choices that are not the default.
+OF_CHOICES = {
+    f"hydra.sweeper.{name}": "It comes with hydra/sweeper=finalists and hydra/sweeper=halving"
+    for name in ("finalists", "finalist_seeds")
+}
 # A bare ValueError of Hydra's, for `lora=8`.
 _NOT_A_CHOICE = "Config group override must be"
 # Hydra's error for a group of conf/ that a command does not have, as tokenize has no group `data`.
@@ -272,8 +277,8 @@ def unknown_option(name: str, known: Iterable[str]) -> str:
     groups = {option.rpartition(".")[0] for option in known} - {""}
     near = difflib.get_close_matches(name, [*known, *sorted(groups)], n=2, cutoff=0.6)
     last = name.rpartition(".")[2]
-    near = near or [option for option in known if option.rpartition(".")[2] == last]
-    hint = f"Did you mean {' or '.join(near)}?" if near else "--help lists all options"
+    near = [] if name in OF_CHOICES else near or [option for option in known if option.rpartition(".")[2] == last]
+    hint = f"Did you mean {' or '.join(near)}?" if near else OF_CHOICES.get(name, "--help lists all options")
     return f"{name}: there is no such option. {hint}"
 
 

@@ -1,5 +1,5 @@
-"""Options of ``hydra/launcher=packed`` and ``hydra/sweeper=halving``; Hydra composes them as ``hydra.launcher`` and
-``hydra.sweeper``.
+"""Options of ``hydra/launcher=packed`` and of ``hydra/sweeper=halving`` and ``finalists``; Hydra composes them
+as ``hydra.launcher`` and ``hydra.sweeper``.
 """
 
 from __future__ import annotations
@@ -101,11 +101,38 @@ class LauncherConfig:
         one_of("hydra.launcher.executor", self.executor, ("local", "slurm", "ray"))
 
 
+@dataclass
+class FurtherSeeds:
+    """Further seeds for the best settings of a sweep."""
+
+    finalists: int | None = None  # So many of the best settings get further seeds, as further trials; null: none do.
+    finalist_seeds: int = 3  # Seeds of a finalist in all: its own, and those that follow it.
+
+    def __post_init__(self) -> None:
+        none = "Write hydra.sweeper.finalists=null for no further seeds"
+        at_least(1, self, "hydra.sweeper.", "finalists", remedy=none)
+        at_least(2, self, "hydra.sweeper.", "finalist_seeds", remedy=none)
+
+
+@dataclass
+class FinalistsConfig(FurtherSeeds):
+    """Every combination of values, as Hydra's basic sweeper makes them, and then the finalists."""
+
+    _target_: str = "hydra_plugins.kimi_audio_ft_finalists.sweeper.FinalistsSweeper"
+    finalists: int | None = 3  # So many of the best settings get further seeds; null: none do, as with Hydra's own.
+    max_batch_size: int | None = None  # Trials that are launched at a time; null launches all, which packs them best.
+    params: dict[str, str] | None = None  # Values to sweep over, as in the basic sweeper.
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, self, "hydra.sweeper.", "max_batch_size")
+
+
 METRICS = ("cer", "loss")
 
 
 @dataclass
-class HalvingConfig:
+class HalvingConfig(FurtherSeeds):
     """Successive halving: the rungs at which trainings are compared, and how many continue."""
 
     _target_: str = "hydra_plugins.kimi_audio_ft_halving.sweeper.HalvingSweeper"
@@ -118,6 +145,7 @@ class HalvingConfig:
     seed: int = 1  # Seed of that draw.
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         one_of("hydra.sweeper.metric", self.metric, METRICS)
         rule = "must be greater than 1: of n adapters, the best n / reduction_factor go on"
         factor = self.reduction_factor

@@ -98,14 +98,18 @@ def make_candidates(grid: Sequence[Sequence[str]], most: int | None, seed: int) 
     """
     groups: dict[tuple[str, ...], dict[int, list[str]]] = {}
     for index, job in enumerate(grid):
-        part = tuple(item for item in job if item.partition("=")[0].lstrip("+~").split(".")[0] not in NOT_TRAINING)
-        groups.setdefault(part, {})[index] = list(job)
+        groups.setdefault(training_part(job), {})[index] = list(job)
     drawn = list(groups)
     if most is not None and most < len(drawn):
         order = list(range(len(drawn)))
         random.Random(seed).shuffle(order)
         drawn = [drawn[index] for index in sorted(order[:most])]
     return [Candidate(name, groups[part]) for name, part in zip(short_names(drawn), drawn, strict=True)]
+
+
+def training_part(job: Sequence[str]) -> tuple[str, ...]:
+    """The overrides that a job's adapter depends on."""
+    return tuple(item for item in job if item.partition("=")[0].lstrip("+~").split(".")[0] not in NOT_TRAINING)
 
 
 def merged(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -91,6 +91,11 @@ class Returned(JobReturn):
         self.overrides, self.working_dir, self.task_name = job.overrides, str(Path.cwd()), JobRuntime().get("name")
 
     @property
+    def adapter(self) -> str | None:
+        """The job's training signature."""
+        return self._job.key
+
+    @property
     def hydra_cfg(self) -> DictConfig:  # type: ignore[override]
         return self._job.composed()
 

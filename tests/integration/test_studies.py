@@ -169,3 +169,17 @@ class TestOnTheTinyModel:
         }
         repeats = {trial["params"]["decoding.text_temperature"]: len(trial["cer_repeats"]) for trial in found["trials"]}
         assert repeats == {0.0: 1, 0.3: 2}
+
+    def test_confirm(self, study_of: Any, place: Workplace) -> None:
+        """The best of two adapters is trained with a further seed; the same command again makes nothing."""
+        short = ("lora.r=2,4", "optim.lr=1e-3", "hydra.sweeper.finalists=1", "hydra.sweeper.finalist_seeds=2")
+        out, found = study_of("confirm", *short)
+        assert [trial["params"]["seed"] for trial in found["trials"]] == [1, 1, 2]
+        assert sorted(len(setting["trials"]) for setting in found["settings"] if setting["kind"] == "setting") == [1, 2]
+        assert "seeds" in out and found["swept"] == ["lora.r", "seed"]
+        record = json.loads((place.folder / "confirm" / "engine.json").read_text(encoding="utf-8"))
+        assert record["trials"] == 3 and record["jobs"]["2"]["overrides"][-1] == "seed=2"
+        before = place.products("adapter"), place.products("transcript")
+        _, again = study_of("confirm", *short)
+        assert (place.products("adapter"), place.products("transcript")) == before
+        assert [trial["scores"] for trial in again["trials"]] == [trial["scores"] for trial in found["trials"]]

@@ -191,6 +191,7 @@ def composed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., DictConfig]:
         ("trainer.epochs=1", "trainer.epochs: there is no such option. Did you mean trainer.max_epochs"),
         ("lora.deep.r=1", "lora.deep.r: there is no such option. Did you mean lora.r"),
         ("frobnicate=1", "frobnicate: there is no such option. --help lists all options"),
+        ("hydra.sweeper.finalists=3", "finalists: there is no such option. It comes with hydra/sweeper=finalists"),
         ("lora=nope", "lora=nope: there is no such choice. lora can be attention, decoder, decoder_ad"),
         ("lora.r=1.5", "lora.r=1.5: Value '1.5' of type 'float' could not be converted to Integer"),
         ("lora.r=null", "lora.r=null: field 'lora.r' is not Optional"),

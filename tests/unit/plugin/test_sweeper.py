@@ -1,4 +1,4 @@
-"""``hydra/sweeper=halving`` as Hydra composes and runs it, over a launcher that trains nothing."""
+"""``hydra/sweeper=halving`` and ``finalists`` as Hydra composes and runs them, over a launcher that trains nothing."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def sweeper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., An
     monkeypatch.setenv("KIMI_AUDIO_FT_ROOT", str(project_root()))
     ConfigStore.instance().store(name="train_schema", node=TrainConfig)
 
-    def make(*overrides: str) -> Any:
+    def make(*overrides: str, name: str = "halving") -> Any:
         GlobalHydra.instance().clear()
         with initialize_config_dir(config_dir(), version_base="1.3"):
-            given = ["hydra/sweeper=halving", f"hydra.sweep.dir={tmp_path}", *overrides]
+            given = [f"hydra/sweeper={name}", f"hydra.sweep.dir={tmp_path}", *overrides]
             config: DictConfig = compose("train", overrides=given, return_hydra_config=True)
             with open_dict(config):
                 config.hydra.runtime.output_dir = "."
@@ -177,3 +177,107 @@ def test_intervals_are_refused_as_by_the_basic_sweeper(run: Callable[..., Any]) 
 def test_schema_is_plain(sweeper: Callable[..., Any]) -> None:
     node = ConfigStore.instance().load("hydra/sweeper/halving.yaml").node
     assert OmegaConf.to_container(node)["_target_"] == "hydra_plugins.kimi_audio_ft_halving.sweeper.HalvingSweeper"
+
+
+class Scored:
+    """A launcher whose jobs score what ``value`` says of their overrides; None fails."""
+
+    def __init__(self, value: Callable[[dict[str, str]], float | None]) -> None:
+        self.value = value
+        self.launched: list[tuple[int, str]] = []
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        returns = []
+        for number, job in enumerate(job_overrides, start=initial_job_idx):
+            self.launched.append((number, " ".join(job)))
+            value = self.value(dict(item.split("=") for item in job))
+            returned = JobReturn(overrides=job, cfg=OmegaConf.create({"seed": 5}))
+            returned.status = JobStatus.FAILED if value is None else JobStatus.COMPLETED
+            returned.return_value = ValueError("broke") if value is None else value
+            returns.append(returned)
+        return returns
+
+
+@pytest.fixture
+def finalists(sweeper: Callable[..., Any]) -> Callable[..., Scored]:
+    """Runs a sweep with finalists over a launcher of such values, and returns it."""
+
+    def make(options: Sequence[str], *arguments: str, value: Callable[[dict[str, str]], float | None]) -> Scored:
+        made, launcher = sweeper(*options, name="finalists"), Scored(value)
+        made.launcher = launcher
+        made.sweep(list(arguments))
+        return launcher
+
+    return make
+
+
+GRID = ("lora.r=8,2,16,4", "decoding.text_temperature=0.0,0.7")
+
+
+def low_rank(job: dict[str, str]) -> float:
+    return int(job["lora.r"]) + (0.5 if job["decoding.text_temperature"] == "0.7" else 0.0)
+
+
+def test_the_best_adapters_get_the_next_seeds_at_their_best_decoding(finalists: Callable[..., Scored]) -> None:
+    made = finalists(["hydra.sweeper.finalists=2"], *GRID, value=low_rank)
+    assert [number for number, _ in made.launched] == list(range(12))
+    assert made.launched[8:] == [
+        (8, "lora.r=2 decoding.text_temperature=0.0 seed=6"),
+        (9, "lora.r=2 decoding.text_temperature=0.0 seed=7"),
+        (10, "lora.r=4 decoding.text_temperature=0.0 seed=6"),
+        (11, "lora.r=4 decoding.text_temperature=0.0 seed=7"),
+    ]
+
+
+def test_a_given_seed_is_replaced_and_batches_come_first(finalists: Callable[..., Scored]) -> None:
+    options = ["hydra.sweeper.max_batch_size=3", "hydra.sweeper.finalists=1", "hydra.sweeper.finalist_seeds=2"]
+    made = finalists(options, "seed=5", *GRID, value=low_rank)
+    assert len(made.launched) == 9 and made.launched[8] == (8, "lora.r=2 decoding.text_temperature=0.0 seed=6")
+
+
+def test_more_finalists_than_settings_are_all_of_them_and_none_are_none(finalists: Callable[..., Scored]) -> None:
+    made = finalists(["hydra.sweeper.finalists=9", "hydra.sweeper.finalist_seeds=2"], *GRID, value=low_rank)
+    assert len(made.launched) == 8 + 4
+    assert len(finalists(["hydra.sweeper.finalists=null"], *GRID, value=low_rank).launched) == 8
+
+
+def test_failed_and_diverged_trials_are_no_finalists_and_are_raised_at_the_end(
+    finalists: Callable[..., Scored],
+) -> None:
+    seen: list[str] = []
+
+    def value(job: dict[str, str]) -> float | None:
+        seen.append(" ".join(job.values()))
+        return {"2": None, "4": float("nan")}.get(job["lora.r"], int(job["lora.r"]))
+
+    with pytest.raises(ValueError, match="broke"):
+        finalists(["hydra.sweeper.finalists=1", "hydra.sweeper.finalist_seeds=2"], "lora.r=2,4,8,16", value=value)
+    assert seen == ["2", "4", "8", "16", "8 6"]
+
+
+def test_halving_trains_its_finalists_with_further_seeds(sweeper: Callable[..., Any]) -> None:
+    class Both(Ranks):
+        def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+            self.launched += [f"{initial_job_idx} {' '.join(job)}" for job in job_overrides]
+            scored = Scored(lambda job: 1 / int(job["lora.r"]))
+            return scored.launch(job_overrides, initial_job_idx)
+
+    made = sweeper("hydra.sweeper.rungs=[2]", "hydra.sweeper.finalists=1")
+    made.launcher = Both()
+    made.sweep(["lora.r=2,4,8,16"])
+    assert made.launcher.launched == ["0 lora.r=8", "0 lora.r=16", "2 lora.r=16 seed=6", "2 lora.r=16 seed=7"]
+
+
+@pytest.mark.parametrize("name", ["halving", "finalists"])
+@pytest.mark.parametrize("option", ["seed", "data.train_subset_seed"])
+def test_a_sweep_over_seeds_has_no_finalists(sweeper: Callable[..., Any], name: str, option: str) -> None:
+    made = sweeper("hydra.sweeper.finalists=2", name=name)
+    with pytest.raises(ConfigError, match=rf"hydra.sweeper.finalists=2: adds seeds .*{option} is swept"):
+        made.sweep(["lora.r=2,4", f"{option}=1,2"])
+
+
+@pytest.mark.parametrize("option", ["finalists=0", "finalist_seeds=1", "max_batch_size=0"])
+def test_finalists_are_checked_when_the_sweep_begins(sweeper: Callable[..., Any], option: str) -> None:
+    with pytest.raises(InstantiationException) as caught:
+        sweeper(f"hydra.sweeper.{option}", name="finalists")
+    assert explain(caught.value, TrainConfig).startswith(f"hydra.sweeper.{option}: must be ")

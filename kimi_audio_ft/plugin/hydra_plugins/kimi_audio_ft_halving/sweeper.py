@@ -41,6 +41,7 @@ class HalvingSweeper(BasicSweeper):
             return self._sweep(arguments)
 
     def _sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
+        from kimi_audio_ft.sweep.finalists import launch_finalists, refuse_swept_seeds
         from kimi_audio_ft.sweep.halving_run import HalvingRecord, print_rung
 
         assert self.config is not None and self.hydra_context is not None
@@ -53,6 +54,7 @@ class HalvingSweeper(BasicSweeper):
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
         [grid] = self.split_arguments(parsed, None)
+        refuse_swept_seeds(grid, self.settings)
         candidates = make_candidates(grid, self.settings.max_candidates, self.settings.seed)
         record = HalvingRecord(Path(self.config.hydra.sweep.dir), self.settings, len(grid))
 
@@ -64,7 +66,9 @@ class HalvingSweeper(BasicSweeper):
         record.write(everyone)
         jobs = {index: job for one in everyone if one.is_alive for index, job in one.jobs.items()}
         log.info("%d of %d adapters train to their end", sum(one.is_alive for one in everyone), len(everyone))
-        returns: Sequence[JobReturn] = launcher.launch([jobs[index] for index in sorted(jobs)], initial_job_idx=0)
-        for returned in returns:
+        left = [jobs[index] for index in sorted(jobs)]
+        returns: Sequence[JobReturn] = launcher.launch(left, initial_job_idx=0)
+        further = launch_finalists(launcher, left, returns, self.settings)
+        for returned in [*returns, *further]:
             _ = returned.return_value
-        return [returns]
+        return [returns, further]

@@ -1,0 +1,1 @@
+"""The sweeper with finalists, as Hydra finds it."""

@@ -1,0 +1,54 @@
+"""``hydra/sweeper=finalists``. Hydra imports this at every start, so nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from omegaconf import OmegaConf
+
+from kimi_audio_ft.config.launcher import FinalistsConfig
+
+ConfigStore.instance().store(group="hydra/sweeper", name="finalists", node=FinalistsConfig, provider="kimi_audio_ft")
+
+
+class FinalistsSweeper(BasicSweeper):
+    """Hydra's basic sweeper, which then trains the best settings with further seeds."""
+
+    def __init__(self, **options: Any) -> None:
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(FinalistsConfig), options))
+        assert isinstance(settings, FinalistsConfig)
+        super().__init__(settings.max_batch_size, settings.params)
+        self.settings = settings
+
+    def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
+        """Run the sweep and its finalists; then the first job that failed raises what ended it."""
+        from kimi_audio_ft.store.usage import using
+
+        assert self.config is not None
+        with using(Path(self.config.hydra.sweep.dir)):  # between the two launches, too
+            return self._sweep(arguments)
+
+    def _sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
+        from kimi_audio_ft.sweep.finalists import launch_finalists, refuse_swept_seeds
+
+        assert self.hydra_context is not None and self.launcher is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        parsed = parser.parse_overrides([*self._parse_config(), *arguments])
+        batches = self.split_arguments(parsed, self.max_batch_size)
+        jobs = list(chain.from_iterable(batches))
+        refuse_swept_seeds(jobs, self.settings)
+        returns: list[Sequence[JobReturn]] = []
+        for batch in batches:
+            self.validate_batch_is_legal(batch)
+            returns.append(self.launcher.launch(batch, initial_job_idx=sum(map(len, returns))))
+        returns.append(launch_finalists(self.launcher, jobs, list(chain.from_iterable(returns)), self.settings))
+        for returned in chain.from_iterable(returns):
+            _ = returned.return_value
+        return returns
