@@ -172,7 +172,13 @@ class TestOnTheTinyModel:
 
     def test_confirm(self, study_of: Any, place: Workplace) -> None:
         """The best of two adapters is trained with a further seed; the same command again makes nothing."""
-        short = ("lora.r=2,4", "optim.lr=1e-3", "hydra.sweeper.finalists=1", "hydra.sweeper.finalist_seeds=2")
+        short = (
+            "lora.r=2,4",
+            "optim.lr=1e-3",
+            "baseline=false",
+            "hydra.sweeper.finalists=1",
+            "hydra.sweeper.finalist_seeds=2",
+        )
         out, found = study_of("confirm", *short)
         assert [trial["params"]["seed"] for trial in found["trials"]] == [1, 1, 2]
         assert sorted(len(setting["trials"]) for setting in found["settings"] if setting["kind"] == "setting") == [1, 2]
