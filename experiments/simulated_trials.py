@@ -7,7 +7,8 @@ recording: how much is shared sets the correlation of two trials' edits, which i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,10 +44,7 @@ class Speech:
 
     def true_rate(self, rate: float) -> float:
         """The error rate over endless speech: the cap on what one utterance can have wrong costs a little."""
-        edits, chars = Speech(200_000, 5, self.shared, self.by_recording, self.by_utterance).edits(
-            np.random.default_rng(0), [rate]
-        )
-        return float(edits.sum() / chars.sum())
+        return _rate_of(replace(self, recordings=200_000, utterances=5), rate)
 
     @property
     def names(self) -> list[str]:
@@ -128,3 +126,9 @@ def _drawn(
         one if row in chosen else one[:number]
         for row, (one, number) in enumerate(zip(settings, seeds.numbers, strict=True))
     ]
+
+
+@cache
+def _rate_of(speech: Speech, rate: float) -> float:
+    edits, chars = speech.edits(np.random.default_rng(0), [rate])
+    return float(edits.sum() / chars.sum())

@@ -21,10 +21,10 @@ from kimi_audio_ft.files import locked, read_json_object, write_json
 
 # In the sweep's folder: its record, and what successive halving decided.
 LEDGER, HALVING = "engine.json", "halving.json"
+# In a trial's folder: its utterances, and those of the base alone under its decoding.
+UTTERANCES, BASE_UTTERANCES = "utterances.jsonl", "baseline_utterances.jsonl"
 # What a trial writes into its folder; .hydra is Hydra's own.
-RECORDS = (
-    *("scores.json", "baseline.json", "failure.json", "utterances.jsonl", "baseline_utterances.jsonl", "curves.jsonl"),
-)
+RECORDS = ("scores.json", "baseline.json", "failure.json", UTTERANCES, BASE_UTTERANCES, "curves.jsonl")
 # What marks a trial's folder where no record names it.
 _MARKS = (".hydra", "scores.json", "failure.json")
 _REPORT = ("report.html", "trials.csv", "trials.json", "report")

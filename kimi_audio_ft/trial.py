@@ -38,6 +38,7 @@ from kimi_audio_ft.scoring import read_options
 from kimi_audio_ft.scoring.ranking import rate_of
 from kimi_audio_ft.store.signature import signature
 from kimi_audio_ft.store.usage import note
+from kimi_audio_ft.sweep_folder import BASE_UTTERANCES, UTTERANCES
 from kimi_audio_ft.tracking import make_tracker
 from kimi_audio_ft.training.ending import TrainingFailed
 
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BASE_UTTERANCES = "baseline_utterances.jsonl"
 # Facts about an adapter that scores.json repeats.
 _TRAINED = (
     *("trainable_parameters", "train_seconds", "final_train_loss", "final_val_loss", "steps", "train_conversations"),
@@ -170,7 +170,7 @@ def scores_of(
 
 
 def write_utterances(
-    folder: Path, lines: str, more: Mapping[str, Mapping[str, Any]] | None = None, name: str = "utterances.jsonl"
+    folder: Path, lines: str, more: Mapping[str, Mapping[str, Any]] | None = None, name: str = UTTERANCES
 ) -> Path:
     """Write a trial's utterances, with more fields of every one, by its id, if given; returns the file."""
     path = folder / name

@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.sweep_folder import UTTERANCES
 from multirun_analysis.records import read_jsonl
-from multirun_analysis.sweep import UTTERANCES, Sweep, Trial
+from multirun_analysis.sweep import Sweep, Trial
 
 REFERENCE_SET = ("num_references", "num_reference_chars", "eval_identity")
 VERSION = "normalisation_version"

@@ -20,12 +20,10 @@ from kimi_audio_ft.config.checks import one_of
 from kimi_audio_ft.config.train import RATES, ScoringConfig
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.files import read_yaml
-from kimi_audio_ft.sweep_folder import HALVING, is_trial, read_record, trial_folders
+from kimi_audio_ft.sweep_folder import BASE_UTTERANCES, HALVING, UTTERANCES, is_trial, read_record, trial_folders
 from multirun_analysis.records import RERUN, Record, finite, read_json, read_jsonl
 
 GREEDY_TEMPERATURE = 0.0
-UTTERANCES = "utterances.jsonl"
-BASE_UTTERANCES = "baseline_utterances.jsonl"
 
 
 class Status(StrEnum):

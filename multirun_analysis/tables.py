@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from kimi_audio_ft.scoring.intervals import RESAMPLES
+from kimi_audio_ft.sweep_folder import BASE_UTTERANCES, UTTERANCES
 from kimi_audio_ft.text import no_formula
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.compare import Row
@@ -25,7 +26,7 @@ from multirun_analysis.statistics.randomisation import FLIPS
 from multirun_analysis.statistics.results import ALPHA, EffectValue, Gain, Interval, Overfitting, Pair, Statistics
 from multirun_analysis.statistics.seeds import SeedErrors
 from multirun_analysis.statistics.slices import Slicing
-from multirun_analysis.sweep import BASE_UTTERANCES, UTTERANCES, Trial
+from multirun_analysis.sweep import Trial
 from multirun_analysis.words import setting_title, trial_title
 
 # Copied from a trial's record, in the order of the CSV's columns.

@@ -15,12 +15,11 @@ from pathlib import Path
 
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.store.usage import is_alive
-from kimi_audio_ft.sweep_folder import planned_trials, trial_folders
+from kimi_audio_ft.sweep_folder import UTTERANCES, planned_trials, trial_folders
 from multirun_analysis.analysis import Analysis, load_sweep
 from multirun_analysis.messages import Messages
 from multirun_analysis.records import write_whole
 from multirun_analysis.report.page import ReportPaths, render, render_waiting, write_comparison
-from multirun_analysis.sweep import UTTERANCES
 
 SECONDS = 30.0
 # The pause is at least this many times as long as the last report took: trainings need the machine.

@@ -15,6 +15,7 @@ from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.manifest.conversation import checked_line, id_of, reference_of
 from kimi_audio_ft.manifest.manifest import numbered_lines
 from kimi_audio_ft.manifest.part import WHOLE, Part
+from kimi_audio_ft.sweep_folder import UTTERANCES
 from multirun_analysis.sweep import Trial, collect
 
 FIRST_COMMAND = (
@@ -110,7 +111,7 @@ def _add(found: dict[str, Utterance], adapter: str, row: Mapping[str, Any], tria
         seen = found[name] = replace(seen, token_starts=starts)
     elif seen.reference != row["reference"]:
         problem = f"has another reference for {name!r} ({row['reference']!r}) than before ({seen.reference!r})"
-        raise DataError(trial.folder / "utterances.jsonl", problem, "Evaluate all adapters on one manifest")
+        raise DataError(trial.folder / UTTERANCES, problem, "Evaluate all adapters on one manifest")
     seen.votes.setdefault(adapter, row["hypothesis"])
     if row.get("loss") is not None:
         seen.losses.setdefault(adapter, row["loss"])

@@ -57,7 +57,7 @@ def test_weights_depend_on_the_seed_and_not_on_names() -> None:
 
 
 def test_blocks_that_fit_into_memory_draw_what_one_table_would() -> None:
-    """2.1 million weights, where two million are held at a time."""
+    """2.1 million weights: too many to be kept, in eleven blocks."""
     drawn = np.random.default_rng(1).integers(7, size=(300_000, 7))
     weights = np.stack([(drawn == recording).sum(axis=1) for recording in range(7)], axis=1)
     assert (weights == resample_weights(list("abcdefg"), 300_000, seed=1)).all()
