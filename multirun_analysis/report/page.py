@@ -16,7 +16,17 @@ from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.store.cache import keep, recall
 from multirun_analysis import words
 from multirun_analysis.analysis import Analysis, load_sweep
-from multirun_analysis.charts import categories, effects, heat_map, learning, losses, parallel, parameters, repeats
+from multirun_analysis.charts import (
+    categories,
+    effects,
+    heat_map,
+    learning,
+    losses,
+    parallel,
+    parameters,
+    progress,
+    repeats,
+)
 from multirun_analysis.charts.figure import Figure
 from multirun_analysis.messages import ENGLISH, Messages, messages_in
 from multirun_analysis.records import write_whole
@@ -104,6 +114,7 @@ def _sections(analysis: Analysis, say: Messages) -> list[Section]:
     ]
     found = [
         Section("matters", say("charts.title"), " ".join(parameters.parameter_note(analysis, say)), settings),
+        Section("progress", say("progress.title"), "", progress.progress_figures(analysis, say)),
         Section("categories", say("category.title"), "", categories.category_figure(analysis, say)),
         Section("losses", say("loss.title"), "", losses.loss_figures(analysis, say)),
     ]

@@ -51,7 +51,7 @@ def test_every_chart_is_drawn(page: Path, chromium: Any) -> None:
     dom = drawn(chromium, page)
     assert "could not be drawn" not in dom
     places = len(re.findall(r"data-chart=", dom))
-    assert places == 10
+    assert places == 12
     assert len(re.findall(r'class="canvas vega-embed', dom)) == places
     assert dom.count('<svg xmlns="http://www.w3.org/2000/svg"') >= places
     assert dom.count('aria-roledescription="point"') >= 3 * 8

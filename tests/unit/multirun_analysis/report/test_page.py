@@ -246,7 +246,7 @@ def test_figures_that_are_no_numbers_become_null(sweep) -> None:
 
 def test_the_report_shows_all_its_parts(page_24: str) -> None:
     charts = {"parallel", "by-lora.r", "by-optim.lr", "by-decoding.text_temperature", "heat-map", "effects"}
-    charts |= {"train-loss", "val-loss"}
+    charts |= {"cost", "best-so-far", "train-loss", "val-loss"}
     assert set(specs(page_24)) == charts
     assert len({row["signature"] for row in values(specs(page_24)["train-loss"])}) == 6, "one line for each adapter"
     text = body(page_24)
@@ -317,7 +317,7 @@ def test_when_only_waiting_trials_are_missing_it_is_said(sweep) -> None:
     ("grid", "charts"),
     [
         ({"ranks": (8,), "rates": (1e-3,), "temperatures": (0.0,)}, []),
-        ({"ranks": (8,), "rates": (1e-3,)}, ["by-decoding.text_temperature", "effects"]),
+        ({"ranks": (8,), "rates": (1e-3,)}, ["best-so-far", "by-decoding.text_temperature", "effects"]),
         ({"ranks": (8,), "temperatures": (0.0,), "baseline": False}, ["by-optim.lr", "effects"]),
     ],
 )
