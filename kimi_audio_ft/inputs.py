@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.canonical import TrainingSet
 from kimi_audio_ft.config.checks import require
-from kimi_audio_ft.config.manifests import TRAIN, manifest_paths
+from kimi_audio_ft.config.manifests import GUARD, TEST, TRAIN, guard_sets, manifest_paths
 from kimi_audio_ft.config.train import DataConfig, ModelConfig, TrainConfig
 from kimi_audio_ft.decoding.transcripts import EvaluationSet
 from kimi_audio_ft.features.sounds import noises, rooms
@@ -45,6 +45,12 @@ def longer_than_trained(evaluation: EvaluationSet) -> str | None:
         f"{evaluation.conversations.called}: {count} of {len(positions)} conversations are longer than data.max_length="
         f"{settings.max_length} positions, which limits training only; they are decoded and scored too"
     )
+
+
+def on_set(config: TrainConfig, manifest: str) -> TrainConfig:
+    """A config that evaluates another manifest, and keeps nothing for the end."""
+    data = replace(config.data, eval_manifest=manifest, test_manifest=None, guard_manifests=None)
+    return replace(config, data=data)
 
 
 class Inputs:
@@ -114,7 +120,7 @@ class Inputs:
         def make() -> Overlap:
             found = overlap_of(self.trained_on(config), self.evaluation(config).conversations)
             if found.groups:
-                log.warning("%s", _shared(found.groups))
+                log.warning("%s", _shared(found.groups, "training and evaluation"))
             return found
 
         facts = [*_about_base(config), *_about_training(data), data.eval_manifest]
@@ -122,6 +128,38 @@ class Inputs:
         if not data.allow_overlap:
             found.refuse()
         return found
+
+    def require_unseen(self, config: TrainConfig) -> None:
+        """Raise a DataError if a trial trains on what is tested or guarded at the end, or is chosen by what is tested.
+
+        ConfigError: there is no such file. ``data.allow_overlap`` allows the rest.
+        """
+        data = config.data
+        guards = guard_sets(data.guard_manifests)
+        for option, path in {TEST: data.test_manifest, **{f"{GUARD}.{name}": guards[name] for name in guards}}.items():
+            if path is None:
+                continue
+            require_files(option, path)
+            unseen = on_set(config, path)
+            found = [self._common(config, unseen, "training", option)]
+            found += [self._common(config, unseen, "evaluation", option)] if option == TEST else []
+            if not data.allow_overlap:
+                found[0].refuse(to="tested" if option == TEST else "guarded")
+                found[-1].refuse("evaluates", "evaluated", "tested")
+
+    def _common(self, config: TrainConfig, unseen: TrainConfig, use: str, option: str) -> Overlap:
+        """What a set for the end has in common with the config's own "training" or "evaluation"."""
+
+        def make() -> Overlap:
+            own = self.trained_on(config) if use == "training" else self.evaluation(config).conversations
+            found = overlap_of(own, self.evaluation(unseen).conversations)
+            if found.groups:
+                log.warning("%s", _shared(found.groups, f"{use} and {option}"))
+            return found
+
+        data = config.data
+        facts = _about_training(data) if use == "training" else [data.eval_manifest, data.audio_root, data.prompt]
+        return _once(self._overlaps, [*_about_base(config), *facts, unseen.data.eval_manifest, use, option], make)
 
     def sounds(self, config: TrainConfig) -> dict[str, str]:
         """Identities of the noises and rooms that training audio gets; errors as of ``features.sounds``."""
@@ -139,10 +177,10 @@ class Inputs:
         return _once(self._sounds, [asdict(augment)], make)
 
 
-def _shared(groups: list[str]) -> str:
+def _shared(groups: list[str], both: str) -> str:
     some = ", ".join(map(repr, groups[:3])) + (", ..." if len(groups) > 3 else "")
     return (
-        f"training and evaluation share {len(groups)} group(s) ({some}): segments of one recording, or of one speaker, "
+        f"{both} share {len(groups)} group(s) ({some}): segments of one recording, or of one speaker, "
         "are easier than unknown ones. Prepare with one group_column, or leave these out of one manifest"
     )
 

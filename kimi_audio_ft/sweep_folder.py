@@ -23,6 +23,8 @@ from kimi_audio_ft.files import locked, read_json_object, write_json
 LEDGER, HALVING = "engine.json", "halving.json"
 # In a trial's folder: its utterances, and those of the base alone under its decoding.
 UTTERANCES, BASE_UTTERANCES = "utterances.jsonl", "baseline_utterances.jsonl"
+# What was decoded after the sweep, on data that no trial has seen: a folder for each set.
+UNSEEN = "unseen"
 # What a trial writes into its folder; .hydra is Hydra's own.
 RECORDS = ("scores.json", "baseline.json", "failure.json", UTTERANCES, BASE_UTTERANCES, "curves.jsonl")
 # What marks a trial's folder where no record names it.
@@ -100,7 +102,7 @@ def set_aside(sweep_dir: Path, multirun: str) -> Path | None:
         path.relative_to(sweep_dir).parts[0] for path in trial_folders(sweep_dir) if path.is_relative_to(sweep_dir)
     ]
     aside.mkdir(exist_ok=True)
-    for name in dict.fromkeys([*names, *_REPORT, LEDGER, HALVING]):
+    for name in dict.fromkeys([*names, *_REPORT, UNSEEN, LEDGER, HALVING]):
         with suppress(FileNotFoundError):
             (sweep_dir / name).rename(aside / name)
     (aside / "multirun.yaml").write_text(multirun, encoding="utf-8")

@@ -88,6 +88,8 @@ def _fit_decode_score(trial: Trial, folder: Path, facts: TrialFacts, tracker: Tr
     trained = {key: adapter.facts[key] for key in _TRAINED} | {"train_reused": adapter.reused}
     trained["environment"] = {"training": adapter.facts.get("environment")}
     trained |= overlap.facts
+    named = {name: getattr(config.data, name) for name in ("test_manifest", "guard_manifests")}
+    trained |= {name: value for name, value in named.items() if value}  # for the sweep's end
     scores = scores_of(base, evaluation, transcripts, options, facts.name, adapter.signature, about | trained)
     utterances = write_utterances(folder, evaluation.utterances(transcripts, options))
 
@@ -240,6 +242,7 @@ class Trial:
         """Names of all that it makes; DataError: it trains on recordings that it evaluates."""
         config, adapter, evaluation = self.config, self.training_signature, self.evaluation
         self.inputs.overlap(config)  # before anything is made
+        self.inputs.require_unseen(config)
         request = DecodingRequest(config.decoding, config.seed)
 
         def names(decoded: str | None) -> tuple[str, ...]:

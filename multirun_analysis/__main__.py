@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         load = partial(load_sweep, margin=options.margin / 100, rank_by=options.rank_by)
         if options.watch is not None:
             return _watch(options, load)
+        if options.confirm is not None and (code := _confirm(options)):
+            return code
         analysis = load(options.sweep_dir)
         paths = write_comparison(analysis, options.out, options.language)
     except UserError as error:
@@ -69,6 +72,14 @@ def _parser() -> argparse.ArgumentParser:
         "that one)",
     )
     parser.add_argument(
+        "--confirm",
+        nargs="?",
+        const="",
+        metavar="FILE.tokens.jsonl",
+        help="first decode the recommended trial and the base on data that no trial has seen: the sweep's "
+        "data.test_manifest, or this one; and the best trials on its data.guard_manifests. What is decoded is kept",
+    )
+    parser.add_argument(
         "--watch",
         type=_seconds,
         nargs="?",
@@ -92,6 +103,14 @@ def _seconds(text: str) -> float:
     if not 1 <= seconds <= 86_400:
         raise argparse.ArgumentTypeError(f"{text} must be between 1 and 86400 seconds")
     return seconds
+
+
+def _confirm(options: argparse.Namespace) -> int:
+    """Decode in a process of its own, as the analysis itself reads files only; returns its exit code."""
+    command = [sys.executable, "-m", "kimi_audio_ft.sweep.confirm", str(options.sweep_dir)]
+    command += ["--margin", str(options.margin / 100), *(["--manifest", options.confirm] if options.confirm else [])]
+    command += ["--rank-by", options.rank_by] if options.rank_by else []
+    return subprocess.run(command, check=False).returncode
 
 
 def _watch(options: argparse.Namespace, load: Callable[[Path], Analysis]) -> int:

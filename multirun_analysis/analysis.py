@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,14 +13,19 @@ from multirun_analysis.statistics.results import Statistics
 from multirun_analysis.statistics.slices import Slices, slices_of
 from multirun_analysis.statistics.summary import statistics_of
 from multirun_analysis.sweep import Sweep, collect
+from multirun_analysis.unseen import Unseen, read_unseen
 
 
 @dataclass(frozen=True)
 class Analysis(Comparison):
-    """The comparison of a sweep's trials, its statistics, and its learning curves where set sizes are swept."""
+    """The comparison of a sweep's trials, its statistics, and its learning curves where set sizes are swept.
+
+    unseen: what its choice was confirmed by.
+    """
 
     statistics: Statistics
     learning: LearningStudy | None
+    unseen: Unseen
 
     @cached_property
     def slices(self) -> Slices:
@@ -40,7 +45,15 @@ def analyse(sweep: Sweep, margin: float = MARGIN) -> Analysis:
         DataError: an utterances.jsonl or curves.jsonl cannot be read.
     """
     compared = compare(sweep)
-    return Analysis(sweep, compared.swept, compared.rows, statistics_of(compared, margin), learning_study(compared))
+    statistics = statistics_of(compared, margin)
+    unseen = read_unseen(sweep.folder, sweep.finished, statistics.choice)
+    return Analysis(sweep, compared.swept, compared.rows, statistics, learning_study(compared), unseen)
+
+
+def with_unseen(analysis: Analysis) -> Analysis:
+    """The same with what was decoded on unseen data meanwhile."""
+    sweep = analysis.sweep
+    return replace(analysis, unseen=read_unseen(sweep.folder, sweep.finished, analysis.statistics.choice))
 
 
 def load_sweep(sweep_dir: Path, margin: float = MARGIN, rank_by: str | None = None) -> Analysis:

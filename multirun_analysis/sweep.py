@@ -281,7 +281,7 @@ def collect(sweep_dir: Path, rank_by: str | None = None) -> Sweep:
     for folder in folders:
         overrides = _overrides(folder, given.get(folder))
         if (folder / "baseline.json").is_file():
-            base = _scored(folder, folder / "baseline.json", overrides, is_base=True)
+            base = read_scored(folder, folder / "baseline.json", overrides, is_base=True)
             baselines.setdefault(base.decoding_key, base)
         trials.append(_read_trial(folder, overrides))
     asked = _rank_by(sweep_dir, trials, list(baselines.values()), rank_by)
@@ -320,14 +320,15 @@ def _rank_by(folder: Path, trials: list[Trial], baselines: list[Trial], asked: s
 
 def _read_trial(folder: Path, overrides: dict[str, Any]) -> Trial:
     if (folder / "scores.json").is_file():
-        return _scored(folder, folder / "scores.json", overrides, is_base=False)
+        return read_scored(folder, folder / "scores.json", overrides, is_base=False)
     failure = folder / "failure.json"
     status = Status.FAILED if failure.is_file() else Status.UNFINISHED
     record = finite(read_json(failure)) if failure.is_file() else {}
     return Trial(folder.name, folder, status, record.get("params") or overrides, overrides, record)
 
 
-def _scored(folder: Path, path: Path, overrides: dict[str, Any], is_base: bool) -> Trial:
+def read_scored(folder: Path, path: Path, overrides: dict[str, Any], is_base: bool) -> Trial:
+    """A trial or base from its scores; DataError: they cannot be read, or lack what they must have."""
     record = read_json(path)
     params = record.get("params")
     if not isinstance(params, dict):

@@ -27,6 +27,7 @@ from multirun_analysis.statistics.results import ALPHA, EffectValue, Gain, Inter
 from multirun_analysis.statistics.seeds import SeedErrors
 from multirun_analysis.statistics.slices import Slicing
 from multirun_analysis.sweep import Trial
+from multirun_analysis.unseen import Held, Unseen
 from multirun_analysis.words import setting_title, trial_title
 
 # Copied from a trial's record, in the order of the CSV's columns.
@@ -58,6 +59,7 @@ def trials_json(analysis: Analysis, created: datetime) -> str:
         **({"settings": [_setting(one, analysis) for one in analysis.settings]} if analysis.has_seeds else {}),
         "statistics": _statistics(analysis.statistics),
         "slices": [_slicing(slicing) for slicing in analysis.slices.slicings],
+        "unseen": _unseen(analysis.unseen),
         "learning_curve": study and {"refused": study.refused, "curves": [_curve(curve) for curve in study.curves]},
     }
     return _lines(document) + "\n"
@@ -208,6 +210,7 @@ def _statistics(statistics: Statistics) -> dict[str, Any]:
         "gain": statistics.gain and _with_bounds(statistics.gain),
         "not_compared": _plain([*statistics.left_out, *statistics.beyond]),
         "needed": _plain(statistics.needed),
+        "half_split": _plain(statistics.half_split),
         "effects": [
             {
                 "param": effect.param,
@@ -231,6 +234,21 @@ def _of_seeds(seeds: SeedErrors | None) -> dict[str, Any]:
 def _slicing(slicing: Slicing) -> dict[str, Any]:
     slices = [{**_plain(one), "verdict": one.verdict} for one in slicing.slices]
     return {**_plain(slicing), "slices": slices}
+
+
+def _unseen(unseen: Unseen) -> dict[str, Any] | None:
+    """Results on the test set and on the guard sets; None without any."""
+    if unseen.test is None and not unseen.guards:
+        return None
+    test = unseen.test and {"manifest": unseen.manifest, "looks": unseen.looks, **_held(unseen.test)}
+    return {"test": test, "guards": {name: [_held(one) for one in some] for name, some in unseen.guards}}
+
+
+def _held(held: Held) -> dict[str, Any]:
+    low, high = _bounds(held.interval)
+    rates = {"rate": held.trial.rate, "rate_ci_low": low, "rate_ci_high": high}
+    cers = {"base_rate": held.base and held.base.rate, "cer": held.trial.cer, "base_cer": held.base and held.base.cer}
+    return {"trial": held.of.name, **_plain(rates | cers), "gain": held.gain and _with_bounds(held.gain)}
 
 
 def _overfitting(verdict: Overfitting) -> dict[str, Any]:
@@ -266,6 +284,8 @@ def _plain(result: Any) -> Any:
         return _plain([result.low, result.high])
     if is_dataclass(result):
         return {field.name: _plain(getattr(result, field.name)) for field in fields(result)}
+    if isinstance(result, dict):
+        return {key: _plain(item) for key, item in result.items()}
     if isinstance(result, list | tuple):
         return [_plain(item) for item in result]
     return finite(round(result, _DIGITS)) if isinstance(result, float) else result

@@ -12,6 +12,7 @@ from multirun_analysis import words
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import ENGLISH
 from multirun_analysis.report.board import Board, BoardRow
+from multirun_analysis.report.confirmed import headlines, remarks
 from multirun_analysis.report.next_steps import next_steps
 
 MOST_ROWS = 40
@@ -36,7 +37,10 @@ def print_leaderboard(
     console.print(_table(analysis, console.width, most_rows))
     if len(analysis.settings) > most_rows:
         console.print(f"... and {len(analysis.settings) - most_rows} more rows, all in the report")
-    console.print(_text(words.headline(analysis, say)), style="bold")
+    for headline in headlines(analysis, say):
+        console.print(_text(headline), style="bold")
+    for remark in remarks(analysis, say):
+        console.print(_text(remark))
     for conclusion in [*words.conclusions(analysis, say), *words.learning_in_words(analysis.learning, say)]:
         console.print(_text(conclusion))
     console.print(_text(words.effort(analysis)))

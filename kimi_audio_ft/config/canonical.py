@@ -33,6 +33,8 @@ _OF_BOTH = (
     "data.train_subset_seed",
     "data.max_length",  # what it leaves out is not among them
     "data.eval_manifest",
+    "data.test_manifest",  # trials see neither this
+    "data.guard_manifests",  # nor these
     "data.audio_root",
     "data.num_workers",
     "model.path",

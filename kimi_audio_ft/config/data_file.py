@@ -19,8 +19,7 @@ from kimi_audio_ft.paths import data_page, expanded
 DATA_FILE = "data.yaml"
 TOKENS = ".tokens.jsonl"
 """End of the name that ``tokenize`` gives to NAME.jsonl."""
-_TEST = "test_manifest"  # tokenized as the others; nothing reads it by itself
-_MANIFESTS = ("train_manifest", "eval_manifest", _TEST)
+_MANIFESTS = ("train_manifest", "eval_manifest", "test_manifest", "guard_manifests")
 _PATHS = (*_MANIFESTS, "audio_root")
 
 
@@ -38,7 +37,6 @@ def find_data_file(choice: str) -> Path | None:
 def data_values(file: Path) -> dict[str, Any]:
     """Values of the config group ``data``, relative paths from the file's folder; ConfigError: it is no such file."""
     values = _checked(file)
-    values.pop(_TEST, None)
     return {key: _from(file.parent, value) if key in _PATHS else value for key, value in values.items()}
 
 
@@ -72,12 +70,12 @@ def _checked(file: Path) -> dict[str, Any]:
         reason = " ".join(str(error).split())
         raise ConfigError("data", str(file), f"cannot be read as YAML ({reason})", see()) from None
     if not isinstance(loaded, dict) or not loaded.keys() & {*_MANIFESTS}:
-        raise ConfigError("data", str(file), f"names none of {', '.join(_MANIFESTS)}", see())
+        raise ConfigError("data", str(file), f"names none of {', '.join(_MANIFESTS[:3])}", see())
     values = {str(key): value for key, value in loaded.items()}
-    known = [*(field.name for field in fields(DataConfig)), _TEST]
+    known = [field.name for field in fields(DataConfig)]
     for key, value in values.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1) or [", ".join(_MANIFESTS)]
+            near = difflib.get_close_matches(key, known, n=1) or [", ".join(_MANIFESTS[:3])]
             raise ConfigError("data", str(file), f"{key}: there is no such option of data", f"Did you mean {near[0]}?")
         if key in _MANIFESTS and not all(isinstance(name, str) and name for name in _leaves(value)):
             raise ConfigError("data", str(file), f"{key} is {value!r}; it must be the path of a manifest", see())

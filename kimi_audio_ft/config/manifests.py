@@ -11,6 +11,7 @@ from typing import Any
 from kimi_audio_ft.config.checks import require
 
 TRAIN, EVAL, WEIGHTS = "data.train_manifest", "data.eval_manifest", "data.train_weights"
+TEST, GUARD = "data.test_manifest", "data.guard_manifests"
 # A set's name becomes a part of columns, of ids and of W&B's keys.
 _NAME = re.compile(r"\w[\w-]*")
 _OTHER = re.compile(r"[^\w-]+")
@@ -60,6 +61,25 @@ def evaluation_sets(value: Any) -> dict[str, str]:
         require(_NAME.fullmatch(name) is not None, EVAL, value, rule)
     require(len(set(paths)) == len(paths), EVAL, value, "names a manifest twice", "Evaluate each once")
     return dict(sorted(named.items())) if len(named) > 1 else {"": paths[0]}
+
+
+def guard_sets(value: Any) -> dict[str, str]:
+    """Paths of the guard sets by name, in the order of the names; empty without any.
+
+    Raises:
+        ConfigError: they are no paths by name, or a name cannot be used.
+    """
+    remedy = f"Write '{GUARD}={{NAME: FILE.tokens.jsonl}}', or null for none"
+    if value is None:
+        return {}
+    right = isinstance(value, dict) and all(isinstance(path, str) and path for path in value.values())
+    require(right, GUARD, value, "must be paths by name", remedy)
+    named = {str(name): path for name, path in value.items()}
+    for name in named:
+        rule = f"the name {name!r} must be of letters, digits, - and _"
+        require(_NAME.fullmatch(name) is not None, GUARD, value, rule)
+    require(len({*named.values()}) == len(named), GUARD, value, "names a manifest twice", "Guard each once")
+    return dict(sorted(named.items()))
 
 
 def _require_paths(option: str, value: Any, paths: Sequence[Any], rule: str, remedy: str) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kimi_audio_ft.config.checks import at_least, below_one, count_or_auto, expand_home, needs_package, one_of, require
-from kimi_audio_ft.config.manifests import evaluation_sets, parts_of_training
+from kimi_audio_ft.config.manifests import TEST, evaluation_sets, guard_sets, parts_of_training
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.paths import expanded
 
@@ -118,10 +118,16 @@ class DataConfig:
     # Pretokenized JSONL that is decoded and scored, and gives the validation loss; or several, by name or as a list:
     # all together are scored, and each by itself.
     eval_manifest: Any = ""
+    # Pretokenized JSONL that no trial sees: the recommended one is decoded on it once, after the sweep; null is none.
+    test_manifest: str | None = None
+    # Sets by name of what shall not be forgotten, such as {general: FILE}: decoded after the sweep by the base and the
+    # best trials, which are not chosen by them; null is none.
+    guard_manifests: Any = None
     # How often an epoch takes each conversation of each training manifest: 3 is three times, 0.5 one half of them and
     # the next epoch the other half, 0 none; null is once.
     train_weights: list[float] | None = None
-    allow_overlap: bool = False  # Train on recordings that are evaluated, to see how well they can be learned.
+    # Train on recordings that are evaluated or tested, to see how well they can be learned.
+    allow_overlap: bool = False
     prompt: str | None = None  # Used instead of every conversation's own text prompt; null keeps the manifest's.
     train_subset: int | None = None  # Train on so many conversations only, in whole recordings; null is all of them.
     train_subset_seed: int = 1  # Which ones: of one seed, smaller subsets lie inside larger ones.
@@ -137,9 +143,11 @@ class DataConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)  # Perturbations of the training audio.
 
     def __post_init__(self) -> None:
-        expand_home(self, "train_manifest", "eval_manifest", "audio_root")
+        expand_home(self, "train_manifest", "eval_manifest", "test_manifest", "guard_manifests", "audio_root")
         parts_of_training(self.train_manifest, self.train_weights)
         evaluation_sets(self.eval_manifest)
+        require(self.test_manifest != "", TEST, self.test_manifest, "must name a manifest", "Use null for none")
+        guard_sets(self.guard_manifests)
         one_of("data.features", self.features, ("cached", "online", "none"))
         at_least(1, self, "data.", "max_length", "batch_size", "max_batch_tokens")
         at_least(1, self, "data.", "train_subset", remedy="Use null for all conversations")

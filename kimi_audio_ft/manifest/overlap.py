@@ -1,4 +1,4 @@
-"""Recordings that are both trained on and evaluated, found by their contents, and groups that are in both."""
+"""Recordings of one set that are in another (trained on and evaluated, or tested), by contents, and common groups."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Overlap:
-    """What training and evaluation have in common.
+    """What training and evaluation have in common; or either of them and a test set.
 
     pairs: lines of training and of evaluation, one for every utterance that is evaluated. evaluated: all utterances.
     groups: names of recordings (``group``) that segments of both were cut from, ordered.
@@ -44,17 +44,18 @@ class Overlap:
     evaluated: int
     groups: list[str]
 
-    def refuse(self) -> None:
-        """Raise a DataError if a recording is in both."""
+    def refuse(self, does: str = "trains on", done: str = "trained on", to: str = "evaluated") -> None:
+        """Raise a DataError if a recording is in both; in words, what is done with the one set and with the other."""
         if not self.pairs:
             return
         mine, theirs = self.pairs[0]
         named = f" ({mine.part.name_in(mine.recording)})" if mine.recording else ""
-        problem = f"trains on a recording that is evaluated, {theirs}{named}"
+        problem = f"{does} a recording that is {to}, {theirs}{named}"
         if len(self.pairs) > 1:
             more = "; ".join(f"{one} and {other}" for one, other in self.pairs[1:_SHOWN])
-            problem += f". {len(self.pairs)} of {self.evaluated} evaluated utterances are trained on, also {more}"
-        remedy = "Take them out of one of the manifests, or set data.allow_overlap=true to learn them by heart"
+            problem += f". {len(self.pairs)} of {self.evaluated} {to} utterances are {done}, also {more}"
+        by_heart = " to learn them by heart" if to == "evaluated" else ", and the result says nothing of unseen data"
+        remedy = f"Take them out of one of the manifests, or set data.allow_overlap=true{by_heart}"
         raise DataError(mine.manifest.source.path, problem, remedy, mine.manifest.line_of(mine.row))
 
     @property

@@ -15,6 +15,7 @@ from filelock import Timeout
 from kimi_audio_ft.files import locked
 from kimi_audio_ft.paths import expanded, store_root
 from kimi_audio_ft.store.inventory import Product, bytes_in, products, seconds
+from kimi_audio_ft.store.looks import FOLDER as LOOKS
 from kimi_audio_ft.store.make import CACHES, CORRUPT, KINDS, META, lock
 from kimi_audio_ft.store.usage import FOLDER, Name, Record, forget, gate, is_locked, records
 from kimi_audio_ft.sweep_folder import trial_folders
@@ -27,8 +28,9 @@ _BASE = "base"
 # Leftovers that no running process can need.
 _NOBODYS = ("set aside, for it was damaged", "half removed", "half written")
 _UNKNOWN, _LOOK = "not known to this version", "look at it, and remove it by hand"
-# The store's own files beside products and caches: uses, digests of files, and the mark by which nodes know it.
-_OWN = (FOLDER, "digests.sqlite*", ".store-*")
+# The store's own files beside products and caches: uses, looks at test sets, digests of files, and the mark by which
+# nodes know it.
+_OWN = (FOLDER, LOOKS, "digests.sqlite*", ".store-*")
 
 
 @dataclass(frozen=True)

@@ -32,13 +32,12 @@ from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.outcomes import BASE, Outcomes
-from kimi_audio_ft.runtime.signals import StopRequest
 from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.store.usage import note, using
-from kimi_audio_ft.sweep.cluster.executor import make_supervisor
+from kimi_audio_ft.sweep.cluster.executor import make_units
 from kimi_audio_ft.sweep.compose import JobConfig, TemplateLoader
 from kimi_audio_ft.sweep.events import Event, Failed, Ready
-from kimi_audio_ft.sweep.plan import Task, Unit, make_tasks
+from kimi_audio_ft.sweep.plan import Unit
 from kimi_audio_ft.sweep.report import SweepReport
 from kimi_audio_ft.sweep.view.screen import SweepView
 from kimi_audio_ft.sweep.view.state import JobLine
@@ -165,15 +164,7 @@ class Launch:
         **rung: Any,
     ) -> None:
         """Make units; every event is passed on. rung: ``until`` and ``metric`` of the tasks."""
-        supervisor, slots = make_supervisor(self.settings, units, self.folder)
-        size = 0 if self.settings.pack_size == "auto" else self.settings.pack_size
-        log_file = str((self.folder / "packs.log").absolute()) if self.settings.executor == "local" else None
-        template = Task(0, [], self.settings.dispatch, size, self.settings.pack_same_data, log_file, **rung)
-        tasks = make_tasks(units, untrained, template, slots)
-
-        with StopRequest(on_stop) as stop:
-            supervisor.run(tasks, on_event, stop)
-        self.stopping = stop()
+        self.stopping = make_units(self.settings, units, untrained, self.folder, on_event, on_stop, **rung)
 
     def _run_plainly(self, jobs: Sequence[Job]) -> list[JobReturn]:
         log.info("Launching %d jobs locally", len(jobs))

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -30,6 +30,9 @@ from kimi_audio_ft.sweep_folder import (
 from kimi_audio_ft.text import first_line, printable
 from kimi_audio_ft.tracking.wandb import FOLDER as REPORT_RUN
 from kimi_audio_ft.tracking.wandb import record_sweep
+
+if TYPE_CHECKING:
+    from multirun_analysis.analysis import Analysis
 
 log = logging.getLogger(__name__)
 
@@ -135,8 +138,9 @@ class SweepReport(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write the report, print the leaderboard and what failed (a sweeper may go on without some trials)."""
-        folder = self._ended() or Path(config.hydra.sweep.dir)
-        written = write_sweep_report(folder, SweepReport._language, SweepReport._margin)
+        folder = SweepReport._running or Path(config.hydra.sweep.dir)
+        written = write_sweep_report(folder, SweepReport._language, SweepReport._margin, look=True)
+        self._ended()
         for line in failed_trials(folder):
             print(line)
         if not written:
@@ -202,12 +206,16 @@ def failed_trials(folder: Path) -> list[str]:
     return lines
 
 
-def write_sweep_report(folder: Path, language: str = "en", margin: float | None = None) -> bool:
-    """Print the leaderboard and write the report; returns whether that was possible. margin: in percent.
+def write_sweep_report(folder: Path, language: str = "en", margin: float | None = None, look: bool = False) -> bool:
+    """Print the leaderboard and write the report; returns whether that was possible.
 
     A report that cannot be made must not hide the sweep's end. Where W&B records the trials, it gets the report too.
+
+    Args:
+        margin: in percent.
+        look: first decode what is recommended on the sets that no trial has seen, if the sweep names any.
     """
-    from multirun_analysis.analysis import load_sweep
+    from multirun_analysis.analysis import load_sweep, with_unseen
     from multirun_analysis.report.page import write_comparison
     from multirun_analysis.terminal import print_leaderboard
 
@@ -216,6 +224,8 @@ def write_sweep_report(folder: Path, language: str = "en", margin: float | None 
         return True
     try:
         comparison = load_sweep(folder) if margin is None else load_sweep(folder, margin / 100)
+        if look and _confirmed(comparison):
+            comparison = with_unseen(comparison)
         print_leaderboard(comparison, failures=False)
         paths = write_comparison(comparison, language=language)
     except UserError as error:
@@ -228,3 +238,17 @@ def write_sweep_report(folder: Path, language: str = "en", margin: float | None 
     set_wandb_aside(folder / REPORT_RUN)
     record_sweep(folder, [paths.html, paths.csv, paths.json])
     return True
+
+
+def _confirmed(analysis: Analysis) -> bool:
+    """Whether the sweep's choice was decoded on unseen data; a failure is told, and hides no report."""
+    from kimi_audio_ft.sweep.confirm.unseen import confirm
+
+    again = f"`python -m multirun_analysis {analysis.sweep.folder} --confirm` does it later"
+    try:
+        return confirm(analysis)
+    except UserError as error:
+        log.warning("nothing was decoded on unseen data: %s. %s", error, again)
+    except Exception:
+        log.exception("nothing was decoded on unseen data; %s", again)
+    return False

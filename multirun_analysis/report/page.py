@@ -32,6 +32,7 @@ from multirun_analysis.messages import ENGLISH, Messages, messages_in
 from multirun_analysis.records import write_whole
 from multirun_analysis.report.board import Board, set_table, term_table
 from multirun_analysis.report.compiled import CompiledTemplates
+from multirun_analysis.report.confirmed import headlines, remarks
 from multirun_analysis.report.facts import config_differences, cost_facts, sweep_facts
 from multirun_analysis.report.next_steps import next_steps
 from multirun_analysis.report.side_by_side import side_by_side, suspects
@@ -79,6 +80,8 @@ def render(analysis: Analysis, created: datetime, say: Messages = ENGLISH, reloa
         sweep=analysis.sweep,
         best=analysis.best,
         board=Board(analysis, say),
+        headlines=headlines(analysis, say),
+        remarks_on_unseen=remarks(analysis, say),
         steps=next_steps(analysis, say),
         created=f"{created:%Y-%m-%d %H:%M}",
         reload=reload,

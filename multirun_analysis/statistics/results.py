@@ -162,6 +162,17 @@ class Needed:
     seeds: int | None = None
 
 
+@dataclass(frozen=True)
+class HalfSplit:
+    """The luck of the choice: the lowest CER, and that to expect of the chosen one on other recordings.
+
+    expected: mean CER, on the one half of the recordings, of what has the lowest on the other, over random halves.
+    """
+
+    lowest: float
+    expected: float
+
+
 class Reason(StrEnum):
     """The reason for recommending a trial."""
 
@@ -190,6 +201,7 @@ class Statistics:
     left_out: finished trials without utterances, or with others than the best trial's: they are in no comparison.
     beyond: those that are not among the best of a large sweep (``summary.MOST_COMPARED``): not compared either.
     transcripts: of what was compared; None without utterances.
+    half_split: the luck of the choice; None for one setting or too few recordings.
     recordings, utterances: how many were compared; 0 without utterances. grouped: some recording has several.
     """
 
@@ -209,6 +221,7 @@ class Statistics:
     effects: list[Effect]
     overfitting: list[Overfitting]
     needed: Needed | None
+    half_split: HalfSplit | None
     recordings: int
     utterances: int
     grouped: bool

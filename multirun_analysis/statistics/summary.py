@@ -15,8 +15,9 @@ from multirun_analysis.statistics.overfitting import overfitting_of
 from multirun_analysis.statistics.pairs import all_pairs
 from multirun_analysis.statistics.randomisation import randomise
 from multirun_analysis.statistics.recommendation import MARGIN, best_group, recommend, standings
-from multirun_analysis.statistics.results import Effect, Gain, Interval, Pair, Reason, Standing, Statistics
+from multirun_analysis.statistics.results import Effect, Gain, HalfSplit, Interval, Pair, Reason, Standing, Statistics
 from multirun_analysis.statistics.sample_size import needed
+from multirun_analysis.statistics.selection import half_split
 from multirun_analysis.statistics.tally import Tally, of_settings, tally_up
 from multirun_analysis.sweep import Trial
 
@@ -48,7 +49,7 @@ def statistics_of(comparison: Comparison, margin: float = MARGIN) -> Statistics:
     standing = standings(tested, randomised) if tested and randomised else []
     among = [one for one in standing if not one.trial.is_base]
     choice, reason = _choice(ordered, tally, among, margin)
-    gain = _gain(next(one for one in ordered if one.trial is choice), base, pairs)
+    gain = gain_of(next(one for one in ordered if one.trial is choice), base, pairs) if base else None
     keep = gain is not None and (gain.difference >= 0 or (gain.interval is not None and not gain.shown))
     scored = [row.trial for row in comparison.rows]
     strict = _intervals(scored, tallies.strict, CER)
@@ -72,6 +73,7 @@ def statistics_of(comparison: Comparison, margin: float = MARGIN) -> Statistics:
         effects=_effects(comparison, tally),
         overfitting=[overfitting_of(adapter) for adapter in comparison.adapters],
         needed=needed(tested, randomised) if tested and randomised else None,
+        half_split=_half_split(tested),
         recordings=tally.num_recordings if tally else 0,
         utterances=len(tally.recordings) if tally else 0,
         grouped=tally is not None and tally.num_recordings < len(tally.recordings),
@@ -95,9 +97,8 @@ def _choice(
     return recommend(standing, margin)
 
 
-def _gain(choice: Setting, base: Setting | None, pairs: list[Pair]) -> Gain | None:
-    if base is None:
-        return None
+def gain_of(choice: Setting, base: Setting, pairs: list[Pair]) -> Gain:
+    """What a setting gains over a base, with the interval and the test of their pair, if that is among the pairs."""
     gain = Gain(choice.trial, base.trial, choice.rate - base.rate, base.rate)
     for pair in pairs:
         if {pair.first, pair.second} == {choice.trial, base.trial} and pair.interval is not None:
@@ -105,6 +106,11 @@ def _gain(choice: Setting, base: Setting | None, pairs: list[Pair]) -> Gain | No
             interval = Interval(low, high) if pair.first is choice.trial else Interval(-high, -low)
             return replace(gain, interval=interval, shown=pair.is_significant and gain.difference < 0)
     return gain
+
+
+def _half_split(tested: Tally | None) -> HalfSplit | None:
+    rows = [row for row, trial in enumerate(tested.trials) if not trial.is_base] if tested else []
+    return half_split(tested, rows, SEED) if tested and len(rows) > 1 else None
 
 
 def _intervals(trials: list[Trial], tally: Tally | None, rate: str) -> dict[Trial, Interval]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.runtime.devices import num_ranks
+from kimi_audio_ft.runtime.signals import StopRequest
 from kimi_audio_ft.sweep.cluster.ray import RayCluster
 from kimi_audio_ft.sweep.cluster.slurm import Slurm
-from kimi_audio_ft.sweep.plan import Unit
+from kimi_audio_ft.sweep.events import Event
+from kimi_audio_ft.sweep.plan import Task, Unit, make_tasks
 from kimi_audio_ft.sweep.supervisor import Supervisor
 from kimi_audio_ft.sweep.task import sweep_environment
 
@@ -18,6 +21,30 @@ from kimi_audio_ft.sweep.task import sweep_environment
 _SLURM_JOBS = 4
 # Seconds between two looks at events on this machine, which cost nothing.
 _LOCAL_POLL = 0.1
+
+
+def make_units(
+    settings: LauncherConfig,
+    units: Sequence[Unit],
+    untrained: set[str],
+    folder: Path,
+    on_event: Callable[[Event], None],
+    on_stop: Callable[[], None] = lambda: None,
+    **rung: Any,
+) -> bool:
+    """Make units by tasks; every event is passed on. Returns whether it was asked to stop.
+
+    Args:
+        untrained: keys of those that are to be trained.
+        rung: ``until`` and ``metric`` of the tasks.
+    """
+    supervisor, slots = make_supervisor(settings, units, folder)
+    size = 0 if settings.pack_size == "auto" else settings.pack_size
+    log_file = str((folder / "packs.log").absolute()) if settings.executor == "local" else None
+    template = Task(0, [], settings.dispatch, size, settings.pack_same_data, log_file, **rung)
+    with StopRequest(on_stop) as stop:
+        supervisor.run(make_tasks(units, untrained, template, slots), on_event, stop)
+    return stop()
 
 
 def make_supervisor(settings: LauncherConfig, units: Sequence[Unit], folder: Path) -> tuple[Supervisor, int]:

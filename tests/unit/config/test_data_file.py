@@ -51,7 +51,7 @@ def test_a_folder_is_as_its_manifests_written_out(
 ) -> None:
     word = word.format(name=folder.parents[1].name, folder=folder)
     place = word.removesuffix("/data.yaml").removeprefix("./")
-    written = [f"data.{split}_manifest={place}/{split}.tokens.jsonl" for split in ("train", "eval")]
+    written = [f"data.{split}_manifest={place}/{split}.tokens.jsonl" for split in ("train", "eval", "test")]
     expected = composed(command, f"model={model}", *written)
     assert composed(command, f"model={model}", f"data={word}") == expected
 

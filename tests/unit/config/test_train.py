@@ -108,6 +108,12 @@ REFUSED: list[tuple[str, list[Any], str]] = [
         "needs at least one manifest|must be a path, or a list of paths|names a manifest twice",
     ),
     ("data.eval_manifest", [[], 3, {"a": 1}], "needs at least one manifest|must be a path, a list of paths"),
+    ("data.test_manifest", [""], "must name a manifest. Use null for none"),
+    (
+        "data.guard_manifests",
+        ["a.jsonl", ["a.jsonl"], {"a": ""}, {"a/b": "a.jsonl"}, {"a": "a.jsonl", "b": "a.jsonl"}],
+        "must be paths by name. Write 'data.guard_manifests=|the name 'a/b' must be of letters|names a manifest twice",
+    ),
     ("data.train_weights", [[], [1.0, 2.0]], "needs one weight for each manifest of data.train_manifest"),
     ("data.train_weights", [[-1.0], [float("nan")], [0.0]], "a weight is 0 or more|leaves nothing to train on"),
     ("data.train_subset", [0, -5], "must be 1 or more. Use null for all conversations"),

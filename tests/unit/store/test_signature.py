@@ -27,6 +27,8 @@ OTHER: dict[str, Any] = {
     "data.audio_root": "/",
     "data.train_subset": 16,  # all that there are
     "data.train_weights": [1.0],  # of one manifest: as without
+    "data.test_manifest": "test.tokens.jsonl",
+    "data.guard_manifests": {"general": "general.tokens.jsonl"},
     "data.max_batch_tokens": 40,
     "data.max_length": 8000,  # at most the model's positions
     "data.augment.speeds": [1.0, 1.1],

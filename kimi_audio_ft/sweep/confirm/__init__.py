@@ -1,0 +1,1 @@
+"""The choice of a sweep confirmed on data that no trial has seen, and on what shall not be forgotten."""

@@ -1,0 +1,48 @@
+"""``python -m kimi_audio_ft.sweep.confirm SWEEP``: what ``python -m multirun_analysis SWEEP --confirm`` starts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.paths import share_with_group
+from kimi_audio_ft.sweep.confirm.unseen import confirm
+from kimi_audio_ft.sweep_folder import claim
+from multirun_analysis.analysis import load_sweep
+from multirun_analysis.statistics.recommendation import MARGIN
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, or 2 for a user's error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m kimi_audio_ft.sweep.confirm",
+        description="Decode what a sweep recommends, and the base, on data.test_manifest and data.guard_manifests.",
+    )
+    parser.add_argument("sweep_dir", type=Path, metavar="SWEEP_DIR")
+    parser.add_argument("--manifest", metavar="FILE.tokens.jsonl", help="instead of the sweep's data.test_manifest")
+    parser.add_argument("--margin", type=float, default=MARGIN)
+    parser.add_argument("--rank-by")
+    options = parser.parse_args(arguments)
+    share_with_group()
+    try:
+        analysis = load_sweep(options.sweep_dir, options.margin, options.rank_by)
+        with claim(options.sweep_dir):
+            if not confirm(analysis, options.manifest):
+                raise UserError(
+                    f"{options.sweep_dir}: the sweep names no data.test_manifest and no data.guard_manifests. "
+                    "Write --confirm FILE.tokens.jsonl"
+                )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what is decoded is kept, and the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
