@@ -53,8 +53,9 @@ def launch_finalists(
     further = [job for place in chosen for job in _with_further_seeds(jobs[place], returns[place], settings)]
     if not further:
         return []
-    names = short_names([jobs[place] for place in chosen])
-    log.info("Finalists, which get %d seeds in all: %s", settings.finalist_seeds, "; ".join(names))
+    names = short_names(jobs)
+    named = "; ".join(names[place] for place in chosen)
+    log.info("Finalists, which get %d seeds in all: %s", settings.finalist_seeds, named)
     launched: Sequence[JobReturn] = launcher.launch(further, initial_job_idx=len(jobs))
     return launched
 
