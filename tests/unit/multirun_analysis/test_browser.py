@@ -66,7 +66,7 @@ def test_a_sweep_of_one_trial_without_base(sweep: Any, chromium: Any) -> None:
 def test_chinese_charts_are_drawn(sweep: Any, chromium: Any) -> None:
     dom = drawn(chromium, write_report(sweep.grid(), language="zh").html)
     assert "无法绘制此图" not in dom
-    assert "学习率" in dom and len(re.findall(r'class="canvas vega-embed', dom)) == 8
+    assert "学习率" in dom and len(re.findall(r'class="canvas vega-embed', dom)) == 10
 
 
 def test_the_filter_hides_rows_and_fades_their_lines(page: Path, chromium: Any) -> None:
