@@ -7,8 +7,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from kimi_audio_ft.scoring.intervals import LEVEL, MIN_RECORDINGS, student_quantile
-from multirun_analysis.statistics.pairs import error_parts
+from kimi_audio_ft.scoring.intervals import LEVEL, MIN_RECORDINGS, p_student, student_quantile
+from multirun_analysis.statistics.pairs import degrees_of_freedom, error_parts
 from multirun_analysis.statistics.randomisation import Randomised
 from multirun_analysis.statistics.results import Gain, Needed
 from multirun_analysis.statistics.tally import Tally
@@ -39,8 +39,13 @@ def needed(tally: Tally, randomised: Randomised) -> Needed | None:
     allowed, seeds = (difference / reach) ** 2, None
     if of_seeds > allowed / 2:
         assert tally.seeds is not None
+        # More seeds also have more degrees of freedom: the same p takes a smaller t.
+        freedom = int(degrees_of_freedom(tally)[one, other])
+        p = max(float(p_student(float(randomised.critical[other]), freedom)), 1e-9)
+        allowed = (difference / (NormalDist().inv_cdf(1 - p / 2) + NormalDist().inv_cdf(POWER))) ** 2
         of_one_seed = tally.seeds.between(np.sqrt(tally.seeds.count) * tally.seeds.own * tally.rates)
         seeds = math.ceil(float(of_one_seed[one, other]) / (allowed / 2))
+        seeds = max(seeds, int(tally.seeds.count[[one, other]].min()) + 1)
     room = allowed - (of_seeds if seeds is None else allowed / 2)
     recordings = max(count * of_recordings / room, MIN_RECORDINGS)
     utterances = math.ceil(recordings * len(tally.recordings) / count)
