@@ -17,7 +17,7 @@ venv: .venv/installed
 demo: venv
 	$(BIN)/python -m kimi_audio_ft.demo.corpus --out $(DEMO)/corpus --recordings 120
 	$(BIN)/python -m kimi_audio_ft.prepare csv=$(DEMO)/corpus/corpus.csv out=$(DEMO)/data \
-	    group_column=recording eval_ratio=0.1 test_ratio=0.1
+	    group_column=recording eval_ratio=0.1
 	$(BIN)/python -m kimi_audio_ft.tokenize manifests=$(DEMO)/data
 	$(BIN)/python -m kimi_audio_ft.train +experiments=demo data.test_manifest=$(DEMO)/data/test.tokens.jsonl
 

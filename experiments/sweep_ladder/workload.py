@@ -94,7 +94,8 @@ class Workload:
         corpus, data = self.folder / "corpus", self.folder / "data"
         model = [] if self.base == "tiny" else [f"model.path={self.folder / 'base'}"]
         self._command("demo.corpus", "--out", str(corpus), "--recordings", str(self.recordings))
-        self._command("prepare", f"csv={corpus}/corpus.csv", f"out={data}", "group_column=recording", "eval_ratio=0.1")
+        splits = ("group_column=recording", "eval_ratio=0.1", "test_ratio=0")
+        self._command("prepare", f"csv={corpus}/corpus.csv", f"out={data}", *splits)
         manifests = f"manifests=[{data}/train.jsonl,{data}/eval.jsonl]"
         self._command("tokenize", manifests, *model, f"hydra.run.dir={self.folder}/tokenize")
         done.touch()

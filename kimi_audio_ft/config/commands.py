@@ -70,7 +70,8 @@ class PrepareConfig:
     # More letters and digits per second are rejected; Mandarin runs at 4 to 8, English at 10 to 20.
     max_chars_per_second: float = 25.0
     eval_ratio: float = 0.05  # Fraction of the segments held out for evaluation; 0 writes no eval.jsonl.
-    test_ratio: float = 0.0  # Fraction of the segments held out for a final test; 0 writes no test.jsonl.
+    # Fraction of the segments that no trial sees: a sweep's choice is decoded on them once. 0 writes no test.jsonl.
+    test_ratio: float = 0.1
     balance_column: str | None = None  # Column whose values occur equally often in train.jsonl.
     # How: downsample to the rarest value, upsample to the most frequent by repeating rows, or none.
     balance_mode: str = "none"

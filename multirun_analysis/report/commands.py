@@ -36,23 +36,15 @@ def adapter_of(trial: Trial) -> str:
 
 
 def evaluate_command(trial: Trial) -> str:
-    """Decodes and scores as the trial did, with its adapter."""
-    manifest = unseen(trial)
+    """Decodes and scores as the trial did, with its adapter: the test set, or else what the trial was scored on."""
+    config = flat_config(trial)
+    manifest = config.get("data.test_manifest") or trial.record.get("eval_manifest")
     given = {"adapter": adapter_of(trial), **({"data.eval_manifest": manifest} if manifest else {})}
-    about = {key: value for key in ("data.prompt", "data.audio_root") if (value := flat_config(trial).get(key))}
+    about = {key: value for key in ("data.prompt", "data.audio_root") if (value := config.get(key))}
     options = [*_as_in(trial, "model"), *_as_in(trial, "decoding"), *_as_in(trial, "scoring")]
     return _command(
         "evaluate", [*map(assigned, given, given.values()), *options, *map(assigned, about, about.values())]
     )
-
-
-def unseen(trial: Trial) -> Any:
-    """The test manifest beside the evaluation manifest; where there is none, that one."""
-    manifest = trial.record.get("eval_manifest")
-    if not isinstance(manifest, str):
-        return manifest
-    test = Path(manifest).with_name("test.tokens.jsonl")
-    return str(test) if test.is_file() else manifest
 
 
 def merge_command(trial: Trial, sweep: Sweep) -> str:

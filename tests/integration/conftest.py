@@ -175,7 +175,7 @@ def prepared(corpus: Path, made_once: MadeOnce) -> Workplace:
     def prepare(folder: Path) -> None:
         place = Workplace(folder)
         csv = ("kimi_audio_ft.prepare", f"csv={corpus / 'corpus.csv'}", "out=data", "group_column=recording")
-        place.succeed(*csv, "eval_ratio=0.4", "max_refused=0.25")  # the corpus has 5 bad rows of 20
+        place.succeed(*csv, "eval_ratio=0.4", "test_ratio=0", "max_refused=0.25")  # the corpus has 5 bad rows of 20
         place.succeed("kimi_audio_ft.tokenize", "manifests=[data/train.jsonl,data/eval.jsonl]", "progress=false")
 
     return Workplace(made_once("prepared", prepare))

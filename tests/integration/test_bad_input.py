@@ -202,7 +202,7 @@ def test_evaluation_split_that_would_be_empty(corpus: Path, workplace: Workplace
     one_recording = [cells[0], *(line for line in cells[1:] if "meeting_001_" in line)]
     (workplace.folder / "one.csv").write_text("\n".join(one_recording) + "\n", encoding="utf-8")
     options = ("csv=one.csv", "out=new", f"'audio_pattern=\"{corpus}/{{audio}}\"'".strip("'"))
-    done = workplace.run(PREPARE, *options, "group_column=recording", "eval_ratio=0.5")
+    done = workplace.run(PREPARE, *options, "group_column=recording", "eval_ratio=0.5", "test_ratio=0")
     assert_refused(done, "eval_ratio=0.5", "group")
     assert not (workplace.folder / "new" / "train.jsonl").exists()
 

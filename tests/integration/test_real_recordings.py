@@ -29,6 +29,7 @@ def test_from_csv_to_scores(shared_dir: Path, tmp_path: Path) -> None:
             audio_pattern=f"{audio}/{{audio}}",
             prompt="Please transcribe the spoken content into written text.",
             eval_ratio=0.25,
+            test_ratio=0.0,
         )
     )
     manifests = [str(tmp_path / "data" / f"{split}.jsonl") for split in ("train", "eval")]

@@ -61,7 +61,13 @@ def corpora(folder: Path) -> tuple[Path, Path]:
 
 def pretokenized(table: Path, **options: Any) -> list[Path]:
     out = table.with_suffix("")
-    settings: dict[str, Any] = {"id_column": "id", "keep_columns": ["who"], "eval_ratio": 0.4, **options}
+    settings: dict[str, Any] = {
+        "id_column": "id",
+        "keep_columns": ["who"],
+        "eval_ratio": 0.4,
+        "test_ratio": 0.0,
+        **options,
+    }
     prepare(PrepareConfig(csv=str(table), out=str(out), **settings))
     manifests = [str(out / f"{split}.jsonl") for split in ("train", "eval")]
     return tokenize(TokenizeConfig(manifests=manifests, model=MODEL, progress=False))

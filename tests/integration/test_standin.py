@@ -42,6 +42,7 @@ def place(corpus: Path, model: tuple[str, ...], new_workplace: NewPlace) -> Any:
         "out=data",
         "group_column=recording",
         "eval_ratio=0.4",
+        "test_ratio=0",
         "max_refused=0.25",
     )
     manifests = "manifests=[data/train.jsonl,data/eval.jsonl]"

@@ -31,7 +31,13 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(table: Path, out: Path, rows: list[list[str]] | None = None, **options: Any) -> dict[str, dict[str, str]]:
     """By split, the texts by id."""
     decisions = None if rows is None else str(write_csv(table.parent / "decisions.csv", rows, "utf-8-sig"))
-    given: dict[str, Any] = {"eval_ratio": 0.3, "group_column": "meeting", "decisions": decisions, **options}
+    given: dict[str, Any] = {
+        "eval_ratio": 0.3,
+        "test_ratio": 0.0,
+        "group_column": "meeting",
+        "decisions": decisions,
+        **options,
+    }
     prepare(PrepareConfig(csv=str(table), out=str(out), **given))
     found = {}
     for split in ("train", "eval"):

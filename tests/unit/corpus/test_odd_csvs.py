@@ -136,7 +136,13 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_verdict(name: str, recordings: Path, tmp_path: Path) -> None:
     data, options, verdict = CASES[name]
     (tmp_path / "a.csv").write_bytes(data)
-    settings = {"eval_ratio": 0.0, "max_refused": 1.0, "audio_pattern": f"{recordings}/{{audio}}", **options}
+    settings = {
+        "eval_ratio": 0.0,
+        "test_ratio": 0.0,
+        "max_refused": 1.0,
+        "audio_pattern": f"{recordings}/{{audio}}",
+        **options,
+    }
     config = PrepareConfig(csv=str(tmp_path / "a.csv"), out=str(tmp_path / "out"), **settings)  # type: ignore[arg-type]
     if isinstance(verdict, str) and not verdict.isidentifier():
         with pytest.raises(UserError) as caught:
@@ -163,5 +169,9 @@ def test_a_missing_recording_has_a_hint(written: str, hint: str, recordings: Pat
     (tmp_path / "a.csv").write_text(f"{HEAD}{written},一\nb.wav,二\n", encoding="utf-8")
     out = tmp_path / "out"
     pattern = f"{recordings}/{{audio}}"
-    prepare(PrepareConfig(str(tmp_path / "a.csv"), str(out), audio_pattern=pattern, max_refused=0.5, eval_ratio=0.0))
+    prepare(
+        PrepareConfig(
+            str(tmp_path / "a.csv"), str(out), audio_pattern=pattern, max_refused=0.5, eval_ratio=0.0, test_ratio=0.0
+        )
+    )
     assert hint in json.loads((out / "rejected.jsonl").read_text("utf-8"))["detail"]

@@ -50,7 +50,9 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def config_for(table: Path, **options: Any) -> PrepareConfig:
-    return PrepareConfig(**{"csv": str(table), "out": str(table.parent / "out"), **options})
+    """Without a test split unless options ask for one."""
+    given = {"csv": str(table), "out": str(table.parent / "out"), "test_ratio": 0.0}
+    return PrepareConfig(**given | options)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -240,6 +242,12 @@ def test_repeated_rows_do_not_take_the_ids_of_held_out_ones(tmp_path: Path, seed
     _, written = prepared(write_csv(tmp_path / "a.csv", rows), seed=seed, **options)
     ids = [entry["id"] for entry in written["train"] + written["eval"]]
     assert len(set(ids)) == len(ids)
+
+
+def test_a_twentieth_is_held_out_for_evaluation_and_a_tenth_for_the_final_test(corpus: Path) -> None:
+    prepare(PrepareConfig(csv=str(corpus), out=str(corpus.parent / "out")))
+    written = {name: len(lines(corpus.parent / "out" / f"{name}.jsonl")) for name in ("train", "eval", "test")}
+    assert written == {"train": 17, "eval": 1, "test": 2}
 
 
 def test_an_evaluation_split_that_would_be_empty(corpus: Path) -> None:
