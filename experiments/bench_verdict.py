@@ -21,6 +21,7 @@ from multirun_analysis.statistics.randomisation import Randomised, randomise
 from multirun_analysis.statistics.recommendation import best_group, recommend, standings
 from multirun_analysis.statistics.results import ALPHA
 from multirun_analysis.statistics.sample_size import needed
+from multirun_analysis.statistics.selection import half_split
 from multirun_analysis.statistics.tally import Tally
 from multirun_analysis.sweep import Scores, Status, Trial
 
@@ -144,6 +145,24 @@ def sums(speech: Speech, counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return counts.reshape(-1, speech.recordings, speech.utterances).sum(axis=2).astype(float)
 
 
+def selection(rng: np.random.Generator, sweeps: int) -> Iterator[Row]:
+    """How far the CER of the best of equal trials lies below the truth, and what the half-split estimate says of it."""
+    yield ["trials", "recordings", "correlation", "the best CER", "the half-split estimate", "its interval covers"]
+    for trials, recordings in ((24, 12), (24, 60), (TRIALS, RECORDINGS)):
+        for correlation, shared in SHARED.items():
+            speech = Speech(recordings, shared=shared)
+            truth, best, estimated, covered = speech.true_rate(0.1), [], [], 0
+            for _ in range(sweeps):
+                tally, _ = judged(speech, rng, [0.1] * trials, order=True)
+                split = half_split(tally, list(range(trials)), seed=0)
+                best.append(split.lowest / truth - 1)
+                estimated.append(split.expected / truth - 1)
+                ((low, high),) = error_rate_intervals(tally.edits_by_recording[:1], tally.chars_by_recording)
+                covered += low <= truth <= high
+            shares = (float(np.mean(best)), float(np.mean(estimated)), covered / sweeps)
+            yield [str(trials), str(recordings), f"{correlation:.2f}", *map(percent, shares)]
+
+
 def judged(
     speech: Speech, rng: np.random.Generator, rates: list[float], order: bool = False
 ) -> tuple[Tally, Randomised]:
@@ -185,6 +204,7 @@ STUDIES = {
     "Comparisons of 36 trials on 125 recordings": (comparisons, 1),
     "The recommended trial": (recommendations, 1),
     "Utterances needed": (sizes_needed, 1),
+    "The luck of the choice": (selection, 1),
     "Seeds": (seeds, 1),
 }
 
