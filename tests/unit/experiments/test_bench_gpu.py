@@ -25,6 +25,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 def test_operations_are_those_that_pytorch_counts(checkpointing: bool) -> None:
     model = random_decoder(shapes("tiny"), torch.float32, CPU)
+    model.set_plain(decoder=True, whisper=True)  # as in bfloat16; in float32 the last layer computes answers only
     model.set_attn_implementation("eager")  # the counter sees its products; SDPA's on a CPU it does not
     config = model.model.config
     batch = batch_of(config, random_samples(config, [Clip(8, 30, 12)] * 2), CPU, torch.float32)
