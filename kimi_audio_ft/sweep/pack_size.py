@@ -46,6 +46,7 @@ def probed_pack_size(trials: Sequence[Trial], dispatch: str, ranks: int) -> int:
     """
     if ranks > 1:
         return min(_WITHOUT_PROBE, len(trials))
+    trials[0].base.about_to_compute()
     device, kind = trials[0].base.device, pack_key(trials[0].config, same_data=False)
     machine = f"{platform.node()} CPU, {torch.get_num_threads()} threads"
     if device.type == "cuda":

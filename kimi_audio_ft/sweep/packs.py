@@ -81,6 +81,7 @@ def fit_pack(
 
     trials = {unit.key: quiet_trial(unit, inputs, rank) for unit in task.units}
     first = trials[task.units[0].key]
+    first.base.about_to_compute()  # packs side by side that all take all cores need twice the time
     first.base.sharded = first.config.trainer.strategy in SHARDED
     one_order = len({trial.config.seed for trial in trials.values()}) == 1
     data = first.data if one_order else {key: trial.data for key, trial in trials.items()}

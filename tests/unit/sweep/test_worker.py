@@ -45,6 +45,20 @@ def make(task: Task, should_stop: Callable[[], bool] = lambda: False) -> list[Ev
     return events
 
 
+@pytest.mark.parametrize(("asked_for", "given"), [(1, 1), (0, 3)])
+def test_packs_are_trained_on_the_threads_they_were_given(trial_config: Config, asked_for: int, given: int) -> None:
+    """Packs that train side by side with all cores each take twice the time; 0 leaves what PyTorch has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        unit = unit_of(trial_config(trainer={"max_steps": 1, "threads": asked_for}))
+        make(Task(0, [unit]))
+        made = store.find("adapter", unit.key)
+        assert made is not None and store.read_meta(made)["environment"]["threads"] == given
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_pack_is_trained_stored_and_decoded_and_a_failing_member_fails_alone(trial_config: Config) -> None:
     sound = unit_of(trial_config(trainer={"max_steps": 2}))
     exploding = unit_of(trial_config(trainer={"max_steps": 2}, optim={"lr": 1e30}))
