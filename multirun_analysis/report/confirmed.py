@@ -47,7 +47,9 @@ def _tested(held: Held, analysis: Analysis, say: Messages) -> list[str]:
     gain = held.gain
     if gain is not None and gain.interval is not None:
         key = "unseen.shown" if gain.shown else "unseen.worse" if gain.interval.low > 0 else "unseen.open"
-        lines[0] += say(key, points=points(gain.difference, say), interval=_points_between(gain.interval))
+        low, high = gain.interval.low, gain.interval.high
+        around = Interval(-high, -low) if gain.shown else gain.interval  # a gain is told as a positive number
+        lines[0] += say(key, points=points(gain.difference, say), interval=_points_between(around))
     if unseen.looks > 1:
         lines.append(say("unseen.looks", n=unseen.looks))
     return lines
