@@ -24,9 +24,9 @@ demo: venv
 # Processes that the tests start, and the next run, find modules compiled, also where Python is told to keep none.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Three test processes with one OpenMP thread each fill two cores, since some tests wait; more threads would crawl. A
+# Four test processes with one OpenMP thread each fill two cores, since some tests wait; more threads would crawl. A
 # file's tests share what they need, so they stay together; tests/conftest.py says which files begin.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 test: venv
 	$(MAKE) --jobs 2 lint whole

@@ -147,7 +147,14 @@ def sums(speech: Speech, counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def selection(rng: np.random.Generator, sweeps: int) -> Iterator[Row]:
     """How far the CER of the best of equal trials lies below the truth, and what the half-split estimate says of it."""
-    yield ["trials", "recordings", "correlation", "the best CER", "the half-split estimate", "its interval covers"]
+    yield [
+        "trials",
+        "recordings",
+        "correlation",
+        "the best CER",
+        "the half-split estimate",
+        "the interval of the best CER covers",
+    ]
     for trials, recordings in ((24, 12), (24, 60), (TRIALS, RECORDINGS)):
         for correlation, shared in SHARED.items():
             speech = Speech(recordings, shared=shared)

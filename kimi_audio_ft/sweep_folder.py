@@ -25,6 +25,7 @@ LEDGER, HALVING = "engine.json", "halving.json"
 UTTERANCES, BASE_UTTERANCES = "utterances.jsonl", "baseline_utterances.jsonl"
 # What was decoded after the sweep, on data that no trial has seen: a folder for each set.
 UNSEEN = "unseen"
+UNSEEN_RECORD = f"{UNSEEN}/record.json"
 # What a trial writes into its folder; .hydra is Hydra's own.
 RECORDS = ("scores.json", "baseline.json", "failure.json", UTTERANCES, BASE_UTTERANCES, "curves.jsonl")
 # What marks a trial's folder where no record names it.
@@ -102,7 +103,8 @@ def set_aside(sweep_dir: Path, multirun: str) -> Path | None:
         path.relative_to(sweep_dir).parts[0] for path in trial_folders(sweep_dir) if path.is_relative_to(sweep_dir)
     ]
     aside.mkdir(exist_ok=True)
-    for name in dict.fromkeys([*names, *_REPORT, UNSEEN, LEDGER, HALVING]):
+    unseen = [UNSEEN] if (sweep_dir / UNSEEN_RECORD).is_file() else []
+    for name in dict.fromkeys([*names, *_REPORT, *unseen, LEDGER, HALVING]):
         with suppress(FileNotFoundError):
             (sweep_dir / name).rename(aside / name)
     (aside / "multirun.yaml").write_text(multirun, encoding="utf-8")

@@ -234,15 +234,20 @@ class Trial:
 
     @cached_property
     def overlap(self) -> Overlap:
-        """What it trains on as well as evaluates; DataError: recordings, and the config does not allow it."""
-        return self.inputs.overlap(self.config)
+        """What it trains on as well as evaluates.
+
+        Raises:
+            DataError: recordings, and the config does not allow it; or it uses what is kept for the sweep's end.
+        """
+        found = self.inputs.overlap(self.config)
+        self.inputs.require_unseen(self.config)
+        return found
 
     @cached_property
     def plan(self) -> TrialPlan:
-        """Names of all that it makes; DataError: it trains on recordings that it evaluates."""
+        """Names of all that it makes; DataError as of ``overlap``."""
         config, adapter, evaluation = self.config, self.training_signature, self.evaluation
-        self.inputs.overlap(config)  # before anything is made
-        self.inputs.require_unseen(config)
+        _ = self.overlap  # before anything is made
         request = DecodingRequest(config.decoding, config.seed)
 
         def names(decoded: str | None) -> tuple[str, ...]:

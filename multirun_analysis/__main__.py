@@ -6,6 +6,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -71,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
         help="error rate that ranks, tests and recommends, whatever scoring.rank_by the sweep was run with (default: "
         "that one)",
     )
-    parser.add_argument(
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
         "--confirm",
         nargs="?",
         const="",
@@ -79,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         help="first decode the recommended trial and the base on data that no trial has seen: the sweep's "
         "data.test_manifest, or this one; and the best trials on its data.guard_manifests. What is decoded is kept",
     )
-    parser.add_argument(
+    either.add_argument(
         "--watch",
         type=_seconds,
         nargs="?",
@@ -110,7 +112,10 @@ def _confirm(options: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "kimi_audio_ft.sweep.confirm", str(options.sweep_dir)]
     command += ["--margin", str(options.margin / 100), *(["--manifest", options.confirm] if options.confirm else [])]
     command += ["--rank-by", options.rank_by] if options.rank_by else []
-    return subprocess.run(command, check=False).returncode
+    with subprocess.Popen(command) as process:
+        while True:
+            with suppress(KeyboardInterrupt):  # it reaches the process too, which keeps what is decoded
+                return process.wait()
 
 
 def _watch(options: argparse.Namespace, load: Callable[[Path], Analysis]) -> int:

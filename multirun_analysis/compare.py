@@ -88,10 +88,10 @@ class Comparison:
         return {row.trial: row.setting for row in self.rows}
 
     def gain(self, setting: Setting) -> float | None:
-        """Of a setting's mean over the base; None as in ``Row``."""
+        """Of a setting over the base, mean of the seeds whose base is known; None without any."""
         gains = [row.gain for row in self.rows if row.setting is setting]
         known = [gain for gain in gains if gain is not None]
-        return mean(known) if len(known) == len(gains) else None
+        return mean(known) if known else None
 
     @property
     def naming(self) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.scoring.intervals import error_rate_intervals
-from kimi_audio_ft.sweep_folder import UNSEEN
+from kimi_audio_ft.sweep_folder import UNSEEN, UNSEEN_RECORD
 from multirun_analysis.records import finite, read_json
 from multirun_analysis.settings import Setting
 from multirun_analysis.statistics.pairs import all_pairs
@@ -34,7 +34,6 @@ class Held:
     trial: Trial
     base: Trial | None
     interval: Interval | None
-    base_interval: Interval | None
     gain: Gain | None
 
 
@@ -60,7 +59,7 @@ def read_unseen(folder: Path, trials: Sequence[Trial], choice: Trial) -> Unseen:
     Raises:
         DataError: a record cannot be read.
     """
-    path = folder / UNSEEN / "record.json"
+    path = folder / UNSEEN_RECORD
     named = choice.record.get("test_manifest")
     if not path.is_file():
         return Unseen(waiting=named)
@@ -105,9 +104,9 @@ def _compared(of: Trial, trial: Trial, base: Trial | None) -> Held:
     """Intervals and the difference from the base, by the methods of the sweep's own."""
     tally = tally_up([trial, *([base] if base else [])]).ranked
     if tally is None or not tally.has_enough or (base is not None and base not in tally.trials):
-        return Held(of, trial, base, None, None, gain_of(Setting([trial]), Setting([base]), []) if base else None)
+        return Held(of, trial, base, None, gain_of(Setting([trial]), Setting([base]), []) if base else None)
     bounds = error_rate_intervals(tally.edits_by_recording, tally.chars_by_recording, SEED).tolist()
     intervals = {one: Interval(low, high) for one, (low, high) in zip(tally.trials, bounds, strict=True)}
     pairs = all_pairs(tally, randomise(tally.whole_edits, SEED)) if base else []
     gain = gain_of(Setting([trial]), Setting([base]), pairs) if base else None
-    return Held(of, trial, base, intervals[trial], intervals[base] if base else None, gain)
+    return Held(of, trial, base, intervals[trial], gain)

@@ -219,7 +219,8 @@ def recommendation(analysis: Analysis, say: Messages) -> str:
     counted = {Reason.LOWEST: group - 1, Reason.TOO_FEW_RECORDINGS: statistics.recordings}
     others = sum(not standing.trial.is_base for standing in statistics.standings) - 1
     key = f"verdict.{'settings.' if analysis.has_seeds else ''}{statistics.reason}"
-    if statistics.reason is Reason.ONLY and (stopped := len(analysis.sweep.stopped)):
+    stopped = sum(one.decision == "stopped" for one, _ in analysis.sweep.stopped)
+    if statistics.reason is Reason.ONLY and stopped:
         key, others = "verdict.survivor", stopped
     excess = next((one.excess for one in statistics.standings if one.trial is taken), 0.0)
     return say(
@@ -317,7 +318,7 @@ def _overlaps(analysis: Analysis, say: Messages) -> list[str]:
     lines = []
     if utterances:
         of = analysis.reference_set["num_references"]
-        lines.append(say("verdict.trained_on", trials=len(utterances), most=max(utterances), of=show(of)))
+        lines.append(say("verdict.trained_on", n=len(utterances), most=max(utterances), of=show(of)))
     if groups:
         lines.append(say("verdict.groups", n=len(groups), names=_some(groups, say)))
     return lines

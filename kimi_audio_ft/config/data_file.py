@@ -44,7 +44,7 @@ def untokenized(file: Path) -> list[str]:
     """The manifests from which ``tokenize`` makes those that the file names."""
     values, manifests = _checked(file), list[str]()
     for key in _MANIFESTS:
-        for name in _leaves(values.get(key, [])):
+        for name in _leaves(values.get(key) or []):
             rule = f"{key} is {name!r}; tokenize makes NAME{TOKENS} of NAME.jsonl"
             if not name.endswith(TOKENS):
                 raise ConfigError("manifests", str(file), rule, "Write manifests=[NAME.jsonl,...] instead")
@@ -77,7 +77,11 @@ def _checked(file: Path) -> dict[str, Any]:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1) or [", ".join(_MANIFESTS[:3])]
             raise ConfigError("data", str(file), f"{key}: there is no such option of data", f"Did you mean {near[0]}?")
-        if key in _MANIFESTS and not all(isinstance(name, str) and name for name in _leaves(value)):
+        if (
+            key in _MANIFESTS
+            and value is not None
+            and not all(isinstance(name, str) and name for name in _leaves(value))
+        ):
             raise ConfigError("data", str(file), f"{key} is {value!r}; it must be the path of a manifest", see())
     return values
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.files import write_json
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.store.make import lock
@@ -50,4 +50,7 @@ def _is_new(found: list[dict[str, Any]], transcripts: Sequence[str]) -> bool:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    except ValueError as error:
+        raise DataError(path, f"is not JSON ({error})", "Remove it; looks are then counted anew") from None

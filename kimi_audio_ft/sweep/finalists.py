@@ -35,7 +35,7 @@ def refuse_swept_seeds(jobs: Jobs, settings: FurtherSeeds) -> None:
         given = {item for job in jobs for item in job if _key(item) == option}
         if settings.finalists is not None and len(given) > 1:
             rule = f"adds seeds to the best settings, and {option} is swept, which gives them to all"
-            remedy = f"Leave out the values of {option}, or hydra.sweeper.finalists"
+            remedy = f"Leave out the values of {option}, or write hydra.sweeper.finalists=null"
             raise ConfigError("hydra.sweeper.finalists", settings.finalists, rule, remedy)
 
 

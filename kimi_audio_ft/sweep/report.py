@@ -247,8 +247,10 @@ def _confirmed(analysis: Analysis) -> bool:
     again = f"`python -m multirun_analysis {analysis.sweep.folder} --confirm` does it later"
     try:
         return confirm(analysis)
-    except UserError as error:
+    except (UserError, OSError) as error:
         log.warning("nothing was decoded on unseen data: %s. %s", error, again)
+    except KeyboardInterrupt:
+        log.warning("interrupted: not all was decoded on unseen data. %s", again)
     except Exception:
         log.exception("nothing was decoded on unseen data; %s", again)
     return False

@@ -95,7 +95,7 @@ def reasons(ranking: Ranking, utterance: Utterance) -> list[str]:
     if values["speed"] > 0:
         low, high = ranking.usual_speed[values["script"]]
         speed, script = f"{values['chars_per_second']:.1f} characters per second", values["script"]
-        said.append(f"{speed}; {low:.1f} to {high:.1f} are usual for {script or 'numbers'} here")
+        said.append(f"{speed}; {low:.1f} to {high:.1f} are usual here for {f'{script} text' if script else 'numbers'}")
     return said
 
 

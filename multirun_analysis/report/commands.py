@@ -40,7 +40,7 @@ def evaluate_command(trial: Trial) -> str:
     config = flat_config(trial)
     manifest = config.get("data.test_manifest") or trial.record.get("eval_manifest")
     given = {"adapter": adapter_of(trial), **({"data.eval_manifest": manifest} if manifest else {})}
-    about = {key: value for key in ("data.prompt", "data.audio_root") if (value := config.get(key))}
+    about = {key: value for key in ("seed", "data.prompt", "data.audio_root") if (value := config.get(key))}
     options = [*_as_in(trial, "model"), *_as_in(trial, "decoding"), *_as_in(trial, "scoring")]
     return _command(
         "evaluate", [*map(assigned, given, given.values()), *options, *map(assigned, about, about.values())]
@@ -89,6 +89,8 @@ def _written(value: Any) -> str:
         return "[" + ",".join(map(_written, value)) + "]"
     if isinstance(value, dict):
         return "{" + ",".join(f"{name}:{_written(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, float):
+        return repr(value)  # all digits: the same temperature decodes the same
     if isinstance(value, str):
         return value if _PLAIN.fullmatch(value) else QuotedString(value, Quote.double).with_quotes()
     return "null" if value is None else show(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import sys
 from contextlib import suppress
 from hashlib import sha256
@@ -18,25 +19,28 @@ _RULES = ("autoescape", "trim_blocks", "lstrip_blocks", "optimized")
 
 
 class CompiledTemplates(BytecodeCache):
-    """Templates of a folder; as for modules, a folder that cannot be written keeps none, and PYTHONDONTWRITEBYTECODE
-    and PYTHONPYCACHEPREFIX hold."""
+    """Templates of a folder, as code objects like those of modules, and not pickled as jinja2's own caches have them.
+
+    As for modules, a folder that cannot be written keeps none, and PYTHONDONTWRITEBYTECODE and PYTHONPYCACHEPREFIX
+    hold.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def load_bytecode(self, bucket: Bucket) -> None:
-        """Fill the bucket; it stays empty where nothing is kept, or what is kept is of an earlier text."""
-        with suppress(OSError), self._file(bucket).open("rb") as file:
-            bucket.load_bytecode(file)
+        """Fill the bucket; it stays empty where nothing is kept of this text, or what is kept is damaged."""
+        with suppress(OSError, EOFError, ValueError, TypeError):
+            bucket.code = marshal.loads(self._file(bucket).read_bytes())
 
     def dump_bytecode(self, bucket: Bucket) -> None:
         """Keep a compiled template."""
         if sys.dont_write_bytecode:
             return
         with suppress(OSError), written_aside(self._file(bucket)) as draft:
-            draft.write_bytes(bucket.bytecode_to_string())
+            draft.write_bytes(marshal.dumps(bucket.code))
 
     def _file(self, bucket: Bucket) -> Path:
         compiler = [version("jinja2"), *(getattr(bucket.environment, rule) for rule in _RULES)]
-        name = sha256(repr([bucket.key, compiler]).encode()).hexdigest()[:16]
+        name = sha256(repr([bucket.key, bucket.checksum, compiler]).encode()).hexdigest()[:16]
         return Path(cache_from_source(str(self._folder / f"{name}.j2")))

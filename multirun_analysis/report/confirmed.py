@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import Messages
-from multirun_analysis.statistics.results import Interval
+from multirun_analysis.statistics.results import Gain, Interval
 from multirun_analysis.unseen import Held
 from multirun_analysis.words import headline, percent, points, trial_title
 
@@ -35,7 +36,7 @@ def remarks(analysis: Analysis, say: Messages) -> list[str]:
         figures = {"expected": percent(split.expected, 2), "best": percent(split.lowest, 2)}
         lines.append(say("unseen.half_split", luck=luck, **figures))
     if unseen.waiting is not None:
-        lines.append(say("unseen.waiting", file=unseen.waiting, sweep=analysis.sweep.folder))
+        lines.append(say("unseen.waiting", file=unseen.waiting, sweep=shlex.quote(str(analysis.sweep.folder))))
     for name, guarded in unseen.guards:
         lines += [said for held in guarded if (said := _forgotten(name, held, analysis, say))]
     return lines
@@ -46,13 +47,18 @@ def _tested(held: Held, analysis: Analysis, say: Messages) -> list[str]:
     lines = [say("unseen.tested", file=Path(str(unseen.manifest)).name, n=count)]
     gain = held.gain
     if gain is not None and gain.interval is not None:
-        key = "unseen.shown" if gain.shown else "unseen.worse" if gain.interval.low > 0 else "unseen.open"
-        low, high = gain.interval.low, gain.interval.high
-        around = Interval(-high, -low) if gain.shown else gain.interval  # a gain is told as a positive number
-        lines[0] += say(key, points=points(gain.difference, say), interval=_points_between(around))
+        lines[0] += say(_verdict(gain, gain.interval), points=points(gain.difference, say), interval=_around(gain))
     if unseen.looks > 1:
         lines.append(say("unseen.looks", n=unseen.looks))
     return lines
+
+
+def _verdict(gain: Gain, interval: Interval) -> str:
+    if gain.shown:
+        return "unseen.shown"
+    if interval.low > 0:
+        return "unseen.worse"
+    return "unseen.open_higher" if gain.difference > 0 else "unseen.open"
 
 
 def _forgotten(name: str, held: Held, analysis: Analysis, say: Messages) -> str | None:
@@ -60,7 +66,7 @@ def _forgotten(name: str, held: Held, analysis: Analysis, say: Messages) -> str 
     gain = held.gain
     if gain is None or held.base is None:
         return None
-    interval = "" if gain.interval is None else say("unseen.interval", interval=_points_between(gain.interval))
+    interval = "" if gain.interval is None else say("unseen.interval", interval=_around(gain))
     key = "unseen.forgot" if gain.difference > 0 else "unseen.kept"
     trial = trial_title(held.of, analysis.swept, say)
     rates = {"cer": percent(held.trial.rate, 2), "base": percent(held.base.rate, 2)}
@@ -73,5 +79,10 @@ def _rate(rate: float, interval: Interval | None, say: Messages) -> str:
     return f"{percent(rate)} ({say('tile.interval', low=percent(interval.low), high=percent(interval.high))})"
 
 
-def _points_between(interval: Interval) -> str:
-    return f"{100 * interval.low:+.2f} … {100 * interval.high:+.2f}"
+def _around(gain: Gain) -> str:
+    """The interval of a difference that is told without its sign."""
+    assert gain.interval is not None
+    low, high = gain.interval.low, gain.interval.high
+    if gain.difference < 0:
+        low, high = -high, -low
+    return f"{100 * low:+.2f} … {100 * high:+.2f}"

@@ -142,7 +142,7 @@ def _environment(say: Messages) -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        optimized=False,  # each template is rendered once
+        optimized=False,  # compiles faster
         bytecode_cache=CompiledTemplates(TEMPLATES),
     )
     environment.filters |= {"percent": words.percent, "show": words.show, "duration": words.duration}

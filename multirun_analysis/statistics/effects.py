@@ -4,8 +4,8 @@ In a complete grid the mean over all trials at a value differs from the mean of 
 Where trials are missing, plain means would compare ranks at different learning rates; there the effects are those of
 ``rate = constant + one number per value of each parameter``, fitted by least squares, which is the same thing in a
 complete grid. Either way an effect is a fixed weighted sum of the trials' rates, and its interval is that of the same
-sum in the bootstrap's resamples: paired over everything, and about the choice of recordings. The luck of one training
-seed is not in it.
+sum in the bootstrap's resamples: paired over everything, and about the choice of recordings. The luck of seeds
+is in it only where they are swept.
 """
 
 from __future__ import annotations

@@ -68,10 +68,10 @@ def error_parts(tally: Tally) -> tuple[Floats, Floats]:
 
 def degrees_of_freedom(tally: Tally) -> NDArray[np.intp]:
     """Of these standard errors, ``[trials, trials]``, by Satterthwaite's approximation where seeds are in them."""
-    of_recordings, of_seeds = error_parts(tally)
     highest, seeds = tally.num_recordings - 1, tally.seeds
     if seeds is None:
-        return np.full(of_seeds.shape, highest)
+        return np.full((len(tally.trials), len(tally.trials)), highest)
+    of_recordings, of_seeds = error_parts(tally)
     own = (seeds.own * tally.rates) ** 2
     alone = own**2 / seeds.freedoms
     pooled = of_seeds**2 / seeds.freedoms

@@ -164,9 +164,9 @@ class Needed:
 
 @dataclass(frozen=True)
 class HalfSplit:
-    """The luck of the choice: the lowest CER, and that to expect of the chosen one on other recordings.
+    """The luck of the choice: the lowest rate, and that to expect of the chosen one on other recordings.
 
-    expected: mean CER, on the one half of the recordings, of what has the lowest on the other, over random halves.
+    expected: mean rate, on the one half of the recordings, of what has the lowest on the other, over random halves.
     """
 
     lowest: float
@@ -187,7 +187,10 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class Statistics:
-    """All of a sweep's statistics. Where seeds are swept, a trial stands for its setting in all but the first two.
+    """All of a sweep's statistics.
+
+    Where seeds are swept, a trial stands for its setting in all but the first three, ``left_out``, ``beyond`` and
+    ``transcripts``.
 
     intervals, strict_intervals, normalised_intervals: of the rate, the CER and the normalised CER of trials and bases;
         what has too few recordings or no utterances.jsonl is not in it.

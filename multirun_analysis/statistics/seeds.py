@@ -116,7 +116,7 @@ def _correlation(edits: Sequence[Floats], squares: Floats, same: Floats) -> floa
     """How much of their luck settings with the same adapters share: 0 to 1, 0 where nothing tells."""
     products = variances = 0.0
     for one, other in np.argwhere(np.triu(same, 1)):
-        if len(edits[one]) > 1:
+        if edits[one].sum() > 0 and edits[other].sum() > 0:
             totals = (edits[place].sum(axis=1) for place in (one, other))
             deviations = [total / total.mean() - 1 for total in totals]
             products += float(deviations[0] @ deviations[1])

@@ -172,7 +172,10 @@ def of_settings(tally: Tally, settings: Sequence[Setting]) -> Tally:
     place = {trial: row for row, trial in enumerate(tally.trials)}
     adapters = [str(trial.record.get("signature") or trial.name) for trial in tally.trials]
     members = [
-        sorted((place[trial] for trial in setting.trials if trial in place), key=lambda row: adapters[row])
+        sorted(
+            (place[trial] for trial in setting.trials if trial in place),
+            key=lambda row: (adapters[row], tally.trials[row].name),
+        )
         for setting in settings
     ]
     # Settings with the same adapters have them in the same order.

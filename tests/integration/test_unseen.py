@@ -54,9 +54,13 @@ def test_a_sweep_confirms_its_choice_on_what_no_trial_sees(place: Workplace, dat
     assert guarded["transcript_signatures"] == tested["transcript_signatures"]
 
     made = place.products("transcript")
-    again = place.succeed("multirun_analysis", "sweep", "--confirm")
-    assert "decoding on unseen data" not in again and place.products("transcript") == made
+    place.succeed("multirun_analysis", "sweep", "--confirm")
+    assert place.products("transcript") == made
     assert read_json_object(unseen / "record.json", "") == record
+
+    (unseen / "record.json").rename(unseen / "mine.json")
+    assert place.run("multirun_analysis", "sweep", "--confirm").code == 2
+    assert (unseen / "mine.json").is_file(), "a folder that is not ours was taken away"
 
 
 def test_what_is_tested_is_neither_trained_on_nor_chosen_by(place: Workplace, data: Path) -> None:

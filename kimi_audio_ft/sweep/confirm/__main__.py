@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rank-by")
     options = parser.parse_args(arguments)
     share_with_group()
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)  # a closed terminal ends it as Ctrl-C does
     try:
         analysis = load_sweep(options.sweep_dir, options.margin, options.rank_by)
         with claim(options.sweep_dir):
@@ -37,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename or options.sweep_dir}: cannot be written ({error.strerror})", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; what is decoded is kept, and the same command goes on", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""After a sweep: its recommended trial and the base decoded on the test set, the best trials on the guard sets.
+"""After a sweep: its choice and the base decoded on the test set, the best trials on the guard sets.
 
 Nothing that a trial makes depends on these sets. Their transcripts are products of the store like all others, made by
 the sweep's launcher: a repeat decodes nothing, and an interrupted one goes on. The sweep's folder gets
@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
-from uuid import uuid4
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -36,7 +35,7 @@ from kimi_audio_ft.store.usage import note, using
 from kimi_audio_ft.sweep.cluster.executor import make_units
 from kimi_audio_ft.sweep.events import Decoding, Event, Failed
 from kimi_audio_ft.sweep.plan import Unit, train_config
-from kimi_audio_ft.sweep_folder import BASE_UTTERANCES, UNSEEN, UTTERANCES
+from kimi_audio_ft.sweep_folder import BASE_UTTERANCES, UNSEEN, UNSEEN_RECORD, UTTERANCES
 from kimi_audio_ft.trial import scores_of, write_utterances
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.sweep import Trial
@@ -91,6 +90,7 @@ def confirm(analysis: Analysis, manifest: str | None = None) -> bool:
     with using(folder):
         decoded = _planned(analysis, manifest)
         if decoded:
+            _refuse_foreign(folder)
             _decode(folder, decoded)
             _write(folder, decoded)
     return bool(decoded)
@@ -208,27 +208,31 @@ class _Progress:
 
 
 def _write(folder: Path, decoded: Sequence[Decoded]) -> None:
-    """Score all and replace what the sweep's folder has of it, the looks at the test set counted."""
-    draft = folder / f".{UNSEEN}.{uuid4().hex}.draft"
-    try:
-        record: dict[str, Any] = {_TEST: None, _GUARDS: {}}
-        for one in decoded:
-            _score(one, draft / one.name / one.trial.name)
-            facts = {"manifest": one.evaluation.settings.eval_manifest, "identity": one.evaluation.reference_identity}
-            if one.name == _TEST:
-                looks = look(one.evaluation.reference_identity, one.transcripts, folder)
-                record[_TEST] = {**facts, "trials": [one.trial.name], "looks": looks}
-            else:
-                entry = record[_GUARDS].setdefault(one.name.removeprefix(f"{_GUARDS}/"), {**facts, "trials": []})
-                entry["trials"].append(one.trial.name)
-        write_json(draft / "record.json", record)
-        before = draft.with_suffix(".before")
-        if (folder / UNSEEN).exists():
-            (folder / UNSEEN).rename(before)
-        draft.rename(folder / UNSEEN)
-        shutil.rmtree(before, ignore_errors=True)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    """Score all and replace what the sweep's folder has of it, the looks at the test set counted.
+
+    The record is empty until all that it names is there: cut off, the folder is still known as ours, and a repeat
+    scores again.
+    """
+    place = folder / UNSEEN
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(exist_ok=True)
+    record: dict[str, Any] = {_TEST: None, _GUARDS: {}}
+    write_json(folder / UNSEEN_RECORD, record)
+    for one in decoded:
+        _score(one, place / one.name / one.trial.name)
+        facts = {"manifest": one.evaluation.settings.eval_manifest, "identity": one.evaluation.reference_identity}
+        if one.name == _TEST:
+            looks = look(one.evaluation.reference_identity, one.transcripts, folder)
+            record[_TEST] = {**facts, "trials": [one.trial.name], "looks": looks}
+        else:
+            entry = record[_GUARDS].setdefault(one.name.removeprefix(f"{_GUARDS}/"), {**facts, "trials": []})
+            entry["trials"].append(one.trial.name)
+    write_json(folder / UNSEEN_RECORD, record)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if (folder / UNSEEN).exists() and not (folder / UNSEEN_RECORD).is_file():
+        raise UserError(f"{folder / UNSEEN}: was not written by a sweep. Move it away, and run the command again")
 
 
 def _score(one: Decoded, folder: Path) -> None:

@@ -1,8 +1,9 @@
 "use strict";
-// Decisions stay in the browser until they are saved as a CSV; a reload of the page finds them again.
+// Decisions stay in the browser, so that a reload finds them again, also those of suspects that it does not list now.
 const KEY = "decisions " + location.pathname;
 const items = [...document.querySelectorAll("li[data-id]")];
 const output = document.querySelector("output");
+let kept = {};
 const save = document.getElementById("save");
 
 const radios = (item) => [...item.querySelectorAll("input[type=radio]")];
@@ -22,12 +23,12 @@ function told() {
   items.forEach((item) => item.classList.toggle("decided", decision(item) !== ""));
   output.textContent = output.dataset.decided.replace("{done}", decided.length);
   save.disabled = decided.length === 0;
-  const kept = Object.fromEntries(decided.map((item) => [item.dataset.id, [decision(item), text(item).value, item.dataset.reference]]));
+  items.forEach((item) => delete kept[item.dataset.id]);
+  decided.forEach((item) => { kept[item.dataset.id] = [decision(item), text(item).value, item.dataset.reference]; });
   try { localStorage.setItem(KEY, JSON.stringify(kept)); } catch (error) { /* a browser without storage */ }
 }
 
 function remembered() {
-  let kept = {};
   try { kept = JSON.parse(localStorage.getItem(KEY)) || {}; } catch (error) { return; }
   for (const item of items) {
     const [value, correction, reference] = kept[item.dataset.id] || [];
@@ -63,10 +64,11 @@ function download() {
 for (const item of items) {
   radios(item).forEach((radio) => radio.addEventListener("change", told));
   text(item).addEventListener("input", () => {
-    choose(item, text(item).value.trim() === item.dataset.reference ? "keep" : "correct");
+    const written = text(item).value.trim();
+    choose(item, written === "" ? "drop" : written === item.dataset.reference ? "keep" : "correct");
     told();
   });
-  item.querySelector("button").addEventListener("click", (event) => {
+  item.querySelector("button")?.addEventListener("click", (event) => {
     text(item).value = event.currentTarget.dataset.heard;
     text(item).dispatchEvent(new Event("input"));
   });

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.store.looks import look
 
 
@@ -23,3 +24,11 @@ def test_a_store_that_cannot_be_written_shows_the_number_with_a_warning(
     monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(store))
     assert look("set", ["t1"], tmp_path) == 1
     assert "this look at the test set is not counted" in caplog.text
+
+
+def test_a_damaged_count_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(tmp_path))
+    (tmp_path / "looks").mkdir()
+    (tmp_path / "looks" / "set.json").write_text("[", encoding="utf-8")
+    with pytest.raises(DataError, match=r"set\.json.*is not JSON.*Remove it"):
+        look("set", ["t1"], tmp_path)

@@ -67,7 +67,7 @@ def test_speeds_are_compared_within_a_script() -> None:
     ranking = rank_suspects(Evidence(utterances, {"0": 0.1, "1": 0.2}, []))
     assert ranking.order[0].id == "50" and set(ranking.usual_speed) == {"Han", "Latin"}
     assert ranking.table["speed"].dropna().gt(0).sum() == 1 and ranking.table["speed"].isna().sum() == 2
-    assert "are usual for Han here" in reasons(ranking, utterances[50])[-1]
+    assert "are usual here for Han text" in reasons(ranking, utterances[50])[-1]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,12 @@ def test_the_spread_of_a_small_example_worked_out_by_hand() -> None:
     assert found.shared == pytest.approx([0, 0, 0])  # both seeds differ alike in both recordings
 
 
+def test_a_setting_without_errors_leaves_the_luck_of_the_others() -> None:
+    settings = [np.array([[4.0, 6], [6, 8]]), np.zeros((2, 2))]
+    found = seed_errors(settings, [True, True], adapters=["a", "a"])
+    assert found and np.isfinite(found.alike).all() and found.own[0] > 0
+
+
 def test_what_recordings_and_seeds_share_is_taken_off_once() -> None:
     # Residuals +-1 in every cell: 4 / (1 * 1) per cell of a total of two recordings, relative to the mean total of 12.
     found = seed_errors([np.array([[4.0, 8], [6, 6]])], [True])
