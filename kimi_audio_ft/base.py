@@ -340,6 +340,15 @@ def require_base(base: Base, folder: Path, any_base: bool = False) -> None:
     raise ConfigError("model.path", base.settings.path, rule, "Set that model.path, or any_base=true to insist")
 
 
+def base_facts(folder: Path) -> dict[str, Any]:
+    """What a copy of the adapter in ``folder`` has to say of its base, for ``require_base``; empty where unknown."""
+    meta = read_json_object(folder / META, "Train it again") if (folder / META).is_file() else {}
+    if meta.get("base") is None:
+        return {}
+    path = meta.get("config", {}).get("model", {}).get("path")
+    return {"base": meta["base"], "config": {"model": {"path": path}}}
+
+
 def find_adapter(adapter: str | None) -> tuple[str, Path] | None:
     """Signature (or digest) and folder of an adapter given as a signature in the store or as a folder."""
     if adapter is None:

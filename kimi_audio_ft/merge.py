@@ -1,4 +1,4 @@
-"""``python -m kimi_audio_ft.merge``: adapter + base to a checkpoint in the published layout."""
+"""``python -m kimi_audio_ft.merge``: adapter + base to a checkpoint in the published layout, or to a plain Qwen2."""
 
 from __future__ import annotations
 

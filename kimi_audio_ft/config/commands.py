@@ -1,4 +1,4 @@
-"""Options of the commands prepare, tokenize and merge: one sentence per field, and their checks."""
+"""Options of the commands prepare, tokenize, merge and export_adapter: one sentence per field, and their checks."""
 
 from __future__ import annotations
 
@@ -185,13 +185,17 @@ class TokenizeConfig:
 
 @dataclass
 class MergeConfig:
-    """An adapter and its base become one checkpoint in the published layout."""
+    """An adapter and its base become one checkpoint."""
 
-    adapter: str = MISSING  # Adapter folder in PEFT's format, or a signature in the store.
+    # Adapter folder in PEFT's format, or a signature in the store; null with target=qwen2 writes the base alone, for an
+    # engine that is given adapters beside it.
+    adapter: str | None = MISSING
     out: str = MISSING  # Folder of the merged checkpoint; it must not exist, or hold the same merge.
     model: ModelConfig = field(default_factory=ModelConfig)  # The base that the adapter was trained on.
     any_base: bool = False  # Merge an adapter into another base than the one that it was trained on.
-    target: str = "official"  # Who shall load it: official (the published code; ours too) or vllm.
+    # Who shall load it: official (the published code; ours too), or qwen2 (transformers, vLLM and other engines
+    # that have Qwen2 and take prompt embeddings, which our code makes with the folder's front_end/).
+    target: str = "official"
     shard_gb: float = 2.8  # Largest shard in 10^9 bytes; the 7B makes 8 shards of 2.8.
     dtype: str = "bfloat16"  # Number format of the merged decoder: bfloat16 as published, or float32.
     overwrite: bool = False  # Replace what an earlier merge wrote to out.
@@ -201,9 +205,28 @@ class MergeConfig:
     def __post_init__(self) -> None:
         self.verify = self.verify.lower()
         remedy = "See python -m kimi_audio_ft.store ls"
-        require(bool(self.adapter), "adapter", self.adapter, "must name an adapter", remedy)
+        alone = self.adapter is None and self.target == "qwen2"
+        rule = "must name an adapter; only target=qwen2 writes a base alone"
+        require(bool(self.adapter) or alone, "adapter", self.adapter, rule, remedy)
         require(bool(self.out), "out", self.out, "must name a folder", "Write out=FOLDER")
-        one_of("target", self.target, ("official", "vllm"))
+        rule = "is no longer written: vLLM's own class of Kimi-Audio computes another function than the model"
+        remedy = "Use target=qwen2, which stock vLLM serves from prompt embeddings"
+        require(self.target != "vllm", "target", self.target, rule, remedy)
+        one_of("target", self.target, ("official", "qwen2"))
         one_of("dtype", self.dtype, ("bfloat16", "float32"))
         one_of("verify", self.verify, ("auto", "true", "false"))
         require(self.shard_gb > 0, "shard_gb", self.shard_gb, "must be greater than 0", "2.8 gives the 7B 8 shards")
+
+
+@dataclass
+class ExportAdapterConfig:
+    """A copy of an adapter as vLLM and other engines take it beside the base that ``merge target=qwen2`` writes."""
+
+    adapter: str = MISSING  # Adapter folder in PEFT's format, or a signature in the store.
+    out: str = MISSING  # Folder of the copy; it must not exist, or hold the same copy.
+    overwrite: bool = False  # Replace what an earlier export wrote to out.
+
+    def __post_init__(self) -> None:
+        remedy = "See python -m kimi_audio_ft.store ls"
+        require(bool(self.adapter), "adapter", self.adapter, "must name an adapter", remedy)
+        require(bool(self.out), "out", self.out, "must name a folder", "Write out=FOLDER")

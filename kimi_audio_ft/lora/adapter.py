@@ -24,6 +24,8 @@ from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
 # PEFT's name of a single adapter.
 ONE = "default"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+# Ends of the names of a plain LoRA's tensors: A, ``[r, in]``, and B, ``[out, r]``.
+FACTORS = (".lora_A.weight", ".lora_B.weight")
 # Keys of PEFT's config that name modules to import, with the value that PEFT itself writes.
 _IMPORTS = {"megatron_config": None, "megatron_core": "megatron.core", "auto_mapping": None}
 # The published LoRA fork's name of Whisper's encoder, and ours.

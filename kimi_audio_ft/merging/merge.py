@@ -1,12 +1,9 @@
-"""Merge an adapter into its base: a folder in the published layout, which appears whole or not at all."""
+"""Merge an adapter into its base: a folder in the published layout, or a plain Qwen2, whole or not there at all."""
 
 from __future__ import annotations
 
-import errno
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,12 +15,16 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from kimi_audio_ft import store
 from kimi_audio_ft.base import Base, find_adapter, on_meta, require_base
 from kimi_audio_ft.config.commands import MergeConfig
+from kimi_audio_ft.decoding.prompt_embeddings import TABLE
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.features.encode import DTYPES
-from kimi_audio_ft.files import let_others_read, read_json_object, write_json
-from kimi_audio_ft.manifest.conversation import MESSAGE_END, TEXT_EOS
+from kimi_audio_ft.files import read_json_object, write_json
+from kimi_audio_ft.manifest.conversation import BLANK, MESSAGE_END, TEXT_EOS
+from kimi_audio_ft.merging.folder import drafted, is_made, refuse_inside
+from kimi_audio_ft.merging.qwen2 import BlankAdded, front_end, text_path, write_qwen2_configs
 from kimi_audio_ft.merging.verify import check_files, check_logits
 from kimi_audio_ft.merging.weights import (
+    Change,
     StoredTensor,
     Update,
     decoder_sources,
@@ -34,8 +35,8 @@ from kimi_audio_ft.merging.weights import (
 )
 from kimi_audio_ft.model import TextTokenizer
 from kimi_audio_ft.model.audio_frontend import PREPROCESSOR_CONFIG
-from kimi_audio_ft.model.checkpoint import WEIGHTS_NAME, read_config
-from kimi_audio_ft.model.files import AUTO_MAP, CODE, TOKENIZER_AUTO_MAP, WHISPER_NAME, require_folder
+from kimi_audio_ft.model.checkpoint import WEIGHTS_NAME, is_branch, read_config
+from kimi_audio_ft.model.files import AUTO_MAP, CODE, FRONT_END_NAME, TOKENIZER_AUTO_MAP, WHISPER_NAME, require_folder
 from kimi_audio_ft.model.text_tokenizer import BOS, CONFIG_NAME, EOS, RANKS_NAME, special_token_files
 from kimi_audio_ft.paths import expanded
 from kimi_audio_ft.store.digests import folder_digest
@@ -58,10 +59,10 @@ class Merge:
         self.out = expanded(config.out).resolve()
         self.base = Base(config.model, "none", "cpu")  # its weights are never loaded as a model here
         self.whisper = require_folder("model.path", self.base.files.whisper, "the checkpoint's whisper-large-v3")
-        found = find_adapter(config.adapter)
-        assert found is not None, "MergeConfig requires a name"
-        self.adapter, self.adapter_folder = found
-        require_base(self.base, self.adapter_folder, config.any_base)
+        nothing: tuple[str | None, Path | None] = (None, None)
+        self.adapter, self.adapter_folder = find_adapter(config.adapter) or nothing
+        if self.adapter_folder is not None:
+            require_base(self.base, self.adapter_folder, config.any_base)
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -93,6 +94,19 @@ class Merge:
         return {key: replace(source, info=replace(source.info, dtype=self.dtype)) for key, source in sources.items()}
 
     @cached_property
+    def files(self) -> dict[Path, dict[str, StoredTensor]]:
+        """The tensors to write, by their folder inside of ``out``."""
+        if self.config.target == "official":
+            return {Path(): self.decoder, Path(WHISPER_NAME): self.encoder}
+        front = front_end(self.decoder, read_config(self.base.files.root), self.blank)
+        place = Path(FRONT_END_NAME)
+        return {Path(): text_path(self.decoder), place: front, place / WHISPER_NAME: self.encoder}
+
+    @property
+    def blank(self) -> int:
+        return self.base.tokenizer.special_tokens[BLANK]
+
+    @cached_property
     def encoder(self) -> dict[str, StoredTensor]:
         """Tensors of the base's Whisper; in float32 those that are merged into such a checkpoint."""
         found = whisper_sources(self.whisper)
@@ -104,8 +118,16 @@ class Merge:
         }
 
     @cached_property
+    def changes(self) -> dict[str, Change]:
+        """The updates, and for Qwen2 the blank's row that its table has added."""
+        added = {} if self.config.target == "official" else {TABLE: BlankAdded.of(self.decoder[TABLE], self.blank)}
+        return {**self.updates, **added}
+
+    @cached_property
     def updates(self) -> dict[str, Update]:
         """The adapter's updates by names of the published layout: ``model.layers.*``, Whisper's ``model.encoder.*``."""
+        if self.adapter_folder is None:
+            return {}
         updates = read_updates(on_meta(self.base.files), self.adapter_folder)
         return {name.removeprefix("whisper_"): update for name, update in updates.items()}
 
@@ -118,9 +140,8 @@ class Merge:
     @property
     def size(self) -> int:
         beside = self.speech_tokenizer.rglob("*") if self.speech_tokenizer else ()
-        return sum(path.stat().st_size for path in beside) + sum(
-            source.info.nbytes for source in (*self.decoder.values(), *self.encoder.values())
-        )
+        written = (source for sources in self.files.values() for source in sources.values())
+        return sum(path.stat().st_size for path in beside) + sum(source.info.nbytes for source in written)
 
 
 def merge(config: MergeConfig) -> Path:
@@ -131,15 +152,18 @@ def merge(config: MergeConfig) -> Path:
     """
     task = Merge(config)
     out = task.out
-    _refuse_inside_base(task)
+    refuse_inside(out, {"model.path": task.base.files.root, "adapter": task.adapter_folder})
     with store.lock("merge", digest_of(str(out))):
-        if _is_done(task):
+        if is_made(out, RECORD, task.facts, config.overwrite, "merge"):
             print(f"{out}: holds this merge already; nothing to do")
             return out
         _require_space(task)
-        with _draft(out) as draft:
+        with drafted(out) as draft:
             _write(task, draft)
         print(f"{out}: {task.size / 1e9:.2f} GB for {config.target}")
+        left_out = [name for name in task.updates if config.target == "qwen2" and is_branch(name)]
+        if left_out:
+            print(f"without {len(left_out)} changes of the audio branch, on which no text depends")
         missing = _missing_code(task.base.files.root)
         if config.target == "official" and missing:
             print(f"for the published code copy {', '.join(missing)} of moonshotai/Kimi-Audio-7B-Instruct beside the")
@@ -150,44 +174,27 @@ def merge(config: MergeConfig) -> Path:
 def _write(task: Merge, draft: Path) -> None:
     config, root = task.config, task.base.files.root
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    whisper = draft / WHISPER_NAME
-    whisper.mkdir()
+    ours = draft if config.target == "official" else draft / FRONT_END_NAME  # where our own code looks for its files
+    whisper = ours / WHISPER_NAME
+    whisper.mkdir(parents=True)
     with Progress(*columns, disable=not (config.progress and sys.stdout.isatty())) as bar:
         shown = bar.add_task("merging", total=task.size)
         advance = partial(bar.advance, shown)
-        write_merged(whisper / WEIGHTS_NAME, task.encoder, task.updates, advance)
-        write_whisper_configs(task.whisper, whisper)
-        write_decoder(draft, task.decoder, task.updates, config.shard_gb * 1e9, advance)
+        for place, sources in task.files.items():
+            if place == Path():
+                write_decoder(draft, sources, task.changes, config.shard_gb * 1e9, advance)
+            else:
+                write_merged(draft / place / WEIGHTS_NAME, sources, task.changes, advance)
+    write_whisper_configs(task.whisper, whisper)
     if task.speech_tokenizer is not None:
-        shutil.copytree(task.speech_tokenizer, draft / task.speech_tokenizer.name)
-    write_text_files(root, draft, config.target)
-    write_model_config(root, draft, config.target, task.dtype)
-    check_files(draft, task.decoder, task.encoder)
+        shutil.copytree(task.speech_tokenizer, ours / task.speech_tokenizer.name)
+    write_text_files(root, ours, config.target)
+    write_model_config(root, ours, config.target, task.dtype)
+    if config.target == "qwen2":
+        write_qwen2_configs(read_config(root), task.base.tokenizer, draft, task.dtype)
+    check_files({draft / place: sources for place, sources in task.files.items()})
     print(check_logits(task.base.files, draft, task.adapter_folder, task.dtype, config.verify))
     write_json(draft / RECORD, task.facts, indent=2)
-
-
-def _is_done(task: Merge) -> bool:
-    """Whether ``out`` holds this merge; raises for a folder that must not be replaced."""
-    out = task.out
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return False
-    if not (out / RECORD).is_file():
-        raise ConfigError("out", task.config.out, "exists and does not hold a merge", "Name a new folder")
-    found = read_json_object(out / RECORD, "Remove the folder")
-    if found == task.facts:
-        return True
-    if not task.config.overwrite:
-        other = sorted(key for key in found.keys() | task.facts.keys() if found.get(key) != task.facts.get(key))
-        rule = f"holds another merge ({', '.join(other)} differ)"
-        raise ConfigError("out", task.config.out, rule, "Name a new folder, or set overwrite=true")
-    return False
-
-
-def _refuse_inside_base(task: Merge) -> None:
-    for option, folder in (("model.path", task.base.files.root), ("adapter", task.adapter_folder.resolve())):
-        if task.out == folder or folder in task.out.parents or task.out in folder.parents:
-            raise ConfigError("out", task.config.out, f"must not lie in {option}={folder}, nor hold it", "Name another")
 
 
 def _require_space(task: Merge) -> None:
@@ -196,33 +203,6 @@ def _require_space(task: Merge) -> None:
     if needed > free:
         rule = f"needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free in {parent}"
         raise ConfigError("out", task.config.out, rule, "Free space there, or name a folder on a larger disk")
-
-
-@contextmanager
-def _draft(out: Path) -> Iterator[Path]:
-    """A hidden sibling of ``out`` that replaces it at the end; it is removed on any error, or by the next merge after a
-    kill.
-    """
-    draft = out.with_name(f".{out.name}.draft")
-    try:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        yield draft
-        let_others_read(draft)
-        old = out.with_name(f".{out.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if out.is_dir():
-            out.replace(old)
-        draft.replace(out)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        shutil.rmtree(draft, ignore_errors=True)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        rule = "the disk is full; nothing half-written was kept" if full else f"cannot be written ({error.strerror})"
-        raise ConfigError("out", str(out), rule, "Free space there, or name another folder") from error
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
 
 
 def write_text_files(root: Path, folder: Path, target: str) -> None:
@@ -234,7 +214,7 @@ def write_text_files(root: Path, folder: Path, target: str) -> None:
     shutil.copyfile(root / RANKS_NAME, folder / RANKS_NAME)
     for name, content in special_token_files(tokenizer.special_tokens).items():
         own = read_json_object(root / name, _REMEDY) if (root / name).is_file() else {}
-        if target == "vllm" or not _code(root):
+        if target == "qwen2" or not _code(root):
             own.pop("auto_map", None)
         elif name == CONFIG_NAME and not _missing_code(root):
             own.setdefault("auto_map", TOKENIZER_AUTO_MAP)
@@ -255,15 +235,13 @@ def generation_config(root: Path, tokenizer: TextTokenizer) -> dict[str, Any]:
 
 
 def write_model_config(root: Path, folder: Path, target: str, dtype: torch.dtype) -> None:
-    """The base's ``config.json``; for vLLM with the model type qwen2 and without ``auto_map``."""
+    """The base's ``config.json``; in a front end without ``auto_map``."""
     fields = read_json_object(root / "config.json", _REMEDY)
     for name in ("_name_or_path", "dtype"):
         fields.pop(name, None)
     fields |= {"architectures": ["MoonshotKimiaForCausalLM"], "torch_dtype": str(dtype).removeprefix("torch.")}
     fields.setdefault("rope_theta", read_config(root).rope_theta)
-    if target == "vllm":
-        fields["model_type"] = "qwen2"
-    if target == "vllm" or not _code(root):
+    if target == "qwen2" or not _code(root):
         fields.pop("auto_map", None)
     elif not _missing_code(root):
         fields.setdefault("auto_map", AUTO_MAP)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from peft.tuners import lora
@@ -33,13 +34,23 @@ _PIECE_NUMBERS = 2**24
 _PREFIX = "base_model.model."
 
 
+class Change(Protocol):
+    """What is done to a tensor while it is written."""
+
+    def merged(self, rows: Tensor, start: int) -> Tensor:
+        """Rows ``start, start + 1, ...`` as they are written, but for rounding, from the base's."""
+
+
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of the base: its file, its name in it, its shape, and the dtype there or in the merged file."""
+    """A tensor of the base, or rows of one: its file, its name in it, the written shape, and the dtype there or in the
+    merged file.
+    """
 
     path: Path
     stored_name: str
     info: TensorInfo
+    first_row: int = 0
 
 
 def decoder_sources(root: Path) -> dict[str, StoredTensor]:
@@ -63,7 +74,7 @@ def _sources(folder: Path) -> dict[str, StoredTensor]:
 def write_decoder(
     folder: Path,
     sources: Mapping[str, StoredTensor],
-    updates: Mapping[str, Update],
+    updates: Mapping[str, Change],
     most_bytes: float,
     advance: Callable[[int], None],
 ) -> None:
@@ -76,7 +87,7 @@ def write_decoder(
 
 
 def write_merged(
-    path: Path, sources: Mapping[str, StoredTensor], updates: Mapping[str, Update], advance: Callable[[int], None]
+    path: Path, sources: Mapping[str, StoredTensor], updates: Mapping[str, Change], advance: Callable[[int], None]
 ) -> None:
     """Write tensors, copied or cast, or changed by their ``updates``; ``advance`` is called with bytes written."""
     opened = lru_cache(maxsize=1)(partial(safe_open, framework="pt"))
@@ -87,7 +98,8 @@ def write_merged(
         stored = opened(source.path).get_slice(source.stored_name)
         rows = max(1, _PIECE_NUMBERS // max(1, math.prod(source.info.shape[1:])))
         for start in range(0, source.info.shape[0], rows):
-            piece = stored[start : start + rows]
+            stop = min(start + rows, source.info.shape[0])
+            piece = stored[source.first_row + start : source.first_row + stop]
             piece = (piece if update is None else update.merged(piece, start)).to(source.info.dtype)
             yield piece
             advance(piece.nbytes)

@@ -78,7 +78,7 @@ def test_own_recordings(corpus: Path, workplace: Workplace) -> None:
         own = [f"hydra.sweep.dir=sweeps/{place}"] if words[2] == TRAIN else []
         own += ["hydra.sweeper.rungs=[1]"] if "hydra/sweeper=halving" in words else []  # of two steps
         workplace.succeed(words[2], *words[3:], *SHORTER.get(words[2], ()), *own)
-    for words in commands("Trusting the answer"):
+    for words in [*commands("Trusting the answer"), *commands("Using what a sweep made")]:
         arguments = [word.replace("SIGNATURE", signature) for word in words[3:]]
         workplace.succeed(words[2], *arguments, *SHORTER.get(words[2], ()))
     assert (workplace.folder / "my" / "labels" / "suspects.csv").is_file()
@@ -100,7 +100,7 @@ def test_commands_of_the_7b_model_compose(workplace: Workplace) -> None:
         assert "dtype: bfloat16" in said
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/data.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/data.md", "docs/recogniser.md"])
 def test_commands_are_the_same_in_bash_and_zsh(page: str) -> None:
     """zsh takes unquoted brackets and ? for patterns, expands no ~ behind = and splits no $NAME into words."""
     text = (REPOSITORY / page).read_text(encoding="utf-8")

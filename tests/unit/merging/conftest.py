@@ -49,9 +49,9 @@ def randomized(adapted: peft.PeftModel, folder: Path) -> Path:
 def config(standin: Standin, tmp_path: Path) -> MakeConfig:
     """Makes a merge's config; the model is the stand-in."""
 
-    def make(adapter: Path, **options: Any) -> MergeConfig:
+    def make(adapter: Path | None, **options: Any) -> MergeConfig:
         model = ModelConfig(path=str(standin.root), speech_tokenizer=str(standin.speech_tokenizer))
         options = {"out": str(tmp_path / "out"), "progress": False} | options
-        return MergeConfig(adapter=str(adapter), model=model, **options)
+        return MergeConfig(adapter=adapter and str(adapter), model=model, **options)
 
     return make

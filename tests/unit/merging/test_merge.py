@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from kimi_audio_ft.decoding.prompt_embeddings import PromptEmbeddings
+from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.lora.adapter import load_adapter
 from kimi_audio_ft.merging.merge import merge
 from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer, WhisperFeatureExtractor
@@ -109,17 +111,51 @@ def test_layout(standin: Standin, make_adapter: MakeAdapter, config: MakeConfig)
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in out.glob("*.safetensors"))
 
 
-def test_vllm(make_adapter: MakeAdapter, config: MakeConfig) -> None:
-    out = merge(config(make_adapter(), target="vllm"))
-    fields = json_of(out, "config.json")
-    assert fields["model_type"] == "qwen2" and fields["architectures"] == ["MoonshotKimiaForCausalLM"]
-    tokenizer = json_of(out, "tokenizer_config.json")
-    assert "auto_map" not in fields and "auto_map" not in tokenizer and len(tokenizer["added_tokens_decoder"]) == 421
-    assert not list(out.glob("*.py"))
-    assert (out / "whisper-large-v3" / "preprocessor_config.json").is_file()
-    from transformers import Qwen2Config
+@torch.no_grad()
+def test_a_stock_qwen2_has_the_logits_of_the_two_streams_bit_for_bit(standin: Standin, config: MakeConfig) -> None:
+    """As for vLLM: the base alone, in the published dtype and in float32, with a conversation of text and audio."""
+    from transformers import Qwen2ForCausalLM
 
-    assert Qwen2Config.from_pretrained(out).kimia_token_offset == fields["kimia_token_offset"]
+    special, blank = TextTokenizer.from_pretrained(standin.root).special_tokens, "<|im_kimia_text_blank|>"
+    codes = torch.arange(3) + KimiAudioForCausalLM.from_pretrained(standin.root).config.kimia_token_offset
+    audio, text = torch.full((12,), special[blank]), torch.full((12,), special[blank])
+    text[:4], text[9:], audio[8] = torch.arange(4), torch.arange(3) + 7, special["<|im_media_end|>"]
+    audio[4], audio[5:8] = special["<|im_media_begin|>"], codes
+    is_audio = torch.isin(torch.arange(12), torch.arange(5, 8))
+    for dtype in (torch.float32, torch.bfloat16):
+        out = merge(config(None, target="qwen2", dtype=str(dtype).removeprefix("torch."), overwrite=True))
+        model = KimiAudioForCausalLM.from_pretrained(standin.root, dtype)
+        model.set_plain(decoder=True, whisper=True)  # our own layers round otherwise
+        features = torch.randn(3, model.config.kimia_adaptor_input_dim, generator=torch.Generator().manual_seed(1))
+        embeddings = PromptEmbeddings.from_pretrained(out, dtype)(audio, text, is_audio, [features])
+        found = Qwen2ForCausalLM.from_pretrained(out, dtype=dtype)(inputs_embeds=embeddings[None]).logits
+        expected = model(audio[None], text[None], is_audio[None], [features], audio_branch=False).text_logits
+        assert found.dtype == dtype and torch.equal(found, expected)
+    with pytest.raises(
+        UserError, match=r"position 4: has audio id \d+ and text id 0; one of the two must be the blank"
+    ):
+        PromptEmbeddings.from_pretrained(out)(audio, text.clone().fill_(0), is_audio, [features])
+
+
+def test_a_qwen2_folder_with_an_adapter_of_all_parts(
+    standin: Standin, make_adapter: MakeAdapter, config: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Adaptor and encoder are changed in the front end; the branch, on which no text depends, is named and left out."""
+    targets = [r"model\.(mimo_)?layers\.0\.mlp\.up_proj", r"model\.vq_adaptor\.layers\.0", r"whisper_model\..*\.q_proj"]
+    out = merge(config(make_adapter(target_modules=targets), target="qwen2", shard_gb=0.001, verify="true"))
+    assert "without 1 changes of the audio branch" in capsys.readouterr().out
+    assert "mimo" not in "".join(tensors(out)) and len(set(file_of_tensor(out).values())) > 2
+    front, base = out / "front_end", tensors(standin.root)
+    own = load_file(front / "model.safetensors")
+    assert not torch.equal(own["model.vq_adaptor.layers.0.weight"], base["model.vq_adaptor.layers.0.weight"])
+    special = TextTokenizer.from_pretrained(front).special_tokens
+    assert torch.equal(
+        own["blank_embedding.weight"][0], base["model.embed_tokens.weight"][special["<|im_kimia_text_blank|>"]]
+    )
+    assert {path.name for path in front.iterdir()} >= {"config.json", "tiktoken.model", "whisper-large-v3"}
+    assert not list(out.rglob("*.py")) and "auto_map" not in json_of(front, "config.json")
+    stop = special["<|im_kimia_text_eos|>"]
+    assert json_of(out, "config.json")["eos_token_id"] == json_of(out, "generation_config.json")["eos_token_id"] == stop
 
 
 def test_what_the_base_lacks_is_made(

@@ -32,14 +32,14 @@ def damage(folder: Path, change: Callable[[Tensor], Tensor]) -> None:
 
 @pytest.mark.parametrize("part", ["", WHISPER_NAME])
 def test_files_must_hold_the_bases_shapes(standin: Standin, tmp_path: Path, part: str) -> None:
-    base = (decoder_sources(standin.root), whisper_sources(standin.root / WHISPER_NAME))
     folder = shutil.copytree(standin.root, tmp_path / "merged")
-    check_files(folder, *base)
+    base = {folder: decoder_sources(standin.root), folder / WHISPER_NAME: whisper_sources(standin.root / WHISPER_NAME)}
+    check_files(base)
     damage(folder / part, lambda tensor: tensor + 1)
-    check_files(folder, *base)  # other values, equal shapes: only logits show them
+    check_files(base)  # other values, equal shapes: only logits show them
     damage(folder / part, lambda tensor: tensor.reshape(1, -1))
     with pytest.raises(DataError, match="does not hold the tensors that were written") as raised:
-        check_files(folder, *base)
+        check_files(base)
     assert raised.value.path == folder / part
 
 

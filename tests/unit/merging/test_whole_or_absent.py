@@ -34,9 +34,9 @@ def test_again_does_nothing_and_another_is_refused(
     assert "holds this merge already" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
     with pytest.raises(ConfigError, match=r"out=.*holds another merge \(target differ\).*overwrite=true"):
-        merge(config(adapter, target="vllm"))
+        merge(config(adapter, target="qwen2"))
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
-    merge(config(adapter, target="vllm", overwrite=True))
+    merge(config(adapter, target="qwen2", overwrite=True))
     assert not list(out.glob("*.py")) and {path.name for path in out.parent.glob(".out.*")} == set()
 
 
