@@ -59,7 +59,7 @@ class Forked:
 
     def wait(self) -> Outcome:
         """To its end."""
-        self.process.join(300)
+        self.process.join(900)
         self.process.kill()
         self.process.join()
         assert self.process.exitcode is not None
@@ -109,7 +109,7 @@ class Workplace:
     def run_apart(self, module: str, *arguments: str, **environment: str) -> Outcome:
         """Run ``python -m module arguments`` as a process of its own, to its end."""
         process = self.start(module, *arguments, **environment)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=900)
         return Outcome(process.returncode, out, err)
 
     def succeed(self, module: str, *arguments: str) -> str:

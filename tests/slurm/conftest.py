@@ -22,11 +22,11 @@ def slurm() -> Iterator[None]:
     if absent or os.geteuid() != 0:
         pytest.skip(f"no {', '.join(absent) or 'root'} here; as root, tests/slurm/start.sh installs and starts Slurm")
     ran_before = (FOLDER / "slurmctld.pid").is_file()
-    started = subprocess.run([START, FOLDER], capture_output=True, text=True, timeout=120, check=False)
+    started = subprocess.run([START, FOLDER], capture_output=True, text=True, timeout=300, check=False)
     if started.returncode:
         pytest.skip(f"Slurm does not start here: {started.stdout}{started.stderr}")
     os.environ["SLURM_CONF"] = str(FOLDER / "slurm.conf")
     yield
     if not ran_before:
-        subprocess.run([STOP, FOLDER], capture_output=True, timeout=120, check=True)
+        subprocess.run([STOP, FOLDER], capture_output=True, timeout=300, check=True)
     del os.environ["SLURM_CONF"]

@@ -18,6 +18,7 @@ from kimi_audio_ft.config.train import DataConfig
 from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
 from kimi_audio_ft.files import read_jsonl, write_jsonl
 from kimi_audio_ft.store.digests import file_digests
+from tests.pace import pace
 from tests.unit.conftest import Tiny, answer, audio, line, user
 
 pytestmark = pytest.mark.slow
@@ -111,12 +112,13 @@ def test_stored_features_go_to_their_conversations(
 
 
 def test_twenty_thousand_lines() -> None:
-    """Two seconds of two cores at most to the first batch, as CPU time: the wall's depends on who else computes here.
+    """Two seconds of two idle cores at most to the first batch, as CPU time.
 
     Memory beyond the start is far from the 125 MB that as many conversations in memory would take.
     """
     command = [sys.executable, "-m", "experiments.bench_data", "--lines", "20000", "--steps", "0", "--json"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     cold, warm = (json.loads(line) for line in done.stdout.splitlines())
-    assert cold["cpu_seconds"] < 2 * 2 and cold["peak_mib"] < 30
-    assert warm["cpu_seconds"] < 1 and warm["peak_mib"] < 30
+    own = pace()
+    assert cold["cpu_seconds"] < 40 * own and cold["peak_mib"] < 30
+    assert warm["cpu_seconds"] < 10 * own and warm["peak_mib"] < 30

@@ -239,6 +239,6 @@ def chromium(tmp_path: Path) -> Callable[..., str]:
 
     def run(page: Path, *options: str) -> str:
         command = [browser, *HEADLESS, f"--user-data-dir={tmp_path / 'profile'}", *options, page.as_uri()]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout
 
     return run

@@ -121,7 +121,7 @@ def test_a_server_that_refuses_is_an_error_without_the_key(server: str, tmp_path
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
     )
     assert done.returncode == 2, done.stderr
     assert "W&B: team/project: the dashboard cannot be created" in done.stderr

@@ -34,7 +34,7 @@ def start_team(task: Callable[[Team], None], size: int = SIZE) -> list[int | Non
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(300)
     return [process.exitcode for process in processes]
 
 

@@ -135,7 +135,7 @@ def test_workers_end_with_their_parent(tasks: Any, tmp_path: Path) -> None:
     for handle in handles:
         poll = select.poll()
         poll.register(handle, select.POLLIN)  # readable once the process has ended
-        assert poll.poll(20_000), "a worker outlived its parent"
+        assert poll.poll(300_000), "a worker outlived its parent"
         os.close(handle)
 
 

@@ -10,6 +10,7 @@ import pytest
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.scoring import score, utterance_counts
 from kimi_audio_ft.scoring.error_rates import Alignment, in_syllables, is_over_generated, mixed_units, readings
+from tests.pace import pace
 from tests.unit.scoring.conftest import Pairs
 
 KINDS = ("substitutions", "deletions", "insertions")
@@ -154,11 +155,11 @@ def test_what_cannot_be_scored_is_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("normalisation", ["strict", "normalised"])
 def test_ten_thousand_utterances_take_seconds(normalisation: str) -> None:
-    """100,000 utterances are to be scored in under 20 s on one core; a tenth has a tenth of the time."""
+    """100,000 utterances are to be scored in under 20 s on one core that is idle; a tenth has a tenth of the time."""
     references, hypotheses = random_pairs(10_000, seed=0)
     begin = time.process_time()
     score(references, hypotheses, normalisation)
-    assert time.process_time() - begin < 2
+    assert time.process_time() - begin < 20 * pace()
 
 
 def test_places_map_onto_the_other_text() -> None:

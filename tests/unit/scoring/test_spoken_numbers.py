@@ -9,6 +9,7 @@ import pytest
 
 from kimi_audio_ft.scoring import normalise
 from kimi_audio_ft.scoring.spoken_numbers import fold_numerals, spell_numbers
+from tests.pace import pace
 
 
 @pytest.mark.parametrize(
@@ -161,10 +162,10 @@ def test_no_digit_is_left_in_mandarin() -> None:
         assert not any(character in "0123456789" for character in normalise(text, "normalised")), text
 
 
-def test_texts_with_numbers_take_milliseconds() -> None:
+def test_texts_with_numbers_take_a_fraction_of_a_millisecond() -> None:
     rng = random.Random(0)
     texts = [f"我们有{rng.randrange(10_000)}个人，{rng.randrange(100)}%在{rng.randrange(24)}:30到" for _ in range(2000)]
     begin = time.process_time()
     for text in texts:
         spell_numbers(text)
-    assert time.process_time() - begin < 4
+    assert time.process_time() - begin < 10 * pace()

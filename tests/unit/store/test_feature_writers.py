@@ -38,7 +38,7 @@ def test_two_processes_at_once() -> None:
     rounds = 40
     writers = [start(write_own_and_common, name, rounds, length) for name, length in (("left", 3), ("right", 5))]
     for writer in writers:
-        writer.join(120)
+        writer.join(600)
     assert [writer.exitcode for writer in writers] == [0, 0]
     store = open_store()
     assert is_whole(store) and len(store) == 3 * rounds
@@ -75,7 +75,7 @@ def test_writers_that_are_killed_lose_and_double_nothing() -> None:
             with os.fdopen(pipes[first][0], "rb") as reports:
                 reports.read(last_words)
             writer.kill()
-            writer.join(60)
+            writer.join(600)
             assert writer.exitcode in (0, -signal.SIGKILL)
             kills += writer.exitcode != 0
         unfinished = [first for first in unfinished if writers[first].exitcode]

@@ -32,8 +32,6 @@ from kimi_audio_ft.sweep.view.screen import SweepView
 from kimi_audio_ft.trial import Trial, TrialPlan
 
 TRIALS = 200
-# Seconds of the CPU; 4 to 6 were measured on a busy machine, and Hydra alone needs 40 to compose them one by one.
-MOST_SECONDS = 20.0
 
 
 @pytest.fixture
@@ -53,7 +51,7 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launch]:
 
 
 @pytest.mark.slow
-def test_two_hundred_trials_are_planned_in_seconds(
+def test_two_hundred_trials_are_planned_in_a_third_of_the_time_that_hydra_takes(
     launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[Any] = []
@@ -69,7 +67,12 @@ def test_two_hundred_trials_are_planned_in_seconds(
     assert all(len(unit.jobs) == 4 for unit in units)
     assert [job.folder for job in jobs] == [tmp_path / "sweep" / str(number) for number in range(TRIALS)]
     assert len(opened) == 1
-    assert seconds < MOST_SECONDS
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    started = time.process_time()
+    for point in sweep(8):
+        hydra.compose_config("train", [*shared, *point], RunMode.MULTIRUN)
+    assert seconds < (time.process_time() - started) / 8 * TRIALS / 3
 
 
 NO_CONFIG: Any = None

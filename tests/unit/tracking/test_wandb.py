@@ -8,9 +8,9 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 import wave
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +80,23 @@ def test_a_long_run_is_read_back_across_blocks(tmp_path: Path) -> None:
     assert not any(key.startswith("utterances") for key in stored.summary)
 
 
-def test_trials_of_one_process_are_runs_of_their_own_and_start_fast(tmp_path: Path) -> None:
+def services() -> set[int]:
+    """Processes of W&B's that this one has started: a second's start costs seconds."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            # "id (name) state parent ..."
+            name, _, rest = stat.read_text().partition(" (")[2].rpartition(") ")
+            if name.startswith("wandb") and int(rest.split()[1]) == os.getpid():
+                found.add(int(stat.parent.name))
+    return found
+
+
+def test_trials_of_one_process_are_runs_of_their_own_and_share_a_service(tmp_path: Path) -> None:
     run_trial(tmp_path / "0", "first")
-    begin = time.perf_counter()
+    before = services()
     run_trial(tmp_path / "1", "second")
-    assert time.perf_counter() - begin < 5
+    assert len(before) == 1 and services() == before
     names = [[stored.run.display_name for stored in offline_runs(tmp_path / folder)] for folder in ("0", "1")]
     assert names == [["first"], ["second"]]
 
@@ -158,7 +170,7 @@ def fresh_process(tmp_path: Path) -> Callable[..., list[str]]:
 
     def run(mode: str = "auto", **environment: str) -> list[str]:
         clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-        home = {"HOME": str(tmp_path / "home"), "WANDB_BASE_URL": DEAD_SERVER, "WANDB_INIT_TIMEOUT": "4"}
+        home = {"HOME": str(tmp_path / "home"), "WANDB_BASE_URL": DEAD_SERVER}
         (tmp_path / "home").mkdir()
         result = subprocess.run(
             [sys.executable, "-c", SCRIPT, mode],
@@ -168,7 +180,7 @@ def fresh_process(tmp_path: Path) -> Callable[..., list[str]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=100,
+            timeout=300,
         )
         assert result.returncode == 0, result.stdout
         assert KEY not in result.stdout
@@ -194,7 +206,7 @@ def test_online_without_a_login_says_so_and_is_offline(fresh_process: Any, tmp_p
 def test_logged_in_with_a_dead_network_goes_on_offline(fresh_process: Any, tmp_path: Path) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text(f"machine 127.0.0.1:9\n  login user\n  password {KEY}\n")
-    lines = fresh_process(NETRC=str(netrc))
+    lines = fresh_process(NETRC=str(netrc), WANDB_INIT_TIMEOUT="4")
     assert len(lines) == 2 and lines[0].startswith("WARNING") and "cannot be reached" in lines[0]
     runs = [stored for trial in "01" for stored in offline_runs(tmp_path / trial)]
     assert [stored.summary["cer"] for stored in runs] == [0.5, 0.5]

@@ -19,6 +19,7 @@ from multirun_analysis.messages import ENGLISH
 from multirun_analysis.statistics.results import Reason
 from multirun_analysis.tables import trials_csv, trials_json
 from multirun_analysis.words import conclusions
+from tests.pace import pace
 from tests.synthetic_errors import Planted
 from tests.synthetic_sweep import write_ranks, write_sweep
 
@@ -140,7 +141,8 @@ def test_thirty_six_trials_of_a_thousand_utterances_take_seconds(night: Path) ->
     shutil.rmtree(night / "5")
     start = time.process_time()
     found = load_sweep(night).statistics
-    assert time.process_time() - start < 8  # 30 s are allowed for everything, and the page takes most of them
+    # 30 s of an idle machine are allowed for everything, and the page takes most of them.
+    assert time.process_time() - start < 80 * pace()
     assert len(found.pairs) == 36 * 35 // 2 and len(found.intervals) == 35 + 4 and found.reason is not Reason.KEEP_BASE
     assert {effect.method for effect in found.effects} == {"additive"}
     rank = {value.value: value for value in found.effects[0].values}
