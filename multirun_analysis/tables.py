@@ -220,6 +220,7 @@ def _statistics(statistics: Statistics) -> dict[str, Any]:
             }
             for effect in statistics.effects
         ],
+        **({"search": _plain(statistics.search)} if statistics.search else {}),
         "overfitting": [_overfitting(verdict) for verdict in statistics.overfitting],
         "pairs": [_with_bounds(pair) | {"significant": pair.is_significant} for pair in statistics.pairs],
     }

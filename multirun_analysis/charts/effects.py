@@ -1,23 +1,36 @@
-"""Main effects with their intervals, one row per value of each swept parameter."""
+"""What each value of each swept parameter does: effects with their intervals, one row per value."""
 
 from __future__ import annotations
 
 from multirun_analysis.charts.figure import ROW, Figure, Point, Spec, drawn, layer, nominal, quantity, tips, whisker
 from multirun_analysis.charts.scales import MOST_LEVELS
 from multirun_analysis.messages import Messages
-from multirun_analysis.statistics.results import Effect, Statistics
-from multirun_analysis.words import param_name, shown
+from multirun_analysis.statistics.results import Effect, SearchFit, Statistics
+from multirun_analysis.words import param_name, percent, shown
 
 
 def effects_figure(statistics: Statistics, say: Messages) -> list[Figure]:
     """The figure; none without a parameter that has a few values."""
+    search = statistics.search
     effects = [effect for effect in statistics.effects if 1 < len(effect.values) <= MOST_LEVELS]
     points = [point for effect in effects for point in _points(effect, say)]
     if not points:
         return []
     names = [param_name(effect.param, say) for effect in effects]
-    spec = drawn(_layers(points, names, say), names, ROW * len(points) + 10)
-    return [Figure("effects", say("effects.title"), _caption(effects, say), spec)]
+    title, axis = ("effects.title", "effects.axis") if search is None else ("effects.of_one", "effects.of_one_axis")
+    spec = drawn(_layers(points, names, say(axis), say), names, ROW * len(points) + 10)
+    caption = _caption(effects, say) if search is None else _search_caption(search, say)
+    return [Figure("effects", say(title), caption, spec)]
+
+
+def effects_note(statistics: Statistics, say: Messages) -> list[str]:
+    """Why a search has no effects; nothing for one that has, and for a grid."""
+    search = statistics.search
+    if search is None or search.explained is not None:
+        return []
+    if search.trials >= search.needed:
+        return [say("effects.together")]
+    return [say("effects.few", n=search.trials, needed=search.needed)]
 
 
 def _points(effect: Effect, say: Messages) -> list[Point]:
@@ -39,8 +52,7 @@ def _points(effect: Effect, say: Messages) -> list[Point]:
     return points
 
 
-def _layers(points: list[Point], names: list[str], say: Messages) -> list[Spec]:
-    title = say("effects.axis")
+def _layers(points: list[Point], names: list[str], title: str, say: Messages) -> list[Spec]:
     x = quantity("effect", title=title, axis={"tickCount": 5, "grid": True}, scale={"zero": True})
     axis = {"labelLimit": 170, "ticks": False, "domain": False}
     rows = {
@@ -64,3 +76,10 @@ def _caption(effects: list[Effect], say: Messages) -> str:
     if confounded:
         said.append(say("effects.confounded", params=say.listed(confounded)))
     return " ".join(said)
+
+
+def _search_caption(search: SearchFit, say: Messages) -> str:
+    said = [say("effects.search", n=search.trials), say("effects.curved" if search.curved else "effects.straight")]
+    explained = search.explained or 0.0
+    useful = explained >= 0.005
+    return " ".join([*said, say("effects.predicts" if useful else "effects.useless", share=percent(explained, 0))])

@@ -117,12 +117,28 @@ class Effect:
     method: "grid" where the trials are a complete grid (differences of plain means); "additive" where trials are
         missing (least squares of rate = constant + one number per value of every parameter);
         "confounded" where the missing trials leave the parameter inseparable from another one: plain means, which
-        then hold the other's effect as well.
+        then hold the other's effect as well; "search" where they are no grid (see ``dependence.py``): changes against
+        the trials' geometric mean, and counts of the trials nearest to a value.
     """
 
     param: str
     values: list[EffectValue]
-    method: Literal["grid", "additive", "confounded"]
+    method: Literal["grid", "additive", "confounded", "search"]
+
+
+@dataclass(frozen=True)
+class SearchFit:
+    """The model behind the effects of a search: to so many ``trials``, of which it needs ``needed``.
+
+    curved: whether numbers have parabolas, not straight lines. explained: share of the differences between trials
+    (variance of the rate's logarithm) that it predicts of each trial from the others, below 0 for a useless one; None
+    where trials are too few, or always change two parameters together.
+    """
+
+    trials: int
+    needed: int
+    curved: bool = False
+    explained: float | None = None
 
 
 @dataclass(frozen=True)
@@ -204,6 +220,7 @@ class Statistics:
     left_out: finished trials without utterances, or with others than the best trial's: they are in no comparison.
     beyond: those that are not among the best of a large sweep (``summary.MOST_COMPARED``): not compared either.
     transcripts: of what was compared; None without utterances.
+    search: how well the model of ``effects`` fits; None of a grid.
     half_split: the luck of the choice; None for one setting or too few recordings.
     recordings, utterances: how many were compared; 0 without utterances. grouped: some recording has several.
     """
@@ -222,6 +239,7 @@ class Statistics:
     gain: Gain | None
     margin: float
     effects: list[Effect]
+    search: SearchFit | None
     overfitting: list[Overfitting]
     needed: Needed | None
     half_split: HalfSplit | None

@@ -10,12 +10,23 @@ import numpy as np
 from kimi_audio_ft.scoring.intervals import LEVEL, RESAMPLES, error_rate_intervals, student_quantile
 from multirun_analysis.compare import Comparison
 from multirun_analysis.settings import Setting
+from multirun_analysis.statistics.dependence import partial_dependence
 from multirun_analysis.statistics.effects import main_effects
 from multirun_analysis.statistics.overfitting import overfitting_of
 from multirun_analysis.statistics.pairs import all_pairs
 from multirun_analysis.statistics.randomisation import randomise
 from multirun_analysis.statistics.recommendation import MARGIN, best_group, recommend, standings
-from multirun_analysis.statistics.results import Effect, Gain, HalfSplit, Interval, Pair, Reason, Standing, Statistics
+from multirun_analysis.statistics.results import (
+    Effect,
+    Gain,
+    HalfSplit,
+    Interval,
+    Pair,
+    Reason,
+    SearchFit,
+    Standing,
+    Statistics,
+)
 from multirun_analysis.statistics.sample_size import needed
 from multirun_analysis.statistics.selection import half_split
 from multirun_analysis.statistics.tally import Tally, of_settings, tally_up
@@ -54,6 +65,7 @@ def statistics_of(comparison: Comparison, margin: float = MARGIN) -> Statistics:
     scored = [row.trial for row in comparison.rows]
     strict = _intervals(scored, tallies.strict, CER)
     normalised = _intervals(scored, tallies.normalised, NORMALISED_CER)
+    effects, search = _effects(comparison, tally)
     rank_by, of_cers = comparison.rank_by, {CER: strict, NORMALISED_CER: normalised}
     intervals = of_cers[rank_by] if rank_by in of_cers else _intervals(scored, tallies.ranked, rank_by)
     return Statistics(
@@ -70,7 +82,8 @@ def statistics_of(comparison: Comparison, margin: float = MARGIN) -> Statistics:
         reason=Reason.KEEP_BASE if keep else reason,
         gain=gain,
         margin=margin,
-        effects=_effects(comparison, tally),
+        effects=effects,
+        search=search,
         overfitting=[overfitting_of(adapter) for adapter in comparison.adapters],
         needed=needed(tested, randomised) if tested and randomised else None,
         half_split=_half_split(tested),
@@ -147,15 +160,23 @@ def _setting_intervals(
     return found | {trial: Interval(low, high) for trial, (low, high) in zip(tally.trials, wide.tolist(), strict=True)}
 
 
-def _effects(comparison: Comparison, tally: Tally | None) -> list[Effect]:
-    """Over the compared settings; over all finished trials, without intervals, where not all of them were."""
-    trials, settings = comparison.sweep.finished, [one for one in comparison.settings if not one.is_base]
+def _effects(comparison: Comparison, tally: Tally | None) -> tuple[list[Effect], SearchFit | None]:
+    """Over the compared settings; over all of them, without the luck of the recordings, where not all were compared."""
+    settings, params = [one for one in comparison.settings if not one.is_base], comparison.naming
     rows = [] if tally is None else [row for row, trial in enumerate(tally.trials) if not trial.is_base]
-    if tally is None or len(rows) < 2 or len(settings) > MOST_COMPARED:
-        return main_effects(trials, comparison.naming, np.array([trial.rate for trial in trials]), None)
-    resampled = tally.resampled(RESAMPLES, SEED)
-    if resampled is not None and tally.seeds is not None:
-        luck, estimate = tally.seeds.drawn(np.random.default_rng(SEED), len(resampled))
+    of_all = tally if len(rows) > 1 and len(settings) <= MOST_COMPARED else None
+    resampled = of_all.resampled(RESAMPLES, SEED) if of_all else None
+    if not comparison.is_grid:
+        # The luck of seeds is in the errors of this fit.
+        drawn = None if resampled is None else resampled[:, rows]
+        trials = [of_all.trials[row] for row in rows] if of_all else [one.trial for one in settings]
+        rates = of_all.rates[rows] if of_all else np.array([one.rate for one in settings])
+        return partial_dependence(trials, params, rates, drawn)
+    if of_all is None:
+        trials = comparison.sweep.finished
+        return main_effects(trials, params, np.array([trial.rate for trial in trials]), None), None
+    if resampled is not None and of_all.seeds is not None:
+        luck, estimate = of_all.seeds.drawn(np.random.default_rng(SEED), len(resampled))
         resampled = resampled * (1 + luck / np.sqrt(estimate))
     drawn = None if resampled is None else resampled[:, rows]
-    return main_effects([tally.trials[row] for row in rows], comparison.naming, tally.rates[rows], drawn)
+    return main_effects([of_all.trials[row] for row in rows], params, of_all.rates[rows], drawn), None

@@ -17,9 +17,9 @@ from multirun_analysis.statistics.results import Overfitting, Reason
 from multirun_analysis.sweep import Status
 
 PACKAGE = Path(multirun_analysis.__file__).parent
-TRIALS = (PACKAGE / "report" / "templates" / "trials.html.j2").read_text(encoding="utf-8")
+TRIALS = (PACKAGE / "report" / "templates" / "sections" / "trials.html.j2").read_text(encoding="utf-8")
 # Keys that are put together from data: f"param.{param}" and the like.
-MADE = re.compile(r"(param|open|category|rate)\.")
+MADE = re.compile(r"(param|open|category|rate|script)\.")
 MADE_KEYS = {
     *("list.and", "effort.finished", "effort.unfinished", "loss.train", "loss.val"),
     *(f"board.{rate}_hint" for rate in RATES),
