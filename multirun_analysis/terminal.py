@@ -16,11 +16,11 @@ from multirun_analysis.report.confirmed import headlines, remarks
 from multirun_analysis.report.next_steps import next_steps
 
 MOST_ROWS = 40
-NARROW = 47  # columns of text that the scores need; below this and the parameters' share, only the main ones are shown
+NARROW = 51  # columns of text that the scores need; below this and the parameters' share, only the main ones are shown
 PARAM_WIDTH = 9
 INTERVAL_WIDTH = 7
 RATE_HEADINGS = {"cer": "CER %", "normalised_cer": "norm. %", "mer": "MER %", "wer": "WER %", "pinyin": "syll. %"}
-HEADINGS = {"optim.lr": "lr", "decoding.text_temperature": "temp", "decoding.text_top_k": "top-k"}
+HEADINGS = {"lora.r": "r", "optim.lr": "lr", "decoding.text_temperature": "temp", "decoding.text_top_k": "top-k"}
 
 
 def print_leaderboard(
@@ -65,11 +65,12 @@ def _table(analysis: Analysis, console_width: int, most_rows: int) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     further = INTERVAL_WIDTH * board.has_intervals + PARAM_WIDTH * analysis.has_seeds
     is_wide = console_width >= NARROW + PARAM_WIDTH * len(analysis.naming) + further
-    table.add_column("#", justify="right", no_wrap=True)
+    for heading in ("#", "no."):  # its rank, and the trial's number
+        table.add_column(heading, justify="right", no_wrap=True)
     for param in analysis.naming:
         table.add_column(HEADINGS.get(param, printable(words.short_key(param))), justify="right", no_wrap=True)
     if not analysis.naming:
-        table.add_column("trial", overflow="fold")
+        table.add_column("setting", overflow="fold")
     ranking, second, third = (RATE_HEADINGS[name] for name in _rates(analysis.rank_by))
     scores = (
         ranking,
@@ -86,6 +87,7 @@ def _table(analysis: Analysis, console_width: int, most_rows: int) -> Table:
         one = stopped.adapter
         cells = [
             "fail" if one.decision == "failed" else "stop",
+            "–",
             *(stopped.values or [one.name]),
             words.rate(stopped.rate),
         ]
@@ -121,6 +123,7 @@ def _cells(line: BoardRow, board: Board, is_wide: bool) -> list[str]:
     more = [words.rate(third, 1), words.rate(line.scores.exact_match, 1), trained]
     return [
         "base" if trial.is_base else f"{'≈' if line.is_alike else ''}{line.row.rank}",
+        "–" if trial.is_base else trial.name,
         *named,
         words.rate(seeds.rate),
         *([half_width] if board.has_intervals else []),

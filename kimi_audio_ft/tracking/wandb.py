@@ -14,11 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kimi_audio_ft.config.train import LoggerConfig
+from kimi_audio_ft.config.train import LoggerConfig, ScoringConfig
 from kimi_audio_ft.files import read_yaml
 from kimi_audio_ft.manifest.audio import AudioError, decode_mono
 from kimi_audio_ft.manifest.part import WHOLE, Part
 from kimi_audio_ft.runtime.wandb_server import Mode, described, mark_unreachable, resolve_mode, short_name
+from kimi_audio_ft.scoring.ranking import rate_of
 from kimi_audio_ft.store.signature import flatten
 from kimi_audio_ft.sweep_folder import trial_folders
 from kimi_audio_ft.tracking.base import Tracker, Utterance
@@ -30,6 +31,10 @@ TABLE = "utterances"
 COLUMNS = ("id", "repeat", "reference", "hypothesis", "cer")
 # Shown where the rows have them: older ones do not.
 MORE_COLUMNS = ("edits", "chars", "loss", "recording", "seconds", "set")
+RATE = "rate"
+"""In a trial's summary the error rate that ranks it, whichever that is (``scoring.rank_by``)."""
+TRIAL_NUMBER = "trial_number"
+"""In the config of a sweep's trial: its folder's name, the number that the report calls it by."""
 FACTS = "record"
 """Group of the config that holds texts of a finished trial's scores, such as ``record.signature``."""
 
@@ -44,6 +49,7 @@ LEADERBOARD = "leaderboard"
 
 # Columns of the leaderboard beside the swept parameters, where trials.json has them.
 _FIRST = ("rank", "kind", "name", "trial")
+_RATES = (RATE, "rate_ci_low", "rate_ci_high")  # that rank, where it is not the CER
 _FIGURES = (
     *("cer", "cer_ci_low", "cer_ci_high", "cer_std", "cer_normalised", "mer", "wer", "exact_match"),
     *("substitutions", "deletions", "insertions", "empty_rate", "over_generation_rate", "pinyin_error_rate"),
@@ -56,7 +62,7 @@ class WandbRun(Tracker):
 
     The config is stored nested, for W&B's filters and grouping, and with dotted keys (``lora.r``), for scripts. Curves
     have a step of their own (``step``), so that those of a reused adapter can be replayed into a run; the summary is
-    flat (``summary_of``); local files go to ``folder/wandb``.
+    flat (``summary_of``), with the rate that ranks as ``rate``; local files go to ``folder/wandb``.
     """
 
     shows_utterances = True
@@ -73,7 +79,7 @@ class WandbRun(Tracker):
             "group": short_name(group),
             "job_type": job_type,
             "tags": list(settings.tags),
-            "config": {**config, **flatten(config)},
+            "config": {**config, **flatten(config), **_number(folder, job_type)},
             "dir": str(folder.resolve()),
         }
         with self._guarded("starting the run"):
@@ -89,7 +95,8 @@ class WandbRun(Tracker):
             with self._guarded("finishing the run"):
                 facts = facts_of(summary)
                 self._run.config.update({FACTS: facts, **flatten({FACTS: facts})})
-                self._run.summary.update(summary_of(summary))
+                rate = rate_of(summary, summary.get("rank_by", ScoringConfig.rank_by))
+                self._run.summary.update(summary_of({**summary, RATE: rate}))
                 self._log_table(utterances)
                 self._close(exit_code=0)
 
@@ -160,8 +167,14 @@ class WandbRun(Tracker):
             self._run.log({LEADERBOARD: wandb.Table(columns=[*columns], data=rows, allow_mixed_types=True)})
             scored = [entry["scores"]["cer"] for entry in document["trials"] if entry.get("scores")]
             counts = {"num_trials": len(document["trials"]), "num_scored": len(scored)}
-            self._run.summary.update({**counts, "best_cer": min(scored)})
+            best_rate = min(entry["rate"] for entry in document["trials"] if entry.get("scores"))
+            self._run.summary.update({**counts, "best_cer": min(scored), "best_rate": best_rate})
             self._close(exit_code=0)
+
+
+def _number(folder: Path, job_type: str) -> dict[str, int]:
+    """A trial's number in its sweep; nothing of a single run, whose folder is a date, and of an evaluation."""
+    return {TRIAL_NUMBER: int(folder.name)} if job_type == "trial" and folder.name.isdecimal() else {}
 
 
 def _init(mode: Mode, identity: dict[str, Any]) -> Any:
@@ -270,7 +283,8 @@ def leaderboard(document: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]
     entries = [entry for entry in (*document["trials"], *document["baselines"]) if entry.get("scores")]
     entries.sort(key=lambda entry: entry["rate"])
     rows = [_flat(entry) for entry in entries]
-    names = [*_FIRST, *document["swept"], *_FIGURES]
+    ranking = _RATES if document.get("rank_by", ScoringConfig.rank_by) != ScoringConfig.rank_by else ()
+    names = [*_FIRST, *document["swept"], *ranking, *_FIGURES]
     columns = [column for column in names if any(row.get(column) is not None for row in rows)]
 
     def cell(value: Any) -> Any:

@@ -172,11 +172,11 @@ def test_the_leaderboard_keeps_the_swept_columns_and_what_was_stopped(halved: Pa
     assert said.startswith("Recommended: lora.r=8, CER") and "2 others were stopped early" in said
     table = section(page_of(halved), "board").partition('<tbody class="stopped">')[2].partition("</tbody>")[0]
     cells = [re.sub("<[^>]+>", " ", row).split() for row in table.split("<tr>")[1:]]
-    assert cells[0] == ["stopped", "16", "60.00", "at", "step", "60", "of", "120,", "rank", "2"]
-    assert cells[1] == ["stopped", "2", "90.00", "at", "step", "30", "of", "120,", "rank", "3"]
-    assert cells[2] == ["failed", "4", "–", "at", "step", "30", "of", "120"]
+    assert cells[0] == ["stopped", "–", "16", "60.00", "at", "step", "60", "of", "120,", "rank", "2"]
+    assert cells[1] == ["stopped", "–", "2", "90.00", "at", "step", "30", "of", "120,", "rank", "3"]
+    assert cells[2] == ["failed", "–", "4", "–", "at", "step", "30", "of", "120"]
     text = printed(analysis, width=120)
-    assert re.search(r"stop +16 +60\.00", text) and re.search(r"fail +4 +–", text)
+    assert re.search(r"stop +– +16 +60\.00", text) and re.search(r"fail +– +4 +–", text)
 
 
 def test_loss_is_written_as_a_loss(sweep: Any) -> None:

@@ -19,7 +19,7 @@ def test_the_leaderboard_has_intervals_and_marks_the_group(tmp_path: Path) -> No
     best = comparison.best.trial
     interval = comparison.statistics.intervals[best]
     half = f"{50 * (interval.high - interval.low):.2f}"
-    assert re.search(rf"^ *1 +{best.params['lora.r']} +{100 * best.cer:.2f} +{half} ", text, re.MULTILINE)
+    assert re.search(rf"^ *1 +{best.name} +{best.params['lora.r']} +{100 * best.cer:.2f} +{half} ", text, re.MULTILINE)
     assert len(re.findall(r"^ *≈\d ", text, re.MULTILINE)) == 2
     assert "±" in text and f"Recommended: lora.r={best.params['lora.r']}, CER" in text and "…" not in text
 
@@ -39,8 +39,8 @@ def test_ranks_bases_and_failures_are_shown(sweep: Any) -> None:
     sweep.grid(temperatures=(0.0,))
     sweep.fail(6, rate=0.1)
     text = printed(load_sweep(sweep.folder))
-    assert re.search(r"1\s+32\s+0\.003\s+\d+\.\d\d", text)
-    assert re.search(r"base\s+–\s+–\s+68\.00", text)
+    assert re.search(r"1\s+5\s+32\s+0\.003\s+\d+\.\d\d", text)
+    assert re.search(r"base\s+–\s+–\s+–\s+68\.00", text)
     assert "FAILED 6" in text and "Best: lora.r=32 optim.lr=0.003" in text
     assert "…" not in text
 

@@ -14,9 +14,12 @@ from typing import Any
 
 import pytest
 
+from kimi_audio_ft.config.train import RATES
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.scoring.ranking import rate_of
+from kimi_audio_ft.tracking import wandb
 from multirun_analysis.compare import LEADING_PARAMS as PARAMS
-from multirun_analysis.wandb_view import build_report, main, save, split_project
+from multirun_analysis.wandb_view import RANKS, SUMMARY, TRIAL_NUMBER, build_report, main, save, split_project
 
 
 def of_kind(report: Any, kind: str) -> list[Any]:
@@ -38,7 +41,7 @@ def sent(report: Any) -> str:
 
 
 def test_parameters_lead_to_the_error_rate() -> None:
-    report = build_report("team", "project", "Night", None, PARAMS)
+    report = build_report("team", "project", "Night", None, PARAMS, "cer")
     assert (report.entity, report.project, report.title) == ("team", "project", "Night")
     (lines,) = of_kind(report, "ParallelCoordinatesPlot")
     assert [column.metric.name for column in lines.columns] == [*PARAMS, "cer"]
@@ -49,6 +52,24 @@ def test_parameters_lead_to_the_error_rate() -> None:
         ("optim.lr", "cer", True),
         ("decoding.text_temperature", "cer", False),
     ]
+
+
+def test_trials_stand_in_the_order_that_ranks_them() -> None:
+    for asked, first, titles in (
+        (None, "rate", "Error rate by"),
+        ("pinyin", "pinyin_error_rate", "Syllable error rate by"),
+    ):
+        report = build_report("team", "project", "Night", None, PARAMS, asked)
+        trials = next(block.runsets[0] for block in report.blocks if type(block).__name__ == "PanelGrid")
+        assert [order.name.name for order in trials.order] == [first, "cer"] and all(o.ascending for o in trials.order)
+        assert trials.pinned_columns[0] == "config:trial_number.value" and f"summary:{first}" in trials.pinned_columns
+        points = of_kind(report, "ScatterPlot")
+        assert {point.y.name for point in points} == {first} and points[0].title == f"{titles} lora.r"
+        assert [column.metric.name for column in of_kind(report, "ParallelCoordinatesPlot")[0].columns][-1] == first
+    scores = {"cer": 1.0, "mer": 2.0, "wer": 3.0, "pinyin_error_rate": 4.0, "normalised": {"cer": 5.0}}
+    summary = wandb.summary_of(scores)
+    assert {rate: summary[SUMMARY[rate]] for rate in RATES} == {rate: rate_of(scores, rate) for rate in RATES}
+    assert (RANKS, TRIAL_NUMBER) == (wandb.RATE, wandb.TRIAL_NUMBER)
 
 
 def test_curves_and_tables() -> None:

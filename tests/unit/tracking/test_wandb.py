@@ -61,6 +61,7 @@ def test_an_offline_run_holds_config_curves_scores_and_transcripts(tmp_path: Pat
     assert stored.step_metrics == {"train/*": "step", "val/*": "step"}
     assert stored.summary["cer"] == 0.4 and stored.summary["exact_match"] == 1 / 3
     assert stored.summary["cer_normalised"] == 0.3 and "signature" not in stored.summary
+    assert stored.summary["rate"] == 0.4 and "trial_number" not in stored.config
     assert stored.config["record"] == {"signature": "ab"} and stored.config["record.signature"] == "ab"
     table = stored.table("utterances")
     assert table["columns"] == ["id", "repeat", "reference", "hypothesis", "cer"]
@@ -78,6 +79,13 @@ def test_a_long_run_is_read_back_across_blocks(tmp_path: Path) -> None:
     assert stored.config["note"] == "x" * 100_000
     assert stored.curve("train/loss") == [(step, step / 2) for step in range(1000)]
     assert not any(key.startswith("utterances") for key in stored.summary)
+
+
+def test_a_trial_has_its_number_and_the_rate_that_ranks_it(tmp_path: Path) -> None:
+    scores = {"cer": 0.4, "normalised": {"cer": 0.3}, "rank_by": "normalised_cer"}
+    tracker_in(tmp_path / "12").finish(scores, [])
+    (stored,) = offline_runs(tmp_path / "12")
+    assert (stored.config["trial_number"], stored.summary["rate"]) == (12, 0.3)
 
 
 def services() -> set[int]:
