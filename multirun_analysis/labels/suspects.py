@@ -17,6 +17,7 @@ from kimi_audio_ft.text import no_formula, printable
 from multirun_analysis.labels.evidence import Utterance
 from multirun_analysis.labels.signals import Ranking, plain
 from multirun_analysis.labels.surprise import heard_at, parted_at
+from multirun_analysis.messages import ENGLISH, Messages
 from multirun_analysis.records import write_whole
 
 COLUMNS = (
@@ -72,7 +73,7 @@ def print_summary(ranking: Ranking, path: Path, written: int, console: Console |
     console.print(Text(printable(f"the {written} most suspicious references: {path}")), soft_wrap=True)
 
 
-def reasons(ranking: Ranking, utterance: Utterance) -> list[str]:
+def reasons(ranking: Ranking, utterance: Utterance, say: Messages = ENGLISH) -> list[str]:
     """Reasons for suspecting a reference, as text; without outstanding signs, the strongest one."""
     values = ranking.values[utterance.id]
     # 0 or less is no sign of the others.
@@ -81,21 +82,21 @@ def reasons(ranking: Ranking, utterance: Utterance) -> list[str]:
     high = min(HIGH, max(known, default=HIGH))
     said = []
     if not plain(utterance.reference):
-        said.append("the reference holds no text")
+        said.append(say("reason.no_text"))
     other = ranking.other_text.get(utterance.id)
     if other is not None:
-        said.append(f"{other.id} has the same audio and the text {other.reference!r}")
+        said.append(say("reason.same_audio", id=other.id, text=repr(other.reference)))
     if values["surprise_percentile"] >= high:
-        said.append(_surprise(ranking, utterance))
+        said.append(_surprise(ranking, utterance, say))
     if values["disagreement_percentile"] >= high and values["disagreement"] > 0:
-        said.append(_disagreement(utterance, ranking.heard(utterance)))
+        said.append(_disagreement(utterance, ranking.heard(utterance), say))
     if values["loss_percentile"] >= high:
-        share = f"{values['loss_percentile']:.1%}"
-        said.append(f"a loss of {values['loss']:.2f} nats per token is above that of {share} of the references")
+        said.append(say("reason.loss", loss=f"{values['loss']:.2f}", share=f"{values['loss_percentile']:.1%}"))
     if values["speed"] > 0:
         low, high = ranking.usual_speed[values["script"]]
-        speed, script = f"{values['chars_per_second']:.1f} characters per second", values["script"]
-        said.append(f"{speed}; {low:.1f} to {high:.1f} are usual here for {f'{script} text' if script else 'numbers'}")
+        speeds = {"speed": values["chars_per_second"], "low": low, "high": high}
+        script = say(f"script.{values['script'] or 'none'}")
+        said.append(say("reason.speed", script=script, **{name: f"{speed:.1f}" for name, speed in speeds.items()}))
     return said
 
 
@@ -108,20 +109,22 @@ def suspect_word(ranking: Ranking, utterance: Utterance) -> tuple[str, str]:
     return parted_at(utterance.reference, surprise)[1] or END, heard_at(utterance.reference, heard, surprise)
 
 
-def _surprise(ranking: Ranking, utterance: Utterance) -> str:
+def _surprise(ranking: Ranking, utterance: Utterance, say: Messages) -> str:
     word, heard = suspect_word(ranking, utterance)
-    times = f"{ranking.surprises[utterance.id].times:.0f} times the usual loss"
+    times = f"{ranking.surprises[utterance.id].times:.0f}"
     if word == END:
-        return f"the text seems to end too early ({times} at its end){f', {heard!r} is heard then' if heard else ''}"
-    return f"{word!r} has {times}{f', {heard!r} is heard there' if heard and heard != word else ''}"
+        beside = say("reason.heard_then", heard=repr(heard)) if heard else ""
+        return say("reason.ends", times=times) + beside
+    beside = say("reason.heard_there", heard=repr(heard)) if heard and heard != word else ""
+    return say("reason.word", word=repr(word), times=times) + beside
 
 
-def _disagreement(utterance: Utterance, best: str) -> str:
+def _disagreement(utterance: Utterance, best: str, say: Messages) -> str:
     heard = plain(best)
     same = sum(plain(vote) == heard for vote in utterance.votes.values())
     edits = Levenshtein.distance(heard, plain(utterance.reference))
     length = max(len(heard), len(plain(utterance.reference)))
-    return f"{same} of {len(utterance.votes)} adapters write the best hypothesis, {edits} of {length} characters apart"
+    return say("reason.disagree", same=same, of=len(utterance.votes), edits=edits, length=length)
 
 
 def _row(ranking: Ranking, utterance: Utterance, rank: int) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Compiled templates, kept where Python keeps compiled modules: compiling takes longer than a small sweep's report."""
+"""How templates are read, for every page; compiled ones are kept where Python keeps compiled modules.
+
+Compiling takes longer than a small sweep's report.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,32 @@ from importlib.metadata import version
 from importlib.util import cache_from_source
 from pathlib import Path
 
-from jinja2 import BytecodeCache
+from jinja2 import BytecodeCache, Environment, FileSystemLoader, StrictUndefined
 from jinja2.bccache import Bucket
+from markupsafe import Markup
 
 from kimi_audio_ft.files import written_aside
 
+PAGE, STYLE = Path(__file__).resolve().parent / "templates", "report.css"
 _RULES = ("autoescape", "trim_blocks", "lstrip_blocks", "optimized")
+
+
+def templates_in(*folders: Path) -> Environment:
+    """Templates of the folders, of which the first has the cache; texts that come from data are escaped."""
+    return Environment(
+        loader=FileSystemLoader(folders),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        optimized=False,  # compiles faster
+        bytecode_cache=CompiledTemplates(folders[0]),
+    )
+
+
+def as_it_is(path: Path) -> Markup:
+    """One of our own files, trusted."""
+    return Markup(path.read_text(encoding="utf-8"))
 
 
 class CompiledTemplates(BytecodeCache):

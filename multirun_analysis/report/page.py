@@ -9,7 +9,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from kimi_audio_ft.paths import store_root
@@ -31,7 +31,7 @@ from multirun_analysis.charts.figure import Figure
 from multirun_analysis.messages import ENGLISH, Messages, messages_in
 from multirun_analysis.records import write_whole
 from multirun_analysis.report.board import Board, set_table, term_table
-from multirun_analysis.report.compiled import CompiledTemplates
+from multirun_analysis.report.compiled import PAGE, STYLE, as_it_is, templates_in
 from multirun_analysis.report.confirmed import headlines, remarks
 from multirun_analysis.report.facts import config_differences, cost_facts, sweep_facts
 from multirun_analysis.report.next_steps import next_steps
@@ -40,7 +40,6 @@ from multirun_analysis.report.utterances import embedded, place_of, worst_uttera
 from multirun_analysis.sweep import Trial
 from multirun_analysis.tables import trials_csv, trials_json
 
-TEMPLATES = Path(__file__).resolve().parent / "templates"
 SCRIPTS = ("report.js", "utterances.js")
 LIBRARIES = "window.vegaEmbed = vegaEmbed;"
 SCRIPT_DIGESTS = {"1.9.0.post1": "373b1f84072b31010f15ceb787be6b415c53936411aae267c8c2b2b6ccde46e7"}
@@ -115,8 +114,9 @@ def _sections(analysis: Analysis, say: Messages) -> list[Section]:
         *repeats.repeats_figure(analysis, say),
         *effects.effects_figure(analysis.statistics, say),
     ]
+    note = [*parameters.parameter_note(analysis, say), *effects.effects_note(analysis.statistics, say)]
     found = [
-        Section("matters", say("charts.title"), " ".join(parameters.parameter_note(analysis, say)), settings),
+        Section("matters", say("charts.title"), " ".join(note), settings),
         Section("progress", say("progress.title"), "", progress.progress_figures(analysis, say)),
         Section("categories", say("category.title"), "", categories.category_figure(analysis, say)),
         Section("losses", say("loss.title"), "", losses.loss_figures(analysis, say)),
@@ -136,15 +136,7 @@ def _compared_to(trial: Trial, analysis: Analysis) -> Trial | None:
 
 
 def _environment(say: Messages) -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        optimized=False,  # compiles faster
-        bytecode_cache=CompiledTemplates(TEMPLATES),
-    )
+    environment = templates_in(PAGE)
     environment.filters |= {"percent": words.percent, "show": words.show, "duration": words.duration}
     environment.globals |= {
         "say": say,
@@ -152,16 +144,11 @@ def _environment(say: Messages) -> Environment:
         "rate": words.rate,
         "category_name": categories.category_name,
         "config_differences": config_differences,
-        "style": _text("report.css"),
-        "scripts": [_text(name) for name in SCRIPTS],
+        "style": as_it_is(PAGE / STYLE),
+        "scripts": [as_it_is(PAGE / name) for name in SCRIPTS],
         "place_of": place_of,
     }
     return environment
-
-
-def _text(name: str) -> Markup:
-    """One of our own files, trusted as it is."""
-    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
 
 
 @cache

@@ -44,6 +44,14 @@ def test_every_suspect_is_shown_with_its_word_and_what_was_heard(page: Path) -> 
         assert row["reasons"] in html.unescape(item) and f'data-heard="{row["best_hypothesis"]}"' in item
 
 
+def test_the_chinese_page_has_chinese_reasons_beside_the_same_csv(page: Path) -> None:
+    assert main([str(page.parent), "--shown", "80", "--out", str(page.parent / "zh.csv"), "--language", "zh"]) == 0
+    notes = re.findall(r'<p class="note">(.*?)</p>', (page.parent / "zh.html").read_text(encoding="utf-8"))
+    said = " ".join(re.sub(r"&#39;.*?&#39;", "", html.unescape(note).replace("'", "&#39;")) for note in notes)
+    assert len(notes) == 80 and "的损失是通常的" in said and "个适配器中有" in said and not re.search("[a-z]{3}", said)
+    assert (page.parent / "zh.csv").read_bytes() == (page.parent / "suspects.csv").read_bytes()
+
+
 def test_texts_are_no_markup_and_chinese_is_spoken(tmp_path: Path) -> None:
     row = {
         "id": "<b>",
