@@ -63,7 +63,8 @@ def test_the_verdict_is_about_settings(seeded: Analysis) -> None:
 def test_terminal_and_page_have_a_row_for_each_setting(seeded: Analysis) -> None:
     said, page = printed(seeded, 150), render(seeded, NOW, ENGLISH)
     best = seeded.best.setting
-    row = rf"^ *1 +{best.trial.name} +{best.trial.params['lora.r']} +{100 * best.rate:.2f} .*±{100 * (best.spread or 0):.2f} x3 "
+    named = rf"^ *1 +{best.trial.name} +{best.trial.params['lora.r']} "
+    row = rf"{named} *{100 * best.rate:.2f} .*±{100 * (best.spread or 0):.2f} x3 "
     assert re.search(row, said, re.MULTILINE)
     assert len(re.findall(r"^ *≈?\d +\d+ +\d+ ", said.partition("Best:")[0], re.MULTILINE)) == 3
     assert len(re.findall(r'<tr class="[^"]*" data-name="\d+" data-names', page)) == 3
