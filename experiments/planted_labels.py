@@ -30,16 +30,17 @@ def plant(lines: Sequence[dict[str, Any]], seed: int) -> dict[str, dict[str, str
     """Change the texts of a manifest's lines in place; by id, the kind, the right text and the planted one."""
     rng = random.Random(seed)
     texts = {line["id"]: line["conversation"][-1]["content"] for line in lines}
-    chosen = iter(rng.sample(list(texts), sum(KINDS.values())))
+    chosen = iter(rng.sample([name for name in texts if len(texts[name]) > 2], sum(KINDS.values())))
     kinds = {next(chosen): kind for kind, count in KINDS.items() for _ in range(count)}
     swapped = [name for name, kind in kinds.items() if kind == "swapped"]
-    other = dict(zip(swapped, swapped[1:] + swapped[:1], strict=True))
     characters = sorted({char for text in texts.values() for char in text if "\u4e00" <= char <= "\u9fff"})
     planted = {}
     for name, kind in kinds.items():
         text = texts[name]
         if kind == "swapped":
-            wrong = texts[other[name]]
+            place = swapped.index(name) + 1
+            others = [texts[other] for other in swapped[place:] + swapped[:place]]
+            wrong = next(other for other in others if other != text)  # recordings may say the same
         elif kind == "truncated":
             wrong = text[: max(2, round(len(text) * rng.uniform(0.4, 0.7)))]
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,13 @@ from kimi_audio_ft.store.signature import canonical
 log = logging.getLogger(__name__)
 
 _Value = TypeVar("_Value")
+
+# Options of data that an evaluation set does not depend on: it is read once for all of their values.
+_OF_OTHERS = (
+    *("train_manifest", "train_weights", "train_subset", "train_subset_seed", "augment", "allow_overlap"),
+    *("test_manifest", "guard_manifests"),
+)
+_OF_EVALUATION = [field.name for field in fields(DataConfig) if field.name not in _OF_OTHERS]
 
 
 def only_knows_the_demo(model: ModelConfig, data: DataConfig) -> str | None:
@@ -74,7 +81,7 @@ class Inputs:
         return _once(self._bases, facts, lambda: Base(config.model, features, trainer.accelerator, trainer.threads))
 
     def evaluation(self, config: TrainConfig) -> EvaluationSet:
-        facts = [*_about_base(config), asdict(config.data)]
+        facts = [*_about_base(config), *(getattr(config.data, name) for name in _OF_EVALUATION)]
 
         def make() -> EvaluationSet:
             if told := only_knows_the_demo(config.model, config.data):

@@ -9,10 +9,11 @@ from math import prod
 from statistics import mean
 from typing import Any
 
+from kimi_audio_ft.config.train import SEEDS
 from kimi_audio_ft.errors import UserError
 from multirun_analysis.checks import REFERENCE_SET, check_comparable
 from multirun_analysis.params import distinct, identity, order, value_of
-from multirun_analysis.settings import NUISANCE_PARAMS, Setting, settings_of
+from multirun_analysis.settings import Setting, settings_of
 from multirun_analysis.sweep import Sweep, Trial
 
 LEADING_PARAMS = ("lora.r", "optim.lr", "decoding.text_temperature")
@@ -96,7 +97,7 @@ class Comparison:
     @property
     def naming(self) -> list[str]:
         """Swept parameters that tell settings apart; without seeds all that are swept."""
-        return [param for param in self.swept if not (self.has_seeds and param in NUISANCE_PARAMS)]
+        return [param for param in self.swept if not (self.has_seeds and param in SEEDS)]
 
     @property
     def reference_set(self) -> dict[str, Any]:
@@ -194,7 +195,7 @@ def swept_params(sweep: Sweep) -> list[str]:
 
 def _preference(param: str) -> tuple[bool, int]:
     position = LEADING_PARAMS.index(param) if param in LEADING_PARAMS else len(LEADING_PARAMS)
-    return (param in NUISANCE_PARAMS, position)
+    return (param in SEEDS, position)
 
 
 def _values_where_known(sweep: Sweep, param: str) -> list[Any]:

@@ -14,10 +14,10 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from kimi_audio_ft.config.train import SEEDS
 from kimi_audio_ft.errors import UserError
 from multirun_analysis.compare import Comparison
 from multirun_analysis.params import identity, value_of
-from multirun_analysis.settings import NUISANCE_PARAMS
 from multirun_analysis.statistics.results import Floats, Interval
 from multirun_analysis.statistics.tally import tally_up
 from multirun_analysis.sweep import Trial
@@ -207,7 +207,7 @@ def fit_learning_curve(trials: Sequence[Trial], setting: dict[str, Any] | None =
 
 def _by_setting(comparison: Comparison) -> list[tuple[dict[str, Any], list[Trial]]]:
     """Finished trials that agree in every swept parameter but their size and seeds."""
-    params = [param for param in comparison.swept if param not in (SIZE_PARAM, *NUISANCE_PARAMS)]
+    params = [param for param in comparison.swept if param not in (SIZE_PARAM, *SEEDS)]
     groups: dict[str, tuple[dict[str, Any], list[Trial]]] = {}
     for trial in comparison.sweep.finished:
         setting = {param: value_of(trial, param) for param in params}

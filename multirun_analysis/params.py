@@ -14,8 +14,8 @@ def value_of(trial: Trial, param: str) -> Any:
 
 
 def is_of_base(param: str) -> bool:
-    """Whether a parameter also applies to the base without an adapter: its prompt, and how it decodes."""
-    return param.startswith("decoding") or param in ("prompt", "data.prompt")
+    """Whether a parameter also applies to the base without an adapter: the model, its prompt, and how it decodes."""
+    return param.startswith(("decoding", "model")) or param in ("prompt", "data.prompt")
 
 
 def identity(value: Any) -> str:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, stdev
 
+from kimi_audio_ft.config.train import SEEDS
 from multirun_analysis.params import identity, is_of_base, value_of
 from multirun_analysis.sweep import Trial
-
-NUISANCE_PARAMS = ("seed", "data.train_subset_seed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +59,9 @@ def settings_of(trials: Sequence[Trial], swept: Sequence[str]) -> list[Setting]:
 
     A trial that repeats a setting with a seed that the setting has opens another one: it is no further seed.
     """
-    seeds = [param for param in swept if param in NUISANCE_PARAMS]
-    others = [param for param in swept if param not in NUISANCE_PARAMS]
-    of_base = [param for param in others if is_of_base(param) or param.startswith("model")]
+    seeds = [param for param in swept if param in SEEDS]
+    others = [param for param in swept if param not in SEEDS]
+    of_base = [param for param in others if is_of_base(param)]
     found: dict[str, list[dict[str, Trial]]] = {}
     for trial in trials:
         alike = found.setdefault(_values(trial, of_base if trial.is_base else others), [])

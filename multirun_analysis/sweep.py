@@ -20,6 +20,7 @@ from kimi_audio_ft.config.checks import one_of
 from kimi_audio_ft.config.train import RATES, ScoringConfig
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.files import read_yaml
+from kimi_audio_ft.scoring.ranking import normalised_and_field
 from kimi_audio_ft.sweep_folder import BASE_UTTERANCES, HALVING, UTTERANCES, is_trial, read_record, trial_folders
 from multirun_analysis.records import RERUN, Record, finite, read_json, read_jsonl
 
@@ -66,9 +67,9 @@ class Scores:
 class Trial:
     """One job of a sweep, or the zero-shot base under one of its decoding settings; equal to itself alone.
 
-    ``params`` are flat config keys; ``overrides`` is what the command line changed, as typed values;
-    ``record`` is the whole of scores.json, baseline.json or failure.json (empty for an unfinished trial), with None in
-    place of NaN and infinity. ``rank_by`` is the sweep's.
+    ``name`` is its folder's path in the sweep's; ``params`` are flat config keys; ``overrides`` is what the command
+    line changed, as typed values; ``record`` is the whole of scores.json, baseline.json or failure.json (empty for an
+    unfinished trial), with None in place of NaN and infinity. ``rank_by`` is the sweep's.
     """
 
     name: str
@@ -103,9 +104,8 @@ class Trial:
 
     def rate_by(self, rank_by: str) -> float | None:
         """Any of ``RATES``; None where its record lacks it."""
-        if rank_by == "normalised_cer":
-            return self.normalised.cer if self.normalised else None
-        rate: float | None = getattr(self.strict, "pinyin_error_rate" if rank_by == "pinyin" else rank_by)
+        is_normalised, field = normalised_and_field(rank_by)
+        rate: float | None = getattr(self.normalised if is_normalised else self.strict, field, None)
         return rate
 
     @property
@@ -280,10 +280,11 @@ def collect(sweep_dir: Path, rank_by: str | None = None) -> Sweep:
     trials = []
     for folder in folders:
         overrides = _overrides(folder, given.get(folder))
+        name = _name(folder, sweep_dir)
         if (folder / "baseline.json").is_file():
             base = read_scored(folder, folder / "baseline.json", overrides, is_base=True)
-            baselines.setdefault(base.decoding_key, base)
-        trials.append(_read_trial(folder, overrides))
+            baselines.setdefault(base.decoding_key, replace(base, name=name))
+        trials.append(replace(_read_trial(folder, overrides), name=name))
     asked = _rank_by(sweep_dir, trials, list(baselines.values()), rank_by)
     return Sweep(
         folder=sweep_dir,
@@ -295,6 +296,12 @@ def collect(sweep_dir: Path, rank_by: str | None = None) -> Sweep:
         planned=ledger.get("trials"),
         rank_by=asked,
     )
+
+
+def _name(folder: Path, sweep_dir: Path) -> str:
+    """A trial's path within the sweep's folder: with a nested ``hydra.sweep.subdir`` last parts may be alike."""
+    is_inside = sweep_dir in folder.parents and ".." not in folder.relative_to(sweep_dir).parts
+    return folder.relative_to(sweep_dir).as_posix() if is_inside else folder.name
 
 
 def _rank_by(folder: Path, trials: list[Trial], baselines: list[Trial], asked: str | None) -> str:

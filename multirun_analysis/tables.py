@@ -210,6 +210,7 @@ def _statistics(statistics: Statistics) -> dict[str, Any]:
         "gain": statistics.gain and _with_bounds(statistics.gain),
         "not_compared": _plain([*statistics.left_out, *statistics.beyond]),
         "needed": _plain(statistics.needed),
+        "gain_needed": _plain(statistics.gain_needed),
         "half_split": _plain(statistics.half_split),
         "effects": [
             {

@@ -55,10 +55,7 @@ def evaluation_sets(value: Any) -> dict[str, str]:
     remedy = f"Write {EVAL}=FILE.tokens.jsonl or '{EVAL}={{NAME: A.tokens.jsonl, OTHER: B.tokens.jsonl}}'"
     paths = manifest_paths(value)
     _require_paths(EVAL, value, paths, "must be a path, a list of paths, or paths by name", remedy)
-    named = {str(name): path for name, path in value.items()} if isinstance(value, dict) else _names(value, paths)
-    for name in named if isinstance(value, dict) else ():
-        rule = f"the name {name!r} must be of letters, digits, - and _"
-        require(_NAME.fullmatch(name) is not None, EVAL, value, rule)
+    named = _named(EVAL, value) if isinstance(value, dict) else _names(value, paths)
     require(len(set(paths)) == len(paths), EVAL, value, "names a manifest twice", "Evaluate each once")
     return dict(sorted(named.items())) if len(named) > 1 else {"": paths[0]}
 
@@ -74,12 +71,18 @@ def guard_sets(value: Any) -> dict[str, str]:
         return {}
     right = isinstance(value, dict) and all(isinstance(path, str) and path for path in value.values())
     require(right, GUARD, value, "must be paths by name", remedy)
+    named = _named(GUARD, value)
+    require(len({*named.values()}) == len(named), GUARD, value, "names a manifest twice", "Guard each once")
+    return dict(sorted(named.items()))
+
+
+def _named(option: str, value: dict[Any, str]) -> dict[str, str]:
+    """Paths by names that can be used."""
     named = {str(name): path for name, path in value.items()}
     for name in named:
         rule = f"the name {name!r} must be of letters, digits, - and _"
-        require(_NAME.fullmatch(name) is not None, GUARD, value, rule)
-    require(len({*named.values()}) == len(named), GUARD, value, "names a manifest twice", "Guard each once")
-    return dict(sorted(named.items()))
+        require(_NAME.fullmatch(name) is not None, option, value, rule)
+    return named
 
 
 def _require_paths(option: str, value: Any, paths: Sequence[Any], rule: str, remedy: str) -> None:

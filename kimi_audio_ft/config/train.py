@@ -23,6 +23,8 @@ RATES = {
     "wer": "WER",
     "pinyin": "syllable error rate",
 }
+# Options that change a result by luck alone: trials that differ in nothing else are one setting.
+SEEDS = ("seed", "data.train_subset_seed")
 
 
 @dataclass

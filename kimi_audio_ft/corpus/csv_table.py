@@ -38,8 +38,10 @@ class CsvTable:
 
 
 @dataclass(frozen=True)
-class _Record:
-    line: int
+class Record:
+    """One row as it is written, the header included; ``problem`` says why it is none, or is None."""
+
+    line: int  # its first line in the file, from 1
     fields: list[str]
     problem: str | None = None
 
@@ -64,9 +66,7 @@ def read_csv(
         UserError: missing file, wrong encoding, missing column, an unclosed quote, or no rows.
     """
     path = Path(path)
-    text, used_encoding = _read(path, encoding)
-    separator = delimiter or ("\t" if path.suffix.lower() == ".tsv" else ",")
-    records = list(_records(path, text, separator, quotechar))
+    records, used_encoding = read_records(path, "csv", encoding, delimiter, quotechar)
     if not records:
         raise DataError(path, "the file has no rows", "Give a CSV with one row per recording")
     first = records[0]
@@ -83,15 +83,27 @@ def read_csv(
     return CsvTable(path, used_encoding, columns, chosen, kept, rows)
 
 
-def _read(path: Path, encoding: str) -> tuple[str, str]:
+def read_records(
+    path: Path, option: str, encoding: str = "auto", delimiter: str | None = None, quotechar: str = '"'
+) -> tuple[list[Record], str]:
+    """All non-blank rows and the encoding that was read.
+
+    Args:
+        option: names the file.
+
+    Raises:
+        UserError: missing file, wrong encoding, or an unclosed quote.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(path, f"cannot read the CSV ({error.strerror})", "Check the option csv") from None
-    return decode_text(path, data, encoding)
+        raise DataError(path, f"cannot read the CSV ({error.strerror})", f"Check the option {option}") from None
+    text, used_encoding = decode_text(path, data, encoding)
+    separator = delimiter or ("\t" if path.suffix.lower() == ".tsv" else ",")
+    return list(_records(path, text, separator, quotechar)), used_encoding
 
 
-def _records(path: Path, text: str, delimiter: str, quotechar: str) -> Iterator[_Record]:
+def _records(path: Path, text: str, delimiter: str, quotechar: str) -> Iterator[Record]:
     """Rows with the line each starts on; blank lines are skipped."""
     lines = list(io.StringIO(text, newline=""))
     # Lenient parsing would silently drop the quotes of `"Yes" he said`; strict parsing reports the row.
@@ -114,10 +126,10 @@ def _records(path: Path, text: str, delimiter: str, quotechar: str) -> Iterator[
                 remedy = 'Close it, double quotes inside cells (""), or set quotechar="" if the file does not quote'
                 raise DataError(path, "a quoted cell of this row is never closed", remedy, line=start) from error
             problem = f"lines {start} to {reader.line_num} are no CSV row ({error})"
-            yield _Record(start, ["".join(lines[start - 1 : reader.line_num])], problem)
+            yield Record(start, ["".join(lines[start - 1 : reader.line_num])], problem)
             continue
         if fields:
-            yield _Record(start, fields)
+            yield Record(start, fields)
 
 
 def _looks_like_header(fields: list[str], wanted: Sequence[str]) -> bool:
@@ -132,7 +144,7 @@ def _column_names(first: list[str], has_header: bool) -> tuple[str, ...]:
     return tuple(name if name and times[name] == 1 else str(index) for index, name in enumerate(names))
 
 
-def _find(column: str, columns: tuple[str, ...], option: str, path: Path, first: _Record) -> str:
+def _find(column: str, columns: tuple[str, ...], option: str, path: Path, first: Record) -> str:
     if column in columns:
         return column
     if column.isdecimal() and int(column) < len(columns):
@@ -148,7 +160,7 @@ def _find(column: str, columns: tuple[str, ...], option: str, path: Path, first:
     )
 
 
-def _row(record: _Record, columns: tuple[str, ...]) -> CsvRow:
+def _row(record: Record, columns: tuple[str, ...]) -> CsvRow:
     if record.problem:
         return CsvRow(record.line, {"raw": record.fields[0]}, record.problem)
     names = [*columns, *(str(index) for index in range(len(columns), len(record.fields)))]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kimi_audio_ft.config.commands import PrepareConfig
-from kimi_audio_ft.corpus.encodings import decode_text
+from kimi_audio_ft.corpus.csv_table import read_records
 from kimi_audio_ft.corpus.reasons import Rejection
 from kimi_audio_ft.corpus.rows import Segment, check_speech_rate
 from kimi_audio_ft.corpus.transcripts import check_transcript
@@ -93,18 +91,18 @@ class Decisions:
 
 def _lines(path: Path) -> Iterator[tuple[str, Decision]]:
     """Id and decision of each line."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(path, f"cannot be read ({error.strerror})", "Check the option decisions") from None
-    reader = csv.DictReader(io.StringIO(decode_text(path, data, "auto")[0], newline=""))
-    lacking = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+    records, _ = read_records(path, "decisions")
+    header = [name.strip() for name in records[0].fields] if records else []
+    lacking = [name for name in COLUMNS if name not in header]
     if lacking:
         remedy = f"It needs the columns {', '.join(COLUMNS)}, as labels.html and suspects.csv have them"
         raise DataError(path, f"has no column {lacking[0]!r}", remedy, line=1)
-    for row in reader:
-        name, reference, decision, correction = (with_formula((row[column] or "").strip()) for column in COLUMNS)
-        yield name, Decision(reader.line_num, reference, decision.lower(), correction)
+    for record in records[1:]:
+        if record.problem:
+            raise DataError(path, record.problem, "Correct it", line=record.line)
+        row = dict(zip(header, record.fields, strict=False))
+        name, reference, decision, correction = (with_formula(row.get(column, "").strip()) for column in COLUMNS)
+        yield name, Decision(record.line, reference, decision.lower(), correction)
 
 
 def _check(made: Decision, earlier: Decision | None, path: Path) -> None:

@@ -13,29 +13,33 @@ from kimi_audio_ft.scoring.error_rates import in_syllables, mixed_units, score
 from kimi_audio_ft.scoring.normalise import normalise
 from kimi_audio_ft.scoring.terms import ScoringOptions
 
+# Rates whose edits and units utterances.jsonl has; those of the others are counted from its texts.
+COUNTED = ("cer", "normalised_cer")
+
+
+def normalised_and_field(rank_by: str) -> tuple[bool, str]:
+    """Whether one of ``config.train.RATES`` is of the normalised texts, and its name in their scores."""
+    return rank_by == "normalised_cer", {"normalised_cer": "cer", "pinyin": "pinyin_error_rate"}.get(rank_by, rank_by)
+
 
 def rate_of(scores: Mapping[str, Any], rank_by: str) -> float | None:
     """One of ``config.train.RATES`` in the record that ``scores.json`` is; None where an older record lacks it."""
-    if rank_by == "normalised_cer":
-        return (scores.get("normalised") or {}).get("cer")
-    rate: float | None = scores.get("pinyin_error_rate" if rank_by == "pinyin" else rank_by)
-    return rate
+    is_normalised, field = normalised_and_field(rank_by)
+    return ((scores.get("normalised") or {}) if is_normalised else scores).get(field)
 
 
 def rate_of_texts(
     references: Mapping[str, str], hypotheses: Mapping[str, str], rank_by: str, options: ScoringOptions
 ) -> float:
     """The same of texts by id, as they are scored."""
-    rules = options.normalised if rank_by == "normalised_cer" else "strict"
-    found = score(references, hypotheses, rules)
-    return found["pinyin_error_rate" if rank_by == "pinyin" else "cer" if rank_by == "normalised_cer" else rank_by]
+    is_normalised, field = normalised_and_field(rank_by)
+    found: float = score(references, hypotheses, options.normalised if is_normalised else "strict")[field]
+    return found
 
 
 def utterance_edits(reference: str, hypothesis: str, rank_by: str) -> tuple[int, int]:
-    """Edits of one utterance and its reference units, for "mer", "wer" or "pinyin"; sums of them give ``score``'s.
-
-    The CERs are not counted here: ``utterances.jsonl`` has their counts.
-    """
+    """Edits of one utterance and its reference units, of a rate that is not ``COUNTED``; sums of them give
+    ``score``'s."""
     units = _units(reference, rank_by)
     if reference == hypothesis:
         return 0, len(units)

@@ -14,13 +14,12 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 
 from kimi_audio_ft.config.launcher import FurtherSeeds
+from kimi_audio_ft.config.train import SEEDS
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.sweep.halving import training_part
 from kimi_audio_ft.text import short_names
 
 log = logging.getLogger(__name__)
-
-_SEEDS = ("seed", "data.train_subset_seed")
 
 Jobs = Sequence[Sequence[str]]
 
@@ -31,7 +30,7 @@ def refuse_swept_seeds(jobs: Jobs, settings: FurtherSeeds) -> None:
     Raises:
         ConfigError: finalists are asked for, and jobs differ in a seed.
     """
-    for option in _SEEDS:
+    for option in SEEDS:
         given = {item for job in jobs for item in job if _key(item) == option}
         if settings.finalists is not None and len(given) > 1:
             rule = f"adds seeds to the best settings, and {option} is swept, which gives them to all"

@@ -40,17 +40,20 @@ def answer_loss(logits_NV: Tensor, labels_N: Tensor, rows_N: Tensor, num_rows: i
         A scalar. Divided by the samples or positions of the *whole* optimizer step it gives a loss that is independent
         of micro-batches and ranks.
     """
-    if average == "token":
-        return functional.cross_entropy(logits_NV.float(), labels_N, reduction="none").sum()
-    return row_losses(logits_NV, labels_N, rows_N, num_rows).sum()
+    losses_N = token_losses(logits_NV, labels_N)
+    return losses_N.sum() if average == "token" else row_means(losses_N, rows_N, num_rows).sum()
 
 
-def row_losses(logits_NV: Tensor, labels_N: Tensor, rows_N: Tensor, num_rows: int) -> Tensor:
-    """Published mean loss of every sample of a micro-batch, ``[num_rows]``, in nats per supervised position.
+def token_losses(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
+    """Cross-entropy at every supervised position, ``[N]``, in nats."""
+    return functional.cross_entropy(logits_NV.float(), labels_N, reduction="none")
 
-    Arguments as in ``answer_loss``; 0 for a sample without supervised positions.
+
+def row_means(losses_N: Tensor, rows_N: Tensor, num_rows: int) -> Tensor:
+    """Published mean loss of every sample of a micro-batch, ``[num_rows]``, from those of its supervised positions.
+
+    0 for a sample without any.
     """
-    losses_N = functional.cross_entropy(logits_NV.float(), labels_N, reduction="none")
     sums = torch.zeros(num_rows, device=losses_N.device).index_add_(0, rows_N, losses_N)
     counts = torch.bincount(rows_N, minlength=num_rows)
     return sums / (counts + _EPSILON)

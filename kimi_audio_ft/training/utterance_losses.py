@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from rich.progress import track
-from torch.nn import functional
 
 from kimi_audio_ft.data.batching import validation_share
 from kimi_audio_ft.data.datamodule import Collate
@@ -19,7 +18,7 @@ from kimi_audio_ft.data.dataset import Samples
 from kimi_audio_ft.decoding.transcribe import to_device
 from kimi_audio_ft.decoding.transcripts import EvaluationSet
 from kimi_audio_ft.model.text_tokenizer import TextTokenizer
-from kimi_audio_ft.training.module import row_losses
+from kimi_audio_ft.training.module import row_means, token_losses
 from kimi_audio_ft.training.passes import Targets
 
 # Conversations in a batch, when data.max_batch_tokens allows: without gradients they take little memory.
@@ -58,7 +57,7 @@ def utterance_losses(
 ) -> dict[str, Loss]:
     """Cross-entropy of each conversation's answer, its end included, by id, in the dataset's order.
 
-    The means are those that training averages (``row_losses``), independent of the batches.
+    The means are those that training averages (``row_means``), independent of the batches.
 
     Args:
         dataset: conversations with their answers.
@@ -75,8 +74,8 @@ def utterance_losses(
         logits_NV = model(**inputs, audio_branch=False, text_positions=mask_BS, right_padded=True).text_logits
         targets = Targets.of(batch)
         labels_N, rows_N = targets.labels_N.to(device), targets.rows_N.to(device)
-        means = row_losses(logits_NV, labels_N, rows_N, targets.num_rows).tolist()
-        losses_N = functional.cross_entropy(logits_NV.float(), labels_N, reduction="none")
+        losses_N = token_losses(logits_NV, labels_N)
+        means = row_means(losses_N, rows_N, targets.num_rows).tolist()
         for row, (sample, mean) in enumerate(zip(samples, means, strict=True)):
             own = rows_N == row
             tokens = _token_losses(sample.reference, labels_N[own].tolist(), losses_N[own].tolist(), tokenizer)

@@ -78,7 +78,7 @@ class _Parameter:
 
     def _dots(self) -> Spec:
         """Trials as points; a click on the legend fades the others."""
-        told = tips(trial=self.say("board.trial"), strict=self.say.rate, normalised=self.say("charts.normalised"))
+        told = tips(trial=self.say("board.trial"), strict=self.say.rate, normalised=self.say("rate.normalised_cer"))
         encoding = {"x": self.scale.x(), "y": self._axis(), "tooltip": told}
         look: dict[str, Any] = {"filled": True, "size": 64, "style": "plain"}
         if self.colours is None:

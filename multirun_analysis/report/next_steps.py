@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from kimi_audio_ft.config.train import DecodingConfig, LoraConfig, OptimConfig, TrainerConfig
+from kimi_audio_ft.config.train import SEEDS, DecodingConfig, LoraConfig, OptimConfig, TrainerConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.scoring.intervals import FEW_RECORDINGS
 from multirun_analysis.analysis import Analysis
@@ -23,11 +24,9 @@ from multirun_analysis.report.commands import (
     with_base_command,
 )
 from multirun_analysis.report.facts import flat_config
-from multirun_analysis.settings import NUISANCE_PARAMS
-from multirun_analysis.statistics.results import Gain, Reason
-from multirun_analysis.statistics.sample_size import recordings_for
-from multirun_analysis.sweep import Trial
-from multirun_analysis.words import MOST_RECORDED, show
+from multirun_analysis.statistics.results import Needed, Reason
+from multirun_analysis.sweep import Sweep, Trial
+from multirun_analysis.words import MOST_RECORDED, MOST_SEEDS, show
 
 # Further values lie at most so many times beyond the best one: a tenfold learning rate is far enough for one sweep.
 REACH = 10
@@ -73,18 +72,34 @@ def _prove(analysis: Analysis, say: Messages) -> list[NextStep]:
     if gain is None or gain.interval is None:
         command = with_base_command(analysis.sweep)
         return [NextStep(say("next.base"), [command])] if command else []
-    if gain.difference >= 0:
+    needed = statistics.gain_needed
+    if needed is None or needed.recordings is None:
         return [NextStep(say("next.worse"), [])]
-    return [NextStep(_more_recordings(gain, analysis, say), [])]
+    return [_more(needed, needed.recordings, analysis, say)]
 
 
-def _more_recordings(gain: Gain, analysis: Analysis, say: Messages) -> str:
-    have, utterances = analysis.statistics.recordings, analysis.statistics.utterances
-    recordings = max(recordings_for(gain, have), have + 1)
-    needed = math.ceil(recordings * utterances / have)
-    if needed > MOST_RECORDED:
-        return say("next.never", most=f"{MOST_RECORDED:,}")
-    return say("next.record", recordings=f"{recordings:,}", utterances=f"{needed:,}", have=f"{have:,}")
+def _more(needed: Needed, recordings: int, analysis: Analysis, say: Messages) -> NextStep:
+    """More recordings, and more seeds where they are what is lacking."""
+    have, utterances, seeds = analysis.statistics.recordings, analysis.statistics.utterances, needed.seeds
+    recordings = max(recordings, have + (seeds is None))
+    asked = math.ceil(recordings * utterances / have)
+    if asked > MOST_RECORDED or (seeds or 0) > MOST_SEEDS:
+        return NextStep(say("next.never", most=f"{MOST_RECORDED:,}", seeds=show(MOST_SEEDS)), [])
+    counts = {"recordings": f"{recordings:,}", "utterances": f"{asked:,}", "have": f"{have:,}"}
+    if seeds is None:
+        return NextStep(say("next.record", **counts), [])
+    trials = analysis.setting_of[needed.first].trials
+    command = _further_seeds(trials, seeds, analysis.sweep)
+    said = say("next.record_seeds", **counts, seeds=show(seeds), have_seeds=show(len(trials)))
+    return NextStep(said, [command] if command else [])
+
+
+def _further_seeds(trials: Sequence[Trial], number: int, sweep: Sweep) -> str | None:
+    """The setting with so many seeds, its own first; None where these are not known."""
+    own = sorted({seed for trial in trials if isinstance(seed := value_of(trial, "seed"), int)})
+    if len(own) < len(trials):
+        return None
+    return further_command(trials[0], {"seed": [*own, *range(own[-1] + 1, own[-1] + 1 + number - len(own))]}, sweep)
 
 
 def _sweep_further(analysis: Analysis, say: Messages) -> list[NextStep]:
@@ -104,7 +119,7 @@ def edge_values(analysis: Analysis) -> dict[str, list[Any]]:
     """Of each swept number whose best value is the grid's lowest or highest: that value, and those beyond it."""
     if not analysis.is_grid:
         return {}
-    swept = [param for param in analysis.charted if param not in (*NUISANCE_PARAMS, SIZE_PARAM)]
+    swept = [param for param in analysis.charted if param not in (*SEEDS, SIZE_PARAM)]
     found = {param: _beyond(param, analysis.distinct(param), value_of(analysis.best.trial, param)) for param in swept}
     return {param: values for param, values in found.items() if len(values) > 1}
 

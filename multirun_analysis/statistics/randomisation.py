@@ -43,12 +43,13 @@ class Randomised:
     """Outcome for ``T`` trials and their ``P`` pairs (rows of ``numpy.triu_indices(T, 1)``).
 
     p_pairs: ``[P]``, adjusted for all pairs. p_best: ``[T]``, of a trial being the best. critical: ``[T]``, Student's t
-    that rules a trial out.
+    that rules a trial out. critical_pairs: ``[P]``, that calls a pair different.
     """
 
     p_pairs: Floats
     p_best: Floats
     critical: Floats
+    critical_pairs: Floats
 
 
 def randomise(edits: Floats, seed: int = 0, seeds: SeedErrors | None = None) -> Randomised:
@@ -65,7 +66,7 @@ def randomise(edits: Floats, seed: int = 0, seeds: SeedErrors | None = None) -> 
     order = np.argsort(-np.abs(measure.of(first, second, _OBSERVED)), kind="stable")
 
     largest, worst = np.zeros(FLIPS + 1), np.full((trials, FLIPS + 1), -np.inf)
-    reached = np.empty(len(order))
+    reached, beyond = np.empty(len(order)), np.empty(len(order))
     for pair in order[::-1]:  # by rising difference: the largest so far is that of the pair and of all smaller ones
         one, other = first[pair], second[pair]
         difference = measure.of(one, other)
@@ -74,12 +75,15 @@ def randomise(edits: Floats, seed: int = 0, seeds: SeedErrors | None = None) -> 
         np.maximum(worst[other], reverse, out=worst[other])
         np.maximum(largest, np.maximum(difference, reverse), out=largest)
         reached[pair] = np.count_nonzero(largest >= largest[_OBSERVED])
+        beyond[pair] = quantile(largest[1:], 1 - ALPHA)
 
     p_pairs = np.empty(len(order))
     p_pairs[order] = np.maximum.accumulate(reached[order] / (FLIPS + 1))
     p_best = np.count_nonzero(worst >= worst[:, [_OBSERVED]], axis=1) / (FLIPS + 1)
     critical = quantile(worst[:, 1:].T, 1 - ALPHA)
-    return Randomised(p_pairs, p_best, t_of(critical, recordings) if seeds is None else critical)
+    if seeds is None:
+        critical, beyond = t_of(critical, recordings), t_of(beyond, recordings)
+    return Randomised(p_pairs, p_best, critical, beyond)
 
 
 def t_of(measure: Floats, recordings: int) -> Floats:
@@ -124,7 +128,7 @@ class _SettingDifferences:
             sums.append(signs @ edits.T)
             estimates.append(np.broadcast_to(estimate, luck.shape))
             lucks.append(luck)
-        self.sums, self.luck = np.concatenate(sums).T.copy(), (np.concatenate(lucks) * totals).T.copy()
+        self.sums, self.luck = np.concatenate(sums).T.copy(), (np.concatenate(lucks) * seeds.own * totals).T.copy()
         self.errors = (np.sqrt(np.concatenate(estimates)) * seeds.own * totals).T.copy()
         self.is_drawn = np.arange(FLIPS + 1) > 0
 

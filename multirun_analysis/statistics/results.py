@@ -162,7 +162,7 @@ class Overfitting:
 
 @dataclass(frozen=True)
 class Needed:
-    """How large an evaluation set would rule out the second trial as the best, with the given power.
+    """How large an evaluation set would tell two trials apart, with the given power.
 
     Taking the observed ``difference`` (the rate of ``first`` minus that of ``second``) for the true one; ``utterances``
     and ``recordings`` are None when there is none. seeds: of each of the two settings; None where no number of
@@ -216,6 +216,7 @@ class Statistics:
         is among them. Only the one with the lowest rate where trials cannot be compared.
     recommended: the trial to take, or the base. choice: the trial that would be taken if there were no base.
     gain: of ``choice`` over the base with the lowest rate; None without a base.
+    needed: what would rule out the second of the best two. gain_needed: what would show a gain that is not shown.
     margin: how much worse than the best, relative to its rate, a cheaper trial may be to be recommended.
     left_out: finished trials without utterances, or with others than the best trial's: they are in no comparison.
     beyond: those that are not among the best of a large sweep (``summary.MOST_COMPARED``): not compared either.
@@ -242,6 +243,7 @@ class Statistics:
     search: SearchFit | None
     overfitting: list[Overfitting]
     needed: Needed | None
+    gain_needed: Needed | None
     half_split: HalfSplit | None
     recordings: int
     utterances: int

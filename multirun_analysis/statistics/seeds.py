@@ -56,12 +56,17 @@ class SeedErrors:
         together = 2 * self.alike * errors[:, None] * errors
         return np.maximum(errors[:, None] ** 2 + errors**2 - together, 0.0)
 
+    @property
+    def beside_recordings(self) -> Floats:
+        """The part of ``own`` that the recordings' standard error does not have, ``[settings]``."""
+        return np.sqrt(np.maximum(self.own**2 - self.shared**2, 0.0))
+
     def drawn(self, rng: np.random.Generator, number: int) -> tuple[Floats, Floats]:
-        """Luck of other seeds, relative to the means, and what their variance would be estimated as, relative to the
-        true one: both ``[number, settings]``."""
+        """Luck of other seeds, its standard error being 1, and what their variance would be estimated as, relative to
+        the true one: both ``[number, settings]``."""
         values, vectors = np.linalg.eigh(self.alike)
         mixed = vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T
-        luck = rng.normal(size=(number, len(self.own))) @ mixed * self.own
+        luck = rng.normal(size=(number, len(self.own))) @ mixed
         estimate = rng.chisquare(self.freedom, (number, len(self.freedom))) / self.freedom
         return luck, estimate[:, self.pool]
 

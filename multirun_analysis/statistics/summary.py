@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from kimi_audio_ft.scoring.intervals import LEVEL, RESAMPLES, error_rate_intervals, student_quantile
+from kimi_audio_ft.scoring.ranking import COUNTED, normalised_and_field
 from multirun_analysis.compare import Comparison
 from multirun_analysis.settings import Setting
 from multirun_analysis.statistics.dependence import partial_dependence
@@ -18,6 +19,7 @@ from multirun_analysis.statistics.randomisation import randomise
 from multirun_analysis.statistics.recommendation import MARGIN, best_group, recommend, standings
 from multirun_analysis.statistics.results import (
     Effect,
+    Floats,
     Gain,
     HalfSplit,
     Interval,
@@ -27,7 +29,7 @@ from multirun_analysis.statistics.results import (
     Standing,
     Statistics,
 )
-from multirun_analysis.statistics.sample_size import needed
+from multirun_analysis.statistics.sample_size import needed, needed_for
 from multirun_analysis.statistics.selection import half_split
 from multirun_analysis.statistics.tally import Tally, of_settings, tally_up
 from multirun_analysis.sweep import Trial
@@ -37,7 +39,6 @@ from multirun_analysis.sweep import Trial
 MOST_COMPARED = 64
 # Fixed, so that a report made again says the same.
 SEED = 0
-CER, NORMALISED_CER = "cer", "normalised_cer"
 
 
 def statistics_of(comparison: Comparison, margin: float = MARGIN) -> Statistics:
@@ -63,11 +64,13 @@ def statistics_of(comparison: Comparison, margin: float = MARGIN) -> Statistics:
     gain = gain_of(next(one for one in ordered if one.trial is choice), base, pairs) if base else None
     keep = gain is not None and (gain.difference >= 0 or (gain.interval is not None and not gain.shown))
     scored = [row.trial for row in comparison.rows]
-    strict = _intervals(scored, tallies.strict, CER)
-    normalised = _intervals(scored, tallies.normalised, NORMALISED_CER)
     effects, search = _effects(comparison, tally)
-    rank_by, of_cers = comparison.rank_by, {CER: strict, NORMALISED_CER: normalised}
-    intervals = of_cers[rank_by] if rank_by in of_cers else _intervals(scored, tallies.ranked, rank_by)
+    counted = {
+        rate: _intervals(scored, tally, rate)
+        for rate, tally in zip(COUNTED, (tallies.strict, tallies.normalised), strict=True)
+    }
+    strict, normalised = counted.values()
+    intervals = counted.get(comparison.rank_by) or _intervals(scored, tallies.ranked, comparison.rank_by)
     return Statistics(
         intervals=intervals,
         strict_intervals=strict,
@@ -86,6 +89,7 @@ def statistics_of(comparison: Comparison, margin: float = MARGIN) -> Statistics:
         search=search,
         overfitting=[overfitting_of(adapter) for adapter in comparison.adapters],
         needed=needed(tested, randomised) if tested and randomised else None,
+        gain_needed=needed_for(gain, tested, randomised) if gain and not gain.shown and tested and randomised else None,
         half_split=_half_split(tested),
         recordings=tally.num_recordings if tally else 0,
         utterances=len(tally.recordings) if tally else 0,
@@ -129,9 +133,10 @@ def _half_split(tested: Tally | None) -> HalfSplit | None:
 def _intervals(trials: list[Trial], tally: Tally | None, rate: str) -> dict[Trial, Interval]:
     """Of the tally's trials as they are compared, of others as their own records have it (of the CERs only)."""
     found = {}
-    for trial in trials if rate in (CER, NORMALISED_CER) else []:
-        record: Any = trial.record if rate == CER else trial.record.get("normalised") or {}
-        low, high = record.get("cer_ci_low"), record.get("cer_ci_high")
+    is_normalised, field = normalised_and_field(rate)
+    for trial in trials:
+        record: Any = trial.record.get("normalised") or {} if is_normalised else trial.record
+        low, high = record.get(f"{field}_ci_low"), record.get(f"{field}_ci_high")
         if isinstance(low, int | float) and isinstance(high, int | float):
             found[trial] = Interval(float(low), float(high))
     if tally is not None and tally.has_enough:
@@ -143,7 +148,7 @@ def _intervals(trials: list[Trial], tally: Tally | None, rate: str) -> dict[Tria
 def _setting_intervals(
     settings: list[Setting], tally: Tally | None, intervals: dict[Trial, Interval]
 ) -> dict[Trial, Interval]:
-    """Of the means of settings: as far off as recordings and seeds put them, on the scale of logarithms."""
+    """Of the means of settings; of settings that were not compared only those with one seed, as of their trials."""
     found = {
         one.trial: intervals[one.trial]
         for one in settings
@@ -151,13 +156,31 @@ def _setting_intervals(
     }
     if tally is None or tally.seeds is None or not tally.has_enough:
         return found
+    return found | dict(zip(tally.trials, intervals_of_means(tally), strict=True))
+
+
+def intervals_of_means(tally: Tally) -> list[Interval]:
+    """Of each row's rate: as far off as recordings and seeds put it, on the scale of logarithms.
+
+    The standard error over recordings has the luck of adapters with single ones in it; seeds add the rest of theirs.
+    """
     bounds = error_rate_intervals(tally.edits_by_recording, tally.chars_by_recording, SEED)
-    quantiles = np.array([student_quantile((1 + LEVEL) / 2, freedom) for freedom in tally.seeds.freedoms.tolist()])
-    rates = np.where(tally.rates > 0, tally.rates, 1.0)[:, None]
-    with np.errstate(divide="ignore"):
-        reach = np.hypot(np.log(bounds / rates), (quantiles * tally.seeds.own)[:, None])
-    wide = np.where(tally.rates[:, None] > 0, rates * np.exp(reach * [-1, 1]), bounds)
-    return found | {trial: Interval(low, high) for trial, (low, high) in zip(tally.trials, wide.tolist(), strict=True)}
+    if tally.seeds is not None:
+        quantiles = np.array([student_quantile((1 + LEVEL) / 2, freedom) for freedom in tally.seeds.freedoms.tolist()])
+        rates = np.where(tally.rates > 0, tally.rates, 1.0)[:, None]
+        with np.errstate(divide="ignore"):
+            reach = np.hypot(np.log(bounds / rates), (quantiles * tally.seeds.beside_recordings)[:, None])
+        bounds = np.where(tally.rates[:, None] > 0, rates * np.exp(reach * [-1, 1]), bounds)
+    return [Interval(low, high) for low, high in bounds.tolist()]
+
+
+def resampled_means(tally: Tally, resamples: int) -> Floats | None:
+    """Rates of all rows with other recordings and other seeds, ``[resamples, rows]``; None: too few recordings."""
+    rates = tally.resampled(resamples, SEED)
+    if rates is None or tally.seeds is None:
+        return rates
+    luck, estimate = tally.seeds.drawn(np.random.default_rng(SEED), resamples)
+    return rates * (1 + luck * tally.seeds.beside_recordings / np.sqrt(estimate))
 
 
 def _effects(comparison: Comparison, tally: Tally | None) -> tuple[list[Effect], SearchFit | None]:
@@ -165,9 +188,9 @@ def _effects(comparison: Comparison, tally: Tally | None) -> tuple[list[Effect],
     settings, params = [one for one in comparison.settings if not one.is_base], comparison.naming
     rows = [] if tally is None else [row for row, trial in enumerate(tally.trials) if not trial.is_base]
     of_all = tally if len(rows) > 1 and len(settings) <= MOST_COMPARED else None
-    resampled = of_all.resampled(RESAMPLES, SEED) if of_all else None
     if not comparison.is_grid:
         # The luck of seeds is in the errors of this fit.
+        resampled = of_all.resampled(RESAMPLES, SEED) if of_all else None
         drawn = None if resampled is None else resampled[:, rows]
         trials = [of_all.trials[row] for row in rows] if of_all else [one.trial for one in settings]
         rates = of_all.rates[rows] if of_all else np.array([one.rate for one in settings])
@@ -175,8 +198,6 @@ def _effects(comparison: Comparison, tally: Tally | None) -> tuple[list[Effect],
     if of_all is None:
         trials = comparison.sweep.finished
         return main_effects(trials, params, np.array([trial.rate for trial in trials]), None), None
-    if resampled is not None and of_all.seeds is not None:
-        luck, estimate = of_all.seeds.drawn(np.random.default_rng(SEED), len(resampled))
-        resampled = resampled * (1 + luck / np.sqrt(estimate))
+    resampled = resampled_means(of_all, RESAMPLES)
     drawn = None if resampled is None else resampled[:, rows]
     return main_effects([of_all.trials[row] for row in rows], params, of_all.rates[rows], drawn), None

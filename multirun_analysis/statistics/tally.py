@@ -15,7 +15,7 @@ from rapidfuzz.distance import Levenshtein
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.scoring.intervals import MIN_RECORDINGS, bootstrap_rates, recording_index, sum_by_recording
 from kimi_audio_ft.scoring.normalise import normalise
-from kimi_audio_ft.scoring.ranking import utterance_edits
+from kimi_audio_ft.scoring.ranking import COUNTED, utterance_edits
 from multirun_analysis.records import RERUN, Record, read_jsonl
 from multirun_analysis.settings import Setting
 from multirun_analysis.statistics.seeds import SeedErrors, seed_errors
@@ -160,10 +160,9 @@ def tally_up(trials: Iterable[Trial]) -> Tallies:
             left_out.append(trial)
     if not kept:
         return Tallies(None, None, None, left_out)
-    strict, normalised = _tally(kept, 0), _tally(kept, 1)
-    counted = {"cer": strict, "normalised_cer": normalised}
+    strict, normalised = (_tally(kept, which) for which in range(len(COUNTED)))
     rank_by = next(iter(kept)).rank_by
-    ranked = counted[rank_by] if rank_by in counted else _tally(kept, 2)
+    ranked = dict(zip(COUNTED, (strict, normalised), strict=True)).get(rank_by) or _tally(kept, len(COUNTED))
     return Tallies(strict, normalised, ranked, left_out, _transcripts(ranked, kept))
 
 
@@ -206,7 +205,8 @@ def _read(trial: Trial) -> _Counts:
     """One trial's counts; its rows are not kept, thirty-six trials of them would fill a gigabyte."""
     counts: _Counts = {}
     path, rank_by = trial.utterances_path, trial.rank_by
-    ranked = {"cer": 0, "normalised_cer": 1}.get(rank_by, 2)
+    is_counted = rank_by in COUNTED
+    ranked = COUNTED.index(rank_by) if is_counted else len(COUNTED)
     if "utterances" in vars(trial):
         rows: Iterable[Record] = trial.utterances
     else:
@@ -214,7 +214,7 @@ def _read(trial: Trial) -> _Counts:
     try:
         for row in rows:
             name = str(row["id"])
-            own, units = (0, 0) if ranked < 2 else utterance_edits(row["reference"], row["hypothesis"] or "", rank_by)
+            own, units = (0, 0) if is_counted else utterance_edits(row["reference"], row["hypothesis"] or "", rank_by)
             if name not in counts:
                 chars = (_chars(row, "strict", "chars"), _chars(row, "normalised", "normalised_chars"), units)
                 reference = sys.intern(str(row.get("reference") or ""))

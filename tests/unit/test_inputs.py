@@ -35,6 +35,7 @@ def test_trials_with_the_same_inputs_share_them(config: TrainConfig) -> None:
     assert inputs.evaluation(prompted).identity != inputs.evaluation(config).identity
     assert inputs.evaluation(prompted).reference_identity == inputs.evaluation(config).reference_identity
     part = replace(config, data=replace(config.data, train_subset=2))
+    assert inputs.evaluation(part) is inputs.evaluation(config)
     assert inputs.training_set(part) != inputs.training_set(config) == inputs.training_set(other)
 
 

@@ -102,9 +102,12 @@ def test_a_file_that_holds_no_decisions_is_an_error(table: Path, tmp_path: Path)
         DataError, match=r"decisions.csv:1: has no column 'decision'. It needs the columns id, reference"
     ):
         prepared(table, tmp_path, [["id", "reference"], ["u0", "第0句"]])
+    (tmp_path / "cut.csv").write_text('id,reference,decision,correction\nu0,"第0句" x,drop,\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"cut.csv:2: lines 2 to 2 are no CSV row"):
+        prepare(PrepareConfig(csv=str(table), out=str(tmp_path), decisions=str(tmp_path / "cut.csv")))
     with pytest.raises(DataError, match="decides otherwise than line 2 on the same id"):
         prepared(table, tmp_path, [HEADER, ["u0", "第0句", "drop", ""], ["u0", "第0句", "keep", ""]])
-    with pytest.raises(DataError, match=r"no.csv: cannot be read .*Check the option decisions"):
+    with pytest.raises(DataError, match=r"no.csv: cannot read the CSV .*Check the option decisions"):
         prepare(PrepareConfig(csv=str(table), out=str(tmp_path), decisions=str(tmp_path / "no.csv")))
     dropped = [[f"u{index}", "-3度，对" if index == 3 else f"第{index}句", "drop", ""] for index in range(12)]
     with pytest.raises(DataError, match=r"decisions.csv: drops all rows of train.jsonl"):

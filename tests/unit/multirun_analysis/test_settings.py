@@ -15,9 +15,10 @@ import pytest
 from multirun_analysis import load_sweep
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import CHINESE, ENGLISH
+from multirun_analysis.report.next_steps import next_steps
 from multirun_analysis.report.page import render
 from multirun_analysis.settings import Setting, settings_of
-from multirun_analysis.statistics.results import Reason
+from multirun_analysis.statistics.results import Needed, Reason
 from multirun_analysis.sweep import Scores, Status, Trial
 from multirun_analysis.tables import trials_json
 from multirun_analysis.words import conclusions, headline
@@ -80,6 +81,16 @@ def test_words_name_settings_and_the_adapter_to_take(seeded: Analysis) -> None:
         f"Take its adapter with seed={taken.params['seed']}, CER {100 * taken.cer:.2f} %, the lowest of its 3" in said
     )
     assert "(standard deviation, 6 degrees of freedom)" in said and "自由度 6" in chinese
+
+
+def test_further_seeds_are_those_that_the_setting_lacks(seeded: Analysis) -> None:
+    gain = seeded.statistics.gain
+    assert gain
+    more = Needed(gain.trial, gain.base, gain.difference, 1600, 200, 0.8, seeds=5)
+    statistics = replace(seeded.statistics, gain=replace(gain, shown=False), gain_needed=more, recommended=gain.base)
+    first = next_steps(replace(seeded, statistics=statistics), ENGLISH)[0]
+    assert "about 5 seeds and 200 recordings (1,600 utterances) are needed; there are 3 and 30" in first.said
+    assert " seed=1,2,3,4,5 " in first.commands[0] and f" lora.r={gain.trial.params['lora.r']} " in first.commands[0]
 
 
 def test_without_seeds_it_is_said_whose_luck_is_not_known(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft.errors import DataError, UserError
+from kimi_audio_ft.files import read_json_object, write_json
 from multirun_analysis import load_sweep, write_report
 from multirun_analysis.messages import ENGLISH
 from multirun_analysis.sweep import Status, collect, read_halving
@@ -212,3 +213,20 @@ def test_record_of_another_shape_is_named(sweep: Any, broken: dict[str, Any]) ->
     write(sweep.folder, **broken)
     with pytest.raises(DataError, match=r"halving\.json: is no record of successive halving"):
         read_halving(sweep.folder)
+
+
+def test_trials_of_a_nested_subdir_are_told_apart(sweep) -> None:
+    """With hydra.sweep.subdir=${lora.r}/${seed} the last parts of two trials' folders are alike."""
+    jobs = {}
+    for number, rank in enumerate((4, 8)):
+        folder = type(sweep)(sweep.folder / f"r{rank}").trial(0, rank=rank, cer=0.2 + number / 10)
+        jobs[str(number)] = {"folder": f"r{rank}/0", "overrides": [f"lora.r={rank}"]}
+        place = sweep.folder / "unseen" / "guards" / "general" / f"r{rank}" / "0"
+        write_json(place / "scores.json", read_json_object(folder / "scores.json", "") | {"cer": 0.5 + number / 10})
+    write_json(sweep.folder / "engine.json", {"jobs": jobs, "trials": 2})
+    guard = {"manifest": "general.jsonl", "identity": "g", "trials": ["r4/0", "r8/0"]}
+    write_json(sweep.folder / "unseen" / "record.json", {"test": None, "guards": {"general": guard}})
+    found = load_sweep(sweep.folder)
+    assert [(trial.name, trial.params["lora.r"]) for trial in found.sweep.trials] == [("r4/0", 4), ("r8/0", 8)]
+    ((_, held),) = found.unseen.guards
+    assert [(one.of.name, one.trial.cer) for one in held] == [("r4/0", 0.5), ("r8/0", 0.6)]

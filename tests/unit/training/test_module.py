@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from kimi_audio_ft.training.module import answer_loss, row_losses
+from kimi_audio_ft.training.module import answer_loss, row_means, token_losses
 
 
 def test_averages_over_samples_and_over_tokens() -> None:
@@ -15,7 +15,7 @@ def test_averages_over_samples_and_over_tokens() -> None:
     rows = torch.tensor([0, 0, 0, 0, 2, 2])  # of three samples, the second has no supervised position
     losses = functional.cross_entropy(logits, labels, reduction="none")
     means = [losses[:4].sum() / 4.0001, torch.tensor(0.0), losses[4:].sum() / 2.0001]
-    torch.testing.assert_close(row_losses(logits, labels, rows, 3), torch.stack(means))
+    torch.testing.assert_close(row_means(token_losses(logits, labels), rows, 3), torch.stack(means))
     assert answer_loss(logits, labels, rows, 3, "sample").item() == pytest.approx(sum(means).item(), rel=1e-6)
     assert answer_loss(logits, labels, rows, 3, "token").item() == pytest.approx(losses.sum().item(), rel=1e-6)
 

@@ -23,7 +23,7 @@ from multirun_analysis import load_sweep
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import ENGLISH
 from multirun_analysis.report.next_steps import edge_values, next_steps
-from multirun_analysis.statistics.results import Interval, Reason
+from multirun_analysis.statistics.results import Interval, Needed, Reason
 from tests.synthetic_sweep import write_yaml
 
 SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "merge": MergeConfig}
@@ -127,18 +127,29 @@ def test_a_loss_that_still_falls_asks_for_more_epochs(sweep: Any, composed: Any,
 
 
 @pytest.mark.parametrize(
-    ("difference", "interval", "said"),
+    ("interval", "needed", "said"),
     [
-        (-0.01, Interval(-0.03, 0.01), "at least about 1"),
-        (-1e-6, Interval(-0.03, 0.03), "too small to show"),
-        (0.01, Interval(-0.01, 0.03), "No adapter has a lower CER"),
-        (-0.01, None, "The base was not scored here"),
+        (Interval(-0.03, 0.01), (180, None), "at least about 180 (1,080 utterances) are needed; there are 20."),
+        (Interval(-0.03, 0.01), (9, None), "at least about 21 (126 utterances) are needed; there are 20."),
+        (
+            Interval(-0.03, 0.01),
+            (40, 7),
+            "about 7 seeds and 40 recordings (240 utterances) are needed; there are 1",
+        ),
+        (Interval(-0.03, 0.01), (9, 7), "about 7 seeds and 20 recordings (120 utterances) are needed; there are 1"),
+        (Interval(-0.03, 0.01), (10**6, None), "too small to show"),
+        (Interval(-0.03, 0.01), (40, 51), "too small to show: it would take more than 100,000 utterances or 50 seeds"),
+        (Interval(-0.01, 0.03), None, "No adapter has a lower CER"),
+        (None, None, "The base was not scored here"),
     ],
 )
-def test_what_it_takes_to_prove_a_gain(synthetic: Analysis, difference: float, interval: Any, said: str) -> None:
+def test_what_it_takes_to_prove_a_gain(synthetic: Analysis, interval: Any, needed: Any, said: str) -> None:
     statistics = synthetic.statistics
     assert statistics.gain
-    gain = replace(statistics.gain, difference=difference, interval=interval, shown=False)
-    base = replace(statistics, gain=gain, recommended=gain.base, reason=Reason.KEEP_BASE)
+    gain = replace(statistics.gain, interval=interval, shown=False)
+    more = None
+    if needed is not None:
+        more = Needed(gain.trial, gain.base, gain.difference, 6 * needed[0], needed[0], 0.8, needed[1])
+    base = replace(statistics, gain=gain, gain_needed=more, recommended=gain.base, reason=Reason.KEEP_BASE)
     first = next_steps(replace(synthetic, statistics=base), ENGLISH)[0]
     assert said in first.said and not any("merge" in command for command in first.commands)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,8 +13,10 @@ from experiments.simulated_trials import Seeds, Speech, of_sweeps
 from multirun_analysis.settings import Setting
 from multirun_analysis.statistics.pairs import all_pairs, degrees_of_freedom, standard_errors
 from multirun_analysis.statistics.randomisation import randomise
-from multirun_analysis.statistics.sample_size import needed
+from multirun_analysis.statistics.results import Gain
+from multirun_analysis.statistics.sample_size import needed, needed_for
 from multirun_analysis.statistics.seeds import seed_errors
+from multirun_analysis.statistics.summary import intervals_of_means, resampled_means
 from multirun_analysis.statistics.tally import Tally, of_settings
 
 Make = Callable[..., Tally]
@@ -122,6 +125,34 @@ def test_where_seeds_are_what_is_lacking_seeds_are_what_is_needed(tally: Make) -
         found.append(needed(merged, randomise(merged.whole_edits, 0, merged.seeds)))
     few, many = found
     assert few and few.seeds is None and many and many.seeds and many.seeds > 3
+
+
+def test_seeds_are_needed_to_show_a_gain_too(tally: Make) -> None:
+    """Of a setting over the base, which has no luck of seeds."""
+    speech = Speech(recordings=100)
+    made, _ = by_seed(tally, speech, Seeds([0.1, 0.11], [3, 1], 0.2), np.random.default_rng(0))
+    base = replace(made.trials[-1], is_base=True)
+    merged = of_settings(replace(made, trials=[*made.trials[:-1], base]), [Setting(made.trials[:3]), Setting([base])])
+    rates = merged.rates.tolist()
+    gain = Gain(merged.trials[0], base, rates[0] - rates[1], rates[1])
+    found = needed_for(gain, merged, randomise(merged.whole_edits, 0, merged.seeds))
+    assert found and found.difference < 0 and found.seeds and found.seeds > 3
+
+
+def test_intervals_of_means_and_effects_cover_what_they_say(tally: Make) -> None:
+    """Adapters with much luck of their own in single recordings: counted in recordings and in seeds, it would widen
+    the effects' intervals to 99 %."""
+    speech, rng, covered, effects = Speech(recordings=30, utterances=4, shared=0.7), np.random.default_rng(1), [], []
+    truth = speech.true_rate(0.1)
+    for _ in range(60):
+        _, merged = by_seed(tally, speech, Seeds([0.1] * 6, [2] * 6), rng)
+        assert merged.seeds is not None and (merged.seeds.beside_recordings <= merged.seeds.own).all()
+        covered += [one.low <= truth <= one.high for one in intervals_of_means(merged)]
+        drawn = resampled_means(merged, 1000)
+        assert drawn is not None
+        low, high = np.percentile(drawn - drawn.mean(axis=1, keepdims=True), [2.5, 97.5], axis=0)
+        effects += ((low <= 0) & (high >= 0)).tolist()
+    assert 0.90 <= np.mean(covered) <= 0.985 and 0.90 <= np.mean(effects) <= 0.975
 
 
 def test_equal_settings_are_called_different_in_one_sweep_of_twenty() -> None:
