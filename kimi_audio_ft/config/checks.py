@@ -38,13 +38,14 @@ def count_or_auto(option: str, value: object) -> None:
     require(value == "auto" or whole, option, value, "must be auto, or 1 or more")
 
 
-def needs_package(package: str, extra: str, option: str, value: object) -> None:
-    """Raise a ConfigError unless an optional dependency is installed."""
+def needs_package(package: str, extra: str, option: str, value: object, or_else: str = "") -> None:
+    """Raise a ConfigError unless an optional dependency is installed. or_else: what needs none."""
     try:
         version(package)
     except PackageNotFoundError:
         rule = f"needs the package {package}, which is not installed"
-        raise ConfigError(option, value, rule, f'It comes with pip install -e ".[{extra}]"') from None
+        remedy = f'It comes with pip install -e ".[{extra}]"' + (f"; {or_else}" if or_else else "")
+        raise ConfigError(option, value, rule, remedy) from None
 
 
 def expand_home(settings: Any, *names: str) -> None:

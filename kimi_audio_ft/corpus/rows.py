@@ -20,6 +20,7 @@ from kimi_audio_ft.corpus.transcripts import check_transcript, is_empty_cell, nu
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.manifest.audio import AudioError, Recording, Sound, decode, open_recording
 from kimi_audio_ft.manifest.part import KEYS, WHOLE, Part
+from kimi_audio_ft.text import with_formula
 
 # Ten steps of 16 bits: less is no microphone's, but silence, an offset, or samples scaled down once too often.
 _LEAST_SWING = 10 / 32768
@@ -138,7 +139,7 @@ def _own_groups(segments: Sequence[Segment], ids: Sequence[str]) -> list[str]:
 
 def _segment(row: CsvRow, table: CsvTable, config: PrepareConfig) -> Segment:
     cells = {name: cell.strip() for name, cell in row.cells.items()}
-    name, text = cells[table.chosen["audio_column"]], cells[table.chosen["text_column"]]
+    name, text = cells[table.chosen["audio_column"]], with_formula(cells[table.chosen["text_column"]])
     if name.startswith("~"):
         name = os.path.expanduser(name)  # noqa: PTH111 (leaves an unknown user's as it is)
     fields = cells | {"csv_dir": str(table.path.parent), "audio": name}

@@ -27,6 +27,17 @@ SETTINGS_AT_ONCE = 8
 _FEWEST_TOKENS = 256
 
 
+class Tokens(list[int]):
+    """Text tokens of an answer, without the end token.
+
+    log_probability: of them and of the end, if it came: natural logarithm, summed, at temperature 1 whatever it was
+    drawn at. choices: how many were made, that of the end too. Both are 0 unless asked for.
+    """
+
+    log_probability: float = 0.0
+    choices: int = 0
+
+
 def answer_limits(model: torch.nn.Module, inputs: dict[str, Any], setting: DecodingConfig) -> list[int]:
     """Most text tokens of every utterance's answer: the setting's own number, or what its audio can hold.
 
@@ -47,7 +58,8 @@ def generate_texts(
     seeds: Sequence[Sequence[int]],
     text_eos: int,
     blank: int,
-) -> list[list[list[int]]]:
+    likelihoods: bool = False,
+) -> list[list[Tokens]]:
     """Text tokens of every utterance's answer under every setting, ``[setting][utterance]``, without the end token.
 
     Args:
@@ -55,6 +67,7 @@ def generate_texts(
         seeds: of every utterance's random numbers under every setting, ``[setting][utterance]``.
         text_eos: the token that ends an answer; no other id ends one.
         blank: the audio stream's token at every decoded position.
+        likelihoods: also add up the log probability of every answer, which changes none.
 
     The prompts are computed once; then ``SETTINGS_AT_ONCE`` settings at a time are decoded from a copy of their cache.
     An answer depends on its own setting and seed only.
@@ -64,13 +77,14 @@ def generate_texts(
     last[:, -1] = True
     out = model(**inputs, audio_branch=False, use_cache=True, text_positions=last)
     order = sorted(range(len(settings)), key=lambda index: SamplingRule.of(settings[index]))
-    answers: list[list[list[int]]] = [[] for _ in settings]
+    answers: list[list[Tokens]] = [[] for _ in settings]
     for start in range(0, len(order), SETTINGS_AT_ONCE):
         some = order[start : start + SETTINGS_AT_ONCE]
         more = start + SETTINGS_AT_ONCE < len(order)
         cache = copy.deepcopy(out.past_key_values) if more else out.past_key_values
         limits = [limit for index in some for limit in answer_limits(model, inputs, settings[index])]
-        paths = _Paths([settings[index] for index in some], [seeds[index] for index in some], limits, mask_US.device)
+        own = [settings[index] for index in some], [seeds[index] for index in some]
+        paths = _Paths(*own, limits, mask_US.device, likelihoods)
         _complete(model, _Batch(out.text_logits, cache, mask_US), paths, text_eos, blank)
         for number, index in enumerate(some):
             answers[index] = paths.answers[number * len(mask_US) : (number + 1) * len(mask_US)]
@@ -95,11 +109,12 @@ class _Paths:
         seeds: Sequence[Sequence[int]],
         limits: Sequence[int],
         device: torch.device,
+        likelihoods: bool,
     ) -> None:
         own = [(setting, seed) for setting, of_setting in zip(settings, seeds, strict=True) for seed in of_setting]
         self.rules = [SamplingRule.of(setting) for setting, _ in own]
-        self.limits = list(limits)
-        self.answers: list[list[int]] = [[] for _ in own]
+        self.limits, self._likelihoods = list(limits), likelihoods
+        self.answers = [Tokens() for _ in own]
         drawn = [
             _uniforms(setting, seed, limit, max(limits)) for (setting, seed), limit in zip(own, limits, strict=True)
         ]
@@ -111,7 +126,17 @@ class _Paths:
         rules = [(rule, len(list(same))) for rule, same in groupby(self.rules[path] for path in active)]
         answers = [self.answers[path] for path in active] if any(rule.penalty > 1 for rule, _ in rules) else []
         generated_AT = torch.tensor(answers, dtype=torch.long, device=logits_AV.device)
-        return choose_each(logits_AV, generated_AT, rules, self.uniforms_PT[active, step]).tolist()
+        chosen_A = choose_each(logits_AV, generated_AT, rules, self.uniforms_PT[active, step])
+        if self._likelihoods:
+            self._add_likelihoods(logits_AV.float(), chosen_A, active)
+        return chosen_A.tolist()
+
+    def _add_likelihoods(self, logits_AV: Tensor, chosen_A: Tensor, active: Sequence[int]) -> None:
+        chosen_A1 = chosen_A.unsqueeze(-1)
+        found_A = logits_AV.gather(-1, chosen_A1).squeeze(-1) - logits_AV.logsumexp(-1)
+        for path, value in zip(active, found_A.tolist(), strict=True):
+            self.answers[path].log_probability += value
+            self.answers[path].choices += 1
 
 
 def _complete(model: torch.nn.Module, batch: _Batch, paths: _Paths, text_eos: int, blank: int) -> None:

@@ -10,13 +10,19 @@ from kimi_audio_ft.config.train import DecodingConfig
 
 
 class Answer(str):
-    """A hypothesis. is_cut: it was ended by the limit of its tokens, so that its end is missing."""
+    """A hypothesis.
+
+    is_cut: it was ended by the limit of its tokens, so that its end is missing. log_probability: of its tokens and its
+    end, natural logarithm, summed; choices: how many these are. Both are 0 where nobody asked for them.
+    """
 
     is_cut: bool
+    log_probability: float
+    choices: int
 
-    def __new__(cls, text: str, is_cut: bool = False) -> Answer:
+    def __new__(cls, text: str, is_cut: bool = False, log_probability: float = 0.0, choices: int = 0) -> Answer:
         answer = super().__new__(cls, text)
-        answer.is_cut = is_cut
+        answer.is_cut, answer.log_probability, answer.choices = is_cut, log_probability, choices
         return answer
 
 

@@ -37,7 +37,7 @@ Batches = Sequence[Sequence[int]]
 class Work:
     """Generation prompts to decode under requests, by the base with the adapter in a folder (None: alone).
 
-    progress: show a bar.
+    progress: show a bar. likelihoods: also compute the log probability of every hypothesis.
     """
 
     base: Base
@@ -45,6 +45,7 @@ class Work:
     prompts: Samples
     requests: Sequence[DecodingRequest]
     progress: bool
+    likelihoods: bool = False
 
     def left(self, known: Answers) -> Batches:
         """Batches that ``known``, one dict per request, does not cover."""
@@ -57,7 +58,7 @@ class Work:
         base = self.base
         given = (self.prompts, base.tokenizer, self.requests, base.tokens.first, self.progress)
         with base.saved_adapter(self.adapter) as model:
-            transcribe(model, *given, on_batch, batches, should_stop)
+            transcribe(model, *given, on_batch, batches, should_stop, self.likelihoods)
 
 
 def decode_shared(

@@ -32,6 +32,7 @@ def transcribe(
     on_batch: Callable[[Answers], None] | None = None,
     batches: Sequence[Sequence[int]] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    likelihoods: bool = False,
 ) -> Answers:
     """Hypotheses of every conversation by id, in the manifest's order, one dict per request.
 
@@ -43,6 +44,7 @@ def transcribe(
         on_batch: called with the hypotheses of each batch, one dict per request.
         batches: those of ``batches_of`` to decode, if not all.
         should_stop: asked after every batch.
+        likelihoods: also give every hypothesis its log probability.
 
     In float32 a hypothesis depends neither on the batch nor on the other requests; in bf16 one in about thirty does,
     as rows of its products depend on their number. A batch that does not fit into memory is decoded in halves.
@@ -62,10 +64,10 @@ def transcribe(
         seeds = [[utterance_seed(one.seed, one.repeat, sample.id) for sample in samples] for one in some]
         settings = [request.setting for request in some]
         inputs = to_device(batch["inputs"], device)
-        texts = generate_texts(model, inputs, settings, seeds, special[TEXT_EOS], special[BLANK])
+        texts = generate_texts(model, inputs, settings, seeds, special[TEXT_EOS], special[BLANK], likelihoods)
         return [
             {
-                sample.id: Answer(text_of(tokens), len(tokens) >= limit)
+                sample.id: Answer(text_of(tokens), len(tokens) >= limit, tokens.log_probability, tokens.choices)
                 for sample, tokens, limit in zip(samples, rows, answer_limits(model, inputs, setting), strict=True)
             }
             for setting, rows in zip(settings, texts, strict=True)

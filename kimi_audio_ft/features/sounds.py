@@ -16,6 +16,7 @@ from kimi_audio_ft.config.canonical import augment_form
 from kimi_audio_ft.config.train import AugmentConfig
 from kimi_audio_ft.errors import ChangedError, ConfigError, DataError
 from kimi_audio_ft.manifest.audio import decode_mono, read_audio
+from kimi_audio_ft.manifest.folders import RECORDINGS, recordings_in
 from kimi_audio_ft.store.cache import remember
 from kimi_audio_ft.store.digests import file_digest, file_digests
 from kimi_audio_ft.store.signature import digest_of
@@ -25,11 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Collections have notes and licences beside their recordings.
-_RECORDINGS = (
-    *(".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".rf64"),
-    *(".m4a", ".aac", ".mp4", ".webm", ".wma", ".amr", ".sph"),
-)
 LEAST_SWING = 10 / 2**15
 """Between the lowest and the highest sample: less is silence or a constant, as for recordings of speech."""
 # Of the energy from the direct sound on, the part in the second half: small where a response dies away.
@@ -94,9 +90,9 @@ def _sounds(name: str, folder: str | None, check: Callable[[Path], None]) -> Sou
     """
     if folder is None:
         return None
-    option, files = f"data.augment.{name}", _recordings_in(Path(folder))
+    option, files = f"data.augment.{name}", recordings_in(Path(folder))
     if not files:
-        rule = f"holds no recordings (files whose names end in {', '.join(_RECORDINGS)})"
+        rule = f"holds no recordings (files whose names end in {', '.join(RECORDINGS)})"
         raise ConfigError(option, folder, rule, "Name the folder that they are in")
     pairs = sorted(zip(file_digests(files), files, strict=True))
     sounds = Sounds(tuple(digest for digest, _ in pairs), tuple(path for _, path in pairs))
@@ -109,15 +105,6 @@ def _sounds(name: str, folder: str | None, check: Callable[[Path], None]) -> Sou
 
     remember("sounds", [_CHECKS_VERSION, name, sounds.identity], check_all)
     return sounds
-
-
-def _recordings_in(folder: Path) -> list[Path]:
-    """All but hidden files, such as those that macOS puts beside the files of a copied folder."""
-    return [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in _RECORDINGS and not path.name.startswith(".") and path.is_file()
-    ]
 
 
 def _check_noise(path: Path) -> None:

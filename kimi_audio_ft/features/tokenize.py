@@ -24,36 +24,37 @@ from kimi_audio_ft.files import write_jsonl, write_text
 from kimi_audio_ft.manifest.audio import AudioError
 from kimi_audio_ft.manifest.conversation import TokenRange, id_of
 from kimi_audio_ft.manifest.manifest import Manifest, numbered_lines, read_manifest
-from kimi_audio_ft.runtime.devices import device, limit_threads, started_by_launcher
+from kimi_audio_ft.runtime.devices import device, limit_threads, num_processes, started_by_launcher
 from kimi_audio_ft.runtime.team import Team, joined_team
 from kimi_audio_ft.runtime.workers import Send, run_workers
 from kimi_audio_ft.store.features import FeatureStore
 from kimi_audio_ft.text import printable
 
 
-def tokenize(config: TokenizeConfig) -> list[Path]:
-    """Writes a pretokenized copy of every manifest; recordings in the store are not encoded again."""
-    gpus, count = torch.cuda.device_count(), 1
+def tokenize(config: TokenizeConfig, told: bool = True) -> list[Path]:
+    """Writes a pretokenized copy of every manifest; recordings in the store are not encoded again.
+
+    told: name what was written; the speed is printed in any case.
+    """
+    count = 1
     if started_by_launcher():
         if config.devices != "auto":
             rule = f"{os.environ['WORLD_SIZE']} processes were started already (WORLD_SIZE)"
             raise ConfigError("devices", config.devices, rule, "Leave it out, or start without torchrun")
     else:
-        count = max(1, gpus) if config.devices == "auto" else int(config.devices)
-        if gpus and count > gpus:
-            raise ConfigError("devices", config.devices, f"there are {gpus} GPUs, and each process needs one")
+        count = num_processes(config.devices)
     if count > 1:
-        run_workers(_work, (config,), count)
+        run_workers(_work, (config, told), count)
     else:
-        _take_part(config)
+        _take_part(config, told)
     return _outputs(config)
 
 
-def _work(rank: int, send: Send, config: TokenizeConfig) -> None:
-    _take_part(config)
+def _work(rank: int, send: Send, config: TokenizeConfig, told: bool) -> None:
+    _take_part(config, told)
 
 
-def _take_part(config: TokenizeConfig) -> None:
+def _take_part(config: TokenizeConfig, told: bool) -> None:
     with joined_team() as team:
         _claim_hardware(config, team)
         base = Base(config.model, "cached" if config.features else "none")
@@ -76,7 +77,9 @@ def _take_part(config: TokenizeConfig) -> None:
             _print_speed(reports)
             store.refresh()
             for manifest, path in zip(manifests, _outputs(config), strict=True):
-                _write(manifest, path, store, base.tokens)
+                write_jsonl(path, pretokenized(manifest, store, base.tokens, path.parent))
+                if told:
+                    _describe(manifest, path, store)
             _take_data_file_along(manifests, config.out)
             module_names(base.files)  # fill the cache: planning a sweep needs them, without PyTorch
 
@@ -122,8 +125,7 @@ def _print_speed(reports: Sequence[Sequence[float]]) -> None:
     print(text)
 
 
-def _write(manifest: Manifest, path: Path, store: FeatureStore, tokens: TokenRange) -> None:
-    write_jsonl(path, pretokenized(manifest, store, tokens, path.parent))
+def _describe(manifest: Manifest, path: Path, store: FeatureStore) -> None:
     codes = int(rows_of(store, recording_digests(manifest)).sum())
     said = f"{len(manifest)} conversations, {codes} codes ({codes / 12.5 / 60:.1f} min of audio)"
     print(f"{printable(str(path))}: {said}")

@@ -6,7 +6,7 @@ import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kimi_audio_ft.config.train import SHARDED, TrainerConfig
 from kimi_audio_ft.errors import ConfigError, UserError
@@ -47,6 +47,17 @@ def num_ranks(settings: TrainerConfig) -> int:
     if gpus and count > gpus:
         rule = f"asks for more GPUs than PyTorch sees ({gpus})"
         raise ConfigError("trainer.devices", count, rule, "Set trainer.devices=auto, or trainer.accelerator=cpu")
+    return count
+
+
+def num_processes(devices: Any) -> int:
+    """Processes of the option ``devices``: auto is one per GPU, and one without any; ConfigError: fewer GPUs."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    count = max(1, gpus) if devices == "auto" else int(devices)
+    if gpus and count > gpus:
+        raise ConfigError("devices", devices, f"there are {gpus} GPUs, and each process needs one")
     return count
 
 

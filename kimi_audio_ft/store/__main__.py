@@ -14,7 +14,7 @@ from filelock import Timeout
 
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import expanded, share_with_group, store_root
-from kimi_audio_ft.store.inventory import Product, has_hashes, listing, problem, products
+from kimi_audio_ft.store.inventory import Product, grows, has_hashes, listing, problem, products
 from kimi_audio_ft.store.make import KINDS, lock, set_aside
 from kimi_audio_ft.store.prune import Item, Rules, plan, remove
 from kimi_audio_ft.store.usage import records
@@ -117,6 +117,8 @@ def _verify(options: argparse.Namespace) -> int:
             state = f"CORRUPTED: {found}" + (f"; {_repair(product)}" if options.repair else "")
         elif product.kind == "features":
             state = "ok (index and sizes agree)"
+        elif grows(product):
+            state = "ok (it grows, and has no hashes)"
         else:
             state = "ok" if has_hashes(product) else "no hashes (made by an earlier version)"
         checked += 1

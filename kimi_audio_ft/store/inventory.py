@@ -10,7 +10,7 @@ from typing import Any
 
 from kimi_audio_ft.config.manifests import manifest_paths
 from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.store.make import HASHES, KINDS, META, damage, read_meta
+from kimi_audio_ft.store.make import GROWS, HASHES, KINDS, META, damage, read_meta
 from kimi_audio_ft.store.signature import flatten
 from kimi_audio_ft.store.usage import Record, records
 
@@ -115,6 +115,11 @@ def problem(product: Product) -> str | None:
 
 def has_hashes(product: Product) -> bool:
     return HASHES in _facts(Path(product.path))
+
+
+def grows(product: Product) -> bool:
+    """Whether a product of another kind than features is one that grows, and therefore has no hashes."""
+    return bool(_facts(Path(product.path)).get(GROWS))
 
 
 def _facts(folder: Path) -> dict[str, Any]:

@@ -30,6 +30,7 @@ CACHES = {
     "manifests": "columns of a manifest",
     "sounds": "checks of noise and rooms",
     "layouts": "names of a model's modules",
+    "cuts": "pauses at which a recording is cut",
     "probes": "pack size found by a probe",
     "rungs": "score of an adapter at a rung",
     "scores": "scores of transcripts, and of every utterance",
@@ -41,7 +42,9 @@ CORRUPT = ".corrupt-"
 """Start of the names of damaged products that were set aside."""
 META = "product.json"
 HASHES = "sha256"
-"""Key in META of the hashes of a product's other files, by path in its folder; features, which grow, have none."""
+"""Key in META of the hashes of a product's other files, by path in its folder; those that grow have none."""
+GROWS = "grows"
+"""Key in META, true for transcripts that grow by what is transcribed; features always grow."""
 
 # Whether products that this process has looked at are whole, by path and state of their META.
 _Seen = tuple[str, State]

@@ -9,12 +9,14 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.files import write_json
+from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.files import read_yaml, write_json
 from kimi_audio_ft.store.signature import canonical
 
 log = logging.getLogger(__name__)
@@ -85,6 +87,18 @@ def train_config(values: dict[str, Any]) -> TrainConfig:
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), values))
     assert isinstance(config, TrainConfig)
     return config
+
+
+def written_config(folder: Path) -> TrainConfig:
+    """The config that Hydra wrote into a trial's folder; DataError: there is none, or it is not one of this version."""
+    path = folder / ".hydra" / "config.yaml"
+    written = read_yaml(path, "Run the sweep again, which writes it")
+    try:
+        values = OmegaConf.to_container(OmegaConf.create(written), resolve=True)
+        return train_config(cast(dict[str, Any], values))
+    except (OmegaConfBaseException, ValueError, AttributeError, TypeError) as error:
+        said = " ".join(str(error).split())
+        raise DataError(path, f"is no config of this version ({said})", "Run the sweep again") from None
 
 
 # Which units share a process, and which adapters train together in it.

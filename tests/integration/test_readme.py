@@ -20,11 +20,13 @@ from kimi_audio_ft.config.commands import PrepareConfig, TokenizeConfig
 from kimi_audio_ft.config.data_file import data_file_text
 from kimi_audio_ft.config.launcher import HalvingConfig, LauncherConfig
 from kimi_audio_ft.config.train import EvaluateConfig, TrainConfig
+from kimi_audio_ft.config.transcribe import TranscribeConfig
 from tests.integration.conftest import Workplace
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-TRAIN = "kimi_audio_ft.train"
+RECOGNISER = (REPOSITORY / "docs" / "recogniser.md").read_text(encoding="utf-8")
+TRAIN, TRANSCRIBE = "kimi_audio_ft.train", "kimi_audio_ft.transcribe"
 # So that the page's commands take seconds; nothing else about them is changed.
 SHORTER = {
     TRAIN: (
@@ -33,13 +35,16 @@ SHORTER = {
     ),
     "kimi_audio_ft.evaluate": ("decoding.max_new_tokens=8", "trainer.progress=false"),
     "kimi_audio_ft.tokenize": ("progress=false",),
+    TRANSCRIBE: ("decoding.max_new_tokens=8", "progress=false"),
     "kimi_audio_ft.prepare": ("max_refused=0.25",),  # 5 of the corpus's 20 rows are bad
 }
+# Two training steps teach no words: many texts are empty, others have too many characters.
+OF_FEW_WORDS = ("max_refused=1", "max_chars_per_second=100")
 
 
-def commands(section: str | None = None) -> list[list[str]]:
+def commands(section: str | None = None, page: str = README) -> list[list[str]]:
     """The words of every command in the page's bash blocks, or in one section's, with $NAMES put in."""
-    text = README if section is None else README.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    text = page if section is None else page.split(f"\n## {section}\n")[1].split("\n## ")[0]
     names: dict[str, str] = {}
     found = []
     for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL):
@@ -64,7 +69,7 @@ def test_own_recordings(corpus: Path, workplace: Workplace) -> None:
     shutil.copytree(corpus, workplace.folder / "my")
     section = commands("Your own recordings")
     assert section[0] == ["source", ".venv/bin/activate"]
-    assert {words[2] for words in section[1:]} == {*SHORTER, "kimi_audio_ft.store"}
+    assert {words[2] for words in section[1:]} == {*SHORTER, "kimi_audio_ft.store"} - {TRANSCRIBE}
     for words in section[1:]:
         assert words[:2] == ["python", "-m"], words
         module, arguments = words[2], words[3:]
@@ -77,14 +82,18 @@ def test_own_recordings(corpus: Path, workplace: Workplace) -> None:
         own = [f"hydra.sweep.dir=sweeps/{place}"] if words[2] == TRAIN else []
         own += ["hydra.sweeper.rungs=[1]"] if "hydra/sweeper=halving" in words else []  # of two steps
         workplace.succeed(words[2], *words[3:], *SHORTER.get(words[2], ()), *own)
-    for words in [*commands("Trusting the answer"), *commands("Using what a sweep made")]:
-        arguments = [word.replace("SIGNATURE", signature) for word in words[3:]]
-        workplace.succeed(words[2], *arguments, *SHORTER.get(words[2], ()))
-    assert (workplace.folder / "my" / "labels" / "suspects.csv").is_file()
     (report,) = (workplace.folder / "outputs" / "sweep").glob("*/*/report.html")
+    named = {"SIGNATURE": signature, "SWEEP_FOLDER": str(report.parent)}
+    used = [*commands("Using what a sweep made"), *commands("Texts of recordings", RECOGNISER)]
+    for words in [*commands("Trusting the answer"), *used]:
+        arguments = [re.sub("|".join(named), lambda found: named[found[0]], word) for word in words[3:]]
+        shorter = OF_FEW_WORDS if "csv=my/texts/transcripts.csv" in words else SHORTER.get(words[2], ())
+        workplace.succeed(words[2], *arguments, *shorter)
+    assert (workplace.folder / "my" / "labels" / "suspects.csv").is_file()
     for name in ("trials.csv", "trials.json"):
         assert (report.parent / name).is_file()
     assert (workplace.folder / "my" / "data" / "rejected.jsonl").is_file()
+    assert (workplace.folder / "my" / "corrected" / "train.jsonl").is_file()
 
 
 def test_commands_of_the_7b_model_compose(workplace: Workplace) -> None:
@@ -141,7 +150,11 @@ def test_named_options_of_hydra_s_plugins_exist() -> None:
 
 
 def test_named_options_exist() -> None:
-    options = {name for schema in (TrainConfig, EvaluateConfig, TokenizeConfig) for name in option_names(schema)}
+    options = {
+        name
+        for schema in (TrainConfig, EvaluateConfig, TokenizeConfig, TranscribeConfig)
+        for name in option_names(schema)
+    }
     groups = {path.name for path in (REPOSITORY / "conf").iterdir() if path.is_dir()}
     keys = [match for span in spans() for match in re.findall(r"^\+?([a-z][\w.]*)(?:=|$)", span)]
     dotted = [key for key in keys if key.split(".")[0] in groups and "." in key]
@@ -172,6 +185,7 @@ def test_named_options_of_prepare_exist() -> None:
 
 HELPED = [
     *("kimi_audio_ft.prepare", "kimi_audio_ft.tokenize", TRAIN, "kimi_audio_ft.evaluate", "kimi_audio_ft.merge"),
+    TRANSCRIBE,
     *("kimi_audio_ft.store", "multirun_analysis", "multirun_analysis.labels", "multirun_analysis.wandb_view"),
 ]
 # Each in a process of its own, forked from one that has imported Hydra: a tenth of what the help of `train` takes.

@@ -196,7 +196,16 @@ def test_folders_read_as_a_table_of_contents(package: str) -> None:
 
 
 # Commands that must answer at once, and what all of them do without.
-COMMANDS = ("train", "evaluate", "prepare", "tokenize", "merge", "export_adapter", "store.__main__")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "prepare",
+    "tokenize",
+    "merge",
+    "export_adapter",
+    "transcribe.__main__",
+    "store.__main__",
+)
 WITHOUT = {"torch", "transformers", "peft", "pytorch_lightning", "wandb", "ray", "scipy", "altair", "vl_convert"}
 STARTS = [*(f"kimi_audio_ft.{name}" for name in COMMANDS), "multirun_analysis.__main__"]
 

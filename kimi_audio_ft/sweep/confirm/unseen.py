@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -34,7 +34,7 @@ from kimi_audio_ft.store.looks import look
 from kimi_audio_ft.store.usage import note, using
 from kimi_audio_ft.sweep.cluster.executor import make_units
 from kimi_audio_ft.sweep.events import Decoding, Event, Failed
-from kimi_audio_ft.sweep.plan import Unit, train_config
+from kimi_audio_ft.sweep.plan import Unit, written_config
 from kimi_audio_ft.sweep_folder import BASE_UTTERANCES, UNSEEN, UNSEEN_RECORD, UTTERANCES
 from kimi_audio_ft.trial import scores_of, write_utterances
 from multirun_analysis.analysis import Analysis
@@ -101,7 +101,7 @@ def _planned(analysis: Analysis, manifest: str | None) -> list[Decoded]:
     chosen, inputs = analysis.statistics.choice, Inputs()
     if manifest is None and not any(chosen.record.get(name) for name in ("test_manifest", "guard_manifests")):
         return []
-    config = config_of(chosen)
+    config = written_config(chosen.folder)
     if manifest is not None:
         config = replace(config, data=replace(config.data, test_manifest=manifest))
     test, guards = config.data.test_manifest, guard_sets(config.data.guard_manifests)
@@ -111,7 +111,7 @@ def _planned(analysis: Analysis, manifest: str | None) -> list[Decoded]:
     sets |= {f"{_GUARDS}/{name}": path for name, path in guards.items()}
     found = []
     for trial in finalists if sets else ():
-        own = config if trial is chosen else config_of(trial)
+        own = config if trial is chosen else written_config(trial.folder)
         data = replace(own.data, test_manifest=test, guard_manifests=guards or None)
         inputs.require_unseen(replace(own, data=data))
         for name, path in sets.items():
@@ -119,18 +119,6 @@ def _planned(analysis: Analysis, manifest: str | None) -> list[Decoded]:
                 at = on_set(own, path)
                 found.append(Decoded(name, trial, at, inputs.evaluation(at), own.baseline or name != _TEST))
     return found
-
-
-def config_of(trial: Trial) -> TrainConfig:
-    """The config that Hydra wrote beside a trial; DataError: there is none, or it is not one of this version."""
-    path = trial.folder / ".hydra" / "config.yaml"
-    written = read_yaml(path, "Run the sweep again, which writes it")
-    try:
-        values = OmegaConf.to_container(OmegaConf.create(written), resolve=True)
-        return train_config(cast(dict[str, Any], values))
-    except (OmegaConfBaseException, ValueError, AttributeError, TypeError) as error:
-        said = " ".join(str(error).split())
-        raise DataError(path, f"is no config of this version ({said})", "Run the sweep again") from None
 
 
 def launcher_of(folder: Path) -> LauncherConfig:

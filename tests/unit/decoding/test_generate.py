@@ -164,3 +164,28 @@ class TestChoose:
     def test_top_k(self) -> None:
         assert {self.at(number / 100, top_k=2) for number in range(100)} == {1, 3}
         assert {self.at(number / 100, top_k=99) for number in range(100)} == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("name", ["greedy", "sampled_penalty"])
+@torch.no_grad()
+def test_log_probabilities_are_those_of_the_whole_sequence(
+    model: KimiAudioForCausalLM, samples: list[Sample], name: str
+) -> None:
+    """At temperature 1 and without penalty, of the end too where the answer has one; no answer changes by them."""
+    decoding = DecodingConfig(**{"text_temperature": 0.0, "max_new_tokens": STEPS} | SETTINGS[name])
+    inputs = make_batch(samples, PAD, left=True)["inputs"]
+    eos = generated(model, samples, NO_EOS, **SETTINGS[name])[0][3]
+    answers = generate_texts(model, inputs, [decoding], [SEEDS], eos, BLANK, True)[0]
+    assert answers == generated(model, samples, eos, SEEDS, **SETTINGS[name])
+    for sample, answer in zip(samples, answers, strict=True):
+        ended = len(answer) < STEPS
+        chosen = [*answer, eos] if ended else list(answer)
+        audio_ids = torch.tensor([sample.layout.audio_ids + [BLANK] * len(answer)])
+        text_ids = torch.tensor([sample.layout.text_ids + answer])
+        mask = torch.tensor([sample.layout.is_continuous_mask + [False] * len(answer)])
+        logits = model(audio_ids, text_ids, mask, sample.features, audio_branch=False).text_logits[0]
+        first = len(sample.layout) - 1
+        scores = logits[first : first + len(chosen)].log_softmax(-1)
+        expected = scores.gather(-1, torch.tensor(chosen).unsqueeze(-1)).sum()
+        assert answer.choices == len(chosen)
+        assert answer.log_probability == pytest.approx(float(expected), rel=1e-4)

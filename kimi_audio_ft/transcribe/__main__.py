@@ -1,0 +1,61 @@
+"""``python -m kimi_audio_ft.transcribe audio=FOLDER out=my/texts``."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+
+from kimi_audio_ft.cli import command
+from kimi_audio_ft.paths import expanded
+from kimi_audio_ft.runtime.libraries import quiet_libraries
+from kimi_audio_ft.store.usage import using
+from kimi_audio_ft.text import duration, printable
+from kimi_audio_ft.transcribe.recommended import with_recommended
+
+if TYPE_CHECKING:
+    from kimi_audio_ft.config.transcribe import TranscribeConfig
+    from kimi_audio_ft.transcribe.run import Transcribed
+
+# Recordings without text that are named; all have a line in transcripts.jsonl.
+_SHOWN = 5
+
+
+@command("transcribe", ("kimi_audio_ft.config.transcribe", "TranscribeConfig"))
+def main(config: TranscribeConfig) -> None:
+    """Transcribe what Hydra composed; prints how much, how fast, and what could not be read."""
+    from kimi_audio_ft.transcribe.run import transcribe
+
+    quiet_libraries()
+    logging.getLogger("kimi_audio_ft.features").setLevel(logging.WARNING)
+    with using(expanded(config.out)):
+        done = transcribe(with_recommended(config, HydraConfig.get().overrides.task))
+    _report(config, done)
+
+
+def _report(config: TranscribeConfig, done: Transcribed) -> None:
+    from kimi_audio_ft.transcribe.outputs import CSV
+    from kimi_audio_ft.transcribe.progress import speed
+
+    hours = f"{done.recordings} recordings, {done.seconds / 3600:.3g} hours of audio"
+    if done.decoded:
+        rate = speed(done.decoded / max(done.took, 1e-9))
+        print(f"{hours}; {done.decoded / 3600:.3g} hours transcribed in {duration(done.took)}: {rate}")
+    else:
+        print(f"{hours}; the store had all texts")
+    for one in done.failed[:_SHOWN]:
+        print(f"no text: {one.problem}")
+    if len(done.failed) > _SHOWN:
+        print(f"no text: {len(done.failed) - _SHOWN} more")
+    print(f"texts: {printable(str(done.file))}")
+    if "csv" in config.format:
+        table = printable(shlex.quote(str(done.file.with_name(CSV))))
+        channel = " channel_column=channel" if config.channel is not None else ""
+        print(f"the pieces that are least sure: sort {table} by avg_logprob and correct them; then")
+        print(f"python -m kimi_audio_ft.prepare csv={table} out=FOLDER start_column=start end_column=end{channel}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""Recordings as pieces that the model hears at once: whole where they are short, else cut at pauses or in windows.
+
+A recording that cannot be read becomes one with its problem; the others go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import TypeVar
+
+from torch import Tensor
+
+from kimi_audio_ft.config.transcribe import WINDOWS, TranscribeConfig
+from kimi_audio_ft.manifest.audio import SAMPLE_RATE, AudioError, decode, open_recording, read_audio
+from kimi_audio_ft.manifest.part import Part
+from kimi_audio_ft.store.cache import remember
+from kimi_audio_ft.store.digests import file_digest, file_digests
+from kimi_audio_ft.transcribe import cutting
+from kimi_audio_ft.transcribe.sources import Source
+from kimi_audio_ft.transcribe.voice import FRAME, VoiceActivity, weights_file
+
+# Raise it when the rules of cutting, or the network, change.
+_CUTS_VERSION = 1
+# Seconds of a recording in memory while its pauses are looked for; whole frames at every sample rate.
+_BLOCK_SECONDS = 600
+_Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a recording. key: digest of what is heard there, the same for the same content at any path."""
+
+    part: Part
+    key: str
+    start: float
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A recording with its pieces in order; none where nobody speaks, or where it cannot be read.
+
+    digest: of its file. problem: why it cannot be read, or None.
+    """
+
+    source: Source
+    seconds: float = 0.0
+    digest: str = ""
+    pieces: tuple[Piece, ...] = ()
+    problem: AudioError | None = None
+
+
+def hear_all(sources: Sequence[Source], config: TranscribeConfig) -> list[Heard]:
+    """Every recording with its pieces; ConfigError: pauses have to be found, and silero-vad is not installed."""
+    lengths = in_threads(partial(_length, channel=config.channel), sources, config.readers)
+    paths = [source.path for source, length in zip(sources, lengths, strict=True) if isinstance(length, float)]
+    digests = file_digests(paths)
+    heard = [
+        Heard(source, length, next(digests)) if isinstance(length, float) else Heard(source, problem=length)
+        for source, length in zip(sources, lengths, strict=True)
+    ]
+    cutter = Cutter(config)
+    if any(one.seconds > config.max_seconds for one in heard):
+        cutter.require_network()
+    return in_threads(cutter.cut, heard, config.readers)
+
+
+def in_threads(work: Callable[[_Given], _Made], items: Iterable[_Given], count: int) -> list[_Made]:
+    """``map`` in threads, without waiting for what is left when one fails: decoding lets others run."""
+    pool = ThreadPoolExecutor(count)
+    try:
+        return list(pool.map(work, items))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _length(source: Source, channel: int | None) -> float | AudioError:
+    """Seconds of a recording, by its header."""
+    try:
+        str(source.path).encode("utf-8")
+        return open_recording(source.path, Part(channel=channel)).seconds
+    except UnicodeEncodeError:
+        name = ascii(str(source.path))
+        return AudioError("missing_audio", name, "the bytes of its name are no UTF-8", "Rename the file")
+    except AudioError as error:
+        return error
+
+
+@dataclass(frozen=True)
+class Cutter:
+    """Cuts recordings by the options ``cut``, ``max_seconds`` and ``channel``."""
+
+    config: TranscribeConfig
+
+    def cut(self, heard: Heard) -> Heard:
+        """The recording with its pieces, or its problem."""
+        if heard.problem is not None:
+            return heard
+        try:
+            parts = self._parts(heard)
+        except AudioError as error:
+            return replace(heard, problem=error)
+        ends = [(0.0 if part.start is None else part.start, part.end or heard.seconds) for part in parts]
+        pieces = [
+            Piece(part, part.digest(heard.digest), start, end) for part, (start, end) in zip(parts, ends, strict=True)
+        ]
+        return replace(heard, pieces=tuple(pieces))
+
+    def _parts(self, heard: Heard) -> list[Part]:
+        longest, channel = self.config.max_seconds, self.config.channel
+        if heard.seconds <= longest:
+            return [Part(channel=channel)]
+        if self.config.cut == WINDOWS:
+            bounds = cutting.windows(heard.seconds, longest)
+        else:
+            facts = [_CUTS_VERSION, self._weights, heard.digest, channel, longest]
+            bounds = [(start, end) for start, end in remember("cuts", facts, lambda: self._at_pauses(heard))]
+        return [Part(start, end, channel) for start, end in bounds]
+
+    def _at_pauses(self, heard: Heard) -> list[tuple[float, float]]:
+        probabilities = self._network.probabilities(self._blocks(heard))
+        return cutting.at_pauses(probabilities, FRAME / SAMPLE_RATE, heard.seconds, self.config.max_seconds)
+
+    def _blocks(self, heard: Heard) -> Iterator[Tensor]:
+        start = 0.0
+        while start < heard.seconds:
+            end = min(start + _BLOCK_SECONDS, heard.seconds)
+            yield read_audio(heard.source.path, Part(start, end, self.config.channel))
+            start = end
+
+    def require_network(self) -> None:
+        """Read the network now, before threads ask for it; ConfigError: pauses need it, and it is not installed."""
+        if self.config.cut != WINDOWS:
+            _ = self._network, self._weights
+
+    @cached_property
+    def _weights(self) -> str:
+        return file_digest(weights_file())
+
+    @cached_property
+    def _network(self) -> VoiceActivity:
+        return VoiceActivity.from_file(weights_file())
+
+
+def readable(heard: Heard, keys: set[str]) -> Heard:
+    """The recording as it is, or with its problem: the pieces with these keys are decoded to see whether they can be.
+
+    Encoding stops at the first recording that cannot be decoded.
+    """
+    try:
+        for piece in heard.pieces:
+            if piece.key in keys:
+                decode(open_recording(heard.source.path, piece.part))
+    except AudioError as error:
+        return replace(heard, pieces=(), problem=error)
+    return heard

@@ -1,0 +1,64 @@
+"""``sweep=FOLDER``: the adapter of its recommended trial, with the model, prompt and decoding of that trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from kimi_audio_ft.config.transcribe import TranscribeConfig
+from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.files import read_json_object
+from kimi_audio_ft.paths import expanded
+from kimi_audio_ft.sweep.plan import written_config
+
+_TRIALS = "trials.json"
+
+
+def with_recommended(config: TranscribeConfig, overrides: Sequence[str]) -> TranscribeConfig:
+    """The options completed by the recommended trial of the sweep that they name, and without that sweep.
+
+    Args:
+        overrides: of the command line (``model=NAME``, ``decoding.repeats=4``): what these give stays.
+
+    Raises:
+        DataError: the folder has no trials.json, or it names no trial.
+    """
+    if config.sweep is None:
+        return config
+    folder = expanded(config.sweep)
+    entry = _recommended(folder)
+    trial = written_config(folder / entry["paths"]["folder"])
+    given = {override.partition("=")[0].lstrip("+~") for override in overrides}
+    data = {"features": trial.data.features, "prompt": trial.data.prompt}
+    if "prompt" in given:  # the group, which sets data.prompt
+        del data["prompt"]
+    return replace(
+        config,
+        sweep=None,
+        adapter=None if entry.get("kind") == "baseline" else str(entry["signature"]),
+        data=_completed(config.data, data, "data", given),
+        model=_completed(config.model, vars(trial.model), "model", given),
+        decoding=_completed(config.decoding, vars(trial.decoding), "decoding", given),
+        seed=config.seed if "seed" in given else trial.seed,
+    )
+
+
+def _recommended(folder: Path) -> dict[str, Any]:
+    path = folder / _TRIALS
+    remedy = f"Run python -m multirun_analysis {folder}, which writes it"
+    document = read_json_object(path, remedy)
+    entries = [*document.get("trials", []), *document.get("baselines", [])]
+    found = next((entry for entry in entries if entry.get("recommended")), None)
+    if found is None or "folder" not in found.get("paths", {}):
+        raise DataError(path, "names no recommended trial", remedy)
+    return dict(found)
+
+
+def _completed(own: Any, of_trial: Mapping[str, Any], group: str, given: set[str]) -> Any:
+    """A group of options with the trial's values, but for those that the command line gives."""
+    if group in given:
+        return own
+    names = {field.name for field in fields(own)}
+    return replace(own, **{n: v for n, v in of_trial.items() if n in names and f"{group}.{n}" not in given})

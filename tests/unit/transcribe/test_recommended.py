@@ -1,0 +1,78 @@
+"""``sweep=FOLDER``: options of the recommended trial, beneath those that are given."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
+from kimi_audio_ft.config.transcribe import SpeechConfig, TranscribeConfig
+from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.files import write_json
+from kimi_audio_ft.transcribe.recommended import with_recommended
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """A sweep whose second trial is recommended."""
+    config = TrainConfig(seed=5)
+    config.model.dtype, config.data.prompt, config.data.features = "float32", "听写", "none"
+    config.decoding.text_temperature, config.decoding.repeats = 0.2, 4
+    (tmp_path / "1" / ".hydra").mkdir(parents=True)
+    (tmp_path / "1" / ".hydra" / "config.yaml").write_text(yaml.safe_dump(asdict(config)), encoding="utf-8")
+    write_trials(tmp_path, recommended="a2")
+    return tmp_path
+
+
+def write_trials(folder: Path, recommended: str) -> None:
+    def entry(signature: str, place: str, kind: str = "trial") -> dict[str, Any]:
+        told = {"signature": signature, "kind": kind, "recommended": signature == recommended}
+        return told | {"paths": {"folder": place}}
+
+    trials = [entry("a1", "0"), entry("a2", "1")]
+    write_json(folder / "trials.json", {"trials": trials, "baselines": [entry("base", "1", "baseline")]})
+
+
+def completed(sweep: Path, *overrides: str, **options: Any) -> TranscribeConfig:
+    return with_recommended(TranscribeConfig(audio="a", out="b", sweep=str(sweep), **options), overrides)
+
+
+def test_everything_that_the_trial_was_tried_with(sweep: Path) -> None:
+    config = completed(sweep, "audio=a", "out=b")
+    assert (config.adapter, config.sweep, config.seed) == ("a2", None, 5)
+    assert (config.model.dtype, config.data.prompt, config.data.features) == ("float32", "听写", "none")
+    assert (config.decoding.text_temperature, config.decoding.repeats) == (0.2, 4)
+
+
+def test_what_is_given_stays(sweep: Path) -> None:
+    given = {"decoding": DecodingConfig(batch_size=2), "data": SpeechConfig(prompt="转录"), "seed": 1}
+    config = completed(sweep, "+decoding.batch_size=2", "data.prompt=转录", "seed=1", **given)
+    assert (config.decoding.repeats, config.decoding.batch_size) == (4, 2)
+    assert (config.data.prompt, config.data.features, config.seed) == ("转录", "none", 1)
+    config = completed(sweep, "decoding=greedy", "model=tiny", "prompt=chinese")
+    assert (config.decoding.text_temperature, config.model.dtype, config.data.prompt) == (0.0, "bfloat16", None)
+    assert config.data.features == "none"
+
+
+def test_the_base_alone_is_recommended(sweep: Path) -> None:
+    write_trials(sweep, recommended="base")
+    config = completed(sweep)
+    assert config.adapter is None and config.model.dtype == "float32"
+
+
+def test_a_sweep_without_a_verdict(sweep: Path) -> None:
+    write_trials(sweep, recommended="none")
+    with pytest.raises(DataError, match=r"trials\.json: names no recommended trial\. Run python -m multirun_analysis"):
+        completed(sweep)
+    (sweep / "trials.json").unlink()
+    with pytest.raises(DataError, match=r"trials\.json: cannot be read .*Run python -m multirun_analysis"):
+        completed(sweep)
+
+
+def test_without_a_sweep_nothing_changes() -> None:
+    config = TranscribeConfig(audio="a", out="b", adapter="a7")
+    assert with_recommended(config, []) is config
