@@ -32,6 +32,17 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 ORDER = ("faults", "slurm", "integration", "numerics")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[object]:
+    """Without looking for garbage in what is imported, now or at every later collection."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files whose tests start processes, then those with slow tests; within a file nothing moves."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}

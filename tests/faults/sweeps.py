@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -41,8 +39,6 @@ _OF_THE_ATTEMPT = ("train_seconds", "train_reused", "decode_seconds", "git_commi
 _TOO_LONG = 900
 # Seconds between two looks at processes that are about to end.
 _SOON = 0.05
-# One that was started as a new Python, or that was forked.
-Process = subprocess.Popen[str] | BaseProcess
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ class Outcome:
 class Running:
     """A command with all its children, in a process group of their own; what they say goes to a file."""
 
-    process: Process
+    process: BaseProcess
     printed: Path
 
     def wait(self) -> Outcome:
@@ -72,7 +68,7 @@ class Running:
 
     def ended(self) -> int | None:
         """The command's exit code once it has ended, as subprocess has it."""
-        return self.process.poll() if isinstance(self.process, subprocess.Popen) else self.process.exitcode
+        return self.process.exitcode
 
     def used(self, seconds: float) -> bool:
         """Wait until it has used so many seconds of the processors, which other load does not bring nearer; false when
@@ -143,26 +139,11 @@ class Place:
     folder: Path
     store: Path
 
-    def start(self, *overrides: str) -> Running:
+    def start(self, *overrides: str, **environment: str) -> Running:
         """Start ``train -m`` with SHORT and these overrides, forked where the libraries are imported already."""
         printed = self._printed()
         arguments = ("-m", *SHORT, *overrides)
-        return Running(fork_command(TRAIN, arguments, self.folder, self._environment(), printed), printed)
-
-    def start_python(self, before: str, *overrides: str, **environment: str) -> Running:
-        """Start it as a new Python.
-
-        Args:
-            before: Python to run in its process first, as a person's own code that the sweep imports would.
-        """
-        run = f"import runpy, sys\n{before}\nrunpy.run_module({TRAIN!r}, run_name='__main__', alter_sys=True)"
-        printed = self._printed()
-        with printed.open("w") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-c", run, "-m", *SHORT, *overrides], cwd=self.folder,
-                env=self._environment() | environment, text=True, start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-            )  # fmt: skip
+        process = fork_command(TRAIN, arguments, self.folder, self._environment() | environment, printed)
         return Running(process, printed)
 
     def _printed(self) -> Path:

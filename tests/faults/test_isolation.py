@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import Undisturbed
-from tests.faults.sweeps import REPOSITORY, SWEPT, Place, until
+from tests.faults.sweeps import SWEPT, Place, until
 from tests.sameness import assert_same_adapters, assert_same_results
 
 pytestmark = pytest.mark.slow
@@ -21,16 +21,15 @@ pytestmark = pytest.mark.slow
 RANKS, RATE, COLD = "lora.r=2,4,8", "optim.lr=1e-3", "decoding.text_temperature=0.0"
 # Where the base alone would only be one more process.
 NO_BASE = "baseline=false"
-# As large as 2^31 rows of 128 numbers: more than the address space that LITTLE_MEMORY leaves.
+# As large as 2^31 rows of 128 numbers: more than the address space that USER_CODE leaves.
 HUGE = 2**31
-LITTLE_MEMORY = "import resource; resource.setrlimit(resource.RLIMIT_AS, (64 << 30, 64 << 30))"
-# The children that die are many; they need not import everything again.
-FORK = "import tests.preloaded"
 
-# A person's own code, which Python imports at the start of a sweep's process: it makes one adapter's training
-# go wrong when that adapter's first file is written. Faults are "lora.r:what" in FAULTS.
+# A person's own code, a callback in the process that starts the sweep's workers, which are forked from it here: it
+# makes one adapter's training go wrong when that adapter's first file is written. Faults are "lora.r:what" in FAULTS.
 USER_CODE = """
-import json, os, signal, sys
+import json, os, resource, signal, sys
+
+from hydra.experimental.callback import Callback
 
 _FAULTS = dict(fault.split(":") for fault in os.environ["FAULTS"].split())
 
@@ -53,7 +52,10 @@ def _watch(event, arguments):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-sys.addaudithook(_watch)
+class User(Callback):
+    def on_multirun_start(self, **kwargs):
+        resource.setrlimit(resource.RLIMIT_AS, (64 << 30, 64 << 30))
+        sys.addaudithook(_watch)
 """
 
 
@@ -78,13 +80,10 @@ def flip_a_bit(file: Path) -> None:
 def test_faulty_trials_fail_alone(new_place: Callable[..., Place]) -> None:
     """Of six that train together two are sound; the others raise, exit, die or need too much memory."""
     place = new_place()
-    (place.folder / "sitecustomize.py").write_text(USER_CODE, encoding="utf-8")
-    environment = {
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(place.folder), str(REPOSITORY), os.environ.get("PYTHONPATH")))),
-        "FAULTS": "3:raises 5:exits 6:dies",
-    }
+    (place.folder / "user_code.py").write_text(USER_CODE, encoding="utf-8")
+    user = "+hydra.callbacks.user._target_=user_code.User"
     overrides = (f"lora.r=2,3,5,6,8,{HUGE}", "lora.lora_alpha=4", COLD, NO_BASE, "hydra.launcher.pack_size=8")
-    done = place.start_python(f"{LITTLE_MEMORY}; {FORK}", *overrides, **environment).wait()
+    done = place.start(*overrides, user, FAULTS="3:raises 5:exits 6:dies").wait()
     assert done.code != 0, done.said
     failed = failures(place)
     assert sorted(scores(place)) == [0, 4] and sorted(failed) == [1, 2, 3, 5], done.said

@@ -10,6 +10,7 @@ import sys
 import venv
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,24 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SHARE = "kimi_audio_ft/share/"
 # Not part of the sources, and large.
 LEFT_OUT = shutil.ignore_patterns(".*", "outputs", "build", "dist", "*.egg-info", "__pycache__", "tests", "wandb")
+
+COMPOSE = ("kimi_audio_ft.train", "+experiments=demo", "--cfg", "job")
+END = "--- end ---"
+# Starting a Python for each takes longer than the commands do.
+RUN_ALL = f"""
+import runpy, sys
+from hydra.core.global_hydra import GlobalHydra
+BEFORE
+for command in COMMANDS:
+    print({END!r})
+    sys.argv = list(command)
+    GlobalHydra.instance().clear()
+    try:
+        runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +48,12 @@ def run(*command: str | Path, folder: Path, python_path: Path | None = None) -> 
     done = subprocess.run([str(c) for c in command], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def run_all(python: Path | str, before: str, *commands: tuple[str, ...], folder: Path, **options: Any) -> list[str]:
+    """What one new Python prints that runs some code, and then each command as ``python -m`` does."""
+    program = RUN_ALL.replace("BEFORE", before).replace("COMMANDS", repr(commands))
+    return run(python, "-c", program, folder=folder, **options).split(END)
 
 
 @pytest.fixture(scope="module")
@@ -75,31 +100,27 @@ def test_wheel_holds_every_file_that_is_not_python(wheel: Path) -> None:
 
 
 def test_commands_find_their_configs_away_from_the_checkout(python: Path, tmp_path: Path) -> None:
-    where = (
-        "import kimi_audio_ft.paths as p; print(p.PACKAGE, p.project_root(), (p.TINY_MODEL / 'config.json').is_file())"
-    )
-    package, root, has_model = run(python, "-c", where, folder=tmp_path).split()
-    assert Path(package).is_relative_to(python.parent.parent)
-    assert Path(root) == Path(package) / "share"
-    assert has_model == "True"
-    composed = run(python, "-m", "kimi_audio_ft.train", "+experiments=demo", "--cfg", "job", folder=tmp_path)
+    where = "import kimi_audio_ft.paths as p; print(p.PACKAGE, p.project_root(), p.TINY_MODEL)"
+    helps = [(f"kimi_audio_ft.{command}", "--help") for command in ("prepare", "tokenize", "evaluate")]
+    found, composed, *helped = run_all(python, where, COMPOSE, *helps, folder=tmp_path)
+    package, root, model = map(Path, found.split())
+    assert package.is_relative_to(python.parent.parent) and root == package / "share"
+    assert (model / "config.json").is_file()
     assert "path: tiny" in composed and "lora_alpha: null" in composed
-    for command in ("prepare", "tokenize", "evaluate"):
-        assert "==" in run(python, "-m", f"kimi_audio_ft.{command}", "--help", folder=tmp_path)
+    assert len(helped) == 3 and all("==" in text for text in helped)
 
 
 def test_a_wheel_in_a_target_folder_finds_its_configs(wheel: Path, tmp_path: Path) -> None:
     target = tmp_path / "packages"
     pip = (sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", "--target", target)
     run(*pip, wheel, folder=tmp_path)
-    train = (sys.executable, "-m", "kimi_audio_ft.train", "+experiments=demo", "--cfg", "job")
-    assert "path: tiny" in run(*train, folder=tmp_path, python_path=target)
-    where = (sys.executable, "-c", "import kimi_audio_ft.paths as p; print(p.project_root())")
-    assert run(*where, folder=tmp_path, python_path=target).strip() == str(target / SHARE).rstrip("/")
+    where = "import kimi_audio_ft.paths as p; print(p.project_root())"
+    found, composed = run_all(sys.executable, where, COMPOSE, folder=tmp_path, python_path=target)
+    assert "path: tiny" in composed and found.strip() == str(target / SHARE).rstrip("/")
 
 
 def test_installed_commands_read_the_embedded_model(python: Path, corpus: Path, tmp_path: Path) -> None:
-    csv = f"csv={corpus / 'corpus.csv'}"
-    run(python, "-m", "kimi_audio_ft.prepare", csv, "out=data", "max_refused=0.25", folder=tmp_path)
-    run(python, "-m", "kimi_audio_ft.tokenize", "manifests=[data/eval.jsonl]", "progress=false", folder=tmp_path)
+    prepare = ("kimi_audio_ft.prepare", f"csv={corpus / 'corpus.csv'}", "out=data", "max_refused=0.25")
+    tokenize = ("kimi_audio_ft.tokenize", "manifests=[data/eval.jsonl]", "progress=false")
+    run_all(python, "", prepare, tokenize, folder=tmp_path)
     assert "audio_tokens" in (tmp_path / "data" / "eval.tokens.jsonl").read_text(encoding="utf-8")

@@ -25,8 +25,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module", autouse=True)
 def one_ray() -> Iterator[None]:
-    """Ray is started by the first test that wants it; the others find it running."""
-    yield
+    """Ray is started by the first test that wants it; the others find it running.
+
+    Its workers give way to other processes, of which a test run has enough: their tasks would not get a turn.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")
+        yield
     import ray
 
     ray.shutdown()

@@ -121,6 +121,7 @@ def test_packs_side_by_side_give_the_same_numbers(first: Path, new_workplace: Ne
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(new_workplace: NewPlace) -> None:
+    """While it runs, a second sweep of its folder is refused."""
     stopped = new_workplace()
     # Long enough that no machine is done before it hears of it.
     longer = ("trainer.max_epochs=20", "trainer.max_steps=20")
@@ -129,7 +130,11 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(new_workplace: NewPlace) -> N
     # In a pack or alone, as the search for a size has found.
     until(lambda: ": fitting" in running.out.read_text(encoding="utf-8") or running.process.exitcode is not None)
     assert running.process.pid is not None
+    os.kill(running.process.pid, signal.SIGSTOP)  # it must not end before the second has seen it
+    second = stopped.run(TRAIN, *command)
+    assert second.code == 2 and "is being run (pid " in second.err, second.err
     os.kill(running.process.pid, signal.SIGINT)
+    os.kill(running.process.pid, signal.SIGCONT)
     done = running.wait()
     assert done.code == 130, done.err
     assert "finishing the step, saving" in done.out

@@ -1,15 +1,12 @@
-"""Where sweeps lie: nested folders of trials, folders that hold something else, and a folder that is in use."""
+"""Where sweeps lie: nested folders of trials, and folders that hold something else."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
 
-from tests.faults.sweeps import until
 from tests.integration.conftest import POINTS, SHORT, Workplace
 from tests.trials_json import trials_of
 
@@ -53,17 +50,3 @@ def test_a_wrong_value_costs_a_finished_sweep_nothing(place: Workplace, first: P
     assert done.code == 2 and "abc" in done.err
     kept = {path: path.read_bytes() for path in place.folder.rglob("scores.json") if path.parts[-3] != "mixed"}
     assert set(before.values()) <= set(kept.values())
-
-
-def test_a_folder_runs_one_sweep_at_a_time(workplace: Workplace) -> None:
-    """The second is refused, and the first, whose terminal is closed, saves and is resumed by the same command."""
-    long = (*SHORT, "lora.r=2,4", "hydra.sweep.dir=sweep", "trainer.max_steps=24", "trainer.max_epochs=50")
-    running = workplace.fork(TRAIN, "-m", *long)
-    until(lambda: list(workplace.store.glob("adapter/.*.draft")) or running.process.exitcode is not None)
-    second = workplace.run(TRAIN, "-m", *long)
-    assert second.code == 2 and "is being run (pid " in second.err, second.err
-    assert running.process.exitcode is None
-    os.kill(running.process.pid, signal.SIGHUP)
-    stopped = running.wait()
-    assert stopped.code == 130 and list(workplace.store.glob("adapter/.*.work/step=*")), stopped.err
-    workplace.succeed(TRAIN, "-m", *long)

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torch.distributed as dist
 
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import ModelConfig
 from kimi_audio_ft.files import write_jsonl
 from kimi_audio_ft.store.digests import file_digest
 from kimi_audio_ft.store.features import RECORD, FeatureStore
+from tests.forkserver import fork_command
 from tests.integration.conftest import NewPlace, Workplace
 from tests.unit.conftest import answer, audio, line
 
@@ -85,8 +87,18 @@ def test_killed_workers_lose_and_double_nothing(
 @pytest.mark.slow
 def test_torchrun(workplace: Workplace, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     write_clips(workplace.folder)
-    torchrun = ("torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", TOKENIZE)
-    done = workplace.run_apart(*torchrun, *COMMAND)
-    assert done.code == 0, done.err
-    assert done.out.count("encoded ") == 1 and "of 2 processes: " in done.out
+    """Processes with what torchrun tells its processes, each of which would import everything anew."""
+    meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(meeting.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    environment = os.environ | told | {"WORLD_SIZE": "2", "KIMI_AUDIO_FT_STORE": str(workplace.store)}
+    logs = [workplace.folder / f"{rank}.log" for rank in range(2)]
+    processes = [
+        fork_command(TOKENIZE, COMMAND, workplace.folder, environment | {"RANK": rank, "LOCAL_RANK": rank}, log)
+        for rank, log in zip("01", logs, strict=True)
+    ]
+    for process in processes:
+        process.join()
+    said = "".join(log.read_text(encoding="utf-8") for log in logs)
+    assert [process.exitcode for process in processes] == [0, 0], said
+    assert said.count("encoded ") == 1 and "of 2 processes: " in said
     assert_same(workplace, whole, monkeypatch)

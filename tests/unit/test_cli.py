@@ -154,7 +154,7 @@ def test_bug_in_one_trial_of_a_sweep(
 @pytest.mark.slow
 def test_reader_that_has_seen_enough(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "kimi_audio_ft.train", "--help"],
+        [sys.executable, "-m", "kimi_audio_ft.tokenize", GIVEN, "--cfg", "job"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE,

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.integration.conftest import Outcome, Workplace
 
 
 @pytest.fixture
@@ -27,18 +24,16 @@ def csv_folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "100"}
-    words = [sys.executable, "-m", "kimi_audio_ft.prepare", *arguments]
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+def command(*arguments: str, folder: Path) -> Outcome:
+    return Workplace(folder).run("kimi_audio_ft.prepare", *arguments)
 
 
 def test_the_command(csv_folder: Path) -> None:
     names_before = {path.name for path in csv_folder.iterdir()}
     done = command("csv=corpus.csv", "out=out", "row_limit=12", r'group_pattern="^(\d)"', folder=csv_folder)
-    assert done.returncode == 0, done.stderr
-    assert "corpus.csv: 12 rows (4 more beyond row_limit), read as utf-8" in done.stdout
-    assert "train.jsonl" in done.stdout and "eval.jsonl" in done.stdout
+    assert done.code == 0, done.err
+    assert "corpus.csv: 12 rows (4 more beyond row_limit), read as utf-8" in done.out
+    assert "train.jsonl" in done.out and "eval.jsonl" in done.out
     assert {path.name for path in csv_folder.iterdir()} == {*names_before, "out"}
     held_out = [json.loads(line)["group"] for line in (csv_folder / "out" / "eval.jsonl").open(encoding="utf-8")]
     assert len(set(held_out)) == 1 and len(held_out) == 4
@@ -57,21 +52,5 @@ def test_the_command(csv_folder: Path) -> None:
 )
 def test_the_command_s_errors(csv_folder: Path, arguments: list[str], message: str) -> None:
     done = command(*arguments, folder=csv_folder)
-    assert done.returncode == 2
-    assert message in done.stderr and "Traceback" not in done.stderr
-
-
-@pytest.mark.slow
-def test_help_does_without_torch(tmp_path: Path) -> None:
-    script = "import sys; sys.argv = ['prepare', '--help']\nimport kimi_audio_ft.prepare as p\ntry: p.main()\n"
-    script += "except SystemExit: pass\nassert 'torch' not in sys.modules and 'soundfile' not in sys.modules\n"
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "audio_column" in done.stdout
+    assert done.code == 2
+    assert message in done.err and "Traceback" not in done.err

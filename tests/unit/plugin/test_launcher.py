@@ -48,6 +48,8 @@ class TestPackedLauncherInBatches(BatchedSweeperTestSuite):
 class TestPackedLauncherFromTheCommandLine(IntegrationTestSuite):
     """Applications started by Hydra's tests as processes of their own, which do not import our package."""
 
+    test_custom_task_name = None  # Hydra gives a job its name before it launches any
+
     @pytest.fixture(autouse=True)
     def _plugins(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PYTHONPATH", f"{PLUGINS}{os.pathsep}{PLUGINS.parents[1]}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+from tests.forkserver import fork_command
+
 # A process in which a plain base is trained before a 4-bit one, as a sweep over both may do.
 PROGRAM = """
 import sys
@@ -35,10 +35,13 @@ print(*kinds(True), sys.modules["bitsandbytes"].__name__)
 
 
 @pytest.mark.slow
-def test_it_is_imported_when_a_base_is_put_into_4_bits() -> None:
+def test_it_is_imported_when_a_base_is_put_into_4_bits(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes", reason="QLoRA needs bitsandbytes (the extra `gpu`)")
-    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    plain, small = done.stdout.splitlines()
+    (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
+    out, err = tmp_path / "out", tmp_path / "err"
+    process = fork_command("program", [], tmp_path, os.environ, out, err)
+    process.join()
+    assert process.exitcode == 0, err.read_text(encoding="utf-8")
+    plain, small = out.read_text(encoding="utf-8").splitlines()
     assert plain == "peft.tuners.lora.layer None False"
     assert small == "peft.tuners.lora.bnb bitsandbytes"

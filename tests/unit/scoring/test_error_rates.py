@@ -159,7 +159,7 @@ def test_ten_thousand_utterances_take_seconds(normalisation: str) -> None:
     references, hypotheses = random_pairs(10_000, seed=0)
     begin = time.process_time()
     score(references, hypotheses, normalisation)
-    assert time.process_time() - begin < 20 * pace()
+    assert time.process_time() - begin < 50 * pace()
 
 
 def test_places_map_onto_the_other_text() -> None:

