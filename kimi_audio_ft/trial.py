@@ -87,6 +87,7 @@ def _fit_decode_score(trial: Trial, folder: Path, facts: TrialFacts, tracker: Tr
     transcripts = trial.transcripts(adapter)
     trained = {key: adapter.facts[key] for key in _TRAINED} | {"train_reused": adapter.reused}
     trained["environment"] = {"training": adapter.facts.get("environment")}
+    trained["train_identity"] = trial.inputs.training_set(config).identity  # what it has seen, if the manifest changes
     trained |= overlap.facts
     named = {name: getattr(config.data, name) for name in ("test_manifest", "guard_manifests")}
     trained |= {name: value for name, value in named.items() if value}  # for the sweep's end

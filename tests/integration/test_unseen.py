@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import shutil
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from kimi_audio_ft.files import read_json_object, read_jsonl
+from kimi_audio_ft.sweep.confirm.__main__ import main
 from tests.integration.conftest import Workplace
 from tests.trials_json import scores_of
 
@@ -32,8 +38,19 @@ def data(place: Workplace) -> Path:
     return place.folder / "data"
 
 
-def test_a_sweep_confirms_its_choice_on_what_no_trial_sees(place: Workplace, data: Path) -> None:
-    said = place.succeed(*SWEEP, TEST, GUARD)
+@pytest.fixture(scope="module")
+def said(place: Workplace, data: Path) -> str:
+    """What a sweep with a test and a guard set has printed."""
+    return place.succeed(*SWEEP, TEST, GUARD)
+
+
+@pytest.fixture(scope="module")
+def tested(place: Workplace, said: str) -> Path:
+    """Its folder."""
+    return place.folder / "sweep"
+
+
+def test_a_sweep_confirms_its_choice_on_what_no_trial_sees(place: Workplace, data: Path, said: str) -> None:
     assert "decoding on unseen data: data/eval1.tokens.jsonl (3 utterances)" in said
     unseen, trial = place.folder / "sweep" / "unseen", scores_of(place.folder / "sweep" / "0")
     assert trial["test_manifest"] == "data/eval1.tokens.jsonl"
@@ -59,8 +76,90 @@ def test_a_sweep_confirms_its_choice_on_what_no_trial_sees(place: Workplace, dat
     assert read_json_object(unseen / "record.json", "") == record
 
     (unseen / "record.json").rename(unseen / "mine.json")
-    assert place.run("multirun_analysis", "sweep", "--confirm").code == 2
+    assert place.run("kimi_audio_ft.sweep.confirm", "sweep").code == 2
     assert (unseen / "mine.json").is_file(), "a folder that is not ours was taken away"
+    (unseen / "mine.json").rename(unseen / "record.json")
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Signals as they were: the command, run in this process, takes them."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+class Signalled(io.StringIO):
+    """An output at whose first words of decoding a signal comes."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__()
+        self.number = number
+
+    def write(self, text: str) -> int:
+        if "decoding on unseen data" in text:
+            signal.raise_signal(self.number)
+        return super().write(text)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_an_interrupted_confirmation_is_made_good_by_the_next(
+    place: Workplace, tested: Path, handlers: None, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    record = read_json_object(tested / "unseen" / "record.json", "")
+    for name in read_json_object(tested / "unseen" / "test" / "0" / "scores.json", "")["transcript_signatures"]:
+        shutil.rmtree(place.store / "transcript" / name)
+    monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(place.store))
+    monkeypatch.chdir(place.folder)
+    err = io.StringIO()
+    with contextlib.redirect_stdout(Signalled(number)), contextlib.redirect_stderr(err):
+        assert main(["sweep"]) == 130
+    assert err.getvalue() == "interrupted; what is decoded is kept, and the same command goes on\n"
+    assert read_json_object(tested / "unseen" / "record.json", "") == record, "what was shown before is still there"
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(["sweep"]) == 0
+    assert "(3 utterances)" in out.getvalue() and read_json_object(tested / "unseen" / "record.json", "") == record
+
+
+def test_a_full_disk_is_told_and_the_folder_is_still_ours(
+    place: Workplace, tested: Path, disk_of: Callable[[int], Path]
+) -> None:
+    sweep = shutil.copytree(tested, disk_of(1024) / "sweep", ignore=shutil.ignore_patterns("unseen", "*.html", "*.log"))
+    with (sweep / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(1024))
+    done = place.run("kimi_audio_ft.sweep.confirm", str(sweep))
+    assert done.code == 2 and "the disk is full" in done.err, done.err
+    (sweep / "filler").unlink()
+    assert place.run("kimi_audio_ft.sweep.confirm", str(sweep)).code == 0
+    assert read_json_object(sweep / "unseen" / "record.json", "")["test"]["trials"] == ["0"]
+
+
+def test_paths_are_from_where_the_sweep_was_started(place: Workplace, tested: Path) -> None:
+    other = Workplace(place.folder / "elsewhere")
+    other.folder.mkdir()
+    (other.folder / "store").symlink_to(place.store)
+    record, made = read_json_object(tested / "unseen" / "record.json", ""), place.products("transcript")
+    assert other.run("kimi_audio_ft.sweep.confirm", "../sweep").code == 0
+    assert read_json_object(tested / "unseen" / "record.json", "") == record
+    done = other.run("kimi_audio_ft.sweep.confirm", "../sweep", "--manifest", "../data/eval1.tokens.jsonl")
+    assert done.code == 0 and place.products("transcript") == made, done.err
+    named = read_json_object(tested / "unseen" / "record.json", "")["test"]
+    assert Path(named["manifest"]).resolve() == place.folder / "data/eval1.tokens.jsonl"
+    assert named["identity"] == record["test"]["identity"] and named["looks"] == record["test"]["looks"]
+
+
+@pytest.mark.parametrize("name", ["train", "eval0"])
+def test_a_manifest_that_was_edited_since_is_refused(place: Workplace, tested: Path, name: str) -> None:
+    """Nobody knows then whether what it held before is in the test set."""
+    path, record = place.folder / f"data/{name}.tokens.jsonl", (tested / "unseen" / "record.json").read_bytes()
+    before = path.read_bytes()
+    path.write_bytes(b"".join(before.splitlines(keepends=True)[1:]))
+    done = place.run("kimi_audio_ft.sweep.confirm", "sweep")
+    path.write_bytes(before)
+    assert done.code == 2 and f"data/{name}.tokens.jsonl: has changed since trial 0 ran" in done.err, done.err
+    assert (tested / "unseen" / "record.json").read_bytes() == record
 
 
 def test_what_is_tested_is_neither_trained_on_nor_chosen_by(place: Workplace, data: Path) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,27 +36,6 @@ def rewrite(path: Path, content: bytes) -> None:
         if path.stat().st_ctime_ns != before.st_ctime_ns:
             break
     assert path.stat().st_size == before.st_size
-
-
-@pytest.fixture
-def disk_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Path]]:
-    """Mounts a real file system of some KiB and puts the store there; skips where mounting is not allowed."""
-    with ExitStack() as mounted:
-
-        def mount(kib: int) -> Path:
-            place = tmp_path / f"disk_of_{kib}k"
-            place.mkdir()
-            command = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(place)]
-            try:
-                subprocess.run(command, capture_output=True, text=True, check=True)
-            except (OSError, subprocess.CalledProcessError) as error:
-                pytest.skip(f"a small disk cannot be mounted here: {getattr(error, 'stderr', error)}")
-            mounted.callback(subprocess.run, ["umount", str(place)], check=True)
-            monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(place))
-            return place
-
-        yield mount
-        gc.collect()  # an error's traceback may still hold a file of the disk
 
 
 # A small spoken corpus of noise clips, encoded once with the embedded model's encoders.

@@ -6,11 +6,12 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import chdir
 from pathlib import Path
 
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.paths import share_with_group
-from kimi_audio_ft.sweep.confirm.unseen import confirm
+from kimi_audio_ft.paths import expanded, share_with_group
+from kimi_audio_ft.sweep.confirm.unseen import confirm, started_in
 from kimi_audio_ft.sweep_folder import claim
 from multirun_analysis.analysis import load_sweep
 from multirun_analysis.statistics.recommendation import MARGIN
@@ -27,14 +28,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--margin", type=float, default=MARGIN)
     parser.add_argument("--rank-by")
     options = parser.parse_args(arguments)
-    share_with_group()
+    folder, manifest = options.sweep_dir.absolute(), options.manifest
     for number in (signal.SIGHUP, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)  # a closed terminal ends it as Ctrl-C does
     try:
-        analysis = load_sweep(options.sweep_dir, options.margin, options.rank_by)
-        with claim(options.sweep_dir):
-            if not confirm(analysis, options.manifest):
+        analysis = load_sweep(folder, options.margin, options.rank_by)
+        place = started_in(analysis.statistics.choice)
+        if manifest is not None and place != Path.cwd():
+            manifest = str(expanded(manifest).absolute())
+        with chdir(place), claim(folder):
+            share_with_group()
+            if not confirm(analysis, manifest):
                 raise UserError(
                     f"{options.sweep_dir}: the sweep names no data.test_manifest and no data.guard_manifests. "
                     "Write --confirm FILE.tokens.jsonl"

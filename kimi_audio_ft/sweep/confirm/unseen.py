@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from kimi_audio_ft import store
 from kimi_audio_ft.base import require_base
 from kimi_audio_ft.config.launcher import LauncherConfig
-from kimi_audio_ft.config.manifests import guard_sets
+from kimi_audio_ft.config.manifests import guard_sets, manifest_paths
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import EvaluationSet, stored_transcripts, transcript_signatures
@@ -112,6 +112,7 @@ def _planned(analysis: Analysis, manifest: str | None) -> list[Decoded]:
     found = []
     for trial in finalists if sets else ():
         own = config if trial is chosen else written_config(trial.folder)
+        _require_as_it_was(trial, own, inputs)
         data = replace(own.data, test_manifest=test, guard_manifests=guards or None)
         inputs.require_unseen(replace(own, data=data))
         for name, path in sets.items():
@@ -119,6 +120,33 @@ def _planned(analysis: Analysis, manifest: str | None) -> list[Decoded]:
                 at = on_set(own, path)
                 found.append(Decoded(name, trial, at, inputs.evaluation(at), own.baseline or name != _TEST))
     return found
+
+
+def _require_as_it_was(trial: Trial, config: TrainConfig, inputs: Inputs) -> None:
+    """Raise a DataError if a trial has seen other data than its manifests hold now: whether it was trained on, or
+    chosen by, what is to be decoded can then not be told. Older records do not say what it was trained on."""
+    if config.data.allow_overlap:
+        return
+    trained, evaluated = trial.record.get("train_identity"), trial.record.get("eval_identity")
+    changed = config.data.eval_manifest if inputs.evaluation(config).reference_identity != evaluated else None
+    if trained is not None and inputs.training_set(config).identity != trained:
+        changed = config.data.train_manifest
+    if changed is not None:
+        problem = f"has changed since trial {trial.name} ran, so it cannot be told whether its data are unseen"
+        remedy = "Put back the manifest and the recordings as they were, or run the same sweep again"
+        raise DataError(", ".join(manifest_paths(changed)), problem, remedy)
+
+
+def started_in(trial: Trial) -> Path:
+    """The folder that a trial's command was started in, from which its config's paths are; where there is none any
+    more, or Hydra has written none, the present one."""
+    path = trial.folder / ".hydra" / "hydra.yaml"
+    written: Any = read_yaml(path, "Run the sweep again") if path.is_file() else None
+    try:
+        place = Path(written["hydra"]["runtime"]["cwd"])
+    except (TypeError, KeyError):
+        return Path.cwd()
+    return place if place.is_dir() else Path.cwd()
 
 
 def launcher_of(folder: Path) -> LauncherConfig:
@@ -202,10 +230,11 @@ def _write(folder: Path, decoded: Sequence[Decoded]) -> None:
     scores again.
     """
     place = folder / UNSEEN
-    shutil.rmtree(place, ignore_errors=True)
     place.mkdir(exist_ok=True)
     record: dict[str, Any] = {_TEST: None, _GUARDS: {}}
     write_json(folder / UNSEEN_RECORD, record)
+    for name in (_TEST, _GUARDS):
+        shutil.rmtree(place / name, ignore_errors=True)
     for one in decoded:
         _score(one, place / one.name / one.trial.name)
         facts = {"manifest": one.evaluation.settings.eval_manifest, "identity": one.evaluation.reference_identity}
@@ -219,7 +248,9 @@ def _write(folder: Path, decoded: Sequence[Decoded]) -> None:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    if (folder / UNSEEN).exists() and not (folder / UNSEEN_RECORD).is_file():
+    place = folder / UNSEEN
+    is_empty = place.is_dir() and not any(place.iterdir())  # as a full disk leaves it
+    if place.exists() and not is_empty and not (folder / UNSEEN_RECORD).is_file():
         raise UserError(f"{folder / UNSEEN}: was not written by a sweep. Move it away, and run the command again")
 
 
