@@ -80,15 +80,32 @@ def in_workers(settings: TrainerConfig) -> bool:
     return num_ranks(settings) > 1 or settings.strategy in SHARDED
 
 
+# Threads that this process was limited to; 0: it was not.
+_limit = 0
+
+
 def limit_threads(count: int) -> None:
     """Give PyTorch ``count`` CPU threads; 0 leaves its own choice (or OMP_NUM_THREADS').
 
     Processes with more threads than their share of the cores slow each other down many times over.
     """
+    global _limit
+    _limit = count
     if count:
         import torch
 
         torch.set_num_threads(count)
+
+
+def use_idle_cores(times: int) -> None:
+    """Let a process that ``limit_threads`` has limited use ``times`` as many CPU threads from now on.
+
+    For the last of several side by side. Results do not depend on the number of threads.
+    """
+    import torch
+
+    if _limit and torch.get_num_threads() != times * _limit:
+        torch.set_num_threads(times * _limit)
 
 
 def share_threads(count: int, processes: int) -> None:

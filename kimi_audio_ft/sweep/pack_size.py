@@ -42,12 +42,15 @@ _WITHOUT_PROBE = 8
 def probed_pack_size(trials: Sequence[Trial], dispatch: str, ranks: int) -> int:
     """The pack size that trains these adapters fastest on this machine; 1 when packing does not pay.
 
-    Measured once for every machine and kind of training; the store caches the result.
+    Measured once for every machine and kind of training; the store caches the result. One CPU thread is as busy with
+    one adapter as with several, so that nothing is measured.
     """
     if ranks > 1:
         return min(_WITHOUT_PROBE, len(trials))
     trials[0].base.about_to_compute()
     device, kind = trials[0].base.device, pack_key(trials[0].config, same_data=False)
+    if device.type == "cpu" and torch.get_num_threads() == 1:
+        return 1
     machine = f"{platform.node()} CPU, {torch.get_num_threads()} threads"
     if device.type == "cuda":
         machine = torch.cuda.get_device_name(device)

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.files import read_yaml, write_json
+from kimi_audio_ft.lora import solo
 from kimi_audio_ft.store.signature import canonical
 
 log = logging.getLogger(__name__)
@@ -141,12 +142,11 @@ def even_chunks(items: Sequence[_Item], count: int) -> list[list[_Item]]:
 
 def why_solo(config: TrainConfig) -> str | None:
     """Why an adapter cannot share the base with others while it trains; None when it can."""
-    from kimi_audio_ft.lora import pack
     from kimi_audio_ft.trial import Trial
 
     # Only an encoder that runs while training can be adapted.
     targets = Trial(config).base.targets(config.lora) if config.data.features == "online" else []
-    return pack.why_solo(config.lora, config.model, config.trainer, targets)
+    return solo.why_solo(config.lora, config.model, config.trainer, targets)
 
 
 def pack_units(units: Sequence[Unit], same_data: bool) -> list[list[Unit]]:

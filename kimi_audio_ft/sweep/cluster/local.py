@@ -7,13 +7,15 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kimi_audio_ft.runtime import workers
+from kimi_audio_ft.runtime import devices, workers
+from kimi_audio_ft.runtime.libraries import leave_out_bitsandbytes
 from kimi_audio_ft.runtime.signals import StopRequest
 from kimi_audio_ft.sweep.supervisor import JobEnd
 from kimi_audio_ft.sweep.task import INTERRUPTED, run_task
@@ -32,17 +34,22 @@ class LocalMachine:
         self.slots = slots
         self._processes: dict[str, BaseProcess] = {}
         self._slot_of: dict[str, int] = {}
+        self._context = _context()
+        self._busy = self._context.RawValue("i", 0)
 
     def submit(self, task_file: Path, name: str) -> str:
-        """Start the task's process, spawned, never forked: CUDA and OpenMP do not survive a fork."""
+        """Start the task's process."""
         slot = self._free_slot()
         environment = {**os.environ, **self.slots[slot]}
-        context: Any = multiprocessing.get_context(workers.START_METHOD)
-        process = context.Process(target=_run, args=(task_file, environment))
+        process = self._context.Process(target=_run, args=(task_file, environment, len(self.slots), self._busy))
         process.start()
         job = str(process.pid)
         self._processes[job], self._slot_of[job] = process, slot
+        self._count_busy()
         return job
+
+    def _count_busy(self) -> None:
+        self._busy.value = sum(process.is_alive() for process in self._processes.values())
 
     def _free_slot(self) -> int:
         """A slot whose process has ended, or has nothing left to do and is about to end."""
@@ -55,6 +62,7 @@ class LocalMachine:
 
     def ended(self, jobs: Sequence[str]) -> dict[str, JobEnd]:
         """Ends of jobs by the exit codes of their processes."""
+        self._count_busy()
         codes = {job: self._processes[job].exitcode for job in jobs}
         return {job: end_of(code) for job, code in codes.items() if code is not None}
 
@@ -80,12 +88,38 @@ def end_of(code: int) -> JobEnd:
     return JobEnd("died", f"training or decoding it killed the process, which died ({how})")
 
 
-def _run(task_file: Path, environment: Mapping[str, str]) -> None:
+def _context() -> Any:
+    """How tasks are started: forked, where there is no GPU, from a process that has imported what they need.
+
+    Importing takes ten seconds; the server begins with it now. CUDA does not survive a fork, and a library may ask for
+    the GPUs while it is imported, so that beside GPUs every task is a new process.
+    """
+    if workers.START_METHOD != "spawn" or torch.cuda.is_available() or sys.platform != "linux":
+        return multiprocessing.get_context(workers.START_METHOD)
+    forkserver.set_forkserver_preload(["kimi_audio_ft.sweep.cluster.preloaded"])
+    # Until it ignores Ctrl-C, which reaches all of a terminal's processes, it could answer only by a traceback.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return multiprocessing.get_context("forkserver")
+
+
+def _run(task_file: Path, environment: Mapping[str, str], slots: int, busy: Any) -> None:
+    """busy: how many of the slots have a process now; those of the others leave it their cores."""
+    leave_out_bitsandbytes()
     os.environ.update(environment)
     parent = multiprocessing.parent_process()
     assert parent is not None
     with StopRequest(also=[signal.SIGUSR2]) as stop:
-        sys.exit(run_task(task_file, lambda: stop() or not parent.is_alive()))
+
+        def should_stop() -> bool:
+            """Asked after every step."""
+            devices.use_idle_cores(slots // max(1, busy.value))
+            return stop() or not parent.is_alive()
+
+        sys.exit(run_task(task_file, should_stop))
 
 
 def device_slots(gpus_per_pack: int, threads: int, parallel: int | None) -> list[dict[str, str]]:
