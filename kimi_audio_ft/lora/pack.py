@@ -32,8 +32,8 @@ BIT_FOR_BIT, WITHIN_ROUNDING = "bit for bit", "within rounding"
 
 @dataclass(frozen=True)
 class Share:
-    """One member's part of a batch: number of rows, of audio codes (rows of the adaptor) and of supervised positions
-    (``answers``, rows of the heads).
+    """One member's part of a batch: number of rows (of positions, where they are laid out flat), of audio codes (rows
+    of the adaptor) and of supervised positions (``answers``, rows of the heads).
     """
 
     name: str
@@ -156,19 +156,27 @@ class DropoutSeed:
     """Seed of an adapter's dropout masks in one micro-batch.
 
     length: padded positions of the adapter's own micro-batch; a pack may pad it further. answers: row and position of
-    everything that it supervises.
+    everything that it supervises; flat: of all that is computed, where positions are laid out flat. drops: whether the
+    adapter has any dropout.
     """
 
     def __init__(self) -> None:
-        self.seed, self.length, self.rows = 0, 0, 0
+        self.seed, self.length, self.rows, self.drops = 0, 0, 0, False
         self.answers: tuple[Tensor, Tensor] | None = None
+        self.flat: tuple[Tensor, Tensor] | None = None
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def at(
-        self, seed: int, epoch: int, number: int, shape: tuple[int, int], answers: tuple[Tensor, Tensor] | None = None
+        self,
+        seed: int,
+        epoch: int,
+        number: int,
+        shape: tuple[int, int],
+        answers: tuple[Tensor, Tensor] | None = None,
+        flat: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         """Take the seed of a micro-batch of ``shape``, padded."""
-        self.seed, self.answers = stable_seed("dropout", seed, epoch, number), answers
+        self.seed, self.answers, self.flat = stable_seed("dropout", seed, epoch, number), answers, flat
         self.rows, self.length = shape
 
     def generator(self, layer: str, device: torch.device) -> torch.Generator:
@@ -197,17 +205,20 @@ class SeededDropout(nn.Module):
 
     def kept(self, x: Tensor) -> Tensor:
         """The mask of ``x`` in this micro-batch: true where an entry is kept."""
-        shape = list(x.shape)
-        some = self.inside and x.ndim == 2  # the last layer's answers, of a mask that is drawn for all positions
-        if some:
+        shape, chosen = list(x.shape), None
+        if self.inside and x.ndim == 2:  # the last layer's answers, of a mask that is drawn for all positions
+            chosen = self.seed.answers
+            assert chosen is not None, "positions are selected by an answer's mask"
+        elif self.inside:
+            chosen = self.seed.flat
+        if chosen is not None:
             shape = [self.seed.rows, self.seed.length, x.shape[-1]]
         elif self.positions and x.ndim == 3:
             shape[1] = min(shape[1], self.seed.length)
         kept = torch.empty(shape, dtype=torch.bool, device=x.device)
         kept.bernoulli_(1 - self.p, generator=self.seed.generator(self.layer, x.device))
-        if some:
-            assert self.seed.answers is not None, "positions are selected by an answer's mask"
-            return kept[self.seed.answers]
+        if chosen is not None:
+            return kept[chosen].view(x.shape)
         if shape != list(x.shape):
             kept = nn.functional.pad(kept, (0, 0, 0, x.shape[1] - shape[1]))  # padding reaches no loss
         return kept
@@ -222,4 +233,5 @@ def seed_dropout(model: PeftModel, adapter: str) -> DropoutSeed:
             plain = layer.lora_dropout[adapter]
             if isinstance(plain, nn.Dropout):
                 layer.lora_dropout[adapter] = SeededDropout(plain.p, name, seed)
+                seed.drops = True
     return seed

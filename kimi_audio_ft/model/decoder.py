@@ -13,7 +13,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from transformers.utils import ModelOutput
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.model.checkpoint import STRAY_SUFFIX, check_parameter_count, is_branch, load_tensors, read_config
 from kimi_audio_ft.model.config import KimiAudioConfig
+from kimi_audio_ft.model.flat import Flat
 from kimi_audio_ft.model.layers import DecoderLayer, selected
 
 if TYPE_CHECKING:
@@ -120,11 +121,15 @@ class KimiAudioModel(nn.Module):
         past_key_values: Cache | None = None,
         audio_branch: bool = True,
         selected_N: Tensor | None = None,
+        flat: Flat | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Normed hidden states of the text stack and (or None) of the audio branch, each ``[B, S, D]``.
 
-        Of the text stack ``[N, D]`` when positions are selected (``DecoderLayer``).
+        Of the text stack ``[N, D]`` when positions are selected (``DecoderLayer``). Embeddings and hidden states are
+        ``[M, 1, D]`` with ``flat``, which the audio branch does not know.
         """
+        if flat is not None:
+            return self._flat(embedded_BSD, selected_N, flat), None
         positions = _positions(embedded_BSD, attention_mask, past_key_values)
         shared = {
             "attention_mask": create_causal_mask(
@@ -151,6 +156,23 @@ class KimiAudioModel(nn.Module):
         for layer in self.mimo_layers:
             branch_BSD = layer(branch_BSD, **shared)
         return self.norm(selected(hidden, selected_N)), self.mimo_norm(branch_BSD)
+
+    def _flat(self, hidden: Tensor, selected_N: Tensor | None, flat: Flat) -> Tensor:
+        in_rows = hidden.new_zeros(1).expand(flat.rows, flat.columns, 1)
+        positions = torch.arange(flat.columns, device=hidden.device).unsqueeze(0)
+        tables = self.rotary_emb(hidden, positions)
+        shared = {
+            "attention_mask": create_causal_mask(
+                config=self.config, inputs_embeds=in_rows, attention_mask=None, past_key_values=None
+            ),
+            "position_embeddings": tuple(table[0].index_select(0, flat.columns_M) for table in tables),
+            "past_key_values": None,
+            "flat": flat,
+        }
+        *layers, last = self.layers
+        for layer in layers:
+            hidden = layer(hidden, **shared)
+        return self.norm(last(hidden, selected_N=selected_N, **shared))
 
 
 class KimiAudioForCausalLM(PreTrainedModel):
@@ -219,6 +241,13 @@ class KimiAudioForCausalLM(PreTrainedModel):
         """Add the Whisper encoder to this model, under ``whisper_model.``."""
         self.whisper_model = extractor
 
+    @property
+    def takes_flat(self) -> bool:
+        """Whether ``flat`` may be given: on a CPU, where all layers are our own."""
+        layers: Any = self.model.layers
+        weight = self.lm_head.weight
+        return weight.device.type == "cpu" and not any(layer.is_plain(weight.dtype) for layer in layers)
+
     def set_plain(self, decoder: bool, whisper: bool) -> None:
         """Compute every layer of these parts by transformers' own code."""
         self.plain = decoder
@@ -241,6 +270,7 @@ class KimiAudioForCausalLM(PreTrainedModel):
         waveforms: Sequence[Tensor] | None = None,
         copies: int = 1,
         right_padded: bool = False,
+        flat: Flat | None = None,
     ) -> KimiAudioOutput:
         """One pass over ``[B, S]`` positions of both streams.
 
@@ -257,6 +287,8 @@ class KimiAudioForCausalLM(PreTrainedModel):
             copies: repeat all rows as this many blocks, for as many adapters; the embedding is computed once. The
                 output has the rows, or positions, of all copies.
             right_padded: padding is on the right only, where causal attention needs no mask for it.
+            flat: compute the text logits of its answers, from its positions alone, where the model ``takes_flat``; it
+                has its own copies.
 
         Raises:
             UserError: the features do not fit the audio codes (number of audios, or length of one).
@@ -269,6 +301,9 @@ class KimiAudioForCausalLM(PreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache()
         embedded = self.model.embed(input_ids, text_input_ids, is_continuous_mask, audio_features)
+        if flat is not None:
+            hidden, _ = self.model(flat.of_embedding(embedded), selected_N=flat.answers_M, flat=flat)
+            return KimiAudioOutput(text_logits=self.lm_head(hidden))
         if copies > 1:
             embedded = embedded.repeat(copies, 1, 1)
             attention_mask = None if attention_mask is None else attention_mask.repeat(copies, 1)

@@ -22,54 +22,68 @@ from transformers.models.qwen2.modeling_qwen2 import (
     eager_attention_forward,
 )
 
+from kimi_audio_ft.model.flat import Flat
+
 
 class DecoderLayer(Qwen2DecoderLayer):
     """Qwen2's layer; ``plain``: always by transformers' own forward, as for other formats, shards and trained norms."""
 
     plain = False
 
-    def forward(self, hidden_states: Tensor, selected_N: Tensor | None = None, **options: Any) -> Tensor:
-        """``[B, S, D]`` to the same, with the options of Qwen2's layer.
+    def forward(
+        self, hidden_states: Tensor, selected_N: Tensor | None = None, flat: Flat | None = None, **options: Any
+    ) -> Tensor:
+        """``[B, S, D]`` to the same, with the options of Qwen2's layer; or ``[M, 1, D]``, the positions of ``flat``.
 
-        ``selected_N``: indices into the B * S positions; only these are computed after the attention, as ``[N, D]``.
+        ``selected_N``: indices into these positions; only these are computed after the attention, as ``[N, D]``.
         """
-        if self._is_plain(hidden_states):
+        if self.is_plain(hidden_states.dtype):
+            assert flat is None, "asked before positions are laid out flat"
             return selected(super().forward(hidden_states, **options), selected_N)
-        hidden, normed_BSD = _normed(self.input_layernorm, hidden_states)
-        attended = self._attended(normed_BSD, **options)
-        hidden = selected(hidden, selected_N) + self.self_attn.o_proj(selected(attended, selected_N))
+        hidden, normed = _normed(self.input_layernorm, hidden_states)
+        attended = self._attended(normed, flat, **options)
+        if flat is None:
+            attended = selected(attended, selected_N)
+        else:
+            attended = flat.kept(attended) if selected_N is None else flat.answers(attended)
+        hidden = selected(hidden, selected_N) + self.self_attn.o_proj(attended)
         hidden, normed = _normed(self.post_attention_layernorm, hidden)
         mlp = self.mlp
         return hidden + mlp.down_proj(_Gated.apply(*_outputs(normed, mlp.gate_proj, mlp.up_proj)))
 
-    def _is_plain(self, hidden_BSD: Tensor) -> bool:
-        other = hidden_BSD.dtype != torch.float32 or self.self_attn.config.hidden_act != "silu"
+    def is_plain(self, dtype: torch.dtype) -> bool:
+        """Whether it computes by transformers' own forward."""
+        other = dtype != torch.float32 or self.self_attn.config.hidden_act != "silu"
         return self.plain or other or self.input_layernorm.weight.requires_grad
 
     def _attended(
         self,
-        normed_BSD: Tensor,
+        normed: Tensor,
+        flat: Flat | None,
         attention_mask: Tensor | None,
         position_embeddings: tuple[Tensor, Tensor],
         past_key_values: Cache | None,
         **_: Any,
     ) -> Tensor:
+        """``[B, S, D]``, from ``[B, S, D]`` or the positions of ``flat``."""
         own = self.self_attn
-        shape = (*normed_BSD.shape[:2], -1, own.head_dim)
-        cos, sin = (table.unsqueeze(1) for table in position_embeddings)
-        projected = _outputs(normed_BSD, own.q_proj, own.k_proj, own.v_proj)
-        query, key, value = (some.view(shape).transpose(1, 2) for some in projected)
+        shape = (*normed.shape[: 2 if flat is None else 1], -1, own.head_dim)
+        cos, sin = (table.unsqueeze(-2) for table in position_embeddings)
+        query, key, value = (some.view(shape) for some in _outputs(normed, own.q_proj, own.k_proj, own.v_proj))
         query, key = _Rotated.apply(query, cos, sin), _Rotated.apply(key, cos, sin)
+        if flat is not None:
+            query, key, value = map(flat.in_rows, (query, key, value))
+        query, key, value = (some.transpose(1, 2) for some in (query, key, value))
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, own.layer_idx)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(own.config._attn_implementation, eager_attention_forward)
         options = {"dropout": own.attention_dropout if self.training else 0.0, "scaling": own.scaling}
         attended, _ = attention(own, query, key, value, attention_mask, **options)
-        return attended.reshape(*shape[:2], -1)
+        return attended.flatten(2)
 
 
 def selected(x_BSD: Tensor, selected_N: Tensor | None) -> Tensor:
-    """``[N, D]`` of these positions; all, as they are, for None."""
+    """``[N, D]`` of these of the B * S positions; all, as they are, for None."""
     return x_BSD if selected_N is None else x_BSD.flatten(0, 1).index_select(0, selected_N)
 
 
@@ -105,7 +119,7 @@ class _Normed(Function):
 
 
 class _Rotated(Function):
-    """Rotary embedding ``[x1, x2] * cos + [-x2, x1] * sin`` of ``[B, H, S, D]``."""
+    """Rotary embedding ``[x1, x2] * cos + [-x2, x1] * sin`` of ``[..., H, D]``."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -100,6 +100,12 @@ class AdapterTraining(pl.LightningModule):
         return [state for state in self.states if state.failure is None]
 
     @property
+    def flat(self) -> bool:
+        """Whether only positions are computed that are no padding, and a common prompt once (``model.flat``)."""
+        tuned: Any = self.model.base_model.model
+        return bool(tuned.takes_flat)
+
+    @property
     def strategy(self) -> AdapterStrategy:
         strategy = self.trainer.strategy
         assert isinstance(strategy, AdapterStrategy)
@@ -118,12 +124,15 @@ class AdapterTraining(pl.LightningModule):
         wrapped: Any = self.strategy.model  # this module, or its wrapper
         active = self.active
         sums = torch.zeros(len(active) + 2, device=self.device)  # losses, requests to stop, positions
-        batches = turns(step, active)
+        batches = turns(step, active, self.flat)
         for count, batch in enumerate(batches, start=1):
             # Masks depend only on seed, epoch and micro-batch: equal after a resume and on any number of ranks.
-            for (state, number, length), target in zip(batch["micro_batches"], batch["targets"], strict=True):
-                shape = (target.num_rows, length)
-                state.dropout.at(state.seed, self.current_epoch, number, shape, (target.rows_N, target.columns_N))
+            origins = batch["flat"].origins if batch["flat"] is not None else [None] * len(batch["targets"])
+            for (state, number, length), target, flat in zip(
+                batch["micro_batches"], batch["targets"], origins, strict=True
+            ):
+                shape, answers = (target.num_rows, length), (target.rows_N, target.columns_N)
+                state.dropout.at(state.seed, self.current_epoch, number, shape, answers, flat)
             with self.strategy.accumulating(last=count == len(batches)):
                 losses = wrapped(batch, self.average) * batch["weight"]
                 self.manual_backward(losses.sum() * self.strategy.ranks)  # strategies average gradients over the ranks
@@ -159,7 +168,7 @@ class AdapterTraining(pl.LightningModule):
         sums = torch.zeros(len(active) + 1, dtype=torch.float64, device=self.device)  # losses, answer tokens
         self.eval()
         for step in map(self.strategy.batch_to_device, batches):
-            [batch] = turns(step, active)
+            [batch] = turns(step, active, self.flat)
             losses = self(batch, "token").double()
             tokens = step[0]["text_loss_mask"].sum().double()
             sums += step[0]["weight"] * torch.cat([losses, tokens.reshape(1)])
@@ -169,13 +178,15 @@ class AdapterTraining(pl.LightningModule):
 
     def forward(self, batch: dict[str, Any], average: str) -> Tensor:
         """Summed loss of one micro-batch for each adapter (``answer_loss``); called through the strategy's wrapper."""
-        inputs, mask_BS, copies = batch["inputs"], batch["text_loss_mask"], batch["copies"]
+        inputs, mask_BS, copies, flat = batch["inputs"], batch["text_loss_mask"], batch["copies"], batch["flat"]
         if self.pack is not None:
             self.pack.shares = batch["shares"]
             if self.pack.adapts_embedding and copies > 1:
                 inputs, mask_BS = repeated(self.model, inputs, mask_BS, copies)
-                copies = 1
-        out = self.model(**inputs, audio_branch=False, text_positions=mask_BS, copies=copies, right_padded=True)
+                copies, flat = 1, flat and flat.apart()
+        out = self.model(
+            **inputs, audio_branch=False, text_positions=mask_BS, copies=copies, right_padded=True, flat=flat
+        )
         parts = out.text_logits.split([target.labels_N.numel() for target in batch["targets"]])
         losses = [
             answer_loss(logits_NV, target.labels_N, target.rows_N, target.num_rows, average)

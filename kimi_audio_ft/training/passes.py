@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
 from kimi_audio_ft.lora.pack import Share
+from kimi_audio_ft.model.flat import Flat, Rows
 from kimi_audio_ft.training.adapters import AdapterState
 
 Batch = dict[str, Any]
@@ -34,23 +36,50 @@ class Targets:
         return cls(batch["text_labels"][rows_N, columns_N], rows_N, columns_N, mask_BS.shape[0])
 
 
-def turns(step: Step, states: Sequence[AdapterState]) -> list[Batch]:
+def turns(step: Step, states: Sequence[AdapterState], flat: bool = False) -> list[Batch]:
     """Forward passes of an optimizer step for these adapters.
 
-    Each has the model's ``inputs`` and ``text_loss_mask``, whose rows are computed for ``copies`` adapters; and per
-    adapter ``weight`` (or one number for all), ``targets``, ``shares``, ``micro_batches`` (state, number, padded
-    length) and ``owners`` (its index in ``states``).
+    Each has the model's ``inputs`` and ``text_loss_mask``, whose rows are computed for ``copies`` adapters; its
+    positions if asked for as ``flat``; and per adapter ``weight`` (or one number for all), ``targets``, ``shares``,
+    ``micro_batches`` (state, number, padded length) and ``owners`` (its index in ``states``).
     """
     if not isinstance(step, Mapping):
-        return [_same(batch, states) for batch in step]
+        return [_laid_out(_same(batch, states), [batch] * len(states), flat) for batch in step]
     longest = max(len(step[state.name]) for state in states)
     passes = []
     for turn in range(longest):
         # In an epoch's last step, adapters may have different numbers of micro-batches.
         present = [index for index, state in enumerate(states) if turn < len(step[state.name])]
         own = [step[states[index].name][turn] for index in present]
-        passes.append(_joined(own, [states[index] for index in present]) | {"owners": present})
+        passes.append(_laid_out(_joined(own, [states[index] for index in present]), own, flat) | {"owners": present})
     return passes
+
+
+def _laid_out(joined: Batch, batches: Sequence[Batch], flat: bool) -> Batch:
+    """With ``flat`` positions of all adapters, each of its own batch, if asked for; else None."""
+    if not flat:
+        return joined | {"flat": None}
+    adapters, first = [], 0
+    for (state, _, _), batch in zip(joined["micro_batches"], batches, strict=True):
+        # A mask of dropout is drawn for every position, so that nothing is common to rows.
+        adapters.append(_rows(batch, first, shared=not state.dropout.drops))
+        first += 0 if joined["copies"] > 1 else len(adapters[-1].mask_BS)
+    positions = Flat.of(adapters)
+    shares = [replace(share, rows=count) for share, count in zip(joined["shares"], positions.counts, strict=True)]
+    return joined | {"flat": positions, "shares": shares}
+
+
+def _rows(batch: Batch, first: int, shared: bool) -> Rows:
+    inputs = batch["inputs"]
+    names = ("attention_mask", "is_continuous_mask", "input_ids", "text_input_ids")
+    mask_BS, audio_BS, *ids = (inputs[name].numpy() for name in names)
+    prompt = 0
+    if shared and len(mask_BS) > 1:
+        same_S = mask_BS.astype(bool).all(0) & ~audio_BS.any(0)
+        for ids_BS in ids:
+            same_S &= (ids_BS == ids_BS[0]).all(0)
+        prompt = int(np.logical_and.accumulate(same_S).sum())
+    return Rows(mask_BS.astype(bool), batch["text_loss_mask"].numpy(), prompt, first)
 
 
 def _same(batch: Batch, states: Sequence[AdapterState]) -> Batch:
