@@ -9,7 +9,7 @@ import altair as alt
 import vl_convert
 
 from experiments.sweep_ladder.checks import against_sweep, equal_sweeps, reference_of
-from experiments.sweep_ladder.rungs import ASIDE, LADDER, PACKS, REUSING, SINGLE, SWEEPS, Costs
+from experiments.sweep_ladder.rungs import ASIDE, LADDER, PACKS, REUSING, SINGLE, SWEEPS, WAYS, Costs
 from experiments.sweep_ladder.seconds import Seconds
 from experiments.sweep_ladder.workload import Workload
 
@@ -71,8 +71,10 @@ def parts_table(found: dict[str, Any], clock: str) -> str:
         if name in found:
             values = [f"{found[name][part][clock]:.3f}" for part in parts]
             lines.append(f"| as rung {number} | " + " | ".join(values) + " |")
-    if "features" in found:
-        lines.append(f"\nFeatures of the corpus, once: {found['features'][clock]:.0f} s.")
+    for part, how in (("lean", "one process"), ("encoding", "two processes side by side, a thread each")):
+        if part in found:
+            share = WAYS[part].beside if clock == "wall" else 1
+            lines.append(f"\nFeatures of the corpus by {how}: {found[part]['features'][clock] / share:.0f} s.")
     return "\n".join(lines)
 
 

@@ -39,6 +39,7 @@ WAYS = {
     "batched": Way(),
     "decoding8": Way(decoding="batched"),
     "together": Way(decoding="together"),
+    "encoding": Way(online=True, singly=True, beside=2),
 }
 """Ways of working measured on single trials, by name."""
 
@@ -128,13 +129,17 @@ class Costs:
     def _train(self, parts: Parts) -> Seconds:
         return parts.step * self.steps + parts.validation * self.work.epochs
 
-    def _features(self) -> Seconds | None:
-        """The encoder's work, once for the corpus."""
-        return Seconds(**self.found["features"]) if "features" in self.found else None
+    def _features(self, beside: bool = False) -> Seconds | None:
+        """The encoder's work, once for the corpus; ``beside``: by two processes, as ``tokenize devices=2`` does it."""
+        part = "encoding" if beside else "lean"
+        if part not in self.found:
+            return None
+        whole = Seconds(**self.found[part]["features"])
+        return Seconds(whole.wall / WAYS[part].beside, whole.cpu)
 
     def _real(self, number: str, adapters: int) -> Seconds | None:
         """A measured sweep; of another number of adapters, its beginning and end and its part of the rest."""
-        found, once = self.found.get(f"sweep {number}"), self._features()
+        found, once = self.found.get(f"sweep {number}"), self._features(beside=number == "8")
         if found is None or once is None:
             return None
         cold, warm = Seconds(**found["cold"]), Seconds(**found["warm"])

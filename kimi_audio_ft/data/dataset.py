@@ -27,6 +27,8 @@ from kimi_audio_ft.store.features import FeatureStore
 
 # Part of a recording's codes that are the same whatever has encoded it.
 _SAME_CODES = 0.5
+# Conversations that a dataset keeps laid out: of 30 s each, they take some 60 MB.
+_MOST_KEPT = 4096
 
 
 @dataclass
@@ -133,13 +135,14 @@ class ConversationDataset(Dataset[Sample]):
     for_generation: bool = False
     # Conversations whose codes are known to be those of the stored features, which stay as they are.
     _compared: set[int] = field(default_factory=set, init=False)
+    _kept: dict[int, tuple[Conversation, Layout]] = field(default_factory=dict, init=False)
 
     def __len__(self) -> int:
         return len(self.conversations)
 
     def __getitem__(self, item: int | Draw) -> Sample:
         draw = item if isinstance(item, Draw) else Draw(item, 0)
-        conversation = self.conversations[draw.index]
+        conversation, layout = self._laid_out(draw.index)
         again = f" {draw.copy}" if draw.copy else ""
         rng = random.Random(f"{self.seed} {draw.epoch} {conversation.id}{again}")
         perturbation = UNCHANGED if self.perturbations is None else self.perturbations.draw(rng)
@@ -148,12 +151,13 @@ class ConversationDataset(Dataset[Sample]):
         keys = [perturbation.key(digest) for digest in digests]
         if perturbation != UNCHANGED:
             conversation = self._with_codes_of(conversation, keys)
+            layout = self._layout(conversation)
         elif self.audio.mode == "cached" and draw.index not in self._compared:
             self._require_same_codes(conversation, keys)
             self._compared.add(draw.index)
         sample = Sample(
             conversation.id,
-            layout_conversation(conversation.messages, self.tokenizer, conversation.task_type, self.for_generation),
+            layout,
             reference=conversation.reference,
             weight=draw.weight,
             number=draw.number,
@@ -169,6 +173,19 @@ class ConversationDataset(Dataset[Sample]):
                 if part.digest(file_digest(path)) != digest:
                     raise ChangedError(path, "while it was being read")
         return sample
+
+    def _laid_out(self, index: int) -> tuple[Conversation, Layout]:
+        """A conversation as the manifest has it; every epoch asks again, so that some thousands are kept."""
+        if index in self._kept:
+            return self._kept[index]
+        conversation = self.conversations[index]
+        both = conversation, self._layout(conversation)
+        if len(self._kept) < _MOST_KEPT:
+            self._kept[index] = both
+        return both
+
+    def _layout(self, conversation: Conversation) -> Layout:
+        return layout_conversation(conversation.messages, self.tokenizer, conversation.task_type, self.for_generation)
 
     def __getitems__(self, items: Sequence[int | Draw]) -> list[Sample] | UserError:
         return _samples(self, items)

@@ -10,14 +10,16 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.faults.conftest import Undisturbed
-from tests.faults.sweeps import SWEPT, Place, Running
+from tests.faults.sweeps import SWEPT, Place, Running, until
 from tests.sameness import assert_same_adapters, assert_same_results
 
 KILLS = int(os.environ.get("KIMI_AUDIO_FT_KILLS", "1"))
@@ -104,3 +106,30 @@ def test_killed_at_random_moments(new_place: Callable[..., Place], undisturbed: 
         else:
             attempt(place, undisturbed, None)
         log(f"| | | the same results after {row} kills in a row |")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are spawned elsewhere")
+def test_a_new_python_forks_its_workers_which_save_when_the_whole_group_is_to_stop(
+    new_place: Callable[..., Place],
+) -> None:
+    """SIGTERM to the group, as by a container that ends: also to the process that workers are forked from."""
+    place = new_place()
+    side_by_side = ("hydra.launcher.pack_size=1", "hydra.launcher.parallel=2")
+    running = place.start_python("", "lora.r=2,4", "trainer.max_steps=4000", *side_by_side)
+    saved = partial(place.store.glob, "adapter/.*.work/*")
+    until(lambda: len({path.parent for path in saved()}) > 1 or running.ended() is not None)
+    workers = running.children()
+    assert len(workers) == 2 and running.group not in [parent_of(number) for number in workers]
+    os.killpg(running.group, signal.SIGTERM)
+    until(lambda: running.ended() is not None and not running.members())
+    done = running.wait()
+    assert done.code == 130 and "Traceback" not in done.said, done.said
+    assert "Resume with:" in done.said
+    told = "".join(path.read_text(encoding="utf-8") for path in place.folder.glob("sweep/packs/*/*.events.jsonl"))
+    assert told.count('"event": "interrupted"') == 2, told[-2000:]
+
+
+def parent_of(number: int) -> int:
+    """The process that a process was forked by."""
+    return int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
