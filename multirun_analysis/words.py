@@ -9,6 +9,7 @@ from collections import Counter
 from statistics import mean
 from typing import Any
 
+from kimi_audio_ft.config.commands import SNR
 from kimi_audio_ft.config.train import ScoringConfig
 from kimi_audio_ft.scoring.error_rates import is_han, mixed_units
 from kimi_audio_ft.scoring.intervals import FEW_RECORDINGS, MANY_RECORDINGS
@@ -387,8 +388,9 @@ def _some(names: list[str], say: Messages) -> str:
 
 
 def slicing_title(slicing: Slicing, say: Messages) -> str:
-    """The column's name; of the duration, in words."""
-    return say("slices.duration") if slicing.column == DURATION else slicing.column
+    """The column's name; of the duration and of the noise, in words."""
+    words = {DURATION: "slices.duration", SNR: "slices.snr"}
+    return say(words[slicing.column]) if slicing.column in words else slicing.column
 
 
 def slice_title(one: Slice, slicing: Slicing, say: Messages) -> str:

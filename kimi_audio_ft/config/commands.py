@@ -14,6 +14,9 @@ from kimi_audio_ft.config.train import DEFAULT_PROMPT, ModelConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.paths import expanded
 
+SNR = "snr_db"
+"""The column that ``PrepareConfig.snr`` adds."""
+
 # Hydra's command line takes none of these characters without two layers of quotes.
 _DELIMITERS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
 
@@ -43,6 +46,8 @@ class PrepareConfig:
     channel_column: str | None = None
     # More columns, by name or position, that go into the manifest and on into utterances.jsonl: [speaker,city].
     keep_columns: list[str] = field(default_factory=list)
+    # Estimate how loud each row's speech is against its steady background, in dB, as one more such column (snr_db).
+    snr: bool = False
     # Where the recordings are: {csv_dir} is the CSV's folder, {audio} the audio column's value, {NAME} any other
     # column's; a value that is an absolute path is taken as it is.
     audio_pattern: str = "{csv_dir}/{audio}"

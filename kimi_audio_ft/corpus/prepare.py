@@ -14,14 +14,14 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from kimi_audio_ft.config.commands import PrepareConfig
+from kimi_audio_ft.config.commands import SNR, PrepareConfig
 from kimi_audio_ft.config.data_file import DATA_FILE, data_file_text, word_for
 from kimi_audio_ft.corpus.csv_table import CsvTable, read_csv
 from kimi_audio_ft.corpus.decisions import Decisions
 from kimi_audio_ft.corpus.reasons import REASONS, Rejection
 from kimi_audio_ft.corpus.rows import Segment, number_repeats, select_segments
 from kimi_audio_ft.corpus.splits import EVAL, SPLITS, TEST, TRAIN, balance, split_by_group
-from kimi_audio_ft.errors import DataError, UserError
+from kimi_audio_ft.errors import ConfigError, DataError, UserError
 from kimi_audio_ft.files import written_aside
 from kimi_audio_ft.text import printable
 
@@ -83,10 +83,12 @@ def manifest_record(segment: Segment, out: Path, config: PrepareConfig) -> dict[
     And with the part of the recording and the columns to keep, if there are any.
     """
     audio = {"content": manifest_path(segment.audio, out), **segment.part.fields()}
+    noise = {} if segment.heard.snr is None else {SNR: f"{segment.heard.snr:.1f}"}
+    columns = {**segment.columns, **noise}
     return {
         "id": segment.id,
         "group": segment.group,
-        **({"columns": segment.columns} if segment.columns else {}),
+        **({"columns": columns} if columns else {}),
         "task_type": config.task_type,
         "conversation": [
             {"role": "user", "message_type": "text", "content": config.prompt},
@@ -134,7 +136,7 @@ def _make_folder(out: str) -> Path:
 
 def _read_table(config: PrepareConfig) -> CsvTable:
     columns = {option: getattr(config, option) for option in _COLUMN_OPTIONS}
-    return read_csv(
+    table = read_csv(
         config.csv,
         {option: column for option, column in columns.items() if column is not None},
         keep=config.keep_columns,
@@ -143,6 +145,10 @@ def _read_table(config: PrepareConfig) -> CsvTable:
         header=config.header,
         quotechar=config.quotechar,
     )
+    if config.snr and SNR in table.kept:
+        rule = f"estimates a column {SNR}, and keep_columns keeps one of that name"
+        raise ConfigError("snr", config.snr, rule, "Leave out one of the two")
+    return table
 
 
 def _split(

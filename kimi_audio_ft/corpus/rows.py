@@ -15,6 +15,7 @@ import numpy as np
 
 from kimi_audio_ft.config.commands import PrepareConfig
 from kimi_audio_ft.corpus.csv_table import CsvRow, CsvTable
+from kimi_audio_ft.corpus.noise import signal_to_noise
 from kimi_audio_ft.corpus.reasons import Problem, Rejection
 from kimi_audio_ft.corpus.transcripts import check_transcript, is_empty_cell, num_characters, same_words, without_tags
 from kimi_audio_ft.errors import ConfigError
@@ -34,11 +35,12 @@ _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 @dataclass(frozen=True)
 class Heard:
-    """Length and content digest of a recording or its part, or the problem that makes it unusable."""
+    """Length, content digest and noise of a recording or its part, or the problem that makes it unusable."""
 
     seconds: float = 0.0
     digest: str = ""
     problem: Problem | None = None
+    snr: float | None = None  # in dB, where it was asked for
 
 
 @dataclass(frozen=True)
@@ -221,9 +223,9 @@ def _hear_all(segments: Sequence[Segment], config: PrepareConfig) -> Mapping[tup
     for segment in segments:
         parts.setdefault(segment.audio, {})[segment.part] = None
     paths = sorted(parts)
-    executor = ThreadPoolExecutor(config.workers)
+    executor, limits = ThreadPoolExecutor(config.workers), (config.min_seconds, config.max_seconds)
     try:
-        outcomes = executor.map(lambda path: hear(path, parts[path], config.min_seconds, config.max_seconds), paths)
+        outcomes = executor.map(lambda path: hear(path, parts[path], *limits, config.snr), paths)
         console = Console(stderr=True)
         shown = track(outcomes, "Checking recordings", total=len(paths), console=console)
         return {(path, part): heard for path, found in zip(paths, shown, strict=True) for part, heard in found.items()}
@@ -271,17 +273,23 @@ def check_other_transcript(segment: Segment, alike: Sequence[Segment]) -> Proble
     return None
 
 
-def hear(path: str | Path, parts: Iterable[Part], shortest: float, longest: float) -> dict[Part, Heard]:
-    """Decodes parts of a recording, unless their length according to the header is outside the limits."""
+def hear(
+    path: str | Path, parts: Iterable[Part], shortest: float, longest: float, snr: bool = False
+) -> dict[Part, Heard]:
+    """Decodes parts of a recording, unless their length according to the header is outside the limits.
+
+    Args:
+        snr: also estimate their signal-to-noise ratios.
+    """
     try:
         recording = open_recording(path)
     except AudioError as error:
         hint = lookalike(Path(path)) if error.reason == "missing_audio" else ""
         return dict.fromkeys(parts, Heard(problem=Problem(error.reason, f"{error}{hint}")))
-    return {part: _hear_part(recording, part, shortest, longest) for part in parts}
+    return {part: _hear_part(recording, part, shortest, longest, snr) for part in parts}
 
 
-def _hear_part(recording: Recording, part: Part, shortest: float, longest: float) -> Heard:
+def _hear_part(recording: Recording, part: Part, shortest: float, longest: float, snr: bool) -> Heard:
     try:
         heard = recording.only(part)
         problem = check_duration(heard.seconds, shortest, longest)
@@ -289,7 +297,10 @@ def _hear_part(recording: Recording, part: Part, shortest: float, longest: float
             return Heard(problem=problem)
         sound = decode(heard)
         problem = check_level(sound)
-        return Heard(problem=problem) if problem else Heard(heard.seconds, sound.digest())
+        if problem:
+            return Heard(problem=problem)
+        noise = signal_to_noise(sound.mono(), sound.sample_rate) if snr else None
+        return Heard(heard.seconds, sound.digest(), snr=noise)
     except AudioError as error:
         return Heard(problem=Problem(error.reason, str(error)))
 

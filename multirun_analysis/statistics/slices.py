@@ -1,4 +1,4 @@
-"""Slices: an adapter against the base by a column of the corpus (speaker, scenario, ...) and by duration.
+"""Slices: an adapter against the base by a column of the corpus (speaker, scenario, ...), duration and noise.
 
 Every interval is over the recordings of its slice and stands for itself. What is said to help or to hurt is tested by
 the matched pairs of recordings, adjusted for all slices (Holm 1979): among twenty speakers one looks worse by chance.
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from kimi_audio_ft.config.commands import SNR
 from kimi_audio_ft.scoring.intervals import LEVEL, error_rate_intervals, p_student, student_quantile
 from multirun_analysis.records import Record
 from multirun_analysis.statistics.pairs import standard_errors
@@ -20,6 +21,8 @@ from multirun_analysis.statistics.results import ALPHA, Interval
 from multirun_analysis.statistics.tally import Tally
 
 DURATION = "seconds"
+# dB: below the first, speech is hard to understand for a person too; above the last, the noise is hardly heard.
+SNR_EDGES = (10.0, 20.0)
 MOST_VALUES = 12
 CLASSES = 4
 
@@ -98,9 +101,9 @@ def _slicing(column: str, values: Sequence[Any], tally: Tally) -> Slicing | None
         places.setdefault(value, []).append(place)
     if len(places) < 2:
         return None
-    numbers = _numbers(values) if column == DURATION or len(places) > MOST_VALUES else None
+    numbers = _numbers(values) if column in (DURATION, SNR) or len(places) > MOST_VALUES else None
     if numbers is not None:
-        classes = _classes(numbers)
+        classes = _noise_classes(numbers) if column == SNR else _classes(numbers)
         return Slicing(column, _class_slices(tally, numbers, classes)) if len(classes) > 1 else None
     if 2 * len(places) > len(values):
         return None
@@ -133,6 +136,12 @@ def _classes(numbers: Sequence[float]) -> list[tuple[float, float]]:
     """Quarters; fewer classes where many numbers are equal."""
     edges = np.unique(np.quantile(numbers, np.linspace(0, 1, CLASSES + 1), method="nearest"))
     return list(pairwise(edges.tolist()))
+
+
+def _noise_classes(numbers: Sequence[float]) -> list[tuple[float, float]]:
+    """Up to the first edge, to the second, and beyond it, as far as there are such numbers."""
+    low, high = min(numbers), max(numbers)
+    return list(pairwise([low, *(edge for edge in SNR_EDGES if low <= edge < high), high]))
 
 
 def _slice(tally: Tally, places: list[int], value: str, bounds: tuple[float, float] | None) -> Slice:

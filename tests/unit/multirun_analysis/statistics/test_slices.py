@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from kimi_audio_ft.scoring.intervals import error_rate_interval
+from multirun_analysis.messages import ENGLISH
 from multirun_analysis.statistics.slices import MOST_VALUES, Slices, slices_of
 from multirun_analysis.statistics.tally import Tally
+from multirun_analysis.words import slice_title, slicing_title
 
 Make = Callable[..., Tally]
 UTTERANCES, RECORDINGS = 400, 100
@@ -78,6 +80,18 @@ def test_numbers_are_classes_and_many_values_are_counted(planted: Callable[..., 
     speaker = by_name["speaker"]
     assert len(speaker.slices) == MOST_VALUES and (speaker.more, speaker.more_utterances) == (9, 144)
     assert speaker.slices[0].value == "s20"  # of five in twenty-five utterances
+
+
+def test_signal_to_noise_ratios_are_cut_at_ten_and_twenty_decibels(planted: Callable[..., Slices]) -> None:
+    _, noise = planted(lambda n: {"columns": {"snr_db": f"{n % 30:.1f}"}}).slicings
+    assert [one.bounds for one in noise.slices] == [(0, 10), (10, 20), (20, 29)]
+    assert slicing_title(noise, ENGLISH) == "signal-to-noise ratio in dB (estimate)"
+    assert [slice_title(one, noise, ENGLISH) for one in noise.slices] == ["0 to 10", "10 to 20", "20 to 29"]
+    assert [one.utterances for one in noise.slices] == [sum(n % 30 in some for n in range(UTTERANCES)) for some in (
+        range(11), range(11, 21), range(21, 30),
+    )]  # fmt: skip
+    found = planted(lambda n: {"columns": {"snr_db": f"{20 + n % 7}"}})
+    assert [one.bounds for one in found.slicings[1].slices] == [(20, 20), (20, 26)]
 
 
 def test_few_recordings_have_no_interval_and_missing_cells_are_a_value(tally: Make) -> None:
