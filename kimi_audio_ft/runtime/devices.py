@@ -100,7 +100,8 @@ def limit_threads(count: int) -> None:
 def use_idle_cores(times: int) -> None:
     """Let a process that ``limit_threads`` has limited use ``times`` as many CPU threads from now on.
 
-    For the last of several side by side. Results do not depend on the number of threads.
+    For the last of several side by side. Results do not depend on the number of threads where products keep to an order
+    (``runtime.reproducible``).
     """
     import torch
 

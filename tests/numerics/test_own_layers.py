@@ -15,9 +15,10 @@ from kimi_audio_ft.config.train import LoraConfig, ModelConfig, TrainConfig
 from kimi_audio_ft.decoding.generate import generate_texts
 from kimi_audio_ft.lora.adapter import ONE, save_adapter
 from kimi_audio_ft.lora.update import own_updates
+from kimi_audio_ft.runtime.devices import limit_threads, use_idle_cores
 from tests.numerics.closeness import assert_close
 from tests.numerics.pack_lab import NAMES, Lab
-from tests.sameness import assert_within_rounding
+from tests.sameness import assert_same, assert_within_rounding
 
 Config = Callable[..., TrainConfig]
 
@@ -38,6 +39,21 @@ def test_training_alone_equals_plain(trial_config: Config, lab: Lab, way: str) -
     changes, name = {"a8": {"lora": WAYS[way].get("lora", {})}}, NAMES[1]
     config = trial_config(trainer={"max_epochs": 1, "max_steps": 3}, model=WAYS[way].get("model", {}))
     assert_within_rounding(lab.alone(config, name, changes), lab.alone(config, name, changes, plain=True))
+
+
+def test_training_does_not_depend_on_the_number_of_threads(trial_config: Config, lab: Lab) -> None:
+    """The last of several packs side by side gets the threads of the others."""
+    config, before = trial_config(trainer={"max_epochs": 1, "max_steps": 3}), torch.get_num_threads()
+    limit_threads(1)
+    try:
+        lab.run(config, ["a8"], {}, "one")
+        use_idle_cores(2)
+        assert torch.get_num_threads() == 2
+        lab.run(config, ["a8"], {}, "two")
+    finally:
+        torch.set_num_threads(before)
+        limit_threads(0)
+    assert_same(lab.folder("a8", "one"), lab.folder("a8", "two"))
 
 
 def operations(output: torch.Tensor) -> set[str]:
