@@ -26,6 +26,9 @@ UTTERANCES, BASE_UTTERANCES = "utterances.jsonl", "baseline_utterances.jsonl"
 # What was decoded after the sweep, on data that no trial has seen: a folder for each set.
 UNSEEN = "unseen"
 UNSEEN_RECORD = f"{UNSEEN}/record.json"
+# What python -m kimi_audio_ft.combine makes of its trials.
+COMBINATIONS = "combinations"
+COMBINATIONS_RECORD = f"{COMBINATIONS}/combinations.json"
 # What a trial writes into its folder; .hydra is Hydra's own.
 RECORDS = ("scores.json", "baseline.json", "failure.json", UTTERANCES, BASE_UTTERANCES, "curves.jsonl")
 # What marks a trial's folder where no record names it.
@@ -103,8 +106,9 @@ def set_aside(sweep_dir: Path, multirun: str) -> Path | None:
         path.relative_to(sweep_dir).parts[0] for path in trial_folders(sweep_dir) if path.is_relative_to(sweep_dir)
     ]
     aside.mkdir(exist_ok=True)
-    unseen = [UNSEEN] if (sweep_dir / UNSEEN_RECORD).is_file() else []
-    for name in dict.fromkeys([*names, *_REPORT, *unseen, LEDGER, HALVING]):
+    later = {UNSEEN: UNSEEN_RECORD, COMBINATIONS: COMBINATIONS_RECORD}
+    ours = [folder for folder, mark in later.items() if (sweep_dir / mark).is_file()]
+    for name in dict.fromkeys([*names, *_REPORT, *ours, LEDGER, HALVING]):
         with suppress(FileNotFoundError):
             (sweep_dir / name).rename(aside / name)
     (aside / "multirun.yaml").write_text(multirun, encoding="utf-8")

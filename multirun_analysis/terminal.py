@@ -12,6 +12,7 @@ from multirun_analysis import words
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import ENGLISH
 from multirun_analysis.report.board import Board, BoardRow
+from multirun_analysis.report.combined import Combinations, combinations_of
 from multirun_analysis.report.confirmed import headlines, remarks
 from multirun_analysis.report.next_steps import next_steps
 
@@ -37,6 +38,8 @@ def print_leaderboard(
     console.print(_table(analysis, console.width, most_rows))
     if len(analysis.settings) > most_rows:
         console.print(f"... and {len(analysis.settings) - most_rows} more rows, all in the report")
+    if (combined := combinations_of(analysis)) is not None:
+        print_combinations(combined, console)
     for headline in headlines(analysis, say):
         console.print(_text(headline), style="bold")
     for remark in remarks(analysis, say):
@@ -57,6 +60,23 @@ def print_leaderboard(
                 console.print(_text(f"FAILED at step {one.step} ({one.name}): {one.reason}"), style="red")
     for trial in analysis.sweep.failed if failures else []:
         console.print(_text(f"FAILED {trial.name} ({trial.label}): {trial.failure}"), style="red")
+
+
+def print_combinations(found: Combinations, console: Console | None = None) -> None:
+    """Print the best trial of those combined and every combination, the lowest rate first, with its cost in use."""
+    console, say = console or Console(), ENGLISH.ranking_by(found.rank_by)
+    table = Table(title=_text(say("combined.title")), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column(say("combined.heading"), overflow="fold")
+    for heading in (f"{say.rate} %", say("combined.points"), "p", say("combined.decodings")):
+        table.add_column(_text(heading), justify="right", no_wrap=True)
+    for line in found.lines(say):
+        cells = (line.title, line.rate, line.points, line.p, line.decodings)
+        style = "bold" if line.is_chosen else "dim" if line.is_single else None
+        table.add_row(*map(_text, cells), style=style)
+    console.print(table)
+    console.print(_text(say("combined.note", trial=found.trial)))
+    if (told := found.told(say)) is not None:
+        console.print(_text(told), style="bold")
 
 
 def _table(analysis: Analysis, console_width: int, most_rows: int) -> Table:

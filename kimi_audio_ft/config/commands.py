@@ -1,4 +1,4 @@
-"""Options of the commands prepare, tokenize, merge and export_adapter: one sentence per field, and their checks."""
+"""Options of the commands prepare, tokenize, merge, export_adapter and combine: a sentence per field, and checks."""
 
 from __future__ import annotations
 
@@ -235,3 +235,33 @@ class ExportAdapterConfig:
         remedy = "See python -m kimi_audio_ft.store ls"
         require(bool(self.adapter), "adapter", self.adapter, "must name an adapter", remedy)
         require(bool(self.out), "out", self.out, "must name a folder", "Write out=FOLDER")
+
+
+@dataclass
+class CombineConfig:
+    """``python -m kimi_audio_ft.combine``: what a sweep has made anyway, combined."""
+
+    sweep: str = MISSING  # Folder of the sweep.
+    # Numbers of the trials to combine, such as [0,3]; null takes those that may be the best, one of each adapter.
+    trials: list[str] | None = None
+    most: int = 4  # With trials=null, so many of them at most; those of the recommended setting first.
+    samples: int | None = None  # Also sample every utterance so often with the best of these trials' adapters.
+    temperature: float = 0.6  # Of these samples.
+    mean: bool = True  # Also average the adapters, and decode the evaluation set with the mean.
+    # Rank of the mean adapter; null is the sum of the adapters' ranks, which loses nothing. Fewer are cut off by SVD.
+    rank: int | None = None
+    out: str | None = None  # Folder for the combinations; null is SWEEP/combinations, where the report finds them.
+
+    def __post_init__(self) -> None:
+        expand_home(self, "sweep", "out")
+        require(bool(self.sweep), "sweep", self.sweep, "must name the folder of a sweep", "Write sweep=FOLDER")
+        at_least(2, self, "", "most")
+        at_least(3, self, "", "samples", remedy="Of two, the first is always taken")
+        require(
+            self.temperature > 0, "temperature", self.temperature, "must be greater than 0", "At 0 all are the same"
+        )
+        at_least(1, self, "", "rank", remedy="null keeps all ranks")
+        if self.trials is not None:
+            twice = sorted({name for name in self.trials if self.trials.count(name) > 1})
+            require(not twice, "trials", self.trials, f"names {', '.join(twice)} twice")
+            require(bool(self.trials), "trials", self.trials, "must name trials", "null takes the best ones")

@@ -31,6 +31,7 @@ from multirun_analysis.charts.figure import Figure
 from multirun_analysis.messages import ENGLISH, Messages, messages_in
 from multirun_analysis.records import write_whole
 from multirun_analysis.report.board import Board, set_table, term_table
+from multirun_analysis.report.combined import combinations_of
 from multirun_analysis.report.compiled import PAGE, STYLE, as_it_is, templates_in
 from multirun_analysis.report.confirmed import headlines, remarks
 from multirun_analysis.report.facts import config_differences, cost_facts, sweep_facts
@@ -79,6 +80,7 @@ def render(analysis: Analysis, created: datetime, say: Messages = ENGLISH, reloa
         sweep=analysis.sweep,
         best=analysis.best,
         board=Board(analysis, say),
+        combined=combinations_of(analysis),
         headlines=headlines(analysis, say),
         remarks_on_unseen=remarks(analysis, say),
         steps=next_steps(analysis, say),

@@ -12,10 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from kimi_audio_ft.combine.combinations import Combination, confirmed
+from kimi_audio_ft.combine.sources import Source
+from kimi_audio_ft.decoding.consensus import consensus
 from kimi_audio_ft.files import read_json_object, read_jsonl
 from kimi_audio_ft.sweep.confirm.__main__ import main
+from multirun_analysis.analysis import load_sweep
 from tests.integration.conftest import Workplace
-from tests.trials_json import scores_of
+from tests.trials_json import hypotheses_of, scores_of
 
 pytestmark = pytest.mark.slow
 
@@ -170,3 +174,32 @@ def test_what_is_tested_is_neither_trained_on_nor_chosen_by(place: Workplace, da
     ):
         done = place.run(SWEEP[0], *SWEEP[2:8], SWEEP[10], "lora.r=2", f"data.test_manifest={value}")
         assert done.code == 2 and problem in done.err, done.err
+
+
+def test_a_combination_is_made_there_too(place: Workplace, tested: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on the evaluation set; it counts as a look at the test set. The last one here, as others count looks too."""
+    with monkeypatch.context() as patch:
+        patch.chdir(place.folder)
+        patch.setenv("KIMI_AUDIO_FT_STORE", str(place.store))
+        analysis = load_sweep(Path("sweep"))
+        source = Source(analysis.sweep.trials[1], temperature=0.7, samples=3)
+        facts = {"name": "some", "kind": "samples", "trials": ["1"], "decodings": 3, "adapters": 1}
+        found = confirmed(analysis, Combination(facts, (source,)), Path("combined"))
+    assert found is not None and found.manifest == "data/eval1.tokens.jsonl" and found.looks == 2
+    single = scores_of(tested / "unseen" / "test" / "0")["cer"]
+    assert (found.trial, found.single) == ("0", single)
+    assert found.rate == scores_of(place.folder / "combined" / "test" / "some")["cer"]
+    assert found.difference == pytest.approx(found.rate - single)
+    made, adapter = place.products("transcript"), scores_of(tested / "1")["signature"]
+    sampled = ("decoding.max_new_tokens=4", "decoding.text_temperature=0.7", "decoding.repeats=3")
+    out = ("trainer.progress=false", "hydra.run.dir=samples")
+    place.succeed(
+        "kimi_audio_ft.evaluate", f"adapter={adapter}", f"data.eval_manifest={found.manifest}", *sampled, *out
+    )
+    assert place.products("transcript") == made
+    samples: dict[str, list[str]] = {}
+    for row in read_jsonl(place.folder / "samples" / "utterances.jsonl"):
+        samples.setdefault(row["id"], []).append(row["hypothesis"])
+    assert hypotheses_of(place.folder / "combined" / "test" / "some") == {
+        key: consensus(some) for key, some in samples.items()
+    }

@@ -204,6 +204,7 @@ COMMANDS = (
     "merge",
     "export_adapter",
     "transcribe.__main__",
+    "combine.__main__",
     "store.__main__",
 )
 WITHOUT = {"torch", "transformers", "peft", "pytorch_lightning", "wandb", "ray", "scipy", "altair", "vl_convert"}

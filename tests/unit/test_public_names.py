@@ -18,7 +18,20 @@ NAMES = {
     "kimi_audio_ft.data": ("layout_conversation",),
     "kimi_audio_ft.scoring": ("score",),
 }
-COMMANDS = ("prepare", "tokenize", "train", "evaluate", "merge", "export_adapter", "transcribe", "store", "engine")
+COMMANDS = (
+    *(
+        "prepare",
+        "tokenize",
+        "train",
+        "evaluate",
+        "merge",
+        "export_adapter",
+        "transcribe",
+        "combine",
+        "store",
+        "engine",
+    ),
+)
 
 
 @pytest.mark.parametrize(("module", "name"), [(module, name) for module, names in NAMES.items() for name in names])

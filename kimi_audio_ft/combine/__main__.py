@@ -1,0 +1,31 @@
+"""``python -m kimi_audio_ft.combine``: what a sweep has made anyway, combined."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kimi_audio_ft.cli import command
+from kimi_audio_ft.runtime.devices import refuse_launchers
+from kimi_audio_ft.runtime.libraries import quiet_libraries
+
+if TYPE_CHECKING:
+    from kimi_audio_ft.config.commands import CombineConfig
+
+
+@command("combine", ("kimi_audio_ft.config.commands", "CombineConfig"))
+def main(config: CombineConfig) -> None:
+    """Combine what Hydra composed; prints a table and the folder of the combinations."""
+    from kimi_audio_ft.combine.combinations import combine
+    from multirun_analysis.terminal import print_combinations
+
+    refuse_launchers()
+    quiet_libraries()
+    found = combine(config)
+    print_combinations(found)
+    print(f"texts and scores: {found.folder}")
+    if (mean := found.folder / "mean" / "adapter").is_dir():
+        print(f"evaluate, transcribe, merge and export_adapter take adapter={mean}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""A sweep's trials combined: the mean adapter is one as any other, and goes to a plain Qwen2 by ``export_adapter``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kimi_audio_ft.decoding.consensus import consensus
+from kimi_audio_ft.lora.adapter import read_adapter
+from tests.integration.conftest import Workplace
+from tests.trials_json import hypotheses_of, scores_of
+
+
+@pytest.mark.slow
+def test_trials_and_adapters_of_a_sweep(first: Path, place: Workplace) -> None:
+    """Trials 0 and 1 share an adapter of rank 2, trial 3 has one of rank 4; 1 and 3 were sampled once."""
+    said = place.succeed("kimi_audio_ft.combine", "sweep=first", "trials=[0,1,3]", "out=combined")
+    record = json.loads((place.folder / "combined" / "combinations.json").read_text())
+    rows = {row["name"]: row for row in record["combinations"]}
+    assert rows.keys() == {"trials", "mean"} and rows["trials"]["decodings"] == 3 and rows["mean"]["decodings"] == 1
+    heard = [hypotheses_of(first / name) for name in rows["trials"]["trials"]]
+    expected = {key: consensus([one[key] for one in heard]) for key in heard[0]}
+    assert hypotheses_of(place.folder / "combined" / "trials") == expected
+    assert rows["mean"]["rank"] == 6 and rows["mean"]["kept"] == 1 and "combined/mean/adapter" in said
+
+    sampled = record["best"]["trial"] != "0"
+    decoding = (f"decoding.text_temperature={0.7 if sampled else 0.0}", "decoding.max_new_tokens=8")
+    data = ("data.eval_manifest=data/eval.tokens.jsonl", "trainer.progress=false", "logger=none")
+    made = place.products("transcript")
+    adapter = "adapter=combined/mean/adapter"
+    place.succeed("kimi_audio_ft.evaluate", adapter, *data, *decoding, "hydra.run.dir=mean")
+    assert place.products("transcript") == made  # decoded once, by whomever
+    assert scores_of(place.folder / "mean")["cer"] == pytest.approx(rows["mean"]["rate"])
+
+    place.succeed("kimi_audio_ft.export_adapter", adapter, "out=exported")
+    config, tensors = read_adapter(place.folder / "exported")
+    assert config.r == 6 and tensors.keys() == read_adapter(place.folder / "combined" / "mean" / "adapter")[1].keys()
+    said = place.succeed("kimi_audio_ft.merge", adapter, "out=merged", "dtype=float32", "model.dtype=float32")
+    assert "merged differs from base + adapter by 0.00%" in said
+    done = place.run("kimi_audio_ft.combine", "sweep=first", "trials=[7]")
+    assert done.code == 2 and "7 is no finished trial of this sweep" in done.err

@@ -1,0 +1,122 @@
+"""Transcripts of a sweep combined: texts, figures and costs, their place in the report, and what cannot be combined."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from kimi_audio_ft.combine.combinations import combine
+from kimi_audio_ft.combine.sources import chosen_trials
+from kimi_audio_ft.config.commands import CombineConfig
+from kimi_audio_ft.decoding.consensus import consensus
+from kimi_audio_ft.errors import ConfigError, DataError, UserError
+from kimi_audio_ft.files import read_jsonl
+from multirun_analysis.analysis import load_sweep
+from multirun_analysis.messages import CHINESE, ENGLISH
+from multirun_analysis.report.combined import Combined, combinations_of, read_combinations
+from multirun_analysis.terminal import print_combinations
+from tests.synthetic_sweep import write_sweep
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trials 0 (rank 8, greedy), 1 (rank 8, five samples), 2 and 3 (rank 16)."""
+    grid: dict[str, Any] = {"ranks": (8, 16), "rates": (5e-5,), "temperatures": (0.0, 0.3)}
+    return write_sweep(tmp_path_factory.mktemp("sweep"), **grid, utterances=40, recordings=8, repeats=5)
+
+
+def texts_of(folder: Path) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for row in read_jsonl(folder / "utterances.jsonl"):
+        found.setdefault(row["id"], []).append(row["hypothesis"])
+    return found
+
+
+def test_samples_and_trials_are_combined_and_compared_with_the_best_trial(sweep: Path, tmp_path: Path) -> None:
+    found = combine(CombineConfig(str(sweep), trials=["0", "1", "3"], mean=False, out=str(tmp_path / "out")))
+    out = found.folder
+    assert found.rate == min(json.loads((sweep / n / "scores.json").read_text())["cer"] for n in ("0", "1", "3"))
+    rows = {row.name: row for row in found.rows}
+    assert {name: (row.decodings, row.adapters) for name, row in rows.items()} == {
+        **{"samples-1": (5, 1), "samples-3": (5, 1), "trials": (11, 2)}
+    }
+    assert texts_of(out / "samples-1") == {key: [consensus(some)] for key, some in texts_of(sweep / "1").items()}
+    order = rows["trials"].trials
+    heard = [texts_of(sweep / name) for name in order]
+    weights = [5 if name == "0" else 1 for name in order for _ in range(1 if name == "0" else 5)]
+    expected = {key: [consensus([text for one in heard for text in one[key]], weights)] for key in heard[0]}
+    assert texts_of(out / "trials") == expected
+    for row in found.rows:
+        lines = read_jsonl(out / row.name / "utterances.jsonl")
+        assert row.rate == pytest.approx(sum(line["edits"] for line in lines) / sum(line["chars"] for line in lines))
+        assert row.difference == pytest.approx(row.rate - found.rate) and row.p_adjusted is not None
+        assert row.interval is not None and row.interval.low <= row.difference <= row.interval.high
+        assert {"audio", "recording", "seconds"} <= lines[0].keys()
+    lowest = min(found.rows, key=lambda row: row.rate)
+    assert found.chosen == (lowest.name if lowest.rate < found.rate else None) and found.tested is None
+    assert combine(CombineConfig(str(sweep), trials=["1"], mean=False, out=str(out))).folder == out  # replaces its own
+    assert [row.name for row in read_combinations(out).rows] == ["samples-1"] and not (out / "trials").exists()
+
+
+def test_the_report_shows_them_until_a_trial_is_replaced(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = shutil.copytree(sweep, tmp_path / "sweep")
+    found = combine(CombineConfig(str(own), trials=["1", "3"], mean=False))
+    assert found.folder == own / "combinations" and len(found.rows) == 3
+    assert combinations_of(load_sweep(own)) == found
+    print_combinations(found, Console(width=120))
+    said = capsys.readouterr().out
+    assert f"trial {found.trial}, the best of those combined" in said and f"{100 * found.rate:.2f}" in said
+    assert all(f"{100 * row.difference:+.2f}" in said for row in found.rows)
+    assert combinations_of(load_sweep(own, rank_by="wer")) is None
+    path = own / found.trial / "scores.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"transcript_signatures": ["another"]}))
+    assert combinations_of(load_sweep(own)) is None
+
+
+def test_without_names_the_best_trials_are_taken_one_of_each_adapter(sweep: Path) -> None:
+    analysis = load_sweep(sweep)
+    found = chosen_trials(analysis, CombineConfig(str(sweep)))
+    adapters = [trial.record["signature"] for trial in found]
+    may_be_best = {trial.record["signature"] for trial in analysis.statistics.best_group}
+    assert set(adapters) == may_be_best and len(adapters) == len(may_be_best) == 2
+    assert analysis.statistics.choice in found and found[0].rate <= found[1].rate
+
+
+def test_titles_say_what_is_combined() -> None:
+    figures: dict[str, Any] = {"rate": 0.2, "difference": -0.1, "interval": None, "p_adjusted": None}
+    row = Combined("samples-3-at-0.6", "samples", ["3"], 16, 1, **figures, temperature=0.6)
+    assert row.title(ENGLISH) == "MBR of 16 samples of trial 3 at temperature 0.6" and "0.6" in row.title(CHINESE)
+    row = Combined("mean", "mean", ["3", "4"], 1, 1, **figures, rank=8, kept=0.953)
+    assert row.title(ENGLISH) == "mean of the adapters of trials 3, 4 (rank 8, 95.3 % of the update)"
+
+
+def test_what_cannot_be_combined(sweep: Path, tmp_path: Path) -> None:
+    out = {"out": str(tmp_path / "out")}
+    with pytest.raises(ConfigError, match=r"trials=.*: 9 is no finished trial of this sweep\. There are 0, 1, 2, 3"):
+        combine(CombineConfig(str(sweep), trials=["0", "9"], **out))
+    with pytest.raises(UserError, match=r"nothing to combine.*samples=16.*seed=1,2,3,4.*trials=\[0,3\]"):
+        combine(CombineConfig(str(sweep), trials=["0"], **out))
+    with pytest.raises(DataError, match=r"its adapter adapter-.* is not in the store any more"):
+        combine(CombineConfig(str(sweep), trials=["0", "2"], **out))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("")
+    with pytest.raises(ConfigError, match=r"exists and does not hold a combinations\.json"):
+        combine(CombineConfig(str(sweep), trials=["1"], **out))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+    for options, message in (
+        ({"most": 1}, "most=1: must be 2 or more"),
+        ({"rank": 0}, "rank=0: must be 1 or more"),
+        ({"samples": 2}, "samples=2: must be 3 or more"),
+        ({"temperature": 0.0}, r"temperature=0\.0: must be greater than 0"),
+        ({"trials": ["1", "1"]}, "names 1 twice"),
+        ({"trials": []}, r"trials=\[\]: must name trials"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            CombineConfig(str(sweep), **options)
