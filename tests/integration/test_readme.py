@@ -84,7 +84,8 @@ def test_own_recordings(corpus: Path, workplace: Workplace) -> None:
         workplace.succeed(words[2], *words[3:], *SHORTER.get(words[2], ()), *own)
     (report,) = (workplace.folder / "outputs" / "sweep").glob("*/*/report.html")
     named = {"SIGNATURE": signature, "SWEEP_FOLDER": str(report.parent)}
-    used = [*commands("Using what a sweep made"), *commands("Texts of recordings", RECOGNISER)]
+    of_page = ("Texts of recordings", "Combining what a sweep has made")
+    used = [*commands("Using what a sweep made"), *(words for part in of_page for words in commands(part, RECOGNISER))]
     for words in [*commands("Trusting the answer"), *used]:
         arguments = [re.sub("|".join(named), lambda found: named[found[0]], word) for word in words[3:]]
         shorter = OF_FEW_WORDS if "csv=my/texts/transcripts.csv" in words else SHORTER.get(words[2], ())
