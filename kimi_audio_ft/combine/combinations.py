@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from kimi_audio_ft.scoring.trial_scores import score_repeats, scores_by_set, utt
 from kimi_audio_ft.store.looks import look
 from kimi_audio_ft.store.make import META
 from kimi_audio_ft.store.usage import using
+from kimi_audio_ft.sweep.confirm.unseen import started_in
 from kimi_audio_ft.sweep.plan import written_config
 from kimi_audio_ft.sweep_folder import COMBINATIONS, COMBINATIONS_RECORD, UTTERANCES
 from multirun_analysis.analysis import Analysis, load_sweep
@@ -87,7 +89,7 @@ def combine(config: CombineConfig) -> Combinations:
     trials = chosen_trials(analysis, config)
     out = expanded(config.out).resolve() if config.out else sweep / COMBINATIONS
     is_made(out, _RECORD, {}, overwrite=True, what=_RECORD)  # raises for a folder of something else
-    with using(sweep), drafted(out) as draft:
+    with chdir(started_in(trials[0])), using(sweep), drafted(out) as draft:
         made = [*_of_samples(trials, config), *_of_trials(trials), *_of_adapters(trials, config, draft)]
         if not made:
             raise UserError(
