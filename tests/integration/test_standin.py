@@ -62,8 +62,9 @@ def test_train_evaluate_merge_evaluate(
 ) -> None:
     """Better transcripts than the base's, and the same ones before merging and after it, from bf16 weights.
 
-    They are compared on what the adapter has learned, and one may differ: rounding merged weights to bf16 can turn a
-    token that is a toss-up (one in six of the held-out utterances, at 80 % CER), as it can in any bf16 model.
+    Only one strategy's adapter is merged: tests/numerics has seen that all train the same. Transcripts are compared on
+    what the adapter has learned, and one may differ: rounding merged weights to bf16 can turn a token that is a toss-up
+    (one in six of the held-out utterances, at 80 % CER), as it can in any bf16 model.
     """
     if strategy == "deepspeed_zero3":
         pytest.importorskip("deepspeed", reason="ZeRO-3 needs deepspeed (the extra `gpu`)")
@@ -76,6 +77,8 @@ def test_train_evaluate_merge_evaluate(
     (adapter,) = set(place.products("adapter")) - before
     trained, base = scores_of(trial), scores_of(trial, "baseline.json")
     assert trained["signature"] == adapter and trained["cer"] < base["cer"]
+    if strategy != "ddp":
+        return
 
     evaluation = ("data.eval_manifest=data/train.tokens.jsonl", *QUIET, "trainer.accelerator=cpu")
     alone, merged = place.folder / f"alone_{strategy}", place.folder / f"merged_{strategy}"

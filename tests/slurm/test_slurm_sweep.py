@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +18,17 @@ from kimi_audio_ft.sweep.cluster.slurm import Slurm
 from kimi_audio_ft.sweep.events import EventReader
 from kimi_audio_ft.sweep.supervisor import NotNow
 from kimi_audio_ft.sweep.task import sweep_environment
+from tests.faults.sweeps import Running, until
+from tests.forkserver import fork_command
 from tests.sameness import assert_same_results
 from tests.trials_json import values
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm")]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# Seconds that anything may take here; a loaded machine is slow.
-PATIENCE = 240
+TRAIN = "kimi_audio_ft.train"
+# Seconds that Slurm may take to answer; a loaded machine is slow.
+PATIENCE = 600
 # 60 optimizer steps, which leave time to interrupt them; checkpoints only when asked to stop.
 SWEEP = (
     *("data=manifests", "data.features=none", "data.batch_size=2", "model.dtype=float32"),
@@ -35,7 +36,7 @@ SWEEP = (
     *("decoding.max_new_tokens=8", "logger=none", "lora.r=2,4", "decoding.text_temperature=0.0,0.7"),
     *("hydra.sweep.dir=sweep", "hydra.launcher.pack_size=2"),
 )
-ON_SLURM = ("executor=slurm", "parallel=1", "slurm.poll_seconds=1", "slurm.cpus_per_task=1", "slurm.time_minutes=10")
+ON_SLURM = ("executor=slurm", "parallel=1", "slurm.poll_seconds=1", "slurm.cpus_per_task=1", "slurm.time_minutes=30")
 
 
 @dataclass
@@ -45,38 +46,28 @@ class Sweep:
     folder: Path
     manifests: Path
 
-    def start(self, *options: str) -> subprocess.Popen[str]:
+    def start(self, *options: str) -> Running:
         """Start it; in a session of its own, as Ctrl-C reaches a whole group."""
         self.folder.mkdir(exist_ok=True)
         data = [f"data.{name}_manifest={self.manifests / name}.jsonl" for name in ("train", "eval")]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "KIMI_AUDIO_FT_STORE": str(self.folder / "store")}
-        command = [sys.executable, "-m", "kimi_audio_ft.train", "-m", *SWEEP, *data, "hydra/launcher=packed"]
-        return subprocess.Popen(
-            [*command, *(f"hydra.launcher.{option}" for option in options)],
-            cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            start_new_session=True,
-        )  # fmt: skip
+        command = ["-m", *SWEEP, *data, "hydra/launcher=packed", *(f"hydra.launcher.{option}" for option in options)]
+        printed = self.folder / f"printed-{len(list(self.folder.glob('printed-*')))}.log"
+        return Running(fork_command(TRAIN, command, self.folder, environment, printed), printed)
 
     def events(self, run: str) -> list[dict[str, Any]]:
         """All events so far of the first task of a run."""
         path = self.folder / "sweep" / "packs" / run / "task-0.json.events.jsonl"
         return [event.to_json() for event in EventReader(path).read()]
 
-    def wait_for(self, run: str, what: Callable[[list[dict[str, Any]]], bool], process: subprocess.Popen[str]) -> None:
+    def wait_for(self, run: str, what: Callable[[list[dict[str, Any]]], bool], running: Running) -> None:
         """Wait until the events are as wanted."""
-        until(lambda: what(self.events(run)) or process.poll() is not None)
-        assert what(self.events(run)), process.communicate()[0]
+        until(lambda: what(self.events(run)) or running.ended() is not None)
+        assert what(self.events(run)), running.wait().said
 
     def results(self) -> dict[str, Any]:
         """``trials.json`` without times, places and commands."""
         return values(self.folder / "sweep")
-
-
-def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.1)
 
 
 def asked(*command: str) -> str:
@@ -121,9 +112,9 @@ def test_a_sweep_that_is_interrupted_in_every_way_ends_as_a_local_one(tmp_path: 
 
     stopped = there.start(*ON_SLURM)
     there.wait_for("001", steps_since_interruption(0), stopped)
-    os.killpg(stopped.pid, signal.SIGINT)
-    out, _ = stopped.communicate(timeout=PATIENCE)
-    assert stopped.returncode == 130, out
+    os.killpg(stopped.group, signal.SIGINT)
+    done = stopped.wait()
+    assert done.code == 130, done.said
     first = there.events("001")
     saved = first[-1]["step"]
     assert [event["event"] for event in first[-2:]] == ["interrupted", "interrupted"]
@@ -138,12 +129,12 @@ def test_a_sweep_that_is_interrupted_in_every_way_ends_as_a_local_one(tmp_path: 
     # The node is wanted for something better.
     asked("srun", "--partition=urgent", "--exclusive", "true")
     there.wait_for("002", steps_since_interruption(2), again)
-    out, _ = again.communicate(timeout=PATIENCE)
-    assert again.returncode == 0, out
+    done = again.wait()
+    assert done.code == 0, done.said
     assert_went_on(there.events("002"), interruptions=2)
 
-    out, _ = reference.communicate(timeout=PATIENCE)
-    assert reference.returncode == 0, out
+    done = reference.wait()
+    assert done.code == 0, done.said
     assert_same_results(there.results(), local.results())
 
 
