@@ -121,14 +121,14 @@ def test_commands_are_the_same_in_bash_and_zsh(page: str) -> None:
 
 
 def test_every_other_command_exists() -> None:
+    from wandb.cli.cli import cli as wandb
+
     targets = re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     for words in commands():
         if words[0] == "make":
             assert set(words[1:]) <= set(targets), words
         elif words[0] == "wandb":
-            wandb = [sys.executable, "-m", "wandb", words[1], "--help"]
-            helped = subprocess.run(wandb, capture_output=True, text=True)
-            assert helped.returncode == 0 and f" {words[1]} [" in helped.stdout, words
+            assert words[1] in wandb.commands, words
         else:
             assert words[0] == "source" or words[:2] == ["python", "-m"], words
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -28,9 +27,8 @@ def halves(coded_manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> l
     return [str(folder / f"{name}.jsonl") for name in ("six", "ten")]
 
 
-def mixed(trial_config: Config, halves: list[str], weights: list[float] | None, **trainer: Any) -> TrainConfig:
-    data = {"train_manifest": halves, "train_weights": weights}
-    return trial_config(data=data, trainer={"max_epochs": 3} | trainer)
+def mixed(trial_config: Config, halves: list[str], weights: list[float] | None) -> TrainConfig:
+    return trial_config(data={"train_manifest": halves, "train_weights": weights})
 
 
 def test_a_pack_is_its_members_also_resumed(trial_config: Config, lab: Lab, halves: list[str]) -> None:

@@ -16,7 +16,7 @@ from kimi_audio_ft.training import checkpoint
 from kimi_audio_ft.training.checkpoint import group_by_resume, resume_step
 from kimi_audio_ft.training.ending import TrainingFailed
 from tests.numerics.pack_lab import NAMES, Lab
-from tests.sameness import assert_same
+from tests.sameness import assert_same, assert_same_bits
 
 Config = Callable[..., TrainConfig]
 DROPOUT = {name: {"lora": {"lora_dropout": 0.2}} for name in NAMES}
@@ -87,6 +87,15 @@ def test_paused_and_continued(config: TrainConfig, lab: Lab) -> None:
         assert losses[name] == next(row["loss"] for row in curve if row["split"] == "val")
         if name != "a16":
             assert [row for owner, row in rows if owner == name] == curve, "earlier rows are seen again"
+
+
+def test_paused_at_the_ends_of_epochs_of_one_step(trial_config: Config, lab: Lab) -> None:
+    """A learning rate that ends above zero shows every step too much."""
+    config = trial_config(trainer={"max_epochs": 3, "accumulate": 8})
+    for until in (1, 2):
+        assert lab.run(config, ["a16"], DROPOUT, until=until)["a16"]["paused"]["step"] == until
+    assert lab.run(config, ["a16"], DROPOUT)["a16"]["steps"] == 3
+    assert_same_bits(lab.folder("a16"), lab.alone(config, "a16", DROPOUT))
 
 
 def test_until_goes_back_to_no_later_checkpoint(config: TrainConfig, lab: Lab) -> None:
