@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 
 from experiments.simulated_trials import Seeds, Speech, of_sweeps
 from kimi_audio_ft.scoring.intervals import error_rate_intervals
+from multirun_analysis.settings import Setting
 from multirun_analysis.statistics.pairs import standard_errors
 from multirun_analysis.statistics.randomisation import Randomised, randomise
 from multirun_analysis.statistics.recommendation import best_group, recommend, standings
 from multirun_analysis.statistics.results import ALPHA
 from multirun_analysis.statistics.sample_size import needed
 from multirun_analysis.statistics.selection import half_split
-from multirun_analysis.statistics.tally import Tally
+from multirun_analysis.statistics.summary import intervals_of_means, resampled_means
+from multirun_analysis.statistics.tally import Tally, of_settings
 from multirun_analysis.sweep import Scores, Status, Trial
 
 Row = list[str]
@@ -140,6 +142,27 @@ def seeds(rng: np.random.Generator, sweeps: int) -> Iterator[Row]:
             yield [f"{correlation:.2f}", str(settings), said, *map(percent, shares)]
 
 
+def means(rng: np.random.Generator, sweeps: int) -> Iterator[Row]:
+    """How often the interval of a setting's mean has the true rate in it, and an effect's that there is none."""
+    yield ["correlation", "seeds", "their spread", "means covered", "effects covered"]
+    for correlation, shared in SHARED.items():
+        for number, spread in ((2, 0.03), (2, 0.1), (3, 0.03), (3, 0.1), (5, 0.1)):
+            speech, drawn = Speech(30, shared=shared), Seeds([0.1] * 6, [number] * 6, spread)
+            truth, covered, effects = speech.true_rate(0.1), [], []
+            for _ in range(sweeps):
+                edits, chars = speech.edits(rng, drawn.rates(rng))
+                trials = [trial_of(place, 0.1) for place in range(len(edits))]
+                made = Tally(trials, edits, np.ones(len(edits), np.int64), chars, speech.names)
+                tally = of_settings(made, [Setting(trials[row : row + number]) for row in range(0, len(edits), number)])
+                covered += [one.low <= truth <= one.high for one in intervals_of_means(tally)]
+                rates = resampled_means(tally, 1000)
+                assert rates is not None
+                low, high = np.percentile(rates - rates.mean(axis=1, keepdims=True), [2.5, 97.5], axis=0)
+                effects += ((low <= 0) & (high >= 0)).tolist()
+            shares = map(percent, (spread, float(np.mean(covered)), float(np.mean(effects))))
+            yield [f"{correlation:.2f}", str(number), *shares]
+
+
 def sums(speech: Speech, counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """Of each recording, ``[trials, recordings]``."""
     return counts.reshape(-1, speech.recordings, speech.utterances).sum(axis=2).astype(float)
@@ -213,6 +236,7 @@ STUDIES = {
     "Utterances needed": (sizes_needed, 1),
     "The luck of the choice": (selection, 1),
     "Seeds": (seeds, 1),
+    "Means of six equal settings on 30 recordings": (means, 1),
 }
 
 
