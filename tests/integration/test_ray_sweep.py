@@ -39,7 +39,7 @@ def one_ray() -> Iterator[None]:
 
 def test_a_sweep_on_ray_gives_what_a_local_one_gives(first: Path, new_workplace: NewPlace) -> None:
     place = new_workplace()
-    options = ("hydra/launcher=packed", "hydra.launcher.executor=ray", "hydra.launcher.pack_size=1")
+    options = ("hydra/launcher=packed", "hydra.launcher.executor=ray", "hydra.launcher.pack_size=2")
     sweep = place.sweep("sweep", *POINTS, *options, "hydra.launcher.parallel=2")
     assert values(sweep) == values(first)
     assert len(list((sweep / "packs" / "001").glob("task-[0-9].json"))) >= 2
