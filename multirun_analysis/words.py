@@ -6,7 +6,6 @@ Sentences are English unless another language's messages are given.
 from __future__ import annotations
 
 from collections import Counter
-from statistics import mean
 from typing import Any
 
 from kimi_audio_ft.config.commands import SNR
@@ -147,16 +146,18 @@ def training_time(trial: Trial, say: Messages = ENGLISH) -> str:
 def headline(comparison: Comparison, say: Messages = ENGLISH) -> str:
     """The sweep's result in one sentence."""
     best, of = comparison.best, comparison.best.setting
-    name, key = setting(best.trial, comparison.naming, say), "headline.best"
+    name = setting(best.trial, comparison.naming, say)
+    key = "headline.best_setting" if len(of.trials) > 1 else "headline.best"
     if not name:
         name, key = say("setting.one") if comparison.has_seeds else best.trial.label, "headline.one"
-    said = say(key, name=name, cer=percent(of.rate))
+    said = say(key, number=best.trial.name, name=name, cer=percent(of.rate))
     if len(of.trials) > 1:
         said = say("headline.mean", said=said, n=len(of.trials), low=percent(of.lowest), high=percent(of.highest))
-    if best.base is None:
+    base = next((one.rate for one in comparison.settings if one.is_base), None)  # the lowest, as in the verdict
+    if base is None:
         return say("headline.no_base", said=said)
-    base = mean(row.base.rate for row in comparison.rows if row.setting is of and row.base is not None)
-    return say("headline.base", said=said, base=percent(base), gain=_gain_in_words(of, comparison.gain(of), say))
+    gain = 1 - of.rate / base if base else None
+    return say("headline.base", said=said, base=percent(base), gain=_gain_in_words(of, gain, say))
 
 
 def _gain_in_words(best: Setting, gain: float | None, say: Messages) -> str:

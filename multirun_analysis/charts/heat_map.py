@@ -11,12 +11,17 @@ from multirun_analysis.sweep import Trial
 from multirun_analysis.words import percent, short_key, show, trial_title
 
 LIGHT_INK_FROM = 0.66  # of the way from the worst to the best cell, where the ramp becomes too strong for plain ink
+MOST_CELLS = 12  # in a row or column: more have no room for their figures
 RANK, RATE = "lora.r", "optim.lr"
 
 
 def heat_map(comparison: Comparison, say: Messages) -> list[Figure]:
-    """The lowest error rate of each pair of rank and learning rate, over all else; none where one does not vary."""
+    """The lowest error rate of each pair of rank and learning rate, over all else; none where one does not vary,
+    or has too many values for a cell each.
+    """
     if not {RANK, RATE} <= set(comparison.charted):
+        return []
+    if max(len(comparison.distinct(name)) for name in (RANK, RATE)) > MOST_CELLS:
         return []
     lowest: dict[tuple[str, str], Trial] = {}
     for trial in comparison.sweep.finished:

@@ -71,7 +71,12 @@ class _Parameter:
         if self.colours:
             siblings = along | self.coloured | {"detail": nominal("siblings")}
             layers.append(layer(self.points, "line", siblings, strokeWidth=0.8, opacity=0.35, style="plain"))
-        if not self.scale.many and (self.colours is None or len(self.points) > len(self.scale.values)):
+        # Means over a search's trials hold what the other parameters did.
+        if (
+            self.comparison.is_grid
+            and not self.scale.many
+            and (self.colours is None or len(self.points) > len(self.scale.values))
+        ):
             means = along if self.colours and self.colours.gradient else along | self.coloured
             layers.append(layer(self.points, "line", means, strokeWidth=2.5, opacity=0.7, style="plain"))
         return layers
@@ -81,8 +86,8 @@ class _Parameter:
         told = tips(trial=self.say("board.trial"), strict=self.say.rate, normalised=self.say("rate.normalised_cer"))
         encoding = {"x": self.scale.x(), "y": self._axis(), "tooltip": told}
         look: dict[str, Any] = {"filled": True, "size": 64, "style": "plain"}
-        if self.colours is None:
-            return layer(self.points, "point", encoding, **look)
+        if self.colours is None or self.colours.gradient:  # a gradient has no entries to click on
+            return layer(self.points, "point", encoding | self.coloured, **look)
         encoding |= self.coloured | {"opacity": if_picked(0.9, otherwise=0.12)}
         return layer(self.points, "point", encoding, picked_in_legend("colour"), **look)
 
@@ -117,6 +122,8 @@ class _Parameter:
 
     def _caption(self) -> str:
         means = self.comparison.means(self.param)
+        if not self.comparison.is_grid:
+            return self.say("parameter.search")
         if len(means) > MOST_LEVELS:
             return self.say("parameter.values", n=len(means), param=self.param)
         said = [self.say("parameter.mean", cer=percent(cer), value=self.scale.word(value)) for value, cer in means]
@@ -125,5 +132,5 @@ class _Parameter:
 
 def parameter_note(comparison: Comparison, say: Messages) -> list[str]:
     """How to read the figures, in sentences."""
-    lines = [say("charts.lines")] if len(comparison.charted) > 1 else []
+    lines = [say("charts.lines" if comparison.is_grid else "charts.thin_lines")] if len(comparison.charted) > 1 else []
     return [say("charts.points"), *lines, say("charts.base" if comparison.sweep.baselines else "charts.no_base")]

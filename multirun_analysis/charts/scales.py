@@ -73,4 +73,6 @@ class Scale:
         if not self.gradient:
             return nominal("colour", title=self.name, sort=self.words)
         kind = "log" if self.param in LOG_BASES else "linear"
-        return quantity("colour", title=self.name, scale={"type": kind, "scheme": "viridis"})
+        return quantity(
+            "colour", title=self.name, scale={"type": kind, "scheme": "viridis"}, legend={"type": "gradient"}
+        )

@@ -120,6 +120,13 @@ class Board:
         digits = {"cer": 2, "normalised_cer": 2, "wer": 1, "mer": 1}
         return [(name, shown) for name, shown in digits.items() if name != self.analysis.rank_by]
 
+    @cached_property
+    def faults(self) -> list[str]:
+        """Kinds of outputs to look into that some trial or base has: empty ones, and those that were cut off."""
+        return [
+            name for name in ("empty", "truncated") if any(getattr(row.scores, f"{name}_outputs") for row in self.rows)
+        ]
+
     @property
     def has_intervals(self) -> bool:
         return any(row.interval for row in self.rows)

@@ -19,6 +19,7 @@ def headlines(analysis: Analysis, say: Messages) -> list[str]:
         return [seen]
     said = say(
         "headline.unseen",
+        number=held.of.name,
         name=trial_title(held.of, analysis.swept, say),
         cer=_rate(held.trial.rate, held.interval, say),
     )

@@ -15,7 +15,7 @@ from multirun_analysis.analysis import Analysis
 from multirun_analysis.charts.scales import LOG_BASES, MOST_LEVELS
 from multirun_analysis.learning import SIZE_PARAM
 from multirun_analysis.messages import Messages
-from multirun_analysis.params import value_of
+from multirun_analysis.params import distinct, value_of
 from multirun_analysis.report.commands import (
     adapter_of,
     evaluate_command,
@@ -119,8 +119,17 @@ def edge_values(analysis: Analysis) -> dict[str, list[Any]]:
     """Of each swept number whose best value is the grid's lowest or highest: that value, and those beyond it."""
     if not analysis.is_grid:
         return {}
-    swept = [param for param in analysis.charted if param not in (*SEEDS, SIZE_PARAM)]
-    found = {param: _beyond(param, analysis.distinct(param), value_of(analysis.best.trial, param)) for param in swept}
+    swept = [param for param in analysis.naming if param not in (*SEEDS, SIZE_PARAM)]
+    tried = [*analysis.sweep.trials, *(trial for _, trial in analysis.sweep.stopped)]  # also what failed or was stopped
+    grid = {
+        param: distinct([value_of(trial, param) for trial in tried if param in (trial.params | trial.overrides)])
+        for param in swept
+    }
+    found = {
+        param: _beyond(param, grid[param], value_of(analysis.best.trial, param))
+        for param in swept
+        if len(grid[param]) > 1
+    }
     return {param: values for param, values in found.items() if len(values) > 1}
 
 

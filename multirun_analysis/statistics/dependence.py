@@ -28,7 +28,9 @@ from multirun_analysis.statistics.results import Effect, EffectValue, Floats, In
 from multirun_analysis.sweep import Trial
 
 TRIALS_EACH = 2  # for each coefficient: with fewer the fit follows the trials' luck
-MOST_VALUES = 5  # of a number are shown: all that it has, or so many along its range
+MOST_VALUES = 8  # of a number are shown as they are; of more,
+ALONG = 5  # so many along its range
+TAIL = 0.05  # of the trials, at each end of the range, lie beyond: single ones there would be read as a rule
 LOGARITHMIC = 4  # a number's largest value is so many times its smallest one
 PARABOLA, LINE = 2, 1
 
@@ -48,11 +50,11 @@ def partial_dependence(
     varied = {param: values for param, values in found.items() if len(distinct(values)) > 1}
     for degree in (PARABOLA, LINE):
         terms = [_Term(param, values, degree) for param, values in varied.items()]
-        design = np.hstack([np.ones((len(trials), 1)), *(term.columns(varied[term.param]) for term in terms)])
+        design = np.hstack([np.ones((len(trials), 1)), *(term.columns(term.tried) for term in terms)])
         needed = TRIALS_EACH * design.shape[1]
         if len(trials) >= needed and np.linalg.matrix_rank(design) == design.shape[1]:
             fit = _Fit(design, rates, resampled)
-            return _effects(terms, varied, fit), SearchFit(len(trials), needed, degree == PARABOLA, fit.explained)
+            return _effects(terms, fit), SearchFit(len(trials), needed, degree == PARABOLA, fit.explained)
     return [], SearchFit(len(trials), needed)
 
 
@@ -60,7 +62,7 @@ class _Term:
     """A parameter as columns of the model."""
 
     def __init__(self, param: str, found: Sequence[Any], degree: int) -> None:
-        self.param, self.values = param, distinct(list(found))
+        self.param, self.tried, self.values = param, found, distinct(list(found))
         self.is_number = all(isinstance(one, int | float) and not isinstance(one, bool) for one in self.values)
         self.degree = min(degree, len(self.values) - 1)
         low, high = self.values[0], self.values[-1]
@@ -81,17 +83,16 @@ class _Term:
         """Values to show: those tried, or some along the range, as one would type them."""
         if not self.is_number or len(self.values) <= MOST_VALUES:
             return self.values
-        low, high = self.values[0], self.values[-1]
-        between = (np.geomspace if self.is_log else np.linspace)(low, high, MOST_VALUES)[1:-1].tolist()
+        low, high = np.quantile(np.array(self.tried, float), [TAIL, 1 - TAIL], method="nearest").tolist()
+        along = (np.geomspace if self.is_log else np.linspace)(low, high, ALONG).tolist()
         whole = all(isinstance(value, int) for value in self.values)
-        rounded = [round(one) if whole else float(f"{one:.2g}") for one in between]
-        return distinct([low, *(one for one in rounded if low < one < high), high])
+        return distinct([round(one) if whole else float(f"{one:.2g}") for one in along])
 
-    def nearest(self, shown: Sequence[Any], tried: Sequence[Any]) -> list[int]:
-        """How many of the values ``tried`` are nearest to each of those ``shown``."""
+    def nearest(self, shown: Sequence[Any]) -> list[int]:
+        """How many of the values that were tried are nearest to each of those ``shown``."""
         if not self.is_number:
-            return [sum(identity(one) == identity(value) for one in tried) for value in shown]
-        places = np.abs(self._place(tried)[:, None] - self._place(shown)).argmin(axis=1)
+            return [sum(identity(one) == identity(value) for one in self.tried) for value in shown]
+        places = np.abs(self._place(self.tried)[:, None] - self._place(shown)).argmin(axis=1)
         return np.bincount(places, minlength=len(shown)).tolist()
 
     def _place(self, values: Sequence[Any]) -> Floats:
@@ -136,13 +137,13 @@ def _logs(rates: Floats) -> Floats:
     return np.log(np.maximum(rates, least))
 
 
-def _effects(terms: Sequence[_Term], tried: dict[str, list[Any]], fit: _Fit) -> list[Effect]:
+def _effects(terms: Sequence[_Term], fit: _Fit) -> list[Effect]:
     effects, first = [], 1
     for term in terms:
         values, own = term.shown(), slice(first, first + term.width)
         contrasts = np.zeros((len(values), fit.design.shape[1]))
         contrasts[:, own] = term.columns(values) - fit.design[:, own].mean(axis=0)
-        counts = term.nearest(values, tried[term.param])
+        counts = term.nearest(values)
         changes = [fit.change(contrast) for contrast in contrasts]
         told = [
             EffectValue(value, *change, count) for value, change, count in zip(values, changes, counts, strict=True)

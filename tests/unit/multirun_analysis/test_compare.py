@@ -105,7 +105,7 @@ def test_the_headline_says_the_result_in_words(sweep) -> None:
     sweep.trial(0, rank=8, cer=0.5)
     sweep.trial(1, rank=32, cer=0.068)
     assert headline(load_sweep(sweep.folder)) == (
-        "Best: lora.r=32: CER 6.8 %, base 68.0 %, a relative reduction of 90 %."
+        "Best: trial 1, lora.r=32: CER 6.8 %, base 68.0 %, a relative reduction of 90 %."
     )
 
 

@@ -23,6 +23,7 @@ MADE = re.compile(r"(param|open|category|rate|script)\.")
 MADE_KEYS = {
     *("list.and", "effort.finished", "effort.unfinished", "loss.train", "loss.val"),
     *(f"board.{rate}_hint" for rate in RATES),
+    *(f"board.{fault}{hint}" for fault in ("empty", "truncated") for hint in ("", "_hint")),
     *(f"slices.{verdict}" for verdict in ("help", "hurt")),
     *(f"verdict.{kind}{reason}" for kind in ("", "settings.") for reason in Reason),
     *(f"overfit.{kind}" for kind in get_args(get_type_hints(Overfitting)["kind"])),

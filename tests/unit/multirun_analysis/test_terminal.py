@@ -41,7 +41,7 @@ def test_ranks_bases_and_failures_are_shown(sweep: Any) -> None:
     text = printed(load_sweep(sweep.folder))
     assert re.search(r"1\s+5\s+32\s+0\.003\s+\d+\.\d\d", text)
     assert re.search(r"base\s+–\s+–\s+–\s+68\.00", text)
-    assert "FAILED 6" in text and "Best: lora.r=32 optim.lr=0.003" in text
+    assert "FAILED 6" in text and "Best: trial 5, lora.r=32 optim.lr=0.003" in text
     assert "…" not in text
 
 

@@ -106,6 +106,26 @@ def test_distances_and_limits_of_other_numbers(sweep: Any) -> None:
     assert edge_values(load_sweep(sweep.folder)) == {"decoding.text_temperature": [0.2, 0.3, 0.4]}
 
 
+def test_a_value_that_failed_or_was_stopped_was_tried(sweep: Any) -> None:
+    for number, rank in enumerate((4, 8)):
+        sweep.trial(number, rank=rank, cer=1 / rank, baseline=False)
+    sweep.fail(2, rank=16)
+    assert not edge_values(load_sweep(sweep.folder))
+    stopped = {
+        "name": "r=2",
+        "signature": "a",
+        "overrides": ["lora.r=2"],
+        "decision": "stopped",
+        "step": 1,
+        "score": 1.0,
+    }
+    more = {"rank": 2, "reason": "rank 2", "num_steps": 9, "time": "", "jobs": 1, "history": []}
+    record = {"metric": "cer", "steps_trained": 1, "steps_of_all": 9, "candidates": [stopped | more]}
+    sweep.write(sweep.folder / "halving.json", record)
+    sweep.trial(0, rank=4, cer=0.01, baseline=False)
+    assert not edge_values(load_sweep(sweep.folder))
+
+
 def test_a_random_search_has_no_edge(sweep: Any) -> None:
     for number, (rank, rate) in enumerate([(4, 1e-3), (8, 2e-3), (16, 3e-3), (32, 4e-3)]):
         sweep.trial(number, rank=rank, rate=rate, baseline=False)
