@@ -123,7 +123,8 @@ def test_a_heading_sorts_by_keyboard_and_says_so(page: Path, chromium: Any) -> N
         button.click();
         const first = heading.getAttribute("aria-sort");
         button.click();
-        const cers = [...document.querySelectorAll("table.board tbody tr")].map((row) => row.querySelector(".score").dataset.value);
+        const cells = [...document.querySelectorAll("table.board tbody td.score")];
+        const cers = cells.map((cell) => cell.dataset.value);
         const falling = cers.every((cer, place) => !place || Number(cers[place - 1]) >= Number(cer));
         const told = [focused, first, heading.getAttribute("aria-sort"), falling].join("; ")
         """,
