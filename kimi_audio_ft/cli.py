@@ -188,7 +188,7 @@ def fail(message: str, error: BaseException, exit_code: int = 2) -> None:
 # Hydra's errors about a command line, as messages that say what to write instead.
 
 # Options that may hold a mapping with any keys: another program's own config, and names that users give.
-OPEN = ("trainer.deepspeed", "data.eval_manifest", "data.guard_manifests")
+OPEN = ("trainer.deepspeed", "data.eval_manifest", "data.guard_manifests", "adapters")
 _OPEN_KEYS = tuple(f"{option}." for option in OPEN)
 # Choices that come with packages of their own.
 PLUGINS = {"hydra/sweeper=optuna": 'It comes with pip install -e ".[optuna]"'}

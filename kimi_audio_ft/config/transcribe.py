@@ -77,8 +77,7 @@ class TranscribeConfig:
         part = self.surest is None or 0 < self.surest <= 1
         require(part, "surest", self.surest, "must be greater than 0 and at most 1", "Use null for none")
         one_of("cut", self.cut, (PAUSES, WINDOWS))
-        rule = f"must lie between {_SHORTEST:g} and {_LONGEST:g} s"
-        require(_SHORTEST <= self.max_seconds <= _LONGEST, "max_seconds", self.max_seconds, rule)
+        require_piece_length(self.max_seconds)
         at_least(0, self, "", "channel", "threads")
         at_least(1, self, "", "readers")
         count_or_auto("devices", self.devices)
@@ -87,6 +86,12 @@ class TranscribeConfig:
         both = self.adapter is not None and self.sweep is not None
         rule = f"adapter={self.adapter!r} is given as well, and a sweep's is that of its recommended trial"
         require(not both, "sweep", self.sweep, rule, "Give one of them")
+
+
+def require_piece_length(seconds: float) -> None:
+    """Raise a ConfigError unless pieces may be so long."""
+    rule = f"must lie between {_SHORTEST:g} and {_LONGEST:g} s"
+    require(_SHORTEST <= seconds <= _LONGEST, "max_seconds", seconds, rule)
 
 
 def _as_list(value: Any) -> list[Any]:

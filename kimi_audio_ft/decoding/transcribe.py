@@ -10,7 +10,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from kimi_audio_ft.data.dataset import Samples, make_batch
+from kimi_audio_ft.data.dataset import Sample, Samples, make_batch
 from kimi_audio_ft.decoding.generate import answer_limits, generate_texts, utterance_seed
 from kimi_audio_ft.decoding.request import Answer, Answers, DecodingRequest
 from kimi_audio_ft.manifest.conversation import BLANK, TEXT_EOS
@@ -52,15 +52,45 @@ def transcribe(
     Raises:
         Interrupted: on ``should_stop``.
     """
+    answers: Answers = [{} for _ in requests]
+    if batches is None:
+        batches = batches_of(dataset, requests)
+    for indices in track(batches, "decoding", disable=not progress, transient=True):
+        samples, online = [dataset[index] for index in indices], dataset.audio.mode == "online"
+        new = answer(model, samples, tokenizer, requests, token_offset, online, likelihoods)
+        for found, some in zip(answers, new, strict=True):
+            found.update(some)
+        if on_batch is not None:
+            on_batch(new)
+        if should_stop is not None and should_stop():
+            raise Interrupted(0)
+    ids = [dataset.conversations[index].id for index in sorted(chain.from_iterable(batches))]
+    return [{key: found[key] for key in ids} for found in answers]
+
+
+def answer(
+    model: torch.nn.Module,
+    samples: Sequence[Sample],
+    tokenizer: TextTokenizer,
+    requests: Sequence[DecodingRequest],
+    token_offset: int,
+    online: bool = False,
+    likelihoods: bool = False,
+) -> Answers:
+    """Hypotheses of one batch by id, one dict per request; in halves, while it does not fit into memory.
+
+    Args:
+        samples: generation prompts. online: they have waveforms in place of features, for a model with an attached
+            Whisper encoder. The others are those of ``transcribe``.
+    """
     special = tokenizer.special_tokens
     device = next(model.parameters()).device
 
     def text_of(tokens: Sequence[int]) -> str:
         return tokenizer.decode([token for token in tokens if token < token_offset], skip_special=True)
 
-    def decoded(some: Sequence[DecodingRequest], indices: Sequence[int]) -> Answers:
-        samples = [dataset[index] for index in indices]
-        batch = make_batch(samples, tokenizer.pad_id, left=True, online=dataset.audio.mode == "online")
+    def decoded(some: Sequence[DecodingRequest], samples: Sequence[Sample]) -> Answers:
+        batch = make_batch(samples, tokenizer.pad_id, left=True, online=online)
         seeds = [[utterance_seed(one.seed, one.repeat, sample.id) for sample in samples] for one in some]
         settings = [request.setting for request in some]
         inputs = to_device(batch["inputs"], device)
@@ -73,41 +103,29 @@ def transcribe(
             for setting, rows in zip(settings, texts, strict=True)
         ]
 
-    answers: Answers = [{} for _ in requests]
-    if batches is None:
-        batches = batches_of(dataset, requests)
-    for indices in track(batches, "decoding", disable=not progress, transient=True):
-        new = _in_halves(decoded, requests, indices)
-        for found, some in zip(answers, new, strict=True):
-            found.update(some)
-        if on_batch is not None:
-            on_batch(new)
-        if should_stop is not None and should_stop():
-            raise Interrupted(0)
-    ids = [dataset.conversations[index].id for index in sorted(chain.from_iterable(batches))]
-    return [{key: found[key] for key in ids} for found in answers]
+    return _in_halves(decoded, requests, samples)
 
 
 def _in_halves(
-    decoded: Callable[[Sequence[DecodingRequest], Sequence[int]], Answers],
+    decoded: Callable[[Sequence[DecodingRequest], Sequence[Sample]], Answers],
     requests: Sequence[DecodingRequest],
-    indices: Sequence[int],
+    samples: Sequence[Sample],
 ) -> Answers:
     """One batch, in halves of its conversations, then of its requests, while it does not fit into memory."""
     try:
-        return decoded(requests, indices)
+        return decoded(requests, samples)
     except Exception as error:
-        if not out_of_memory(error) or len(indices) == len(requests) == 1:
+        if not out_of_memory(error) or len(samples) == len(requests) == 1:
             raise
     # Outside the handler, whose traceback keeps the tensors of the failed batch alive.
     free_memory()
-    if len(indices) > 1:
-        middle = len(indices) // 2
-        parts = [_in_halves(decoded, requests, half) for half in (indices[:middle], indices[middle:])]
+    if len(samples) > 1:
+        middle = len(samples) // 2
+        parts = [_in_halves(decoded, requests, half) for half in (samples[:middle], samples[middle:])]
         return [one | two for one, two in zip(*parts, strict=True)]
     middle = len(requests) // 2
     halves = (requests[:middle], requests[middle:])
-    return [found for half in halves for found in _in_halves(decoded, half, indices)]
+    return [found for half in halves for found in _in_halves(decoded, half, samples)]
 
 
 def batches_of(dataset: Samples, requests: Sequence[DecodingRequest]) -> list[list[int]]:

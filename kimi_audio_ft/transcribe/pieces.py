@@ -67,7 +67,7 @@ def hear_all(sources: Sequence[Source], config: TranscribeConfig) -> list[Heard]
         Heard(source, length, next(digests)) if isinstance(length, float) else Heard(source, problem=length)
         for source, length in zip(sources, lengths, strict=True)
     ]
-    cutter = Cutter(config)
+    cutter = Cutter(config.cut, config.max_seconds, config.channel)
     if any(one.seconds > config.max_seconds for one in heard):
         cutter.require_network()
     return in_threads(cutter.cut, heard, config.readers)
@@ -96,9 +96,15 @@ def _length(source: Source, channel: int | None) -> float | AudioError:
 
 @dataclass(frozen=True)
 class Cutter:
-    """Cuts recordings by the options ``cut``, ``max_seconds`` and ``channel``."""
+    """Cuts recordings; how, longest, channel: the options ``cut``, ``max_seconds`` and ``channel``.
 
-    config: TranscribeConfig
+    kept: pauses that were found are kept in the store.
+    """
+
+    how: str
+    longest: float
+    channel: int | None = None
+    kept: bool = True
 
     def cut(self, heard: Heard) -> Heard:
         """The recording with its pieces, or its problem."""
@@ -115,30 +121,31 @@ class Cutter:
         return replace(heard, pieces=tuple(pieces))
 
     def _parts(self, heard: Heard) -> list[Part]:
-        longest, channel = self.config.max_seconds, self.config.channel
-        if heard.seconds <= longest:
-            return [Part(channel=channel)]
-        if self.config.cut == WINDOWS:
-            bounds = cutting.windows(heard.seconds, longest)
-        else:
-            facts = [_CUTS_VERSION, self._weights, heard.digest, channel, longest]
+        if heard.seconds <= self.longest:
+            return [Part(channel=self.channel)]
+        if self.how == WINDOWS:
+            bounds = cutting.windows(heard.seconds, self.longest)
+        elif self.kept:
+            facts = [_CUTS_VERSION, self._weights, heard.digest, self.channel, self.longest]
             bounds = [(start, end) for start, end in remember("cuts", facts, lambda: self._at_pauses(heard))]
-        return [Part(start, end, channel) for start, end in bounds]
+        else:
+            bounds = self._at_pauses(heard)
+        return [Part(start, end, self.channel) for start, end in bounds]
 
     def _at_pauses(self, heard: Heard) -> list[tuple[float, float]]:
         probabilities = self._network.probabilities(self._blocks(heard))
-        return cutting.at_pauses(probabilities, FRAME / SAMPLE_RATE, heard.seconds, self.config.max_seconds)
+        return cutting.at_pauses(probabilities, FRAME / SAMPLE_RATE, heard.seconds, self.longest)
 
     def _blocks(self, heard: Heard) -> Iterator[Tensor]:
         start = 0.0
         while start < heard.seconds:
             end = min(start + _BLOCK_SECONDS, heard.seconds)
-            yield read_audio(heard.source.path, Part(start, end, self.config.channel))
+            yield read_audio(heard.source.path, Part(start, end, self.channel))
             start = end
 
     def require_network(self) -> None:
         """Read the network now, before threads ask for it; ConfigError: pauses need it, and it is not installed."""
-        if self.config.cut != WINDOWS:
+        if self.how != WINDOWS:
             _ = self._network, self._weights
 
     @cached_property

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from kimi_audio_ft.config.serve import ServeConfig
+from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.config.transcribe import TranscribeConfig
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.files import read_json_object
@@ -14,6 +15,7 @@ from kimi_audio_ft.paths import expanded
 from kimi_audio_ft.sweep.plan import written_config
 
 _TRIALS = "trials.json"
+_Config = TypeVar("_Config", TranscribeConfig, ServeConfig)
 
 
 def with_recommended(config: TranscribeConfig, overrides: Sequence[str]) -> TranscribeConfig:
@@ -27,25 +29,16 @@ def with_recommended(config: TranscribeConfig, overrides: Sequence[str]) -> Tran
     """
     if config.sweep is None:
         return config
-    folder = expanded(config.sweep)
-    entry = _recommended(folder)
-    trial = written_config(folder / entry["paths"]["folder"])
-    given = {override.partition("=")[0].lstrip("+~") for override in overrides}
-    data = {"features": trial.data.features, "prompt": trial.data.prompt}
-    if "prompt" in given:  # the group, which sets data.prompt
-        del data["prompt"]
-    return replace(
-        config,
-        sweep=None,
-        adapter=None if entry.get("kind") == "baseline" else str(entry["signature"]),
-        data=_completed(config.data, data, "data", given),
-        model=_completed(config.model, vars(trial.model), "model", given),
-        decoding=_completed(config.decoding, vars(trial.decoding), "decoding", given),
-        seed=config.seed if "seed" in given else trial.seed,
-    )
+    adapter, trial = recommended_trial(config.sweep)
+    return replace(completed(config, trial, overrides), sweep=None, adapter=adapter)
 
 
-def _recommended(folder: Path) -> dict[str, Any]:
+def recommended_trial(sweep: str) -> tuple[str | None, TrainConfig]:
+    """Signature of the adapter that a finished sweep recommends (None: the base alone), and that trial's config.
+
+    DataError: the folder has no trials.json, or it names no trial.
+    """
+    folder = expanded(sweep)
     path = folder / _TRIALS
     remedy = f"Run python -m multirun_analysis {folder}, which writes it"
     document = read_json_object(path, remedy)
@@ -53,7 +46,23 @@ def _recommended(folder: Path) -> dict[str, Any]:
     found = next((entry for entry in entries if entry.get("recommended")), None)
     if found is None or "folder" not in found.get("paths", {}):
         raise DataError(path, "names no recommended trial", remedy)
-    return dict(found)
+    adapter = None if found.get("kind") == "baseline" else str(found["signature"])
+    return adapter, written_config(folder / found["paths"]["folder"])
+
+
+def completed(config: _Config, trial: TrainConfig, overrides: Sequence[str]) -> _Config:
+    """The options with the model, prompt, decoding and seed of a trial, but for what ``overrides`` give."""
+    given = {override.partition("=")[0].lstrip("+~") for override in overrides}
+    data = {"features": trial.data.features, "prompt": trial.data.prompt}
+    if "prompt" in given:  # the group, which sets data.prompt
+        del data["prompt"]
+    return replace(
+        config,
+        data=_completed(config.data, data, "data", given),
+        model=_completed(config.model, vars(trial.model), "model", given),
+        decoding=_completed(config.decoding, vars(trial.decoding), "decoding", given),
+        seed=config.seed if "seed" in given else trial.seed,
+    )
 
 
 def _completed(own: Any, of_trial: Mapping[str, Any], group: str, given: set[str]) -> Any:

@@ -186,7 +186,7 @@ def test_named_options_of_prepare_exist() -> None:
 
 HELPED = [
     *("kimi_audio_ft.prepare", "kimi_audio_ft.tokenize", TRAIN, "kimi_audio_ft.evaluate", "kimi_audio_ft.merge"),
-    TRANSCRIBE,
+    *(TRANSCRIBE, "kimi_audio_ft.serve"),
     *("kimi_audio_ft.store", "multirun_analysis", "multirun_analysis.labels", "multirun_analysis.wandb_view"),
 ]
 # Each in a process of its own, forked from one that has imported Hydra: a tenth of what the help of `train` takes.

@@ -21,6 +21,7 @@ HEAVY = {
     *("wandb", "altair", "vl_convert", "wandb_workspaces", "ray", "optuna"),
     *("pandas", "scipy", "numpy", "soundfile", "jinja2", "rich", "huggingface_hub", "hydra", "espeakng_loader"),
     *("pypinyin", "cn2an", "opencc"),
+    *("fastapi", "starlette", "uvicorn"),
 }
 MOST_ROOT_MODULES, MOST_FILES = 16, 15
 
@@ -205,6 +206,7 @@ COMMANDS = (
     "export_adapter",
     "transcribe.__main__",
     "combine.__main__",
+    "serve.__main__",
     "store.__main__",
 )
 WITHOUT = {"torch", "transformers", "peft", "pytorch_lightning", "wandb", "ray", "scipy", "altair", "vl_convert"}

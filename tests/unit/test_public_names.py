@@ -28,6 +28,7 @@ COMMANDS = (
         "export_adapter",
         "transcribe",
         "combine",
+        "serve",
         "store",
         "engine",
     ),

@@ -1,0 +1,1 @@
+"""``python -m kimi_audio_ft.serve``: texts of uploaded recordings, by OpenAI's interface."""
