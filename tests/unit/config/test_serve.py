@@ -1,0 +1,37 @@
+"""Options of the server: what is refused, and how it is said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kimi_audio_ft.config.serve import ServeConfig
+from kimi_audio_ft.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"adapters": ["a"]}, r"adapters=\['a'\]: must name adapters. Write 'adapters="),
+        ({"adapters": {"a": None}}, "must name adapters"),
+        ({"adapters": {"base": "x"}}, "base is the base alone. Use another name"),
+        ({"sweep": ""}, "sweep='': must name one"),
+        ({"host": ""}, "host='': must be an address"),
+        ({"port": 70_000}, "port=70000: must be a port"),
+        ({"max_megabytes": 0.0}, "max_megabytes=0.0: must be greater than 0"),
+        ({"max_minutes": -1.0}, "max_minutes=-1.0: must be greater than 0"),
+        ({"max_requests": 0}, "max_requests=0: must be 1 or more"),
+        ({"threads": -1}, "threads=-1: must be 0 or more"),
+        ({"cut": "vad"}, "cut='vad': must be one of pauses, windows"),
+        ({"max_seconds": 31.0}, "max_seconds=31.0: must lie between 5 and 30 s"),
+    ],
+)
+def test_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        ServeConfig(**options)
+
+
+def test_adapters_by_name() -> None:
+    assert ServeConfig().adapters == {}
+    assert ServeConfig(adapters={"meetings": "my/adapter"}).adapters == {"meetings": "my/adapter"}
