@@ -19,6 +19,7 @@ from typing import Any, Protocol, cast, get_type_hints
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
@@ -31,6 +32,7 @@ from kimi_audio_ft.paths import config_dir, data_page, expanded, project_root, s
 from kimi_audio_ft.runtime.libraries import leave_out_bitsandbytes
 from kimi_audio_ft.store.signature import flatten
 
+_HYDRA = "1.3"  # whose defaults hold
 TRACEBACK_VARIABLE = "KIMI_AUDIO_FT_TRACEBACK"
 # The folder where Hydra wants to make outputs/ is full, not writable, or has a file of that name.
 _FOLDER_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
@@ -86,12 +88,29 @@ def command(
             # argparse takes overrides on one side of a flag only, and `... -m lora.r=8,16` is natural to write.
             arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
             sys.argv[1:] = [with_home(argument) for argument in arguments]
-            app = hydra.main(version_base="1.3", config_path=config_dir(), config_name=config_name)(run)
+            if _is_plain_sweep(sys.argv[1:]):
+                app = functools.partial(_sweep, config_name, run, sys.argv[2:])
+            else:
+                app = hydra.main(version_base=_HYDRA, config_path=config_dir(), config_name=config_name)(run)
             _report_errors(app, settings_class, endings)
 
         return main
 
     return decorate
+
+
+def _is_plain_sweep(arguments: list[str]) -> bool:
+    """Whether they are ``-m`` and options of the config, without a mode (``hydra.mode=RUN`` repeats a trial alone)."""
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    return flags in (["-m"], ["--multirun"]) and not any("hydra.mode" in argument for argument in arguments)
+
+
+def _sweep(config_name: str, run: Callable[[Any], Any], overrides: list[str]) -> None:
+    """As ``hydra.main``, which first composes the whole config to see whether a file of it names a mode."""
+    with hydra.initialize_config_dir(config_dir(), job_name=config_name, version_base=_HYDRA):
+        app = GlobalHydra.instance().hydra
+        assert app is not None
+        app.multirun(config_name, run, [*overrides, "hydra.mode=MULTIRUN"])
 
 
 def _report_errors(app: Callable[[], None], settings_class: type, endings: SweepEndings | None) -> None:

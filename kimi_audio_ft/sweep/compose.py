@@ -1,8 +1,8 @@
 """Configs of a sweep's jobs, equal to those that Hydra composes one by one, in a hundredth of the time.
 
-Hydra reads and merges every file again for each job. Jobs of a sweep differ in plain values (``lora.r=8``), so Hydra
-composes the first of them, a template for the others: the values in which they differ are put into copies of it.
-Whatever is not plain is left to Hydra.
+Hydra reads and merges every file again for each job. Jobs of a sweep differ in plain values (``lora.r=8``), so that the
+sweep's own config, or the first job's as Hydra composes it, is a template: the values in which others differ are put
+into copies of it. Whatever is not plain is left to Hydra.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 Values = dict[str, Any]
@@ -102,7 +102,9 @@ class JobConfig:
         lines = sorted(str(one.input_line) for one in overrides if one.key_or_group not in naming["exclude_keys"])
         dirname = str(naming["item_sep"]).join(lines).replace("=", naming["kv_sep"])
         named = {"override_dirname": dirname} if overrides and self.template.has_dirname else {}
-        return named if self.number is None else named | {"id": str(self.number), "num": self.number}
+        if self.number is None:
+            return named | {"id": MISSING, "num": MISSING}
+        return named | {"id": str(self.number), "num": self.number}
 
     def _changed(self, before: Sequence[Override]) -> list[int]:
         """Places of the overrides that differ."""
@@ -176,9 +178,12 @@ class TemplateLoader:
         return getattr(self._loader, name)
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
-        """A job's config, equal to Hydra's; HydraException for overrides that Hydra refuses."""
+        """A job's config, equal to Hydra's, until the next one is asked for: sweepers look at each and keep none.
+
+        HydraException for overrides that Hydra refuses.
+        """
         with suppress(HydraException, OmegaConfBaseException):  # Hydra says what is wrong with the job
-            return self._job(master_config, sweep_overrides).composed()
+            return self._job(master_config, sweep_overrides).lent()
         return self._loader.load_sweep_config(master_config, list(sweep_overrides))
 
     def job(self, master: DictConfig, overrides: Sequence[str], number: int) -> JobConfig:
@@ -202,11 +207,42 @@ class TemplateLoader:
         parsed = [self._parsed[override] for override in overrides]
         key = tuple(one.key_or_group if is_value else one.input_line for one, is_value in parsed)
         if key not in self._templates:
-            config = self._loader.load_sweep_config(master, list(overrides))
+            config = self._of_master(master, parsed)
+            if config is None:
+                config = self._loader.load_sweep_config(master, list(overrides))
             if len({*key}) < len(key) or not _are_choices([one for one, is_value in parsed if not is_value], config):
                 return JobConfig(master, Template(config), (), number)
             self._templates[key] = Template(config, [one for one, _ in parsed])
         return JobConfig(master, self._templates[key], [one for one, _ in parsed], number)
+
+    def _of_master(self, master: DictConfig, parsed: Sequence[tuple[Override, bool]]) -> DictConfig | None:
+        """A job's config out of the sweep's own, which Hydra composed of the same files; None where it may be another.
+
+        The choices of groups alone decide about the files, and values that are swept are not in the sweep's own config.
+        """
+        given = [_parsed(str(line), master) for line in master.hydra.overrides.task]
+        chosen = [one.input_line for one, is_value in given if not (is_value or one.is_sweep_override())]
+        choices, names = [one for one, is_value in parsed if not is_value], [one.key_or_group for one, _ in parsed]
+        if (
+            chosen != [one.input_line for one in choices]
+            or any(isinstance(one.value(), dict) for one in choices)
+            or not _are_choices(choices, master)
+            or not {one.key_or_group for one, is_value in given if is_value} <= {*names}
+            or len({*names}) < len(names)
+            or MISSING in master.hydra.runtime.choices.values()
+        ):
+            return None
+        try:
+            config: DictConfig = pickle.loads(pickle.dumps(master))
+        except (pickle.PicklingError, AttributeError, TypeError):
+            return None
+        task = config.hydra.overrides.task
+        task.clear()
+        for override, is_value in parsed:
+            task.append(override.input_line)
+            if is_value:
+                OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+        return config
 
 
 def _parsed(override: str, master: DictConfig) -> tuple[Override, bool]:

@@ -134,20 +134,50 @@ def test_as_hydra_composes(loaded: Any, name: str) -> None:
         assert str(ours.hydra.sweep.dir) == str(theirs.hydra.sweep.dir)  # the time of the sweep, not of the job
 
 
-def test_a_sweepers_look_at_every_job_composes_once_too(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("command", "jobs", "by_hydra"),
+    [
+        (["lora.r=1,2", "seed=3", "+data.eval_manifest.a=b"], [["lora.r=1", "seed=3", "+data.eval_manifest.a=b"]], 1),
+        (["lora=report", "lora.r=1,2"], [["lora=report", f"lora.r={rank}", "optim.lr=1"] for rank in (2, 1)], 0),
+        (["decoding=greedy,sampled"], [["decoding=greedy"], ["decoding=sampled"]], 2),
+    ],
+)
+def test_of_the_sweeps_own_config(loaded: Any, composed: list[Any], command: list[str], jobs: Any, by_hydra: int) -> None:
+    """Hydra composes jobs that choose other files than the sweep's command, and only those."""
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    master = hydra.compose_config("train", [*COMMON, *command], RunMode.MULTIRUN)
+    jobs = [[*COMMON, *job] for job in jobs]
+    found = from_templates(TemplateLoader(loaded[0]), master, jobs, 0)
+    assert len(composed) == by_hydra
+    for theirs, job in zip(one_by_one(loaded[0], master, jobs, 0), found, strict=True):
+        assert everything(job.composed()) == everything(theirs)
+        assert job.texts(job.values(Path("out"))) == hydras_files(theirs, Path("out"))
+
+
+@pytest.fixture
+def composed(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Jobs that Hydra composes."""
+    found: list[Any] = []
+    own = loaded[0].load_sweep_config
+    monkeypatch.setattr(loaded[0], "load_sweep_config", lambda *given: found.append(given) or own(*given))
+    return found
+
+
+def test_a_sweepers_look_at_every_job_composes_once_too(loaded: Any, composed: list[Any]) -> None:
     loader, master = loaded
-    composed = []
-    own = loader.load_sweep_config
-    monkeypatch.setattr(loader, "load_sweep_config", lambda *given: composed.append(given) or own(*given))
     ours = TemplateLoader(loader)
     for rank in (2, 4, 8):
-        assert ours.load_sweep_config(master, [*COMMON, f"lora.r={rank}"]).lora.r == rank
+        assert ours.load_sweep_config(master, [*COMMON, "lora=report", f"lora.r={rank}"]).lora.r == rank
     assert len(composed) == 1
     other = copy.deepcopy(master)
     with open_dict(other):
         other.hydra.sweep.dir = "elsewhere"
-    assert ours.load_sweep_config(other, [*COMMON, "lora.r=2"]) is not None
+    assert ours.load_sweep_config(other, [*COMMON, "lora=report", "lora.r=2"]) is not None
     assert len(composed) == 2  # another sweep is another template
+    ours.job(other, [*COMMON, "lora=report", "lora.r=2"], 3)
+    looked_at = ours.load_sweep_config(other, [*COMMON, "lora=report", "lora.r=2"])
+    assert OmegaConf.is_missing(looked_at.hydra.job, "num") and OmegaConf.is_missing(looked_at.hydra.job, "id")
     assert ours.list_groups("") == loader.list_groups("")
 
 
@@ -183,16 +213,13 @@ def test_refused_as_by_hydra(loaded: Any, overrides: list[str]) -> None:
     assert (type(ours.value), str(ours.value)) == (type(theirs.value), str(theirs.value))
 
 
-def test_a_large_sweep_is_composed_and_checked_at_once(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hydra composes once, and the settings are those of a job by itself."""
+def test_a_large_sweep_is_composed_and_checked_at_once(loaded: Any, composed: list[Any]) -> None:
+    """Hydra composes nothing more, and the settings are those of a job by itself."""
     loader, master = loaded
-    composed = []
-    own = loader.load_sweep_config
-    monkeypatch.setattr(loader, "load_sweep_config", lambda *given: composed.append(given) or own(*given))
     common = [*COMMON, "data.train_manifest=nowhere.jsonl"]
     jobs = [[*common, f"lora.r={1 + number}", f"optim.lr={number + 1}e-5"] for number in range(60)]
     configs = from_templates(TemplateLoader(loader), master, jobs, 0)
-    assert len(composed) == 1
+    assert not composed
     job = Job(40, jobs[40], configs[40])
     prepare(job, Inputs())
     (alone,) = one_by_one(loader, master, [jobs[40]], 40)
