@@ -109,6 +109,14 @@ def write_text(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8", newline="")
 
 
+def write_changed(path: Path, text: str) -> None:
+    """Write a UTF-8 file in place, unless that is its text: to read it is faster than to write it."""
+    with suppress(OSError, UnicodeDecodeError):
+        if path.read_text(encoding="utf-8") == text:
+            return
+    path.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, value: Any, indent: int = 1) -> None:
     """Write a JSON file whole or not at all."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=indent) + "\n")

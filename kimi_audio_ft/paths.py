@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from kimi_audio_ft.errors import ConfigError
@@ -35,7 +36,13 @@ def store_root() -> Path:
     root = expanded(os.environ.get("KIMI_AUDIO_FT_STORE") or "outputs/store")
     if str(root).startswith("~"):
         raise ConfigError("KIMI_AUDIO_FT_STORE", str(root), "there is no such home folder", "Write the whole path")
-    return root.resolve()
+    return _resolved(str(root), os.getcwd())  # noqa: PTH109 - every look-up asks
+
+
+@lru_cache
+def _resolved(path: str, folder: str) -> Path:
+    """A path of the working folder, its links followed once a process."""
+    return Path(folder, path).resolve()
 
 
 def expanded(path: str | Path) -> Path:

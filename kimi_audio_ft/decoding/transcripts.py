@@ -107,7 +107,7 @@ class EvaluationSet:
         return remember("scores", ["utterances", *self._scored(transcripts, options)], make)
 
     def _scored(self, transcripts: Transcripts, options: ScoringOptions) -> list[Any]:
-        return [transcripts.signatures, self._scored_identity, asdict(options), _scoring_code()]
+        return [transcripts.signatures, self._scored_identity, _plain(options), _scoring_code()]
 
     @cached_property
     def _scored_identity(self) -> str:
@@ -150,6 +150,11 @@ class EvaluationSet:
         for row, name in zip(rows.values(), self.conversations.set_names(), strict=False):
             row["set"] = name
         return rows
+
+
+@cache
+def _plain(options: ScoringOptions) -> dict[str, Any]:
+    return asdict(options)
 
 
 @cache

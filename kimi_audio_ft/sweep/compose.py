@@ -144,14 +144,22 @@ class JobConfig:
         return {"config.yaml": config, "hydra.yaml": f"{_HYDRA}:\n{hydra}", "overrides.yaml": overrides}
 
     def _text(self, path: tuple[str, ...], value: Any, before: Any) -> str:
-        """A section of a file; those that are the template's are written once."""
-        texts = self.template.texts
-        if value is before and path in texts:
-            return texts[path]
-        text = to_yaml({path[0]: value}) if len(path) == 1 else to_yaml({path[0]: {path[1]: value}}).partition("\n")[2]
-        if value is before:
-            texts[path] = text
+        """A section of a file; those that are the template's, or another job's, are written once."""
+        texts, is_kept = self.template.texts, value is before or len(path) == 1
+        key = path if value is before else (*path, repr(value))
+        if is_kept and key in texts:
+            return texts[key]
+        if value is not before and path == (_HYDRA, "runtime"):  # the files that the sweep was composed of, and a folder
+            text = "  runtime:\n" + "".join(self._text((*path, name), value[name], before[name]) for name in value)
+        else:
+            text = to_yaml(_nested(path, value)).split("\n", len(path) - 1)[-1]
+        if is_kept:
+            texts[key] = text
         return text
+
+
+def _nested(path: Sequence[str], value: Any) -> Values:
+    return {path[0]: value if len(path) == 1 else _nested(path[1:], value)}
 
 
 def _written(config: DictConfig, path: Sequence[str]) -> Values:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +30,7 @@ from kimi_audio_ft.cli import settings_of, to_settings
 from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.files import write_changed
 from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.outcomes import BASE, Outcomes
 from kimi_audio_ft.store.signature import canonical
@@ -39,6 +40,7 @@ from kimi_audio_ft.sweep.compose import JobConfig, TemplateLoader
 from kimi_audio_ft.sweep.events import Event, Failed, Ready
 from kimi_audio_ft.sweep.plan import Unit
 from kimi_audio_ft.sweep.report import SweepReport
+from kimi_audio_ft.sweep.view.job_log import JobLog
 from kimi_audio_ft.sweep.view.screen import SweepView
 from kimi_audio_ft.sweep.view.state import JobLine
 from kimi_audio_ft.sweep_folder import record_fitting
@@ -248,6 +250,7 @@ class Runner:
     context: HydraContext
     task: TaskFunction
     config: DictConfig
+    _log: JobLog = field(default_factory=JobLog)
 
     def jobs(self, job_overrides: Sequence[Sequence[str]], first: int) -> Iterator[Job]:
         """Every job; its config may be looked at (``lent``) until the next one is asked for."""
@@ -277,12 +280,12 @@ class Runner:
         before, HydraConfig.instance().cfg = HydraConfig.instance().cfg, config  # type: ignore[assignment]
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            configure_log(hydra.job_logging, hydra.verbose)
+            self._log.open(hydra, job.config.template.values["hydra"]["job_logging"], folder)
             if hydra.output_subdir is not None:
                 beside = folder / hydra.output_subdir
                 beside.mkdir(exist_ok=True)
                 for name, text in job.config.texts(job.config.values(folder)).items():
-                    (beside / name).write_text(text, encoding="utf-8")
+                    write_changed(beside / name, text)
             given = self._given(job, config)
             with env_override(hydra.job.env_set):
                 callbacks.on_job_start(config=config, task_function=self.task)

@@ -140,11 +140,15 @@ def _move_handlers(source: IO[str], target: IO[str]) -> None:
 def quiet_job_console() -> None:
     """Let a job's console handlers pass only what an open view does not show: warnings, and errors with a traceback.
 
-    Hydra makes new handlers for every job, so this is called when a job starts. Its log file has every line.
+    A job may have new handlers, so this is called when it starts. Its log file has every line.
     """
     for handler in logging.getLogger().handlers if SweepView.open_views else []:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
-            handler.addFilter(lambda record: record.levelno == logging.WARNING or bool(record.exc_info))
+            handler.addFilter(_is_not_shown)
+
+
+def _is_not_shown(record: logging.LogRecord) -> bool:
+    return record.levelno == logging.WARNING or bool(record.exc_info)
 
 
 def table(state: SweepState, console: Console) -> Group:
