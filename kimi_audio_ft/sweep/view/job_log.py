@@ -10,6 +10,7 @@ from typing import Any
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig
 
+_OPTIONS = {"class", "formatter", "level", "filename"}
 _FOLDER, _NAME = "${hydra.runtime.output_dir}", "${hydra.job.name}"
 
 
@@ -33,7 +34,7 @@ class JobLog:
             for file in self._files:
                 path = folder / Path(file.baseFilename).relative_to(self._folder)
                 file.baseFilename = str(path)
-                before = file.setStream(path.open(file.mode, encoding=file.encoding, errors=file.errors))
+                before = file.setStream(path.open("a", encoding=file.encoding, errors=file.errors))
                 if before is not None:
                     before.close()
         else:
@@ -49,9 +50,9 @@ def _has_plain_files(written: Any) -> bool:
     if not isinstance(written, dict) or any("handlers" in one for one in (written.get("loggers") or {}).values()):
         return False
     named = {*re.findall(r"\$\{[^}]*\}", str(written))}
-    handlers = [one for one in (written.get("handlers") or {}).values() if _FOLDER in str(one)]
-    plain = all(
-        one.get("class") == "logging.FileHandler" and _FOLDER not in str(one | {"filename": ""}) for one in handlers
-    )
-    others = {key: value for key, value in written.items() if key != "handlers"}
-    return named <= {_FOLDER, _NAME} and plain and _FOLDER not in str(others)
+    files = {name: one for name, one in (written.get("handlers") or {}).items() if _FOLDER in str(one)}
+    kinds = [one.keys() <= _OPTIONS and one.get("class") == "logging.FileHandler" for one in files.values()]
+    others = [value for key, value in written.items() if key != "handlers"] + [
+        one.get("formatter") for one in files.values()
+    ]
+    return named <= {_FOLDER, _NAME} and all(kinds) and _FOLDER not in str(others)

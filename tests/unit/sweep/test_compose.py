@@ -142,7 +142,9 @@ def test_as_hydra_composes(loaded: Any, name: str) -> None:
         (["decoding=greedy,sampled"], [["decoding=greedy"], ["decoding=sampled"]], 2),
     ],
 )
-def test_of_the_sweeps_own_config(loaded: Any, composed: list[Any], command: list[str], jobs: Any, by_hydra: int) -> None:
+def test_of_the_sweeps_own_config(
+    loaded: Any, composed: list[Any], command: list[str], jobs: Any, by_hydra: int
+) -> None:
     """Hydra composes jobs that choose other files than the sweep's command, and only those."""
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None
