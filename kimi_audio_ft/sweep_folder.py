@@ -33,7 +33,8 @@ COMBINATIONS_RECORD = f"{COMBINATIONS}/combinations.json"
 RECORDS = ("scores.json", "baseline.json", "failure.json", UTTERANCES, BASE_UTTERANCES, "curves.jsonl")
 # What marks a trial's folder where no record names it.
 _MARKS = (".hydra", "scores.json", "failure.json")
-_REPORT = ("report.html", "trials.csv", "trials.json", "report")
+# The report of a sweep, and what it was made of.
+REPORT, MADE_OF = ("report.html", "trials.csv", "trials.json"), ".report.json"
 _RUNNING = ".running"
 
 
@@ -108,7 +109,7 @@ def set_aside(sweep_dir: Path, multirun: str) -> Path | None:
     aside.mkdir(exist_ok=True)
     later = {UNSEEN: UNSEEN_RECORD, COMBINATIONS: COMBINATIONS_RECORD}
     ours = [folder for folder, mark in later.items() if (sweep_dir / mark).is_file()]
-    for name in dict.fromkeys([*names, *_REPORT, *ours, LEDGER, HALVING]):
+    for name in dict.fromkeys([*names, *REPORT, "report", MADE_OF, *ours, LEDGER, HALVING]):
         with suppress(FileNotFoundError):
             (sweep_dir / name).rename(aside / name)
     (aside / "multirun.yaml").write_text(multirun, encoding="utf-8")

@@ -149,7 +149,10 @@ class JobConfig:
         key = path if value is before else (*path, repr(value))
         if is_kept and key in texts:
             return texts[key]
-        if value is not before and path == (_HYDRA, "runtime"):  # the files that the sweep was composed of, and a folder
+        if value is not before and path == (
+            _HYDRA,
+            "runtime",
+        ):  # the files that the sweep was composed of, and a folder
             text = "  runtime:\n" + "".join(self._text((*path, name), value[name], before[name]) for name in value)
         else:
             text = to_yaml(_nested(path, value)).split("\n", len(path) - 1)[-1]

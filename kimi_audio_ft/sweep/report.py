@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -12,12 +13,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from rich.console import Console
 from yaml import YAMLError
 
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.files import parse_yaml
+from kimi_audio_ft.sweep.view.report_again import digest_of_sweep, keep_report, made_report
 from kimi_audio_ft.sweep.view.screen import quiet_job_console
 from kimi_audio_ft.sweep_folder import (
+    REPORT,
+    UNSEEN,
     BeingRun,
     claim,
     clear_trial,
@@ -215,29 +220,59 @@ def write_sweep_report(folder: Path, language: str = "en", margin: float | None 
         margin: in percent.
         look: first decode what is recommended on the sets that no trial has seen, if the sweep names any.
     """
+    if not any((trial / "scores.json").is_file() for trial in trial_folders(folder)):
+        log.warning("no report of %s: no trial is scored", folder)
+        return True
+    console = Console()
+    made_of = digest_of_sweep(folder, [language, margin], console)
+    made = made_report(folder, made_of)
+    if made is not None:
+        _show(made.printed)
+    elif not _make_report(folder, language, margin, look, console, made_of):
+        return False
+    files = [folder.resolve() / name for name in REPORT]
+    print(f"report: {files[0]}{' (nothing has changed since it was written)' if made else ''}")
+    set_wandb_aside(folder / REPORT_RUN)
+    record_sweep(folder, files)
+    return True
+
+
+def _make_report(folder: Path, language: str, margin: float | None, look: bool, console: Console, made_of: str) -> bool:
+    """Make, print and write it, and remember what it was made of; returns whether that was possible."""
     from multirun_analysis.analysis import load_sweep, with_unseen
     from multirun_analysis.report.page import write_comparison
     from multirun_analysis.terminal import print_leaderboard
 
-    if not any((trial / "scores.json").is_file() for trial in trial_folders(folder)):
-        log.warning("no report of %s: no trial is scored", folder)
-        return True
     try:
         comparison = load_sweep(folder) if margin is None else load_sweep(folder, margin / 100)
         if look and _confirmed(comparison):
             comparison = with_unseen(comparison)
-        print_leaderboard(comparison, failures=False)
-        paths = write_comparison(comparison, language=language)
+        with console.capture() as captured:
+            print_leaderboard(comparison, console, failures=False)
+        _show(captured.get())
+        write_comparison(comparison, language=language)
     except UserError as error:
         log.warning("no report: %s", error)
         return False
     except Exception:
         log.exception("no report of %s; `python -m multirun_analysis %s` makes it again", folder, folder)
         return False
-    print(f"report: {paths.html}")
-    set_wandb_aside(folder / REPORT_RUN)
-    record_sweep(folder, [paths.html, paths.csv, paths.json])
+    named = [
+        trial.record.get(name) for trial in comparison.sweep.finished for name in ("test_manifest", "guard_manifests")
+    ]
+    if not any(named) and not (folder / UNSEEN).exists():  # otherwise every end of the sweep looks there
+        recordings = dict.fromkeys(str(row["audio"]) for row in comparison.best.trial.utterances if row.get("audio"))
+        keep_report(folder, made_of, captured.get(), map(Path, recordings))
     return True
+
+
+def _show(printed: str) -> None:
+    """Print what is finished text; where nobody reads it any more (``| head``) the command ends."""
+    try:
+        print(printed, end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)  # Hydra would turn the error into a warning
 
 
 def _confirmed(analysis: Analysis) -> bool:

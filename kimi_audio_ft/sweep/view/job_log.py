@@ -1,4 +1,4 @@
-"""Logging of a sweep's jobs: as Hydra configures it for each, where they differ in nothing but the folder of their log."""
+"""Logging of a sweep's jobs, as Hydra configures it for each; those that differ in the folder alone share handlers."""
 
 from __future__ import annotations
 

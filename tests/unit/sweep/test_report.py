@@ -163,6 +163,36 @@ def test_end_writes_the_report(sweep: DictConfig, capsys: pytest.CaptureFixture[
     assert SweepReport.conclude_failed() is None
 
 
+@pytest.mark.parametrize("changed", [None, "scores", "report", "margin", "recording"])
+def test_a_report_of_what_has_not_changed_is_shown_again(
+    sweep: DictConfig, capsys: pytest.CaptureFixture[str], tmp_path: Path, changed: str | None
+) -> None:
+    folder, recording = scored(sweep, 2), tmp_path / "a.wav"
+    recording.write_bytes(b"")
+    line = {"id": "a", "reference": "语音", "hypothesis": "语", "cer": 0.5, "audio": str(recording)}
+    (folder / "utterances.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    page = Path(sweep.hydra.sweep.dir) / "report.html"
+    SweepReport().on_multirun_end(sweep)
+    first = capsys.readouterr().out
+    page.with_name("trials.json").touch()
+    SweepReport().on_multirun_end(sweep)
+    assert capsys.readouterr().out == first, "one of its files was touched, so all were made again"
+
+    if changed == "scores":
+        (folder / "scores.json").write_text((folder / "scores.json").read_text().replace("0.6", "0.7"))
+    elif changed == "report":
+        page.write_text("mine", encoding="utf-8")
+    elif changed == "recording":
+        recording.unlink()
+    before = page.stat().st_mtime_ns
+    SweepReport(margin=4 if changed == "margin" else None).on_multirun_end(sweep)
+    told = capsys.readouterr().out
+    again = first.rstrip() + " (nothing has changed since it was written)\n"
+    assert (told == again) is (changed is None)
+    assert (page.stat().st_mtime_ns == before) is (changed is None)
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE")
+
+
 def test_the_report_is_written_in_the_language_asked_for(sweep: DictConfig) -> None:
     report = SweepReport(language="zh")
     report.on_multirun_start(sweep)
