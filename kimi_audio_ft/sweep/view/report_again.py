@@ -1,8 +1,8 @@
 """The report of a sweep that was run again and has found everything as it was: left as it is, and shown again.
 
-``.report.json`` in the sweep's folder says what the report was made of: the records of the sweep and of every trial by
-their content; the code, as Python tells whether a module has changed; options; the terminal; and the recordings that
-can be played in it. A report of anything else, or one that was changed, is made anew.
+``.report.json`` in the sweep's folder says what the report was made of: every file in that folder by its content; the
+code, as Python tells whether a module has changed; options; the terminal; and the recordings that can be played in it.
+A report of anything else, or one that was changed, is made anew.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from kimi_audio_ft.files import write_json
 from kimi_audio_ft.paths import PACKAGE, project_root, store_root
 from kimi_audio_ft.store.digests import state_of
 from kimi_audio_ft.store.signature import digest_of
-from kimi_audio_ft.sweep_folder import HALVING, LEDGER, MADE_OF, RECORDS, REPORT, UNSEEN_RECORD, trial_folders
+from kimi_audio_ft.sweep_folder import MADE_OF, REPORT, trial_folders
+
+_ANALYSIS = PACKAGE.parent / "multirun_analysis"
+_NOT_READ = (*REPORT, MADE_OF, ".log", ".lock", ".running")
 
 
 @dataclass(frozen=True)
@@ -44,17 +47,16 @@ class MadeReport:
 
 def digest_of_sweep(folder: Path, options: Sequence[Any], console: Console) -> str:
     """Of all that the report of the sweep in a folder is made of, but for the recordings."""
-    files = [folder / name for name in ("multirun.yaml", LEDGER, HALVING, UNSEEN_RECORD)]
-    for trial in trial_folders(folder):
-        files += [trial / name for name in RECORDS]
-        files += [trial / ".hydra" / f"{name}.yaml" for name in ("config", "hydra", "overrides")]
+    places = [folder, *(trial for trial in trial_folders(folder) if not trial.is_relative_to(folder))]
+    files = [file for place in places for file in _files(place) if not file.name.endswith(_NOT_READ)]
+    code = [file for place in (PACKAGE, _ANALYSIS, project_root() / "conf") for file in _files(place)]
     return digest_of(
         {
             "files": [[str(file), _content(file)] for file in files],
-            "code": [sys.version, _states([Path(sysconfig.get_path("purelib")), *_code()])],
+            "code": [sys.version, _states([Path(sysconfig.get_path("purelib")), *code])],
             "options": [*options, str(folder.absolute()), str(Path.cwd()), str(store_root())],
             "adapters": _states([store_root() / "adapter"]),
-            "next": sorted(path.name for path in folder.absolute().parent.glob(f"{folder.name}-next*")),
+            "next": sorted(path.name for path in folder.absolute().parent.glob(f"{folder.absolute().name}-next*")),
             "console": [console.width, console.is_terminal, console.color_system, console.encoding],
         }
     )
@@ -77,11 +79,13 @@ def keep_report(folder: Path, made_of: str, printed: str, recordings: Iterable[P
         write_json(folder / MADE_OF, asdict(MadeReport(made_of, printed, files, _states(recordings))))
 
 
-def _code() -> Iterator[Path]:
-    for place in (PACKAGE, PACKAGE.parent / "multirun_analysis", project_root() / "conf"):
-        for folder, inner, names in os.walk(place):
-            inner[:] = sorted({*inner} - {"__pycache__"})
-            yield from (Path(folder, name) for name in sorted(names))
+def _files(place: Path) -> Iterator[Path]:
+    """All below a folder, but for what was moved aside, W&B's, and what Python has compiled."""
+    for folder, inner, names in os.walk(place):
+        inner[:] = sorted(
+            name for name in inner if not name.startswith((".before-", "wandb", ".wandb-", "__pycache__"))
+        )
+        yield from (Path(folder, name) for name in sorted(names))
 
 
 def _content(path: Path) -> str | None:
