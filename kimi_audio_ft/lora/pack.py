@@ -197,7 +197,7 @@ class SeededDropout(nn.Module):
         super().__init__()
         self.p, self.layer, self.seed = p, layer, seed
         self.positions = layer.startswith("model.")  # the Whisper encoder's rows are pieces of 30 s
-        self.inside = _kind(layer) == "rows"
+        self.inside = self.positions and _kind(layer) == "rows"
 
     def forward(self, x: Tensor) -> Tensor:
         """Zero random entries of ``[rows, positions, width]`` (or ``[rows, width]``) and rescale the others."""
