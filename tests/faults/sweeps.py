@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,6 +41,8 @@ _OF_THE_ATTEMPT = ("train_seconds", "train_reused", "decode_seconds", "git_commi
 _TOO_LONG = 900
 # Seconds between two looks at processes that are about to end.
 _SOON = 0.05
+# One that was started as a new Python, or that was forked.
+Process = subprocess.Popen[str] | BaseProcess
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Outcome:
 class Running:
     """A command with all its children, in a process group of their own; what they say goes to a file."""
 
-    process: BaseProcess
+    process: Process
     printed: Path
 
     def wait(self) -> Outcome:
@@ -68,7 +72,7 @@ class Running:
 
     def ended(self) -> int | None:
         """The command's exit code once it has ended, as subprocess has it."""
-        return self.process.exitcode
+        return self.process.poll() if isinstance(self.process, subprocess.Popen) else self.process.exitcode
 
     def used(self, seconds: float) -> bool:
         """Wait until it has used so many seconds of the processors, which other load does not bring nearer; false when
@@ -144,6 +148,16 @@ class Place:
         printed = self._printed()
         arguments = ("-m", *SHORT, *overrides)
         process = fork_command(TRAIN, arguments, self.folder, self._environment() | environment, printed)
+        return Running(process, printed)
+
+    def start_python(self, *overrides: str) -> Running:
+        """Start it as a person does, as a new Python."""
+        printed = self._printed()
+        with printed.open("w") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", TRAIN, "-m", *SHORT, *overrides], cwd=self.folder, env=self._environment(),
+                text=True, start_new_session=True, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+            )  # fmt: skip
         return Running(process, printed)
 
     def _printed(self) -> Path:

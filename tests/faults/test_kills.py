@@ -15,9 +15,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kimi_audio_ft.files import read_jsonl
 from tests.faults.conftest import Undisturbed
 from tests.faults.sweeps import SWEPT, Place, Running, until
 from tests.sameness import assert_same_adapters, assert_same_results
@@ -110,24 +112,29 @@ def test_killed_at_random_moments(new_place: Callable[..., Place], undisturbed: 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are spawned elsewhere")
-def test_a_new_python_forks_its_workers_which_save_when_the_whole_group_is_to_stop(
-    new_place: Callable[..., Place],
-) -> None:
-    """SIGTERM to the group, as by a container that ends: also to the process that workers are forked from."""
-    place = new_place()
-    side_by_side = ("hydra.launcher.pack_size=1", "hydra.launcher.parallel=2")
-    running = place.start_python("", "lora.r=2,4", "trainer.max_steps=4000", *side_by_side)
+def test_a_sweep_whose_terminal_closes_saves_and_is_resumed(new_place: Callable[..., Place]) -> None:
+    """As by ssh that is cut off: SIGHUP reaches all of its processes, also the one that workers are forked from."""
+    place, side_by_side = new_place(), ("hydra.launcher.pack_size=1", "hydra.launcher.parallel=2")
+    swept = ("lora.r=2,4", "trainer.max_steps=40", "trainer.max_epochs=50", *side_by_side)
+    running = place.start_python(*swept)
     saved = partial(place.store.glob, "adapter/.*.work/*")
     until(lambda: len({path.parent for path in saved()}) > 1 or running.ended() is not None)
     workers = running.children()
     assert len(workers) == 2 and running.group not in [parent_of(number) for number in workers]
-    os.killpg(running.group, signal.SIGTERM)
+    os.killpg(running.group, signal.SIGHUP)
     until(lambda: running.ended() is not None and not running.members())
     done = running.wait()
-    assert done.code == 130 and "Traceback" not in done.said, done.said
-    assert "Resume with:" in done.said
-    told = "".join(path.read_text(encoding="utf-8") for path in place.folder.glob("sweep/packs/*/*.events.jsonl"))
-    assert told.count('"event": "interrupted"') == 2, told[-2000:]
+    assert done.code == 130 and "Traceback" not in done.said and "Resume with:" in done.said, done.said
+    stopped = [event["step"] for event in events(place, "001") if event["event"] == "interrupted"]
+    assert len(stopped) == 2 and all(0 < step < 40 for step in stopped)
+    assert place.sweep(*swept).code == 0
+    steps = [event["step"] for event in events(place, "002") if event["event"] == "step"]
+    assert min(steps) > min(stopped), "nothing is trained twice"
+
+
+def events(place: Place, run: str) -> list[dict[str, Any]]:
+    """What the workers of a run of the sweep have told."""
+    return [row for path in place.folder.glob(f"sweep/packs/{run}/*.events.jsonl") for row in read_jsonl(path)]
 
 
 def parent_of(number: int) -> int:
