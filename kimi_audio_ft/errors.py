@@ -45,7 +45,7 @@ class DataError(UserError):
     def __init__(self, path: str | Path, problem: str, remedy: str = "", line: int | None = None) -> None:
         where = f"{path}:{line}" if line is not None else f"{path}"
         super().__init__(f"{where}: {problem}" + (f". {remedy}" if remedy else ""))
-        self.path, self.line, self.problem = Path(path), line, problem
+        self.path, self.line, self.problem, self.remedy = Path(path), line, problem, remedy
 
 
 class ChangedError(DataError):

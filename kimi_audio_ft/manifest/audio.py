@@ -11,8 +11,6 @@ import io
 import math
 import mmap
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,9 +26,9 @@ from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.manifest.containers import CONVERT, ContainerError
 from kimi_audio_ft.manifest.containers.others import log_problem
 from kimi_audio_ft.manifest.containers.streams import streams_of
+from kimi_audio_ft.manifest.ffmpeg import READ_FORMATS, wav_by_ffmpeg
 from kimi_audio_ft.manifest.part import WHOLE, Part
 from kimi_audio_ft.store.digests import State, state_of
-from kimi_audio_ft.text import first_line
 
 if TYPE_CHECKING:  # soundfile, too, only where a file is opened: a sweep with everything stored opens none
     import soundfile
@@ -48,14 +46,6 @@ _BLOCK = 2**20  # samples decoded at a time
 _HEADERS_AT_ONCE = 1000
 _UNKNOWN_LENGTH = 2**63 - 1  # SF_COUNT_MAX, reported by libsndfile where a header leaves it open
 _CHECKED_BEFORE = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")  # by `streams_of`
-_FORMATS = (
-    "Formats such as wav, flac, mp3, ogg and aiff are read as they are, and m4a, aac, webm and others where the ffmpeg "
-    f"command is installed. {CONVERT}"
-)
-# Not mp3, which it would read from the middle of a frame on; no playlists.
-_BY_FFMPEG = (
-    "mov,matroska,asf,aac,ac3,eac3,amr,ape,avi,dsf,dts,flv,mpc,mpc8,mpeg,mpegts,ogg,oma,rm,tak,tta,w64,wav,wv,xwma"
-)
 # Channels in antiphase leave less than this part of their energy in their mean.
 _LEAST_LEFT_OF_CHANNELS = 0.01
 
@@ -136,14 +126,18 @@ class Sound:
         return content_digest(samples, self.sample_rate)
 
 
-def open_recording(path: str | Path, part: Part = WHOLE) -> Recording:
+def open_recording(path: str | Path, part: Part = WHOLE, longest: float | None = None) -> Recording:
     """Checks a recording's container and reads its header.
+
+    Args:
+        longest: seconds; of a whole recording that has to be decoded for its length hardly more is decoded, so that it
+            is longer than that, too.
 
     AudioError: it is missing, unreadable, cut or empty, or has no such part.
     """
     _check_file(path)
     if part == WHOLE:
-        return _opened(path)
+        return _opened(path, longest)
     # Checking a container takes as long as its file is large, and a recording may have thousands of parts.
     file = str(path), state_of(Path(path).stat())
     with _OPENING:
@@ -166,7 +160,7 @@ def _decoded_before(path: str, state: State) -> Recording:
     return _opened(path)
 
 
-def _opened(path: str | Path) -> Recording:
+def _opened(path: str | Path, longest: float | None = None) -> Recording:
     try:
         with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             # A memory map is sliced and searched as bytes are.
@@ -174,7 +168,7 @@ def _opened(path: str | Path) -> Recording:
         sources: Sequence[str | bytes] = streams or [str(path)]
         headers = [_header(source) for source in sources]
         if streams is None and headers[0] is None:
-            streams = streams_of(wav := _by_ffmpeg(path)) or [wav]
+            streams = streams_of(wav := wav_by_ffmpeg(path, longest)) or [wav]
             headers = [_header(source) for source in streams]
     except ContainerError as error:
         raise AudioError("unreadable_audio", path, str(error), error.remedy) from None
@@ -299,25 +293,10 @@ def _header(source: str | bytes) -> _Header | None:
         return None
 
 
-def _by_ffmpeg(path: str | Path) -> bytes:
-    """The recording as the wav that the ffmpeg command makes of it."""
-    program = shutil.which("ffmpeg")
-    if program is None:
-        raise AudioError("unreadable_audio", path, "not a readable recording (of an unknown format)", _FORMATS)
-    source = ["-protocol_whitelist", "file", "-format_whitelist", _BY_FFMPEG, "-i", f"file:{Path(path).absolute()}"]
-    wanted = ["-map", "0:a:0", "-c:a", "pcm_f32le", "-f", "wav", "-"]
-    done = subprocess.run([program, "-nostdin", "-v", "error", *source, *wanted], capture_output=True, check=False)
-    said = done.stderr.decode(errors="replace")
-    if done.returncode or said.strip():
-        problem = f"not a readable recording (ffmpeg: {first_line(said, 'no message')})"
-        raise AudioError("unreadable_audio", path, problem, _FORMATS)
-    return done.stdout
-
-
 def _recording(path: str | Path, streams: list[bytes] | None, headers: Sequence[_Header | None]) -> Recording:
     found = [header for header in headers if header is not None]
     if len(found) < len(headers):
-        raise AudioError("unreadable_audio", path, "not a readable recording", _FORMATS)
+        raise AudioError("unreadable_audio", path, "not a readable recording", READ_FORMATS)
     problem = next((header.problem for header in found if header.problem), None)
     if problem:
         raise AudioError("unreadable_audio", path, problem, CONVERT)
