@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.errors import ConfigError, UserError
 
 
 def require(condition: bool, option: str, value: object, rule: str, remedy: str = "") -> None:
@@ -46,6 +47,16 @@ def needs_package(package: str, extra: str, option: str, value: object, or_else:
         rule = f"needs the package {package}, which is not installed"
         remedy = f'It comes with pip install -e ".[{extra}]"' + (f"; {or_else}" if or_else else "")
         raise ConfigError(option, value, rule, remedy) from None
+
+
+def require_extra(extra: str, packages: Iterable[str], command: str) -> None:
+    """Raise a UserError unless the packages that a command cannot do without are installed."""
+    for package in packages:
+        try:
+            version(package)
+        except PackageNotFoundError:
+            remedy = f'It comes with pip install -e ".[{extra}]"'
+            raise UserError(f"{command}: needs the package {package}, which is not installed. {remedy}") from None
 
 
 def expand_home(settings: Any, *names: str) -> None:

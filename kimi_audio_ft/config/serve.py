@@ -11,6 +11,8 @@ from kimi_audio_ft.config.transcribe import PAUSES, WINDOWS, SpeechConfig, requi
 
 BASE = "base"
 """The name by which requests ask for the base alone."""
+RECOMMENDED = "recommended"
+"""The name by which requests ask for the recommended trial of ``sweep``."""
 KEY_VARIABLE = "KIMI_AUDIO_FT_API_KEY"
 """Environment variable with the key that requests must bring; unset: everyone may ask."""
 
@@ -22,14 +24,16 @@ class ServeConfig:
     # Adapters by the name that requests give as their model, each a folder in PEFT's format or a signature in the
     # store: 'adapters={meetings: SIGNATURE, calls: my/adapter}'. The base alone is always there, as "base".
     adapters: Any = None
-    # Folder of a finished sweep: its recommended trial is served as "recommended", with that trial's model, prompt and
-    # decoding unless they are given here.
+    # Folder of a finished sweep: its recommended trial is served as "recommended", with that trial's prompt, decoding
+    # and seed. All adapters then have its model, data.features and decoding.batch_size. What is given here stays.
     sweep: str | None = None
     any_base: bool = False  # Use adapters on another base than the one that they were trained on.
     host: str = "127.0.0.1"  # Address to listen on; 0.0.0.0 lets other machines ask.
     port: int = 8000  # Port to listen on; 0 takes a free one.
     max_megabytes: float = 25.0  # Largest request.
     max_minutes: float = 60.0  # Longest recording.
+    # Audio of all requests at work or waiting, which lies in memory; further ones are refused with 429.
+    max_total_minutes: float = 240.0
     max_requests: int = 64  # Requests at work or waiting at a time; further ones are refused with 429.
     # Where recordings longer than max_seconds are cut: pauses (found by silero-vad), or windows of equal length.
     cut: str = PAUSES
@@ -50,11 +54,17 @@ class ServeConfig:
         rule, remedy = "must name adapters", "Write 'adapters={NAME: SIGNATURE_OR_FOLDER}'"
         require(named, "adapters", self.adapters, rule, remedy)
         require(BASE not in self.adapters, "adapters", self.adapters, f"{BASE} is the base alone", "Use another name")
+        taken = self.sweep is not None and RECOMMENDED in self.adapters
+        rule = f"{RECOMMENDED} is the recommended trial of the sweep that is given as well"
+        require(not taken, "adapters", self.adapters, rule, "Use another name")
         require(self.sweep != "", "sweep", self.sweep, "must name one", "Use null for none")
         require(bool(self.host), "host", self.host, "must be an address", "Use 127.0.0.1 for this machine only")
         require(0 <= self.port < 65536, "port", self.port, "must be a port: 0 (a free one) to 65535")
         for name in ("max_megabytes", "max_minutes"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be greater than 0")
+        enough = self.max_total_minutes >= self.max_minutes
+        rule = f"must be max_minutes ({self.max_minutes:g}) or more"
+        require(enough, "max_total_minutes", self.max_total_minutes, rule)
         at_least(1, self, "", "max_requests")
         at_least(0, self, "", "threads")
         one_of("cut", self.cut, (PAUSES, WINDOWS))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from concurrent.futures import CancelledError
+import logging
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from contextlib import ExitStack
 from pathlib import PurePath
 from typing import Annotated, Any
 
@@ -23,15 +24,23 @@ from kimi_audio_ft.serve.recogniser import Model, Recogniser, Refused, Wish
 from kimi_audio_ft.text import printable
 from kimi_audio_ft.transcribe.confidence import text_of
 
+log = logging.getLogger(__name__)
+
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
 # Characters of names and terms that a request may give.
 _MOST_WORDS = 2000
 _HOTTEST = 2.0
+# Recordings that are decoded and cut at a time: each is in memory as it was recorded.
+_READERS = 4
+# So many failed batches one after the other are no fault of a recording.
+_MANY_FAILED = 3
 # Seconds between two looks at whether a client is still there.
 _LOOK_EVERY = 1.0
 _TRANSCRIPTIONS = "/v1/audio/transcriptions"
+_GRANULARITIES = "timestamp_granularities[]"
+_FIELDS = ("file", "model", "language", "prompt", "response_format", "temperature", "stream", _GRANULARITIES)
 
 
 class Problem(HTTPException):
@@ -111,12 +120,17 @@ def make_app(recogniser: Recogniser, engine: Engine, key: str) -> FastAPI:
     """The server's application. key: that requests must bring; empty: none."""
     app, config = FastAPI(title="kimi_audio_ft", docs_url=None, redoc_url=None), recogniser.config
     app.add_middleware(Guard, key=key, most_bytes=config.max_megabytes * 1e6, most_requests=config.max_requests)
-    for kind in (Refused, RequestValidationError, AnyHTTPException):
-        app.add_exception_handler(kind, _as_problem)
+    # Exception: of what is left; the server then logs it.
+    for kind in (Refused, RequestValidationError, AnyHTTPException, OSError, MemoryError, Exception):
+        app.add_exception_handler(kind, _as_response)
+    readers = asyncio.Semaphore(_READERS)
 
     @app.get("/health")
-    async def health() -> dict[str, Any]:
-        return {"status": "ok", "batches": engine.batches, "pieces": engine.decoded}
+    async def health() -> JSONResponse:
+        failed = engine.failed_in_a_row
+        told = {"batches": engine.batches, "pieces": engine.decoded, "failed_in_a_row": failed}
+        fine = failed < _MANY_FAILED
+        return JSONResponse({"status": "ok" if fine else "failing", **told}, 200 if fine else 503)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -132,8 +146,10 @@ def make_app(recogniser: Recogniser, engine: Engine, key: str) -> FastAPI:
         prompt: Annotated[str, Form()] = "",
         temperature: Annotated[float | None, Form()] = None,
         stream: Annotated[bool, Form()] = False,
-        granularities: Annotated[list[str] | None, Form(alias="timestamp_granularities[]")] = None,
+        granularities: Annotated[list[str] | None, Form(alias=_GRANULARITIES)] = None,
+        language: Annotated[str, Form()] = "",
     ) -> Response:
+        _require_known(await request.form())
         chosen = _model(recogniser, model)
         wish = _wish(prompt, temperature)
         _require(response_format in FORMATS, "response_format", f"must be one of {', '.join(FORMATS)}")
@@ -141,10 +157,12 @@ def make_app(recogniser: Recogniser, engine: Engine, key: str) -> FastAPI:
         only_segments = set(granularities or ()) <= {"segment"}
         _require(only_segments, "timestamp_granularities", "words have no times here; use segment")
         name = printable(PurePath(file.filename or "file").name)
-        heard, jobs = await run_in_threadpool(recogniser.jobs, file.file, name, chosen, wish)
-        texts = [text_of(answers) for answers in await _answers(request, engine, jobs)]
-        setting = recogniser.requests(wish.temperature)[0].setting
-        found = formatted(heard, texts, response_format, setting.text_temperature)
+        with ExitStack() as held:
+            async with readers:
+                heard, jobs = await run_in_threadpool(recogniser.jobs, file.file, name, chosen, wish, held)
+            texts = [text_of(answers) for answers in await _answers(request, engine, jobs)]
+        setting = recogniser.requests(chosen, wish.temperature)[0].setting
+        found = formatted(heard, texts, response_format, setting.text_temperature, language)
         return PlainTextResponse(found) if isinstance(found, str) else JSONResponse(found)
 
     return app
@@ -158,6 +176,15 @@ def _model(recogniser: Recogniser, name: str) -> Model:
             404, f"model {printable(name)!r}: there is no such model; there are {known}", "model", "model_not_found"
         )
     return found
+
+
+def _require_known(fields: Iterable[str]) -> None:
+    """Refuse fields that would be passed over without a word."""
+    for name in fields:
+        if name not in _FIELDS:
+            there = ", ".join(_FIELDS)
+            shown = printable(name)
+            raise Problem(400, f"{shown}: there is no such field here; there are {there}", shown, "unknown_parameter")
 
 
 def _wish(prompt: str, temperature: float | None) -> Wish:
@@ -179,30 +206,53 @@ async def _answers(request: Request, engine: Engine, jobs: Sequence[Job]) -> lis
     try:
         while left := [one for one in waiting if not one.done()]:
             await asyncio.wait(left, timeout=_LOOK_EVERY, return_when=asyncio.FIRST_EXCEPTION)
-            if any(one.done() and one.exception() for one in waiting) or await request.is_disconnected():
-                break
+            _require_decoded(waiting)
+            if await request.is_disconnected():
+                raise Problem(499, "the client has gone")
+        _require_decoded(waiting)
         return [one.result() for one in waiting]
-    except (asyncio.InvalidStateError, asyncio.CancelledError, CancelledError):
-        raise Problem(499, "the client has gone, or the server is being stopped") from None
-    except Exception as error:
-        if out_of_memory(error):
-            raise Problem(503, "the server has too little memory for this recording", code="out_of_memory") from None
-        raise Problem(
-            500, f"the recording could not be decoded ({type(error).__name__}); see the server's log"
-        ) from None
     finally:
         for one in waiting:
             one.cancel()
 
 
-async def _as_problem(request: Request, error: Exception) -> JSONResponse:
+def _require_decoded(answers: Sequence[asyncio.Future[list[Answer]]]) -> None:
+    """Raise a Problem if one of them has failed, or was cancelled, which the engine does at its end."""
+    for one in (one for one in answers if one.done()):
+        if one.cancelled():
+            raise Problem(503, "the server is being stopped", code="stopping")
+        error = one.exception()
+        if error is not None and out_of_memory(error):
+            raise _too_little_memory()
+        if error is not None:
+            said = f"the recording could not be decoded ({type(error).__name__}); see the server's log"
+            raise Problem(500, said)
+
+
+def _too_little_memory() -> Problem:
+    return Problem(503, "the server has too little memory for this recording", code="out_of_memory")
+
+
+async def _as_response(request: Request, error: Exception) -> JSONResponse:
     """The response to a request that failed, in the form of OpenAI's errors."""
+    if isinstance(error, AnyHTTPException) and isinstance(error.__cause__, OSError | MemoryError):
+        error = error.__cause__  # while the upload was read
+    return _problem_of(error).response()
+
+
+def _problem_of(error: Exception) -> Problem:
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         option = str(first["loc"][-1])
         said = "must be an uploaded file" if option == "file" else first["msg"]
-        return Problem(400, f"{option}: {said}", option).response()
+        return Problem(400, f"{option}: {said}", option)
     if isinstance(error, Refused):
-        return Problem(400, str(error), error.option).response()
-    assert isinstance(error, AnyHTTPException)
-    return (error if isinstance(error, Problem) else Problem(error.status_code, str(error.detail))).response()
+        return Problem(error.status, str(error), error.option, error.code)
+    if isinstance(error, AnyHTTPException):
+        return error if isinstance(error, Problem) else Problem(error.status_code, str(error.detail))
+    if out_of_memory(error):
+        return _too_little_memory()
+    if isinstance(error, OSError):
+        log.error("a request could not be answered", exc_info=error)
+        return Problem(503, f"the server cannot hold the recording ({error.strerror}); see its log", code="storage")
+    return Problem(500, f"the request could not be answered ({type(error).__name__}); see the server's log")

@@ -1,7 +1,8 @@
 """The model in one thread, which decodes pieces of simultaneous requests in common batches.
 
 Pieces that share an adapter and a decoding setting are decoded together. The first pieces of recordings go before
-later ones of others, so that short recordings do not wait for the end of long ones.
+later ones of others, so that short recordings do not wait for the end of long ones; and a piece that has waited goes
+before those that come later, so that long ones end however many short ones come.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ log = logging.getLogger(__name__)
 class Job:
     """A piece to decode. key: digest of what is heard, from which samples are drawn. number: of the piece, from 0.
 
-    waveform: ``[samples]`` at 16 kHz. answers: one for each request, once it is decoded.
+    waveform: ``[samples]`` at 16 kHz. answers: one for each request, once it is decoded. turn, arrival: numbers of the
+    batch that came next, and of the job, when it was submitted.
     """
 
     key: str
@@ -43,11 +45,13 @@ class Job:
     prompt: str
     requests: Sequence[DecodingRequest]
     answers: Future[list[Answer]] = field(default_factory=Future)
+    turn: int = -1
     arrival: int = -1
 
     @property
     def order(self) -> tuple[int, int]:
-        return self.number, self.arrival
+        """By the turn at which it would be decoded if each batch took a piece of its recording."""
+        return self.turn + self.number, self.arrival
 
     def fits(self, other: Job) -> bool:
         """Whether both can be in one batch, whose answers are told apart by their keys."""
@@ -58,6 +62,10 @@ class Job:
 class Engine:
     """Decodes jobs from any thread; as a context manager it holds the model and the thread.
 
+    Attributes:
+        batches, decoded: batches and jobs that have been decoded. failed_in_a_row: batches that could not be, since the
+            last one that could.
+
     Args:
         batch_size: most jobs in a batch.
     """
@@ -67,7 +75,8 @@ class Engine:
         self._waiting: list[Job] = []
         self._changed, self._closed, self._arrivals = Condition(), False, count()
         self._thread = Thread(target=self._work, name="decoding", daemon=True)
-        self.batches = self.decoded = 0
+        self._turn = 0
+        self.batches = self.decoded = self.failed_in_a_row = 0
 
     def __enter__(self) -> Engine:
         self._base.about_to_compute()
@@ -91,7 +100,7 @@ class Engine:
                 _cancel(jobs)
                 return
             for job in jobs:
-                job.arrival = next(self._arrivals)
+                job.turn, job.arrival = self._turn, next(self._arrivals)
             self._waiting += jobs
             self._changed.notify_all()
 
@@ -108,10 +117,12 @@ class Engine:
                         model = held.enter_context(self._base.saved_adapter(current))
                     found = self._decoded(model, batch)
                 except Exception as error:
+                    self.failed_in_a_row += 1
                     log.exception("a batch of %d pieces could not be decoded", len(batch))
                     for job in batch:
                         job.answers.set_exception(error)
                 else:
+                    self.failed_in_a_row = 0
                     for job, answers in zip(batch, found, strict=True):
                         job.answers.set_result(answers)
 
@@ -131,6 +142,7 @@ class Engine:
                     fitting.append(job)
             batch = [job for job in fitting if job.answers.set_running_or_notify_cancel()]
             self._waiting = [job for job in self._waiting if job not in fitting]
+            self._turn += 1
         return batch or self._next()
 
     def _decoded(self, model: torch.nn.Module, batch: Sequence[Job]) -> list[list[Answer]]:

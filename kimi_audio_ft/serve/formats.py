@@ -14,11 +14,14 @@ JSON, TEXT, VERBOSE = "json", "text", "verbose_json"
 FORMATS = (JSON, TEXT, *SUBTITLES, VERBOSE)
 
 
-def formatted(heard: Heard, texts: Sequence[Text], kind: str, temperature: float) -> str | dict[str, Any]:
+def formatted(
+    heard: Heard, texts: Sequence[Text], kind: str, temperature: float, language: str = ""
+) -> str | dict[str, Any]:
     """The answer to a request: a text for text and subtitles, else an object.
 
     Args:
-        texts: of the recording's pieces, in order. temperature: with which they were drawn.
+        texts: of the recording's pieces, in order. temperature: with which they were drawn. language: that the request
+            names; nobody listens for it.
     """
     whole = joined(texts)
     if kind == TEXT:
@@ -35,7 +38,7 @@ def formatted(heard: Heard, texts: Sequence[Text], kind: str, temperature: float
         {"id": number, **span, **_sureness(text), "temperature": temperature}
         for number, (span, text) in enumerate(zip(spans, texts, strict=True))
     ]
-    facts = {"task": "transcribe", "duration": round(heard.seconds, 3), "text": whole.text}
+    facts = {"task": "transcribe", "language": language, "duration": round(heard.seconds, 3), "text": whole.text}
     return {**facts, **_sureness(whole), "segments": segments}
 
 

@@ -6,14 +6,17 @@ An upload lies in a temporary file, without its name, while it is cut; nothing o
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import copyfileobj
+from threading import Lock
 from typing import BinaryIO
 
 from kimi_audio_ft.base import Base, find_adapter, require_base
-from kimi_audio_ft.config.serve import BASE, ServeConfig
+from kimi_audio_ft.config.serve import BASE, RECOMMENDED, ServeConfig
+from kimi_audio_ft.config.train import DecodingConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.manifest.audio import AudioError, open_recording, read_audio
@@ -21,24 +24,54 @@ from kimi_audio_ft.serve.engine import Job
 from kimi_audio_ft.store.digests import sha256_of
 from kimi_audio_ft.transcribe.pieces import Cutter, Heard
 from kimi_audio_ft.transcribe.prompts import prompt_of
+from kimi_audio_ft.transcribe.recommended import completed, recommended_trial
 from kimi_audio_ft.transcribe.sources import Source
 
 
 class Refused(UserError):
-    """A request that cannot be answered, by what it asks for. option: the field at fault."""
+    """A request that cannot be answered, by what it asks for.
 
-    def __init__(self, message: str, option: str) -> None:
+    option: the field at fault; status: of HTTP; code: OpenAI's word for it.
+    """
+
+    def __init__(self, message: str, option: str | None, status: int = 400, code: str | None = None) -> None:
         super().__init__(message)
-        self.option = option
+        self.option, self.status, self.code = option, status, code
+
+
+class Room:
+    """How much audio may be at work or waiting at a time, in seconds; for requests in several threads."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._left, self._lock = seconds, seconds, Lock()
+
+    @contextmanager
+    def taken(self, seconds: float) -> Iterator[None]:
+        """Take so much of it to the end of the block; Refused: it is not free now."""
+        with self._lock:
+            if seconds > self._left:
+                waiting = f"{(self._seconds - self._left) / 60:.3g} minutes of audio are at work (max_total_minutes)"
+                raise Refused(f"{waiting}; try again", "file", 429, "busy")
+            self._left -= seconds
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._left += seconds
 
 
 @dataclass(frozen=True)
 class Model:
-    """What requests ask for by name. adapter: its folder; None: the base alone. prompt: that it was trained with."""
+    """What requests ask for by name.
+
+    adapter: its folder; None: the base alone. prompt: that it was trained with. decoding, seed: how it is asked.
+    """
 
     name: str
     adapter: Path | None
     prompt: str
+    decoding: DecodingConfig
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -60,58 +93,88 @@ class Recogniser:
     base: Base
     models: Mapping[str, Model]
     cutter: Cutter
+    room: Room
 
     @classmethod
-    def of(cls, config: ServeConfig, recommended: Mapping[str, str | None]) -> Recogniser:
+    def of(cls, config: ServeConfig, overrides: Sequence[str] = ()) -> Recogniser:
         """The recogniser that the options name, without any weight read.
 
         Args:
-            recommended: further adapters by name; None is the base alone.
+            overrides: of the command line (``decoding.repeats=4``): they stand above what the trial of ``sweep`` has.
         """
+        named: dict[str, tuple[str | None, ServeConfig]] = {BASE: (None, config)}
+        named |= {name: (adapter, config) for name, adapter in config.adapters.items()}
+        if config.sweep is not None:
+            adapter, trial = recommended_trial(config.sweep)
+            of_trial = completed(config, trial, overrides)
+            named[RECOMMENDED] = adapter, of_trial
+            config = _with_base_of(config, of_trial)
         base = Base(config.model, config.data.features, threads=config.threads)
-        models = {}
-        for name, adapter in {BASE: None, **config.adapters, **recommended}.items():
-            found = find_adapter(adapter)
-            folder = found[1] if found else None
-            if folder is not None:
-                require_base(base, folder, config.any_base)
-            models[name] = Model(name, folder, prompt_of(config.data.prompt, folder))
+        models = {name: _model(base, name, adapter, own) for name, (adapter, own) in named.items()}
         cutter = Cutter(config.cut, config.max_seconds, kept=False)
         cutter.require_network()
-        return cls(config, base, models, cutter)
+        return cls(config, base, models, cutter, Room(60 * config.max_total_minutes))
 
-    def jobs(self, upload: BinaryIO, name: str, model: Model, wish: Wish) -> tuple[Heard, list[Job]]:
-        """A recording with a job for each of its pieces; Refused: it cannot be read, or is too long."""
+    def jobs(self, upload: BinaryIO, name: str, model: Model, wish: Wish, held: ExitStack) -> tuple[Heard, list[Job]]:
+        """A recording with a job for each of its pieces.
+
+        Args:
+            held: at whose end its part of the room is free again.
+
+        Raises:
+            Refused: it cannot be read, or is too long, or too much audio is at work.
+        """
         with tempfile.NamedTemporaryFile(prefix="upload-") as file:
             copyfileobj(upload, file)
             file.flush()
             path = Path(file.name)
             try:
-                heard = self._heard(path, name)
+                heard = self._heard(path, name, held)
                 waveforms = [read_audio(path, piece.part) for piece in heard.pieces]
             except AudioError as error:
-                raise Refused(f"{name}: {error.problem}", "file") from None
+                said = ". ".join(filter(None, (error.problem, error.remedy)))
+                raise Refused(f"{name}: {said}".replace(str(path), name), "file") from None
         prompt = f"{model.prompt}\n{wish.words}" if wish.words else model.prompt
-        requests = self.requests(wish.temperature)
+        requests = self.requests(model, wish.temperature)
         jobs = [
             Job(piece.key, number, waveform, model.adapter, prompt, requests)
             for number, (piece, waveform) in enumerate(zip(heard.pieces, waveforms, strict=True))
         ]
         return heard, jobs
 
-    def _heard(self, path: Path, name: str) -> Heard:
-        seconds, most = open_recording(path).seconds, self.config.max_minutes
+    def _heard(self, path: Path, name: str, held: ExitStack) -> Heard:
+        most = self.config.max_minutes
+        seconds = open_recording(path, longest=60 * most).seconds
         if seconds > 60 * most:
-            rule = f"lasts {seconds / 60:.3g} minutes; the server takes at most {most:g} (max_minutes)"
+            rule = f"lasts longer than the {most:g} minutes that the server takes (max_minutes)"
             raise Refused(f"{name}: {rule}", "file")
+        held.enter_context(self.room.taken(seconds))
         heard = self.cutter.cut(Heard(Source(path, name), seconds, sha256_of(path)))
         if heard.problem is not None:
             raise heard.problem
         return heard
 
-    def requests(self, temperature: float | None) -> Sequence[DecodingRequest]:
-        """The repeats of the decoding setting, at a temperature of the request's own if it has one."""
-        setting = self.config.decoding
+    def requests(self, model: Model, temperature: float | None) -> Sequence[DecodingRequest]:
+        """The repeats of the model's decoding setting, at a temperature of the request's own if it has one."""
+        setting = model.decoding
         if temperature is not None:
             setting = replace(setting, text_temperature=temperature)
-        return DecodingRequest(setting, self.config.seed).repeats(vocabulary=self.base.tokens.end)
+        return DecodingRequest(setting, model.seed).repeats(vocabulary=self.base.tokens.end)
+
+
+def _with_base_of(config: ServeConfig, of_trial: ServeConfig) -> ServeConfig:
+    """The options with what all models share with the recommended trial; prompt and decoding stay their own."""
+    return replace(
+        config,
+        model=of_trial.model,
+        data=replace(config.data, features=of_trial.data.features),
+        decoding=replace(config.decoding, batch_size=of_trial.decoding.batch_size),
+    )
+
+
+def _model(base: Base, name: str, adapter: str | None, config: ServeConfig) -> Model:
+    found = find_adapter(adapter)
+    folder = found[1] if found else None
+    if folder is not None:
+        require_base(base, folder, config.any_base)
+    return Model(name, folder, prompt_of(config.data.prompt, folder), config.decoding, config.seed)

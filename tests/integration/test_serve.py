@@ -22,7 +22,9 @@ import soundfile
 
 from kimi_audio_ft.config.serve import KEY_VARIABLE
 from kimi_audio_ft.files import read_jsonl
+from kimi_audio_ft.store.usage import gate, records
 from tests.integration.conftest import Forked, Workplace
+from tests.integration.test_readme import SERVE, commands
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -51,7 +53,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(place: Workplace, first: Path) -> Iterator[Server]:
-    """A server with an adapter of the sweep, and lines of transcripts.jsonl by recording, made with it before."""
+    """README's server with an adapter of the sweep, and lines of transcripts.jsonl by recording, made with it."""
     from openai import OpenAI
 
     adapter = json.loads((first / "0" / "scores.json").read_text(encoding="utf-8"))["signature"]
@@ -63,10 +65,12 @@ def server(place: Workplace, first: Path) -> Iterator[Server]:
     place.succeed("kimi_audio_ft.transcribe", *given)
     rows = read_jsonl(place.folder / "texts" / "transcripts.jsonl")
     port = free_port()
-    arguments = (f"adapters={{meetings: {adapter}}}", "max_megabytes=1", "max_minutes=0.5", f"port={port}", *OPTIONS)
+    (words,) = (words for words in commands("Using what a sweep made") if words[2] == SERVE)
+    of_page = [word.replace("SIGNATURE", adapter) for word in words[3:]]
+    arguments = (*of_page, "max_megabytes=1", "max_minutes=0.5", f"port={port}", *OPTIONS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(KEY_VARIABLE, KEY)
-        forked = place.fork("kimi_audio_ft.serve", *arguments)
+        forked = place.fork(SERVE, *arguments)
     client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=KEY, max_retries=30)
     client.models.list()  # tries again until the server listens
     yield Server(forked, client.with_options(max_retries=0), {Path(row["audio"]): row for row in rows})
@@ -95,8 +99,9 @@ def test_simultaneous_requests_get_the_texts_of_transcribe(server: Server) -> No
 
 def test_times_and_subtitles(server: Server) -> None:
     recording, row = max(server.texts.items(), key=lambda item: item[1]["seconds"])
-    told = ask(server, recording, response_format="verbose_json", timestamp_granularities=["segment"])
-    assert told.text == row["text"] and told.duration == row["seconds"]
+    asked = {"response_format": "verbose_json", "timestamp_granularities": ["segment"], "language": "zh"}
+    told = ask(server, recording, **asked)
+    assert told.text == row["text"] and told.duration == row["seconds"] and told.language == "zh"
     times = [(one.start, one.end, one.text, one.avg_logprob) for one in told.segments]
     wanted = [(one["start"], one["end"], one["text"], one["avg_logprob"]) for one in row["segments"]]
     assert times == [(*facts, pytest.approx(sure, abs=1e-3)) for *facts, sure in wanted]
@@ -119,9 +124,10 @@ def test_the_base_alone_and_sampling(server: Server) -> None:
         ({"temperature": 9.0}, 400, "temperature: must lie between 0 and 2"),
         ({"timestamp_granularities": ["word"]}, 400, "words have no times here"),
         ({"stream": True}, 400, "stream: "),
+        ({"chunking_strategy": "auto"}, 400, "chunking_strategy: there is no such field here"),
         ({"prompt": "x" * 2001}, 400, "prompt: must have at most 2000 characters"),
         ({"file": ("../../etc/passwd", b"no audio")}, 400, "passwd: not a readable recording"),
-        ({"file": ("long.wav", None)}, 400, "lasts 0.517 minutes; the server takes at most 0.5"),
+        ({"file": ("long.wav", None)}, 400, "lasts longer than the 0.5 minutes that the server takes"),
         ({"file": ("big.wav", bytes(1_100_000))}, 413, "the server takes at most 1 MB"),
     ],
 )
@@ -146,6 +152,13 @@ def test_files_are_uploaded_and_never_named(server: Server) -> None:
     done = httpx.post(address, data={"file": str(server.recording), "model": "meetings"}, headers=header)
     assert done.status_code == 400 and done.json()["error"]["param"] == "file"
     assert httpx.post(address, data={"model": "meetings"}).status_code == 401
+
+
+def test_pruning_leaves_its_adapter(server: Server, place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(place.store))
+    with gate():
+        (used,) = (record for record in records() if record.is_running())
+    assert [kind for kind, _ in used.products] == ["adapter"] and used.sweep.name.startswith("server 127.0.0.1:")
 
 
 def test_sigterm_ends_it(server: Server, place: Workplace) -> None:

@@ -21,6 +21,8 @@ from kimi_audio_ft.errors import ConfigError
         ({"port": 70_000}, "port=70000: must be a port"),
         ({"max_megabytes": 0.0}, "max_megabytes=0.0: must be greater than 0"),
         ({"max_minutes": -1.0}, "max_minutes=-1.0: must be greater than 0"),
+        ({"max_minutes": 300.0}, r"max_total_minutes=240.0: must be max_minutes \(300\) or more"),
+        ({"sweep": "s", "adapters": {"recommended": "x"}}, "recommended is the recommended trial .* Use another name"),
         ({"max_requests": 0}, "max_requests=0: must be 1 or more"),
         ({"threads": -1}, "threads=-1: must be 0 or more"),
         ({"cut": "vad"}, "cut='vad': must be one of pauses, windows"),
@@ -34,4 +36,5 @@ def test_refused(options: dict[str, Any], said: str) -> None:
 
 def test_adapters_by_name() -> None:
     assert ServeConfig().adapters == {}
+    assert ServeConfig(adapters={"recommended": "x"}).adapters == {"recommended": "x"}, "without a sweep it is a name"
     assert ServeConfig(adapters={"meetings": "my/adapter"}).adapters == {"meetings": "my/adapter"}

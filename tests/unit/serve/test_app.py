@@ -1,15 +1,25 @@
-"""Requests that are refused before they are read."""
+"""Requests that are refused before they are read, and how failures are told."""
 
 from __future__ import annotations
 
 import asyncio
+import io
+import tempfile
 from typing import Any
 
+import httpx
+import numpy as np
 import pytest
+import soundfile
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
-from kimi_audio_ft.serve.app import Guard
+from kimi_audio_ft.base import Base
+from kimi_audio_ft.config.serve import ServeConfig
+from kimi_audio_ft.config.train import ModelConfig
+from kimi_audio_ft.serve.app import Guard, make_app
+from kimi_audio_ft.serve.engine import Engine
+from kimi_audio_ft.serve.recogniser import Recogniser
 
 SCOPE = {"type": "http", "path": "/v1/audio/transcriptions", "headers": []}
 
@@ -63,3 +73,77 @@ def test_a_body_is_counted_whatever_its_length_is_said_to_be() -> None:
         return caught.value.status_code
 
     assert asyncio.run(run()) == 413
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    """At its end: what is submitted is cancelled."""
+    with Engine(Base(ModelConfig(dtype="float32"), "cached"), 1) as ended:
+        pass
+    return ended
+
+
+def asked(engine: Engine, method: str, path: str, **given: Any) -> httpx.Response:
+    """The application's answer."""
+    app = make_app(Recogniser.of(ServeConfig(cut="windows")), engine, "")
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            return await client.request(method, path, **given)
+
+    return asyncio.run(ask())
+
+
+def transcription(engine: Engine, **fields: str) -> httpx.Response:
+    wav = io.BytesIO()
+    soundfile.write(wav, np.full(8000, 0.1), 8000, format="WAV")
+    files = {"file": ("a.wav", wav.getvalue())}
+    return asked(engine, "POST", SCOPE["path"], files=files, data={"model": "base", **fields})
+
+
+def test_unknown_fields_are_named(engine: Engine) -> None:
+    done = transcription(engine, chunking_strategy="auto")
+    error = done.json()["error"]
+    assert (done.status_code, error["param"]) == (400, "chunking_strategy")
+    assert error["message"].startswith(
+        "chunking_strategy: there is no such field here; there are file, model, language"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (OSError(28, "No space left on device"), 503, "cannot hold the recording (No space left on device)"),
+        (MemoryError(), 503, "too little memory"),
+        (
+            RuntimeError("/a/secret/place"),
+            500,
+            "the request could not be answered (RuntimeError); see the server's log",
+        ),
+    ],
+)
+def test_failures_beside_the_model_are_openais_errors(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, said: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", fail)
+    done = transcription(engine)
+    told = done.json()["error"]
+    assert (done.status_code, told["type"]) == (status, "server_error") and said in told["message"]
+
+
+def test_a_server_that_is_being_stopped(engine: Engine) -> None:
+    done = transcription(engine, language="zh")
+    assert (done.status_code, done.json()["error"]["code"]) == (503, "stopping")
+
+
+def test_health_tells_of_failed_batches(engine: Engine) -> None:
+    done = asked(engine, "GET", "/health")
+    assert (done.status_code, done.json()["status"]) == (200, "ok")
+    engine.failed_in_a_row = 3
+    done = asked(engine, "GET", "/health")
+    assert (done.status_code, done.json()["status"]) == (503, "failing")
+    engine.failed_in_a_row = 0

@@ -61,6 +61,39 @@ def test_short_recordings_go_before_the_ends_of_long_ones(base: Base) -> None:
     assert order == ["long 0", "short", "long 1", "long 2"]
 
 
+def test_long_recordings_end_however_many_short_ones_come(base: Base) -> None:
+    """A short one comes with every batch; the pieces of the long one are decoded between them."""
+    engine, order = Engine(base, 1), list[str]()
+    long = [job(f"long {number}", number) for number in range(2)]
+    short = [job(f"short {number}") for number in range(3)]
+    coming = iter(short)
+
+    def note(key: str) -> None:
+        order.append(key)
+        engine.submit([one for one in [next(coming, None)] if one is not None])
+
+    for one in [*long, *short]:
+        one.answers.add_done_callback(lambda _, key=one.key: note(key))
+    engine.submit(long)
+    with engine:
+        for one in [*long, *short]:
+            one.answers.result(60)
+    assert order.index("long 1") < order.index("short 2")
+
+
+def test_failed_batches_in_a_row_are_counted(base: Base, tmp_path: Path) -> None:
+    engine, jobs = Engine(base, 1), [job("fine"), job("lost"), job("lost too")]
+    for one in jobs[1:]:
+        one.adapter = tmp_path / "no adapter"
+    engine.submit(jobs)
+    with engine:
+        assert jobs[2].answers.exception(60) is not None
+        assert engine.failed_in_a_row == 2
+        engine.submit([again := job("fine again")])
+        assert again.answers.result(60)
+    assert engine.failed_in_a_row == 0
+
+
 def test_cancelled_jobs_cost_nothing_and_errors_are_told(base: Base, tmp_path: Path) -> None:
     gone, lost, fine = job("gone"), job("lost"), job("fine")
     lost.adapter = tmp_path / "no adapter"

@@ -1,0 +1,91 @@
+"""What the server's models are, and what of an upload is refused."""
+
+from __future__ import annotations
+
+import io
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+
+from kimi_audio_ft.config.serve import ServeConfig
+from kimi_audio_ft.config.train import DEFAULT_PROMPT, TrainConfig
+from kimi_audio_ft.files import write_json
+from kimi_audio_ft.serve.recogniser import Recogniser, Refused, Wish
+
+
+def recording(seconds: float) -> io.BytesIO:
+    """A wav of noise at 8 kHz."""
+    file = io.BytesIO()
+    noise = 0.1 * np.random.default_rng(0).standard_normal(round(8000 * seconds))
+    soundfile.write(file, noise, 8000, format="WAV")
+    file.seek(0)
+    return file
+
+
+@pytest.fixture(scope="module")
+def server() -> Recogniser:
+    return Recogniser.of(ServeConfig(cut="windows", max_minutes=0.1, max_total_minutes=0.15))
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """A sweep that recommends the base alone, with a prompt and decoding of its own."""
+    trial = TrainConfig(seed=5)
+    trial.model.dtype, trial.data.prompt, trial.data.features = "float32", "听写", "none"
+    trial.decoding.text_temperature, trial.decoding.repeats, trial.decoding.batch_size = 0.2, 4, 3
+    (tmp_path / "0" / ".hydra").mkdir(parents=True)
+    (tmp_path / "0" / ".hydra" / "config.yaml").write_text(yaml.safe_dump(asdict(trial)), encoding="utf-8")
+    entry = {"signature": "base", "kind": "baseline", "recommended": True, "paths": {"folder": "0"}}
+    write_json(tmp_path / "trials.json", {"trials": [], "baselines": [entry]})
+    return tmp_path
+
+
+def test_prompt_and_decoding_of_a_sweep_are_the_recommended_models_alone(sweep: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "adapter_config.json").write_text("{}", encoding="utf-8")
+    config = ServeConfig(adapters={"meetings": str(other)}, sweep=str(sweep), cut="windows")
+    found = Recogniser.of(config, ["sweep=x"])
+    assert list(found.models) == ["base", "meetings", "recommended"]
+    best, *rest = (found.models[name] for name in ("recommended", "base", "meetings"))
+    assert (best.prompt, best.seed, best.adapter) == ("听写", 5, None)
+    assert len(found.requests(best, None)) == 4 and found.requests(best, None)[0].setting.text_temperature == 0.2
+    for model in rest:
+        assert (model.prompt, model.seed) == (DEFAULT_PROMPT, 1)
+        assert [one.setting.text_temperature for one in found.requests(model, None)] == [0.0]
+    shared = found.config
+    assert (shared.model.dtype, found.base.features, shared.decoding.batch_size) == ("float32", "none", 3)
+
+
+def test_no_more_audio_than_may_wait(server: Recogniser) -> None:
+    """What has been answered makes room."""
+    base = server.models["base"]
+    with ExitStack() as first:
+        server.jobs(recording(5), "a.wav", base, Wish(), first)
+        with (
+            ExitStack() as second,
+            pytest.raises(Refused, match=r"0\.0833 minutes .*max_total_minutes.*try again") as no,
+        ):
+            server.jobs(recording(5), "b.wav", base, Wish(), second)
+        assert (no.value.status, no.value.code) == (429, "busy")
+    with ExitStack() as later:
+        heard, jobs = server.jobs(recording(5), "b.wav", base, Wish(), later)
+    assert heard.seconds == 5 and len(jobs) == 1
+
+
+def test_what_cannot_be_read_is_told_with_its_remedy_and_without_its_place(server: Recogniser) -> None:
+    base = server.models["base"]
+    cut = io.BytesIO(recording(2).getvalue()[:-4000])
+    for upload, said in (
+        (io.BytesIO(b"no audio"), r"^a\.wav: not a readable recording.*ffmpeg -i IN"),
+        (cut, r"^a\.wav: .*Copy or export it again"),
+        (recording(7), r"^a\.wav: lasts longer than the 0\.1 minutes that the server takes \(max_minutes\)"),
+    ):
+        with ExitStack() as held, pytest.raises(Refused, match=said) as refused:
+            server.jobs(upload, "a.wav", base, Wish(), held)
+        assert "upload-" not in str(refused.value)
