@@ -80,8 +80,8 @@ def in_workers(settings: TrainerConfig) -> bool:
     return num_ranks(settings) > 1 or settings.strategy in SHARDED
 
 
-# Threads that this process was limited to; 0: it was not.
-_limit = 0
+# Threads that this process was limited to (0: it was not), and whether what it computes may have more.
+_limit, _may_grow = 0, False
 
 
 def limit_threads(count: int) -> None:
@@ -89,23 +89,25 @@ def limit_threads(count: int) -> None:
 
     Processes with more threads than their share of the cores slow each other down many times over.
     """
-    global _limit
-    _limit = count
+    global _limit, _may_grow
+    _limit, _may_grow = count, False
     if count:
         import torch
 
         torch.set_num_threads(count)
 
 
-def use_idle_cores(times: int) -> None:
-    """Let a process that ``limit_threads`` has limited use ``times`` as many CPU threads from now on.
+def allow_more_threads(allowed: bool) -> None:
+    """Say whether what is computed next may have more threads in its course: whether that changes no result."""
+    global _may_grow
+    _may_grow = allowed
 
-    For the last of several side by side. Results do not depend on the number of threads where products keep to an order
-    (``runtime.reproducible``).
-    """
+
+def use_idle_cores(times: int) -> None:
+    """Where allowed, use ``times`` the CPU threads that this process was limited to: those beside it have ended."""
     import torch
 
-    if _limit and torch.get_num_threads() != times * _limit:
+    if _limit and _may_grow and torch.get_num_threads() != times * _limit:
         torch.set_num_threads(times * _limit)
 
 

@@ -21,6 +21,8 @@ from torch import Tensor
 
 # Numbers of rows that kernels for blocks of 4, 8, 16 or 32 rows divide in different ways; 256 together.
 _PARTS = (4, 5, 7, 12, 17, 31, 48, 64, 68)
+# Numbers in a sum that several threads share (at::internal::GRAIN_SIZE).
+_CUT_FROM = 32_768
 
 
 def rows_are_independent(weights: Iterable[Tensor]) -> bool:
@@ -36,6 +38,18 @@ def rows_are_independent(weights: Iterable[Tensor]) -> bool:
     return all(
         weight.device.type == "cpu" and _has_independent_rows(weight) and _has_independent_rows(weight.T)
         for weight in kinds.values()
+    )
+
+
+def threads_change_nothing(trained: Iterable[Tensor], frozen: Iterable[Tensor]) -> bool:
+    """Whether a training gives the same adapter, bit for bit, with any number of CPU threads.
+
+    Args:
+        trained: its parameters, whose gradients' norm is a sum that PyTorch cuts into a part for every thread where
+            they are large. frozen: weights of linear layers, (out, in).
+    """
+    return all(value.numel() < _CUT_FROM and value.dtype == torch.float32 for value in trained) and (
+        rows_are_independent(frozen)
     )
 
 

@@ -18,6 +18,7 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",
 # adapter 3: dropout draws its masks by seed, step and layer, so that they are the same in a pack.
 # adapter 4, transcript 2: configs are hashed, and perturbations and tokens drawn, in their canonical forms.
 # adapter 5, transcript 4: results in float32 have other last bits (behind the last layer only answers are computed).
+# adapter 6: the same, of gradients (a common prompt is computed once a batch, and no padding).
 # transcript 3: the limit of an answer comes from its audio, and answers that it has cut are marked.
 STAGE_VERSION = {"features": 2, "adapter": 6, "transcript": 4}
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments import LightningEnvironment
 from peft import PeftModel
+from torch import nn
 from torch.utils.data import DataLoader
 
 from kimi_audio_ft.base import Base
@@ -24,8 +25,9 @@ from kimi_audio_ft.lora.adapter import save_adapter, trainable_parameters
 from kimi_audio_ft.lora.pack import WITHIN_ROUNDING, Pack
 from kimi_audio_ft.lora.targets import needs_branch
 from kimi_audio_ft.lora.update import own_updates
-from kimi_audio_ft.runtime.devices import device, gpu_freed
+from kimi_audio_ft.runtime.devices import allow_more_threads, device, gpu_freed
 from kimi_audio_ft.runtime.environment import environment
+from kimi_audio_ft.runtime.reproducible import threads_change_nothing
 from kimi_audio_ft.runtime.signals import Interrupted, own_signals
 from kimi_audio_ft.training.adapters import AdapterSpec, AdapterState
 from kimi_audio_ft.training.callbacks import CurveRecorder, OnStep, ReportSteps, Row
@@ -84,6 +86,7 @@ def fit_adapters(
     with on_one_base(base, specs, dispatch) as (model, pack):
         sizes = {name: trainable_parameters(model, name) for name in works}  # before sharding
         equality = _equality(pack, data)
+        allow_more_threads(_any_threads(model))
         states = [AdapterState(spec.optim, spec.seed, spec.name) for spec in specs]
         module = AdapterTraining(model, states, num_steps, pack, should_stop, on_failure)
         recorder = CurveRecorder(
@@ -120,6 +123,13 @@ def fit_adapters(
                 own = data if isinstance(data, ConversationData) else data[spec.name]
                 write_json(spec.folder / "data.json", own.describe())
     return results
+
+
+def _any_threads(model: PeftModel) -> bool:
+    """Whether the number of threads may change in its training's course."""
+    weights = [module.weight for module in model.modules() if type(module) is nn.Linear]
+    trained = [value for value in model.parameters() if value.requires_grad]
+    return threads_change_nothing(trained, [weight for weight in weights if not weight.requires_grad])
 
 
 def _equality(pack: Pack | None, data: ConversationData | Mapping[str, ConversationData]) -> dict[str, str]:

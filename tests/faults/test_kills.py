@@ -125,11 +125,12 @@ def test_a_sweep_whose_terminal_closes_saves_and_is_resumed(new_place: Callable[
     until(lambda: running.ended() is not None and not running.members())
     done = running.wait()
     assert done.code == 130 and "Traceback" not in done.said and "Resume with:" in done.said, done.said
-    stopped = [event["step"] for event in events(place, "001") if event["event"] == "interrupted"]
-    assert len(stopped) == 2 and all(0 < step < 40 for step in stopped)
+    stopped = {event["unit"]: event["step"] for event in events(place, "001") if event["event"] == "interrupted"}
+    assert len(stopped) == 2 and all(0 < step < 40 for step in stopped.values())
     assert place.sweep(*swept).code == 0
-    steps = [event["step"] for event in events(place, "002") if event["event"] == "step"]
-    assert min(steps) > min(stopped), "nothing is trained twice"
+    for unit, step in stopped.items():
+        again = [event["step"] for event in events(place, "002") if event["event"] == "step" and event["unit"] == unit]
+        assert min(again) > step, "no step is trained twice"
 
 
 def events(place: Place, run: str) -> list[dict[str, Any]]:

@@ -16,9 +16,10 @@ from kimi_audio_ft.decoding.generate import generate_texts
 from kimi_audio_ft.lora.adapter import ONE, save_adapter
 from kimi_audio_ft.lora.update import own_updates
 from kimi_audio_ft.runtime.devices import limit_threads, use_idle_cores
+from kimi_audio_ft.runtime.reproducible import threads_change_nothing
 from tests.numerics.closeness import assert_close
 from tests.numerics.pack_lab import NAMES, Lab
-from tests.sameness import assert_same, assert_within_rounding
+from tests.sameness import assert_same, assert_within_rounding, packs_are_exact
 
 Config = Callable[..., TrainConfig]
 
@@ -42,18 +43,30 @@ def test_training_alone_equals_plain(trial_config: Config, lab: Lab, way: str) -
 
 
 def test_training_does_not_depend_on_the_number_of_threads(trial_config: Config, lab: Lab) -> None:
-    """The last of several packs side by side gets the threads of the others."""
+    """The last of several packs side by side gets the threads of the others, where that changes nothing."""
     config, before = trial_config(trainer={"max_epochs": 1, "max_steps": 3}), torch.get_num_threads()
-    limit_threads(1)
+    used = []
     try:
-        lab.run(config, ["a8"], {}, "one")
-        use_idle_cores(2)
-        assert torch.get_num_threads() == 2
-        lab.run(config, ["a8"], {}, "two")
+        for times, place in ((1, "one"), (2, "two")):
+            limit_threads(1)
+
+            def grow(times: int = times) -> bool:
+                use_idle_cores(times)
+                used.append(torch.get_num_threads())
+                return False
+
+            lab.run(config, ["a8"], {}, place, should_stop=grow)
     finally:
-        torch.set_num_threads(before)
         limit_threads(0)
+        torch.set_num_threads(before)
+    assert used == [1, 1, 1, 2, 2, 2] if packs_are_exact() else set(used) == {1}
     assert_same(lab.folder("a8", "one"), lab.folder("a8", "two"))
+
+
+def test_threads_change_sums_of_large_tensors() -> None:
+    frozen = [torch.eye(8)]
+    assert not threads_change_nothing([torch.zeros(8, 4096)], frozen)
+    assert not threads_change_nothing([torch.zeros(8, 8, dtype=torch.bfloat16)], frozen)
 
 
 def operations(output: torch.Tensor) -> set[str]:

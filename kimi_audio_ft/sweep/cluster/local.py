@@ -41,7 +41,9 @@ class LocalMachine:
         """Start the task's process."""
         slot = self._free_slot()
         environment = {**os.environ, **self.slots[slot]}
-        process = self._context.Process(target=_run, args=(task_file, environment, len(self.slots), self._busy))
+        nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        given = (task_file, environment, len(self.slots), self._busy, nohup)
+        process = self._context.Process(target=_run, args=given)
         process.start()
         job = str(process.pid)
         self._processes[job], self._slot_of[job] = process, slot
@@ -106,13 +108,18 @@ def _context() -> Any:
     return multiprocessing.get_context("forkserver")
 
 
-def _run(task_file: Path, environment: Mapping[str, str], slots: int, busy: Any) -> None:
-    """busy: how many of the slots have a process now; those of the others leave it their cores."""
+def _run(task_file: Path, environment: Mapping[str, str], slots: int, busy: Any, nohup: bool) -> None:
+    """busy: how many of the slots have a process now; those of the others leave it their cores.
+
+    nohup: SIGHUP is ignored. A forked process has the signals of the one that it was forked from, which hears none.
+    """
     leave_out_bitsandbytes()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
     os.environ.update(environment)
     parent = multiprocessing.parent_process()
     assert parent is not None
     with StopRequest(also=[signal.SIGUSR2]) as stop:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
         def should_stop() -> bool:
             """Asked after every step."""

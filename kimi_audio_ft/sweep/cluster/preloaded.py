@@ -1,6 +1,6 @@
 """All that a task's process imports: a process that has imported it is forked for every task (``local``).
 
-That process answers no signal: the tasks do, and it ends with the last of them and of the sweep.
+That process hears no signal, and ends with the last task and the sweep; the tasks answer for themselves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ def preload() -> None:
     """Import what a task needs."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     leave_out_bitsandbytes()
     from kimi_audio_ft.decoding.transcribe import transcribe  # noqa: F401
     from kimi_audio_ft.lora.adapter import add_adapter  # noqa: F401
