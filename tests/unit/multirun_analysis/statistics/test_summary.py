@@ -144,7 +144,7 @@ def test_thirty_six_trials_of_a_thousand_utterances_take_seconds(night: Path) ->
     # 30 s of an idle machine are allowed for everything, and the page takes most of them.
     assert time.process_time() - start < 200 * pace()
     assert len(found.pairs) == 36 * 35 // 2 and len(found.intervals) == 35 + 4 and found.reason is not Reason.KEEP_BASE
-    assert {effect.method for effect in found.effects} == {"additive"}
+    assert {effect.method for effect in found.effects} == {"search"}
     rank = {value.value: value for value in found.effects[0].values}
     assert rank[8].effect > 0 and rank[8].interval and rank[8].interval.low > 0
     assert not {trial.params["optim.lr"] for trial in found.best_group} & {2e-5}
