@@ -317,11 +317,11 @@ class PeftTargets:
         """Read the names in an adapter's file; a damaged one has none, and ``load_adapter`` says what is wrong."""
         from safetensors import SafetensorError, safe_open
 
-        from kimi_audio_ft.lora.adapter import WEIGHTS
+        from kimi_audio_ft.lora.adapter import PEFT_PREFIX, WEIGHTS
 
         try:
             with safe_open(folder / WEIGHTS, framework="pt") as tensors:
-                names = [key.removeprefix("base_model.model.") for key in tensors.keys()]  # noqa: SIM118 - a safetensors file is no dict
+                names = [key.removeprefix(PEFT_PREFIX) for key in tensors.keys()]  # noqa: SIM118 - a safetensors file is no dict
         except (OSError, SafetensorError):
             names = []
         return cls(needs_branch(names), needs_whisper(names))

@@ -17,7 +17,7 @@ from multirun_analysis.report.confirmed import headlines, remarks
 from multirun_analysis.report.next_steps import next_steps
 
 MOST_ROWS = 40
-NARROW = 51  # columns of text that the scores need; below this and the parameters' share, only the main ones are shown
+NARROW = 52  # columns of text that the scores need; below this and the parameters' share, only the main ones are shown
 PARAM_WIDTH = 9
 INTERVAL_WIDTH = 7
 RATE_HEADINGS = {"cer": "CER %", "normalised_cer": "norm. %", "mer": "MER %", "wer": "WER %", "pinyin": "syll. %"}
@@ -71,10 +71,11 @@ def print_combinations(found: Combinations, console: Console | None = None) -> N
         table.add_column(_text(heading), justify="right", no_wrap=True)
     for line in found.lines(say):
         cells = (line.title, line.rate, line.points, line.p, line.decodings)
-        style = "bold" if line.is_chosen else "dim" if line.is_single else None
+        style = "bold" if line.is_best else "dim" if line.is_single else None
         table.add_row(*map(_text, cells), style=style)
     console.print(table)
     console.print(_text(say("combined.note", trial=found.trial)))
+    console.print(_text(found.verdict(say)))
     if (told := found.told(say)) is not None:
         console.print(_text(told), style="bold")
 
@@ -82,10 +83,10 @@ def print_combinations(found: Combinations, console: Console | None = None) -> N
 def _table(analysis: Analysis, console_width: int, most_rows: int) -> Table:
     board = Board(analysis)
     title = _text(f"Sweep {analysis.sweep.folder.resolve().name}")
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     further = INTERVAL_WIDTH * board.has_intervals + PARAM_WIDTH * analysis.has_seeds
     is_wide = console_width >= NARROW + PARAM_WIDTH * len(analysis.naming) + further
-    for heading in ("#", "no."):  # its rank, and the trial's number
+    for heading in ("#", "trial"):  # its rank, and the trial's number
         table.add_column(heading, justify="right", no_wrap=True)
     for param in analysis.naming:
         table.add_column(HEADINGS.get(param, printable(words.short_key(param))), justify="right", no_wrap=True)

@@ -18,10 +18,12 @@ from typing import Any
 from kimi_audio_ft.base import base_facts
 from kimi_audio_ft.combine.sources import Source, adapter_of, chosen_trials, hypotheses_of
 from kimi_audio_ft.config.canonical import is_greedy
+from kimi_audio_ft.config.checks import require
 from kimi_audio_ft.config.commands import CombineConfig
 from kimi_audio_ft.decoding.consensus import consensus
 from kimi_audio_ft.errors import ConfigError, DataError, UserError
 from kimi_audio_ft.files import write_json, write_jsonl
+from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.lora.average import mean_of_adapters
 from kimi_audio_ft.merging.folder import drafted, is_made
 from kimi_audio_ft.paths import expanded
@@ -30,11 +32,19 @@ from kimi_audio_ft.scoring.trial_scores import score_repeats, scores_by_set, utt
 from kimi_audio_ft.store.looks import look
 from kimi_audio_ft.store.make import META
 from kimi_audio_ft.store.usage import using
-from kimi_audio_ft.sweep.confirm.unseen import started_in
+from kimi_audio_ft.sweep.confirm.unseen import record_looks, started_in
 from kimi_audio_ft.sweep.plan import written_config
 from kimi_audio_ft.sweep_folder import COMBINATIONS, COMBINATIONS_RECORD, UTTERANCES
 from multirun_analysis.analysis import Analysis, load_sweep
-from multirun_analysis.report.combined import Combinations, Combined, Tested, read_combinations
+from multirun_analysis.report.combined import (
+    MADE_OF,
+    VERSION,
+    Combinations,
+    Combined,
+    Tested,
+    facts_of,
+    read_combinations,
+)
 from multirun_analysis.statistics.pairs import all_pairs
 from multirun_analysis.statistics.randomisation import randomise
 from multirun_analysis.statistics.results import Interval
@@ -78,18 +88,24 @@ class Combination:
 def combine(config: CombineConfig) -> Combinations:
     """Make all combinations of the chosen trials; returns the results.
 
-    The folder replaces that of an earlier call. Nothing is decoded twice: what is decoded is kept in the store.
+    The folder replaces that of the same call. Nothing is decoded twice: what is decoded is kept in the store.
 
     Raises:
         UserError: the sweep cannot be read, there is nothing to combine, an adapter is not in the store any more, or
-            the folder holds something else.
+            the folder holds something else, or other combinations and not ``overwrite``.
     """
     sweep = expanded(config.sweep).resolve()
     analysis = load_sweep(sweep)
     trials = chosen_trials(analysis, config)
     out = expanded(config.out).resolve() if config.out else sweep / COMBINATIONS
-    is_made(out, _RECORD, {}, overwrite=True, what=_RECORD)  # raises for a folder of something else
-    with chdir(started_in(trials[0])), using(sweep), drafted(out) as draft:
+    facts = _facts(trials, config)
+
+    def is_done() -> bool:
+        is_made(out, _RECORD, facts, config.overwrite, "set of combinations", key=MADE_OF)
+        return False  # the sweep's choice may be tested by now
+
+    with chdir(started_in(trials[0])), using(sweep), drafted(out, is_done) as draft:
+        assert draft is not None, "it is made again in any case"
         made = [*_of_samples(trials, config), *_of_trials(trials), *_of_adapters(trials, config, draft)]
         if not made:
             raise UserError(
@@ -101,19 +117,37 @@ def combine(config: CombineConfig) -> Combinations:
         for one in made:
             _write(draft / one.name, best.utterances, one, one.texts([source.heard() for source in one.sources]), best)
         rows = compared(best, made, draft)
-        chosen = min(rows, key=lambda row: (row.rate, row.decodings))
-        better = chosen if chosen.rate < best.rate else None
-        tested = confirmed(analysis, next(one for one in made if one.name == chosen.name), draft) if better else None
+        chosen = chosen_of(rows)
+        tested = confirmed(analysis, next(one for one in made if one.name == chosen.name), draft) if chosen else None
         record = {
-            "rank_by": best.rank_by,
-            "transcripts": {trial.name: trial.record.get("transcript_signatures") for trial in trials},
+            MADE_OF: facts,
             "best": {"trial": best.name, "rate": best.rate},
-            "chosen": better and better.name,
+            "chosen": chosen and chosen.name,
             "combinations": [asdict(row) for row in rows],
             "test": tested and asdict(tested),
         }
         write_json(draft / _RECORD, record)
     return read_combinations(out)
+
+
+def _facts(trials: Sequence[Trial], config: CombineConfig) -> dict[str, Any]:
+    """All that the combinations depend on, beside the test set."""
+    return {
+        "version": VERSION,
+        "rank_by": trials[0].rank_by,
+        "trials": {trial.name: facts_of(trial) for trial in trials},
+        "samples": config.samples,
+        "temperature": config.temperature,
+        "mean": config.mean,
+        "rank": config.rank,
+    }
+
+
+def chosen_of(rows: Sequence[Combined]) -> Combined | None:
+    """The combination with the lowest rate that is better than the single trial: as far as it is shown, unless it costs
+    no more decodings in use; None without one."""
+    better = [row for row in rows if row.is_shown or (row.difference < 0 and row.decodings == 1)]
+    return min(better, key=lambda row: (row.rate, row.decodings), default=None)
 
 
 def _of_samples(trials: Sequence[Trial], config: CombineConfig) -> Iterator[Combination]:
@@ -148,7 +182,11 @@ def _of_adapters(trials: Sequence[Trial], config: CombineConfig, folder: Path) -
     for trial in trials:
         by_adapter.setdefault(str(trial.record.get("signature")), trial)
     used = list(by_adapter.values())
-    if not config.mean or len(used) < 2:
+    if not config.mean:
+        return
+    if len(used) < 2:
+        rule, remedy = "is that of a mean of adapters, and these trials have one adapter", "Name others (trials=[...])"
+        require(config.rank is None, "rank", config.rank, rule, remedy)
         return
     folders = [adapter_of(trial) for trial in used]
     facts = base_facts(folders[0])
@@ -161,7 +199,7 @@ def _of_adapters(trials: Sequence[Trial], config: CombineConfig, folder: Path) -
     if facts:
         write_json(own / META, facts)
     about = {"name": "mean", "kind": "mean", "decodings": 1, "adapters": 1, "rank": mean.config.r, "kept": mean.kept}
-    source = Source(trials[0], mean=own)
+    source = Source(trials[0], mean=own, parts=tuple(used))
     yield Combination({**about, "trials": [trial.name for trial in used]}, (source,), votes=False)
 
 
@@ -207,12 +245,13 @@ def confirmed(analysis: Analysis, chosen: Combination, folder: Path) -> Tested |
     not decoded there, with which it is compared.
 
     Raises:
-        DataError: the test set has changed since.
+        DataError: the test set has changed since, or as of ``Source.heard_on``.
     """
     held, manifest = analysis.unseen.test, analysis.unseen.manifest
     if held is None or manifest is None:
         return None
-    decoded = [source.heard_on(manifest) for source in chosen.sources]
+    inputs = Inputs()
+    decoded = [source.heard_on(manifest, inputs) for source in chosen.sources]
     evaluation = decoded[0][0]
     if evaluation.reference_identity != held.trial.record.get("eval_identity"):
         problem = "has changed since the sweep's choice was decoded on it"
@@ -223,4 +262,5 @@ def confirmed(analysis: Analysis, chosen: Combination, folder: Path) -> Tested |
     [row] = compared(held.trial, [chosen], folder / "test")
     shown = [name for _, transcripts in decoded for name in transcripts.signatures]
     looks = look(evaluation.reference_identity, shown, analysis.sweep.folder)
+    record_looks(analysis.sweep.folder, evaluation.reference_identity, looks)
     return Tested(manifest, held.of.name, held.trial.rate, row.rate, row.difference, row.interval, looks)

@@ -17,6 +17,7 @@ from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.inputs import Inputs, on_set
 from kimi_audio_ft.scoring import NORMALISATION_VERSION
 from kimi_audio_ft.store.usage import note
+from kimi_audio_ft.sweep.confirm.unseen import require_unseen
 from kimi_audio_ft.sweep.plan import written_config
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.sweep import Trial
@@ -29,13 +30,14 @@ class Source:
     """Gives texts for every utterance: an adapter under a decoding setting.
 
     temperature, samples: in place of the trial's own decoding; None: as the trial decodes. mean: folder of an adapter
-    that decodes in place of the trial's.
+    that decodes in place of the trial's. parts: trials whose adapters it is the mean of.
     """
 
     trial: Trial
     temperature: float | None = None
     samples: int | None = None
     mean: Path | None = None
+    parts: tuple[Trial, ...] = ()
 
     @cached_property
     def config(self) -> TrainConfig:
@@ -56,19 +58,20 @@ class Source:
         evaluation = Inputs().evaluation(self.config)
         if evaluation.reference_identity != self.trial.record.get("eval_identity"):
             problem = "has changed since the sweep evaluated it"
-            raise DataError(evaluation.conversations.called, problem, "Run the sweep again, or set mean=false")
+            remedy = "Run the sweep again, or set mean=false samples=null"
+            raise DataError(evaluation.conversations.called, problem, remedy)
         return [dict(repeat) for repeat in self.decode(evaluation).hypotheses]
 
-    def heard_on(self, manifest: str) -> tuple[EvaluationSet, Transcripts]:
+    def heard_on(self, manifest: str, inputs: Inputs) -> tuple[EvaluationSet, Transcripts]:
         """Transcripts of the test set, which are decoded now unless the store has them.
 
         Raises:
-            DataError: the trial was trained on recordings of it, or evaluates them.
+            DataError: a trial of which it is made was trained on recordings of it or evaluates them, or that cannot be
+                told, as its manifests have changed since.
         """
-        inputs, config = Inputs(), self.config
-        data = replace(config.data, test_manifest=manifest, guard_manifests=None)
-        inputs.require_unseen(replace(config, data=data))
-        evaluation = inputs.evaluation(on_set(config, manifest))
+        for trial in self.parts or (self.trial,):
+            require_unseen(trial, written_config(trial.folder), manifest, {}, inputs)
+        evaluation = inputs.evaluation(on_set(self.config, manifest))
         return evaluation, self.decode(evaluation)
 
     def decode(self, evaluation: EvaluationSet) -> Transcripts:
@@ -144,4 +147,4 @@ def _require_alike(trials: Sequence[Trial]) -> None:
             raise DataError(trial.folder / "scores.json", problem, _RESCORE)
         if hypotheses_of(trial)[0].keys() != hypotheses_of(trials[0])[0].keys():
             problem = f"does not have the utterances of trial {trials[0].name}"
-            raise DataError(trial.utterances_path, problem, _RESCORE)
+            raise DataError(trial.utterances_path, problem, "Name trials of one evaluation set (trials=[...])")

@@ -251,6 +251,7 @@ class CombineConfig:
     # Rank of the mean adapter; null is the sum of the adapters' ranks, which loses nothing. Fewer are cut off by SVD.
     rank: int | None = None
     out: str | None = None  # Folder for the combinations; null is SWEEP/combinations, where the report finds them.
+    overwrite: bool = False  # Replace other combinations in out, with their mean adapter.
 
     def __post_init__(self) -> None:
         expand_home(self, "sweep", "out")
@@ -261,6 +262,13 @@ class CombineConfig:
             self.temperature > 0, "temperature", self.temperature, "must be greater than 0", "At 0 all are the same"
         )
         at_least(1, self, "", "rank", remedy="null keeps all ranks")
+        usual = type(self)
+        is_used = self.samples is not None or self.temperature == usual.temperature
+        require(is_used, "temperature", self.temperature, "is that of new samples; there are none", "Set samples=16")
+        rule = "is that of the mean adapter, which mean=false leaves out"
+        require(self.mean or self.rank is None, "rank", self.rank, rule, "Leave out mean=false, or rank")
+        is_used = self.trials is None or self.most == usual.most
+        require(is_used, "most", self.most, "needs trials=null", "All trials that are named are taken")
         if self.trials is not None:
             twice = sorted({name for name in self.trials if self.trials.count(name) > 1})
             require(not twice, "trials", self.trials, f"names {', '.join(twice)} twice")

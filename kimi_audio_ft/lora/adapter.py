@@ -26,6 +26,10 @@ ONE = "default"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # Ends of the names of a plain LoRA's tensors: A, ``[r, in]``, and B, ``[out, r]``.
 FACTORS = (".lora_A.weight", ".lora_B.weight")
+# Start of these names, before the path of a module in the base.
+PEFT_PREFIX = "base_model.model."
+# Options of PEFT with which an update is another function of the factors than their scaled product.
+_NOT_PLAIN = ("use_dora", "rank_pattern", "alpha_pattern", "lora_bias", "fan_in_fan_out", "layer_replication")
 # Keys of PEFT's config that name modules to import, with the value that PEFT itself writes.
 _IMPORTS = {"megatron_config": None, "megatron_core": "megatron.core", "auto_mapping": None}
 # The published LoRA fork's name of Whisper's encoder, and ours.
@@ -113,6 +117,11 @@ def read_adapter(folder: Path) -> tuple[peft.LoraConfig, dict[str, Tensor]]:
     return config, tensors
 
 
+def not_plain(config: peft.LoraConfig) -> list[str]:
+    """Options that are set and make an adapter more than products of two factors at one rank and scale."""
+    return [name for name in _NOT_PLAIN if getattr(config, name, None)]
+
+
 def _as_ours(config: peft.LoraConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors under our names, and a config that targets no part of the model of which there is no tensor.
 
@@ -125,7 +134,7 @@ def _as_ours(config: peft.LoraConfig, tensors: dict[str, Tensor]) -> dict[str, T
         config.target_modules = targets.replace("speech_encoder", "encoder")
     elif targets is not None:
         config.target_modules = [name.replace("speech_encoder", "encoder") for name in sorted(targets)]
-    names = [key.removeprefix("base_model.model.") for key in renamed]
+    names = [key.removeprefix(PEFT_PREFIX) for key in renamed]
     absent = [pattern for pattern, needs in _PARTS.items() if not needs(names)]
     if absent and config.exclude_modules is None:
         config.exclude_modules = "|".join(absent)

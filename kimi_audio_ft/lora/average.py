@@ -1,6 +1,6 @@
-"""The weighted mean of adapters' updates as one adapter: their factors side by side, cut to a rank if asked.
+"""The mean of adapters' updates as one adapter: their factors side by side, cut to a rank if asked.
 
-With ``A = [A_1; A_2]`` and ``B = [w_1 s_1 B_1, w_2 s_2 B_2]``, ``B A`` is exactly the mean of the updates
+With ``A = [A_1; A_2]`` and ``B = [s_1 B_1, s_2 B_2] / 2``, ``B A`` is exactly the mean of the updates
 ``s_i B_i A_i``; the product of a mean of the A and a mean of the B is not. Its rank is the sum of the ranks; the best
 approximation of a lower rank keeps the largest singular values.
 """
@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kimi_audio_ft.config.checks import require
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.lora.adapter import FACTORS, WEIGHTS, read_adapter
+from kimi_audio_ft.lora.adapter import FACTORS, PEFT_PREFIX, WEIGHTS, not_plain, read_adapter
 
-_PREFIX = "base_model.model."
 _REMEDY = "Only plain LoRA can be averaged; combine mean=false leaves that out"
 
 
@@ -34,8 +34,7 @@ class _Part:
     @classmethod
     def read(cls, folder: Path) -> _Part:
         config, tensors = read_adapter(folder)
-        odd = [name for name in ("use_dora", "lora_bias", "rank_pattern", "alpha_pattern") if getattr(config, name)]
-        if odd:
+        if odd := not_plain(config):
             raise DataError(folder, f"has {', '.join(odd)}: its update is no product of two factors", _REMEDY)
         down, up = FACTORS
         names = sorted(key.removesuffix(down) for key in tensors if key.endswith(down))
@@ -67,36 +66,32 @@ class MeanAdapter:
         self.config.save_pretrained(str(folder))
 
 
-def mean_of_adapters(
-    folders: Sequence[Path], weights: Sequence[float] | None = None, rank: int | None = None
-) -> MeanAdapter:
+def mean_of_adapters(folders: Sequence[Path], rank: int | None = None) -> MeanAdapter:
     """The mean of saved adapters of one base.
 
     Args:
-        weights: not negative, of any sum; None: all alike.
-        rank: of the mean; None, or one that is not lower: the sum of the ranks.
+        rank: of the mean, lower than the sum of the ranks; None: that sum.
 
     Raises:
-        DataError: a folder holds no plain LoRA.
+        DataError: a folder holds no plain LoRA. ConfigError: the rank is no lower than that sum.
     """
     parts = [_Part.read(folder) for folder in folders]
-    shares = [1.0] * len(parts) if weights is None else list(weights)
-    shares = [share / sum(shares) for share in shares]
     whole = sum(part.config.r for part in parts)
-    cut = rank if rank is not None and rank < whole else None
+    rule = f"must be lower than {whole}, the sum of the adapters' ranks"
+    require(rank is None or rank < whole, "rank", rank, rule, "null keeps all ranks")
     tensors: dict[str, Tensor] = {}
     kept = norm = 0.0
     for name in sorted({name for part in parts for name in part.factors}):
         known = next(part.factors[name] for part in parts if name in part.factors)
         pairs = [part.beside(name, known) for part in parts]
         down = torch.cat([a for a, _ in pairs])
-        up = torch.cat([share * b for share, (_, b) in zip(shares, pairs, strict=True)], dim=1)
-        if cut is not None:
-            down, up, squares = _truncated(down, up, cut)
-            kept, norm = kept + float(squares[:cut].sum()), norm + float(squares.sum())
+        up = torch.cat([b for _, b in pairs], dim=1) / len(parts)
+        if rank is not None:
+            down, up, squares = _truncated(down, up, rank)
+            kept, norm = kept + float(squares[:rank].sum()), norm + float(squares.sum())
         for end, factor in zip(FACTORS, (down, up), strict=True):
             tensors[name + end] = factor.contiguous()
-    return MeanAdapter(_config(parts, cut or whole), tensors, kept / norm if norm else 1.0)
+    return MeanAdapter(_config(parts, rank or whole), tensors, kept / norm if norm else 1.0)
 
 
 def _truncated(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -119,7 +114,7 @@ def _config(parts: Sequence[_Part], rank: int) -> peft.LoraConfig:
     """With the scale 1; the adapters' own targets where they agree, the linears by name where they do not."""
     first = parts[0].config
     alike = all(_targets(part) == _targets(parts[0]) for part in parts)
-    names = sorted({name.removeprefix(_PREFIX) for part in parts for name in part.factors})
+    names = sorted({name.removeprefix(PEFT_PREFIX) for part in parts for name in part.factors})
     return peft.LoraConfig(
         r=rank,
         lora_alpha=rank,

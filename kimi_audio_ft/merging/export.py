@@ -12,25 +12,20 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kimi_audio_ft import store
 from kimi_audio_ft.base import base_facts, find_adapter
 from kimi_audio_ft.config.commands import ExportAdapterConfig
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.files import read_json_object, write_json
-from kimi_audio_ft.lora.adapter import CONFIG, FACTORS, WEIGHTS, read_adapter
+from kimi_audio_ft.files import write_json
+from kimi_audio_ft.lora.adapter import CONFIG, FACTORS, PEFT_PREFIX, WEIGHTS, not_plain, read_adapter
 from kimi_audio_ft.lora.targets import needs_branch
 from kimi_audio_ft.merging.folder import drafted, is_made, refuse_inside
 from kimi_audio_ft.paths import expanded
 from kimi_audio_ft.store.make import META
-from kimi_audio_ft.store.signature import digest_of
 
 RECORD = "export.json"
 # Raise it when the code changes what an export writes.
 _VERSION = 1
-_PREFIX = "base_model.model."
-_LAYERS = f"{_PREFIX}model.layers."
-# Options of PEFT that change what factors mean; engines ignore most of them.
-_NOT_PLAIN = ("use_dora", "rank_pattern", "alpha_pattern", "lora_bias", "fan_in_fan_out", "layer_replication")
+_LAYERS = f"{PEFT_PREFIX}model.layers."
 _REMEDY = "Merge it: python -m kimi_audio_ft.merge target=qwen2"
 
 
@@ -45,17 +40,16 @@ def export_adapter(config: ExportAdapterConfig) -> Path:
     adapter, folder = found
     out, facts = expanded(config.out).resolve(), {"version": _VERSION, "adapter": adapter}
     refuse_inside(out, {"adapter": folder})
-    with store.lock("merge", digest_of(str(out))):
-        if is_made(out, RECORD, facts, config.overwrite, "exported adapter"):
+    with drafted(out, lambda: is_made(out, RECORD, facts, config.overwrite, "exported adapter")) as draft:
+        if draft is None:
             print(f"{out}: holds this adapter already; nothing to do")
             return out
         fields, tensors, left_out = leaf_adapter(folder)
-        with drafted(out) as draft:
-            save_file(tensors, draft / WEIGHTS, metadata={"format": "pt"})
-            write_json(draft / CONFIG, fields, indent=2)
-            if about := base_facts(folder):
-                write_json(draft / META, about)
-            write_json(draft / RECORD, facts, indent=2)
+        save_file(tensors, draft / WEIGHTS, metadata={"format": "pt"})
+        write_json(draft / CONFIG, fields, indent=2)
+        if about := base_facts(folder):
+            write_json(draft / META, about)
+        write_json(draft / RECORD, facts, indent=2)
     print(f"{out}: rank {fields['r']}, which an engine's max_lora_rank must allow")
     if left_out:
         print(f"without {left_out} linears of the audio branch, on which no text depends")
@@ -69,16 +63,14 @@ def leaf_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], int]:
         DataError: it changes what an engine does not let an adapter change, or is no plain LoRA.
     """
     config, tensors = read_adapter(folder)
-    written = read_json_object(folder / CONFIG, "Make the adapter again")
-    odd = [name for name in _NOT_PLAIN if written.get(name)]
-    if odd:
+    if odd := not_plain(config):
         raise DataError(folder, f"has {', '.join(odd)}, which engines do not apply", _REMEDY)
     factors = [key for key in tensors if key.endswith(FACTORS)]
     kept = {key: tensors[key] for key in factors if key.startswith(_LAYERS)}
-    branch = [key for key in factors if needs_branch([key.removeprefix(_PREFIX)])]
+    branch = [key for key in factors if needs_branch([key.removeprefix(PEFT_PREFIX)])]
     others = sorted(tensors.keys() - kept.keys() - set(branch))
     if others:
-        problem = f"changes {others[0].removeprefix(_PREFIX)} ({len(others)} such tensors), which no engine applies"
+        problem = f"changes {others[0].removeprefix(PEFT_PREFIX)} ({len(others)} such tensors), which no engine applies"
         raise DataError(folder, problem, _REMEDY)
     if not kept:
         raise DataError(folder, "changes nothing that text depends on", "Export another adapter")

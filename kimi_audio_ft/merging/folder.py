@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kimi_audio_ft import store
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.files import let_others_read, read_json_object
+from kimi_audio_ft.store.signature import digest_of
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def is_made(out: Path, record: str, facts: Mapping[str, Any], overwrite: bool, what: str) -> bool:
+def is_made(
+    out: Path, record: str, facts: Mapping[str, Any], overwrite: bool, what: str, key: str | None = None
+) -> bool:
     """Whether ``out`` was made of these facts.
 
     Args:
-        record: name of the file in it that has the facts. what: "merge" or the like, for messages.
+        record: name of the file in it that has the facts. what: "merge" or the like, for messages. key: of the facts in
+            the record, where it has more than these.
 
     Raises:
         ConfigError: it holds something else, or another of its kind and not ``overwrite``.
@@ -28,6 +36,8 @@ def is_made(out: Path, record: str, facts: Mapping[str, Any], overwrite: bool, w
     if not (out / record).is_file():
         raise ConfigError("out", str(out), f"exists and does not hold {article} {what}", "Name a new folder")
     found = read_json_object(out / record, "Remove the folder")
+    if key is not None:
+        found = dict(found.get(key) or {})  # an older record has none
     if found == facts:
         return True
     if not overwrite:
@@ -46,30 +56,73 @@ def refuse_inside(out: Path, inputs: Mapping[str, Path | None]) -> None:
 
 
 @contextmanager
-def drafted(out: Path) -> Iterator[Path]:
-    """A hidden sibling of ``out`` that replaces it at the end; it is removed on any error, or by the next run after a
-    kill.
+def drafted(out: Path, is_done: Callable[[], bool]) -> Iterator[Path | None]:
+    """A hidden sibling of ``out`` that replaces it at the end; None where ``is_done``, which is asked first, says that
+    there is nothing to do. Another process that would write ``out`` waits for the end.
+
+    The draft is removed on any error; after a kill, by the next run, which also puts back a folder that was about to be
+    replaced.
 
     Raises:
         ConfigError: the disk is full, or the folder cannot be written.
     """
-    draft = out.with_name(f".{out.name}.draft")
+    draft, old = out.with_name(f".{out.name}.draft"), out.with_name(f".{out.name}.old")
+    with store.lock("merge", digest_of(str(out))):
+        with _errors_of(out):
+            _put_back(old, out)
+        if is_done():
+            yield None
+            return
+        try:
+            with _errors_of(out):
+                shutil.rmtree(draft, ignore_errors=True)
+                draft.mkdir(parents=True)
+            with _errors_of(out, draft):
+                yield draft
+            with _errors_of(out):
+                let_others_read(draft)
+                _replace(out, draft, old)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+
+
+def _replace(out: Path, draft: Path, old: Path) -> None:
+    shutil.rmtree(old, ignore_errors=True)
     try:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        yield draft
-        let_others_read(draft)
-        old = out.with_name(f".{out.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
         if out.is_dir():
             out.replace(old)
         draft.replace(out)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        shutil.rmtree(draft, ignore_errors=True)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        rule = "the disk is full; nothing half-written was kept" if full else f"cannot be written ({error.strerror})"
-        raise ConfigError("out", str(out), rule, "Free space there, or name another folder") from error
     except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
+        _put_back(old, out)
         raise
+    if old.is_dir():
+        old.replace(draft)  # under the name of what is never put back, as a kill may leave half of it
+    shutil.rmtree(draft, ignore_errors=True)
+
+
+def _put_back(old: Path, out: Path) -> None:
+    if old.is_dir() and not out.exists():
+        old.replace(out)
+
+
+@contextmanager
+def _errors_of(out: Path, draft: Path | None = None) -> Iterator[None]:
+    """ConfigErrors about ``out`` in place of the system's errors: all, or only those about files in ``draft``."""
+    try:
+        yield
+    except OSError as error:
+        if draft is not None and not _is_about(error, draft):
+            raise
+        is_full = error.errno in _FULL
+        rule = f"cannot be written ({error.strerror or error})"
+        rule = "the disk is full; nothing half-written was kept" if is_full else rule
+        raise ConfigError("out", str(out), rule, "Free space there, or name another folder") from error
+
+
+def _is_about(error: OSError, folder: Path) -> bool:
+    """Whether an error is about a file in a folder; writing to an open file names none when the disk is full."""
+    if error.filename is None:
+        return error.errno in _FULL or isinstance(error, shutil.Error)  # of copying a folder into it
+    named = isinstance(error.filename, str | bytes | os.PathLike)
+    return named and folder in (path := Path(os.fsdecode(error.filename)), *path.parents)

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from kimi_audio_ft import store
 from kimi_audio_ft.base import Base, find_adapter, on_meta, require_base
 from kimi_audio_ft.config.commands import MergeConfig
 from kimi_audio_ft.decoding.prompt_embeddings import TABLE
@@ -40,7 +39,6 @@ from kimi_audio_ft.model.files import AUTO_MAP, CODE, FRONT_END_NAME, TOKENIZER_
 from kimi_audio_ft.model.text_tokenizer import BOS, CONFIG_NAME, EOS, RANKS_NAME, special_token_files
 from kimi_audio_ft.paths import expanded
 from kimi_audio_ft.store.digests import folder_digest
-from kimi_audio_ft.store.signature import digest_of
 
 RECORD = "merge.json"
 # Raise it when the code changes what a merge writes.
@@ -153,21 +151,20 @@ def merge(config: MergeConfig) -> Path:
     task = Merge(config)
     out = task.out
     refuse_inside(out, {"model.path": task.base.files.root, "adapter": task.adapter_folder})
-    with store.lock("merge", digest_of(str(out))):
-        if is_made(out, RECORD, task.facts, config.overwrite, "merge"):
+    with drafted(out, lambda: is_made(out, RECORD, task.facts, config.overwrite, "merge")) as draft:
+        if draft is None:
             print(f"{out}: holds this merge already; nothing to do")
             return out
         _require_space(task)
-        with drafted(out) as draft:
-            _write(task, draft)
-        print(f"{out}: {task.size / 1e9:.2f} GB for {config.target}")
-        left_out = [name for name in task.updates if config.target == "qwen2" and is_branch(name)]
-        if left_out:
-            print(f"without {len(left_out)} changes of the audio branch, on which no text depends")
-        missing = _missing_code(task.base.files.root)
-        if config.target == "official" and missing:
-            print(f"for the published code copy {', '.join(missing)} of moonshotai/Kimi-Audio-7B-Instruct beside the")
-            print("base and merge again with overwrite=true: without them it cannot open the folder")
+        _write(task, draft)
+    print(f"{out}: {task.size / 1e9:.2f} GB for {config.target}")
+    left_out = [name for name in task.updates if config.target == "qwen2" and is_branch(name)]
+    if left_out:
+        print(f"without {len(left_out)} changes of the audio branch, on which no text depends")
+    missing = _missing_code(task.base.files.root)
+    if config.target == "official" and missing:
+        print(f"for the published code copy {', '.join(missing)} of moonshotai/Kimi-Audio-7B-Instruct beside the")
+        print("base and merge again with overwrite=true: without them it cannot open the folder")
     return out
 
 

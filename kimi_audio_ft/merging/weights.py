@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.lora.adapter import ONE, read_adapter, with_tensors
+from kimi_audio_ft.lora.adapter import ONE, PEFT_PREFIX, read_adapter, with_tensors
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.model.checkpoint import (
     STRAY_SUFFIX,
@@ -30,8 +30,6 @@ from kimi_audio_ft.model.checkpoint import (
 
 # Numbers of a tensor that are in memory at once: 64 MiB in float32.
 _PIECE_NUMBERS = 2**24
-# PEFT's prefix of the base's module paths.
-_PREFIX = "base_model.model."
 
 
 class Change(Protocol):
@@ -146,7 +144,7 @@ def read_updates(model: KimiAudioForCausalLM, folder: Path) -> dict[str, Update]
     updates: dict[str, Update] = {}
     used = 0
     for path, module in adapted.named_modules():
-        name = path.removeprefix(_PREFIX)
+        name = path.removeprefix(PEFT_PREFIX)
         if not isinstance(module, lora.LoraLayer):
             continue
         own = {key: value.float() for key, value in tensors.items() if key.startswith(f"{path}.")}

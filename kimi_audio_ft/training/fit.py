@@ -21,7 +21,7 @@ from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import TrainerConfig
 from kimi_audio_ft.data.datamodule import ConversationData, DataTogether
 from kimi_audio_ft.files import write_json, write_jsonl
-from kimi_audio_ft.lora.adapter import save_adapter, trainable_parameters
+from kimi_audio_ft.lora.adapter import PEFT_PREFIX, save_adapter, trainable_parameters
 from kimi_audio_ft.lora.pack import WITHIN_ROUNDING, Pack
 from kimi_audio_ft.lora.targets import needs_branch
 from kimi_audio_ft.lora.update import own_updates
@@ -202,7 +202,7 @@ def make_trainer(
     """A Lightning trainer whose checkpoints hold only the adapters, each in its own folder of ``works``."""
     target, model = device(settings.accelerator), module.model
     trained = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
-    unused = module.pack is not None or needs_branch(name.removeprefix("base_model.model.") for name in trained)
+    unused = module.pack is not None or needs_branch(name.removeprefix(PEFT_PREFIX) for name in trained)
     norm = module.states[0].optim.max_grad_norm
     configs = {name: model.peft_config[name].to_dict() for name in works}
     members = {name: (work, json.dumps(configs[name], default=sorted)) for name, work in works.items()}  # sets

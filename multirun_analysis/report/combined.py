@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.sweep_folder import COMBINATIONS, COMBINATIONS_RECORD
+from kimi_audio_ft.files import read_json_object
+from kimi_audio_ft.sweep_folder import COMBINATIONS_RECORD
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import Messages
-from multirun_analysis.records import finite, read_json
+from multirun_analysis.records import finite
 from multirun_analysis.statistics.results import Interval
+from multirun_analysis.sweep import Trial
 from multirun_analysis.words import percent, rate
 
-_AGAIN = "Run python -m kimi_audio_ft.combine again"
+log = logging.getLogger(__name__)
+
+# Of the record: raise it when the code changes what is made or kept of it.
+VERSION = 1
+# Its part that says what the combinations were made of, which ``combine`` compares too.
+MADE_OF = "made_of"
+_AGAIN = "Remove the folder, and run python -m kimi_audio_ft.combine again"
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,11 @@ class Combined:
     temperature: float | None = None
     rank: int | None = None
     kept: float | None = None
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether it is shown to be better than the single trial: the whole interval says so."""
+        return self.interval is not None and self.interval.high < 0
 
     def title(self, say: Messages) -> str:
         """What it is, in words."""
@@ -79,18 +94,21 @@ class Line:
     points: str
     p: str
     decodings: str
-    is_chosen: bool = False
+    is_best: bool = False
     is_single: bool = False
 
 
 @dataclass(frozen=True)
 class Combinations:
-    """All that one call has made. trial, rate: the best of the trials combined. chosen: name of the best combination,
-    None where none has a lower rate than that trial. tested: None without a test set that the sweep's choice was
-    decoded on."""
+    """All that one call has made.
+
+    facts: ``facts_of`` the trials combined, by name. trial, rate: the best of them. chosen: name of the combination
+    that is better, None without one. tested: None without a test set that the sweep's choice was decoded on.
+    """
 
     folder: Path
     rank_by: str
+    facts: dict[str, Any]
     trial: str
     rate: float
     rows: list[Combined]
@@ -100,21 +118,31 @@ class Combinations:
     def lines(self, say: Messages) -> list[Line]:
         """The rows of a table, the lowest rate first, with the single trial among them."""
         single = Line(say("combined.single", trial=self.trial), rate(self.rate), "", "", "1", is_single=True)
+        best = self._chosen if self._chosen and self._chosen.is_shown else None
         combined = [
             (
                 row.rate,
-                Line(
-                    row.title(say), rate(row.rate), _points(row), _p(row), str(row.decodings), row.name == self.chosen
-                ),
+                Line(row.title(say), rate(row.rate), _points(row), _p(row), str(row.decodings), row is best),
             )
             for row in self.rows
         ]
         return [line for _, line in sorted([(self.rate, single), *combined], key=lambda one: one[0])]
 
+    @property
+    def _chosen(self) -> Combined | None:
+        return next((row for row in self.rows if row.name == self.chosen), None)
+
+    def verdict(self, say: Messages) -> str:
+        """Whether any is better than the single trial, in one sentence."""
+        chosen = self._chosen
+        if chosen is None:
+            return say("combined.none_shown", trial=self.trial)
+        key = "combined.shown" if chosen.is_shown else "combined.not_shown"
+        return say(key, name=chosen.title(say), trial=self.trial)
+
     def told(self, say: Messages) -> str | None:
         """The result on the test set in one sentence; None without one."""
-        found = self.tested
-        chosen = next((row for row in self.rows if row.name == self.chosen), None)
+        found, chosen = self.tested, self._chosen
         if found is None or chosen is None:
             return None
         figures = {"cer": percent(found.rate), "trial": found.trial, "single": percent(found.single)}
@@ -124,28 +152,55 @@ class Combinations:
 
 
 def read_combinations(folder: Path) -> Combinations:
-    """Of a folder of combinations; DataError: its record cannot be read."""
+    """Of a folder of combinations; DataError: its record cannot be read, or is of another version."""
     path = folder / Path(COMBINATIONS_RECORD).name
-    record = finite(read_json(path))
+    record = finite(read_json_object(path, _AGAIN))
     try:
+        made_of = record[MADE_OF]
+        if made_of["version"] != VERSION:
+            raise TypeError(f"its version is {made_of['version']!r}, not {VERSION}")
         rows = [Combined(**_with_interval(row)) for row in record["combinations"]]
         tested = Tested(**_with_interval(record["test"])) if record["test"] else None
         best = record["best"]
-        return Combinations(folder, record["rank_by"], best["trial"], best["rate"], rows, record["chosen"], tested)
-    except (KeyError, TypeError) as error:
-        raise DataError(path, f"is no record of combinations ({error!r})", _AGAIN) from None
+        figures = [best["rate"], *([tested.single] if tested else [])]
+        compared: list[Combined | Tested] = [*rows, *([tested] if tested else [])]
+        for one in compared:
+            figures += [one.rate, one.difference, *(astuple(one.interval) if one.interval else ())]
+        if not all(isinstance(figure, int | float) for figure in figures):
+            raise TypeError("a rate or a difference is no number")
+        trials, ranked, chosen = dict(made_of["trials"]), made_of["rank_by"], record["chosen"]
+        return Combinations(folder, ranked, trials, best["trial"], best["rate"], rows, chosen, tested)
+    except (KeyError, TypeError, ValueError) as error:
+        problem = f"is no record of combinations of this version ({error!r})"
+        raise DataError(path, problem, _AGAIN) from None
 
 
 def combinations_of(analysis: Analysis) -> Combinations | None:
-    """Those in a sweep's folder; None where there are none, or trials were replaced or are ranked by another rate."""
-    folder = analysis.sweep.folder
-    path = folder / COMBINATIONS_RECORD
+    """Those in a sweep's folder; None where there are none, where trials are others, or scored or ranked otherwise, by
+    now, and, with a warning, where their record cannot be read."""
+    path = analysis.sweep.folder / COMBINATIONS_RECORD
     if not path.is_file():
         return None
-    found, decoded = read_combinations(folder / COMBINATIONS), read_json(path).get("transcripts")
-    now = {trial.name: trial.record.get("transcript_signatures") for trial in analysis.sweep.finished}
-    same = isinstance(decoded, Mapping) and all(now.get(name) == one for name, one in decoded.items())
+    try:
+        found = read_combinations(path.parent)
+    except DataError as error:
+        _warn(str(error))
+        return None
+    now = {trial.name: facts_of(trial) for trial in analysis.sweep.finished}
+    same = all(now.get(name) == one for name, one in found.facts.items())
     return found if same and found.rank_by == analysis.rank_by else None
+
+
+def facts_of(trial: Trial) -> dict[str, Any]:
+    """What combinations of a trial, and their comparison with it, depend on: JSON values."""
+    named = ("signature", "transcript_signatures", "normalisation_version", "normalisation", "word_lists")
+    return {"rate": trial.rate, **{name: trial.record.get(name) for name in named}}
+
+
+@lru_cache
+def _warn(text: str) -> None:
+    """Once: the page and the terminal ask one after the other."""
+    log.warning("%s", text)
 
 
 def _with_interval(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,9 +8,14 @@ from pathlib import Path
 import pytest
 
 from kimi_audio_ft.decoding.consensus import consensus
+from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.lora.adapter import read_adapter
 from tests.integration.conftest import Workplace
 from tests.trials_json import hypotheses_of, scores_of
+
+
+def of_other_base(product: Path) -> str:
+    return json.dumps(json.loads(product.read_text()) | {"base": "another"})
 
 
 @pytest.mark.slow
@@ -39,5 +44,33 @@ def test_trials_and_adapters_of_a_sweep(first: Path, place: Workplace) -> None:
     assert config.r == 6 and tensors.keys() == read_adapter(place.folder / "combined" / "mean" / "adapter")[1].keys()
     said = place.succeed("kimi_audio_ft.merge", adapter, "out=merged", "dtype=float32", "model.dtype=float32")
     assert "merged differs from base + adapter by 0.00%" in said
+
+    said = place.succeed("kimi_audio_ft.combine", "sweep=first", "trials=[3]", "samples=3")
+    assert "python -m multirun_analysis first" in said
+    record = json.loads((first / "combinations" / "combinations.json").read_text())
+    assert [(row["name"], row["decodings"]) for row in record["combinations"]] == [("samples-3-at-0.6", 3)]
+    made = place.products("transcript")
+    sampled_so = ("decoding.text_temperature=0.6", "decoding.repeats=3", "decoding.max_new_tokens=8")
+    signature = f"adapter={scores_of(first / '3')['signature']}"
+    place.succeed("kimi_audio_ft.evaluate", signature, *data, *sampled_so, "hydra.run.dir=samples")
+    assert place.products("transcript") == made
+    texts: dict[str, list[str]] = {}
+    for row in read_jsonl(place.folder / "samples" / "utterances.jsonl"):
+        texts.setdefault(row["id"], []).append(row["hypothesis"])
+    assert hypotheses_of(first / "combinations" / "samples-3-at-0.6") == {key: consensus(texts[key]) for key in texts}
+
+    config_of = first / "3" / ".hydra" / "config.yaml"
+    of_adapter = place.store / "adapter" / scores_of(first / "3")["signature"] / "product.json"
+    evaluates_other = config_of.read_text().replace("data/eval.tokens.jsonl", "data/train.tokens.jsonl")
+    for path, edited, options, problem in (
+        (config_of, evaluates_other, ("trials=[3]", "samples=3"), "has changed since the sweep evaluated it"),
+        (of_adapter, of_other_base(of_adapter), ("trials=[0,3]",), "its adapter is of another base than that of trial"),
+    ):
+        before = path.read_text()
+        path.write_text(edited)
+        done = place.run("kimi_audio_ft.combine", "sweep=first", *options, "out=refused")
+        path.write_text(before)
+        assert done.code == 2 and problem in done.err, done.err
+        assert not (place.folder / "refused").exists()
     done = place.run("kimi_audio_ft.combine", "sweep=first", "trials=[7]")
     assert done.code == 2 and "7 is no finished trial of this sweep" in done.err

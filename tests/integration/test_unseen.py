@@ -15,6 +15,7 @@ import pytest
 from kimi_audio_ft.combine.combinations import Combination, confirmed
 from kimi_audio_ft.combine.sources import Source
 from kimi_audio_ft.decoding.consensus import consensus
+from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.files import read_json_object, read_jsonl
 from kimi_audio_ft.sweep.confirm.__main__ import main
 from multirun_analysis.analysis import load_sweep
@@ -155,12 +156,23 @@ def test_paths_are_from_where_the_sweep_was_started(place: Workplace, tested: Pa
 
 
 @pytest.mark.parametrize("name", ["train", "eval0"])
-def test_a_manifest_that_was_edited_since_is_refused(place: Workplace, tested: Path, name: str) -> None:
+def test_a_manifest_that_was_edited_since_is_refused(
+    place: Workplace, tested: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody knows then whether what it held before is in the test set."""
     path, record = place.folder / f"data/{name}.tokens.jsonl", (tested / "unseen" / "record.json").read_bytes()
     before = path.read_bytes()
     path.write_bytes(b"".join(before.splitlines(keepends=True)[1:]))
     done = place.run("kimi_audio_ft.sweep.confirm", "sweep")
+    with monkeypatch.context() as patch:
+        patch.chdir(place.folder)
+        patch.setenv("KIMI_AUDIO_FT_STORE", str(place.store))
+        analysis = load_sweep(Path("sweep"))
+        first, second = analysis.sweep.trials
+        for source, seen in ((Source(second), 1), (Source(first, mean=Path("mean"), parts=(second, first)), 1)):
+            combined = Combination({"name": "some"}, (source,))
+            with pytest.raises(DataError, match=rf"{name}\.tokens\.jsonl: has changed since trial {seen} ran"):
+                confirmed(analysis, combined, Path("combined"))
     path.write_bytes(before)
     assert done.code == 2 and f"data/{name}.tokens.jsonl: has changed since trial 0 ran" in done.err, done.err
     assert (tested / "unseen" / "record.json").read_bytes() == record
@@ -185,7 +197,8 @@ def test_a_combination_is_made_there_too(place: Workplace, tested: Path, monkeyp
         source = Source(analysis.sweep.trials[1], temperature=0.7, samples=3)
         facts = {"name": "some", "kind": "samples", "trials": ["1"], "decodings": 3, "adapters": 1}
         found = confirmed(analysis, Combination(facts, (source,)), Path("combined"))
-    assert found is not None and found.looks == 2
+        shown = load_sweep(Path("sweep")).unseen.looks
+    assert found is not None and found.looks == shown == 2
     assert (place.folder / found.manifest).resolve() == place.folder / "data/eval1.tokens.jsonl"
     single = scores_of(tested / "unseen" / "test" / "0")["cer"]
     assert (found.trial, found.single) == ("0", single)

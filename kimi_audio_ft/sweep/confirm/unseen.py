@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,7 @@ from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import EvaluationSet, stored_transcripts, transcript_signatures
 from kimi_audio_ft.errors import DataError, UserError
-from kimi_audio_ft.files import read_yaml, write_json
+from kimi_audio_ft.files import read_json_object, read_yaml, write_json
 from kimi_audio_ft.inputs import Inputs, on_set
 from kimi_audio_ft.outcomes import BASE
 from kimi_audio_ft.scoring import read_options
@@ -112,14 +113,24 @@ def _planned(analysis: Analysis, manifest: str | None) -> list[Decoded]:
     found = []
     for trial in finalists if sets else ():
         own = config if trial is chosen else written_config(trial.folder)
-        _require_as_it_was(trial, own, inputs)
-        data = replace(own.data, test_manifest=test, guard_manifests=guards or None)
-        inputs.require_unseen(replace(own, data=data))
+        require_unseen(trial, own, test, guards, inputs)
         for name, path in sets.items():
             if name != _TEST or trial is chosen:
                 at = on_set(own, path)
                 found.append(Decoded(name, trial, at, inputs.evaluation(at), own.baseline or name != _TEST))
     return found
+
+
+def require_unseen(
+    trial: Trial, config: TrainConfig, test: str | None, guards: Mapping[str, str], inputs: Inputs
+) -> None:
+    """Raise a UserError unless these sets can be used, and a trial has seen nothing of them as far as can be told.
+
+    test: manifest of the test set. guards: those of the guard sets, by name.
+    """
+    _require_as_it_was(trial, config, inputs)
+    data = replace(config.data, test_manifest=test, guard_manifests=dict(guards) or None)
+    inputs.require_unseen(replace(config, data=data))
 
 
 def _require_as_it_was(trial: Trial, config: TrainConfig, inputs: Inputs) -> None:
@@ -135,6 +146,20 @@ def _require_as_it_was(trial: Trial, config: TrainConfig, inputs: Inputs) -> Non
         problem = f"has changed since trial {trial.name} ran, so it cannot be told whether its data are unseen"
         remedy = "Put back the manifest and the recordings as they were, or run the same sweep again"
         raise DataError(", ".join(manifest_paths(changed)), problem, remedy)
+
+
+def record_looks(folder: Path, identity: str, looks: int) -> None:
+    """Have a sweep's record of its test set say how many results of it were shown, after one more of another command.
+
+    Args:
+        folder: of the sweep. identity: of the test set.
+    """
+    path = folder / UNSEEN_RECORD
+    record = read_json_object(path, "Make it again with --confirm")
+    tested = record.get(_TEST)
+    if isinstance(tested, dict) and tested.get("identity") == identity:
+        with suppress(PermissionError):  # another's sweep, whose report cannot be written either
+            write_json(path, record | {_TEST: tested | {"looks": looks}})
 
 
 def started_in(trial: Trial) -> Path:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from kimi_audio_ft.combine.combinations import combine
+from kimi_audio_ft.combine.combinations import chosen_of, combine
 from kimi_audio_ft.combine.sources import chosen_trials
 from kimi_audio_ft.config.commands import CombineConfig
 from kimi_audio_ft.decoding.consensus import consensus
@@ -18,7 +19,8 @@ from kimi_audio_ft.errors import ConfigError, DataError, UserError
 from kimi_audio_ft.files import read_jsonl
 from multirun_analysis.analysis import load_sweep
 from multirun_analysis.messages import CHINESE, ENGLISH
-from multirun_analysis.report.combined import Combined, combinations_of, read_combinations
+from multirun_analysis.report.combined import Combinations, Combined, combinations_of, read_combinations
+from multirun_analysis.statistics.results import Interval
 from multirun_analysis.terminal import print_combinations
 from tests.synthetic_sweep import write_sweep
 
@@ -57,9 +59,14 @@ def test_samples_and_trials_are_combined_and_compared_with_the_best_trial(sweep:
         assert row.difference == pytest.approx(row.rate - found.rate) and row.p_adjusted is not None
         assert row.interval is not None and row.interval.low <= row.difference <= row.interval.high
         assert {"audio", "recording", "seconds"} <= lines[0].keys()
-    lowest = min(found.rows, key=lambda row: row.rate)
-    assert found.chosen == (lowest.name if lowest.rate < found.rate else None) and found.tested is None
-    assert combine(CombineConfig(str(sweep), trials=["1"], mean=False, out=str(out))).folder == out  # replaces its own
+    chosen = chosen_of(found.rows)
+    assert found.chosen == (chosen and chosen.name) and found.tested is None
+    assert combine(CombineConfig(str(sweep), trials=["0", "1", "3"], mean=False, out=str(out))) == found
+    other: dict[str, Any] = {"trials": ["1"], "mean": False, "out": str(out)}
+    with pytest.raises(ConfigError, match=r"holds another set of combinations \(trials differ\).*overwrite=true"):
+        combine(CombineConfig(str(sweep), **other))
+    assert read_combinations(out) == found
+    combine(CombineConfig(str(sweep), **other, overwrite=True))
     assert [row.name for row in read_combinations(out).rows] == ["samples-1"] and not (out / "trials").exists()
 
 
@@ -76,8 +83,56 @@ def test_the_report_shows_them_until_a_trial_is_replaced(
     assert all(f"{100 * row.difference:+.2f}" in said for row in found.rows)
     assert combinations_of(load_sweep(own, rank_by="wer")) is None
     path = own / found.trial / "scores.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"transcript_signatures": ["another"]}))
+    scores = json.loads(path.read_text())
+    for change in ({"transcript_signatures": ["another"]}, {"cer": 0.5}):
+        path.write_text(json.dumps(scores | change))
+        assert combinations_of(load_sweep(own)) is None, change
+    path.write_text(json.dumps(scores))
+    assert combinations_of(load_sweep(own)) == found
+    for path in (*own.glob("*/scores.json"), *own.glob("*/baseline.json")):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"word_lists": {"terms": ["甲"], "names": []}}))
     assert combinations_of(load_sweep(own)) is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda text: text[:100], "is not JSON"),
+        (
+            lambda text: json.dumps(json.loads(text) | {"best": {"trial": "1", "rate": None}}),
+            "is no number",
+        ),
+        (lambda text: text.replace('"version": 1', '"version": 0'), "its version is 0, not 1"),
+    ],
+)
+def test_a_record_that_cannot_be_read_does_not_cost_the_report(
+    sweep: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[str], str], problem: str
+) -> None:
+    own = shutil.copytree(sweep, tmp_path / "sweep")
+    combine(CombineConfig(str(own), trials=["1"], mean=False))
+    path = own / "combinations" / "combinations.json"
+    path.write_text(damage(path.read_text()))
+    assert combinations_of(load_sweep(own)) is None
+    assert problem in caplog.text and "Remove the folder, and run python -m kimi_audio_ft.combine again" in caplog.text
+
+
+def test_what_costs_more_decodings_is_chosen_only_if_it_is_shown_to_be_better() -> None:
+    def row(name: str, decodings: int, difference: float, interval: Interval | None) -> Combined:
+        return Combined(name, "trials", ["0", "1"], decodings, 1, 0.3 + difference, difference, interval, None)
+
+    luck, shown = row("luck", 3, -0.03, Interval(-0.07, 0.01)), row("shown", 4, -0.02, Interval(-0.03, -0.01))
+    mean, worse = row("mean", 1, -0.01, Interval(-0.03, 0.01)), row("worse", 1, 0.01, None)
+    assert chosen_of([luck, worse]) is None and chosen_of([luck, mean, worse]) is mean
+    assert chosen_of([luck, mean, shown, worse]) is shown
+
+    def made(chosen: Combined | None) -> Combinations:
+        rows = [luck, mean, shown, worse]
+        return Combinations(Path("made"), "cer", {}, "0", 0.3, rows, chosen and chosen.name, None)
+
+    assert [line.decodings for line in made(shown).lines(ENGLISH) if line.is_best] == ["4"]
+    assert not any(line.is_best for line in made(mean).lines(ENGLISH))
+    assert "not proven better than trial 0" in made(mean).verdict(ENGLISH)
+    assert made(None).verdict(ENGLISH) == "No combination is proven better than trial 0."
 
 
 def test_without_names_the_best_trials_are_taken_one_of_each_adapter(sweep: Path) -> None:
@@ -105,9 +160,11 @@ def test_what_cannot_be_combined(sweep: Path, tmp_path: Path) -> None:
         combine(CombineConfig(str(sweep), trials=["0"], **out))
     with pytest.raises(DataError, match=r"its adapter adapter-.* is not in the store any more"):
         combine(CombineConfig(str(sweep), trials=["0", "2"], **out))
+    with pytest.raises(ConfigError, match=r"rank=4: .* these trials have one adapter"):
+        combine(CombineConfig(str(sweep), trials=["0", "1"], rank=4, **out))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("")
-    with pytest.raises(ConfigError, match=r"exists and does not hold a combinations\.json"):
+    with pytest.raises(ConfigError, match="exists and does not hold a set of combinations"):
         combine(CombineConfig(str(sweep), trials=["1"], **out))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
     for options, message in (
@@ -117,6 +174,23 @@ def test_what_cannot_be_combined(sweep: Path, tmp_path: Path) -> None:
         ({"temperature": 0.0}, r"temperature=0\.0: must be greater than 0"),
         ({"trials": ["1", "1"]}, "names 1 twice"),
         ({"trials": []}, r"trials=\[\]: must name trials"),
+        ({"temperature": 0.9}, r"temperature=0\.9: .*Set samples=16"),
+        ({"rank": 4, "mean": False}, "rank=4: .*mean=false"),
+        ({"trials": ["1"], "most": 3}, "most=3: needs trials=null"),
     ):
         with pytest.raises(ConfigError, match=message):
             CombineConfig(str(sweep), **options)
+
+
+def test_samples_of_a_trial_that_draws_none_and_trials_of_other_utterances(sweep: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(sweep, tmp_path / "sweep")
+    config = own / "1" / ".hydra" / "config.yaml"
+    config.write_text(config.read_text().replace("text_top_k: 5", "text_top_k: 1"))
+    with pytest.raises(ConfigError, match=r"samples=3: trial 1 decodes with decoding\.text_top_k=1"):
+        combine(CombineConfig(str(own), trials=["1"], samples=3))
+    path = own / "3" / "utterances.jsonl"
+    last = read_jsonl(path)[-1]["id"]
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if json.loads(line)["id"] != last))
+    with pytest.raises(DataError, match=r"does not have the utterances of trial .*Name trials of one evaluation set"):
+        combine(CombineConfig(str(own), trials=["1", "3"], mean=False))

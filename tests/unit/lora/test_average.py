@@ -12,7 +12,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from kimi_audio_ft.config.train import LoraConfig
-from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.lora.adapter import add_adapter, load_adapter, read_adapter, save_adapter
 from kimi_audio_ft.lora.average import mean_of_adapters
 from kimi_audio_ft.model import KimiAudioForCausalLM
@@ -47,18 +47,18 @@ def updates(folder: Path) -> dict[str, Tensor]:
 
 
 def test_the_mean_is_that_of_the_updates(model: KimiAudioForCausalLM, tmp_path: Path) -> None:
-    """Of other ranks, scales and linears; with weights."""
+    """Of other ranks, scales and linears."""
     folders = [
         saved(model, tmp_path / "a", 1, r=2),
         saved(model, tmp_path / "b", 2, r=4, use_rslora=True, lora_alpha=3),
         saved(model, tmp_path / "c", 3, r=1, target_modules="attention"),
     ]
-    mean = mean_of_adapters(folders, [1, 2, 1])
+    mean = mean_of_adapters(folders)
     mean.save(tmp_path / "mean")
     found, own = updates(tmp_path / "mean"), [updates(folder) for folder in folders]
     assert (mean.config.r, mean.config.lora_alpha, mean.kept) == (7, 7, 1.0) and found.keys() == own[0].keys()
     for name, update in found.items():
-        parts = [weight * one[name] for weight, one in zip((0.25, 0.5, 0.25), own, strict=True) if name in one]
+        parts = [one[name] / 3 for one in own if name in one]
         torch.testing.assert_close(update, torch.stack(parts).sum(0), atol=1e-7, rtol=1e-5)
     adapted = load_adapter(model, tmp_path / "mean")  # fits the base, and no tensor is missing
     adapted.unload()
@@ -70,7 +70,7 @@ def test_the_mean_is_that_of_the_updates(model: KimiAudioForCausalLM, tmp_path: 
 
 def test_one_adapter_is_its_own_mean(model: KimiAudioForCausalLM, tmp_path: Path) -> None:
     folder = saved(model, tmp_path / "a", 1, r=2, lora_alpha=4)
-    mean = mean_of_adapters([folder], rank=8)
+    mean = mean_of_adapters([folder])
     mean.save(tmp_path / "mean")
     own = updates(folder)
     assert mean.config.target_modules == read_adapter(folder)[0].target_modules and mean.config.r == 2
@@ -90,6 +90,8 @@ def test_a_lower_rank_keeps_the_largest_singular_values(model: KimiAudioForCausa
         assert error == pytest.approx(float(values[3:].sum()), rel=1e-3)
         lost, norm = lost + error, norm + float(values.sum())
     assert cut.config.r == 3 and cut.kept == pytest.approx(1 - lost / norm, rel=1e-4) and 0 < cut.kept < 1
+    with pytest.raises(ConfigError, match="rank=8: must be lower than 8, the sum of the adapters' ranks"):
+        mean_of_adapters(folders, rank=8)
     assert all(factor.shape[0] == 3 for key, factor in cut.tensors.items() if "lora_A" in key)
 
 
