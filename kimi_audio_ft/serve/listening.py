@@ -20,7 +20,7 @@ def bound(host: str, port: int) -> socket.socket:
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:  # gaierror, too
+    except (OSError, UnicodeError) as error:  # gaierror, too; and a name such as a..b
         raise _no_host(host, error) from None
     family, kind, protocol, _, address = found[0]
     try:
@@ -45,6 +45,7 @@ def address_of(bound_socket: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _no_host(host: str, error: OSError) -> ConfigError:
-    rule = f"is no address of this machine ({error.strerror})"
+def _no_host(host: str, error: OSError | UnicodeError) -> ConfigError:
+    cause = error.strerror if isinstance(error, OSError) else "not a name"
+    rule = f"is no address of this machine ({cause})"
     return ConfigError("host", host, rule, "Use 127.0.0.1 for this machine only, or 0.0.0.0 for all of its addresses")
