@@ -33,7 +33,7 @@ test: venv
 	$(MAKE) --jobs 2 test-avx2 test-sse ONLY="-m bitwise"
 
 whole: venv
-	$(PYTEST)
+	$(PYTEST) --durations 30
 
 # Everyday checks, in under two minutes.
 check: venv
