@@ -95,7 +95,7 @@ def _changed(sweep_dir: Path) -> Iterator[dict[str, Any]]:
 def set_aside(sweep_dir: Path, multirun: str) -> Path | None:
     """Move what an earlier, other sweep has recorded here into a folder of its own; returns that, or None.
 
-    Folders that its record does not name, such as another program's, stay where they are.
+    Folders that its record does not name, such as another program's, and trials elsewhere stay where they are.
 
     Args:
         multirun: content of its multirun.yaml.
@@ -103,9 +103,8 @@ def set_aside(sweep_dir: Path, multirun: str) -> Path | None:
     if not (sweep_dir / LEDGER).is_file():
         return None
     aside = sweep_dir / time.strftime(".before-%Y%m%dT%H%M%S")
-    names = [
-        path.relative_to(sweep_dir).parts[0] for path in trial_folders(sweep_dir) if path.is_relative_to(sweep_dir)
-    ]
+    places = [Path(os.path.relpath(path, sweep_dir)).parts for path in trial_folders(sweep_dir)]
+    names = [parts[0] for parts in places if parts and parts[0] != os.pardir]
     aside.mkdir(exist_ok=True)
     later = {UNSEEN: UNSEEN_RECORD, COMBINATIONS: COMBINATIONS_RECORD}
     ours = [folder for folder, mark in later.items() if (sweep_dir / mark).is_file()]
