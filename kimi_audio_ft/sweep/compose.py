@@ -26,6 +26,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 Values = dict[str, Any]
 _HYDRA = "hydra"
+# The section that says of which files the sweep was composed, which are the same for all jobs, and a folder.
+_RUNTIME = (_HYDRA, "runtime")
 
 
 class Template:
@@ -149,10 +151,7 @@ class JobConfig:
         key = path if value is before else (*path, repr(value))
         if is_kept and key in texts:
             return texts[key]
-        if value is not before and path == (
-            _HYDRA,
-            "runtime",
-        ):  # the files that the sweep was composed of, and a folder
+        if value is not before and path == _RUNTIME:
             text = "  runtime:\n" + "".join(self._text((*path, name), value[name], before[name]) for name in value)
         else:
             text = to_yaml(_nested(path, value)).split("\n", len(path) - 1)[-1]
