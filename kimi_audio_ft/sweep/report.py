@@ -18,6 +18,7 @@ from yaml import YAMLError
 
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.files import parse_yaml
+from kimi_audio_ft.store import product_path
 from kimi_audio_ft.sweep.view.report_again import digest_of_sweep, keep_report, made_report
 from kimi_audio_ft.sweep.view.screen import quiet_job_console
 from kimi_audio_ft.sweep_folder import (
@@ -249,20 +250,22 @@ def _make_report(folder: Path, language: str, margin: float | None, look: bool, 
             comparison = with_unseen(comparison)
         with console.capture() as captured:
             print_leaderboard(comparison, console, failures=False)
-        _show(captured.get())
-        write_comparison(comparison, language=language)
+        try:
+            write_comparison(comparison, language=language)
+        finally:  # whoever has closed the terminal gets the files, and whoever has no room for them the leaderboard
+            _show(captured.get())
     except UserError as error:
         log.warning("no report: %s", error)
         return False
     except Exception:
         log.exception("no report of %s; `python -m multirun_analysis %s` makes it again", folder, folder)
         return False
-    named = [
-        trial.record.get(name) for trial in comparison.sweep.finished for name in ("test_manifest", "guard_manifests")
-    ]
+    records = [trial.record for trial in comparison.sweep.finished]
+    named = [record.get(name) for record in records for name in ("test_manifest", "guard_manifests")]
     if not any(named) and not (folder / UNSEEN).exists():  # otherwise every end of the sweep looks there
         recordings = dict.fromkeys(str(row["audio"]) for row in comparison.best.trial.utterances if row.get("audio"))
-        keep_report(folder, made_of, captured.get(), map(Path, recordings))
+        adapters = dict.fromkeys(product_path("adapter", str(record.get("signature"))) for record in records)
+        keep_report(folder, made_of, captured.get(), map(Path, recordings), adapters)
     return True
 
 

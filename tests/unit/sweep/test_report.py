@@ -6,7 +6,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.store import product_path
 from kimi_audio_ft.sweep.report import SweepReport
 from kimi_audio_ft.sweep_folder import claim, planned_trials, record_fitting, record_jobs, trial_folders
 from tests.offline_wandb import offline_runs
@@ -73,8 +74,10 @@ def test_another_sweep_in_a_folder_sets_the_records_of_the_first_aside(
     """And neither touches nor counts what the first did not make."""
     folder = Path(sweep.hydra.sweep.dir)
     SweepReport().on_multirun_start(sweep)
-    record_jobs(folder, jobs_of(folder, 3))
+    outside = folder.parent / "else" / "4"
+    record_jobs(folder, jobs_of(folder, 3) | {4: (outside, ["lora.r=4"])})
     old = scored(sweep, 3)
+    outside.mkdir(parents=True)
     (old / "wandb").mkdir()
     theirs = scored(sweep, 7)
     SweepReport.conclude_failed()
@@ -85,7 +88,7 @@ def test_another_sweep_in_a_folder_sets_the_records_of_the_first_aside(
     SweepReport.record(jobs_of(folder, 0))
     [aside] = folder.glob(".before-*")
     assert {"3", "engine.json", "multirun.yaml"} <= {path.name for path in aside.iterdir()}
-    assert (aside / "3" / "scores.json").is_file() and (aside / "3" / "wandb").is_dir()
+    assert (aside / "3" / "scores.json").is_file() and (aside / "3" / "wandb").is_dir() and outside.is_dir()
     assert OmegaConf.load(aside / "multirun.yaml") == sweep
     assert aside.name in capsys.readouterr().out
     assert (theirs / "scores.json").is_file() and trial_folders(folder) == []
@@ -163,34 +166,102 @@ def test_end_writes_the_report(sweep: DictConfig, capsys: pytest.CaptureFixture[
     assert SweepReport.conclude_failed() is None
 
 
-@pytest.mark.parametrize("changed", [None, "scores", "report", "margin", "recording"])
+def trial_elsewhere(sweep: DictConfig, number: int, place: Path, link: bool = False) -> Path:
+    """A scored trial that lies outside the sweep's folder; link: its folder there is a link to it."""
+    folder = scored(sweep, number)
+    place.parent.mkdir(exist_ok=True)
+    folder.rename(place)
+    if link:
+        folder.symlink_to(place)
+    return place
+
+
 def test_a_report_of_what_has_not_changed_is_shown_again(
-    sweep: DictConfig, capsys: pytest.CaptureFixture[str], tmp_path: Path, changed: str | None
+    sweep: DictConfig, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, recording = scored(sweep, 2), tmp_path / "a.wav"
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    inside, recording = scored(sweep, 2), tmp_path / "a.wav"
+    outside = trial_elsewhere(sweep, 3, tmp_path / "else" / "3")
+    linked = trial_elsewhere(sweep, 4, tmp_path / "else" / "4", link=True)
+    folder = Path(sweep.hydra.sweep.dir)
+    record_jobs(folder, jobs_of(folder, 2, 4) | {3: (outside, ["lora.r=3"])})
     recording.write_bytes(b"")
     line = {"id": "a", "reference": "语音", "hypothesis": "语", "cer": 0.5, "audio": str(recording)}
-    (folder / "utterances.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
-    page = Path(sweep.hydra.sweep.dir) / "report.html"
-    SweepReport().on_multirun_end(sweep)
-    first = capsys.readouterr().out
-    page.with_name("trials.json").touch()
-    SweepReport().on_multirun_end(sweep)
-    assert capsys.readouterr().out == first, "one of its files was touched, so all were made again"
+    for one in (inside, outside, linked):
+        (one / "utterances.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    os.mkfifo(inside / "pipe")  # whoever reads it waits
+    page, merged = folder / "report.html", folder / "combinations" / "mean" / "model.safetensors"
+    merged.parent.mkdir(parents=True)
 
-    if changed == "scores":
-        (folder / "scores.json").write_text((folder / "scores.json").read_text().replace("0.6", "0.7"))
-    elif changed == "report":
-        page.write_text("mine", encoding="utf-8")
-    elif changed == "recording":
-        recording.unlink()
-    before = page.stat().st_mtime_ns
-    SweepReport(margin=4 if changed == "margin" else None).on_multirun_end(sweep)
-    told = capsys.readouterr().out
+    def told(margin: float | None = None) -> str:
+        SweepReport(margin=margin).on_multirun_end(sweep)
+        return capsys.readouterr().out
+
+    first = told()
     again = first.rstrip() + " (nothing has changed since it was written)\n"
-    assert (told == again) is (changed is None)
-    assert changed is not None or page.stat().st_mtime_ns == before
-    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE")
+    before = page.stat().st_mtime_ns
+    unread: dict[str, Callable[[], object]] = {
+        "nothing": lambda: None,
+        "a checkpoint of its trials": lambda: merged.write_bytes(b"\0"),
+        "another sweep's adapter": lambda: product_path("adapter", "cd").mkdir(parents=True),
+    }
+    for name, change in unread.items():
+        change()
+        assert told() == again, name
+    assert page.stat().st_mtime_ns == before
+
+    page.with_name("trials.json").touch()
+    assert told() == first, "one of its files was touched, so all were made again"
+    changes: dict[str, Callable[[], object]] = {
+        "scores": lambda: rewrite(inside / "scores.json"),
+        "scores outside": lambda: rewrite(outside / "scores.json"),
+        "scores behind a link": lambda: rewrite(linked / "scores.json"),
+        "report": lambda: page.write_text("mine", encoding="utf-8"),
+        "recording": recording.unlink,
+        "its adapter": product_path("adapter", "ab").mkdir,
+        "colours": lambda: monkeypatch.setenv("NO_COLOR", "1"),
+    }
+    for name, change in changes.items():
+        change()
+        assert not told().endswith(again[-20:]), name
+        assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE"), name
+    assert not told(margin=4).endswith(again[-20:])
+    assert told(margin=4).endswith(again[-20:])
+
+
+def rewrite(path: Path) -> None:
+    """Other scores."""
+    path.write_text(path.read_text(encoding="utf-8").replace("0.6", "0.7"), encoding="utf-8")
+
+
+def test_a_leaderboard_that_is_shown_again_has_nothing_that_a_terminal_obeys_but_its_style(
+    sweep: DictConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever may write in the folder may have changed what was kept."""
+    scored(sweep, 2)
+    SweepReport().on_multirun_end(sweep)
+    kept = Path(sweep.hydra.sweep.dir) / ".report.json"
+    record = json.loads(kept.read_text(encoding="utf-8"))
+    record["printed"] = "\x1b[1;32mbest\x1b[0m\n\x1b]0;title\x07\x1b[2Jrest\n"
+    kept.write_text(json.dumps(record), encoding="utf-8")
+    capsys.readouterr()
+    SweepReport().on_multirun_end(sweep)
+    told = capsys.readouterr().out
+    assert told.startswith("\x1b[1;32mbest\x1b[0m\n\\x1b]0;title\\x07\\x1b[2Jrest\nreport: "), told
+
+
+def test_a_closed_terminal_costs_no_report(sweep: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored(sweep, 2)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", encoding="utf-8") as closed, monkeypatch.context() as patched:
+        patched.setattr("sys.stdout", closed)
+        with pytest.raises(SystemExit) as ended:
+            SweepReport().on_multirun_end(sweep)
+    assert ended.value.code == 1
+    assert {path.name for path in Path(sweep.hydra.sweep.dir).glob("*.*")} >= {"report.html", "trials.csv"}
 
 
 def test_the_report_is_written_in_the_language_asked_for(sweep: DictConfig) -> None:
