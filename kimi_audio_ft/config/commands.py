@@ -46,7 +46,8 @@ class PrepareConfig:
     channel_column: str | None = None
     # More columns, by name or position, that go into the manifest and on into utterances.jsonl: [speaker,city].
     keep_columns: list[str] = field(default_factory=list)
-    # Estimate how loud each row's speech is against its steady background, in dB, as one more such column (snr_db).
+    # Estimate how loud each row's speech is against its steady background, in dB, as one more such column (snr_db),
+    # which is empty for less than two seconds of sound: too short to tell.
     snr: bool = False
     # Where the recordings are: {csv_dir} is the CSV's folder, {audio} the audio column's value, {NAME} any other
     # column's; a value that is an absolute path is taken as it is.

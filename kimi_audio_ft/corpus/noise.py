@@ -4,6 +4,8 @@ In every band of the spectrum the quietest tenth of a recording's moments is tak
 while they speak most bands are empty for a moment (minimum statistics; Martin 2001, IEEE Trans. Speech Audio Process.
 9:504). The rest of the power is signal. So steady noise (fans, hiss, hum, traffic far off) is measured; what comes and
 goes, such as other voices, music or clatter, is counted as signal, and so is an echo.
+
+In less than two seconds there may be no such moment: the quietest tenth of a word is speech, and would pass for noise.
 """
 
 from __future__ import annotations
@@ -16,23 +18,27 @@ from numpy.typing import NDArray
 # dB: beyond these nothing is heard of the noise, or of the signal.
 LOWEST, HIGHEST = -10.0, 60.0
 _FRAME_SECONDS, _LOWEST_HZ, _BAND_HZ, _QUIET = 0.032, 100.0, 400.0, 0.1
+_LEAST_FRAMES = 123  # two seconds
 # What is quietest in a tenth of the frames of steady noise alone, of its mean power: a band is not measured exactly.
 _OF_NOISE = 0.56
-# Frames below it (of full scale, squared) are digital silence and tell nothing of a background.
+# Frames below it (of full scale, squared) are digital silence.
 _SILENCE = 1e-10
 _AT_ONCE = 4096
 
 
-def signal_to_noise(samples: NDArray[np.float32], sample_rate: int) -> float:
-    """In dB, between ``LOWEST`` and ``HIGHEST``.
+def signal_to_noise(samples: NDArray[np.float32], sample_rate: int) -> float | None:
+    """In dB, between ``LOWEST`` and ``HIGHEST``; None for less than two seconds of sound.
 
     Args:
-        samples: ``[num_samples]``, full scale being 1. Under a second of them the figure is rough.
+        samples: ``[num_samples]``, full scale being 1.
     """
     power = _band_powers(samples, sample_rate)
-    heard = power[power.sum(axis=1) > _SILENCE]
-    if not len(heard):
-        return LOWEST
+    sound = np.flatnonzero(power.sum(axis=1) > _SILENCE)
+    if not len(sound) or sound[-1] - sound[0] + 1 < _LEAST_FRAMES:
+        return None
+    # Digital silence before and after tells nothing. Between words, where a gate or a synthesiser has put it, it is the
+    # background: without it, only speech would be left to take for noise.
+    heard = power[sound[0] : sound[-1] + 1]
     noise = float(np.minimum(np.quantile(heard, _QUIET, axis=0) / _OF_NOISE, heard.mean(axis=0)).sum())
     signal = float(heard.mean(axis=0).sum()) - noise
     if noise <= 0:

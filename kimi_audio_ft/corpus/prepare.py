@@ -83,7 +83,7 @@ def manifest_record(segment: Segment, out: Path, config: PrepareConfig) -> dict[
     And with the part of the recording and the columns to keep, if there are any.
     """
     audio = {"content": manifest_path(segment.audio, out), **segment.part.fields()}
-    noise = {} if segment.heard.snr is None else {SNR: f"{segment.heard.snr:.1f}"}
+    noise = {SNR: _decibels(segment.heard.snr)} if config.snr else {}
     columns = {**segment.columns, **noise}
     return {
         "id": segment.id,
@@ -96,6 +96,11 @@ def manifest_record(segment: Segment, out: Path, config: PrepareConfig) -> dict[
             {"role": "assistant", "message_type": "text", "content": segment.text},
         ],
     }
+
+
+def _decibels(snr: float | None) -> str:
+    """A cell of the column, empty where nothing could be measured."""
+    return "" if snr is None else f"{snr:.1f}"
 
 
 def manifest_path(audio: Path, out: Path) -> str:
