@@ -397,7 +397,7 @@ def slicing_title(slicing: Slicing, say: Messages) -> str:
 def slice_title(one: Slice, slicing: Slicing, say: Messages) -> str:
     """A value, or the bounds of a class of numbers."""
     if one.bounds is None:
-        return one.value or say("slices.empty")
+        return one.value or say("slices.unmeasured" if slicing.column == SNR else "slices.empty")
     low, high = (f"{bound:g}" for bound in one.bounds)
     return say("slices.between", low=low, high=high)
 

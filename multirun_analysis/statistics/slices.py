@@ -6,6 +6,7 @@ the matched pairs of recordings, adjusted for all slices (Holm 1979): among twen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -17,7 +18,7 @@ from kimi_audio_ft.config.commands import SNR
 from kimi_audio_ft.scoring.intervals import LEVEL, error_rate_intervals, p_student, student_quantile
 from multirun_analysis.records import Record
 from multirun_analysis.statistics.pairs import standard_errors
-from multirun_analysis.statistics.results import ALPHA, Interval
+from multirun_analysis.statistics.results import ALPHA, Floats, Interval
 from multirun_analysis.statistics.tally import Tally
 
 DURATION = "seconds"
@@ -30,6 +31,8 @@ CLASSES = 4
 @dataclass(frozen=True)
 class Slice:
     """Utterances with one value of a column, or with a number within ``bounds`` (the lower one excluded).
+
+    In a column of numbers, those without one are the last slice, whose value is "".
 
     rate, base_rate: of the adapter and of the base (None without one); ``difference`` is the first minus the second.
     interval, base_interval, difference_interval, p_adjusted: None with too few recordings.
@@ -101,10 +104,10 @@ def _slicing(column: str, values: Sequence[Any], tally: Tally) -> Slicing | None
         places.setdefault(value, []).append(place)
     if len(places) < 2:
         return None
-    numbers = _numbers(values) if column in (DURATION, SNR) or len(places) > MOST_VALUES else None
+    numbers = _numbers(column, values) if column in (DURATION, SNR) or len(places) > MOST_VALUES else None
     if numbers is not None:
-        classes = _noise_classes(numbers) if column == SNR else _classes(numbers)
-        return Slicing(column, _class_slices(tally, numbers, classes)) if len(classes) > 1 else None
+        found = _number_slices(column, numbers, tally)
+        return Slicing(column, found) if len(found) > 1 else None
     if 2 * len(places) > len(values):
         return None
     ordered = sorted(places.items(), key=lambda item: (-len(item[1]), str(item[0])))
@@ -113,23 +116,36 @@ def _slicing(column: str, values: Sequence[Any], tally: Tally) -> Slicing | None
     return Slicing(column, slices, len(rest), sum(map(len, rest)))
 
 
-def _class_slices(tally: Tally, numbers: Sequence[float], classes: Sequence[tuple[float, float]]) -> list[Slice]:
-    """A slice for each class of numbers; the first one has its lower bound too."""
-    at = np.asarray(numbers)
+def _number_slices(column: str, numbers: Floats, tally: Tally) -> list[Slice]:
+    """A slice for each class of numbers; the first one has its lower bound too. At last one for missing numbers."""
+    missing = np.isnan(numbers)
+    told = numbers[~missing].tolist()
     found: list[Slice] = []
-    for low, high in classes:
-        inside = (at > low if found else at >= low) & (at <= high)
+    for low, high in _noise_classes(told) if column == SNR else _classes(told):
+        inside = (numbers > low if found else numbers >= low) & (numbers <= high)
         found.append(_slice(tally, np.flatnonzero(inside).tolist(), f"{low:g} - {high:g}", (low, high)))
-    return found
+    return [*found, _slice(tally, np.flatnonzero(missing).tolist(), "", None)] if missing.any() else found
 
 
-def _numbers(values: Sequence[Any]) -> list[float] | None:
-    """A column of numbers, such as a signal-to-noise ratio; None where a value is none."""
+def _numbers(column: str, values: Sequence[Any]) -> Floats | None:
+    """A column of numbers, NaN where one is missing; None where no value is a number.
+
+    Missing is an empty cell; in a column of signal-to-noise ratios anything is that is no number. In any other column
+    that makes all values names.
+    """
+    numbers = np.array([_number(value) for value in values])
+    missing = np.isnan(numbers)
+    names = [value for value, is_none in zip(values, missing, strict=True) if is_none and value != ""]
+    return None if missing.all() or (names and column != SNR) else numbers
+
+
+def _number(value: Any) -> float:
+    """NaN where the value is no finite number."""
     try:
-        numbers = [float(value) for value in values]
+        number = float(value)
     except (TypeError, ValueError):
-        return None
-    return numbers if np.isfinite(numbers).all() else None
+        return math.nan
+    return number if math.isfinite(number) else math.nan
 
 
 def _classes(numbers: Sequence[float]) -> list[tuple[float, float]]:

@@ -126,3 +126,23 @@ def test_the_interval_is_the_jackknifes_below_forty_recordings(tally: Make) -> N
     assert one.interval is not None
     expected = error_rate_interval(edits[0, ::2], [20] * 30, names[::2])
     assert (one.interval.low, one.interval.high) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("cell", ["", "n/a", "nan"])
+def test_ratios_that_were_not_measured_are_a_slice_beside_the_classes(
+    planted: Callable[..., Slices], cell: str
+) -> None:
+    _, noise = planted(lambda n: {"columns": {"snr_db": f"{n % 30:.1f}" if n % 10 else cell}}).slicings
+    assert [one.bounds for one in noise.slices] == [(1, 10), (10, 20), (20, 29), None]
+    assert slice_title(noise.slices[-1], noise, ENGLISH) == "not measured"
+    assert noise.slices[-1].utterances == 40 and sum(one.utterances for one in noise.slices) == UTTERANCES
+    _, alike = planted(lambda n: {"columns": {"snr_db": "30.0"} if n % 2 else {}}).slicings
+    assert [one.bounds for one in alike.slices] == [(30, 30), None]
+
+
+def test_empty_cells_leave_a_column_its_quarters_and_words_do_not(planted: Callable[..., Slices]) -> None:
+    _, age = planted(lambda n: {"columns": {"age": f"{n % 25}" if n % 8 else ""}}).slicings
+    assert [one.bounds for one in age.slices] == [(0, 6), (6, 12), (12, 18), (18, 24), None]
+    assert slice_title(age.slices[-1], age, ENGLISH) == "(empty)" and age.slices[-1].utterances == 50
+    _, speaker = planted(lambda n: {"columns": {"speaker": f"{n % 25}" if n % 8 else "unknown"}}).slicings
+    assert speaker.slices[0].value == "unknown" and len(speaker.slices) == MOST_VALUES
