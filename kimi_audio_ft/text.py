@@ -89,10 +89,13 @@ FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")
 
 
 def no_formula(cell: Any) -> Any:
-    """A cell of a CSV, with a quote before text that a spreadsheet would evaluate."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+    """A cell of a CSV, with a quote before text that a spreadsheet would evaluate.
+
+    And before text that has such a quote itself, so that ``with_formula`` gives every text back as it was.
+    """
+    return f"'{cell}" if isinstance(cell, str) and cell.lstrip("'").startswith(FORMULA) else cell
 
 
 def with_formula(cell: str) -> str:
     """The text that ``no_formula`` made this cell of."""
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
+    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(FORMULA) else cell

@@ -12,6 +12,10 @@ from pathlib import Path
 from kimi_audio_ft.corpus.encodings import decode_text
 from kimi_audio_ft.errors import ConfigError, DataError
 
+OF_TRANSCRIBE = ("avg_logprob", "agreement")
+"""Columns by which the CSVs of ``transcribe`` are known."""
+
+_UNCLOSED = 'Close it, double quotes inside cells (""), or set quotechar="" if the file does not quote'
 # An unclosed quote swallows the following rows. A bad row longer than this many lines is reported as one.
 _MAX_LINES_PER_BAD_ROW = 50
 
@@ -35,6 +39,11 @@ class CsvTable:
     chosen: dict[str, str]  # option -> column name
     kept: tuple[str, ...]  # names of the columns to keep
     rows: tuple[CsvRow, ...]
+
+    @property
+    def quotes_formulas(self) -> bool:
+        """Whether a quote before a formula is ours (``no_formula``); in other CSVs it is part of the text."""
+        return set(OF_TRANSCRIBE) <= set(self.columns)
 
 
 @dataclass(frozen=True)
@@ -84,12 +93,18 @@ def read_csv(
 
 
 def read_records(
-    path: Path, option: str, encoding: str = "auto", delimiter: str | None = None, quotechar: str = '"'
+    path: Path,
+    option: str,
+    encoding: str = "auto",
+    delimiter: str | None = None,
+    quotechar: str = '"',
+    unclosed: str = _UNCLOSED,
 ) -> tuple[list[Record], str]:
     """All non-blank rows and the encoding that was read.
 
     Args:
         option: names the file.
+        unclosed: the remedy for a quote that is never closed.
 
     Raises:
         UserError: missing file, wrong encoding, or an unclosed quote.
@@ -100,10 +115,10 @@ def read_records(
         raise DataError(path, f"cannot read the CSV ({error.strerror})", f"Check the option {option}") from None
     text, used_encoding = decode_text(path, data, encoding)
     separator = delimiter or ("\t" if path.suffix.lower() == ".tsv" else ",")
-    return list(_records(path, text, separator, quotechar)), used_encoding
+    return list(_records(path, text, separator, quotechar, unclosed)), used_encoding
 
 
-def _records(path: Path, text: str, delimiter: str, quotechar: str) -> Iterator[Record]:
+def _records(path: Path, text: str, delimiter: str, quotechar: str, unclosed: str) -> Iterator[Record]:
     """Rows with the line each starts on; blank lines are skipped."""
     lines = list(io.StringIO(text, newline=""))
     # Lenient parsing would silently drop the quotes of `"Yes" he said`; strict parsing reports the row.
@@ -123,8 +138,7 @@ def _records(path: Path, text: str, delimiter: str, quotechar: str) -> Iterator[
             return
         except csv.Error as error:
             if reader.line_num - start >= _MAX_LINES_PER_BAD_ROW:
-                remedy = 'Close it, double quotes inside cells (""), or set quotechar="" if the file does not quote'
-                raise DataError(path, "a quoted cell of this row is never closed", remedy, line=start) from error
+                raise DataError(path, "a quoted cell of this row is never closed", unclosed, line=start) from error
             problem = f"lines {start} to {reader.line_num} are no CSV row ({error})"
             yield Record(start, ["".join(lines[start - 1 : reader.line_num])], problem)
             continue

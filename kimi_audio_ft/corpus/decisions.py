@@ -16,6 +16,7 @@ from kimi_audio_ft.text import with_formula
 
 COLUMNS = ("id", "reference", "decision", "correction")
 KEEP, CORRECT, DROP = "keep", "correct", "drop"
+_QUOTING = 'Put cells with a comma, a quote or a line break in quotes, and double the quotes in them: "he said ""no"""'
 _AGAIN = "Decide again on the list of `python -m multirun_analysis.labels`, or delete the line"
 
 
@@ -91,7 +92,7 @@ class Decisions:
 
 def _lines(path: Path) -> Iterator[tuple[str, Decision]]:
     """Id and decision of each line."""
-    records, _ = read_records(path, "decisions")
+    records, _ = read_records(path, "decisions", unclosed=_QUOTING)
     header = [name.strip() for name in records[0].fields] if records else []
     lacking = [name for name in COLUMNS if name not in header]
     if lacking:
@@ -99,7 +100,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Decision]]:
         raise DataError(path, f"has no column {lacking[0]!r}", remedy, line=1)
     for record in records[1:]:
         if record.problem:
-            raise DataError(path, record.problem, "Correct it", line=record.line)
+            raise DataError(path, record.problem, _QUOTING, line=record.line)
         row = dict(zip(header, record.fields, strict=False))
         name, reference, decision, correction = (with_formula(row.get(column, "").strip()) for column in COLUMNS)
         yield name, Decision(record.line, reference, decision.lower(), correction)

@@ -40,7 +40,7 @@ class Heard:
     seconds: float = 0.0
     digest: str = ""
     problem: Problem | None = None
-    snr: float | None = None  # in dB, where it was asked for
+    snr: float | None = None  # in dB; None where it was not asked for or cannot be told
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,9 @@ def _own_groups(segments: Sequence[Segment], ids: Sequence[str]) -> list[str]:
 
 def _segment(row: CsvRow, table: CsvTable, config: PrepareConfig) -> Segment:
     cells = {name: cell.strip() for name, cell in row.cells.items()}
-    name, text = cells[table.chosen["audio_column"]], with_formula(cells[table.chosen["text_column"]])
+    name, text = cells[table.chosen["audio_column"]], cells[table.chosen["text_column"]]
+    if table.quotes_formulas:
+        text = with_formula(text)
     if name.startswith("~"):
         name = os.path.expanduser(name)  # noqa: PTH111 (leaves an unknown user's as it is)
     fields = cells | {"csv_dir": str(table.path.parent), "audio": name}

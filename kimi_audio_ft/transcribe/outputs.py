@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
+from kimi_audio_ft.corpus.csv_table import OF_TRANSCRIBE
 from kimi_audio_ft.corpus.rows import number_repeats
 from kimi_audio_ft.files import write_jsonl, write_text
 from kimi_audio_ft.text import no_formula, printable
@@ -19,7 +20,7 @@ from kimi_audio_ft.transcribe.pieces import Heard
 JSONL, CSV, SUREST = "transcripts.jsonl", "transcripts.csv", "surest.csv"
 SUBTITLES = ("srt", "vtt")
 # The columns of the CSV, as `prepare` reads them with start_column=start and end_column=end.
-_COLUMNS = ("audio", "start", "end", "text", "avg_logprob", "agreement", "truncated", "error")
+_COLUMNS = ("audio", "start", "end", "text", *OF_TRANSCRIBE, "truncated", "error")
 _DIGITS = 4
 # Seconds: times have three digits.
 _ROUNDING = 0.01

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from kimi_audio_ft.text import common_name, first_line, number_ranges, printable, short_names
+from kimi_audio_ft.text import (
+    FORMULA,
+    common_name,
+    first_line,
+    no_formula,
+    number_ranges,
+    printable,
+    short_names,
+    with_formula,
+)
 
 
 def test_short_names() -> None:
@@ -46,3 +55,8 @@ def test_first_line() -> None:
 )
 def test_printable(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+@pytest.mark.parametrize("text", ["-3度", "'-3度", "''＝1", "'好'", "'", "", "好-3", "\t=1"])
+def test_every_text_comes_back_from_a_csv_without_formulas(text: str) -> None:
+    assert with_formula(no_formula(text)) == text and not no_formula(text).startswith(FORMULA)

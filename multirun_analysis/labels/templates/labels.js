@@ -38,9 +38,9 @@ function remembered() {
   }
 }
 
-// As in our other CSVs: a quote before what a spreadsheet would take for a formula.
+// As in our other CSVs (text.py:no_formula): a quote before a formula, and before one that has a quote already.
 function cell(value) {
-  const safe = /^[=+\-@＝＋－＠\t\r\n]/.test(value) ? "'" + value : value;
+  const safe = /^'*[=+\-@＝＋－＠\t\r\n]/.test(value) ? "'" + value : value;
   return '"' + safe.replaceAll('"', '""') + '"';
 }
 

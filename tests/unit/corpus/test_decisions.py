@@ -103,8 +103,13 @@ def test_a_file_that_holds_no_decisions_is_an_error(table: Path, tmp_path: Path)
     ):
         prepared(table, tmp_path, [["id", "reference"], ["u0", "第0句"]])
     (tmp_path / "cut.csv").write_text('id,reference,decision,correction\nu0,"第0句" x,drop,\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"cut.csv:2: lines 2 to 2 are no CSV row"):
+    with pytest.raises(DataError, match=r"cut.csv:2: lines 2 to 2 are no CSV row .*Put cells with a comma"):
         prepare(PrepareConfig(csv=str(table), out=str(tmp_path), decisions=str(tmp_path / "cut.csv")))
+    lines = ['u0,"第0句,drop,', *("u1,第1句,keep," for _ in range(60))]
+    (tmp_path / "open.csv").write_text("\n".join([",".join(HEADER), *lines]), encoding="utf-8")
+    with pytest.raises(DataError, match=r"open.csv:2: a quoted cell of this row is never closed") as refused:
+        prepare(PrepareConfig(csv=str(table), out=str(tmp_path), decisions=str(tmp_path / "open.csv")))
+    assert "double the quotes in them" in str(refused.value) and "quotechar" not in str(refused.value)
     with pytest.raises(DataError, match="decides otherwise than line 2 on the same id"):
         prepared(table, tmp_path, [HEADER, ["u0", "第0句", "drop", ""], ["u0", "第0句", "keep", ""]])
     with pytest.raises(DataError, match=r"no.csv: cannot read the CSV .*Check the option decisions"):

@@ -341,16 +341,27 @@ def test_the_noise_of_each_segment_is_a_column_where_it_is_asked_for(tmp_path: P
     noise = np.random.default_rng(0).normal(size=4 * RATE)
     loudness = np.where(np.arange(4 * RATE) > 2 * RATE, 0.1, np.where(np.arange(4 * RATE) // 2000 % 2, 0.1, 0.001))
     soundfile.write(tmp_path / "x.wav", noise * loudness, RATE)
-    rows = ["audio,start,end,text,who", "x.wav,0,2,一,甲", "x.wav,2.1,4,二,乙"]
+    rows = ["audio,start,end,text,who", "x.wav,0,2,一,甲", "x.wav,2,4,二,乙", "x.wav,2.2,3.9,三,乙"]
     table = write_csv(tmp_path / "a.csv", [row.split(",") for row in rows])
     given = {"start_column": "start", "end_column": "end", "keep_columns": ["who"], "eval_ratio": 0.0}
     found = [line["columns"] for line in prepared(table, **given, snr=True)[1]["train"]]
-    assert [one["who"] for one in found] == ["甲", "乙"]
-    assert float(found[0]["snr_db"]) > 25 and float(found[1]["snr_db"]) < 0
-    assert [line["columns"] for line in prepared(table, **given)[1]["train"]] == [{"who": "甲"}, {"who": "乙"}]
+    assert [one["who"] for one in found] == ["甲", "乙", "乙"]
+    assert float(found[0]["snr_db"]) > 25 and float(found[1]["snr_db"]) < 0 and found[2]["snr_db"] == ""  # 1.7 s
+    assert [line["columns"] for line in prepared(table, **given)[1]["train"]] == [
+        {"who": "甲"},
+        {"who": "乙"},
+        {"who": "乙"},
+    ]
     named = write_csv(tmp_path / "b.csv", [["audio", "text", "snr_db"], ["x.wav", "一", "3"]])
     with pytest.raises(ConfigError, match=r"^snr=True: estimates a column snr_db, and keep_columns keeps one"):
         prepare(config_for(named, keep_columns=["2"], snr=True))
+
+
+@pytest.mark.parametrize(("columns", "expected"), [([], "'-1度"), (["avg_logprob", "agreement"], "-1度")])
+def test_only_the_quotes_of_our_own_csvs_are_taken_off(tmp_path: Path, columns: list[str], expected: str) -> None:
+    record(tmp_path / "x.wav")
+    table = write_csv(tmp_path / "a.csv", [["audio", "text", *columns], ["x.wav", "'-1度", *("" for _ in columns)]])
+    assert list(texts(prepared(table, eval_ratio=0.0)[1]["train"])) == [expected]
 
 
 def test_options_of_segments_and_columns(corpus: Path) -> None:
