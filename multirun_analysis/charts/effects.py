@@ -79,7 +79,9 @@ def _caption(effects: list[Effect], say: Messages) -> str:
 
 
 def _search_caption(search: SearchFit, say: Messages) -> str:
-    said = [say("effects.search", n=search.trials), say("effects.curved" if search.curved else "effects.straight")]
+    said = [say("effects.search", n=search.trials)]
+    if search.curved is not None:
+        said.append(say("effects.curved" if search.curved else "effects.straight"))
     explained = search.explained or 0.0
     useful = explained >= 0.005
     return " ".join([*said, say("effects.predicts" if useful else "effects.useless", share=percent(explained, 0))])

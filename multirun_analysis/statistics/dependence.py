@@ -54,7 +54,9 @@ def partial_dependence(
         needed = TRIALS_EACH * design.shape[1]
         if len(trials) >= needed and np.linalg.matrix_rank(design) == design.shape[1]:
             fit = _Fit(design, rates, resampled)
-            return _effects(terms, fit), SearchFit(len(trials), needed, degree == PARABOLA, fit.explained)
+            can_bend = any(term.is_number and len(term.values) > PARABOLA for term in terms)
+            curved = degree == PARABOLA if can_bend else None
+            return _effects(terms, fit), SearchFit(len(trials), needed, curved, fit.explained)
     return [], SearchFit(len(trials), needed)
 
 
@@ -110,7 +112,8 @@ class _Fit:
     resampled: Floats | None
 
     def __post_init__(self) -> None:
-        logs, inverse = _logs(self.rates), np.linalg.pinv(self.design)
+        least = _least(self.rates)
+        logs, inverse = _logs(self.rates, least), np.linalg.pinv(self.design)
         self.typical = float(np.exp(logs.mean()))
         self.coefficients = inverse @ logs
         count, width = self.design.shape
@@ -120,7 +123,7 @@ class _Fit:
         self.explained = 1 - float(left_out @ left_out) / float(spread @ spread) if spread.any() else 0.0
         self.covariance = (inverse * left_out**2) @ inverse.T
         if self.resampled is not None:
-            self.covariance = self.covariance + np.atleast_2d(np.cov(inverse @ _logs(self.resampled).T))
+            self.covariance = self.covariance + np.atleast_2d(np.cov(inverse @ _logs(self.resampled, least).T))
         self.quantile = student_quantile((1 + LEVEL) / 2, count - width)
 
     def change(self, contrast: Floats) -> tuple[float, Interval]:
@@ -131,9 +134,12 @@ class _Fit:
         return middle, Interval(low, high)
 
 
-def _logs(rates: Floats) -> Floats:
-    """A rate without errors counts as half of the lowest with some."""
-    least = rates[rates > 0].min() / 2 if (rates > 0).any() else 1.0
+def _least(rates: Floats) -> float:
+    """Half of the lowest rate with errors, as which one without any counts."""
+    return float(rates[rates > 0].min()) / 2 if (rates > 0).any() else 1.0
+
+
+def _logs(rates: Floats, least: float) -> Floats:
     return np.log(np.maximum(rates, least))
 
 

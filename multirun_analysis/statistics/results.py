@@ -130,14 +130,14 @@ class Effect:
 class SearchFit:
     """The model behind the effects of a search: to so many ``trials``, of which it needs ``needed``.
 
-    curved: whether numbers have parabolas, not straight lines. explained: share of the differences between trials
-    (variance of the rate's logarithm) that it predicts of each trial from the others, below 0 for a useless one; None
-    where trials are too few, or always change two parameters together.
+    curved: whether numbers have parabolas, not straight lines; None where no number has three values. explained: share
+    of the differences between trials (variance of the rate's logarithm) that it predicts of each trial from the others,
+    below 0 for a useless one; None where trials are too few, or always change two parameters together.
     """
 
     trials: int
     needed: int
-    curved: bool = False
+    curved: bool | None = None
     explained: float | None = None
 
 

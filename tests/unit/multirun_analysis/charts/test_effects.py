@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -42,6 +43,11 @@ def test_a_search_says_what_one_parameter_does_alone(sweep: Any) -> None:
     assert [row["row"].split()[-1] for row in drawn] == ["3", "5", "7", "11", "16"]  # of 2 to 17, not the single ends
     assert all(row["low"] < row["effect"] < row["high"] for row in drawn)
     assert drawn[0]["effect"] > 0 > drawn[-1]["effect"] and effects_note(statistics, ENGLISH) == []
+    captions = [
+        effects_figure(replace(statistics, search=replace(statistics.search, curved=curved)), ENGLISH)[0].caption
+        for curved in (False, None)
+    ]
+    assert "straight lines" in captions[0] and "Numbers have" not in captions[1]
 
 
 def test_a_search_of_few_trials_says_how_many_are_needed(sweep: Any) -> None:

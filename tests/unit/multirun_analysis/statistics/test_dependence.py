@@ -88,3 +88,31 @@ def test_a_useless_model_says_so_and_no_error_at_all_is_no_trouble(trial: Callab
     assert (partial_dependence(trials, PARAMS, np.exp(rng.normal(-2, 1, 20)), None)[1].explained or 0.0) < 0.2
     effects, fit = partial_dependence(trials, PARAMS, np.zeros(20), None)
     assert fit.explained == 0.0 and all(value.effect == 0 for value in effects[0].values)
+
+
+@pytest.mark.parametrize(("params", "curved"), [("a", None), ("b", None), ("ab", None), ("ac", True)])
+def test_only_numbers_of_three_values_have_curves(
+    trial: Callable[..., Trial], params: str, curved: bool | None
+) -> None:
+    tried = [{"a": 2 ** (n % 2), "b": "xyz"[n % 3], "c": n % 5} for n in range(16)]
+    trials = [trial(str(n), **{name: one[name] for name in params}) for n, one in enumerate(tried)]
+    rates = np.random.default_rng(0).uniform(0.1, 0.2, 16)
+    assert partial_dependence(trials, list(params), rates, None)[1].curved is curved
+
+
+def test_a_rate_without_errors_counts_the_same_in_all_resamples(trial: Callable[..., Trial]) -> None:
+    """One tiny rate in one of them makes no trial without errors a thousand times better."""
+    trials, rates = search(trial, 20, noise=0.02)
+    rates[3] = 0.0
+    resampled = np.tile(rates, (200, 1))
+    resampled[::2, 3] = rates.max()
+
+    def width(some: Any) -> float:
+        interval = partial_dependence(trials, PARAMS, rates, some)[0][0].values[0].interval
+        assert interval is not None
+        return interval.high - interval.low
+
+    resampled[0, 7] = 0.0
+    usual = width(resampled)
+    resampled[0, 7] = 1e-6
+    assert width(resampled) == pytest.approx(usual)
