@@ -19,7 +19,8 @@ After `make demo`, in a folder of your own:
 
 `judge` prints the last option as it has to be typed: the labelled part alone; with the surest transcripts; with all;
 and with the true ones, which is the most that transcripts could bring. Steps are constant, so that all cost the same.
-It also prints the error rate of the transcripts, of the surest and of all.
+It also prints the error rate of the transcripts: of the surest and how many these are, and of all, in which those that
+did not come back count as empty.
 """
 
 from __future__ import annotations
@@ -65,10 +66,16 @@ def split(manifest: Path, out: Path, labelled: int, seed: int) -> None:
 def judge(folder: Path) -> None:
     """Print the error rates of what the adapter has transcribed, and the option that trains on it."""
     truth = {line["id"]: reference_of(line) for line in read_jsonl(folder / "truth.jsonl")}
-    for name in ("surest", "all"):
-        found = {line["id"]: reference_of(line) for line in read_jsonl(folder / name / "train.jsonl")}
-        scores = score({key: truth[key] for key in found}, found)
-        print(f"{name}: {len(found)} of {len(truth)} transcripts, CER {scores['cer']:.2%}")
+    surest, every = (
+        {line["id"]: reference_of(line) for line in read_jsonl(folder / name / "train.jsonl")}
+        for name in ("surest", "all")
+    )
+    kept = score({key: truth[key] for key in surest}, surest)["cer"]
+    whole = score(truth, {key: every.get(key, "") for key in truth})["cer"]
+    print(
+        f"surest: {len(surest)} of {len(truth)} transcripts ({len(surest) / len(truth):.1%}), CER {kept:.2%} of these"
+    )
+    print(f"all: {len(every)} of {len(truth)} transcripts, CER {whole:.2%} with the missing ones as empty")
     labelled = folder / "labelled.tokens.jsonl"
     choices = [f"[{labelled}]", *(f"[{labelled},{folder / other}]" for other in OTHERS)]
     print(f"'data.train_manifest={','.join(choices)}'")

@@ -283,6 +283,14 @@ class Base:
             adapted.unload()
             model.eval().requires_grad_(False)
 
+    def saved_targets(self, folder: Path) -> PeftTargets:
+        """What a saved adapter changes; ConfigError: it changes the Whisper encoder, and features are not online."""
+        targets = PeftTargets.of(folder)
+        if targets.whisper and self.features != "online":
+            rule = f"the adapter in {folder} changes the Whisper encoder, so stored features do not fit it"
+            raise ConfigError("data.features", self.features, rule, "Set data.features=online")
+        return targets
+
     @contextmanager
     def saved_adapter(self, folder: Path | None) -> Iterator[torch.nn.Module]:
         """The base with a saved adapter, or alone, for decoding."""
@@ -292,12 +300,9 @@ class Base:
         if folder is None:
             yield self.load()
             return
-        targets = PeftTargets.of(folder)
-        if targets.whisper and self.features != "online":
-            rule = f"the adapter in {folder} changes the Whisper encoder, so stored features do not fit it"
-            raise ConfigError("data.features", self.features, rule, "Set data.features=online")
+        branch = self.saved_targets(folder).branch
         with self._dropped_on_error():
-            adapted = load_adapter(self.load(targets.branch), folder)
+            adapted = load_adapter(self.load(branch), folder)
         try:
             with nullcontext() if self.plain else own_updates(adapted, ONE):
                 yield adapted

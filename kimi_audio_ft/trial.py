@@ -28,6 +28,7 @@ from kimi_audio_ft.decoding.transcripts import (
 from kimi_audio_ft.errors import ChangedError
 from kimi_audio_ft.files import read_jsonl, write_json, write_jsonl, write_text
 from kimi_audio_ft.inputs import Inputs
+from kimi_audio_ft.manifest.prompts import prompt_facts, training_prompt
 from kimi_audio_ft.outcomes import BASE, Outcomes
 from kimi_audio_ft.runtime.devices import in_workers, num_ranks, refuse_launchers, share_threads
 from kimi_audio_ft.runtime.environment import git_commit
@@ -373,6 +374,7 @@ class Trial:
             "config": asdict(self.config),
             "eval_identity": self.evaluation.identity,
             "base": self.base.identity,
+            **prompt_facts(training_prompt(self.config.data.prompt, self.config.data.train_manifest)),
         }
 
     def set_up(self) -> None:

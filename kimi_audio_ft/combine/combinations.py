@@ -25,6 +25,7 @@ from kimi_audio_ft.errors import ConfigError, DataError, UserError
 from kimi_audio_ft.files import write_json, write_jsonl
 from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.lora.average import mean_of_adapters
+from kimi_audio_ft.manifest.prompts import prompt_facts, recorded_prompt
 from kimi_audio_ft.merging.folder import drafted, is_made
 from kimi_audio_ft.paths import expanded
 from kimi_audio_ft.scoring import read_options
@@ -32,8 +33,8 @@ from kimi_audio_ft.scoring.trial_scores import score_repeats, scores_by_set, utt
 from kimi_audio_ft.store.looks import look
 from kimi_audio_ft.store.make import META
 from kimi_audio_ft.store.usage import using
-from kimi_audio_ft.sweep.confirm.unseen import record_looks, started_in
-from kimi_audio_ft.sweep.plan import written_config
+from kimi_audio_ft.sweep.confirm.unseen import record_looks
+from kimi_audio_ft.sweep.plan import started_in, written_config
 from kimi_audio_ft.sweep_folder import COMBINATIONS, COMBINATIONS_RECORD, UTTERANCES
 from multirun_analysis.analysis import Analysis, load_sweep
 from multirun_analysis.report.combined import (
@@ -104,7 +105,7 @@ def combine(config: CombineConfig) -> Combinations:
         is_made(out, _RECORD, facts, config.overwrite, "set of combinations", key=MADE_OF)
         return False  # the sweep's choice may be tested by now
 
-    with chdir(started_in(trials[0])), using(sweep), drafted(out, is_done) as draft:
+    with chdir(started_in(trials[0].folder)), using(sweep), drafted(out, is_done) as draft:
         assert draft is not None, "it is made again in any case"
         made = [*_of_samples(trials, config), *_of_trials(trials), *_of_adapters(trials, config, draft)]
         if not made:
@@ -196,8 +197,8 @@ def _of_adapters(trials: Sequence[Trial], config: CombineConfig, folder: Path) -
             raise DataError(trial.folder, problem, "Name trials of one base (trials=[...]), or set mean=false")
     mean, own = mean_of_adapters(folders, rank=config.rank), folder / "mean" / "adapter"
     mean.save(own)
-    if facts:
-        write_json(own / META, facts)
+    if about := facts | prompt_facts(recorded_prompt(folders[0] / META)):
+        write_json(own / META, about)
     about = {"name": "mean", "kind": "mean", "decodings": 1, "adapters": 1, "rank": mean.config.r, "kept": mean.kept}
     source = Source(trials[0], mean=own, parts=tuple(used))
     yield Combination({**about, "trials": [trial.name for trial in used]}, (source,), votes=False)

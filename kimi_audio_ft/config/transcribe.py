@@ -47,8 +47,9 @@ class TranscribeConfig:
     # Formats beside transcripts.jsonl, which is always written: csv (a row for each piece), srt or vtt (subtitles for
     # each recording); one, or a list.
     format: Any = "jsonl"
-    # Also write surest.csv, a corpus to train on: the surest pieces, so much of the audio that has a text (0.5 is half
-    # of it). By the agreement of samples where there are some, then by avg_logprob; null writes none.
+    # Also write surest.csv, a corpus to train on: the surest pieces, so much of the audio that has a whole text (0.5 is
+    # half of it; texts cut by the limit of tokens are no part of it). By the agreement of samples where there are some,
+    # then by avg_logprob; null writes none.
     surest: float | None = None
     # Where recordings longer than max_seconds are cut: pauses (found by silero-vad), or windows of equal length.
     cut: str = PAUSES

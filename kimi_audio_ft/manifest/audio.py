@@ -229,10 +229,16 @@ def decode_mono(path: str | Path, part: Part = WHOLE) -> tuple[np.ndarray, int]:
 
 def read_audio(path: str | Path, part: Part = WHOLE) -> torch.Tensor:
     """``[num_samples]`` float32 at 16 kHz in [-1, 1], clipped above full scale; errors as of ``decode_mono``."""
+    return waveform_of(open_recording(path, part))
+
+
+def waveform_of(recording: Recording) -> torch.Tensor:
+    """``read_audio`` of a recording that is open; errors as of ``decode``."""
     import torch
     from torchaudio.functional import resample
 
-    samples, rate = decode_mono(path, part)
+    sound = decode(recording)
+    samples, rate = sound.mono(), sound.sample_rate
     waveform = torch.from_numpy(samples)
     if rate != SAMPLE_RATE:
         # torchaudio computes its output length in float32, which is a sample short from about 4 s on. Pad a second of

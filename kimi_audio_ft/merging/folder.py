@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,19 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_made(
-    out: Path, record: str, facts: Mapping[str, Any], overwrite: bool, what: str, key: str | None = None
+    out: Path,
+    record: str,
+    facts: Mapping[str, Any],
+    overwrite: bool,
+    what: str,
+    key: str | None = None,
+    beside: Collection[str] = (),
 ) -> bool:
     """Whether ``out`` was made of these facts.
 
     Args:
         record: name of the file in it that has the facts. what: "merge" or the like, for messages. key: of the facts in
-            the record, where it has more than these.
+            the record, where it has more than these. beside: keys in it that the folder's content does not depend on.
 
     Raises:
         ConfigError: it holds something else, or another of its kind and not ``overwrite``.
@@ -38,6 +44,7 @@ def is_made(
     found = read_json_object(out / record, "Remove the folder")
     if key is not None:
         found = dict(found.get(key) or {})  # an older record has none
+    found = {name: value for name, value in found.items() if name not in beside}
     if found == facts:
         return True
     if not overwrite:

@@ -19,6 +19,7 @@ from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.features.encode import DTYPES
 from kimi_audio_ft.files import read_json_object, write_json
 from kimi_audio_ft.manifest.conversation import BLANK, MESSAGE_END, TEXT_EOS
+from kimi_audio_ft.manifest.prompts import PROMPT, prompt_facts, recorded_prompt
 from kimi_audio_ft.merging.folder import drafted, is_made, refuse_inside
 from kimi_audio_ft.merging.qwen2 import BlankAdded, front_end, text_path, write_qwen2_configs
 from kimi_audio_ft.merging.verify import check_files, check_logits
@@ -35,12 +36,20 @@ from kimi_audio_ft.merging.weights import (
 from kimi_audio_ft.model import TextTokenizer
 from kimi_audio_ft.model.audio_frontend import PREPROCESSOR_CONFIG
 from kimi_audio_ft.model.checkpoint import WEIGHTS_NAME, is_branch, read_config
-from kimi_audio_ft.model.files import AUTO_MAP, CODE, FRONT_END_NAME, TOKENIZER_AUTO_MAP, WHISPER_NAME, require_folder
+from kimi_audio_ft.model.files import (
+    AUTO_MAP,
+    CODE,
+    FRONT_END_NAME,
+    MERGE_RECORD,
+    TOKENIZER_AUTO_MAP,
+    WHISPER_NAME,
+    require_folder,
+)
 from kimi_audio_ft.model.text_tokenizer import BOS, CONFIG_NAME, EOS, RANKS_NAME, special_token_files
 from kimi_audio_ft.paths import expanded
 from kimi_audio_ft.store.digests import folder_digest
+from kimi_audio_ft.store.make import META
 
-RECORD = "merge.json"
 # Raise it when the code changes what a merge writes.
 # 2: the speech tokenizer of the base, and Whisper's merged tensors in the number format of the rest.
 _VERSION = 2
@@ -77,6 +86,12 @@ class Merge:
             "dtype": config.dtype,
             "shard_gb": config.shard_gb,
         } | ({"auto_map": "added"} if config.target == "official" and not named and not _missing_code(root) else {})
+
+    @property
+    def prompt(self) -> str | None:
+        """The prompt that the adapter, or the merged base, was trained with; None: unknown."""
+        root, folder = self.base.files.root, self.adapter_folder
+        return recorded_prompt(root / MERGE_RECORD if folder is None else folder / META)
 
     @cached_property
     def decoder(self) -> dict[str, StoredTensor]:
@@ -151,7 +166,8 @@ def merge(config: MergeConfig) -> Path:
     task = Merge(config)
     out = task.out
     refuse_inside(out, {"model.path": task.base.files.root, "adapter": task.adapter_folder})
-    with drafted(out, lambda: is_made(out, RECORD, task.facts, config.overwrite, "merge")) as draft:
+    facts, overwrite = task.facts, config.overwrite
+    with drafted(out, lambda: is_made(out, MERGE_RECORD, facts, overwrite, "merge", beside=(PROMPT,))) as draft:
         if draft is None:
             print(f"{out}: holds this merge already; nothing to do")
             return out
@@ -191,7 +207,7 @@ def _write(task: Merge, draft: Path) -> None:
         write_qwen2_configs(read_config(root), task.base.tokenizer, draft, task.dtype)
     check_files({draft / place: sources for place, sources in task.files.items()})
     print(check_logits(task.base.files, draft, task.adapter_folder, task.dtype, config.verify))
-    write_json(draft / RECORD, task.facts, indent=2)
+    write_json(draft / MERGE_RECORD, task.facts | prompt_facts(task.prompt), indent=2)
 
 
 def _require_space(task: Merge) -> None:

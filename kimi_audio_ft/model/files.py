@@ -17,6 +17,8 @@ from kimi_audio_ft.store.digests import file_digest, folder_digest
 WHISPER_NAME = "whisper-large-v3"
 # In a Qwen2 folder of merge target=qwen2: what makes prompt embeddings for it.
 FRONT_END_NAME = "front_end"
+# In a folder that merge wrote: what it was made of, and the prompt of its adapter.
+MERGE_RECORD = "merge.json"
 # Python of the published checkpoint: merged folders need it for the published client. It is copied, never run.
 CODE = ("configuration_moonshot_kimia.py", "modeling_moonshot_kimia.py", "tokenization_kimia.py")
 # What the published config.json and tokenizer_config.json say of it, without which the client does not look there.

@@ -102,6 +102,22 @@ def written_config(folder: Path) -> TrainConfig:
         raise DataError(path, f"is no config of this version ({said})", "Run the sweep again") from None
 
 
+def started_in(trial: Path) -> Path:
+    """The folder that a trial's command was started in, from which its config's paths are; where there is none any
+    more, or Hydra has written none, the present one.
+
+    Args:
+        trial: its folder.
+    """
+    path = trial / ".hydra" / "hydra.yaml"
+    written: Any = read_yaml(path, "Run the sweep again") if path.is_file() else None
+    try:
+        place = Path(written["hydra"]["runtime"]["cwd"])
+    except (TypeError, KeyError):
+        return Path.cwd()
+    return place if place.is_dir() else Path.cwd()
+
+
 # Which units share a process, and which adapters train together in it.
 
 

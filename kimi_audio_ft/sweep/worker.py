@@ -24,6 +24,7 @@ from kimi_audio_ft.decoding.transcripts import decode_all
 from kimi_audio_ft.errors import ChangedError, UserError
 from kimi_audio_ft.files import raise_if_full
 from kimi_audio_ft.inputs import Inputs
+from kimi_audio_ft.manifest.prompts import prompt_facts, training_prompt
 from kimi_audio_ft.outcomes import BASE, Failure
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.runtime.devices import num_ranks, out_of_memory
@@ -236,6 +237,7 @@ class Worker:
                 "config": asdict(unit.config),
                 "eval_identity": evaluation.identity,
                 "base": evaluation.base.identity,
+                **prompt_facts(training_prompt(unit.config.data.prompt, unit.config.data.train_manifest)),
             }
             store.complete("adapter", unit.key, facts)
         except UserError as error:

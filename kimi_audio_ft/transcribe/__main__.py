@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Recordings without text that are named; all have a line in transcripts.jsonl.
 _SHOWN = 5
+# To correct: transcribe writes the table itself again.
+_COPY = "corrected.csv"
 
 
 @command("transcribe", ("kimi_audio_ft.config.transcribe", "TranscribeConfig"))
@@ -36,25 +38,33 @@ def main(config: TranscribeConfig) -> None:
 
 
 def _report(config: TranscribeConfig, done: Transcribed) -> None:
-    from kimi_audio_ft.transcribe.outputs import CSV
+    from kimi_audio_ft.transcribe.outputs import CSV, SUREST
     from kimi_audio_ft.transcribe.progress import speed
 
     hours = f"{done.recordings} recordings, {done.seconds / 3600:.3g} hours of audio"
     if done.decoded:
         rate = speed(done.decoded / max(done.took, 1e-9))
         print(f"{hours}; {done.decoded / 3600:.3g} hours transcribed in {duration(done.took)}: {rate}")
+    elif done.silent + len(done.failed) == done.recordings:
+        print(f"{hours}; nobody speaks in them, so there is nothing to transcribe")
     else:
         print(f"{hours}; the store had all texts")
+    if done.silent:
+        print(f"without speech: {done.silent} recordings")
     for one in done.failed[:_SHOWN]:
         print(f"no text: {one.problem}")
     if len(done.failed) > _SHOWN:
         print(f"no text: {len(done.failed) - _SHOWN} more")
     print(f"texts: {printable(str(done.file))}")
+    if done.surest is not None:
+        part = f"{done.surest / 3600:.3g} of {done.texts / 3600:.3g} hours that have a whole text"
+        print(f"the surest: {printable(str(done.file.with_name(SUREST)))}, {part}")
     if "csv" in config.format:
-        table = printable(shlex.quote(str(done.file.with_name(CSV))))
+        table, copy = (printable(shlex.quote(str(done.file.with_name(name)))) for name in (CSV, _COPY))
         channel = " channel_column=channel" if config.channel is not None else ""
-        print(f"the pieces that are least sure: sort {table} by avg_logprob and correct them; then")
-        print(f"python -m kimi_audio_ft.prepare csv={table} out=FOLDER start_column=start end_column=end{channel}")
+        print("the pieces that are least sure: sort a copy by avg_logprob and correct it")
+        print(f"cp {table} {copy}")
+        print(f"python -m kimi_audio_ft.prepare csv={copy} out=FOLDER start_column=start end_column=end{channel}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ from functools import cached_property
 
 from rapidfuzz.distance import Levenshtein
 
+from kimi_audio_ft.decoding.consensus import consensus
 from kimi_audio_ft.decoding.request import Answer
+from kimi_audio_ft.scoring.normalise import normalise
 
 
 @dataclass(frozen=True)
@@ -34,18 +36,17 @@ class Text:
 
 
 def text_of(answers: Sequence[Answer]) -> Text:
-    """The answer that differs least from the others, by edit distance over characters (minimum Bayes risk).
+    """The answer that differs least from the others (``consensus``), of equally near ones the likeliest.
 
-    Of equally near ones the likeliest. Its agreement is the mean similarity of the others to it: 1 for the same text,
-    0 for one without a common character.
+    Its agreement is the mean similarity of the others to it, by edits of the strictly normalised texts: 1 for the same
+    text, 0 for one without a common character.
     """
-    texts = list(map(str, answers))
-    risks = [sum(Levenshtein.distance(text, other) for other in texts) for text in texts]
-    order = [(risk, -_mean(answer), number) for number, (risk, answer) in enumerate(zip(risks, answers, strict=True))]
-    best = min(order)[-1]
-    others = [text for number, text in enumerate(texts) if number != best]
-    alike = [Levenshtein.normalized_similarity(texts[best], other) for other in others]
-    answer = answers[best]
+    ordered = sorted(answers, key=_mean, reverse=True)
+    texts = list(map(str, ordered))
+    best = texts.index(consensus(texts))
+    answer, normalised = ordered[best], list(map(normalise, texts))
+    others = normalised[:best] + normalised[best + 1 :]
+    alike = [Levenshtein.normalized_similarity(normalised[best], other) for other in others]
     agreement = sum(alike) / len(alike) if alike else None
     return Text(texts[best], answer.log_probability, answer.choices, agreement, answer.is_cut)
 

@@ -14,11 +14,12 @@ from typing import TypeVar
 from torch import Tensor
 
 from kimi_audio_ft.config.transcribe import WINDOWS, TranscribeConfig
-from kimi_audio_ft.manifest.audio import SAMPLE_RATE, AudioError, decode, open_recording, read_audio
+from kimi_audio_ft.manifest.audio import SAMPLE_RATE, AudioError, decode, open_recording, waveform_of
 from kimi_audio_ft.manifest.part import Part
 from kimi_audio_ft.store.cache import remember
 from kimi_audio_ft.store.digests import file_digest, file_digests
 from kimi_audio_ft.transcribe import cutting
+from kimi_audio_ft.transcribe.progress import HoursBar
 from kimi_audio_ft.transcribe.sources import Source
 from kimi_audio_ft.transcribe.voice import FRAME, VoiceActivity, weights_file
 
@@ -70,14 +71,32 @@ def hear_all(sources: Sequence[Source], config: TranscribeConfig) -> list[Heard]
     cutter = Cutter(config.cut, config.max_seconds, config.channel)
     if any(one.seconds > config.max_seconds for one in heard):
         cutter.require_network()
-    return in_threads(cutter.cut, heard, config.readers)
+    long = sum(one.seconds for one in heard if one.seconds > config.max_seconds)
+    with HoursBar(long, config.progress and config.cut != WINDOWS and long > 0, "looking for pauses") as bar:
+
+        def tell(one: Heard) -> None:
+            if one.seconds > config.max_seconds:
+                bar.add(one.seconds)
+
+        return in_threads(cutter.cut, heard, config.readers, tell)
 
 
-def in_threads(work: Callable[[_Given], _Made], items: Iterable[_Given], count: int) -> list[_Made]:
-    """``map`` in threads, without waiting for what is left when one fails: decoding lets others run."""
-    pool = ThreadPoolExecutor(count)
+def in_threads(
+    work: Callable[[_Given], _Made],
+    items: Iterable[_Given],
+    count: int,
+    tell: Callable[[_Made], None] = lambda made: None,
+) -> list[_Made]:
+    """``map`` in threads, without waiting for what is left when one fails: decoding lets others run.
+
+    tell: called here with each result, in order, once it is there.
+    """
+    pool, found = ThreadPoolExecutor(count), list[_Made]()
     try:
-        return list(pool.map(work, items))
+        for made in pool.map(work, items):
+            tell(made)
+            found.append(made)
+        return found
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -137,10 +156,10 @@ class Cutter:
         return cutting.at_pauses(probabilities, FRAME / SAMPLE_RATE, heard.seconds, self.longest)
 
     def _blocks(self, heard: Heard) -> Iterator[Tensor]:
-        start = 0.0
+        start, recording = 0.0, open_recording(heard.source.path)
         while start < heard.seconds:
             end = min(start + _BLOCK_SECONDS, heard.seconds)
-            yield read_audio(heard.source.path, Part(start, end, self.channel))
+            yield waveform_of(recording.only(Part(start, end, self.channel)))
             start = end
 
     def require_network(self) -> None:
@@ -163,9 +182,10 @@ def readable(heard: Heard, keys: set[str]) -> Heard:
     Encoding stops at the first recording that cannot be decoded.
     """
     try:
-        for piece in heard.pieces:
-            if piece.key in keys:
-                decode(open_recording(heard.source.path, piece.part))
+        if parts := [piece.part for piece in heard.pieces if piece.key in keys]:
+            recording = open_recording(heard.source.path)  # once: ffmpeg decodes the whole of it
+            for part in parts:
+                decode(recording.only(part))
     except AudioError as error:
         return replace(heard, pieces=(), problem=error)
     return heard

@@ -1,4 +1,4 @@
-"""Progress of decoding in hours of audio: a bar on a terminal, now and then a line elsewhere."""
+"""Progress in hours of audio: a bar on a terminal, now and then a line elsewhere."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ _EVERY = 30.0
 
 
 class HoursBar:
-    """As a context manager it shows how much of ``seconds`` of audio is decoded; nothing unless ``visible``."""
+    """As a context manager it shows how much of ``seconds`` of audio is done; nothing unless ``visible``.
 
-    def __init__(self, seconds: float, visible: bool) -> None:
-        self._total, self._done, self._visible = seconds, 0.0, visible
+    doing: what is done with it.
+    """
+
+    def __init__(self, seconds: float, visible: bool, doing: str = "decoding") -> None:
+        self._total, self._done, self._visible, self._doing = seconds, 0.0, visible, doing
         self._started = self._told = time.monotonic()
-        columns = (TextColumn("decoding"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        columns = (TextColumn(doing), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
         self._bar = Progress(*columns, transient=True, disable=not (visible and sys.stdout.isatty()))
         self._task = self._bar.add_task(self._said(), total=seconds)
 
@@ -37,14 +40,14 @@ class HoursBar:
             self._bar.stop()
 
     def add(self, seconds: float) -> None:
-        """So many seconds of audio more are decoded."""
+        """So many seconds of audio more are done."""
         self._done += seconds
         self._bar.update(self._task, completed=self._done, description=self._said())
         now = time.monotonic()
         if self._visible and self._bar.disable and now - self._told >= _EVERY:
             self._told = now
             left = (now - self._started) * (self._total - self._done) / self._done
-            print(f"decoding: {self._said()}, about {duration(left)} left", flush=True)
+            print(f"{self._doing}: {self._said()}, about {duration(left)} left", flush=True)
 
     def _said(self) -> str:
         rate = self._done / max(time.monotonic() - self._started, 1e-9)

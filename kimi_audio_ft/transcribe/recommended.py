@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from kimi_audio_ft.config.serve import ServeConfig
@@ -12,7 +13,7 @@ from kimi_audio_ft.config.transcribe import TranscribeConfig
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.files import read_json_object
 from kimi_audio_ft.paths import expanded
-from kimi_audio_ft.sweep.plan import written_config
+from kimi_audio_ft.sweep.plan import started_in, written_config
 
 _TRIALS = "trials.json"
 _Config = TypeVar("_Config", TranscribeConfig, ServeConfig)
@@ -47,7 +48,20 @@ def recommended_trial(sweep: str) -> tuple[str | None, TrainConfig]:
     if found is None or "folder" not in found.get("paths", {}):
         raise DataError(path, "names no recommended trial", remedy)
     adapter = None if found.get("kind") == "baseline" else str(found["signature"])
-    return adapter, written_config(folder / found["paths"]["folder"])
+    return adapter, _with_whole_paths(folder / found["paths"]["folder"])
+
+
+def _with_whole_paths(folder: Path) -> TrainConfig:
+    """The config of a trial, its model named from everywhere: relative paths are from where the sweep was started."""
+    trial, place = written_config(folder), started_in(folder)
+
+    def whole(path: str) -> str:
+        found = place / expanded(path)
+        return str(found) if path != "tiny" and found.is_dir() else path  # else the embedded one, or a hub id
+
+    model, own = trial.model, trial.model.speech_tokenizer
+    model = replace(model, path=whole(model.path), speech_tokenizer=None if own is None else whole(own))
+    return replace(trial, model=model)
 
 
 def completed(config: _Config, trial: TrainConfig, overrides: Sequence[str]) -> _Config:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from kimi_audio_ft.config.transcribe import TranscribeConfig
 from kimi_audio_ft.data.dataset import AudioSource, ConversationDataset
 from kimi_audio_ft.decoding.request import Answers, DecodingRequest
 from kimi_audio_ft.decoding.shares import Work, decode_shared
-from kimi_audio_ft.errors import ChangedError, ConfigError, UserError
+from kimi_audio_ft.errors import ChangedError, ConfigError, DataError, UserError
 from kimi_audio_ft.features.perturbation import UNCHANGED
 from kimi_audio_ft.features.tokenize import tokenize
 from kimi_audio_ft.files import write_jsonl
+from kimi_audio_ft.manifest.audio import AudioError
 from kimi_audio_ft.manifest.conversation import TASK
 from kimi_audio_ft.manifest.manifest import read_manifest
 from kimi_audio_ft.runtime.devices import gpu_freed, num_processes, refuse_launchers
@@ -32,7 +33,7 @@ from kimi_audio_ft.store.digests import file_digest
 from kimi_audio_ft.sweep_folder import claim
 from kimi_audio_ft.text import printable
 from kimi_audio_ft.transcribe.confidence import text_of
-from kimi_audio_ft.transcribe.outputs import JSONL, row_of, write_outputs
+from kimi_audio_ft.transcribe.outputs import JSONL, Outputs, row_of, seconds_of_texts, surest_of
 from kimi_audio_ft.transcribe.pieces import Heard, Piece, hear_all, in_threads, readable
 from kimi_audio_ft.transcribe.progress import HoursBar
 from kimi_audio_ft.transcribe.prompts import prompt_of
@@ -50,7 +51,8 @@ class Transcribed:
     """What a run has done.
 
     seconds, decoded: of audio in all, and of that what this run has decoded; took: seconds for it. failed: recordings
-    without text. file: transcripts.jsonl.
+    without text. silent: number of those in which nobody speaks. texts, surest: seconds of the pieces that have a whole
+    text, and of those in surest.csv. file: transcripts.jsonl.
     """
 
     recordings: int
@@ -58,6 +60,9 @@ class Transcribed:
     decoded: float
     took: float
     failed: Sequence[Heard]
+    silent: int
+    texts: float
+    surest: float | None
     file: Path
 
 
@@ -65,7 +70,8 @@ def transcribe(config: TranscribeConfig) -> Transcribed:
     """Write the texts of all recordings that the options name.
 
     Raises:
-        UserError: an option or the adapter cannot be used, or no recording can be read.
+        UserError: an option or the adapter cannot be used, no recording can be read, or people have edited a file that
+            would be written.
         KeyboardInterrupt: it was asked to stop; what is decoded is kept.
     """
     refuse_launchers()
@@ -76,21 +82,35 @@ def transcribe(config: TranscribeConfig) -> Transcribed:
     recogniser = Recogniser.of(config)
     out.mkdir(parents=True, exist_ok=True)
     with claim(out):
+        outputs = Outputs(out, [source.name for source in sources], config.format, config.surest)
+        outputs.require_unedited()
         print(f"looking at {len(sources)} recordings", flush=True)
         heard = hear_all(sources, config)
         started, decoded = time.monotonic(), 0.0
         try:
             for group in _groups(heard, recogniser.known):
                 decoded += _transcribe_group(heard, group, recogniser, out / _WORK)
-                _write(config, out, [one for one in heard if _is_done(one, recogniser.known)], recogniser.known)
+                outputs.add(_new_rows(heard, outputs, recogniser))
         finally:
             shutil.rmtree(out / _WORK, ignore_errors=True)
         took = time.monotonic() - started
-        _write(config, out, heard, recogniser.known)
+        outputs.add(_new_rows(heard, outputs, recogniser))
+        outputs.require_unedited()
     failed = [one for one in heard if one.problem is not None]
     if len(failed) == len(heard):
         raise UserError(f"none of {len(heard)} recordings can be transcribed. The first: {failed[0].problem}")
-    return Transcribed(len(heard), sum(one.seconds for one in heard), decoded, took, failed, out / JSONL)
+    surest = None if config.surest is None else seconds_of_texts(surest_of(outputs.rows, config.surest))
+    return Transcribed(
+        recordings=len(heard),
+        seconds=sum(one.seconds for one in heard),
+        decoded=decoded,
+        took=took,
+        failed=failed,
+        silent=sum(one.problem is None and not one.pieces for one in heard),
+        texts=seconds_of_texts(outputs.rows),
+        surest=surest,
+        file=out / JSONL,
+    )
 
 
 @dataclass(frozen=True)
@@ -115,7 +135,8 @@ class Recogniser:
         adapter = find_adapter(config.adapter)
         if adapter:
             require_base(base, adapter[1], config.any_base)
-        prompt = prompt_of(config.data.prompt, adapter[1] if adapter else None)
+            base.saved_targets(adapter[1])  # now, and not after hours of encoding
+        prompt = prompt_of(config.data.prompt, adapter[1] if adapter else None, base.files.root)
         who = f"adapter {adapter[0]}" if adapter else "the base alone"
         print(f"{who}, prompt {printable(prompt)}", flush=True)
         requests = DecodingRequest(config.decoding, config.seed).repeats(vocabulary=base.tokens.end)
@@ -193,17 +214,45 @@ def _groups(heard: Sequence[Heard], known: KnownAnswers) -> Iterator[list[int]]:
 
 def _transcribe_group(heard: list[Heard], group: Sequence[int], recogniser: Recogniser, folder: Path) -> float:
     """Decode some of the recordings, and note those that cannot be read; returns the seconds of audio decoded."""
-    known = recogniser.known
-    missing = {piece.key for number in group for piece in heard[number].pieces if piece.key not in known}
-    uncoded = recogniser.without_codes(missing)
-    some, readers = [heard[number] for number in group], recogniser.config.readers
-    checked = in_threads(partial(readable, keys=uncoded), some, readers)
-    for number, one in zip(group, checked, strict=True):
+    known, readers = recogniser.known, recogniser.config.readers
+    wanted = {piece.key: piece.seconds for n in group for piece in heard[n].pieces if piece.key not in known}
+    keys, changed = recogniser.without_codes(set(wanted)), True
+    while changed:
+        _check(heard, group, partial(readable, keys=keys), readers)
+        pieces = {piece.key: (heard[n], piece) for n in group for piece in heard[n].pieces if piece.key not in known}
+        try:
+            if pieces:
+                recogniser.answer(pieces, folder)
+            changed = False
+        except DataError:
+            changed = _check(heard, group, partial(_as_it_was, keys=set(pieces)), readers)
+            keys = set()  # all have been read now
+            if not changed:  # no recording is at fault
+                raise
+    return sum(seconds for key, seconds in wanted.items() if key in known)
+
+
+def _check(heard: list[Heard], group: Sequence[int], look: Callable[[Heard], Heard], readers: int) -> bool:
+    """Look at some of the recordings, in threads; returns whether any has a new problem."""
+    looked = in_threads(look, [heard[number] for number in group], readers)
+    found = any(one.problem is not heard[number].problem for number, one in zip(group, looked, strict=True))
+    for number, one in zip(group, looked, strict=True):
         heard[number] = one
-    pieces = {piece.key: (one, piece) for one in checked for piece in one.pieces if piece.key in missing}
-    if pieces:
-        recogniser.answer(pieces, folder)
-    return sum(piece.seconds for _, piece in pieces.values())
+    return found
+
+
+def _as_it_was(heard: Heard, keys: set[str]) -> Heard:
+    """The recording, or its problem: it has changed or vanished since its pieces were found, or cannot be decoded."""
+    if not any(piece.key in keys for piece in heard.pieces):
+        return heard
+    try:
+        if file_digest(heard.source.path) == heard.digest:
+            return readable(heard, keys)
+        problem = "it changed while it was being transcribed"
+    except DataError as error:
+        problem = f"{error.problem} while it was being transcribed"
+    found = AudioError("changed_audio", heard.source.path, problem, "Run the command again")
+    return replace(heard, pieces=(), problem=found)
 
 
 def _require_unchanged(heard: Iterator[Heard]) -> None:
@@ -213,10 +262,11 @@ def _require_unchanged(heard: Iterator[Heard]) -> None:
             raise ChangedError(one.source.path, "while it was being transcribed")
 
 
-def _is_done(heard: Heard, known: KnownAnswers) -> bool:
-    return heard.problem is not None or all(piece.key in known for piece in heard.pieces)
-
-
-def _write(config: TranscribeConfig, out: Path, heard: Sequence[Heard], known: KnownAnswers) -> None:
-    rows = [row_of(one, [text_of(known[piece.key]) for piece in one.pieces], config.channel) for one in heard]
-    write_outputs(out, rows, [one.source.name for one in heard], config.format, config.surest)
+def _new_rows(heard: Sequence[Heard], outputs: Outputs, recogniser: Recogniser) -> dict[int, dict[str, Any]]:
+    """Lines of transcripts.jsonl, by number, of the recordings that are done and not written."""
+    known, channel = recogniser.known, recogniser.config.channel
+    return {
+        number: row_of(one, [text_of(known[piece.key]) for piece in one.pieces], channel)
+        for number, one in enumerate(heard)
+        if number not in outputs and all(piece.key in known for piece in one.pieces)
+    }

@@ -40,10 +40,16 @@ def test_trials_and_adapters_of_a_sweep(first: Path, place: Workplace) -> None:
     assert scores_of(place.folder / "mean")["cer"] == pytest.approx(rows["mean"]["rate"])
 
     place.succeed("kimi_audio_ft.export_adapter", adapter, "out=exported")
+    prompt = read_jsonl(place.folder / "data" / "train.jsonl")[0]["conversation"][0]["content"]
+    for made_of in ("combined/mean/adapter", "exported"):
+        assert json.loads((place.folder / made_of / "product.json").read_text())["prompt"] == prompt
     config, tensors = read_adapter(place.folder / "exported")
     assert config.r == 6 and tensors.keys() == read_adapter(place.folder / "combined" / "mean" / "adapter")[1].keys()
     said = place.succeed("kimi_audio_ft.merge", adapter, "out=merged", "dtype=float32", "model.dtype=float32")
     assert "merged differs from base + adapter by 0.00%" in said
+    assert json.loads((place.folder / "merged" / "merge.json").read_text())["prompt"] == prompt
+    again = place.succeed("kimi_audio_ft.merge", adapter, "out=merged", "dtype=float32", "model.dtype=float32")
+    assert "holds this merge already" in again
 
     said = place.succeed("kimi_audio_ft.combine", "sweep=first", "trials=[3]", "samples=3")
     assert "python -m multirun_analysis first" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from importlib.util import find_spec
 from itertools import chain, cycle, pairwise
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from kimi_audio_ft.features.tokenize import tokenize
 from kimi_audio_ft.files import read_jsonl
+from tests.distributions import hide_distribution
 from tests.integration.conftest import Outcome, Workplace
 
 pytestmark = pytest.mark.slow
@@ -93,6 +96,8 @@ def test_texts_are_those_of_evaluation(
         assert (segment["start"], segment["end"]) == (0.0, pytest.approx(row["seconds"], abs=1e-3))
         assert (place.folder / "texts" / name).with_suffix(".srt").is_file()
     assert not (place.folder / "texts" / ".pieces").exists()
+    meta = read_json(place.store / "adapter" / read_json(greedy / "scores.json")["signature"] / "product.json")
+    assert f"prompt {meta['prompt']}\n" in transcribed.out
 
 
 def test_a_bad_file_is_a_row_with_its_reason(place: Workplace, transcribed: Outcome) -> None:
@@ -119,7 +124,9 @@ def test_only_what_is_new_is_decoded(place: Workplace, transcribed: Outcome, gre
 
 
 def test_the_texts_are_a_corpus_to_correct(place: Workplace, transcribed: Outcome) -> None:
-    assert transcribed.out.splitlines()[-1].startswith("python -m kimi_audio_ft.prepare csv=texts/transcripts.csv ")
+    copying, preparing = transcribed.out.splitlines()[-2:]
+    assert copying == "cp texts/transcripts.csv texts/corrected.csv"
+    assert preparing.startswith("python -m kimi_audio_ft.prepare csv=texts/corrected.csv ")
     options = ("start_column=start", "end_column=end", "max_refused=1", "max_chars_per_second=100")
     options += ("eval_ratio=0", "test_ratio=0")
     place.succeed("kimi_audio_ft.prepare", "csv=texts/transcripts.csv", "out=corrected", *options)
@@ -132,6 +139,47 @@ def test_the_texts_are_a_corpus_to_correct(place: Workplace, transcribed: Outcom
     assert found and all(texts[audio] == message["content"] for audio, message in found.items())
     refused = read_jsonl(place.folder / "corrected" / "rejected.jsonl")
     assert any("broken.wav" in json.dumps(row) for row in refused)
+
+
+def test_corrections_are_never_overwritten(place: Workplace, transcribed: Outcome, greedy: Path) -> None:
+    table = place.folder / "texts" / "transcripts.csv"
+    written = table.read_bytes()
+    table.write_bytes(written + b"corrected\n")
+    adapter = read_json(greedy / "scores.json")["signature"]
+    arguments = ("audio=calls", "out=texts", f"adapter={adapter}", "format=[csv,srt]", "decoding=greedy", *OPTIONS)
+    done = place.run(TRANSCRIBE, *arguments)
+    assert done.code == 2 and "texts/transcripts.csv: has been edited" in done.err, done.err
+    assert table.read_bytes() == written + b"corrected\n"
+    table.write_bytes(written)
+    assert "the store had all texts" in place.succeed(TRANSCRIBE, *arguments)
+
+
+def test_a_file_that_changes_or_vanishes_costs_only_itself(
+    place: Workplace, references: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, rate = joined_clips(place, references, 0.0, 8)
+    names = ("a.wav", "b.wav", "c.wav", "d.wav")
+    folder = place.folder / "unsteady"
+    folder.mkdir()
+    for number, name in enumerate(names):
+        soundfile.write(folder / name, samples[number * rate : (number + 2) * rate], rate)
+
+    edits = iter([lambda: soundfile.write(folder / "c.wav", samples[: 3 * rate], rate)])
+
+    def encode(*given: Any, **options: Any) -> list[Path]:
+        """With one of the recordings gone, which ends the first call, and another edited after the second."""
+        (folder / "b.wav").unlink(missing_ok=True)
+        coded = tokenize(*given, **options)
+        next(edits, lambda: None)()
+        return coded
+
+    monkeypatch.setattr("kimi_audio_ft.transcribe.run.tokenize", encode)
+    place.succeed(TRANSCRIBE, "audio=unsteady", "out=unsteady_texts", *OPTIONS)
+    rows = {Path(row["audio"]).name: row for row in read_jsonl(place.folder / "unsteady_texts" / "transcripts.jsonl")}
+    assert rows.keys() == {*names} and all("text" in rows[name] for name in ("a.wav", "d.wav"))
+    assert {rows[name]["reason"] for name in ("b.wav", "c.wav")} == {"changed_audio"}
+    assert "No such file" in rows["b.wav"]["error"] and "it changed while" in rows["c.wav"]["error"]
+    assert ".pieces" not in rows["b.wav"]["error"]
 
 
 def test_the_recommended_trial_of_a_sweep(place: Workplace, calls: dict[str, str], first: Path) -> None:
@@ -165,7 +213,8 @@ def test_a_long_recording_is_transcribed_as_its_windows_alone(
     assert [one["text"] for one in long["segments"]] == cut and long["text"].replace(" ", "")
     assert (place.folder / "long_texts" / "long.vtt").read_text(encoding="utf-8").startswith("WEBVTT\n")
     sampled = ("decoding.text_temperature=0.7", "decoding.repeats=3")
-    place.succeed(TRANSCRIBE, "audio=long", "out=sampled", *options, *sampled)
+    said = place.succeed(TRANSCRIBE, "audio=long", "out=sampled", *options, *sampled, "surest=1")
+    assert re.search(r"the surest: sampled/surest\.csv, (\S+) of \S+ hours that have a whole text", said), said
     (row,) = rows_of(place, "sampled").values()
     assert 0 <= row["agreement"] <= 1 and all(0 <= one["agreement"] <= 1 for one in row["segments"])
 
@@ -207,8 +256,18 @@ def test_minutes_of_clips_are_cut_at_the_pauses_between_them(
     assert not (loud & ~covered).any(), "no speech is left out"
 
 
-@pytest.mark.skipif(find_spec("silero_vad") is not None, reason="silero-vad is installed")
-def test_pauses_need_a_package(place: Workplace, references: list[dict[str, Any]]) -> None:
+@pytest.mark.skipif(find_spec("silero_vad") is None, reason="the extra `vad` is not installed")
+def test_nobody_speaks(place: Workplace) -> None:
+    soundfile.write(place.folder / "silent.wav", np.zeros(31 * 8000, np.float32), 8000)
+    said = place.succeed(TRANSCRIBE, "audio=silent.wav", "out=silent", *OPTIONS)
+    assert "nobody speaks in them" in said and "the store had" not in said and "without speech: 1 recordings" in said
+    assert rows_of(place, "silent")["silent.wav"]["segments"] == []
+
+
+def test_pauses_need_a_package(
+    place: Workplace, references: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide_distribution(monkeypatch, "silero-vad")
     samples, rate = joined_clips(place, references, 10.0, 31)
     soundfile.write(place.folder / "too_long.wav", samples, rate)
     done = place.run(TRANSCRIBE, "audio=too_long.wav", "out=none", *OPTIONS)

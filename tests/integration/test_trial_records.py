@@ -118,6 +118,13 @@ def test_preset_of_the_report_trains_whisper_too(place: Workplace, one_step: One
     evaluate = (f"adapter={scores['signature']}", "data.features=online", "hydra.run.dir=whisper")
     place.succeed(*EVALUATE, *evaluate)
     assert scores_of(place.folder / "whisper")["cer"] == scores["cer"]
+    meta = json.loads((place.store / "adapter" / scores["signature"] / "product.json").read_text(encoding="utf-8"))
+    line = read_jsonl(place.folder / "data" / "eval.jsonl")[0]
+    assert meta["prompt"] == line["conversation"][0]["content"]
+    audio = f"audio={place.folder / 'data' / line['conversation'][1]['content']}"
+    done = place.run("kimi_audio_ft.transcribe", audio, "out=texts", evaluate[0])
+    assert done.code == 2 and "changes the Whisper encoder" in done.err and "data.features=online" in done.err
+    assert "looking at" not in done.out, "it is refused before anything is encoded"
 
 
 def test_perturbed_audio_is_trained_on_and_kept(place: Workplace, one_step: OneStep) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import expanded, share_with_group
-from kimi_audio_ft.sweep.confirm.unseen import confirm, started_in
+from kimi_audio_ft.sweep.confirm.unseen import confirm
+from kimi_audio_ft.sweep.plan import started_in
 from kimi_audio_ft.sweep_folder import claim
 from multirun_analysis.analysis import load_sweep
 from multirun_analysis.statistics.recommendation import MARGIN
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(number, signal.default_int_handler)  # a closed terminal ends it as Ctrl-C does
     try:
         analysis = load_sweep(folder, options.margin, options.rank_by)
-        place = started_in(analysis.statistics.choice)
+        place = started_in(analysis.statistics.choice.folder)
         if manifest is not None and place != Path.cwd():
             manifest = str(expanded(manifest).absolute())
         with chdir(place), claim(folder):

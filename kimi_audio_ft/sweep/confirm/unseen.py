@@ -162,18 +162,6 @@ def record_looks(folder: Path, identity: str, looks: int) -> None:
             write_json(path, record | {_TEST: tested | {"looks": looks}})
 
 
-def started_in(trial: Trial) -> Path:
-    """The folder that a trial's command was started in, from which its config's paths are; where there is none any
-    more, or Hydra has written none, the present one."""
-    path = trial.folder / ".hydra" / "hydra.yaml"
-    written: Any = read_yaml(path, "Run the sweep again") if path.is_file() else None
-    try:
-        place = Path(written["hydra"]["runtime"]["cwd"])
-    except (TypeError, KeyError):
-        return Path.cwd()
-    return place if place.is_dir() else Path.cwd()
-
-
 def launcher_of(folder: Path) -> LauncherConfig:
     """The launcher that a sweep was started with; the default one where that is not recorded, or is another's."""
     path = folder / "multirun.yaml"

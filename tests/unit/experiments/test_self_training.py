@@ -30,5 +30,6 @@ def test_split_and_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         write_jsonl(out / name / "train.jsonl", wrong)
     judge(out)
     said = capsys.readouterr().out
-    assert "surest: 3 of 6 transcripts, CER 0.00%" in said and "all: 3 of 6 transcripts, CER 50.00%" in said
+    assert "surest: 3 of 6 transcripts (50.0%), CER 0.00% of these" in said
+    assert "all: 3 of 6 transcripts, CER 75.00% with the missing ones as empty" in said  # (3 * 1 + 3 * 2) / 12
     assert f"'data.train_manifest=[{out}/labelled.tokens.jsonl],[{out}/labelled.tokens.jsonl,{out}/surest/" in said

@@ -28,6 +28,12 @@ def test_of_equally_near_samples_the_likeliest_is_taken() -> None:
     assert text_of(same).agreement == 1.0
 
 
+def test_punctuation_and_case_are_no_difference() -> None:
+    answers = [Answer("OK,今天。", False, -9.0, 4), Answer("明天", False, -2.0, 4), Answer("ok今天", False, -1.0, 4)]
+    found = text_of(answers)
+    assert found.text == "ok今天" and found.agreement == pytest.approx((1 + 1 / 4) / 2)
+
+
 def test_a_recordings_text_is_joined_from_its_pieces() -> None:
     pieces = [Text("今天开会", -4.0, 4, 1.0), Text("OK", -1.0, 1, 0.5), Text("let's go", -2.0, 3), Text("", 0.0, 0)]
     whole = joined(pieces)

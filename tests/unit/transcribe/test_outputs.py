@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft.corpus.csv_table import read_csv
+from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.manifest.audio import AudioError
 from kimi_audio_ft.manifest.part import Part
 from kimi_audio_ft.transcribe.confidence import Text
-from kimi_audio_ft.transcribe.outputs import csv_text, row_of, subtitle_names, subtitles, surest_of, write_outputs
+from kimi_audio_ft.transcribe.outputs import Outputs, csv_text, row_of, subtitle_names, subtitles, surest_of
 from kimi_audio_ft.transcribe.pieces import Heard, Piece
 from kimi_audio_ft.transcribe.sources import Source
 
@@ -87,6 +88,16 @@ def test_the_surest_pieces_are_kept_up_to_their_part_of_the_audio() -> None:
     assert surest_of([], 1.0) == []
 
 
+def test_neither_cut_texts_nor_what_is_too_long_keep_others_from_the_surest() -> None:
+    def piece(seconds: float, text: str, avg_logprob: float, **flags: bool) -> dict[str, Any]:
+        return {"start": 0.0, "end": seconds, "text": text, "avg_logprob": avg_logprob, **flags}
+
+    loop, long = piece(9.0, "好好好好", -0.01, truncated=True), piece(8.0, "一", -0.1)
+    rows = [{"audio": f"/{n}.wav", "segments": [one]} for n, one in enumerate([loop, long, piece(2.0, "二", -0.2)])]
+    assert [row["segments"][0]["text"] for row in surest_of(rows, 1.0)] == ["一", "二"]
+    assert [row["segments"][0]["text"] for row in surest_of(rows, 0.5)] == ["二"]  # of 10 s: 8 s do not fit, 2 s do
+
+
 def test_subtitles(rows: list[dict[str, Any]]) -> None:
     segments = [*rows[0]["segments"], {"start": 9.0, "end": 9.5, "text": " "}]
     segments[1] = {**segments[1], "text": "再\n\n见"}
@@ -108,10 +119,45 @@ def test_subtitles_are_named_as_their_recordings() -> None:
 
 def test_only_the_formats_that_are_asked_for_are_written(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     names = ["deep/a.wav", "b.wav", "c.wav"]
-    write_outputs(tmp_path, rows, names, ["jsonl"])
+    Outputs(tmp_path, names, ["jsonl"]).add(dict(enumerate(rows)))
     assert [path.name for path in tmp_path.iterdir()] == ["transcripts.jsonl"]
     assert read_jsonl(tmp_path / "transcripts.jsonl") == rows
-    write_outputs(tmp_path, rows, names, ["csv", "srt", "vtt"])
-    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    Outputs(tmp_path, names, ["csv", "srt", "vtt"]).add(dict(enumerate(rows)))
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("[!.]*") if path.is_file()}
     subtitled = {f"{name}.{kind}" for name in ("deep/a", "c") for kind in ("srt", "vtt")}
     assert files == {"transcripts.jsonl", "transcripts.csv"} | subtitled
+
+
+def test_names_of_subtitles_do_not_depend_on_what_is_done(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    names = ["a.mp3", "b.wav", "a.wav"]
+    outputs = Outputs(tmp_path, names, ["srt"])
+    outputs.add({2: rows[0]})
+    assert [path.name for path in tmp_path.glob("*.srt")] == ["a.wav.srt"]
+    outputs.add({0: rows[2]})
+    assert {path.name for path in tmp_path.glob("*.srt")} == {"a.wav.srt", "a.mp3.srt"}
+    assert read_jsonl(tmp_path / "transcripts.jsonl") == [rows[2], rows[0]] and 0 in outputs and 1 not in outputs
+
+
+def test_what_people_have_edited_is_not_overwritten(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    def run() -> Outputs:
+        return Outputs(tmp_path, ["deep/a.wav", "b.wav", "c.wav"], ["csv", "srt"], surest=1.0)
+
+    run().add({0: rows[0]})
+    outputs = run()
+    outputs.require_unedited()
+    outputs.add(dict(enumerate(rows)))
+    outputs.require_unedited()
+    for name in ("transcripts.csv", "surest.csv", "deep/a.srt"):
+        path = tmp_path / name
+        written = path.read_text(encoding="utf-8")
+        path.write_text(written.replace("再见", "再会"), encoding="utf-8")
+        with pytest.raises(DataError, match=rf"{name}: has been edited.* Move it, or name another out"):
+            run().require_unedited()
+        outputs.add({1: rows[1]})  # in the middle of a run: the others are written
+        assert "再" in path.read_text(encoding="utf-8") and path.read_text(encoding="utf-8") != written
+        path.write_text(written, encoding="utf-8")
+        run().require_unedited()
+    (tmp_path / ".written.json").unlink()  # of another version, or by hand
+    with pytest.raises(DataError, match="made by something else"):
+        run().require_unedited()
+    Outputs(tmp_path, [], ["jsonl"]).require_unedited()

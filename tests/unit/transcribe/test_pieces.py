@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 import soundfile
 
 from kimi_audio_ft.config.transcribe import TranscribeConfig
+from kimi_audio_ft.manifest.audio import Recording, open_recording
 from kimi_audio_ft.manifest.part import WHOLE, Part
 from kimi_audio_ft.transcribe.pieces import Heard, hear_all, readable
+from kimi_audio_ft.transcribe.progress import HoursBar
 from kimi_audio_ft.transcribe.sources import find_recordings
 
 RATE = 8000
@@ -86,6 +89,44 @@ def test_what_only_decoding_shows_is_found_where_it_is_asked_for(hear: Hear, tmp
     failed = readable(one, keys)
     assert failed.problem is not None and failed.problem.reason == "nan_samples" and not failed.pieces
     assert "4 s to 8 s" in str(failed.problem)
+
+
+@pytest.mark.skipif(find_spec("silero_vad") is None, reason="the extra `vad` is not installed")
+def test_progress_of_the_search_for_pauses(hear: Hear, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+
+    class Bar(HoursBar):
+        def __init__(self, seconds: float, visible: bool, doing: str) -> None:
+            super().__init__(seconds, visible, doing)
+            told.append((seconds, visible, doing))
+
+        def add(self, seconds: float) -> None:
+            super().add(seconds)
+            told.append(seconds)
+
+    monkeypatch.setattr("kimi_audio_ft.transcribe.pieces.HoursBar", Bar)
+    for name, seconds in (("a.wav", 6.0), ("b.wav", 1.0), ("c.wav", 7.0)):
+        write(tmp_path / name, seconds)
+    hear("a.wav", "b.wav", "c.wav", cut="pauses")
+    assert told == [(13.0, True, "looking for pauses"), 6.0, 7.0]
+
+
+def test_a_recording_is_opened_once_for_all_its_pieces(
+    hear: Hear, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where ffmpeg decodes it, opening decodes the whole of it."""
+    write(tmp_path / "a.wav", 20.0)
+    (one,) = hear("a.wav")
+    opened = []
+
+    def open_and_count(path: Path, part: Part = WHOLE) -> Recording:
+        opened.append(path)
+        return open_recording(path, part)
+
+    monkeypatch.setattr("kimi_audio_ft.transcribe.pieces.open_recording", open_and_count)
+    assert readable(one, set()) == one and opened == []
+    assert readable(one, {piece.key for piece in one.pieces}) == one and len(one.pieces) == 4
+    assert opened == [one.source.path]
 
 
 def test_the_same_content_has_the_same_key_at_any_path(hear: Hear, tmp_path: Path) -> None:

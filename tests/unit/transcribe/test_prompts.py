@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft.config.train import DEFAULT_PROMPT
-from kimi_audio_ft.files import write_json, write_jsonl
+from kimi_audio_ft.files import read_json_object, write_json, write_jsonl
 from kimi_audio_ft.transcribe.prompts import prompt_of
 from tests.unit.conftest import answer, audio, line, user
 
@@ -37,6 +37,21 @@ def test_that_of_the_training(adapter: Path, tmp_path: Path) -> None:
     assert prompt_of(None, adapter) == "转录"
 
 
+def test_the_one_that_the_adapter_names_needs_no_manifest(adapter: Path, tmp_path: Path) -> None:
+    trained(adapter, prompt=None, train_manifest="gone.jsonl")
+    write_json(adapter / "product.json", {**read_json_object(adapter / "product.json", ""), "prompt": "写下来"})
+    assert prompt_of(None, adapter) == prompt_of(None, adapter, tmp_path) == "写下来"
+
+
+def test_a_merged_checkpoint_has_that_of_its_adapter(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert prompt_of(None, None, tmp_path) == DEFAULT_PROMPT and not caplog.records  # a plain base
+    write_json(tmp_path / "merge.json", {"version": 2, "prompt": "写下来"})
+    assert prompt_of(None, None, tmp_path) == "写下来" and prompt_of("听写", None, tmp_path) == "听写"
+    write_json(tmp_path / "merge.json", {"version": 2})
+    assert prompt_of(None, None, tmp_path) == DEFAULT_PROMPT
+    assert f"{tmp_path}: the prompt that it was trained with is not known" in caplog.text
+
+
 def test_where_nothing_is_known_it_is_that_of_prepare(
     adapter: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -44,7 +59,7 @@ def test_where_nothing_is_known_it_is_that_of_prepare(
     (tmp_path / "broken.jsonl").write_text("{", encoding="utf-8")
     trained(adapter, prompt=None, train_manifest=str(tmp_path / "broken.jsonl"))
     assert prompt_of(None, adapter) == DEFAULT_PROMPT
-    assert "its prompt is not known" in caplog.text and "data.prompt=" in caplog.text
+    assert "is not known" in caplog.text and "data.prompt=" in caplog.text
     caplog.clear()
     (adapter / "product.json").unlink()  # of another program
     assert prompt_of(None, adapter) == DEFAULT_PROMPT and "not known" in caplog.text

@@ -48,6 +48,28 @@ def test_everything_that_the_trial_was_tried_with(sweep: Path) -> None:
     assert (config.decoding.text_temperature, config.decoding.repeats) == (0.2, 4)
 
 
+def test_paths_of_the_trial_are_from_where_the_sweep_was_started(
+    sweep: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    started = tmp_path_factory.mktemp("started")
+    (started / "my" / "merged").mkdir(parents=True)
+    (started / "tiny").mkdir()
+    hydra = {"hydra": {"runtime": {"cwd": str(started)}}}
+    (sweep / "1" / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(hydra), encoding="utf-8")
+    path = sweep / "1" / ".hydra" / "config.yaml"
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for given, wanted in (
+        ("my/merged", str(started / "my" / "merged")),
+        ("tiny", "tiny"),
+        ("moonshotai/Kimi-Audio-7B", "moonshotai/Kimi-Audio-7B"),
+        (str(sweep), str(sweep)),
+    ):
+        written["model"] |= {"path": given, "speech_tokenizer": None if given == "tiny" else given}
+        path.write_text(yaml.safe_dump(written), encoding="utf-8")
+        model = completed(sweep).model
+        assert (model.path, model.speech_tokenizer) == (wanted, None if given == "tiny" else wanted)
+
+
 def test_what_is_given_stays(sweep: Path) -> None:
     given = {"decoding": DecodingConfig(batch_size=2), "data": SpeechConfig(prompt="转录"), "seed": 1}
     config = completed(sweep, "+decoding.batch_size=2", "data.prompt=转录", "seed=1", **given)

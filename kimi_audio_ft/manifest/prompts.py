@@ -1,0 +1,57 @@
+"""The prompt of a training, as its manifests and the folder of its adapter have it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from kimi_audio_ft.config.manifests import manifest_paths
+from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.manifest.conversation import checked_line
+from kimi_audio_ft.manifest.manifest import numbered_lines
+
+PROMPT = "prompt"
+"""Key of the prompt in the record of an adapter, and in that of a merged checkpoint."""
+
+
+def prompt_facts(prompt: str | None) -> dict[str, str]:
+    """What a record says of a prompt; nothing where it is not known."""
+    return {} if prompt is None else {PROMPT: prompt}
+
+
+def training_prompt(given: str | None, train_manifest: Any) -> str | None:
+    """The prompt of a training: the one that is given (``data.prompt``), else that of its manifests' first line.
+
+    None: no manifest is there any more.
+    """
+    if given:
+        return given
+    for path in manifest_paths(train_manifest or []):
+        if found := _first_prompt(Path(path)):
+            return found
+    return None
+
+
+def recorded_prompt(record: Path) -> str | None:
+    """The prompt that the record of an adapter or of a merged checkpoint names, or its manifests have; None: unknown.
+
+    Records of earlier versions name none; their adapter's manifests are looked for from the present folder.
+    """
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        facts = json.loads(record.read_text(encoding="utf-8"))
+        if facts.get(PROMPT):
+            return str(facts[PROMPT])
+        data: Mapping[str, Any] = facts["config"]["data"]
+        return training_prompt(data.get("prompt"), data.get("train_manifest"))
+    return None
+
+
+def _first_prompt(manifest: Path) -> str | None:
+    with suppress(UserError):  # it is not there any more, or broken
+        for number, text in numbered_lines(manifest):
+            messages = checked_line(text, manifest, number)["conversation"]
+            return next((m["content"] for m in messages if (m["role"], m["message_type"]) == ("user", "text")), None)
+    return None
