@@ -224,9 +224,11 @@ def _transcribe_group(heard: list[Heard], group: Sequence[int], recogniser: Reco
             if pieces:
                 recogniser.answer(pieces, folder)
             changed = False
-        except DataError:
-            changed = _check(heard, group, partial(_as_it_was, keys=set(pieces)), readers)
-            keys = set()  # all have been read now
+        except Exception as error:
+            # Of a recording that has changed the store lacks the codes, and in another process nobody knows what fails.
+            keys = set(pieces) if isinstance(error, DataError) else set()
+            changed = _check(heard, group, partial(_as_it_was, missing=set(pieces), keys=keys), readers)
+            keys = set()  # they have been read now
             if not changed:  # no recording is at fault
                 raise
     return sum(seconds for key, seconds in wanted.items() if key in known)
@@ -241,9 +243,13 @@ def _check(heard: list[Heard], group: Sequence[int], look: Callable[[Heard], Hea
     return found
 
 
-def _as_it_was(heard: Heard, keys: set[str]) -> Heard:
-    """The recording, or its problem: it has changed or vanished since its pieces were found, or cannot be decoded."""
-    if not any(piece.key in keys for piece in heard.pieces):
+def _as_it_was(heard: Heard, missing: set[str], keys: set[str]) -> Heard:
+    """The recording, or its problem: it has changed or vanished since its pieces were found, or cannot be decoded.
+
+    Args:
+        missing: keys of pieces without answers; what has them all may change. keys: of those to decode.
+    """
+    if not any(piece.key in missing for piece in heard.pieces):
         return heard
     try:
         if file_digest(heard.source.path) == heard.digest:

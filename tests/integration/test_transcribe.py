@@ -16,8 +16,8 @@ import soundfile
 
 from kimi_audio_ft.features.tokenize import tokenize
 from kimi_audio_ft.files import read_jsonl
-from tests.distributions import hide_distribution
 from tests.integration.conftest import Outcome, Workplace
+from tests.silero import hear_no_speech, hide_silero
 
 pytestmark = pytest.mark.slow
 TRANSCRIBE = "kimi_audio_ft.transcribe"
@@ -256,8 +256,8 @@ def test_minutes_of_clips_are_cut_at_the_pauses_between_them(
     assert not (loud & ~covered).any(), "no speech is left out"
 
 
-@pytest.mark.skipif(find_spec("silero_vad") is None, reason="the extra `vad` is not installed")
-def test_nobody_speaks(place: Workplace) -> None:
+def test_nobody_speaks(place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hear_no_speech(monkeypatch, tmp_path)
     soundfile.write(place.folder / "silent.wav", np.zeros(31 * 8000, np.float32), 8000)
     said = place.succeed(TRANSCRIBE, "audio=silent.wav", "out=silent", *OPTIONS)
     assert "nobody speaks in them" in said and "the store had" not in said and "without speech: 1 recordings" in said
@@ -267,7 +267,7 @@ def test_nobody_speaks(place: Workplace) -> None:
 def test_pauses_need_a_package(
     place: Workplace, references: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hide_distribution(monkeypatch, "silero-vad")
+    hide_silero(monkeypatch)
     samples, rate = joined_clips(place, references, 10.0, 31)
     soundfile.write(place.folder / "too_long.wav", samples, rate)
     done = place.run(TRANSCRIBE, "audio=too_long.wav", "out=none", *OPTIONS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from kimi_audio_ft.manifest.part import WHOLE, Part
 from kimi_audio_ft.transcribe.pieces import Heard, hear_all, readable
 from kimi_audio_ft.transcribe.progress import HoursBar
 from kimi_audio_ft.transcribe.sources import find_recordings
+from tests.silero import hear_no_speech
 
 RATE = 8000
 Hear = Callable[..., list[Heard]]
@@ -91,7 +91,6 @@ def test_what_only_decoding_shows_is_found_where_it_is_asked_for(hear: Hear, tmp
     assert "4 s to 8 s" in str(failed.problem)
 
 
-@pytest.mark.skipif(find_spec("silero_vad") is None, reason="the extra `vad` is not installed")
 def test_progress_of_the_search_for_pauses(hear: Hear, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
 
@@ -105,9 +104,10 @@ def test_progress_of_the_search_for_pauses(hear: Hear, tmp_path: Path, monkeypat
             told.append(seconds)
 
     monkeypatch.setattr("kimi_audio_ft.transcribe.pieces.HoursBar", Bar)
+    hear_no_speech(monkeypatch, tmp_path)
     for name, seconds in (("a.wav", 6.0), ("b.wav", 1.0), ("c.wav", 7.0)):
         write(tmp_path / name, seconds)
-    hear("a.wav", "b.wav", "c.wav", cut="pauses")
+    assert [len(one.pieces) for one in hear("a.wav", "b.wav", "c.wav", cut="pauses")] == [0, 1, 0]
     assert told == [(13.0, True, "looking for pauses"), 6.0, 7.0]
 
 

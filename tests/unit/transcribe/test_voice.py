@@ -16,7 +16,7 @@ import torch
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.transcribe.cutting import at_pauses
 from kimi_audio_ft.transcribe.voice import FRAME, VoiceActivity, weights_file
-from tests.distributions import hide_distribution
+from tests.silero import hide_silero
 
 needs_silero = pytest.mark.skipif(find_spec("silero_vad") is None, reason="the extra `vad` is not installed")
 RATE = 16_000
@@ -102,6 +102,6 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_to_install_or_to_set_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    hide_distribution(monkeypatch, "silero-vad")
+    hide_silero(monkeypatch)
     with pytest.raises(ConfigError, match=r"cut='pauses': needs the package silero-vad.*\[vad\].*cut=windows"):
         weights_file()
