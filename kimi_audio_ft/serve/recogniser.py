@@ -19,7 +19,7 @@ from kimi_audio_ft.config.serve import BASE, RECOMMENDED, ServeConfig
 from kimi_audio_ft.config.train import DecodingConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.errors import UserError
-from kimi_audio_ft.manifest.audio import AudioError, open_recording, read_audio
+from kimi_audio_ft.manifest.audio import AudioError, open_recording, waveform_of
 from kimi_audio_ft.serve.engine import Job
 from kimi_audio_ft.store.digests import sha256_of
 from kimi_audio_ft.transcribe.pieces import Cutter, Heard
@@ -130,7 +130,8 @@ class Recogniser:
             path = Path(file.name)
             try:
                 heard = self._heard(path, name, held)
-                waveforms = [read_audio(path, piece.part) for piece in heard.pieces]
+                recording = open_recording(path)  # once: ffmpeg decodes the whole of it
+                waveforms = [waveform_of(recording.only(piece.part)) for piece in heard.pieces]
             except AudioError as error:
                 said = ". ".join(filter(None, (error.problem, error.remedy)))
                 raise Refused(f"{name}: {said}".replace(str(path), name), "file") from None
@@ -177,4 +178,6 @@ def _model(base: Base, name: str, adapter: str | None, config: ServeConfig) -> M
     folder = found[1] if found else None
     if folder is not None:
         require_base(base, folder, config.any_base)
-    return Model(name, folder, prompt_of(config.data.prompt, folder), config.decoding, config.seed)
+        base.saved_targets(folder)  # now, and not at its first request
+    prompt = prompt_of(config.data.prompt, folder, base.files.root)
+    return Model(name, folder, prompt, config.decoding, config.seed)

@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from kimi_audio_ft.config.serve import ServeConfig
 from kimi_audio_ft.config.train import DEFAULT_PROMPT, TrainConfig
+from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.files import write_json
 from kimi_audio_ft.serve.recogniser import Recogniser, Refused, Wish
 
@@ -43,6 +46,14 @@ def sweep(tmp_path: Path) -> Path:
     entry = {"signature": "base", "kind": "baseline", "recommended": True, "paths": {"folder": "0"}}
     write_json(tmp_path / "trials.json", {"trials": [], "baselines": [entry]})
     return tmp_path
+
+
+def test_an_adapter_of_whisper_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
+    tensors = {"base_model.model.whisper_model.encoder.q_proj.lora_A.weight": torch.zeros(1)}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ConfigError, match=r"changes the Whisper encoder.*data\.features=online"):
+        Recogniser.of(ServeConfig(adapters={"meetings": str(tmp_path)}, cut="windows"))
 
 
 def test_prompt_and_decoding_of_a_sweep_are_the_recommended_models_alone(sweep: Path, tmp_path: Path) -> None:
