@@ -129,5 +129,5 @@ def test_twenty_thousand_lines(tmp_path: Path) -> None:
         found.append(json.loads(out.read_text(encoding="utf-8").splitlines()[-1]))
     cold, warm = found
     own = pace()
-    assert cold["cpu_seconds"] < 100 * own and cold["peak_mib"] < 60
-    assert warm["cpu_seconds"] < 25 * own and warm["peak_mib"] < 60
+    assert cold["cpu_seconds"] < 100 * own and cold["peak_mib"] < 30
+    assert warm["cpu_seconds"] < 25 * own and warm["peak_mib"] < 30
