@@ -1,4 +1,4 @@
-"""Commands to copy: evaluate and merge a trial's adapter, and sweep further values around it."""
+"""Commands to copy: evaluate, use and merge a trial's adapter, and sweep further values around it."""
 
 from __future__ import annotations
 
@@ -51,6 +51,13 @@ def merge_command(trial: Trial, sweep: Sweep) -> str:
     """Makes one checkpoint of base and adapter."""
     out = f"outputs/merged/{sweep.folder.resolve().name}"
     return _command("merge", [assigned("adapter", adapter_of(trial)), assigned("out", out), *_as_in(trial, "model")])
+
+
+def transcribe_command(sweep: Sweep) -> str:
+    """Texts of a folder of recordings by the recommended trial, as it decodes."""
+    out = f"outputs/texts/{sweep.folder.resolve().name}"
+    given = {"sweep": str(sweep.folder), "audio": "my/audio", "out": out}
+    return _command("transcribe", list(map(assigned, given, given.values())))
 
 
 def further_command(trial: Trial, changes: Mapping[str, Sequence[Any]], sweep: Sweep) -> str | None:

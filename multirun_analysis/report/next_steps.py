@@ -21,6 +21,7 @@ from multirun_analysis.report.commands import (
     evaluate_command,
     further_command,
     merge_command,
+    transcribe_command,
     with_base_command,
 )
 from multirun_analysis.report.facts import flat_config
@@ -57,7 +58,7 @@ def next_steps(analysis: Analysis, say: Messages) -> list[NextStep]:
 
 
 def _use(taken: Trial, analysis: Analysis, say: Messages) -> NextStep:
-    commands = [evaluate_command(taken), merge_command(taken, analysis.sweep)]
+    commands = [evaluate_command(taken), transcribe_command(analysis.sweep), merge_command(taken, analysis.sweep)]
     return NextStep(say("next.use", number=taken.name, adapter=adapter_of(taken)), commands)
 
 

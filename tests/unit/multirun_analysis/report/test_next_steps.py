@@ -18,6 +18,7 @@ from kimi_audio_ft import store
 from kimi_audio_ft.cli import to_settings
 from kimi_audio_ft.config.commands import MergeConfig
 from kimi_audio_ft.config.train import EvaluateConfig, TrainConfig
+from kimi_audio_ft.config.transcribe import TranscribeConfig
 from kimi_audio_ft.paths import config_dir, project_root
 from multirun_analysis import load_sweep
 from multirun_analysis.analysis import Analysis
@@ -26,7 +27,7 @@ from multirun_analysis.report.next_steps import edge_values, next_steps
 from multirun_analysis.statistics.results import Interval, Needed, Reason
 from tests.synthetic_sweep import write_yaml
 
-SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "merge": MergeConfig}
+SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "merge": MergeConfig, "transcribe": TranscribeConfig}
 
 
 @pytest.fixture
@@ -67,11 +68,13 @@ def test_every_command_runs_as_it_is_written(sweep: Any, composed: Any, private_
     adapter = store.product_path("adapter", "a8")
     adapter.mkdir(parents=True)
     analysis = load_sweep(sweep.folder)
-    evaluate, merge, further = commands_of(analysis)
+    evaluate, transcribe, merge, further = commands_of(analysis)
 
     (run,) = composed(evaluate)
     assert run.adapter == str(adapter) and run.data.eval_manifest == manifest and run.data.prompt == '转写："甲"'
     assert (run.decoding.text_temperature, run.decoding.text_top_k, run.decoding.repeats) == (0.3, 5, 3)
+    (texts,) = composed(transcribe)
+    assert (texts.sweep, texts.audio, texts.out) == (str(sweep.folder), ["my/audio"], "outputs/texts/sweep")
     (made,) = composed(merge)
     assert made.adapter == str(adapter) and made.out == "outputs/merged/sweep"
     ranks = [run.lora.r for run in composed(further)]
