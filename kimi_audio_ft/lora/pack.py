@@ -179,8 +179,13 @@ class DropoutSeed:
         self.seed, self.answers, self.flat = stable_seed("dropout", seed, epoch, number), answers, flat
         self.rows, self.length = shape
 
-    def generator(self, layer: str, device: torch.device) -> torch.Generator:
-        """A generator with the same initial state in every call for this micro-batch and layer."""
+    def generator(self, layer: str, device: torch.device) -> torch.Generator | None:
+        """A generator with the same initial state in every call for this micro-batch and layer.
+
+        None on the meta device, which draws no numbers.
+        """
+        if device.type == "meta":
+            return None
         if device not in self._generators:
             self._generators[device] = torch.Generator(device)
         return self._generators[device].manual_seed(stable_seed(self.seed, layer))

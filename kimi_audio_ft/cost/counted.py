@@ -1,0 +1,295 @@
+"""A training step and a decoding step, counted on the meta device: kernels, bytes that they move, bytes that live.
+
+Nothing is computed there, so the 7B is counted in a second, on two and on three of its layers: every further layer adds
+what the third one adds, and every further position what the last one added. The count is that of the code as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers.cache_utils import DynamicCache
+from transformers.models.qwen2.modeling_qwen2 import ALL_ATTENTION_FUNCTIONS
+
+from kimi_audio_ft.config.train import LoraConfig
+from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.lora.adapter import ONE, add_adapter
+from kimi_audio_ft.lora.pack import seed_dropout
+from kimi_audio_ft.lora.update import own_updates
+from kimi_audio_ft.model.config import KimiAudioConfig
+from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
+
+# Bytes for each number of a layer's linear in NF4: half of one, and a float32 scale for every 64.
+NF4_BYTES = 0.5 + 4 / 64
+# Positions, answers or rows of a counted step, and of one twice as large.
+_FEW = 64
+_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "addmm_", "matmul", "linear")
+# Operations that launch no kernel besides views.
+_FREE = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "detach", "_unsafe_view")
+
+
+@dataclass(frozen=True)
+class Count:
+    """What operations cost.
+
+    kernels: launched, one for each operation that is no view. product_bytes, other_bytes: read and written by matrix
+    products, and by everything else. peak: bytes that were alive at a time, beside weights.
+    """
+
+    kernels: float = 0.0
+    product_bytes: float = 0.0
+    other_bytes: float = 0.0
+    peak: float = 0.0
+
+    def plus(self, other: Count, times: float = 1.0) -> Count:
+        """This and ``times`` the other."""
+        return Count(*(own + times * more for own, more in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True)
+class Growing:
+    """A count that grows with a number, such as a step's with its positions."""
+
+    fixed: Count
+    each: Count
+
+    @classmethod
+    def by(cls, run: Callable[[int], Count]) -> Growing:
+        """From the counts of two numbers."""
+        few, many = run(_FEW), run(2 * _FEW)
+        each = Count().plus(many, 1 / _FEW).plus(few, -1 / _FEW)
+        return cls(few.plus(each, -_FEW), each)
+
+    def at(self, number: float) -> Count:
+        return self.fixed.plus(self.each, number)
+
+
+class Counts:
+    """Of a model with an adapter, each counted when it is asked for.
+
+    Args:
+        config: of the whole model; the audio branch is never computed.
+        lora: None: the base alone, which only decodes.
+        quantized: the base's linears are in NF4.
+    """
+
+    def __init__(
+        self,
+        config: KimiAudioConfig,
+        lora: LoraConfig | None,
+        dtype: torch.dtype,
+        checkpointing: bool = False,
+        quantized: bool = False,
+    ) -> None:
+        self._few, self._more = (_Layers(config, lora, dtype, checkpointing, layers) for layers in (2, 3))
+        self._further, self._quantized = config.num_hidden_layers - 2, quantized
+
+    @cached_property
+    def position(self) -> Growing:
+        """Forward and backward pass of a micro-batch through the layers, by its padded positions."""
+        return Growing.by(lambda positions: self._whole(lambda model: model.step(positions)))
+
+    @cached_property
+    def answer(self) -> Growing:
+        """Head and loss of a micro-batch, by its supervised positions."""
+        return Growing.by(self._few.loss)
+
+    @cached_property
+    def row(self) -> Growing:
+        """A decoding step of the whole model, by the rows of its batch; what is cached of a row is one position."""
+        return Growing.by(lambda rows: self._whole(lambda model: model.token(rows)))
+
+    @property
+    def frozen(self) -> int:
+        """Numbers of the base without its audio branch."""
+        return round(self._number(lambda model: model.frozen))
+
+    @property
+    def trained(self) -> int:
+        """Numbers of the adapter."""
+        return round(self._number(lambda model: model.trained))
+
+    @property
+    def base_bytes(self) -> int:
+        return round(self._number(lambda model: model.base_bytes(self._quantized)))
+
+    def _whole(self, run: Callable[[_Layers], Count]) -> Count:
+        few = run(self._few)
+        return few.plus(run(self._more).plus(few, -1), self._further)
+
+    def _number(self, of: Callable[[_Layers], float]) -> float:
+        return of(self._few) + self._further * (of(self._more) - of(self._few))
+
+
+class _Layers:
+    """A model of a few layers on the meta device, at full width."""
+
+    def __init__(
+        self, config: KimiAudioConfig, lora: LoraConfig | None, dtype: torch.dtype, checkpointing: bool, layers: int
+    ) -> None:
+        fields = config.to_dict() | {"num_hidden_layers": layers, "kimia_mimo_layers": 0, "layer_types": None}
+        own = KimiAudioConfig(**fields | {"kimia_mimo_transformer_from_layer_index": 0})
+        own.dtype = dtype
+        with torch.device("meta"):
+            self.model = KimiAudioForCausalLM(own).to(dtype).requires_grad_(False).eval()
+            del self.model.mimo_output, self.model.model.mimo_norm
+            self.adapted = None if lora is None else _adapted(self.model, lora)
+        self.dropout = None if self.adapted is None else seed_dropout(self.adapted, ONE)
+        self.checkpointing = checkpointing
+        numbers = [(name, value.numel(), value.requires_grad) for name, value in self.model.named_parameters()]
+        self.trained = sum(count for _, count, trained in numbers if trained)
+        self.frozen = sum(count for _, count, trained in numbers if not trained)
+        self.linears = sum(count for name, count, trained in numbers if not trained and "_proj" in name)
+
+    def base_bytes(self, quantized: bool) -> float:
+        """Bytes of the frozen weights, with the layers' linears in NF4 if asked for."""
+        packed = self.linears if quantized else 0
+        return (self.frozen - packed) * self.model.dtype.itemsize + packed * NF4_BYTES
+
+    def step(self, positions: int) -> Count:
+        """Forward and backward pass of the layers."""
+        assert self.adapted is not None and self.dropout is not None
+        if self.checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.adapted.train()
+        one = torch.zeros(1, dtype=torch.long, device="meta")
+        self.dropout.at(0, 0, 0, (1, positions), (one, one))
+        with own_updates(self.adapted, ONE), self._counter() as counter:
+            hidden_BSD = self._hidden(1, positions).requires_grad_()
+            normed_ND, _ = self.model.model(hidden_BSD, None, None, False, one)
+            normed_ND.sum().backward()
+        self.adapted.zero_grad()
+        self.adapted.eval()
+        if self.checkpointing:
+            self.model.gradient_checkpointing_disable()
+        return counter.count
+
+    def loss(self, answers: int) -> Count:
+        """Head and loss, there and back."""
+        with self._counter() as counter:
+            hidden_ND = self._hidden(1, answers)[0].requires_grad_()
+            labels_N = torch.zeros(answers, dtype=torch.long)
+            functional.cross_entropy(self.model.lm_head(hidden_ND).float(), labels_N).backward()
+        return counter.count
+
+    @torch.no_grad()
+    def token(self, rows: int, past: int = 1) -> Count:
+        """A further token of every row of a batch; what is cached of those before is no more than a position."""
+        cache = DynamicCache()
+        with self._counter(), torch.device("meta"):
+            self.model.model(self._hidden(rows, past), None, cache, False)
+        with self._counter() as counter:
+            normed_BSD, _ = self.model.model(self._hidden(rows, 1), None, cache, False)
+            self.model.lm_head(normed_BSD)
+        return counter.count
+
+    def _hidden(self, rows: int, positions: int) -> Tensor:
+        return torch.empty(rows, positions, self.model.config.hidden_size, dtype=self.model.dtype, device="meta")
+
+    @contextmanager
+    def _counter(self) -> Iterator[Counter]:
+        with _counted_attention(self.model), Counter() as counter, torch.device("meta"):
+            yield counter
+
+
+def _adapted(model: KimiAudioForCausalLM, lora: LoraConfig) -> Any:
+    try:
+        return add_adapter(model, lora, 0)
+    except ConfigError:  # its targets are in layers that are not among these few
+        return add_adapter(model, replace(lora, target_modules="decoder"), 0)
+
+
+class Counter(TorchDispatchMode):
+    """Counts all operations inside it, backward passes included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels = self.product_bytes = self.other_bytes = 0
+        self.now = self.most = 0
+
+    @property
+    def count(self) -> Count:
+        return Count(self.kernels, self.product_bytes, self.other_bytes, self.most)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler at the first operation
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        inputs = _tensors([args, kwargs])
+        known = {id(value.untyped_storage()) for value in inputs}
+        out = func(*args, **(kwargs or {}))
+        outputs = _tensors(out)
+        name = func._schema.name.partition("::")[2]
+        if not func.is_view and name not in _FREE:
+            self.kernels += 1
+            moved = sum(value.numel() * value.element_size() for value in (*inputs, *outputs))
+            if name in _PRODUCTS:
+                self.product_bytes += moved
+            else:
+                self.other_bytes += moved
+        for value in outputs:
+            storage: Any = value.untyped_storage()
+            if id(storage) not in known and not hasattr(storage, "counted"):
+                storage.counted = _Bytes(self, storage.nbytes())
+        return out
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+
+
+class _Bytes:
+    """Lives as long as the storage that it is an attribute of."""
+
+    def __init__(self, counter: Counter, size: int) -> None:
+        self.counter, self.size = counter, size
+        counter.now += size
+        counter.most = max(counter.most, counter.now)
+
+    def __del__(self) -> None:
+        self.counter.now -= self.size
+
+
+_COUNTED = "kimi_audio_ft_counted"
+
+
+@contextmanager
+def _counted_attention(model: KimiAudioForCausalLM) -> Iterator[None]:
+    """Attention that makes and keeps what a fused kernel does: on the meta device PyTorch's keeps every pair."""
+
+    def attention(own: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **_: Any) -> tuple[Tensor, None]:
+        return _Fused.apply(query, key, value).transpose(1, 2), None
+
+    ALL_ATTENTION_FUNCTIONS.register(_COUNTED, attention)
+    before = model.config._attn_implementation
+    model.config._attn_implementation = _COUNTED
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
+
+
+class _Fused(Function):
+    """Shapes of a fused attention of ``[B, H, S, D]``: it keeps its inputs, its output and a number for each row."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = query.new_zeros(query.shape)
+        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value, *_ = ctx.saved_tensors
+        return query.new_zeros(query.shape), key.new_zeros(key.shape), value.new_zeros(value.shape)

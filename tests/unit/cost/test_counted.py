@@ -1,0 +1,79 @@
+"""Counts on the meta device: of the 7B, and of the embedded model beside the same step on a CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from experiments.bench_gpu.inputs import Clip, batch_of, random_samples
+from experiments.bench_gpu.shapes import random_decoder, shapes
+from kimi_audio_ft.config.train import LoraConfig
+from kimi_audio_ft.cost.counted import Counter, Counts
+from kimi_audio_ft.cost.memory import CONTEXT_BYTES, SAFE, TrainingMemory
+from kimi_audio_ft.lora.adapter import ONE, add_adapter
+from kimi_audio_ft.lora.update import own_updates
+from kimi_audio_ft.model import KimiAudioConfig
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated and will be removed in v6:FutureWarning")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def counts() -> Counts:
+    """Of the 7B with an adapter of rank 8, in bfloat16, without gradient checkpointing."""
+    return Counts(KimiAudioConfig(), LoraConfig(r=8), torch.bfloat16)
+
+
+def test_numbers_of_the_7b(counts: Counts) -> None:
+    assert (counts.frozen, counts.trained) == (7_764_266_496, 20_185_088)
+    assert counts.base_bytes == 2 * counts.frozen
+    layers = 28 * (3584 * (3584 + 2 * 512) + 3584 * 3584 + 3 * 3584 * 18944)
+    read = counts.position.fixed.product_bytes
+    # Forwards and backwards both read the layers' weights, but the last one's behind its attention, for one answer.
+    assert 0.95 * 4 * layers < read < 1.05 * 4 * layers
+    assert counts.row.fixed.product_bytes == pytest.approx(2 * layers + 2 * 168448 * 3584, rel=0.01)
+    assert counts.answer.each.peak == pytest.approx(12 * 168448, rel=0.01)  # bf16, float32, and the gradients of both
+
+
+def test_of_the_7b_each_part_grows_with_what_it_should(counts: Counts) -> None:
+    assert counts.position.each.kernels == counts.row.each.kernels == counts.answer.each.kernels == 0
+    assert counts.row.fixed.kernels < counts.position.fixed.kernels
+    assert counts.position.each.peak > 28 * 2 * 3584 * 2  # more than the inputs of every layer's two halves
+
+
+def test_4_bits_take_5_8_gb_of_the_7b_and_leave_room_for_more_positions(counts: Counts) -> None:
+    packed = Counts(KimiAudioConfig(), None, torch.bfloat16, quantized=True)
+    assert packed.base_bytes == pytest.approx(6.15e9, rel=0.01) and packed.trained == 0
+    whole, quarter = TrainingMemory.of(counts), TrainingMemory.of(counts, adapters=4)
+    assert quarter.fixed - whole.fixed == 3 * 16 * counts.trained
+    room = whole.positions(80e9, answers=0.3)
+    assert whole.peak(room, round(0.3 * room)) == pytest.approx(SAFE * 80e9 - CONTEXT_BYTES, rel=0.001)
+    assert whole.positions(1e9) == 0
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+def test_memory_is_what_a_step_of_the_embedded_model_takes(checkpointing: bool) -> None:
+    """Told from two and three layers on the meta device, taken by its four on a CPU."""
+    model = random_decoder(shapes("tiny"), torch.float32, CPU)
+    config, lora = model.model.config, LoraConfig(r=4, lora_dropout=0.0)
+    told = TrainingMemory.of(Counts(config, lora, torch.float32, checkpointing))
+    batch = batch_of(config, random_samples(config, [Clip(8, 60, 30)] * 4), CPU, torch.float32)
+    answers, positions = int(batch["text_loss_mask"].sum()), batch["inputs"]["input_ids"].numel()
+    taken = _peak(model, lora, batch, checkpointing)
+    assert told.peak(positions, answers) - told.fixed == pytest.approx(taken, rel=0.25)
+
+
+def _peak(model: Any, lora: LoraConfig, batch: dict[str, Any], checkpointing: bool) -> float:
+    """Most bytes alive at a time, beside weights, in one forward and backward pass."""
+    adapted = add_adapter(model, lora, 1)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    adapted.train()
+    with own_updates(adapted, ONE), Counter() as counter:
+        mask_BS = batch["text_loss_mask"]
+        out = adapted(**batch["inputs"], audio_branch=False, text_positions=mask_BS, right_padded=True)
+        functional.cross_entropy(out.text_logits.float(), batch["text_labels"][mask_BS]).backward()
+    return counter.count.peak
