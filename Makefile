@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := outputs/demo
+NEWEST := .venv-newest
 
-.PHONY: venv demo test whole check quick test-processors test-avx2 test-sse lint clean
+.PHONY: venv demo test whole newest check quick test-processors test-avx2 test-sse lint clean
 
 venv: .venv/installed
 
@@ -35,6 +36,14 @@ test: venv
 whole: venv
 	$(PYTEST) --durations 30
 
+# All tests with the newest versions that the registry has, in an environment of their own.
+newest:
+	$(PYTHON) -m venv $(NEWEST)
+	$(PYTHON) tests/newest.py > $(NEWEST)/requirements.txt
+	$(NEWEST)/bin/python -m pip install --quiet --no-compile --upgrade --requirement $(NEWEST)/requirements.txt
+	$(NEWEST)/bin/python -m pip install --quiet --no-deps --editable .
+	$(MAKE) whole BIN=$(NEWEST)/bin
+
 # Everyday checks, in under two minutes.
 check: venv
 	$(MAKE) --jobs 2 lint quick
@@ -62,4 +71,4 @@ lint: venv
 	$(BIN)/mypy kimi_audio_ft multirun_analysis experiments
 
 clean:
-	rm -rf outputs .venv
+	rm -rf outputs .venv $(NEWEST)

@@ -49,11 +49,10 @@ class WholeBase(Base):
             def forward(*args: Any, text_positions: torch.Tensor | None = None, **options: Any) -> Any:
                 out = compute(*args, **options | {"audio_branch": True})
                 assert out.text_logits is not None and out.audio_logits is not None
-                if text_positions is not None:
-                    out.text_logits = out.text_logits[text_positions]
+                logits = out.text_logits if text_positions is None else out.text_logits[text_positions]
                 if torch.is_grad_enabled():
-                    out.text_logits = out.text_logits + 0.0 * out.audio_logits.sum()
-                return out
+                    logits = logits + 0.0 * out.audio_logits.sum()
+                return out._replace(text_logits=logits)
 
             model.forward = forward  # type: ignore[method-assign]
         return model

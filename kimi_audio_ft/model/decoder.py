@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,20 +20,18 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm, Qwen2RotaryEmbedding
-from transformers.utils import ModelOutput
 
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.model.checkpoint import STRAY_SUFFIX, check_parameter_count, is_branch, load_tensors, read_config
 from kimi_audio_ft.model.config import KimiAudioConfig
 from kimi_audio_ft.model.flat import Flat
-from kimi_audio_ft.model.layers import DecoderLayer, selected
+from kimi_audio_ft.model.layers import CACHE, DecoderLayer, selected
 
 if TYPE_CHECKING:
     from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
 
 
-@dataclass
-class KimiAudioOutput(ModelOutput):
+class KimiAudioOutput(NamedTuple):
     """Output of ``forward``.
 
     text_logits: ``[B, S, V]``, or ``[N, V]`` when ``text_positions`` was given; from ``lm_head``.
@@ -132,15 +129,10 @@ class KimiAudioModel(nn.Module):
             return self._flat(embedded_BSD, selected_N, flat), None
         positions = _positions(embedded_BSD, attention_mask, past_key_values)
         shared = {
-            "attention_mask": create_causal_mask(
-                config=self.config,
-                inputs_embeds=embedded_BSD,
-                attention_mask=attention_mask,
-                past_key_values=past_key_values,
-            ),
+            "attention_mask": create_causal_mask(self.config, embedded_BSD, attention_mask, past_key_values),
             "position_ids": positions,
             "position_embeddings": self.rotary_emb(embedded_BSD, positions),
-            "past_key_values": past_key_values,
+            CACHE: past_key_values,
             "use_cache": past_key_values is not None,
         }
         hidden, branch_BSD = embedded_BSD, None
@@ -162,11 +154,9 @@ class KimiAudioModel(nn.Module):
         positions = torch.arange(flat.columns, device=hidden.device).unsqueeze(0)
         tables = self.rotary_emb(hidden, positions)
         shared = {
-            "attention_mask": create_causal_mask(
-                config=self.config, inputs_embeds=in_rows, attention_mask=None, past_key_values=None
-            ),
+            "attention_mask": create_causal_mask(self.config, in_rows, None, None),
             "position_embeddings": tuple(table[0].index_select(0, flat.columns_M) for table in tables),
-            "past_key_values": None,
+            CACHE: None,
             "flat": flat,
         }
         *layers, last = self.layers

@@ -9,6 +9,7 @@ Shape suffixes: B rows, S positions, N selected positions, D hidden size, H head
 from __future__ import annotations
 
 from collections.abc import Iterator
+from inspect import signature
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ from transformers.models.qwen2.modeling_qwen2 import (
 )
 
 from kimi_audio_ft.model.flat import Flat
+
+# The layers' keyword for the cache, renamed by transformers 5.24.
+CACHE = "cache" if "cache" in signature(Qwen2DecoderLayer.forward).parameters else "past_key_values"
 
 
 class DecoderLayer(Qwen2DecoderLayer):
@@ -62,8 +66,7 @@ class DecoderLayer(Qwen2DecoderLayer):
         flat: Flat | None,
         attention_mask: Tensor | None,
         position_embeddings: tuple[Tensor, Tensor],
-        past_key_values: Cache | None,
-        **_: Any,
+        **options: Any,
     ) -> Tensor:
         """``[B, S, D]``, from ``[B, S, D]`` or the positions of ``flat``."""
         own = self.self_attn
@@ -74,11 +77,12 @@ class DecoderLayer(Qwen2DecoderLayer):
         if flat is not None:
             query, key, value = map(flat.in_rows, (query, key, value))
         query, key, value = (some.transpose(1, 2) for some in (query, key, value))
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, own.layer_idx)
+        cache: Cache | None = options[CACHE]
+        if cache is not None:
+            key, value = cache.update(key, value, own.layer_idx)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(own.config._attn_implementation, eager_attention_forward)
-        options = {"dropout": own.attention_dropout if self.training else 0.0, "scaling": own.scaling}
-        attended, _ = attention(own, query, key, value, attention_mask, **options)
+        dropout = own.attention_dropout if self.training else 0.0
+        attended, _ = attention(own, query, key, value, attention_mask, dropout=dropout, scaling=own.scaling)
         return attended.flatten(2)
 
 

@@ -110,7 +110,7 @@ def test_a_batch_is_its_conversations_one_by_one(
             real = batch["attention_mask"][row].bool()
             assert int(real.sum()) == len(sample.layout)
             for name in ("text_logits", "audio_logits"):
-                assert_close(together[name][row, real], alone[name][0])
+                assert_close(getattr(together, name)[row, real], getattr(alone, name)[0])
     assert torch.isfinite(together.text_logits).all() and torch.isfinite(together.audio_logits).all()
     model.set_attn_implementation("sdpa")
 
