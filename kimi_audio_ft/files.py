@@ -25,13 +25,19 @@ INDEX_NAME = "model.safetensors.index.json"
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
+def says_full(error: BaseException) -> bool:
+    """Whether an error says that a disk is full, or a user's part of it."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    # safetensors reports the system's error as text of its own exception type.
+    return any(said in str(error) for said in ("No space left on device", "os error 28", "os error 122"))
+
+
 def raise_if_full(error: BaseException, path: Path) -> None:
     """Raise a UserError if the disk is full; any other error is left to the caller."""
     cause: BaseException | None = error
     while cause is not None:
-        full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
-        # safetensors reports the system's error as text of its own exception type.
-        if full or "No space left on device" in str(cause) or "os error 28" in str(cause):
+        if says_full(cause):
             raise UserError(
                 f"{path}: the disk is full; nothing half-written was kept. Free space there, or set "
                 "KIMI_AUDIO_FT_STORE to a larger disk, and run the same command again"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft.base import base_facts
-from kimi_audio_ft.combine.sources import Source, adapter_of, chosen_trials, hypotheses_of
+from kimi_audio_ft.combine.sources import TEMPERATURE, Source, adapter_of, chosen_trials, hypotheses_of
 from kimi_audio_ft.config.canonical import is_greedy
 from kimi_audio_ft.config.checks import require
 from kimi_audio_ft.config.commands import CombineConfig
@@ -138,7 +138,7 @@ def _facts(trials: Sequence[Trial], config: CombineConfig) -> dict[str, Any]:
         "rank_by": trials[0].rank_by,
         "trials": {trial.name: facts_of(trial) for trial in trials},
         "samples": config.samples,
-        "temperature": config.temperature,
+        "temperature": config.temperature or TEMPERATURE,
         "mean": config.mean,
         "rank": config.rank,
     }
@@ -159,12 +159,13 @@ def _of_samples(trials: Sequence[Trial], config: CombineConfig) -> Iterator[Comb
             facts = {"name": f"samples-{trial.name}", "kind": "samples", "decodings": count}
             yield Combination({**facts, "trials": [trial.name], "adapters": 1}, (Source(trial),))
     if config.samples is not None:
-        source = Source(trials[0], config.temperature, config.samples)
+        temperature = config.temperature or TEMPERATURE
+        source = Source(trials[0], temperature, config.samples)
         if is_greedy(source.config.decoding):
             rule = f"trial {trials[0].name} decodes with decoding.text_top_k=1, of which all samples are the same"
             raise ConfigError("samples", config.samples, rule, "Name other trials, or set samples=null")
-        name = f"samples-{trials[0].name}-at-{config.temperature:g}"
-        facts = {"name": name, "kind": "samples", "decodings": config.samples, "temperature": config.temperature}
+        name = f"samples-{trials[0].name}-at-{temperature:g}"
+        facts = {"name": name, "kind": "samples", "decodings": config.samples, "temperature": temperature}
         yield Combination({**facts, "trials": [trials[0].name], "adapters": 1}, (source,))
 
 

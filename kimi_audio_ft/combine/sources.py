@@ -22,6 +22,8 @@ from kimi_audio_ft.sweep.plan import written_config
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.sweep import Trial
 
+# Trials that are combined, where none are named, and the temperature of their new samples.
+MOST, TEMPERATURE = 4, 0.6
 _RESCORE = "Run the sweep's command again, which only rescores"
 
 
@@ -133,7 +135,7 @@ def chosen_trials(analysis: Analysis, config: CombineConfig) -> list[Trial]:
         for setting in settings:
             for trial in setting.trials:
                 by_adapter.setdefault(trial.record.get("signature"), trial)
-        found = list(by_adapter.values())[: config.most]
+        found = list(by_adapter.values())[: config.most or MOST]
     ordered = sorted(found, key=lambda trial: trial.rate)
     _require_alike(ordered)
     return ordered

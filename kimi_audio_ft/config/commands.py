@@ -245,9 +245,9 @@ class CombineConfig:
     sweep: str = MISSING  # Folder of the sweep.
     # Numbers of the trials to combine, such as [0,3]; null takes those that may be the best, one of each adapter.
     trials: list[str] | None = None
-    most: int = 4  # With trials=null, so many of them at most; those of the recommended setting first.
+    most: int | None = None  # With trials=null, so many of them at most (null: 4); the recommended setting's first.
     samples: int | None = None  # Also sample every utterance so often with the best of these trials' adapters.
-    temperature: float = 0.6  # Of these samples.
+    temperature: float | None = None  # Of these samples; null is 0.6.
     mean: bool = True  # Also average the adapters, and decode the evaluation set with the mean.
     # Rank of the mean adapter; null is the sum of the adapters' ranks, which loses nothing. Fewer are cut off by SVD.
     rank: int | None = None
@@ -259,16 +259,14 @@ class CombineConfig:
         require(bool(self.sweep), "sweep", self.sweep, "must name the folder of a sweep", "Write sweep=FOLDER")
         at_least(2, self, "", "most")
         at_least(3, self, "", "samples", remedy="Of two, the first is always taken")
-        require(
-            self.temperature > 0, "temperature", self.temperature, "must be greater than 0", "At 0 all are the same"
-        )
+        is_positive = self.temperature is None or self.temperature > 0
+        require(is_positive, "temperature", self.temperature, "must be greater than 0", "At 0 all are the same")
         at_least(1, self, "", "rank", remedy="null keeps all ranks")
-        usual = type(self)
-        is_used = self.samples is not None or self.temperature == usual.temperature
+        is_used = self.samples is not None or self.temperature is None
         require(is_used, "temperature", self.temperature, "is that of new samples; there are none", "Set samples=16")
         rule = "is that of the mean adapter, which mean=false leaves out"
         require(self.mean or self.rank is None, "rank", self.rank, rule, "Leave out mean=false, or rank")
-        is_used = self.trials is None or self.most == usual.most
+        is_used = self.trials is None or self.most is None
         require(is_used, "most", self.most, "needs trials=null", "All trials that are named are taken")
         if self.trials is not None:
             twice = sorted({name for name in self.trials if self.trials.count(name) > 1})

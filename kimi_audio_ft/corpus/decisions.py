@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kimi_audio_ft.config.commands import PrepareConfig
 from kimi_audio_ft.corpus.csv_table import read_records
+from kimi_audio_ft.corpus.encodings import EncodingError
 from kimi_audio_ft.corpus.reasons import Rejection
 from kimi_audio_ft.corpus.rows import Segment, check_speech_rate
 from kimi_audio_ft.corpus.transcripts import check_transcript
@@ -92,7 +93,12 @@ class Decisions:
 
 def _lines(path: Path) -> Iterator[tuple[str, Decision]]:
     """Id and decision of each line."""
-    records, _ = read_records(path, "decisions", unclosed=_QUOTING)
+    try:
+        records, _ = read_records(path, "decisions", unclosed=_QUOTING)
+    except EncodingError as error:  # the option encoding is that of the corpus
+        raise DataError(
+            path, error.problem, "Save it as a CSV in UTF-8, as labels.html does", line=error.line
+        ) from None
     header = [name.strip() for name in records[0].fields] if records else []
     lacking = [name for name in COLUMNS if name not in header]
     if lacking:

@@ -44,10 +44,14 @@ _FREQUENT = frozenset(
 _LEAST_FREQUENT = 0.3
 
 
+class EncodingError(DataError):
+    """A file that is not text, or not in the encoding that it is read in; the remedy names the option ``encoding``."""
+
+
 def decode_text(path: Path, data: bytes, encoding: str) -> tuple[str, str]:
     """The file's text and the encoding that it was read in; ``auto`` finds it.
 
-    DataError: it is not text, or not in that encoding; the message shows how it would read.
+    EncodingError: it is not text, or not in that encoding; the message shows how it would read.
     """
     if encoding != "auto":
         return _decoded(path, data, encoding), encoding
@@ -72,14 +76,14 @@ def _decoded(path: Path, data: bytes, encoding: str) -> str:
 def _refuse_other_files(path: Path, data: bytes) -> None:
     kind = next((kind for magic, kind in _OTHER_FILES.items() if data.startswith(magic)), None)
     if kind:
-        raise DataError(path, f"this is {kind}, whatever its name says", "Export a CSV as UTF-8")
+        raise EncodingError(path, f"this is {kind}, whatever its name says", "Export a CSV as UTF-8")
     if b"\0" in data[:4096]:
         remedy = "Set encoding=utf-16-le or utf-16-be if it is text, or export a CSV as UTF-8"
-        raise DataError(path, "it holds zero bytes: UTF-16 without a byte order mark, or no text at all", remedy)
+        raise EncodingError(path, "it holds zero bytes: UTF-16 without a byte order mark, or no text at all", remedy)
 
 
 def _without_utf8(path: Path, data: bytes, error: UnicodeDecodeError) -> str:
-    """The text in GB18030, if it is Chinese; DataError otherwise."""
+    """The text in GB18030, if it is Chinese; EncodingError otherwise."""
     replaced = data.decode("utf-8", "replace")
     bad = replaced.count("\ufffd")
     if sum(not character.isascii() for character in replaced) > 2 * bad:  # nearly all of it is UTF-8
@@ -92,7 +96,7 @@ def _without_utf8(path: Path, data: bytes, error: UnicodeDecodeError) -> str:
         shown = {name: printable(_line_at(data, error.start).decode(name, "replace")) for name in ("cp1252", "gb18030")}
         problem = f"it is not UTF-8, and as GB18030 it does not read as Chinese ({shown['gb18030']!r})"
         remedy = f"Set encoding= to the file's own; cp1252 would give {shown['cp1252']!r}"
-        raise DataError(path, problem, remedy, line=data.count(b"\n", 0, error.start) + 1)
+        raise EncodingError(path, problem, remedy, line=data.count(b"\n", 0, error.start) + 1)
     return text
 
 
@@ -102,11 +106,11 @@ def _is_chinese(text: str) -> bool:
     return sum(char in _FREQUENT for char in letters) >= _LEAST_FREQUENT * max(1, len(letters))
 
 
-def _bad_byte(path: Path, data: bytes, error: UnicodeDecodeError, encoding: str) -> DataError:
+def _bad_byte(path: Path, data: bytes, error: UnicodeDecodeError, encoding: str) -> EncodingError:
     start, marks = error.start, 3 if encoding == "utf-8-sig" else 0  # that codec does not count the mark
     line, byte = data.count(b"\n", 0, start + marks) + 1, data[start + marks]
     problem = f"byte 0x{byte:02x} (byte {start + marks} of the file) is not {encoding}"
-    return DataError(path, problem, "Set encoding= to the file's own, or save it as UTF-8", line=line)
+    return EncodingError(path, problem, "Set encoding= to the file's own, or save it as UTF-8", line=line)
 
 
 def _line_at(data: bytes, position: int) -> bytes:

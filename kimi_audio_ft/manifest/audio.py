@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -141,23 +140,30 @@ def open_recording(path: str | Path, part: Part = WHOLE, longest: float | None =
     # Checking a container takes as long as its file is large, and a recording may have thousands of parts.
     file = str(path), state_of(Path(path).stat())
     with _OPENING:
-        recording = _opened_before(*file) or _decoded_before(*file)
+        recording = _opened_before(*file)
     return recording.only(part)
 
 
 _OPENING = Lock()  # or several threads would open the same recording at once
+# The last recordings of which a part was asked for, by path and state: those that are decoded from their files, and the
+# others, which are in memory as a whole.
+_FROM_FILES: dict[tuple[str, State], Recording] = {}
+_IN_MEMORY: dict[tuple[str, State], Recording] = {}
+_MOST_FROM_FILES, _MOST_IN_MEMORY = 1024, 2
 
 
-@lru_cache(maxsize=1024)
-def _opened_before(path: str, state: State) -> Recording | None:
-    """A recording that is decoded from its file, while that stays as it is; None for another one."""
+def _opened_before(path: str, state: State) -> Recording:
+    """A recording, opened once while its file stays as it is."""
+    key = (path, state)
+    known = _FROM_FILES.get(key) or _IN_MEMORY.get(key)
+    if known is not None:
+        return known
     recording = _opened(path)
-    return recording if recording.streams is None else None
-
-
-@lru_cache(maxsize=2)  # these are in memory as a whole
-def _decoded_before(path: str, state: State) -> Recording:
-    return _opened(path)
+    kept, most = (_FROM_FILES, _MOST_FROM_FILES) if recording.streams is None else (_IN_MEMORY, _MOST_IN_MEMORY)
+    while len(kept) >= most:
+        del kept[next(iter(kept))]  # the oldest
+    kept[key] = recording
+    return recording
 
 
 def _opened(path: str | Path, longest: float | None = None) -> Recording:

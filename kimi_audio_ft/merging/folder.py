@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -11,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft import store
-from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.files import let_others_read, read_json_object
+from kimi_audio_ft.errors import ConfigError, UserError
+from kimi_audio_ft.files import let_others_read, read_json_object, says_full
 from kimi_audio_ft.store.signature import digest_of
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_made(
@@ -118,18 +115,21 @@ def _errors_of(out: Path, draft: Path | None = None) -> Iterator[None]:
     """ConfigErrors about ``out`` in place of the system's errors: all, or only those about files in ``draft``."""
     try:
         yield
-    except OSError as error:
-        if draft is not None and not _is_about(error, draft):
+    except UserError:
+        raise
+    except Exception as error:
+        is_full = says_full(error)
+        if not (is_full or isinstance(error, OSError)) or (draft is not None and not _is_about(error, draft)):
             raise
-        is_full = error.errno in _FULL
-        rule = f"cannot be written ({error.strerror or error})"
+        rule = f"cannot be written ({getattr(error, 'strerror', None) or error})"
         rule = "the disk is full; nothing half-written was kept" if is_full else rule
         raise ConfigError("out", str(out), rule, "Free space there, or name another folder") from error
 
 
-def _is_about(error: OSError, folder: Path) -> bool:
-    """Whether an error is about a file in a folder; writing to an open file names none when the disk is full."""
-    if error.filename is None:
-        return error.errno in _FULL or isinstance(error, shutil.Error)  # of copying a folder into it
+def _is_about(error: Exception, folder: Path) -> bool:
+    """Whether an error is about a file in a folder; none is named by the writing to an open file when the disk is full,
+    nor by safetensors."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return says_full(error) or isinstance(error, shutil.Error)  # of copying a folder into it
     named = isinstance(error.filename, str | bytes | os.PathLike)
     return named and folder in (path := Path(os.fsdecode(error.filename)), *path.parents)

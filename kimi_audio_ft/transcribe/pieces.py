@@ -6,9 +6,10 @@ A recording that cannot be read becomes one with its problem; the others go on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from threading import Event
 from typing import TypeVar
 
 from torch import Tensor
@@ -78,7 +79,7 @@ def hear_all(sources: Sequence[Source], config: TranscribeConfig) -> list[Heard]
             if one.seconds > config.max_seconds:
                 bar.add(one.seconds)
 
-        return in_threads(cutter.cut, heard, config.readers, tell)
+        return in_threads(cutter.cut, heard, config.readers, tell, cutter.stop.set)
 
 
 def in_threads(
@@ -86,10 +87,12 @@ def in_threads(
     items: Iterable[_Given],
     count: int,
     tell: Callable[[_Made], None] = lambda made: None,
+    stop: Callable[[], None] = lambda: None,
 ) -> list[_Made]:
     """``map`` in threads, without waiting for what is left when one fails: decoding lets others run.
 
-    tell: called here with each result, in order, once it is there.
+    tell: called here with each result, in order, once it is there. stop: called when one fails, or at Ctrl-C, so that
+    the others end early.
     """
     pool, found = ThreadPoolExecutor(count), list[_Made]()
     try:
@@ -97,6 +100,9 @@ def in_threads(
             tell(made)
             found.append(made)
         return found
+    except BaseException:
+        stop()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -117,13 +123,14 @@ def _length(source: Source, channel: int | None) -> float | AudioError:
 class Cutter:
     """Cuts recordings; how, longest, channel: the options ``cut``, ``max_seconds`` and ``channel``.
 
-    kept: pauses that were found are kept in the store.
+    kept: pauses that were found are kept in the store. stop: set to leave the search for pauses, in whatever thread.
     """
 
     how: str
     longest: float
     channel: int | None = None
     kept: bool = True
+    stop: Event = field(default_factory=Event)
 
     def cut(self, heard: Heard) -> Heard:
         """The recording with its pieces, or its problem."""
@@ -158,6 +165,8 @@ class Cutter:
     def _blocks(self, heard: Heard) -> Iterator[Tensor]:
         start, recording = 0.0, open_recording(heard.source.path)
         while start < heard.seconds:
+            if self.stop.is_set():
+                raise CancelledError
             end = min(start + _BLOCK_SECONDS, heard.seconds)
             yield waveform_of(recording.only(Part(start, end, self.channel)))
             start = end

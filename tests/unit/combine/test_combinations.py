@@ -174,9 +174,9 @@ def test_what_cannot_be_combined(sweep: Path, tmp_path: Path) -> None:
         ({"temperature": 0.0}, r"temperature=0\.0: must be greater than 0"),
         ({"trials": ["1", "1"]}, "names 1 twice"),
         ({"trials": []}, r"trials=\[\]: must name trials"),
-        ({"temperature": 0.9}, r"temperature=0\.9: .*Set samples=16"),
+        ({"temperature": 0.6}, r"temperature=0\.6: .*Set samples=16"),
         ({"rank": 4, "mean": False}, "rank=4: .*mean=false"),
-        ({"trials": ["1"], "most": 3}, "most=3: needs trials=null"),
+        ({"trials": ["1"], "most": 4}, "most=4: needs trials=null"),
     ):
         with pytest.raises(ConfigError, match=message):
             CombineConfig(str(sweep), **options)

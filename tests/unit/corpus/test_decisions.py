@@ -105,6 +105,10 @@ def test_a_file_that_holds_no_decisions_is_an_error(table: Path, tmp_path: Path)
     (tmp_path / "cut.csv").write_text('id,reference,decision,correction\nu0,"第0句" x,drop,\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"cut.csv:2: lines 2 to 2 are no CSV row .*Put cells with a comma"):
         prepare(PrepareConfig(csv=str(table), out=str(tmp_path), decisions=str(tmp_path / "cut.csv")))
+    (tmp_path / "bad.csv").write_bytes(",".join(HEADER).encode() + b"\nu0,\xe9t\xe9,drop,\n")
+    with pytest.raises(DataError, match=r"bad.csv:2: byte 0xe9 .*Save it as a CSV in UTF-8") as refused:
+        prepare(PrepareConfig(csv=str(table), out=str(tmp_path), decisions=str(tmp_path / "bad.csv")))
+    assert "encoding=" not in str(refused.value)
     lines = ['u0,"第0句,drop,', *("u1,第1句,keep," for _ in range(60))]
     (tmp_path / "open.csv").write_text("\n".join([",".join(HEADER), *lines]), encoding="utf-8")
     with pytest.raises(DataError, match=r"open.csv:2: a quoted cell of this row is never closed") as refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import peft
@@ -14,7 +15,9 @@ from transformers import Qwen2ForCausalLM
 from kimi_audio_ft.config.commands import ExportAdapterConfig
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.lora.adapter import load_adapter
+from kimi_audio_ft.lora.average import mean_of_adapters
 from kimi_audio_ft.merging.export import export_adapter
+from kimi_audio_ft.merging.folder import drafted
 from kimi_audio_ft.merging.merge import merge
 from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer
 from tests.standin import Standin
@@ -48,6 +51,20 @@ def test_over_a_plain_qwen2_it_has_the_logits_of_the_adapter(
     expected = load_adapter(ours, adapter)(blank, text, audio_branch=False).text_logits
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     assert (alone - expected).abs().max() > 0.01
+
+
+def test_a_full_disk_is_told_and_keeps_nothing(
+    make_adapter: MakeAdapter, tmp_path: Path, disk_of: Callable[[int], Path]
+) -> None:
+    """Also where safetensors writes, whose errors are of a type of their own."""
+    adapter, disk = make_adapter(r=64), disk_of(64)
+    with pytest.raises(ConfigError, match=r"out=.*the disk is full; nothing half-written was kept"):
+        export_adapter(ExportAdapterConfig(str(adapter), str(disk / "copy")))
+    mean = mean_of_adapters([adapter, adapter])
+    with pytest.raises(ConfigError, match="the disk is full"), drafted(disk / "mean", lambda: False) as draft:
+        assert draft is not None
+        mean.save(draft)
+    assert not [path for path in disk.rglob("*") if path.name.startswith((".copy", "copy", ".mean", "mean"))]
 
 
 def test_the_same_again_does_nothing_and_another_is_refused(

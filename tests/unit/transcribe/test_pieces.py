@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,9 @@ import soundfile
 from kimi_audio_ft.config.transcribe import TranscribeConfig
 from kimi_audio_ft.manifest.audio import Recording, open_recording
 from kimi_audio_ft.manifest.part import WHOLE, Part
-from kimi_audio_ft.transcribe.pieces import Heard, hear_all, readable
+from kimi_audio_ft.transcribe.pieces import Cutter, Heard, hear_all, in_threads, readable
 from kimi_audio_ft.transcribe.progress import HoursBar
-from kimi_audio_ft.transcribe.sources import find_recordings
+from kimi_audio_ft.transcribe.sources import Source, find_recordings
 from tests.silero import hear_no_speech
 
 RATE = 8000
@@ -109,6 +111,27 @@ def test_progress_of_the_search_for_pauses(hear: Hear, tmp_path: Path, monkeypat
         write(tmp_path / name, seconds)
     assert [len(one.pieces) for one in hear("a.wav", "b.wav", "c.wav", cut="pauses")] == [0, 1, 0]
     assert told == [(13.0, True, "looking for pauses"), 6.0, 7.0]
+
+
+def test_ctrl_c_does_not_wait_for_the_end_of_a_long_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.wav", 6.0)
+    hear_no_speech(monkeypatch, tmp_path)
+    cutter, begun = Cutter("pauses", 5.0, kept=False), Event()
+    one = Heard(Source(tmp_path / "a.wav", "a.wav"), 6.0, "digest")
+    assert cutter.cut(one).pieces == ()
+
+    def work(name: str) -> None:
+        if name == "interrupted":
+            begun.wait()
+            raise KeyboardInterrupt
+        begun.set()
+        cutter.stop.wait()  # as in the middle of a recording
+        cutter.cut(one)
+
+    with pytest.raises(KeyboardInterrupt):
+        in_threads(work, ["interrupted", "long"], 2, stop=cutter.stop.set)
+    with pytest.raises(CancelledError):
+        cutter.cut(one)
 
 
 def test_a_recording_is_opened_once_for_all_its_pieces(
