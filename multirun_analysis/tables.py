@@ -1,4 +1,4 @@
-"""trials.csv and trials.json: every trial and base with its settings, scores, records and statistics.
+"""trials.csv and trials.json: every trial, base and combination with its settings, scores, records and statistics.
 
 The statistics name trials by their folders. Their figures are rounded to nine digits, so that the order in which a
 machine adds numbers up does not show.
@@ -20,7 +20,9 @@ from kimi_audio_ft.text import no_formula
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.compare import Row
 from multirun_analysis.learning import LearningCurve
+from multirun_analysis.messages import ENGLISH
 from multirun_analysis.records import finite
+from multirun_analysis.report.combined import Combinations, Combined, Tested, combinations_of
 from multirun_analysis.settings import Setting
 from multirun_analysis.statistics.randomisation import FLIPS
 from multirun_analysis.statistics.results import ALPHA, EffectValue, Gain, Interval, Overfitting, Pair, Statistics
@@ -43,7 +45,7 @@ _DIGITS = 9
 
 def trials_json(analysis: Analysis, created: datetime) -> str:
     """The whole analysis as JSON; figures that were not finite are null."""
-    sweep, study = analysis.sweep, analysis.learning
+    sweep, study, combined = analysis.sweep, analysis.learning, combinations_of(analysis)
     document = {
         "sweep": str(sweep.folder.resolve()),
         "created": created.isoformat(timespec="seconds"),
@@ -56,6 +58,7 @@ def trials_json(analysis: Analysis, created: datetime) -> str:
         "recommended": analysis.statistics.recommended.label,
         "trials": _entries(sweep.trials, analysis),
         "baselines": _entries(sweep.baselines, analysis),
+        **({"combinations": _combinations(combined, analysis)} if combined else {}),
         **({"settings": [_setting(one, analysis) for one in analysis.settings]} if analysis.has_seeds else {}),
         "statistics": _statistics(analysis.statistics),
         "slices": [_slicing(slicing) for slicing in analysis.slices.slicings],
@@ -78,9 +81,10 @@ def _lines(value: Any, depth: int = 3) -> str:
 
 
 def trials_csv(analysis: Analysis) -> str:
-    """One row per trial and base; params, scores and records as flat columns (lists as JSON)."""
-    sweep = analysis.sweep
-    rows = [_flat(entry) for entry in _entries([*sweep.trials, *sweep.baselines], analysis)]
+    """One row per trial, base and combination; params, scores and records as flat columns (lists as JSON)."""
+    sweep, combined = analysis.sweep, combinations_of(analysis)
+    entries = _entries([*sweep.trials, *sweep.baselines], analysis)
+    rows = [_flat(entry) for entry in [*entries, *(_combined_entries(combined, analysis) if combined else ())]]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -117,6 +121,39 @@ def _entry(trial: Trial, row: Row | None, analysis: Analysis) -> dict[str, Any]:
     }
 
 
+def _combinations(found: Combinations, analysis: Analysis) -> dict[str, Any]:
+    """Combinations of trials against the best of those combined; the test set as of ``Tested``."""
+    rows = _combined_entries(found, analysis)
+    tested = found.tested and _with_bounds(found.tested)
+    return {"trial": found.trial, "rate": found.rate, "chosen": found.chosen, "rows": rows, "test": tested}
+
+
+def _combined_entries(found: Combinations, analysis: Analysis) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": row.name,
+            "trial": row.title(ENGLISH),
+            "kind": "combination",
+            "status": trial.status.value,
+            "rate": trial.rate,
+            "params": {},
+            "scores": asdict(trial.strict) if trial.strict else None,
+            "normalised": asdict(trial.normalised) if trial.normalised else None,
+            **({"sets": trial.sets} if trial.sets else {}),
+            "paths": {"folder": trial.folder.relative_to(analysis.sweep.folder).as_posix()},
+            "terms": trial.terms,
+            "combination": _against_single(row),
+        }
+        for row, trial in found.scored
+    ]
+
+
+def _against_single(row: Combined) -> dict[str, Any]:
+    """What a combination is made of, what it costs in use, and what it gains."""
+    told = _with_bounds(row)
+    return {key: told[key] for key in told if key not in ("name", "rate")}
+
+
 def _setting(setting: Setting, analysis: Analysis) -> dict[str, Any]:
     """A setting or a base over its seeds; ``trials`` by their names, the lowest rate first."""
     low, high = _bounds(analysis.statistics.setting_intervals.get(setting.trial))
@@ -144,7 +181,8 @@ def _paths(trial: Trial, analysis: Analysis) -> dict[str, str]:
 def _flat(entry: dict[str, Any]) -> dict[str, Any]:
     """Params and strict scores get their bare names as columns, normalised scores the prefix ``normalised.``.
 
-    Rates of several evaluation sets are ``sets.NAME.cer`` and so on. Recall and precision of a user's terms are the
+    Rates of several evaluation sets are ``sets.NAME.cer`` and so on, and what a combination is made of
+    ``combination.trials`` and so on. Recall and precision of a user's terms are the
     last columns: ``terms.TERM.recall``, ``terms.TERM.precision``.
     """
     flat: dict[str, Any] = {}
@@ -155,6 +193,8 @@ def _flat(entry: dict[str, Any]) -> dict[str, Any]:
             flat.update({f"normalised.{name}": score for name, score in (value or {}).items()})
         elif key == "sets":
             flat.update({f"sets.{name}.{of}": one.get(of) for name, one in value.items() for of in OF_A_SET})
+        elif key == "combination":
+            flat.update({f"combination.{name}": one for name, one in value.items()})
         elif key == "paths":
             flat["folder"] = value["folder"]
         elif key == "terms":
@@ -266,7 +306,7 @@ def _curve(curve: LearningCurve) -> dict[str, Any]:
     }
 
 
-def _with_bounds(result: Pair | EffectValue | Gain) -> dict[str, Any]:
+def _with_bounds(result: Pair | EffectValue | Gain | Combined | Tested) -> dict[str, Any]:
     """A result with the bounds of its interval as ``low`` and ``high``."""
     told = _plain(result)
     del told["interval"]

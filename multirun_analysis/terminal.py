@@ -10,8 +10,8 @@ from rich.text import Text
 from kimi_audio_ft.text import printable
 from multirun_analysis import words
 from multirun_analysis.analysis import Analysis
-from multirun_analysis.messages import ENGLISH
-from multirun_analysis.report.board import Board, BoardRow
+from multirun_analysis.messages import ENGLISH, Messages
+from multirun_analysis.report.board import Board, BoardRow, CombinedRow
 from multirun_analysis.report.combined import Combinations, combinations_of
 from multirun_analysis.report.confirmed import headlines, remarks
 from multirun_analysis.report.next_steps import next_steps
@@ -36,10 +36,12 @@ def print_leaderboard(
     """
     console, say = console or Console(), ENGLISH.ranking_by(analysis.rank_by)
     console.print(_table(analysis, console.width, most_rows))
-    if len(analysis.settings) > most_rows:
-        console.print(f"... and {len(analysis.settings) - most_rows} more rows, all in the report")
-    if (combined := combinations_of(analysis)) is not None:
-        print_combinations(combined, console)
+    combined = combinations_of(analysis)
+    rows = len(analysis.settings) + (len(combined.rows) if combined else 0)
+    if rows > most_rows:
+        console.print(f"... and {rows - most_rows} more rows, all in the report")
+    if combined is not None:
+        _print_conclusion(combined, console, say)
     for headline in headlines(analysis, say):
         console.print(_text(headline), style="bold")
     for remark in remarks(analysis, say):
@@ -75,6 +77,10 @@ def print_combinations(found: Combinations, console: Console | None = None) -> N
         table.add_row(*map(_text, cells), style=style)
     console.print(table)
     console.print(_text(say("combined.note", trial=found.trial)))
+    _print_conclusion(found, console, say)
+
+
+def _print_conclusion(found: Combinations, console: Console, say: Messages) -> None:
     console.print(_text(found.verdict(say)))
     if (told := found.told(say)) is not None:
         console.print(_text(told), style="bold")
@@ -102,9 +108,13 @@ def _table(analysis: Analysis, console_width: int, most_rows: int) -> Table:
     )
     for heading in (*scores, *((third, "exact %", "train") if is_wide else ())):
         table.add_column(heading, justify="right", no_wrap=True)
-    for line in board.rows[:most_rows]:
-        table.add_row(*map(_text, _cells(line, board, is_wide)), style=_style(line, analysis.statistics.is_proven))
-    for stopped in board.stopped[: max(0, most_rows - len(board.rows))]:
+    for line in board.lines[:most_rows]:
+        if isinstance(line, CombinedRow):
+            cells, style = _combined_cells(line, board, is_wide), "bold" if line.is_best else None
+        else:
+            cells, style = _cells(line, board, is_wide), _style(line, analysis.statistics.is_proven)
+        table.add_row(*map(_text, cells), style=style)
+    for stopped in board.stopped[: max(0, most_rows - len(board.lines))]:
         one = stopped.adapter
         cells = [
             "fail" if one.decision == "failed" else "stop",
@@ -131,6 +141,26 @@ def _style(line: BoardRow, proven: bool) -> str | None:
     if line.is_best:
         return f"bold{green}"
     return green.strip() or None if line.is_recommended else "dim" if line.trial.is_base else None
+
+
+def _combined_cells(line: CombinedRow, board: Board, is_wide: bool) -> list[str]:
+    """Its trials stand in the columns that every table has room for."""
+    analysis, say = board.analysis, ENGLISH
+    half_width = "–" if line.interval is None else f"{50 * (line.interval.high - line.interval.low):.2f}"
+    second, third = (line.trial.rate_by(name) for name in _rates(analysis.rank_by)[1:])
+    cost = say("combined.cost", n=line.combined.decodings)
+    more = [words.rate(third, 1), words.rate(line.scores.exact_match, 1), cost]
+    return [
+        "⊕mean" if line.combined.kind == "mean" else "⊕MBR",
+        line.short,
+        *(["–"] * len(analysis.naming) or [line.combined.title(say)]),
+        words.rate(line.rate),
+        *([half_width] if board.has_intervals else []),
+        *(["–"] if analysis.has_seeds else []),
+        words.rate(second),
+        words.change(line.gain).replace(" ", ""),
+        *(more if is_wide else []),
+    ]
 
 
 def _cells(line: BoardRow, board: Board, is_wide: bool) -> list[str]:

@@ -39,6 +39,7 @@ from kimi_audio_ft.sweep_folder import COMBINATIONS, COMBINATIONS_RECORD, UTTERA
 from multirun_analysis.analysis import Analysis, load_sweep
 from multirun_analysis.report.combined import (
     MADE_OF,
+    SCORES,
     VERSION,
     Combinations,
     Combined,
@@ -53,7 +54,7 @@ from multirun_analysis.statistics.summary import SEED
 from multirun_analysis.statistics.tally import tally_up
 from multirun_analysis.sweep import Trial, read_scored
 
-_RECORD, _SCORES = Path(COMBINATIONS_RECORD).name, "scores.json"
+_RECORD = Path(COMBINATIONS_RECORD).name
 # Fewer texts have no majority: of two, the first is taken.
 _FEWEST = 3
 # Fields of an utterance that depend on what was heard; the others are about the recording.
@@ -218,13 +219,13 @@ def _write(
     if sets:
         scores["sets"] = scores_by_set(sets, references, texts, options)
     ranked = {name: best.record[name] for name in ("model", "rank_by") if name in best.record}
-    write_json(folder / _SCORES, {"trial": one.name, **scores, **ranked, "params": {}, "combination": one.facts})
+    write_json(folder / SCORES, {"trial": one.name, **scores, **ranked, "params": {}, "combination": one.facts})
     write_jsonl(folder / UTTERANCES, utterance_rows(references, texts, about, options))
 
 
 def compared(single: Trial, made: Sequence[Combination], folder: Path) -> list[Combined]:
     """Combinations against a single trial, on the same utterances, by the methods of the sweep's report."""
-    found = [read_scored(folder / one.name, folder / one.name / _SCORES, {}, is_base=False) for one in made]
+    found = [read_scored(folder / one.name, folder / one.name / SCORES, {}, is_base=False) for one in made]
     trials = [replace(trial, rank_by=single.rank_by) for trial in found]
     tally = tally_up([single, *trials]).ranked
     enough = tally is not None and tally.has_enough and len(tally.trials) > 1

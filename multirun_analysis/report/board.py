@@ -7,12 +7,13 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, ClassVar
 
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.compare import Row
 from multirun_analysis.messages import ENGLISH, Messages
 from multirun_analysis.params import is_of_base, value_of
+from multirun_analysis.report.combined import Combined, combinations_of
 from multirun_analysis.settings import Setting
 from multirun_analysis.statistics.results import Interval
 from multirun_analysis.sweep import HalvedAdapter, Scores, Trial
@@ -50,6 +51,7 @@ class BoardRow:
     is_best: bool
     is_alike: bool
     is_recommended: bool
+    combined: ClassVar[None] = None
 
     @property
     def trial(self) -> Trial:
@@ -80,6 +82,37 @@ class BoardRow:
 
 
 @dataclass(frozen=True)
+class CombinedRow:
+    """A combination of trials in its place in the leaderboard; ``trial`` has the scores of its texts.
+
+    values: of the filtered parameters that all its trials have in common, as JSON.
+    """
+
+    combined: Combined
+    trial: Trial
+    gain: float | None
+    interval: Interval | None
+    bar: Bar
+    is_best: bool
+    values: str
+
+    @property
+    def rate(self) -> float:
+        return self.trial.rate
+
+    @property
+    def scores(self) -> Scores:
+        assert self.trial.strict is not None, "it was read with its scores"
+        return self.trial.strict
+
+    @property
+    def short(self) -> str:
+        """Its trials and its cost, for a terminal: 20x16 is one trial's, decoded 16 times."""
+        named = "+".join(self.combined.trials)
+        return f"{named}x{self.combined.decodings}" if self.combined.kind == "samples" else named
+
+
+@dataclass(frozen=True)
 class StoppedRow:
     """An adapter that was not trained to its end: its settings, and its rate where it was stopped (None: unknown)."""
 
@@ -97,6 +130,27 @@ class Board:
     @cached_property
     def rows(self) -> list[BoardRow]:
         return [self._row(row) for row in self.analysis.rows if row.trial is row.setting.trial]
+
+    @cached_property
+    def lines(self) -> list[BoardRow | CombinedRow]:
+        """The rows with combinations of trials among them, each where its rate puts it."""
+        lines: list[BoardRow | CombinedRow] = list(self.rows)
+        for one in self.combined:
+            later = (place for place, line in enumerate(lines) if _rate_of(line) > one.rate)
+            lines.insert(next(later, len(lines)), one)
+        return lines
+
+    @cached_property
+    def combined(self) -> list[CombinedRow]:
+        """Combinations that ``python -m kimi_audio_ft.combine`` has made of the sweep's trials."""
+        found = combinations_of(self.analysis)
+        if found is None:
+            return []
+        single = next(row.setting for row in self.analysis.rows if row.trial.name == found.trial)
+        base = next((row.base for row in self.analysis.rows if row.setting is single), None)
+        return [
+            self._combined(row, trial, base, row.name == found.chosen and row.is_shown) for row, trial in found.scored
+        ]
 
     @property
     def best(self) -> BoardRow:
@@ -179,6 +233,22 @@ class Board:
             is_recommended=trial is statistics.recommended and len(self.analysis.sweep.finished) > 1,
         )
 
+    def _combined(self, row: Combined, trial: Trial, base: Trial | None, is_best: bool) -> CombinedRow:
+        low, high = trial.record.get("cer_ci_low"), trial.record.get("cer_ci_high")
+        interval = None
+        if self.analysis.rank_by == "cer" and low is not None and high is not None:
+            interval = Interval(low, high)
+        gain = 1 - trial.rate / base.rate if base is not None and base.rate > 0 else None
+        bar = self._bar(trial.rate, interval)
+        return CombinedRow(row, trial, gain, interval, bar, is_best, self._shared_values(row))
+
+    def _shared_values(self, row: Combined) -> str:
+        """Without those of the decoding where it samples anew."""
+        found = [json.loads(self.values(one)) for one in self.analysis.sweep.finished if one.name in row.trials]
+        same = {key: value for key, value in found[0].items() if all(other.get(key) == value for other in found)}
+        anew = row.temperature is not None
+        return json.dumps({key: value for key, value in same.items() if not (anew and key.startswith("decoding."))})
+
     def _bar(self, rate: float, interval: Interval | None) -> Bar:
         low, high = (self._share(interval.low), self._share(interval.high)) if interval else (100, 100)
         left, width = (low, high - low) if low < 100 else (None, None)
@@ -187,6 +257,10 @@ class Board:
     def _share(self, rate: float) -> float:
         """Of the track, 0 to 100."""
         return 100 * min(1.0, rate / self._top)
+
+
+def _rate_of(line: BoardRow | CombinedRow) -> float:
+    return line.rate if isinstance(line, CombinedRow) else line.setting.rate
 
 
 def mean_scores(scores: list[Scores]) -> Scores:

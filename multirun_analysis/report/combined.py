@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
-from functools import lru_cache
+from dataclasses import astuple, dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import Messages
 from multirun_analysis.records import finite
 from multirun_analysis.statistics.results import Interval
-from multirun_analysis.sweep import Trial
+from multirun_analysis.sweep import Trial, read_scored
 from multirun_analysis.words import percent, rate
 
 log = logging.getLogger(__name__)
 
 # Of the record: raise it when the code changes what is made or kept of it.
 VERSION = 1
+SCORES = "scores.json"
 # Its part that says what the combinations were made of, which ``combine`` compares too.
 MADE_OF = "made_of"
 _AGAIN = "Remove the folder, and run python -m kimi_audio_ft.combine again"
@@ -115,6 +116,16 @@ class Combinations:
     chosen: str | None
     tested: Tested | None
 
+    @cached_property
+    def scored(self) -> list[tuple[Combined, Trial]]:
+        """Each with the scores of its texts, as those of a trial; DataError: its folder has none."""
+        found = []
+        for row in self.rows:
+            folder = self.folder / row.name
+            trial = read_scored(folder, folder / SCORES, {}, is_base=False)
+            found.append((row, replace(trial, rank_by=self.rank_by)))
+        return found
+
     def lines(self, say: Messages) -> list[Line]:
         """The rows of a table, the lowest rate first, with the single trial among them."""
         single = Line(say("combined.single", trial=self.trial), rate(self.rate), "", "", "1", is_single=True)
@@ -183,6 +194,7 @@ def combinations_of(analysis: Analysis) -> Combinations | None:
         return None
     try:
         found = read_combinations(path.parent)
+        _ = found.scored
     except DataError as error:
         _warn(str(error))
         return None

@@ -60,6 +60,11 @@ def transcribe_command(sweep: Sweep) -> str:
     return _command("transcribe", list(map(assigned, given, given.values())))
 
 
+def combine_command(sweep: Sweep, samples: int) -> str:
+    """Combinations of the sweep's best trials, and of new samples of the best one."""
+    return _command("combine", [assigned("sweep", str(sweep.folder)), assigned("samples", samples)])
+
+
 def further_command(trial: Trial, changes: Mapping[str, Sequence[Any]], sweep: Sweep) -> str | None:
     """The trial's own command with other values of some options: a sweep where an option has several.
 

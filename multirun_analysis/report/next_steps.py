@@ -16,8 +16,10 @@ from multirun_analysis.charts.scales import LOG_BASES, MOST_LEVELS
 from multirun_analysis.learning import SIZE_PARAM
 from multirun_analysis.messages import Messages
 from multirun_analysis.params import distinct, value_of
+from multirun_analysis.report.combined import combinations_of
 from multirun_analysis.report.commands import (
     adapter_of,
+    combine_command,
     evaluate_command,
     further_command,
     merge_command,
@@ -33,6 +35,7 @@ from multirun_analysis.words import MOST_RECORDED, MOST_SEEDS, show
 REACH = 10
 # A validation loss still falls when the last quarter of the training has lowered it by more than 2 %.
 LAST_PART, STILL_FALLS = 0.75, 0.98
+SAMPLES = 16  # of which MBR is proposed: what it gains grows slowly beyond
 _LENGTHS = ("trainer.max_epochs", "trainer.max_steps")
 _OPTIONS: dict[str, type] = {
     "lora": LoraConfig,
@@ -54,12 +57,19 @@ def next_steps(analysis: Analysis, say: Messages) -> list[NextStep]:
     """The first thing to do comes first."""
     taken = analysis.statistics.recommended
     found = [] if taken.is_base else [_use(taken, analysis, say)]
-    return [*found, *_prove(analysis, say), *_sweep_further(analysis, say)]
+    return [*found, *_prove(analysis, say), *_combine(analysis, say), *_sweep_further(analysis, say)]
 
 
 def _use(taken: Trial, analysis: Analysis, say: Messages) -> NextStep:
     commands = [evaluate_command(taken), transcribe_command(analysis.sweep), merge_command(taken, analysis.sweep)]
     return NextStep(say("next.use", number=taken.name, adapter=adapter_of(taken)), commands)
+
+
+def _combine(analysis: Analysis, say: Messages) -> list[NextStep]:
+    """Where it has not been done: it decodes, so that the sweep does not do it by itself."""
+    if analysis.statistics.choice.is_base or combinations_of(analysis) is not None:
+        return []
+    return [NextStep(say("next.combine", n=SAMPLES), [combine_command(analysis.sweep, SAMPLES)])]
 
 
 def _prove(analysis: Analysis, say: Messages) -> list[NextStep]:

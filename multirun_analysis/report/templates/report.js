@@ -67,9 +67,15 @@ function draw() {
   }
 }
 
+// The cell of a column: one that spans several is that of each of them.
+function cellAt(row, column) {
+  let end = 0;
+  return [...row.cells].find((cell) => (end += cell.colSpan) > column);
+}
+
 function sortable(table) {
   const headings = [...table.tHead.rows[0].cells];
-  const number = (row, column) => parseFloat((row.cells[column].dataset.value ?? row.cells[column].textContent).replace("≈", ""));
+  const number = (row, column) => parseFloat((cellAt(row, column).dataset.value ?? cellAt(row, column).textContent).replace("≈", ""));
   headings.forEach((heading, column) => {
     heading.querySelector("button").addEventListener("click", () => {
       const up = heading.getAttribute("aria-sort") !== "ascending";
@@ -79,7 +85,7 @@ function sortable(table) {
         const [x, y] = [number(a, column), number(b, column)];
         if (Number.isNaN(x) || Number.isNaN(y)) {
           if (Number.isNaN(x) !== Number.isNaN(y)) return Number.isNaN(x) ? 1 : -1; // what has no number goes last
-          return a.cells[column].textContent.localeCompare(b.cells[column].textContent) * (up ? 1 : -1);
+          return cellAt(a, column).textContent.localeCompare(cellAt(b, column).textContent) * (up ? 1 : -1);
         }
         return (x - y) * (up ? 1 : -1);
       };

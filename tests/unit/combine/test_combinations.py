@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,12 @@ from kimi_audio_ft.errors import ConfigError, DataError, UserError
 from kimi_audio_ft.files import read_jsonl
 from multirun_analysis.analysis import load_sweep
 from multirun_analysis.messages import CHINESE, ENGLISH
+from multirun_analysis.report.board import Board
 from multirun_analysis.report.combined import Combinations, Combined, combinations_of, read_combinations
+from multirun_analysis.report.page import render
 from multirun_analysis.statistics.results import Interval
-from multirun_analysis.terminal import print_combinations
+from multirun_analysis.tables import trials_csv, trials_json
+from multirun_analysis.terminal import print_combinations, print_leaderboard
 from tests.synthetic_sweep import write_sweep
 
 
@@ -77,6 +82,25 @@ def test_the_report_shows_them_until_a_trial_is_replaced(
     found = combine(CombineConfig(str(own), trials=["1", "3"], mean=False))
     assert found.folder == own / "combinations" and len(found.rows) == 3
     assert combinations_of(load_sweep(own)) == found
+    analysis, (least, *_) = load_sweep(own), sorted(found.rows, key=lambda row: row.rate)
+    lines, titles = Board(analysis).lines, {row.title(ENGLISH) for row in found.rows}
+    rates = [line.rate if line.combined else line.setting.rate for line in lines]
+    assert rates == sorted(rates) and len(lines) == len(analysis.settings) + 3
+    assert {line.combined.title(ENGLISH) for line in lines if line.combined} == titles
+    told = json.loads(trials_json(analysis, datetime.now()))["combinations"]
+    assert (told["trial"], told["chosen"], told["test"]) == (found.trial, found.chosen, None)
+    figures = {one["name"]: (one["trial"], one["rate"], one["combination"]["decodings"]) for one in told["rows"]}
+    assert figures == {row.name: (row.title(ENGLISH), pytest.approx(row.rate), row.decodings) for row in found.rows}
+    table = [row for row in csv.DictReader(trials_csv(analysis).splitlines()) if row["kind"] == "combination"]
+    assert {(row["name"], row["combination.decodings"]) for row in table} == {
+        (row.name, str(row.decodings)) for row in found.rows
+    }
+    page = render(analysis, datetime.now(), CHINESE)
+    assert all(row.title(CHINESE) in page.split('id="combinations"')[0] for row in found.rows)
+    print_leaderboard(analysis, Console(width=160))
+    said = capsys.readouterr().out
+    assert f"{100 * least.rate:.2f}" in said and f"× {least.decodings}" in said
+    assert found.verdict(ENGLISH) in " ".join(said.split()) and "kimi_audio_ft.combine" not in said
     print_combinations(found, Console(width=120))
     said = capsys.readouterr().out
     assert f"trial {found.trial}, the best of those combined" in said and f"{100 * found.rate:.2f}" in said

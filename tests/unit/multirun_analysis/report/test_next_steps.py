@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from kimi_audio_ft import store
 from kimi_audio_ft.cli import to_settings
-from kimi_audio_ft.config.commands import MergeConfig
+from kimi_audio_ft.config.commands import CombineConfig, MergeConfig
 from kimi_audio_ft.config.train import EvaluateConfig, TrainConfig
 from kimi_audio_ft.config.transcribe import TranscribeConfig
 from kimi_audio_ft.paths import config_dir, project_root
@@ -27,7 +27,13 @@ from multirun_analysis.report.next_steps import edge_values, next_steps
 from multirun_analysis.statistics.results import Interval, Needed, Reason
 from tests.synthetic_sweep import write_yaml
 
-SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "merge": MergeConfig, "transcribe": TranscribeConfig}
+SCHEMAS = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "merge": MergeConfig,
+    "transcribe": TranscribeConfig,
+    "combine": CombineConfig,
+}
 
 
 @pytest.fixture
@@ -68,7 +74,7 @@ def test_every_command_runs_as_it_is_written(sweep: Any, composed: Any, private_
     adapter = store.product_path("adapter", "a8")
     adapter.mkdir(parents=True)
     analysis = load_sweep(sweep.folder)
-    evaluate, transcribe, merge, further = commands_of(analysis)
+    evaluate, transcribe, merge, combine, further = commands_of(analysis)
 
     (run,) = composed(evaluate)
     assert run.adapter == str(adapter) and run.data.eval_manifest == manifest and run.data.prompt == '转写："甲"'
@@ -77,6 +83,8 @@ def test_every_command_runs_as_it_is_written(sweep: Any, composed: Any, private_
     assert (texts.sweep, texts.audio, texts.out) == (str(sweep.folder), ["my/audio"], "outputs/texts/sweep")
     (made,) = composed(merge)
     assert made.adapter == str(adapter) and made.out == "outputs/merged/sweep"
+    (combined,) = composed(combine)
+    assert (combined.sweep, combined.samples) == (str(sweep.folder), 16)
     ranks = [run.lora.r for run in composed(further)]
     assert ranks == [8, 16, 32] and f"hydra.sweep.dir={sweep.folder}-next" in further
     assert {run.decoding.text_temperature for run in composed(further)} == {0.3}

@@ -46,7 +46,7 @@ def test_page_and_terminal_say_what_to_do_next(synthetic: Analysis, english: str
     assert steps[0].said in html.unescape(english.partition('<section id="board">')[0])
     assert ENGLISH("next.title") in text and len(next_steps(synthetic, CHINESE)) == len(steps)
     commands = [command for step in steps for command in step.commands]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         assert f"<pre>{html.escape(command)}</pre>" in english and f"  {command}\n" in text
 
