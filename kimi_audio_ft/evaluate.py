@@ -54,7 +54,7 @@ def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> d
     base = Base(config.model, config.data.features, config.trainer.accelerator, config.trainer.threads)
     if told := only_knows_the_demo(config.model, config.data):
         print(told)
-    evaluation = EvaluationSet(base, config.data)
+    evaluation = EvaluationSet(base, config.data, config.prompt)
     if told := longer_than_trained(evaluation):
         print(told)
     adapter = find_adapter(config.adapter)

@@ -81,12 +81,12 @@ class Inputs:
         return _once(self._bases, facts, lambda: Base(config.model, features, trainer.accelerator, trainer.threads))
 
     def evaluation(self, config: TrainConfig) -> EvaluationSet:
-        facts = [*_about_base(config), *(getattr(config.data, name) for name in _OF_EVALUATION)]
+        facts = [*_about_base(config), *(getattr(config.data, name) for name in _OF_EVALUATION), asdict(config.prompt)]
 
         def make() -> EvaluationSet:
             if told := only_knows_the_demo(config.model, config.data):
                 log.warning("%s", told)
-            evaluation = EvaluationSet(self.base(config), config.data)
+            evaluation = EvaluationSet(self.base(config), config.data, config.prompt)
             if told := longer_than_trained(evaluation):
                 log.warning("%s", told)
             return evaluation
@@ -105,10 +105,10 @@ class Inputs:
             base = self.base(config)
             rule = f"the model has {base.positions} positions"
             require(data.max_length <= base.positions, "data.max_length", data.max_length, rule, "Use at most as many")
-            part = read_training(data, base.tokens, base.tokenizer)
+            part = read_training(data, base.tokens, base.tokenizer, config.prompt)
             return part.select(short_enough(part, base.tokenizer, data.max_length))
 
-        return _once(self._conversations, [*_about_base(config), *_about_training(data)], make)
+        return _once(self._conversations, [*_about_base(config), *_about_training(config)], make)
 
     def training_set(self, config: TrainConfig) -> TrainingSet:
         """What a signature says of the conversations that are trained on."""
@@ -118,7 +118,7 @@ class Inputs:
             longest = int(part.lengths(self.base(config).tokenizer)[:, 0].max())
             return TrainingSet(part.identity(), part.epoch_size, longest)
 
-        return _once(self._trainings, [*_about_base(config), *_about_training(config.data)], make)
+        return _once(self._trainings, [*_about_base(config), *_about_training(config)], make)
 
     def overlap(self, config: TrainConfig) -> Overlap:
         """What is trained on as well as evaluated; DataError: recordings, unless ``data.allow_overlap`` says so."""
@@ -130,7 +130,7 @@ class Inputs:
                 log.warning("%s", _shared(found.groups, "training and evaluation"))
             return found
 
-        facts = [*_about_base(config), *_about_training(data), data.eval_manifest]
+        facts = [*_about_base(config), *_about_training(config), data.eval_manifest]
         found = _once(self._overlaps, facts, make)
         if not data.allow_overlap:
             found.refuse()
@@ -165,7 +165,8 @@ class Inputs:
             return found
 
         data = config.data
-        facts = _about_training(data) if use == "training" else [data.eval_manifest, data.audio_root, data.prompt]
+        own_set = [data.eval_manifest, data.audio_root, data.prompt, asdict(config.prompt)]
+        facts = _about_training(config) if use == "training" else own_set
         return _once(self._overlaps, [*_about_base(config), *facts, unseen.data.eval_manifest, use, option], make)
 
     def sounds(self, config: TrainConfig) -> dict[str, str]:
@@ -196,8 +197,9 @@ def _about_base(config: TrainConfig) -> list[Any]:
     return [asdict(config.model), config.data.features, config.trainer.accelerator, config.trainer.threads]
 
 
-def _about_training(data: DataConfig) -> list[Any]:
-    named = [data.train_manifest, data.train_weights, data.audio_root, data.prompt]
+def _about_training(config: TrainConfig) -> list[Any]:
+    data = config.data
+    named = [data.train_manifest, data.train_weights, data.audio_root, data.prompt, asdict(config.prompt)]
     return [*named, data.train_subset, data.train_subset_seed, data.max_length]
 
 

@@ -22,7 +22,7 @@ log = logging.getLogger("kimi_audio_ft.train")  # __name__ is __main__ here
 
 # A trial's overrides that belong to its name.
 _NAMING = (
-    *("lora", "optim", "decoding", "seed", "prompt=", "augment="),
+    *("lora", "optim", "decoding", "seed", "prompt=", "prompt.", "augment="),
     *("data.prompt=", "data.train_subset", "data.augment"),
 )
 

@@ -300,7 +300,9 @@ class Trial:
             rank=self.rank,
             ranks=num_ranks(config.trainer),
         )
-        return ConversationData(config.data, self.base.tokenizer, self.base.encoders(), self.base.tokens, rules)
+        return ConversationData(
+            config.data, self.base.tokenizer, self.base.encoders(), self.base.tokens, rules, config.prompt
+        )
 
     @cached_property
     def training_signature(self) -> str:

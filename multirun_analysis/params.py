@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from multirun_analysis.sweep import Trial
+from multirun_analysis.sweep import OF_PROMPT, Trial
 
 
 def value_of(trial: Trial, param: str) -> Any:
@@ -15,7 +15,7 @@ def value_of(trial: Trial, param: str) -> Any:
 
 def is_of_base(param: str) -> bool:
     """Whether a parameter also applies to the base without an adapter: the model, its prompt, and how it decodes."""
-    return param.startswith(("decoding", "model")) or param in ("prompt", "data.prompt")
+    return param.startswith(("decoding", "model")) or param in ("prompt", *OF_PROMPT)
 
 
 def identity(value: Any) -> str:

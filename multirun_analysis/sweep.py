@@ -25,6 +25,8 @@ from kimi_audio_ft.sweep_folder import BASE_UTTERANCES, HALVING, UTTERANCES, is_
 from multirun_analysis.records import RERUN, Record, finite, read_json, read_jsonl
 
 GREEDY_TEMPERATURE = 0.0
+# With which the base is asked too: each is in the parameters of trials that have one.
+OF_PROMPT = ("data.prompt", "prompt.hotwords")
 
 
 class Status(StrEnum):
@@ -113,8 +115,7 @@ class Trial:
         """Equal for two trials whose base decodes alike: the model, the prompt, ``decoding.*`` and, when sampling, the
         seed."""
         setting = {key: value for key, value in self.params.items() if key.startswith("decoding.")}
-        if self.params.get("data.prompt") is not None:
-            setting["data.prompt"] = self.params["data.prompt"]
+        setting |= {key: self.params[key] for key in OF_PROMPT if self.params.get(key) is not None}
         if self.params.get("decoding.text_temperature") != GREEDY_TEMPERATURE:
             setting["seed"] = self.params.get("seed")
         return json.dumps([self.record.get("model"), setting], sort_keys=True, default=str)

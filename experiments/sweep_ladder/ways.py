@@ -144,7 +144,7 @@ def decoded(spec: Spec, trial: Trial, model: torch.nn.Module) -> tuple[dict[str,
     count = min(spec.utterances, len(everyone))
     some = everyone.select(np.linspace(0, len(everyone) - 1, count).round().astype(int))
     rules = BatchRules(1, "sample", 0)
-    data = ConversationData(config.data, base.tokenizer, base.encoders(), base.tokens, rules)
+    data = ConversationData(config.data, base.tokenizer, base.encoders(), base.tokens, rules, config.prompt)
     prompts = data.dataset(some, None, for_generation=True)
     settings = [replace(config.decoding, text_temperature=value) for value in spec.workload.temperatures]
     requests = [DecodingRequest(decoding, config.seed) for decoding in settings]

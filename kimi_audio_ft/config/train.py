@@ -12,6 +12,7 @@ from typing import Any
 
 from kimi_audio_ft.config.checks import at_least, below_one, count_or_auto, expand_home, needs_package, one_of, require
 from kimi_audio_ft.config.manifests import TEST, evaluation_sets, guard_sets, parts_of_training
+from kimi_audio_ft.config.prompt import PromptConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.paths import expanded
 
@@ -315,6 +316,7 @@ def _lora_with_open_alpha() -> LoraConfig:
 @dataclass
 class _TrialConfig:
     data: DataConfig = field(default_factory=DataConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from kimi_audio_ft.config.checks import at_least, count_or_auto, expand_home, one_of, require
+from kimi_audio_ft.config.prompt import HotwordsConfig
 from kimi_audio_ft.config.train import DecodingConfig, ModelConfig
 
 FORMATS = ("jsonl", "csv", "srt", "vtt")
@@ -56,6 +57,7 @@ class TranscribeConfig:
     max_seconds: float = 30.0  # Longest piece, in seconds; shorter ones make better subtitles.
     channel: int | None = None  # Channel of the recordings to transcribe, a number from 0; null mixes all.
     data: SpeechConfig = field(default_factory=SpeechConfig)
+    prompt: HotwordsConfig = field(default_factory=HotwordsConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     # With repeats and a temperature above 0 every piece is sampled so often, and its text is the sample that differs
     # least from the others.

@@ -12,6 +12,7 @@ import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
+from kimi_audio_ft.config.prompt import PromptConfig
 from kimi_audio_ft.config.train import DataConfig
 from kimi_audio_ft.data.batching import BatchPlan, EpochSteps, validation_share
 from kimi_audio_ft.data.dataset import AudioSource, ConversationDataset, JoinedDataset, Sample, Samples, make_batch
@@ -75,6 +76,9 @@ class ConversationData(pl.LightningDataModule):
 
     Reading, validation and encoding happen in ``setup``; then ``num_left_out`` counts the conversations over the length
     limit and ``left_out`` lists the first thousand.
+
+    Args:
+        prompt: options of the hot words; None: there are none.
     """
 
     def __init__(
@@ -84,9 +88,10 @@ class ConversationData(pl.LightningDataModule):
         encoders: Encoders,
         tokens: TokenRange,
         rules: BatchRules,
+        prompt: PromptConfig | None = None,
     ) -> None:
         super().__init__()
-        self.settings, self.tokenizer, self.encoders = settings, tokenizer, encoders
+        self.settings, self.tokenizer, self.encoders, self.prompt = settings, tokenizer, encoders, prompt
         self.tokens, self.rules = tokens, rules
         self.left_out: list[dict[str, Any]] = []
         self._manifests: dict[str, Any] = {}
@@ -98,8 +103,8 @@ class ConversationData(pl.LightningDataModule):
         if self._ready:
             return
         settings = self.settings
-        self.eval_conversations = read_evaluation(settings, self.tokens, self.tokenizer)
-        train = read_training(settings, self.tokens, self.tokenizer)
+        self.eval_conversations = read_evaluation(settings, self.tokens, self.tokenizer, self.prompt)
+        train = read_training(settings, self.tokens, self.tokenizer, self.prompt)
         self.eval_set = self.dataset(self.eval_conversations, None)
         kept, lengths = self._within_limit(train)
         self.train_set = self.dataset(kept, Perturbations.of(settings.augment))

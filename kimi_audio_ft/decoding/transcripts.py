@@ -18,10 +18,12 @@ from kimi_audio_ft import store
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.canonical import batches_count, transcript_form
 from kimi_audio_ft.config.manifests import EVAL
+from kimi_audio_ft.config.prompt import PromptConfig
 from kimi_audio_ft.config.train import DataConfig, DecodingConfig, TrainerConfig
 from kimi_audio_ft.decoding.request import Answer, Answers, DecodingRequest
 from kimi_audio_ft.errors import ChangedError, UserError
 from kimi_audio_ft.files import jsonl_line, read_jsonl, write_jsonl
+from kimi_audio_ft.manifest.hotwords import require_room
 from kimi_audio_ft.manifest.manifest import reference_identity, require_positions, require_something_to_score
 from kimi_audio_ft.manifest.several import read_evaluation, require_files
 from kimi_audio_ft.paths import PACKAGE
@@ -67,12 +69,16 @@ class EvaluationSet:
 
     identity: digest of all that decoding sees, prompt included. reference_identity: digest of what is scored; trials
     with the same one may be compared.
+
+    Args:
+        prompt: options of the hot words; None: there are none.
     """
 
-    def __init__(self, base: Base, settings: DataConfig) -> None:
-        self.base, self.settings = base, settings
+    def __init__(self, base: Base, settings: DataConfig, prompt: PromptConfig | None = None) -> None:
+        self.base, self.settings, self.prompt = base, settings, prompt
         require_files(EVAL, settings.eval_manifest)
-        self.conversations = read_evaluation(settings, base.tokens, base.tokenizer)
+        require_room(prompt, base.tokenizer, base.positions)
+        self.conversations = read_evaluation(settings, base.tokens, base.tokenizer, prompt)
         for part in self.conversations.parts:
             require_something_to_score(part)
             require_positions(part, base.tokenizer, base.positions)
@@ -123,7 +129,7 @@ class EvaluationSet:
 
     def require_unchanged(self, during: str = "while it was being decoded") -> None:
         """Look at manifest, recordings and checkpoint again; ChangedError if they are not what the identity names."""
-        now = EvaluationSet(replace(self.base), self.settings)
+        now = EvaluationSet(replace(self.base), self.settings, self.prompt)
         if now.base.identities != self.base.identities:
             raise ChangedError(self.base.files.root, during)
         if now.identity != self.identity:

@@ -1,8 +1,9 @@
 """Synthetic demo corpus, in the form of a real one: wav files of segments, and a CSV with their transcripts.
 
 ``python -m kimi_audio_ft.demo.corpus --out DIR`` writes ``DIR/corpus.csv`` (columns audio, text, recording, speaker;
-audio relative to the CSV) and ``DIR/audio/<recording>_<segment>.wav`` (16-bit PCM, 16 kHz, mono). Segments of a
-recording share speaker and noise level, so that splits by recording are meaningful.
+audio relative to the CSV), ``DIR/audio/<recording>_<segment>.wav`` (16-bit PCM, 16 kHz, mono), and of the target domain
+``DIR/terms.txt``, its names and terms. Segments of a recording share speaker and noise level, so that splits by
+recording are meaningful.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from pathlib import Path
 import numpy as np
 
 from kimi_audio_ft.demo.mandarin import Sentence
+from kimi_audio_ft.demo.meetings import OWN_WORDS
 from kimi_audio_ft.demo.sentences import DOMAINS, check_domain, generate
 from kimi_audio_ft.demo.speech import SAMPLE_RATE, Speaker, Synthesizer, Waveform, add_noise, draw_snr_db, draw_speaker
 from kimi_audio_ft.errors import ConfigError, DataError, UserError
+from kimi_audio_ft.files import write_text
 from kimi_audio_ft.paths import expanded
 
-CSV_NAME = "corpus.csv"
+CSV_NAME, TERMS_NAME = "corpus.csv", "terms.txt"
 COLUMNS = ("audio", "text", "recording", "speaker")
 _MARKER = "corpus.json"  # parameters of the corpus; a second run skips equal ones
 _RECORDINGS_PER_SPEAKER = 4
@@ -95,11 +98,13 @@ def synthesize_corpus(folder: str | Path, parameters: CorpusParameters | None = 
     table = _csv_text(clips, parameters.bad_rows)
     marker = {**asdict(parameters), "csv_sha256": hashlib.sha256(table.encode()).hexdigest(), "clips": len(clips)}
     if (present := _present_minutes(folder, marker, clips)) is not None:
+        _write_terms(folder, parameters.domain)  # earlier versions wrote none
         return CorpusSummary(folder, len(clips), present, time.monotonic() - started, created=False)
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
         (aside / "audio").mkdir(parents=True)
         minutes = _write_audio(aside, clips, parameters.bad_rows)
+        _write_terms(aside, parameters.domain)
         (aside / CSV_NAME).write_text(table, encoding="utf-8", newline="")
         (aside / _MARKER).write_text(json.dumps({**marker, "minutes": minutes}, indent=2) + "\n", encoding="utf-8")
         aside.replace(folder)  # the target is absent or an empty folder
@@ -131,6 +136,11 @@ def render(
 ) -> Waveform:
     clean = synthesizer.speak(sentence.spoken, variant=speaker.variant, rate=speaker.rate, pitch=speaker.pitch)
     return add_noise(clean, snr_db, np.random.default_rng(noise_seed))
+
+
+def _write_terms(folder: Path, domain: str) -> None:
+    if domain == "target":
+        write_text(folder / TERMS_NAME, "".join(f"{word}\n" for word in OWN_WORDS))
 
 
 def _write_audio(folder: Path, clips: list[Clip], bad_rows: bool) -> float:

@@ -25,6 +25,9 @@ NAMES, TERMS, ESPORTS, LATIN = (_WORDS[name] for name in ("name", "term", "espor
 HOMOPHONES = dict(pair.split("=") for pair in _WORDS["homophone"])
 """Target word to general homophone."""
 
+OWN_WORDS = tuple(dict.fromkeys([*NAMES, *TERMS, *ESPORTS, *LATIN]))
+"""Its names, terms and abbreviations."""
+
 FILLER_SHARE = 0.3
 
 

@@ -58,16 +58,16 @@ def parse_line(
     number: int,
     audio_root: Path,
     tokens: TokenRange | None = None,
-    prompt: str | None = None,
+    asked: Callable[[dict[str, Any], str, int], Sequence[dict[str, Any]]] | None = None,
 ) -> Conversation:
-    """Parses one manifest line; ``prompt`` replaces the user's own text messages."""
+    """Parses one manifest line; ``asked`` gives its messages as the model has them, from value, id and number."""
     value = checked_line(text, path, number, tokens)
     messages = value["conversation"]
     return Conversation(
         id=id_of(value, number),
         line=number,
         task_type=value["task_type"],
-        messages=with_prompt(messages, prompt) if prompt else tuple(messages),
+        messages=tuple(asked(value, id_of(value, number), number) if asked else messages),
         audio_paths=tuple((audio_root / name).absolute() for name in recordings_of(messages) if name),
         parts=tuple(part for name, part in zip(recordings_of(messages), parts_of(messages), strict=True) if name),
         reference=reference_of(messages),
@@ -192,6 +192,17 @@ def with_prompt(messages: Sequence[dict[str, Any]], prompt: str) -> tuple[dict[s
     return tuple(
         {**m, "content": prompt} if m["role"] == "user" and m["message_type"] == "text" else m for m in messages
     )
+
+
+def with_last_prompt(
+    messages: Sequence[dict[str, Any]], change: Callable[[str], str]
+) -> tuple[dict[str, Any], ...] | None:
+    """The messages with the user's last text before the last answer changed; None: there is no such text."""
+    asked = before_last_answer(messages)
+    prompts = [n for n, m in enumerate(asked) if (m["role"], m["message_type"]) == ("user", "text")]
+    if not prompts:
+        return None
+    return tuple({**m, "content": change(m["content"])} if n == prompts[-1] else m for n, m in enumerate(messages))
 
 
 # Layout in two aligned id streams, as published.

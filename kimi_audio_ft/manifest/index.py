@@ -32,8 +32,11 @@ from kimi_audio_ft.manifest.conversation import (
     last_answer,
     layout_lengths,
     recordings_of,
+    reference_of,
+    with_last_prompt,
     with_prompt,
 )
+from kimi_audio_ft.manifest.hotwords import OPTION, Hotwords, with_words
 from kimi_audio_ft.manifest.part import KEYS, WHOLE, Part
 from kimi_audio_ft.store.cache import Arrays, remember
 from kimi_audio_ft.store.digests import State, file_digest, file_digests, state_of
@@ -53,13 +56,14 @@ class Source:
     """A manifest file and how it is read.
 
     path: as given by the user. audio_root: base of relative audio paths. prompt: replaces the user's own text messages.
-    tokens: range of the codes that every audio message must have.
+    tokens: range of the codes that every audio message must have. hotwords: put behind the text messages.
     """
 
     path: Path
     audio_root: Path
     prompt: str | None = None
     tokens: TokenRange | None = None
+    hotwords: Hotwords | None = None
 
     @cached_property
     def file(self) -> Path:
@@ -79,6 +83,26 @@ class Source:
         """Raises DataError if the file has changed since it was indexed."""
         if before != now:
             raise DataError(self.path, "was changed while it was being read", "Leave it alone, and start again")
+
+    def asked(self, value: dict[str, Any], name: str, number: int | None = None) -> Sequence[dict[str, Any]]:
+        """The messages of a line (its id, its number) as the model has them.
+
+        DataError: there is no text message that hot words could be put behind.
+        """
+        messages = with_prompt(value["conversation"], self.prompt) if self.prompt else value["conversation"]
+        words = self.hotwords.of(name, reference_of(messages)) if self.hotwords else ()
+        if not words:
+            return messages
+        found = with_last_prompt(messages, lambda prompt: with_words(prompt, words))
+        if found is None:
+            problem = f"has no text message of the user, and {OPTION} are put behind one"
+            raise DataError(self.path, problem, "Prepare it with a prompt", number)
+        return found
+
+    @property
+    def prompts(self) -> dict[str, Any]:
+        """All that ``asked`` depends on beside the line (JSON); the hot words only where there are some."""
+        return {"prompt": self.prompt} | ({"hotwords": self.hotwords.facts} if self.hotwords else {})
 
     def decoded(self, raw: bytes, number: int) -> str:
         try:
@@ -153,7 +177,7 @@ def index_of(source: Source, tokenizer: TextTokenizer | None) -> tuple[Columns, 
         "version": _VERSION,
         "file": file_digest(source.file),
         "tokens": [source.tokens.first, source.tokens.end] if source.tokens else None,
-        "prompt": source.prompt if tokenizer is not None else None,
+        **(source.prompts if tokenizer is not None else {"prompt": None}),
         "tokenizer": tokenizer.identity if tokenizer is not None else None,
     }
 
@@ -210,7 +234,7 @@ def _scan(source: Source, chunk: Chunk, num_tokens: Callable[[str], int] | None)
             text = source.decoded(raw, number)
             if text.strip():
                 value = checked_line(text, source.path, number, source.tokens)
-                measured = _measured(value, number, source.prompt, num_tokens)
+                measured = _measured(value, number, source, num_tokens)
                 for name, entries in ({"offset": [offset], "size": [len(raw)]} | measured).items():
                     columns[name] += entries
     except DataError as error:
@@ -222,13 +246,13 @@ def _scan(source: Source, chunk: Chunk, num_tokens: Callable[[str], int] | None)
 
 
 def _measured(
-    value: dict[str, Any], number: int, prompt: str | None, num_tokens: Callable[[str], int] | None
+    value: dict[str, Any], number: int, source: Source, num_tokens: Callable[[str], int] | None
 ) -> dict[str, Any]:
     """Entries of a conversation in the columns (bytes are entries of ``names``)."""
     messages = value["conversation"]
-    asked = with_prompt(messages, prompt) if prompt else messages
     lengths = (0, 0, 0, 0)
     if num_tokens is not None:
+        asked = source.asked(value, id_of(value, number), number)
         lengths = layout_lengths(asked, num_tokens) + layout_lengths(asked, num_tokens, for_generation=True)
     names = [name.encode() for name in recordings_of(messages)]
     return {

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.manifest.conversation import Conversation, TokenRange, id_of, parse_line, reference_of, with_prompt
+from kimi_audio_ft.manifest.conversation import Conversation, TokenRange, id_of, parse_line, reference_of
+from kimi_audio_ft.manifest.hotwords import Hotwords
 from kimi_audio_ft.manifest.index import (
     Columns,
     Recordings,
@@ -59,7 +60,7 @@ class Manifest(Sequence[Conversation]):
             return self.select(np.arange(len(self))[index])
         source = self.source
         text, number = self.text_of(index)
-        return parse_line(text, source.path, number, source.audio_root, source.tokens, source.prompt)
+        return parse_line(text, source.path, number, source.audio_root, source.tokens, source.asked)
 
     def select(self, indices: np.ndarray) -> Manifest:
         return Manifest(self.source, self.columns, self._state, self._tokenizer, self.rows[indices])
@@ -158,6 +159,7 @@ def read_manifest(
     prompt: str | None = None,
     tokens: TokenRange | None = None,
     tokenizer: TextTokenizer | None = None,
+    hotwords: Hotwords | None = None,
 ) -> Manifest:
     """Opens and validates a manifest.
 
@@ -166,12 +168,13 @@ def read_manifest(
         prompt: replaces the user's own text messages.
         tokens: also require ``audio_tokens`` in this range on every audio message (a *pretokenized* manifest).
         tokenizer: also measure the lines in this pass; otherwise ``Manifest.lengths`` needs a second one.
+        hotwords: put behind the user's text messages.
 
     Raises:
         DataError: the file is missing, empty or not UTF-8, or a line breaks a rule.
     """
     path = Path(path)
-    source = Source(path, Path(audio_root or path.parent).absolute(), prompt or None, tokens)
+    source = Source(path, Path(audio_root or path.parent).absolute(), prompt or None, tokens, hotwords)
     columns, state = index_of(source, tokenizer)
     return Manifest(source, columns, state, tokenizer.identity if tokenizer else None, np.arange(len(columns)))
 
@@ -249,14 +252,14 @@ def manifest_identity(manifest: Manifest) -> str:
     Independent of file locations. Missing recordings (of a pretokenized manifest) are represented by their codes.
     Cached while neither the file nor a recording changes.
     """
-    prompt = manifest.source.prompt
+    source = manifest.source
 
     def facts(value: dict[str, Any], name: str, recordings: list[str]) -> list[Any]:
-        messages = with_prompt(value["conversation"], prompt) if prompt else value["conversation"]
+        messages = source.asked(value, name)
         said = [m if m["message_type"] == "text" else {k: v for k, v in m.items() if k != "content"} for m in messages]
         return [name, value["task_type"], said, recordings]
 
-    return _identity(manifest, {"kind": "identity", "prompt": prompt}, facts)
+    return _identity(manifest, {"kind": "identity", **source.prompts}, facts)
 
 
 def reference_identity(manifest: Manifest) -> str:

@@ -13,9 +13,11 @@ import numpy as np
 from kimi_audio_ft.config.checks import require
 from kimi_audio_ft.config.data_file import TOKENS
 from kimi_audio_ft.config.manifests import EVAL, TRAIN, evaluation_sets, manifest_paths, parts_of_training
+from kimi_audio_ft.config.prompt import PromptConfig
 from kimi_audio_ft.config.train import DataConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.manifest.conversation import Conversation, TokenRange
+from kimi_audio_ft.manifest.hotwords import Hotwords, read_drawn_hotwords, read_hotwords
 from kimi_audio_ft.manifest.manifest import (
     Manifest,
     drawing_keys,
@@ -134,8 +136,13 @@ class Conversations(Sequence[Conversation]):
         return digest_of([parts, self.mix, self.names if self.prefixed else None])
 
 
-def read_training(data: DataConfig, tokens: TokenRange, tokenizer: TextTokenizer) -> Conversations:
+def read_training(
+    data: DataConfig, tokens: TokenRange, tokenizer: TextTokenizer, prompt: PromptConfig | None = None
+) -> Conversations:
     """The training manifests, or ``data.train_subset`` of their conversations; with answers, of any length.
+
+    Args:
+        prompt: options of the hot words; None: there are none.
 
     Their order makes no difference: manifests are in the order of their identities.
 
@@ -143,8 +150,8 @@ def read_training(data: DataConfig, tokens: TokenRange, tokenizer: TextTokenizer
         ConfigError: one is not named, or there are too few conversations for the subset.
         DataError: one cannot be read, or a line breaks a rule.
     """
-    weighted = parts_of_training(data.train_manifest, data.train_weights)
-    parts = [(_read(TRAIN, path, data, tokens, tokenizer), weight) for path, weight in weighted.items()]
+    weighted, words = parts_of_training(data.train_manifest, data.train_weights), read_drawn_hotwords(prompt)
+    parts = [(_read(TRAIN, path, data, tokens, tokenizer, words), weight) for path, weight in weighted.items()]
     if len(parts) > 1:
         parts.sort(key=lambda part: manifest_identity(part[0]))
     manifests, weights = zip(*parts, strict=True)
@@ -152,10 +159,12 @@ def read_training(data: DataConfig, tokens: TokenRange, tokenizer: TextTokenizer
     return training_subset(whole, data.train_subset, data.train_subset_seed)
 
 
-def read_evaluation(data: DataConfig, tokens: TokenRange, tokenizer: TextTokenizer) -> Conversations:
+def read_evaluation(
+    data: DataConfig, tokens: TokenRange, tokenizer: TextTokenizer, prompt: PromptConfig | None = None
+) -> Conversations:
     """The evaluation sets, whose order and names make no difference either; errors as of ``read_training``."""
-    sets = evaluation_sets(data.eval_manifest)
-    named = [(_read(EVAL, path, data, tokens, tokenizer), name) for name, path in sets.items()]
+    sets, words = evaluation_sets(data.eval_manifest), read_hotwords(prompt)
+    named = [(_read(EVAL, path, data, tokens, tokenizer, words), name) for name, path in sets.items()]
     if len(named) == 1:
         return Conversations((named[0][0],))
     named.sort(key=lambda part: manifest_identity(part[0]))
@@ -175,9 +184,11 @@ def require_files(option: str, value: object) -> None:
             raise ConfigError(option, path, rule, remedy)
 
 
-def _read(option: str, path: str, data: DataConfig, tokens: TokenRange, tokenizer: TextTokenizer) -> Manifest:
+def _read(
+    option: str, path: str, data: DataConfig, tokens: TokenRange, tokenizer: TextTokenizer, hotwords: Hotwords | None
+) -> Manifest:
     require(bool(path), option, path, "must name a pretokenized manifest", f"Write {option}=FILE.jsonl")
-    manifest = read_manifest(path, data.audio_root, data.prompt, tokens, tokenizer)
+    manifest = read_manifest(path, data.audio_root, data.prompt, tokens, tokenizer, hotwords)
     require_references(manifest)
     return manifest
 

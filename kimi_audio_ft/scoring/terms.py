@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kimi_audio_ft.config.train import ScoringConfig
-from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.paths import expanded
+from kimi_audio_ft.config.words import read_words
 from kimi_audio_ft.scoring.normalise import Normalisation, Rule, normalise, spoken_rules
 from kimi_audio_ft.scoring.spans import word_spans
 from kimi_audio_ft.scoring.variants import converter
@@ -65,20 +64,7 @@ def read_options(config: ScoringConfig) -> ScoringOptions:
 
 
 def _words_of(option: str, path: str | None) -> tuple[str, ...]:
-    """The words of a file, one a line; empty lines and lines that start with ``#`` are left out."""
-    if path is None:
-        return ()
-    try:
-        lines = expanded(path).read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        rule = f"must name a text file with one word a line, and cannot be read ({error.strerror})"
-        raise ConfigError(option, path, rule, "Check the path, or use null for no list") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(option, path, f"is not UTF-8 (byte {error.start})", "Convert the file to UTF-8") from None
-    words = tuple(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#")))
-    if not words:
-        raise ConfigError(option, path, "holds no word", "Write one word a line, or use null for no list")
-    return words
+    return () if path is None else tuple(read_words(option, path))
 
 
 def term_scores(

@@ -40,6 +40,7 @@ SHOWN = (
     "data.augment.time_masks",
     "data.augment.channel_masks",
 )
+HOTWORDS = "prompt.hotwords"  # The same, of trials that have some.
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class TrialFacts:
 
     @property
     def params(self) -> dict[str, Any]:
-        return {key: self.flat[key] for key in SHOWN if key in self.flat}
+        named = (*SHOWN, HOTWORDS) if self.flat.get(HOTWORDS) else SHOWN
+        return {key: self.flat[key] for key in named if key in self.flat}
 
 
 def score_repeats(

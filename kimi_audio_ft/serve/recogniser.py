@@ -20,6 +20,7 @@ from kimi_audio_ft.config.train import DecodingConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.manifest.audio import AudioError, open_recording, waveform_of
+from kimi_audio_ft.manifest.hotwords import with_words
 from kimi_audio_ft.serve.engine import Job
 from kimi_audio_ft.store.digests import sha256_of
 from kimi_audio_ft.transcribe.pieces import Cutter, Heard
@@ -78,11 +79,11 @@ class Model:
 class Wish:
     """What a request wants beside a text.
 
-    temperature: None is that of the options. words: names and terms, put behind the prompt.
+    temperature: None is that of the options. words: names and terms, put behind the prompt as in training.
     """
 
     temperature: float | None = None
-    words: str = ""
+    words: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,7 @@ class Recogniser:
             except AudioError as error:
                 said = ". ".join(filter(None, (error.problem, error.remedy)))
                 raise Refused(f"{name}: {said}".replace(str(path), name), "file") from None
-        prompt = f"{model.prompt}\n{wish.words}" if wish.words else model.prompt
-        requests = self.requests(model, wish.temperature)
+        prompt, requests = with_words(model.prompt, wish.words), self.requests(model, wish.temperature)
         jobs = [
             Job(piece.key, number, waveform, model.adapter, prompt, requests)
             for number, (piece, waveform) in enumerate(zip(heard.pieces, waveforms, strict=True))

@@ -1,11 +1,16 @@
-"""The prompt that an adapter, or a merged checkpoint, was trained with, as far as that is known."""
+"""The prompt of an adapter, or of a merged checkpoint, as far as it is known, and the hot words behind it."""
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from kimi_audio_ft.config.prompt import HotwordsConfig
 from kimi_audio_ft.config.train import DEFAULT_PROMPT
+from kimi_audio_ft.manifest.hotwords import OPTION, read_hotwords
 from kimi_audio_ft.manifest.prompts import recorded_prompt
 from kimi_audio_ft.model.files import MERGE_RECORD
 from kimi_audio_ft.store.make import META
@@ -34,3 +39,16 @@ def prompt_of(given: str | None, adapter: Path | None, base: Path | None = None)
         message = "%s: the prompt that it was trained with is not known; %s is used. data.prompt= sets it"
         log.warning(message, record.parent, DEFAULT_PROMPT)
     return found or DEFAULT_PROMPT
+
+
+def words_for(options: HotwordsConfig, adapter: Path | None) -> Sequence[str]:
+    """The hot words of the options; a warning says so if the adapter, by its folder, was not trained with any."""
+    found = read_hotwords(options)
+    if found is None:
+        return ()
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        config = json.loads(((adapter or Path()) / META).read_text(encoding="utf-8"))["config"]
+        if adapter is not None and not config.get("prompt", {}).get("hotwords"):
+            message = "%s: it was trained without hot words, and may get worse by them; %s=null leaves them out"
+            log.warning(message, adapter, OPTION)
+    return found.words

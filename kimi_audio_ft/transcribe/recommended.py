@@ -31,7 +31,9 @@ def with_recommended(config: TranscribeConfig, overrides: Sequence[str]) -> Tran
     if config.sweep is None:
         return config
     adapter, trial = recommended_trial(config.sweep)
-    return replace(completed(config, trial, overrides), sweep=None, adapter=adapter)
+    found = replace(completed(config, trial, overrides), sweep=None, adapter=adapter)
+    given = {override.partition("=")[0].lstrip("+~") for override in overrides}
+    return replace(found, prompt=_completed(config.prompt, vars(trial.prompt), "prompt", given - {"prompt"}))
 
 
 def recommended_trial(sweep: str) -> tuple[str | None, TrainConfig]:
@@ -61,7 +63,9 @@ def _with_whole_paths(folder: Path) -> TrainConfig:
 
     model, own = trial.model, trial.model.speech_tokenizer
     model = replace(model, path=whole(model.path), speech_tokenizer=None if own is None else whole(own))
-    return replace(trial, model=model)
+    words = trial.prompt.hotwords
+    prompt = replace(trial.prompt, hotwords=None if words is None else str(place / expanded(words)))
+    return replace(trial, model=model, prompt=prompt)
 
 
 def completed(config: _Config, trial: TrainConfig, overrides: Sequence[str]) -> _Config:

@@ -26,6 +26,7 @@ from kimi_audio_ft.features.tokenize import tokenize
 from kimi_audio_ft.files import write_jsonl
 from kimi_audio_ft.manifest.audio import AudioError
 from kimi_audio_ft.manifest.conversation import TASK
+from kimi_audio_ft.manifest.hotwords import require_room, with_words
 from kimi_audio_ft.manifest.manifest import read_manifest
 from kimi_audio_ft.runtime.devices import gpu_freed, num_processes, refuse_launchers
 from kimi_audio_ft.runtime.signals import StopRequest
@@ -36,7 +37,7 @@ from kimi_audio_ft.transcribe.confidence import text_of
 from kimi_audio_ft.transcribe.outputs import JSONL, Outputs, row_of, seconds_of_texts, surest_of
 from kimi_audio_ft.transcribe.pieces import Heard, Piece, hear_all, in_threads, readable
 from kimi_audio_ft.transcribe.progress import HoursBar
-from kimi_audio_ft.transcribe.prompts import prompt_of
+from kimi_audio_ft.transcribe.prompts import prompt_of, words_for
 from kimi_audio_ft.transcribe.sources import find_recordings
 from kimi_audio_ft.transcribe.texts import KnownAnswers
 
@@ -136,7 +137,9 @@ class Recogniser:
         if adapter:
             require_base(base, adapter[1], config.any_base)
             base.saved_targets(adapter[1])  # now, and not after hours of encoding
-        prompt = prompt_of(config.data.prompt, adapter[1] if adapter else None, base.files.root)
+        require_room(config.prompt, base.tokenizer, base.positions)
+        plain = prompt_of(config.data.prompt, adapter[1] if adapter else None, base.files.root)
+        prompt = with_words(plain, words_for(config.prompt, adapter[1] if adapter else None))
         who = f"adapter {adapter[0]}" if adapter else "the base alone"
         print(f"{who}, prompt {printable(prompt)}", flush=True)
         requests = DecodingRequest(config.decoding, config.seed).repeats(vocabulary=base.tokens.end)

@@ -25,6 +25,7 @@ TRAIN = ["python", "-m", "kimi_audio_ft.train"]
 _PLAIN = re.compile(
     r"(?!(?:null|true|false|nan|inf|[-+.\d][\d.e_+-]*)$)[\w./@%+-][\w./@%+:-]*", re.ASCII | re.IGNORECASE
 )
+_ABOUT = ("seed", "data.prompt", "prompt.hotwords", "data.audio_root")
 _GROUPS: dict[str, type] = {"model": ModelConfig, "decoding": DecodingConfig, "scoring": ScoringConfig}
 
 
@@ -40,7 +41,7 @@ def evaluate_command(trial: Trial) -> str:
     config = flat_config(trial)
     manifest = config.get("data.test_manifest") or trial.record.get("eval_manifest")
     given = {"adapter": adapter_of(trial), **({"data.eval_manifest": manifest} if manifest else {})}
-    about = {key: value for key in ("seed", "data.prompt", "data.audio_root") if (value := config.get(key))}
+    about = {key: value for key in _ABOUT if (value := config.get(key))}
     options = [*_as_in(trial, "model"), *_as_in(trial, "decoding"), *_as_in(trial, "scoring")]
     return _command(
         "evaluate", [*map(assigned, given, given.values()), *options, *map(assigned, about, about.values())]

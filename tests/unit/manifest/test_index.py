@@ -20,7 +20,7 @@ import pytest
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.manifest import index
 from kimi_audio_ft.manifest.conversation import Conversation, TokenRange, parse_line
-from kimi_audio_ft.manifest.index import chunks_of, lines_of, over_cores
+from kimi_audio_ft.manifest.index import Source, chunks_of, lines_of, over_cores
 from kimi_audio_ft.manifest.manifest import (
     Manifest,
     manifest_identity,
@@ -81,8 +81,8 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def parsed(path: Path, prompt: str | None = None) -> list[Conversation]:
-    lines = numbered_lines(path)
-    return [parse_line(text, path, number, path.parent, TOKENS, prompt) for number, text in lines]
+    asked = Source(path, path.parent, prompt).asked
+    return [parse_line(text, path, number, path.parent, TOKENS, asked) for number, text in numbered_lines(path)]
 
 
 def plain_identity(conversations: list[Conversation]) -> str:

@@ -11,5 +11,7 @@ def test_values_of_mixed_types_are_told_apart_and_ordered() -> None:
 
 
 def test_a_base_has_a_prompt_and_a_decoding_but_no_training() -> None:
-    params = ("decoding.text_temperature", "prompt", "data.prompt", "lora.r", "data.train_subset")
-    assert [is_of_base(param) for param in params] == [True, True, True, False, False]
+    params = ("decoding.text_temperature", "prompt", "data.prompt", "prompt.hotwords")
+    assert all(map(is_of_base, params))
+    params = ("prompt.distractors", "lora.r", "data.train_subset")
+    assert not any(map(is_of_base, params))

@@ -85,8 +85,8 @@ def test_no_more_audio_than_may_wait(server: Recogniser) -> None:
             server.jobs(recording(5), "b.wav", base, Wish(), second)
         assert (no.value.status, no.value.code) == (429, "busy")
     with ExitStack() as later:
-        heard, jobs = server.jobs(recording(5), "b.wav", base, Wish(), later)
-    assert heard.seconds == 5 and len(jobs) == 1
+        heard, jobs = server.jobs(recording(5), "b.wav", base, Wish(words=["陈凯", "LP"]), later)
+    assert heard.seconds == 5 and [job.prompt for job in jobs] == [f"{base.prompt}\n热词：陈凯、LP"]
 
 
 def test_what_cannot_be_read_is_told_with_its_remedy_and_without_its_place(server: Recogniser) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from kimi_audio_ft.config.prompt import HotwordsConfig
 from kimi_audio_ft.config.train import DEFAULT_PROMPT
 from kimi_audio_ft.files import read_json_object, write_json, write_jsonl
-from kimi_audio_ft.transcribe.prompts import prompt_of
+from kimi_audio_ft.transcribe.prompts import prompt_of, words_for
 from tests.unit.conftest import answer, audio, line, user
 
 
@@ -63,3 +64,17 @@ def test_where_nothing_is_known_it_is_that_of_prepare(
     caplog.clear()
     (adapter / "product.json").unlink()  # of another program
     assert prompt_of(None, adapter) == DEFAULT_PROMPT and "not known" in caplog.text
+
+
+def test_hot_words_of_an_adapter_that_was_trained_without_any(
+    adapter: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "words.txt").write_text("江来\nLP\n", encoding="utf-8")
+    words = HotwordsConfig(str(tmp_path / "words.txt"))
+    trained(adapter)
+    assert words_for(HotwordsConfig(), adapter) == () and words_for(words, None) == ("江来", "LP")
+    write_json(adapter / "product.json", {"config": {"prompt": {"hotwords": "its/own.txt"}}})
+    assert words_for(words, adapter) == ("江来", "LP") and not caplog.records
+    write_json(adapter / "product.json", {"config": {"data": {}}})
+    assert words_for(words, adapter) == ("江来", "LP")
+    assert "was trained without hot words" in caplog.text and "prompt.hotwords=null" in caplog.text

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from kimi_audio_ft.config.prompt import HotwordsConfig
 from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
 from kimi_audio_ft.config.transcribe import SpeechConfig, TranscribeConfig
 from kimi_audio_ft.errors import DataError
@@ -68,6 +69,20 @@ def test_paths_of_the_trial_are_from_where_the_sweep_was_started(
         path.write_text(yaml.safe_dump(written), encoding="utf-8")
         model = completed(sweep).model
         assert (model.path, model.speech_tokenizer) == (wanted, None if given == "tiny" else wanted)
+
+
+def test_hot_words_of_the_trial(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    started = tmp_path_factory.mktemp("started")
+    hydra = {"hydra": {"runtime": {"cwd": str(started)}}}
+    (sweep / "1" / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(hydra), encoding="utf-8")
+    path = sweep / "1" / ".hydra" / "config.yaml"
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert completed(sweep).prompt == HotwordsConfig()
+    written["prompt"]["hotwords"] = "my/terms.txt"
+    path.write_text(yaml.safe_dump(written), encoding="utf-8")
+    assert completed(sweep).prompt == HotwordsConfig(str(started / "my" / "terms.txt"))
+    assert completed(sweep, "prompt=official").prompt == HotwordsConfig(str(started / "my" / "terms.txt"))
+    assert completed(sweep, "prompt.hotwords=null").prompt == HotwordsConfig()
 
 
 def test_what_is_given_stays(sweep: Path) -> None:
