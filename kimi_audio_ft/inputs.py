@@ -54,6 +54,18 @@ def longer_than_trained(evaluation: EvaluationSet) -> str | None:
     )
 
 
+def more_words_than_trained(evaluation: EvaluationSet) -> str | None:
+    """A sentence about a list of hot words that is much longer than the lists in training prompts."""
+    words, prompt = len(evaluation.hotwords), evaluation.prompt
+    if prompt is None or prompt.retrieves or words <= 2 * prompt.distractors:
+        return None
+    return (
+        f"prompt.hotwords={prompt.hotwords}: prompts have all {words} words where texts are made, and at most "
+        f"{prompt.distractors} that are not said in training (prompt.distractors), which mostly makes texts worse. "
+        "Set prompt.retrieve=10, or raise prompt.distractors"
+    )
+
+
 def on_set(config: TrainConfig, manifest: str) -> TrainConfig:
     """A config that evaluates another manifest, and keeps nothing for the end."""
     data = replace(config.data, eval_manifest=manifest, test_manifest=None, guard_manifests=None)
@@ -87,7 +99,7 @@ class Inputs:
             if told := only_knows_the_demo(config.model, config.data):
                 log.warning("%s", told)
             evaluation = EvaluationSet(self.base(config), config.data, config.prompt)
-            if told := longer_than_trained(evaluation):
+            for told in filter(None, (longer_than_trained(evaluation), more_words_than_trained(evaluation))):
                 log.warning("%s", told)
             return evaluation
 

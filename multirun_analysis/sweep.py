@@ -26,7 +26,7 @@ from multirun_analysis.records import RERUN, Record, finite, read_json, read_jso
 
 GREEDY_TEMPERATURE = 0.0
 # With which the base is asked too: each is in the parameters of trials that have one.
-OF_PROMPT = ("data.prompt", "prompt.hotwords")
+OF_PROMPT = ("data.prompt", "prompt.hotwords", "prompt.retrieve")
 
 
 class Status(StrEnum):

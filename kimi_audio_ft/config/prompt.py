@@ -12,9 +12,18 @@ class HotwordsConfig:
     """Hot words where texts are made."""
 
     hotwords: str | None = None  # File of names and terms, one a line, that prompts get; null is none.
+    # How many of them a prompt has where texts are made: those that a first text, made without any, sounds most like
+    # (two decodings, for long lists); null is all of them.
+    retrieve: int | None = None
+
+    @property
+    def retrieves(self) -> bool:
+        """Whether a first text decides which words a prompt has."""
+        return self.hotwords is not None and self.retrieve is not None
 
     def __post_init__(self) -> None:
         expand_home(self, "hotwords")
+        at_least(1, self, "prompt.", "retrieve", remedy="Use null for the whole list")
         require(self.hotwords != "", "prompt.hotwords", self.hotwords, "must name a file", "Use null for none")
 
 

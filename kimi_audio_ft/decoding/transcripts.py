@@ -21,11 +21,12 @@ from kimi_audio_ft.config.manifests import EVAL
 from kimi_audio_ft.config.prompt import PromptConfig
 from kimi_audio_ft.config.train import DataConfig, DecodingConfig, TrainerConfig
 from kimi_audio_ft.decoding.request import Answer, Answers, DecodingRequest
+from kimi_audio_ft.decoding.retrieval import most_alike
 from kimi_audio_ft.errors import ChangedError, UserError
 from kimi_audio_ft.files import jsonl_line, read_jsonl, write_jsonl
-from kimi_audio_ft.manifest.hotwords import require_room
+from kimi_audio_ft.manifest.hotwords import read_hotwords, require_room
 from kimi_audio_ft.manifest.manifest import reference_identity, require_positions, require_something_to_score
-from kimi_audio_ft.manifest.several import read_evaluation, require_files
+from kimi_audio_ft.manifest.several import Conversations, read_evaluation, require_files
 from kimi_audio_ft.paths import PACKAGE
 from kimi_audio_ft.runtime.devices import gpu_freed, num_ranks
 from kimi_audio_ft.runtime.signals import StopRequest
@@ -68,7 +69,8 @@ class EvaluationSet:
     """The conversations that are decoded and scored.
 
     identity: digest of all that decoding sees, prompt included. reference_identity: digest of what is scored; trials
-    with the same one may be compared.
+    with the same one may be compared. first_pass: the set without hot words, whose texts choose those of each prompt
+    (``prompt.retrieve``); None: they do not.
 
     Args:
         prompt: options of the hot words; None: there are none.
@@ -82,7 +84,11 @@ class EvaluationSet:
         for part in self.conversations.parts:
             require_something_to_score(part)
             require_positions(part, base.tokenizer, base.positions)
+        self.first_pass: EvaluationSet | None = None
         self.identity = self.conversations.identity()
+        if prompt is not None and prompt.retrieves:
+            self.first_pass = EvaluationSet(base, settings)
+            self.identity = digest_of(["retrieved", self.first_pass.identity, prompt.retrieve, self.hotwords])
         self.reference_identity = self.conversations.identity(reference_identity)
 
     def scores(self, transcripts: Transcripts, options: ScoringOptions) -> dict[str, Any]:
@@ -119,13 +125,37 @@ class EvaluationSet:
     def _scored_identity(self) -> str:
         return digest_of([self.reference_identity, self.surroundings])
 
-    def dataset(self, progress: bool, for_generation: bool = False) -> Samples:
-        """The conversations as samples, their recordings encoded; ``for_generation``: without the answers."""
+    @cached_property
+    def hotwords(self) -> tuple[str, ...]:
+        """The whole list of hot words."""
+        found = read_hotwords(self.prompt)
+        return found.words if found else ()
+
+    def retrieved(self, texts: Mapping[str, str]) -> Conversations:
+        """The conversations with the hot words that their first texts, by id, sound most like."""
+        assert self.prompt is not None and self.prompt.retrieve is not None, "it retrieves"
+        most, words = self.prompt.retrieve, self.hotwords
+        found = self.conversations.with_hotwords(
+            words, {name: most_alike(words, text, most) for name, text in texts.items()}
+        )
+        for part in found.parts:
+            require_positions(part, self.base.tokenizer, self.base.positions)
+        return found
+
+    def dataset(
+        self, progress: bool, for_generation: bool = False, conversations: Conversations | None = None
+    ) -> Samples:
+        """The conversations as samples, their recordings encoded.
+
+        Args:
+            for_generation: without the answers.
+            conversations: the same with other prompts; None: as they are.
+        """
         from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
 
         base, rules = self.base, BatchRules(1, "sample", 0, progress)
         data = ConversationData(self.settings, base.tokenizer, base.encoders(), base.tokens, rules)
-        return data.dataset(self.conversations, None, for_generation=for_generation)
+        return data.dataset(conversations or self.conversations, None, for_generation=for_generation)
 
     def require_unchanged(self, during: str = "while it was being decoded") -> None:
         """Look at manifest, recordings and checkpoint again; ChangedError if they are not what the identity names."""
@@ -219,6 +249,11 @@ def decode_all(
     alike = [replace(request, setting=replace(request.setting, batch_size=smallest)) for request in requests]
     named = [_by_signature(evaluation, request, made_by) for request in alike]
     requested = {name: repeat for one in named for name, repeat in one.items()}
+    asked = evaluation.conversations
+    if evaluation.first_pass is not None and any(store.find("transcript", name) is None for name in requested):
+        first = DecodingRequest.greedy(DecodingConfig(batch_size=smallest))  # whatever the settings are
+        [texts] = decode_all(evaluation.first_pass, [first], adapter, progress, None, should_stop, trainer)
+        asked = evaluation.retrieved(texts.hypotheses[0])
     total = len(evaluation.conversations) * sum(store.find("transcript", name) is None for name in requested)
     done = 0
 
@@ -238,7 +273,15 @@ def decode_all(
 
         try:
             found, facts = _transcribe(
-                evaluation, list(missing.values()), adapter, progress, on_batch, unfinished.known, should_stop, trainer
+                evaluation,
+                asked,
+                list(missing.values()),
+                adapter,
+                progress,
+                on_batch,
+                unfinished.known,
+                should_stop,
+                trainer,
             )
             evaluation.require_unchanged()
         except BaseException:
@@ -354,6 +397,7 @@ def _read(signatures: Sequence[str]) -> Transcripts:
 @gpu_freed()
 def _transcribe(
     evaluation: EvaluationSet,
+    asked: Conversations,
     requests: Sequence[DecodingRequest],
     adapter: tuple[str, Path] | None,
     progress: bool,
@@ -365,7 +409,7 @@ def _transcribe(
     """Hypotheses, and the environment that they were made in."""
     from kimi_audio_ft.decoding.shares import Work, decode_shared
 
-    prompts = evaluation.dataset(progress, for_generation=True)
+    prompts = evaluation.dataset(progress, for_generation=True, conversations=asked)
     visible = progress and sys.stdout.isatty()  # in a file this bar, which vanishes, is an empty line
     work = Work(evaluation.base, adapter[1] if adapter else None, prompts, requests, visible)
     devices = num_ranks(trainer) if trainer is not None else 1

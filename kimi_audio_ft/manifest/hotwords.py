@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from kimi_audio_ft.config.prompt import HotwordsConfig, PromptConfig
 from kimi_audio_ft.config.words import read_words
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.paths import expanded
+from kimi_audio_ft.store.signature import digest_of
 
 if TYPE_CHECKING:
     from kimi_audio_ft.model.text_tokenizer import TextTokenizer
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 OPTION = "prompt.hotwords"
 HEADING, SEPARATOR = "\n热词：", "、"
 _MOST_CHARACTERS = 64
+_REMEDY = "Shorten it, or set prompt.retrieve=20: a prompt then has the words that a first text sounds most like"
 # Part of the model's positions that a list may take: the rest is for the recording and its text.
 _ROOM = 0.5
 # Another letter or digit beside an English word makes it another word; Han characters have no such ends.
@@ -77,6 +79,20 @@ class DrawnHotwords(Hotwords):
         return ["drawn", self.distractors, self.said_probability, self.seed, *self.words]
 
 
+@dataclass(frozen=True)
+class ChosenHotwords(Hotwords):
+    """Words that are chosen for every conversation, by its id; ``words`` are all that may be chosen."""
+
+    chosen: Mapping[str, Sequence[str]]
+
+    def of(self, name: str, reference: str) -> Sequence[str]:
+        return self.chosen[name]
+
+    @property
+    def facts(self) -> list[Any]:
+        return ["chosen", digest_of({name: list(words) for name, words in self.chosen.items()})]
+
+
 def read_hotwords(config: HotwordsConfig | None) -> Hotwords | None:
     """The whole list, as prompts have it that are decoded; None without one.
 
@@ -97,12 +113,12 @@ def read_drawn_hotwords(config: PromptConfig | None) -> DrawnHotwords | None:
 def require_room(config: HotwordsConfig | None, tokenizer: TextTokenizer, positions: int) -> None:
     """Raise a ConfigError if a list leaves too little of the model's ``positions`` to the recording."""
     found = read_hotwords(config)
-    if config is None or found is None:
+    if config is None or found is None or config.retrieves:
         return
     taken, most = len(tokenizer.encode(with_words("", found.words))), int(_ROOM * positions)
     if taken > most:
         rule = f"its {len(found.words)} words take {taken} positions; of the model's {positions} they may take {most}"
-        raise ConfigError(OPTION, config.hotwords, rule, "Shorten the list")
+        raise ConfigError(OPTION, config.hotwords, rule, _REMEDY)
 
 
 def typed_words(text: str) -> list[str]:

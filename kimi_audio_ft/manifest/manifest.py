@@ -11,6 +11,7 @@ import json
 import os
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -64,6 +65,10 @@ class Manifest(Sequence[Conversation]):
 
     def select(self, indices: np.ndarray) -> Manifest:
         return Manifest(self.source, self.columns, self._state, self._tokenizer, self.rows[indices])
+
+    def with_hotwords(self, hotwords: Hotwords) -> Manifest:
+        """The conversations with other hot words in their prompts, measured anew when their lengths are asked for."""
+        return Manifest(replace(self.source, hotwords=hotwords), self.columns, self._state, None, self.rows)
 
     def __getstate__(self) -> dict[str, Any]:
         """State for other processes, which open the file themselves."""

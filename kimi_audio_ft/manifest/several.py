@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -17,7 +17,7 @@ from kimi_audio_ft.config.prompt import PromptConfig
 from kimi_audio_ft.config.train import DataConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.manifest.conversation import Conversation, TokenRange
-from kimi_audio_ft.manifest.hotwords import Hotwords, read_drawn_hotwords, read_hotwords
+from kimi_audio_ft.manifest.hotwords import ChosenHotwords, Hotwords, read_drawn_hotwords, read_hotwords
 from kimi_audio_ft.manifest.manifest import (
     Manifest,
     drawing_keys,
@@ -116,6 +116,14 @@ class Conversations(Sequence[Conversation]):
             for part, (size, count) in zip(self.parts, sizes, strict=True)
         ]
 
+    def with_hotwords(self, words: Sequence[str], chosen: Mapping[str, Sequence[str]]) -> Conversations:
+        """The conversations with the words that are chosen for each, by its id, out of ``words``."""
+        ids = [[one.id for one in part] for part in self.parts]
+        own = [{name: chosen[self.id_in(number, name)] for name in names} for number, names in enumerate(ids)]
+        hotwords = [ChosenHotwords(tuple(words), some) for some in own]
+        parts = tuple(part.with_hotwords(some) for part, some in zip(self.parts, hotwords, strict=True))
+        return replace(self, parts=parts)
+
     def lengths(self, tokenizer: TextTokenizer, for_generation: bool = False) -> np.ndarray:
         """``[n, 2]``: positions and supervised text positions of every conversation's layout."""
         return np.concatenate([part.lengths(tokenizer, for_generation) for part in self.parts])
@@ -162,8 +170,14 @@ def read_training(
 def read_evaluation(
     data: DataConfig, tokens: TokenRange, tokenizer: TextTokenizer, prompt: PromptConfig | None = None
 ) -> Conversations:
-    """The evaluation sets, whose order and names make no difference either; errors as of ``read_training``."""
+    """The evaluation sets, whose order and names make no difference either; arguments and errors of ``read_training``.
+
+    Prompts have the whole list of hot words; or, where a first text decides (``prompt.retrieve``), those of training,
+    for losses, until ``with_hotwords`` gives them others.
+    """
     sets, words = evaluation_sets(data.eval_manifest), read_hotwords(prompt)
+    if prompt is not None and prompt.retrieves:
+        words = read_drawn_hotwords(prompt)
     named = [(_read(EVAL, path, data, tokens, tokenizer, words), name) for name, path in sets.items()]
     if len(named) == 1:
         return Conversations((named[0][0],))

@@ -40,7 +40,8 @@ SHOWN = (
     "data.augment.time_masks",
     "data.augment.channel_masks",
 )
-HOTWORDS = "prompt.hotwords"  # The same, of trials that have some.
+# The same, of trials that have some.
+HOTWORDS, RETRIEVE = "prompt.hotwords", "prompt.retrieve"
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,10 @@ class TrialFacts:
 
     @property
     def params(self) -> dict[str, Any]:
-        named = (*SHOWN, HOTWORDS) if self.flat.get(HOTWORDS) else SHOWN
-        return {key: self.flat[key] for key in named if key in self.flat}
+        found = {key: self.flat[key] for key in SHOWN if key in self.flat}
+        if self.flat.get(HOTWORDS):
+            found |= {key: self.flat[key] for key in (HOTWORDS, RETRIEVE) if self.flat.get(key)}
+        return found
 
 
 def score_repeats(

@@ -16,9 +16,11 @@ from typing import Any
 
 from kimi_audio_ft.base import Base, find_adapter, require_base
 from kimi_audio_ft.config.commands import TokenizeConfig
+from kimi_audio_ft.config.train import DecodingConfig
 from kimi_audio_ft.config.transcribe import TranscribeConfig
 from kimi_audio_ft.data.dataset import AudioSource, ConversationDataset
 from kimi_audio_ft.decoding.request import Answers, DecodingRequest
+from kimi_audio_ft.decoding.retrieval import most_alike
 from kimi_audio_ft.decoding.shares import Work, decode_shared
 from kimi_audio_ft.errors import ChangedError, ConfigError, DataError, UserError
 from kimi_audio_ft.features.perturbation import UNCHANGED
@@ -43,6 +45,7 @@ from kimi_audio_ft.transcribe.texts import KnownAnswers
 
 # Seconds of audio that are encoded, decoded and written at a time: 10 hours, whose features take 4.6 GB for the 7B.
 _AT_A_TIME = 36_000.0
+_Pieces = Mapping[str, tuple[Heard, Piece]]
 # Scratch in the folder of the texts: the manifest of what is being decoded.
 _WORK = ".pieces"
 
@@ -118,7 +121,8 @@ def transcribe(config: TranscribeConfig) -> Transcribed:
 class Recogniser:
     """A base with an adapter (its signature and folder) or alone, and how it is asked.
 
-    requests: the repeats of the decoding setting. known: answers that the store has.
+    requests: the repeats of the decoding setting. known: answers that the store has. first: answers to the prompt
+    without hot words, which choose those of every piece; None: the prompt has all of them, or there are none.
     """
 
     config: TranscribeConfig
@@ -127,6 +131,8 @@ class Recogniser:
     prompt: str
     requests: Sequence[DecodingRequest]
     known: KnownAnswers
+    words: Sequence[str] = ()
+    first: KnownAnswers | None = None
 
     @classmethod
     def of(cls, config: TranscribeConfig) -> Recogniser:
@@ -138,13 +144,19 @@ class Recogniser:
             require_base(base, adapter[1], config.any_base)
             base.saved_targets(adapter[1])  # now, and not after hours of encoding
         require_room(config.prompt, base.tokenizer, base.positions)
-        plain = prompt_of(config.data.prompt, adapter[1] if adapter else None, base.files.root)
-        prompt = with_words(plain, words_for(config.prompt, adapter[1] if adapter else None))
-        who = f"adapter {adapter[0]}" if adapter else "the base alone"
-        print(f"{who}, prompt {printable(prompt)}", flush=True)
-        requests = DecodingRequest(config.decoding, config.seed).repeats(vocabulary=base.tokens.end)
-        known = KnownAnswers(base, adapter[0] if adapter else None, prompt, requests)
-        return cls(config, base, adapter, prompt, requests, known)
+        name, place = adapter or (None, None)
+        prompt, words = prompt_of(config.data.prompt, place, base.files.root), words_for(config.prompt, place)
+        requests, first = DecodingRequest(config.decoding, config.seed).repeats(vocabulary=base.tokens.end), None
+        most, more = config.prompt.retrieve, {}
+        if words and most is not None:
+            first = KnownAnswers(base, name, prompt, [_first_request(config)])
+            more = {"retrieved": [most, *words]}
+        else:
+            prompt = with_words(prompt, words)
+        told = f", {most} of {len(words)} hot words for each piece" if first else ""
+        print(f"{f'adapter {name}' if name else 'the base alone'}, prompt {printable(prompt)}{told}", flush=True)
+        known = KnownAnswers(base, name, prompt, requests, **more)
+        return cls(config, base, adapter, prompt, requests, known, words, first)
 
     def without_codes(self, keys: set[str]) -> set[str]:
         """Those of the keys of pieces whose codes, or features, the store lacks."""
@@ -152,8 +164,13 @@ class Recogniser:
         return {key for key in keys if UNCHANGED.key(key) not in store}
 
     @gpu_freed()
-    def answer(self, pieces: Mapping[str, tuple[Heard, Piece]], folder: Path) -> None:
+    def answer(self, pieces: _Pieces, folder: Path) -> None:
         """Encode and decode pieces by their keys; the answers are then known."""
+        if self.first is not None:
+            left = {key: place for key, place in pieces.items() if key not in self.first}
+            plain = replace(self, requests=[_first_request(self.config)], known=self.first, first=None)
+            if left:
+                plain.answer(left, folder)
         prompts, adapter = self._prompts(pieces, folder), self.adapter[1] if self.adapter else None
         work = Work(self.base, adapter, prompts, self.requests, progress=False, likelihoods=True)
         visible, seconds = self.config.progress, sum(piece.seconds for _, piece in pieces.values())
@@ -166,7 +183,13 @@ class Recogniser:
 
             decode_shared(work, [{} for _ in self.requests], num_processes(self.config.devices), take, stop)
 
-    def _prompts(self, pieces: Mapping[str, tuple[Heard, Piece]], folder: Path) -> ConversationDataset:
+    def _prompt_of(self, key: str) -> str:
+        most = self.config.prompt.retrieve
+        if self.first is None or most is None:
+            return self.prompt
+        return with_words(self.prompt, most_alike(self.words, self.first[key][0], most))
+
+    def _prompts(self, pieces: _Pieces, folder: Path) -> ConversationDataset:
         """Generation prompts of the pieces, whose codes and features are in the store then."""
         config, base = self.config, self.base
         raw = folder / "pieces.jsonl"
@@ -194,10 +217,14 @@ class Recogniser:
             "id": key,
             "task_type": TASK,
             "conversation": [
-                {"role": "user", "message_type": "text", "content": self.prompt},
+                {"role": "user", "message_type": "text", "content": self._prompt_of(key)},
                 {"role": "user", "message_type": "audio", **audio},
             ],
         }
+
+
+def _first_request(config: TranscribeConfig) -> DecodingRequest:
+    return DecodingRequest.greedy(DecodingConfig(batch_size=config.decoding.batch_size))
 
 
 def _groups(heard: Sequence[Heard], known: KnownAnswers) -> Iterator[list[int]]:

@@ -32,13 +32,16 @@ class KnownAnswers:
     Args:
         adapter: its signature; None for the base alone.
         requests: the repeats of one decoding setting.
+        more: what else prompts depend on.
     """
 
-    def __init__(self, base: Base, adapter: str | None, prompt: str, requests: Sequence[DecodingRequest]) -> None:
+    def __init__(
+        self, base: Base, adapter: str | None, prompt: str, requests: Sequence[DecodingRequest], **more: Any
+    ) -> None:
         first = requests[0]
         form = transcript_form(DataConfig(features=base.features), base.settings, first.setting)
         drawn = {"seed": first.seed, "repeats": len(requests)}
-        inputs = {"adapter": adapter or "base", "prompt": prompt, "pieces": True, **drawn, **base.identities}
+        inputs = {"adapter": adapter or "base", "prompt": prompt, "pieces": True, **drawn, **base.identities, **more}
         self.signature = signature("transcript", form, inputs)
         self._facts = {"inputs": inputs, "decoding": asdict(first.setting), GROWS: True}
         self._path = store.product_path("transcript", self.signature) / _FILE

@@ -25,7 +25,7 @@ TRAIN = ["python", "-m", "kimi_audio_ft.train"]
 _PLAIN = re.compile(
     r"(?!(?:null|true|false|nan|inf|[-+.\d][\d.e_+-]*)$)[\w./@%+-][\w./@%+:-]*", re.ASCII | re.IGNORECASE
 )
-_ABOUT = ("seed", "data.prompt", "prompt.hotwords", "data.audio_root")
+_ABOUT = ("seed", "data.prompt", "prompt.hotwords", "prompt.retrieve", "data.audio_root")
 _GROUPS: dict[str, type] = {"model": ModelConfig, "decoding": DecodingConfig, "scoring": ScoringConfig}
 
 

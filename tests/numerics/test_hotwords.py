@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from kimi_audio_ft.config.prompt import PromptConfig
-from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
+from kimi_audio_ft.decoding.retrieval import most_alike
 from kimi_audio_ft.decoding.transcribe import transcribe
+from kimi_audio_ft.decoding.transcripts import decode_all
+from kimi_audio_ft.manifest.hotwords import with_words
 from kimi_audio_ft.runtime.signals import Interrupted
 from kimi_audio_ft.training.checkpoint import resume_step
 from kimi_audio_ft.trial import Trial
@@ -66,3 +69,25 @@ def test_a_batch_is_its_conversations_one_by_one(config: TrainConfig) -> None:
         together = transcribe(*given)
         alone = transcribe(*given, batches=[[index] for index in range(len(dataset))])
     assert together == alone and any(together[0].values())
+
+
+def test_words_are_chosen_by_a_first_text(config: TrainConfig) -> None:
+    """The first text is the transcript without hot words, whatever the settings are that are asked for."""
+    settings = replace(config.decoding, text_temperature=3.0, text_top_k=0)
+    config = replace(config, prompt=replace(config.prompt, retrieve=2))
+    evaluation, plain = Trial(config).evaluation, Trial(replace(config, prompt=PromptConfig())).evaluation
+    texts = {one.id: one.reference for one in plain.conversations}
+    prompts = {one.id: one.messages[0]["content"] for one in evaluation.retrieved(texts)}
+    assert prompts == {name: with_words("转录", most_alike(WORDS, text, 2)) for name, text in texts.items()}
+    [first] = decode_all(plain, [DecodingRequest.greedy(DecodingConfig())], None)
+    asked = evaluation.retrieved(first.hypotheses[0])
+    sampled = DecodingRequest(settings, 0)
+    [alone] = decode_all(evaluation, [sampled], None)
+    [again, _] = decode_all(evaluation, [sampled, DecodingRequest(settings, 1)], None)
+    dataset = evaluation.dataset(progress=False, for_generation=True, conversations=asked)
+    with evaluation.base.saved_adapter(None) as model:
+        expected = transcribe(model, dataset, evaluation.base.tokenizer, [sampled], evaluation.base.tokens.first)
+    assert alone.hypotheses == again.hypotheses == expected and alone.signatures == again.signatures
+    more = Trial(replace(config, prompt=replace(config.prompt, retrieve=3))).plan
+    assert len({plan.base_transcripts for plan in (more, Trial(config).plan)}) == 2
+    assert more.adapter == Trial(config).plan.adapter

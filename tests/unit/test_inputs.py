@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kimi_audio_ft.config.prompt import PromptConfig
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.files import write_jsonl
@@ -37,6 +38,19 @@ def test_trials_with_the_same_inputs_share_them(config: TrainConfig) -> None:
     part = replace(config, data=replace(config.data, train_subset=2))
     assert inputs.evaluation(part) is inputs.evaluation(config)
     assert inputs.training_set(part) != inputs.training_set(config) == inputs.training_set(other)
+
+
+def test_a_list_much_longer_than_those_of_training_is_told(
+    config: TrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "words.txt").write_text("".join(f"词{number}\n" for number in range(21)), encoding="utf-8")
+    prompt, inputs = PromptConfig(str(tmp_path / "words.txt"), distractors=10), Inputs()
+    for fine in (PromptConfig(), replace(prompt, distractors=11), replace(prompt, retrieve=5)):
+        inputs.evaluation(replace(config, prompt=fine))
+    assert "prompt.hotwords" not in caplog.text
+    told = inputs.evaluation(replace(config, prompt=prompt))
+    assert "prompts have all 21 words" in caplog.text and "at most 10" in caplog.text
+    assert inputs.evaluation(replace(config, prompt=replace(prompt))) is told
 
 
 def test_files_are_looked_at_once(config: TrainConfig) -> None:
