@@ -28,7 +28,7 @@ from kimi_audio_ft.manifest.conversation import TokenRange
 from kimi_audio_ft.model.files import ModelFiles, locate
 from kimi_audio_ft.model.text_tokenizer import CONFIG_NAME, RANKS_NAME, TextTokenizer
 from kimi_audio_ft.paths import expanded
-from kimi_audio_ft.runtime.devices import device, limit_threads
+from kimi_audio_ft.runtime.devices import avoid_wrong_kernels, device, limit_threads
 from kimi_audio_ft.store.cache import remember
 from kimi_audio_ft.store.digests import file_digest, folder_digest
 from kimi_audio_ft.store.make import META
@@ -212,6 +212,8 @@ class Base:
         import torch
 
         target = torch.device("cpu") if self.sharded else self.device
+        if self.device.type == "cuda":
+            avoid_wrong_kernels()
         facts = (self.settings.dtype, self.settings.attention, self.settings.quantization)
         key = (self.identity, *facts, audio_branch, self.features == "online", str(target))
         if key not in _LOADED or any(parameter.device != target for parameter in _LOADED[key].parameters()):

@@ -39,6 +39,8 @@ ILLEGAL_ACCESS = "CUDA error: an illegal memory access was encountered"
 CUBLAS_MEMORY = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
 
 CPU = torch.device("cpu")
+# Operations for which the host waits for the card: it asks for numbers, or for how much there is to find.
+_WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "bincount", "_unique2", "unique_consecutive", "equal"}
 # Operations that may have operands on two devices, and those that take a CPU tensor of no dimension.
 _COPIES = {"copy_", "_to_copy", "set_"}
 _INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"}
@@ -116,6 +118,7 @@ class PretendedGPUs:
     """Cards of a memory in bytes each, seen while the context is entered, as CUDA_VISIBLE_DEVICES says.
 
     live, peak: bytes of tensors by card. operations: number of them on any card, by name.
+    waits, uploads: how often the host has waited for a card, and given it data of its own, by operation.
     used: a folder in which files ``CARD.OPERATION`` tell what the cards have computed, in other processes too.
     """
 
@@ -132,6 +135,8 @@ class PretendedGPUs:
         self.live: Counter[int] = Counter()
         self.peak: Counter[int] = Counter()
         self.operations: Counter[str] = Counter()
+        self.waits: Counter[str] = Counter()
+        self.uploads: Counter[str] = Counter()
         self.current = 0
         self.target: torch.device | None = None  # of what the operation in progress makes
         self.generators: dict[int, torch.device] = {}
@@ -227,6 +232,7 @@ class _Operations(TorchDispatchMode):
             place = next(iter(cards))
             gpus.operate(name, place.index)
             _require_one_device(func, name, args, inputs, cards)
+            self._count_transfers(name, args, inputs)
         elif len(free) == len(inputs):
             place = None
         if gpus.target is not None:
@@ -241,6 +247,16 @@ class _Operations(TorchDispatchMode):
                 if tensor.layout == torch.strided and tensor.untyped_storage()._cdata not in known:
                     gpus.put(tensor, place)
         return out
+
+    def _count_transfers(self, name: str, args: Any, inputs: Any) -> None:
+        """Of an operation that has an operand on a card."""
+        gpus, here = self.gpus, [tensor for tensor, held in inputs if held is None or held.device is None]
+        masks = name in _INDEXING and any(tensor.dtype in (torch.bool, torch.uint8) for tensor in _tensors(args[1]))
+        down = (name == "_to_copy" and gpus.target == CPU) or (name == "copy_" and _held(args[0]) is None)
+        if name in _WAITS or masks or down or (name == "repeat_interleave" and len(inputs) == 1):
+            gpus.waits[name] += 1
+        elif (name in _INDEXING and any(tensor.dim() for tensor in here)) or (name == "copy_" and here):
+            gpus.uploads[name] += 1
 
     def _require_generator(self, name: str, generator: Any, place: torch.device | None) -> None:
         if generator is not None and place is not None:
@@ -279,6 +295,7 @@ class _Functions(TorchFunctionMode):
             Tensor.to: self._to,
             Tensor.cpu: lambda tensor, *_, **__: self._move(tensor, CPU),
             Tensor.cuda: lambda tensor, device="cuda", *_, **__: self._move(tensor, device),
+            Tensor.tolist: self._tolist,
             Tensor.numpy: lambda tensor, *args, **options: Tensor.numpy(self._readable(tensor), *args, **options),
             Tensor.__array__: lambda tensor, *args, **options: Tensor.__array__(self._readable(tensor), *args),
             Tensor.__deepcopy__: self._deepcopy,
@@ -303,6 +320,8 @@ class _Functions(TorchFunctionMode):
         place = self.gpus.place(asked)
         if place.type == "cuda":
             kwargs["device"] = CPU
+            if func in (torch.tensor, torch.as_tensor) and not isinstance(args[0], Tensor):
+                self.gpus.uploads["tensor"] += 1
         with self.gpus.making(place):
             out = func(*args, **kwargs)
         if isinstance(out, Tensor) and device_of(out) != place and place.type != "meta":
@@ -327,8 +346,15 @@ class _Functions(TorchFunctionMode):
             return Tensor.to(tensor, place, dtype, **options)
         if place == device_of(tensor):
             return Tensor.to(tensor, dtype, **options)
+        if place.type == "cuda" and device_of(tensor) == CPU:
+            self.gpus.uploads["to"] += 1
         with self.gpus.making(place):
             return Tensor.to(tensor, dtype, **{**options, "copy": True})
+
+    def _tolist(self, tensor: Tensor) -> Any:
+        if device_of(tensor).type == "cuda":
+            self.gpus.waits["tolist"] += 1
+        return Tensor.tolist(tensor)
 
     def _readable(self, tensor: Tensor) -> Tensor:
         if device_of(tensor).type == "cuda":

@@ -49,7 +49,9 @@ class WholeBase(Base):
             def forward(*args: Any, text_positions: torch.Tensor | None = None, **options: Any) -> Any:
                 out = compute(*args, **options | {"audio_branch": True})
                 assert out.text_logits is not None and out.audio_logits is not None
-                logits = out.text_logits if text_positions is None else out.text_logits[text_positions]
+                logits = out.text_logits
+                if text_positions is not None:
+                    logits = logits.flatten(0, 1)[text_positions]
                 if torch.is_grad_enabled():
                     logits = logits + 0.0 * out.audio_logits.sum()
                 return out._replace(text_logits=logits)

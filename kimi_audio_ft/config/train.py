@@ -175,6 +175,11 @@ class ModelConfig:
         require(bool(self.path), "model.path", self.path, "must name a checkpoint folder", "Use tiny or a path")
         one_of("model.dtype", self.dtype, ("float32", "bfloat16"))
         one_of("model.attention", self.attention, ("sdpa", "eager", "flash_attention_2"))
+        if self.attention == "flash_attention_2":
+            rule = "computes in 16 bits only, and the base is to be in float32"
+            require(
+                self.dtype != "float32", "model.attention", self.attention, rule, "Use sdpa, or model.dtype=bfloat16"
+            )
         if self.quantization is not None:
             one_of("model.quantization", self.quantization, ("nf4",))
 

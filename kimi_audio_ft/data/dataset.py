@@ -21,6 +21,7 @@ from kimi_audio_ft.manifest.conversation import TOKENIZE_REMEDY, Conversation, L
 from kimi_audio_ft.manifest.manifest import Manifest
 from kimi_audio_ft.manifest.part import Part
 from kimi_audio_ft.manifest.several import Conversations
+from kimi_audio_ft.model.places import audio_run_lengths, places_of
 from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 from kimi_audio_ft.store.digests import file_digest
 from kimi_audio_ft.store.features import FeatureStore
@@ -52,6 +53,8 @@ class Sample:
 def make_batch(samples: Sequence[Sample], pad_id: int, left: bool = False, online: bool = False) -> dict[str, Any]:
     """Pad samples to the model's ``forward`` arguments (under "inputs"), with shifted text labels and their mask.
 
+    What a GPU would have to be asked for is looked up here: places of audio codes and of answers (``answers_of``).
+
     Args:
         left: pad on the left, as generation needs; else on the right.
         online: pass the waveforms on, for a model with an attached Whisper encoder.
@@ -68,10 +71,13 @@ def make_batch(samples: Sequence[Sample], pad_id: int, left: bool = False, onlin
 
     text_ids = pad((layout.text_ids for layout in layouts), pad_id)
     text_loss_mask = pad((layout.text_loss_mask for layout in layouts), fill=False)
+    is_audio = pad((layout.is_continuous_mask for layout in layouts), fill=False)
     inputs: dict[str, Any] = {
         "input_ids": pad((layout.audio_ids for layout in layouts), pad_id),
         "text_input_ids": text_ids,
-        "is_continuous_mask": pad((layout.is_continuous_mask for layout in layouts), fill=False),
+        "is_continuous_mask": is_audio,
+        "audio_places": places_of(is_audio),
+        "audio_lengths": audio_run_lengths(is_audio),
         "attention_mask": pad(([1] * len(layout) for layout in layouts), 0),
         "audio_features": None,
     }
@@ -79,15 +85,24 @@ def make_batch(samples: Sequence[Sample], pad_id: int, left: bool = False, onlin
         inputs["waveforms"] = [waveform for sample in samples for waveform in sample.waveforms]
     elif all(sample.features is not None for sample in samples):
         inputs["audio_features"] = [rows for sample in samples for rows in sample.features or []]
+    # Position p predicts token p + 1, as published; the last position predicts nothing.
+    labels = torch.nn.functional.pad(text_ids[:, 1:], (0, 1), value=pad_id)
+    mask = torch.nn.functional.pad(text_loss_mask[:, 1:], (0, 1), value=False)
     return {
         "ids": [sample.id for sample in samples],
         "weight": samples[0].weight,
         "number": samples[0].number,
         "inputs": inputs,
-        # Position p predicts token p + 1, as published; the last position predicts nothing.
-        "text_labels": torch.nn.functional.pad(text_ids[:, 1:], (0, 1), value=pad_id),
-        "text_loss_mask": torch.nn.functional.pad(text_loss_mask[:, 1:], (0, 1), value=False),
+        "text_labels": labels,
+        "text_loss_mask": mask,
+        "answers": answers_of(labels, mask),
     }
+
+
+def answers_of(labels_BS: Tensor, mask_BS: Tensor) -> dict[str, Tensor]:
+    """Supervised positions: their ``labels``, and the row and column of each, all ``[N]``."""
+    rows_N, columns_N = mask_BS.nonzero(as_tuple=True)
+    return {"labels": labels_BS[rows_N, columns_N], "rows": rows_N, "columns": columns_N}
 
 
 @dataclass(frozen=True)

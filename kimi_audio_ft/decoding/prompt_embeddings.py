@@ -17,6 +17,7 @@ from kimi_audio_ft.model.checkpoint import load_tensors, read_config
 from kimi_audio_ft.model.config import KimiAudioConfig
 from kimi_audio_ft.model.decoder import VQAdaptor, check_features
 from kimi_audio_ft.model.files import FRONT_END_NAME
+from kimi_audio_ft.model.places import audio_run_lengths
 from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 
 # Names of tensors: Qwen2's table, which has the blank's row added, in the folder itself; the others in its front end.
@@ -74,7 +75,7 @@ class PromptEmbeddings(nn.Module):
         embedded_SD = self.embed_tokens(torch.where(audio_ids_S == self.blank, text_ids_S, audio_ids_S))
         if not features:
             return embedded_SD
-        check_features(is_audio_S.unsqueeze(0), features)
+        check_features(audio_run_lengths(is_audio_S.unsqueeze(0)), features)
         rows_ND = torch.cat([f.to(device=embedded_SD.device, dtype=embedded_SD.dtype) for f in features])
         codes_N = audio_ids_S[is_audio_S] - self.config.kimia_token_offset
         scale = torch.tensor(2.0, dtype=embedded_SD.dtype, device=embedded_SD.device).sqrt()

@@ -146,6 +146,6 @@ def to_device(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
     def moved(value: Any) -> Any:
         if isinstance(value, Tensor):
             return value.to(device)
-        return [item.to(device) for item in value] if isinstance(value, list) else value
+        return list(map(moved, value)) if isinstance(value, list) else value
 
     return {name: moved(value) for name, value in inputs.items()}

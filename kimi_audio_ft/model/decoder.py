@@ -26,6 +26,7 @@ from kimi_audio_ft.model.checkpoint import STRAY_SUFFIX, check_parameter_count, 
 from kimi_audio_ft.model.config import KimiAudioConfig
 from kimi_audio_ft.model.flat import Flat
 from kimi_audio_ft.model.layers import CACHE, DecoderLayer, selected
+from kimi_audio_ft.model.places import audio_run_lengths, places_of, repeated_places
 
 if TYPE_CHECKING:
     from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
@@ -92,23 +93,29 @@ class KimiAudioModel(nn.Module):
         text_ids_BS: Tensor,
         is_audio_BS: Tensor | None,
         features: Sequence[Tensor] | None,
+        places_N: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> Tensor:
         """Joint embedding ``[B, S, D]`` of the two streams.
 
         At audio codes it is ``(E[code] + adaptor(feature)) * sqrt(2) + E[text]``, elsewhere ``E[audio] + E[text]``.
-        ``features=None`` leaves the features out everywhere, as the published decode steps do.
+        ``features=None`` leaves the features out everywhere, as the published decode steps do. The codes' places are
+        looked up in the mask unless they are given (``KimiAudioForCausalLM.forward``).
         """
         embedded_BSD = self.embed_tokens(audio_ids_BS)
         if features is not None and is_audio_BS is not None:
-            check_features(is_audio_BS, features)
+            if places_N is None or lengths is None:
+                places_N, lengths = places_of(is_audio_BS), audio_run_lengths(is_audio_BS)
+            check_features(lengths, features)
             if features:
                 # Features may have another dtype than a bf16 base; the adaptor's matmul and the scatter below need the
                 # embedding's.
                 rows_ND = torch.cat([f.to(device=embedded_BSD.device, dtype=embedded_BSD.dtype) for f in features])
                 # sqrt(2) is computed in the model's dtype, as published: 1.4140625 in bf16.
-                scale = torch.tensor(2.0, dtype=embedded_BSD.dtype, device=embedded_BSD.device).sqrt()
-                joined_ND = (embedded_BSD[is_audio_BS] + self.vq_adaptor(rows_ND)) * scale
-                embedded_BSD = embedded_BSD.masked_scatter(is_audio_BS.unsqueeze(-1), joined_ND)
+                scale = embedded_BSD.new_full((), 2.0).sqrt()
+                embedded_MD = embedded_BSD.flatten(0, 1)
+                joined_ND = (embedded_MD.index_select(0, places_N) + self.vq_adaptor(rows_ND)) * scale
+                embedded_BSD = embedded_MD.index_copy(0, places_N, joined_ND).view_as(embedded_BSD)
         return embedded_BSD + self.embed_tokens(text_ids_BS)
 
     def forward(
@@ -185,7 +192,7 @@ class KimiAudioForCausalLM(PreTrainedModel):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.mimo_output = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.whisper_model: WhisperFeatureExtractor | None = None
-        self.plain = False
+        self.masked = False
         self.post_init()
 
     @classmethod
@@ -239,8 +246,8 @@ class KimiAudioForCausalLM(PreTrainedModel):
         return weight.device.type == "cpu" and not any(layer.is_plain(weight.dtype) for layer in layers)
 
     def set_plain(self, decoder: bool, whisper: bool) -> None:
-        """Compute every layer of these parts by transformers' own code."""
-        self.plain = decoder
+        """Compute every layer of these parts by transformers' own code; with both, masks as it makes them too."""
+        self.masked = decoder and whisper
         for layer in (*self.model.layers, *self.model.mimo_layers):
             layer.plain = decoder
         if self.whisper_model is not None:
@@ -258,6 +265,8 @@ class KimiAudioForCausalLM(PreTrainedModel):
         audio_branch: bool = True,
         text_positions: Tensor | None = None,
         waveforms: Sequence[Tensor] | None = None,
+        audio_places: Tensor | None = None,
+        audio_lengths: Sequence[int] | None = None,
         copies: int = 1,
         right_padded: bool = False,
         flat: Flat | None = None,
@@ -272,8 +281,11 @@ class KimiAudioForCausalLM(PreTrainedModel):
                 ``T_i`` must be the audio's number of codes. None leaves the features out.
             attention_mask: ``[B, past + S]``, 0 at padding on either side. Positions count the ones.
             past_key_values: cache to read and extend. ``use_cache=True`` starts a new one.
-            text_positions: bool ``[B, S]``; text logits are computed only there and come back as ``[N, V]``.
+            text_positions: bool ``[B, S]``, or where they are among B * S positions, ``[N]``, which a GPU need not be
+                asked for; text logits are computed only there and come back as ``[N, V]``.
             waveforms: 16 kHz mono waveforms instead of ``audio_features``, when a Whisper encoder is attached.
+            audio_places, audio_lengths: where ``is_continuous_mask`` is true among B * S positions, and the number of
+                codes of every audio, both of which a GPU need not be asked for then.
             copies: repeat all rows as this many blocks, for as many adapters; the embedding is computed once. The
                 output has the rows, or positions, of all copies.
             right_padded: padding is on the right only, where causal attention needs no mask for it.
@@ -290,17 +302,20 @@ class KimiAudioForCausalLM(PreTrainedModel):
             raise UserError("this model was read with audio_branch=False; read it with audio_branch=True")
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache()
-        embedded = self.model.embed(input_ids, text_input_ids, is_continuous_mask, audio_features)
+        places = (audio_places, audio_lengths)
+        embedded = self.model.embed(input_ids, text_input_ids, is_continuous_mask, audio_features, *places)
         if flat is not None:
             hidden, _ = self.model(flat.of_embedding(embedded), selected_N=flat.answers_M, flat=flat)
             return KimiAudioOutput(text_logits=self.lm_head(hidden))
+        selected_N = text_positions
+        if text_positions is not None and text_positions.dtype == torch.bool:
+            selected_N = places_of(text_positions)
         if copies > 1:
+            selected_N = None if selected_N is None else repeated_places(selected_N, input_ids.numel(), copies)
             embedded = embedded.repeat(copies, 1, 1)
             attention_mask = None if attention_mask is None else attention_mask.repeat(copies, 1)
-            text_positions = None if text_positions is None else text_positions.repeat(copies, 1)
-        if right_padded and not self.plain:
+        if right_padded and not self.masked:
             attention_mask = None
-        selected_N = None if text_positions is None else text_positions.flatten().nonzero().squeeze(1)
         text_hidden, audio_hidden = self.model(embedded, attention_mask, past_key_values, audio_branch, selected_N)
         return KimiAudioOutput(
             text_logits=self.lm_head(text_hidden),
@@ -318,13 +333,12 @@ def _positions(embedded_BSD: Tensor, attention_mask: Tensor | None, cache: Cache
     return torch.arange(start, start + length, device=embedded_BSD.device).unsqueeze(0)
 
 
-def check_features(is_audio_BS: Tensor, features: Sequence[Tensor]) -> None:
-    """Check that every run of audio codes has one feature tensor of exactly its length.
+def check_features(lengths: Sequence[int], features: Sequence[Tensor]) -> None:
+    """Check that every audio, of so many codes, has one feature tensor of exactly its length.
 
     The published code copies ``min(codes, rows)`` rows instead: a 32.16 s clip (402 codes) silently got the 375 feature
     rows of its first 30 s.
     """
-    lengths = audio_run_lengths(is_audio_BS)
     if len(lengths) != len(features):
         raise UserError(
             f"audio_features: {len(features)} feature tensors for {len(lengths)} audios in the batch; "
@@ -336,11 +350,3 @@ def check_features(is_audio_BS: Tensor, features: Sequence[Tensor]) -> None:
                 f"audio_features[{index}]: shape {tuple(rows.shape)} for an audio of {codes} codes; features must be "
                 f"[{codes}, dim]. Compute codes and features from the same waveform, in pieces of 30 s"
             )
-
-
-def audio_run_lengths(is_audio_BS: Tensor) -> list[int]:
-    """Lengths of the runs of true, row by row. Runs never touch, because media ids separate audios."""
-    padded = nn.functional.pad(is_audio_BS.to(torch.int8), (1, 1))
-    edges = padded.diff(dim=-1)
-    starts, ends = (edges == 1).nonzero(), (edges == -1).nonzero()
-    return (ends[:, 1] - starts[:, 1]).tolist()

@@ -34,6 +34,17 @@ def device(accelerator: str = "auto") -> torch.device:
     return torch.device("cuda", number)
 
 
+def avoid_wrong_kernels() -> None:
+    """Do without cuDNN's attention, the default on Hopper with PyTorch 2.11 and later.
+
+    Its backward pass gives NaN for an explicit mask at some lengths (PyTorch's issue 196678, TRL's 7181). To be removed
+    when a release is known to be right; PyTorch's own flash kernels stay.
+    """
+    import torch
+
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def num_ranks(settings: TrainerConfig) -> int:
     """Processes of a training (``trainer.devices``; auto: one per GPU); ConfigError if there are fewer GPUs."""
     if settings.strategy == "single":

@@ -55,8 +55,15 @@ def row_means(losses_N: Tensor, rows_N: Tensor, num_rows: int) -> Tensor:
     0 for a sample without any.
     """
     sums = torch.zeros(num_rows, device=losses_N.device).index_add_(0, rows_N, losses_N)
-    counts = torch.bincount(rows_N, minlength=num_rows)
+    counts = torch.zeros_like(sums).index_add_(0, rows_N, torch.ones_like(losses_N))  # bincount waits for a GPU
     return sums / (counts + _EPSILON)
+
+
+def _weighted(losses_K: Tensor, weights: Sequence[float]) -> Tensor:
+    """Every adapter's loss times its weight; numbers, since a tensor of them would be copied to a GPU."""
+    if len(set(weights)) == 1:
+        return losses_K * weights[0]
+    return torch.stack([loss * weight for loss, weight in zip(losses_K, weights, strict=True)])
 
 
 class AdapterTraining(pl.LightningModule):
@@ -134,9 +141,11 @@ class AdapterTraining(pl.LightningModule):
                 shape, answers = (target.num_rows, length), (target.rows_N, target.columns_N)
                 state.dropout.at(state.seed, self.current_epoch, number, shape, answers, flat)
             with self.strategy.accumulating(last=count == len(batches)):
-                losses = wrapped(batch, self.average) * batch["weight"]
+                losses = wrapped(batch, self.average)
+                losses = _weighted(losses, batch["weights"])
                 self.manual_backward(losses.sum() * self.strategy.ranks)  # strategies average gradients over the ranks
-            sums[batch["owners"]] += losses.detach()
+            owners = batch["owners"]  # as a slice where they are all, for a list of indices would be copied to a GPU
+            sums[slice(len(owners)) if owners == list(range(len(owners))) else owners] += losses.detach()
             sums[-1] += batch["inputs"]["attention_mask"].sum() * batch["copies"]
         for state, group in zip(self.states, optimizer.param_groups, strict=True):
             if state.optim.max_grad_norm and state.failure is None:
@@ -145,7 +154,8 @@ class AdapterTraining(pl.LightningModule):
         sums[-2] = float(self.should_stop())
         *step_losses, requests, tokens = self.strategy.reduce(sums, reduce_op="sum").tolist()
         self.stop_asked, self.step_tokens = requests > 0, int(tokens)
-        self.log("train_loss", sum(step_losses) / len(active), prog_bar=True, logger=False)
+        if self.trainer.progress_bar_callback is not None:
+            self.log("train_loss", sum(step_losses) / len(active), prog_bar=True, logger=False)
         for state, loss in zip(active, step_losses, strict=True):
             state.step_loss = loss
             self._drop_if_failed(state)
@@ -154,7 +164,8 @@ class AdapterTraining(pl.LightningModule):
 
     def _drop_if_failed(self, state: AdapterState) -> None:
         try:
-            require_finite("training", state.step_loss, state.optim.lr, self.trainer.global_step)
+            on_gpu = self.device.type == "cuda"
+            require_finite("training", state.step_loss, state.optim.lr, self.trainer.global_step, on_gpu)
         except TrainingFailed as failure:
             state.failure = failure
             if self.active:
@@ -170,22 +181,22 @@ class AdapterTraining(pl.LightningModule):
         for step in map(self.strategy.batch_to_device, batches):
             [batch] = turns(step, active, self.flat)
             losses = self(batch, "token").double()
-            tokens = step[0]["text_loss_mask"].sum().double()
-            sums += step[0]["weight"] * torch.cat([losses, tokens.reshape(1)])
+            tokens = losses.new_full((1,), len(step[0]["answers"]["labels"]))
+            sums += step[0]["weight"] * torch.cat([losses, tokens])
         self.train()
         *losses_, tokens = self.strategy.reduce(sums, reduce_op="sum").tolist()
         return {state.name: loss / max(1.0, tokens) for state, loss in zip(active, losses_, strict=True)}
 
     def forward(self, batch: dict[str, Any], average: str) -> Tensor:
         """Summed loss of one micro-batch for each adapter (``answer_loss``); called through the strategy's wrapper."""
-        inputs, mask_BS, copies, flat = batch["inputs"], batch["text_loss_mask"], batch["copies"], batch["flat"]
+        inputs, answers_N, copies, flat = batch["inputs"], batch["answers"], batch["copies"], batch["flat"]
         if self.pack is not None:
             self.pack.shares = batch["shares"]
             if self.pack.adapts_embedding and copies > 1:
-                inputs, mask_BS = repeated(self.model, inputs, mask_BS, copies)
+                inputs, answers_N = repeated(self.model, inputs, answers_N, copies)
                 copies, flat = 1, flat and flat.apart()
         out = self.model(
-            **inputs, audio_branch=False, text_positions=mask_BS, copies=copies, right_padded=True, flat=flat
+            **inputs, audio_branch=False, text_positions=answers_N, copies=copies, right_padded=True, flat=flat
         )
         parts = out.text_logits.split([target.labels_N.numel() for target in batch["targets"]])
         losses = [

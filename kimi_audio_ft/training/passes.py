@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from kimi_audio_ft.lora.pack import Share
 from kimi_audio_ft.model.flat import Flat, Rows
+from kimi_audio_ft.model.places import repeated_places
 from kimi_audio_ft.training.adapters import AdapterState
 
 Batch = dict[str, Any]
@@ -31,17 +33,20 @@ class Targets:
 
     @classmethod
     def of(cls, batch: Batch) -> Targets:
-        mask_BS = batch["text_loss_mask"]
-        rows_N, columns_N = mask_BS.nonzero(as_tuple=True)
-        return cls(batch["text_labels"][rows_N, columns_N], rows_N, columns_N, mask_BS.shape[0])
+        answers = batch["answers"]
+        return cls(answers["labels"], answers["rows"], answers["columns"], len(batch["text_labels"]))
+
+    def places(self, columns: int, first: int = 0) -> Tensor:
+        """Where they are among the positions of a batch of so many columns, in which their rows begin at ``first``."""
+        return (self.rows_N + first) * columns + self.columns_N
 
 
 def turns(step: Step, states: Sequence[AdapterState], flat: bool = False) -> list[Batch]:
     """Forward passes of an optimizer step for these adapters.
 
-    Each has the model's ``inputs`` and ``text_loss_mask``, whose rows are computed for ``copies`` adapters; its
-    positions if asked for as ``flat``; and per adapter ``weight`` (or one number for all), ``targets``, ``shares``,
-    ``micro_batches`` (state, number, padded length) and ``owners`` (its index in ``states``).
+    Each has the model's ``inputs`` and the ``answers``' places, whose rows are computed for ``copies`` adapters; its
+    positions if asked for as ``flat``; and per adapter ``weights``, ``targets``, ``shares``, ``micro_batches`` (state,
+    number, padded length) and ``owners`` (its index in ``states``). None of it has to be asked of a GPU.
     """
     if not isinstance(step, Mapping):
         return [_laid_out(_same(batch, states), [batch] * len(states), flat) for batch in step]
@@ -83,13 +88,13 @@ def _rows(batch: Batch, first: int, shared: bool) -> Rows:
 
 
 def _same(batch: Batch, states: Sequence[AdapterState]) -> Batch:
-    targets, length = Targets.of(batch), batch["text_loss_mask"].shape[1]
+    targets, length = Targets.of(batch), batch["text_labels"].shape[1]
     share = _share(states[0], batch, targets)
     return {
         "inputs": batch["inputs"],
-        "text_loss_mask": batch["text_loss_mask"],
+        "answers": targets.places(length),
         "copies": len(states),
-        "weight": batch["weight"],
+        "weights": [batch["weight"]] * len(states),
         "targets": [targets] * len(states),
         "shares": [replace(share, name=state.name) for state in states],
         "micro_batches": [(state, batch["number"], length) for state in states],
@@ -100,24 +105,30 @@ def _same(batch: Batch, states: Sequence[AdapterState]) -> Batch:
 def _joined(batches: Sequence[Batch], states: Sequence[AdapterState]) -> Batch:
     """All rows in one batch, grouped by adapter, right-padded to the longest."""
     targets = [Targets.of(batch) for batch in batches]
-    lengths = [batch["text_loss_mask"].shape[1] for batch in batches]
-    first: Tensor = batches[0]["text_loss_mask"]
+    lengths = [batch["text_labels"].shape[1] for batch in batches]
+    longest, firsts = max(lengths), [0, *accumulate(target.num_rows for target in targets)]
 
     def stacked(values: Sequence[Tensor]) -> Tensor:
         # Padding is any id under an attention mask of 0; its embedding reaches no loss.
-        return torch.cat([nn.functional.pad(value, (0, max(lengths) - value.shape[1])) for value in values])
+        return torch.cat([nn.functional.pad(value, (0, longest - value.shape[1])) for value in values])
+
+    def codes(batch: Batch, length: int, first: int) -> Tensor:
+        places_N: Tensor = batch["inputs"]["audio_places"]
+        rows_N = places_N.div(length, rounding_mode="floor")
+        return places_N + rows_N * (longest - length) + first * longest
 
     names = ("input_ids", "text_input_ids", "is_continuous_mask", "attention_mask")
     inputs: Batch = {name: stacked([batch["inputs"][name] for batch in batches]) for name in names}
-    for name in ("audio_features", "waveforms"):
+    inputs["audio_places"] = torch.cat(list(map(codes, batches, lengths, firsts)))
+    for name in ("audio_features", "waveforms", "audio_lengths"):
         lists = [batch["inputs"].get(name) for batch in batches]
         if all(values is not None for values in lists):
             inputs[name] = [value for values in lists for value in values]
     return {
         "inputs": inputs,
-        "text_loss_mask": stacked([batch["text_loss_mask"] for batch in batches]),
+        "answers": torch.cat([target.places(longest, first) for target, first in zip(targets, firsts, strict=False)]),
         "copies": 1,
-        "weight": torch.tensor([batch["weight"] for batch in batches], device=first.device),
+        "weights": [batch["weight"] for batch in batches],
         "targets": targets,
         "shares": list(map(_share, states, batches, targets)),
         "micro_batches": list(zip(states, [batch["number"] for batch in batches], lengths, strict=True)),
@@ -125,21 +136,25 @@ def _joined(batches: Sequence[Batch], states: Sequence[AdapterState]) -> Batch:
 
 
 def _share(state: AdapterState, batch: Batch, targets: Targets) -> Share:
-    codes = int(batch["inputs"]["is_continuous_mask"].sum())
-    return Share(state.name, targets.num_rows, codes, targets.labels_N.numel())
+    return Share(state.name, targets.num_rows, len(batch["inputs"]["audio_places"]), targets.labels_N.numel())
 
 
-def repeated(model: PeftModel, inputs: Batch, mask_BS: Tensor, copies: int) -> tuple[Batch, Tensor]:
-    """The model's inputs with every row and its features repeated ``copies`` times.
+def repeated(model: PeftModel, inputs: Batch, answers_N: Tensor, copies: int) -> tuple[Batch, Tensor]:
+    """The model's inputs with every row and its features repeated ``copies`` times, and the answers' places.
 
     For adapters before the first layer. The frozen Whisper encoder still runs once.
     """
     rest = {name: value for name, value in inputs.items() if not isinstance(value, Tensor)}
-    tensors = {name: value.repeat(copies, 1) for name, value in inputs.items() if isinstance(value, Tensor)}
+    tensors = {
+        name: value.repeat(copies, 1) for name, value in inputs.items() if isinstance(value, Tensor) and value.ndim == 2
+    }
+    size = inputs["input_ids"].numel()
+    tensors["audio_places"] = repeated_places(inputs["audio_places"], size, copies)
     waveforms = rest.pop("waveforms", None)
     if waveforms is not None:
         tuned: Any = model.base_model.model
         rest["audio_features"] = tuned.whisper_model(waveforms)
     if rest["audio_features"] is not None:
         rest["audio_features"] = list(rest["audio_features"]) * copies
-    return {**rest, **tensors}, mask_BS.repeat(copies, 1)
+    rest["audio_lengths"] = list(rest["audio_lengths"]) * copies
+    return {**rest, **tensors}, repeated_places(answers_N, size, copies)

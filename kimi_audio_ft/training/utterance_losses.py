@@ -70,9 +70,9 @@ def utterance_losses(
     for draws in track(batches, "losses", disable=not progress, transient=True):
         samples = [dataset[draw] for draw in draws]
         (batch,) = collate(samples)
-        inputs, mask_BS = to_device(batch["inputs"], device), batch["text_loss_mask"].to(device)
-        logits_NV = model(**inputs, audio_branch=False, text_positions=mask_BS, right_padded=True).text_logits
-        targets = Targets.of(batch)
+        inputs, targets = to_device(batch["inputs"], device), Targets.of(batch)
+        places_N = targets.places(batch["text_labels"].shape[1]).to(device)
+        logits_NV = model(**inputs, audio_branch=False, text_positions=places_N, right_padded=True).text_logits
         labels_N, rows_N = targets.labels_N.to(device), targets.rows_N.to(device)
         losses_N = token_losses(logits_NV, labels_N)
         means = row_means(losses_N, rows_N, targets.num_rows).tolist()

@@ -124,6 +124,22 @@ def test_an_attention_mask_of_ones_is_none(
     assert_close(masked.text_logits, plain.text_logits)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_padding_on_the_right_needs_no_mask(
+    model: KimiAudioForCausalLM, tokenizer: TextTokenizer, samples: list[Sample], dtype: torch.dtype
+) -> None:
+    """Supervised logits are the same, bit for bit, with transformers' mask and without any; by places too."""
+    batch, own = make_batch(samples, tokenizer.pad_id), copy.deepcopy(model).to(dtype)
+    own.set_plain(decoder=True, whisper=True)  # the twin: the mask of the batch's padding, in transformers' layers
+    given = {**batch["inputs"], "audio_branch": False, "right_padded": True}
+    places = batch["answers"]["rows"] * batch["text_labels"].shape[1] + batch["answers"]["columns"]
+    with torch.no_grad():
+        masked = own(**given, text_positions=batch["text_loss_mask"]).text_logits
+        own.masked = False
+        for asked in (batch["text_loss_mask"], places):
+            assert torch.equal(own(**given, text_positions=asked).text_logits, masked)
+
+
 def test_every_conversation_hears_its_own_audio(
     model: KimiAudioForCausalLM, samples: list[Sample], batch: dict[str, Any]
 ) -> None:

@@ -182,10 +182,12 @@ def test_an_adapter_that_cannot_be_put_on_leaves_a_clean_base() -> None:
 
 
 def test_a_base_that_was_moved_is_read_again() -> None:
-    base = Base(ModelConfig(), "none")
+    base, kernels = Base(ModelConfig(), "none"), torch.backends.cuda
+    kernels.enable_cudnn_sdp(True)
     with PretendedGPUs():
         base.load().cpu()
         assert all(parameter.is_cuda for parameter in base.load().parameters())
+        assert not kernels.cudnn_sdp_enabled() and kernels.flash_sdp_enabled()
         forget(base)
 
 

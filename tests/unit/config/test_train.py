@@ -203,3 +203,9 @@ def test_defaults_are_the_published_study() -> None:
     assert (config.trainer.log_every, config.trainer.save_every, config.trainer.save_keep) == (50, 1000, 5)
     assert (config.decoding.text_temperature, config.decoding.max_new_tokens) == (0.0, None), "the published code's"
     assert EvaluateConfig().adapter is None
+
+
+def test_flash_attention_in_float32_is_refused() -> None:
+    with pytest.raises(ConfigError, match="16 bits only.*Use sdpa, or model.dtype=bfloat16"):
+        ModelConfig(attention="flash_attention_2", dtype="float32")
+    ModelConfig(attention="flash_attention_2", dtype="bfloat16")

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.model import KimiAudioForCausalLM
-from kimi_audio_ft.model.decoder import audio_run_lengths, check_features
+from kimi_audio_ft.model.decoder import check_features
+from kimi_audio_ft.model.places import audio_run_lengths
 from kimi_audio_ft.paths import TINY_MODEL
 
 LENGTH, CODES = 12, slice(3, 8)
@@ -121,6 +122,6 @@ def test_runs_of_audio_codes_are_counted_row_by_row() -> None:
 )
 def test_features_that_do_not_fit_the_codes_are_refused(rows: list[int], said: str) -> None:
     mask = torch.tensor([[True, True, False, True]])
-    check_features(mask, [torch.zeros(2, 5), torch.zeros(1, 5)])
+    check_features(audio_run_lengths(mask), [torch.zeros(2, 5), torch.zeros(1, 5)])
     with pytest.raises(UserError, match=said):
-        check_features(mask, [torch.zeros(count, 5) for count in rows])
+        check_features(audio_run_lengths(mask), [torch.zeros(count, 5) for count in rows])

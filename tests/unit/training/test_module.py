@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from kimi_audio_ft.training.ending import TrainingFailed, require_finite
 from kimi_audio_ft.training.module import answer_loss, row_means, token_losses
 
 
@@ -29,3 +30,10 @@ def test_a_micro_batch_may_be_cut_anywhere() -> None:
         parts = answer_loss(logits[:2], labels[:2], rows[:2], 1, average)
         parts = parts + answer_loss(logits[2:], labels[2:], rows[2:] - 1, 1, average)
         torch.testing.assert_close(parts, whole)
+
+
+def test_a_loss_that_is_not_finite_names_what_else_it_can_be_on_a_gpu() -> None:
+    for on_gpu in (False, True):
+        with pytest.raises(TrainingFailed, match=r"optim\.lr=0\.1: the training loss is nan at step 3") as failed:
+            require_finite("training", float("nan"), 0.1, 3, on_gpu)
+        assert ("model.attention=eager: cuDNN" in str(failed.value)) == on_gpu

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from kimi_audio_ft.config.train import OptimConfig
+from kimi_audio_ft.data.dataset import answers_of
+from kimi_audio_ft.model.places import places_of
 from kimi_audio_ft.training.adapters import AdapterState
 from kimi_audio_ft.training.passes import turns
 
@@ -22,8 +24,10 @@ def micro_batch(number: int, rows: int, length: int, codes: int) -> dict[str, An
     inputs = {
         **{"input_ids": ids, "text_input_ids": ids, "is_continuous_mask": is_code},
         **{"attention_mask": torch.ones_like(ids), "audio_features": [torch.zeros(codes, 4)] * rows},
+        **{"audio_places": places_of(is_code), "audio_lengths": [codes] * rows},
     }
-    return {"inputs": inputs, "text_loss_mask": mask, "text_labels": ids, "weight": 0.5, "number": number}
+    batch = {"inputs": inputs, "text_loss_mask": mask, "text_labels": ids, "weight": 0.5, "number": number}
+    return batch | {"answers": answers_of(ids, mask)}
 
 
 def test_shared_rows_are_computed_for_all_at_once() -> None:
@@ -47,6 +51,8 @@ def test_own_rows_are_padded_to_the_longest_and_a_shorter_step_ends_earlier() ->
     ]
     assert len(both["inputs"]["audio_features"]) == 3 and both["owners"] == [0, 1]
     assert both["micro_batches"] == [(ONE, 1, 5), (TWO, 7, 3)]
-    assert both["weight"].tolist() == [0.5, 0.5]
+    assert both["weights"] == [0.5, 0.5]
+    assert both["answers"].tolist() == [4, 9, 12]
+    assert both["inputs"]["audio_places"].tolist() == [0, 1, 5, 6, 10] and both["inputs"]["audio_lengths"] == [2, 2, 1]
     assert [target.labels_N.tolist() for target in both["targets"]] == [[1, 1], [7]]
     assert alone["owners"] == [0] and alone["micro_batches"] == [(ONE, 2, 4)]
