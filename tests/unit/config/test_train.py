@@ -206,6 +206,6 @@ def test_defaults_are_the_published_study() -> None:
 
 
 def test_flash_attention_in_float32_is_refused() -> None:
-    with pytest.raises(ConfigError, match="16 bits only.*Use sdpa, or model.dtype=bfloat16"):
+    with pytest.raises(ConfigError, match=r"16 bits only.*Use sdpa, or model\.dtype=bfloat16"):
         ModelConfig(attention="flash_attention_2", dtype="float32")
     ModelConfig(attention="flash_attention_2", dtype="bfloat16")
