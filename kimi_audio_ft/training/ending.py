@@ -17,7 +17,7 @@ class Leave(Exception):
 
 # Of a loss on a GPU, where kernels can be at fault too (``runtime.devices.avoid_wrong_kernels``).
 _OR_ITS_KERNELS = (
-    "; or, should lower rates not help, set model.attention=eager: cuDNN's attention (which is turned off here) has had "
+    "; or, should lower rates not help, set model.attention=eager: cuDNN's attention (turned off here) has had "
     "gradients of NaN"
 )
 
