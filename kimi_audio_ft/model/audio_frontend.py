@@ -103,10 +103,12 @@ def log_mel(waveforms: Tensor, num_mel_bins: int = 128, samples: int | None = No
         )
         power = spectrum[..., :-1].abs().square()
         energy = _mel_filters(num_mel_bins, waveforms.device) @ power
-        energy = torch.nn.functional.pad(energy, (0, frames - energy.shape[-1]))
+        heard = min(energy.shape[-1] + 1, frames)  # one frame of silence stands for all that follow
+        energy = torch.nn.functional.pad(energy, (0, heard - energy.shape[-1]))
         decades = energy.clamp(min=1e-10).log10()
         floor = decades.amax(dim=(-2, -1), keepdim=True) - 8.0
-        return (torch.maximum(decades, floor) + 4.0) / 4.0
+        mel = (torch.maximum(decades, floor) + 4.0) / 4.0
+        return torch.cat([mel, mel[..., -1:].expand(*mel.shape[:-1], frames - heard)], -1)
 
 
 @lru_cache(maxsize=8)

@@ -103,7 +103,10 @@ class WhisperFeatureExtractor(nn.Module):
 
     @torch.no_grad()
     def encode(self, waveforms: list[Tensor], batch_size: int = 8) -> list[Tensor]:
-        return self(waveforms, batch_size)
+        """``forward`` without gradients; in float32 on a CPU piece by piece, as its caches hold one."""
+        weight = self.encoder.conv1.weight
+        alone = weight.device.type == "cpu" and weight.dtype == torch.float32 and not self.plain
+        return self(waveforms, 1 if alone else batch_size)
 
     def _encode_pieces(self, pieces: list[Tensor]) -> list[Tensor]:
         weight = self.encoder.conv1.weight

@@ -166,7 +166,9 @@ class Launch:
         **rung: Any,
     ) -> None:
         """Make units; every event is passed on. rung: ``until`` and ``metric`` of the tasks."""
-        self.stopping = make_units(self.settings, units, untrained, self.folder, on_event, on_stop, **rung)
+        self.stopping = make_units(
+            self.settings, units, untrained, self.folder, on_event, on_stop, SweepReport.prepare, **rung
+        )
 
     def _run_plainly(self, jobs: Sequence[Job]) -> list[JobReturn]:
         log.info("Launching %d jobs locally", len(jobs))

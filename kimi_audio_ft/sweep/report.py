@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -129,6 +129,14 @@ class SweepReport(Callback):
             print(f"{cls._running}: the records of the sweep that ran there before are in {aside.name}")
         record_jobs(cls._running, new, anew=not cls._recorded)
         cls._recorded |= set(new)
+
+    @staticmethod
+    def prepare() -> None:
+        """Have imported, and put into the store, what takes seconds of a report's time, ahead of the sweep's end."""
+        from multirun_analysis.report.page import chart_libraries
+
+        with suppress(Exception):  # whoever makes the report meets it again, and says so
+            chart_libraries()
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Record the trial's folder, clear it, and keep off the console what an open view shows of the trial."""

@@ -52,6 +52,10 @@ class AdapterStrategy(Strategy):
         """Context of a micro-batch's forward and backward pass; gradients are reduced after the step's last one."""
         return nullcontext()
 
+    def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
+        """The batch on this process's device; on a CPU it is there, and Lightning would look at every value of it."""
+        return batch if self.root_device.type == "cpu" else super().batch_to_device(batch, device, dataloader_idx)
+
     def clip(self, parameters: Sequence[nn.Parameter], norm: float) -> None:
         nn.utils.clip_grad_norm_(parameters, norm)
 

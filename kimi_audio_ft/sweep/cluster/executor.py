@@ -10,6 +10,7 @@ from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.runtime.devices import num_ranks
 from kimi_audio_ft.runtime.signals import StopRequest
+from kimi_audio_ft.sweep.cluster import fork_server
 from kimi_audio_ft.sweep.cluster.ray import RayCluster
 from kimi_audio_ft.sweep.cluster.slurm import Slurm
 from kimi_audio_ft.sweep.events import Event
@@ -30,14 +31,18 @@ def make_units(
     folder: Path,
     on_event: Callable[[Event], None],
     on_stop: Callable[[], None] = lambda: None,
+    meanwhile: Callable[[], None] = lambda: None,
     **rung: Any,
 ) -> bool:
     """Make units by tasks; every event is passed on. Returns whether it was asked to stop.
 
     Args:
         untrained: keys of those that are to be trained.
+        meanwhile: called while another process imports what the tasks need, if one does.
         rung: ``until`` and ``metric`` of the tasks.
     """
+    if settings.executor == "local" and fork_server.start_if_no_gpu():
+        meanwhile()
     supervisor, slots = make_supervisor(settings, units, folder)
     size = 0 if settings.pack_size == "auto" else settings.pack_size
     log_file = str((folder / "packs.log").absolute()) if settings.executor == "local" else None

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from kimi_audio_ft.runtime import devices, workers
 from kimi_audio_ft.runtime.libraries import leave_out_bitsandbytes
 from kimi_audio_ft.runtime.signals import StopRequest
+from kimi_audio_ft.sweep.cluster import fork_server
 from kimi_audio_ft.sweep.supervisor import JobEnd
 from kimi_audio_ft.sweep.task import INTERRUPTED, run_task
 
@@ -93,18 +93,12 @@ def end_of(code: int) -> JobEnd:
 def _context() -> Any:
     """How tasks are started: forked, where there is no GPU, from a process that has imported what they need.
 
-    Importing takes ten seconds; the server begins with it now. CUDA does not survive a fork, and a library may ask for
-    the GPUs while it is imported, so that beside GPUs every task is a new process.
+    CUDA does not survive a fork, and a library may ask for the GPUs while it is imported, so that beside GPUs every
+    task is a new process.
     """
-    if workers.START_METHOD != "spawn" or torch.cuda.is_available() or sys.platform != "linux":
+    if not fork_server.may_fork() or torch.cuda.is_available():
         return multiprocessing.get_context(workers.START_METHOD)
-    forkserver.set_forkserver_preload(["kimi_audio_ft.sweep.cluster.preloaded"])
-    # Until it ignores Ctrl-C, which reaches all of a terminal's processes, it could answer only by a traceback.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    fork_server.start()
     return multiprocessing.get_context("forkserver")
 
 
