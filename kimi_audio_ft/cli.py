@@ -207,7 +207,7 @@ def fail(message: str, error: BaseException, exit_code: int = 2) -> None:
 # Hydra's errors about a command line, as messages that say what to write instead.
 
 # Options that may hold a mapping with any keys: another program's own config, and names that users give.
-OPEN = ("trainer.deepspeed", "data.eval_manifest", "data.guard_manifests", "adapters")
+OPEN = ("trainer.deepspeed", "decoding.vllm.options", "data.eval_manifest", "data.guard_manifests", "adapters")
 _OPEN_KEYS = tuple(f"{option}." for option in OPEN)
 # Choices that come with packages of their own.
 PLUGINS = {"hydra/sweeper=optuna": 'It comes with pip install -e ".[optuna]"'}
@@ -282,8 +282,10 @@ def _options(values: dict[str, Any]) -> dict[str, Any]:
     """Options by dotted name, their values as written."""
     options = flatten(values)
     for option in OPEN:
-        group, _, name = option.rpartition(".")
-        if values.get(group, {}).get(name) == {}:
+        inner: Any = values
+        for name in option.split("."):
+            inner = inner.get(name) if isinstance(inner, dict) else None
+        if inner == {}:
             options[option] = {}
     return options
 

@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from kimi_audio_ft.base import Base, find_adapter, require_base
 from kimi_audio_ft.cli import command, is_sweep
+from kimi_audio_ft.config.canonical import decoding_fields
 from kimi_audio_ft.config.train import EvaluateConfig
 from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode
 from kimi_audio_ft.files import write_json
@@ -69,7 +70,7 @@ def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> d
 
         found = evaluation_losses(evaluation, adapter, config.trainer.progress)
         losses = {name: loss.fields() for name, loss in found.items()}
-    about = {"params": {key: value for key, value in flatten(asdict(config)).items() if key.startswith("decoding.")}}
+    about = {"params": flatten({"decoding": decoding_fields(config.decoding)})}
     about |= ranked_by(config.scoring)
     scores = scores_of(base, evaluation, transcripts, options, name, made_by, about)
     utterances = write_utterances(folder, evaluation.utterances(transcripts, options), losses)

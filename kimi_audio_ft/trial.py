@@ -17,7 +17,7 @@ from kimi_audio_ft import store
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.canonical import adapter_form
 from kimi_audio_ft.config.manifests import manifest_paths
-from kimi_audio_ft.config.train import RATES, SHARDED, ScoringConfig, TrainConfig
+from kimi_audio_ft.config.train import RATES, SHARDED, VLLM, ScoringConfig, TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import (
     EvaluationSet,
@@ -28,6 +28,7 @@ from kimi_audio_ft.decoding.transcripts import (
 from kimi_audio_ft.errors import ChangedError
 from kimi_audio_ft.files import read_jsonl, write_json, write_jsonl, write_text
 from kimi_audio_ft.inputs import Inputs
+from kimi_audio_ft.lora.targets import require_decoder_only
 from kimi_audio_ft.manifest.prompts import prompt_facts, training_prompt
 from kimi_audio_ft.outcomes import BASE, Outcomes
 from kimi_audio_ft.runtime.devices import in_workers, num_ranks, refuse_launchers, share_threads
@@ -249,6 +250,8 @@ class Trial:
     def plan(self) -> TrialPlan:
         """Names of all that it makes; DataError as of ``overlap``."""
         config, adapter, evaluation = self.config, self.training_signature, self.evaluation
+        if config.decoding.engine == VLLM:
+            require_decoder_only(self.base.targets(config.lora), config.lora.target_modules)
         _ = self.overlap  # before anything is made
         request = DecodingRequest(config.decoding, config.seed)
 

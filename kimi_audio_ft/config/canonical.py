@@ -12,7 +12,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from kimi_audio_ft.config.train import AugmentConfig, DataConfig, DecodingConfig, ModelConfig, TrainConfig
+from kimi_audio_ft.config.train import (
+    NATIVE,
+    AugmentConfig,
+    DataConfig,
+    DecodingConfig,
+    ModelConfig,
+    TrainConfig,
+    VllmConfig,
+)
 
 # Part of the utterances that get noise or a room where a folder is given and no probability.
 _USUAL_PART = 0.5
@@ -66,6 +74,7 @@ EXCLUDED = {
         "data.augment",
         "decoding.batch_size",  # see transcript_form for bf16
         "decoding.repeats",  # every repeat is a product of its own
+        "decoding.vllm.python",
     ),
 }
 
@@ -102,11 +111,17 @@ def adapter_form(config: TrainConfig, trained: TrainingSet, targets: str, ranks:
 
 def transcript_form(data: DataConfig, model: ModelConfig, setting: DecodingConfig) -> dict[str, Any]:
     """Form of a decoding under a setting in its own form."""
-    form = {"data": asdict(data), "model": asdict(model), "decoding": asdict(setting)}
+    form = {"data": asdict(data), "model": asdict(model), "decoding": decoding_fields(setting)}
     counted = _counted(form, EXCLUDED["transcript"])
-    if batches_count(model) and setting.batch_size != _UNNAMED_BATCH:
+    if setting.engine == NATIVE and batches_count(model) and setting.batch_size != _UNNAMED_BATCH:
         counted["decoding"]["batch_size"] = setting.batch_size
     return counted
+
+
+def decoding_fields(setting: DecodingConfig) -> dict[str, Any]:
+    """A setting's fields; those of the engine only where it is not the native one, as before there was a choice."""
+    fields = asdict(setting)
+    return {name: fields[name] for name in fields if setting.engine != NATIVE or name not in ("engine", "vllm")}
 
 
 def batches_count(model: ModelConfig) -> bool:
@@ -121,7 +136,7 @@ def is_greedy(setting: DecodingConfig) -> bool:
 
 def decoding_form(setting: DecodingConfig, vocabulary: float = math.inf) -> DecodingConfig:
     """The setting that is decoded in place of all that choose the same tokens. vocabulary: number of tokens."""
-    same: dict[str, Any] = {}
+    same: dict[str, Any] = {"vllm": VllmConfig()} if setting.engine == NATIVE else {}
     if is_greedy(setting):
         same |= {"text_temperature": 0.0, "text_top_k": 0, "repeats": 1}
     elif setting.text_top_k >= vocabulary:

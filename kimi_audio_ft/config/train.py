@@ -7,6 +7,7 @@ decoding is greedy as in the published inference code; the tiny model's own valu
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -235,6 +236,32 @@ class OptimConfig:
         one_of("optim.loss_average", self.loss_average, ("sample", "token"))
 
 
+NATIVE, VLLM = "native", "vllm"
+# Arguments of vLLM that follow from our own options and files, or that its prompts need.
+VLLM_OURS = (
+    *("model", "dtype", "max_model_len", "enable_prompt_embeds", "skip_tokenizer_init", "tokenizer"),
+    *("enable_lora", "max_lora_rank", "max_loras"),
+)
+
+_VLLM_COLDEST = 0.01
+
+
+@dataclass
+class VllmConfig:
+    """The environment of vLLM, which is not ours: its versions of PyTorch and transformers differ."""
+
+    python: str | None = None  # Python of an environment that has vLLM, such as vllm_env/bin/python.
+    # More arguments of vLLM's engine: {tensor_parallel_size: 2}, {gpu_memory_utilization: 0.5}. They count as part of
+    # the setting, since some change results.
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        expand_home(self, "python")
+        for name in self.options:
+            rule = f"{name} follows from other options"
+            require(name not in VLLM_OURS, "decoding.vllm.options", self.options, rule, "Leave it out")
+
+
 @dataclass
 class DecodingConfig:
     """How hypotheses are generated. Nothing here ever retrains an adapter."""
@@ -248,6 +275,10 @@ class DecodingConfig:
     # Utterances decoded together. In float32 no answer depends on it; in bfloat16 about 3 in 100 do, and transcripts of
     # another batch size are others in the store.
     batch_size: int = 8
+    # native, or vllm: from prompt embeddings, by an engine in an environment of its own. Its samples are others than
+    # the native ones, drawn from the same distribution.
+    engine: str = NATIVE
+    vllm: VllmConfig = field(default_factory=VllmConfig)
 
     def __post_init__(self) -> None:
         temperature = self.text_temperature
@@ -256,6 +287,37 @@ class DecodingConfig:
         penalty = self.text_repetition_penalty
         require(penalty >= 1, "decoding.text_repetition_penalty", penalty, "must be 1 (off) or more")
         at_least(1, self, "decoding.", "text_repetition_window_size", "max_new_tokens", "repeats", "batch_size")
+        one_of("decoding.engine", self.engine, (NATIVE, VLLM))
+        if self.engine == VLLM:
+            self._check_vllm()
+
+    def _check_vllm(self) -> None:
+        python, option = self.vllm.python, "decoding.vllm.python"
+        remedy = "Make one (docs/recogniser.md, Decoding by vLLM), and give its bin/python"
+        require(bool(python), option, python, "must name the Python of an environment that has vLLM", remedy)
+        there = shutil.which(str(python)) is not None
+        require(there, option, python, "there is no such program", remedy)
+        cold = 0 < self.text_temperature < _VLLM_COLDEST
+        rule = f"vLLM draws at {_VLLM_COLDEST} where less is asked for"
+        require(not cold, "decoding.text_temperature", self.text_temperature, rule, "Use 0, or decoding.engine=native")
+        rule = "decoding.engine=vllm penalises the prompt's tokens too, which the published rule does not"
+        fine = self.text_repetition_penalty == 1
+        require(
+            fine,
+            "decoding.text_repetition_penalty",
+            self.text_repetition_penalty,
+            rule,
+            "Use 1, or decoding.engine=native",
+        )
+
+    def require_engine_fits(self, model: ModelConfig, features: str, option: str = "data.features") -> None:
+        """Raise a ConfigError if the engine cannot decode with such a base or such features."""
+        if self.engine == NATIVE:
+            return
+        rule, remedy = "decoding.engine=vllm decodes with a base in model.dtype", "Use decoding.engine=native"
+        require(model.quantization is None, "model.quantization", model.quantization, rule, remedy)
+        rule = "decoding.engine=vllm hears recordings by stored features only"
+        require(features != "online", option, features, rule, "Use cached, or decoding.engine=native")
 
 
 @dataclass
@@ -344,6 +406,10 @@ class TrainConfig(_TrialConfig):
             rule = f"4-bit weights cannot be spread by trainer.strategy={self.trainer.strategy}"
             whole = self.trainer.strategy not in SHARDED
             require(whole, "model.quantization", self.model.quantization, rule, "Use trainer=ddp")
+        self.decoding.require_engine_fits(self.model, self.data.features)
+        if self.decoding.engine == VLLM:
+            rule = "decoding.engine=vllm applies plain LoRA only"
+            require(not self.lora.use_dora, "lora.use_dora", True, rule, "Use decoding.engine=native")
 
 
 @dataclass
@@ -353,3 +419,6 @@ class EvaluateConfig(_TrialConfig):
     losses: bool = False  # Also write losses into utterances.jsonl: each reference's (nats per token), and its tokens'.
     adapter: str | None = None  # Adapter folder in PEFT's format, or a signature in the store; null is the base alone.
     any_base: bool = False  # Use an adapter on another base than the one that it was trained on.
+
+    def __post_init__(self) -> None:
+        self.decoding.require_engine_fits(self.model, self.data.features)

@@ -89,6 +89,7 @@ class TranscribeConfig:
         both = self.adapter is not None and self.sweep is not None
         rule = f"adapter={self.adapter!r} is given as well, and a sweep's is that of its recommended trial"
         require(not both, "sweep", self.sweep, rule, "Give one of them")
+        self.decoding.require_engine_fits(self.model, self.data.features)
 
 
 def require_piece_length(seconds: float) -> None:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from kimi_audio_ft.config.canonical import decoding_form, is_greedy
-from kimi_audio_ft.config.train import DecodingConfig
+from kimi_audio_ft.config.train import NATIVE, DecodingConfig
 
 
 class Answer(str):
@@ -40,8 +40,8 @@ class DecodingRequest:
 
     @classmethod
     def greedy(cls, setting: DecodingConfig) -> DecodingRequest:
-        """The setting without chance, by which the rungs of a training are compared."""
-        return cls(replace(setting, text_temperature=0.0), 0)
+        """The setting without chance, by which rungs of a training are compared: natively, as the base is there."""
+        return cls(replace(setting, text_temperature=0.0, engine=NATIVE), 0)
 
     def repeats(self, vocabulary: float = math.inf) -> list[DecodingRequest]:
         """A request for each of the setting's repeats, in its canonical form; a single one, of seed 0, when greedy."""

@@ -1,4 +1,4 @@
-"""An evaluation set decoded in this process, or shared out over several devices by one process for each.
+"""An evaluation set decoded in this process, by vLLM, or shared out over several devices by one process for each.
 
 Shares are made of the batches that one device would decode, so its results are theirs to the last digit.
 """
@@ -16,9 +16,11 @@ import numpy as np
 import torch
 
 from kimi_audio_ft.base import Base
+from kimi_audio_ft.config.train import VLLM
 from kimi_audio_ft.data.dataset import Samples
 from kimi_audio_ft.decoding.request import Answers, DecodingRequest
 from kimi_audio_ft.decoding.transcribe import batches_of, transcribe
+from kimi_audio_ft.decoding.vllm import Prompts, decode_by_vllm, leave_gpu
 from kimi_audio_ft.runtime.devices import share_threads
 from kimi_audio_ft.runtime.environment import environment
 from kimi_audio_ft.runtime.libraries import quiet_libraries
@@ -46,6 +48,11 @@ class Work:
     requests: Sequence[DecodingRequest]
     progress: bool
     likelihoods: bool = False
+
+    def unknown(self, known: Answers) -> list[int]:
+        """Indices of the conversations without all of their hypotheses."""
+        names = self.prompts.conversations
+        return [index for index in range(len(names)) if not all(names[index].id in found for found in known)]
 
     def left(self, known: Answers) -> Batches:
         """Batches that ``known``, one dict per request, does not cover."""
@@ -83,6 +90,13 @@ def decode_shared(
         on_batch(new)
 
     batches = work.left(answers)
+    if work.requests and work.requests[0].setting.engine == VLLM:
+        if wanted := work.unknown(answers):
+            given = (Prompts(work.prompts, wanted), work.requests, work.likelihoods, take, should_stop, work.progress)
+            facts["vllm"] = decode_by_vllm(work.base, work.adapter, *given)
+        batches = []
+    elif batches:
+        leave_gpu(work.base)
     count = min(devices, len(batches), sum(map(len, batches)) * len(work.requests) // ROWS_PER_PROCESS)
     if count > 1:
         facts = _in_processes(work, answers, count, take, should_stop)

@@ -18,8 +18,8 @@ from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 from kimi_audio_ft.runtime.devices import free_memory, out_of_memory
 from kimi_audio_ft.runtime.signals import Interrupted
 
-# Positions of all prompts of a batch together: eight of five minutes each.
-_MOST_POSITIONS = 32_768
+MOST_POSITIONS = 32_768
+"""Positions of all prompts of a batch together: eight of five minutes each."""
 
 
 def transcribe(
@@ -86,9 +86,6 @@ def answer(
     special = tokenizer.special_tokens
     device = next(model.parameters()).device
 
-    def text_of(tokens: Sequence[int]) -> str:
-        return tokenizer.decode([token for token in tokens if token < token_offset], skip_special=True)
-
     def decoded(some: Sequence[DecodingRequest], samples: Sequence[Sample]) -> Answers:
         batch = make_batch(samples, tokenizer.pad_id, left=True, online=online)
         seeds = [[utterance_seed(one.seed, one.repeat, sample.id) for sample in samples] for one in some]
@@ -97,13 +94,23 @@ def answer(
         texts = generate_texts(model, inputs, settings, seeds, special[TEXT_EOS], special[BLANK], likelihoods)
         return [
             {
-                sample.id: Answer(text_of(tokens), len(tokens) >= limit, tokens.log_probability, tokens.choices)
+                sample.id: Answer(
+                    text_of(tokens, tokenizer, token_offset),
+                    len(tokens) >= limit,
+                    tokens.log_probability,
+                    tokens.choices,
+                )
                 for sample, tokens, limit in zip(samples, rows, answer_limits(model, inputs, setting), strict=True)
             }
             for setting, rows in zip(settings, texts, strict=True)
         ]
 
     return _in_halves(decoded, requests, samples)
+
+
+def text_of(tokens: Sequence[int], tokenizer: TextTokenizer, token_offset: int) -> str:
+    """The text of an answer's tokens, of which those from ``token_offset`` on are audio codes."""
+    return tokenizer.decode([token for token in tokens if token < token_offset], skip_special=True)
 
 
 def _in_halves(
@@ -134,7 +141,7 @@ def batches_of(dataset: Samples, requests: Sequence[DecodingRequest]) -> list[li
     order = lengths.argsort(kind="stable").tolist()[::-1]
     batches, start = list[list[int]](), 0
     while start < len(order):
-        count = max(1, min(most, _MOST_POSITIONS // int(lengths[order[start]])))
+        count = max(1, min(most, MOST_POSITIONS // int(lengths[order[start]])))
         batches.append(order[start : start + count])
         start += count
     return batches

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from kimi_audio_ft import store
 from kimi_audio_ft.base import Base
-from kimi_audio_ft.config.canonical import batches_count, transcript_form
+from kimi_audio_ft.config.canonical import batches_count, decoding_fields, transcript_form
 from kimi_audio_ft.config.manifests import EVAL
 from kimi_audio_ft.config.prompt import PromptConfig
-from kimi_audio_ft.config.train import DataConfig, DecodingConfig, TrainerConfig
+from kimi_audio_ft.config.train import NATIVE, DataConfig, DecodingConfig, TrainerConfig
 from kimi_audio_ft.decoding.request import Answer, Answers, DecodingRequest
 from kimi_audio_ft.decoding.retrieval import most_alike
 from kimi_audio_ft.errors import ChangedError, UserError
@@ -35,7 +35,7 @@ from kimi_audio_ft.scoring.trial_scores import score_repeats, scores_by_set, utt
 from kimi_audio_ft.store.cache import remember
 from kimi_audio_ft.store.digests import folder_digest
 from kimi_audio_ft.store.make import find_or_make_all
-from kimi_audio_ft.store.signature import digest_of, signature
+from kimi_audio_ft.store.signature import canonical, digest_of, signature
 
 if TYPE_CHECKING:
     from kimi_audio_ft.data.dataset import Samples
@@ -231,19 +231,19 @@ def decode_all(
         trainer: its devices share the work (``shares.py``); None: it is done here.
 
     Prompts are computed in batches of the smallest ``batch_size`` asked for; in bf16, where it can change an answer,
-    in batches of each, one after the other. Each repeat of each setting is a product of its own, independent of the
-    others. Its ``decode_seconds`` are an equal part of the common time, as they share the prefill and most steps; so
-    their sum is the time spent.
+    in batches of each, one after the other; what vLLM decodes comes after the rest. Each repeat of each setting is a
+    product of its own, independent of the others. Its ``decode_seconds`` are an equal part of the common time, as they
+    share the prefill and most steps; so their sum is the time spent.
 
     Raises:
         Interrupted: on ``should_stop``; as after any other end, decoded batches are kept for the next call.
     """
-    sizes = sorted({request.setting.batch_size for request in requests})
-    if len(sizes) > 1 and batches_count(evaluation.base.settings):
+    ways = [_way(request.setting, evaluation.base) for request in requests]
+    if len(set(ways)) > 1:
         options = (adapter, progress, on_progress, should_stop, trainer)
-        parts = {size: [one for one in requests if one.setting.batch_size == size] for size in sizes}
-        found = {size: iter(decode_all(evaluation, part, *options)) for size, part in parts.items()}
-        return [next(found[request.setting.batch_size]) for request in requests]
+        parts = {way: [one for one, own in zip(requests, ways, strict=True) if own == way] for way in sorted(set(ways))}
+        found = {way: iter(decode_all(evaluation, part, *options)) for way, part in parts.items()}
+        return [next(found[way]) for way in ways]
     made_by = adapter[0] if adapter else None
     smallest = min((request.setting.batch_size for request in requests), default=1)
     alike = [replace(request, setting=replace(request.setting, batch_size=smallest)) for request in requests]
@@ -295,13 +295,20 @@ def decode_all(
                 "decode_seconds": seconds,
                 "environment": facts,
                 "inputs": _inputs(evaluation, request, made_by),
-                "decoding": asdict(request.setting),
+                "decoding": decoding_fields(request.setting),
             }
             for name, request in missing.items()
         }
 
     find_or_make_all("transcript", list(requested), make)
     return [_read(list(one)) for one in named]
+
+
+def _way(setting: DecodingConfig, base: Base) -> tuple[str, int]:
+    """Equal for settings that are decoded together: by one engine, in batches that change nothing, or are the same."""
+    if setting.engine == NATIVE:
+        return "", setting.batch_size if batches_count(base.settings) else 0
+    return canonical(asdict(setting.vllm)), 0
 
 
 class UnfinishedTranscripts:

@@ -86,6 +86,14 @@ def reached(modules: tuple[str, ...], pattern: str) -> str:
     return digest_of([name for name in modules if expression.fullmatch(name)])
 
 
+def require_decoder_only(modules: Iterable[str], targets: object) -> None:
+    """Raise a ConfigError unless ``decoding.engine=vllm`` can apply an adapter of these targets."""
+    odd = next((name for name in modules if not name.startswith("model.layers.") and not needs_branch([name])), None)
+    if odd is not None:
+        rule = f"changes {odd}, and decoding.engine=vllm can change the decoder only"
+        raise ConfigError("lora.target_modules", targets, rule, "Use decoding.engine=native, or lora=decoder")
+
+
 def needs_branch(modules: Iterable[str]) -> bool:
     """Whether any target is in the audio branch."""
     return any(name.startswith(("model.mimo_layers.", "mimo_output")) for name in modules)

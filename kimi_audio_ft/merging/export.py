@@ -45,34 +45,45 @@ def export_adapter(config: ExportAdapterConfig) -> Path:
         if draft is None:
             print(f"{out}: holds this adapter already; nothing to do")
             return out
-        fields, tensors, left_out = leaf_adapter(folder)
-        save_file(tensors, draft / WEIGHTS, metadata={"format": "pt"})
-        write_json(draft / CONFIG, fields, indent=2)
+        rank, left_out = write_leaf_adapter(folder, draft)
         if about := base_facts(folder) | prompt_facts(recorded_prompt(folder / META)):
             write_json(draft / META, about)
         write_json(draft / RECORD, facts, indent=2)
-    print(f"{out}: rank {fields['r']}, which an engine's max_lora_rank must allow")
+    print(f"{out}: rank {rank}, which an engine's max_lora_rank must allow")
     if left_out:
         print(f"without {left_out} linears of the audio branch, on which no text depends")
     return out
 
 
-def leaf_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], int]:
-    """Config and tensors of the copy, and the number of linears of the audio branch that it leaves out.
+def write_leaf_adapter(folder: Path, out: Path, remedy: str = _REMEDY) -> tuple[int, int]:
+    """Write config and tensors of the copy of an adapter into an empty folder.
+
+    Args:
+        remedy: said of an adapter that engines cannot apply.
+
+    Returns:
+        Its rank, and the number of linears of the audio branch that it leaves out.
 
     Raises:
         DataError: it changes what an engine does not let an adapter change, or is no plain LoRA.
     """
+    fields, tensors, left_out = _leaf_adapter(folder, remedy)
+    save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
+    write_json(out / CONFIG, fields, indent=2)
+    return fields["r"], left_out
+
+
+def _leaf_adapter(folder: Path, remedy: str) -> tuple[dict[str, Any], dict[str, Tensor], int]:
     config, tensors = read_adapter(folder)
     if odd := not_plain(config):
-        raise DataError(folder, f"has {', '.join(odd)}, which engines do not apply", _REMEDY)
+        raise DataError(folder, f"has {', '.join(odd)}, which engines do not apply", remedy)
     factors = [key for key in tensors if key.endswith(FACTORS)]
     kept = {key: tensors[key] for key in factors if key.startswith(_LAYERS)}
     branch = [key for key in factors if needs_branch([key.removeprefix(PEFT_PREFIX)])]
     others = sorted(tensors.keys() - kept.keys() - set(branch))
     if others:
         problem = f"changes {others[0].removeprefix(PEFT_PREFIX)} ({len(others)} such tensors), which no engine applies"
-        raise DataError(folder, problem, _REMEDY)
+        raise DataError(folder, problem, remedy)
     if not kept:
         raise DataError(folder, "changes nothing that text depends on", "Export another adapter")
     fields = {

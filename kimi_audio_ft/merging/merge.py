@@ -14,13 +14,13 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from kimi_audio_ft.base import Base, find_adapter, on_meta, require_base
 from kimi_audio_ft.config.commands import MergeConfig
-from kimi_audio_ft.decoding.prompt_embeddings import TABLE
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.features.encode import DTYPES
 from kimi_audio_ft.files import read_json_object, write_json
 from kimi_audio_ft.manifest.conversation import BLANK, MESSAGE_END, TEXT_EOS
 from kimi_audio_ft.manifest.prompts import PROMPT, prompt_facts, recorded_prompt
 from kimi_audio_ft.merging.folder import drafted, is_made, refuse_inside
+from kimi_audio_ft.merging.prompt_embeddings import TABLE
 from kimi_audio_ft.merging.qwen2 import BlankAdded, front_end, text_path, write_qwen2_configs
 from kimi_audio_ft.merging.verify import check_files, check_logits
 from kimi_audio_ft.merging.weights import (
@@ -172,7 +172,8 @@ def merge(config: MergeConfig) -> Path:
             print(f"{out}: holds this merge already; nothing to do")
             return out
         _require_space(task)
-        _write(task, draft)
+        checked = write(task, draft)
+    print(checked)
     print(f"{out}: {task.size / 1e9:.2f} GB for {config.target}")
     left_out = [name for name in task.updates if config.target == "qwen2" and is_branch(name)]
     if left_out:
@@ -184,7 +185,8 @@ def merge(config: MergeConfig) -> Path:
     return out
 
 
-def _write(task: Merge, draft: Path) -> None:
+def write(task: Merge, draft: Path) -> str:
+    """Write the merged checkpoint into an empty folder; returns a line about the comparison of its logits."""
     config, root = task.config, task.base.files.root
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     ours = draft if config.target == "official" else draft / FRONT_END_NAME  # where our own code looks for its files
@@ -206,8 +208,9 @@ def _write(task: Merge, draft: Path) -> None:
     if config.target == "qwen2":
         write_qwen2_configs(read_config(root), task.base.tokenizer, draft, task.dtype)
     check_files({draft / place: sources for place, sources in task.files.items()})
-    print(check_logits(task.base.files, draft, task.adapter_folder, task.dtype, config.verify))
+    checked = check_logits(task.base.files, draft, task.adapter_folder, task.dtype, config.verify)
     write_json(draft / MERGE_RECORD, task.facts | prompt_facts(task.prompt), indent=2)
+    return checked
 
 
 def _require_space(task: Merge) -> None:

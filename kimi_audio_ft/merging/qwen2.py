@@ -14,9 +14,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from kimi_audio_ft.decoding.prompt_embeddings import ADAPTOR_PREFIX, AUDIO_ROWS, BLANK_ROW, TABLE
 from kimi_audio_ft.files import write_json
 from kimi_audio_ft.manifest.conversation import TEXT_EOS
+from kimi_audio_ft.merging.prompt_embeddings import ADAPTOR_PREFIX, AUDIO_ROWS, BLANK_ROW, TABLE
 from kimi_audio_ft.merging.weights import StoredTensor
 from kimi_audio_ft.model import KimiAudioConfig, TextTokenizer
 from kimi_audio_ft.model.checkpoint import is_branch

@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import Qwen2ForCausalLM
 
 from kimi_audio_ft.base import PeftTargets
-from kimi_audio_ft.decoding.prompt_embeddings import PromptEmbeddings
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.lora.adapter import load_adapter
 from kimi_audio_ft.manifest.conversation import BLANK
+from kimi_audio_ft.merging.prompt_embeddings import PromptEmbeddings
 from kimi_audio_ft.merging.weights import StoredTensor, decoder_sources
 from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer, WhisperFeatureExtractor, num_audio_tokens
 from kimi_audio_ft.model.checkpoint import is_branch, read_config

@@ -16,7 +16,7 @@ from kimi_audio_ft.store.usage import Record, records
 
 # What tells adapters of a study from each other, in the order it is shown.
 _ADAPTER_FIELDS = ("lora.r", "lora.lora_alpha", "lora.lora_dropout", "optim.lr", "seed")
-_DECODING_FIELDS = ("text_temperature", "text_top_k", "text_repetition_penalty", "max_new_tokens")
+_DECODING_FIELDS = ("text_temperature", "text_top_k", "text_repetition_penalty", "max_new_tokens", "engine")
 _ITEM_BYTES = {"torch.float32": 4, "torch.bfloat16": 2, "torch.float16": 2}
 _CODE_BYTES = 4
 
@@ -142,7 +142,7 @@ def _made_by(kind: str, facts: Mapping[str, Any]) -> str:
         shown = {key: inputs[key] for key in ("adapter", "seed", "repeat") if key in inputs}
         shown |= {key: decoding[key] for key in _DECODING_FIELDS if key in decoding}
     else:
-        shown = {key: str(facts[key]).removeprefix("torch.") for key in ("dim", "dtype") if key in facts}
+        shown = {key: str(facts[key]).removeprefix("torch.") for key in ("model", "dim", "dtype") if key in facts}
     return " ".join(f"{key}={value}" for key, value in shown.items())
 
 

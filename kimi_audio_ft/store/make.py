@@ -25,7 +25,7 @@ from kimi_audio_ft.store.digests import State, file_digest, sha256_of, state_of
 
 log = logging.getLogger(__name__)
 
-KINDS = ("features", "adapter", "transcript")
+KINDS = ("features", "adapter", "transcript", "qwen2")
 CACHES = {
     "manifests": "columns of a manifest",
     "sounds": "checks of noise and rooms",

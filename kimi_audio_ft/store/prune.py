@@ -25,6 +25,8 @@ GONE = ".gone-"
 _BEING_MADE = "being made now"
 # What a transcript of the base alone has in the place of its adapter.
 _BASE = "base"
+# Any running sweep may use these.
+_OF_ALL = ("features", "qwen2", "rungs")
 # Leftovers that no running process can need.
 _NOBODYS = ("set aside, for it was damaged", "half removed", "half written")
 _UNKNOWN, _LOOK = "not known to this version", "look at it, and remove it by hand"
@@ -139,7 +141,7 @@ def _protection(running: Sequence[Record]) -> Callable[..., str]:
         for own in (name, ("adapter", adapter)):
             if own in used:
                 return f"used by the running sweep {used[own]}"
-        if running and (name[0] in ("features", "rungs") or adapter == _BASE):  # any running sweep may use them
+        if running and (name[0] in _OF_ALL or adapter == _BASE):
             return f"the sweep {running[0].sweep} is running"
         return _BEING_MADE if is_locked(*name) else ""
 

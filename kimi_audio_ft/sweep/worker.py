@@ -18,9 +18,10 @@ from typing import Any, NoReturn
 from filelock import Timeout
 
 from kimi_audio_ft import store
-from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.config.train import VLLM, TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import decode_all
+from kimi_audio_ft.decoding.vllm import vllm_kept
 from kimi_audio_ft.errors import ChangedError, UserError
 from kimi_audio_ft.files import raise_if_full
 from kimi_audio_ft.inputs import Inputs
@@ -76,6 +77,7 @@ class Worker:
         self._locks: dict[str, ExitStack] = {}
         self._fitting: set[str] = set()
         self._inputs = Inputs()
+        self._by_vllm: list[Unit] = []
 
     def run(self) -> None:
         """Make the units, those last that other processes are making now."""
@@ -135,7 +137,10 @@ class Worker:
     # Packs.
 
     def _make(self, units: Sequence[Unit]) -> None:
-        """Decode what needs no training, then train pack by pack, decoding each pack's units at once."""
+        """Decode what needs no training, then train pack by pack, decoding each pack's units at once.
+
+        What vLLM decodes comes last and all together: starting it takes half a minute, and the GPU.
+        """
         untrained = [unit for unit in units if is_untrained(unit)]
         self.decode([unit for unit in units if unit not in untrained])
         for pack in pack_units(untrained, self.task.same_data):
@@ -144,6 +149,9 @@ class Worker:
                     self._packs(part)
             except Exception as error:  # of the data, of their encoders, or of the probe
                 self._broken(self._open(pack), error)
+        later, self._by_vllm = self._by_vllm, []
+        with vllm_kept(max((unit.config.lora.r for unit in later), default=0)):
+            self._decode_all(later)
 
     def _in_step(self, units: list[Unit]) -> list[list[Unit]]:
         """Units whose epochs have equally many optimizer steps: with other seeds, batches are cut elsewhere."""
@@ -266,7 +274,12 @@ class Worker:
     # Decoding.
 
     def decode(self, units: Sequence[Unit]) -> None:
-        """Decode every way that the jobs of these units ask for."""
+        """Decode every way that the jobs of these units ask for; later, if one is by vLLM."""
+        later = [unit for unit in units if any(job.decoding.engine == VLLM for job in unit.jobs)]
+        self._by_vllm += later
+        self._decode_all([unit for unit in units if unit not in later])
+
+    def _decode_all(self, units: Sequence[Unit]) -> None:
         for done, unit in enumerate(units):
             if self.should_stop():
                 return self._interrupt(units[done:], None)

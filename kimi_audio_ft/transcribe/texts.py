@@ -10,12 +10,11 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Any
 
 from kimi_audio_ft import store
 from kimi_audio_ft.base import Base
-from kimi_audio_ft.config.canonical import transcript_form
+from kimi_audio_ft.config.canonical import decoding_fields, transcript_form
 from kimi_audio_ft.config.train import DataConfig
 from kimi_audio_ft.decoding.request import Answer, Answers, DecodingRequest
 from kimi_audio_ft.files import jsonl_line, raise_if_full
@@ -43,7 +42,7 @@ class KnownAnswers:
         drawn = {"seed": first.seed, "repeats": len(requests)}
         inputs = {"adapter": adapter or "base", "prompt": prompt, "pieces": True, **drawn, **base.identities, **more}
         self.signature = signature("transcript", form, inputs)
-        self._facts = {"inputs": inputs, "decoding": asdict(first.setting), GROWS: True}
+        self._facts = {"inputs": inputs, "decoding": decoding_fields(first.setting), GROWS: True}
         self._path = store.product_path("transcript", self.signature) / _FILE
         note([("transcript", self.signature)])
         self._answers = self._read(len(requests))

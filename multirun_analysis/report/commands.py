@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from kimi_audio_ft import store
 from kimi_audio_ft.config.train import DecodingConfig, ModelConfig, ScoringConfig
 from kimi_audio_ft.files import read_yaml
 from kimi_audio_ft.paths import project_root
+from kimi_audio_ft.store.signature import flatten
 from multirun_analysis.records import RERUN
 from multirun_analysis.report.facts import flat_config
 from multirun_analysis.sweep import Sweep, Trial
@@ -127,8 +128,7 @@ def _as_in(trial: Trial, group: str) -> list[str]:
     """Overrides that give another command the trial's options of a group: its choice, and what differs from that."""
     schema = _GROUPS[group]
     choice = _choices(trial).get(group)
-    known = {one.name: one.default for one in fields(schema) if one.default is not MISSING}
-    known |= {one.name: one.default_factory() for one in fields(schema) if one.default_factory is not MISSING}
+    known = flatten(asdict(schema()))
     file = project_root() / "conf" / group / f"{choice}.yaml"
     chosen = [f"{group}={choice}"] if file.is_file() else []
     if chosen:
@@ -136,8 +136,11 @@ def _as_in(trial: Trial, group: str) -> list[str]:
     config = {key.partition(".")[2]: value for key, value in flat_config(trial).items() if key.startswith(f"{group}.")}
     if group == "model" and "path" not in config:
         config["path"] = trial.record.get("model") or known["path"]
-    return chosen + [
-        assigned(f"{group}.{name}", config[name]) for name in known if config.get(name, known[name]) != known[name]
+    added = [f"+{group}.{name}" for name in config if name.startswith("vllm.options.")]  # keys of our users' own
+    return [
+        *chosen,
+        *(assigned(f"{group}.{name}", config[name]) for name in known if config.get(name, known[name]) != known[name]),
+        *(assigned(option, config[option.removeprefix(f"+{group}.")]) for option in added),
     ]
 
 

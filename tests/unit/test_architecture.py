@@ -18,7 +18,7 @@ PACKAGES = ("kimi_audio_ft", "multirun_analysis")
 # Libraries that take long to import. An import inside a function must save one of them.
 HEAVY = {
     *("torch", "torchaudio", "transformers", "peft", "pytorch_lightning", "deepspeed", "bitsandbytes", "safetensors"),
-    *("wandb", "altair", "vl_convert", "wandb_workspaces", "ray", "optuna"),
+    *("wandb", "altair", "vl_convert", "wandb_workspaces", "ray", "optuna", "vllm"),
     *("pandas", "scipy", "numpy", "soundfile", "jinja2", "rich", "huggingface_hub", "hydra", "espeakng_loader"),
     *("pypinyin", "cn2an", "opencc"),
     *("fastapi", "starlette", "uvicorn"),

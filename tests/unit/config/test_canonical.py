@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.canonical import decoding_form
-from kimi_audio_ft.config.train import AugmentConfig, DecodingConfig, ModelConfig, TrainConfig
+from kimi_audio_ft.config.train import AugmentConfig, DecodingConfig, ModelConfig, TrainConfig, VllmConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import transcript_signatures
 from kimi_audio_ft.inputs import Inputs
@@ -44,6 +45,10 @@ def optim(**fields: Any) -> Changes:
 
 def decoding(**fields: Any) -> Changes:
     return {"decoding": {"text_temperature": 0.5} | fields}
+
+
+def by_vllm(python: str = sys.executable, **options: Any) -> Changes:
+    return {"engine": "vllm", "vllm": VllmConfig(python, options)}
 
 
 # By what they show: two configs of one result, and one of another. 16 conversations, in batches of 2 and steps of two
@@ -121,6 +126,10 @@ TRANSCRIPTS: dict[str, tuple[Changes, Changes, Changes]] = {
         decoding(max_new_tokens=8),
         decoding(max_new_tokens=8, text_repetition_penalty=1.1, text_repetition_window_size=7),
         decoding(max_new_tokens=8, text_repetition_penalty=1.1, text_repetition_window_size=6),
+    ),
+    "the engine": (decoding(), decoding(vllm=VllmConfig(options={"seed": 1})), decoding(**by_vllm())),
+    "how vLLM is started": (
+        decoding(**by_vllm()), decoding(**by_vllm("/bin/sh"), batch_size=3), decoding(**by_vllm(quantization="fp8")),
     ),
     "the manifest's prompt": (data(), data(prompt="转录"), data(prompt="请听写。")),
     "how it was trained": (data(), data(max_length=30, batch_size=1), data(features="cached")),

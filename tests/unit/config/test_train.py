@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import sys
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from kimi_audio_ft.config.train import (
     ScoringConfig,
     TrainConfig,
     TrainerConfig,
+    VllmConfig,
 )
 from kimi_audio_ft.errors import ConfigError
 
@@ -31,6 +33,7 @@ CLASSES = {
     "model.": ModelConfig,
     "lora.": LoraConfig,
     "optim.": OptimConfig,
+    "decoding.vllm.": VllmConfig,
     "decoding.": DecodingConfig,
     "trainer.": TrainerConfig,
     "logger.": LoggerConfig,
@@ -89,6 +92,12 @@ REFUSED: list[tuple[str, list[Any], str]] = [
     ("decoding.max_new_tokens", [0], ONE),
     ("decoding.repeats", [0], ONE),
     ("decoding.batch_size", [0], ONE),
+    ("decoding.engine", ["sglang", ""], "must be one of native, vllm"),
+    (
+        "decoding.vllm.options",
+        [{"model": "a"}, {"max_lora_rank": 8}],
+        "(model|max_lora_rank) follows from other options",
+    ),
     ("trainer.max_epochs", [0], ONE),
     ("trainer.max_steps", [0, -2], r"must be -1 \(no limit\) or 1 or more"),
     ("trainer.accumulate", [0], ONE),
@@ -134,7 +143,7 @@ REFUSED: list[tuple[str, list[Any], str]] = [
 FREE = {
     *("data.allow_overlap", "data.audio_root", "data.bucket_by_length", "data.augment"),
     *("data.train_subset_seed", "model.revision", "model.speech_tokenizer", "model.gradient_checkpointing"),
-    *("lora.use_rslora", "lora.use_dora"),
+    *("lora.use_rslora", "lora.use_dora", "decoding.vllm", "decoding.vllm.python"),
     *("trainer.deepspeed", "trainer.progress", "logger.project", "logger.entity", "logger.tags", "logger.audio"),
     *("scoring.erhua", "scoring.traditional", "scoring.readings"),
     *("out", "audio_root", "model", "features", "progress"),
@@ -182,6 +191,24 @@ def test_every_field_is_checked_or_free() -> None:
 def test_the_edges_are_inside(kind: type, fields: dict[str, Any]) -> None:
     made = kind(**fields)
     assert {name: getattr(made, name) for name in fields} == fields
+
+
+def test_what_vllm_needs_and_cannot_do() -> None:
+    def setting(python: str | None = sys.executable, **fields: Any) -> DecodingConfig:
+        return DecodingConfig(engine="vllm", vllm=VllmConfig(python), **fields)
+
+    assert setting().require_engine_fits(ModelConfig(), "cached") is None
+    for python, rule in ((None, "must name the Python"), ("", "must name the Python"), ("no/such", "no such program")):
+        with pytest.raises(ConfigError, match=rf"^decoding\.vllm\.python={python!r}: .*{rule}.*docs/recogniser\.md"):
+            setting(python)
+    with pytest.raises(ConfigError, match=r"^decoding\.text_repetition_penalty=1\.1: .*penalises the prompt's tokens"):
+        setting(text_repetition_penalty=1.1)
+    with pytest.raises(ConfigError, match=r"^decoding\.text_temperature=0\.009: vLLM draws at 0\.01"):
+        setting(text_temperature=0.009)
+    assert setting(text_temperature=0.01).text_temperature == 0.01
+    for options in ({"model": ModelConfig(quantization="nf4")}, {"data": DataConfig(features="online")}):
+        with pytest.raises(ConfigError, match=r"decoding\.engine=vllm .*decoding\.engine=native"):
+            EvaluateConfig(decoding=setting(), **options)
 
 
 def test_orthogonal_start_needs_an_even_rank() -> None:

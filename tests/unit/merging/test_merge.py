@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kimi_audio_ft.decoding.prompt_embeddings import PromptEmbeddings
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.lora.adapter import load_adapter
 from kimi_audio_ft.merging.merge import merge
+from kimi_audio_ft.merging.prompt_embeddings import PromptEmbeddings
 from kimi_audio_ft.model import KimiAudioForCausalLM, TextTokenizer, WhisperFeatureExtractor
 from kimi_audio_ft.model.checkpoint import file_of_tensor
 from tests.standin import Standin

@@ -54,6 +54,9 @@ OTHER: dict[str, Any] = {
     "trainer.deepspeed": {"wall_clock_breakdown": True},
     "trainer.max_steps": 3,
     "decoding.text_repetition_penalty": 1.2,
+    "decoding.engine": "native",  # any other needs an environment of its own
+    "decoding.vllm.python": "python",
+    "decoding.vllm.options": {"tensor_parallel_size": 2},
     "logger.kind": "csv",
     "logger.project": "other",
     "logger.entity": "team",

@@ -1,0 +1,237 @@
+"""Decoding by vLLM: what it is handed, what becomes of its answers, and what is kept when it dies.
+
+The engine here is none: a program of its interface around transformers' Qwen2, or one that answers as it is told.
+tests/numerics/test_vllm.py has the real one.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kimi_audio_ft import store
+from kimi_audio_ft.config.train import DecodingConfig, LoraConfig, TrainConfig, VllmConfig
+from kimi_audio_ft.decoding.generate import utterance_seed
+from kimi_audio_ft.decoding.request import DecodingRequest as Request
+from kimi_audio_ft.decoding.transcripts import decode_all, transcript_signatures
+from kimi_audio_ft.decoding.vllm import qwen2_folder, vllm_kept
+from kimi_audio_ft.errors import ConfigError, DataError, UserError
+from kimi_audio_ft.lora.adapter import add_adapter, save_adapter
+from kimi_audio_ft.trial import Trial
+
+COLD = DecodingConfig(text_temperature=0.0, max_new_tokens=6)
+WARM = DecodingConfig(text_temperature=0.7, text_top_k=9, max_new_tokens=4, repeats=2)
+
+# The part of vLLM's interface that is used, computed by transformers one row at a time.
+VLLM = """
+import json
+from pathlib import Path
+import torch
+from safetensors.torch import load_file
+from transformers import Qwen2ForCausalLM
+
+__version__ = "none"
+
+class Given:
+    def __init__(self, *args, **given):
+        self.__dict__.update(given, args=args)
+
+class EngineArgs(Given): pass
+class SamplingParams(Given): pass
+
+class LLMEngine:
+    @classmethod
+    def from_engine_args(cls, given):
+        engine = cls()
+        assert given.enable_prompt_embeds and given.skip_tokenizer_init and given.dtype == "float32"
+        engine.model = Qwen2ForCausalLM.from_pretrained(given.model, dtype=torch.float32)
+        engine.plain = {name: value.clone() for name, value in engine.model.state_dict().items()}
+        engine.used, engine.rows = None, []
+        engine.rank = getattr(given, "max_lora_rank", 0)
+        print("a line for the log", flush=True)
+        return engine
+
+    def add_request(self, name, prompt, sampling, lora_request=None):
+        self.rows.append((name, prompt["prompt_embeds"], sampling, lora_request))
+
+    def has_unfinished_requests(self):
+        return bool(self.rows)
+
+    def step(self):
+        name, prompt, sampling, lora = self.rows.pop()
+        if lora != self.used:
+            self.apply(lora)
+        [tokens] = self.model.generate(
+            inputs_embeds=prompt[None], max_new_tokens=sampling.max_tokens, do_sample=False,
+            eos_token_id=sampling.stop_token_ids, pad_token_id=0,
+        ).tolist()
+        row = Given(token_ids=tokens, logprobs=None)
+        return [Given(request_id=name, finished=True, outputs=[row])]
+
+    def apply(self, lora):
+        state, self.used = {name: value.clone() for name, value in self.plain.items()}, lora
+        if lora is not None:
+            folder = Path(lora.args[2])
+            config = json.loads((folder / "adapter_config.json").read_text())
+            assert config["r"] <= self.rank
+            tensors = load_file(folder / "adapter_model.safetensors")
+            for name in [name for name in tensors if name.endswith("lora_A.weight")]:
+                update = tensors[name.replace("lora_A", "lora_B")] @ tensors[name] * config["lora_alpha"] / config["r"]
+                state[name.removeprefix("base_model.model.").replace(".lora_A", "")] += update
+        self.model.load_state_dict(state)
+"""
+# Notes its orders, answers so many rows with one token, the first of them cut off; and dies if that were not all.
+SCRIPTED = """
+import json, os, sys
+say = lambda message: print(json.dumps(message), flush=True)
+left, notes = {rows}, open({notes!r}, "a")
+for line in sys.stdin:
+    order = json.loads(line)
+    print(line, file=notes, flush=True)
+    if "start" in order:
+        say({{"ready": {{"vllm": "none"}}}})
+    for row in order.get("rows", ()):
+        if left == 0:
+            os.kill(os.getpid(), 9)
+        left -= 1
+        tokens = [500] * row["sampling"]["max_tokens"] if row["prompt"] == "0" else [500, {end}]
+        say({{"row": row["row"], "tokens": tokens, "log_probability": None}})
+"""
+
+
+@pytest.fixture(scope="module")
+def qwen2(trial_config: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The product of the store that vLLM reads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KIMI_AUDIO_FT_STORE", str(tmp_path_factory.mktemp("qwen2")))
+        return qwen2_folder(Trial(trial_config()).base)
+
+
+@pytest.fixture
+def trial(trial_config: Callable[..., TrainConfig], qwen2: Path, private_store: Path) -> Trial:
+    shutil.copytree(qwen2, private_store / "qwen2" / qwen2.name)
+    return Trial(trial_config())
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Callable[[str], str]:
+    """Makes a program to name as ``decoding.vllm.python``."""
+
+    def make(code: str, name: str = "python") -> str:
+        path = tmp_path / name
+        path.write_text(f"#!{sys.executable} -sE\n{code}")
+        path.chmod(0o755)
+        return str(path)
+
+    return make
+
+
+def by(python: str, setting: DecodingConfig, **options: Any) -> Request:
+    return Request(replace(setting, engine="vllm", vllm=VllmConfig(python, options)), 1)
+
+
+def saved(trial: Trial, folder: Path, **lora: Any) -> tuple[str, Path]:
+    """An adapter that changes what is said."""
+    adapted = add_adapter(trial.base.load(), LoraConfig(**lora), 1)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    save_adapter(adapted, folder)
+    trial.base.release()
+    return f"a{folder.name}", folder
+
+
+@pytest.mark.slow
+def test_the_native_texts_come_of_what_it_is_handed(
+    trial: Trial, program: Callable[[str], str], tmp_path: Path
+) -> None:
+    """By two adapters and the base, in one engine; and beside native decodings of the same call."""
+    (tmp_path / "vllm" / "lora").mkdir(parents=True)
+    (tmp_path / "vllm" / "__init__.py").write_text(VLLM)
+    (tmp_path / "vllm" / "lora" / "request.py").write_text("from vllm import Given as LoRARequest\n")
+    python = program(
+        f"import runpy, sys\nsys.path.insert(0, {str(tmp_path)!r})\nrunpy.run_path(sys.argv[2], run_name='__main__')\n"
+    )
+    adapters = saved(trial, tmp_path / "four", r=4), None, saved(trial, tmp_path / "two", r=2, target_modules="mlp")
+    requests = [by(python, COLD), Request(COLD, 1), by(python, replace(COLD, max_new_tokens=1))]
+    with vllm_kept(rank=4):
+        found = [decode_all(trial.evaluation, requests, adapter) for adapter in adapters]
+    for one, native, short in found:
+        assert one.hypotheses == native.hypotheses and one.signatures != native.signatures
+        assert one.environment is not None and one.environment["vllm"]["vllm"] == "none"
+        cut = [[answer.is_cut for answer in found.hypotheses[0].values()] for found in (one, native, short)]
+        assert cut[0] == cut[1]
+    texts = [list(one.hypotheses[0].values()) for one, _, _ in found]
+    assert len(set(map(tuple, texts))) == 3 and any(len(text) == 6 for text in texts[0])
+    assert found[0][2].hypotheses == [{key: text[:1] for key, text in found[0][1].hypotheses[0].items()}]
+
+
+def test_a_death_costs_what_was_being_decoded(trial: Trial, program: Callable[[str], str], tmp_path: Path) -> None:
+    notes, end = tmp_path / "notes", trial.base.tokenizer.special_tokens["<|im_kimia_text_eos|>"]
+
+    def request(rows: int) -> Request:
+        return by(program(SCRIPTED.format(rows=rows, notes=str(notes), end=end)), WARM)
+
+    told: list[tuple[int, int]] = []
+    with pytest.raises(UserError, match=r"^decoding.engine=vllm: vLLM ended \(signal SIGKILL\) while it was decoding"):
+        decode_all(trial.evaluation, [request(7)], None, on_progress=lambda *point: told.append(point))
+    assert told == [(2, 18), (4, 18), (6, 18)]  # two samples of three conversations
+    [found] = decode_all(trial.evaluation, [request(99)], None, on_progress=lambda *point: told.append(point))
+    assert [point[0] for point in told[3:]] == list(range(8, 19, 2))
+
+    orders = [json.loads(line) for line in notes.read_text().split("\n") if line]
+    starts, rows = [one["start"] for one in orders if "start" in one], [one["rows"] for one in orders if "rows" in one]
+    assert [len(some) for some in rows] == [18, 12] and starts[0] == starts[1]
+    assert starts[0] | {"model": ""} == {
+        **{"model": "", "dtype": "float32", "max_model_len": 8192},
+        **{"enable_prompt_embeds": True, "skip_tokenizer_init": True},
+    }
+    wanted = {utterance_seed(1, repeat, key) for repeat in (0, 1) for key in trial.evaluation.references}
+    assert {row["sampling"].pop("seed") for row in rows[0]} == wanted
+    sampling = {"temperature": 0.7, "top_k": 9, "max_tokens": 4, "stop_token_ids": [end], "ignore_eos": True}
+    assert all(row["sampling"] == sampling for row in rows[0])
+    answers = [*found.hypotheses[0].values(), *found.hypotheses[1].values()]
+    text = trial.base.tokenizer.decode([500])
+    assert {(str(one), one.is_cut) for one in answers} == {(text, False), (4 * text, True)}
+    meta = store.read_meta(store.product_path("transcript", found.signatures[0]))
+    assert meta["decoding"]["engine"] == "vllm" and meta["environment"]["vllm"] == {"vllm": "none"}
+
+
+def test_what_it_cannot_apply_is_refused_before_it_is_started(
+    trial: Trial, trial_config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    """By the config where that tells, before anything is trained; else by the adapter's files."""
+    setting = {"decoding": {"engine": "vllm", "vllm": VllmConfig(sys.executable)}}
+    with pytest.raises(ConfigError, match=r"changes model.vq_adaptor.layers.0, and decoding.engine=vllm"):
+        _ = Trial(
+            trial_config(**setting, lora={"target_modules": "decoder_and_adaptor"}, data={"features": "cached"})
+        ).plan
+    for changes, said in (
+        ({"lora": {"use_dora": True}}, "lora.use_dora=True: decoding.engine=vllm applies plain LoRA only"),
+        ({"model": {"quantization": "nf4"}}, "model.quantization='nf4': decoding.engine=vllm decodes with a base in"),
+        ({"data": {"features": "online"}}, "data.features='online': decoding.engine=vllm hears recordings by stored"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            trial_config(**setting, **changes)
+    request = by(sys.executable, COLD)
+    for name, lora, said in (
+        ("dora", {"use_dora": True}, "has use_dora, which engines do not apply. Use decoding.engine=native"),
+        (
+            "high",
+            {"r": 513, "target_modules": r"model\.layers\.0\.mlp\.up_proj"},
+            "has rank 513, and vLLM takes at most",
+        ),
+    ):
+        with pytest.raises(DataError, match=said):
+            decode_all(trial.evaluation, [request], saved(trial, tmp_path / name, **lora))
+    assert all(store.find("transcript", name) is None for name in transcript_signatures(trial.evaluation, request, "x"))
