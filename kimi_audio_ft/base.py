@@ -100,6 +100,15 @@ class Base:
     plain: bool = False
     sharded: bool = False  # stays in the CPU's memory until a training's strategy spreads it over its ranks
 
+    def __post_init__(self) -> None:
+        self.plain = self.plain or self.settings.kernels == "plain"
+
+    @property
+    def fused(self) -> bool:
+        """Whether layers in bfloat16 are computed in few operations, as it pays on a GPU."""
+        chosen = self.settings.kernels == "fused" or (self.settings.kernels == "auto" and self.device.type == "cuda")
+        return chosen and not self.plain and not self.sharded
+
     @cached_property
     def files(self) -> ModelFiles:
         return locate(self.settings)
@@ -223,6 +232,7 @@ class Base:
                 self.release()
                 raise ChangedError(self.files.root, "while it was being read")
         _LOADED[key].set_plain(self.plain or self.sharded, self.plain)
+        _LOADED[key].set_fused(self.fused)
         return _LOADED[key]
 
     def _read(self, audio_branch: bool, target: torch.device) -> KimiAudioForCausalLM:

@@ -99,7 +99,8 @@ def adapter_form(config: TrainConfig, trained: TrainingSet, targets: str, ranks:
         targets: names the modules that ``lora.target_modules`` matches, however they are written.
         ranks: processes of the training; the size of a step decides its result, not how many share it.
     """
-    form = {name: asdict(getattr(config, name)) for name in ("data", "model", "lora", "optim", "trainer")}
+    form = {name: asdict(getattr(config, name)) for name in ("data", "lora", "optim", "trainer")}
+    form["model"] = _model(config.model)
     form["data"]["augment"] = _augment(config.data.augment)
     form["data"] |= _batches(config.data, trained)
     form["trainer"] |= _steps(config, form["data"], trained.conversations, ranks)
@@ -111,7 +112,7 @@ def adapter_form(config: TrainConfig, trained: TrainingSet, targets: str, ranks:
 
 def transcript_form(data: DataConfig, model: ModelConfig, setting: DecodingConfig) -> dict[str, Any]:
     """Form of a decoding under a setting in its own form."""
-    form = {"data": asdict(data), "model": asdict(model), "decoding": decoding_fields(setting)}
+    form = {"data": asdict(data), "model": _model(model), "decoding": decoding_fields(setting)}
     counted = _counted(form, EXCLUDED["transcript"])
     if setting.engine == NATIVE and batches_count(model) and setting.batch_size != _UNNAMED_BATCH:
         counted["decoding"]["batch_size"] = setting.batch_size
@@ -231,6 +232,14 @@ def _scale(config: TrainConfig) -> float:
     lora = config.lora
     assert lora.lora_alpha is not None, "LoraConfig.__post_init__ sets it"
     return lora.lora_alpha / (math.sqrt(lora.r) if lora.use_rslora else lora.r)
+
+
+def _model(model: ModelConfig) -> dict[str, Any]:
+    """As the device computes by itself, other kernels are not named; those that are chosen round in another way."""
+    form = asdict(model)
+    if model.kernels == "auto":
+        del form["kernels"]
+    return form
 
 
 def _counted(form: Mapping[str, Any], excluded: Iterable[str]) -> dict[str, Any]:

@@ -170,6 +170,9 @@ class ModelConfig:
     dtype: str = "bfloat16"  # Number format of the frozen base: float32 or bfloat16. Adapters are always float32.
     gradient_checkpointing: bool = False  # Recompute activations in the backward pass to save memory.
     attention: str = "sdpa"  # Attention implementation of transformers: sdpa, eager or flash_attention_2.
+    # Operations of layers, adapters and loss: plain is transformers' and PEFT's own, fused few of ours that agree
+    # within rounding; auto is ours in float32, and fused in bfloat16 on a GPU.
+    kernels: str = "auto"
     quantization: str | None = None  # nf4: the layers' linears in 4 bits (QLoRA, needs bitsandbytes); null: none.
 
     def __post_init__(self) -> None:
@@ -181,6 +184,7 @@ class ModelConfig:
             require(
                 self.dtype != "float32", "model.attention", self.attention, rule, "Use sdpa, or model.dtype=bfloat16"
             )
+        one_of("model.kernels", self.kernels, ("auto", "plain", "fused"))
         if self.quantization is not None:
             one_of("model.quantization", self.quantization, ("nf4",))
 

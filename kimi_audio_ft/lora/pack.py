@@ -7,6 +7,7 @@ training mode apply one adapter to the whole batch; in a pack every member has i
 
 slice: PEFT's own forward on each member's block. ``Pack.equals_alone`` says whether the result is PEFT's bit for bit.
 batched: the updates of all members as two batched matrix products, with ranks zero-padded. Fewer, larger kernels.
+Where the model is ``fused``, layers over a bfloat16 base are computed by ``lora.fused`` in either form.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 
 from kimi_audio_ft.lora.adapter import stable_seed
+from kimi_audio_ft.lora.fused import FusedUpdates, takes
 from kimi_audio_ft.lora.update import updated
 from kimi_audio_ft.runtime.reproducible import rows_are_independent
 
@@ -55,6 +57,7 @@ class Pack:
         self._patched: list[nn.Module] = []
         self._common: list[Tensor] = []  # weights of products over the rows of all members
         forward = _slice_forward if dispatch == "slice" else _batched_forward
+        self._fused = FusedUpdates(model, names) if tuned.fused else None
         heads, last = dict(tuned.named_children()), f"model.layers.{len(tuned.model.layers) - 1}."
         for name, layer in tuned.named_modules():
             if type(layer) is nn.Linear and name.startswith("model.") and ".lora_" not in name:
@@ -62,7 +65,11 @@ class Pack:
             if isinstance(layer, LoraLayer):
                 assert type(layer) is Linear and not layer.lora_variant, f"{name} cannot be packed; see why_solo"
                 self.adapts_embedding |= _kind(name) == "audio"
-                self._patch(layer, partial(forward, layer, self, _kind(name)))
+                if self._fused is not None and takes(layer, names):
+                    vars(layer)["passing"] = partial(_fused, layer, self, self._fused, _kind(name))
+                    self._patch(layer, partial(_fused_forward, layer))
+                else:
+                    self._patch(layer, partial(forward, layer, self, _kind(name)))
             elif type(layer) is nn.Linear and dispatch == "slice" and (name in heads or _is_last(name, last)):
                 # A block may have few answers: on AMD a product of up to three rows sums in another order than a larger
                 # one, and in bfloat16 a head's gradient depends on the number of rows on other processors too.
@@ -76,11 +83,14 @@ class Pack:
         """Restore the layers' own forward."""
         for layer in self._patched:
             del layer.forward
+            vars(layer).pop("passing", None)
         self._patched.clear()
+        if self._fused is not None:
+            self._fused.close()
 
     def equals_alone(self) -> str:
         """Agreement with adapters trained alone on the same batches, by form, dtype and processor."""
-        exact = self.dispatch == "slice" and rows_are_independent(self._common)
+        exact = self.dispatch == "slice" and self._fused is None and rows_are_independent(self._common)
         return BIT_FOR_BIT if exact else WITHIN_ROUNDING
 
     def sizes(self, kind: str, x: Tensor) -> list[int]:
@@ -118,6 +128,15 @@ def _slice_forward(layer: Any, pack: Pack, kind: str, x: Tensor) -> Tensor:
             y = updated(layer, name, y, own)
         blocks.append(y)
     return torch.cat(blocks)
+
+
+def _fused(layer: Any, pack: Pack, fused: FusedUpdates, kind: str, x: Tensor) -> tuple[Tensor, Tensor]:
+    return fused.passing(layer, [share.name for share in pack.shares], pack.sizes(kind, x), x)
+
+
+def _fused_forward(layer: Any, x: Tensor) -> Tensor:
+    output: Tensor = layer.passing(x)[1]
+    return output
 
 
 def _batched_forward(layer: Any, pack: Pack, kind: str, x: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.functional import linear
 
+from kimi_audio_ft.lora.fused import FusedUpdates, takes
+
 # Terms of a sum that no processor's products cut into parts (Intel with AVX2 does so from 256 to 384 terms).
 _SHORT = 64
 
@@ -30,24 +32,39 @@ def updated(layer: Any, name: str, base: Tensor, x: Tensor) -> Tensor:
 
 @contextmanager
 def own_updates(model: PeftModel, name: str) -> Iterator[None]:
-    """Compute a single adapter's layers by ``_passing``, where they are plain LoRA, inside the context."""
+    """Compute a single adapter's layers by ``_passing``, where they are plain LoRA, inside the context.
+
+    Where the model is ``fused``, those over a bfloat16 base by ``lora.fused``.
+    """
+    tuned: Any = model.base_model.model
+    fused = FusedUpdates(model, [name]) if tuned.fused else None
     layers: list[Any] = [
         layer
         for layer in model.modules()
         if type(layer) is Linear and name in layer.lora_A and not layer.lora_variant and not layer.lora_bias[name]
     ]
     for layer in layers:
-        layer.passing = partial(_passing, layer, name)
-        layer.forward = partial(_forward, layer, name)
+        if fused is not None and takes(layer, [name]):
+            layer.passing = partial(_fused, layer, name, fused)
+        else:
+            layer.passing = partial(_passing, layer, name)
+        layer.forward = partial(_forward, layer)
     try:
         yield
     finally:
+        if fused is not None:
+            fused.close()
         for layer in layers:
             del layer.forward, layer.passing
 
 
-def _forward(layer: Any, name: str, x: Tensor) -> Tensor:
-    return _passing(layer, name, x)[1]
+def _fused(layer: Any, name: str, fused: FusedUpdates, x: Tensor) -> tuple[Tensor, Tensor]:
+    return fused.passing(layer, [name], [len(x)], x)
+
+
+def _forward(layer: Any, x: Tensor) -> Tensor:
+    output: Tensor = layer.passing(x)[1]
+    return output
 
 
 def _passing(layer: Any, name: str, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -192,7 +192,7 @@ class KimiAudioForCausalLM(PreTrainedModel):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.mimo_output = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.whisper_model: WhisperFeatureExtractor | None = None
-        self.masked = False
+        self.masked = self.fused = False
         self.post_init()
 
     @classmethod
@@ -240,10 +240,17 @@ class KimiAudioForCausalLM(PreTrainedModel):
 
     @property
     def takes_flat(self) -> bool:
-        """Whether ``flat`` may be given: on a CPU, where all layers are our own."""
+        """Whether ``flat`` may be given: on a CPU in float32, where all layers are our own."""
         layers: Any = self.model.layers
         weight = self.lm_head.weight
-        return weight.device.type == "cpu" and not any(layer.is_plain(weight.dtype) for layer in layers)
+        may = weight.device.type == "cpu" and weight.dtype == torch.float32
+        return may and not any(layer.is_plain(weight.dtype) for layer in layers)
+
+    def set_fused(self, fused: bool) -> None:
+        """Compute layers in bfloat16, and adapters' updates of them (``lora.fused``), in few operations."""
+        self.fused = fused
+        for layer in (*self.model.layers, *self.model.mimo_layers):
+            layer.fused = fused
 
     def set_plain(self, decoder: bool, whisper: bool) -> None:
         """Compute every layer of these parts by transformers' own code; with both, masks as it makes them too."""

@@ -123,6 +123,7 @@ REFUSED: list[tuple[str, list[Any], str]] = [
         ["a.jsonl", ["a.jsonl"], {"a": ""}, {"a/b": "a.jsonl"}, {"a": "a.jsonl", "b": "a.jsonl"}],
         "must be paths by name. Write 'data.guard_manifests=|the name 'a/b' must be of letters|names a manifest twice",
     ),
+    ("model.kernels", ["", "triton"], "must be one of auto, plain, fused"),
     ("data.train_weights", [[], [1.0, 2.0]], "needs one weight for each manifest of data.train_manifest"),
     ("data.train_weights", [[-1.0], [float("nan")], [0.0]], "a weight is 0 or more|leaves nothing to train on"),
     ("data.train_subset", [0, -5], "must be 1 or more. Use null for all conversations"),

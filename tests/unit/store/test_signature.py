@@ -38,6 +38,7 @@ OTHER: dict[str, Any] = {
     "data.augment.room_probability": 0.25,
     "model.dtype": "bfloat16",
     "model.attention": "eager",
+    "model.kernels": "plain",
     "model.path": str(TINY_MODEL),
     "model.revision": "9a82a84c",
     "model.speech_tokenizer": str(TINY_MODEL / "glm-4-voice-tokenizer"),
