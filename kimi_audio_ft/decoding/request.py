@@ -43,6 +43,11 @@ class DecodingRequest:
         """The setting without chance, by which rungs of a training are compared: natively, as the base is there."""
         return cls(replace(setting, text_temperature=0.0, engine=NATIVE), 0)
 
+    @classmethod
+    def first_pass(cls, setting: DecodingConfig) -> DecodingRequest:
+        """That of the texts that choose hot words: greedy, and the same for all settings that one engine decodes."""
+        return cls(DecodingConfig(batch_size=setting.batch_size, engine=setting.engine, vllm=setting.vllm), 0)
+
     def repeats(self, vocabulary: float = math.inf) -> list[DecodingRequest]:
         """A request for each of the setting's repeats, in its canonical form; a single one, of seed 0, when greedy."""
         setting = decoding_form(self.setting, vocabulary)

@@ -251,8 +251,8 @@ def decode_all(
     requested = {name: repeat for one in named for name, repeat in one.items()}
     asked = evaluation.conversations
     if evaluation.first_pass is not None and any(store.find("transcript", name) is None for name in requested):
-        first = DecodingRequest.greedy(DecodingConfig(batch_size=smallest))  # whatever the settings are
-        [texts] = decode_all(evaluation.first_pass, [first], adapter, progress, None, should_stop, trainer)
+        first = [DecodingRequest.first_pass(alike[0].setting)]
+        [texts] = decode_all(evaluation.first_pass, first, adapter, progress, None, should_stop, trainer)
         asked = evaluation.retrieved(texts.hypotheses[0])
     total = len(evaluation.conversations) * sum(store.find("transcript", name) is None for name in requested)
     done = 0

@@ -16,7 +16,6 @@ from typing import Any
 
 from kimi_audio_ft.base import Base, find_adapter, require_base
 from kimi_audio_ft.config.commands import TokenizeConfig
-from kimi_audio_ft.config.train import DecodingConfig
 from kimi_audio_ft.config.transcribe import TranscribeConfig
 from kimi_audio_ft.data.dataset import AudioSource, ConversationDataset
 from kimi_audio_ft.decoding.request import Answers, DecodingRequest
@@ -148,13 +147,14 @@ class Recogniser:
         prompt, words = prompt_of(config.data.prompt, place, base.files.root), words_for(config.prompt, place)
         requests, first = DecodingRequest(config.decoding, config.seed).repeats(vocabulary=base.tokens.end), None
         most, more = config.prompt.retrieve, {}
+        told = printable(prompt) + (f", {len(words)} hot words" if words else "")
         if words and most is not None:
-            first = KnownAnswers(base, name, prompt, [_first_request(config)])
+            told += f", of which a piece has {most}"
+            first = KnownAnswers(base, name, prompt, [DecodingRequest.first_pass(config.decoding)])
             more = {"retrieved": [most, *words]}
         else:
             prompt = with_words(prompt, words)
-        told = f", {most} of {len(words)} hot words for each piece" if first else ""
-        print(f"{f'adapter {name}' if name else 'the base alone'}, prompt {printable(prompt)}{told}", flush=True)
+        print(f"{f'adapter {name}' if name else 'the base alone'}, prompt {told}", flush=True)
         known = KnownAnswers(base, name, prompt, requests, **more)
         return cls(config, base, adapter, prompt, requests, known, words, first)
 
@@ -168,7 +168,8 @@ class Recogniser:
         """Encode and decode pieces by their keys; the answers are then known."""
         if self.first is not None:
             left = {key: place for key, place in pieces.items() if key not in self.first}
-            plain = replace(self, requests=[_first_request(self.config)], known=self.first, first=None)
+            requests = [DecodingRequest.first_pass(self.config.decoding)]
+            plain = replace(self, requests=requests, known=self.first, first=None)
             if left:
                 plain.answer(left, folder)
         prompts, adapter = self._prompts(pieces, folder), self.adapter[1] if self.adapter else None
@@ -221,10 +222,6 @@ class Recogniser:
                 {"role": "user", "message_type": "audio", **audio},
             ],
         }
-
-
-def _first_request(config: TranscribeConfig) -> DecodingRequest:
-    return DecodingRequest.greedy(DecodingConfig(batch_size=config.decoding.batch_size))
 
 
 def _groups(heard: Sequence[Heard], known: KnownAnswers) -> Iterator[list[int]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kimi_audio_ft.config.prompt import PromptConfig
-from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
+from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.retrieval import most_alike
 from kimi_audio_ft.decoding.transcribe import transcribe
@@ -79,7 +79,7 @@ def test_words_are_chosen_by_a_first_text(config: TrainConfig) -> None:
     texts = {one.id: one.reference for one in plain.conversations}
     prompts = {one.id: one.messages[0]["content"] for one in evaluation.retrieved(texts)}
     assert prompts == {name: with_words("转录", most_alike(WORDS, text, 2)) for name, text in texts.items()}
-    [first] = decode_all(plain, [DecodingRequest.greedy(DecodingConfig())], None)
+    [first] = decode_all(plain, [DecodingRequest.first_pass(config.decoding)], None)
     asked = evaluation.retrieved(first.hypotheses[0])
     sampled = DecodingRequest(settings, 0)
     [alone] = decode_all(evaluation, [sampled], None)
