@@ -119,13 +119,6 @@ def clear_trial(folder: Path) -> None:
     """Remove what an earlier run of a trial has recorded."""
     for name in RECORDS:
         (folder / name).unlink(missing_ok=True)
-    set_wandb_aside(folder)
-
-
-def set_wandb_aside(folder: Path) -> None:
-    """Rename W&B's runs in a folder: they may not be uploaded yet, and two of one trial would be uploaded as two."""
-    with suppress(FileNotFoundError):
-        (folder / "wandb").rename(folder / time.strftime(".wandb-before-%Y%m%dT%H%M%S"))
 
 
 class BeingRun(UserError):

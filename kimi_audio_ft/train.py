@@ -39,7 +39,7 @@ def record_failure(config: dict[str, Any], error: Exception) -> None:
 def main(config: TrainConfig) -> float:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
-    group = str(Path(hydra.sweep.dir)) if is_sweep() else folder.name
+    group = str(Path(hydra.sweep.dir)) if is_sweep() else None
     with using(Path(hydra.sweep.dir) if is_sweep() else folder):
         return run(config, folder, trial_facts(asdict(config)), group)
 

@@ -41,7 +41,7 @@ from kimi_audio_ft.scoring.ranking import rate_of
 from kimi_audio_ft.store.signature import signature
 from kimi_audio_ft.store.usage import note
 from kimi_audio_ft.sweep_folder import BASE_UTTERANCES, UTTERANCES
-from kimi_audio_ft.tracking import make_tracker
+from kimi_audio_ft.tracking import make_tracker, metrics_of
 from kimi_audio_ft.training.ending import TrainingFailed
 
 if TYPE_CHECKING:
@@ -60,14 +60,18 @@ _TRAINED = (
 )
 
 
-def run(config: TrainConfig, folder: Path, facts: TrialFacts, group: str) -> float:
+def run(config: TrainConfig, folder: Path, facts: TrialFacts, group: str | None) -> float:
     """Fit or reuse, decode, score and record one trial, as its launch has planned it if one did; returns its rate."""
     refuse_launchers()
     folder.mkdir(parents=True, exist_ok=True)
     quiet_libraries()
-    tracker = make_tracker(config.logger, trial_name=facts.name, group=group, config=asdict(config), folder=folder)
+    given = _planned(config)
+    tracker = given.tracker if given is not None else None
+    if tracker is None:
+        name = facts.name if given is None else given.name or facts.name
+        tracker = make_tracker(config.logger, trial_name=name, group=group, config=asdict(config), folder=folder)
     try:
-        return _fit_decode_score(_planned(config), folder, facts, tracker)
+        return _fit_decode_score(given or Trial(config), folder, facts, tracker)
     except Exception as error:
         tracker.fail(f"{type(error).__name__}: {error}")
         raise
@@ -121,12 +125,10 @@ def _fit(trial: Trial, folder: Path, tracker: Tracker) -> Adapter:
 
     def on_row(row: dict[str, Any]) -> None:
         rows.append(row)
-        metrics = {f"{row['split']}/loss": row["loss"]}
-        if row["lr"] is not None:
-            metrics["train/lr"] = row["lr"]
-        tracker.log(metrics, row["step"])
+        tracker.log(metrics_of(row), row["step"])
 
     adapter = trial.adapter(on_row)
+    tracker.keep_adapter(adapter.folder, adapter.signature)
     write_jsonl(folder / "curves.jsonl", rows)
     return adapter
 
@@ -220,8 +222,12 @@ class Trial:
     """One point of a sweep, from its config.
 
     rank: of this process among those that train the adapter. inputs: shared by the trials of a launch; a trial by
-    itself has its own. outcomes: of the launch; it trains nothing that has failed there.
+    itself has its own. outcomes: of the launch; it trains nothing that has failed there. name: among its siblings, in a
+    launch. tracker: its record, where that was opened while its adapter trained.
     """
+
+    name: str | None = None
+    tracker: Tracker | None = None
 
     def __init__(self, config: TrainConfig, rank: int = 0, inputs: Inputs | None = None) -> None:
         self.config, self.rank = config, rank
@@ -407,10 +413,10 @@ class Trial:
 _PLANNED: ContextVar[Trial | None] = ContextVar("_PLANNED", default=None)
 
 
-def _planned(config: TrainConfig) -> Trial:
-    """The trial that a launch gave to this job; without one, a new one."""
+def _planned(config: TrainConfig) -> Trial | None:
+    """The trial that a launch gave to this job, if one did."""
     trial = _PLANNED.get()
-    return trial if trial is not None and trial.config == config else Trial(config)
+    return trial if trial is not None and trial.config == config else None
 
 
 def fit_in_workers(

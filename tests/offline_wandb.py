@@ -79,7 +79,7 @@ def read_run(folder: Path) -> StoredRun:
         elif kind == "summary":
             stored.summary |= _items(record.summary.update)
         elif kind == "metric" and record.metric.step_metric:
-            stored.step_metrics[record.metric.glob_name] = record.metric.step_metric
+            stored.step_metrics[record.metric.glob_name or record.metric.name] = record.metric.step_metric
         elif kind == "artifact":
             stored.artifact |= {entry.path: Path(entry.local_path) for entry in record.artifact.manifest.contents}
         elif kind == "exit":

@@ -364,11 +364,17 @@ class LoggerConfig:
     """Where a trial's curves and scores go besides its own folder."""
 
     kind: str = "wandb"  # wandb, csv or none.
-    project: str = "kimi_audio_ft"  # W&B project.
+    # W&B's own variables (WANDB_PROJECT, _ENTITY, _NAME, _RUN_GROUP, _NOTES, _TAGS) hold where an option is not given.
+    project: str | None = None  # W&B project; null is kimi_audio_ft.
     entity: str | None = None  # W&B team or user; null is the account's default.
+    name: str | None = None  # W&B name of a single run, or what the names of a sweep's runs begin with.
+    group: str | None = None  # W&B group; null is the sweep's folder, and none for a single run.
+    notes: str | None = None  # W&B notes.
     mode: str = "auto"  # W&B mode: online, offline, or auto (online when logged in, offline otherwise).
     tags: list[str] = field(default_factory=list)  # W&B tags of every trial.
     utterance_rows: int = 200  # Most rows of the utterance table; 0 logs none.
+    adapter: bool = False  # Upload the adapter, as a model artifact.
+    system_metrics: bool = True  # Record processor, memory and GPU while a trial trains.
     audio: bool = False  # Put the audio into the utterance table; off, since 200 clips of 10 s are 64 MB a trial.
 
     def __post_init__(self) -> None:

@@ -53,6 +53,13 @@ class Step(UnitEvent):
 
 
 @dataclass(frozen=True)
+class Point(UnitEvent):
+    """A new point of its curves (``CurveRecorder``); a resumed training gives the earlier ones again."""
+
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Decoding(UnitEvent):
     """Utterances that are decoded, of all; each counts once for every repeat of every decoding setting."""
 

@@ -37,10 +37,11 @@ from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.store.usage import note, using
 from kimi_audio_ft.sweep.cluster.executor import make_units
 from kimi_audio_ft.sweep.compose import JobConfig, TemplateLoader
-from kimi_audio_ft.sweep.events import Event, Failed, Ready
+from kimi_audio_ft.sweep.events import Event, Failed, Ready, UnitEvent
 from kimi_audio_ft.sweep.plan import Unit
 from kimi_audio_ft.sweep.report import SweepReport
 from kimi_audio_ft.sweep.view.job_log import JobLog
+from kimi_audio_ft.sweep.view.records import LiveRecords
 from kimi_audio_ft.sweep.view.screen import SweepView
 from kimi_audio_ft.sweep.view.state import JobLine
 from kimi_audio_ft.sweep_folder import record_fitting
@@ -149,12 +150,13 @@ class Launch:
         with SweepView(job_lines(jobs, missing)) as view:
             batch = Batch(jobs, missing, self, view)
             batch.run_ready()
-            if units:
-                self.make(units, untrained, batch.event, view.stopping)
-            record_fitting(self.folder, view.state.fitting_seconds)
-            if self.stopping:
-                raise KeyboardInterrupt
-            batch.run_ready(all_of_them=True)
+            with batch.records:
+                if units:
+                    self.make(units, untrained, batch.event, view.stopping)
+                record_fitting(self.folder, view.state.fitting_seconds)
+                if self.stopping:
+                    raise KeyboardInterrupt
+                batch.run_ready(all_of_them=True)
         return [job.returned for job in jobs if job.returned is not None]
 
     def make(
@@ -192,14 +194,17 @@ class Batch:
 
     def __init__(self, jobs: Sequence[Job], missing: set[str], launch: Launch, view: SweepView) -> None:
         self.jobs, self.missing, self.launch, self.view = jobs, missing, launch, view
-        self.outcomes = Outcomes()
-        for job in jobs:
+        self.outcomes, self.records = Outcomes(), LiveRecords(str(launch.folder))
+        for job, name in zip(jobs, short_names([job.overrides for job in jobs]), strict=True):
             if job.trial is not None:
-                job.trial.outcomes = self.outcomes
+                job.trial.outcomes, job.trial.name = self.outcomes, name
+                self.records.add(job.key, job.trial, job.folder)
 
     def event(self, event: Event) -> None:
         """Take in an event; run the jobs that waited for its unit."""
         self.view.event(event)
+        if isinstance(event, UnitEvent):
+            self.records.event(event)
         if not isinstance(event, Ready | Failed):
             return
         if isinstance(event, Failed):
@@ -224,6 +229,7 @@ class Batch:
     def _run(self, job: Job) -> None:
         with job.trial.given_to_job() if job.trial else nullcontext():
             value = self.launch.runner.run(job)._return_value
+        self.records.closed(job.trial)
         error = str(value) if isinstance(value, Exception) else None
         cer = float(value) if isinstance(value, int | float) else None
         self.view.job_done(job.number, cer, error)

@@ -15,7 +15,7 @@ from kimi_audio_ft.runtime.devices import in_workers, num_ranks, share_threads
 from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.runtime.signals import Interrupted, StopRequest
 from kimi_audio_ft.runtime.workers import Send, print_into, run_workers
-from kimi_audio_ft.sweep.events import Event, Failed, Step
+from kimi_audio_ft.sweep.events import Event, Failed, Point, Step
 from kimi_audio_ft.sweep.plan import Task, Unit
 from kimi_audio_ft.training.ending import TrainingFailed
 from kimi_audio_ft.trial import Trial
@@ -101,6 +101,7 @@ def fit_pack(
     ]
     return fit_adapters(
         first.base, specs, data, first.config.trainer, dispatch=dispatch_of(task, first), until=task.until,
+        on_row=lambda key, row: send(Point(key, row)),
         on_step=lambda key, step, steps, loss, speed: send(Step(key, step, steps, loss, speed)),
         on_failure=lambda key, failure: send(Failed(key, Failure.of(failure))),
         should_stop=should_stop,

@@ -30,11 +30,9 @@ from kimi_audio_ft.sweep_folder import (
     planned_trials,
     record_jobs,
     set_aside,
-    set_wandb_aside,
     trial_folders,
 )
 from kimi_audio_ft.text import first_line, printable
-from kimi_audio_ft.tracking.wandb import FOLDER as REPORT_RUN
 from kimi_audio_ft.tracking.wandb import record_sweep
 
 if TYPE_CHECKING:
@@ -241,7 +239,6 @@ def write_sweep_report(folder: Path, language: str = "en", margin: float | None 
         return False
     files = [folder.resolve() / name for name in REPORT]
     print(f"report: {files[0]}{' (nothing has changed since it was written)' if made else ''}")
-    set_wandb_aside(folder / REPORT_RUN)
     record_sweep(folder, files)
     return True
 

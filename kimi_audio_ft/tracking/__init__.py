@@ -7,24 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft.config.train import LoggerConfig
-from kimi_audio_ft.tracking.base import CsvRun, Tracker, Utterance
+from kimi_audio_ft.tracking.base import CsvRun, Tracker, Utterance, metrics_of
 from kimi_audio_ft.tracking.wandb import WandbRun
 
-__all__ = ["Tracker", "Utterance", "make_tracker"]
+__all__ = ["Tracker", "Utterance", "make_tracker", "metrics_of"]
 
 
 def make_tracker(
     settings: LoggerConfig,
     *,
     trial_name: str,
-    group: str,
+    group: str | None,
     config: Mapping[str, Any],
     folder: Path,
     job_type: str = "trial",
 ) -> Tracker:
     """Open the record of one trial that ``logger.kind`` asks for.
 
-    ``trial_name``: differences from its siblings. ``group``: the sweep. ``config``: resolved, of plain values.
+    ``trial_name``: differences from its siblings. ``group``: the sweep, or None. ``config``: resolved, of plain values.
     ``folder``: the trial's. ``job_type`` tells trials of a sweep from evaluations in W&B's filters.
     """
     if settings.kind == "wandb":

@@ -13,6 +13,12 @@ Utterance = Mapping[str, Any]
 """One line of ``utterances.jsonl``: id, repeat, reference, hypothesis, cer and audio (a path, or None)."""
 
 
+def metrics_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """Values to record of a point of the learning curves."""
+    metrics = {"epoch": row["epoch"], f"{row['split']}/loss": row["loss"]}
+    return metrics if row["lr"] is None else {**metrics, "train/lr": row["lr"]}
+
+
 class Tracker:
     """One trial's record: points while it runs, then either ``finish`` or ``fail``, once. This one keeps nothing.
 
@@ -23,6 +29,9 @@ class Tracker:
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record values, such as ``train/loss``, at an optimizer step; steps may repeat or start again."""
+
+    def keep_adapter(self, folder: Path, signature: str) -> None:
+        """Record the trained adapter, where the record's options ask for it."""
 
     def finish(self, summary: Mapping[str, Any], utterances: Sequence[Utterance]) -> None:
         """Record the final scores and the transcripts, and close the record."""

@@ -6,11 +6,14 @@ No error of W&B's, from a missing package to a dead network, ends a trial: it is
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,13 @@ from kimi_audio_ft.manifest.audio import AudioError, decode_mono
 from kimi_audio_ft.manifest.part import WHOLE, Part
 from kimi_audio_ft.runtime.wandb_server import Mode, described, mark_unreachable, resolve_mode, short_name
 from kimi_audio_ft.scoring.ranking import rate_of
-from kimi_audio_ft.store.signature import flatten
+from kimi_audio_ft.store.signature import canonical, flatten
 from kimi_audio_ft.sweep_folder import trial_folders
 from kimi_audio_ft.tracking.base import Tracker, Utterance
 
 log = logging.getLogger(__name__)
 
+PROJECT = "kimi_audio_ft"
 STEP = "step"
 TABLE = "utterances"
 COLUMNS = ("id", "repeat", "reference", "hypothesis", "cer")
@@ -43,6 +47,7 @@ _ERRORS, _NORMALISED = "errors", "normalised"
 _INIT_SECONDS = 30.0
 _FINISH_SECONDS = 300.0
 JOB_TYPE = "report"
+TRIAL = "trial"
 FOLDER = "report"
 """In the sweep's folder, where this run's files lie: ``wandb sync SWEEP/*/wandb`` finds them beside the trials'."""
 LEADERBOARD = "leaderboard"
@@ -62,33 +67,62 @@ class WandbRun(Tracker):
 
     The config is stored nested, for W&B's filters and grouping, and with dotted keys (``lora.r``), for scripts. Curves
     have a step of their own (``step``), so that those of a reused adapter can be replayed into a run; the summary is
-    flat (``summary_of``), with the rate that ranks as ``rate``; local files go to ``folder/wandb``.
+    flat (``summary_of``), with the rate that ranks as ``rate``, and of losses with the lowest; local files go to
+    ``folder/wandb``. The same trial in the same folder is the same run again (``run_id``). group: the sweep; None for a
+    trial by itself, which then is the run that an agent of W&B Sweeps has named (``WANDB_RUN_ID``).
     """
 
     shows_utterances = True
 
     def __init__(
-        self, settings: LoggerConfig, folder: Path, name: str, group: str, config: Mapping[str, Any], job_type: str
+        self,
+        settings: LoggerConfig,
+        folder: Path,
+        name: str,
+        group: str | None,
+        config: Mapping[str, Any],
+        job_type: str,
     ) -> None:
         self._settings, self._folder = settings, folder
         self._run: Any = None
+        self._logged: dict[str, int] = {}
+        self._is_trial = job_type == TRIAL
+        named = settings.name or os.environ.get("WANDB_NAME")
+        names = [named, name] if named and group is not None else [named or name]
+        group = settings.group or os.environ.get("WANDB_RUN_GROUP") or group
         identity = {
-            "project": settings.project,
+            "project": settings.project or os.environ.get("WANDB_PROJECT") or PROJECT,
             "entity": settings.entity,
-            "name": short_name(name),
-            "group": short_name(group),
-            "job_type": job_type,
-            "tags": list(settings.tags),
+            "name": short_name(" ".join(map(str, names))),
+            "group": None if group is None else short_name(group),
+            "notes": settings.notes,
+            "job_type": os.environ.get("WANDB_JOB_TYPE", job_type) if self._is_trial else job_type,
+            "tags": list(settings.tags) or None,
             "config": {**config, **flatten(config), **_number(folder, job_type)},
-            "dir": str(folder.resolve()),
+            "dir": os.environ.get("WANDB_DIR") or str(folder.resolve()),
         }
+        if group is not None or "WANDB_RUN_ID" not in os.environ:
+            identity["id"] = run_id(folder, config, job_type)
         with self._guarded("starting the run"):
+            _set_aside(folder / "wandb")
             self._start(identity)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        if self._run is not None:
+        new = {name: value for name, value in metrics.items() if step > self._logged.get(name, -1)}
+        self._logged.update(dict.fromkeys(new, step))
+        if self._run is not None and new:
             with self._guarded("logging"):
-                self._run.log({**metrics, STEP: step})
+                self._run.log({**new, STEP: step})
+
+    def keep_adapter(self, folder: Path, signature: str) -> None:
+        if self._run is not None and self._settings.adapter:
+            with self._guarded("uploading the adapter"), staging_in(self._folder):
+                import wandb
+
+                artifact = wandb.Artifact(f"adapter-{signature}", type="model")
+                for path in sorted(folder.glob("adapter_*")):  # PEFT's two files
+                    artifact.add_file(str(path), name=path.name)
+                self._run.log_artifact(artifact)
 
     def finish(self, summary: Mapping[str, Any], utterances: Sequence[Utterance]) -> None:
         if self._run is not None:
@@ -127,19 +161,24 @@ class WandbRun(Tracker):
         mode = resolve_mode(self._settings.mode)
         if mode == "disabled":
             return
+        stats = self._is_trial and self._settings.system_metrics
         try:
-            self._run = _init(mode, identity)
+            self._run = _init(mode, identity, stats)
         except Exception as error:
             if mode == "offline":
                 raise
             log.warning("W&B cannot be reached; this process writes offline runs from here: %s", described(error))
             mark_unreachable()
-            self._run = _init("offline", identity)
+            # wandb's service still holds the id of the run that it could not start.
+            other = {"id": f"{identity.get('id') or os.environ['WANDB_RUN_ID']}-offline"}
+            self._run = _init("offline", {**identity, **other}, stats)
         if not self._run.offline:
             log.info("W&B run: %s", self._run.url)
         self._run.define_metric(STEP, hidden=True)
-        for curves in ("train/*", "val/*"):
+        for curves in ("epoch", "train/*", "val/*"):
             self._run.define_metric(curves, step_metric=STEP)
+        for loss in ("train/loss", "val/loss"):
+            self._run.define_metric(loss, step_metric=STEP, summary="min,last")
 
     def _log_table(self, utterances: Sequence[Utterance]) -> None:
         rows = sorted(utterances, key=lambda row: -row["cer"])[: self._settings.utterance_rows]  # the worst first
@@ -174,10 +213,24 @@ class WandbRun(Tracker):
 
 def _number(folder: Path, job_type: str) -> dict[str, int]:
     """A trial's number in its sweep; nothing of a single run, whose folder is a date, and of an evaluation."""
-    return {TRIAL_NUMBER: int(folder.name)} if job_type == "trial" and folder.name.isdecimal() else {}
+    return {TRIAL_NUMBER: int(folder.name)} if job_type == TRIAL and folder.name.isdecimal() else {}
 
 
-def _init(mode: Mode, identity: dict[str, Any]) -> Any:
+def _set_aside(runs: Path) -> None:
+    """Rename the folder of earlier runs: they may not be uploaded yet, and their config may have been another."""
+    if runs.is_dir():
+        time_of = time.strftime(".wandb-before-%Y%m%dT%H%M%S")
+        names = (time_of if not number else f"{time_of}-{number}" for number in count())
+        runs.rename(next(path for path in map(runs.with_name, names) if not path.exists()))
+
+
+def run_id(folder: Path, config: Mapping[str, Any], job_type: str) -> str:
+    """W&B's id of the run of a config in a folder; where it is recorded to makes no other run of it."""
+    same = {name: values for name, values in config.items() if name != "logger"}
+    return hashlib.sha256(canonical([str(folder.resolve()), job_type, same]).encode()).hexdigest()[:16]
+
+
+def _init(mode: Mode, identity: dict[str, Any], stats: bool) -> Any:
     import wandb
 
     quiet = wandb.Settings(
@@ -187,7 +240,7 @@ def _init(mode: Mode, identity: dict[str, Any]) -> Any:
         disable_code=True,
         disable_git=True,
         disable_job_creation=True,
-        x_disable_stats=True,
+        x_disable_stats=not stats,
         x_save_requirements=False,
         reinit="create_new",
         init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", _INIT_SECONDS)),
@@ -195,7 +248,8 @@ def _init(mode: Mode, identity: dict[str, Any]) -> Any:
         finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT", _FINISH_SECONDS)),
         finish_timeout_raises=True,
     )
-    return wandb.init(mode=mode, settings=quiet, **identity)
+    # An offline run cannot be continued: a later one of the same id replaces it when both are synced.
+    return wandb.init(mode=mode, settings=quiet, resume="allow" if mode == "online" else None, **identity)
 
 
 def _table(rows: Sequence[Utterance], *, audio: bool) -> Any:

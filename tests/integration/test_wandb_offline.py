@@ -52,7 +52,9 @@ def test_config_and_summary_are_those_of_trials_json(
         for key in ("signature", "eval_identity", "train_reused"):
             assert run.config[f"record.{key}"] == trial[key]
         assert {run.summary[key] for key in ("num_references",)} == {trial["num_references"]}
-        own = [key for key in run.summary if not key.startswith(("_", "utterances"))]
+        lowest = run.summary["val/loss"]["min"]
+        assert lowest == min(loss for _, loss in run.curve("val/loss"))
+        own = [key for key in run.summary if not key.startswith(("_", "utterances", "train/", "val/"))]
         assert all(isinstance(run.summary[key], int | float) for key in own), own
 
 
@@ -77,7 +79,8 @@ def test_all_runs_of_a_sweep_are_one_group(runs: list[StoredRun], trials: list[d
     assert {run.run.run_group for run in [*runs, *report]} == {"in_wandb"}
     assert {run.run.project for run in [*runs, *report]} == {"nightly"}
     assert [run.run.job_type for run in [*runs, *report]] == ["trial", "trial", "report"]
-    assert [run.run.display_name for run in runs] == [trial["trial"] for trial in trials]
+    names = [f"temperature={trial['params']['decoding.text_temperature']}" for trial in trials]
+    assert [run.run.display_name for run in runs] == names, "what tells siblings apart"
 
 
 def test_curves_and_transcripts(runs: list[StoredRun], trials: list[dict[str, Any]], sweep: Path) -> None:
@@ -86,6 +89,7 @@ def test_curves_and_transcripts(runs: list[StoredRun], trials: list[dict[str, An
         for split in ("train", "val"):
             wanted = [(row["step"], row["loss"]) for row in rows if row["split"] == split]
             assert run.curve(f"{split}/loss") == wanted and wanted
+        assert run.curve("train/tokens_per_second"), "only a run that is open while its adapter trains has it"
         heard = set(hypotheses_of(sweep / trial["name"]).items())
         table = run.table("utterances")
         identity, hypothesis = table["columns"].index("id"), table["columns"].index("hypothesis")

@@ -146,6 +146,7 @@ FREE = {
     *("data.train_subset_seed", "model.revision", "model.speech_tokenizer", "model.gradient_checkpointing"),
     *("lora.use_rslora", "lora.use_dora", "decoding.vllm", "decoding.vllm.python"),
     *("trainer.deepspeed", "trainer.progress", "logger.project", "logger.entity", "logger.tags", "logger.audio"),
+    *("logger.name", "logger.group", "logger.notes", "logger.adapter", "logger.system_metrics"),
     *("scoring.erhua", "scoring.traditional", "scoring.readings"),
     *("out", "audio_root", "model", "features", "progress"),
 }

@@ -88,7 +88,7 @@ class Ran:
 
     def __init__(self) -> None:
         self.jobs: list[tuple[int, str]] = []
-        self.runner = self
+        self.runner, self.folder = self, Path("sweep")
 
     def log_as_hydra(self) -> None:
         pass

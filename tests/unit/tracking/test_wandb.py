@@ -19,7 +19,7 @@ import pytest
 from kimi_audio_ft.config.train import LoggerConfig
 from kimi_audio_ft.tracking import Tracker, make_tracker
 from kimi_audio_ft.tracking.wandb import facts_of, summary_of, table_cell, table_columns
-from tests.offline_wandb import offline_runs
+from tests.offline_wandb import offline_runs, read_run
 
 CONFIG = {
     "lora": {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]},
@@ -58,7 +58,9 @@ def test_an_offline_run_holds_config_curves_scores_and_transcripts(tmp_path: Pat
     assert {key: stored.config[key] for key in flat} == flat
     assert stored.curve("train/loss") == [(50, 2.0), (100, 1.0), (150, 100 / 150)]
     assert stored.curve("val/loss") == [(100, 0.5)]
-    assert stored.step_metrics == {"train/*": "step", "val/*": "step"}
+    curves = ("epoch", "train/*", "train/loss", "val/*", "val/loss")
+    assert stored.step_metrics == dict.fromkeys(curves, "step")
+    assert stored.summary["train/loss"] == {"min": 100 / 150, "last": 100 / 150}
     assert stored.summary["cer"] == 0.4 and stored.summary["exact_match"] == 1 / 3
     assert stored.summary["cer_normalised"] == 0.3 and "signature" not in stored.summary
     assert stored.summary["rate"] == 0.4 and "trial_number" not in stored.config
@@ -86,6 +88,69 @@ def test_a_trial_has_its_number_and_the_rate_that_ranks_it(tmp_path: Path) -> No
     tracker_in(tmp_path / "12").finish(scores, [])
     (stored,) = offline_runs(tmp_path / "12")
     assert (stored.config["trial_number"], stored.summary["rate"]) == (12, 0.3)
+
+
+def test_a_run_has_the_same_id_when_its_trial_is_repeated(tmp_path: Path) -> None:
+    for changes in ({}, {"seed": 7}, {"logger": {"audio": True}}, {"seed": 8}):
+        tracker_in(tmp_path / "0", config={**CONFIG, **changes}).fail("interrupted")
+    (last,) = offline_runs(tmp_path / "0")
+    before = [read_run(path) for path in sorted((tmp_path / "0").glob(".wandb-before-*/offline-run-*"))]
+    ids = [stored.run.run_id for stored in before]
+    assert len(ids) == 3 and len({*ids}) == 1 and last.run.run_id not in ids
+
+
+def test_points_are_recorded_once(tmp_path: Path) -> None:
+    """As when a training is resumed, or its curves are replayed after it was followed live."""
+    tracker = tracker_in(tmp_path)
+    for step in (1, 2, 1, 2, 3):
+        tracker.log({"train/loss": float(step), "epoch": step / 2}, step)
+    tracker.log({"val/loss": 4.0, "epoch": 1.0}, 2)
+    tracker.finish({"cer": 0.0}, [])
+    (stored,) = offline_runs(tmp_path)
+    assert stored.curve("train/loss") == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    assert stored.curve("epoch") == [(1, 0.5), (2, 1.0), (3, 1.5)] and stored.curve("val/loss") == [(2, 4.0)]
+
+
+VARIABLES = {"PROJECT": "p", "RUN_GROUP": "g", "NAME": "n", "TAGS": "one,two", "NOTES": "why", "JOB_TYPE": "nightly"}
+
+
+def test_variables_beat_defaults_and_options_beat_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
+    (tmp_path / "elsewhere").mkdir()
+    tracker_in(tmp_path / "0", project=None, tags=[]).fail("")
+    options = LoggerConfig(project="my", group="mine", name="ours", tags=["three"], notes="so")
+    make_tracker(options, trial_name="lora.r=8", group="sweep-1", config=CONFIG, folder=tmp_path / "1").fail("")
+    runs = {stored.run.project: stored.run for stored in offline_runs(tmp_path / "elsewhere")}
+    by_variables, by_options = runs["p"], runs["my"]
+    assert (by_variables.display_name, by_variables.run_group, by_variables.notes) == ("n lora.r=8", "g", "why")
+    assert list(by_variables.tags) == ["one", "two"] and by_variables.job_type == "nightly"
+    assert (by_options.display_name, by_options.run_group, by_options.notes) == ("ours lora.r=8", "mine", "so")
+    assert list(by_options.tags) == ["three"]
+
+
+def test_an_agents_run_keeps_its_id_and_a_sweeps_trials_do_not_take_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", "of-the-agent")
+    logger = LoggerConfig(kind="wandb", mode="offline")
+    for group, folder in ((None, tmp_path / "alone"), ("sweep", tmp_path / "0"), ("sweep", tmp_path / "1")):
+        make_tracker(logger, trial_name="t", group=group, config=CONFIG, folder=folder).fail("")
+    ids = [offline_runs(tmp_path / name)[0].run.run_id for name in ("alone", "0", "1")]
+    assert ids[0] == "of-the-agent" and len(set(ids)) == 3
+
+
+def test_the_adapter_is_an_artifact_by_option(tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors", "data.json"):
+        (adapter / name).write_text(name)
+    tracker = tracker_in(tmp_path, adapter=True)
+    tracker.keep_adapter(adapter, "ab12")
+    tracker.finish({"cer": 0.0}, [])
+    (stored,) = offline_runs(tmp_path)
+    assert stored.artifact.keys() == {"adapter_config.json", "adapter_model.safetensors"}
 
 
 def services() -> set[int]:
@@ -158,7 +223,8 @@ SCRIPT = textwrap.dedent(
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(name)s %(message)s")
     from kimi_audio_ft.tracking import make_tracker
     settings = SimpleNamespace(
-        kind="wandb", project="p", entity=None, mode=sys.argv[1], tags=[], utterance_rows=5, audio=False
+        kind="wandb", project="p", entity=None, mode=sys.argv[1], tags=[], utterance_rows=5, audio=False,
+        name=None, group=None, notes=None, adapter=False, system_metrics=False,
     )
     for trial in ("0", "1"):
         tracker = make_tracker(settings, trial_name=trial, group="g", config={"a": {"b": 1}}, folder=Path(trial))
