@@ -114,7 +114,7 @@ def test_commands_of_the_7b_model_compose(workplace: Workplace) -> None:
         assert "dtype: bfloat16" in said
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/data.md", "docs/recogniser.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/data.md", "docs/recogniser.md", "docs/wandb.md"])
 def test_commands_are_the_same_in_bash_and_zsh(page: str) -> None:
     """zsh takes unquoted brackets and ? for patterns, expands no ~ behind = and splits no $NAME into words."""
     text = (REPOSITORY / page).read_text(encoding="utf-8")

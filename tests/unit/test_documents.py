@@ -14,7 +14,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("kimi_audio_ft", "multirun_analysis")
 GUIDES = ("ARCHITECTURE.md", "CONTRIBUTING.md")
-DOCUMENTS = (*GUIDES, "README.md", "docs/recogniser.md")
+DOCUMENTS = (*GUIDES, "README.md", "docs/recogniser.md", "docs/wandb.md")
 # A file or folder, relative to the repository or to a package, and perhaps what it defines: `store/make.py:find`.
 PATH = re.compile(r"(?P<path>[\w.-]+(?:/[\w.-]+)*(?:/|\.(?:py|md|yaml|cfg|toml)))(?::(?P<name>\w+(?:\.\w+)*))?")
 
