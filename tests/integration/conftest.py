@@ -99,12 +99,13 @@ class Workplace:
             command, cwd=self.folder, env=self._environment() | environment, stdout=pipe, stderr=pipe, text=True
         )
 
-    def fork(self, module: str, *arguments: str) -> Forked:
+    def fork(self, module: str, *arguments: str, prints: str = "forked", **environment: str) -> Forked:
         """Start ``python -m module arguments`` as a process of its own, which has imported the libraries before."""
-        out, err = (self.folder / f"forked.{name}" for name in ("out", "err"))
+        out, err = (self.folder / f"{prints}.{name}" for name in ("out", "err"))
         for file in (out, err):
             file.touch()
-        return Forked(fork_command(module, arguments, self.folder, self._environment(), out, err), out, err)
+        given = self._environment() | environment
+        return Forked(fork_command(module, arguments, self.folder, given, out, err), out, err)
 
     def run_apart(self, module: str, *arguments: str, **environment: str) -> Outcome:
         """Run ``python -m module arguments`` as a process of its own, to its end."""

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from kimi_audio_ft.files import read_jsonl
-from tests.integration.conftest import Workplace
+from tests.integration.conftest import REPOSITORY, SHORT, Workplace
 from tests.offline_wandb import StoredRun, offline_runs
 from tests.trials_json import hypotheses_of, scores_of, trials_of
 
@@ -94,6 +95,31 @@ def test_curves_and_transcripts(runs: list[StoredRun], trials: list[dict[str, An
         table = run.table("utterances")
         identity, hypothesis = table["columns"].index("id"), table["columns"].index("hypothesis")
         assert {(row[identity], row[hypothesis]) for row in table["data"]} == heard
+
+
+def test_agents_of_a_wandb_sweep_share_the_store(place: Workplace) -> None:
+    """The sweep file of docs/wandb.md, its command line as W&B's agent writes it, in three processes at a time."""
+    given = yaml.safe_load((REPOSITORY / "docs" / "wandb_sweep.yaml").read_text(encoding="utf-8"))
+    assert given["command"][:4] == ["${env}", "python", "-m", "kimi_audio_ft.train"]
+    assert given["command"][-1] == "${args_no_hyphens}" and given["metric"]["name"] == "rate"
+    before = place.products("adapter")
+    drawn = [dict(zip(given["parameters"], values, strict=True)) for values in ((4, 0.002, 0.0), (4, 0.002, 0.3))]
+    agents = []
+    for number, parameters in enumerate([*drawn, drawn[0]]):
+        words = [word for word in given["command"][4:-1] if word != "data=my/data"]
+        words += [f"{name}={value}" for name, value in parameters.items()]
+        options = (*SHORT, f"hydra.run.dir=agents/{number}", "logger.mode=offline", *words)
+        variables = {"WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": f"run{number}", "WANDB_PROJECT": "agents"}
+        agents.append(place.fork("kimi_audio_ft.train", *options, prints=f"agent{number}", **variables))
+    for agent in agents:
+        ended = agent.wait()
+        assert ended.code == 0, ended.err
+    assert len(place.products("adapter").keys() - before.keys()) == 1, "all three have one adapter"
+    runs = [run for number in range(3) for run in offline_runs(place.folder / "agents" / str(number))]
+    assert [run.run.run_id for run in runs] == ["run0", "run1", "run2"]
+    assert {(run.run.project, run.run.run_group) for run in runs} == {("agents", "")}
+    assert all(run.curve("train/loss") for run in runs), "also where another process has trained"
+    assert runs[0].summary["rate"] == runs[2].summary["rate"]
 
 
 def test_the_report_is_an_artifact_and_the_leaderboard_a_table(sweep: Path, trials: list[dict[str, Any]]) -> None:
