@@ -11,11 +11,10 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable
-from copy import deepcopy
 from dataclasses import asdict, is_dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any, Protocol, cast, get_type_hints
+from typing import Any, Protocol, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -27,6 +26,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from kimi_audio_ft.config.data_file import DATA_FILE
+from kimi_audio_ft.config.instance import instance
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import config_dir, data_page, expanded, project_root, share_with_group
 from kimi_audio_ft.runtime.libraries import leave_out_bitsandbytes
@@ -173,20 +173,7 @@ def to_settings(config: DictConfig) -> Any:
 def settings_of(schema: type, values: dict[str, Any]) -> Any:
     """The same of a config as nested values none of which refers to another: much faster."""
     refuse_unusable(schema, values)
-    return _instance(schema, values)
-
-
-def _instance(schema: type, values: dict[str, Any]) -> Any:
-    types = _types(schema)
-    return schema(
-        **{
-            name: _instance(types[name], value) if is_dataclass(types[name]) else deepcopy(value)
-            for name, value in values.items()
-        }
-    )
-
-
-_types = cache(get_type_hints)
+    return instance(schema, values)
 
 
 def config_values(config: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ LADDER = (
     "7: packs",
 )
 ASIDE = (
-    "8: two packs side by side, a thread each",
+    "8: two packs side by side, a thread each, decoding in batches of 24",
     "0a: as 0, without validations during training",
     "0b: as 0, adapters reused over temperatures",
     "0c: as 0b, two processes side by side, a thread each",
@@ -52,7 +52,7 @@ REUSING = {"0b": "published", "0c": "both_cores"}
 SWEEPS = {
     "6": Sweep("one_base", 1, ("hydra.launcher.pack_size=1",)),
     "7": Sweep("packed", 1),
-    "8": Sweep("side_by_side", 3, ("hydra.launcher.parallel=2", "trainer.threads=1")),
+    "8": Sweep("side_by_side", 3, ("hydra.launcher.parallel=2", "trainer.threads=1", "decoding.batch_size=24")),
 }
 """Rungs that are the command itself."""
 

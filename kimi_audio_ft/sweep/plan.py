@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from kimi_audio_ft.config.instance import instance
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.files import read_yaml, write_json
@@ -77,7 +78,7 @@ def write_task(task: Task, path: Path) -> None:
 def read_task(path: Path) -> Task:
     values = json.loads(path.read_text(encoding="utf-8"))
     units = [
-        Unit(unit["key"], [train_config(job) for job in unit["jobs"]], unit["evaluations"])
+        Unit(unit["key"], [instance(TrainConfig, job) for job in unit["jobs"]], unit["evaluations"])
         for unit in values.pop("units")
     ]
     return Task(units=units, **values)
