@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kimi_audio_ft.config.checks import at_least, expand_home, one_of, require
-from kimi_audio_ft.config.train import DecodingConfig, ModelConfig
+from kimi_audio_ft.config.train import NATIVE, DecodingConfig, ModelConfig
 from kimi_audio_ft.config.transcribe import PAUSES, WINDOWS, SpeechConfig, require_piece_length
 
 BASE = "base"
@@ -67,5 +67,8 @@ class ServeConfig:
         require(enough, "max_total_minutes", self.max_total_minutes, rule)
         at_least(1, self, "", "max_requests")
         at_least(0, self, "", "threads")
+        native = self.decoding.engine == NATIVE
+        rule = "requests are decoded by the server itself"
+        require(native, "decoding.engine", self.decoding.engine, rule, f"Use decoding.engine={NATIVE}")
         one_of("cut", self.cut, (PAUSES, WINDOWS))
         require_piece_length(self.max_seconds)

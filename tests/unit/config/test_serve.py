@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 
 from kimi_audio_ft.config.serve import ServeConfig
+from kimi_audio_ft.config.train import DecodingConfig, VllmConfig
 from kimi_audio_ft.errors import ConfigError
+
+BY_VLLM = DecodingConfig(engine="vllm", vllm=VllmConfig(sys.executable))
 
 
 @pytest.mark.parametrize(
@@ -26,6 +30,10 @@ from kimi_audio_ft.errors import ConfigError
         ({"max_requests": 0}, "max_requests=0: must be 1 or more"),
         ({"threads": -1}, "threads=-1: must be 0 or more"),
         ({"cut": "vad"}, "cut='vad': must be one of pauses, windows"),
+        (
+            {"decoding": BY_VLLM},
+            "decoding.engine='vllm': requests are decoded by the server .* Use decoding.engine=native",
+        ),
         ({"max_seconds": 31.0}, "max_seconds=31.0: must lie between 5 and 30 s"),
     ],
 )
