@@ -25,6 +25,7 @@ from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.model.checkpoint import STRAY_SUFFIX, check_parameter_count, is_branch, load_tensors, read_config
 from kimi_audio_ft.model.config import KimiAudioConfig
 from kimi_audio_ft.model.flat import Flat
+from kimi_audio_ft.model.head_loss import chunked_losses
 from kimi_audio_ft.model.layers import CACHE, DecoderLayer, selected
 from kimi_audio_ft.model.places import audio_run_lengths, places_of, repeated_places
 
@@ -36,11 +37,13 @@ class KimiAudioOutput(NamedTuple):
     """Output of ``forward``.
 
     text_logits: ``[B, S, V]``, or ``[N, V]`` when ``text_positions`` was given; from ``lm_head``.
+    text_losses: ``[N]``, in place of these logits, when ``labels`` were given.
     audio_logits: ``[B, S, V]`` from ``mimo_output``; None with ``audio_branch=False``.
     past_key_values: cache of the main layers, followed by the branch's.
     """
 
     text_logits: Tensor | None = None
+    text_losses: Tensor | None = None
     audio_logits: Tensor | None = None
     past_key_values: Cache | None = None
 
@@ -246,6 +249,16 @@ class KimiAudioForCausalLM(PreTrainedModel):
         may = weight.device.type == "cpu" and weight.dtype == torch.float32
         return may and not any(layer.is_plain(weight.dtype) for layer in layers)
 
+    @property
+    def takes_labels(self) -> bool:
+        """Whether ``labels`` may be given: the head is frozen, and its losses may differ in rounding."""
+        return self.fused and type(self.lm_head) is nn.Linear
+
+    def _of_text(self, hidden: Tensor, labels_N: Tensor | None) -> dict[str, Tensor]:
+        if labels_N is None:
+            return {"text_logits": self.lm_head(hidden)}
+        return {"text_losses": chunked_losses(hidden, self.lm_head.weight, labels_N)}
+
     def set_fused(self, fused: bool) -> None:
         """Compute layers in bfloat16, and adapters' updates of them (``lora.fused``), in few operations."""
         self.fused = fused
@@ -277,6 +290,7 @@ class KimiAudioForCausalLM(PreTrainedModel):
         copies: int = 1,
         right_padded: bool = False,
         flat: Flat | None = None,
+        labels: Tensor | None = None,
     ) -> KimiAudioOutput:
         """One pass over ``[B, S]`` positions of both streams.
 
@@ -296,6 +310,7 @@ class KimiAudioForCausalLM(PreTrainedModel):
             copies: repeat all rows as this many blocks, for as many adapters; the embedding is computed once. The
                 output has the rows, or positions, of all copies.
             right_padded: padding is on the right only, where causal attention needs no mask for it.
+            labels: of the text logits' positions, ``[N]``: their losses are computed instead, by ``model.head_loss``.
             flat: compute the text logits of its answers, from its positions alone, where the model ``takes_flat``; it
                 has its own copies.
 
@@ -313,7 +328,7 @@ class KimiAudioForCausalLM(PreTrainedModel):
         embedded = self.model.embed(input_ids, text_input_ids, is_continuous_mask, audio_features, *places)
         if flat is not None:
             hidden, _ = self.model(flat.of_embedding(embedded), selected_N=flat.answers_M, flat=flat)
-            return KimiAudioOutput(text_logits=self.lm_head(hidden))
+            return KimiAudioOutput(**self._of_text(hidden, labels))
         selected_N = text_positions
         if text_positions is not None and text_positions.dtype == torch.bool:
             selected_N = places_of(text_positions)
@@ -325,7 +340,7 @@ class KimiAudioForCausalLM(PreTrainedModel):
             attention_mask = None
         text_hidden, audio_hidden = self.model(embedded, attention_mask, past_key_values, audio_branch, selected_N)
         return KimiAudioOutput(
-            text_logits=self.lm_head(text_hidden),
+            **self._of_text(text_hidden, labels),
             audio_logits=None if audio_hidden is None else self.mimo_output(audio_hidden),
             past_key_values=past_key_values,
         )

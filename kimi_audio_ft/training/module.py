@@ -15,7 +15,7 @@ from torch.nn import functional
 from kimi_audio_ft.lora.pack import Pack, seed_dropout
 from kimi_audio_ft.training.adapters import AdapterState, adapter_parameters, rate_factor, whole_on_cpu
 from kimi_audio_ft.training.ending import Leave, TrainingFailed, require_finite
-from kimi_audio_ft.training.passes import Step, repeated, turns
+from kimi_audio_ft.training.passes import Step, Targets, repeated, turns
 from kimi_audio_ft.training.strategies import AdapterStrategy
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,11 @@ def answer_loss(logits_NV: Tensor, labels_N: Tensor, rows_N: Tensor, num_rows: i
         A scalar. Divided by the samples or positions of the *whole* optimizer step it gives a loss that is independent
         of micro-batches and ranks.
     """
-    losses_N = token_losses(logits_NV, labels_N)
+    return averaged(token_losses(logits_NV, labels_N), rows_N, num_rows, average)
+
+
+def averaged(losses_N: Tensor, rows_N: Tensor, num_rows: int, average: str) -> Tensor:
+    """``answer_loss`` from the losses of the positions."""
     return losses_N.sum() if average == "token" else row_means(losses_N, rows_N, num_rows).sum()
 
 
@@ -57,6 +61,14 @@ def row_means(losses_N: Tensor, rows_N: Tensor, num_rows: int) -> Tensor:
     sums = torch.zeros(num_rows, device=losses_N.device).index_add_(0, rows_N, losses_N)
     counts = torch.zeros_like(sums).index_add_(0, rows_N, torch.ones_like(losses_N))  # bincount waits for a GPU
     return sums / (counts + _EPSILON)
+
+
+def _of_logits(logits_NV: Tensor, target: Targets, average: str) -> Tensor:
+    return answer_loss(logits_NV, target.labels_N, target.rows_N, target.num_rows, average)
+
+
+def _of_losses(losses_N: Tensor, target: Targets, average: str) -> Tensor:
+    return averaged(losses_N, target.rows_N, target.num_rows, average)
 
 
 def _weighted(losses_K: Tensor, weights: Sequence[float]) -> Tensor:
@@ -195,15 +207,21 @@ class AdapterTraining(pl.LightningModule):
             if self.pack.adapts_embedding and copies > 1:
                 inputs, answers_N = repeated(self.model, inputs, answers_N, copies)
                 copies, flat = 1, flat and flat.apart()
+        targets: list[Targets] = batch["targets"]
+        tuned: Any = self.model.base_model.model
+        labels_N = torch.cat([target.labels_N for target in targets]) if tuned.takes_labels else None
         out = self.model(
-            **inputs, audio_branch=False, text_positions=answers_N, copies=copies, right_padded=True, flat=flat
+            **inputs,
+            audio_branch=False,
+            text_positions=answers_N,
+            copies=copies,
+            right_padded=True,
+            flat=flat,
+            labels=labels_N,
         )
-        parts = out.text_logits.split([target.labels_N.numel() for target in batch["targets"]])
-        losses = [
-            answer_loss(logits_NV, target.labels_N, target.rows_N, target.num_rows, average)
-            for logits_NV, target in zip(parts, batch["targets"], strict=True)
-        ]
-        return torch.stack(losses)
+        computed, loss = (out.text_logits, _of_logits) if labels_N is None else (out.text_losses, _of_losses)
+        parts = computed.split([target.labels_N.numel() for target in targets])
+        return torch.stack([loss(part, target, average) for part, target in zip(parts, targets, strict=True)])
 
     def on_train_end(self) -> None:
         """Gather the adapters before the ranks exit."""
