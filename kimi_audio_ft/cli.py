@@ -30,9 +30,12 @@ from kimi_audio_ft.config.instance import instance
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.paths import config_dir, data_page, expanded, project_root, share_with_group
 from kimi_audio_ft.runtime.libraries import leave_out_bitsandbytes
+from kimi_audio_ft.runtime.time_limit import TimeUp
 from kimi_audio_ft.store.signature import flatten
 
 _HYDRA = "1.3"  # whose defaults hold
+OUT_OF_TIME = os.EX_TEMPFAIL
+"""Exit code of a sweep whose hours are over, as of a task that saved: run it again to go on."""
 TRACEBACK_VARIABLE = "KIMI_AUDIO_FT_TRACEBACK"
 # The folder where Hydra wants to make outputs/ is full, not writable, or has a file of that name.
 _FOLDER_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
@@ -46,8 +49,8 @@ class SweepEndings(Protocol):
     def conclude_failed(self) -> str | None:
         """Which trials failed and why; None when this process runs no sweep, or the error was not a trial's."""
 
-    def conclude_interrupted(self) -> str:
-        """How far the sweep was; empty when this process runs none."""
+    def conclude_interrupted(self, report: bool = False) -> str:
+        """How far the sweep was, after writing its report if asked for; empty when this process runs none."""
 
 
 def command(
@@ -117,11 +120,13 @@ def _report_errors(app: Callable[[], None], settings_class: type, endings: Sweep
     try:
         app()
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        told = ["interrupted; completed work is saved", endings.conclude_interrupted() if endings else ""]
+    except KeyboardInterrupt as end:
+        is_over = isinstance(end, TimeUp)
+        why = str(end) if is_over else "interrupted"
+        told = [f"{why}; completed work is saved", endings.conclude_interrupted(report=is_over) if endings else ""]
         told += ["Resume with:", f"  {command_line()}"]
         print("\n".join(filter(None, told)), file=sys.stderr)
-        sys.exit(130)
+        sys.exit(OUT_OF_TIME if is_over else 130)
     except BrokenPipeError:  # the output went to `head`, which has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -187,7 +187,8 @@ def effort(comparison: Comparison, say: Messages = ENGLISH) -> str:
     parts = [comma.join(trials), comma.join(fitted)]
     if len(trained) < len(sweep.finished):
         parts.append(say("effort.shared", n=len(sweep.finished)))
-    return say("effort.join").join(parts) + say("effort.end")
+    partial = say("effort.partial") if sweep.unfinished or sweep.not_begun else ""
+    return say("effort.join").join(parts) + say("effort.end") + partial
 
 
 def halving_in_words(halving: Halving, say: Messages = ENGLISH) -> str:

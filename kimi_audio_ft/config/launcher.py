@@ -9,8 +9,12 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from kimi_audio_ft.config.checks import at_least, count_or_auto, one_of, require
 
+# Machines that a dry run can tell of, besides this one (cost.machines).
+MACHINES = ("h100", "a100", "4090", "laptop")
 # sbatch options that the executor sets: a job that is told otherwise could not be followed, or would not come back.
 _OURS = ("array", "chdir", "error", "job-name", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output", "requeue")
 _OURS_ELSEWHERE = {
@@ -91,14 +95,33 @@ class LauncherConfig:
     gpus_per_pack: Any = "auto"  # GPUs of one pack; auto: as many as trainer.devices asks for.
     # Packs side by side; auto: what the GPUs (or Ray) hold, without GPUs the cores at trainer.threads, 4 Slurm jobs.
     parallel: Any = "auto"
+    # Most hours of the whole sweep: shortly before their end it saves, stops and reports what there is, with exit code
+    # 75; the same command resumes it. null is no limit.
+    hours: float | None = None
+    # Start nothing; print what the sweep would make, how long that takes, and what the store has. true: on this
+    # machine, measured in a few seconds; or on one of another kind: h100, a100, 4090 or laptop.
+    dry_run: Any = False
     slurm: SlurmConfig = field(default_factory=SlurmConfig)  # What a Slurm job asks for.
     ray: RayConfig = field(default_factory=RayConfig)  # What a Ray task asks for.
 
     def __post_init__(self) -> None:
         for name in ("pack_size", "gpus_per_pack", "parallel"):
             count_or_auto(f"hydra.launcher.{name}", getattr(self, name))
+        if self.hours is not None:
+            rule = "must be a number of hours greater than 0"
+            known = math.isfinite(self.hours) and self.hours > 0
+            require(known, "hydra.launcher.hours", self.hours, rule, "Use 0.5 for half an hour, or null for no limit")
+        if not isinstance(self.dry_run, bool):
+            self.dry_run = str(self.dry_run)  # YAML reads 4090 as a number
+            rule = f"must be true (this machine), false, or one of {', '.join(MACHINES)}"
+            require(self.dry_run in MACHINES, "hydra.launcher.dry_run", self.dry_run, rule)
         one_of("hydra.launcher.dispatch", self.dispatch, ("auto", "slice", "batched"))
         one_of("hydra.launcher.executor", self.executor, ("local", "slurm", "ray"))
+
+
+def is_dry_run(config: Any) -> bool:
+    """Whether a composed config asks its launcher to start nothing."""
+    return bool(OmegaConf.select(config, "hydra.launcher.dry_run"))
 
 
 @dataclass

@@ -33,7 +33,8 @@ from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
 NF4_BYTES = 0.5 + 4 / 64
 # Positions, answers or rows of a counted step, and of one twice as large.
 _FEW = 64
-_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "addmm_", "matmul", "linear")
+# Matrix products, and which of their arguments the first factor is.
+_PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "addmm_": 1, "baddbmm": 1}
 # Operations that launch no kernel besides views.
 _FREE = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "detach", "_unsafe_view")
 
@@ -42,11 +43,13 @@ _FREE = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided
 class Count:
     """What operations cost.
 
-    kernels: launched, one for each operation that is no view. product_bytes, other_bytes: read and written by matrix
-    products, and by everything else. peak: bytes that were alive at a time, beside weights.
+    kernels: launched, one for each operation that is no view. flops: floating-point operations of matrix products;
+    attention's own, a hundredth of them for clips of ten seconds, are left out. product_bytes, other_bytes: read and
+    written by matrix products, and by everything else. peak: bytes that were alive at a time, beside weights.
     """
 
     kernels: float = 0.0
+    flops: float = 0.0
     product_bytes: float = 0.0
     other_bytes: float = 0.0
     peak: float = 0.0
@@ -214,12 +217,12 @@ class Counter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kernels = self.product_bytes = self.other_bytes = 0
+        self.kernels = self.flops = self.product_bytes = self.other_bytes = 0
         self.now = self.most = 0
 
     @property
     def count(self) -> Count:
-        return Count(self.kernels, self.product_bytes, self.other_bytes, self.most)
+        return Count(self.kernels, self.flops, self.product_bytes, self.other_bytes, self.most)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -236,6 +239,7 @@ class Counter(TorchDispatchMode):
             moved = sum(value.numel() * value.element_size() for value in (*inputs, *outputs))
             if name in _PRODUCTS:
                 self.product_bytes += moved
+                self.flops += 2 * args[_PRODUCTS[name]].shape[-1] * outputs[0].numel()
             else:
                 self.other_bytes += moved
         for value in outputs:

@@ -104,8 +104,8 @@ def _train(
         units = [Unit(key, [trial.config], [trial.evaluation.identity]) for key, trial in trials.items()]
         launch.make(units, set(trials), on_event, view.stopping, until=until, metric=metric)
         record_fitting(launch.folder, view.state.fitting_seconds)
-    if launch.stopping:
-        raise KeyboardInterrupt
+    if launch.stopped is not None:
+        raise launch.stopped
     return results
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import (
@@ -33,6 +34,7 @@ from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.files import write_changed
 from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.outcomes import BASE, Outcomes
+from kimi_audio_ft.runtime.time_limit import TimeLimit
 from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.store.usage import note, using
 from kimi_audio_ft.sweep.cluster.executor import make_units
@@ -109,12 +111,15 @@ class Returned(JobReturn):
 
 
 class Launch:
-    """One call of the launcher: a batch of jobs."""
+    """One call of the launcher: a batch of jobs.
 
-    def __init__(self, settings: LauncherConfig, runner: Runner) -> None:
-        self.settings, self.runner = settings, runner
+    limit: of the time of all calls. stopped: what has stopped this one before all was made.
+    """
+
+    def __init__(self, settings: LauncherConfig, runner: Runner, limit: TimeLimit | None = None) -> None:
+        self.settings, self.runner, self.limit = settings, runner, limit
         self.folder = Path(str(runner.config.hydra.sweep.dir))
-        self.stopping = False
+        self.stopped: KeyboardInterrupt | None = None
 
     def compose(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
         """The batch's jobs, with the plan of each.
@@ -136,12 +141,25 @@ class Launch:
     def run(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
         """Run all jobs; the returns are in their order."""
         jobs = self.compose(job_overrides, first)
+        if self.settings.dry_run:
+            self._tell(jobs)
         if not all(job.is_training for job in jobs):
             return self._run_plainly(jobs)
+        SweepReport.limit = self.limit
         SweepReport.record({job.number: (job.folder, job.overrides) for job in jobs if job.folder is not None})
         with using(self.folder):
             note(("adapter", job.key) for job in jobs if job.key is not None)
             return self._run_trials(jobs)
+
+    def _tell(self, jobs: Sequence[Job]) -> NoReturn:
+        """Print what these jobs would make, and end: whatever comes next would depend on their results."""
+        from kimi_audio_ft.sweep.dry_run.run import dry_run
+
+        if not all(job.is_training for job in jobs):
+            rule = "tells of trainings, and these jobs are none"
+            raise ConfigError("hydra.launcher.dry_run", self.settings.dry_run, rule, "Leave it out")
+        print(dry_run(jobs, *missing_units(jobs), self.settings, self.runner.config.hydra), flush=True)
+        sys.exit(0)
 
     def _run_trials(self, jobs: Sequence[Job]) -> list[JobReturn]:
         """Make what the store lacks; run each job as soon as its units are made."""
@@ -154,8 +172,8 @@ class Launch:
                 if units:
                     self.make(units, untrained, batch.event, view.stopping)
                 record_fitting(self.folder, view.state.fitting_seconds)
-                if self.stopping:
-                    raise KeyboardInterrupt
+                if self.stopped is not None:
+                    raise self.stopped
                 batch.run_ready(all_of_them=True)
         return [job.returned for job in jobs if job.returned is not None]
 
@@ -168,9 +186,8 @@ class Launch:
         **rung: Any,
     ) -> None:
         """Make units; every event is passed on. rung: ``until`` and ``metric`` of the tasks."""
-        self.stopping = make_units(
-            self.settings, units, untrained, self.folder, on_event, on_stop, SweepReport.prepare, **rung
-        )
+        options: dict[str, Any] = {"meanwhile": SweepReport.prepare, "limit": self.limit, **rung}
+        self.stopped = make_units(self.settings, units, untrained, self.folder, on_event, on_stop, **options)
 
     def _run_plainly(self, jobs: Sequence[Job]) -> list[JobReturn]:
         log.info("Launching %d jobs locally", len(jobs))

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hydra.experimental.callback import Callback
@@ -16,8 +17,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from rich.console import Console
 from yaml import YAMLError
 
+from kimi_audio_ft.config.launcher import is_dry_run
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.files import parse_yaml
+from kimi_audio_ft.runtime.time_limit import TimeLimit, TimeUp
 from kimi_audio_ft.store import product_path
 from kimi_audio_ft.sweep.view.report_again import digest_of_sweep, keep_report, made_report
 from kimi_audio_ft.sweep.view.screen import quiet_job_console
@@ -57,8 +60,11 @@ class SweepReport(Callback):
     _earlier: ClassVar[str | None] = None
     _recorded: ClassVar[set[int]] = set()
     _claim: ClassVar[ExitStack | None] = None
+    _nowhere: ClassVar[TemporaryDirectory[str] | None] = None
     _language: ClassVar[str] = "en"
     _margin: ClassVar[float | None] = None
+    # Of the running sweep's time, from its launcher.
+    limit: ClassVar[TimeLimit | None] = None
 
     def __init__(self, language: str = "en", margin: float | None = None) -> None:
         """Refuse another language or margin (ConfigError) now, and not at the end of the sweep."""
@@ -73,7 +79,16 @@ class SweepReport(Callback):
             SweepReport._language = messages_in(language).language
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Claim the folder of a single trial; one that was started in the same second gets another folder."""
+        """Claim the folder of a single trial; one that was started in the same second gets another folder.
+
+        Options of the launcher that a single trial would not heed are refused.
+        """
+        for name in ("hours", "dry_run"):
+            value = OmegaConf.select(config, f"hydra.launcher.{name}")
+            if value is not None and value is not False:
+                rule = "is for a sweep, and this is a single trial"
+                print(f"error: {ConfigError(f'hydra.launcher.{name}', value, rule, 'Add -m')}", file=sys.stderr)
+                sys.exit(2)
         folder, number = Path(str(config.hydra.run.dir)), 1
         given = any(item.startswith("hydra.run.dir=") for item in config.hydra.overrides.hydra)
         while not self._claimed(folder, refuse=given):
@@ -83,10 +98,20 @@ class SweepReport(Callback):
             config.hydra.run.dir = str(folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Claim the sweep's folder; what an earlier one has left there stays until the first job is sound."""
+        """Claim the sweep's folder; what an earlier one has left there stays until the first job is sound.
+
+        A dry run has a folder of its own, which goes with it, and all jobs at once.
+        """
+        if is_dry_run(config):
+            SweepReport._nowhere = TemporaryDirectory(prefix="kimi_audio_ft-dry-run-")
+            with read_write(config), open_dict(config):
+                config.hydra.sweep.dir = SweepReport._nowhere.name
+                if "max_batch_size" in config.hydra.sweeper:
+                    config.hydra.sweeper.max_batch_size = None
+            return
         folder = Path(config.hydra.sweep.dir)
         self._claimed(folder, refuse=True)
-        SweepReport._running, SweepReport._recorded = folder, set()
+        SweepReport._running, SweepReport._recorded, SweepReport.limit = folder, set(), None
         multirun = folder / "multirun.yaml"
         SweepReport._earlier = multirun.read_text(encoding="utf-8") if multirun.is_file() else None
         OmegaConf.save(config, multirun)  # as Hydra's own sweeper does, but not every other one
@@ -175,11 +200,17 @@ class SweepReport(Callback):
         return "\n".join([*failures, again])
 
     @classmethod
-    def conclude_interrupted(cls) -> str:
-        """How far a sweep was when it was interrupted; empty when this process runs none."""
+    def conclude_interrupted(cls, report: bool = False) -> str:
+        """How far a sweep was when it was interrupted; empty when this process runs none.
+
+        Args:
+            report: also write the report of what there is.
+        """
         folder = cls._ended()
         if folder is None:
             return ""
+        if report:
+            write_sweep_report(folder, cls._language, cls._margin)
         done = sum((trial / "scores.json").is_file() for trial in trial_folders(folder))
         failures = failed_trials(folder)
         planned = planned_trials(folder)
@@ -289,9 +320,11 @@ def _confirmed(analysis: Analysis) -> bool:
 
     again = f"`python -m multirun_analysis {analysis.sweep.folder} --confirm` does it later"
     try:
-        return confirm(analysis)
+        return confirm(analysis, limit=SweepReport.limit)
     except (UserError, OSError) as error:
         log.warning("nothing was decoded on unseen data: %s. %s", error, again)
+    except TimeUp as end:
+        log.warning("%s: not all was decoded on unseen data. %s", end, again)
     except KeyboardInterrupt:
         log.warning("interrupted: not all was decoded on unseen data. %s", again)
     except Exception:

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 from kimi_audio_ft.outcomes import Failure
 from kimi_audio_ft.paths import store_root
+from kimi_audio_ft.runtime.time_limit import TimeLimit
 from kimi_audio_ft.sweep import events
 from kimi_audio_ft.sweep.events import Event
 from kimi_audio_ft.sweep.plan import Task, Unit, even_chunks, write_task
@@ -93,15 +94,22 @@ class Supervisor:
     poll_seconds: float = 0.5
     retry_seconds: float = 15.0
 
-    def run(self, tasks: Sequence[Task], on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> None:
+    def run(
+        self,
+        tasks: Sequence[Task],
+        on_event: Callable[[Event], None],
+        should_stop: Callable[[], bool],
+        limit: TimeLimit | None = None,
+    ) -> None:
         """Run all tasks; every unit ends in an event. ``on_event`` is called in this thread.
 
-        Once ``should_stop()`` is true, jobs save their checkpoints and the remaining units are interrupted.
+        Once ``should_stop()`` is true, or the limit near, jobs save their checkpoints and the remaining units are
+        interrupted; jobs that have not ended when the limit is over are ended.
 
         Raises:
             UserError: the cluster cannot be used, or refuses a job.
         """
-        run = _Run(self, _new_folder(self.folder / "packs"), on_event, should_stop)
+        run = _Run(self, _new_folder(self.folder / "packs"), on_event, should_stop, limit)
         for task in tasks:
             run.waiting.append((task, f"task-{task.number}", 0))
         try:
@@ -119,6 +127,7 @@ class _Run:
     folder: Path
     on_event: Callable[[Event], None]
     should_stop: Callable[[], bool]
+    limit: TimeLimit | None
     waiting: deque[tuple[Task, str, int]] = field(default_factory=deque)
     running: list[Job] = field(default_factory=list)
     fitting: set[str] = field(default_factory=set)
@@ -128,7 +137,7 @@ class _Run:
 
     def turn(self) -> bool:
         """Submit tasks, pass on events; returns whether any task is left."""
-        stopping = self.should_stop()
+        stopping = self.should_stop() or self._is_near()
         if stopping:
             self._stop()
         self._submit_waiting()
@@ -140,7 +149,25 @@ class _Run:
             if not job.open or job.id in ends:
                 self.running.remove(job)
                 self._after(job, ends.get(job.id), stopping)
+        if self.limit is not None and self.limit.is_over():
+            self._end()
         return bool(self.waiting or self.running)
+
+    def _is_near(self) -> bool:
+        """Whether the limit says to stop; tells so once."""
+        if self.limit is None or not self.limit.is_near():
+            return False
+        if self.asked is None and (self.waiting or self.running):
+            log.info("%s; saving", self.limit.reached())
+        return True
+
+    def _end(self) -> None:
+        """End jobs that have had time to save; what they saved last is resumed."""
+        self.supervisor.cluster.close([job.id for job in self.running])
+        for job in self.running:
+            for unit in job.open:
+                self.on_event(job.progress.interrupted.get(unit.key) or events.Interrupted(unit.key))
+        self.running.clear()
 
     def _submit_waiting(self) -> None:
         parallel = self.supervisor.parallel

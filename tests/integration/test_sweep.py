@@ -144,6 +144,48 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(new_workplace: NewPlace) -> N
     assert [scores_of(path)["steps"] for path in trials(stopped.folder / "sweep")] == [20] * 4
 
 
+def test_a_sweep_whose_hours_are_over_reports_what_there_is_and_goes_on(place: Workplace, first: Path) -> None:
+    """Hours of no length at all: what is in the store is scored, and nothing new is made."""
+    command = ("-m", *SHORT, "lora.r=2,8", "decoding.text_temperature=0.0", "hydra.sweep.dir=limited")
+    before = place.products("adapter")
+    done = place.run(TRAIN, *command, "hydra.launcher.hours=1e-9")
+    assert done.code == os.EX_TEMPFAIL, done.err
+    assert place.products("adapter") == before
+    said = done.err.splitlines()
+    assert said[0] == "hydra.launcher.hours=1e-09: the time is up; completed work is saved"
+    assert said[1] == "1 of 2 trials are done in limited" and said[2] == "Resume with:"
+    assert said[3].endswith("hydra.launcher.hours=1e-9")
+    assert "This is a partial report" in " ".join(done.out.split())
+    page = (place.folder / "limited" / "report.html").read_text(encoding="utf-8")
+    assert "1 trial finished, 1 not started" in page and "This is a partial report" in page
+    place.succeed(TRAIN, *command)
+    assert [row["status"] for row in trials_of(place.folder / "limited")] == ["COMPLETED"] * 2
+
+
+def test_a_dry_run_tells_what_a_sweep_would_make_and_leaves_nothing(place: Workplace, first: Path) -> None:
+    before = {path for path in place.folder.rglob("*") if "store/" not in str(path)}
+    products = {kind: place.products(kind) for kind in ("adapter", "transcript", "features")}
+    command = ("-m", *SHORT, "decoding.text_temperature=0.0,0.7", "hydra.sweep.dir=first", "lora.r=2,16,32")
+    said = place.succeed(TRAIN, *command, "hydra.launcher.dry_run=laptop", "hydra.launcher.hours=1e-5")
+    assert "trials       6, of which 2 need only scoring" in said
+    assert "adapters     2 to train, 1 in the store" in said and "transcripts  4 to decode, 4 in the store" in said
+    assert "recordings   0 to encode" in said and "laptop, 2 cores, from published figures" in said
+    assert "more than hydra.launcher.hours=1e-05" in said
+    halving = ("hydra/sweeper=halving", "hydra.sweeper.rungs=[0.5]", "hydra.sweeper.finalists=1")
+    said = place.succeed(TRAIN, *command, *halving, "hydra.launcher.dry_run=h100")
+    assert "75 % of the trainings' steps are in the time" in said and "2 further trainings" in said
+    assert {path for path in place.folder.rglob("*") if "store/" not in str(path)} == before
+    assert {kind: place.products(kind) for kind in products} == products
+    assert not [name for name in (place.store / "uses").iterdir() if "dry-run" in name.read_text(errors="replace")]
+
+
+def test_hours_are_of_a_sweep(place: Workplace) -> None:
+    alone = place.run(TRAIN, *SHORT, "hydra.launcher.hours=1")
+    assert alone.code == 2 and "hydra.launcher.hours=1.0: is for a sweep" in alone.err and "Add -m" in alone.err
+    wrong = place.run(TRAIN, "-m", *SHORT, "hydra.launcher.hours=0", "hydra.sweep.dir=none")
+    assert wrong.code == 2 and "hydra.launcher.hours=0.0: must be a number of hours greater than 0" in wrong.err
+
+
 def test_another_temperature_trains_nothing(place: Workplace, first: Path) -> None:
     before = place.products("adapter")
     wider = place.sweep("wider", "lora.r=2,4", "decoding.text_temperature=0.0,0.3,0.7")

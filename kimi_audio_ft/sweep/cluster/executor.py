@@ -10,10 +10,11 @@ from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.runtime.devices import num_ranks
 from kimi_audio_ft.runtime.signals import StopRequest
+from kimi_audio_ft.runtime.time_limit import TimeLimit
 from kimi_audio_ft.sweep.cluster import fork_server
 from kimi_audio_ft.sweep.cluster.ray import RayCluster
 from kimi_audio_ft.sweep.cluster.slurm import Slurm
-from kimi_audio_ft.sweep.events import Event
+from kimi_audio_ft.sweep.events import Event, Interrupted
 from kimi_audio_ft.sweep.plan import Task, Unit, make_tasks
 from kimi_audio_ft.sweep.supervisor import Supervisor
 from kimi_audio_ft.sweep.task import sweep_environment
@@ -32,24 +33,39 @@ def make_units(
     on_event: Callable[[Event], None],
     on_stop: Callable[[], None] = lambda: None,
     meanwhile: Callable[[], None] = lambda: None,
+    limit: TimeLimit | None = None,
     **rung: Any,
-) -> bool:
-    """Make units by tasks; every event is passed on. Returns whether it was asked to stop.
+) -> KeyboardInterrupt | None:
+    """Make units by tasks; every event is passed on.
 
     Args:
         untrained: keys of those that are to be trained.
+        on_stop: called when it is asked to stop.
         meanwhile: called while another process imports what the tasks need, if one does.
+        limit: of the time of all launches; without one they end when all is made.
         rung: ``until`` and ``metric`` of the tasks.
+
+    Returns:
+        What stopped it, to be raised: a person, or the limit, unless all was made; None: nothing did.
     """
     if settings.executor == "local" and fork_server.start_if_no_gpu():
         meanwhile()
+    interrupted = False
+
+    def pass_on(event: Event) -> None:
+        nonlocal interrupted
+        interrupted |= isinstance(event, Interrupted)
+        on_event(event)
+
     supervisor, slots = make_supervisor(settings, units, folder)
     size = 0 if settings.pack_size == "auto" else settings.pack_size
     log_file = str((folder / "packs.log").absolute()) if settings.executor == "local" else None
     template = Task(0, [], settings.dispatch, size, settings.pack_same_data, log_file, **rung)
     with StopRequest(on_stop) as stop:
-        supervisor.run(make_tasks(units, untrained, template, slots), on_event, stop)
-    return stop()
+        supervisor.run(make_tasks(units, untrained, template, slots), pass_on, stop, limit)
+    if stop():
+        return KeyboardInterrupt()
+    return limit.reached() if limit is not None and interrupted else None
 
 
 def make_supervisor(settings: LauncherConfig, units: Sequence[Unit], folder: Path) -> tuple[Supervisor, int]:

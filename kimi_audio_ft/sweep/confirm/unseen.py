@@ -30,6 +30,7 @@ from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.files import read_json_object, read_yaml, write_json
 from kimi_audio_ft.inputs import Inputs, on_set
 from kimi_audio_ft.outcomes import BASE
+from kimi_audio_ft.runtime.time_limit import TimeLimit
 from kimi_audio_ft.scoring import read_options
 from kimi_audio_ft.store.looks import look
 from kimi_audio_ft.store.usage import note, using
@@ -77,11 +78,12 @@ class Decoded:
         return transcript_signatures(self.evaluation, request, adapter)
 
 
-def confirm(analysis: Analysis, manifest: str | None = None) -> bool:
+def confirm(analysis: Analysis, manifest: str | None = None, limit: TimeLimit | None = None) -> bool:
     """Decode and score the sweep's choice on what no trial has seen; returns whether it names any such set.
 
     Args:
         manifest: of the test set, in place of the sweep's ``data.test_manifest``.
+        limit: of the sweep's time.
 
     Raises:
         UserError: a set cannot be used or is trained on, an adapter is not in the store any more, or decoding failed.
@@ -92,7 +94,7 @@ def confirm(analysis: Analysis, manifest: str | None = None) -> bool:
         decoded = _planned(analysis, manifest)
         if decoded:
             _refuse_foreign(folder)
-            _decode(folder, decoded)
+            _decode(folder, decoded, limit)
             _write(folder, decoded)
     return bool(decoded)
 
@@ -177,7 +179,7 @@ def launcher_of(folder: Path) -> LauncherConfig:
     return settings
 
 
-def _decode(folder: Path, decoded: Sequence[Decoded]) -> None:
+def _decode(folder: Path, decoded: Sequence[Decoded], limit: TimeLimit | None) -> None:
     """Have the transcripts made that the store lacks, by the launcher of the sweep."""
     note(("adapter", one.adapter) for one in decoded)
     for one in decoded:
@@ -191,9 +193,9 @@ def _decode(folder: Path, decoded: Sequence[Decoded]) -> None:
         return
     print(f"decoding on unseen data: {_said(decoded)}")
     progress = _Progress({one.adapter: one.trial.name for one in decoded})
-    stopped = make_units(launcher_of(folder), units, set(), folder, progress.take)
-    if stopped:
-        raise KeyboardInterrupt
+    stopped = make_units(launcher_of(folder), units, set(), folder, progress.take, limit=limit)
+    if stopped is not None:
+        raise stopped
     if progress.failed:
         failed = progress.failed[0]
         reason = failed.failure.message or failed.failure.error_type

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kimi_audio_ft.config.launcher import RayConfig, SlurmConfig
+from kimi_audio_ft.config.launcher import MACHINES, LauncherConfig, RayConfig, SlurmConfig
 from kimi_audio_ft.errors import ConfigError
 
 
@@ -44,3 +44,15 @@ def test_further_options_of_slurm() -> None:
 def test_what_ray_cannot_be_asked_for(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         RayConfig(**options)
+
+
+@pytest.mark.parametrize("hours", [0, -1.0, float("nan"), float("inf")])
+def test_hours_are_more_than_none(hours: float) -> None:
+    with pytest.raises(ConfigError, match=r"hydra\.launcher\.hours=.*: must be a number of hours greater than 0"):
+        LauncherConfig(hours=hours)
+
+
+def test_dry_runs_are_of_machines_that_are_known() -> None:
+    assert [LauncherConfig(dry_run=name).dry_run for name in (False, True, *MACHINES, 4090)][-1] == "4090"
+    with pytest.raises(ConfigError, match=r"hydra\.launcher\.dry_run='v100': must be true .* h100, a100, 4090, laptop"):
+        LauncherConfig(dry_run="v100")

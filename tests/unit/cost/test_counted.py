@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.bench_gpu.inputs import Clip, batch_of, random_samples
 from experiments.bench_gpu.shapes import random_decoder, shapes
 from kimi_audio_ft.config.train import LoraConfig
-from kimi_audio_ft.cost.counted import Counter, Counts
+from kimi_audio_ft.cost.counted import Count, Counter, Counts
 from kimi_audio_ft.cost.memory import CONTEXT_BYTES, SAFE, TrainingMemory
 from kimi_audio_ft.lora.adapter import ONE, add_adapter
 from kimi_audio_ft.lora.update import own_updates
@@ -59,21 +60,35 @@ def test_memory_is_what_a_step_of_the_embedded_model_takes(checkpointing: bool) 
     """Told from two and three layers on the meta device, taken by its four on a CPU."""
     model = random_decoder(shapes("tiny"), torch.float32, CPU)
     config, lora = model.model.config, LoraConfig(r=4, lora_dropout=0.0)
-    told = TrainingMemory.of(Counts(config, lora, torch.float32, checkpointing))
+    counts = Counts(config, lora, torch.float32, checkpointing)
+    told = TrainingMemory.of(counts)
     batch = batch_of(config, random_samples(config, [Clip(8, 60, 30)] * 4), CPU, torch.float32)
     answers, positions = int(batch["text_loss_mask"].sum()), batch["inputs"]["input_ids"].numel()
-    taken = _peak(model, lora, batch, checkpointing)
-    assert told.peak(positions, answers) - told.fixed == pytest.approx(taken, rel=0.25)
+    taken = _computed(model, lora, batch, checkpointing)
+    assert told.peak(positions, answers) - told.fixed == pytest.approx(taken.peak, rel=0.25)
+    counted = counts.position.at(positions).plus(counts.answer.at(answers))
+    assert counted.flops == pytest.approx(taken.flops, rel=0.15)
+    assert counted.kernels == pytest.approx(taken.kernels, rel=0.15)
 
 
-def _peak(model: Any, lora: LoraConfig, batch: dict[str, Any], checkpointing: bool) -> float:
-    """Most bytes alive at a time, beside weights, in one forward and backward pass."""
+def _computed(model: Any, lora: LoraConfig, batch: dict[str, Any], checkpointing: bool) -> Count:
+    """One forward and backward pass, counted while it is computed; PyTorch counts as many operations."""
     adapted = add_adapter(model, lora, 1)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     adapted.train()
-    with own_updates(adapted, ONE), Counter() as counter:
-        mask_BS = batch["text_loss_mask"]
+    mask_BS = batch["text_loss_mask"]
+
+    def compute() -> None:
         out = adapted(**batch["inputs"], audio_branch=False, text_positions=mask_BS, right_padded=True)
         functional.cross_entropy(out.text_logits.float(), batch["text_labels"][mask_BS]).backward()
-    return counter.count.peak
+        adapted.zero_grad()
+
+    with own_updates(adapted, ONE):
+        with Counter() as counter:
+            compute()
+        with FlopCounterMode(display=False) as flops:
+            compute()
+    # PyTorch does not count products in place, which add the small updates.
+    assert flops.get_total_flops() <= counter.count.flops < 1.03 * flops.get_total_flops()
+    return counter.count

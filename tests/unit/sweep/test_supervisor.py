@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.outcomes import Failure
+from kimi_audio_ft.runtime.time_limit import TimeLimit
 from kimi_audio_ft.sweep.events import Event, Failed, Fitting, Interrupted, Ready, Split
 from kimi_audio_ft.sweep.plan import Task, Unit, read_task
 from kimi_audio_ft.sweep.supervisor import JobEnd, NotNow, Supervisor
@@ -236,6 +238,28 @@ def test_a_stopping_sweep_stops_its_jobs_and_hears_where_they_were(tmp_path: Pat
     assert sorted(names(heard)) == ["interrupted b", "interrupted c", "interrupted d", "ready a"]
     steps = {event.unit: event.step for event in heard if isinstance(event, Interrupted)}
     assert steps == {"b": 7, "c": None, "d": None}
+
+
+class Deaf(Queue):
+    """A queue whose jobs hear nothing of the wish to stop."""
+
+    def stop(self, jobs: Sequence[str]) -> None:
+        self.stops += 1
+
+    def close(self, jobs: Sequence[str]) -> None:
+        self.closed = [*(self.closed or []), *jobs]
+
+
+def test_a_sweep_whose_time_is_up_stops_its_jobs_and_ends_those_that_do_not(tmp_path: Path) -> None:
+    """A minute, of a clock on which a second passes with every look; six seconds of it are to save in."""
+    for queue, closed in ((Queue([Life("a"), Life("", "b")]), []), (Deaf([Life("a"), Life("", "b")]), ["2"])):
+        heard: list[Event] = []
+        limit = TimeLimit.from_now(1 / 60, count().__next__)
+        supervisor = Supervisor(queue, tmp_path, 1, poll_seconds=0)
+        supervisor.run([task("a"), task("b", 1), task("c", 2)], heard.append, lambda: False, limit)
+        assert (queue.stops, queue.closed) == (1, closed)
+        assert sorted(names(heard)) == ["interrupted b", "interrupted c", "ready a"]
+        assert [event.step for event in heard if isinstance(event, Interrupted) and event.unit == "b"] == [7]
 
 
 def test_an_error_on_the_way_ends_the_jobs(tmp_path: Path) -> None:

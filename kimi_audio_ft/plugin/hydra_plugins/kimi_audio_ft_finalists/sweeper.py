@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
-from kimi_audio_ft.config.launcher import FinalistsConfig
+from kimi_audio_ft.config.launcher import FinalistsConfig, is_dry_run
 
 ConfigStore.instance().store(group="hydra/sweeper", name="finalists", node=FinalistsConfig, provider="kimi_audio_ft")
 
@@ -32,7 +33,8 @@ class FinalistsSweeper(BasicSweeper):
         from kimi_audio_ft.store.usage import using
 
         assert self.config is not None
-        with using(Path(self.config.hydra.sweep.dir)):  # between the two launches, too
+        used = using(Path(self.config.hydra.sweep.dir))  # between the two launches, too
+        with nullcontext() if is_dry_run(self.config) else used:
             return self._sweep(arguments)
 
     def _sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
-from kimi_audio_ft.config.launcher import HalvingConfig
+from kimi_audio_ft.config.launcher import HalvingConfig, is_dry_run
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.sweep.halving import Candidate, make_candidates, run_rungs
 
@@ -37,7 +38,8 @@ class HalvingSweeper(BasicSweeper):
         from kimi_audio_ft.store.usage import using
 
         assert self.config is not None
-        with using(Path(self.config.hydra.sweep.dir)):  # between rungs too, when only checkpoints are there
+        used = using(Path(self.config.hydra.sweep.dir))  # between rungs too, when only checkpoints are there
+        with nullcontext() if is_dry_run(self.config) else used:
             return self._sweep(arguments)
 
     def _sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
@@ -56,6 +58,8 @@ class HalvingSweeper(BasicSweeper):
         [grid] = self.split_arguments(parsed, None)
         refuse_swept_seeds(grid, self.settings)
         candidates = make_candidates(grid, self.settings.max_candidates, self.settings.seed)
+        if is_dry_run(self.config):
+            launcher.launch([job for one in candidates for job in one.jobs.values()], initial_job_idx=0)
         record = HalvingRecord(Path(self.config.hydra.sweep.dir), self.settings, len(grid))
 
         def on_rung(everyone: Sequence[Candidate], rung: int) -> None:

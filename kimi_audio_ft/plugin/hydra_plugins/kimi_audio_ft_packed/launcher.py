@@ -13,6 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from kimi_audio_ft.config.launcher import LauncherConfig
+from kimi_audio_ft.runtime.time_limit import TimeLimit
 
 if TYPE_CHECKING:
     from kimi_audio_ft.sweep.halving import RungResult
@@ -39,6 +40,7 @@ class PackedLauncher(Launcher):
         gc.set_threshold(50_000, 20, 20)
         hydra_context.config_loader = TemplateLoader(hydra_context.config_loader)  # type: ignore[assignment]
         self.context, self.task, self.config = hydra_context, task_function, config
+        self.limit = TimeLimit.from_now(self.settings.hours)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """One return for each job, in order; a failed job's holds its exception."""
@@ -58,4 +60,4 @@ class PackedLauncher(Launcher):
     def _launch(self) -> Launch:
         from kimi_audio_ft.sweep.launch import Launch, Runner
 
-        return Launch(self.settings, Runner(self.context, self.task, self.config))
+        return Launch(self.settings, Runner(self.context, self.task, self.config), self.limit)

@@ -1,0 +1,73 @@
+"""Time of trainings and decodings on a machine, from what they are counted to do."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from kimi_audio_ft.cost.counted import Counts
+from kimi_audio_ft.cost.machines import Machine
+from kimi_audio_ft.cost.memory import TrainingMemory
+
+# Positions of a pass that are enough for a GPU: below, activations are kept rather than computed again.
+ENOUGH = 4096
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """An optimizer step of so many adapters that train together.
+
+    passes: that its positions are cut into. seconds: of the step. tokens_per_second: positions of all adapters. peak:
+    bytes. recomputed: activations are, for want of memory. mfu: part of the machine's products that is used.
+    """
+
+    adapters: int
+    passes: int
+    seconds: float
+    tokens_per_second: float
+    peak: int
+    recomputed: bool
+    mfu: float
+
+
+def step_time(
+    kept: Counts, recomputed: Counts | None, machine: Machine, adapters: int, positions: int, answers: int
+) -> StepTime | None:
+    """A step of so many positions and supervised positions for each adapter; None: it does not fit into the memory.
+
+    Args:
+        kept: counts without gradient checkpointing; recomputed: with it, where it may be used.
+    """
+    whole, share = adapters * positions, answers / positions
+    chosen, most = kept, TrainingMemory.of(kept, adapters).positions(machine.memory, share)
+    if recomputed is not None and most < min(ENOUGH, whole):
+        chosen, most = recomputed, TrainingMemory.of(recomputed, adapters).positions(machine.memory, share)
+    if most <= 0:
+        return None
+    passes = math.ceil(whole / most)
+    each, each_answers = whole / passes, adapters * answers / passes
+    count = chosen.position.at(each).plus(chosen.answer.at(each_answers))
+    seconds = passes * machine.seconds(count)
+    peak = TrainingMemory.of(chosen, adapters).peak(math.ceil(each), math.ceil(each_answers))
+    useful = kept.position.at(each).plus(kept.answer.at(each_answers)).flops
+    mfu = passes * useful / seconds / machine.flops
+    return StepTime(adapters, passes, seconds, whole / seconds, peak, chosen is not kept, mfu)
+
+
+def best_pack(
+    kept: Counts, recomputed: Counts | None, machine: Machine, most: int, positions: int, answers: int
+) -> StepTime | None:
+    """The step of 1, 2, 4, ... up to ``most`` adapters that computes most positions a second; as of ``step_time``."""
+    sizes = [*(2**power for power in range((most - 1).bit_length())), most]
+    found = [step_time(kept, recomputed, machine, size, positions, answers) for size in sizes]
+    return max((one for one in found if one is not None), key=lambda one: one.tokens_per_second, default=None)
+
+
+def decoding_seconds(counts: Counts, machine: Machine, utterances: int, rows: int, prompt: int, tokens: int) -> float:
+    """A batch of utterances, decoded to the longest answer, of so many tokens.
+
+    Args:
+        counts: of a model with an adapter. rows: of the batch, one for each utterance and setting. prompt: positions of
+            one prompt; computing it is a third of a pass there and back.
+    """
+    return machine.seconds(counts.position.at(utterances * prompt)) / 3 + tokens * machine.seconds(counts.row.at(rows))

@@ -1,0 +1,138 @@
+"""``hydra.launcher.dry_run``: a launch that starts nothing and prints what it would make, and how long that takes."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.filesize import decimal
+
+from kimi_audio_ft.config.launcher import LauncherConfig
+from kimi_audio_ft.cost.machines import MACHINES, Machine, this_machine
+from kimi_audio_ft.paths import store_root
+from kimi_audio_ft.runtime.devices import limit_threads, num_ranks
+from kimi_audio_ft.runtime.libraries import quiet_libraries
+from kimi_audio_ft.sweep.cluster.local import device_slots
+from kimi_audio_ft.sweep.dry_run.prediction import Further, Prediction, Predictor
+from kimi_audio_ft.sweep.dry_run.workload import Workload, rehearsed, workload_of
+from kimi_audio_ft.sweep.pack_size import find_pack_size
+from kimi_audio_ft.sweep.plan import Unit
+from kimi_audio_ft.text import duration
+from kimi_audio_ft.trial import Trial
+
+if TYPE_CHECKING:
+    from kimi_audio_ft.sweep.launch import Job
+
+# Bytes of a base, of whose training some steps are timed on a CPU; a larger one is told from a product's time.
+_SMALL = 300e6
+
+
+def dry_run(
+    jobs: Sequence[Job], units: Sequence[Unit], untrained: set[str], settings: LauncherConfig, hydra: DictConfig
+) -> str:
+    """What a launch of these jobs would make and take, as lines to print.
+
+    Args:
+        units, untrained: what the store lacks, as ``launch.missing_units`` has found.
+        hydra: Hydra's part of the config, whose sweeper may train only part of a grid, or more.
+    """
+    quiet_libraries()
+    work = workload_of(jobs, units, untrained)
+    with _Share() as share:
+        machine, slots, measured = _machine(settings, work)
+    further = further_of(OmegaConf.to_container(hydra.sweeper, resolve=True))
+    told = Predictor(machine, slots, settings, measured, share.busy).predict(work, further)
+    return "\n".join(lines(work, told, machine, settings, further))
+
+
+class _Share:
+    """How many times as long as its own work this process takes inside it; 1 where nobody else computes."""
+
+    busy = 1.0
+
+    def __enter__(self) -> _Share:
+        self._begun = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        wall, own = time.perf_counter() - self._begun[0], time.process_time() - self._begun[1]
+        if own > 0.5:  # of less it cannot be told
+            self.busy = max(1.0, wall / own)
+
+
+def further_of(sweeper: Any) -> Further:
+    """What a sweeper does beside a grid, from its options: rungs of halving, seeds of finalists."""
+    options: Mapping[str, Any] = sweeper if isinstance(sweeper, Mapping) else {}
+    part, survivors, before = 1.0, 1.0, 0.0
+    if "rungs" in options:
+        part = 0.0
+        for rung in options["rungs"]:
+            at = float(rung) if rung < 1 else min(1.0, before + 0.25)
+            part, survivors, before = part + survivors * (at - before), survivors / options["reduction_factor"], at
+        part += survivors * (1 - before)
+    seeds = (options.get("finalists") or 0) * (options.get("finalist_seeds", 1) - 1)
+    return Further(part, seeds)
+
+
+def _machine(settings: LauncherConfig, work: Workload) -> tuple[Machine, int, float | None]:
+    """The machine that is told of, its slots, and the measured speed of a training where that is quickly had."""
+    slots = 1 if settings.parallel == "auto" else int(settings.parallel)
+    if settings.dry_run is not True:
+        return MACHINES[str(settings.dry_run)], slots, None
+    if not work.configs:  # nothing to make
+        return MACHINES["laptop"], slots, None
+    configs = work.configs
+    trainer, base = configs[0].trainer, Trial(configs[0]).base
+    gpu = base.device.type == "cuda"
+    if settings.executor == "local":
+        threads = trainer.threads
+        parallel = None if settings.parallel == "auto" else slots
+        slots = len(device_slots(num_ranks(trainer), threads, parallel))
+    limit_threads(trainer.threads)
+    machine = this_machine(configs[0].model.dtype == "bfloat16", gpu)
+    if gpu or not work.trainings or _size(base.files.root) > _SMALL:
+        return machine, slots, None
+    config = rehearsed(work.trainings[0].config)
+    _, measured = find_pack_size([Trial(replace(config, trainer=replace(config.trainer, progress=False)))])
+    return machine, slots, float(measured["sizes"][0]["tokens_per_second"])
+
+
+def _size(folder: Path) -> int:
+    """Bytes of a checkpoint's weights."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def lines(work: Workload, told: Prediction, machine: Machine, settings: LauncherConfig, further: Further) -> list[str]:
+    """The prediction in words, a line for each matter."""
+    how = "measured now" if settings.dry_run is True else "from published figures"
+    free = shutil.disk_usage(next(place for place in (store_root(), *store_root().parents) if place.is_dir())).free
+    memory = "does not fit" if told.peak is None else f"{decimal(told.peak)} at the peak"
+    times = [("training", told.training), ("decoding", told.decoding), ("encoding", told.encoding)]
+    parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in times if seconds)
+    found = [
+        "Dry run: nothing is started.",
+        f"  trials       {work.trials}, of which {work.scored} need only scoring",
+        f"  adapters     {work.adapters} to train, {work.stored_adapters} in the store; {work.steps:,} optimizer steps",
+        f"  transcripts  {work.transcripts} to decode, {work.stored_transcripts} in the store",
+        f"  recordings   {work.recordings} to encode ({duration(work.recording_seconds)})",
+        f"  memory       {memory}, of {decimal(round(machine.memory))} of {machine.name}",
+        f"  disk         about {decimal(told.disk)} ({decimal(free)} free)",
+        f"  time         about {duration(told.seconds)} on {told.slots} at a time: {parts or 'nothing to make'}",
+        f"               {told.hours:.2g} device-hours; {machine.name}, {how}",
+    ]
+    if told.tokens_per_second:
+        found.insert(-1, f"               {told.tokens_per_second:,.0f} positions a second while one trains")
+    if further.trainings:
+        found.append(f"  finalists    {further.trainings} further trainings are in the time, their trials are not")
+    if further.part < 1:
+        found.append(f"  halving      {100 * further.part:.0f} % of the trainings' steps are in the time")
+    if settings.hours is not None and told.seconds > 3600 * settings.hours:
+        starts = -(-told.seconds // (3600 * settings.hours))
+        found.append(f"  hours        more than hydra.launcher.hours={settings.hours:g}: about {starts:.0f} starts")
+    found += [f"  INVALID      {error}" for error in work.invalid]
+    return found
