@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kimi_audio_ft import store
+from kimi_audio_ft.config.checks import require
 from kimi_audio_ft.config.train import LoraConfig, ModelConfig
 from kimi_audio_ft.errors import ChangedError, ConfigError, DataError
 from kimi_audio_ft.features.identity import features_of
@@ -33,6 +34,7 @@ from kimi_audio_ft.store.cache import remember
 from kimi_audio_ft.store.digests import file_digest, folder_digest
 from kimi_audio_ft.store.make import META
 from kimi_audio_ft.store.usage import note
+from kimi_audio_ft.sweep_folder import TRIALS, recommended_trial
 
 if TYPE_CHECKING:  # a sweep that finds everything in the store does without these, and they take seconds to import
     import torch
@@ -367,10 +369,19 @@ def base_facts(folder: Path) -> dict[str, Any]:
 
 
 def find_adapter(adapter: str | None) -> tuple[str, Path] | None:
-    """Signature (or digest) and folder of an adapter given as a signature in the store or as a folder."""
+    """Signature (or digest) and folder of an adapter given as a signature in the store, a folder, or a sweep's folder.
+
+    Raises:
+        UserError: there is no such adapter, it is corrupted, or the sweep recommends none.
+    """
     if adapter is None:
         return None
     folder = expanded(adapter)
+    if (folder / TRIALS).is_file():
+        signature, _ = recommended_trial(folder)
+        rule = "is a sweep that recommends the base alone"
+        require(signature is not None, "adapter", adapter, rule, "Name one of its adapters, or adapter=null")
+        return find_adapter(signature)
     stored = store.product_path("adapter", folder.name)
     if (stored / META).is_file() and (adapter == folder.name or folder.resolve() == stored):
         note([("adapter", folder.name)])
@@ -379,6 +390,8 @@ def find_adapter(adapter: str | None) -> tuple[str, Path] | None:
             raise DataError(stored, f"is corrupted ({store.damage(stored)})", remedy)
         return folder.name, stored
     if not folder.is_dir():
-        rule = "must be an adapter folder in PEFT's format, or a signature from `python -m kimi_audio_ft.store ls`"
-        raise ConfigError("adapter", adapter, rule, "Use adapter=null for the base alone")
+        rule = (
+            "must be an adapter folder in PEFT's format, a signature from `python -m kimi_audio_ft.store ls`, or the "
+        )
+        raise ConfigError("adapter", adapter, f"{rule}folder of a sweep", "Use adapter=null for the base alone")
     return folder_digest(folder, ("adapter_*",)), folder

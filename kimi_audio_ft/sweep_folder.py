@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import Timeout
 
-from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.files import locked, read_json_object, write_json
 
 # In the sweep's folder: its record, and what successive halving decided.
@@ -34,7 +34,8 @@ RECORDS = ("scores.json", "baseline.json", "failure.json", UTTERANCES, BASE_UTTE
 # What marks a trial's folder where no record names it.
 _MARKS = (".hydra", "scores.json", "failure.json")
 # The report of a sweep, and what it was made of.
-REPORT, MADE_OF = ("report.html", "trials.csv", "trials.json"), ".report.json"
+TRIALS = "trials.json"
+REPORT, MADE_OF = ("report.html", "trials.csv", TRIALS), ".report.json"
 _RUNNING = ".running"
 
 
@@ -55,6 +56,21 @@ def record_fitting(sweep_dir: Path, seconds: float) -> None:
     """Add the time in which a launch trained anything."""
     with _changed(sweep_dir) as record:
         record["fitting_seconds"] = round(record.get("fitting_seconds", 0.0) + seconds, 1)
+
+
+def recommended_trial(sweep_dir: Path) -> tuple[str | None, Path]:
+    """Signature of the adapter that a finished sweep recommends (None: the base alone), and that trial's folder.
+
+    DataError: the sweep has no trials.json, or it names no trial.
+    """
+    path, remedy = sweep_dir / TRIALS, f"Run python -m multirun_analysis {sweep_dir}, which writes it"
+    document = read_json_object(path, remedy)
+    entries = [*document.get("trials", []), *document.get("baselines", [])]
+    found = next((entry for entry in entries if entry.get("recommended")), None)
+    if found is None or "folder" not in found.get("paths", {}):
+        raise DataError(path, "names no recommended trial", remedy)
+    adapter = None if found.get("kind") == "baseline" else str(found["signature"])
+    return adapter, sweep_dir / str(found["paths"]["folder"])
 
 
 def planned_trials(sweep_dir: Path) -> int | None:

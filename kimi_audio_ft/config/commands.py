@@ -193,8 +193,8 @@ class TokenizeConfig:
 class MergeConfig:
     """An adapter and its base become one checkpoint."""
 
-    # Adapter folder in PEFT's format, or a signature in the store; null with target=qwen2 writes the base alone, for an
-    # engine that is given adapters beside it.
+    # Adapter folder in PEFT's format, a signature in the store, or the folder of a sweep, which recommends one; null
+    # with target=qwen2 writes the base alone, for an engine that is given adapters beside it.
     adapter: str | None = MISSING
     out: str = MISSING  # Folder of the merged checkpoint; it must not exist, or hold the same merge.
     model: ModelConfig = field(default_factory=ModelConfig)  # The base that the adapter was trained on.
@@ -228,7 +228,8 @@ class MergeConfig:
 class ExportAdapterConfig:
     """A copy of an adapter as vLLM and other engines take it beside the base that ``merge target=qwen2`` writes."""
 
-    adapter: str = MISSING  # Adapter folder in PEFT's format, or a signature in the store.
+    # Adapter folder in PEFT's format, a signature in the store, or the folder of a sweep, which recommends one.
+    adapter: str = MISSING
     out: str = MISSING  # Folder of the copy; it must not exist, or hold the same copy.
     overwrite: bool = False  # Replace what an earlier export wrote to out.
 

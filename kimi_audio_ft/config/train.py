@@ -427,7 +427,9 @@ class EvaluateConfig(_TrialConfig):
     """``python -m kimi_audio_ft.evaluate``: a saved adapter, or the base alone, on a manifest."""
 
     losses: bool = False  # Also write losses into utterances.jsonl: each reference's (nats per token), and its tokens'.
-    adapter: str | None = None  # Adapter folder in PEFT's format, or a signature in the store; null is the base alone.
+    # Adapter folder in PEFT's format, a signature in the store, or the folder of a sweep, which recommends one; null is
+    # the base alone.
+    adapter: str | None = None
     any_base: bool = False  # Use an adapter on another base than the one that it was trained on.
 
     def __post_init__(self) -> None:

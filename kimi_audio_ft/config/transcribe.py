@@ -40,7 +40,9 @@ class TranscribeConfig:
     # Recordings: a file, a folder with those inside it, a pattern such as calls/**/*.wav, or a list of these.
     audio: Any = MISSING
     out: str = MISSING  # Folder for the texts, made if absent.
-    adapter: str | None = None  # Adapter folder in PEFT's format, or a signature in the store; null is the base alone.
+    # Adapter folder in PEFT's format, a signature in the store, or the folder of a sweep, which recommends one; null is
+    # the base alone.
+    adapter: str | None = None
     # Folder of a finished sweep: takes the adapter of its recommended trial, and that trial's model, prompt and
     # decoding unless they are given here.
     sweep: str | None = None

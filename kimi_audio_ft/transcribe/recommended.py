@@ -7,15 +7,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kimi_audio_ft import sweep_folder
 from kimi_audio_ft.config.serve import ServeConfig
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.config.transcribe import TranscribeConfig
-from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.files import read_json_object
 from kimi_audio_ft.paths import expanded
 from kimi_audio_ft.sweep.plan import started_in, written_config
 
-_TRIALS = "trials.json"
 _Config = TypeVar("_Config", TranscribeConfig, ServeConfig)
 
 
@@ -41,16 +39,8 @@ def recommended_trial(sweep: str) -> tuple[str | None, TrainConfig]:
 
     DataError: the folder has no trials.json, or it names no trial.
     """
-    folder = expanded(sweep)
-    path = folder / _TRIALS
-    remedy = f"Run python -m multirun_analysis {folder}, which writes it"
-    document = read_json_object(path, remedy)
-    entries = [*document.get("trials", []), *document.get("baselines", [])]
-    found = next((entry for entry in entries if entry.get("recommended")), None)
-    if found is None or "folder" not in found.get("paths", {}):
-        raise DataError(path, "names no recommended trial", remedy)
-    adapter = None if found.get("kind") == "baseline" else str(found["signature"])
-    return adapter, _with_whole_paths(folder / found["paths"]["folder"])
+    adapter, folder = sweep_folder.recommended_trial(expanded(sweep))
+    return adapter, _with_whole_paths(folder)
 
 
 def _with_whole_paths(folder: Path) -> TrainConfig:

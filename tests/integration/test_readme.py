@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -10,7 +12,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from socket import socket
 from string import Template
 
 import pytest
@@ -21,7 +25,8 @@ from kimi_audio_ft.config.data_file import data_file_text
 from kimi_audio_ft.config.launcher import HalvingConfig, LauncherConfig
 from kimi_audio_ft.config.train import EvaluateConfig, TrainConfig
 from kimi_audio_ft.config.transcribe import TranscribeConfig
-from tests.integration.conftest import Workplace
+from kimi_audio_ft.files import read_jsonl
+from tests.integration.conftest import Forked, Workplace
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -49,7 +54,7 @@ def commands(section: str | None = None, page: str = README) -> list[list[str]]:
     names: dict[str, str] = {}
     found = []
     for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
+        for line in whole_lines(block.replace("\\\n", " ")):
             words = shlex.split(Template(line).safe_substitute(names), comments=True)
             assigned = re.fullmatch(r"([A-Z]+)=(.*)", words[0]) if len(words) == 1 else None
             if assigned:
@@ -57,6 +62,20 @@ def commands(section: str | None = None, page: str = README) -> list[list[str]]:
             elif words:
                 found.append(words)
     return found
+
+
+def whole_lines(block: str) -> Iterator[str]:
+    """Lines, those with quotes that go on in the next one together."""
+    line = ""
+    for part in block.splitlines(keepends=True):
+        line += part
+        try:
+            shlex.split(line, comments=True)
+        except ValueError:
+            continue
+        yield line
+        line = ""
+    assert not line, "an open quote"
 
 
 def spans() -> Iterator[str]:
@@ -85,21 +104,58 @@ def test_own_recordings(corpus: Path, workplace: Workplace) -> None:
         workplace.succeed(words[2], *words[3:], *SHORTER.get(words[2], ()), *own)
     (report,) = (workplace.folder / "outputs" / "sweep").glob("*/*/report.html")
     named = {"SIGNATURE": signature, "SWEEP_FOLDER": str(report.parent)}
-    of_page = ("Texts of recordings", "Combining what a sweep has made")
-    used = [words for words in commands("Using what a sweep made") if words[2] != SERVE]  # which test_serve runs
-    used += (words for part in of_page for words in commands(part, RECOGNISER))
+    of_page = ("Texts of recordings", "Adapters beside it", "Combining what a sweep has made")
+    used = [words for part in of_page for words in commands(part, RECOGNISER)]
     for words in [*commands("Trusting the answer"), *used]:
         if words[0] == "cp":
             shutil.copyfile(*(workplace.folder / name for name in words[1:]))
             continue
         arguments = [re.sub("|".join(named), lambda found: named[found[0]], word) for word in words[3:]]
-        shorter = OF_FEW_WORDS if "csv=my/texts/corrected.csv" in words else SHORTER.get(words[2], ())
+        shorter = OF_FEW_WORDS if "csv=my/sure/corrected.csv" in words else SHORTER.get(words[2], ())
         workplace.succeed(words[2], *arguments, *shorter)
     assert (workplace.folder / "my" / "labels" / "suspects.csv").is_file()
     for name in ("trials.csv", "trials.json"):
         assert (report.parent / name).is_file()
     assert (workplace.folder / "my" / "data" / "rejected.jsonl").is_file()
     assert (workplace.folder / "my" / "corrected" / "train.jsonl").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("openai") is None or find_spec("fastapi") is None, reason="the extra `serve` is missing")
+def test_from_a_sweep_to_a_recogniser(workplace: Workplace, swept: Workplace) -> None:
+    """Each command as it is typed after `make demo`, whose sweep is a smaller one here."""
+    shutil.copytree(swept.store, workplace.store, dirs_exist_ok=True)
+    of_base = shutil.ignore_patterns("baseline*")  # which four steps do not make worse than the adapter
+    sweep = shutil.copytree(swept.folder / "first", workplace.folder / "outputs" / "demo" / "sweep", ignore=of_base)
+    workplace.succeed("multirun_analysis", "outputs/demo/sweep")
+    with socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port, printed = str(taken.getsockname()[1]), list[str]()
+    server: Forked | None = None
+    try:
+        for words in commands("From the sweep to a recogniser"):
+            if words == ["kill", "%1"]:
+                break
+            module, arguments = words[2], [word.replace("port=8000", f"port={port}") for word in words[3:]]
+            if words[:2] == ["python", "-c"]:
+                with contextlib.chdir(workplace.folder), contextlib.redirect_stdout(io.StringIO()) as out:
+                    exec(module.replace(":8000/", f":{port}/"), {})
+                printed.append(out.getvalue())
+            elif words[-1] == "&":
+                server = workplace.fork(module, *arguments[:-1], "threads=1")
+            else:
+                shorter = ("--segments", "1") if module == "kimi_audio_ft.demo.corpus" else ()
+                printed.append(workplace.succeed(module, *arguments, *shorter))
+    finally:
+        if server is not None:
+            server.process.terminate()
+    assert server is not None and server.wait().code == 0
+    rows = read_jsonl(workplace.folder / "my" / "texts" / "transcripts.jsonl")
+    heard = next(row["text"] for row in rows if row["audio"].endswith("meeting_001_01.wav"))
+    assert len(rows) == 3 and printed[-1] == f"{heard}\n"
+    assert "differs from base + adapter by 0.00%" in printed[-3] and "Qwen2ForCausalLM" in printed[-2]
+    combined = json.loads((sweep / "trials.json").read_text(encoding="utf-8"))["combinations"]
+    assert {"samples", "mean"} <= {row["combination"]["kind"] for row in combined["rows"]} and "⊕" in printed[-4]
 
 
 def test_commands_of_the_7b_model_compose(workplace: Workplace) -> None:
@@ -118,11 +174,10 @@ def test_commands_of_the_7b_model_compose(workplace: Workplace) -> None:
 def test_commands_are_the_same_in_bash_and_zsh(page: str) -> None:
     """zsh takes unquoted brackets and ? for patterns, expands no ~ behind = and splits no $NAME into words."""
     text = (REPOSITORY / page).read_text(encoding="utf-8")
-    lines = [line for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL) for line in block.splitlines()]
-    assert lines
-    for line in lines:
-        bare = re.sub(r"'[^']*'|\"[^\"]*\"", "", line)
-        assert not re.search(r"[][?{}()$]|=~", bare), line
+    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    assert blocks
+    for line in (line for block in blocks for line in re.sub(r"'[^']*'|\"[^\"]*\"", "", block).splitlines()):
+        assert not re.search(r"[][?{}()$]|=~", line), line
 
 
 def test_every_other_command_exists() -> None:
@@ -134,8 +189,8 @@ def test_every_other_command_exists() -> None:
             assert set(words[1:]) <= set(targets), words
         elif words[0] == "wandb":
             assert words[1] in wandb.commands, words
-        elif words[0] != "cp":
-            assert words[0] == "source" or words[:2] == ["python", "-m"], words
+        elif words[0] not in ("cp", "kill"):
+            assert words[0] == "source" or words[:2] in (["python", "-m"], ["python", "-c"]), words
 
 
 def test_named_files_exist() -> None:

@@ -24,7 +24,7 @@ from kimi_audio_ft.config.serve import KEY_VARIABLE
 from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.store.usage import gate, records
 from tests.integration.conftest import Forked, Workplace
-from tests.integration.test_readme import SERVE, commands
+from tests.integration.test_readme import RECOGNISER, SERVE, commands
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -53,7 +53,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(place: Workplace, first: Path) -> Iterator[Server]:
-    """README's server with an adapter of the sweep, and lines of transcripts.jsonl by recording, made with it."""
+    """The page's server with an adapter of the sweep, and lines of transcripts.jsonl by recording, made with it."""
     from openai import OpenAI
 
     adapter = json.loads((first / "0" / "scores.json").read_text(encoding="utf-8"))["signature"]
@@ -65,8 +65,8 @@ def server(place: Workplace, first: Path) -> Iterator[Server]:
     place.succeed("kimi_audio_ft.transcribe", *given)
     rows = read_jsonl(place.folder / "texts" / "transcripts.jsonl")
     port = free_port()
-    (words,) = (words for words in commands("Using what a sweep made") if words[2] == SERVE)
-    of_page = [word.replace("SIGNATURE", adapter) for word in words[3:]]
+    (words,) = (words for words in commands("A server", RECOGNISER) if words[2] == SERVE)
+    of_page = [word.replace("SIGNATURE", adapter) for word in words[3:] if word != "port=8000"]
     arguments = (*of_page, "max_megabytes=1", "max_minutes=0.5", f"port={port}", *OPTIONS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(KEY_VARIABLE, KEY)

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
+from kimi_audio_ft.base import find_adapter
 from kimi_audio_ft.config.prompt import HotwordsConfig
 from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
 from kimi_audio_ft.config.transcribe import SpeechConfig, TranscribeConfig
-from kimi_audio_ft.errors import DataError
+from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.files import write_json
 from kimi_audio_ft.transcribe.recommended import with_recommended
 
@@ -99,6 +100,16 @@ def test_the_base_alone_is_recommended(sweep: Path) -> None:
     write_trials(sweep, recommended="base")
     config = completed(sweep)
     assert config.adapter is None and config.model.dtype == "float32"
+
+
+def test_a_sweep_names_its_adapter_to_every_command(sweep: Path, private_store: Path) -> None:
+    adapter = private_store / "adapter" / "a2"
+    adapter.mkdir(parents=True)
+    write_json(adapter / "product.json", {"hashes": {}})
+    assert find_adapter(str(sweep)) == ("a2", adapter)
+    write_trials(sweep, recommended="base")
+    with pytest.raises(ConfigError, match=r"adapter=.*is a sweep that recommends the base alone\. Name one"):
+        find_adapter(str(sweep))
 
 
 def test_a_sweep_without_a_verdict(sweep: Path) -> None:
