@@ -233,7 +233,7 @@ def test_named_options_exist() -> None:
         for group, choice in re.findall(r"^(\w+)=(\w+)", span)
         if group in groups and not span.startswith("data=my/")
     ]
-    assert ("logger", "csv") in choices
+    assert ("logger", "wandb") in choices
     for group, choice in choices:
         assert (REPOSITORY / "conf" / group / f"{choice}.yaml").is_file(), (group, choice)
 
