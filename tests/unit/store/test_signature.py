@@ -156,7 +156,7 @@ def test_every_group_is_covered() -> None:
     """A new config group has to be put on one side or the other."""
     groups = {field.name for field in dataclasses.fields(TrainConfig)}
     prompts = {"prompt"}  # in the identities of the manifests: tests/numerics/test_hotwords.py
-        assert groups == {*ADAPTER_GROUPS, *prompts, "seed", "decoding", "logger", "scoring", "baseline"}
+    assert groups == {*ADAPTER_GROUPS, *prompts, "seed", "decoding", "logger", "scoring", "baseline"}
 
 
 def test_the_same_step_on_more_processes_is_the_same_training(trial_config: Callable[..., TrainConfig]) -> None:
