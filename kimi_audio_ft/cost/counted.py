@@ -147,6 +147,7 @@ class _Layers:
             self.model = KimiAudioForCausalLM(own).to(dtype).requires_grad_(False).eval()
             del self.model.mimo_output, self.model.model.mimo_norm
             self.adapted = None if lora is None else _adapted(self.model, lora)
+        self.model.set_fused(dtype == torch.bfloat16)  # as on a GPU
         self.dropout = None if self.adapted is None else seed_dropout(self.adapted, ONE)
         self.checkpointing = checkpointing
         numbers = [(name, value.numel(), value.requires_grad) for name, value in self.model.named_parameters()]
