@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +46,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--windows", type=numbers, default=(1, 8, 32), help="30 s windows encoded together")
     parser.add_argument("--warmup", type=int, default=2, help="runs before the counted ones")
     parser.add_argument("--repeats", type=int, default=7, help="runs whose median is reported")
+    parser.add_argument("--limit", type=float, default=480.0, help="seconds after which no row is begun")
     parser.add_argument("--out", type=Path, help="write the Markdown page there")
     parser.add_argument("--json", type=Path, help="write all numbers there, unrounded")
     parser.add_argument("--commit", help="name of the measured commit, where git cannot tell it")
@@ -60,26 +63,34 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def measure(plan: Plan, wanted: list[str]) -> Iterator[tuple[str, list[Row]]]:
+def in_time(rows: Iterator[Row], until: float) -> Iterator[Row]:
+    """Rows as long as there is time; none is begun after it."""
+    while time.monotonic() < until and (row := next(rows, None)) is not None:
+        yield row
+
+
+def measure(plan: Plan, wanted: list[str], until: float = math.inf) -> Iterator[tuple[str, list[Row]]]:
     """Names of tables with their rows, each as soon as it is measured."""
     products = list(stages.measure_matmul(plan))
     peak = max(row["tflops"] for row in products if "tflops" in row)
     if "matmul" in wanted:
         yield "matmul", products
-    if {"load", "training", "decoding"} & set(wanted):
+    if {"load", "switches", "training", "decoding"} & set(wanted):
         model, loaded = stages.measure_load(plan)
         yield "load", loaded
+        if model is not None and "switches" in wanted:
+            yield "switches", list(in_time(stages.measure_switches(plan, model, peak), until))
         if model is not None and "training" in wanted:
-            yield "training", list(stages.measure_training(plan, model, peak))
+            yield "training", list(in_time(stages.measure_training(plan, model, peak), until))
         if model is not None and "decoding" in wanted:
-            yield "decoding", list(stages.measure_decoding(plan, model))
+            yield "decoding", list(in_time(stages.measure_decoding(plan, model), until))
         del model
         release_memory()
     if "whisper" in wanted:
-        yield "whisper", list(stages.measure_whisper(plan))
+        yield "whisper", list(in_time(stages.measure_whisper(plan), until))
         release_memory()
     if "speech_tokenizer" in wanted:
-        yield "speech_tokenizer", list(stages.measure_speech_tokenizer(plan))
+        yield "speech_tokenizer", list(in_time(stages.measure_speech_tokenizer(plan), until))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -97,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
         dtype=getattr(torch, options.dtype),
     )
     report = Report(describe_machine(device, plan.dtype, options.commit))
-    for name, rows in measure(plan, options.tables):
+    for name, rows in measure(plan, options.tables, time.monotonic() + options.limit):
         report.rows[name] = rows
         print(f"measured {name}: {len(rows)} rows", file=sys.stderr, flush=True)
         if options.out:

@@ -109,6 +109,19 @@ TABLES: dict[str, Table] = {
             _MEMORY,
         ),
     ),
+    "switches": Table(
+        "Ways of a step",
+        "The same step with dropout, as the product computes it on a GPU, and without each of its ways.",
+        (
+            ("way", "way", _plain),
+            ("micro_batch", "micro-batch", _plain),
+            *_SPREAD,
+            ("tokens_per_second", "tokens/s", _rate),
+            ("audio_hours_per_hour", "audio hours per GPU-hour", _rate),
+            ("mfu", "MFU", _percent),
+            _MEMORY,
+        ),
+    ),
     "decoding": Table(
         "Decoding",
         "`generate_texts` over the base alone, every row to its full length. The first column of times is prompt and "

@@ -13,7 +13,7 @@ import torch
 from experiments.bench_gpu.flops import Matrices, step_flops
 from experiments.bench_gpu.inputs import Clip, NumberTokenizer, batch_of, random_samples, random_waveforms
 from experiments.bench_gpu.shapes import Shapes, random_decoder, random_speech_tokenizer, random_whisper
-from experiments.bench_gpu.step import AdapterStep, adapter_on
+from experiments.bench_gpu.step import AdapterStep, OwnStep, Ways, adapter_on
 from experiments.bench_gpu.timing import Clock, or_out_of_memory, release_memory
 from kimi_audio_ft.config.train import DecodingConfig, LoraConfig, OptimConfig
 from kimi_audio_ft.decoding.generate import generate_texts
@@ -114,6 +114,43 @@ def _train(plan: Plan, model: KimiAudioForCausalLM, size: int, checkpointing: bo
         "performed_flops": flops.performed,
         "mfu": flops.useful / seconds / 1e12 / peak_tflops,
         "hfu": flops.performed / seconds / 1e12 / peak_tflops,
+        "peak_bytes": clock.peak_bytes(),
+    }
+
+
+SWITCHES = {
+    "as on a GPU": Ways(),
+    "plain layers and updates": Ways(fused=False),
+    "logits at once": Ways(chunked=False),
+    "with a mask": Ways(masked=True),
+    "gradient checkpointing": Ways(checkpointing=True),
+    "all of these": Ways(fused=False, chunked=False, masked=True, checkpointing=True),
+}
+
+
+def measure_switches(plan: Plan, model: KimiAudioForCausalLM, peak_tflops: float) -> Iterator[Row]:
+    """A step of the largest micro-batch and of the smallest, as the product computes it, and without each way."""
+    for size in (plan.micro_batches[-1], plan.micro_batches[0]):
+        for name, ways in SWITCHES.items():
+            yield or_out_of_memory(
+                {"way": name, "micro_batch": size}, partial(_switched, plan, model, size, ways, peak_tflops)
+            )
+            release_memory()
+
+
+def _switched(plan: Plan, model: KimiAudioForCausalLM, size: int, ways: Ways, peak_tflops: float) -> Row:
+    config, clock = model.model.config, plan.clock
+    batch = batch_of(config, random_samples(config, [CLIP] * size), clock.device, plan.dtype)
+    clock.reset_peak()
+    with adapter_on(model, LoraConfig(r=plan.rank), ways.checkpointing) as adapted, OwnStep(adapted, ways).on() as loss:
+        step = AdapterStep(adapted, OptimConfig(), loss)
+        timing = clock.time(lambda: step(batch))
+        flops = step_flops(Matrices.of(adapted, config), batch, ways.checkpointing)
+    return {
+        **asdict(timing),
+        "tokens_per_second": size * CLIP.positions / timing.seconds,
+        "audio_hours_per_hour": size * CLIP.seconds / timing.seconds,
+        "mfu": flops.useful / timing.seconds / 1e12 / peak_tflops,
         "peak_bytes": clock.peak_bytes(),
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from experiments.bench_gpu.inputs import Clip, NumberTokenizer, batch_of, random_samples
 from experiments.bench_gpu.shapes import Shapes, random_decoder
-from experiments.bench_gpu.step import AdapterStep, adapter_on, batch_loss
+from experiments.bench_gpu.step import AdapterStep, OwnStep, Ways, adapter_on, batch_loss
 from kimi_audio_ft.config.train import DecodingConfig, LoraConfig, OptimConfig
 from kimi_audio_ft.data.dataset import Sample
 from kimi_audio_ft.decoding.generate import generate_texts
@@ -215,3 +216,20 @@ def test_generating_in_float32_is_exact(full_size: Shapes, device: torch.device)
     for sample, ours in zip(samples, together, strict=True):
         assert generate(model, [sample], device, torch.float32, 8) == [ours]
         assert len(set(ours)) > 1
+
+
+@pytest.mark.parametrize("left", ["fused", "chunked", "masked", "checkpointing"])
+def test_every_way_of_a_step_can_be_left(
+    model: KimiAudioForCausalLM, batch: dict[str, Any], distance: Distance, left: str
+) -> None:
+    """Loss and gradients with dropout are the same within bf16's rounding."""
+    losses, grads = [], []
+    for ways in (Ways(), replace(Ways(), **{left: not getattr(Ways(), left)})):
+        with adapter_on(model, LoraConfig(r=8), ways.checkpointing) as adapted, OwnStep(adapted, ways).on() as step:
+            loss = step(batch)
+            loss.backward()
+            losses.append(loss.item())
+            ups = [value.grad for name, value in adapted.named_parameters() if "lora_B" in name]
+            grads.append(torch.cat([grad.flatten() for grad in ups if grad is not None]))
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert grads[0].any() and distance(grads[0], grads[1]) < 2 * SAME_UP_TO_ROUNDING

@@ -60,7 +60,15 @@ def test_the_benchmark_end_to_end(run: Callable[..., Outcome], tmp_path: Path) -
     assert found["machine"]["commit"] == "abc123" and found["machine"]["PyTorch"] == torch.__version__
     tables = found["tables"]
     counts = {name: len(rows) for name, rows in tables.items()}
-    assert counts == {"matmul": 3, "load": 1, "training": 4, "decoding": 4, "whisper": 1, "speech_tokenizer": 1}
+    assert counts == {
+        "matmul": 3,
+        "load": 1,
+        "switches": 12,
+        "training": 4,
+        "decoding": 4,
+        "whisper": 1,
+        "speech_tokenizer": 1,
+    }
     for row in (row for rows in tables.values() for row in rows):
         assert "error" not in row
         noisy = {"temperature", "checkpointing", "seconds_per_step"}  # the last is a difference of two times
