@@ -137,11 +137,10 @@ def planned(folder: Path, trials: int) -> Sequence[Job]:
 
     from kimi_audio_ft.config.launcher import LauncherConfig
     from kimi_audio_ft.config.train import TrainConfig
-    from kimi_audio_ft.paths import config_dir, project_root
+    from kimi_audio_ft.paths import config_dir
     from kimi_audio_ft.sweep.compose import TemplateLoader
     from kimi_audio_ft.sweep.launch import Launch, Runner
 
-    os.environ["KIMI_AUDIO_FT_ROOT"] = str(project_root())
     ConfigStore.instance().store(name="train_schema", node=TrainConfig)
     with initialize_config_dir(config_dir(), job_name="train", version_base="1.3"):
         hydra = GlobalHydra.instance().hydra

@@ -2,7 +2,9 @@
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -18,3 +20,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 _PLUGINS = Path(__file__).resolve().parent / "plugin"
 if _PLUGINS.is_dir() and str(_PLUGINS) not in sys.path:
     sys.path.append(str(_PLUGINS))
+
+
+def __getattr__(name: str) -> Any:
+    """``kimi_audio_ft.compose``, imported at its first use."""
+    if name == "compose":
+        return import_module("kimi_audio_ft.cli").compose
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
 """The one family of errors that users see.
 
 Every message names an option or file:line, the value found, the rule, and the remedy.
-The commands print it without a traceback and exit with code 2 (see ``cli.py``).
+The commands print it without a traceback and exit with code 2 (see ``cli/app.py``).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from kimi_audio_ft.tracking import make_tracker
 from kimi_audio_ft.trial import ranked_by, ranking_rate, record, scores_of, write_utterances
 
 
-@command("evaluate", ("kimi_audio_ft.config.train", "EvaluateConfig"))
+@command("evaluate")
 def main(config: EvaluateConfig) -> float:
     """Evaluate what Hydra composed; prints the scores and their folder."""
     hydra = HydraConfig.get()

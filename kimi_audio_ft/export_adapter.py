@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kimi_audio_ft.config.commands import ExportAdapterConfig
 
 
-@command("export_adapter", ("kimi_audio_ft.config.commands", "ExportAdapterConfig"))
+@command("export_adapter")
 def main(config: ExportAdapterConfig) -> None:
     """Export what Hydra composed; prints what was written."""
     from kimi_audio_ft.merging.export import export_adapter

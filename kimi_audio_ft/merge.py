@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kimi_audio_ft.config.commands import MergeConfig
 
 
-@command("merge", ("kimi_audio_ft.config.commands", "MergeConfig"))
+@command("merge")
 def main(config: MergeConfig) -> None:
     """Merge what Hydra composed; prints what was written and checked."""
     from kimi_audio_ft.merging.merge import merge

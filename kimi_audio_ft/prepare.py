@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from kimi_audio_ft.config.commands import PrepareConfig
 
 
-@command(config_name="prepare", schema=("kimi_audio_ft.config.commands", "PrepareConfig"))
+@command("prepare")
 def main(config: PrepareConfig) -> None:
     from kimi_audio_ft.corpus.prepare import prepare, print_summary
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 
 from kimi_audio_ft.cli import command, is_sweep, is_users
+from kimi_audio_ft.config.command_line import program
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.scoring.trial_scores import TrialFacts, write_failure
 from kimi_audio_ft.store.signature import flatten
@@ -25,6 +27,11 @@ _NAMING = (
     *("lora", "optim", "decoding", "seed", "prompt=", "prompt.", "augment="),
     *("data.prompt=", "data.train_subset", "data.augment"),
 )
+# Hydra's own options that say where and how trials are run, which repeating one of them alone leaves to the defaults.
+_OF_LAUNCHES = (
+    *("hydra.mode", "hydra.run", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher"),
+    *("hydra.callbacks", "hydra.output_subdir"),
+)
 
 
 def record_failure(config: dict[str, Any], error: Exception) -> None:
@@ -35,7 +42,7 @@ def record_failure(config: dict[str, Any], error: Exception) -> None:
     write_failure(Path(HydraConfig.get().runtime.output_dir), facts, error)
 
 
-@command("train", ("kimi_audio_ft.config.train", "TrainConfig"), on_failure=record_failure, endings=SweepReport)
+@command("train", on_failure=record_failure, endings=SweepReport)
 def main(config: TrainConfig) -> float:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
@@ -46,9 +53,11 @@ def main(config: TrainConfig) -> float:
 
 def trial_facts(config: dict[str, Any]) -> TrialFacts:
     """Label, command and flat config of the trial that Hydra runs, given its nested config."""
-    overrides = list(HydraConfig.get().overrides.task)
-    repeat_alone = [*overrides, "hydra.mode=RUN"] if is_sweep() else overrides
-    command_line = shlex.join(["python", "-m", "kimi_audio_ft.train", *repeat_alone])
+    hydra = HydraConfig.get()
+    overrides = list(hydra.overrides.task)
+    further = [one for one in hydra.overrides.hydra if not one.lstrip("+~").startswith(_OF_LAUNCHES)]
+    mode = ["hydra.mode=RUN"] if is_sweep() else []
+    command_line = shlex.join([*program("train", cast(Mapping[str, Any], hydra)), *overrides, *further, *mode])
     return TrialFacts(trial_name(overrides), command_line, flatten(config))
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from multirun_analysis.records import identity
 from multirun_analysis.sweep import OF_PROMPT, Trial
 
 
@@ -16,13 +16,6 @@ def value_of(trial: Trial, param: str) -> Any:
 def is_of_base(param: str) -> bool:
     """Whether a parameter also applies to the base without an adapter: the model, its prompt, and how it decodes."""
     return param.startswith(("decoding", "model")) or param in ("prompt", *OF_PROMPT)
-
-
-def identity(value: Any) -> str:
-    """Equal for equal values of any type; 1 and 1.0 are equal, 1 and true are not."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return repr(float(value))
-    return json.dumps(value, sort_keys=True, default=str)
 
 
 def distinct(values: list[Any]) -> list[Any]:

@@ -90,3 +90,10 @@ def _read_text(path: Path) -> str:
 
 
 RERUN = "Remove this trial's folder and run the same sweep command again"
+
+
+def identity(value: Any) -> str:
+    """Equal for equal values of any type; 1 and 1.0 are equal, 1 and true are not."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return repr(float(value))
+    return json.dumps(value, sort_keys=True, default=str)

@@ -17,16 +17,19 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from kimi_audio_ft.config.checks import one_of
+from kimi_audio_ft.config.command_line import program
 from kimi_audio_ft.config.train import RATES, ScoringConfig
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.files import read_yaml
 from kimi_audio_ft.scoring.ranking import normalised_and_field
 from kimi_audio_ft.sweep_folder import BASE_UTTERANCES, HALVING, UTTERANCES, is_trial, read_record, trial_folders
-from multirun_analysis.records import RERUN, Record, finite, read_json, read_jsonl
+from multirun_analysis.records import RERUN, Record, finite, identity, read_json, read_jsonl
 
 GREEDY_TEMPERATURE = 0.0
 # With which the base is asked too: each is in the parameters of trials that have one.
 OF_PROMPT = ("data.prompt", "prompt.hotwords", "prompt.retrieve")
+# The commands that sweep, each by an option that only it has: ``hydra.job.name`` may be any.
+_MARKS = {"train": "lora", "evaluate": "any_base"}
 
 
 class Status(StrEnum):
@@ -217,6 +220,7 @@ class Sweep:
     ``planned``: number of trials that were launched, begun or not; None where that is not known.
     ``halving``: which adapters were stopped early; None in a sweep that stops none.
     ``rank_by``: the error rate that trials are ranked, compared and recommended by.
+    ``repeated``: number of scored trials that are not among ``trials``: they are the same as one that is.
     """
 
     folder: Path
@@ -227,11 +231,12 @@ class Sweep:
     halving: Halving | None = None
     planned: int | None = None
     rank_by: str = ScoringConfig.rank_by
+    repeated: int = 0
 
     @property
     def not_begun(self) -> int:
         """Trials that wait for their adapters, or that an interrupted sweep did not come to."""
-        return max(0, (self.planned or 0) - len(self.trials))
+        return max(0, (self.planned or 0) - len(self.trials) - self.repeated)
 
     @cached_property
     def stopped(self) -> list[tuple[HalvedAdapter, Trial]]:
@@ -286,6 +291,7 @@ def collect(sweep_dir: Path, rank_by: str | None = None) -> Sweep:
             base = read_scored(folder, folder / "baseline.json", overrides, is_base=True)
             baselines.setdefault(base.decoding_key, replace(base, name=name))
         trials.append(replace(_read_trial(folder, overrides), name=name))
+    number, trials = len(trials), _different(trials)
     asked = _rank_by(sweep_dir, trials, list(baselines.values()), rank_by)
     return Sweep(
         folder=sweep_dir,
@@ -296,7 +302,22 @@ def collect(sweep_dir: Path, rank_by: str | None = None) -> Sweep:
         halving=read_halving(sweep_dir),
         planned=ledger.get("trials"),
         rank_by=asked,
+        repeated=number - len(trials),
     )
+
+
+def _different(trials: list[Trial]) -> list[Trial]:
+    """Without those that are one that came before: a search asks for a point again, and ``3e-3,0.003`` is one value.
+
+    Equal options, the same adapter and the same transcripts; a trial is no rival of itself.
+    """
+    found: dict[str, Trial] = {}
+    for trial in trials:
+        made_of = [trial.record.get("signature"), trial.record.get("transcript_signatures")]
+        given = {key: identity(value) for key, value in (trial.params | trial.overrides).items()}
+        known = trial.status is Status.COMPLETED and all(made_of)
+        found.setdefault(json.dumps([*made_of, given] if known else trial.name, sort_keys=True), trial)
+    return list(found.values())
 
 
 def _name(folder: Path, sweep_dir: Path) -> str:
@@ -385,11 +406,11 @@ def _sweep_command(sweep_dir: Path) -> str | None:
     config: Any = read_yaml(path, RERUN) if path.is_file() else None
     try:
         given = config["hydra"]["overrides"]
-        program = f"kimi_audio_ft.{config['hydra']['job']['name']}"
+        command = next((name for name, mark in _MARKS.items() if mark in config), config["hydra"]["job"]["name"])
         arguments = [*given["task"], *(item for item in given["hydra"] if item != "hydra.mode=MULTIRUN")]
-    except (TypeError, KeyError):
+        return shlex.join([*program(command, config["hydra"]), "-m", *arguments])
+    except (TypeError, KeyError, AttributeError):
         return None
-    return shlex.join(["python", "-m", program, "-m", *arguments])
 
 
 def read_halving(sweep_dir: Path) -> Halving | None:

@@ -95,7 +95,9 @@ def _table(analysis: Analysis, console_width: int, most_rows: int) -> Table:
     for heading in ("#", "trial"):  # its rank, and the trial's number
         table.add_column(heading, justify="right", no_wrap=True)
     for param in analysis.naming:
-        table.add_column(HEADINGS.get(param, printable(words.short_key(param))), justify="right", no_wrap=True)
+        heading = HEADINGS.get(param, printable(words.short_key(param)))
+        whole = not any(isinstance(value, dict | list) for value in analysis.distinct(param))  # else ends would be cut
+        table.add_column(heading, justify="right" if whole else "left", no_wrap=whole, overflow="fold")
     if not analysis.naming:
         table.add_column("setting", overflow="fold")
     ranking, second, third = (RATE_HEADINGS[name] for name in _rates(analysis.rank_by))

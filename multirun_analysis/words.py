@@ -175,6 +175,7 @@ def effort(comparison: Comparison, say: Messages = ENGLISH) -> str:
     counts = {"finished": sweep.finished, "failed": sweep.failed, "unfinished": sweep.unfinished}
     trials = [say(f"effort.{how}", n=len(some)) for how, some in counts.items() if some]
     trials += [say("effort.not_begun", n=sweep.not_begun)] if sweep.not_begun else []
+    trials += [say("effort.repeated", n=sweep.repeated)] if sweep.repeated else []
     adapters, trained = comparison.adapters, comparison.train_seconds
     reused, stored = len(adapters) - len(trained), sum(comparison.stored_seconds)
     fitted = [say("effort.adapters", n=len(adapters))]

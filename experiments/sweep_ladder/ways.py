@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -26,7 +25,7 @@ from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcribe import transcribe
 from kimi_audio_ft.manifest.audio import read_audio
 from kimi_audio_ft.model import KimiAudioForCausalLM
-from kimi_audio_ft.paths import config_dir, project_root
+from kimi_audio_ft.paths import config_dir
 from kimi_audio_ft.runtime.devices import limit_threads
 from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.runtime.signals import Interrupted
@@ -79,7 +78,6 @@ class OneByOne(ConversationData):
 def config_of(spec: Spec) -> TrainConfig:
     """The trial's config, composed as the command composes it."""
     ConfigStore.instance().store(name="train_schema", node=TrainConfig)
-    os.environ["KIMI_AUDIO_FT_ROOT"] = str(project_root())
     work, way = spec.workload, spec.way
     own = [f"lora.r={work.ranks[-1]}", f"optim.lr={work.rates[0]}", f"trainer.val_every={spec.steps}"]
     batch = 1 if way.decoding == "singly" else 8

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kimi_audio_ft.config.commands import CombineConfig
 
 
-@command("combine", ("kimi_audio_ft.config.commands", "CombineConfig"))
+@command("combine")
 def main(config: CombineConfig) -> None:
     """Combine what Hydra composed; prints a table and the folder of the combinations."""
     from kimi_audio_ft.combine.combinations import combine

@@ -1,5 +1,5 @@
-"""Options of ``hydra/launcher=packed`` and of ``hydra/sweeper=halving`` and ``finalists``; Hydra composes them
-as ``hydra.launcher`` and ``hydra.sweeper``.
+"""Options of ``hydra/launcher=packed`` and of ``hydra/sweeper=halving``, ``finalists`` and ``listed``; Hydra composes
+them as ``hydra.launcher`` and ``hydra.sweeper``.
 """
 
 from __future__ import annotations
@@ -130,11 +130,14 @@ class FurtherSeeds:
 
     finalists: int | None = None  # So many of the best settings get further seeds, as further trials; null: none do.
     finalist_seeds: int = 3  # Seeds of a finalist in all: its own, and those that follow it.
+    trials: str | None = None  # CSV or YAML file that lists trials, instead of a product of values; null: none does.
 
     def __post_init__(self) -> None:
         none = "Write hydra.sweeper.finalists=null for no further seeds"
         at_least(1, self, "hydra.sweeper.", "finalists", remedy=none)
         at_least(2, self, "hydra.sweeper.", "finalist_seeds", remedy=none)
+        listed = self.trials is None or bool(self.trials)
+        require(listed, "hydra.sweeper.trials", self.trials, "must name a CSV or YAML file that lists the trials")
 
 
 @dataclass
@@ -149,6 +152,14 @@ class FinalistsConfig(FurtherSeeds):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(1, self, "hydra.sweeper.", "max_batch_size")
+
+
+@dataclass
+class ListedConfig(FinalistsConfig):
+    """The trials of a file, each with every combination of the command's own values."""
+
+    finalists: int | None = None  # So many of the best settings get further seeds; null: none do.
+    trials: str | None = ""  # CSV or YAML file that lists the trials (docs/hydra.md).
 
 
 METRICS = ("cer", "loss")

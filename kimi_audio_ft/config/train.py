@@ -1,8 +1,9 @@
 """Structured configs: one dataclass per config group, one sentence per field, and the checks of their values.
 
 Hydra refuses misspelt keys and wrong types while composing; ``__post_init__`` runs when a command turns the composed
-config into these objects (``cli.py``), before anything else. The defaults are the published LoRA experiment's, but
-decoding is greedy as in the published inference code; the tiny model's own values are in ``conf/``.
+config into these objects (``cli/settings.py``), before anything else, and ``--help`` prints the sentences. The defaults
+are the published LoRA experiment's, but decoding is greedy as in the published inference code; the tiny model's own
+values are in ``conf/``.
 """
 
 from __future__ import annotations
@@ -379,6 +380,8 @@ class LoggerConfig:
 
     def __post_init__(self) -> None:
         one_of("logger.kind", self.kind, ("wandb", "csv", "none"))
+        rule = "is no mode here"
+        require(self.mode != "disabled", "logger.mode", self.mode, rule, "Write logger=none for no W&B")
         one_of("logger.mode", self.mode, ("auto", "online", "offline"))
         at_least(0, self, "logger.", "utterance_rows")
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _PACKAGES = ("fastapi", "uvicorn", "python-multipart")
 
 
-@command("serve", ("kimi_audio_ft.config.serve", "ServeConfig"))
+@command("serve")
 def main(config: ServeConfig) -> None:
     """Answer requests until Ctrl-C or SIGTERM; those that are at work are answered first."""
     require_extra("serve", _PACKAGES, "python -m kimi_audio_ft.serve")

@@ -140,7 +140,7 @@ class Launch:
 
     def run(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
         """Run all jobs; the returns are in their order."""
-        jobs = self.compose(job_overrides, first)
+        jobs = self.compose(job_overrides, SweepReport.first_number() + first)
         if self.settings.dry_run:
             self._tell(jobs)
         if not all(job.is_training for job in jobs):

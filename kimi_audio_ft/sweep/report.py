@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, chdir, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,6 +22,7 @@ from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.files import parse_yaml
 from kimi_audio_ft.runtime.time_limit import TimeLimit, TimeUp
 from kimi_audio_ft.store import product_path
+from kimi_audio_ft.sweep.optuna import is_optuna, refuse_unusable_study, stored_trials
 from kimi_audio_ft.sweep.view.report_again import digest_of_sweep, keep_report, made_report
 from kimi_audio_ft.sweep.view.screen import quiet_job_console
 from kimi_audio_ft.sweep_folder import (
@@ -31,6 +32,7 @@ from kimi_audio_ft.sweep_folder import (
     claim,
     clear_trial,
     planned_trials,
+    read_record,
     record_jobs,
     set_aside,
     trial_folders,
@@ -59,6 +61,8 @@ class SweepReport(Callback):
     # The content of an earlier, other sweep's multirun.yaml, and numbers of the jobs that are in the record.
     _earlier: ClassVar[str | None] = None
     _recorded: ClassVar[set[int]] = set()
+    # Trials of a stored study that lie in the folder already: its next ones are numbered from here.
+    _first: ClassVar[int] = 0
     _claim: ClassVar[ExitStack | None] = None
     _nowhere: ClassVar[TemporaryDirectory[str] | None] = None
     _language: ClassVar[str] = "en"
@@ -109,14 +113,34 @@ class SweepReport(Callback):
                 if "max_batch_size" in config.hydra.sweeper:
                     config.hydra.sweeper.max_batch_size = None
             return
-        folder = Path(config.hydra.sweep.dir)
+        folder, sweeper = Path(config.hydra.sweep.dir), config.hydra.get("sweeper", {})
         self._claimed(folder, refuse=True)
-        SweepReport._running, SweepReport._recorded, SweepReport.limit = folder, set(), None
+        SweepReport._running, SweepReport._recorded, SweepReport._first = folder, set(), 0
+        SweepReport.limit = None
+        if is_optuna(sweeper):
+            self._study(sweeper, folder)
         multirun = folder / "multirun.yaml"
         SweepReport._earlier = multirun.read_text(encoding="utf-8") if multirun.is_file() else None
         OmegaConf.save(config, multirun)  # as Hydra's own sweeper does, but not every other one
-        if SweepReport._earlier is not None and _same_trials(SweepReport._earlier, config):
+        if SweepReport._earlier is not None and (SweepReport._first or _same_trials(SweepReport._earlier, config)):
             SweepReport._earlier = None
+
+    @classmethod
+    def _study(cls, sweeper: Mapping[str, Any], folder: Path) -> None:
+        """Refuse a study that cannot be run; one that goes on keeps the trials that it has in the folder."""
+        try:
+            refuse_unusable_study(sweeper)
+            if stored_trials(sweeper):
+                numbers = map(int, read_record(folder).get("jobs", {}))
+                cls._first = max(numbers, default=-1) + 1
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)  # Hydra would turn an error into a warning, and run the sweep
+
+    @classmethod
+    def first_number(cls) -> int:
+        """Number of the running sweep's first trial: 0, but for a stored study that goes on."""
+        return cls._first
 
     @classmethod
     def _claimed(cls, folder: Path, refuse: bool) -> bool:
@@ -150,7 +174,7 @@ class SweepReport(Callback):
         aside = None if earlier is None else set_aside(cls._running, earlier)
         if aside is not None:
             print(f"{cls._running}: the records of the sweep that ran there before are in {aside.name}")
-        record_jobs(cls._running, new, anew=not cls._recorded)
+        record_jobs(cls._running, new, anew=not cls._recorded and not cls._first)
         cls._recorded |= set(new)
 
     @staticmethod
@@ -164,8 +188,9 @@ class SweepReport(Callback):
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Record the trial's folder, clear it, and keep off the console what an open view shows of the trial."""
         folder, number = Path(config.hydra.runtime.output_dir), config.hydra.job.get("num")
-        if number is not None:
-            self.record({int(number): (folder, list(config.hydra.overrides.task))})
+        with chdir(config.hydra.runtime.get("cwd", ".")):  # Hydra may have changed into the trial's
+            if number is not None:
+                self.record({int(number): (folder, list(config.hydra.overrides.task))})
         clear_trial(folder)
         quiet_job_console()
 
@@ -176,6 +201,10 @@ class SweepReport(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write the report, print the leaderboard and what failed (a sweeper may go on without some trials)."""
         folder = SweepReport._running or Path(config.hydra.sweep.dir)
+        if not SweepReport._recorded and not trial_folders(folder):
+            self._ended()
+            print(f"error: {_no_trials(config.hydra.overrides.task)}", file=sys.stderr)
+            sys.exit(2)  # Hydra would turn an error into a warning
         written = write_sweep_report(folder, SweepReport._language, SweepReport._margin, look=True)
         self._ended()
         for line in failed_trials(folder):
@@ -219,6 +248,15 @@ class SweepReport(Callback):
         return "\n".join([said, *failures])
 
 
+def _no_trials(overrides: Sequence[str]) -> str:
+    """Why a sweep had no trial to run."""
+    globs = [one for one in overrides if "glob(" in one]
+    if not globs:
+        return "the sweep has no trials: one of its options has no value"
+    group = globs[0].lstrip("+").partition("=")[0]
+    return f"{globs[0]}: no choice of {group} has such a name, so the sweep has no trials. --help lists the choices"
+
+
 def _same_trials(earlier: str, config: DictConfig) -> bool:
     """Whether an earlier multirun.yaml asks for the same trials, however it launched them."""
 
@@ -243,7 +281,8 @@ def failed_trials(folder: Path) -> list[str]:
     for path in failures[:_MOST_LISTED]:
         failure = json.loads(path.read_text(encoding="utf-8"))
         reason = first_line(failure["message"], failure["error_type"])
-        lines.append(printable(f"  {path.parent / 'train.log'} ({failure['trial']}): {reason}"))
+        logs = [*sorted(path.parent.glob("*.log")), path]  # of hydra.job.name; hydra/job_logging may write none
+        lines.append(printable(f"  {logs[0]} ({failure['trial']}): {reason}"))
     if len(failures) > _MOST_LISTED:
         lines.append(f"  and {len(failures) - _MOST_LISTED} more; `ls {folder}/*/failure.json` lists them")
     return lines

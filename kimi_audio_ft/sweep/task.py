@@ -34,7 +34,7 @@ Make = Callable[[Task, Callable[[Event], None], Callable[[], bool]], None]
 
 # Variables that decide what a task reads and computes. Nothing secret is among them: they are written to a file.
 _TRAVELLING = (
-    *("KIMI_AUDIO_FT_ROOT", "KIMI_AUDIO_FT_TRACEBACK", "PYTHONPATH", "OMP_NUM_THREADS", "MKL_CBWR"),
+    *("KIMI_AUDIO_FT_TRACEBACK", "PYTHONPATH", "OMP_NUM_THREADS", "MKL_CBWR"),
     *("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE"),
 )
 # Seconds between two looks at the process: signals and interrupts of the job are answered in between.

@@ -25,7 +25,7 @@ _SHOWN = 5
 _COPY = "corrected.csv"
 
 
-@command("transcribe", ("kimi_audio_ft.config.transcribe", "TranscribeConfig"))
+@command("transcribe")
 def main(config: TranscribeConfig) -> None:
     """Transcribe what Hydra composed; prints how much, how fast, and what could not be read."""
     from kimi_audio_ft.transcribe.run import transcribe

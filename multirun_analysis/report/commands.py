@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Quote, QuotedString
-
 from kimi_audio_ft import store
+from kimi_audio_ft.config.command_line import assigned
 from kimi_audio_ft.config.train import DecodingConfig, ModelConfig, ScoringConfig
 from kimi_audio_ft.files import read_yaml
 from kimi_audio_ft.paths import project_root
@@ -22,10 +20,6 @@ from multirun_analysis.sweep import Sweep, Trial
 from multirun_analysis.words import show
 
 TRAIN = ["python", "-m", "kimi_audio_ft.train"]
-# Texts that Hydra's grammar takes without quotes, as no number, null or interpolation.
-_PLAIN = re.compile(
-    r"(?!(?:null|true|false|nan|inf|[-+.\d][\d.e_+-]*)$)[\w./@%+-][\w./@%+:-]*", re.ASCII | re.IGNORECASE
-)
 _ABOUT = ("seed", "data.prompt", "prompt.hotwords", "prompt.retrieve", "data.audio_root")
 _GROUPS: dict[str, type] = {"model": ModelConfig, "decoding": DecodingConfig, "scoring": ScoringConfig}
 
@@ -91,23 +85,6 @@ def with_base_command(sweep: Sweep) -> str | None:
     if sweep.command is None:
         return None
     return shlex.join([*(item for item in shlex.split(sweep.command) if _key(item) != "baseline"), "baseline=true"])
-
-
-def assigned(key: str, value: Any) -> str:
-    """An override as Hydra's command line takes it."""
-    return f"{key}={_written(value)}"
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_written, value)) + "]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{name}:{_written(item)}" for name, item in value.items()) + "}"
-    if isinstance(value, float):
-        return repr(value)  # all digits: the same temperature decodes the same
-    if isinstance(value, str):
-        return value if _PLAIN.fullmatch(value) else QuotedString(value, Quote.double).with_quotes()
-    return "null" if value is None else show(value)
 
 
 def _command(name: str, options: Sequence[str]) -> str:

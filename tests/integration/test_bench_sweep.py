@@ -24,8 +24,7 @@ def bench(new_workplace: NewPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     shutil.move(place.folder / "data", folder / "data")
     shutil.move(place.store, folder / "stores" / "features")
     (folder / "made").touch()
-    for name in ("KIMI_AUDIO_FT_STORE", "KIMI_AUDIO_FT_ROOT"):
-        monkeypatch.setenv(name, "")  # set anew in this process, and put back at the end
+    monkeypatch.setenv("KIMI_AUDIO_FT_STORE", "")  # set anew in this process, and put back at the end
     return Bench(replace(workload("quick", tmp_path, 1), epochs=3), SIZES["quick"], True, 3, print)
 
 

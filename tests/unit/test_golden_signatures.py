@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import transcript_signatures
-from kimi_audio_ft.paths import config_dir, project_root
+from kimi_audio_ft.paths import config_dir
 from kimi_audio_ft.trial import Trial
 
 GOLDEN = Path(__file__).with_suffix(".json")
@@ -48,7 +48,6 @@ def signatures(coded_manifests: Path) -> dict[str, Any]:
 
 
 def test_products_keep_their_names(coded_manifests: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KIMI_AUDIO_FT_ROOT", str(project_root()))
     ConfigStore.instance().store(name="train_schema", node=TrainConfig)
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         found = signatures(coded_manifests)

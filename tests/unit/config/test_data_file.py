@@ -16,7 +16,7 @@ from kimi_audio_ft.config.commands import TokenizeConfig
 from kimi_audio_ft.config.data_file import data_file_text, data_values, untokenized, word_for
 from kimi_audio_ft.config.train import EvaluateConfig, TrainConfig
 from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.paths import config_dir, project_root
+from kimi_audio_ft.paths import config_dir
 
 SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig}
 
@@ -33,7 +33,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def composed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    monkeypatch.setenv("KIMI_AUDIO_FT_ROOT", str(project_root()))
 
     def settings(command: str, *overrides: str) -> dict[str, Any]:
         ConfigStore.instance().store(name=f"{command}_schema", node=SCHEMAS[command])

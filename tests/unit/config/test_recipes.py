@@ -11,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from kimi_audio_ft.config.train import EvaluateConfig, TrainConfig
-from kimi_audio_ft.paths import config_dir, project_root
+from kimi_audio_ft.paths import config_dir
 
 INSTRUCT = "model=kimi_audio_7b_instruct"
 SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig}
@@ -20,7 +20,6 @@ SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig}
 @pytest.fixture
 def composed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Settings of a command from its command line."""
-    monkeypatch.setenv("KIMI_AUDIO_FT_ROOT", str(project_root()))
 
     def settings(command: str, *overrides: str) -> Any:
         ConfigStore.instance().store(name=f"{command}_schema", node=SCHEMAS[command])

@@ -13,9 +13,10 @@ import pytest
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.files import read_json_object, write_json
 from multirun_analysis import load_sweep, write_report
+from multirun_analysis.compare import compare
 from multirun_analysis.messages import ENGLISH
 from multirun_analysis.sweep import Status, collect, read_halving
-from multirun_analysis.words import halving_in_words, recommendation
+from multirun_analysis.words import effort, halving_in_words, recommendation
 from tests.report_page import page_of, printed, section
 
 
@@ -45,6 +46,19 @@ def test_a_seed_tells_sampled_bases_apart_but_not_greedy_ones(sweep, change: Cal
         (base.params["decoding.text_temperature"], base.params["seed"]) for base in collect(sweep.folder).baselines
     ]
     assert seeds == [(0.0, 0), (0.3, 0), (0.3, 1)]
+
+
+def test_the_same_trial_twice_is_one_entry(sweep, change: Callable[..., None]) -> None:
+    """A search repeats a point, and ``3e-3,0.003`` is one value; another adapter or option is another trial."""
+    for number in range(4):
+        folder = sweep.trial(number)
+        change(folder / "scores.json", signature="a1" if number < 3 else "a2", transcript_signatures=["t1"])
+        rate = ("3e-3", "0.003", "0.003", "0.003")[number]
+        more = "decoding.text_top_k=3" if number == 2 else "decoding.text_top_k=5"
+        (folder / ".hydra" / "overrides.yaml").write_text(f"- optim.lr={rate}\n- {more}\n", encoding="utf-8")
+    found = collect(sweep.folder)
+    assert [trial.name for trial in found.trials] == ["0", "2", "3"] and found.repeated == 1
+    assert "1 more is the same as one of these" in effort(compare(found))
 
 
 def test_failed_and_unfinished_trials_are_listed_with_what_is_known(sweep) -> None:

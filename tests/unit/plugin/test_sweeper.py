@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from kimi_audio_ft.cli import explain
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import ConfigError, UserError
-from kimi_audio_ft.paths import config_dir, project_root
+from kimi_audio_ft.paths import config_dir
 from kimi_audio_ft.store.usage import is_alive
 from kimi_audio_ft.sweep.halving import RungResult
 
@@ -60,7 +60,6 @@ class Ranks:
 @pytest.fixture
 def sweeper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
     """The sweeper that Hydra makes of overrides."""
-    monkeypatch.setenv("KIMI_AUDIO_FT_ROOT", str(project_root()))
     ConfigStore.instance().store(name="train_schema", node=TrainConfig)
 
     def make(*overrides: str, name: str = "halving") -> Any:
@@ -281,3 +280,43 @@ def test_finalists_are_checked_when_the_sweep_begins(sweeper: Callable[..., Any]
     with pytest.raises(InstantiationException) as caught:
         sweeper(f"hydra.sweeper.{option}", name="finalists")
     assert explain(caught.value, TrainConfig).startswith(f"hydra.sweeper.{option}: must be ")
+
+
+@pytest.mark.parametrize("kind", ["csv", "yaml"])
+def test_trials_of_a_file_take_the_place_of_products(run: Callable[..., Any], tmp_path: Path, kind: str) -> None:
+    """Pairs of values, each with every value that the command sweeps; Chinese needs no quotes, empty cells are none."""
+    file = tmp_path / f"trials.{kind}"
+    cells = 'lora.r,data.prompt\n2,转写\n\n8,"a, b"\n4,\n'
+    listed = "- {lora.r: 2, data.prompt: 转写}\n- {lora.r: 8, data.prompt: 'a, b'}\n- {lora.r: 4}\n"
+    file.write_text({"csv": "\ufeff" + cells, "yaml": listed}[kind], encoding="utf-8")
+    launcher, _ = run([f"hydra.sweeper.trials={file}", "hydra.sweeper.rungs=[0.5]"], "seed=1,2")
+    best = [f'lora.r=8 data.prompt="a, b" seed={seed}' for seed in (1, 2)]
+    assert launcher.launched == [*best, "lora.r=4 seed=1", "lora.r=4 seed=2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "given", "message"),
+    [
+        ("t.csv", "lora.r,optim.lr\n2\n", [], r"t\.csv:2: has 1 cells, the first line 2"),
+        ("t.csv", "lora.r,lora.r\n2,3\n", [], r"t\.csv:1: its first line is 'lora\.r,lora\.r'"),
+        ("t.csv", "lora.r\n", [], r"t\.csv: lists no trial\. Its first line names options"),
+        ("t.csv", "lora.r\n2\n", ["lora.r=4"], "gives lora.r, and so does the command. Leave it out of one of them"),
+        ("t.yaml", "lora.r: 2\n", [], r"t\.yaml: is no list of trials with options"),
+        ("t.yaml", "- {", [], r"t\.yaml: cannot be read as YAML"),
+        ("none.csv", None, [], "must name a CSV or YAML file, and there is no such file"),
+    ],
+)
+def test_a_wrong_list_of_trials_is_told_with_its_place(
+    sweeper: Callable[..., Any], tmp_path: Path, name: str, text: str | None, given: list[str], message: str
+) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    made = sweeper(f"hydra.sweeper.trials={tmp_path / name}", name="listed")
+    with pytest.raises(UserError, match=message):
+        made.sweep(given)
+
+
+def test_a_list_of_trials_must_be_named(sweeper: Callable[..., Any]) -> None:
+    with pytest.raises(InstantiationException) as caught:
+        sweeper(name="listed")
+    assert "must name a CSV or YAML file that lists the trials" in explain(caught.value, TrainConfig)

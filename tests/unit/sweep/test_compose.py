@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from kimi_audio_ft.cli import settings_of, to_settings
 from kimi_audio_ft.config.train import ScoringConfig, TrainConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.inputs import Inputs
-from kimi_audio_ft.paths import config_dir, project_root
+from kimi_audio_ft.paths import config_dir
 from kimi_audio_ft.sweep.compose import JobConfig, TemplateLoader, to_yaml
 from kimi_audio_ft.sweep.launch import Job, prepare, refuse_to_sweep_scoring
 from kimi_audio_ft.trial import Trial
@@ -65,7 +64,6 @@ def some_quick(cases: Iterable[Any], count: int) -> list[Any]:
 @pytest.fixture(scope="module")
 def loaded() -> Iterator[tuple[ConfigLoaderImpl, DictConfig]]:
     """Hydra's loader and the config of a multirun of ``train``."""
-    os.environ["KIMI_AUDIO_FT_ROOT"] = str(project_root())
     ConfigStore.instance().store(name="train_schema", node=TrainConfig)
     GlobalHydra.instance().clear()
     setup_globals()

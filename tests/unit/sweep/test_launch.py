@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.decoding.transcripts import EvaluationSet
 from kimi_audio_ft.outcomes import BASE, Failure
-from kimi_audio_ft.paths import config_dir, project_root
+from kimi_audio_ft.paths import config_dir
 from kimi_audio_ft.sweep.compose import TemplateLoader
 from kimi_audio_ft.sweep.events import Failed, Ready, Step
 from kimi_audio_ft.sweep.launch import Batch, Job, Launch, Runner, job_lines, missing_units
@@ -39,7 +38,6 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launch]:
     """A launch over small manifests."""
     write_manifest(tmp_path / "train.jsonl", 20, 1)
     write_manifest(tmp_path / "eval.jsonl", 8, 2)
-    monkeypatch.setitem(os.environ, "KIMI_AUDIO_FT_ROOT", str(project_root()))
     ConfigStore.instance().store(name="train_schema", node=TrainConfig)
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir(), job_name="train", version_base="1.3"):

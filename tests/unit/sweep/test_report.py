@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.store import product_path
-from kimi_audio_ft.sweep.report import SweepReport
+from kimi_audio_ft.sweep.report import SweepReport, failed_trials
 from kimi_audio_ft.sweep_folder import claim, planned_trials, record_fitting, record_jobs, trial_folders
 from tests.offline_wandb import offline_runs
 
@@ -61,7 +61,9 @@ def failed(sweep: DictConfig, number: int, message: str) -> Path:
         "params": {},
         "command": "",
     }
-    return trial(sweep, number, failure=failure)
+    folder = trial(sweep, number, failure=failure)
+    (folder / "train.log").touch()
+    return folder
 
 
 def jobs_of(folder: Path, *numbers: int) -> dict[int, tuple[Path, list[str]]]:
@@ -292,6 +294,7 @@ def test_a_report_that_cannot_be_made_is_a_failure(
 ) -> None:
     report = SweepReport()
     report.on_multirun_start(sweep)
+    trial(sweep, 1)
     report.on_multirun_end(sweep)
     assert "no trial is scored" in caplog.text
     (scored(sweep, 2) / "scores.json").write_text("{}", encoding="utf-8")
@@ -300,6 +303,33 @@ def test_a_report_that_cannot_be_made_is_a_failure(
     assert ended.value.code == 1
     assert "no report: " in caplog.text
     assert "report: /" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        ("lora=glob(zzz*)", "no choice of lora has such a name"),
+        ("lora.r=range(4,2)", "one of its options has no value"),
+    ],
+)
+def test_a_sweep_without_trials_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, why: str
+) -> None:
+    empty = hydra_config(tmp_path / "sweep", override)
+    SweepReport().on_multirun_start(empty)
+    with pytest.raises(SystemExit) as ended:
+        SweepReport().on_multirun_end(empty)
+    assert ended.value.code == 2 and why in capsys.readouterr().err
+
+
+def test_a_failure_names_a_log_that_exists(sweep: DictConfig) -> None:
+    for number, log in enumerate(("mine.log", None)):
+        folder = failed(sweep, number, "wrong")
+        (folder / "train.log").unlink()
+        if log is not None:  # hydra.job.name=mine
+            (folder / log).touch()
+    lines = failed_trials(Path(sweep.hydra.sweep.dir))
+    assert [line.split()[0].rpartition("/")[2] for line in lines[1:]] == ["mine.log", "failure.json"]
 
 
 def test_the_leaderboard_is_printed_though_the_report_cannot_be_written(

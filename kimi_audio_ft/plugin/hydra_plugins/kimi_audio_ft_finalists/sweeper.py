@@ -1,4 +1,4 @@
-"""``hydra/sweeper=finalists``. Hydra imports this at every start, so nothing heavy is imported here."""
+"""``hydra/sweeper=finalists`` and ``listed``. Hydra imports this at every start, so nothing heavy is imported here."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
-from kimi_audio_ft.config.launcher import FinalistsConfig, is_dry_run
+from kimi_audio_ft.config.launcher import FinalistsConfig, ListedConfig, is_dry_run
+from kimi_audio_ft.config.trial_list import with_trials
 
-ConfigStore.instance().store(group="hydra/sweeper", name="finalists", node=FinalistsConfig, provider="kimi_audio_ft")
+for name, node in (("finalists", FinalistsConfig), ("listed", ListedConfig)):
+    ConfigStore.instance().store(group="hydra/sweeper", name=name, node=node, provider="kimi_audio_ft")
 
 
 class FinalistsSweeper(BasicSweeper):
-    """Hydra's basic sweeper, which then trains the best settings with further seeds."""
+    """Hydra's basic sweeper, also of listed trials, which then trains the best settings with further seeds."""
 
     def __init__(self, **options: Any) -> None:
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(FinalistsConfig), options))
@@ -43,8 +45,9 @@ class FinalistsSweeper(BasicSweeper):
         assert self.hydra_context is not None and self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
-        batches = self.split_arguments(parsed, self.max_batch_size)
-        jobs = list(chain.from_iterable(batches))
+        [grid] = self.split_arguments(parsed, None)
+        jobs = with_trials(grid, self.settings.trials)
+        batches = list(self.split_overrides_to_chunks(jobs, self.max_batch_size)) if jobs else []
         refuse_swept_seeds(jobs, self.settings)
         returns: list[Sequence[JobReturn]] = []
         for batch in batches:

@@ -15,6 +15,7 @@ from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
 from kimi_audio_ft.config.launcher import HalvingConfig, is_dry_run
+from kimi_audio_ft.config.trial_list import with_trials
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.sweep.halving import Candidate, make_candidates, run_rungs
 
@@ -56,6 +57,7 @@ class HalvingSweeper(BasicSweeper):
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
         [grid] = self.split_arguments(parsed, None)
+        grid = with_trials(grid, self.settings.trials)
         refuse_swept_seeds(grid, self.settings)
         candidates = make_candidates(grid, self.settings.max_candidates, self.settings.seed)
         if is_dry_run(self.config):

@@ -19,7 +19,7 @@ from kimi_audio_ft.cli import to_settings
 from kimi_audio_ft.config.commands import CombineConfig, MergeConfig
 from kimi_audio_ft.config.train import EvaluateConfig, TrainConfig
 from kimi_audio_ft.config.transcribe import TranscribeConfig
-from kimi_audio_ft.paths import config_dir, project_root
+from kimi_audio_ft.paths import config_dir
 from multirun_analysis import load_sweep
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import ENGLISH
@@ -39,7 +39,6 @@ SCHEMAS = {
 @pytest.fixture
 def composed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[Any]]:
     """Reads a command as a shell and Hydra do; returns the settings of its runs."""
-    monkeypatch.setenv("KIMI_AUDIO_FT_ROOT", str(project_root()))
 
     def run(command: str) -> list[Any]:
         seen = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, text=True, check=True)

@@ -1,0 +1,68 @@
+"""What people type as Hydra takes it: flags in front, ``~`` for the home folder, quotes around what it cannot read."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+
+from kimi_audio_ft.config.command_line import readable
+from kimi_audio_ft.errors import UserError
+
+HELP = ("--help", "-h")
+MULTIRUN = ("--multirun", "-m")
+_ALONE = (
+    *(*HELP, *MULTIRUN, "--hydra-help", "--version", "--resolve", "--run", "-r"),
+    *("--shell-completion", "-sc"),
+)
+_WITH_VALUE = (
+    *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
+    "--experimental-rerun",
+)
+# What may follow --info.
+_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+
+
+def flags_and_overrides(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags with their values, and the overrides; ``--lora.r=8``, as agents of W&B type it, is an override.
+
+    argparse takes overrides on one side of a flag only, and ``lora.r=8,16 -m seed=1`` is natural to write.
+
+    Raises:
+        UserError: there is no such flag.
+    """
+    flags, overrides, rest = list[str](), list[str](), list(arguments)
+    while rest:
+        word = rest.pop(0)
+        name, equals, _ = word.partition("=")
+        if not word.startswith("-"):
+            overrides.append(word)
+        elif name in _WITH_VALUE or name == "--info":
+            flags.append(word)
+            if not equals and rest and (name != "--info" or rest[0] in _INFO):
+                flags.append(rest.pop(0))
+        elif word in _ALONE:
+            flags.append(word)
+        elif word.startswith("--") and equals:
+            overrides.append(word.removeprefix("--"))
+        else:
+            option = name.lstrip("-") or "OPTION"
+            remedy = f"Options are written without dashes: {option}=VALUE. --help lists options and flags"
+            raise UserError(f"{word}: there is no such flag. {remedy}")
+    return flags, [readable(with_home(override)) for override in overrides]
+
+
+def value_of_flag(flags: Sequence[str], *names: str) -> str | None:
+    """The value that follows one of a flag's names; the last one given."""
+    for place in reversed(range(len(flags))):
+        name, equals, value = flags[place].partition("=")
+        if name in names:
+            return value if equals else "".join(flags[place + 1 : place + 2])
+    return None
+
+
+def with_home(argument: str) -> str:
+    """``option=~/x`` with the home folder, as bash itself writes some; Hydra's grammar has no ``~`` in plain values."""
+    if any(quote in argument for quote in "'\""):
+        return argument
+    return re.sub(r"(?<=[=,\[])~(?=[/,\]]|$)", lambda _: os.path.expanduser("~"), argument)  # noqa: PTH111

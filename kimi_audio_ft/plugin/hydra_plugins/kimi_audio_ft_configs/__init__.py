@@ -1,0 +1,1 @@
+"""Our configs, studies and dataclasses, as Hydra finds them."""
