@@ -82,6 +82,11 @@ def _text_tokenizer(root: Path, digest: str) -> TextTokenizer:
     return TextTokenizer.from_pretrained(root)
 
 
+def recompute(model: KimiAudioForCausalLM) -> None:
+    """Let a model that has its adapters keep every layer's input only, and compute the rest again when it is needed."""
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
 # The base in this process's memory, by all that decides its content: at most one, until ``Base.release``.
 _LOADED: dict[tuple, KimiAudioForCausalLM] = {}
 
@@ -285,13 +290,13 @@ class Base:
         model = self.load(any(needs_branch(self.targets(lora)) for lora, _ in adapters.values()))
         with self._dropped_on_error():
             adapted = add_adapters(model, adapters, str(self.files.root))
-        if self.settings.gradient_checkpointing:  # now, for before it PEFT would put a hook on the embedding too
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.settings.gradient_checkpointing is True:  # auto: whoever knows the batches decides
+            recompute(model)  # now, for before it PEFT would put a hook on the embedding too
         adapted.train()  # layers in eval mode would quietly not recompute their activations
         try:
             yield adapted
         finally:
-            if self.settings.gradient_checkpointing:
+            if model.is_gradient_checkpointing:
                 model.gradient_checkpointing_disable()
                 model.disable_input_require_grads()  # the hook that enabling put on the embedding of a model with PEFT
             adapted.unload()

@@ -45,6 +45,7 @@ _OF_BOTH = (
     "data.guard_manifests",  # nor these
     "data.audio_root",
     "data.num_workers",
+    "data.pass_positions",
     "model.path",
     "model.revision",
     "model.speech_tokenizer",

@@ -144,7 +144,11 @@ class DataConfig:
     batch_size: int = 1  # Largest number of conversations in a micro-batch.
     max_batch_tokens: int = 8192  # Largest padded number of positions in a micro-batch.
     bucket_by_length: bool = True  # Put conversations of similar length together, in a random order of batches.
-    num_workers: int = 0  # Worker processes that read and lay out conversations.
+    num_workers: Any = "auto"  # Worker processes that read and lay out conversations; auto: up to 4 on a GPU, else 0.
+    # Most padded positions that a GPU computes at once, of all adapters of a pack: the conversations of a step are put
+    # together into passes of so many, whatever its micro-batches are; auto: as many as its memory holds. Results depend
+    # on it by rounding only; a CPU computes micro-batches one by one.
+    pass_positions: Any = "auto"
     augment: AugmentConfig = field(default_factory=AugmentConfig)  # Perturbations of the training audio.
 
     def __post_init__(self) -> None:
@@ -156,7 +160,10 @@ class DataConfig:
         one_of("data.features", self.features, ("cached", "online", "none"))
         at_least(1, self, "data.", "max_length", "batch_size", "max_batch_tokens")
         at_least(1, self, "data.", "train_subset", remedy="Use null for all conversations")
-        at_least(0, self, "data.", "num_workers")
+        if self.num_workers != "auto":
+            whole = isinstance(self.num_workers, int) and not isinstance(self.num_workers, bool)
+            require(whole and self.num_workers >= 0, "data.num_workers", self.num_workers, "must be auto, or 0 or more")
+        count_or_auto("data.pass_positions", self.pass_positions)
         if self.prompt is not None:
             require(bool(self.prompt.strip()), "data.prompt", self.prompt, "must not be empty", "Use null to keep it")
 
@@ -169,7 +176,9 @@ class ModelConfig:
     revision: str | None = None  # Commit, tag or branch of a hub id; null is the one in the cache, or the newest.
     speech_tokenizer: str | None = None  # Folder or hub id of the GLM-4 voice tokenizer; null is inside model.path.
     dtype: str = "bfloat16"  # Number format of the frozen base: float32 or bfloat16. Adapters are always float32.
-    gradient_checkpointing: bool = False  # Recompute activations in the backward pass to save memory.
+    # Recompute activations in the backward pass to save memory: true, false, or auto, only where the memory at hand
+    # would otherwise hold too few positions.
+    gradient_checkpointing: Any = False
     attention: str = "sdpa"  # Attention implementation of transformers: sdpa, eager or flash_attention_2.
     # Operations of layers, adapters and loss: plain is transformers' and PEFT's own, fused few of ours that agree
     # within rounding; auto is ours in float32, and fused in bfloat16 on a GPU.
@@ -179,6 +188,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         require(bool(self.path), "model.path", self.path, "must name a checkpoint folder", "Use tiny or a path")
         one_of("model.dtype", self.dtype, ("float32", "bfloat16"))
+        recompute = self.gradient_checkpointing
+        known = isinstance(recompute, bool) or recompute == "auto"
+        require(known, "model.gradient_checkpointing", recompute, "must be true, false or auto")
         one_of("model.attention", self.attention, ("sdpa", "eager", "flash_attention_2"))
         if self.attention == "flash_attention_2":
             rule = "computes in 16 bits only, and the base is to be in float32"

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader
 
 from kimi_audio_ft.config.prompt import PromptConfig
 from kimi_audio_ft.config.train import DataConfig
-from kimi_audio_ft.data.batching import BatchPlan, EpochSteps, validation_share
+from kimi_audio_ft.data.batching import BatchPlan, EpochSteps, cut, validation_share
 from kimi_audio_ft.data.dataset import AudioSource, ConversationDataset, JoinedDataset, Sample, Samples, make_batch
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.features.encode import Encoders, encode_missing
@@ -26,6 +28,9 @@ from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 from kimi_audio_ft.store.features import FeatureStore
 
 log = logging.getLogger(__name__)
+
+# Worker processes of a GPU, and steps that each of them prepares ahead.
+_MOST_WORKERS, _PREFETCHED = 4, 4
 
 # Limit on the list of omitted conversations.
 _MOST_LISTED = 1000
@@ -96,6 +101,7 @@ class ConversationData(pl.LightningDataModule):
         self.left_out: list[dict[str, Any]] = []
         self._manifests: dict[str, Any] = {}
         self.num_left_out = 0
+        self.pass_positions: int | None = None  # most padded ones of a pass; None: every micro-batch is a pass
         self._ready = False
 
     def setup(self, stage: str | None = None) -> None:
@@ -124,6 +130,11 @@ class ConversationData(pl.LightningDataModule):
             mix=kept.mix,
         )
         self._ready = True
+
+    @property
+    def parts(self) -> list[ConversationData]:
+        """This, as the parts of ``DataTogether``."""
+        return [self]
 
     def dataset(self, conversations: Conversations, perturbations: Perturbations | None, **options: Any) -> Samples:
         """A validated dataset over conversations; encodes their missing recordings."""
@@ -196,24 +207,47 @@ class ConversationData(pl.LightningDataModule):
 
     def steps_of(self, epoch: int) -> ResumableLoader:
         steps = EpochSteps(self.plan, epoch, self.rules.rank, self.rules.ranks)
-        return ResumableLoader(self.train_set, steps, collate_fn=self._collate(), num_workers=self.settings.num_workers)
+        workers = self.workers
+        return ResumableLoader(
+            self.train_set,
+            steps,
+            collate_fn=self._collate(),
+            num_workers=workers,
+            prefetch_factor=_PREFETCHED if workers else None,
+            pin_memory=self._on_gpu,
+        )
+
+    @property
+    def _on_gpu(self) -> bool:
+        return torch.device(self.encoders.device).type == "cuda"
+
+    @property
+    def workers(self) -> int:
+        """Processes that lay out conversations; by default a few for a GPU, one of every four cores."""
+        asked = self.settings.num_workers
+        if asked != "auto":
+            return int(asked)
+        return min(_MOST_WORKERS, (os.cpu_count() or 1) // 4) if self._on_gpu else 0
 
     def step(self, epoch: int, step: int) -> list[dict[str, Any]]:
         draws = self.plan.epoch(epoch).step(step, self.rules.rank, self.rules.ranks)
         return self._collate()([self.train_set[draw] for draw in draws])
 
     def _collate(self) -> Collate:
-        return Collate(self.tokenizer.pad_id, self.settings.features == "online")
+        return Collate(self.tokenizer.pad_id, self.settings.features == "online", self.pass_positions)
 
     def validation_batches(self) -> DataLoader:
         """This rank's share of the evaluation set for the validation loss: lists of one batch."""
         settings, rules = self.settings, self.rules
         lengths = self.eval_set.lengths()[:, 0]
-        size = max(settings.batch_size, 8)
+        size, most = max(settings.batch_size, 8), settings.max_batch_tokens
+        if self.pass_positions is not None and rules.ranks == 1:  # ranks, whose memory may differ, share one division
+            size, most = len(lengths), self.pass_positions
         return DataLoader(
             self.eval_set,
-            batch_sampler=validation_share(lengths, size, settings.max_batch_tokens, rules.rank, rules.ranks),
+            batch_sampler=validation_share(lengths, size, most, rules.rank, rules.ranks),
             collate_fn=self._collate(),
+            pin_memory=self._on_gpu,
         )
 
     def largest_validation_batch(self) -> list[dict[str, Any]]:
@@ -229,16 +263,35 @@ class ConversationData(pl.LightningDataModule):
 
 @dataclass
 class Collate:
-    """Samples to padded micro-batches; a class, so that it can be sent to worker processes."""
+    """Samples to padded micro-batches; a class, so that it can be sent to worker processes.
+
+    most: put the samples of all micro-batches together into passes of at most so many padded positions.
+    """
 
     pad_id: int
     online: bool
+    most: int | None = None
 
     def __call__(self, samples: list[Sample] | UserError) -> Any:
         if isinstance(samples, UserError):
             return samples
-        batches = groupby(samples, key=lambda sample: sample.number)
-        return [make_batch(list(batch), self.pad_id, online=self.online) for _, batch in batches]
+        batches = [list(batch) for _, batch in groupby(samples, key=lambda sample: sample.number)]
+        for batch in batches:
+            for row, sample in enumerate(batch):
+                sample.row = row
+        if self.most is not None:
+            batches = passes_of(samples, self.most)
+        return [make_batch(batch, self.pad_id, online=self.online) for batch in batches]
+
+
+def passes_of(samples: list[Sample], most: int) -> list[list[Sample]]:
+    """Samples of a step, of similar length together, in as few passes as positions allow.
+
+    Those of no weight, which only pad the number of micro-batches, are left out if there are others.
+    """
+    ordered = sorted([one for one in samples if one.weight] or samples, key=lambda one: len(one.layout))
+    bounds = cut(np.array([len(one.layout) for one in ordered]), len(ordered), most)
+    return [ordered[start:end] for start, end in pairwise(bounds)]
 
 
 # Training data of a pack whose members do not share it: a step contains one step of each member.
@@ -273,6 +326,11 @@ class DataTogether(pl.LightningDataModule):
         super().__init__()
         self.members, self._first = members, next(iter(members.values()))
         self.rules = self._first.rules  # equal for all members except for the seed
+
+    @property
+    def parts(self) -> list[ConversationData]:
+        """Every member's data."""
+        return list(self.members.values())
 
     def setup(self, stage: str | None = None) -> None:
         for data in self.members.values():

@@ -38,7 +38,7 @@ class Sample:
 
     features: ``[T_i, D]`` of each audio in order, or None if left out or computed from ``waveforms``.
     weight: loss weight in the mean of the optimizer step, equal for all samples of a micro-batch.
-    number: index of its micro-batch in the epoch.
+    number: index of its micro-batch in the epoch. row: its place there.
     """
 
     id: str
@@ -48,6 +48,7 @@ class Sample:
     reference: str = ""
     weight: float = 1.0
     number: int = 0
+    row: int = 0
 
 
 def make_batch(samples: Sequence[Sample], pad_id: int, left: bool = False, online: bool = False) -> dict[str, Any]:
@@ -92,6 +93,7 @@ def make_batch(samples: Sequence[Sample], pad_id: int, left: bool = False, onlin
         "ids": [sample.id for sample in samples],
         "weight": samples[0].weight,
         "number": samples[0].number,
+        "samples": torch.tensor([(sample.number << 20) + sample.row for sample in samples]),
         "inputs": inputs,
         "text_labels": labels,
         "text_loss_mask": mask,

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from kimi_audio_ft.lora.adapter import stable_seed
 from kimi_audio_ft.lora.fused import FusedUpdates, takes
+from kimi_audio_ft.lora.masks import column_keys, kept, place_keys
 from kimi_audio_ft.lora.update import updated
 from kimi_audio_ft.runtime.reproducible import rows_are_independent
 
@@ -177,13 +178,19 @@ class DropoutSeed:
     length: padded positions of the adapter's own micro-batch; a pack may pad it further. answers: row and position of
     everything that it supervises; flat: of all that is computed, where positions are laid out flat. drops: whether the
     adapter has any dropout.
+    samples, codes: numbers of the samples of a pass, and the places of its audio codes, on a GPU, whose masks are made
+    by place (``lora.masks``); a CPU draws them, micro-batch by micro-batch.
     """
 
     def __init__(self) -> None:
         self.seed, self.length, self.rows, self.drops = 0, 0, 0, False
         self.answers: tuple[Tensor, Tensor] | None = None
         self.flat: tuple[Tensor, Tensor] | None = None
+        self.samples: Tensor | None = None
+        self.codes: Tensor | None = None
         self._generators: dict[torch.device, torch.Generator] = {}
+        self._keys: dict[tuple[int, ...], Tensor] = {}
+        self._columns: dict[int, Tensor] = {}
 
     def at(
         self,
@@ -197,6 +204,38 @@ class DropoutSeed:
         """Take the seed of a micro-batch of ``shape``, padded."""
         self.seed, self.answers, self.flat = stable_seed("dropout", seed, epoch, number), answers, flat
         self.rows, self.length = shape
+        self.samples = None
+
+    def by_place(
+        self,
+        seed: int,
+        epoch: int,
+        samples_R: Tensor,
+        length: int,
+        answers: tuple[Tensor, Tensor] | None = None,
+        codes_N: Tensor | None = None,
+    ) -> None:
+        """Take the samples of a pass, by their numbers in the epoch, padded to ``length``."""
+        self.seed, self.samples, self.length = stable_seed("dropout", seed, epoch), samples_R, length
+        self.answers, self.codes, self.flat = answers, codes_N, None
+        self._keys.clear()
+
+    def keys(self, positions: int, pieces: int | None = None) -> Tensor:
+        """Keys of positions of the pass's samples; or of so many pieces of 30 s, of a pass that is a micro-batch."""
+        wanted = (positions,) if pieces is None else (positions, pieces)
+        if wanted not in self._keys:
+            samples_R = self.samples
+            assert samples_R is not None, "masks by place need samples"
+            if pieces is not None:
+                samples_R = samples_R[:1] + (torch.arange(1, pieces + 1, device=samples_R.device) << 44)
+            self._keys[wanted] = place_keys(self.seed, samples_R, positions)
+        return self._keys[wanted]
+
+    def columns(self, width: int, device: torch.device) -> Tensor:
+        """Keys of an input's columns."""
+        if width not in self._columns:
+            self._columns[width] = column_keys(width, device)
+        return self._columns[width]
 
     def generator(self, layer: str, device: torch.device) -> torch.Generator | None:
         """A generator with the same initial state in every call for this micro-batch and layer.
@@ -222,6 +261,7 @@ class SeededDropout(nn.Module):
         self.p, self.layer, self.seed = p, layer, seed
         self.positions = layer.startswith("model.")  # the Whisper encoder's rows are pieces of 30 s
         self.inside = self.positions and _kind(layer) == "rows"
+        self._key = stable_seed(layer) % 2**32 - 2**31
 
     def forward(self, x: Tensor) -> Tensor:
         """Zero random entries of ``[rows, positions, width]`` (or ``[rows, width]``) and rescale the others."""
@@ -229,6 +269,8 @@ class SeededDropout(nn.Module):
 
     def kept(self, x: Tensor) -> Tensor:
         """The mask of ``x`` in this micro-batch: true where an entry is kept."""
+        if self.seed.samples is not None:
+            return kept(self._places(x), self.seed.columns(x.shape[-1], x.device), self._key, self.p)
         shape, chosen = list(x.shape), None
         if self.inside and x.ndim == 2:  # the last layer's answers, of a mask that is drawn for all positions
             chosen = self.seed.answers
@@ -239,13 +281,25 @@ class SeededDropout(nn.Module):
             shape = [self.seed.rows, self.seed.length, x.shape[-1]]
         elif self.positions and x.ndim == 3:
             shape[1] = min(shape[1], self.seed.length)
-        kept = torch.empty(shape, dtype=torch.bool, device=x.device)
-        kept.bernoulli_(1 - self.p, generator=self.seed.generator(self.layer, x.device))
+        drawn = torch.empty(shape, dtype=torch.bool, device=x.device)
+        drawn.bernoulli_(1 - self.p, generator=self.seed.generator(self.layer, x.device))
         if chosen is not None:
-            return kept[chosen].view(x.shape)
+            return drawn[chosen].view(x.shape)
         if shape != list(x.shape):
-            kept = nn.functional.pad(kept, (0, 0, 0, x.shape[1] - shape[1]))  # padding reaches no loss
-        return kept
+            drawn = nn.functional.pad(drawn, (0, 0, 0, x.shape[1] - shape[1]))  # padding reaches no loss
+        return drawn
+
+    def _places(self, x: Tensor) -> Tensor:
+        """Keys of ``x``'s rows, all its dimensions but the last."""
+        seed = self.seed
+        if x.ndim == 3:
+            return seed.keys(x.shape[1]) if self.positions else seed.keys(x.shape[1], pieces=len(x))
+        keys_RS = seed.keys(seed.length)
+        if self.positions and _kind(self.layer) == "audio":
+            assert seed.codes is not None, "an adapted adaptor's rows are those of audio codes"
+            return keys_RS.flatten().index_select(0, seed.codes)
+        assert seed.answers is not None, "positions are selected by an answer's mask"
+        return keys_RS[seed.answers]
 
 
 def seed_dropout(model: PeftModel, adapter: str) -> DropoutSeed:

@@ -23,6 +23,7 @@ from kimi_audio_ft.runtime.devices import gpu_freed, out_of_memory
 from kimi_audio_ft.store.cache import remember
 from kimi_audio_ft.sweep.plan import pack_key
 from kimi_audio_ft.training.adapters import AdapterSpec, AdapterState
+from kimi_audio_ft.training.filling import fill_passes
 from kimi_audio_ft.training.fit import make_trainer, on_one_base, run_trainer
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.trial import Trial
@@ -115,11 +116,12 @@ def _probe(trials: Sequence[Trial], dispatch: str) -> Probe:
         for one in trials
     ]
     data.setup()
-    steps: Any = _steps(data)
     ends: list[tuple[float, int]] = []  # time and positions of every step
     with on_one_base(base, specs, dispatch) as (model, pack):
         states = [AdapterState(spec.optim, spec.seed, spec.name) for spec in specs]
-        module = AdapterTraining(model, states, len(steps), pack)
+        module = AdapterTraining(model, states, 1 + _TIMED, pack)
+        fill_passes(base, module, specs, [data])
+        steps: Any = _steps(data)
 
         def note_end(*_: Any) -> None:
             if base.device.type == "cuda":

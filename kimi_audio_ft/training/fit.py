@@ -33,6 +33,7 @@ from kimi_audio_ft.training.adapters import AdapterSpec, AdapterState
 from kimi_audio_ft.training.callbacks import CurveRecorder, OnStep, ReportSteps, Row
 from kimi_audio_ft.training.checkpoint import KeepCheckpoints, PackCheckpointIO, checkpoint_of
 from kimi_audio_ft.training.ending import Leave, TrainingFailed, require_finite
+from kimi_audio_ft.training.filling import fill_passes
 from kimi_audio_ft.training.module import AdapterTraining, OnFailure
 from kimi_audio_ft.training.strategies import make_strategy
 
@@ -89,6 +90,7 @@ def fit_adapters(
         allow_more_threads(_any_threads(model))
         states = [AdapterState(spec.optim, spec.seed, spec.name) for spec in specs]
         module = AdapterTraining(model, states, num_steps, pack, should_stop, on_failure)
+        fill_passes(base, module, specs, joint.parts)
         recorder = CurveRecorder(
             settings.log_every,
             settings.val_every,

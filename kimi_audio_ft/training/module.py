@@ -145,13 +145,7 @@ class AdapterTraining(pl.LightningModule):
         sums = torch.zeros(len(active) + 2, device=self.device)  # losses, requests to stop, positions
         batches = turns(step, active, self.flat)
         for count, batch in enumerate(batches, start=1):
-            # Masks depend only on seed, epoch and micro-batch: equal after a resume and on any number of ranks.
-            origins = batch["flat"].origins if batch["flat"] is not None else [None] * len(batch["targets"])
-            for (state, number, length), target, flat in zip(
-                batch["micro_batches"], batch["targets"], origins, strict=True
-            ):
-                shape, answers = (target.num_rows, length), (target.rows_N, target.columns_N)
-                state.dropout.at(state.seed, self.current_epoch, number, shape, answers, flat)
+            self.seed_masks(batch, self.current_epoch)
             with self.strategy.accumulating(last=count == len(batches)):
                 losses = wrapped(batch, self.average)
                 losses = _weighted(losses, batch["weights"])
@@ -173,6 +167,21 @@ class AdapterTraining(pl.LightningModule):
             self._drop_if_failed(state)
         if not self.active:
             raise Leave
+
+    def seed_masks(self, batch: dict[str, Any], epoch: int) -> None:
+        """Let dropout's masks be those of a pass: by seed, epoch and micro-batch, or on a GPU by sample.
+
+        They are the same after a resume, on any number of ranks, and on a GPU in any passes.
+        """
+        origins = batch["flat"].origins if batch["flat"] is not None else [None] * len(batch["targets"])
+        for (state, number, length), target, flat in zip(
+            batch["micro_batches"], batch["targets"], origins, strict=True
+        ):
+            answers = (target.rows_N, target.columns_N)
+            if target.samples_R.device.type == "cpu":
+                state.dropout.at(state.seed, epoch, number, (target.num_rows, length), answers, flat)
+            else:
+                state.dropout.by_place(state.seed, epoch, target.samples_R, length, answers, target.codes_N)
 
     def _drop_if_failed(self, state: AdapterState) -> None:
         try:

@@ -24,17 +24,23 @@ Step = list[Batch] | Mapping[str, list[Batch]]
 
 @dataclass(frozen=True)
 class Targets:
-    """Labels ``[N]`` of one adapter's supervised positions, and the row (0 to ``num_rows - 1``) and column of each."""
+    """Labels ``[N]`` of one adapter's supervised positions, and the row (0 to ``num_rows - 1``) and column of each.
+
+    samples_R: number of every row's sample in the epoch. codes_N: places of audio codes among the rows' positions.
+    """
 
     labels_N: Tensor
     rows_N: Tensor
     columns_N: Tensor
     num_rows: int
+    samples_R: Tensor
+    codes_N: Tensor
 
     @classmethod
     def of(cls, batch: Batch) -> Targets:
         answers = batch["answers"]
-        return cls(answers["labels"], answers["rows"], answers["columns"], len(batch["text_labels"]))
+        places = (answers["labels"], answers["rows"], answers["columns"])
+        return cls(*places, len(batch["text_labels"]), batch["samples"], batch["inputs"]["audio_places"])
 
     def places(self, columns: int, first: int = 0) -> Tensor:
         """Where they are among the positions of a batch of so many columns, in which their rows begin at ``first``."""

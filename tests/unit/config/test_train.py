@@ -66,7 +66,9 @@ REFUSED: list[tuple[str, list[Any], str]] = [
     ("data.max_length", [0, -1], ONE),
     ("data.batch_size", [0], ONE),
     ("data.max_batch_tokens", [0], ONE),
-    ("data.num_workers", [-1], ZERO),
+    ("data.num_workers", [-1, True, 1.5, "all", None], "must be auto, or 0 or more"),
+    ("data.pass_positions", [0, -1, True, 1.5, "all", None], "must be auto, or 1 or more"),
+    ("model.gradient_checkpointing", ["yes", 1, None], "must be true, false or auto"),
     ("data.prompt", ["", "  \n"], "must not be empty"),
     ("model.path", [""], "must name a checkpoint folder"),
     ("model.dtype", ["float16", "bf16"], "must be one of float32, bfloat16"),
@@ -143,7 +145,7 @@ REFUSED: list[tuple[str, list[Any], str]] = [
 # Fields of which every value of their type is usable, or is judged where the files are read.
 FREE = {
     *("data.allow_overlap", "data.audio_root", "data.bucket_by_length", "data.augment"),
-    *("data.train_subset_seed", "model.revision", "model.speech_tokenizer", "model.gradient_checkpointing"),
+    *("data.train_subset_seed", "model.revision", "model.speech_tokenizer"),
     *("lora.use_rslora", "lora.use_dora", "decoding.vllm", "decoding.vllm.python"),
     *("trainer.deepspeed", "trainer.progress", "logger.project", "logger.entity", "logger.tags", "logger.audio"),
     *("logger.name", "logger.group", "logger.notes", "logger.adapter", "logger.system_metrics"),

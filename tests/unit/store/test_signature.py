@@ -30,6 +30,8 @@ OTHER: dict[str, Any] = {
     "data.test_manifest": "test.tokens.jsonl",
     "data.guard_manifests": {"general": "general.tokens.jsonl"},
     "data.max_batch_tokens": 40,
+    "data.num_workers": 1,
+    "data.pass_positions": 512,
     "data.max_length": 8000,  # at most the model's positions
     "data.augment.speeds": [1.0, 1.1],
     "data.augment.gains_db": [0.0, 3.0],

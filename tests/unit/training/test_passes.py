@@ -27,7 +27,7 @@ def micro_batch(number: int, rows: int, length: int, codes: int) -> dict[str, An
         **{"audio_places": places_of(is_code), "audio_lengths": [codes] * rows},
     }
     batch = {"inputs": inputs, "text_loss_mask": mask, "text_labels": ids, "weight": 0.5, "number": number}
-    return batch | {"answers": answers_of(ids, mask)}
+    return batch | {"answers": answers_of(ids, mask), "samples": (number << 20) + torch.arange(rows)}
 
 
 def test_shared_rows_are_computed_for_all_at_once() -> None:

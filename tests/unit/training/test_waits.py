@@ -1,9 +1,10 @@
-"""No step of a training, and as little as possible of decoding, makes the host wait for a GPU."""
+"""A step of a training on a GPU: one pass that holds all of it, and nothing for which the host waits."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.data.datamodule import ConversationData
+from kimi_audio_ft.data.dataset import ConversationDataset, Draw, Sample
 from kimi_audio_ft.runtime.devices import free_memory
 from kimi_audio_ft.training.adapters import AdapterSpec
 from kimi_audio_ft.training.fit import fit_adapters
@@ -24,41 +26,56 @@ pytestmark = pytest.mark.slow
 Config = Callable[..., TrainConfig]
 
 
-@pytest.mark.parametrize(("adapters", "own_data"), [(1, False), (4, False), (2, True)])
+@pytest.fixture
+def with_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Conversations have features of their codes, as from a store."""
+    plain = ConversationDataset.__getitem__
+
+    def get(dataset: ConversationDataset, item: int | Draw) -> Sample:
+        sample = plain(dataset, item)
+        runs = [len(list(run)) for code, run in groupby(sample.layout.is_continuous_mask) if code]
+        sample.features = [torch.full((length, 384), 0.1) for length in runs]
+        return sample
+
+    monkeypatch.setattr(ConversationDataset, "__getitem__", get)
+
+
+@pytest.mark.usefixtures("with_features")
+@pytest.mark.parametrize(("adapters", "own_data"), [(4, False), (2, True)])
 def test_between_batch_and_optimizer_nobody_waits(
     trial_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapters: int, own_data: bool
 ) -> None:
-    trainer = {"accelerator": "gpu", "max_steps": 2}
-    configs = [trial_config(trainer=trainer, seed=1 + own_data * number) for number in range(adapters)]
-    trials = [Trial(config) for config in configs]
-    seen: list[tuple[Counter[str], Counter[str]]] = []
-    plain = torch.optim.AdamW.step
+    """Two micro-batches of two conversations each are one pass for each of the data."""
+    trainer = {"accelerator": "gpu", "max_steps": 1}
+    trials = [Trial(trial_config(trainer=trainer, seed=1 + own_data * number)) for number in range(adapters)]
+    waits, uploads, rows = list[Counter[str]](), list[Counter[str]](), list[int]()
+    plain_training_step, plain_step = AdapterTraining.training_step, torch.optim.AdamW.step
     with PretendedGPUs() as gpus:
 
-        def before(module: AdapterTraining, step: Any, number: int) -> None:
+        def training_step(module: AdapterTraining, step: Any, number: int) -> None:
+            for [one] in step.values() if own_data else [step]:
+                rows.append(len(one["ids"]))
             gpus.waits.clear()
             gpus.uploads.clear()
-            plain_step(module, step, number)
+            plain_training_step(module, step, number)
 
-        def stepped(optimizer: torch.optim.AdamW, *args: Any, **kwargs: Any) -> Any:
-            seen.append((Counter(gpus.waits), Counter(gpus.uploads)))
-            return plain(optimizer, *args, **kwargs)
+        def optimizer_step(optimizer: torch.optim.AdamW, *args: Any, **options: Any) -> Any:
+            waits.append(Counter(gpus.waits))
+            uploads.append(Counter(gpus.uploads))
+            return plain_step(optimizer, *args, **options)
 
-        plain_step = AdapterTraining.training_step
-        monkeypatch.setattr(AdapterTraining, "training_step", before)
-        monkeypatch.setattr(torch.optim.AdamW, "step", stepped)
+        monkeypatch.setattr(AdapterTraining, "training_step", training_step)
+        monkeypatch.setattr(torch.optim.AdamW, "step", optimizer_step)
         specs = [
-            AdapterSpec(
-                f"a{n}", one.config.lora, one.config.optim, one.config.seed, tmp_path / f"a{n}", tmp_path / f"w{n}"
-            )
+            AdapterSpec(f"a{n}", one.config.lora, one.config.optim, n, tmp_path / f"a{n}", tmp_path / f"w{n}")
             for n, one in enumerate(trials)
         ]
         data: ConversationData | Mapping[str, ConversationData] = trials[0].data
         if own_data:
             data = {spec.name: trial.data for spec, trial in zip(specs, trials, strict=True)}
-        fit_adapters(trials[0].base, specs, data, configs[0].trainer)
+        fit_adapters(trials[0].base, specs, data, trials[0].config.trainer)
+        assert gpus.waits["tolist"], "losses are read behind the optimizer"
         trials[0].base.release()
         free_memory()
-    assert len(seen) == 2
-    print(seen)
-    assert not any(waits + uploads for waits, uploads in seen)
+    assert rows == [4] * (adapters if own_data else 1)
+    assert waits == [Counter()] and uploads == [Counter()]

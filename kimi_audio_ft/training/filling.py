@@ -1,0 +1,155 @@
+"""How much a GPU computes at once: passes of as many positions as its memory holds, recomputing only where it must.
+
+A step's result hangs on its conversations, not on the passes that they are put together into; a GPU's speed does: below
+some thousand positions it waits for the host, which starts its kernels. The formula of ``cost.memory`` says how many
+fit; one pass of the largest step, thrown away again, says whether it is right.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pytorch_lightning.utilities import move_data_to_device
+
+from kimi_audio_ft.base import Base, recompute
+from kimi_audio_ft.cost.counted import Counts
+from kimi_audio_ft.cost.memory import SAFE, TrainingMemory
+from kimi_audio_ft.data.datamodule import ConversationData
+from kimi_audio_ft.features.encode import DTYPES
+from kimi_audio_ft.model.checkpoint import read_config
+from kimi_audio_ft.runtime.devices import free_memory, out_of_memory
+from kimi_audio_ft.training.adapters import AdapterSpec
+from kimi_audio_ft.training.module import AdapterTraining
+from kimi_audio_ft.training.passes import turns
+
+log = logging.getLogger(__name__)
+
+# Positions of a pass above which a GPU computes no faster: its products are bound by arithmetic long before.
+_ENOUGH = 4096
+# Steps of the first epoch among which the largest is looked for.
+_SEARCHED = 256
+# Bytes of AdamW's two moments of a number, which the first step makes.
+_MOMENTS = 8
+
+
+def fill_passes(
+    base: Base, module: AdapterTraining, specs: Sequence[AdapterSpec], data: Sequence[ConversationData]
+) -> None:
+    """Decide on recomputation (``model.gradient_checkpointing=auto``), and on a GPU on ``data.pass_positions``.
+
+    A CPU computes micro-batches one by one; so does a sharded base, whose ranks must take the same passes, and one that
+    encodes recordings itself, whose memory no formula knows.
+
+    Args:
+        data: of all adapters, or of each its own.
+    """
+    asked, automatic = data[0].settings.pass_positions, base.settings.gradient_checkpointing == "auto"
+    on_gpu, known = base.device.type == "cuda", not base.sharded and base.features != "online"
+    tuned: Any = module.model.base_model.model
+    longest = len(specs) * max(int(one.plan.lengths.max()) for one in data)
+    if automatic and not known:
+        recompute(tuned)
+    for one in data:
+        one.pass_positions = None
+    if not known or not (on_gpu or automatic):
+        return
+    memory, answers = _memory(base.device), max(float((one.plan.supervised / one.plan.lengths).max()) for one in data)
+    largest = len(specs) * max(max(_sizes(one)) for one in data)
+
+    def fitting(recomputing: bool) -> int:
+        return _fitting(base, specs, recomputing, memory, answers)
+
+    if automatic and must_recompute(fitting(False), largest):
+        recompute(tuned)
+    most = fitting(tuned.is_gradient_checkpointing)
+    if on_gpu:
+        _use(data, len(specs), max(longest, most if asked == "auto" else int(asked)))
+        if asked == "auto" and most > longest:
+            _use(data, len(specs), max(longest, _tried(module, data, most, longest, memory)))
+        shared = len(specs) * (data[0].pass_positions or 0)
+        kept = "recomputed" if tuned.is_gradient_checkpointing else "kept"
+        log.info("passes of up to %d positions; activations are %s", shared, kept)
+
+
+def must_recompute(fitting: int, largest_step: int) -> bool:
+    """Whether activations need too much memory: for a whole step, or for as many positions as keep a GPU busy."""
+    return fitting < min(_ENOUGH, largest_step)
+
+
+def _use(data: Sequence[ConversationData], adapters: int, positions: int) -> None:
+    for one in data:
+        one.pass_positions = positions // adapters
+
+
+def _memory(device: torch.device) -> float:
+    """Bytes that this process may use, the base included."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_allocated(device))
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def _fitting(base: Base, specs: Sequence[AdapterSpec], recomputing: bool, memory: float, answers: float) -> int:
+    """Positions that fit by the formula, with the largest of the adapters for all."""
+    lora = max((spec.lora for spec in specs), key=lambda one: one.r)
+    dtype, quantized = DTYPES[base.settings.dtype], base.settings.quantization is not None
+    counts = Counts(read_config(base.files.root), lora, dtype, recomputing, quantized)
+    return TrainingMemory.of(counts, len(specs)).positions(memory, min(1.0, answers))
+
+
+def _sizes(data: ConversationData) -> list[int]:
+    """Positions of this rank's first steps, without padding."""
+    plan, rules = data.plan.epoch(0), data.rules
+    steps = range(min(_SEARCHED, len(plan)))
+    return [
+        sum(int(data.plan.lengths[draw.index]) for draw in plan.step(step, rules.rank, rules.ranks)) for step in steps
+    ]
+
+
+def _tried(module: AdapterTraining, data: Sequence[ConversationData], most: int, fewest: int, memory: float) -> int:
+    """At most so many positions, of which a pass there and back fits into memory with the optimizer's moments."""
+    trained = [parameter for parameter in module.model.parameters() if parameter.requires_grad]
+    device = trained[0].device
+    limit = SAFE * memory - _MOMENTS * sum(parameter.numel() for parameter in trained)
+    while most > fewest:
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        tried = _pass(module, data, device)
+        if tried is not None:
+            need = torch.cuda.max_memory_allocated(device) - before
+            if before + need <= limit:
+                return most
+            most = min(most, int(tried * max(0.0, limit - before) / need))
+        else:
+            most //= 2
+        free_memory()
+        _use(data, len(module.states), max(fewest, most))
+    return fewest
+
+
+def _pass(module: AdapterTraining, data: Sequence[ConversationData], device: torch.device) -> int | None:
+    """Compute the largest pass of the largest step, there and back; its positions, or None without the memory."""
+    largest = [_largest_pass(one) for one in data]
+    step: Any = [largest[0]]
+    if len(data) > 1:
+        step = {state.name: [own] for state, own in zip(module.states, largest, strict=True)}
+    try:
+        [batch] = turns(move_data_to_device(step, device), module.states, module.flat)
+        module.seed_masks(batch, epoch=0)
+        module(batch, module.average).sum().backward()
+        return int(batch["inputs"]["input_ids"].numel()) * int(batch["copies"])
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        return None
+    finally:
+        module.zero_grad(set_to_none=True)
+
+
+def _largest_pass(data: ConversationData) -> dict[str, Any]:
+    sizes = _sizes(data)
+    passes = data.step(0, sizes.index(max(sizes)))
+    return max(passes, key=lambda one: one["inputs"]["input_ids"].numel())
