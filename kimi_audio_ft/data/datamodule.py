@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -246,14 +246,14 @@ class ConversationData(pl.LightningDataModule):
         return DataLoader(
             self.eval_set,
             batch_sampler=validation_share(lengths, size, most, rules.rank, rules.ranks),
-            collate_fn=self._collate(),
+            collate_fn=replace(self._collate(), most=None),
             pin_memory=self._on_gpu,
         )
 
     def largest_validation_batch(self) -> list[dict[str, Any]]:
         """The last validation batch; they are sorted by length."""
-        draws: Any = self.validation_batches().batch_sampler
-        return self._collate()([self.eval_set[draw] for draw in draws[-1]])
+        loader: Any = self.validation_batches()
+        return loader.collate_fn([self.eval_set[draw] for draw in loader.batch_sampler[-1]])
 
     def describe(self) -> dict[str, Any]:
         """Facts about the data, saved with the adapter; with several manifests, what an epoch takes of each."""

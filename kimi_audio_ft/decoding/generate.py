@@ -73,6 +73,7 @@ def generate_texts(
     An answer depends on its own setting and seed only.
     """
     mask_US = inputs["attention_mask"]
+    padded = (mask_US == 0).any(-1).tolist()
     last = torch.zeros_like(mask_US, dtype=torch.bool)
     last[:, -1] = True
     out = model(**inputs, audio_branch=False, use_cache=True, text_positions=last)
@@ -85,7 +86,7 @@ def generate_texts(
         limits = [limit for index in some for limit in answer_limits(model, inputs, settings[index])]
         own = [settings[index] for index in some], [seeds[index] for index in some]
         paths = _Paths(*own, limits, mask_US.device, likelihoods)
-        _complete(model, _Batch(out.text_logits, cache, mask_US), paths, text_eos, blank)
+        _complete(model, _Batch(out.text_logits, cache, mask_US, padded), paths, text_eos, blank)
         for number, index in enumerate(some):
             answers[index] = paths.answers[number * len(mask_US) : (number + 1) * len(mask_US)]
     return answers
@@ -93,11 +94,12 @@ def generate_texts(
 
 @dataclass
 class _Batch:
-    """The model's last output and state: text logits ``[R, V]``, KV cache, and the mask of its positions."""
+    """The model's last output and state: text logits ``[R, V]``, KV cache, the mask of its positions, padded rows."""
 
     logits_RV: Tensor
     cache: Cache
     mask_RS: Tensor
+    padded: list[bool]
 
 
 class _Paths:
@@ -119,6 +121,7 @@ class _Paths:
             _uniforms(setting, seed, limit, max(limits)) for (setting, seed), limit in zip(own, limits, strict=True)
         ]
         self.uniforms_PT = torch.stack(drawn).to(device)
+        self._greedy = all(rule.temperature == 0 for rule in self.rules)
 
     def choose(self, logits_AV: Tensor, active: Sequence[int]) -> list[int]:
         """Next tokens ``[A]`` of unfinished paths, which all have the same number of tokens."""
@@ -126,17 +129,17 @@ class _Paths:
         rules = [(rule, len(list(same))) for rule, same in groupby(self.rules[path] for path in active)]
         answers = [self.answers[path] for path in active] if any(rule.penalty > 1 for rule, _ in rules) else []
         generated_AT = torch.tensor(answers, dtype=torch.long, device=logits_AV.device)
-        chosen_A = choose_each(logits_AV, generated_AT, rules, self.uniforms_PT[active, step])
-        if self._likelihoods:
-            self._add_likelihoods(logits_AV.float(), chosen_A, active)
-        return chosen_A.tolist()
-
-    def _add_likelihoods(self, logits_AV: Tensor, chosen_A: Tensor, active: Sequence[int]) -> None:
-        chosen_A1 = chosen_A.unsqueeze(-1)
-        found_A = logits_AV.gather(-1, chosen_A1).squeeze(-1) - logits_AV.logsumexp(-1)
-        for path, value in zip(active, found_A.tolist(), strict=True):
+        uniform_A = self.uniforms_PT[: len(active), 0] if self._greedy else self.uniforms_PT[active, step]
+        chosen_A = choose_each(logits_AV, generated_AT, rules, uniform_A)
+        if not self._likelihoods:
+            return chosen_A.tolist()
+        found_A = logits_AV.float().gather(-1, chosen_A.unsqueeze(-1)).squeeze(-1) - logits_AV.float().logsumexp(-1)
+        # Both at once: a GPU is waited for once a step.
+        tokens, values = torch.stack([chosen_A.double(), found_A.double()]).tolist()
+        for path, value in zip(active, values, strict=True):
             self.answers[path].log_probability += value
             self.answers[path].choices += 1
+        return list(map(int, tokens))
 
 
 def _complete(model: torch.nn.Module, batch: _Batch, paths: _Paths, text_eos: int, blank: int) -> None:
@@ -149,7 +152,8 @@ def _complete(model: torch.nn.Module, batch: _Batch, paths: _Paths, text_eos: in
     active = list(range(len(paths.answers)))
     rows = [path % len(batch.logits_RV) for path in active]
     while active:
-        tokens = paths.choose(batch.logits_RV[rows], active)
+        everyone = rows == list(range(len(batch.logits_RV)))
+        tokens = paths.choose(batch.logits_RV if everyone else batch.logits_RV[rows], active)
         forks: dict[tuple[int, int], int] = {}  # (row, token) of this step: row of the next
         unfinished, next_rows = [], []
         for path, row, token in zip(active, rows, tokens, strict=True):
@@ -166,20 +170,21 @@ def _complete(model: torch.nn.Module, batch: _Batch, paths: _Paths, text_eos: in
 
 def _step(model: torch.nn.Module, batch: _Batch, parents: list[int], tokens: list[int], blank: int) -> _Batch:
     """Extend the given rows of the last batch by one token each."""
-    cache, mask_RS = batch.cache, batch.mask_RS
+    cache, mask_RS, padded = batch.cache, batch.mask_RS, [batch.padded[row] for row in parents]
+    given_2R = torch.tensor([tokens, parents], device=mask_RS.device)
+    text_ids_R1 = given_2R[0].unsqueeze(1)
     if parents != list(range(len(mask_RS))):
-        cache.batch_select_indices(torch.tensor(parents, device=mask_RS.device))
-        mask_RS = mask_RS[parents]
+        cache.batch_select_indices(given_2R[1])
+        mask_RS = mask_RS.index_select(0, given_2R[1])
     mask_RS = torch.nn.functional.pad(mask_RS, (0, 1), value=1)
-    text_ids_R1 = torch.tensor(tokens, device=mask_RS.device).unsqueeze(1)
     out = model(
         input_ids=torch.full_like(text_ids_R1, blank),
         text_input_ids=text_ids_R1,
-        attention_mask=mask_RS,
+        attention_mask=mask_RS if any(padded) else None,
         past_key_values=cache,
         audio_branch=False,
     )
-    return _Batch(out.text_logits[:, 0], cache, mask_RS)
+    return _Batch(out.text_logits[:, 0], cache, mask_RS, padded)
 
 
 def _uniforms(setting: DecodingConfig, seed: int, count: int, longest: int) -> Tensor:

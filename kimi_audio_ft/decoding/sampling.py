@@ -72,12 +72,22 @@ def ranked(scaled_BV: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 def _draw(scaled_BV: Tensor, top_k: int, uniform_B: Tensor) -> Tensor:
     """Draw tokens ``[B]`` from logits that are divided by their temperatures."""
     ordered, order = ranked(scaled_BV, top_k)
-    cumulative = ordered.cumsum(-1)
+    cumulative = _cumulative(ordered)
     # Scaled by the total (1 up to rounding), and limited to tokens of probability above 0.
     target_B1 = uniform_B.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
     last_B1 = (ordered > 0).sum(-1, keepdim=True) - 1
     chosen_B1 = torch.searchsorted(cumulative, target_B1, right=True).minimum(last_B1)
     return order.gather(-1, chosen_B1).squeeze(-1)
+
+
+def _cumulative(ordered_BK: Tensor) -> Tensor:
+    """Sums of each row up to every column.
+
+    CUDA adds up one row alone in an order that changes from call to call, and rows among others in one that does not.
+    """
+    if ordered_BK.device.type == "cuda" and len(ordered_BK) == 1:
+        return ordered_BK.expand(2, -1).cumsum(-1)[:1]
+    return ordered_BK.cumsum(-1)
 
 
 def choose_each(

@@ -139,7 +139,7 @@ class KimiAudioModel(nn.Module):
             return self._flat(embedded_BSD, selected_N, flat), None
         positions = _positions(embedded_BSD, attention_mask, past_key_values)
         shared = {
-            "attention_mask": create_causal_mask(self.config, embedded_BSD, attention_mask, past_key_values),
+            "attention_mask": self._mask(embedded_BSD, attention_mask, past_key_values),
             "position_ids": positions,
             "position_embeddings": self.rotary_emb(embedded_BSD, positions),
             CACHE: past_key_values,
@@ -158,6 +158,13 @@ class KimiAudioModel(nn.Module):
         for layer in self.mimo_layers:
             branch_BSD = layer(branch_BSD, **shared)
         return self.norm(selected(hidden, selected_N)), self.mimo_norm(branch_BSD)
+
+    def _mask(self, embedded_BSD: Tensor, attention_mask: Tensor | None, cache: Cache | None) -> Tensor | None:
+        """The mask of every pair; of a decode step on a GPU without asking it whether there is any padding."""
+        by_torch = self.config._attn_implementation == "sdpa" and embedded_BSD.device.type != "cpu"
+        if by_torch and attention_mask is not None and embedded_BSD.shape[1] == 1:
+            return attention_mask[:, None, None].bool()
+        return create_causal_mask(self.config, embedded_BSD, attention_mask, cache)
 
     def _flat(self, hidden: Tensor, selected_N: Tensor | None, flat: Flat) -> Tensor:
         in_rows = hidden.new_zeros(1).expand(flat.rows, flat.columns, 1)

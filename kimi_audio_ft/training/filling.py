@@ -122,7 +122,7 @@ def _tried(module: AdapterTraining, data: Sequence[ConversationData], most: int,
             need = torch.cuda.max_memory_allocated(device) - before
             if before + need <= limit:
                 return most
-            most = min(most, int(tried * max(0.0, limit - before) / need))
+            most = min(most, int(tried * max(0.0, limit - before) / max(1, need)))
         else:
             most //= 2
         free_memory()

@@ -61,6 +61,11 @@ def config(trial_config: Config) -> Config:
     return make_config
 
 
+def in_given_passes(config: TrainConfig) -> TrainConfig:
+    """Without the trial by which a card's passes find their size, and which runs out of memory in peace."""
+    return replace(config, data=replace(config.data, pass_positions=10_000))
+
+
 def use_two_cards() -> None:
     here, there = torch.randn(3, 4), torch.randn(3, 4, device="cuda")
     wrong: list[Callable[[], Any]] = [
@@ -95,7 +100,7 @@ def test_cards_refuse_what_cuda_refuses_and_count_what_lives() -> None:
 @pytest.mark.slow
 def test_a_pack_that_does_not_fit_into_memory_is_trained_in_halves(config: Config) -> None:
     units = [unit_of(config(rank)) for rank in RANKS[:2]]
-    with PretendedGPUs(memory=25 * MB):
+    with PretendedGPUs(memory=10 * MB):  # passes of one conversation of each take 8.6 and 11.5
         split = make(Task(0, units, pack_size=2))[-1]
         assert isinstance(split, Split) and split.units == [unit.key for unit in units] and split.memory
         forget(Trial(units[0].jobs[0]).base)  # as in another process
@@ -118,7 +123,7 @@ def test_a_process_whose_card_breaks_leaves_its_units_to_others(config: Config, 
 
 @pytest.mark.slow
 def test_cublas_without_memory_is_a_pack_without_memory(config: Config) -> None:
-    units = [unit_of(config(rank)) for rank in RANKS[:2]]
+    units = [unit_of(in_given_passes(config(rank))) for rank in RANKS[:2]]
     with PretendedGPUs(fault={"message": CUBLAS_MEMORY, "after": 2000}):
         split = make(Task(0, units, pack_size=2))[-1]
         forget(Trial(units[0].jobs[0]).base)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kimi_audio_ft.config.train import DecodingConfig
 from kimi_audio_ft.decoding.sampling import SamplingRule, choose_each, penalize_repetition
+from tests.pretend_gpu import PretendedGPUs
 from tests.sampling import choose
 
 GENERATED = 6
@@ -100,3 +101,14 @@ def test_settings_that_choose_the_same_have_one_rule() -> None:
     assert rule_of(greedy) == rule_of(replace(greedy, text_temperature=1e-7, text_top_k=50))
     different = [sampled, greedy, replace(sampled, text_top_k=0), replace(greedy, text_repetition_penalty=1.2)]
     assert len({rule_of(setting) for setting in different}) == 4
+
+
+def test_one_row_alone_is_drawn_on_a_gpu_as_on_a_cpu() -> None:
+    """There its sums are those of a row among others, since CUDA adds up a single one in no fixed order."""
+    generator, rule = torch.Generator().manual_seed(3), SamplingRule.of(DecodingConfig(text_temperature=0.7))
+    none = torch.zeros(1, 0, dtype=torch.long)
+    with PretendedGPUs():
+        for uniform in torch.rand(20, 1, generator=generator, dtype=torch.float64):
+            logits = torch.randn(1, 60, generator=generator)
+            there = choose_each(logits.cuda(), none.cuda(), [(rule, 1)], uniform.cuda())
+            assert there.cpu().equal(choose_each(logits, none, [(rule, 1)], uniform))

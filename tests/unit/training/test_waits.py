@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
 from kimi_audio_ft.data.datamodule import ConversationData
 from kimi_audio_ft.data.dataset import ConversationDataset, Draw, Sample
+from kimi_audio_ft.decoding.request import DecodingRequest
+from kimi_audio_ft.decoding.transcribe import answer
+from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.runtime.devices import free_memory
 from kimi_audio_ft.training.adapters import AdapterSpec
 from kimi_audio_ft.training.fit import fit_adapters
@@ -79,3 +82,30 @@ def test_between_batch_and_optimizer_nobody_waits(
         free_memory()
     assert rows == [4] * (adapters if own_data else 1)
     assert waits == [Counter()] and uploads == [Counter()]
+
+
+def test_a_decoding_step_waits_once_for_its_tokens(
+    trial_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, steps, plain = Trial(trial_config(trainer={"accelerator": "gpu"})), 0, KimiAudioForCausalLM.forward
+
+    def forward(model: KimiAudioForCausalLM, **inputs: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        return plain(model, **inputs)
+
+    monkeypatch.setattr(KimiAudioForCausalLM, "forward", forward)
+    prompts = trial.evaluation.dataset(False, for_generation=True)
+    with PretendedGPUs() as gpus:
+        model = trial.base.load()
+        gpus.waits.clear()
+        gpus.uploads.clear()
+        samples = [prompts[index] for index in range(3)]
+        request = DecodingRequest(DecodingConfig(max_new_tokens=6), 0)
+        answer(model, samples, trial.base.tokenizer, [request], trial.base.tokens.first, likelihoods=True)
+        trial.base.release()
+        free_memory()
+    assert steps > 3
+    # Before the first step: padding, positions and codes of the prompts, and the limits of answers, asked for twice.
+    assert gpus.waits.total() <= steps + 9
+    assert gpus.uploads["tensor"] <= 2 * steps
