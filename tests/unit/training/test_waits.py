@@ -13,9 +13,9 @@ import torch
 
 from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
 from kimi_audio_ft.data.datamodule import ConversationData
-from kimi_audio_ft.data.dataset import ConversationDataset, Draw, Sample
-from kimi_audio_ft.decoding.request import DecodingRequest
-from kimi_audio_ft.decoding.transcribe import answer
+from kimi_audio_ft.data.dataset import ConversationDataset, Draw, Sample, make_batch
+from kimi_audio_ft.decoding.generate import generate_texts
+from kimi_audio_ft.decoding.transcribe import to_device
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.runtime.devices import free_memory
 from kimi_audio_ft.training.adapters import AdapterSpec
@@ -84,9 +84,7 @@ def test_between_batch_and_optimizer_nobody_waits(
     assert waits == [Counter()] and uploads == [Counter()]
 
 
-def test_a_decoding_step_waits_once_for_its_tokens(
-    trial_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_decoding_step_waits_once_for_its_tokens(trial_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     trial, steps, plain = Trial(trial_config(trainer={"accelerator": "gpu"})), 0, KimiAudioForCausalLM.forward
 
     def forward(model: KimiAudioForCausalLM, **inputs: Any) -> Any:
@@ -95,17 +93,17 @@ def test_a_decoding_step_waits_once_for_its_tokens(
         return plain(model, **inputs)
 
     monkeypatch.setattr(KimiAudioForCausalLM, "forward", forward)
-    prompts = trial.evaluation.dataset(False, for_generation=True)
+    setting, tokenizer = DecodingConfig(max_new_tokens=6), trial.base.tokenizer
     with PretendedGPUs() as gpus:
-        model = trial.base.load()
+        prompts, model = trial.evaluation.dataset(False, for_generation=True), trial.base.load()
+        batch = make_batch([prompts[index] for index in range(3)], tokenizer.pad_id, left=True)
+        inputs = to_device(batch["inputs"], trial.base.device)
         gpus.waits.clear()
         gpus.uploads.clear()
-        samples = [prompts[index] for index in range(3)]
-        request = DecodingRequest(DecodingConfig(max_new_tokens=6), 0)
-        answer(model, samples, trial.base.tokenizer, [request], trial.base.tokens.first, likelihoods=True)
+        generate_texts(model, inputs, [setting], [[1, 2, 3]], -1, tokenizer.pad_id, likelihoods=True)  # none ends early
         trial.base.release()
         free_memory()
-    assert steps > 3
-    # Before the first step: padding, positions and codes of the prompts, and the limits of answers, asked for twice.
-    assert gpus.waits.total() <= steps + 9
-    assert gpus.uploads["tensor"] <= 2 * steps
+    assert steps == 6
+    # Before the first step it is asked for padding, the last positions and the limits of answers.
+    assert gpus.waits.total() <= steps + 6
+    assert gpus.uploads["tensor"] <= 2 * steps and gpus.uploads["index"] <= 3
