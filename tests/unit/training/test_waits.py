@@ -104,6 +104,6 @@ def test_a_decoding_step_waits_once_for_its_tokens(trial_config: Config, monkeyp
         trial.base.release()
         free_memory()
     assert steps == 6
-    # Before the first step it is asked for padding, the last positions and the limits of answers, and given empty caches.
+    # Before the first step it is asked for padding, last positions and limits of answers, and given empty caches.
     assert gpus.waits.total() <= steps + 6
     assert gpus.uploads["tensor"] <= 2 * steps + 10 and gpus.uploads["index"] <= 3
