@@ -392,7 +392,7 @@ class LoggerConfig:
 
     def __post_init__(self) -> None:
         one_of("logger.kind", self.kind, ("wandb", "csv", "none"))
-        rule = "is no mode here"
+        rule = "must be one of auto, online, offline"
         require(self.mode != "disabled", "logger.mode", self.mode, rule, "Write logger=none for no W&B")
         one_of("logger.mode", self.mode, ("auto", "online", "offline"))
         at_least(0, self, "logger.", "utterance_rows")
