@@ -20,6 +20,7 @@ from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.functional import linear
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,14 @@ class FusedUpdates:
         for layer in tuned.modules():
             if takes(layer, self.names):
                 self._add(layer)
-        self._hook = tuned.register_forward_pre_hook(lambda *_: self._renew())
+        renewing = tuned.register_forward_pre_hook(lambda *_: self._renew())
+        stepped = register_optimizer_step_post_hook(lambda *_: self._forget())
+        self._hooks = [renewing, stepped]
 
     def close(self) -> None:
         """Renew no factors any more, and free them."""
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
         self._factors.clear()
         self._buffers.clear()
 
@@ -138,6 +142,10 @@ class FusedUpdates:
     @property
     def _ups(self) -> list[_Master]:
         return [master for master in self._masters if master.up]
+
+    def _forget(self) -> None:
+        """Have the masters copied again: an optimizer's step need not raise their version."""
+        self._state = None
 
     def _renew(self) -> None:
         """Copy the masters where they have changed, and make the factors of one forward pass."""

@@ -141,6 +141,23 @@ def test_changed_masters_are_copied_again(bases: dict[str, Base]) -> None:
     assert float((ours - after).norm() / ours.norm()) > NEAR / 4, "dropout is seen"
 
 
+@pytest.mark.parametrize("kind", [{"foreach": True}, {"fused": True}, {"foreach": False, "fused": False}], ids=str)
+def test_masters_that_any_kind_of_adamw_has_changed_are_copied_again(
+    bases: dict[str, Base], kind: dict[str, bool]
+) -> None:
+    """Not every kind raises a tensor's version; a restore does."""
+    with adapted(bases["fused"], *WAYS["alone"]) as model:
+        trained = [one for one in model.parameters() if one.requires_grad]
+        before, states = logits(model, ROWS), [one.detach().clone() for one in trained]
+        before.square().mean().backward()
+        torch.optim.AdamW(trained, lr=0.1, **kind).step()
+        assert not torch.equal(logits(model, ROWS), before)
+        with torch.no_grad():
+            for one, state in zip(trained, states, strict=True):
+                one.copy_(state)
+        assert torch.equal(logits(model, ROWS), before)
+
+
 def test_the_base_is_left_as_it_was(bases: dict[str, Base]) -> None:
     model = bases["fused"].load()
     expected = model(torch.ones(1, 3, dtype=torch.long), torch.ones(1, 3, dtype=torch.long), audio_branch=False)
