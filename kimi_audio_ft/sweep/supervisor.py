@@ -144,8 +144,7 @@ class _Run:
         # Asked before the files are read: what a job wrote before its end is then in its file.
         ends = self.supervisor.cluster.ended([job.id for job in self.running])
         for job in list(self.running):
-            for event in job.reader.read():
-                self._pass_on(job, event)
+            self._hear(job)
             if not job.open or job.id in ends:
                 self.running.remove(job)
                 self._after(job, ends.get(job.id), stopping)
@@ -165,6 +164,7 @@ class _Run:
         """End jobs that have had time to save; what they saved last is resumed."""
         self.supervisor.cluster.close([job.id for job in self.running])
         for job in self.running:
+            self._hear(job)  # what it has made since the last look
             for unit in job.open:
                 self.on_event(job.progress.interrupted.get(unit.key) or events.Interrupted(unit.key))
         self.running.clear()
@@ -189,6 +189,10 @@ class _Run:
         reader = events.EventReader(events.events_path(file))
         reader.read()  # a restarted task's file has the events of its earlier job
         return Job(self.supervisor.cluster.submit(file, name), task, name, file, restarts, reader)
+
+    def _hear(self, job: Job) -> None:
+        for event in job.reader.read():
+            self._pass_on(job, event)
 
     def _pass_on(self, job: Job, event: Event) -> None:
         if not job.progress.take(event):

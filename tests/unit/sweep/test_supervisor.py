@@ -262,6 +262,27 @@ def test_a_sweep_whose_time_is_up_stops_its_jobs_and_ends_those_that_do_not(tmp_
         assert [event.step for event in heard if isinstance(event, Interrupted) and event.unit == "b"] == [7]
 
 
+class Late(Deaf):
+    """A queue whose jobs make what they have begun while they are being ended."""
+
+    def submit(self, task_file: Path, name: str) -> str:
+        self.last = task_file
+        return super().submit(task_file, name)
+
+    def close(self, jobs: Sequence[str]) -> None:
+        super().close(jobs)
+        for _ in jobs:
+            run_task(self.last, lambda: False, Life("b").make)
+
+
+def test_what_a_job_makes_while_it_is_ended_is_heard(tmp_path: Path) -> None:
+    heard: list[Event] = []
+    limit = TimeLimit.from_now(1 / 60, count().__next__)
+    supervisor = Supervisor(Late([Life("a"), Life()]), tmp_path, 1, poll_seconds=0)
+    supervisor.run([task("a"), task("bc", 1)], heard.append, lambda: False, limit)
+    assert sorted(names(heard)) == ["interrupted c", "ready a", "ready b"]
+
+
 def test_an_error_on_the_way_ends_the_jobs(tmp_path: Path) -> None:
     queue = Queue([Life("a"), Life()])
 
