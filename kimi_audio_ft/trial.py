@@ -29,6 +29,7 @@ from kimi_audio_ft.errors import ChangedError
 from kimi_audio_ft.files import read_jsonl, write_json, write_jsonl, write_text
 from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.lora.targets import require_decoder_only
+from kimi_audio_ft.manifest.hotwords import hotwords_facts
 from kimi_audio_ft.manifest.prompts import prompt_facts, training_prompt
 from kimi_audio_ft.outcomes import BASE, Outcomes
 from kimi_audio_ft.runtime.devices import in_workers, num_ranks, refuse_launchers, share_threads
@@ -171,6 +172,7 @@ def scores_of(
         "environment": {**about.get("environment", {}), "decoding": transcripts.environment},
         "eval_manifest": evaluation.settings.eval_manifest,
         "eval_identity": evaluation.reference_identity,
+        **hotwords_facts(evaluation.hotwords),
         "git_commit": git_commit(),
         "model": base.settings.path,
     }

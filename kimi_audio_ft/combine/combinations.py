@@ -25,7 +25,7 @@ from kimi_audio_ft.errors import ConfigError, DataError, UserError
 from kimi_audio_ft.files import write_json, write_jsonl
 from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.lora.average import mean_of_adapters
-from kimi_audio_ft.manifest.prompts import prompt_facts, recorded_prompt
+from kimi_audio_ft.manifest.prompts import copied_facts
 from kimi_audio_ft.merging.folder import drafted, is_made
 from kimi_audio_ft.paths import expanded
 from kimi_audio_ft.scoring import read_options
@@ -199,7 +199,7 @@ def _of_adapters(trials: Sequence[Trial], config: CombineConfig, folder: Path) -
             raise DataError(trial.folder, problem, "Name trials of one base (trials=[...]), or set mean=false")
     mean, own = mean_of_adapters(folders, rank=config.rank), folder / "mean" / "adapter"
     mean.save(own)
-    if about := facts | prompt_facts(recorded_prompt(folders[0] / META)):
+    if about := facts | copied_facts(folders[0] / META):
         write_json(own / META, about)
     about = {"name": "mean", "kind": "mean", "decodings": 1, "adapters": 1, "rank": mean.config.r, "kept": mean.kept}
     source = Source(trials[0], mean=own, parts=tuple(used))

@@ -17,7 +17,7 @@ from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.inputs import Inputs, on_set
 from kimi_audio_ft.scoring import NORMALISATION_VERSION
 from kimi_audio_ft.store.usage import note
-from kimi_audio_ft.sweep.confirm.unseen import require_unseen
+from kimi_audio_ft.sweep.confirm.unseen import require_same_words, require_unseen
 from kimi_audio_ft.sweep.plan import written_config
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.sweep import Trial
@@ -53,10 +53,11 @@ class Source:
         """Texts of the evaluation set by id, one dict per repeat: those of the sweep, or decoded now.
 
         Raises:
-            DataError: the sweep decoded another evaluation set, or lacks some of it.
+            DataError: the sweep decoded another evaluation set, or with other hot words, or lacks some of it.
         """
         if self.samples is None and self.mean is None:
             return hypotheses_of(self.trial)
+        require_same_words(self.trial, self.config)
         evaluation = Inputs().evaluation(self.config)
         if evaluation.reference_identity != self.trial.record.get("eval_identity"):
             problem = "has changed since the sweep evaluated it"

@@ -5,18 +5,31 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import regex
 from rapidfuzz import fuzz, process
 
+# A part of the identity of all that is decoded with such words: raise it when other words are found.
+RETRIEVAL = 2
+# Of 100. Two syllables of which one is misheard altogether have 65 and more, texts that have nothing of a word less.
+_LEAST = 60
 _UNITS = regex.compile(r"\p{Han}+|[^\W\p{Han}]+")
 
 
 def most_alike(words: Sequence[str], text: str, count: int) -> list[str]:
-    """The ``count`` words that sound most like some part of a text: the best first, equal ones in the list's order."""
+    """At most ``count`` words that sound like some part of a text: the best first, equal ones in the list's order."""
     heard = sounds_of(text)
-    found = process.extract(heard, [sounds_of(word) for word in words], scorer=fuzz.partial_ratio, limit=count)
+    if not heard.strip():
+        return []
+    sounds = [sounds_of(word) for word in words]
+    found = process.extract(heard, sounds, scorer=_alike, limit=count, score_cutoff=_LEAST)
     return [words[place] for _, _, place in found]
+
+
+def _alike(text: str, word: str, **options: Any) -> float:
+    """How alike a word and some part of a text are, of 100; a text that is shorter than the word is taken whole."""
+    return (fuzz.ratio if len(text) < len(word) else fuzz.partial_ratio)(text, word, **options)
 
 
 @lru_cache(maxsize=100_000)

@@ -21,7 +21,7 @@ from kimi_audio_ft.config.manifests import EVAL
 from kimi_audio_ft.config.prompt import PromptConfig
 from kimi_audio_ft.config.train import NATIVE, DataConfig, DecodingConfig, TrainerConfig
 from kimi_audio_ft.decoding.request import Answer, Answers, DecodingRequest
-from kimi_audio_ft.decoding.retrieval import most_alike
+from kimi_audio_ft.decoding.retrieval import RETRIEVAL, most_alike
 from kimi_audio_ft.errors import ChangedError, UserError
 from kimi_audio_ft.files import jsonl_line, read_jsonl, write_jsonl
 from kimi_audio_ft.manifest.hotwords import read_hotwords, require_room
@@ -69,8 +69,8 @@ class EvaluationSet:
     """The conversations that are decoded and scored.
 
     identity: digest of all that decoding sees, prompt included. reference_identity: digest of what is scored; trials
-    with the same one may be compared. first_pass: the set without hot words, whose texts choose those of each prompt
-    (``prompt.retrieve``); None: they do not.
+    with the same one may be compared. hotwords: the whole list. first_pass: the set without hot words, whose texts
+    choose those of each prompt (``prompt.retrieve``); None: they do not.
 
     Args:
         prompt: options of the hot words; None: there are none.
@@ -80,6 +80,8 @@ class EvaluationSet:
         self.base, self.settings, self.prompt = base, settings, prompt
         require_files(EVAL, settings.eval_manifest)
         require_room(prompt, base.tokenizer, base.positions)
+        found = read_hotwords(prompt)
+        self.hotwords = found.words if found else ()
         self.conversations = read_evaluation(settings, base.tokens, base.tokenizer, prompt)
         for part in self.conversations.parts:
             require_something_to_score(part)
@@ -88,7 +90,9 @@ class EvaluationSet:
         self.identity = self.conversations.identity()
         if prompt is not None and prompt.retrieves:
             self.first_pass = EvaluationSet(base, settings)
-            self.identity = digest_of(["retrieved", self.first_pass.identity, prompt.retrieve, self.hotwords])
+            self.identity = digest_of(
+                ["retrieved", RETRIEVAL, self.first_pass.identity, prompt.retrieve, self.hotwords]
+            )
         self.reference_identity = self.conversations.identity(reference_identity)
 
     def scores(self, transcripts: Transcripts, options: ScoringOptions) -> dict[str, Any]:
@@ -124,12 +128,6 @@ class EvaluationSet:
     @cached_property
     def _scored_identity(self) -> str:
         return digest_of([self.reference_identity, self.surroundings])
-
-    @cached_property
-    def hotwords(self) -> tuple[str, ...]:
-        """The whole list of hot words."""
-        found = read_hotwords(self.prompt)
-        return found.words if found else ()
 
     def retrieved(self, texts: Mapping[str, str]) -> Conversations:
         """The conversations with the hot words that their first texts, by id, sound most like."""
@@ -249,15 +247,18 @@ def decode_all(
     alike = [replace(request, setting=replace(request.setting, batch_size=smallest)) for request in requests]
     named = [_by_signature(evaluation, request, made_by) for request in alike]
     requested = {name: repeat for one in named for name, repeat in one.items()}
-    asked = evaluation.conversations
-    if evaluation.first_pass is not None and any(store.find("transcript", name) is None for name in requested):
-        first = [DecodingRequest.first_pass(alike[0].setting)]
-        [texts] = decode_all(evaluation.first_pass, first, adapter, progress, None, should_stop, trainer)
-        asked = evaluation.retrieved(texts.hypotheses[0])
     total = len(evaluation.conversations) * sum(store.find("transcript", name) is None for name in requested)
     done = 0
 
+    def prompts() -> Conversations:
+        if evaluation.first_pass is None:
+            return evaluation.conversations
+        first = [DecodingRequest.first_pass(alike[0].setting)]
+        [texts] = decode_all(evaluation.first_pass, first, adapter, progress, None, should_stop, trainer)
+        return evaluation.retrieved(texts.hypotheses[0])
+
     def make(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+        asked = prompts()  # not before: what was there may have gone by now, and the others look at references
         evaluation.base.about_to_compute()
         started, missing = time.monotonic(), {name: requested[name] for name in folders}
         unfinished = UnfinishedTranscripts(list(folders), evaluation)

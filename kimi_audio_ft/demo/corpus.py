@@ -97,11 +97,12 @@ def synthesize_corpus(folder: str | Path, parameters: CorpusParameters | None = 
     clips = _plan(parameters)
     table = _csv_text(clips, parameters.bad_rows)
     marker = {**asdict(parameters), "csv_sha256": hashlib.sha256(table.encode()).hexdigest(), "clips": len(clips)}
-    if (present := _present_minutes(folder, marker, clips)) is not None:
-        _write_terms(folder, parameters.domain)  # earlier versions wrote none
-        return CorpusSummary(folder, len(clips), present, time.monotonic() - started, created=False)
+    present = _present_minutes(folder, marker, clips)
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
+        if present is not None:
+            _write_terms(folder, parameters.domain)  # earlier versions wrote none
+            return CorpusSummary(folder, len(clips), present, time.monotonic() - started, created=False)
         (aside / "audio").mkdir(parents=True)
         minutes = _write_audio(aside, clips, parameters.bad_rows)
         _write_terms(aside, parameters.domain)
@@ -139,8 +140,10 @@ def render(
 
 
 def _write_terms(folder: Path, domain: str) -> None:
-    if domain == "target":
-        write_text(folder / TERMS_NAME, "".join(f"{word}\n" for word in OWN_WORDS))
+    """The domain's list, unless there is a file, which its user may have edited."""
+    path = folder / TERMS_NAME
+    if domain == "target" and not path.exists():
+        write_text(path, "".join(f"{word}\n" for word in OWN_WORDS))
 
 
 def _write_audio(folder: Path, clips: list[Clip], bad_rows: bool) -> float:

@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 
 OPTION = "prompt.hotwords"
+RECORDED = "hotwords_identity"
+"""Key of a list's digest in scores.json."""
 HEADING, SEPARATOR = "\n热词：", "、"
 _MOST_CHARACTERS = 64
 _REMEDY = "Shorten it, or set prompt.retrieve=20: a prompt then has the words that a first text sounds most like"
+_LOWER = "Lower prompt.retrieve"
 # Part of the model's positions that a list may take: the rest is for the recording and its text.
 _ROOM = 0.5
 # Another letter or digit beside an English word makes it another word; Han characters have no such ends.
@@ -110,15 +113,30 @@ def read_drawn_hotwords(config: PromptConfig | None) -> DrawnHotwords | None:
     return DrawnHotwords(_words_of(config.hotwords), config.distractors, config.said_probability, config.hotwords_seed)
 
 
-def require_room(config: HotwordsConfig | None, tokenizer: TextTokenizer, positions: int) -> None:
-    """Raise a ConfigError if a list leaves too little of the model's ``positions`` to the recording."""
+def hotwords_facts(words: Sequence[str]) -> dict[str, str]:
+    """Fields of scores.json about a list, by which an edited one is known; none without words."""
+    return {RECORDED: digest_of(list(words))} if words else {}
+
+
+def require_room(config: HotwordsConfig | None, tokenizer: TextTokenizer, positions: int, prompt: str = "") -> None:
+    """Raise a ConfigError if hot words leave too little of the model's ``positions`` to the recording.
+
+    Args:
+        prompt: that they stand behind, where it is the same for all; it is counted with them.
+    """
     found = read_hotwords(config)
-    if config is None or found is None or config.retrieves:
+    if config is None or found is None:
         return
-    taken, most = len(tokenizer.encode(with_words("", found.words))), int(_ROOM * positions)
+    words: Sequence[str] = found.words
+    which, remedy = f"its {len(words)} words", _REMEDY
+    if config.retrieve is not None:
+        words = sorted(words, key=lambda word: len(tokenizer.encode(word)), reverse=True)[: config.retrieve]
+        which, remedy = f"the {len(words)} longest of its words (prompt.retrieve)", _LOWER
+    taken, most = len(tokenizer.encode(with_words(prompt, words))), int(_ROOM * positions)
     if taken > most:
-        rule = f"its {len(found.words)} words take {taken} positions; of the model's {positions} they may take {most}"
-        raise ConfigError(OPTION, config.hotwords, rule, _REMEDY)
+        counted = " with the prompt" if prompt else ""
+        rule = f"{which} take {taken} positions{counted}; of the model's {positions} they may take {most}"
+        raise ConfigError(OPTION, config.hotwords, rule, remedy)
 
 
 def typed_words(text: str) -> list[str]:
@@ -129,19 +147,22 @@ def typed_words(text: str) -> list[str]:
 def _words_of(path: str) -> tuple[str, ...]:
     words = read_words(OPTION, path)
     for word, line in words.items():
-        if problem := _problem_of(word):
+        if problem := problem_of(word):
             remedy = "Write one name or term a line, or null for no list"
             raise DataError(expanded(path), f"{word!r}: {problem} ({OPTION})", remedy, line)
     return tuple(words)
 
 
-def _problem_of(word: str) -> str | None:
+def problem_of(word: str) -> str | None:
+    """Which rule a word of a list breaks; None for none."""
     if len(word) > _MOST_CHARACTERS:
         return f"has {len(word)} characters, and a word has at most {_MOST_CHARACTERS}"
     if not word.isprintable():
         return "holds a character that cannot be printed"
     if SEPARATOR in word:
         return f"holds {SEPARATOR}, which stands between the words of a prompt"
+    if not any(map(str.isalnum, word)):
+        return "has neither a letter nor a digit"
     return None
 
 

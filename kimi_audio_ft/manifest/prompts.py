@@ -15,6 +15,7 @@ from kimi_audio_ft.manifest.manifest import numbered_lines
 
 PROMPT = "prompt"
 """Key of the prompt in the record of an adapter, and in that of a merged checkpoint."""
+_HOTWORDS = "hotwords"
 
 
 def prompt_facts(prompt: str | None) -> dict[str, str]:
@@ -40,13 +41,31 @@ def recorded_prompt(record: Path) -> str | None:
 
     Records of earlier versions name none; their adapter's manifests are looked for from the present folder.
     """
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         facts = json.loads(record.read_text(encoding="utf-8"))
         if facts.get(PROMPT):
             return str(facts[PROMPT])
         data: Mapping[str, Any] = facts["config"]["data"]
         return training_prompt(data.get("prompt"), data.get("train_manifest"))
     return None
+
+
+def recorded_hotwords(record: Path) -> bool | None:
+    """Whether training prompts had hot words, by the record of an adapter or of a copy of it; None: unknown."""
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        facts = json.loads(record.read_text(encoding="utf-8"))
+        if _HOTWORDS in facts:
+            return bool(facts[_HOTWORDS])
+        config: Mapping[str, Any] = facts["config"]
+        if "data" in config:  # that of a training; copies name the base alone
+            return bool((config.get("prompt") or {}).get("hotwords"))
+    return None
+
+
+def copied_facts(record: Path) -> dict[str, Any]:
+    """What the record of a copy of an adapter says of its prompts, given the adapter's own record."""
+    words = recorded_hotwords(record)
+    return prompt_facts(recorded_prompt(record)) | ({} if words is None else {_HOTWORDS: words})
 
 
 def _first_prompt(manifest: Path) -> str | None:

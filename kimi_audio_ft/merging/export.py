@@ -18,7 +18,7 @@ from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.files import write_json
 from kimi_audio_ft.lora.adapter import CONFIG, FACTORS, PEFT_PREFIX, WEIGHTS, not_plain, read_adapter
 from kimi_audio_ft.lora.targets import needs_branch
-from kimi_audio_ft.manifest.prompts import prompt_facts, recorded_prompt
+from kimi_audio_ft.manifest.prompts import copied_facts
 from kimi_audio_ft.merging.folder import drafted, is_made, refuse_inside
 from kimi_audio_ft.paths import expanded
 from kimi_audio_ft.store.make import META
@@ -46,7 +46,7 @@ def export_adapter(config: ExportAdapterConfig) -> Path:
             print(f"{out}: holds this adapter already; nothing to do")
             return out
         rank, left_out = write_leaf_adapter(folder, draft)
-        if about := base_facts(folder) | prompt_facts(recorded_prompt(folder / META)):
+        if about := base_facts(folder) | copied_facts(folder / META):
             write_json(draft / META, about)
         write_json(draft / RECORD, facts, indent=2)
     print(f"{out}: rank {rank}, which an engine's max_lora_rank must allow")

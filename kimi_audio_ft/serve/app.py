@@ -17,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from kimi_audio_ft.decoding.request import Answer
-from kimi_audio_ft.manifest.hotwords import typed_words
+from kimi_audio_ft.manifest.hotwords import problem_of, typed_words
 from kimi_audio_ft.runtime.devices import out_of_memory
 from kimi_audio_ft.serve.engine import Engine, Job
 from kimi_audio_ft.serve.formats import FORMATS, formatted
@@ -192,7 +192,12 @@ def _wish(prompt: str, temperature: float | None) -> Wish:
     _require(len(prompt) <= _MOST_WORDS, "prompt", f"must have at most {_MOST_WORDS} characters")
     if temperature is not None:
         _require(0 <= temperature <= _HOTTEST, "temperature", f"must lie between 0 and {_HOTTEST:g}")
-    return Wish(temperature, typed_words(prompt))
+    words = typed_words(prompt)
+    for word in words:
+        if broken := problem_of(word):
+            more = "It has hot words between commas, semicolons or line ends, and no text that came before"
+            raise Problem(400, f"prompt: {word!r} {broken}. {more}", "prompt")
+    return Wish(temperature, words)
 
 
 def _require(fine: bool, option: str, rule: str) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from kimi_audio_ft.config.prompt import HotwordsConfig
 from kimi_audio_ft.config.train import DEFAULT_PROMPT
 from kimi_audio_ft.manifest.hotwords import OPTION, read_hotwords
-from kimi_audio_ft.manifest.prompts import recorded_prompt
+from kimi_audio_ft.manifest.prompts import recorded_hotwords, recorded_prompt
 from kimi_audio_ft.model.files import MERGE_RECORD
 from kimi_audio_ft.store.make import META
 
@@ -46,9 +44,7 @@ def words_for(options: HotwordsConfig, adapter: Path | None) -> Sequence[str]:
     found = read_hotwords(options)
     if found is None:
         return ()
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        config = json.loads(((adapter or Path()) / META).read_text(encoding="utf-8"))["config"]
-        if adapter is not None and not config.get("prompt", {}).get("hotwords"):
-            message = "%s: it was trained without hot words, and may get worse by them; %s=null leaves them out"
-            log.warning(message, adapter, OPTION)
+    if adapter is not None and recorded_hotwords(adapter / META) is False:
+        message = "%s: it was trained without hot words, and may get worse by them; %s=null leaves them out"
+        log.warning(message, adapter, OPTION)
     return found.words

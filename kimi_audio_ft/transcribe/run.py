@@ -19,7 +19,7 @@ from kimi_audio_ft.config.commands import TokenizeConfig
 from kimi_audio_ft.config.transcribe import TranscribeConfig
 from kimi_audio_ft.data.dataset import AudioSource, ConversationDataset
 from kimi_audio_ft.decoding.request import Answers, DecodingRequest
-from kimi_audio_ft.decoding.retrieval import most_alike
+from kimi_audio_ft.decoding.retrieval import RETRIEVAL, most_alike
 from kimi_audio_ft.decoding.shares import Work, decode_shared
 from kimi_audio_ft.errors import ChangedError, ConfigError, DataError, UserError
 from kimi_audio_ft.features.perturbation import UNCHANGED
@@ -142,16 +142,16 @@ class Recogniser:
         if adapter:
             require_base(base, adapter[1], config.any_base)
             base.saved_targets(adapter[1])  # now, and not after hours of encoding
-        require_room(config.prompt, base.tokenizer, base.positions)
         name, place = adapter or (None, None)
         prompt, words = prompt_of(config.data.prompt, place, base.files.root), words_for(config.prompt, place)
+        require_room(config.prompt, base.tokenizer, base.positions, prompt)
         requests, first = DecodingRequest(config.decoding, config.seed).repeats(vocabulary=base.tokens.end), None
         most, more = config.prompt.retrieve, {}
         told = printable(prompt) + (f", {len(words)} hot words" if words else "")
         if words and most is not None:
-            told += f", of which a piece has {most}"
+            told += f", of which a piece has at most {most}"
             first = KnownAnswers(base, name, prompt, [DecodingRequest.first_pass(config.decoding)])
-            more = {"retrieved": [most, *words]}
+            more = {"retrieved": [RETRIEVAL, most, *words]}
         else:
             prompt = with_words(prompt, words)
         print(f"{f'adapter {name}' if name else 'the base alone'}, prompt {told}", flush=True)

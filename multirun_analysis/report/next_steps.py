@@ -66,10 +66,18 @@ def _use(taken: Trial, analysis: Analysis, say: Messages) -> NextStep:
 
 
 def _combine(analysis: Analysis, say: Messages) -> list[NextStep]:
-    """Where it has not been done: it decodes, so that the sweep does not do it by itself."""
-    if analysis.statistics.choice.is_base or combinations_of(analysis) is not None:
+    """Where it can be done and has not been: it decodes, so that the sweep does not do it by itself."""
+    best = [trial for trial in (analysis.statistics.choice, *analysis.statistics.best_group) if not trial.is_base]
+    if analysis.statistics.choice.is_base or combinations_of(analysis) is not None or not all(map(_can_sample, best)):
         return []
     return [NextStep(say("next.combine", n=SAMPLES), [combine_command(analysis.sweep, SAMPLES)])]
+
+
+def _can_sample(trial: Trial) -> bool:
+    """Whether it is of a training, has its utterances, and samples that differ."""
+    config = flat_config(trial)
+    is_trained = any(key.startswith("lora.") for key in config)  # not a trial of ``evaluate -m``
+    return is_trained and config.get("decoding.text_top_k") != 1 and bool(trial.utterances)
 
 
 def _prove(analysis: Analysis, say: Messages) -> list[NextStep]:

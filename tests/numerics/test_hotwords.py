@@ -8,16 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from kimi_audio_ft import store
 from kimi_audio_ft.config.prompt import PromptConfig
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.retrieval import most_alike
 from kimi_audio_ft.decoding.transcribe import transcribe
 from kimi_audio_ft.decoding.transcripts import decode_all
-from kimi_audio_ft.manifest.hotwords import with_words
+from kimi_audio_ft.manifest.hotwords import hotwords_facts, with_words
 from kimi_audio_ft.runtime.signals import Interrupted
+from kimi_audio_ft.scoring import ScoringOptions
 from kimi_audio_ft.training.checkpoint import resume_step
-from kimi_audio_ft.trial import Trial
+from kimi_audio_ft.trial import Trial, scores_of
 from tests.numerics.pack_lab import Lab
 from tests.sameness import assert_same
 
@@ -71,7 +73,7 @@ def test_a_batch_is_its_conversations_one_by_one(config: TrainConfig) -> None:
     assert together == alone and any(together[0].values())
 
 
-def test_words_are_chosen_by_a_first_text(config: TrainConfig) -> None:
+def test_words_are_chosen_by_a_first_text(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first text is the transcript without hot words, whatever the settings are that are asked for."""
     settings = replace(config.decoding, text_temperature=3.0, text_top_k=0)
     config = replace(config, prompt=replace(config.prompt, retrieve=2))
@@ -81,13 +83,22 @@ def test_words_are_chosen_by_a_first_text(config: TrainConfig) -> None:
     assert prompts == {name: with_words("转录", most_alike(WORDS, text, 2)) for name, text in texts.items()}
     [first] = decode_all(plain, [DecodingRequest.first_pass(config.decoding)], None)
     asked = evaluation.retrieved(first.hypotheses[0])
-    sampled = DecodingRequest(settings, 0)
+    sampled, later = DecodingRequest(settings, 0), DecodingRequest(settings, 7)
     [alone] = decode_all(evaluation, [sampled], None)
     [again, _] = decode_all(evaluation, [sampled, DecodingRequest(settings, 1)], None)
     dataset = evaluation.dataset(progress=False, for_generation=True, conversations=asked)
     with evaluation.base.saved_adapter(None) as model:
-        expected = transcribe(model, dataset, evaluation.base.tokenizer, [sampled], evaluation.base.tokens.first)
+        given = (model, dataset, evaluation.base.tokenizer)
+        expected, late = (transcribe(*given, [one], evaluation.base.tokens.first) for one in (sampled, later))
     assert alone.hypotheses == again.hypotheses == expected and alone.signatures == again.signatures
+    with monkeypatch.context() as patch:  # it goes between the first look for it and the one under its lock
+        patch.setattr(store, "find", lambda kind, name: store.product_path(kind, name))
+        assert decode_all(evaluation, [later], None)[0].hypotheses == late
+    scores = [
+        scores_of(one.base, one, found, ScoringOptions(), "t", "base", {})
+        for one, found in ((evaluation, alone), (plain, first))
+    ]
+    assert [one.get("hotwords_identity") for one in scores] == [hotwords_facts(WORDS)["hotwords_identity"], None]
     more = Trial(replace(config, prompt=replace(config.prompt, retrieve=3))).plan
     assert len({plan.base_transcripts for plan in (more, Trial(config).plan)}) == 2
     assert more.adapter == Trial(config).plan.adapter

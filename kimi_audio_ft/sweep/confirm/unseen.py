@@ -29,6 +29,7 @@ from kimi_audio_ft.decoding.transcripts import EvaluationSet, stored_transcripts
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.files import read_json_object, read_yaml, write_json
 from kimi_audio_ft.inputs import Inputs, on_set
+from kimi_audio_ft.manifest.hotwords import OPTION, RECORDED, hotwords_facts, read_hotwords
 from kimi_audio_ft.outcomes import BASE
 from kimi_audio_ft.runtime.time_limit import TimeLimit
 from kimi_audio_ft.scoring import read_options
@@ -130,9 +131,21 @@ def require_unseen(
 
     test: manifest of the test set. guards: those of the guard sets, by name.
     """
+    require_same_words(trial, config)
     _require_as_it_was(trial, config, inputs)
     data = replace(config.data, test_manifest=test, guard_manifests=dict(guards) or None)
     inputs.require_unseen(replace(config, data=data))
+
+
+def require_same_words(trial: Trial, config: TrainConfig) -> None:
+    """Raise a DataError if a trial had another list of hot words, whose texts cannot be compared with further ones.
+
+    Records of earlier versions do not say which it was.
+    """
+    had, words = trial.record.get(RECORDED), read_hotwords(config.prompt)
+    if had is not None and words is not None and hotwords_facts(words.words)[RECORDED] != had:
+        problem, remedy = "has changed since the sweep", "Restore it, or run the sweep again"
+        raise DataError(f"{OPTION}={config.prompt.hotwords}", problem, remedy)
 
 
 def _require_as_it_was(trial: Trial, config: TrainConfig, inputs: Inputs) -> None:

@@ -11,14 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from rich.console import Console
 
 from kimi_audio_ft.combine.combinations import chosen_of, combine
-from kimi_audio_ft.combine.sources import chosen_trials
+from kimi_audio_ft.combine.sources import Source, chosen_trials
 from kimi_audio_ft.config.commands import CombineConfig
 from kimi_audio_ft.decoding.consensus import consensus
 from kimi_audio_ft.errors import ConfigError, DataError, UserError
 from kimi_audio_ft.files import read_jsonl
+from kimi_audio_ft.inputs import Inputs
+from kimi_audio_ft.manifest.hotwords import hotwords_facts
+from kimi_audio_ft.sweep.confirm.unseen import require_same_words, require_unseen
+from kimi_audio_ft.sweep.plan import written_config
 from multirun_analysis.analysis import load_sweep
 from multirun_analysis.messages import CHINESE, ENGLISH
 from multirun_analysis.report.board import Board
@@ -27,7 +32,7 @@ from multirun_analysis.report.page import render
 from multirun_analysis.statistics.results import Interval
 from multirun_analysis.tables import trials_csv, trials_json
 from multirun_analysis.terminal import print_combinations, print_leaderboard
-from tests.synthetic_sweep import write_sweep
+from tests.synthetic_sweep import write_sweep, write_yaml
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +179,34 @@ def test_titles_say_what_is_combined() -> None:
     assert row.title(ENGLISH) == "MBR of 16 samples of trial 3 at temperature 0.6" and "0.6" in row.title(CHINESE)
     row = Combined("mean", "mean", ["3", "4"], 1, 1, **figures, rank=8, kept=0.953)
     assert row.title(ENGLISH) == "mean of the adapters of trials 3, 4 (rank 8, 95.3 % of the update)"
+
+
+def test_a_list_of_hot_words_that_was_edited_since(sweep: Path, tmp_path: Path) -> None:
+    """Further texts would be of other prompts than those that they are compared with."""
+    own, words = shutil.copytree(sweep, tmp_path / "sweep"), tmp_path / "words.txt"
+    words.write_text("江来\nLP\n", encoding="utf-8")
+    config, scores = own / "0" / ".hydra" / "config.yaml", own / "0" / "scores.json"
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    write_yaml(config, settings | {"prompt": settings["prompt"] | {"hotwords": str(words)}})
+    recorded = json.loads(scores.read_text()) | hotwords_facts(["江来", "LP"])
+    scores.write_text(json.dumps(recorded))
+    [trial] = [one for one in load_sweep(own).sweep.trials if one.name == "0"]
+    written = written_config(trial.folder)
+    require_same_words(trial, written)
+    words.write_text("江来\n", encoding="utf-8")
+    source, said = (
+        Source(trial, temperature=0.6, samples=3),
+        rf"^prompt.hotwords={words}: has changed since the sweep\.",
+    )
+    for compare in (
+        source.heard,
+        lambda: source.heard_on("test.jsonl", Inputs()),
+        lambda: require_unseen(trial, written, "test.jsonl", {}, Inputs()),
+    ):
+        with pytest.raises(DataError, match=said):
+            compare()
+    trial.record.pop("hotwords_identity")  # as of earlier versions
+    require_same_words(trial, written)
 
 
 def test_what_cannot_be_combined(sweep: Path, tmp_path: Path) -> None:

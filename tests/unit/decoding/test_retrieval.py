@@ -19,6 +19,13 @@ def test_the_best_come_first() -> None:
     assert most_alike(["LP", "MVP"], "helps 的 mvp", 1) == ["MVP"]  # a part of another word is less alike
 
 
-def test_as_many_as_there_are() -> None:
-    assert sorted(most_alike(WORDS, "石坚", 99)) == sorted(WORDS)
-    assert most_alike(WORDS, "", 3) == WORDS[:3]  # equally unlike
+def test_only_those_that_sound_like_something_in_it() -> None:
+    assert most_alike(WORDS, "石坚，张勇", 99) == ["张勇", "石坚"]
+    assert most_alike(WORDS, "", 3) == most_alike(WORDS, "……", 3) == []
+    assert most_alike(["勇", "张勇"], "张勇", 1) == ["勇"]  # equally alike
+
+
+def test_a_text_that_is_a_part_of_a_word_is_not_the_word() -> None:
+    assert most_alike(["恩格斯和马克思", "LP"], "恩", 2) == []
+    assert most_alike(["沈嘉睿", "沈"], "沈", 2) == ["沈"]
+    assert most_alike(["沈嘉睿"], "沈嘉", 1) == ["沈嘉睿"]  # nearly the whole of it

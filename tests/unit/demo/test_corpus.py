@@ -14,7 +14,7 @@ import soundfile
 from kimi_audio_ft.demo.corpus import CorpusParameters, main, synthesize_corpus
 from kimi_audio_ft.demo.sentences import generate
 from kimi_audio_ft.demo.speech import GENERAL_VOICES, TARGET_VOICES, add_noise
-from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.errors import DataError, UserError
 
 SMALL = CorpusParameters(recordings=5, segments=3, seed=7)
 
@@ -76,6 +76,27 @@ def test_second_run_does_nothing(corpus: Path) -> None:
     summary = synthesize_corpus(corpus, SMALL)
     assert not summary.created and summary.clips == 15 and summary.minutes > 0.3
     assert {path: path.stat().st_mtime_ns for path in corpus.rglob("*")} == before
+
+
+def test_an_edited_list_of_terms_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terms = tmp_path / "c" / "terms.txt"
+    small = CorpusParameters(recordings=1, segments=1, bad_rows=False)
+    synthesize_corpus(tmp_path / "c", small)
+    whole = terms.read_text(encoding="utf-8")
+    terms.write_text("沈嘉睿\n", encoding="utf-8")
+    synthesize_corpus(tmp_path / "c", small)
+    assert terms.read_text(encoding="utf-8") == "沈嘉睿\n"
+    terms.unlink()  # as of earlier versions
+    synthesize_corpus(tmp_path / "c", small)
+    assert terms.read_text(encoding="utf-8") == whole
+    terms.unlink()
+
+    def full_disk(*_args: object, **_options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(DataError, match=r"could not be written.*No space left"):
+        synthesize_corpus(tmp_path / "c", small)
 
 
 def test_other_parameters_and_foreign_folders_are_refused(corpus: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ def test_a_list_has_a_word_a_line(tmp_path: Path) -> None:
         ("好\n市盈率、江来", "utf-8", "words.txt:2: '市盈率、江来': holds 、"),
         ("a\x1b[2Jb", "utf-8", "words.txt:1: 'a\\x1b[2Jb': holds a character that cannot be printed"),
         ("长" * 65, "utf-8", "has 65 characters, and a word has at most 64"),
+        ("江来\n——", "utf-8", "words.txt:2: '——': has neither a letter nor a digit"),
     ],
 )
 def test_a_list_that_cannot_be_used(tmp_path: Path, text: str, encoding: str, said: str) -> None:
@@ -74,6 +76,16 @@ def test_a_list_that_is_too_long_for_the_model(tmp_path: Path, tiny: Tiny) -> No
     require_room(config, tiny.tokenizer, 8192)
     with pytest.raises(ConfigError, match=r"its 2 words take \d+ positions; of the model's 10 they may take 5"):
         require_room(config, tiny.tokenizer, 10)
+    with pytest.raises(ConfigError, match=r"its 2 words take \d+ positions with the prompt; of the model's 100 "):
+        require_room(config, tiny.tokenizer, 100, prompt="转录" * 50)
+
+
+def test_retrieved_words_that_are_too_long_for_the_model(tmp_path: Path, tiny: Tiny) -> None:
+    """Bounded by the longest ones of the list."""
+    config = listed(tmp_path, "\n".join(["江", *(f"{number}长" * 10 for number in range(10, 20)), "来"]))
+    require_room(replace(config, retrieve=1), tiny.tokenizer, 200)
+    with pytest.raises(ConfigError, match=r"the 9 longest of its words .* of the model's 200.*Lower prompt.retrieve"):
+        require_room(replace(config, retrieve=9), tiny.tokenizer, 200)
 
 
 def test_words_stand_behind_the_prompt() -> None:

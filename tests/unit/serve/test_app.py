@@ -112,6 +112,20 @@ def test_unknown_fields_are_named(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("陈凯, " + "x" * 65, "has 65 characters, and a word has at most 64. It has hot words between commas"),
+        ("陈凯, --", "prompt: '--' has neither a letter nor a digit"),
+        ("a\tb", "holds a character that cannot be printed"),
+    ],
+)
+def test_words_are_those_of_a_list(engine: Engine, prompt: str, said: str) -> None:
+    done = transcription(engine, prompt=prompt)
+    error = done.json()["error"]
+    assert (done.status_code, error["param"]) == (400, "prompt") and said in error["message"]
+
+
+@pytest.mark.parametrize(
     ("error", "status", "said"),
     [
         (OSError(28, "No space left on device"), 503, "cannot hold the recording (No space left on device)"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from kimi_audio_ft.config.prompt import HotwordsConfig
 from kimi_audio_ft.config.train import DEFAULT_PROMPT
 from kimi_audio_ft.files import read_json_object, write_json, write_jsonl
+from kimi_audio_ft.manifest.prompts import copied_facts, recorded_hotwords
 from kimi_audio_ft.transcribe.prompts import prompt_of, words_for
 from tests.unit.conftest import answer, audio, line, user
 
@@ -78,3 +80,27 @@ def test_hot_words_of_an_adapter_that_was_trained_without_any(
     write_json(adapter / "product.json", {"config": {"data": {}}})
     assert words_for(words, adapter) == ("江来", "LP")
     assert "was trained without hot words" in caplog.text and "prompt.hotwords=null" in caplog.text
+
+
+def test_copies_of_an_adapter_say_whether_it_had_hot_words(
+    adapter: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They name its base, and no data; where it is not known nothing is said."""
+    (tmp_path / "words.txt").write_text("江来\n", encoding="utf-8")
+    words, copy, base = HotwordsConfig(str(tmp_path / "words.txt")), tmp_path / "copy", {"model": {"path": "tiny"}}
+    copy.mkdir()
+    trained(adapter, prompt="转录")
+    for own, expected in (
+        ({"config": {"data": {"prompt": "转录"}, "prompt": {"hotwords": "its.txt"}}}, True),
+        ({"config": {"data": {"prompt": "转录"}, "prompt": None}}, False),
+        ({"config": base, "prompt": "转录"}, None),
+        ({"config": None}, None),
+        ([], None),
+    ):
+        (adapter / "product.json").write_text(json.dumps(own), encoding="utf-8")
+        write_json(copy / "product.json", {"base": "b", "config": base} | copied_facts(adapter / "product.json"))
+        for folder in (adapter, copy):
+            caplog.clear()
+            assert words_for(words, folder) == ("江来",)
+            assert ("was trained without hot words" in caplog.text) == (expected is False), (own, folder)
+            assert recorded_hotwords(folder / "product.json") is expected

@@ -89,6 +89,29 @@ def test_every_command_runs_as_it_is_written(sweep: Any, composed: Any, private_
     assert {run.decoding.text_temperature for run in composed(further)} == {0.3}
 
 
+def test_what_cannot_be_combined_is_not_proposed(sweep: Any) -> None:
+    def is_proposed() -> bool:
+        return any("kimi_audio_ft.combine" in command for command in commands_of(load_sweep(sweep.folder)))
+
+    def write(**config: Any) -> None:
+        write_yaml(folder / ".hydra" / "config.yaml", config)
+
+    folder = sweep.trial(0)
+    write(lora={"r": 8})
+    assert is_proposed()
+    write(lora={"r": 8}, decoding={"text_top_k": 1})
+    assert not is_proposed()
+    write(lora={"r": 8})
+    (folder / "utterances.jsonl").unlink()
+    assert not is_proposed()
+
+
+def test_a_sweep_of_evaluate_is_not_combined(sweep: Any) -> None:
+    folder = sweep.trial(0, params={"decoding.text_temperature": 0.0})
+    write_yaml(folder / ".hydra" / "config.yaml", {"adapter": "a8", "any_base": False})
+    assert not any("kimi_audio_ft.combine" in command for command in commands_of(load_sweep(sweep.folder)))
+
+
 @pytest.mark.parametrize(
     ("ranks", "best", "further"),
     [
