@@ -91,11 +91,11 @@ def test_an_edited_list_of_terms_stays(tmp_path: Path, monkeypatch: pytest.Monke
     assert terms.read_text(encoding="utf-8") == whole
     terms.unlink()
 
-    def full_disk(*_args: object, **_options: object) -> None:
-        raise OSError(28, "No space left on device")
+    def refused(*_args: object, **_options: object) -> None:
+        raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "write_text", full_disk)
-    with pytest.raises(DataError, match=r"could not be written.*No space left"):
+    monkeypatch.setattr(Path, "write_text", refused)
+    with pytest.raises(DataError, match=r"could not be written.*Permission denied"):
         synthesize_corpus(tmp_path / "c", small)
 
 

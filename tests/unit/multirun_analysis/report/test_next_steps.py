@@ -93,15 +93,12 @@ def test_what_cannot_be_combined_is_not_proposed(sweep: Any) -> None:
     def is_proposed() -> bool:
         return any("kimi_audio_ft.combine" in command for command in commands_of(load_sweep(sweep.folder)))
 
-    def write(**config: Any) -> None:
-        write_yaml(folder / ".hydra" / "config.yaml", config)
-
     folder = sweep.trial(0)
-    write(lora={"r": 8})
     assert is_proposed()
-    write(lora={"r": 8}, decoding={"text_top_k": 1})
+    sweep.trial(0, params=sweep.params(8, 1e-3, 0.0) | {"decoding.text_top_k": 1})
     assert not is_proposed()
-    write(lora={"r": 8})
+    sweep.trial(0)
+    assert is_proposed()
     (folder / "utterances.jsonl").unlink()
     assert not is_proposed()
 
