@@ -12,8 +12,8 @@ from rapidfuzz import fuzz, process
 
 # A part of the identity of all that is decoded with such words: raise it when other words are found.
 RETRIEVAL = 2
-# Of 100. Words that a text has nothing of come up to it, as parts of syllables are alike; with one of two syllables misheard
-# a word mostly has more.
+# Of 100. Words that a text has nothing of come up to it, as parts of syllables are alike; a word of which one of two
+# syllables was misheard mostly has more.
 _LEAST = 70
 _UNITS = regex.compile(r"\p{Han}+|[^\W\p{Han}]+")
 
