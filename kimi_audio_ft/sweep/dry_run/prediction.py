@@ -41,8 +41,8 @@ class Prediction:
     """Seconds of a sweep on so many slots of a machine, memory of each, and bytes on the disk.
 
     training, decoding, encoding: of one slot after the other; seconds: of the sweep, work side by side. peak: bytes on
-    a device; None: an adapter that does not fit at all. mfu: of the trainings; None where steps were measured.
-    tokens_per_second: of a slot, while it trains.
+    a device; None: an adapter does not fit at all, and the times are without it. mfu: of the trainings; None where
+    steps were measured. tokens_per_second: of a slot, while it trains.
     """
 
     seconds: float

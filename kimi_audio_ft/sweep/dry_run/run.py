@@ -112,8 +112,6 @@ def lines(work: Workload, told: Prediction, machine: Machine, settings: Launcher
     how = "measured now" if settings.dry_run is True else "from published figures"
     free = shutil.disk_usage(next(place for place in (store_root(), *store_root().parents) if place.is_dir())).free
     memory = "does not fit" if told.peak is None else f"{decimal(told.peak)} at the peak"
-    times = [("training", told.training), ("decoding", told.decoding), ("encoding", told.encoding)]
-    parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in times if seconds)
     found = [
         "Dry run: nothing is started.",
         f"  trials       {work.trials}, of which {work.scored} need only scoring",
@@ -122,17 +120,27 @@ def lines(work: Workload, told: Prediction, machine: Machine, settings: Launcher
         f"  recordings   {work.recordings} to encode ({duration(work.recording_seconds)})",
         f"  memory       {memory}, of {decimal(round(machine.memory))} of {machine.name}",
         f"  disk         about {decimal(told.disk)} ({decimal(free)} free)",
-        f"  time         about {duration(told.seconds)} on {told.slots} at a time: {parts or 'nothing to make'}",
-        f"               {told.hours:.2g} device-hours; {machine.name}, {how}",
     ]
-    if told.tokens_per_second:
-        found.insert(-1, f"               {told.tokens_per_second:,.0f} positions a second while one trains")
+    if told.peak is None:
+        found.append(f"  time         unknown: an adapter does not fit; {machine.name}, {how}")
+    else:
+        found += [*_times(told), f"               {told.hours:.2g} device-hours; {machine.name}, {how}"]
     if further.trainings:
         found.append(f"  finalists    {further.trainings} further trainings are in the time, their trials are not")
     if further.part < 1:
         found.append(f"  halving      {100 * further.part:.0f} % of the trainings' steps are in the time")
-    if settings.hours is not None and told.seconds > 3600 * settings.hours:
+    if settings.hours is not None and told.peak is not None and told.seconds > 3600 * settings.hours:
         starts = -(-told.seconds // (3600 * settings.hours))
         found.append(f"  hours        more than hydra.launcher.hours={settings.hours:g}: about {starts:.0f} starts")
     found += [f"  INVALID      {error}" for error in work.invalid]
+    return found
+
+
+def _times(told: Prediction) -> list[str]:
+    """Lines of its time, and of the speed of a training."""
+    times = [("training", told.training), ("decoding", told.decoding), ("encoding", told.encoding)]
+    parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in times if seconds)
+    found = [f"  time         about {duration(told.seconds)} on {told.slots} at a time: {parts or 'nothing to make'}"]
+    if told.tokens_per_second:
+        found.append(f"               {told.tokens_per_second:,.0f} positions a second while one trains")
     return found
