@@ -39,6 +39,14 @@ class ConfigError(UserError):
         super().__init__(f"{option}={value!r}: {rule}" + (f". {remedy}" if remedy else ""))
 
 
+class Refused(SystemExit):
+    """A user's error in a callback of Hydra's, which turns whatever else is raised there into a warning."""
+
+    def __init__(self, error: UserError) -> None:
+        super().__init__(2)
+        self.error = error
+
+
 class DataError(UserError):
     """A file, or one line of it, cannot be used."""
 

@@ -1,6 +1,7 @@
 """Prints this package's requirements with all extras and without ceilings, for `make newest`.
 
-torch and torchaudio keep theirs: they must be of one CUDA version, or torchaudio refuses to be imported.
+torch and torchaudio keep theirs: they must be of one CUDA version, or torchaudio refuses to be imported. SQLAlchemy and
+alembic too: Optuna 2, the newest that hydra-optuna-sweeper takes, opens no storage with later ones.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import re
 from configparser import ConfigParser
 from pathlib import Path
 
-KEPT = ("torch ", "torchaudio ")
+KEPT = ("torch ", "torchaudio ", "sqlalchemy ", "alembic ")
 
 
 def newest(setup: Path) -> list[str]:

@@ -22,11 +22,12 @@ from hydra.types import RunMode
 
 from kimi_audio_ft.cli.arguments import HELP, MULTIRUN, flags_and_overrides
 from kimi_audio_ft.cli.explain import about_overrides, explain
-from kimi_audio_ft.cli.help import print_help, print_version
+from kimi_audio_ft.cli.help import console_script, print_help, print_version
 from kimi_audio_ft.cli.notebook import VERSION_BASE, folder_override, initialized, overrides_of
 from kimi_audio_ft.cli.settings import config_values, to_settings
+from kimi_audio_ft.config.command_line import module_command
 from kimi_audio_ft.config.schemas import SCHEMAS
-from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.errors import Refused, UserError
 from kimi_audio_ft.paths import config_dir, share_with_group
 from kimi_audio_ft.runtime.libraries import leave_out_bitsandbytes
 from kimi_audio_ft.runtime.time_limit import TimeUp
@@ -43,7 +44,10 @@ OnFailure = Callable[[dict[str, Any], Exception], None]
 
 
 class SweepEndings(Protocol):
-    """Last messages of a command that may have run a sweep."""
+    """The end of a command that may have run a sweep, and its last messages."""
+
+    def let_go(self) -> None:
+        """Give the folder free that was claimed, however its run has ended."""
 
     def conclude_failed(self) -> str | None:
         """Which trials failed and why; None when this process runs no sweep, or the error was not a trial's."""
@@ -87,12 +91,24 @@ class _App:
     endings: SweepEndings | None
 
     def on(self, config: Any, folder: str | Path | None) -> Any:
-        """Run on a config, by Hydra, so that the run's folder holds what it holds from the command line."""
+        """Run on a config, by Hydra, so that the run's folder holds what it holds from the command line, but for the
+        log: what is logged goes where the caller's own logging sends it.
+        """
         overrides = overrides_of(config, self.name) + ([] if folder is None else [folder_override(folder)])
-        with initialized(self.name):
-            app = GlobalHydra.instance().hydra
-            assert app is not None
-            return app.run(self.name, self._attempt, overrides, with_log_configuration=False).return_value
+        try:
+            with initialized(self.name):
+                app = GlobalHydra.instance().hydra
+                assert app is not None
+                return app.run(self.name, self._attempt, overrides, with_log_configuration=False).return_value
+        except Refused as end:
+            raise end.error from None
+        except Exception as error:
+            if isinstance(error, UserError) or not about_overrides(error):
+                raise
+            raise UserError(explain(error, SCHEMAS[self.name])) from error
+        finally:  # this process lives on, and may run in the same folder again
+            if self.endings is not None:
+                self.endings.let_go()
 
     def from_command_line(self) -> None:
         """Run as the command line says, to the end of the process where it fails."""
@@ -123,7 +139,7 @@ class _App:
                 app.multirun(self.name, run, [*overrides, "hydra.mode=MULTIRUN"])
         else:
             if "--hydra-help" in flags:  # whose line to copy for completion is made of this
-                sys.argv[0] = f"kimi-audio-ft-{self.name.replace('_', '-')}"
+                sys.argv[0] = console_script(self.name)
             hydra.main(version_base=VERSION_BASE, config_path=config_dir(), config_name=self.name)(run)()
 
     def _run(self, config: Any) -> Any:
@@ -151,9 +167,11 @@ class _App:
             is_over = isinstance(end, TimeUp)
             told = [f"{end if is_over else 'interrupted'}; completed work is saved"]
             told += [self.endings.conclude_interrupted(report=is_over)] if self.endings else []
-            told += ["Resume with:", f"  {shlex.join(['python', '-m', f'kimi_audio_ft.{self.name}', *sys.argv[1:]])}"]
+            told += ["Resume with:", f"  {shlex.join([*module_command(self.name), *sys.argv[1:]])}"]
             print("\n".join(filter(None, told)), file=sys.stderr)
             sys.exit(OUT_OF_TIME if is_over else 130)
+        except Refused as end:
+            fail(str(end.error), end.error)
         except BrokenPipeError:  # the output went to `head`, which has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)

@@ -19,8 +19,9 @@ _WITH_VALUE = (
     *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
     "--experimental-rerun",
 )
-# What may follow --info.
-_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+_INFO = ("--info", "-i")
+# What may follow it.
+_OF_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
 def flags_and_overrides(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -37,9 +38,9 @@ def flags_and_overrides(arguments: Iterable[str]) -> tuple[list[str], list[str]]
         name, equals, _ = word.partition("=")
         if not word.startswith("-"):
             overrides.append(word)
-        elif name in _WITH_VALUE or name == "--info":
+        elif name in (*_WITH_VALUE, *_INFO):
             flags.append(word)
-            if not equals and rest and (name != "--info" or rest[0] in _INFO):
+            if not equals and rest and (name not in _INFO or rest[0] in _OF_INFO):
                 flags.append(rest.pop(0))
         elif word in _ALONE:
             flags.append(word)

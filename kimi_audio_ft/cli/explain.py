@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -18,6 +19,11 @@ PLUGINS = {"hydra/sweeper=optuna": 'It comes with pip install -e ".[optuna]"'}
 _NOT_A_CHOICE = "Config group override must be"
 # Hydra's error for a group of conf/ that a command does not have, as tokenize has no group `data`.
 _NO_DATA = "Could not override 'data'. No match in the defaults list"
+
+
+# Names in a mapping that was typed, and those that Hydra's grammar takes, which knows no quotes there.
+_NAMES = re.compile(r"[{,]\s*([^:,{}\[\]]+?)\s*:")
+_PLAIN_NAME = re.compile(r"[\w.@/-]+", re.ASCII)
 
 
 def about_overrides(error: Exception) -> bool:
@@ -64,6 +70,10 @@ def _unreadable(error: OverrideParseException) -> str:
         return f"{error.override!r} cannot be read. Write OPTION=VALUE"
     if value.strip().endswith(","):
         return f"{error.override}: cannot be read, it ends in a comma. Write {key}=A,B for several values"
+    name = next((one for one in _NAMES.findall(value) if not _PLAIN_NAME.fullmatch(one)), None)
+    if value.startswith("{") and name is not None:
+        rule = f"a name inside {{...}}, such as {name}, must be of English letters, digits and _"
+        return f"{error.override}: cannot be read: {rule}. Write others into a YAML file of your own (docs/hydra.md)"
     quoted = f'"{value}"'
     if value.startswith("[") and value.endswith("]"):
         quoted = "[" + ",".join(f'"{item.strip()}"' for item in value[1:-1].split(",")) + "]"

@@ -37,8 +37,13 @@ _FLAGS = {
     "--hydra-help": "Hydra's own options",
     "--version": "the versions of this package and of Hydra",
 }
-_COMPLETION = 'Tab completes options and values in bash after: eval "$(kimi-audio-ft-{} -sc install=bash)"'
+_COMPLETION = 'Tab completes options and values in bash after: eval "$({} -sc install=bash)"'
 _WIDTH, _COLUMN = 120, 42
+
+
+def console_script(command: str) -> str:
+    """The program that pip installs for a command (setup.cfg)."""
+    return f"kimi-audio-ft-{command.replace('_', '-')}"
 
 
 def print_version() -> None:
@@ -59,7 +64,7 @@ def print_help(command: str, flags: Sequence[str], overrides: Sequence[str]) -> 
     lines += ["", "== Options (OPTION=VALUE) ==", *_options(SCHEMAS[command], config_values(config))]
     if "lora" in config:
         lines += ["", "== Options of sweeps ==", *_options_of_sweeps(config)]
-    completion = _COMPLETION.format(command.replace("_", "-"))
+    completion = _COMPLETION.format(console_script(command))
     print("\n".join([*lines, "", "== Flags ==", *(_line(*flag) for flag in _FLAGS.items()), completion]))
 
 

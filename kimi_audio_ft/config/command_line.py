@@ -11,6 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
+from kimi_audio_ft.paths import config_dir
+
 # Texts that Hydra's grammar takes without quotes, as no number, null or interpolation.
 _PLAIN = re.compile(
     r"(?!(?:null|true|false|nan|inf|[-+.\d][\d.e_+-]*)$)[\w./@%+-][\w./@%+:-]*", re.ASCII | re.IGNORECASE
@@ -42,19 +44,29 @@ def in_quotes(text: str) -> str:
     return QuotedString(text, Quote.double).with_quotes()
 
 
+def module_command(command: str) -> list[str]:
+    """``python -m kimi_audio_ft.COMMAND``."""
+    return ["python", "-m", f"kimi_audio_ft.{command}"]
+
+
 def program(command: str, hydra: Mapping[str, Any]) -> list[str]:
     """``python -m kimi_audio_ft.COMMAND``, and the flags that name the user's own configs.
 
     hydra: Hydra's part of the composed config, which says where its files were found.
     """
-    words = ["python", "-m", f"kimi_audio_ft.{command}"]
+    words = module_command(command)
     for source in hydra.get("runtime", {}).get("config_sources") or []:
         if source["provider"] == "command-line":
             words += ["--config-dir", source["path"]]
-        elif source["provider"] == "main" and Path(source["path"]).name != "conf":
+        elif source["provider"] == "main" and not _is_ours(Path(source["path"])):
             words += ["--config-path", source["path"]]
     name = hydra["job"].get("config_name")
     return words if name in (None, command) else [*words, "--config-name", name]
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder of configs is this package's; of a sweep that ran on another machine, by its name."""
+    return folder == Path(config_dir()) or (folder.name == "conf" and not folder.is_dir())
 
 
 def readable_cell(key: str, value: str) -> str:

@@ -140,6 +140,13 @@ class Launch:
 
     def run(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
         """Run all jobs; the returns are in their order."""
+        try:
+            return self._run(job_overrides, first)
+        except (Exception, KeyboardInterrupt) as end:
+            SweepReport.give_up(job_overrides, again=isinstance(end, KeyboardInterrupt))
+            raise
+
+    def _run(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
         jobs = self.compose(job_overrides, SweepReport.first_number() + first)
         if self.settings.dry_run:
             self._tell(jobs)

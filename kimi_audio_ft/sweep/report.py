@@ -18,11 +18,11 @@ from rich.console import Console
 from yaml import YAMLError
 
 from kimi_audio_ft.config.launcher import is_dry_run
-from kimi_audio_ft.errors import ConfigError, UserError
+from kimi_audio_ft.errors import ConfigError, Refused, UserError
 from kimi_audio_ft.files import parse_yaml
 from kimi_audio_ft.runtime.time_limit import TimeLimit, TimeUp
 from kimi_audio_ft.store import product_path
-from kimi_audio_ft.sweep.optuna import is_optuna, refuse_unusable_study, stored_trials
+from kimi_audio_ft.sweep.optuna import StoredStudy, is_optuna, refuse_unusable_study
 from kimi_audio_ft.sweep.view.report_again import digest_of_sweep, keep_report, made_report
 from kimi_audio_ft.sweep.view.screen import quiet_job_console
 from kimi_audio_ft.sweep_folder import (
@@ -63,6 +63,7 @@ class SweepReport(Callback):
     _recorded: ClassVar[set[int]] = set()
     # Trials of a stored study that lie in the folder already: its next ones are numbered from here.
     _first: ClassVar[int] = 0
+    _study: ClassVar[StoredStudy | None] = None
     _claim: ClassVar[ExitStack | None] = None
     _nowhere: ClassVar[TemporaryDirectory[str] | None] = None
     _language: ClassVar[str] = "en"
@@ -91,8 +92,7 @@ class SweepReport(Callback):
             value = OmegaConf.select(config, f"hydra.launcher.{name}")
             if value is not None and value is not False:
                 rule = "is for a sweep, and this is a single trial"
-                print(f"error: {ConfigError(f'hydra.launcher.{name}', value, rule, 'Add -m')}", file=sys.stderr)
-                sys.exit(2)
+                raise Refused(ConfigError(f"hydra.launcher.{name}", value, rule, "Add -m"))
         folder, number = Path(str(config.hydra.run.dir)), 1
         given = any(item.startswith("hydra.run.dir=") for item in config.hydra.overrides.hydra)
         while not self._claimed(folder, refuse=given):
@@ -104,38 +104,55 @@ class SweepReport(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Claim the sweep's folder; what an earlier one has left there stays until the first job is sound.
 
-        A dry run has a folder of its own, which goes with it, and all jobs at once.
+        A dry run has a folder of its own, which goes with it, and all jobs at once; of a stored study it asks nothing,
+        which would keep for ever what it was asked for.
         """
         if is_dry_run(config):
             SweepReport._nowhere = TemporaryDirectory(prefix="kimi_audio_ft-dry-run-")
             with read_write(config), open_dict(config):
                 config.hydra.sweep.dir = SweepReport._nowhere.name
-                if "max_batch_size" in config.hydra.sweeper:
-                    config.hydra.sweeper.max_batch_size = None
+                for name in ("max_batch_size", "storage"):
+                    if name in config.hydra.sweeper:
+                        config.hydra.sweeper[name] = None
             return
         folder, sweeper = Path(config.hydra.sweep.dir), config.hydra.get("sweeper", {})
         self._claimed(folder, refuse=True)
         SweepReport._running, SweepReport._recorded, SweepReport._first = folder, set(), 0
-        SweepReport.limit = None
-        if is_optuna(sweeper):
-            self._study(sweeper, folder)
+        SweepReport.limit, SweepReport._study = None, None
         multirun = folder / "multirun.yaml"
-        SweepReport._earlier = multirun.read_text(encoding="utf-8") if multirun.is_file() else None
+        earlier = multirun.read_text(encoding="utf-8") if multirun.is_file() else None
+        goes_on = is_optuna(sweeper) and self._study_goes_on(config, folder, earlier)
         OmegaConf.save(config, multirun)  # as Hydra's own sweeper does, but not every other one
-        if SweepReport._earlier is not None and (SweepReport._first or _same_trials(SweepReport._earlier, config)):
-            SweepReport._earlier = None
+        SweepReport._earlier = None if earlier is None or goes_on or _same_trials(earlier, config) else earlier
 
     @classmethod
-    def _study(cls, sweeper: Mapping[str, Any], folder: Path) -> None:
-        """Refuse a study that cannot be run; one that goes on keeps the trials that it has in the folder."""
+    def _study_goes_on(cls, config: DictConfig, folder: Path, earlier: str | None) -> bool:
+        """Whether the trials in the folder are the study's own, so that its next ones are numbered after them.
+
+        A study that cannot be run is refused.
+        """
+        sweeper = config.hydra.sweeper
         try:
-            refuse_unusable_study(sweeper)
-            if stored_trials(sweeper):
-                numbers = map(int, read_record(folder).get("jobs", {}))
-                cls._first = max(numbers, default=-1) + 1
+            refuse_unusable_study(sweeper, str(OmegaConf.select(config, "hydra.launcher._target_")))
+            if sweeper.get("storage") is None:
+                return False
+            cls._study = StoredStudy(sweeper)
+            if earlier is None or not cls._study.ran(earlier) or not cls._study.goes_on():
+                return False
+            cls._first = cls._study.next_number(read_record(folder).get("jobs", {}))
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)  # Hydra would turn an error into a warning, and run the sweep
+            raise Refused(error) from None
+        return True
+
+    @classmethod
+    def give_up(cls, jobs: Sequence[Sequence[str]], again: bool) -> None:
+        """A batch of jobs, given by their overrides, has ended before its end; its study, if stored, is told.
+
+        Args:
+            again: the study is to be asked for the same trials first when the command is run again.
+        """
+        if cls._study is not None:
+            cls._study.give_up(jobs, again)
 
     @classmethod
     def first_number(cls) -> int:
@@ -148,14 +165,13 @@ class SweepReport(Callback):
             cls._claim = claim(folder)
         except UserError as error:
             if refuse or not isinstance(error, BeingRun):
-                print(f"error: {error}", file=sys.stderr)
-                sys.exit(2)  # Hydra would turn an error into a warning, and run the sweep
+                raise Refused(error) from None
             return False
         return True
 
     @classmethod
     def _ended(cls) -> Path | None:
-        """Give the folder of this process's sweep free, and return it."""
+        """Give the folder of what this process runs free; return it if that is a sweep."""
         if cls._claim is not None:
             cls._claim.close()
         folder, cls._running, cls._claim = cls._running, None, None
@@ -203,8 +219,7 @@ class SweepReport(Callback):
         folder = SweepReport._running or Path(config.hydra.sweep.dir)
         if not SweepReport._recorded and not trial_folders(folder):
             self._ended()
-            print(f"error: {_no_trials(config.hydra.overrides.task)}", file=sys.stderr)
-            sys.exit(2)  # Hydra would turn an error into a warning
+            raise Refused(UserError(_no_trials(config.hydra.overrides.task)))
         written = write_sweep_report(folder, SweepReport._language, SweepReport._margin, look=True)
         self._ended()
         for line in failed_trials(folder):
@@ -212,6 +227,11 @@ class SweepReport(Callback):
         if not written:
             sys.stdout.flush()
             sys.exit(1)  # Hydra would turn an error into a warning
+
+    @classmethod
+    def let_go(cls) -> None:
+        """Give the folder free that was claimed, however its run has ended."""
+        cls._ended()
 
     @classmethod
     def conclude_failed(cls) -> str | None:
@@ -244,8 +264,12 @@ class SweepReport(Callback):
         failures = failed_trials(folder)
         planned = planned_trials(folder)
         of = f" of {planned}" if planned else ""
-        said = f"{done}{of} trial{' is' if (planned or done) == 1 else 's are'} done in {folder}"
-        return "\n".join([said, *failures])
+        said = [f"{done}{of} trial{' is' if (planned or done) == 1 else 's are'} done in {folder}", *failures]
+        if cls._study is not None:
+            number = cls._study.given_back
+            first = f", first with the {number} that were interrupted" if number else ""
+            said.append(f"The study then goes on with hydra.sweeper.n_trials more trials{first}")
+        return "\n".join(said)
 
 
 def _no_trials(overrides: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft import store
-from kimi_audio_ft.config.command_line import assigned
+from kimi_audio_ft.config.command_line import assigned, module_command
 from kimi_audio_ft.config.train import DecodingConfig, ModelConfig, ScoringConfig
 from kimi_audio_ft.files import read_yaml
 from kimi_audio_ft.paths import project_root
@@ -19,7 +19,7 @@ from multirun_analysis.report.facts import flat_config
 from multirun_analysis.sweep import Sweep, Trial
 from multirun_analysis.words import show
 
-TRAIN = ["python", "-m", "kimi_audio_ft.train"]
+TRAIN = module_command("train")
 _ABOUT = ("seed", "data.prompt", "prompt.hotwords", "prompt.retrieve", "data.audio_root")
 _GROUPS: dict[str, type] = {"model": ModelConfig, "decoding": DecodingConfig, "scoring": ScoringConfig}
 
@@ -88,7 +88,7 @@ def with_base_command(sweep: Sweep) -> str | None:
 
 
 def _command(name: str, options: Sequence[str]) -> str:
-    return shlex.join(["python", "-m", f"kimi_audio_ft.{name}", *options])
+    return shlex.join([*module_command(name), *options])
 
 
 def _key(override: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hydra.core.global_hydra import GlobalHydra
 
 from kimi_audio_ft.config.train import DataConfig, ModelConfig, TrainConfig
 from kimi_audio_ft.data.datamodule import BatchRules, ConversationData
@@ -167,3 +170,22 @@ def fit(tmp_path: Path) -> Callable[..., dict[str, Any]]:
         return trial.fit(folder, work, on_row)
 
     return run
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Runs a command's function in an empty folder as if these were its arguments."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    monkeypatch.setattr(os, "environ", os.environ)
+    monkeypatch.chdir(tmp_path)
+
+    def run(main: Callable[[], None], *arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["command", *arguments])
+        GlobalHydra.instance().clear()
+        main()
+
+    yield run
+    GlobalHydra.instance().clear()
+    root.handlers[:] = handlers
+    root.setLevel(level)

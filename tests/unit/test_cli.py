@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,27 +30,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TOKENIZE = ("tokenize",)
 TRAIN = ("train",)
 GIVEN = "manifests=[a.jsonl]"
-
-Main = Callable[[], None]
-
-
-@pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Runs a command's function in an empty folder as if these were its arguments."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    monkeypatch.setattr(os, "environ", os.environ)
-    monkeypatch.chdir(tmp_path)
-
-    def run(main: Main, *arguments: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["command", *arguments])
-        GlobalHydra.instance().clear()
-        main()
-
-    yield run
-    GlobalHydra.instance().clear()
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def refuse(config: Any) -> None:
@@ -201,6 +179,7 @@ def composed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., DictConfig]:
         ("data.prompt=转写", "'data.prompt=\"转写\"'"),
         ("scoring.fillers=[嗯, 呃]", '\'scoring.fillers=["嗯","呃"]\''),
         ("data.eval_manifest=a=b", "'data.eval_manifest=\"a=b\"'"),
+        ("data.guard_manifests={a: b, 会议: a.jsonl}", "such as 会议, must be of English letters, digits and _. Write"),
         ("lora.r=2,", "lora.r=2,: cannot be read, it ends in a comma. Write lora.r=A,B"),
         ("lora.r", "'lora.r' cannot be read. Write OPTION=VALUE"),
         ("lora=8", "a group takes the name of one of its choices, such as lora=decoder"),

@@ -32,6 +32,7 @@ from kimi_audio_ft.config.schemas import SCHEMAS
 from kimi_audio_ft.config.train import LoraConfig, TrainConfig
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.sweep.report import SweepReport
+from kimi_audio_ft.sweep_folder import claim
 from kimi_audio_ft.train import record_failure, trial_facts
 from multirun_analysis.sweep import collect
 
@@ -100,6 +101,10 @@ def test_printed_commands_run_as_printed(start: Start, tmp_path: Path) -> None:
     assert start(*typed(again)) == before
     plain = start("lora.r=2")
     assert plain[0].seed == 1
+    (tmp_path / "my").rename(tmp_path / "conf")  # as the folder of our own is named
+    before = start("-m", "--config-path", str(tmp_path / "conf"), "-cn", "mine", "lora.r=2", "hydra.sweep.dir=other")
+    trial = json.loads((tmp_path / "other" / "0" / "command.json").read_text(encoding="utf-8"))
+    assert before[0].seed == 7 and start(*typed(trial)) == before
 
 
 def test_interrupted_command_is_printed_whole(
@@ -155,6 +160,7 @@ def test_options_with_dashes_are_options_and_other_flags_are_named() -> None:
     flags, overrides = flags_and_overrides(given)
     assert flags == ["-m", "--config-dir", "my", "--info", "-cn=mine"]
     assert overrides == ["lora.r=8", "seed=1", "seed=2", "optim.lr=-1"]
+    assert flags_and_overrides(["-i", "config", "seed=2"]) == (["-i", "config"], ["seed=2"])
     for flag in ("--lora.r", "-f", "--confg-dir"):
         with pytest.raises(UserError, match=f"^{flag}: there is no such flag. Options are written without dashes"):
             flags_and_overrides([flag, "8"])
@@ -280,6 +286,28 @@ def test_main_takes_a_config_and_raises_what_is_wrong(tmp_path: Path, monkeypatc
         main(config, folder=tmp_path / "wrong")
     with pytest.raises(UserError, match="takes a config that was composed for train"):
         main({"lora": {"r": 2}})
+
+
+def test_a_notebooks_cell_that_was_interrupted_is_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    starts: list[int] = []
+
+    def task(config: TrainConfig) -> float:
+        starts.append(config.seed)
+        if len(starts) == 1:
+            raise KeyboardInterrupt
+        return 0.5
+
+    main, config, folder = command("train", endings=SweepReport)(task), kimi_audio_ft.compose(), tmp_path / "trial"
+    with pytest.raises(KeyboardInterrupt):
+        main(config, folder=folder)
+    assert main(config, folder=folder) == 0.5
+    with claim(folder), pytest.raises(UserError, match=r"trial: is being run \(pid"):
+        main(config, folder=folder)
+    config.data.guard_manifests = {"会议": "a.jsonl"}
+    with pytest.raises(UserError, match="Write others into a YAML file"):
+        main(config, folder=folder)
+    assert len(starts) == 2
 
 
 def test_no_private_name_of_hydra_is_used_but_the_basic_sweepers() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.errors import ConfigError, Refused
 from kimi_audio_ft.store import product_path
 from kimi_audio_ft.sweep.report import SweepReport, failed_trials
 from kimi_audio_ft.sweep_folder import claim, planned_trials, record_fitting, record_jobs, trial_folders
@@ -122,29 +122,24 @@ def test_a_run_again_counts_its_own_jobs_only(sweep: DictConfig) -> None:
         SweepReport.conclude_failed()
 
 
-def test_a_second_sweep_in_a_folder_is_refused_while_the_first_runs(
-    sweep: DictConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("KIMI_AUDIO_FT_TRACEBACK", "1")  # raises elsewhere, which Hydra would make a warning here
-    with claim(Path(sweep.hydra.sweep.dir)), pytest.raises(SystemExit) as ended:
+def test_a_second_sweep_in_a_folder_is_refused_while_the_first_runs(sweep: DictConfig) -> None:
+    with claim(Path(sweep.hydra.sweep.dir)), pytest.raises(Refused) as ended:
         SweepReport().on_multirun_start(sweep)
     assert ended.value.code == 2
-    assert f"is being run (pid {os.getpid()} on " in capsys.readouterr().err
+    assert f"is being run (pid {os.getpid()} on " in str(ended.value.error)
     SweepReport().on_multirun_start(sweep)
 
 
 @pytest.mark.parametrize("given", [["hydra.run.dir=folder"], []])
-def test_a_folder_without_flock_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: list[str]
-) -> None:
+def test_a_folder_without_flock_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str]) -> None:
     def missing(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(fcntl, "flock", missing)
     config = OmegaConf.create({"hydra": {"run": {"dir": str(tmp_path)}, "overrides": {"hydra": given}}})
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(Refused) as ended:
         SweepReport().on_run_start(config)
-    assert ended.value.code == 2 and f"error: {tmp_path}: its file system has no locks" in capsys.readouterr().err
+    assert ended.value.code == 2 and f"{tmp_path}: its file system has no locks" in str(ended.value.error)
 
 
 def test_single_trials_of_the_same_second_have_folders_of_their_own(tmp_path: Path) -> None:
@@ -312,14 +307,12 @@ def test_a_report_that_cannot_be_made_is_a_failure(
         ("lora.r=range(4,2)", "one of its options has no value"),
     ],
 )
-def test_a_sweep_without_trials_is_an_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, why: str
-) -> None:
+def test_a_sweep_without_trials_is_an_error(tmp_path: Path, override: str, why: str) -> None:
     empty = hydra_config(tmp_path / "sweep", override)
     SweepReport().on_multirun_start(empty)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(Refused) as ended:
         SweepReport().on_multirun_end(empty)
-    assert ended.value.code == 2 and why in capsys.readouterr().err
+    assert ended.value.code == 2 and why in str(ended.value.error)
 
 
 def test_a_failure_names_a_log_that_exists(sweep: DictConfig) -> None:
