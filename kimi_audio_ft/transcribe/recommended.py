@@ -7,6 +7,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from omegaconf import OmegaConf
+
 from kimi_audio_ft import sweep_folder
 from kimi_audio_ft.config.serve import ServeConfig
 from kimi_audio_ft.config.train import TrainConfig
@@ -44,7 +46,7 @@ def recommended_trial(sweep: str) -> tuple[str | None, TrainConfig]:
 
 
 def _with_whole_paths(folder: Path) -> TrainConfig:
-    """The config of a trial, its model named from everywhere: relative paths are from where the sweep was started."""
+    """The config of a trial, as it holds everywhere: relative paths are from where the sweep was started."""
     trial, place = written_config(folder), started_in(folder)
 
     def whole(path: str) -> str:
@@ -55,6 +57,10 @@ def _with_whole_paths(folder: Path) -> TrainConfig:
     model = replace(model, path=whole(model.path), speech_tokenizer=None if own is None else whole(own))
     words = trial.prompt.hotwords
     prompt = replace(trial.prompt, hotwords=None if words is None else str(place / expanded(words)))
+    python = trial.decoding.vllm.python
+    if python is not None and "/" in python:  # else looked up in PATH
+        vllm = replace(trial.decoding.vllm, python=str(place / expanded(python)))
+        trial = replace(trial, decoding=replace(trial.decoding, vllm=vllm))
     return replace(trial, model=model, prompt=prompt)
 
 
@@ -77,5 +83,16 @@ def _completed(own: Any, of_trial: Mapping[str, Any], group: str, given: set[str
     """A group of options with the trial's values, but for those that the command line gives."""
     if group in given:
         return own
-    names = {field.name for field in fields(own)}
-    return replace(own, **{n: v for n, v in of_trial.items() if n in names and f"{group}.{n}" not in given})
+    names = {field.name for field in fields(own)} & of_trial.keys()
+    return replace(own, **{n: _value(getattr(own, n), of_trial[n], f"{group}.{n}", given) for n in names})
+
+
+def _value(own: Any, of_trial: Any, option: str, given: set[str]) -> Any:
+    """The trial's value of an option, but for what the command line gives of it: all, or something within."""
+    if option in given:
+        return own
+    if not any(name.startswith(f"{option}.") for name in given):
+        return of_trial
+    if isinstance(own, Mapping):  # of the command line alone, since such options are empty by default
+        return OmegaConf.to_container(OmegaConf.merge(of_trial, own))
+    return _completed(own, vars(of_trial), option, given)

@@ -11,7 +11,7 @@ import yaml
 
 from kimi_audio_ft.base import find_adapter
 from kimi_audio_ft.config.prompt import HotwordsConfig
-from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
+from kimi_audio_ft.config.train import DecodingConfig, TrainConfig, VllmConfig
 from kimi_audio_ft.config.transcribe import SpeechConfig, TranscribeConfig
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.files import write_json
@@ -37,6 +37,10 @@ def write_trials(folder: Path, recommended: str) -> None:
 
     trials = [entry("a1", "0"), entry("a2", "1")]
     write_json(folder / "trials.json", {"trials": trials, "baselines": [entry("base", "1", "baseline")]})
+
+
+def write_yaml(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
 def completed(sweep: Path, *overrides: str, **options: Any) -> TranscribeConfig:
@@ -124,3 +128,31 @@ def test_a_sweep_without_a_verdict(sweep: Path) -> None:
 def test_without_a_sweep_nothing_changes() -> None:
     config = TranscribeConfig(audio="a", out="b", adapter="a7")
     assert with_recommended(config, []) is config
+
+
+def test_what_is_given_of_vllm_stays_beside_what_the_trial_has(
+    sweep: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The trial's own environment may be gone, and its sweep have been started elsewhere."""
+    started = tmp_path_factory.mktemp("started")
+    write_yaml(sweep / "1" / ".hydra" / "hydra.yaml", {"hydra": {"runtime": {"cwd": str(started)}}})
+    path = sweep / "1" / ".hydra" / "config.yaml"
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    options = {"seed": 1, "compilation_config": {"level": 0}}
+    written["decoding"] |= {"engine": "vllm", "vllm": {"python": "gone/bin/python", "options": options}}
+    write_yaml(path, written)
+    assert completed(sweep).decoding.vllm == VllmConfig(str(started / "gone" / "bin" / "python"), options)
+
+    own = DecodingConfig(engine="vllm", vllm=VllmConfig("mine/bin/python"))
+    given = completed(sweep, "decoding.engine=vllm", "decoding.vllm.python=mine/bin/python", decoding=own).decoding
+    assert given.vllm == VllmConfig("mine/bin/python", options) and given.repeats == 4
+    own = DecodingConfig(vllm=VllmConfig(options={"seed": 2, "compilation_config": {"mode": 3}}))
+    overrides = "+decoding.vllm.options.seed=2", "+decoding.vllm.options.compilation_config.mode=3"
+    given = completed(sweep, *overrides, decoding=own).decoding
+    assert given.engine == "vllm" and given.vllm.python == str(started / "gone" / "bin" / "python")
+    assert given.vllm.options == {"seed": 2, "compilation_config": {"level": 0, "mode": 3}}
+    own = DecodingConfig(vllm=VllmConfig(options={"seed": 2}))
+    assert completed(sweep, "decoding.vllm.options={seed:2}", decoding=own).decoding.vllm.options == {"seed": 2}
+    written["decoding"]["vllm"]["python"] = "python3.11"
+    write_yaml(path, written)
+    assert completed(sweep).decoding.vllm.python == "python3.11", "looked up in PATH"
