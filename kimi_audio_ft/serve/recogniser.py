@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from kimi_audio_ft.base import Base, find_adapter, require_base
 from kimi_audio_ft.config.serve import BASE, RECOMMENDED, ServeConfig
-from kimi_audio_ft.config.train import DecodingConfig
+from kimi_audio_ft.config.train import NATIVE, DecodingConfig, VllmConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.manifest.audio import AudioError, open_recording, waveform_of
@@ -107,6 +107,12 @@ class Recogniser:
         named |= {name: (adapter, config) for name, adapter in config.adapters.items()}
         if config.sweep is not None:
             adapter, trial = recommended_trial(config.sweep)
+            if trial.decoding.engine != NATIVE:
+                print(
+                    f"{config.sweep}: decoded by {trial.decoding.engine}; the server decodes with engine={NATIVE}",
+                    flush=True,
+                )
+                trial = replace(trial, decoding=replace(trial.decoding, engine=NATIVE, vllm=VllmConfig()))
             of_trial = completed(config, trial, overrides)
             named[RECOMMENDED] = adapter, of_trial
             config = _with_base_of(config, of_trial)

@@ -73,6 +73,19 @@ def test_prompt_and_decoding_of_a_sweep_are_the_recommended_models_alone(sweep: 
     assert (shared.model.dtype, found.base.features, shared.decoding.batch_size) == ("float32", "none", 3)
 
 
+def test_a_sweep_that_vllm_decoded_is_served_natively(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "0" / ".hydra" / "config.yaml"
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    written["decoding"] |= {"engine": "vllm", "vllm": {"python": "gone/bin/python", "options": {"seed": 1}}}
+    path.write_text(yaml.safe_dump(written), encoding="utf-8")
+    found = Recogniser.of(ServeConfig(sweep=str(sweep), cut="windows"), ["sweep=x"])
+    setting = found.requests(found.models["recommended"], None)[0].setting
+    assert (setting.engine, setting.text_temperature) == ("native", 0.2)
+    assert "decoded by vllm; the server decodes with engine=native" in capsys.readouterr().out
+
+
 def test_no_more_audio_than_may_wait(server: Recogniser) -> None:
     """What has been answered makes room."""
     base = server.models["base"]
