@@ -12,7 +12,9 @@ from kimi_audio_ft.base import Base, find_adapter, require_base
 from kimi_audio_ft.cli import command, is_sweep
 from kimi_audio_ft.config.canonical import decoding_fields
 from kimi_audio_ft.config.train import EvaluateConfig
+from kimi_audio_ft.decoding.kept import vllm_kept
 from kimi_audio_ft.decoding.transcripts import EvaluationSet, decode
+from kimi_audio_ft.decoding.vllm_process import require_vllm
 from kimi_audio_ft.files import write_json
 from kimi_audio_ft.inputs import longer_than_trained, only_knows_the_demo
 from kimi_audio_ft.runtime.devices import refuse_launchers
@@ -52,6 +54,7 @@ def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> d
     refuse_launchers()
     quiet_libraries()
     options = read_options(config.scoring)
+    require_vllm(config.decoding)
     base = Base(config.model, config.data.features, config.trainer.accelerator, config.trainer.threads)
     if told := only_knows_the_demo(config.model, config.data):
         print(told)
@@ -63,7 +66,8 @@ def evaluate(config: EvaluateConfig, folder: Path, group: str = "evaluate") -> d
         require_base(base, adapter[1], config.any_base)
     made_by = adapter[0] if adapter else "base"
     name = f"evaluate {made_by}"
-    transcripts = decode(evaluation, config.decoding, config.seed, adapter, config.trainer)
+    with vllm_kept():
+        transcripts = decode(evaluation, config.decoding, config.seed, adapter, config.trainer)
     losses = None
     if config.losses:
         from kimi_audio_ft.training.utterance_losses import evaluation_losses

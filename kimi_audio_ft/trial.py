@@ -18,6 +18,7 @@ from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.canonical import adapter_form
 from kimi_audio_ft.config.manifests import manifest_paths
 from kimi_audio_ft.config.train import RATES, SHARDED, VLLM, ScoringConfig, TrainConfig
+from kimi_audio_ft.decoding.kept import vllm_kept
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import (
     EvaluationSet,
@@ -25,6 +26,7 @@ from kimi_audio_ft.decoding.transcripts import (
     stored_transcripts,
     transcript_signatures,
 )
+from kimi_audio_ft.decoding.vllm_process import require_vllm
 from kimi_audio_ft.errors import ChangedError
 from kimi_audio_ft.files import read_jsonl, write_json, write_jsonl, write_text
 from kimi_audio_ft.inputs import Inputs
@@ -72,7 +74,8 @@ def run(config: TrainConfig, folder: Path, facts: TrialFacts, group: str | None)
         name = facts.name if given is None else given.name or facts.name
         tracker = make_tracker(config.logger, trial_name=name, group=group, config=asdict(config), folder=folder)
     try:
-        return _fit_decode_score(given or Trial(config), folder, facts, tracker)
+        with vllm_kept(config.lora.r):
+            return _fit_decode_score(given or Trial(config), folder, facts, tracker)
     except Exception as error:
         tracker.fail(f"{type(error).__name__}: {error}")
         raise
@@ -256,7 +259,11 @@ class Trial:
 
     @cached_property
     def plan(self) -> TrialPlan:
-        """Names of all that it makes; DataError as of ``overlap``."""
+        """Names of all that it makes.
+
+        Raises:
+            DataError: as of ``overlap``. ConfigError: vLLM is to decode, and is not there or cannot apply the adapter.
+        """
         config, adapter, evaluation = self.config, self.training_signature, self.evaluation
         if config.decoding.engine == VLLM:
             require_decoder_only(self.base.targets(config.lora), config.lora.target_modules)
@@ -266,7 +273,10 @@ class Trial:
         def names(decoded: str | None) -> tuple[str, ...]:
             return tuple(transcript_signatures(evaluation, request, decoded))
 
-        return TrialPlan(adapter, evaluation.identity, names(adapter), names(None) if config.baseline else ())
+        plan = TrialPlan(adapter, evaluation.identity, names(adapter), names(None) if config.baseline else ())
+        if config.decoding.engine == VLLM and stored_transcripts([*plan.transcripts, *plan.base_transcripts]) is None:
+            require_vllm(config.decoding)
+        return plan
 
     @contextmanager
     def given_to_job(self) -> Iterator[None]:

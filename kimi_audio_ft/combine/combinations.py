@@ -20,7 +20,9 @@ from kimi_audio_ft.combine.sources import TEMPERATURE, Source, adapter_of, chose
 from kimi_audio_ft.config.canonical import is_greedy
 from kimi_audio_ft.config.checks import require
 from kimi_audio_ft.config.commands import CombineConfig
+from kimi_audio_ft.config.train import VLLM, VLLM_MOST_RANK
 from kimi_audio_ft.decoding.consensus import consensus
+from kimi_audio_ft.decoding.kept import vllm_kept
 from kimi_audio_ft.errors import ConfigError, DataError, UserError
 from kimi_audio_ft.files import write_json, write_jsonl
 from kimi_audio_ft.inputs import Inputs
@@ -116,11 +118,17 @@ def combine(config: CombineConfig) -> Combinations:
                 "(seed=1,2,3,4), or name trials (trials=[0,3])"
             )
         best = trials[0]
-        for one in made:
-            _write(draft / one.name, best.utterances, one, one.texts([source.heard() for source in one.sources]), best)
-        rows = compared(best, made, draft)
-        chosen = chosen_of(rows)
-        tested = confirmed(analysis, next(one for one in made if one.name == chosen.name), draft) if chosen else None
+        ranks = [written_config(best.folder).lora.r, *(one.facts.get("rank", 0) for one in made)]
+        with vllm_kept(max(ranks)):
+            for one in made:
+                _write(
+                    draft / one.name, best.utterances, one, one.texts([source.heard() for source in one.sources]), best
+                )
+            rows = compared(best, made, draft)
+            chosen = chosen_of(rows)
+            tested = (
+                confirmed(analysis, next(one for one in made if one.name == chosen.name), draft) if chosen else None
+            )
         record = {
             MADE_OF: facts,
             "best": {"trial": best.name, "rate": best.rate},
@@ -198,6 +206,11 @@ def _of_adapters(trials: Sequence[Trial], config: CombineConfig, folder: Path) -
             problem = f"its adapter is of another base than that of trial {used[0].name}"
             raise DataError(trial.folder, problem, "Name trials of one base (trials=[...]), or set mean=false")
     mean, own = mean_of_adapters(folders, rank=config.rank), folder / "mean" / "adapter"
+    by_vllm = written_config(trials[0].folder).decoding.engine == VLLM
+    rule = f"the mean has rank {mean.config.r}, and vLLM, by which trial {trials[0].name} decodes, applies at most "
+    fits = not by_vllm or mean.config.r <= VLLM_MOST_RANK
+    remedy = f"Set rank={VLLM_MOST_RANK}, or mean=false"
+    require(fits, "rank", config.rank, f"{rule}{VLLM_MOST_RANK}", remedy)
     mean.save(own)
     if about := facts | copied_facts(folders[0] / META):
         write_json(own / META, about)

@@ -8,7 +8,6 @@ values are in ``conf/``.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -260,6 +259,8 @@ VLLM_OURS = (
     *("enable_lora", "max_lora_rank", "max_loras"),
 )
 
+VLLM_MOST_RANK = 512
+"""Highest rank of an adapter that vLLM applies."""
 _VLLM_COLDEST = 0.01
 
 
@@ -312,8 +313,6 @@ class DecodingConfig:
         python, option = self.vllm.python, "decoding.vllm.python"
         remedy = "Make one (docs/recogniser.md, Decoding by vLLM), and give its bin/python"
         require(bool(python), option, python, "must name the Python of an environment that has vLLM", remedy)
-        there = shutil.which(str(python)) is not None
-        require(there, option, python, "there is no such program", remedy)
         cold = 0 < self.text_temperature < _VLLM_COLDEST
         rule = f"vLLM draws at {_VLLM_COLDEST} where less is asked for"
         require(not cold, "decoding.text_temperature", self.text_temperature, rule, "Use 0, or decoding.engine=native")
@@ -435,6 +434,8 @@ class TrainConfig(_TrialConfig):
         if self.decoding.engine == VLLM:
             rule = "decoding.engine=vllm applies plain LoRA only"
             require(not self.lora.use_dora, "lora.use_dora", True, rule, "Use decoding.engine=native")
+            rule = f"decoding.engine=vllm applies ranks up to {VLLM_MOST_RANK}"
+            require(self.lora.r <= VLLM_MOST_RANK, "lora.r", self.lora.r, rule, "Use decoding.engine=native")
 
 
 @dataclass

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from rich.progress import track
 from safetensors.torch import save_file
@@ -23,9 +23,10 @@ from kimi_audio_ft import store
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.canonical import is_greedy
 from kimi_audio_ft.config.commands import MergeConfig
-from kimi_audio_ft.config.train import VllmConfig
+from kimi_audio_ft.config.train import VLLM_MOST_RANK, VllmConfig
 from kimi_audio_ft.data.dataset import Sample, Samples, make_batch
 from kimi_audio_ft.decoding.generate import answer_limits, utterance_seed
+from kimi_audio_ft.decoding.kept import Kept, kept
 from kimi_audio_ft.decoding.request import Answer, Answers, DecodingRequest
 from kimi_audio_ft.decoding.transcribe import MOST_POSITIONS, text_of
 from kimi_audio_ft.decoding.vllm_process import VllmProcess
@@ -33,8 +34,9 @@ from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.features.encode import DTYPES
 from kimi_audio_ft.manifest.conversation import TEXT_EOS
 from kimi_audio_ft.merging.export import write_leaf_adapter
-from kimi_audio_ft.merging.merge import Merge, write
+from kimi_audio_ft.merging.merge import Merge, require_space, write
 from kimi_audio_ft.merging.prompt_embeddings import PromptEmbeddings
+from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.store.signature import digest_of
 from kimi_audio_ft.store.usage import note
 
@@ -43,7 +45,7 @@ log = logging.getLogger(__name__)
 KIND = "qwen2"
 """Products of the store that are bases as vLLM reads them."""
 # The ranks that vLLM can be started for; adapters of lower ones fit.
-_RANKS = (8, 16, 32, 64, 128, 256, 512)
+_RANKS = (8, 16, 32, 64, 128, 256, VLLM_MOST_RANK)
 # Orders that vLLM has at a time, so that it goes on with the next one while the last rows of one are decoded.
 _ORDERS = 2
 _REMEDY = "Use decoding.engine=native"
@@ -80,7 +82,7 @@ class Engine:
 
     def __init__(self, base: Base, settings: VllmConfig, rank: int, should_stop: Callable[[], bool]) -> None:
         self.settings, self.identity, self.dtype, self.rank = settings, base.identity, base.settings.dtype, rank
-        self.folder = qwen2_folder(base)
+        self.folder = qwen2_folder(base, should_stop)
         lora = {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1} if rank else {}
         arguments = {
             "model": str(self.folder),
@@ -92,7 +94,7 @@ class Engine:
             **settings.options,
         }
         assert settings.python is not None, "DecodingConfig requires it"
-        self.process = VllmProcess(settings.python, arguments, should_stop)
+        self.process = VllmProcess(settings.python, arguments, should_stop, on_cpu=base.accelerator == "cpu")
         self.numbers = count(1)  # of rows and adapters, each once
 
     def suits(self, base: Base, settings: VllmConfig, rank: int) -> bool:
@@ -105,78 +107,53 @@ class Engine:
         return PromptEmbeddings.from_pretrained(self.folder, DTYPES[self.dtype])
 
 
-class _Kept:
-    """An engine for one decoding after the other. rank: highest rank of the adapters that are to come."""
-
-    def __init__(self, rank: int) -> None:
-        self.rank, self.engine, self._held = rank, cast(Engine | None, None), ExitStack()
-
-    def start(self, engine: Engine) -> None:
-        self._held.enter_context(engine.process)
-        self.engine = engine
-
-    def close(self) -> None:
-        self.engine = None
-        self._held.close()
-
-
-_KEPT: list[_Kept] = []
-
-
-@contextmanager
-def vllm_kept(rank: int = 0) -> Iterator[None]:
-    """Use one engine for all that vLLM decodes inside: starting one takes half a minute.
-
-    Args:
-        rank: highest rank of the adapters.
-    """
-    kept = _Kept(rank)
-    _KEPT.append(kept)
-    try:
-        yield
-    finally:
-        _KEPT.remove(kept)
-        kept.close()
-
-
 @contextmanager
 def _engine(base: Base, settings: VllmConfig, rank: int, should_stop: Callable[[], bool]) -> Iterator[Engine]:
     """The kept engine, if it suits, or a new one; after an error it is closed, as it may be dead or at work."""
-    kept = _KEPT[-1] if _KEPT else _Kept(rank)
-    if kept.engine is None or not kept.engine.suits(base, settings, rank):
-        kept.close()
+    own = kept() or Kept(rank)
+    if own.engine is None or not own.engine.suits(base, settings, rank):
+        for engine, error in own.failed:
+            if engine.suits(base, settings, rank):
+                raise error
+        own.close()
         base.release()  # vLLM needs the GPU
-        kept.start(Engine(base, settings, _fitting(max(rank, kept.rank)), should_stop))
-    assert kept.engine is not None, "it has been started"
+        own.start(Engine(base, settings, _fitting(max(rank, own.rank)), should_stop))
+    assert own.engine is not None, "it has been started"
     try:
-        yield kept.engine
+        yield own.engine
     except BaseException:
-        kept.close()
+        own.close()
         raise
     finally:
-        if kept not in _KEPT:
-            kept.close()
+        if own is not kept():
+            own.close()
 
 
 def leave_gpu(base: Base) -> None:
     """Close a kept engine where the base, which is about to be loaded, needs its GPU."""
-    if _KEPT and base.device.type == "cuda":
-        _KEPT[-1].close()
+    own = kept()
+    if own is not None and base.device.type == "cuda":
+        own.close()
 
 
 def _fitting(rank: int) -> int:
     return next(one for one in _RANKS if one >= rank) if rank else 0
 
 
-def qwen2_folder(base: Base) -> Path:
-    """The base as a plain Qwen2 with its front end, in the number format of ``model.dtype``: a product of the store."""
+def qwen2_folder(base: Base, should_stop: Callable[[], bool] = lambda: False) -> Path:
+    """The base as a plain Qwen2 with its front end, in the number format of ``model.dtype``: a product of the store.
+
+    Raises:
+        UserError: the store's disk is too small. Interrupted: on ``should_stop``; nothing half-written stays.
+    """
     settings = base.settings
     task = Merge(MergeConfig(adapter=None, out=KIND, model=settings, target="qwen2", dtype=settings.dtype))
     name = f"q{digest_of(task.facts)[1:]}"
     note([(KIND, name)])
 
     def make(folder: Path) -> dict[str, Any]:
-        log.info("the base is written as a plain Qwen2, once: %s", write(task, folder))
+        require_space(task, folder, "KIMI_AUDIO_FT_STORE", str(store_root()))
+        log.info("the base is written as a plain Qwen2, once: %s", write(task, folder, should_stop))
         return {"base": base.identity, "model": settings.path, "dtype": settings.dtype}
 
     return store.find_or_make(KIND, name, make)[0]

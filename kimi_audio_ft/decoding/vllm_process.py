@@ -10,15 +10,21 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from functools import lru_cache
 from pathlib import Path
 from threading import Thread
 from typing import Any, Self
 
+from kimi_audio_ft.config.train import VLLM, DecodingConfig
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.runtime.signals import Interrupted
 
 _PROGRAM = Path(__file__).with_name("vllm_child.py")
 _OPTION = "decoding.vllm.python"
+_REMEDY = "Make an environment (docs/recogniser.md, Decoding by vLLM), and give its bin/python"
+# Ends with 0 if there is a vLLM; importing it would take many seconds.
+_ASK = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
+_SLOWEST = 60.0
 # Seconds between two looks at whether it is to stop, and that it has to end by itself.
 _PATIENCE, _GRACE = 0.2, 10.0
 _STARTING, _DECODING = "starting", "decoding"
@@ -32,6 +38,30 @@ _ENVIRONMENT = {
 }
 
 
+def require_vllm(setting: DecodingConfig) -> None:
+    """Raise a ConfigError if a setting needs vLLM and its Python has none: before what is to be decoded is made."""
+    python = setting.vllm.python
+    if setting.engine == VLLM and (problem := _problem(str(python))) is not None:
+        raise ConfigError(_OPTION, python, problem, _REMEDY)
+
+
+@lru_cache
+def _problem(python: str) -> str | None:
+    """Why a program cannot run vLLM, or None; asked once, as trials of a sweep have one and the same."""
+    try:
+        asked = [python, "-I", "-c", _ASK]
+        code = subprocess.run(asked, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SLOWEST).returncode
+    except OSError as error:
+        return _not_started(error)
+    except subprocess.TimeoutExpired:
+        return f"has not answered for {_SLOWEST:g} s"
+    return f"is no Python that has vLLM ({_how(code)})" if code else None
+
+
+def _not_started(error: OSError) -> str:
+    return f"cannot be started ({error.strerror})"
+
+
 class VllmProcess:
     """vLLM's engine; ends with the context.
 
@@ -40,10 +70,14 @@ class VllmProcess:
     Args:
         python: of its environment. arguments: of the engine.
         should_stop: asked while it is waited for; Interrupted is raised then.
+        on_cpu: it is to see no GPU.
     """
 
-    def __init__(self, python: str, arguments: Mapping[str, Any], should_stop: Callable[[], bool]) -> None:
+    def __init__(
+        self, python: str, arguments: Mapping[str, Any], should_stop: Callable[[], bool], on_cpu: bool = False
+    ) -> None:
         self.versions: dict[str, str] = {}
+        self._hidden = {"CUDA_VISIBLE_DEVICES": ""} if on_cpu else {}
         self._python, self._arguments, self._should_stop = python, arguments, should_stop
         self._lines: queue.Queue[bytes] = queue.Queue()
         self._doing = _STARTING
@@ -91,15 +125,14 @@ class VllmProcess:
             return subprocess.Popen(
                 # Isolated: neither our packages nor the modules beside the program are in its way.
                 [self._python, "-I", str(_PROGRAM)],
-                env={**_ENVIRONMENT, **given},
+                env={**_ENVIRONMENT, **given, **self._hidden},
                 stdin=pipe,
                 stdout=pipe,
                 stderr=self._log,
                 start_new_session=True,  # Ctrl-C is ours to answer
             )
         except OSError as error:
-            rule = f"cannot be started ({error.strerror})"
-            raise ConfigError(_OPTION, self._python, rule, "Name the Python of an environment with vLLM") from None
+            raise ConfigError(_OPTION, self._python, _not_started(error), _REMEDY) from None
 
     def _listen(self) -> None:
         assert self._process.stdout is not None, "it is a pipe"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from kimi_audio_ft.model.files import (
 )
 from kimi_audio_ft.model.text_tokenizer import BOS, CONFIG_NAME, EOS, RANKS_NAME, special_token_files
 from kimi_audio_ft.paths import expanded
+from kimi_audio_ft.runtime.signals import Interrupted
 from kimi_audio_ft.store.digests import folder_digest
 from kimi_audio_ft.store.make import META
 
@@ -171,7 +173,7 @@ def merge(config: MergeConfig) -> Path:
         if draft is None:
             print(f"{out}: holds this merge already; nothing to do")
             return out
-        _require_space(task)
+        require_space(task, out, "out", config.out)
         checked = write(task, draft)
     print(checked)
     print(f"{out}: {task.size / 1e9:.2f} GB for {config.target}")
@@ -185,8 +187,11 @@ def merge(config: MergeConfig) -> Path:
     return out
 
 
-def write(task: Merge, draft: Path) -> str:
-    """Write the merged checkpoint into an empty folder; returns a line about the comparison of its logits."""
+def write(task: Merge, draft: Path, should_stop: Callable[[], bool] = lambda: False) -> str:
+    """Write the merged checkpoint into an empty folder; returns a line about the comparison of its logits.
+
+    Interrupted: on ``should_stop``, asked after every tensor.
+    """
     config, root = task.config, task.base.files.root
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     ours = draft if config.target == "official" else draft / FRONT_END_NAME  # where our own code looks for its files
@@ -194,7 +199,12 @@ def write(task: Merge, draft: Path) -> str:
     whisper.mkdir(parents=True)
     with Progress(*columns, disable=not (config.progress and sys.stdout.isatty())) as bar:
         shown = bar.add_task("merging", total=task.size)
-        advance = partial(bar.advance, shown)
+
+        def advance(count: int) -> None:
+            bar.advance(shown, count)
+            if should_stop():
+                raise Interrupted(0)
+
         for place, sources in task.files.items():
             if place == Path():
                 write_decoder(draft, sources, task.changes, config.shard_gb * 1e9, advance)
@@ -213,12 +223,13 @@ def write(task: Merge, draft: Path) -> str:
     return checked
 
 
-def _require_space(task: Merge) -> None:
-    parent = next(folder for folder in (task.out, *task.out.parents) if folder.is_dir())
+def require_space(task: Merge, out: Path, option: str, value: object) -> None:
+    """Raise a ConfigError of an option unless there is room to write to a folder, which need not be there."""
+    parent = next(folder for folder in (out, *out.parents) if folder.is_dir())
     free, needed = shutil.disk_usage(parent).free, task.size + _SIDE_BYTES
     if needed > free:
         rule = f"needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free in {parent}"
-        raise ConfigError("out", task.config.out, rule, "Free space there, or name a folder on a larger disk")
+        raise ConfigError(option, value, rule, "Free space there, or name a folder on a larger disk")
 
 
 def write_text_files(root: Path, folder: Path, target: str) -> None:

@@ -19,9 +19,9 @@ from filelock import Timeout
 
 from kimi_audio_ft import store
 from kimi_audio_ft.config.train import VLLM, TrainConfig
+from kimi_audio_ft.decoding.kept import vllm_kept
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import decode_all
-from kimi_audio_ft.decoding.vllm import vllm_kept
 from kimi_audio_ft.errors import ChangedError, UserError
 from kimi_audio_ft.files import raise_if_full
 from kimi_audio_ft.inputs import Inputs

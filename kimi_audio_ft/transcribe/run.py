@@ -18,9 +18,11 @@ from kimi_audio_ft.base import Base, find_adapter, require_base
 from kimi_audio_ft.config.commands import TokenizeConfig
 from kimi_audio_ft.config.transcribe import TranscribeConfig
 from kimi_audio_ft.data.dataset import AudioSource, ConversationDataset
+from kimi_audio_ft.decoding.kept import vllm_kept
 from kimi_audio_ft.decoding.request import Answers, DecodingRequest
 from kimi_audio_ft.decoding.retrieval import RETRIEVAL, most_alike
 from kimi_audio_ft.decoding.shares import Work, decode_shared
+from kimi_audio_ft.decoding.vllm_process import require_vllm
 from kimi_audio_ft.errors import ChangedError, ConfigError, DataError, UserError
 from kimi_audio_ft.features.perturbation import UNCHANGED
 from kimi_audio_ft.features.tokenize import tokenize
@@ -136,6 +138,7 @@ class Recogniser:
     @classmethod
     def of(cls, config: TranscribeConfig) -> Recogniser:
         """The recogniser that the options name, without any weight read; says which prompt it has."""
+        require_vllm(config.decoding)
         base = Base(config.model, config.data.features, threads=config.threads)
         base.about_to_compute()
         adapter = find_adapter(config.adapter)
@@ -164,6 +167,7 @@ class Recogniser:
         return {key for key in keys if UNCHANGED.key(key) not in store}
 
     @gpu_freed()
+    @vllm_kept()  # for both passes; between the groups the encoders need the GPU
     def answer(self, pieces: _Pieces, folder: Path) -> None:
         """Encode and decode pieces by their keys; the answers are then known."""
         if self.first is not None:

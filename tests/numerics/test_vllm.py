@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from kimi_audio_ft.config.train import DecodingConfig, LoraConfig, TrainConfig, VllmConfig
+from kimi_audio_ft.decoding.kept import vllm_kept
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import decode_all
-from kimi_audio_ft.decoding.vllm import vllm_kept
 from kimi_audio_ft.lora.adapter import add_adapter, save_adapter
 from kimi_audio_ft.trial import Trial
 

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from peft import LoraConfig as PeftLoraConfig
 from rich.console import Console
+from safetensors.torch import save_file
 
 from kimi_audio_ft.combine.combinations import chosen_of, combine
 from kimi_audio_ft.combine.sources import Source, chosen_trials
@@ -237,6 +240,28 @@ def test_what_cannot_be_combined(sweep: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             CombineConfig(str(sweep), **options)
+
+
+def test_a_mean_whose_rank_vllm_cannot_apply_is_refused_before_anything_is_decoded(
+    sweep: Path, tmp_path: Path, private_store: Path
+) -> None:
+    own = shutil.copytree(sweep, tmp_path / "sweep")
+    for number in ("0", "2"):
+        signature = json.loads((own / number / "scores.json").read_text())["signature"]
+        folder = private_store / "adapter" / signature
+        PeftLoraConfig(r=300, target_modules=["up_proj"]).save_pretrained(str(folder))
+        factors = {"lora_A": torch.zeros(300, 2), "lora_B": torch.zeros(2, 300)}
+        tensors = {f"base_model.model.model.layers.0.mlp.up_proj.{name}.weight": one for name, one in factors.items()}
+        save_file(tensors, folder / "adapter_model.safetensors")
+        (folder / "product.json").write_text("{}")
+        path = own / number / ".hydra" / "config.yaml"
+        text = path.read_text().replace("engine: native", "engine: vllm")
+        path.write_text(text.replace("python: null", "python: gone/bin/python"))
+    for rank in (None, 513):
+        rule = rf"^rank={rank}: the mean has rank {rank or 600}, and vLLM.* at most 512\. Set rank=512, or mean=false"
+        with pytest.raises(ConfigError, match=rule):
+            combine(CombineConfig(str(own), trials=["0", "2"], rank=rank, out=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
 
 
 def test_samples_of_a_trial_that_draws_none_and_trials_of_other_utterances(sweep: Path, tmp_path: Path) -> None:

@@ -12,19 +12,24 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from kimi_audio_ft import store
-from kimi_audio_ft.config.train import DecodingConfig, LoraConfig, TrainConfig, VllmConfig
+from kimi_audio_ft.config.prompt import PromptConfig
+from kimi_audio_ft.config.train import DecodingConfig, EvaluateConfig, LoraConfig, TrainConfig, VllmConfig
 from kimi_audio_ft.decoding.generate import utterance_seed
+from kimi_audio_ft.decoding.kept import vllm_kept
 from kimi_audio_ft.decoding.request import DecodingRequest as Request
 from kimi_audio_ft.decoding.transcripts import decode_all, transcript_signatures
-from kimi_audio_ft.decoding.vllm import qwen2_folder, vllm_kept
+from kimi_audio_ft.decoding.vllm import qwen2_folder
 from kimi_audio_ft.errors import ConfigError, DataError, UserError
+from kimi_audio_ft.evaluate import evaluate
 from kimi_audio_ft.lora.adapter import add_adapter, save_adapter
+from kimi_audio_ft.runtime.signals import Interrupted
 from kimi_audio_ft.trial import Trial
 
 COLD = DecodingConfig(text_temperature=0.0, max_new_tokens=6)
@@ -244,11 +249,15 @@ def test_what_it_cannot_apply_is_refused_before_it_is_started(
         ).plan
     for changes, said in (
         ({"lora": {"use_dora": True}}, "lora.use_dora=True: decoding.engine=vllm applies plain LoRA only"),
+        ({"lora": {"r": 513}}, "lora.r=513: decoding.engine=vllm applies ranks up to 512. Use decoding.engine=native"),
         ({"model": {"quantization": "nf4"}}, "model.quantization='nf4': decoding.engine=vllm decodes with a base in"),
         ({"data": {"features": "online"}}, "data.features='online': decoding.engine=vllm hears recordings by stored"),
     ):
         with pytest.raises(ConfigError, match=said):
             trial_config(**setting, **changes)
+    missing = {"engine": "vllm", "vllm": VllmConfig("no/such/python")}
+    with pytest.raises(ConfigError, match=r"decoding\.vllm\.python=.no/such/python.: cannot be started"):
+        _ = Trial(trial_config(decoding=missing)).plan
     request = by(sys.executable, COLD)
     for name, lora, said in (
         ("dora", {"use_dora": True}, "has use_dora, which engines do not apply. Use decoding.engine=native"),
@@ -261,3 +270,56 @@ def test_what_it_cannot_apply_is_refused_before_it_is_started(
         with pytest.raises(DataError, match=said):
             decode_all(trial.evaluation, [request], saved(trial, tmp_path / name, **lora))
     assert all(store.find("transcript", name) is None for name in transcript_signatures(trial.evaluation, request, "x"))
+
+
+def test_one_that_cannot_be_started_is_started_once_for_all(
+    trial: Trial, program: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for each adapter again, as long as it is asked for with the same options."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    notes = tmp_path / "notes"
+    note = f"open({str(notes)!r}, 'a').write(repr(os.environ['CUDA_VISIBLE_DEVICES']) + input() + '\\n')"
+    python = program(f"import os\n{note}\nraise SystemExit('no room')")
+    with vllm_kept(rank=600):  # an adapter of that rank fails by itself, and no other one because of it
+        for options in ({}, {}, {"seed": 1}, {}):
+            with pytest.raises(UserError, match=r"ended \(exit code 1\) while it was starting.*\n  no room"):
+                decode_all(trial.evaluation, [by(python, COLD, **options)], None)
+    lines = notes.read_text().splitlines()
+    assert len(lines) == 2 and all(line.startswith("''") for line in lines), "trainer.accelerator=cpu"
+    assert json.loads(lines[0][2:])["start"]["max_lora_rank"] == 512
+
+
+def test_both_passes_of_an_evaluation_are_by_one_engine(
+    trial: Trial, program: Callable[[str], str], tmp_path: Path
+) -> None:
+    notes, end = tmp_path / "notes", trial.base.tokenizer.special_tokens["<|im_kimia_text_eos|>"]
+    (tmp_path / "words.txt").write_text("陈凯\n李平", encoding="utf-8")
+    python, config = program(SCRIPTED.format(rows=99, notes=str(notes), end=end)), trial.config
+    evaluate(
+        EvaluateConfig(
+            data=config.data,
+            prompt=PromptConfig(str(tmp_path / "words.txt"), retrieve=1),
+            model=config.model,
+            decoding=by(python, COLD).setting,
+            trainer=config.trainer,
+            logger=config.logger,
+        ),
+        tmp_path / "scores",
+    )
+    orders = [json.loads(line) for line in notes.read_text().split("\n") if line]
+    assert ["start" in one for one in orders] == [True, False, False]
+
+
+def test_the_base_is_written_where_there_is_room_until_it_is_to_stop(
+    trial_config: Callable[..., TrainConfig], private_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = Trial(trial_config()).base
+    with pytest.raises(Interrupted):
+        qwen2_folder(base, lambda: True)
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(ConfigError, match=r"^KIMI_AUDIO_FT_STORE=.*: needs .* GB are free"),
+    ):
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
+        qwen2_folder(base)
+    assert not list((private_store / "qwen2").rglob("*.safetensors"))

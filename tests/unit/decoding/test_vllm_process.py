@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from kimi_audio_ft.decoding.vllm_process import VllmProcess
+from kimi_audio_ft.config.train import DecodingConfig, VllmConfig
+from kimi_audio_ft.decoding.vllm_process import VllmProcess, require_vllm
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.runtime.signals import Interrupted
 
@@ -101,3 +107,66 @@ def test_it_is_stopped_with_all_its_processes(make_python: MakePython, tmp_path:
     with pytest.raises(Interrupted), VllmProcess(make_python(code), {}, first) as process:
         process.receive(both_run)
     assert seen[-1] and not any(map(is_there, pids.read_text().split()))
+
+
+def test_whether_a_python_has_vllm_is_asked_before_it_is_needed(make_python: MakePython, tmp_path: Path) -> None:
+    def setting(python: str) -> DecodingConfig:
+        return DecodingConfig(engine="vllm", vllm=VllmConfig(python))
+
+    for python, said in (
+        (sys.executable, r"is no Python that has vLLM \(exit code 1\)"),
+        (str(tmp_path / "none"), r"cannot be started \(No such file"),
+        ("/bin/sh", r"is no Python that has vLLM"),
+    ):
+        with pytest.raises(ConfigError, match=rf"^decoding\.vllm\.python='{python}': {said}.*docs/recogniser\.md"):
+            require_vllm(setting(python))
+    (tmp_path / "vllm").mkdir()
+    (tmp_path / "vllm" / "__init__.py").write_text("raise AssertionError('importing it takes long')")
+    require_vllm(setting(make_python(f"sys.path.insert(0, {str(tmp_path)!r})\nexec(sys.argv[3])")))
+    require_vllm(DecodingConfig(vllm=VllmConfig("none")))
+
+
+# Hangs while it starts, with a process of its own; both hold the FIFO open until they end.
+HANGING = """
+import os, threading
+class EngineArgs:
+    def __init__(self, **given): self.fifo = given["fifo"]
+class LLMEngine:
+    def from_engine_args(given):
+        held = os.open(given.fifo, os.O_WRONLY)
+        if os.fork():
+            os.write(held, f"{os.getpid()}\\n".encode())
+        threading.Event().wait()
+"""
+PARENT = """
+import sys
+from kimi_audio_ft.decoding.vllm_process import VllmProcess
+with VllmProcess(sys.argv[1], {"fifo": sys.argv[2]}, lambda: False): pass
+"""
+
+
+def test_a_killed_parent_ends_it_with_all_its_processes(make_python: MakePython, tmp_path: Path) -> None:
+    (tmp_path / "vllm.py").write_text(HANGING)
+    (tmp_path / "torch.py").write_text("class cuda: is_available = lambda: False")
+    code = f"import runpy\nsys.path.insert(0, {str(tmp_path)!r})\ntime.sleep = lambda seconds: None  # of grace\n"
+    python, fifo = make_python(f"{code}runpy.run_path(sys.argv[2], run_name='__main__')"), tmp_path / "fifo"
+    os.mkfifo(fifo)
+    held, group = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), 0
+
+    def read() -> bytes:
+        assert select.select([held], [], [], 60)[0], "neither a word nor an end"
+        return os.read(held, 100)
+
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, python, str(fifo)])
+    try:
+        group = int(read())
+        assert is_there(str(group))
+        parent.kill()
+        assert read() == b"", "every process of it has ended"
+    finally:
+        parent.kill()
+        parent.wait()
+        os.close(held)
+        with suppress(ProcessLookupError):
+            if group:
+                os.killpg(group, signal.SIGKILL)
