@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby, pairwise
@@ -18,6 +17,7 @@ from kimi_audio_ft.config.prompt import PromptConfig
 from kimi_audio_ft.config.train import DataConfig
 from kimi_audio_ft.data.batching import BatchPlan, EpochSteps, cut, validation_share
 from kimi_audio_ft.data.dataset import AudioSource, ConversationDataset, JoinedDataset, Sample, Samples, make_batch
+from kimi_audio_ft.data.workers import AHEAD, ended_worker, workers_here
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.features.encode import Encoders, encode_missing
 from kimi_audio_ft.features.perturbation import UNCHANGED, Perturbations
@@ -28,9 +28,6 @@ from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 from kimi_audio_ft.store.features import FeatureStore
 
 log = logging.getLogger(__name__)
-
-# Worker processes of a GPU, and steps that each of them prepares ahead.
-_MOST_WORKERS, _PREFETCHED = 4, 4
 
 # Limit on the list of omitted conversations.
 _MOST_LISTED = 1000
@@ -60,11 +57,17 @@ class ResumableLoader(DataLoader):
 
     def __iter__(self) -> Any:
         self._delivered = self._steps.skip
-        for step in super().__iter__():
-            if isinstance(step, UserError):
-                raise step
-            self._delivered += 1
-            yield step
+        try:
+            for step in super().__iter__():
+                if isinstance(step, UserError):
+                    raise step
+                self._delivered += 1
+                yield step
+        except RuntimeError as error:
+            ended = ended_worker(error)
+            if ended is None:
+                raise
+            raise ended from error
         self._steps.skip = 0
 
     def state_dict(self) -> dict[str, int]:
@@ -207,13 +210,13 @@ class ConversationData(pl.LightningDataModule):
 
     def steps_of(self, epoch: int) -> ResumableLoader:
         steps = EpochSteps(self.plan, epoch, self.rules.rank, self.rules.ranks)
-        workers = self.workers
+        workers, ahead = self._workers()
         return ResumableLoader(
             self.train_set,
             steps,
             collate_fn=self._collate(),
             num_workers=workers,
-            prefetch_factor=_PREFETCHED if workers else None,
+            prefetch_factor=ahead or None,
             pin_memory=self._on_gpu,
         )
 
@@ -221,13 +224,14 @@ class ConversationData(pl.LightningDataModule):
     def _on_gpu(self) -> bool:
         return torch.device(self.encoders.device).type == "cuda"
 
-    @property
-    def workers(self) -> int:
-        """Processes that lay out conversations; by default a few for a GPU, one of every four cores."""
-        asked = self.settings.num_workers
+    def _workers(self) -> tuple[int, int]:
+        """Processes that lay out conversations, and steps that each prepares ahead."""
+        asked, plan = self.settings.num_workers, self.plan
         if asked != "auto":
-            return int(asked)
-        return min(_MOST_WORKERS, (os.cpu_count() or 1) // 4) if self._on_gpu else 0
+            return int(asked), AHEAD if asked else 0
+        longest = int(plan.lengths.max())
+        largest = min(plan.batch_size * longest, max(plan.max_tokens, longest))
+        return workers_here(self.rules.accumulate * largest, self.rules.ranks) if self._on_gpu else (0, 0)
 
     def step(self, epoch: int, step: int) -> list[dict[str, Any]]:
         draws = self.plan.epoch(epoch).step(step, self.rules.rank, self.rules.ranks)

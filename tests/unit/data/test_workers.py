@@ -1,0 +1,47 @@
+"""Worker processes of a GPU: as many as there is room for, and a message where one is killed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from kimi_audio_ft.data.batching import EpochSteps
+from kimi_audio_ft.data.datamodule import ConversationData, ResumableLoader
+from kimi_audio_ft.data.workers import workers_for
+from kimi_audio_ft.errors import UserError
+
+MB, GB = 10**6, 10**9
+
+
+@pytest.mark.parametrize(
+    ("cores", "ranks", "shared", "expected"),
+    [
+        (64, 1, None, (4, 4)),
+        (64, 1, 64 * GB, (4, 4)),
+        (16, 2, None, (2, 4)),
+        (16, 8, None, (0, 0)),
+        (3, 1, None, (0, 0)),
+        (64, 1, 64 * MB, (1, 1)),  # a container's, and steps of 20 MB
+        (64, 1, 320 * MB, (4, 1)),
+        (64, 4, 320 * MB, (1, 1)),
+        (64, 1, 10 * MB, (0, 0)),
+    ],
+)
+def test_workers_are_limited_by_cores_ranks_and_shared_memory(
+    cores: int, ranks: int, shared: int | None, expected: tuple[int, int]
+) -> None:
+    assert workers_for(1000, ranks, cores, shared) == expected
+
+
+def _die(samples: Any) -> None:
+    os._exit(9)
+
+
+def test_a_killed_worker_names_the_options_that_help(make_data: Callable[..., ConversationData]) -> None:
+    data = make_data(features="none")
+    loader = ResumableLoader(data.train_set, EpochSteps(data.plan, 0), collate_fn=_die, num_workers=1)
+    with pytest.raises(UserError, match=r"data\.num_workers=0.*--shm-size"):
+        list(loader)
