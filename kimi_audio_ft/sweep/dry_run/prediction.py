@@ -95,7 +95,7 @@ class Predictor:
             times *= 1 + further.trainings / work.adapters
         decoding = sum(map(self._decoding, work.decodings))
         encoding = self._encoding(work)
-        chunks = max(1, work.adapters + further.trainings)
+        chunks = max(1, (work.adapters or len(work.decodings)) + further.trainings)
         uneven = math.ceil(chunks / self.slots) * self.slots / chunks  # the last round may leave slots idle
         own = (BESIDE if work.adapters or work.transcripts else IDLE) + PER_TRIAL * work.trials
         beside = self.busy * own + self._loading(work)

@@ -20,6 +20,7 @@ from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.sweep.cluster.local import device_slots
 from kimi_audio_ft.sweep.dry_run.prediction import Further, Prediction, Predictor
 from kimi_audio_ft.sweep.dry_run.workload import Workload, rehearsed, workload_of
+from kimi_audio_ft.sweep.halving import rung_steps
 from kimi_audio_ft.sweep.pack_size import find_pack_size
 from kimi_audio_ft.sweep.plan import Unit
 from kimi_audio_ft.text import duration
@@ -45,7 +46,8 @@ def dry_run(
     work = workload_of(jobs, units, untrained)
     with _Share() as share:
         machine, slots, measured = _machine(settings, work)
-    further = further_of(OmegaConf.to_container(hydra.sweeper, resolve=True))
+    steps = min((one.steps for one in work.trainings), default=0)
+    further = further_of(OmegaConf.to_container(hydra.sweeper, resolve=True), steps)
     told = Predictor(machine, slots, settings, measured, share.busy).predict(work, further)
     return "\n".join(lines(work, told, machine, settings, further))
 
@@ -65,14 +67,21 @@ class _Share:
             self.busy = max(1.0, wall / own)
 
 
-def further_of(sweeper: Any) -> Further:
-    """What a sweeper does beside a grid, from its options: rungs of halving, seeds of finalists."""
+def further_of(sweeper: Any, steps: int) -> Further:
+    """What a sweeper does beside a grid, from its options: rungs of halving, seeds of finalists.
+
+    Args:
+        steps: of the shortest training; 0: nothing is trained.
+
+    Raises:
+        ConfigError: rungs do not lie inside it.
+    """
     options: Mapping[str, Any] = sweeper if isinstance(sweeper, Mapping) else {}
     part, survivors, before = 1.0, 1.0, 0.0
-    if "rungs" in options:
+    if "rungs" in options and steps:
         part = 0.0
-        for rung in options["rungs"]:
-            at = float(rung) if rung < 1 else min(1.0, before + 0.25)
+        for step in rung_steps(options["rungs"], steps, "the shortest training"):
+            at = step / steps
             part, survivors, before = part + survivors * (at - before), survivors / options["reduction_factor"], at
         part += survivors * (1 - before)
     seeds = (options.get("finalists") or 0) * (options.get("finalist_seeds", 1) - 1)
@@ -99,7 +108,8 @@ def _machine(settings: LauncherConfig, work: Workload) -> tuple[Machine, int, fl
         return machine, slots, None
     config = rehearsed(work.trainings[0].config)
     _, measured = find_pack_size([Trial(replace(config, trainer=replace(config.trainer, progress=False)))])
-    return machine, slots, float(measured["sizes"][0]["tokens_per_second"])
+    sizes = measured["sizes"]  # none where a step does not fit into the memory
+    return machine, slots, float(sizes[0]["tokens_per_second"]) if sizes else None
 
 
 def _size(folder: Path) -> int:

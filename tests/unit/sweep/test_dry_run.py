@@ -1,16 +1,19 @@
-"""The words of a dry run."""
+"""A dry run: its arithmetic of sweepers and of work side by side, and its words."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kimi_audio_ft.config.launcher import LauncherConfig
+from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.cost.machines import MACHINES
-from kimi_audio_ft.sweep.dry_run.prediction import Further, Prediction
-from kimi_audio_ft.sweep.dry_run.run import lines
-from kimi_audio_ft.sweep.dry_run.workload import Workload
+from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.sweep.dry_run.prediction import Further, Prediction, Predictor
+from kimi_audio_ft.sweep.dry_run.run import further_of, lines
+from kimi_audio_ft.sweep.dry_run.workload import Decoding, Workload
 
 
 @pytest.mark.parametrize(("peak", "told"), [(8_000_000_000, "about 2 h"), (None, "unknown: an adapter does not fit")])
@@ -24,3 +27,19 @@ def test_a_time_is_told_only_where_every_adapter_fits(private_store: Path, peak:
     fits = peak is not None
     for word in ("device-hours", "positions a second", "more than hydra.launcher.hours=1"):
         assert any(word in line for line in said) == fits, word
+
+
+def test_rungs_in_steps_are_parts_of_a_training() -> None:
+    halving = {"rungs": [20, 40], "reduction_factor": 2}
+    assert further_of(halving, 80).part == pytest.approx(0.25 + 0.25 / 2 + 0.5 / 4)
+    assert further_of(halving | {"rungs": [0.25, 0.5]}, 80) == further_of(halving, 80)
+    assert further_of(halving, 0) == Further(), "nothing is trained"
+    with pytest.raises(ConfigError, match=r"hydra\.sweeper\.rungs.*30 steps only"):
+        further_of(halving, 30)
+
+
+def test_decodings_of_a_sweep_that_trains_nothing_share_the_slots(trial_config: Callable[..., TrainConfig]) -> None:
+    decodings = [Decoding(trial_config(), 1, 64, 50.0, 10.0)] * 4
+    work = Workload(4, 0, [], 4, 0, [], decodings, 0, 0.0, 0)
+    one, two = (Predictor(MACHINES["h100"], slots, LauncherConfig()).predict(work) for slots in (1, 2))
+    assert one.seconds - two.seconds == pytest.approx(one.decoding / 2) and one.decoding == two.decoding > 0
