@@ -41,5 +41,8 @@ def test_rungs_in_steps_are_parts_of_a_training() -> None:
 def test_decodings_of_a_sweep_that_trains_nothing_share_the_slots(trial_config: Callable[..., TrainConfig]) -> None:
     decodings = [Decoding(trial_config(), 1, 64, 50.0, 10.0)] * 4
     work = Workload(4, 0, [], 4, 0, [], decodings, 0, 0.0, 0)
-    one, two = (Predictor(MACHINES["h100"], slots, LauncherConfig()).predict(work) for slots in (1, 2))
+    predictor = Predictor(MACHINES["h100"], 1, LauncherConfig())
+    one = predictor.predict(work)
+    predictor.slots = 2
+    two = predictor.predict(work)
     assert one.seconds - two.seconds == pytest.approx(one.decoding / 2) and one.decoding == two.decoding > 0
