@@ -218,7 +218,8 @@ class Batch:
 
     def __init__(self, jobs: Sequence[Job], missing: set[str], launch: Launch, view: SweepView) -> None:
         self.jobs, self.missing, self.launch, self.view = jobs, missing, launch, view
-        self.outcomes, self.records = Outcomes(), LiveRecords(str(launch.folder))
+        self.outcomes = Outcomes()
+        self.records = LiveRecords(str(launch.folder), local=launch.settings.executor == "local")
         for job, name in zip(jobs, short_names([job.overrides for job in jobs]), strict=True):
             if job.trial is not None:
                 job.trial.outcomes, job.trial.name = self.outcomes, name

@@ -8,7 +8,7 @@ from typing import Any
 
 from kimi_audio_ft.config.train import LoggerConfig
 from kimi_audio_ft.tracking.base import CsvRun, Tracker, Utterance, metrics_of
-from kimi_audio_ft.tracking.wandb import WandbRun
+from kimi_audio_ft.tracking.wandb import TRIAL, WandbRun
 
 __all__ = ["Tracker", "Utterance", "make_tracker", "metrics_of"]
 
@@ -20,7 +20,7 @@ def make_tracker(
     group: str | None,
     config: Mapping[str, Any],
     folder: Path,
-    job_type: str = "trial",
+    job_type: str = TRIAL,
 ) -> Tracker:
     """Open the record of one trial that ``logger.kind`` asks for.
 

@@ -11,14 +11,17 @@ import json
 import logging
 import math
 import os
+import re
+import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from kimi_audio_ft.config.train import LoggerConfig, ScoringConfig
-from kimi_audio_ft.files import read_yaml
+from kimi_audio_ft.files import read_yaml, write_text
 from kimi_audio_ft.manifest.audio import AudioError, decode_mono
 from kimi_audio_ft.manifest.part import WHOLE, Part
 from kimi_audio_ft.runtime.wandb_server import Mode, described, mark_unreachable, resolve_mode, short_name
@@ -51,6 +54,11 @@ TRIAL = "trial"
 FOLDER = "report"
 """In the sweep's folder, where this run's files lie: ``wandb sync SWEEP/*/wandb`` finds them beside the trials'."""
 LEADERBOARD = "leaderboard"
+TOKEN = ".wandb_token"
+"""In a folder that is recorded: what the ids of its runs follow from."""
+
+# In an error of wandb's service when the server has answered: its HTTP status follows.
+_ANSWERED = re.compile(r"returned error \d{3}")
 
 # Columns of the leaderboard beside the swept parameters, where trials.json has them.
 _FIRST = ("rank", "kind", "name", "trial")
@@ -73,6 +81,7 @@ class WandbRun(Tracker):
     """
 
     shows_utterances = True
+    _live: ClassVar[set[Path]] = set()  # folders of this process's open runs
 
     def __init__(
         self,
@@ -83,7 +92,7 @@ class WandbRun(Tracker):
         config: Mapping[str, Any],
         job_type: str,
     ) -> None:
-        self._settings, self._folder = settings, folder
+        self._settings, self._folder = settings, folder.resolve()
         self._run: Any = None
         self._logged: dict[str, int] = {}
         self._is_trial = job_type == TRIAL
@@ -99,13 +108,12 @@ class WandbRun(Tracker):
             "job_type": os.environ.get("WANDB_JOB_TYPE", job_type) if self._is_trial else job_type,
             "tags": list(settings.tags) or None,
             "config": {**config, **flatten(config), **_number(folder, job_type)},
-            "dir": os.environ.get("WANDB_DIR") or str(folder.resolve()),
+            "dir": os.environ.get("WANDB_DIR") or str(self._folder),
         }
-        if group is not None or "WANDB_RUN_ID" not in os.environ:
-            identity["id"] = run_id(folder, config, job_type)
+        of_agent = group is None and "WANDB_RUN_ID" in os.environ
+        own_id = None if of_agent else partial(run_id, config=config, job_type=job_type)
         with self._guarded("starting the run"):
-            _set_aside(folder / "wandb")
-            self._start(identity)
+            self._start(identity, own_id)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         new = {name: value for name, value in metrics.items() if step > self._logged.get(name, -1)}
@@ -153,25 +161,20 @@ class WandbRun(Tracker):
     def _close(self, exit_code: int) -> None:
         run, self._run = self._run, None
         if run is not None:
+            self._live.discard(self._folder)
             run.finish(exit_code=exit_code)
 
-    def _start(self, identity: dict[str, Any]) -> None:
+    def _start(self, identity: dict[str, Any], own_id: Callable[[str], str] | None) -> None:
+        """Start the run. own_id: its id by the folder's token; None where an agent has named it."""
         # Read by wandb-core when it starts: no crash reports to W&B's own error tracker.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         mode = resolve_mode(self._settings.mode)
         if mode == "disabled":
             return
-        stats = self._is_trial and self._settings.system_metrics
-        try:
-            self._run = _init(mode, identity, stats)
-        except Exception as error:
-            if mode == "offline":
-                raise
-            log.warning("W&B cannot be reached; this process writes offline runs from here: %s", described(error))
-            mark_unreachable()
-            # wandb's service still holds the id of the run that it could not start.
-            other = {"id": f"{identity.get('id') or os.environ['WANDB_RUN_ID']}-offline"}
-            self._run = _init("offline", {**identity, **other}, stats)
+        if self._folder not in self._live:
+            _set_aside(self._folder / "wandb")
+        self._run = self._started(mode, identity, own_id)
+        self._live.add(self._folder)
         if not self._run.offline:
             log.info("W&B run: %s", self._run.url)
         self._run.define_metric(STEP, hidden=True)
@@ -179,6 +182,42 @@ class WandbRun(Tracker):
             self._run.define_metric(curves, step_metric=STEP)
         for loss in ("train/loss", "val/loss"):
             self._run.define_metric(loss, step_metric=STEP, summary="min,last")
+        if self._run.resumed:
+            self._take_up()
+
+    def _started(self, mode: Mode, identity: dict[str, Any], own_id: Callable[[str], str] | None) -> Any:
+        """An open run: the folder's own; online a new one where the server does not take that up, or an offline one."""
+        stats = self._is_trial and self._settings.system_metrics
+        path = self._folder / TOKEN
+        kept = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+        tokens = [kept or secrets.token_hex(8)]
+        if kept and own_id is not None and mode == "online":
+            tokens.append(secrets.token_hex(8))  # W&B never takes the id of a deleted run again
+        runs = [identity if own_id is None else {**identity, "id": own_id(token)} for token in tokens]
+        write_text(path, tokens[0])
+        for token, run in zip(tokens, runs, strict=True):
+            try:
+                started = _init(mode, run, stats)
+            except Exception as error:
+                if mode == "offline":
+                    raise
+                failure = error
+                if token != tokens[-1]:
+                    log.warning("W&B does not take up this trial's run; trying a new one: %s", described(error))
+            else:
+                write_text(path, token)
+                return started
+        return _offline(runs[0], stats, failure)
+
+    def _take_up(self) -> None:
+        """Go on in a run of the server's: it has not failed, and the points that it has are not logged again."""
+        summary = self._run.summary
+        if summary.get("failure") is not None:
+            summary["failure"] = None
+        step = summary.get(STEP)
+        if step is not None:
+            # An evaluation comes after its step's loss: that of the last step may be missing.
+            self._logged = {name: step - name.startswith("val/") for name in summary.keys()}  # noqa: SIM118  # no dict
 
     def _log_table(self, utterances: Sequence[Utterance]) -> None:
         rows = sorted(utterances, key=lambda row: -row["cer"])[: self._settings.utterance_rows]  # the worst first
@@ -224,10 +263,13 @@ def _set_aside(runs: Path) -> None:
         runs.rename(next(path for path in map(runs.with_name, names) if not path.exists()))
 
 
-def run_id(folder: Path, config: Mapping[str, Any], job_type: str) -> str:
-    """W&B's id of the run of a config in a folder; where it is recorded to makes no other run of it."""
+def run_id(token: str, config: Mapping[str, Any], job_type: str) -> str:
+    """W&B's id of the run of a config in a folder with this token; where it is recorded to makes no other run of it.
+
+    Not by the folder's path: in containers those of different people are the same.
+    """
     same = {name: values for name, values in config.items() if name != "logger"}
-    return hashlib.sha256(canonical([str(folder.resolve()), job_type, same]).encode()).hexdigest()[:16]
+    return hashlib.sha256(canonical([token, job_type, same]).encode()).hexdigest()[:16]
 
 
 def _init(mode: Mode, identity: dict[str, Any], stats: bool) -> Any:
@@ -250,6 +292,21 @@ def _init(mode: Mode, identity: dict[str, Any], stats: bool) -> Any:
     )
     # An offline run cannot be continued: a later one of the same id replaces it when both are synced.
     return wandb.init(mode=mode, settings=quiet, resume="allow" if mode == "online" else None, **identity)
+
+
+def _offline(identity: dict[str, Any], stats: bool, failure: Exception) -> Any:
+    """The run that could not be started online, offline."""
+    import wandb
+
+    refused = isinstance(failure, wandb.errors.AuthenticationError) or _ANSWERED.search(str(failure))
+    if isinstance(failure, wandb.errors.CommError | TimeoutError) and not refused:
+        log.warning("W&B cannot be reached; this process writes offline runs from here: %s", described(failure))
+        mark_unreachable()
+    else:
+        log.warning("W&B refuses this run, which is written offline: %s", described(failure))
+    # wandb's service still holds the id of the run that it could not start.
+    other = {"id": f"{identity.get('id') or os.environ['WANDB_RUN_ID']}-offline"}
+    return _init("offline", {**identity, **other}, stats)
 
 
 def _table(rows: Sequence[Utterance], *, audio: bool) -> Any:

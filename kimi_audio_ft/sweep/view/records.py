@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import Any
 
+from kimi_audio_ft.runtime.wandb_server import described
 from kimi_audio_ft.sweep.events import Fitting, Point, Step, UnitEvent
-from kimi_audio_ft.tracking import make_tracker, metrics_of
+from kimi_audio_ft.tracking import Tracker, Utterance, make_tracker, metrics_of
 from kimi_audio_ft.trial import Trial
+
+log = logging.getLogger(__name__)
 
 
 class LiveRecords:
     """Opens the W&B runs of trials when their adapter begins to train, and feeds them; the trials close them.
 
-    All trials of an adapter get its curves. As a context it closes, at an interruption, the runs of trials that did not
-    run; the same command goes on with them. group: the sweep's folder.
+    All trials of an adapter get its curves. W&B may take half a minute to answer, so one thread makes all the calls, in
+    their order, and only a trial that has run waits for its own. As a context it closes, at an interruption, the runs
+    of trials that did not run; the same command goes on with them.
+
+    Args:
+        group: the sweep's folder.
+        local: adapters train on this machine, so that its load is theirs.
+        closing_seconds: how long an interruption waits for the records to be closed.
     """
 
-    def __init__(self, group: str) -> None:
-        self._group = group
+    def __init__(self, group: str, local: bool = True, closing_seconds: float = 60.0) -> None:
+        self._group, self._local, self._closing_seconds = group, local, closing_seconds
         self._trials: dict[str, list[tuple[Trial, Path]]] = defaultdict(list)
         self._speeds: dict[str, float] = {}
         self._open: list[Trial] = []
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread: Thread | None = None
 
     def add(self, key: str | None, trial: Trial, folder: Path | None) -> None:
         """Follow a trial, by the key of its adapter's unit."""
@@ -46,23 +62,79 @@ class LiveRecords:
                         trial.tracker.log(values, row["step"])
 
     def closed(self, trial: Trial | None) -> None:
-        """The trial has run and closed its record."""
-        if trial in self._open:
+        """The trial has run, and closed its record unless it ran in another way than it was planned."""
+        if trial is not None and trial in self._open:
             self._open.remove(trial)
+            assert trial.tracker is not None
+            trial.tracker.fail("the trial ran without this record")
 
     def __enter__(self) -> LiveRecords:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, interrupted: type[BaseException] | None, *_: object) -> None:
         for trial in self._open:
             assert trial.tracker is not None
             trial.tracker.fail("interrupted")
+        if self._thread is not None:
+            self._calls.put(None)
+            self._thread.join(self._closing_seconds if interrupted else None)
+            if self._thread.is_alive():
+                log.warning("W&B does not answer; what it lacks is in the trials' folders, for `wandb sync`")
 
     def _begin(self, trial: Trial, folder: Path) -> None:
-        if trial.tracker is None:
-            folder.mkdir(parents=True, exist_ok=True)
-            config, name = trial.config, trial.name or folder.name
-            trial.tracker = make_tracker(
-                config.logger, trial_name=name, group=self._group, config=asdict(config), folder=folder
-            )
-            self._open.append(trial)
+        if trial.tracker is not None:
+            return
+        config = trial.config
+        settings = config.logger if self._local else replace(config.logger, system_metrics=False)
+        facts: dict[str, Any] = {"trial_name": trial.name or folder.name, "config": asdict(config)}
+        trial.tracker = _Queued(
+            self._calls, lambda: make_tracker(settings, group=self._group, folder=folder.resolve(), **facts)
+        )
+        self._open.append(trial)
+        if self._thread is None:
+            self._thread = Thread(target=self._work, name="records", daemon=True)
+            self._thread.start()
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            try:
+                call()
+            except Exception as error:  # as in the record itself, none may end a sweep
+                log.warning("A trial is not recorded: %s", described(error))
+
+
+class _Queued(Tracker):
+    """A record that another thread opens, fills and closes.
+
+    Whoever finishes it waits, so that no transcripts pile up where W&B is slower than the trials.
+    """
+
+    shows_utterances = True
+
+    def __init__(self, calls: SimpleQueue[Callable[[], None] | None], make: Callable[[], Tracker]) -> None:
+        self._calls, self._record = calls, Tracker()  # that one keeps nothing
+        calls.put(lambda: self._begin(make))
+
+    def _begin(self, make: Callable[[], Tracker]) -> None:
+        self._record = make()
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._calls.put(lambda: self._record.log(metrics, step))
+
+    def keep_adapter(self, folder: Path, signature: str) -> None:
+        self._calls.put(lambda: self._record.keep_adapter(folder, signature))
+
+    def finish(self, summary: Mapping[str, Any], utterances: Sequence[Utterance]) -> None:
+        done = Event()
+
+        def finish() -> None:
+            try:
+                self._record.finish(summary, utterances)
+            finally:
+                done.set()
+
+        self._calls.put(finish)
+        done.wait()
+
+    def fail(self, message: str) -> None:
+        self._calls.put(lambda: self._record.fail(message))

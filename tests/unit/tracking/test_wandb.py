@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wandb.errors import CommError
 
 from kimi_audio_ft.config.train import LoggerConfig
+from kimi_audio_ft.sweep_folder import clear_trial
 from kimi_audio_ft.tracking import Tracker, make_tracker
 from kimi_audio_ft.tracking.wandb import facts_of, summary_of, table_cell, table_columns
 from tests.offline_wandb import offline_runs, read_run
+from tests.online_wandb import Server
 
 CONFIG = {
     "lora": {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]},
@@ -109,6 +112,86 @@ def test_points_are_recorded_once(tmp_path: Path) -> None:
     (stored,) = offline_runs(tmp_path)
     assert stored.curve("train/loss") == [(1, 1.0), (2, 2.0), (3, 3.0)]
     assert stored.curve("epoch") == [(1, 0.5), (2, 1.0), (3, 1.5)] and stored.curve("val/loss") == [(2, 4.0)]
+
+
+def test_a_run_that_goes_on_online_has_not_failed_and_gets_no_point_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(monkeypatch)
+    rows = [{"train/loss": 3.0, "epoch": 0.5}, {"train/loss": 2.0, "epoch": 1.0}, {"val/loss": 4.0, "epoch": 1.0}]
+    tracker = tracker_in(tmp_path)
+    for step, row in ((1, rows[0]), (2, rows[1])):  # killed before the evaluation of step 2
+        tracker.log(row, step)
+    tracker.fail("interrupted")
+    (run,) = server.runs.values()
+    assert (run.summary["failure"], run.exit_code) == ("interrupted", 1)
+    again = tracker_in(tmp_path)
+    for step, row in ((1, rows[0]), (2, rows[1]), (2, rows[2]), (3, {"train/loss": 1.0, "epoch": 1.5})):
+        again.log(row, step)
+    again.finish({"cer": 0.25}, [])
+    assert [*server.runs] == [run.id] and run.exit_code == 0
+    assert [(row["step"], row["train/loss"]) for row in run.history if "train/loss" in row] == [(1, 3), (2, 2), (3, 1)]
+    assert [(row["step"], row["val/loss"]) for row in run.history if "val/loss" in row] == [(2, 4)]
+    assert run.summary["failure"] is None and run.summary["cer"] == 0.25
+    tracker_in(tmp_path).fail("again")
+    assert run.summary["failure"] == "again"
+
+
+def test_a_run_belongs_to_its_folder_and_not_to_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, folder = Server(monkeypatch), tmp_path / "0"
+    tracker_in(folder).fail("")
+    clear_trial(folder)  # as before every repetition
+    folder.rename(tmp_path / "1")
+    tracker_in(tmp_path / "1").fail("")
+    tracker_in(folder).fail("")  # as in a container of somebody else, or after `rm -rf outputs`
+    assert server.asked[0] == server.asked[1] != server.asked[2]
+
+
+def test_a_run_that_was_deleted_is_followed_by_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Server(monkeypatch)
+    tracker_in(tmp_path).fail("")
+    server.refused = {server.asked[0]: CommError("Run initialization has timed out after 30.0 sec.")}
+    for _ in range(2):
+        tracker_in(tmp_path).finish({"cer": 0.0}, [])
+    first, *again, new, newer = server.asked
+    assert again == [first] and new == newer != first, "the new one is remembered"
+    assert [record.message for record in caplog.records if "trying a new one" in record.message]
+    assert not server.marked and not any(run.offline for run in server.runs.values())
+
+
+NO_ANSWER, REFUSED = "Run initialization has timed out after 30.0 sec.", "returned error 403: permission denied"
+
+
+@pytest.mark.parametrize(("message", "marked"), [(NO_ANSWER, True), (REFUSED, False)])
+def test_only_a_server_that_does_not_answer_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, marked: bool
+) -> None:
+    server = Server(monkeypatch)
+    tracker_in(tmp_path).fail("")
+    known, server.refused = server.asked[0], {"": CommError(message)}
+    tracker_in(tmp_path).finish({"cer": 0.5}, [])
+    run = server.runs[f"{known}-offline"]
+    assert run.offline and run.summary["cer"] == 0.5 and server.marked == marked
+    server.refused = {}
+    tracker_in(tmp_path).fail("")
+    assert server.asked[-1] == known, "its run is still there"
+
+
+def test_nothing_is_moved_without_a_run_or_below_a_live_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wandb").mkdir()
+    with monkeypatch.context() as disabled:
+        disabled.setenv("WANDB_MODE", "disabled")
+        tracker_in(tmp_path).fail("")
+    assert [path.name for path in tmp_path.iterdir()] == ["wandb"]
+    Server(monkeypatch)
+    first = tracker_in(tmp_path)
+    assert not (tmp_path / "wandb").exists()
+    (tmp_path / "wandb").mkdir()
+    tracker_in(tmp_path, "beside it").fail("")
+    assert (tmp_path / "wandb").is_dir()
+    first.fail("")
 
 
 VARIABLES = {"PROJECT": "p", "RUN_GROUP": "g", "NAME": "n", "TAGS": "one,two", "NOTES": "why", "JOB_TYPE": "nightly"}
