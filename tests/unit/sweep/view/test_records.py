@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from threading import Event, current_thread, main_thread
+from threading import enumerate as enumerate_threads
 
 import pytest
 
@@ -98,3 +99,6 @@ def test_an_interruption_does_not_wait_for_ever(
         assert "W&B does not answer" in caplog.text
     finally:
         answers.set()
+        for thread in enumerate_threads():  # before the stand-in goes
+            if thread.name == "records":
+                thread.join()
