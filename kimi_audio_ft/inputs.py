@@ -38,7 +38,7 @@ def only_knows_the_demo(model: ModelConfig, data: DataConfig) -> str | None:
         return None
     return (
         "the embedded model only knows the demo's synthetic speech; for recordings of people run tokenize and train "
-        "with model=kimi_audio_7b_instruct (README.md, The 7B model)"
+        "with model=kimi_audio_7b_instruct (docs/7b.md)"
     )
 
 

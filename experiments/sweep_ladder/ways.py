@@ -50,7 +50,7 @@ class WholeBase(Base):
                 assert out.text_logits is not None and out.audio_logits is not None
                 logits = out.text_logits
                 if text_positions is not None:
-                    logits = logits.flatten(0, 1)[text_positions]
+                    logits = logits.flatten(0, 1)[text_positions.flatten()]  # a mask, or places
                 if torch.is_grad_enabled():
                     logits = logits + 0.0 * out.audio_logits.sum()
                 return out._replace(text_logits=logits)

@@ -114,7 +114,10 @@ class WhisperFeatureExtractor(nn.Module):
         mel = log_mel(pad_pieces(pieces, PIECE_SAMPLES, weight.device), self.num_mel_bins, longest)
         last: Any = self.encoder.layers[-1]
         last.rows = ROWS_PER_TOKEN * num_audio_tokens(longest)
-        hidden = self.encoder(mel.to(weight.dtype)).last_hidden_state
+        try:
+            hidden = self.encoder(mel.to(weight.dtype)).last_hidden_state
+        finally:
+            last.rows = PIECE_ROWS
         features = hidden.reshape(len(pieces), -1, self.output_dim)
         return [rows[: num_audio_tokens(piece.numel())] for rows, piece in zip(features, pieces, strict=True)]
 

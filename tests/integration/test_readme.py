@@ -1,4 +1,4 @@
-"""README.md as a newcomer follows it: its commands run or compose, and what it names exists."""
+"""README.md and docs/ as a newcomer follows them: commands run or compose, and what they name exists."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ from tests.integration.conftest import Forked, Workplace
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PAGES = ("getting_started", "sweeps", "verdict", "7b", "clusters", "store", "wandb")
+GUIDE = "\n".join([README, *((REPOSITORY / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in PAGES)])
 RECOGNISER = (REPOSITORY / "docs" / "recogniser.md").read_text(encoding="utf-8")
 TRAIN, TRANSCRIBE = "kimi_audio_ft.train", "kimi_audio_ft.transcribe"
 SERVE = "kimi_audio_ft.serve"
@@ -48,7 +50,7 @@ SHORTER = {
 OF_FEW_WORDS = ("max_refused=1", "max_chars_per_second=100")
 
 
-def commands(section: str | None = None, page: str = README) -> list[list[str]]:
+def commands(section: str | None = None, page: str = GUIDE) -> list[list[str]]:
     """The words of every command in the page's bash blocks, or in one section's, with $NAMES put in."""
     text = page if section is None else page.split(f"\n## {section}\n")[1].split("\n## ")[0]
     names: dict[str, str] = {}
@@ -80,15 +82,16 @@ def whole_lines(block: str) -> Iterator[str]:
 
 def spans() -> Iterator[str]:
     """What stands between single backticks outside of blocks."""
-    return iter(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL)))
+    return iter(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", GUIDE, flags=re.DOTALL)))
 
 
 @pytest.mark.slow
 def test_own_recordings(corpus: Path, workplace: Workplace) -> None:
     shutil.rmtree(workplace.store)
     shutil.copytree(corpus, workplace.folder / "my")
-    section = commands("Your own recordings")
+    section = commands("Step by step")
     assert section[0] == ["source", ".venv/bin/activate"]
+    assert all(words in section for words in commands("Your own recordings"))
     assert {words[2] for words in section[1:]} == {*SHORTER, "kimi_audio_ft.store"} - {TRANSCRIBE}
     for words in section[1:]:
         assert words[:2] == ["python", "-m"], words
@@ -98,15 +101,17 @@ def test_own_recordings(corpus: Path, workplace: Workplace) -> None:
             signature = next(row["signature"] for row in listed if row["kind"] == "adapter")
             arguments = [argument.replace("SIGNATURE", signature) for argument in arguments]
         workplace.succeed(module, *arguments, *SHORTER.get(module, ()))
-    for place, words in enumerate(commands("Sweeps")):  # the adapters are those of the page's first sweep
+    for place, words in enumerate(commands("How a sweep runs")):  # the adapters are those of the page's first sweep
         own = [f"hydra.sweep.dir=sweeps/{place}"] if words[2] == TRAIN else []
         own += ["hydra.sweeper.rungs=[1]"] if "hydra/sweeper=halving" in words else []  # of two steps
         workplace.succeed(words[2], *words[3:], *SHORTER.get(words[2], ()), *own)
+    for words in commands("Look, verify, prune"):
+        workplace.succeed(words[2], *words[3:])
     (report,) = (workplace.folder / "outputs" / "sweep").glob("*/*/report.html")
     named = {"SIGNATURE": signature, "SWEEP_FOLDER": str(report.parent)}
     of_page = ("Texts of recordings", "Adapters beside it", "Combining what a sweep has made")
     used = [words for part in of_page for words in commands(part, RECOGNISER)]
-    for words in [*commands("Trusting the answer"), *used]:
+    for words in [*commands("Wrong labels"), *used]:
         if words[0] == "cp":
             shutil.copyfile(*(workplace.folder / name for name in words[1:]))
             continue
@@ -162,7 +167,7 @@ def test_from_a_sweep_to_a_recogniser(workplace: Workplace, swept: Workplace) ->
 
 
 def test_commands_of_the_7b_model_compose(workplace: Workplace) -> None:
-    section = commands("The 7B model")
+    section = commands("From download to merge")
     assert len(section) >= 2
     (workplace.folder / "my" / "data").mkdir(parents=True)
     (workplace.folder / "my" / "data" / "data.yaml").write_text(data_file_text(["train", "eval"]), encoding="utf-8")
@@ -173,7 +178,18 @@ def test_commands_of_the_7b_model_compose(workplace: Workplace) -> None:
         assert "dtype: bfloat16" in said
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/data.md", "docs/recogniser.md", "docs/hydra.md", "docs/wandb.md"])
+def test_commands_of_clusters_compose(workplace: Workplace) -> None:
+    (workplace.folder / "my" / "data").mkdir(parents=True)
+    (workplace.folder / "my" / "data" / "data.yaml").write_text(data_file_text(["train", "eval"]), encoding="utf-8")
+    for words, executor in zip(commands("By an option"), ("slurm", "ray"), strict=True):
+        first = [word.partition(",")[0] for word in words[3:] if word != "-m"]
+        assert f"executor: {executor}" in workplace.succeed(words[2], *first, "--cfg", "hydra")
+
+
+WITH_COMMANDS = ("data", "recogniser", "hydra", "time", *PAGES)
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}.md" for name in WITH_COMMANDS)])
 def test_commands_are_the_same_in_bash_and_zsh(page: str) -> None:
     """zsh takes unquoted brackets and ? for patterns, expands no ~ behind = and splits no $NAME into words."""
     text = (REPOSITORY / page).read_text(encoding="utf-8")
@@ -192,8 +208,22 @@ def test_every_other_command_exists() -> None:
             assert set(words[1:]) <= set(targets), words
         elif words[0] == "wandb":
             assert words[1] in wandb.commands, words
-        elif words[0] not in ("cp", "kill"):
+        elif words[0] not in ("cp", "kill", "pip"):
             assert words[0] == "source" or words[:2] in (["python", "-m"], ["python", "-c"]), words
+
+
+def test_the_front_page_is_short() -> None:
+    assert len(README.split()) <= 900 and max(map(len, README.splitlines())) <= 200
+
+
+def test_pages_are_linked_both_ways() -> None:
+    docs = sorted(path.name for path in (REPOSITORY / "docs").glob("*.md"))
+    assert set(re.findall(r"\]\(docs/([\w.]+\.md)\)", README)) == set(docs)
+    for name in docs:
+        text = (REPOSITORY / "docs" / name).read_text(encoding="utf-8")
+        assert "](../README.md)" in text, f"docs/{name} has no way back"
+        for link in re.findall(r"\]\(([\w./]+)\)", text):
+            assert (REPOSITORY / "docs" / link).exists(), (name, link)
 
 
 def test_named_files_exist() -> None:

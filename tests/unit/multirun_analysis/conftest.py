@@ -100,7 +100,7 @@ class SweepWriter:
         params = self.params(rank, rate, temperature)
         facts = {
             "trial": ",".join(overrides),
-            "transcript_signatures": ["t-0"],
+            "transcript_signatures": [f"t-{number}"],
             "decode_seconds": 3.2,
             "command": "python -m kimi_audio_ft.train " + " ".join(overrides),
             "eval_manifest": "data/demo/eval.jsonl",
