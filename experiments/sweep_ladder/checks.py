@@ -47,6 +47,12 @@ def name_of(sweep: dict[str, Any], settings: list[str]) -> str:
 
 def equal_sweeps(one: dict[str, Any], other: dict[str, Any]) -> tuple[int, int, float]:
     """Trials that two sweeps share: how many have the same CER, of how many; the largest difference of final losses."""
-    shared = sorted(one["cer"].keys() & other["cer"].keys())
-    same = sum(one["cer"][name] == other["cer"][name] for name in shared)
-    return same, len(shared), max(abs(one["val_loss"][name] - other["val_loss"][name]) for name in shared)
+    ours, theirs = ({_setting(name): name for name in sweep["cer"]} for sweep in (one, other))
+    shared = [(ours[setting], theirs[setting]) for setting in sorted(ours.keys() & theirs.keys())]
+    same = sum(one["cer"][mine] == other["cer"][its] for mine, its in shared)
+    return same, len(shared), max(abs(one["val_loss"][mine] - other["val_loss"][its]) for mine, its in shared)
+
+
+def _setting(name: str) -> str:
+    """A trial's name without the size of decoding batches, on which no text depends."""
+    return ",".join(part for part in name.split(",") if not part.startswith("decoding.batch_size="))
