@@ -50,7 +50,7 @@ def adapters(store: Path) -> int:
 def test_packs_on_two_cards_of_little_memory_are_all_made(sweep: Sweep, private_store: Path) -> None:
     """Four cards are named; the driver shows two, and each holds one adapter of the two in its pack."""
     printed = sweep(
-        *("lora.r=2,4", "hydra.launcher.pack_size=2"),
+        *("lora.r=2,4", "hydra.launcher.pack_size=2", "data.pass_positions=100000"),  # a step is one pass
         environment={"CUDA_VISIBLE_DEVICES": "0,1,2,3", "LOCAL_RANK": "1"}, count=2, memory=18 * MB,
     )  # fmt: skip
     assert adapters(private_store) == 2 and "a pack of 2 broke" in printed and "out of memory" in printed
