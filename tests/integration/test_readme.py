@@ -203,7 +203,8 @@ def test_every_other_command_exists() -> None:
     from wandb.cli.cli import cli as wandb
 
     targets = re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    for words in commands():
+    for given in commands():
+        words = [word for word in given if not re.match(r"[A-Z_]+=", word)]  # without variables in front
         if words[0] == "make":
             assert set(words[1:]) <= set(targets), words
         elif words[0] == "wandb":
