@@ -168,6 +168,7 @@ class WandbRun(Tracker):
         """Start the run. own_id: its id by the folder's token; None where an agent has named it."""
         # Read by wandb-core when it starts: no crash reports to W&B's own error tracker.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")  # it advertises itself where openai is imported
         mode = resolve_mode(self._settings.mode)
         if mode == "disabled":
             return

@@ -31,7 +31,8 @@ from tests.integration.conftest import Forked, Workplace
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 PAGES = ("getting_started", "sweeps", "verdict", "7b", "clusters", "store", "wandb")
-GUIDE = "\n".join([README, *((REPOSITORY / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in PAGES)])
+PAGE_END = "\n\f"
+GUIDE = PAGE_END.join([README, *((REPOSITORY / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in PAGES)])
 RECOGNISER = (REPOSITORY / "docs" / "recogniser.md").read_text(encoding="utf-8")
 TRAIN, TRANSCRIBE = "kimi_audio_ft.train", "kimi_audio_ft.transcribe"
 SERVE = "kimi_audio_ft.serve"
@@ -52,7 +53,7 @@ OF_FEW_WORDS = ("max_refused=1", "max_chars_per_second=100")
 
 def commands(section: str | None = None, page: str = GUIDE) -> list[list[str]]:
     """The words of every command in the page's bash blocks, or in one section's, with $NAMES put in."""
-    text = page if section is None else page.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    text = page if section is None else re.split(rf"\n## |{PAGE_END}", page.split(f"\n## {section}\n")[1])[0]
     names: dict[str, str] = {}
     found = []
     for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL):

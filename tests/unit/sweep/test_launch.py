@@ -86,7 +86,7 @@ class Ran:
 
     def __init__(self) -> None:
         self.jobs: list[tuple[int, str]] = []
-        self.runner, self.folder = self, Path("sweep")
+        self.runner, self.folder, self.settings = self, Path("sweep"), LauncherConfig()
 
     def log_as_hydra(self) -> None:
         pass
