@@ -108,7 +108,8 @@ def fill(folder: Path, trials: int) -> None:
         }
 
         def adapter(folder: Path, facts: dict[str, Any] = facts) -> dict[str, Any]:
-            points = [{"split": "train", "step": step, "loss": rng.random(), "lr": 1e-4} for step in range(9, 217, 9)]
+            row = {"epoch": 1.0, "split": "train", "lr": 1e-4}
+            points = [{**row, "step": step, "loss": rng.random()} for step in range(9, 217, 9)]
             write_jsonl(folder / "curves.jsonl", points)
             write_json(folder / "data.json", {"conversations": 864})
             return facts
