@@ -70,6 +70,8 @@ class SweepReport(Callback):
     _margin: ClassVar[float | None] = None
     # Of the running sweep's time, from its launcher.
     limit: ClassVar[TimeLimit | None] = None
+    # The end of the time, where unseen data were being decoded.
+    _time_up: ClassVar[TimeUp | None] = None
 
     def __init__(self, language: str = "en", margin: float | None = None) -> None:
         """Refuse another language or margin (ConfigError) now, and not at the end of the sweep."""
@@ -118,7 +120,7 @@ class SweepReport(Callback):
         folder, sweeper = Path(config.hydra.sweep.dir), config.hydra.get("sweeper", {})
         self._claimed(folder, refuse=True)
         SweepReport._running, SweepReport._recorded, SweepReport._first = folder, set(), 0
-        SweepReport.limit, SweepReport._study = None, None
+        SweepReport.limit = SweepReport._time_up = SweepReport._study = None
         multirun = folder / "multirun.yaml"
         earlier = multirun.read_text(encoding="utf-8") if multirun.is_file() else None
         goes_on = is_optuna(sweeper) and self._study_goes_on(config, folder, earlier)
@@ -227,6 +229,8 @@ class SweepReport(Callback):
         if not written:
             sys.stdout.flush()
             sys.exit(1)  # Hydra would turn an error into a warning
+        if SweepReport._time_up is not None:
+            raise SweepReport._time_up  # its exit code says that the same command has something left to do
 
     @classmethod
     def let_go(cls) -> None:
@@ -388,6 +392,7 @@ def _confirmed(analysis: Analysis) -> bool:
         log.warning("nothing was decoded on unseen data: %s. %s", error, again)
     except TimeUp as end:
         log.warning("%s: not all was decoded on unseen data. %s", end, again)
+        SweepReport._time_up = end
     except KeyboardInterrupt:
         log.warning("interrupted: not all was decoded on unseen data. %s", again)
     except Exception:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -106,6 +107,15 @@ class Signalled(io.StringIO):
         if "decoding on unseen data" in text:
             signal.raise_signal(self.number)
         return super().write(text)
+
+
+def test_a_sweep_whose_hours_end_while_unseen_data_are_decoded_is_not_done(place: Workplace, tested: Path) -> None:
+    for name in read_json_object(tested / "unseen" / "test" / "0" / "scores.json", "")["transcript_signatures"]:
+        shutil.rmtree(place.store / "transcript" / name)
+    done = place.run(*SWEEP, TEST, GUARD, "hydra.launcher.hours=1e-9")
+    assert done.code == os.EX_TEMPFAIL and "not all was decoded on unseen data" in done.out + done.err, done.err
+    assert "Resume with:" in done.err
+    place.succeed("multirun_analysis", "sweep", "--confirm")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
