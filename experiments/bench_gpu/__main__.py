@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import time
 from collections.abc import Iterator
@@ -63,13 +62,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def in_time(rows: Iterator[Row], until: float) -> Iterator[Row]:
-    """Rows as long as there is time; none is begun after it."""
-    while time.monotonic() < until and (row := next(rows, None)) is not None:
-        yield row
-
-
-def measure(plan: Plan, wanted: list[str], until: float = math.inf) -> Iterator[tuple[str, list[Row]]]:
+def measure(plan: Plan, wanted: list[str]) -> Iterator[tuple[str, list[Row]]]:
     """Names of tables with their rows, each as soon as it is measured."""
     products = list(stages.measure_matmul(plan))
     peak = max(row["tflops"] for row in products if "tflops" in row)
@@ -79,18 +72,18 @@ def measure(plan: Plan, wanted: list[str], until: float = math.inf) -> Iterator[
         model, loaded = stages.measure_load(plan)
         yield "load", loaded
         if model is not None and "switches" in wanted:
-            yield "switches", list(in_time(stages.measure_switches(plan, model, peak), until))
+            yield "switches", list(stages.measure_switches(plan, model, peak))
         if model is not None and "training" in wanted:
-            yield "training", list(in_time(stages.measure_training(plan, model, peak), until))
+            yield "training", list(stages.measure_training(plan, model, peak))
         if model is not None and "decoding" in wanted:
-            yield "decoding", list(in_time(stages.measure_decoding(plan, model), until))
+            yield "decoding", list(stages.measure_decoding(plan, model))
         del model
         release_memory()
     if "whisper" in wanted:
-        yield "whisper", list(in_time(stages.measure_whisper(plan), until))
+        yield "whisper", list(stages.measure_whisper(plan))
         release_memory()
     if "speech_tokenizer" in wanted:
-        yield "speech_tokenizer", list(in_time(stages.measure_speech_tokenizer(plan), until))
+        yield "speech_tokenizer", list(stages.measure_speech_tokenizer(plan))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -106,11 +99,14 @@ def main(arguments: list[str] | None = None) -> None:
         new_tokens=options.new_tokens,
         windows=options.windows,
         dtype=getattr(torch, options.dtype),
+        until=time.monotonic() + options.limit,
     )
     report = Report(describe_machine(device, plan.dtype, options.commit))
-    for name, rows in measure(plan, options.tables, time.monotonic() + options.limit):
+    for name, rows in measure(plan, options.tables):
         report.rows[name] = rows
-        print(f"measured {name}: {len(rows)} rows", file=sys.stderr, flush=True)
+        late = sum("not begun" in row.get("error", "") for row in rows)
+        more = f", and {late} were not begun within --limit={options.limit:g} seconds" if late else ""
+        print(f"measured {name}: {len(rows) - late} rows{more}", file=sys.stderr, flush=True)
         if options.out:
             write_text(options.out, report.as_markdown())
         if options.json:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -28,7 +29,10 @@ CLIP = Clip()
 
 @dataclass(frozen=True)
 class Plan:
-    """The measurements: micro-batches of training, batches and answer length of decoding, 30 s windows of audio."""
+    """The measurements: micro-batches of training, batches and answer length of decoding, 30 s windows of audio.
+
+    until: time of ``time.monotonic`` after which no row is begun.
+    """
 
     kind: Shapes
     clock: Clock
@@ -39,6 +43,15 @@ class Plan:
     windows: tuple[int, ...]
     dtype: torch.dtype = torch.bfloat16
     rank: int = 8
+    until: float = math.inf
+
+    def row(self, row: Row, measure: Callable[[], Row]) -> Row:
+        """The row with what is measured; of none that would begin too late is anything computed."""
+        if time.monotonic() >= self.until:
+            return row | {"error": "not begun (--limit)"}
+        found = or_out_of_memory(row, measure)
+        release_memory()
+        return found
 
 
 def measure_matmul(plan: Plan) -> Iterator[Row]:
@@ -90,8 +103,7 @@ def measure_training(plan: Plan, model: KimiAudioForCausalLM, peak_tflops: float
     for checkpointing in (False, True):
         for size in plan.micro_batches:
             row = {"micro_batch": size, "checkpointing": checkpointing}
-            yield or_out_of_memory(row, partial(_train, plan, model, size, checkpointing, peak_tflops))
-            release_memory()
+            yield plan.row(row, partial(_train, plan, model, size, checkpointing, peak_tflops))
 
 
 def _train(plan: Plan, model: KimiAudioForCausalLM, size: int, checkpointing: bool, peak_tflops: float) -> Row:
@@ -132,10 +144,8 @@ def measure_switches(plan: Plan, model: KimiAudioForCausalLM, peak_tflops: float
     """A step of the largest micro-batch and of the smallest, as the product computes it, and without each way."""
     for size in (plan.micro_batches[-1], plan.micro_batches[0]):
         for name, ways in SWITCHES.items():
-            yield or_out_of_memory(
-                {"way": name, "micro_batch": size}, partial(_switched, plan, model, size, ways, peak_tflops)
-            )
-            release_memory()
+            row = {"way": name, "micro_batch": size}
+            yield plan.row(row, partial(_switched, plan, model, size, ways, peak_tflops))
 
 
 def _switched(plan: Plan, model: KimiAudioForCausalLM, size: int, ways: Ways, peak_tflops: float) -> Row:
@@ -161,8 +171,7 @@ def measure_decoding(plan: Plan, model: KimiAudioForCausalLM) -> Iterator[Row]:
     for temperature in (0.0, sampled):
         for size in plan.decode_batches:
             row = {"batch": size, "temperature": temperature, "new_tokens": plan.new_tokens}
-            yield or_out_of_memory(row, partial(_decode, plan, model, size, temperature))
-            release_memory()
+            yield plan.row(row, partial(_decode, plan, model, size, temperature))
 
 
 def _decode(plan: Plan, model: KimiAudioForCausalLM, size: int, temperature: float) -> Row:
@@ -194,8 +203,7 @@ def measure_whisper(plan: Plan) -> Iterator[Row]:
     for size in plan.windows:
         clips = random_waveforms(size, WINDOW_SECONDS)
         encode = partial(extractor.encode, clips, batch_size=size)
-        yield or_out_of_memory({"windows": size}, partial(_audio_rate, clock, encode, size))
-        release_memory()
+        yield plan.row({"windows": size}, partial(_audio_rate, clock, encode, size))
 
 
 def measure_speech_tokenizer(plan: Plan) -> Iterator[Row]:
@@ -204,8 +212,7 @@ def measure_speech_tokenizer(plan: Plan) -> Iterator[Row]:
     tokenizer = random_speech_tokenizer(plan.kind, clock.device)
     for size in plan.windows:
         encode = partial(tokenizer.encode, random_waveforms(1, size * WINDOW_SECONDS))
-        yield or_out_of_memory({"windows": size}, partial(_audio_rate, clock, encode, size))
-        release_memory()
+        yield plan.row({"windows": size}, partial(_audio_rate, clock, encode, size))
 
 
 def _audio_rate(clock: Clock, encode: partial[Any], windows: int) -> Row:

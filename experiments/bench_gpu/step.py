@@ -75,7 +75,8 @@ class OwnStep:
     def __call__(self, batch: dict[str, Any]) -> Tensor:
         mask_BS, answers = batch["text_loss_mask"], batch["answers"]
         num_rows, length = mask_BS.shape
-        self.seed.at(1, 0, 0, (num_rows, length), (answers["rows"], answers["columns"]))
+        samples_R = torch.arange(num_rows, device=mask_BS.device)
+        self.seed.by_place(1, 0, samples_R, length, (answers["rows"], answers["columns"]))
         labels_N, rows_N = answers["labels"], answers["rows"]
         places_N = rows_N * length + answers["columns"]
         out = self.model(

@@ -14,6 +14,7 @@ from experiments.bench_gpu.flops import Matrices, step_flops
 from experiments.bench_gpu.inputs import Clip, batch_of, random_samples
 from experiments.bench_gpu.report import Report
 from experiments.bench_gpu.shapes import random_decoder, shapes
+from experiments.bench_gpu.stages import Plan, measure_training
 from experiments.bench_gpu.step import adapter_on, batch_loss
 from experiments.bench_gpu.timing import Clock, or_out_of_memory
 from kimi_audio_ft.config.train import LoraConfig
@@ -93,6 +94,14 @@ def test_a_row_without_memory_says_so_and_frees_its_tensors(error: RuntimeError)
     assert row == {"micro_batch": 16, "checkpointing": False, "error": "out of memory"} and kept[0]() is None
     line = Report({}, {"training": [row]}).as_markdown().splitlines()[-1]
     assert line.startswith("| 16 | no | out of memory |")
+
+
+def test_rows_that_are_not_begun_in_time_say_so() -> None:
+    plan = Plan(shapes("tiny"), Clock(CPU, 0, 1), 8, (1, 2), (1,), 2, (1,), until=0.0)
+    model = random_decoder(shapes("tiny"), torch.float32, torch.device("meta"))
+    rows = list(measure_training(plan, model, 1.0))
+    assert [row["error"] for row in rows] == ["not begun (--limit)"] * 4
+    assert "| 2 | yes | not begun (--limit) |" in Report({}, {"training": rows}).as_markdown()
 
 
 def test_another_error_is_not_taken_for_it() -> None:
