@@ -439,6 +439,7 @@ def _answers(gpus: PretendedGPUs) -> dict[Any, dict[str, Any]]:
         "get_device_properties": on(lambda card: types.SimpleNamespace(total_memory=total, **facts)),
         "get_device_capability": on(lambda card: (9, 0)),
         "memory_allocated": on(lambda card: gpus.live[card]),
+        "memory_reserved": on(lambda card: gpus.live[card]),
         "max_memory_allocated": on(lambda card: gpus.peak[card]),
         "mem_get_info": on(lambda card: (total - gpus.live[card], total)),
         "reset_peak_memory_stats": on(forget_peak),

@@ -1,9 +1,9 @@
 """Memory of a training, told ahead from what its steps are counted to need (``counted``)::
 
-    bytes = base + 16 * trained + positions * position + answers * answer
+    bytes = base + 16 * trained + head + positions * position + answers * answer
 
 Positions are the padded ones of the largest micro-batch, answers its supervised ones. Nothing grows with the square of
-a length: attention by a fused kernel keeps no pairs.
+a length: attention by a fused kernel keeps no pairs. head: the logits of one part, where losses are computed in parts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONTEXT_BYTES = 10**9
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes of a training: ``fixed`` for base and adapters, and for each padded position and each answer."""
+    """Bytes of a training: ``fixed`` for base, adapters and head, and for each padded position and each answer."""
 
     fixed: int
     position: float
@@ -31,17 +31,18 @@ class TrainingMemory:
     @classmethod
     def of(cls, counts: Counts, adapters: int = 1) -> TrainingMemory:
         """Of adapters that train together; a position of one and the same position of another are two."""
-        fixed = counts.base_bytes + adapters * TRAINED_BYTES * counts.trained
+        fixed = counts.base_bytes + adapters * TRAINED_BYTES * counts.trained + round(counts.answer.fixed.peak)
         return cls(fixed, counts.position.each.peak, counts.answer.each.peak)
 
     def peak(self, positions: int, answers: int) -> int:
         """Bytes of a step whose largest micro-batch has so many positions and supervised positions."""
         return round(self.fixed + self.position * positions + self.answer * answers)
 
-    def positions(self, memory: float, answers: float = 1.0) -> int:
+    def positions(self, memory: float, answers: float = 1.0, context: int = CONTEXT_BYTES) -> int:
         """The most positions of a micro-batch for which ``memory`` bytes suffice; 0: not even base and adapters fit.
 
         Args:
             answers: part of the positions that is supervised; at most all are.
+            context: bytes of a device's memory that its libraries take; 0 where ``memory`` is without them.
         """
-        return max(0, int((SAFE * memory - CONTEXT_BYTES - self.fixed) / (self.position + answers * self.answer)))
+        return max(0, int((SAFE * memory - context - self.fixed) / (self.position + answers * self.answer)))

@@ -18,6 +18,7 @@ from pytorch_lightning.utilities import move_data_to_device
 from kimi_audio_ft.base import Base, recompute
 from kimi_audio_ft.cost.counted import Counts
 from kimi_audio_ft.cost.memory import SAFE, TrainingMemory
+from kimi_audio_ft.cost.speed import ENOUGH
 from kimi_audio_ft.data.datamodule import ConversationData
 from kimi_audio_ft.features.encode import DTYPES
 from kimi_audio_ft.model.checkpoint import read_config
@@ -28,12 +29,9 @@ from kimi_audio_ft.training.passes import turns
 
 log = logging.getLogger(__name__)
 
-# Positions of a pass above which a GPU computes no faster: its products are bound by arithmetic long before.
-_ENOUGH = 4096
-# Steps of the first epoch among which the largest is looked for.
-_SEARCHED = 256
-# Bytes of AdamW's two moments of a number, which the first step makes.
-_MOMENTS = 8
+# Bytes of AdamW's two moments of a number, which the first step makes, and of its gradient, which lives from the first
+# of several passes to the last.
+_MOMENTS, _GRADIENT = 8, 4
 
 
 def fill_passes(
@@ -58,18 +56,20 @@ def fill_passes(
     if not known or not (on_gpu or automatic):
         return
     memory, answers = _memory(base.device), max(float((one.plan.supervised / one.plan.lengths).max()) for one in data)
-    largest = len(specs) * max(max(_sizes(one)) for one in data)
+    largest = len(specs) * max(largest_step(one)[0] for one in data)
 
     def fitting(recomputing: bool) -> int:
         return _fitting(base, specs, recomputing, memory, answers)
 
     if automatic and must_recompute(fitting(False), largest):
         recompute(tuned)
-    most = fitting(tuned.is_gradient_checkpointing)
+    # No more than a step holds, which is tried, or a validation, which keeps no activations, needs.
+    evaluated = len(specs) * max(int(one.eval_set.lengths()[:, 0].sum()) for one in data)
+    most = min(fitting(tuned.is_gradient_checkpointing), max(largest, min(ENOUGH, evaluated)))
     if on_gpu:
         _use(data, len(specs), max(longest, most if asked == "auto" else int(asked)))
         if asked == "auto" and most > longest:
-            _use(data, len(specs), max(longest, _tried(module, data, most, longest, memory)))
+            _use(data, len(specs), max(longest, _tried(module, data, most, (longest, largest), memory)))
         shared = len(specs) * (data[0].pass_positions or 0)
         kept = "recomputed" if tuned.is_gradient_checkpointing else "kept"
         log.info("passes of up to %d positions; activations are %s", shared, kept)
@@ -77,7 +77,7 @@ def fill_passes(
 
 def must_recompute(fitting: int, largest_step: int) -> bool:
     """Whether activations need too much memory: for a whole step, or for as many positions as keep a GPU busy."""
-    return fitting < min(_ENOUGH, largest_step)
+    return fitting < min(ENOUGH, largest_step)
 
 
 def _use(data: Sequence[ConversationData], adapters: int, positions: int) -> None:
@@ -86,9 +86,9 @@ def _use(data: Sequence[ConversationData], adapters: int, positions: int) -> Non
 
 
 def _memory(device: torch.device) -> float:
-    """Bytes that this process may use, the base included."""
+    """Bytes that this process may use, the base included; CUDA's own are no longer among a card's free ones."""
     if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_allocated(device))
+        return float(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
     return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
@@ -97,24 +97,34 @@ def _fitting(base: Base, specs: Sequence[AdapterSpec], recomputing: bool, memory
     lora = max((spec.lora for spec in specs), key=lambda one: one.r)
     dtype, quantized = DTYPES[base.settings.dtype], base.settings.quantization is not None
     counts = Counts(read_config(base.files.root), lora, dtype, recomputing, quantized)
-    return TrainingMemory.of(counts, len(specs)).positions(memory, min(1.0, answers))
+    return TrainingMemory.of(counts, len(specs)).positions(memory, min(1.0, answers), context=0)
 
 
-def _sizes(data: ConversationData) -> list[int]:
-    """Positions of this rank's first steps, without padding."""
+def largest_step(data: ConversationData) -> tuple[int, int]:
+    """Positions of the largest of this rank's steps in the first epoch, padded to one pass, and its number."""
     plan, rules = data.plan.epoch(0), data.rules
-    steps = range(min(_SEARCHED, len(plan)))
-    return [
-        sum(int(data.plan.lengths[draw.index]) for draw in plan.step(step, rules.rank, rules.ranks)) for step in steps
-    ]
+
+    def size(step: int) -> int:
+        lengths = [int(data.plan.lengths[draw.index]) for draw in plan.step(step, rules.rank, rules.ranks)]
+        return len(lengths) * max(lengths)
+
+    return max((size(step), step) for step in range(len(plan)))
 
 
-def _tried(module: AdapterTraining, data: Sequence[ConversationData], most: int, fewest: int, memory: float) -> int:
-    """At most so many positions, of which a pass there and back fits into memory with the optimizer's moments."""
+def _tried(
+    module: AdapterTraining, data: Sequence[ConversationData], most: int, sizes: tuple[int, int], memory: float
+) -> int:
+    """At most so many positions, of which a pass there and back fits into memory with what outlives it.
+
+    Args:
+        sizes: positions of the longest conversation, the fewest of a pass, and of the largest step.
+    """
+    fewest, largest = sizes
     trained = [parameter for parameter in module.model.parameters() if parameter.requires_grad]
     device = trained[0].device
-    limit = SAFE * memory - _MOMENTS * sum(parameter.numel() for parameter in trained)
+    numbers = sum(parameter.numel() for parameter in trained)
     while most > fewest:
+        limit = SAFE * memory - (_MOMENTS + (_GRADIENT if most < largest else 0)) * numbers
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         tried = _pass(module, data, device)
@@ -150,6 +160,5 @@ def _pass(module: AdapterTraining, data: Sequence[ConversationData], device: tor
 
 
 def _largest_pass(data: ConversationData) -> dict[str, Any]:
-    sizes = _sizes(data)
-    passes = data.step(0, sizes.index(max(sizes)))
+    passes = data.step(0, largest_step(data)[1])
     return max(passes, key=lambda one: one["inputs"]["input_ids"].numel())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from kimi_audio_ft.data.dataset import Sample
 from kimi_audio_ft.lora.adapter import ONE
 from kimi_audio_ft.manifest.conversation import Layout
 from kimi_audio_ft.training.adapters import AdapterSpec, AdapterState
-from kimi_audio_ft.training.filling import must_recompute
+from kimi_audio_ft.training.filling import largest_step, must_recompute
 from kimi_audio_ft.training.fit import on_one_base
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.training.passes import turns
@@ -45,6 +47,17 @@ def test_activations_are_recomputed_only_where_memory_asks_for_it() -> None:
     assert not must_recompute(fitting=6000, largest_step=9000)  # as many as keep a GPU busy
     assert not must_recompute(fitting=2000, largest_step=1500)  # the whole step
     assert must_recompute(fitting=2000, largest_step=2500) and must_recompute(fitting=0, largest_step=100)
+
+
+def test_the_largest_step_is_looked_for_among_all(trial_config: Config) -> None:
+    """Among more than the first steps: the longest conversation is put behind hundreds of others."""
+    data = Trial(trial_config(data={"batch_size": 1})).data
+    data.setup()
+    lengths = np.full(600, 10)
+    data.plan = replace(data.plan, lengths=lengths, supervised=lengths, bucket=False, step_batches=2)
+    last = data.plan.epoch(0).step(299)[1].index
+    lengths[last] = 50
+    assert largest_step(data) == (100, 299)
 
 
 @pytest.mark.parametrize("average", ["sample", "token"])

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
+from kimi_audio_ft.cost.speed import ENOUGH
 from kimi_audio_ft.data.datamodule import ConversationData
 from kimi_audio_ft.data.dataset import ConversationDataset, Draw, Sample, make_batch
 from kimi_audio_ft.decoding.generate import generate_texts
@@ -19,6 +20,7 @@ from kimi_audio_ft.decoding.transcribe import to_device
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.runtime.devices import free_memory
 from kimi_audio_ft.training.adapters import AdapterSpec
+from kimi_audio_ft.training.filling import largest_step
 from kimi_audio_ft.training.fit import fit_adapters
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.trial import Trial
@@ -44,13 +46,17 @@ def with_features(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("with_features")
-@pytest.mark.parametrize(("adapters", "own_data"), [(4, False), (2, True)])
+@pytest.mark.parametrize(
+    ("adapters", "own_data", "dtype"), [(4, False, "float32"), (2, True, "float32"), (1, False, "bfloat16")]
+)
 def test_between_batch_and_optimizer_nobody_waits(
-    trial_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapters: int, own_data: bool
+    trial_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapters: int, own_data: bool, dtype: str
 ) -> None:
     """Two micro-batches of two conversations each are one pass for each of the data."""
     trainer = {"accelerator": "gpu", "max_steps": 1}
-    trials = [Trial(trial_config(trainer=trainer, seed=1 + own_data * number)) for number in range(adapters)]
+    model = {"dtype": dtype}
+    seeds = [1 + own_data * number for number in range(adapters)]
+    trials = [Trial(trial_config(trainer=trainer, model=model, seed=seed)) for seed in seeds]
     waits, uploads, rows = list[Counter[str]](), list[Counter[str]](), list[int]()
     plain_training_step, plain_step = AdapterTraining.training_step, torch.optim.AdamW.step
     with PretendedGPUs() as gpus:
@@ -78,6 +84,7 @@ def test_between_batch_and_optimizer_nobody_waits(
             data = {spec.name: trial.data for spec, trial in zip(specs, trials, strict=True)}
         fit_adapters(trials[0].base, specs, data, trials[0].config.trainer)
         assert gpus.waits["tolist"], "losses are read behind the optimizer"
+        assert (trials[0].data.pass_positions or 0) <= max(largest_step(trials[0].data)[0], ENOUGH)
         trials[0].base.release()
         free_memory()
     assert rows == [4] * (adapters if own_data else 1)
