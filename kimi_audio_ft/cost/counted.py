@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
@@ -28,6 +29,7 @@ from kimi_audio_ft.lora.pack import seed_dropout
 from kimi_audio_ft.lora.update import own_updates
 from kimi_audio_ft.model.config import KimiAudioConfig
 from kimi_audio_ft.model.decoder import KimiAudioForCausalLM
+from kimi_audio_ft.model.head_loss import CHUNK, chunked_losses
 
 # Bytes for each number of a layer's linear in NF4: half of one, and a float32 scale for every 64.
 NF4_BYTES = 0.5 + 4 / 64
@@ -67,11 +69,11 @@ class Growing:
     each: Count
 
     @classmethod
-    def by(cls, run: Callable[[int], Count]) -> Growing:
-        """From the counts of two numbers."""
-        few, many = run(_FEW), run(2 * _FEW)
-        each = Count().plus(many, 1 / _FEW).plus(few, -1 / _FEW)
-        return cls(few.plus(each, -_FEW), each)
+    def by(cls, run: Callable[[int], Count], number: int = _FEW) -> Growing:
+        """From the counts of a number and of twice as many."""
+        few, many = run(number), run(2 * number)
+        each = Count().plus(many, 1 / number).plus(few, -1 / number)
+        return cls(few.plus(each, -number), each)
 
     def at(self, number: float) -> Count:
         return self.fixed.plus(self.each, number)
@@ -104,8 +106,13 @@ class Counts:
 
     @cached_property
     def answer(self) -> Growing:
-        """Head and loss of a micro-batch, by its supervised positions."""
-        return Growing.by(self._few.loss)
+        """Head and loss of a micro-batch, by its supervised positions; in parts, memory is that of a whole one."""
+        found = Growing.by(self._few.loss)
+        if not self._few.model.takes_labels:
+            return found
+        parts = Growing.by(self._few.loss, CHUNK)
+        fixed, each = replace(found.fixed, peak=parts.fixed.peak), replace(found.each, peak=parts.each.peak)
+        return Growing(fixed, each)
 
     @cached_property
     def row(self) -> Growing:
@@ -149,6 +156,10 @@ class _Layers:
             self.adapted = None if lora is None else _adapted(self.model, lora)
         self.model.set_fused(dtype == torch.bfloat16)  # as on a GPU
         self.dropout = None if self.adapted is None else seed_dropout(self.adapted, ONE)
+        if self.adapted is not None and self.dropout is not None:
+            for layer in self.adapted.modules():
+                if isinstance(layer, LoraLayer) and layer.in_features:  # keys that a training makes once
+                    self.dropout.columns(layer.in_features, torch.device("meta"))
         self.checkpointing = checkpointing
         numbers = [(name, value.numel(), value.requires_grad) for name, value in self.model.named_parameters()]
         self.trained = sum(count for _, count, trained in numbers if trained)
@@ -167,7 +178,10 @@ class _Layers:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.adapted.train()
         one = torch.zeros(1, dtype=torch.long, device="meta")
-        self.dropout.at(0, 0, 0, (1, positions), (one, one))
+        if self.model.fused:  # masks of a GPU, and of a CPU
+            self.dropout.by_place(0, 0, one, positions, (one, one))
+        else:
+            self.dropout.at(0, 0, 0, (1, positions), (one, one))
         with own_updates(self.adapted, ONE), self._counter() as counter:
             hidden_BSD = self._hidden(1, positions).requires_grad_()
             normed_ND, _ = self.model.model(hidden_BSD, None, None, False, one)
@@ -183,7 +197,10 @@ class _Layers:
         with self._counter() as counter:
             hidden_ND = self._hidden(1, answers)[0].requires_grad_()
             labels_N = torch.zeros(answers, dtype=torch.long)
-            functional.cross_entropy(self.model.lm_head(hidden_ND).float(), labels_N).backward()
+            if self.model.takes_labels:
+                chunked_losses(hidden_ND, self.model.lm_head.weight, labels_N).sum().backward()
+            else:
+                functional.cross_entropy(self.model.lm_head(hidden_ND).float(), labels_N).backward()
         return counter.count
 
     @torch.no_grad()

@@ -50,6 +50,7 @@ class _Losses(Function):
             slopes_NV = logs_NV.exp_()
             slopes_NV.scatter_add_(1, part[1].unsqueeze(1), -torch.ones_like(losses_N).unsqueeze(1))
             torch.mm(slopes_NV.to(weight_VD.dtype), weight_VD, out=slope)
+            del logs_NV, slopes_NV  # before those of the next part are made
         ctx.save_for_backward(slopes_ND)
         return torch.cat(losses)
 
