@@ -46,9 +46,7 @@ def with_features(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("with_features")
-@pytest.mark.parametrize(
-    ("adapters", "own_data", "dtype"), [(4, False, "float32"), (2, True, "float32"), (1, False, "bfloat16")]
-)
+@pytest.mark.parametrize(("adapters", "own_data", "dtype"), [(4, False, "bfloat16"), (2, True, "float32")])
 def test_between_batch_and_optimizer_nobody_waits(
     trial_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapters: int, own_data: bool, dtype: str
 ) -> None:
