@@ -290,9 +290,10 @@ class DecodingConfig:
     text_repetition_window_size: int = 16  # How many recent tokens that penalty looks back.
     max_new_tokens: int | None = None  # Longest hypothesis in text tokens; null is 256, or one for every audio code.
     repeats: int = 1  # Independent samplings of the whole evaluation set; greedy decoding is done once.
-    # Utterances decoded together. In float32 no answer depends on it; in bfloat16 about 3 in 100 do, and transcripts of
-    # another batch size are others in the store.
-    batch_size: int = 8
+    # Utterances decoded together; auto: as many as a GPU's memory holds with all answers at their longest, 8 on a CPU.
+    # In float32 no answer depends on it; in bfloat16 about 3 in 100 do, and transcripts of another value are others in
+    # the store, those of auto the same whatever the memory.
+    batch_size: Any = 8
     # native, or vllm: from prompt embeddings, by an engine in an environment of its own. Its samples are others than
     # the native ones, drawn from the same distribution.
     engine: str = NATIVE
@@ -304,7 +305,8 @@ class DecodingConfig:
         require(self.text_top_k >= 0, "decoding.text_top_k", self.text_top_k, "must be 0 (all) or more")
         penalty = self.text_repetition_penalty
         require(penalty >= 1, "decoding.text_repetition_penalty", penalty, "must be 1 (off) or more")
-        at_least(1, self, "decoding.", "text_repetition_window_size", "max_new_tokens", "repeats", "batch_size")
+        at_least(1, self, "decoding.", "text_repetition_window_size", "max_new_tokens", "repeats")
+        count_or_auto("decoding.batch_size", self.batch_size)
         one_of("decoding.engine", self.engine, (NATIVE, VLLM))
         if self.engine == VLLM:
             self._check_vllm()

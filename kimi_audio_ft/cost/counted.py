@@ -7,7 +7,7 @@ what the third one adds, and every further position what the last one added. The
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -85,7 +85,7 @@ class Counts:
     Args:
         config: of the whole model; the audio branch is never computed.
         lora: None: the base alone, which only decodes.
-        quantized: the base's linears are in NF4.
+        quantized: the base's linears are in NF4. plain: layers and adapters are transformers' and PEFT's own.
     """
 
     def __init__(
@@ -95,8 +95,10 @@ class Counts:
         dtype: torch.dtype,
         checkpointing: bool = False,
         quantized: bool = False,
+        plain: bool = False,
     ) -> None:
-        self._few, self._more = (_Layers(config, lora, dtype, checkpointing, layers) for layers in (2, 3))
+        self.config, self.dtype = config, dtype
+        self._few, self._more = (_Layers(config, lora, dtype, checkpointing, layers, plain) for layers in (2, 3))
         self._further, self._quantized = config.num_hidden_layers - 2, quantized
 
     @cached_property
@@ -113,6 +115,11 @@ class Counts:
         parts = Growing.by(self._few.loss, CHUNK)
         fixed, each = replace(found.fixed, peak=parts.fixed.peak), replace(found.each, peak=parts.each.peak)
         return Growing(fixed, each)
+
+    @cached_property
+    def prompt(self) -> Growing:
+        """Forward pass of prompts that are to be answered, by their positions; their keys and values are kept."""
+        return Growing.by(lambda positions: self._whole(lambda model: model.prompt(positions)))
 
     @cached_property
     def row(self) -> Growing:
@@ -133,6 +140,12 @@ class Counts:
     def base_bytes(self) -> int:
         return round(self._number(lambda model: model.base_bytes(self._quantized)))
 
+    def bytes_on(self, ranks: int) -> int:
+        """Of the base on each of so many ranks that share its layers: two at a time are whole, the rest always."""
+        layer = self._more.base_bytes(self._quantized) - self._few.base_bytes(self._quantized)
+        layers = (2 + self._further) * layer
+        return round(self.base_bytes - layers + layers / ranks + 2 * layer) if ranks > 1 else self.base_bytes
+
     def _whole(self, run: Callable[[_Layers], Count]) -> Count:
         few = run(self._few)
         return few.plus(run(self._more).plus(few, -1), self._further)
@@ -145,7 +158,13 @@ class _Layers:
     """A model of a few layers on the meta device, at full width."""
 
     def __init__(
-        self, config: KimiAudioConfig, lora: LoraConfig | None, dtype: torch.dtype, checkpointing: bool, layers: int
+        self,
+        config: KimiAudioConfig,
+        lora: LoraConfig | None,
+        dtype: torch.dtype,
+        checkpointing: bool,
+        layers: int,
+        plain: bool,
     ) -> None:
         fields = config.to_dict() | {"num_hidden_layers": layers, "kimia_mimo_layers": 0, "layer_types": None}
         own = KimiAudioConfig(**fields | {"kimia_mimo_transformer_from_layer_index": 0})
@@ -154,7 +173,9 @@ class _Layers:
             self.model = KimiAudioForCausalLM(own).to(dtype).requires_grad_(False).eval()
             del self.model.mimo_output, self.model.model.mimo_norm
             self.adapted = None if lora is None else _adapted(self.model, lora)
-        self.model.set_fused(dtype == torch.bfloat16)  # as on a GPU
+        self.model.set_plain(plain, whisper=False)
+        self.model.set_fused(dtype == torch.bfloat16 and not plain)  # as on a GPU
+        self.plain = plain
         self.dropout = None if self.adapted is None else seed_dropout(self.adapted, ONE)
         if self.adapted is not None and self.dropout is not None:
             for layer in self.adapted.modules():
@@ -182,7 +203,7 @@ class _Layers:
             self.dropout.by_place(0, 0, one, positions, (one, one))
         else:
             self.dropout.at(0, 0, 0, (1, positions), (one, one))
-        with own_updates(self.adapted, ONE), self._counter() as counter:
+        with nullcontext() if self.plain else own_updates(self.adapted, ONE), self._counter() as counter:
             hidden_BSD = self._hidden(1, positions).requires_grad_()
             normed_ND, _ = self.model.model(hidden_BSD, None, None, False, one)
             normed_ND.sum().backward()
@@ -201,6 +222,14 @@ class _Layers:
                 chunked_losses(hidden_ND, self.model.lm_head.weight, labels_N).sum().backward()
             else:
                 functional.cross_entropy(self.model.lm_head(hidden_ND).float(), labels_N).backward()
+        return counter.count
+
+    @torch.no_grad()
+    def prompt(self, positions: int) -> Count:
+        """A prompt through the layers, with its keys and values."""
+        with self._counter() as counter:
+            cache = DynamicCache()
+            self.model.model(self._hidden(1, positions), None, cache, False)
         return counter.count
 
     @torch.no_grad()

@@ -38,6 +38,11 @@ class Tokens(list[int]):
     choices: int = 0
 
 
+def longest_answer(setting: DecodingConfig, codes: int, room: int) -> int:
+    """Most text tokens of an answer to so many audio codes, behind which the model has room for so many positions."""
+    return max(1, min(setting.max_new_tokens or max(_FEWEST_TOKENS, codes), room))
+
+
 def answer_limits(model: torch.nn.Module, inputs: dict[str, Any], setting: DecodingConfig) -> list[int]:
     """Most text tokens of every utterance's answer: the setting's own number, or what its audio can hold.
 
@@ -46,8 +51,7 @@ def answer_limits(model: torch.nn.Module, inputs: dict[str, Any], setting: Decod
     config: Any = model.config
     room = (config.max_position_embeddings - inputs["attention_mask"].sum(-1)).tolist()
     codes = inputs["is_continuous_mask"].sum(-1).tolist()
-    wanted = [setting.max_new_tokens or max(_FEWEST_TOKENS, count) for count in codes]
-    return [max(1, min(pair)) for pair in zip(wanted, room, strict=True)]
+    return [longest_answer(setting, *pair) for pair in zip(codes, room, strict=True)]
 
 
 @torch.inference_mode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from kimi_audio_ft.config.canonical import decoding_form, is_greedy
@@ -54,3 +55,9 @@ class DecodingRequest:
         if is_greedy(setting):
             return [DecodingRequest(setting, 0)]
         return [replace(self, setting=setting, repeat=repeat) for repeat in range(setting.repeats)]
+
+
+def batch_size_of(requests: Sequence[DecodingRequest]) -> int | str:
+    """Utterances that requests decode together: the fewest that one asks for; auto where all leave it open."""
+    given = [one.setting.batch_size for one in requests if one.setting.batch_size != "auto"]
+    return min(given, default="auto")

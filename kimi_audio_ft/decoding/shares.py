@@ -1,6 +1,7 @@
 """An evaluation set decoded in this process, by vLLM, or shared out over several devices by one process for each.
 
-Shares are made of the batches that one device would decode, so its results are theirs to the last digit.
+Shares are made of the batches that one device would decode, so its results are theirs to the last digit; but with
+``decoding.batch_size=auto`` there are at least two batches for each device, and in bf16 they are others.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import VLLM
 from kimi_audio_ft.data.dataset import Samples
+from kimi_audio_ft.decoding.budget import Budget, budget_of
 from kimi_audio_ft.decoding.request import Answers, DecodingRequest
 from kimi_audio_ft.decoding.transcribe import batches_of, transcribe
 from kimi_audio_ft.decoding.vllm import Prompts, decode_by_vllm, leave_gpu
@@ -40,6 +42,7 @@ class Work:
     """Generation prompts to decode under requests, by the base with the adapter in a folder (None: alone).
 
     progress: show a bar. likelihoods: also compute the log probability of every hypothesis.
+    budget: that batches are filled by; None: they have the size that the requests ask for.
     """
 
     base: Base
@@ -48,6 +51,7 @@ class Work:
     requests: Sequence[DecodingRequest]
     progress: bool
     likelihoods: bool = False
+    budget: Budget | None = None
 
     def unknown(self, known: Answers) -> list[int]:
         """Indices of the conversations without all of their hypotheses."""
@@ -57,7 +61,7 @@ class Work:
     def left(self, known: Answers) -> Batches:
         """Batches that ``known``, one dict per request, does not cover."""
         found, names = [one.keys() for one in known], self.prompts.conversations
-        batches = batches_of(self.prompts, self.requests)
+        batches = batches_of(self.prompts, self.requests, self.budget)
         return [some for some in batches if not all(names[index].id in keys for index in some for keys in found)]
 
     def decode(self, batches: Batches, on_batch: Callable[[Answers], None], should_stop: Callable[[], bool]) -> None:
@@ -89,14 +93,17 @@ def decode_shared(
             found.update(some)
         on_batch(new)
 
-    batches = work.left(answers)
+    batches: Batches = []
     if work.requests and work.requests[0].setting.engine == VLLM:
         if wanted := work.unknown(answers):
             given = (Prompts(work.prompts, wanted), work.requests, work.likelihoods, take, should_stop, work.progress)
             facts["vllm"] = decode_by_vllm(work.base, work.adapter, *given)
-        batches = []
-    elif batches:
+    elif work.unknown(answers):
         leave_gpu(work.base)
+        adapted = work.adapter is not None
+        budget = budget_of(work.base, work.requests, len(work.prompts), adapted, devices)
+        work = replace(work, budget=budget)
+        batches = work.left(answers)
     count = min(devices, len(batches), sum(map(len, batches)) * len(work.requests) // ROWS_PER_PROCESS)
     if count > 1:
         facts = _in_processes(work, answers, count, take, should_stop)

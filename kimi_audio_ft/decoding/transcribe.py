@@ -11,8 +11,9 @@ from rich.progress import track
 from torch import Tensor
 
 from kimi_audio_ft.data.dataset import Sample, Samples, make_batch
+from kimi_audio_ft.decoding.budget import AUTO_ON_CPU, Budget
 from kimi_audio_ft.decoding.generate import answer_limits, generate_texts, utterance_seed
-from kimi_audio_ft.decoding.request import Answer, Answers, DecodingRequest
+from kimi_audio_ft.decoding.request import Answer, Answers, DecodingRequest, batch_size_of
 from kimi_audio_ft.manifest.conversation import BLANK, TEXT_EOS
 from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 from kimi_audio_ft.runtime.devices import free_memory, out_of_memory
@@ -38,11 +39,10 @@ def transcribe(
 
     Args:
         dataset: generation prompts (``for_generation=True``).
-        requests: decoded from one prefill of every prompt, in batches of the smallest ``batch_size`` among them, or of
-            fewer where prompts are long.
+        requests: decoded from one prefill of every prompt.
         token_offset: ids from here on are audio codes and never part of a text answer.
         on_batch: called with the hypotheses of each batch, one dict per request.
-        batches: those of ``batches_of`` to decode, if not all.
+        batches: those of ``batches_of`` to decode; None: all, without a budget.
         should_stop: asked after every batch.
         likelihoods: also give every hypothesis its log probability.
 
@@ -135,13 +135,19 @@ def _in_halves(
     return [found for half in halves for found in _in_halves(decoded, half, samples)]
 
 
-def batches_of(dataset: Samples, requests: Sequence[DecodingRequest]) -> list[list[int]]:
-    """Indices of conversations of similar length, the longest first: what does not fit into memory fails at once."""
-    lengths, most = dataset.lengths()[:, 0], min(request.setting.batch_size for request in requests)
+def batches_of(dataset: Samples, requests: Sequence[DecodingRequest], budget: Budget | None = None) -> list[list[int]]:
+    """Indices of conversations of similar length, the longest first: what does not fit into memory fails at once.
+
+    Each has as many as the ``budget`` allows, or the smallest ``batch_size`` of the requests, fewer where prompts are
+    long.
+    """
+    lengths, given = dataset.lengths()[:, 0], batch_size_of(requests)
+    most = AUTO_ON_CPU if isinstance(given, str) else given
     order = lengths.argsort(kind="stable").tolist()[::-1]
     batches, start = list[list[int]](), 0
     while start < len(order):
-        count = max(1, min(most, MOST_POSITIONS // int(lengths[order[start]])))
+        longest = int(lengths[order[start]])
+        count = max(1, min(most, MOST_POSITIONS // longest)) if budget is None else budget.utterances(longest)
         batches.append(order[start : start + count])
         start += count
     return batches

@@ -20,7 +20,7 @@ from kimi_audio_ft.config.canonical import batches_count, decoding_fields, trans
 from kimi_audio_ft.config.manifests import EVAL
 from kimi_audio_ft.config.prompt import PromptConfig
 from kimi_audio_ft.config.train import NATIVE, DataConfig, DecodingConfig, TrainerConfig
-from kimi_audio_ft.decoding.request import Answer, Answers, DecodingRequest
+from kimi_audio_ft.decoding.request import Answer, Answers, DecodingRequest, batch_size_of
 from kimi_audio_ft.decoding.retrieval import RETRIEVAL, most_alike
 from kimi_audio_ft.errors import ChangedError, UserError
 from kimi_audio_ft.files import jsonl_line, read_jsonl, write_jsonl
@@ -243,8 +243,8 @@ def decode_all(
         found = {way: iter(decode_all(evaluation, part, *options)) for way, part in parts.items()}
         return [next(found[way]) for way in ways]
     made_by = adapter[0] if adapter else None
-    smallest = min((request.setting.batch_size for request in requests), default=1)
-    alike = [replace(request, setting=replace(request.setting, batch_size=smallest)) for request in requests]
+    together = batch_size_of(requests)
+    alike = [replace(request, setting=replace(request.setting, batch_size=together)) for request in requests]
     named = [_by_signature(evaluation, request, made_by) for request in alike]
     requested = {name: repeat for one in named for name, repeat in one.items()}
     total = len(evaluation.conversations) * sum(store.find("transcript", name) is None for name in requested)
@@ -305,11 +305,11 @@ def decode_all(
     return [_read(list(one)) for one in named]
 
 
-def _way(setting: DecodingConfig, base: Base) -> tuple[str, int]:
+def _way(setting: DecodingConfig, base: Base) -> tuple[str, str]:
     """Equal for settings that are decoded together: by one engine, in batches that change nothing, or are the same."""
     if setting.engine == NATIVE:
-        return "", setting.batch_size if batches_count(base.settings) else 0
-    return canonical(asdict(setting.vllm)), 0
+        return "", str(setting.batch_size) if batches_count(base.settings) else ""
+    return canonical(asdict(setting.vllm)), ""
 
 
 class UnfinishedTranscripts:

@@ -17,12 +17,13 @@ from kimi_audio_ft.errors import ChangedError, DataError
 from kimi_audio_ft.features.identity import encoder_identity
 from kimi_audio_ft.features.perturbation import UNCHANGED, Perturbation
 from kimi_audio_ft.features.workload import Wanted, at_its_line, describe_need, find_wanted
+from kimi_audio_ft.files import read_json_object
 from kimi_audio_ft.manifest.audio import AudioError, read_audio
 from kimi_audio_ft.manifest.manifest import Manifest
 from kimi_audio_ft.model.audio_frontend import num_audio_tokens
 from kimi_audio_ft.model.files import ModelFiles
 from kimi_audio_ft.model.speech_tokenizer import SpeechTokenizer
-from kimi_audio_ft.model.whisper import WhisperFeatureExtractor
+from kimi_audio_ft.model.whisper import PIECE_ROWS, WhisperFeatureExtractor
 from kimi_audio_ft.store.digests import file_digests
 from kimi_audio_ft.store.features import FeatureStore, Item
 from kimi_audio_ft.store.make import lock
@@ -32,6 +33,21 @@ log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Batches of 30 s pieces in a group, which is read, sorted by length, encoded and stored as a whole.
 BATCHES_PER_GROUP = 8
+# Rows of Whisper in a batch of eight pieces, and widths of a row that are alive in a layer.
+_ROWS_AT_ONCE, _WIDTHS = 8 * PIECE_ROWS, 12
+
+
+def online_bytes(files: ModelFiles, dtype: str, features: str) -> int:
+    """Memory of the frozen Whisper encoder beside a model that hears by it, with what a batch of pieces takes; else 0.
+
+    Args:
+        dtype, features: ``model.dtype`` and ``data.features``.
+    """
+    if features != "online":
+        return 0
+    shape = read_json_object(files.whisper / "config.json", "Download the checkpoint again")
+    width = shape["d_model"]
+    return DTYPES[dtype].itemsize * width * (12 * width * shape["encoder_layers"] + _ROWS_AT_ONCE * _WIDTHS)
 
 
 @dataclass(frozen=True)

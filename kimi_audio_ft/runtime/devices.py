@@ -139,6 +139,13 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(message in str(error) for message in _OUT_OF_MEMORY)
 
 
+def memory_at_hand(place: torch.device) -> float:
+    """Bytes of a GPU that this process may use: the free ones, and those that it holds."""
+    import torch
+
+    return float(torch.cuda.mem_get_info(place)[0] + torch.cuda.memory_reserved(place))
+
+
 def free_memory() -> None:
     """Free what failed computations have left; call it when their error is no longer being handled."""
     import torch

@@ -30,7 +30,7 @@ def main(config: ServeConfig) -> None:
     import uvicorn
 
     from kimi_audio_ft.serve.app import make_app
-    from kimi_audio_ft.serve.engine import Engine
+    from kimi_audio_ft.serve.engine import Engine, pieces_together
     from kimi_audio_ft.serve.recogniser import Recogniser
 
     quiet_libraries()
@@ -38,7 +38,7 @@ def main(config: ServeConfig) -> None:
         address = address_of(listening)
         with using(Path(f"server {address}")):  # so that pruning leaves its adapters in the store
             recogniser = Recogniser.of(config, HydraConfig.get().overrides.task)
-            with Engine(recogniser.base, recogniser.config.decoding.batch_size) as engine:
+            with Engine(recogniser.base, pieces_together(recogniser.base, recogniser.config.decoding)) as engine:
                 print(f"models: {', '.join(recogniser.models)}", flush=True)
                 app = make_app(recogniser, engine, os.environ.get(KEY_VARIABLE, ""))
                 print(f"address: http://{address}/v1", flush=True)

@@ -22,12 +22,17 @@ import torch
 from torch import Tensor
 
 from kimi_audio_ft.base import Base
+from kimi_audio_ft.config.train import DecodingConfig
 from kimi_audio_ft.data.dataset import Sample
+from kimi_audio_ft.decoding.budget import together_here
 from kimi_audio_ft.decoding.request import Answer, DecodingRequest
 from kimi_audio_ft.decoding.transcribe import answer
 from kimi_audio_ft.manifest.conversation import TASK, layout_conversation
 
 log = logging.getLogger(__name__)
+
+# Positions of the longest prompts: 30 s of codes, and hot words. Pieces that are decoded together at most.
+_PROMPT, _MOST = 1024, 64
 
 
 @dataclass(eq=False)
@@ -57,6 +62,11 @@ class Job:
         """Whether both can be in one batch, whose answers are told apart by their keys."""
         alike = self.adapter == other.adapter and list(self.requests) == list(other.requests)
         return alike and (self.key != other.key or self.prompt == other.prompt)
+
+
+def pieces_together(base: Base, setting: DecodingConfig) -> int:
+    """Most pieces in a batch, for all of which each request in it waits."""
+    return together_here(base, setting, _PROMPT, _MOST)
 
 
 class Engine:

@@ -36,7 +36,7 @@ def test_the_7b_alone_has_its_optimizer_batch_precision_prompt_and_data(composed
     assert (config.data.batch_size, config.data.max_batch_tokens, config.data.prompt) == (1, 8192, None)
     assert config.data.train_manifest == config.data.eval_manifest == "", "never the demo's"
     assert (config.trainer.max_epochs, config.trainer.accumulate, config.trainer.threads) == (5, 8, 0)
-    assert (config.decoding.batch_size, config.model.gradient_checkpointing) == (64, "auto")
+    assert (config.decoding.batch_size, config.model.gradient_checkpointing) == ("auto", "auto")
     assert composed("train", "model=kimi_audio_7b").optim == config.optim
 
 

@@ -93,7 +93,7 @@ REFUSED: list[tuple[str, list[Any], str]] = [
     ("decoding.text_repetition_window_size", [0], ONE),
     ("decoding.max_new_tokens", [0], ONE),
     ("decoding.repeats", [0], ONE),
-    ("decoding.batch_size", [0], ONE),
+    ("decoding.batch_size", [0, -1, True, 1.5, "all", None], "must be auto, or 1 or more"),
     ("decoding.engine", ["sglang", ""], "must be one of native, vllm"),
     (
         "decoding.vllm.options",

@@ -13,7 +13,7 @@ from experiments.bench_gpu.inputs import Clip, batch_of, random_samples
 from experiments.bench_gpu.shapes import random_decoder, shapes
 from kimi_audio_ft.config.train import LoraConfig
 from kimi_audio_ft.cost.counted import Count, Counter, Counts
-from kimi_audio_ft.cost.memory import CONTEXT_BYTES, SAFE, TrainingMemory
+from kimi_audio_ft.cost.memory import CONTEXT_BYTES, SAFE, DecodingMemory, TrainingMemory
 from kimi_audio_ft.lora.adapter import ONE, add_adapter
 from kimi_audio_ft.lora.update import own_updates
 from kimi_audio_ft.model import KimiAudioConfig
@@ -57,6 +57,18 @@ def test_4_bits_take_5_8_gb_of_the_7b_and_leave_room_for_more_positions(counts: 
     assert whole.peak(room, round(0.3 * room)) == pytest.approx(SAFE * 80e9 - CONTEXT_BYTES, rel=0.001)
     assert whole.positions(80e9 - CONTEXT_BYTES / SAFE, 0.3, context=0) == pytest.approx(room, abs=1)
     assert whole.positions(1e9) == 0
+
+
+def test_a_batch_of_the_7b_is_mostly_keys_and_values(counts: Counts) -> None:
+    need = DecodingMemory.of(counts, heard=True)
+    assert need.cached == 28 * 2 * 4 * 128 * 2 and need.features == 4 * 5120
+    each = need.utterance(prompt=400, tokens=400, together=8)
+    assert 0.6 * each < 8 * 800 * need.cached < each
+    assert need.utterances(80e9, each) == pytest.approx((SAFE * 80e9 - CONTEXT_BYTES - need.fixed) / each, abs=1)
+    assert need.utterances(16e9, each) == 0, "the base alone does not fit"
+    assert need.utterance(400, 400, 8, further=True) - each == 400 * need.cached
+    # Whose prompts are long and whose answers are short, the prompts' own activations decide.
+    assert need.utterance(4000, 1, 1) > 4001 * (need.cached + need.attended) + 4000 * need.features + need.row
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
