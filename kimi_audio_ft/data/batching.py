@@ -6,8 +6,8 @@ the ranks share. One rank with 8 micro-batches per step and 8 ranks with one eac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -119,6 +119,14 @@ class EpochPlan:
                 draws.append(Draw(index, self.number, 0.0 if filler else weight, first + position, copy))
         return draws
 
+    def passes(self, step: int, ranks: int, most: int) -> int:
+        """Passes of at most so many padded positions that every rank takes for a step: as many as one of them needs."""
+        return max(self._passes(self.step(step, rank, ranks), most) for rank in range(ranks))
+
+    def _passes(self, draws: list[Draw], most: int) -> int:
+        counted = [draw for draw in draws if draw.weight] or draws
+        return len(cut(np.sort([self.plan.lengths[draw.index] for draw in counted]), len(counted), most)) - 1
+
     def _places(self, batch: int) -> range:
         return range(self.bounds[batch], self.bounds[batch + 1])
 
@@ -158,10 +166,13 @@ def validation_share(
 
 
 class EpochSteps(Sampler[list[Draw]]):
-    """One rank's part of every optimizer step of an epoch, without the first ``skip``, done before a resume."""
+    """One rank's part of every optimizer step of an epoch, without the first ``skip``, done before a resume.
 
-    def __init__(self, plan: BatchPlan, epoch: int, rank: int = 0, ranks: int = 1) -> None:
-        self.plan, self.rank, self.ranks = plan.epoch(epoch), rank, ranks
+    together: all ranks take equally many passes of a step, of at most so many padded positions; None: each as it likes.
+    """
+
+    def __init__(self, plan: BatchPlan, epoch: int, rank: int = 0, ranks: int = 1, together: int | None = None) -> None:
+        self.plan, self.rank, self.ranks, self.together = plan.epoch(epoch), rank, ranks, together
         self.skip = 0
 
     def __len__(self) -> int:
@@ -169,4 +180,24 @@ class EpochSteps(Sampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         for step in range(self.skip, len(self.plan)):
-            yield self.plan.step(step, self.rank, self.ranks)
+            draws = self.plan.step(step, self.rank, self.ranks)
+            if self.together is not None:
+                passes = self.plan.passes(step, self.ranks, self.together)
+                draws = [replace(draw, passes=passes) for draw in draws]
+            yield draws
+
+
+class StepsTogether(Sampler[dict[str, list[Draw]]]):
+    """Draws of equally many optimizer steps of every member, by its name; resumed as those of one (``EpochSteps``)."""
+
+    def __init__(self, members: Mapping[str, EpochSteps]) -> None:
+        self.members, self.skip = members, 0
+
+    def __len__(self) -> int:
+        return len(next(iter(self.members.values())))
+
+    def __iter__(self) -> Iterator[dict[str, list[Draw]]]:
+        for steps in self.members.values():
+            steps.skip = self.skip
+        for draws in zip(*self.members.values(), strict=True):
+            yield dict(zip(self.members, draws, strict=True))

@@ -1,9 +1,8 @@
-"""Lightning data modules: manifests to dataloaders of micro-batches, for one adapter or a pack with separate data."""
+"""Lightning data modules: manifests to dataloaders of micro-batches."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby, pairwise
 from typing import Any
@@ -11,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from kimi_audio_ft.config.prompt import PromptConfig
 from kimi_audio_ft.config.train import DataConfig
-from kimi_audio_ft.data.batching import BatchPlan, EpochSteps, cut, validation_share
+from kimi_audio_ft.data.batching import BatchPlan, EpochSteps, StepsTogether, cut, validation_share
 from kimi_audio_ft.data.dataset import AudioSource, ConversationDataset, JoinedDataset, Sample, Samples, make_batch
 from kimi_audio_ft.data.workers import AHEAD, ended_worker, workers_here
 from kimi_audio_ft.errors import ConfigError, UserError
@@ -51,8 +50,8 @@ class BatchRules:
 class ResumableLoader(DataLoader):
     """One rank's optimizer steps of an epoch; Lightning can resume it at a checkpoint's step."""
 
-    def __init__(self, dataset: Samples, steps: EpochSteps, **options: Any) -> None:
-        super().__init__(dataset, batch_sampler=steps, **options)
+    def __init__(self, dataset: Dataset, steps: EpochSteps | StepsTogether, **options: Any) -> None:
+        super().__init__(dataset, batch_sampler=steps, **options)  # type: ignore[arg-type]  # lists, or dicts of them
         self._steps, self._delivered = steps, 0
 
     def __iter__(self) -> Any:
@@ -105,6 +104,7 @@ class ConversationData(pl.LightningDataModule):
         self._manifests: dict[str, Any] = {}
         self.num_left_out = 0
         self.pass_positions: int | None = None  # most padded ones of a pass; None: every micro-batch is a pass
+        self.passes_together = False  # every rank takes as many passes as the others
         self._ready = False
 
     def setup(self, stage: str | None = None) -> None:
@@ -209,12 +209,21 @@ class ConversationData(pl.LightningDataModule):
         return self.steps_of(self.trainer.current_epoch if self.trainer is not None else 0)
 
     def steps_of(self, epoch: int) -> ResumableLoader:
-        steps = EpochSteps(self.plan, epoch, self.rules.rank, self.rules.ranks)
-        workers, ahead = self._workers()
+        return self.loader(self.train_set, self.epoch_steps(epoch), self.collate(), self.most_positions)
+
+    def epoch_steps(self, epoch: int) -> EpochSteps:
+        rules, together = self.rules, self.pass_positions if self.passes_together else None
+        return EpochSteps(self.plan, epoch, rules.rank, rules.ranks, together)
+
+    def loader(
+        self, samples: Dataset, steps: EpochSteps | StepsTogether, collate: Any, largest: int
+    ) -> ResumableLoader:
+        """Steps of these samples, of at most ``largest`` positions, by this data's worker processes."""
+        workers, ahead = self._workers(largest)
         return ResumableLoader(
-            self.train_set,
+            samples,
             steps,
-            collate_fn=self._collate(),
+            collate_fn=collate,
             num_workers=workers,
             prefetch_factor=ahead or None,
             pin_memory=self._on_gpu,
@@ -224,20 +233,24 @@ class ConversationData(pl.LightningDataModule):
     def _on_gpu(self) -> bool:
         return torch.device(self.encoders.device).type == "cuda"
 
-    def _workers(self) -> tuple[int, int]:
+    @property
+    def most_positions(self) -> int:
+        """Positions of a rank's step, at most."""
+        longest = int(self.plan.lengths.max())
+        return self.rules.accumulate * min(self.plan.batch_size * longest, max(self.plan.max_tokens, longest))
+
+    def _workers(self, largest: int) -> tuple[int, int]:
         """Processes that lay out conversations, and steps that each prepares ahead."""
-        asked, plan = self.settings.num_workers, self.plan
+        asked = self.settings.num_workers
         if asked != "auto":
             return int(asked), AHEAD if asked else 0
-        longest = int(plan.lengths.max())
-        largest = min(plan.batch_size * longest, max(plan.max_tokens, longest))
-        return workers_here(self.rules.accumulate * largest, self.rules.ranks) if self._on_gpu else (0, 0)
+        return workers_here(largest, self.rules.ranks) if self._on_gpu else (0, 0)
 
     def step(self, epoch: int, step: int) -> list[dict[str, Any]]:
         draws = self.plan.epoch(epoch).step(step, self.rules.rank, self.rules.ranks)
-        return self._collate()([self.train_set[draw] for draw in draws])
+        return self.collate()([self.train_set[draw] for draw in draws])
 
-    def _collate(self) -> Collate:
+    def collate(self) -> Collate:
         return Collate(self.tokenizer.pad_id, self.settings.features == "online", self.pass_positions)
 
     def validation_batches(self) -> DataLoader:
@@ -250,7 +263,7 @@ class ConversationData(pl.LightningDataModule):
         return DataLoader(
             self.eval_set,
             batch_sampler=validation_share(lengths, size, most, rules.rank, rules.ranks),
-            collate_fn=replace(self._collate(), most=None),
+            collate_fn=replace(self.collate(), most=None),
             pin_memory=self._on_gpu,
         )
 
@@ -285,7 +298,25 @@ class Collate:
                 sample.row = row
         if self.most is not None:
             batches = passes_of(samples, self.most)
+            if samples[0].passes is not None:
+                batches = as_many(samples, self.most, samples[0].passes)
         return [make_batch(batch, self.pad_id, online=self.online) for batch in batches]
+
+
+def as_many(samples: list[Sample], most: int, count: int) -> list[list[Sample]]:
+    """``passes_of``, but exactly so many: the largest are halved, and one without weight is repeated if need be."""
+    passes = passes_of(samples, most)
+    while len(passes) > count:  # slower speech is rounded to a position more than was planned
+        most += len(samples)
+        passes = passes_of(samples, most)
+    while len(passes) < count:
+        place = max(range(len(passes)), key=lambda index: len(passes[index]))
+        largest = passes[place]
+        if len(largest) == 1:
+            passes.append([replace(passes[0][0], weight=0.0)])
+        else:
+            passes[place : place + 1] = [largest[: len(largest) // 2], largest[len(largest) // 2 :]]
+    return passes
 
 
 def passes_of(samples: list[Sample], most: int) -> list[list[Sample]]:
@@ -296,62 +327,3 @@ def passes_of(samples: list[Sample], most: int) -> list[list[Sample]]:
     ordered = sorted([one for one in samples if one.weight] or samples, key=lambda one: len(one.layout))
     bounds = cut(np.array([len(one.layout) for one in ordered]), len(ordered), most)
     return [ordered[start:end] for start, end in pairwise(bounds)]
-
-
-# Training data of a pack whose members do not share it: a step contains one step of each member.
-
-
-class StepsTogether:
-    """Parallel iteration over equally many optimizer steps per member: ``{name: list of micro-batches}``."""
-
-    def __init__(self, loaders: Mapping[str, ResumableLoader]) -> None:
-        self.loaders = loaders
-
-    def __len__(self) -> int:
-        return len(next(iter(self.loaders.values())))
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for steps in zip(*self.loaders.values(), strict=True):
-            yield dict(zip(self.loaders, steps, strict=True))
-
-    def state_dict(self) -> dict[str, int]:
-        """State of one loader; all have the same."""
-        return next(iter(self.loaders.values())).state_dict()
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        for loader in self.loaders.values():
-            loader.load_state_dict(state)
-
-
-class DataTogether(pl.LightningDataModule):
-    """Data of a pack's members by name; only their seeds differ."""
-
-    def __init__(self, members: Mapping[str, ConversationData]) -> None:
-        super().__init__()
-        self.members, self._first = members, next(iter(members.values()))
-        self.rules = self._first.rules  # equal for all members except for the seed
-
-    @property
-    def parts(self) -> list[ConversationData]:
-        """Every member's data."""
-        return list(self.members.values())
-
-    def setup(self, stage: str | None = None) -> None:
-        for data in self.members.values():
-            data.setup()
-
-    def num_steps(self, max_epochs: int, max_steps: int) -> int:
-        """Optimizer steps of the whole training; UserError if the members' epochs differ in their number."""
-        by_epoch = {name: data.steps_by_epoch(max_epochs) for name, data in self.members.items()}
-        if len(set(by_epoch.values())) > 1:
-            raise UserError(f"optimizer steps by epoch differ ({by_epoch}). Train these adapters one by one")
-        return self._first.num_steps(max_epochs, max_steps)
-
-    def train_dataloader(self) -> StepsTogether:
-        """This rank's optimizer steps of Lightning's current epoch."""
-        epoch = self.trainer.current_epoch if self.trainer is not None else 0
-        return StepsTogether({name: data.steps_of(epoch) for name, data in self.members.items()})
-
-    def validation_batches(self) -> DataLoader:
-        """The evaluation set, shared by all members."""
-        return self._first.validation_batches()

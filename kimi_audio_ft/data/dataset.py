@@ -38,7 +38,7 @@ class Sample:
 
     features: ``[T_i, D]`` of each audio in order, or None if left out or computed from ``waveforms``.
     weight: loss weight in the mean of the optimizer step, equal for all samples of a micro-batch.
-    number: index of its micro-batch in the epoch. row: its place there.
+    number: index of its micro-batch in the epoch. row: its place there. passes: see ``Draw``.
     """
 
     id: str
@@ -49,6 +49,7 @@ class Sample:
     weight: float = 1.0
     number: int = 0
     row: int = 0
+    passes: int | None = None
 
 
 def make_batch(samples: Sequence[Sample], pad_id: int, left: bool = False, online: bool = False) -> dict[str, Any]:
@@ -113,7 +114,7 @@ class Draw:
 
     epoch, copy: seed its perturbation; copy: how often the epoch has taken this conversation before.
     weight: loss weight in the step's mean (see ``batching``). number: index of its micro-batch in the epoch, over all
-    ranks.
+    ranks. passes: that every rank takes for this step; None: each as many as it likes.
     """
 
     index: int
@@ -121,6 +122,7 @@ class Draw:
     weight: float = 1.0
     number: int = 0
     copy: int = 0
+    passes: int | None = None
 
 
 @dataclass
@@ -178,6 +180,7 @@ class ConversationDataset(Dataset[Sample]):
             reference=conversation.reference,
             weight=draw.weight,
             number=draw.number,
+            passes=draw.passes,
         )
         if self.audio.mode == "cached":
             store = self.audio.store
@@ -192,12 +195,15 @@ class ConversationDataset(Dataset[Sample]):
         return sample
 
     def _laid_out(self, index: int) -> tuple[Conversation, Layout]:
-        """A conversation as the manifest has it; every epoch asks again, so that some thousands are kept."""
+        """A conversation as the manifest has it. Every epoch asks again: some thousands are kept.
+
+        Not by a worker process, which ends with its epoch.
+        """
         if index in self._kept:
             return self._kept[index]
         conversation = self.conversations[index]
         both = conversation, self._layout(conversation)
-        if len(self._kept) < _MOST_KEPT:
+        if len(self._kept) < _MOST_KEPT and get_worker_info() is None:
             self._kept[index] = both
         return both
 

@@ -14,6 +14,9 @@ from kimi_audio_ft.text import first_line
 
 log = logging.getLogger(__name__)
 
+SIDE_BY_SIDE = "KIMI_AUDIO_FT_SIDE_BY_SIDE"
+"""Environment variable of a process that trains beside others on this machine: how many they are at most."""
+
 # Most workers, cores for each of them, and steps that each prepares ahead.
 _MOST, _CORES, AHEAD = 4, 4, 4
 # Bytes of a position: Whisper's features of an audio code in float32, nearly all of a batch.
@@ -25,7 +28,8 @@ _ENDED = ("exited unexpectedly", "killed by signal", "shared memory", "No space 
 
 
 def workers_here(positions: int, ranks: int) -> tuple[int, int]:
-    """``workers_for`` one of so many ranks on this machine."""
+    """``workers_for`` one of so many ranks on this machine, beside those of other packs (``SIDE_BY_SIDE``)."""
+    ranks *= int(os.environ.get(SIDE_BY_SIDE) or 1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     free = shutil.disk_usage(_SHARED).free if _SHARED.is_dir() else None
     workers, ahead = workers_for(positions, ranks, cores, free)

@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import TrainerConfig
-from kimi_audio_ft.data.datamodule import ConversationData, DataTogether
+from kimi_audio_ft.data.datamodule import ConversationData
+from kimi_audio_ft.data.together import DataTogether
 from kimi_audio_ft.files import write_json, write_jsonl
 from kimi_audio_ft.lora.adapter import PEFT_PREFIX, save_adapter, trainable_parameters
 from kimi_audio_ft.lora.pack import WITHIN_ROUNDING, Pack

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from kimi_audio_ft.data.workers import SIDE_BY_SIDE
 from kimi_audio_ft.runtime import devices, workers
 from kimi_audio_ft.runtime.libraries import leave_out_bitsandbytes
 from kimi_audio_ft.runtime.signals import StopRequest
@@ -109,7 +110,7 @@ def _run(task_file: Path, environment: Mapping[str, str], slots: int, busy: Any,
     """
     leave_out_bitsandbytes()
     signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
-    os.environ.update(environment)
+    os.environ.update(environment, **{SIDE_BY_SIDE: str(slots)})
     parent = multiprocessing.parent_process()
     assert parent is not None
     with StopRequest(also=[signal.SIGUSR2]) as stop:

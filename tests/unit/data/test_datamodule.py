@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,11 @@ import torch
 
 from kimi_audio_ft.config.train import AugmentConfig
 from kimi_audio_ft.data.datamodule import BatchRules, ConversationData, ResumableLoader
+from kimi_audio_ft.data.together import DataTogether
 from kimi_audio_ft.errors import ChangedError, ConfigError, DataError
 from kimi_audio_ft.manifest.audio import AudioError
 from kimi_audio_ft.model import WhisperFeatureExtractor
+from kimi_audio_ft.model.audio_frontend import num_audio_tokens
 from kimi_audio_ft.store.digests import file_digest
 from tests.unit.conftest import Tiny, rewrite
 
@@ -112,6 +115,61 @@ def test_workers_change_nothing(make_data: Make, sounds: dict[str, Any], feature
     alone = make_data(features=features, augment=augment)
     shared = make_data(features=features, augment=augment, num_workers=2)
     assert same(list(alone.train_dataloader()), list(shared.train_dataloader()))
+
+
+def test_members_of_a_pack_with_own_data_share_one_set_of_workers(make_data: Make) -> None:
+    """However many they are, as many processes start; each member has the steps that it has alone, also resumed."""
+    members = {name: make_data(BatchRules(2, "sample", seed), features="none") for name, seed in (("a", 5), ("b", 6))}
+    alone = {name: list(data.train_dataloader()) for name, data in members.items()}
+    assert not same(alone["a"], alone["b"])
+    for data in members.values():
+        data.settings.num_workers = 2
+    loader = DataTogether(members).train_dataloader()
+    steps = iter(loader)
+    found = [next(steps)]
+    assert len(multiprocessing.active_children()) == 2
+    resumed = DataTogether(members).train_dataloader()
+    resumed.load_state_dict(loader.state_dict())
+    found += steps
+    assert len(found) == len(loader) == len(alone["a"]) > 1
+    for name, own in alone.items():
+        assert same([step[name] for step in found], own)
+    assert same(list(resumed), found[1:])
+
+
+def test_ranks_of_a_sharded_base_take_equally_many_passes(make_data: Make) -> None:
+    """Each has its own conversations in them, once with their weight; what only keeps step with the others has none."""
+    augment = AugmentConfig(speeds=[0.9, 1.0])
+    rules = [BatchRules(2, "sample", 5, rank=rank, ranks=2) for rank in (0, 1)]
+    ranks = [make_data(one, batch_size=2, augment=augment) for one in rules]
+    alone = [list(data.train_dataloader()) for data in ranks]
+    for most in (1, 45, 70, 10_000):
+        for data in ranks:
+            data.pass_positions, data.passes_together = most, True
+        together = [list(data.train_dataloader()) for data in ranks]
+        assert [len(step) for step in together[0]] == [len(step) for step in together[1]]
+        assert any(len(step) > 1 for step in together[0]) == (most < 10_000)
+        for own, before in zip(together, alone, strict=True):
+            assert list(map(weighted, own)) == list(map(weighted, before))
+            sizes = [(len(batch["ids"]), batch["text_labels"].numel()) for batch in flat(own)]
+            assert all(count == 1 or size <= most for count, size in sizes)
+
+
+def test_passes_that_encode_recordings_themselves_have_each_at_its_place(make_data: Make) -> None:
+    data = make_data(features="online")
+    data.pass_positions = 10_000
+    for step in data.train_dataloader():
+        [batch] = step
+        inputs = batch["inputs"]
+        assert [num_audio_tokens(len(one)) for one in inputs["waveforms"]] == list(inputs["audio_lengths"])
+        assert sum(inputs["audio_lengths"]) == len(inputs["audio_places"])
+
+
+def weighted(step: list[dict[str, Any]]) -> dict[str, float]:
+    """Weights of the conversations that have some."""
+    found = [(name, batch["weight"]) for batch in step if batch["weight"] for name in batch["ids"]]
+    assert len(dict(found)) == len(found), "each is there once"
+    return dict(found)
 
 
 def test_the_three_kinds_of_features(make_data: Make, tiny: Tiny) -> None:

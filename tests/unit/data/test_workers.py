@@ -10,7 +10,7 @@ import pytest
 
 from kimi_audio_ft.data.batching import EpochSteps
 from kimi_audio_ft.data.datamodule import ConversationData, ResumableLoader
-from kimi_audio_ft.data.workers import workers_for
+from kimi_audio_ft.data.workers import SIDE_BY_SIDE, workers_for, workers_here
 from kimi_audio_ft.errors import UserError
 
 MB, GB = 10**6, 10**9
@@ -34,6 +34,13 @@ def test_workers_are_limited_by_cores_ranks_and_shared_memory(
     cores: int, ranks: int, shared: int | None, expected: tuple[int, int]
 ) -> None:
     assert workers_for(1000, ranks, cores, shared) == expected
+
+
+def test_packs_side_by_side_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    assert workers_here(1, ranks=1)[0] == 4
+    monkeypatch.setenv(SIDE_BY_SIDE, "2")
+    assert workers_here(1, ranks=1)[0] == 2 and workers_here(1, ranks=2)[0] == 1
 
 
 def _die(samples: Any) -> None:
