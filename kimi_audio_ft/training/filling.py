@@ -20,7 +20,8 @@ from kimi_audio_ft.cost.counted import Counts
 from kimi_audio_ft.cost.memory import SAFE, TrainingMemory
 from kimi_audio_ft.cost.speed import ENOUGH
 from kimi_audio_ft.data.datamodule import ConversationData
-from kimi_audio_ft.features.encode import DTYPES
+from kimi_audio_ft.features.encode import DTYPES, online_bytes
+from kimi_audio_ft.lora.targets import needs_whisper
 from kimi_audio_ft.model.checkpoint import read_config
 from kimi_audio_ft.runtime.devices import free_memory, out_of_memory
 from kimi_audio_ft.training.adapters import AdapterSpec
@@ -39,20 +40,26 @@ def fill_passes(
 ) -> None:
     """Decide on recomputation (``model.gradient_checkpointing=auto``), and on a GPU on ``data.pass_positions``.
 
-    A CPU computes micro-batches one by one; so does a sharded base, whose ranks must take the same passes, and one that
-    encodes recordings itself, whose memory no formula knows.
+    A CPU computes micro-batches one by one; so does every device where an adapter changes the encoder of recordings, of
+    whose memory no formula tells. A sharded base always recomputes with auto.
 
     Args:
         data: of all adapters, or of each its own.
     """
     asked, automatic = data[0].settings.pass_positions, base.settings.gradient_checkpointing == "auto"
-    on_gpu, known = base.device.type == "cuda", not base.sharded and base.features != "online"
+    on_gpu, known = base.device.type == "cuda", not _adapts_encoder(base, specs)
     tuned: Any = module.model.base_model.model
     longest = len(specs) * max(int(one.plan.lengths.max()) for one in data)
-    if automatic and not known:
+    if automatic and (base.sharded or not known):
         recompute(tuned)
     for one in data:
-        one.pass_positions = None
+        one.pass_positions, one.passes_together = None, base.sharded
+    if on_gpu and not known:
+        log.info("every micro-batch is a pass: the memory of an adapted Whisper encoder cannot be told ahead")
+    if base.sharded:
+        if on_gpu and known:
+            _fill_shards(base, specs, data, tuned.is_gradient_checkpointing)
+        return
     if not known or not (on_gpu or automatic):
         return
     memory, answers = _memory(base.device), max(float((one.plan.supervised / one.plan.lengths).max()) for one in data)
@@ -97,7 +104,33 @@ def _fitting(base: Base, specs: Sequence[AdapterSpec], recomputing: bool, memory
     lora = max((spec.lora for spec in specs), key=lambda one: one.r)
     dtype, quantized = DTYPES[base.settings.dtype], base.settings.quantization is not None
     counts = Counts(read_config(base.files.root), lora, dtype, recomputing, quantized)
-    return TrainingMemory.of(counts, len(specs)).positions(memory, min(1.0, answers), context=0)
+    need = TrainingMemory.of(counts, len(specs), beside=online_bytes(base.files, base.settings.dtype, base.features))
+    return need.positions(memory, min(1.0, answers), context=0)
+
+
+def _adapts_encoder(base: Base, specs: Sequence[AdapterSpec]) -> bool:
+    return base.features == "online" and any(needs_whisper(base.targets(spec.lora)) for spec in specs)
+
+
+def _fill_shards(base: Base, specs: Sequence[AdapterSpec], data: Sequence[ConversationData], recomputing: bool) -> None:
+    """Passes of a base whose ranks compute each layer together, and must therefore take equally many.
+
+    All that decides on them is the same on every rank: the cards' whole memory, the longest conversation and the plan
+    of all ranks. None is tried, as the base is not on the cards yet: half of what fits by the formula has to do, which
+    a step seldom needs.
+    """
+    asked, ranks = data[0].settings.pass_positions, data[0].rules.ranks
+    longest = len(specs) * max(int(one.plan.lengths.max()) for one in data)
+    if asked == "auto":
+        answers = max(float((one.plan.supervised / one.plan.lengths).max()) for one in data)
+        lora, dtype = max((spec.lora for spec in specs), key=lambda one: one.r), base.settings.dtype
+        counts = Counts(read_config(base.files.root), lora, DTYPES[dtype], recomputing, plain=True)
+        need = TrainingMemory.of(counts, len(specs), ranks, online_bytes(base.files, dtype, base.features))
+        cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+        asked = need.positions(min(card.total_memory for card in cards), min(1.0, answers)) // 2
+    _use(data, len(specs), max(longest, int(asked)))
+    shared = len(specs) * (data[0].pass_positions or 0)
+    log.info("passes of up to %d positions, as many on each of %d ranks", shared, ranks)
 
 
 def largest_step(data: ConversationData) -> tuple[int, int]:

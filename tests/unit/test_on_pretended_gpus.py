@@ -13,6 +13,8 @@ from peft.tuners.lora import LoraLayer
 
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import DecodingConfig, LoraConfig, ModelConfig, TrainConfig, TrainerConfig
+from kimi_audio_ft.cost.memory import SAFE
+from kimi_audio_ft.decoding.budget import decoding_memory
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import decode_all
 from kimi_audio_ft.errors import ConfigError, UserError
@@ -23,8 +25,10 @@ from kimi_audio_ft.sweep.events import Event, Failed, Ready, Split
 from kimi_audio_ft.sweep.pack_size import find_pack_size
 from kimi_audio_ft.sweep.plan import Task, Unit
 from kimi_audio_ft.sweep.worker import make_units
-from kimi_audio_ft.training.adapters import AdapterSpec
-from kimi_audio_ft.training.fit import fit_adapters
+from kimi_audio_ft.training.adapters import AdapterSpec, AdapterState
+from kimi_audio_ft.training.filling import fill_passes
+from kimi_audio_ft.training.fit import fit_adapters, on_one_base
+from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.trial import Trial
 from tests.pretend_gpu import CUBLAS_MEMORY, ILLEGAL_ACCESS, MB, PretendedGPUs, WrongDevice
 
@@ -170,6 +174,49 @@ def test_a_batch_of_decoding_that_does_not_fit_is_halved(
             gpus.memory = base_alone + 0.7 * (gpus.peak[0] - base_alone)
         forget(trial.base)
     assert decoded[0] == decoded[1]
+
+
+@pytest.mark.slow
+def test_decoding_fills_the_memory_and_needs_what_the_formula_tells(
+    config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In two turns, the second of which needs the prompts' keys and values again; the texts are a CPU's."""
+    trial, done = Trial(config()), list[int]()
+    hot = DecodingConfig(text_temperature=8.0, text_top_k=0, max_new_tokens=3, repeats=9)
+    need, prompts = decoding_memory(trial.base, adapted=False), trial.evaluation.conversations
+    longest = int(prompts.lengths(trial.base.tokenizer, for_generation=True)[:, 0].max())
+    each = need.utterance(longest, 3, together=8, further=True)
+    with PretendedGPUs(memory=round((need.fixed + 4.5 * each) / SAFE)) as gpus:
+        request = DecodingRequest(replace(hot, batch_size="auto"), 1)
+        [filled] = decode_all(trial.evaluation, [request], None, on_progress=lambda count, _: done.append(count))
+        peak = gpus.peak[0]
+        assert filled.hypotheses
+        forget(trial.base)
+    assert done == [36, 72, 81]
+    assert 2 * each < peak - need.fixed < 4 * each
+    monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(tmp_path / "cpu"))
+    on_cpu = Trial(config(trainer={"accelerator": "cpu"})).evaluation
+    [eight] = decode_all(on_cpu, [DecodingRequest(hot, 1)], None)
+    assert eight.hypotheses == filled.hypotheses
+
+
+def test_ranks_of_a_sharded_base_fill_their_passes_alike(config: Config) -> None:
+    sharded = config(trainer={"strategy": "fsdp", "devices": 2})
+    spec = AdapterSpec(ONE, sharded.lora, sharded.optim, 1, Path(), Path())
+
+    def filled(rank: int, positions: int | str = "auto") -> int:
+        trial = Trial(replace(sharded, data=replace(sharded.data, pass_positions=positions)), rank=rank)
+        trial.base.sharded = True
+        trial.data.setup()
+        with on_one_base(trial.base, [spec], "slice") as (model, _):
+            module = AdapterTraining(model, [AdapterState(spec.optim, 1)], 1)
+            fill_passes(trial.base, module, [spec], [trial.data])
+        assert trial.data.passes_together and trial.data.pass_positions
+        return trial.data.pass_positions
+
+    with PretendedGPUs(2, memory=round(1.2e9)):  # CUDA's own take most of it
+        longest = filled(0, positions=1)
+        assert longest < filled(0, positions=longest + 1) == longest + 1 < filled(0) == filled(1) < 1000 * longest
 
 
 def test_an_adapter_that_cannot_be_put_on_leaves_a_clean_base() -> None:
