@@ -15,6 +15,8 @@ from kimi_audio_ft.config.checks import at_least, count_or_auto, one_of, require
 
 # Machines that a dry run can tell of, besides this one (cost.machines).
 MACHINES = ("h100", "a100", "4090", "laptop")
+# Slurm jobs that share a sweep when hydra.launcher.parallel=auto: nobody can say how many a queue will run at a time.
+SLURM_JOBS = 4
 # sbatch options that the executor sets: a job that is told otherwise could not be followed, or would not come back.
 _OURS = ("array", "chdir", "error", "job-name", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output", "requeue")
 _OURS_ELSEWHERE = {

@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft.config.launcher import SlurmConfig
+from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.runtime.time_limit import TimeLimit
 from kimi_audio_ft.sweep.cluster.slurm import Slurm
-from kimi_audio_ft.sweep.events import EventReader
-from kimi_audio_ft.sweep.supervisor import NotNow
+from kimi_audio_ft.sweep.events import Event, EventReader, Interrupted
+from kimi_audio_ft.sweep.plan import Task, Unit
+from kimi_audio_ft.sweep.supervisor import NotNow, Supervisor
 from kimi_audio_ft.sweep.task import sweep_environment
 from tests.faults.sweeps import Running, until
 from tests.forkserver import fork_command
@@ -167,6 +170,16 @@ def test_how_jobs_ended_is_told(task_file: Path) -> None:
     assert fate == "died" and words.startswith(f"Slurm job {failing} ended as FAILED")
     assert "no such file" in task_file.with_suffix(".log").read_text(encoding="utf-8")
     assert end_of(slurm, "999999") == ("died", "Slurm job 999999 ended as no longer known to Slurm")
+
+
+def test_hours_that_end_while_a_job_waits_take_it_out_of_the_queue(tmp_path: Path) -> None:
+    """The hours are those of the command, the time in the queue included."""
+    slurm, heard, seen = queue(extra={"begin": "now+1hour"}), list[Event](), list[str]()
+    limit = TimeLimit(1.0, began=0.0, clock=lambda: 3500.0 if seen or seen.extend(jobs()) or seen else 0.0)
+    supervisor = Supervisor(slurm, tmp_path, 1, sweep_environment())
+    supervisor.run([Task(0, [Unit("a", [TrainConfig()])])], heard.append, lambda: False, limit)
+    assert heard == [Interrupted("a")]
+    until(lambda: not jobs())
 
 
 def test_a_job_that_is_refused_names_the_options(task_file: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kimi_audio_ft.config.launcher import LauncherConfig
+from kimi_audio_ft.config.launcher import SLURM_JOBS, LauncherConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.runtime.devices import num_ranks
 from kimi_audio_ft.runtime.signals import StopRequest
@@ -19,8 +19,6 @@ from kimi_audio_ft.sweep.plan import Task, Unit, make_tasks
 from kimi_audio_ft.sweep.supervisor import Supervisor
 from kimi_audio_ft.sweep.task import sweep_environment
 
-# Slurm jobs that share a sweep when hydra.launcher.parallel=auto: nobody can say how many a queue will run at a time.
-_SLURM_JOBS = 4
 # Seconds between two looks at events on this machine, which cost nothing.
 _LOCAL_POLL = 0.1
 
@@ -82,7 +80,7 @@ def make_supervisor(settings: LauncherConfig, units: Sequence[Unit], folder: Pat
         ray = RayCluster(settings.ray, gpus)
         return Supervisor(ray, folder, parallel, sweep_environment()), parallel or max(1, ray.slots)
     slurm = Slurm(settings.slurm, gpus)
-    return Supervisor(slurm, folder, parallel, sweep_environment()), parallel or _SLURM_JOBS
+    return Supervisor(slurm, folder, parallel, sweep_environment()), parallel or SLURM_JOBS
 
 
 def _on_this_machine(

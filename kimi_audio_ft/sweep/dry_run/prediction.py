@@ -11,6 +11,7 @@ from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.cost.counted import Counts
 from kimi_audio_ft.cost.machines import Machine
 from kimi_audio_ft.cost.speed import best_pack, decoding_seconds
+from kimi_audio_ft.decoding.budget import AUTO_ON_CPU, told_budget
 from kimi_audio_ft.decoding.generate import SETTINGS_AT_ONCE
 from kimi_audio_ft.features.encode import DTYPES
 from kimi_audio_ft.files import read_json_object
@@ -42,7 +43,8 @@ class Prediction:
 
     training, decoding, encoding: of one slot after the other; seconds: of the sweep, work side by side. peak: bytes on
     a device; None: an adapter does not fit at all, and the times are without it. mfu: of the trainings; None where
-    steps were measured. tokens_per_second: of a slot, while it trains.
+    steps were measured. tokens_per_second: of a slot, while it trains. together: utterances of the largest batch
+    that is decoded; None: the settings say it.
     """
 
     seconds: float
@@ -54,6 +56,7 @@ class Prediction:
     disk: int
     tokens_per_second: float | None
     mfu: float | None
+    together: int | None = None
 
     @property
     def hours(self) -> float:
@@ -115,6 +118,7 @@ class Predictor:
             disk + work.trials * (_TRIAL_FILES + 2 * _PER_UTTERANCE * utterances),
             _mean([speed for _, _, speed, _ in trained]),
             _mean([mfu for *_, mfu in trained if mfu is not None]),
+            max((self._together(one) for one in work.decodings if _is_open(one)), default=None),
         )
 
     def _training(self, one: Training) -> tuple[float, int | None, float, float | None]:
@@ -139,11 +143,22 @@ class Predictor:
         return 1 if alone else min(_PACK, one.adapters)
 
     def _decoding(self, one: Decoding) -> float:
-        batch, at_once = one.config.decoding.batch_size, min(SETTINGS_AT_ONCE, one.transcripts)
+        batch, at_once = self._together(one), min(SETTINGS_AT_ONCE, one.transcripts)
         turns = math.ceil(one.utterances / batch) * math.ceil(one.transcripts / SETTINGS_AT_ONCE)
         prompt, tokens = math.ceil(one.prompt), math.ceil(_LONGEST * one.answer)
         counts = self._counts(one.config)
         return turns * decoding_seconds(counts, self.machine, batch, batch * at_once, prompt, tokens)
+
+    def _together(self, one: Decoding) -> int:
+        """Utterances of a batch."""
+        setting = one.config.decoding
+        if not _is_open(one):
+            return int(setting.batch_size)
+        if self.machine.waits:
+            return AUTO_ON_CPU
+        base = Inputs().base(one.config)
+        budget = told_budget(base, setting, max(1, one.transcripts), self.machine.memory, one.utterances)
+        return budget.utterances(math.ceil(one.prompt))
 
     def _encoding(self, work: Workload) -> float:
         """Of recordings that the store lacks, in windows of 30 s."""
@@ -164,6 +179,11 @@ class Predictor:
             shape, packed = read_config(Inputs().base(config).files.root), model.quantization is not None
             self._counted[key] = Counts(shape, config.lora, DTYPES[model.dtype], checkpointing, packed)
         return self._counted[key]
+
+
+def _is_open(one: Decoding) -> bool:
+    """Whether memory decides how many utterances are decoded together."""
+    return one.config.decoding.batch_size == "auto"
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from rich.filesize import decimal
 
-from kimi_audio_ft.config.launcher import LauncherConfig
+from kimi_audio_ft.config.launcher import SLURM_JOBS, LauncherConfig
 from kimi_audio_ft.cost.machines import MACHINES, Machine, this_machine
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.runtime.devices import limit_threads, num_ranks
@@ -90,7 +91,8 @@ def further_of(sweeper: Any, steps: int) -> Further:
 
 def _machine(settings: LauncherConfig, work: Workload) -> tuple[Machine, int, float | None]:
     """The machine that is told of, its slots, and the measured speed of a training where that is quickly had."""
-    slots = 1 if settings.parallel == "auto" else int(settings.parallel)
+    open_ = SLURM_JOBS if settings.executor == "slurm" else 1
+    slots = open_ if settings.parallel == "auto" else int(settings.parallel)
     if settings.dry_run is not True:
         return MACHINES[str(settings.dry_run)], slots, None
     if not work.configs:  # nothing to make
@@ -135,6 +137,12 @@ def lines(work: Workload, told: Prediction, machine: Machine, settings: Launcher
         found.append(f"  time         unknown: an adapter does not fit; {machine.name}, {how}")
     else:
         found += [*_times(told), f"               {told.hours:.2g} device-hours; {machine.name}, {how}"]
+    if settings.executor != "local" and settings.dry_run is True:
+        cluster = settings.executor.capitalize()
+        found.append(f"  machine      measured was this one ({platform.node()}), not a node of {cluster}'s;")
+        found.append("               hydra.launcher.dry_run=h100 (a100, 4090, laptop) tells of such a machine")
+    if told.together is not None:
+        found.append(f"  batches      of about {told.together} utterances are decoded (decoding.batch_size=auto)")
     if further.trainings:
         found.append(f"  finalists    {further.trainings} further trainings are in the time, their trials are not")
     if further.part < 1:
