@@ -27,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # Four test processes with one OpenMP thread each fill two cores, since some tests wait; more threads would crawl. A
 # file's tests share what they need, so they stay together; tests/conftest.py says which files begin.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 test: venv
 	$(MAKE) --jobs 2 lint whole
@@ -37,12 +37,14 @@ whole: venv
 	$(PYTEST) --durations 30
 
 # All tests with the newest versions that the registry has, in an environment of their own.
+newest: BIN := $(NEWEST)/bin
 newest:
 	$(PYTHON) -m venv $(NEWEST)
 	$(PYTHON) tests/newest.py > $(NEWEST)/requirements.txt
-	$(NEWEST)/bin/python -m pip install --quiet --no-compile --upgrade --requirement $(NEWEST)/requirements.txt
-	$(NEWEST)/bin/python -m pip install --quiet --no-deps --editable .
-	$(MAKE) whole BIN=$(NEWEST)/bin
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --no-compile --upgrade --requirement $(NEWEST)/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(PYTEST) $(ONLY)
 
 # Everyday checks, in under two minutes.
 check: venv

@@ -138,7 +138,7 @@ class _App:
                 # As ``hydra.main``, which first composes the whole config to see whether a file of it names a mode.
                 app.multirun(self.name, run, [*overrides, "hydra.mode=MULTIRUN"])
         else:
-            if "--hydra-help" in flags:  # whose line to copy for completion is made of this
+            if {"--hydra-help", "-sc", "--shell-completion"} & {*flags}:  # completion is for programs, not for `python`
                 sys.argv[0] = console_script(self.name)
             hydra.main(version_base=VERSION_BASE, config_path=config_dir(), config_name=self.name)(run)()
 

@@ -22,6 +22,8 @@ _WITH_VALUE = (
 _INFO = ("--info", "-i")
 # What may follow it.
 _OF_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+# Hydra does one of these at a time.
+_EXCLUSIVE = (MULTIRUN, ("--run", "-r"), ("--cfg", "-c"), _INFO, ("--shell-completion", "-sc"))
 
 
 def flags_and_overrides(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -30,7 +32,7 @@ def flags_and_overrides(arguments: Iterable[str]) -> tuple[list[str], list[str]]
     argparse takes overrides on one side of a flag only, and ``lora.r=8,16 -m seed=1`` is natural to write.
 
     Raises:
-        UserError: there is no such flag.
+        UserError: there is no such flag, or it cannot stand beside another.
     """
     flags, overrides, rest = list[str](), list[str](), list(arguments)
     while rest:
@@ -50,7 +52,20 @@ def flags_and_overrides(arguments: Iterable[str]) -> tuple[list[str], list[str]]
             option = name.lstrip("-") or "OPTION"
             remedy = f"Options are written without dashes: {option}=VALUE. --help lists options and flags"
             raise UserError(f"{word}: there is no such flag. {remedy}")
+    _refuse_together(flags)
     return flags, [readable(with_home(override)) for override in overrides]
+
+
+def _refuse_together(flags: Sequence[str]) -> None:
+    """Raise a UserError for two flags of which Hydra takes one."""
+    given = {names: flag for flag in flags for names in _EXCLUSIVE if flag.partition("=")[0] in names}
+    if len(given) < 2:
+        return
+    remedy = "Give one of them"
+    if MULTIRUN in given:
+        remedy = f"Leave out {given[MULTIRUN]} to see the config of one trial, with one value an option (lora.r=8)"
+        remedy += "; hydra.launcher.dry_run=true tells what a sweep would make"
+    raise UserError(f"{' '.join(given.values())}: only one of these flags can be given. {remedy}")
 
 
 def value_of_flag(flags: Sequence[str], *names: str) -> str | None:

@@ -20,7 +20,10 @@ _NOT_A_CHOICE = "Config group override must be"
 # Hydra's error for a group of conf/ that a command does not have, as tokenize has no group `data`.
 _NO_DATA = "Could not override 'data'. No match in the defaults list"
 
-
+# Its error for lora.r=8,16 without -m.
+_SEVERAL = re.compile(r"Ambiguous value for argument '(.*)'\n")
+# Its error for a file, and the option in it.
+_IN_FILE = re.compile(r"In '(.+)': \w+ raised while composing config:\n(.*)(?:\n +full_key: (\S+))?")
 # Names in a mapping that was typed, and those that Hydra's grammar takes, which knows no quotes there.
 _NAMES = re.compile(r"[{,]\s*([^:,{}\[\]]+?)\s*:")
 _PLAIN_NAME = re.compile(r"[\w.@/-]+", re.ASCII)
@@ -38,12 +41,17 @@ def explain(error: Exception, schema: type) -> str:
         return str(error.__cause__)
     if str(error).startswith(_NOT_A_CHOICE):
         return f"a group takes the name of one of its choices, such as lora=decoder; its options are lora.r=8. {error}"
+    if several := _SEVERAL.match(str(error)):
+        remedy = "Add -m to sweep over them; a list has brackets, a text with commas double quotes"
+        return f"{several[1]}: has several values. {remedy}"
     if isinstance(error, OverrideParseException):
         return _unreadable(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         return _no_choice(str(error.missing_cfg_file), error.options)
     if str(error).startswith(_NO_DATA) and "manifests" in option_names(schema):
         return "data: there is no such option. Write manifests=FOLDER for what prepare has written"
+    if in_file := _IN_FILE.match(str(error)):
+        return _wrong_file(in_file[1], in_file[2], in_file[3], schema)
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
         return unknown_option(_option_of(error, cause), option_names(schema))
@@ -62,6 +70,14 @@ def _no_choice(file: str, options: Iterable[str]) -> str:
         return f"{choice}: there is no such choice. Write data=./{name} for the folder"
     rule = f"there is no such choice, file, or folder with {DATA_FILE}"
     return f"{choice}: {rule}. {remedy}, or what prepare has written ({data_page()})"
+
+
+def _wrong_file(file: str, reason: str, option: str | None, schema: type) -> str:
+    if option is not None and option == file.partition("/")[0]:
+        return f"{file}: sets {option}, which is no option. Its first line must be # @package _global_"
+    if reason.startswith("Key ") and option is not None:
+        return f"{file}: {unknown_option(option, option_names(schema))}"
+    return ": ".join(filter(None, (file, option, reason)))
 
 
 def _unreadable(error: OverrideParseException) -> str:

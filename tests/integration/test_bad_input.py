@@ -51,7 +51,7 @@ OPTIONS = [
     (TRAIN, ["+experiments=nope"], ["experiments=nope", "demo"]),
     (TRAIN, ["lora.r=abc"], ["lora.r=abc", "Integer"]),
     (TRAIN, ["trainer.progress=maybe"], ["trainer.progress=maybe", "bool"]),
-    (TRAIN, ["lora.r=2,4"], ["lora.r=2,4", "--multirun"]),
+    (TRAIN, ["lora.r=2,4"], ["lora.r=2,4", "Add -m to sweep"]),
     (TRAIN, ["-m", "lora.r=2,"], ["lora.r=2,", "comma"]),
     (TRAIN, ["-m", "lora.r=2,x"], ["lora.r=x", "Integer"]),
     (TRAIN, ["data.prompt=转写,"], ["data.prompt=转写,", "ends in a comma"]),
@@ -136,7 +136,7 @@ LINES: dict[str, tuple[str | Callable[[dict[str, Any]], object], list[str]]] = {
 
 
 # In turn in the one and the other manifest, which are read alike.
-@pytest.mark.parametrize(("case", "manifest"), zip(LINES, itertools.cycle(["train", "eval"]), strict=False))
+@pytest.mark.parametrize(("case", "manifest"), [*zip(LINES, itertools.cycle(["train", "eval"]), strict=False)])
 def test_manifest_line(workplace: Workplace, case: str, manifest: str) -> None:
     spoilt, parts = LINES[case]
     path = workplace.folder / "data" / f"{manifest}.tokens.jsonl"

@@ -24,7 +24,7 @@ from kimi_audio_ft.config.serve import KEY_VARIABLE
 from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.store.usage import gate, records
 from tests.integration.conftest import Forked, Workplace
-from tests.integration.test_readme import RECOGNISER, SERVE, commands
+from tests.pages import commands
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -37,6 +37,7 @@ pytestmark = [
     ),
 ]
 OPTIONS = ("decoding.max_new_tokens=8", "threads=1", "cut=windows", "max_seconds=5")
+SERVE = "kimi_audio_ft.serve"
 KEY = "a secret"
 
 
@@ -65,7 +66,7 @@ def server(place: Workplace, first: Path) -> Iterator[Server]:
     place.succeed("kimi_audio_ft.transcribe", *given)
     rows = read_jsonl(place.folder / "texts" / "transcripts.jsonl")
     port = free_port()
-    (words,) = (words for words in commands("A server", RECOGNISER) if words[2] == SERVE)
+    (words,) = (words for words in commands("recogniser", "A server") if words[2] == SERVE)
     of_page = [word.replace("SIGNATURE", adapter) for word in words[3:] if word != "port=8000"]
     arguments = (*of_page, "max_megabytes=1", "max_minutes=0.5", f"port={port}", *OPTIONS)
     with pytest.MonkeyPatch.context() as patch:

@@ -13,12 +13,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("kimi_audio_ft", "multirun_analysis")
-PAGES = (
-    *("7b", "clusters", "faq", "getting_started", "glossary", "hydra", "recogniser", "store", "sweeps", "time"),
-    *("verdict", "wandb"),
-)
 GUIDES = ("ARCHITECTURE.md", "CONTRIBUTING.md")
-DOCUMENTS = (*GUIDES, "README.md", *(f"docs/{page}.md" for page in PAGES))
+DOCUMENTS = (*GUIDES, "README.md", *(f"docs/{path.name}" for path in sorted((REPOSITORY / "docs").glob("*.md"))))
 # A file or folder, relative to the repository or to a package, and perhaps what it defines: `store/make.py:find`.
 PATH = re.compile(r"(?P<path>[\w.-]+(?:/[\w.-]+)*(?:/|\.(?:py|md|yaml|cfg|toml)))(?::(?P<name>\w+(?:\.\w+)*))?")
 

@@ -91,6 +91,23 @@ def test_own_primary_config_and_search_path_work_beside_ours(start: Start) -> No
     assert study.data.train_manifest.startswith("outputs/demo")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lora: {r: 2}", "sets experiments, which is no option. Its first line must be # @package _global_"),
+        ("# @package _global_\nlora: {rank: 2}", "lora.rank: there is no such option. Did you mean lora.r?"),
+        ("# @package _global_\nlora: {r: x}", "lora.r: Value 'x' of type 'str' could not be converted to Integer"),
+    ],
+)
+def test_an_error_in_an_own_file_names_it(
+    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    (tmp_path / "my" / "experiments" / "ours.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(SystemExit):
+        start("hydra.searchpath=[file://my]", "+experiments=ours")
+    assert capsys.readouterr().err == f"error: experiments/ours: {message}\n"
+
+
 def test_printed_commands_run_as_printed(start: Start, tmp_path: Path) -> None:
     """A trial repeated alone and the sweep again, from the records, with the flags and options of Hydra's own."""
     before = start("-m", *OWN, "lora.r=2,4", "data.prompt=转写：", "hydra.sweep.dir=sweep", "hydra.job.name=x")
@@ -156,14 +173,21 @@ def test_chinese_values_are_swept_and_what_is_not_closed_is_left_alone() -> None
 
 def test_options_with_dashes_are_options_and_other_flags_are_named() -> None:
     """``--lora.r=8`` is what agents of W&B type."""
-    given = ["--lora.r=8", "-m", "seed=1", "--config-dir", "my", "--info", "seed=2", "-cn=mine", "--optim.lr=-1"]
+    given = ["--lora.r=8", "seed=1", "--config-dir", "my", "--info", "seed=2", "-cn=mine", "--optim.lr=-1"]
     flags, overrides = flags_and_overrides(given)
-    assert flags == ["-m", "--config-dir", "my", "--info", "-cn=mine"]
+    assert flags == ["--config-dir", "my", "--info", "-cn=mine"]
     assert overrides == ["lora.r=8", "seed=1", "seed=2", "optim.lr=-1"]
     assert flags_and_overrides(["-i", "config", "seed=2"]) == (["-i", "config"], ["seed=2"])
     for flag in ("--lora.r", "-f", "--confg-dir"):
         with pytest.raises(UserError, match=f"^{flag}: there is no such flag. Options are written without dashes"):
             flags_and_overrides([flag, "8"])
+    assert flags_and_overrides(["-m", "-m", "seed=1,2"])[0] == ["-m", "-m"]
+    for flags, remedy in (
+        (["-m", "--cfg", "job"], "Leave out -m to see the config of one"),
+        (["-i", "-c=job"], "Give"),
+    ):
+        with pytest.raises(UserError, match=f"only one of these flags can be given. {remedy}"):
+            flags_and_overrides(flags)
 
 
 def test_help_explains_every_option_and_lists_groups_and_studies(
