@@ -16,7 +16,7 @@ from multirun_analysis.sweep import Sweep, collect
 from multirun_analysis.unseen import Unseen, read_unseen
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Analysis(Comparison):
     """The comparison of a sweep's trials, its statistics, and its learning curves where set sizes are swept.
 

@@ -56,9 +56,9 @@ class Adapter:
         return max(spent) if self.train_seconds is None else 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
-    """A sweep with its finished trials compared on one reference set."""
+    """A sweep with its finished trials compared on one reference set; equal to itself alone."""
 
     sweep: Sweep
     swept: list[str]

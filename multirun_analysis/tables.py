@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft.scoring.intervals import RESAMPLES
@@ -22,7 +23,8 @@ from multirun_analysis.compare import Row
 from multirun_analysis.learning import LearningCurve
 from multirun_analysis.messages import ENGLISH
 from multirun_analysis.records import finite
-from multirun_analysis.report.combined import Combinations, Combined, Tested, combinations_of
+from multirun_analysis.report.combined import Combinations, Combined, Tested
+from multirun_analysis.report.stored_combinations import combinations_shown
 from multirun_analysis.settings import Setting
 from multirun_analysis.statistics.randomisation import FLIPS
 from multirun_analysis.statistics.results import ALPHA, EffectValue, Gain, Interval, Overfitting, Pair, Statistics
@@ -45,7 +47,7 @@ _DIGITS = 9
 
 def trials_json(analysis: Analysis, created: datetime) -> str:
     """The whole analysis as JSON; figures that were not finite are null."""
-    sweep, study, combined = analysis.sweep, analysis.learning, combinations_of(analysis)
+    sweep, study, combined = analysis.sweep, analysis.learning, combinations_shown(analysis)
     document = {
         "sweep": str(sweep.folder.resolve()),
         "created": created.isoformat(timespec="seconds"),
@@ -82,7 +84,7 @@ def _lines(value: Any, depth: int = 3) -> str:
 
 def trials_csv(analysis: Analysis) -> str:
     """One row per trial, base and combination; params, scores and records as flat columns (lists as JSON)."""
-    sweep, combined = analysis.sweep, combinations_of(analysis)
+    sweep, combined = analysis.sweep, combinations_shown(analysis)
     entries = _entries([*sweep.trials, *sweep.baselines], analysis)
     rows = [_flat(entry) for entry in [*entries, *(_combined_entries(combined, analysis) if combined else ())]]
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -140,7 +142,7 @@ def _combined_entries(found: Combinations, analysis: Analysis) -> list[dict[str,
             "scores": asdict(trial.strict) if trial.strict else None,
             "normalised": asdict(trial.normalised) if trial.normalised else None,
             **({"sets": trial.sets} if trial.sets else {}),
-            "paths": {"folder": trial.folder.relative_to(analysis.sweep.folder).as_posix()},
+            **({"paths": {"folder": _inside(trial.folder, analysis)}} if found.folder else {}),
             "terms": trial.terms,
             "combination": _against_single(row),
         }
@@ -172,10 +174,16 @@ def _setting(setting: Setting, analysis: Analysis) -> dict[str, Any]:
 
 def _paths(trial: Trial, analysis: Analysis) -> dict[str, str]:
     """The trial's files, relative to the sweep's folder, so that a moved sweep keeps its links."""
-    folder = trial.folder.relative_to(analysis.sweep.folder)
     names = ("baseline.json", BASE_UTTERANCES) if trial.is_base else FILES
-    found = {name: (folder / name).as_posix() for name in names if (trial.folder / name).is_file()}
-    return {"folder": folder.as_posix(), **found}
+    there = [name for name in names if (trial.folder / name).is_file()]
+    return {
+        "folder": _inside(trial.folder, analysis),
+        **{name: _inside(trial.folder / name, analysis) for name in there},
+    }
+
+
+def _inside(path: Path, analysis: Analysis) -> str:
+    return path.relative_to(analysis.sweep.folder).as_posix()
 
 
 def _flat(entry: dict[str, Any]) -> dict[str, Any]:

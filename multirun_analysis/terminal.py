@@ -12,9 +12,10 @@ from multirun_analysis import words
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import ENGLISH, Messages
 from multirun_analysis.report.board import Board, BoardRow, CombinedRow
-from multirun_analysis.report.combined import Combinations, combinations_of
+from multirun_analysis.report.combined import Combinations
 from multirun_analysis.report.confirmed import headlines, remarks
 from multirun_analysis.report.next_steps import next_steps
+from multirun_analysis.report.stored_combinations import combinations_shown
 
 MOST_ROWS = 40
 NARROW = 52  # columns of text that the scores need; below this and the parameters' share, only the main ones are shown
@@ -36,7 +37,7 @@ def print_leaderboard(
     """
     console, say = console or Console(), ENGLISH.ranking_by(analysis.rank_by)
     console.print(_table(analysis, console.width, most_rows))
-    combined = combinations_of(analysis)
+    combined = combinations_shown(analysis)
     rows = len(analysis.settings) + (len(combined.rows) if combined else 0)
     if rows > most_rows:
         console.print(f"... and {rows - most_rows} more rows, all in the report")
@@ -76,7 +77,7 @@ def print_combinations(found: Combinations, console: Console | None = None) -> N
         style = "bold" if line.is_best else "dim" if line.is_single else None
         table.add_row(*map(_text, cells), style=style)
     console.print(table)
-    console.print(_text(say("combined.note", trial=found.trial)))
+    console.print(_text(found.note(say)))
     _print_conclusion(found, console, say)
 
 

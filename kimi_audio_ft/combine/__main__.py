@@ -27,7 +27,7 @@ def main(config: CombineConfig) -> None:
     if found.tested is not None and found.tested.looks > 1:
         print(ENGLISH.ranking_by(found.rank_by)("unseen.looks", n=found.tested.looks))
     print(f"texts and scores: {found.folder}")
-    if (mean := found.folder / "mean" / "adapter").is_dir():
+    if found.folder is not None and (mean := found.folder / "mean" / "adapter").is_dir():
         print(f"evaluate, transcribe, merge and export_adapter take adapter={mean}")
     if config.out is None:
         print(f"leaderboard and report with them: python -m multirun_analysis {shlex.quote(config.sweep)}")

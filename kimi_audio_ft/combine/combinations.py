@@ -3,12 +3,13 @@
 - Samples of one trial, and texts of several trials: by minimum Bayes risk, from what the sweep has decoded.
 - Adapters of several trials: their mean, with which the evaluation set is decoded.
 
-They are made and chosen on the evaluation set; the chosen one is then decoded on the sweep's test set.
+They are made and chosen on the evaluation set; the chosen one is then decoded on the sweep's test set. What the store
+lacks is decoded by the sweep's launcher.
 """
 
 from __future__ import annotations
 
-import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir
 from dataclasses import asdict, dataclass, replace
@@ -16,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft.base import base_facts
-from kimi_audio_ft.combine.sources import TEMPERATURE, Source, adapter_of, chosen_trials, hypotheses_of
+from kimi_audio_ft.combine.sources import TEMPERATURE, Source, adapter_of, chosen_trials, hypotheses_of, require_alike
 from kimi_audio_ft.config.canonical import is_greedy
 from kimi_audio_ft.config.checks import require
 from kimi_audio_ft.config.commands import CombineConfig
 from kimi_audio_ft.config.train import VLLM, VLLM_MOST_RANK
-from kimi_audio_ft.decoding.consensus import consensus
-from kimi_audio_ft.decoding.kept import vllm_kept
+from kimi_audio_ft.decoding.transcripts import stored_transcripts
 from kimi_audio_ft.errors import ConfigError, DataError, UserError
 from kimi_audio_ft.files import write_json, write_jsonl
 from kimi_audio_ft.inputs import Inputs
@@ -31,10 +31,12 @@ from kimi_audio_ft.manifest.prompts import copied_facts
 from kimi_audio_ft.merging.folder import drafted, is_made
 from kimi_audio_ft.paths import expanded
 from kimi_audio_ft.scoring import read_options
+from kimi_audio_ft.scoring.consensus import consensus, equal_votes, is_vote
 from kimi_audio_ft.scoring.trial_scores import score_repeats, scores_by_set, utterance_rows
 from kimi_audio_ft.store.looks import look
 from kimi_audio_ft.store.make import META
 from kimi_audio_ft.store.usage import using
+from kimi_audio_ft.sweep.confirm.decoding import Asked, decode_missing
 from kimi_audio_ft.sweep.confirm.unseen import record_looks
 from kimi_audio_ft.sweep.plan import started_in, written_config
 from kimi_audio_ft.sweep_folder import COMBINATIONS, COMBINATIONS_RECORD, UTTERANCES
@@ -44,21 +46,14 @@ from multirun_analysis.report.combined import (
     SCORES,
     VERSION,
     Combinations,
-    Combined,
     Tested,
     facts_of,
     read_combinations,
 )
-from multirun_analysis.statistics.pairs import all_pairs
-from multirun_analysis.statistics.randomisation import randomise
-from multirun_analysis.statistics.results import Interval
-from multirun_analysis.statistics.summary import SEED
-from multirun_analysis.statistics.tally import tally_up
+from multirun_analysis.report.stored_combinations import chosen_of, compared, sampled_trials
 from multirun_analysis.sweep import Trial, read_scored
 
 _RECORD = Path(COMBINATIONS_RECORD).name
-# Fewer texts have no majority: of two, the first is taken.
-_FEWEST = 3
 # Fields of an utterance that depend on what was heard; the others are about the recording.
 _HEARD = (
     *("id", "repeat", "reference", "hypothesis", "cer", "edits", "chars", "normalised_edits", "normalised_chars"),
@@ -83,9 +78,7 @@ class Combination:
         """Texts by id, one mapping per repeat, from those of each source; every source has the same weight."""
         if not self.votes:
             return list(heard[0])
-        whole = math.lcm(*map(len, heard))
-        weights = [whole // len(repeats) for repeats in heard for _ in repeats]
-        every = [repeat for repeats in heard for repeat in repeats]
+        every, weights = equal_votes(heard)
         return [{key: consensus([one.get(key, "") for one in every], weights) for key in every[0]}]
 
 
@@ -100,7 +93,10 @@ def combine(config: CombineConfig) -> Combinations:
     """
     sweep = expanded(config.sweep).resolve()
     analysis = load_sweep(sweep)
-    trials = chosen_trials(analysis, config)
+    voters = chosen_trials(analysis, config)
+    sampled = voters if config.trials else sampled_trials(analysis)
+    trials = sorted(dict.fromkeys([*voters, *sampled]), key=lambda trial: trial.rate)
+    require_alike(trials)
     out = expanded(config.out).resolve() if config.out else sweep / COMBINATIONS
     facts = _facts(trials, config)
 
@@ -110,25 +106,21 @@ def combine(config: CombineConfig) -> Combinations:
 
     with chdir(started_in(trials[0].folder)), using(sweep), drafted(out, is_done) as draft:
         assert draft is not None, "it is made again in any case"
-        made = [*_of_samples(trials, config), *_of_trials(trials), *_of_adapters(trials, config, draft)]
+        made = [*_of_samples(sampled, voters[0], config), *_of_trials(voters), *_of_adapters(voters, config, draft)]
         if not made:
             raise UserError(
-                f"{sweep}: has nothing to combine: fewer than {_FEWEST} texts of an utterance, and no two adapters "
+                f"{sweep}: has nothing to combine: fewer than three texts of an utterance, and no two adapters "
                 "that may be the best. Sample the best trial (samples=16), train it with several seeds "
                 "(seed=1,2,3,4), or name trials (trials=[0,3])"
             )
         best = trials[0]
-        ranks = [written_config(best.folder).lora.r, *(one.facts.get("rank", 0) for one in made)]
-        with vllm_kept(max(ranks)):
-            for one in made:
-                _write(
-                    draft / one.name, best.utterances, one, one.texts([source.heard() for source in one.sources]), best
-                )
-            rows = compared(best, made, draft)
-            chosen = chosen_of(rows)
-            tested = (
-                confirmed(analysis, next(one for one in made if one.name == chosen.name), draft) if chosen else None
-            )
+        texts = _heard(made, analysis, draft)
+        for one in made:
+            _write(draft / one.name, best.utterances, one, texts[one.name], best)
+        rows = compared(best, [(one.facts, _scored(draft / one.name, best)) for one in made])
+        chosen = chosen_of(rows)
+        of_chosen = [one for one in made if chosen is not None and one.name == chosen.name]
+        tested = confirmed(analysis, of_chosen[0], draft) if of_chosen else None
         record = {
             MADE_OF: facts,
             "best": {"trial": best.name, "rate": best.rate},
@@ -138,6 +130,26 @@ def combine(config: CombineConfig) -> Combinations:
         }
         write_json(draft / _RECORD, record)
     return read_combinations(out)
+
+
+def _heard(made: Sequence[Combination], analysis: Analysis, folder: Path) -> dict[str, list[Mapping[str, str]]]:
+    """Texts of every combination by its name; what the sweep has not decoded is decoded now, all of it together."""
+    inputs = Inputs()
+    new = {source: source.asked(inputs) for one in made for source in one.sources if not source.is_decoded}
+    found = dict(zip(new, _decoded(list(new.values()), analysis, folder), strict=True))
+    every = {source: found.get(source) or hypotheses_of(source.trial) for one in made for source in one.sources}
+    return {one.name: one.texts([every[source] for source in one.sources]) for one in made}
+
+
+def _decoded(asked: Sequence[Asked], analysis: Analysis, folder: Path) -> list[Sequence[Mapping[str, str]]]:
+    """Texts by id, one mapping per repeat, of each.
+
+    Its tasks and their log lie in the sweep's folder, as those of the sweep, or in another one if that is not ours.
+    """
+    sweep = analysis.sweep.folder
+    decode_missing(sweep, sweep if os.access(sweep, os.W_OK) else folder, asked, "decoding for combinations")
+    found = [stored_transcripts(one.transcripts) for one in asked]
+    return [transcripts.hypotheses for transcripts in found if transcripts is not None]
 
 
 def _facts(trials: Sequence[Trial], config: CombineConfig) -> dict[str, Any]:
@@ -153,37 +165,30 @@ def _facts(trials: Sequence[Trial], config: CombineConfig) -> dict[str, Any]:
     }
 
 
-def chosen_of(rows: Sequence[Combined]) -> Combined | None:
-    """The combination with the lowest rate that is better than the single trial: as far as it is shown, unless it costs
-    no more decodings in use; None without one."""
-    better = [row for row in rows if row.is_shown or (row.difference < 0 and row.decodings == 1)]
-    return min(better, key=lambda row: (row.rate, row.decodings), default=None)
-
-
-def _of_samples(trials: Sequence[Trial], config: CombineConfig) -> Iterator[Combination]:
-    """The samples that the sweep has of a trial, and ``samples`` new ones of the best trial."""
+def _of_samples(trials: Sequence[Trial], best: Trial, config: CombineConfig) -> Iterator[Combination]:
+    """The samples that the sweep has of a trial, and ``samples`` new ones by the adapter of the best one."""
     for trial in trials:
         count = len(hypotheses_of(trial))
-        if count >= _FEWEST:
+        if is_vote([count]):
             facts = {"name": f"samples-{trial.name}", "kind": "samples", "decodings": count}
             yield Combination({**facts, "trials": [trial.name], "adapters": 1}, (Source(trial),))
     if config.samples is not None:
         temperature = config.temperature or TEMPERATURE
-        source = Source(trials[0], temperature, config.samples)
+        source = Source(best, temperature, config.samples)
         if is_greedy(source.config.decoding):
-            rule = f"trial {trials[0].name} decodes with decoding.text_top_k=1, of which all samples are the same"
+            rule = f"trial {best.name} decodes with decoding.text_top_k=1, of which all samples are the same"
             raise ConfigError("samples", config.samples, rule, "Name other trials, or set samples=null")
-        name = f"samples-{trials[0].name}-at-{temperature:g}"
+        name = f"samples-{best.name}-at-{temperature:g}"
         facts = {"name": name, "kind": "samples", "decodings": config.samples, "temperature": temperature}
-        yield Combination({**facts, "trials": [trials[0].name], "adapters": 1}, (source,))
+        yield Combination({**facts, "trials": [best.name], "adapters": 1}, (source,))
 
 
 def _of_trials(trials: Sequence[Trial]) -> Iterator[Combination]:
     """All texts of all trials."""
-    decodings = sum(len(hypotheses_of(trial)) for trial in trials)
-    if len(trials) > 1 and decodings >= _FEWEST:
+    counts = [len(hypotheses_of(trial)) for trial in trials]
+    if len(trials) > 1 and is_vote(counts):
         adapters = len({trial.record.get("signature") for trial in trials})
-        facts = {"name": "trials", "kind": "trials", "decodings": decodings, "adapters": adapters}
+        facts = {"name": "trials", "kind": "trials", "decodings": sum(counts), "adapters": adapters}
         yield Combination({**facts, "trials": [trial.name for trial in trials]}, tuple(map(Source, trials)))
 
 
@@ -215,7 +220,7 @@ def _of_adapters(trials: Sequence[Trial], config: CombineConfig, folder: Path) -
     if about := facts | copied_facts(folders[0] / META):
         write_json(own / META, about)
     about = {"name": "mean", "kind": "mean", "decodings": 1, "adapters": 1, "rank": mean.config.r, "kept": mean.kept}
-    source = Source(trials[0], mean=own, parts=tuple(used))
+    source = Source(trials[0], mean=own, rank=mean.config.r, parts=tuple(used))
     yield Combination({**about, "trials": [trial.name for trial in used]}, (source,), votes=False)
 
 
@@ -236,24 +241,9 @@ def _write(
     write_jsonl(folder / UTTERANCES, utterance_rows(references, texts, about, options))
 
 
-def compared(single: Trial, made: Sequence[Combination], folder: Path) -> list[Combined]:
-    """Combinations against a single trial, on the same utterances, by the methods of the sweep's report."""
-    found = [read_scored(folder / one.name, folder / one.name / SCORES, {}, is_base=False) for one in made]
-    trials = [replace(trial, rank_by=single.rank_by) for trial in found]
-    tally = tally_up([single, *trials]).ranked
-    enough = tally is not None and tally.has_enough and len(tally.trials) > 1
-    pairs = all_pairs(tally, randomise(tally.whole_edits, SEED)) if tally is not None and enough else []
-    of_single = {pair.second: pair for pair in pairs if pair.first is single}
-    rows = []
-    for one, trial in zip(made, trials, strict=True):
-        pair = of_single.get(trial)
-        bounds = pair.interval if pair else None
-        interval = None if bounds is None else Interval(-bounds.high, -bounds.low)
-        p = pair.p_adjusted if pair else None
-        rows.append(
-            Combined(**one.facts, rate=trial.rate, difference=trial.rate - single.rate, interval=interval, p_adjusted=p)
-        )
-    return rows
+def _scored(folder: Path, like: Trial) -> Trial:
+    """What was written, ranked as another trial is."""
+    return replace(read_scored(folder, folder / SCORES, {}, is_base=False), rank_by=like.rank_by)
 
 
 def confirmed(analysis: Analysis, chosen: Combination, folder: Path) -> Tested | None:
@@ -261,22 +251,23 @@ def confirmed(analysis: Analysis, chosen: Combination, folder: Path) -> Tested |
     not decoded there, with which it is compared.
 
     Raises:
-        DataError: the test set has changed since, or as of ``Source.heard_on``.
+        DataError: the test set has changed since, or as of ``Source.asked_on``.
     """
     held, manifest = analysis.unseen.test, analysis.unseen.manifest
     if held is None or manifest is None:
         return None
     inputs = Inputs()
-    decoded = [source.heard_on(manifest, inputs) for source in chosen.sources]
-    evaluation = decoded[0][0]
+    asked = [source.asked_on(manifest, inputs) for source in chosen.sources]
+    evaluation = asked[0].evaluation
     if evaluation.reference_identity != held.trial.record.get("eval_identity"):
         problem = "has changed since the sweep's choice was decoded on it"
         again = f"Run python -m multirun_analysis {analysis.sweep.folder} --confirm"
         raise DataError(evaluation.conversations.called, problem, again)
-    texts = chosen.texts([transcripts.hypotheses for _, transcripts in decoded])
-    _write(folder / "test" / chosen.name, held.trial.utterances, chosen, texts, held.of)
-    [row] = compared(held.trial, [chosen], folder / "test")
-    shown = [name for _, transcripts in decoded for name in transcripts.signatures]
+    place = folder / "test" / chosen.name
+    texts = chosen.texts(_decoded(asked, analysis, folder))
+    _write(place, held.trial.utterances, chosen, texts, held.of)
+    [row] = compared(held.trial, [(chosen.facts, _scored(place, held.trial))])
+    shown = [name for one in asked for name in one.transcripts]
     looks = look(evaluation.reference_identity, shown, analysis.sweep.folder)
     record_looks(analysis.sweep.folder, evaluation.reference_identity, looks)
     return Tested(manifest, held.of.name, held.trial.rate, row.rate, row.difference, row.interval, looks)

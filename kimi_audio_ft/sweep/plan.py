@@ -33,11 +33,13 @@ class Unit:
     key: its training signature; ``BASE`` for the base alone.
     jobs: the configs that need it, one for every different way of decoding; the first one trains it.
     evaluations: planned identity of each job's evaluation set; empty: whatever is read is taken.
+    adapter: folder of an adapter that is no product of the store, and is decoded as it is; None: that of the key.
     """
 
     key: str
     jobs: list[TrainConfig]
     evaluations: list[str] = field(default_factory=list)
+    adapter: str | None = None
 
     @property
     def config(self) -> TrainConfig:
@@ -78,8 +80,7 @@ def write_task(task: Task, path: Path) -> None:
 def read_task(path: Path) -> Task:
     values = json.loads(path.read_text(encoding="utf-8"))
     units = [
-        Unit(unit["key"], [instance(TrainConfig, job) for job in unit["jobs"]], unit["evaluations"])
-        for unit in values.pop("units")
+        Unit(**(unit | {"jobs": [instance(TrainConfig, job) for job in unit["jobs"]]})) for unit in values.pop("units")
     ]
     return Task(units=units, **values)
 

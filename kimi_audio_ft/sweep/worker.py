@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NoReturn
 
 from filelock import Timeout
@@ -297,7 +298,8 @@ class Worker:
         return None
 
     def _decode(self, unit: Unit) -> None:
-        adapter = None if unit.key == BASE else (unit.key, store.product_path("adapter", unit.key))
+        folder = Path(unit.adapter) if unit.adapter else store.product_path("adapter", unit.key)
+        adapter = None if unit.key == BASE else (unit.key, folder)
         last = 0.0
 
         def on_progress(done: int, total: int) -> None:
@@ -356,7 +358,7 @@ class Worker:
 
 def is_untrained(unit: Unit) -> bool:
     """Whether a unit's adapter is to be trained."""
-    return unit.key != BASE and store.find("adapter", unit.key) is None
+    return unit.key != BASE and unit.adapter is None and store.find("adapter", unit.key) is None
 
 
 def too_large(config: TrainConfig, error: BaseException) -> UserError:

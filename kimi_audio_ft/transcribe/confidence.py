@@ -10,8 +10,8 @@ from functools import cached_property
 
 from rapidfuzz.distance import Levenshtein
 
-from kimi_audio_ft.decoding.consensus import consensus
 from kimi_audio_ft.decoding.request import Answer
+from kimi_audio_ft.scoring.consensus import consensus
 from kimi_audio_ft.scoring.normalise import normalise
 
 

@@ -13,7 +13,8 @@ from multirun_analysis.analysis import Analysis
 from multirun_analysis.compare import Row
 from multirun_analysis.messages import ENGLISH, Messages
 from multirun_analysis.params import is_of_base, value_of
-from multirun_analysis.report.combined import Combined, combinations_of
+from multirun_analysis.report.combined import Combined
+from multirun_analysis.report.stored_combinations import combinations_shown
 from multirun_analysis.settings import Setting
 from multirun_analysis.statistics.results import Interval
 from multirun_analysis.sweep import HalvedAdapter, Scores, Trial
@@ -21,6 +22,7 @@ from multirun_analysis.words import shown
 
 MOST_CHOICES = 12  # values of a parameter that can be chosen from; of more, the text filter finds one
 BASE_ROOM = 1.6  # a base that is worse than this times the worst trial does not stretch the bars' scale
+MOST_NAMED = 5  # characters: the heading of trials' names takes as many
 MOST_ROWS = 100  # of the table of evaluation sets
 MOST_TERMS, MOST_FIGURES = 500, 60_000  # of the table of terms on the page; trials.json has all
 
@@ -109,7 +111,9 @@ class CombinedRow:
     def short(self) -> str:
         """Its trials and its cost, for a terminal: 20x16 is one trial's, decoded 16 times."""
         named = "+".join(self.combined.trials)
-        return f"{named}x{self.combined.decodings}" if self.combined.kind == "samples" else named
+        if self.combined.kind == "samples":
+            return f"{named}x{self.combined.decodings}"
+        return named if len(named) <= MOST_NAMED else f"of {len(self.combined.trials)}"
 
 
 @dataclass(frozen=True)
@@ -142,8 +146,8 @@ class Board:
 
     @cached_property
     def combined(self) -> list[CombinedRow]:
-        """Combinations that ``python -m kimi_audio_ft.combine`` has made of the sweep's trials."""
-        found = combinations_of(self.analysis)
+        """Combinations of the sweep's trials, if there are any."""
+        found = combinations_shown(self.analysis)
         if found is None:
             return []
         single = next(row.setting for row in self.analysis.rows if row.trial.name == found.trial)

@@ -1,11 +1,12 @@
-"""Combinations of a sweep's trials, as ``python -m kimi_audio_ft.combine`` leaves them, for the leaderboard."""
+"""Combinations of a sweep's trials and their comparison with one of these, for the leaderboard; read from where
+``python -m kimi_audio_ft.combine`` leaves them, or made of what there is (``stored_combinations``)."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, replace
-from functools import cached_property, lru_cache
+from dataclasses import astuple, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +104,12 @@ class Line:
 class Combinations:
     """All that one call has made.
 
-    facts: ``facts_of`` the trials combined, by name. trial, rate: the best of them. chosen: name of the combination
-    that is better, None without one. tested: None without a test set that the sweep's choice was decoded on.
+    folder: None of those that the report makes by itself. facts: ``facts_of`` the trials combined, by name. trial,
+    rate: the best of them. chosen: name of the combination that is better, None without one. tested: None without a
+    test set that the sweep's choice was decoded on. scores: of the texts of every row, as those of a trial.
     """
 
-    folder: Path
+    folder: Path | None
     rank_by: str
     facts: dict[str, Any]
     trial: str
@@ -115,16 +117,12 @@ class Combinations:
     rows: list[Combined]
     chosen: str | None
     tested: Tested | None
+    scores: list[Trial] = field(default_factory=list, compare=False, repr=False)
 
-    @cached_property
+    @property
     def scored(self) -> list[tuple[Combined, Trial]]:
-        """Each with the scores of its texts, as those of a trial; DataError: its folder has none."""
-        found = []
-        for row in self.rows:
-            folder = self.folder / row.name
-            trial = read_scored(folder, folder / SCORES, {}, is_base=False)
-            found.append((row, replace(trial, rank_by=self.rank_by)))
-        return found
+        """Each with its scores."""
+        return list(zip(self.rows, self.scores, strict=True))
 
     def lines(self, say: Messages) -> list[Line]:
         """The rows of a table, the lowest rate first, with the single trial among them."""
@@ -143,13 +141,18 @@ class Combinations:
     def _chosen(self) -> Combined | None:
         return next((row for row in self.rows if row.name == self.chosen), None)
 
+    def note(self, say: Messages) -> str:
+        """What they are made of, and how they were compared."""
+        return say("combined.note_stored" if self.folder is None else "combined.note", trial=self.trial)
+
     def verdict(self, say: Messages) -> str:
-        """Whether any is better than the single trial, in one sentence."""
+        """Whether any is better than the single trial, in one sentence; one more says if that was not confirmed."""
         chosen = self._chosen
         if chosen is None:
             return say("combined.none_shown", trial=self.trial)
         key = "combined.shown" if chosen.is_shown else "combined.not_shown"
-        return say(key, name=chosen.title(say), trial=self.trial)
+        said = say(key, name=chosen.title(say), trial=self.trial)
+        return said if self.folder else f"{said} {say('combined.unconfirmed')}"
 
     def told(self, say: Messages) -> str | None:
         """The result on the test set in one sentence; None without one."""
@@ -163,7 +166,7 @@ class Combinations:
 
 
 def read_combinations(folder: Path) -> Combinations:
-    """Of a folder of combinations; DataError: its record cannot be read, or is of another version."""
+    """Of a folder of combinations; DataError: its record or a score cannot be read, or it is of another version."""
     path = folder / Path(COMBINATIONS_RECORD).name
     record = finite(read_json_object(path, _AGAIN))
     try:
@@ -180,21 +183,21 @@ def read_combinations(folder: Path) -> Combinations:
         if not all(isinstance(figure, int | float) for figure in figures):
             raise TypeError("a rate or a difference is no number")
         trials, ranked, chosen = dict(made_of["trials"]), made_of["rank_by"], record["chosen"]
-        return Combinations(folder, ranked, trials, best["trial"], best["rate"], rows, chosen, tested)
+        scores = [replace(_scores(folder / row.name), rank_by=ranked) for row in rows]
+        return Combinations(folder, ranked, trials, best["trial"], best["rate"], rows, chosen, tested, scores)
     except (KeyError, TypeError, ValueError) as error:
         problem = f"is no record of combinations of this version ({error!r})"
         raise DataError(path, problem, _AGAIN) from None
 
 
 def combinations_of(analysis: Analysis) -> Combinations | None:
-    """Those in a sweep's folder; None where there are none, where trials are others, or scored or ranked otherwise, by
-    now, and, with a warning, where their record cannot be read."""
+    """Those that the command has left in a sweep's folder; None where there are none, where trials are others, or
+    scored or ranked otherwise, by now, and, with a warning, where their record cannot be read."""
     path = analysis.sweep.folder / COMBINATIONS_RECORD
     if not path.is_file():
         return None
     try:
         found = read_combinations(path.parent)
-        _ = found.scored
     except DataError as error:
         _warn(str(error))
         return None
@@ -213,6 +216,10 @@ def facts_of(trial: Trial) -> dict[str, Any]:
 def _warn(text: str) -> None:
     """Once: the page and the terminal ask one after the other."""
     log.warning("%s", text)
+
+
+def _scores(folder: Path) -> Trial:
+    return read_scored(folder, folder / SCORES, {}, is_base=False)
 
 
 def _with_interval(row: Mapping[str, Any]) -> dict[str, Any]:

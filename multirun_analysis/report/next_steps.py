@@ -16,7 +16,6 @@ from multirun_analysis.charts.scales import LOG_BASES, MOST_LEVELS
 from multirun_analysis.learning import SIZE_PARAM
 from multirun_analysis.messages import Messages
 from multirun_analysis.params import distinct, value_of
-from multirun_analysis.report.combined import combinations_of
 from multirun_analysis.report.commands import (
     adapter_of,
     combine_command,
@@ -27,6 +26,7 @@ from multirun_analysis.report.commands import (
     with_base_command,
 )
 from multirun_analysis.report.facts import flat_config
+from multirun_analysis.report.stored_combinations import combinations_shown
 from multirun_analysis.statistics.results import Needed, Reason
 from multirun_analysis.sweep import Sweep, Trial
 from multirun_analysis.words import MOST_RECORDED, MOST_SEEDS, show
@@ -68,7 +68,9 @@ def _use(taken: Trial, analysis: Analysis, say: Messages) -> NextStep:
 def _combine(analysis: Analysis, say: Messages) -> list[NextStep]:
     """Where it can be done and has not been: it decodes, so that the sweep does not do it by itself."""
     best = [trial for trial in (analysis.statistics.choice, *analysis.statistics.best_group) if not trial.is_base]
-    if analysis.statistics.choice.is_base or combinations_of(analysis) is not None or not all(map(_can_sample, best)):
+    shown = combinations_shown(analysis)
+    is_done = shown is not None and shown.folder is not None
+    if analysis.statistics.choice.is_base or is_done or not all(map(_can_sample, best)):
         return []
     return [NextStep(say("next.combine", n=SAMPLES), [combine_command(analysis.sweep, SAMPLES)])]
 

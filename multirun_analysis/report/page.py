@@ -31,12 +31,12 @@ from multirun_analysis.charts.figure import Figure
 from multirun_analysis.messages import ENGLISH, Messages, messages_in
 from multirun_analysis.records import write_whole
 from multirun_analysis.report.board import Board, set_table, term_table
-from multirun_analysis.report.combined import combinations_of
 from multirun_analysis.report.compiled import PAGE, STYLE, as_it_is, templates_in
 from multirun_analysis.report.confirmed import headlines, remarks
 from multirun_analysis.report.facts import config_differences, cost_facts, sweep_facts
 from multirun_analysis.report.next_steps import next_steps
 from multirun_analysis.report.side_by_side import side_by_side, suspects
+from multirun_analysis.report.stored_combinations import combinations_shown
 from multirun_analysis.report.utterances import embedded, place_of, worst_utterances
 from multirun_analysis.sweep import Trial
 from multirun_analysis.tables import trials_csv, trials_json
@@ -80,7 +80,7 @@ def render(analysis: Analysis, created: datetime, say: Messages = ENGLISH, reloa
         sweep=analysis.sweep,
         best=analysis.best,
         board=Board(analysis, say),
-        combined=combinations_of(analysis),
+        combined=combinations_shown(analysis),
         headlines=headlines(analysis, say),
         remarks_on_unseen=remarks(analysis, say),
         steps=next_steps(analysis, say),

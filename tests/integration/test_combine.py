@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kimi_audio_ft.decoding.consensus import consensus
 from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.lora.adapter import read_adapter
+from kimi_audio_ft.scoring.consensus import consensus
 from tests.integration.conftest import Workplace
 from tests.trials_json import hypotheses_of, scores_of
 
@@ -23,6 +23,10 @@ def test_trials_and_adapters_of_a_sweep(first: Path, place: Workplace) -> None:
     """Trials 0 and 1 share an adapter of rank 2, trial 3 has one of rank 4; 1 and 3 were sampled once."""
     said = place.succeed("kimi_audio_ft.combine", "sweep=first", "trials=[0,1,3]", "out=combined")
     record = json.loads((place.folder / "combined" / "combinations.json").read_text())
+    # Decoded by the launcher of the sweep, as its trials were.
+    assert "decoding for combinations: data/eval.tokens.jsonl" in said
+    task = json.loads(max(first.glob("packs/*/task-0.json")).read_text())
+    assert [unit["adapter"].endswith("mean/adapter") for unit in task["units"]] == [True]
     rows = {row["name"]: row for row in record["combinations"]}
     assert rows.keys() == {"trials", "mean"} and rows["trials"]["decodings"] == 3 and rows["mean"]["decodings"] == 1
     heard = [hypotheses_of(first / name) for name in rows["trials"]["trials"]]

@@ -15,9 +15,9 @@ import pytest
 
 from kimi_audio_ft.combine.combinations import Combination, confirmed
 from kimi_audio_ft.combine.sources import Source
-from kimi_audio_ft.decoding.consensus import consensus
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.files import read_json_object, read_jsonl
+from kimi_audio_ft.scoring.consensus import consensus
 from kimi_audio_ft.sweep.confirm.__main__ import main
 from multirun_analysis.analysis import load_sweep
 from tests.integration.conftest import Workplace

@@ -8,26 +8,19 @@ the sweep's launcher: a repeat decodes nothing, and an interrupted one goes on. 
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from kimi_audio_ft import store
 from kimi_audio_ft.base import require_base
-from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.config.manifests import guard_sets, manifest_paths
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.decoding.request import DecodingRequest
-from kimi_audio_ft.decoding.transcripts import EvaluationSet, stored_transcripts, transcript_signatures
+from kimi_audio_ft.decoding.transcripts import stored_transcripts
 from kimi_audio_ft.errors import DataError, UserError
-from kimi_audio_ft.files import read_json_object, read_yaml, write_json
+from kimi_audio_ft.files import read_json_object, write_json
 from kimi_audio_ft.inputs import Inputs, on_set
 from kimi_audio_ft.manifest.hotwords import OPTION, RECORDED, hotwords_facts, read_hotwords
 from kimi_audio_ft.outcomes import BASE
@@ -35,9 +28,8 @@ from kimi_audio_ft.runtime.time_limit import TimeLimit
 from kimi_audio_ft.scoring import read_options
 from kimi_audio_ft.store.looks import look
 from kimi_audio_ft.store.usage import note, using
-from kimi_audio_ft.sweep.cluster.executor import make_units
-from kimi_audio_ft.sweep.events import Decoding, Event, Failed
-from kimi_audio_ft.sweep.plan import Unit, written_config
+from kimi_audio_ft.sweep.confirm.decoding import Asked, decode_missing
+from kimi_audio_ft.sweep.plan import written_config
 from kimi_audio_ft.sweep_folder import BASE_UTTERANCES, UNSEEN, UNSEEN_RECORD, UTTERANCES
 from kimi_audio_ft.trial import scores_of, write_utterances
 from multirun_analysis.analysis import Analysis
@@ -46,37 +38,17 @@ from multirun_analysis.sweep import Trial
 # Trials of the best group that are decoded on the guard sets, the recommended one among them.
 FINALISTS = 3
 _TEST, _GUARDS = "test", "guards"
-# Seconds between two lines about the progress.
-_EVERY = 10.0
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A trial on a set. name: the set's folder in ``unseen/``. config: the trial's own, with the set to evaluate."""
+    """A trial on a set. name: the set's folder in ``unseen/``. own, base: the trial's texts, and those of the base
+    alone under the same decoding."""
 
     name: str
     trial: Trial
-    config: TrainConfig
-    evaluation: EvaluationSet
-    with_base: bool
-
-    @property
-    def adapter(self) -> str:
-        return str(self.trial.record.get("signature"))
-
-    @cached_property
-    def transcripts(self) -> list[str]:
-        """Signatures of the trial's transcripts, one per repeat."""
-        return self._signatures(self.adapter)
-
-    @cached_property
-    def base_transcripts(self) -> list[str]:
-        """Those of the base alone under the same decoding."""
-        return self._signatures(None) if self.with_base else []
-
-    def _signatures(self, adapter: str | None) -> list[str]:
-        request = DecodingRequest(self.config.decoding, self.config.seed)
-        return transcript_signatures(self.evaluation, request, adapter)
+    own: Asked
+    base: Asked | None
 
 
 def confirm(analysis: Analysis, manifest: str | None = None, limit: TimeLimit | None = None) -> bool:
@@ -120,7 +92,10 @@ def _planned(analysis: Analysis, manifest: str | None) -> list[Decoded]:
         for name, path in sets.items():
             if name != _TEST or trial is chosen:
                 at = on_set(own, path)
-                found.append(Decoded(name, trial, at, inputs.evaluation(at), own.baseline or name != _TEST))
+                evaluation = inputs.evaluation(at)
+                texts = Asked(str(trial.record.get("signature")), f"trial {trial.name}", at, evaluation)
+                base = Asked(BASE, "the base", at, evaluation) if own.baseline or name != _TEST else None
+                found.append(Decoded(name, trial, texts, base))
     return found
 
 
@@ -177,78 +152,17 @@ def record_looks(folder: Path, identity: str, looks: int) -> None:
             write_json(path, record | {_TEST: tested | {"looks": looks}})
 
 
-def launcher_of(folder: Path) -> LauncherConfig:
-    """The launcher that a sweep was started with; the default one where that is not recorded, or is another's."""
-    path = folder / "multirun.yaml"
-    written = read_yaml(path, "Run the sweep again") if path.is_file() else None
-    launcher = written.get("hydra", {}).get("launcher") if isinstance(written, Mapping) else None
-    if not isinstance(launcher, Mapping) or launcher.get("_target_") != LauncherConfig._target_:
-        return LauncherConfig()
-    try:
-        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(LauncherConfig), dict(launcher)))
-    except OmegaConfBaseException as error:
-        raise DataError(path, f"hydra.launcher cannot be used ({error})", "Run the sweep again") from None
-    assert isinstance(settings, LauncherConfig)
-    return settings
-
-
 def _decode(folder: Path, decoded: Sequence[Decoded], limit: TimeLimit | None) -> None:
-    """Have the transcripts made that the store lacks, by the launcher of the sweep."""
-    note(("adapter", one.adapter) for one in decoded)
+    """Have the transcripts made that the store lacks."""
+    note(("adapter", one.own.key) for one in decoded)
     for one in decoded:
-        adapter = store.find("adapter", one.adapter)
+        adapter = store.find("adapter", one.own.key)
         if adapter is None:
-            problem = f"its adapter {one.adapter} is not in the store any more"
+            problem = f"its adapter {one.own.key} is not in the store any more"
             raise DataError(one.trial.folder, problem, "Run the sweep again, which trains it")
-        require_base(one.evaluation.base, adapter)
-    units = _missing(decoded)
-    if not units:
-        return
-    print(f"decoding on unseen data: {_said(decoded)}")
-    progress = _Progress({one.adapter: one.trial.name for one in decoded})
-    stopped = make_units(launcher_of(folder), units, set(), folder, progress.take, limit=limit)
-    if stopped is not None:
-        raise stopped
-    if progress.failed:
-        failed = progress.failed[0]
-        reason = failed.failure.message or failed.failure.error_type
-        raise UserError(f"{folder}: decoding {progress.name(failed.unit)} on unseen data failed: {reason}")
-
-
-def _missing(decoded: Sequence[Decoded]) -> list[Unit]:
-    """Units of what the store lacks: adapters, and the base alone, each with the sets and settings to decode."""
-    units: dict[str, Unit] = {}
-    for one in decoded:
-        for key, transcripts in ((BASE, one.base_transcripts), (one.adapter, one.transcripts)):
-            if stored_transcripts(transcripts) is None:
-                unit = units.setdefault(key, Unit(key, []))
-                unit.jobs.append(one.config)
-                unit.evaluations.append(one.evaluation.identity)
-    return list(units.values())
-
-
-def _said(decoded: Sequence[Decoded]) -> str:
-    sets = {one.name: one.evaluation.conversations for one in decoded}
-    return "; ".join(f"{found.called} ({len(found)} utterances)" for found in sets.values())
-
-
-class _Progress:
-    """Lines about what is decoded, in place of a table: there are a few units at most."""
-
-    def __init__(self, names: Mapping[str, str]) -> None:
-        self._names, self._told = names, time.monotonic()
-        self.failed: list[Failed] = []
-
-    def name(self, unit: str) -> str:
-        return "the base" if unit == BASE else f"trial {self._names[unit]}"
-
-    def take(self, event: Event) -> None:
-        """Take in an event of a unit."""
-        if isinstance(event, Failed):
-            self.failed.append(event)
-        elif isinstance(event, Decoding) and time.monotonic() - self._told > _EVERY:
-            self._told = time.monotonic()
-            print(f"decoding on unseen data: {self.name(event.unit)}, {event.done} of {event.total} utterances")
+        require_base(one.own.evaluation.base, adapter)
+    asked = [text for one in decoded for text in (one.base, one.own) if text is not None]
+    decode_missing(folder, folder, asked, "decoding on unseen data", limit)
 
 
 def _write(folder: Path, decoded: Sequence[Decoded]) -> None:
@@ -265,9 +179,10 @@ def _write(folder: Path, decoded: Sequence[Decoded]) -> None:
         shutil.rmtree(place / name, ignore_errors=True)
     for one in decoded:
         _score(one, place / one.name / one.trial.name)
-        facts = {"manifest": one.evaluation.settings.eval_manifest, "identity": one.evaluation.reference_identity}
+        evaluation = one.own.evaluation
+        facts = {"manifest": evaluation.settings.eval_manifest, "identity": evaluation.reference_identity}
         if one.name == _TEST:
-            looks = look(one.evaluation.reference_identity, one.transcripts, folder)
+            looks = look(evaluation.reference_identity, one.own.transcripts, folder)
             record[_TEST] = {**facts, "trials": [one.trial.name], "looks": looks}
         else:
             entry = record[_GUARDS].setdefault(one.name.removeprefix(f"{_GUARDS}/"), {**facts, "trials": []})
@@ -285,13 +200,14 @@ def _refuse_foreign(folder: Path) -> None:
 def _score(one: Decoded, folder: Path) -> None:
     """Write the files of a trial: its own and the base's scores and utterances."""
     folder.mkdir(parents=True)
-    evaluation, options = one.evaluation, read_options(one.config.scoring)
+    evaluation, options = one.own.evaluation, read_options(one.own.config.scoring)
     about = {"params": one.trial.params, "command": one.trial.record.get("command")}
-    named = [(one.adapter, one.trial.label, one.transcripts, "scores.json", UTTERANCES)]
-    if one.with_base:
-        named.append((BASE, "base (no adapter)", one.base_transcripts, "baseline.json", BASE_UTTERANCES))
-    for adapter, label, signatures, scores, utterances in named:
-        transcripts = stored_transcripts(signatures)
+    named = [(one.own, one.trial.label, "scores.json", UTTERANCES)]
+    if one.base is not None:
+        named.append((one.base, "base (no adapter)", "baseline.json", BASE_UTTERANCES))
+    for texts, label, scores, utterances in named:
+        transcripts = stored_transcripts(texts.transcripts)
         assert transcripts is not None, "they were made just now"
-        write_json(folder / scores, scores_of(evaluation.base, evaluation, transcripts, options, label, adapter, about))
+        found = scores_of(evaluation.base, evaluation, transcripts, options, label, texts.key, about)
+        write_json(folder / scores, found)
         write_utterances(folder, evaluation.utterances(transcripts, options), name=utterances)

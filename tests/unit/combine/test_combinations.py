@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,14 @@ from peft import LoraConfig as PeftLoraConfig
 from rich.console import Console
 from safetensors.torch import save_file
 
-from kimi_audio_ft.combine.combinations import chosen_of, combine
+from kimi_audio_ft.combine.combinations import combine
 from kimi_audio_ft.combine.sources import Source, chosen_trials
 from kimi_audio_ft.config.commands import CombineConfig
-from kimi_audio_ft.decoding.consensus import consensus
 from kimi_audio_ft.errors import ConfigError, DataError, UserError
 from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.manifest.hotwords import hotwords_facts
+from kimi_audio_ft.scoring.consensus import consensus
 from kimi_audio_ft.sweep.confirm.unseen import require_same_words, require_unseen
 from kimi_audio_ft.sweep.plan import written_config
 from multirun_analysis.analysis import load_sweep
@@ -32,6 +33,7 @@ from multirun_analysis.messages import CHINESE, ENGLISH
 from multirun_analysis.report.board import Board
 from multirun_analysis.report.combined import Combinations, Combined, combinations_of, read_combinations
 from multirun_analysis.report.page import render
+from multirun_analysis.report.stored_combinations import chosen_of, combinations_shown
 from multirun_analysis.statistics.results import Interval
 from multirun_analysis.tables import trials_csv, trials_json
 from multirun_analysis.terminal import print_combinations, print_leaderboard
@@ -81,6 +83,29 @@ def test_samples_and_trials_are_combined_and_compared_with_the_best_trial(sweep:
     assert read_combinations(out) == found
     combine(CombineConfig(str(sweep), **other, overwrite=True))
     assert [row.name for row in read_combinations(out).rows] == ["samples-1"] and not (out / "trials").exists()
+
+
+def test_a_report_has_by_itself_what_the_command_makes_of_the_same_texts(sweep: Path, tmp_path: Path) -> None:
+    """Without its files, and without syllables and categories, which are not shown of a combination."""
+    analysis = load_sweep(sweep)
+    found = combinations_shown(analysis)
+    made = combine(CombineConfig(str(sweep), mean=False, out=str(tmp_path / "out")))
+    assert found is not None and combinations_shown(analysis) is found
+    assert (found.folder, found.trial, found.rate, found.facts) == (None, made.trial, made.rate, made.facts)
+    assert {row.name: row for row in found.rows} == {row.name: row for row in made.rows} and len(found.rows) == 2
+    slow = {row.name: trial for row, trial in made.scored}
+    for row, trial in found.scored:
+        twin = slow[row.name]
+        assert trial.strict == replace(
+            twin.strict, **dict.fromkeys(("over_generation_rate", "pinyin_error_rate")), truncated_outputs=0
+        )
+        assert [trial.record[name] for name in ("cer_ci_low", "cer_ci_high")] == pytest.approx(
+            [twin.record[name] for name in ("cer_ci_low", "cer_ci_high")]
+        )
+        assert trial.rate_by("normalised_cer") == pytest.approx(twin.rate_by("normalised_cer"))
+    for rank_by in ("normalised_cer", "pinyin", "wer"):
+        shown = combinations_shown(load_sweep(sweep, rank_by=rank_by))
+        assert shown is not None and all(trial.rate == row.rate for row, trial in shown.scored)
 
 
 def test_the_report_shows_them_until_a_trial_is_replaced(
@@ -202,8 +227,8 @@ def test_a_list_of_hot_words_that_was_edited_since(sweep: Path, tmp_path: Path) 
         rf"^prompt.hotwords={words}: has changed since the sweep\.",
     )
     for compare in (
-        source.heard,
-        lambda: source.heard_on("test.jsonl", Inputs()),
+        lambda: source.asked(Inputs()),
+        lambda: source.asked_on("test.jsonl", Inputs()),
         lambda: require_unseen(trial, written, "test.jsonl", {}, Inputs()),
     ):
         with pytest.raises(DataError, match=said):

@@ -88,7 +88,7 @@ def test_the_filter_hides_rows_and_fades_their_lines(page: Path, chromium: Any) 
         ].join("; ")
         """,
     )
-    assert told == "6; 6 of 10 rows; 4; 8"  # 4 trials of rank 32 and the 2 bases
+    assert told == "8; 8 of 12 rows; 4; 8"  # 4 trials of rank 32, the 2 bases, and 2 combinations of these trials
 
 
 def test_the_text_filter_and_the_group(page: Path, chromium: Any) -> None:
@@ -108,7 +108,7 @@ def test_the_text_filter_and_the_group(page: Path, chromium: Any) -> None:
         const told = [alike > 1, all, shown().length].join("; ")
         """,
     )
-    assert told == "true; 10; 2"
+    assert told == "true; 12; 2"
 
 
 def test_a_heading_sorts_by_keyboard_and_says_so(page: Path, chromium: Any) -> None:

@@ -1,0 +1,56 @@
+"""One text out of several hypotheses: minimum Bayes risk decoding, with the edit distance for the loss."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+from rapidfuzz.distance import Levenshtein
+from rapidfuzz.process import cdist
+
+from kimi_audio_ft.scoring.normalise import normalise
+
+_Repeat = TypeVar("_Repeat")
+
+
+def consensus(hypotheses: Sequence[str], weights: Sequence[int] | None = None) -> str:
+    """The hypothesis with the lowest weighted sum of edit distances to all; the earliest of equals.
+
+    Edits are of characters of the strictly normalised texts, as in the CER. Put the most trusted first: of two
+    hypotheses it is always the first.
+
+    Args:
+        weights: positive whole numbers, of which equal sums are equal; None: all alike.
+    """
+    return hypotheses[index_of_consensus(hypotheses, weights)]
+
+
+def index_of_consensus(hypotheses: Sequence[str], weights: Sequence[int] | None = None) -> int:
+    """Place of the ``consensus`` among the hypotheses. Its cost grows with the square of their different texts."""
+    texts, votes = [normalise(text) for text in hypotheses], Counter[str]()
+    for text, weight in zip(texts, [1] * len(texts) if weights is None else weights, strict=True):
+        votes[text] += weight
+    different = list(votes)
+    if len(different) == 1:
+        return 0
+    distances = cdist(different, different, scorer=Levenshtein.distance, dtype=np.int64)
+    risks = distances @ np.array(list(votes.values()), np.int64)
+    return texts.index(different[int(risks.argmin())])
+
+
+def equal_votes(sources: Sequence[Sequence[_Repeat]]) -> tuple[list[_Repeat], list[int]]:
+    """The repeats of all sources one after the other, and weights by which every source has the same in all."""
+    whole = math.lcm(*map(len, sources))
+    repeats = [repeat for source in sources for repeat in source]
+    return repeats, [whole // len(source) for source in sources for _ in source]
+
+
+def is_vote(repeats: Sequence[int]) -> bool:
+    """Whether sources with so many repeats have anything to decide: a text with half of the weight always wins.
+
+    Two texts are none, nor are many samples and one text of another source.
+    """
+    return len(repeats) * min(repeats, default=0) > 2
