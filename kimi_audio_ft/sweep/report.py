@@ -37,7 +37,7 @@ from kimi_audio_ft.sweep_folder import (
     set_aside,
     trial_folders,
 )
-from kimi_audio_ft.text import first_line, printable
+from kimi_audio_ft.text import first_line, printable, short_names
 from kimi_audio_ft.tracking.wandb import record_sweep
 
 if TYPE_CHECKING:
@@ -305,12 +305,15 @@ def failed_trials(folder: Path) -> list[str]:
     if not failures:
         return []
     number = max(planned_trials(folder) or 0, len(trials))
+    jobs = list(read_record(folder).get("jobs", {}).values())
+    names = short_names([job["overrides"] for job in jobs])
+    named = {folder / job["folder"]: name for job, name in zip(jobs, names, strict=True)}
     lines = [f"{len(failures)} of {number} trials failed:"]
     for path in failures[:_MOST_LISTED]:
         failure = json.loads(path.read_text(encoding="utf-8"))
         reason = first_line(failure["message"], failure["error_type"])
         logs = [*sorted(path.parent.glob("*.log")), path]  # of hydra.job.name; hydra/job_logging may write none
-        lines.append(printable(f"  {logs[0]} ({failure['trial']}): {reason}"))
+        lines.append(printable(f"  {logs[0]} ({named.get(path.parent, failure['trial'])}): {reason}"))
     if len(failures) > _MOST_LISTED:
         lines.append(f"  and {len(failures) - _MOST_LISTED} more; `ls {folder}/*/failure.json` lists them")
     return lines

@@ -118,7 +118,7 @@ def test_bug_in_one_trial_of_a_sweep(
         start(main, "-m", "lora.r=2,4", "hydra.sweep.dir=sweep")
     assert end.value.code == 1
     error = capsys.readouterr().err
-    assert "1 of 2 trials failed" in error and "sweep/0/train.log (lora.r=2): a bug" in error
+    assert "1 of 2 trials failed" in error and "sweep/0/train.log (r=2): a bug" in error
     assert (tmp_path / "sweep" / "1" / "seen").exists()
     failure = json.loads((tmp_path / "sweep" / "0" / "failure.json").read_text(encoding="utf-8"))
     assert failure["error_type"] == "ZeroDivisionError" and failure["params"]["lora.r"] == 2

@@ -87,6 +87,8 @@ def test_own_primary_config_and_search_path_work_beside_ours(start: Start) -> No
     assert (by_name.seed, by_name.lora.r, by_name.model.path) == (7, 2, "tiny")
     (by_path,) = start("hydra.searchpath=[file://my]", "+experiments=ours", "lora=attention")
     assert by_path.lora.r == 2 and by_path.seed == 1
+    by_pattern = start("-m", "--config-dir", "my", "+experiments=glob(our*)", "hydra.sweep.dir=sweep")
+    assert [one.lora.r for one in by_pattern] == [2]
     (study,) = start("hydra.searchpath=[file://my]", "+experiments=demo", "hydra.mode=RUN")
     assert study.data.train_manifest.startswith("outputs/demo")
 

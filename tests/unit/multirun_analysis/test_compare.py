@@ -141,6 +141,7 @@ def test_changes_are_signed_and_nothing_is_no_minus_zero() -> None:
     [
         *((5e-5, "5e-5"), (1e-4, "1e-4"), (2.5e-7, "2.5e-7"), (0.003, "0.003"), (0.0, "0.0"), (1.0, "1.0")),
         *((8, "8"), (True, "true"), (None, "–"), (["q", 1e-3], "[q, 0.001]"), ("decoder", "decoder")),
+        ({"zero": {"stage": 3}, "lr": 1e-5}, "{zero: {stage: 3}, lr: 1e-5}"),
     ],
 )
 def test_values_are_shown_as_one_types_them(value: object, text: str) -> None:

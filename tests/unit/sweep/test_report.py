@@ -352,6 +352,16 @@ def test_failed_trials_are_named_once_and_in_the_report(sweep: DictConfig, capsy
     assert SweepReport.conclude_failed() is None  # told once
 
 
+def test_failed_trials_have_the_names_that_tell_them_apart(sweep: DictConfig) -> None:
+    SweepReport().on_multirun_start(sweep)
+    given = {number: ["seed=1", f"data.guard_manifests={{a:{number}.jsonl}}"] for number in range(2)}
+    SweepReport.record({number: (failed(sweep, number, "wrong"), given[number]) for number in given})
+    lines = (SweepReport.conclude_failed() or "").splitlines()
+    assert [line.partition("train.log ")[2] for line in lines[1:3]] == [
+        f"(guard_manifests={{a:{number}.jsonl}}): wrong" for number in given
+    ]
+
+
 def test_many_failed_trials_are_counted(sweep: DictConfig) -> None:
     SweepReport().on_multirun_start(sweep)
     for number in range(30):
