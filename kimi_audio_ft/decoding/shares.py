@@ -109,6 +109,8 @@ def decode_shared(
         facts = _in_processes(work, answers, count, take, should_stop)
     elif batches:
         work.decode(batches, take, should_stop)
+    if work.budget is not None:  # on which texts in bf16 depend, and their signatures do not
+        facts["batches"] = {"number": len(batches), "largest": max(map(len, batches))}
     return [{one.id: found[one.id] for one in work.prompts.conversations} for found in answers], facts
 
 

@@ -55,7 +55,7 @@ def fill_passes(
     for one in data:
         one.pass_positions, one.passes_together = None, base.sharded
     if on_gpu and not known:
-        log.info("every micro-batch is a pass: the memory of an adapted Whisper encoder cannot be told ahead")
+        log.info("every micro-batch is a pass: no formula tells the memory of a Whisper encoder with an adapter")
     if base.sharded:
         if on_gpu and known:
             _fill_shards(base, specs, data, tuned.is_gradient_checkpointing)

@@ -193,6 +193,7 @@ def test_decoding_fills_the_memory_and_needs_what_the_formula_tells(
         assert filled.hypotheses
         forget(trial.base)
     assert done == [36, 72, 81]
+    assert filled.environment is not None and filled.environment["batches"] == {"number": 3, "largest": 4}
     assert 2 * each < peak - need.fixed < 4 * each
     monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(tmp_path / "cpu"))
     on_cpu = Trial(config(trainer={"accelerator": "cpu"})).evaluation
