@@ -4,7 +4,7 @@ BIN := .venv/bin
 DEMO := outputs/demo
 NEWEST := .venv-newest
 
-.PHONY: venv demo test whole newest check quick test-processors test-avx2 test-sse lint clean
+.PHONY: venv demo test whole page-tools newest check quick test-processors test-avx2 test-sse lint clean
 
 venv: .venv/installed
 
@@ -28,6 +28,10 @@ unexport PYTHONDONTWRITEBYTECODE
 # Four test processes with one OpenMP thread each fill two cores, since some tests wait; more threads would crawl. A
 # file's tests share what they need, so they stay together; tests/conftest.py says which files begin.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+
+# What the tests check the report's pages with; without it those checks are skipped.
+page-tools: venv
+	npm install --no-save --no-package-lock --no-audit --no-fund --prefix .venv axe-core@4 html-validate@9
 
 test: venv
 	$(MAKE) --jobs 2 lint whole

@@ -119,6 +119,20 @@ def setting_title(trial: Trial, comparison: Comparison, say: Messages = ENGLISH)
     return setting(trial, comparison.naming, say) or say("setting.one")
 
 
+def named(trial: Trial, comparison: Comparison, say: Messages = ENGLISH) -> str:
+    """A trial within a sentence, with its number; a setting of several seeds by what its trials share."""
+    title = setting_title(trial, comparison, say)
+    if trial.is_base or comparison.has_seeds:
+        return title
+    return say("trial.named", number=trial.name, name=title)
+
+
+def entry(trial: Trial, swept: list[str], say: Messages = ENGLISH) -> str:
+    """A trial in a list or a tooltip: its number, and what differs from its siblings."""
+    title = trial_title(trial, swept, say)
+    return title if trial.is_base else f"{trial.name}: {title}"
+
+
 def seed_title(trial: Trial, comparison: Comparison, say: Messages = ENGLISH) -> str:
     """A trial named by what differs from the others of its setting."""
     return setting(trial, [param for param in comparison.swept if param not in comparison.naming], say)
@@ -230,12 +244,12 @@ def recommendation(analysis: Analysis, say: Messages) -> str:
     return say(
         key,
         n=counted.get(statistics.reason, others),
-        name=setting_title(taken, analysis, say),
+        name=named(taken, analysis, say),
         cer=percent(rates[taken], 2),
         group=group,
-        best=setting_title(best, analysis, say),
+        best=named(best, analysis, say),
         best_cer=percent(rates[best], 2),
-        choice=setting_title(statistics.choice, analysis, say),
+        choice=named(statistics.choice, analysis, say),
         choice_cer=percent(rates[statistics.choice], 2),
         excess=percent(excess / rates[best] if rates[best] else 0.0, 1),
         margin=percent(statistics.margin, 1),
@@ -288,7 +302,15 @@ def _adapter(analysis: Analysis, say: Messages) -> list[str]:
     seeds = len(analysis.setting_of[taken].trials)
     if taken.is_base or seeds == 1:
         return []
-    return [say("verdict.adapter", name=seed_title(taken, analysis, say), cer=percent(taken.rate, 2), n=seeds)]
+    return [
+        say(
+            "verdict.adapter",
+            number=taken.name,
+            name=seed_title(taken, analysis, say),
+            cer=percent(taken.rate, 2),
+            n=seeds,
+        )
+    ]
 
 
 def _ranked_by(analysis: Analysis, say: Messages) -> list[str]:
@@ -362,7 +384,7 @@ def _gain(statistics: Statistics, say: Messages) -> list[str]:
 
 
 def _needed(needed: Needed, analysis: Analysis, say: Messages) -> str:
-    names = {side: setting_title(getattr(needed, side), analysis, say) for side in ("first", "second")}
+    names = {side: named(getattr(needed, side), analysis, say) for side in ("first", "second")}
     if needed.utterances is None or needed.recordings is None:
         return say("verdict.needed_never", **names)
     difference = points(needed.difference, say)

@@ -62,4 +62,4 @@ def only(figures: list[Figure]) -> tuple[Figure, list[dict[str, Any]]]:
 def visible(page: str) -> str:
     """The text that a person sees, without commands (they are no interface text)."""
     text = re.sub(r"<(script|style|pre)\b.*?</\1>", " ", page, flags=re.DOTALL)
-    return html.unescape(re.sub(r"<[^>]+>", " ", text))
+    return html.unescape(re.sub(r"<[^>]+>", " ", text)).replace("\xa0", " ")

@@ -97,6 +97,8 @@ class WandbRun(Tracker):
         self._logged: dict[str, int] = {}
         self._is_trial = job_type == TRIAL
         named = settings.name or os.environ.get("WANDB_NAME")
+        number = _number(folder, job_type)
+        name = f"{number[TRIAL_NUMBER]}: {name}" if number else name  # as the report names it
         names = [named, name] if named and group is not None else [named or name]
         group = settings.group or os.environ.get("WANDB_RUN_GROUP") or group
         identity = {
@@ -107,7 +109,7 @@ class WandbRun(Tracker):
             "notes": settings.notes,
             "job_type": os.environ.get("WANDB_JOB_TYPE", job_type) if self._is_trial else job_type,
             "tags": list(settings.tags) or None,
-            "config": {**config, **flatten(config), **_number(folder, job_type)},
+            "config": {**config, **flatten(config), **number},
             "dir": os.environ.get("WANDB_DIR") or str(self._folder),
         }
         of_agent = group is None and "WANDB_RUN_ID" in os.environ

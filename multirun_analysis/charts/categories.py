@@ -6,10 +6,11 @@ from collections import Counter
 
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.charts.figure import Figure, Point, drawn, layer, nominal, quantity, tips
+from multirun_analysis.charts.scales import Scale
 from multirun_analysis.messages import Messages
 from multirun_analysis.params import is_of_base, value_of
 from multirun_analysis.sweep import Trial
-from multirun_analysis.words import param_name, percent, shown
+from multirun_analysis.words import param_name, percent
 
 MOST_TRIALS = 4
 ROW = 42
@@ -52,7 +53,7 @@ def category_figure(analysis: Analysis, say: Messages) -> list[Figure]:
         "order": quantity("order"),
         "tooltip": tips(**{field: say(key) for field, key in told.items()}),
     }
-    bars = layer(points, "bar", encoding, height={"band": 0.7})
+    bars = layer(points, "bar", encoding, height={"band": 0.7}, style="piece")
     shown = [param_name(param, say) for param in analysis.swept]
     caption = say("category.caption") + (f" ({' · '.join(shown)})" if shown else "")
     return [Figure("categories", say("category.title"), caption, drawn([bars], names, ROW * len(labels)), wide=True)]
@@ -83,7 +84,7 @@ def _points(label: str, trial: Trial, categories: list[str], say: Messages) -> l
 def _label(trial: Trial, analysis: Analysis, say: Messages) -> str:
     """Short enough for a phone: the values alone, in the order of the leaderboard's columns."""
     params = [param for param in analysis.swept if not trial.is_base or is_of_base(param)]
-    values = [shown(param, value_of(trial, param), say) for param in params]
+    values = [Scale(param, analysis.distinct(param), say).word(value_of(trial, param)) for param in params]
     if trial.is_base:
         values = [say("base.short"), *values]
     return " · ".join(values) or trial.label

@@ -5,8 +5,10 @@ from __future__ import annotations
 from multirun_analysis.charts.figure import ROW, Figure, Point, Spec, drawn, layer, nominal, quantity, tips, whisker
 from multirun_analysis.charts.scales import MOST_LEVELS
 from multirun_analysis.messages import Messages
+from multirun_analysis.params import identity
+from multirun_analysis.short_values import short_values
 from multirun_analysis.statistics.results import Effect, SearchFit, Statistics
-from multirun_analysis.words import param_name, percent, shown
+from multirun_analysis.words import param_name, percent
 
 
 def effects_figure(statistics: Statistics, say: Messages) -> list[Figure]:
@@ -35,13 +37,14 @@ def effects_note(statistics: Statistics, say: Messages) -> list[str]:
 
 def _points(effect: Effect, say: Messages) -> list[Point]:
     name = param_name(effect.param, say)
+    labels = short_values(effect.param, [one.value for one in effect.values], say)
     points = []
     for one in effect.values:
         bounds, told = whisker(one.effect, one.interval), f"{100 * one.effect:+.2f}"
         told += f" ({bounds['low']:+.2f}, {bounds['high']:+.2f})" if one.interval else ""
         points.append(
             {
-                "row": f"{name} {shown(effect.param, one.value, say)}",
+                "row": f"{name} {labels[identity(one.value)]}",
                 "param": name,
                 "effect": 100 * one.effect,
                 "told": told,

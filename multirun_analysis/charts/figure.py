@@ -15,6 +15,7 @@ from multirun_analysis.statistics.results import Interval
 
 HEIGHT = 280
 ROW = 22  # height of one row where rows are named at the left
+FEW_COLOURS = 4
 
 Point = dict[str, Any]
 Spec = dict[str, Any]
@@ -88,6 +89,15 @@ def ordinal(field: str, **options: Any) -> Spec:
 def nominal(field: str, **options: Any) -> Spec:
     """A text of the points."""
     return {"field": field, "type": "nominal", **options}
+
+
+def series(mark: str, names: Spec, count: int) -> Spec:
+    """Encoding of ``count`` names that have no order, in lines or points.
+
+    Not every eye tells more than four colours apart: of more, lines have dashes too, and points shapes.
+    """
+    further = {} if count <= FEW_COLOURS else {"strokeDash" if mark == "line" else "shape": names}
+    return {"color": names, **further}
 
 
 def picked_in_legend(field: str) -> Spec:

@@ -8,7 +8,7 @@ from multirun_analysis.compare import Comparison
 from multirun_analysis.messages import Messages
 from multirun_analysis.params import value_of
 from multirun_analysis.sweep import Trial
-from multirun_analysis.words import percent, short_key, show, trial_title
+from multirun_analysis.words import entry, percent, short_key, show
 
 LIGHT_INK_FROM = 0.66  # of the way from the worst to the best cell, where the ramp becomes too strong for plain ink
 MOST_CELLS = 12  # in a row or column: more have no room for their figures
@@ -29,7 +29,7 @@ def heat_map(comparison: Comparison, say: Messages) -> list[Figure]:
         lowest[pair] = min(lowest.get(pair, trial), trial, key=lambda t: t.rate)
     points = [
         {"rank": r, "rate": lr, "cer": 100 * t.rate, "word": f"{100 * t.rate:.1f}"}
-        | {"trial": trial_title(t, comparison.swept, say), "strict": percent(t.rate, 2)}
+        | {"trial": entry(t, comparison.swept, say), "strict": percent(t.rate, 2)}
         for (r, lr), t in lowest.items()
     ]
     others = [short_key(param) for param in comparison.charted if param not in (RANK, RATE)]

@@ -12,12 +12,13 @@ from multirun_analysis.charts.figure import (
     nominal,
     quantity,
     rate_axis,
+    series,
     tips,
     whisker,
 )
 from multirun_analysis.learning import Forecast, LearningStudy
 from multirun_analysis.messages import Messages
-from multirun_analysis.words import curve_name, in_percent, percent, trial_title
+from multirun_analysis.words import curve_name, entry, in_percent, percent
 
 
 def learning_figure(analysis: Analysis, say: Messages) -> list[Figure]:
@@ -42,17 +43,18 @@ def _layers(study: LearningStudy, analysis: Analysis, names: list[str], say: Mes
     lines = [point for curve, name in curves for point in _forecasts(name, curve.line, say)]
     forecasts = [point for curve, name in curves for point in _forecasts(name, curve.forecasts, say)]
     measured = [
-        _at(point.size, trial.cer, name) | {"trial": trial_title(trial, analysis.swept, say)}
+        _at(point.size, trial.cer, name) | {"trial": entry(trial, analysis.swept, say)}
         for curve, name in curves
         for point in curve.points
         for trial in point.trials
     ]
-    place, size = {"x": x, "y": rate_axis(), "color": colour}, say("param.data.train_subset")
-    ahead = place | {"tooltip": tips(size_text=size, told="CER", interval=say("board.interval"))}
-    found = place | {"tooltip": tips(trial=say("board.trial"), size_text=size, told="CER")}
+    place, size = {"x": x, "y": rate_axis()}, say("param.data.train_subset")
+    line, point = (place | series(mark, colour, len(names)) for mark in ("line", "point"))
+    ahead = point | {"tooltip": tips(size_text=size, told="CER", interval=say("board.interval"))}
+    found = point | {"tooltip": tips(trial=say("board.trial"), size_text=size, told="CER")}
     return [
-        layer(lines, "area", place | {"y": rate_axis("low"), "y2": {"field": "high"}}, opacity=0.15),
-        layer(lines, "line", place, strokeWidth=2),
+        layer(lines, "area", {"x": x, "color": colour, "y": rate_axis("low"), "y2": {"field": "high"}}, opacity=0.15),
+        layer(lines, "line", line, strokeWidth=2),
         layer(forecasts, "point", ahead, size=70, strokeWidth=2),
         layer(measured, "point", found, filled=True, size=70, opacity=1),
     ]

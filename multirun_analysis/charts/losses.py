@@ -15,6 +15,7 @@ from multirun_analysis.charts.figure import (
     nominal,
     picked_in_legend,
     quantity,
+    series,
 )
 from multirun_analysis.compare import Adapter
 from multirun_analysis.messages import Messages
@@ -23,7 +24,6 @@ from multirun_analysis.words import adapter_name
 SPLITS = ("train", "val")
 MOST_POINTS = 150  # of one line; longer curves are averaged over runs of neighbouring steps
 LOG_FROM_RATIO = 20  # losses that span more than this are drawn on a log axis
-NAMED = 10  # from so many adapters on, ten colours would repeat
 
 
 def loss_figures(analysis: Analysis, say: Messages) -> list[Figure]:
@@ -61,12 +61,13 @@ def _figure(split: str, points: list[Point], axes: Spec, names: list[str], analy
         quantity("step", title=say("loss.step")),
         quantity("loss", title=say("loss.loss"), format=".4f"),
     ]
-    more = {"scale": {"scheme": "category20"}} if len(names) > NAMED else {}
-    colour = nominal("adapter", title=None, sort=names, **more, **({} if several else {"legend": None}))
-    line = axes | {"color": colour, "detail": nominal("signature")}
+    colour = nominal("adapter", title=None, sort=names, **({} if several else {"legend": None}))
+    line, points_of = (
+        axes | series(mark, colour, len(names)) | {"detail": nominal("signature")} for mark in ("line", "point")
+    )
     fading = {"opacity": if_picked(0.9, otherwise=0.1)} if several else {}
     shown = 0.9 if split == "val" else 0.0  # every point of a training curve carries a tooltip, but would hide the line
-    dots = line | {"opacity": if_picked(shown, otherwise=0.0), "tooltip": told}
+    dots = points_of | {"opacity": if_picked(shown, otherwise=0.0), "tooltip": told}
     layers = [
         layer(points, "line", line | fading, picked_in_legend("adapter"), strokeWidth=1.8),
         layer(points, "point", dots, filled=True, size=26),

@@ -12,7 +12,7 @@ from multirun_analysis.compare import Comparison
 from multirun_analysis.messages import Messages
 from multirun_analysis.params import identity, value_of
 from multirun_analysis.sweep import Trial
-from multirun_analysis.words import percent, trial_title
+from multirun_analysis.words import entry, percent
 
 HEIGHT = 340
 MOST_AXES = 7  # of parameters; with more, names would overlap
@@ -49,7 +49,7 @@ def parallel_figure(comparison: Comparison, say: Messages) -> list[Figure]:
 def _told(trial: Trial, comparison: Comparison, say: Messages) -> Point:
     return {
         "name": trial.name,
-        "trial": trial_title(trial, comparison.swept, say),
+        "trial": entry(trial, comparison.swept, say),
         "strict": percent(trial.rate, 2),
         "rate": 100 * trial.rate,
     }
@@ -106,12 +106,16 @@ def _layers(lines: list[Point], ticks: list[Point], names: list[str], say: Messa
         "color": quantity("rate", scale={"range": "ramp", "reverse": True}, legend=None),
         "opacity": {"condition": {"test": is_left, "value": 0.85}, "value": 0.06},
         "strokeWidth": {"condition": {"param": "hovered", "empty": False, "value": 4}, "value": 1.7},
-        "tooltip": tips(trial=say("board.trial"), strict=say.rate),
     }
+    trials = layer(lines, "line", encoding, interpolate="monotone")
+    # Nobody hits a thin line: over it lies a wide one that is not seen.
+    told: Spec = {key: encoding[key] for key in ("x", "y", "detail", "order")}
+    told |= {"tooltip": tips(trial=say("board.trial"), strict=say.rate)}
     hovered = {"name": "hovered", "select": under}
-    trials = layer(lines, "line", encoding, hovered, cursor="pointer", interpolate="monotone")
+    look = {"strokeWidth": 13, "opacity": 0, "cursor": "pointer", "interpolate": "monotone"}
     words = {"x": x, "y": y, "text": nominal("word")}
     return [
         trials,
         *(layer(ticks, "text", words, align="left", dx=7, fontSize=12, style=style) for style in ("halo", "tick")),
+        layer(lines, "line", told, hovered, **look),
     ]

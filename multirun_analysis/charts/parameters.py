@@ -21,7 +21,7 @@ from multirun_analysis.compare import Comparison
 from multirun_analysis.messages import Messages
 from multirun_analysis.params import distinct, is_of_base, value_of
 from multirun_analysis.sweep import Trial
-from multirun_analysis.words import param_name, percent, setting, trial_title
+from multirun_analysis.words import entry, param_name, percent, setting
 
 
 def parameter_figures(comparison: Comparison, say: Messages) -> list[Figure]:
@@ -37,7 +37,6 @@ class _Parameter:
         self.scale = Scale(param, comparison.distinct(param), say)
         other = next((name for name in comparison.charted if name != param), None)
         self.colours = Scale(other, comparison.distinct(other), say) if other else None
-        self.coloured = {"color": self.colours.colour()} if self.colours else {}
         self.points = [self._point(trial) for trial in comparison.sweep.finished]
 
     def figure(self) -> Figure:
@@ -56,7 +55,7 @@ class _Parameter:
             "colour": self.colours.colour_of(value_of(trial, self.colours.param)) if self.colours else None,
             "siblings": setting(trial, others, self.say),
             "best": trial is self.comparison.best.trial,
-            "trial": trial_title(trial, self.comparison.swept, self.say),
+            "trial": entry(trial, self.comparison.swept, self.say),
             "strict": percent(trial.rate, 2),
             "normalised": percent(trial.normalised.cer if trial.normalised else None, 2),
         }
@@ -69,7 +68,7 @@ class _Parameter:
         along = {"x": self.scale.x(), "y": self._axis(aggregate="mean")}
         layers = []
         if self.colours:
-            siblings = along | self.coloured | {"detail": nominal("siblings")}
+            siblings = along | self.colours.look("line") | {"detail": nominal("siblings")}
             layers.append(layer(self.points, "line", siblings, strokeWidth=0.8, opacity=0.35, style="plain"))
         # Means over a search's trials hold what the other parameters did.
         if (
@@ -77,7 +76,7 @@ class _Parameter:
             and not self.scale.many
             and (self.colours is None or len(self.points) > len(self.scale.values))
         ):
-            means = along if self.colours and self.colours.gradient else along | self.coloured
+            means = along if self.colours is None or self.colours.gradient else along | self.colours.look("line")
             layers.append(layer(self.points, "line", means, strokeWidth=2.5, opacity=0.7, style="plain"))
         return layers
 
@@ -86,9 +85,10 @@ class _Parameter:
         told = tips(trial=self.say("board.trial"), strict=self.say.rate, normalised=self.say("rate.normalised_cer"))
         encoding = {"x": self.scale.x(), "y": self._axis(), "tooltip": told}
         look: dict[str, Any] = {"filled": True, "size": 64, "style": "plain"}
+        coloured = self.colours.look("point") if self.colours else {}
         if self.colours is None or self.colours.gradient:  # a gradient has no entries to click on
-            return layer(self.points, "point", encoding | self.coloured, **look)
-        encoding |= self.coloured | {"opacity": if_picked(0.9, otherwise=0.12)}
+            return layer(self.points, "point", encoding | coloured, **look)
+        encoding |= coloured | {"opacity": if_picked(0.9, otherwise=0.12)}
         return layer(self.points, "point", encoding, picked_in_legend("colour"), **look)
 
     def _base_layers(self) -> list[Spec]:
@@ -115,7 +115,7 @@ class _Parameter:
     def _base_point(self, base: Trial) -> Point:
         return {
             "cer": 100 * base.rate,
-            "trial": trial_title(base, self.comparison.swept, self.say),
+            "trial": entry(base, self.comparison.swept, self.say),
             "strict": percent(base.rate, 2),
             "word": self.say("charts.base_word", cer=percent(base.rate)),
         }

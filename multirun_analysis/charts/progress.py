@@ -8,7 +8,7 @@ from multirun_analysis.analysis import Analysis
 from multirun_analysis.charts.figure import Figure, Point, Spec, drawn, layer, quantity, rate_axis, tips
 from multirun_analysis.messages import Messages
 from multirun_analysis.sweep import Trial
-from multirun_analysis.words import duration, percent, trial_title
+from multirun_analysis.words import duration, entry, percent
 
 COSTS = {
     "trainable_parameters": "progress.trainable_parameters",
@@ -61,7 +61,7 @@ def _point(trial: Trial, cost: str, analysis: Analysis, say: Messages) -> Point:
 
 
 def _scored(trial: Trial, analysis: Analysis, say: Messages) -> Point:
-    title = trial_title(trial, analysis.swept, say)
+    title = entry(trial, analysis.swept, say)
     return {"cer": 100 * trial.rate, "strict": percent(trial.rate, 2), "trial": title}
 
 
@@ -72,8 +72,16 @@ def _pareto(points: list[Point]) -> list[Point]:
     return [point for point, lowest in zip(ordered, before, strict=False) if point["cer"] < lowest]
 
 
+def _numbers(analysis: Analysis) -> dict[Trial, int]:
+    """The finished trials with their numbers; counted where their folders are no numbers."""
+    trials = analysis.sweep.finished
+    if all(trial.name.isdecimal() for trial in trials):
+        return {trial: int(trial.name) for trial in trials}
+    return {trial: number for number, trial in enumerate(trials)}
+
+
 def _best_so_far(analysis: Analysis, say: Messages) -> Figure:
-    points = [_scored(trial, analysis, say) | {"x": n} for n, trial in enumerate(analysis.sweep.finished, 1)]
+    points = [_scored(trial, analysis, say) | {"x": n} for trial, n in _numbers(analysis).items()]
     lowest = accumulate((point["cer"] for point in points), min)
     line = [{"x": point["x"], "cer": best} for point, best in zip(points, lowest, strict=True)]
     place = {"x": quantity("x", title=say("progress.trials"), axis={"tickMinStep": 1}), "y": rate_axis(rate=say.rate)}

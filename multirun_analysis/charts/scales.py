@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from multirun_analysis.charts.figure import Spec, nominal, ordinal, quantity
+from multirun_analysis.charts.figure import Spec, nominal, ordinal, quantity, series
 from multirun_analysis.messages import Messages
+from multirun_analysis.params import identity
+from multirun_analysis.short_values import short_values
 from multirun_analysis.words import param_name, shown
 
 LOG_BASES = {"lora.r": 2, "lora.lora_alpha": 2, "optim.lr": 10}
@@ -44,8 +47,12 @@ class Scale:
         return [self.word(value) for value in self.values]
 
     def word(self, value: Any) -> str:
-        """A value as it is written; what it means where it was left open."""
-        return shown(self.param, value, self.say)
+        """A value as it is written, or a short label; what it means where it was left open."""
+        return self._labels.get(identity(value)) or shown(self.param, value, self.say)
+
+    @cached_property
+    def _labels(self) -> dict[str, str]:
+        return short_values(self.param, self.values, self.say)
 
     def position(self, value: Any) -> Any:
         """Where ``value`` lies on the axis."""
@@ -70,9 +77,17 @@ class Scale:
         return value if self.gradient else self.word(value)
 
     def colour(self) -> Spec:
-        if not self.gradient:
-            return nominal("colour", title=self.name, sort=self.words)
-        kind = "log" if self.param in LOG_BASES else "linear"
-        return quantity(
-            "colour", title=self.name, scale={"type": kind, "scheme": "viridis"}, legend={"type": "gradient"}
-        )
+        """Values that have an order along a ramp; others as series."""
+        if self.gradient:
+            kind = "log" if self.param in LOG_BASES else "linear"
+            scale = {"type": kind, "range": "ordinal"}
+            return quantity("colour", title=self.name, scale=scale, legend={"type": "gradient"})
+        return ordinal("colour", title=self.name, sort=self.words) if self.numeric else self._series
+
+    def look(self, mark: str) -> Spec:
+        """Encoding of the values in marks of this kind ("line" or "point")."""
+        return {"color": self.colour()} if self.numeric else series(mark, self._series, len(self.values))
+
+    @property
+    def _series(self) -> Spec:
+        return nominal("colour", title=self.name, sort=self.words)

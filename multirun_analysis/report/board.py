@@ -12,10 +12,11 @@ from typing import Any, ClassVar
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.compare import Row
 from multirun_analysis.messages import ENGLISH, Messages
-from multirun_analysis.params import is_of_base, value_of
+from multirun_analysis.params import identity, is_of_base, value_of
 from multirun_analysis.report.combined import Combined
 from multirun_analysis.report.stored_combinations import combinations_shown
 from multirun_analysis.settings import Setting
+from multirun_analysis.short_values import short_values
 from multirun_analysis.statistics.results import Interval
 from multirun_analysis.sweep import HalvedAdapter, Scores, Trial
 from multirun_analysis.words import shown
@@ -196,13 +197,24 @@ class Board:
             param: self.analysis.distinct(param) for param in self.analysis.charted if param in self.analysis.naming
         }
         few = [param for param in values if len(values[param]) <= MOST_CHOICES]
-        return [(param, [shown(param, value, self.say) for value in values[param]]) for param in few]
+        return [(param, list(self._labels[param].values())) for param in few]
 
     def value(self, trial: Trial, param: str) -> str | None:
         """A cell; a base has none for what it was not trained with."""
         if trial.is_base and not is_of_base(param):
             return None
-        return shown(param, value_of(trial, param), self.say)
+        value = value_of(trial, param)
+        return self._labels[param].get(identity(value)) or shown(param, value, self.say)
+
+    def whole(self, trial: Trial, param: str) -> str | None:
+        """A cell's value where only what tells it apart is shown."""
+        cell, whole = self.value(trial, param), shown(param, value_of(trial, param), self.say)
+        return None if cell in (None, whole) else whole
+
+    @cached_property
+    def _labels(self) -> dict[str, dict[str, str]]:
+        """Of every column's values by their identity."""
+        return {param: short_values(param, self.analysis.distinct(param), self.say) for param in self.analysis.naming}
 
     def values(self, trial: Trial) -> str:
         """The filtered parameters' values as JSON; of a base only those that it has."""

@@ -9,7 +9,7 @@ from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import Messages
 from multirun_analysis.statistics.results import Gain, Interval
 from multirun_analysis.unseen import Held
-from multirun_analysis.words import headline, percent, points, trial_title
+from multirun_analysis.words import headline, named, percent, points, trial_title
 
 
 def headlines(analysis: Analysis, say: Messages) -> list[str]:
@@ -69,7 +69,7 @@ def _forgotten(name: str, held: Held, analysis: Analysis, say: Messages) -> str 
         return None
     interval = "" if gain.interval is None else say("unseen.interval", interval=_around(gain))
     key = "unseen.forgot" if gain.difference > 0 else "unseen.kept"
-    trial = trial_title(held.of, analysis.swept, say)
+    trial = named(held.of, analysis, say)
     rates = {"cer": percent(held.trial.rate, 2), "base": percent(held.base.rate, 2)}
     return say(key, set=name, name=trial, points=points(gain.difference, say), interval=interval, **rates)
 

@@ -26,7 +26,7 @@ from multirun_analysis.report.utterances import place_of
 from multirun_analysis.statistics.results import Pair
 from multirun_analysis.statistics.tally import Transcripts
 from multirun_analysis.sweep import Trial
-from multirun_analysis.words import trial_title
+from multirun_analysis.words import entry
 
 MOST_CHARACTERS = 2_000_000  # of different texts; what is packed takes about one character in the page for each
 LONGEST = 2_000  # characters of one text: runaway output has more
@@ -106,7 +106,7 @@ def side_by_side(analysis: Analysis, suspected: dict[str, Suspect], say: Message
     content["sources"] = [place_of(*sources.get(found.ids[place], (None, Part())), say) for place in places]
     edges = [trials.index(trial) for trial in (chosen, other)]
     return SideBySide(
-        choices=[(_key(trials[row]), trial_title(trials[row], analysis.swept, say)) for row in rows],
+        choices=[(_key(trials[row]), entry(trials[row], analysis.swept, say)) for row in rows],
         trial=_key(chosen),
         other=_key(other),
         packed=_packed(content),

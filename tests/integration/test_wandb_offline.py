@@ -80,8 +80,8 @@ def test_all_runs_of_a_sweep_are_one_group(runs: list[StoredRun], trials: list[d
     assert {run.run.run_group for run in [*runs, *report]} == {"in_wandb"}
     assert {run.run.project for run in [*runs, *report]} == {"nightly"}
     assert [run.run.job_type for run in [*runs, *report]] == ["trial", "trial", "report"]
-    names = [f"temperature={trial['params']['decoding.text_temperature']}" for trial in trials]
-    assert [run.run.display_name for run in runs] == names, "what tells siblings apart"
+    names = [f"{trial['name']}: temperature={trial['params']['decoding.text_temperature']}" for trial in trials]
+    assert [run.run.display_name for run in runs] == names, "its number, and what tells siblings apart"
 
 
 def test_curves_and_transcripts(runs: list[StoredRun], trials: list[dict[str, Any]], sweep: Path) -> None:

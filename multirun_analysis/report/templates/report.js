@@ -19,11 +19,16 @@ function theme(dark, legendColumns) {
     axis: { ...text, gridColor: line, domainColor: line, tickColor: line, titlePadding: 8 },
     legend: { ...text, orient: "top", symbolOpacity: 1, labelLimit: 320, columns: legendColumns },
     range: {
+      // Along these for values that have an order, few or many.
+      ordinal: {
+        scheme: dark ? ["#4a4fe0", "#c060c8", "#f59a62", "#fffac0"] : ["#c48a00", "#c0406f", "#4a25a0", "#000018"],
+      },
       heatmap: dark ? ["#222b38", "#35588f", "#8dbbff"] : ["#eef3fb", "#9dbdf0", "#1f56b3"],
-      ramp: dark ? ["#3a4658", "#4673ba", "#9cc4ff"] : ["#cfd8e6", "#7da3e2", "#174a9f"],
+      ramp: dark ? ["#4a5a75", "#4f7fca", "#9cc4ff"] : ["#a3b4d0", "#6493dd", "#174a9f"],
+      // Apart for eyes of every kind: tests/unit/multirun_analysis/charts/test_colours.py.
       category: dark
-        ? ["#6ea8fe", "#f5b041", "#5ad1a3", "#f1798b", "#b79cf7", "#63d2e6", "#d9c56a", "#e29bd3", "#9fb4c7", "#c8a07a"]
-        : ["#2563c9", "#d9820f", "#14866d", "#c8364f", "#7a4fd0", "#0f8aa6", "#8d7a12", "#b0479a", "#5b7186", "#8a5a2b"],
+        ? ["#6ea8fe", "#e47e02", "#079469", "#b42fb3", "#9a53f6", "#efd828", "#d23419", "#9fa5bd"]
+        : ["#2563c9", "#b68200", "#35a562", "#d7098e", "#3a2190", "#ad4820", "#5f2c47", "#8980cf"],
     },
     style: {
       plain: { color: accent },
@@ -33,6 +38,7 @@ function theme(dark, legendColumns) {
       "base-word": { color: muted, fontSize: 12 },
       ring: { color: ink },
       tick: { color: ink },
+      piece: { stroke: card, strokeWidth: 1 },
       halo: { color: card, stroke: card, strokeWidth: 4, strokeJoin: "round" },
       "on-strong": { color: dark ? "#0d1420" : "#ffffff" },
       "on-weak": { color: ink },
@@ -55,9 +61,14 @@ function draw() {
     };
     vegaEmbed(place, spec, options)
       .then((made) => {
+        place.querySelector("summary")?.setAttribute("aria-label", TEXTS.actions); // it is a sign of three dots
         if (!spec.usermeta.rows) return;
         views[place.dataset.chart] = made.view;
         made.view.addEventListener("click", (_, item) => item?.datum?.name && pickRow(item.datum.name));
+        // Vega has the tooltip of a line at its corners only; here the whole line is one trial.
+        made.view.addEventListener("pointermove", (event, item) => {
+          if (item?.tooltip && item.mark.marktype === "line") made.view.tooltip()(null, event, item, item.tooltip);
+        });
         applyFilter();
       })
       .catch((error) => {
@@ -113,7 +124,7 @@ function applyFilter() {
     const text = row.textContent.toLowerCase();
     const fits =
       wanted.every((word) => text.includes(word)) &&
-      chosen.every((one) => (values[one.dataset.param] ?? one.value) === one.value) &&
+      chosen.every((one) => (values[one.name] ?? one.value) === one.value) &&
       (!onlyAlike || row.matches(".best, .alike"));
     row.hidden = !fits;
   }
@@ -137,7 +148,11 @@ function pickRow(name) {
   for (const row of boardRows()) row.classList.toggle("picked", namesOf(row).includes(name));
   const picked = document.querySelector("tr.picked");
   if (!picked) return;
-  if (picked.hidden) filters.reset();
+  if (picked.hidden) {
+    filters.reset();
+    applyFilter();
+    remember("board");
+  }
   picked.scrollIntoView({ block: "center", behavior: "smooth" });
 }
 
@@ -162,10 +177,7 @@ function chooseTerms(form) {
       });
     });
   };
-  form.hidden = false;
-  form.addEventListener("input", show);
-  form.addEventListener("submit", (event) => event.preventDefault());
-  show(); // a browser keeps what was chosen before it loaded the page again
+  keepInAddress(form, show);
 }
 
 function copyable(button) {
@@ -190,17 +202,69 @@ function openTarget() {
   if (target instanceof HTMLDetailsElement) target.open = true;
 }
 
+// The address holds what is chosen in the page's forms: a link shows the same, and the back button undoes a choice.
+// #board?lora.r=32 leads to the leaderboard with that filter. A form in which nothing is chosen is left out.
+const kept = [];
+let isTyping = false; // in a text field: its letters are one step back, not many
+
+function keepInAddress(form, show) {
+  const place = form.closest("section").id;
+  form.reset(); // a browser keeps what was chosen before it loaded the page again
+  kept.push({ form, show, unchosen: choicesIn(form) });
+  form.hidden = false;
+  form.addEventListener("input", (event) => (show(), remember(place, event.target.type === "search")));
+  form.addEventListener("reset", () => setTimeout(show));
+  form.querySelector("[type=reset]")?.addEventListener("click", () => setTimeout(remember, 0, place));
+  form.addEventListener("submit", (event) => event.preventDefault());
+  restore(kept.slice(-1));
+}
+
+function choicesIn(form) {
+  return String(new URLSearchParams([...new FormData(form)].filter(([, value]) => value)));
+}
+
+function choices() {
+  const chosen = kept.map(({ form }) => choicesIn(form));
+  return chosen.filter((one, place) => one !== kept[place].unchosen).join("&");
+}
+
+function remember(place, typing = false) {
+  const chosen = choices();
+  const address = `#${place}?${chosen}`;
+  if (address !== location.hash) history[typing && isTyping ? "replaceState" : "pushState"]({ chosen }, "", address);
+  isTyping = typing;
+}
+
+// An address without choices, such as that of a trial, leaves the forms as they are, and later brings that back.
+function restore(some = kept) {
+  const [place, chosen = history.state?.chosen] = location.hash.slice(1).split("?");
+  isTyping = false;
+  if (chosen === undefined) history.replaceState({ chosen: choices() }, "");
+  for (const { form, show } of some) {
+    if (chosen !== undefined) fill(form, new URLSearchParams(chosen));
+    show();
+  }
+  const section = some.find(({ form }) => form.closest("section").id === place)?.form.closest("section");
+  const { top, bottom } = section?.getBoundingClientRect() ?? {};
+  if (bottom < 0 || top > window.innerHeight) section.scrollIntoView();
+}
+
+function fill(form, chosen) {
+  form.reset();
+  for (const [name, value] of chosen) {
+    const field = form.elements.namedItem(name);
+    if (field?.type === "checkbox") field.checked = true;
+    else if (field?.type === "search" || [...(field?.options ?? field ?? [])].some((one) => one.value === value)) field.value = value;
+  }
+}
+
 // While a sweep is watched the page loads itself again, but not under the hands of someone who filters or listens.
 function reloadWhenIdle() {
   const playing = [...document.querySelectorAll("audio")].some((audio) => !audio.paused);
   if (!playing && !isFiltered() && !document.activeElement?.closest("form")) location.reload();
 }
 
-filters.hidden = false;
-filters.addEventListener("input", applyFilter);
-filters.addEventListener("reset", () => setTimeout(applyFilter));
-filters.addEventListener("submit", (event) => event.preventDefault());
-applyFilter();
+keepInAddress(filters, applyFilter);
 if (document.querySelector("[data-chart]")) {
   draw();
   DARK.addEventListener("change", draw);
@@ -216,6 +280,6 @@ if (document.querySelector("[data-chart]")) {
 document.querySelectorAll("table.sortable").forEach(sortable);
 document.querySelectorAll("button.copy").forEach(copyable);
 document.querySelectorAll("#choose-terms").forEach(chooseTerms);
-window.addEventListener("hashchange", openTarget);
+window.addEventListener("hashchange", () => (restore(), openTarget()));
 openTarget();
 if (TEXTS.reload) setInterval(reloadWhenIdle, 1000 * Number(TEXTS.reload));

@@ -186,36 +186,14 @@ function compareUtterances(section, all) {
     return shown;
   }
 
-  // The address holds what is chosen, so that a link shows the same.
-  const MARK = `#${section.id}?`;
-  const remember = () => history.replaceState(null, "", MARK + new URLSearchParams(new FormData(form)));
-
-  function restore() {
-    if (!location.hash.startsWith(MARK)) return;
-    form.reset();
-    for (const [name, value] of new URLSearchParams(location.hash.slice(MARK.length))) {
-      const field = form.elements.namedItem(name);
-      const values = [...(field?.options ?? form.querySelectorAll(`[type=radio][name="${CSS.escape(name)}"]`))];
-      if (name === "text" || values.some((one) => one.value === value)) field.value = value;
-    }
-    choose();
-    section.scrollIntoView();
-  }
-
-  form.hidden = false;
   section.querySelector(".needs").remove();
-  form.addEventListener("input", () => (choose(), remember()));
-  form.querySelector("[type=reset]").addEventListener("click", () => setTimeout(() => (choose(), remember())));
-  form.addEventListener("submit", (event) => event.preventDefault());
   more.addEventListener("click", () => {
     const first = list.children.length;
     show();
     list.children[first].tabIndex = -1;
     list.children[first].focus(); // the button may be gone
   });
-  window.addEventListener("hashchange", restore);
-  choose();
-  restore();
+  keepInAddress(form, choose);
 }
 
 document.querySelectorAll("#utterances").forEach(async (section) => {

@@ -74,7 +74,7 @@ def test_the_filter_hides_rows_and_fades_their_lines(page: Path, chromium: Any) 
         chromium,
         page,
         """
-        const rank = document.querySelector("select[data-param='lora.r']");
+        const rank = document.querySelector("select[name='lora.r']");
         rank.value = "32";
         rank.dispatchEvent(new Event("input", { bubbles: true }));
         await new Promise((done) => setTimeout(done, 500));
@@ -88,7 +88,8 @@ def test_the_filter_hides_rows_and_fades_their_lines(page: Path, chromium: Any) 
         ].join("; ")
         """,
     )
-    assert told == "8; 8 of 12 rows; 4; 8"  # 4 trials of rank 32, the 2 bases, and 2 combinations of these trials
+    # 4 trials of rank 32, the 2 bases, and 2 combinations of these trials; a wide line lies over each.
+    assert told == "8; 8 of 12 rows; 4; 16"
 
 
 def test_the_text_filter_and_the_group(page: Path, chromium: Any) -> None:
@@ -109,6 +110,81 @@ def test_the_text_filter_and_the_group(page: Path, chromium: Any) -> None:
         """,
     )
     assert told == "true; 12; 2"
+
+
+def test_the_address_keeps_the_filters_and_the_back_button_undoes_them(page: Path, chromium: Any) -> None:
+    told = driven(
+        chromium,
+        page,
+        """
+        const seen = [];
+        const soon = () => new Promise((done) => setTimeout(done, 200));
+        const see = () => {
+          const rows = [...document.querySelectorAll("table.board tbody tr")].filter((row) => !row.hidden);
+          seen.push(location.hash, rows.length, document.querySelector("[name=words]").value);
+        };
+        const choose = (name, value) => {
+          const field = document.querySelector(`#board [name="${name}"]`);
+          field.value = value;
+          field.dispatchEvent(new Event("input", { bubbles: true }));
+        };
+        see();
+        choose("lora.r", "32");
+        choose("words", "5");
+        choose("words", "5e-5"); // one step back, however many letters
+        see();
+        history.back();
+        await soon();
+        see();
+        location.hash = "#trial-0"; // keeps them, and comes back to them
+        await soon();
+        see();
+        history.go(-2);
+        await soon();
+        see();
+        history.forward();
+        await soon();
+        see();
+        location.hash = "#board?words=reused&lora.r=7&alike=on&nothing=1";
+        await soon();
+        see();
+        document.querySelector("#board [type=reset]").click();
+        await soon();
+        see();
+        const told = seen.join("; ")
+        """,
+    )
+    _, *steps = html.unescape(told).split("#")
+    assert [step.split("; ")[:3] for step in steps] == [
+        ["board?words=5e-5&lora.r=32", "2", "5e-5"],
+        ["board?lora.r=32", "8", ""],
+        ["trial-0", "8", ""],
+        ["board?lora.r=32", "8", ""],
+        ["board?words=reused&lora.r=7&alike=on&nothing=1", "2", "reused"],
+        ["board?", "12", ""],
+    ]
+
+
+def test_a_line_of_all_trials_has_a_tooltip(page: Path, chromium: Any) -> None:
+    """Also beside it, where a pointer that is not quite on the line lies."""
+    told = driven(
+        chromium,
+        page,
+        """
+        const chart = document.querySelector("[data-chart=parallel]");
+        chart.scrollIntoView();
+        const line = chart.querySelector(".mark-line path");
+        const at = line.getPointAtLength(line.getTotalLength() * 0.37).matrixTransform(line.getScreenCTM());
+        const beside = document.elementFromPoint(at.x, at.y + 3);
+        const where = { bubbles: true, clientX: at.x, clientY: at.y + 3, pointerType: "mouse" };
+        for (const kind of ["pointerover", "pointermove", "mousemove"]) {
+          beside.dispatchEvent(new (kind[0] === "p" ? PointerEvent : MouseEvent)(kind, where));
+        }
+        await new Promise((done) => setTimeout(done, 300));
+        const told = document.querySelector("#vg-tooltip-element.visible")?.innerText.replace(/\\s+/g, " ")
+        """,
+    )
+    assert re.fullmatch(r"trial \d: lora.r=\d+ optim.lr=\S+ temperature=\S+ CER [\d.]+ %", told)
 
 
 def test_a_heading_sorts_by_keyboard_and_says_so(page: Path, chromium: Any) -> None:
@@ -161,7 +237,7 @@ def test_any_two_trials_can_be_chosen_for_the_terms(sweep: Any, chromium: Any) -
         "5G 4 100.0 100.0 75.0 100.0, LPL 2 100.0 100.0 100.0 100.0",
         "5G 4 100.0 100.0 75.0 100.0, LPL 2 100.0 100.0 100.0 100.0",
         "5G 4 100.0 100.0 50.0 –, LPL 2 100.0 100.0 100.0 100.0",
-        "lora.r=32",
+        "2: lora.r=32",
         "false",
     ]
 
@@ -233,7 +309,7 @@ def test_one_utterance_under_several_trials(sweep: Any, tmp_path: Path, chromium
         *("0.5", "0.5", "0.5", "true"),
         "4.76 against 9.52|−4.76 points|not tested|2 better, 1 worse, 1 equal",
         "u4",
-        *("u1", "#utterances?trial=1&with=base-0&show=fixed&text=&sort=difference"),
+        *("u1", "#utterances?trial=1&with=base-0&show=fixed&sort=difference"),
         "all 1,changed 1,fixed 0,broken 0,both wrong 1,suspect label 0",
         *("1", "fixed", "u1", "true"),
         *("0", "all 4,changed 3,fixed 1,broken 1,both wrong 1,suspect label 0"),

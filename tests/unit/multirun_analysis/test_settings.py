@@ -77,9 +77,8 @@ def test_words_name_settings_and_the_adapter_to_take(seeded: Analysis) -> None:
     said, chinese = " ".join(conclusions(seeded, ENGLISH)), " ".join(conclusions(seeded, CHINESE))
     taken = seeded.statistics.recommended
     assert f"Recommended: lora.r={taken.params['lora.r']}, mean CER" in said and "One other setting is not" in said
-    assert (
-        f"Take its adapter with seed={taken.params['seed']}, CER {100 * taken.cer:.2f} %, the lowest of its 3" in said
-    )
+    assert f"Take the adapter of trial {taken.name} (seed={taken.params['seed']}), CER {100 * taken.cer:.2f} %" in said
+    assert "the lowest of its 3 seeds" in said
     assert "(standard deviation, 6 degrees of freedom)" in said and "自由度 6" in chinese
 
 

@@ -21,7 +21,11 @@ def test_the_leaderboard_has_intervals_and_marks_the_group(tmp_path: Path) -> No
     half = f"{50 * (interval.high - interval.low):.2f}"
     assert re.search(rf"^ *1 +{best.name} +{best.params['lora.r']} +{100 * best.cer:.2f} +{half} ", text, re.MULTILINE)
     assert len(re.findall(r"^ *≈\d ", text, re.MULTILINE)) == 2
-    assert "±" in text and f"Recommended: lora.r={best.params['lora.r']}, CER" in text and "…" not in text
+    assert (
+        "±" in text
+        and f"Recommended: trial {best.name} (lora.r={best.params['lora.r']}), CER" in text
+        and "…" not in text
+    )
 
 
 def test_without_intervals_the_leaderboard_has_no_column_for_them(tmp_path: Path) -> None:

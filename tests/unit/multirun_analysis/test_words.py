@@ -13,7 +13,7 @@ from multirun_analysis import load_sweep
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import CHINESE, ENGLISH
 from multirun_analysis.report.page import render
-from multirun_analysis.words import conclusions, points, trial_title
+from multirun_analysis.words import conclusions, named, points
 from tests.report_page import printed, visible
 from tests.synthetic_sweep import write_ranks
 
@@ -23,15 +23,15 @@ def test_the_lowest_is_recommended_where_others_are_not_ruled_out(tmp_path: Path
     best = comparison.best.trial
     recommended, gain, method, needed = conclusions(comparison, ENGLISH)
     assert recommended == (
-        f"Recommended: lora.r={best.params['lora.r']}, CER {100 * best.cer:.2f} %, the lowest. 2 others are not ruled "
-        "out as the best; with 95 % certainty the truly best one is among these 3."
+        f"Recommended: trial {best.name} (lora.r={best.params['lora.r']}), CER {100 * best.cer:.2f} %, the lowest. "
+        "2 others are not ruled out as the best; with 95 % certainty the truly best one is among these 3."
     )
     base = comparison.lowest_base
     assert base and gain.startswith(f"Against the base, CER {100 * base.cer:.2f} %, it makes ")
     assert "over 30 recordings" in method and "not proven equal" in method
     assert re.fullmatch(
-        r"To rule out lora\.r=\d+ against lora\.r=\d+ with power 0\.8, about [\d,]+ utterances in [\d,]+ "
-        r"recordings are needed; there are 300 in 30\.",
+        r"To rule out trial \d \(lora\.r=\d+\) against trial \d \(lora\.r=\d+\) with power 0\.8, about "
+        r"[\d,]+ utterances in [\d,]+ recordings are needed; there are 300 in 30\.",
         needed,
     )
 
@@ -39,7 +39,7 @@ def test_the_lowest_is_recommended_where_others_are_not_ruled_out(tmp_path: Path
 def test_a_best_trial_that_rules_the_others_out_is_recommended(tmp_path: Path) -> None:
     said = conclusions(load_sweep(write_ranks(tmp_path, {4: 1.8, 8: 1.7, 16: 1.0})), ENGLISH)
     assert re.fullmatch(
-        r"Recommended: lora\.r=16, CER [\d.]+ %\. It is the best: all 2 others are ruled out\.", said[0]
+        r"Recommended: trial \d \(lora\.r=16\), CER [\d.]+ %\. It is the best: all 2 others are ruled out\.", said[0]
     )
     assert len(said) == 3
 
@@ -52,9 +52,9 @@ def test_a_cheaper_trial_is_recommended_with_its_price(tmp_path: Path) -> None:
     assert taken.cer - best.cer < excess < 0.2 * best.cer
     said, *_ = conclusions(analysis, ENGLISH)
     assert said == (
-        f"Recommended: lora.r=4, CER {100 * taken.cer:.2f} %. It is cheaper than lora.r=8 with the lowest CER, "
-        f"{100 * best.cer:.2f} %, and with 95 % certainty at most {100 * excess / best.cer:.1f} % worse than the best "
-        "(the margin is 20.0 %)."
+        f"Recommended: trial {taken.name} (lora.r=4), CER {100 * taken.cer:.2f} %. It is cheaper than trial "
+        f"{best.name} (lora.r=8), which has the lowest CER, {100 * best.cer:.2f} %, and with 95 % "
+        f"certainty at most {100 * excess / best.cer:.1f} % worse than the best (the margin is 20.0 %)."
     )
 
 
@@ -65,7 +65,7 @@ def test_the_base_is_kept_where_no_trial_is_shown_to_be_better(tmp_path: Path) -
     assert statistics.gain and statistics.gain.interval and not statistics.gain.shown
     assert statistics.recommended is analysis.lowest_base and statistics.choice is analysis.best.trial
     said, method, *_ = conclusions(analysis, ENGLISH)
-    assert said.startswith(f"Keep the base: {trial_title(statistics.choice, analysis.swept)} with CER ")
+    assert said.startswith(f"Keep the base: {named(statistics.choice, analysis)} with CER ")
     assert said.endswith(f"than the base without an adapter, {100 * statistics.gain.base.cer:.2f} %.")
     assert method.startswith("A trial is ruled out")
 

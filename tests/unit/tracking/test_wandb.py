@@ -207,9 +207,9 @@ def test_variables_beat_defaults_and_options_beat_variables(tmp_path: Path, monk
     make_tracker(options, trial_name="lora.r=8", group="sweep-1", config=CONFIG, folder=tmp_path / "1").fail("")
     runs = {stored.run.project: stored.run for stored in offline_runs(tmp_path / "elsewhere")}
     by_variables, by_options = runs["p"], runs["my"]
-    assert (by_variables.display_name, by_variables.run_group, by_variables.notes) == ("n lora.r=8", "g", "why")
+    assert (by_variables.display_name, by_variables.run_group, by_variables.notes) == ("n 0: lora.r=8", "g", "why")
     assert list(by_variables.tags) == ["one", "two"] and by_variables.job_type == "nightly"
-    assert (by_options.display_name, by_options.run_group, by_options.notes) == ("ours lora.r=8", "mine", "so")
+    assert (by_options.display_name, by_options.run_group, by_options.notes) == ("ours 1: lora.r=8", "mine", "so")
     assert list(by_options.tags) == ["three"]
 
 
@@ -254,7 +254,7 @@ def test_trials_of_one_process_are_runs_of_their_own_and_share_a_service(tmp_pat
     run_trial(tmp_path / "1", "second")
     assert len(before) == 1 and services() == before
     names = [[stored.run.display_name for stored in offline_runs(tmp_path / folder)] for folder in ("0", "1")]
-    assert names == [["first"], ["second"]]
+    assert names == [["0: first"], ["1: second"]]
 
 
 def test_everything_an_offline_run_needs_lies_in_the_trials_folder(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ def test_one_line_per_trial_across_all_axes(synthetic: Analysis) -> None:
     by_cer = sorted((row for row in corners if row["axis"] == "CER %"), key=lambda row: row["place"])
     assert [row["rate"] for row in by_cer] == sorted(100 * trial.cer for trial in synthetic.sweep.finished)
     assert (by_cer[0]["place"], by_cer[-1]["place"]) == (0, 1)
-    higher = [row["place"] for row in corners if row["axis"] == "LoRA rank" and row["trial"].startswith("lora.r=32")]
-    lower = [row["place"] for row in corners if row["axis"] == "LoRA rank" and row["trial"].startswith("lora.r=8")]
+    higher = [row["place"] for row in corners if row["axis"] == "LoRA rank" and ": lora.r=32 " in row["trial"]]
+    lower = [row["place"] for row in corners if row["axis"] == "LoRA rank" and ": lora.r=8 " in row["trial"]]
     assert min(higher) > max(lower) and len(set(higher)) == 4, "lines that share a value lie side by side"
 
 

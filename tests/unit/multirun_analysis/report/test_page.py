@@ -119,7 +119,10 @@ def test_the_verdict_names_group_and_method(synthetic: Analysis) -> None:
     assert synthetic.statistics.reason is Reason.LOWEST
     others = len(synthetic.statistics.best_group) - 1
     said = recommendation(synthetic, ENGLISH)
-    assert said.startswith("Recommended: lora.r=32") and f"{others} others are not ruled out as the best" in said
+    assert (
+        said.startswith(f"Recommended: trial {synthetic.statistics.recommended.name} (lora.r=32")
+        and f"{others} others are not ruled out as the best" in said
+    )
     assert f"另有 {others} 个试验不能排除是最佳" in recommendation(synthetic, CHINESE)
     gain, method = conclusions(synthetic, ENGLISH)[1:3]
     assert gain.startswith("Against the base, CER ") and "20 recordings" in method
@@ -131,12 +134,13 @@ def test_the_verdict_names_group_and_method(synthetic: Analysis) -> None:
 @pytest.mark.parametrize("reason", list(Reason))
 def test_every_reason_has_its_sentence(synthetic: Analysis, reason: Reason) -> None:
     comparison = replace(synthetic, statistics=replace(synthetic.statistics, reason=reason))
+    number = synthetic.statistics.recommended.name
     english, chinese = (recommendation(comparison, say) for say in (ENGLISH, CHINESE))
     begins = {
         Reason.ONLY: ("There is one", "只有一个"),
-        Reason.KEEP_BASE: ("Keep the base: lora.r=32", "保留基座：lora.r=32"),
+        Reason.KEEP_BASE: (f"Keep the base: trial {number} (lora.r=32", f"保留基座：试验 {number}（lora.r=32"),
     }
-    begin = begins.get(reason, ("Recommended: lora.r=32", "推荐：lora.r=32"))
+    begin = begins.get(reason, (f"Recommended: trial {number} (lora.r=32", f"推荐：试验 {number}（lora.r=32"))
     assert english.startswith(begin[0]) and chinese.startswith(begin[1])
 
 

@@ -43,7 +43,7 @@ def test_trials_of_an_adapter_are_open_and_fed_while_it_trains(tmp_path: Path) -
         assert run.curve("train/loss") == [(1, 2.5), (2, 2.5)] and run.curve("val/loss") == [(2, 3.5)]
         assert run.curve("train/tokens_per_second") == [(1, 800.0), (2, 800.0)]
         assert run.curve("epoch") == [(1, 0.25), (2, 0.5)]
-    assert (finished.run.display_name, finished.run.run_group, finished.exit_code) == ("t=0", "sweep", 0)
+    assert (finished.run.display_name, finished.run.run_group, finished.exit_code) == ("0: t=0", "sweep", 0)
     assert (interrupted.summary["failure"], interrupted.exit_code) == ("interrupted", 1)
     assert not list((tmp_path / "2").glob("*")) and not list((tmp_path / "3").glob("*"))
 
