@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from multirun_analysis.charts.figure import ROW, Figure, Point, Spec, drawn, layer, nominal, quantity, tips, whisker
 from multirun_analysis.charts.scales import MOST_LEVELS
+from multirun_analysis.charts.short_values import short_values
 from multirun_analysis.messages import Messages
 from multirun_analysis.params import identity
-from multirun_analysis.short_values import short_values
 from multirun_analysis.statistics.results import Effect, SearchFit, Statistics
 from multirun_analysis.words import param_name, percent
 
@@ -37,6 +37,7 @@ def effects_note(statistics: Statistics, say: Messages) -> list[str]:
 
 def _points(effect: Effect, say: Messages) -> list[Point]:
     name = param_name(effect.param, say)
+    short = name.rpartition(".")[2]
     labels = short_values(effect.param, [one.value for one in effect.values], say)
     points = []
     for one in effect.values:
@@ -44,7 +45,7 @@ def _points(effect: Effect, say: Messages) -> list[Point]:
         told += f" ({bounds['low']:+.2f}, {bounds['high']:+.2f})" if one.interval else ""
         points.append(
             {
-                "row": f"{name} {labels[identity(one.value)]}",
+                "row": f"{short} {labels[identity(one.value)]}",
                 "param": name,
                 "effect": 100 * one.effect,
                 "told": told,
@@ -57,7 +58,7 @@ def _points(effect: Effect, say: Messages) -> list[Point]:
 
 def _layers(points: list[Point], names: list[str], title: str, say: Messages) -> list[Spec]:
     x = quantity("effect", title=title, axis={"tickCount": 5, "grid": True}, scale={"zero": True})
-    axis = {"labelLimit": 170, "ticks": False, "domain": False}
+    axis = {"labelLimit": 240, "ticks": False, "domain": False}
     rows = {
         "y": nominal("row", sort=[point["row"] for point in points], title=None, axis=axis),
         "color": nominal("param", sort=names, legend=None),

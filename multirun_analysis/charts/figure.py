@@ -91,13 +91,14 @@ def nominal(field: str, **options: Any) -> Spec:
     return {"field": field, "type": "nominal", **options}
 
 
-def series(mark: str, names: Spec, count: int) -> Spec:
-    """Encoding of ``count`` names that have no order, in lines or points.
+def series(mark: str, field: str, names: Sequence[str], **options: Any) -> Spec:
+    """Encoding of names that have no order, in marks of this kind ("line" or "point").
 
     Not every eye tells more than four colours apart: of more, lines have dashes too, and points shapes.
     """
-    further = {} if count <= FEW_COLOURS else {"strokeDash" if mark == "line" else "shape": names}
-    return {"color": names, **further}
+    # With their domain written out the three make one legend, though they are of different layers.
+    look = nominal(field, sort=list(names), scale={"domain": list(names)}, **options)
+    return {"color": look} | ({"strokeDash" if mark == "line" else "shape": look} if len(names) > FEW_COLOURS else {})
 
 
 def picked_in_legend(field: str) -> Spec:

@@ -9,7 +9,6 @@ from multirun_analysis.charts.figure import (
     Spec,
     drawn,
     layer,
-    nominal,
     quantity,
     rate_axis,
     series,
@@ -38,7 +37,8 @@ def _layers(study: LearningStudy, analysis: Analysis, names: list[str], say: Mes
         scale={"type": "log", "nice": False, "padding": 12},
         axis={"format": "~s", "grid": False, "tickCount": 6, "labelOverlap": "greedy", "labelSeparation": 10},
     )
-    colour = nominal("curve", sort=names, title=None, legend={} if len(names) > 1 else None)
+    legend: Spec | None = {} if len(names) > 1 else None
+    line, point = (series(mark, "curve", names, title=None, legend=legend) for mark in ("line", "point"))
     curves = list(zip(study.curves, names, strict=True))
     lines = [point for curve, name in curves for point in _forecasts(name, curve.line, say)]
     forecasts = [point for curve, name in curves for point in _forecasts(name, curve.forecasts, say)]
@@ -49,12 +49,16 @@ def _layers(study: LearningStudy, analysis: Analysis, names: list[str], say: Mes
         for trial in point.trials
     ]
     place, size = {"x": x, "y": rate_axis()}, say("param.data.train_subset")
-    line, point = (place | series(mark, colour, len(names)) for mark in ("line", "point"))
-    ahead = point | {"tooltip": tips(size_text=size, told="CER", interval=say("board.interval"))}
-    found = point | {"tooltip": tips(trial=say("board.trial"), size_text=size, told="CER")}
+    ahead = place | point | {"tooltip": tips(size_text=size, told="CER", interval=say("board.interval"))}
+    found = place | point | {"tooltip": tips(trial=say("board.trial"), size_text=size, told="CER")}
     return [
-        layer(lines, "area", {"x": x, "color": colour, "y": rate_axis("low"), "y2": {"field": "high"}}, opacity=0.15),
-        layer(lines, "line", line, strokeWidth=2),
+        layer(
+            lines,
+            "area",
+            {"x": x, "color": line["color"], "y": rate_axis("low"), "y2": {"field": "high"}},
+            opacity=0.15,
+        ),
+        layer(lines, "line", place | line, strokeWidth=2),
         layer(forecasts, "point", ahead, size=70, strokeWidth=2),
         layer(measured, "point", found, filled=True, size=70, opacity=1),
     ]

@@ -17,9 +17,9 @@ from multirun_analysis.charts.figure import (
     quantity,
     series,
 )
+from multirun_analysis.charts.scales import adapter_label
 from multirun_analysis.compare import Adapter
 from multirun_analysis.messages import Messages
-from multirun_analysis.words import adapter_name
 
 SPLITS = ("train", "val")
 MOST_POINTS = 150  # of one line; longer curves are averaged over runs of neighbouring steps
@@ -29,7 +29,7 @@ LOG_FROM_RATIO = 20  # losses that span more than this are drawn on a log axis
 def loss_figures(analysis: Analysis, say: Messages) -> list[Figure]:
     """A figure for the training and one for the validation loss; none for a split that was not logged."""
     figures = []
-    names = [adapter_name(adapter, analysis, say) for adapter in analysis.adapters]
+    names = [adapter_label(adapter, analysis, say) for adapter in analysis.adapters]
     named = list(zip(analysis.adapters, names, strict=True))
     points = {split: [point for adapter, name in named for point in _line(adapter, name, split)] for split in SPLITS}
     axes = _axes([point for some in points.values() for point in some], say)
@@ -61,9 +61,10 @@ def _figure(split: str, points: list[Point], axes: Spec, names: list[str], analy
         quantity("step", title=say("loss.step")),
         quantity("loss", title=say("loss.loss"), format=".4f"),
     ]
-    colour = nominal("adapter", title=None, sort=names, **({} if several else {"legend": None}))
+    legend = {} if several else {"legend": None}
     line, points_of = (
-        axes | series(mark, colour, len(names)) | {"detail": nominal("signature")} for mark in ("line", "point")
+        axes | series(mark, "adapter", names, title=None, **legend) | {"detail": nominal("signature")}
+        for mark in ("line", "point")
     )
     fading = {"opacity": if_picked(0.9, otherwise=0.1)} if several else {}
     shown = 0.9 if split == "val" else 0.0  # every point of a training curve carries a tooltip, but would hide the line
@@ -83,7 +84,7 @@ def _figure(split: str, points: list[Point], axes: Spec, names: list[str], analy
 def _turned(analysis: Analysis, say: Messages) -> list[Point]:
     """Where the validation loss of each overfitted adapter was lowest."""
     return [
-        {"step": one.best_step, "loss": one.best_loss, "adapter": adapter_name(one.adapter, analysis, say)}
+        {"step": one.best_step, "loss": one.best_loss, "adapter": adapter_label(one.adapter, analysis, say)}
         for one in analysis.statistics.overfitting
         if one.kind == "turned"
     ]

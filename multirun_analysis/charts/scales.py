@@ -6,14 +6,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from multirun_analysis.charts.figure import Spec, nominal, ordinal, quantity, series
+from multirun_analysis.charts.figure import Spec, ordinal, quantity, series
+from multirun_analysis.charts.short_values import short_values
+from multirun_analysis.compare import Adapter, Comparison
 from multirun_analysis.messages import Messages
-from multirun_analysis.params import identity
-from multirun_analysis.short_values import short_values
-from multirun_analysis.words import param_name, shown
+from multirun_analysis.params import identity, value_of
+from multirun_analysis.words import param_name, short_key, shown
 
 LOG_BASES = {"lora.r": 2, "lora.lora_alpha": 2, "optim.lr": 10}
+MOST_ACROSS = 40  # letters side by side below an axis; more are turned
 MOST_LEVELS = 8  # more values than this get a colour gradient and an automatic axis, and no line through their means
+
+
+def adapter_label(adapter: Adapter, comparison: Comparison, say: Messages) -> str:
+    """As ``words.adapter_name``, with long values shortened."""
+    trained = [param for param in comparison.swept if not param.startswith("decoding")]
+    words = {
+        param: Scale(param, comparison.distinct(param), say).word(value_of(adapter.source, param)) for param in trained
+    }
+    return " ".join(f"{short_key(param)}={word}" for param, word in words.items()) or say("loss.adapter")
 
 
 @dataclass(frozen=True)
@@ -60,12 +71,14 @@ class Scale:
 
     def x(self) -> Spec:
         if not self.numeric:
-            return ordinal("x", title=self.title, sort=self.words, axis={"labelAngle": 0})
+            is_wide = len("".join(self.words)) > MOST_ACROSS
+            turned: Spec = {"labelAngle": -30 if is_wide else 0, "labelLimit": 150}
+            return ordinal("x", title=self.title, sort=self.words, axis=turned)
         base = LOG_BASES.get(self.param)
         kind = {"type": "log", "base": base} if base else {"zero": False}
         label = "format(datum.value, datum.value && abs(datum.value) < 0.001 ? '~e' : '~g')"
         ticks = {} if self.many else {"values": self.values}
-        axis = {"labelExpr": label, "grid": False, "labelFlush": False, **ticks}
+        axis = {"labelExpr": label, "grid": False, "labelFlush": False, "labelSeparation": 8, **ticks}
         return quantity("x", title=self.title, axis=axis, scale={"nice": False, "padding": 28, **kind})
 
     @property
@@ -76,18 +89,19 @@ class Scale:
     def colour_of(self, value: Any) -> Any:
         return value if self.gradient else self.word(value)
 
-    def colour(self) -> Spec:
-        """Values that have an order along a ramp; others as series."""
+    def look(self, mark: str) -> Spec:
+        """Encoding of the values in marks of this kind ("line" or "point"): along a ramp if they have an order."""
+        if not self.numeric:
+            return series(mark, "colour", self.words, title=self.name)
+        if self.gradient and mark == "line":  # Vega draws a gradient's legend where one channel alone has it
+            return {"stroke": self._ramp() | {"legend": None}}
+        return {"color": self._ramp()}
+
+    def _ramp(self) -> Spec:
         if self.gradient:
             kind = "log" if self.param in LOG_BASES else "linear"
             scale = {"type": kind, "range": "ordinal"}
-            return quantity("colour", title=self.name, scale=scale, legend={"type": "gradient"})
-        return ordinal("colour", title=self.name, sort=self.words) if self.numeric else self._series
-
-    def look(self, mark: str) -> Spec:
-        """Encoding of the values in marks of this kind ("line" or "point")."""
-        return {"color": self.colour()} if self.numeric else series(mark, self._series, len(self.values))
-
-    @property
-    def _series(self) -> Spec:
-        return nominal("colour", title=self.name, sort=self.words)
+            label = "format(datum.value, datum.value && abs(datum.value) < 0.001 ? '.1~e' : '.3~g')"
+            legend = {"type": "gradient", "values": [self.values[0], self.values[-1]], "labelExpr": label}
+            return quantity("colour", title=self.name, scale=scale, legend=legend)
+        return ordinal("colour", title=self.name, sort=self.words)

@@ -10,13 +10,13 @@ from statistics import mean, stdev
 from typing import Any, ClassVar
 
 from multirun_analysis.analysis import Analysis
+from multirun_analysis.charts.short_values import short_values
 from multirun_analysis.compare import Row
 from multirun_analysis.messages import ENGLISH, Messages
 from multirun_analysis.params import identity, is_of_base, value_of
 from multirun_analysis.report.combined import Combined
 from multirun_analysis.report.stored_combinations import combinations_shown
 from multirun_analysis.settings import Setting
-from multirun_analysis.short_values import short_values
 from multirun_analysis.statistics.results import Interval
 from multirun_analysis.sweep import HalvedAdapter, Scores, Trial
 from multirun_analysis.words import shown

@@ -5,7 +5,7 @@ const DARK = window.matchMedia("(prefers-color-scheme: dark)");
 const TEXTS = document.body.dataset;
 const views = {};
 
-function theme(dark, legendColumns) {
+function theme(dark, width, entry) {
   const ink = dark ? "#e6e9ee" : "#1c2430";
   const muted = dark ? "#9aa4b2" : "#5d6878";
   const line = dark ? "#333c49" : "#e2e6ec";
@@ -17,7 +17,7 @@ function theme(dark, legendColumns) {
     font: "system-ui, -apple-system, 'Segoe UI', Roboto, 'PingFang SC', 'Noto Sans SC', 'Noto Sans CJK SC', sans-serif",
     view: { stroke: null },
     axis: { ...text, gridColor: line, domainColor: line, tickColor: line, titlePadding: 8 },
-    legend: { ...text, orient: "top", symbolOpacity: 1, labelLimit: 320, columns: legendColumns },
+    legend: { ...text, orient: "top", symbolOpacity: 1, labelLimit: Math.max(200, width - 90), columns: Math.max(1, Math.floor((width - 60) / entry)) },
     range: {
       // Along these for values that have an order, few or many.
       ordinal: {
@@ -50,9 +50,8 @@ function draw() {
   const specs = JSON.parse(document.getElementById("specs").textContent);
   for (const place of document.querySelectorAll("[data-chart]")) {
     const spec = specs[place.dataset.chart];
-    const columns = Math.max(1, Math.floor((place.clientWidth - 60) / spec.usermeta.legendEntry));
     const options = {
-      config: theme(DARK.matches, columns),
+      config: theme(DARK.matches, place.clientWidth, spec.usermeta.legendEntry),
       renderer: "svg",
       ast: true, // expressions are interpreted, so that the page's policy can forbid eval
       actions: { export: true, source: false, compiled: false, editor: false },

@@ -38,8 +38,8 @@ def test_seeds_booleans_and_what_no_logarithm_takes_are_words(param: str, values
 
 def test_many_numbers_run_along_a_gradient() -> None:
     few, many = (Scale("optim.lr", [1e-5 * 2**n for n in range(count)], ENGLISH) for count in (8, MOST_LEVELS + 1))
-    assert few.colour()["type"] == "ordinal" and isinstance(few.colour_of(1e-5), str)
-    assert many.colour()["scale"] == {"type": "log", "range": "ordinal"} and many.colour_of(1e-5) == 1e-5
+    assert few.look("point")["color"]["type"] == "ordinal" and isinstance(few.colour_of(1e-5), str)
+    assert many.look("point")["color"]["scale"] == {"type": "log", "range": "ordinal"} and many.colour_of(1e-5) == 1e-5
     assert "values" not in many.x()["axis"]
 
 

@@ -60,7 +60,7 @@ def test_the_page_shows_two_trials_and_holds_all(told: Any) -> None:
     figures = json.loads(re.findall(r'data-figures="([^"]*)"', terms)[0])
     assert figures[2] == [[50.0, 100.0, None], [80.0, 100.0, None]] and len(figures) == 5
     assert re.findall(r'<option value="(\d)" selected>', terms) == ["0", "4"] and terms.count("<select ") == 2
-    assert "<small>lora.r=8 temperature=0.3</small>" in terms
+    assert "<small>1: lora.r=8 temperature=0.3</small>" in terms
     assert '<a href="#terms">Your terms</a>' in page
 
 

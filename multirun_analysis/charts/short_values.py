@@ -37,8 +37,9 @@ def _shortened(value: Any, values: list[Any]) -> str:
     if isinstance(value, str):
         return _middle(value, [one for one in values if isinstance(one, str)])
     parts = _parts(value)
-    shared = set.intersection(*(set(_parts(one)) for one in values))
-    own = [part for part in parts if part not in shared] or parts
+    alike = [set(_parts(one)) for one in values if isinstance(one, type(value))]
+    shared_by = Counter(part for one in alike for part in one)
+    own = sorted((part for part in parts if shared_by[part] < len(alike)), key=shared_by.__getitem__) or parts
     kept: list[str] = []
     for part in own:
         if len(", ".join([*kept, part])) > MOST_LETTERS - 5:

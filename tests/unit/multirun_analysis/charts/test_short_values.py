@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from multirun_analysis import load_sweep
+from multirun_analysis.charts.short_values import CUT, MOST_LETTERS, short_values
 from multirun_analysis.messages import ENGLISH
 from multirun_analysis.params import identity
 from multirun_analysis.report.board import Board
-from multirun_analysis.short_values import CUT, MOST_LETTERS, short_values
 from tests.report_page import page_of, section
 
 ATTENTION = ["q_proj", "v_proj"]
