@@ -82,6 +82,24 @@ def test_the_front_page_is_short() -> None:
     assert len(README.split()) <= 900 and max(map(len, README.splitlines())) <= 200
 
 
+@pytest.mark.parametrize(
+    ("row", "counted"),
+    [
+        ("laptop, 2 cores", "laptop, 2 cores | embedded"),
+        ("RTX 4090", "RTX 4090 | nf4"),
+        ("H100", "H100 80 GB | bfloat16"),
+    ],
+)
+def test_times_and_costs_are_those_that_are_counted(row: str, counted: str) -> None:
+    page = (REPOSITORY / "experiments" / "gpu_model.md").read_text(encoding="utf-8")
+    (minutes, seconds, dollars) = re.findall(
+        rf"^\| {re.escape(counted)} \|.*\| (\d+) min (\d+) s \| ?(\S*) \|$", page, flags=re.MULTILINE
+    )[-1]
+    time, cost = re.findall(rf"^\| {row}.*? \| ([\d.]+) min \| ?(\S*) ?\|", README, flags=re.MULTILINE)[0]
+    decimals = len(time.partition(".")[2])
+    assert float(time) == round(int(minutes) + int(seconds) / 60, decimals) and cost == dollars
+
+
 def test_pages_are_linked_both_ways() -> None:
     docs = {path.name: TEXTS[page] for page, path in FILES.items() if page != "README"}
     assert set(re.findall(r"\]\(docs/([\w.]+\.md)\)", README)) == {*docs}
