@@ -23,7 +23,7 @@ from kimi_audio_ft import store
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.canonical import is_greedy
 from kimi_audio_ft.config.commands import MergeConfig
-from kimi_audio_ft.config.train import VLLM_MOST_RANK, VllmConfig
+from kimi_audio_ft.config.train import VLLM_MOST_RANK, DecodingConfig, VllmConfig
 from kimi_audio_ft.data.dataset import Sample, Samples, make_batch
 from kimi_audio_ft.decoding.generate import answer_limits, utterance_seed
 from kimi_audio_ft.decoding.kept import Kept, kept
@@ -36,6 +36,7 @@ from kimi_audio_ft.manifest.conversation import TEXT_EOS
 from kimi_audio_ft.merging.export import write_leaf_adapter
 from kimi_audio_ft.merging.merge import Merge, require_space, write
 from kimi_audio_ft.merging.prompt_embeddings import PromptEmbeddings
+from kimi_audio_ft.model.text_tokenizer import TextTokenizer
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.store.signature import digest_of
 from kimi_audio_ft.store.usage import note
@@ -239,7 +240,8 @@ class _Decoding:
                 return
             said = self.engine.process.receive(should_stop)
             order, one, request = self._rows.pop(said["row"])
-            one.answers[request] = self._answer(said, one.limits[request])
+            total = (said["log_probability"] or 0.0) if self.likelihoods else None
+            one.answers[request] = answer_of(said["tokens"], total, one.limits[request], self.base)
             if len(one.answers) == len(self.requests):
                 yield [{one.id: one.answers[index]} for index in range(len(self.requests))]
                 order.left -= 1
@@ -251,34 +253,55 @@ class _Decoding:
         file = self.scratch / f"{next(self.engine.numbers)}.safetensors"
         order, tensors, rows = _Order(file, len(samples)), dict[str, Tensor](), list[dict[str, Any]]()
         for name, sample in enumerate(samples):
-            inputs = make_batch([sample], self.base.tokenizer.pad_id)["inputs"]
-            streams = (inputs[name][0] for name in ("input_ids", "text_input_ids", "is_continuous_mask"))
-            tensors[str(name)] = self.engine.embeddings(*streams, inputs["audio_features"]).contiguous()
-            limits = [answer_limits(self.engine.embeddings, inputs, one.setting)[0] for one in self.requests]
-            conversation = _Open(sample.id, limits)
-            for index, (request, limit) in enumerate(zip(self.requests, limits, strict=True)):
+            settings = [one.setting for one in self.requests]
+            prompt = Prompt.of(sample, self.engine.embeddings, settings, self.base.tokenizer)
+            tensors[str(name)] = prompt.rows.contiguous()
+            conversation = _Open(sample.id, prompt.limits)
+            for index, (request, limit) in enumerate(zip(self.requests, prompt.limits, strict=True)):
                 number = next(self.engine.numbers)
                 self._rows[number] = order, conversation, index
-                rows.append({"row": number, "prompt": str(name), "sampling": self._sampling(request, sample.id, limit)})
+                sampling = sampling_arguments(request, sample.id, limit, self._end, self.likelihoods)
+                rows.append({"row": number, "prompt": str(name), "sampling": sampling})
         save_file(tensors, file)
         self.engine.process.send({"prompts": str(file), "rows": rows, "adapter": self.lora})
-
-    def _sampling(self, request: DecodingRequest, utterance: str, limit: int) -> dict[str, Any]:
-        """Arguments of vLLM's SamplingParams."""
-        given = {"max_tokens": limit, "stop_token_ids": [self._end], "ignore_eos": True, "temperature": 0.0}
-        if not is_greedy(request.setting):
-            given["temperature"], given["top_k"] = request.setting.text_temperature, request.setting.text_top_k
-            given["seed"] = utterance_seed(request.seed, request.repeat, utterance)
-        return given | ({"logprobs": 0} if self.likelihoods else {})
-
-    def _answer(self, said: dict[str, Any], limit: int) -> Answer:
-        tokens = list(said["tokens"])
-        choices = len(tokens) if self.likelihoods else 0
-        if tokens and tokens[-1] == self._end:
-            tokens.pop()
-        text = text_of(tokens, self.base.tokenizer, self.base.tokens.first)
-        return Answer(text, len(tokens) >= limit, said["log_probability"] or 0.0, choices)
 
     @property
     def _end(self) -> int:
         return self.base.tokenizer.special_tokens[TEXT_EOS]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Embeddings ``[positions, hidden]`` of a generation prompt, and most text tokens of its answer by setting."""
+
+    rows: Tensor
+    limits: Sequence[int]
+
+    @classmethod
+    def of(
+        cls, sample: Sample, embeddings: PromptEmbeddings, settings: Sequence[DecodingConfig], tokenizer: TextTokenizer
+    ) -> Prompt:
+        inputs, device = make_batch([sample], tokenizer.pad_id)["inputs"], embeddings.blank_embedding.weight.device
+        streams = (inputs[name][0].to(device) for name in ("input_ids", "text_input_ids", "is_continuous_mask"))
+        rows = embeddings(*streams, inputs["audio_features"]).cpu()
+        return cls(rows, [answer_limits(embeddings, inputs, setting)[0] for setting in settings])
+
+
+def sampling_arguments(
+    request: DecodingRequest, utterance: str, limit: int, end: int, likelihoods: bool
+) -> dict[str, Any]:
+    """Arguments of vLLM's SamplingParams for an answer of at most ``limit`` tokens that ends with ``end``."""
+    given = {"max_tokens": limit, "stop_token_ids": [end], "ignore_eos": True, "temperature": 0.0}
+    if not is_greedy(request.setting):
+        given["temperature"], given["top_k"] = request.setting.text_temperature, request.setting.text_top_k
+        given["seed"] = utterance_seed(request.seed, request.repeat, utterance)
+    return given | ({"logprobs": 0} if likelihoods else {})
+
+
+def answer_of(tokens: Sequence[int], log_probability: float | None, limit: int, base: Base) -> Answer:
+    """The answer that vLLM's tokens are. log_probability: of all of them, the end too; None: not asked for."""
+    choices = 0 if log_probability is None else len(tokens)
+    ends = bool(tokens) and tokens[-1] == base.tokenizer.special_tokens[TEXT_EOS]
+    own = list(tokens[:-1] if ends else tokens)
+    text = text_of(own, base.tokenizer, base.tokens.first)
+    return Answer(text, len(own) >= limit, log_probability or 0.0, choices)
