@@ -76,6 +76,8 @@ EXCLUDED = {
         "decoding.batch_size",  # see transcript_form for bf16
         "decoding.repeats",  # every repeat is a product of its own
         "decoding.vllm.python",
+        "decoding.vllm.url",
+        "decoding.vllm.timeout",
     ),
 }
 

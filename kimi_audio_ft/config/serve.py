@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kimi_audio_ft.config.checks import at_least, expand_home, one_of, require
-from kimi_audio_ft.config.train import NATIVE, DecodingConfig, ModelConfig
+from kimi_audio_ft.config.train import DecodingConfig, ModelConfig
 from kimi_audio_ft.config.transcribe import PAUSES, WINDOWS, SpeechConfig, require_piece_length
 
 BASE = "base"
@@ -41,6 +41,7 @@ class ServeConfig:
     data: SpeechConfig = field(default_factory=SpeechConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     # batch_size pieces of waiting requests are decoded together. A request's temperature replaces text_temperature.
+    # engine=vllm has a running vLLM server decode (decoding.vllm.url), and its adapters are offered.
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     threads: int = 0  # CPU threads of PyTorch; 0 is its own choice.
     seed: int = 1  # Seed of sampling.
@@ -67,8 +68,6 @@ class ServeConfig:
         require(enough, "max_total_minutes", self.max_total_minutes, rule)
         at_least(1, self, "", "max_requests")
         at_least(0, self, "", "threads")
-        native = self.decoding.engine == NATIVE
-        rule = "requests are decoded by the server itself"
-        require(native, "decoding.engine", self.decoding.engine, rule, f"Use decoding.engine={NATIVE}")
+        self.decoding.require_engine_fits(self.model, self.data.features, server=True)
         one_of("cut", self.cut, (PAUSES, WINDOWS))
         require_piece_length(self.max_seconds)

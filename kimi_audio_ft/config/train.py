@@ -8,8 +8,10 @@ values are in ``conf/``.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from kimi_audio_ft.config.checks import at_least, below_one, count_or_auto, expand_home, needs_package, one_of, require
 from kimi_audio_ft.config.manifests import TEST, evaluation_sets, guard_sets, parts_of_training
@@ -262,22 +264,41 @@ VLLM_OURS = (
 VLLM_MOST_RANK = 512
 """Highest rank of an adapter that vLLM applies."""
 _VLLM_COLDEST = 0.01
+_LONGEST_WAIT = 86_400.0
 
 
 @dataclass
 class VllmConfig:
-    """The environment of vLLM, which is not ours: its versions of PyTorch and transformers differ."""
+    """vLLM: in an environment that is not ours, as its versions of PyTorch differ, or as a running server."""
 
     python: str | None = None  # Python of an environment that has vLLM, such as vllm_env/bin/python.
     # More arguments of vLLM's engine: {tensor_parallel_size: 2}, {gpu_memory_utilization: 0.5}. They count as part of
     # the setting, since some change results.
     options: dict[str, Any] = field(default_factory=dict)
+    # Address of a running vLLM server, such as http://127.0.0.1:8000, which decodes for `serve` in place of python.
+    url: str | None = None
+    timeout: float = 120.0  # Seconds that a running server may take over a piece; then the request fails.
 
     def __post_init__(self) -> None:
         expand_home(self, "python")
+        at_address = self.url is None or _is_address(self.url)
+        rule, remedy = "must be the address of a vLLM server", "Write decoding.vllm.url=http://HOST:PORT"
+        require(at_address, "decoding.vllm.url", self.url, rule, remedy)
+        self.url = self.url and self.url.rstrip("/").removesuffix("/v1")
+        rule = f"must be greater than 0 and at most {_LONGEST_WAIT:g}"
+        require(0 < self.timeout <= _LONGEST_WAIT, "decoding.vllm.timeout", self.timeout, rule)
         for name in self.options:
             rule = f"{name} follows from other options"
             require(name not in VLLM_OURS, "decoding.vllm.options", self.options, rule, "Leave it out")
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of the port
+        return False
+    return whole and not (parts.username or parts.query or parts.fragment or re.search(r"\s", url))
 
 
 @dataclass
@@ -312,9 +333,7 @@ class DecodingConfig:
             self._check_vllm()
 
     def _check_vllm(self) -> None:
-        python, option = self.vllm.python, "decoding.vllm.python"
-        remedy = "Make one (docs/recogniser.md, Decoding by vLLM), and give its bin/python"
-        require(bool(python), option, python, "must name the Python of an environment that has vLLM", remedy)
+        self._check_whose_vllm()
         cold = 0 < self.text_temperature < _VLLM_COLDEST
         rule = f"vLLM draws at {_VLLM_COLDEST} where less is asked for"
         require(not cold, "decoding.text_temperature", self.text_temperature, rule, "Use 0, or decoding.engine=native")
@@ -328,10 +347,35 @@ class DecodingConfig:
             "Use 1, or decoding.engine=native",
         )
 
-    def require_engine_fits(self, model: ModelConfig, features: str, option: str = "data.features") -> None:
-        """Raise a ConfigError if the engine cannot decode with such a base or such features."""
+    def _check_whose_vllm(self) -> None:
+        vllm, python = self.vllm, "decoding.vllm.python"
+        rule = "must name the Python of an environment that has vLLM"
+        remedy = (
+            "Make one (docs/recogniser.md, Decoding by vLLM), and give its bin/python; `serve` takes decoding.vllm.url"
+        )
+        require(bool(vllm.python) or vllm.url is not None, python, vllm.python, rule, remedy)
+        if vllm.url is not None:
+            rule = f"runs already, and {python} would start another vLLM"
+            require(not vllm.python, "decoding.vllm.url", vllm.url, rule, "Give one of them")
+            rule = "are of a vLLM that is started here, and decoding.vllm.url runs already"
+            require(not vllm.options, "decoding.vllm.options", vllm.options, rule, "Start that server with them")
+
+    def require_engine_fits(
+        self, model: ModelConfig, features: str, option: str = "data.features", server: bool = False
+    ) -> None:
+        """Raise a ConfigError if the engine cannot decode with such a base or such features.
+
+        Args:
+            server: requests of others are decoded, by a server of vLLM where that is the engine.
+        """
         if self.engine == NATIVE:
             return
+        at, url = "decoding.vllm.url", self.vllm.url
+        if server:
+            require(url is not None, at, url, "must be the address of a running vLLM server", "See docs/recogniser.md")
+        else:
+            rule = "a running vLLM server decodes for `serve` alone"
+            require(url is None, at, url, rule, "Give decoding.vllm.python")
         rule, remedy = "decoding.engine=vllm decodes with a base in model.dtype", "Use decoding.engine=native"
         require(model.quantization is None, "model.quantization", model.quantization, rule, remedy)
         rule = "decoding.engine=vllm hears recordings by stored features only"

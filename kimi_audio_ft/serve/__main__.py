@@ -20,7 +20,7 @@ from kimi_audio_ft.store.usage import using
 if TYPE_CHECKING:
     from kimi_audio_ft.config.serve import ServeConfig
 
-_PACKAGES = ("fastapi", "uvicorn", "python-multipart")
+_PACKAGES = ("fastapi", "uvicorn", "python-multipart", "httpx")
 
 
 @command("serve")
@@ -38,7 +38,8 @@ def main(config: ServeConfig) -> None:
         address = address_of(listening)
         with using(Path(f"server {address}")):  # so that pruning leaves its adapters in the store
             recogniser = Recogniser.of(config, HydraConfig.get().overrides.task)
-            with Engine(recogniser.base, pieces_together(recogniser.base, recogniser.config.decoding)) as engine:
+            together = pieces_together(recogniser.base, recogniser.config.decoding)
+            with Engine(recogniser.decoder(), together) as engine:
                 print(f"models: {', '.join(recogniser.models)}", flush=True)
                 app = make_app(recogniser, engine, os.environ.get(KEY_VARIABLE, ""))
                 print(f"address: http://{address}/v1", flush=True)

@@ -19,9 +19,10 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from kimi_audio_ft.decoding.request import Answer
 from kimi_audio_ft.manifest.hotwords import problem_of, typed_words
 from kimi_audio_ft.runtime.devices import out_of_memory
-from kimi_audio_ft.serve.engine import Engine, Job
+from kimi_audio_ft.serve.engine import Engine, Job, Unavailable
 from kimi_audio_ft.serve.formats import FORMATS, formatted
-from kimi_audio_ft.serve.recogniser import Model, Recogniser, Refused, Wish
+from kimi_audio_ft.serve.models import Model
+from kimi_audio_ft.serve.recogniser import Recogniser, Refused, Wish
 from kimi_audio_ft.text import printable
 from kimi_audio_ft.transcribe.confidence import text_of
 
@@ -39,6 +40,8 @@ _READERS = 4
 _MANY_FAILED = 3
 # Seconds between two looks at whether a client is still there.
 _LOOK_EVERY = 1.0
+# The code of errors by what decodes, which may be back soon.
+_UNAVAILABLE = "engine_unavailable"
 _TRANSCRIPTIONS = "/v1/audio/transcriptions"
 _GRANULARITIES = "timestamp_granularities[]"
 _FIELDS = ("file", "model", "language", "prompt", "response_format", "temperature", "stream", _GRANULARITIES)
@@ -48,7 +51,8 @@ class Problem(HTTPException):
     """A request that gets no text. option: the field at fault, or None; code: OpenAI's word for it."""
 
     def __init__(self, status: int, message: str, option: str | None = None, code: str | None = None) -> None:
-        super().__init__(status, message, {"Retry-After": "5"} if status == 429 else None)
+        again = status == 429 or code == _UNAVAILABLE
+        super().__init__(status, message, {"Retry-After": "5"} if again else None)
         self.option, self.code = option, code
 
     def response(self) -> JSONResponse:
@@ -128,9 +132,11 @@ def make_app(recogniser: Recogniser, engine: Engine, key: str) -> FastAPI:
 
     @app.get("/health")
     async def health() -> JSONResponse:
-        failed = engine.failed_in_a_row
-        told = {"batches": engine.batches, "pieces": engine.decoded, "failed_in_a_row": failed}
-        fine = failed < _MANY_FAILED
+        failed, trouble = engine.failed_in_a_row, await run_in_threadpool(engine.decoder.trouble)
+        told: dict[str, Any] = {"batches": engine.batches, "pieces": engine.decoded, "failed_in_a_row": failed}
+        fine = failed < _MANY_FAILED and trouble is None
+        if trouble is not None:
+            told["trouble"] = trouble
         return JSONResponse({"status": "ok" if fine else "failing", **told}, 200 if fine else 503)
 
     @app.get("/v1/models")
@@ -228,6 +234,8 @@ def _require_decoded(answers: Sequence[asyncio.Future[list[Answer]]]) -> None:
         if one.cancelled():
             raise Problem(503, "the server is being stopped", code="stopping")
         error = one.exception()
+        if isinstance(error, Unavailable):
+            raise Problem(503, f"{error.rule}; try again later", code=_UNAVAILABLE)
         if error is not None and out_of_memory(error):
             raise _too_little_memory()
         if error is not None:

@@ -1,4 +1,4 @@
-"""The model in one thread, which decodes pieces of simultaneous requests in common batches.
+"""The queue between requests and what decodes: pieces of simultaneous requests in common batches, in a thread.
 
 Pieces that share an adapter and a decoding setting are decoded together. The first pieces of recordings go before
 later ones of others, so that short recordings do not wait for the end of long ones; and a piece that has waited goes
@@ -10,24 +10,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import partial
 from itertools import count
-from pathlib import Path
-from threading import Condition, Thread
-from typing import Any
+from threading import Condition, Lock, Thread
+from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import DecodingConfig
-from kimi_audio_ft.data.dataset import Sample
 from kimi_audio_ft.decoding.budget import together_here
 from kimi_audio_ft.decoding.request import Answer, DecodingRequest
-from kimi_audio_ft.decoding.transcribe import answer
-from kimi_audio_ft.manifest.conversation import TASK, layout_conversation
+from kimi_audio_ft.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +34,15 @@ _PROMPT, _MOST = 1024, 64
 class Job:
     """A piece to decode. key: digest of what is heard, from which samples are drawn. number: of the piece, from 0.
 
-    waveform: ``[samples]`` at 16 kHz. answers: one for each request, once it is decoded. turn, arrival: numbers of the
-    batch that came next, and of the job, when it was submitted.
+    waveform: ``[samples]`` at 16 kHz. adapter: its folder, or its name at a vLLM server; None: the base alone. answers:
+    one for each request, once it is decoded. turn, arrival: numbers of the batch that came next, and of the job, when
+    it was submitted.
     """
 
     key: str
     number: int
     waveform: Tensor
-    adapter: Path | None
+    adapter: str | None
     prompt: str
     requests: Sequence[DecodingRequest]
     answers: Future[list[Answer]] = field(default_factory=Future)
@@ -69,29 +65,52 @@ def pieces_together(base: Base, setting: DecodingConfig) -> int:
     return together_here(base, setting, _PROMPT, _MOST)
 
 
+class Unavailable(ConfigError):
+    """What decodes cannot be used now, and may be later. rule: what is wrong with it, without its address."""
+
+    def __init__(self, option: str, value: object, rule: str, remedy: str) -> None:
+        super().__init__(option, value, rule, remedy)
+        self.rule = rule
+
+
+class Decoder(Protocol):
+    """Decodes batches; as a context manager it holds the model. It is asked from one thread at a time."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(self, *error: object) -> None:
+        """End when all that was handed over is answered."""
+
+    def decode(self, batch: Sequence[Job]) -> Sequence[Future[list[Answer]]]:
+        """The answers to each job, now or later. It may wait until there is room for the batch."""
+
+    def trouble(self) -> str | None:
+        """Why nothing can be decoded now; None: nothing is known of that. From any thread."""
+
+
 class Engine:
-    """Decodes jobs from any thread; as a context manager it holds the model and the thread.
+    """Has jobs from any thread decoded; as a context manager it holds the decoder and the thread.
 
     Attributes:
-        batches, decoded: batches and jobs that have been decoded. failed_in_a_row: batches that could not be, since the
-            last one that could.
+        decoder: what decodes.
+        batches, decoded: batches that were handed over, and jobs that have been decoded. failed_in_a_row: batches, or
+            pieces where each is answered by itself, that failed since the last one that did not, though the decoder
+            was there.
 
     Args:
         batch_size: most jobs in a batch.
     """
 
-    def __init__(self, base: Base, batch_size: int) -> None:
-        self._base, self._batch_size = base, batch_size
+    def __init__(self, decoder: Decoder, batch_size: int) -> None:
+        self.decoder, self._batch_size = decoder, batch_size
         self._waiting: list[Job] = []
         self._changed, self._closed, self._arrivals = Condition(), False, count()
         self._thread = Thread(target=self._work, name="decoding", daemon=True)
-        self._turn = 0
+        self._turn, self._counting = 0, Lock()
         self.batches = self.decoded = self.failed_in_a_row = 0
 
     def __enter__(self) -> Engine:
-        self._base.about_to_compute()
-        self._base.load()
-        _ = self._encoders
+        self.decoder.__enter__()
         self._thread.start()
         return self
 
@@ -101,6 +120,7 @@ class Engine:
             self._closed = True
             self._changed.notify_all()
         self._thread.join()
+        self.decoder.__exit__(*error)
         _cancel(self._waiting)
 
     def submit(self, jobs: Sequence[Job]) -> None:
@@ -115,26 +135,33 @@ class Engine:
             self._changed.notify_all()
 
     def _work(self) -> None:
-        current: Path | None = None
-        with ExitStack() as held:
-            model: torch.nn.Module | None = None
-            while batch := self._next():
-                try:
-                    if model is None or batch[0].adapter != current:
-                        model = None
-                        held.close()
-                        current = batch[0].adapter
-                        model = held.enter_context(self._base.saved_adapter(current))
-                    found = self._decoded(model, batch)
-                except Exception as error:
-                    self.failed_in_a_row += 1
-                    log.exception("a batch of %d pieces could not be decoded", len(batch))
-                    for job in batch:
-                        job.answers.set_exception(error)
-                else:
-                    self.failed_in_a_row = 0
-                    for job, answers in zip(batch, found, strict=True):
-                        job.answers.set_result(answers)
+        while batch := self._next():
+            try:
+                found = self.decoder.decode(batch)
+            except Exception as error:
+                self._count(len(batch), error)
+                for job in batch:
+                    job.answers.set_exception(error)
+            else:
+                self.batches += 1
+                for job, answers in zip(batch, found, strict=True):
+                    answers.add_done_callback(partial(self._settle, job))
+
+    def _settle(self, job: Job, found: Future[list[Answer]]) -> None:
+        error = found.exception()
+        self._count(1, error)
+        if error is None:
+            job.answers.set_result(found.result())
+        else:
+            job.answers.set_exception(error)
+
+    def _count(self, pieces: int, error: BaseException | None) -> None:
+        with self._counting:
+            if error is None:
+                self.decoded, self.failed_in_a_row = self.decoded + pieces, 0
+            elif not isinstance(error, Unavailable):  # of that the decoder itself tells, once
+                self.failed_in_a_row += 1
+                log.error("a batch of %d pieces could not be decoded", pieces, exc_info=error)
 
     def _next(self) -> list[Job]:
         """The jobs of the next batch, when there are some; none at the end."""
@@ -154,43 +181,6 @@ class Engine:
             self._waiting = [job for job in self._waiting if job not in fitting]
             self._turn += 1
         return batch or self._next()
-
-    def _decoded(self, model: torch.nn.Module, batch: Sequence[Job]) -> list[list[Answer]]:
-        base, first = self._base, batch[0]
-        samples = [self._sample(job, *encoded) for job, encoded in zip(batch, self._encoded(batch), strict=True)]
-        once = {sample.id: sample for sample in samples}  # two requests may have the same recording
-        online = base.features == "online"
-        given = (base.tokenizer, first.requests, base.tokens.first, online, True)
-        found = answer(model, list(once.values()), *given)
-        self.batches, self.decoded = self.batches + 1, self.decoded + len(batch)
-        return [[answers[job.key] for answers in found] for job in batch]
-
-    @cached_property
-    def _encoders(self) -> tuple[Any, Any]:
-        return self._base.encoders().load()
-
-    def _encoded(self, batch: Sequence[Job]) -> list[tuple[list[int], Tensor | None]]:
-        """Codes and features of each piece; no features where the model computes them, or hears codes only."""
-        tokenizer, whisper = self._encoders
-        waveforms = [job.waveform for job in batch]
-        codes = tokenizer.encode(waveforms, len(batch))
-        features = [None] * len(batch) if whisper is None else whisper.encode(waveforms, len(batch))
-        return [(row.tolist(), rows) for row, rows in zip(codes, features, strict=True)]
-
-    def _sample(self, job: Job, codes: Sequence[int], features: Tensor | None) -> Sample:
-        first = self._base.tokens.first
-        messages: list[dict[str, Any]] = [
-            {"role": "user", "message_type": "text", "content": job.prompt},
-            {"role": "user", "message_type": "audio", "audio_tokens": [code + first for code in codes]},
-        ]
-        layout = layout_conversation(messages, self._base.tokenizer, TASK, for_generation=True)
-        online = self._base.features == "online"
-        return Sample(
-            job.key,
-            layout,
-            features=None if features is None else [features],
-            waveforms=[job.waveform] if online else [],
-        )
 
 
 def _cancel(jobs: Sequence[Job]) -> None:

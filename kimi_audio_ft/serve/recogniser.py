@@ -14,17 +14,20 @@ from shutil import copyfileobj
 from threading import Lock
 from typing import BinaryIO
 
-from kimi_audio_ft.base import Base, find_adapter, require_base
+from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.serve import BASE, RECOMMENDED, ServeConfig
-from kimi_audio_ft.config.train import NATIVE, DecodingConfig, VllmConfig
+from kimi_audio_ft.config.train import NATIVE, VLLM, VllmConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
-from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.manifest.audio import AudioError, open_recording, waveform_of
 from kimi_audio_ft.manifest.hotwords import with_words
-from kimi_audio_ft.serve.engine import Job
+from kimi_audio_ft.serve.by_vllm import ByVllm
+from kimi_audio_ft.serve.engine import Decoder, Job
+from kimi_audio_ft.serve.models import Model, models_of_server, own_models, qwen2_of
+from kimi_audio_ft.serve.native import Native
+from kimi_audio_ft.serve.vllm_server import VllmServer
 from kimi_audio_ft.store.digests import sha256_of
 from kimi_audio_ft.transcribe.pieces import Cutter, Heard
-from kimi_audio_ft.transcribe.prompts import prompt_of
 from kimi_audio_ft.transcribe.recommended import completed, recommended_trial
 from kimi_audio_ft.transcribe.sources import Source
 
@@ -62,20 +65,6 @@ class Room:
 
 
 @dataclass(frozen=True)
-class Model:
-    """What requests ask for by name.
-
-    adapter: its folder; None: the base alone. prompt: that it was trained with. decoding, seed: how it is asked.
-    """
-
-    name: str
-    adapter: Path | None
-    prompt: str
-    decoding: DecodingConfig
-    seed: int
-
-
-@dataclass(frozen=True)
 class Wish:
     """What a request wants beside a text.
 
@@ -88,13 +77,14 @@ class Wish:
 
 @dataclass(frozen=True)
 class Recogniser:
-    """The base with its adapters, and how recordings are put to it."""
+    """The base with its adapters, and how recordings are put to it. server: of vLLM, if one decodes."""
 
     config: ServeConfig
     base: Base
     models: Mapping[str, Model]
     cutter: Cutter
     room: Room
+    server: VllmServer | None = None
 
     @classmethod
     def of(cls, config: ServeConfig, overrides: Sequence[str] = ()) -> Recogniser:
@@ -107,20 +97,23 @@ class Recogniser:
         named |= {name: (adapter, config) for name, adapter in config.adapters.items()}
         if config.sweep is not None:
             adapter, trial = recommended_trial(config.sweep)
-            if trial.decoding.engine != NATIVE:
-                print(
-                    f"{config.sweep}: decoded by {trial.decoding.engine}; the server decodes with engine={NATIVE}",
-                    flush=True,
-                )
+            decoded, own = trial.decoding.engine, config.decoding.engine
+            if decoded != own:
+                print(f"{config.sweep}: decoded by {decoded}; the server decodes with engine={own}", flush=True)
+            if decoded != NATIVE:
                 trial = replace(trial, decoding=replace(trial.decoding, engine=NATIVE, vllm=VllmConfig()))
             of_trial = completed(config, trial, overrides)
             named[RECOMMENDED] = adapter, of_trial
             config = _with_base_of(config, of_trial)
         base = Base(config.model, config.data.features, threads=config.threads)
-        models = {name: _model(base, name, adapter, own) for name, (adapter, own) in named.items()}
+        server = VllmServer(config.decoding.vllm) if config.decoding.engine == VLLM else None
+        models = own_models(base, named) if server is None else models_of_server(base, server, named, config)
         cutter = Cutter(config.cut, config.max_seconds, kept=False)
         cutter.require_network()
-        return cls(config, base, models, cutter, Room(60 * config.max_total_minutes))
+        return cls(config, base, models, cutter, Room(60 * config.max_total_minutes), server)
+
+    def decoder(self) -> Decoder:
+        return Native(self.base) if self.server is None else ByVllm(self.base, qwen2_of(self.base), self.server)
 
     def jobs(self, upload: BinaryIO, name: str, model: Model, wish: Wish, held: ExitStack) -> tuple[Heard, list[Job]]:
         """A recording with a job for each of its pieces.
@@ -162,10 +155,16 @@ class Recogniser:
         return heard
 
     def requests(self, model: Model, temperature: float | None) -> Sequence[DecodingRequest]:
-        """The repeats of the model's decoding setting, at a temperature of the request's own if it has one."""
+        """The repeats of the model's decoding setting, at a temperature of the request's own if it has one.
+
+        Refused: the engine does not draw at it.
+        """
         setting = model.decoding
         if temperature is not None:
-            setting = replace(setting, text_temperature=temperature)
+            try:
+                setting = replace(setting, text_temperature=temperature)
+            except ConfigError as error:  # of vLLM
+                raise Refused(str(error), "temperature") from None
         return DecodingRequest(setting, model.seed).repeats(vocabulary=self.base.tokens.end)
 
 
@@ -177,13 +176,3 @@ def _with_base_of(config: ServeConfig, of_trial: ServeConfig) -> ServeConfig:
         data=replace(config.data, features=of_trial.data.features),
         decoding=replace(config.decoding, batch_size=of_trial.decoding.batch_size),
     )
-
-
-def _model(base: Base, name: str, adapter: str | None, config: ServeConfig) -> Model:
-    found = find_adapter(adapter)
-    folder = found[1] if found else None
-    if folder is not None:
-        require_base(base, folder, config.any_base)
-        base.saved_targets(folder)  # now, and not at its first request
-    prompt = prompt_of(config.data.prompt, folder, base.files.root)
-    return Model(name, folder, prompt, config.decoding, config.seed)

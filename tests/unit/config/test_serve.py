@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from kimi_audio_ft.config.serve import ServeConfig
-from kimi_audio_ft.config.train import DecodingConfig, VllmConfig
+from kimi_audio_ft.config.train import DecodingConfig, ModelConfig, VllmConfig
+from kimi_audio_ft.config.transcribe import SpeechConfig
 from kimi_audio_ft.errors import ConfigError
 
 BY_VLLM = DecodingConfig(engine="vllm", vllm=VllmConfig(sys.executable))
+AT_SERVER = DecodingConfig(engine="vllm", vllm=VllmConfig(url="http://127.0.0.1:8001"))
 
 
 @pytest.mark.parametrize(
@@ -30,10 +32,12 @@ BY_VLLM = DecodingConfig(engine="vllm", vllm=VllmConfig(sys.executable))
         ({"max_requests": 0}, "max_requests=0: must be 1 or more"),
         ({"threads": -1}, "threads=-1: must be 0 or more"),
         ({"cut": "vad"}, "cut='vad': must be one of pauses, windows"),
+        ({"decoding": BY_VLLM}, "decoding.vllm.url=None: must be the address of a running vLLM server"),
         (
-            {"decoding": BY_VLLM},
-            "decoding.engine='vllm': requests are decoded by the server .* Use decoding.engine=native",
+            {"decoding": AT_SERVER, "data": SpeechConfig(features="online")},
+            "data.features=.online.: decoding.engine=vllm hears recordings by stored features only",
         ),
+        ({"decoding": AT_SERVER, "model": ModelConfig(quantization="nf4")}, "decodes with a base in model.dtype"),
         ({"max_seconds": 31.0}, "max_seconds=31.0: must lie between 5 and 30 s"),
     ],
 )

@@ -100,6 +100,12 @@ REFUSED: list[tuple[str, list[Any], str]] = [
         [{"model": "a"}, {"max_lora_rank": 8}],
         "(model|max_lora_rank) follows from other options",
     ),
+    (
+        "decoding.vllm.url",
+        ["", "localhost:8000", "http://", "http://a:99999", "http://a b", "http://user@a", "http://a/?b", "ftp://a"],
+        "must be the address of a vLLM server. Write decoding.vllm.url=http://HOST:PORT",
+    ),
+    ("decoding.vllm.timeout", [0.0, -1.0, NAN, math.inf], "must be greater than 0 and at most 86400"),
     ("trainer.max_epochs", [0], ONE),
     ("trainer.max_steps", [0, -2], r"must be -1 \(no limit\) or 1 or more"),
     ("trainer.accumulate", [0], ONE),
@@ -212,6 +218,16 @@ def test_what_vllm_needs_and_cannot_do() -> None:
     with pytest.raises(ConfigError, match=r"^decoding\.text_temperature=0\.009: vLLM draws at 0\.01"):
         setting(text_temperature=0.009)
     assert setting(text_temperature=0.01).text_temperature == 0.01
+    there = VllmConfig(url="http://127.0.0.1:8000/v1/")
+    assert there.url == "http://127.0.0.1:8000"
+    for changes, said in (
+        ({"python": "p"}, r"decoding\.vllm\.url=.*: runs already, and decoding\.vllm\.python would start another"),
+        ({"options": {"seed": 1}}, r"decoding\.vllm\.options=.*: are of a vLLM that is started here"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            DecodingConfig(engine="vllm", vllm=dataclasses.replace(there, **changes))
+    with pytest.raises(ConfigError, match=r"decoding\.vllm\.url=.*: a running vLLM server decodes for `serve` alone"):
+        EvaluateConfig(decoding=DecodingConfig(engine="vllm", vllm=there))
     for options in ({"model": ModelConfig(quantization="nf4")}, {"data": DataConfig(features="online")}):
         with pytest.raises(ConfigError, match=r"decoding\.engine=vllm .*decoding\.engine=native"):
             EvaluateConfig(decoding=setting(), **options)

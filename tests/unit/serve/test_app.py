@@ -19,6 +19,7 @@ from kimi_audio_ft.config.serve import ServeConfig
 from kimi_audio_ft.config.train import ModelConfig
 from kimi_audio_ft.serve.app import Guard, make_app
 from kimi_audio_ft.serve.engine import Engine
+from kimi_audio_ft.serve.native import Native
 from kimi_audio_ft.serve.recogniser import Recogniser
 
 SCOPE = {"type": "http", "path": "/v1/audio/transcriptions", "headers": []}
@@ -78,7 +79,7 @@ def test_a_body_is_counted_whatever_its_length_is_said_to_be() -> None:
 @pytest.fixture(scope="module")
 def engine() -> Engine:
     """At its end: what is submitted is cancelled."""
-    with Engine(Base(ModelConfig(dtype="float32"), "cached"), 1) as ended:
+    with Engine(Native(Base(ModelConfig(dtype="float32"), "cached")), 1) as ended:
         pass
     return ended
 

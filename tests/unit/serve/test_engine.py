@@ -12,6 +12,7 @@ from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import DEFAULT_PROMPT, DecodingConfig, ModelConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.serve.engine import Engine, Job
+from kimi_audio_ft.serve.native import Native
 
 GREEDY = DecodingRequest(DecodingConfig(max_new_tokens=6), 0)
 SAMPLED = [DecodingRequest(DecodingConfig(max_new_tokens=6, text_temperature=0.8), 3, repeat) for repeat in range(2)]
@@ -32,7 +33,7 @@ def job(
 
 def decoded(base: Base, jobs: Sequence[Job], batch_size: int = 4) -> tuple[list[list[str]], int]:
     """The texts of jobs that all wait before the first is decoded, and the number of batches."""
-    engine = Engine(base, batch_size)
+    engine = Engine(Native(base), batch_size)
     engine.submit(jobs)
     with engine:
         texts = [[str(one) for one in job.answers.result(60)] for job in jobs]
@@ -63,7 +64,7 @@ def test_short_recordings_go_before_the_ends_of_long_ones(base: Base) -> None:
 
 def test_long_recordings_end_however_many_short_ones_come(base: Base) -> None:
     """A short one comes with every batch; the pieces of the long one are decoded between them."""
-    engine, order = Engine(base, 1), list[str]()
+    engine, order = Engine(Native(base), 1), list[str]()
     long = [job(f"long {number}", number) for number in range(2)]
     short = [job(f"short {number}") for number in range(3)]
     coming = iter(short)
@@ -82,9 +83,9 @@ def test_long_recordings_end_however_many_short_ones_come(base: Base) -> None:
 
 
 def test_failed_batches_in_a_row_are_counted(base: Base, tmp_path: Path) -> None:
-    engine, jobs = Engine(base, 1), [job("fine"), job("lost"), job("lost too")]
+    engine, jobs = Engine(Native(base), 1), [job("fine"), job("lost"), job("lost too")]
     for one in jobs[1:]:
-        one.adapter = tmp_path / "no adapter"
+        one.adapter = str(tmp_path / "no adapter")
     engine.submit(jobs)
     with engine:
         assert jobs[2].answers.exception(60) is not None
@@ -96,9 +97,9 @@ def test_failed_batches_in_a_row_are_counted(base: Base, tmp_path: Path) -> None
 
 def test_cancelled_jobs_cost_nothing_and_errors_are_told(base: Base, tmp_path: Path) -> None:
     gone, lost, fine = job("gone"), job("lost"), job("fine")
-    lost.adapter = tmp_path / "no adapter"
+    lost.adapter = str(tmp_path / "no adapter")
     assert gone.answers.cancel()
-    engine = Engine(base, 1)
+    engine = Engine(Native(base), 1)
     engine.submit([gone, lost, fine])
     with engine:
         assert lost.answers.exception(60) is not None
@@ -107,7 +108,7 @@ def test_cancelled_jobs_cost_nothing_and_errors_are_told(base: Base, tmp_path: P
 
 
 def test_what_comes_too_late_is_cancelled(base: Base) -> None:
-    with Engine(base, 1) as engine:
+    with Engine(Native(base), 1) as engine:
         pass
     late = job("late")
     engine.submit([late])

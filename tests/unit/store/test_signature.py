@@ -60,6 +60,7 @@ OTHER: dict[str, Any] = {
     "decoding.engine": "native",  # any other needs an environment of its own
     "decoding.vllm.python": "python",
     "decoding.vllm.options": {"tensor_parallel_size": 2},
+    "decoding.vllm.url": "http://127.0.0.1:8000",
     "logger.kind": "csv",
     "logger.project": "other",
     "logger.entity": "team",

@@ -1,0 +1,113 @@
+"""Batches decoded by a running vLLM server: their prompts are made here, and it makes batches of its own of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import BoundedSemaphore
+from typing import Any
+
+import torch
+
+from kimi_audio_ft.base import Base
+from kimi_audio_ft.data.dataset import Sample
+from kimi_audio_ft.decoding.request import Answer
+from kimi_audio_ft.decoding.vllm import Prompt, answer_of, sampling_arguments
+from kimi_audio_ft.features.encode import DTYPES
+from kimi_audio_ft.manifest.conversation import TEXT_EOS
+from kimi_audio_ft.merging.prompt_embeddings import PromptEmbeddings
+from kimi_audio_ft.serve.engine import Job, Unavailable
+from kimi_audio_ft.serve.front_end import FrontEnd
+from kimi_audio_ft.serve.vllm_server import OPTION, Rejected, VllmServer
+
+log = logging.getLogger(__name__)
+
+# Pieces that the server has at a time; others wait here, where short recordings go before the ends of long ones.
+_AT_ONCE = 64
+# Prompts, and their lengths, that show whether the server has the embedding table of the front end; by how much the
+# log probabilities of what follows them may differ.
+_PROBES, _PROBE_LENGTH, _TOLERANCE = 3, 8, 0.1
+
+
+class ByVllm:
+    """A front end, and the vLLM server that has its Qwen2.
+
+    Args:
+        base: with the front end as its ``model.path``. folder: of the Qwen2.
+    """
+
+    def __init__(self, base: Base, folder: Path, server: VllmServer) -> None:
+        self._base, self._folder, self._server = base, folder, server
+        self._is_sound = False
+
+    def __enter__(self) -> None:
+        self._base.about_to_compute()
+        dtype = DTYPES[self._base.settings.dtype]
+        self._embeddings = PromptEmbeddings.from_pretrained(self._folder, dtype, self._base.device)
+        self._require_sound()
+        self._front_end = FrontEnd(self._base)
+        self._room, self._threads = BoundedSemaphore(_AT_ONCE), ThreadPoolExecutor(_AT_ONCE, "vllm")
+
+    def __exit__(self, *error: object) -> None:
+        self._threads.shutdown()
+
+    def trouble(self) -> str | None:
+        try:
+            self._server.require_health()
+        except Unavailable as error:
+            return error.rule
+        return None
+
+    def decode(self, batch: Sequence[Job]) -> list[Future[list[Answer]]]:
+        if not self._is_sound:
+            self._require_sound()
+            log.warning("the vLLM server at %s is back", self._server.url)
+        return [self._handed_over(*pair) for pair in zip(batch, self._front_end.samples(batch), strict=True)]
+
+    def _handed_over(self, job: Job, sample: Sample) -> Future[list[Answer]]:
+        prompt = Prompt.of(sample, self._embeddings, [job.requests[0].setting], self._base.tokenizer)
+        self._room.acquire()
+        found = self._threads.submit(self._answers, job, prompt)
+        found.add_done_callback(lambda _: self._room.release())
+        return found
+
+    def _answers(self, job: Job, prompt: Prompt) -> list[Answer]:
+        """One for each request, which differ in their repeats alone."""
+        first, end = job.requests[0], self._base.tokenizer.special_tokens[TEXT_EOS]
+        limit = max(1, min(prompt.limits[0], self._positions - len(prompt.rows)))
+        sampling = sampling_arguments(first, job.key, limit, end, likelihoods=True)
+        try:
+            found = self._server.complete(job.adapter or self._name, [prompt.rows], len(job.requests), **sampling)
+        except Unavailable as error:
+            if self._is_sound:  # once for all requests that fail by it
+                log.error("%s", error)
+            self._is_sound = False
+            raise
+        return [answer_of(one.tokens, sum(one.chances), limit, self._base) for one in found]
+
+    def _require_sound(self) -> None:
+        """Raise Unavailable unless the server is there and takes embeddings of this front end."""
+        listed = self._server.models()
+        self._name, self._positions = listed.base, listed.positions
+        table = self._embeddings.embed_tokens.weight
+        ids = torch.randint(len(table), (_PROBES, _PROBE_LENGTH), generator=torch.Generator().manual_seed(0))
+        ids[:, 0] = last = len(table) - 1
+        # The bias of 0 has the server compare ids with its vocabulary: one that is beyond its table may end it.
+        probe: dict[str, Any] = {"max_tokens": 1, "temperature": 0.0, "ignore_eos": True, "logit_bias": {str(last): 0.0}}
+        given = ids.tolist(), list(table[ids].cpu())
+        try:
+            found = [self._server.complete(self._name, prompts, **probe) for prompts in given]
+        except Rejected as error:
+            raise self._other_model(str(error)) from None
+        for by_ids, by_rows in zip(*found, strict=True):
+            if not abs(by_ids.chances[0] - by_rows.chances[0]) <= _TOLERANCE:
+                said = f"{by_ids.chances[0]:.3f} and {by_rows.chances[0]:.3f} after the same tokens"
+                raise self._other_model(f"log probabilities of {said}, by its embeddings and by these")
+        self._is_sound = True
+
+    def _other_model(self, how: str) -> Unavailable:
+        rule = f"the vLLM server has another model than the front end ({how})"
+        remedy = f"Start it with {self._folder}, or set model.path to the front end of its own"
+        return Unavailable(OPTION, self._server.url, rule, remedy)
