@@ -17,12 +17,13 @@ _SRUN = ".*`srun` command is available"
 
 
 def quiet_libraries() -> None:
-    """Silence Lightning's hardware lines, advertisements and notes on saving, and warnings about names in libraries."""
+    """Silence Lightning's hardware lines, advertisements and notes, lines for HTTP requests, and renamed names."""
     # Not "pytorch_lightning" itself, whose level is set when it is imported.
     for name in (
         "pytorch_lightning.utilities.rank_zero",
         "pytorch_lightning.trainer.connectors.checkpoint_connector",
         "lightning_fabric.utilities.distributed",
+        "httpx",  # a line for each request
     ):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (_RENAMED, _TREESPEC, _COLLECTIVES, _SRUN):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +21,7 @@ from kimi_audio_ft.manifest.conversation import TEXT_EOS
 from kimi_audio_ft.merging.prompt_embeddings import PromptEmbeddings
 from kimi_audio_ft.serve.engine import Job, Unavailable
 from kimi_audio_ft.serve.front_end import FrontEnd
-from kimi_audio_ft.serve.vllm_server import OPTION, Rejected, VllmServer
+from kimi_audio_ft.serve.vllm_server import OPTION, Completion, Rejected, VllmServer
 
 log = logging.getLogger(__name__)
 
@@ -95,14 +96,15 @@ class ByVllm:
         ids = torch.randint(len(table), (_PROBES, _PROBE_LENGTH), generator=torch.Generator().manual_seed(0))
         ids[:, 0] = last = len(table) - 1
         # The bias of 0 has the server compare ids with its vocabulary: one that is beyond its table may end it.
-        probe: dict[str, Any] = {"max_tokens": 1, "temperature": 0.0, "ignore_eos": True, "logit_bias": {str(last): 0.0}}
+        probe: dict[str, Any] = {"max_tokens": 1, "temperature": 0.0, "ignore_eos": True}
+        probe["logit_bias"] = {str(last): 0.0}
         given = ids.tolist(), list(table[ids].cpu())
         try:
             found = [self._server.complete(self._name, prompts, **probe) for prompts in given]
         except Rejected as error:
             raise self._other_model(str(error)) from None
         for by_ids, by_rows in zip(*found, strict=True):
-            if not abs(by_ids.chances[0] - by_rows.chances[0]) <= _TOLERANCE:
+            if not _are_alike(by_ids, by_rows):
                 said = f"{by_ids.chances[0]:.3f} and {by_rows.chances[0]:.3f} after the same tokens"
                 raise self._other_model(f"log probabilities of {said}, by its embeddings and by these")
         self._is_sound = True
@@ -111,3 +113,9 @@ class ByVllm:
         rule = f"the vLLM server has another model than the front end ({how})"
         remedy = f"Start it with {self._folder}, or set model.path to the front end of its own"
         return Unavailable(OPTION, self._server.url, rule, remedy)
+
+
+def _are_alike(one: Completion, other: Completion) -> bool:
+    """Whether the likeliest tokens are, up to rounding: of two that are nearly equal either may be taken."""
+    near, half = abs(one.chances[0] - other.chances[0]) <= _TOLERANCE, math.log(0.5)
+    return near and (one.tokens == other.tokens or one.chances[0] <= half + _TOLERANCE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kimi_audio_ft.base import Base, base_facts, find_adapter, require_base
 from kimi_audio_ft.config.checks import require
@@ -12,6 +13,7 @@ from kimi_audio_ft.config.serve import BASE, ServeConfig
 from kimi_audio_ft.config.train import DecodingConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.files import read_json_object
+from kimi_audio_ft.manifest.prompts import PROMPT
 from kimi_audio_ft.model.files import FRONT_END_NAME, MERGE_RECORD
 from kimi_audio_ft.serve.vllm_server import OPTION, VllmServer
 from kimi_audio_ft.transcribe.prompts import prompt_of
@@ -62,6 +64,7 @@ def models_of_server(base: Base, server: VllmServer, named: Named, others: Serve
         UserError: the server cannot be used or lacks an adapter, or ``model.path`` is no front end.
     """
     qwen2, there = qwen2_of(base), server.models().adapters
+    merged = read_json_object(qwen2 / MERGE_RECORD, f"Write it again: {_MERGE}")
     require(BASE not in there, OPTION, server.url, f"has an adapter named {BASE}, the base alone here", "Name it anew")
     found = {}
     for name, (adapter, options) in named.items():
@@ -71,8 +74,8 @@ def models_of_server(base: Base, server: VllmServer, named: Named, others: Serve
             export = f"python -m kimi_audio_ft.export_adapter adapter={adapter} out=FOLDER"
             remedy = f"Start it with --enable-lora --lora-modules {name}=FOLDER ({export})"
             require(name in there, "adapters", name, rule, remedy)
-            _require_same_base(base, qwen2, folder, options.any_base)
-        prompt = prompt_of(options.data.prompt, folder, qwen2)
+            _require_same_base(base, merged, folder, options.any_base)
+        prompt = prompt_of(options.data.prompt, folder, qwen2 if merged.get("adapter") or merged.get(PROMPT) else None)
         found[name] = Model(name, name if folder else None, prompt, options.decoding, options.seed)
     for name in there:
         if name not in found:
@@ -96,9 +99,13 @@ def qwen2_of(base: Base) -> Path:
     return root.parent
 
 
-def _require_same_base(base: Base, qwen2: Path, folder: Path, any_base: bool) -> None:
-    """Raise a ConfigError if an adapter is known to be of another base than the Qwen2, unless ``any_base``."""
-    facts, merged = base_facts(folder), read_json_object(qwen2 / MERGE_RECORD, f"Write it again: {_MERGE}")
+def _require_same_base(base: Base, merged: Mapping[str, Any], folder: Path, any_base: bool) -> None:
+    """Raise a ConfigError if an adapter is known to be of another base than the Qwen2, unless ``any_base``.
+
+    Args:
+        merged: record of the Qwen2.
+    """
+    facts = base_facts(folder)
     if any_base or not facts or (facts["base"] == merged.get("base") and merged.get("adapter") is None):
         return
     trained_on, has = facts["config"]["model"]["path"], merged.get("adapter")
