@@ -28,6 +28,7 @@ COMPOSED = {
     ("7b", "From download to merge"): "the 7B, and GPUs",
     ("clusters", "By an option"): "Slurm or Ray, on which tests/slurm and test_ray_sweep.py run sweeps",
     ("recogniser", "Decoding by vLLM"): "vLLM, whose part tests/unit/decoding/test_vllm_process.py plays",
+    ("recogniser", "A server on vLLM"): "vLLM; test_serve_vllm.py types them where there is one",
 }
 # Likewise commands with a word.
 COMPOSED_WORDS = {
@@ -116,7 +117,7 @@ class Reader:
 
     def compose(self, words: list[str]) -> None:
         """Have the config of a command shown, of a sweep that of its first trial."""
-        if words[1:3] == ["-m", "venv"]:
+        if words[1:3] == ["-m", "venv"] or words[0].startswith("vllm_env/"):
             return
         first = first_values([word for word in words[3:] if word != "-m"])
         shown = "all" if any(option.startswith("hydra.") for option in first) else "job"
