@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
+from multirun_analysis.report.page import chart_libraries
 from tests.forkserver import fork_command
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -171,13 +172,20 @@ def corpus(made_once: MadeOnce) -> Path:
 
 @pytest.fixture(scope="session")
 def prepared(corpus: Path, made_once: MadeOnce) -> Workplace:
-    """Where ``data/{train,eval}.jsonl`` and their pretokenized copies lie, with their features in the store."""
+    """Where ``data/{train,eval}.jsonl`` and their pretokenized copies lie.
+
+    The store has their features, and the report's script, which takes seconds to bundle.
+    """
 
     def prepare(folder: Path) -> None:
         place = Workplace(folder)
         csv = ("kimi_audio_ft.prepare", f"csv={corpus / 'corpus.csv'}", "out=data", "group_column=recording")
         place.succeed(*csv, "eval_ratio=0.4", "test_ratio=0", "max_refused=0.25")  # the corpus has 5 bad rows of 20
         place.succeed("kimi_audio_ft.tokenize", "manifests=[data/train.jsonl,data/eval.jsonl]", "progress=false")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("KIMI_AUDIO_FT_STORE", str(place.store))
+            chart_libraries.cache_clear()
+            chart_libraries()  # kept in the store
 
     return Workplace(made_once("prepared", prepare))
 
@@ -195,9 +203,11 @@ def new_workplace(prepared: Workplace, tmp_path_factory: pytest.TempPathFactory)
 
 
 def lay_out(prepared: Workplace, place: Workplace) -> None:
-    """Give a new workplace its ``data/`` and the features of its recordings."""
+    """Give a new workplace its ``data/``, the features of its recordings and the report's script."""
     shutil.copytree(prepared.folder / "data", place.folder / "data")
-    shutil.copytree(prepared.store / "features", place.store / "features")
+    for kind in ("features", "report"):
+        if (prepared.store / kind).is_dir():  # an unknown version's script is bundled anew each time
+            shutil.copytree(prepared.store / kind, place.store / kind)
 
 
 @pytest.fixture
