@@ -9,7 +9,7 @@ import random
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,14 +35,29 @@ ORDER = ("faults", "slurm", "integration", "numerics")
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Iterator[object]:
+def pytest_collection(session: pytest.Session) -> Iterator[object]:
     """Without looking for garbage in what is imported, now or at every later collection."""
     gc.disable()
     try:
-        return (yield)
+        with compiled_once(session.config):
+            return (yield)
     finally:
         gc.freeze()
         gc.enable()
+
+
+@contextmanager
+def compiled_once(config: pytest.Config) -> Iterator[None]:
+    """In a fresh checkout the first test process imports alone: at the same time each would compile everything."""
+    if "PYTEST_XDIST_WORKER" in os.environ and not (REPOSITORY / "tests" / "unit" / "__pycache__").is_dir():
+        folder = Path(config.option.basetemp).parent  # every process has a folder of its own below it
+        compiled = folder / "compiled"
+        with FileLock(folder / "compiled.lock"):
+            if not compiled.exists():
+                yield
+                compiled.touch()
+                return
+    yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
