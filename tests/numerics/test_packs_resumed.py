@@ -20,13 +20,14 @@ from tests.sameness import assert_same, assert_same_bits
 
 Config = Callable[..., TrainConfig]
 DROPOUT = {name: {"lora": {"lora_dropout": 0.2}} for name in NAMES}
-# Four steps an epoch, each of four conversations one by one; the last step is the second epoch's third.
-TRAINER = {"max_steps": 7, "log_every": 3, "save_every": 3, "accumulate": 4}
+# Four steps an epoch, each of two conversations one by one; the last step is the second epoch's third.
+DATA = {"batch_size": 1, "train_subset": 8}
+TRAINER = {"max_steps": 7, "log_every": 3, "save_every": 3, "accumulate": 2}
 
 
 @pytest.fixture
 def config(trial_config: Config) -> TrainConfig:
-    return trial_config(data={"batch_size": 1}, trainer=TRAINER)
+    return trial_config(data=DATA, trainer=TRAINER)
 
 
 def after(step: int) -> Callable[[], bool]:
