@@ -16,7 +16,10 @@ Utterance = Mapping[str, Any]
 def metrics_of(row: Mapping[str, Any]) -> dict[str, float]:
     """Values to record of a point of the learning curves."""
     metrics = {"epoch": row["epoch"], f"{row['split']}/loss": row["loss"]}
-    return metrics if row["lr"] is None else {**metrics, "train/lr": row["lr"]}
+    figures = {
+        f"train/{name}": row.get(name) for name in ("lr", "grad_norm")
+    }  # curves of earlier versions have no norm
+    return metrics | {name: value for name, value in figures.items() if value is not None}
 
 
 class Tracker:
@@ -30,6 +33,9 @@ class Tracker:
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record values, such as ``train/loss``, at an optimizer step; steps may repeat or start again."""
 
+    def belongs_to(self, folder: Path) -> None:
+        """Record which trial's folder this is the record of, where it was opened before that was known."""
+
     def keep_adapter(self, folder: Path, signature: str) -> None:
         """Record the trained adapter, where the record's options ask for it."""
 
@@ -38,6 +44,22 @@ class Tracker:
 
     def fail(self, message: str) -> None:
         """Close the record of a trial that broke, with the reason."""
+
+
+class NewPoints:
+    """Tells new points of curves from repeated ones: a resumed training, and an adapter that is reused, give all again.
+
+    logged: the last step of each metric.
+    """
+
+    def __init__(self) -> None:
+        self.logged: dict[str, int] = {}
+
+    def of(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
+        """Those of the metrics that have no value at this step yet."""
+        new = {name: value for name, value in metrics.items() if step > self.logged.get(name, -1)}
+        self.logged.update(dict.fromkeys(new, step))
+        return new
 
 
 class CsvRun(Tracker):

@@ -40,7 +40,8 @@ class AdapterSpec:
 class AdapterState:
     """State of an adapter in training.
 
-    rate, step_loss: learning rate and loss (over all ranks) of the last step. failure: why its training failed.
+    rate, step_loss, grad_norm: of the last step, the loss and the norm of gradients (before clipping) over all ranks.
+    failure: why its training failed.
     """
 
     optim: OptimConfig
@@ -48,6 +49,7 @@ class AdapterState:
     name: str = ONE
     rate: float = 0.0
     step_loss: float = 0.0
+    grad_norm: float = 0.0
     failure: TrainingFailed | None = None
     dropout: DropoutSeed = field(default_factory=DropoutSeed)
 

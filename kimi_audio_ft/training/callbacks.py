@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -45,9 +46,10 @@ class Curve:
 
 
 class CurveRecorder(pl.Callback):
-    """Records ``{"step", "epoch", "split", "loss", "lr"}`` rows of every adapter; saved in checkpoints.
+    """Records ``{"step", "epoch", "split", "loss", "lr", "grad_norm"}`` rows of every adapter; saved in checkpoints.
 
-    A training row is the mean loss of the optimizer steps since the last row, with the rate of its step. A validation
+    A training row is the mean loss of the optimizer steps since the last row, with the rate of its step and the norm of
+    its gradients before clipping (None where that is not finite). A validation
     row (``validate()``) follows every ``val_every`` steps (0: every epoch) and the last step. ``on_row`` is called with
     an adapter's name and each new row.
 
@@ -97,7 +99,7 @@ class CurveRecorder(pl.Callback):
             losses = self.validated(step)
             pl_module.log("val_loss", sum(losses.values()) / len(losses), prog_bar=True, logger=False)
             for name, loss in losses.items():
-                self._add(name, step, epoch, "val", loss, None)
+                self._add(name, step, epoch, "val", loss)
 
     def validated(self, step: int) -> dict[str, float]:
         """Validation losses by adapter after this step, computed at most once per step."""
@@ -109,11 +111,21 @@ class CurveRecorder(pl.Callback):
         curve = self.curves[state.name]
         curve.add(state.step_loss)
         if step % self.log_every == 0 or last:
-            self._add(state.name, step, epoch, "train", curve.sum / curve.steps, state.rate)
+            norm = state.grad_norm if math.isfinite(state.grad_norm) else None
+            self._add(state.name, step, epoch, "train", curve.sum / curve.steps, state.rate, norm)
             curve.sum, curve.steps = 0.0, 0
 
-    def _add(self, name: str, step: int, epoch: float, split: str, loss: float, rate: float | None) -> None:
-        row = {"step": step, "epoch": round(epoch, 4), "split": split, "loss": loss, "lr": rate}
+    def _add(
+        self,
+        name: str,
+        step: int,
+        epoch: float,
+        split: str,
+        loss: float,
+        rate: float | None = None,
+        norm: float | None = None,
+    ) -> None:
+        row = {"step": step, "epoch": round(epoch, 4), "split": split, "loss": loss, "lr": rate, "grad_norm": norm}
         self.curves[name].rows.append(row)
         self.on_row(name, row)
 

@@ -153,17 +153,21 @@ class AdapterTraining(pl.LightningModule):
             owners = batch["owners"]  # as a slice where they are all, for a list of indices would be copied to a GPU
             sums[slice(len(owners)) if owners == list(range(len(owners))) else owners] += losses.detach()
             sums[-1] += batch["inputs"]["attention_mask"].sum() * batch["copies"]
-        for state, group in zip(self.states, optimizer.param_groups, strict=True):
-            if state.optim.max_grad_norm and state.failure is None:
-                self.strategy.clip(group["params"], state.optim.max_grad_norm)
+        norms = [
+            self.strategy.clip(group["params"], state.optim.max_grad_norm)
+            for state, group in zip(self.states, optimizer.param_groups, strict=True)
+            if state.failure is None
+        ]
         optimizer.step()
         sums[-2] = float(self.should_stop())
-        *step_losses, requests, tokens = self.strategy.reduce(sums, reduce_op="sum").tolist()
+        sums = self.strategy.reduce(sums, reduce_op="sum")
+        figures = torch.cat([torch.stack(norms).to(sums), sums]).tolist()  # a GPU is waited for once a step
+        step_norms, (*step_losses, requests, tokens) = figures[: len(norms)], figures[len(norms) :]
         self.stop_asked, self.step_tokens = requests > 0, int(tokens)
         if self.trainer.progress_bar_callback is not None:
             self.log("train_loss", sum(step_losses) / len(active), prog_bar=True, logger=False)
-        for state, loss in zip(active, step_losses, strict=True):
-            state.step_loss = loss
+        for state, loss, norm in zip(active, step_losses, step_norms, strict=True):
+            state.step_loss, state.grad_norm = loss, norm
             self._drop_if_failed(state)
         if not self.active:
             raise Leave

@@ -22,6 +22,7 @@ from pytorch_lightning.strategies import (
 )
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
@@ -56,8 +57,11 @@ class AdapterStrategy(Strategy):
         """The batch on this process's device; on a CPU it is there, and Lightning would look at every value of it."""
         return batch if self.root_device.type == "cpu" else super().batch_to_device(batch, device, dataloader_idx)
 
-    def clip(self, parameters: Sequence[nn.Parameter], norm: float) -> None:
-        nn.utils.clip_grad_norm_(parameters, norm)
+    def clip(self, parameters: Sequence[nn.Parameter], norm: float) -> Tensor:
+        """Clip gradients to a norm, 0 to none; returns the norm that they had, which nobody waits for."""
+        if norm:
+            return nn.utils.clip_grad_norm_(parameters, norm)
+        return nn.utils.get_total_norm([value.grad for value in parameters if value.grad is not None])
 
     def teardown(self) -> None:
         """Leave the base on its device: Lightning would move it to the CPU's memory, in every process."""
@@ -125,6 +129,10 @@ class Shards(AdapterStrategy, ModelParallelStrategy):
                 fully_shard(module, mesh=mesh)
         self._sharded: Any = fully_shard(model, mesh=mesh)
 
+    def clip(self, parameters: Sequence[nn.Parameter], norm: float) -> Tensor:
+        whole: Any = super().clip(parameters, norm)
+        return whole.full_tensor() if isinstance(whole, DTensor) else whole
+
     def accumulating(self, last: bool) -> Any:
         """Reduce gradients over the ranks at the last micro-batch only."""
         self._sharded.set_requires_gradient_sync(last)
@@ -184,8 +192,15 @@ class ZeroThree(AdapterStrategy, DeepSpeedStrategy):
         for buffer in model.buffers():
             buffer.data = buffer.data.to(self.root_device)
 
-    def clip(self, parameters: Sequence[nn.Parameter], norm: float) -> None:
-        """No-op: DeepSpeed clips by its own config."""
+    def clip(self, parameters: Sequence[nn.Parameter], norm: float) -> Tensor:
+        """Nothing yet: DeepSpeed clips by its own config in its step, which fills in the norm."""
+        self._norm = torch.zeros((), device=self.root_device)
+        return self._norm
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
+        done = super().optimizer_step(*args, **kwargs)
+        self._norm.copy_(torch.as_tensor(self.deepspeed_engine.get_global_grad_norm()))
+        return done
 
     @contextmanager
     def accumulating(self, last: bool) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Charts of training and validation loss, one line per adapter (not per trial: decoding does not change a loss)."""
+"""Charts of losses and gradient norms, one line per adapter (not per trial: decoding changes neither)."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from multirun_analysis.compare import Adapter
 from multirun_analysis.messages import Messages
 
 SPLITS = ("train", "val")
+TITLES = {"train-loss": "loss.train", "val-loss": "loss.val", "grad-norm": "loss.norm"}
 MOST_POINTS = 150  # of one line; longer curves are averaged over runs of neighbouring steps
-LOG_FROM_RATIO = 20  # losses that span more than this are drawn on a log axis
+LOG_FROM_RATIO = 20  # values that span more than this are drawn on a log axis
 
 
 def loss_figures(analysis: Analysis, say: Messages) -> list[Figure]:
-    """A figure for the training and one for the validation loss; none for a split that was not logged."""
+    """A figure for the training and one for the validation loss, and for the norm of gradients; none without points."""
     figures = []
     names = [adapter_label(adapter, analysis, say) for adapter in analysis.adapters]
     named = list(zip(analysis.adapters, names, strict=True))
@@ -35,18 +36,23 @@ def loss_figures(analysis: Analysis, say: Messages) -> list[Figure]:
     axes = _axes([point for some in points.values() for point in some], say)
     for split, some in points.items():
         if some:
-            figures.append(_figure(split, some, axes, list(dict.fromkeys(names)), analysis, say))
+            figures.append(_figure(f"{split}-loss", some, axes, list(dict.fromkeys(names)), analysis, say))
+    norms = [point for adapter, name in named for point in _line(adapter, name, "train", "grad_norm")]
+    if norms:
+        axes = _axes(norms, say, "grad_norm")
+        figures.append(_figure("grad-norm", norms, axes, list(dict.fromkeys(names)), analysis, say, "grad_norm"))
     return figures
 
 
-def _line(adapter: Adapter, name: str, split: str) -> list[Point]:
-    logged = [(row["step"], float(row["loss"])) for row in adapter.source.losses(split)]
+def _line(adapter: Adapter, name: str, split: str, what: str = "loss") -> list[Point]:
+    rows = adapter.source.losses(split)  # curves of earlier versions have no norm
+    logged = [(row["step"], float(row[what])) for row in rows if isinstance(row.get(what), int | float)]
     every = math.ceil(len(logged) / MOST_POINTS) or 1
     runs = [logged[start : start + every] for start in range(0, len(logged), every)]
     return [
         {
             "step": run[-1][0],
-            "loss": round(sum(loss for _, loss in run) / len(run), 5),
+            what: round(sum(value for _, value in run) / len(run), 5),
             "adapter": name,
             "signature": adapter.signature,
         }
@@ -54,12 +60,20 @@ def _line(adapter: Adapter, name: str, split: str) -> list[Point]:
     ]
 
 
-def _figure(split: str, points: list[Point], axes: Spec, names: list[str], analysis: Analysis, say: Messages) -> Figure:
+def _figure(
+    key: str,
+    points: list[Point],
+    axes: Spec,
+    names: list[str],
+    analysis: Analysis,
+    say: Messages,
+    what: str = "loss",
+) -> Figure:
     several = len(names) > 1
     told = [
         nominal("adapter", title=say("loss.adapter")),
         quantity("step", title=say("loss.step")),
-        quantity("loss", title=say("loss.loss"), format=".4f"),
+        quantity(what, title=say(f"loss.{what}"), format=".4f"),
     ]
     legend = {} if several else {"legend": None}
     line, points_of = (
@@ -67,18 +81,18 @@ def _figure(split: str, points: list[Point], axes: Spec, names: list[str], analy
         for mark in ("line", "point")
     )
     fading = {"opacity": if_picked(0.9, otherwise=0.1)} if several else {}
-    shown = 0.9 if split == "val" else 0.0  # every point of a training curve carries a tooltip, but would hide the line
+    shown = 0.9 if key == "val-loss" else 0.0  # those of a training curve would hide it; they carry tooltips
     dots = points_of | {"opacity": if_picked(shown, otherwise=0.0), "tooltip": told}
     layers = [
         layer(points, "line", line | fading, picked_in_legend("adapter"), strokeWidth=1.8),
         layer(points, "point", dots, filled=True, size=26),
     ]
     caption = say("loss.caption" if several else "loss.one", n=len(analysis.adapters))
-    turned = _turned(analysis, say) if split == "val" else []
+    turned = _turned(analysis, say) if key == "val-loss" else []
     if turned:
         layers.append(layer(turned, "point", axes | {"tooltip": told}, size=190, strokeWidth=2, style="ring"))
         caption += " " + say("loss.marked")
-    return Figure(f"{split}-loss", say(f"loss.{split}"), caption, drawn(layers, names))
+    return Figure(key, say(TITLES[key]), caption, drawn(layers, names))
 
 
 def _turned(analysis: Analysis, say: Messages) -> list[Point]:
@@ -90,14 +104,14 @@ def _turned(analysis: Analysis, say: Messages) -> list[Point]:
     ]
 
 
-def _axes(points: list[Point], say: Messages) -> Spec:
+def _axes(points: list[Point], say: Messages, what: str = "loss") -> Spec:
     """The same for the losses of both splits, so that they can be compared."""
-    losses, last = [point["loss"] for point in points], max((point["step"] for point in points), default=1)
-    low, high = min(losses, default=0.0), max(losses, default=1.0)
+    values, last = [point[what] for point in points], max((point["step"] for point in points), default=1)
+    low, high = min(values, default=0.0), max(values, default=1.0)
     wide = low > 0 and high / low > LOG_FROM_RATIO
     scale = {"type": "log" if wide else "linear", "zero": False, "domain": [low, high], "nice": True}
     steps = {"domain": [0, last]}
     return {
         "x": quantity("step", title=say("loss.step"), axis={"grid": False, "tickCount": 6}, scale=steps),
-        "y": quantity("loss", title=say("loss.loss"), axis={"tickCount": 5}, scale=scale),
+        "y": quantity(what, title=say(f"loss.{what}"), axis={"tickCount": 5}, scale=scale),
     }

@@ -50,6 +50,7 @@ class TestLength:
         assert [row["step"] for row in train] == list(range(1, 9))
         assert [row["epoch"] for row in train] == [0.25 * step for step in range(1, 9)]
         assert [(row["step"], row["epoch"], row["lr"]) for row in val] == [(4, 1.0, None), (8, 2.0, None)]
+        assert all(row["grad_norm"] > 0 for row in train) and all(row["grad_norm"] is None for row in val)
         assert facts["final_train_loss"] == sum(row["loss"] for row in train[4:]) / 4  # of the last epoch
         assert facts["final_val_loss"] == val[-1]["loss"]
         assert facts["trainable_parameters"] == sum(value.numel() for value in adapter(tmp_path).values())
@@ -194,15 +195,20 @@ class TestWhatIsTrained:
 
 
 class ClippedNorms(pl.Callback):
-    """Norm of all gradients as the optimizer used them."""
+    """Norm of all gradients as the optimizer used them, and as it is recorded."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.norms: list[float] = []
+        self.recorded: list[float] = []
         trainer.optimizers[0].register_step_post_hook(self._measure)
 
     def _measure(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         self.norms.append(float(torch.stack([gradient.norm() for gradient in gradients]).norm()))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        assert isinstance(pl_module, AdapterTraining)
+        self.recorded.append(pl_module.states[0].grad_norm)
 
 
 @pytest.mark.parametrize(("limit", "clips"), [(0.01, True), (0.0, False), (1e6, False)])
@@ -217,6 +223,8 @@ def test_gradients_are_clipped(trial_config: Config, tmp_path: Path, limit: floa
         trainer.fit(module, datamodule=trial.data)
     assert len(watch.norms) == 2
     assert all((norm == pytest.approx(0.01, rel=1e-3)) if clips else norm > 0.02 for norm in watch.norms)
+    assert all(norm > 0.02 for norm in watch.recorded), "before clipping"
+    assert clips or watch.norms == pytest.approx(watch.recorded, rel=1e-5)
 
 
 def test_validation_loss_does_not_depend_on_its_batches(trial_config: Config, tmp_path: Path) -> None:

@@ -58,10 +58,10 @@ def test_one_device_is_one_rank_and_clips_to_the_norm() -> None:
     assert strategy.ranks == 1 and isinstance(strategy.accumulating(last=False), nullcontext)
     parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))]
     parameters[0].grad, parameters[1].grad = torch.tensor([2.0, 4.0]), torch.tensor([4.0])
-    strategy.clip(parameters, 3.0)
+    assert strategy.clip(parameters, 0.0) == strategy.clip(parameters, 10.0) == 6.0
+    torch.testing.assert_close(parameters[0].grad, torch.tensor([2.0, 4.0]))
+    assert strategy.clip(parameters, 3.0) == 6.0
     torch.testing.assert_close(parameters[0].grad, torch.tensor([1.0, 2.0]))
-    torch.testing.assert_close(parameters[1].grad, torch.tensor([2.0]))
-    strategy.clip(parameters, 10.0)
     torch.testing.assert_close(parameters[1].grad, torch.tensor([2.0]))
 
 
