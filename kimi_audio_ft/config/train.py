@@ -421,7 +421,7 @@ class TrainerConfig:
 class LoggerConfig:
     """Where a trial's curves and scores go besides its own folder."""
 
-    kind: str = "wandb"  # wandb, csv or none.
+    kind: str = "wandb"  # wandb, tensorboard, csv or none.
     # W&B's own variables (WANDB_PROJECT, _ENTITY, _NAME, _RUN_GROUP, _NOTES, _TAGS) hold where an option is not given.
     project: str | None = None  # W&B project; null is kimi_audio_ft.
     entity: str | None = None  # W&B team or user; null is the account's default.
@@ -436,7 +436,9 @@ class LoggerConfig:
     audio: bool = False  # Put the audio into the utterance table; off, since 200 clips of 10 s are 64 MB a trial.
 
     def __post_init__(self) -> None:
-        one_of("logger.kind", self.kind, ("wandb", "csv", "none"))
+        one_of("logger.kind", self.kind, ("wandb", "tensorboard", "csv", "none"))
+        if self.kind == "tensorboard":
+            needs_package("tensorboard", "tensorboard", "logger.kind", self.kind, "logger=csv needs none")
         rule = "must be one of auto, online, offline"
         require(self.mode != "disabled", "logger.mode", self.mode, rule, "Write logger=none for no W&B")
         one_of("logger.mode", self.mode, ("auto", "online", "offline"))

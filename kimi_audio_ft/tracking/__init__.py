@@ -1,4 +1,4 @@
-"""Records of a trial beside its own files: Weights & Biases, a CSV table, or nothing."""
+"""Records of a trial beside its own files: Weights & Biases, TensorBoard, a CSV table, or nothing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from typing import Any
 
 from kimi_audio_ft.config.train import LoggerConfig
 from kimi_audio_ft.tracking.base import CsvRun, Tracker, Utterance, metrics_of
-from kimi_audio_ft.tracking.wandb import TRIAL, WandbRun
+from kimi_audio_ft.tracking.tensorboard import TensorBoardRun
+from kimi_audio_ft.tracking.wandb import TOKEN, TRIAL, WandbRun
 
-__all__ = ["Tracker", "Utterance", "make_tracker", "metrics_of"]
+__all__ = ["LIVE", "TOKEN", "Tracker", "Utterance", "make_tracker", "metrics_of"]
+
+LIVE = ("wandb", "tensorboard")
+"""Kinds of records that are looked at while trials train; a sweep opens them before its trials run."""
 
 
 def make_tracker(
@@ -29,4 +33,6 @@ def make_tracker(
     """
     if settings.kind == "wandb":
         return WandbRun(settings, folder, trial_name, group, config, job_type)
+    if settings.kind == "tensorboard":
+        return TensorBoardRun(folder, config)
     return CsvRun(folder) if settings.kind == "csv" else Tracker()

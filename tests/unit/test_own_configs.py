@@ -200,7 +200,7 @@ def test_help_explains_every_option_and_lists_groups_and_studies(
     said = capsys.readouterr().out
     flat = " ".join(said.split())
     assert "lora.r=64 Rank of the update of every target." in flat
-    assert "logger=none or csv, wandb" in flat and "data=demo or manifests, report_10k" in flat
+    assert "logger=none or csv, tensorboard, wandb" in flat and "data=demo or manifests, report_10k" in flat
     assert "demo which rank, learning rate and temperature transcribe the synthetic investment meetings best?" in flat
     assert "\n  ours\n" in said and "hydra.launcher.pack_size=auto Adapters that train together at most" in flat
     assert max(map(len, said.splitlines())) <= 120

@@ -118,7 +118,7 @@ REFUSED: list[tuple[str, list[Any], str]] = [
     ("trainer.strategy", ["zero2", ""], "must be one of single, ddp, fsdp, deepspeed_zero3"),
     ("trainer.devices", [0, -1, "all", True, 1.5, None], "must be auto, or 1 or more"),
     ("model.quantization", ["int8", ""], "must be one of nf4"),
-    ("logger.kind", ["tensorboard"], "must be one of wandb, csv, none"),
+    ("logger.kind", ["mlflow"], "must be one of wandb, tensorboard, csv, none"),
     (
         "data.train_manifest",
         [[], {"a": "b.jsonl"}, 3, None, ["a.jsonl", ""], ["a.jsonl", "a.jsonl"]],

@@ -52,5 +52,5 @@ def test_none_writes_nothing(make: Any, tmp_path: Path) -> None:
 
 
 def test_an_unknown_kind_names_the_option(make: Any) -> None:
-    with pytest.raises(UserError, match=r"logger\.kind='tensorboard'.*wandb, csv, none"):
-        make("tensorboard")
+    with pytest.raises(UserError, match=r"logger\.kind='mlflow'.*wandb, tensorboard, csv, none"):
+        make("mlflow")
