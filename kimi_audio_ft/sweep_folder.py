@@ -26,6 +26,8 @@ UTTERANCES, BASE_UTTERANCES = "utterances.jsonl", "baseline_utterances.jsonl"
 # What was decoded after the sweep, on data that no trial has seen: a folder for each set.
 UNSEEN = "unseen"
 UNSEEN_RECORD = f"{UNSEEN}/record.json"
+# Records of adapters that halving trains before it is known which trials there will be.
+OF_ADAPTERS = "halving"
 # What python -m kimi_audio_ft.combine makes of its trials.
 COMBINATIONS = "combinations"
 COMBINATIONS_RECORD = f"{COMBINATIONS}/combinations.json"
@@ -122,7 +124,7 @@ def set_aside(sweep_dir: Path, multirun: str) -> Path | None:
     places = [Path(os.path.relpath(path, sweep_dir)).parts for path in trial_folders(sweep_dir)]
     names = [parts[0] for parts in places if parts and parts[0] != os.pardir]
     aside.mkdir(exist_ok=True)
-    later = {UNSEEN: UNSEEN_RECORD, COMBINATIONS: COMBINATIONS_RECORD}
+    later = {UNSEEN: UNSEEN_RECORD, COMBINATIONS: COMBINATIONS_RECORD, OF_ADAPTERS: HALVING}
     ours = [folder for folder, mark in later.items() if (sweep_dir / mark).is_file()]
     for name in dict.fromkeys([*names, *REPORT, "report", MADE_OF, *ours, LEDGER, HALVING]):
         with suppress(FileNotFoundError):

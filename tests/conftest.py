@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from kimi_audio_ft.config.train import TrainConfig
     from tests.standin import Standin
+    from tests.wandb_server import WandbServer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Folders of tests in the order in which they begin: what takes longest first, so that no process idles at the end.
@@ -235,3 +236,30 @@ def disk_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
         yield mount
         gc.collect()  # an error's traceback may still hold a file of the disk
+
+
+@pytest.fixture(scope="session")
+def loopback_wandb() -> Iterator[WandbServer]:
+    """A server that takes W&B runs, for the whole session."""
+    from tests.wandb_server import WandbServer
+
+    server = WandbServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def wandb_server(loopback_wandb: WandbServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """That server, empty, and logged in to by this process."""
+    import wandb
+    from kimi_audio_ft.runtime.wandb_server import stay_offline
+    from tests.wandb_server import settings_of
+
+    wandb.teardown()  # its service has read other variables
+    loopback_wandb.reset()
+    for name, value in settings_of(loopback_wandb).items():
+        monkeypatch.setenv(name, value)
+    yield loopback_wandb
+    loopback_wandb.gone, loopback_wandb.refuses, loopback_wandb.before = False, 0, lambda: None
+    wandb.teardown()
+    stay_offline(False)

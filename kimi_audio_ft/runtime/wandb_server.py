@@ -14,13 +14,16 @@ log = logging.getLogger(__name__)
 
 Mode = Literal["online", "offline", "disabled"]
 
+SYNC = "wandb sync --include-online"
+"""The command that uploads runs that were begun online too; without the option it passes them over."""
+
 # W&B refuses longer names of runs and groups when they arrive, which for an offline run is weeks later.
 _LONGEST_NAME = 128
 _SECRET = regex.compile(r"[\w-]{40,}")
 _ALIASES = {"dryrun": "offline", "run": "online"}  # wandb's old names of its modes
 
-# Set when the server did not answer: the other trials of this process do not wait for it again.
-_unreachable = False
+# Of this process: its other trials do not ask a server again that did not answer, or refused the login.
+_stays_offline = False
 
 
 def resolve_mode(asked: str) -> Mode:
@@ -33,7 +36,7 @@ def resolve_mode(asked: str) -> Mode:
     mode = _ALIASES.get(mode, mode)
     if mode == "disabled":
         return "disabled"
-    if mode == "offline" or _unreachable:
+    if mode == "offline" or _stays_offline:
         return "offline"
     if not logged_in():
         if mode != "auto":
@@ -44,8 +47,9 @@ def resolve_mode(asked: str) -> Mode:
 
 def logged_in() -> bool:
     """Whether wandb finds credentials for its server in the environment, ``.netrc`` or its settings; no network."""
-    import wandb
     from wandb.sdk.lib import wbauth
+
+    import wandb
 
     # `wandb.login(prompt=False)` would do as well, but prints, contacts the server and rewrites wandb's settings file.
     host = wandb.setup(settings=wandb.Settings(silent=True)).settings.base_url
@@ -57,10 +61,10 @@ def logged_in() -> bool:
     return found is not None
 
 
-def mark_unreachable() -> None:
-    """Remember for this process that the server did not answer."""
-    global _unreachable
-    _unreachable = True
+def stay_offline(for_good: bool = True) -> None:
+    """Let this process ask the server for nothing more, or again."""
+    global _stays_offline
+    _stays_offline = for_good
 
 
 def short_name(name: str) -> str:

@@ -25,7 +25,7 @@ from kimi_audio_ft.files import read_jsonl, write_json
 from kimi_audio_ft.scoring import NORMALISATION_VERSION, read_options
 from kimi_audio_ft.store.cache import keep, recall
 from kimi_audio_ft.store.usage import note
-from kimi_audio_ft.sweep.events import Event, Failed, Paused, Ready
+from kimi_audio_ft.sweep.events import Event, Failed, Paused, Ready, UnitEvent
 from kimi_audio_ft.sweep.halving import Candidate, Fate, RungResult, metric_of, show
 from kimi_audio_ft.sweep.launch import Job, Launch, job_lines
 from kimi_audio_ft.sweep.plan import Unit, pack_key
@@ -87,10 +87,15 @@ def _train(
     launch: Launch, jobs: Sequence[Job], trials: dict[str, Trial], until: int, metric: str
 ) -> dict[str, RungResult]:
     results: dict[str, RungResult] = {}
+    first = {job.key: job for job in reversed(jobs)}
+    for key, trial in trials.items():
+        launch.records.add_at_rung(key, trial, first[key].overrides)
     with SweepView(job_lines([job for job in jobs if job.key in trials], trials)) as view:
 
         def on_event(event: Event) -> None:
             view.event(event)
+            if isinstance(event, UnitEvent):
+                launch.records.event(event)
             if not isinstance(event, Paused | Failed | Ready):
                 return
             key, trial, score = event.unit, trials[event.unit], None

@@ -113,12 +113,20 @@ class Returned(JobReturn):
 class Launch:
     """One call of the launcher: a batch of jobs.
 
-    limit: of the time of all calls. stopped: what has stopped this one before all was made.
+    limit: of the time of all calls. records: of the trials; halving's are those of all calls. stopped: what has stopped
+    this one before all was made.
     """
 
-    def __init__(self, settings: LauncherConfig, runner: Runner, limit: TimeLimit | None = None) -> None:
+    def __init__(
+        self,
+        settings: LauncherConfig,
+        runner: Runner,
+        limit: TimeLimit | None = None,
+        records: LiveRecords | None = None,
+    ) -> None:
         self.settings, self.runner, self.limit = settings, runner, limit
         self.folder = Path(str(runner.config.hydra.sweep.dir))
+        self.records = records or LiveRecords(str(self.folder), local=settings.executor == "local")
         self.stopped: KeyboardInterrupt | None = None
 
     def compose(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
@@ -219,7 +227,7 @@ class Batch:
     def __init__(self, jobs: Sequence[Job], missing: set[str], launch: Launch, view: SweepView) -> None:
         self.jobs, self.missing, self.launch, self.view = jobs, missing, launch, view
         self.outcomes = Outcomes()
-        self.records = LiveRecords(str(launch.folder), local=launch.settings.executor == "local")
+        self.records = launch.records
         for job, name in zip(jobs, short_names([job.overrides for job in jobs]), strict=True):
             if job.trial is not None:
                 job.trial.outcomes, job.trial.name = self.outcomes, name

@@ -13,6 +13,7 @@ import math
 import os
 import re
 import secrets
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -24,11 +25,11 @@ from kimi_audio_ft.config.train import LoggerConfig, ScoringConfig
 from kimi_audio_ft.files import read_yaml, write_text
 from kimi_audio_ft.manifest.audio import AudioError, decode_mono
 from kimi_audio_ft.manifest.part import WHOLE, Part
-from kimi_audio_ft.runtime.wandb_server import Mode, described, mark_unreachable, resolve_mode, short_name
+from kimi_audio_ft.runtime.wandb_server import SYNC, Mode, described, resolve_mode, short_name, stay_offline
 from kimi_audio_ft.scoring.ranking import rate_of
 from kimi_audio_ft.store.signature import canonical, flatten
 from kimi_audio_ft.sweep_folder import trial_folders
-from kimi_audio_ft.tracking.base import Tracker, Utterance
+from kimi_audio_ft.tracking.base import NewPoints, Tracker, Utterance
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +58,8 @@ LEADERBOARD = "leaderboard"
 TOKEN = ".wandb_token"
 """In a folder that is recorded: what the ids of its runs follow from."""
 
-# In an error of wandb's service when the server has answered: its HTTP status follows.
-_ANSWERED = re.compile(r"returned error \d{3}")
+# In an error of wandb's service when the server has answered.
+_ANSWERED, _LOGIN = re.compile(r"returned error \d{3}"), "returned error 401"
 
 # Columns of the leaderboard beside the swept parameters, where trials.json has them.
 _FIRST = ("rank", "kind", "name", "trial")
@@ -94,7 +95,8 @@ class WandbRun(Tracker):
     ) -> None:
         self._settings, self._folder = settings, folder.resolve()
         self._run: Any = None
-        self._logged: dict[str, int] = {}
+        self._run_folder: Path | None = None  # of a run online
+        self._points = NewPoints()
         self._is_trial = job_type == TRIAL
         named = settings.name or os.environ.get("WANDB_NAME")
         number = _number(folder, job_type)
@@ -118,11 +120,18 @@ class WandbRun(Tracker):
             self._start(identity, own_id)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        new = {name: value for name, value in metrics.items() if step > self._logged.get(name, -1)}
-        self._logged.update(dict.fromkeys(new, step))
+        new = self._points.of(metrics, step)
         if self._run is not None and new:
             with self._guarded("logging"):
                 self._run.log({**new, STEP: step})
+
+    def belongs_to(self, folder: Path) -> None:
+        if self._run is not None:
+            with self._guarded("recording the trial's folder"):
+                write_text(folder / TOKEN, (self._folder / TOKEN).read_text(encoding="utf-8"))  # it is the same run
+                if number := _number(folder, TRIAL):
+                    self._run.config.update(number)
+                    self._run.name = short_name(f"{number[TRIAL_NUMBER]}: {self._run.name}")
 
     def keep_adapter(self, folder: Path, signature: str) -> None:
         if self._run is not None and self._settings.adapter:
@@ -156,7 +165,8 @@ class WandbRun(Tracker):
         try:
             yield
         except Exception as error:  # no narrower class holds everything that wandb and its service raise
-            log.warning("W&B failed while %s; everything else goes on without it: %s", doing, described(error))
+            lacks = f". What it lacks: {SYNC} {shlex.quote(str(self._run_folder))}" if self._run_folder else ""
+            log.warning("W&B failed while %s; everything else goes on without it: %s%s", doing, described(error), lacks)
             with contextlib.suppress(Exception):
                 self._close(exit_code=1)
 
@@ -179,9 +189,10 @@ class WandbRun(Tracker):
         self._run = self._started(mode, identity, own_id)
         self._live.add(self._folder)
         if not self._run.offline:
+            self._run_folder = Path(self._run.dir).parent
             log.info("W&B run: %s", self._run.url)
         self._run.define_metric(STEP, hidden=True)
-        for curves in ("epoch", "train/*", "val/*"):
+        for curves in ("epoch", "train/*", "val/*", "halving/*"):
             self._run.define_metric(curves, step_metric=STEP)
         for loss in ("train/loss", "val/loss"):
             self._run.define_metric(loss, step_metric=STEP, summary="min,last")
@@ -215,12 +226,14 @@ class WandbRun(Tracker):
     def _take_up(self) -> None:
         """Go on in a run of the server's: it has not failed, and the points that it has are not logged again."""
         summary = self._run.summary
-        if summary.get("failure") is not None:
-            summary["failure"] = None
+        for end in ("failure", "halving/stopped_at"):
+            if summary.get(end) is not None:
+                summary[end] = None
         step = summary.get(STEP)
         if step is not None:
-            # An evaluation comes after its step's loss: that of the last step may be missing.
-            self._logged = {name: step - name.startswith("val/") for name in summary.keys()}  # noqa: SIM118  # no dict
+            # An evaluation and a rung come after their step's loss: those of the last step may be missing.
+            later = ("val/", "halving/")
+            self._points.logged = {name: step - name.startswith(later) for name in summary.keys()}  # noqa: SIM118  # no dict
 
     def _log_table(self, utterances: Sequence[Utterance]) -> None:
         rows = sorted(utterances, key=lambda row: -row["cer"])[: self._settings.utterance_rows]  # the worst first
@@ -301,10 +314,13 @@ def _offline(identity: dict[str, Any], stats: bool, failure: Exception) -> Any:
     """The run that could not be started online, offline."""
     import wandb
 
-    refused = isinstance(failure, wandb.errors.AuthenticationError) or _ANSWERED.search(str(failure))
-    if isinstance(failure, wandb.errors.CommError | TimeoutError) and not refused:
+    if isinstance(failure, wandb.errors.AuthenticationError) or _LOGIN in str(failure):
+        remedy = "Run `wandb login --relogin`, or correct WANDB_API_KEY; `wandb sync` uploads the runs then"
+        log.warning("W&B refuses the login; this process writes offline runs: %s. %s", described(failure), remedy)
+        stay_offline()
+    elif isinstance(failure, wandb.errors.CommError | TimeoutError) and not _ANSWERED.search(str(failure)):
         log.warning("W&B cannot be reached; this process writes offline runs from here: %s", described(failure))
-        mark_unreachable()
+        stay_offline()
     else:
         log.warning("W&B refuses this run, which is written offline: %s", described(failure))
     # wandb's service still holds the id of the run that it could not start.

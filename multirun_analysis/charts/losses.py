@@ -23,6 +23,7 @@ from multirun_analysis.messages import Messages
 
 SPLITS = ("train", "val")
 TITLES = {"train-loss": "loss.train", "val-loss": "loss.val", "grad-norm": "loss.norm"}
+VALUES = {"loss": "loss.loss", "grad_norm": "loss.grad_norm"}
 MOST_POINTS = 150  # of one line; longer curves are averaged over runs of neighbouring steps
 LOG_FROM_RATIO = 20  # values that span more than this are drawn on a log axis
 
@@ -73,7 +74,7 @@ def _figure(
     told = [
         nominal("adapter", title=say("loss.adapter")),
         quantity("step", title=say("loss.step")),
-        quantity(what, title=say(f"loss.{what}"), format=".4f"),
+        quantity(what, title=say(VALUES[what]), format=".4f"),
     ]
     legend = {} if several else {"legend": None}
     line, points_of = (
@@ -113,5 +114,5 @@ def _axes(points: list[Point], say: Messages, what: str = "loss") -> Spec:
     steps = {"domain": [0, last]}
     return {
         "x": quantity("step", title=say("loss.step"), axis={"grid": False, "tickCount": 6}, scale=steps),
-        "y": quantity(what, title=say(f"loss.{what}"), axis={"tickCount": 5}, scale=scale),
+        "y": quantity(what, title=say(VALUES[what]), axis={"tickCount": 5}, scale=scale),
     }

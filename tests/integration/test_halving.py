@@ -12,6 +12,7 @@ import pytest
 from tests.integration.conftest import SHORT, NewPlace, Workplace
 from tests.sameness import assert_same, assert_same_results
 from tests.trials_json import trials_of
+from tests.wandb_server import KeptRun, WandbServer, settings_of
 
 TRAIN = "kimi_audio_ft.train"
 TEMPERATURES = "decoding.text_temperature=0.0,0.7"
@@ -46,13 +47,14 @@ class Crash(Callback):
 
 @dataclass
 class Halved:
-    """A halving sweep that was killed after its rung and run again. dead, done: how both ended."""
+    """A halving sweep that was killed after its rung and run again. dead, done: how both ended. runs: its W&B runs."""
 
     place: Workplace
     dead: Any
     at_death: dict[str, Any]
     files_at_death: dict[Path, int]
     done: Any
+    runs: list[KeptRun]
 
     @property
     def record(self) -> dict[str, Any]:
@@ -79,15 +81,17 @@ def rung_files(place: Workplace) -> dict[Path, int]:
 
 
 @pytest.fixture(scope="module")
-def halved(new_workplace: NewPlace) -> Halved:
+def halved(new_workplace: NewPlace, loopback_wandb: WandbServer) -> Halved:
     """4 adapters of 4 steps, 2 of them stopped at the second one."""
+    loopback_wandb.reset()
     place = new_workplace()
     (place.folder / "crash.py").write_text(CRASH, encoding="utf-8")
-    command = ("-m", *SHORT, *HALVING, *BY_LOSS, *GRID)
+    command = ("-m", *SHORT, *HALVING, *BY_LOSS, *GRID, "logger=wandb", "logger.system_metrics=false")
     crash = "+hydra.callbacks.crash._target_=crash.Crash"
-    dead = place.fork(TRAIN, *command, crash).wait()
+    dead = place.fork(TRAIN, *command, crash, **settings_of(loopback_wandb)).wait()
     at_death, files = read(place.folder / "halved" / "halving.json"), rung_files(place)
-    return Halved(place, dead, at_death, files, place.run(TRAIN, *command))
+    done = place.fork(TRAIN, *command, prints="done", **settings_of(loopback_wandb)).wait()
+    return Halved(place, dead, at_death, files, done, list(loopback_wandb.runs.values()))
 
 
 def test_interrupted_sweep_goes_on_from_its_rung(halved: Halved) -> None:
@@ -114,6 +118,18 @@ def test_stopped_adapters_are_recorded_and_kept_for_later(halved: Halved) -> Non
     assert all(one["name"] in section for one in halved.stopped)
     assert "12 of 16 steps were enough (75 %)" in section
     assert "hydra/sweeper=halving" in page
+
+
+def test_an_adapter_is_one_run_from_its_first_rung_to_its_end(halved: Halved) -> None:
+    """Also where the process was killed between the two."""
+    runs = {run.id: run for run in halved.runs if run.facts["jobType"] == "trial"}
+    finished = [run for run in runs.values() if run.exit_code == 0]
+    assert len(finished) == 4 and len(runs) <= 6, "of two adapters at two temperatures, and of two that were stopped"
+    survivors = {one["signature"]: one for one in halved.survivors}
+    for run in finished:
+        one = survivors[run.config["record.signature"]]
+        assert [step for step, _ in run.curve("val/loss")] == [1, 2, 3, 4]
+        assert run.curve("halving/rung") == [(2, 1)] and run.curve("halving/score") == [(2, one["score"])]
 
 
 def test_survivors_equal_those_of_a_plain_sweep(halved: Halved, new_workplace: NewPlace) -> None:

@@ -11,30 +11,43 @@ from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any
 
-from kimi_audio_ft.runtime.wandb_server import described
+from kimi_audio_ft.files import write_text
+from kimi_audio_ft.runtime.wandb_server import SYNC, described
 from kimi_audio_ft.sweep.events import Fitting, Point, Step, UnitEvent
-from kimi_audio_ft.tracking import Tracker, Utterance, make_tracker, metrics_of
+from kimi_audio_ft.sweep.halving import Candidate, Fate
+from kimi_audio_ft.sweep_folder import OF_ADAPTERS
+from kimi_audio_ft.text import short_names
+from kimi_audio_ft.tracking import LIVE, TOKEN, Tracker, Utterance, make_tracker, metrics_of
 from kimi_audio_ft.trial import Trial
 
 log = logging.getLogger(__name__)
 
 
 class LiveRecords:
-    """Opens the W&B runs of trials when their adapter begins to train, and feeds them; the trials close them.
+    """Opens the records (``LIVE``) of trials when their adapter begins to train, and feeds them; the trials close them.
 
     All trials of an adapter get its curves. W&B may take half a minute to answer, so one thread makes all the calls, in
     their order, and only a trial that has run waits for its own. As a context it closes, at an interruption, the runs
     of trials that did not run; the same command goes on with them.
 
+    Successive halving trains adapters before it is known which trials there will be. Until then an adapter has one
+    record, of its first job, in a folder of its own; the first trial that decodes with it goes on in that record.
+
     Args:
         group: the sweep's folder.
         local: adapters train on this machine, so that its load is theirs.
         closing_seconds: how long an interruption waits for the records to be closed.
+        jobs: overrides of all jobs that halving chooses from, to name the records.
     """
 
-    def __init__(self, group: str, local: bool = True, closing_seconds: float = 60.0) -> None:
+    def __init__(
+        self, group: str, local: bool = True, closing_seconds: float = 60.0, jobs: Sequence[Sequence[str]] = ()
+    ) -> None:
         self._group, self._local, self._closing_seconds = group, local, closing_seconds
+        self._names = dict(zip(map(tuple, jobs), short_names(jobs), strict=True)) if jobs else {}
         self._trials: dict[str, list[tuple[Trial, Path]]] = defaultdict(list)
+        self._at_rung: dict[str, Trial] = {}
+        self._rungs: dict[str, list[tuple[dict[str, float], int]]] = defaultdict(list)
         self._speeds: dict[str, float] = {}
         self._open: list[Trial] = []
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -42,15 +55,50 @@ class LiveRecords:
 
     def add(self, key: str | None, trial: Trial, folder: Path | None) -> None:
         """Follow a trial, by the key of its adapter's unit."""
-        if key is not None and folder is not None and trial.config.logger.kind == "wandb":
-            self._trials[key].append((trial, folder))
+        if key is None or folder is None or trial.config.logger.kind not in LIVE:
+            return
+        if (earlier := self._at_rung.pop(key, None)) is not None:
+            self._trials.pop(key)
+            self._hand_over(earlier, trial, folder)
+        token = self._of_adapter(key) / TOKEN
+        first = not self._trials[key] and trial.tracker is None
+        if first and token.parent != folder and token.is_file():
+            write_text(folder / TOKEN, token.read_text(encoding="utf-8"))  # it is the same run
+        self._trials[key].append((trial, folder))
+
+    def add_at_rung(self, key: str, trial: Trial, overrides: Sequence[str]) -> None:
+        """Follow an adapter to its next rung, by its first job."""
+        trial.name = self._names.get(tuple(overrides))
+        self.add(key, trial, self._of_adapter(key))
+        if trial.config.logger.kind in LIVE:
+            self._at_rung[key] = trial
+
+    def decided(self, candidates: Sequence[Candidate], rung: int) -> None:
+        """Record what a rung, counted from 0, has decided; records of adapters that do not go on are closed."""
+        for one in candidates:
+            if len(one.decisions) <= rung:
+                continue  # it was out before
+            result, decision = one.results[rung], one.decisions[rung]
+            values = {"halving/rung": rung + 1} | ({} if result.score is None else {"halving/score": result.score})
+            self._rungs[one.signature].append((values, result.step))
+            trial = self._at_rung.get(one.signature)
+            if trial is None or trial.tracker is None:
+                continue  # nothing was trained for this rung
+            trial.tracker.log(values, result.step)
+            if decision.fate is Fate.STOPPED:
+                trial.tracker.finish({"halving/stopped_at": result.step}, [])
+            elif decision.fate is Fate.FAILED:
+                trial.tracker.fail(decision.reason)
+            if not one.is_alive:
+                self._open.remove(trial)
+                del self._at_rung[one.signature]
 
     def event(self, event: UnitEvent) -> None:
         """Take in an event of a unit."""
         match event:
             case Fitting():
                 for trial, folder in self._trials[event.unit]:
-                    self._begin(trial, folder)
+                    self._begin(event.unit, trial, folder)
             case Step():
                 self._speeds[event.unit] = event.tokens_per_second
             case Point(row=row):
@@ -79,9 +127,19 @@ class LiveRecords:
             self._calls.put(None)
             self._thread.join(self._closing_seconds if interrupted else None)
             if self._thread.is_alive():
-                log.warning("W&B does not answer; what it lacks is in the trials' folders, for `wandb sync`")
+                log.warning("W&B does not answer; what it lacks is in the trials' folders, for `%s`", SYNC)
+        self._open, self._thread = [], None  # further launches of the sweep may follow
 
-    def _begin(self, trial: Trial, folder: Path) -> None:
+    def _of_adapter(self, key: str) -> Path:
+        return Path(self._group, OF_ADAPTERS, f"adapter-{key}")
+
+    def _hand_over(self, earlier: Trial, trial: Trial, folder: Path) -> None:
+        if earlier.tracker is not None:
+            trial.tracker = earlier.tracker
+            trial.tracker.belongs_to(folder)
+            self._open[self._open.index(earlier)] = trial
+
+    def _begin(self, key: str, trial: Trial, folder: Path) -> None:
         if trial.tracker is not None:
             return
         config = trial.config
@@ -90,6 +148,8 @@ class LiveRecords:
         trial.tracker = _Queued(
             self._calls, lambda: make_tracker(settings, group=self._group, folder=folder.resolve(), **facts)
         )
+        for values, step in self._rungs[key]:
+            trial.tracker.log(values, step)
         self._open.append(trial)
         if self._thread is None:
             self._thread = Thread(target=self._work, name="records", daemon=True)
@@ -106,7 +166,7 @@ class LiveRecords:
 class _Queued(Tracker):
     """A record that another thread opens, fills and closes.
 
-    Whoever finishes it waits, so that no transcripts pile up where W&B is slower than the trials.
+    Whoever finishes it with transcripts waits, so that they do not pile up where W&B is slower than the trials.
     """
 
     shows_utterances = True
@@ -121,6 +181,9 @@ class _Queued(Tracker):
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self._calls.put(lambda: self._record.log(metrics, step))
 
+    def belongs_to(self, folder: Path) -> None:
+        self._calls.put(lambda: self._record.belongs_to(folder))
+
     def keep_adapter(self, folder: Path, signature: str) -> None:
         self._calls.put(lambda: self._record.keep_adapter(folder, signature))
 
@@ -134,7 +197,8 @@ class _Queued(Tracker):
                 done.set()
 
         self._calls.put(finish)
-        done.wait()
+        if utterances:
+            done.wait()
 
     def fail(self, message: str) -> None:
         self._calls.put(lambda: self._record.fail(message))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -15,14 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wandb.errors import CommError
+from wandb.cli.cli import cli
 
+import wandb
 from kimi_audio_ft.config.train import LoggerConfig
+from kimi_audio_ft.runtime.wandb_server import resolve_mode, stay_offline
 from kimi_audio_ft.sweep_folder import clear_trial
 from kimi_audio_ft.tracking import Tracker, make_tracker
 from kimi_audio_ft.tracking.wandb import facts_of, summary_of, table_cell, table_columns
 from tests.offline_wandb import offline_runs, read_run
-from tests.online_wandb import Server
+from tests.wandb_server import WandbServer
 
 CONFIG = {
     "lora": {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]},
@@ -61,7 +65,7 @@ def test_an_offline_run_holds_config_curves_scores_and_transcripts(tmp_path: Pat
     assert {key: stored.config[key] for key in flat} == flat
     assert stored.curve("train/loss") == [(50, 2.0), (100, 1.0), (150, 100 / 150)]
     assert stored.curve("val/loss") == [(100, 0.5)]
-    curves = ("epoch", "train/*", "train/loss", "val/*", "val/loss")
+    curves = ("epoch", "halving/*", "train/*", "train/loss", "val/*", "val/loss")
     assert stored.step_metrics == dict.fromkeys(curves, "step")
     assert stored.summary["train/loss"] == {"min": 100 / 150, "last": 100 / 150}
     assert stored.summary["cer"] == 0.4 and stored.summary["exact_match"] == 1 / 3
@@ -114,69 +118,136 @@ def test_points_are_recorded_once(tmp_path: Path) -> None:
     assert stored.curve("epoch") == [(1, 0.5), (2, 1.0), (3, 1.5)] and stored.curve("val/loss") == [(2, 4.0)]
 
 
+def adapter_in(folder: Path) -> Path:
+    folder.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors", "data.json"):
+        (folder / name).write_text(name)
+    return folder
+
+
+def online_in(folder: Path, **settings: Any) -> Tracker:
+    return tracker_in(folder, system_metrics=False, **settings)
+
+
+def test_a_run_online_is_complete_when_it_is_finished(tmp_path: Path, wandb_server: WandbServer) -> None:
+    tracker = online_in(tmp_path / "12", adapter=True)
+    tracker.log({"train/loss": 3.0, "train/grad_norm": 0.5}, 1)
+    (run,) = wandb_server.runs.values()
+    wandb_server.wait_for(lambda: run.history)
+    assert run.exit_code is None and run.curve("train/grad_norm") == [(1, 0.5)], "a point arrives while it runs"
+    tracker.keep_adapter(adapter_in(tmp_path / "adapter"), "ab12")
+    tracker.log({"train/loss": 2.0}, 2)
+    tracker.finish({"cer": 0.4, "normalised": {"cer": 0.3}, "signature": "ab12"}, UTTERANCES)
+    assert (run.project, run.facts["displayName"], run.facts["groupName"]) == ("unit-tests", "lora.r=8", "sweep-1")
+    assert (run.facts["jobType"], run.facts["tags"], run.exit_code) == ("trial", ["demo"], 0)
+    wanted = {"lora": CONFIG["lora"], "lora.r": 8, "trial_number": 12, "record.signature": "ab12"}
+    assert {key: run.config[key] for key in wanted} == wanted
+    assert run.curve("train/loss") == [(1, 3.0), (2, 2.0)]
+    assert (run.summary["rate"], run.summary["cer_normalised"], run.summary["train/loss"]["min"]) == (0.4, 0.3, 2.0)
+    files = wandb_server.artifacts["adapter-ab12"]
+    assert files["adapter_model.safetensors"] == b"adapter_model.safetensors" and "data.json" not in files
+    table = json.loads(wandb_server.artifacts[f"run-{run.id}-utterances"]["utterances.table.json"])
+    assert [row[0] for row in table["data"]] == ["b", "d", "c", "a"]
+    assert not wandb_server.unknown
+
+
 def test_a_run_that_goes_on_online_has_not_failed_and_gets_no_point_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, wandb_server: WandbServer
 ) -> None:
-    server = Server(monkeypatch)
     rows = [{"train/loss": 3.0, "epoch": 0.5}, {"train/loss": 2.0, "epoch": 1.0}, {"val/loss": 4.0, "epoch": 1.0}]
-    tracker = tracker_in(tmp_path)
+    tracker = online_in(tmp_path)
     for step, row in ((1, rows[0]), (2, rows[1])):  # killed before the evaluation of step 2
         tracker.log(row, step)
     tracker.fail("interrupted")
-    (run,) = server.runs.values()
+    (run,) = wandb_server.runs.values()
     assert (run.summary["failure"], run.exit_code) == ("interrupted", 1)
-    again = tracker_in(tmp_path)
+    again = online_in(tmp_path)
     for step, row in ((1, rows[0]), (2, rows[1]), (2, rows[2]), (3, {"train/loss": 1.0, "epoch": 1.5})):
         again.log(row, step)
     again.finish({"cer": 0.25}, [])
-    assert [*server.runs] == [run.id] and run.exit_code == 0
-    assert [(row["step"], row["train/loss"]) for row in run.history if "train/loss" in row] == [(1, 3), (2, 2), (3, 1)]
-    assert [(row["step"], row["val/loss"]) for row in run.history if "val/loss" in row] == [(2, 4)]
-    assert run.summary["failure"] is None and run.summary["cer"] == 0.25
-    tracker_in(tmp_path).fail("again")
+    assert [*wandb_server.runs] == [run.id] and run.exit_code == 0
+    assert run.curve("train/loss") == [(1, 3), (2, 2), (3, 1)] and run.curve("val/loss") == [(2, 4)]
+    assert run.summary.get("failure") is None and run.summary["cer"] == 0.25
+    online_in(tmp_path).fail("again")
     assert run.summary["failure"] == "again"
 
 
-def test_a_run_belongs_to_its_folder_and_not_to_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server, folder = Server(monkeypatch), tmp_path / "0"
-    tracker_in(folder).fail("")
+def test_a_run_belongs_to_its_folder_and_not_to_the_path(tmp_path: Path, wandb_server: WandbServer) -> None:
+    folder = tmp_path / "0"
+    online_in(folder).fail("")
     clear_trial(folder)  # as before every repetition
     folder.rename(tmp_path / "1")
-    tracker_in(tmp_path / "1").fail("")
-    tracker_in(folder).fail("")  # as in a container of somebody else, or after `rm -rf outputs`
-    assert server.asked[0] == server.asked[1] != server.asked[2]
+    online_in(tmp_path / "1").fail("")
+    online_in(folder).fail("")  # as in a container of somebody else, or after `rm -rf outputs`
+    first, moved, new = wandb_server.asked
+    assert first == moved != new
 
 
 def test_a_run_that_was_deleted_is_followed_by_a_new_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, wandb_server: WandbServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = Server(monkeypatch)
-    tracker_in(tmp_path).fail("")
-    server.refused = {server.asked[0]: CommError("Run initialization has timed out after 30.0 sec.")}
+    online_in(tmp_path).fail("")
+    wandb_server.deleted = {*wandb_server.runs}
+    wandb_server.runs.clear()
     for _ in range(2):
-        tracker_in(tmp_path).finish({"cer": 0.0}, [])
-    first, *again, new, newer = server.asked
-    assert again == [first] and new == newer != first, "the new one is remembered"
+        online_in(tmp_path).finish({"cer": 0.0}, [])
+    first, again, new, newer = wandb_server.asked
+    assert again == first and new == newer != first, "the new one is remembered"
     assert [record.message for record in caplog.records if "trying a new one" in record.message]
-    assert not server.marked and not any(run.offline for run in server.runs.values())
+    assert resolve_mode("auto") == "online" and wandb_server.runs[new].exit_code == 0
 
 
-NO_ANSWER, REFUSED = "Run initialization has timed out after 30.0 sec.", "returned error 403: permission denied"
-
-
-@pytest.mark.parametrize(("message", "marked"), [(NO_ANSWER, True), (REFUSED, False)])
-def test_only_a_server_that_does_not_answer_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, marked: bool
+@pytest.mark.parametrize(
+    ("status", "said", "mode"),
+    [
+        (0, "W&B cannot be reached; this process writes offline runs", "offline"),
+        (401, "W&B refuses the login.*wandb login --relogin.*wandb sync", "offline"),
+        (403, "W&B refuses this run", "online"),
+    ],
+)
+def test_a_run_that_cannot_be_online_is_offline(
+    tmp_path: Path, wandb_server: WandbServer, caplog: pytest.LogCaptureFixture, status: int, said: str, mode: str
 ) -> None:
-    server = Server(monkeypatch)
-    tracker_in(tmp_path).fail("")
-    known, server.refused = server.asked[0], {"": CommError(message)}
-    tracker_in(tmp_path).finish({"cer": 0.5}, [])
-    run = server.runs[f"{known}-offline"]
-    assert run.offline and run.summary["cer"] == 0.5 and server.marked == marked
-    server.refused = {}
-    tracker_in(tmp_path).fail("")
-    assert server.asked[-1] == known, "its run is still there"
+    """Later trials ask again only where the server has refused nothing but this run."""
+    wandb_server.gone, wandb_server.refuses = not status, status
+    online_in(tmp_path).finish({"cer": 0.5}, [])
+    assert [record for record in caplog.records if re.search(said, record.message)]
+    assert resolve_mode("auto") == mode
+    stay_offline(False)
+    wandb_server.gone, wandb_server.refuses = False, 0
+    (stored,) = offline_runs(tmp_path)
+    online_in(tmp_path).fail("")
+    assert stored.run.run_id == f"{wandb_server.asked[-1]}-offline" and stored.summary["cer"] == 0.5
+
+
+def test_what_the_server_missed_is_sent_when_it_is_back(tmp_path: Path, wandb_server: WandbServer) -> None:
+    tracker = online_in(tmp_path)
+    wandb_server.gone = True
+    tracker.log({"train/loss": 2.0}, 1)
+    wandb_server.wait_for(lambda: wandb_server.dropped)
+    wandb_server.gone = False
+    tracker.finish({"cer": 0.25}, [])
+    (run,) = wandb_server.runs.values()
+    assert (run.curve("train/loss"), run.summary["cer"], run.exit_code) == ([(1, 2.0)], 0.25, 0)
+
+
+def test_the_command_that_is_told_uploads_what_the_server_lacks(
+    tmp_path: Path, wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "1")
+    tracker = online_in(tmp_path / "a sweep" / "0")
+    wandb_server.gone = True
+    tracker.log({"train/loss": 2.0}, 1)
+    tracker.finish({"cer": 0.25}, [])
+    wandb_server.gone = False
+    (run,) = wandb_server.runs.values()
+    assert not run.history and run.exit_code is None
+    (message,) = [record.message for record in caplog.records if "finishing the run" in record.message]
+    _, command, arguments = message.partition("wandb sync ")
+    assert command
+    wandb.teardown()
+    cli.main(["sync", *shlex.split(arguments)], standalone_mode=False)
+    assert (run.curve("train/loss"), run.summary["cer"], run.exit_code) == ([(1, 2.0)], 0.25, 0)
 
 
 def test_nothing_is_moved_without_a_run_or_below_a_live_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,13 +256,10 @@ def test_nothing_is_moved_without_a_run_or_below_a_live_one(tmp_path: Path, monk
         disabled.setenv("WANDB_MODE", "disabled")
         tracker_in(tmp_path).fail("")
     assert [path.name for path in tmp_path.iterdir()] == ["wandb"]
-    Server(monkeypatch)
     first = tracker_in(tmp_path)
-    assert not (tmp_path / "wandb").exists()
-    (tmp_path / "wandb").mkdir()
-    tracker_in(tmp_path, "beside it").fail("")
-    assert (tmp_path / "wandb").is_dir()
+    tracker_in(tmp_path, config={"seed": 2}).fail("")
     first.fail("")
+    assert len([*tmp_path.glob(".wandb-before-*")]) == 1 and len(offline_runs(tmp_path)) == 2
 
 
 VARIABLES = {"PROJECT": "p", "RUN_GROUP": "g", "NAME": "n", "TAGS": "one,two", "NOTES": "why", "JOB_TYPE": "nightly"}
@@ -225,12 +293,8 @@ def test_an_agents_run_keeps_its_id_and_a_sweeps_trials_do_not_take_it(
 
 
 def test_the_adapter_is_an_artifact_by_option(tmp_path: Path) -> None:
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    for name in ("adapter_config.json", "adapter_model.safetensors", "data.json"):
-        (adapter / name).write_text(name)
     tracker = tracker_in(tmp_path, adapter=True)
-    tracker.keep_adapter(adapter, "ab12")
+    tracker.keep_adapter(adapter_in(tmp_path / "adapter"), "ab12")
     tracker.finish({"cer": 0.0}, [])
     (stored,) = offline_runs(tmp_path)
     assert stored.artifact.keys() == {"adapter_config.json", "adapter_model.safetensors"}

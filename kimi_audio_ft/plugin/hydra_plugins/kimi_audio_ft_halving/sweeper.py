@@ -66,14 +66,16 @@ class HalvingSweeper(BasicSweeper):
 
         def on_rung(everyone: Sequence[Candidate], rung: int) -> None:
             record.write(everyone)
+            records.decided(everyone, rung)
             print_rung(everyone, rung, self.settings)
 
-        everyone = run_rungs(candidates, launcher, self.settings, on_rung)
-        record.write(everyone)
-        jobs = {index: job for one in everyone if one.is_alive for index, job in one.jobs.items()}
-        log.info("%d of %d adapters train to their end", sum(one.is_alive for one in everyone), len(everyone))
-        left = [jobs[index] for index in sorted(jobs)]
-        returns: Sequence[JobReturn] = launcher.launch(left, initial_job_idx=0)
+        with launcher.record_all([job for one in candidates for job in one.jobs.values()]) as records:
+            everyone = run_rungs(candidates, launcher, self.settings, on_rung)
+            record.write(everyone)
+            jobs = {index: job for one in everyone if one.is_alive for index, job in one.jobs.items()}
+            log.info("%d of %d adapters train to their end", sum(one.is_alive for one in everyone), len(everyone))
+            left = [jobs[index] for index in sorted(jobs)]
+            returns: Sequence[JobReturn] = launcher.launch(left, initial_job_idx=0)
         further = launch_finalists(launcher, left, returns, self.settings)
         for returned in [*returns, *further]:
             _ = returned.return_value

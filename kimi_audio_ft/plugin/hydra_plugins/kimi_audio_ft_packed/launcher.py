@@ -18,6 +18,7 @@ from kimi_audio_ft.runtime.time_limit import TimeLimit
 if TYPE_CHECKING:
     from kimi_audio_ft.sweep.halving import RungResult
     from kimi_audio_ft.sweep.launch import Launch
+    from kimi_audio_ft.sweep.view.records import LiveRecords
 
 ConfigStore.instance().store(group="hydra/launcher", name="packed", node=LauncherConfig, provider="kimi_audio_ft")
 
@@ -30,6 +31,7 @@ class PackedLauncher(Launcher):
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(LauncherConfig), options))
         assert isinstance(settings, LauncherConfig)
         self.settings = settings
+        self.records: LiveRecords | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what launches need, and let the sweeper compose jobs as quickly as a launch does."""
@@ -57,7 +59,15 @@ class PackedLauncher(Launcher):
 
         return halving_run.train_until(self._launch(), job_overrides, until, metric)
 
+    def record_all(self, jobs: Sequence[Sequence[str]]) -> LiveRecords:
+        """Records that all launches share from now on, of a sweep that chooses from these jobs."""
+        from kimi_audio_ft.sweep.view.records import LiveRecords
+
+        local = self.settings.executor == "local"
+        self.records = LiveRecords(str(self.config.hydra.sweep.dir), local, jobs=jobs)
+        return self.records
+
     def _launch(self) -> Launch:
         from kimi_audio_ft.sweep.launch import Launch, Runner
 
-        return Launch(self.settings, Runner(self.context, self.task, self.config), self.limit)
+        return Launch(self.settings, Runner(self.context, self.task, self.config), self.limit, self.records)

@@ -1,19 +1,23 @@
-"""Runs that are open while adapters train, as real offline runs of W&B."""
+"""Runs that are open while adapters train, as wandb writes them offline, or sends them to a server."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from threading import Event, current_thread, main_thread
+from threading import Event
 from threading import enumerate as enumerate_threads
+from typing import Any
 
 import pytest
 
 from kimi_audio_ft.config.train import LoggerConfig, TrainConfig
 from kimi_audio_ft.sweep.events import Fitting, Point, Step
+from kimi_audio_ft.sweep.halving import Candidate, Decision, Fate, RungResult
 from kimi_audio_ft.sweep.view.records import LiveRecords
+from kimi_audio_ft.tracking import make_tracker
 from kimi_audio_ft.trial import Trial
 from tests.offline_wandb import offline_runs
-from tests.online_wandb import Server
+from tests.wandb_server import WandbServer
 
 
 def trial(name: str, kind: str = "wandb") -> Trial:
@@ -48,48 +52,53 @@ def test_trials_of_an_adapter_are_open_and_fed_while_it_trains(tmp_path: Path) -
     assert not list((tmp_path / "2").glob("*")) and not list((tmp_path / "3").glob("*"))
 
 
+UTTERANCE = {"id": "a", "repeat": 0, "reference": "你", "hypothesis": "你", "cer": 0.0}
+
+
+def train_row(step: int) -> dict[str, Any]:
+    return {"step": step, "epoch": step / 4, "split": "train", "loss": 2.5, "lr": 0.1, "grad_norm": 0.5}
+
+
+@pytest.mark.parametrize("local", [True, False])
 def test_a_slow_server_holds_up_nothing_but_the_trial_that_has_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch, local: bool
 ) -> None:
-    answers, threads = Event(), set()
-
-    def slow() -> None:
-        answers.wait()
-        threads.add(current_thread())
-
-    server, one = Server(monkeypatch, slow), trial("r=4")
-    one.config.logger.system_metrics = True
-    with LiveRecords("sweep", local=False) as records:
+    """The load of this machine is not that of the cluster's."""
+    monkeypatch.setenv("WANDB__STATS_SAMPLING_INTERVAL", "0.1")
+    answers, one = Event(), trial("r=4")
+    wandb_server.before, one.config.logger.system_metrics = answers.wait, True
+    with LiveRecords("sweep", local=local) as records:
         records.add("a", one, tmp_path)
         records.event(Fitting("a"))
-        for step in (1, 2):
-            records.event(Point("a", {"step": step, "epoch": step / 4, "split": "train", "loss": 2.5, "lr": 0.1}))
-        assert one.tracker is not None and not server.runs
+        records.event(Point("a", train_row(1)))
+        assert one.tracker is not None and not wandb_server.runs
         answers.set()
-        one.tracker.finish({"cer": 0.25}, [])
-        (run,) = server.runs.values()
+        wandb_server.wait_for(lambda: wandb_server.runs)
+        (run,) = wandb_server.runs.values()
+        wandb_server.wait_for(lambda: run.history and (run.events or not local))
+        records.event(Point("a", train_row(2)))
+        one.tracker.finish({"cer": 0.25}, [UTTERANCE])
         assert (run.exit_code, run.summary["cer"]) == (0, 0.25)
-        assert [row["step"] for row in run.history] == [1, 2]
+        assert run.curve("train/grad_norm") == [(1, 0.5), (2, 0.5)]
         records.closed(one)
-    assert "failure" not in run.summary and main_thread() not in threads
-    assert not run.stats, "the load of this machine is not that of the cluster's"
+    assert "failure" not in run.summary and bool(run.events) == local
 
 
-def test_a_record_that_its_trial_has_not_closed_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server, one = Server(monkeypatch), trial("r=4")
+def test_a_record_that_its_trial_has_not_closed_is_closed(tmp_path: Path) -> None:
+    one = trial("r=4")
     with LiveRecords("sweep") as records:
         records.add("a", one, tmp_path)
         records.event(Fitting("a"))
         records.closed(one)
-    (run,) = server.runs.values()
+    (run,) = offline_runs(tmp_path)
     assert run.exit_code == 1 and "without this record" in run.summary["failure"]
 
 
 def test_an_interruption_does_not_wait_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, wandb_server: WandbServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     answers = Event()
-    Server(monkeypatch, answers.wait)
+    wandb_server.before = answers.wait
     records = LiveRecords("sweep", closing_seconds=0.01)
     records.add("a", trial("r=4"), tmp_path)
     try:
@@ -99,6 +108,60 @@ def test_an_interruption_does_not_wait_for_ever(
         assert "W&B does not answer" in caplog.text
     finally:
         answers.set()
-        for thread in enumerate_threads():  # before the stand-in goes
+        for thread in enumerate_threads():  # before the server is emptied
             if thread.name == "records":
                 thread.join()
+
+
+def rung(key: str, number: int, fate: Fate, score: float) -> Candidate:
+    """A candidate that has reached so many rungs, at steps 2, 4, ..., and continued at all but the last."""
+    steps = [2 * (place + 1) for place in range(number)]
+    fates = [*[Fate.CONTINUED] * (number - 1), fate]
+    return Candidate(
+        name=key,
+        jobs={},
+        signature=key,
+        results=[RungResult(key, step, score, None, False) for step in steps],
+        decisions=[Decision(one, 1, f"its loss is {score}") for one in fates],
+    )
+
+
+def test_an_adapter_has_one_record_from_its_first_rung_to_its_trial(tmp_path: Path, wandb_server: WandbServer) -> None:
+    """The best goes on; the second is stopped at the second rung, the third fails at the first."""
+    jobs = [[f"lora.r={r}", f"decoding.text_temperature={t}"] for r in (2, 4, 8) for t in (0, 1)]
+    folder = tmp_path / "sweep"
+    cold, warm = trial("r=2 t=0"), trial("r=2 t=1")
+    with LiveRecords(str(folder), jobs=jobs) as records:
+        for number, keys in enumerate(("abc", "ab"), start=1):
+            for key in keys:
+                records.add_at_rung(key, trial(key), jobs["abc".index(key) * 2])
+                records.event(Fitting(key))
+                for step in range(1, 2 * number + 1):  # a training that is continued gives its points again
+                    records.event(Point(key, train_row(step)))
+            fates = {"a": Fate.CONTINUED, "b": Fate.CONTINUED if number == 1 else Fate.STOPPED, "c": Fate.FAILED}
+            reached = [rung(key, number if key in keys else 1, fates[key], 0.5 / number) for key in "abc"]
+            records.decided(reached, number - 1)
+        with records:  # of the launch that trains what is left to its end
+            for number, one in enumerate((cold, warm)):
+                records.add("a", one, folder / str(number))
+            records.event(Fitting("a"))
+            records.event(Point("a", train_row(5)))
+            for one in (cold, warm):
+                assert one.tracker is not None
+                one.tracker.finish({"cer": 0.25}, [UTTERANCE])
+                records.closed(one)
+    runs = {run.facts["displayName"]: run for run in wandb_server.runs.values()}
+    best, second, third = (runs[f"{name} temperature=0"] for name in ("0: r=2", "r=4", "r=8"))
+    assert [step for step, _ in best.curve("train/loss")] == [1, 2, 3, 4, 5] and best.exit_code == 0
+    assert best.curve("halving/rung") == [(2, 1), (4, 2)] and best.curve("halving/score") == [(2, 0.5), (4, 0.25)]
+    assert best.summary["cer"] == 0.25 and best.config["trial_number"] == 0 and "halving/stopped_at" not in best.summary
+    assert (second.summary["halving/rung"], second.summary["halving/stopped_at"], second.exit_code) == (2, 4, 0)
+    assert (third.summary["failure"], third.exit_code) == ("its loss is 0.5", 1)
+    assert (runs["1: r=2 t=1"].curve("halving/rung"), len(runs)) == ([(2, 1), (4, 2)], 4)
+    repeated = make_tracker(cold.config.logger, **facts_of(cold, folder / "0"))
+    repeated.fail("")
+    assert wandb_server.asked[-1] == best.id, "the trial's folder knows the run"
+
+
+def facts_of(one: Trial, folder: Path) -> dict[str, Any]:
+    return {"trial_name": "again", "group": "sweep", "config": asdict(one.config), "folder": folder}
