@@ -280,13 +280,11 @@ class _Refused(Exception):
 
 
 def settings_of(server: WandbServer) -> dict[str, str]:
-    """Environment variables by which wandb runs go there, and without long waits."""
+    """Environment variables by which wandb sends runs there, and soon."""
     return {
         "WANDB_BASE_URL": server.url,
         "WANDB_API_KEY": KEY,
         "WANDB_MODE": "online",
-        "WANDB_INIT_TIMEOUT": "2",
-        "WANDB_FINISH_TIMEOUT": "20",
         "WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "1",  # seconds; 15 by default
         "WANDB__FILE_STREAM_RETRY_WAIT_MIN_SECONDS": "1",
     }

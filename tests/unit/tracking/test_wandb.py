@@ -184,9 +184,10 @@ def test_a_run_belongs_to_its_folder_and_not_to_the_path(tmp_path: Path, wandb_s
 
 
 def test_a_run_that_was_deleted_is_followed_by_a_new_one(
-    tmp_path: Path, wandb_server: WandbServer, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     online_in(tmp_path).fail("")
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "5")  # the new one must be begun in it
     wandb_server.deleted = {*wandb_server.runs}
     wandb_server.runs.clear()
     for _ in range(2):
@@ -206,11 +207,19 @@ def test_a_run_that_was_deleted_is_followed_by_a_new_one(
     ],
 )
 def test_a_run_that_cannot_be_online_is_offline(
-    tmp_path: Path, wandb_server: WandbServer, caplog: pytest.LogCaptureFixture, status: int, said: str, mode: str
+    tmp_path: Path,
+    wandb_server: WandbServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+    said: str,
+    mode: str,
 ) -> None:
     """Later trials ask again only where the server has refused nothing but this run."""
     wandb_server.gone, wandb_server.refuses = not status, status
-    online_in(tmp_path).finish({"cer": 0.5}, [])
+    with monkeypatch.context() as short:
+        short.setenv("WANDB_INIT_TIMEOUT", "1" if wandb_server.gone else "30")
+        online_in(tmp_path).finish({"cer": 0.5}, [])
     assert [record for record in caplog.records if re.search(said, record.message)]
     assert resolve_mode("auto") == mode
     stay_offline(False)
