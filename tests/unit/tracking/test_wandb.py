@@ -138,7 +138,7 @@ def test_a_run_online_is_complete_when_it_is_finished(tmp_path: Path, wandb_serv
     tracker.keep_adapter(adapter_in(tmp_path / "adapter"), "ab12")
     tracker.log({"train/loss": 2.0}, 2)
     tracker.finish({"cer": 0.4, "normalised": {"cer": 0.3}, "signature": "ab12"}, UTTERANCES)
-    assert (run.project, run.facts["displayName"], run.facts["groupName"]) == ("unit-tests", "lora.r=8", "sweep-1")
+    assert (run.project, run.facts["displayName"], run.facts["groupName"]) == ("unit-tests", "12: lora.r=8", "sweep-1")
     assert (run.facts["jobType"], run.facts["tags"], run.exit_code) == ("trial", ["demo"], 0)
     wanted = {"lora": CONFIG["lora"], "lora.r": 8, "trial_number": 12, "record.signature": "ab12"}
     assert {key: run.config[key] for key in wanted} == wanted
