@@ -23,7 +23,7 @@ from multirun_analysis.records import Record, read_jsonl
 from multirun_analysis.report.combined import Combinations, Combined, combinations_of, facts_of
 from multirun_analysis.statistics.pairs import all_pairs
 from multirun_analysis.statistics.randomisation import randomise
-from multirun_analysis.statistics.results import Interval
+from multirun_analysis.statistics.results import ALPHA, Interval
 from multirun_analysis.statistics.summary import SEED
 from multirun_analysis.statistics.tally import tally_up
 from multirun_analysis.sweep import Scores, Status, Trial
@@ -105,7 +105,8 @@ def stored_combinations(analysis: Analysis) -> Combinations | None:
     if not made:
         return None
     rows, scores = compared(single, made), [trial for _, trial in made]
-    chosen = chosen_of(rows)
+    # Nothing confirms it here, as the command does: its difference must stand the test for all of them, too.
+    chosen = chosen_of([row for row in rows if row.p_adjusted is not None and row.p_adjusted < ALPHA])
     best = None if chosen is None else chosen.name
     return Combinations(None, analysis.rank_by, named, single.name, single.rate, rows, best, None, scores)
 
