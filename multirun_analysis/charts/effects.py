@@ -19,8 +19,8 @@ def effects_figure(statistics: Statistics, say: Messages) -> list[Figure]:
     if not points:
         return []
     names = [param_name(effect.param, say) for effect in effects]
-    title, axis = ("effects.title", "effects.axis") if search is None else ("effects.of_one", "effects.of_one_axis")
-    spec = drawn(_layers(points, names, say(axis), say), names, ROW * len(points) + 10)
+    title = "effects.title" if search is None else "effects.of_one"
+    spec = drawn(_layers(points, names, say("effects.axis"), say), names, ROW * len(points) + 10)
     caption = _caption(effects, say) if search is None else _search_caption(search, say)
     return [Figure("effects", say(title), caption, spec)]
 

@@ -76,10 +76,12 @@ def _figure(
         quantity("step", title=say("loss.step")),
         quantity(what, title=say(VALUES[what]), format=".4f"),
     ]
-    legend = {} if several else {"legend": None}
+    # The points of a training curve are not seen: its legend has lines, with their dashes.
+    marks = ("line", "line") if split == "train" else ("line", "point")
+    legend: Spec | None = ({"symbolType": "stroke"} if split == "train" else {}) if several else None
     line, points_of = (
-        axes | series(mark, "adapter", names, title=None, **legend) | {"detail": nominal("signature")}
-        for mark in ("line", "point")
+        axes | series(mark, "adapter", names, title=None, legend=legend) | {"detail": nominal("signature")}
+        for mark in marks
     )
     fading = {"opacity": if_picked(0.9, otherwise=0.1)} if several else {}
     shown = 0.9 if key == "val-loss" else 0.0  # those of a training curve would hide it; they carry tooltips

@@ -84,7 +84,10 @@ def _best_so_far(analysis: Analysis, say: Messages) -> Figure:
     points = [_scored(trial, analysis, say) | {"x": n} for trial, n in _numbers(analysis).items()]
     lowest = accumulate((point["cer"] for point in points), min)
     line = [{"x": point["x"], "cer": best} for point, best in zip(points, lowest, strict=True)]
-    place = {"x": quantity("x", title=say("progress.trials"), axis={"tickMinStep": 1}), "y": rate_axis(rate=say.rate)}
+    place = {
+        "x": quantity("x", title=say("progress.trials"), axis={"tickMinStep": 1, "labelSeparation": 8}),
+        "y": rate_axis(rate=say.rate),
+    }
     told = {"tooltip": tips(trial=say("board.trial"), strict=say.rate)}
     layers = [
         layer(line, "line", place, strokeWidth=2, interpolate="step-after"),

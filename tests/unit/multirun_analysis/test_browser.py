@@ -17,12 +17,16 @@ from tests.unit.multirun_analysis.conftest import heard
 
 pytestmark = pytest.mark.slow
 
-FRAME = """<iframe src="PAGE" style="width:380px;height:900px;border:0"></iframe><script>
+FRAME = """<iframe src="PAGE" style="width:380px;height:500px;border:0"></iframe><script>
 setTimeout(() => {
   const inner = document.querySelector("iframe").contentDocument;
   const charts = inner.querySelectorAll(".canvas.vega-embed svg").length;
   const cer = [...inner.querySelectorAll("#board .score")].map((cell) => cell.getBoundingClientRect().right);
-  document.body.dataset.told = [inner.documentElement.scrollWidth, charts, Math.ceil(Math.max(...cer))].join(" ");
+  const table = inner.querySelector("#board .scroll");
+  table.scrollTop = 150;
+  const [top, heading] = [table, table.querySelector("th")].map((one) => Math.round(one.getBoundingClientRect().top));
+  const told = [inner.documentElement.scrollWidth, charts, Math.ceil(Math.max(...cer)), table.scrollTop, heading - top];
+  document.body.dataset.told = told.join(" ");
 }, 5000);</script>"""
 
 
@@ -347,7 +351,8 @@ def test_nothing_is_wider_than_a_phone(page: Path, chromium: Any) -> None:
     frame = page.with_name("frame.html")
     frame.write_text(FRAME.replace("PAGE", page.name), encoding="utf-8")
     dom = chromium(frame, "--allow-file-access-from-files", "--dump-dom")
-    found = re.search(r'data-told="(\d+) (\d+) (\d+)"', dom)
+    found = re.search(r'data-told="(\d+) (\d+) (\d+) (\d+) (-?\d+)"', dom)
     assert found, "the page did not answer"
     assert int(found.group(1)) <= 380 and int(found.group(2)) >= 10
     assert 200 < int(found.group(3)) <= 380  # the column of the CER is in view, whatever stands before it
+    assert found.groups()[3:] == ("150", "0")  # and the headings are, however far down
