@@ -169,28 +169,6 @@ def test_the_address_keeps_the_filters_and_the_back_button_undoes_them(page: Pat
     ]
 
 
-def test_a_line_of_all_trials_has_a_tooltip(page: Path, chromium: Any) -> None:
-    """Also beside it, where a pointer that is not quite on the line lies."""
-    told = driven(
-        chromium,
-        page,
-        """
-        const chart = document.querySelector("[data-chart=parallel]");
-        chart.scrollIntoView();
-        const line = chart.querySelector(".mark-line path");
-        const at = line.getPointAtLength(line.getTotalLength() * 0.37).matrixTransform(line.getScreenCTM());
-        const beside = document.elementFromPoint(at.x, at.y + 3);
-        const where = { bubbles: true, clientX: at.x, clientY: at.y + 3, pointerType: "mouse" };
-        for (const kind of ["pointerover", "pointermove", "mousemove"]) {
-          beside.dispatchEvent(new (kind[0] === "p" ? PointerEvent : MouseEvent)(kind, where));
-        }
-        await new Promise((done) => setTimeout(done, 300));
-        const told = document.querySelector("#vg-tooltip-element.visible")?.innerText.replace(/\\s+/g, " ")
-        """,
-    )
-    assert re.fullmatch(r"trial \d: lora.r=\d+ optim.lr=\S+ temperature=\S+ CER [\d.]+ %", told)
-
-
 def test_a_heading_sorts_by_keyboard_and_says_so(page: Path, chromium: Any) -> None:
     told = driven(
         chromium,
@@ -320,19 +298,30 @@ def test_one_utterance_under_several_trials(sweep: Any, tmp_path: Path, chromium
     ]
 
 
-def test_a_click_on_a_line_shows_its_row(page: Path, synthetic_folder: Path, chromium: Any) -> None:
+def test_a_line_tells_its_trial_and_a_click_shows_its_row(page: Path, synthetic_folder: Path, chromium: Any) -> None:
+    """The tooltip anywhere along the line, also a little beside it."""
     told = driven(
         chromium,
         page,
         """
-        const line = document.querySelector("[data-chart=parallel] .mark-line path");
+        const chart = document.querySelector("[data-chart=parallel]");
+        chart.scrollIntoView();
+        const line = chart.querySelector(".mark-line path");
+        const at = line.getPointAtLength(line.getTotalLength() * 0.37).matrixTransform(line.getScreenCTM());
+        const where = { bubbles: true, clientX: at.x, clientY: at.y + 3, pointerType: "mouse" };
+        const beside = document.elementFromPoint(where.clientX, where.clientY);
+        beside.dispatchEvent(new PointerEvent("pointermove", where));
+        await new Promise((done) => setTimeout(done, 300));
+        const tip = document.querySelector("#vg-tooltip-element.visible")?.textContent;
         line.dispatchEvent(new MouseEvent("click", { bubbles: true }));
         const picked = document.querySelectorAll("tr.picked");
-        const told = picked.length + " " + picked[0]?.dataset.name
+        const told = [tip, picked.length, picked[0]?.dataset.name].join("; ")
         """,
     )
+    tip, *picked = told.split("; ")
+    assert re.fullmatch(r"trial\d: lora.r=\d+ optim.lr=\S+ temperature=\d.\dCER[\d.]+ %", tip)
     worst = max(load_sweep(synthetic_folder).sweep.finished, key=lambda trial: trial.cer)
-    assert told == f"1 {worst.name}"  # the first line is the worst trial's, under all others
+    assert picked == ["1", worst.name]  # the first line is the worst trial's, under all others
 
 
 def test_headings_are_repeated_on_the_next_page_of_paper(sweep: Any, tmp_path: Path, chromium: Any) -> None:
