@@ -164,9 +164,11 @@ class TestControls:
     def test_one_clipping_norm(self, differs: Callable[[], set[str]], monkeypatch: pytest.MonkeyPatch) -> None:
         from kimi_audio_ft.training.strategies import OneDevice
 
-        def clip_all(self: OneDevice, parameters: Any, norm: float) -> None:
+        def clip_all(self: OneDevice, parameters: Any, norm: float) -> torch.Tensor:
             everything = [p for group in self.optimizers[0].param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(everything if len(self.lightning_module.states) > 1 else parameters, norm)
+            return torch.nn.utils.clip_grad_norm_(
+                everything if len(self.lightning_module.states) > 1 else parameters, norm
+            )
 
         monkeypatch.setattr(OneDevice, "clip", clip_all)
         assert differs() == set(NAMES)
