@@ -76,22 +76,23 @@ def _figure(
         quantity("step", title=say("loss.step")),
         quantity(what, title=say(VALUES[what]), format=".4f"),
     ]
-    # The points of a training curve are not seen: its legend has lines, with their dashes.
-    marks = ("line", "line") if split == "train" else ("line", "point")
-    legend: Spec | None = ({"symbolType": "stroke"} if split == "train" else {}) if several else None
+    # Points are seen among validation losses alone: elsewhere the legend has lines, with their dashes.
+    has_points = key == "val-loss"
+    marks = ("line", "point") if has_points else ("line", "line")
+    legend: Spec | None = ({} if has_points else {"symbolType": "stroke"}) if several else None
     line, points_of = (
         axes | series(mark, "adapter", names, title=None, legend=legend) | {"detail": nominal("signature")}
         for mark in marks
     )
     fading = {"opacity": if_picked(0.9, otherwise=0.1)} if several else {}
-    shown = 0.9 if key == "val-loss" else 0.0  # those of a training curve would hide it; they carry tooltips
+    shown = 0.9 if has_points else 0.0  # those of a training curve would hide it; they carry tooltips
     dots = points_of | {"opacity": if_picked(shown, otherwise=0.0), "tooltip": told}
     layers = [
         layer(points, "line", line | fading, picked_in_legend("adapter"), strokeWidth=1.8),
         layer(points, "point", dots, filled=True, size=26),
     ]
     caption = say("loss.caption" if several else "loss.one", n=len(analysis.adapters))
-    turned = _turned(analysis, say) if key == "val-loss" else []
+    turned = _turned(analysis, say) if has_points else []
     if turned:
         layers.append(layer(turned, "point", axes | {"tooltip": told}, size=190, strokeWidth=2, style="ring"))
         caption += " " + say("loss.marked")
