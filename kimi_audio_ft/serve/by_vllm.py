@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -27,9 +26,9 @@ log = logging.getLogger(__name__)
 
 # Pieces that the server has at a time; others wait here, where short recordings go before the ends of long ones.
 _AT_ONCE = 64
-# Prompts, and their lengths, that show whether the server has the embedding table of the front end; by how much the
-# log probabilities of what follows them may differ.
-_PROBES, _PROBE_LENGTH, _TOLERANCE = 3, 8, 0.1
+# Prompts, and their lengths, that show whether the server has the embedding table of the front end; how many of the
+# likeliest tokens after them are compared, and by how much their log probabilities may differ in the mean.
+_PROBES, _PROBE_LENGTH, _LIKELIEST, _TOLERANCE = 3, 8, 5, 0.3
 
 
 class ByVllm:
@@ -97,16 +96,16 @@ class ByVllm:
         ids[:, 0] = last = len(table) - 1
         # The bias of 0 has the server compare ids with its vocabulary: one that is beyond its table may end it.
         probe: dict[str, Any] = {"max_tokens": 1, "temperature": 0.0, "ignore_eos": True}
-        probe["logit_bias"] = {str(last): 0.0}
+        probe |= {"logit_bias": {str(last): 0.0}, "logprobs": _LIKELIEST}
         given = ids.tolist(), list(table[ids].cpu())
         try:
             found = [self._server.complete(self._name, prompts, **probe) for prompts in given]
         except Rejected as error:
             raise self._other_model(str(error)) from None
-        for by_ids, by_rows in zip(*found, strict=True):
-            if not _are_alike(by_ids, by_rows):
-                said = f"{by_ids.chances[0]:.3f} and {by_rows.chances[0]:.3f} after the same tokens"
-                raise self._other_model(f"log probabilities of {said}, by its embeddings and by these")
+        apart = sum(map(_difference, *found)) / _PROBES
+        if not apart <= _TOLERANCE:
+            said = f"log probabilities after the same tokens, by its embeddings and by these, are {apart:.2g} apart"
+            raise self._other_model(said)
         self._is_sound = True
 
     def _other_model(self, how: str) -> Unavailable:
@@ -115,7 +114,9 @@ class ByVllm:
         return Unavailable(OPTION, self._server.url, rule, remedy)
 
 
-def _are_alike(one: Completion, other: Completion) -> bool:
-    """Whether the likeliest tokens are, up to rounding: of two that are nearly equal either may be taken."""
-    near, half = abs(one.chances[0] - other.chances[0]) <= _TOLERANCE, math.log(0.5)
-    return near and (one.tokens == other.tokens or one.chances[0] <= half + _TOLERANCE)
+def _difference(one: Completion, other: Completion) -> float:
+    """Mean difference of the log probabilities of the likeliest tokens; 1 for a token that only one of them has."""
+    tokens = one.likeliest.keys() | other.likeliest.keys()
+    both = one.likeliest.keys() & other.likeliest.keys()
+    apart = sum(abs(one.likeliest[token] - other.likeliest[token]) for token in both)
+    return (apart + len(tokens - both)) / len(tokens)

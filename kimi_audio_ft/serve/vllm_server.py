@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -53,10 +53,14 @@ class Listed:
 
 @dataclass(frozen=True)
 class Completion:
-    """Tokens of an answer, and natural logarithms of their probabilities at temperature 1."""
+    """Tokens of an answer, and natural logarithms of their probabilities at temperature 1.
+
+    likeliest: the same of tokens in the place of the first, as many as were asked for.
+    """
 
     tokens: Sequence[int]
     chances: Sequence[float]
+    likeliest: Mapping[int, float]
 
 
 class VllmServer:
@@ -133,7 +137,7 @@ class VllmServer:
     def _read(self, response: httpx.Response, read: Callable[[Any], _Found]) -> _Found:
         try:
             return read(response.json())
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             raise self._unavailable("does not answer as vLLM does", f"Set {OPTION} to the address of one") from None
 
     def _unavailable(self, what: str, remedy: str) -> Unavailable:
@@ -166,8 +170,14 @@ def _listed(facts: Any) -> Listed:
 
 
 def _completions(facts: Any) -> list[Completion]:
-    found = [choice["logprobs"] for choice in sorted(facts["choices"], key=lambda choice: choice["index"])]
-    return [
-        Completion([int(token.removeprefix(_ID)) for token in one["tokens"]], [float(x) for x in one["token_logprobs"]])
-        for one in found
-    ]
+    return [_completion(choice["logprobs"]) for choice in sorted(facts["choices"], key=lambda choice: choice["index"])]
+
+
+def _completion(facts: Any) -> Completion:
+    tokens, first = list(map(_id, facts["tokens"])), facts["top_logprobs"][0]
+    likeliest = {_id(token): float(chance) for token, chance in first.items()}
+    return Completion(tokens, list(map(float, facts["token_logprobs"])), likeliest)
+
+
+def _id(token: str) -> int:
+    return int(token.removeprefix(_ID))

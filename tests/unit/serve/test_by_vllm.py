@@ -111,7 +111,9 @@ class Vllm:
 
     def answer(self, rows: Tensor, index: int) -> dict[str, Any]:
         tokens = [300 + (len(rows) + index) % 100, self.end]
-        return {"tokens": [f"token_id:{one}" for one in tokens], "token_logprobs": [-float(rows.abs().mean()), -0.5]}
+        chances = [-float(rows.abs().mean()), -0.5]
+        named = [f"token_id:{one}" for one in tokens]
+        return {"tokens": named, "token_logprobs": chances, "top_logprobs": [{named[0]: chances[0]}]}
 
 
 def unpacked(given: str) -> Tensor:
@@ -201,7 +203,7 @@ def test_what_it_is_sent_and_what_its_answers_become(
             {"refuses": lambda body: (400, "token_id(s) [9] in logit_bias contain out-of-vocab token ids.")},
             "has another model than the front end .*out-of-vocab.*Start it with .*or set model.path",
         ),
-        ({"table": None}, "has another model than the front end .log probabilities of"),
+        ({"table": None}, "has another model than the front end .log probabilities after the same tokens.* apart"),
         ({"key": "secret"}, "asks for another key. Set VLLM_API_KEY"),
         ({"refuses": lambda body: (500, "EngineCore\x1b died")}, r"failed \(500: EngineCore.* died\)"),
         ({"choices": lambda body: None}, "does not answer as vLLM does. Set decoding.vllm.url"),
@@ -210,7 +212,7 @@ def test_what_it_is_sent_and_what_its_answers_become(
 )
 def test_servers_that_cannot_decode(folder: Path, vllm: Vllm, change: dict[str, Any], said: str) -> None:
     for name, value in change.items():
-        setattr(vllm, name, vllm.table + 0.3 if name == "table" else value)
+        setattr(vllm, name, vllm.table + 1.0 if name == "table" else value)
     found = recogniser(folder, vllm)
     with pytest.raises(ConfigError, match=rf"^decoding\.vllm\.url='{vllm.url}': the vLLM server {said}"):
         found.decoder().__enter__()
