@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
-from multirun_analysis.analysis import Analysis
+from multirun_analysis.analysis import Analysis, analyse
 from multirun_analysis.charts.losses import loss_figures
 from multirun_analysis.messages import ENGLISH
+from multirun_analysis.sweep import collect
 from tests.report_page import values
 
 
@@ -20,3 +22,12 @@ def test_the_turn_of_a_validation_loss_is_ringed(synthetic: Analysis) -> None:
     assert mark["adapter"] == "lora.r=32 optim.lr=1e-4" and mark["step"] == 300
     assert "later steps overfit" in figures["val-loss"].caption
     assert "overfit" not in json.dumps(figures["train-loss"].spec) + figures["train-loss"].caption
+
+
+def test_norms_of_gradients_have_a_chart_where_they_were_recorded(sweep: Any) -> None:
+    folder = sweep.trial(0)
+    rows = [{"step": step, "split": "train", "loss": 2.0, "grad_norm": step / 10} for step in (1, 2)]
+    sweep.write_lines(folder / "curves.jsonl", [*rows, {"step": 3, "split": "train", "loss": 2.0}])
+    _, norms = loss_figures(analyse(collect(sweep.folder)), ENGLISH)
+    points = [(row["step"], row["grad_norm"]) for row in values(norms.spec)]
+    assert norms.key == "grad-norm" and points == [(1, 0.1), (2, 0.2)]
