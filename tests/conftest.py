@@ -252,6 +252,7 @@ def loopback_wandb() -> Iterator[WandbServer]:
 def wandb_server(loopback_wandb: WandbServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
     """That server, empty, and logged in to by this process."""
     import wandb
+
     from kimi_audio_ft.runtime.wandb_server import stay_offline
     from tests.wandb_server import settings_of
 

@@ -47,9 +47,8 @@ def resolve_mode(asked: str) -> Mode:
 
 def logged_in() -> bool:
     """Whether wandb finds credentials for its server in the environment, ``.netrc`` or its settings; no network."""
-    from wandb.sdk.lib import wbauth
-
     import wandb
+    from wandb.sdk.lib import wbauth
 
     # `wandb.login(prompt=False)` would do as well, but prints, contacts the server and rewrites wandb's settings file.
     host = wandb.setup(settings=wandb.Settings(silent=True)).settings.base_url

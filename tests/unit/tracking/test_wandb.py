@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from wandb.cli.cli import cli
 
-import wandb
 from kimi_audio_ft.config.train import LoggerConfig
 from kimi_audio_ft.runtime.wandb_server import resolve_mode, stay_offline
 from kimi_audio_ft.sweep_folder import clear_trial
