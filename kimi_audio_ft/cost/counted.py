@@ -6,7 +6,7 @@ what the third one adds, and every further position what the last one added. The
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property
@@ -20,7 +20,6 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers.cache_utils import DynamicCache
-from transformers.models.qwen2.modeling_qwen2 import ALL_ATTENTION_FUNCTIONS
 
 from kimi_audio_ft.config.train import LoraConfig
 from kimi_audio_ft.errors import ConfigError
@@ -38,7 +37,7 @@ _FEW = 64
 # Matrix products, and which of their arguments the first factor is.
 _PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "addmm_": 1, "baddbmm": 1}
 # Operations that launch no kernel besides views.
-_FREE = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "detach", "_unsafe_view")
+_FREE = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "detach", "_unsafe_view", "device")
 
 
 @dataclass(frozen=True)
@@ -203,7 +202,7 @@ class _Layers:
             self.dropout.by_place(0, 0, one, positions, (one, one))
         else:
             self.dropout.at(0, 0, 0, (1, positions), (one, one))
-        with nullcontext() if self.plain else own_updates(self.adapted, ONE), self._counter() as counter:
+        with nullcontext() if self.plain else own_updates(self.adapted, ONE), counting() as counter:
             hidden_BSD = self._hidden(1, positions).requires_grad_()
             normed_ND, _ = self.model.model(hidden_BSD, None, None, False, one)
             normed_ND.sum().backward()
@@ -215,7 +214,7 @@ class _Layers:
 
     def loss(self, answers: int) -> Count:
         """Head and loss, there and back."""
-        with self._counter() as counter:
+        with counting() as counter:
             hidden_ND = self._hidden(1, answers)[0].requires_grad_()
             labels_N = torch.zeros(answers, dtype=torch.long)
             if self.model.takes_labels:
@@ -227,7 +226,7 @@ class _Layers:
     @torch.no_grad()
     def prompt(self, positions: int) -> Count:
         """A prompt through the layers, with its keys and values."""
-        with self._counter() as counter:
+        with counting() as counter:
             cache = DynamicCache()
             self.model.model(self._hidden(1, positions), None, cache, False)
         return counter.count
@@ -236,9 +235,9 @@ class _Layers:
     def token(self, rows: int, past: int = 1) -> Count:
         """A further token of every row of a batch; what is cached of those before is no more than a position."""
         cache = DynamicCache()
-        with self._counter(), torch.device("meta"):
+        with counting():
             self.model.model(self._hidden(rows, past), None, cache, False)
-        with self._counter() as counter:
+        with counting() as counter:
             normed_BSD, _ = self.model.model(self._hidden(rows, 1), None, cache, False)
             self.model.lm_head(normed_BSD)
         return counter.count
@@ -246,17 +245,19 @@ class _Layers:
     def _hidden(self, rows: int, positions: int) -> Tensor:
         return torch.empty(rows, positions, self.model.config.hidden_size, dtype=self.model.dtype, device="meta")
 
-    @contextmanager
-    def _counter(self) -> Iterator[Counter]:
-        with _counted_attention(self.model), Counter() as counter, torch.device("meta"):
-            yield counter
-
 
 def _adapted(model: KimiAudioForCausalLM, lora: LoraConfig) -> Any:
     try:
         return add_adapter(model, lora, 0)
     except ConfigError:  # its targets are in layers that are not among these few
         return add_adapter(model, replace(lora, target_modules="decoder"), 0)
+
+
+@contextmanager
+def counting() -> Iterator[Counter]:
+    """Count operations on the meta device, attention and RMSNorm as one kernel each way, as they are on a GPU."""
+    with Counter() as counter, _single_kernels(counter), torch.device("meta"):
+        yield counter
 
 
 class Counter(TorchDispatchMode):
@@ -275,6 +276,16 @@ class Counter(TorchDispatchMode):
     def _should_skip_dynamo(cls) -> bool:
         return False  # else torch imports its compiler at the first operation
 
+    def add(self, moved: Sequence[Tensor], flops: int = 0) -> None:
+        """A kernel that reads or writes these; operations of a matrix product."""
+        size = sum(value.numel() * value.element_size() for value in moved)
+        self.kernels += 1
+        self.flops += flops
+        if flops:
+            self.product_bytes += size
+        else:
+            self.other_bytes += size
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = _tensors([args, kwargs])
         known = {id(value.untyped_storage()) for value in inputs}
@@ -282,13 +293,8 @@ class Counter(TorchDispatchMode):
         outputs = _tensors(out)
         name = func._schema.name.partition("::")[2]
         if not func.is_view and name not in _FREE:
-            self.kernels += 1
-            moved = sum(value.numel() * value.element_size() for value in (*inputs, *outputs))
-            if name in _PRODUCTS:
-                self.product_bytes += moved
-                self.flops += 2 * args[_PRODUCTS[name]].shape[-1] * outputs[0].numel()
-            else:
-                self.other_bytes += moved
+            product = name in _PRODUCTS
+            self.add([*inputs, *outputs], 2 * args[_PRODUCTS[name]].shape[-1] * outputs[0].numel() if product else 0)
         for value in outputs:
             storage: Any = value.untyped_storage()
             if id(storage) not in known and not hasattr(storage, "counted"):
@@ -312,35 +318,48 @@ class _Bytes:
         self.counter.now -= self.size
 
 
-_COUNTED = "kimi_audio_ft_counted"
-
-
 @contextmanager
-def _counted_attention(model: KimiAudioForCausalLM) -> Iterator[None]:
-    """Attention that makes and keeps what a fused kernel does: on the meta device PyTorch's keeps every pair."""
+def _single_kernels(counter: Counter) -> Iterator[None]:
+    """On the meta device attention and RMSNorm as a GPU computes them: there they are composed, and keep every pair.
 
-    def attention(own: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **_: Any) -> tuple[Tensor, None]:
-        return _Fused.apply(query, key, value).transpose(1, 2), None
+    No function mode, which would not be there where a backward pass computes layers again.
+    """
+    norm, attention = functional.rms_norm, functional.scaled_dot_product_attention
 
-    ALL_ATTENTION_FUNCTIONS.register(_COUNTED, attention)
-    before = model.config._attn_implementation
-    model.config._attn_implementation = _COUNTED
+    def one_norm(x: Tensor, shape: Any, weight: Tensor, epsilon: float | None = None) -> Any:
+        return _Kernel.apply(counter, False, x, weight) if x.is_meta else norm(x, shape, weight, epsilon)
+
+    def one_attention(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
+        if not query.is_meta:
+            return attention(query, key, value, **options)
+        return _Kernel.apply(counter, True, query, key, value, *_tensors(options.get("attn_mask")))
+
+    plain = {"rms_norm": norm, "scaled_dot_product_attention": attention}
     try:
+        vars(functional).update(rms_norm=one_norm, scaled_dot_product_attention=one_attention)
         yield
     finally:
-        model.config._attn_implementation = before
+        vars(functional).update(plain)
 
 
-class _Fused(Function):
-    """Shapes of a fused attention of ``[B, H, S, D]``: it keeps its inputs, its output and a number for each row."""
+class _Kernel(Function):
+    """Shapes of a kernel each way, whose output is like its first input.
+
+    It keeps its inputs and a number for each row (float32), and attention its output.
+    """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        out = query.new_zeros(query.shape)
-        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
+    def forward(ctx: Any, counter: Counter, keeps_output: bool, *inputs: Tensor) -> Tensor:
+        out, rows = torch.empty_like(inputs[0]), inputs[0].new_empty(inputs[0].shape[:-1], dtype=torch.float32)
+        ctx.counter, ctx.count = counter, len(inputs)
+        ctx.save_for_backward(*inputs, rows, *([out] if keeps_output else []))
+        counter.add([*inputs, rows, out])
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value, *_ = ctx.saved_tensors
-        return query.new_zeros(query.shape), key.new_zeros(key.shape), value.new_zeros(value.shape)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        asked = zip(saved[: ctx.count], ctx.needs_input_grad[2:], strict=True)
+        own = [torch.empty_like(value) if needed else None for value, needed in asked]
+        ctx.counter.add(_tensors([saved, grads, own]))
+        return None, None, *own
