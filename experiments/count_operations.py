@@ -1,20 +1,27 @@
 """Count what a training step asks of a device, on the 7B's shapes, without the device: nothing is computed.
 
 ``python -m experiments.count_operations`` prints operations and bytes of one decoder layer, as they are on a GPU in
-bfloat16 with ``model.kernels=plain`` and ``fused`` (counted as in ``kimi_audio_ft.cost``).
+bfloat16 with ``model.kernels=plain`` and ``fused`` (counted as in ``kimi_audio_ft.cost``), and how much padding a step
+of conversations of mixed length has in the passes that it is put together into.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import nn
 
+from experiments.bench_gpu.inputs import mixed_clips
 from experiments.bench_gpu.shapes import Shapes, shapes
 from kimi_audio_ft.config.train import LoraConfig
-from kimi_audio_ft.cost.counted import Counter, counting
+from kimi_audio_ft.cost.counted import Counter, Counts, counting
+from kimi_audio_ft.cost.machines import MACHINES
+from kimi_audio_ft.cost.speed import PassTime
+from kimi_audio_ft.data.batching import BatchPlan, cheapest_cut
 from kimi_audio_ft.lora.adapter import add_adapters
 from kimi_audio_ft.lora.pack import Pack, Share, seed_dropout
 from kimi_audio_ft.lora.update import own_updates
@@ -93,8 +100,37 @@ def per_layer(kind: Shapes, loras: Sequence[LoraConfig], fused: bool, checkpoint
     return round(layer.kernels), round(layer.product_bytes + layer.other_bytes)
 
 
+# Conversations of a micro-batch, and micro-batches of a step.
+STEPS = ((1, 8), (4, 2), (8, 1), (1, 32))
+CLIPS = 2048
+
+
+def padding(batch_size: int, accumulate: int, seconds: PassTime) -> list[tuple[float, float, float]]:
+    """Padded positions of an epoch's steps for each that is none, passes of a step, and milliseconds of it.
+
+    By micro-batch, as one pass, and in passes that take least time.
+    """
+    lengths = np.array([clip.positions for clip in mixed_clips(CLIPS)])
+    plan = BatchPlan(lengths, lengths, batch_size, 10**9, accumulate, bucket=True, average="sample", seed=1).epoch(0)
+    steps = [plan.step(number) for number in range(len(plan))]
+    found = []
+    for way in range(3):
+        sizes: list[int] = []
+        for draws in steps:
+            own = np.array([lengths[draw.index] for draw in draws])
+            if way == 0:
+                bounds = np.flatnonzero(np.diff([-1, *(draw.number for draw in draws), -1]))
+            else:
+                own = np.sort(own)
+                bounds = np.array([0, len(own)]) if way == 1 else cheapest_cut(own, 10**9, seconds)
+            sizes += [int((end - start) * own[start:end].max()) for start, end in pairwise(bounds)]
+        time = float(seconds(np.array(sizes)).sum())
+        found.append((sum(sizes) / int(lengths.sum()), len(sizes) / len(steps), 1000 * time / len(steps)))
+    return found
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     kind = shapes("7b")
     print("| a layer's forward and backward, 2,880 positions | operations, plain | fused | GB, plain | fused |")
     print("|---|---:|---:|---:|---:|")
@@ -102,6 +138,15 @@ def main() -> None:
         counts = [per_layer(kind, loras, fused, checkpointing) for fused in (False, True)]
         operations, sizes = zip(*counts, strict=True)
         print(f"| {name} | {operations[0]} | {operations[1]} | {sizes[0] / 1e9:.1f} | {sizes[1] / 1e9:.1f} |")
+    print("\n| padded positions for each useful one, passes, ms of a step | by micro-batch | one pass | by time |")
+    print("|---|---:|---:|---:|")
+    whole = Counts(KimiAudioConfig(), LoraConfig(), torch.bfloat16)
+    for machine in ("h100", "a100", "4090"):
+        seconds = PassTime.of(whole, MACHINES[machine])
+        for batch_size, accumulate in STEPS:
+            ways = padding(batch_size, accumulate, seconds)
+            cells = [f"{padded:.2f}, {passes:.1f}, {time:.0f}" for padded, passes, time in ways]
+            print(f"| {MACHINES[machine].name}: {batch_size} x {accumulate} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,13 @@ class Clip:
     def seconds(self) -> float:
         """Length of the recording."""
         return self.codes * SAMPLES_PER_TOKEN / SAMPLE_RATE
+
+
+def mixed_clips(count: int, seed: int = 0) -> list[Clip]:
+    """Recordings of speech, log-normal around 6 s, of 1 to 30 s, with four tokens of answer a second."""
+    rng = random.Random(seed)
+    lengths = [min(30.0, max(1.0, rng.lognormvariate(math.log(6.0), 0.6))) for _ in range(count)]
+    return [Clip(codes=round(12.5 * length), answer=round(4 * length)) for length in lengths]
 
 
 class NumberTokenizer:

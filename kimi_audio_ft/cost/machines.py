@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kimi_audio_ft.cost.counted import Count
+from kimi_audio_ft.cost.counted import Count, Growing
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,18 @@ class Machine:
 
     def seconds(self, count: Count) -> float:
         """Time of counted operations."""
-        host = count.kernels * self.kernel_seconds
-        products = max(count.flops / self.flops, count.product_bytes / self.bandwidth)
-        device = products + count.other_bytes / self.bandwidth
-        return host + device if self.waits else max(host, device)
+        host, *device = self._times(count)
+        return host + max(device) if self.waits else max(host, *device)
+
+    def lines(self, growing: Growing) -> tuple[tuple[float, float], ...]:
+        """Straight lines, the highest of which is a GPU's time: seconds of none, and of each one more."""
+        return tuple(zip(self._times(growing.fixed), self._times(growing.each), strict=True))
+
+    def _times(self, count: Count) -> tuple[float, float, float]:
+        """Of the host, and of the device, which is held up by the arithmetic of products or by their bytes."""
+        other = count.other_bytes / self.bandwidth
+        products = count.flops / self.flops + other, count.product_bytes / self.bandwidth + other
+        return count.kernels * self.kernel_seconds, *products
 
 
 # Parts of a card's published peaks that are taken to be reached: of products, and of the memory's bytes.
@@ -56,6 +64,12 @@ MACHINES = {
     "4090": _card("RTX 4090", 165, 1.01, 24),
     "laptop": Machine("laptop, 2 cores", 60e9, 15e9, 8e-6, 16e9, waits=True),
 }
+
+
+def card(name: str) -> Machine:
+    """The card that a driver calls so; another one counts as an H100, on which a pass is worth most positions."""
+    known = (machine for key, machine in MACHINES.items() if not machine.waits and key.upper() in name.upper())
+    return next(known, MACHINES["h100"])
 
 
 def this_machine(bfloat16: bool, gpu: bool) -> Machine:

@@ -5,12 +5,36 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from kimi_audio_ft.cost.counted import Counts
+import numpy as np
+
+from kimi_audio_ft.cost.counted import Count, Counts, Growing
 from kimi_audio_ft.cost.machines import Machine
 from kimi_audio_ft.cost.memory import TrainingMemory
 
 # Positions of a pass that are enough for a GPU: below, activations are kept rather than computed again.
 ENOUGH = 4096
+
+
+@dataclass(frozen=True)
+class PassTime:
+    """Seconds of a GPU's pass by its padded positions: the highest of some straight lines (``Machine.lines``).
+
+    Below some hundred positions a pass takes what its host needs to start kernels, or what it takes to read the base;
+    what lies above is the price of padding.
+    """
+
+    lines: tuple[tuple[float, float], ...]
+
+    @classmethod
+    def of(cls, counts: Counts, machine: Machine, adapters: int = 1) -> PassTime:
+        """Of adapters that train together, by the positions of one; an answer costs the same in any pass."""
+        whole = counts.position
+        each = Count().plus(whole.each, adapters)
+        return cls(machine.lines(Growing(whole.fixed.plus(counts.answer.fixed), each)))
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        """Of passes of so many positions each."""
+        return np.max([fixed + each * positions for fixed, each in self.lines], axis=0)
 
 
 @dataclass(frozen=True)

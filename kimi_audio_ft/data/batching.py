@@ -6,7 +6,7 @@ the ranks share. One rank with 8 micro-batches per step and 8 ranks with one eac
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -20,6 +20,8 @@ from kimi_audio_ft.data.dataset import Draw
 _POOL = 32
 # Relative noise on the length when sorting.
 _BLUR = 0.1
+# Seconds of passes by their padded positions (``cost.speed.PassTime``).
+Seconds = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -148,15 +150,41 @@ def cut(lengths: np.ndarray, batch_size: int, max_tokens: int) -> np.ndarray:
     return np.array([*bounds, len(lengths)] if len(lengths) else [0])
 
 
+def cheapest_cut(lengths: np.ndarray, most: int, seconds: Seconds) -> np.ndarray:
+    """Bounds ``[passes + 1]`` of consecutive passes of at most so many padded positions that together take least time.
+
+    Args:
+        lengths: in ascending order. most: an item over it stays alone. seconds: of passes by their padded positions.
+    """
+    least, firsts = np.zeros(len(lengths) + 1), np.zeros(len(lengths) + 1, np.int64)
+    for end, longest in enumerate(lengths, start=1):
+        items = np.arange(min(end, max(1, most // int(longest))), 0, -1)  # of the passes that may end here
+        together = least[end - items] + seconds(items * longest)
+        firsts[end] = end - items[together.argmin()]
+        least[end] = together.min()
+    bounds = [len(lengths)]
+    while bounds[-1] > 0:
+        bounds.append(int(firsts[bounds[-1]]))
+    return np.array(bounds[::-1])
+
+
 def validation_share(
-    lengths: np.ndarray, batch_size: int, max_tokens: int, rank: int = 0, ranks: int = 1
+    lengths: np.ndarray,
+    batch_size: int,
+    max_tokens: int,
+    rank: int = 0,
+    ranks: int = 1,
+    seconds: Seconds | None = None,
 ) -> list[list[Draw]]:
     """One rank's batches of an evaluation set, bucketed by length; equally many for each rank.
 
+    With ``seconds`` of a batch by its padded positions, those that take least time, of any number of conversations.
     Every conversation has weight 1 in exactly one rank's share; batches that only pad the number have weight 0.
     """
     order = np.argsort(lengths, kind="stable")
     bounds = cut(lengths[order], batch_size, max_tokens)
+    if seconds is not None:
+        bounds = cheapest_cut(lengths[order], max_tokens, seconds)
     batches = [order[start:end] for start, end in pairwise(bounds)]
     share = []
     for position in range(rank, -(-len(batches) // ranks) * ranks, ranks):

@@ -14,7 +14,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from kimi_audio_ft.config.prompt import PromptConfig
 from kimi_audio_ft.config.train import DataConfig
-from kimi_audio_ft.data.batching import BatchPlan, EpochSteps, StepsTogether, cut, validation_share
+from kimi_audio_ft.data.batching import (
+    BatchPlan,
+    EpochSteps,
+    Seconds,
+    StepsTogether,
+    cheapest_cut,
+    cut,
+    validation_share,
+)
 from kimi_audio_ft.data.dataset import AudioSource, ConversationDataset, JoinedDataset, Sample, Samples, make_batch
 from kimi_audio_ft.data.workers import AHEAD, ended_worker, workers_here
 from kimi_audio_ft.errors import ConfigError, UserError
@@ -105,6 +113,7 @@ class ConversationData(pl.LightningDataModule):
         self.num_left_out = 0
         self.pass_positions: int | None = None  # most padded ones of a pass; None: every micro-batch is a pass
         self.passes_together = False  # every rank takes as many passes as the others
+        self.pass_seconds: Seconds | None = None  # a pass's time, for which padding is weighed; None: fewest passes
         self._ready = False
 
     def setup(self, stage: str | None = None) -> None:
@@ -251,18 +260,19 @@ class ConversationData(pl.LightningDataModule):
         return self.collate()([self.train_set[draw] for draw in draws])
 
     def collate(self) -> Collate:
-        return Collate(self.tokenizer.pad_id, self.settings.features == "online", self.pass_positions)
+        online = self.settings.features == "online"
+        return Collate(self.tokenizer.pad_id, online, self.pass_positions, self.pass_seconds)
 
     def validation_batches(self) -> DataLoader:
         """This rank's share of the evaluation set for the validation loss: lists of one batch."""
         settings, rules = self.settings, self.rules
         lengths = self.eval_set.lengths()[:, 0]
-        size, most = max(settings.batch_size, 8), settings.max_batch_tokens
+        size, most, seconds = max(settings.batch_size, 8), settings.max_batch_tokens, None
         if self.pass_positions is not None and rules.ranks == 1:  # ranks, whose memory may differ, share one division
-            size, most = len(lengths), self.pass_positions
+            size, most, seconds = len(lengths), self.pass_positions, self.pass_seconds
         return DataLoader(
             self.eval_set,
-            batch_sampler=validation_share(lengths, size, most, rules.rank, rules.ranks),
+            batch_sampler=validation_share(lengths, size, most, rules.rank, rules.ranks, seconds),
             collate_fn=replace(self.collate(), most=None),
             pin_memory=self._on_gpu,
         )
@@ -282,12 +292,13 @@ class ConversationData(pl.LightningDataModule):
 class Collate:
     """Samples to padded micro-batches; a class, so that it can be sent to worker processes.
 
-    most: put the samples of all micro-batches together into passes of at most so many padded positions.
+    most, seconds: put the samples of all micro-batches together into passes of at most so many padded positions.
     """
 
     pad_id: int
     online: bool
     most: int | None = None
+    seconds: Seconds | None = None
 
     def __call__(self, samples: list[Sample] | UserError) -> Any:
         if isinstance(samples, UserError):
@@ -297,7 +308,7 @@ class Collate:
             for row, sample in enumerate(batch):
                 sample.row = row
         if self.most is not None:
-            batches = passes_of(samples, self.most)
+            batches = passes_of(samples, self.most, self.seconds)
             if samples[0].passes is not None:
                 batches = as_many(samples, self.most, samples[0].passes)
         return [make_batch(batch, self.pad_id, online=self.online) for batch in batches]
@@ -319,11 +330,13 @@ def as_many(samples: list[Sample], most: int, count: int) -> list[list[Sample]]:
     return passes
 
 
-def passes_of(samples: list[Sample], most: int) -> list[list[Sample]]:
-    """Samples of a step, of similar length together, in as few passes as positions allow.
+def passes_of(samples: list[Sample], most: int, seconds: Seconds | None = None) -> list[list[Sample]]:
+    """Samples of a step, of similar length together, in passes of at most so many padded positions.
 
-    Those of no weight, which only pad the number of micro-batches, are left out if there are others.
+    As few as possible; with a pass's ``seconds``, more of them where that saves more padding than it costs. Those of no
+    weight, which only pad the number of micro-batches, are left out if there are others.
     """
     ordered = sorted([one for one in samples if one.weight] or samples, key=lambda one: len(one.layout))
-    bounds = cut(np.array([len(one.layout) for one in ordered]), len(ordered), most)
+    lengths = np.array([len(one.layout) for one in ordered])
+    bounds = cut(lengths, len(ordered), most) if seconds is None else cheapest_cut(lengths, most, seconds)
     return [ordered[start:end] for start, end in pairwise(bounds)]

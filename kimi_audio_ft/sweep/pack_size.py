@@ -138,10 +138,13 @@ def _probe(trials: Sequence[Trial], dispatch: str) -> Probe:
 
 
 def _steps(data: ConversationData) -> list[list[dict[str, Any]]]:
-    """The largest step of the first epoch, then its first ones."""
+    """The largest step of the first epoch, in passes as large as any may be, then its first ones."""
     plan = data.plan.epoch(0)
     sizes = [sum(int(data.plan.lengths[draw.index]) for draw in plan.step(step)) for step in range(len(plan))]
-    return [data.step(0, step) for step in (sizes.index(max(sizes)), *range(min(_TIMED, len(plan))))]
+    weighed, data.pass_seconds = data.pass_seconds, None
+    largest = data.step(0, sizes.index(max(sizes)))
+    data.pass_seconds = weighed
+    return [largest, *(data.step(0, step) for step in range(min(_TIMED, len(plan))))]
 
 
 def fastest_size(

@@ -17,8 +17,9 @@ from pytorch_lightning.utilities import move_data_to_device
 
 from kimi_audio_ft.base import Base, recompute
 from kimi_audio_ft.cost.counted import Counts
+from kimi_audio_ft.cost.machines import card
 from kimi_audio_ft.cost.memory import SAFE, TrainingMemory
-from kimi_audio_ft.cost.speed import ENOUGH
+from kimi_audio_ft.cost.speed import ENOUGH, PassTime
 from kimi_audio_ft.data.datamodule import ConversationData
 from kimi_audio_ft.features.encode import DTYPES, online_bytes
 from kimi_audio_ft.lora.targets import needs_whisper
@@ -37,7 +38,7 @@ _MOMENTS, _GRADIENT = 8, 4
 
 def fill_passes(
     base: Base, module: AdapterTraining, specs: Sequence[AdapterSpec], data: Sequence[ConversationData]
-) -> None:
+) -> dict[str, Any]:
     """Decide on recomputation (``model.gradient_checkpointing=auto``), and on a GPU on ``data.pass_positions``.
 
     A CPU computes micro-batches one by one; so does every device where an adapter changes the encoder of recordings, of
@@ -45,41 +46,59 @@ def fill_passes(
 
     Args:
         data: of all adapters, or of each its own.
+
+    Returns:
+        Under "passes", for the adapters' record, the most ``positions`` of a pass and whether activations are
+        ``recomputed``; nothing where every micro-batch is a pass and they are kept.
     """
-    asked, automatic = data[0].settings.pass_positions, base.settings.gradient_checkpointing == "auto"
     on_gpu, known = base.device.type == "cuda", not _adapts_encoder(base, specs)
+    automatic = base.settings.gradient_checkpointing == "auto"
     tuned: Any = module.model.base_model.model
-    longest = len(specs) * max(int(one.plan.lengths.max()) for one in data)
     if automatic and (base.sharded or not known):
         recompute(tuned)
     for one in data:
-        one.pass_positions, one.passes_together = None, base.sharded
+        one.pass_positions, one.passes_together, one.pass_seconds = None, base.sharded, None
     if on_gpu and not known:
         log.info("every micro-batch is a pass: no formula tells the memory of a Whisper encoder with an adapter")
-    if base.sharded:
-        if on_gpu and known:
-            _fill_shards(base, specs, data, tuned.is_gradient_checkpointing)
-        return
-    if not known or not (on_gpu or automatic):
-        return
-    memory, answers = _memory(base.device), max(float((one.plan.supervised / one.plan.lengths).max()) for one in data)
+    elif on_gpu and base.sharded:
+        _fill_shards(base, specs, data, tuned.is_gradient_checkpointing)
+    elif known and not base.sharded and (on_gpu or automatic):
+        _fill(base, module, specs, data)
+    positions, recomputed = len(specs) * (data[0].pass_positions or 0), tuned.is_gradient_checkpointing
+    if not positions and not recomputed:
+        return {}
+    return {"passes": {"positions": positions or None, "recomputed": recomputed}}
+
+
+def _fill(base: Base, module: AdapterTraining, specs: Sequence[AdapterSpec], data: Sequence[ConversationData]) -> None:
+    asked, on_gpu = data[0].settings.pass_positions, base.device.type == "cuda"
+    tuned: Any = module.model.base_model.model
+    longest = len(specs) * max(int(one.plan.lengths.max()) for one in data)
     largest = len(specs) * max(largest_step(one)[0] for one in data)
+    memory, answers = _memory(base.device), max(float((one.plan.supervised / one.plan.lengths).max()) for one in data)
+    beside = online_bytes(base.files, base.settings.dtype, base.features)
 
-    def fitting(recomputing: bool) -> int:
-        return _fitting(base, specs, recomputing, memory, answers)
+    def fitting(counts: Counts) -> int:
+        need = TrainingMemory.of(counts, len(specs), beside=beside)
+        return need.positions(memory, min(1.0, answers), context=0)
 
-    if automatic and must_recompute(fitting(False), largest):
+    automatic = base.settings.gradient_checkpointing == "auto"
+    if automatic and must_recompute(fitting(_counts(base, specs, recomputing=False)), largest):
         recompute(tuned)
+    if not on_gpu:
+        return
+    counts = _counts(base, specs, tuned.is_gradient_checkpointing)
     # No more than a step holds, which is tried, or a validation, which keeps no activations, needs.
     evaluated = len(specs) * max(int(one.eval_set.lengths()[:, 0].sum()) for one in data)
-    most = min(fitting(tuned.is_gradient_checkpointing), max(largest, min(ENOUGH, evaluated)))
-    if on_gpu:
-        _use(data, len(specs), max(longest, most if asked == "auto" else int(asked)))
-        if asked == "auto" and most > longest:
-            _use(data, len(specs), max(longest, _tried(module, data, most, (longest, largest), memory)))
-        shared = len(specs) * (data[0].pass_positions or 0)
-        kept = "recomputed" if tuned.is_gradient_checkpointing else "kept"
-        log.info("passes of up to %d positions; activations are %s", shared, kept)
+    most = min(fitting(counts), max(largest, min(ENOUGH, evaluated)))
+    _use(data, len(specs), max(longest, most if asked == "auto" else int(asked)))
+    if asked == "auto" and most > longest:
+        _use(data, len(specs), max(longest, _tried(module, data, most, (longest, largest), memory)))
+    if len(data) == 1:  # else passes of several adapters are joined one by one, and as few as possible suit each other
+        data[0].pass_seconds = PassTime.of(counts, card(torch.cuda.get_device_name(base.device)), len(specs))
+    shared = len(specs) * (data[0].pass_positions or 0)
+    kept = "recomputed" if tuned.is_gradient_checkpointing else "kept"
+    log.info("passes of up to %d positions; activations are %s", shared, kept)
 
 
 def must_recompute(fitting: int, largest_step: int) -> bool:
@@ -99,13 +118,11 @@ def _memory(device: torch.device) -> float:
     return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
-def _fitting(base: Base, specs: Sequence[AdapterSpec], recomputing: bool, memory: float, answers: float) -> int:
-    """Positions that fit by the formula, with the largest of the adapters for all."""
+def _counts(base: Base, specs: Sequence[AdapterSpec], recomputing: bool) -> Counts:
+    """With the largest of the adapters for all."""
     lora = max((spec.lora for spec in specs), key=lambda one: one.r)
     dtype, quantized = DTYPES[base.settings.dtype], base.settings.quantization is not None
-    counts = Counts(read_config(base.files.root), lora, dtype, recomputing, quantized)
-    need = TrainingMemory.of(counts, len(specs), beside=online_bytes(base.files, base.settings.dtype, base.features))
-    return need.positions(memory, min(1.0, answers), context=0)
+    return Counts(read_config(base.files.root), lora, dtype, recomputing, quantized)
 
 
 def _adapts_encoder(base: Base, specs: Sequence[AdapterSpec]) -> bool:

@@ -74,9 +74,9 @@ def fit_adapters(
         should_stop: called after every step, on every rank; True on any rank ends the training at this step.
 
     Returns:
-        By name, facts about the training (steps, seconds, losses, number of trained parameters, environment, pack, and
-        in a pack ``equals_alone``: "bit for bit" or "within rounding"); ``{"paused": {"step", "val_loss"}, ...}`` of a
-        paused one; the TrainingFailed of a failed one.
+        By name, facts about the training (steps, seconds, losses, number of trained parameters, environment, pack, in
+        a pack ``equals_alone``: "bit for bit" or "within rounding", and what ``fill_passes`` returns);
+        ``{"paused": {"step", "val_loss"}, ...}`` of a paused one; the TrainingFailed of a failed one.
 
     Raises:
         Interrupted: on ``should_stop``; every adapter that has not failed has a checkpoint of that step.
@@ -91,7 +91,7 @@ def fit_adapters(
         allow_more_threads(_any_threads(model))
         states = [AdapterState(spec.optim, spec.seed, spec.name) for spec in specs]
         module = AdapterTraining(model, states, num_steps, pack, should_stop, on_failure)
-        fill_passes(base, module, specs, joint.parts)
+        passes = fill_passes(base, module, specs, joint.parts)
         recorder = CurveRecorder(
             settings.log_every,
             settings.val_every,
@@ -119,6 +119,7 @@ def fit_adapters(
                 "trainable_parameters": sizes[spec.name],
                 "environment": environment(base.settings, settings.accelerator),
                 "pack": {"size": len(specs), "seconds": seconds, **equality},
+                **passes,
             }
             if trainer.is_global_zero and keep.paused is None:
                 save_adapter(model, spec.folder, module.strategy.trained, spec.name)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kimi_audio_ft.config.launcher import MACHINES as NAMES
 from kimi_audio_ft.cost.counted import Count, Growing
-from kimi_audio_ft.cost.machines import MACHINES, Machine
-from kimi_audio_ft.cost.speed import decoding_seconds, step_time
+from kimi_audio_ft.cost.machines import MACHINES, Machine, card
+from kimi_audio_ft.cost.speed import PassTime, decoding_seconds, step_time
 
 # A kernel takes a millisecond, a position 1,000 operations and 100 bytes; there is room for 100 positions.
 GPU = Machine("a", flops=1e5, bandwidth=1e5, kernel_seconds=1e-3, memory=1e10)
@@ -44,3 +45,18 @@ def test_steps_are_cut_to_the_memory_and_recomputed_for_want_of_it() -> None:
 def test_decoding_is_a_prompt_and_as_many_steps_as_the_longest_answer_has_tokens() -> None:
     prompt = (8 * 50 * (1000 / 1e5 + 100 / 1e5)) / 3
     assert decoding_seconds(counts(1), GPU, 8, 16, 50, 20) == pytest.approx(prompt + 20 * 0.05)
+
+
+def test_a_pass_takes_what_its_host_or_its_device_does() -> None:
+    """Told for many sizes at once; three adapters have three times the positions."""
+    own, sizes = counts(1), [1, 50, 60, 1000]
+    times = PassTime.of(own, GPU, adapters=3)(np.array(sizes))
+    assert times == pytest.approx([GPU.seconds(own.position.at(3 * size)) for size in sizes])
+    assert times[0] == pytest.approx(0.1) and times[-1] == pytest.approx(33.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "machine"), [("NVIDIA A100-SXM4-80GB", "a100"), ("Quadro P400", "h100"), ("RTX 3080 Laptop GPU", "h100")]
+)
+def test_a_card_is_known_by_its_name_or_counts_as_the_fastest(name: str, machine: str) -> None:
+    assert card(name) is MACHINES[machine]

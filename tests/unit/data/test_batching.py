@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from itertools import groupby, pairwise
+from itertools import combinations, groupby, pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from kimi_audio_ft.data.batching import BatchPlan, EpochPlan, EpochSteps, cut, validation_share
+from kimi_audio_ft.data.batching import BatchPlan, EpochPlan, EpochSteps, cheapest_cut, cut, validation_share
 from kimi_audio_ft.data.dataset import Draw, Sample, make_batch
 from kimi_audio_ft.manifest.conversation import Layout
 
@@ -83,6 +83,24 @@ def test_every_conversation_once_within_both_limits(bucket: bool, batch_size: in
 )
 def test_cutting(lengths: list[int], batch_size: int, max_tokens: int, bounds: list[int]) -> None:
     assert cut(np.array(lengths, dtype=int), batch_size, max_tokens).tolist() == bounds
+
+
+def test_passes_are_cut_where_they_take_least_time() -> None:
+    """Of all ways to cut; a pass costs 20 and no less than 60 positions would."""
+
+    def seconds(positions: np.ndarray) -> np.ndarray:
+        return np.maximum(60.0, positions) + 20.0
+
+    rng, most = np.random.default_rng(1), 150
+    for lengths in (np.sort(rng.integers(1, 100, rng.integers(1, 9))) for _ in range(30)):
+        own = cheapest_cut(lengths, most, seconds)
+        inner, count = range(1, len(lengths)), len(lengths)
+        ways = [np.array([0, *some, count]) for number in range(count) for some in combinations(inner, number)]
+        sizes = [(np.diff(bounds), np.diff(bounds) * lengths[bounds[1:] - 1]) for bounds in ways]
+        allowed = [positions for items, positions in sizes if ((positions <= most) | (items == 1)).all()]
+        assert seconds(np.diff(own) * lengths[own[1:] - 1]).sum() == min(seconds(one).sum() for one in allowed)
+    assert cheapest_cut(np.array([5, 200, 300]), most, seconds).tolist() == [0, 1, 2, 3], "an item over it stays alone"
+    assert cheapest_cut(np.array([30, 30, 30]), most, seconds).tolist() == [0, 3]
 
 
 def test_buckets_save_padding() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +37,8 @@ def test_passes_hold_samples_of_similar_length_up_to_the_positions_that_are_allo
     lengths = [[len(one.layout) for one in some] for some in passes_of(samples, most=16)]
     assert lengths == [[3, 3, 4], [8], [9]]
     assert len(passes_of(samples, most=45)) == 1 and len(passes_of(samples, most=1)) == 5
+    weighed = passes_of(samples, 45, seconds=lambda positions: positions + 10.0)  # 12 + 18 and 20, not 45 and 10
+    assert [[len(one.layout) for one in some] for some in weighed] == [[3, 3, 4], [8, 9]]
 
 
 def test_samples_that_only_pad_a_rank_are_left_out_beside_others() -> None:
@@ -72,11 +75,11 @@ def test_loss_and_gradients_do_not_depend_on_the_passes_of_a_step(trial_config: 
             if "lora_B" in name:
                 parameter.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(len(name)))
 
-        def result(most: int | None, seed: int = 1) -> Tensor:
+        def result(most: int | None, seed: int = 1, **weighed: Any) -> Tensor:
             """The loss and all gradients."""
             module.zero_grad()
             total = torch.zeros(())
-            for batch in turns(Collate(trial.base.tokenizer.pad_id, False, most)(samples), module.states):
+            for batch in turns(Collate(trial.base.tokenizer.pad_id, False, most, **weighed)(samples), module.states):
                 target, length = batch["targets"][0], batch["micro_batches"][0][2]
                 answers = (target.rows_N, target.columns_N)
                 module.states[0].dropout.by_place(seed, 0, target.samples_R, length, answers, target.codes_N)
@@ -89,6 +92,8 @@ def test_loss_and_gradients_do_not_depend_on_the_passes_of_a_step(trial_config: 
         whole = result(10_000)
         for most in (None, 1, 60):
             torch.testing.assert_close(result(most), whole, rtol=1e-3, atol=1e-6)
+        weighed = result(10_000, seconds=lambda positions: positions + 1.0)
+        torch.testing.assert_close(weighed, whole, rtol=1e-3, atol=1e-6)
         assert not torch.allclose(result(10_000, seed=2), whole, rtol=1e-3, atol=1e-6)
 
 

@@ -80,9 +80,12 @@ def test_between_batch_and_optimizer_nobody_waits(
         data: ConversationData | Mapping[str, ConversationData] = trials[0].data
         if own_data:
             data = {spec.name: trial.data for spec, trial in zip(specs, trials, strict=True)}
-        fit_adapters(trials[0].base, specs, data, trials[0].config.trainer)
+        results = fit_adapters(trials[0].base, specs, data, trials[0].config.trainer)
         assert gpus.waits["tolist"], "losses are read behind the optimizer"
-        assert (trials[0].data.pass_positions or 0) <= max(largest_step(trials[0].data)[0], ENOUGH)
+        positions = trials[0].data.pass_positions or 0
+        assert 0 < positions <= max(largest_step(trials[0].data)[0], ENOUGH)
+        facts: Any = results["a0"]
+        assert facts["passes"] == {"positions": adapters * positions, "recomputed": False}
         trials[0].base.release()
         free_memory()
     assert rows == [4] * (adapters if own_data else 1)
