@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.bench_gpu import stages
+from experiments.bench_gpu import feeding, stages
 from experiments.bench_gpu.report import TABLES, Report, describe_machine
 from experiments.bench_gpu.shapes import NAMES, shapes
 from experiments.bench_gpu.stages import Plan, Row
@@ -43,6 +43,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--decode-batches", type=numbers, default=(1, 16, 64), help="conversations decoded together")
     parser.add_argument("--new-tokens", type=int, default=40, help="tokens of each decoded answer, 2 or more")
     parser.add_argument("--windows", type=numbers, default=(1, 8, 32), help="30 s windows encoded together")
+    parser.add_argument("--workers", type=int, help="processes that lay out conversations; default: as the product has")
     parser.add_argument("--warmup", type=int, default=2, help="runs before the counted ones")
     parser.add_argument("--repeats", type=int, default=7, help="runs whose median is reported")
     parser.add_argument("--limit", type=float, default=480.0, help="seconds after which no row is begun")
@@ -55,6 +56,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"--tables: no {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
     if options.new_tokens < 2 or options.repeats < 1 or options.warmup < 0:
         parser.error("--new-tokens must be 2 or more, --repeats 1 or more, --warmup 0 or more")
+    if options.workers is not None and options.workers < 1:
+        parser.error(f"--workers {options.workers}: must be 1 or more; one row is measured without any")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: no CUDA GPU on this machine; --device cpu --model tiny tries the program out")
     for path in filter(None, (options.out, options.json)):
@@ -68,11 +71,13 @@ def measure(plan: Plan, wanted: list[str]) -> Iterator[tuple[str, list[Row]]]:
     peak = max(row["tflops"] for row in products if "tflops" in row)
     if "matmul" in wanted:
         yield "matmul", products
-    if {"load", "switches", "training", "decoding"} & set(wanted):
+    if {"load", "switches", "feeding", "training", "decoding"} & set(wanted):
         model, loaded = stages.measure_load(plan)
         yield "load", loaded
         if model is not None and "switches" in wanted:
             yield "switches", list(stages.measure_switches(plan, model, peak))
+        if model is not None and "feeding" in wanted:
+            yield "feeding", list(feeding.measure_feeding(plan, model))
         if model is not None and "training" in wanted:
             yield "training", list(stages.measure_training(plan, model, peak))
         if model is not None and "decoding" in wanted:
@@ -98,6 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
         decode_batches=options.decode_batches,
         new_tokens=options.new_tokens,
         windows=options.windows,
+        workers=options.workers,
         dtype=getattr(torch, options.dtype),
         until=time.monotonic() + options.limit,
     )

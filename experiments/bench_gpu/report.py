@@ -122,6 +122,21 @@ TABLES: dict[str, Table] = {
             _MEMORY,
         ),
     ),
+    "feeding": Table(
+        "Feeding",
+        "A step of single conversations of mixed length (1 to 30 s, most around 6 s) from the loader to the optimizer, "
+        "as the product feeds a GPU, and without each of its ways. Tokens are those that are no padding; where the "
+        "loader has workers, batches are laid out beside the steps.",
+        (
+            ("way", "way", _plain),
+            ("conversations", "conversations", _plain),
+            *_SPREAD,
+            ("passes", "passes", _small_rate),
+            ("padded", "padded positions for each useful one", _small_rate),
+            ("tokens_per_second", "tokens/s", _rate),
+            _MEMORY,
+        ),
+    ),
     "decoding": Table(
         "Decoding",
         "`generate_texts` over the base alone, every row to its full length. The first column of times is prompt and "

@@ -31,6 +31,7 @@ CLIP = Clip()
 class Plan:
     """The measurements: micro-batches of training, batches and answer length of decoding, 30 s windows of audio.
 
+    workers: processes that lay out conversations; None: as many as the product takes on a GPU.
     until: time of ``time.monotonic`` after which no row is begun.
     """
 
@@ -43,6 +44,7 @@ class Plan:
     windows: tuple[int, ...]
     dtype: torch.dtype = torch.bfloat16
     rank: int = 8
+    workers: int | None = None
     until: float = math.inf
 
     def row(self, row: Row, measure: Callable[[], Row]) -> Row:

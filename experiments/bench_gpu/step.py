@@ -108,12 +108,16 @@ class AdapterStep:
             weight_decay=optim.weight_decay,
         )
 
-    def __call__(self, batch: dict[str, Any]) -> Tensor:
-        """One optimizer step; the loss before it, still on the device."""
-        loss = self.loss(batch)
-        loss.backward()
+    def __call__(self, *passes: dict[str, Any]) -> Tensor:
+        """One optimizer step; the mean loss of its passes' conversations before it, still on the device."""
+        rows = sum(len(batch["ids"]) for batch in passes)
+        losses = []
+        for batch in passes:
+            loss = self.loss(batch) * (len(batch["ids"]) / rows)
+            loss.backward()
+            losses.append(loss.detach())
         if self.max_grad_norm:
             nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
+        return torch.stack(losses).sum()

@@ -14,7 +14,7 @@ from tests.forkserver import fork_command
 from tests.integration.conftest import Outcome, Workplace
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SIZES = ("--micro-batches", "1,2", "--decode-batches", "1,3", "--new-tokens", "3", "--windows", "1")
+SIZES = ("--workers", "1", "--micro-batches", "1,2", "--decode-batches", "1,3", "--new-tokens", "3", "--windows", "1")
 TINY = ("--device", "cpu", "--model", "tiny", "--dtype", "float32", "--warmup", "0", "--repeats", "1", *SIZES)
 
 
@@ -64,6 +64,7 @@ def test_the_benchmark_end_to_end(run: Callable[..., Outcome], tmp_path: Path) -
         "matmul": 3,
         "load": 1,
         "switches": 12,
+        "feeding": 6,
         "training": 4,
         "decoding": 4,
         "whisper": 1,
@@ -83,6 +84,8 @@ def test_the_benchmark_end_to_end(run: Callable[..., Outcome], tmp_path: Path) -
     assert [(row["micro_batch"], row["checkpointing"]) for row in tables["training"]] == [
         *((1, False), (2, False), (1, True), (2, True))
     ]
+    filled = {row["way"]: row["passes"] for row in tables["feeding"]}
+    assert filled["every micro-batch a pass"] == 2 and filled["one pass, whatever its padding"] == 1
     for row in tables["decoding"]:
         assert row["tokens_per_second"] == pytest.approx(3 * row["batch"] / row["seconds"])
     for row in (*tables["whisper"], *tables["speech_tokenizer"]):
