@@ -27,6 +27,7 @@ from kimi_audio_ft.paths import config_dir
 from kimi_audio_ft.sweep.compose import TemplateLoader
 from kimi_audio_ft.sweep.events import Failed, Ready, Step
 from kimi_audio_ft.sweep.launch import Batch, Job, Launch, Runner, job_lines, missing_units
+from kimi_audio_ft.sweep.view.records import LiveRecords
 from kimi_audio_ft.sweep.view.screen import SweepView
 from kimi_audio_ft.trial import Trial, TrialPlan
 
@@ -86,7 +87,7 @@ class Ran:
 
     def __init__(self) -> None:
         self.jobs: list[tuple[int, str]] = []
-        self.runner, self.folder, self.settings = self, Path("sweep"), LauncherConfig()
+        self.runner, self.settings, self.records = self, LauncherConfig(), LiveRecords("sweep")
 
     def log_as_hydra(self) -> None:
         pass
