@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # MKL's strict reproducibility lets packed adapters equal those trained alone bit for bit (see runtime/reproducible.py),
 # and costs at most a few per cent. MKL reads this at its first product; other libraries ignore it.

@@ -11,11 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from kimi_audio_ft import __version__
 from kimi_audio_ft.config.train import ModelConfig
 from kimi_audio_ft.paths import PACKAGE
 from kimi_audio_ft.runtime.devices import device
 
-_PACKAGES = ("kimi_audio_ft", "torch", "transformers", "peft", "pytorch-lightning", "safetensors", "numpy")
+_PACKAGES = ("torch", "transformers", "peft", "pytorch-lightning", "safetensors", "numpy")
 
 
 def environment(model: ModelConfig, accelerator: str) -> dict[str, Any]:
@@ -36,7 +37,8 @@ def environment(model: ModelConfig, accelerator: str) -> dict[str, Any]:
 
 @cache
 def _packages() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    # Our own by the code: what pip has noted of an editable installation is that of its day.
+    found = {"python": platform.python_version(), "kimi_audio_ft": __version__}
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):
             found[package] = version(package)

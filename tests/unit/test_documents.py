@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from kimi_audio_ft import __version__
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("kimi_audio_ft", "multirun_analysis")
 GUIDES = ("ARCHITECTURE.md", "CONTRIBUTING.md")
@@ -57,6 +59,11 @@ def definitions(file: Path) -> set[str]:
         return found
 
     return names(ast.parse(file.read_text(encoding="utf-8")).body)
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    versions = re.findall(r"^## (\S+) \(\d{4}-\d\d-\d\d\)$", text_of("CHANGELOG.md"), flags=re.MULTILINE)
+    assert versions[0] == __version__ and len(versions) == 2
 
 
 @pytest.mark.parametrize("document", GUIDES)

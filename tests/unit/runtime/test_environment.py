@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from kimi_audio_ft import __version__
 from kimi_audio_ft.config.train import ModelConfig
 from kimi_audio_ft.runtime.environment import environment, git_commit
 
@@ -22,6 +23,7 @@ def test_it_names_packages_device_processor_threads_and_precision() -> None:
     facts = environment(ModelConfig(dtype="bfloat16", quantization="nf4"), "cpu")
     assert facts["packages"]["torch"].startswith(torch.__version__.split("+")[0])
     assert {"python", "transformers", "peft", "numpy"} <= set(facts["packages"])
+    assert facts["packages"]["kimi_audio_ft"] == __version__
     assert (facts["device"], facts["threads"], facts["precision"]) == (
         "CPU",
         torch.get_num_threads(),
