@@ -24,6 +24,7 @@ from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.paths import config_dir
 from kimi_audio_ft.store.usage import is_alive
 from kimi_audio_ft.sweep.halving import RungResult
+from kimi_audio_ft.sweep.view.records import LiveRecords
 
 
 class Ranks:
@@ -32,6 +33,9 @@ class Ranks:
     def __init__(self, fails: int = 0) -> None:
         self.fails = fails
         self.launched: list[str] = []
+
+    def record_all(self, jobs: Sequence[Sequence[str]]) -> LiveRecords:
+        return LiveRecords("sweep", jobs=jobs)
 
     def num_steps(self, job_overrides: Sequence[Sequence[str]]) -> list[int]:
         return [8 for _ in job_overrides]
@@ -157,7 +161,7 @@ def test_other_launchers_are_refused_with_the_remedy(sweeper: Callable[..., Any]
 
 
 def test_packed_launcher_is_what_it_needs(sweeper: Callable[..., Any]) -> None:
-    assert {"num_steps", "train_until"} <= set(dir(sweeper("hydra/launcher=packed").launcher))
+    assert {"num_steps", "train_until", "record_all"} <= set(dir(sweeper("hydra/launcher=packed").launcher))
 
 
 @pytest.mark.parametrize("option", ["hydra.sweeper.rungs=[0.5,1.0]", "hydra.sweeper.reduction_factor=1"])
