@@ -8,7 +8,7 @@ setting's may differ from the others', so that a batch that is halved for want o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from kimi_audio_ft.cost.counted import Counts
 from kimi_audio_ft.cost.memory import CONTEXT_BYTES, DecodingMemory
 from kimi_audio_ft.decoding.generate import SETTINGS_AT_ONCE, longest_answer
 from kimi_audio_ft.decoding.request import DecodingRequest, batch_size_of
-from kimi_audio_ft.features.encode import DTYPES, online_bytes
+from kimi_audio_ft.features.encode import DTYPES, encoders_bytes, online_bytes
 from kimi_audio_ft.model.checkpoint import read_config
 from kimi_audio_ft.runtime.devices import memory_at_hand
 
@@ -82,14 +82,18 @@ def budget_of(
 
 
 def together_here(base: Base, setting: DecodingConfig, prompt: int, most: int) -> int:
-    """Utterances to decode together as they come: as many as the setting says, or as fit where it leaves that open.
+    """Recordings to decode together as they come: as many as the setting says, or as fit where it leaves that open.
+
+    They fit beside the encoders, which are not loaded yet.
 
     Args:
-        prompt: positions of the longest prompts. most: utterances, whatever the memory.
+        prompt: positions of the longest prompts. most: recordings, whatever the memory.
     """
     budget = budget_of(base, DecodingRequest(setting, 0).repeats(), most)
     if budget is not None:
-        return budget.utterances(prompt)
+        beside = encoders_bytes(base.files, base.settings.dtype, base.features)
+        need = replace(budget.need, fixed=budget.need.fixed + beside)
+        return replace(budget, need=need).utterances(prompt)
     return AUTO_ON_CPU if setting.batch_size == "auto" else int(setting.batch_size)
 
 

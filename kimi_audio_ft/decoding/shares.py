@@ -1,7 +1,7 @@
 """An evaluation set decoded in this process, by vLLM, or shared out over several devices by one process for each.
 
 Shares are made of the batches that one device would decode, so its results are theirs to the last digit; but with
-``decoding.batch_size=auto`` there are at least two batches for each device, and in bf16 they are others.
+``decoding.batch_size=auto`` there are at least two batches for each device, and in bf16 texts may differ with them.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ def decode_shared(
     elif batches:
         work.decode(batches, take, should_stop)
     if work.budget is not None:  # on which texts in bf16 depend, and their signatures do not
-        facts["batches"] = {"number": len(batches), "largest": max(map(len, batches))}
+        whole = batches_of(work.prompts, work.requests, work.budget)  # those of an earlier call too
+        facts["batches"] = {"number": len(whole), "largest": max(map(len, whole))}
     return [{one.id: found[one.id] for one in work.prompts.conversations} for found in answers], facts
 
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Batches of 30 s pieces in a group, which is read, sorted by length, encoded and stored as a whole.
 BATCHES_PER_GROUP = 8
-# Rows of Whisper in a batch of eight pieces, and widths of a row that are alive in a layer.
+# Rows of an encoder in a batch of eight pieces, and widths of a row that are alive in a layer.
 _ROWS_AT_ONCE, _WIDTHS = 8 * PIECE_ROWS, 12
 
 
@@ -43,11 +44,20 @@ def online_bytes(files: ModelFiles, dtype: str, features: str) -> int:
     Args:
         dtype, features: ``model.dtype`` and ``data.features``.
     """
-    if features != "online":
-        return 0
-    shape = read_json_object(files.whisper / "config.json", "Download the checkpoint again")
+    return _encoder_bytes(files.whisper, "encoder_layers", DTYPES[dtype]) if features == "online" else 0
+
+
+def encoders_bytes(files: ModelFiles, dtype: str, features: str) -> int:
+    """Memory of the encoders that ``Encoders.load`` gives, beside the model, with what a batch of pieces takes."""
+    whisper = _encoder_bytes(files.whisper, "encoder_layers", DTYPES[dtype]) if features == "cached" else 0
+    return whisper + _encoder_bytes(files.speech_tokenizer, "quantize_position", torch.float32)
+
+
+def _encoder_bytes(folder: Path, layers: str, dtype: torch.dtype) -> int:
+    """layers: the name of their number in the folder's config."""
+    shape = read_json_object(folder / "config.json", "Download the checkpoint again")
     width = shape["d_model"]
-    return DTYPES[dtype].itemsize * width * (12 * width * shape["encoder_layers"] + _ROWS_AT_ONCE * _WIDTHS)
+    return dtype.itemsize * width * (12 * width * shape[layers] + _ROWS_AT_ONCE * _WIDTHS)
 
 
 @dataclass(frozen=True)

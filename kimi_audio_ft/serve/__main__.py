@@ -16,6 +16,7 @@ from kimi_audio_ft.config.serve import KEY_VARIABLE
 from kimi_audio_ft.runtime.libraries import quiet_libraries
 from kimi_audio_ft.serve.listening import address_of, bound
 from kimi_audio_ft.store.usage import using
+from kimi_audio_ft.text import printable
 
 if TYPE_CHECKING:
     from kimi_audio_ft.config.serve import ServeConfig
@@ -38,9 +39,10 @@ def main(config: ServeConfig) -> None:
         address = address_of(listening)
         with using(Path(f"server {address}")):  # so that pruning leaves its adapters in the store
             recogniser = Recogniser.of(config, HydraConfig.get().overrides.task)
-            together = pieces_together(recogniser.base, recogniser.config.decoding)
+            settings = [model.decoding for model in recogniser.models.values()]
+            together = pieces_together(recogniser.base, recogniser.config.decoding.batch_size, settings)
             with Engine(recogniser.decoder(), together) as engine:
-                print(f"models: {', '.join(recogniser.models)}", flush=True)
+                print(f"models: {', '.join(map(printable, recogniser.models))}", flush=True)
                 app = make_app(recogniser, engine, os.environ.get(KEY_VARIABLE, ""))
                 print(f"address: http://{address}/v1", flush=True)
                 # uvicorn ends on either signal when all is answered, and then raises it again.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from contextlib import ExitStack
 from pathlib import PurePath
@@ -19,10 +20,10 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from kimi_audio_ft.decoding.request import Answer
 from kimi_audio_ft.manifest.hotwords import problem_of, typed_words
 from kimi_audio_ft.runtime.devices import out_of_memory
-from kimi_audio_ft.serve.engine import Engine, Job, Unavailable
+from kimi_audio_ft.serve.engine import Decoder, Engine, Job, Refused, Unavailable
 from kimi_audio_ft.serve.formats import FORMATS, formatted
 from kimi_audio_ft.serve.models import Model
-from kimi_audio_ft.serve.recogniser import Recogniser, Refused, Wish
+from kimi_audio_ft.serve.recogniser import Recogniser, Wish
 from kimi_audio_ft.text import printable
 from kimi_audio_ft.transcribe.confidence import text_of
 
@@ -40,6 +41,8 @@ _READERS = 4
 _MANY_FAILED = 3
 # Seconds between two looks at whether a client is still there.
 _LOOK_EVERY = 1.0
+# Seconds for which an answer about the decoder serves all who ask: anyone may, and a look keeps a thread.
+_LOOK_SERVES = 2.0
 # The code of errors by what decodes, which may be back soon.
 _UNAVAILABLE = "engine_unavailable"
 _TRANSCRIPTIONS = "/v1/audio/transcriptions"
@@ -121,6 +124,21 @@ class Guard:
         return Problem(413, f"the request is too large: {size}", "file", "file_too_large")
 
 
+class _Looks:
+    """Looks at the decoder, one at a time, whoever asks."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder, self._began = decoder, 0.0
+        self._look: asyncio.Task[str | None] | None = None
+
+    async def trouble(self) -> str | None:
+        old = self._look is not None and self._look.done() and time.monotonic() - self._began > _LOOK_SERVES
+        if self._look is None or old:
+            self._began = time.monotonic()
+            self._look = asyncio.create_task(run_in_threadpool(self._decoder.trouble))
+        return await asyncio.shield(self._look)  # others wait for it too
+
+
 def make_app(recogniser: Recogniser, engine: Engine, key: str) -> FastAPI:
     """The server's application. key: that requests must bring; empty: none."""
     app, config = FastAPI(title="kimi_audio_ft", docs_url=None, redoc_url=None), recogniser.config
@@ -128,11 +146,11 @@ def make_app(recogniser: Recogniser, engine: Engine, key: str) -> FastAPI:
     # Exception: of what is left; the server then logs it.
     for kind in (Refused, RequestValidationError, AnyHTTPException, OSError, MemoryError, Exception):
         app.add_exception_handler(kind, _as_response)
-    readers = asyncio.Semaphore(_READERS)
+    readers, looks = asyncio.Semaphore(_READERS), _Looks(engine.decoder)
 
     @app.get("/health")
     async def health() -> JSONResponse:
-        failed, trouble = engine.failed_in_a_row, await run_in_threadpool(engine.decoder.trouble)
+        failed, trouble = engine.failed_in_a_row, await looks.trouble()
         told: dict[str, Any] = {"batches": engine.batches, "pieces": engine.decoded, "failed_in_a_row": failed}
         fine = failed < _MANY_FAILED and trouble is None
         if trouble is not None:
@@ -178,7 +196,7 @@ def make_app(recogniser: Recogniser, engine: Engine, key: str) -> FastAPI:
 def _model(recogniser: Recogniser, name: str) -> Model:
     found = recogniser.models.get(name)
     if found is None:
-        known = ", ".join(recogniser.models)
+        known = ", ".join(map(printable, recogniser.models))
         raise Problem(
             404, f"model {printable(name)!r}: there is no such model; there are {known}", "model", "model_not_found"
         )
@@ -234,6 +252,8 @@ def _require_decoded(answers: Sequence[asyncio.Future[list[Answer]]]) -> None:
         if one.cancelled():
             raise Problem(503, "the server is being stopped", code="stopping")
         error = one.exception()
+        if isinstance(error, Refused):
+            raise error
         if isinstance(error, Unavailable):
             raise Problem(503, f"{error.rule}; try again later", code=_UNAVAILABLE)
         if error is not None and out_of_memory(error):

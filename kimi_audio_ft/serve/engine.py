@@ -8,9 +8,9 @@ before those that come later, so that long ones end however many short ones come
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from threading import Condition, Lock, Thread
@@ -22,7 +22,7 @@ from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import DecodingConfig
 from kimi_audio_ft.decoding.budget import together_here
 from kimi_audio_ft.decoding.request import Answer, DecodingRequest
-from kimi_audio_ft.errors import ConfigError
+from kimi_audio_ft.errors import ConfigError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +60,26 @@ class Job:
         return alike and (self.key != other.key or self.prompt == other.prompt)
 
 
-def pieces_together(base: Base, setting: DecodingConfig) -> int:
-    """Most pieces in a batch, for all of which each request in it waits."""
-    return together_here(base, setting, _PROMPT, _MOST)
+def pieces_together(base: Base, batch_size: int | str, settings: Iterable[DecodingConfig]) -> int:
+    """Most pieces in a batch, for all of which each request in it waits: for the models' settings, whichever it has.
+
+    Args:
+        batch_size: ``decoding.batch_size``, the same for all.
+    """
+    # A request's own temperature has a greedy setting sampled, as often as its repeats say.
+    sampled = [replace(one, batch_size=batch_size, text_temperature=one.text_temperature or 1.0) for one in settings]
+    return min(together_here(base, one, _PROMPT, _MOST) for one in sampled)
+
+
+class Refused(UserError):
+    """A request that cannot be answered, by what it asks for.
+
+    option: the field at fault; status: of HTTP; code: OpenAI's word for it.
+    """
+
+    def __init__(self, message: str, option: str | None, status: int = 400, code: str | None = None) -> None:
+        super().__init__(message)
+        self.option, self.status, self.code = option, status, code
 
 
 class Unavailable(ConfigError):
@@ -95,7 +112,7 @@ class Engine:
         decoder: what decodes.
         batches, decoded: batches that were handed over, and jobs that have been decoded. failed_in_a_row: batches, or
             pieces where each is answered by itself, that failed since the last one that did not, though the decoder
-            was there.
+            was there and refused none of them.
 
     Args:
         batch_size: most jobs in a batch.
@@ -159,7 +176,7 @@ class Engine:
         with self._counting:
             if error is None:
                 self.decoded, self.failed_in_a_row = self.decoded + pieces, 0
-            elif not isinstance(error, Unavailable):  # of that the decoder itself tells, once
+            elif not isinstance(error, Unavailable | Refused):  # of the first the decoder itself tells, once
                 self.failed_in_a_row += 1
                 log.error("a batch of %d pieces could not be decoded", pieces, exc_info=error)
 

@@ -23,8 +23,8 @@ class FrontEnd:
     def samples(self, jobs: Sequence[Job]) -> list[Sample]:
         """The prompt of each job, with its features unless the model computes them or hears codes only."""
         waveforms = [job.waveform for job in jobs]
-        codes = self._tokenizer.encode(waveforms, len(jobs))
-        features = [None] * len(jobs) if self._whisper is None else self._whisper.encode(waveforms, len(jobs))
+        codes = self._tokenizer.encode(waveforms)
+        features = [None] * len(jobs) if self._whisper is None else self._whisper.encode(waveforms)
         encoded = zip(jobs, codes, features, strict=True)
         return [self._sample(job, row.tolist(), rows) for job, row, rows in encoded]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from kimi_audio_ft.files import read_json_object
 from kimi_audio_ft.manifest.prompts import PROMPT
 from kimi_audio_ft.model.files import FRONT_END_NAME, MERGE_RECORD
 from kimi_audio_ft.serve.vllm_server import OPTION, VllmServer
+from kimi_audio_ft.text import printable
 from kimi_audio_ft.transcribe.prompts import prompt_of
 
 _MERGE = "python -m kimi_audio_ft.merge target=qwen2 out=FOLDER"
@@ -70,7 +72,7 @@ def models_of_server(base: Base, server: VllmServer, named: Named, others: Serve
     for name, (adapter, options) in named.items():
         folder = _folder_of(adapter)
         if folder is not None:
-            rule = f"the vLLM server has no {name}; it has {', '.join(there) or 'no adapters'}"
+            rule = f"the vLLM server has no {name}; it has {', '.join(map(printable, there)) or 'no adapters'}"
             export = f"python -m kimi_audio_ft.export_adapter adapter={adapter} out=FOLDER"
             remedy = f"Start it with --enable-lora --lora-modules {name}=FOLDER ({export})"
             require(name in there, "adapters", name, rule, remedy)
@@ -80,10 +82,9 @@ def models_of_server(base: Base, server: VllmServer, named: Named, others: Serve
     for name in there:
         if name not in found:
             if others.data.prompt is None:
-                print(
-                    f"{name}: of the vLLM server, with the usual prompt ('adapters={{{name}: FOLDER}}' has its own)",
-                    flush=True,
-                )
+                shown = printable(name)
+                own = shlex.quote(f"adapters={{{shown}: FOLDER}}")
+                print(f"{shown}: of the vLLM server, with the usual prompt ({own} has its own)", flush=True)
             found[name] = Model(name, name, prompt_of(others.data.prompt, None), others.decoding, others.seed)
     return found
 

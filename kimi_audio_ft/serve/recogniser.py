@@ -18,11 +18,11 @@ from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.serve import BASE, RECOMMENDED, ServeConfig
 from kimi_audio_ft.config.train import NATIVE, VLLM, VllmConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
-from kimi_audio_ft.errors import ConfigError, UserError
+from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.manifest.audio import AudioError, open_recording, waveform_of
 from kimi_audio_ft.manifest.hotwords import with_words
-from kimi_audio_ft.serve.by_vllm import ByVllm
-from kimi_audio_ft.serve.engine import Decoder, Job
+from kimi_audio_ft.serve.by_vllm import ByVllm, positions_needed
+from kimi_audio_ft.serve.engine import Decoder, Job, Refused
 from kimi_audio_ft.serve.models import Model, models_of_server, own_models, qwen2_of
 from kimi_audio_ft.serve.native import Native
 from kimi_audio_ft.serve.vllm_server import VllmServer
@@ -30,17 +30,6 @@ from kimi_audio_ft.store.digests import sha256_of
 from kimi_audio_ft.transcribe.pieces import Cutter, Heard
 from kimi_audio_ft.transcribe.recommended import completed, recommended_trial
 from kimi_audio_ft.transcribe.sources import Source
-
-
-class Refused(UserError):
-    """A request that cannot be answered, by what it asks for.
-
-    option: the field at fault; status: of HTTP; code: OpenAI's word for it.
-    """
-
-    def __init__(self, message: str, option: str | None, status: int = 400, code: str | None = None) -> None:
-        super().__init__(message)
-        self.option, self.status, self.code = option, status, code
 
 
 class Room:
@@ -100,8 +89,8 @@ class Recogniser:
             decoded, own = trial.decoding.engine, config.decoding.engine
             if decoded != own:
                 print(f"{config.sweep}: decoded by {decoded}; the server decodes with engine={own}", flush=True)
-            if decoded != NATIVE:
-                trial = replace(trial, decoding=replace(trial.decoding, engine=NATIVE, vllm=VllmConfig()))
+            # Whatever decoded it: the engine is the server's own, and so is its vLLM.
+            trial = replace(trial, decoding=replace(trial.decoding, engine=NATIVE, vllm=VllmConfig()))
             of_trial = completed(config, trial, overrides)
             named[RECOMMENDED] = adapter, of_trial
             config = _with_base_of(config, of_trial)
@@ -113,7 +102,11 @@ class Recogniser:
         return cls(config, base, models, cutter, Room(60 * config.max_total_minutes), server)
 
     def decoder(self) -> Decoder:
-        return Native(self.base) if self.server is None else ByVllm(self.base, qwen2_of(self.base), self.server)
+        if self.server is None:
+            return Native(self.base)
+        settings = [model.decoding for model in self.models.values()]
+        needed = positions_needed(self.config.max_seconds, settings, self.base.positions)
+        return ByVllm(self.base, qwen2_of(self.base), self.server, needed)
 
     def jobs(self, upload: BinaryIO, name: str, model: Model, wish: Wish, held: ExitStack) -> tuple[Heard, list[Job]]:
         """A recording with a job for each of its pieces.

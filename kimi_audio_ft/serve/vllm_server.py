@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ from kimi_audio_ft.text import printable
 OPTION = "decoding.vllm.url"
 KEY_VARIABLE = "VLLM_API_KEY"
 """Environment variable, vLLM's own, with the key of its server."""
-# Seconds to reach it, and to answer what costs it nothing.
-_CONNECT, _AT_ONCE = 5.0, 10.0
+PROMPTLY = 5.0
+"""Seconds in which it answers what costs it nothing."""
+_CONNECT = 5.0  # seconds to reach it
 _START = "Start it (docs/recogniser.md, A server on vLLM), or wait until it has loaded its model; its log says more"
 # How it writes tokens as ids: it has no tokenizer that knows them.
 _ID = "token_id:"
@@ -42,6 +44,10 @@ class Rejected(UserError):
     """vLLM refuses a request for what it asks."""
 
 
+class NoModel(Unavailable):
+    """vLLM has no model of the name that a request gives; others may be fine."""
+
+
 @dataclass(frozen=True)
 class Listed:
     """Names of the models of a vLLM server: the base's, and those of its adapters. positions: longest sequence."""
@@ -59,7 +65,7 @@ class Completion:
     """
 
     tokens: Sequence[int]
-    chances: Sequence[float]
+    log_probabilities: Sequence[float]
     likeliest: Mapping[int, float]
 
 
@@ -82,26 +88,33 @@ class VllmServer:
 
     def require_health(self) -> None:
         """Return if it is well."""
-        self._asked("GET", "/health", _AT_ONCE)
+        self._asked("GET", "/health", PROMPTLY)
 
     def models(self) -> Listed:
-        return self._read(self._asked("GET", "/v1/models", _AT_ONCE), _listed)
+        return self._read(self._asked("GET", "/v1/models", PROMPTLY), _listed)
 
     def complete(
-        self, model: str, prompts: Sequence[Sequence[int]] | Sequence[Tensor], n: int = 1, **sampling: Any
+        self,
+        model: str,
+        prompts: Sequence[Sequence[int]] | Sequence[Tensor],
+        n: int = 1,
+        seconds: float = math.inf,
+        **sampling: Any,
     ) -> list[Completion]:
         """``n`` answers to each prompt, those to the first prompt first.
 
         Args:
-            prompts: token ids, or embeddings ``[positions, hidden]``. sampling: arguments of vLLM's SamplingParams.
+            prompts: token ids, or embeddings ``[positions, hidden]``. seconds: that it may take, at most
+                ``decoding.vllm.timeout``. sampling: arguments of vLLM's SamplingParams.
 
         Raises:
             Rejected: it refuses the request for what it asks.
+            NoModel: it has no such model.
         """
         embedded = [_packed(prompt) for prompt in prompts if isinstance(prompt, Tensor)]
         given = {"prompt_embeds": embedded} if embedded else {"prompt": [list(prompt) for prompt in prompts]}
         body = {"model": model, "n": n, **given, **_FIXED, **sampling}
-        found = self._read(self._asked("POST", "/v1/completions", self._seconds, body), _completions)
+        found = self._read(self._asked("POST", "/v1/completions", min(seconds, self._seconds), body), _completions)
         if len(found) != n * len(prompts):
             raise self._unavailable(f"gives {len(found)} answers for {n * len(prompts)}", _START)
         return found
@@ -129,7 +142,7 @@ class VllmServer:
             return self._unavailable("asks for another key", f"Set {KEY_VARIABLE} to the one that it was started with")
         if status == 404 and body is not None:
             remedy = f"Start it with --enable-lora --lora-modules {body['model']}=FOLDER, or start this server again"
-            return self._unavailable(f"has no model {body['model']!r} ({said})", remedy)
+            return self._unavailable(f"has no model {body['model']!r} ({said})", remedy, NoModel)
         if status in _REJECTED and body is not None:
             return Rejected(f"vLLM refuses what it is asked ({status}: {said})")
         return self._unavailable(f"failed ({status}: {said})", _START)
@@ -140,8 +153,8 @@ class VllmServer:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             raise self._unavailable("does not answer as vLLM does", f"Set {OPTION} to the address of one") from None
 
-    def _unavailable(self, what: str, remedy: str) -> Unavailable:
-        return Unavailable(OPTION, self.url, f"the vLLM server {what}", remedy)
+    def _unavailable(self, what: str, remedy: str, kind: type[Unavailable] = Unavailable) -> Unavailable:
+        return kind(OPTION, self.url, f"the vLLM server {what}", remedy)
 
 
 def _packed(rows: Tensor) -> str:

@@ -14,12 +14,15 @@ from peft.tuners.lora import LoraLayer
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import DecodingConfig, LoraConfig, ModelConfig, TrainConfig, TrainerConfig
 from kimi_audio_ft.cost.memory import SAFE
-from kimi_audio_ft.decoding.budget import decoding_memory
+from kimi_audio_ft.decoding.budget import decoding_memory, together_here
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import decode_all
 from kimi_audio_ft.errors import ConfigError, UserError
+from kimi_audio_ft.features.encode import encoders_bytes
 from kimi_audio_ft.lora.adapter import ONE
 from kimi_audio_ft.runtime.devices import device, free_memory, num_ranks
+from kimi_audio_ft.runtime.signals import Interrupted
+from kimi_audio_ft.serve.engine import pieces_together
 from kimi_audio_ft.sweep.cluster.local import device_slots
 from kimi_audio_ft.sweep.events import Event, Failed, Ready, Split
 from kimi_audio_ft.sweep.pack_size import find_pack_size
@@ -188,7 +191,10 @@ def test_decoding_fills_the_memory_and_needs_what_the_formula_tells(
     each = need.utterance(longest, 3, together=8, further=True)
     with PretendedGPUs(memory=round((need.fixed + 4.5 * each) / SAFE)) as gpus:
         request = DecodingRequest(replace(hot, batch_size="auto"), 1)
-        [filled] = decode_all(trial.evaluation, [request], None, on_progress=lambda count, _: done.append(count))
+        wanted = (trial.evaluation, [request], None, False, lambda count, _: done.append(count))
+        with pytest.raises(Interrupted):
+            decode_all(*wanted, lambda: bool(done))
+        [filled] = decode_all(*wanted)
         peak = gpus.peak[0]
         assert filled.hypotheses
         forget(trial.base)
@@ -199,6 +205,18 @@ def test_decoding_fills_the_memory_and_needs_what_the_formula_tells(
     on_cpu = Trial(config(trainer={"accelerator": "cpu"})).evaluation
     [eight] = decode_all(on_cpu, [DecodingRequest(hot, 1)], None)
     assert eight.hypotheses == filled.hypotheses
+
+
+def test_a_server_leaves_room_for_its_encoders_and_the_most_repeats() -> None:
+    base, once = Base(ModelConfig(dtype="float32"), "cached"), DecodingConfig(batch_size="auto")
+    often, need = replace(once, repeats=4), decoding_memory(base, adapted=True)
+    beside, each = encoders_bytes(base.files, "float32", "cached"), need.utterance(1024, 1024, together=4)
+    with PretendedGPUs(memory=round((need.fixed + beside + 4.5 * each) / SAFE)):
+        assert pieces_together(base, "auto", [once, often]) == 4, "a request's temperature samples either"
+        assert pieces_together(base, "auto", [once]) == 8
+        assert together_here(base, often, 1024, 64) == 8, "greedy"
+    with PretendedGPUs(memory=round((need.fixed + 4.5 * each) / SAFE)):
+        assert pieces_together(base, "auto", [once, often]) < 4
 
 
 def test_ranks_of_a_sharded_base_fill_their_passes_alike(config: Config) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import tempfile
+from threading import Event
 from typing import Any
 
 import httpx
@@ -162,3 +163,31 @@ def test_health_tells_of_failed_batches(engine: Engine) -> None:
     done = asked(engine, "GET", "/health")
     assert (done.status_code, done.json()["status"]) == (503, "failing")
     engine.failed_in_a_row = 0
+
+
+def test_many_who_ask_for_health_cost_one_look() -> None:
+    class Slow(Native):
+        looks, release = 0, Event()
+
+        def trouble(self) -> None:
+            self.looks += 1
+            self.release.wait()
+
+    recogniser = Recogniser.of(ServeConfig(cut="windows"))
+    engine = Engine(slow := Slow(recogniser.base), 1)
+    app, came = make_app(recogniser, engine, ""), 0
+
+    async def counted(*given: Any) -> None:
+        nonlocal came
+        came += 1
+        await app(*given)
+
+    async def run() -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(counted), base_url="http://server") as client:
+            asked = [asyncio.create_task(client.get("/health")) for _ in range(20)]
+            while came < len(asked) or not slow.looks:
+                await asyncio.sleep(0)
+            slow.release.set()
+            return await asyncio.gather(*asked)
+
+    assert {done.status_code for done in asyncio.run(run())} == {200} and slow.looks == 1

@@ -32,8 +32,8 @@ from kimi_audio_ft.decoding.vllm import qwen2_folder
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.merging.prompt_embeddings import PromptEmbeddings
 from kimi_audio_ft.serve.app import make_app
-from kimi_audio_ft.serve.engine import Engine, Job, Unavailable
-from kimi_audio_ft.serve.recogniser import Recogniser, Refused
+from kimi_audio_ft.serve.engine import Engine, Job, Refused, Unavailable
+from kimi_audio_ft.serve.recogniser import Recogniser
 from kimi_audio_ft.store.make import META
 
 NO_FLAG = "You must set `--enable-prompt-embeds` to input `prompt_embeds`."
@@ -41,9 +41,10 @@ NO_FLAG = "You must set `--enable-prompt-embeds` to input `prompt_embeds`."
 
 @dataclass
 class Vllm:
-    """Answers as vLLM does: tokens and chances depend on the embeddings that it is given, or has of the ids.
+    """Answers as vLLM does: tokens and log probabilities depend on the embeddings that it is given, or has of the ids.
 
-    refuses: status and message of what it refuses, given a request. asked: its requests.
+    refuses: status and message of what it refuses, given a request. asked: its requests. gone: it ends connections at
+    once; the port stays its own.
     """
 
     table: Tensor
@@ -53,12 +54,12 @@ class Vllm:
     asked: list[dict[str, Any]] = field(default_factory=list)
     key: str = ""
     held: Event = field(default_factory=Event)
-    port: int = 0
+    positions: int = 1024
+    gone: bool = False
 
     def __enter__(self) -> Vllm:
         self.held.set()
-        self._http = ThreadingHTTPServer(("127.0.0.1", self.port), self._handler())
-        self.port = self._http.server_port
+        self._http = self._server()
         self._thread = Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
         return self
@@ -71,7 +72,16 @@ class Vllm:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://127.0.0.1:{self._http.server_port}"
+
+    def _server(self) -> ThreadingHTTPServer:
+        vllm = self
+
+        class Server(ThreadingHTTPServer):
+            def verify_request(self, *_: object) -> bool:
+                return not vllm.gone
+
+        return Server(("127.0.0.1", 0), self._handler())
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         vllm = self
@@ -81,7 +91,9 @@ class Vllm:
                 pass
 
             def do_GET(self) -> None:
-                base = {"id": "qwen2", "max_model_len": 400}
+                if self.path != "/health" and not self.has_key():
+                    return
+                base = {"id": "qwen2", "max_model_len": vllm.positions}
                 cards = [base, *({"id": name, "parent": "qwen2"} for name in vllm.adapters)]
                 self.say(200, {"data": cards})
 
@@ -89,13 +101,19 @@ class Vllm:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 vllm.asked.append(body)
                 vllm.held.wait()
+                if not self.has_key():
+                    return
                 refused = vllm.refuses(body)
-                if vllm.key and self.headers["Authorization"] != f"Bearer {vllm.key}":
-                    refused = 401, "Unauthorized"
                 if refused is not None:
                     self.say(refused[0], {"error": {"message": refused[1], "code": refused[0]}})
                 else:
                     self.say(200, {"choices": vllm.choices(body)})
+
+            def has_key(self) -> bool:
+                has = not vllm.key or self.headers["Authorization"] == f"Bearer {vllm.key}"
+                if not has:
+                    self.say(401, {"error": "Unauthorized"})
+                return has
 
             def say(self, status: int, facts: dict[str, Any]) -> None:
                 self.send_response(status)
@@ -111,9 +129,9 @@ class Vllm:
 
     def answer(self, rows: Tensor, index: int) -> dict[str, Any]:
         tokens = [300 + (len(rows) + index) % 100, self.end]
-        chances = [-float(rows.abs().mean()), -0.5]
+        said = [-float(rows.abs().mean()), -0.5]
         named = [f"token_id:{one}" for one in tokens]
-        return {"tokens": named, "token_logprobs": chances, "top_logprobs": [{named[0]: chances[0]}]}
+        return {"tokens": named, "token_logprobs": said, "top_logprobs": [{named[0]: said[0]}]}
 
 
 def unpacked(given: str) -> Tensor:
@@ -183,7 +201,7 @@ def test_what_it_is_sent_and_what_its_answers_become(
     assert greedy["stop_token_ids"] == [vllm.end] and greedy["ignore_eos"] and greedy["repetition_penalty"] == 1.0
     rows = unpacked(greedy["prompt_embeds"][0])
     assert rows.shape[1] == embeddings.config.hidden_size and rows.dtype == torch.float32
-    assert greedy["max_tokens"] == min(256, 400 - len(rows)), "answers end where the server's positions do"
+    assert greedy["max_tokens"] == 256
     assert not torch.equal(rows, unpacked(other["prompt_embeds"][0]))
     tokenizer = found.base.tokenizer
     assert [str(one) for one in base] == [tokenizer.decode([300 + len(rows) % 100])]
@@ -208,17 +226,19 @@ def test_what_it_is_sent_and_what_its_answers_become(
         ({"refuses": lambda body: (500, "EngineCore\x1b died")}, r"failed \(500: EngineCore.* died\)"),
         ({"choices": lambda body: None}, "does not answer as vLLM does. Set decoding.vllm.url"),
         ({"choices": lambda body: []}, "gives 0 answers for 3"),
+        ({"positions": 749}, "has 749 positions, .* up to 750. Start it with --max-model-len 750"),
     ],
 )
 def test_servers_that_cannot_decode(folder: Path, vllm: Vllm, change: dict[str, Any], said: str) -> None:
     for name, value in change.items():
         setattr(vllm, name, vllm.table + 1.0 if name == "table" else value)
-    found = recogniser(folder, vllm)
     with pytest.raises(ConfigError, match=rf"^decoding\.vllm\.url='{vllm.url}': the vLLM server {said}"):
-        found.decoder().__enter__()
+        recogniser(folder, vllm).decoder().__enter__()
 
 
-def test_what_is_no_front_end_or_lacks_an_adapter(folder: Path, vllm: Vllm, tmp_path: Path) -> None:
+def test_what_is_no_front_end_or_lacks_an_adapter(
+    folder: Path, vllm: Vllm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(ConfigError, match=r"model\.path='.*': is no front end .*Use model\.path=.*/front_end$"):
         recogniser(folder, vllm, model=ModelConfig(str(folder), dtype="float32"))
     with pytest.raises(ConfigError, match=r"model\.path='tiny': is no front end .*merge target=qwen2"):
@@ -234,6 +254,11 @@ def test_what_is_no_front_end_or_lacks_an_adapter(folder: Path, vllm: Vllm, tmp_
     vllm.adapters = ["base"]
     with pytest.raises(ConfigError, match="has an adapter named base"):
         recogniser(folder, vllm)
+    vllm.adapters = ["a'b\x1b[2J"]
+    capsys.readouterr()
+    assert "a'b\x1b[2J" in recogniser(folder, vllm).models
+    named = """'adapters={a'"'"'b\\x1b[2J: FOLDER}'"""
+    assert capsys.readouterr().out == f"a'b\\x1b[2J: of the vLLM server, with the usual prompt ({named} has its own)\n"
     with pytest.raises(Refused, match=r"text_temperature=0\.001: vLLM draws at 0\.01"):
         vllm.adapters = []
         found = recogniser(folder, vllm)
@@ -246,9 +271,10 @@ def test_gone_and_back(folder: Path, vllm: Vllm, caplog: pytest.LogCaptureFixtur
     soundfile.write(wav, np.full(8000, 0.1), 8000, format="WAV")
     found = recogniser(folder, vllm)
     with Engine(found.decoder(), 1) as engine:
-        app = make_app(found, engine, "")
 
         def asked(method: str, path: str, **given: Any) -> httpx.Response:
+            app = make_app(found, engine, "")  # anew, as an answer about the decoder serves for some seconds
+
             async def ask() -> httpx.Response:
                 async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
                     return await client.request(method, path, **given)
@@ -260,7 +286,7 @@ def test_gone_and_back(folder: Path, vllm: Vllm, caplog: pytest.LogCaptureFixtur
             return asked("POST", "/v1/audio/transcriptions", files=files, data={"model": model})
 
         assert transcription().status_code == 200
-        vllm.__exit__()
+        vllm.gone = True
         for _ in range(4):
             done = transcription()
             error = done.json()["error"]
@@ -269,19 +295,20 @@ def test_gone_and_back(folder: Path, vllm: Vllm, caplog: pytest.LogCaptureFixtur
         told = asked("GET", "/health")
         assert told.status_code == 503 and told.json()["trouble"].startswith("the vLLM server cannot be reached")
         assert caplog.text.count("Start it") == 1
-        with vllm:
-            assert asked("GET", "/health").json()["status"] == "ok"
-            assert transcription().status_code == 200
-            assert "is back" in caplog.text
-            vllm.adapters = []
-            vllm.refuses = lambda body: (404, "no such model") if body["model"] == "calls" else None
-            gone = transcription("calls").json()["error"]["message"]
-            assert gone.startswith("the vLLM server has no model 'calls' (no such model)")
-            assert transcription().status_code == 200
-            vllm.refuses = lambda body: (400, "the prompt is too long")
-            assert [transcription().status_code for _ in range(3)] == [500] * 3
-            assert asked("GET", "/health").status_code == 503, "as after other batches that fail"
-        vllm.__enter__()
+        vllm.gone = False
+        assert asked("GET", "/health").json()["status"] == "ok"
+        assert transcription().status_code == 200
+        assert "is back" in caplog.text
+        vllm.adapters = []
+        vllm.refuses = lambda body: (404, "no such model") if body["model"] == "calls" else None
+        gone = transcription("calls").json()["error"]["message"]
+        assert gone.startswith("the vLLM server has no model 'calls' (no such model)")
+        assert asked("GET", "/health").status_code == 200, "others are answered"
+        assert transcription().status_code == 200
+        assert "prompt_embeds" in vllm.asked[-1] and caplog.text.count("is back") == 1, "without a look"
+        vllm.refuses = lambda body: (400, "no") if body["max_tokens"] > 1 else None
+        assert [transcription().status_code for _ in range(3)] == [500] * 3
+        assert asked("GET", "/health").status_code == 503, "as after other batches that fail"
 
 
 def test_a_server_that_hangs(folder: Path, vllm: Vllm) -> None:
@@ -289,3 +316,51 @@ def test_a_server_that_hangs(folder: Path, vllm: Vllm) -> None:
     vllm.held.clear()
     with pytest.raises(Unavailable, match=r"has not answered for 0\.05 s. .*decoding\.vllm\.timeout"):
         found.decoder().__enter__()
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"held": Event()}, "has not answered for 1 s"),
+        ({"refuses": lambda body: (400, "no") if body["max_tokens"] > 1 else None, "table": None}, "has another model"),
+        ({"key": "secret"}, "asks for another key"),
+    ],
+)
+def test_health_tells_what_requests_meet_and_when_it_is_over(
+    folder: Path, vllm: Vllm, caplog: pytest.LogCaptureFixture, how: dict[str, Any], said: str
+) -> None:
+    """vLLM's own /health is fine all the time."""
+    found = recogniser(folder, vllm, timeout=1.0)
+    before = {name: getattr(vllm, name) for name in how}
+    with Engine(found.decoder(), 1) as engine:
+        vars(vllm).update(how | ({"table": vllm.table + 1.0} if "table" in how else {}))
+        for key in "ab":
+            engine.submit([failing := job(found, key=key)])
+            error = failing.answers.exception(60)
+        assert isinstance(error, Unavailable) and said in error.rule
+        assert engine.decoder.trouble() == error.rule
+        vllm.held.set()
+        vars(vllm).update(before)
+        assert engine.decoder.trouble() is None and "is back" in caplog.text
+        engine.submit([fine := job(found)])
+        assert fine.answers.result(60)
+
+
+def test_prompts_beyond_the_servers_positions(folder: Path, vllm: Vllm) -> None:
+    """Answers end where its positions do, and a request whose prompt leaves no room is no failure of the server."""
+    vllm.positions, decoding = 263, DecodingConfig(engine="vllm", max_new_tokens=200, vllm=VllmConfig(url=vllm.url))
+    found = recogniser(folder, vllm, max_seconds=5.0, decoding=decoding)
+    jobs = [job(found) for _ in range(5)]
+    jobs[0].prompt *= 5
+    for one in jobs[1:]:
+        one.prompt *= 50
+    with Engine(found.decoder(), 1) as engine:
+        engine.submit(jobs)
+        assert jobs[0].answers.result(60)
+        for one in jobs[1:]:
+            with pytest.raises(Refused, match=r"^prompt: it has \d+ positions .* server 263\. Give fewer words") as no:
+                one.answers.result(60)
+            assert (no.value.option, no.value.status) == ("prompt", 400)
+        assert engine.failed_in_a_row == 0
+    asked = vllm.asked[-1]
+    assert asked["max_tokens"] == 263 - len(unpacked(asked["prompt_embeds"][0])) < 200

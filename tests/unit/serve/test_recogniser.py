@@ -15,10 +15,11 @@ import yaml
 from safetensors.torch import save_file
 
 from kimi_audio_ft.config.serve import ServeConfig
-from kimi_audio_ft.config.train import DEFAULT_PROMPT, TrainConfig
+from kimi_audio_ft.config.train import DEFAULT_PROMPT, DecodingConfig, TrainConfig, VllmConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.files import write_json
-from kimi_audio_ft.serve.recogniser import Recogniser, Refused, Wish
+from kimi_audio_ft.serve.engine import Refused
+from kimi_audio_ft.serve.recogniser import Recogniser, Wish
 
 
 def recording(seconds: float) -> io.BytesIO:
@@ -84,6 +85,18 @@ def test_a_sweep_that_vllm_decoded_is_served_natively(
     setting = found.requests(found.models["recommended"], None)[0].setting
     assert (setting.engine, setting.text_temperature) == ("native", 0.2)
     assert "decoded by vllm; the server decodes with engine=native" in capsys.readouterr().out
+
+
+def test_the_vllm_of_a_sweep_is_not_the_servers(sweep: Path, tmp_path: Path) -> None:
+    """The recommended trial was decoded natively, beside others that vLLM decoded; the next that is missing is told."""
+    path = tmp_path / "0" / ".hydra" / "config.yaml"
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    written["decoding"]["vllm"]["python"] = "gone/bin/python"
+    path.write_text(yaml.safe_dump(written), encoding="utf-8")
+    decoding = DecodingConfig(engine="vllm", vllm=VllmConfig(url="http://127.0.0.1:9"))
+    given = ["sweep=x", "decoding.engine=vllm", "decoding.vllm.url=http://127.0.0.1:9"]
+    with pytest.raises(ConfigError, match=r"^model\.path=.*is no front end of a Qwen2"):
+        Recogniser.of(ServeConfig(sweep=str(sweep), cut="windows", decoding=decoding), given)
 
 
 def test_no_more_audio_than_may_wait(server: Recogniser) -> None:
