@@ -15,6 +15,8 @@ from kimi_audio_ft.config.checks import at_least, count_or_auto, one_of, require
 
 # Machines that a dry run can tell of, besides this one (cost.machines).
 MACHINES = ("h100", "a100", "4090", "laptop")
+# Where the tasks of a sweep run.
+EXECUTORS = ("local", "slurm", "ray")
 # Slurm jobs that share a sweep when hydra.launcher.parallel=auto: nobody can say how many a queue will run at a time.
 SLURM_JOBS = 4
 # sbatch options that the executor sets: a job that is told otherwise could not be followed, or would not come back.
@@ -118,7 +120,7 @@ class LauncherConfig:
             rule = f"must be true (this machine), false, or one of {', '.join(MACHINES)}"
             require(self.dry_run in MACHINES, "hydra.launcher.dry_run", self.dry_run, rule)
         one_of("hydra.launcher.dispatch", self.dispatch, ("auto", "slice", "batched"))
-        one_of("hydra.launcher.executor", self.executor, ("local", "slurm", "ray"))
+        one_of("hydra.launcher.executor", self.executor, EXECUTORS)
 
 
 def is_dry_run(config: Any) -> bool:

@@ -33,7 +33,7 @@ class Slurm:
         if shutil.which("sbatch") is None:
             raise UserError(
                 "hydra.launcher.executor=slurm: there is no sbatch on PATH. Run this on a node of the cluster that may "
-                "submit jobs, or use hydra.launcher.executor=local"
+                "submit jobs, or use hydra.launcher.executor=local (in combine: executor=local)"
             )
         self.settings = settings
         self.gpus = int(_has_gpus(settings.partition)) if gpus_per_pack is None else gpus_per_pack

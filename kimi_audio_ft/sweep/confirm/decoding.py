@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -14,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
-from kimi_audio_ft.decoding.transcripts import EvaluationSet, stored_transcripts, transcript_signatures
+from kimi_audio_ft.decoding.transcripts import EvaluationSet, Transcripts, stored_transcripts, transcript_signatures
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.files import read_yaml
 from kimi_audio_ft.outcomes import BASE
@@ -25,6 +26,8 @@ from kimi_audio_ft.sweep.plan import Unit
 
 # Seconds between two lines about the progress.
 _EVERY = 10.0
+# What Hydra leaves in a sweep's folder.
+_MULTIRUN = "multirun.yaml"
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,28 @@ class Asked:
         request = DecodingRequest(self.config.decoding, self.config.seed)
         return transcript_signatures(self.evaluation, request, None if self.key == BASE else self.key)
 
+    def found(self) -> Transcripts:
+        """The transcripts after ``decode_missing``; DataError: the store has them no more."""
+        transcripts = stored_transcripts(self.transcripts)
+        if transcripts is None:
+            problem = f"its texts by {self.name} are not in the store, though they were decoded just now"
+            raise DataError(self.evaluation.conversations.called, problem, "Run the same command again")
+        return transcripts
 
-def decode_missing(sweep: Path, folder: Path, asked: Sequence[Asked], why: str, limit: TimeLimit | None = None) -> None:
+
+def decode_missing(
+    sweep: Path,
+    folder: Path,
+    asked: Sequence[Asked],
+    why: str,
+    limit: TimeLimit | None = None,
+    executor: str | None = None,
+) -> None:
     """Have the transcripts made that the store lacks, by the launcher of a sweep.
 
     Args:
         sweep: folder of the sweep. folder: where its tasks and their log lie. why: of the messages.
-        limit: of the sweep's time.
+        limit: of the sweep's time. executor: as of ``launcher_of``.
 
     Raises:
         UserError: decoding failed. KeyboardInterrupt: it was asked to stop; what is decoded is kept.
@@ -61,9 +79,10 @@ def decode_missing(sweep: Path, folder: Path, asked: Sequence[Asked], why: str, 
     units = _missing(asked)
     if not units:
         return
-    print(f"{why}: {_said(asked)}")
+    settings = launcher_of(sweep, executor)
+    print(f"{why}: {_said(asked)}, by executor={settings.executor}{_in_place_of(sweep, executor)}")
     progress = _Progress({one.key: one.name for one in asked}, why)
-    stopped = make_units(launcher_of(sweep), units, set(), folder, progress.take, limit=limit)
+    stopped = make_units(settings, units, set(), folder, progress.take, limit=limit)
     if stopped is not None:
         raise stopped
     if progress.failed:
@@ -72,19 +91,39 @@ def decode_missing(sweep: Path, folder: Path, asked: Sequence[Asked], why: str, 
         raise UserError(f"{sweep}: {why}: {progress.name(failed.unit)} failed: {reason}")
 
 
-def launcher_of(folder: Path) -> LauncherConfig:
-    """The launcher that a sweep was started with; the default one where that is not recorded, or is another's."""
-    path = folder / "multirun.yaml"
+def launcher_of(folder: Path, executor: str | None = None) -> LauncherConfig:
+    """The launcher that a sweep was started with; the default one where that is not recorded, or is another's.
+
+    executor: ``hydra.launcher.executor`` in place of the sweep's; then it says how many tasks and GPUs there are, too.
+    """
+    launcher, settings = _recorded(folder), LauncherConfig()
+    if launcher.get("_target_") == LauncherConfig._target_:
+        try:
+            found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(LauncherConfig), dict(launcher)))
+        except OmegaConfBaseException as error:
+            problem = f"hydra.launcher cannot be used ({error})"
+            raise DataError(folder / _MULTIRUN, problem, "Run the sweep again") from None
+        assert isinstance(found, LauncherConfig)
+        settings = found
+    if executor in (None, settings.executor):
+        return settings
+    return replace(settings, executor=executor, parallel="auto", gpus_per_pack="auto")
+
+
+def _recorded(folder: Path) -> Mapping[str, Any]:
+    """``hydra.launcher`` of a sweep; empty where that is not recorded."""
+    path = folder / _MULTIRUN
     written = read_yaml(path, "Run the sweep again") if path.is_file() else None
-    launcher = written.get("hydra", {}).get("launcher") if isinstance(written, Mapping) else None
-    if not isinstance(launcher, Mapping) or launcher.get("_target_") != LauncherConfig._target_:
-        return LauncherConfig()
-    try:
-        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(LauncherConfig), dict(launcher)))
-    except OmegaConfBaseException as error:
-        raise DataError(path, f"hydra.launcher cannot be used ({error})", "Run the sweep again") from None
-    assert isinstance(settings, LauncherConfig)
-    return settings
+    hydra = written.get("hydra") if isinstance(written, Mapping) else None
+    launcher = hydra.get("launcher") if isinstance(hydra, Mapping) else None
+    return launcher if isinstance(launcher, Mapping) else {}
+
+
+def _in_place_of(folder: Path, executor: str | None) -> str:
+    """That a sweep was started with a launcher that cannot decode, unless somebody has named the executor."""
+    target = _recorded(folder).get("_target_", LauncherConfig._target_)
+    is_ours = executor is not None or target == LauncherConfig._target_
+    return "" if is_ours else f" in place of the sweep's launcher {target}, which does not decode"
 
 
 def _missing(asked: Sequence[Asked]) -> list[Unit]:

@@ -7,9 +7,9 @@ the sweep's launcher: a repeat decodes nothing, and an interrupted one goes on. 
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from kimi_audio_ft import store
 from kimi_audio_ft.base import require_base
 from kimi_audio_ft.config.manifests import guard_sets, manifest_paths
 from kimi_audio_ft.config.train import TrainConfig
-from kimi_audio_ft.decoding.transcripts import stored_transcripts
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.files import read_json_object, write_json
 from kimi_audio_ft.inputs import Inputs, on_set
@@ -147,9 +146,9 @@ def record_looks(folder: Path, identity: str, looks: int) -> None:
     path = folder / UNSEEN_RECORD
     record = read_json_object(path, "Make it again with --confirm")
     tested = record.get(_TEST)
-    if isinstance(tested, dict) and tested.get("identity") == identity:
-        with suppress(PermissionError):  # another's sweep, whose report cannot be written either
-            write_json(path, record | {_TEST: tested | {"looks": looks}})
+    is_ours = os.access(path.parent, os.W_OK)  # the report of another's sweep cannot be written either
+    if is_ours and isinstance(tested, dict) and tested.get("identity") == identity:
+        write_json(path, record | {_TEST: tested | {"looks": looks}})
 
 
 def _decode(folder: Path, decoded: Sequence[Decoded], limit: TimeLimit | None) -> None:
@@ -206,8 +205,7 @@ def _score(one: Decoded, folder: Path) -> None:
     if one.base is not None:
         named.append((one.base, "base (no adapter)", "baseline.json", BASE_UTTERANCES))
     for texts, label, scores, utterances in named:
-        transcripts = stored_transcripts(texts.transcripts)
-        assert transcripts is not None, "they were made just now"
+        transcripts = texts.found()
         found = scores_of(evaluation.base, evaluation, transcripts, options, label, texts.key, about)
         write_json(folder / scores, found)
         write_utterances(folder, evaluation.utterances(transcripts, options), name=utterances)
