@@ -4,25 +4,26 @@
 - Adapters of several trials: their mean, with which the evaluation set is decoded.
 
 They are made and chosen on the evaluation set; the chosen one is then decoded on the sweep's test set. What the store
-lacks is decoded by the sweep's launcher.
+lacks is decoded by the sweep's launcher, or another executor (``executor``).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import chdir
+from contextlib import AbstractContextManager, chdir, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft.base import base_facts
-from kimi_audio_ft.combine.sources import TEMPERATURE, Source, adapter_of, chosen_trials, hypotheses_of, require_alike
+from kimi_audio_ft.combine.sources import TEMPERATURE, Source, adapter_of, chosen_trials, texts_of
 from kimi_audio_ft.config.canonical import is_greedy
 from kimi_audio_ft.config.checks import require
 from kimi_audio_ft.config.commands import CombineConfig
 from kimi_audio_ft.config.train import VLLM, VLLM_MOST_RANK
-from kimi_audio_ft.decoding.transcripts import stored_transcripts
+from kimi_audio_ft.decoding.request import Answers
+from kimi_audio_ft.decoding.transcripts import rows_of_answers, scores_of_answers
 from kimi_audio_ft.errors import ConfigError, DataError, UserError
 from kimi_audio_ft.files import write_json, write_jsonl
 from kimi_audio_ft.inputs import Inputs
@@ -31,15 +32,14 @@ from kimi_audio_ft.manifest.prompts import copied_facts
 from kimi_audio_ft.merging.folder import drafted, is_made
 from kimi_audio_ft.paths import expanded
 from kimi_audio_ft.scoring import read_options
-from kimi_audio_ft.scoring.consensus import consensus, equal_votes, is_vote
-from kimi_audio_ft.scoring.trial_scores import score_repeats, scores_by_set, utterance_rows
+from kimi_audio_ft.scoring.consensus import vote
 from kimi_audio_ft.store.looks import look
 from kimi_audio_ft.store.make import META
 from kimi_audio_ft.store.usage import using
 from kimi_audio_ft.sweep.confirm.decoding import Asked, decode_missing
 from kimi_audio_ft.sweep.confirm.unseen import record_looks
 from kimi_audio_ft.sweep.plan import started_in, written_config
-from kimi_audio_ft.sweep_folder import COMBINATIONS, COMBINATIONS_RECORD, UTTERANCES
+from kimi_audio_ft.sweep_folder import COMBINATIONS, COMBINATIONS_RECORD, UTTERANCES, claim
 from multirun_analysis.analysis import Analysis, load_sweep
 from multirun_analysis.report.combined import (
     MADE_OF,
@@ -50,7 +50,7 @@ from multirun_analysis.report.combined import (
     facts_of,
     read_combinations,
 )
-from multirun_analysis.report.stored_combinations import chosen_of, compared, sampled_trials
+from multirun_analysis.report.stored_combinations import MOST, chosen_of, compared, facts_of_vote, sampled_trials, votes
 from multirun_analysis.sweep import Trial, read_scored
 
 _RECORD = Path(COMBINATIONS_RECORD).name
@@ -74,12 +74,9 @@ class Combination:
     def name(self) -> str:
         return str(self.facts["name"])
 
-    def texts(self, heard: Sequence[Sequence[Mapping[str, str]]]) -> list[Mapping[str, str]]:
-        """Texts by id, one mapping per repeat, from those of each source; every source has the same weight."""
-        if not self.votes:
-            return list(heard[0])
-        every, weights = equal_votes(heard)
-        return [{key: consensus([one.get(key, "") for one in every], weights) for key in every[0]}]
+    def texts(self, heard: Sequence[Answers]) -> Answers:
+        """Texts by id, one dict per repeat, from those of each source; every source has the same weight."""
+        return [vote(heard, str)] if self.votes else list(heard[0])
 
 
 def combine(config: CombineConfig) -> Combinations:
@@ -94,9 +91,9 @@ def combine(config: CombineConfig) -> Combinations:
     sweep = expanded(config.sweep).resolve()
     analysis = load_sweep(sweep)
     voters = chosen_trials(analysis, config)
-    sampled = voters if config.trials else sampled_trials(analysis)
+    sampled = voters if config.trials else sampled_trials(analysis, config.most or MOST)
     trials = sorted(dict.fromkeys([*voters, *sampled]), key=lambda trial: trial.rate)
-    require_alike(trials)
+    heard = texts_of(trials)
     out = expanded(config.out).resolve() if config.out else sweep / COMBINATIONS
     facts = _facts(trials, config)
 
@@ -104,9 +101,10 @@ def combine(config: CombineConfig) -> Combinations:
         is_made(out, _RECORD, facts, config.overwrite, "set of combinations", key=MADE_OF)
         return False  # the sweep's choice may be tested by now
 
-    with chdir(started_in(trials[0].folder)), using(sweep), drafted(out, is_done) as draft:
+    with chdir(started_in(trials[0].folder)), _claimed(sweep), using(sweep), drafted(out, is_done) as draft:
         assert draft is not None, "it is made again in any case"
-        made = [*_of_samples(sampled, voters[0], config), *_of_trials(voters), *_of_adapters(voters, config, draft)]
+        made = [Combination(about, tuple(map(Source, some))) for about, some in votes(sampled, voters, heard)]
+        made += [*_of_new_samples(voters[0], config), *_of_adapters(voters, config, draft)]
         if not made:
             raise UserError(
                 f"{sweep}: has nothing to combine: fewer than three texts of an utterance, and no two adapters "
@@ -114,13 +112,13 @@ def combine(config: CombineConfig) -> Combinations:
                 "(seed=1,2,3,4), or name trials (trials=[0,3])"
             )
         best = trials[0]
-        texts = _heard(made, analysis, draft)
+        texts = _texts(made, heard, analysis, draft, config.executor)
         for one in made:
             _write(draft / one.name, best.utterances, one, texts[one.name], best)
         rows = compared(best, [(one.facts, _scored(draft / one.name, best)) for one in made])
         chosen = chosen_of(rows)
         of_chosen = [one for one in made if chosen is not None and one.name == chosen.name]
-        tested = confirmed(analysis, of_chosen[0], draft) if of_chosen else None
+        tested = confirmed(analysis, of_chosen[0], draft, config.executor) if of_chosen else None
         record = {
             MADE_OF: facts,
             "best": {"trial": best.name, "rate": best.rate},
@@ -132,24 +130,38 @@ def combine(config: CombineConfig) -> Combinations:
     return read_combinations(out)
 
 
-def _heard(made: Sequence[Combination], analysis: Analysis, folder: Path) -> dict[str, list[Mapping[str, str]]]:
-    """Texts of every combination by its name; what the sweep has not decoded is decoded now, all of it together."""
+def _texts(
+    made: Sequence[Combination], heard: Mapping[Trial, Answers], analysis: Analysis, folder: Path, executor: str | None
+) -> dict[str, Answers]:
+    """Texts of every combination by its name; what the sweep has not decoded is decoded now, all of it together.
+
+    heard: what it has decoded.
+    """
     inputs = Inputs()
     new = {source: source.asked(inputs) for one in made for source in one.sources if not source.is_decoded}
-    found = dict(zip(new, _decoded(list(new.values()), analysis, folder), strict=True))
-    every = {source: found.get(source) or hypotheses_of(source.trial) for one in made for source in one.sources}
+    found = dict(zip(new, _decoded(list(new.values()), analysis, folder, executor), strict=True))
+    every = {source: found[source] if source in new else heard[source.trial] for one in made for source in one.sources}
     return {one.name: one.texts([every[source] for source in one.sources]) for one in made}
 
 
-def _decoded(asked: Sequence[Asked], analysis: Analysis, folder: Path) -> list[Sequence[Mapping[str, str]]]:
-    """Texts by id, one mapping per repeat, of each.
+def _decoded(asked: Sequence[Asked], analysis: Analysis, folder: Path, executor: str | None) -> list[Answers]:
+    """Texts by id, one dict per repeat, of each.
 
     Its tasks and their log lie in the sweep's folder, as those of the sweep, or in another one if that is not ours.
     """
     sweep = analysis.sweep.folder
-    decode_missing(sweep, sweep if os.access(sweep, os.W_OK) else folder, asked, "decoding for combinations")
-    found = [stored_transcripts(one.transcripts) for one in asked]
-    return [transcripts.hypotheses for transcripts in found if transcripts is not None]
+    place = sweep if _is_ours(sweep) else folder
+    decode_missing(sweep, place, asked, "decoding for combinations", executor=executor)
+    return [one.found().hypotheses for one in asked]
+
+
+def _is_ours(sweep: Path) -> bool:
+    return os.access(sweep, os.W_OK)
+
+
+def _claimed(sweep: Path) -> AbstractContextManager[object]:
+    """A sweep's folder, if anything is written there, kept from others who write there; BeingRun: another does."""
+    return claim(sweep) if _is_ours(sweep) else nullcontext()
 
 
 def _facts(trials: Sequence[Trial], config: CombineConfig) -> dict[str, Any]:
@@ -165,31 +177,17 @@ def _facts(trials: Sequence[Trial], config: CombineConfig) -> dict[str, Any]:
     }
 
 
-def _of_samples(trials: Sequence[Trial], best: Trial, config: CombineConfig) -> Iterator[Combination]:
-    """The samples that the sweep has of a trial, and ``samples`` new ones by the adapter of the best one."""
-    for trial in trials:
-        count = len(hypotheses_of(trial))
-        if is_vote([count]):
-            facts = {"name": f"samples-{trial.name}", "kind": "samples", "decodings": count}
-            yield Combination({**facts, "trials": [trial.name], "adapters": 1}, (Source(trial),))
-    if config.samples is not None:
-        temperature = config.temperature or TEMPERATURE
-        source = Source(best, temperature, config.samples)
-        if is_greedy(source.config.decoding):
-            rule = f"trial {best.name} decodes with decoding.text_top_k=1, of which all samples are the same"
-            raise ConfigError("samples", config.samples, rule, "Name other trials, or set samples=null")
-        name = f"samples-{best.name}-at-{temperature:g}"
-        facts = {"name": name, "kind": "samples", "decodings": config.samples, "temperature": temperature}
-        yield Combination({**facts, "trials": [best.name], "adapters": 1}, (source,))
-
-
-def _of_trials(trials: Sequence[Trial]) -> Iterator[Combination]:
-    """All texts of all trials."""
-    counts = [len(hypotheses_of(trial)) for trial in trials]
-    if len(trials) > 1 and is_vote(counts):
-        adapters = len({trial.record.get("signature") for trial in trials})
-        facts = {"name": "trials", "kind": "trials", "decodings": sum(counts), "adapters": adapters}
-        yield Combination({**facts, "trials": [trial.name for trial in trials]}, tuple(map(Source, trials)))
+def _of_new_samples(best: Trial, config: CombineConfig) -> Iterator[Combination]:
+    """As many as ``samples`` by the adapter of the best trial."""
+    if config.samples is None:
+        return
+    temperature = config.temperature or TEMPERATURE
+    source = Source(best, temperature, config.samples)
+    if is_greedy(source.config.decoding):
+        rule = f"trial {best.name} decodes with decoding.text_top_k=1, of which all samples are the same"
+        raise ConfigError("samples", config.samples, rule, "Name other trials, or set samples=null")
+    facts = facts_of_vote("samples", f"samples-{best.name}-at-{temperature:g}", [best], config.samples)
+    yield Combination({**facts, "temperature": temperature}, (source,))
 
 
 def _of_adapters(trials: Sequence[Trial], config: CombineConfig, folder: Path) -> Iterator[Combination]:
@@ -224,21 +222,16 @@ def _of_adapters(trials: Sequence[Trial], config: CombineConfig, folder: Path) -
     yield Combination({**about, "trials": [trial.name for trial in used]}, (source,), votes=False)
 
 
-def _write(
-    folder: Path, rows: Sequence[Mapping[str, Any]], one: Combination, texts: Sequence[Mapping[str, str]], best: Trial
-) -> None:
+def _write(folder: Path, rows: Sequence[Mapping[str, Any]], one: Combination, texts: Answers, best: Trial) -> None:
     """Score texts as the best trial's were, by its utterances on the same set, and write the files of a trial."""
     options, by_id = read_options(written_config(best.folder).scoring), {str(row["id"]): row for row in rows}
     references = {key: str(row["reference"]) for key, row in by_id.items()}
     about = {key: {name: value for name, value in row.items() if name not in _HEARD} for key, row in by_id.items()}
-    recordings = {key: str(row.get("recording") or key) for key, row in by_id.items()}
-    sets = {key: row["set"] for key, row in by_id.items() if row.get("set") is not None}
-    scores = score_repeats(references, texts, recordings, options)
-    if sets:
-        scores["sets"] = scores_by_set(sets, references, texts, options)
+    about = {key: {**row, "recording": str(row.get("recording") or key)} for key, row in about.items()}
+    scores = scores_of_answers(references, texts, about, options)
     ranked = {name: best.record[name] for name in ("model", "rank_by") if name in best.record}
     write_json(folder / SCORES, {"trial": one.name, **scores, **ranked, "params": {}, "combination": one.facts})
-    write_jsonl(folder / UTTERANCES, utterance_rows(references, texts, about, options))
+    write_jsonl(folder / UTTERANCES, rows_of_answers(references, texts, about, options))
 
 
 def _scored(folder: Path, like: Trial) -> Trial:
@@ -246,9 +239,9 @@ def _scored(folder: Path, like: Trial) -> Trial:
     return replace(read_scored(folder, folder / SCORES, {}, is_base=False), rank_by=like.rank_by)
 
 
-def confirmed(analysis: Analysis, chosen: Combination, folder: Path) -> Tested | None:
+def confirmed(analysis: Analysis, chosen: Combination, folder: Path, executor: str | None = None) -> Tested | None:
     """The chosen combination on the sweep's test set, counted as a look at it; None where the sweep's own choice was
-    not decoded there, with which it is compared.
+    not decoded there, with which it is compared. executor: as of ``decode_missing``.
 
     Raises:
         DataError: the test set has changed since, or as of ``Source.asked_on``.
@@ -264,7 +257,7 @@ def confirmed(analysis: Analysis, chosen: Combination, folder: Path) -> Tested |
         again = f"Run python -m multirun_analysis {analysis.sweep.folder} --confirm"
         raise DataError(evaluation.conversations.called, problem, again)
     place = folder / "test" / chosen.name
-    texts = chosen.texts(_decoded(asked, analysis, folder))
+    texts = chosen.texts(_decoded(asked, analysis, folder, executor))
     _write(place, held.trial.utterances, chosen, texts, held.of)
     [row] = compared(held.trial, [(chosen.facts, _scored(place, held.trial))])
     shown = [name for one in asked for name in one.transcripts]

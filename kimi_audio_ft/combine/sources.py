@@ -11,6 +11,7 @@ from kimi_audio_ft import store
 from kimi_audio_ft.base import find_adapter
 from kimi_audio_ft.config.commands import CombineConfig
 from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.decoding.request import Answer, Answers
 from kimi_audio_ft.decoding.transcripts import EvaluationSet
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.inputs import Inputs, on_set
@@ -20,6 +21,7 @@ from kimi_audio_ft.sweep.confirm.decoding import Asked
 from kimi_audio_ft.sweep.confirm.unseen import require_same_words, require_unseen
 from kimi_audio_ft.sweep.plan import written_config
 from multirun_analysis.analysis import Analysis
+from multirun_analysis.records import Record
 from multirun_analysis.report.stored_combinations import MOST, repeats_of, trials_to_combine
 from multirun_analysis.sweep import Trial
 
@@ -47,7 +49,8 @@ class Source:
         """The trial's, with this decoding; of a mean its rank, for which vLLM makes room."""
         config = written_config(self.trial.folder)
         if self.rank is not None:
-            config = replace(config, lora=replace(config.lora, r=self.rank))
+            # The trial's start of the update may not go with this rank: orthogonal needs an even one.
+            config = replace(config, lora=replace(config.lora, r=self.rank, init_lora_weights="default"))
         if self.samples is None or self.temperature is None:
             return config
         decoding = replace(config.decoding, text_temperature=self.temperature, repeats=self.samples)
@@ -104,11 +107,6 @@ def adapter_of(trial: Trial) -> Path:
     return folder
 
 
-def hypotheses_of(trial: Trial) -> list[dict[str, str]]:
-    """Texts of a trial's utterances by id, one dict per repeat; errors as of ``repeats_of``."""
-    return [{key: str(row["hypothesis"] or "") for key, row in repeat.items()} for repeat in repeats_of(trial)]
-
-
 def chosen_trials(analysis: Analysis, config: CombineConfig) -> list[Trial]:
     """The trials to combine, the best first: those that are named, or ``trials_to_combine``.
 
@@ -125,14 +123,25 @@ def chosen_trials(analysis: Analysis, config: CombineConfig) -> list[Trial]:
     return sorted((finished[name] for name in config.trials), key=lambda trial: trial.rate)
 
 
-def require_alike(trials: Sequence[Trial]) -> None:
-    """Raise a DataError if a trial has other utterances than the first, or none, or another version scored it."""
+def texts_of(trials: Sequence[Trial]) -> dict[Trial, Answers]:
+    """Texts of each trial's utterances, which are the same.
+
+    Raises:
+        DataError: a trial has other utterances than the first, or none, or another version scored it.
+    """
+    found: dict[Trial, Answers] = {}
     for trial in trials:
         version = trial.record.get("normalisation_version")
         if version != NORMALISATION_VERSION:
             problem = f"was scored by version {version} of the normalisation, not {NORMALISATION_VERSION}"
             remedy = "Run the sweep's command again, which only rescores"
             raise DataError(trial.folder / "scores.json", problem, remedy)
-        if hypotheses_of(trial)[0].keys() != hypotheses_of(trials[0])[0].keys():
+        found[trial] = [{key: _answer(row) for key, row in repeat.items()} for repeat in repeats_of(trial)]
+        if found[trial][0].keys() != found[trials[0]][0].keys():
             problem = f"does not have the utterances of trial {trials[0].name}"
             raise DataError(trial.utterances_path, problem, "Name trials of one evaluation set (trials=[...])")
+    return found
+
+
+def _answer(row: Record) -> Answer:
+    return Answer(str(row["hypothesis"] or ""), is_cut=bool(row.get("truncated")))

@@ -10,6 +10,7 @@ from omegaconf import MISSING
 
 from kimi_audio_ft.config.checks import at_least, below_one, count_or_auto, expand_home, one_of, require
 from kimi_audio_ft.config.data_file import DATA_FILE, find_data_file, untokenized
+from kimi_audio_ft.config.launcher import EXECUTORS
 from kimi_audio_ft.config.train import DEFAULT_PROMPT, ModelConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.paths import expanded
@@ -254,6 +255,8 @@ class CombineConfig:
     rank: int | None = None
     out: str | None = None  # Folder for the combinations; null is SWEEP/combinations, where the report finds them.
     overwrite: bool = False  # Replace other combinations in out, with their mean adapter.
+    # Decodes what the store lacks: local (this machine), slurm or ray; null is what the sweep was started with.
+    executor: str | None = None
 
     def __post_init__(self) -> None:
         expand_home(self, "sweep", "out")
@@ -267,6 +270,8 @@ class CombineConfig:
         require(is_used, "temperature", self.temperature, "is that of new samples; there are none", "Set samples=16")
         rule = "is that of the mean adapter, which mean=false leaves out"
         require(self.mean or self.rank is None, "rank", self.rank, rule, "Leave out mean=false, or rank")
+        if self.executor is not None:
+            one_of("executor", self.executor, EXECUTORS)
         is_used = self.trials is None or self.most is None
         require(is_used, "most", self.most, "needs trials=null", "All trials that are named are taken")
         if self.trials is not None:

@@ -96,28 +96,18 @@ class EvaluationSet:
         self.reference_identity = self.conversations.identity(reference_identity)
 
     def scores(self, transcripts: Transcripts, options: ScoringOptions) -> dict[str, Any]:
-        """``score_repeats`` of transcripts; the store caches them, also for other sweeps."""
+        """``scores_of_answers`` of transcripts; the store caches them, also for other sweeps."""
 
         def make() -> dict[str, Any]:
-            recordings = {key: row["recording"] for key, row in self.surroundings.items()}
-            hypotheses = transcripts.hypotheses
-            cut = [sum(answer.is_cut for answer in repeat.values()) for repeat in hypotheses]
-            scores = score_repeats(self.references, hypotheses, recordings, options)
-            sets = {key: row["set"] for key, row in self.surroundings.items() if "set" in row}
-            by_set = {"sets": scores_by_set(sets, self.references, hypotheses, options)} if sets else {}
-            return {**scores, **by_set, "truncated_outputs": cut[0] if len(cut) == 1 else sum(cut) / len(cut)}
+            return scores_of_answers(self.references, transcripts.hypotheses, self.surroundings, options)
 
         return remember("scores", ["scores", *self._scored(transcripts, options)], make)
 
     def utterances(self, transcripts: Transcripts, options: ScoringOptions) -> str:
-        """Lines of ``utterances.jsonl``: ``utterance_rows`` of transcripts; cached like the scores."""
+        """Lines of ``utterances.jsonl``: ``rows_of_answers`` of transcripts; cached like the scores."""
 
         def make() -> str:
-            hypotheses = transcripts.hypotheses
-            rows = utterance_rows(self.references, hypotheses, self.surroundings, options)
-            for row in rows:
-                if hypotheses[row["repeat"]][row["id"]].is_cut:
-                    row["truncated"] = True
+            rows = rows_of_answers(self.references, transcripts.hypotheses, self.surroundings, options)
             return "".join(map(jsonl_line, rows))
 
         return remember("scores", ["utterances", *self._scored(transcripts, options)], make)
@@ -196,6 +186,38 @@ def _scoring_code() -> str:
     """Digest of the code that scores, with its libraries: what it gives is not kept beyond a change of them."""
     libraries = {name: version(name) for name in ("cn2an", "numpy", "pypinyin", "rapidfuzz", "regex")}
     return digest_of([folder_digest(PACKAGE / "scoring", ("*.py",)), libraries])
+
+
+def scores_of_answers(
+    references: Mapping[str, str],
+    answers: Answers,
+    surroundings: Mapping[str, Mapping[str, Any]],
+    options: ScoringOptions,
+) -> dict[str, Any]:
+    """``score_repeats`` with the number of cut texts, a mean over the repeats; of several sets also each by itself.
+
+    surroundings: of each utterance, by id, its ``recording`` and of several sets the name of its own (``set``).
+    """
+    recordings = {key: row["recording"] for key, row in surroundings.items()}
+    cut = [sum(answer.is_cut for answer in repeat.values()) for repeat in answers]
+    scores = score_repeats(references, answers, recordings, options)
+    sets = {key: row["set"] for key, row in surroundings.items() if row.get("set") is not None}
+    by_set = {"sets": scores_by_set(sets, references, answers, options)} if sets else {}
+    return {**scores, **by_set, "truncated_outputs": cut[0] if len(cut) == 1 else sum(cut) / len(cut)}
+
+
+def rows_of_answers(
+    references: Mapping[str, str],
+    answers: Answers,
+    surroundings: Mapping[str, Mapping[str, Any]],
+    options: ScoringOptions,
+) -> list[dict[str, Any]]:
+    """``utterance_rows``, of which those with a cut text say so (``truncated``)."""
+    rows = utterance_rows(references, answers, surroundings, options)
+    for row in rows:
+        if answers[row["repeat"]][row["id"]].is_cut:
+            row["truncated"] = True
+    return rows
 
 
 def decode(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from rapidfuzz.process import cdist
 from kimi_audio_ft.scoring.normalise import normalise
 
 _Repeat = TypeVar("_Repeat")
+_Said = TypeVar("_Said")
 
 
 def consensus(hypotheses: Sequence[str], weights: Sequence[int] | None = None) -> str:
@@ -39,6 +40,19 @@ def index_of_consensus(hypotheses: Sequence[str], weights: Sequence[int] | None 
     distances = cdist(different, different, scorer=Levenshtein.distance, dtype=np.int64)
     risks = distances @ np.array(list(votes.values()), np.int64)
     return texts.index(different[int(risks.argmin())])
+
+
+def vote(sources: Sequence[Sequence[Mapping[str, _Said]]], text_of: Callable[[_Said], str]) -> dict[str, _Said]:
+    """Of every utterance, by its id, the ``consensus`` of all repeats of all sources, which weigh the same.
+
+    Every repeat has all utterances.
+    """
+    repeats, weights = equal_votes(sources)
+    found = {}
+    for key in repeats[0]:
+        said = [repeat[key] for repeat in repeats]
+        found[key] = said[index_of_consensus([text_of(one) for one in said], weights)]
+    return found
 
 
 def equal_votes(sources: Sequence[Sequence[_Repeat]]) -> tuple[list[_Repeat], list[int]]:

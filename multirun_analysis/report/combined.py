@@ -23,7 +23,7 @@ from multirun_analysis.words import percent, rate
 log = logging.getLogger(__name__)
 
 # Of the record: raise it when the code changes what is made or kept of it.
-VERSION = 1
+VERSION = 2
 SCORES = "scores.json"
 # Its part that says what the combinations were made of, which ``combine`` compares too.
 MADE_OF = "made_of"

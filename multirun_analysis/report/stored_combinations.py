@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from kimi_audio_ft.errors import DataError
-from kimi_audio_ft.scoring.consensus import equal_votes, index_of_consensus, is_vote
-from kimi_audio_ft.scoring.error_rates import EditCounts
+from kimi_audio_ft.scoring import score
+from kimi_audio_ft.scoring.consensus import is_vote, vote
 from kimi_audio_ft.scoring.intervals import error_rate_interval
-from kimi_audio_ft.scoring.normalise import normalise
-from kimi_audio_ft.scoring.ranking import COUNTED, normalised_and_field, utterance_edits
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.records import Record, read_jsonl
 from multirun_analysis.report.combined import Combinations, Combined, combinations_of, facts_of
@@ -35,6 +34,7 @@ _READ = ("id", "recording", "reference", "hypothesis", "edits", "chars", "normal
 
 Repeats = list[dict[str, Record]]
 """Lines of utterances by their ids, one dict per repeat."""
+_Repeat = TypeVar("_Repeat")
 
 
 @lru_cache(maxsize=1)
@@ -58,15 +58,15 @@ def trials_to_combine(analysis: Analysis, most: int = MOST) -> list[Trial]:
     return sorted(found, key=_rate_of)[:most]
 
 
-def sampled_trials(analysis: Analysis) -> list[Trial]:
-    """Those with several samples by an adapter that may be the best, the best first.
+def sampled_trials(analysis: Analysis, most: int = MOST) -> list[Trial]:
+    """Those with several samples by an adapter that may be the best: at most so many, the best first.
 
     One sample of such a trial is mostly worse than a greedy text, and many of them are better together: that a trial is
     ruled out says nothing of their combination.
     """
     by_adapter = _may_be_best(analysis)
     found = [trial for trial in analysis.sweep.finished if _adapter_of(trial) in by_adapter]
-    return sorted((trial for trial in found if is_vote([len(trial.repeats)])), key=_rate_of)[:MOST]
+    return sorted((trial for trial in found if is_vote([len(trial.repeats)])), key=_rate_of)[:most]
 
 
 def _may_be_best(analysis: Analysis) -> dict[str, Trial]:
@@ -95,13 +95,10 @@ def stored_combinations(analysis: Analysis) -> Combinations | None:
     if not heard:
         return None
     single, named = next(iter(heard)), {trial.name: facts_of(trial) for trial in heard}
-    parts = [("samples", f"samples-{trial.name}", [trial]) for trial in sampled] + [("trials", "trials", voters)]
     made = []
-    for kind, name, trials in parts:
-        found = {trial: repeats for trial, repeats in heard.items() if trial in trials}
-        if (kind == "samples" or len(found) > 1) and is_vote(list(map(len, found.values()))):
-            facts, lines = _voted(kind, name, found)
-            made.append((facts, _as_trial(name, lines, single)))
+    for facts, sources in votes(sampled, voters, heard, MOST_TEXTS):
+        lines = vote(list(sources.values()), _text_of)
+        made.append((facts, _as_trial(facts["name"], list(lines.values()), single)))
     if not made:
         return None
     rows, scores = compared(single, made), [trial for _, trial in made]
@@ -145,16 +142,37 @@ def repeats_of(trial: Trial) -> Repeats:
     return repeats
 
 
-def _voted(kind: str, name: str, heard: Mapping[Trial, Repeats]) -> tuple[dict[str, Any], list[Record]]:
-    """Facts of a combination (fields of ``Combined``), and the line that it takes of each utterance."""
-    texts, weights = equal_votes([repeats[: MOST_TEXTS // len(heard)] for repeats in heard.values()])
-    lines = []
-    for key in texts[0]:
-        said = [repeat[key] for repeat in texts]
-        lines.append(said[index_of_consensus([str(row["hypothesis"] or "") for row in said], weights)])
-    adapters = len({trial.record.get("signature") for trial in heard})
-    facts = {"name": name, "kind": kind, "trials": [trial.name for trial in heard]}
-    return {**facts, "decodings": len(texts), "adapters": adapters}, lines
+def votes(
+    sampled: Sequence[Trial],
+    voters: Sequence[Trial],
+    heard: Mapping[Trial, Sequence[_Repeat]],
+    most_texts: int | None = None,
+) -> Iterator[tuple[dict[str, Any], dict[Trial, Sequence[_Repeat]]]]:
+    """Of each trial in ``sampled`` the samples, and of all ``voters`` the texts, wherever there is anything to decide:
+    facts of the combination (fields of ``Combined``), and the repeats that vote.
+
+    Args:
+        heard: repeats of trials; those that are not in it are left out. most_texts: of an utterance; None: all.
+    """
+    of_each = [("samples", f"samples-{trial.name}", [trial]) for trial in sampled]
+    for kind, name, trials in [*of_each, ("trials", "trials", list(voters))]:
+        known = [trial for trial in trials if trial in heard]
+        share = None if most_texts is None else most_texts // max(len(known), 1)
+        found = {trial: heard[trial][:share] for trial in known}
+        counts = [len(repeats) for repeats in found.values()]
+        if (kind == "samples" or len(found) > 1) and is_vote(counts):
+            yield facts_of_vote(kind, name, known, sum(counts)), found
+
+
+def facts_of_vote(kind: str, name: str, trials: Sequence[Trial], decodings: int) -> dict[str, Any]:
+    """Fields of ``Combined`` of what is chosen from so many texts of an utterance."""
+    adapters = len({trial.record.get("signature") for trial in trials})
+    named = [trial.name for trial in trials]
+    return {"name": name, "kind": kind, "trials": named, "decodings": decodings, "adapters": adapters}
+
+
+def _text_of(row: Record) -> str:
+    return str(row["hypothesis"] or "")
 
 
 def _as_trial(name: str, lines: list[Record], single: Trial) -> Trial:
@@ -170,35 +188,14 @@ def _as_trial(name: str, lines: list[Record], single: Trial) -> Trial:
 
 
 def _scores(lines: Sequence[Record], rank_by: str) -> tuple[Scores, Scores]:
-    """Strict and normalised, as far as the leaderboard shows them: syllables, whose readings take a quarter of a second
-    to load, are counted only where they rank."""
-    chars, exact, empty = EditCounts(), 0, 0
-    for row in lines:
-        reference, text = normalise(str(row["reference"])), normalise(str(row["hypothesis"] or ""))
-        chars.add(reference, text)
-        exact, empty = exact + (reference == text), empty + (not text)
-    rates = {}
-    for rate in dict.fromkeys(["wer", "mer", *([] if rank_by in COUNTED else [rank_by])]):
-        counts = [utterance_edits(row["reference"], row["hypothesis"] or "", rate) for row in lines]
-        rates[normalised_and_field(rate)[1]] = _rate(*zip(*counts, strict=True))
-    strict = Scores(
-        cer=chars.rate,
-        **{"wer": None, "mer": None, **rates},
-        exact_match=exact / len(lines),
-        substitutions=chars.substitutions,
-        deletions=chars.deletions,
-        insertions=chars.insertions,
-        empty_outputs=empty,
-        empty_rate=empty / len(lines),
-        truncated_outputs=sum(bool(row.get("truncated")) for row in lines),
-    )
+    """Strict and normalised, as far as the leaderboard shows them: syllables are counted only where they rank."""
+    references = {str(row["id"]): str(row["reference"]) for row in lines}
+    found = score(references, {str(row["id"]): _text_of(row) for row in lines}, syllables=rank_by == "pinyin")
+    cut = sum(bool(row.get("truncated")) for row in lines)
+    edits, chars = (sum(row[f"normalised_{name}"] for row in lines) for name in ("edits", "chars"))
     unknown = dict.fromkeys(("wer", "mer", "exact_match", "substitutions", "deletions", "insertions", "empty_outputs"))
-    edits = ([row[f"normalised_{name}"] for row in lines] for name in ("edits", "chars"))
-    return strict, Scores(cer=_rate(*edits), **unknown)
-
-
-def _rate(edits: Sequence[int], units: Sequence[int]) -> float:
-    return sum(edits) / max(sum(units), 1)
+    strict = Scores.from_record({**found, "truncated_outputs": cut}, Path())
+    return strict, Scores(cer=edits / max(chars, 1), **unknown)
 
 
 def compared(single: Trial, made: Sequence[tuple[Mapping[str, Any], Trial]]) -> list[Combined]:

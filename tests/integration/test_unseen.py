@@ -15,9 +15,11 @@ import pytest
 
 from kimi_audio_ft.combine.combinations import Combination, confirmed
 from kimi_audio_ft.combine.sources import Source
+from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.files import read_json_object, read_jsonl
 from kimi_audio_ft.scoring.consensus import consensus
+from kimi_audio_ft.sweep.confirm import decoding
 from kimi_audio_ft.sweep.confirm.__main__ import main
 from multirun_analysis.analysis import load_sweep
 from tests.integration.conftest import Workplace
@@ -196,6 +198,39 @@ def test_what_is_tested_is_neither_trained_on_nor_chosen_by(place: Workplace, da
     ):
         done = place.run(SWEEP[0], *SWEEP[2:8], SWEEP[10], "lora.r=2", f"data.test_manifest={value}")
         assert done.code == 2 and problem in done.err, done.err
+
+
+def test_texts_that_were_not_made_are_an_error_and_no_look(
+    place: Workplace, tested: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when the store loses them meanwhile; of a sweep that cannot be written the tasks lie elsewhere."""
+    asked: list[tuple[str, Path]] = []
+
+    def make_nothing(
+        settings: LauncherConfig, units: object, untrained: object, folder: Path, *_: object, **__: object
+    ) -> None:
+        asked.append((settings.executor, folder))
+
+    record, multirun = (tested / "unseen" / "record.json").read_bytes(), tested / "multirun.yaml"
+    before = multirun.read_text(encoding="utf-8")
+    monkeypatch.chdir(place.folder)
+    monkeypatch.setenv("KIMI_AUDIO_FT_STORE", str(place.store))
+    monkeypatch.setattr(decoding, "make_units", make_nothing)
+    analysis = load_sweep(Path("sweep"))
+    chosen = Combination({"name": "lost"}, tuple(Source(trial, 0.9, 3) for trial in analysis.sweep.trials))
+    said = r"data/eval1\.tokens\.jsonl: its texts by trial 0 are not in the store.*Run the same command again"
+    with pytest.raises(DataError, match=said):
+        confirmed(analysis, chosen, Path("combined"), "slurm")
+    assert "data/eval1.tokens.jsonl (3 utterances), by executor=slurm\n" in capsys.readouterr().out
+    multirun.write_text(before.replace(LauncherConfig._target_, "another.Launcher"), encoding="utf-8")
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "sweep" and access(path, mode))
+    with pytest.raises(DataError, match=said):
+        confirmed(analysis, chosen, Path("combined"))
+    multirun.write_text(before, encoding="utf-8")
+    assert "by executor=local in place of the sweep's launcher another.Launcher, which" in capsys.readouterr().out
+    assert [(executor, folder.name) for executor, folder in asked] == [("slurm", "sweep"), ("local", "combined")]
+    assert (tested / "unseen" / "record.json").read_bytes() == record
 
 
 def test_a_combination_is_made_there_too(place: Workplace, tested: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,6 +29,7 @@ from kimi_audio_ft.manifest.hotwords import hotwords_facts
 from kimi_audio_ft.scoring.consensus import consensus
 from kimi_audio_ft.sweep.confirm.unseen import require_same_words, require_unseen
 from kimi_audio_ft.sweep.plan import written_config
+from kimi_audio_ft.sweep_folder import BeingRun, claim
 from multirun_analysis.analysis import load_sweep
 from multirun_analysis.messages import CHINESE, ENGLISH
 from multirun_analysis.report.board import Board
@@ -87,24 +89,32 @@ def test_samples_and_trials_are_combined_and_compared_with_the_best_trial(sweep:
 
 def test_a_report_has_by_itself_what_the_command_makes_of_the_same_texts(sweep: Path, tmp_path: Path) -> None:
     """Without its files, and without syllables and categories, which are not shown of a combination."""
-    analysis = load_sweep(sweep)
+    own = shutil.copytree(sweep, tmp_path / "sweep")
+    for number in ("1", "3"):  # answers that the limit has cut
+        path = own / number / "utterances.jsonl"
+        rows = read_jsonl(path)
+        path.write_text("".join(json.dumps(row | {"truncated": True}) + "\n" for row in rows if row["repeat"] == 0))
+        with path.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows if row["repeat"] > 0)
+    analysis = load_sweep(own)
     found = combinations_shown(analysis)
-    made = combine(CombineConfig(str(sweep), mean=False, out=str(tmp_path / "out")))
+    made = combine(CombineConfig(str(own), mean=False, out=str(tmp_path / "out")))
     assert found is not None and combinations_shown(analysis) is found
     assert (found.folder, found.trial, found.rate, found.facts) == (None, made.trial, made.rate, made.facts)
     assert {row.name: row for row in found.rows} == {row.name: row for row in made.rows} and len(found.rows) == 2
     slow = {row.name: trial for row, trial in made.scored}
     for row, trial in found.scored:
         twin = slow[row.name]
-        assert trial.strict == replace(
-            twin.strict, **dict.fromkeys(("over_generation_rate", "pinyin_error_rate")), truncated_outputs=0
-        )
+        assert twin.strict is not None and trial.strict == replace(twin.strict, pinyin_error_rate=None)
+        assert twin.strict.truncated_outputs
+        marked = [line for line in twin.utterances if line.get("truncated")]
+        assert len(marked) == twin.strict.truncated_outputs
         assert [trial.record[name] for name in ("cer_ci_low", "cer_ci_high")] == pytest.approx(
             [twin.record[name] for name in ("cer_ci_low", "cer_ci_high")]
         )
         assert trial.rate_by("normalised_cer") == pytest.approx(twin.rate_by("normalised_cer"))
     for rank_by in ("normalised_cer", "pinyin", "wer"):
-        shown = combinations_shown(load_sweep(sweep, rank_by=rank_by))
+        shown = combinations_shown(load_sweep(own, rank_by=rank_by))
         assert shown is not None and all(trial.rate == row.rate for row, trial in shown.scored)
 
 
@@ -159,7 +169,7 @@ def test_the_report_shows_them_until_a_trial_is_replaced(
             lambda text: json.dumps(json.loads(text) | {"best": {"trial": "1", "rate": None}}),
             "is no number",
         ),
-        (lambda text: text.replace('"version": 1', '"version": 0'), "its version is 0, not 1"),
+        (lambda text: text.replace('"version": 2', '"version": 1'), "its version is 1, not 2"),
     ],
 )
 def test_a_record_that_cannot_be_read_does_not_cost_the_report(
@@ -199,6 +209,40 @@ def test_without_names_the_best_trials_are_taken_one_of_each_adapter(sweep: Path
     may_be_best = {trial.record["signature"] for trial in analysis.statistics.best_group}
     assert set(adapters) == may_be_best and len(adapters) == len(may_be_best) == 2
     assert analysis.statistics.choice in found and found[0].rate <= found[1].rate
+
+
+def test_most_bounds_the_sampled_trials_too(tmp_path: Path) -> None:
+    grid: dict[str, Any] = {"ranks": (8,), "rates": (5e-5,), "temperatures": (0.0, 0.3, 0.4, 0.5)}
+    sweep = write_sweep(tmp_path / "sweep", **grid, utterances=10, recordings=5, repeats=3)
+    found = combine(CombineConfig(str(sweep), most=2, mean=False, out=str(tmp_path / "out")))
+    best = sorted(load_sweep(sweep).sweep.trials[1:], key=lambda trial: trial.rate)[:2]
+    assert {row.name for row in found.rows if row.kind == "samples"} == {f"samples-{trial.name}" for trial in best}
+
+
+def test_a_mean_of_orthogonal_adapters_may_have_an_odd_rank(sweep: Path, tmp_path: Path) -> None:
+    """Its rank was never a start of a training."""
+    own = shutil.copytree(sweep, tmp_path / "sweep")
+    path = own / "0" / ".hydra" / "config.yaml"
+    path.write_text(path.read_text().replace("init_lora_weights: default", "init_lora_weights: orthogonal"))
+    trial = load_sweep(own).sweep.trials[0]
+    assert written_config(trial.folder).lora.init_lora_weights == "orthogonal"
+    assert Source(trial, mean=tmp_path / "mean", rank=7).config.lora.r == 7
+
+
+def test_nobody_else_is_at_work_in_the_sweeps_folder(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that is not ours is left as it is."""
+    own = shutil.copytree(sweep, tmp_path / "sweep")
+    config = CombineConfig(str(own), trials=["1"], mean=False, out=str(tmp_path / "out"))
+    with claim(own), pytest.raises(BeingRun, match=r"sweep: is being run \(pid \d+ .*\)\. Wait for its end"):
+        combine(config)
+    assert not (tmp_path / "out").exists()
+    (own / ".running").unlink(missing_ok=True)
+    before, access = sorted(own.rglob("*")), os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != own and access(path, mode))
+    combine(config)
+    assert sorted(own.rglob("*")) == before and (tmp_path / "out" / "samples-1").is_dir()
 
 
 def test_titles_say_what_is_combined() -> None:
@@ -262,6 +306,7 @@ def test_what_cannot_be_combined(sweep: Path, tmp_path: Path) -> None:
         ({"temperature": 0.6}, r"temperature=0\.6: .*Set samples=16"),
         ({"rank": 4, "mean": False}, "rank=4: .*mean=false"),
         ({"trials": ["1"], "most": 4}, "most=4: needs trials=null"),
+        ({"executor": "pbs"}, "executor='pbs': must be one of local, slurm, ray"),
     ):
         with pytest.raises(ConfigError, match=message):
             CombineConfig(str(sweep), **options)
