@@ -224,7 +224,7 @@ def refusal(said: str, asked: str) -> str:
     return (
         f"hydra.launcher.executor=slurm: sbatch does not reach Slurm's controller: {said}. The environment's "
         f"SLURM_CONF is {os.environ.get('SLURM_CONF') or 'not set'}; see that `sinfo` is answered in this shell and "
-        "re-run the command, or use hydra.launcher.executor=local"
+        "re-run the command, or use hydra.launcher.executor=local (in combine: executor=local)"
     )
 
 
