@@ -253,7 +253,7 @@ def wandb_server(loopback_wandb: WandbServer, monkeypatch: pytest.MonkeyPatch) -
     """That server, empty, and logged in to by this process."""
     import wandb
 
-    from kimi_audio_ft.runtime.wandb_server import stay_offline
+    from kimi_audio_ft.runtime.wandb_server import set_offline
     from tests.wandb_server import settings_of
 
     wandb.teardown()  # its service has read other variables
@@ -263,4 +263,4 @@ def wandb_server(loopback_wandb: WandbServer, monkeypatch: pytest.MonkeyPatch) -
     yield loopback_wandb
     loopback_wandb.gone, loopback_wandb.refuses, loopback_wandb.before = False, 0, lambda: None
     wandb.teardown()
-    stay_offline(False)
+    set_offline(False)

@@ -23,7 +23,7 @@ _SECRET = regex.compile(r"[\w-]{40,}")
 _ALIASES = {"dryrun": "offline", "run": "online"}  # wandb's old names of its modes
 
 # Of this process: its other trials do not ask a server again that did not answer, or refused the login.
-_stays_offline = False
+_is_offline = False
 
 
 def resolve_mode(asked: str) -> Mode:
@@ -36,7 +36,7 @@ def resolve_mode(asked: str) -> Mode:
     mode = _ALIASES.get(mode, mode)
     if mode == "disabled":
         return "disabled"
-    if mode == "offline" or _stays_offline:
+    if mode == "offline" or _is_offline:
         return "offline"
     if not logged_in():
         if mode != "auto":
@@ -60,10 +60,10 @@ def logged_in() -> bool:
     return found is not None
 
 
-def stay_offline(for_good: bool = True) -> None:
-    """Let this process ask the server for nothing more, or again."""
-    global _stays_offline
-    _stays_offline = for_good
+def set_offline(offline: bool) -> None:
+    """Whether this process writes offline runs from now on, whatever is asked for, and leaves the server alone."""
+    global _is_offline
+    _is_offline = offline
 
 
 def short_name(name: str) -> str:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft.config.train import LoggerConfig
-from kimi_audio_ft.tracking.base import CsvRun, Tracker, Utterance, metrics_of
-from kimi_audio_ft.tracking.tensorboard import TensorBoardRun
-from kimi_audio_ft.tracking.wandb import TOKEN, TRIAL, WandbRun
+from kimi_audio_ft.tracking.base import RUNG, CsvRun, Tracker, Utterance, metrics_of
+from kimi_audio_ft.tracking.tensorboard import TensorBoardRun, remove_events
+from kimi_audio_ft.tracking.wandb import TRIAL, WandbRun, continue_run
 
-__all__ = ["LIVE", "TOKEN", "Tracker", "Utterance", "make_tracker", "metrics_of"]
+__all__ = ["LIVE", "RUNG", "Tracker", "Utterance", "continue_record", "make_tracker", "metrics_of"]
 
-LIVE = ("wandb", "tensorboard")
+LIVE: Mapping[str, type[Tracker]] = {"wandb": WandbRun, "tensorboard": TensorBoardRun}
 """Kinds of records that are looked at while trials train; a sweep opens them before its trials run."""
 
 
@@ -36,3 +36,11 @@ def make_tracker(
     if settings.kind == "tensorboard":
         return TensorBoardRun(folder, config)
     return CsvRun(folder) if settings.kind == "csv" else Tracker()
+
+
+def continue_record(kind: str, earlier: Path, folder: Path) -> None:
+    """Let the record that is opened next in ``folder`` take the place of the one that ``earlier`` holds, if any."""
+    if kind == "wandb":
+        continue_run(earlier, folder)
+    elif kind == "tensorboard":
+        remove_events(earlier)  # all their points are given to the next one again

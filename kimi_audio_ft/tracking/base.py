@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from kimi_audio_ft.files import written_aside
 
 Utterance = Mapping[str, Any]
 """One line of ``utterances.jsonl``: id, repeat, reference, hypothesis, cer and audio (a path, or None)."""
+
+
+RUNG = "halving/rung"
+"""Number of the rung, counted from 1, whose values a point has under successive halving."""
 
 
 def metrics_of(row: Mapping[str, Any]) -> dict[str, float]:
@@ -23,12 +27,13 @@ def metrics_of(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 class Tracker:
-    """One trial's record: points while it runs, then either ``finish`` or ``fail``, once. This one keeps nothing.
+    """One trial's record: points while it runs, then either ``finish`` or ``fail``. This one keeps nothing.
 
-    shows_utterances: whether ``finish`` needs them.
+    A record that is closed stays as it is: ``fail`` after ``finish`` does nothing. shows_utterances: whether ``finish``
+    needs them.
     """
 
-    shows_utterances: ClassVar[bool] = False
+    shows_utterances: bool = False
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record values, such as ``train/loss``, at an optimizer step; steps may repeat or start again."""

@@ -22,26 +22,54 @@ class TensorBoardRun(Tracker):
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._config, self._points = config, NewPoints()
-        for path in (folder / FOLDER).glob("events.out.tfevents.*"):
-            path.unlink()
-        self._writer: Any = SummaryWriter(str(folder / FOLDER))
+        self._config, self._points, self._folder = config, NewPoints(), folder
+        remove_events(folder)
+        self._writer = _writer(folder)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        for name, value in self._points.of(metrics, step).items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()  # TensorBoard reads along
+        if self._writer is not None:
+            for name, value in self._points.of(metrics, step).items():
+                self._writer.add_scalar(name, value, step)
+            self._writer.flush()  # TensorBoard reads along
+
+    def belongs_to(self, folder: Path) -> None:
+        if self._writer is None or folder.resolve() == self._folder.resolve():
+            return
+        self._writer.close()
+        remove_events(folder)
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        for path in _events(self._folder):
+            path.rename(folder / FOLDER / path.name)
+        self._folder, self._writer = folder, _writer(folder)  # goes on in a further file beside the first
 
     def finish(self, summary: Mapping[str, Any], utterances: Sequence[Utterance]) -> None:
-        options = {name: value if value is None else _cell(value) for name, value in flatten(self._config).items()}
-        self._writer.add_hparams(options, summary_of(summary), run_name=".")  # "." is this run itself
-        self._writer.close()
+        writer, self._writer = self._writer, None  # torch opens a closed writer again
+        if writer is not None:
+            options = {name: value if value is None else _cell(value) for name, value in flatten(self._config).items()}
+            writer.add_hparams(options, summary_of(summary), run_name=".")  # "." is this run itself
+            writer.close()
 
     def fail(self, message: str) -> None:
-        self._writer.add_text("failure", message)
-        self._writer.close()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.add_text("failure", message)
+            writer.close()
+
+
+def remove_events(folder: Path) -> None:
+    """Remove the event files that a folder's record has left."""
+    for path in _events(folder):
+        path.unlink()
+
+
+def _events(folder: Path) -> list[Path]:
+    return sorted((folder / FOLDER).glob("events.out.tfevents.*"))
+
+
+def _writer(folder: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / FOLDER))
 
 
 def _cell(value: Any) -> bool | int | float | str:

@@ -25,11 +25,11 @@ from kimi_audio_ft.config.train import LoggerConfig, ScoringConfig
 from kimi_audio_ft.files import read_yaml, write_text
 from kimi_audio_ft.manifest.audio import AudioError, decode_mono
 from kimi_audio_ft.manifest.part import WHOLE, Part
-from kimi_audio_ft.runtime.wandb_server import SYNC, Mode, described, resolve_mode, short_name, stay_offline
+from kimi_audio_ft.runtime.wandb_server import SYNC, Mode, described, resolve_mode, set_offline, short_name
 from kimi_audio_ft.scoring.ranking import rate_of
 from kimi_audio_ft.store.signature import canonical, flatten
 from kimi_audio_ft.sweep_folder import trial_folders
-from kimi_audio_ft.tracking.base import NewPoints, Tracker, Utterance
+from kimi_audio_ft.tracking.base import RUNG, NewPoints, Tracker, Utterance
 
 log = logging.getLogger(__name__)
 
@@ -96,17 +96,16 @@ class WandbRun(Tracker):
         self._settings, self._folder = settings, folder.resolve()
         self._run: Any = None
         self._run_folder: Path | None = None  # of a run online
-        self._points = NewPoints()
+        self._points, self._rung = NewPoints(), 0  # the last rung that the run has
         self._is_trial = job_type == TRIAL
         named = settings.name or os.environ.get("WANDB_NAME")
         number = _number(folder, job_type)
-        name = f"{number[TRIAL_NUMBER]}: {name}" if number else name  # as the report names it
-        names = [named, name] if named and group is not None else [named or name]
+        self._title = partial(_title, named, name, of_sweep=group is not None)
         group = settings.group or os.environ.get("WANDB_RUN_GROUP") or group
         identity = {
             "project": settings.project or os.environ.get("WANDB_PROJECT") or PROJECT,
             "entity": settings.entity,
-            "name": short_name(" ".join(map(str, names))),
+            "name": self._title(number),
             "group": None if group is None else short_name(group),
             "notes": settings.notes,
             "job_type": os.environ.get("WANDB_JOB_TYPE", job_type) if self._is_trial else job_type,
@@ -120,7 +119,8 @@ class WandbRun(Tracker):
             self._start(identity, own_id)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        new = self._points.of(metrics, step)
+        again = metrics.get(RUNG, math.inf) <= self._rung
+        new = {} if again else self._points.of(metrics, step)
         if self._run is not None and new:
             with self._guarded("logging"):
                 self._run.log({**new, STEP: step})
@@ -131,7 +131,7 @@ class WandbRun(Tracker):
                 write_text(folder / TOKEN, (self._folder / TOKEN).read_text(encoding="utf-8"))  # it is the same run
                 if number := _number(folder, TRIAL):
                     self._run.config.update(number)
-                    self._run.name = short_name(f"{number[TRIAL_NUMBER]}: {self._run.name}")
+                    self._run.name = self._title(number)
 
     def keep_adapter(self, folder: Path, signature: str) -> None:
         if self._run is not None and self._settings.adapter:
@@ -229,6 +229,7 @@ class WandbRun(Tracker):
         for end in ("failure", "halving/stopped_at"):
             if summary.get(end) is not None:
                 summary[end] = None
+        self._rung = summary.get(RUNG) or 0
         step = summary.get(STEP)
         if step is not None:
             # An evaluation and a rung come after their step's loss: those of the last step may be missing.
@@ -269,6 +270,26 @@ class WandbRun(Tracker):
 def _number(folder: Path, job_type: str) -> dict[str, int]:
     """A trial's number in its sweep; nothing of a single run, whose folder is a date, and of an evaluation."""
     return {TRIAL_NUMBER: int(folder.name)} if job_type == TRIAL and folder.name.isdecimal() else {}
+
+
+def _title(named: str | None, name: str, number: Mapping[str, int], of_sweep: bool) -> str:
+    """A run's name: as the report names the trial, after what all runs of the sweep are to begin with."""
+    numbered = f"{number[TRIAL_NUMBER]}: {name}" if number else name
+    return short_name(f"{named} {numbered}" if named and of_sweep else named or numbered)
+
+
+def continue_run(earlier: Path, folder: Path) -> None:
+    """Let the next run in a folder be the one that was begun in an earlier folder, unless it has a run of its own.
+
+    The files of that run are set aside then: of two offline runs of one id, the first to be synced would be lost.
+    """
+    token, own = earlier / TOKEN, folder / TOKEN
+    if token.is_file():
+        same = token.read_text(encoding="utf-8")
+        if not own.is_file():
+            write_text(own, same)
+        if own.read_text(encoding="utf-8") == same:
+            _set_aside(earlier / "wandb")
 
 
 def _set_aside(runs: Path) -> None:
@@ -317,10 +338,10 @@ def _offline(identity: dict[str, Any], stats: bool, failure: Exception) -> Any:
     if isinstance(failure, wandb.errors.AuthenticationError) or _LOGIN in str(failure):
         remedy = "Run `wandb login --relogin`, or correct WANDB_API_KEY; `wandb sync` uploads the runs then"
         log.warning("W&B refuses the login; this process writes offline runs: %s. %s", described(failure), remedy)
-        stay_offline()
+        set_offline(True)
     elif isinstance(failure, wandb.errors.CommError | TimeoutError) and not _ANSWERED.search(str(failure)):
         log.warning("W&B cannot be reached; this process writes offline runs from here: %s", described(failure))
-        stay_offline()
+        set_offline(True)
     else:
         log.warning("W&B refuses this run, which is written offline: %s", described(failure))
     # wandb's service still holds the id of the run that it could not start.

@@ -11,13 +11,12 @@ from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any
 
-from kimi_audio_ft.files import write_text
 from kimi_audio_ft.runtime.wandb_server import SYNC, described
 from kimi_audio_ft.sweep.events import Fitting, Point, Step, UnitEvent
 from kimi_audio_ft.sweep.halving import Candidate, Fate
 from kimi_audio_ft.sweep_folder import OF_ADAPTERS
 from kimi_audio_ft.text import short_names
-from kimi_audio_ft.tracking import LIVE, TOKEN, Tracker, Utterance, make_tracker, metrics_of
+from kimi_audio_ft.tracking import LIVE, RUNG, Tracker, Utterance, continue_record, make_tracker, metrics_of
 from kimi_audio_ft.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -50,6 +49,7 @@ class LiveRecords:
         self._rungs: dict[str, list[tuple[dict[str, float], int]]] = defaultdict(list)
         self._speeds: dict[str, float] = {}
         self._open: list[Trial] = []
+        self._kinds: set[str] = set()  # of all that were opened
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: Thread | None = None
 
@@ -60,10 +60,9 @@ class LiveRecords:
         if (earlier := self._at_rung.pop(key, None)) is not None:
             self._trials.pop(key)
             self._hand_over(earlier, trial, folder)
-        token = self._of_adapter(key) / TOKEN
-        first = not self._trials[key] and trial.tracker is None
-        if first and token.parent != folder and token.is_file():
-            write_text(folder / TOKEN, token.read_text(encoding="utf-8"))  # it is the same run
+        begun = self._of_adapter(key)
+        if not self._trials[key] and trial.tracker is None and begun != folder:
+            continue_record(trial.config.logger.kind, begun, folder)
         self._trials[key].append((trial, folder))
 
     def add_at_rung(self, key: str, trial: Trial, overrides: Sequence[str]) -> None:
@@ -79,7 +78,7 @@ class LiveRecords:
             if len(one.decisions) <= rung:
                 continue  # it was out before
             result, decision = one.results[rung], one.decisions[rung]
-            values = {"halving/rung": rung + 1} | ({} if result.score is None else {"halving/score": result.score})
+            values = {RUNG: rung + 1} | ({} if result.score is None else {"halving/score": result.score})
             self._rungs[one.signature].append((values, result.step))
             trial = self._at_rung.get(one.signature)
             if trial is None or trial.tracker is None:
@@ -127,8 +126,16 @@ class LiveRecords:
             self._calls.put(None)
             self._thread.join(self._closing_seconds if interrupted else None)
             if self._thread.is_alive():
-                log.warning("W&B does not answer; what it lacks is in the trials' folders, for `%s`", SYNC)
+                self._warn()
         self._open, self._thread = [], None  # further launches of the sweep may follow
+
+    def _warn(self) -> None:
+        """Say that records are not closed in time."""
+        if "wandb" in self._kinds:
+            folders = f"the trials' folders and in {self._of_adapter('*')}" if self._names else "the trials' folders"
+            log.warning("W&B does not answer; what it lacks is in %s, for `%s`", folders, SYNC)
+        else:
+            log.warning("Records (%s) are not written to their end", ", ".join(sorted(self._kinds)))
 
     def _of_adapter(self, key: str) -> Path:
         return Path(self._group, OF_ADAPTERS, f"adapter-{key}")
@@ -136,7 +143,7 @@ class LiveRecords:
     def _hand_over(self, earlier: Trial, trial: Trial, folder: Path) -> None:
         if earlier.tracker is not None:
             trial.tracker = earlier.tracker
-            trial.tracker.belongs_to(folder)
+            trial.tracker.belongs_to(folder.resolve())
             self._open[self._open.index(earlier)] = trial
 
     def _begin(self, key: str, trial: Trial, folder: Path) -> None:
@@ -146,8 +153,11 @@ class LiveRecords:
         settings = config.logger if self._local else replace(config.logger, system_metrics=False)
         facts: dict[str, Any] = {"trial_name": trial.name or folder.name, "config": asdict(config)}
         trial.tracker = _Queued(
-            self._calls, lambda: make_tracker(settings, group=self._group, folder=folder.resolve(), **facts)
+            self._calls,
+            lambda: make_tracker(settings, group=self._group, folder=folder.resolve(), **facts),
+            shows_utterances=LIVE[settings.kind].shows_utterances,
         )
+        self._kinds.add(settings.kind)
         for values, step in self._rungs[key]:
             trial.tracker.log(values, step)
         self._open.append(trial)
@@ -169,10 +179,11 @@ class _Queued(Tracker):
     Whoever finishes it with transcripts waits, so that they do not pile up where W&B is slower than the trials.
     """
 
-    shows_utterances = True
-
-    def __init__(self, calls: SimpleQueue[Callable[[], None] | None], make: Callable[[], Tracker]) -> None:
+    def __init__(
+        self, calls: SimpleQueue[Callable[[], None] | None], make: Callable[[], Tracker], shows_utterances: bool
+    ) -> None:
         self._calls, self._record = calls, Tracker()  # that one keeps nothing
+        self.shows_utterances = shows_utterances
         calls.put(lambda: self._begin(make))
 
     def _begin(self, make: Callable[[], Tracker]) -> None:

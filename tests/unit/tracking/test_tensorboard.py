@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
-from kimi_audio_ft.config.train import LoggerConfig
+from kimi_audio_ft.config.train import LoggerConfig, TrainConfig
+from kimi_audio_ft.sweep.events import Fitting, Point
+from kimi_audio_ft.sweep.view.records import LiveRecords
 from kimi_audio_ft.tracking import Tracker, make_tracker
+from kimi_audio_ft.trial import Trial
 
 pytest.importorskip("tensorboard", reason='needs tensorboard: pip install -e ".[tensorboard]"')
 
@@ -51,3 +54,27 @@ def test_options_and_scores_are_compared_as_hyperparameters(tmp_path: Path) -> N
     assert options["lora.r"].number_value == 8 and options["lora.target_modules"].string_value == '["q_proj"]'
     assert "lora.alpha" not in options
     assert curve(tmp_path, "cer") == [(0, 0.25)] and curve(tmp_path, "cer_normalised") == [(0, 0.125)]
+
+
+def test_a_trial_that_a_sweep_trains_is_recorded_in_its_folder_and_has_not_failed(tmp_path: Path) -> None:
+    """From the first rung on where halving trained it."""
+    jobs = [["lora.r=2"], ["lora.r=4"]]
+    at_rung, one, second = (Trial(TrainConfig(logger=LoggerConfig(kind="tensorboard"))) for _ in range(3))
+    with LiveRecords(str(tmp_path), jobs=jobs) as records:
+        for step in (1, 2):
+            if step == 1:
+                records.add_at_rung("a", at_rung, jobs[0])
+            else:
+                for number, trial in enumerate((one, second)):
+                    records.add("a", trial, tmp_path / str(number))
+            records.event(Fitting("a"))
+            for again in range(1, step + 1):
+                records.event(Point("a", {"step": again, "epoch": 1.0, "split": "train", "loss": 2.5, "lr": 0.1}))
+        for trial in (one, second):
+            assert trial.tracker is not None and not trial.tracker.shows_utterances
+            trial.tracker.finish({"cer": 0.25}, [])
+            records.closed(trial)
+    for name in ("0", "1"):
+        assert curve(tmp_path / name, "train/loss") == [(1, 2.5), (2, 2.5)] and curve(tmp_path / name, "cer")
+        assert not read(tmp_path / name).Tags()["tensors"], "no failure"
+    assert not list((tmp_path / "halving").rglob("events*"))

@@ -21,9 +21,9 @@ import wandb
 from wandb.cli.cli import cli
 
 from kimi_audio_ft.config.train import LoggerConfig
-from kimi_audio_ft.runtime.wandb_server import resolve_mode, stay_offline
+from kimi_audio_ft.runtime.wandb_server import resolve_mode, set_offline
 from kimi_audio_ft.sweep_folder import clear_trial
-from kimi_audio_ft.tracking import Tracker, make_tracker
+from kimi_audio_ft.tracking import Tracker, continue_record, make_tracker
 from kimi_audio_ft.tracking.wandb import facts_of, summary_of, table_cell, table_columns
 from tests.offline_wandb import offline_runs, read_run
 from tests.wandb_server import WandbServer
@@ -172,6 +172,19 @@ def test_a_run_that_goes_on_online_has_not_failed_and_gets_no_point_again(
     assert run.summary["failure"] == "again"
 
 
+def test_a_rung_is_recorded_once(tmp_path: Path, wandb_server: WandbServer) -> None:
+    """Killed after the first rung was decided, and again before the second was."""
+    points = [(1, {"train/loss": 3.0}), (2, {"train/loss": 2.0}), (2, {"halving/rung": 1, "halving/score": 0.5})]
+    points += [(3, {"train/loss": 1.0}), (4, {"train/loss": 0.5}), (4, {"halving/rung": 2, "halving/score": 0.25})]
+    for number in (3, 5, 6, 6):
+        tracker = online_in(tmp_path)
+        for step, metrics in points[:number]:
+            tracker.log(metrics, step)
+        tracker.fail("killed")
+    (run,) = wandb_server.runs.values()
+    assert run.curve("halving/rung") == [(2, 1), (4, 2)] and run.curve("halving/score") == [(2, 0.5), (4, 0.25)]
+
+
 def test_a_run_belongs_to_its_folder_and_not_to_the_path(tmp_path: Path, wandb_server: WandbServer) -> None:
     folder = tmp_path / "0"
     online_in(folder).fail("")
@@ -181,6 +194,20 @@ def test_a_run_belongs_to_its_folder_and_not_to_the_path(tmp_path: Path, wandb_s
     online_in(folder).fail("")  # as in a container of somebody else, or after `rm -rf outputs`
     first, moved, new = wandb_server.asked
     assert first == moved != new
+
+
+def test_a_run_is_gone_on_with_elsewhere_only_where_there_is_none(tmp_path: Path) -> None:
+    """Else a run that was deleted, and followed by a new one, would be asked for again."""
+    adapter, trial, token = tmp_path / "adapter-a", tmp_path / "0", ".wandb_token"
+    for folder, text in ((adapter, "first"), (trial, "own")):
+        (folder / "wandb").mkdir(parents=True)
+        (folder / token).write_text(text, encoding="utf-8")
+    continue_record("wandb", adapter, trial)
+    assert (trial / token).read_text(encoding="utf-8") == "own" and (adapter / "wandb").is_dir()
+    (trial / token).unlink()
+    continue_record("wandb", adapter, trial)
+    assert (trial / token).read_text(encoding="utf-8") == "first" and (trial / "wandb").is_dir()
+    assert not (adapter / "wandb").is_dir() and len([*adapter.glob(".wandb-before-*")]) == 1
 
 
 def test_a_run_that_was_deleted_is_followed_by_a_new_one(
@@ -222,7 +249,7 @@ def test_a_run_that_cannot_be_online_is_offline(
         online_in(tmp_path).finish({"cer": 0.5}, [])
     assert [record for record in caplog.records if re.search(said, record.message)]
     assert resolve_mode("auto") == mode
-    stay_offline(False)
+    set_offline(False)
     wandb_server.gone, wandb_server.refuses = False, 0
     (stored,) = offline_runs(tmp_path)
     online_in(tmp_path).fail("")

@@ -16,12 +16,12 @@ from kimi_audio_ft.sweep.halving import Candidate, Decision, Fate, RungResult
 from kimi_audio_ft.sweep.view.records import LiveRecords
 from kimi_audio_ft.tracking import make_tracker
 from kimi_audio_ft.trial import Trial
-from tests.offline_wandb import offline_runs
+from tests.offline_wandb import offline_runs, read_run
 from tests.wandb_server import WandbServer
 
 
-def trial(name: str, kind: str = "wandb") -> Trial:
-    made = Trial(TrainConfig(logger=LoggerConfig(kind=kind, mode="offline", system_metrics=False)))
+def trial(name: str, /, kind: str = "wandb", **logger: Any) -> Trial:
+    made = Trial(TrainConfig(logger=LoggerConfig(kind=kind, mode="offline", system_metrics=False, **logger)))
     made.name = name
     return made
 
@@ -48,6 +48,7 @@ def test_trials_of_an_adapter_are_open_and_fed_while_it_trains(tmp_path: Path) -
         assert run.curve("train/tokens_per_second") == [(1, 800.0), (2, 800.0)]
         assert run.curve("epoch") == [(1, 0.25), (2, 0.5)]
     assert (finished.run.display_name, finished.run.run_group, finished.exit_code) == ("0: t=0", "sweep", 0)
+    assert "failure" not in finished.summary
     assert (interrupted.summary["failure"], interrupted.exit_code) == ("interrupted", 1)
     assert not list((tmp_path / "2").glob("*")) and not list((tmp_path / "3").glob("*"))
 
@@ -105,7 +106,7 @@ def test_an_interruption_does_not_wait_for_ever(
         with pytest.raises(KeyboardInterrupt), records:
             records.event(Fitting("a"))
             raise KeyboardInterrupt
-        assert "W&B does not answer" in caplog.text
+        assert "W&B does not answer; what it lacks is in the trials' folders, for `wandb sync" in caplog.text
     finally:
         answers.set()
         for thread in enumerate_threads():  # before the server is emptied
@@ -130,11 +131,11 @@ def test_an_adapter_has_one_record_from_its_first_rung_to_its_trial(tmp_path: Pa
     """The best goes on; the second is stopped at the second rung, the third fails at the first."""
     jobs = [[f"lora.r={r}", f"decoding.text_temperature={t}"] for r in (2, 4, 8) for t in (0, 1)]
     folder = tmp_path / "sweep"
-    cold, warm = trial("r=2 t=0"), trial("r=2 t=1")
+    cold, warm = trial("r=2 t=0", name="ours"), trial("r=2 t=1", name="ours")
     with LiveRecords(str(folder), jobs=jobs) as records:
         for number, keys in enumerate(("abc", "ab"), start=1):
             for key in keys:
-                records.add_at_rung(key, trial(key), jobs["abc".index(key) * 2])
+                records.add_at_rung(key, trial(key, name="ours"), jobs["abc".index(key) * 2])
                 records.event(Fitting(key))
                 for step in range(1, 2 * number + 1):  # a training that is continued gives its points again
                     records.event(Point(key, train_row(step)))
@@ -151,16 +152,33 @@ def test_an_adapter_has_one_record_from_its_first_rung_to_its_trial(tmp_path: Pa
                 one.tracker.finish({"cer": 0.25}, [UTTERANCE])
                 records.closed(one)
     runs = {run.facts["displayName"]: run for run in wandb_server.runs.values()}
-    best, second, third = (runs[f"{name} temperature=0"] for name in ("0: r=2", "r=4", "r=8"))
+    best, second, third = (runs[f"ours {name} temperature=0"] for name in ("0: r=2", "r=4", "r=8"))
     assert [step for step, _ in best.curve("train/loss")] == [1, 2, 3, 4, 5] and best.exit_code == 0
     assert best.curve("halving/rung") == [(2, 1), (4, 2)] and best.curve("halving/score") == [(2, 0.5), (4, 0.25)]
     assert best.summary["cer"] == 0.25 and best.config["trial_number"] == 0 and "halving/stopped_at" not in best.summary
     assert (second.summary["halving/rung"], second.summary["halving/stopped_at"], second.exit_code) == (2, 4, 0)
     assert (third.summary["failure"], third.exit_code) == ("its loss is 0.5", 1)
-    assert (runs["1: r=2 t=1"].curve("halving/rung"), len(runs)) == ([(2, 1), (4, 2)], 4)
+    assert (runs["ours 1: r=2 t=1"].curve("halving/rung"), len(runs)) == ([(2, 1), (4, 2)], 4)
     repeated = make_tracker(cold.config.logger, **facts_of(cold, folder / "0"))
     repeated.fail("")
     assert wandb_server.asked[-1] == best.id, "the trial's folder knows the run"
+
+
+def test_offline_a_trial_takes_the_place_of_its_adapters_earlier_run(tmp_path: Path) -> None:
+    """As after a sweep that has ended between a rung and its trials."""
+    jobs = [["lora.r=2"], ["lora.r=4"]]
+    at_rung, of_trial, adapter = trial("a"), trial("r=2"), tmp_path / "halving" / "adapter-a"
+    for begun, folder in ((at_rung, adapter), (of_trial, tmp_path / "0")):
+        with LiveRecords(str(tmp_path), jobs=jobs) as records:
+            if begun is at_rung:
+                records.add_at_rung("a", begun, jobs[0])
+            else:
+                records.add("a", begun, folder)
+            records.event(Fitting("a"))
+            records.event(Point("a", train_row(1)))
+        assert [run.curve("train/loss") for run in offline_runs(folder)] == [[(1, 2.5)]]
+    (run,), (earlier,) = offline_runs(tmp_path / "0"), adapter.glob(".wandb-before-*/offline-run-*")
+    assert run.run.run_id == read_run(earlier).run.run_id and not offline_runs(adapter)
 
 
 def facts_of(one: Trial, folder: Path) -> dict[str, Any]:
