@@ -118,14 +118,18 @@ def set_aside(sweep_dir: Path, multirun: str) -> Path | None:
     Args:
         multirun: content of its multirun.yaml.
     """
-    if not (sweep_dir / LEDGER).is_file():
+    has_trials = (sweep_dir / LEDGER).is_file()
+    has_adapters = any(sweep_dir.glob(f"{OF_ADAPTERS}/adapter-*"))  # the first that halving leaves
+    if not has_trials and not has_adapters:
         return None
     aside = sweep_dir / time.strftime(".before-%Y%m%dT%H%M%S")
-    places = [Path(os.path.relpath(path, sweep_dir)).parts for path in trial_folders(sweep_dir)]
+    trials = trial_folders(sweep_dir) if has_trials else []
+    places = [Path(os.path.relpath(path, sweep_dir)).parts for path in trials]
     names = [parts[0] for parts in places if parts and parts[0] != os.pardir]
     aside.mkdir(exist_ok=True)
-    later = {UNSEEN: UNSEEN_RECORD, COMBINATIONS: COMBINATIONS_RECORD, OF_ADAPTERS: HALVING}
+    later = {UNSEEN: UNSEEN_RECORD, COMBINATIONS: COMBINATIONS_RECORD}
     ours = [folder for folder, mark in later.items() if (sweep_dir / mark).is_file()]
+    ours += [OF_ADAPTERS] if has_adapters else []
     for name in dict.fromkeys([*names, *REPORT, "report", MADE_OF, *ours, LEDGER, HALVING]):
         with suppress(FileNotFoundError):
             (sweep_dir / name).rename(aside / name)

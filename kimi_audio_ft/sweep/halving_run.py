@@ -29,6 +29,7 @@ from kimi_audio_ft.sweep.events import Event, Failed, Paused, Ready, UnitEvent
 from kimi_audio_ft.sweep.halving import Candidate, Fate, RungResult, metric_of, show
 from kimi_audio_ft.sweep.launch import Job, Launch, job_lines
 from kimi_audio_ft.sweep.plan import Unit, pack_key
+from kimi_audio_ft.sweep.report import SweepReport
 from kimi_audio_ft.sweep.view.screen import SweepView
 from kimi_audio_ft.sweep_folder import HALVING, record_fitting
 from kimi_audio_ft.text import printable
@@ -63,6 +64,8 @@ def train_until(launch: Launch, job_overrides: Sequence[Sequence[str]], until: i
     """
     jobs = launch.compose(job_overrides, 0)
     _require_trainings(jobs)
+    if any(job.trial for job in jobs):
+        SweepReport.begin()
     note(("adapter", job.key) for job in jobs if job.key is not None)
     results: dict[str, RungResult] = {}
     trials: dict[str, Trial] = {}

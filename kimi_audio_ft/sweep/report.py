@@ -180,6 +180,15 @@ class SweepReport(Callback):
         return folder
 
     @classmethod
+    def begin(cls) -> None:
+        """Move the records of another sweep in the running one's folder aside, ahead of the first of this one."""
+        earlier, cls._earlier = cls._earlier, None
+        if cls._running is not None and earlier is not None:
+            aside = set_aside(cls._running, earlier)
+            if aside is not None:
+                print(f"{cls._running}: the records of the sweep that ran there before are in {aside.name}")
+
+    @classmethod
     def record(cls, jobs: Mapping[int, tuple[Path, Sequence[str]]]) -> None:
         """Record sound jobs of the running sweep, with their folders and overrides.
 
@@ -188,10 +197,7 @@ class SweepReport(Callback):
         new = {number: job for number, job in jobs.items() if number not in cls._recorded}
         if cls._running is None or not new:
             return
-        earlier, cls._earlier = cls._earlier, None
-        aside = None if earlier is None else set_aside(cls._running, earlier)
-        if aside is not None:
-            print(f"{cls._running}: the records of the sweep that ran there before are in {aside.name}")
+        cls.begin()
         record_jobs(cls._running, new, anew=not cls._recorded and not cls._first)
         cls._recorded |= set(new)
 

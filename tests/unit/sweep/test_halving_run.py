@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from omegaconf import OmegaConf
 
 from kimi_audio_ft import store
 from kimi_audio_ft.config.train import ScoringConfig, TrainConfig
@@ -18,6 +19,8 @@ from kimi_audio_ft.sweep.compose import JobConfig
 from kimi_audio_ft.sweep.halving import Candidate, RungResult
 from kimi_audio_ft.sweep.halving_run import HalvingRecord, RungScore, num_steps, print_rung, train_until
 from kimi_audio_ft.sweep.launch import Job
+from kimi_audio_ft.sweep.report import SweepReport
+from kimi_audio_ft.sweep_folder import record_fitting
 from kimi_audio_ft.trial import Trial
 from tests.unit.sweep.rates import SETTINGS, Rates, run_grid
 
@@ -108,6 +111,26 @@ def test_job_without_a_valid_config_is_out_by_itself(finished: Job) -> None:
     bad, good = judged("loss", 4, invalid, finished)
     assert bad == RungResult("", 4, None, "lora.r=0: must be 1 or more", False)
     assert good.score == 2.5
+
+
+def test_another_sweeps_records_are_set_aside_ahead_of_the_first_rung(finished: Job, tmp_path: Path) -> None:
+    """Later this sweep's own decisions would go with them."""
+    record_fitting(tmp_path, 1.0)
+    try:
+        for ranks in ("lora.r=2,4", "lora.r=8,16"):
+            asked = {"task": [ranks], "hydra": ["hydra.mode=MULTIRUN"]}
+            SweepReport().on_multirun_start(
+                OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "overrides": asked}})
+            )
+            judged("loss", 4, finished)
+            (tmp_path / "halving.json").write_text(ranks, encoding="utf-8")
+            SweepReport.record({0: (tmp_path / "0", [])})
+            SweepReport.conclude_failed()
+    finally:
+        SweepReport.conclude_failed()
+    [aside] = tmp_path.glob(".before-*")
+    assert (aside / "halving.json").read_text(encoding="utf-8") == "lora.r=2,4"
+    assert (tmp_path / "halving.json").read_text(encoding="utf-8") == "lora.r=8,16"
 
 
 def test_other_applications_have_no_rungs() -> None:

@@ -96,6 +96,24 @@ def test_another_sweep_in_a_folder_sets_the_records_of_the_first_aside(
     assert (theirs / "scores.json").is_file() and trial_folders(folder) == []
 
 
+def test_what_halving_has_left_before_any_trial_is_set_aside_before_the_first_rung(sweep: DictConfig) -> None:
+    folder = Path(sweep.hydra.sweep.dir)
+    for config, key in ((sweep, "adapter-a"), (hydra_config(folder, "lora.r=8,16"), "adapter-b")):
+        SweepReport().on_multirun_start(config)
+        SweepReport.begin()
+        (folder / "halving" / key).mkdir(parents=True)
+        (folder / "halving.json").write_text(key, encoding="utf-8")
+        SweepReport.record(jobs_of(folder, 0))
+        (folder / "engine.json").unlink()  # as if it had been killed in its first rung
+        theirs = scored(sweep, 7)
+        SweepReport.conclude_failed()
+    [aside] = folder.glob(".before-*")
+    for place, key in ((aside, "adapter-a"), (folder, "adapter-b")):
+        assert (place / "halving.json").read_text(encoding="utf-8") == key
+        assert [path.name for path in place.glob("halving/*")] == [key]
+    assert (theirs / "scores.json").is_file()
+
+
 def test_the_same_sweep_again_keeps_what_it_has(sweep: DictConfig) -> None:
     folder = Path(sweep.hydra.sweep.dir)
     SweepReport().on_multirun_start(sweep)
