@@ -23,7 +23,8 @@ _INFO = ("--info", "-i")
 # What may follow it.
 _OF_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 # Hydra does one of these at a time.
-_EXCLUSIVE = (MULTIRUN, ("--run", "-r"), ("--cfg", "-c"), _INFO, ("--shell-completion", "-sc"))
+_CONFIG = ("--cfg", "-c")
+_EXCLUSIVE = (MULTIRUN, ("--run", "-r"), _CONFIG, _INFO, ("--shell-completion", "-sc"))
 
 
 def flags_and_overrides(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -62,7 +63,7 @@ def _refuse_together(flags: Sequence[str]) -> None:
     if len(given) < 2:
         return
     remedy = "Give one of them"
-    if MULTIRUN in given:
+    if MULTIRUN in given and (_CONFIG in given or _INFO in given):
         remedy = f"Leave out {given[MULTIRUN]} to see the config of one trial, with one value an option (lora.r=8)"
         remedy += "; hydra.launcher.dry_run=true tells what a sweep would make"
     raise UserError(f"{' '.join(given.values())}: only one of these flags can be given. {remedy}")

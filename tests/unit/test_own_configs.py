@@ -186,7 +186,9 @@ def test_options_with_dashes_are_options_and_other_flags_are_named() -> None:
     assert flags_and_overrides(["-m", "-m", "seed=1,2"])[0] == ["-m", "-m"]
     for flags, remedy in (
         (["-m", "--cfg", "job"], "Leave out -m to see the config of one"),
-        (["-i", "-c=job"], "Give"),
+        (["-i", "-c=job"], "Give one of them"),
+        (["-m", "--run"], "Give one of them"),
+        (["-sc", "-m"], "Give one of them"),
     ):
         with pytest.raises(UserError, match=f"only one of these flags can be given. {remedy}"):
             flags_and_overrides(flags)
