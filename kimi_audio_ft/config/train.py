@@ -282,7 +282,8 @@ class VllmConfig:
     def __post_init__(self) -> None:
         expand_home(self, "python")
         at_address = self.url is None or _is_address(self.url)
-        rule, remedy = "must be the address of a vLLM server", "Write decoding.vllm.url=http://HOST:PORT"
+        rule = "must be the address of a vLLM server"
+        remedy = "Write decoding.vllm.url=http://HOST:PORT; the environment variable VLLM_API_KEY has its key, if any"
         require(at_address, "decoding.vllm.url", self.url, rule, remedy)
         self.url = self.url and self.url.rstrip("/").removesuffix("/v1")
         rule = f"must be greater than 0 and at most {_LONGEST_WAIT:g}"
@@ -298,7 +299,7 @@ def _is_address(url: str) -> bool:
         whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # of the port
         return False
-    return whole and not (parts.username or parts.query or parts.fragment or re.search(r"\s", url))
+    return whole and not ("@" in parts.netloc or parts.query or parts.fragment or re.search(r"\s", url))
 
 
 @dataclass
