@@ -7,6 +7,7 @@ computes products and moves the bytes of everything else. A CPU does one after t
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,7 +69,8 @@ MACHINES = {
 
 def card(name: str) -> Machine:
     """The card that a driver calls so; another one counts as an H100, on which a pass is worth most positions."""
-    known = (machine for key, machine in MACHINES.items() if not machine.waits and key.upper() in name.upper())
+    gpus = ((key, machine) for key, machine in MACHINES.items() if not machine.waits)
+    known = (machine for key, machine in gpus if re.search(rf"\b{key}(?!\d)", name, re.IGNORECASE))
     return next(known, MACHINES["h100"])
 
 

@@ -56,7 +56,14 @@ def test_a_pass_takes_what_its_host_or_its_device_does() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "machine"), [("NVIDIA A100-SXM4-80GB", "a100"), ("Quadro P400", "h100"), ("RTX 3080 Laptop GPU", "h100")]
+    ("name", "machine"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA RTX A1000", "h100"),
+        ("NVIDIA GeForce RTX 4090 D", "4090"),
+        ("Quadro P400", "h100"),
+        ("RTX 3080 Laptop GPU", "h100"),
+    ],
 )
 def test_a_card_is_known_by_its_name_or_counts_as_the_fastest(name: str, machine: str) -> None:
     assert card(name) is MACHINES[machine]
