@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 SIDE_BY_SIDE = "KIMI_AUDIO_FT_SIDE_BY_SIDE"
 """Environment variable of a process that trains beside others on this machine: how many they are at most."""
+SHARE_MEMORY = "KIMI_AUDIO_FT_SHARE_MEMORY"
+"""Environment variable of a process that has cores of its own: how many share this machine's memory at most."""
 
 # Most workers, cores for each of them, and steps that each prepares ahead.
 _MOST, _CORES, AHEAD = 4, 4, 4
@@ -28,11 +30,12 @@ _ENDED = ("exited unexpectedly", "killed by signal", "shared memory", "No space 
 
 
 def workers_here(positions: int, ranks: int) -> tuple[int, int]:
-    """``workers_for`` one of so many ranks on this machine, beside those of other packs (``SIDE_BY_SIDE``)."""
+    """``workers_for`` one of so many ranks here, beside other packs (``SIDE_BY_SIDE``, ``SHARE_MEMORY``)."""
     ranks *= int(os.environ.get(SIDE_BY_SIDE) or 1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     free = shutil.disk_usage(_SHARED).free if _SHARED.is_dir() else None
-    workers, ahead = workers_for(positions, ranks, cores, free)
+    share = None if free is None else free // int(os.environ.get(SHARE_MEMORY) or 1)
+    workers, ahead = workers_for(positions, ranks, cores, share)
     if free is not None and workers < workers_for(positions, ranks, cores, None)[0]:
         log.info("%d worker processes, as %s has room for no more: %s are free", workers, _SHARED, decimal(free))
     return workers, ahead

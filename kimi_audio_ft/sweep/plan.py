@@ -58,6 +58,7 @@ class Task:
     out. same_data: only adapters with the same seed train together. log: file that takes what its processes print.
     until: stop training at this optimizer step, keep the checkpoint and validate (a rung of halving); None: to the end.
     metric: what a rung is judged by, "cer" (each job's ``scoring.rank_by``) or "loss".
+    side_by_side: tasks at most that share the cores and the memory of its machine, itself among them.
     """
 
     number: int
@@ -68,6 +69,7 @@ class Task:
     log: str | None = None
     until: int | None = None
     metric: str = "cer"
+    side_by_side: int = 1
 
     def with_units(self, units: Sequence[Unit]) -> Task:
         return replace(self, units=list(units))

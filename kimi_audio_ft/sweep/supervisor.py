@@ -45,6 +45,8 @@ class Cluster(Protocol):
 
     max_restarts: int
     """How often a job that was lost is submitted again."""
+    per_machine: int
+    """Jobs at most that share a machine, its cores and its memory."""
 
     def submit(self, task_file: Path, name: str) -> str:
         """Queue ``python -m kimi_audio_ft.sweep task_file``; returns the job's id. Raises UserError, NotNow."""

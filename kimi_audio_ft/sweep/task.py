@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from kimi_audio_ft.data.workers import SIDE_BY_SIDE
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.files import raise_if_full, write_json
 from kimi_audio_ft.outcomes import Failure
@@ -78,6 +79,7 @@ def run_task(task_file: Path, should_stop: Callable[[], bool], make: Make | None
             environment.enter()
         share_with_group()  # Ray's workers, and jobs of Slurm, have the mask of whoever has started them
         task = read_task(task_file)
+        os.environ[SIDE_BY_SIDE] = str(task.side_by_side)
         print_into(task.log, logging.INFO)
         (make or _make_units)(task, on_event, should_stop)
     except Exception as error:

@@ -51,7 +51,9 @@ def test_a_task_that_is_stopped_on_ray_saves_and_goes_on(
     from kimi_audio_ft.sweep.cluster.ray import RayCluster
 
     config = trial_config(trainer={"max_epochs": 5000, "max_steps": 1500, "save_every": 10000})
-    supervisor = Supervisor(RayCluster(RayConfig(), 0), tmp_path, environment=sweep_environment())
+    cluster = RayCluster(RayConfig(), 0)
+    assert cluster.per_machine == cluster.slots > 0
+    supervisor = Supervisor(cluster, tmp_path, environment=sweep_environment())
     key = Trial(config).plan.adapter
     task = Task(0, [Unit(key, [config])], pack_size=1)
 

@@ -117,7 +117,11 @@ def test_launchers_give_the_same_numbers(first: Path, new_workplace: NewPlace) -
 
 
 def test_packs_side_by_side_give_the_same_numbers(first: Path, new_workplace: NewPlace) -> None:
-    assert_same_results(results(new_workplace().sweep("two", "hydra.launcher.parallel=2", *POINTS)), results(first))
+    """More than there are tasks: the base alone is a third one."""
+    sweep = new_workplace().sweep("several", "hydra.launcher.parallel=4", *POINTS)
+    assert_same_results(results(sweep), results(first))
+    tasks = sorted((sweep / "packs" / "001").glob("task-?.json"))
+    assert [json.loads(task.read_text(encoding="utf-8"))["side_by_side"] for task in tasks] == [3, 3, 3]
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(new_workplace: NewPlace) -> None:

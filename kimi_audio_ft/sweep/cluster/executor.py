@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,10 @@ def make_units(
     size = 0 if settings.pack_size == "auto" else settings.pack_size
     log_file = str((folder / "packs.log").absolute()) if settings.executor == "local" else None
     template = Task(0, [], settings.dispatch, size, settings.pack_same_data, log_file, **rung)
+    tasks = make_tasks(units, untrained, template, slots)
+    together = min(len(tasks), slots, supervisor.cluster.per_machine)
     with StopRequest(on_stop) as stop:
-        supervisor.run(make_tasks(units, untrained, template, slots), pass_on, stop, limit)
+        supervisor.run([replace(task, side_by_side=together) for task in tasks], pass_on, stop, limit)
     if stop():
         return KeyboardInterrupt()
     return limit.reached() if limit is not None and interrupted else None
@@ -74,8 +77,8 @@ def make_supervisor(settings: LauncherConfig, units: Sequence[Unit], folder: Pat
     """
     parallel = None if settings.parallel == "auto" else settings.parallel
     if settings.executor == "local":
-        return _on_this_machine(settings, units, folder, parallel)
-    gpus = _gpus_per_pack(settings, units)
+        return _on_this_machine(settings, units, folder)
+    gpus = gpus_per_pack(settings, units)
     if settings.executor == "ray":
         ray = RayCluster(settings.ray, gpus)
         return Supervisor(ray, folder, parallel, sweep_environment()), parallel or max(1, ray.slots)
@@ -83,21 +86,27 @@ def make_supervisor(settings: LauncherConfig, units: Sequence[Unit], folder: Pat
     return Supervisor(slurm, folder, parallel, sweep_environment()), parallel or SLURM_JOBS
 
 
-def _on_this_machine(
-    settings: LauncherConfig, units: Sequence[Unit], folder: Path, parallel: int | None
-) -> tuple[Supervisor, int]:
-    from kimi_audio_ft.sweep.cluster.local import LocalMachine, device_slots
+def _on_this_machine(settings: LauncherConfig, units: Sequence[Unit], folder: Path) -> tuple[Supervisor, int]:
+    from kimi_audio_ft.sweep.cluster.local import LocalMachine
+
+    slots = local_slots(settings, units)
+    return Supervisor(LocalMachine(slots), folder, len(slots), poll_seconds=_LOCAL_POLL), len(slots)
+
+
+def local_slots(settings: LauncherConfig, units: Sequence[Unit]) -> list[dict[str, str]]:
+    """Environment variables of tasks that this machine makes at the same time."""
+    from kimi_audio_ft.sweep.cluster.local import device_slots
 
     gpus = max(num_ranks(unit.config.trainer) for unit in units)
     if settings.gpus_per_pack != "auto":
         gpus = settings.gpus_per_pack
     threads = [unit.config.trainer.threads for unit in units]
-    slots = device_slots(gpus, max(threads) if all(threads) else 0, parallel)
-    return Supervisor(LocalMachine(slots), folder, len(slots), poll_seconds=_LOCAL_POLL), len(slots)
+    parallel = None if settings.parallel == "auto" else settings.parallel
+    return device_slots(gpus, max(threads) if all(threads) else 0, parallel)
 
 
-def _gpus_per_pack(settings: LauncherConfig, units: Sequence[Unit]) -> int | None:
-    """How many GPUs the options ask for; None: one where the cluster has any."""
+def gpus_per_pack(settings: LauncherConfig, units: Sequence[Unit]) -> int | None:
+    """How many GPUs of a cluster the options ask for; None: one where the cluster has any."""
     trainers = [unit.config.trainer for unit in units]
     if all(trainer.accelerator == "cpu" for trainer in trainers):
         return 0

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from kimi_audio_ft.data.workers import SIDE_BY_SIDE
 from kimi_audio_ft.runtime import devices, workers
 from kimi_audio_ft.runtime.libraries import leave_out_bitsandbytes
 from kimi_audio_ft.runtime.signals import StopRequest
@@ -33,6 +32,7 @@ class LocalMachine:
 
     def __init__(self, slots: Sequence[Mapping[str, str]]) -> None:
         self.slots = slots
+        self.per_machine = len(slots)
         self._processes: dict[str, BaseProcess] = {}
         self._slot_of: dict[str, int] = {}
         self._context = _context()
@@ -110,7 +110,7 @@ def _run(task_file: Path, environment: Mapping[str, str], slots: int, busy: Any,
     """
     leave_out_bitsandbytes()
     signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
-    os.environ.update(environment, **{SIDE_BY_SIDE: str(slots)})
+    os.environ.update(environment)
     parent = multiprocessing.parent_process()
     assert parent is not None
     with StopRequest(also=[signal.SIGUSR2]) as stop:

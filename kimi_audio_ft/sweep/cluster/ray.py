@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,10 +39,10 @@ class RayCluster:
         self._tasks: dict[str, Any] = {}
         self._ray = _connect(settings.address)
         there = self._ray.cluster_resources()
-        gpus = (1 if there.get("GPU") else 0) if gpus_per_pack is None else gpus_per_pack
-        asked: dict[str, float] = {"CPU": settings.num_cpus_per_pack, "GPU": gpus, **settings.resources}
-        self.asked = {name: amount for name, amount in asked.items() if amount}
-        self.slots = int(min(there.get(name, 0) // amount for name, amount in self.asked.items()))
+        self.asked = resources_of_pack(settings, gpus_per_pack, there)
+        self.slots = packs_in(there, self.asked)
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        self.per_machine = max([1, *(packs_in(node, self.asked) for node in nodes)])
         if self.slots == 0:
             has = {name: there.get(name, 0) for name in self.asked}
             message = (
@@ -83,6 +83,22 @@ class RayCluster:
         if jobs:
             self.stop(jobs)
             self._ray.wait([self._tasks[job] for job in jobs], num_returns=len(jobs), timeout=_GRACE)
+
+
+def resources_of_pack(settings: RayConfig, gpus_per_pack: int | None, there: Mapping[str, float]) -> dict[str, float]:
+    """Resources that a pack asks for, by Ray's names.
+
+    Args:
+        gpus_per_pack: None: one GPU where there are any. there: those of the whole cluster.
+    """
+    gpus = (1 if there.get("GPU") else 0) if gpus_per_pack is None else gpus_per_pack
+    asked: dict[str, float] = {"CPU": settings.num_cpus_per_pack, "GPU": gpus, **settings.resources}
+    return {name: amount for name, amount in asked.items() if amount}
+
+
+def packs_in(there: Mapping[str, float], asked: Mapping[str, float]) -> int:
+    """How many packs at a time a cluster, or a node, of these resources has room for."""
+    return int(min(there.get(name, 0) // amount for name, amount in asked.items()))
 
 
 def _connect(address: str | None) -> Any:

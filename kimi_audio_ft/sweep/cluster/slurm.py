@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from kimi_audio_ft.config.launcher import SlurmConfig
+from kimi_audio_ft.data.workers import SHARE_MEMORY
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.sweep.supervisor import JobEnd, NotNow
 from kimi_audio_ft.sweep.task import INTERRUPTED, TaskProcess, log_path, python_path
@@ -39,6 +40,7 @@ class Slurm:
         self.gpus = int(_has_gpus(settings.partition)) if gpus_per_pack is None else gpus_per_pack
         self.asked_for = asked_for(settings, self.gpus)
         self.max_restarts = settings.max_requeues
+        self.per_machine = 1  # that share cores; ``share_memory``
         self._asked = time.monotonic()
         self._told: set[str] = set()
         self._silent = False
@@ -257,6 +259,7 @@ def main(task_file: str) -> int:
     Signals arrive before the time limit (SIGUSR2), when the job is preempted or cancelled (SIGTERM) and when the sweep
     stops (SIGINT). They reach every process of the job's group, so that the task, which is to save, has its own.
     """
+    share_memory()
     process = TaskProcess(Path(task_file))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda *_: process.stop())
@@ -264,6 +267,13 @@ def main(task_file: str) -> int:
     if code == INTERRUPTED:
         return 0
     return code if code >= 0 else 128 - code
+
+
+def share_memory() -> None:
+    """Say to this job's processes how many jobs of so many cores its node has room for: each has cores of its own."""
+    own = int(os.environ.get("SLURM_CPUS_ON_NODE") or 0)
+    if own:
+        os.environ[SHARE_MEMORY] = str(max(1, (os.cpu_count() or 1) // own))
 
 
 if __name__ == "__main__":

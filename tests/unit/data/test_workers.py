@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from kimi_audio_ft.data.batching import EpochSteps
 from kimi_audio_ft.data.datamodule import ConversationData, ResumableLoader
 from kimi_audio_ft.data.workers import SIDE_BY_SIDE, workers_for, workers_here
 from kimi_audio_ft.errors import UserError
+from kimi_audio_ft.sweep.cluster.slurm import share_memory
 
 MB, GB = 10**6, 10**9
 
@@ -41,6 +44,17 @@ def test_packs_side_by_side_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> 
     assert workers_here(1, ranks=1)[0] == 4
     monkeypatch.setenv(SIDE_BY_SIDE, "2")
     assert workers_here(1, ranks=1)[0] == 2 and workers_here(1, ranks=2)[0] == 1
+
+
+def test_jobs_of_slurm_share_a_nodes_memory_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=320 * MB))
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    assert workers_here(1000, ranks=1) == (4, 1)
+    os.environ["SLURM_CPUS_ON_NODE"] = "16"
+    share_memory()
+    assert workers_here(1000, ranks=1) == (1, 1)
 
 
 def _die(samples: Any) -> None:

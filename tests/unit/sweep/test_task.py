@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.data.workers import SIDE_BY_SIDE
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.outcomes import Failure
 from kimi_audio_ft.sweep import task as command
 from kimi_audio_ft.sweep.events import Event, EventReader, Failed, Interrupted, Ready, events_path
-from kimi_audio_ft.sweep.plan import Task, Unit, write_task
+from kimi_audio_ft.sweep.plan import Task, Unit, read_task, write_task
 from kimi_audio_ft.sweep.task import sweep_environment
 
 OnEvent = Callable[[Event], None]
@@ -135,3 +136,11 @@ def test_a_node_that_does_not_see_the_store_says_so(task_file: Path, tmp_path: P
 
 def test_all_sweeps_know_a_store_by_the_same_file() -> None:
     assert sweep_environment().witness == sweep_environment().witness != ""
+
+
+def test_a_task_knows_how_many_share_its_machine(task_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    write_task(replace(read_task(task_file), side_by_side=3), task_file)
+    seen: list[str] = []
+    command.run_task(task_file, never, lambda *_: seen.append(os.environ[SIDE_BY_SIDE]))
+    assert seen == ["3"]
