@@ -55,35 +55,42 @@ class StepTime:
 
 
 def step_time(
-    kept: Counts, recomputed: Counts | None, machine: Machine, adapters: int, positions: int, answers: int
+    kept: Counts,
+    recomputed: Counts | None,
+    machine: Machine,
+    adapters: int,
+    positions: int,
+    answers: int,
+    **shared: int,
 ) -> StepTime | None:
     """A step of so many positions and supervised positions for each adapter; None: it does not fit into the memory.
 
     Args:
         kept: counts without gradient checkpointing; recomputed: with it, where it may be used.
+        shared: ``ranks`` and ``beside`` of ``TrainingMemory.of``.
     """
     whole, share = adapters * positions, answers / positions
-    chosen, most = kept, TrainingMemory.of(kept, adapters).positions(machine.memory, share)
+    chosen, most = kept, TrainingMemory.of(kept, adapters, **shared).positions(machine.memory, share)
     if recomputed is not None and most < min(ENOUGH, whole):
-        chosen, most = recomputed, TrainingMemory.of(recomputed, adapters).positions(machine.memory, share)
+        chosen, most = recomputed, TrainingMemory.of(recomputed, adapters, **shared).positions(machine.memory, share)
     if most <= 0:
         return None
     passes = math.ceil(whole / most)
     each, each_answers = whole / passes, adapters * answers / passes
     count = chosen.position.at(each).plus(chosen.answer.at(each_answers))
     seconds = passes * machine.seconds(count)
-    peak = TrainingMemory.of(chosen, adapters).peak(math.ceil(each), math.ceil(each_answers))
+    peak = TrainingMemory.of(chosen, adapters, **shared).peak(math.ceil(each), math.ceil(each_answers))
     useful = kept.position.at(each).plus(kept.answer.at(each_answers)).flops
     mfu = passes * useful / seconds / machine.flops
     return StepTime(adapters, passes, seconds, whole / seconds, peak, chosen is not kept, mfu)
 
 
 def best_pack(
-    kept: Counts, recomputed: Counts | None, machine: Machine, most: int, positions: int, answers: int
+    kept: Counts, recomputed: Counts | None, machine: Machine, most: int, positions: int, answers: int, **shared: int
 ) -> StepTime | None:
     """The step of 1, 2, 4, ... up to ``most`` adapters that computes most positions a second; as of ``step_time``."""
     sizes = [*(2**power for power in range((most - 1).bit_length())), most]
-    found = [step_time(kept, recomputed, machine, size, positions, answers) for size in sizes]
+    found = [step_time(kept, recomputed, machine, size, positions, answers, **shared) for size in sizes]
     return max((one for one in found if one is not None), key=lambda one: one.tokens_per_second, default=None)
 
 

@@ -54,10 +54,19 @@ def encoders_bytes(files: ModelFiles, dtype: str, features: str) -> int:
 
 
 def _encoder_bytes(folder: Path, layers: str, dtype: torch.dtype) -> int:
-    """layers: the name of their number in the folder's config."""
+    numbers, width = encoder_size(folder, layers)
+    return dtype.itemsize * (numbers + width * _ROWS_AT_ONCE * _WIDTHS)
+
+
+def encoder_size(folder: Path, layers: str = "encoder_layers") -> tuple[int, int]:
+    """Numbers in an encoder's layers, and its width, of which each has twelve squares.
+
+    Args:
+        layers: the name of their number in the folder's config; by default Whisper's.
+    """
     shape = read_json_object(folder / "config.json", "Download the checkpoint again")
-    width = shape["d_model"]
-    return dtype.itemsize * width * (12 * width * shape[layers] + _ROWS_AT_ONCE * _WIDTHS)
+    width = int(shape["d_model"])
+    return 12 * width**2 * int(shape[layers]), width
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from kimi_audio_ft.config.launcher import LauncherConfig
-from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.config.train import NATIVE, SHARDED, TrainConfig
 from kimi_audio_ft.cost.counted import Counts
 from kimi_audio_ft.cost.machines import Machine
 from kimi_audio_ft.cost.speed import best_pack, decoding_seconds
 from kimi_audio_ft.decoding.budget import AUTO_ON_CPU, told_budget
 from kimi_audio_ft.decoding.generate import SETTINGS_AT_ONCE
-from kimi_audio_ft.features.encode import DTYPES
-from kimi_audio_ft.files import read_json_object
+from kimi_audio_ft.features.encode import DTYPES, encoder_size, online_bytes
 from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.lora import solo
 from kimi_audio_ft.model.checkpoint import read_config
+from kimi_audio_ft.model.whisper import PIECE_ROWS
+from kimi_audio_ft.runtime.devices import num_ranks
 from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.sweep.dry_run.workload import Decoding, Training, Workload
 
@@ -33,8 +34,8 @@ _LONGEST = 1.5
 _ADAPTER_FILES, _PER_UTTERANCE, _TRIAL_FILES = 100_000, 1_500, 60_000
 # Bytes per second at which a base is read from the disk.
 _DISK = 1.5e9
-# Whisper hears windows of 30 s, each 1,500 rows of its encoder; the speech tokenizer's encoder is half as deep.
-_WINDOW, _ROWS, _ENCODERS = 30.0, 1500, 1.5
+# Whisper hears windows of 30 s, each ``PIECE_ROWS`` of its encoder; the speech tokenizer's encoder is half as deep.
+_WINDOW, _ENCODERS = 30.0, 1.5
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Prediction:
     training, decoding, encoding: of one slot after the other; seconds: of the sweep, work side by side. peak: bytes on
     a device; None: an adapter does not fit at all, and the times are without it. mfu: of the trainings; None where
     steps were measured. tokens_per_second: of a slot, while it trains. together: utterances of the largest batch
-    that is decoded; None: the settings say it.
+    that is decoded; None: the settings say it. devices: of a slot.
     """
 
     seconds: float
@@ -57,11 +58,12 @@ class Prediction:
     tokens_per_second: float | None
     mfu: float | None
     together: int | None = None
+    devices: int = 1
 
     @property
     def hours(self) -> float:
         """Device-hours of all slots together."""
-        return self.slots * self.seconds / 3600
+        return self.slots * self.devices * self.seconds / 3600
 
 
 @dataclass(frozen=True)
@@ -118,22 +120,32 @@ class Predictor:
             disk + work.trials * (_TRIAL_FILES + 2 * _PER_UTTERANCE * utterances),
             _mean([speed for _, _, speed, _ in trained]),
             _mean([mfu for *_, mfu in trained if mfu is not None]),
-            max((self._together(one) for one in work.decodings if _is_open(one)), default=None),
+            max((self._together(one) for one in work.decodings if _is_told(one)), default=None),
+            max(map(self._devices, work.configs), default=1),
         )
 
     def _training(self, one: Training) -> tuple[float, int | None, float, float | None]:
         """Seconds of its adapters, one pack after the other; bytes at the peak; positions per second; MFU."""
-        asked = one.config.model.gradient_checkpointing
-        recomputed = self._counts(one.config, checkpointing=True) if asked else None
-        kept = self._counts(one.config) if asked is not True or recomputed is None else recomputed
-        sizes = (math.ceil(one.positions), math.ceil(one.answers))
-        time = best_pack(kept, recomputed, self.machine, self._most(one), *sizes)
+        model, base = one.config.model, Inputs().base(one.config)
+        ranks, sharded = self._devices(one.config), one.config.trainer.strategy in SHARDED
+        recomputed = self._counts(one.config, checkpointing=True) if model.gradient_checkpointing else None
+        always = model.gradient_checkpointing is True or sharded  # on shards no other passes are tried
+        kept = self._counts(one.config) if not always or recomputed is None else recomputed
+        sizes = (math.ceil(one.positions / ranks), math.ceil(one.answers / ranks))
+        memory = {"ranks": ranks if sharded else 1, "beside": online_bytes(base.files, model.dtype, base.features)}
+        time = best_pack(kept, recomputed, self.machine, self._most(one), *sizes, **memory)
         total = one.adapters * (one.steps * one.positions + one.validated / 3)
-        if time is None:
+        # Whatever shards save, decoding needs the base whole (``Base.require_one_gpu_holds_it``).
+        if time is None or (sharded and kept.base_bytes > self.machine.memory):
             return 0.0, None, 0.0, None
         if self.measured is not None:
             return total / self.measured, time.peak, self.measured, None
-        return total / time.tokens_per_second, time.peak, time.tokens_per_second, time.mfu
+        speed = ranks * time.tokens_per_second
+        return total / speed, time.peak, speed, time.mfu
+
+    def _devices(self, config: TrainConfig) -> int:
+        """Of a training; ranks on CPUs share their cores and memory."""
+        return 1 if self.machine.waits else num_ranks(config.trainer)
 
     def _most(self, one: Training) -> int:
         """Most adapters that train together; one CPU thread is as busy with one adapter as with several."""
@@ -164,10 +176,9 @@ class Predictor:
         """Of recordings that the store lacks, in windows of 30 s."""
         if not work.recordings or not work.configs:
             return 0.0
-        shape = read_json_object(Inputs().base(work.configs[0]).files.whisper / "config.json", "Download it again")
-        numbers = 12 * shape["d_model"] ** 2 * shape["encoder_layers"]
+        numbers, _ = encoder_size(Inputs().base(work.configs[0]).files.whisper)
         windows = work.recording_seconds / _WINDOW + work.recordings / 2
-        return 2 * _ENCODERS * numbers * _ROWS * windows / self.machine.flops
+        return 2 * _ENCODERS * numbers * PIECE_ROWS * windows / self.machine.flops
 
     def _loading(self, work: Workload) -> float:
         return max((self._counts(config).base_bytes / _DISK for config in work.configs), default=0.0)
@@ -184,6 +195,11 @@ class Predictor:
 def _is_open(one: Decoding) -> bool:
     """Whether memory decides how many utterances are decoded together."""
     return one.config.decoding.batch_size == "auto"
+
+
+def _is_told(one: Decoding) -> bool:
+    """Whether there are such batches, whose size memory decides; vLLM has none."""
+    return _is_open(one) and one.config.decoding.engine == NATIVE
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import time
@@ -10,15 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.filesize import decimal
 
 from kimi_audio_ft.config.launcher import SLURM_JOBS, LauncherConfig
 from kimi_audio_ft.cost.machines import MACHINES, Machine, this_machine
 from kimi_audio_ft.paths import store_root
-from kimi_audio_ft.runtime.devices import limit_threads, num_ranks
+from kimi_audio_ft.runtime.devices import limit_threads
 from kimi_audio_ft.runtime.libraries import quiet_libraries
-from kimi_audio_ft.sweep.cluster.local import device_slots
+from kimi_audio_ft.sweep.cluster.executor import gpus_per_pack, local_slots
+from kimi_audio_ft.sweep.cluster.ray import packs_in, resources_of_pack
 from kimi_audio_ft.sweep.dry_run.prediction import Further, Prediction, Predictor
 from kimi_audio_ft.sweep.dry_run.workload import Workload, rehearsed, workload_of
 from kimi_audio_ft.sweep.halving import rung_steps
@@ -46,7 +49,7 @@ def dry_run(
     quiet_libraries()
     work = workload_of(jobs, units, untrained)
     with _Share() as share:
-        machine, slots, measured = _machine(settings, work)
+        machine, slots, measured = _machine(settings, work, units)
     steps = min((one.steps for one in work.trainings), default=0)
     further = further_of(OmegaConf.to_container(hydra.sweeper, resolve=True), steps)
     told = Predictor(machine, slots, settings, measured, share.busy).predict(work, further)
@@ -89,10 +92,9 @@ def further_of(sweeper: Any, steps: int) -> Further:
     return Further(part, seeds)
 
 
-def _machine(settings: LauncherConfig, work: Workload) -> tuple[Machine, int, float | None]:
+def _machine(settings: LauncherConfig, work: Workload, units: Sequence[Unit]) -> tuple[Machine, int, float | None]:
     """The machine that is told of, its slots, and the measured speed of a training where that is quickly had."""
-    open_ = SLURM_JOBS if settings.executor == "slurm" else 1
-    slots = open_ if settings.parallel == "auto" else int(settings.parallel)
+    slots = slots_of(settings, units)
     if settings.dry_run is not True:
         return MACHINES[str(settings.dry_run)], slots, None
     if not work.configs:  # nothing to make
@@ -100,10 +102,6 @@ def _machine(settings: LauncherConfig, work: Workload) -> tuple[Machine, int, fl
     configs = work.configs
     trainer, base = configs[0].trainer, Trial(configs[0]).base
     gpu = base.device.type == "cuda"
-    if settings.executor == "local":
-        threads = trainer.threads
-        parallel = None if settings.parallel == "auto" else slots
-        slots = len(device_slots(num_ranks(trainer), threads, parallel))
     limit_threads(trainer.threads)
     machine = this_machine(configs[0].model.dtype == "bfloat16", gpu)
     if gpu or not work.trainings or _size(base.files.root) > _SMALL:
@@ -114,6 +112,24 @@ def _machine(settings: LauncherConfig, work: Workload) -> tuple[Machine, int, fl
     return machine, slots, float(sizes[0]["tokens_per_second"]) if sizes else None
 
 
+def slots_of(settings: LauncherConfig, units: Sequence[Unit]) -> int:
+    """Tasks at a time; of another machine, or a Ray cluster, nobody knows how many it holds."""
+    open_ = SLURM_JOBS if settings.executor == "slurm" else 1
+    asked = open_ if settings.parallel == "auto" else int(settings.parallel)
+    if settings.dry_run is not True or not units or _is_elsewhere(settings):
+        return asked
+    if settings.executor == "local":
+        return len(local_slots(settings, units))
+    there = {"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}
+    held = max(1, packs_in(there, resources_of_pack(settings.ray, gpus_per_pack(settings, units), there)))
+    return held if settings.parallel == "auto" else min(asked, held)
+
+
+def _is_elsewhere(settings: LauncherConfig) -> bool:
+    """Whether tasks run on other machines; without an address Ray is started on this one."""
+    return settings.executor == "slurm" or (settings.executor == "ray" and settings.ray.address is not None)
+
+
 def _size(folder: Path) -> int:
     """Bytes of a checkpoint's weights."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
@@ -121,7 +137,8 @@ def _size(folder: Path) -> int:
 
 def lines(work: Workload, told: Prediction, machine: Machine, settings: LauncherConfig, further: Further) -> list[str]:
     """The prediction in words, a line for each matter."""
-    how = "measured now" if settings.dry_run is True else "from published figures"
+    measured = settings.dry_run is True and bool(work.configs)  # where nothing is made, nothing is measured
+    how = "measured now" if measured else "from published figures"
     free = shutil.disk_usage(next(place for place in (store_root(), *store_root().parents) if place.is_dir())).free
     memory = "does not fit" if told.peak is None else f"{decimal(told.peak)} at the peak"
     found = [
@@ -137,10 +154,10 @@ def lines(work: Workload, told: Prediction, machine: Machine, settings: Launcher
         found.append(f"  time         unknown: an adapter does not fit; {machine.name}, {how}")
     else:
         found += [*_times(told), f"               {told.hours:.2g} device-hours; {machine.name}, {how}"]
-    if settings.executor != "local" and settings.dry_run is True:
-        cluster = settings.executor.capitalize()
-        found.append(f"  machine      measured was this one ({platform.node()}), not a node of {cluster}'s;")
-        found.append("               hydra.launcher.dry_run=h100 (a100, 4090, laptop) tells of such a machine")
+    if measured and _is_elsewhere(settings):
+        name, (first, *others) = settings.executor.capitalize(), MACHINES
+        found.append(f"  machine      measured was this one ({platform.node()}), not a node of {name}'s;")
+        found.append(f"               hydra.launcher.dry_run={first} ({', '.join(others)}) tells of such a machine")
     if told.together is not None:
         found.append(f"  batches      of about {told.together} utterances are decoded (decoding.batch_size=auto)")
     if further.trainings:
