@@ -100,6 +100,11 @@ class Comparison:
         return [param for param in self.swept if not (self.has_seeds and param in SEEDS)]
 
     @property
+    def trained(self) -> list[str]:
+        """Swept parameters that make adapters differ: all but those of the decoding."""
+        return [param for param in self.swept if not param.startswith("decoding")]
+
+    @property
     def reference_set(self) -> dict[str, Any]:
         """The references that all trials were scored on."""
         return {key: self.best.trial.record.get(key) for key in (*REFERENCE_SET, "eval_manifest")}
@@ -158,8 +163,7 @@ class Comparison:
         adapters = [
             Adapter(signature, next((t for t in some if t.curves), some[0]), some) for signature, some in groups.items()
         ]
-        trained = [param for param in self.swept if not param.startswith("decoding.")]
-        return sorted(adapters, key=lambda adapter: [order(value_of(adapter.source, p)) for p in trained])
+        return sorted(adapters, key=lambda adapter: [order(value_of(adapter.source, p)) for p in self.trained])
 
 
 def compare(sweep: Sweep) -> Comparison:

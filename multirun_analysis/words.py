@@ -6,6 +6,7 @@ Sentences are English unless another language's messages are given.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from kimi_audio_ft.config.commands import SNR
@@ -18,7 +19,7 @@ from multirun_analysis.checks import version_of
 from multirun_analysis.compare import Adapter, Comparison
 from multirun_analysis.learning import SIZE_PARAM, LearningCurve, LearningStudy
 from multirun_analysis.messages import ENGLISH, Messages
-from multirun_analysis.params import is_of_base, value_of
+from multirun_analysis.params import identity, is_of_base, value_of
 from multirun_analysis.settings import Setting
 from multirun_analysis.statistics.results import Interval, Needed, Overfitting, Reason, Statistics
 from multirun_analysis.statistics.slices import DURATION, Slice, Slicing
@@ -138,10 +139,20 @@ def seed_title(trial: Trial, comparison: Comparison, say: Messages = ENGLISH) ->
     return setting(trial, [param for param in comparison.swept if param not in comparison.naming], say)
 
 
-def adapter_name(adapter: Adapter, comparison: Comparison, say: Messages = ENGLISH) -> str:
-    """An adapter named by what its training differs in from its siblings'."""
-    trained = [param for param in comparison.swept if not param.startswith("decoding")]
-    return setting(adapter.source, trained, say) or say("loss.adapter")
+def adapter_name(
+    adapter: Adapter,
+    comparison: Comparison,
+    say: Messages = ENGLISH,
+    labels: Mapping[str, Mapping[str, str]] | None = None,
+) -> str:
+    """An adapter named by what its training differs in from its siblings'.
+
+    labels: of values, by parameter and ``identity``; without them values are written whole.
+    """
+    values = {param: value_of(adapter.source, param) for param in comparison.trained}
+    short = {param: (labels or {}).get(param, {}).get(identity(value)) for param, value in values.items()}
+    named = [f"{short_key(param)}={short[param] or shown(param, value, say)}" for param, value in values.items()]
+    return " ".join(named) or say("loss.adapter")
 
 
 def training_time(trial: Trial, say: Messages = ENGLISH) -> str:

@@ -17,7 +17,7 @@ from multirun_analysis.charts.figure import (
     quantity,
     series,
 )
-from multirun_analysis.charts.scales import adapter_label
+from multirun_analysis.charts.short_values import adapter_names
 from multirun_analysis.compare import Adapter
 from multirun_analysis.messages import Messages
 
@@ -31,17 +31,17 @@ LOG_FROM_RATIO = 20  # values that span more than this are drawn on a log axis
 def loss_figures(analysis: Analysis, say: Messages) -> list[Figure]:
     """A figure for the training and one for the validation loss, and for the norm of gradients; none without points."""
     figures = []
-    names = [adapter_label(adapter, analysis, say) for adapter in analysis.adapters]
-    named = list(zip(analysis.adapters, names, strict=True))
+    names = adapter_names(analysis, say)
+    named = [(adapter, names[adapter.signature]) for adapter in analysis.adapters]
     points = {split: [point for adapter, name in named for point in _line(adapter, name, split)] for split in SPLITS}
     axes = _axes([point for some in points.values() for point in some], say)
     for split, some in points.items():
         if some:
-            figures.append(_figure(f"{split}-loss", some, axes, list(dict.fromkeys(names)), analysis, say))
+            figures.append(_figure(f"{split}-loss", some, axes, names, analysis, say))
     norms = [point for adapter, name in named for point in _line(adapter, name, "train", "grad_norm")]
     if norms:
         axes = _axes(norms, say, "grad_norm")
-        figures.append(_figure("grad-norm", norms, axes, list(dict.fromkeys(names)), analysis, say, "grad_norm"))
+        figures.append(_figure("grad-norm", norms, axes, names, analysis, say, "grad_norm"))
     return figures
 
 
@@ -65,12 +65,13 @@ def _figure(
     key: str,
     points: list[Point],
     axes: Spec,
-    names: list[str],
+    names: dict[str, str],
     analysis: Analysis,
     say: Messages,
     what: str = "loss",
 ) -> Figure:
-    several = len(names) > 1
+    different = list(dict.fromkeys(names.values()))
+    several = len(different) > 1
     told = [
         nominal("adapter", title=say("loss.adapter")),
         quantity("step", title=say("loss.step")),
@@ -81,7 +82,7 @@ def _figure(
     marks = ("line", "point") if has_points else ("line", "line")
     legend: Spec | None = ({} if has_points else {"symbolType": "stroke"}) if several else None
     line, points_of = (
-        axes | series(mark, "adapter", names, title=None, legend=legend) | {"detail": nominal("signature")}
+        axes | series(mark, "adapter", different, title=None, legend=legend) | {"detail": nominal("signature")}
         for mark in marks
     )
     fading = {"opacity": if_picked(0.9, otherwise=0.1)} if several else {}
@@ -92,17 +93,17 @@ def _figure(
         layer(points, "point", dots, filled=True, size=26),
     ]
     caption = say("loss.caption" if several else "loss.one", n=len(analysis.adapters))
-    turned = _turned(analysis, say) if has_points else []
+    turned = _turned(analysis, names) if has_points else []
     if turned:
         layers.append(layer(turned, "point", axes | {"tooltip": told}, size=190, strokeWidth=2, style="ring"))
         caption += " " + say("loss.marked")
-    return Figure(key, say(TITLES[key]), caption, drawn(layers, names))
+    return Figure(key, say(TITLES[key]), caption, drawn(layers, different))
 
 
-def _turned(analysis: Analysis, say: Messages) -> list[Point]:
+def _turned(analysis: Analysis, names: dict[str, str]) -> list[Point]:
     """Where the validation loss of each overfitted adapter was lowest."""
     return [
-        {"step": one.best_step, "loss": one.best_loss, "adapter": adapter_label(one.adapter, analysis, say)}
+        {"step": one.best_step, "loss": one.best_loss, "adapter": names[one.adapter.signature]}
         for one in analysis.statistics.overfitting
         if one.kind == "turned"
     ]

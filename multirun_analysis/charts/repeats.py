@@ -6,10 +6,11 @@ from statistics import fmean, stdev
 
 from multirun_analysis.charts.figure import Figure, Point, Spec, drawn, layer, nominal, rate_axis, tips
 from multirun_analysis.charts.scales import Scale
+from multirun_analysis.charts.short_values import adapter_names
 from multirun_analysis.compare import Adapter, Comparison
 from multirun_analysis.messages import Messages
 from multirun_analysis.params import identity, value_of
-from multirun_analysis.words import adapter_name, percent
+from multirun_analysis.words import percent
 
 PARAM = "decoding.text_temperature"
 
@@ -22,9 +23,10 @@ def repeats_figure(comparison: Comparison, say: Messages) -> list[Figure]:
     scale = Scale(PARAM, comparison.distinct(PARAM), say)
     best = next(adapter for adapter in comparison.adapters if comparison.best.trial in adapter.trials)
     others = [adapter for adapter in comparison.adapters if adapter is not best]
+    names = adapter_names(comparison, say)
     layers = []
     for adapters, style, size in ((others, "faint", 14), ([best], "plain", 42)):
-        points = [_points(adapter, scale, comparison, say) for adapter in adapters]
+        points = [_points(adapter, names[adapter.signature], scale) for adapter in adapters]
         dots = [dot for some, _ in points for dot in some]
         means = [mean for _, some in points for mean in some]
         if style == "plain":
@@ -35,7 +37,7 @@ def repeats_figure(comparison: Comparison, say: Messages) -> list[Figure]:
     return [Figure("repeats", say("repeats.title"), say("repeats.caption"), drawn(layers, []))]
 
 
-def _points(adapter: Adapter, scale: Scale, comparison: Comparison, say: Messages) -> tuple[list[Point], list[Point]]:
+def _points(adapter: Adapter, name: str, scale: Scale) -> tuple[list[Point], list[Point]]:
     """Every repeat of the adapter's trials, and their mean and spread at each temperature it was decoded with."""
     dots, means = [], []
     for value in scale.values:
@@ -43,7 +45,7 @@ def _points(adapter: Adapter, scale: Scale, comparison: Comparison, say: Message
         rates = [rate for trial in same for rate in trial.repeats]
         if not rates:
             continue
-        at = {"x": scale.position(value), "adapter": adapter_name(adapter, comparison, say)}
+        at = {"x": scale.position(value), "adapter": name}
         dots += [
             at | {"cer": 100 * rate, "repeat": number, "strict": percent(rate, 2)}
             for number, rate in enumerate(rates, start=1)

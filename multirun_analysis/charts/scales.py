@@ -8,23 +8,13 @@ from typing import Any
 
 from multirun_analysis.charts.figure import Spec, ordinal, quantity, series
 from multirun_analysis.charts.short_values import short_values
-from multirun_analysis.compare import Adapter, Comparison
 from multirun_analysis.messages import Messages
-from multirun_analysis.params import identity, value_of
-from multirun_analysis.words import param_name, short_key, shown
+from multirun_analysis.params import identity
+from multirun_analysis.words import param_name, shown
 
 LOG_BASES = {"lora.r": 2, "lora.lora_alpha": 2, "optim.lr": 10}
 MOST_ACROSS = 40  # letters side by side below an axis; more are turned
 MOST_LEVELS = 8  # more values than this get a colour gradient and an automatic axis, and no line through their means
-
-
-def adapter_label(adapter: Adapter, comparison: Comparison, say: Messages) -> str:
-    """As ``words.adapter_name``, with long values shortened."""
-    trained = [param for param in comparison.swept if not param.startswith("decoding")]
-    words = {
-        param: Scale(param, comparison.distinct(param), say).word(value_of(adapter.source, param)) for param in trained
-    }
-    return " ".join(f"{short_key(param)}={word}" for param, word in words.items()) or say("loss.adapter")
 
 
 @dataclass(frozen=True)

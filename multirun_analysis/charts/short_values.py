@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
+from multirun_analysis.compare import Comparison
 from multirun_analysis.messages import Messages
 from multirun_analysis.params import identity
-from multirun_analysis.words import show, shown
+from multirun_analysis.words import adapter_name, show, shown
 
 MOST_LETTERS = 24
+LEAST_OF_KEY = 5
 CUT = "…"
 
 
@@ -32,6 +34,12 @@ def short_values(param: str, values: list[Any], say: Messages) -> dict[str, str]
     return labels
 
 
+def adapter_names(comparison: Comparison, say: Messages) -> dict[str, str]:
+    """The adapters' short names by their signatures."""
+    labels = {param: short_values(param, comparison.distinct(param), say) for param in comparison.trained}
+    return {one.signature: adapter_name(one, comparison, say, labels) for one in comparison.adapters}
+
+
 def _shortened(value: Any, values: list[Any]) -> str:
     """A long value without what it shares with all the others."""
     if isinstance(value, str):
@@ -45,8 +53,8 @@ def _shortened(value: Any, values: list[Any]) -> str:
         if len(", ".join([*kept, part])) > MOST_LETTERS - 5:
             break
         kept.append(part)
-    more = [CUT] if kept and len(kept) < len(parts) else []
-    inside = ", ".join([*(kept or [_cut(own[0], MOST_LETTERS - 5)]), *more])
+    kept = kept or [(_cut_pair if isinstance(value, dict) else _cut)(own[0], MOST_LETTERS - 5)]
+    inside = ", ".join([*kept, *([CUT] if len(kept) < len(parts) else [])])
     return f"{{{inside}}}" if isinstance(value, dict) else f"[{inside}]"
 
 
@@ -64,8 +72,17 @@ def _middle(text: str, texts: list[str]) -> str:
     for _ in range(MOST_LETTERS // 2):
         start -= start > 0 and _is_of_word(text[start - 1])
         end += end < len(text) and _is_of_word(text[end])
+    if not text[start:end].strip():  # the others have all of it: its last letters up to there, or its first
+        start, end = max(0, start - MOST_LETTERS + 2), start or MOST_LETTERS - 1
     before, after = CUT if start else "", CUT if end < len(text) else ""
-    return before + _cut(text[start:end], MOST_LETTERS - len(before + after)) + after
+    shown = before + _cut(text[start:end], MOST_LETTERS - len(before + after))
+    return shown if shown.endswith(CUT) else shown + after
+
+
+def _cut_pair(pair: str, most: int) -> str:
+    """A key and its value; a long key is cut rather than the value."""
+    key, colon, value = pair.partition(": ")
+    return _cut(_cut(key, max(LEAST_OF_KEY, most - len(colon + value))) + colon + value, most)
 
 
 def _alike(texts: Sequence[str]) -> int:

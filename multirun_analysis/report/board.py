@@ -191,25 +191,27 @@ class Board:
         return any(row.interval for row in self.rows)
 
     @cached_property
-    def filters(self) -> list[tuple[str, list[str]]]:
-        """Swept parameters with few enough values, and these values as written."""
+    def filters(self) -> list[tuple[str, dict[str, str]]]:
+        """Swept parameters with few enough values, and these values' labels by their keys."""
         values = {
             param: self.analysis.distinct(param) for param in self.analysis.charted if param in self.analysis.naming
         }
         few = [param for param in values if len(values[param]) <= MOST_CHOICES]
-        return [(param, list(self._labels[param].values())) for param in few]
+        return [(param, {_key(value): self._label(param, value) for value in values[param]}) for param in few]
 
     def value(self, trial: Trial, param: str) -> str | None:
         """A cell; a base has none for what it was not trained with."""
         if trial.is_base and not is_of_base(param):
             return None
-        value = value_of(trial, param)
-        return self._labels[param].get(identity(value)) or shown(param, value, self.say)
+        return self._label(param, value_of(trial, param))
 
     def whole(self, trial: Trial, param: str) -> str | None:
         """A cell's value where only what tells it apart is shown."""
         cell, whole = self.value(trial, param), shown(param, value_of(trial, param), self.say)
         return None if cell in (None, whole) else whole
+
+    def _label(self, param: str, value: Any) -> str:
+        return self._labels[param].get(identity(value)) or shown(param, value, self.say)
 
     @cached_property
     def _labels(self) -> dict[str, dict[str, str]]:
@@ -217,9 +219,9 @@ class Board:
         return {param: short_values(param, self.analysis.distinct(param), self.say) for param in self.analysis.naming}
 
     def values(self, trial: Trial) -> str:
-        """The filtered parameters' values as JSON; of a base only those that it has."""
-        found = {param: self.value(trial, param) for param, _ in self.filters}
-        return json.dumps({param: value for param, value in found.items() if value is not None})
+        """The keys of the filtered parameters' values as JSON; of a base only those that it has."""
+        params = [param for param, _ in self.filters if is_of_base(param) or not trial.is_base]
+        return json.dumps({param: _key(value_of(trial, param)) for param in params})
 
     @cached_property
     def _top(self) -> float:
@@ -273,6 +275,11 @@ class Board:
     def _share(self, rate: float) -> float:
         """Of the track, 0 to 100."""
         return 100 * min(1.0, rate / self._top)
+
+
+def _key(value: Any) -> str:
+    """A value in the page's address: the same in any language and beside any other values."""
+    return identity(value).removesuffix(".0")
 
 
 def _rate_of(line: BoardRow | CombinedRow) -> float:

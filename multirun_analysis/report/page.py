@@ -28,6 +28,7 @@ from multirun_analysis.charts import (
     repeats,
 )
 from multirun_analysis.charts.figure import Figure
+from multirun_analysis.charts.short_values import adapter_names
 from multirun_analysis.messages import ENGLISH, Messages, messages_in
 from multirun_analysis.records import write_whole
 from multirun_analysis.report.board import Board, set_table, term_table
@@ -87,6 +88,7 @@ def render(analysis: Analysis, created: datetime, say: Messages = ENGLISH, reloa
         created=f"{created:%Y-%m-%d %H:%M}",
         reload=reload,
         sections=sections,
+        adapter_names=adapter_names(analysis, say),
         categories=categories.category_table(analysis, say),
         sets=set_table(analysis),
         terms=term_table(analysis),

@@ -29,6 +29,8 @@ function theme(dark, width, entry) {
       category: dark
         ? ["#6ea8fe", "#e47e02", "#079469", "#b42fb3", "#9a53f6", "#efd828", "#d23419", "#9fa5bd"]
         : ["#2563c9", "#b68200", "#35a562", "#d7098e", "#3a2190", "#ad4820", "#5f2c47", "#8980cf"],
+      // Five, as there are dashes: with as many as colours the ninth series would look like the first.
+      symbol: ["circle", "square", "triangle-up", "cross", "diamond"],
     },
     style: {
       plain: { color: accent },

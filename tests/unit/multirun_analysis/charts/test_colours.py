@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from typing import Any
 
@@ -79,15 +80,17 @@ def test_colours_stand_out_from_the_page(scheme: str) -> None:
 @pytest.mark.parametrize("eyes", EYES)
 @pytest.mark.parametrize("scheme", CARDS)
 def test_series_stay_apart_to_all_eyes(scheme: str, eyes: str) -> None:
-    """Few by their colours alone; many by colour and dash, of which one is another for any two."""
+    """Few by their colours alone; many by colour and dash or shape, of which one is another for any two."""
     colours = colours_of("category", scheme)
     assert nearest(colours[:FEW_COLOURS], eyes) >= 19
     assert [*series("line", "name", "abcde")] == ["color", "strokeDash"]
     assert [*series("point", "name", "abcde")] == ["color", "shape"]
-    shown = [(colours[number % len(colours)], number % DASHES) for number in range(16)]
-    for dash in range(DASHES):
-        same = [colour for colour, of in shown if of == dash]
-        assert len(set(same)) == len(same) and nearest(same, eyes) >= 15
+    (shapes,) = re.findall(r"symbol: (\[.*?\])", SCRIPT)
+    for looks in (DASHES, len(set(json.loads(shapes)))):
+        shown = [(colours[number % len(colours)], number % looks) for number in range(16)]
+        for look in range(looks):
+            same = [colour for colour, of in shown if of == look]
+            assert len(set(same)) == len(same) and nearest(same, eyes) >= 15
 
 
 @pytest.mark.parametrize("eyes", EYES)
