@@ -74,6 +74,16 @@ def test_things_are_joined_as_the_language_does() -> None:
     assert ENGLISH.listed([]) == "" and ENGLISH.listed(["a"]) == "a"
 
 
+def test_a_trials_name_stands_without_spaces_in_a_chinese_verdict() -> None:
+    """It begins and ends in Chinese, unlike that of a setting of several seeds."""
+    seeds = ("verdict.settings.", "verdict.needed_seeds", "verdict.needed_beyond_seeds")
+    of_trials = {
+        key: text for key, text in CHINESE.texts.items() if key.startswith("verdict.") and not key.startswith(seeds)
+    }
+    spaced = re.compile(r"[一-鿿] \{(best|choice|first|second)\}|\{(best|choice|first|second)\} [一-鿿]")
+    assert [key for key, text in of_trials.items() if spaced.search(text)] == []
+
+
 def test_another_language_is_refused() -> None:
     with pytest.raises(ConfigError, match="language='fr': the report is written in en or zh"):
         messages_in("fr")
