@@ -284,7 +284,8 @@ class VllmConfig:
         at_address = self.url is None or _is_address(self.url)
         rule = "must be the address of a vLLM server"
         remedy = "Write decoding.vllm.url=http://HOST:PORT; the environment variable VLLM_API_KEY has its key, if any"
-        require(at_address, "decoding.vllm.url", self.url, rule, remedy)
+        shown = self.url and re.sub("(//[^:/]*):.*@", r"\1:***@", self.url)  # messages end in logs, passwords must not
+        require(at_address, "decoding.vllm.url", shown, rule, remedy)
         self.url = self.url and self.url.rstrip("/").removesuffix("/v1")
         rule = f"must be greater than 0 and at most {_LONGEST_WAIT:g}"
         require(0 < self.timeout <= _LONGEST_WAIT, "decoding.vllm.timeout", self.timeout, rule)

@@ -109,7 +109,6 @@ REFUSED: list[tuple[str, list[Any], str]] = [
             "http://a:99999",
             "http://a b",
             "http://user@a",
-            "http://:secret@a",
             "http://a/?b",
             "ftp://a",
         ],
@@ -262,6 +261,13 @@ def test_defaults_are_the_published_study() -> None:
     assert (config.trainer.log_every, config.trainer.save_every, config.trainer.save_keep) == (50, 1000, 5)
     assert (config.decoding.text_temperature, config.decoding.max_new_tokens) == (0.0, None), "the published code's"
     assert EvaluateConfig().adapter is None
+
+
+@pytest.mark.parametrize("user", ["", "me"])
+def test_a_password_in_an_address_is_refused_and_not_shown(user: str) -> None:
+    with pytest.raises(ConfigError, match=r"^decoding.vllm.url='http://[a-z]*:[*]{3}@a': .*VLLM_API_KEY") as error:
+        VllmConfig(url=f"http://{user}:secret@a")
+    assert "secret" not in str(error.value)
 
 
 def test_flash_attention_in_float32_is_refused() -> None:
