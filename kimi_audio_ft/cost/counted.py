@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property
+from threading import RLock
 from typing import Any
 
 import torch
@@ -318,28 +319,35 @@ class _Bytes:
         self.counter.now -= self.size
 
 
+# Functions of PyTorch's are replaced by one thread at a time, so that each puts back the right ones.
+_REPLACING = RLock()
+
+
 @contextmanager
 def _single_kernels(counter: Counter) -> Iterator[None]:
     """On the meta device attention and RMSNorm as a GPU computes them: there they are composed, and keep every pair.
 
-    No function mode, which would not be there where a backward pass computes layers again.
+    No function mode, which would not be there where a backward pass computes layers again. What other threads compute
+    meanwhile on a device is computed as ever.
     """
-    norm, attention = functional.rms_norm, functional.scaled_dot_product_attention
+    with _REPLACING:
+        norm, attention = functional.rms_norm, functional.scaled_dot_product_attention
 
-    def one_norm(x: Tensor, shape: Any, weight: Tensor, epsilon: float | None = None) -> Any:
-        return _Kernel.apply(counter, False, x, weight) if x.is_meta else norm(x, shape, weight, epsilon)
+        def one_norm(x: Tensor, *args: Any, **options: Any) -> Any:
+            if not x.is_meta:
+                return norm(x, *args, **options)
+            return _Kernel.apply(counter, False, x, *_tensors([args, options]))
 
-    def one_attention(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
-        if not query.is_meta:
-            return attention(query, key, value, **options)
-        return _Kernel.apply(counter, True, query, key, value, *_tensors(options.get("attn_mask")))
+        def one_attention(query: Tensor, *args: Any, **options: Any) -> Any:
+            if not query.is_meta:
+                return attention(query, *args, **options)
+            return _Kernel.apply(counter, True, query, *_tensors([args, options]))
 
-    plain = {"rms_norm": norm, "scaled_dot_product_attention": attention}
-    try:
-        vars(functional).update(rms_norm=one_norm, scaled_dot_product_attention=one_attention)
-        yield
-    finally:
-        vars(functional).update(plain)
+        try:
+            vars(functional).update(rms_norm=one_norm, scaled_dot_product_attention=one_attention)
+            yield
+        finally:
+            vars(functional).update(rms_norm=norm, scaled_dot_product_attention=attention)
 
 
 class _Kernel(Function):

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from experiments.bench_gpu.inputs import Clip, batch_of, random_samples
 from experiments.bench_gpu.shapes import random_decoder, shapes
 from kimi_audio_ft.config.train import LoraConfig
-from kimi_audio_ft.cost.counted import Count, Counter, Counts
+from kimi_audio_ft.cost.counted import Count, Counter, Counts, counting
 from kimi_audio_ft.cost.memory import CONTEXT_BYTES, SAFE, DecodingMemory, TrainingMemory
 from kimi_audio_ft.lora.adapter import ONE, add_adapter
 from kimi_audio_ft.lora.update import own_updates
@@ -85,6 +85,16 @@ def test_memory_is_what_a_step_of_the_embedded_model_takes(checkpointing: bool) 
     counted = counts.position.at(positions).plus(counts.answer.at(answers))
     assert counted.flops == pytest.approx(taken.flops, rel=0.15)
     assert counted.kernels == pytest.approx(taken.kernels, rel=0.15)
+
+
+def test_what_is_computed_while_something_is_counted_is_computed_as_ever() -> None:
+    x, options = torch.randn(2, 8, generator=torch.Generator().manual_seed(1)), {"weight": torch.ones(8), "eps": 0.1}
+    plain = functional.rms_norm(x, (8,), **options)
+    with counting() as counter:
+        assert torch.equal(functional.rms_norm(x, (8,), **options), plain)
+        before = counter.kernels
+        functional.rms_norm(x.to("meta"), (8,), eps=0.1)
+    assert counter.kernels - before == 2, "the copy, and a single kernel"
 
 
 def _computed(model: Any, lora: LoraConfig, batch: dict[str, Any], checkpointing: bool) -> Count:
