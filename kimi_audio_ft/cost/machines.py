@@ -6,7 +6,6 @@ computes products and moves the bytes of everything else. A CPU does one after t
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from kimi_audio_ft.cost.counted import Count, Growing
+from kimi_audio_ft.runtime.devices import main_memory
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def this_machine(bfloat16: bool, gpu: bool) -> Machine:
     if gpu:
         name, memory = torch.cuda.get_device_name(), float(torch.cuda.get_device_properties(0).total_memory)
     else:
-        name, memory = f"this machine's CPU, {torch.get_num_threads()} threads", _memory()
+        name, memory = f"this machine's CPU, {torch.get_num_threads()} threads", main_memory()
     return Machine(name, flops, bandwidth, kernel, memory, waits=not gpu)
 
 
@@ -106,7 +106,3 @@ def _fastest(compute: Callable[[], object], finish: Callable[[], None], turns: i
         finish()
         seconds.append(time.perf_counter() - begun)
     return min(seconds)
-
-
-def _memory() -> float:
-    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

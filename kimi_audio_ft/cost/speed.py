@@ -11,9 +11,6 @@ from kimi_audio_ft.cost.counted import Count, Counts, Growing
 from kimi_audio_ft.cost.machines import Machine
 from kimi_audio_ft.cost.memory import TrainingMemory
 
-# Positions of a pass that are enough for a GPU: below, activations are kept rather than computed again.
-ENOUGH = 4096
-
 
 @dataclass(frozen=True)
 class PassTime:
@@ -42,7 +39,8 @@ class StepTime:
     """An optimizer step of so many adapters that train together.
 
     passes: that its positions are cut into. seconds: of the step. tokens_per_second: positions of all adapters. peak:
-    bytes. recomputed: activations are, for want of memory. mfu: part of the machine's products that is used.
+    bytes. recomputed: activations are, as to keep them would take longer. mfu: part of the machine's products that is
+    used.
     """
 
     adapters: int
@@ -66,23 +64,26 @@ def step_time(
     """A step of so many positions and supervised positions for each adapter; None: it does not fit into the memory.
 
     Args:
-        kept: counts without gradient checkpointing; recomputed: with it, where it may be used.
+        kept: counts without gradient checkpointing; recomputed: with it, where it may be used if that is faster.
         shared: ``ranks`` and ``beside`` of ``TrainingMemory.of``.
     """
-    whole, share = adapters * positions, answers / positions
-    chosen, most = kept, TrainingMemory.of(kept, adapters, **shared).positions(machine.memory, share)
-    if recomputed is not None and most < min(ENOUGH, whole):
-        chosen, most = recomputed, TrainingMemory.of(recomputed, adapters, **shared).positions(machine.memory, share)
-    if most <= 0:
-        return None
-    passes = math.ceil(whole / most)
-    each, each_answers = whole / passes, adapters * answers / passes
-    count = chosen.position.at(each).plus(chosen.answer.at(each_answers))
-    seconds = passes * machine.seconds(count)
-    peak = TrainingMemory.of(chosen, adapters, **shared).peak(math.ceil(each), math.ceil(each_answers))
-    useful = kept.position.at(each).plus(kept.answer.at(each_answers)).flops
-    mfu = passes * useful / seconds / machine.flops
-    return StepTime(adapters, passes, seconds, whole / seconds, peak, chosen is not kept, mfu)
+    whole = adapters * positions
+
+    def time(counts: Counts) -> StepTime | None:
+        need = TrainingMemory.of(counts, adapters, **shared)
+        most = need.positions(machine.memory, answers / positions)
+        if most <= 0:
+            return None
+        passes = math.ceil(whole / most)
+        each, each_answers = whole / passes, adapters * answers / passes
+        seconds = passes * machine.seconds(counts.position.at(each).plus(counts.answer.at(each_answers)))
+        peak = need.peak(math.ceil(each), math.ceil(each_answers))
+        useful = kept.position.at(each).plus(kept.answer.at(each_answers)).flops
+        mfu = passes * useful / seconds / machine.flops
+        return StepTime(adapters, passes, seconds, whole / seconds, peak, counts is not kept, mfu)
+
+    times = [time(counts) for counts in (kept, recomputed) if counts is not None]
+    return min((one for one in times if one is not None), key=lambda one: one.seconds, default=None)
 
 
 def best_pack(

@@ -95,10 +95,14 @@ class EpochPlan:
         return -(-len(self.sequence) // self.plan.step_batches)
 
     @cached_property
+    def _longest(self) -> np.ndarray:
+        """Positions of every micro-batch's longest conversation."""
+        return np.maximum.reduceat(self.plan.lengths[self.order], self.bounds[:-1])
+
+    @cached_property
     def _costs(self) -> np.ndarray:
         """Padded positions of every micro-batch."""
-        longest = np.maximum.reduceat(self.plan.lengths[self.order], self.bounds[:-1])
-        return longest * np.diff(self.bounds)
+        return self._longest * np.diff(self.bounds)
 
     def step(self, step: int, rank: int = 0, ranks: int = 1) -> list[Draw]:
         """Draws of one rank's micro-batches in an optimizer step, concatenated.
@@ -120,6 +124,18 @@ class EpochPlan:
                 index, copy = int(self.order[place]), int(self.copies[place])
                 draws.append(Draw(index, self.number, 0.0 if filler else weight, first + position, copy))
         return draws
+
+    def sizes(self, rank: int = 0, ranks: int = 1) -> np.ndarray:
+        """Positions of one rank's part of every ``step``, padded to one pass."""
+        steps = np.arange(len(self.sequence)) // self.plan.step_batches
+        batches = self.sequence[np.lexsort((self._costs[self.sequence], steps))]
+        own = (np.arange(len(batches)) - steps * self.plan.step_batches) % ranks == rank
+        last = (len(self) - 1) * self.plan.step_batches
+        own[last] |= not own[last:].any()  # it only keeps step with the other ranks
+        count, longest = np.zeros((2, len(self)), np.int64)
+        np.add.at(count, steps[own], np.diff(self.bounds)[batches[own]])
+        np.maximum.at(longest, steps[own], self._longest[batches[own]])
+        return count * longest
 
     def passes(self, step: int, ranks: int, most: int) -> int:
         """Passes of at most so many padded positions that every rank takes for a step: as many as one of them needs."""
@@ -182,8 +198,9 @@ def validation_share(
     Every conversation has weight 1 in exactly one rank's share; batches that only pad the number have weight 0.
     """
     order = np.argsort(lengths, kind="stable")
-    bounds = cut(lengths[order], batch_size, max_tokens)
-    if seconds is not None:
+    if seconds is None:
+        bounds = cut(lengths[order], batch_size, max_tokens)
+    else:
         bounds = cheapest_cut(lengths[order], max_tokens, seconds)
     batches = [order[start:end] for start, end in pairwise(bounds)]
     share = []

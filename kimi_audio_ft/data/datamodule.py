@@ -278,9 +278,11 @@ class ConversationData(pl.LightningDataModule):
         )
 
     def largest_validation_batch(self) -> list[dict[str, Any]]:
-        """The last validation batch; they are sorted by length."""
+        """The validation batch of most padded positions."""
         loader: Any = self.validation_batches()
-        return loader.collate_fn([self.eval_set[draw] for draw in loader.batch_sampler[-1]])
+        lengths = self.eval_set.lengths()[:, 0]
+        largest = max(loader.batch_sampler, key=lambda draws: len(draws) * max(lengths[draw.index] for draw in draws))
+        return loader.collate_fn([self.eval_set[draw] for draw in largest])
 
     def describe(self) -> dict[str, Any]:
         """Facts about the data, saved with the adapter; with several manifests, what an epoch takes of each."""
@@ -307,10 +309,11 @@ class Collate:
         for batch in batches:
             for row, sample in enumerate(batch):
                 sample.row = row
-        if self.most is not None:
+        together = samples[0].passes
+        if self.most is not None and together is not None:
+            batches = as_many(samples, self.most, together)
+        elif self.most is not None:
             batches = passes_of(samples, self.most, self.seconds)
-            if samples[0].passes is not None:
-                batches = as_many(samples, self.most, samples[0].passes)
         return [make_batch(batch, self.pad_id, online=self.online) for batch in batches]
 
 

@@ -106,11 +106,11 @@ def told_budget(base: Base, setting: DecodingConfig, transcripts: int, memory: f
 def decoding_memory(base: Base, adapted: bool) -> DecodingMemory:
     """What batches need of a base, alone or with an adapter."""
     model = base.settings
-    counts = _counts(base.files.root, model.dtype, model.quantization is not None, adapted)
+    counts = _counts(base.files.root, model.dtype, model.quantization is not None, base.plain, adapted)
     return DecodingMemory.of(counts, base.features != "none", online_bytes(base.files, model.dtype, base.features))
 
 
 @lru_cache(maxsize=2)
-def _counts(root: Path, dtype: str, quantized: bool, adapted: bool) -> Counts:
+def _counts(root: Path, dtype: str, quantized: bool, plain: bool, adapted: bool) -> Counts:
     lora = LoraConfig(r=_RANK) if adapted else None
-    return Counts(read_config(root), lora, DTYPES[dtype], quantized=quantized)
+    return Counts(read_config(root), lora, DTYPES[dtype], quantized=quantized, plain=plain)

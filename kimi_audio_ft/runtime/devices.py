@@ -139,10 +139,17 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(message in str(error) for message in _OUT_OF_MEMORY)
 
 
+def main_memory() -> float:
+    """Bytes of this machine's memory."""
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
 def memory_at_hand(place: torch.device) -> float:
-    """Bytes of a GPU that this process may use: the free ones, and those that it holds."""
+    """Bytes that this process may use: a GPU's free ones with those that it holds, or the machine's."""
     import torch
 
+    if place.type != "cuda":
+        return main_memory()
     return float(torch.cuda.mem_get_info(place)[0] + torch.cuda.memory_reserved(place))
 
 

@@ -23,7 +23,7 @@ from kimi_audio_ft.runtime.devices import gpu_freed, out_of_memory
 from kimi_audio_ft.store.cache import remember
 from kimi_audio_ft.sweep.plan import pack_key
 from kimi_audio_ft.training.adapters import AdapterSpec, AdapterState
-from kimi_audio_ft.training.filling import fill_passes
+from kimi_audio_ft.training.filling import fill_passes, largest_step
 from kimi_audio_ft.training.fit import make_trainer, on_one_base, run_trainer
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.trial import Trial
@@ -139,12 +139,10 @@ def _probe(trials: Sequence[Trial], dispatch: str) -> Probe:
 
 def _steps(data: ConversationData) -> list[list[dict[str, Any]]]:
     """The largest step of the first epoch, in passes as large as any may be, then its first ones."""
-    plan = data.plan.epoch(0)
-    sizes = [sum(int(data.plan.lengths[draw.index]) for draw in plan.step(step)) for step in range(len(plan))]
     weighed, data.pass_seconds = data.pass_seconds, None
-    largest = data.step(0, sizes.index(max(sizes)))
+    largest = data.step(0, largest_step(data)[1])
     data.pass_seconds = weighed
-    return [largest, *(data.step(0, step) for step in range(min(_TIMED, len(plan))))]
+    return [largest, *(data.step(0, step) for step in range(min(_TIMED, len(data.plan.epoch(0)))))]
 
 
 def fastest_size(

@@ -13,13 +13,17 @@ from peft.tuners.lora import LoraLayer
 
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import DecodingConfig, LoraConfig, ModelConfig, TrainConfig, TrainerConfig
-from kimi_audio_ft.cost.memory import SAFE
+from kimi_audio_ft.cost.counted import Counts
+from kimi_audio_ft.cost.memory import SAFE, TrainingMemory
 from kimi_audio_ft.decoding.budget import decoding_memory, together_here
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.transcripts import decode_all
 from kimi_audio_ft.errors import ConfigError, UserError
 from kimi_audio_ft.features.encode import encoders_bytes
+from kimi_audio_ft.files import write_jsonl
 from kimi_audio_ft.lora.adapter import ONE
+from kimi_audio_ft.model.checkpoint import read_config
+from kimi_audio_ft.paths import TINY_MODEL
 from kimi_audio_ft.runtime.devices import device, free_memory, num_ranks
 from kimi_audio_ft.runtime.signals import Interrupted
 from kimi_audio_ft.serve.engine import pieces_together
@@ -34,6 +38,7 @@ from kimi_audio_ft.training.fit import fit_adapters, on_one_base
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.trial import Trial
 from tests.pretend_gpu import CUBLAS_MEMORY, ILLEGAL_ACCESS, MB, PretendedGPUs, WrongDevice
+from tests.unit.conftest import answer, audio, line
 
 pytestmark = pytest.mark.slow
 
@@ -236,6 +241,36 @@ def test_ranks_of_a_sharded_base_fill_their_passes_alike(config: Config) -> None
     with PretendedGPUs(2, memory=round(1.2e9)):  # CUDA's own take most of it
         longest = filled(0, positions=1)
         assert longest < filled(0, positions=longest + 1) == longest + 1 < filled(0) == filled(1) < 1000 * longest
+
+
+def test_activations_are_kept_where_that_is_faster(trial_config: Config, tmp_path: Path) -> None:
+    """One recording of 400 codes among short ones, with which it would not fit into one pass."""
+    manifest = tmp_path / "train.jsonl"
+    codes = [[1467 + place % 256 for place in range(400 if number == 7 else 5)] for number in range(32)]
+    turns = [[audio("", audio_tokens=some), answer("好")] for some in codes]
+    write_jsonl(manifest, [line(str(number), *turn) for number, turn in enumerate(turns)])
+    need = TrainingMemory.of(Counts(read_config(TINY_MODEL), LoraConfig(r=2), torch.bfloat16))
+
+    def filled(asked: int | str = "auto", **model: Any) -> Any:
+        """With memory for 600 positions whose activations are kept by fused layers."""
+        data = {"train_manifest": str(manifest), "batch_size": 8, "pass_positions": asked}
+        model = {"dtype": "bfloat16", "gradient_checkpointing": "auto"} | model
+        trial = Trial(trial_config(data=data, trainer={"accelerator": "gpu", "accumulate": 1}, model=model))
+        spec = AdapterSpec(ONE, trial.config.lora, trial.config.optim, 1, Path(), Path())
+        with PretendedGPUs():
+            trial.data.setup()
+        each = need.position + need.answer * (trial.data.plan.supervised / trial.data.plan.lengths).max()
+        with PretendedGPUs(memory=round((need.fixed + 600 * each) / SAFE)):
+            with on_one_base(trial.base, [spec], "slice") as (adapted, _):
+                module = AdapterTraining(adapted, [AdapterState(spec.optim, 1)], 1)
+                facts = fill_passes(trial.base, module, [spec], [trial.data])
+            forget(trial.base)
+        return facts["passes"]
+
+    found = filled()
+    assert found["positions"] < 650 and not found["recomputed"]
+    assert filled(550, kernels="plain")["recomputed"], "plain layers keep more of each position"
+    assert filled(550) == {"positions": 550, "recomputed": False}
 
 
 def test_an_adapter_that_cannot_be_put_on_leaves_a_clean_base() -> None:

@@ -187,8 +187,9 @@ class Predictor:
         model = config.model
         key = canonical([asdict(model), config.data.features, asdict(config.lora), checkpointing])
         if key not in self._counted:
-            shape, packed = read_config(Inputs().base(config).files.root), model.quantization is not None
-            self._counted[key] = Counts(shape, config.lora, DTYPES[model.dtype], checkpointing, packed)
+            base, packed = Inputs().base(config), model.quantization is not None
+            shape, dtype = read_config(base.files.root), DTYPES[model.dtype]
+            self._counted[key] = Counts(shape, config.lora, dtype, checkpointing, packed, base.plain)
         return self._counted[key]
 
 

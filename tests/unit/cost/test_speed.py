@@ -17,9 +17,9 @@ from kimi_audio_ft.cost.speed import PassTime, decoding_seconds, step_time
 GPU = Machine("a", flops=1e5, bandwidth=1e5, kernel_seconds=1e-3, memory=1e10)
 
 
-def counts(peak: float) -> Any:
+def counts(peak: float, flops: float = 1000) -> Any:
     """Of a step of 100 kernels; a position is alive in so many bytes."""
-    position = Growing(Count(kernels=100), Count(0, 1000, 0, 100, peak))
+    position = Growing(Count(kernels=100), Count(0, flops, 0, 100, peak))
     row = Growing(Count(kernels=50), Count(0, 100, 0, 0, 0))
     return SimpleNamespace(position=position, answer=Growing(Count(), Count()), row=row, base_bytes=0, trained=0)
 
@@ -32,13 +32,15 @@ def test_a_gpu_waits_for_the_host_or_the_host_for_it() -> None:
     assert set(MACHINES) == set(NAMES)
 
 
-def test_steps_are_cut_to_the_memory_and_recomputed_for_want_of_it() -> None:
+def test_steps_are_cut_to_the_memory_and_recomputed_where_that_is_faster() -> None:
     room = 0.9 * GPU.memory - 1e9  # bytes that are left for positions
     time = step_time(counts(room / 100), None, GPU, adapters=3, positions=70, answers=10)
     assert time is not None and (time.passes, time.recomputed) == (3, False)
     assert time.seconds == pytest.approx(210 * (1000 / 1e5 + 100 / 1e5)) and time.peak == pytest.approx(0.7 * room)
-    again = step_time(counts(room / 100), counts(room / 1000), GPU, adapters=3, positions=70, answers=10)
-    assert again is not None and (again.passes, again.recomputed) == (1, True)
+    again = counts(room / 1000, flops=1500)
+    assert step_time(counts(room / 100), again, GPU, adapters=3, positions=70, answers=10) == time
+    other = step_time(counts(room / 5), again, GPU, adapters=3, positions=70, answers=10)  # 42 times the kernels
+    assert other is not None and (other.passes, other.recomputed) == (1, True)
     assert step_time(counts(2 * room), None, GPU, 1, 70, 10) is None
 
 

@@ -103,6 +103,17 @@ def test_passes_are_cut_where_they_take_least_time() -> None:
     assert cheapest_cut(np.array([30, 30, 30]), most, seconds).tolist() == [0, 3]
 
 
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_sizes_are_those_of_every_step(ranks: int) -> None:
+    """The last step has two micro-batches: the third rank only keeps step with the others."""
+    short = plan(step_batches=3 * ranks, max_tokens=10**6, lengths=np.array(LENGTHS[: 6 * (3 * ranks * 3 + 2)]))
+    epoch = short.epoch(0)
+    for rank in range(ranks):
+        steps = [[draw for draw in draws if draw.weight] or draws for draws in steps_of(epoch, rank, ranks)]
+        padded = [len(draws) * max(LENGTHS[draw.index] for draw in draws) for draws in steps]
+        assert epoch.sizes(rank, ranks).tolist() == padded and len(padded) == 4
+
+
 def test_buckets_save_padding() -> None:
     assert padding(batches_of(plan(bucket=True).epoch(0))) < 0.5 * padding(batches_of(plan(bucket=False).epoch(0)))
 

@@ -95,6 +95,11 @@ def test_decodings_of_a_sweep_that_trains_nothing_share_the_slots_and_fill_memor
     assert one.together is None
     filled = trial_config(decoding={"batch_size": "auto", "text_temperature": 0.7})
     work = replace(work, decodings=[Decoding(filled, 4, 4096, 50.0, 10.0)])
+    plain, fused = (
+        predictor.predict(replace(work, decodings=[Decoding(one, 4, 4096, 50.0, 10.0)])).decoding
+        for one in (trial_config(model={"dtype": "bfloat16", "kernels": kernels}) for kernels in ("plain", "auto"))
+    )
+    assert plain > fused
     small = replace(MACHINES["4090"], memory=1.2e9)  # CUDA's own take most of it
     for predictor.machine, at_most in ((MACHINES["h100"], 256), (small, 128), (MACHINES["laptop"], 8)):
         together = predictor.predict(work).together

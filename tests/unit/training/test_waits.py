@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
-from kimi_audio_ft.cost.speed import ENOUGH
 from kimi_audio_ft.data.datamodule import ConversationData
 from kimi_audio_ft.data.dataset import ConversationDataset, Draw, Sample, make_batch
 from kimi_audio_ft.decoding.generate import generate_texts
@@ -20,7 +19,7 @@ from kimi_audio_ft.decoding.transcribe import to_device
 from kimi_audio_ft.model import KimiAudioForCausalLM
 from kimi_audio_ft.runtime.devices import free_memory
 from kimi_audio_ft.training.adapters import AdapterSpec
-from kimi_audio_ft.training.filling import largest_step
+from kimi_audio_ft.training.filling import ENOUGH, largest_step
 from kimi_audio_ft.training.fit import fit_adapters
 from kimi_audio_ft.training.module import AdapterTraining
 from kimi_audio_ft.trial import Trial
