@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -71,9 +71,12 @@ class Conversations(Dataset[Sample]):
 
 def measure_feeding(plan: Plan, model: KimiAudioForCausalLM) -> Iterator[Row]:
     """Steps of as many single conversations as the largest micro-batch has, from the loader to the optimizer."""
-    config, steps = model.model.config, plan.clock.warmup + plan.clock.repeats
-    size = plan.micro_batches[-1]
-    kept = mixed_clips(_KEPT)
+    config, size, kept = model.model.config, plan.micro_batches[-1], mixed_clips(_KEPT)
+    largest = size * max(clip.positions for clip in kept)
+    workers, ahead = (plan.workers, AHEAD) if plan.workers else workers_here(largest, 1)
+    # Timed behind the steps that workers prepare before the first: whether they keep up is seen later.
+    plan = replace(plan, clock=replace(plan.clock, warmup=workers * ahead + plan.clock.warmup))
+    steps = plan.clock.warmup + plan.clock.repeats
     conversations = Conversations(
         [kept[index % _KEPT] for index in range(steps * size)], random_samples(config, kept), plan.dtype
     )
@@ -81,15 +84,13 @@ def measure_feeding(plan: Plan, model: KimiAudioForCausalLM) -> Iterator[Row]:
     name = torch.cuda.get_device_name(plan.clock.device) if gpu else ""
     seconds = PassTime.of(Counts(config, LoraConfig(r=plan.rank), plan.dtype), card(name))
     for way, feeding in SWITCHES.items():
-        row = {"way": way, "conversations": size}
-        yield plan.row(row, partial(_fed, plan, model, conversations, size, feeding, seconds))
+        loader = partial(_loader, plan, model, conversations, size, feeding, seconds, (workers, ahead))
+        yield plan.row({"way": way, "conversations": size}, partial(_fed, plan, model, loader))
 
 
-def _fed(
-    plan: Plan, model: KimiAudioForCausalLM, data: Conversations, size: int, feeding: Feeding, seconds: PassTime
-) -> Row:
+def _fed(plan: Plan, model: KimiAudioForCausalLM, loader: Callable[[], ResumableLoader]) -> Row:
     clock, useful, padded, passes = plan.clock, list[int](), list[int](), list[int]()
-    batches = iter(_loader(plan, model, data, size, feeding, seconds))
+    batches = iter(loader())
     clock.reset_peak()
     with adapter_on(model, LoraConfig(r=plan.rank)) as adapted, OwnStep(adapted, Ways()).on() as loss:
         step = AdapterStep(adapted, OptimConfig(), loss)
@@ -114,15 +115,19 @@ def _fed(
 
 
 def _loader(
-    plan: Plan, model: KimiAudioForCausalLM, data: Conversations, size: int, feeding: Feeding, seconds: PassTime
+    plan: Plan,
+    model: KimiAudioForCausalLM,
+    data: Conversations,
+    size: int,
+    feeding: Feeding,
+    seconds: PassTime,
+    prepared: tuple[int, int],
 ) -> ResumableLoader:
     lengths = np.array([clip.positions for clip in data.clips])
     batches = BatchPlan(lengths, lengths, 1, int(lengths.max()), size, bucket=False, average="sample", seed=0)
     most = size * int(lengths.max()) if feeding.filled else None
     collate = Collate(NumberTokenizer(model.model.config).pad_id, False, most, seconds if feeding.weighed else None)
-    workers, ahead = (plan.workers, AHEAD) if plan.workers else workers_here(size * int(lengths.max()), 1)
-    if not feeding.workers:
-        workers, ahead = 0, 0
+    workers, ahead = prepared if feeding.workers else (0, 0)
     own: Any = data
     return ResumableLoader(
         own,

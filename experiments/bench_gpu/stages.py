@@ -48,7 +48,7 @@ class Plan:
     until: float = math.inf
 
     def row(self, row: Row, measure: Callable[[], Row]) -> Row:
-        """The row with what is measured; of none that would begin too late is anything computed."""
+        """The row with what is measured, if it begins in time."""
         if time.monotonic() >= self.until:
             return row | {"error": "not begun (--limit)"}
         found = or_out_of_memory(row, measure)
