@@ -51,25 +51,31 @@ def num_ranks(settings: TrainerConfig) -> int:
         return 1
     import torch
 
-    gpus = 0 if settings.accelerator == "cpu" else torch.cuda.device_count()
     if settings.devices == "auto":
-        return max(1, gpus)
+        return 1 if settings.accelerator == "cpu" else max(1, torch.cuda.device_count())
     count = int(settings.devices)
-    if gpus and count > gpus:
-        rule = f"asks for more GPUs than PyTorch sees ({gpus})"
-        raise ConfigError("trainer.devices", count, rule, "Set trainer.devices=auto, or trainer.accelerator=cpu")
+    if settings.accelerator != "cpu":
+        require_gpus("trainer.devices", count, "Set trainer.devices=auto, or trainer.accelerator=cpu")
     return count
+
+
+def require_gpus(option: str, count: int, remedy: str) -> None:
+    """Raise a ConfigError if there are GPUs, but fewer than an option asks for."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < count:
+        raise ConfigError(option, count, f"asks for more GPUs than PyTorch sees ({gpus})", remedy)
 
 
 def num_processes(devices: Any) -> int:
     """Processes of the option ``devices``: auto is one per GPU, and one without any; ConfigError: fewer GPUs."""
     import torch
 
-    gpus = torch.cuda.device_count()
-    count = max(1, gpus) if devices == "auto" else int(devices)
-    if gpus and count > gpus:
-        raise ConfigError("devices", devices, f"there are {gpus} GPUs, and each process needs one")
-    return count
+    if devices == "auto":
+        return max(1, torch.cuda.device_count())
+    require_gpus("devices", int(devices), "Set devices=auto")
+    return int(devices)
 
 
 def started_by_launcher() -> bool:

@@ -37,7 +37,7 @@ class JobEnd:
 
 
 class NotNow(Exception):
-    """A cluster that has worked cannot take a job now; it has logged why. Try again later."""
+    """A cluster that has worked cannot take a job now; what a person should know of that it has logged. Try again."""
 
 
 class Cluster(Protocol):

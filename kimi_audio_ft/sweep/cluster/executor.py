@@ -9,7 +9,7 @@ from typing import Any
 
 from kimi_audio_ft.config.launcher import SLURM_JOBS, LauncherConfig
 from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.runtime.devices import num_ranks
+from kimi_audio_ft.runtime.devices import num_ranks, require_gpus
 from kimi_audio_ft.runtime.signals import StopRequest
 from kimi_audio_ft.runtime.time_limit import TimeLimit
 from kimi_audio_ft.sweep.cluster import fork_server
@@ -90,16 +90,18 @@ def _on_this_machine(settings: LauncherConfig, units: Sequence[Unit], folder: Pa
     from kimi_audio_ft.sweep.cluster.local import LocalMachine
 
     slots = local_slots(settings, units)
-    return Supervisor(LocalMachine(slots), folder, len(slots), poll_seconds=_LOCAL_POLL), len(slots)
+    machine = LocalMachine(slots)
+    return Supervisor(machine, folder, len(slots), poll_seconds=_LOCAL_POLL, retry_seconds=_LOCAL_POLL), len(slots)
 
 
 def local_slots(settings: LauncherConfig, units: Sequence[Unit]) -> list[dict[str, str]]:
-    """Environment variables of tasks that this machine makes at the same time."""
+    """Environment variables of tasks that this machine makes at the same time; ConfigError: it has fewer GPUs."""
     from kimi_audio_ft.sweep.cluster.local import device_slots
 
     gpus = max(num_ranks(unit.config.trainer) for unit in units)
     if settings.gpus_per_pack != "auto":
-        gpus = settings.gpus_per_pack
+        gpus = int(settings.gpus_per_pack)
+        require_gpus("hydra.launcher.gpus_per_pack", gpus, "Set hydra.launcher.gpus_per_pack=auto")
     threads = [unit.config.trainer.threads for unit in units]
     parallel = None if settings.parallel == "auto" else settings.parallel
     return device_slots(gpus, max(threads) if all(threads) else 0, parallel)

@@ -17,7 +17,7 @@ from kimi_audio_ft.runtime import devices, workers
 from kimi_audio_ft.runtime.libraries import leave_out_bitsandbytes
 from kimi_audio_ft.runtime.signals import StopRequest
 from kimi_audio_ft.sweep.cluster import fork_server
-from kimi_audio_ft.sweep.supervisor import JobEnd
+from kimi_audio_ft.sweep.supervisor import JobEnd, NotNow
 from kimi_audio_ft.sweep.task import INTERRUPTED, run_task
 
 
@@ -39,7 +39,7 @@ class LocalMachine:
         self._busy = self._context.RawValue("i", 0)
 
     def submit(self, task_file: Path, name: str) -> str:
-        """Start the task's process."""
+        """Start the task's process. Raises NotNow."""
         slot = self._free_slot()
         environment = {**os.environ, **self.slots[slot]}
         nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -55,13 +55,12 @@ class LocalMachine:
         self._busy.value = sum(process.is_alive() for process in self._processes.values())
 
     def _free_slot(self) -> int:
-        """A slot whose process has ended, or has nothing left to do and is about to end."""
-        used = [slot for job, slot in self._slot_of.items() if self._processes[job].is_alive()]
+        """A slot without a process: one that has made all its units may still hold its devices for a while."""
+        used = {slot for job, slot in self._slot_of.items() if self._processes[job].is_alive()}
         free = [slot for slot in range(len(self.slots)) if slot not in used]
-        if free:
-            return free[0]
-        self._processes[next(job for job, slot in self._slot_of.items() if slot == used[0])].join()
-        return used[0]
+        if not free:
+            raise NotNow("every slot has a process that is about to end")
+        return free[0]
 
     def ended(self, jobs: Sequence[str]) -> dict[str, JobEnd]:
         """Ends of jobs by the exit codes of their processes."""

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import os
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from kimi_audio_ft.sweep.cluster.local import device_slots
+from kimi_audio_ft.sweep.cluster import local
+from kimi_audio_ft.sweep.cluster.local import LocalMachine, device_slots
+from kimi_audio_ft.sweep.supervisor import NotNow
 
 
 @pytest.fixture
@@ -45,3 +51,37 @@ def test_gpus_that_are_named_but_not_there_are_no_slots(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     seen = [slot["CUDA_VISIBLE_DEVICES"] for slot in device_slots(1, threads=0, parallel=None)]
     assert seen == ["2", "3"]
+
+
+class Process:
+    """A task's process that ends when the test says so."""
+
+    numbers = count(1)
+
+    def __init__(self, target: Any, args: tuple[Any, ...]) -> None:
+        self.environment, self.alive = args[1], True
+
+    def start(self) -> None:
+        self.pid = next(self.numbers)
+
+    def is_alive(self) -> bool:
+        return self.alive
+
+
+def test_a_slot_is_free_when_its_last_process_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = SimpleNamespace(RawValue=lambda kind, value: SimpleNamespace(value=value), Process=Process)
+    monkeypatch.setattr(local, "_context", lambda: context)
+    machine = LocalMachine([{"SLOT": "0"}, {"SLOT": "1"}])
+
+    def submit() -> Process:
+        process: Any = machine._processes[machine.submit(Path("task.json"), "task")]
+        return process
+
+    first, second = submit(), submit()
+    first.alive = False
+    third = submit()
+    assert [process.environment["SLOT"] for process in (first, second, third)] == ["0", "1", "0"]
+    with pytest.raises(NotNow):  # the first process of slot 0 is long dead, its second is not
+        submit()
+    third.alive = False
+    assert submit().environment["SLOT"] == "0"
