@@ -73,7 +73,6 @@ class Worker:
 
     def __init__(self, task: Task, on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> None:
         self.task, self.on_event, self.should_stop = task, on_event, should_stop
-        self.pack_size = task.pack_size
         self.ended: set[str] = set()
         self._locks: dict[str, ExitStack] = {}
         self._fitting: set[str] = set()
@@ -168,24 +167,24 @@ class Worker:
 
     def _packs(self, units: list[Unit]) -> None:
         """Train units that can share a pack, in packs of the fastest size."""
-        left = list(units)
+        left, size = list(units), 0
         while left:
             if self.should_stop():
                 return self._interrupt(left, None)
-            size = self._size(left)
+            size = size or self._size(left)
             for pack in self._resumable(left[:size]):
                 self.decode(self._fit(pack))
             left = left[size:]
         return None
 
     def _size(self, units: list[Unit]) -> int:
-        if self.pack_size == 0 and len(units) > 1:
-            from kimi_audio_ft.sweep.pack_size import probed_pack_size
+        """Adapters in a pack of these units: the task's number, or the fastest one for their batches."""
+        if self.task.pack_size or len(units) == 1:
+            return self.task.pack_size or 1
+        from kimi_audio_ft.sweep.pack_size import probed_pack_size
 
-            trials = [quiet_trial(unit, self._inputs) for unit in units]
-            ranks = num_ranks(units[0].config.trainer)
-            self.pack_size = probed_pack_size(trials, dispatch_of(self.task, trials[0]), ranks)
-        return max(1, self.pack_size)
+        trials = [quiet_trial(unit, self._inputs) for unit in units]
+        return probed_pack_size(trials, dispatch_of(self.task, trials[0]), num_ranks(units[0].config.trainer))
 
     def _resumable(self, units: list[Unit]) -> list[list[Unit]]:
         """Parts of a pack that can resume from the same step."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,22 @@ def test_a_pack_that_breaks_is_left_to_new_processes(trial_config: Config, monke
     assert isinstance(failed, Failed) and failed.failure.user and failed.failure.message.startswith("lora.r=2: out of")
     assert split == Split([], "OutOfMemoryError: CUDA out of memory", memory=True)
     assert not list(store.product_path("adapter", units[0].key).parent.glob(".*.draft"))
+
+
+def test_each_kind_of_training_has_a_pack_size_of_its_own(
+    trial_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def probed(trials: Sequence[Trial], dispatch: str, ranks: int) -> int:
+        return 2 if trials[0].config.data.batch_size == 2 else 1
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise UserError("no")
+
+    monkeypatch.setattr("kimi_audio_ft.sweep.pack_size.probed_pack_size", probed)
+    monkeypatch.setattr("kimi_audio_ft.training.fit.fit_adapters", refuse)
+    kinds = [(size, rank) for size in (2, 4) for rank in (2, 4)]
+    units = [unit_of(trial_config(data={"batch_size": size}, lora={"r": rank})) for size, rank in kinds]
+    assert [event.pack for event in make(Task(0, units)) if isinstance(event, Fitting)] == [2, 2, 1, 1]
 
 
 def test_data_edited_while_a_sweep_runs_make_no_adapter(trial_config: Config, tmp_path: Path) -> None:
