@@ -139,7 +139,7 @@ def _repair(product: Product) -> str:
 
 
 def _prune(options: argparse.Namespace) -> int:
-    kinds = tuple(options.kind or Rules.kinds)
+    kinds = tuple(options.kind) if options.kind else None
     rules = Rules(options.older_than, options.larger_than, options.keep_bytes, options.study, kinds, options.leftovers)
     if not (rules.about_products or rules.about_leftovers):
         rule = "say what may go: --older-than, --larger-than, --keep-bytes, --study or --leftovers"

@@ -20,6 +20,8 @@ from kimi_audio_ft.store.make import CACHES, CORRUPT, KINDS, META, lock
 from kimi_audio_ft.store.usage import FOLDER, Name, Record, forget, gate, is_locked, records
 from kimi_audio_ft.sweep_folder import trial_folders
 
+# Products that go where no kind is named.
+_UNLESS_NAMED = ("adapter", "transcript")
 # A folder that is being removed; a killed removal leaves it, and nothing takes it for a product.
 GONE = ".gone-"
 _BEING_MADE = "being made now"
@@ -41,6 +43,7 @@ class Rules:
 
     older_than: seconds since the last use. larger_than: bytes of one product. keep_bytes: bytes that may stay in all;
     what was used longest ago goes first. study: folder of a sweep; what other sweeps with a folder use too stays.
+    kinds: only products and leftovers of these; None: adapters and transcripts, and leftovers of every kind.
     leftovers: also what no product is part of (drafts, checkpoints, what was set aside), without products if it is
     the only rule.
     """
@@ -49,7 +52,7 @@ class Rules:
     larger_than: int | None = None
     keep_bytes: int | None = None
     study: Path | None = None
-    kinds: tuple[str, ...] = ("adapter", "transcript")
+    kinds: tuple[str, ...] | None = None
     leftovers: bool = False
 
     @property
@@ -116,7 +119,8 @@ def _plan(rules: Rules) -> list[Item]:
     items = _chosen(rules, uses, keep, now) if rules.about_products else []
     if rules.about_leftovers:
         age = rules.older_than or 0.0
-        items += [item for item in _leftovers(keep) if now - _changed(item.path) >= age]
+        of_kind = [item for item in _leftovers(keep) if rules.kinds is None or item.name[0] in rules.kinds]
+        items += [item for item in of_kind if now - _changed(item.path) >= age]
     return items
 
 
@@ -149,7 +153,7 @@ def _protection(running: Sequence[Record]) -> Callable[..., str]:
 
 
 def _chosen(rules: Rules, uses: Sequence[Record], keep: Callable[..., str], now: float) -> list[Item]:
-    everything = sorted(products(rules.kinds), key=lambda product: seconds(product.last_used))
+    everything = sorted(products(rules.kinds or _UNLESS_NAMED), key=lambda product: seconds(product.last_used))
     own = _names_of_study(rules.study, uses) if rules.study is not None else None
 
     def applies(product: Product) -> bool:

@@ -168,6 +168,16 @@ def test_leftovers(three: None, private_store: Path) -> None:
     assert len(there()) == 4, "leftovers alone take no product"
 
 
+def test_leftovers_of_other_kinds_than_those_named_stay(three: None, private_store: Path) -> None:
+    leave(private_store / "adapter" / ".a7.work" / "state.json", 40)
+    leave(private_store / "manifests" / "old.npz", 40)
+    leave(private_store / "transcript" / ".t7.draft" / "half", 40)
+    transcripts = Rules(older_than=30 * DAY, kinds=("transcript",))
+    assert gone(plan(transcripts)) == [("transcript", "t7")]
+    assert gone(plan(Rules(leftovers=True, kinds=("adapter",)))) == [("adapter", "a7")]
+    assert len(gone(plan(Rules(older_than=30 * DAY)))) == 3
+
+
 def test_files_of_locks_go_with_every_removal_unless_somebody_holds_them(three: None, private_store: Path) -> None:
     remember("probes", "facts", lambda: {"pack_size": 1})
     with store.lock(*A1):
