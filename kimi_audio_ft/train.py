@@ -1,4 +1,4 @@
-"""``python -m kimi_audio_ft.train``: one trial, or with ``-m`` a sweep; returns the CER to the sweeper."""
+"""``python -m kimi_audio_ft.train``: one trial, or with ``-m`` a sweep; returns the error rate that ranks to the sweeper."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kimi_audio_ft.scoring.ranking import RATE_HEADINGS
 from kimi_audio_ft.text import printable
 from multirun_analysis import words
 from multirun_analysis.analysis import Analysis
@@ -21,7 +22,6 @@ MOST_ROWS = 40
 NARROW = 52  # columns of text that the scores need; below this and the parameters' share, only the main ones are shown
 PARAM_WIDTH = 9
 INTERVAL_WIDTH = 7
-RATE_HEADINGS = {"cer": "CER %", "normalised_cer": "norm. %", "mer": "MER %", "wer": "WER %", "pinyin": "syll. %"}
 HEADINGS = {"lora.r": "r", "optim.lr": "lr", "decoding.text_temperature": "temp", "decoding.text_top_k": "top-k"}
 
 

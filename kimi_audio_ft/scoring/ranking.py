@@ -15,6 +15,8 @@ from kimi_audio_ft.scoring.terms import ScoringOptions
 
 # Rates whose edits and units utterances.jsonl has; those of the others are counted from its texts.
 COUNTED = ("cer", "normalised_cer")
+# Of narrow columns, by the names of ``config.train.RATES``.
+RATE_HEADINGS = {"cer": "CER %", "normalised_cer": "norm. %", "mer": "MER %", "wer": "WER %", "pinyin": "syll. %"}
 
 
 def normalised_and_field(rank_by: str) -> tuple[bool, str]:

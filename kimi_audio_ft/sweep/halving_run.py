@@ -27,7 +27,7 @@ from kimi_audio_ft.store.cache import keep, recall
 from kimi_audio_ft.store.usage import note
 from kimi_audio_ft.sweep.events import Event, Failed, Paused, Ready, UnitEvent
 from kimi_audio_ft.sweep.halving import Candidate, Fate, RungResult, metric_of, show
-from kimi_audio_ft.sweep.launch import Job, Launch, job_lines
+from kimi_audio_ft.sweep.launch import Job, Launch, job_lines, rank_by
 from kimi_audio_ft.sweep.plan import Unit, pack_key
 from kimi_audio_ft.sweep.report import SweepReport
 from kimi_audio_ft.sweep.view.screen import SweepView
@@ -93,7 +93,8 @@ def _train(
     first = {job.key: job for job in reversed(jobs)}
     for key, trial in trials.items():
         launch.records.add_at_rung(key, trial, first[key].overrides)
-    with SweepView(job_lines([job for job in jobs if job.key in trials], trials)) as view:
+    lines = job_lines([job for job in jobs if job.key in trials], trials)
+    with SweepView(lines, rank_by=rank_by(jobs)) as view:
 
         def on_event(event: Event) -> None:
             view.event(event)

@@ -29,7 +29,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from kimi_audio_ft import store
 from kimi_audio_ft.cli import settings_of, to_settings
 from kimi_audio_ft.config.launcher import LauncherConfig
-from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.config.train import ScoringConfig, TrainConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.files import write_changed
 from kimi_audio_ft.inputs import Inputs
@@ -180,7 +180,7 @@ class Launch:
         """Make what the store lacks; run each job as soon as its units are made."""
         units, untrained = missing_units(jobs)
         missing = {unit.key for unit in units}
-        with SweepView(job_lines(jobs, missing)) as view:
+        with SweepView(job_lines(jobs, missing), rank_by=rank_by(jobs)) as view:
             batch = Batch(jobs, missing, self, view)
             batch.run_ready()
             with batch.records:
@@ -264,8 +264,8 @@ class Batch:
             value = self.launch.runner.run(job)._return_value
         self.records.closed(job.trial)
         error = str(value) if isinstance(value, Exception) else None
-        cer = float(value) if isinstance(value, int | float) else None
-        self.view.job_done(job.number, cer, error)
+        rate = float(value) if isinstance(value, int | float) else None
+        self.view.job_done(job.number, rate, error)
 
     def _needs(self, job: Job) -> set[str]:
         base = job.plan is not None and job.plan.base_transcripts
@@ -279,6 +279,11 @@ def job_lines(jobs: Sequence[Job], missing: Container[str]) -> list[JobLine]:
         made = job.key is not None and job.key not in missing
         lines.append(JobLine(job.number, name, job.key or f"#{job.number}", made))
     return lines
+
+
+def rank_by(jobs: Sequence[Job]) -> str:
+    """The error rate that the jobs are ranked by, which all share."""
+    return next((job.trial.config.scoring.rank_by for job in jobs if job.trial is not None), ScoringConfig.rank_by)
 
 
 # How Hydra composes and runs the jobs, and what each needs from the store.

@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from kimi_audio_ft.scoring.ranking import RATE_HEADINGS
 from kimi_audio_ft.sweep.events import Event, Failed, Fitting, Split, Step
 from kimi_audio_ft.sweep.view.state import JobLine, Phase, Row, SweepState
 from kimi_audio_ft.text import duration, first_line, printable, printable_lines
@@ -33,13 +34,13 @@ _STYLES = {"failed": "red", "stopped": "yellow", "done": "green", "waiting": "di
 class SweepView:
     """Shows the trials of one launch while it is open. One thread tells it things; another draws the table.
 
-    console: where to draw; None is standard output.
+    console: where to draw; None is standard output. rank_by: the error rate that is shown.
     """
 
     open_views: ClassVar[int] = 0
 
-    def __init__(self, jobs: Sequence[JobLine], console: Console | None = None) -> None:
-        self.state = SweepState(jobs)
+    def __init__(self, jobs: Sequence[JobLine], console: Console | None = None, rank_by: str = "cer") -> None:
+        self.state = SweepState(jobs, rank_by=rank_by)
         self._console = console or Console(force_terminal=sys.stdout.isatty(), markup=False, soft_wrap=True)
         self._is_live = self._console.is_terminal and not self._console.is_dumb_terminal
         self._open = ExitStack()
@@ -71,10 +72,10 @@ class SweepView:
         elif row is not None and not self._is_live:
             self._tell_progress(row, event)
 
-    def job_done(self, number: int, cer: float | None, error: str | None) -> None:
-        """A trial has run: its CER (a fraction), or why it failed. Failures are told, the others counted."""
+    def job_done(self, number: int, rate: float | None, error: str | None) -> None:
+        """A trial has run: its error rate (a fraction), or why it failed. Failures are told, the others counted."""
         state, known = self.state, number in self.state.failed
-        state.finish_job(number, cer, error)
+        state.finish_job(number, rate, error)
         if error is not None and not known:
             self.say(f"trial {number} ({state.jobs[number].name}): FAILED: {first_line(error, 'no message')}")
         self._tell("Sweep", 10 * len(state.scored | state.failed) // len(state.jobs), counts(state))
@@ -156,12 +157,12 @@ def table(state: SweepState, console: Console) -> Group:
     urgent = sorted(state.rows.values(), key=lambda row: get_args(Phase).index(row.phase))
     shown = set(urgent[: max(3, console.height - _AROUND)])
     lines = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for heading in ("#", "trials", "pack", "state", "loss", "CER %"):
+    for heading in ("#", "trials", "pack", "state", "loss", RATE_HEADINGS[state.rank_by]):
         lines.add_column(heading, justify="left" if heading in ("trials", "state") else "right")
     for row in [row for row in state.rows.values() if row in shown]:
         loss = "" if row.loss is None else f"{row.loss:.3f}"
-        cer = f"{100 * min(row.cers):.2f}" if row.cers else ""
-        cells = (row.numbers, row.name, str(row.pack or ""), row.status, loss, cer)
+        rate = f"{100 * min(row.rates):.2f}" if row.rates else ""
+        cells = (row.numbers, row.name, str(row.pack or ""), row.status, loss, rate)
         texts = [Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells]
         lines.add_row(*texts, style=_STYLES.get(row.phase, "cyan"))
     # Wrapped even while ``say`` prints without wrapping: the table is erased by its number of lines.

@@ -49,7 +49,7 @@ class Row:
         self.pack: int | None = None
         self.loss: float | None = None
         self.tokens_per_second = 0.0
-        self.cers: list[float] = []
+        self.rates: list[float] = []
         self.reason = ""
 
     @property
@@ -69,10 +69,12 @@ class SweepState:
     """Adapters and trials of a running sweep; ``clock`` gives seconds.
 
     rows: by the key of the unit. scored, failed: numbers of trials.
-    fitting_seconds: time in which any adapter was being trained, loading the base included.
+    fitting_seconds: time in which any adapter was being trained, loading the base included. rank_by: the error rate of
+    the trials, by ``config.train.RATES``.
     """
 
-    def __init__(self, jobs: Sequence[JobLine], clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, jobs: Sequence[JobLine], clock: Callable[[], float] = monotonic, rank_by: str = "cer") -> None:
+        self.rank_by = rank_by
         self.jobs = {job.number: job for job in jobs}
         self.rows = {group[0].unit: Row(group) for group in grouped(jobs, lambda job: job.unit)}
         self.scored: set[int] = set()
@@ -81,7 +83,7 @@ class SweepState:
         self.fitting_seconds = 0.0
         self.clock = clock
         self.started = self._last = clock()
-        self._done = dict.fromkeys(_AHEAD, 0)  # in so many seconds:
+        self._done = dict.fromkeys(_AHEAD, 0)  # amount of work whose seconds are in ``_seconds``
         self._seconds = dict.fromkeys(_AHEAD, 0.0)
         self._packs: dict[int | str | None, int] = {}  # the last one of each task
 
@@ -102,14 +104,14 @@ class SweepState:
             self._change(row, event, passed)
         return row
 
-    def finish_job(self, number: int, cer: float | None, error: str | None) -> None:
+    def finish_job(self, number: int, rate: float | None, error: str | None) -> None:
         """A trial has run, to its score or to an error."""
         row = self.rows[self.jobs[number].unit]
         if error is not None:
             self._fail(row, [number], first_line(error, "no message"))
         else:
             self.scored.add(number)
-            row.cers += [] if cer is None else [cer]
+            row.rates += [] if rate is None else [rate]
 
     def seconds_left(self, kind: str) -> float | None:
         """Estimate for all fitting or decoding that is left; None for none, and while its speed or length is unknown.

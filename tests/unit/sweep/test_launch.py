@@ -20,13 +20,13 @@ from rich.console import Console
 
 from experiments.bench_overhead import arguments, sweep, write_manifest
 from kimi_audio_ft.config.launcher import LauncherConfig
-from kimi_audio_ft.config.train import TrainConfig
+from kimi_audio_ft.config.train import ScoringConfig, TrainConfig
 from kimi_audio_ft.decoding.transcripts import EvaluationSet
 from kimi_audio_ft.outcomes import BASE, Failure
 from kimi_audio_ft.paths import config_dir
 from kimi_audio_ft.sweep.compose import TemplateLoader
 from kimi_audio_ft.sweep.events import Failed, Ready, Step
-from kimi_audio_ft.sweep.launch import Batch, Job, Launch, Runner, job_lines, missing_units
+from kimi_audio_ft.sweep.launch import Batch, Job, Launch, Runner, job_lines, missing_units, rank_by
 from kimi_audio_ft.sweep.view.records import LiveRecords
 from kimi_audio_ft.sweep.view.screen import SweepView
 from kimi_audio_ft.trial import Trial, TrialPlan
@@ -115,7 +115,12 @@ def test_jobs_run_when_their_units_have_ended_and_see_the_outcomes() -> None:
         batch.event(Failed("b", Failure("TrainingFailed", "nan", user=True)))
         batch.event(Ready(BASE, fitted=False))
     assert launch.jobs == [(3, "reused"), (0, "fitted"), (1, "nan"), (4, "nan"), (2, "reused")]
-    assert view.state.scored == set(range(5)) and view.state.rows["c"].cers == [0.5]
+    assert view.state.scored == set(range(5)) and view.state.rows["c"].rates == [0.5]
+
+
+def test_jobs_are_shown_by_the_rate_that_ranks_them() -> None:
+    by_wer = TrainConfig(scoring=ScoringConfig(rank_by="wer"))
+    assert rank_by([Job(0, ["seed=x"], NO_CONFIG), job(1, "a", by_wer)]) == "wer"
 
 
 def test_lines_of_jobs_say_what_the_store_has() -> None:

@@ -53,7 +53,7 @@ def test_trials_score_or_fail_one_by_one(state: SweepState, tell: Tell) -> None:
     state.finish_job(4, 0.25, None)
     state.finish_job(5, None, "disk is full\nlong story")
     state.finish_job(6, 0.125, None)
-    assert (state.scored, state.failed, state.rows["a1"].cers) == ({4, 6}, {5}, [0.25, 0.125])
+    assert (state.scored, state.failed, state.rows["a1"].rates) == ({4, 6}, {5}, [0.25, 0.125])
     assert state.rows["a1"].status == "failed: disk is full"
     tell("failed", "a2", **FAILURE)
     state.finish_job(8, None, "loss is nan, says the trial")

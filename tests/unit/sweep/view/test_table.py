@@ -10,7 +10,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from kimi_audio_ft.config.train import RATES
 from kimi_audio_ft.outcomes import Failure
+from kimi_audio_ft.scoring.ranking import RATE_HEADINGS
 from kimi_audio_ft.sweep.events import Failed, Fitting
 from kimi_audio_ft.sweep.view.screen import table
 from kimi_audio_ft.sweep.view.state import JobLine, SweepState
@@ -53,6 +55,12 @@ def test_every_adapter_has_a_line(busy: SweepState) -> None:
     ]
     assert lines[8].split() == ["16-19", "r=16", "lr=5e-5", "waiting"]
     assert lines[13:] == ["1,234 tokens/s, 12 s so far, about 7 min 08 s of fitting left"]
+
+
+@pytest.mark.parametrize("rank_by", RATES)
+def test_the_rate_that_ranks_is_shown_by_its_name(rank_by: str) -> None:
+    lines = drawn(SweepState([JobLine(0, "r=8", "a1")], rank_by=rank_by))
+    assert "  ".join(lines).count(RATE_HEADINGS[rank_by]) == 1
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
