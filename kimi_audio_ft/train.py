@@ -1,4 +1,4 @@
-"""``python -m kimi_audio_ft.train``: one trial, or with ``-m`` a sweep; returns the error rate that ranks to the sweeper."""
+"""``python -m kimi_audio_ft.train``: one trial, or with ``-m`` a sweep, whose sweeper is given the rate that ranks."""
 
 from __future__ import annotations
 
