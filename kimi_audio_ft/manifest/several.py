@@ -23,6 +23,7 @@ from kimi_audio_ft.manifest.manifest import (
     drawing_keys,
     manifest_identity,
     read_manifest,
+    reference_identity,
     remembered,
     require_references,
 )
@@ -170,10 +171,11 @@ def read_training(
 def read_evaluation(
     data: DataConfig, tokens: TokenRange, tokenizer: TextTokenizer, prompt: PromptConfig | None = None
 ) -> Conversations:
-    """The evaluation sets, whose order and names make no difference either; arguments and errors of ``read_training``.
+    """The evaluation sets; arguments and errors of ``read_training``.
 
-    Prompts have the whole list of hot words; or, where a first text decides (``prompt.retrieve``), those of training,
-    for losses, until ``with_hotwords`` gives them others.
+    Their order makes no difference, nor do their names unless two sets share an id. Prompts have the whole list of hot
+    words; or, where a first text decides (``prompt.retrieve``), those of training, for losses, until ``with_hotwords``
+    gives them others.
     """
     sets, words = evaluation_sets(data.eval_manifest), read_hotwords(prompt)
     if prompt is not None and prompt.retrieves:
@@ -181,7 +183,9 @@ def read_evaluation(
     named = [(_read(EVAL, path, data, tokens, tokenizer, words), name) for name, path in sets.items()]
     if len(named) == 1:
         return Conversations((named[0][0],))
-    named.sort(key=lambda part: manifest_identity(part[0]))
+    # The same order under every prompt, so that trials with several prompts are scored on one set of references. Sets
+    # of the same references share their ids, to which the names belong.
+    named.sort(key=lambda part: (reference_identity(part[0]), part[1]))
     parts, names = zip(*named, strict=True)
     return Conversations(parts, names=names, prefixed=_share_an_id(parts))
 

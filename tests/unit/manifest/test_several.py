@@ -11,9 +11,9 @@ import pytest
 from kimi_audio_ft.config.train import DataConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.files import write_jsonl
-from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest
+from kimi_audio_ft.manifest.manifest import manifest_identity, read_manifest, reference_identity
 from kimi_audio_ft.manifest.several import Conversations, read_evaluation, read_training
-from tests.unit.conftest import Tiny, answer, audio, line
+from tests.unit.conftest import Tiny, answer, audio, line, user
 
 Write = Callable[..., str]
 
@@ -35,8 +35,8 @@ def training(tiny: Tiny, **fields: Any) -> Conversations:
     return read_training(DataConfig(**fields), tiny.tokens, tiny.tokenizer)
 
 
-def evaluation(tiny: Tiny, value: Any) -> Conversations:
-    return read_evaluation(DataConfig(eval_manifest=value), tiny.tokens, tiny.tokenizer)
+def evaluation(tiny: Tiny, value: Any, **fields: Any) -> Conversations:
+    return read_evaluation(DataConfig(eval_manifest=value, **fields), tiny.tokens, tiny.tokenizer)
 
 
 def ids(conversations: Conversations) -> list[str]:
@@ -63,6 +63,18 @@ def test_their_order_makes_no_difference(write: Write, tiny: Tiny) -> None:
     sets = ({"a": a, "b": b}, {"b": b, "a": a}, [a, b])
     assert len({evaluation(tiny, value).identity() for value in sets}) == 1
     assert ids(evaluation(tiny, sets[1])) == ids(evaluation(tiny, sets[2]))
+
+
+@pytest.mark.parametrize("ids_of_b", [("3", "4"), ("2", "3")], ids=["own ids", "a common id"])
+def test_sets_have_one_order_under_every_prompt(tiny: Tiny, tmp_path: Path, ids_of_b: tuple[str, ...]) -> None:
+    sets = {"a": ("1", "2"), "b": ids_of_b}
+    messages = user("听写"), audio("", audio_tokens=[tiny.tokens.first]), answer("好")
+    for name, own in sets.items():
+        write_jsonl(tmp_path / name, [line(one, *messages) for one in own])
+    paths = {name: str(tmp_path / name) for name in sets}
+    several = [evaluation(tiny, paths, prompt=f"写{number}") for number in range(10)]
+    assert len({tuple(ids(one)) for one in several}) == 1
+    assert len({one.identity(reference_identity) for one in several}) == 1 < len({one.identity() for one in several})
 
 
 def test_weights_that_take_the_same_are_one_identity(write: Write, tiny: Tiny) -> None:
