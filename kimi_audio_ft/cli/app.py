@@ -38,7 +38,7 @@ TRACEBACK_VARIABLE = "KIMI_AUDIO_FT_TRACEBACK"
 # What Hydra's own messages tell people to set for a traceback.
 _HYDRAS_VARIABLE = "HYDRA_FULL_ERROR"
 # The folder where Hydra wants to make outputs/ is full, not writable, or has a file of that name.
-_FOLDER_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+_FOLDER_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 OnFailure = Callable[[dict[str, Any], Exception], None]
 
@@ -181,10 +181,14 @@ class _App:
                 fail(failed_trials, error, exit_code=2 if is_users(error) else 1)
             if is_users(error):
                 fail(explain(error, SCHEMAS[self.name]), error)
-            if isinstance(error, OSError) and error.errno in _FOLDER_ERRORS:
-                path = error.filename or "the folder of the outputs"
-                fail(f"{path}: cannot be written ({error.strerror}). Free space there, or run in another folder", error)
-            raise
+            if isinstance(error, PermissionError):
+                rule, remedy = "cannot be opened", "Check its permissions"
+            elif isinstance(error, OSError) and error.errno in _FOLDER_ERRORS:
+                rule, remedy = "cannot be written", "Free space there"
+            else:
+                raise
+            path = error.filename or "the folder of the outputs"
+            fail(f"{path}: {rule} ({error.strerror}). {remedy}, or run in another folder", error)
 
 
 def _is_plain_sweep(flags: list[str], overrides: list[str]) -> bool:

@@ -27,11 +27,15 @@ def find_recordings(audio: Sequence[str]) -> list[Source]:
     """Recordings in the order of the option, those of a folder or pattern by name; each once.
 
     Raises:
-        ConfigError: one of the values names nothing.
+        ConfigError: one of the values names nothing, or what cannot be read.
     """
     found: dict[str, Source] = {}
     for value in audio:
-        sources = list(_named_by(value))
+        try:
+            sources = list(_named_by(value))
+        except OSError as error:
+            rule = f"{error.filename} cannot be read ({error.strerror})"
+            raise ConfigError("audio", value, rule, "Check the path and its permissions") from None
         if not sources:
             rule = f"names no recording (files whose names end in {', '.join(RECORDINGS)})"
             raise ConfigError("audio", value, rule, "Check the path")

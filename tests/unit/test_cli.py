@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from errno import EACCES, ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,30 @@ GIVEN = "manifests=[a.jsonl]"
 
 def refuse(config: Any) -> None:
     raise UserError("here: wrong. Mend it")
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (
+            EACCES,
+            "error: corpus: cannot be opened (Permission denied). Check its permissions, or run in another folder",
+        ),
+        (
+            ENOSPC,
+            "error: corpus: cannot be written (No space left on device). Free space there, or run in another folder",
+        ),
+    ],
+)
+def test_a_closed_folder_and_a_full_one_are_told_apart(
+    start: Callable[..., None], capsys: pytest.CaptureFixture[str], number: int, said: str
+) -> None:
+    def fail(config: Any) -> None:
+        raise OSError(number, os.strerror(number), "corpus")
+
+    with pytest.raises(SystemExit):
+        start(command(*TOKENIZE)(fail), GIVEN)
+    assert capsys.readouterr().err.splitlines()[-1] == said
 
 
 def test_task_is_given_its_checked_settings(start: Callable[..., None]) -> None:

@@ -58,6 +58,12 @@ def test_hear(tmp_path: Path) -> None:
     assert missing is not None and missing.reason == "missing_audio" and "no.wav" in missing.detail
 
 
+@pytest.mark.parametrize("cell", ["长" * 300 + "/a.wav", "a\0/a.wav"])
+def test_a_cell_that_no_path_can_be_is_a_missing_recording(tmp_path: Path, cell: str) -> None:
+    problem = hear(tmp_path / cell, [WHOLE], 0.1, 2)[WHOLE].problem
+    assert problem is not None and problem.reason == "missing_audio"
+
+
 def test_too_long_is_told_by_the_header_alone(tmp_path: Path) -> None:
     """A recording of the wrong length is not decoded: its NaN is never met."""
     path = tmp_path / "a.wav"

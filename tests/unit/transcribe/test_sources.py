@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from errno import EACCES
+from os import strerror
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,15 @@ def test_what_names_nothing_is_refused(calls: Path, monkeypatch: pytest.MonkeyPa
     (calls.parent / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"audio='.*': (names no recording|there is no such file)"):
         find_recordings(["calls", audio])
+
+
+def test_what_cannot_be_looked_at_is_refused_with_its_reason(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"audio='a+': a+ cannot be read \(File name too long\)\. Check the path"):
+        find_recordings(["a" * 300])
+
+    def closed(path: Path) -> bool:  # as in a folder that may be listed and not searched
+        raise PermissionError(EACCES, strerror(EACCES), str(path))
+
+    monkeypatch.setattr(Path, "is_file", closed)
+    with pytest.raises(ConfigError, match=r"audio='.*calls': .*calls/.* cannot be read \(Permission denied\)"):
+        find_recordings([str(calls)])
