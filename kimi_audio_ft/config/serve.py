@@ -24,8 +24,9 @@ class ServeConfig:
     # Adapters by the name that requests give as their model, each a folder in PEFT's format or a signature in the
     # store: 'adapters={meetings: SIGNATURE, calls: my/adapter}'. The base alone is always there, as "base".
     adapters: Any = None
-    # Folder of a finished sweep: its recommended trial is served as "recommended", with that trial's prompt, decoding
-    # and seed. All adapters then have its model, data.features and decoding.batch_size. What is given here stays.
+    # Folder of a finished sweep: its recommended trial is served as "recommended", with that trial's prompt, hot words,
+    # decoding and seed. All adapters then have its model, data.features and decoding.batch_size. What is given here
+    # stays, and so do the hot words of a request.
     sweep: str | None = None
     any_base: bool = False  # Use adapters on another base than the one that they were trained on.
     host: str = "127.0.0.1"  # Address to listen on; 0.0.0.0 lets other machines ask.

@@ -28,12 +28,13 @@ def training_prompt(given: str | None, train_manifest: Any) -> str | None:
 
     None: no manifest is there any more.
     """
-    if given:
-        return given
-    for path in manifest_paths(train_manifest or []):
-        if found := _first_prompt(Path(path)):
-            return found
-    return None
+    return given or prompt_in(train_manifest)
+
+
+def prompt_in(manifests: Any) -> str | None:
+    """The prompt of the first line of manifests, as an option names them; None: none is there any more."""
+    found = (_first_prompt(Path(path)) for path in manifest_paths(manifests or []))
+    return next(filter(None, found), None)
 
 
 def recorded_prompt(record: Path) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class Model:
     """What requests ask for by name.
 
     adapter: its folder, or its name at a vLLM server; None: the base alone. prompt: that it was trained with. decoding,
-    seed: how it is asked.
+    seed: how it is asked. words: hot words of requests that give none.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Model:
     prompt: str
     decoding: DecodingConfig
     seed: int
+    words: Sequence[str] = ()
 
 
 Named = Mapping[str, tuple[str | None, ServeConfig]]

@@ -15,12 +15,13 @@ from threading import Lock
 from typing import BinaryIO
 
 from kimi_audio_ft.base import Base
+from kimi_audio_ft.config.prompt import HotwordsConfig
 from kimi_audio_ft.config.serve import BASE, RECOMMENDED, ServeConfig
 from kimi_audio_ft.config.train import NATIVE, VLLM, VllmConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.errors import ConfigError
-from kimi_audio_ft.manifest.audio import AudioError, open_recording, waveform_of
-from kimi_audio_ft.manifest.hotwords import with_words
+from kimi_audio_ft.manifest.audio import AudioError, Recording, open_recording, waveform_of
+from kimi_audio_ft.manifest.hotwords import read_hotwords, require_room, with_words
 from kimi_audio_ft.serve.by_vllm import ByVllm, positions_needed
 from kimi_audio_ft.serve.engine import Decoder, Job, Refused
 from kimi_audio_ft.serve.models import Model, models_of_server, own_models, qwen2_of
@@ -57,7 +58,8 @@ class Room:
 class Wish:
     """What a request wants beside a text.
 
-    temperature: None is that of the options. words: names and terms, put behind the prompt as in training.
+    temperature: None is that of the options. words: names and terms, put behind the prompt as in training; without any
+    those of the model.
     """
 
     temperature: float | None = None
@@ -84,6 +86,7 @@ class Recogniser:
         """
         named: dict[str, tuple[str | None, ServeConfig]] = {BASE: (None, config)}
         named |= {name: (adapter, config) for name, adapter in config.adapters.items()}
+        hotwords: HotwordsConfig | None = None
         if config.sweep is not None:
             adapter, trial = recommended_trial(config.sweep)
             decoded, own = trial.decoding.engine, config.decoding.engine
@@ -92,11 +95,13 @@ class Recogniser:
             # Whatever decoded it: the engine is the server's own, and so is its vLLM.
             trial = replace(trial, decoding=replace(trial.decoding, engine=NATIVE, vllm=VllmConfig()))
             of_trial = completed(config, trial, overrides)
-            named[RECOMMENDED] = adapter, of_trial
+            named[RECOMMENDED], hotwords = (adapter, of_trial), trial.prompt
             config = _with_base_of(config, of_trial)
         base = Base(config.model, config.data.features, threads=config.threads)
         server = VllmServer(config.decoding.vllm) if config.decoding.engine == VLLM else None
         models = own_models(base, named) if server is None else models_of_server(base, server, named, config)
+        if hotwords is not None:
+            models[RECOMMENDED] = _with_hotwords(models[RECOMMENDED], hotwords, base)
         cutter = Cutter(config.cut, config.max_seconds, kept=False)
         cutter.require_network()
         return cls(config, base, models, cutter, Room(60 * config.max_total_minutes), server)
@@ -122,30 +127,31 @@ class Recogniser:
             file.flush()
             path = Path(file.name)
             try:
-                heard = self._heard(path, name, held)
-                recording = open_recording(path)  # once: ffmpeg decodes the whole of it
+                heard, recording = self._heard(path, name, held)
                 waveforms = [waveform_of(recording.only(piece.part)) for piece in heard.pieces]
             except AudioError as error:
                 said = ". ".join(filter(None, (error.problem, error.remedy)))
                 raise Refused(f"{name}: {said}".replace(str(path), name), "file") from None
-        prompt, requests = with_words(model.prompt, wish.words), self.requests(model, wish.temperature)
+        prompt, requests = with_words(model.prompt, wish.words or model.words), self.requests(model, wish.temperature)
         jobs = [
             Job(piece.key, number, waveform, model.adapter, prompt, requests)
             for number, (piece, waveform) in enumerate(zip(heard.pieces, waveforms, strict=True))
         ]
         return heard, jobs
 
-    def _heard(self, path: Path, name: str, held: ExitStack) -> Heard:
+    def _heard(self, path: Path, name: str, held: ExitStack) -> tuple[Heard, Recording]:
+        """The upload cut into pieces, and as it is opened once: ffmpeg decodes the whole of it."""
         most = self.config.max_minutes
-        seconds = open_recording(path, longest=60 * most).seconds
+        recording = open_recording(path, longest=60 * most)
+        seconds = recording.seconds
         if seconds > 60 * most:
             rule = f"lasts longer than the {most:g} minutes that the server takes (max_minutes)"
             raise Refused(f"{name}: {rule}", "file")
         held.enter_context(self.room.taken(seconds))
-        heard = self.cutter.cut(Heard(Source(path, name), seconds, sha256_of(path)))
+        heard = self.cutter.cut(Heard(Source(path, name), seconds, sha256_of(path)), recording)
         if heard.problem is not None:
             raise heard.problem
-        return heard
+        return heard, recording
 
     def requests(self, model: Model, temperature: float | None) -> Sequence[DecodingRequest]:
         """The repeats of the model's decoding setting, at a temperature of the request's own if it has one.
@@ -159,6 +165,22 @@ class Recogniser:
             except ConfigError as error:  # of vLLM
                 raise Refused(str(error), "temperature") from None
         return DecodingRequest(setting, model.seed).repeats(vocabulary=self.base.tokens.end)
+
+
+def _with_hotwords(model: Model, options: HotwordsConfig, base: Base) -> Model:
+    """The model with the hot words of its trial; UserError: they cannot be read, or are too many.
+
+    Without them where a first text would choose some, for which a request would be decoded twice.
+    """
+    found = read_hotwords(options)
+    if found is None:
+        return model
+    if options.retrieves:
+        print(f"{model.name}: hot words are those of requests alone (no prompt.retrieve here)", flush=True)
+        return model
+    require_room(options, base.tokenizer, base.positions, model.prompt)
+    print(f"{model.name}: {len(found.words)} hot words, unless a request gives others", flush=True)
+    return replace(model, words=found.words)
 
 
 def _with_base_of(config: ServeConfig, of_trial: ServeConfig) -> ServeConfig:

@@ -15,7 +15,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from kimi_audio_ft.config.transcribe import WINDOWS, TranscribeConfig
-from kimi_audio_ft.manifest.audio import SAMPLE_RATE, AudioError, decode, open_recording, waveform_of
+from kimi_audio_ft.manifest.audio import SAMPLE_RATE, AudioError, Recording, decode, open_recording, waveform_of
 from kimi_audio_ft.manifest.part import Part
 from kimi_audio_ft.store.cache import remember
 from kimi_audio_ft.store.digests import file_digest, file_digests
@@ -132,12 +132,12 @@ class Cutter:
     kept: bool = True
     stop: Event = field(default_factory=Event)
 
-    def cut(self, heard: Heard) -> Heard:
-        """The recording with its pieces, or its problem."""
+    def cut(self, heard: Heard, opened: Recording | None = None) -> Heard:
+        """The recording with its pieces, or its problem. opened: the same recording, where it is open."""
         if heard.problem is not None:
             return heard
         try:
-            parts = self._parts(heard)
+            parts = self._parts(heard, opened)
         except AudioError as error:
             return replace(heard, problem=error)
         ends = [(0.0 if part.start is None else part.start, part.end or heard.seconds) for part in parts]
@@ -146,24 +146,24 @@ class Cutter:
         ]
         return replace(heard, pieces=tuple(pieces))
 
-    def _parts(self, heard: Heard) -> list[Part]:
+    def _parts(self, heard: Heard, opened: Recording | None) -> list[Part]:
         if heard.seconds <= self.longest:
             return [Part(channel=self.channel)]
         if self.how == WINDOWS:
             bounds = cutting.windows(heard.seconds, self.longest)
         elif self.kept:
             facts = [_CUTS_VERSION, self._weights, heard.digest, self.channel, self.longest]
-            bounds = [(start, end) for start, end in remember("cuts", facts, lambda: self._at_pauses(heard))]
+            bounds = [(start, end) for start, end in remember("cuts", facts, lambda: self._at_pauses(heard, opened))]
         else:
-            bounds = self._at_pauses(heard)
+            bounds = self._at_pauses(heard, opened)
         return [Part(start, end, self.channel) for start, end in bounds]
 
-    def _at_pauses(self, heard: Heard) -> list[tuple[float, float]]:
-        probabilities = self._network.probabilities(self._blocks(heard))
+    def _at_pauses(self, heard: Heard, opened: Recording | None) -> list[tuple[float, float]]:
+        probabilities = self._network.probabilities(self._blocks(heard, opened))
         return cutting.at_pauses(probabilities, FRAME / SAMPLE_RATE, heard.seconds, self.longest)
 
-    def _blocks(self, heard: Heard) -> Iterator[Tensor]:
-        start, recording = 0.0, open_recording(heard.source.path)
+    def _blocks(self, heard: Heard, opened: Recording | None) -> Iterator[Tensor]:
+        start, recording = 0.0, opened or open_recording(heard.source.path)
         while start < heard.seconds:
             if self.stop.is_set():
                 raise CancelledError

@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 
 from kimi_audio_ft import sweep_folder
+from kimi_audio_ft.config.manifests import manifest_paths
 from kimi_audio_ft.config.serve import ServeConfig
 from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.config.transcribe import TranscribeConfig
+from kimi_audio_ft.manifest.prompts import prompt_in
 from kimi_audio_ft.paths import expanded
 from kimi_audio_ft.sweep.plan import started_in, written_config
 
@@ -42,7 +44,13 @@ def recommended_trial(sweep: str) -> tuple[str | None, TrainConfig]:
     DataError: the folder has no trials.json, or it names no trial.
     """
     adapter, folder = sweep_folder.recommended_trial(expanded(sweep))
-    return adapter, _with_whole_paths(folder)
+    trial, place = _with_whole_paths(folder), started_in(folder)
+    if (
+        adapter is None and trial.data.prompt is None
+    ):  # an adapter's record names its prompt, and the base has no record
+        manifests = [str(place / expanded(path)) for path in manifest_paths(trial.data.eval_manifest)]
+        trial = replace(trial, data=replace(trial.data, prompt=prompt_in(manifests)))
+    return adapter, trial
 
 
 def _with_whole_paths(folder: Path) -> TrainConfig:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +20,11 @@ from kimi_audio_ft.config.serve import ServeConfig
 from kimi_audio_ft.config.train import DEFAULT_PROMPT, DecodingConfig, TrainConfig, VllmConfig
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.files import write_json
+from kimi_audio_ft.manifest import audio
+from kimi_audio_ft.manifest.audio import Recording
 from kimi_audio_ft.serve.engine import Refused
 from kimi_audio_ft.serve.recogniser import Recogniser, Wish
+from tests.silero import hear_no_speech
 
 
 def recording(seconds: float) -> io.BytesIO:
@@ -74,6 +79,33 @@ def test_prompt_and_decoding_of_a_sweep_are_the_recommended_models_alone(sweep: 
     assert (shared.model.dtype, found.base.features, shared.decoding.batch_size) == ("float32", "none", 3)
 
 
+def test_hot_words_of_the_recommended_trial_are_those_of_requests_without_any(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terms, path = tmp_path / "terms.txt", tmp_path / "0" / ".hydra" / "config.yaml"
+    terms.write_text("陈凯\nLP\n", encoding="utf-8")
+
+    def prompts(words: Sequence[str] = (), **options: Any) -> dict[str, str]:
+        written = yaml.safe_load(path.read_text(encoding="utf-8"))
+        written["prompt"] |= {"hotwords": str(terms), **options}
+        path.write_text(yaml.safe_dump(written), encoding="utf-8")
+        found, told = Recogniser.of(ServeConfig(sweep=str(sweep), cut="windows"), ["sweep=x"]), dict[str, str]()
+        for name, model in found.models.items():
+            with ExitStack() as held:
+                _, (job,) = found.jobs(recording(1), "a.wav", model, Wish(words=words), held)
+            told[name] = job.prompt
+        return told
+
+    assert prompts() == {"base": DEFAULT_PROMPT, "recommended": "听写\n热词：陈凯、LP"}
+    assert "recommended: 2 hot words, unless a request gives others" in capsys.readouterr().out
+    assert prompts(["江来"])["recommended"] == "听写\n热词：江来"
+    assert prompts(retrieve=1)["recommended"] == "听写"
+    assert "hot words are those of requests alone (no prompt.retrieve here)" in capsys.readouterr().out
+    terms.unlink()
+    with pytest.raises(ConfigError, match=r"prompt\.hotwords=.*cannot be read"):
+        prompts(retrieve=None)
+
+
 def test_a_sweep_that_vllm_decoded_is_served_natively(
     sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,3 +158,22 @@ def test_what_cannot_be_read_is_told_with_its_remedy_and_without_its_place(serve
         with ExitStack() as held, pytest.raises(Refused, match=said) as refused:
             server.jobs(upload, "a.wav", base, Wish(), held)
         assert "upload-" not in str(refused.value)
+
+
+def test_an_upload_is_opened_once(server: Recogniser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where ffmpeg decodes it, opening decodes the whole of it."""
+    hear_no_speech(monkeypatch, tmp_path)
+    at_pauses = Recogniser.of(ServeConfig(max_seconds=5.0))
+    opened: list[str] = []
+
+    def counted(path: str | Path, longest: float | None = None) -> Recording:
+        opened.append(str(path))
+        return really(path, longest)
+
+    really = audio._opened
+    monkeypatch.setattr(audio, "_opened", counted)
+    for each in (server, at_pauses):
+        with ExitStack() as held:
+            each.jobs(recording(5.5), "a.wav", each.models["base"], Wish(), held)
+        assert len(opened) == 1
+        opened.clear()

@@ -14,8 +14,9 @@ from kimi_audio_ft.config.prompt import HotwordsConfig
 from kimi_audio_ft.config.train import DecodingConfig, TrainConfig, VllmConfig
 from kimi_audio_ft.config.transcribe import SpeechConfig, TranscribeConfig
 from kimi_audio_ft.errors import ConfigError, DataError
-from kimi_audio_ft.files import write_json
+from kimi_audio_ft.files import write_json, write_jsonl
 from kimi_audio_ft.transcribe.recommended import with_recommended
+from tests.unit.conftest import answer, audio, line, user
 
 
 @pytest.fixture
@@ -104,6 +105,22 @@ def test_the_base_alone_is_recommended(sweep: Path) -> None:
     write_trials(sweep, recommended="base")
     config = completed(sweep)
     assert config.adapter is None and config.model.dtype == "float32"
+
+
+def test_the_base_alone_has_the_prompt_that_it_was_evaluated_with(
+    sweep: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    started, path = tmp_path_factory.mktemp("started"), sweep / "1" / ".hydra" / "config.yaml"
+    write_yaml(sweep / "1" / ".hydra" / "hydra.yaml", {"hydra": {"runtime": {"cwd": str(started)}}})
+    write_jsonl(started / "b.jsonl", [line("1", user("写下来"), audio("a.wav"), answer("好"))])
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    written["data"] |= {"prompt": None, "eval_manifest": {"gone": "gone.jsonl", "b": "b.jsonl"}}
+    write_yaml(path, written)
+    assert completed(sweep).data.prompt is None, "the adapter's record names its own"
+    write_trials(sweep, recommended="base")
+    assert completed(sweep).data.prompt == "写下来"
+    given = {"data": SpeechConfig(prompt="转录")}
+    assert completed(sweep, "data.prompt=转录", **given).data.prompt == "转录"
 
 
 def test_a_sweep_names_its_adapter_to_every_command(sweep: Path, private_store: Path) -> None:
