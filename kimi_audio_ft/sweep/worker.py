@@ -266,8 +266,11 @@ class Worker:
         checkpoint = checkpoint_of([folder], step)
         assert checkpoint is not None, "a paused training has left one"
         adapter = (f"{unit.key}@{step}", folder / checkpoint)
-        request = DecodingRequest.greedy(unit.config.decoding)
-        [transcripts] = decode_all(evaluation, [request], adapter, trainer=unit.config.trainer)
+        request, trainer = DecodingRequest.greedy(unit.config.decoding), unit.config.trainer
+        try:
+            [transcripts] = decode_all(evaluation, [request], adapter, should_stop=self.should_stop, trainer=trainer)
+        except Interrupted:
+            raise Interrupted(step) from None  # its training's, not the decoding's
         scoring = unit.config.scoring
         return rate_of_texts(evaluation.references, transcripts.hypotheses[0], scoring.rank_by, read_options(scoring))
 

@@ -87,6 +87,17 @@ def test_a_training_pauses_at_its_rung_and_is_resumed_from_there(trial_config: C
     assert adapter is not None and store.read_meta(adapter)["steps"] == 4
 
 
+def test_a_stop_is_heard_while_a_rung_is_decoded(trial_config: Config) -> None:
+    """With the step of the training's checkpoint; started again, the rung is decoded and nothing trained."""
+    unit = unit_of(trial_config(trainer={"max_steps": 4}, decoding={"batch_size": 2}))
+    task, asked = Task(0, [unit], pack_size=1, until=2, metric="cer"), iter(range(1, 99))
+    # Asked before the pack, after each of two steps, and then after every batch.
+    assert make(task, lambda: next(asked) == 4)[-1] == Interrupted(unit.key, 2)
+    again = make(task)
+    assert isinstance(again[-1], Paused) and again[-1].val_rate is not None
+    assert not any(isinstance(event, Step) for event in again)
+
+
 def test_a_task_that_is_asked_to_stop_interrupts_every_unit(trial_config: Config) -> None:
     unit = unit_of(trial_config())
     events = make(Task(0, [Unit(BASE, unit.jobs), unit]), should_stop=lambda: True)
