@@ -134,6 +134,18 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         file.writelines(map(jsonl_line, rows))
 
 
+def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Add one JSON object per line, behind a new line where a killed process has left half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        if end:
+            file.seek(end - 1)
+            if file.read() != b"\n":
+                file.write(b"\n")
+        file.write("".join(map(jsonl_line, rows)).encode())
+
+
 _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 
 

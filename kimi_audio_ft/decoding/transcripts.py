@@ -23,7 +23,7 @@ from kimi_audio_ft.config.train import NATIVE, DataConfig, DecodingConfig, Train
 from kimi_audio_ft.decoding.request import Answer, Answers, DecodingRequest, batch_size_of
 from kimi_audio_ft.decoding.retrieval import RETRIEVAL, most_alike
 from kimi_audio_ft.errors import ChangedError, UserError
-from kimi_audio_ft.files import jsonl_line, read_jsonl, write_jsonl
+from kimi_audio_ft.files import append_jsonl, jsonl_line, read_jsonl, write_jsonl
 from kimi_audio_ft.manifest.hotwords import read_hotwords, require_room
 from kimi_audio_ft.manifest.manifest import reference_identity, require_positions, require_something_to_score
 from kimi_audio_ft.manifest.several import Conversations, read_evaluation, require_files
@@ -367,9 +367,7 @@ class UnfinishedTranscripts:
             return
         for file, found in zip(self._files, self._new, strict=True):
             with suppress(OSError):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                with file.open("a", encoding="utf-8") as lines:
-                    lines.writelines(f"{json.dumps(_row(key, answer))}\n" for key, answer in found.items())
+                append_jsonl(file, [_row(key, answer) for key, answer in found.items()])
             found.clear()
         self._saved = time.monotonic()
 
@@ -383,11 +381,12 @@ def _answers(rows: Iterable[Mapping[str, Any]]) -> dict[str, Answer]:
 
 
 def _whole_lines(file: Path) -> dict[str, Answer]:
-    """Hypotheses by id; without the half line of a killed process."""
+    """Hypotheses by id; without the half lines of killed processes."""
     found: dict[str, Answer] = {}
-    with suppress(OSError, ValueError), file.open(encoding="utf-8") as lines:
+    with suppress(OSError), file.open("rb") as lines:
         for line in lines:
-            found |= _answers([json.loads(line)])
+            with suppress(ValueError, KeyError, TypeError):
+                found |= _answers([json.loads(line)])
     return found
 
 

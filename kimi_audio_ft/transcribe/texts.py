@@ -7,7 +7,6 @@ appended to ``answers.jsonl``. A process that is killed loses the batch that it 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -17,7 +16,7 @@ from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.canonical import decoding_fields, transcript_form
 from kimi_audio_ft.config.train import DataConfig
 from kimi_audio_ft.decoding.request import Answer, Answers, DecodingRequest
-from kimi_audio_ft.files import jsonl_line, raise_if_full
+from kimi_audio_ft.files import append_jsonl, raise_if_full
 from kimi_audio_ft.store.make import GROWS, META, write_meta
 from kimi_audio_ft.store.signature import signature
 from kimi_audio_ft.store.usage import note
@@ -67,13 +66,7 @@ class KnownAnswers:
     def _append(self, rows: Mapping[str, Sequence[Answer]]) -> None:
         if not (self._path.parent / META).is_file():
             write_meta(self._path.parent, "transcript", self.signature, self._facts)
-        with self._path.open("a+b") as file:
-            end = file.seek(0, os.SEEK_END)
-            if end:
-                file.seek(end - 1)
-                if file.read() != b"\n":  # half a line of a process that was killed
-                    file.write(b"\n")
-            file.write("".join(jsonl_line(_row(key, answers)) for key, answers in rows.items()).encode())
+        append_jsonl(self._path, [_row(key, answers) for key, answers in rows.items()])
 
     def _read(self, repeats: int) -> dict[str, Sequence[Answer]]:
         found: dict[str, Sequence[Answer]] = {}

@@ -91,6 +91,8 @@ def test_a_decoding_that_is_stopped_keeps_its_batches(trial: Trial) -> None:
     assert all(store.find("transcript", name) is None for name in names)
     with store.work_folder("transcript", names[0]).joinpath("transcripts.jsonl").open("a") as file:
         file.write('["eval0", "half a li')  # as a killed process leaves it
+    with pytest.raises(Interrupted):
+        decode_all(trial.evaluation, requests, None, False, count, lambda: len(points) == 3)
     again = decode_all(trial.evaluation, requests, None, False, count)
     assert points[2:] == [(18, 27), (24, 27), (27, 27)]
     assert [found.hypotheses for found in again] == [found.hypotheses for found in whole]
