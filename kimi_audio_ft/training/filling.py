@@ -1,8 +1,8 @@
 """How much a GPU computes at once: passes that its memory holds, recomputing only where that is faster or must be.
 
-A step's result hangs on its conversations, not on the passes that they are put together into; a GPU's speed does: below
-some thousand positions it waits for the host, which starts its kernels. The formula of ``cost.memory`` says how many
-fit; one pass of the largest step, thrown away again, says whether it is right.
+A step's result depends on its conversations, not on how they are grouped into passes. Speed does depend on the
+grouping: below a few thousand positions a GPU waits for the host to launch kernels. The formula of ``cost.memory`` says
+how many fit; one pass of the largest step, thrown away again, says whether it is right.
 """
 
 from __future__ import annotations
@@ -230,11 +230,11 @@ def _tried(
         torch.cuda.reset_peak_memory_stats(device)
         tried = _pass(module, data, steps, device)
         if tried is not None:
-            need = torch.cuda.max_memory_allocated(device) - before
-            if before + need <= limit:
+            need, room = torch.cuda.max_memory_allocated(device) - before, limit - before
+            if need <= room:
                 return most
-            fitting = int(tried * max(0.0, limit - before) / max(1, need))
-            most = min(most, fitting // len(module.states))
+            # Several adapters' passes are padded to the longest, and may be larger than is allowed to each.
+            most = int(min(most, tried / len(module.states)) * max(0.0, room) / need)
         else:
             most //= 2
         free_memory()

@@ -273,6 +273,34 @@ def test_activations_are_kept_where_that_is_faster(trial_config: Config, tmp_pat
     assert filled(550) == {"positions": 550, "recomputed": False}
 
 
+def test_passes_of_adapters_with_data_of_their_own_become_smaller_until_they_fit(
+    trial_config: Config, tmp_path: Path
+) -> None:
+    """Of many short recordings and of few long ones: joined, they are twice as large as each may be."""
+
+    def trial_of(count: int, codes: int) -> Trial:
+        manifest = tmp_path / f"{count}.jsonl"
+        sound = audio("", audio_tokens=[1467 + place for place in range(codes)])
+        write_jsonl(manifest, [line(f"{count}.{number}", sound, answer("好")) for number in range(count)])
+        data = {"train_manifest": str(manifest), "batch_size": count}
+        return Trial(trial_config(data=data, trainer={"accelerator": "gpu", "accumulate": 1}))
+
+    trials = [trial_of(24, 5), trial_of(4, 80)]
+    base, config = trials[0].base, trials[0].config
+    specs = [AdapterSpec(name, config.lora, config.optim, 1, Path(), Path()) for name in ("x", "y")]
+    with PretendedGPUs(memory=70 * MB, fault={"message": "endless", "after": 20_000}):
+        data = [trial.data for trial in trials]
+        for one in data:
+            one.setup()
+        with on_one_base(base, specs, "slice") as (model, pack):
+            module = AdapterTraining(model, [AdapterState(one.optim, 1, one.name) for one in specs], 1, pack)
+            fill_passes(base, module, specs, data)
+        forget(base)
+    [found] = {one.pass_positions for one in data}
+    longest = max(int(one.plan.lengths.max()) for one in data)
+    assert found is not None and longest < found < 2 * longest, "all four take four times as many"
+
+
 def test_an_adapter_that_cannot_be_put_on_leaves_a_clean_base() -> None:
     base = Base(ModelConfig(), "none")
     with PretendedGPUs() as gpus:
