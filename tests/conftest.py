@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import random
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -33,6 +34,17 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Folders of tests in the order in which they begin: what takes longest first, so that no process idles at the end.
 ORDER = ("faults", "slurm", "integration", "numerics")
+
+
+def pytest_configure() -> None:
+    """Take what `nohup` and a shell's `&` have ignored, for the processes too that the tests start and interrupt."""
+    for number, default in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGQUIT, signal.SIG_DFL),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, default)
 
 
 @pytest.hookimpl(wrapper=True)

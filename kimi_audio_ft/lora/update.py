@@ -19,6 +19,8 @@ from kimi_audio_ft.lora.fused import FusedUpdates, takes
 
 # Terms of a sum that no processor's products cut into parts (Intel with AVX2 does so from 256 to 384 terms).
 _SHORT = 64
+# Rows from which a product that adds to what is there does so as a sum after the product would, on AMD too.
+_SEVERAL = 4
 
 
 def updated(layer: Any, name: str, base: Tensor, x: Tensor) -> Tensor:
@@ -133,8 +135,11 @@ class _Adapted(Function):
             if kept is not None:
                 own = (grad_low @ down).div_(ctx.rest).mul_(kept.view(read.shape))
                 grad_x = own if grad_x is None else grad_x.add_(own)
+            elif grad_x is None or len(grad_low) < _SEVERAL:
+                own = grad_low @ down
+                grad_x = own if grad_x is None else grad_x.add_(own)
             else:
-                grad_x = grad_low @ down if grad_x is None else grad_x.addmm_(grad_low, down)
+                grad_x.addmm_(grad_low, down)
             grad_x = grad_x.add_(grad @ weight).view(shape)
         return grad_x, None, None, grad_low.t() @ read, grad_up, None, None, None
 

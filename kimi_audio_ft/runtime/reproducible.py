@@ -4,12 +4,12 @@ A pack multiplies the rows of several adapters at once. It is exact where a row 
 number of rows, which few libraries promise. Measured with PyTorch 2.14 and its MKL 2024.2, on 4 to 256 rows:
 
     float32, Intel with AVX2 or AVX-512   only in MKL's strict mode, which ``kimi_audio_ft/__init__.py`` asks for
-    float32, AMD                          in either mode (MKL's kernels for Zen, run on an Intel processor)
+    float32, AMD                          in either mode (EPYC of family 25 with AVX-512)
     float32, SSE only                     in neither mode
     bfloat16 (oneDNN)                     for matrices as small as the embedded model's
 
-On AMD a product of three rows or less adds up in another order, in either mode. Only heads see so few rows, and
-``lora.pack`` computes heads for each adapter separately.
+On AMD a product of three rows or less adds up in another order, in either mode. Only heads and the last layer see so
+few rows: ``lora.pack`` computes these for each adapter separately, and ``lora.update`` adds to them as a pack does.
 """
 
 from __future__ import annotations

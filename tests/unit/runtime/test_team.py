@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
 import pytest
@@ -17,10 +18,21 @@ pytestmark = pytest.mark.slow
 SIZE = 3
 
 
+def keep_store(port: Connection) -> None:
+    """The processes' store, as torchrun keeps it; until its process is ended."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    port.send(store.port)
+    port.recv()
+
+
 def start_team(task: Callable[[Team], None], size: int = SIZE) -> list[int | None]:
     """Run a task in forked processes that find each other as torchrun's do; returns their exit codes."""
-    meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(meeting.port), "WORLD_SIZE": str(size)}
+    forked = multiprocessing.get_context("fork")
+    ours, its = forked.Pipe()
+    # Not in this process: one that is forked while the store's thread looks up a name would find the lookup locked.
+    store = forked.Process(target=keep_store, args=(its,))
+    store.start()
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ours.recv()), "WORLD_SIZE": str(size)}
 
     def run(rank: int) -> None:
         os.environ |= {**group, "TORCHELASTIC_USE_AGENT_STORE": "True", "RANK": str(rank)}
@@ -29,13 +41,16 @@ def start_team(task: Callable[[Team], None], size: int = SIZE) -> list[int | Non
             assert (team.rank, team.size) == (rank, size)
             task(team)
 
-    forked = multiprocessing.get_context("fork")
     processes: list[BaseProcess] = [forked.Process(target=run, args=(rank,)) for rank in range(size)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(300)
-    return [process.exitcode for process in processes]
+    codes = [process.exitcode for process in processes]
+    for process in (store, *processes):  # none outlives a failed test
+        process.kill()
+        process.join()
+    return codes
 
 
 def exchange(team: Team) -> None:
