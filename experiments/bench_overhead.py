@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from kimi_audio_ft.sweep.launch import Job
 
 FIRST_CODE, NUM_CODES = 1467, 256  # the tiny model's
-TRAIN_CLIPS, EVAL_CLIPS = 864, 96  # as many as in `make demo`
+TRAIN_CLIPS, EVAL_CLIPS = 768, 96  # as many as in `make demo`
 TEMPERATURES = (0.0, 0.1, 0.2, 0.3)
 
 
@@ -111,7 +111,7 @@ def fill(folder: Path, trials: int) -> None:
             row = {"epoch": 1.0, "split": "train", "lr": 1e-4}
             points = [{**row, "step": step, "loss": rng.random()} for step in range(9, 217, 9)]
             write_jsonl(folder / "curves.jsonl", points)
-            write_json(folder / "data.json", {"conversations": 864})
+            write_json(folder / "data.json", {"conversations": TRAIN_CLIPS})
             return facts
 
         def transcript(folder: Path, references: dict[str, str] = references) -> dict[str, Any]:

@@ -88,7 +88,12 @@ def watch(
 
 def _is_dead(sweep_dir: Path) -> bool:
     """Whether the store knows the sweep, and that nobody runs it."""
-    return any(is_alive(path) is False for path in {sweep_dir.absolute(), sweep_dir.resolve()})
+    return False in _lives(sweep_dir)
+
+
+def _lives(sweep_dir: Path) -> set[bool | None]:
+    """What the store knows of the sweep's processes under the names that its folder has."""
+    return {is_alive(path) for path in {sweep_dir.absolute(), sweep_dir.resolve()}}
 
 
 def _write(
@@ -126,15 +131,19 @@ def _counts(sweep_dir: Path, say: Messages) -> str:
 
 
 def _is_done(sweep_dir: Path) -> bool:
-    """Whether the sweep wrote its own tables after it began; of a single run, whether it ended."""
+    """Whether the sweep wrote its own tables after it began; of a single run, whether it ended.
+
+    Tables that appear while a process runs the sweep are another report's: its own follows when its trials have ended.
+    """
     try:
         begun = (sweep_dir / "multirun.yaml").stat().st_mtime_ns
     except FileNotFoundError:
         return any((sweep_dir / name).is_file() for name in ENDED)
     try:
-        return (sweep_dir / "trials.json").stat().st_mtime_ns >= begun
+        is_newer = (sweep_dir / "trials.json").stat().st_mtime_ns >= begun
     except FileNotFoundError:
         return False
+    return is_newer and True not in _lives(sweep_dir)
 
 
 def _state(sweep_dir: Path) -> State:

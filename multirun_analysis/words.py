@@ -297,7 +297,7 @@ def conclusions(analysis: Analysis, say: Messages) -> list[str]:
         lines.append(say("verdict.beyond", n=len(analysis.sweep.finished) - out))
     cut = [number for trial in analysis.sweep.finished if (number := trial.strict and trial.strict.truncated_outputs)]
     if cut:
-        lines.append(say("verdict.truncated", trials=len(cut), most=count(max(cut))))
+        lines.append(say("verdict.truncated", n=len(cut), most=count(max(cut))))
     lines += _overlaps(analysis, say)
     turned = [verdict for verdict in statistics.overfitting if verdict.kind == "turned"]
     if turned:

@@ -181,7 +181,8 @@ def quantile(samples: NDArray[np.float64], share: float) -> NDArray[np.float64]:
 def _at(ordered: NDArray[np.float64], share: float) -> NDArray[np.float64]:
     place = share * (len(ordered) - 1)
     low, high = ordered[int(place)], ordered[math.ceil(place)]
-    return low + (high - low) * (place % 1)
+    gap = np.subtract(high, low, out=np.zeros_like(low), where=high != low)  # of two infinities it is no number
+    return low + gap * (place % 1)
 
 
 def sum_by_recording(values: NDArray[np.float64], index: NDArray[np.intp]) -> NDArray[np.float64]:

@@ -151,8 +151,9 @@ class Board:
         found = combinations_shown(self.analysis)
         if found is None:
             return []
-        single = next(row.setting for row in self.analysis.rows if row.trial.name == found.trial)
-        base = next((row.base for row in self.analysis.rows if row.setting is single), None)
+        trials = [row for row in self.analysis.rows if not row.trial.is_base]  # a base is named as one of them
+        single = next(row.setting for row in trials if row.trial.name == found.trial)
+        base = next((row.base for row in trials if row.setting is single), None)
         return [
             self._combined(row, trial, base, row.name == found.chosen and row.is_shown) for row, trial in found.scored
         ]

@@ -81,10 +81,11 @@ def further_command(trial: Trial, changes: Mapping[str, Sequence[Any]], sweep: S
 
 
 def with_base_command(sweep: Sweep) -> str | None:
-    """The sweep's command, which also decodes the base; None where it was not recorded."""
-    if sweep.command is None:
+    """The sweep's command, which also decodes the base; None where it was not recorded, or is not ``train``'s."""
+    words = shlex.split(sweep.command or "")
+    if words[: len(TRAIN)] != TRAIN:  # ``evaluate`` has no option for it
         return None
-    return shlex.join([*(item for item in shlex.split(sweep.command) if _key(item) != "baseline"), "baseline=true"])
+    return shlex.join([*(item for item in words if _key(item) != "baseline"), "baseline=true"])
 
 
 def _command(name: str, options: Sequence[str]) -> str:
@@ -97,6 +98,7 @@ def _key(override: str) -> str:
 
 def _free(folder: Path) -> Path:
     """A new folder beside the sweep's."""
+    folder = folder if folder.name not in ("", "..") else folder.resolve()  # "." and "../.." have no name to replace
     tried = (folder.with_name(f"{folder.resolve().name}-next{number}") for number in ("", *range(2, 1000)))
     return next(path for path in tried if not path.exists())
 

@@ -56,7 +56,8 @@ class NextStep:
 def next_steps(analysis: Analysis, say: Messages) -> list[NextStep]:
     """The first thing to do comes first."""
     taken = analysis.statistics.recommended
-    found = [] if taken.is_base else [_use(taken, analysis, say)]
+    has_adapter = not taken.is_base and taken.record.get("signature") != "base"  # ``evaluate -m`` has it as a trial
+    found = [_use(taken, analysis, say)] if has_adapter else []
     return [*found, *_prove(analysis, say), *_combine(analysis, say), *_sweep_further(analysis, say)]
 
 

@@ -102,7 +102,7 @@ def stored_combinations(analysis: Analysis) -> Combinations | None:
     if not made:
         return None
     rows, scores = compared(single, made), [trial for _, trial in made]
-    # Nothing confirms it here, as the command does: its difference must stand the test for all of them, too.
+    # Unlike the command, the report confirms nothing on a test set, so the adjusted p must be below ALPHA too.
     chosen = chosen_of([row for row in rows if row.p_adjusted is not None and row.p_adjusted < ALPHA])
     best = None if chosen is None else chosen.name
     return Combinations(None, analysis.rank_by, named, single.name, single.rate, rows, best, None, scores)

@@ -27,7 +27,10 @@ def standings(tally: Tally, randomised: Randomised) -> list[Standing]:
     Whichever trial is the truly best, with 95 % none of its differences from the others is further off than its own
     critical value; a trial's excess over it is then at most the largest of its upper bounds against all others.
     """
-    above = tally.rates[:, None] - tally.rates + randomised.critical * standard_errors(tally)
+    errors = standard_errors(tally)
+    # Where two differ alike in every recording nothing is added, also by an infinite critical value.
+    beyond = np.multiply(randomised.critical, errors, out=np.zeros_like(errors), where=errors > 0)
+    above = tally.rates[:, None] - tally.rates + beyond
     np.fill_diagonal(above, -np.inf)
     excess = np.maximum(above.max(axis=1), 0.0).tolist()
     return list(map(Standing, tally.trials, randomised.p_best.tolist(), excess, tally.rates.tolist()))

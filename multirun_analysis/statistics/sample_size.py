@@ -29,10 +29,7 @@ def needed_for(gain: Gain, tally: Tally, randomised: Randomised) -> Needed | Non
     one, other = (tally.trials.index(trial) for trial in (gain.trial, gain.base))
     first, second = np.triu_indices(len(tally.trials), 1)
     (pair,) = np.flatnonzero((first == min(one, other)) & (second == max(one, other)))
-    critical = float(randomised.critical_pairs[pair])
-    if math.isinf(critical):  # so few recordings have too few flips to call anything different
-        critical = student_quantile(1 - ALPHA / 2 / len(first), tally.num_recordings - 1)
-    return _needed(tally, one, other, critical)
+    return _needed(tally, one, other, float(randomised.critical_pairs[pair]))
 
 
 def _needed(tally: Tally, one: int, other: int, critical: float) -> Needed:
@@ -50,6 +47,9 @@ def _needed(tally: Tally, one: int, other: int, critical: float) -> Needed:
     difference, count = float(tally.rates[one] - tally.rates[other]), tally.num_recordings
     if difference == 0:
         return Needed(first, second, difference, None, None, POWER)
+    if math.isinf(critical):  # so few recordings have too few flips to tell anything apart
+        pairs = len(tally.trials) * (len(tally.trials) - 1) / 2
+        critical = student_quantile(1 - ALPHA / 2 / pairs, count - 1)
     of_recordings, of_seeds = (float(part[one, other]) for part in error_parts(tally))
     reach = critical + NormalDist().inv_cdf(POWER)
     allowed, seeds = (difference / reach) ** 2, None

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from experiments.bench_overhead import TRAIN_CLIPS
 from kimi_audio_ft.config.canonical import augment_form
 from kimi_audio_ft.config.train import AugmentConfig
 from tests.integration.conftest import SHORT, Workplace
@@ -63,6 +64,12 @@ def test_a_study_says_question_command_and_cost_and_its_commands_compose(workpla
         assert "path: tiny" in tiny and "train_manifest: outputs/demo/" in tiny
         assert "path: moonshotai/Kimi-Audio-7B-Instruct" in large and "train_manifest: data/report_10k/" in large
         assert "accumulate: 8" in large and "strategy: ddp" in large and "schedule: linear" in large
+
+
+def test_the_sizes_of_a_learning_curve_are_those_that_the_demo_has() -> None:
+    study = yaml.safe_load((REPOSITORY / "experiments" / "train_sizes.yaml").read_text(encoding="utf-8"))
+    *sizes, whole = study["hydra"]["sweeper"]["params"]["data.train_subset"].split(",")
+    assert whole == "null" and max(map(int, sizes)) < TRAIN_CLIPS
 
 
 def test_prompts_are_texts_of_their_own_for_the_data() -> None:

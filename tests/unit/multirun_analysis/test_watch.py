@@ -84,6 +84,16 @@ def test_tables_of_an_earlier_sweep_do_not_end_it(running: Any) -> None:
     assert len(script.pages) == 1
 
 
+def test_another_report_does_not_end_a_sweep_that_runs(running: Any) -> None:
+    """``python -m multirun_analysis SWEEP`` in another terminal leaves tables that are younger than the sweep."""
+    running.trial(0)
+    uses = ExitStack()
+    uses.enter_context(using(running.folder))
+    script = Script(running.folder / "report.html", lambda: finish(running.folder), uses.close)
+    watch(running.folder, None, ENGLISH, wait=script)
+    assert len(script.pages) == 2
+
+
 def test_a_half_written_trial_leaves_the_last_page(running: Any) -> None:
     running.trial(0)
     html = running.folder / "report.html"

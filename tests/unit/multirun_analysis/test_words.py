@@ -94,6 +94,15 @@ def test_missing_utterances_are_named(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("cut", [1, 2])
+def test_trials_with_cut_answers_are_counted(synthetic: Analysis, cut: int) -> None:
+    finished = [replace(trial, strict=replace(trial.strict, truncated_outputs=3)) for trial in synthetic.sweep.finished]
+    sweep = replace(synthetic.sweep, trials=[*finished[:cut], *synthetic.sweep.finished[cut:]])
+    said = " ".join(conclusions(replace(synthetic, sweep=sweep), ENGLISH))
+    assert ("In 1 trial answers were cut off by decoding.max_new_tokens (3): " in said) == (cut == 1)
+    assert ("In 2 trials answers were cut off" in said) == (cut == 2)
+
+
 def test_overfitting_is_said_in_words(tmp_path: Path) -> None:
     folder = write_ranks(tmp_path, {8: 1.0, 32: 1.0}, rates=(1e-4,))
     assert conclusions(load_sweep(folder), ENGLISH)[-1] == "One adapter overfitted: lora.r=32 (epoch 3)."
@@ -117,10 +126,10 @@ def test_a_number_of_utterances_that_one_could_record_is_told(synthetic: Analysi
 def test_a_number_that_nobody_could_record_is_not_told(synthetic: Analysis) -> None:
     english, chinese = needing(synthetic, 3_000_000, -0.000_23)
     assert english.endswith(
-        " are equal for all practical purposes: their CERs differ by 0.02 percentage points, and separating them would "
-        "take more than 100,000 utterances."
+        " differ by 0.02 percentage points in CER here; if that is the true difference, separating them takes more "
+        "than 100,000 utterances."
     )
-    assert "只差 0.02 个百分点" in chinese and "超过 100,000 条语句" in chinese
+    assert "相差 0.02 个百分点" in chinese and "超过 100,000 条语句" in chinese
     assert "3,000,000" not in english + chinese
 
 

@@ -18,6 +18,7 @@ from kimi_audio_ft.scoring.intervals import (
     error_rate_interval,
     error_rate_intervals,
     p_student,
+    quantile,
     student_quantile,
 )
 
@@ -70,6 +71,12 @@ def test_rates_are_those_of_the_drawn_recordings() -> None:
     for row, weights in zip(found, resample_weights(names, 50, seed=4), strict=True):
         times = [weights["xyzw".index(name)] for name in names]  # that each utterance is drawn with its recording
         assert row == pytest.approx(np.dot(edits, times) / np.dot(chars, times))
+
+
+def test_a_quantile_between_two_infinities_is_infinite() -> None:
+    """Student's t of differences without any error, of which there are many among few recordings."""
+    assert quantile(np.array([1.0, 2.0, np.inf, np.inf]), 0.95) == np.inf
+    assert quantile(np.array([[1.0, 5.0], [2.0, 5.0], [4.0, 9.0]]), 0.75).tolist() == [3.0, 7.0]
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 4, 7, 38, 199])

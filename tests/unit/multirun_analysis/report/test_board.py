@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from multirun_analysis import load_sweep, write_report
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.report.board import Board, set_table, term_table
 from tests.report_page import body, page_of, section
+from tests.synthetic_sweep import write_ranks
 from tests.unit.multirun_analysis.conftest import heard
 
 
@@ -23,6 +25,16 @@ def test_spreads_are_over_the_repeats(synthetic: Analysis) -> None:
             assert row.spread is None
         else:
             assert len(row.trial.repeats) == 3 and row.spread == pytest.approx(row.trial.record["cer_std"])
+
+
+def test_combinations_are_compared_with_the_base_of_their_trial(tmp_path: Path) -> None:
+    """Where the base is first it stands before the trial that it was decoded beside, and has that one's name."""
+    analysis = load_sweep(write_ranks(tmp_path, {8: 4.0, 16: 4.1}, temperatures=(0.3,), utterances=60))
+    first, second = analysis.rows[:2]
+    assert first.trial.is_base and second.trial.name == first.trial.name
+    assert Board(analysis).combined and all(
+        row.gain == 1 - row.rate / first.trial.rate for row in Board(analysis).combined
+    )
 
 
 @pytest.fixture

@@ -103,10 +103,33 @@ def test_what_cannot_be_combined_is_not_proposed(sweep: Any) -> None:
     assert not is_proposed()
 
 
-def test_a_sweep_of_evaluate_is_not_combined(sweep: Any) -> None:
-    folder = sweep.trial(0, params={"decoding.text_temperature": 0.0})
-    write_yaml(folder / ".hydra" / "config.yaml", {"adapter": "a8", "any_base": False})
-    assert not any("kimi_audio_ft.combine" in command for command in commands_of(load_sweep(sweep.folder)))
+def test_of_a_sweep_of_evaluate_only_what_runs_is_proposed(sweep: Any, change: Any) -> None:
+    """Nothing is combined, no base is asked for by an option of ``train``, and the base alone is no adapter."""
+    about = {"params": {"decoding.text_temperature": 0.0}, "command": None, "baseline": False}
+    for number, (adapter, cer) in enumerate([("base", 0.5), ("a8", 0.3)]):
+        folder = sweep.trial(number, cer=cer, signature=adapter, **about)
+        write_yaml(folder / ".hydra" / "config.yaml", {"adapter": adapter, "any_base": False})
+    overrides = {"hydra": [], "task": ["adapter=null,a8"]}
+    about_sweep = {"any_base": False, "hydra": {"overrides": overrides, "job": {"name": "evaluate"}}}
+    write_yaml(sweep.folder / "multirun.yaml", about_sweep)
+
+    analysis = load_sweep(sweep.folder)
+    assert (analysis.sweep.command or "").startswith("python -m kimi_audio_ft.evaluate -m ")
+    modules = [shlex.split(command)[2] for command in commands_of(analysis)]
+    assert modules == [f"kimi_audio_ft.{name}" for name in ("evaluate", "transcribe", "merge")]
+    change(sweep.folder / "0" / "scores.json", cer=0.1)  # now the base alone is the best
+    assert commands_of(load_sweep(sweep.folder)) == []
+
+
+@pytest.mark.parametrize("given", [".", "../sweep/0/.."])
+def test_the_next_sweep_is_beside_a_folder_without_a_name(
+    sweep: Any, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    for number, (rank, cer) in enumerate([(4, 0.4), (8, 0.3)]):
+        sweep.trial(number, rank=rank, cer=cer)
+    monkeypatch.chdir(sweep.folder)
+    *_, further = commands_of(load_sweep(Path(given)))
+    assert further.endswith(f" hydra.sweep.dir={sweep.folder}-next")
 
 
 @pytest.mark.parametrize(
@@ -187,8 +210,8 @@ def test_a_loss_that_still_falls_asks_for_more_epochs(sweep: Any, composed: Any,
             "about 7 seeds and 40 recordings (240 utterances) are needed; there are 1",
         ),
         (Interval(-0.03, 0.01), (9, 7), "about 7 seeds and 20 recordings (120 utterances) are needed; there are 1"),
-        (Interval(-0.03, 0.01), (10**6, None), "too small to show"),
-        (Interval(-0.03, 0.01), (40, 51), "too small to show: it would take more than 100,000 utterances or 50 seeds"),
+        (Interval(-0.03, 0.01), (10**6, None), "If the gain seen here is the true one, showing it would"),
+        (Interval(-0.03, 0.01), (40, 51), "showing it would take more than 100,000 utterances or 50 seeds"),
         (Interval(-0.01, 0.03), None, "No adapter has a lower CER"),
         (None, None, "The base was not scored here"),
     ],

@@ -90,3 +90,10 @@ def test_excesses_hold_for_all_trials_at_once(tally: Callable[..., Tally]) -> No
             one.excess >= truly for one, truly in zip(standings(made, randomise(made.whole_edits)), true, strict=True)
         )
     assert held >= 93
+
+
+def test_trials_that_differ_alike_in_every_recording_have_an_excess(tally: Callable[..., Tally]) -> None:
+    """Five recordings have an infinite critical value, of which no error makes nothing."""
+    made = tally([[1, 2, 1, 0, 1], [2, 3, 2, 1, 2], [3, 4, 3, 2, 3]], [9] * 5, range(5))
+    excess = [one.excess for one in standings(made, randomise(made.whole_edits))]
+    assert excess == pytest.approx([0, 5 / 45, 10 / 45])

@@ -68,6 +68,14 @@ def test_no_number_shows_a_gain_that_is_none_or_was_not_compared(tally: Make) ->
     assert needed_for(replace(gain, base=made.trials[0], trial=replace(gain.base)), made, randomised) is None
 
 
+def test_few_recordings_that_all_differ_alike_have_a_number_too(tally: Make) -> None:
+    """No flip of five is rare enough: the second one's critical value is infinite, and there is no error beside it."""
+    made = tally([[1, 2, 1, 0, 1], [2, 3, 2, 1, 2], [3, 4, 3, 2, 3]], [9] * 5, range(5))
+    assert np.isinf(randomise(made.whole_edits).critical[1])
+    found = need(made)
+    assert found and (found.recordings, found.utterances) == (5, 5)
+
+
 def test_equal_trials_are_never_separated(tally: Make) -> None:
     found = need(tally([[1, 0, 1, 0, 1], [0, 1, 1, 1, 0]], [9] * 5, range(5)))
     assert found and (found.utterances, found.recordings, found.power) == (None, None, 0.8)
