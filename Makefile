@@ -81,5 +81,6 @@ lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy kimi_audio_ft multirun_analysis experiments
 
+# Days of training may lie in outputs/store, which stays: `python -m kimi_audio_ft.store prune` is for that.
 clean:
-	rm -rf outputs .venv $(NEWEST)
+	rm -rf $(DEMO) .venv $(NEWEST)

@@ -1,1 +1,1 @@
-"""The report's charts: Vega-Lite specifications made by altair from an analysis, in the reader's language."""
+"""The report's charts: Vega-Lite specifications, made from an analysis, in the reader's language."""

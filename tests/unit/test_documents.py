@@ -103,3 +103,9 @@ def test_every_make_target_exists() -> None:
     assert {"demo", "test", "check", "venv"} <= named
     targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), flags=re.MULTILINE))
     assert named <= targets
+
+
+def test_make_clean_leaves_the_store() -> None:
+    """outputs/store may hold days of training."""
+    (removed,) = re.findall(r"^clean:\n\trm -rf (.+)$", text_of("Makefile"), flags=re.MULTILINE)
+    assert removed.split() == ["$(DEMO)", ".venv", "$(NEWEST)"] and "\nDEMO := outputs/demo\n" in text_of("Makefile")
