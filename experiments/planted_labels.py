@@ -20,7 +20,7 @@ from typing import Any
 
 from kimi_audio_ft.files import read_jsonl, write_json, write_jsonl
 
-# 5.6 % of the demo's 768 references: texts of other recordings, texts that end early, a digit or two characters changed.
+# 5.6 % of the demo's 768 references: texts of other recordings, texts that end early, a digit or two characters wrong.
 KINDS = {"swapped": 15, "truncated": 14, "subtle": 14}
 TOPS = (20, 43, 173)
 MANIFEST, PLANTED = "train.tokens.jsonl", "planted.json"
