@@ -246,14 +246,15 @@ def decode_all(
 
     Args:
         adapter: signature and folder of a saved adapter; None decodes the base alone.
-        on_progress: called with the number of decoded utterances and their total, over all missing transcripts.
+        on_progress: called with the number of decoded utterances and their total, of those that are decoded together;
+            several groups report one after the other.
         should_stop: asked after every batch.
         trainer: its devices share the work (``shares.py``); None: it is done here.
 
     Prompts are computed in batches of the smallest ``batch_size`` asked for; in bf16, where it can change an answer,
     in batches of each, one after the other; what vLLM decodes comes after the rest. Each repeat of each setting is a
     product of its own, independent of the others. Its ``decode_seconds`` are an equal part of the common time, as they
-    share the prefill and most steps; so their sum is the time spent.
+    share the prefill and most steps; so their sum is the time spent, by interrupted calls too.
 
     Raises:
         Interrupted: on ``should_stop``; as after any other end, decoded batches are kept for the next call.
@@ -312,15 +313,15 @@ def decode_all(
             raise
         for folder, answers in zip(folders.values(), found, strict=True):
             write_jsonl(folder / _FILE, [_row(key, answer) for key, answer in answers.items()])
-        seconds = round((time.monotonic() - started) / len(folders), 3)
+        seconds = (time.monotonic() - started) / len(folders)
         return {
             name: {
-                "decode_seconds": seconds,
+                "decode_seconds": round(seconds + before, 3),
                 "environment": facts,
                 "inputs": _inputs(evaluation, request, made_by),
                 "decoding": decoding_fields(request.setting),
             }
-            for name, request in missing.items()
+            for (name, request), before in zip(missing.items(), unfinished.seconds, strict=True)
         }
 
     find_or_make_all("transcript", list(requested), make)
@@ -337,13 +338,15 @@ def _way(setting: DecodingConfig, base: Base) -> tuple[str, str]:
 class UnfinishedTranscripts:
     """Hypotheses of transcripts that are being made: what was decoded before an interruption is not decoded again.
 
-    known: by id, one dict per transcript.
+    known: by id, one dict per transcript. seconds: that they took, of each transcript.
     """
 
     def __init__(self, signatures: Sequence[str], evaluation: EvaluationSet) -> None:
         self._evaluation = evaluation
         self._files = [store.work_folder("transcript", name) / _FILE for name in signatures]
-        self.known: Answers = [_whole_lines(file) for file in self._files]
+        saved = [_whole_lines(file) for file in self._files]
+        self.known: Answers = [_answers(rows) for rows in saved]
+        self.seconds = [sum(row.get("seconds", 0.0) for row in rows) for rows in saved]
         self._new: Answers = [{} for _ in signatures]
         self._saved = time.monotonic()
 
@@ -365,11 +368,13 @@ class UnfinishedTranscripts:
             for file in self._files:
                 shutil.rmtree(file.parent, ignore_errors=True)
             return
+        now = time.monotonic()
+        each = {"seconds": (now - self._saved) / max(1, sum(map(len, self._new)))}
         for file, found in zip(self._files, self._new, strict=True):
             with suppress(OSError):
-                append_jsonl(file, [_row(key, answer) for key, answer in found.items()])
+                append_jsonl(file, [_row(key, answer) | each for key, answer in found.items()])
             found.clear()
-        self._saved = time.monotonic()
+        self._saved = now
 
 
 def _row(key: str, answer: Answer) -> dict[str, Any]:
@@ -380,14 +385,14 @@ def _answers(rows: Iterable[Mapping[str, Any]]) -> dict[str, Answer]:
     return {row["id"]: Answer(row["text"], row.get("cut", False)) for row in rows}
 
 
-def _whole_lines(file: Path) -> dict[str, Answer]:
-    """Hypotheses by id; without the half lines of killed processes."""
-    found: dict[str, Answer] = {}
+def _whole_lines(file: Path) -> list[dict[str, Any]]:
+    """Rows of a file that may be absent, without the half lines of killed processes."""
+    rows = []
     with suppress(OSError), file.open("rb") as lines:
         for line in lines:
-            with suppress(ValueError, KeyError, TypeError):
-                found |= _answers([json.loads(line)])
-    return found
+            with suppress(ValueError):
+                rows.append(json.loads(line))
+    return rows
 
 
 def stored_transcripts(signatures: Sequence[str]) -> Transcripts | None:

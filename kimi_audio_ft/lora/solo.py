@@ -14,7 +14,7 @@ def why_solo(
     """Reason for which an adapter cannot train in a pack, for a log, or None. Reads no weights.
 
     Args:
-        targets: full paths of the linears that it changes (``Base.targets``), or None.
+        targets: full paths of the linears that it changes (``Base.targets``).
     """
     if lora.use_dora:
         return "lora.use_dora=true: DoRA's update is not a sum that rows can share"

@@ -21,13 +21,17 @@ REPORT_SECONDS = 0.25
 
 @dataclass
 class Curve:
-    """One adapter's rows, and the running sums of losses for its next training row and of its current epoch."""
+    """One adapter's rows, and the running sums of losses for its next training row and of its current epoch.
+
+    seconds: of its training so far, over all attempts; in a pack an equal part of the pack's.
+    """
 
     rows: list[Row] = field(default_factory=list)
     sum: float = 0.0
     steps: int = 0
     epoch_sum: float = 0.0
     epoch_steps: int = 0
+    seconds: float = 0.0
 
     @property
     def epoch_loss(self) -> float:
@@ -68,9 +72,11 @@ class CurveRecorder(pl.Callback):
         self.on_row = on_row or (lambda name, row: None)
         self.curves: dict[str, Curve] = {}
         self._validated: tuple[int, dict[str, float]] = (-1, {})
+        self._since = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, AdapterTraining)
+        self._since = time.monotonic()
         self.curves = {state.name: Curve() for state in pl_module.states}
 
     def state_dict(self) -> dict[str, Any]:
@@ -100,6 +106,10 @@ class CurveRecorder(pl.Callback):
             pl_module.log("val_loss", sum(losses.values()) / len(losses), prog_bar=True, logger=False)
             for name, loss in losses.items():
                 self._add(name, step, epoch, "val", loss)
+        now = time.monotonic()
+        for curve in self.curves.values():
+            curve.seconds += (now - self._since) / len(self.curves)
+        self._since = now
 
     def validated(self, step: int) -> dict[str, float]:
         """Validation losses by adapter after this step, computed at most once per step."""

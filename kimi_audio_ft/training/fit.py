@@ -74,8 +74,9 @@ def fit_adapters(
         should_stop: called after every step, on every rank; True on any rank ends the training at this step.
 
     Returns:
-        By name, facts about the training (steps, seconds, losses, number of trained parameters, environment, pack, in
-        a pack ``equals_alone``: "bit for bit" or "within rounding", and what ``fill_passes`` returns);
+        By name, facts about the training (steps, seconds over all attempts, losses, number of trained parameters,
+        environment, this attempt's pack, in a pack ``equals_alone``: "bit for bit" or "within rounding", and what
+        ``fill_passes`` returns);
         ``{"paused": {"step", "val_loss"}, ...}`` of a paused one; the TrainingFailed of a failed one.
 
     Raises:
@@ -115,7 +116,7 @@ def fit_adapters(
                 results[spec.name] = failure
                 continue
             results[spec.name] = outcome | {
-                "train_seconds": round(seconds / len(specs), 3),
+                "train_seconds": round(recorder.curves[spec.name].seconds, 3),
                 "trainable_parameters": sizes[spec.name],
                 "environment": environment(base.settings, settings.accelerator),
                 "pack": {"size": len(specs), "seconds": seconds, **equality},

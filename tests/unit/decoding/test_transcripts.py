@@ -17,6 +17,7 @@ from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest as Request
 from kimi_audio_ft.decoding.transcripts import decode, decode_all, transcript_signatures
 from kimi_audio_ft.errors import ChangedError, DataError
+from kimi_audio_ft.files import read_jsonl, write_jsonl
 from kimi_audio_ft.manifest.manifest import require_positions
 from kimi_audio_ft.paths import TINY_MODEL
 from kimi_audio_ft.runtime.signals import Interrupted
@@ -89,13 +90,16 @@ def test_a_decoding_that_is_stopped_keeps_its_batches(trial: Trial) -> None:
     assert points == [(6, 27), (12, 27)]
     names = [name for found in whole for name in found.signatures]
     assert all(store.find("transcript", name) is None for name in names)
-    with store.work_folder("transcript", names[0]).joinpath("transcripts.jsonl").open("a") as file:
+    saved = store.work_folder("transcript", names[0]) / "transcripts.jsonl"
+    write_jsonl(saved, [row | {"seconds": 100.0} for row in read_jsonl(saved)])
+    with saved.open("a") as file:
         file.write('["eval0", "half a li')  # as a killed process leaves it
     with pytest.raises(Interrupted):
         decode_all(trial.evaluation, requests, None, False, count, lambda: len(points) == 3)
     again = decode_all(trial.evaluation, requests, None, False, count)
     assert points[2:] == [(18, 27), (24, 27), (27, 27)]
     assert [found.hypotheses for found in again] == [found.hypotheses for found in whole]
+    assert again[0].seconds > 400 > again[1].seconds, "of all calls"
     assert not any(store.work_folder("transcript", name).exists() for name in names)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,3 +35,18 @@ def test_steps_are_reported(trial_config: Config, tmp_path: Path, monkeypatch: p
     again = [replace(member, work=tmp_path / f"{member.name}.again") for member in members]
     fit_adapters(trial.base, again, trial.data, config.trainer, on_step=lambda *values: seen.append(values))
     assert [values[:2] for values in seen] == [("x", 3), ("y", 3)]
+
+
+def test_the_seconds_of_a_training_are_those_of_all_its_attempts(trial_config: Config, tmp_path: Path) -> None:
+    config = trial_config(trainer={"max_steps": 2})
+    trial = Trial(config)
+    members = [AdapterSpec(n, config.lora, config.optim, 1, tmp_path / n, tmp_path / f"{n}.work") for n in ("x", "y")]
+    paused = fit_adapters(trial.base, members, trial.data, config.trainer, until=1)
+    state = tmp_path / "x.work" / "step=00000001" / "state.json"
+    saved = json.loads(state.read_text(encoding="utf-8"))
+    curve = saved["callbacks"]["CurveRecorder"]
+    assert paused["x"]["train_seconds"] == round(curve["seconds"], 3) > 0
+    curve["seconds"] = 1000.0
+    state.write_text(json.dumps(saved), encoding="utf-8")
+    ended = fit_adapters(trial.base, members, trial.data, config.trainer)
+    assert ended["x"]["train_seconds"] > 1000 > ended["y"]["train_seconds"] > paused["y"]["train_seconds"]
