@@ -25,6 +25,7 @@ from kimi_audio_ft.model.audio_frontend import num_audio_tokens
 from kimi_audio_ft.model.files import ModelFiles
 from kimi_audio_ft.model.speech_tokenizer import SpeechTokenizer
 from kimi_audio_ft.model.whisper import PIECE_ROWS, WhisperFeatureExtractor
+from kimi_audio_ft.runtime.signals import leave_if_asked
 from kimi_audio_ft.store.digests import file_digests
 from kimi_audio_ft.store.features import FeatureStore, Item
 from kimi_audio_ft.store.make import lock
@@ -59,7 +60,7 @@ def _encoder_bytes(folder: Path, layers: str, dtype: torch.dtype) -> int:
 
 
 def encoder_size(folder: Path, layers: str = "encoder_layers") -> tuple[int, int]:
-    """Numbers in an encoder's layers, and its width, of which each has twelve squares.
+    """Parameters of an encoder's layers (12 · width² each), and its width.
 
     Args:
         layers: the name of their number in the folder's config; by default Whisper's.
@@ -132,9 +133,13 @@ def encode_wanted(
     """Encodes recordings into the store; returns the seconds taken, excluding loading the encoders.
 
     Works in groups of ``BATCHES_PER_GROUP`` batches of 30 s pieces: while one is encoded, the next is read by
-    ``readers`` threads and the previous one is written. A killed run loses at most two groups. A DataError names a
-    recording that cannot be used, has the wrong number of codes or features, or has changed.
+    ``readers`` threads and the previous one is written. A killed run loses at most two groups.
+
+    Raises:
+        DataError: of a recording that cannot be used, has the wrong number of codes or features, or has changed.
+        Interrupted: this process was asked to stop (``StopRequest``); it is asked before each group.
     """
+    leave_if_asked()
     tokenizer, whisper = encoders.load()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     started = time.perf_counter()
@@ -142,6 +147,7 @@ def encode_wanted(
         task = bar.add_task("encoding recordings", total=len(wanted))
         written: Future[None] = writer.submit(lambda: None)
         for numbers, waveforms in _read_ahead(wanted, batch_size * BATCHES_PER_GROUP, readers):
+            leave_if_asked()
             codes = tokenizer.encode(waveforms, batch_size)
             features = whisper.encode(waveforms, batch_size) if whisper is not None else [None] * len(waveforms)
             items: list[Item] = []

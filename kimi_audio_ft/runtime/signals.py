@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+# The requests that answer this process's signals now.
+_LISTENING: list[StopRequest] = []
 
 
 class Interrupted(KeyboardInterrupt):
@@ -61,12 +63,14 @@ class StopRequest:
             if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
                 self._handlers.pop(signal.SIGHUP, None)
             self._before = {number: signal.signal(number, handler) for number, handler in self._handlers.items()}
+        _LISTENING.append(self)
         return self
 
     def __enter__(self) -> Self:
         return self.listen()
 
     def __exit__(self, *error: object) -> None:
+        _LISTENING.remove(self)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -78,6 +82,12 @@ class StopRequest:
             leave_terminal()
         if self.on_stop is not None:
             self.on_stop()
+
+
+def leave_if_asked() -> None:
+    """Raise Interrupted(0) if this process was asked to stop, for work deep below whoever listens."""
+    if any(request() for request in _LISTENING):
+        raise Interrupted(0)
 
 
 def leave_terminal() -> None:

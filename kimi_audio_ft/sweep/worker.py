@@ -147,6 +147,8 @@ class Worker:
             try:
                 for part in self._in_step(pack):
                     self._packs(part)
+            except Interrupted:  # recordings were being encoded, to plan the packs
+                self._interrupt(self._open(pack), None)
             except Exception as error:  # of the data, of their encoders, or of the probe
                 self._broken(self._open(pack), error)
         later, self._by_vllm = self._by_vllm, []
@@ -204,7 +206,7 @@ class Worker:
             results = train_pack(self.task.with_units(pack), self._inputs, self.send, self.should_stop)
             return [unit for unit in self._as_planned(pack) if self._finish(unit, results[unit.key])]
         except Interrupted as stop:
-            self._interrupt(self._as_planned(self._open(pack)), stop.step)
+            self._interrupt(self._as_planned(self._open(pack)), stop.step or None)  # 0: before the first step
         except Exception as error:
             self._broken(self._open(pack), error)
         finally:

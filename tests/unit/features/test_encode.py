@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import signal
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from kimi_audio_ft.manifest.audio import read_audio
 from kimi_audio_ft.manifest.manifest import Manifest, read_manifest
 from kimi_audio_ft.model import SpeechTokenizer, WhisperFeatureExtractor, num_audio_tokens
 from kimi_audio_ft.model.files import ModelFiles
+from kimi_audio_ft.runtime.signals import Interrupted, StopRequest
 from kimi_audio_ft.store.digests import file_digest
 from kimi_audio_ft.store.features import FeatureStore
 from tests.unit.conftest import Corpus, Tiny, audio, line
@@ -169,6 +171,18 @@ def test_packs_side_by_side_encode_each_recording_once(tiny: Tiny, conversations
         store = encode_missing(first, conversations, progress=False)
         assert len(other[0].result()) == len(store) == 8
     assert len(first.seen) == 1 + 8 and second.seen == []
+
+
+def test_a_request_to_stop_is_heard_before_each_group(tiny: Tiny, conversations: Manifest) -> None:
+    own = tiny.encoders(False)
+    asked = InterruptedEncoders(
+        *(own.files, own.features, own.dtype, own.device), meanwhile=lambda: signal.raise_signal(signal.SIGTERM)
+    )
+    with StopRequest(), pytest.raises(Interrupted):
+        encode_missing(asked, conversations, progress=False)
+    assert asked.seen == [-1]
+    with StopRequest():
+        assert len(encode_missing(own, conversations, progress=False)) == 8
 
 
 def test_a_recording_is_known_by_its_bytes(tiny: Tiny, conversations: Manifest, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ from kimi_audio_ft.config.train import TrainConfig
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.outcomes import BASE
 from kimi_audio_ft.runtime.devices import out_of_memory
+from kimi_audio_ft.runtime.signals import StopRequest
 from kimi_audio_ft.sweep.events import (
     Decoding,
     Event,
@@ -96,6 +98,27 @@ def test_a_stop_is_heard_while_a_rung_is_decoded(trial_config: Config) -> None:
     again = make(task)
     assert isinstance(again[-1], Paused) and again[-1].val_rate is not None
     assert not any(isinstance(event, Step) for event in again)
+
+
+@pytest.mark.parametrize("seeds", [[1], [1, 2]])
+def test_a_stop_is_heard_while_recordings_are_encoded(trial_config: Config, encoded: Path, seeds: list[int]) -> None:
+    """To train, or already to find out which seeds' steps match."""
+    manifest = str(encoded / "coded.jsonl")
+    data = {"train_manifest": manifest, "eval_manifest": manifest, "allow_overlap": True, "features": "cached"}
+    units = [unit_of(trial_config(data=data, seed=seed)) for seed in seeds]
+    events: list[Event] = []
+
+    def ask(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, Fitting):
+            signal.raise_signal(signal.SIGTERM)
+
+    with StopRequest() as stop:
+        if len(seeds) > 1:
+            signal.raise_signal(signal.SIGTERM)
+        make_units(Task(0, units, pack_size=len(units), same_data=False), ask, stop)
+    assert [event for event in events if event.ends] == [Interrupted(unit.key) for unit in units]
+    assert not len(Trial(units[0].config).base.encoders().store())
 
 
 def test_a_task_that_is_asked_to_stop_interrupts_every_unit(trial_config: Config) -> None:
