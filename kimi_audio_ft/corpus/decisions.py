@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from kimi_audio_ft.text import with_formula
 COLUMNS = ("id", "reference", "decision", "correction")
 KEEP, CORRECT, DROP = "keep", "correct", "drop"
 _QUOTING = 'Put cells with a comma, a quote or a line break in quotes, and double the quotes in them: "he said ""no"""'
+_REPEAT = re.compile(r"-\d+\Z")  # as ``number_repeats`` writes it
 _AGAIN = "Decide again on the list of `python -m multirun_analysis.labels`, or delete the line"
 
 
@@ -40,7 +42,7 @@ class Decisions:
 
     @classmethod
     def read(cls, file: str | None) -> Decisions:
-        """Those to correct or drop; none without a file.
+        """Those that are made; none without a file.
 
         Raises:
             DataError: the file cannot be read, lacks a column, or a line decides nothing that can be done.
@@ -50,7 +52,24 @@ class Decisions:
         for name, made in _lines(path) if file else ():
             _check(made, found.get(name), path)
             found[name] = made
-        return cls(path, {name: made for name, made in found.items() if made.decision in (CORRECT, DROP)})
+        return cls(path, {name: made for name, made in found.items() if made.decision})
+
+    def on_rows(self, ids: Container[str], config: PrepareConfig) -> Decisions:
+        """Those to correct or drop, by the ids of rows.
+
+        With ``balance_mode=upsample`` a decision on a repeat (``x-2`` of ``x``) is one on its row.
+
+        Raises:
+            DataError: two on one row differ.
+        """
+        found: dict[str, Decision] = {}
+        for name, made in self.by_id.items():
+            row = _REPEAT.sub("", name)
+            if config.balance_mode == "upsample" and name not in ids and row in ids:
+                name = row
+            _check(made, found.get(name), self.path)
+            found[name] = made
+        return replace(self, by_id={name: made for name, made in found.items() if made.decision in (CORRECT, DROP)})
 
     def corrected(self, segments: Sequence[Segment], config: PrepareConfig) -> list[Segment]:
         """The segments with corrected texts; those to drop are still there, since splits must not change by them.
@@ -116,13 +135,13 @@ def _check(made: Decision, earlier: Decision | None, path: Path) -> None:
     choices = f"It can be {KEEP}, {CORRECT}, {DROP} or empty"
     problem, remedy = "", choices
     if made.decision not in ("", KEEP, CORRECT, DROP):
-        problem = f"the decision {made.decision!r} is none"
+        problem = f"{made.decision!r} is not a decision"
     elif made.decision == CORRECT and not made.correction:
         problem, remedy = "says correct, and has no correction", "Write the right text into that column, or drop"
     elif made.decision == "" and made.correction:
         problem, remedy = "has a correction, and no decision", f"Write {CORRECT} into the column decision"
     elif earlier is not None and (earlier.decision, earlier.correction) != (made.decision, made.correction):
-        problem, remedy = f"decides otherwise than line {earlier.line} on the same id", "Delete one of the two"
+        problem, remedy = f"decides otherwise than line {earlier.line} on the same row", "Delete one of the two"
     if problem:
         raise DataError(path, problem, remedy, line=made.line)
 

@@ -37,8 +37,9 @@ def prepare(config: PrepareConfig) -> PrepareSummary:
     Output is deterministic: the same command writes the same bytes.
 
     Raises:
-        UserError: the CSV cannot be read, more than ``max_refused`` of its rows or all are refused, or a split would be
-            empty. In the last three cases only ``rejected.jsonl`` is written.
+        UserError: the CSV or the decisions cannot be read, more than ``max_refused`` of the rows or all are refused, a
+            decision cannot be done, or a split would be empty. Once the rows were looked at, only ``rejected.jsonl`` is
+            written.
     """
     out = _make_folder(config.out)
     table = _read_table(config)
@@ -50,6 +51,7 @@ def prepare(config: PrepareConfig) -> PrepareSummary:
         raise UserError(_nothing_left(config, rejections, out))
     if len(rejections) > config.max_refused * len(rows):
         raise UserError(_too_many(config, rejections, len(rows), out))
+    decisions = decisions.on_rows({segment.id for segment in segments}, config)
     segments = decisions.corrected(segments, config)
     splits = _split(segments, decisions, rejections, table, config)
     manifests = {

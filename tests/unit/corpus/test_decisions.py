@@ -76,12 +76,34 @@ def test_rows_are_corrected_and_dropped_and_no_other_moves(table: Path, tmp_path
     assert prepared(write_csv(table.parent / "b.csv", corrected), tmp_path / "again", rows) == after
 
 
+def test_a_decision_on_a_repeat_is_one_on_its_row(table: Path, tmp_path: Path) -> None:
+    rows = list(csv.reader(table.open(encoding="utf-8")))
+    balanced = [[*row, "kind" if number == 0 else "rare" if number < 3 else "usual"] for number, row in enumerate(rows)]
+    own, options = write_csv(table.parent / "kinds.csv", balanced), {"balance_column": "kind", "eval_ratio": 0.0}
+
+    def train(*made: list[str], mode: str = "upsample") -> dict[str, str]:
+        folder = tmp_path / mode
+        decisions = write_csv(tmp_path / "decisions.csv", [HEADER, *made]) if made else None
+        config = {"csv": str(own), "out": str(folder), "decisions": decisions and str(decisions), "test_ratio": 0.0}
+        prepare(PrepareConfig(**config, balance_mode=mode, **options))
+        lines = map(json.loads, (folder / "train.jsonl").read_text(encoding="utf-8").splitlines())
+        return {line["id"]: line["conversation"][-1]["content"] for line in lines}
+
+    assert {"u0", "u0-2", "u1-5"} <= train().keys()
+    found = train(["u0-2", "第0句", "correct", "第十句"], ["u0", "第0句", "", ""], ["u1-5", "第1句", "keep", ""])
+    assert found["u0"] == found["u0-2"] == found["u0-5"] == "第十句" and found["u1-5"] == "第1句"
+    with pytest.raises(DataError, match=r"decisions.csv:3: decides otherwise than line 2 on the same row"):
+        train(["u0", "第0句", "keep", ""], ["u0-2", "第0句", "drop", ""])
+    with pytest.raises(DataError, match=r"decisions.csv:2: no row that is left after cleaning has the id 'u0-2'"):
+        train(["u0-2", "第0句", "drop", ""], mode="downsample")
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [
         (
             ["u0", "第0句", "change", "x"],
-            "decisions.csv:2: the decision 'change' is none. It can be keep, correct, drop",
+            "decisions.csv:2: 'change' is not a decision. It can be keep, correct, drop",
         ),
         (["u0", "第0句", "correct", " "], "decisions.csv:2: says correct, and has no correction"),
         (["u0", "第0句", "", "第十句"], "decisions.csv:2: has a correction, and no decision. Write correct"),
@@ -114,7 +136,7 @@ def test_a_file_that_holds_no_decisions_is_an_error(table: Path, tmp_path: Path)
     with pytest.raises(DataError, match=r"open.csv:2: a quoted cell of this row is never closed") as refused:
         prepare(PrepareConfig(csv=str(table), out=str(tmp_path), decisions=str(tmp_path / "open.csv")))
     assert "double the quotes in them" in str(refused.value) and "quotechar" not in str(refused.value)
-    with pytest.raises(DataError, match="decides otherwise than line 2 on the same id"):
+    with pytest.raises(DataError, match="decides otherwise than line 2 on the same row"):
         prepared(table, tmp_path, [HEADER, ["u0", "第0句", "drop", ""], ["u0", "第0句", "keep", ""]])
     with pytest.raises(DataError, match=r"no.csv: cannot read the CSV .*Check the option decisions"):
         prepare(PrepareConfig(csv=str(table), out=str(tmp_path), decisions=str(tmp_path / "no.csv")))
