@@ -17,7 +17,7 @@ from kimi_audio_ft.errors import ChangedError, DataError, UserError
 from kimi_audio_ft.features.perturbation import UNCHANGED, Perturbations
 from kimi_audio_ft.features.workload import rows_of
 from kimi_audio_ft.manifest.audio import read_audio
-from kimi_audio_ft.manifest.conversation import TOKENIZE_REMEDY, Conversation, Layout, layout_conversation
+from kimi_audio_ft.manifest.conversation import TASK, TOKENIZE_REMEDY, Conversation, Layout, layout_conversation
 from kimi_audio_ft.manifest.manifest import Manifest
 from kimi_audio_ft.manifest.part import Part
 from kimi_audio_ft.manifest.several import Conversations
@@ -208,7 +208,7 @@ class ConversationDataset(Dataset[Sample]):
         return both
 
     def _layout(self, conversation: Conversation) -> Layout:
-        return layout_conversation(conversation.messages, self.tokenizer, conversation.task_type, self.for_generation)
+        return layout_conversation(conversation.messages, self.tokenizer, TASK, self.for_generation)
 
     def __getitems__(self, items: Sequence[int | Draw]) -> list[Sample] | UserError:
         return _samples(self, items)

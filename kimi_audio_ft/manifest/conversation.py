@@ -43,7 +43,6 @@ class Conversation:
 
     id: str
     line: int
-    task_type: str
     messages: tuple[dict[str, Any], ...]
     audio_paths: tuple[Path, ...]
     parts: tuple[Part, ...]
@@ -66,7 +65,6 @@ def parse_line(
     return Conversation(
         id=id_of(value, number),
         line=number,
-        task_type=value["task_type"],
         messages=tuple(asked(value, id_of(value, number), number) if asked else messages),
         audio_paths=tuple((audio_root / name).absolute() for name in recordings_of(messages) if name),
         parts=tuple(part for name, part in zip(recordings_of(messages), parts_of(messages), strict=True) if name),

@@ -46,7 +46,7 @@ def _report(config: TranscribeConfig, done: Transcribed) -> None:
         rate = speed(done.decoded / max(done.took, 1e-9))
         print(f"{hours}; {done.decoded / 3600:.3g} hours transcribed in {duration(done.took)}: {rate}")
     elif done.silent + len(done.failed) == done.recordings:
-        print(f"{hours}; nobody speaks in them, so there is nothing to transcribe")
+        print(f"{hours}; there is nothing to transcribe in them")
     else:
         print(f"{hours}; the store had all texts")
     if done.silent:

@@ -19,7 +19,7 @@ import pytest
 
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.manifest import index
-from kimi_audio_ft.manifest.conversation import Conversation, TokenRange, parse_line
+from kimi_audio_ft.manifest.conversation import TASK, Conversation, TokenRange, parse_line
 from kimi_audio_ft.manifest.index import Source, chunks_of, lines_of, over_cores
 from kimi_audio_ft.manifest.manifest import (
     Manifest,
@@ -92,7 +92,7 @@ def plain_identity(conversations: list[Conversation]) -> str:
         messages = [{k: v for k, v in m.items() if k != "content" or m["message_type"] == "text"} for m in c.messages]
         named = zip(c.audio_paths, c.parts, strict=True)
         audio = [part.digest(file_digest(path)) if path.is_file() else "" for path, part in named]
-        facts.append([c.id, c.task_type, messages, audio])
+        facts.append([c.id, TASK, messages, audio])
     return digest_of(facts)
 
 
@@ -156,7 +156,7 @@ def test_lengths_are_those_of_the_layout_with_the_prompt(path: Path, tiny: Tiny)
         for manifest in (measured, read_manifest(path, prompt=prompt, tokens=TOKENS)[5:20]):
             for for_generation in (False, True):
                 layouts = [
-                    layout_conversation(c.messages, tiny.tokenizer, c.task_type, for_generation) for c in manifest
+                    layout_conversation(c.messages, tiny.tokenizer, TASK, for_generation) for c in manifest
                 ]
                 expected = [[len(layout), sum(layout.text_loss_mask)] for layout in layouts]
                 assert manifest.lengths(tiny.tokenizer, for_generation).tolist() == expected
