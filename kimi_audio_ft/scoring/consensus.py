@@ -17,20 +17,15 @@ _Repeat = TypeVar("_Repeat")
 _Said = TypeVar("_Said")
 
 
-def consensus(hypotheses: Sequence[str], weights: Sequence[int] | None = None) -> str:
-    """The hypothesis with the lowest weighted sum of edit distances to all; the earliest of equals.
+def index_of_consensus(hypotheses: Sequence[str], weights: Sequence[int] | None = None) -> int:
+    """Index of the hypothesis with the lowest weighted sum of edit distances to all; the earliest of equals.
 
     Edits are of characters of the strictly normalised texts, as in the CER. Put the most trusted first: of two
-    hypotheses it is always the first.
+    hypotheses it is always the first. The cost grows with the square of their different texts.
 
     Args:
         weights: positive whole numbers, of which equal sums are equal; None: all alike.
     """
-    return hypotheses[index_of_consensus(hypotheses, weights)]
-
-
-def index_of_consensus(hypotheses: Sequence[str], weights: Sequence[int] | None = None) -> int:
-    """Place of the ``consensus`` among the hypotheses. Its cost grows with the square of their different texts."""
     texts, votes = [normalise(text) for text in hypotheses], Counter[str]()
     for text, weight in zip(texts, [1] * len(texts) if weights is None else weights, strict=True):
         votes[text] += weight
@@ -43,7 +38,7 @@ def index_of_consensus(hypotheses: Sequence[str], weights: Sequence[int] | None 
 
 
 def vote(sources: Sequence[Sequence[Mapping[str, _Said]]], text_of: Callable[[_Said], str]) -> dict[str, _Said]:
-    """Of every utterance, by its id, the ``consensus`` of all repeats of all sources, which weigh the same.
+    """Of every utterance, by its id, the consensus of all repeats of all sources, which weigh the same.
 
     Every repeat has all utterances.
     """

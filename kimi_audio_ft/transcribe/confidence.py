@@ -11,7 +11,7 @@ from functools import cached_property
 from rapidfuzz.distance import Levenshtein
 
 from kimi_audio_ft.decoding.request import Answer
-from kimi_audio_ft.scoring.consensus import consensus
+from kimi_audio_ft.scoring.consensus import index_of_consensus
 from kimi_audio_ft.scoring.normalise import normalise
 
 
@@ -36,14 +36,14 @@ class Text:
 
 
 def text_of(answers: Sequence[Answer]) -> Text:
-    """The answer that differs least from the others (``consensus``), of equally near ones the likeliest.
+    """The answer that differs least from the others (``index_of_consensus``), of equally near ones the likeliest.
 
     Its agreement is the mean similarity of the others to it, by edits of the strictly normalised texts: 1 for the same
     text, 0 for one without a common character.
     """
     ordered = sorted(answers, key=_mean, reverse=True)
     texts = list(map(str, ordered))
-    best = texts.index(consensus(texts))
+    best = index_of_consensus(texts)
     answer, normalised = ordered[best], list(map(normalise, texts))
     others = normalised[:best] + normalised[best + 1 :]
     alike = [Levenshtein.normalized_similarity(normalised[best], other) for other in others]

@@ -9,7 +9,7 @@ import pytest
 
 from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.lora.adapter import read_adapter
-from kimi_audio_ft.scoring.consensus import consensus
+from tests.consensus import consensus
 from tests.integration.conftest import Workplace
 from tests.trials_json import hypotheses_of, scores_of
 

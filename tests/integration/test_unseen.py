@@ -18,10 +18,10 @@ from kimi_audio_ft.combine.sources import Source
 from kimi_audio_ft.config.launcher import LauncherConfig
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.files import read_json_object, read_jsonl
-from kimi_audio_ft.scoring.consensus import consensus
 from kimi_audio_ft.sweep.confirm import decoding
 from kimi_audio_ft.sweep.confirm.__main__ import main
 from multirun_analysis.analysis import load_sweep
+from tests.consensus import consensus
 from tests.integration.conftest import Workplace
 from tests.trials_json import hypotheses_of, scores_of
 

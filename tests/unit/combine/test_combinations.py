@@ -26,7 +26,6 @@ from kimi_audio_ft.errors import ConfigError, DataError, UserError
 from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.inputs import Inputs
 from kimi_audio_ft.manifest.hotwords import hotwords_facts
-from kimi_audio_ft.scoring.consensus import consensus
 from kimi_audio_ft.sweep.confirm.unseen import require_same_words, require_unseen
 from kimi_audio_ft.sweep.plan import written_config
 from kimi_audio_ft.sweep_folder import BeingRun, claim
@@ -39,6 +38,7 @@ from multirun_analysis.report.stored_combinations import chosen_of, combinations
 from multirun_analysis.statistics.results import Interval
 from multirun_analysis.tables import trials_csv, trials_json
 from multirun_analysis.terminal import print_combinations, print_leaderboard
+from tests.consensus import consensus
 from tests.synthetic_sweep import write_sweep, write_yaml
 
 

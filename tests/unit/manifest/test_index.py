@@ -155,9 +155,7 @@ def test_lengths_are_those_of_the_layout_with_the_prompt(path: Path, tiny: Tiny)
         measured = read_manifest(path, prompt=prompt, tokens=TOKENS, tokenizer=tiny.tokenizer)
         for manifest in (measured, read_manifest(path, prompt=prompt, tokens=TOKENS)[5:20]):
             for for_generation in (False, True):
-                layouts = [
-                    layout_conversation(c.messages, tiny.tokenizer, TASK, for_generation) for c in manifest
-                ]
+                layouts = [layout_conversation(c.messages, tiny.tokenizer, TASK, for_generation) for c in manifest]
                 expected = [[len(layout), sum(layout.text_loss_mask)] for layout in layouts]
                 assert manifest.lengths(tiny.tokenizer, for_generation).tolist() == expected
 

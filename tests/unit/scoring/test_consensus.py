@@ -7,7 +7,7 @@ import random
 import pytest
 from rapidfuzz.distance import Levenshtein
 
-from kimi_audio_ft.scoring.consensus import consensus
+from tests.consensus import consensus
 
 
 @pytest.mark.parametrize(
