@@ -33,8 +33,12 @@ COMBINATIONS = "combinations"
 COMBINATIONS_RECORD = f"{COMBINATIONS}/combinations.json"
 # What a trial writes into its folder; .hydra is Hydra's own.
 RECORDS = ("scores.json", "baseline.json", "failure.json", UTTERANCES, BASE_UTTERANCES, "curves.jsonl")
+# Hydra's own folder in a trial's, unless hydra.output_subdir gives it another name, or null: there is none then.
+_HYDRA = ".hydra"
+RUN_WITH_CONFIG = "Run the sweep again, without hydra.output_subdir=null"
+"""The remedy where Hydra has written no config."""
 # What marks a trial's folder where no record names it.
-_MARKS = (".hydra", "scores.json", "failure.json")
+_MARKS = (_HYDRA, "scores.json", "failure.json")
 # The report of a sweep, and what it was made of.
 TRIALS = "trials.json"
 REPORT, MADE_OF = ("report.html", "trials.csv", TRIALS), ".report.json"
@@ -88,6 +92,14 @@ def trial_folders(sweep_dir: Path) -> list[Path]:
         found = filter(is_trial, sweep_dir.glob("*"))
         return sorted(found, key=lambda path: (not path.name.isdecimal(), len(path.name), path.name))
     return [folder for number in sorted(jobs, key=int) if (folder := sweep_dir / jobs[number]["folder"]).is_dir()]
+
+
+def hydras_folder(trial: Path) -> Path:
+    """Where Hydra has written a trial's config, given its folder; there may be none."""
+    usual = trial / _HYDRA
+    if usual.is_dir():
+        return usual
+    return next((path.parent for path in trial.glob("*/hydra.yaml")), usual)
 
 
 def is_trial(folder: Path) -> bool:

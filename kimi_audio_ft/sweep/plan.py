@@ -20,6 +20,7 @@ from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.files import read_yaml, write_json
 from kimi_audio_ft.lora import solo
 from kimi_audio_ft.store.signature import canonical
+from kimi_audio_ft.sweep_folder import RUN_WITH_CONFIG, hydras_folder
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +97,8 @@ def train_config(values: dict[str, Any]) -> TrainConfig:
 
 def written_config(folder: Path) -> TrainConfig:
     """The config that Hydra wrote into a trial's folder; DataError: there is none, or it is not one of this version."""
-    path = folder / ".hydra" / "config.yaml"
-    written = read_yaml(path, "Run the sweep again, which writes it")
+    path = hydras_folder(folder) / "config.yaml"
+    written = read_yaml(path, RUN_WITH_CONFIG)
     try:
         values = OmegaConf.to_container(OmegaConf.create(written), resolve=True)
         return train_config(cast(dict[str, Any], values))
@@ -113,7 +114,7 @@ def started_in(trial: Path) -> Path:
     Args:
         trial: its folder.
     """
-    path = trial / ".hydra" / "hydra.yaml"
+    path = hydras_folder(trial) / "hydra.yaml"
     written: Any = read_yaml(path, "Run the sweep again") if path.is_file() else None
     try:
         place = Path(written["hydra"]["runtime"]["cwd"])

@@ -19,7 +19,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
+
+from omegaconf import OmegaConf
 
 from kimi_audio_ft.config.train import LoggerConfig, ScoringConfig
 from kimi_audio_ft.files import read_yaml, write_text
@@ -28,7 +30,7 @@ from kimi_audio_ft.manifest.part import WHOLE, Part
 from kimi_audio_ft.runtime.wandb_server import SYNC, Mode, described, resolve_mode, set_offline, short_name
 from kimi_audio_ft.scoring.ranking import rate_of
 from kimi_audio_ft.store.signature import canonical, flatten
-from kimi_audio_ft.sweep_folder import trial_folders
+from kimi_audio_ft.sweep_folder import RUN_WITH_CONFIG, hydras_folder, trial_folders
 from kimi_audio_ft.tracking.base import RUNG, NewPoints, Tracker, Utterance
 
 log = logging.getLogger(__name__)
@@ -165,7 +167,7 @@ class WandbRun(Tracker):
         try:
             yield
         except Exception as error:  # no narrower class holds everything that wandb and its service raise
-            lacks = f". What it lacks: {SYNC} {shlex.quote(str(self._run_folder))}" if self._run_folder else ""
+            lacks = f". Upload the rest with: {SYNC} {shlex.quote(str(self._run_folder))}" if self._run_folder else ""
             log.warning("W&B failed while %s; everything else goes on without it: %s%s", doing, described(error), lacks)
             with contextlib.suppress(Exception):
                 self._close(exit_code=1)
@@ -414,15 +416,13 @@ def record_sweep(folder: Path, files: Sequence[Path]) -> None:
 
 
 def _logger_of(folder: Path) -> LoggerConfig | None:
-    """Settings of the first trial that W&B recorded, from Hydra's copy of its config."""
+    """Settings of the first trial that W&B recorded, from Hydra's copy of its config; DataError: there is no copy."""
     for trial in trial_folders(folder):
-        path = trial / ".hydra" / "config.yaml"
-        # Reading it as YAML takes long in a large sweep.
-        if not path.is_file() or "kind: wandb" not in path.read_text(encoding="utf-8"):
-            continue
-        config = read_yaml(path, "Run this trial again")
-        if config["logger"]["kind"] == "wandb":
-            return LoggerConfig(**config["logger"])
+        if (trial / TOKEN).is_file():  # an earlier run of it may have been recorded, and the last one not
+            config = OmegaConf.create(read_yaml(hydras_folder(trial) / "config.yaml", RUN_WITH_CONFIG))
+            settings = LoggerConfig(**cast(dict[str, Any], OmegaConf.to_container(config.logger, resolve=True)))
+            if settings.kind == "wandb":
+                return settings
     return None
 
 

@@ -14,6 +14,7 @@ from kimi_audio_ft.config.train import DecodingConfig, ModelConfig, ScoringConfi
 from kimi_audio_ft.files import read_yaml
 from kimi_audio_ft.paths import project_root
 from kimi_audio_ft.store.signature import flatten
+from kimi_audio_ft.sweep_folder import hydras_folder
 from multirun_analysis.records import RERUN
 from multirun_analysis.report.facts import flat_config
 from multirun_analysis.sweep import Sweep, Trial
@@ -125,7 +126,7 @@ def _as_in(trial: Trial, group: str) -> list[str]:
 
 def _choices(trial: Trial) -> dict[str, Any]:
     """Choices of the config groups, as Hydra recorded them."""
-    path = trial.folder / ".hydra" / "hydra.yaml"
+    path = hydras_folder(trial.folder) / "hydra.yaml"
     recorded: Any = read_yaml(path, RERUN) if path.is_file() else {}
     try:
         return dict(recorded["hydra"]["runtime"]["choices"])

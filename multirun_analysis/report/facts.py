@@ -14,6 +14,7 @@ from yaml import YAMLError
 
 from kimi_audio_ft.files import parse_yaml
 from kimi_audio_ft.store.signature import flatten
+from kimi_audio_ft.sweep_folder import hydras_folder
 from kimi_audio_ft.text import duration
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.checks import OPTIONS, option_of, version_of
@@ -125,7 +126,7 @@ def config_differences(trial: Trial, other: Trial) -> list[tuple[str, Any, Any]]
 
 def flat_config(trial: Trial) -> dict[str, Any]:
     """The whole config by dotted keys, as Hydra wrote it; the recorded parameters where it wrote none (or half)."""
-    path = trial.folder / ".hydra" / "config.yaml"
+    path = hydras_folder(trial.folder) / "config.yaml"
     found: dict[str, Any] = {}
     with suppress(OSError, UnicodeDecodeError, YAMLError):
         for section in _SECTIONS.split(path.read_text(encoding="utf-8")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from kimi_audio_ft.sweep_folder import LEDGER, planned_trials, record_fitting, record_jobs, trial_folders
+from kimi_audio_ft.sweep_folder import LEDGER, hydras_folder, planned_trials, record_fitting, record_jobs, trial_folders
 
 
 def test_without_a_ledger_the_number_of_trials_is_unknown(tmp_path: Path) -> None:
@@ -34,3 +34,13 @@ def test_trials_that_have_begun_are_found_where_the_record_says_they_are(tmp_pat
     for number in (10, 2):
         folders[number].mkdir(parents=True)
     assert trial_folders(tmp_path) == [folders[2], folders[10]]
+
+
+def test_hydras_own_folder_may_have_another_name_or_none(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    assert hydras_folder(tmp_path) == tmp_path / ".hydra"
+    (tmp_path / "cfg").mkdir()
+    (tmp_path / "cfg" / "hydra.yaml").write_text("", encoding="utf-8")
+    assert hydras_folder(tmp_path) == tmp_path / "cfg"
+    (tmp_path / ".hydra").mkdir()
+    assert hydras_folder(tmp_path) == tmp_path / ".hydra"

@@ -24,7 +24,15 @@ from kimi_audio_ft.config.train import LoggerConfig
 from kimi_audio_ft.runtime.wandb_server import resolve_mode, set_offline
 from kimi_audio_ft.sweep_folder import clear_trial
 from kimi_audio_ft.tracking import Tracker, continue_record, make_tracker
-from kimi_audio_ft.tracking.wandb import facts_of, summary_of, table_cell, table_columns
+from kimi_audio_ft.tracking.wandb import (
+    TOKEN,
+    _logger_of,
+    facts_of,
+    record_sweep,
+    summary_of,
+    table_cell,
+    table_columns,
+)
 from tests.offline_wandb import offline_runs, read_run
 from tests.wandb_server import WandbServer
 
@@ -534,3 +542,27 @@ def test_columns_are_those_that_some_row_has() -> None:
     assert table_columns([old, new]) == ["id", "repeat", "reference", "hypothesis", "cer", "seconds", "errors"]
     assert [table_cell(new, column) for column in ("seconds", "errors")] == [1.5, "filler 2, other 1"]
     assert [table_cell(old, column) for column in ("seconds", "errors")] == [None, ""]
+
+
+def test_the_report_is_logged_as_the_first_recorded_trial_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TEAM", "speech")
+    trials = {
+        "0": "kind: none",
+        "1": "{kind: none}",
+        "2": "{kind: wandb, entity: '${oc.env:TEAM}', project: '${name}'}",
+    }
+    for number, written in trials.items():
+        own = tmp_path / number / "cfg"  # hydra.output_subdir=cfg
+        own.mkdir(parents=True)
+        (own / "hydra.yaml").write_text("hydra: {}", encoding="utf-8")
+        (own / "config.yaml").write_text(f"name: ours\nlogger: {written}\n" * (number != "0"), encoding="utf-8")
+        (own.parent / "scores.json").write_text("{}", encoding="utf-8")
+        if number != "0":
+            (own.parent / TOKEN).write_text("a1", encoding="utf-8")
+    assert _logger_of(tmp_path) == LoggerConfig("wandb", entity="speech", project="ours")
+    (tmp_path / "1" / "cfg" / "config.yaml").unlink()
+    record_sweep(tmp_path, [])
+    assert "the report is not uploaded" in caplog.text
+    assert "Run the sweep again, without hydra.output_subdir=null" in caplog.text

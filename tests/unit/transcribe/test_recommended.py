@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,16 @@ def test_a_sweep_without_a_verdict(sweep: Path) -> None:
         completed(sweep)
     (sweep / "trials.json").unlink()
     with pytest.raises(DataError, match=r"trials\.json: cannot be read .*Run python -m multirun_analysis"):
+        completed(sweep)
+
+
+def test_hydras_own_folder_may_have_another_name_or_none(sweep: Path) -> None:
+    """As hydra.output_subdir says."""
+    write_yaml(sweep / "1" / ".hydra" / "hydra.yaml", {})
+    (sweep / "1" / ".hydra").rename(sweep / "1" / "cfg")
+    assert completed(sweep).decoding.repeats == 4
+    shutil.rmtree(sweep / "1" / "cfg")
+    with pytest.raises(DataError, match=r"config\.yaml: cannot be read .*again, without hydra\.output_subdir=null"):
         completed(sweep)
 
 
