@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kimi_audio_ft import store
-from kimi_audio_ft.config.checks import require
 from kimi_audio_ft.config.train import LoraConfig, ModelConfig
 from kimi_audio_ft.errors import ChangedError, ConfigError, DataError
 from kimi_audio_ft.features.identity import features_of
@@ -28,7 +27,7 @@ from kimi_audio_ft.lora.targets import (
 from kimi_audio_ft.manifest.conversation import TokenRange
 from kimi_audio_ft.model.files import ModelFiles, locate
 from kimi_audio_ft.model.text_tokenizer import CONFIG_NAME, RANKS_NAME, TextTokenizer
-from kimi_audio_ft.paths import expanded
+from kimi_audio_ft.paths import expanded, store_root
 from kimi_audio_ft.runtime.devices import avoid_wrong_kernels, device, limit_threads
 from kimi_audio_ft.store.cache import remember
 from kimi_audio_ft.store.digests import file_digest, folder_digest
@@ -384,8 +383,12 @@ def find_adapter(adapter: str | None) -> tuple[str, Path] | None:
     folder = expanded(adapter)
     if (folder / TRIALS).is_file():
         signature, _ = recommended_trial(folder)
-        rule = "is a sweep that recommends the base alone"
-        require(signature is not None, "adapter", adapter, rule, "Name one of its adapters, or adapter=null")
+        if signature is None:
+            rule = "is a sweep that recommends the base alone"
+            raise ConfigError("adapter", adapter, rule, "Name one of its adapters, or adapter=null")
+        if not (store.product_path("adapter", signature) / META).is_file():
+            problem = f"recommends the adapter {signature}, which is not in the store {store_root()}"
+            raise DataError(adapter, problem, "Set KIMI_AUDIO_FT_STORE to the sweep's store, or run the sweep again")
         return find_adapter(signature)
     stored = store.product_path("adapter", folder.name)
     if (stored / META).is_file() and (adapter == folder.name or folder.resolve() == stored):

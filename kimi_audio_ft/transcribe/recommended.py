@@ -39,18 +39,16 @@ def with_recommended(config: TranscribeConfig, overrides: Sequence[str]) -> Tran
 
 
 def recommended_trial(sweep: str) -> tuple[str | None, TrainConfig]:
-    """Signature of the adapter that a finished sweep recommends (None: the base alone), and that trial's config.
+    """The sweep itself, as the option ``adapter`` takes it (None: it recommends the base alone), and its trial's config.
 
     DataError: the folder has no trials.json, or it names no trial.
     """
-    adapter, folder = sweep_folder.recommended_trial(expanded(sweep))
+    signature, folder = sweep_folder.recommended_trial(expanded(sweep))
     trial, place = _with_whole_paths(folder), started_in(folder)
-    if (
-        adapter is None and trial.data.prompt is None
-    ):  # an adapter's record names its prompt, and the base has no record
+    if signature is None and trial.data.prompt is None:  # an adapter's record names its prompt; the base has no record
         manifests = [str(place / expanded(path)) for path in manifest_paths(trial.data.eval_manifest)]
         trial = replace(trial, data=replace(trial.data, prompt=prompt_in(manifests)))
-    return adapter, trial
+    return sweep if signature else None, trial
 
 
 def _with_whole_paths(folder: Path) -> TrainConfig:

@@ -51,7 +51,7 @@ def completed(sweep: Path, *overrides: str, **options: Any) -> TranscribeConfig:
 
 def test_everything_that_the_trial_was_tried_with(sweep: Path) -> None:
     config = completed(sweep, "audio=a", "out=b")
-    assert (config.adapter, config.sweep, config.seed) == ("a2", None, 5)
+    assert (config.adapter, config.sweep, config.seed) == (str(sweep), None, 5)
     assert (config.model.dtype, config.data.prompt, config.data.features) == ("float32", "听写", "none")
     assert (config.decoding.text_temperature, config.decoding.repeats) == (0.2, 4)
 
@@ -126,6 +126,8 @@ def test_the_base_alone_has_the_prompt_that_it_was_evaluated_with(
 
 def test_a_sweep_names_its_adapter_to_every_command(sweep: Path, private_store: Path) -> None:
     adapter = private_store / "adapter" / "a2"
+    with pytest.raises(DataError, match=r"recommends the adapter a2, which is not in the store .*Set KIMI_AUDIO_FT_STOR"):
+        find_adapter(str(sweep))
     adapter.mkdir(parents=True)
     write_json(adapter / "product.json", {"hashes": {}})
     assert find_adapter(str(sweep)) == ("a2", adapter)
