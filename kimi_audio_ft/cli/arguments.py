@@ -43,7 +43,9 @@ def flags_and_overrides(arguments: Iterable[str]) -> tuple[list[str], list[str]]
             overrides.append(word)
         elif name in (*_WITH_VALUE, *_INFO):
             flags.append(word)
-            if not equals and rest and (name not in _INFO or rest[0] in _OF_INFO):
+            if not equals and name in _INFO and (not rest or rest[0] not in _OF_INFO):
+                flags.append(_OF_INFO[0])  # as Hydra understands it where no override follows
+            elif not equals and rest:
                 flags.append(rest.pop(0))
         elif word in _ALONE:
             flags.append(word)

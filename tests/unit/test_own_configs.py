@@ -177,8 +177,9 @@ def test_options_with_dashes_are_options_and_other_flags_are_named() -> None:
     """``--lora.r=8`` is what agents of W&B type."""
     given = ["--lora.r=8", "seed=1", "--config-dir", "my", "--info", "seed=2", "-cn=mine", "--optim.lr=-1"]
     flags, overrides = flags_and_overrides(given)
-    assert flags == ["--config-dir", "my", "--info", "-cn=mine"]
+    assert flags == ["--config-dir", "my", "--info", "all", "-cn=mine"]
     assert overrides == ["lora.r=8", "seed=1", "seed=2", "optim.lr=-1"]
+    assert flags_and_overrides(["lora.r=8", "-i"]) == (["-i", "all"], ["lora.r=8"])
     assert flags_and_overrides(["-i", "config", "seed=2"]) == (["-i", "config"], ["seed=2"])
     for flag in ("--lora.r", "-f", "--confg-dir"):
         with pytest.raises(UserError, match=f"^{flag}: there is no such flag. Options are written without dashes"):
