@@ -156,7 +156,7 @@ def _make_missing(
     """Make the products that are still not there once their locks are held; returns whether there were any."""
     with ExitStack() as locks:
         for name in signatures:
-            locks.enter_context(lock(kind, name))
+            locks.enter_context(_waited_for(kind, name))
         missing = [name for name in signatures if find(kind, name) is None]
         try:
             facts = make({name: begin(kind, name) for name in missing}) if missing else {}
@@ -168,6 +168,17 @@ def _make_missing(
             raise_if_full(error, product_path(kind, missing[0]))
             raise
     return bool(missing)
+
+
+def _waited_for(kind: str, signature: str) -> ExitStack:
+    """A product's lock, held; says so where another process has it, perhaps for hours."""
+    held = ExitStack()
+    try:
+        held.enter_context(lock(kind, signature, timeout=0))
+    except Timeout:
+        log.info("%s %s is being made by another process; waiting for it", kind, signature)
+        held.enter_context(lock(kind, signature))
+    return held
 
 
 def begin(kind: str, signature: str) -> Path:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,19 @@ def test_a_lock_whose_file_is_removed_while_it_is_waited_for_is_made_again(
         assert removed and file.exists()
         with pytest.raises(Timeout), store.lock(KIND, "ta", timeout=0):
             pass
+
+
+def test_waiting_for_another_process_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    said, held = [], ExitStack()
+    held.enter_context(store.lock(KIND, "ta"))
+
+    def let_go(message: str, *of: str) -> None:
+        said.append(message % of)
+        held.close()
+
+    monkeypatch.setattr("kimi_audio_ft.store.make.log.info", let_go)
+    assert len(find_or_make_all(KIND, NAMES, make)) == 3
+    assert said == ["transcript ta is being made by another process; waiting for it"]
 
 
 ASK = """
