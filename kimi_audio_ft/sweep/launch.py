@@ -201,8 +201,11 @@ class Launch:
         **rung: Any,
     ) -> None:
         """Make units; every event is passed on. rung: ``until`` and ``metric`` of the tasks."""
+        variables = dict(self.runner.config.hydra.job.env_set)  # the same for all jobs: Hydra sweeps nothing of its own
         options: dict[str, Any] = {"meanwhile": SweepReport.prepare, "limit": self.limit, **rung}
-        self.stopped = make_units(self.settings, units, untrained, self.folder, on_event, on_stop, **options)
+        with env_override(variables):
+            given = (self.settings, units, untrained, self.folder, on_event, on_stop)
+            self.stopped = make_units(*given, variables=tuple(variables), **options)
 
     def _run_plainly(self, jobs: Sequence[Job]) -> list[JobReturn]:
         log.info("Launching %d jobs locally", len(jobs))

@@ -120,7 +120,7 @@ class TaskEnvironment:
     @classmethod
     def path(cls, task_file: Path) -> Path:
         """The file beside a task file that holds its environment."""
-        return task_file.with_name(f"{task_file.name}.place.json")
+        return task_file.with_name(f"{task_file.name}.environment.json")
 
     def write(self, task_file: Path) -> None:
         """Keep it beside a task file."""
@@ -148,13 +148,13 @@ class TaskEnvironment:
             raise UserError(f"KIMI_AUDIO_FT_STORE: {host} does not see the sweep's store {self.store}. {shared}")
 
 
-def sweep_environment() -> TaskEnvironment:
-    """The environment of tasks that this process sends elsewhere.
+def sweep_environment(more: Sequence[str] = ()) -> TaskEnvironment:
+    """The environment of tasks that this process sends elsewhere. more: names of variables that a sweep has of its own.
 
     Raises:
         UserError: the store cannot be written.
     """
-    environment = {name: os.environ[name] for name in _TRAVELLING if name in os.environ}
+    environment = {name: os.environ[name] for name in (*_TRAVELLING, *more) if name in os.environ}
     environment["PYTHONPATH"] = python_path()
     return TaskEnvironment(str(Path.cwd()), environment, str(store_root()), _witness(store_root()))
 

@@ -33,6 +33,7 @@ def make_units(
     on_stop: Callable[[], None] = lambda: None,
     meanwhile: Callable[[], None] = lambda: None,
     limit: TimeLimit | None = None,
+    variables: Sequence[str] = (),
     **rung: Any,
 ) -> KeyboardInterrupt | None:
     """Make units by tasks; every event is passed on.
@@ -42,6 +43,7 @@ def make_units(
         on_stop: called when it is asked to stop.
         meanwhile: called while another process imports what the tasks need, if one does.
         limit: of the time of all launches; without one they end when all is made.
+        variables: names of this process's environment variables that tasks on other machines need too.
         rung: ``until`` and ``metric`` of the tasks.
 
     Returns:
@@ -56,7 +58,7 @@ def make_units(
         interrupted |= isinstance(event, Interrupted)
         on_event(event)
 
-    supervisor, slots = make_supervisor(settings, units, folder)
+    supervisor, slots = make_supervisor(settings, units, folder, variables)
     size = 0 if settings.pack_size == "auto" else settings.pack_size
     log_file = str((folder / "packs.log").absolute()) if settings.executor == "local" else None
     template = Task(0, [], settings.dispatch, size, settings.pack_same_data, log_file, **rung)
@@ -69,11 +71,13 @@ def make_units(
     return limit.reached() if limit is not None and interrupted else None
 
 
-def make_supervisor(settings: LauncherConfig, units: Sequence[Unit], folder: Path) -> tuple[Supervisor, int]:
+def make_supervisor(
+    settings: LauncherConfig, units: Sequence[Unit], folder: Path, variables: Sequence[str] = ()
+) -> tuple[Supervisor, int]:
     """The supervisor of the tasks of a sweep, and how many tasks it can run at the same time.
 
     Args:
-        folder: the sweep's; the nodes of a cluster must see it.
+        folder: the sweep's; the nodes of a cluster must see it. variables: see ``make_units``.
     """
     parallel = None if settings.parallel == "auto" else settings.parallel
     if settings.executor == "local":
@@ -81,9 +85,9 @@ def make_supervisor(settings: LauncherConfig, units: Sequence[Unit], folder: Pat
     gpus = gpus_per_pack(settings, units)
     if settings.executor == "ray":
         ray = RayCluster(settings.ray, gpus)
-        return Supervisor(ray, folder, parallel, sweep_environment()), parallel or max(1, ray.slots)
+        return Supervisor(ray, folder, parallel, sweep_environment(variables)), parallel or max(1, ray.slots)
     slurm = Slurm(settings.slurm, gpus)
-    return Supervisor(slurm, folder, parallel, sweep_environment()), parallel or SLURM_JOBS
+    return Supervisor(slurm, folder, parallel, sweep_environment(variables)), parallel or SLURM_JOBS
 
 
 def _on_this_machine(settings: LauncherConfig, units: Sequence[Unit], folder: Path) -> tuple[Supervisor, int]:

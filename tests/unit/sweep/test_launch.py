@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -116,6 +117,17 @@ def test_jobs_run_when_their_units_have_ended_and_see_the_outcomes() -> None:
         batch.event(Ready(BASE, fitted=False))
     assert launch.jobs == [(3, "reused"), (0, "fitted"), (1, "nan"), (4, "nan"), (2, "reused")]
     assert view.state.scored == set(range(5)) and view.state.rows["c"].rates == [0.5]
+
+
+def test_what_is_made_has_the_jobs_environment(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made in processes of this machine, which inherit it, or on others, which are told."""
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "kimi_audio_ft.sweep.launch.make_units", lambda *given, **told: seen.update(told, ours=os.environ.get("OURS"))
+    )
+    launch.runner.config.hydra.job.env_set = {"OURS": "7"}
+    launch.make([], set(), print, print)
+    assert seen["ours"] == "7" and seen["variables"] == ("OURS",) and "OURS" not in os.environ
 
 
 def test_jobs_are_shown_by_the_rate_that_ranks_them() -> None:

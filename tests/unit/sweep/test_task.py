@@ -119,6 +119,7 @@ def test_nothing_secret_travels(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "hush-hush")
     assert "hush-hush" not in str(sweep_environment())
+    assert sweep_environment(["HF_TOKEN"]).environment["HF_TOKEN"] == "hush-hush", "unless the sweep names it"
 
 
 def test_a_node_that_does_not_see_the_store_says_so(task_file: Path, tmp_path: Path) -> None:
