@@ -26,6 +26,11 @@ def assigned(key: str, value: Any) -> str:
     return f"{key}={written(value)}"
 
 
+def option_of(override: str) -> str:
+    """The option, or group, that an override sets, adds or deletes."""
+    return override.lstrip("+~").partition("=")[0]
+
+
 def written(value: Any) -> str:
     """A value as Hydra's command line takes it; of numbers all digits: the same temperature decodes the same."""
     if isinstance(value, list | tuple):

@@ -245,8 +245,9 @@ class CombineConfig:
     sweep: str = MISSING  # Folder of the sweep.
     # Numbers of the trials to combine, such as [0,3]; null takes those that may be the best, one of each adapter.
     trials: list[str] | None = None
-    most: int | None = None  # With trials=null, so many of them at most (null: 4); the recommended setting's first.
-    samples: int | None = None  # Also sample every utterance so often with the best of these trials' adapters.
+    most: int | None = None  # With trials=null, how many to take at most (null: 4); the recommended setting's first.
+    # How many samples of every utterance to draw as well, with the best of these trials' adapters; null is none.
+    samples: int | None = None
     temperature: float | None = None  # Of these samples; null is 0.6.
     mean: bool = True  # Also average the adapters, and decode the evaluation set with the mean.
     # Rank of the mean adapter; null is the sum of the adapters' ranks, which loses nothing. Fewer are cut off by SVD.

@@ -24,7 +24,7 @@ _PATHS = (*_MANIFESTS, "audio_root")
 
 
 def see() -> str:
-    """A remedy."""
+    """Remedy for messages: the page that has an example."""
     return f"{data_page()} has an example"
 
 

@@ -132,9 +132,10 @@ def is_dry_run(config: Any) -> bool:
 class FurtherSeeds:
     """Further seeds for the best settings of a sweep."""
 
-    finalists: int | None = None  # So many of the best settings get further seeds, as further trials; null: none do.
+    # How many of the best settings are trained with further seeds, as further trials; null is none.
+    finalists: int | None = None
     finalist_seeds: int = 3  # Seeds of a finalist in all: its own, and those that follow it.
-    trials: str | None = None  # CSV or YAML file that lists trials, instead of a product of values; null: none does.
+    trials: str | None = None  # CSV or YAML file that lists trials, instead of a product of values; null is none.
 
     def __post_init__(self) -> None:
         none = "Write hydra.sweeper.finalists=null for no further seeds"
@@ -149,7 +150,7 @@ class FinalistsConfig(FurtherSeeds):
     """Every combination of values, as Hydra's basic sweeper makes them, and then the finalists."""
 
     _target_: str = "hydra_plugins.kimi_audio_ft_finalists.sweeper.FinalistsSweeper"
-    finalists: int | None = 3  # So many of the best settings get further seeds; null: none do, as with Hydra's own.
+    finalists: int | None = 3  # How many of the best settings are trained with further seeds; null is none.
     max_batch_size: int | None = None  # Trials that are launched at a time; null launches all, which packs them best.
     params: dict[str, str] | None = None  # Values to sweep over, as in the basic sweeper.
 
@@ -162,7 +163,7 @@ class FinalistsConfig(FurtherSeeds):
 class ListedConfig(FinalistsConfig):
     """The trials of a file, each with every combination of the command's own values."""
 
-    finalists: int | None = None  # So many of the best settings get further seeds; null: none do.
+    finalists: int | None = None  # How many of the best settings are trained with further seeds; null is none.
     trials: str | None = ""  # CSV or YAML file that lists the trials (docs/hydra.md).
 
 
@@ -179,7 +180,7 @@ class HalvingConfig(FurtherSeeds):
     reduction_factor: float = 2.0  # Of n adapters that reach a rung, the best n / reduction_factor go on.
     # What is compared: cer (greedy decoding of data.eval_manifest, by scoring.rank_by) or loss (on its answers).
     metric: str = "cer"
-    max_candidates: int | None = None  # Draw so many adapters from a larger grid; null takes all.
+    max_candidates: int | None = None  # Number of adapters drawn from a larger grid; null takes all.
     seed: int = 1  # Seed of that draw.
 
     def __post_init__(self) -> None:

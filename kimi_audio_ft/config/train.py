@@ -80,7 +80,8 @@ class AugmentConfig:
     channel_masks: int = 0  # Number of bands of feature channels set to zero (SpecAugment).
     channel_mask_width: int = 16  # Largest width of such a band, in channels.
     noise_folder: str | None = None  # Recordings of noise that is added to the speech; null is none.
-    noise_snr: list[float] = field(default_factory=lambda: [5.0, 20.0])  # Its lowest and highest distance in dB.
+    # Lowest and highest signal-to-noise ratio in dB; one between them is drawn for every utterance.
+    noise_snr: list[float] = field(default_factory=lambda: [5.0, 20.0])
     noise_probability: float | None = None  # Part of the utterances that get noise; null is half, given a folder.
     room_folder: str | None = None  # Impulse responses of rooms that the speech is put into; null is none.
     room_probability: float | None = None  # Part of the utterances that get a room; null is half, given a folder.
@@ -135,8 +136,8 @@ class DataConfig:
     # Train on recordings that are evaluated or tested, to see how well they can be learned.
     allow_overlap: bool = False
     prompt: str | None = None  # Used instead of every conversation's own text prompt; null keeps the manifest's.
-    train_subset: int | None = None  # Train on so many conversations only, in whole recordings; null is all of them.
-    train_subset_seed: int = 1  # Which ones: of one seed, smaller subsets lie inside larger ones.
+    train_subset: int | None = None  # How many conversations to train on, taken by whole recordings; null is all.
+    train_subset_seed: int = 1  # Seed that picks them; with the same seed a smaller subset is part of a larger one.
     audio_root: str | None = None  # Folder that relative audio paths start from; null is the manifest's own folder.
     features: str = "cached"  # cached: encode once into the store; online: encode in every step; none: codes only.
     # Longer conversations (positions, both streams) are left out of training and reported. At most the model's
@@ -314,8 +315,8 @@ class DecodingConfig:
     max_new_tokens: int | None = None  # Longest hypothesis in text tokens; null is 256, or one for every audio code.
     repeats: int = 1  # Independent samplings of the whole evaluation set; greedy decoding is done once.
     # Utterances decoded together; auto: as many as a GPU's memory holds with all answers at their longest, 8 on a CPU.
-    # In float32 no answer depends on it; in bfloat16 about 3 in 100 do, and transcripts of another value are others in
-    # the store, those of auto the same whatever the memory.
+    # In float32 no answer depends on it; in bfloat16 about 3 in 100 do, so there the value is part of a transcript's
+    # signature (auto is one value, whatever the memory).
     batch_size: Any = 8
     # native, or vllm: from prompt embeddings, by an engine in an environment of its own. Its samples are others than
     # the native ones, drawn from the same distribution.

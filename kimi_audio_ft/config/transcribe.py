@@ -61,8 +61,8 @@ class TranscribeConfig:
     data: SpeechConfig = field(default_factory=SpeechConfig)
     prompt: HotwordsConfig = field(default_factory=HotwordsConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    # With repeats and a temperature above 0 every piece is sampled so often, and its text is the sample that differs
-    # least from the others.
+    # With repeats and a temperature above 0 every piece is sampled `repeats` times, and its text is the sample that
+    # differs least from the others.
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     devices: Any = "auto"  # Processes that share the work: auto is one per GPU, and one without any; or a number.
     readers: int = 4  # Threads that check and decode recordings.

@@ -9,7 +9,7 @@ from typing import Any
 
 from yaml import YAMLError
 
-from kimi_audio_ft.config.command_line import assigned, readable_cell
+from kimi_audio_ft.config.command_line import assigned, option_of, readable_cell
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.files import parse_yaml
 from kimi_audio_ft.paths import expanded
@@ -29,15 +29,11 @@ def with_trials(jobs: Sequence[Sequence[str]], file: str | None) -> list[list[st
     if file is None:
         return [list(job) for job in jobs]
     trials = _read(file)
-    given = {_key(override) for job in jobs for override in job}
-    both = sorted(given & {_key(override) for trial in trials for override in trial})
+    given = {option_of(override) for job in jobs for override in job}
+    both = sorted(given & {option_of(override) for trial in trials for override in trial})
     if both:
         raise ConfigError(_OPTION, file, f"gives {both[0]}, and so does the command", "Leave it out of one of them")
     return [[*trial, *job] for trial in trials for job in jobs]
-
-
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
 
 
 def _read(file: str) -> list[list[str]]:

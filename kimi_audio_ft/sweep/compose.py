@@ -68,8 +68,8 @@ class Template:
 class JobConfig:
     """A job's config before it is composed: a thousand composed ones take half a gigabyte.
 
-    master: the sweep's own config. template, overrides: of a job with the same choices of groups and the same options,
-    and of this one; none where Hydra composed this one. number: of a job that is launched.
+    master: the sweep's own config. template: a composed job that overrides the same keys. overrides: this job's; empty
+    where Hydra composed it itself. number: of a job that is launched.
     """
 
     master: DictConfig
@@ -99,7 +99,7 @@ class JobConfig:
         OmegaConf.copy_cache(from_config=self.master, to_config=config)
 
     def _about(self) -> Values:
-        """Of Hydra's own part what differs between jobs."""
+        """The fields of ``hydra.job`` that differ between jobs: name, id, number."""
         naming, overrides = self.template.naming, self.overrides
         lines = sorted(str(one.input_line) for one in overrides if one.key_or_group not in naming["exclude_keys"])
         dirname = str(naming["item_sep"]).join(lines).replace("=", naming["kv_sep"])

@@ -13,6 +13,7 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 
+from kimi_audio_ft.config.command_line import option_of
 from kimi_audio_ft.config.launcher import FurtherSeeds
 from kimi_audio_ft.config.train import SEEDS
 from kimi_audio_ft.errors import ConfigError
@@ -31,7 +32,7 @@ def refuse_swept_seeds(jobs: Jobs, settings: FurtherSeeds) -> None:
         ConfigError: finalists are asked for, and jobs differ in a seed.
     """
     for option in SEEDS:
-        given = {item for job in jobs for item in job if _key(item) == option}
+        given = {item for job in jobs for item in job if option_of(item) == option}
         if settings.finalists is not None and len(given) > 1:
             rule = f"adds seeds to the best settings, and {option} is swept, which gives them to all"
             remedy = f"Leave out the values of {option}, or write hydra.sweeper.finalists=null"
@@ -79,9 +80,5 @@ def best_of_each(returns: Sequence[JobReturn]) -> list[int]:
 def _with_further_seeds(job: Sequence[str], returned: JobReturn, settings: FurtherSeeds) -> list[list[str]]:
     assert returned.cfg is not None
     first = int(returned.cfg.seed)
-    others = [item for item in job if _key(item) != "seed"]
+    others = [item for item in job if option_of(item) != "seed"]
     return [[*others, f"seed={seed}"] for seed in range(first + 1, first + settings.finalist_seeds)]
-
-
-def _key(override: str) -> str:
-    return override.partition("=")[0].lstrip("+~")

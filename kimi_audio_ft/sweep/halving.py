@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from kimi_audio_ft.config.command_line import option_of
 from kimi_audio_ft.config.launcher import HalvingConfig
 from kimi_audio_ft.config.train import RATES
 from kimi_audio_ft.errors import ConfigError, UserError
@@ -109,7 +110,7 @@ def make_candidates(grid: Sequence[Sequence[str]], most: int | None, seed: int) 
 
 def training_part(job: Sequence[str]) -> tuple[str, ...]:
     """The overrides that a job's adapter depends on."""
-    return tuple(item for item in job if item.partition("=")[0].lstrip("+~").split(".")[0] not in NOT_TRAINING)
+    return tuple(item for item in job if option_of(item).split(".")[0] not in NOT_TRAINING)
 
 
 def merged(candidates: Sequence[Candidate]) -> list[Candidate]:

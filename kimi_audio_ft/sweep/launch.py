@@ -113,8 +113,8 @@ class Returned(JobReturn):
 class Launch:
     """One call of the launcher: a batch of jobs.
 
-    limit: of the time of all calls. records: of the trials; halving's are those of all calls. stopped: what has stopped
-    this one before all was made.
+    limit: on the time of the whole sweep. records: live records of the trials; halving shares one set over its
+    launches. stopped: the Ctrl-C or time limit that ended this launch early.
     """
 
     def __init__(

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 
 from kimi_audio_ft import sweep_folder
+from kimi_audio_ft.config.command_line import option_of
 from kimi_audio_ft.config.manifests import manifest_paths
 from kimi_audio_ft.config.serve import ServeConfig
 from kimi_audio_ft.config.train import TrainConfig
@@ -34,12 +35,12 @@ def with_recommended(config: TranscribeConfig, overrides: Sequence[str]) -> Tran
         return config
     adapter, trial = recommended_trial(config.sweep)
     found = replace(completed(config, trial, overrides), sweep=None, adapter=adapter)
-    given = {override.partition("=")[0].lstrip("+~") for override in overrides}
+    given = set(map(option_of, overrides))
     return replace(found, prompt=_completed(config.prompt, vars(trial.prompt), "prompt", given - {"prompt"}))
 
 
 def recommended_trial(sweep: str) -> tuple[str | None, TrainConfig]:
-    """The sweep itself, as the option ``adapter`` takes it (None: it recommends the base alone), and its trial's config.
+    """A finished sweep, as the option ``adapter`` takes it (None: it recommends the base), and its trial's config.
 
     DataError: the folder has no trials.json, or it names no trial.
     """
@@ -72,7 +73,7 @@ def _with_whole_paths(folder: Path) -> TrainConfig:
 
 def completed(config: _Config, trial: TrainConfig, overrides: Sequence[str]) -> _Config:
     """The options with the model, prompt, decoding and seed of a trial, but for what ``overrides`` give."""
-    given = {override.partition("=")[0].lstrip("+~") for override in overrides}
+    given = set(map(option_of, overrides))
     data = {"features": trial.data.features, "prompt": trial.data.prompt}
     if "prompt" in given:  # the group, which sets data.prompt
         del data["prompt"]

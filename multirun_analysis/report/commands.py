@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft import store
-from kimi_audio_ft.config.command_line import assigned, module_command
+from kimi_audio_ft.config.command_line import assigned, module_command, option_of
 from kimi_audio_ft.config.train import DecodingConfig, ModelConfig, ScoringConfig
 from kimi_audio_ft.files import read_yaml
 from kimi_audio_ft.paths import project_root
@@ -70,13 +70,13 @@ def further_command(trial: Trial, changes: Mapping[str, Sequence[Any]], sweep: S
     command = trial.record.get("command")
     if not command:
         return None
-    given = [item for item in shlex.split(str(command))[len(TRAIN) :] if _key(item) not in {*changes, "hydra.mode"}]
+    changing = {*changes, "hydra.mode"}
+    given = [item for item in shlex.split(str(command))[len(TRAIN) :] if option_of(item) not in changing]
     changed = [f"{key}={','.join(map(show, values))}" for key, values in changes.items()]
     if all(len(values) == 1 for values in changes.values()):
         return shlex.join([*TRAIN, *given, *changed, "hydra.mode=RUN"])
-    launcher = [
-        item for item in shlex.split(sweep.command or "") if _key(item).startswith(("hydra/launcher", "hydra.launcher"))
-    ]
+    of_launcher = ("hydra/launcher", "hydra.launcher")
+    launcher = [item for item in shlex.split(sweep.command or "") if option_of(item).startswith(of_launcher)]
     folder = assigned("hydra.sweep.dir", str(_free(sweep.folder)))
     return shlex.join([*TRAIN, "-m", *given, *changed, *launcher, folder])
 
@@ -86,15 +86,11 @@ def with_base_command(sweep: Sweep) -> str | None:
     words = shlex.split(sweep.command or "")
     if words[: len(TRAIN)] != TRAIN:  # ``evaluate`` has no option for it
         return None
-    return shlex.join([*(item for item in words if _key(item) != "baseline"), "baseline=true"])
+    return shlex.join([*(item for item in words if option_of(item) != "baseline"), "baseline=true"])
 
 
 def _command(name: str, options: Sequence[str]) -> str:
     return shlex.join([*module_command(name), *options])
-
-
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
 
 
 def _free(folder: Path) -> Path:

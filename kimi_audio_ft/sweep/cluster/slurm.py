@@ -119,7 +119,7 @@ class Slurm:
     def _say_silent(self, error: _NoAnswer | None) -> None:
         """Log once that Slurm does not answer, and once that it does again."""
         if error is not None and not self._silent:
-            log.warning("Slurm does not answer: %s. Its jobs may well run on; it is polled until it does", error)
+            log.warning("Slurm does not answer: %s. Its jobs may still run; asking again until it answers", error)
         elif error is None and self._silent:
             log.warning("Slurm answers again")
         self._silent = error is not None

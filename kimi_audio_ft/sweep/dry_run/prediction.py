@@ -43,9 +43,9 @@ class Prediction:
     """Seconds of a sweep on so many slots of a machine, memory of each, and bytes on the disk.
 
     training, decoding, encoding: of one slot after the other; seconds: of the sweep, work side by side. peak: bytes on
-    a device; None: an adapter does not fit at all, and the times are without it. mfu: of the trainings; None where
-    steps were measured. tokens_per_second: of a slot, while it trains. together: utterances of the largest batch
-    that is decoded; None: the settings say it. devices: of a slot.
+    a device; None: an adapter does not fit at all, and the times are without it. tokens_per_second: of a slot,
+    while it trains. together: utterances of the largest batch that is decoded; None: the settings say it. devices: of
+    a slot.
     """
 
     seconds: float
@@ -56,7 +56,6 @@ class Prediction:
     peak: int | None
     disk: int
     tokens_per_second: float | None
-    mfu: float | None
     together: int | None = None
     devices: int = 1
 
@@ -118,14 +117,13 @@ class Predictor:
             self.slots,
             None if None in peaks else max((peak for peak in peaks if peak is not None), default=0),
             disk + work.trials * (_TRIAL_FILES + 2 * _PER_UTTERANCE * utterances),
-            _mean([speed for _, _, speed, _ in trained]),
-            _mean([mfu for *_, mfu in trained if mfu is not None]),
+            _mean([speed for *_, speed in trained]),
             max((self._together(one) for one in work.decodings if _is_told(one)), default=None),
             max(map(self._devices, work.configs), default=1),
         )
 
-    def _training(self, one: Training) -> tuple[float, int | None, float, float | None]:
-        """Seconds of its adapters, one pack after the other; bytes at the peak; positions per second; MFU."""
+    def _training(self, one: Training) -> tuple[float, int | None, float]:
+        """Seconds of its adapters, one pack after the other; bytes at the peak; positions per second."""
         model, base = one.config.model, Inputs().base(one.config)
         ranks, sharded = self._devices(one.config), one.config.trainer.strategy in SHARDED
         recomputed = self._counts(one.config, checkpointing=True) if model.gradient_checkpointing else None
@@ -137,11 +135,11 @@ class Predictor:
         total = one.adapters * (one.steps * one.positions + one.validated / 3)
         # Whatever shards save, decoding needs the base whole (``Base.require_one_gpu_holds_it``).
         if time is None or (sharded and kept.base_bytes > self.machine.memory):
-            return 0.0, None, 0.0, None
+            return 0.0, None, 0.0
         if self.measured is not None:
-            return total / self.measured, time.peak, self.measured, None
+            return total / self.measured, time.peak, self.measured
         speed = ranks * time.tokens_per_second
-        return total / speed, time.peak, speed, time.mfu
+        return total / speed, time.peak, speed
 
     def _devices(self, config: TrainConfig) -> int:
         """Of a training; ranks on CPUs share their cores and memory."""

@@ -33,7 +33,8 @@ from kimi_audio_ft.trial import Trial
 if TYPE_CHECKING:
     from kimi_audio_ft.sweep.launch import Job
 
-# Bytes of a base, of whose training some steps are timed on a CPU; a larger one is told from a product's time.
+# Up to this size of a base (bytes) a CPU times a few real steps; for a larger one the time is computed from that of one
+# matrix product.
 _SMALL = 300e6
 
 

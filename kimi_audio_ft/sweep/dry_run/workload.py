@@ -150,7 +150,7 @@ def _features(trials: Iterable[Trial]) -> tuple[int, float, int]:
     """Recordings that the store lacks, their seconds, and bytes of what is made of them."""
     recordings, seconds, size = 0, 0.0, 0
     cached = [trial for trial in trials if trial.config.data.features == "cached"]
-    for group in grouped(cached, lambda trial: pack_form(trial.config)):
+    for group in grouped(cached, lambda trial: recordings_key(trial.config)):
         trial = group[0]
         encoded = trial.base.encoders().store()
         conversations = trial.inputs.trained_on(trial.config), trial.evaluation.conversations
@@ -164,6 +164,6 @@ def _features(trials: Iterable[Trial]) -> tuple[int, float, int]:
     return recordings, seconds, size
 
 
-def pack_form(config: TrainConfig) -> str:
+def recordings_key(config: TrainConfig) -> str:
     """Equal for trials that read the same recordings, as far as can be told without looking at them."""
     return str([asdict(config.model), asdict(config.data)])

@@ -50,7 +50,7 @@ def test_a_time_is_told_only_where_every_adapter_fits(private_store: Path, peak:
 )
 def test_what_was_measured_here_is_not_taken_for_a_clusters(private_store: Path, options: dict, told: bool) -> None:
     work = Workload(4, 0, [], 0, 0, [], [Decoding(TrainConfig(), 1, 64, 50.0, 10.0)], 0, 0.0, 0)
-    prediction = Prediction(7200.0, 7000.0, 100.0, 0.0, 2, 8_000_000, 1_000_000, 500.0, None, together=64)
+    prediction = Prediction(7200.0, 7000.0, 100.0, 0.0, 2, 8_000_000, 1_000_000, 500.0, together=64)
     nothing = replace(work, decodings=[])
     for dry_run, made, measured in ((True, work, True), ("h100", work, False), (True, nothing, False)):
         settings = LauncherConfig(dry_run=dry_run, **options)

@@ -126,7 +126,7 @@ def test_the_base_alone_has_the_prompt_that_it_was_evaluated_with(
 
 def test_a_sweep_names_its_adapter_to_every_command(sweep: Path, private_store: Path) -> None:
     adapter = private_store / "adapter" / "a2"
-    with pytest.raises(DataError, match=r"recommends the adapter a2, which is not in the store .*Set KIMI_AUDIO_FT_STOR"):
+    with pytest.raises(DataError, match=r"recommends the adapter a2, which is not in the store .*Set KIMI_AUDIO"):
         find_adapter(str(sweep))
     adapter.mkdir(parents=True)
     write_json(adapter / "product.json", {"hashes": {}})
