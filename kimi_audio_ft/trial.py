@@ -392,12 +392,17 @@ class Trial:
         except ChangedError:
             shutil.rmtree(work, ignore_errors=True)  # of its checkpoints nobody knows what they were trained on
             raise
+        return self.adapter_facts(facts)
+
+    def adapter_facts(self, training: Mapping[str, Any]) -> dict[str, Any]:
+        """Facts of the adapter for its ``product.json``: those of its training, and what it was made from."""
+        data = self.config.data
         return {
-            **facts,
+            **training,
             "config": asdict(self.config),
             "eval_identity": self.evaluation.identity,
             "base": self.base.identity,
-            **prompt_facts(training_prompt(self.config.data.prompt, self.config.data.train_manifest)),
+            **prompt_facts(training_prompt(data.prompt, data.train_manifest)),
         }
 
     def set_up(self) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from kimi_audio_ft.lora.adapter import stable_seed
 from kimi_audio_ft.lora.fused import FusedUpdates, takes
 from kimi_audio_ft.lora.masks import column_keys, kept, place_keys
-from kimi_audio_ft.lora.update import updated
+from kimi_audio_ft.lora.update import output_of, updated
 from kimi_audio_ft.runtime.reproducible import rows_are_independent
 
 DISPATCHES = ("slice", "batched")
@@ -68,7 +68,7 @@ class Pack:
                 self.adapts_embedding |= _kind(name) == "audio"
                 if self._fused is not None and takes(layer, names):
                     vars(layer)["passing"] = partial(_fused, layer, self, self._fused, _kind(name))
-                    self._patch(layer, partial(_fused_forward, layer))
+                    self._patch(layer, partial(output_of, layer))
                 else:
                     self._patch(layer, partial(forward, layer, self, _kind(name)))
             elif type(layer) is nn.Linear and dispatch == "slice" and (name in heads or _is_last(name, last)):
@@ -133,11 +133,6 @@ def _slice_forward(layer: Any, pack: Pack, kind: str, x: Tensor) -> Tensor:
 
 def _fused(layer: Any, pack: Pack, fused: FusedUpdates, kind: str, x: Tensor) -> tuple[Tensor, Tensor]:
     return fused.passing(layer, [share.name for share in pack.shares], pack.sizes(kind, x), x)
-
-
-def _fused_forward(layer: Any, x: Tensor) -> Tensor:
-    output: Tensor = layer.passing(x)[1]
-    return output
 
 
 def _batched_forward(layer: Any, pack: Pack, kind: str, x: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def own_updates(model: PeftModel, name: str) -> Iterator[None]:
             layer.passing = partial(_fused, layer, name, fused)
         else:
             layer.passing = partial(_passing, layer, name)
-        layer.forward = partial(_forward, layer)
+        layer.forward = partial(output_of, layer)
     try:
         yield
     finally:
@@ -64,7 +64,8 @@ def _fused(layer: Any, name: str, fused: FusedUpdates, x: Tensor) -> tuple[Tenso
     return fused.passing(layer, [name], [len(x)], x)
 
 
-def _forward(layer: Any, x: Tensor) -> Tensor:
+def output_of(layer: Any, x: Tensor) -> Tensor:
+    """Output alone of a layer that is computed by its ``passing``."""
     output: Tensor = layer.passing(x)[1]
     return output
 

@@ -26,7 +26,6 @@ from kimi_audio_ft.decoding.transcripts import decode_all
 from kimi_audio_ft.errors import ChangedError, UserError
 from kimi_audio_ft.files import raise_if_full
 from kimi_audio_ft.inputs import Inputs
-from kimi_audio_ft.manifest.prompts import prompt_facts, training_prompt
 from kimi_audio_ft.outcomes import BASE, Failure
 from kimi_audio_ft.paths import store_root
 from kimi_audio_ft.runtime.devices import num_ranks, out_of_memory
@@ -41,6 +40,7 @@ from kimi_audio_ft.sweep.packs import dispatch_of, quiet_trial, require_planned,
 from kimi_audio_ft.sweep.plan import Task, Unit, grouped, pack_units
 from kimi_audio_ft.text import first_line
 from kimi_audio_ft.training.ending import TrainingFailed
+from kimi_audio_ft.trial import Trial
 
 log = logging.getLogger(__name__)
 
@@ -241,14 +241,7 @@ class Worker:
 
     def _store(self, unit: Unit, result: dict[str, Any]) -> bool:
         try:
-            evaluation = self._inputs.evaluation(unit.config)
-            facts = {
-                **result,
-                "config": asdict(unit.config),
-                "eval_identity": evaluation.identity,
-                "base": evaluation.base.identity,
-                **prompt_facts(training_prompt(unit.config.data.prompt, unit.config.data.train_manifest)),
-            }
+            facts = Trial(unit.config, inputs=self._inputs).adapter_facts(result)
             store.complete("adapter", unit.key, facts)
         except UserError as error:
             self._failed(unit, error)
