@@ -1,4 +1,4 @@
-"""Machines that times are told for: published figures and the part of them that is reached, or this one, measured.
+"""Machines for which times are predicted: published figures and the part of them that is reached, or this one measured.
 
 A pass takes the longer of two times: the host's, which starts kernels one after another, and the device's, which
 computes products and moves the bytes of everything else. A CPU does one after the other.

@@ -1,4 +1,4 @@
-"""Memory of a training and of a decoding, told ahead from what they are counted to need (``counted``). A training::
+"""Memory of a training and of a decoding, predicted from counted operations (``counted``). A training::
 
     bytes = base + 16 * trained + head + positions * position + answers * answer
 

@@ -55,7 +55,7 @@ class Sample:
 def make_batch(samples: Sequence[Sample], pad_id: int, left: bool = False, online: bool = False) -> dict[str, Any]:
     """Pad samples to the model's ``forward`` arguments (under "inputs"), with shifted text labels and their mask.
 
-    What a GPU would have to be asked for is looked up here: places of audio codes and of answers (``answers_of``).
+    Places of audio codes and of answers (``answers_of``) are found here, where that takes no host sync.
 
     Args:
         left: pad on the left, as generation needs; else on the right.

@@ -25,7 +25,7 @@ from kimi_audio_ft.runtime.devices import memory_at_hand
 AUTO_ON_CPU = 8
 """Utterances decoded together on a CPU, whose products are bound by arithmetic at few rows."""
 MOST_ROWS = 1024
-"""Rows of a batch above which a step takes longer by as much as it does more; an H100 comes there at some 700."""
+"""Rows of a batch above which a step's time grows in proportion to them (on an H100 about 700)."""
 # Batches of each of several devices, at least: the one that has the longest keeps the others waiting for less.
 _PER_DEVICE = 2
 # Rank of the adapter that is counted in place of the one in a folder: it takes a hundredth of what the base does.
@@ -97,7 +97,7 @@ def together_here(base: Base, setting: DecodingConfig, prompt: int, most: int) -
     return AUTO_ON_CPU if setting.batch_size == "auto" else int(setting.batch_size)
 
 
-def told_budget(base: Base, setting: DecodingConfig, transcripts: int, memory: float, utterances: int) -> Budget:
+def predicted_budget(base: Base, setting: DecodingConfig, transcripts: int, memory: float, utterances: int) -> Budget:
     """The budget of so many transcripts of an adapter on another machine, of so many bytes of memory in all."""
     settings = [setting] * transcripts
     return Budget(decoding_memory(base, adapted=True), memory, CONTEXT_BYTES, settings, base.positions, utterances)

@@ -12,8 +12,8 @@ from rapidfuzz import fuzz, process
 
 # A part of the identity of all that is decoded with such words: raise it when other words are found.
 RETRIEVAL = 2
-# Of 100. Words that a text has nothing of come up to it, as parts of syllables are alike; a word of which one of two
-# syllables was misheard mostly has more.
+# Least similarity (0 to 100) of a match. Words that do not occur in a text reach up to about 70, because parts of
+# syllables coincide; a word with one of its two syllables misheard mostly scores higher.
 _LEAST = 70
 _UNITS = regex.compile(r"\p{Han}+|[^\W\p{Han}]+")
 

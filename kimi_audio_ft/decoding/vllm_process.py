@@ -146,7 +146,7 @@ class VllmProcess:
         try:
             answer = dict(json.loads(line))
         except (ValueError, TypeError):
-            raise self._death(f"said what is no answer ({line[:80]!r})") from None
+            raise self._death(f"sent a line that is not a JSON object ({line[:80]!r})") from None
         if "error" not in answer:
             return answer
         said = str(answer["error"])

@@ -31,10 +31,10 @@ from kimi_audio_ft.store.features import FeatureStore
 from kimi_audio_ft.text import printable
 
 
-def tokenize(config: TokenizeConfig, told: bool = True) -> list[Path]:
+def tokenize(config: TokenizeConfig, list_outputs: bool = True) -> list[Path]:
     """Writes a pretokenized copy of every manifest; recordings in the store are not encoded again.
 
-    told: name what was written; the speed is printed in any case.
+    list_outputs: print what was written; the speed is printed in any case.
     """
     count = 1
     if started_by_launcher():
@@ -44,17 +44,17 @@ def tokenize(config: TokenizeConfig, told: bool = True) -> list[Path]:
     else:
         count = num_processes(config.devices)
     if count > 1:
-        run_workers(_work, (config, told), count)
+        run_workers(_work, (config, list_outputs), count)
     else:
-        _take_part(config, told)
+        _take_part(config, list_outputs)
     return _outputs(config)
 
 
-def _work(rank: int, send: Send, config: TokenizeConfig, told: bool) -> None:
-    _take_part(config, told)
+def _work(rank: int, send: Send, config: TokenizeConfig, list_outputs: bool) -> None:
+    _take_part(config, list_outputs)
 
 
-def _take_part(config: TokenizeConfig, told: bool) -> None:
+def _take_part(config: TokenizeConfig, list_outputs: bool) -> None:
     with joined_team() as team:
         _claim_hardware(config, team)
         base = Base(config.model, "cached" if config.features else "none")
@@ -78,7 +78,7 @@ def _take_part(config: TokenizeConfig, told: bool) -> None:
             store.refresh()
             for manifest, path in zip(manifests, _outputs(config), strict=True):
                 write_jsonl(path, pretokenized(manifest, store, base.tokens, path.parent))
-                if told:
+                if list_outputs:
                     _describe(manifest, path, store)
             _take_data_file_along(manifests, config.out)
             module_names(base.files)  # fill the cache: planning a sweep needs them, without PyTorch

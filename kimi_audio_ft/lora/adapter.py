@@ -123,10 +123,11 @@ def not_plain(config: peft.LoraConfig) -> list[str]:
 
 
 def _as_ours(config: peft.LoraConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under our names, and a config that targets no part of the model of which there is no tensor.
+    """Rename tensors to our names, and exclude from the config's targets the parts of the model without a tensor.
 
-    Bare names match every part that is there: the same adapter would fit a base with its Whisper encoder, or without.
-    The published fork calls Whisper's encoder otherwise. PEFT saves unchanged base layers of heads beside the adapter.
+    The parts are Whisper and the audio branch. Bare target names match every part that is loaded; without the exclusion
+    the same adapter would be refused on a base with its Whisper encoder, for which the published fork has another name.
+    PEFT saves unchanged base layers of heads beside the adapter, which are left out.
     """
     renamed = {key.replace(*_FORK): value for key, value in tensors.items() if not key.endswith(".base_layer.weight")}
     targets: Any = config.target_modules

@@ -1,6 +1,6 @@
 """Dropout's masks by place, for a GPU: a number for every entry, made of seed, sample, position, layer and column.
 
-A generator's numbers hang on how many are drawn at once, and a CPU's differ from a GPU's. These are integers that are
+A generator's numbers depend on how many are drawn at once, and a CPU's differ from a GPU's. These are integers that are
 the same on every device, for every sample alone or among others, so that an adapter does not depend on how the samples
 of a step are put together into passes. Three operations make a mask: a product of two keys, compared with a bound.
 

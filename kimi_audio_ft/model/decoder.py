@@ -309,11 +309,11 @@ class KimiAudioForCausalLM(PreTrainedModel):
                 ``T_i`` must be the audio's number of codes. None leaves the features out.
             attention_mask: ``[B, past + S]``, 0 at padding on either side. Positions count the ones.
             past_key_values: cache to read and extend. ``use_cache=True`` starts a new one.
-            text_positions: bool ``[B, S]``, or where they are among B * S positions, ``[N]``, which a GPU need not be
-                asked for; text logits are computed only there and come back as ``[N, V]``.
+            text_positions: bool ``[B, S]``, or where they are among B * S positions, ``[N]``, which spares a host sync;
+                text logits are computed only there and come back as ``[N, V]``.
             waveforms: 16 kHz mono waveforms instead of ``audio_features``, when a Whisper encoder is attached.
             audio_places, audio_lengths: where ``is_continuous_mask`` is true among B * S positions, and the number of
-                codes of every audio, both of which a GPU need not be asked for then.
+                codes of every audio; given, they spare a host sync each.
             copies: repeat all rows as this many blocks, for as many adapters; the embedding is computed once. The
                 output has the rows, or positions, of all copies.
             right_padded: padding is on the right only, where causal attention needs no mask for it.

@@ -1,4 +1,4 @@
-"""Where audio codes and answers are in a batch, looked up before it goes to a GPU, which would have to wait for that.
+"""Places of audio codes and answers in a batch, computed on the CPU so that the GPU is never synchronised for them.
 
 Places are indices among the B * S positions of a batch, row by row.
 """

@@ -52,7 +52,7 @@ def turns(step: Step, states: Sequence[AdapterState], flat: bool = False) -> lis
 
     Each has the model's ``inputs`` and the ``answers``' places, whose rows are computed for ``copies`` adapters; its
     positions if asked for as ``flat``; and per adapter ``weights``, ``targets``, ``shares``, ``micro_batches`` (state,
-    number, padded length) and ``owners`` (its index in ``states``). None of it has to be asked of a GPU.
+    number, padded length) and ``owners`` (its index in ``states``). None of it takes a host sync.
     """
     if not isinstance(step, Mapping):
         return [_laid_out(_same(batch, states), [batch] * len(states), flat) for batch in step]

@@ -209,7 +209,7 @@ class Recogniser:
             threads=config.threads,
             progress=config.progress,
         )
-        (coded,) = tokenize(options, told=False)
+        (coded,) = tokenize(options, list_outputs=False)
         manifest = read_manifest(coded, tokens=base.tokens, tokenizer=base.tokenizer)
         store = base.encoders().store() if cached else None
         source = AudioSource(config.data.features, store, base.tokens.first)

@@ -11,7 +11,7 @@ from kimi_audio_ft.config.train import NATIVE, SHARDED, TrainConfig
 from kimi_audio_ft.cost.counted import Counts
 from kimi_audio_ft.cost.machines import Machine
 from kimi_audio_ft.cost.speed import best_pack, decoding_seconds
-from kimi_audio_ft.decoding.budget import AUTO_ON_CPU, told_budget
+from kimi_audio_ft.decoding.budget import AUTO_ON_CPU, predicted_budget
 from kimi_audio_ft.decoding.generate import SETTINGS_AT_ONCE
 from kimi_audio_ft.features.encode import DTYPES, encoder_size, online_bytes
 from kimi_audio_ft.inputs import Inputs
@@ -118,7 +118,7 @@ class Predictor:
             None if None in peaks else max((peak for peak in peaks if peak is not None), default=0),
             disk + work.trials * (_TRIAL_FILES + 2 * _PER_UTTERANCE * utterances),
             _mean([speed for *_, speed in trained]),
-            max((self._together(one) for one in work.decodings if _is_told(one)), default=None),
+            max((self._together(one) for one in work.decodings if _has_open_batches(one)), default=None),
             max(map(self._devices, work.configs), default=1),
         )
 
@@ -167,7 +167,7 @@ class Predictor:
         if self.machine.waits:
             return AUTO_ON_CPU
         base = Inputs().base(one.config)
-        budget = told_budget(base, setting, max(1, one.transcripts), self.machine.memory, one.utterances)
+        budget = predicted_budget(base, setting, max(1, one.transcripts), self.machine.memory, one.utterances)
         return budget.utterances(math.ceil(one.prompt))
 
     def _encoding(self, work: Workload) -> float:
@@ -196,8 +196,8 @@ def _is_open(one: Decoding) -> bool:
     return one.config.decoding.batch_size == "auto"
 
 
-def _is_told(one: Decoding) -> bool:
-    """Whether there are such batches, whose size memory decides; vLLM has none."""
+def _has_open_batches(one: Decoding) -> bool:
+    """Whether it has batches whose size memory decides; vLLM has no batches."""
     return _is_open(one) and one.config.decoding.engine == NATIVE
 
 

@@ -69,7 +69,7 @@ def test_orders_and_answers(make_python: MakePython) -> None:
     ("code", "said"),
     [
         ("sys.exit('CUDA error: no GPU')", r"ended \(exit code 1\) while it was starting.*\n  CUDA error: no GPU$"),
-        ("print('Welcome!', flush=True)", r"said what is no answer \(b'Welcome!\\n'\).* nothing$"),
+        ("print('Welcome!', flush=True)", r"vLLM sent a line that is not a JSON object \(b'Welcome!\\n'\).* nothing$"),
         (
             f"{READY}hear()\nprint('out of\\x1b memory', file=sys.stderr)\nos.kill(os.getpid(), 9)",
             r"ended \(signal SIGKILL\) while it was decoding.*\n  out of\\x1b memory$",
