@@ -34,7 +34,7 @@ _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 
 @dataclass(frozen=True)
-class Heard:
+class Measured:
     """Length, content digest and noise of a recording or its part, or the problem that makes it unusable."""
 
     seconds: float = 0.0
@@ -52,7 +52,7 @@ class Segment:
     text: str  # transcript, stripped
     id: str = ""
     group: str = ""
-    heard: Heard = Heard()
+    heard: Measured = Measured()
     part: Part = WHOLE
     columns: Mapping[str, str] = field(default_factory=dict)  # those to keep, by name
 
@@ -216,7 +216,7 @@ def _check_group(segment: Segment, config: PrepareConfig) -> Problem | None:
     return Problem("no_group", detail)
 
 
-def _hear_all(segments: Sequence[Segment], config: PrepareConfig) -> Mapping[tuple[Path, Part], Heard]:
+def _hear_all(segments: Sequence[Segment], config: PrepareConfig) -> Mapping[tuple[Path, Part], Measured]:
     """Decodes every recording, or part of one, once, in threads (libsndfile and SHA-256 release the GIL)."""
     from rich.console import Console
     from rich.progress import track
@@ -277,7 +277,7 @@ def check_other_transcript(segment: Segment, alike: Sequence[Segment]) -> Proble
 
 def hear(
     path: str | Path, parts: Iterable[Part], shortest: float, longest: float, snr: bool = False
-) -> dict[Part, Heard]:
+) -> dict[Part, Measured]:
     """Decodes parts of a recording, unless their length according to the header is outside the limits.
 
     Args:
@@ -287,24 +287,24 @@ def hear(
         recording = open_recording(path)
     except AudioError as error:
         hint = lookalike(Path(path)) if error.reason == "missing_audio" else ""
-        return dict.fromkeys(parts, Heard(problem=Problem(error.reason, f"{error}{hint}")))
+        return dict.fromkeys(parts, Measured(problem=Problem(error.reason, f"{error}{hint}")))
     return {part: _hear_part(recording, part, shortest, longest, snr) for part in parts}
 
 
-def _hear_part(recording: Recording, part: Part, shortest: float, longest: float, snr: bool) -> Heard:
+def _hear_part(recording: Recording, part: Part, shortest: float, longest: float, snr: bool) -> Measured:
     try:
         heard = recording.only(part)
         problem = check_duration(heard.seconds, shortest, longest)
         if problem:
-            return Heard(problem=problem)
+            return Measured(problem=problem)
         sound = decode(heard)
         problem = check_level(sound)
         if problem:
-            return Heard(problem=problem)
+            return Measured(problem=problem)
         noise = signal_to_noise(sound.mono(), sound.sample_rate) if snr else None
-        return Heard(heard.seconds, sound.digest(), snr=noise)
+        return Measured(heard.seconds, sound.digest(), snr=noise)
     except AudioError as error:
-        return Heard(problem=Problem(error.reason, str(error)))
+        return Measured(problem=Problem(error.reason, str(error)))
 
 
 def lookalike(path: Path) -> str:

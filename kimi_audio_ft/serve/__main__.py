@@ -31,19 +31,19 @@ def main(config: ServeConfig) -> None:
     import uvicorn
 
     from kimi_audio_ft.serve.app import make_app
-    from kimi_audio_ft.serve.engine import Engine, pieces_together
-    from kimi_audio_ft.serve.recogniser import Recogniser
+    from kimi_audio_ft.serve.batch_queue import BatchQueue, pieces_together
+    from kimi_audio_ft.serve.service import Service
 
     quiet_libraries()
     with bound(config.host, config.port) as listening:
         address = address_of(listening)
         with using(Path(f"server {address}")):  # so that pruning leaves its adapters in the store
-            recogniser = Recogniser.of(config, HydraConfig.get().overrides.task)
-            settings = [model.decoding for model in recogniser.models.values()]
-            together = pieces_together(recogniser.base, recogniser.config.decoding.batch_size, settings)
-            with Engine(recogniser.decoder(), together) as engine:
-                print(f"models: {', '.join(map(printable, recogniser.models))}", flush=True)
-                app = make_app(recogniser, engine, os.environ.get(KEY_VARIABLE, ""))
+            service = Service.of(config, HydraConfig.get().overrides.task)
+            settings = [model.decoding for model in service.models.values()]
+            together = pieces_together(service.base, service.config.decoding.batch_size, settings)
+            with BatchQueue(service.decoder(), together) as queue:
+                print(f"models: {', '.join(map(printable, service.models))}", flush=True)
+                app = make_app(service, queue, os.environ.get(KEY_VARIABLE, ""))
                 print(f"address: http://{address}/v1", flush=True)
                 # uvicorn ends on either signal when all is answered, and then raises it again.
                 signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -20,10 +20,10 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from kimi_audio_ft.decoding.request import Answer
 from kimi_audio_ft.manifest.hotwords import problem_of, typed_words
 from kimi_audio_ft.runtime.devices import out_of_memory
-from kimi_audio_ft.serve.engine import Decoder, Engine, Job, Refused, Unavailable
+from kimi_audio_ft.serve.batch_queue import BatchQueue, Decoder, Job, RequestRefused, Unavailable
 from kimi_audio_ft.serve.formats import FORMATS, formatted
 from kimi_audio_ft.serve.models import Model
-from kimi_audio_ft.serve.recogniser import Recogniser, Wish
+from kimi_audio_ft.serve.service import RequestOptions, Service
 from kimi_audio_ft.text import printable
 from kimi_audio_ft.transcribe.confidence import text_of
 
@@ -139,19 +139,19 @@ class _Looks:
         return await asyncio.shield(self._look)  # others wait for it too
 
 
-def make_app(recogniser: Recogniser, engine: Engine, key: str) -> FastAPI:
+def make_app(service: Service, queue: BatchQueue, key: str) -> FastAPI:
     """The server's application. key: that requests must bring; empty: none."""
-    app, config = FastAPI(title="kimi_audio_ft", docs_url=None, redoc_url=None), recogniser.config
+    app, config = FastAPI(title="kimi_audio_ft", docs_url=None, redoc_url=None), service.config
     app.add_middleware(Guard, key=key, most_bytes=config.max_megabytes * 1e6, most_requests=config.max_requests)
     # Exception: of what is left; the server then logs it.
-    for kind in (Refused, RequestValidationError, AnyHTTPException, OSError, MemoryError, Exception):
+    for kind in (RequestRefused, RequestValidationError, AnyHTTPException, OSError, MemoryError, Exception):
         app.add_exception_handler(kind, _as_response)
-    readers, looks = asyncio.Semaphore(_READERS), _Looks(engine.decoder)
+    readers, looks = asyncio.Semaphore(_READERS), _Looks(queue.decoder)
 
     @app.get("/health")
     async def health() -> JSONResponse:
-        failed, trouble = engine.failed_in_a_row, await looks.trouble()
-        told: dict[str, Any] = {"batches": engine.batches, "pieces": engine.decoded, "failed_in_a_row": failed}
+        failed, trouble = queue.failed_in_a_row, await looks.trouble()
+        told: dict[str, Any] = {"batches": queue.batches, "pieces": queue.decoded, "failed_in_a_row": failed}
         fine = failed < _MANY_FAILED and trouble is None
         if trouble is not None:
             told["trouble"] = trouble
@@ -159,7 +159,7 @@ def make_app(recogniser: Recogniser, engine: Engine, key: str) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        named = [{"id": name, "object": "model", "created": 0, "owned_by": "local"} for name in recogniser.models]
+        named = [{"id": name, "object": "model", "created": 0, "owned_by": "local"} for name in service.models]
         return {"object": "list", "data": named}
 
     @app.post(_TRANSCRIPTIONS)
@@ -175,8 +175,8 @@ def make_app(recogniser: Recogniser, engine: Engine, key: str) -> FastAPI:
         language: Annotated[str, Form()] = "",
     ) -> Response:
         _require_known(await request.form())
-        chosen = _model(recogniser, model)
-        wish = _wish(prompt, temperature)
+        chosen = _model(service, model)
+        options = _request_options(prompt, temperature)
         _require(response_format in FORMATS, "response_format", f"must be one of {', '.join(FORMATS)}")
         _require(not stream, "stream", "texts are not streamed here; leave it out")
         only_segments = set(granularities or ()) <= {"segment"}
@@ -184,19 +184,19 @@ def make_app(recogniser: Recogniser, engine: Engine, key: str) -> FastAPI:
         name = printable(PurePath(file.filename or "file").name)
         with ExitStack() as held:
             async with readers:
-                heard, jobs = await run_in_threadpool(recogniser.jobs, file.file, name, chosen, wish, held)
-            texts = [text_of(answers) for answers in await _answers(request, engine, jobs)]
-        setting = recogniser.requests(chosen, wish.temperature)[0].setting
+                heard, jobs = await run_in_threadpool(service.jobs, file.file, name, chosen, options, held)
+            texts = [text_of(answers) for answers in await _answers(request, queue, jobs)]
+        setting = service.requests(chosen, options.temperature)[0].setting
         found = formatted(heard, texts, response_format, setting.text_temperature, language)
         return PlainTextResponse(found) if isinstance(found, str) else JSONResponse(found)
 
     return app
 
 
-def _model(recogniser: Recogniser, name: str) -> Model:
-    found = recogniser.models.get(name)
+def _model(service: Service, name: str) -> Model:
+    found = service.models.get(name)
     if found is None:
-        known = ", ".join(map(printable, recogniser.models))
+        known = ", ".join(map(printable, service.models))
         raise Problem(
             404, f"model {printable(name)!r}: there is no such model; there are {known}", "model", "model_not_found"
         )
@@ -212,7 +212,7 @@ def _require_known(fields: Iterable[str]) -> None:
             raise Problem(400, f"{shown}: there is no such field here; there are {there}", shown, "unknown_parameter")
 
 
-def _wish(prompt: str, temperature: float | None) -> Wish:
+def _request_options(prompt: str, temperature: float | None) -> RequestOptions:
     _require(len(prompt) <= _MOST_WORDS, "prompt", f"must have at most {_MOST_WORDS} characters")
     if temperature is not None:
         _require(0 <= temperature <= _HOTTEST, "temperature", f"must lie between 0 and {_HOTTEST:g}")
@@ -221,7 +221,7 @@ def _wish(prompt: str, temperature: float | None) -> Wish:
         if broken := problem_of(word):
             more = "It has hot words between commas, semicolons or line ends, and no text that came before"
             raise Problem(400, f"prompt: {word!r} {broken}. {more}", "prompt")
-    return Wish(temperature, words)
+    return RequestOptions(temperature, words)
 
 
 def _require(fine: bool, option: str, rule: str) -> None:
@@ -229,9 +229,9 @@ def _require(fine: bool, option: str, rule: str) -> None:
         raise Problem(400, f"{option}: {rule}", option)
 
 
-async def _answers(request: Request, engine: Engine, jobs: Sequence[Job]) -> list[list[Answer]]:
+async def _answers(request: Request, queue: BatchQueue, jobs: Sequence[Job]) -> list[list[Answer]]:
     """The answers to all jobs; none is decoded any more once one has failed, or the client has gone."""
-    engine.submit(jobs)
+    queue.submit(jobs)
     waiting = [asyncio.wrap_future(job.answers) for job in jobs]
     try:
         while left := [one for one in waiting if not one.done()]:
@@ -247,12 +247,12 @@ async def _answers(request: Request, engine: Engine, jobs: Sequence[Job]) -> lis
 
 
 def _require_decoded(answers: Sequence[asyncio.Future[list[Answer]]]) -> None:
-    """Raise a Problem if one of them has failed, or was cancelled, which the engine does at its end."""
+    """Raise a Problem if one of them has failed, or was cancelled, which the queue does at its end."""
     for one in (one for one in answers if one.done()):
         if one.cancelled():
             raise Problem(503, "the server is being stopped", code="stopping")
         error = one.exception()
-        if isinstance(error, Refused):
+        if isinstance(error, RequestRefused):
             raise error
         if isinstance(error, Unavailable):
             raise Problem(503, f"{error.rule}; try again later", code=_UNAVAILABLE)
@@ -280,7 +280,7 @@ def _problem_of(error: Exception) -> Problem:
         option = str(first["loc"][-1])
         said = "must be an uploaded file" if option == "file" else first["msg"]
         return Problem(400, f"{option}: {said}", option)
-    if isinstance(error, Refused):
+    if isinstance(error, RequestRefused):
         return Problem(error.status, str(error), error.option, error.code)
     if isinstance(error, AnyHTTPException):
         return error if isinstance(error, Problem) else Problem(error.status_code, str(error.detail))

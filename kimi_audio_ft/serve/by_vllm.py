@@ -23,7 +23,7 @@ from kimi_audio_ft.manifest.audio import SAMPLE_RATE
 from kimi_audio_ft.manifest.conversation import TEXT_EOS
 from kimi_audio_ft.merging.prompt_embeddings import PromptEmbeddings
 from kimi_audio_ft.model.audio_frontend import num_audio_tokens
-from kimi_audio_ft.serve.engine import Job, Refused, Unavailable
+from kimi_audio_ft.serve.batch_queue import Job, RequestRefused, Unavailable
 from kimi_audio_ft.serve.front_end import FrontEnd
 from kimi_audio_ft.serve.vllm_server import OPTION, PROMPTLY, Completion, NoModel, Rejected, VllmServer
 
@@ -91,7 +91,7 @@ class ByVllm:
         room = self._positions - len(prompt.rows)
         if room < 1:
             has = f"it has {len(prompt.rows)} positions with the recording, and the vLLM server {self._positions}"
-            raise Refused(f"prompt: {has}. Give fewer words", "prompt")
+            raise RequestRefused(f"prompt: {has}. Give fewer words", "prompt")
         limit = min(prompt.limits[0], room)
         sampling = sampling_arguments(first, job.key, limit, end, likelihoods=True)
         try:

@@ -10,7 +10,7 @@ from torch import Tensor
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.data.dataset import Sample
 from kimi_audio_ft.manifest.conversation import TASK, layout_conversation
-from kimi_audio_ft.serve.engine import Job
+from kimi_audio_ft.serve.batch_queue import Job
 
 
 class FrontEnd:

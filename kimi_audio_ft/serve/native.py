@@ -12,7 +12,7 @@ import torch
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.decoding.request import Answer
 from kimi_audio_ft.decoding.transcribe import answer
-from kimi_audio_ft.serve.engine import Job
+from kimi_audio_ft.serve.batch_queue import Job
 from kimi_audio_ft.serve.front_end import FrontEnd
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kimi_audio_ft.config.train import VllmConfig
 from kimi_audio_ft.errors import ConfigError, UserError
-from kimi_audio_ft.serve.engine import Unavailable
+from kimi_audio_ft.serve.batch_queue import Unavailable
 from kimi_audio_ft.text import printable
 
 OPTION = "decoding.vllm.url"

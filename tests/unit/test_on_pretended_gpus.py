@@ -26,7 +26,7 @@ from kimi_audio_ft.model.checkpoint import read_config
 from kimi_audio_ft.paths import TINY_MODEL
 from kimi_audio_ft.runtime.devices import device, free_memory, num_ranks
 from kimi_audio_ft.runtime.signals import Interrupted
-from kimi_audio_ft.serve.engine import pieces_together
+from kimi_audio_ft.serve.batch_queue import pieces_together
 from kimi_audio_ft.sweep.cluster.local import device_slots
 from kimi_audio_ft.sweep.events import Event, Failed, Ready, Split
 from kimi_audio_ft.sweep.pack_size import find_pack_size

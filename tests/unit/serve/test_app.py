@@ -19,9 +19,9 @@ from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.serve import ServeConfig
 from kimi_audio_ft.config.train import ModelConfig
 from kimi_audio_ft.serve.app import Guard, make_app
-from kimi_audio_ft.serve.engine import Engine
+from kimi_audio_ft.serve.batch_queue import BatchQueue
 from kimi_audio_ft.serve.native import Native
-from kimi_audio_ft.serve.recogniser import Recogniser
+from kimi_audio_ft.serve.service import Service
 
 SCOPE = {"type": "http", "path": "/v1/audio/transcriptions", "headers": []}
 
@@ -78,16 +78,16 @@ def test_a_body_is_counted_whatever_its_length_is_said_to_be() -> None:
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
+def queue() -> BatchQueue:
     """At its end: what is submitted is cancelled."""
-    with Engine(Native(Base(ModelConfig(dtype="float32"), "cached")), 1) as ended:
+    with BatchQueue(Native(Base(ModelConfig(dtype="float32"), "cached")), 1) as ended:
         pass
     return ended
 
 
-def asked(engine: Engine, method: str, path: str, **given: Any) -> httpx.Response:
+def asked(queue: BatchQueue, method: str, path: str, **given: Any) -> httpx.Response:
     """The application's answer."""
-    app = make_app(Recogniser.of(ServeConfig(cut="windows")), engine, "")
+    app = make_app(Service.of(ServeConfig(cut="windows")), queue, "")
 
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -97,15 +97,15 @@ def asked(engine: Engine, method: str, path: str, **given: Any) -> httpx.Respons
     return asyncio.run(ask())
 
 
-def transcription(engine: Engine, **fields: str) -> httpx.Response:
+def transcription(queue: BatchQueue, **fields: str) -> httpx.Response:
     wav = io.BytesIO()
     soundfile.write(wav, np.full(8000, 0.1), 8000, format="WAV")
     files = {"file": ("a.wav", wav.getvalue())}
-    return asked(engine, "POST", SCOPE["path"], files=files, data={"model": "base", **fields})
+    return asked(queue, "POST", SCOPE["path"], files=files, data={"model": "base", **fields})
 
 
-def test_unknown_fields_are_named(engine: Engine) -> None:
-    done = transcription(engine, chunking_strategy="auto")
+def test_unknown_fields_are_named(queue: BatchQueue) -> None:
+    done = transcription(queue, chunking_strategy="auto")
     error = done.json()["error"]
     assert (done.status_code, error["param"]) == (400, "chunking_strategy")
     assert error["message"].startswith(
@@ -121,8 +121,8 @@ def test_unknown_fields_are_named(engine: Engine) -> None:
         ("a\tb", "holds a character that cannot be printed"),
     ],
 )
-def test_words_are_those_of_a_list(engine: Engine, prompt: str, said: str) -> None:
-    done = transcription(engine, prompt=prompt)
+def test_words_are_those_of_a_list(queue: BatchQueue, prompt: str, said: str) -> None:
+    done = transcription(queue, prompt=prompt)
     error = done.json()["error"]
     assert (done.status_code, error["param"]) == (400, "prompt") and said in error["message"]
 
@@ -140,29 +140,29 @@ def test_words_are_those_of_a_list(engine: Engine, prompt: str, said: str) -> No
     ],
 )
 def test_failures_beside_the_model_are_openais_errors(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, said: str
+    queue: BatchQueue, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, said: str
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(tempfile, "NamedTemporaryFile", fail)
-    done = transcription(engine)
+    done = transcription(queue)
     told = done.json()["error"]
     assert (done.status_code, told["type"]) == (status, "server_error") and said in told["message"]
 
 
-def test_a_server_that_is_being_stopped(engine: Engine) -> None:
-    done = transcription(engine, language="zh")
+def test_a_server_that_is_being_stopped(queue: BatchQueue) -> None:
+    done = transcription(queue, language="zh")
     assert (done.status_code, done.json()["error"]["code"]) == (503, "stopping")
 
 
-def test_health_tells_of_failed_batches(engine: Engine) -> None:
-    done = asked(engine, "GET", "/health")
+def test_health_tells_of_failed_batches(queue: BatchQueue) -> None:
+    done = asked(queue, "GET", "/health")
     assert (done.status_code, done.json()["status"]) == (200, "ok")
-    engine.failed_in_a_row = 3
-    done = asked(engine, "GET", "/health")
+    queue.failed_in_a_row = 3
+    done = asked(queue, "GET", "/health")
     assert (done.status_code, done.json()["status"]) == (503, "failing")
-    engine.failed_in_a_row = 0
+    queue.failed_in_a_row = 0
 
 
 def test_many_who_ask_for_health_cost_one_look() -> None:
@@ -173,9 +173,9 @@ def test_many_who_ask_for_health_cost_one_look() -> None:
             self.looks += 1
             self.release.wait()
 
-    recogniser = Recogniser.of(ServeConfig(cut="windows"))
-    engine = Engine(slow := Slow(recogniser.base), 1)
-    app, came = make_app(recogniser, engine, ""), 0
+    service = Service.of(ServeConfig(cut="windows"))
+    queue = BatchQueue(slow := Slow(service.base), 1)
+    app, came = make_app(service, queue, ""), 0
 
     async def counted(*given: Any) -> None:
         nonlocal came

@@ -32,8 +32,8 @@ from kimi_audio_ft.decoding.vllm import qwen2_folder
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.merging.prompt_embeddings import PromptEmbeddings
 from kimi_audio_ft.serve.app import make_app
-from kimi_audio_ft.serve.engine import Engine, Job, Refused, Unavailable
-from kimi_audio_ft.serve.recogniser import Recogniser
+from kimi_audio_ft.serve.batch_queue import BatchQueue, Job, RequestRefused, Unavailable
+from kimi_audio_ft.serve.service import Service
 from kimi_audio_ft.store.make import META
 
 NO_FLAG = "You must set `--enable-prompt-embeds` to input `prompt_embeds`."
@@ -162,16 +162,16 @@ def front_end(folder: Path) -> ModelConfig:
     return ModelConfig(str(folder / "front_end"), dtype="float32")
 
 
-def recogniser(folder: Path, vllm: Vllm, timeout: float = 60.0, **options: Any) -> Recogniser:
+def service(folder: Path, vllm: Vllm, timeout: float = 60.0, **options: Any) -> Service:
     decoding = DecodingConfig(engine="vllm", vllm=VllmConfig(url=f"{vllm.url}/v1/", timeout=timeout))
     given = {"model": front_end(folder), "decoding": decoding, "cut": "windows"}
-    return Recogniser.of(ServeConfig(**{**given, **options}))
+    return Service.of(ServeConfig(**{**given, **options}))
 
 
-def job(recogniser: Recogniser, model: str = "base", temperature: float | None = None, key: str = "a") -> Job:
+def job(service: Service, model: str = "base", temperature: float | None = None, key: str = "a") -> Job:
     """A second and a half of noise."""
-    chosen, noise = recogniser.models[model], torch.Generator().manual_seed(sum(key.encode()))
-    requests = recogniser.requests(chosen, temperature)
+    chosen, noise = service.models[model], torch.Generator().manual_seed(sum(key.encode()))
+    requests = service.requests(chosen, temperature)
     return Job(key, 0, 0.1 * torch.randn(24_000, generator=noise), chosen.adapter, chosen.prompt, requests)
 
 
@@ -180,7 +180,7 @@ def test_what_it_is_sent_and_what_its_answers_become(
 ) -> None:
     (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
     (tmp_path / META).write_text(json.dumps({"prompt": "听写"}), encoding="utf-8")
-    found = recogniser(folder, vllm, adapters={"calls": str(tmp_path)})
+    found = service(folder, vllm, adapters={"calls": str(tmp_path)})
     assert {name: (model.adapter, model.prompt == "听写") for name, model in found.models.items()} == {
         "base": (None, False),
         "calls": ("calls", True),
@@ -189,10 +189,10 @@ def test_what_it_is_sent_and_what_its_answers_become(
     assert capsys.readouterr().out.startswith("meetings: of the vLLM server, with the usual prompt")
     found.models["calls"].decoding.repeats = 3
     jobs = [job(found), job(found, "calls", 0.7), job(found, "meetings", key="b")]
-    with Engine(found.decoder(), 4) as engine:
-        engine.submit(jobs)
+    with BatchQueue(found.decoder(), 4) as queue:
+        queue.submit(jobs)
         base, calls, _ = [one.answers.result(60) for one in jobs]
-        assert (engine.decoded, engine.failed_in_a_row, engine.decoder.trouble()) == (3, 0, None)
+        assert (queue.decoded, queue.failed_in_a_row, queue.decoder.trouble()) == (3, 0, None)
     by_ids, by_rows, *asked = vllm.asked
     assert by_ids["prompt"] and by_rows["prompt_embeds"], "the embedding table is compared first"
     greedy, sampled, other = sorted(asked, key=lambda body: ["qwen2", "calls", "meetings"].index(body["model"]))
@@ -233,35 +233,35 @@ def test_servers_that_cannot_decode(folder: Path, vllm: Vllm, change: dict[str, 
     for name, value in change.items():
         setattr(vllm, name, vllm.table + 1.0 if name == "table" else value)
     with pytest.raises(ConfigError, match=rf"^decoding\.vllm\.url='{vllm.url}': the vLLM server {said}"):
-        recogniser(folder, vllm).decoder().__enter__()
+        service(folder, vllm).decoder().__enter__()
 
 
 def test_what_is_no_front_end_or_lacks_an_adapter(
     folder: Path, vllm: Vllm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ConfigError, match=r"model\.path='.*': is no front end .*Use model\.path=.*/front_end$"):
-        recogniser(folder, vllm, model=ModelConfig(str(folder), dtype="float32"))
+        service(folder, vllm, model=ModelConfig(str(folder), dtype="float32"))
     with pytest.raises(ConfigError, match=r"model\.path='tiny': is no front end .*merge target=qwen2"):
-        recogniser(folder, vllm, model=ModelConfig())
+        service(folder, vllm, model=ModelConfig())
     (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(
         ConfigError, match=r"has no talks; it has meetings, calls\. Start it .*--lora-modules talks=FOLDER"
     ):
-        recogniser(folder, vllm, adapters={"talks": str(tmp_path)})
+        service(folder, vllm, adapters={"talks": str(tmp_path)})
     (tmp_path / META).write_text(json.dumps({"base": "x", "config": {"model": {"path": "other"}}}), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"model\.path=.*was trained on another base \(other\).*any_base=true"):
-        recogniser(folder, vllm, adapters={"calls": str(tmp_path)})
+        service(folder, vllm, adapters={"calls": str(tmp_path)})
     vllm.adapters = ["base"]
     with pytest.raises(ConfigError, match="has an adapter named base"):
-        recogniser(folder, vllm)
+        service(folder, vllm)
     vllm.adapters = ["a'b\x1b[2J"]
     capsys.readouterr()
-    assert "a'b\x1b[2J" in recogniser(folder, vllm).models
+    assert "a'b\x1b[2J" in service(folder, vllm).models
     named = """'adapters={a'"'"'b\\x1b[2J: FOLDER}'"""
     assert capsys.readouterr().out == f"a'b\\x1b[2J: of the vLLM server, with the usual prompt ({named} has its own)\n"
-    with pytest.raises(Refused, match=r"text_temperature=0\.001: vLLM draws at 0\.01"):
+    with pytest.raises(RequestRefused, match=r"text_temperature=0\.001: vLLM draws at 0\.01"):
         vllm.adapters = []
-        found = recogniser(folder, vllm)
+        found = service(folder, vllm)
         found.requests(found.models["base"], 0.001)
 
 
@@ -269,11 +269,11 @@ def test_gone_and_back(folder: Path, vllm: Vllm, caplog: pytest.LogCaptureFixtur
     """While it is gone requests are told so at once; when it is back they are answered, with nothing started anew."""
     wav = io.BytesIO()
     soundfile.write(wav, np.full(8000, 0.1), 8000, format="WAV")
-    found = recogniser(folder, vllm)
-    with Engine(found.decoder(), 1) as engine:
+    found = service(folder, vllm)
+    with BatchQueue(found.decoder(), 1) as queue:
 
         def asked(method: str, path: str, **given: Any) -> httpx.Response:
-            app = make_app(found, engine, "")  # anew, as an answer about the decoder serves for some seconds
+            app = make_app(found, queue, "")  # anew, as an answer about the decoder serves for some seconds
 
             async def ask() -> httpx.Response:
                 async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
@@ -312,7 +312,7 @@ def test_gone_and_back(folder: Path, vllm: Vllm, caplog: pytest.LogCaptureFixtur
 
 
 def test_a_server_that_hangs(folder: Path, vllm: Vllm) -> None:
-    found = recogniser(folder, vllm, timeout=0.05)
+    found = service(folder, vllm, timeout=0.05)
     vllm.held.clear()
     with pytest.raises(Unavailable, match=r"has not answered for 0\.05 s. .*decoding\.vllm\.timeout"):
         found.decoder().__enter__()
@@ -330,37 +330,39 @@ def test_health_tells_what_requests_meet_and_when_it_is_over(
     folder: Path, vllm: Vllm, caplog: pytest.LogCaptureFixture, how: dict[str, Any], said: str
 ) -> None:
     """vLLM's own /health is fine all the time."""
-    found = recogniser(folder, vllm, timeout=1.0)
+    found = service(folder, vllm, timeout=1.0)
     before = {name: getattr(vllm, name) for name in how}
-    with Engine(found.decoder(), 1) as engine:
+    with BatchQueue(found.decoder(), 1) as queue:
         vars(vllm).update(how | ({"table": vllm.table + 1.0} if "table" in how else {}))
         for key in "ab":
-            engine.submit([failing := job(found, key=key)])
+            queue.submit([failing := job(found, key=key)])
             error = failing.answers.exception(60)
         assert isinstance(error, Unavailable) and said in error.rule
-        assert engine.decoder.trouble() == error.rule
+        assert queue.decoder.trouble() == error.rule
         vllm.held.set()
         vars(vllm).update(before)
-        assert engine.decoder.trouble() is None and "is back" in caplog.text
-        engine.submit([fine := job(found)])
+        assert queue.decoder.trouble() is None and "is back" in caplog.text
+        queue.submit([fine := job(found)])
         assert fine.answers.result(60)
 
 
 def test_prompts_beyond_the_servers_positions(folder: Path, vllm: Vllm) -> None:
     """Answers end where its positions do, and a request whose prompt leaves no room is no failure of the server."""
     vllm.positions, decoding = 263, DecodingConfig(engine="vllm", max_new_tokens=200, vllm=VllmConfig(url=vllm.url))
-    found = recogniser(folder, vllm, max_seconds=5.0, decoding=decoding)
+    found = service(folder, vllm, max_seconds=5.0, decoding=decoding)
     jobs = [job(found) for _ in range(5)]
     jobs[0].prompt *= 5
     for one in jobs[1:]:
         one.prompt *= 50
-    with Engine(found.decoder(), 1) as engine:
-        engine.submit(jobs)
+    with BatchQueue(found.decoder(), 1) as queue:
+        queue.submit(jobs)
         assert jobs[0].answers.result(60)
         for one in jobs[1:]:
-            with pytest.raises(Refused, match=r"^prompt: it has \d+ positions .* server 263\. Give fewer words") as no:
+            with pytest.raises(
+                RequestRefused, match=r"^prompt: it has \d+ positions .* server 263\. Give fewer words"
+            ) as no:
                 one.answers.result(60)
             assert (no.value.option, no.value.status) == ("prompt", 400)
-        assert engine.failed_in_a_row == 0
+        assert queue.failed_in_a_row == 0
     asked = vllm.asked[-1]
     assert asked["max_tokens"] == 263 - len(unpacked(asked["prompt_embeds"][0])) < 200

@@ -22,8 +22,8 @@ from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.files import write_json
 from kimi_audio_ft.manifest import audio
 from kimi_audio_ft.manifest.audio import Recording
-from kimi_audio_ft.serve.engine import Refused
-from kimi_audio_ft.serve.recogniser import Recogniser, Wish
+from kimi_audio_ft.serve.batch_queue import RequestRefused
+from kimi_audio_ft.serve.service import RequestOptions, Service
 from tests.silero import hear_no_speech
 
 
@@ -37,8 +37,8 @@ def recording(seconds: float) -> io.BytesIO:
 
 
 @pytest.fixture(scope="module")
-def server() -> Recogniser:
-    return Recogniser.of(ServeConfig(cut="windows", max_minutes=0.1, max_total_minutes=0.15))
+def server() -> Service:
+    return Service.of(ServeConfig(cut="windows", max_minutes=0.1, max_total_minutes=0.15))
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_an_adapter_of_whisper_is_refused_at_once(tmp_path: Path) -> None:
     tensors = {"base_model.model.whisper_model.encoder.q_proj.lora_A.weight": torch.zeros(1)}
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     with pytest.raises(ConfigError, match=r"changes the Whisper encoder.*data\.features=online"):
-        Recogniser.of(ServeConfig(adapters={"meetings": str(tmp_path)}, cut="windows"))
+        Service.of(ServeConfig(adapters={"meetings": str(tmp_path)}, cut="windows"))
 
 
 def test_prompt_and_decoding_of_a_sweep_are_the_recommended_models_alone(sweep: Path, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_prompt_and_decoding_of_a_sweep_are_the_recommended_models_alone(sweep: 
     other.mkdir()
     (other / "adapter_config.json").write_text("{}", encoding="utf-8")
     config = ServeConfig(adapters={"meetings": str(other)}, sweep=str(sweep), cut="windows")
-    found = Recogniser.of(config, ["sweep=x"])
+    found = Service.of(config, ["sweep=x"])
     assert list(found.models) == ["base", "meetings", "recommended"]
     best, *rest = (found.models[name] for name in ("recommended", "base", "meetings"))
     assert (best.prompt, best.seed, best.adapter) == ("听写", 5, None)
@@ -89,10 +89,10 @@ def test_hot_words_of_the_recommended_trial_are_those_of_requests_without_any(
         written = yaml.safe_load(path.read_text(encoding="utf-8"))
         written["prompt"] |= {"hotwords": str(terms), **options}
         path.write_text(yaml.safe_dump(written), encoding="utf-8")
-        found, told = Recogniser.of(ServeConfig(sweep=str(sweep), cut="windows"), ["sweep=x"]), dict[str, str]()
+        found, told = Service.of(ServeConfig(sweep=str(sweep), cut="windows"), ["sweep=x"]), dict[str, str]()
         for name, model in found.models.items():
             with ExitStack() as held:
-                _, (job,) = found.jobs(recording(1), "a.wav", model, Wish(words=words), held)
+                _, (job,) = found.jobs(recording(1), "a.wav", model, RequestOptions(words=words), held)
             told[name] = job.prompt
         return told
 
@@ -113,7 +113,7 @@ def test_a_sweep_that_vllm_decoded_is_served_natively(
     written = yaml.safe_load(path.read_text(encoding="utf-8"))
     written["decoding"] |= {"engine": "vllm", "vllm": {"python": "gone/bin/python", "options": {"seed": 1}}}
     path.write_text(yaml.safe_dump(written), encoding="utf-8")
-    found = Recogniser.of(ServeConfig(sweep=str(sweep), cut="windows"), ["sweep=x"])
+    found = Service.of(ServeConfig(sweep=str(sweep), cut="windows"), ["sweep=x"])
     setting = found.requests(found.models["recommended"], None)[0].setting
     assert (setting.engine, setting.text_temperature) == ("native", 0.2)
     assert "decoded by vllm; the server decodes with engine=native" in capsys.readouterr().out
@@ -128,26 +128,26 @@ def test_the_vllm_of_a_sweep_is_not_the_servers(sweep: Path, tmp_path: Path) -> 
     decoding = DecodingConfig(engine="vllm", vllm=VllmConfig(url="http://127.0.0.1:9"))
     given = ["sweep=x", "decoding.engine=vllm", "decoding.vllm.url=http://127.0.0.1:9"]
     with pytest.raises(ConfigError, match=r"^model\.path=.*is no front end of a Qwen2"):
-        Recogniser.of(ServeConfig(sweep=str(sweep), cut="windows", decoding=decoding), given)
+        Service.of(ServeConfig(sweep=str(sweep), cut="windows", decoding=decoding), given)
 
 
-def test_no_more_audio_than_may_wait(server: Recogniser) -> None:
+def test_no_more_audio_than_may_wait(server: Service) -> None:
     """What has been answered makes room."""
     base = server.models["base"]
     with ExitStack() as first:
-        server.jobs(recording(5), "a.wav", base, Wish(), first)
+        server.jobs(recording(5), "a.wav", base, RequestOptions(), first)
         with (
             ExitStack() as second,
-            pytest.raises(Refused, match=r"0\.0833 minutes .*max_total_minutes.*try again") as no,
+            pytest.raises(RequestRefused, match=r"0\.0833 minutes .*max_total_minutes.*try again") as no,
         ):
-            server.jobs(recording(5), "b.wav", base, Wish(), second)
+            server.jobs(recording(5), "b.wav", base, RequestOptions(), second)
         assert (no.value.status, no.value.code) == (429, "busy")
     with ExitStack() as later:
-        heard, jobs = server.jobs(recording(5), "b.wav", base, Wish(words=["陈凯", "LP"]), later)
+        heard, jobs = server.jobs(recording(5), "b.wav", base, RequestOptions(words=["陈凯", "LP"]), later)
     assert heard.seconds == 5 and [job.prompt for job in jobs] == [f"{base.prompt}\n热词：陈凯、LP"]
 
 
-def test_what_cannot_be_read_is_told_with_its_remedy_and_without_its_place(server: Recogniser) -> None:
+def test_what_cannot_be_read_is_told_with_its_remedy_and_without_its_place(server: Service) -> None:
     base = server.models["base"]
     cut = io.BytesIO(recording(2).getvalue()[:-4000])
     for upload, said in (
@@ -155,15 +155,15 @@ def test_what_cannot_be_read_is_told_with_its_remedy_and_without_its_place(serve
         (cut, r"^a\.wav: .*Copy or export it again"),
         (recording(7), r"^a\.wav: lasts longer than the 0\.1 minutes that the server takes \(max_minutes\)"),
     ):
-        with ExitStack() as held, pytest.raises(Refused, match=said) as refused:
-            server.jobs(upload, "a.wav", base, Wish(), held)
+        with ExitStack() as held, pytest.raises(RequestRefused, match=said) as refused:
+            server.jobs(upload, "a.wav", base, RequestOptions(), held)
         assert "upload-" not in str(refused.value)
 
 
-def test_an_upload_is_opened_once(server: Recogniser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upload_is_opened_once(server: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where ffmpeg decodes it, opening decodes the whole of it."""
     hear_no_speech(monkeypatch, tmp_path)
-    at_pauses = Recogniser.of(ServeConfig(max_seconds=5.0))
+    at_pauses = Service.of(ServeConfig(max_seconds=5.0))
     opened: list[str] = []
 
     def counted(path: str | Path, longest: float | None = None) -> Recording:
@@ -174,6 +174,6 @@ def test_an_upload_is_opened_once(server: Recogniser, tmp_path: Path, monkeypatc
     monkeypatch.setattr(audio, "_opened", counted)
     for each in (server, at_pauses):
         with ExitStack() as held:
-            each.jobs(recording(5.5), "a.wav", each.models["base"], Wish(), held)
+            each.jobs(recording(5.5), "a.wav", each.models["base"], RequestOptions(), held)
         assert len(opened) == 1
         opened.clear()

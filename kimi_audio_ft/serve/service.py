@@ -1,4 +1,4 @@
-"""Uploaded recordings to texts: cut into pieces as by ``transcribe``, which the engine decodes.
+"""Uploaded recordings to texts: cut into pieces as by ``transcribe``, which the queue decodes.
 
 An upload lies in a temporary file, without its name, while it is cut; nothing of it is kept in the store.
 """
@@ -22,8 +22,8 @@ from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.errors import ConfigError
 from kimi_audio_ft.manifest.audio import AudioError, Recording, open_recording, waveform_of
 from kimi_audio_ft.manifest.hotwords import read_hotwords, require_room, with_words
+from kimi_audio_ft.serve.batch_queue import Decoder, Job, RequestRefused
 from kimi_audio_ft.serve.by_vllm import ByVllm, positions_needed
-from kimi_audio_ft.serve.engine import Decoder, Job, Refused
 from kimi_audio_ft.serve.models import Model, models_of_server, own_models, qwen2_of
 from kimi_audio_ft.serve.native import Native
 from kimi_audio_ft.serve.vllm_server import VllmServer
@@ -41,11 +41,11 @@ class Room:
 
     @contextmanager
     def taken(self, seconds: float) -> Iterator[None]:
-        """Take so much of it to the end of the block; Refused: it is not free now."""
+        """Take so much of it to the end of the block; RequestRefused: it is not free now."""
         with self._lock:
             if seconds > self._left:
                 waiting = f"{(self._seconds - self._left) / 60:.3g} minutes of audio are at work (max_total_minutes)"
-                raise Refused(f"{waiting}; try again", "file", 429, "busy")
+                raise RequestRefused(f"{waiting}; try again", "file", 429, "busy")
             self._left -= seconds
         try:
             yield
@@ -55,7 +55,7 @@ class Room:
 
 
 @dataclass(frozen=True)
-class Wish:
+class RequestOptions:
     """What a request wants beside a text.
 
     temperature: None is that of the options. words: names and terms, put behind the prompt as in training; without any
@@ -67,7 +67,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Recogniser:
+class Service:
     """The base with its adapters, and how recordings are put to it. server: of vLLM, if one decodes."""
 
     config: ServeConfig
@@ -78,8 +78,8 @@ class Recogniser:
     server: VllmServer | None = None
 
     @classmethod
-    def of(cls, config: ServeConfig, overrides: Sequence[str] = ()) -> Recogniser:
-        """The recogniser that the options name, without any weight read.
+    def of(cls, config: ServeConfig, overrides: Sequence[str] = ()) -> Service:
+        """The service that the options name, without any weight read.
 
         Args:
             overrides: of the command line (``decoding.repeats=4``): they stand above what the trial of ``sweep`` has.
@@ -113,14 +113,16 @@ class Recogniser:
         needed = positions_needed(self.config.max_seconds, settings, self.base.positions)
         return ByVllm(self.base, qwen2_of(self.base), self.server, needed)
 
-    def jobs(self, upload: BinaryIO, name: str, model: Model, wish: Wish, held: ExitStack) -> tuple[Heard, list[Job]]:
+    def jobs(
+        self, upload: BinaryIO, name: str, model: Model, options: RequestOptions, held: ExitStack
+    ) -> tuple[Heard, list[Job]]:
         """A recording with a job for each of its pieces.
 
         Args:
             held: at whose end its part of the room is free again.
 
         Raises:
-            Refused: it cannot be read, or is too long, or too much audio is at work.
+            RequestRefused: it cannot be read, or is too long, or too much audio is at work.
         """
         with tempfile.NamedTemporaryFile(prefix="upload-") as file:
             copyfileobj(upload, file)
@@ -131,8 +133,11 @@ class Recogniser:
                 waveforms = [waveform_of(recording.only(piece.part)) for piece in heard.pieces]
             except AudioError as error:
                 said = ". ".join(filter(None, (error.problem, error.remedy)))
-                raise Refused(f"{name}: {said}".replace(str(path), name), "file") from None
-        prompt, requests = with_words(model.prompt, wish.words or model.words), self.requests(model, wish.temperature)
+                raise RequestRefused(f"{name}: {said}".replace(str(path), name), "file") from None
+        prompt, requests = (
+            with_words(model.prompt, options.words or model.words),
+            self.requests(model, options.temperature),
+        )
         jobs = [
             Job(piece.key, number, waveform, model.adapter, prompt, requests)
             for number, (piece, waveform) in enumerate(zip(heard.pieces, waveforms, strict=True))
@@ -146,7 +151,7 @@ class Recogniser:
         seconds = recording.seconds
         if seconds > 60 * most:
             rule = f"lasts longer than the {most:g} minutes that the server takes (max_minutes)"
-            raise Refused(f"{name}: {rule}", "file")
+            raise RequestRefused(f"{name}: {rule}", "file")
         held.enter_context(self.room.taken(seconds))
         heard = self.cutter.cut(Heard(Source(path, name), seconds, sha256_of(path)), recording)
         if heard.problem is not None:
@@ -156,14 +161,14 @@ class Recogniser:
     def requests(self, model: Model, temperature: float | None) -> Sequence[DecodingRequest]:
         """The repeats of the model's decoding setting, at a temperature of the request's own if it has one.
 
-        Refused: the engine does not draw at it.
+        RequestRefused: the engine does not draw at it.
         """
         setting = model.decoding
         if temperature is not None:
             try:
                 setting = replace(setting, text_temperature=temperature)
             except ConfigError as error:  # of vLLM
-                raise Refused(str(error), "temperature") from None
+                raise RequestRefused(str(error), "temperature") from None
         return DecodingRequest(setting, model.seed).repeats(vocabulary=self.base.tokens.end)
 
 

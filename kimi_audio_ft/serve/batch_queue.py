@@ -71,7 +71,7 @@ def pieces_together(base: Base, batch_size: int | str, settings: Iterable[Decodi
     return min(together_here(base, one, _PROMPT, _MOST) for one in sampled)
 
 
-class Refused(UserError):
+class RequestRefused(UserError):
     """A request that cannot be answered, by what it asks for.
 
     option: the field at fault; status: of HTTP; code: OpenAI's word for it.
@@ -105,7 +105,7 @@ class Decoder(Protocol):
         """Why nothing can be decoded now; None: nothing is known of that. From any thread."""
 
 
-class Engine:
+class BatchQueue:
     """Has jobs from any thread decoded; as a context manager it holds the decoder and the thread.
 
     Attributes:
@@ -126,7 +126,7 @@ class Engine:
         self._turn, self._counting = 0, Lock()
         self.batches = self.decoded = self.failed_in_a_row = 0
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> BatchQueue:
         self.decoder.__enter__()
         self._thread.start()
         return self
@@ -176,7 +176,7 @@ class Engine:
         with self._counting:
             if error is None:
                 self.decoded, self.failed_in_a_row = self.decoded + pieces, 0
-            elif not isinstance(error, Unavailable | Refused):  # of the first the decoder itself tells, once
+            elif not isinstance(error, Unavailable | RequestRefused):  # of the first the decoder itself tells, once
                 self.failed_in_a_row += 1
                 log.error("a batch of %d pieces could not be decoded", pieces, exc_info=error)
 

@@ -11,7 +11,7 @@ import torch
 from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import DEFAULT_PROMPT, DecodingConfig, ModelConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
-from kimi_audio_ft.serve.engine import Engine, Job
+from kimi_audio_ft.serve.batch_queue import BatchQueue, Job
 from kimi_audio_ft.serve.native import Native
 
 GREEDY = DecodingRequest(DecodingConfig(max_new_tokens=6), 0)
@@ -33,11 +33,11 @@ def job(
 
 def decoded(base: Base, jobs: Sequence[Job], batch_size: int = 4) -> tuple[list[list[str]], int]:
     """The texts of jobs that all wait before the first is decoded, and the number of batches."""
-    engine = Engine(Native(base), batch_size)
-    engine.submit(jobs)
-    with engine:
+    queue = BatchQueue(Native(base), batch_size)
+    queue.submit(jobs)
+    with queue:
         texts = [[str(one) for one in job.answers.result(60)] for job in jobs]
-    return texts, engine.batches
+    return texts, queue.batches
 
 
 def test_waiting_jobs_are_decoded_together_as_each_alone(base: Base) -> None:
@@ -64,52 +64,52 @@ def test_short_recordings_go_before_the_ends_of_long_ones(base: Base) -> None:
 
 def test_long_recordings_end_however_many_short_ones_come(base: Base) -> None:
     """A short one comes with every batch; the pieces of the long one are decoded between them."""
-    engine, order = Engine(Native(base), 1), list[str]()
+    queue, order = BatchQueue(Native(base), 1), list[str]()
     long = [job(f"long {number}", number) for number in range(2)]
     short = [job(f"short {number}") for number in range(3)]
     coming = iter(short)
 
     def note(key: str) -> None:
         order.append(key)
-        engine.submit([one for one in [next(coming, None)] if one is not None])
+        queue.submit([one for one in [next(coming, None)] if one is not None])
 
     for one in [*long, *short]:
         one.answers.add_done_callback(lambda _, key=one.key: note(key))
-    engine.submit(long)
-    with engine:
+    queue.submit(long)
+    with queue:
         for one in [*long, *short]:
             one.answers.result(60)
     assert order.index("long 1") < order.index("short 2")
 
 
 def test_failed_batches_in_a_row_are_counted(base: Base, tmp_path: Path) -> None:
-    engine, jobs = Engine(Native(base), 1), [job("fine"), job("lost"), job("lost too")]
+    queue, jobs = BatchQueue(Native(base), 1), [job("fine"), job("lost"), job("lost too")]
     for one in jobs[1:]:
         one.adapter = str(tmp_path / "no adapter")
-    engine.submit(jobs)
-    with engine:
+    queue.submit(jobs)
+    with queue:
         assert jobs[2].answers.exception(60) is not None
-        assert engine.failed_in_a_row == 2
-        engine.submit([again := job("fine again")])
+        assert queue.failed_in_a_row == 2
+        queue.submit([again := job("fine again")])
         assert again.answers.result(60)
-    assert engine.failed_in_a_row == 0
+    assert queue.failed_in_a_row == 0
 
 
 def test_cancelled_jobs_cost_nothing_and_errors_are_told(base: Base, tmp_path: Path) -> None:
     gone, lost, fine = job("gone"), job("lost"), job("fine")
     lost.adapter = str(tmp_path / "no adapter")
     assert gone.answers.cancel()
-    engine = Engine(Native(base), 1)
-    engine.submit([gone, lost, fine])
-    with engine:
+    queue = BatchQueue(Native(base), 1)
+    queue.submit([gone, lost, fine])
+    with queue:
         assert lost.answers.exception(60) is not None
         assert fine.answers.result(60)
-    assert engine.decoded == 1
+    assert queue.decoded == 1
 
 
 def test_what_comes_too_late_is_cancelled(base: Base) -> None:
-    with Engine(Native(base), 1) as engine:
+    with BatchQueue(Native(base), 1) as queue:
         pass
     late = job("late")
-    engine.submit([late])
-    assert late.answers.cancelled() and engine.decoded == 0
+    queue.submit([late])
+    assert late.answers.cancelled() and queue.decoded == 0
