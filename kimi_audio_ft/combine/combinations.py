@@ -160,7 +160,7 @@ def _is_ours(sweep: Path) -> bool:
 
 
 def _claimed(sweep: Path) -> AbstractContextManager[object]:
-    """A sweep's folder, if anything is written there, kept from others who write there; BeingRun: another does."""
+    """Claims the sweep's folder if it is writable, as we then write there; BeingRun: another process has it."""
     return claim(sweep) if _is_ours(sweep) else nullcontext()
 
 

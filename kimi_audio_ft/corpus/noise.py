@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 LOWEST, HIGHEST = -10.0, 60.0
 _FRAME_SECONDS, _LOWEST_HZ, _BAND_HZ, _QUIET = 0.032, 100.0, 400.0, 0.1
 _LEAST_FRAMES = 123  # two seconds
-# What is quietest in a tenth of the frames of steady noise alone, of its mean power: a band is not measured exactly.
+# For steady noise alone, the 10 % quantile of a band's frame powers is this part of their mean.
 _OF_NOISE = 0.56
 # Frames below it (of full scale, squared) are digital silence.
 _SILENCE = 1e-10

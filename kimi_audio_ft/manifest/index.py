@@ -317,7 +317,7 @@ class Recordings:
         return remember("manifests", facts, make)["digests"]
 
     def digests(self) -> np.ndarray:
-        """The same of every recording, as far as it is heard: of a part ``Part.digest``."""
+        """As ``of_files``, but for what each message plays: a part of a recording has its ``Part.digest``."""
         files = self.of_files()
         parts = np.flatnonzero(files.any(axis=1) & self.columns.is_part)
         if not len(parts):

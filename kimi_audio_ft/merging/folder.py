@@ -127,8 +127,10 @@ def _errors_of(out: Path, draft: Path | None = None) -> Iterator[None]:
 
 
 def _is_about(error: Exception, folder: Path) -> bool:
-    """Whether an error is about a file in a folder; none is named by the writing to an open file when the disk is full,
-    nor by safetensors."""
+    """Whether an error concerns a file in a folder.
+
+    Errors without a file name (a write to an open file, safetensors) count if they say that the disk is full.
+    """
     if not isinstance(error, OSError) or error.filename is None:
         return says_full(error) or isinstance(error, shutil.Error)  # of copying a folder into it
     named = isinstance(error.filename, str | bytes | os.PathLike)

@@ -41,7 +41,7 @@ _READERS = 4
 _MANY_FAILED = 3
 # Seconds between two looks at whether a client is still there.
 _LOOK_EVERY = 1.0
-# Seconds for which an answer about the decoder serves all who ask: anyone may, and a look keeps a thread.
+# Seconds for which a health check is reused: /health needs no key, and each check occupies a thread.
 _LOOK_SERVES = 2.0
 # The code of errors by what decodes, which may be back soon.
 _UNAVAILABLE = "engine_unavailable"

@@ -62,7 +62,8 @@ class ByVllm:
         self._threads.shutdown()
 
     def trouble(self) -> str | None:
-        """Trouble that a request has met is looked at again: who trusts this may send none until it is gone."""
+        """After a failed request the full check is repeated here, since a load balancer may send no request until
+        /health is well again."""
         known = self._trouble
         try:
             if known is None:

@@ -68,7 +68,8 @@ def models_of_server(base: Base, server: VllmServer, named: Named, others: Serve
     """
     qwen2, there = qwen2_of(base), server.models().adapters
     merged = read_json_object(qwen2 / MERGE_RECORD, f"Write it again: {_MERGE}")
-    require(BASE not in there, OPTION, server.url, f"has an adapter named {BASE}, the base alone here", "Name it anew")
+    remedy = "Start the vLLM server with another name for it"
+    require(BASE not in there, OPTION, server.url, f"has an adapter named {BASE}, the base alone here", remedy)
     found = {}
     for name, (adapter, options) in named.items():
         folder = _folder_of(adapter)
@@ -85,7 +86,10 @@ def models_of_server(base: Base, server: VllmServer, named: Named, others: Serve
             if others.data.prompt is None:
                 shown = printable(name)
                 own = shlex.quote(f"adapters={{{shown}: FOLDER}}")
-                print(f"{shown}: of the vLLM server, with the usual prompt ({own} has its own)", flush=True)
+                told = (
+                    f"adapter of the vLLM server, asked with the default prompt; {own} uses the one it was trained with"
+                )
+                print(f"{shown}: {told}", flush=True)
             found[name] = Model(name, name, prompt_of(others.data.prompt, None), others.decoding, others.seed)
     return found
 

@@ -186,7 +186,7 @@ def test_what_it_is_sent_and_what_its_answers_become(
         "calls": ("calls", True),
         "meetings": ("meetings", False),
     }
-    assert capsys.readouterr().out.startswith("meetings: of the vLLM server, with the usual prompt")
+    assert capsys.readouterr().out.startswith("meetings: adapter of the vLLM server, asked with the default prompt")
     found.models["calls"].decoding.repeats = 3
     jobs = [job(found), job(found, "calls", 0.7), job(found, "meetings", key="b")]
     with BatchQueue(found.decoder(), 4) as queue:
@@ -258,7 +258,8 @@ def test_what_is_no_front_end_or_lacks_an_adapter(
     capsys.readouterr()
     assert "a'b\x1b[2J" in service(folder, vllm).models
     named = """'adapters={a'"'"'b\\x1b[2J: FOLDER}'"""
-    assert capsys.readouterr().out == f"a'b\\x1b[2J: of the vLLM server, with the usual prompt ({named} has its own)\n"
+    asked = f"asked with the default prompt; {named} uses the one it was trained with"
+    assert capsys.readouterr().out == f"a'b\\x1b[2J: adapter of the vLLM server, {asked}\n"
     with pytest.raises(RequestRefused, match=r"text_temperature=0\.001: vLLM draws at 0\.01"):
         vllm.adapters = []
         found = service(folder, vllm)
