@@ -28,7 +28,7 @@ from kimi_audio_ft.model.whisper import PIECE_ROWS, WhisperFeatureExtractor
 from kimi_audio_ft.runtime.signals import leave_if_asked
 from kimi_audio_ft.store.digests import file_digests
 from kimi_audio_ft.store.features import FeatureStore, Item
-from kimi_audio_ft.store.make import lock
+from kimi_audio_ft.store.make import waited_for
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def encode_missing(
     store, changes = encoders.store(), tuple(dict.fromkeys(perturbations))
     if not find_wanted(store, [manifest], changes):
         return store
-    with lock("features", f"{store.signature}.encoding"):
+    with waited_for("features", f"{store.signature}.encoding"):
         store.refresh()
         if wanted := find_wanted(store, [manifest], changes):
             log.info("encoding %s", describe_need(store, wanted))

@@ -21,6 +21,7 @@ from filelock import Timeout
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.files import let_others_read, locked, raise_if_full, write_json
 from kimi_audio_ft.paths import store_root
+from kimi_audio_ft.runtime.signals import leave_if_asked
 from kimi_audio_ft.store.digests import State, file_digest, sha256_of, state_of
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ _Seen = tuple[str, State]
 _WHOLE: dict[_Seen, bool] = {}
 # Bytes from which looking up a file's hash is faster than reading the file.
 _LARGE = 1 << 20
+# Seconds of waiting for a lock between two looks at whether to stop.
+_PATIENCE = 1.0
 
 
 def product_path(kind: str, signature: str) -> Path:
@@ -156,7 +159,7 @@ def _make_missing(
     """Make the products that are still not there once their locks are held; returns whether there were any."""
     with ExitStack() as locks:
         for name in signatures:
-            locks.enter_context(_waited_for(kind, name))
+            locks.enter_context(waited_for(kind, name))
         missing = [name for name in signatures if find(kind, name) is None]
         try:
             facts = make({name: begin(kind, name) for name in missing}) if missing else {}
@@ -170,15 +173,22 @@ def _make_missing(
     return bool(missing)
 
 
-def _waited_for(kind: str, signature: str) -> ExitStack:
-    """A product's lock, held; says so where another process has it, perhaps for hours."""
-    held = ExitStack()
-    try:
-        held.enter_context(lock(kind, signature, timeout=0))
-    except Timeout:
-        log.info("%s %s is being made by another process; waiting for it", kind, signature)
-        held.enter_context(lock(kind, signature))
-    return held
+def waited_for(kind: str, signature: str) -> ExitStack:
+    """A product's lock, held; says so where another process has it, perhaps for hours.
+
+    Raises:
+        Interrupted: this process was asked to stop meanwhile (``StopRequest``).
+    """
+    held, patience = ExitStack(), 0.0
+    while True:
+        try:
+            held.enter_context(lock(kind, signature, patience))
+            return held
+        except Timeout:
+            if not patience:
+                log.info("%s %s is being made by another process; waiting for it", kind, signature)
+            leave_if_asked()
+            patience = _PATIENCE
 
 
 def begin(kind: str, signature: str) -> Path:

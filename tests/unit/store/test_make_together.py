@@ -15,6 +15,7 @@ import pytest
 from filelock import FileLock, Timeout
 
 from kimi_audio_ft import store
+from kimi_audio_ft.runtime.signals import Interrupted, StopRequest
 from kimi_audio_ft.store.inventory import listing
 from kimi_audio_ft.store.make import META, find_or_make_all
 from tests.unit.store.small_products import told_to_go_on
@@ -108,6 +109,16 @@ def test_waiting_for_another_process_is_said(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("kimi_audio_ft.store.make.log.info", let_go)
     assert len(find_or_make_all(KIND, NAMES, make)) == 3
     assert said == ["transcript ta is being made by another process; waiting for it"]
+
+
+def test_a_stop_is_heard_while_another_process_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for when the waiting has begun; the lock is free then too, so that nobody waits for ever."""
+    held = ExitStack()
+    held.enter_context(store.lock(KIND, "ta"))
+    monkeypatch.setattr("kimi_audio_ft.store.make.log.info", lambda *_: signal.raise_signal(signal.SIGTERM))
+    with StopRequest(held.close), pytest.raises(Interrupted):
+        find_or_make_all(KIND, NAMES, make)
+    assert not any(store.find(KIND, name) for name in NAMES)
 
 
 ASK = """
