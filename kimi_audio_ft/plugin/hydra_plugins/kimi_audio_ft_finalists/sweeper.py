@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
-from kimi_audio_ft.config.launcher import FinalistsConfig, ListedConfig, is_dry_run
+from kimi_audio_ft.config.launcher import FinalistsConfig, FurtherSeeds, ListedConfig, is_dry_run
 from kimi_audio_ft.config.trial_list import with_trials
 
 for name, node in (("finalists", FinalistsConfig), ("listed", ListedConfig)):
@@ -24,10 +24,11 @@ for name, node in (("finalists", FinalistsConfig), ("listed", ListedConfig)):
 class FinalistsSweeper(BasicSweeper):
     """Hydra's basic sweeper, also of listed trials, which then trains the best settings with further seeds."""
 
+    schema: ClassVar[type[FurtherSeeds]] = FinalistsConfig
+
     def __init__(self, **options: Any) -> None:
-        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(FinalistsConfig), options))
-        assert isinstance(settings, FinalistsConfig)
-        super().__init__(settings.max_batch_size, settings.params)
+        settings: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(self.schema), options))
+        super().__init__(getattr(settings, "max_batch_size", None), settings.params)
         self.settings = settings
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
@@ -35,20 +36,27 @@ class FinalistsSweeper(BasicSweeper):
         from kimi_audio_ft.store.usage import using
 
         assert self.config is not None
-        used = using(Path(self.config.hydra.sweep.dir))  # between the two launches, too
+        used = using(Path(self.config.hydra.sweep.dir))  # between launches too, when only checkpoints may be there
         with nullcontext() if is_dry_run(self.config) else used:
             return self._sweep(arguments)
 
-    def _sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
-        from kimi_audio_ft.sweep.finalists import launch_finalists, refuse_swept_seeds
+    def grid(self, arguments: list[str]) -> list[list[str]]:
+        """The overrides of every job but the finalists'; none of a grid over seeds, if there are to be finalists."""
+        from kimi_audio_ft.sweep.finalists import refuse_swept_seeds
 
-        assert self.hydra_context is not None and self.launcher is not None
+        assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        parsed = parser.parse_overrides([*self._parse_config(), *arguments])
-        [grid] = self.split_arguments(parsed, None)
+        [grid] = self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), None)
         jobs = with_trials(grid, self.settings.trials)
-        batches = list(self.split_overrides_to_chunks(jobs, self.max_batch_size)) if jobs else []
         refuse_swept_seeds(jobs, self.settings)
+        return jobs
+
+    def _sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
+        from kimi_audio_ft.sweep.finalists import launch_finalists
+
+        assert self.launcher is not None
+        jobs = self.grid(arguments)
+        batches = list(self.split_overrides_to_chunks(jobs, self.max_batch_size)) if jobs else []
         returns: list[Sequence[JobReturn]] = []
         for batch in batches:
             self.validate_batch_is_legal(batch)

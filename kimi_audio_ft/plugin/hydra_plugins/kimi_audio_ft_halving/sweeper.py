@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
-from omegaconf import OmegaConf
+from hydra_plugins.kimi_audio_ft_finalists.sweeper import FinalistsSweeper
 
 from kimi_audio_ft.config.launcher import HalvingConfig, is_dry_run
-from kimi_audio_ft.config.trial_list import with_trials
 from kimi_audio_ft.errors import UserError
 from kimi_audio_ft.sweep.halving import Candidate, make_candidates, run_rungs
 
@@ -25,40 +21,23 @@ log = logging.getLogger(__name__)
 ConfigStore.instance().store(group="hydra/sweeper", name="halving", node=HalvingConfig, provider="kimi_audio_ft")
 
 
-class HalvingSweeper(BasicSweeper):
+class HalvingSweeper(FinalistsSweeper):
     """Trains all adapters of a grid together, stops the worse ones at every rung, and runs what is left."""
 
-    def __init__(self, **options: Any) -> None:
-        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(HalvingConfig), options))
-        assert isinstance(settings, HalvingConfig)
-        super().__init__(max_batch_size=None, params=settings.params)
-        self.settings = settings
-
-    def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
-        """Run the sweep; as with Hydra's own, the first job that failed raises what ended it."""
-        from kimi_audio_ft.store.usage import using
-
-        assert self.config is not None
-        used = using(Path(self.config.hydra.sweep.dir))  # between rungs too, when only checkpoints are there
-        with nullcontext() if is_dry_run(self.config) else used:
-            return self._sweep(arguments)
+    schema = HalvingConfig
 
     def _sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
-        from kimi_audio_ft.sweep.finalists import launch_finalists, refuse_swept_seeds
+        from kimi_audio_ft.sweep.finalists import launch_finalists
         from kimi_audio_ft.sweep.halving_run import HalvingRecord, print_rung
 
-        assert self.config is not None and self.hydra_context is not None
+        assert self.config is not None
         launcher: Any = self.launcher
         if not hasattr(launcher, "train_until"):
             raise UserError(
                 f"hydra/sweeper=halving: {type(launcher).__name__} cannot stop a training at a rung and continue "
                 "it later. Write hydra/launcher=packed"
             )
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        parsed = parser.parse_overrides([*self._parse_config(), *arguments])
-        [grid] = self.split_arguments(parsed, None)
-        grid = with_trials(grid, self.settings.trials)
-        refuse_swept_seeds(grid, self.settings)
+        grid = self.grid(arguments)
         candidates = make_candidates(grid, self.settings.max_candidates, self.settings.seed)
         if is_dry_run(self.config):
             launcher.launch([job for one in candidates for job in one.jobs.values()], initial_job_idx=0)
