@@ -50,21 +50,6 @@ def _check_references(sweep: Sweep) -> None:
         groups, found = _groups(trials, [trial.record.get(key) for trial in trials])
         if len(groups) > 1:
             raise _other_references(sweep, f"{key} is {found}. {_difference(*groups[:2])}")
-    if sweep.finished and sweep.finished[0].record.get("eval_identity") is None:
-        _check_texts(sweep)
-
-
-def _check_texts(sweep: Sweep) -> None:
-    """Compare the texts of utterances.jsonl: older records have no digest of the references."""
-    first: tuple[Trial, dict[str, str]] | None = None
-    for trial in sweep.finished:
-        texts = _references(trial)
-        # Some are missing where a disk was full: such a trial is compared with no other.
-        if not texts or trial.record.get("num_references") not in (None, len(texts)):
-            continue
-        first = first or (trial, texts)
-        if texts != first[1]:
-            raise _other_references(sweep, _difference([first[0]], [trial]))
 
 
 def _check_scoring(sweep: Sweep) -> None:

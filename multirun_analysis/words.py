@@ -15,7 +15,6 @@ from kimi_audio_ft.scoring.error_rates import is_han, mixed_units
 from kimi_audio_ft.scoring.intervals import FEW_RECORDINGS, MANY_RECORDINGS
 from kimi_audio_ft.text import duration
 from multirun_analysis.analysis import Analysis
-from multirun_analysis.checks import version_of
 from multirun_analysis.compare import Adapter, Comparison
 from multirun_analysis.learning import SIZE_PARAM, LearningCurve, LearningStudy
 from multirun_analysis.messages import ENGLISH, Messages
@@ -287,8 +286,6 @@ def conclusions(analysis: Analysis, say: Messages) -> list[str]:
     if statistics.needed is not None and len(statistics.best_group) > 1:
         lines.append(_needed(statistics.needed, analysis, say))
     lines += _ranked_by(analysis, say)
-    if len(analysis.sweep.finished) > 1 and version_of(analysis.best.trial) is None:
-        lines.append(say("verdict.unstated"))
     if statistics.left_out:
         names = _some([trial.name for trial in statistics.left_out], say)
         lines.append(say("verdict.left_out", n=len(statistics.left_out), names=names))

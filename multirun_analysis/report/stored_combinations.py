@@ -116,8 +116,7 @@ def _comparable(trials: Sequence[Trial]) -> Iterator[tuple[Trial, Repeats]]:
             repeats = repeats_of(trial)
         except DataError:
             continue
-        counted = all(row.get(name) is not None for repeat in repeats for row in repeat.values() for name in _READ[4:])
-        if counted and (first is None or repeats[0].keys() == first[0].keys()):
+        if first is None or repeats[0].keys() == first[0].keys():
             first = first or repeats
             yield trial, repeats
 

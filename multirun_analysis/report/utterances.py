@@ -60,7 +60,7 @@ class Mistake:
 def worst_utterances(trial: Trial, most: int = MOST_SHOWN) -> list[Mistake]:
     """The ``most`` utterances with the highest CER, each in its worst repeat; exact ones are left out."""
     worst: dict[str, dict[str, Any]] = {}
-    for line in sorted(map(_complete, trial.utterances), key=_severity, reverse=True):
+    for line in sorted(trial.utterances, key=_severity, reverse=True):
         worst.setdefault(str(line["id"]), line)
     return [_mistake(line) for line in list(worst.values())[:most] if line["cer"]]
 
@@ -93,15 +93,6 @@ def place_of(audio: Path | None, part: Part, say: Messages) -> str:
     time = [say("worst.part", start=part.start, end=part.end)] if part.start is not None else []
     channel = [say("worst.channel", number=part.channel)] if part.channel is not None else []
     return " · ".join([audio.name, *time, *channel])
-
-
-def _complete(line: dict[str, Any]) -> dict[str, Any]:
-    """A row with the fields that older files lack: a text for empty output, and the error rate."""
-    hypothesis, cer = line["hypothesis"] or "", line.get("cer")
-    if cer is None:
-        reference, heard = normalise(line["reference"]), normalise(hypothesis)
-        cer = Levenshtein.distance(reference, heard) / max(len(reference), 1)
-    return {**line, "hypothesis": hypothesis, "cer": cer}
 
 
 def _severity(line: dict[str, Any]) -> tuple[float, int]:

@@ -6,15 +6,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rapidfuzz.distance import Levenshtein
 
 from kimi_audio_ft.errors import DataError
 from kimi_audio_ft.scoring.intervals import MIN_RECORDINGS, bootstrap_rates, recording_index, sum_by_recording
-from kimi_audio_ft.scoring.normalise import normalise
 from kimi_audio_ft.scoring.ranking import COUNTED, utterance_edits
 from multirun_analysis.records import RERUN, Record, read_jsonl
 from multirun_analysis.settings import Setting
@@ -216,10 +213,10 @@ def _read(trial: Trial) -> _Counts:
             name = str(row["id"])
             own, units = (0, 0) if is_counted else utterance_edits(row["reference"], row["hypothesis"] or "", rank_by)
             if name not in counts:
-                chars = (_chars(row, "strict", "chars"), _chars(row, "normalised", "normalised_chars"), units)
+                chars = (row["chars"], row["normalised_chars"], units)
                 reference = sys.intern(str(row.get("reference") or ""))
                 counts[name] = _Utterance(str(row.get("recording") or name), reference, chars)
-            edits = (_edits(row, "strict", "edits"), _edits(row, "normalised", "normalised_edits"), own)
+            edits = (row["edits"], row["normalised_edits"], own)
             counts[name].hear(edits, str(row.get("hypothesis") or ""), ranked)
     except KeyError as error:
         raise DataError(path, f"has an utterance without {error}", RERUN) from error
@@ -253,17 +250,3 @@ def _transcripts(ranked: Tally, kept: dict[Trial, _Counts]) -> Transcripts:
     first, *_ = kept.values()
     texts = [[counts[name].text for name in first] for counts in kept.values()]
     return Transcripts(ranked, list(first), [one.reference for one in first.values()], texts)
-
-
-def _chars(row: Record, normalisation: str, key: str) -> int:
-    """As counted; older files lack the counts, which are then made from the texts."""
-    counted: Any = row.get(key)
-    return len(normalise(row["reference"], normalisation)) if counted is None else counted
-
-
-def _edits(row: Record, normalisation: str, key: str) -> int:
-    counted: Any = row.get(key)
-    if counted is not None:
-        return counted
-    texts = (normalise(row[side] or "", normalisation) for side in ("reference", "hypothesis"))
-    return Levenshtein.distance(*texts)

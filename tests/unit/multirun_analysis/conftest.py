@@ -7,14 +7,16 @@ import math
 import random
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rapidfuzz.distance import Levenshtein
 
 from kimi_audio_ft.files import read_json_object, write_json, write_jsonl
+from kimi_audio_ft.scoring.normalise import normalise
 from multirun_analysis import load_sweep
 from multirun_analysis.analysis import Analysis
 from tests.synthetic_errors import Planted
@@ -60,6 +62,16 @@ def heard(spoken: int, written: int, found: int) -> dict[str, Any]:
         "recall": found / spoken if spoken else None,
         "precision": found / written if written else None,
     }
+
+
+def counted(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of utterances.jsonl with the counts of its texts, unless it has others."""
+    counts: dict[str, Any] = {}
+    for normalisation, prefix in (("strict", ""), ("normalised", "normalised_")):
+        reference, hypothesis = (normalise(row[side], normalisation) for side in ("reference", "hypothesis"))
+        edits, chars = Levenshtein.distance(reference, hypothesis), len(reference)
+        counts |= {f"{prefix}cer": edits / max(chars, 1), f"{prefix}edits": edits, f"{prefix}chars": chars}
+    return {**counts, **row}
 
 
 class SweepWriter:
@@ -179,7 +191,12 @@ class SweepWriter:
             rate = (wrong + 2) / len(text) if wrong else 0.0
             line = {"id": identity, "repeat": 0, "reference": text, "hypothesis": hypothesis, "cer": rate}
             lines.append(line | {"audio": f"wavs/{identity}.wav"})
-        self.write_lines(folder / "utterances.jsonl", lines)
+        self.heard(folder / "utterances.jsonl", lines)
+
+    @staticmethod
+    def heard(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+        """The utterances of a trial or base, with their counts."""
+        write_jsonl(file, map(counted, rows))
 
     write = staticmethod(write_json)
     write_lines = staticmethod(write_jsonl)

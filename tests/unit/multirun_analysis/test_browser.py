@@ -242,7 +242,7 @@ def test_one_utterance_under_several_trials(sweep: Any, tmp_path: Path, chromium
             {"id": key, "reference": reference, "hypothesis": said, "audio": str(wav)}
             for (key, reference), said in zip(references.items(), outputs, strict=True)
         ]
-        sweep.write_lines(sweep.folder / str(number) / name.replace("other", "utterances.jsonl"), rows)
+        sweep.heard(sweep.folder / str(number) / name.replace("other", "utterances.jsonl"), rows)
     told = driven(
         chromium,
         write_report(sweep.folder).html,
@@ -330,8 +330,9 @@ def test_headings_are_repeated_on_the_next_page_of_paper(sweep: Any, tmp_path: P
         pytest.skip("no pdftotext on PATH")
     chromium(write_report(sweep.grid()).html, f"--print-to-pdf={tmp_path / 'report.pdf'}")
     text = subprocess.run([reader, tmp_path / "report.pdf", "-"], capture_output=True, text=True, check=True).stdout
-    first, second, *_ = text.split("\f")
-    for page in (first, second):  # the board goes on there
+    pages = text.split("\f")
+    begin = next(number for number, page in enumerate(pages) if "S / D / I" in page)
+    for page in pages[begin : begin + 2]:  # the board goes on there
         assert "S / D / I" in page and re.search(r"^base$|^1$", page, re.MULTILINE), page
 
 

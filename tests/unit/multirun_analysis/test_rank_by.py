@@ -100,7 +100,7 @@ def test_the_command_ranks_anew_and_names_the_rate_everywhere(
 def test_a_rate_that_does_not_suit_the_language_is_said(sweep: Any, opposed: Callable[..., Path]) -> None:
     def told(text: str, rank_by: str) -> str:
         for folder in opposed(None, None).iterdir():
-            sweep.write_lines(folder / "utterances.jsonl", [{"id": "a", "reference": text, "hypothesis": text}])
+            sweep.heard(folder / "utterances.jsonl", [{"id": "a", "reference": text, "hypothesis": text}])
             for name in ("scores.json", "baseline.json"):
                 document = json.loads((folder / name).read_text(encoding="utf-8"))
                 sweep.write(folder / name, document | {"pinyin_error_rate": 0.1})

@@ -202,6 +202,7 @@ def test_a_report_of_what_has_not_changed_is_shown_again(
     record_jobs(folder, jobs_of(folder, 2, 4) | {3: (outside, ["lora.r=3"])})
     recording.write_bytes(b"")
     line = {"id": "a", "reference": "语音", "hypothesis": "语", "cer": 0.5, "audio": str(recording)}
+    line |= {"edits": 1, "chars": 2, "normalised_edits": 1, "normalised_chars": 2}
     for one in (inside, outside, linked):
         (one / "utterances.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
     os.mkfifo(inside / "pipe")  # whoever reads it waits

@@ -202,7 +202,7 @@ def test_recordings_of_the_worst_utterances_are_in_the_page(sweep: Any, tmp_path
         {"id": name, "repeat": 0, "reference": "今天开会", "hypothesis": "今天看会", "cer": 0.25, "audio": str(path)}
         for name, path in (("heard", wav), ("lost", tmp_path / "gone.wav"))
     ]
-    sweep.write_lines(sweep.trial(0) / "utterances.jsonl", lines)
+    sweep.heard(sweep.trial(0) / "utterances.jsonl", lines)
     page = body(page_of(sweep.folder))
     assert len(re.findall(r'<audio controls preload="metadata" [^>]*src="data:audio/mpeg;base64,', page)) == 1
     assert "gone.wav (the recording was not found)" in page
@@ -273,7 +273,7 @@ def test_text_from_data_is_escaped_everywhere(sweep) -> None:
     sweep.trial(1, params=sweep.params(8, 1e-3, 0.0) | {"lora.target_modules": evil}, cer=0.9, eval_manifest=evil)
     sweep.fail(2, message=evil)
     line = {"id": evil, "repeat": 0, "reference": evil, "hypothesis": evil + evil, "cer": 1.0, "audio": evil}
-    sweep.write_lines(folder / "utterances.jsonl", [line])
+    sweep.heard(folder / "utterances.jsonl", [line])
     page = page_of(sweep.folder)
     assert "<img" not in body(page)
     assert html.escape("<img src=x onerror=alert(1)>") in page

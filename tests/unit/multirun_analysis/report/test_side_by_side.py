@@ -35,9 +35,9 @@ def write(sweep: Any, texts: list[list[str]], base: list[str] | None = None, **r
 
     for number, heard in enumerate(texts):
         folder = sweep.trial(number, rank=2 ** (number + 1), cer=0.1 + number / 10, baseline=base is not None)
-        sweep.write_lines(folder / "utterances.jsonl", lines(heard))
+        sweep.heard(folder / "utterances.jsonl", lines(heard))
         if base is not None:
-            sweep.write_lines(folder / "baseline_utterances.jsonl", lines(base))
+            sweep.heard(folder / "baseline_utterances.jsonl", lines(base))
     return sweep
 
 
@@ -106,7 +106,7 @@ def test_of_repeated_sampling_the_worst_text_is_shown_and_edits_are_summed(sweep
         for name, text in REFERENCES.items()
         for repeat, cut in enumerate((1, 2, 0))
     ]
-    sweep.write_lines(sweep.folder / "1" / "utterances.jsonl", rows)
+    sweep.heard(sweep.folder / "1" / "utterances.jsonl", rows)
     found = unpacked(view_of(load_sweep(sweep.folder)))
     assert found["texts"][0] == ["今天开会", "今天"] and found["edits"][0] == [0, 3] and found["repeats"] == [1, 3]
 

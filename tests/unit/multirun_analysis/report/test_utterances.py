@@ -69,7 +69,7 @@ def test_only_the_part_of_a_recording_is_embedded(tmp_path: Path, sweep) -> None
     tones[: 2 * 8_000, 1] = 0
     soundfile.write(tmp_path / "a.wav", tones, 8_000)
     row = {"id": "a", "reference": "你好", "hypothesis": "你", "audio": str(tmp_path / "a.wav")}
-    sweep.write_lines(sweep.trial(0) / "utterances.jsonl", [row | {"start": 2, "end": 2.75, "channel": 1}])
+    sweep.heard(sweep.trial(0) / "utterances.jsonl", [row | {"start": 2, "end": 2.75, "channel": 1}])
     (mistake,) = worst_utterances(load_sweep(sweep.folder).best.trial)
     (clip,) = embedded([(mistake.audio, mistake.part)])
     samples, heard = decoded(clip)
@@ -115,29 +115,15 @@ def test_worst_utterances_come_first_once_each_and_without_the_exact_ones(sweep)
     heard = [("a", 0, "你", 0.5), ("a", 1, "", 1.0), ("b", 0, "你好", 0.0), ("c", 0, "您好", 0.5)]
     keys = ("id", "repeat", "hypothesis", "cer")
     rows = [{"reference": "你好", "audio": None, **dict(zip(keys, row, strict=True))} for row in heard]
-    sweep.write_lines(sweep.trial(0) / "utterances.jsonl", rows)
+    sweep.heard(sweep.trial(0) / "utterances.jsonl", rows)
     worst = worst_utterances(load_sweep(sweep.folder).sweep.trials[0])
     assert [(mistake.identity, mistake.cer) for mistake in worst] == [("a", 1.0), ("c", 0.5)]
     assert worst[0].hypothesis == [] and not math.isnan(worst[0].cer)
 
 
-def test_older_rows_without_a_rate_or_a_text_are_told_too(sweep) -> None:
-    rows = [
-        {"id": "a", "reference": " 你好\n", "hypothesis": None},
-        {"id": "b", "reference": "你好", "hypothesis": "你"},
-        {"id": "c", "reference": "e\u0301", "hypothesis": "é"},
-    ]
-    sweep.write_lines(sweep.trial(0) / "utterances.jsonl", rows)
-    comparison = load_sweep(sweep.folder)
-    assert comparison.statistics.utterances == 3
-    worst = worst_utterances(comparison.best.trial)
-    assert [(mistake.identity, mistake.cer) for mistake in worst] == [("a", 1.0), ("b", 0.5)]
-    assert worst[0].reference == [MarkedText("delete", "你好")] and worst[0].hypothesis == []
-
-
 def test_a_text_without_end_is_cut_and_says_so(sweep) -> None:
     row = {"id": "a", "repeat": 0, "reference": "今天", "hypothesis": "今天" + "天气" * 5000, "cer": 5000.0}
-    sweep.write_lines(sweep.trial(0) / "utterances.jsonl", [row])
+    sweep.heard(sweep.trial(0) / "utterances.jsonl", [row])
     (mistake,) = worst_utterances(load_sweep(sweep.folder).best.trial)
     *shown, cut = mistake.hypothesis
     assert sum(len(piece.text) for piece in shown) == 400 and cut == MarkedText("cut", "9,602")
