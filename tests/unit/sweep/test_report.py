@@ -17,6 +17,7 @@ from kimi_audio_ft.errors import ConfigError, Refused
 from kimi_audio_ft.store import product_path
 from kimi_audio_ft.sweep.report import SweepReport, failed_trials
 from kimi_audio_ft.sweep_folder import claim, planned_trials, record_fitting, record_jobs, trial_folders
+from kimi_audio_ft.tracking.wandb import TOKEN
 from tests.offline_wandb import offline_runs
 
 
@@ -439,8 +440,10 @@ def test_start_writes_what_was_asked_for(sweep: DictConfig) -> None:
 
 
 def logged(folder: Path, **logger: Any) -> None:
-    """The config that Hydra writes beside a trial, as far as the report reads it."""
+    """The config that Hydra writes beside a trial, as far as the report reads it, and W&B's mark of what it records."""
     OmegaConf.save({"logger": logger}, folder / ".hydra" / "config.yaml")
+    if logger["kind"] == "wandb":
+        (folder / TOKEN).write_text("a1", encoding="utf-8")
 
 
 def test_wandb_gets_the_report_of_the_trials_that_it_recorded(sweep: DictConfig) -> None:
