@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -103,6 +104,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
         folder, complete = root / name, root / f"{name}.complete"
         with FileLock(root / f"{name}.lock"):
             if not complete.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a process in which filling it failed
                 folder.mkdir()
                 fill(folder)
                 complete.touch()

@@ -93,7 +93,7 @@ def test_wheel_holds_every_file_that_is_not_python(wheel: Path) -> None:
         str(path.relative_to(REPOSITORY))
         for package in ("kimi_audio_ft", "multirun_analysis")
         for path in (REPOSITORY / package).rglob("*")
-        if path.is_file() and path.suffix not in (".py", ".pyc")
+        if path.is_file() and path.suffix != ".py" and path.parent.name != "__pycache__"
     }
     assert packaged == own
     assert any(name.startswith("kimi_audio_ft/assets/tiny/whisper-large-v3/") for name in packaged)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,25 +13,30 @@ import pytest
 from kimi_audio_ft.files import read_jsonl, write_json, write_jsonl, written_aside
 
 WRITER = """
-import sys
+import select, sys
+from itertools import count
 from pathlib import Path
 from kimi_audio_ft.files import write_json
-for number in range(400):
+for number in count():
+    if select.select([sys.stdin], [], [], 0)[0]:  # which has ended
+        break
     write_json(Path(sys.argv[1]), [sys.argv[2], number, "x" * int(sys.argv[2])])
 """
 
 
 @pytest.mark.slow
 def test_two_processes_that_write_one_file_never_leave_half_of_it(tmp_path: Path) -> None:
-    path, seen = tmp_path / "value.json", set()
+    path, seen, lengths = tmp_path / "value.json", set[tuple[str, int]](), ("20000", "300000")
     write_json(path, ["0", 0, ""])
-    lengths = ("20000", "300000")
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), length]) for length in lengths]
-    while any(writer.poll() is None for writer in writers):
-        writer, _, text = json.loads(path.read_text(encoding="utf-8"))
-        assert len(text) == int(writer)
-        seen.add(writer)
-    assert [writer.returncode for writer in writers] == [0, 0] and seen > {"20000"}
+    with ExitStack() as ended:
+        commands = [[sys.executable, "-c", WRITER, str(path), length] for length in lengths]
+        writers = [ended.enter_context(subprocess.Popen(words, stdin=subprocess.PIPE)) for words in commands]
+        while len(seen) < 100 or not {writer for writer, _ in seen}.issuperset(lengths):
+            assert all(process.poll() is None for process in writers)
+            writer, number, text = json.loads(path.read_text(encoding="utf-8"))
+            assert len(text) == int(writer)
+            seen.add((writer, number))
+    assert [process.returncode for process in writers] == [0, 0]
     assert list(tmp_path.iterdir()) == [path]
 
 

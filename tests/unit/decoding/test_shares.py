@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from kimi_audio_ft import store
 from kimi_audio_ft.config.train import DecodingConfig, TrainConfig
 from kimi_audio_ft.decoding.request import DecodingRequest
 from kimi_audio_ft.decoding.shares import shared_out
+from kimi_audio_ft.decoding.transcribe import batches_of
 from kimi_audio_ft.decoding.transcripts import Transcripts, decode_all
 from kimi_audio_ft.outcomes import BASE
 from kimi_audio_ft.runtime.signals import Interrupted
@@ -22,8 +26,9 @@ from kimi_audio_ft.sweep.events import Decoding, Event, Ready
 from kimi_audio_ft.sweep.plan import Task, Unit
 from kimi_audio_ft.sweep.worker import make_units
 from kimi_audio_ft.trial import Trial
+from tests.unit.decoding.held_samples import HeldSamples
 
-# Hot enough to go on to the end: a process has some batches left when the first is told.
+# Hot enough to go on to the end.
 HOT = DecodingConfig(text_temperature=8.0, text_top_k=0, max_new_tokens=20, batch_size=1, repeats=2)
 REQUESTS = [DecodingRequest(HOT, 1)]
 ROWS = 9 * 2
@@ -34,6 +39,25 @@ def two(trial_config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatc
     """A trial on two devices, which share even a small evaluation set."""
     monkeypatch.setattr("kimi_audio_ft.decoding.shares.ROWS_PER_PROCESS", 1)
     return Trial(trial_config(trainer={"strategy": "ddp", "devices": 2}))
+
+
+@pytest.fixture
+def let_go(two: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """One process waits at its first batch, with all others to do, until this is called; the other one tells."""
+    evaluation = two.evaluation
+    make = evaluation.dataset
+
+    def held(*arguments: Any, **options: Any) -> HeldSamples:
+        samples: Any = make(*arguments, **options)
+        samples.__class__ = HeldSamples
+        samples.held, samples.lock = batches_of(samples, REQUESTS)[0][0], lock
+        return samples
+
+    monkeypatch.setattr(evaluation, "dataset", held)
+    lock = tmp_path / "lock"
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield lambda: fcntl.flock(file, fcntl.LOCK_UN)
 
 
 @pytest.fixture(scope="module")
@@ -82,15 +106,26 @@ def test_a_task_of_two_devices_decodes_on_both_of_them(two: Trial, one_device: l
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["stopped", "killed twice"])
 def test_what_every_process_has_decoded_is_kept_for_the_next_start(
-    two: Trial, one_device: list[bytes], how: str
+    two: Trial,
+    one_device: list[bytes],
+    let_go: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
 ) -> None:
     told: list[int] = []
+    terminate = BaseProcess.terminate
+
+    def stop(process: BaseProcess) -> None:
+        terminate(process)
+        if how == "stopped":
+            let_go()
 
     def on_progress(done: int, total: int) -> None:
         told.append(done)
         if how == "killed twice":
             kill_workers()
 
+    monkeypatch.setattr(BaseProcess, "terminate", stop)
     kind = Interrupted if how == "stopped" else WorkerDied
     with pytest.raises(kind):
         decode_all(
@@ -98,6 +133,7 @@ def test_what_every_process_has_decoded_is_kept_for_the_next_start(
             two.config.trainer,
         )  # fmt: skip
     assert told and not multiprocessing.active_children()
+    let_go()
     before = len(told)
     [found] = decode_all(two.evaluation, REQUESTS, None, on_progress=lambda done, total: told.append(done))
     assert files_of(found) == one_device
@@ -107,7 +143,7 @@ def test_what_every_process_has_decoded_is_kept_for_the_next_start(
 
 @pytest.mark.slow
 def test_a_process_that_dies_once_costs_nothing(
-    two: Trial, one_device: list[bytes], caplog: pytest.LogCaptureFixture
+    two: Trial, one_device: list[bytes], let_go: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     told: list[int] = []
 
@@ -115,6 +151,7 @@ def test_a_process_that_dies_once_costs_nothing(
         told.append(done)
         if len(told) == 1:
             kill_workers()
+            let_go()
 
     [found] = decode_all(two.evaluation, REQUESTS, None, False, on_progress, None, two.config.trainer)
     assert files_of(found) == one_device and "died" in caplog.text and told[-1] == ROWS

@@ -141,16 +141,19 @@ from kimi_audio_ft.model.checkpoint import load_tensors
 def kb(field):
     return int(next(l for l in open("/proc/self/status") if l.startswith(field)).split()[1])
 
+def mapped():
+    return kb("RssFile") + kb("RssShmem")  # the latter of a file on a tmpfs
+
 with torch.device("meta"):
     part = nn.Linear(4096, 16384, bias=False)
 torch.zeros(4, dtype=torch.bfloat16).float().sum()
 for dtype, bits in ((torch.bfloat16, torch.int16), (torch.float32, torch.int32)):
     with torch.device("meta"):
         part = nn.Linear(4096, 16384, bias=False)
-    before = kb("RssAnon"), kb("RssFile")
+    before = kb("RssAnon"), mapped()
     load_tensors(part, Path(sys.argv[1]), lambda name: name, dtype, "cpu")
     part.weight.view(bits).max()  # touches every page
-    print(kb("RssAnon") - before[0], kb("RssFile") - before[1])
+    print(kb("RssAnon") - before[0], mapped() - before[1])
 """
 
 

@@ -331,7 +331,7 @@ def test_health_tells_what_requests_meet_and_when_it_is_over(
     folder: Path, vllm: Vllm, caplog: pytest.LogCaptureFixture, how: dict[str, Any], said: str
 ) -> None:
     """vLLM's own /health is fine all the time."""
-    found = service(folder, vllm, timeout=1.0)
+    found = service(folder, vllm, timeout=1.0 if "held" in how else 60.0)
     before = {name: getattr(vllm, name) for name in how}
     with BatchQueue(found.decoder(), 1) as queue:
         vars(vllm).update(how | ({"table": vllm.table + 1.0} if "table" in how else {}))

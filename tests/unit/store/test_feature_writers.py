@@ -21,7 +21,7 @@ from tests.unit.store.feature_items import DIM, Item, contents, holds, is_whole,
 
 def start(write: Callable[..., None], *arguments: Any) -> BaseProcess:
     """A process of its own, forked: importing torch takes seconds."""
-    process = multiprocessing.get_context("fork").Process(target=write, args=arguments)
+    process = multiprocessing.get_context("fork").Process(target=write, args=arguments, daemon=True)
     process.start()
     return process
 
@@ -52,35 +52,40 @@ def test_two_processes_at_once() -> None:
 PARTS = 4
 
 
-def write_missing(first: int, rounds: int, reports: int) -> None:
-    """What every process that shares a piece of work does; one byte goes to the pipe for each addition behind it."""
+def write_missing(first: int, rounds: int, reports: int | None) -> None:
+    """What every process that shares a piece of work does.
+
+    reports: a pipe that gets a byte for each addition; whoever has one does not end by itself.
+    """
     store = open_store()
     for index in range(first, first + rounds):
         keys = [f"{index}.{part}" for part in range(PARTS)]
         missing = [key for key in keys if key not in store]
         store.add([(key, [index] * 500, torch.full((500, DIM), float(index))) for key in missing])
-        os.write(reports, b".")
+        if reports is not None:
+            os.write(reports, b".")
+    while reports is not None:
+        signal.pause()
 
 
 @pytest.mark.slow
 def test_writers_that_are_killed_lose_and_double_nothing() -> None:
-    """Three at a time are killed at whatever they are doing, again and again, until all has been written."""
-    rounds, kills, last_words = 40, 0, 3
-    unfinished = [0, rounds, 2 * rounds]
-    while unfinished:
-        pipes = {first: os.pipe() for first in unfinished}
-        writers = {first: start(write_missing, first, rounds, pipes[first][1]) for first in unfinished}
-        for first, writer in writers.items():
-            os.close(pipes[first][1])
-            with os.fdopen(pipes[first][0], "rb") as reports:
-                reports.read(last_words)
-            writer.kill()
-            writer.join(600)
-            assert writer.exitcode in (0, -signal.SIGKILL)
-            kills += writer.exitcode != 0
-        unfinished = [first for first in unfinished if writers[first].exitcode]
-        last_words += 4
-    assert kills >= 10
+    """Three at a time are killed at whatever they are doing, again and again, before all has been written."""
+    rounds = 40
+    for last_words in (3, 9, 15, 21):
+        pipes = [os.pipe() for _ in range(3)]
+        writers = [start(write_missing, number * rounds, rounds, pipes[number][1]) for number in range(3)]
+        for writer, (reports, told) in zip(writers, pipes, strict=True):
+            with os.fdopen(reports, "rb") as words:
+                words.read(last_words)
+                writer.kill()
+                writer.join(600)
+            os.close(told)
+            assert writer.exitcode == -signal.SIGKILL
+    writers = [start(write_missing, number * rounds, rounds, None) for number in range(3)]
+    for writer in writers:
+        writer.join(600)
+    assert [writer.exitcode for writer in writers] == [0, 0, 0]
     store = open_store()
     assert len(store) == 3 * rounds * PARTS
     store.add([item("last", 2)])  # cuts what the killed ones left in the shard it takes
