@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kimi_audio_ft.base import Base
 from kimi_audio_ft.config.train import SHARDED, TrainConfig
+from kimi_audio_ft.data.datamodule import ConversationData
 from kimi_audio_ft.data.dataset import Sample
 from kimi_audio_ft.runtime.workers import Send
 from kimi_audio_ft.training.adapters import AdapterSpec
@@ -61,6 +64,36 @@ def fit_all_with_features(rank: int, send: Send, trainings: list[tuple[TrainConf
     """Several trainings, one after another: starting the processes takes longer."""
     for training in trainings:
         fit_with_features(rank, send, *training)
+
+
+def as_on_a_gpu(rank: int, send: Send, positions: int | None, task: Callable[..., None], *arguments: Any) -> None:
+    """A task that trains, with a GPU's masks; positions: the most of a pass, for passes that are filled."""
+    from kimi_audio_ft.training import fit
+
+    unfilled = fit.fill_passes
+
+    def filled(base: Base, module: Any, specs: Any, data: Sequence[ConversationData]) -> dict[str, Any]:
+        unfilled(base, module, specs, data)
+        for one in data:
+            one.pass_positions = positions
+        return {"passes": positions}
+
+    fit.fill_passes = filled
+    mask_by_sample(setattr)
+    task(rank, send, *arguments)
+
+
+def mask_by_sample(change: Callable[[Any, str, Any], None]) -> None:
+    """Have dropout's masks made as on a GPU: those of a sample are the same in any pass."""
+    from kimi_audio_ft.training.module import AdapterTraining
+
+    def seed_masks(self: AdapterTraining, batch: dict[str, Any], epoch: int) -> None:
+        for (state, _, length), target in zip(batch["micro_batches"], batch["targets"], strict=True):
+            answers = (target.rows_N, target.columns_N)
+            state.dropout.by_place(state.seed, epoch, target.samples_R, length, answers, target.codes_N)
+
+    change(AdapterTraining, "seed_masks", seed_masks)
+    change(AdapterTraining, "flat", False)  # a layout of CPUs
 
 
 def fit_packs(rank: int, send: Send, config: TrainConfig, packs: dict[str, tuple[list[AdapterSpec], Any]]) -> None:

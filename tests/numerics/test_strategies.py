@@ -74,11 +74,30 @@ def assert_same_training(folder: Path, other: Path) -> None:
     assert {value.dtype for value in tensors(folder).values()} == {torch.float32}
 
 
-def test_two_ranks_equal_one_and_resume(trial_config: Config, strategy: str, tmp_path: Path) -> None:
+@pytest.fixture
+def fill_passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Trains with a GPU's masks, here and on ranks, whose passes get so many positions at most once it is called."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    import rank_tasks
+
+    positions: list[int] = []
+
+    def run_as_on_a_gpu(task: Any, arguments: tuple[Any, ...], *others: Any, **options: Any) -> None:
+        given = (positions[-1] if positions else None, task, *arguments)
+        run_workers(rank_tasks.as_on_a_gpu, given, *others, **options)
+
+    rank_tasks.mask_by_sample(monkeypatch.setattr)
+    monkeypatch.setattr("kimi_audio_ft.trial.run_workers", run_as_on_a_gpu)
+    return positions.append
+
+
+def test_two_ranks_equal_one_and_resume(
+    trial_config: Config, strategy: str, fill_passes: Callable[[int], None], tmp_path: Path
+) -> None:
     """The curve and the adapter of one process with the same global batch, from the start and from a checkpoint.
 
     3 conversations a micro-batch, 4 micro-batches a step: each epoch has a short last step, which does not go round.
-    A checkpoint of one process resumes on two ranks and the other way round.
+    A checkpoint of one process resumes on two ranks, which fill their passes, and the other way round.
     """
 
     def config(**trainer: Any) -> TrainConfig:
@@ -90,7 +109,8 @@ def test_two_ranks_equal_one_and_resume(trial_config: Config, strategy: str, tmp
 
     one, two = config(accumulate=4), config(accumulate=2, devices=2, **STRATEGIES[strategy])
     assert Trial(one).training_signature == Trial(two).training_signature
-    alone = Trial(one).fit(tmp_path / "one", tmp_path / "work_one", None)
+    single = Trial(one)
+    alone = single.fit(tmp_path / "one", tmp_path / "work_one", None)
     seen: list[dict[str, Any]] = []
     together = fit_in_workers(Trial(two), tmp_path / "two", tmp_path / "work_two", seen.append)
     assert alone["steps"] == together["steps"] == 4
@@ -100,7 +120,9 @@ def test_two_ranks_equal_one_and_resume(trial_config: Config, strategy: str, tmp
 
     (tmp_path / "resumed_work").mkdir()
     shutil.copytree(tmp_path / "work_one" / "step=00000002", tmp_path / "resumed_work" / "step=00000002")
-    fit_in_workers(Trial(two), tmp_path / "resumed", tmp_path / "resumed_work", None)
+    fill_passes(most := 2 * int(single.data.plan.lengths.max()))
+    resumed = fit_in_workers(Trial(two), tmp_path / "resumed", tmp_path / "resumed_work", None)
+    assert (together["passes"], resumed["passes"]) == (None, most)
     assert_same_training(tmp_path / "resumed", tmp_path / "one")
     (tmp_path / "back_work").mkdir()
     shutil.copytree(tmp_path / "work_two" / "step=00000002", tmp_path / "back_work" / "step=00000002")
