@@ -15,9 +15,9 @@ from kimi_audio_ft.sweep.plan import Task, Unit
 from kimi_audio_ft.sweep.supervisor import Supervisor
 from kimi_audio_ft.sweep.task import sweep_environment
 from kimi_audio_ft.trial import Trial
-from tests.integration.conftest import POINTS, NewPlace
+from tests.integration.conftest import POINTS, NewPlace, Workplace
 from tests.sameness import assert_same_results
-from tests.trials_json import values
+from tests.trials_json import hypotheses_of, values
 
 pytest.importorskip("ray")
 
@@ -38,12 +38,17 @@ def one_ray() -> Iterator[None]:
     ray.shutdown()
 
 
-def test_a_sweep_on_ray_gives_what_a_local_one_gives(first: Path, new_workplace: NewPlace) -> None:
-    place = new_workplace()
+def test_a_sweep_on_ray_gives_what_a_local_one_gives(first: Path, place: Workplace, new_workplace: NewPlace) -> None:
+    """Its combination of adapters too."""
+    local, place = place, new_workplace()
     options = ("hydra/launcher=packed", "hydra.launcher.executor=ray", "hydra.launcher.pack_size=2")
     sweep = place.sweep("sweep", *POINTS, *options, "hydra.launcher.parallel=2")
     assert_same_results(values(sweep), values(first))
     assert len(list((sweep / "packs" / "001").glob("task-[0-9].json"))) >= 2
+    for there, folder, name in ((place, sweep, "ray"), (local, first, "local")):
+        assert f"by executor={name}" in there.succeed("kimi_audio_ft.combine", f"sweep={folder}", "trials=[0,2]")
+    mean = Path("combinations", "mean")
+    assert hypotheses_of(sweep / mean) == hypotheses_of(first / mean)
 
 
 def test_a_task_that_is_stopped_on_ray_saves_and_goes_on(

@@ -24,7 +24,7 @@ from kimi_audio_ft.sweep.task import sweep_environment
 from tests.faults.sweeps import Running, until
 from tests.forkserver import fork_command
 from tests.sameness import assert_same_results
-from tests.trials_json import values
+from tests.trials_json import hypotheses_of, values
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm")]
 
@@ -53,10 +53,17 @@ class Sweep:
         """Start it; in a session of its own, as Ctrl-C reaches a whole group."""
         self.folder.mkdir(exist_ok=True)
         data = [f"data.{name}_manifest={self.manifests / name}.jsonl" for name in ("train", "eval")]
+        launcher = [f"hydra.launcher.{option}" for option in options]
+        return self._run(TRAIN, "-m", *SWEEP, *data, "hydra/launcher=packed", *launcher)
+
+    def combine(self) -> Running:
+        """Start to combine its two adapters."""
+        return self._run("kimi_audio_ft.combine", "sweep=sweep", "trials=[0,2]")
+
+    def _run(self, module: str, *arguments: str) -> Running:
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "KIMI_AUDIO_FT_STORE": str(self.folder / "store")}
-        command = ["-m", *SWEEP, *data, "hydra/launcher=packed", *(f"hydra.launcher.{option}" for option in options)]
         printed = self.folder / f"printed-{len(list(self.folder.glob('printed-*')))}.log"
-        return Running(fork_command(TRAIN, command, self.folder, environment, printed), printed)
+        return Running(fork_command(module, arguments, self.folder, environment, printed), printed)
 
     def events(self, run: str) -> list[dict[str, Any]]:
         """All events so far of the first task of a run."""
@@ -139,6 +146,13 @@ def test_a_sweep_that_is_interrupted_in_every_way_ends_as_a_local_one(tmp_path: 
     done = reference.wait()
     assert done.code == 0, done.said
     assert_same_results(there.results(), local.results())
+    combined = [(name, place, place.combine()) for name, place in (("slurm", there), ("local", local))]
+    texts = []
+    for name, place, running in combined:
+        done = running.wait()
+        assert done.code == 0 and f"by executor={name}" in done.said, done.said
+        texts.append(hypotheses_of(place.folder / "sweep" / "combinations" / "mean"))
+    assert texts[0] == texts[1]
 
 
 @pytest.fixture
