@@ -37,8 +37,8 @@ OUT_OF_TIME = os.EX_TEMPFAIL
 TRACEBACK_VARIABLE = "KIMI_AUDIO_FT_TRACEBACK"
 # What Hydra's own messages tell people to set for a traceback.
 _HYDRAS_VARIABLE = "HYDRA_FULL_ERROR"
-# The folder where Hydra wants to make outputs/ is full, not writable, or has a file of that name.
-_FOLDER_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+# The folder where Hydra wants to make outputs/ is full; it is on a read-only disk, or a file has its name.
+_FULL, _NO_FOLDER = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 OnFailure = Callable[[dict[str, Any], Exception], None]
 
@@ -181,14 +181,9 @@ class _App:
                 fail(failed_trials, error, exit_code=2 if is_users(error) else 1)
             if is_users(error):
                 fail(explain(error, SCHEMAS[self.name]), error)
-            if isinstance(error, PermissionError):
-                rule, remedy = "cannot be opened", "Check its permissions"
-            elif isinstance(error, OSError) and error.errno in _FOLDER_ERRORS:
-                rule, remedy = "cannot be written", "Free space there"
-            else:
-                raise
-            path = error.filename or "the folder of the outputs"
-            fail(f"{path}: {rule} ({error.strerror}). {remedy}, or run in another folder", error)
+            if isinstance(error, OSError) and (problem := _folder_problem(error)):
+                fail(problem, error)
+            raise
 
 
 def _is_plain_sweep(flags: list[str], overrides: list[str]) -> bool:
@@ -207,6 +202,19 @@ def _where_it_began() -> Iterator[None]:
 def is_sweep() -> bool:
     """Whether Hydra runs this job as one of several."""
     return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _folder_problem(error: OSError) -> str | None:
+    """What to tell of a file or folder that cannot be used; None: the error is about something else."""
+    if isinstance(error, PermissionError) and error.filename:  # without one: of a process or an address
+        rule, remedy = "cannot be opened", "Check its permissions, or run"
+    elif error.errno in _FULL:
+        rule, remedy = "cannot be written", "Free space there, or run"
+    elif error.errno in _NO_FOLDER:
+        rule, remedy = "cannot be written", "Run"
+    else:
+        return None
+    return f"{error.filename or 'the folder of the outputs'}: {rule} ({error.strerror}). {remedy} in another folder"
 
 
 def is_users(error: Exception) -> bool:

@@ -160,7 +160,7 @@ def _is_ours(sweep: Path) -> bool:
 
 
 def _claimed(sweep: Path) -> AbstractContextManager[object]:
-    """Claims the sweep's folder if it is writable, as we then write there; BeingRun: another process has it."""
+    """A claim to the sweep's folder if it is writable, as we then write there; BeingRun: another process has it."""
     return claim(sweep) if _is_ours(sweep) else nullcontext()
 
 

@@ -38,9 +38,8 @@ def prepare(config: PrepareConfig) -> PrepareSummary:
     Output is deterministic: the same command writes the same bytes.
 
     Raises:
-        UserError: the CSV or the decisions cannot be read, more than ``max_refused`` of the rows or all are refused, a
-            decision cannot be done, or a split would be empty. Once the rows were looked at, only ``rejected.jsonl`` is
-            written.
+        UserError: the CSV or the decisions cannot be read; or more than ``max_refused`` of the rows, or all, are
+            refused, a decision cannot be applied, or a split would be empty: then only ``rejected.jsonl`` is written.
     """
     out = _make_folder(config.out)
     table = _read_table(config)

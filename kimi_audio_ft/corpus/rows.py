@@ -322,7 +322,7 @@ def _names_in(folder: Path) -> dict[str, str]:
     """Files of a folder by their names and their stems, case and composition of accents aside."""
     try:
         names = sorted(os.listdir(folder))  # noqa: PTH208 (names alone)
-    except (OSError, ValueError):  # no folder that can be read; with a long text for its name, or a null character
+    except (OSError, ValueError):  # it cannot be read, or its name is too long or has a null character
         return {}
     return {_folded(Path(name).stem): name for name in names} | {_folded(name): name for name in names}
 

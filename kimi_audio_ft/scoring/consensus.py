@@ -21,7 +21,7 @@ def index_of_consensus(hypotheses: Sequence[str], weights: Sequence[int] | None 
     """Index of the hypothesis with the lowest weighted sum of edit distances to all; the earliest of equals.
 
     Edits are of characters of the strictly normalised texts, as in the CER. Put the most trusted first: of two
-    hypotheses it is always the first. The cost grows with the square of their different texts.
+    hypotheses it is always the first. The cost grows with the square of the number of different texts.
 
     Args:
         weights: positive whole numbers, of which equal sums are equal; None: all alike.

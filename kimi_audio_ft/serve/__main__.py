@@ -40,7 +40,8 @@ def main(config: ServeConfig) -> None:
         with using(Path(f"server {address}")):  # so that pruning leaves its adapters in the store
             service = Service.of(config, HydraConfig.get().overrides.task)
             settings = [model.decoding for model in service.models.values()]
-            together = pieces_together(service.base, service.config.decoding.batch_size, settings)
+            batch_size = service.config.decoding.batch_size
+            together = pieces_together(service.base, batch_size, settings, service.word_positions)
             with BatchQueue(service.decoder(), together) as queue:
                 print(f"models: {', '.join(map(printable, service.models))}", flush=True)
                 app = make_app(service, queue, os.environ.get(KEY_VARIABLE, ""))

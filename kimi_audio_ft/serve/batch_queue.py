@@ -26,8 +26,10 @@ from kimi_audio_ft.errors import ConfigError, UserError
 
 log = logging.getLogger(__name__)
 
-# Positions of the longest prompts: 30 s of codes, and hot words. Pieces that are decoded together at most.
-_PROMPT, _MOST = 1024, 64
+# Positions of the longest prompts, of 30 s of codes and the hot words of a request, and of those without hot words.
+_PROMPT, _WITHOUT_WORDS = 1024, 512
+# Pieces that are decoded together at most.
+_MOST = 64
 
 
 @dataclass(eq=False)
@@ -60,15 +62,16 @@ class Job:
         return alike and (self.key != other.key or self.prompt == other.prompt)
 
 
-def pieces_together(base: Base, batch_size: int | str, settings: Iterable[DecodingConfig]) -> int:
+def pieces_together(base: Base, batch_size: int | str, settings: Iterable[DecodingConfig], words: int = 0) -> int:
     """Most pieces in a batch, for all of which each request in it waits: for the models' settings, whichever it has.
 
     Args:
-        batch_size: ``decoding.batch_size``, the same for all.
+        batch_size: ``decoding.batch_size``, the same for all. words: positions of a model's own hot words.
     """
     # A request's own temperature has a greedy setting sampled, as often as its repeats say.
     sampled = [replace(one, batch_size=batch_size, text_temperature=one.text_temperature or 1.0) for one in settings]
-    return min(together_here(base, one, _PROMPT, _MOST) for one in sampled)
+    prompt = max(_PROMPT, _WITHOUT_WORDS + words)
+    return min(together_here(base, one, prompt, _MOST) for one in sampled)
 
 
 class RequestRefused(UserError):

@@ -129,7 +129,8 @@ class ByVllm:
         listed = self._server.models()
         self._name, self._positions = listed.base, listed.positions
         if self._positions < self._needed:
-            rule = f"the vLLM server has {self._positions} positions, and a piece with its answer up to {self._needed}"
+            needs = f"a piece with hot words and answer up to {self._needed}"
+            rule = f"the vLLM server has {self._positions} positions, and {needs}"
             remedy = f"Start it with --max-model-len {self._needed} or more, or set a smaller max_seconds"
             raise Unavailable(OPTION, self._server.url, rule, remedy)
         table = self._embeddings.embed_tokens.weight
@@ -154,14 +155,17 @@ class ByVllm:
         return Unavailable(OPTION, self._server.url, rule, remedy)
 
 
-def positions_needed(seconds: float, settings: Iterable[DecodingConfig], most: int) -> int:
-    """Positions of a piece of so many seconds and its longest answer under any setting, without the prompt's text.
+def positions_needed(seconds: float, settings: Iterable[DecodingConfig], words: int, most: int) -> int:
+    """Positions of a piece of so many seconds, the hot words and its longest answer under any setting.
+
+    Without the rest of the prompt.
 
     Args:
-        most: that the model has.
+        words: positions of the hot words. most: that the model has.
     """
     codes = num_audio_tokens(math.ceil(seconds * SAMPLE_RATE))
-    return codes + max(longest_answer(setting, codes, most - codes) for setting in settings)
+    taken = codes + words
+    return taken + max(longest_answer(setting, codes, most - taken) for setting in settings)
 
 
 def _difference(one: Completion, other: Completion) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 from kimi_audio_ft.base import Base, base_facts, find_adapter, require_base
 from kimi_audio_ft.config.checks import require
+from kimi_audio_ft.config.command_line import assigned
 from kimi_audio_ft.config.serve import BASE, ServeConfig
 from kimi_audio_ft.config.train import DecodingConfig
 from kimi_audio_ft.errors import ConfigError
@@ -75,7 +76,7 @@ def models_of_server(base: Base, server: VllmServer, named: Named, others: Serve
         folder = _folder_of(adapter)
         if folder is not None:
             rule = f"the vLLM server has no {name}; it has {', '.join(map(printable, there)) or 'no adapters'}"
-            export = f"python -m kimi_audio_ft.export_adapter adapter={adapter} out=FOLDER"
+            export = f"python -m kimi_audio_ft.export_adapter {shlex.quote(assigned('adapter', adapter))} out=FOLDER"
             remedy = f"Start it with --enable-lora --lora-modules {name}=FOLDER ({export})"
             require(name in there, "adapters", name, rule, remedy)
             _require_same_base(base, merged, folder, options.any_base)

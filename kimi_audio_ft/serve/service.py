@@ -110,8 +110,14 @@ class Service:
         if self.server is None:
             return Native(self.base)
         settings = [model.decoding for model in self.models.values()]
-        needed = positions_needed(self.config.max_seconds, settings, self.base.positions)
+        needed = positions_needed(self.config.max_seconds, settings, self.word_positions, self.base.positions)
         return ByVllm(self.base, qwen2_of(self.base), self.server, needed)
+
+    @property
+    def word_positions(self) -> int:
+        """Positions of the longest list of hot words that a model has."""
+        lists = (with_words("", model.words) for model in self.models.values())
+        return max(len(self.base.tokenizer.encode(text)) for text in lists)
 
     def jobs(
         self, upload: BinaryIO, name: str, model: Model, options: RequestOptions, held: ExitStack
@@ -134,10 +140,8 @@ class Service:
             except AudioError as error:
                 said = ". ".join(filter(None, (error.problem, error.remedy)))
                 raise RequestRefused(f"{name}: {said}".replace(str(path), name), "file") from None
-        prompt, requests = (
-            with_words(model.prompt, options.words or model.words),
-            self.requests(model, options.temperature),
-        )
+        prompt = with_words(model.prompt, options.words or model.words)
+        requests = self.requests(model, options.temperature)
         jobs = [
             Job(piece.key, number, waveform, model.adapter, prompt, requests)
             for number, (piece, waveform) in enumerate(zip(heard.pieces, waveforms, strict=True))
@@ -145,7 +149,7 @@ class Service:
         return heard, jobs
 
     def _heard(self, path: Path, name: str, held: ExitStack) -> tuple[Heard, Recording]:
-        """The upload cut into pieces, and as it is opened once: ffmpeg decodes the whole of it."""
+        """The upload's pieces, and the upload as it was opened, as opening again may have ffmpeg decode it again."""
         most = self.config.max_minutes
         recording = open_recording(path, longest=60 * most)
         seconds = recording.seconds
@@ -175,13 +179,13 @@ class Service:
 def _with_hotwords(model: Model, options: HotwordsConfig, base: Base) -> Model:
     """The model with the hot words of its trial; UserError: they cannot be read, or are too many.
 
-    Without them where a first text would choose some, for which a request would be decoded twice.
+    Those that a first text would choose (``prompt.retrieve``) are left out: a request would be decoded twice.
     """
     found = read_hotwords(options)
     if found is None:
         return model
     if options.retrieves:
-        print(f"{model.name}: hot words are those of requests alone (no prompt.retrieve here)", flush=True)
+        print(f"{model.name}: prompt.retrieve is not supported here; only hot words of a request are used", flush=True)
         return model
     require_room(options, base.tokenizer, base.positions, model.prompt)
     print(f"{model.name}: {len(found.words)} hot words, unless a request gives others", flush=True)

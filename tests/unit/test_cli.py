@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from errno import EACCES, ENOSPC
+from errno import EACCES, EEXIST, ENOSPC, EPERM
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ def refuse(config: Any) -> None:
             ENOSPC,
             "error: corpus: cannot be written (No space left on device). Free space there, or run in another folder",
         ),
+        (EEXIST, "error: corpus: cannot be written (File exists). Run in another folder"),
     ],
 )
 def test_a_closed_folder_and_a_full_one_are_told_apart(
@@ -59,6 +60,14 @@ def test_a_closed_folder_and_a_full_one_are_told_apart(
     with pytest.raises(SystemExit):
         start(command(*TOKENIZE)(fail), GIVEN)
     assert capsys.readouterr().err.splitlines()[-1] == said
+
+
+def test_a_permission_for_no_file_is_not_told_as_one_for_a_folder(start: Callable[..., None]) -> None:
+    def fail(config: Any) -> None:
+        raise PermissionError(EPERM, os.strerror(EPERM))  # as of a signal to another user's process
+
+    with pytest.raises(PermissionError):
+        start(command(*TOKENIZE)(fail), GIVEN)
 
 
 def test_task_is_given_its_checked_settings(start: Callable[..., None]) -> None:

@@ -218,7 +218,8 @@ def test_a_server_leaves_room_for_its_encoders_and_the_most_repeats() -> None:
     beside, each = encoders_bytes(base.files, "float32", "cached"), need.utterance(1024, 1024, together=4)
     with PretendedGPUs(memory=round((need.fixed + beside + 4.5 * each) / SAFE)):
         assert pieces_together(base, "auto", [once, often]) == 4, "a request's temperature samples either"
-        assert pieces_together(base, "auto", [once]) == 8
+        assert pieces_together(base, "auto", [once]) == pieces_together(base, "auto", [once], words=512) == 8
+        assert pieces_together(base, "auto", [once], words=2048) < 8, "a model's own hot words"
         assert together_here(base, often, 1024, 64) == 8, "greedy"
     with PretendedGPUs(memory=round((need.fixed + 4.5 * each) / SAFE)):
         assert pieces_together(base, "auto", [once, often]) < 4

@@ -10,7 +10,7 @@ import base64
 import io
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
@@ -236,6 +236,14 @@ def test_servers_that_cannot_decode(folder: Path, vllm: Vllm, change: dict[str, 
         service(folder, vllm).decoder().__enter__()
 
 
+def test_a_servers_positions_hold_a_models_hot_words(folder: Path, vllm: Vllm) -> None:
+    vllm.positions, found = 750, service(folder, vllm)
+    listed = replace(found, models={"base": replace(found.models["base"], words=("陈凯", "LP"))})
+    assert found.word_positions == 0 < listed.word_positions
+    with pytest.raises(ConfigError, match=f"has 750 positions, .* up to {750 + listed.word_positions}"):
+        listed.decoder().__enter__()
+
+
 def test_what_is_no_front_end_or_lacks_an_adapter(
     folder: Path, vllm: Vllm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -248,6 +256,11 @@ def test_what_is_no_front_end_or_lacks_an_adapter(
         ConfigError, match=r"has no talks; it has meetings, calls\. Start it .*--lora-modules talks=FOLDER"
     ):
         service(folder, vllm, adapters={"talks": str(tmp_path)})
+    spaced = tmp_path / "a b"
+    spaced.mkdir()
+    (spaced / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"export_adapter 'adapter=\"{spaced}\"' out=FOLDER"):
+        service(folder, vllm, adapters={"talks": str(spaced)})
     (tmp_path / META).write_text(json.dumps({"base": "x", "config": {"model": {"path": "other"}}}), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"model\.path=.*was trained on another base \(other\).*any_base=true"):
         service(folder, vllm, adapters={"calls": str(tmp_path)})

@@ -100,7 +100,7 @@ def test_hot_words_of_the_recommended_trial_are_those_of_requests_without_any(
     assert "recommended: 2 hot words, unless a request gives others" in capsys.readouterr().out
     assert prompts(["江来"])["recommended"] == "听写\n热词：江来"
     assert prompts(retrieve=1)["recommended"] == "听写"
-    assert "hot words are those of requests alone (no prompt.retrieve here)" in capsys.readouterr().out
+    assert "prompt.retrieve is not supported here; only hot words of a request are used" in capsys.readouterr().out
     terms.unlink()
     with pytest.raises(ConfigError, match=r"prompt\.hotwords=.*cannot be read"):
         prompts(retrieve=None)
