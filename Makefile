@@ -27,7 +27,10 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # Four test processes with one OpenMP thread each fill two cores, since some tests wait; more threads would crawl. A
 # file's tests share what they need, so they stay together; tests/conftest.py says which files begin.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(HANGS)
+
+# A test that takes longer (seconds) shows where all threads of its process stand, and ends that process.
+HANGS = -o faulthandler_timeout=1000 -o faulthandler_exit_on_timeout=true
 
 # What the tests check the report's pages with; without it those checks are skipped.
 page-tools: venv

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 
 from tests.forkserver import fork_command
 from tests.pretend_gpu import ILLEGAL_ACCESS, MB, VARIABLE
@@ -83,9 +83,9 @@ def test_decoding_uses_both_cards_and_outlives_one_that_breaks(
 
 def test_more_processes_of_torchrun_than_gpus_are_refused(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text("")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": "2"}
+    meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(meeting.port), "WORLD_SIZE": "2"}
+    group["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     logs = [tmp_path / f"rank{rank}.log" for rank in range(2)]
     processes = [
         fork_command(

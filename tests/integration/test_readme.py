@@ -12,7 +12,6 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from socket import socket
 
 import pytest
 import yaml
@@ -24,6 +23,7 @@ from kimi_audio_ft.config.schemas import SCHEMAS
 from kimi_audio_ft.files import read_jsonl
 from tests.integration.conftest import REPOSITORY, Forked, Workplace
 from tests.pages import FILES, TEXTS, commands, sections, spans
+from tests.ports import reserved_port
 
 README = TEXTS["README"]
 
@@ -36,28 +36,27 @@ def test_from_a_sweep_to_a_recogniser(workplace: Workplace, swept: Workplace) ->
     of_base = shutil.ignore_patterns("baseline*")  # which four steps do not make worse than the adapter
     sweep = shutil.copytree(swept.folder / "first", workplace.folder / "outputs" / "demo" / "sweep", ignore=of_base)
     workplace.succeed("multirun_analysis", "outputs/demo/sweep")
-    with socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port, printed = str(taken.getsockname()[1]), list[str]()
+    printed = list[str]()
     server: Forked | None = None
-    try:
-        for words in commands("README", "From the sweep to a recogniser"):
-            if words == ["kill", "%1"]:
-                break
-            module, arguments = words[2], [word.replace("port=8000", f"port={port}") for word in words[3:]]
-            if words[:2] == ["python", "-c"]:
-                with contextlib.chdir(workplace.folder), contextlib.redirect_stdout(io.StringIO()) as out:
-                    exec(module.replace(":8000/", f":{port}/"), {})
-                printed.append(out.getvalue())
-            elif words[-1] == "&":
-                server = workplace.fork(module, *arguments[:-1], "threads=1")
-            else:
-                shorter = ("--segments", "1") if module == "kimi_audio_ft.demo.corpus" else ()
-                printed.append(workplace.succeed(module, *arguments, *shorter))
-    finally:
-        if server is not None:
-            server.process.terminate()
-    assert server is not None and server.wait().code == 0
+    with reserved_port() as port:
+        try:
+            for words in commands("README", "From the sweep to a recogniser"):
+                if words == ["kill", "%1"]:
+                    break
+                module, arguments = words[2], [word.replace("port=8000", f"port={port}") for word in words[3:]]
+                if words[:2] == ["python", "-c"]:
+                    with contextlib.chdir(workplace.folder), contextlib.redirect_stdout(io.StringIO()) as out:
+                        exec(module.replace(":8000/", f":{port}/"), {})
+                    printed.append(out.getvalue())
+                elif words[-1] == "&":
+                    server = workplace.fork(module, *arguments[:-1], "threads=1")
+                else:
+                    shorter = ("--segments", "1") if module == "kimi_audio_ft.demo.corpus" else ()
+                    printed.append(workplace.succeed(module, *arguments, *shorter))
+        finally:
+            if server is not None:
+                server.process.terminate()
+        assert server is not None and server.wait().code == 0
     rows = read_jsonl(workplace.folder / "my" / "texts" / "transcripts.jsonl")
     heard = next(row["text"] for row in rows if row["audio"].endswith("meeting_001_01.wav"))
     assert printed[-1] == f"{heard}\n"

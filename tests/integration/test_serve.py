@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from kimi_audio_ft.files import read_jsonl
 from kimi_audio_ft.store.usage import gate, records
 from tests.integration.conftest import Forked, Workplace
 from tests.pages import commands
+from tests.ports import reserved_port
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -65,25 +65,19 @@ def server(place: Workplace, first: Path) -> Iterator[Server]:
     given = ("audio=calls", "out=texts", f"adapter={adapter}", *OPTIONS, "progress=false")
     place.succeed("kimi_audio_ft.transcribe", *given)
     rows = read_jsonl(place.folder / "texts" / "transcripts.jsonl")
-    port = free_port()
     (words,) = (words for words in commands("recogniser", "A server") if words[2] == SERVE)
     of_page = [word.replace("SIGNATURE", adapter) for word in words[3:] if word != "port=8000"]
-    arguments = (*of_page, "max_megabytes=1", "max_minutes=0.5", f"port={port}", *OPTIONS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(KEY_VARIABLE, KEY)
-        forked = place.fork(SERVE, *arguments)
-    client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=KEY, max_retries=30)
-    client.models.list()  # tries again until the server listens
-    yield Server(forked, client.with_options(max_retries=0), {Path(row["audio"]): row for row in rows})
-    if forked.process.is_alive():
-        forked.process.terminate()
-        forked.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    with reserved_port() as port:
+        arguments = (*of_page, "max_megabytes=1", "max_minutes=0.5", f"port={port}", *OPTIONS)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(KEY_VARIABLE, KEY)
+            forked = place.fork(SERVE, *arguments)
+        client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=KEY, max_retries=30)
+        client.models.list()  # tries again until the server listens
+        yield Server(forked, client.with_options(max_retries=0), {Path(row["audio"]): row for row in rows})
+        if forked.process.is_alive():
+            forked.process.terminate()
+            forked.wait()
 
 
 def ask(server: Server, recording: Path, **options: Any) -> Any:

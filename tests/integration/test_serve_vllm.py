@@ -21,8 +21,9 @@ import pytest
 
 from kimi_audio_ft.files import read_jsonl
 from tests.integration.conftest import Workplace
-from tests.integration.test_serve import SERVE, free_port
+from tests.integration.test_serve import SERVE
 from tests.pages import commands
+from tests.ports import reserved_port
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -97,9 +98,8 @@ def client(place: Workplace, first: Path) -> Iterator[OpenAI]:
     merge, export, vllm, serve = commands("recogniser", "A server on vLLM")
     place.succeed("kimi_audio_ft.merge", *merge[3:], "dtype=float32")
     place.succeed("kimi_audio_ft.export_adapter", *(word.replace("SIGNATURE", signature(first)) for word in export[3:]))
-    theirs, port = free_port(), free_port()
-    arguments = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", *vllm[2:-1], str(theirs), *ON_CPU]
-    with running(place, arguments, theirs):
+    api = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", *vllm[2:-1]]
+    with reserved_port() as theirs, reserved_port() as port, running(place, [*api, str(theirs), *ON_CPU], theirs):
         own = (word.replace(":8001", f":{theirs}") for word in serve[3:])
         forked = place.fork(SERVE, *own, f"port={port}", *OPTIONS)
         found = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=30)

@@ -27,6 +27,29 @@ COMMAND = ("manifests=[clips.jsonl]", "progress=false", "batch_size=1")
 CLIPS = 28
 
 
+# A person's own code, a callback in the command that starts the processes, which are forked from it here: nobody gets
+# beyond a second addition to the store, since nobody ever writes to the pipe.
+USER_CODE = """
+import sys
+
+from hydra.experimental.callback import Callback
+
+_ADDITIONS = []
+
+
+def _watch(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("index.bin") and arguments[1] == "ab":
+        _ADDITIONS.append(event)
+        if len(_ADDITIONS) == 2:
+            open("pipe").close()
+
+
+class User(Callback):
+    def on_run_start(self, **kwargs):
+        sys.addaudithook(_watch)
+"""
+
+
 def write_clips(folder: Path) -> None:
     rng = np.random.default_rng(4)
     for index in range(CLIPS):
@@ -69,9 +92,12 @@ def test_killed_workers_lose_and_double_nothing(
 ) -> None:
     """kill -9 of the command and its two workers once something has been stored; then one process does the rest."""
     write_clips(workplace.folder)
+    (workplace.folder / "user_code.py").write_text(USER_CODE, encoding="utf-8")
+    os.mkfifo(workplace.folder / "pipe")
     (index,) = (workplace.store / "features").glob("[!.]*/index.bin")
     before = index.stat().st_size
-    running = workplace.fork(TOKENIZE, *COMMAND, "devices=2").process
+    user = "+hydra.callbacks.user._target_=user_code.User"
+    running = workplace.fork(TOKENIZE, *COMMAND, "devices=2", user).process
     while index.stat().st_size == before and running.exitcode is None:
         running.join(0.02)
     assert running.exitcode is None
