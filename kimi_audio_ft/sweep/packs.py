@@ -32,6 +32,10 @@ def train_pack(task: Task, inputs: Inputs, send: Callable[[Event], None], should
     base = inputs.base(config)
     if config.trainer.strategy in SHARDED:
         base.require_one_gpu_holds_it(config.trainer.strategy)
+    base.about_to_compute()
+    for unit in {unit.config.seed: unit for unit in task.units}.values():
+        # Not in every rank: one that heard a stop while it waited for another's encoding would be missed by that one.
+        quiet_trial(unit, inputs).data.setup()
     base.release()  # the ranks need the devices
     said: list[Results | Interrupted] = []
 
@@ -116,6 +120,7 @@ def _fit_rank(rank: int, send: Send, task: Task) -> None:
     settings = task.units[0].config.trainer
     share_threads(settings.threads, num_ranks(settings))
     quiet_libraries()
+    logging.getLogger("kimi_audio_ft.data").setLevel(logging.ERROR)  # the task's process has said it
     tell: Callable[[Any], None] = send if rank == 0 else lambda message: None
     try:
         tell(fit_pack(task, Inputs(), tell, stop, rank))

@@ -121,6 +121,24 @@ def test_a_stop_is_heard_while_recordings_are_encoded(trial_config: Config, enco
     assert not len(Trial(units[0].config).base.encoders().store())
 
 
+def test_recordings_are_encoded_before_the_ranks_of_a_pack_are_started(
+    trial_config: Config, encoded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank that stopped while another one encodes would leave that one waiting for it."""
+    manifest = str(encoded / "coded.jsonl")
+    data = {"train_manifest": manifest, "eval_manifest": manifest, "allow_overlap": True, "features": "cached"}
+    unit = unit_of(trial_config(data=data, trainer={"strategy": "ddp", "devices": 2}))
+    started: list[int] = []
+
+    def refuse(*given: Any, **options: Any) -> None:
+        started.append(len(Trial(unit.config).base.encoders().store()))
+        raise UserError("no")
+
+    monkeypatch.setattr("kimi_audio_ft.sweep.packs.run_workers", refuse)
+    make(Task(0, [unit], pack_size=1))
+    assert started == [8]
+
+
 def test_a_task_that_is_asked_to_stop_interrupts_every_unit(trial_config: Config) -> None:
     unit = unit_of(trial_config())
     events = make(Task(0, [Unit(BASE, unit.jobs), unit]), should_stop=lambda: True)
