@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import yaml
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
@@ -297,6 +298,24 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 _NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?|[-+]?inf(inity)?|nan", re.IGNORECASE)
 _Dumper.add_representer(str, _text)
+
+
+def shared_environment(master: DictConfig) -> dict[str, str]:
+    """The part of a sweep's ``hydra.job.env_set`` that is the same for all jobs; Hydra refuses to sweep it.
+
+    Values that refer to a trial's own options, or to its number or folder, are left out.
+    """
+    own = OmegaConf.masked_copy(master, [_HYDRA])
+    OmegaConf.copy_cache(from_config=master, to_config=own)  # the time in the sweep's folder
+    before, HydraConfig.instance().cfg = HydraConfig.instance().cfg, own  # type: ignore[assignment]
+    found = {}
+    try:
+        for name in own.hydra.job.env_set:
+            with suppress(OmegaConfBaseException):
+                found[str(name)] = str(own.hydra.job.env_set[name])
+    finally:
+        HydraConfig.instance().cfg = before
+    return found
 
 
 def to_yaml(values: Any) -> str:

@@ -38,7 +38,7 @@ from kimi_audio_ft.runtime.time_limit import TimeLimit
 from kimi_audio_ft.store.signature import canonical
 from kimi_audio_ft.store.usage import note, using
 from kimi_audio_ft.sweep.cluster.executor import make_units
-from kimi_audio_ft.sweep.compose import JobConfig, TemplateLoader
+from kimi_audio_ft.sweep.compose import JobConfig, TemplateLoader, shared_environment
 from kimi_audio_ft.sweep.events import Event, Failed, Ready, UnitEvent
 from kimi_audio_ft.sweep.plan import Unit
 from kimi_audio_ft.sweep.report import SweepReport
@@ -201,7 +201,7 @@ class Launch:
         **rung: Any,
     ) -> None:
         """Make units; every event is passed on. rung: ``until`` and ``metric`` of the tasks."""
-        variables = dict(self.runner.config.hydra.job.env_set)  # the same for all jobs: Hydra sweeps nothing of its own
+        variables = shared_environment(self.runner.config)
         options: dict[str, Any] = {"meanwhile": SweepReport.prepare, "limit": self.limit, **rung}
         with env_override(variables):
             given = (self.settings, units, untrained, self.folder, on_event, on_stop)

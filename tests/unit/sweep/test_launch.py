@@ -120,14 +120,18 @@ def test_jobs_run_when_their_units_have_ended_and_see_the_outcomes() -> None:
 
 
 def test_what_is_made_has_the_jobs_environment(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is made in processes of this machine, which inherit it, or on others, which are told."""
+    """It is made in processes of this machine, which inherit it, or on others, which are told.
+
+    Several jobs share what is made: what differs between them is set where they are scored alone.
+    """
     seen: dict[str, Any] = {}
     monkeypatch.setattr(
         "kimi_audio_ft.sweep.launch.make_units", lambda *given, **told: seen.update(told, ours=os.environ.get("OURS"))
     )
-    launch.runner.config.hydra.job.env_set = {"OURS": "7"}
+    different = {"NUMBER": "${hydra:job.num}", "FOLDER": "${hydra:runtime.output_dir}", "RANK": "${lora.r}"}
+    launch.runner.config.hydra.job.env_set = {"OURS": "in ${hydra:sweep.dir}", **different}
     launch.make([], set(), print, print)
-    assert seen["ours"] == "7" and seen["variables"] == ("OURS",) and "OURS" not in os.environ
+    assert seen["ours"] == f"in {launch.folder}" and seen["variables"] == ("OURS",) and "OURS" not in os.environ
 
 
 def test_jobs_are_shown_by_the_rate_that_ranks_them() -> None:
