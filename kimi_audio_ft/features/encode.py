@@ -110,7 +110,7 @@ def encode_missing(
     store, changes = encoders.store(), tuple(dict.fromkeys(perturbations))
     if not find_wanted(store, [manifest], changes):
         return store
-    with waited_for("features", f"{store.signature}.encoding"):
+    with waited_for("features", f"{store.signature}.encoding", "encoding recordings"):
         store.refresh()
         if wanted := find_wanted(store, [manifest], changes):
             log.info("encoding %s", describe_need(store, wanted))

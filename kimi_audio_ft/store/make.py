@@ -173,8 +173,11 @@ def _make_missing(
     return bool(missing)
 
 
-def waited_for(kind: str, signature: str) -> ExitStack:
+def waited_for(kind: str, signature: str, doing: str = "") -> ExitStack:
     """A product's lock, held; says so where another process has it, perhaps for hours.
+
+    Args:
+        doing: what that process is doing, in words, if not making the product.
 
     Raises:
         Interrupted: this process was asked to stop meanwhile (``StopRequest``).
@@ -186,7 +189,7 @@ def waited_for(kind: str, signature: str) -> ExitStack:
             return held
         except Timeout:
             if not patience:
-                log.info("%s %s is being made by another process; waiting for it", kind, signature)
+                log.info("waiting for another process, which is %s", doing or f"making {kind} {signature}")
             leave_if_asked()
             patience = _PATIENCE
 

@@ -108,7 +108,7 @@ def test_waiting_for_another_process_is_said(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("kimi_audio_ft.store.make.log.info", let_go)
     assert len(find_or_make_all(KIND, NAMES, make)) == 3
-    assert said == ["transcript ta is being made by another process; waiting for it"]
+    assert said == ["waiting for another process, which is making transcript ta"]
 
 
 def test_a_stop_is_heard_while_another_process_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ class FinalistsSweeper(BasicSweeper):
             return self._sweep(arguments)
 
     def grid(self, arguments: list[str]) -> list[list[str]]:
-        """The overrides of every job but the finalists'; none of a grid over seeds, if there are to be finalists."""
+        """The overrides of every job without finalists' further seeds; ConfigError: it sweeps seeds too."""
         from kimi_audio_ft.sweep.finalists import refuse_swept_seeds
 
         assert self.hydra_context is not None
