@@ -10,6 +10,7 @@ import runpy
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import chdir
 from multiprocessing import forkserver, get_context, util
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -17,9 +18,17 @@ from pathlib import Path
 from kimi_audio_ft.runtime import workers
 from kimi_audio_ft.runtime.libraries import bring_back_bitsandbytes
 
+REPOSITORY = Path(__file__).resolve().parent.parent
+
 
 def fork_workers() -> None:
     """From now on this process's workers are forked from one that has imported the libraries."""
+
+    def start(path: str, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
+        with chdir(REPOSITORY):  # elsewhere it would not find what it is to import, and say nothing of it
+            return spawn(path, arguments, descriptors)
+
+    spawn, util.spawnv_passfds = util.spawnv_passfds, start  # type: ignore[attr-defined]
     forkserver.set_forkserver_preload(["tests.preloaded"])
     workers.START_METHOD = "forkserver"
 
