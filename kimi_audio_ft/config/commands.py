@@ -254,7 +254,8 @@ class CombineConfig:
     rank: int | None = None
     out: str | None = None  # Folder for the combinations; null is SWEEP/combinations, where the report finds them.
     overwrite: bool = False  # Replace other combinations in out, with their mean adapter.
-    # Decodes what the store lacks: local (this machine), slurm or ray; null is what the sweep was started with.
+    # Decodes what the store lacks: local (this machine), slurm or ray, with the resources that hydra.launcher.slurm or
+    # .ray of the sweep asks for; null is what the sweep was started with.
     executor: str | None = None
 
     def __post_init__(self) -> None:
