@@ -25,6 +25,9 @@ os.environ["HF_HUB_CACHE"] = str(Path(tempfile.gettempdir()) / "kimi_audio_ft_te
 import pytest
 from filelock import FileLock
 
+# Modules whose assertions are to say what differs, as those of test files do.
+pytest.register_assert_rewrite("tests.sameness", "tests.numerics.closeness", "tests.faults.sweeps")
+
 if TYPE_CHECKING:
     from torch import Tensor
 

@@ -31,16 +31,23 @@ def tensors(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / "adapter_model.safetensors")
 
 
-def differing(folder: Path, other: Path) -> list[str]:
-    """Names of tensors that are not equal bit for bit."""
+def differing(folder: Path, other: Path) -> dict[str, str]:
+    """Tensors that are not equal bit for bit, each with how many of its values differ, and by how much at most."""
     ours, theirs = tensors(folder), tensors(other)
     assert ours.keys() == theirs.keys()
-    return [key for key in ours if not torch.equal(ours[key], theirs[key])]
+    return {key: _difference(ours[key], theirs[key]) for key in ours if not torch.equal(ours[key], theirs[key])}
+
+
+def _difference(ours: Tensor, theirs: Tensor) -> str:
+    if ours.shape != theirs.shape:
+        return f"{tuple(ours.shape)}, not {tuple(theirs.shape)}"
+    largest = (ours.double() - theirs.double()).abs().max()
+    return f"{int((ours != theirs).sum())} of {ours.numel()} values, by {largest:.3g} at most"
 
 
 def assert_same_bits(folder: Path, other: Path) -> None:
     """The same adapter and the same curves."""
-    assert differing(folder, other) == []
+    assert differing(folder, other) == {}
     assert (folder / "curves.jsonl").read_text() == (other / "curves.jsonl").read_text()
 
 
