@@ -37,7 +37,7 @@ class JobEnd:
 
 
 class NotNow(Exception):
-    """A cluster that has worked cannot take a job now; what a person should know of that it has logged. Try again."""
+    """A cluster that has worked cannot take a job now, and has logged the reason if it is a fault. Try again later."""
 
 
 class Cluster(Protocol):
