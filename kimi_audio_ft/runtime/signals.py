@@ -37,7 +37,7 @@ class StopRequest:
         on_stop: called at every such signal.
         also: more signals that ask to stop.
         ignore_ctrl_c: when a parent process answers Ctrl-C, which reaches every process of a terminal's group.
-        parent: id of a process without which this one is to stop too; 0: none.
+        is_gone: whether a process without which this one is to stop has ended; asked whenever this is.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class StopRequest:
         *,
         also: Sequence[signal.Signals] = (),
         ignore_ctrl_c: bool = False,
-        parent: int = 0,
+        is_gone: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.on_stop, self.parent = on_stop, parent
+        self.on_stop, self.is_gone = on_stop, is_gone
         self._handlers: dict[signal.Signals, Any] = dict.fromkeys((*_SIGNALS, *also), self._receive)
         if ignore_ctrl_c:
             self._handlers[signal.SIGINT] = signal.SIG_IGN
@@ -56,7 +56,7 @@ class StopRequest:
         self._received: set[int] = set()
 
     def __call__(self) -> bool:
-        return bool(self._received) or (self.parent != 0 and os.getppid() != self.parent)
+        return bool(self._received) or self.is_gone()
 
     def listen(self) -> Self:
         if threading.current_thread() is threading.main_thread():

@@ -56,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not options.task.is_file():
         parser.error(f"{options.task}: no such file")
-    with StopRequest(also=[signal.SIGUSR2], parent=os.getppid() if options.with_parent else 0) as stop:
+    parent = os.getppid()
+    with StopRequest(also=[signal.SIGUSR2], is_gone=lambda: options.with_parent and os.getppid() != parent) as stop:
         return run_task(options.task.absolute(), stop)
 
 

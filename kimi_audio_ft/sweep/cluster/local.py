@@ -112,13 +112,13 @@ def _run(task_file: Path, environment: Mapping[str, str], slots: int, busy: Any,
     os.environ.update(environment)
     parent = multiprocessing.parent_process()
     assert parent is not None
-    with StopRequest(also=[signal.SIGUSR2]) as stop:
+    with StopRequest(also=[signal.SIGUSR2], is_gone=lambda: not parent.is_alive()) as stop:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
         def should_stop() -> bool:
             """Asked after every step."""
             devices.use_idle_cores(slots // max(1, busy.value))
-            return stop() or not parent.is_alive()
+            return stop()
 
         sys.exit(run_task(task_file, should_stop))
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from kimi_audio_ft.runtime.signals import Interrupted, leave_if_asked
 from kimi_audio_ft.sweep.cluster import local
 from kimi_audio_ft.sweep.cluster.local import LocalMachine, device_slots
 from kimi_audio_ft.sweep.supervisor import NotNow
@@ -85,3 +88,28 @@ def test_a_slot_is_free_when_its_last_process_has_ended(monkeypatch: pytest.Monk
         submit()
     third.alive = False
     assert submit().environment["SLOT"] == "0"
+
+
+def test_all_that_a_task_does_hears_that_its_sweep_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoding too, which is not given the task's question whether to stop."""
+    alive = [True]
+
+    def run_task(file: Path, should_stop: Callable[[], bool]) -> int:
+        leave_if_asked()
+        assert not should_stop()
+        alive.clear()
+        with pytest.raises(Interrupted):
+            leave_if_asked()
+        return 3 if should_stop() else 0
+
+    monkeypatch.setattr(local, "run_task", run_task)
+    monkeypatch.setattr(local, "leave_out_bitsandbytes", lambda: None)
+    monkeypatch.setattr(local.devices, "use_idle_cores", lambda times: None)
+    sweep = SimpleNamespace(is_alive=lambda: bool(alive))
+    monkeypatch.setattr(local.multiprocessing, "parent_process", lambda: sweep)
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        with pytest.raises(SystemExit, match="3"):
+            local._run(Path(), {}, 1, SimpleNamespace(value=1), nohup=False)
+    finally:
+        signal.signal(signal.SIGHUP, before)
