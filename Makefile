@@ -29,8 +29,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # file's tests share what they need, so they stay together; tests/conftest.py says which files begin.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(HANGS)
 
-# A test that takes longer (seconds) shows where all threads of its process stand, and ends that process.
-HANGS = -o faulthandler_timeout=1000 -o faulthandler_exit_on_timeout=true
+# A test that takes longer (seconds) shows where all threads of its process stand and ends that process, for good.
+HANGS = --max-worker-restart 0 -o faulthandler_timeout=1000 -o faulthandler_exit_on_timeout=true
 
 # What the tests check the report's pages with; without it those checks are skipped.
 page-tools: venv

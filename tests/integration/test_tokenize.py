@@ -38,7 +38,7 @@ _ADDITIONS = []
 
 
 def _watch(event, arguments):
-    if event == "open" and str(arguments[0]).endswith("index.bin") and arguments[1] == "ab":
+    if event == "open" and str(arguments[0]).endswith("index.bin") and "a" in (arguments[1] or ""):
         _ADDITIONS.append(event)
         if len(_ADDITIONS) == 2:
             open("pipe").close()
