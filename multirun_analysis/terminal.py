@@ -50,8 +50,10 @@ def print_leaderboard(
     for conclusion in [*words.conclusions(analysis, say), *words.learning_in_words(analysis.learning, say)]:
         console.print(_text(conclusion))
     console.print(_text(words.effort(analysis)))
-    console.print(_text(say("next.title")), style="bold")
-    for step in next_steps(analysis, say):
+    steps = next_steps(analysis, say)
+    if steps:
+        console.print(_text(say("next.title")), style="bold")
+    for step in steps:
         console.print(_text(step.said))
         for command in step.commands:
             console.print(_text(f"  {command}"), soft_wrap=True)  # in one piece, to copy

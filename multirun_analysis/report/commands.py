@@ -21,7 +21,7 @@ from multirun_analysis.sweep import Sweep, Trial
 from multirun_analysis.words import show
 
 TRAIN = module_command("train")
-_ABOUT = ("seed", "data.prompt", "prompt.hotwords", "prompt.retrieve", "data.audio_root")
+_ABOUT = ("seed", "data.prompt", "prompt.hotwords", "prompt.retrieve")
 _GROUPS: dict[str, type] = {"model": ModelConfig, "decoding": DecodingConfig, "scoring": ScoringConfig}
 
 
@@ -34,32 +34,37 @@ def adapter_of(trial: Trial) -> str:
 
 def evaluate_command(trial: Trial) -> str:
     """Decodes and scores as the trial did, with its adapter: the test set, or else what the trial was scored on."""
-    config = flat_config(trial)
-    manifest = config.get("data.test_manifest") or trial.record.get("eval_manifest")
+    manifest = flat_config(trial).get("data.test_manifest") or trial.record.get("eval_manifest")
     given = {"adapter": adapter_of(trial), **({"data.eval_manifest": manifest} if manifest else {})}
-    about = {key: value for key in _ABOUT if (value := config.get(key))}
-    options = [*_as_in(trial, "model"), *_as_in(trial, "decoding"), *_as_in(trial, "scoring")]
-    return _command(
-        "evaluate", [*map(assigned, given, given.values()), *options, *map(assigned, about, about.values())]
-    )
+    groups = [*_as_in(trial, "model"), *_as_in(trial, "decoding"), *_as_in(trial, "scoring")]
+    return _command("evaluate", [*_assigned(given), *groups, *_given(trial, *_ABOUT, "data.audio_root")])
 
 
 def merge_command(trial: Trial, sweep: Sweep) -> str:
     """Makes one checkpoint of base and adapter."""
     out = f"outputs/merged/{sweep.folder.resolve().name}"
-    return _command("merge", [assigned("adapter", adapter_of(trial)), assigned("out", out), *_as_in(trial, "model")])
+    return _command("merge", [*_assigned({"adapter": adapter_of(trial), "out": out}), *_as_in(trial, "model")])
 
 
-def transcribe_command(sweep: Sweep) -> str:
+def transcribe_command(trial: Trial, sweep: Sweep) -> str:
     """Texts of a folder of recordings by the recommended trial, as it decodes."""
-    out = f"outputs/texts/{sweep.folder.resolve().name}"
-    given = {"sweep": str(sweep.folder), "audio": "my/audio", "out": out}
-    return _command("transcribe", list(map(assigned, given, given.values())))
+    given = {"audio": "my/audio", "out": f"outputs/texts/{sweep.folder.resolve().name}"}
+    if is_trained(trial):
+        return _command("transcribe", _assigned({"sweep": str(sweep.folder), **given}))
+    groups = [*_as_in(trial, "model"), *_as_in(trial, "decoding")]  # ``sweep=`` reads them of trials of ``train`` alone
+    return _command(
+        "transcribe", [*_assigned({"adapter": adapter_of(trial), **given}), *groups, *_given(trial, *_ABOUT)]
+    )
+
+
+def is_trained(trial: Trial) -> bool:
+    """Whether it is a trial of ``train``, not of ``evaluate -m``."""
+    return any(key.startswith("lora.") for key in flat_config(trial))
 
 
 def combine_command(sweep: Sweep, samples: int) -> str:
     """Combinations of the sweep's best trials, and of new samples of the best one."""
-    return _command("combine", [assigned("sweep", str(sweep.folder)), assigned("samples", samples)])
+    return _command("combine", _assigned({"sweep": str(sweep.folder), "samples": samples}))
 
 
 def further_command(trial: Trial, changes: Mapping[str, Sequence[Any]], sweep: Sweep) -> str | None:
@@ -91,6 +96,16 @@ def with_base_command(sweep: Sweep) -> str | None:
 
 def _command(name: str, options: Sequence[str]) -> str:
     return shlex.join([*module_command(name), *options])
+
+
+def _assigned(given: Mapping[str, Any]) -> list[str]:
+    return list(map(assigned, given, given.values()))
+
+
+def _given(trial: Trial, *options: str) -> list[str]:
+    """Overrides of those options that the trial has set."""
+    config = flat_config(trial)
+    return _assigned({key: value for key in options if (value := config.get(key))})
 
 
 def _free(folder: Path) -> Path:

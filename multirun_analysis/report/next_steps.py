@@ -21,6 +21,7 @@ from multirun_analysis.report.commands import (
     combine_command,
     evaluate_command,
     further_command,
+    is_trained,
     merge_command,
     transcribe_command,
     with_base_command,
@@ -62,7 +63,8 @@ def next_steps(analysis: Analysis, say: Messages) -> list[NextStep]:
 
 
 def _use(taken: Trial, analysis: Analysis, say: Messages) -> NextStep:
-    commands = [evaluate_command(taken), transcribe_command(analysis.sweep), merge_command(taken, analysis.sweep)]
+    sweep = analysis.sweep
+    commands = [evaluate_command(taken), transcribe_command(taken, sweep), merge_command(taken, sweep)]
     return NextStep(say("next.use", number=taken.name, adapter=adapter_of(taken)), commands)
 
 
@@ -78,9 +80,7 @@ def _combine(analysis: Analysis, say: Messages) -> list[NextStep]:
 
 def _can_sample(trial: Trial) -> bool:
     """Whether it is of a training, has its utterances, and samples that differ."""
-    config = flat_config(trial)
-    is_trained = any(key.startswith("lora.") for key in config)  # not a trial of ``evaluate -m``
-    return is_trained and config.get("decoding.text_top_k") != 1 and bool(trial.utterances)
+    return is_trained(trial) and flat_config(trial).get("decoding.text_top_k") != 1 and bool(trial.utterances)
 
 
 def _prove(analysis: Analysis, say: Messages) -> list[NextStep]:

@@ -47,7 +47,9 @@ def _needed(tally: Tally, one: int, other: int, critical: float) -> Needed:
     difference, count = float(tally.rates[one] - tally.rates[other]), tally.num_recordings
     if difference == 0:
         return Needed(first, second, difference, None, None, POWER)
-    if math.isinf(critical):  # so few recordings have too few flips to tell anything apart
+    least = MIN_RECORDINGS
+    if math.isinf(critical):  # so few recordings have too few flips to tell anything apart, whatever the error
+        least = count + 1
         pairs = len(tally.trials) * (len(tally.trials) - 1) / 2
         critical = student_quantile(1 - ALPHA / 2 / pairs, count - 1)
     of_recordings, of_seeds = (float(part[one, other]) for part in error_parts(tally))
@@ -64,6 +66,6 @@ def _needed(tally: Tally, one: int, other: int, critical: float) -> Needed:
         trained = [row for row in (one, other) if not tally.trials[row].is_base]
         seeds = max(seeds, int(tally.seeds.count[trained].min()) + 1)
     room = allowed - (of_seeds if seeds is None else allowed / 2)
-    recordings = max(count * of_recordings / room, MIN_RECORDINGS)
+    recordings = max(count * of_recordings / room, least)
     utterances = math.ceil(recordings * len(tally.recordings) / count)
     return Needed(first, second, difference, utterances, math.ceil(recordings), POWER, seeds)

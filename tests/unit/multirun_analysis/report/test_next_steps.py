@@ -25,6 +25,7 @@ from multirun_analysis.analysis import Analysis
 from multirun_analysis.messages import ENGLISH
 from multirun_analysis.report.next_steps import edge_values, next_steps
 from multirun_analysis.statistics.results import Interval, Needed, Reason
+from tests.report_page import printed
 from tests.synthetic_sweep import write_yaml
 
 SCHEMAS = {
@@ -103,22 +104,31 @@ def test_what_cannot_be_combined_is_not_proposed(sweep: Any) -> None:
     assert not is_proposed()
 
 
-def test_of_a_sweep_of_evaluate_only_what_runs_is_proposed(sweep: Any, change: Any) -> None:
-    """Nothing is combined, no base is asked for by an option of ``train``, and the base alone is no adapter."""
+def test_of_a_sweep_of_evaluate_only_what_runs_is_proposed(sweep: Any, change: Any, composed: Any) -> None:
+    """Nothing is combined, no base is asked for by an option of ``train``, and the base alone is no adapter; its trials
+    have no config of ``train`` for ``transcribe sweep=``."""
     about = {"params": {"decoding.text_temperature": 0.0}, "command": None, "baseline": False}
     for number, (adapter, cer) in enumerate([("base", 0.5), ("a8", 0.3)]):
         folder = sweep.trial(number, cer=cer, signature=adapter, **about)
-        write_yaml(folder / ".hydra" / "config.yaml", {"adapter": adapter, "any_base": False})
+        config = {"adapter": adapter, "any_base": False, "seed": 3, "decoding": {"text_temperature": 0.3, "repeats": 2}}
+        write_yaml(folder / ".hydra" / "config.yaml", config | {"data": {"prompt": "转写", "audio_root": "my"}})
     overrides = {"hydra": [], "task": ["adapter=null,a8"]}
     about_sweep = {"any_base": False, "hydra": {"overrides": overrides, "job": {"name": "evaluate"}}}
     write_yaml(sweep.folder / "multirun.yaml", about_sweep)
 
     analysis = load_sweep(sweep.folder)
     assert (analysis.sweep.command or "").startswith("python -m kimi_audio_ft.evaluate -m ")
-    modules = [shlex.split(command)[2] for command in commands_of(analysis)]
+    commands = commands_of(analysis)
+    modules = [shlex.split(command)[2] for command in commands]
     assert modules == [f"kimi_audio_ft.{name}" for name in ("evaluate", "transcribe", "merge")]
+    (texts,) = composed(commands[1])
+    assert (texts.adapter, texts.sweep, texts.seed, texts.data.prompt) == ("a8", None, 3, "转写")
+    assert (texts.decoding.text_temperature, texts.decoding.repeats) == (0.0, 2)  # as its parameters have it
     change(sweep.folder / "0" / "scores.json", cer=0.1)  # now the base alone is the best
-    assert commands_of(load_sweep(sweep.folder)) == []
+    analysis = load_sweep(sweep.folder)
+    assert commands_of(analysis) == [] and "What to do next" in printed(analysis)  # on more recordings
+    enough = replace(analysis, statistics=replace(analysis.statistics, reason=Reason.LOWEST))
+    assert next_steps(enough, ENGLISH) == [] and "What to do next" not in printed(enough)
 
 
 @pytest.mark.parametrize("given", [".", "../sweep/0/.."])
