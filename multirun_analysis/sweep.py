@@ -22,7 +22,15 @@ from kimi_audio_ft.config.train import RATES, ScoringConfig
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.files import read_yaml
 from kimi_audio_ft.scoring.ranking import normalised_and_field
-from kimi_audio_ft.sweep_folder import BASE_UTTERANCES, HALVING, UTTERANCES, is_trial, read_record, trial_folders
+from kimi_audio_ft.sweep_folder import (
+    BASE_UTTERANCES,
+    HALVING,
+    UTTERANCES,
+    hydras_folder,
+    is_trial,
+    read_record,
+    trial_folders,
+)
 from multirun_analysis.records import RERUN, Record, finite, identity, read_json, read_jsonl
 
 GREEDY_TEMPERATURE = 0.0
@@ -377,8 +385,8 @@ def read_scored(folder: Path, path: Path, overrides: dict[str, Any], is_base: bo
 
 
 def _overrides(folder: Path, written: list[str] | None) -> dict[str, Any]:
-    """Overrides by key, without Hydra's own settings: as the sweep recorded them, or of .hydra/overrides.yaml."""
-    path = folder / ".hydra" / "overrides.yaml"
+    """Overrides by key, without Hydra's own settings: as the sweep recorded them, or Hydra of the trial."""
+    path = hydras_folder(folder) / "overrides.yaml"
     if written is None:
         written = read_yaml(path, RERUN) if path.is_file() else None
     return _values(written or [], path)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kimi_audio_ft.scoring.intervals import RESAMPLES
-from kimi_audio_ft.sweep_folder import BASE_UTTERANCES, UTTERANCES
+from kimi_audio_ft.sweep_folder import BASE_UTTERANCES, UTTERANCES, hydras_folder
 from kimi_audio_ft.text import no_formula
 from multirun_analysis.analysis import Analysis
 from multirun_analysis.compare import Row
@@ -41,7 +41,7 @@ RECORDED = (
     *("train_conversations", "eval_manifest", "eval_identity", "model", "git_commit", "command"),
 )
 OF_A_SET = ("cer", "wer", "mer", "normalised_cer", "num_references")
-FILES = ("scores.json", "failure.json", "curves.jsonl", UTTERANCES, ".hydra/config.yaml")
+FILES = ("scores.json", "failure.json", "curves.jsonl", UTTERANCES)
 _DIGITS = 9
 
 
@@ -174,7 +174,8 @@ def _setting(setting: Setting, analysis: Analysis) -> dict[str, Any]:
 
 def _paths(trial: Trial, analysis: Analysis) -> dict[str, str]:
     """The trial's files, relative to the sweep's folder, so that a moved sweep keeps its links."""
-    names = ("baseline.json", BASE_UTTERANCES) if trial.is_base else FILES
+    config = f"{hydras_folder(trial.folder).name}/config.yaml"
+    names = ("baseline.json", BASE_UTTERANCES) if trial.is_base else (*FILES, config)
     there = [name for name in names if (trial.folder / name).is_file()]
     return {
         "folder": _inside(trial.folder, analysis),

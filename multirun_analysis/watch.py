@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kimi_audio_ft.errors import DataError, UserError
 from kimi_audio_ft.store.usage import is_alive
-from kimi_audio_ft.sweep_folder import UTTERANCES, planned_trials, trial_folders
+from kimi_audio_ft.sweep_folder import UTTERANCES, hydras_folder, planned_trials, trial_folders
 from multirun_analysis.analysis import Analysis, load_sweep
 from multirun_analysis.messages import Messages
 from multirun_analysis.records import write_whole
@@ -28,7 +28,7 @@ REST = 5
 # seconds while it composes its trials, between two launches of a sweeper, and while its last report is written.
 PATIENCE = 120.0
 ENDED = ("scores.json", "failure.json")
-WATCHED = (*ENDED, "baseline.json", UTTERANCES, "curves.jsonl", ".hydra/overrides.yaml")
+WATCHED = (*ENDED, "baseline.json", UTTERANCES, "curves.jsonl")
 
 State = dict[str, tuple[int, int]]
 
@@ -149,8 +149,9 @@ def _is_done(sweep_dir: Path) -> bool:
 def _state(sweep_dir: Path) -> State:
     """Size and time of each file that the report is made of."""
     found: State = {}
-    for path in (folder / name for folder in (sweep_dir, *trial_folders(sweep_dir)) for name in WATCHED):
-        with suppress(FileNotFoundError):
-            facts = path.stat()
-            found[str(path)] = (facts.st_size, facts.st_mtime_ns)
+    for folder in (sweep_dir, *trial_folders(sweep_dir)):
+        for path in (*(folder / name for name in WATCHED), hydras_folder(folder) / "overrides.yaml"):
+            with suppress(FileNotFoundError):
+                facts = path.stat()
+                found[str(path)] = (facts.st_size, facts.st_mtime_ns)
     return found

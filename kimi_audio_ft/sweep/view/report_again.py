@@ -35,14 +35,15 @@ from kimi_audio_ft.sweep_folder import (
     RECORDS,
     REPORT,
     UNSEEN_RECORD,
+    hydras_folder,
     trial_folders,
 )
 from kimi_audio_ft.text import printable_lines
 
 _ANALYSIS = PACKAGE.parent / "multirun_analysis"
-# What a report reads in the sweep's folder, and in each trial's, wherever that lies.
+# What a report reads in the sweep's folder, and in Hydra's own folder of each trial, wherever that lies.
 _OF_SWEEP = (LEDGER, HALVING, "multirun.yaml", UNSEEN_RECORD, COMBINATIONS_RECORD)
-_OF_TRIAL = (*RECORDS, ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml")
+_OF_HYDRA = ("config.yaml", "hydra.yaml", "overrides.yaml")
 # Colours and bold print, as a terminal is told to show them.
 _STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
 
@@ -66,7 +67,8 @@ class MadeReport:
 def digest_of_sweep(folder: Path, options: Sequence[Any], console: Console) -> str:
     """Of all that the report of the sweep in a folder is made of, but for the recordings and the store's adapters."""
     records = [folder / name for name in _OF_SWEEP]
-    records += [trial / name for trial in trial_folders(folder) for name in _OF_TRIAL]
+    for trial in trial_folders(folder):
+        records += [*(trial / name for name in RECORDS), *(hydras_folder(trial) / name for name in _OF_HYDRA)]
     code = [file for place in (PACKAGE, _ANALYSIS, project_root() / "conf") for file in _files(place)]
     parent, further = folder.absolute().parent, f"{folder.resolve().name}-next"
     return digest_of(

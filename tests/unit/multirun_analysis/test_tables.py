@@ -31,6 +31,16 @@ def test_trials_json_tells_everything(sweep: Any) -> None:
     assert [base["kind"] for base in document["baselines"]] == ["baseline"] * 2
 
 
+def test_hydras_own_folder_may_have_another_name(sweep: Any) -> None:
+    folder = sweep.trial(0)
+    (folder / ".hydra" / "hydra.yaml").touch()
+    (folder / ".hydra").rename(folder / "cfg")
+    analysis = load_sweep(sweep.folder)
+    assert analysis.best.trial.overrides["lora.r"] == 8
+    (trial,) = json.loads(trials_json(analysis, NOW))["trials"]
+    assert trial["paths"]["cfg/config.yaml"] == "0/cfg/config.yaml"
+
+
 def test_trials_csv_has_flat_columns_and_a_row_for_each_trial_and_base(sweep_24: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(trials_csv(load_sweep(sweep_24)))))
     assert len(rows) == 24 + 4 + 1  # and the combination that they make

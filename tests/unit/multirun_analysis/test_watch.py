@@ -84,6 +84,20 @@ def test_tables_of_an_earlier_sweep_do_not_end_it(running: Any) -> None:
     assert len(script.pages) == 1
 
 
+def test_a_trial_that_begins_is_seen_whatever_hydras_own_folder_is_called(running: Any) -> None:
+    def begin(number: int) -> None:
+        folder, _ = running.start(number, 8, 1e-3, 0.0)
+        (folder / ".hydra" / "hydra.yaml").touch()
+        (folder / ".hydra").rename(folder / "cfg")
+
+    record_jobs(running.folder, {number: (running.folder / str(number), []) for number in (0, 1)})
+    begin(0)
+    script = Script(running.folder / "report.html", lambda: begin(1))
+    with pytest.raises(KeyboardInterrupt):
+        watch(running.folder, None, ENGLISH, wait=script)
+    assert "1 running" in script.pages[0] and "2 running" in script.pages[1]
+
+
 def test_another_report_does_not_end_a_sweep_that_runs(running: Any) -> None:
     """``python -m multirun_analysis SWEEP`` in another terminal leaves tables that are younger than the sweep."""
     running.trial(0)

@@ -207,6 +207,9 @@ def test_a_report_of_what_has_not_changed_is_shown_again(
     for one in (inside, outside, linked):
         (one / "utterances.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
     os.mkfifo(inside / "pipe")  # whoever reads it waits
+    cfg = outside / "cfg"  # hydra.output_subdir
+    (outside / ".hydra").rename(cfg)
+    (cfg / "hydra.yaml").touch()
     page, merged = folder / "report.html", folder / "combinations" / "mean" / "model.safetensors"
     merged.parent.mkdir(parents=True)
 
@@ -233,6 +236,7 @@ def test_a_report_of_what_has_not_changed_is_shown_again(
         "scores": lambda: rewrite(inside / "scores.json"),
         "scores outside": lambda: rewrite(outside / "scores.json"),
         "scores behind a link": lambda: rewrite(linked / "scores.json"),
+        "config": lambda: (cfg / "config.yaml").write_text("seed: 2", encoding="utf-8"),
         "report": lambda: page.write_text("mine", encoding="utf-8"),
         "recording": recording.unlink,
         "its adapter": product_path("adapter", "ab").mkdir,
