@@ -210,7 +210,7 @@ def effort(comparison: Comparison, say: Messages = ENGLISH) -> str:
     ]
     fitted += [say("effort.reused", n=reused)] if trained and reused else []
     parts = [comma.join(trials), comma.join(fitted)]
-    if len(trained) < len(sweep.finished):
+    if len(trained) < len(sweep.finished) and (trained or stored):  # a sweep of ``evaluate`` trains nothing anyway
         parts.append(say("effort.shared", n=len(sweep.finished)))
     partial = say("effort.partial") if sweep.unfinished or sweep.not_begun else ""
     return say("effort.join").join(parts) + say("effort.end") + partial

@@ -96,9 +96,16 @@ def train_config(values: dict[str, Any]) -> TrainConfig:
 
 
 def written_config(folder: Path) -> TrainConfig:
-    """The config that Hydra wrote into a trial's folder; DataError: there is none, or it is not one of this version."""
+    """The config that Hydra wrote into a trial's folder.
+
+    Raises:
+        DataError: there is none, or it is one of ``evaluate`` or of another version.
+    """
     path = hydras_folder(folder) / "config.yaml"
-    written = read_yaml(path, RUN_WITH_CONFIG)
+    written: Any = read_yaml(path, RUN_WITH_CONFIG)
+    if isinstance(written, dict) and "any_base" in written:
+        rule = "is the config of an evaluation, where that of a training is needed"
+        raise DataError(path, rule, "Take a sweep of kimi_audio_ft.train, or name the adapter")
     try:
         values = OmegaConf.to_container(OmegaConf.create(written), resolve=True)
         return train_config(cast(dict[str, Any], values))

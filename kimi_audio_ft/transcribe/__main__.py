@@ -41,7 +41,7 @@ def _report(config: TranscribeConfig, done: Transcribed) -> None:
     from kimi_audio_ft.transcribe.outputs import CSV, SUREST
     from kimi_audio_ft.transcribe.progress import speed
 
-    hours = f"{done.recordings} recordings, {done.seconds / 3600:.3g} hours of audio"
+    hours = f"{_recordings(done.recordings)}, {done.seconds / 3600:.3g} hours of audio"
     if done.decoded:
         rate = speed(done.decoded / max(done.took, 1e-9))
         print(f"{hours}; {done.decoded / 3600:.3g} hours transcribed in {duration(done.took)}: {rate}")
@@ -50,7 +50,7 @@ def _report(config: TranscribeConfig, done: Transcribed) -> None:
     else:
         print(f"{hours}; the store had all texts")
     if done.silent:
-        print(f"without speech: {done.silent} recordings")
+        print(f"without speech: {_recordings(done.silent)}")
     for one in done.failed[:_SHOWN]:
         print(f"no text: {one.problem}")
     if len(done.failed) > _SHOWN:
@@ -65,6 +65,10 @@ def _report(config: TranscribeConfig, done: Transcribed) -> None:
         print("the pieces that are least sure: sort a copy by avg_logprob and correct it")
         print(f"cp {table} {copy}")
         print(f"python -m kimi_audio_ft.prepare csv={copy} out=FOLDER start_column=start end_column=end{channel}")
+
+
+def _recordings(number: int) -> str:
+    return "1 recording" if number == 1 else f"{number:,} recordings"
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import yaml
 
 from kimi_audio_ft.base import find_adapter
 from kimi_audio_ft.config.prompt import HotwordsConfig
-from kimi_audio_ft.config.train import DecodingConfig, TrainConfig, VllmConfig
+from kimi_audio_ft.config.train import DecodingConfig, EvaluateConfig, TrainConfig, VllmConfig
 from kimi_audio_ft.config.transcribe import SpeechConfig, TranscribeConfig
 from kimi_audio_ft.errors import ConfigError, DataError
 from kimi_audio_ft.files import write_json, write_jsonl
@@ -54,6 +54,13 @@ def test_everything_that_the_trial_was_tried_with(sweep: Path) -> None:
     assert (config.adapter, config.sweep, config.seed) == (str(sweep), None, 5)
     assert (config.model.dtype, config.data.prompt, config.data.features) == ("float32", "听写", "none")
     assert (config.decoding.text_temperature, config.decoding.repeats) == (0.2, 4)
+
+
+def test_a_sweep_of_evaluate_is_none_of_train(sweep: Path) -> None:
+    path = sweep / "1" / ".hydra" / "config.yaml"
+    path.write_text(yaml.safe_dump(asdict(EvaluateConfig())), encoding="utf-8")
+    with pytest.raises(DataError, match=f"^{path}: is the config of an evaluation.*or name the adapter"):
+        completed(sweep)
 
 
 def test_paths_of_the_trial_are_from_where_the_sweep_was_started(

@@ -118,6 +118,7 @@ def test_of_a_sweep_of_evaluate_only_what_runs_is_proposed(sweep: Any, change: A
 
     analysis = load_sweep(sweep.folder)
     assert (analysis.sweep.command or "").startswith("python -m kimi_audio_ft.evaluate -m ")
+    assert "without sharing" not in printed(analysis)
     commands = commands_of(analysis)
     modules = [shlex.split(command)[2] for command in commands]
     assert modules == [f"kimi_audio_ft.{name}" for name in ("evaluate", "transcribe", "merge")]
