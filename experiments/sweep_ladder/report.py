@@ -102,7 +102,7 @@ def picture(work: Workload, costs: Costs, clock: str, path: Path) -> None:
         return
     order = list(dict.fromkeys(str(point["rung"]) for point in points))
     colour = alt.Color("rung:N", sort=order, scale=alt.Scale(domain=order, range=list(_COLOURS)), legend=None)
-    title = "seconds on the wall" if clock == "wall" else "seconds of the processor"
+    title = "wall-clock seconds" if clock == "wall" else "processor seconds"
     base = alt.Chart(alt.Data(values=points)).encode(
         x=alt.X("trials:Q", title="trials (four temperatures of each adapter)", scale=alt.Scale(type="log", base=2),
                 axis=alt.Axis(values=list(TRIALS), grid=False, format="d")),
