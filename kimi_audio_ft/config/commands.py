@@ -68,6 +68,7 @@ class PrepareConfig:
     # suspects.csv has them (multirun_analysis.labels). No other row changes its split.
     decisions: str | None = None
     prompt: str = DEFAULT_PROMPT  # Instruction that precedes every recording; train and decode with the same one.
+    task_type: str = "understanding"  # The conversation's task_type: understanding, which asks for a text answer.
     row_limit: int | None = None  # Read only the first n rows; null reads all.
     min_seconds: float = 0.2  # Shorter recordings, in seconds, are rejected.
     max_seconds: float = 60.0  # Longer recordings, in seconds, are rejected.
@@ -89,6 +90,7 @@ class PrepareConfig:
         self.header = self.header.lower()
         self.delimiter = _DELIMITERS.get(self.delimiter or "", self.delimiter)
         one_of("header", self.header, ("auto", "true", "false"))
+        one_of("task_type", self.task_type, ("understanding",))
         one_of("balance_mode", self.balance_mode, ("none", "downsample", "upsample"))
         one_of("tags", self.tags, ("refuse", "strip", "keep"))
         require(0 <= self.max_refused <= 1, "max_refused", self.max_refused, "must be between 0 and 1")

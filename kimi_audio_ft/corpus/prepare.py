@@ -23,7 +23,6 @@ from kimi_audio_ft.corpus.rows import Segment, number_repeats, select_segments
 from kimi_audio_ft.corpus.splits import EVAL, SPLITS, TEST, TRAIN, balance, split_by_group
 from kimi_audio_ft.errors import ConfigError, DataError, UserError
 from kimi_audio_ft.files import written_aside
-from kimi_audio_ft.manifest.conversation import TASK
 from kimi_audio_ft.text import printable
 
 _COLUMN_OPTIONS = (
@@ -91,7 +90,7 @@ def manifest_record(segment: Segment, out: Path, config: PrepareConfig) -> dict[
         "id": segment.id,
         "group": segment.group,
         **({"columns": columns} if columns else {}),
-        "task_type": TASK,
+        "task_type": config.task_type,
         "conversation": [
             {"role": "user", "message_type": "text", "content": config.prompt},
             {"role": "user", "message_type": "audio", **audio},
