@@ -262,7 +262,11 @@ def test_one_utterance_under_several_trials(sweep: Any, tmp_path: Path, chromium
         };
         const seen = [form.hidden, counts(), cards()];
         seen.push([...view.querySelectorAll("li:first-of-type dd")].map(plain).join("|"));
-        for (const audio of document.querySelectorAll("#worst audio, #utterances li:first-child audio")) {
+        const players = [...document.querySelectorAll("#worst audio, #utterances li:first-child audio")];
+        for (let turn = 0; turn < 1000 && players.some((audio) => isNaN(audio.duration)); turn++) {
+          await new Promise((done) => setTimeout(done, 1)); // the page's clock does not wait for players
+        }
+        for (const audio of players) {
           seen.push(audio.duration.toFixed(1)); // the page's own policy lets it, and the browser knows the format
         }
         seen.push(view.querySelector("img") === null);
