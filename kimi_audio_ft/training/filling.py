@@ -234,7 +234,7 @@ def _tried(
             if need <= room:
                 return most
             # Several adapters' passes are padded to the longest, and may be larger than is allowed to each.
-            most = int(min(most, tried / len(module.states)) * max(0.0, room) / need)
+            most = int(min(most, tried / len(module.states)) * max(0.0, room) / max(1, need))
         else:
             most //= 2
         free_memory()
